@@ -1,0 +1,3 @@
+//! Rollcall: an event-sourced presence engine.
+
+pub mod presence;

@@ -1,0 +1,230 @@
+//! What is told: changes, kicks, and events that were ignored (section 7).
+
+use super::event::Ending;
+use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
+
+/// Where an output stands: the record being folded, and a count from 0 over the changes and kicks that it gives.
+/// Written `{partition}-{offset}-{index}`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutputId {
+    pub partition: Partition,
+    pub offset: Offset,
+    pub index: u64,
+}
+
+/// Why a user's presence changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    Login,
+    Resume,
+    Revive,
+    Logout,
+    Closed,
+    Exit,
+    Background,
+    Timeout,
+    GatewayLost,
+    PushExpired,
+    Kicked,
+    CustomStatus,
+    Forgotten,
+}
+
+impl Cause {
+    /// In the order of section 7, which is also that of the Avro enum.
+    pub const ALL: [Cause; 13] = [
+        Cause::Login,
+        Cause::Resume,
+        Cause::Revive,
+        Cause::Logout,
+        Cause::Closed,
+        Cause::Exit,
+        Cause::Background,
+        Cause::Timeout,
+        Cause::GatewayLost,
+        Cause::PushExpired,
+        Cause::Kicked,
+        Cause::CustomStatus,
+        Cause::Forgotten,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Login => "login",
+            Cause::Resume => "resume",
+            Cause::Revive => "revive",
+            Cause::Logout => "logout",
+            Cause::Closed => "closed",
+            Cause::Exit => "exit",
+            Cause::Background => "background",
+            Cause::Timeout => "timeout",
+            Cause::GatewayLost => "gateway_lost",
+            Cause::PushExpired => "push_expired",
+            Cause::Kicked => "kicked",
+            Cause::CustomStatus => "custom_status",
+            Cause::Forgotten => "forgotten",
+        }
+    }
+}
+
+impl From<LostBy> for Cause {
+    fn from(lost_by: LostBy) -> Cause {
+        match lost_by {
+            LostBy::Closed => Cause::Closed,
+            LostBy::Exit => Cause::Exit,
+            LostBy::Background => Cause::Background,
+            LostBy::Timeout => Cause::Timeout,
+            LostBy::GatewayLost => Cause::GatewayLost,
+        }
+    }
+}
+
+impl From<Ending> for LostBy {
+    fn from(ending: Ending) -> LostBy {
+        match ending {
+            Ending::Closed => LostBy::Closed,
+            Ending::Exit => LostBy::Exit,
+        }
+    }
+}
+
+/// What became different about a user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    pub id: OutputId,
+    /// Counts the partition's changes from 1 without a gap.
+    pub seq: u64,
+    pub user: Box<str>,
+    /// Counts the user's changes from 1 without a gap.
+    pub version: u64,
+    /// When it holds from.
+    pub at: LogTime,
+    /// The log time at which it was found out.
+    pub logged_at: LogTime,
+    pub cause: Cause,
+    /// The user's status.
+    pub before: Status,
+    pub after: Status,
+    /// Each device whose status changed: first the one that the event or firing is about, then by (platform, device).
+    pub devices: Vec<DeviceChange>,
+    /// The text after.
+    pub custom_status: Option<Box<str>>,
+    /// For a firing: the device's evidence; for what an event does: the event's own offset.
+    pub evidence: Offset,
+}
+
+/// One device whose status changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceChange {
+    pub platform: Box<str>,
+    pub device: Box<str>,
+    /// Of the connection it is on, or was on last.
+    pub gateway: Box<str>,
+    pub before: Status,
+    pub after: Status,
+}
+
+/// Why a gateway is to close a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KickReason {
+    Replaced,
+    Displaced,
+    Admin,
+    Stale,
+    Forgotten,
+}
+
+impl KickReason {
+    /// In the order of section 7, which is also that of the Avro enum.
+    pub const ALL: [KickReason; 5] = [
+        KickReason::Replaced,
+        KickReason::Displaced,
+        KickReason::Admin,
+        KickReason::Stale,
+        KickReason::Forgotten,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            KickReason::Replaced => "replaced",
+            KickReason::Displaced => "displaced",
+            KickReason::Admin => "admin",
+            KickReason::Stale => "stale",
+            KickReason::Forgotten => "forgotten",
+        }
+    }
+}
+
+impl From<KickedBy> for KickReason {
+    fn from(kicked_by: KickedBy) -> KickReason {
+        match kicked_by {
+            KickedBy::Displaced => KickReason::Displaced,
+            KickedBy::Admin => KickReason::Admin,
+        }
+    }
+}
+
+/// An order to a gateway to close one connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kick {
+    pub id: OutputId,
+    pub gateway: Box<str>,
+    pub epoch: Epoch,
+    pub conn: Conn,
+    pub user: Box<str>,
+    pub platform: Box<str>,
+    pub device: Box<str>,
+    pub reason: KickReason,
+    pub at: LogTime,
+}
+
+/// Why an event, or one beat, had no effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IgnoreReason {
+    UnknownPlatform,
+    StaleEpoch,
+    Duplicate,
+    Superseded,
+    Kicked,
+    UnknownConnection,
+    Closed,
+    UnknownUser,
+    NoEffect,
+    NotOnline,
+    PlatformRemoved,
+}
+
+impl IgnoreReason {
+    pub fn name(self) -> &'static str {
+        match self {
+            IgnoreReason::UnknownPlatform => "unknown_platform",
+            IgnoreReason::StaleEpoch => "stale_epoch",
+            IgnoreReason::Duplicate => "duplicate",
+            IgnoreReason::Superseded => "superseded",
+            IgnoreReason::Kicked => "kicked",
+            IgnoreReason::UnknownConnection => "unknown_connection",
+            IgnoreReason::Closed => "closed",
+            IgnoreReason::UnknownUser => "unknown_user",
+            IgnoreReason::NoEffect => "no_effect",
+            IgnoreReason::NotOnline => "not_online",
+            IgnoreReason::PlatformRemoved => "platform_removed",
+        }
+    }
+}
+
+/// An event, or one beat, that had no effect. Not written to any topic; counted, and printed by `rollcall fold`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ignored {
+    pub offset: Offset,
+    pub reason: IgnoreReason,
+    /// Index of the beat in a `heartbeats` record.
+    pub beat: Option<usize>,
+}
+
+/// What a fold gives, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    Change(Change),
+    Kick(Kick),
+    Ignored(Ignored),
+}

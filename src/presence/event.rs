@@ -1,0 +1,189 @@
+//! What can happen: the events of the input log (section 3).
+//!
+//! An [`Event`] is already valid: lengths and ranges were checked where its bytes were decoded, so that the rules have
+//! no malformed case. Text is borrowed from those bytes where it can be, which is why a heartbeat allocates nothing.
+
+use super::policy::Policy;
+use super::{Conn, Epoch};
+use std::borrow::Cow;
+
+/// Bounds of section 3, in bytes of UTF-8 or in milliseconds, both ends included.
+pub mod bounds {
+    pub const USER_BYTES: (usize, usize) = (1, 128);
+    pub const DEVICE_BYTES: (usize, usize) = (1, 128);
+    pub const PLATFORM_BYTES: (usize, usize) = (1, 64);
+    pub const GATEWAY_BYTES: (usize, usize) = (1, 64);
+    pub const CLIENT_BYTES: (usize, usize) = (1, 256);
+    pub const STATUS_TEXT_BYTES: (usize, usize) = (1, 100);
+    pub const BEATS: (usize, usize) = (1, 10_000);
+    /// Of `epoch` and `conn`.
+    pub const NUMBER_MAX: u64 = i64::MAX as u64;
+    pub const TTL_MS_MAX: u64 = 86_400_000;
+    /// Of a record's timestamp.
+    pub const TIMESTAMP_MAX: u64 = (1 << 53) - 1;
+}
+
+/// Whom an event is about: one installation or browser tab of a user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Who<'a> {
+    pub user: Cow<'a, str>,
+    pub platform: Cow<'a, str>,
+    pub device: Cow<'a, str>,
+}
+
+/// One connection, as an event names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Via<'a> {
+    pub gateway: Cow<'a, str>,
+    pub epoch: Epoch,
+    pub conn: Conn,
+}
+
+/// One entry of a `heartbeats` record; gateway and epoch are the record's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Beat<'a> {
+    pub who: Who<'a>,
+    pub conn: Conn,
+}
+
+/// Why a connection is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Intent {
+    /// A person or program logged in.
+    Login,
+    /// The client came back by itself.
+    Resume,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// FIN, RST, page closed, process killed.
+    Closed,
+    /// The platform's own exit button.
+    Exit,
+}
+
+/// Which of a user's devices an operator's kick ends. A device is named only together with its platform.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target<'a> {
+    All,
+    Platform(Cow<'a, str>),
+    Device(Cow<'a, str>, Cow<'a, str>),
+}
+
+/// A record of the input log, decoded and valid.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event<'a> {
+    Connect {
+        who: Who<'a>,
+        via: Via<'a>,
+        intent: Intent,
+        /// What is known of the link (address, app and system version), free text.
+        client: Option<Cow<'a, str>>,
+    },
+    Heartbeat {
+        who: Who<'a>,
+        via: Via<'a>,
+    },
+    Heartbeats {
+        gateway: Cow<'a, str>,
+        epoch: Epoch,
+        beats: Vec<Beat<'a>>,
+    },
+    Background {
+        who: Who<'a>,
+        via: Via<'a>,
+    },
+    Foreground {
+        who: Who<'a>,
+        via: Via<'a>,
+    },
+    Disconnect {
+        who: Who<'a>,
+        via: Via<'a>,
+        reason: Ending,
+    },
+    Logout {
+        who: Who<'a>,
+        via: Via<'a>,
+    },
+    Kick {
+        user: Cow<'a, str>,
+        target: Target<'a>,
+    },
+    CustomStatus {
+        user: Cow<'a, str>,
+        text: Option<Cow<'a, str>>,
+    },
+    Forget {
+        user: Cow<'a, str>,
+    },
+    Lease {
+        gateway: Cow<'a, str>,
+        epoch: Epoch,
+        ttl_ms: u64,
+    },
+    Policy {
+        /// The completed policy that `document` gives.
+        policy: Box<Policy>,
+        /// The JSON text as it was published.
+        document: Cow<'a, str>,
+    },
+    Tick,
+}
+
+impl Event<'_> {
+    /// The user whom the record is about and whose partition it belongs to; none for what concerns a whole partition
+    /// and for `heartbeats`, which names many.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Event::Connect { who, .. }
+            | Event::Heartbeat { who, .. }
+            | Event::Background { who, .. }
+            | Event::Foreground { who, .. }
+            | Event::Disconnect { who, .. }
+            | Event::Logout { who, .. } => Some(&who.user),
+            Event::Kick { user, .. } | Event::CustomStatus { user, .. } | Event::Forget { user } => Some(user),
+            Event::Heartbeats { .. } | Event::Lease { .. } | Event::Policy { .. } | Event::Tick => None,
+        }
+    }
+
+    /// Calls `each` with every user that the fold of this event reads or writes by name.
+    pub fn for_each_user<'e>(&'e self, mut each: impl FnMut(&'e str)) {
+        match self {
+            Event::Heartbeats { beats, .. } => beats.iter().for_each(|beat| each(&beat.who.user)),
+            Event::Connect { .. }
+            | Event::Heartbeat { .. }
+            | Event::Background { .. }
+            | Event::Foreground { .. }
+            | Event::Disconnect { .. }
+            | Event::Logout { .. }
+            | Event::Kick { .. }
+            | Event::CustomStatus { .. }
+            | Event::Forget { .. }
+            | Event::Lease { .. }
+            | Event::Policy { .. }
+            | Event::Tick => self.user().into_iter().for_each(each),
+        }
+    }
+
+    /// The `type` of section 3.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::Connect { .. } => "connect",
+            Event::Heartbeat { .. } => "heartbeat",
+            Event::Heartbeats { .. } => "heartbeats",
+            Event::Background { .. } => "background",
+            Event::Foreground { .. } => "foreground",
+            Event::Disconnect { .. } => "disconnect",
+            Event::Logout { .. } => "logout",
+            Event::Kick { .. } => "kick",
+            Event::CustomStatus { .. } => "custom_status",
+            Event::Forget { .. } => "forget",
+            Event::Lease { .. } => "lease",
+            Event::Policy { .. } => "policy",
+            Event::Tick => "tick",
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The core: what it means to be online, as a pure fold over a log.
+//!
+//! Values in, values out. No IO, no async, no clock, no randomness, no hash-map order: the same records give the same
+//! outputs, byte for byte, on every machine and in every year. Only `std` is imported. The rules are those of
+//! `docs/rules.md`; section numbers in this module are its sections.
+//!
+//! The vocabulary is here; [`event`] says what can happen, [`policy`] holds the rules' data, [`change`] what is told.
+
+pub mod change;
+pub mod event;
+pub mod policy;
+
+use std::fmt;
+
+/// Log time in milliseconds: the greatest record timestamp of a partition so far (section 2). The only clock here.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct LogTime(pub u64);
+
+/// The place of a record in its partition. Grows, with gaps allowed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Offset(pub u64);
+
+/// The number of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Partition(pub u32);
+
+/// Grows each time a gateway process starts; 0…2^63−1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Epoch(pub u64);
+
+/// One connection within an epoch of a gateway; never used twice there; 0…2^63−1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Conn(pub u64);
+
+/// Status of a device and, as the greatest over its devices, of a user.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Status {
+    #[default]
+    Offline,
+    PushOnline,
+    Online,
+}
+
+impl Status {
+    pub const ALL: [Status; 3] = [Status::Offline, Status::PushOnline, Status::Online];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Offline => "offline",
+            Status::PushOnline => "push_online",
+            Status::Online => "online",
+        }
+    }
+}
+
+/// How a device lost its link (section 5, away).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LostBy {
+    Closed,
+    Exit,
+    Background,
+    Timeout,
+    GatewayLost,
+}
+
+impl LostBy {
+    pub const ALL: [LostBy; 5] = [
+        LostBy::Closed,
+        LostBy::Exit,
+        LostBy::Background,
+        LostBy::Timeout,
+        LostBy::GatewayLost,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            LostBy::Closed => "closed",
+            LostBy::Exit => "exit",
+            LostBy::Background => "background",
+            LostBy::Timeout => "timeout",
+            LostBy::GatewayLost => "gateway_lost",
+        }
+    }
+}
+
+/// Why a device is kicked, that is, refused until it logs in (section 5, kicked).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KickedBy {
+    Displaced,
+    Admin,
+}
+
+impl KickedBy {
+    pub fn name(self) -> &'static str {
+        match self {
+            KickedBy::Displaced => "displaced",
+            KickedBy::Admin => "admin",
+        }
+    }
+}
+
+impl LogTime {
+    /// A span later. Times stay far below 2^63: timestamps are below 2^53 and spans at most ten years.
+    pub fn plus(self, ms: u64) -> LogTime {
+        LogTime(self.0.saturating_add(ms))
+    }
+}
+
+impl fmt::Display for LogTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
