@@ -4,11 +4,17 @@
 //! outputs, byte for byte, on every machine and in every year. Only `std` is imported. The rules are those of
 //! `docs/rules.md`; section numbers in this module are its sections.
 //!
-//! The vocabulary is here; [`event`] says what can happen, [`policy`] holds the rules' data, [`change`] what is told.
+//! The vocabulary is here; [`event`] says what can happen, [`policy`] holds the rules' data, [`state`] what is
+//! remembered, [`change`] what is told, [`deadlines`] who is due, and [`fold`] the rules themselves.
 
 pub mod change;
+pub mod deadlines;
 pub mod event;
+pub mod fold;
 pub mod policy;
+mod rules;
+pub mod state;
+mod table;
 
 use std::fmt;
 

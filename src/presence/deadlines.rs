@@ -1,0 +1,346 @@
+//! Who is due by a time, in the order of section 2.3: the least (deadline, user, platform, device) first.
+//!
+//! One timer a user, armed lazily: it may come up early, never late. Heartbeats move a deadline away without touching
+//! the timer; when it comes up, the state says whether anything is really due, and if not it is set again. Timers of
+//! users without an online device are kept apart, so that whoever keeps those users elsewhere, ordered by their next
+//! deadline, can let go of all of them at once ([`State::release_long_timers`]).
+//!
+//! A lease is no timer of each of its devices: its expiry makes one pass over the users in memory.
+
+use super::state::{Device, DeviceState, Gateways, Slot, State, User, deferred};
+use super::{LogTime, LostBy};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Later than any deadline.
+pub(super) const NEVER: LogTime = LogTime(u64::MAX);
+
+/// What happens at a device's deadline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Firing {
+    /// An online device loses its link.
+    LoseLink(LostBy),
+    /// A device without a link, or a kicked one, is remembered no longer.
+    Remove,
+}
+
+type Timer = Reverse<(LogTime, Slot)>;
+
+pub(super) struct Deadlines {
+    /// Of users with an online device.
+    short: BinaryHeap<Timer>,
+    /// Of users without.
+    long: BinaryHeap<Timer>,
+    /// Due in this record, in order from `next` on, and found in one go.
+    run: Vec<(LogTime, Slot)>,
+    next: usize,
+    /// Due in this record, found later.
+    later: BinaryHeap<Reverse<(LogTime, Box<str>, Slot)>>,
+    /// The leases that expire with this record were looked at.
+    leases_seen: bool,
+}
+
+impl Deadlines {
+    pub fn new() -> Deadlines {
+        Deadlines {
+            short: BinaryHeap::new(),
+            long: BinaryHeap::new(),
+            run: Vec::new(),
+            next: 0,
+            later: BinaryHeap::new(),
+            leases_seen: false,
+        }
+    }
+
+    /// To be called when a record begins.
+    pub fn begin(&mut self) {
+        self.leases_seen = false;
+    }
+}
+
+impl Device {
+    /// Section 5: when something happens to the device by itself, and what. At equal times the background deadline
+    /// comes before the lease and the lease before the heartbeat.
+    pub fn deadline(&self, gateways: &Gateways, grace_until: Option<LogTime>) -> (LogTime, Firing) {
+        match &self.state {
+            DeviceState::Online {
+                linger: Some((ending, until)),
+                ..
+            } => (*until, Firing::LoseLink(LostBy::from(*ending))),
+            DeviceState::Online {
+                heartbeat_by,
+                background_by,
+                linger: None,
+                ..
+            } => {
+                let lease = gateways.lease_of(self.link.gateway, self.link.epoch);
+                let background = background_by.map(|by| (by, LostBy::Background));
+                let lease = lease.map(|until| (deferred(until, grace_until), LostBy::GatewayLost));
+                let heartbeat = (deferred(*heartbeat_by, grace_until), LostBy::Timeout);
+                let mut least = heartbeat;
+                for candidate in [lease, background].into_iter().flatten() {
+                    if candidate.0 <= least.0 {
+                        least = candidate;
+                    }
+                }
+                (least.0, Firing::LoseLink(least.1))
+            }
+            DeviceState::Away { until, .. } | DeviceState::Kicked { until, .. } => (*until, Firing::Remove),
+        }
+    }
+
+    /// No later than [`Device::deadline`] will be under any grace, if its gateway's lease is left aside.
+    fn earliest(&self) -> LogTime {
+        match &self.state {
+            DeviceState::Online {
+                linger: Some((_, until)),
+                ..
+            } => *until,
+            DeviceState::Online {
+                heartbeat_by,
+                background_by,
+                linger: None,
+                ..
+            } => background_by.map_or(*heartbeat_by, |by| by.min(*heartbeat_by)),
+            DeviceState::Away { until, .. } | DeviceState::Kicked { until, .. } => *until,
+        }
+    }
+}
+
+impl User {
+    /// The device that is due first, with its deadline.
+    fn first_due(&self, gateways: &Gateways, grace_until: Option<LogTime>) -> Option<(LogTime, usize, Firing)> {
+        let mut first: Option<(LogTime, usize, Firing)> = None;
+        for (at, device) in self.devices.iter().enumerate() {
+            let (deadline, firing) = device.deadline(gateways, grace_until);
+            if first.is_none_or(|(least, _, _)| deadline < least) {
+                first = Some((deadline, at, firing));
+            }
+        }
+        first
+    }
+}
+
+/// A point in the order of firings: everything up to it, itself included, may fire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Upto<'a> {
+    pub deadline: LogTime,
+    pub user: &'a str,
+}
+
+impl State {
+    /// Sees to it that the user's next deadline is not missed. Only the lease is left to its own pass.
+    pub(super) fn arm(&mut self, slot: Slot) {
+        let Some(user) = self.users.get(slot) else { return };
+        let Some(earliest) = user.devices.iter().map(Device::earliest).min() else {
+            return;
+        };
+        self.arm_at(slot, earliest);
+    }
+
+    fn arm_at(&mut self, slot: Slot, time: LogTime) {
+        let Some(user) = self.users.keep(slot) else { return };
+        if time < user.armed {
+            user.armed = time;
+            let short = user
+                .devices
+                .iter()
+                .any(|device| matches!(device.state, DeviceState::Online { .. }));
+            let heap = if short {
+                &mut self.deadlines.short
+            } else {
+                &mut self.deadlines.long
+            };
+            heap.push(Reverse((time, slot)));
+        }
+    }
+
+    /// Sets the timers of users without an online device aside, for good. For an owner that has saved all of them and
+    /// calls [`State::wake`] when one is due.
+    pub fn release_long_timers(&mut self) {
+        for Reverse((time, slot)) in std::mem::take(&mut self.deadlines.long) {
+            if let Some(user) = self.users.keep(slot)
+                && user.armed == time
+            {
+                user.armed = NEVER;
+                // Somebody who came online since has short deadlines, whose timer this one stood for.
+                if user
+                    .devices
+                    .iter()
+                    .any(|device| matches!(device.state, DeviceState::Online { .. }))
+                {
+                    self.arm(slot);
+                }
+            }
+        }
+    }
+
+    /// Sets the timer of a user in memory whose next deadline was kept elsewhere.
+    pub fn wake(&mut self, slot: Slot) {
+        self.arm(slot);
+    }
+
+    /// When a timer of a user in memory comes up next, or a lease expires; perhaps early, never late.
+    pub fn next_timer(&self) -> Option<LogTime> {
+        let timers = [self.deadlines.short.peek(), self.deadlines.long.peek()];
+        let timers = timers.into_iter().flatten().map(|Reverse((time, _))| *time);
+        let next = timers.chain([self.gateways.quiet_until]).min()?;
+        (next != NEVER).then_some(next)
+    }
+
+    /// Collects who is due by the log time and was not seen before.
+    pub(super) fn collect_due(&mut self) {
+        let Some(now) = self.time else { return };
+        let mut found = Vec::new();
+        while let Some(slot) = self.pop_timer(now) {
+            self.collect(slot, now, &mut found);
+        }
+        if !self.deadlines.leases_seen && now >= self.gateways.quiet_until {
+            self.deadlines.leases_seen = true;
+            let expired = self.gateways.expired(now, self.grace_until);
+            if !expired.is_empty() {
+                let hit = |device: &Device| {
+                    device.has_open_link() && expired.contains(&(device.link.gateway, device.link.epoch))
+                };
+                let hits = self.users.iter().filter(|(_, user)| user.devices.iter().any(hit));
+                let hits: Vec<Slot> = hits.map(|(slot, _)| slot).collect();
+                for slot in hits {
+                    self.collect(slot, now, &mut found);
+                }
+            }
+        }
+        if found.is_empty() {
+            return;
+        }
+        if self.deadlines.next == self.deadlines.run.len() {
+            let users = &self.users;
+            let id = |slot: Slot| users.get(slot).map(|user| &*user.id);
+            found.sort_unstable_by(|a, b| (a.0, id(a.1)).cmp(&(b.0, id(b.1))));
+            self.deadlines.run = found;
+            self.deadlines.next = 0;
+        } else {
+            for (deadline, slot) in found {
+                self.due_later(deadline, slot);
+            }
+        }
+    }
+
+    fn pop_timer(&mut self, now: LogTime) -> Option<Slot> {
+        for heap in [&mut self.deadlines.short, &mut self.deadlines.long] {
+            while let Some(Reverse((time, slot))) = heap.peek().copied() {
+                if time > now {
+                    break;
+                }
+                heap.pop();
+                // Others are left over from deadlines that an earlier timer stood in for, or from someone gone.
+                if let Some(user) = self.users.keep(slot)
+                    && user.armed == time
+                {
+                    user.armed = NEVER;
+                    return Some(slot);
+                }
+            }
+        }
+        None
+    }
+
+    /// Notes a user as due, or sets the timer again.
+    fn collect(&mut self, slot: Slot, now: LogTime, found: &mut Vec<(LogTime, Slot)>) {
+        let Some(user) = self.users.keep(slot) else { return };
+        if user.due {
+            return;
+        }
+        let Some((deadline, _, _)) = user.first_due(&self.gateways, self.grace_until) else {
+            return;
+        };
+        if deadline <= now {
+            user.due = true;
+            found.push((deadline, slot));
+        } else {
+            self.rearm(slot);
+        }
+    }
+
+    fn due_later(&mut self, deadline: LogTime, slot: Slot) {
+        if let Some(user) = self.users.get(slot) {
+            self.deadlines.later.push(Reverse((deadline, user.id.clone(), slot)));
+        }
+    }
+
+    /// Sets the timer of a user of whom nothing is due at the moment.
+    fn rearm(&mut self, slot: Slot) {
+        let Some(user) = self.users.get(slot) else { return };
+        let grace_until = self.grace_until;
+        // The lease is left aside: it has its own pass. Grace only defers, so what it defers is set to its end.
+        let next = user.devices.iter().map(|device| match &device.state {
+            DeviceState::Online {
+                heartbeat_by,
+                background_by,
+                linger: None,
+                ..
+            } => {
+                let heartbeat = deferred(*heartbeat_by, grace_until);
+                background_by.map_or(heartbeat, |by| by.min(heartbeat))
+            }
+            DeviceState::Online { linger: Some(_), .. } | DeviceState::Away { .. } | DeviceState::Kicked { .. } => {
+                device.earliest()
+            }
+        });
+        if let Some(next) = next.min() {
+            self.arm_at(slot, next);
+        }
+    }
+
+    /// Arms every user anew, after the end of a grace came nearer.
+    pub(super) fn rearm_all(&mut self) {
+        let slots: Vec<Slot> = self.slots().collect();
+        slots.into_iter().for_each(|slot| self.arm(slot));
+        self.gateways.quiet_until = LogTime(0);
+    }
+
+    /// The next device to fire, up to a point in the order if one is given.
+    pub(super) fn next_firing(&mut self, upto: Option<Upto<'_>>) -> Option<(LogTime, Slot, usize, Firing)> {
+        let in_run = self.deadlines.run.get(self.deadlines.next).copied();
+        let id = |slot: Slot| self.users.get(slot).map(|user| &*user.id);
+        let (from_run, deadline, slot) = match (in_run, self.deadlines.later.peek()) {
+            (None, None) => return None,
+            (Some((deadline, slot)), None) => (true, deadline, slot),
+            (None, Some(Reverse((deadline, _, slot)))) => (false, *deadline, *slot),
+            (Some((a, slot)), Some(Reverse((b, user, other)))) => {
+                if (a, id(slot)) <= (*b, Some(user)) {
+                    (true, a, slot)
+                } else {
+                    (false, *b, *other)
+                }
+            }
+        };
+        if let Some(upto) = upto
+            && (deadline, id(slot)) > (upto.deadline, Some(upto.user))
+        {
+            return None;
+        }
+        if from_run {
+            self.deadlines.next += 1;
+            if self.deadlines.next == self.deadlines.run.len() {
+                self.deadlines.run.clear();
+                self.deadlines.next = 0;
+            }
+        } else {
+            self.deadlines.later.pop();
+        }
+        let user = self.users.keep(slot)?;
+        user.due = false;
+        let (deadline, device, firing) = user.first_due(&self.gateways, self.grace_until)?;
+        Some((deadline, slot, device, firing))
+    }
+
+    /// To be called after a device of the user has fired: notes the user as due again, or sets the timer.
+    pub(super) fn after_firing(&mut self, slot: Slot) {
+        let Some(now) = self.time else { return };
+        let mut found = Vec::new();
+        self.collect(slot, now, &mut found);
+        for (deadline, slot) in found {
+            self.due_later(deadline, slot);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The fold: one record after the other gives outputs and leaves a state (sections 2 and 6).
+//!
+//! A record is folded in three steps, in one go with [`State::fold`] or one by one where a record must be cut, because
+//! more users are due than fit into memory: [`State::begin`] moves time, [`State::fire`] fires what is due, perhaps
+//! only up to a point, and [`State::apply`] applies the record's own event.
+
+use super::change::{Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, Output, OutputId};
+use super::deadlines::{Firing, Upto};
+use super::event::Event;
+use super::rules::{self, Pending};
+use super::state::{Device, Gateways, Rulebook, Slot, State};
+use super::{Conn, Epoch, LogTime, Offset, Partition};
+
+/// Where outputs go, in order.
+pub type Out<'o> = &'o mut dyn FnMut(Output);
+
+impl State {
+    /// Folds one record. `event` is none for a malformed one, which moves time and does nothing else.
+    pub fn fold(&mut self, offset: Offset, timestamp: u64, event: Option<&Event<'_>>, out: Out<'_>) {
+        self.begin(offset, timestamp);
+        self.fire(None, out);
+        self.apply(event, out);
+    }
+
+    /// Moves time: `T := max(T, ts)`, and grants grace after an outage (section 2.4).
+    pub fn begin(&mut self, offset: Offset, timestamp: u64) {
+        self.offset = Some(offset);
+        self.index = 0;
+        self.deadlines.begin();
+        let timestamp = LogTime(timestamp);
+        let Some(before) = self.time else {
+            self.time = Some(timestamp);
+            return;
+        };
+        let now = before.max(timestamp);
+        self.time = Some(now);
+        let outage = self.rules.policy().outage;
+        if outage.silence_ms > 0 && now.0 - before.0 > outage.silence_ms {
+            let grace_until = now.plus(outage.grace_ms);
+            let was = self.grace_until.replace(grace_until);
+            // Timers were set for the end of the grace before, which another policy may have made longer.
+            if was.is_some_and(|was| was > grace_until) {
+                self.rearm_all();
+            }
+        }
+    }
+
+    /// Fires every deadline `<= T`, or those of them up to a point in the order, each with `at` = its deadline.
+    pub fn fire(&mut self, upto: Option<Upto<'_>>, out: Out<'_>) {
+        self.collect_due();
+        while let Some((deadline, slot, device, firing)) = self.next_firing(upto) {
+            self.fire_one(deadline, slot, device, firing, out);
+            self.after_firing(slot);
+        }
+    }
+
+    fn fire_one(&mut self, at: LogTime, slot: Slot, device: usize, firing: Firing, out: Out<'_>) {
+        let State {
+            users, rules, gateways, ..
+        } = self;
+        let Some(user) = users.change(slot) else { return };
+        let mut pending = Pending::default();
+        let evidence = rules::evidence_of(&user.devices[device]);
+        let cause = match firing {
+            Firing::LoseLink(lost_by) => {
+                rules::lose_link(user, device, at, lost_by, rules, gateways, &mut pending);
+                Cause::from(lost_by)
+            }
+            Firing::Remove => {
+                rules::remove(user, device, rules, gateways, &mut pending);
+                Cause::PushExpired
+            }
+        };
+        self.conclude(slot, at, cause, evidence, pending, out);
+    }
+
+    /// Drops leases that have expired, forgets gateways long without one, then applies the event at time `T`.
+    pub fn apply(&mut self, event: Option<&Event<'_>>, out: Out<'_>) {
+        let Some(now) = self.time else { return };
+        self.gateways.tidy(now, self.grace_until);
+        let Some(event) = event else { return };
+        match event {
+            Event::Connect {
+                who,
+                via,
+                intent,
+                client,
+            } => self.connect(who, via, *intent, client.as_deref(), out),
+            Event::Heartbeat { who, via } => self.alive(rules::Alive::Heartbeat, who, &rules::via(via), None, out),
+            Event::Heartbeats { gateway, epoch, beats } => self.heartbeats(gateway, *epoch, beats, out),
+            Event::Background { who, via } => self.alive(rules::Alive::Background, who, &rules::via(via), None, out),
+            Event::Foreground { who, via } => self.alive(rules::Alive::Foreground, who, &rules::via(via), None, out),
+            Event::Disconnect { who, via, reason } => self.disconnect(who, via, *reason, out),
+            Event::Logout { who, via } => self.logout(who, via, out),
+            Event::Kick { user, target } => self.kick(user, target, out),
+            Event::CustomStatus { user, text } => self.custom_status(user, text.as_deref(), out),
+            Event::Forget { user } => self.forget(user, out),
+            Event::Lease { gateway, epoch, ttl_ms } => self.lease(gateway, *epoch, *ttl_ms, out),
+            Event::Policy { policy, .. } => {
+                if self.rules.replace((**policy).clone()).is_err() {
+                    self.ignore(IgnoreReason::PlatformRemoved, None, out);
+                } else {
+                    self.policy_since = self.offset;
+                }
+            }
+            Event::Tick => {}
+        }
+    }
+
+    /// `T` of the record being folded.
+    pub(super) fn now(&self) -> LogTime {
+        self.time.unwrap_or_default()
+    }
+
+    /// The offset of the record being folded.
+    pub(super) fn here(&self) -> Offset {
+        self.offset.unwrap_or_default()
+    }
+
+    fn next_id(&mut self) -> OutputId {
+        let id = OutputId {
+            partition: self.partition,
+            offset: self.here(),
+            index: self.index,
+        };
+        self.index += 1;
+        id
+    }
+
+    /// Brings the user's status up to its devices and gives the change, if any device's status did change, then the
+    /// kicks.
+    pub(super) fn conclude(
+        &mut self,
+        slot: Slot,
+        at: LogTime,
+        cause: Cause,
+        evidence: Offset,
+        pending: Pending,
+        out: Out<'_>,
+    ) {
+        if !pending.devices.is_empty() {
+            self.change(slot, at, cause, evidence, pending.devices, out);
+        }
+        for kick in pending.kicks {
+            if let Some(user) = self.users.get(slot).map(|user| user.id.clone()) {
+                self.tell_kick(kick, user, out);
+            }
+        }
+    }
+
+    /// Gives a change of the user, with what its devices now make of its status.
+    pub(super) fn change(
+        &mut self,
+        slot: Slot,
+        at: LogTime,
+        cause: Cause,
+        evidence: Offset,
+        devices: Vec<DeviceChange>,
+        out: Out<'_>,
+    ) {
+        let Some(user) = self.users.change(slot) else { return };
+        let before = user.status;
+        let after = user.greatest_status();
+        if after != before {
+            user.status = after;
+            user.since = at;
+        }
+        if after != super::Status::Online {
+            user.custom_status = None;
+        }
+        user.version += 1;
+        let (id, version, custom_status) = (user.id.clone(), user.version, user.custom_status.clone());
+        self.seq += 1;
+        let change = Change {
+            id: self.next_id(),
+            seq: self.seq,
+            user: id,
+            version,
+            at,
+            logged_at: self.now(),
+            cause,
+            before,
+            after,
+            devices,
+            custom_status,
+            evidence,
+        };
+        out(Output::Change(change));
+    }
+
+    /// Gives a kick of a connection.
+    pub(super) fn tell_kick(&mut self, kick: PendingKick, user: Box<str>, out: Out<'_>) {
+        let kick = Kick {
+            id: self.next_id(),
+            gateway: kick.gateway,
+            epoch: kick.epoch,
+            conn: kick.conn,
+            user,
+            platform: kick.platform,
+            device: kick.device,
+            reason: kick.reason,
+            at: self.now(),
+        };
+        out(Output::Kick(kick));
+    }
+
+    /// Tells that the event, or one of its beats, has no effect.
+    pub(super) fn ignore(&mut self, reason: IgnoreReason, beat: Option<usize>, out: Out<'_>) {
+        out(Output::Ignored(Ignored {
+            offset: self.here(),
+            reason,
+            beat,
+        }));
+    }
+}
+
+/// A kick still without what all kicks of an event share.
+pub(super) struct PendingKick {
+    pub gateway: Box<str>,
+    pub epoch: Epoch,
+    pub conn: Conn,
+    pub platform: Box<str>,
+    pub device: Box<str>,
+    pub reason: KickReason,
+}
+
+impl PendingKick {
+    /// Of the connection that the device is on.
+    pub fn of(device: &Device, reason: KickReason, rules: &Rulebook, gateways: &Gateways) -> PendingKick {
+        PendingKick {
+            gateway: gateways.name(device.link.gateway).into(),
+            epoch: device.link.epoch,
+            conn: device.link.conn,
+            platform: rules.name(device.platform).into(),
+            device: device.device.clone(),
+            reason,
+        }
+    }
+}
+
+/// The partition an output's id names.
+impl OutputId {
+    pub fn new(partition: Partition, offset: Offset, index: u64) -> OutputId {
+        OutputId {
+            partition,
+            offset,
+            index,
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! `connect`: login, resume and take over, and whom a login displaces (section 6).
+
+use super::super::change::{Cause, IgnoreReason, KickReason};
+use super::super::event::{Intent, Via, Who};
+use super::super::fold::{Out, PendingKick};
+use super::super::state::{Device, DeviceState, PlatformId, Rulebook, Session, Slot, State, User};
+use super::super::{KickedBy, Status};
+use super::{Pending, kick_devices, order_after_first, via};
+
+/// What a connect comes to, of the rows of the table that do not refuse it.
+enum Case {
+    TakeOver,
+    Resume,
+    Login,
+}
+
+impl State {
+    /// Section 6, connect: the first row of its table that matches.
+    pub(in super::super) fn connect(
+        &mut self,
+        who: &Who<'_>,
+        via_event: &Via<'_>,
+        intent: Intent,
+        client: Option<&str>,
+        out: Out<'_>,
+    ) {
+        let via = via(via_event);
+        let Some(platform) = self.rules.find(&who.platform) else {
+            return self.refuse(who, &via, IgnoreReason::UnknownPlatform, KickReason::Stale, None, out);
+        };
+        let link = self.link(&via);
+        if self.gateways.is_stale(link.map(|link| link.gateway), via.epoch) {
+            return self.refuse(who, &via, IgnoreReason::StaleEpoch, KickReason::Stale, None, out);
+        }
+        let slot = self.users.find(&who.user);
+        let user = slot.and_then(|slot| self.users.get(slot));
+        let place = user.and_then(|user| user.find(&self.rules, &who.platform, &who.device).ok());
+        let device = user.zip(place).map(|(user, place)| &user.devices[place]);
+
+        let case = match device {
+            Some(device) if link == Some(device.link) => {
+                return self.ignore(IgnoreReason::Duplicate, None, out);
+            }
+            Some(device)
+                if link.is_some_and(|link| {
+                    link.gateway == device.link.gateway
+                        && link.epoch == device.link.epoch
+                        && link.conn < device.link.conn
+                }) =>
+            {
+                return self.refuse(who, &via, IgnoreReason::Superseded, KickReason::Stale, None, out);
+            }
+            Some(device) => match (&device.state, intent) {
+                (DeviceState::Kicked { by, .. }, Intent::Resume) => {
+                    let reason = KickReason::from(*by);
+                    return self.refuse(who, &via, IgnoreReason::Kicked, reason, None, out);
+                }
+                (DeviceState::Online { .. }, Intent::Login | Intent::Resume) => Case::TakeOver,
+                (DeviceState::Away { .. }, Intent::Resume) => Case::Resume,
+                (DeviceState::Away { .. } | DeviceState::Kicked { .. }, Intent::Login) => Case::Login,
+            },
+            None => {
+                let would_displace_somebody_present = intent == Intent::Resume
+                    && user.is_some_and(|user| {
+                        let chosen = displaced(user, platform, None, &self.rules);
+                        chosen
+                            .into_iter()
+                            .any(|place| user.devices[place].status() != Status::Offline)
+                    });
+                if would_displace_somebody_present {
+                    return self.refuse(who, &via, IgnoreReason::Kicked, KickReason::Displaced, None, out);
+                }
+                Case::Login
+            }
+        };
+
+        let slot = slot.unwrap_or_else(|| self.users.create(&who.user));
+        self.bring_online(slot, who, via_event, platform, case, intent, client, out);
+    }
+
+    #[allow(clippy::too_many_arguments)] // The parts of one event, taken apart once.
+    fn bring_online(
+        &mut self,
+        slot: Slot,
+        who: &Who<'_>,
+        via_event: &Via<'_>,
+        platform: PlatformId,
+        case: Case,
+        intent: Intent,
+        client: Option<&str>,
+        out: Out<'_>,
+    ) {
+        let (now, here) = (self.now(), self.here());
+        let State {
+            users, rules, gateways, ..
+        } = self;
+        let Some(user) = users.change(slot) else { return };
+        let link = super::Link {
+            gateway: gateways.acquire(&via_event.gateway),
+            epoch: via_event.epoch,
+            conn: via_event.conn,
+        };
+        let heartbeat_by = now.plus(rules.of(platform).rules.timeout_ms);
+        let login_at = |known| match (&case, intent) {
+            (Case::Resume, _) | (Case::TakeOver, Intent::Resume) => known,
+            (Case::Login, _) | (Case::TakeOver, Intent::Login) => None,
+        };
+        let online = |known_login_at| DeviceState::Online {
+            session: Session {
+                login_at: login_at(known_login_at).unwrap_or(now),
+                last_seen: now,
+                evidence: here,
+                client: client.map(Into::into),
+            },
+            heartbeat_by,
+            background_by: None,
+            linger: None,
+        };
+
+        let mut pending = Pending::default();
+        match user.find(rules, &who.platform, &who.device) {
+            Ok(place) => {
+                let device = &mut user.devices[place];
+                let before = device.status();
+                if device.has_open_link() {
+                    pending
+                        .kicks
+                        .push(PendingKick::of(device, KickReason::Replaced, rules, gateways));
+                }
+                device.state = online(device.login_at());
+                gateways.release(std::mem::replace(&mut device.link, link).gateway);
+                match case {
+                    Case::TakeOver => {}
+                    Case::Resume | Case::Login => device.since = now,
+                }
+                pending.altered(device, before, rules, gateways);
+            }
+            Err(place) => {
+                let device = Device {
+                    platform,
+                    device: who.device.as_ref().into(),
+                    link,
+                    since: now,
+                    state: online(None),
+                };
+                pending.altered(&device, Status::Offline, rules, gateways);
+                user.devices.insert(place, device);
+            }
+        }
+        user.last_seen = now;
+
+        let displaces = match (&case, intent) {
+            (Case::Login, _) | (Case::TakeOver, Intent::Login) => true,
+            (Case::Resume, _) | (Case::TakeOver, Intent::Resume) => false,
+        };
+        if displaces && let Ok(own) = user.find(rules, &who.platform, &who.device) {
+            let (devices, kicks) = (pending.devices.len(), pending.kicks.len());
+            let places = displaced(user, platform, Some(own), rules);
+            kick_devices(user, &places, KickedBy::Displaced, now, rules, gateways, &mut pending);
+            order_after_first(&mut pending, devices, kicks);
+        }
+        let cause = match case {
+            Case::Resume => Cause::Resume,
+            Case::Login | Case::TakeOver => Cause::Login,
+        };
+        self.conclude(slot, now, cause, here, pending, out);
+        self.arm(slot);
+    }
+}
+
+/// *Displace*: which of the user's other logged-in devices a login on this platform ends, in (platform, device) order.
+fn displaced(user: &User, platform: PlatformId, own: Option<usize>, rules: &Rulebook) -> Vec<usize> {
+    let platform = rules.of(platform);
+    let logged_in = user.devices.iter().enumerate().filter_map(|(place, device)| {
+        let login_at = device.login_at()?;
+        (Some(place) != own).then_some((place, device, login_at))
+    });
+    let mut chosen = Vec::new();
+    let mut same_kind = Vec::new();
+    for (place, device, login_at) in logged_in {
+        if platform.excludes(device.platform) {
+            chosen.push(place);
+        } else if platform.is_of_same_kind(device.platform) {
+            // Offline ones first, then the longest logged in; places are in (platform, device) order.
+            same_kind.push((device.status() != Status::Offline, login_at, place));
+        }
+    }
+    let may_stay = platform.instances.saturating_sub(1) as usize;
+    let surplus = same_kind.len().saturating_sub(may_stay);
+    same_kind.sort_unstable();
+    chosen.extend(same_kind[..surplus].iter().map(|(_, _, place)| *place));
+    chosen.sort_unstable();
+    chosen
+}

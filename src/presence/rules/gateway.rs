@@ -1,0 +1,60 @@
+//! `lease`: what a gateway process says of itself (section 6).
+
+use super::super::change::{Cause, IgnoreReason};
+use super::super::fold::Out;
+use super::super::state::{Device, GatewayId, Known, Slot, State};
+use super::super::{Epoch, LostBy};
+use super::{Pending, lose_link};
+
+impl State {
+    /// Section 6, lease.
+    pub(in super::super) fn lease(&mut self, gateway: &str, epoch: Epoch, ttl_ms: u64, out: Out<'_>) {
+        let id = self.gateways.find(gateway);
+        if self.gateways.is_stale(id, epoch) {
+            return self.ignore(IgnoreReason::StaleEpoch, None, out);
+        }
+        let known = id.and_then(|id| self.gateways.known(id));
+        let is_new = known.is_none_or(|known| epoch > known.epoch);
+        if is_new && let Some(id) = id {
+            self.lose_links(id, |other| other < epoch, out);
+        }
+        let now = self.now();
+        let until = now.plus(ttl_ms);
+        let known = Known {
+            epoch,
+            ended: ttl_ms == 0,
+            lease_until: (ttl_ms > 0).then_some(until),
+            last_until: until,
+        };
+        if ttl_ms == 0
+            && let Some(id) = id
+        {
+            self.lose_links(id, |other| other == epoch, out);
+        }
+        self.gateways.learn(gateway, known, self.grace_until);
+    }
+
+    /// Every open link of this gateway and of these epochs is lost now, in (user, platform, device) order.
+    fn lose_links(&mut self, gateway: GatewayId, epochs: impl Fn(Epoch) -> bool, out: Out<'_>) {
+        let (now, here) = (self.now(), self.here());
+        let hit =
+            |device: &Device| device.has_open_link() && device.link.gateway == gateway && epochs(device.link.epoch);
+        let hits = self.users.iter().filter(|(_, user)| user.devices.iter().any(hit));
+        let mut hits: Vec<(&str, Slot)> = hits.map(|(slot, user)| (&*user.id, slot)).collect();
+        hits.sort_unstable();
+        let slots: Vec<Slot> = hits.into_iter().map(|(_, slot)| slot).collect();
+        for slot in slots {
+            // One change a device; a device may leave the list, so the place is looked up each time.
+            while let Some(place) = self.users.get(slot).and_then(|user| user.devices.iter().position(hit)) {
+                let State {
+                    users, rules, gateways, ..
+                } = self;
+                let Some(user) = users.change(slot) else { return };
+                let mut pending = Pending::default();
+                lose_link(user, place, now, LostBy::GatewayLost, rules, gateways, &mut pending);
+                self.conclude(slot, now, Cause::GatewayLost, here, pending, out);
+            }
+            self.arm(slot);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What each event does (section 6), split by what it is about. The one match that leads here is in
+//! [`super::fold`]; this file has what the rules share.
+
+mod connect;
+mod gateway;
+mod link;
+mod user;
+
+use super::change::{DeviceChange, IgnoreReason, KickReason};
+use super::event::{Via, Who};
+use super::fold::{Out, PendingKick};
+use super::state::{Device, DeviceState, Gateways, Link, Rulebook, Session, State, User};
+use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Status};
+pub(super) use link::Alive;
+
+/// What an event has done to devices so far, still to be told.
+#[derive(Default)]
+pub(super) struct Pending {
+    pub devices: Vec<DeviceChange>,
+    pub kicks: Vec<PendingKick>,
+}
+
+/// A connection as an event names it, borrowed.
+#[derive(Clone, Copy)]
+pub(super) struct ViaRef<'a> {
+    pub gateway: &'a str,
+    pub epoch: Epoch,
+    pub conn: Conn,
+}
+
+pub(super) fn via<'a>(via: &'a Via<'_>) -> ViaRef<'a> {
+    ViaRef {
+        gateway: &via.gateway,
+        epoch: via.epoch,
+        conn: via.conn,
+    }
+}
+
+impl Pending {
+    /// Notes a device whose status was `before`, if it is another now.
+    pub fn altered(&mut self, device: &Device, before: Status, rules: &Rulebook, gateways: &Gateways) {
+        self.altered_to(device, before, device.status(), rules, gateways);
+    }
+
+    pub fn altered_to(
+        &mut self,
+        device: &Device,
+        before: Status,
+        after: Status,
+        rules: &Rulebook,
+        gateways: &Gateways,
+    ) {
+        if before != after {
+            self.devices.push(DeviceChange {
+                platform: rules.name(device.platform).into(),
+                device: device.device.clone(),
+                gateway: gateways.name(device.link.gateway).into(),
+                before,
+                after,
+            });
+        }
+    }
+}
+
+/// The offset of the last event accepted from the device. A kicked one has none, and never needs one.
+pub(super) fn evidence_of(device: &Device) -> Offset {
+    match &device.state {
+        DeviceState::Online { session, .. } | DeviceState::Away { session, .. } => session.evidence,
+        DeviceState::Kicked { .. } => Offset(0),
+    }
+}
+
+/// *Lose link*: the device becomes away, or is gone if its platform remembers nobody.
+pub(super) fn lose_link(
+    user: &mut User,
+    at_index: usize,
+    at: LogTime,
+    lost_by: LostBy,
+    rules: &Rulebook,
+    gateways: &mut Gateways,
+    pending: &mut Pending,
+) {
+    let device = &mut user.devices[at_index];
+    let platform = &rules.of(device.platform).rules;
+    if platform.away_ms == 0 {
+        remove(user, at_index, rules, gateways, pending);
+        return;
+    }
+    let before = device.status();
+    if let DeviceState::Online { session, .. } = &mut device.state {
+        let session = Session {
+            login_at: session.login_at,
+            last_seen: session.last_seen,
+            evidence: session.evidence,
+            client: session.client.take(),
+        };
+        device.state = DeviceState::Away {
+            session,
+            push: platform.push,
+            lost_by,
+            until: at.plus(platform.away_ms),
+        };
+        device.since = at;
+    }
+    pending.altered(device, before, rules, gateways);
+}
+
+/// Takes the device's entry away: it is offline, and as one never seen.
+pub(super) fn remove(
+    user: &mut User,
+    at_index: usize,
+    rules: &Rulebook,
+    gateways: &mut Gateways,
+    pending: &mut Pending,
+) {
+    let device = user.devices.remove(at_index);
+    pending.altered_to(&device, device.status(), Status::Offline, rules, gateways);
+    gateways.release(device.link.gateway);
+}
+
+/// Makes the devices at these places, which are logged in and in order, kicked; each open link is to be closed.
+/// Then *trim*.
+pub(super) fn kick_devices(
+    user: &mut User,
+    places: &[usize],
+    by: KickedBy,
+    now: LogTime,
+    rules: &Rulebook,
+    gateways: &mut Gateways,
+    pending: &mut Pending,
+) {
+    let mut gone = Vec::new();
+    for &place in places {
+        let device = &mut user.devices[place];
+        if device.has_open_link() {
+            pending
+                .kicks
+                .push(PendingKick::of(device, KickReason::from(by), rules, gateways));
+        }
+        let before = device.status();
+        let away_ms = rules.of(device.platform).rules.away_ms;
+        device.state = DeviceState::Kicked {
+            by,
+            until: now.plus(away_ms),
+        };
+        device.since = now;
+        pending.altered(device, before, rules, gateways);
+        if away_ms == 0 {
+            gone.push(place);
+        }
+    }
+    for place in gone.into_iter().rev() {
+        let device = user.devices.remove(place);
+        gateways.release(device.link.gateway);
+    }
+    trim(user, rules, gateways);
+}
+
+/// *Trim*: of the kicked devices only the `kicked_max` with the greatest (until, platform, device) stay.
+fn trim(user: &mut User, rules: &Rulebook, gateways: &mut Gateways) {
+    let mut kicked: Vec<(LogTime, usize)> = Vec::new();
+    for (place, device) in user.devices.iter().enumerate() {
+        match device.state {
+            DeviceState::Kicked { until, .. } => kicked.push((until, place)),
+            DeviceState::Online { .. } | DeviceState::Away { .. } => {}
+        }
+    }
+    let most = rules.policy().kicked_max as usize;
+    if kicked.len() <= most {
+        return;
+    }
+    // Places are in (platform, device) order.
+    kicked.sort_unstable();
+    let surplus = kicked.len() - most;
+    let mut places: Vec<usize> = kicked[..surplus].iter().map(|(_, place)| *place).collect();
+    places.sort_unstable();
+    for place in places.into_iter().rev() {
+        let device = user.devices.remove(place);
+        gateways.release(device.link.gateway);
+    }
+}
+
+/// A device at the front of the list stays there; the others in (platform, device) order. Kicks likewise.
+pub(super) fn order_after_first(pending: &mut Pending, first_device: usize, first_kicks: usize) {
+    pending.devices[first_device..].sort_by(|a, b| (&a.platform, &a.device).cmp(&(&b.platform, &b.device)));
+    pending.kicks[first_kicks..].sort_by(|a, b| (&a.platform, &a.device).cmp(&(&b.platform, &b.device)));
+}
+
+impl State {
+    /// Ignores an event, or a beat, and has its connection closed.
+    pub(super) fn refuse(
+        &mut self,
+        who: &Who<'_>,
+        via: &ViaRef<'_>,
+        why: IgnoreReason,
+        reason: KickReason,
+        beat: Option<usize>,
+        out: Out<'_>,
+    ) {
+        self.ignore(why, beat, out);
+        let kick = PendingKick {
+            gateway: via.gateway.into(),
+            epoch: via.epoch,
+            conn: via.conn,
+            platform: who.platform.as_ref().into(),
+            device: who.device.as_ref().into(),
+            reason,
+        };
+        self.tell_kick(kick, who.user.as_ref().into(), out);
+    }
+
+    /// The connection of an event with its gateway by number; none when no device and no lease names that gateway.
+    pub(super) fn link(&self, via: &ViaRef<'_>) -> Option<Link> {
+        Some(Link {
+            gateway: self.gateways.find(via.gateway)?,
+            epoch: via.epoch,
+            conn: via.conn,
+        })
+    }
+}
