@@ -1,0 +1,81 @@
+//! Bytes to values and back: what a record's bytes mean, and which bytes mean it.
+//!
+//! Whatever comes in is judged here, once, against every bound of `docs/rules.md` sections 3 and 4, so that an
+//! [`Event`](crate::presence::event::Event) in the hands of the fold is always valid. What is wrong with a record is
+//! data, not a failure: a [`Malformed`] that says so in a sentence, which ends up beside the record in the quarantine
+//! topic. Nothing here does IO, and no input makes it panic.
+//!
+//! [`policy`] reads and writes policy documents, [`partitioner`] says where a user belongs.
+
+pub mod partitioner;
+pub mod policy;
+
+use std::fmt;
+use thiserror::Error;
+
+/// Why a record cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Malformed {
+    /// The bytes or the values in them break a rule.
+    #[error("{0}")]
+    Invalid(Sentence),
+    /// Avro single-object encoding of a schema that this version does not know: probably written by a newer one.
+    #[error("no schema with the fingerprint {0:016x} is known")]
+    UnknownFingerprint(u64),
+    /// Framed for a schema registry with an id that is not known. Who has a registry can look the id up and decode
+    /// again; only when the registry does not know it either is the record malformed.
+    #[error("no schema with the registry's id {0} is known")]
+    UnknownSchemaId(u32),
+}
+
+impl Malformed {
+    /// A record that breaks a rule; `what` names the field and its bound.
+    pub fn invalid(what: impl Into<String>) -> Malformed {
+        Malformed::Invalid(Sentence::new(what.into()))
+    }
+}
+
+impl From<crate::presence::policy::InvalidPolicy> for Malformed {
+    fn from(invalid: crate::presence::policy::InvalidPolicy) -> Malformed {
+        Malformed::invalid(invalid.0)
+    }
+}
+
+/// What is wrong, for a person to read: at most [`Sentence::BYTES_MAX`] bytes.
+///
+/// Bounded because it may quote its input and is written beside it: a record that just fits in the log must still fit
+/// in the quarantine topic together with the sentence about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sentence(Box<str>);
+
+impl Sentence {
+    pub const BYTES_MAX: usize = 512;
+
+    fn new(mut text: String) -> Sentence {
+        const CUT: &str = "…";
+        if text.len() > Self::BYTES_MAX {
+            text.truncate(text.floor_char_boundary(Self::BYTES_MAX - CUT.len()));
+            text.push_str(CUT);
+        }
+        Sentence(text.into_boxed_str())
+    }
+}
+
+impl fmt::Display for Sentence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_about_a_huge_input_is_cut_between_characters() {
+        let sentence = Malformed::invalid("é".repeat(1_000)).to_string();
+        assert!(sentence.len() <= Sentence::BYTES_MAX);
+        assert!(sentence.ends_with("é…"));
+        assert_eq!(Malformed::invalid("short").to_string(), "short");
+    }
+}

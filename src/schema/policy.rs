@@ -1,0 +1,399 @@
+//! Policy documents as JSON (`docs/rules.md` section 4): strict in, and one fixed form out.
+//!
+//! What is read here are the shapes: keys, JSON types, where null may stand. The bounds and the defaults belong to
+//! [`PolicyDocument::complete`], so that they are written down once. Whatever is wrong is told in a sentence that names
+//! the key.
+
+use crate::presence::policy::{InvalidPolicy, LoginMode, PlatformDocument, Policy, PolicyDocument, RULES, bounds};
+use serde_json::{Map, Value};
+use std::fmt::Write;
+
+/// Reads a policy document and completes it from the defaults.
+pub fn parse_policy(text: &str) -> Result<Policy, InvalidPolicy> {
+    let value = serde_json::from_str(text).map_err(|error| InvalidPolicy(format!("policy: not JSON: {error}")))?;
+    policy_document(&value)?.complete()
+}
+
+/// Reads what a policy document gives. Unknown keys, at any level, are an error; null stands only for `exclusive` and
+/// `background_ms`. Bounds are checked by [`PolicyDocument::complete`].
+pub fn policy_document(value: &Value) -> Result<PolicyDocument, InvalidPolicy> {
+    let mut document = PolicyDocument::default();
+    for (key, value) in object("policy", value)? {
+        match key.as_str() {
+            "rules" => document.rules = Some(integer(key, value, RULES, RULES)?),
+            "login" => document.login = Some(login(value)?),
+            "exclusive" => document.exclusive = exclusive(value)?,
+            "instances" => {
+                let (least, most) = bounds::INSTANCES;
+                for (kind, limit) in object(key, value)? {
+                    let limit = integer(&format!("instances.{kind}"), limit, least, most)?;
+                    document.instances.insert(kind.clone(), limit);
+                }
+            }
+            "kicked_max" => document.kicked_max = Some(integer(key, value, 0, bounds::KICKED_MAX)?),
+            "outage" => {
+                for (key, value) in object(key, value)? {
+                    match key.as_str() {
+                        "silence_ms" => document.silence_ms = Some(span("outage.silence_ms", value, 0)?),
+                        "grace_ms" => document.grace_ms = Some(span("outage.grace_ms", value, 0)?),
+                        _ => return unknown_key("outage", key),
+                    }
+                }
+            }
+            "platforms" => {
+                for (name, value) in object(key, value)? {
+                    document.platforms.insert(name.clone(), platform(name, value)?);
+                }
+            }
+            _ => return unknown_key("policy", key),
+        }
+    }
+    Ok(document)
+}
+
+fn platform(name: &str, value: &Value) -> Result<PlatformDocument, InvalidPolicy> {
+    let at = |key: &str| format!("platforms.{name}.{key}");
+    let mut document = PlatformDocument::default();
+    for (key, value) in object(&format!("platforms.{name}"), value)? {
+        match key.as_str() {
+            "kind" => document.kind = Some(string(&at(key), value)?),
+            "heartbeat_ms" => document.heartbeat_ms = Some(span(&at(key), value, 0)?),
+            "timeout_ms" => document.timeout_ms = Some(span(&at(key), value, bounds::TIMEOUT_MS_MIN)?),
+            "closed_ms" => document.closed_ms = Some(span(&at(key), value, 0)?),
+            "exit_ms" => document.exit_ms = Some(span(&at(key), value, 0)?),
+            "background_ms" => {
+                document.background_ms = Some(match value {
+                    Value::Null => None,
+                    value => Some(span(&at(key), value, bounds::BACKGROUND_MS_MIN)?),
+                });
+            }
+            "push" => match value {
+                Value::Bool(push) => document.push = Some(*push),
+                other => return mistyped(&at(key), "true or false", other),
+            },
+            "away_ms" => document.away_ms = Some(span(&at(key), value, 0)?),
+            _ => return unknown_key(&format!("platforms.{name}"), key),
+        }
+    }
+    Ok(document)
+}
+
+fn login(value: &Value) -> Result<LoginMode, InvalidPolicy> {
+    LoginMode::ALL
+        .into_iter()
+        .find(|mode| value.as_str() == Some(mode.name()))
+        .map_or_else(
+            || {
+                let names = LoginMode::ALL.map(LoginMode::name).join(", ");
+                mistyped("login", &format!("one of {names}"), value)
+            },
+            Ok,
+        )
+}
+
+fn exclusive(value: &Value) -> Result<Option<Vec<Vec<String>>>, InvalidPolicy> {
+    const SHAPE: &str = "null or an array of arrays of strings";
+    let groups = match value {
+        Value::Null => return Ok(None),
+        Value::Array(groups) => groups,
+        other => return mistyped("exclusive", SHAPE, other),
+    };
+    let group = |value: &Value| match value {
+        Value::Array(kinds) => kinds
+            .iter()
+            .map(|kind| string("each kind in exclusive", kind))
+            .collect(),
+        other => mistyped("each group in exclusive", "an array of strings", other),
+    };
+    groups.iter().map(group).collect::<Result<_, _>>().map(Some)
+}
+
+fn object<'v>(key: &str, value: &'v Value) -> Result<&'v Map<String, Value>, InvalidPolicy> {
+    match value {
+        Value::Object(map) => Ok(map),
+        other => mistyped(key, "an object", other),
+    }
+}
+
+fn string(key: &str, value: &Value) -> Result<String, InvalidPolicy> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        other => mistyped(key, "a string", other),
+    }
+}
+
+fn span(key: &str, value: &Value, least: u64) -> Result<u64, InvalidPolicy> {
+    integer(key, value, least, bounds::MS_MAX)
+}
+
+/// An integer of any size that is not negative; the bounds are only told, since `complete` checks them. A number
+/// written with a fraction or an exponent, such as `1.0`, is none.
+fn integer(key: &str, value: &Value, least: u64, most: u64) -> Result<u64, InvalidPolicy> {
+    match value.as_u64() {
+        Some(number) => Ok(number),
+        None => mistyped(key, &format!("an integer, {least} to {most}"), value),
+    }
+}
+
+fn mistyped<T>(key: &str, wanted: &str, found: &Value) -> Result<T, InvalidPolicy> {
+    let found = match found {
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        scalar => scalar.to_string(),
+    };
+    let key = if key == "policy" {
+        "policy: it".to_owned()
+    } else {
+        format!("policy: {key}")
+    };
+    Err(InvalidPolicy(format!("{key} must be {wanted}, not {found}")))
+}
+
+fn unknown_key<T>(within: &str, key: &str) -> Result<T, InvalidPolicy> {
+    let within = if within == "policy" {
+        ""
+    } else {
+        &format!(" in {within}")
+    };
+    Err(InvalidPolicy(format!("policy: unknown key {key:?}{within}")))
+}
+
+/// The completed policy as compact JSON, with the keys in the order of section 4 and the names in byte order. Parsing
+/// it gives the same policy again.
+pub fn policy_json(policy: &Policy) -> String {
+    let mut json = String::with_capacity(2_048);
+    write_policy(policy, &mut json).expect("writing to a string does not fail");
+    json
+}
+
+fn write_policy(policy: &Policy, json: &mut String) -> std::fmt::Result {
+    write!(
+        json,
+        r#"{{"rules":{RULES},"login":"{}","exclusive":"#,
+        policy.login.name()
+    )?;
+    match &policy.exclusive {
+        None => json.push_str("null"),
+        Some(groups) => list(json, '[', groups, ']', |json, group| {
+            list(json, '[', group, ']', |json, kind| write!(json, "{}", quoted(kind)))
+        })?,
+    }
+    json.push_str(r#","instances":"#);
+    list(json, '{', &policy.instances, '}', |json, (kind, limit)| {
+        write!(json, "{}:{limit}", quoted(kind))
+    })?;
+    write!(json, r#","kicked_max":{}"#, policy.kicked_max)?;
+    write!(
+        json,
+        r#","outage":{{"silence_ms":{},"grace_ms":{}}},"platforms":"#,
+        policy.outage.silence_ms, policy.outage.grace_ms
+    )?;
+    list(json, '{', &policy.platforms, '}', |json, (name, platform)| {
+        write!(json, r#"{}:{{"kind":{}"#, quoted(name), quoted(&platform.kind))?;
+        write!(
+            json,
+            r#","heartbeat_ms":{},"timeout_ms":{}"#,
+            platform.heartbeat_ms, platform.timeout_ms
+        )?;
+        write!(
+            json,
+            r#","closed_ms":{},"exit_ms":{},"background_ms":"#,
+            platform.closed_ms, platform.exit_ms
+        )?;
+        match platform.background_ms {
+            None => json.push_str("null"),
+            Some(background_ms) => write!(json, "{background_ms}")?,
+        }
+        write!(json, r#","push":{},"away_ms":{}}}"#, platform.push, platform.away_ms)
+    })?;
+    json.push('}');
+    Ok(())
+}
+
+fn list<T>(
+    json: &mut String,
+    open: char,
+    items: impl IntoIterator<Item = T>,
+    close: char,
+    mut item: impl FnMut(&mut String, T) -> std::fmt::Result,
+) -> std::fmt::Result {
+    json.push(open);
+    for (i, each) in items.into_iter().enumerate() {
+        if i > 0 {
+            json.push(',');
+        }
+        item(json, each)?;
+    }
+    json.push(close);
+    Ok(())
+}
+
+fn quoted(text: &str) -> Value {
+    Value::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::event::bounds::PLATFORM_BYTES;
+
+    fn refused(text: &str) -> String {
+        parse_policy(text).expect_err(text).0
+    }
+
+    #[test]
+    fn an_empty_document_is_the_default_policy() {
+        assert_eq!(parse_policy("{}"), Ok(Policy::default()));
+        assert_eq!(parse_policy(" {\"rules\": 1}\n"), Ok(Policy::default()));
+    }
+
+    #[test]
+    fn the_completed_default_is_written_in_the_order_of_the_rules() {
+        let json = policy_json(&Policy::default());
+        let start = concat!(
+            r#"{"rules":1,"login":"single","exclusive":null,"#,
+            r#""instances":{"android":1,"ipad":1,"iphone":1,"linux":1,"mac":1,"web":1,"windows":1},"#,
+            r#""kicked_max":16,"outage":{"silence_ms":0,"grace_ms":0},"platforms":{"#,
+            r#""android":{"kind":"android","heartbeat_ms":120000,"timeout_ms":400000,"closed_ms":0,"exit_ms":0,"#,
+            r#""background_ms":null,"push":true,"away_ms":604800000},"ipad":"#
+        );
+        assert!(json.starts_with(start), "{json}");
+        assert!(json.contains(
+            r#""mini_program":{"kind":"web","heartbeat_ms":20000,"timeout_ms":60000,"closed_ms":0,"exit_ms":5000,"background_ms":30000,"push":false,"away_ms":600000}"#
+        ));
+    }
+
+    #[test]
+    fn what_is_written_reads_as_the_same_policy() {
+        for text in [
+            "{}",
+            r#"{"exclusive":[]}"#,
+            r#"{"exclusive":[[],["a\"b","web"]],"login":"triple","instances":{"tv":3,"web":32},"kicked_max":0}"#,
+            r#"{"outage":{"silence_ms":2000,"grace_ms":5},"platforms":{"tv \\ é":{"timeout_ms":10,"push":true}}}"#,
+            r#"{"platforms":{"mini_program":{"background_ms":null},"web":{"background_ms":1,"kind":"x"}}}"#,
+        ] {
+            let policy = parse_policy(text).unwrap();
+            assert_eq!(parse_policy(&policy_json(&policy)), Ok(policy), "{text}");
+        }
+    }
+
+    #[test]
+    fn given_fields_replace_those_of_a_default_platform_and_a_new_one_gets_the_rest() {
+        let policy =
+            parse_policy(r#"{"platforms":{"web":{"away_ms":7},"tv":{"timeout_ms":100,"push":true}}}"#).unwrap();
+        assert_eq!(policy.platforms["web"].away_ms, 7);
+        assert_eq!(policy.platforms["web"].timeout_ms, 60_000);
+        assert_eq!(policy.platforms["tv"].kind, "tv");
+        assert_eq!(policy.platforms["tv"].heartbeat_ms, 33);
+        assert_eq!(policy.platforms["tv"].away_ms, 604_800_000);
+        assert_eq!(policy.platforms["mini_program"].background_ms, Some(30_000));
+    }
+
+    #[test]
+    fn null_takes_the_background_limit_away_and_is_allowed_for_exclusive_only_besides() {
+        let policy = parse_policy(r#"{"exclusive":null,"platforms":{"mini_program":{"background_ms":null}}}"#).unwrap();
+        assert_eq!(policy.exclusive, None);
+        assert_eq!(policy.platforms["mini_program"].background_ms, None);
+        for key in ["rules", "login", "instances", "kicked_max", "outage", "platforms"] {
+            let error = refused(&format!(r#"{{"{key}":null}}"#));
+            assert!(error.contains(key) && error.ends_with("not null"), "{error}");
+        }
+        for key in [
+            "kind",
+            "heartbeat_ms",
+            "timeout_ms",
+            "closed_ms",
+            "exit_ms",
+            "push",
+            "away_ms",
+        ] {
+            let error = refused(&format!(r#"{{"platforms":{{"web":{{"{key}":null}}}}}}"#));
+            assert!(error.contains(&format!("platforms.web.{key} must be")), "{error}");
+        }
+        assert!(refused(r#"{"platforms":{"web":null}}"#).contains("platforms.web must be an object"));
+        assert!(refused(r#"{"outage":{"grace_ms":null}}"#).contains("outage.grace_ms"));
+        assert!(refused(r#"{"instances":{"web":null}}"#).contains("instances.web"));
+        assert!(refused(r#"{"exclusive":[null]}"#).contains("exclusive"));
+        assert!(refused(r#"{"exclusive":[["web",null]]}"#).contains("exclusive"));
+    }
+
+    #[test]
+    fn unknown_keys_at_any_level_are_an_error() {
+        assert_eq!(refused(r#"{"Rules":1}"#), r#"policy: unknown key "Rules""#);
+        assert_eq!(
+            refused(r#"{"outage":{"silence":1}}"#),
+            r#"policy: unknown key "silence" in outage"#
+        );
+        assert_eq!(
+            refused(r#"{"platforms":{"web":{"timeout":1}}}"#),
+            r#"policy: unknown key "timeout" in platforms.web"#
+        );
+    }
+
+    #[test]
+    fn only_integers_are_integers_and_the_error_tells_key_and_bounds() {
+        for number in ["1.0", "1e3", "true", "\"1\"", "-1", "18446744073709551616", "[]", "{}"] {
+            let error = refused(&format!(r#"{{"platforms":{{"web":{{"timeout_ms":{number}}}}}}}"#));
+            let start = "policy: platforms.web.timeout_ms must be an integer, 1 to 315360000000, not ";
+            assert!(error.starts_with(start), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_bound_holds_at_both_ends() {
+        let with = |key: &str, number: u64| match key.split_once('.') {
+            None => format!(r#"{{"{key}":{number}}}"#),
+            Some(("platforms", key)) => format!(r#"{{"platforms":{{"web":{{"{key}":{number}}}}}}}"#),
+            Some((outer, key)) => format!(r#"{{"{outer}":{{"{key}":{number}}}}}"#),
+        };
+        for (key, least, most) in [
+            ("rules", 1, 1),
+            ("kicked_max", 0, 64),
+            ("instances.web", 1, 32),
+            ("outage.silence_ms", 2_000, bounds::MS_MAX),
+            ("outage.grace_ms", 0, bounds::MS_MAX),
+            ("platforms.heartbeat_ms", 0, bounds::MS_MAX),
+            ("platforms.timeout_ms", 1, bounds::MS_MAX),
+            ("platforms.closed_ms", 0, bounds::MS_MAX),
+            ("platforms.exit_ms", 0, bounds::MS_MAX),
+            ("platforms.background_ms", 1, bounds::MS_MAX),
+            ("platforms.away_ms", 0, bounds::MS_MAX),
+        ] {
+            parse_policy(&with(key, least)).unwrap();
+            parse_policy(&with(key, most)).unwrap();
+            let last = key.rsplit('.').next().unwrap();
+            assert!(refused(&with(key, most + 1)).contains(last), "{key}");
+            if least > 0 {
+                assert!(refused(&with(key, least - 1)).contains(last), "{key}");
+            }
+        }
+        parse_policy(r#"{"outage":{"silence_ms":0}}"#).unwrap();
+    }
+
+    #[test]
+    fn names_of_platforms_and_their_number_are_bounded() {
+        let named = |name: &str| format!(r#"{{"platforms":{{"{name}":{{"timeout_ms":1,"push":false}}}}}}"#);
+        parse_policy(&named(&"x".repeat(PLATFORM_BYTES.1))).unwrap();
+        refused(&named(&"x".repeat(PLATFORM_BYTES.1 + 1)));
+        refused(&named(""));
+        let many = |count: usize| {
+            let platforms: Vec<_> = (0..count)
+                .map(|i| format!(r#""p{i}":{{"timeout_ms":1,"push":false}}"#))
+                .collect();
+            format!(r#"{{"platforms":{{{}}}}}"#, platforms.join(","))
+        };
+        parse_policy(&many(bounds::PLATFORMS_MAX - 8)).unwrap();
+        refused(&many(bounds::PLATFORMS_MAX - 7));
+        assert!(refused(r#"{"platforms":{"tv":{"push":true}}}"#).contains("timeout_ms and push"));
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_refused_with_a_sentence() {
+        assert!(refused("").starts_with("policy: not JSON: "));
+        assert!(refused("{} {}").starts_with("policy: not JSON: "));
+        assert_eq!(refused("[]"), "policy: it must be an object, not an array");
+        assert!(refused(r#"{"login":"Single"}"#).contains("login must be one of single, dual, triple, multi"));
+        assert!(refused(r#"{"platforms":{"web":{"push":1}}}"#).contains("platforms.web.push must be true or false"));
+        assert!(refused(r#"{"platforms":{"web":{"kind":1}}}"#).contains("platforms.web.kind must be a string"));
+    }
+}
