@@ -1,4 +1,5 @@
 //! Rollcall: an event-sourced presence engine.
 
+pub mod command;
 pub mod presence;
 pub mod schema;

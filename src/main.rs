@@ -1,1 +1,35 @@
-fn main() {}
+//! The command line: one line per subcommand.
+
+use clap::{Parser, Subcommand};
+use rollcall::command;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Who is online, as a log and a pure fold over it
+#[derive(Parser)]
+#[command(name = "rollcall", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Fold(command::fold::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Fold(args) => command::fold::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+            eprintln!("error: {}", causes.join(", because: "));
+            ExitCode::from(2)
+        }
+    }
+}

@@ -7,6 +7,7 @@
 //!
 //! [`policy`] reads and writes policy documents, [`partitioner`] says where a user belongs.
 
+pub mod json;
 pub mod partitioner;
 pub mod policy;
 

@@ -1,0 +1,167 @@
+//! `rollcall fold`: the rules and nothing else, events in, outputs out (`docs/rules.md` section 8).
+
+use crate::presence::Partition;
+use crate::presence::policy::Policy;
+use crate::presence::state::State;
+use crate::schema::json;
+use crate::schema::partitioner::check_partition;
+use anyhow::{Context as _, bail};
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+
+/// Folds events as one partition and prints what comes of them
+///
+/// Reads events as JSON lines, each with `offset` and `ts` (ms) beside its fields, and prints every change, kick,
+/// ignored event and malformed record as a JSON line, in order. Needs no data directory and no server: the same log
+/// gives the same bytes everywhere.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The first policy, a JSON file; without it the default policy
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Number of the partition, from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    partition: u32,
+    /// How many partitions the log has; then a user of another partition makes a record malformed
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: Option<u32>,
+    /// Prints the state after the last record: a line a user and one for the partition
+    #[arg(long)]
+    state: bool,
+    /// The events; standard input without it
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// What to fold under.
+pub struct Setting {
+    pub policy: Policy,
+    pub partition: Partition,
+    pub partitions: Option<u32>,
+    /// Print the state in the end.
+    pub state: bool,
+}
+
+/// What was forgotten is let go of after so many records.
+const RECYCLE_EVERY: u64 = 10_000;
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(partitions) = args.partitions
+        && args.partition >= partitions
+    {
+        bail!(
+            "--partition {} does not exist: of {partitions} partitions the last is {}",
+            args.partition,
+            partitions - 1
+        );
+    }
+    let setting = Setting {
+        policy: super::read_policy(args.policy.as_deref())?.unwrap_or_default(),
+        partition: Partition(args.partition),
+        partitions: args.partitions,
+        state: args.state,
+    };
+    let output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let folded = match &args.file {
+        Some(file) => {
+            let input = std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+            fold(setting, io::BufReader::with_capacity(1 << 16, input), output)
+        }
+        None => fold(setting, io::stdin().lock(), output),
+    };
+    match folded {
+        // Whoever reads the output has had enough.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        folded => folded,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Folds every line of `input`, which is never held in memory as a whole. What was folded before a bad line is
+/// written all the same.
+pub fn fold(setting: Setting, mut input: impl BufRead, mut output: impl Write) -> anyhow::Result<()> {
+    let mut state = State::new(setting.partition, setting.policy);
+    let mut line = Vec::new();
+    let mut lines = Vec::new();
+    let mut number = 0u64;
+    loop {
+        line.clear();
+        if input.read_until(b'\n', &mut line).context("cannot read the events")? == 0 {
+            break;
+        }
+        number += 1;
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let folded = fold_line(&mut state, &line, setting.partitions, &mut lines);
+        output.write_all(&lines)?;
+        lines.clear();
+        if let Err(error) = folded {
+            output.flush()?;
+            return Err(error.context(format!("line {number} is no record")));
+        }
+        if number.is_multiple_of(RECYCLE_EVERY) {
+            state.take_dirt();
+        }
+    }
+    if setting.state {
+        write_state(&state, &mut output)?;
+    }
+    output.flush()?;
+    Ok(())
+}
+
+fn fold_line(state: &mut State, line: &[u8], partitions: Option<u32>, lines: &mut Vec<u8>) -> anyhow::Result<()> {
+    let line = json::read_line(std::str::from_utf8(line).context("it is not UTF-8")?)?;
+    if let Some(before) = state.offset()
+        && line.offset <= before
+    {
+        bail!("its offset {} does not follow {before}: offsets grow", line.offset);
+    }
+    let mut event = line.event.map_err(|bad| bad.message);
+    if let (Ok(valid), Some(partitions)) = (&event, partitions)
+        && let Err(malformed) = check_partition(valid, state.partition(), partitions)
+    {
+        event = Err(malformed.to_string());
+    }
+    let mut print = |output| {
+        json::output_line(lines, &output);
+        lines.push(b'\n');
+    };
+    match event {
+        Ok(event) => state.fold(line.offset, line.ts, Some(&event), &mut print),
+        Err(error) => {
+            state.fold(line.offset, line.ts, None, &mut print);
+            json::malformed_line(lines, line.offset, &error);
+            lines.push(b'\n');
+        }
+    }
+    Ok(())
+}
+
+/// One line a user, in user order, and one for the partition.
+pub fn write_state(state: &State, output: &mut impl Write) -> io::Result<()> {
+    let slots: Vec<_> = state.slots().collect();
+    let mut users: Vec<_> = slots
+        .iter()
+        .filter_map(|slot| Some((state.user_id(*slot)?, *slot)))
+        .collect();
+    users.sort_unstable();
+    let mut line = Vec::new();
+    for (_, slot) in users {
+        if let Some(user) = state.image(slot) {
+            line.clear();
+            json::user_line(&mut line, &user);
+            line.push(b'\n');
+            output.write_all(&line)?;
+        }
+    }
+    line.clear();
+    json::partition_line(&mut line, &state.partition_image());
+    line.push(b'\n');
+    output.write_all(&line)
+}

@@ -1,0 +1,12 @@
+//! JSON, as `rollcall fold` reads and prints it and as the HTTP face speaks it (`docs/rules.md` sections 3 and 8).
+//!
+//! Reading is strict where the rules are (`1.0` and `true` are no integers) and lenient where they say so (unknown
+//! fields are skipped, but must be JSON). Writing gives the keys in the order shown there, without spaces.
+
+mod read;
+mod write;
+
+pub use read::{BadEvent, Line, LineError, NewEvents, policy_event, read_line, read_new_events};
+pub use write::{
+    Object, event_line, malformed_event_line, malformed_line, output_line, partition_line, user_fields, user_line,
+};

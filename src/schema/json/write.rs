@@ -1,0 +1,390 @@
+//! Events, outputs and state to JSON.
+
+use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, OutputId};
+use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
+use crate::presence::state::{DeviceImage, PartitionImage, Phase, SessionImage, UserImage};
+use crate::presence::{LogTime, Offset};
+use std::io::Write as _;
+
+/// An object being written: keys in the order of the calls, no spaces.
+pub struct Object<'w> {
+    out: &'w mut Vec<u8>,
+    first: bool,
+}
+
+impl<'w> Object<'w> {
+    pub fn new(out: &'w mut Vec<u8>) -> Object<'w> {
+        out.push(b'{');
+        Object { out, first: true }
+    }
+
+    /// Adds keys to an object that is not yet empty and was left open.
+    pub fn more(out: &'w mut Vec<u8>) -> Object<'w> {
+        Object { out, first: false }
+    }
+
+    fn key(&mut self, key: &str) -> &mut Vec<u8> {
+        if !self.first {
+            self.out.push(b',');
+        }
+        self.first = false;
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.out
+    }
+
+    pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
+        text(self.key(key), value);
+        self
+    }
+
+    pub fn optional_text(&mut self, key: &str, value: Option<&str>) -> &mut Self {
+        match value {
+            Some(value) => self.text(key, value),
+            None => self.raw(key, b"null"),
+        }
+    }
+
+    pub fn number(&mut self, key: &str, value: u64) -> &mut Self {
+        number(self.key(key), value);
+        self
+    }
+
+    pub fn optional_number(&mut self, key: &str, value: Option<u64>) -> &mut Self {
+        match value {
+            Some(value) => self.number(key, value),
+            None => self.raw(key, b"null"),
+        }
+    }
+
+    pub fn boolean(&mut self, key: &str, value: bool) -> &mut Self {
+        self.raw(key, if value { b"true" } else { b"false" })
+    }
+
+    /// A value that is JSON already.
+    pub fn raw(&mut self, key: &str, json: &[u8]) -> &mut Self {
+        self.key(key).extend_from_slice(json);
+        self
+    }
+
+    /// An array, each element written by `each`.
+    pub fn list<T>(
+        &mut self,
+        key: &str,
+        items: impl IntoIterator<Item = T>,
+        mut each: impl FnMut(&mut Vec<u8>, T),
+    ) -> &mut Self {
+        let out = self.key(key);
+        out.push(b'[');
+        for (number, item) in items.into_iter().enumerate() {
+            if number > 0 {
+                out.push(b',');
+            }
+            each(out, item);
+        }
+        out.push(b']');
+        self
+    }
+
+    pub fn end(&mut self) {
+        self.out.push(b'}');
+    }
+}
+
+fn text(out: &mut Vec<u8>, value: &str) {
+    if serde_json::to_writer(&mut *out, value).is_err() {
+        unreachable!("writing a string to memory does not fail");
+    }
+}
+
+fn number(out: &mut Vec<u8>, value: u64) {
+    // Without the formatting machinery: this runs a dozen times a change.
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = value;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn id(out: &mut Vec<u8>, id: &OutputId) {
+    let _ = write!(out, "\"{}-{}-{}\"", id.partition, id.offset, id.index);
+}
+
+/// The line of an output (section 8), without a line end.
+pub fn output_line(out: &mut Vec<u8>, output: &Output) {
+    match output {
+        Output::Change(change) => change_line(out, change),
+        Output::Kick(kick) => kick_line(out, kick),
+        Output::Ignored(ignored) => ignored_line(out, ignored),
+    }
+}
+
+fn change_line(out: &mut Vec<u8>, change: &Change) {
+    let mut object = Object::new(out);
+    object.text("type", "change");
+    id(object.key("id"), &change.id);
+    object
+        .number("partition", change.id.partition.0.into())
+        .number("offset", change.id.offset.0)
+        .number("seq", change.seq)
+        .text("user", &change.user)
+        .number("version", change.version)
+        .number("at", change.at.0)
+        .number("logged_at", change.logged_at.0)
+        .text("cause", change.cause.name())
+        .text("before", change.before.name())
+        .text("after", change.after.name())
+        .list("devices", &change.devices, |out, device: &DeviceChange| {
+            Object::new(out)
+                .text("platform", &device.platform)
+                .text("device", &device.device)
+                .text("gateway", &device.gateway)
+                .text("before", device.before.name())
+                .text("after", device.after.name())
+                .end();
+        })
+        .optional_text("custom_status", change.custom_status.as_deref())
+        .number("evidence", change.evidence.0)
+        .end();
+}
+
+fn kick_line(out: &mut Vec<u8>, kick: &Kick) {
+    let mut object = Object::new(out);
+    object.text("type", "kick");
+    id(object.key("id"), &kick.id);
+    object
+        .text("gateway", &kick.gateway)
+        .number("epoch", kick.epoch.0)
+        .number("conn", kick.conn.0)
+        .text("user", &kick.user)
+        .text("platform", &kick.platform)
+        .text("device", &kick.device)
+        .text("reason", kick.reason.name())
+        .number("at", kick.at.0)
+        .end();
+}
+
+fn ignored_line(out: &mut Vec<u8>, ignored: &Ignored) {
+    let mut object = Object::new(out);
+    object
+        .text("type", "ignored")
+        .number("offset", ignored.offset.0)
+        .text("reason", ignored.reason.name());
+    if let Some(beat) = ignored.beat {
+        object.number("beat", beat as u64);
+    }
+    object.end();
+}
+
+/// The line of a malformed record among the outputs.
+pub fn malformed_line(out: &mut Vec<u8>, offset: Offset, error: &str) {
+    Object::new(out)
+        .text("type", "malformed")
+        .number("offset", offset.0)
+        .text("error", error)
+        .end();
+}
+
+/// The line of a user (section 8, `--state`).
+pub fn user_line(out: &mut Vec<u8>, user: &UserImage<'_>) {
+    user_fields(out, user);
+    out.push(b'}');
+}
+
+/// The line of a user, left open for more keys.
+pub fn user_fields(out: &mut Vec<u8>, user: &UserImage<'_>) {
+    Object::new(out)
+        .text("type", "user")
+        .text("user", user.user)
+        .number("version", user.version)
+        .text("status", user.status.name())
+        .number("since", user.since.0)
+        .number("last_seen", user.last_seen.0)
+        .optional_text("custom_status", user.custom_status)
+        .list("devices", &user.devices, device);
+}
+
+fn device(out: &mut Vec<u8>, device: &DeviceImage<'_>) {
+    fn session_fields(object: &mut Object<'_>, session: &SessionImage<'_>) {
+        object
+            .number("login_at", session.login_at.0)
+            .number("last_seen", session.last_seen.0)
+            .number("evidence", session.evidence.0);
+    }
+    let mut object = Object::new(out);
+    object
+        .text("platform", device.platform)
+        .text("device", device.device)
+        .text(
+            "state",
+            match device.phase {
+                Phase::Online { .. } => "online",
+                Phase::Away { .. } => "away",
+                Phase::Kicked { .. } => "kicked",
+            },
+        )
+        .text("status", device.phase.status().name())
+        .text("gateway", device.gateway)
+        .number("epoch", device.epoch.0)
+        .number("conn", device.conn.0)
+        .number("since", device.since.0);
+    match &device.phase {
+        Phase::Online { session, .. } | Phase::Away { session, .. } => session_fields(&mut object, session),
+        Phase::Kicked { .. } => {}
+    }
+    object.number("deadline", device.deadline.0);
+    match &device.phase {
+        Phase::Online { session, linger, .. } => {
+            if let Some((ending, _)) = linger {
+                object.text("lingering", ending_name(*ending));
+            }
+            if let Some(client) = session.client {
+                object.text("client", client);
+            }
+        }
+        Phase::Away { session, lost_by, .. } => {
+            object.text("lost_by", lost_by.name());
+            if let Some(client) = session.client {
+                object.text("client", client);
+            }
+        }
+        Phase::Kicked { by, .. } => {
+            object.text("reason", by.name());
+        }
+    }
+    object.end();
+}
+
+fn ending_name(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Closed => "closed",
+        Ending::Exit => "exit",
+    }
+}
+
+/// The line of a partition (section 8, `--state`).
+pub fn partition_line(out: &mut Vec<u8>, partition: &PartitionImage<'_>) {
+    let time = |time: Option<LogTime>| time.map(|time| time.0);
+    Object::new(out)
+        .text("type", "partition")
+        .number("partition", partition.partition.0.into())
+        .optional_number("offset", partition.offset.map(|offset| offset.0))
+        .optional_number("time", time(partition.time))
+        .number("seq", partition.seq)
+        .optional_number("grace_until", time(partition.grace_until))
+        .list("gateways", &partition.gateways, |out, gateway| {
+            Object::new(out)
+                .text("gateway", gateway.name)
+                .number("epoch", gateway.epoch.0)
+                .boolean("ended", gateway.ended)
+                .optional_number("lease_until", time(gateway.lease_until))
+                .end();
+        })
+        .end();
+}
+
+/// A record of the input log as `rollcall fold` reads it.
+pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>) {
+    let mut object = Object::new(out);
+    object
+        .number("offset", offset.0)
+        .number("ts", ts)
+        .text("type", event.name());
+    match event {
+        Event::Connect {
+            who,
+            via,
+            intent,
+            client,
+        } => {
+            link_fields(&mut object, who, via);
+            object.text(
+                "intent",
+                match intent {
+                    Intent::Login => "login",
+                    Intent::Resume => "resume",
+                },
+            );
+            if let Some(client) = client {
+                object.text("client", client);
+            }
+        }
+        Event::Heartbeat { who, via }
+        | Event::Background { who, via }
+        | Event::Foreground { who, via }
+        | Event::Logout { who, via } => link_fields(&mut object, who, via),
+        Event::Heartbeats { gateway, epoch, beats } => {
+            object.text("gateway", gateway).number("epoch", epoch.0);
+            object.list("beats", beats, |out, beat| {
+                let mut object = Object::new(out);
+                who_fields(&mut object, &beat.who);
+                object.number("conn", beat.conn.0).end();
+            });
+        }
+        Event::Disconnect { who, via, reason } => {
+            link_fields(&mut object, who, via);
+            object.text("reason", ending_name(*reason));
+        }
+        Event::Kick { user, target } => {
+            object.text("user", user);
+            match target {
+                Target::All => {}
+                Target::Platform(platform) => {
+                    object.text("platform", platform);
+                }
+                Target::Device(platform, device) => {
+                    object.text("platform", platform).text("device", device);
+                }
+            }
+        }
+        Event::CustomStatus { user, text } => {
+            object.text("user", user).optional_text("text", text.as_deref());
+        }
+        Event::Forget { user } => {
+            object.text("user", user);
+        }
+        Event::Lease { gateway, epoch, ttl_ms } => {
+            object
+                .text("gateway", gateway)
+                .number("epoch", epoch.0)
+                .number("ttl_ms", *ttl_ms);
+        }
+        Event::Policy { document, .. } => {
+            object.raw("policy", document.as_bytes());
+        }
+        Event::Tick => {}
+    }
+    object.end();
+}
+
+/// A malformed record, in place of its event.
+pub fn malformed_event_line(out: &mut Vec<u8>, offset: Offset, ts: u64) {
+    Object::new(out)
+        .number("offset", offset.0)
+        .number("ts", ts)
+        .text("type", "malformed")
+        .end();
+}
+
+fn who_fields(object: &mut Object<'_>, who: &Who<'_>) {
+    object
+        .text("user", &who.user)
+        .text("platform", &who.platform)
+        .text("device", &who.device);
+}
+
+fn link_fields(object: &mut Object<'_>, who: &Who<'_>, via: &Via<'_>) {
+    who_fields(object, who);
+    object
+        .text("gateway", &via.gateway)
+        .number("epoch", via.epoch.0)
+        .number("conn", via.conn.0);
+}
