@@ -1,3 +1,4 @@
 //! Rollcall: an event-sourced presence engine.
 
 pub mod presence;
+pub mod sim;
