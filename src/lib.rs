@@ -3,3 +3,4 @@
 pub mod command;
 pub mod presence;
 pub mod schema;
+pub mod sim;

@@ -1,0 +1,962 @@
+//! Random histories, as hostile as the rules allow.
+//!
+//! Few names and small numbers, so that everything collides: devices with devices, connections with older ones, epochs
+//! with their successors. Time mostly creeps, but likes to land on the very millisecond of a deadline or beside it. A
+//! light memory of the connections made keeps most events about something that exists. The memory only guesses: it
+//! does not fold, so that no reading of the rules is built into what tests them.
+//!
+//! The same seed gives the same history, for ever: nothing here comes from outside.
+
+use super::oracle::text;
+use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
+use crate::presence::policy::{LoginMode, PlatformDocument, Policy, PolicyDocument};
+use crate::presence::{Conn, Epoch, Offset};
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+
+const DAY_MS: u64 = 86_400_000;
+/// In an order that is not that of their bytes, and not all of them plain.
+const USERS: [&str; 6] = ["bob", "alice", "～", "😀", "u\"1\\", "zoë"];
+const DEVICES: [&str; 4] = ["d2", "d1", "～", "😀"];
+const GATEWAYS: [&str; 3] = ["g2", "g1", "gateway/3"];
+const TEXTS: [&str; 4] = ["busy", "在忙 😀", "a\"b\\c\n\u{1}", "away"];
+const CLIENTS: [&str; 3] = ["10.0.0.7; App 3.1", "tab \"1\"\t", "会议室 😀"];
+const KINDS: [&str; 9] = [
+    "android", "iphone", "ipad", "mac", "windows", "linux", "web", "kiosk", "nobody",
+];
+const NEW_PLATFORMS: [&str; 3] = ["tv", "kiosk", "～tv"];
+const UNKNOWN_PLATFORM: &str = "toaster";
+/// How many instants of interest are kept.
+const INSTANTS_MAX: usize = 48;
+/// How many connections that are no longer a device's own are kept, to speak late.
+const OLD_CONNECTIONS_MAX: usize = 12;
+
+/// splitmix64 (Steele, Lea and Flood, 2014): small, and good enough to choose with.
+#[derive(Clone, Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// 0 to `limit` − 1; 0 for a limit of 0.
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next().checked_rem(limit).unwrap_or(0)
+    }
+
+    fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    fn index(&mut self, length: usize) -> usize {
+        self.below(length as u64) as usize
+    }
+
+    /// One of a list that is not empty.
+    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        &list[self.index(list.len())]
+    }
+
+    /// The place of one of the weights, as often as it weighs.
+    fn weighted(&mut self, weights: &[u64]) -> usize {
+        let mut left = self.below(weights.iter().sum());
+        for (place, weight) in weights.iter().enumerate() {
+            if left < *weight {
+                return place;
+            }
+            left -= weight;
+        }
+        0
+    }
+
+    /// Some of a list, at least one, in a random order.
+    fn some_of<T: Clone>(&mut self, list: &[T], most: usize) -> Vec<T> {
+        let mut rest = list.to_vec();
+        let count = (1 + self.index(most)).min(rest.len());
+        (0..count).map(|_| rest.swap_remove(self.index(rest.len()))).collect()
+    }
+}
+
+// Policies.
+
+/// The first policy of a seed's history as a document; often the default one.
+pub fn policy_document(seed: u64) -> PolicyDocument {
+    let mut random = Random(seed ^ 0x706f_6c69_6379);
+    if random.percent(35) {
+        PolicyDocument::default()
+    } else {
+        random_document(&mut random)
+    }
+}
+
+/// The first policy of a seed's history, completed.
+pub fn policy(seed: u64) -> Policy {
+    completed(policy_document(seed))
+}
+
+/// Documents made here are within every bound; the tests hold this.
+fn completed(document: PolicyDocument) -> Policy {
+    document.complete().unwrap_or_default()
+}
+
+fn random_document(random: &mut Random) -> PolicyDocument {
+    let mut document = PolicyDocument::default();
+    if random.percent(20) {
+        document.rules = Some(1);
+    }
+    if random.percent(80) {
+        document.login = Some(*random.pick(&LoginMode::ALL));
+    }
+    if random.percent(25) {
+        let groups = random.below(4);
+        document.exclusive = Some(
+            (0..groups)
+                .map(|_| random.some_of(&KINDS, 5).into_iter().map(str::to_owned).collect())
+                .collect(),
+        );
+    }
+    for kind in KINDS {
+        if random.percent(50) {
+            document.instances.insert(kind.to_owned(), 1 + random.below(3));
+        }
+    }
+    if random.percent(50) {
+        document.kicked_max = Some(random.below(4));
+    }
+    if random.percent(40) {
+        document.silence_ms = Some(*random.pick(&[0, 2_000, 5_000, 60_000]));
+        document.grace_ms = Some(*random.pick(&[0, 1, 1_000, 30_000, 500_000]));
+    }
+    let defaults: Vec<String> = Policy::default().platforms.into_keys().collect();
+    if random.percent(85) {
+        for name in random.some_of(&defaults, 5) {
+            let platform = random_platform(random);
+            document.platforms.insert(name, platform);
+        }
+    }
+    if random.percent(50) {
+        for name in random.some_of(&NEW_PLATFORMS, 2) {
+            let mut platform = random_platform(random);
+            platform.timeout_ms = platform.timeout_ms.or(Some(10_000));
+            platform.push = platform.push.or(Some(true));
+            document.platforms.insert(name.to_owned(), platform);
+        }
+    }
+    document
+}
+
+fn random_platform(random: &mut Random) -> PlatformDocument {
+    let mut platform = PlatformDocument::default();
+    if random.percent(30) {
+        platform.kind = Some((*random.pick(&KINDS)).to_owned());
+    }
+    if random.percent(20) {
+        platform.heartbeat_ms = Some(random.below(60_000));
+    }
+    if random.percent(50) {
+        platform.timeout_ms = Some(*random.pick(&[1, 1_000, 30_000, 60_000, 400_000]));
+    }
+    if random.percent(50) {
+        platform.closed_ms = Some(*random.pick(&[0, 1, 1_000, 5_000, 30_000]));
+    }
+    if random.percent(50) {
+        platform.exit_ms = Some(*random.pick(&[0, 1, 1_000, 5_000, 30_000]));
+    }
+    if random.percent(60) {
+        platform.background_ms = Some(*random.pick(&[None, Some(1), Some(1_000), Some(30_000), Some(30_000)]));
+    }
+    if random.percent(40) {
+        platform.push = Some(random.percent(50));
+    }
+    if random.percent(50) {
+        platform.away_ms = Some(*random.pick(&[0, 1, 1_000, 30_000, 600_000, 604_800_000]));
+    }
+    platform
+}
+
+/// A document as JSON text, with the keys that it gives.
+pub fn document_json(document: &PolicyDocument) -> String {
+    let mut object = Map::new();
+    if let Some(rules) = document.rules {
+        object.insert("rules".to_owned(), json!(rules));
+    }
+    if let Some(login) = document.login {
+        object.insert("login".to_owned(), json!(login.name()));
+    }
+    if let Some(exclusive) = &document.exclusive {
+        object.insert("exclusive".to_owned(), json!(exclusive));
+    }
+    if !document.instances.is_empty() {
+        object.insert("instances".to_owned(), json!(document.instances));
+    }
+    if let Some(kicked_max) = document.kicked_max {
+        object.insert("kicked_max".to_owned(), json!(kicked_max));
+    }
+    let mut outage = Map::new();
+    put(&mut outage, "silence_ms", document.silence_ms);
+    put(&mut outage, "grace_ms", document.grace_ms);
+    if !outage.is_empty() {
+        object.insert("outage".to_owned(), Value::Object(outage));
+    }
+    let mut platforms = Map::new();
+    for (name, given) in &document.platforms {
+        let mut platform = Map::new();
+        if let Some(kind) = &given.kind {
+            platform.insert("kind".to_owned(), json!(kind));
+        }
+        put(&mut platform, "heartbeat_ms", given.heartbeat_ms);
+        put(&mut platform, "timeout_ms", given.timeout_ms);
+        put(&mut platform, "closed_ms", given.closed_ms);
+        put(&mut platform, "exit_ms", given.exit_ms);
+        if let Some(background_ms) = given.background_ms {
+            platform.insert("background_ms".to_owned(), json!(background_ms));
+        }
+        if let Some(push) = given.push {
+            platform.insert("push".to_owned(), json!(push));
+        }
+        put(&mut platform, "away_ms", given.away_ms);
+        platforms.insert(name.clone(), Value::Object(platform));
+    }
+    if !platforms.is_empty() {
+        object.insert("platforms".to_owned(), Value::Object(platforms));
+    }
+    Value::Object(object).to_string()
+}
+
+fn put(object: &mut Map<String, Value>, key: &str, value: Option<u64>) {
+    if let Some(value) = value {
+        object.insert(key.to_owned(), json!(value));
+    }
+}
+
+// Records.
+
+/// A connection as the generator remembers it.
+#[derive(Clone, Debug)]
+struct Connection {
+    user: &'static str,
+    platform: String,
+    device: &'static str,
+    gateway: usize,
+    epoch: u64,
+    conn: u64,
+    /// When it will have been silent for too long.
+    lives_until: u64,
+}
+
+/// A gateway as the generator believes it to be.
+#[derive(Clone, Debug)]
+struct Gateway {
+    epoch: u64,
+    ended: bool,
+    /// Of the last connection.
+    conn: u64,
+    /// When the last lease ends.
+    until: u64,
+}
+
+/// A history being made.
+#[derive(Clone, Debug)]
+struct History {
+    random: Random,
+    left: usize,
+    offset: u64,
+    time: u64,
+    /// How often, of a hundred records, time jumps.
+    jumps: u64,
+    document: PolicyDocument,
+    policy: Policy,
+    users: Vec<&'static str>,
+    devices: Vec<&'static str>,
+    platforms: Vec<String>,
+    gateways: Vec<Gateway>,
+    /// The last connection of each device.
+    connections: Vec<Connection>,
+    old: Vec<Connection>,
+    /// Points in time, still to come, at which something may be due.
+    instants: Vec<u64>,
+}
+
+/// A seed's history: so many records of offset, timestamp and event, none for a malformed record. Its first policy is
+/// that of [`policy`].
+pub fn records(seed: u64, count: usize) -> impl Iterator<Item = (Offset, u64, Option<Event<'static>>)> {
+    History::new(seed, count)
+}
+
+impl Connection {
+    fn is_of(&self, who: &Who<'_>) -> bool {
+        self.user == who.user && self.platform == who.platform && self.device == who.device
+    }
+}
+
+impl Iterator for History {
+    type Item = (Offset, u64, Option<Event<'static>>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let offset = Offset(self.offset);
+        self.offset += 1;
+        if self.random.percent(10) {
+            self.offset += self.random.below(5);
+        }
+        let ts = self.timestamp();
+        self.time = self.time.max(ts);
+        self.instants.retain(|instant| *instant + 1 >= ts);
+        let event = self.event();
+        if self.instants.len() > INSTANTS_MAX {
+            self.instants.sort_unstable();
+            self.instants.truncate(INSTANTS_MAX);
+        }
+        Some((offset, ts, event))
+    }
+}
+
+impl History {
+    fn new(seed: u64, count: usize) -> History {
+        let mut random = Random(seed);
+        let document = policy_document(seed);
+        let policy = policy(seed);
+        let start = *random.pick(&[0, 1, 1_000, 1_700_000_000_000]);
+        let gateways = 2 + random.index(2);
+        let users = 1 + random.index(5);
+        let devices = 1 + random.index(3);
+        let mut history = History {
+            left: count,
+            offset: random.below(3),
+            time: start,
+            jumps: *random.pick(&[1, 5, 12, 30]),
+            document,
+            policy,
+            users: USERS[..=users].to_vec(),
+            devices: DEVICES[..=devices].to_vec(),
+            platforms: Vec::new(),
+            gateways: Vec::new(),
+            connections: Vec::new(),
+            old: Vec::new(),
+            instants: Vec::new(),
+            random,
+        };
+        for _ in 0..gateways {
+            let epoch = history.random.below(5);
+            history.gateways.push(Gateway {
+                epoch,
+                ended: false,
+                conn: 0,
+                until: 0,
+            });
+        }
+        history.choose_platforms();
+        history
+    }
+
+    fn choose_platforms(&mut self) {
+        let names: Vec<String> = self.policy.platforms.keys().cloned().collect();
+        let most = 1 + self.random.index(4);
+        self.platforms = self.random.some_of(&names, most);
+        for name in ["mini_program", "web"] {
+            if self.random.percent(40) && !self.platforms.iter().any(|platform| platform == name) {
+                self.platforms.push(name.to_owned());
+            }
+        }
+        // Those that only a policy brought are the most likely to be misunderstood.
+        for name in NEW_PLATFORMS {
+            if self.policy.platforms.contains_key(name) && !self.platforms.iter().any(|platform| platform == name) {
+                self.platforms.push(name.to_owned());
+            }
+        }
+    }
+
+    fn timestamp(&mut self) -> u64 {
+        let time = self.time;
+        let ts = if self.random.percent(self.jumps) {
+            match self.random.weighted(&[80, 14, 3, 2, 1]) {
+                0 => self.beside_an_instant(),
+                1 => {
+                    let silence_ms = self.policy.outage.silence_ms;
+                    let span = *self
+                        .random
+                        .pick(&[1_000, 5_000, 30_000, 60_000, 120_000, 400_000, 600_000, silence_ms]);
+                    (time + span + self.random.below(3)).saturating_sub(1)
+                }
+                2 => (time + DAY_MS + self.random.below(3)).saturating_sub(1),
+                3 => (time + 7 * DAY_MS + self.random.below(3)).saturating_sub(1),
+                _ => time + self.random.below(40 * DAY_MS),
+            }
+        } else {
+            match self.random.weighted(&[20, 70, 10]) {
+                0 => time,
+                1 => {
+                    let most = *self.random.pick(&[2, 10, 500, 5_000]);
+                    time + self.random.below(most)
+                }
+                _ => {
+                    let most = *self.random.pick(&[2, 5_000, 100_000, DAY_MS]);
+                    time.saturating_sub(self.random.below(most))
+                }
+            }
+        };
+        ts.min(bounds::TIMESTAMP_MAX)
+    }
+
+    /// Exactly one of the next points of interest, or a millisecond beside it.
+    fn beside_an_instant(&mut self) -> u64 {
+        self.instants.sort_unstable();
+        self.instants.dedup();
+        let near = self.instants.len().min(*self.random.pick(&[1, 1, 2, 2, 4, 4, 8, 48]));
+        if near == 0 {
+            return self.time + self.random.below(1_000);
+        }
+        let instant = self.instants[self.random.index(near)];
+        (instant + self.random.below(3)).saturating_sub(1)
+    }
+
+    fn may_be_due_in(&mut self, span: u64) {
+        if span > 0 {
+            self.instants.push(self.time.saturating_add(span));
+        }
+    }
+
+    fn event(&mut self) -> Option<Event<'static>> {
+        let weights = [26, 14, 8, 8, 6, 12, 4, 4, 6, 1, 9, 1, 3, 2];
+        match self.random.weighted(&weights) {
+            0 => Some(self.connect()),
+            1 => {
+                let (who, via) = self.speaker();
+                self.shows_life(&who);
+                Some(Event::Heartbeat { who, via })
+            }
+            2 => Some(self.heartbeats()),
+            3 => {
+                let (who, via) = self.speaker();
+                self.shows_life(&who);
+                if let Some(platform) = self.policy.platforms.get(&*who.platform) {
+                    self.may_be_due_in(platform.background_ms.unwrap_or(0));
+                }
+                Some(Event::Background { who, via })
+            }
+            4 => {
+                let (who, via) = self.speaker();
+                self.shows_life(&who);
+                Some(Event::Foreground { who, via })
+            }
+            5 => {
+                let (who, via) = self.speaker();
+                let reason = *self.random.pick(&[Ending::Closed, Ending::Exit]);
+                if self.random.percent(60) {
+                    self.fall_silent(|connection| connection.is_of(&who));
+                }
+                if let Some(platform) = self.policy.platforms.get(&*who.platform) {
+                    let delay = match reason {
+                        Ending::Closed => platform.closed_ms,
+                        Ending::Exit => platform.exit_ms,
+                    };
+                    let away_ms = platform.away_ms;
+                    self.may_be_due_in(delay);
+                    self.may_be_due_in(delay + away_ms);
+                }
+                Some(Event::Disconnect { who, via, reason })
+            }
+            6 => {
+                let (who, via) = self.speaker();
+                self.are_gone(|connection| connection.is_of(&who));
+                Some(Event::Logout { who, via })
+            }
+            7 => Some(self.kick()),
+            8 => {
+                let text = if self.random.percent(25) {
+                    None
+                } else {
+                    Some(Cow::Borrowed(*self.random.pick(&TEXTS)))
+                };
+                let user = Cow::Borrowed(self.some_user());
+                Some(Event::CustomStatus { user, text })
+            }
+            9 => {
+                let user = self.some_user();
+                self.are_gone(|connection| connection.user == user);
+                let user = Cow::Borrowed(user);
+                Some(Event::Forget { user })
+            }
+            10 => Some(self.lease()),
+            11 => Some(self.policy_event()),
+            12 => Some(Event::Tick),
+            _ => None,
+        }
+    }
+
+    fn some_user(&mut self) -> &'static str {
+        if self.random.percent(3) {
+            "nobody"
+        } else {
+            let user: &&'static str = self.random.pick(&self.users);
+            user
+        }
+    }
+
+    fn some_platform(&mut self) -> String {
+        if self.random.percent(3) {
+            UNKNOWN_PLATFORM.to_owned()
+        } else {
+            self.random.pick(&self.platforms).clone()
+        }
+    }
+
+    fn shows_life(&mut self, who: &Who<'_>) {
+        if let Some(platform) = self.policy.platforms.get(&*who.platform) {
+            let (timeout_ms, away_ms) = (platform.timeout_ms, platform.away_ms);
+            let lives_until = self.time + timeout_ms;
+            for connection in &mut self.connections {
+                if connection.is_of(who) {
+                    connection.lives_until = lives_until;
+                }
+            }
+            self.may_be_due_in(timeout_ms);
+            self.may_be_due_in(timeout_ms + away_ms);
+        }
+    }
+
+    /// A number near another one.
+    fn near(&mut self, number: u64) -> u64 {
+        (number + self.random.below(5))
+            .saturating_sub(2)
+            .min(bounds::NUMBER_MAX)
+    }
+
+    fn named(&self, connection: &Connection) -> (Who<'static>, Via<'static>) {
+        let who = Who {
+            user: Cow::Borrowed(connection.user),
+            platform: Cow::Owned(connection.platform.clone()),
+            device: Cow::Borrowed(connection.device),
+        };
+        let via = Via {
+            gateway: Cow::Borrowed(GATEWAYS[connection.gateway]),
+            epoch: Epoch(connection.epoch),
+            conn: Conn(connection.conn),
+        };
+        (who, via)
+    }
+
+    /// Any connection at all, most likely one that never was.
+    fn any_connection(&mut self) -> Connection {
+        let gateway = self.random.index(self.gateways.len());
+        let epoch = if self.random.percent(50) {
+            self.gateways[gateway].epoch
+        } else {
+            self.random.below(5)
+        };
+        let device: &&'static str = self.random.pick(&self.devices);
+        Connection {
+            device,
+            user: self.some_user(),
+            platform: self.some_platform(),
+            lives_until: 0,
+            gateway,
+            epoch,
+            conn: self.random.below(9),
+        }
+    }
+
+    /// Who sends an event about a connection: mostly one that a device is on.
+    fn speaking(&mut self) -> Connection {
+        if self.connections.is_empty() || self.random.percent(4) {
+            return self.any_connection();
+        }
+        if !self.old.is_empty() && self.random.percent(5) {
+            return self.random.pick(&self.old).clone();
+        }
+        let alive: Vec<&Connection> = self
+            .connections
+            .iter()
+            .filter(|connection| connection.lives_until >= self.time)
+            .collect();
+        let mut connection = if !alive.is_empty() && self.random.percent(85) {
+            (*self.random.pick(&alive)).clone()
+        } else {
+            self.random.pick(&self.connections).clone()
+        };
+        if self.random.percent(5) {
+            match self.random.below(3) {
+                0 => connection.conn = self.near(connection.conn),
+                1 => connection.epoch = self.near(connection.epoch),
+                _ => connection.gateway = self.random.index(self.gateways.len()),
+            }
+        }
+        connection
+    }
+
+    fn speaker(&mut self) -> (Who<'static>, Via<'static>) {
+        let connection = self.speaking();
+        self.named(&connection)
+    }
+
+    fn connect(&mut self) -> Event<'static> {
+        let random = &mut self.random;
+        let connection = if !self.connections.is_empty() && random.percent(4) {
+            // The same record again.
+            random.pick(&self.connections).clone()
+        } else if !self.old.is_empty() && random.percent(4) {
+            // An older connection's record that comes late.
+            random.pick(&self.old).clone()
+        } else {
+            self.new_connection()
+        };
+        let (who, via) = self.named(&connection);
+        let known = self.connections.iter().position(|other| other.is_of(&who));
+        match known {
+            Some(place) => {
+                let old = std::mem::replace(&mut self.connections[place], connection);
+                self.set_aside(old);
+            }
+            None => self.connections.push(connection),
+        }
+        self.shows_life(&who);
+        if let Some(platform) = self.policy.platforms.get(&*who.platform) {
+            // Of those that it may displace.
+            let away_ms = platform.away_ms;
+            self.may_be_due_in(away_ms);
+        }
+        let intent = if self.random.percent(45) {
+            Intent::Login
+        } else {
+            Intent::Resume
+        };
+        // It may have displaced the user's others. Half of the time they are left to speak all the same.
+        if intent == Intent::Login && self.policy.login != LoginMode::Multi && self.random.percent(50) {
+            self.fall_silent(|other| other.user == who.user && !other.is_of(&who));
+        }
+        let client = if self.random.percent(40) {
+            Some(Cow::Borrowed(*self.random.pick(&CLIENTS)))
+        } else {
+            None
+        };
+        Event::Connect {
+            who,
+            via,
+            intent,
+            client,
+        }
+    }
+
+    /// Those of which this is true are not expected to live any more.
+    fn fall_silent(&mut self, which: impl Fn(&Connection) -> bool) {
+        for connection in &mut self.connections {
+            if which(connection) {
+                connection.lives_until = 0;
+            }
+        }
+    }
+
+    fn set_aside(&mut self, connection: Connection) {
+        self.old.push(connection);
+        if self.old.len() > OLD_CONNECTIONS_MAX {
+            self.old.remove(0);
+        }
+    }
+
+    /// Takes the connections of which this is true out of those that devices are on.
+    fn are_gone(&mut self, which: impl Fn(&Connection) -> bool) {
+        let (gone, stay) = std::mem::take(&mut self.connections).into_iter().partition(which);
+        self.connections = stay;
+        for connection in Vec::into_iter(gone) {
+            self.set_aside(connection);
+        }
+    }
+
+    fn new_connection(&mut self) -> Connection {
+        let mut connection = self.any_connection();
+        if !self.connections.is_empty() && self.random.percent(45) {
+            let again = self.random.pick(&self.connections).clone();
+            connection.user = again.user;
+            connection.platform = again.platform;
+            connection.device = again.device;
+        }
+        let gateway = &mut self.gateways[connection.gateway];
+        if gateway.until > 0 && gateway.until + DAY_MS <= self.time {
+            // Forgotten by now: any epoch will do.
+            gateway.until = 0;
+            gateway.ended = false;
+            gateway.conn = 0;
+            gateway.epoch = self.random.below(5);
+        }
+        let gateway = &mut self.gateways[connection.gateway];
+        connection.epoch = match self.random.weighted(&[88, 6, 6]) {
+            // Ahead of its lease, since it needs one to live again.
+            0 if gateway.ended => gateway.epoch + 1,
+            0 => gateway.epoch,
+            1 => gateway.epoch + 1,
+            _ => gateway.epoch.saturating_sub(1 + self.random.below(2)),
+        };
+        connection.conn = match self.random.weighted(&[880, 115, 5]) {
+            0 => {
+                gateway.conn += 1 + self.random.below(2);
+                gateway.conn
+            }
+            1 => self.random.below(9),
+            _ => bounds::NUMBER_MAX,
+        };
+        connection
+    }
+
+    fn heartbeats(&mut self) -> Event<'static> {
+        let first = self.speaking();
+        let mut same: Vec<Connection> = self
+            .connections
+            .iter()
+            .filter(|other| other.gateway == first.gateway && other.epoch == first.epoch)
+            .cloned()
+            .collect();
+        same.push(first.clone());
+        let mut beats = Vec::new();
+        for _ in 0..=self.random.below(6) {
+            let connection = if self.random.percent(80) {
+                self.random.pick(&same).clone()
+            } else {
+                self.speaking()
+            };
+            let (who, via) = self.named(&connection);
+            self.shows_life(&who);
+            beats.push(Beat { who, conn: via.conn });
+        }
+        Event::Heartbeats {
+            gateway: Cow::Borrowed(GATEWAYS[first.gateway]),
+            epoch: Epoch(first.epoch),
+            beats,
+        }
+    }
+
+    fn kick(&mut self) -> Event<'static> {
+        let connection = self.speaking();
+        self.fall_silent(|other| other.user == connection.user);
+        let target = match self.random.below(3) {
+            0 => Target::All,
+            1 => Target::Platform(Cow::Owned(connection.platform)),
+            _ => Target::Device(Cow::Owned(connection.platform), Cow::Borrowed(connection.device)),
+        };
+        let user = Cow::Borrowed(connection.user);
+        Event::Kick { user, target }
+    }
+
+    fn lease(&mut self) -> Event<'static> {
+        let place = self.random.index(self.gateways.len());
+        let now = self.time;
+        let gateway = &mut self.gateways[place];
+        let epoch = match self.random.weighted(&[88, 4, 8]) {
+            0 if gateway.ended => gateway.epoch + self.random.below(2),
+            0 => gateway.epoch,
+            1 => gateway.epoch + 1,
+            _ => gateway.epoch.saturating_sub(1 + self.random.below(2)),
+        };
+        let stops = if epoch > gateway.epoch { 25 } else { 5 };
+        let ttl_ms = if self.random.percent(stops) {
+            0
+        } else {
+            *self
+                .random
+                .pick(&[1, 1_000, 5_000, 30_000, 30_000, 60_000, 600_000, bounds::TTL_MS_MAX])
+        };
+        if epoch > gateway.epoch {
+            gateway.epoch = epoch;
+            gateway.ended = false;
+            gateway.conn = 0;
+            gateway.until = now + ttl_ms;
+            if ttl_ms == 0 {
+                gateway.ended = true;
+            }
+            self.are_gone(|connection| connection.gateway == place && connection.epoch < epoch);
+        } else if epoch == gateway.epoch && !gateway.ended {
+            gateway.until = now + ttl_ms;
+            if ttl_ms == 0 {
+                gateway.ended = true;
+                self.are_gone(|connection| connection.gateway == place && connection.epoch <= epoch);
+            }
+        }
+        self.may_be_due_in(ttl_ms);
+        self.may_be_due_in(ttl_ms + DAY_MS);
+        Event::Lease {
+            gateway: Cow::Borrowed(GATEWAYS[place]),
+            epoch: Epoch(epoch),
+            ttl_ms,
+        }
+    }
+
+    fn policy_event(&mut self) -> Event<'static> {
+        let mut document = self.document.clone();
+        match self.random.below(3) {
+            // One that knows nothing of the one in force, and so may lack a platform.
+            0 => document = random_document(&mut self.random),
+            // A new one that keeps all platforms.
+            1 => {
+                document = random_document(&mut self.random);
+                for (name, platform) in &self.document.platforms {
+                    document
+                        .platforms
+                        .entry(name.clone())
+                        .or_insert_with(|| platform.clone());
+                }
+                for name in NEW_PLATFORMS {
+                    if let Some(platform) = document.platforms.get_mut(name) {
+                        platform.timeout_ms = platform.timeout_ms.or(Some(10_000));
+                        platform.push = platform.push.or(Some(false));
+                    }
+                }
+            }
+            // The one in force with a few spans and counts changed.
+            _ => {
+                if self.random.percent(60) {
+                    document.kicked_max = Some(self.random.below(3));
+                }
+                if self.random.percent(40) {
+                    document.grace_ms = Some(*self.random.pick(&[0, 1_000, 30_000]));
+                }
+                if self.random.percent(30) {
+                    document.silence_ms = Some(*self.random.pick(&[0, 2_000, 60_000]));
+                }
+                for name in self.random.some_of(&self.platforms, 3) {
+                    if !self.policy.platforms.contains_key(&name) {
+                        continue;
+                    }
+                    let platform = document.platforms.entry(name).or_default();
+                    platform.timeout_ms = Some(*self.random.pick(&[1_000, 20_000, 400_000]));
+                    platform.background_ms = Some(*self.random.pick(&[None, Some(2_000)]));
+                    platform.away_ms = Some(*self.random.pick(&[0, 2_000, 600_000]));
+                }
+            }
+        }
+        let policy = completed(document.clone());
+        let event = Event::Policy {
+            policy: Box::new(policy.clone()),
+            document: Cow::Owned(document_json(&document)),
+        };
+        if self
+            .policy
+            .platforms
+            .keys()
+            .all(|name| policy.platforms.contains_key(name))
+        {
+            self.policy = policy;
+            self.document = document;
+            self.choose_platforms();
+        }
+        event
+    }
+}
+
+// Lines.
+
+/// A record as `fold` reads it; one without an event as a line that is malformed.
+pub fn record_json(offset: Offset, ts: u64, event: Option<&Event<'_>>) -> String {
+    match event {
+        Some(event) => event_json(offset, ts, event),
+        None => format!(r#"{{"offset":{offset},"ts":{ts},"type":"heartbeat","user":7}}"#),
+    }
+}
+
+/// An event as a JSON line (sections 3 and 8).
+pub fn event_json(offset: Offset, ts: u64, event: &Event<'_>) -> String {
+    let mut line = format!(r#"{{"offset":{offset},"ts":{ts},"type":"{}""#, event.name());
+    match event {
+        Event::Connect {
+            who,
+            via,
+            intent,
+            client,
+        } => {
+            add_who(&mut line, who);
+            add_via(&mut line, via);
+            let intent = match intent {
+                Intent::Login => "login",
+                Intent::Resume => "resume",
+            };
+            add_text(&mut line, "intent", intent);
+            if let Some(client) = client {
+                add_text(&mut line, "client", client);
+            }
+        }
+        Event::Heartbeat { who, via }
+        | Event::Background { who, via }
+        | Event::Foreground { who, via }
+        | Event::Logout { who, via } => {
+            add_who(&mut line, who);
+            add_via(&mut line, via);
+        }
+        Event::Heartbeats { gateway, epoch, beats } => {
+            add_text(&mut line, "gateway", gateway);
+            add_number(&mut line, "epoch", epoch.0);
+            let beats: Vec<String> = beats
+                .iter()
+                .map(|beat| {
+                    format!(
+                        r#"{{"user":{},"platform":{},"device":{},"conn":{}}}"#,
+                        text(&beat.who.user),
+                        text(&beat.who.platform),
+                        text(&beat.who.device),
+                        beat.conn.0
+                    )
+                })
+                .collect();
+            line.push_str(&format!(r#","beats":[{}]"#, beats.join(",")));
+        }
+        Event::Disconnect { who, via, reason } => {
+            add_who(&mut line, who);
+            add_via(&mut line, via);
+            let reason = match reason {
+                Ending::Closed => "closed",
+                Ending::Exit => "exit",
+            };
+            add_text(&mut line, "reason", reason);
+        }
+        Event::Kick { user, target } => {
+            add_text(&mut line, "user", user);
+            match target {
+                Target::All => {}
+                Target::Platform(platform) => add_text(&mut line, "platform", platform),
+                Target::Device(platform, device) => {
+                    add_text(&mut line, "platform", platform);
+                    add_text(&mut line, "device", device);
+                }
+            }
+        }
+        Event::CustomStatus { user, text } => {
+            add_text(&mut line, "user", user);
+            match text {
+                Some(text) => add_text(&mut line, "text", text),
+                None => line.push_str(r#","text":null"#),
+            }
+        }
+        Event::Forget { user } => add_text(&mut line, "user", user),
+        Event::Lease { gateway, epoch, ttl_ms } => {
+            add_text(&mut line, "gateway", gateway);
+            add_number(&mut line, "epoch", epoch.0);
+            add_number(&mut line, "ttl_ms", *ttl_ms);
+        }
+        Event::Policy { document, .. } => line.push_str(&format!(r#","policy":{document}"#)),
+        Event::Tick => {}
+    }
+    line.push('}');
+    line
+}
+
+fn add_who(line: &mut String, who: &Who<'_>) {
+    add_text(line, "user", &who.user);
+    add_text(line, "platform", &who.platform);
+    add_text(line, "device", &who.device);
+}
+
+fn add_via(line: &mut String, via: &Via<'_>) {
+    add_text(line, "gateway", &via.gateway);
+    add_number(line, "epoch", via.epoch.0);
+    add_number(line, "conn", via.conn.0);
+}
+
+fn add_text(line: &mut String, name: &str, value: &str) {
+    line.push_str(&format!(r#","{name}":{}"#, text(value)));
+}
+
+fn add_number(line: &mut String, name: &str, value: u64) {
+    line.push_str(&format!(r#","{name}":{value}"#));
+}

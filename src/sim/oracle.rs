@@ -1,0 +1,1077 @@
+//! The rules, folded naively.
+//!
+//! Every sentence of `docs/rules.md` is followed as literally as it can be: the least deadline is found by looking at
+//! all of them, and what changed about a user by comparing it with a copy made before. Slow and plain on purpose: its
+//! only use is that it is unlikely to be wrong in the same way as the core. Section numbers are those of the rules.
+
+use crate::presence::change::{Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, Output, OutputId};
+use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
+use crate::presence::policy::{LoginMode, Platform, Policy};
+use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long a gateway without a lease is remembered.
+const DAY_MS: u64 = 86_400_000;
+
+/// (platform, device): what names a device within its user.
+type Key = (String, String);
+
+/// One partition, folded record by record.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    partition: Partition,
+    policy: Policy,
+    /// The last record's; none before the first.
+    offset: Option<Offset>,
+    time: Option<u64>,
+    grace_until: Option<u64>,
+    gateways: BTreeMap<String, Gateway>,
+    seq: u64,
+    users: BTreeMap<String, User>,
+    /// Of the record being folded: how many changes and kicks it has given.
+    index: u64,
+    /// Of the record being folded: what it has given.
+    given: Vec<Output>,
+}
+
+#[derive(Clone, Debug)]
+struct Gateway {
+    epoch: Epoch,
+    ended: bool,
+    /// The last lease's `until`, as it was set.
+    until: u64,
+    /// Whether that lease is still there.
+    active: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct User {
+    version: u64,
+    since: u64,
+    last_seen: u64,
+    custom_status: Option<String>,
+    devices: BTreeMap<Key, Device>,
+}
+
+#[derive(Clone, Debug)]
+struct Device {
+    /// The connection it is on, or was on last.
+    link: Link,
+    since: u64,
+    state: State,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Link {
+    gateway: String,
+    epoch: Epoch,
+    conn: Conn,
+}
+
+/// What a device that is logged in carries, online or away.
+#[derive(Clone, Debug)]
+struct Login {
+    client: Option<String>,
+    login_at: u64,
+    last_seen: u64,
+    evidence: Offset,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Online {
+        login: Login,
+        heartbeat: u64,
+        background: Option<u64>,
+        linger: Option<(LostBy, u64)>,
+    },
+    Away {
+        login: Login,
+        status: Status,
+        lost_by: LostBy,
+        until: u64,
+    },
+    Kicked {
+        reason: KickedBy,
+        until: u64,
+    },
+}
+
+/// What happens when a deadline fires.
+#[derive(Clone, Copy, Debug)]
+enum Firing {
+    LoseLink(LostBy),
+    Remove,
+}
+
+/// What a client says of its connection, besides that it is alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    Heartbeat,
+    Foreground,
+    Background,
+}
+
+impl User {
+    fn status(&self) -> Status {
+        self.devices
+            .values()
+            .map(Device::status)
+            .max()
+            .unwrap_or(Status::Offline)
+    }
+}
+
+impl Device {
+    fn status(&self) -> Status {
+        match &self.state {
+            State::Online { .. } => Status::Online,
+            State::Away { status, .. } => *status,
+            State::Kicked { .. } => Status::Offline,
+        }
+    }
+
+    /// A device that is logged in is online or away.
+    fn login(&self) -> Option<&Login> {
+        match &self.state {
+            State::Online { login, .. } | State::Away { login, .. } => Some(login),
+            State::Kicked { .. } => None,
+        }
+    }
+
+    /// Whether there is a link that a gateway could be told to close, or that could be lost.
+    fn has_link(&self) -> bool {
+        matches!(self.state, State::Online { linger: None, .. })
+    }
+}
+
+impl Link {
+    fn of(via: &Via<'_>) -> Link {
+        Link {
+            gateway: via.gateway.to_string(),
+            epoch: via.epoch,
+            conn: via.conn,
+        }
+    }
+}
+
+fn key_of(who: &Who<'_>) -> Key {
+    (who.platform.to_string(), who.device.to_string())
+}
+
+impl Oracle {
+    /// An empty partition under its first policy.
+    pub fn new(partition: Partition, policy: Policy) -> Oracle {
+        Oracle {
+            partition,
+            policy,
+            offset: None,
+            time: None,
+            grace_until: None,
+            gateways: BTreeMap::new(),
+            seq: 0,
+            users: BTreeMap::new(),
+            index: 0,
+            given: Vec::new(),
+        }
+    }
+
+    /// One record's step (sections 2 and 5). No event: a malformed record, which only moves time.
+    pub fn fold(&mut self, offset: Offset, ts: u64, event: Option<&Event<'_>>, out: &mut Vec<Output>) {
+        self.offset = Some(offset);
+        self.index = 0;
+        let earlier = self.time;
+        let now = earlier.map_or(ts, |time| time.max(ts));
+        self.time = Some(now);
+
+        // 2.4, before anything fires.
+        let outage = self.policy.outage;
+        if let Some(earlier) = earlier
+            && outage.silence_ms > 0
+            && now - earlier > outage.silence_ms
+        {
+            self.grace_until = Some(now + outage.grace_ms);
+        }
+
+        while let Some((deadline, user, key, firing)) = self.least_deadline()
+            && deadline <= now
+        {
+            self.fire(deadline, &user, &key, firing);
+        }
+
+        let grace_until = self.grace_until;
+        for gateway in self.gateways.values_mut() {
+            if gateway.active && deferred(gateway.until, grace_until) <= now {
+                gateway.active = false;
+            }
+        }
+        self.gateways
+            .retain(|_, gateway| gateway.active || gateway.until + DAY_MS > now);
+
+        if let Some(event) = event {
+            self.apply(event);
+        }
+        out.append(&mut self.given);
+    }
+
+    fn now(&self) -> u64 {
+        self.time.unwrap_or(0)
+    }
+
+    fn this_record(&self) -> Offset {
+        self.offset.unwrap_or_default()
+    }
+
+    // Deadlines (sections 2.3 and 5).
+
+    /// When a device's deadline is, and what fires then.
+    fn deadline(&self, device: &Device) -> (u64, Firing) {
+        match &device.state {
+            State::Online {
+                linger: Some((reason, until)),
+                ..
+            } => (*until, Firing::LoseLink(*reason)),
+            State::Online {
+                heartbeat, background, ..
+            } => {
+                let mut candidates = Vec::new();
+                if let Some(background) = background {
+                    candidates.push((*background, LostBy::Background));
+                }
+                if let Some(gateway) = self.gateways.get(&device.link.gateway)
+                    && gateway.active
+                    && gateway.epoch == device.link.epoch
+                {
+                    candidates.push((deferred(gateway.until, self.grace_until), LostBy::GatewayLost));
+                }
+                candidates.push((deferred(*heartbeat, self.grace_until), LostBy::Timeout));
+                // The first of equal ones, so in the order above.
+                let mut least = candidates[0];
+                for candidate in candidates {
+                    if candidate.0 < least.0 {
+                        least = candidate;
+                    }
+                }
+                (least.0, Firing::LoseLink(least.1))
+            }
+            State::Away { until, .. } | State::Kicked { until, .. } => (*until, Firing::Remove),
+        }
+    }
+
+    fn least_deadline(&self) -> Option<(u64, String, Key, Firing)> {
+        let mut all = Vec::new();
+        for (name, user) in &self.users {
+            for (key, device) in &user.devices {
+                let (deadline, firing) = self.deadline(device);
+                all.push((deadline, name, key, firing));
+            }
+        }
+        all.into_iter()
+            .min_by_key(|(deadline, name, key, _)| (*deadline, *name, *key))
+            .map(|(deadline, name, key, firing)| (deadline, name.clone(), key.clone(), firing))
+    }
+
+    fn fire(&mut self, deadline: u64, name: &str, key: &Key, firing: Firing) {
+        let before = self.copy_of(name);
+        let evidence = before
+            .devices
+            .get(key)
+            .and_then(Device::login)
+            .map_or(Offset(0), |login| login.evidence);
+        let cause = match firing {
+            Firing::LoseLink(why) => {
+                self.lose_link(name, key, deadline, why);
+                Cause::from(why)
+            }
+            Firing::Remove => {
+                self.user(name).devices.remove(key);
+                Cause::PushExpired
+            }
+        };
+        self.tell(name, &before, Some(key), deadline, cause, evidence);
+    }
+
+    // Events (section 6).
+
+    fn apply(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Connect {
+                who,
+                via,
+                intent,
+                client,
+            } => self.connect(who, via, *intent, client.as_deref()),
+            Event::Heartbeat { who, via } => self.life(who, &Link::of(via), Life::Heartbeat, None),
+            Event::Foreground { who, via } => self.life(who, &Link::of(via), Life::Foreground, None),
+            Event::Background { who, via } => self.life(who, &Link::of(via), Life::Background, None),
+            Event::Heartbeats { gateway, epoch, beats } => {
+                for (index, beat) in beats.iter().enumerate() {
+                    let link = Link {
+                        gateway: gateway.to_string(),
+                        epoch: *epoch,
+                        conn: beat.conn,
+                    };
+                    self.life(&beat.who, &link, Life::Heartbeat, Some(index));
+                }
+            }
+            Event::Disconnect { who, via, reason } => self.disconnect(who, &Link::of(via), *reason),
+            Event::Logout { who, via } => self.logout(who, &Link::of(via)),
+            Event::Kick { user, target } => self.operator_kick(user, target),
+            Event::CustomStatus { user, text } => self.custom_status(user, text.as_deref()),
+            Event::Forget { user } => self.forget(user),
+            Event::Lease { gateway, epoch, ttl_ms } => self.lease(gateway, *epoch, *ttl_ms),
+            Event::Policy { policy, .. } => {
+                let removed = self
+                    .policy
+                    .platforms
+                    .keys()
+                    .any(|name| !policy.platforms.contains_key(name));
+                if removed {
+                    self.ignore(IgnoreReason::PlatformRemoved, None);
+                } else {
+                    self.policy = (**policy).clone();
+                }
+            }
+            Event::Tick => {}
+        }
+    }
+
+    fn connect(&mut self, who: &Who<'_>, via: &Via<'_>, intent: Intent, client: Option<&str>) {
+        let now = self.now();
+        let name: &str = &who.user;
+        let key = key_of(who);
+        let link = Link::of(via);
+        if !self.policy.platforms.contains_key(&key.0) {
+            self.refuse(IgnoreReason::UnknownPlatform, KickReason::Stale, name, &key, &link);
+            return;
+        }
+        if self.is_stale(&link.gateway, link.epoch) {
+            self.refuse(IgnoreReason::StaleEpoch, KickReason::Stale, name, &key, &link);
+            return;
+        }
+        let before = self.copy_of(name);
+        let entry = before.devices.get(&key);
+        if let Some(device) = entry {
+            if device.link == link {
+                self.ignore(IgnoreReason::Duplicate, None);
+                return;
+            }
+            if device.link.gateway == link.gateway && device.link.epoch == link.epoch && link.conn < device.link.conn {
+                self.refuse(IgnoreReason::Superseded, KickReason::Stale, name, &key, &link);
+                return;
+            }
+            if let State::Kicked { reason, .. } = device.state
+                && intent == Intent::Resume
+            {
+                self.refuse(IgnoreReason::Kicked, KickReason::from(reason), name, &key, &link);
+                return;
+            }
+        } else if intent == Intent::Resume {
+            let somebody_present = self
+                .to_displace(&before, &key)
+                .iter()
+                .any(|other| before.devices[other].status() != Status::Offline);
+            if somebody_present {
+                self.refuse(IgnoreReason::Kicked, KickReason::Displaced, name, &key, &link);
+                return;
+            }
+        }
+
+        // From here on the connect is accepted.
+        let heartbeat = now + self.platform(&key.0).timeout_ms;
+        let evidence = self.this_record();
+        let mut kicks = Vec::new();
+        let (since, login_at, displaces, cause) = match entry.map(|device| (device, &device.state)) {
+            Some((device, State::Online { login, linger, .. })) => {
+                if linger.is_none() {
+                    kicks.push((key.clone(), device.link.clone(), KickReason::Replaced));
+                }
+                match intent {
+                    Intent::Login => (device.since, now, true, Cause::Login),
+                    Intent::Resume => (device.since, login.login_at, false, Cause::Resume),
+                }
+            }
+            Some((_, State::Away { login, .. })) if intent == Intent::Resume => {
+                (now, login.login_at, false, Cause::Resume)
+            }
+            _ => (now, now, true, Cause::Login),
+        };
+        let device = Device {
+            link,
+            since,
+            state: State::Online {
+                login: Login {
+                    client: client.map(str::to_owned),
+                    login_at,
+                    last_seen: now,
+                    evidence,
+                },
+                heartbeat,
+                background: None,
+                linger: None,
+            },
+        };
+        let user = self.users.entry(name.to_owned()).or_default();
+        user.devices.insert(key.clone(), device);
+        user.last_seen = now;
+        if displaces {
+            kicks.append(&mut self.displace(name, &key));
+        }
+        self.tell(name, &before, Some(&key), now, cause, evidence);
+        for (other, link, reason) in kicks {
+            self.kick(name, &other, &link, reason);
+        }
+    }
+
+    /// Whom *displace* chooses for a login on a device, which need not be there yet.
+    fn to_displace(&self, user: &User, key: &Key) -> BTreeSet<Key> {
+        let kind = &self.platform(&key.0).kind;
+        let others: Vec<(&Key, &Device, &Login)> = user
+            .devices
+            .iter()
+            .filter(|(other, _)| *other != key)
+            .filter_map(|(other, device)| device.login().map(|login| (other, device, login)))
+            .collect();
+        let mut chosen = BTreeSet::new();
+        for (other, _, _) in &others {
+            let other_kind = &self.platform(&other.0).kind;
+            if other_kind != kind && share_a_group(&self.policy, kind, other_kind) {
+                chosen.insert((*other).clone());
+            }
+        }
+        let mut same: Vec<(bool, u64, &Key)> = others
+            .iter()
+            .filter(|(other, _, _)| &self.platform(&other.0).kind == kind)
+            .map(|(other, device, login)| (device.status() != Status::Offline, login.login_at, *other))
+            .collect();
+        same.sort();
+        let mut left = same.len() as u64;
+        let limit = self.policy.instances.get(kind).copied().unwrap_or(1) - 1;
+        for (_, _, other) in same {
+            if left > limit {
+                chosen.insert(other.clone());
+                left -= 1;
+            }
+        }
+        chosen
+    }
+
+    /// Gives the kicks, which are told after the change.
+    fn displace(&mut self, name: &str, key: &Key) -> Vec<(Key, Link, KickReason)> {
+        let chosen = self.to_displace(&self.copy_of(name), key);
+        let kicks = self.make_kicked(name, &chosen, KickedBy::Displaced);
+        self.trim(name);
+        kicks
+    }
+
+    fn make_kicked(&mut self, name: &str, chosen: &BTreeSet<Key>, reason: KickedBy) -> Vec<(Key, Link, KickReason)> {
+        let now = self.now();
+        let mut kicks = Vec::new();
+        for key in chosen {
+            let away_ms = self.platform(&key.0).away_ms;
+            let Some(device) = self.user(name).devices.remove(key) else {
+                continue;
+            };
+            if device.has_link() {
+                kicks.push((key.clone(), device.link.clone(), KickReason::from(reason)));
+            }
+            if away_ms > 0 {
+                let kicked = Device {
+                    link: device.link,
+                    since: now,
+                    state: State::Kicked {
+                        reason,
+                        until: now + away_ms,
+                    },
+                };
+                self.user(name).devices.insert(key.clone(), kicked);
+            }
+        }
+        kicks
+    }
+
+    fn trim(&mut self, name: &str) {
+        let most = self.policy.kicked_max;
+        let user = self.user(name);
+        let mut kicked: Vec<(u64, Key)> = user
+            .devices
+            .iter()
+            .filter_map(|(key, device)| match device.state {
+                State::Kicked { until, .. } => Some((until, key.clone())),
+                _ => None,
+            })
+            .collect();
+        kicked.sort();
+        while kicked.len() as u64 > most {
+            let (_, key) = kicked.remove(0);
+            user.devices.remove(&key);
+        }
+    }
+
+    fn lose_link(&mut self, name: &str, key: &Key, at: u64, why: LostBy) {
+        let platform = self.platform(&key.0);
+        let away_ms = platform.away_ms;
+        let status = if platform.push {
+            Status::PushOnline
+        } else {
+            Status::Offline
+        };
+        let user = self.user(name);
+        let Some(device) = user.devices.remove(key) else {
+            return;
+        };
+        let State::Online { login, .. } = device.state else {
+            return;
+        };
+        if away_ms > 0 {
+            let away = Device {
+                link: device.link,
+                since: at,
+                state: State::Away {
+                    login,
+                    status,
+                    lost_by: why,
+                    until: at + away_ms,
+                },
+            };
+            user.devices.insert(key.clone(), away);
+        }
+    }
+
+    /// heartbeat, foreground, background, and each beat.
+    fn life(&mut self, who: &Who<'_>, link: &Link, life: Life, beat: Option<usize>) {
+        let now = self.now();
+        let name: &str = &who.user;
+        let key = key_of(who);
+        if self.is_stale(&link.gateway, link.epoch) {
+            self.ignore(IgnoreReason::StaleEpoch, beat);
+            self.kick(name, &key, link, KickReason::Stale);
+            return;
+        }
+        let before = self.copy_of(name);
+        let Some(entry) = before.devices.get(&key) else {
+            self.ignore(IgnoreReason::UnknownConnection, beat);
+            self.kick(name, &key, link, KickReason::Stale);
+            return;
+        };
+        if entry.link != *link {
+            self.ignore(IgnoreReason::Superseded, beat);
+            self.kick(name, &key, link, KickReason::Stale);
+            return;
+        }
+        let evidence = self.this_record();
+        let mut device = entry.clone();
+        match &entry.state {
+            State::Kicked { reason, .. } => {
+                self.ignore(IgnoreReason::Kicked, beat);
+                self.kick(name, &key, link, KickReason::from(*reason));
+                return;
+            }
+            State::Online { linger: Some(_), .. } => {
+                self.ignore(IgnoreReason::Closed, beat);
+                return;
+            }
+            State::Online { login, background, .. } => {
+                let background = match (life, background) {
+                    (Life::Heartbeat, set) => *set,
+                    (Life::Foreground, _) => None,
+                    (Life::Background, Some(set)) => Some(*set),
+                    (Life::Background, None) => self.platform(&key.0).background_ms.map(|ms| now + ms),
+                };
+                device.state = State::Online {
+                    login: Login {
+                        last_seen: now,
+                        evidence,
+                        ..login.clone()
+                    },
+                    heartbeat: now + self.platform(&key.0).timeout_ms,
+                    background,
+                    linger: None,
+                };
+            }
+            State::Away { login, lost_by, .. } => {
+                let revives = match lost_by {
+                    LostBy::Timeout | LostBy::GatewayLost => life != Life::Background,
+                    LostBy::Background => life == Life::Foreground,
+                    LostBy::Closed | LostBy::Exit => false,
+                };
+                if !revives {
+                    self.ignore(IgnoreReason::Closed, beat);
+                    return;
+                }
+                device.since = now;
+                device.state = State::Online {
+                    login: Login {
+                        last_seen: now,
+                        evidence,
+                        ..login.clone()
+                    },
+                    heartbeat: now + self.platform(&key.0).timeout_ms,
+                    background: None,
+                    linger: None,
+                };
+            }
+        }
+        let user = self.user(name);
+        user.devices.insert(key.clone(), device);
+        user.last_seen = now;
+        self.tell(name, &before, Some(&key), now, Cause::Revive, evidence);
+    }
+
+    fn disconnect(&mut self, who: &Who<'_>, link: &Link, reason: Ending) {
+        let now = self.now();
+        let name: &str = &who.user;
+        let key = key_of(who);
+        let before = self.copy_of(name);
+        let Some(entry) = before.devices.get(&key) else {
+            return self.ignore(IgnoreReason::UnknownConnection, None);
+        };
+        if entry.link != *link {
+            return self.ignore(IgnoreReason::Superseded, None);
+        }
+        let mut device = entry.clone();
+        match &mut device.state {
+            State::Kicked { .. } => self.ignore(IgnoreReason::Kicked, None),
+            State::Online { linger: Some(_), .. } => self.ignore(IgnoreReason::Duplicate, None),
+            State::Online { linger, .. } => {
+                let platform = self.platform(&key.0);
+                let delay = match reason {
+                    Ending::Closed => platform.closed_ms,
+                    Ending::Exit => platform.exit_ms,
+                };
+                if delay == 0 {
+                    let why = LostBy::from(reason);
+                    self.lose_link(name, &key, now, why);
+                    self.tell(name, &before, Some(&key), now, Cause::from(why), self.this_record());
+                } else {
+                    *linger = Some((LostBy::from(reason), now + delay));
+                    self.user(name).devices.insert(key, device);
+                }
+            }
+            State::Away {
+                lost_by: LostBy::Closed | LostBy::Exit,
+                ..
+            } => self.ignore(IgnoreReason::Duplicate, None),
+            State::Away { lost_by, .. } => {
+                *lost_by = LostBy::from(reason);
+                self.user(name).devices.insert(key, device);
+            }
+        }
+    }
+
+    fn logout(&mut self, who: &Who<'_>, link: &Link) {
+        let name: &str = &who.user;
+        let key = key_of(who);
+        let before = self.copy_of(name);
+        let Some(entry) = before.devices.get(&key) else {
+            return self.ignore(IgnoreReason::UnknownConnection, None);
+        };
+        if entry.link != *link {
+            return self.ignore(IgnoreReason::Superseded, None);
+        }
+        if let State::Kicked { .. } = entry.state {
+            return self.ignore(IgnoreReason::Kicked, None);
+        }
+        self.user(name).devices.remove(&key);
+        self.tell(name, &before, Some(&key), self.now(), Cause::Logout, self.this_record());
+    }
+
+    fn operator_kick(&mut self, name: &str, target: &Target<'_>) {
+        if !self.users.contains_key(name) {
+            return self.ignore(IgnoreReason::UnknownUser, None);
+        }
+        let before = self.copy_of(name);
+        let mut matching = BTreeSet::new();
+        for (key, device) in &before.devices {
+            let named = match target {
+                Target::All => true,
+                Target::Platform(platform) => key.0 == *platform,
+                Target::Device(platform, device) => key.0 == *platform && key.1 == *device,
+            };
+            if named && device.login().is_some() {
+                matching.insert(key.clone());
+            }
+        }
+        if matching.is_empty() {
+            return self.ignore(IgnoreReason::NoEffect, None);
+        }
+        let kicks = self.make_kicked(name, &matching, KickedBy::Admin);
+        self.trim(name);
+        self.tell(name, &before, None, self.now(), Cause::Kicked, self.this_record());
+        for (key, link, reason) in kicks {
+            self.kick(name, &key, &link, reason);
+        }
+    }
+
+    fn custom_status(&mut self, name: &str, text: Option<&str>) {
+        let before = self.copy_of(name);
+        if before.status() != Status::Online {
+            return self.ignore(IgnoreReason::NotOnline, None);
+        }
+        if before.custom_status.as_deref() == text {
+            return self.ignore(IgnoreReason::NoEffect, None);
+        }
+        self.user(name).custom_status = text.map(str::to_owned);
+        self.tell(name, &before, None, self.now(), Cause::CustomStatus, self.this_record());
+    }
+
+    fn forget(&mut self, name: &str) {
+        if !self.users.contains_key(name) {
+            return self.ignore(IgnoreReason::UnknownUser, None);
+        }
+        let before = self.copy_of(name);
+        self.user(name).devices.clear();
+        self.tell(name, &before, None, self.now(), Cause::Forgotten, self.this_record());
+        for (key, device) in &before.devices {
+            if device.has_link() {
+                self.kick(name, key, &device.link, KickReason::Forgotten);
+            }
+        }
+        self.users.remove(name);
+    }
+
+    fn lease(&mut self, name: &str, epoch: Epoch, ttl_ms: u64) {
+        if self.is_stale(name, epoch) {
+            return self.ignore(IgnoreReason::StaleEpoch, None);
+        }
+        let now = self.now();
+        let known = self.gateways.get(name).map(|gateway| gateway.epoch);
+        if known.is_none_or(|known| epoch > known) {
+            self.lose_links_of(|link| link.gateway == name && link.epoch < epoch);
+        }
+        self.gateways.insert(
+            name.to_owned(),
+            Gateway {
+                epoch,
+                ended: ttl_ms == 0,
+                until: now + ttl_ms,
+                active: ttl_ms > 0,
+            },
+        );
+        if ttl_ms == 0 {
+            self.lose_links_of(|link| link.gateway == name && link.epoch == epoch);
+        }
+    }
+
+    /// Every online, not lingering device on such a link loses it now, each with a change of its own.
+    fn lose_links_of(&mut self, such: impl Fn(&Link) -> bool) {
+        let mut lost = Vec::new();
+        for (name, user) in &self.users {
+            for (key, device) in &user.devices {
+                if device.has_link() && such(&device.link) {
+                    lost.push((name.clone(), key.clone()));
+                }
+            }
+        }
+        for (name, key) in lost {
+            let before = self.copy_of(&name);
+            let now = self.now();
+            self.lose_link(&name, &key, now, LostBy::GatewayLost);
+            self.tell(&name, &before, Some(&key), now, Cause::GatewayLost, self.this_record());
+        }
+    }
+
+    // Helpers.
+
+    fn is_stale(&self, gateway: &str, epoch: Epoch) -> bool {
+        self.gateways
+            .get(gateway)
+            .is_some_and(|known| known.epoch > epoch || (known.epoch == epoch && known.ended))
+    }
+
+    /// A platform of the policy in force; it never loses one, so every device's is there.
+    fn platform(&self, name: &str) -> &Platform {
+        &self.policy.platforms[name]
+    }
+
+    /// A user who exists.
+    fn user(&mut self, name: &str) -> &mut User {
+        self.users.entry(name.to_owned()).or_default()
+    }
+
+    /// The user as it is now; one without devices where there is none.
+    fn copy_of(&self, name: &str) -> User {
+        self.users.get(name).cloned().unwrap_or_default()
+    }
+
+    // Outputs (section 7).
+
+    fn next_id(&mut self) -> OutputId {
+        let id = OutputId {
+            partition: self.partition,
+            offset: self.this_record(),
+            index: self.index,
+        };
+        self.index += 1;
+        id
+    }
+
+    fn ignore(&mut self, reason: IgnoreReason, beat: Option<usize>) {
+        self.given.push(Output::Ignored(Ignored {
+            offset: self.this_record(),
+            reason,
+            beat,
+        }));
+    }
+
+    fn kick(&mut self, name: &str, key: &Key, link: &Link, reason: KickReason) {
+        let kick = Kick {
+            id: self.next_id(),
+            gateway: link.gateway.as_str().into(),
+            epoch: link.epoch,
+            conn: link.conn,
+            user: name.into(),
+            platform: key.0.as_str().into(),
+            device: key.1.as_str().into(),
+            reason,
+            at: LogTime(self.now()),
+        };
+        self.given.push(Output::Kick(kick));
+    }
+
+    fn refuse(&mut self, ignored: IgnoreReason, kicked: KickReason, name: &str, key: &Key, link: &Link) {
+        self.ignore(ignored, None);
+        self.kick(name, key, link, kicked);
+    }
+
+    /// Compares a user with what it was before, and gives a change if there is anything to tell.
+    fn tell(&mut self, name: &str, before: &User, about: Option<&Key>, at: u64, cause: Cause, evidence: Offset) {
+        let after = self.copy_of(name);
+        let keys: BTreeSet<&Key> = before.devices.keys().chain(after.devices.keys()).collect();
+        let mut devices = Vec::new();
+        for key in keys {
+            let (old, new) = (before.devices.get(key), after.devices.get(key));
+            let was = old.map_or(Status::Offline, Device::status);
+            let is = new.map_or(Status::Offline, Device::status);
+            let Some(link) = new.or(old).map(|device| &device.link) else {
+                continue;
+            };
+            if was == is {
+                continue;
+            }
+            let change = DeviceChange {
+                platform: key.0.as_str().into(),
+                device: key.1.as_str().into(),
+                gateway: link.gateway.as_str().into(),
+                before: was,
+                after: is,
+            };
+            if about == Some(key) {
+                devices.insert(0, change);
+            } else {
+                devices.push(change);
+            }
+        }
+        let same_text = before.custom_status == after.custom_status;
+        if devices.is_empty() && same_text && cause != Cause::Forgotten {
+            return;
+        }
+        let (was, is) = (before.status(), after.status());
+        let user = self.user(name);
+        user.version += 1;
+        if was != is {
+            user.since = at;
+        }
+        if was == Status::Online && is != Status::Online {
+            user.custom_status = None;
+        }
+        let version = user.version;
+        let custom_status = user.custom_status.as_deref().map(Into::into);
+        self.seq += 1;
+        let change = Change {
+            id: self.next_id(),
+            seq: self.seq,
+            user: name.into(),
+            version,
+            at: LogTime(at),
+            logged_at: LogTime(self.now()),
+            cause,
+            before: was,
+            after: is,
+            devices,
+            custom_status,
+            evidence,
+        };
+        self.given.push(Output::Change(change));
+    }
+
+    /// The lines of `--state` (section 8): one per user, and one for the partition.
+    pub fn state_lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (name, user) in &self.users {
+            let devices: Vec<String> = user
+                .devices
+                .iter()
+                .map(|(key, device)| self.device_json(key, device))
+                .collect();
+            lines.push(format!(
+                r#"{{"type":"user","user":{},"version":{},"status":"{}","since":{},"last_seen":{},"custom_status":{},"devices":[{}]}}"#,
+                text(name),
+                user.version,
+                user.status().name(),
+                user.since,
+                user.last_seen,
+                or_null(user.custom_status.as_deref().map(text)),
+                devices.join(","),
+            ));
+        }
+        let gateways: Vec<String> = self
+            .gateways
+            .iter()
+            .map(|(name, gateway)| {
+                format!(
+                    r#"{{"gateway":{},"epoch":{},"ended":{},"lease_until":{}}}"#,
+                    text(name),
+                    gateway.epoch.0,
+                    gateway.ended,
+                    or_null(gateway.active.then_some(gateway.until)),
+                )
+            })
+            .collect();
+        lines.push(format!(
+            r#"{{"type":"partition","partition":{},"offset":{},"time":{},"seq":{},"grace_until":{},"gateways":[{}]}}"#,
+            self.partition,
+            or_null(self.offset),
+            or_null(self.time),
+            self.seq,
+            or_null(self.grace_until),
+            gateways.join(","),
+        ));
+        lines
+    }
+
+    fn device_json(&self, key: &Key, device: &Device) -> String {
+        let state = match device.state {
+            State::Online { .. } => "online",
+            State::Away { .. } => "away",
+            State::Kicked { .. } => "kicked",
+        };
+        let mut line = format!(
+            r#"{{"platform":{},"device":{},"state":"{state}","status":"{}","gateway":{},"epoch":{},"conn":{},"since":{}"#,
+            text(&key.0),
+            text(&key.1),
+            device.status().name(),
+            text(&device.link.gateway),
+            device.link.epoch.0,
+            device.link.conn.0,
+            device.since,
+        );
+        if let Some(login) = device.login() {
+            line.push_str(&format!(
+                r#","login_at":{},"last_seen":{},"evidence":{}"#,
+                login.login_at, login.last_seen, login.evidence
+            ));
+        }
+        line.push_str(&format!(r#","deadline":{}"#, self.deadline(device).0));
+        match &device.state {
+            State::Online {
+                linger: Some((reason, _)),
+                ..
+            } => line.push_str(&format!(r#","lingering":"{}""#, reason.name())),
+            State::Online { .. } => {}
+            State::Away { lost_by, .. } => line.push_str(&format!(r#","lost_by":"{}""#, lost_by.name())),
+            State::Kicked { reason, .. } => line.push_str(&format!(r#","reason":"{}""#, reason.name())),
+        }
+        if let Some(client) = device.login().and_then(|login| login.client.as_deref()) {
+            line.push_str(&format!(r#","client":{}"#, text(client)));
+        }
+        line.push('}');
+        line
+    }
+}
+
+/// A heartbeat deadline or a lease's expiry, as grace defers it (2.4).
+fn deferred(deadline: u64, grace_until: Option<u64>) -> u64 {
+    grace_until.map_or(deadline, |grace_until| deadline.max(grace_until))
+}
+
+fn share_a_group(policy: &Policy, kind: &str, other: &str) -> bool {
+    let ready: &[&[&str]] = match policy.login {
+        LoginMode::Single => &[&["android", "iphone", "ipad", "mac", "windows", "linux", "web"]],
+        LoginMode::Dual => &[&["android", "iphone", "ipad", "mac", "windows", "linux"]],
+        LoginMode::Triple => &[&["android", "iphone", "ipad"], &["mac", "windows", "linux"]],
+        LoginMode::Multi => &[],
+    };
+    let groups: Vec<Vec<&str>> = match &policy.exclusive {
+        Some(groups) => groups
+            .iter()
+            .map(|group| group.iter().map(String::as_str).collect())
+            .collect(),
+        None => ready.iter().map(|group| group.to_vec()).collect(),
+    };
+    groups
+        .iter()
+        .any(|group| group.contains(&kind) && group.contains(&other))
+}
+
+/// A string as JSON.
+pub(super) fn text(value: &str) -> String {
+    serde_json::Value::from(value).to_string()
+}
+
+fn or_null(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "null".to_owned(), |value| value.to_string())
+}
+
+/// An output as the line that `fold` prints (section 8).
+pub fn output_line(output: &Output) -> String {
+    match output {
+        Output::Change(change) => {
+            let devices: Vec<String> = change
+                .devices
+                .iter()
+                .map(|device| {
+                    format!(
+                        r#"{{"platform":{},"device":{},"gateway":{},"before":"{}","after":"{}"}}"#,
+                        text(&device.platform),
+                        text(&device.device),
+                        text(&device.gateway),
+                        device.before.name(),
+                        device.after.name(),
+                    )
+                })
+                .collect();
+            format!(
+                r#"{{"type":"change","id":"{}","partition":{},"offset":{},"seq":{},"user":{},"version":{},"at":{},"logged_at":{},"cause":"{}","before":"{}","after":"{}","devices":[{}],"custom_status":{},"evidence":{}}}"#,
+                id(&change.id),
+                change.id.partition,
+                change.id.offset,
+                change.seq,
+                text(&change.user),
+                change.version,
+                change.at,
+                change.logged_at,
+                change.cause.name(),
+                change.before.name(),
+                change.after.name(),
+                devices.join(","),
+                or_null(change.custom_status.as_deref().map(text)),
+                change.evidence,
+            )
+        }
+        Output::Kick(kick) => format!(
+            r#"{{"type":"kick","id":"{}","gateway":{},"epoch":{},"conn":{},"user":{},"platform":{},"device":{},"reason":"{}","at":{}}}"#,
+            id(&kick.id),
+            text(&kick.gateway),
+            kick.epoch.0,
+            kick.conn.0,
+            text(&kick.user),
+            text(&kick.platform),
+            text(&kick.device),
+            kick.reason.name(),
+            kick.at,
+        ),
+        Output::Ignored(ignored) => {
+            let beat = ignored.beat.map_or(String::new(), |beat| format!(r#","beat":{beat}"#));
+            format!(
+                r#"{{"type":"ignored","offset":{},"reason":"{}"{beat}}}"#,
+                ignored.offset,
+                ignored.reason.name(),
+            )
+        }
+    }
+}
+
+fn id(id: &OutputId) -> String {
+    format!("{}-{}-{}", id.partition, id.offset, id.index)
+}
