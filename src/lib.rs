@@ -1,6 +1,7 @@
 //! Rollcall: an event-sourced presence engine.
 
 pub mod command;
+pub mod log;
 pub mod presence;
 pub mod schema;
 pub mod sim;

@@ -15,10 +15,12 @@ fn seeds() -> u64 {
 }
 
 fn same_errors(lines: &str) -> impl Iterator<Item = &str> {
-    lines.lines().map(|line| match line.starts_with(r#"{"type":"malformed""#) {
-        true => line.split(r#","error""#).next().unwrap_or(line),
-        false => line,
-    })
+    lines
+        .lines()
+        .map(|line| match line.starts_with(r#"{"type":"malformed""#) {
+            true => line.split(r#","error""#).next().unwrap_or(line),
+            false => line,
+        })
 }
 
 #[test]

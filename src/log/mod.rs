@@ -1,0 +1,218 @@
+//! What a log is: partitions of records, appended durably, read from an offset, and one atomic step that writes what
+//! a fold gave together with how far it got.
+//!
+//! The log moves bytes and knows nothing of what they mean. [`local`] keeps it on one machine, [`memory`] in memory
+//! for tests, failing on demand.
+
+pub mod local;
+pub mod memory;
+
+use crate::presence::{LogTime, Offset, Partition};
+use std::fmt;
+use std::sync::Arc;
+
+/// The sequences that a partition consists of; each has offsets of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Topic {
+    Events,
+    Changes,
+    Kicks,
+    /// Malformed records of `Events`, kept whole.
+    Quarantine,
+}
+
+impl Topic {
+    pub const ALL: [Topic; 4] = [Topic::Events, Topic::Changes, Topic::Kicks, Topic::Quarantine];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Topic::Events => "events",
+            Topic::Changes => "changes",
+            Topic::Kicks => "kicks",
+            Topic::Quarantine => "quarantine",
+        }
+    }
+}
+
+/// A record to be written. Where it stands and its time are the log's to say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewRecord {
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+}
+
+/// A record as it was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    pub offset: Offset,
+    /// Milliseconds, set by the log when it appended. Never steps back within a partition of the embedded log.
+    pub ts: u64,
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+}
+
+/// How far the fold of a partition got, committed together with its outputs.
+///
+/// A commit may fall inside a record: `outputs` changes and kicks of the record at `next` are out already, and all of
+/// every record before it. `time`, `seq` and `chain` are the check that folding again came to the same point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Position {
+    /// The first record of which not everything is out; its offset may not exist yet.
+    pub next: Offset,
+    pub outputs: u64,
+    /// Log time; of the record at `next` already, if `outputs` is not 0.
+    pub time: Option<LogTime>,
+    /// How many changes are out.
+    pub seq: u64,
+    /// BLAKE3 over the chain before and the datum of an output, for each output so far.
+    pub chain: [u8; 32],
+}
+
+/// What one atomic step adds to a partition.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Commit {
+    pub changes: Vec<NewRecord>,
+    pub kicks: Vec<NewRecord>,
+    pub quarantine: Vec<NewRecord>,
+    pub position: Position,
+}
+
+/// How much to read at most; at least one record is given if there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limit {
+    pub records: usize,
+    pub bytes: usize,
+}
+
+/// What is kept of a topic in a partition: from `start` (the oldest record kept) to before `end` (the next to come).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    pub start: Offset,
+    pub end: Offset,
+}
+
+/// The world failed. What the caller can do is in the variant.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The records from this offset on are not there any more; `start` is the oldest one kept.
+    #[error(
+        "partition {partition} of {topic} no longer has offset {wanted}: the oldest record kept is {start}",
+        topic = .topic.name()
+    )]
+    Gone {
+        topic: Topic,
+        partition: Partition,
+        wanted: Offset,
+        start: Offset,
+    },
+    /// Too much is waiting to be written; try again shortly.
+    #[error("the log is busy: too much is waiting to be written")]
+    Busy,
+    /// Nothing more can be written until somebody acts (disk full, directory gone). What was acknowledged is safe, and
+    /// reading goes on.
+    #[error("the log cannot be written: {0}")]
+    Write(Arc<str>),
+    /// What is on disk cannot be read.
+    #[error("the log cannot be read: {0}")]
+    Read(Arc<str>),
+    /// The directory cannot be used at all: not writable, of another layout, open in another process.
+    #[error("{0}")]
+    Open(Arc<str>),
+    /// The log is being closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// Where an append went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Appended {
+    pub partition: Partition,
+    pub offset: Offset,
+}
+
+/// Told once when an append is durable (every record, in the order given) or failed (none of them is in the log).
+pub type Acknowledge = Box<dyn FnOnce(Result<Vec<Appended>, Error>) + Send>;
+
+/// Told after records of a topic became readable. Called from the log's threads, so it must return at once.
+pub type Listener = Box<dyn Fn(Topic, Partition) + Send + Sync>;
+
+/// A log of partitions.
+///
+/// One process at a time owns it. Calls may come from any thread; of commits only one at a time for a partition.
+pub trait Log: Send + Sync {
+    /// How many partitions every topic has; fixed when the log was made.
+    fn partitions(&self) -> u32;
+
+    /// Appends events, all or none, and acknowledges when they are durable. Several appends may share one write.
+    fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge);
+
+    /// Adds to `into` what there is from an offset on, in order; nothing if that is the end. Only durable events are
+    /// read. An offset below the oldest record kept is an error, never skipped.
+    fn read(
+        &self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error>;
+
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error>;
+
+    /// Writes outputs and position in one atomic step. It survives the death of the process at once, that of the
+    /// machine after [`Log::sync`]: what is lost then is folded again, to the same bytes.
+    fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error>;
+
+    /// The position of the last commit; the default if there was none.
+    fn position(&self, partition: Partition) -> Result<Position, Error>;
+
+    /// Makes every commit so far survive the death of the machine.
+    fn sync(&self) -> Result<(), Error>;
+
+    /// Drops old records as the log's retention says, but no event at or after `floor`, which is still needed.
+    fn retain(&self, partition: Partition, floor: Offset) -> Result<(), Error>;
+
+    /// Adds a listener for as long as the log lives.
+    fn listen(&self, listener: Listener);
+}
+
+impl Position {
+    const VERSION: u8 = 1;
+
+    /// At most 4,096 bytes, the bound of an offset's metadata in Kafka; in fact 66.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![Self::VERSION];
+        bytes.extend_from_slice(&self.next.0.to_be_bytes());
+        bytes.extend_from_slice(&self.outputs.to_be_bytes());
+        bytes.push(u8::from(self.time.is_some()));
+        bytes.extend_from_slice(&self.time.unwrap_or_default().0.to_be_bytes());
+        bytes.extend_from_slice(&self.seq.to_be_bytes());
+        bytes.extend_from_slice(&self.chain);
+        bytes
+    }
+
+    /// None for bytes that are no position of a known version.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Position> {
+        let (version, rest) = bytes.split_first()?;
+        if *version != Self::VERSION || rest.len() != 8 + 8 + 1 + 8 + 8 + 32 {
+            return None;
+        }
+        let number = |at: usize| Some(u64::from_be_bytes(rest.get(at..at + 8)?.try_into().ok()?));
+        Some(Position {
+            next: Offset(number(0)?),
+            outputs: number(8)?,
+            time: match rest[16] {
+                0 => None,
+                _ => Some(LogTime(number(17)?)),
+            },
+            seq: number(25)?,
+            chain: rest[33..].try_into().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
