@@ -31,7 +31,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// In the order of section 7, which is also that of the Avro enum.
+    /// In the order of section 7.
     pub const ALL: [Cause; 13] = [
         Cause::Login,
         Cause::Resume,
@@ -135,7 +135,7 @@ pub enum KickReason {
 }
 
 impl KickReason {
-    /// In the order of section 7, which is also that of the Avro enum.
+    /// In the order of section 7.
     pub const ALL: [KickReason; 5] = [
         KickReason::Replaced,
         KickReason::Displaced,

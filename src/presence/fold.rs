@@ -45,6 +45,19 @@ impl State {
         }
     }
 
+    /// Goes on with a record of which a part was folded before this state was saved: its time has come already, and so
+    /// many changes and kicks are out.
+    pub fn resume(&mut self, offset: Offset, outputs: u64) {
+        self.offset = Some(offset);
+        self.index = outputs;
+        self.deadlines.begin();
+    }
+
+    /// How many changes and kicks the record being folded has given so far.
+    pub fn outputs_of_record(&self) -> u64 {
+        self.index
+    }
+
     /// Fires every deadline `<= T`, or those of them up to a point in the order, each with `at` = its deadline.
     pub fn fire(&mut self, upto: Option<Upto<'_>>, out: Out<'_>) {
         self.collect_due();

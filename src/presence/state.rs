@@ -962,6 +962,11 @@ impl State {
         dirty
     }
 
+    /// Users forgotten since [`State::take_dirt`] was last asked, with the slots they had.
+    pub fn forgotten(&self) -> impl Iterator<Item = &(Slot, Box<str>)> {
+        self.users.forgotten.iter()
+    }
+
     /// How many users have changes that [`State::take_dirt`] has not told yet.
     pub fn dirty_users(&self) -> usize {
         self.users.dirty.len() + self.users.beats.len() + self.users.forgotten.len()

@@ -5,8 +5,11 @@
 //! data, not a failure: a [`Malformed`] that says so in a sentence, which ends up beside the record in the quarantine
 //! topic. Nothing here does IO, and no input makes it panic.
 //!
-//! [`policy`] reads and writes policy documents, [`partitioner`] says where a user belongs.
+//! [`avro`] is the form of everything in the topics, [`json`] that of the command line and of HTTP, [`policy`] reads and writes policy documents, [`partitioner`] says
+//! where a user belongs.
 
+pub mod avro;
+mod flat;
 pub mod json;
 pub mod partitioner;
 pub mod policy;

@@ -1,0 +1,216 @@
+//! The engine: log, schema, core and store composed, a worker a partition.
+//!
+//! [`partition`] is the walk of a batch, without threads; [`worker`] the thread that drives it, with everything that
+//! can wake it in one closed enum; this file starts the workers and asks them ([`Engine`]).
+
+pub mod census;
+mod outbox;
+pub mod partition;
+mod worker;
+
+pub use worker::{Answer, PartitionStats, QueryError};
+
+use crate::clock::Clock;
+use crate::log::{self, Log, Position, Topic};
+use crate::presence::{LogTime, Offset, Partition};
+use crate::store;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+use worker::{Command, Wake, Worker};
+
+/// When things are done that cost something. Times are milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tuning {
+    /// How long the position may stay uncommitted when there are no outputs.
+    pub log_commit_ms: u64,
+    /// The store is committed after so many records: about what can be folded again in two seconds.
+    pub store_commit_records: u64,
+    /// Or when so many users have changed, since they are written in one batch.
+    pub store_commit_users: usize,
+    /// Or after so long.
+    pub store_commit_ms: u64,
+    /// How many users are fetched from the store at a time.
+    pub fetch_users: usize,
+    /// How many users without a device online stay in memory.
+    pub cached_users: usize,
+    /// Of one batch.
+    pub batch_records: usize,
+    pub batch_bytes: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            log_commit_ms: 1_000,
+            store_commit_records: 1_000_000,
+            store_commit_users: 100_000,
+            store_commit_ms: 30_000,
+            fetch_users: 10_000,
+            cached_users: 50_000,
+            batch_records: 10_000,
+            batch_bytes: 2 << 20,
+        }
+    }
+}
+
+/// Why a partition cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Folding the log again does not give what was given before.
+    #[error(
+        "partition {partition}: folding the log again up to offset {next} gives other outputs than were committed \
+         (time, seq or chain differ)"
+    )]
+    Diverged {
+        partition: Partition,
+        next: Offset,
+        folded: Box<Position>,
+        committed: Box<Position>,
+    },
+    /// Somebody else commits for this partition.
+    #[error("partition {partition}: its position was moved by somebody else")]
+    Deposed { partition: Partition },
+    #[error(
+        "the store of partition {partition} is not of this log: it has applied everything before {applied}, but the \
+         log has committed only up to {committed}"
+    )]
+    ForeignStore {
+        partition: Partition,
+        applied: Offset,
+        committed: Offset,
+    },
+    #[error("a value in the store cannot be read")]
+    Unreadable,
+    #[error(
+        "the store cannot be used and the log cannot rebuild it, since the oldest event kept is {start}: {cause}. \
+         Restore the store's directory from a backup, or give up this state by moving the data directory away"
+    )]
+    Unrecoverable { start: Offset, cause: Box<Error> },
+}
+
+impl Error {
+    /// Whether folding the log again from its start may mend it.
+    fn is_the_stores(&self) -> bool {
+        match self {
+            // In use by another process is not mended by destroying it.
+            Error::Store(store::Error::Open { .. }) => false,
+            Error::Store(_) | Error::ForeignStore { .. } | Error::Unreadable | Error::Diverged { .. } => true,
+            Error::Log(_) | Error::Deposed { .. } | Error::Unrecoverable { .. } => false,
+        }
+    }
+}
+
+/// A running engine. Its methods may be called from any task or thread.
+pub struct Engine {
+    log: Arc<dyn Log>,
+    workers: Vec<mpsc::Sender<Command>>,
+    threads: Vec<JoinHandle<Result<(), Error>>>,
+}
+
+impl Engine {
+    /// Opens every partition's store below a directory and starts its worker. Gives the engine at once; a worker says
+    /// by its stats when it has caught up and is live.
+    pub fn start(
+        log: Arc<dyn Log>,
+        data: Option<&Path>,
+        clock: Arc<dyn Clock>,
+        tuning: Tuning,
+    ) -> Result<Engine, Error> {
+        let mut workers = Vec::new();
+        let mut threads = Vec::new();
+        let mut wakes = Vec::new();
+        for partition in (0..log.partitions()).map(Partition) {
+            let directory = data.map(|data| store::directory_of(data, partition));
+            let (sender, commands) = mpsc::channel();
+            let wake = Arc::new(Wake::new(sender.clone()));
+            wakes.push(wake.clone());
+            let worker = Worker::new(partition, log.clone(), directory, clock.clone(), tuning, commands, wake);
+            let thread = std::thread::Builder::new().name(format!("partition-{partition}"));
+            threads.push(thread.spawn(move || worker.run()).map_err(|error| {
+                Error::Log(log::Error::Open(format!("a thread cannot be started: {error}").into()))
+            })?);
+            workers.push(sender);
+        }
+        log.listen(Box::new(move |topic, partition| {
+            if topic == Topic::Events
+                && let Some(wake) = wakes.get(partition.0 as usize)
+            {
+                wake.wake();
+            }
+        }));
+        Ok(Engine { log, workers, threads })
+    }
+
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.log
+    }
+
+    async fn ask<T>(
+        &self,
+        partition: Partition,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, QueryError> {
+        let (reply, answer) = oneshot::channel();
+        let worker = self.workers.get(partition.0 as usize).ok_or(QueryError::Unavailable)?;
+        worker.send(command(reply)).map_err(|_| QueryError::Unavailable)?;
+        answer.await.map_err(|_| QueryError::Unavailable)
+    }
+
+    /// Users of one partition, as JSON with `as_of`; waits until an offset is folded, if one is given.
+    pub async fn users(
+        &self,
+        partition: Partition,
+        users: Vec<String>,
+        at_least: Option<Offset>,
+    ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
+        self.ask(partition, |reply| Command::Users {
+            users,
+            at_least,
+            reply,
+        })
+        .await?
+    }
+
+    /// The policy in force, completed, as JSON, and the record that put it in force.
+    pub async fn policy(&self, partition: Partition) -> Result<Answer<(String, Option<Offset>)>, QueryError> {
+        self.ask(partition, |reply| Command::Policy { reply }).await?
+    }
+
+    /// The partition's line of `rollcall fold --state`, as JSON: gateways with epoch and lease.
+    pub async fn partition(&self, partition: Partition) -> Result<Vec<u8>, QueryError> {
+        self.ask(partition, |reply| Command::Partition { reply }).await?
+    }
+
+    pub async fn stats(&self, partition: Partition) -> Result<PartitionStats, QueryError> {
+        self.ask(partition, |reply| Command::Stats { reply }).await
+    }
+
+    /// Finishes the batch at hand, commits everything, and ends the workers.
+    pub fn stop(self) -> Result<(), Error> {
+        for worker in &self.workers {
+            // One that has ended already needs no telling.
+            let _ = worker.send(Command::Stop);
+        }
+        drop(self.workers);
+        let mut result = Ok(());
+        for thread in self.threads {
+            match thread.join() {
+                Ok(ended) => result = result.and(ended),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        result
+    }
+}
+
+/// The log time of a partition in milliseconds, for JSON.
+pub(crate) fn millis(time: Option<LogTime>) -> Option<u64> {
+    time.map(|time| time.0)
+}

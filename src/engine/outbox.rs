@@ -1,0 +1,216 @@
+//! What the fold gave and the log has not settled yet.
+//!
+//! Each output extends the chain and is counted; then it is written, unless the log has it already (folding silently
+//! after a start). Outputs are kept until their commit is known to have got through: a failed call may have.
+
+use super::Error;
+use super::census::Census;
+use crate::log::{Commit, Log, NewRecord, Position};
+use crate::metrics;
+use crate::presence::change::{Output, OutputId};
+use crate::presence::{LogTime, Offset, Partition};
+use crate::schema::avro;
+use std::collections::VecDeque;
+
+/// A commit is made inside of a record when this much has gathered.
+const COMMIT_BYTES: usize = 8 << 20;
+
+pub struct Outbox {
+    partition: Partition,
+    /// What the log has: anything before it is folded silently.
+    target: Position,
+    /// The point up to which everything was compared with the log, once.
+    checked: bool,
+    chain: [u8; 32],
+    seq: u64,
+    /// What is gathered for the next commit.
+    gathered: Commit,
+    gathered_bytes: usize,
+    /// Made, but not known to have got through; the first may have.
+    unsettled: VecDeque<Commit>,
+    /// The position of the last commit known to have got through.
+    committed: Position,
+    pub census: Census,
+    datum: Vec<u8>,
+}
+
+impl Outbox {
+    /// To go on from where a state is (`chain`, `seq`), silently up to what the log has (`target`).
+    pub fn new(partition: Partition, chain: [u8; 32], seq: u64, census: Census, target: Position) -> Outbox {
+        Outbox {
+            partition,
+            target,
+            checked: false,
+            chain,
+            seq,
+            gathered: Commit::default(),
+            gathered_bytes: 0,
+            unsettled: VecDeque::new(),
+            committed: target,
+            census,
+            datum: Vec::new(),
+        }
+    }
+
+    pub fn chain(&self) -> [u8; 32] {
+        self.chain
+    }
+
+    /// The position of the last commit known to have got through.
+    pub fn committed(&self) -> Position {
+        self.committed
+    }
+
+    /// Whether the log has everything that was gathered, so that the state may be shown.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.is_empty() && self.gathered_bytes == 0
+    }
+
+    /// Compares with the log when the point is reached up to which it has everything.
+    pub fn pass(&mut self, next: Offset, outputs: u64, time: Option<LogTime>) -> Result<(), Error> {
+        if self.checked || (next, outputs) < (self.target.next, self.target.outputs) {
+            return Ok(());
+        }
+        self.checked = true;
+        // Nothing was given since the point itself, even if a record ended at it: the chain would tell.
+        let here = self.position(next, outputs, time);
+        let check = |position: &Position| (position.time, position.seq, position.chain);
+        if check(&here) == check(&self.target) {
+            return Ok(());
+        }
+        Err(Error::Diverged {
+            partition: self.partition,
+            next: self.target.next,
+            folded: Box::new(here),
+            committed: Box::new(self.target),
+        })
+    }
+
+    fn position(&self, next: Offset, outputs: u64, time: Option<LogTime>) -> Position {
+        Position {
+            next,
+            outputs,
+            time,
+            seq: self.seq,
+            chain: self.chain,
+        }
+    }
+
+    /// Takes an output. `time` is the log time of its record.
+    pub fn take(&mut self, output: Output, time: Option<LogTime>, log: &dyn Log) -> Result<(), Error> {
+        let (id, schema) = match &output {
+            Output::Change(change) => (change.id, avro::Schema::Change),
+            Output::Kick(kick) => (kick.id, avro::Schema::Kick),
+            Output::Ignored(ignored) => {
+                metrics::ignored(ignored.reason);
+                return Ok(());
+            }
+        };
+        self.pass(id.offset, id.index, time)?;
+        self.datum.clear();
+        match &output {
+            Output::Change(change) => {
+                self.seq = change.seq;
+                self.census.count(change);
+                avro::write_change_datum(change, &mut self.datum);
+            }
+            Output::Kick(kick) => avro::write_kick_datum(kick, &mut self.datum),
+            Output::Ignored(_) => {}
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.chain);
+        hasher.update(&self.datum);
+        self.chain = *hasher.finalize().as_bytes();
+        if (id.offset, id.index) < (self.target.next, self.target.outputs) {
+            return Ok(());
+        }
+        let mut value = Vec::with_capacity(self.datum.len() + 10);
+        avro::frame(schema, &mut value);
+        value.extend_from_slice(&self.datum);
+        match output {
+            Output::Change(change) => {
+                metrics::change(change.cause);
+                let key = Some(change.user.into_string().into_bytes());
+                self.gather(|gathered| &mut gathered.changes, NewRecord { key, value });
+            }
+            Output::Kick(kick) => {
+                metrics::kick(kick.reason);
+                let key = Some(kick.gateway.into_string().into_bytes());
+                self.gather(|gathered| &mut gathered.kicks, NewRecord { key, value });
+            }
+            Output::Ignored(_) => {}
+        }
+        if self.gathered_bytes >= COMMIT_BYTES {
+            self.cut(id, time);
+            // A failure is met again, and told, when the record is done.
+            let _ = self.settle(log);
+        }
+        Ok(())
+    }
+
+    /// A commit inside of a record, after this output.
+    fn cut(&mut self, id: OutputId, time: Option<LogTime>) {
+        self.close(self.position(id.offset, id.index + 1, time));
+    }
+
+    /// Takes a malformed record, whole.
+    pub fn quarantine(&mut self, offset: Offset, value: Vec<u8>) {
+        metrics::malformed();
+        if offset >= self.target.next {
+            self.gather(|gathered| &mut gathered.quarantine, NewRecord { key: None, value });
+        }
+    }
+
+    fn gather(&mut self, topic: impl FnOnce(&mut Commit) -> &mut Vec<NewRecord>, record: NewRecord) {
+        self.gathered_bytes += record.value.len() + record.key.as_ref().map_or(0, Vec::len);
+        topic(&mut self.gathered).push(record);
+    }
+
+    fn close(&mut self, position: Position) {
+        let mut commit = std::mem::take(&mut self.gathered);
+        self.gathered_bytes = 0;
+        commit.position = position;
+        self.unsettled.push_back(commit);
+    }
+
+    /// Whether anything is gathered, or only the position has moved.
+    pub fn has_outputs(&self) -> bool {
+        self.gathered_bytes > 0 || !self.unsettled.is_empty()
+    }
+
+    /// Commits all that was gathered with the position after it. Nothing while folding silently.
+    pub fn commit(
+        &mut self,
+        next: Offset,
+        outputs: u64,
+        time: Option<LogTime>,
+        log: &dyn Log,
+    ) -> Result<(), Error> {
+        let position = self.position(next, outputs, time);
+        let last = self.unsettled.back().map_or(self.committed, |commit| commit.position);
+        let moved = (position.next, position.outputs) > (last.next, last.outputs);
+        if self.gathered_bytes > 0 || moved {
+            self.close(position);
+        }
+        self.settle(log)
+    }
+
+    /// Has every commit get through, once. Of one that failed it is asked first whether it did.
+    fn settle(&mut self, log: &dyn Log) -> Result<(), Error> {
+        while let Some(commit) = self.unsettled.front() {
+            let there = log.position(self.partition)?;
+            if there == self.committed {
+                let changes = commit.changes.len();
+                log.commit(self.partition, commit.clone())?;
+                metrics::committed(changes);
+            } else if there != commit.position {
+                return Err(Error::Deposed {
+                    partition: self.partition,
+                });
+            }
+            self.committed = commit.position;
+            self.unsettled.pop_front();
+        }
+        Ok(())
+    }
+}

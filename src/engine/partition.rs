@@ -1,0 +1,573 @@
+//! The walk: one partition's records from the log through the fold into log and store, a batch at a time.
+//!
+//! | step | what |
+//! |---|---|
+//! | poll | records from the log, under a count and a byte limit |
+//! | decode | bytes to an event, or a quarantine record that says why not |
+//! | fetch | users named or due who are not in memory, from the store |
+//! | fold | outputs, per record |
+//! | commit log | outputs and position in one atomic step |
+//! | commit store | what changed and the applied position, late and never early |
+//!
+//! Start, recovery and the live path are this one path: what the log has already is folded silently ([`Outbox`]).
+
+use super::census::Census;
+use super::outbox::Outbox;
+use super::{Error, Tuning};
+use crate::clock::Clock;
+use crate::log::{Limit, Log, Position, Record, Topic};
+use crate::metrics;
+use crate::presence::deadlines::Upto;
+use crate::presence::event::Event;
+use crate::presence::policy::Policy;
+use crate::presence::state::{PartitionImage, Slot, State, UserImage};
+use crate::presence::{LogTime, Offset, Partition};
+use crate::schema::avro::{self, Quarantined};
+use crate::schema::policy::{parse_policy, policy_json};
+use crate::schema::{json, partitioner};
+use crate::store::{self, Applied, DueKey, Place, SlotBeats, Store, keys};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A partition, from its log and its store to what it has in memory.
+pub struct Walk {
+    partition: Partition,
+    log: Arc<dyn Log>,
+    clock: Arc<dyn Clock>,
+    tuning: Tuning,
+    /// None: everything stays in memory and is folded from the log at start.
+    store: Option<Store>,
+    state: State,
+    outbox: Outbox,
+    /// The next record to fold.
+    next: Offset,
+    /// How many outputs of that record the state has given already; not 0 only after a start from a store that was
+    /// committed inside a record.
+    resumed_outputs: u64,
+    /// Where each user in memory stands in the store, by slot.
+    places: Vec<Place>,
+    /// Users forgotten since the last commit of the store, who may still be in it.
+    gone: HashMap<Box<str>, Place>,
+    /// Everybody up to here in the store's order of deadlines is in memory or was, since they became due.
+    due_seen: DueKey,
+    /// No row of the store after `due_seen` is before this time.
+    due_next: Option<LogTime>,
+    /// Users without a device online who are in memory, the longest there first.
+    cached: VecDeque<Slot>,
+    /// Since the last commit of the store.
+    folded_since: u64,
+    store_committed_ms: u64,
+    log_committed_ms: u64,
+    batch: Vec<Record>,
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Step {
+    /// How many records were folded; 0: the end of the log.
+    pub records: usize,
+    /// A tick was among them.
+    pub saw_tick: bool,
+}
+
+impl Walk {
+    /// Opens the store in a directory (or none) and gets ready to fold on from where it stands.
+    ///
+    /// A store that cannot be used (damaged, of another layout or another log, ahead of the log) is made anew if the
+    /// log still reaches back to its beginning, and else is an error that says so.
+    pub fn open(
+        partition: Partition,
+        log: Arc<dyn Log>,
+        directory: Option<&Path>,
+        clock: Arc<dyn Clock>,
+        tuning: Tuning,
+    ) -> Result<Walk, Error> {
+        let Some(directory) = directory else {
+            return Walk::start(partition, log, None, clock, tuning);
+        };
+        let open = || -> Result<Walk, Error> {
+            let store = Store::open(directory)?;
+            Walk::start(partition, log.clone(), Some(store), clock.clone(), tuning)
+        };
+        match open() {
+            Err(error) if error.is_the_stores() => {
+                let start = log.range(Topic::Events, partition)?.start;
+                if start > Offset(0) {
+                    return Err(Error::Unrecoverable {
+                        start,
+                        cause: Box::new(error),
+                    });
+                }
+                tracing::warn!(%partition, %error, "the store is made anew from the log");
+                Store::destroy(directory)?;
+                open()
+            }
+            opened => opened,
+        }
+    }
+
+    fn start(
+        partition: Partition,
+        log: Arc<dyn Log>,
+        store: Option<Store>,
+        clock: Arc<dyn Clock>,
+        tuning: Tuning,
+    ) -> Result<Walk, Error> {
+        let target = log.position(partition)?;
+        let mut applied = Applied::default();
+        let mut state = State::new(partition, Policy::default());
+        let mut census = Census::default();
+        let mut places = Vec::new();
+        let meta = store.as_ref().map(Store::meta).transpose()?.flatten();
+        if let (Some(store), Some(meta)) = (&store, &meta) {
+            let opened = store.read_meta(meta)?;
+            applied = opened.applied;
+            if opened.partition.partition != partition || (applied.next, applied.outputs) > (target.next, target.outputs)
+            {
+                return Err(Error::ForeignStore {
+                    partition,
+                    applied: applied.next,
+                    committed: target.next,
+                });
+            }
+            let policy = parse_policy(opened.partition.policy).map_err(|_| Error::Unreadable)?;
+            let saved = opened.partition;
+            state = State::restore(&PartitionImage {
+                partition,
+                offset: saved.offset,
+                time: saved.time,
+                seq: saved.seq,
+                grace_until: saved.grace_until,
+                policy: &policy,
+                policy_since: saved.policy_since,
+                gateways: saved.gateways,
+            });
+            census = Census::from_bytes(opened.counts).ok_or(Error::Unreadable)?;
+            store.for_each_online(|slot, user| {
+                state.put_back(slot, user);
+                set_place(&mut places, slot, Place::Online);
+            })?;
+            store.for_each_beats(|slot, beats| {
+                state.put_back_beats(slot, beats.user_last_seen, beats.devices);
+            })?;
+            state.seal();
+        }
+        let seq = state.seq();
+        let now = clock.monotonic_ms();
+        let mut walk = Walk {
+            partition,
+            outbox: Outbox::new(partition, applied.chain, seq, census, target),
+            log,
+            clock,
+            tuning,
+            store,
+            state,
+            next: applied.next,
+            resumed_outputs: applied.outputs,
+            places,
+            gone: HashMap::new(),
+            due_seen: DueKey::default(),
+            due_next: Some(LogTime(0)),
+            cached: VecDeque::new(),
+            folded_since: 0,
+            store_committed_ms: now,
+            log_committed_ms: now,
+            batch: Vec::new(),
+        };
+        if walk.resumed_outputs == 0 {
+            walk.outbox.pass(walk.next, 0, walk.state.time())?;
+        }
+        walk.due_next = match &walk.store {
+            Some(store) => store.due(&walk.due_seen, LogTime(0), 0)?.1,
+            None => None,
+        };
+        Ok(walk)
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn census(&self) -> &Census {
+        &self.outbox.census
+    }
+
+    /// The position of the last commit known to have got through.
+    pub fn committed(&self) -> Position {
+        self.outbox.committed()
+    }
+
+    /// The next record to fold: everything before it is applied.
+    pub fn applied(&self) -> Offset {
+        self.next
+    }
+
+    /// Whether the log has settled everything that the state has in it, so that it may be shown.
+    pub fn is_settled(&self) -> bool {
+        self.outbox.is_settled()
+    }
+
+    /// Whether everything that the log has was folded again.
+    pub fn is_caught_up(&self) -> bool {
+        self.next >= self.outbox.committed().next
+    }
+
+    /// Folds the next batch.
+    pub fn step(&mut self, limit: Limit) -> Result<Step, Error> {
+        if self.outbox.has_outputs() {
+            self.commit_log()?;
+        }
+        let mut records = std::mem::take(&mut self.batch);
+        records.clear();
+        self.log.read(Topic::Events, self.partition, self.next, limit, &mut records)?;
+        let step = self.fold_batch(&records);
+        self.batch = records;
+        let step = step?;
+        if self.outbox.has_outputs() || self.is_over(self.log_committed_ms, self.tuning.log_commit_ms) {
+            self.commit_log()?;
+        }
+        if self.folded_since >= self.tuning.store_commit_records
+            || self.state.dirty_users() >= self.tuning.store_commit_users
+            || (self.folded_since > 0 && self.is_over(self.store_committed_ms, self.tuning.store_commit_ms))
+        {
+            self.commit_store()?;
+        }
+        Ok(step)
+    }
+
+    fn is_over(&self, since_ms: u64, span_ms: u64) -> bool {
+        self.clock.monotonic_ms().saturating_sub(since_ms) >= span_ms
+    }
+
+    fn fold_batch(&mut self, records: &[Record]) -> Result<Step, Error> {
+        let partitions = self.log.partitions();
+        let mut step = Step::default();
+        let decoded: Vec<_> = records.iter().map(|record| decode(record, self.partition, partitions)).collect();
+        if self.store.is_some() {
+            self.fetch_named(decoded.iter().filter_map(|event| event.as_ref().ok()))?;
+            if let Some(last) = records.iter().map(|record| record.ts).max() {
+                let last = LogTime(last).max(self.state.time().unwrap_or_default());
+                self.fetch_due(last)?;
+            }
+        }
+        for (number, (record, event)) in records.iter().zip(&decoded).enumerate() {
+            self.fold_record(record, event.as_ref(), &decoded[number..])?;
+            step.records += 1;
+            step.saw_tick |= matches!(event, Ok(Event::Tick));
+        }
+        self.note_gone();
+        metrics::folded(step.records);
+        Ok(step)
+    }
+
+    /// `rest` are the events of the batch from this one on.
+    fn fold_record(
+        &mut self,
+        record: &Record,
+        event: Result<&Event<'_>, &String>,
+        rest: &[Result<Event<'_>, String>],
+    ) -> Result<(), Error> {
+        let resumed = std::mem::take(&mut self.resumed_outputs);
+        if resumed == 0 {
+            self.state.begin(record.offset, record.ts);
+        } else {
+            self.state.resume(record.offset, resumed);
+        }
+        let time = self.state.time();
+        // More may be due than fit into memory at a time: then they fire in slices, each committed before the next.
+        while self.due_next.is_some_and(|next| time.is_some_and(|time| next <= time)) {
+            let full = self.fetch_due(time.unwrap_or_default())?;
+            if full {
+                let upto = self.due_seen.clone();
+                self.fold_part(time, |state, out| {
+                    state.fire(
+                        Some(Upto {
+                            deadline: upto.time,
+                            user: &upto.user,
+                        }),
+                        out,
+                    );
+                })?;
+                let outputs = self.state.outputs_of_record();
+                self.next = record.offset;
+                self.resumed_outputs = outputs;
+                self.commit_store()?;
+                self.resumed_outputs = 0;
+                // That may have evicted some whom this batch is still to name.
+                self.fetch_named(rest.iter().filter_map(|event| event.as_ref().ok()))?;
+            }
+        }
+        self.fold_part(time, |state, out| {
+            state.fire(None, out);
+            state.apply(event.ok(), out);
+        })?;
+        if let Err(error) = event {
+            let quarantined = Quarantined {
+                partition: self.partition,
+                offset: record.offset,
+                ts: LogTime(record.ts),
+                error: Cow::Borrowed(error),
+                key: record.key.as_deref().map(Cow::Borrowed),
+                value: Some(Cow::Borrowed(&record.value)),
+            };
+            let mut value = Vec::new();
+            avro::encode_quarantined(&quarantined, &mut value);
+            self.outbox.quarantine(record.offset, value);
+        }
+        self.next = Offset(record.offset.0 + 1);
+        self.folded_since += 1;
+        self.outbox.pass(self.next, 0, self.state.time())
+    }
+
+    fn fold_part(
+        &mut self,
+        time: Option<LogTime>,
+        part: impl FnOnce(&mut State, crate::presence::fold::Out<'_>),
+    ) -> Result<(), Error> {
+        let Walk {
+            state, outbox, log, ..
+        } = self;
+        let mut failed = None;
+        part(state, &mut |output| {
+            if failed.is_none()
+                && let Err(error) = outbox.take(output, time, &**log)
+            {
+                failed = Some(error);
+            }
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Brings users named in events into memory.
+    fn fetch_named<'e>(&mut self, events: impl Iterator<Item = &'e Event<'e>>) -> Result<(), Error> {
+        let mut missing = Vec::new();
+        for event in events {
+            event.for_each_user(|user| {
+                if self.state.slot_of(user).is_none() && !self.gone.contains_key(user) {
+                    missing.push(user);
+                }
+            });
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        for part in missing.chunks(self.tuning.fetch_users) {
+            self.fetch(part)?;
+        }
+        Ok(())
+    }
+
+    fn fetch(&mut self, users: &[&str]) -> Result<(), Error> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let values = store.get_away(users.iter().copied())?;
+        for (user, value) in users.iter().zip(&values) {
+            if let Some(value) = value {
+                let (image, place) = store::read_away(user, value).ok_or(Error::Unreadable)?;
+                let slot = self.state.admit(&image);
+                set_place(&mut self.places, slot, place);
+                self.cached.push_back(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings users into memory who are due by a time, at most so many; whether there may be more.
+    fn fetch_due(&mut self, upto: LogTime) -> Result<bool, Error> {
+        if self.due_next.is_none_or(|next| next > upto) {
+            return Ok(false);
+        }
+        if self.store.is_none() {
+            self.due_next = None;
+            return Ok(false);
+        }
+        self.note_gone();
+        let Some(store) = &self.store else { return Ok(false) };
+        let limit = self.tuning.fetch_users;
+        let (due, next) = store.due(&self.due_seen, upto, limit)?;
+        self.due_next = next;
+        let full = due.len() == limit;
+        if let Some(last) = due.last() {
+            self.due_seen = last.clone();
+        }
+        let mut missing: Vec<&str> = Vec::new();
+        for row in &due {
+            match self.state.slot_of(&row.user) {
+                Some(slot) => self.state.wake(slot),
+                None if self.gone.contains_key(&row.user) => {}
+                None => missing.push(&row.user),
+            }
+        }
+        missing.sort_unstable();
+        self.fetch(&missing)?;
+        Ok(full)
+    }
+
+    /// Commits what the fold gave; while folding silently only notes the time.
+    fn commit_log(&mut self) -> Result<(), Error> {
+        self.outbox.commit(self.next, self.resumed_outputs, self.state.time(), &*self.log)?;
+        self.log_committed_ms = self.clock.monotonic_ms();
+        Ok(())
+    }
+
+    /// Saves what changed, after everything before it has been made safe in the log.
+    pub fn commit_store(&mut self) -> Result<(), Error> {
+        self.commit_log()?;
+        self.note_gone();
+        self.folded_since = 0;
+        self.store_committed_ms = self.clock.monotonic_ms();
+        let Some(store) = &self.store else {
+            self.state.take_dirt();
+            return Ok(());
+        };
+        self.log.sync()?;
+        let began = self.clock.monotonic_ms();
+        let mut commit = store.begin();
+        let dirty = self.state.take_dirt();
+        for (user, place) in self.gone.drain() {
+            commit.delete(&user, place);
+        }
+        let mut blocks = BTreeSet::new();
+        let forgotten = dirty.forgotten.iter().map(|(slot, _)| slot);
+        for slot in dirty.users.iter().chain(&dirty.beats).chain(forgotten) {
+            blocks.insert(slot.0 / keys::SLOTS_PER_BLOCK);
+        }
+        for slot in &dirty.users {
+            let Some(user) = self.state.image(*slot) else { continue };
+            let before = place_of(&self.places, *slot);
+            let place = commit.put(*slot, &user, before);
+            if let Place::Away(due) = place {
+                self.cached.push_back(*slot);
+                if let Some(due) = due {
+                    self.due_next = Some(self.due_next.map_or(due, |next| next.min(due)));
+                }
+            }
+            set_place(&mut self.places, *slot, place);
+        }
+        for block in blocks {
+            commit.put_beats(block, &beats_of(&self.state, block));
+        }
+        let applied = Applied {
+            next: self.next,
+            outputs: self.resumed_outputs,
+            chain: self.outbox.chain(),
+        };
+        let image = self.state.partition_image();
+        let policy = policy_json(image.policy);
+        store.commit(commit, &applied, &image, &policy, &self.outbox.census.to_bytes())?;
+        metrics::store_commit(self.clock.monotonic_ms().saturating_sub(began) as f64 / 1_000.0);
+        self.state.release_long_timers();
+        while self.cached.len() > self.tuning.cached_users {
+            if let Some(slot) = self.cached.pop_front()
+                && self.state.evict(slot)
+            {
+                set_place(&mut self.places, slot, Place::Nowhere);
+            }
+        }
+        // Someone evicted is found by name or by row from here on.
+        self.log.retain(self.partition, self.next)?;
+        Ok(())
+    }
+
+    /// Remembers where those stand who were forgotten since.
+    fn note_gone(&mut self) {
+        for (slot, user) in self.state.forgotten() {
+            let place = place_of(&self.places, *slot);
+            if place != Place::Nowhere {
+                self.gone.insert(user.clone(), place);
+                set_place(&mut self.places, *slot, Place::Nowhere);
+            }
+        }
+    }
+
+    /// Leaves everything so that a later start has nothing to fold again.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.commit_store()
+    }
+
+    /// When something happens by itself next; perhaps early, never late.
+    pub fn next_deadline(&self) -> Option<LogTime> {
+        let due = self.due_next.filter(|_| self.store.is_some());
+        [self.state.next_timer(), due].into_iter().flatten().min()
+    }
+
+    /// Calls `each` with a user, if there is such a one; shows what is settled only between steps.
+    pub fn look_up<T>(&self, user: &str, each: impl FnOnce(&UserImage<'_>) -> T) -> Result<Option<T>, Error> {
+        if let Some(slot) = self.state.slot_of(user) {
+            return Ok(self.state.image(slot).map(|image| each(&image)));
+        }
+        let Some(store) = &self.store else { return Ok(None) };
+        if self.gone.contains_key(user) {
+            return Ok(None);
+        }
+        let value = store.get_away([user])?.into_iter().next().flatten();
+        let Some(value) = value else { return Ok(None) };
+        let (image, _) = store::read_away(user, &value).ok_or(Error::Unreadable)?;
+        Ok(Some(each(&image)))
+    }
+
+    /// The lines of `rollcall fold --state`: every user, in memory or not, then the partition.
+    pub fn state_lines(&self) -> Result<Vec<u8>, Error> {
+        let mut users: Vec<(Box<str>, Vec<u8>)> = Vec::new();
+        let line = |image: &UserImage<'_>| {
+            let mut line = Vec::new();
+            json::user_line(&mut line, image);
+            (image.user.into(), line)
+        };
+        users.extend(self.state.slots().filter_map(|slot| self.state.image(slot)).map(|image| line(&image)));
+        if let Some(store) = &self.store {
+            let forgotten: BTreeSet<&str> = self.state.forgotten().map(|(_, user)| &**user).collect();
+            store.for_each_away(|image| {
+                if self.state.slot_of(image.user).is_none()
+                    && !self.gone.contains_key(image.user)
+                    && !forgotten.contains(image.user)
+                {
+                    users.push(line(image));
+                }
+            })?;
+        }
+        users.sort_unstable();
+        let mut lines = Vec::new();
+        for (_, line) in users {
+            lines.extend_from_slice(&line);
+            lines.push(b'\n');
+        }
+        json::partition_line(&mut lines, &self.state.partition_image());
+        lines.push(b'\n');
+        Ok(lines)
+    }
+}
+
+fn set_place(places: &mut Vec<Place>, slot: Slot, place: Place) {
+    let at = slot.0 as usize;
+    if places.len() <= at {
+        places.resize(at + 1, Place::Nowhere);
+    }
+    places[at] = place;
+}
+
+fn place_of(places: &[Place], slot: Slot) -> Place {
+    places.get(slot.0 as usize).copied().unwrap_or_default()
+}
+
+fn beats_of(state: &State, block: u32) -> Vec<SlotBeats> {
+    let first = block * keys::SLOTS_PER_BLOCK;
+    let slots = (0..keys::SLOTS_PER_BLOCK).filter_map(|place| {
+        let (user_last_seen, devices) = state.beat_times(Slot(first + place))?;
+        let devices: Vec<_> = devices.collect();
+        (!devices.is_empty()).then_some(SlotBeats {
+            place,
+            user_last_seen,
+            devices,
+        })
+    });
+    slots.collect()
+}
+
+/// Decodes a record and checks that it is where it belongs.
+pub fn decode(record: &Record, partition: Partition, partitions: u32) -> Result<Event<'_>, String> {
+    let event = avro::decode_event(&record.value).map_err(|malformed| malformed.to_string())?;
+    partitioner::check_key(&event, record.key.as_deref()).map_err(|malformed| malformed.to_string())?;
+    partitioner::check_partition(&event, partition, partitions).map_err(|malformed| malformed.to_string())?;
+    Ok(event)
+}

@@ -1,0 +1,389 @@
+//! The thread of a partition: everything that can wake it is a [`Command`], and one loop takes them in turn.
+//!
+//! Between batches it answers questions, which therefore see committed state only. When nothing comes and a deadline
+//! is due by the wall clock it appends a `tick`, which comes back through the log like any other record: time never
+//! enters in any other way.
+
+use super::partition::Walk;
+use super::{Error, Tuning, millis};
+use crate::clock::Clock;
+use crate::log::{self, Limit, Log, NewRecord, Topic};
+use crate::metrics;
+use crate::presence::event::Event;
+use crate::presence::{LogTime, Offset, Partition};
+use crate::schema::{avro, json, policy::policy_json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Ticks are at least this far apart.
+const TICK_MS: u64 = 250;
+/// After this long without anything the worker looks around all the same.
+const IDLE_MS: u64 = 1_000;
+/// After the log or the store failed it is tried again this much later.
+const RETRY_MS: u64 = 1_000;
+
+/// A question's answer, with where it was taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer<T> {
+    pub value: T,
+    pub as_of: Option<Offset>,
+}
+
+/// A question that cannot be answered at the moment.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum QueryError {
+    /// Nobody is there to answer, or the state is not ready to be shown; try again.
+    #[error("the partition is not ready to answer; try again shortly")]
+    Unavailable,
+    #[error("{0}")]
+    Failed(Arc<str>),
+}
+
+type Reply<T> = oneshot::Sender<Result<T, QueryError>>;
+
+pub enum Command {
+    /// Events became readable.
+    Wake,
+    Users {
+        users: Vec<String>,
+        at_least: Option<Offset>,
+        reply: Reply<Vec<Option<Vec<u8>>>>,
+    },
+    Policy {
+        reply: Reply<Answer<(String, Option<Offset>)>>,
+    },
+    Partition {
+        reply: Reply<Vec<u8>>,
+    },
+    Stats {
+        reply: oneshot::Sender<PartitionStats>,
+    },
+    Stop,
+}
+
+/// How a partition is doing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PartitionStats {
+    pub partition: Partition,
+    /// `restoring` (folding again what was committed), `live`, or `failed` with why.
+    pub state: &'static str,
+    pub error: Option<String>,
+    /// The three offsets: the next record to come, to be committed, to be folded.
+    pub log_end: Offset,
+    pub committed: Offset,
+    pub applied: Offset,
+    pub time: Option<LogTime>,
+    pub census: super::census::Census,
+}
+
+/// Wakes a worker, at most once until it has looked.
+pub struct Wake {
+    sender: Sender<Command>,
+    pending: AtomicBool,
+}
+
+impl Wake {
+    pub fn new(sender: Sender<Command>) -> Wake {
+        Wake {
+            sender,
+            pending: AtomicBool::new(false),
+        }
+    }
+
+    pub fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            // A worker that has ended needs no waking.
+            let _ = self.sender.send(Command::Wake);
+        }
+    }
+}
+
+pub struct Worker {
+    partition: Partition,
+    log: Arc<dyn Log>,
+    directory: Option<PathBuf>,
+    clock: Arc<dyn Clock>,
+    tuning: Tuning,
+    commands: Receiver<Command>,
+    wake: Arc<Wake>,
+    /// None before it is opened and after it failed.
+    walk: Option<Walk>,
+    failure: Option<String>,
+    /// Not to be tried again before, by the monotonic clock.
+    retry_at_ms: u64,
+    /// Questions that wait for an offset.
+    waiting: Vec<Waiting>,
+    /// When a tick was appended that has not come back, by the monotonic clock.
+    tick_sent_ms: Option<u64>,
+    /// No tick before, by the monotonic clock.
+    next_tick_ms: u64,
+    stopping: bool,
+}
+
+struct Waiting {
+    users: Vec<String>,
+    at_least: Offset,
+    reply: Reply<Vec<Option<Vec<u8>>>>,
+}
+
+impl Worker {
+    pub fn new(
+        partition: Partition,
+        log: Arc<dyn Log>,
+        directory: Option<PathBuf>,
+        clock: Arc<dyn Clock>,
+        tuning: Tuning,
+        commands: Receiver<Command>,
+        wake: Arc<Wake>,
+    ) -> Worker {
+        Worker {
+            partition,
+            log,
+            directory,
+            clock,
+            tuning,
+            commands,
+            wake,
+            walk: None,
+            failure: None,
+            retry_at_ms: 0,
+            waiting: Vec::new(),
+            tick_sent_ms: None,
+            next_tick_ms: 0,
+            stopping: false,
+        }
+    }
+
+    /// Until it is told to stop. An error only if the last commit failed.
+    pub fn run(mut self) -> Result<(), Error> {
+        while !self.stopping {
+            let worked = self.work();
+            self.answer_waiting();
+            let wait_ms = if worked { 0 } else { self.wait_ms() };
+            self.take_commands(wait_ms);
+        }
+        self.walk.map_or(Ok(()), Walk::close)
+    }
+
+    /// Opens, or folds a batch; whether there may be more to do at once.
+    fn work(&mut self) -> bool {
+        if self.clock.monotonic_ms() < self.retry_at_ms {
+            return false;
+        }
+        self.wake.pending.store(false, Ordering::Release);
+        match self.try_work() {
+            Ok(worked) => {
+                self.failure = None;
+                worked
+            }
+            Err(error) => {
+                if self.failure.is_none() {
+                    tracing::error!(partition = %self.partition, %error, "the partition cannot go on; trying again");
+                }
+                self.failure = Some(error.to_string());
+                self.retry_at_ms = self.clock.monotonic_ms() + RETRY_MS;
+                match error {
+                    // What the fold gave is kept and committed again.
+                    Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => {}
+                    // What is in memory no longer counts: start over from the store.
+                    _ => self.walk = None,
+                }
+                false
+            }
+        }
+    }
+
+    fn try_work(&mut self) -> Result<bool, Error> {
+        let Some(walk) = &mut self.walk else {
+            let (log, clock) = (self.log.clone(), self.clock.clone());
+            let walk = Walk::open(self.partition, log, self.directory.as_deref(), clock, self.tuning)?;
+            self.walk = Some(walk);
+            return Ok(true);
+        };
+        let step = walk.step(Limit {
+            records: self.tuning.batch_records,
+            bytes: self.tuning.batch_bytes,
+        })?;
+        if step.saw_tick {
+            self.tick_sent_ms = None;
+        }
+        if step.records == 0 {
+            self.tick()?;
+        }
+        let applied = self.walk.as_ref().map_or(Offset(0), Walk::applied);
+        let end = self.log.range(Topic::Events, self.partition)?.end;
+        let users = self.walk.as_ref().map_or(0, |walk| walk.state().users_in_memory());
+        metrics::partition(self.partition.0, end.0.saturating_sub(applied.0), users);
+        Ok(step.records > 0)
+    }
+
+    /// When the partition, quiet as it is, needs a tick, by the wall clock.
+    fn tick_due_ms(&self) -> Option<u64> {
+        let walk = self.walk.as_ref()?;
+        let time = walk.state().time()?;
+        let deadline = walk.next_deadline();
+        let outage = walk.state().policy().outage;
+        let watch = (outage.silence_ms > 0 && walk.census().online_devices() > 0)
+            .then(|| time.plus(outage.silence_ms / 2));
+        [deadline, watch].into_iter().flatten().min().map(|due| due.0)
+    }
+
+    fn tick(&mut self) -> Result<(), Error> {
+        let Some(due_ms) = self.tick_due_ms() else { return Ok(()) };
+        let now_ms = self.clock.monotonic_ms();
+        // One that was lost on its way is not waited for for ever.
+        let in_flight = self.tick_sent_ms.is_some_and(|sent| now_ms.saturating_sub(sent) < 10 * IDLE_MS);
+        if due_ms > self.clock.now_ms() || in_flight || now_ms < self.next_tick_ms {
+            return Ok(());
+        }
+        let mut value = Vec::new();
+        avro::encode_event(&Event::Tick, &mut value);
+        let record = NewRecord { key: None, value };
+        self.tick_sent_ms = Some(now_ms);
+        self.next_tick_ms = now_ms + TICK_MS;
+        metrics::tick();
+        self.log.append(vec![(self.partition, record)], Box::new(|_| {}));
+        Ok(())
+    }
+
+    /// How long nothing needs to be done.
+    fn wait_ms(&self) -> u64 {
+        let now_ms = self.clock.monotonic_ms();
+        if now_ms < self.retry_at_ms {
+            return self.retry_at_ms - now_ms;
+        }
+        let tick = self.tick_due_ms().map(|due| due.saturating_sub(self.clock.now_ms()));
+        let tick = tick.map(|wait| wait.max(self.next_tick_ms.saturating_sub(now_ms)).max(1));
+        tick.unwrap_or(IDLE_MS).min(IDLE_MS)
+    }
+
+    fn take_commands(&mut self, wait_ms: u64) {
+        let first = if wait_ms == 0 {
+            self.commands.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            })
+        } else {
+            self.commands.recv_timeout(Duration::from_millis(wait_ms))
+        };
+        match first {
+            Ok(command) => {
+                self.take(command);
+                while let Ok(command) = self.commands.try_recv() {
+                    self.take(command);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Wake => {}
+            Command::Users {
+                users,
+                at_least: Some(at_least),
+                reply,
+            } if self.walk.as_ref().is_none_or(|walk| walk.applied() <= at_least) => {
+                self.waiting.push(Waiting {
+                    users,
+                    at_least,
+                    reply,
+                });
+            }
+            Command::Users { users, reply, .. } => {
+                // Whoever asked may have gone: here and below that is no error.
+                let _ = reply.send(self.users(&users));
+            }
+            Command::Policy { reply } => {
+                let answer = self.shown().map(|walk| {
+                    let image = walk.state().partition_image();
+                    Answer {
+                        value: (policy_json(image.policy), image.policy_since),
+                        as_of: image.offset,
+                    }
+                });
+                let _ = reply.send(answer);
+            }
+            Command::Partition { reply } => {
+                let answer = self.shown().map(|walk| {
+                    let mut line = Vec::new();
+                    json::partition_line(&mut line, &walk.state().partition_image());
+                    line
+                });
+                let _ = reply.send(answer);
+            }
+            Command::Stats { reply } => {
+                let _ = reply.send(self.stats());
+            }
+            Command::Stop => self.stopping = true,
+        }
+    }
+
+    /// The walk, if what it has may be shown.
+    fn shown(&self) -> Result<&Walk, QueryError> {
+        let walk = self.walk.as_ref().filter(|walk| walk.is_settled() && walk.is_caught_up());
+        walk.ok_or(QueryError::Unavailable)
+    }
+
+    fn users(&self, users: &[String]) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
+        let walk = self.shown()?;
+        let mut as_of = Vec::new();
+        json::Object::new(&mut as_of)
+            .number("partition", self.partition.0.into())
+            .optional_number("offset", walk.state().offset().map(|offset| offset.0))
+            .optional_number("time", millis(walk.state().time()))
+            .end();
+        let line = |user: &String| {
+            walk.look_up(user, |image| {
+                let mut line = Vec::new();
+                json::user_fields(&mut line, image);
+                json::Object::more(&mut line).raw("as_of", &as_of).end();
+                line
+            })
+        };
+        let lines = users.iter().map(line);
+        lines.collect::<Result<_, _>>().map_err(|error: Error| QueryError::Failed(error.to_string().into()))
+    }
+
+    fn answer_waiting(&mut self) {
+        let Some(walk) = &self.walk else { return };
+        let applied = walk.applied();
+        if self.waiting.iter().all(|waiting| waiting.at_least >= applied && !waiting.reply.is_closed()) {
+            return;
+        }
+        for waiting in std::mem::take(&mut self.waiting) {
+            if waiting.reply.is_closed() {
+            } else if waiting.at_least < applied {
+                let _ = waiting.reply.send(self.users(&waiting.users));
+            } else {
+                self.waiting.push(waiting);
+            }
+        }
+    }
+
+    fn stats(&self) -> PartitionStats {
+        let end = self.log.range(Topic::Events, self.partition).map_or(Offset(0), |range| range.end);
+        let walk = self.walk.as_ref();
+        let state = match (walk, &self.failure) {
+            (_, Some(_)) => "failed",
+            (Some(walk), None) if walk.is_caught_up() => "live",
+            (_, None) => "restoring",
+        };
+        PartitionStats {
+            partition: self.partition,
+            state,
+            error: self.failure.clone(),
+            log_end: end,
+            committed: walk.map_or(Offset(0), |walk| walk.committed().next),
+            applied: walk.map_or(Offset(0), Walk::applied),
+            time: walk.and_then(|walk| walk.state().time()),
+            census: walk.map(|walk| walk.census().clone()).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Every metric, a named function each. Nobody else touches the registry.
+
+use crate::presence::change::{Cause, IgnoreReason, KickReason};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use std::sync::LazyLock;
+
+struct Metrics {
+    registry: Registry,
+    folded: IntCounter,
+    changes: IntCounterVec,
+    kicks: IntCounterVec,
+    ignored: IntCounterVec,
+    malformed: IntCounter,
+    commits: IntCounter,
+    committed_changes: IntCounter,
+    ticks: IntCounter,
+    lag: IntGaugeVec,
+    users_in_memory: IntGaugeVec,
+    store_commit_seconds: Histogram,
+    appended: IntCounter,
+    followers: prometheus::IntGauge,
+}
+
+/// A name or label that is not allowed is a bug that every start would show.
+const VALID: &str = "the metrics are declared with valid names, each once";
+
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+    let registry = Registry::new();
+    fn add<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+        registry.register(Box::new(collector.clone())).expect(VALID);
+        collector
+    }
+    let counter = |name: &str, help: &str| add(&registry, IntCounter::new(name, help).expect(VALID));
+    let counters =
+        |name: &str, help: &str, label: &str| add(&registry, IntCounterVec::new(Opts::new(name, help), &[label]).expect(VALID));
+    let gauges =
+        |name: &str, help: &str| add(&registry, IntGaugeVec::new(Opts::new(name, help), &["partition"]).expect(VALID));
+    Metrics {
+        folded: counter("rollcall_events_folded_total", "Records of the input log that were folded"),
+        changes: counters("rollcall_changes_total", "Changes given, by cause", "cause"),
+        kicks: counters("rollcall_kicks_total", "Kicks given, by reason", "reason"),
+        ignored: counters("rollcall_ignored_total", "Events or beats without effect, by reason", "reason"),
+        malformed: counter("rollcall_malformed_total", "Records put into quarantine"),
+        commits: counter("rollcall_commits_total", "Commits of outputs and position"),
+        committed_changes: counter("rollcall_committed_changes_total", "Changes in those commits"),
+        ticks: counter("rollcall_ticks_total", "Ticks appended to quiet partitions"),
+        lag: gauges("rollcall_lag_records", "Offsets between the end of the input log and what is applied"),
+        users_in_memory: gauges("rollcall_users_in_memory", "Users held in memory"),
+        store_commit_seconds: add(
+            &registry,
+            Histogram::with_opts(
+                HistogramOpts::new("rollcall_store_commit_seconds", "Time that a commit of the store took")
+                    .buckets(vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+            )
+            .expect(VALID),
+        ),
+        appended: counter("rollcall_events_appended_total", "Events accepted over HTTP and durable"),
+        followers: add(
+            &registry,
+            prometheus::IntGauge::new("rollcall_followers", "Open subscriptions to changes or kicks").expect(VALID),
+        ),
+        registry,
+    }
+});
+
+pub fn folded(records: usize) {
+    METRICS.folded.inc_by(records as u64);
+}
+
+pub fn change(cause: Cause) {
+    METRICS.changes.with_label_values(&[cause.name()]).inc();
+}
+
+pub fn kick(reason: KickReason) {
+    METRICS.kicks.with_label_values(&[reason.name()]).inc();
+}
+
+pub fn ignored(reason: IgnoreReason) {
+    METRICS.ignored.with_label_values(&[reason.name()]).inc();
+}
+
+pub fn malformed() {
+    METRICS.malformed.inc();
+}
+
+pub fn committed(changes: usize) {
+    METRICS.commits.inc();
+    METRICS.committed_changes.inc_by(changes as u64);
+}
+
+pub fn tick() {
+    METRICS.ticks.inc();
+}
+
+pub fn partition(partition: u32, lag: u64, users_in_memory: usize) {
+    let label = partition.to_string();
+    METRICS.lag.with_label_values(&[&label]).set(lag as i64);
+    METRICS.users_in_memory.with_label_values(&[&label]).set(users_in_memory as i64);
+}
+
+pub fn store_commit(seconds: f64) {
+    METRICS.store_commit_seconds.observe(seconds);
+}
+
+pub fn appended(events: usize) {
+    METRICS.appended.inc_by(events as u64);
+}
+
+/// One more, or one less, open subscription.
+pub fn followers(difference: i64) {
+    METRICS.followers.add(difference);
+}
+
+/// Everything in Prometheus' text format.
+pub fn text() -> String {
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&METRICS.registry.gather(), &mut text) {
+        Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) => format!("# {error}\n"),
+    }
+}

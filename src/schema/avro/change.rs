@@ -1,0 +1,153 @@
+//! The datum of `schemas/change.avsc`, field by field in its order; and the id that changes and kicks have.
+
+use super::datum::{Reader, write_array, write_count, write_int, write_nullable_text, write_text};
+use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
+use crate::presence::{LogTime, Offset, Partition};
+use crate::schema::Malformed;
+use std::io::Write;
+
+/// Each of a device's five strings has at least one byte.
+const DEVICE_BYTES_MIN: usize = 5;
+
+pub(super) fn read(datum: &[u8]) -> Result<Change, Malformed> {
+    let mut reader = Reader::new(datum);
+    let id = read_id(&mut reader);
+    let partition = Partition(reader.int("partition"));
+    let offset = Offset(reader.count("offset"));
+    let change = Change {
+        id,
+        seq: reader.count("seq"),
+        user: reader.text("user").into(),
+        version: reader.count("version"),
+        at: LogTime(reader.count("at")),
+        logged_at: LogTime(reader.count("logged_at")),
+        cause: reader.name("cause", &Cause::ALL, Cause::name),
+        before: reader.status("before"),
+        after: reader.status("after"),
+        devices: reader.array("devices", DEVICE_BYTES_MIN, |reader, _| {
+            Ok(DeviceChange {
+                platform: reader.text("a device's platform").into(),
+                device: reader.text("a device's device").into(),
+                gateway: reader.text("a device's gateway").into(),
+                before: reader.status("a device's before"),
+                after: reader.status("a device's after"),
+            })
+        }),
+        custom_status: reader.nullable_text("custom_status").map(Into::into),
+        evidence: Offset(reader.count("evidence")),
+    };
+    reader.end()?;
+    if (id.partition, id.offset) != (partition, offset) {
+        return Err(Malformed::invalid(format!(
+            "id and the fields partition and offset must agree, but it says {}-{}, and they {partition}-{offset}",
+            id.partition, id.offset
+        )));
+    }
+    Ok(change)
+}
+
+pub(super) fn write(change: &Change, out: &mut Vec<u8>) {
+    write_id(change.id, out);
+    write_int(out, change.id.partition.0);
+    write_count(out, change.id.offset.0);
+    write_count(out, change.seq);
+    write_text(out, &change.user);
+    write_count(out, change.version);
+    write_count(out, change.at.0);
+    write_count(out, change.logged_at.0);
+    write_text(out, change.cause.name());
+    write_text(out, change.before.name());
+    write_text(out, change.after.name());
+    write_array(out, &change.devices, |out, device| {
+        write_text(out, &device.platform);
+        write_text(out, &device.device);
+        write_text(out, &device.gateway);
+        write_text(out, device.before.name());
+        write_text(out, device.after.name());
+    });
+    write_nullable_text(out, change.custom_status.as_deref());
+    write_count(out, change.evidence.0);
+}
+
+/// `{partition}-{offset}-{index}`. The longest has 51 bytes, so the length takes one byte, written afterwards.
+pub(super) fn write_id(id: OutputId, out: &mut Vec<u8>) {
+    let length_at = out.len();
+    out.push(0);
+    write!(out, "{}-{}-{}", id.partition, id.offset, id.index).expect("writing to memory does not fail");
+    let length = out.len() - length_at - 1;
+    out[length_at] = (length as u8) << 1;
+}
+
+pub(super) fn read_id(reader: &mut Reader<'_>) -> OutputId {
+    let text = reader.text("id");
+    parse_id(text).unwrap_or_else(|| {
+        reader.fail_with(
+            "id",
+            &format!("must be a partition, an offset and an index, as in 0-15-1, not {text:?}"),
+        );
+        OutputId {
+            partition: Partition(0),
+            offset: Offset(0),
+            index: 0,
+        }
+    })
+}
+
+fn parse_id(text: &str) -> Option<OutputId> {
+    /// Digits as they are written: no sign, no zero in front.
+    fn number(digits: &str) -> Option<u64> {
+        let canonical = digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+        if canonical { digits.parse().ok() } else { None }
+    }
+    let mut parts = text.split('-');
+    let id = OutputId {
+        partition: Partition(number(parts.next()?)?.try_into().ok()?),
+        offset: Offset(number(parts.next()?)?),
+        index: number(parts.next()?)?,
+    };
+    if parts.next().is_none() { Some(id) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_was_written_and_in_no_other_form() {
+        for id in [
+            OutputId {
+                partition: Partition(0),
+                offset: Offset(0),
+                index: 0,
+            },
+            OutputId {
+                partition: Partition(12),
+                offset: Offset(345),
+                index: 6,
+            },
+            OutputId {
+                partition: Partition(u32::MAX),
+                offset: Offset(u64::MAX),
+                index: u64::MAX,
+            },
+        ] {
+            let mut bytes = Vec::new();
+            write_id(id, &mut bytes);
+            assert_eq!(read_id(&mut Reader::new(&bytes)), id);
+        }
+        for text in [
+            "",
+            "0",
+            "0-0",
+            "0-0-0-0",
+            "0--0",
+            "+1-0-0",
+            "01-0-0",
+            "0-0-1 ",
+            "4294967296-0-0",
+            "0-0-x",
+        ] {
+            assert_eq!(parse_id(text), None, "{text}");
+        }
+    }
+}

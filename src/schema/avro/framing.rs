@@ -1,0 +1,175 @@
+//! Our schemas, and the few bytes before a datum that say with which one it was written.
+//!
+//! Two framings are known (`docs/rules.md` section 9). Avro single-object encoding: C3 01, then the schema's fingerprint,
+//! 8 bytes, least first. Confluent's: 00, then the schema's id in a registry, 4 bytes, greatest first.
+
+use crate::schema::Malformed;
+use std::sync::LazyLock;
+
+/// One of our schemas: one flat record type per topic, in `schemas/*.avsc`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Schema {
+    Event,
+    Change,
+    Kick,
+    UserState,
+    Quarantined,
+}
+
+impl Schema {
+    pub const ALL: [Schema; 5] = [
+        Schema::Event,
+        Schema::Change,
+        Schema::Kick,
+        Schema::UserState,
+        Schema::Quarantined,
+    ];
+
+    /// The name of the record type, without its namespace.
+    pub fn name(self) -> &'static str {
+        match self {
+            Schema::Event => "Event",
+            Schema::Change => "Change",
+            Schema::Kick => "Kick",
+            Schema::UserState => "UserState",
+            Schema::Quarantined => "Quarantined",
+        }
+    }
+
+    /// The schema as JSON, as it is registered.
+    pub fn json(self) -> &'static str {
+        match self {
+            Schema::Event => include_str!("../../../schemas/event.avsc"),
+            Schema::Change => include_str!("../../../schemas/change.avsc"),
+            Schema::Kick => include_str!("../../../schemas/kick.avsc"),
+            Schema::UserState => include_str!("../../../schemas/user_state.avsc"),
+            Schema::Quarantined => include_str!("../../../schemas/quarantined.avsc"),
+        }
+    }
+
+    /// CRC-64-AVRO of the schema's Parsing Canonical Form. A constant, so that framing costs nothing; a test holds it
+    /// against the schema's text.
+    pub const fn fingerprint(self) -> u64 {
+        match self {
+            Schema::Event => 0xe5fe_c850_c44f_4742,
+            Schema::Change => 0x0c5a_1d37_91db_f442,
+            Schema::Kick => 0x7f71_ad0c_686f_a5ae,
+            Schema::UserState => 0xc314_7d16_cfb2_0374,
+            Schema::Quarantined => 0xffb7_294b_78d7_633f,
+        }
+    }
+
+    /// The schema for `apache-avro`, parsed once.
+    pub(super) fn parsed(self) -> &'static apache_avro::Schema {
+        static PARSED: LazyLock<[apache_avro::Schema; Schema::ALL.len()]> = LazyLock::new(|| {
+            Schema::ALL.map(|schema| apache_avro::Schema::parse_str(schema.json()).expect("our own schemas are valid"))
+        });
+        &PARSED[self as usize]
+    }
+
+    const fn header(self) -> [u8; SINGLE_OBJECT_BYTES] {
+        let [a, b, c, d, e, f, g, h] = self.fingerprint().to_le_bytes();
+        [SINGLE_OBJECT[0], SINGLE_OBJECT[1], a, b, c, d, e, f, g, h]
+    }
+}
+
+const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
+const SINGLE_OBJECT_BYTES: usize = 10;
+const CONFLUENT: u8 = 0;
+
+/// What the bytes before a datum say about its schema.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// Single-object encoding: the fingerprint of the writer's schema.
+    Fingerprint(u64),
+    /// Confluent's wire format: the id of the writer's schema in a registry.
+    Id(u32),
+}
+
+/// Appends the framing of a datum of our own schema, in single-object encoding. The datum comes next.
+#[inline]
+pub fn frame(schema: Schema, out: &mut Vec<u8>) {
+    out.extend_from_slice(&schema.header());
+}
+
+/// Appends Confluent's framing of a datum whose schema has this id in the registry. The datum comes next.
+pub fn frame_with_id(id: u32, out: &mut Vec<u8>) {
+    out.push(CONFLUENT);
+    out.extend_from_slice(&id.to_be_bytes());
+}
+
+/// Splits a record's value into what its framing says and the datum, which is not looked at.
+pub fn unframe(value: &[u8]) -> Result<(Frame, &[u8]), Malformed> {
+    if let Some((fingerprint, datum)) = value.strip_prefix(&SINGLE_OBJECT).and_then(<[u8]>::split_first_chunk) {
+        return Ok((Frame::Fingerprint(u64::from_le_bytes(*fingerprint)), datum));
+    }
+    if let Some((id, datum)) = value.strip_prefix(&[CONFLUENT]).and_then(<[u8]>::split_first_chunk) {
+        return Ok((Frame::Id(u32::from_be_bytes(*id)), datum));
+    }
+    Err(Malformed::invalid(match value {
+        [] => "the value is empty",
+        [CONFLUENT, ..] => "the value ends within the id of its schema",
+        [0xc3, 0x01, ..] => "the value ends within the fingerprint of its schema",
+        _ => "the value begins neither as single-object encoding (c3 01) nor as Confluent's wire format (00)",
+    }))
+}
+
+/// The datum, if the value is framed as our own `schema` in single-object encoding: the fast way in.
+#[inline]
+pub(super) fn own_datum(schema: Schema, value: &[u8]) -> Option<&[u8]> {
+    value.strip_prefix(&schema.header())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apache_avro::rabin::Rabin;
+
+    #[test]
+    fn each_fingerprint_is_that_of_the_schema_s_text() {
+        for schema in Schema::ALL {
+            let bytes = schema.parsed().fingerprint::<Rabin>().bytes;
+            let fingerprint = u64::from_le_bytes(bytes.try_into().unwrap());
+            assert_eq!(
+                schema.fingerprint(),
+                fingerprint,
+                "{schema:?} must be {fingerprint:#018x}"
+            );
+            assert_eq!(
+                schema.parsed().name().unwrap().to_string(),
+                format!("rollcall.{}", schema.name())
+            );
+        }
+    }
+
+    #[test]
+    fn a_frame_is_read_as_it_was_written() {
+        let mut value = Vec::new();
+        frame(Schema::Kick, &mut value);
+        value.push(7);
+        assert_eq!(
+            unframe(&value),
+            Ok((Frame::Fingerprint(Schema::Kick.fingerprint()), &[7][..]))
+        );
+        assert_eq!(own_datum(Schema::Kick, &value), Some(&[7][..]));
+        assert_eq!(own_datum(Schema::Event, &value), None);
+        let mut value = Vec::new();
+        frame_with_id(0x0102_0304, &mut value);
+        value.push(7);
+        assert_eq!(value, [0, 1, 2, 3, 4, 7]);
+        assert_eq!(unframe(&value), Ok((Frame::Id(0x0102_0304), &[7][..])));
+    }
+
+    #[test]
+    fn a_value_without_a_whole_frame_is_told_so() {
+        let error = |value: &[u8]| unframe(value).unwrap_err().to_string();
+        assert_eq!(error(&[]), "the value is empty");
+        assert_eq!(error(&[0, 0, 0, 1]), "the value ends within the id of its schema");
+        assert_eq!(
+            error(&[0xc3, 1, 0, 0]),
+            "the value ends within the fingerprint of its schema"
+        );
+        assert!(error(b"{\"type\":\"tick\"}").starts_with("the value begins neither"));
+        assert!(error(&[0xc3]).starts_with("the value begins neither"));
+    }
+}

@@ -1,0 +1,97 @@
+//! The datum of `schemas/user_state.avsc`, field by field in its order.
+
+use super::datum::{Reader, write_array, write_count, write_int, write_nullable_text, write_text};
+use crate::presence::{LogTime, Offset, Partition, Status};
+use crate::schema::Malformed;
+use std::borrow::Cow;
+
+/// A user's presence as it stands: the value of the compacted topic (`docs/rules.md` section 9). A user who was
+/// forgotten has none; the topic then gets a null value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserState<'a> {
+    pub user: Cow<'a, str>,
+    /// That of the change which led here.
+    pub version: u64,
+    pub status: Status,
+    /// When the status became what it is.
+    pub since: LogTime,
+    pub custom_status: Option<Cow<'a, str>>,
+    /// By (platform, device).
+    pub devices: Vec<DeviceState<'a>>,
+    /// Of the input record whose change led here.
+    pub partition: Partition,
+    pub offset: Offset,
+}
+
+/// One device of a [`UserState`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceState<'a> {
+    pub platform: Cow<'a, str>,
+    pub device: Cow<'a, str>,
+    pub status: Status,
+}
+
+/// Each of a device's three strings has at least one byte.
+const DEVICE_BYTES_MIN: usize = 3;
+
+pub(super) fn read(datum: &[u8]) -> Result<UserState<'_>, Malformed> {
+    let mut reader = Reader::new(datum);
+    let state = UserState {
+        user: Cow::Borrowed(reader.text("user")),
+        version: reader.count("version"),
+        status: reader.status("status"),
+        since: LogTime(reader.count("since")),
+        custom_status: reader.nullable_text("custom_status").map(Cow::Borrowed),
+        devices: reader.array("devices", DEVICE_BYTES_MIN, |reader, _| {
+            Ok(DeviceState {
+                platform: Cow::Borrowed(reader.text("a device's platform")),
+                device: Cow::Borrowed(reader.text("a device's device")),
+                status: reader.status("a device's status"),
+            })
+        }),
+        partition: Partition(reader.int("partition")),
+        offset: Offset(reader.count("offset")),
+    };
+    reader.end()?;
+    Ok(state)
+}
+
+pub(super) fn write(state: &UserState<'_>, out: &mut Vec<u8>) {
+    write_text(out, &state.user);
+    write_count(out, state.version);
+    write_text(out, state.status.name());
+    write_count(out, state.since.0);
+    write_nullable_text(out, state.custom_status.as_deref());
+    write_array(out, &state.devices, |out, device| {
+        write_text(out, &device.platform);
+        write_text(out, &device.device);
+        write_text(out, device.status.name());
+    });
+    write_int(out, state.partition.0);
+    write_count(out, state.offset.0);
+}
+
+impl UserState<'_> {
+    /// The state with text of its own, for when the bytes that it was read from do not last.
+    pub fn into_owned(self) -> UserState<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        UserState {
+            user: own(self.user),
+            version: self.version,
+            status: self.status,
+            since: self.since,
+            custom_status: self.custom_status.map(own),
+            devices: self
+                .devices
+                .into_iter()
+                .map(|device| DeviceState {
+                    platform: own(device.platform),
+                    device: own(device.device),
+                    status: device.status,
+                })
+                .collect(),
+            partition: self.partition,
+            offset: self.offset,
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Values written with other schemas than ours: older ones, and those of a registry.
+//!
+//! Such a value is translated: `apache-avro` reads it with its writer's schema, resolves it to ours, and writes it
+//! again; then it is read like any other. That takes microseconds, not nanoseconds, so no checks are written twice,
+//! and who wants speed publishes with our schema.
+//!
+//! A foreign schema may come from anyone who can write to the registry, so it is judged before it is used: it must not
+//! refer to itself (a datum could then nest without end, and so overflow the stack), nor be so large, nor have arrays of
+//! items without bytes (a few bytes could then claim a million of them).
+
+use super::framing::{Frame, Schema, unframe};
+use crate::schema::Malformed;
+use apache_avro::Schema as AvroSchema;
+use apache_avro::rabin::Rabin;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::schema::{Name, ResolvedSchema};
+use apache_avro::writer::datum::GenericDatumWriter;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, LazyLock};
+use thiserror::Error;
+
+/// Earlier versions of our schemas, whose records may still be in the log. Each becomes a line here when its file
+/// changes; none is ever removed.
+const OLDER: [&str; 0] = [];
+
+/// The most that `apache-avro` may reserve on the word of one length in a datum. No record is nearly as large.
+const RESERVED_BYTES_MAX: usize = 16 << 20;
+/// How many types, counted where they are used, a foreign schema may have.
+const TYPES_MAX: usize = 1_000;
+/// How deep they may nest.
+const DEPTH_MAX: usize = 32;
+
+/// Who knows with which schema a value was written. The methods are called for each record that is not framed as our
+/// own schema, so they must not wait: a registry answers from what it has already fetched, and whoever gets
+/// [`Malformed::UnknownSchemaId`] may have it fetch the id and decode again.
+pub trait WriterSchemas {
+    /// The schema with this id in the registry, if it is known.
+    fn by_id(&self, id: u32) -> Option<WriterSchema>;
+
+    /// The schema with this fingerprint, if it is known: by default ours and their earlier versions.
+    fn by_fingerprint(&self, fingerprint: u64) -> Option<WriterSchema> {
+        own(fingerprint).or_else(|| {
+            static TABLE: LazyLock<HashMap<u64, WriterSchema>> = LazyLock::new(|| older(&OLDER));
+            TABLE.get(&fingerprint).cloned()
+        })
+    }
+}
+
+/// Without a registry: our own schemas and their earlier versions.
+pub struct NoRegistry;
+
+impl WriterSchemas for NoRegistry {
+    fn by_id(&self, _: u32) -> Option<WriterSchema> {
+        None
+    }
+}
+
+/// A schema that values were written with, ready for use. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct WriterSchema(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Own(Schema),
+    Foreign(Arc<AvroSchema>),
+}
+
+/// Why a foreign schema cannot be used.
+#[derive(Debug, Error)]
+pub enum UnusableSchema {
+    #[error("the schema is not valid: {0}")]
+    Invalid(String),
+    #[error("the schema refers to itself at {0}, so its data could nest without end")]
+    Recursive(String),
+    #[error("the schema has an array whose items take no bytes")]
+    EmptyItems,
+    #[error("the schema has more than {TYPES_MAX} types, or nests them deeper than {DEPTH_MAX}")]
+    TooLarge,
+}
+
+impl WriterSchema {
+    /// A schema from its JSON. Where it lays data out as one of ours does, by its canonical form, they take the fast
+    /// way.
+    pub fn parse(json: &str) -> Result<WriterSchema, UnusableSchema> {
+        let invalid = |error: apache_avro::Error| UnusableSchema::Invalid(error.to_string());
+        let schema = AvroSchema::parse_str(json).map_err(invalid)?;
+        if let Some(own) = own(fingerprint(&schema)) {
+            return Ok(own);
+        }
+        let resolved = ResolvedSchema::new(&schema).map_err(invalid)?;
+        let mut judge = Judge {
+            names: resolved.get_names(),
+            within: Vec::new(),
+            types: 0,
+        };
+        judge.takes_bytes(&schema, 0)?;
+        Ok(WriterSchema(Kind::Foreign(Arc::new(schema))))
+    }
+
+    /// Our own schema of this kind.
+    pub fn own(schema: Schema) -> WriterSchema {
+        WriterSchema(Kind::Own(schema))
+    }
+}
+
+fn own(fingerprint: u64) -> Option<WriterSchema> {
+    Schema::ALL
+        .into_iter()
+        .find(|schema| schema.fingerprint() == fingerprint)
+        .map(WriterSchema::own)
+}
+
+fn fingerprint(schema: &AvroSchema) -> u64 {
+    let bytes = schema.fingerprint::<Rabin>().bytes;
+    u64::from_le_bytes(bytes.try_into().expect("a CRC-64 has 8 bytes"))
+}
+
+fn older(schemas: &[&str]) -> HashMap<u64, WriterSchema> {
+    let entry = |json: &&str| {
+        let schema = AvroSchema::parse_str(json).expect("our own earlier schemas are valid");
+        (fingerprint(&schema), WriterSchema(Kind::Foreign(Arc::new(schema))))
+    };
+    schemas.iter().map(entry).collect()
+}
+
+/// Walks a schema as a datum of it would be read.
+struct Judge<'s, 'n> {
+    names: &'n HashMap<Name, &'s AvroSchema>,
+    /// The named types that enclose the place where the walk is.
+    within: Vec<Name>,
+    types: usize,
+}
+
+impl Judge<'_, '_> {
+    /// Whether each value of this type takes at least a byte.
+    fn takes_bytes(&mut self, schema: &AvroSchema, depth: usize) -> Result<bool, UnusableSchema> {
+        self.types += 1;
+        if self.types > TYPES_MAX || depth > DEPTH_MAX {
+            return Err(UnusableSchema::TooLarge);
+        }
+        match schema {
+            AvroSchema::Null => Ok(false),
+            AvroSchema::Fixed(fixed) => Ok(fixed.size > 0),
+            AvroSchema::Record(record) => {
+                let name = record.name.fully_qualified_name(self.namespace()).into_owned();
+                self.within.push(name);
+                let mut takes_bytes = false;
+                for field in &record.fields {
+                    takes_bytes |= self.takes_bytes(&field.schema, depth + 1)?;
+                }
+                self.within.pop();
+                Ok(takes_bytes)
+            }
+            AvroSchema::Ref { name } => {
+                let name = name.fully_qualified_name(self.namespace()).into_owned();
+                if self.within.contains(&name) {
+                    return Err(UnusableSchema::Recursive(name.to_string()));
+                }
+                match self.names.get(&name).copied() {
+                    Some(schema) => self.takes_bytes(schema, depth + 1),
+                    None => Err(UnusableSchema::Invalid(format!("there is no type {name}"))),
+                }
+            }
+            AvroSchema::Union(union) => {
+                for variant in union.variants() {
+                    self.takes_bytes(variant, depth + 1)?;
+                }
+                Ok(true)
+            }
+            AvroSchema::Array(array) => match self.takes_bytes(&array.items, depth + 1)? {
+                true => Ok(true),
+                false => Err(UnusableSchema::EmptyItems),
+            },
+            AvroSchema::Map(map) => self.takes_bytes(&map.types, depth + 1).map(|_| true),
+            _ => Ok(true),
+        }
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        self.within.last().and_then(Name::namespace)
+    }
+}
+
+/// The datum of a value in our own schema `wanted`: as it is where it was written with that, else translated.
+pub(super) fn datum<'v>(
+    wanted: Schema,
+    value: &'v [u8],
+    schemas: &dyn WriterSchemas,
+) -> Result<Cow<'v, [u8]>, Malformed> {
+    let (frame, datum) = unframe(value)?;
+    let writer = match frame {
+        Frame::Fingerprint(fingerprint) => schemas
+            .by_fingerprint(fingerprint)
+            .ok_or(Malformed::UnknownFingerprint(fingerprint))?,
+        Frame::Id(id) => schemas.by_id(id).ok_or(Malformed::UnknownSchemaId(id))?,
+    };
+    match writer.0 {
+        Kind::Own(schema) if schema == wanted => Ok(Cow::Borrowed(datum)),
+        Kind::Own(schema) => {
+            let (is, belongs) = (schema.name(), wanted.name());
+            Err(Malformed::invalid(format!(
+                "the value is of type {is}, where {belongs} belongs"
+            )))
+        }
+        Kind::Foreign(schema) => translate(wanted, datum, &schema)
+            .map(Cow::Owned)
+            .map_err(|error| Malformed::invalid(format!("not readable with its schema: {error}"))),
+    }
+}
+
+fn translate(wanted: Schema, datum: &[u8], writer: &AvroSchema) -> Result<Vec<u8>, apache_avro::Error> {
+    apache_avro::util::max_allocation_bytes(RESERVED_BYTES_MAX);
+    let mut whole = Whole { rest: datum };
+    let reader = GenericDatumReader::builder(writer)
+        .reader_schema(wanted.parsed())
+        .build()?;
+    let value = reader.read_value(&mut whole)?;
+    whole.end()?;
+    GenericDatumWriter::builder(wanted.parsed())
+        .build()?
+        .write_value_to_vec(value)
+}
+
+/// A datum that must be there to its last byte and no further. `apache-avro` takes an end that comes too early for
+/// nulls, but only when it is told so with `UnexpectedEof`; so it is told otherwise.
+struct Whole<'d> {
+    rest: &'d [u8],
+}
+
+impl io::Read for Whole<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() && !into.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the bytes end too early"));
+        }
+        self.rest.read(into)
+    }
+}
+
+impl Whole<'_> {
+    fn end(&self) -> Result<(), apache_avro::Error> {
+        match self.rest.len() {
+            0 => Ok(()),
+            extra => {
+                let error = io::Error::new(io::ErrorKind::InvalidData, format!("{extra} bytes too many at the end"));
+                Err(apache_avro::error::Details::ReadBytes(error).into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(json: &str) -> String {
+        WriterSchema::parse(json).expect_err(json).to_string()
+    }
+
+    #[test]
+    fn our_own_schemas_are_known_by_their_fingerprints_and_texts() {
+        for schema in Schema::ALL {
+            for found in [
+                NoRegistry.by_fingerprint(schema.fingerprint()),
+                WriterSchema::parse(schema.json()).ok(),
+            ] {
+                assert!(matches!(found, Some(WriterSchema(Kind::Own(own))) if own == schema));
+            }
+        }
+        assert!(NoRegistry.by_fingerprint(1).is_none());
+        assert!(NoRegistry.by_id(1).is_none());
+    }
+
+    #[test]
+    fn an_earlier_schema_is_found_by_its_fingerprint() {
+        let earlier = r#"{"type":"record","name":"rollcall.Event","fields":[{"name":"type","type":"string"}]}"#;
+        let table = older(&[earlier]);
+        let parsed = AvroSchema::parse_str(earlier).unwrap();
+        assert!(matches!(
+            table.get(&fingerprint(&parsed)),
+            Some(WriterSchema(Kind::Foreign(_)))
+        ));
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_schema_whose_data_could_exhaust_us_is_refused() {
+        let list =
+            r#"{"type":"record","name":"List","namespace":"n","fields":[{"name":"next","type":["null","List"]}]}"#;
+        assert!(refused(list).contains("refers to itself"));
+        let nulls = r#"{"type":"record","name":"R","fields":[{"name":"f","type":{"type":"array","items":"null"}}]}"#;
+        assert!(refused(nulls).contains("take no bytes"));
+        let doubling = (1..30).fold(r#"{"name":"f0","type":{"type":"record","name":"T0","fields":[]}}"#.to_owned(), |fields, i| {
+            let j = i - 1;
+            format!(
+                r#"{fields},{{"name":"f{i}","type":{{"type":"record","name":"T{i}","fields":[{{"name":"a","type":"T{j}"}},{{"name":"b","type":"T{j}"}}]}}}}"#
+            )
+        });
+        assert!(
+            refused(&format!(r#"{{"type":"record","name":"R","fields":[{doubling}]}}"#)).contains("more than 1000")
+        );
+        assert!(refused("{").contains("not valid"));
+        assert!(
+            refused(r#"{"type":"record","name":"R","fields":[{"name":"f","type":"Nowhere"}]}"#).contains("not valid")
+        );
+    }
+
+    #[test]
+    fn a_type_that_is_used_twice_is_not_recursive() {
+        let twice = r#"{"type":"record","name":"n.R","fields":[
+            {"name":"a","type":{"type":"record","name":"S","fields":[{"name":"x","type":"long"}]}},
+            {"name":"b","type":"S"},{"name":"c","type":{"type":"map","values":"n.S"}}]}"#;
+        WriterSchema::parse(twice).unwrap();
+    }
+}

@@ -1,0 +1,350 @@
+//! An event as the flat list of fields that it is on the wire (`docs/rules.md` section 3), and the judgement over them.
+//!
+//! Every wire format has the same fields with the same bounds, so they are checked here once. Fields that a type does
+//! not need are ignored, whatever they hold.
+
+use super::Malformed;
+use super::policy::parse_policy;
+use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
+use crate::presence::{Conn, Epoch};
+use std::borrow::Cow;
+
+/// The fields of section 3; none where a field is null or missing. Nothing is checked yet but the beats, each of which
+/// was made by [`beat`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flat<'a> {
+    pub(crate) kind: &'a str,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) platform: Option<&'a str>,
+    pub(crate) device: Option<&'a str>,
+    pub(crate) gateway: Option<&'a str>,
+    pub(crate) epoch: Option<i64>,
+    pub(crate) conn: Option<i64>,
+    pub(crate) intent: Option<&'a str>,
+    pub(crate) client: Option<&'a str>,
+    pub(crate) beats: Option<Cow<'a, [Beat<'a>]>>,
+    pub(crate) reason: Option<&'a str>,
+    pub(crate) text: Option<&'a str>,
+    pub(crate) ttl_ms: Option<i64>,
+    pub(crate) policy: Option<&'a str>,
+}
+
+/// The type of section 3 whose `beats` matter.
+pub(crate) const HEARTBEATS: &str = "heartbeats";
+
+impl<'a> Flat<'a> {
+    /// The event, if every field that its type needs is there and within its bounds. Borrows all text; allocates only
+    /// for a policy.
+    #[inline]
+    pub(crate) fn event(&mut self) -> Result<Event<'a>, Malformed> {
+        match self.kind {
+            // Apart and in line, because nearly every record is one.
+            "heartbeat" => Ok(Event::Heartbeat {
+                who: self.who()?,
+                via: self.via()?,
+            }),
+            _ => self.event_but_heartbeat(),
+        }
+    }
+
+    fn event_but_heartbeat(&mut self) -> Result<Event<'a>, Malformed> {
+        Ok(match self.kind {
+            "connect" => Event::Connect {
+                who: self.who()?,
+                via: self.via()?,
+                intent: match self.intent {
+                    Some("login") => Intent::Login,
+                    Some("resume") => Intent::Resume,
+                    other => return Err(no_name("intent", "login or resume", other)),
+                },
+                client: self
+                    .client
+                    .map(|client| text("client", client, bounds::CLIENT_BYTES))
+                    .transpose()?,
+            },
+            "background" => Event::Background {
+                who: self.who()?,
+                via: self.via()?,
+            },
+            "foreground" => Event::Foreground {
+                who: self.who()?,
+                via: self.via()?,
+            },
+            "disconnect" => Event::Disconnect {
+                who: self.who()?,
+                via: self.via()?,
+                reason: match self.reason {
+                    Some("closed") => Ending::Closed,
+                    Some("exit") => Ending::Exit,
+                    other => return Err(no_name("reason", "closed or exit", other)),
+                },
+            },
+            "logout" => Event::Logout {
+                who: self.who()?,
+                via: self.via()?,
+            },
+            HEARTBEATS => Event::Heartbeats {
+                gateway: self.gateway()?,
+                epoch: self.epoch()?,
+                beats: {
+                    let beats = required("beats", self.beats.take())?;
+                    number_of_beats(beats.len())?;
+                    beats.into_owned()
+                },
+            },
+            "kick" => {
+                let user = self.user()?;
+                let target = match (self.platform, self.device) {
+                    (None, None) => Target::All,
+                    (Some(_), None) => Target::Platform(self.platform()?),
+                    (Some(_), Some(_)) => Target::Device(self.platform()?, self.device()?),
+                    (None, Some(_)) => return Err(Malformed::invalid("platform must be given where device is")),
+                };
+                Event::Kick { user, target }
+            }
+            "custom_status" => Event::CustomStatus {
+                user: self.user()?,
+                text: self
+                    .text
+                    .map(|given| text("text", given, bounds::STATUS_TEXT_BYTES))
+                    .transpose()?,
+            },
+            "forget" => Event::Forget { user: self.user()? },
+            "lease" => Event::Lease {
+                gateway: self.gateway()?,
+                epoch: self.epoch()?,
+                ttl_ms: integer("ttl_ms", required("ttl_ms", self.ttl_ms)?, bounds::TTL_MS_MAX)?,
+            },
+            "policy" => {
+                let document = required("policy", self.policy)?;
+                Event::Policy {
+                    policy: Box::new(parse_policy(document)?),
+                    document: Cow::Borrowed(document),
+                }
+            }
+            "tick" => Event::Tick,
+            unknown => return Err(Malformed::invalid(format!("type: there is none named {unknown:?}"))),
+        })
+    }
+
+    #[inline(always)]
+    fn who(&self) -> Result<Who<'a>, Malformed> {
+        Ok(Who {
+            user: self.user()?,
+            platform: self.platform()?,
+            device: self.device()?,
+        })
+    }
+
+    #[inline(always)]
+    fn via(&self) -> Result<Via<'a>, Malformed> {
+        Ok(Via {
+            gateway: self.gateway()?,
+            epoch: self.epoch()?,
+            conn: Conn(integer("conn", required("conn", self.conn)?, bounds::NUMBER_MAX)?),
+        })
+    }
+
+    #[inline]
+    fn user(&self) -> Result<Cow<'a, str>, Malformed> {
+        text("user", required("user", self.user)?, bounds::USER_BYTES)
+    }
+
+    #[inline]
+    fn platform(&self) -> Result<Cow<'a, str>, Malformed> {
+        text("platform", required("platform", self.platform)?, bounds::PLATFORM_BYTES)
+    }
+
+    #[inline]
+    fn device(&self) -> Result<Cow<'a, str>, Malformed> {
+        text("device", required("device", self.device)?, bounds::DEVICE_BYTES)
+    }
+
+    #[inline]
+    fn gateway(&self) -> Result<Cow<'a, str>, Malformed> {
+        text("gateway", required("gateway", self.gateway)?, bounds::GATEWAY_BYTES)
+    }
+
+    #[inline]
+    fn epoch(&self) -> Result<Epoch, Malformed> {
+        Ok(Epoch(integer(
+            "epoch",
+            required("epoch", self.epoch)?,
+            bounds::NUMBER_MAX,
+        )?))
+    }
+
+    /// The fields of an event, which is valid by its nature.
+    pub(crate) fn of(event: &'a Event<'_>) -> Flat<'a> {
+        let flat = Flat {
+            kind: event.name(),
+            ..Flat::default()
+        };
+        match event {
+            Event::Connect {
+                who,
+                via,
+                intent,
+                client,
+            } => Flat {
+                intent: Some(match intent {
+                    Intent::Login => "login",
+                    Intent::Resume => "resume",
+                }),
+                client: client.as_deref(),
+                ..flat.on(who, via)
+            },
+            Event::Heartbeat { who, via }
+            | Event::Background { who, via }
+            | Event::Foreground { who, via }
+            | Event::Logout { who, via } => flat.on(who, via),
+            Event::Heartbeats { gateway, epoch, beats } => Flat {
+                gateway: Some(gateway),
+                epoch: Some(signed(epoch.0)),
+                beats: Some(Cow::Borrowed(beats)),
+                ..flat
+            },
+            Event::Disconnect { who, via, reason } => Flat {
+                reason: Some(match reason {
+                    Ending::Closed => "closed",
+                    Ending::Exit => "exit",
+                }),
+                ..flat.on(who, via)
+            },
+            Event::Kick { user, target } => {
+                let (platform, device): (Option<&str>, Option<&str>) = match target {
+                    Target::All => (None, None),
+                    Target::Platform(platform) => (Some(platform), None),
+                    Target::Device(platform, device) => (Some(platform), Some(device)),
+                };
+                Flat {
+                    user: Some(user),
+                    platform,
+                    device,
+                    ..flat
+                }
+            }
+            Event::CustomStatus { user, text } => Flat {
+                user: Some(user),
+                text: text.as_deref(),
+                ..flat
+            },
+            Event::Forget { user } => Flat {
+                user: Some(user),
+                ..flat
+            },
+            Event::Lease { gateway, epoch, ttl_ms } => Flat {
+                gateway: Some(gateway),
+                epoch: Some(signed(epoch.0)),
+                ttl_ms: Some(signed(*ttl_ms)),
+                ..flat
+            },
+            Event::Policy { policy: _, document } => Flat {
+                policy: Some(document),
+                ..flat
+            },
+            Event::Tick => flat,
+        }
+    }
+
+    fn on(self, who: &'a Who<'_>, via: &'a Via<'_>) -> Flat<'a> {
+        Flat {
+            user: Some(&who.user),
+            platform: Some(&who.platform),
+            device: Some(&who.device),
+            gateway: Some(&via.gateway),
+            epoch: Some(signed(via.epoch.0)),
+            conn: Some(signed(via.conn.0)),
+            ..self
+        }
+    }
+}
+
+/// One beat of a `heartbeats` record; `index` is for the error.
+pub(crate) fn beat<'a>(
+    index: usize,
+    user: &'a str,
+    platform: &'a str,
+    device: &'a str,
+    conn: i64,
+) -> Result<Beat<'a>, Malformed> {
+    let checked = || {
+        Ok(Beat {
+            who: Who {
+                user: text("user", user, bounds::USER_BYTES)?,
+                platform: text("platform", platform, bounds::PLATFORM_BYTES)?,
+                device: text("device", device, bounds::DEVICE_BYTES)?,
+            },
+            conn: Conn(integer("conn", conn, bounds::NUMBER_MAX)?),
+        })
+    };
+    checked().map_err(|error: Malformed| Malformed::invalid(format!("beats[{index}]: {error}")))
+}
+
+/// How many beats a record has.
+pub(crate) fn number_of_beats(count: usize) -> Result<(), Malformed> {
+    let (least, most) = bounds::BEATS;
+    if (least..=most).contains(&count) {
+        Ok(())
+    } else {
+        Err(Malformed::invalid(format!(
+            "beats must be {least} to {most}, not {count}"
+        )))
+    }
+}
+
+/// A field that its type needs.
+#[inline(always)]
+pub(crate) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, Malformed> {
+    value.ok_or_else(|| missing(field))
+}
+
+/// Text within its bounds, in bytes.
+#[inline(always)]
+pub(crate) fn text<'a>(
+    field: &'static str,
+    text: &'a str,
+    (least, most): (usize, usize),
+) -> Result<Cow<'a, str>, Malformed> {
+    if least <= text.len() && text.len() <= most {
+        Ok(Cow::Borrowed(text))
+    } else {
+        Err(wrong_length(field, text.len(), least, most))
+    }
+}
+
+/// An integer, 0 to `most`.
+#[inline(always)]
+pub(crate) fn integer(field: &'static str, value: i64, most: u64) -> Result<u64, Malformed> {
+    match u64::try_from(value) {
+        Ok(value) if value <= most => Ok(value),
+        _ => Err(out_of_range(field, value, most)),
+    }
+}
+
+#[cold]
+fn missing(field: &str) -> Malformed {
+    Malformed::invalid(format!("{field} is missing"))
+}
+
+#[cold]
+fn wrong_length(field: &str, length: usize, least: usize, most: usize) -> Malformed {
+    Malformed::invalid(format!("{field} must have {least} to {most} bytes, not {length}"))
+}
+
+#[cold]
+fn out_of_range(field: &str, value: i64, most: u64) -> Malformed {
+    Malformed::invalid(format!("{field} must be 0 to {most}, not {value}"))
+}
+
+#[cold]
+fn no_name(field: &'static str, names: &str, found: Option<&str>) -> Malformed {
+    match found {
+        None => missing(field),
+        Some(found) => Malformed::invalid(format!("{field} must be {names}, not {found:?}")),
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).expect("a number of an event is below 2^63")
+}

@@ -1,0 +1,309 @@
+//! The values of a store: users and partitions as bytes.
+//!
+//! Numbers are varints (LEB128), text is its length and its bytes. What reads is total: bytes that are no value of
+//! this layout give none, never a panic.
+
+use crate::presence::event::Ending;
+use crate::presence::state::{DeviceImage, GatewayImage, PartitionImage, Phase, SessionImage, UserImage};
+use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
+
+pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_number(out, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// 0 for none, else one more.
+fn put_optional(out: &mut Vec<u8>, number: Option<u64>) {
+    put_number(out, number.map_or(0, |number| number.saturating_add(1)));
+}
+
+fn put_optional_text(out: &mut Vec<u8>, text: Option<&str>) {
+    out.push(u8::from(text.is_some()));
+    if let Some(text) = text {
+        put_text(out, text);
+    }
+}
+
+/// What is left to read.
+pub(super) struct Bytes<'a>(pub &'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    pub fn number(&mut self) -> Option<u64> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = usize::try_from(self.number()?).ok()?;
+        std::str::from_utf8(self.take(length)?).ok()
+    }
+
+    fn time(&mut self) -> Option<LogTime> {
+        self.number().map(LogTime)
+    }
+
+    fn optional(&mut self) -> Option<Option<u64>> {
+        let number = self.number()?;
+        Some(number.checked_sub(1))
+    }
+
+    fn optional_text(&mut self) -> Option<Option<&'a str>> {
+        match self.byte()? {
+            0 => Some(None),
+            _ => self.text().map(Some),
+        }
+    }
+}
+
+fn status_number(status: Status) -> u8 {
+    match status {
+        Status::Offline => 0,
+        Status::PushOnline => 1,
+        Status::Online => 2,
+    }
+}
+
+fn lost_by_number(lost_by: LostBy) -> u8 {
+    match lost_by {
+        LostBy::Closed => 0,
+        LostBy::Exit => 1,
+        LostBy::Background => 2,
+        LostBy::Timeout => 3,
+        LostBy::GatewayLost => 4,
+    }
+}
+
+const KICKED: u8 = 0;
+const AWAY: u8 = 1;
+const ONLINE: u8 = 2;
+
+fn put_session(out: &mut Vec<u8>, session: &SessionImage<'_>) {
+    put_number(out, session.login_at.0);
+    put_number(out, session.last_seen.0);
+    put_number(out, session.evidence.0);
+    put_optional_text(out, session.client);
+}
+
+fn session<'a>(bytes: &mut Bytes<'a>) -> Option<SessionImage<'a>> {
+    Some(SessionImage {
+        login_at: bytes.time()?,
+        last_seen: bytes.time()?,
+        evidence: Offset(bytes.number()?),
+        client: bytes.optional_text()?,
+    })
+}
+
+/// A user; the id is the key's.
+pub(super) fn put_user(out: &mut Vec<u8>, user: &UserImage<'_>) {
+    put_number(out, user.version);
+    out.push(status_number(user.status));
+    put_number(out, user.since.0);
+    put_number(out, user.last_seen.0);
+    put_optional_text(out, user.custom_status);
+    put_number(out, user.devices.len() as u64);
+    for device in &user.devices {
+        put_text(out, device.platform);
+        put_text(out, device.device);
+        put_text(out, device.gateway);
+        put_number(out, device.epoch.0);
+        put_number(out, device.conn.0);
+        put_number(out, device.since.0);
+        match &device.phase {
+            Phase::Online {
+                session,
+                heartbeat_by,
+                background_by,
+                linger,
+            } => {
+                out.push(ONLINE);
+                put_session(out, session);
+                put_number(out, heartbeat_by.0);
+                put_optional(out, background_by.map(|by| by.0));
+                match linger {
+                    None => out.push(0),
+                    Some((ending, until)) => {
+                        out.push(match ending {
+                            Ending::Closed => 1,
+                            Ending::Exit => 2,
+                        });
+                        put_number(out, until.0);
+                    }
+                }
+            }
+            Phase::Away {
+                session,
+                push,
+                lost_by,
+                until,
+            } => {
+                out.push(AWAY);
+                put_session(out, session);
+                out.push(u8::from(*push));
+                out.push(lost_by_number(*lost_by));
+                put_number(out, until.0);
+            }
+            Phase::Kicked { by, until } => {
+                out.push(KICKED);
+                out.push(match by {
+                    KickedBy::Displaced => 0,
+                    KickedBy::Admin => 1,
+                });
+                put_number(out, until.0);
+            }
+        }
+    }
+}
+
+pub(super) fn user<'a>(id: &'a str, bytes: &mut Bytes<'a>) -> Option<UserImage<'a>> {
+    let mut image = UserImage {
+        user: id,
+        version: bytes.number()?,
+        status: *Status::ALL.get(usize::from(bytes.byte()?))?,
+        since: bytes.time()?,
+        last_seen: bytes.time()?,
+        custom_status: bytes.optional_text()?,
+        devices: Vec::new(),
+    };
+    for _ in 0..bytes.number()? {
+        image.devices.push(device(bytes)?);
+    }
+    Some(image)
+}
+
+fn device<'a>(bytes: &mut Bytes<'a>) -> Option<DeviceImage<'a>> {
+    let (platform, device, gateway) = (bytes.text()?, bytes.text()?, bytes.text()?);
+    let (epoch, conn, since) = (Epoch(bytes.number()?), Conn(bytes.number()?), bytes.time()?);
+    let phase = match bytes.byte()? {
+        ONLINE => Phase::Online {
+            session: session(bytes)?,
+            heartbeat_by: bytes.time()?,
+            background_by: bytes.optional()?.map(LogTime),
+            linger: match bytes.byte()? {
+                0 => None,
+                1 => Some((Ending::Closed, bytes.time()?)),
+                _ => Some((Ending::Exit, bytes.time()?)),
+            },
+        },
+        AWAY => Phase::Away {
+            session: session(bytes)?,
+            push: bytes.byte()? != 0,
+            lost_by: *LostBy::ALL.get(usize::from(bytes.byte()?))?,
+            until: bytes.time()?,
+        },
+        KICKED => Phase::Kicked {
+            by: match bytes.byte()? {
+                0 => KickedBy::Displaced,
+                _ => KickedBy::Admin,
+            },
+            until: bytes.time()?,
+        },
+        _ => return None,
+    };
+    // Exact for who is not online, and of no use for who is: there the state works it out.
+    let deadline = match &phase {
+        Phase::Online { heartbeat_by, .. } => *heartbeat_by,
+        Phase::Away { until, .. } | Phase::Kicked { until, .. } => *until,
+    };
+    Some(DeviceImage {
+        platform,
+        device,
+        gateway,
+        epoch,
+        conn,
+        since,
+        phase,
+        deadline,
+    })
+}
+
+/// The partition apart from its users; `policy` is its completed document.
+pub(super) fn put_partition(out: &mut Vec<u8>, image: &PartitionImage<'_>, policy: &str) {
+    put_number(out, image.partition.0.into());
+    put_optional(out, image.offset.map(|offset| offset.0));
+    put_optional(out, image.time.map(|time| time.0));
+    put_number(out, image.seq);
+    put_optional(out, image.grace_until.map(|time| time.0));
+    put_text(out, policy);
+    put_optional(out, image.policy_since.map(|offset| offset.0));
+    put_number(out, image.gateways.len() as u64);
+    for gateway in &image.gateways {
+        put_text(out, gateway.name);
+        put_number(out, gateway.epoch.0);
+        out.push(u8::from(gateway.ended));
+        put_optional(out, gateway.lease_until.map(|until| until.0));
+        put_number(out, gateway.last_until.0);
+    }
+}
+
+/// What [`put_partition`] wrote, with the policy still a document.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedPartition<'a> {
+    pub partition: Partition,
+    pub offset: Option<Offset>,
+    pub time: Option<LogTime>,
+    pub seq: u64,
+    pub grace_until: Option<LogTime>,
+    pub policy: &'a str,
+    pub policy_since: Option<Offset>,
+    pub gateways: Vec<GatewayImage<'a>>,
+}
+
+pub(super) fn partition<'a>(bytes: &mut Bytes<'a>) -> Option<SavedPartition<'a>> {
+    let mut image = SavedPartition {
+        partition: Partition(u32::try_from(bytes.number()?).ok()?),
+        offset: bytes.optional()?.map(Offset),
+        time: bytes.optional()?.map(LogTime),
+        seq: bytes.number()?,
+        grace_until: bytes.optional()?.map(LogTime),
+        policy: bytes.text()?,
+        policy_since: bytes.optional()?.map(Offset),
+        gateways: Vec::new(),
+    };
+    for _ in 0..bytes.number()? {
+        image.gateways.push(GatewayImage {
+            name: bytes.text()?,
+            epoch: Epoch(bytes.number()?),
+            ended: bytes.byte()? != 0,
+            lease_until: bytes.optional()?.map(LogTime),
+            last_until: bytes.time()?,
+        });
+    }
+    Some(image)
+}
+
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+pub(super) fn bytes<'a>(from: &mut Bytes<'a>) -> Option<&'a [u8]> {
+    let length = usize::try_from(from.number()?).ok()?;
+    from.take(length)
+}

@@ -1,0 +1,354 @@
+//! The store: one partition's users and where the fold of them stands, in a RocksDB of their own.
+//!
+//! It keeps bytes and knows no rules. A commit is one write batch: users, heartbeat times and the applied position
+//! together, so that the store is always a state that the fold once had. It is written without a write-ahead log and
+//! flushed: what a crash loses is folded again from the log, which is why the applied position may be behind what the
+//! log has committed, never ahead of it (the caller sees to that).
+
+mod beats;
+mod image;
+pub mod keys;
+
+pub use beats::SlotBeats;
+pub use image::SavedPartition;
+
+use crate::presence::state::{PartitionImage, Slot, UserImage};
+use crate::presence::{LogTime, Offset, Partition};
+use image::Bytes;
+use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions};
+use rocksdb::{WriteBatch, WriteOptions};
+use std::path::{Path, PathBuf};
+
+/// The layout of keys and values. Another one is rebuilt from the log.
+const LAYOUT: u64 = 1;
+/// Shared by all of a store's blocks.
+const CACHE_BYTES: usize = 32 << 20;
+const WRITE_BUFFER_BYTES: usize = 32 << 20;
+
+/// The store failed, or what is in it cannot be read. The caller can give it up and fold the log again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the store {} cannot be used: {cause}", directory.display())]
+    Open { directory: PathBuf, cause: String },
+    #[error("the store {} has the layout {found}, this version needs {LAYOUT}", directory.display())]
+    Layout { directory: PathBuf, found: u64 },
+    #[error("the store {} is damaged: {what}", directory.display())]
+    Damaged { directory: PathBuf, what: &'static str },
+    #[error("the store {} failed: {cause}", directory.display())]
+    Failed { directory: PathBuf, cause: rocksdb::Error },
+}
+
+/// How far the store's state is: everything before `next`, and `outputs` of the record at `next`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    pub next: Offset,
+    pub outputs: u64,
+    pub chain: [u8; 32],
+}
+
+/// Where a user's value stands in the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Place {
+    #[default]
+    Nowhere,
+    Online,
+    /// With the time of its row among the due ones, if it has one.
+    Away(Option<LogTime>),
+}
+
+/// What is read at start.
+pub struct Opened<'a> {
+    pub applied: Applied,
+    pub partition: SavedPartition<'a>,
+    /// What the engine counts, in its own form.
+    pub counts: &'a [u8],
+}
+
+/// Who is due next, without a device online: a point in the order of deadlines.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct DueKey {
+    pub time: LogTime,
+    pub user: Box<str>,
+}
+
+pub struct Store {
+    db: DB,
+    directory: PathBuf,
+}
+
+/// One commit in the making.
+pub struct Commit {
+    batch: WriteBatch,
+    value: Vec<u8>,
+}
+
+impl Store {
+    /// Opens the store in a directory, which is made if it is not there.
+    pub fn open(directory: &Path) -> Result<Store, Error> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        options.set_max_write_buffer_number(2);
+        options.set_max_background_jobs(2);
+        options.set_max_open_files(256);
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(1 << 20);
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
+        table.set_bloom_filter(10.0, false);
+        table.set_cache_index_and_filter_blocks(true);
+        options.set_block_based_table_factory(&table);
+        let db = DB::open(&options, directory).map_err(|error| Error::Open {
+            directory: directory.to_owned(),
+            cause: error.into_string(),
+        })?;
+        Ok(Store {
+            db,
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// Takes a store away, to be made anew.
+    pub fn destroy(directory: &Path) -> Result<(), Error> {
+        DB::destroy(&Options::default(), directory).map_err(|error| Error::Open {
+            directory: directory.to_owned(),
+            cause: error.into_string(),
+        })
+    }
+
+    fn failed(&self, cause: rocksdb::Error) -> Error {
+        Error::Failed {
+            directory: self.directory.clone(),
+            cause,
+        }
+    }
+
+    fn damaged(&self, what: &'static str) -> Error {
+        Error::Damaged {
+            directory: self.directory.clone(),
+            what,
+        }
+    }
+
+    /// The value that [`Store::read_meta`] reads; none while nothing was committed.
+    pub fn meta(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.db.get(keys::META).map_err(|cause| self.failed(cause))
+    }
+
+    /// Where the store stands.
+    pub fn read_meta<'a>(&self, meta: &'a [u8]) -> Result<Opened<'a>, Error> {
+        let mut bytes = Bytes(meta);
+        let layout = bytes.number().ok_or_else(|| self.damaged("no layout"))?;
+        if layout != LAYOUT {
+            return Err(Error::Layout {
+                directory: self.directory.clone(),
+                found: layout,
+            });
+        }
+        let mut read = || {
+            Some(Opened {
+                applied: Applied {
+                    next: Offset(bytes.number()?),
+                    outputs: bytes.number()?,
+                    chain: image::bytes(&mut bytes)?.try_into().ok()?,
+                },
+                counts: image::bytes(&mut bytes)?,
+                partition: image::partition(&mut bytes)?,
+            })
+        };
+        read().ok_or_else(|| self.damaged("its position cannot be read"))
+    }
+
+    /// Every user with a device online, with the slot each had.
+    pub fn for_each_online(&self, mut each: impl FnMut(Slot, &UserImage<'_>)) -> Result<(), Error> {
+        self.scan(keys::ONLINE, |key, value| {
+            let mut bytes = Bytes(value);
+            let slot = bytes.number().and_then(|slot| u32::try_from(slot).ok());
+            let id = std::str::from_utf8(key).ok();
+            let user = id.and_then(|id| Some((slot?, image::user(id, &mut bytes)?)));
+            let (slot, user) = user.ok_or_else(|| self.damaged("an online user cannot be read"))?;
+            each(Slot(slot), &user);
+            Ok(())
+        })
+    }
+
+    /// The heartbeat times of every slot that has somebody online.
+    pub fn for_each_beats(&self, mut each: impl FnMut(Slot, SlotBeats)) -> Result<(), Error> {
+        self.scan(keys::BEATS, |key, value| {
+            let block = key.try_into().ok().map(u32::from_be_bytes);
+            let slots = block.zip(beats::read(value));
+            let (block, slots) = slots.ok_or_else(|| self.damaged("heartbeat times cannot be read"))?;
+            for slot in slots {
+                each(Slot(block * keys::SLOTS_PER_BLOCK + slot.place), slot);
+            }
+            Ok(())
+        })
+    }
+
+    /// Every user without a device online, by id.
+    pub fn for_each_away(&self, mut each: impl FnMut(&UserImage<'_>)) -> Result<(), Error> {
+        self.scan(keys::AWAY, |key, value| {
+            let id = std::str::from_utf8(key).ok();
+            let user = id.and_then(|id| read_away(id, value));
+            each(&user.ok_or_else(|| self.damaged("a user cannot be read"))?.0);
+            Ok(())
+        })
+    }
+
+    fn scan(&self, prefix: u8, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound([prefix]);
+        options.set_iterate_upper_bound([prefix + 1]);
+        options.set_readahead_size(1 << 20);
+        for entry in self.db.iterator_opt(IteratorMode::Start, options) {
+            let (key, value) = entry.map_err(|cause| self.failed(cause))?;
+            each(&key[1..], &value)?;
+        }
+        Ok(())
+    }
+
+    /// The values of users without a device online, in the order asked; none for those whom the store has not.
+    /// [`read_away`] reads them.
+    pub fn get_away<'u>(&self, users: impl IntoIterator<Item = &'u str>) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let values = self.db.multi_get(users.into_iter().map(keys::away));
+        values
+            .into_iter()
+            .map(|value| value.map_err(|cause| self.failed(cause)))
+            .collect()
+    }
+
+    /// Users without a device online who may be due after a point in their order and by a time: at most `limit`, the
+    /// earliest first. And the time of the one after them, if there is one.
+    ///
+    /// Without the point every look would walk over the tombstones of all who were due before.
+    pub fn due(&self, after: &DueKey, upto: LogTime, limit: usize) -> Result<(Vec<DueKey>, Option<LogTime>), Error> {
+        let mut start = keys::due(after.time, &after.user);
+        // The least key that is greater.
+        start.push(0);
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(start.clone());
+        options.set_iterate_upper_bound([keys::DUE + 1]);
+        let mut due = Vec::new();
+        for entry in self.db.iterator_opt(IteratorMode::From(&start, Direction::Forward), options) {
+            let (key, _) = entry.map_err(|cause| self.failed(cause))?;
+            let (time, user) = keys::read_due(&key).ok_or_else(|| self.damaged("a due row cannot be read"))?;
+            if time > upto || due.len() == limit {
+                return Ok((due, Some(time)));
+            }
+            due.push(DueKey {
+                time,
+                user: user.into(),
+            });
+        }
+        Ok((due, None))
+    }
+
+    pub fn begin(&self) -> Commit {
+        Commit {
+            batch: WriteBatch::default(),
+            value: Vec::new(),
+        }
+    }
+
+    /// Writes a commit and makes it survive the death of the process.
+    pub fn commit(
+        &self,
+        mut commit: Commit,
+        applied: &Applied,
+        partition: &PartitionImage<'_>,
+        policy: &str,
+        counts: &[u8],
+    ) -> Result<(), Error> {
+        let value = &mut commit.value;
+        value.clear();
+        image::put_number(value, LAYOUT);
+        image::put_number(value, applied.next.0);
+        image::put_number(value, applied.outputs);
+        image::put_bytes(value, &applied.chain);
+        image::put_bytes(value, counts);
+        image::put_partition(value, partition, policy);
+        commit.batch.put(keys::META, &commit.value);
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db
+            .write_opt(commit.batch, &options)
+            .map_err(|cause| self.failed(cause))?;
+        self.db.flush().map_err(|cause| self.failed(cause))
+    }
+}
+
+/// A value of [`Store::get_away`], and where it stands.
+pub fn read_away<'a>(user: &'a str, value: &'a [u8]) -> Option<(UserImage<'a>, Place)> {
+    let user = image::user(user, &mut Bytes(value))?;
+    let due = user.next_deadline();
+    Some((user, Place::Away(due)))
+}
+
+impl Commit {
+    /// Writes a user whose value stood at `before`; gives where it stands now.
+    pub fn put(&mut self, slot: Slot, user: &UserImage<'_>, before: Place) -> Place {
+        self.value.clear();
+        if user.has_online_device() {
+            self.remove_row(user.user, before);
+            if let Place::Away(_) = before {
+                self.batch.delete(keys::away(user.user));
+            }
+            image::put_number(&mut self.value, slot.0.into());
+            image::put_user(&mut self.value, user);
+            self.batch.put(keys::online(user.user), &self.value);
+            Place::Online
+        } else {
+            let due = user.next_deadline();
+            if before != Place::Away(due) {
+                self.remove_row(user.user, before);
+                if let Some(due) = due {
+                    self.batch.put(keys::due(due, user.user), []);
+                }
+            }
+            if before == Place::Online {
+                self.batch.delete(keys::online(user.user));
+            }
+            image::put_user(&mut self.value, user);
+            self.batch.put(keys::away(user.user), &self.value);
+            Place::Away(due)
+        }
+    }
+
+    /// Takes a user away whose value stood at `before`.
+    pub fn delete(&mut self, user: &str, before: Place) {
+        self.remove_row(user, before);
+        match before {
+            Place::Nowhere => {}
+            Place::Online => self.batch.delete(keys::online(user)),
+            Place::Away(_) => self.batch.delete(keys::away(user)),
+        }
+    }
+
+    fn remove_row(&mut self, user: &str, before: Place) {
+        if let Place::Away(Some(due)) = before {
+            self.batch.delete(keys::due(due, user));
+        }
+    }
+
+    /// Writes the heartbeat times of a block of slots: of all in it who are online, or of nobody.
+    pub fn put_beats(&mut self, block: u32, slots: &[SlotBeats]) {
+        if slots.is_empty() {
+            self.batch.delete(keys::beats(block));
+        } else {
+            self.value.clear();
+            beats::put(&mut self.value, slots);
+            self.batch.put(keys::beats(block), &self.value);
+        }
+    }
+
+    /// About how large the commit has become.
+    pub fn bytes(&self) -> usize {
+        self.batch.size_in_bytes()
+    }
+}
+
+/// The store of a partition within a data directory.
+pub fn directory_of(data: &Path, partition: Partition) -> PathBuf {
+    data.join("store").join(partition.to_string())
+}
