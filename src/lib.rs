@@ -1,5 +1,6 @@
 //! Rollcall: an event-sourced presence engine.
 
+pub mod clock;
 pub mod command;
 pub mod log;
 pub mod presence;
