@@ -1,1 +1,474 @@
-//! A log in memory.
+//! A log in memory, for tests and simulated worlds: it fails on demand, and every call has its effect before it
+//! returns, the acknowledge of an append included.
+//!
+//! Unlike the embedded log it takes records at chosen offsets with chosen times ([`MemoryLog::append_at`]), so it can
+//! be a log as other makers write them: with gaps between offsets, and with times that step back. It drops nothing of
+//! itself; a test says what is gone ([`MemoryLog::drop_before`]).
+
+use super::{Acknowledge, Appended, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
+use crate::clock::Clock;
+use crate::presence::{Offset, Partition};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// A log of partitions in memory. See the module.
+pub struct MemoryLog {
+    clock: Arc<dyn Clock>,
+    world: Mutex<World>,
+    // Beside the world, not in it: a listener may call the log.
+    listeners: RwLock<Vec<Arc<Listener>>>,
+}
+
+/// What becomes of a commit that is made to fail. The caller is told the same of both: that is the point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommitFault {
+    /// Nothing of it is in the log.
+    NotApplied,
+    /// All of it is in the log, though the caller is told that it failed.
+    Applied,
+}
+
+struct World {
+    partitions: Vec<Shelf>,
+    failing_appends: VecDeque<Error>,
+    failing_reads: VecDeque<Error>,
+    failing_commits: VecDeque<(CommitFault, Error)>,
+}
+
+#[derive(Default)]
+struct Shelf {
+    topics: [Sequence; Topic::ALL.len()],
+    position: Position,
+}
+
+#[derive(Default)]
+struct Sequence {
+    records: VecDeque<Record>,
+    start: u64,
+    end: u64,
+    last_ts: u64,
+}
+
+impl MemoryLog {
+    /// An empty log of that many partitions, with times from the clock.
+    pub fn new(partitions: u32, clock: Arc<dyn Clock>) -> MemoryLog {
+        MemoryLog {
+            clock,
+            world: Mutex::new(World {
+                partitions: (0..partitions).map(|_| Shelf::default()).collect(),
+                failing_appends: VecDeque::new(),
+                failing_reads: VecDeque::new(),
+                failing_commits: VecDeque::new(),
+            }),
+            listeners: RwLock::new(Vec::new()),
+        }
+    }
+
+    /// Adds one event at an offset and with a time of the caller's choice. Offsets must grow, gaps are allowed; the
+    /// time may step back. An offset before the end or a partition that is not there is an error. Takes no part in
+    /// [`MemoryLog::fail_appends`]: it is how a test sets the scene.
+    pub fn append_at(
+        &self,
+        partition: Partition,
+        offset: Offset,
+        ts: u64,
+        key: Option<Vec<u8>>,
+        value: Vec<u8>,
+    ) -> Result<(), Error> {
+        {
+            let mut world = self.world();
+            let events = &mut world.shelf(partition, Error::Write)?.topics[slot(Topic::Events)];
+            if offset.0 < events.end {
+                let end = events.end;
+                return Err(Error::Write(
+                    format!("offset {offset} of partition {partition} is before its end, {end}").into(),
+                ));
+            }
+            events.push(offset.0, ts, NewRecord { key, value });
+        }
+        self.tell(Topic::Events, partition);
+        Ok(())
+    }
+
+    /// The next `count` appends fail with this error, and nothing of them is in the log.
+    pub fn fail_appends(&self, count: usize, error: Error) {
+        let mut world = self.world();
+        world.failing_appends.extend(std::iter::repeat_n(error, count));
+    }
+
+    /// The next `count` calls of [`Log::read`] fail with this error.
+    pub fn fail_reads(&self, count: usize, error: Error) {
+        let mut world = self.world();
+        world.failing_reads.extend(std::iter::repeat_n(error, count));
+    }
+
+    /// The next `count` commits fail with this error, before or after having been applied.
+    pub fn fail_commits(&self, count: usize, fault: CommitFault, error: Error) {
+        let mut world = self.world();
+        world.failing_commits.extend(std::iter::repeat_n((fault, error), count));
+    }
+
+    /// From now on nothing fails that was to fail.
+    pub fn heal(&self) {
+        let mut world = self.world();
+        world.failing_appends.clear();
+        world.failing_reads.clear();
+        world.failing_commits.clear();
+    }
+
+    /// Drops the records before an offset, as retention would. The start becomes that offset, or the end if that is
+    /// less; a start never moves back.
+    pub fn drop_before(&self, topic: Topic, partition: Partition, offset: Offset) -> Result<(), Error> {
+        let mut world = self.world();
+        let sequence = &mut world.shelf(partition, Error::Write)?.topics[slot(topic)];
+        sequence.start = sequence.start.max(offset.0.min(sequence.end));
+        let start = sequence.start;
+        while sequence.records.front().is_some_and(|first| first.offset.0 < start) {
+            sequence.records.pop_front();
+        }
+        Ok(())
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        // Nothing here is left half done by a panic of a caller.
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, topic: Topic, partition: Partition) {
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for listener in listeners {
+            listener(topic, partition);
+        }
+    }
+
+    fn take_append(&self, records: Vec<(Partition, NewRecord)>) -> Result<Vec<Appended>, Error> {
+        let mut world = self.world();
+        if let Some(error) = world.failing_appends.pop_front() {
+            return Err(error);
+        }
+        for (partition, _) in &records {
+            world.shelf(*partition, Error::Write)?;
+        }
+        let now_ms = self.clock.now_ms();
+        let mut appended = Vec::with_capacity(records.len());
+        for (partition, record) in records {
+            let events = &mut world.shelf(partition, Error::Write)?.topics[slot(Topic::Events)];
+            let offset = Offset(events.end);
+            let ts = events.last_ts.max(now_ms);
+            events.push(offset.0, ts, record);
+            appended.push(Appended { partition, offset });
+        }
+        Ok(appended)
+    }
+}
+
+impl Log for MemoryLog {
+    fn partitions(&self) -> u32 {
+        u32::try_from(self.world().partitions.len()).unwrap_or(u32::MAX)
+    }
+
+    fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        let appended = self.take_append(records);
+        if let Ok(appended) = &appended {
+            let mut touched: Vec<Partition> = appended.iter().map(|to| to.partition).collect();
+            touched.sort_unstable();
+            touched.dedup();
+            for partition in touched {
+                self.tell(Topic::Events, partition);
+            }
+        }
+        acknowledge(appended);
+    }
+
+    fn read(
+        &self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        let mut world = self.world();
+        if let Some(error) = world.failing_reads.pop_front() {
+            return Err(error);
+        }
+        let sequence = &world.shelf(partition, Error::Read)?.topics[slot(topic)];
+        if from.0 < sequence.start {
+            return Err(Error::Gone {
+                topic,
+                partition,
+                wanted: from,
+                start: Offset(sequence.start),
+            });
+        }
+        let first = sequence.records.partition_point(|record| record.offset < from);
+        let mut bytes = 0;
+        for (count, record) in sequence.records.range(first..).enumerate() {
+            bytes += size(record);
+            if count > 0 && (count >= limit.records || bytes > limit.bytes) {
+                break;
+            }
+            into.push(record.clone());
+        }
+        Ok(())
+    }
+
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+        let mut world = self.world();
+        let sequence = &world.shelf(partition, Error::Read)?.topics[slot(topic)];
+        Ok(Range {
+            start: Offset(sequence.start),
+            end: Offset(sequence.end),
+        })
+    }
+
+    fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error> {
+        let mut touched = Vec::new();
+        let failed = {
+            let mut world = self.world();
+            world.shelf(partition, Error::Write)?;
+            let fault = world.failing_commits.pop_front();
+            if let Some((CommitFault::NotApplied, error)) = fault {
+                return Err(error);
+            }
+            let now_ms = self.clock.now_ms();
+            let shelf = world.shelf(partition, Error::Write)?;
+            for (topic, records) in [
+                (Topic::Changes, commit.changes),
+                (Topic::Kicks, commit.kicks),
+                (Topic::Quarantine, commit.quarantine),
+            ] {
+                if !records.is_empty() {
+                    touched.push(topic);
+                }
+                let sequence = &mut shelf.topics[slot(topic)];
+                for record in records {
+                    sequence.push(sequence.end, sequence.last_ts.max(now_ms), record);
+                }
+            }
+            shelf.position = commit.position;
+            fault
+        };
+        for topic in touched {
+            self.tell(topic, partition);
+        }
+        failed.map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    fn position(&self, partition: Partition) -> Result<Position, Error> {
+        Ok(self.world().shelf(partition, Error::Read)?.position)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn retain(&self, _partition: Partition, _floor: Offset) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn listen(&self, listener: Listener) {
+        self.listeners
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::new(listener));
+    }
+}
+
+impl World {
+    fn shelf(&mut self, partition: Partition, or: fn(Arc<str>) -> Error) -> Result<&mut Shelf, Error> {
+        let count = self.partitions.len();
+        self.partitions
+            .get_mut(partition.0 as usize)
+            .ok_or_else(|| or(format!("there is no partition {partition}: the log has {count}").into()))
+    }
+}
+
+impl Sequence {
+    fn push(&mut self, offset: u64, ts: u64, record: NewRecord) {
+        self.end = offset.saturating_add(1);
+        self.last_ts = ts;
+        self.records.push_back(Record {
+            offset: Offset(offset),
+            ts,
+            key: record.key,
+            value: record.value,
+        });
+    }
+}
+
+/// What a record counts for in a limit of bytes.
+fn size(record: &Record) -> usize {
+    record.key.as_ref().map_or(0, Vec::len) + record.value.len()
+}
+
+fn slot(topic: Topic) -> usize {
+    match topic {
+        Topic::Events => 0,
+        Topic::Changes => 1,
+        Topic::Kicks => 2,
+        Topic::Quarantine => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const P: Partition = Partition(1);
+    const ALL: Limit = Limit {
+        records: usize::MAX,
+        bytes: usize::MAX,
+    };
+
+    fn log() -> (MemoryLog, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(1_000));
+        (MemoryLog::new(2, clock.clone()), clock)
+    }
+
+    fn record(value: &str) -> NewRecord {
+        NewRecord {
+            key: None,
+            value: value.into(),
+        }
+    }
+
+    fn append(log: &MemoryLog, records: Vec<(Partition, NewRecord)>) -> Result<Vec<Appended>, Error> {
+        let told = Arc::new(Mutex::new(None));
+        let tell = told.clone();
+        log.append(records, Box::new(move |result| *tell.lock().unwrap() = Some(result)));
+        told.lock()
+            .unwrap()
+            .take()
+            .expect("the acknowledge is called before append returns")
+    }
+
+    fn read(log: &MemoryLog, topic: Topic, from: u64, limit: Limit) -> Result<Vec<(u64, u64, String)>, Error> {
+        let mut into = Vec::new();
+        log.read(topic, P, Offset(from), limit, &mut into)?;
+        Ok(into
+            .into_iter()
+            .map(|record| (record.offset.0, record.ts, String::from_utf8(record.value).unwrap()))
+            .collect())
+    }
+
+    fn full() -> Error {
+        Error::Write("disk full".into())
+    }
+
+    #[test]
+    fn appends_are_told_where_they_went_and_have_times_that_do_not_step_back() {
+        let (log, clock) = log();
+        let went = append(
+            &log,
+            vec![(P, record("a")), (Partition(0), record("x")), (P, record("b"))],
+        )
+        .unwrap();
+        let places: Vec<_> = went.iter().map(|to| (to.partition.0, to.offset.0)).collect();
+        assert_eq!(places, [(1, 0), (0, 0), (1, 1)]);
+        clock.set_ms(400);
+        append(&log, vec![(P, record("c"))]).unwrap();
+        let all = read(&log, Topic::Events, 0, ALL).unwrap();
+        assert_eq!(
+            all,
+            [(0, 1_000, "a".into()), (1, 1_000, "b".into()), (2, 1_000, "c".into())]
+        );
+    }
+
+    #[test]
+    fn a_read_stops_at_its_limit_and_gives_at_least_one() {
+        let (log, _) = log();
+        append(&log, (0..5).map(|_| (P, record("abc"))).collect()).unwrap();
+        let count = |records, bytes| {
+            let limit = Limit { records, bytes };
+            read(&log, Topic::Events, 1, limit).unwrap().len()
+        };
+        assert_eq!(count(3, 100), 3);
+        assert_eq!(count(100, 7), 2);
+        assert_eq!(count(0, 0), 1);
+        assert_eq!(read(&log, Topic::Events, 5, ALL).unwrap(), []);
+    }
+
+    #[test]
+    fn records_can_be_placed_with_gaps_and_times_that_step_back() {
+        let (log, _) = log();
+        log.append_at(P, Offset(4), 900, None, b"a".to_vec()).unwrap();
+        log.append_at(P, Offset(9), 300, None, b"b".to_vec()).unwrap();
+        assert!(log.append_at(P, Offset(9), 300, None, b"c".to_vec()).is_err());
+        assert_eq!(read(&log, Topic::Events, 5, ALL).unwrap(), [(9, 300, "b".into())]);
+        let range = log.range(Topic::Events, P).unwrap();
+        assert_eq!((range.start.0, range.end.0), (0, 10));
+    }
+
+    #[test]
+    fn a_commit_that_fails_is_applied_or_not_as_the_test_says() {
+        let (log, _) = log();
+        let commit = |next| Commit {
+            changes: vec![record("c")],
+            kicks: vec![record("k")],
+            position: Position {
+                next: Offset(next),
+                ..Position::default()
+            },
+            ..Commit::default()
+        };
+        log.fail_commits(1, CommitFault::NotApplied, full());
+        log.fail_commits(1, CommitFault::Applied, full());
+        assert!(log.commit(P, commit(1)).is_err());
+        assert_eq!(log.position(P).unwrap().next, Offset(0));
+        assert!(log.commit(P, commit(2)).is_err());
+        assert_eq!(log.position(P).unwrap().next, Offset(2));
+        assert!(log.commit(P, commit(3)).is_ok());
+        assert_eq!(read(&log, Topic::Changes, 0, ALL).unwrap().len(), 2);
+        assert_eq!(read(&log, Topic::Kicks, 0, ALL).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn appends_and_reads_fail_as_often_as_the_test_says() {
+        let (log, _) = log();
+        log.fail_appends(1, Error::Busy);
+        log.fail_reads(1, Error::Read("gone".into()));
+        assert!(matches!(append(&log, vec![(P, record("a"))]), Err(Error::Busy)));
+        assert!(matches!(read(&log, Topic::Events, 0, ALL), Err(Error::Read(_))));
+        assert_eq!(read(&log, Topic::Events, 0, ALL).unwrap(), []);
+        assert!(append(&log, vec![(P, record("a"))]).is_ok());
+    }
+
+    #[test]
+    fn an_append_to_a_partition_that_is_not_there_leaves_nothing() {
+        let (log, _) = log();
+        assert!(append(&log, vec![(P, record("a")), (Partition(2), record("b"))]).is_err());
+        assert_eq!(read(&log, Topic::Events, 0, ALL).unwrap(), []);
+    }
+
+    #[test]
+    fn what_was_dropped_is_an_error_and_never_skipped() {
+        let (log, _) = log();
+        append(&log, (0..5).map(|_| (P, record("a"))).collect()).unwrap();
+        log.drop_before(Topic::Events, P, Offset(3)).unwrap();
+        let gone = read(&log, Topic::Events, 2, ALL);
+        assert!(matches!(gone, Err(Error::Gone { start: Offset(3), .. })), "{gone:?}");
+        assert_eq!(read(&log, Topic::Events, 3, ALL).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn listeners_hear_of_appends_and_commits_and_may_read() {
+        let log = Arc::new(log().0);
+        let heard = Arc::new(AtomicUsize::new(0));
+        let (count, of) = (heard.clone(), Arc::downgrade(&log));
+        log.listen(Box::new(move |topic, partition| {
+            let log = of.upgrade().unwrap();
+            count.fetch_add(log.range(topic, partition).unwrap().end.0 as usize, Ordering::SeqCst);
+        }));
+        append(&log, vec![(P, record("a"))]).unwrap();
+        let kicks = vec![record("k"), record("l")];
+        let commit = Commit {
+            kicks,
+            ..Commit::default()
+        };
+        log.commit(P, commit).unwrap();
+        assert_eq!(heard.load(Ordering::SeqCst), 3);
+    }
+}
