@@ -14,6 +14,11 @@ pub trait Clock: Send + Sync {
 
     /// Time since some moment before this clock was first asked. Never steps back.
     fn monotonic(&self) -> Duration;
+
+    /// The same in milliseconds.
+    fn monotonic_ms(&self) -> u64 {
+        u64::try_from(self.monotonic().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// The machine's clock.

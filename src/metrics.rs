@@ -33,20 +33,38 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         collector
     }
     let counter = |name: &str, help: &str| add(&registry, IntCounter::new(name, help).expect(VALID));
-    let counters =
-        |name: &str, help: &str, label: &str| add(&registry, IntCounterVec::new(Opts::new(name, help), &[label]).expect(VALID));
-    let gauges =
-        |name: &str, help: &str| add(&registry, IntGaugeVec::new(Opts::new(name, help), &["partition"]).expect(VALID));
+    let counters = |name: &str, help: &str, label: &str| {
+        add(
+            &registry,
+            IntCounterVec::new(Opts::new(name, help), &[label]).expect(VALID),
+        )
+    };
+    let gauges = |name: &str, help: &str| {
+        add(
+            &registry,
+            IntGaugeVec::new(Opts::new(name, help), &["partition"]).expect(VALID),
+        )
+    };
     Metrics {
-        folded: counter("rollcall_events_folded_total", "Records of the input log that were folded"),
+        folded: counter(
+            "rollcall_events_folded_total",
+            "Records of the input log that were folded",
+        ),
         changes: counters("rollcall_changes_total", "Changes given, by cause", "cause"),
         kicks: counters("rollcall_kicks_total", "Kicks given, by reason", "reason"),
-        ignored: counters("rollcall_ignored_total", "Events or beats without effect, by reason", "reason"),
+        ignored: counters(
+            "rollcall_ignored_total",
+            "Events or beats without effect, by reason",
+            "reason",
+        ),
         malformed: counter("rollcall_malformed_total", "Records put into quarantine"),
         commits: counter("rollcall_commits_total", "Commits of outputs and position"),
         committed_changes: counter("rollcall_committed_changes_total", "Changes in those commits"),
         ticks: counter("rollcall_ticks_total", "Ticks appended to quiet partitions"),
-        lag: gauges("rollcall_lag_records", "Offsets between the end of the input log and what is applied"),
+        lag: gauges(
+            "rollcall_lag_records",
+            "Offsets between the end of the input log and what is applied",
+        ),
         users_in_memory: gauges("rollcall_users_in_memory", "Users held in memory"),
         store_commit_seconds: add(
             &registry,
@@ -56,7 +74,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             )
             .expect(VALID),
         ),
-        appended: counter("rollcall_events_appended_total", "Events accepted over HTTP and durable"),
+        appended: counter(
+            "rollcall_events_appended_total",
+            "Events accepted over HTTP and durable",
+        ),
         followers: add(
             &registry,
             prometheus::IntGauge::new("rollcall_followers", "Open subscriptions to changes or kicks").expect(VALID),
@@ -97,7 +118,10 @@ pub fn tick() {
 pub fn partition(partition: u32, lag: u64, users_in_memory: usize) {
     let label = partition.to_string();
     METRICS.lag.with_label_values(&[&label]).set(lag as i64);
-    METRICS.users_in_memory.with_label_values(&[&label]).set(users_in_memory as i64);
+    METRICS
+        .users_in_memory
+        .with_label_values(&[&label])
+        .set(users_in_memory as i64);
 }
 
 pub fn store_commit(seconds: f64) {

@@ -105,7 +105,9 @@ impl Census {
             let (platform, tail) = tail.split_at_checked(usize::from(*length))?;
             rest = tail;
             let counts = [number(&mut rest)?, number(&mut rest)?];
-            census.devices.insert(std::str::from_utf8(platform).ok()?.into(), counts);
+            census
+                .devices
+                .insert(std::str::from_utf8(platform).ok()?.into(), counts);
         }
         Some(census)
     }

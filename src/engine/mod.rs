@@ -170,12 +170,8 @@ impl Engine {
         users: Vec<String>,
         at_least: Option<Offset>,
     ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
-        self.ask(partition, |reply| Command::Users {
-            users,
-            at_least,
-            reply,
-        })
-        .await?
+        self.ask(partition, |reply| Command::Users { users, at_least, reply })
+            .await?
     }
 
     /// The policy in force, completed, as JSON, and the record that put it in force.

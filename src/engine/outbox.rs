@@ -179,13 +179,7 @@ impl Outbox {
     }
 
     /// Commits all that was gathered with the position after it. Nothing while folding silently.
-    pub fn commit(
-        &mut self,
-        next: Offset,
-        outputs: u64,
-        time: Option<LogTime>,
-        log: &dyn Log,
-    ) -> Result<(), Error> {
+    pub fn commit(&mut self, next: Offset, outputs: u64, time: Option<LogTime>, log: &dyn Log) -> Result<(), Error> {
         let position = self.position(next, outputs, time);
         let last = self.unsettled.back().map_or(self.committed, |commit| commit.position);
         let moved = (position.next, position.outputs) > (last.next, last.outputs);

@@ -73,7 +73,8 @@ pub struct Step {
 }
 
 impl Walk {
-    /// Opens the store in a directory (or none) and gets ready to fold on from where it stands.
+    /// Opens the store in a directory (or none) and gets ready to fold on from where it stands. `first` is the policy
+    /// of a partition without any record.
     ///
     /// A store that cannot be used (damaged, of another layout or another log, ahead of the log) is made anew if the
     /// log still reaches back to its beginning, and else is an error that says so.
@@ -81,15 +82,16 @@ impl Walk {
         partition: Partition,
         log: Arc<dyn Log>,
         directory: Option<&Path>,
+        first: &Policy,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
     ) -> Result<Walk, Error> {
         let Some(directory) = directory else {
-            return Walk::start(partition, log, None, clock, tuning);
+            return Walk::start(partition, log, None, first, clock, tuning);
         };
         let open = || -> Result<Walk, Error> {
             let store = Store::open(directory)?;
-            Walk::start(partition, log.clone(), Some(store), clock.clone(), tuning)
+            Walk::start(partition, log.clone(), Some(store), first, clock.clone(), tuning)
         };
         match open() {
             Err(error) if error.is_the_stores() => {
@@ -112,19 +114,21 @@ impl Walk {
         partition: Partition,
         log: Arc<dyn Log>,
         store: Option<Store>,
+        first: &Policy,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
     ) -> Result<Walk, Error> {
         let target = log.position(partition)?;
         let mut applied = Applied::default();
-        let mut state = State::new(partition, Policy::default());
+        let mut state = State::new(partition, first.clone());
         let mut census = Census::default();
         let mut places = Vec::new();
         let meta = store.as_ref().map(Store::meta).transpose()?.flatten();
         if let (Some(store), Some(meta)) = (&store, &meta) {
             let opened = store.read_meta(meta)?;
             applied = opened.applied;
-            if opened.partition.partition != partition || (applied.next, applied.outputs) > (target.next, target.outputs)
+            if opened.partition.partition != partition
+                || (applied.next, applied.outputs) > (target.next, target.outputs)
             {
                 return Err(Error::ForeignStore {
                     partition,
@@ -221,7 +225,8 @@ impl Walk {
         }
         let mut records = std::mem::take(&mut self.batch);
         records.clear();
-        self.log.read(Topic::Events, self.partition, self.next, limit, &mut records)?;
+        self.log
+            .read(Topic::Events, self.partition, self.next, limit, &mut records)?;
         let step = self.fold_batch(&records);
         self.batch = records;
         let step = step?;
@@ -244,7 +249,10 @@ impl Walk {
     fn fold_batch(&mut self, records: &[Record]) -> Result<Step, Error> {
         let partitions = self.log.partitions();
         let mut step = Step::default();
-        let decoded: Vec<_> = records.iter().map(|record| decode(record, self.partition, partitions)).collect();
+        let decoded: Vec<_> = records
+            .iter()
+            .map(|record| decode(record, self.partition, partitions))
+            .collect();
         if self.store.is_some() {
             self.fetch_named(decoded.iter().filter_map(|event| event.as_ref().ok()))?;
             if let Some(last) = records.iter().map(|record| record.ts).max() {
@@ -307,7 +315,7 @@ impl Walk {
             let quarantined = Quarantined {
                 partition: self.partition,
                 offset: record.offset,
-                ts: LogTime(record.ts),
+                ts: record.ts,
                 error: Cow::Borrowed(error),
                 key: record.key.as_deref().map(Cow::Borrowed),
                 value: Some(Cow::Borrowed(&record.value)),
@@ -326,9 +334,7 @@ impl Walk {
         time: Option<LogTime>,
         part: impl FnOnce(&mut State, crate::presence::fold::Out<'_>),
     ) -> Result<(), Error> {
-        let Walk {
-            state, outbox, log, ..
-        } = self;
+        let Walk { state, outbox, log, .. } = self;
         let mut failed = None;
         part(state, &mut |output| {
             if failed.is_none()
@@ -405,7 +411,8 @@ impl Walk {
 
     /// Commits what the fold gave; while folding silently only notes the time.
     fn commit_log(&mut self) -> Result<(), Error> {
-        self.outbox.commit(self.next, self.resumed_outputs, self.state.time(), &*self.log)?;
+        self.outbox
+            .commit(self.next, self.resumed_outputs, self.state.time(), &*self.log)?;
         self.log_committed_ms = self.clock.monotonic_ms();
         Ok(())
     }
@@ -514,7 +521,12 @@ impl Walk {
             json::user_line(&mut line, image);
             (image.user.into(), line)
         };
-        users.extend(self.state.slots().filter_map(|slot| self.state.image(slot)).map(|image| line(&image)));
+        users.extend(
+            self.state
+                .slots()
+                .filter_map(|slot| self.state.image(slot))
+                .map(|image| line(&image)),
+        );
         if let Some(store) = &self.store {
             let forgotten: BTreeSet<&str> = self.state.forgotten().map(|(_, user)| &**user).collect();
             store.for_each_away(|image| {

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::log::{self, Limit, Log, NewRecord, Topic};
 use crate::metrics;
 use crate::presence::event::Event;
+use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Offset, Partition};
 use crate::schema::{avro, json, policy::policy_json};
 use std::path::PathBuf;
@@ -200,7 +201,16 @@ impl Worker {
     fn try_work(&mut self) -> Result<bool, Error> {
         let Some(walk) = &mut self.walk else {
             let (log, clock) = (self.log.clone(), self.clock.clone());
-            let walk = Walk::open(self.partition, log, self.directory.as_deref(), clock, self.tuning)?;
+            // Another first policy comes as a record, so that the log alone says everything.
+            let first = Policy::default();
+            let walk = Walk::open(
+                self.partition,
+                log,
+                self.directory.as_deref(),
+                &first,
+                clock,
+                self.tuning,
+            )?;
             self.walk = Some(walk);
             return Ok(true);
         };
@@ -227,16 +237,20 @@ impl Worker {
         let time = walk.state().time()?;
         let deadline = walk.next_deadline();
         let outage = walk.state().policy().outage;
-        let watch = (outage.silence_ms > 0 && walk.census().online_devices() > 0)
-            .then(|| time.plus(outage.silence_ms / 2));
+        let watch =
+            (outage.silence_ms > 0 && walk.census().online_devices() > 0).then(|| time.plus(outage.silence_ms / 2));
         [deadline, watch].into_iter().flatten().min().map(|due| due.0)
     }
 
     fn tick(&mut self) -> Result<(), Error> {
-        let Some(due_ms) = self.tick_due_ms() else { return Ok(()) };
+        let Some(due_ms) = self.tick_due_ms() else {
+            return Ok(());
+        };
         let now_ms = self.clock.monotonic_ms();
         // One that was lost on its way is not waited for for ever.
-        let in_flight = self.tick_sent_ms.is_some_and(|sent| now_ms.saturating_sub(sent) < 10 * IDLE_MS);
+        let in_flight = self
+            .tick_sent_ms
+            .is_some_and(|sent| now_ms.saturating_sub(sent) < 10 * IDLE_MS);
         if due_ms > self.clock.now_ms() || in_flight || now_ms < self.next_tick_ms {
             return Ok(());
         }
@@ -290,11 +304,7 @@ impl Worker {
                 at_least: Some(at_least),
                 reply,
             } if self.walk.as_ref().is_none_or(|walk| walk.applied() <= at_least) => {
-                self.waiting.push(Waiting {
-                    users,
-                    at_least,
-                    reply,
-                });
+                self.waiting.push(Waiting { users, at_least, reply });
             }
             Command::Users { users, reply, .. } => {
                 // Whoever asked may have gone: here and below that is no error.
@@ -327,7 +337,10 @@ impl Worker {
 
     /// The walk, if what it has may be shown.
     fn shown(&self) -> Result<&Walk, QueryError> {
-        let walk = self.walk.as_ref().filter(|walk| walk.is_settled() && walk.is_caught_up());
+        let walk = self
+            .walk
+            .as_ref()
+            .filter(|walk| walk.is_settled() && walk.is_caught_up());
         walk.ok_or(QueryError::Unavailable)
     }
 
@@ -348,13 +361,19 @@ impl Worker {
             })
         };
         let lines = users.iter().map(line);
-        lines.collect::<Result<_, _>>().map_err(|error: Error| QueryError::Failed(error.to_string().into()))
+        lines
+            .collect::<Result<_, _>>()
+            .map_err(|error: Error| QueryError::Failed(error.to_string().into()))
     }
 
     fn answer_waiting(&mut self) {
         let Some(walk) = &self.walk else { return };
         let applied = walk.applied();
-        if self.waiting.iter().all(|waiting| waiting.at_least >= applied && !waiting.reply.is_closed()) {
+        if self
+            .waiting
+            .iter()
+            .all(|waiting| waiting.at_least >= applied && !waiting.reply.is_closed())
+        {
             return;
         }
         for waiting in std::mem::take(&mut self.waiting) {
@@ -368,7 +387,10 @@ impl Worker {
     }
 
     fn stats(&self) -> PartitionStats {
-        let end = self.log.range(Topic::Events, self.partition).map_or(Offset(0), |range| range.end);
+        let end = self
+            .log
+            .range(Topic::Events, self.partition)
+            .map_or(Offset(0), |range| range.end);
         let walk = self.walk.as_ref();
         let state = match (walk, &self.failure) {
             (_, Some(_)) => "failed",

@@ -230,7 +230,10 @@ impl Store {
         options.set_iterate_lower_bound(start.clone());
         options.set_iterate_upper_bound([keys::DUE + 1]);
         let mut due = Vec::new();
-        for entry in self.db.iterator_opt(IteratorMode::From(&start, Direction::Forward), options) {
+        for entry in self
+            .db
+            .iterator_opt(IteratorMode::From(&start, Direction::Forward), options)
+        {
             let (key, _) = entry.map_err(|cause| self.failed(cause))?;
             let (time, user) = keys::read_due(&key).ok_or_else(|| self.damaged("a due row cannot be read"))?;
             if time > upto || due.len() == limit {

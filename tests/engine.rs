@@ -1,0 +1,335 @@
+//! The walk on a log in memory: the same bytes however the log is cut into batches, whatever fails, wherever it dies.
+
+mod story;
+
+use rollcall::clock::{Clock as _, ManualClock};
+use rollcall::engine::partition::Walk;
+use rollcall::engine::{Error, Tuning};
+use rollcall::log::memory::{CommitFault, MemoryLog};
+use rollcall::log::{self, Limit, Log as _, Record, Topic};
+use rollcall::presence::change::Output;
+use rollcall::presence::policy::Policy;
+use rollcall::presence::{Offset, Partition};
+use rollcall::schema::{avro, json};
+use rollcall::sim::{history, oracle_input};
+use std::path::Path;
+use std::sync::Arc;
+use story::scenarios;
+
+/// A small deterministic source of choices.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) % sides
+    }
+}
+
+struct World {
+    log: Arc<MemoryLog>,
+    clock: Arc<ManualClock>,
+    partition: Partition,
+    policy: Policy,
+    tuning: Tuning,
+}
+
+impl World {
+    /// A log with these records (JSON lines as `fold` reads them).
+    fn new(lines: &str, partition: Partition, partitions: u32, policy: Policy, tuning: Tuning) -> World {
+        let clock = Arc::new(ManualClock::new(0));
+        let log = Arc::new(MemoryLog::new(partitions, clock.clone()));
+        for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+            let line = json::read_line(line).expect("a record");
+            let mut value = Vec::new();
+            let mut key = None;
+            match &line.event {
+                Ok(event) => {
+                    avro::encode_event(event, &mut value);
+                    key = event.user().map(|user| user.as_bytes().to_vec());
+                }
+                Err(_) => value.extend_from_slice(b"this is no event"),
+            }
+            log.append_at(partition, line.offset, line.ts, key, value)
+                .expect("appended");
+        }
+        World {
+            log,
+            clock,
+            partition,
+            policy,
+            tuning,
+        }
+    }
+
+    fn open(&self, store: Option<&Path>) -> Result<Walk, Error> {
+        let log = self.log.clone();
+        Walk::open(
+            self.partition,
+            log,
+            store,
+            &self.policy,
+            self.clock.clone(),
+            self.tuning,
+        )
+    }
+
+    fn records(&self, topic: Topic) -> Vec<Record> {
+        let mut records = Vec::new();
+        loop {
+            let from = Offset(records.len() as u64);
+            let limit = Limit {
+                records: 1_000,
+                bytes: 1 << 20,
+            };
+            let before = records.len();
+            self.log
+                .read(topic, self.partition, from, limit, &mut records)
+                .expect("readable");
+            if records.len() == before {
+                return records;
+            }
+        }
+    }
+
+    /// What is in the topics of outputs, as lines; changes first, then kicks.
+    fn outputs(&self) -> Vec<String> {
+        let line = |output: Output| {
+            let mut line = Vec::new();
+            json::output_line(&mut line, &output);
+            String::from_utf8(line).expect("UTF-8")
+        };
+        let changes = self.records(Topic::Changes);
+        let changes = changes.iter().map(|record| {
+            let change = avro::decode_change(&record.value).expect("a change");
+            assert_eq!(record.key.as_deref(), Some(change.user.as_bytes()));
+            line(Output::Change(change))
+        });
+        let kicks = self.records(Topic::Kicks);
+        let kicks = kicks.iter().map(|record| {
+            let kick = avro::decode_kick(&record.value).expect("a kick");
+            assert_eq!(record.key.as_deref(), Some(kick.gateway.as_bytes()));
+            line(Output::Kick(kick))
+        });
+        changes.chain(kicks).collect()
+    }
+}
+
+/// The same of what `fold` prints.
+struct Expected {
+    outputs: Vec<String>,
+    state: String,
+    malformed: usize,
+}
+
+impl Expected {
+    fn new<'l>(lines: impl Iterator<Item = &'l str> + Clone) -> Expected {
+        let of = |kind: &str| {
+            let prefix = format!(r#"{{"type":"{kind}""#);
+            lines.clone().filter(move |line| line.starts_with(&prefix))
+        };
+        Expected {
+            outputs: of("change").chain(of("kick")).map(str::to_owned).collect(),
+            state: of("user")
+                .chain(of("partition"))
+                .map(|line| format!("{line}\n"))
+                .collect(),
+            malformed: of("malformed").count(),
+        }
+    }
+
+    fn check(&self, world: &World, walk: &Walk, story: &str) {
+        let outputs = world.outputs();
+        for (number, (got, wanted)) in outputs.iter().zip(&self.outputs).enumerate() {
+            assert_eq!(got, wanted, "{story}, output {number}");
+        }
+        assert_eq!(outputs.len(), self.outputs.len(), "{story}");
+        let state = String::from_utf8(walk.state_lines().expect("readable")).expect("UTF-8");
+        assert_eq!(state, self.state, "{story}");
+        assert_eq!(world.records(Topic::Quarantine).len(), self.malformed, "{story}");
+        let counted = walk.census();
+        let status = |status: &str| {
+            self.state
+                .matches(&format!(r#"","status":"{status}","since":"#))
+                .count() as u64
+        };
+        assert_eq!(
+            counted.known(),
+            self.state.matches(r#"{"type":"user""#).count() as u64,
+            "{story}"
+        );
+        let users = |name: &str| {
+            let lines = self.state.lines().filter(|line| line.starts_with(r#"{"type":"user""#));
+            let mut lines = lines.filter_map(|line| line.split(r#","status":""#).nth(1));
+            lines
+                .by_ref()
+                .filter(|rest| rest.starts_with(&format!("{name}\"")))
+                .count() as u64
+        };
+        let _ = status;
+        for status in rollcall::presence::Status::ALL {
+            assert_eq!(
+                counted.users(status),
+                users(status.name()),
+                "{story}: {}",
+                status.name()
+            );
+        }
+    }
+}
+
+fn one_record() -> Limit {
+    Limit {
+        records: 1,
+        bytes: 1 << 20,
+    }
+}
+
+#[test]
+fn every_scenario_comes_out_of_the_engine_in_one_batch() {
+    for scenario in scenarios() {
+        let world = World::new(
+            &scenario.log,
+            scenario.partition,
+            scenario.partitions.unwrap_or(1),
+            scenario.policy,
+            Tuning::default(),
+        );
+        let mut walk = world.open(None).expect("opened");
+        let all = Limit {
+            records: usize::MAX,
+            bytes: usize::MAX,
+        };
+        while walk.step(all).expect("folded").records > 0 {}
+        Expected::new(scenario.expected.lines()).check(&world, &walk, &scenario.name);
+    }
+}
+
+/// What happens between two records.
+#[derive(Clone, Copy)]
+enum Between {
+    /// The process ends in good order and starts again.
+    Restart,
+    /// It dies, and what the store did not commit is lost.
+    Death,
+}
+
+fn through_rocksdb_with(between: Between) {
+    for scenario in scenarios() {
+        let tuning = Tuning {
+            cached_users: 0,
+            fetch_users: 2,
+            store_commit_records: match between {
+                Between::Restart => u64::MAX,
+                Between::Death => 2,
+            },
+            ..Tuning::default()
+        };
+        let partitions = scenario.partitions.unwrap_or(1);
+        let world = World::new(&scenario.log, scenario.partition, partitions, scenario.policy, tuning);
+        let directory = tempfile::tempdir().expect("a directory");
+        loop {
+            let mut walk = world.open(Some(directory.path())).expect("opened");
+            while !walk.is_caught_up() {
+                walk.step(one_record()).expect("folded again");
+            }
+            let records = walk.step(one_record()).expect("folded").records;
+            if records == 0 {
+                Expected::new(scenario.expected.lines()).check(&world, &walk, &scenario.name);
+                break;
+            }
+            match between {
+                Between::Restart => walk.close().expect("closed"),
+                Between::Death => drop(walk),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_scenario_survives_a_restart_between_any_two_records() {
+    through_rocksdb_with(Between::Restart);
+}
+
+#[test]
+fn every_scenario_survives_a_death_between_any_two_records() {
+    through_rocksdb_with(Between::Death);
+}
+
+fn seeds(default: u64) -> u64 {
+    match std::env::var("ROLLCALL_TEST_SEEDS") {
+        Ok(count) => count.parse().expect("ROLLCALL_TEST_SEEDS is a number"),
+        Err(_) => default,
+    }
+}
+
+/// Any cut into batches, any moment of death, any failing call, whether or not it had got through.
+#[test]
+fn whatever_happens_the_outputs_are_the_same_each_once_and_in_order() {
+    for seed in 0..seeds(60) {
+        let mut dice = Dice(seed);
+        let records = history::records(seed, 300);
+        let lines: String = records
+            .map(|(offset, ts, event)| history::record_json(offset, ts, event.as_ref()) + "\n")
+            .collect();
+        let policy = history::policy(seed);
+        let partitions = 1 + (seed % 2) as u32;
+        let expected = oracle_input::fold(lines.as_bytes(), policy.clone(), Partition(0), Some(partitions));
+        let expected = Expected::new(expected.lines.iter().map(String::as_str));
+        let tuning = Tuning {
+            fetch_users: 1 + dice.roll(3) as usize,
+            cached_users: dice.roll(4) as usize,
+            store_commit_records: 1 + dice.roll(40),
+            log_commit_ms: dice.roll(3),
+            ..Tuning::default()
+        };
+        let world = World::new(&lines, Partition(0), partitions, policy, tuning);
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = (seed % 4 != 3).then(|| directory.path());
+        let story = format!("seed {seed}");
+        let mut walk = world.open(store).expect("opened");
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            assert!(rounds < 20_000, "{story}: no end");
+            world.clock.advance_ms(dice.roll(3));
+            if dice.roll(12) == 0 {
+                let fault = match dice.roll(2) {
+                    0 => CommitFault::Applied,
+                    _ => CommitFault::NotApplied,
+                };
+                world.log.fail_commits(1, fault, log::Error::Write("for a test".into()));
+            }
+            if dice.roll(15) == 0 {
+                world.log.fail_reads(1, log::Error::Read("for a test".into()));
+            }
+            let limit = Limit {
+                records: 1 + dice.roll(20) as usize,
+                bytes: 1 << 20,
+            };
+            match walk.step(limit) {
+                Ok(step) if step.records == 0 && walk.is_caught_up() => {
+                    world.log.heal();
+                    walk.commit_store().expect("nothing fails any more");
+                    break;
+                }
+                Ok(_) | Err(Error::Log(log::Error::Read(_) | log::Error::Write(_))) => {}
+                Err(error) => panic!("{story}: {error}"),
+            }
+            if dice.roll(25) == 0 {
+                drop(walk);
+                world.log.heal();
+                walk = world.open(store).unwrap_or_else(|error| panic!("{story}: {error}"));
+            }
+        }
+        expected.check(&world, &walk, &story);
+        drop(walk);
+        let mut walk = world.open(store).expect("opened once more");
+        while walk.step(one_record()).expect("folded again").records > 0 {}
+        expected.check(&world, &walk, &format!("{story}, opened once more"));
+        let _ = world.clock.now_ms();
+    }
+}
