@@ -1,4 +1,8 @@
 //! Rollcall: an event-sourced presence engine.
+#![cfg_attr(
+    not(test),
+    deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)
+)]
 
 pub mod clock;
 pub mod command;

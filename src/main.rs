@@ -1,4 +1,8 @@
 //! The command line: one line per subcommand.
+#![cfg_attr(
+    not(test),
+    deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)
+)]
 
 use clap::{Parser, Subcommand};
 use rollcall::command;

@@ -1,0 +1,251 @@
+//! The repository checks itself: what may import what, what must not be left behind, what a link points to.
+//!
+//! The source is read as text (`tidy/source.rs`) and held against small rules (`tidy/rules.rs`), each of which is
+//! shown to fail on a bad example. What the rules are told about this house is here.
+
+#[path = "tidy/rules.rs"]
+mod rules;
+#[path = "tidy/source.rs"]
+mod source;
+
+use rules::{Arrow, Finding, LongFile};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// What each module may import. Log moves bytes, store keeps bytes, schema gives bytes meaning, the core gives meaning
+/// rules, the engine composes the four; what faces the world stands on the engine.
+const ARROWS: [Arrow; 13] = [
+    ("presence", &[]),
+    ("clock", &[]),
+    ("config", &["presence"]),
+    ("metrics", &["presence"]),
+    ("schema", &["presence"]),
+    ("log", &["presence", "clock", "metrics"]),
+    ("store", &["presence", "metrics"]),
+    (
+        "engine",
+        &["presence", "schema", "log", "store", "clock", "config", "metrics"],
+    ),
+    // No path to the store: what they know of a user, the engine told them.
+    (
+        "gateway",
+        &["presence", "schema", "log", "engine", "clock", "config", "metrics"],
+    ),
+    (
+        "http",
+        &["presence", "schema", "log", "engine", "clock", "config", "metrics"],
+    ),
+    (
+        "audit",
+        &[
+            "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
+        ],
+    ),
+    (
+        "sim",
+        &[
+            "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
+        ],
+    ),
+    (
+        "command",
+        &[
+            "presence", "schema", "log", "store", "engine", "clock", "config", "metrics", "gateway", "http", "audit",
+            "sim",
+        ],
+    ),
+];
+
+/// More than one reads in a sitting.
+const LINES_MAX: usize = 800;
+
+const LONG_FILES: [LongFile; 3] = [
+    (
+        "src/presence/state.rs",
+        1_000,
+        "what is remembered, and its invariants, are of one piece",
+    ),
+    ("src/sim/history.rs", 1_000, "one random author of histories"),
+    (
+        "src/sim/oracle.rs",
+        1_100,
+        "the rules are read a second time in one go, top to bottom",
+    ),
+];
+
+struct File {
+    /// From the root of the repository, with `/`.
+    path: String,
+    text: String,
+}
+
+/// Every text file that is in the repository, or would be with `git add`.
+fn files() -> Vec<File> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("git")
+        // A clone that somebody else owns is read all the same.
+        .args([
+            "-c",
+            "safe.directory=*",
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .current_dir(root)
+        .output()
+        .expect("git is installed");
+    assert!(
+        output.status.success(),
+        "git: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let listed = String::from_utf8(output.stdout).expect("paths are UTF-8");
+    let mut paths: Vec<&str> = listed.split_terminator('\0').collect();
+    paths.sort_unstable();
+    paths.dedup();
+    let read = |path: &str| {
+        // One that was deleted and not yet committed is listed, and is no text.
+        let text = fs::read_to_string(root.join(path)).ok()?;
+        (!text.contains('\0')).then(|| File {
+            path: path.to_owned(),
+            text,
+        })
+    };
+    let files: Vec<File> = paths.into_iter().filter_map(read).collect();
+    assert!(
+        files.iter().any(|file| file.path == "src/lib.rs"),
+        "no source was found, so nothing would be checked"
+    );
+    files
+}
+
+fn is_rust(file: &File) -> bool {
+    file.path.ends_with(".rs")
+}
+
+fn is_source(file: &File) -> bool {
+    file.path.starts_with("src/") && is_rust(file)
+}
+
+/// Holds every file that is concerned against a rule and tells all that is wrong at once.
+#[track_caller]
+fn check(concerned: impl Fn(&File) -> bool, rule: impl Fn(&File) -> Vec<Finding>) {
+    let mut wrong = Vec::new();
+    for file in files().iter().filter(|file| concerned(file)) {
+        for Finding { line, what } in rule(file) {
+            wrong.push(format!("{}:{line}: {what}", file.path));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+/// The names under which Cargo.toml makes other crates, and this one, known to the source.
+fn crates() -> Vec<String> {
+    let manifest: toml::Table = include_str!("../Cargo.toml").parse().expect("cargo has read it too");
+    let mut tables: Vec<&toml::Table> = vec![&manifest];
+    let targets = manifest.get("target").and_then(toml::Value::as_table);
+    tables.extend(
+        targets
+            .into_iter()
+            .flat_map(toml::Table::values)
+            .filter_map(toml::Value::as_table),
+    );
+    let mut crates = Vec::new();
+    for table in tables {
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let named = table.get(kind).and_then(toml::Value::as_table);
+            crates.extend(
+                named
+                    .into_iter()
+                    .flat_map(toml::Table::keys)
+                    .map(|name| name.replace('-', "_")),
+            );
+        }
+    }
+    assert!(
+        crates.contains(&"serde_json".to_owned()),
+        "the dependencies were not found"
+    );
+    crates
+}
+
+#[test]
+fn the_core_is_pure_imports_only_std_and_writes_every_arm() {
+    let crates = crates();
+    check(
+        |file| file.path.starts_with("src/presence/") && is_rust(file),
+        |file| rules::core_is_pure(&file.path, &file.text, &crates),
+    );
+}
+
+#[test]
+fn only_the_clock_reads_the_clock() {
+    check(
+        |file| is_source(file) && file.path != "src/clock.rs",
+        |file| rules::clock_is_not_read(&file.text),
+    );
+}
+
+#[test]
+fn imports_follow_the_arrows() {
+    check(is_source, |file| {
+        rules::arrows_are_followed(&file.path, &file.text, &ARROWS)
+    });
+}
+
+#[test]
+fn the_oracle_shares_nothing_with_the_core_but_its_vocabulary() {
+    check(
+        |file| file.path.starts_with("src/sim/oracle") && is_rust(file),
+        |file| rules::oracle_stands_alone(&file.path, &file.text),
+    );
+}
+
+#[test]
+fn nothing_is_left_over() {
+    check(is_rust, |file| rules::nothing_is_left_over(&file.text));
+    check(
+        |file| file.path != "Cargo.lock",
+        |file| rules::no_marks_are_left(&file.text),
+    );
+}
+
+#[test]
+fn no_file_names_a_machine_or_a_package_registry() {
+    check(
+        |file| file.path != "Cargo.lock",
+        |file| rules::no_machine_is_named(&file.text),
+    );
+}
+
+#[test]
+fn every_source_file_opens_with_its_promise() {
+    check(is_source, |file| rules::file_opens_with_its_promise(&file.text));
+}
+
+#[test]
+fn no_source_file_is_longer_than_a_sitting() {
+    check(is_source, |file| {
+        rules::file_is_short(&file.path, &file.text, LINES_MAX, &LONG_FILES)
+    });
+}
+
+#[test]
+fn every_relative_link_in_markdown_points_to_a_file() {
+    check(
+        |file| file.path.ends_with(".md"),
+        |file| {
+            let at = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file.path);
+            let mut links = rules::links(&file.text);
+            links.retain(|(_, target)| !at.with_file_name(target).exists());
+            let broken = |(line, target)| Finding {
+                line,
+                what: format!("{target}: no such file; correct the link"),
+            };
+            links.into_iter().map(broken).collect()
+        },
+    );
+}

@@ -1,0 +1,459 @@
+//! What is asked of one file, each as a function from its text to what is wrong with it.
+
+use super::source::{Token, module_of, paths, tokens, without_tests};
+
+/// What is wrong, at which line, and what to do about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    pub line: usize,
+    pub what: String,
+}
+
+fn finding(line: usize, what: impl Into<String>) -> Finding {
+    Finding {
+        line,
+        what: what.into(),
+    }
+}
+
+/// The core: values in, values out. `dependencies` are the crates that Cargo.toml names.
+pub fn core_is_pure(file: &str, text: &str, dependencies: &[String]) -> Vec<Finding> {
+    const OUTSIDE: [&str; 7] = ["env", "fs", "io", "net", "process", "thread", "time"];
+    let tokens = tokens(text);
+    let mut found = Vec::new();
+    for path in paths(file, &tokens) {
+        let written = path.segments.join("::");
+        let mut names = path.segments.iter().map(String::as_str);
+        let (first, second) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+        if dependencies.iter().any(|dependency| dependency == first) {
+            found.push(finding(
+                path.line,
+                format!("{written}: the core uses no crate but std; do this outside of it"),
+            ));
+        }
+        if matches!(first, "std" | "core") && OUTSIDE.contains(&second) {
+            found.push(finding(
+                path.line,
+                format!("{written}: the core has no outside world; pass the value in"),
+            ));
+        }
+        if first == "crate" && second != "presence" {
+            found.push(finding(
+                path.line,
+                format!("{written}: the core imports nothing but itself"),
+            ));
+        }
+    }
+    for token in &tokens {
+        let what = match token.text {
+            "HashMap" | "HashSet" | "RandomState" => "its order differs from run to run; take a BTreeMap or a table",
+            "SystemTime" | "Instant" => "time comes in with the record",
+            "f32" | "f64" => "floats round; count in whole numbers",
+            number if is_fraction(number) => "floats round; count in whole numbers",
+            "unsafe" => "the core is plain code; find another way",
+            "async" | "await" => "the core does not wait for anything",
+            _ => continue,
+        };
+        found.push(finding(token.line, format!("{}: {what}", token.text)));
+    }
+    found.extend(catch_all_arms(&tokens));
+    found
+}
+
+/// Also by its exponent (`1e9`) or type (`1f64`).
+fn is_fraction(number: &str) -> bool {
+    let rest = number.trim_start_matches(|c: char| c.is_ascii_digit() || c == '_');
+    rest.len() < number.len() && !number.starts_with('_') && rest.starts_with(['.', 'e', 'E', 'f'])
+}
+
+/// Arms that take whatever is left: `_ =>`, `_ if …`, or a lone name.
+fn catch_all_arms(tokens: &[Token<'_>]) -> Vec<Finding> {
+    let arm = |window: &&[Token<'_>]| {
+        let [before, pattern, after] = [window[0].text, window[1].text, window[2].text];
+        let is_lone = pattern == "_" || pattern.starts_with(|first: char| first.is_ascii_lowercase());
+        matches!(before, "{" | "," | "}" | "|")
+            && is_lone
+            && !matches!(pattern, "true" | "false")
+            && (after == "=>" || after == "if" && pattern == "_")
+    };
+    let arms = tokens.windows(3).filter(arm);
+    arms.map(|window| {
+        let what = format!(
+            "{} {}: write out every arm, so that a new case fails to compile where somebody must think",
+            window[1].text, window[2].text
+        );
+        finding(window[1].line, what)
+    })
+    .collect()
+}
+
+/// Time is read in one file; elsewhere it is passed in. Unit tests may.
+pub fn clock_is_not_read(text: &str) -> Vec<Finding> {
+    let tokens = without_tests(&tokens(text));
+    let reads = |(n, token): &(usize, &Token<'_>)| {
+        let next = |ahead: usize| tokens.get(n + ahead).map_or("", |token| token.text);
+        token.text == "SystemTime" || token.text == "Instant" && next(1) == "::" && next(2) == "now"
+    };
+    let readings = tokens.iter().enumerate().filter(reads);
+    readings
+        .map(|(_, token)| {
+            finding(
+                token.line,
+                format!("{}: only src/clock.rs reads the clock; take a Clock", token.text),
+            )
+        })
+        .collect()
+}
+
+/// A module directly under the crate and those that it may import.
+pub type Arrow = (&'static str, &'static [&'static str]);
+
+/// Imports follow the arrows. What stands directly in `src/` and is no module of its own may import everything.
+pub fn arrows_are_followed(file: &str, text: &str, arrows: &[Arrow]) -> Vec<Finding> {
+    let module = module_of(file);
+    let Some(module) = module.first() else {
+        return Vec::new();
+    };
+    let Some((_, allowed)) = arrows.iter().find(|(name, _)| name == module) else {
+        return vec![finding(
+            1,
+            format!("the table of arrows in tests/tidy.rs does not know {module}; add its row"),
+        )];
+    };
+    let tokens = tokens(text);
+    let mut found = Vec::new();
+    for path in paths(file, &tokens) {
+        let [first, target, ..] = path.segments.as_slice() else {
+            continue;
+        };
+        let known = arrows.iter().any(|(name, _)| name == target) || target == "*";
+        if first == "crate" && known && target != module && !allowed.contains(&target.as_str()) {
+            let what = format!("{}: {module} may import {allowed:?} only", path.segments.join("::"));
+            found.push(finding(path.line, what));
+        }
+    }
+    found
+}
+
+/// The oracle shares the vocabulary with the core and nothing else: what decides must be written twice.
+pub fn oracle_stands_alone(file: &str, text: &str) -> Vec<Finding> {
+    let tokens = tokens(text);
+    let mut found = Vec::new();
+    for path in paths(file, &tokens) {
+        let names: Vec<&str> = path.segments.iter().map(String::as_str).collect();
+        let fine = match names.as_slice() {
+            ["crate", "presence", "event" | "policy" | "change", ..] => true,
+            ["crate", "presence", name, ..] => name.starts_with(|first: char| first.is_ascii_uppercase()),
+            ["crate", "sim", module, ..] => module.starts_with("oracle"),
+            ["crate", ..] => false,
+            _ => true,
+        };
+        if !fine {
+            let what =
+                "the oracle takes events, policies, changes and the vocabulary from the core, and decides itself";
+            found.push(finding(path.line, format!("{}: {what}", names.join("::"))));
+        }
+    }
+    found
+}
+
+/// Code that somebody meant to come back to.
+pub fn nothing_is_left_over(text: &str) -> Vec<Finding> {
+    const LEFT: [&[&str]; 5] = [
+        &["todo", "!"],
+        &["unimplemented", "!"],
+        &["dbg", "!"],
+        &["[", "ignore"],
+        &["allow", "(", "dead_code"],
+    ];
+    let tokens = tokens(text);
+    let mut found = Vec::new();
+    for n in 0..tokens.len() {
+        let is = |left: &&&[&str]| {
+            left.iter()
+                .enumerate()
+                .all(|(k, t)| tokens.get(n + k).is_some_and(|at| at.text == *t))
+        };
+        if let Some(left) = LEFT.iter().find(is) {
+            found.push(finding(
+                tokens[n].line,
+                format!("{}: finish it or take it out", left.concat()),
+            ));
+        }
+    }
+    found
+}
+
+/// Marks of unfinished work, in any file. They are put together here, for this file to be free of them.
+pub fn no_marks_are_left(text: &str) -> Vec<Finding> {
+    let marks = [concat!("FIX", "ME"), concat!("X", "XX"), concat!("TO", "DO")];
+    let mut found = Vec::new();
+    for (n, line) in text.lines().enumerate() {
+        let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+        if let Some(mark) = words.find(|word| marks.contains(word)) {
+            found.push(finding(n + 1, format!("{mark}: do it, or file it where work is kept")));
+        }
+    }
+    found
+}
+
+/// What holds on one machine only: absolute paths of homes and workplaces, hosts of package registries.
+pub fn no_machine_is_named(text: &str) -> Vec<Finding> {
+    let homes = [
+        concat!("/ro", "ot"),
+        concat!("/ho", "me"),
+        concat!("/wo", "rk"),
+        concat!("/Us", "ers"),
+    ];
+    let hosts = [
+        concat!("index.", "crates.io"),
+        concat!("static.", "crates.io"),
+        concat!("pypi", ".org"),
+        concat!("pythonhosted", ".org"),
+        concat!("registry.", "npmjs"),
+        concat!("proxy.", "golang.org"),
+        concat!("deb.", "debian.org"),
+        concat!("maven", ".org"),
+        concat!("maven.", "apache.org"),
+    ];
+    // A path begins here if it is no longer path or address before it, and the name ends with the needle.
+    let begins = |line: &str, home: &str| {
+        line.match_indices(home).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            let after = line[at + home.len()..].chars().next();
+            !before.is_some_and(|c| c.is_alphanumeric() || "/._-~}*)".contains(c)) && after == Some('/')
+        })
+    };
+    let mut found = Vec::new();
+    for (n, line) in text.lines().enumerate() {
+        if let Some(home) = homes.iter().find(|home| begins(line, home)) {
+            found.push(finding(
+                n + 1,
+                format!("{home}/: a path of one machine; make it relative or a setting"),
+            ));
+        }
+        if let Some(host) = hosts.iter().find(|host| line.contains(*host)) {
+            found.push(finding(
+                n + 1,
+                format!("{host}: leave the choice of a registry to the machine"),
+            ));
+        }
+    }
+    found
+}
+
+pub fn file_opens_with_its_promise(text: &str) -> Vec<Finding> {
+    if text.starts_with("//!") {
+        return Vec::new();
+    }
+    vec![finding(
+        1,
+        "say in `//!` what the file is, what it guarantees and what it deliberately lacks",
+    )]
+}
+
+/// A file that may be longer than the rest, up to which length, and why.
+pub type LongFile = (&'static str, usize, &'static str);
+
+pub fn file_is_short(file: &str, text: &str, most: usize, long_files: &[LongFile]) -> Vec<Finding> {
+    let lines = text.lines().count();
+    match long_files.iter().find(|(name, ..)| *name == file) {
+        None if lines > most => vec![finding(
+            lines,
+            format!("{lines} lines are more than {most}: split it by noun, or list it in tests/tidy.rs with a reason"),
+        )],
+        Some((_, limit, reason)) if lines > *limit => vec![finding(
+            lines,
+            format!("{lines} lines are more than even the {limit} allowed for \"{reason}\": split it by noun"),
+        )],
+        Some(_) if lines <= most => vec![finding(lines, "short again: take it off the list in tests/tidy.rs")],
+        _ => Vec::new(),
+    }
+}
+
+/// The relative links of a Markdown text, with their lines and without the part after `#`.
+pub fn links(text: &str) -> Vec<(usize, String)> {
+    let mut links = Vec::new();
+    let mut in_code = false;
+    for (n, line) in text.lines().enumerate() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        if in_code {
+            continue;
+        }
+        // What stands between backticks is code: every other piece.
+        let prose: Vec<&str> = line.split('`').step_by(2).collect();
+        let prose = prose.join("``");
+        let inline = prose
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', ' ']).next());
+        let definition = prose
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once("]: "))
+            .map(|(_, target)| target);
+        for target in inline.chain(definition) {
+            let target = target.trim().trim_matches(['<', '>']);
+            let path = target.split('#').next().unwrap_or_default();
+            if !path.is_empty() && !target.contains("://") && !target.starts_with("mailto:") {
+                links.push((n + 1, path.to_owned()));
+            }
+        }
+    }
+    links
+}
+
+/// That a check passes says something only if it can fail.
+mod tests {
+    use super::*;
+
+    fn lines(found: &[Finding]) -> Vec<usize> {
+        found.iter().map(|finding| finding.line).collect()
+    }
+
+    #[track_caller]
+    fn core_refuses(text: &str) {
+        let dependencies = ["serde_json".to_owned(), "rollcall".to_owned()];
+        let found = core_is_pure("src/presence/fold.rs", text, &dependencies);
+        assert!(!found.is_empty(), "accepted: {text}");
+    }
+
+    #[test]
+    fn an_impure_core_is_found() {
+        core_refuses("use serde_json::Value;");
+        core_refuses("use serde_json as json;");
+        core_refuses("fn f() { serde_json::to_string(&1) }");
+        core_refuses("#[derive(serde_json::Serialize)] struct A;");
+        core_refuses("use crate::schema::Malformed;");
+        core_refuses("use super::super::log;");
+        core_refuses("use std::{fmt, time::Duration};");
+        core_refuses("fn f() { std::thread::yield_now() }");
+        core_refuses("use std::collections::{BTreeMap, HashMap};");
+        core_refuses("fn f(at: Instant) {}");
+        core_refuses("fn f() { let x = 0.5; }");
+        core_refuses("fn f() { let x = 1e9; }");
+        core_refuses("fn f() { let x = 1_000f32; }");
+        core_refuses("fn f(x: f64) {}");
+        core_refuses("unsafe fn f() {}");
+        core_refuses("async fn f() {}");
+        core_refuses("match event { A => 1, _ => 2 }");
+        core_refuses("match event { A => {} _ if late => {} B => {} }");
+        core_refuses("match event { A => 1, A | _ => 2 }");
+        core_refuses("match event { A => 1, other => 2 }");
+    }
+
+    #[test]
+    fn a_pure_core_is_accepted() {
+        let text = "//! serde_json::Value\n use super::{event::Event, policy}; use std::collections::BTreeMap;\n
+            fn f() { match x { Event::A { b } => \"HashMap\", (_, B) => 1, true => x.0.1, false => 0..1usize } }";
+        assert_eq!(
+            core_is_pure("src/presence/fold.rs", text, &["serde_json".to_owned()]),
+            []
+        );
+    }
+
+    #[test]
+    fn a_reading_of_the_clock_is_found_but_not_in_unit_tests() {
+        assert_eq!(
+            lines(&clock_is_not_read(
+                "a;\nstd::time::Instant::now();\nuse std::time::SystemTime;"
+            )),
+            [2, 3]
+        );
+        assert_eq!(
+            clock_is_not_read("fn f(at: Instant) {} #[cfg(test)] mod tests { fn f() { Instant::now(); } }"),
+            []
+        );
+    }
+
+    const ARROWS: [Arrow; 3] = [("log", &["presence"]), ("store", &["presence"]), ("presence", &[])];
+
+    #[test]
+    fn an_import_against_the_arrows_is_found() {
+        let refused = |file, text| lines(&arrows_are_followed(file, text, &ARROWS));
+        assert_eq!(
+            refused(
+                "src/log/local.rs",
+                "use crate::presence::Offset;\nuse crate::store::Store;"
+            ),
+            [2]
+        );
+        assert_eq!(refused("src/log/mod.rs", "\nuse super::store;"), [2]);
+        assert_eq!(refused("src/store/mod.rs", "fn f() { crate::log::read() }"), [1]);
+        assert_eq!(refused("src/store/mod.rs", "use crate::{presence, log::Log};"), [1]);
+        assert_eq!(refused("src/store/mod.rs", "use crate::*;"), [1]);
+        assert_eq!(refused("src/presence/state.rs", "use crate::log;"), [1]);
+        assert_eq!(refused("src/newcomer.rs", ""), [1]);
+        assert_eq!(refused("src/lib.rs", "use crate::log;"), []);
+        assert_eq!(
+            refused(
+                "src/log/local.rs",
+                "use super::Record; use crate::log::Log; pub(crate) fn f() {}"
+            ),
+            []
+        );
+    }
+
+    #[test]
+    fn an_oracle_that_asks_the_core_is_found() {
+        let refused = |text| lines(&oracle_stands_alone("src/sim/oracle.rs", text));
+        assert_eq!(
+            refused("use crate::presence::{Offset, event::Event};\nuse crate::presence::state::State;"),
+            [2]
+        );
+        assert_eq!(refused("use crate::presence::fold;"), [1]);
+        assert_eq!(refused("use crate::presence::*;"), [1]);
+        assert_eq!(refused("use crate::schema::policy::parse_policy;"), [1]);
+        assert_eq!(refused("use super::history::Random;"), [1]);
+        assert_eq!(refused("use super::oracle::Oracle; use std::fmt;"), []);
+    }
+
+    #[test]
+    fn leftovers_are_found_in_code_and_marks_everywhere() {
+        let code = format!(
+            "{}!();\n{}!(x);\n#[{}]\n#[allow({})]",
+            "todo", "dbg", "ignore", "dead_code"
+        );
+        assert_eq!(lines(&nothing_is_left_over(&code)), [1, 2, 3, 4]);
+        assert_eq!(
+            lines(&nothing_is_left_over("#[ignore = \"slow\"]\nunimplemented!()")),
+            [1, 2]
+        );
+        assert_eq!(nothing_is_left_over("// todo!()\nlet ignored = \"dbg!\";"), []);
+        assert_eq!(
+            lines(&no_marks_are_left(concat!(
+                "# TO", "DO: x\nX", "XX\nXX", "XX\nFIX", "ME"
+            ))),
+            [1, 2, 4]
+        );
+    }
+
+    #[test]
+    fn machine_paths_and_registries_are_found() {
+        let bad = concat!("cd /ho", "me/a\nx=\"/wo", "rk/b\"\nhttps://pypi", ".org/x");
+        assert_eq!(lines(&no_machine_is_named(bad)), [1, 2, 3]);
+        let fine = concat!("example.com/ho", "me/a ./wo", "rk/b $(HOME)/ro", "ot/c /wo", "rkers/");
+        assert_eq!(no_machine_is_named(fine), []);
+    }
+
+    #[test]
+    fn files_without_a_promise_and_long_ones_are_found() {
+        assert_eq!(lines(&file_opens_with_its_promise("use std::fmt;\n//! Late.")), [1]);
+        assert_eq!(file_opens_with_its_promise("//! A promise."), []);
+        let long: [LongFile; 1] = [("src/long.rs", 4, "a reason")];
+        assert_eq!(lines(&file_is_short("src/a.rs", "1\n2\n3", 2, &long)), [3]);
+        assert_eq!(lines(&file_is_short("src/long.rs", "1\n2\n3\n4\n5", 2, &long)), [5]);
+        assert_eq!(lines(&file_is_short("src/long.rs", "1\n2", 2, &long)), [2]);
+        assert_eq!(file_is_short("src/long.rs", "1\n2\n3", 2, &long), []);
+        assert_eq!(file_is_short("src/a.rs", "1\n2", 2, &long), []);
+    }
+
+    #[test]
+    fn links_of_a_text_are_found_and_code_is_not() {
+        let text = "See [a](b.md#c), ![d](../e.png \"f\") and [g](https://h/i).\n`[j](k)`\n```\n[l](m)\n```\n[n]: o/p.md\n[q](#r)";
+        let found = links(text);
+        let found: Vec<(usize, &str)> = found.iter().map(|(line, path)| (*line, path.as_str())).collect();
+        assert_eq!(found, [(1, "b.md"), (1, "../e.png"), (6, "o/p.md")]);
+    }
+}
