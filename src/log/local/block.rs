@@ -20,8 +20,9 @@ use crate::presence::Offset;
 const VERSION: u8 = 1;
 const HEADER: usize = 1 + 8 + 8 + 4;
 
-/// A block is closed when it has this many bytes; a larger record has one of its own. Small enough that a reader in
-/// small steps, who unpacks a block for each, wastes microseconds, and large enough that a put is nothing.
+/// A block is closed before a record that would make it larger than this; a larger record has one of its own. Small
+/// enough that a reader in small steps, who walks through a block for each, wastes microseconds, and large enough that
+/// a put is nothing.
 const FULL: usize = 64 * 1024;
 
 /// A block as it is stored.
@@ -152,6 +153,9 @@ impl Packer {
 
     /// Adds a record and says its offset.
     pub fn push(&mut self, key: Option<&[u8]>, value: &[u8]) -> u64 {
+        if self.open.len() + key.map_or(0, <[u8]>::len) + value.len() > FULL {
+            self.close();
+        }
         if self.open.is_empty() {
             self.first = self.tail.end;
             self.open.resize(HEADER, 0);
@@ -167,9 +171,6 @@ impl Packer {
         self.open.extend_from_slice(value);
         let offset = self.tail.end;
         self.tail.end += 1;
-        if self.open.len() >= FULL {
-            self.close();
-        }
         offset
     }
 
@@ -185,7 +186,7 @@ impl Packer {
             return;
         }
         let mut block = std::mem::take(&mut self.open);
-        // A block is closed at 64 KiB, and a record has at least two bytes in it.
+        // A record has at least two bytes, so there are never that many in a block.
         let count = u32::try_from(self.tail.end - self.first).unwrap_or(u32::MAX);
         block[0] = VERSION;
         block[1..9].copy_from_slice(&self.ts.to_be_bytes());

@@ -41,7 +41,13 @@ impl EndsFile {
     /// What the file claims; None if it is not there or torn.
     pub fn read(dir: &Path) -> std::io::Result<Option<Ends>> {
         match std::fs::read(EndsFile::path(dir)) {
-            Ok(bytes) => Ok(decode(&bytes)),
+            Ok(bytes) => {
+                let claimed = decode(&bytes);
+                if claimed.is_none() {
+                    tracing::warn!(dir = %dir.display(), "the file {NAME} of the log is torn and claims nothing");
+                }
+                Ok(claimed)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -7,6 +7,7 @@ use super::{DEFAULT_PARTITIONS, MAX_PARTITIONS, Shelf, ends_of, keys};
 use crate::log::{Error, Position, Topic};
 use crate::presence::Partition;
 use rocksdb::{DB, IteratorMode, Options, WriteBatch, WriteOptions};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -17,7 +18,7 @@ pub(super) struct Opened {
 }
 
 pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<Opened, Error> {
-    std::fs::create_dir_all(dir).map_err(|error| unusable(dir, &error))?;
+    make_dir(dir).map_err(|error| unusable(dir, &error))?;
     judge_files(dir)?;
     let tables = Tables::open(dir, Mode::Make).map_err(|error| not_opened(dir, &error))?;
     let damaged = |damage: Damage| damage.opening(dir);
@@ -84,6 +85,21 @@ pub(super) fn partitions_of(dir: &Path, tables: &Tables) -> Result<u32, Error> {
 /// The directory cannot be used for a reason that the operating system gives.
 pub(super) fn unusable(dir: &Path, error: &std::io::Error) -> Error {
     Error::Open(format!("the directory {} cannot be used for the log: {error}", dir.display()).into())
+}
+
+/// Makes the directory if need be, so that it is still there after the machine died.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => {
+            make_dir(parent)?;
+            std::fs::create_dir(dir)?;
+            File::open(parent)?.sync_all()
+        }
+        None => std::fs::create_dir(dir),
+    }
 }
 
 /// Refuses a directory that must not be made into a log: one of another RocksDB, or of a log that lost the file that
