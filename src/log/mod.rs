@@ -130,10 +130,12 @@ pub struct Appended {
     pub offset: Offset,
 }
 
-/// Told once when an append is durable (every record, in the order given) or failed (none of them is in the log).
+/// Told once when an append is durable (every record, in the order given) or failed (none of them is in the log). Called
+/// from a thread of the log, or from the caller's before the append returns, so it must return at once.
 pub type Acknowledge = Box<dyn FnOnce(Result<Vec<Appended>, Error>) + Send>;
 
-/// Told after records of a topic became readable. Called from the log's threads, so it must return at once.
+/// Told after records of a topic became readable. Called from the log's threads or from the one that commits, so it must
+/// return at once.
 pub type Listener = Box<dyn Fn(Topic, Partition) + Send + Sync>;
 
 /// A log of partitions.
@@ -146,8 +148,9 @@ pub trait Log: Send + Sync {
     /// Appends events, all or none, and acknowledges when they are durable. Several appends may share one write.
     fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge);
 
-    /// Adds to `into` what there is from an offset on, in order; nothing if that is the end. Only durable events are
-    /// read. An offset below the oldest record kept is an error, never skipped.
+    /// Adds to `into` what there is from an offset on, in order; nothing if that is the end or past it. A record counts
+    /// for the bytes of its key and value. Only durable events are read. An offset below the oldest record kept is an
+    /// error, never skipped.
     fn read(
         &self,
         topic: Topic,
@@ -160,7 +163,8 @@ pub trait Log: Send + Sync {
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error>;
 
     /// Writes outputs and position in one atomic step. It survives the death of the process at once, that of the
-    /// machine after [`Log::sync`]: what is lost then is folded again, to the same bytes.
+    /// machine after [`Log::sync`]: what is lost then is folded again, to the same bytes. A position past the end of
+    /// the events can only be a mistake of the caller; the embedded log refuses it.
     fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error>;
 
     /// The position of the last commit; the default if there was none.

@@ -1,0 +1,199 @@
+//! Group commit: appends wait in a bounded queue, and one thread writes all that wait in one synced step.
+//!
+//! While one group is synced the next one gathers, so the slower the disk, the more appends share a sync.
+
+use super::block::{Packer, Tail};
+use super::{Shared, keys, locked};
+use crate::log::{Acknowledge, Appended, Error, NewRecord, Topic};
+use crate::presence::{Offset, Partition};
+use rocksdb::WriteBatch;
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// What one synced step takes at most, an append that is larger by itself excepted: the first of many waiting appends
+/// need not wait until all of them are written.
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a record counts for in the queue beside its bytes.
+const RECORD_BYTES: usize = 64;
+
+/// An append that waits.
+pub(super) struct Waiting {
+    records: Vec<(Partition, NewRecord)>,
+    bytes: usize,
+    acknowledge: Acknowledge,
+}
+
+/// The bounded queue before the appender's thread.
+pub(super) struct Queue {
+    line: Mutex<Line>,
+    /// Something came, or the queue was closed.
+    moved: Condvar,
+    bound: usize,
+}
+
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Queue {
+    pub fn new(bound: usize) -> Queue {
+        Queue {
+            line: Mutex::default(),
+            moved: Condvar::new(),
+            bound,
+        }
+    }
+
+    /// Lines an append up, or gives its acknowledge back with the reason why not. One that is larger than the bound
+    /// is taken when nothing else waits.
+    pub fn put(
+        &self,
+        records: Vec<(Partition, NewRecord)>,
+        acknowledge: Acknowledge,
+    ) -> Result<(), (Acknowledge, Error)> {
+        let bytes = records
+            .iter()
+            .map(|(_, record)| RECORD_BYTES + record.key.as_ref().map_or(0, Vec::len) + record.value.len())
+            .sum();
+        let mut line = locked(&self.line);
+        if line.closed {
+            return Err((acknowledge, Error::Closed));
+        }
+        if line.bytes > 0 && line.bytes.saturating_add(bytes) > self.bound {
+            return Err((acknowledge, Error::Busy));
+        }
+        line.bytes += bytes;
+        line.waiting.push_back(Waiting {
+            records,
+            bytes,
+            acknowledge,
+        });
+        drop(line);
+        self.moved.notify_one();
+        Ok(())
+    }
+
+    pub fn close(&self) {
+        locked(&self.line).closed = true;
+        self.moved.notify_all();
+    }
+
+    /// The next group, waiting for one; None when the queue is closed and empty.
+    fn take(&self) -> Option<Vec<Waiting>> {
+        let mut line = locked(&self.line);
+        while line.waiting.is_empty() {
+            if line.closed {
+                return None;
+            }
+            line = self.moved.wait(line).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = line.waiting.pop_front() {
+            if !group.is_empty() && bytes + next.bytes > GROUP_BYTES {
+                line.waiting.push_front(next);
+                break;
+            }
+            bytes += next.bytes;
+            group.push(next);
+        }
+        line.bytes -= bytes;
+        Some(group)
+    }
+}
+
+/// The appender's thread: until the queue is closed and empty.
+pub(super) fn run(shared: &Shared) {
+    while let Some(group) = shared.queue.take() {
+        write_group(shared, group);
+    }
+}
+
+fn write_group(shared: &Shared, group: Vec<Waiting>) {
+    let (records, acknowledges): (Vec<_>, Vec<_>) = group
+        .into_iter()
+        .map(|waiting| (waiting.records, waiting.acknowledge))
+        .unzip();
+    match write(shared, &records) {
+        Ok((appended, touched)) => {
+            for partition in touched {
+                shared.tell(Topic::Events, partition);
+            }
+            for (acknowledge, appended) in acknowledges.into_iter().zip(appended) {
+                call(|| acknowledge(Ok(appended)));
+            }
+        }
+        Err(error) => {
+            for acknowledge in acknowledges {
+                let error = error.clone();
+                call(|| acknowledge(Err(error)));
+            }
+        }
+    }
+}
+
+type Written = (Vec<Vec<Appended>>, Vec<Partition>);
+
+fn write(shared: &Shared, group: &[Vec<(Partition, NewRecord)>]) -> Result<Written, Error> {
+    let open = shared.writable()?;
+    let tables = shared.tables(&open)?;
+    shared.still_there()?;
+    // Commits that were written before this sync are durable with it.
+    let mut durable = shared.ends();
+    let now_ms = shared.clock.now_ms();
+
+    let mut packers: BTreeMap<Partition, Packer> = BTreeMap::new();
+    let mut appended = Vec::with_capacity(group.len());
+    for records in group {
+        let mut went = Vec::with_capacity(records.len());
+        for (partition, record) in records {
+            let packer = match packers.entry(*partition) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => {
+                    let lane = shared.shelf(*partition, Error::Write)?.lane(Topic::Events);
+                    entry.insert(Packer::after(*locked(&lane.tail), now_ms))
+                }
+            };
+            let offset = Offset(packer.push(record.key.as_deref(), &record.value));
+            went.push(Appended {
+                partition: *partition,
+                offset,
+            });
+        }
+        appended.push(went);
+    }
+
+    let mut batch = WriteBatch::default();
+    let mut tails: Vec<(Partition, Tail)> = Vec::with_capacity(packers.len());
+    for (partition, packer) in packers {
+        let (blocks, tail) = packer.finish();
+        for (first, block) in blocks {
+            batch.put_cf(tables.topic(Topic::Events), keys::block(partition, first), block);
+        }
+        tails.push((partition, tail));
+    }
+    shared.put(tables, batch, true)?;
+
+    let mut touched = Vec::with_capacity(tails.len());
+    for (partition, tail) in tails {
+        let lane = shared.shelf(partition, Error::Write)?.lane(Topic::Events);
+        *locked(&lane.tail) = tail;
+        durable[partition.0 as usize][usize::from(keys::number(Topic::Events))] = tail.end;
+        lane.show(tail.end);
+        touched.push(partition);
+    }
+    shared.ends_file.raise(&durable);
+    Ok((appended, touched))
+}
+
+/// Calls somebody else's code. Its panic must not end the thread that every later append waits for.
+pub(super) fn call(theirs: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(theirs)).is_err() {
+        tracing::error!("a listener or an acknowledge of the log panicked");
+    }
+}

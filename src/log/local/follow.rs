@@ -1,0 +1,135 @@
+//! Looking on at a log that another process may own and be writing: a secondary instance of RocksDB, which reads the
+//! owner's files and never writes to them.
+//!
+//! It sees what was written up to its last [`LocalReader::refresh`]. An event may be seen some milliseconds before it
+//! is durable, since the owner's sync is not visible from outside: good for people and tools that look on, not for a
+//! fold.
+
+use super::lane;
+use super::opening::partitions_of;
+use super::tables::{Damage, Mode, Tables, not_opened};
+use crate::log::{Error, Limit, Range, Record, Topic};
+use crate::presence::{Offset, Partition};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The owner may remove a file that is just being opened; then it is tried again.
+const ATTEMPTS: usize = 10;
+
+/// A view of a log in a directory, as of the last refresh.
+pub struct LocalReader {
+    // Closed before its notes are removed: fields are dropped in this order.
+    tables: Tables,
+    partitions: u32,
+    dir: PathBuf,
+    _notes: Notes,
+}
+
+/// The directory in which RocksDB keeps its diary of looking on. Removed with the reader.
+struct Notes {
+    dir: PathBuf,
+}
+
+impl LocalReader {
+    pub(super) fn open(dir: &Path) -> Result<LocalReader, Error> {
+        if !dir.join("CURRENT").exists() {
+            return Err(Error::Open(format!("there is no log in {}", dir.display()).into()));
+        }
+        let notes = Notes::make()?;
+        let mut attempt = 1;
+        let tables = loop {
+            match Tables::open(dir, Mode::Follow(&notes.dir)) {
+                Ok(tables) => break tables,
+                Err(error) if attempt == ATTEMPTS => return Err(not_opened(dir, &error)),
+                Err(_) => attempt += 1,
+            }
+        };
+        Ok(LocalReader {
+            partitions: partitions_of(dir, &tables)?,
+            tables,
+            dir: dir.to_owned(),
+            _notes: notes,
+        })
+    }
+
+    /// Sees what was written until now.
+    pub fn refresh(&self) -> Result<(), Error> {
+        let mut attempt = 1;
+        loop {
+            match self.tables.db().try_catch_up_with_primary() {
+                Ok(()) => return Ok(()),
+                Err(error) if attempt == ATTEMPTS => return Err(Damage::from(error).reading(&self.dir)),
+                Err(_) => attempt += 1,
+            }
+        }
+    }
+
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// As [`crate::log::Log::read`], of what was seen by the last refresh.
+    pub fn read(
+        &self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        let Range { start, end } = self.range(topic, partition)?;
+        if from < start {
+            return Err(Error::Gone {
+                topic,
+                partition,
+                wanted: from,
+                start,
+            });
+        }
+        if from >= end {
+            return Ok(());
+        }
+        lane::read(&self.tables, (topic, partition), (start.0, end.0), from.0, limit, into)
+            .map_err(|damage| damage.reading(&self.dir))
+    }
+
+    /// As [`crate::log::Log::range`], of what was seen by the last refresh.
+    pub fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+        if partition.0 >= self.partitions {
+            let count = self.partitions;
+            return Err(Error::Read(
+                format!("there is no partition {partition}: the log has {count}").into(),
+            ));
+        }
+        let found = lane::find(&self.tables, topic, partition).map_err(|damage| damage.reading(&self.dir))?;
+        Ok(Range {
+            start: Offset(found.start),
+            end: Offset(found.tail.end),
+        })
+    }
+}
+
+impl Notes {
+    fn make() -> Result<Notes, Error> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("rollcall-follow-{}-{count}", std::process::id());
+            let dir = std::env::temp_dir().join(name);
+            match std::fs::create_dir(&dir) {
+                Ok(()) => return Ok(Notes { dir }),
+                // Left by a process of the same number that was killed.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(super::opening::unusable(&dir, &error)),
+            }
+        }
+    }
+}
+
+impl Drop for Notes {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            tracing::warn!(%error, dir = %self.dir.display(), "the notes of a log's follower were not removed");
+        }
+    }
+}

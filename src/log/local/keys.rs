@@ -1,0 +1,77 @@
+//! Every key the embedded log ever writes. Numbers are big-endian, so that keys sort as numbers do.
+//!
+//! | column family | key | value |
+//! |---|---|---|
+//! | the name of a topic | partition u32, first offset u64 | a block of records ([`super::block`]) |
+//! | `default` | `layout` | u32: the number of this table |
+//! | `default` | `partitions` | u32: how many partitions the log has, for ever |
+//! | `default` | `start`, topic u8, partition u32 | u64: the oldest offset kept; absent while that is 0 |
+//! | `default` | `position`, partition u32 | [`crate::log::Position::to_bytes`] of the last commit |
+//!
+//! A column family for each topic, since they are written, read and dropped at rates of their own: the tombstones and
+//! compactions of one are not in the way of another. None for each partition: every one has a memtable, and every
+//! memtable holds on to the write-ahead log until it is flushed.
+
+use crate::log::Topic;
+use crate::presence::Partition;
+
+/// The number of the layout in this file. A change of any key or value here gets the next one.
+pub(super) const LAYOUT: u32 = 1;
+
+/// RocksDB's column family that is always there.
+pub(super) const META: &str = "default";
+
+pub(super) const META_LAYOUT: &[u8] = b"layout";
+pub(super) const META_PARTITIONS: &[u8] = b"partitions";
+
+pub(super) fn start(topic: Topic, partition: Partition) -> Vec<u8> {
+    let mut key = b"start".to_vec();
+    key.push(number(topic));
+    key.extend_from_slice(&partition.0.to_be_bytes());
+    key
+}
+
+pub(super) fn position(partition: Partition) -> Vec<u8> {
+    let mut key = b"position".to_vec();
+    key.extend_from_slice(&partition.0.to_be_bytes());
+    key
+}
+
+pub(super) fn block(partition: Partition, first: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&partition.0.to_be_bytes());
+    key[4..].copy_from_slice(&first.to_be_bytes());
+    key
+}
+
+/// The first offset of a block, from its key.
+pub(super) fn first_of(key: &[u8]) -> Option<u64> {
+    let first: [u8; 8] = key.get(4..)?.try_into().ok()?;
+    Some(u64::from_be_bytes(first))
+}
+
+/// The number of a topic in keys and, counted the same, in arrays. Never reused.
+pub(super) fn number(topic: Topic) -> u8 {
+    match topic {
+        Topic::Events => 0,
+        Topic::Changes => 1,
+        Topic::Kicks => 2,
+        Topic::Quarantine => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_these_bytes_for_ever() {
+        let of = Partition(0x0102_0304);
+        assert_eq!(start(Topic::Kicks, of), b"start\x02\x01\x02\x03\x04");
+        assert_eq!(position(of), b"position\x01\x02\x03\x04");
+        assert_eq!(block(of, 5), *b"\x01\x02\x03\x04\0\0\0\0\0\0\0\x05");
+        assert_eq!(first_of(&block(of, u64::MAX - 3)), Some(u64::MAX - 3));
+        let numbers: Vec<u8> = Topic::ALL.into_iter().map(number).collect();
+        assert_eq!(numbers, [0, 1, 2, 3]);
+    }
+}

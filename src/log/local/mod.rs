@@ -1,0 +1,361 @@
+//! The embedded log: partitions on this machine's disk, in one RocksDB, owned by one process.
+//!
+//! *What is acknowledged stays.* An append is acknowledged after a synced write, and is readable only then. A process
+//! that dies at any moment loses nothing acknowledged; a file that lost something of it is found when the log is
+//! opened or when the place is read, and is an error with the directory in it, never a gap.
+//!
+//! *When writing fails* (disk full, mostly) the write fails, and so do later ones until the disk takes writes again;
+//! reading goes on. RocksDB does not come back by itself from every such failure and leaves open whether the write is
+//! in its write-ahead log, so it is closed and opened anew, at most once a second, when somebody wants to write; and
+//! whatever is found then beyond what was reported as written is removed before anything else is written. Only if the
+//! process dies before that may records of a failed append be found in the log afterwards.
+//!
+//! *Where things are.* Records are packed into blocks ([`block`]), blocks and everything else are keyed as [`keys`]
+//! says, [`tables`] tunes RocksDB, [`opening`] judges what a directory holds, [`lane`] finds blocks, [`append`] is the
+//! thread that does group commit, [`recovery`] gets over failed writes, [`retention`] drops what is old, [`ends`]
+//! remembers what was durable, [`follow`] looks on from another process.
+//!
+//! Deliberately absent: more than one machine, and compression or encryption of its own.
+
+mod append;
+mod block;
+mod ends;
+mod follow;
+mod keys;
+mod lane;
+mod opening;
+mod recovery;
+mod retention;
+mod tables;
+
+pub use follow::LocalReader;
+
+use super::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
+use crate::clock::Clock;
+use crate::presence::{Offset, Partition};
+use append::Queue;
+use block::{Packer, Tail};
+use ends::{Ends, EndsFile};
+use lane::Lane;
+use recovery::{Handle, Trouble};
+use rocksdb::WriteBatch;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+/// How many partitions a new log gets if nobody says.
+pub const DEFAULT_PARTITIONS: u32 = 4;
+
+/// The most partitions a log may have.
+pub const MAX_PARTITIONS: u32 = 1024;
+
+/// What may be chosen of an embedded log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// How many partitions the log has, 1…[`MAX_PARTITIONS`]; fixed when it is made, and an error if it was made with
+    /// another number. None: as many as it has, and [`DEFAULT_PARTITIONS`] for a new one.
+    pub partitions: Option<u32>,
+    /// Records older than this are dropped, milliseconds. None: age is no reason.
+    pub retention_ms: Option<u64>,
+    /// As many bytes are kept of each topic in each partition, before compression. None: size is no reason.
+    pub retention_bytes: Option<u64>,
+    /// As many bytes of appends may wait; more are answered with [`Error::Busy`].
+    pub queue_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            partitions: None,
+            retention_ms: None,
+            retention_bytes: None,
+            queue_bytes: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// The embedded log. See the module.
+pub struct LocalLog {
+    shared: Arc<Shared>,
+    appender: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the appender's thread shares with the callers.
+struct Shared {
+    dir: PathBuf,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    /// Whoever writes holds it for reading until what was written is noted in memory, so that nothing is half noted
+    /// when RocksDB is opened anew.
+    handle: RwLock<Handle>,
+    /// Locked after the handle.
+    trouble: Mutex<Option<Trouble>>,
+    shelves: Vec<Shelf>,
+    queue: Queue,
+    ends_file: EndsFile,
+    listeners: RwLock<Arc<Vec<Arc<Listener>>>>,
+    closed: AtomicBool,
+}
+
+/// A partition.
+struct Shelf {
+    lanes: [Lane; Topic::ALL.len()],
+    /// Of the last commit.
+    position: Mutex<Position>,
+    /// Held while one is written, so that commits come one after the other.
+    committing: Mutex<()>,
+}
+
+impl Shelf {
+    fn lane(&self, topic: Topic) -> &Lane {
+        &self.lanes[usize::from(keys::number(topic))]
+    }
+}
+
+impl LocalLog {
+    /// Opens the log in a directory, or makes it. Every error is [`Error::Open`] and names the directory: it cannot be
+    /// used, it is another process's, it holds a log of another layout or number of partitions, or it is damaged.
+    pub fn open(dir: &Path, settings: Settings, clock: Arc<dyn Clock>) -> Result<LocalLog, Error> {
+        if let Some(partitions) = settings.partitions
+            && !(1..=MAX_PARTITIONS).contains(&partitions)
+        {
+            let text = format!("a log has 1 to {MAX_PARTITIONS} partitions, not {partitions}");
+            return Err(Error::Open(text.into()));
+        }
+        let opening::Opened {
+            tables,
+            shelves,
+            ends_file,
+        } = opening::open(dir, settings.partitions)?;
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            queue: Queue::new(settings.queue_bytes),
+            settings,
+            clock,
+            handle: RwLock::new(Handle { tables: Some(tables) }),
+            trouble: Mutex::new(None),
+            shelves,
+            ends_file,
+            listeners: RwLock::default(),
+            closed: AtomicBool::new(false),
+        });
+        let for_appender = shared.clone();
+        let appender = std::thread::Builder::new()
+            .name("log-append".into())
+            .spawn(move || append::run(&for_appender))
+            .map_err(|error| opening::unusable(dir, &error))?;
+        Ok(LocalLog {
+            shared,
+            appender: Mutex::new(Some(appender)),
+        })
+    }
+
+    /// Looks on at the log in a directory, which another process may own and be writing.
+    pub fn follow(dir: &Path) -> Result<LocalReader, Error> {
+        LocalReader::open(dir)
+    }
+
+    /// Takes no more appends and commits ([`Error::Closed`]), writes the appends that wait, and syncs. Reading goes
+    /// on; the directory is free when the log is dropped, which closes it too.
+    pub fn close(&self) -> Result<(), Error> {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.queue.close();
+        if let Some(appender) = locked(&self.appender).take()
+            // An acknowledge may be what drops the log.
+            && appender.thread().id() != std::thread::current().id()
+            && appender.join().is_err()
+        {
+            tracing::error!("the appender of the log panicked");
+        }
+        self.shared.sync()
+    }
+}
+
+impl Drop for LocalLog {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, "the log was closed without a last sync; what was acknowledged is safe");
+        }
+    }
+}
+
+impl Log for LocalLog {
+    fn partitions(&self) -> u32 {
+        self.shared.partitions()
+    }
+
+    fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        for (partition, _) in &records {
+            if let Err(error) = self.shared.shelf(*partition, Error::Write) {
+                return acknowledge(Err(error));
+            }
+        }
+        if let Err((acknowledge, error)) = self.shared.queue.put(records, acknowledge) {
+            acknowledge(Err(error));
+        }
+    }
+
+    fn read(
+        &self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        let shared = &self.shared;
+        let lane = shared.shelf(partition, Error::Read)?.lane(topic);
+        let gone = |start| Error::Gone {
+            topic,
+            partition,
+            wanted: from,
+            start: Offset(start),
+        };
+        let (start, end) = (lane.start(), lane.end());
+        if from.0 < start {
+            return Err(gone(start));
+        }
+        if from.0 >= end {
+            return Ok(());
+        }
+        let open = shared.opened();
+        let tables = shared.tables(&open)?;
+        match lane::read(tables, (topic, partition), (start, end), from.0, limit, into) {
+            Ok(()) => Ok(()),
+            // Retention came in between.
+            Err(_) if from.0 < lane.start() => Err(gone(lane.start())),
+            Err(damage) => Err(damage.reading(&shared.dir)),
+        }
+    }
+
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+        let lane = self.shared.shelf(partition, Error::Read)?.lane(topic);
+        // In this order, so that it is never upside down: a start is never past an earlier end.
+        let start = Offset(lane.start());
+        let end = Offset(lane.end());
+        Ok(Range { start, end })
+    }
+
+    fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error> {
+        let shared = &self.shared;
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let touched = shared.commit(partition, &commit)?;
+        for topic in touched {
+            shared.tell(topic, partition);
+        }
+        Ok(())
+    }
+
+    fn position(&self, partition: Partition) -> Result<Position, Error> {
+        Ok(*locked(&self.shared.shelf(partition, Error::Read)?.position))
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.shared.sync()
+    }
+
+    fn retain(&self, partition: Partition, floor: Offset) -> Result<(), Error> {
+        retention::retain(&self.shared, partition, floor)
+    }
+
+    fn listen(&self, listener: Listener) {
+        let mut listeners = self.shared.listeners.write().unwrap_or_else(PoisonError::into_inner);
+        let mut more = Vec::clone(&listeners);
+        more.push(Arc::new(listener));
+        *listeners = Arc::new(more);
+    }
+}
+
+impl Shared {
+    fn partitions(&self) -> u32 {
+        u32::try_from(self.shelves.len()).unwrap_or(u32::MAX)
+    }
+
+    fn shelf(&self, partition: Partition, or: fn(Arc<str>) -> Error) -> Result<&Shelf, Error> {
+        self.shelves.get(partition.0 as usize).ok_or_else(|| {
+            let count = self.shelves.len();
+            or(format!("there is no partition {partition}: the log has {count}").into())
+        })
+    }
+
+    /// Where every lane ends at present.
+    fn ends(&self) -> Ends {
+        self.shelves.iter().map(ends_of).collect()
+    }
+
+    fn tell(&self, topic: Topic, partition: Partition) {
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for listener in listeners.iter() {
+            append::call(|| listener(topic, partition));
+        }
+    }
+
+    /// Writes a commit and says which topics got records.
+    fn commit(&self, partition: Partition, commit: &Commit) -> Result<Vec<Topic>, Error> {
+        let shelf = self.shelf(partition, Error::Write)?;
+        let _alone = locked(&shelf.committing);
+        let end = shelf.lane(Topic::Events).end();
+        if commit.position.next.0 > end {
+            let next = commit.position.next;
+            let text = format!("a position at {next} was to be committed, but partition {partition} ends at {end}");
+            return Err(Error::Write(text.into()));
+        }
+        let open = self.writable()?;
+        let tables = self.tables(&open)?;
+        let now_ms = self.clock.now_ms();
+        let mut batch = WriteBatch::default();
+        let mut tails: Vec<(Topic, Tail)> = Vec::new();
+        for (topic, records) in [
+            (Topic::Changes, &commit.changes),
+            (Topic::Kicks, &commit.kicks),
+            (Topic::Quarantine, &commit.quarantine),
+        ] {
+            if records.is_empty() {
+                continue;
+            }
+            let mut packer = Packer::after(*locked(&shelf.lane(topic).tail), now_ms);
+            for record in records {
+                packer.push(record.key.as_deref(), &record.value);
+            }
+            let (blocks, tail) = packer.finish();
+            for (first, block) in blocks {
+                batch.put_cf(tables.topic(topic), keys::block(partition, first), block);
+            }
+            tails.push((topic, tail));
+        }
+        batch.put_cf(tables.meta(), keys::position(partition), commit.position.to_bytes());
+        self.put(tables, batch, false)?;
+        *locked(&shelf.position) = commit.position;
+        let mut touched = Vec::with_capacity(tails.len());
+        for (topic, tail) in tails {
+            let lane = shelf.lane(topic);
+            *locked(&lane.tail) = tail;
+            lane.show(tail.end);
+            touched.push(topic);
+        }
+        Ok(touched)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        let open = self.writable()?;
+        let tables = self.tables(&open)?;
+        let durable = self.ends();
+        if let Err(error) = tables.db().flush_wal(true) {
+            return Err(self.in_trouble(error.as_ref()));
+        }
+        self.ends_file.raise(&durable);
+        Ok(())
+    }
+}
+
+fn ends_of(shelf: &Shelf) -> [u64; Topic::ALL.len()] {
+    Topic::ALL.map(|topic| shelf.lane(topic).end())
+}
+
+/// A lock whose holders leave nothing half done, so that a panic of one is no reason to give up.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,193 @@
+//! What a directory holds, judged before anything is written to it; and a new log where there is nothing.
+
+use super::ends::{Ends, EndsFile, first_short};
+use super::lane::{self, Lane};
+use super::tables::{Damage, Mode, Tables, not_opened};
+use super::{DEFAULT_PARTITIONS, MAX_PARTITIONS, Shelf, ends_of, keys};
+use crate::log::{Error, Position, Topic};
+use crate::presence::Partition;
+use rocksdb::{DB, IteratorMode, Options, WriteBatch, WriteOptions};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Mutex;
+
+pub(super) struct Opened {
+    pub tables: Tables,
+    pub shelves: Vec<Shelf>,
+    pub ends_file: EndsFile,
+}
+
+pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<Opened, Error> {
+    make_dir(dir).map_err(|error| unusable(dir, &error))?;
+    judge_files(dir)?;
+    let tables = Tables::open(dir, Mode::Make).map_err(|error| not_opened(dir, &error))?;
+    let damaged = |damage: Damage| damage.opening(dir);
+    if tables
+        .db()
+        .get_cf(tables.meta(), keys::META_LAYOUT)
+        .map_err(Damage::from)
+        .map_err(damaged)?
+        .is_none()
+    {
+        if !tables.is_empty().map_err(damaged)? {
+            return Err(foreign(dir));
+        }
+        write_meta(dir, &tables, partitions.unwrap_or(DEFAULT_PARTITIONS))?;
+    }
+    let has = partitions_of(dir, &tables)?;
+    if let Some(wanted) = partitions
+        && wanted != has
+    {
+        let dir = dir.display();
+        let text = format!(
+            "the log in {dir} was made with {has} partitions, but {wanted} are asked for; the number is fixed when a \
+             log is made. Ask for {has}, or use another directory"
+        );
+        return Err(Error::Open(text.into()));
+    }
+    let shelves = load(dir, &tables, has)?;
+    let ends: Ends = shelves.iter().map(ends_of).collect();
+    check_claims(dir, &ends)?;
+    let ends_file = EndsFile::open(dir, ends).map_err(|error| unusable(dir, &error))?;
+    Ok(Opened {
+        tables,
+        shelves,
+        ends_file,
+    })
+}
+
+/// The number of partitions, from a log of this layout.
+pub(super) fn partitions_of(dir: &Path, tables: &Tables) -> Result<u32, Error> {
+    let number = |key: &[u8]| -> Result<u32, Error> {
+        let bytes = tables.db().get_cf(tables.meta(), key).map_err(Damage::from);
+        let bytes = bytes
+            .map_err(|damage| damage.opening(dir))?
+            .ok_or_else(|| foreign(dir))?;
+        let bytes = bytes.try_into().map_err(|_| foreign(dir))?;
+        Ok(u32::from_be_bytes(bytes))
+    };
+    let layout = number(keys::META_LAYOUT)?;
+    if layout != keys::LAYOUT {
+        let text = format!(
+            "the log in {} has layout {layout}, and this program knows layout {}: use the version that wrote it, or \
+             another directory",
+            dir.display(),
+            keys::LAYOUT
+        );
+        return Err(Error::Open(text.into()));
+    }
+    match number(keys::META_PARTITIONS)? {
+        partitions if (1..=MAX_PARTITIONS).contains(&partitions) => Ok(partitions),
+        partitions => Err(Damage::new(format!("it claims to have {partitions} partitions")).opening(dir)),
+    }
+}
+
+/// The directory cannot be used for a reason that the operating system gives.
+pub(super) fn unusable(dir: &Path, error: &std::io::Error) -> Error {
+    Error::Open(format!("the directory {} cannot be used for the log: {error}", dir.display()).into())
+}
+
+/// Makes the directory if need be, so that it is still there after the machine died.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => {
+            make_dir(parent)?;
+            std::fs::create_dir(dir)?;
+            File::open(parent)?.sync_all()
+        }
+        None => std::fs::create_dir(dir),
+    }
+}
+
+/// Refuses a directory that must not be made into a log: one of another RocksDB, or of a log that lost the file that
+/// RocksDB begins with, over which a new one would be made without a word.
+fn judge_files(dir: &Path) -> Result<(), Error> {
+    if !dir.join("CURRENT").exists() {
+        let mut tables = EndsFile::path(dir).exists();
+        for entry in std::fs::read_dir(dir).map_err(|error| unusable(dir, &error))? {
+            let name = entry.map_err(|error| unusable(dir, &error))?.file_name();
+            tables |= Path::new(&name).extension().is_some_and(|kind| kind == "sst");
+        }
+        if tables {
+            let what = "its file CURRENT is missing, though others of a log are there".to_owned();
+            return Err(Damage::new(what).opening(dir));
+        }
+        return Ok(());
+    }
+    let families = DB::list_cf(&Options::default(), dir).map_err(|error| not_opened(dir, &error))?;
+    let ours = |name: &str| name == keys::META || Topic::ALL.iter().any(|topic| topic.name() == name);
+    if !families.iter().all(|name| ours(name)) {
+        return Err(foreign(dir));
+    }
+    if families.len() <= Topic::ALL.len() {
+        // A process that died while making a log leaves this, and nothing in it; so does another program, and more.
+        let db = DB::open_cf_for_read_only(&Options::default(), dir, &families, false)
+            .map_err(|error| not_opened(dir, &error))?;
+        if db.iterator(IteratorMode::Start).next().is_some() {
+            return Err(foreign(dir));
+        }
+    }
+    Ok(())
+}
+
+fn foreign(dir: &Path) -> Error {
+    let dir = dir.display();
+    Error::Open(format!("{dir} holds a RocksDB that is no log; give the log a directory of its own").into())
+}
+
+fn write_meta(dir: &Path, tables: &Tables, partitions: u32) -> Result<(), Error> {
+    let mut batch = WriteBatch::default();
+    batch.put_cf(tables.meta(), keys::META_LAYOUT, keys::LAYOUT.to_be_bytes());
+    batch.put_cf(tables.meta(), keys::META_PARTITIONS, partitions.to_be_bytes());
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    tables
+        .db()
+        .write_opt(batch, &options)
+        .map_err(|error| not_opened(dir, &error))
+}
+
+fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<Shelf>, Error> {
+    let load_one = |partition: Partition| -> Result<Shelf, Damage> {
+        let [events, changes, kicks, quarantine] = Topic::ALL.map(|topic| lane::find(tables, topic, partition));
+        let lanes = [events?, changes?, kicks?, quarantine?];
+        let position = match tables.db().get_cf(tables.meta(), keys::position(partition))? {
+            None => Position::default(),
+            Some(bytes) => Position::from_bytes(&bytes)
+                .ok_or_else(|| Damage::new(format!("the position of partition {partition} is of no known version")))?,
+        };
+        let end = lanes[usize::from(keys::number(Topic::Events))].tail.end;
+        if position.next.0 > end {
+            let next = position.next;
+            let what = format!("partition {partition} of events ends at {end}, but was folded up to {next} already");
+            return Err(Damage::new(what));
+        }
+        Ok(Shelf {
+            lanes: lanes.map(Lane::new),
+            position: Mutex::new(position),
+            committing: Mutex::new(()),
+        })
+    };
+    let shelves: Result<Vec<Shelf>, Damage> = (0..partitions).map(|number| load_one(Partition(number))).collect();
+    shelves.map_err(|damage| damage.opening(dir))
+}
+
+/// Refuses a log that ends before what was durable when it was last written.
+fn check_claims(dir: &Path, found: &Ends) -> Result<(), Error> {
+    let claimed = EndsFile::read(dir).map_err(|error| unusable(dir, &error))?;
+    let Some(claimed) = claimed else {
+        return Ok(());
+    };
+    match first_short(found, &claimed) {
+        None => Ok(()),
+        Some((topic, partition, end, claim)) => Err(Damage::new(format!(
+            "partition {partition} of {topic} ends at {end}, but records up to {claim} were durable; the file {} says \
+             so, and removing it accepts the loss",
+            EndsFile::path(dir).display()
+        ))
+        .opening(dir)),
+    }
+}

@@ -1,0 +1,195 @@
+//! RocksDB as the embedded log uses it: how it is opened and tuned, and how what it says is told on.
+//!
+//! *Recovery.* Of RocksDB's ways to read a write-ahead log back, `kTolerateCorruptedTailRecords` is the one that
+//! refuses a log that is altered in the middle: `kPointInTimeRecovery`, the default, would silently drop all that
+//! comes after, acknowledged or not, and `kAbsoluteConsistency` would refuse to start after every death of the
+//! machine, since commits are not synced one by one and their end may be torn. A torn end is passed over; that it
+//! held nothing acknowledged is checked by us ([`super::ends`]). The price: if the machine dies and its file system
+//! kept a later piece of an unsynced end but not an earlier one, the log is refused too, and a person has to decide.
+//! Write-ahead logs that were completed are noted in the manifest with their sizes, so a lost one is found as well.
+//!
+//! *Bounds.* 48 MiB of memtables over all column families, 32 MiB of cache, 256 files open, 64 MiB of write-ahead log
+//! (what a start reads back at most, some memtables of one block over), 4 MiB of RocksDB's own diary.
+
+use super::keys;
+use crate::log::{Error, Topic};
+use crate::presence::Partition;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
+    IteratorMode, LogLevel, Options, ReadOptions,
+};
+use std::path::Path;
+
+const MIB: usize = 1024 * 1024;
+
+/// An open RocksDB with all column families of a log.
+pub(super) struct Tables {
+    db: DB,
+}
+
+/// How to open.
+#[derive(Clone, Copy)]
+pub(super) enum Mode<'a> {
+    /// To read and write; made if it is not there.
+    Make,
+    /// To read and write what is there.
+    Own,
+    /// To read what is there, writing nothing at all: for a full disk.
+    ReadOnly,
+    /// To read what another process may be writing; RocksDB keeps notes of its own in this directory.
+    Follow(&'a Path),
+}
+
+impl Tables {
+    pub fn open(dir: &Path, mode: Mode) -> Result<Tables, rocksdb::Error> {
+        let cache = Cache::new_lru_cache(32 * MIB);
+        let make = matches!(mode, Mode::Make);
+        let mut options = Options::default();
+        options.create_if_missing(make);
+        options.create_missing_column_families(make);
+        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        options.set_track_and_verify_wals_in_manifest(true);
+        options.set_max_total_wal_size(64 * MIB as u64);
+        options.set_db_write_buffer_size(48 * MIB);
+        options.set_max_background_jobs(2);
+        // A follower keeps files open, since their owner may unlink them.
+        options.set_max_open_files(if matches!(mode, Mode::Follow(_)) { -1 } else { 256 });
+        options.set_bytes_per_sync(MIB as u64);
+        options.set_wal_bytes_per_sync(MIB as u64);
+        options.set_log_level(LogLevel::Warn);
+        options.set_max_log_file_size(MIB);
+        options.set_keep_log_file_num(4);
+        options.set_max_manifest_file_size(16 * MIB);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+
+        let mut families = vec![family(keys::META, 2 * MIB, &cache)];
+        for topic in Topic::ALL {
+            let memtable = match topic {
+                Topic::Events | Topic::Changes => 16 * MIB,
+                Topic::Kicks | Topic::Quarantine => 4 * MIB,
+            };
+            families.push(family(topic.name(), memtable, &cache));
+        }
+        let db = match mode {
+            Mode::Make | Mode::Own => DB::open_cf_descriptors(&options, dir, families)?,
+            Mode::ReadOnly => DB::open_cf_descriptors_read_only(&options, dir, families, false)?,
+            Mode::Follow(notes) => DB::open_cf_descriptors_as_secondary(&options, dir, notes, families)?,
+        };
+        Ok(Tables { db })
+    }
+
+    pub fn db(&self) -> &DB {
+        &self.db
+    }
+
+    pub fn topic(&self, topic: Topic) -> &ColumnFamily {
+        self.family(topic.name())
+    }
+
+    pub fn meta(&self) -> &ColumnFamily {
+        self.family(keys::META)
+    }
+
+    pub fn number(&self, key: &[u8]) -> Result<Option<u64>, Damage> {
+        let Some(bytes) = self.db.get_cf(self.meta(), key)? else {
+            return Ok(None);
+        };
+        match <[u8; 8]>::try_from(&bytes[..]) {
+            Ok(bytes) => Ok(Some(u64::from_be_bytes(bytes))),
+            Err(_) => Err(Damage::new(format!("the key {} holds no number", key.escape_ascii()))),
+        }
+    }
+
+    pub fn is_empty(&self) -> Result<bool, Damage> {
+        for name in std::iter::once(keys::META).chain(Topic::ALL.map(Topic::name)) {
+            let mut entries = self.db.iterator_cf(self.family(name), IteratorMode::Start);
+            if entries.next().transpose()?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn family(&self, name: &str) -> &ColumnFamily {
+        self.db
+            .cf_handle(name)
+            .expect("RocksDB was opened with this column family")
+    }
+}
+
+fn family(name: &str, memtable: usize, cache: &Cache) -> ColumnFamilyDescriptor {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    // A full block of records is larger and has one of RocksDB's to itself; those of quiet times share one.
+    table.set_block_size(16 * 1024);
+    table.set_format_version(6);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(memtable);
+    options.set_max_write_buffer_number(3);
+    options.set_target_file_size_base(16 * MIB as u64);
+    options.set_max_bytes_for_level_base(64 * MIB as u64);
+    ColumnFamilyDescriptor::new(name, options)
+}
+
+/// Bounds of the blocks of a partition from one offset to before another, both firsts of blocks.
+pub(super) fn within(partition: Partition, start: u64, end: u64) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(keys::block(partition, start));
+    options.set_iterate_upper_bound(keys::block(partition, end));
+    options
+}
+
+/// What is on disk cannot be read, in words that fit after "…: ".
+#[derive(Debug)]
+pub(super) struct Damage {
+    what: String,
+}
+
+impl Damage {
+    pub fn new(what: String) -> Damage {
+        Damage { what }
+    }
+
+    /// As an error of reading.
+    pub fn reading(self, dir: &Path) -> Error {
+        let Damage { what } = self;
+        Error::Read(format!("{what} (in {}). {ADVICE}", dir.display()).into())
+    }
+
+    /// As an error of opening.
+    pub fn opening(self, dir: &Path) -> Error {
+        let Damage { what } = self;
+        Error::Open(format!("the log in {} is damaged: {what}. {ADVICE}", dir.display()).into())
+    }
+}
+
+const ADVICE: &str = "Restore the directory from a copy, or move it away to begin an empty log";
+
+impl From<rocksdb::Error> for Damage {
+    fn from(error: rocksdb::Error) -> Damage {
+        Damage::new(error.into_string())
+    }
+}
+
+/// Why RocksDB did not open, and what to do about it.
+pub(super) fn not_opened(dir: &Path, error: &rocksdb::Error) -> Error {
+    let message: &str = error.as_ref();
+    let dir = dir.display();
+    let held = message.contains("While lock file") || message.contains("lock hold by current process");
+    let text = if held {
+        format!(
+            "the log in {dir} is in use by another process: one at a time can own it. \
+             Stop the other one, or give this one a directory of its own"
+        )
+    } else if error.kind() == ErrorKind::Corruption || message.contains("No such file") {
+        format!("the log in {dir} is damaged: {message}. {ADVICE}")
+    } else if message.contains("Column family") || message.contains("Column families") {
+        format!("{dir} does not hold a log of layout {}: {message}", keys::LAYOUT)
+    } else {
+        format!("the log in {dir} cannot be opened: {message}")
+    };
+    Error::Open(text.into())
+}
