@@ -4,6 +4,8 @@
 //! when the machine is corrected, and becomes the time of a record. *Monotonic time* never steps back and means
 //! nothing outside this process; it measures spans: time-outs, pauses, how long something took.
 
+#![expect(clippy::disallowed_methods, reason = "the one file that reads the clock")]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
