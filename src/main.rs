@@ -21,11 +21,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Serve(rollcall::config::Flags),
     Fold(command::fold::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Serve(flags) => command::serve::run(flags),
         Command::Fold(args) => command::fold::run(args),
     };
     match result {

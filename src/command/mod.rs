@@ -1,11 +1,12 @@
 //! The subcommands, a module each: what it is asked (clap), and the run.
 
 pub mod fold;
+pub mod serve;
 
 use crate::presence::policy::Policy;
 use crate::schema::policy::parse_policy;
 use anyhow::{Context as _, anyhow};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads a policy file; the default policy where there is none.
 pub fn read_policy(file: Option<&Path>) -> anyhow::Result<Option<Policy>> {
@@ -15,4 +16,9 @@ pub fn read_policy(file: Option<&Path>) -> anyhow::Result<Option<Policy>> {
     policy
         .with_context(|| format!("the policy {} is not valid", file.display()))
         .map(Some)
+}
+
+/// The embedded log within a data directory.
+pub fn log_directory(data: &Path) -> PathBuf {
+    data.join("log")
 }
