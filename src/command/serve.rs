@@ -10,7 +10,7 @@ use crate::presence::{Offset, Partition};
 use crate::schema::{avro, json};
 use anyhow::{Context as _, anyhow};
 use axum::serve::ListenerExt as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

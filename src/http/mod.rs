@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::log::Topic;
 use access::Access;
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, header};
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
@@ -81,6 +82,7 @@ impl Face {
             .route("/readyz", get(overview::readyz))
             .fallback(async || Fault::not_found("not_found", "there is nothing at this path"))
             .method_not_allowed_fallback(async || Fault::method())
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(middleware::from_fn_with_state(self.clone(), access::check))
             .with_state(self)
     }

@@ -8,7 +8,7 @@ use crate::schema::json::Object;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 fn partitions(face: &Face) -> impl Iterator<Item = Partition> + use<> {
@@ -43,7 +43,7 @@ struct PartitionLine {
     gateways: Vec<GatewayLine>,
 }
 
-#[derive(Deserialize, Serialize, Clone)]
+#[derive(Deserialize, Clone)]
 struct GatewayLine {
     gateway: String,
     epoch: u64,
@@ -68,9 +68,18 @@ pub async fn gateways(State(face): State<Face>) -> Result<Response, Fault> {
             }
         }
     }
-    let gateways: Vec<GatewayLine> = gateways.into_values().collect();
-    let body = serde_json::json!({ "gateways": gateways });
-    Ok(super::json(body.to_string().into_bytes()))
+    let mut body = Vec::new();
+    Object::new(&mut body)
+        .list("gateways", gateways.into_values(), |out, gateway| {
+            Object::new(out)
+                .text("gateway", &gateway.gateway)
+                .number("epoch", gateway.epoch)
+                .boolean("ended", gateway.ended)
+                .optional_number("lease_until", gateway.lease_until)
+                .end();
+        })
+        .end();
+    Ok(super::json(body))
 }
 
 async fn all_stats(face: &Face) -> Result<Vec<PartitionStats>, Fault> {
