@@ -1,6 +1,7 @@
 //! Every setting of `rollcall serve`: unit, default and bounds. Flags win over the environment, both over the file.
 
 use crate::presence::policy::Policy;
+use crate::schema::policy::parse_policy;
 use anyhow::{Context as _, anyhow, bail};
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -126,7 +127,7 @@ impl Flags {
             None => Flags::default(),
         };
         let policy_file = self.policy.or(file.policy);
-        let given = crate::command::read_policy(policy_file.as_deref())?;
+        let given = read_policy(policy_file.as_deref())?;
         let policy_given = given.is_some();
         let policy = given.unwrap_or_else(|| {
             let mut policy = Policy::default();
@@ -159,16 +160,8 @@ impl Flags {
             1,
             1 << 20,
         )?;
+        // The log itself says how many there may be, and how many it was made with.
         let partitions = self.partitions.or(file.partitions);
-        if let Some(partitions) = partitions {
-            within(
-                "partitions",
-                Some(partitions.into()),
-                4,
-                1,
-                crate::log::local::MAX_PARTITIONS.into(),
-            )?;
-        }
         let demo = self.demo.or(file.demo);
         if let Some(users) = demo {
             within("demo", Some(users.into()), 1, 1, 100_000)?;
@@ -255,4 +248,14 @@ fn read_tokens(path: &Path) -> anyhow::Result<Vec<(String, Scopes)>> {
         bail!("{} has no token: nobody could get in", path.display());
     }
     Ok(tokens)
+}
+
+/// Reads a policy file; the default policy where there is none.
+pub fn read_policy(file: Option<&Path>) -> anyhow::Result<Option<Policy>> {
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;
+    let policy = parse_policy(&text).map_err(|invalid| anyhow!("{invalid}"));
+    policy
+        .with_context(|| format!("the policy {} is not valid", file.display()))
+        .map(Some)
 }
