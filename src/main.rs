@@ -22,11 +22,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Fold(command::fold::Args),
+    Log(command::log::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Fold(args) => command::fold::run(args),
+        Command::Log(args) => command::log::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

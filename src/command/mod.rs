@@ -1,10 +1,12 @@
 //! The subcommands, a module each: what it is asked (clap), and the run.
 
 pub mod fold;
+pub mod log;
 
 use crate::presence::policy::Policy;
 use crate::schema::policy::parse_policy;
 use anyhow::{Context as _, anyhow};
+use std::io;
 use std::path::Path;
 
 /// Reads a policy file; the default policy where there is none.
@@ -15,4 +17,10 @@ pub fn read_policy(file: Option<&Path>) -> anyhow::Result<Option<Policy>> {
     policy
         .with_context(|| format!("the policy {} is not valid", file.display()))
         .map(Some)
+}
+
+/// Whether whoever reads our output has gone away.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
 }
