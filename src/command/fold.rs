@@ -71,14 +71,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     match folded {
         // Whoever reads the output has had enough.
-        Err(error) if is_broken_pipe(&error) => Ok(()),
+        Err(error) if super::is_broken_pipe(&error) => Ok(()),
         folded => folded,
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Folds every line of `input`, which is never held in memory as a whole. What was folded before a bad line is

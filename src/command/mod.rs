@@ -1,11 +1,19 @@
 //! The subcommands, a module each: what it is asked (clap), and the run.
 
 pub mod fold;
+pub mod log;
 pub mod serve;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The embedded log within a data directory.
 pub fn log_directory(data: &Path) -> PathBuf {
     data.join("log")
+}
+
+/// Whether whoever reads our output has gone away.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
 }

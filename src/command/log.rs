@@ -1,0 +1,246 @@
+//! `rollcall log`: what is in the log, record by record, as JSON lines.
+//!
+//! Events are printed as `rollcall fold` reads them, changes and kicks as it prints them, so that the one can be fed
+//! to the other. It looks on from outside: a server may own the log and be writing to it. Nothing is ever skipped: what
+//! cannot be read is shown as malformed (events) or is an error.
+
+use crate::engine::partition::decode;
+use crate::log::local::{LocalLog, LocalReader};
+use crate::log::{Error, Limit, Record, Topic};
+use crate::presence::change::Output;
+use crate::presence::{Offset, Partition};
+use crate::schema::{avro, json};
+use anyhow::{Context as _, bail};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+/// Prints the records of the log as JSON lines
+///
+/// Events come as `rollcall fold` reads them, changes and kicks as it prints them. A server may be running on the same
+/// directory. Without --partition the partitions come one after the other.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// What to print
+    #[arg(value_enum)]
+    topic: Sequence,
+    /// The server's data directory; the log is in its `log`
+    #[arg(long, value_name = "DIR", default_value = "./rollcall-data")]
+    data: PathBuf,
+    /// Only this partition, from 0
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
+    /// Begins at this offset (of each partition), not at the oldest record kept
+    #[arg(long, value_name = "OFFSET")]
+    from: Option<u64>,
+    /// Goes on with what is written from now on, until interrupted
+    #[arg(long)]
+    follow: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Sequence {
+    /// What happened: the input
+    Events,
+    /// What became different about users
+    Changes,
+    /// Orders to gateways to close a connection
+    Kicks,
+}
+
+/// Of one read.
+const LIMIT: Limit = Limit {
+    records: 10_000,
+    bytes: 4 << 20,
+};
+
+/// How often a follower looks whether there is more.
+const POLL: Duration = Duration::from_millis(200);
+
+/// A partition and the next of its records to print.
+struct Place {
+    partition: Partition,
+    next: Offset,
+}
+
+struct Printer<W> {
+    reader: LocalReader,
+    topic: Topic,
+    output: W,
+    records: Vec<Record>,
+    line: Vec<u8>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    // From here on an interrupt does not end the process by itself, so that the reader can clean up behind it.
+    let interrupted = on_interrupt()?;
+    let reader = LocalLog::follow(&super::log_directory(&args.data))?;
+    let topic = match args.topic {
+        Sequence::Events => Topic::Events,
+        Sequence::Changes => Topic::Changes,
+        Sequence::Kicks => Topic::Kicks,
+    };
+    let mut places = places(&reader, topic, args.partition, args.from)?;
+    let mut printer = Printer {
+        reader,
+        topic,
+        output: io::BufWriter::with_capacity(1 << 16, io::stdout().lock()),
+        records: Vec::new(),
+        line: Vec::new(),
+    };
+    let printed = if args.follow {
+        printer.follow(&mut places, &interrupted)
+    } else {
+        printer.print_all(&mut places, &interrupted)
+    };
+    match printed {
+        // Whoever reads the output has had enough.
+        Err(error) if super::is_broken_pipe(&error) => Ok(()),
+        printed => printed,
+    }
+}
+
+/// Where to begin. An offset that is gone is told before anything is printed.
+fn places(reader: &LocalReader, topic: Topic, partition: Option<u32>, from: Option<u64>) -> anyhow::Result<Vec<Place>> {
+    let count = reader.partitions();
+    if let Some(partition) = partition
+        && partition >= count
+    {
+        bail!(
+            "--partition {partition} does not exist: of {count} partitions the last is {}",
+            count.saturating_sub(1)
+        );
+    }
+    let partitions = partition.map_or(0..count, |partition| partition..partition + 1);
+    let begin = |partition| {
+        let start = reader.range(topic, partition)?.start;
+        match from.map(Offset) {
+            Some(wanted) if wanted < start => Err(Error::Gone {
+                topic,
+                partition,
+                wanted,
+                start,
+            }),
+            from => Ok(Place {
+                partition,
+                next: from.unwrap_or(start),
+            }),
+        }
+    };
+    Ok(partitions.map(Partition).map(begin).collect::<Result<_, _>>()?)
+}
+
+impl<W: Write> Printer<W> {
+    /// What there is now, partition by partition.
+    fn print_all(&mut self, places: &mut [Place], interrupted: &Receiver<()>) -> anyhow::Result<()> {
+        'all: for place in places {
+            while self.print_some(place)? {
+                if interrupted.try_recv() != Err(TryRecvError::Empty) {
+                    break 'all;
+                }
+            }
+        }
+        self.output.flush()?;
+        Ok(())
+    }
+
+    /// What there is and what comes, the partitions in turn.
+    fn follow(&mut self, places: &mut [Place], interrupted: &Receiver<()>) -> anyhow::Result<()> {
+        loop {
+            let mut more = false;
+            for place in &mut *places {
+                more |= self.print_some(place)?;
+            }
+            let pause = if more {
+                Duration::ZERO
+            } else {
+                self.output.flush()?;
+                POLL
+            };
+            if interrupted.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                self.output.flush()?;
+                return Ok(());
+            }
+            if !more {
+                self.reader.refresh()?;
+            }
+        }
+    }
+
+    /// Prints the next records of a partition; whether there were any.
+    fn print_some(&mut self, place: &mut Place) -> anyhow::Result<bool> {
+        let mut records = std::mem::take(&mut self.records);
+        records.clear();
+        self.reader
+            .read(self.topic, place.partition, place.next, LIMIT, &mut records)?;
+        for record in &records {
+            self.line.clear();
+            self.record_line(place.partition, record)?;
+            self.line.push(b'\n');
+            self.output.write_all(&self.line)?;
+            place.next = Offset(record.offset.0 + 1);
+        }
+        let any = !records.is_empty();
+        self.records = records;
+        Ok(any)
+    }
+
+    fn record_line(&mut self, partition: Partition, record: &Record) -> anyhow::Result<()> {
+        let line = &mut self.line;
+        let output = match self.topic {
+            Topic::Events => {
+                match decode(record, partition, self.reader.partitions()) {
+                    Ok(event) => json::event_line(line, record.offset, record.ts, &event),
+                    Err(_) => json::malformed_event_line(line, record.offset, record.ts),
+                }
+                return Ok(());
+            }
+            Topic::Changes => avro::decode_change(&record.value).map(Output::Change),
+            Topic::Kicks => avro::decode_kick(&record.value).map(Output::Kick),
+            Topic::Quarantine => bail!("the records of {} are not printed", self.topic.name()),
+        };
+        let output = output.with_context(|| {
+            let topic = self.topic.name();
+            format!(
+                "offset {} of {topic} in partition {partition} cannot be read",
+                record.offset
+            )
+        })?;
+        json::output_line(line, &output);
+        Ok(())
+    }
+}
+
+/// Told once when the process is asked to end. Asked a second time, it ends at once: it may be waiting for a reader who
+/// never comes back.
+fn on_interrupt() -> anyhow::Result<Receiver<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot wait for signals")?;
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let (told, interrupted) = mpsc::sync_channel(1);
+    let wait = move || {
+        runtime.block_on(async {
+            for asked in 0..2 {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if asked == 0 {
+                    // Nobody listens any more when it is ending anyway.
+                    let _ = told.send(());
+                }
+            }
+        });
+        std::process::exit(130);
+    };
+    std::thread::Builder::new()
+        .name("log-signals".into())
+        .spawn(wait)
+        .context("cannot wait for signals")?;
+    Ok(interrupted)
+}

@@ -1,0 +1,324 @@
+//! `rollcall log`, the real binary on a real log: what it prints can be folded, and what it cannot do it says.
+
+use rollcall::clock::ManualClock;
+use rollcall::engine::Tuning;
+use rollcall::engine::partition::Walk;
+use rollcall::log::local::{LocalLog, Settings};
+use rollcall::log::{Appended, Limit, Log as _, NewRecord};
+use rollcall::presence::event::Event;
+use rollcall::presence::policy::Policy;
+use rollcall::presence::{Offset, Partition};
+use rollcall::schema::partitioner::partition_of;
+use rollcall::schema::policy::parse_policy;
+use rollcall::schema::{avro, json};
+use std::borrow::Cow;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+const PARTITIONS: u32 = 2;
+
+/// A data directory with its log open, as `serve` has it.
+struct House {
+    data: tempfile::TempDir,
+    log: Arc<LocalLog>,
+    clock: Arc<ManualClock>,
+}
+
+impl House {
+    fn new() -> House {
+        let data = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(1_000_000));
+        let settings = Settings {
+            partitions: Some(PARTITIONS),
+            retention_bytes: Some(1),
+            ..Settings::default()
+        };
+        let log = LocalLog::open(&data.path().join("log"), settings, clock.clone()).unwrap();
+        House {
+            data,
+            log: Arc::new(log),
+            clock,
+        }
+    }
+
+    fn append(&self, partition: Partition, key: Option<&str>, value: Vec<u8>) {
+        let (tell, told) = mpsc::channel();
+        let key = key.map(|key| key.as_bytes().to_vec());
+        let acknowledge = Box::new(move |result: Result<Vec<Appended>, _>| tell.send(result).unwrap());
+        self.log
+            .append(vec![(partition, NewRecord { key, value })], acknowledge);
+        told.recv().unwrap().unwrap();
+    }
+
+    /// An event as JSON, to the partition of its user or to every one.
+    fn publish(&self, event: &str) {
+        let body = format!("[{event}]");
+        let event = json::read_new_events(&body).unwrap().remove(0).unwrap();
+        self.publish_event(&event);
+    }
+
+    fn publish_event(&self, event: &Event<'_>) {
+        let mut value = Vec::new();
+        avro::encode_event(event, &mut value);
+        match event.user() {
+            Some(user) => self.append(partition_of(user, PARTITIONS), Some(user), value),
+            None => (0..PARTITIONS).for_each(|partition| self.append(Partition(partition), None, value.clone())),
+        }
+    }
+
+    fn connect(&self, user: &str, device: &str, conn: u64) {
+        self.publish(&format!(
+            r#"{{"type":"connect","user":"{user}","platform":"android","device":"{device}","gateway":"g1","epoch":1,"conn":{conn},"intent":"login"}}"#
+        ));
+    }
+
+    /// Some users come, are displaced and get lost; a policy of several lines and rubbish are among it.
+    fn fill(&self) {
+        self.publish(r#"{"type":"lease","gateway":"g1","epoch":1,"ttl_ms":30000}"#);
+        let document = "{\n  \"login\": \"single\",\r\n  \"kicked_max\": 3\n}\n";
+        self.publish_event(&Event::Policy {
+            policy: Box::new(parse_policy(document).unwrap()),
+            document: Cow::Borrowed(document),
+        });
+        for number in 0..20 {
+            self.connect(&format!("user-{number}"), "phone", number);
+        }
+        self.append(Partition(0), None, b"no event".to_vec());
+        self.clock.advance_ms(1_000);
+        for number in 0..10 {
+            self.connect(&format!("user-{number}"), "other phone", 100 + number);
+        }
+        self.publish(r#"{"type":"custom_status","user":"user-3","text":"in\na \"train\""}"#);
+        self.clock.advance_ms(60_000);
+        self.publish(r#"{"type":"tick"}"#);
+    }
+
+    /// Folds what is in the log, as the engine does.
+    fn fold(&self) {
+        for partition in (0..PARTITIONS).map(Partition) {
+            let mut walk = Walk::open(
+                partition,
+                self.log.clone(),
+                None,
+                &Policy::default(),
+                self.clock.clone(),
+                Tuning::default(),
+            )
+            .unwrap();
+            let limit = Limit {
+                records: 7,
+                bytes: 1 << 20,
+            };
+            while walk.step(limit).unwrap().records > 0 {}
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        command(self.data.path(), arguments)
+    }
+
+    /// The lines that the command prints.
+    fn lines(&self, arguments: &[&str]) -> Vec<String> {
+        let output = self.command(arguments).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// What the command complains of.
+    fn complaint(&self, arguments: &[&str]) -> String {
+        complaint(self.command(arguments).output().unwrap())
+    }
+}
+
+fn command(data: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    command.arg("log").args(arguments).arg("--data").arg(data);
+    command
+}
+
+#[track_caller]
+fn complaint(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.stdout, b"");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// Feeds lines to `rollcall fold`.
+fn fold(lines: &[String], arguments: &[&str]) -> Vec<String> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+        .arg("fold")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for line in lines {
+        writeln!(input, "{line}").unwrap();
+    }
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn of_type<'l>(kind: &str, lines: &'l [String]) -> Vec<&'l String> {
+    let start = format!(r#"{{"type":"{kind}""#);
+    lines.iter().filter(|line| line.starts_with(&start)).collect()
+}
+
+#[test]
+fn what_is_printed_of_events_folds_to_what_is_printed_of_changes_and_kicks() {
+    let house = House::new();
+    house.fill();
+    house.fold();
+    let mut all = Vec::new();
+    for partition in ["0", "1"] {
+        let here = ["--partition", partition];
+        let events = house.lines(&[&["events"][..], &here].concat());
+        let folded = fold(&events, &[&here[..], &["--partitions", "2"]].concat());
+        let changes = house.lines(&[&["changes"][..], &here].concat());
+        let kicks = house.lines(&[&["kicks"][..], &here].concat());
+        assert_eq!(changes.iter().collect::<Vec<_>>(), of_type("change", &folded));
+        assert_eq!(kicks.iter().collect::<Vec<_>>(), of_type("kick", &folded));
+        assert!(changes.len() > 10 && kicks.len() > 1);
+        let malformed = of_type("malformed", &folded).len();
+        assert_eq!(malformed, usize::from(partition == "0"));
+        all.extend(events);
+    }
+    assert_eq!(house.lines(&["events"]), all, "one partition after the other");
+    let policies = all.iter().filter(|line| line.contains(r#""type":"policy""#)).count();
+    assert_eq!(policies, 2, "each on one line");
+    assert!(
+        all.iter()
+            .any(|line| line.ends_with(r#""ts":1000000,"type":"malformed"}"#))
+    );
+}
+
+#[test]
+fn a_record_with_a_wrong_key_or_in_a_wrong_partition_is_malformed() {
+    let house = House::new();
+    house.connect("alice", "a1", 1);
+    let right = partition_of("alice", PARTITIONS);
+    let wrong = Partition(1 - right.0);
+    let mut value = Vec::new();
+    let body = r#"[{"type":"forget","user":"alice"}]"#;
+    avro::encode_event(json::read_new_events(body).unwrap()[0].as_ref().unwrap(), &mut value);
+    house.append(right, Some("bob"), value.clone());
+    house.append(wrong, Some("alice"), value);
+    let malformed = |offset: u64| format!(r#"{{"offset":{offset},"ts":1000000,"type":"malformed"}}"#);
+    let partition = |partition: Partition| house.lines(&["events", "--partition", &partition.to_string()]);
+    assert_eq!(partition(right)[1], malformed(1));
+    assert_eq!(partition(wrong), [malformed(0)]);
+}
+
+#[test]
+fn it_begins_where_it_is_told_to() {
+    let house = House::new();
+    for number in 0..5 {
+        house.publish(&format!(
+            r#"{{"type":"lease","gateway":"g1","epoch":{number},"ttl_ms":1000}}"#
+        ));
+    }
+    let all = house.lines(&["events", "--partition", "1"]);
+    assert_eq!(all.len(), 5);
+    assert_eq!(house.lines(&["events", "--partition", "1", "--from", "3"]), all[3..]);
+    assert_eq!(house.lines(&["events", "--from", "4"]).len(), 2);
+    assert_eq!(house.lines(&["events", "--from", "1000"]), Vec::<String>::new());
+    house.log.retain(Partition(1), Offset(2)).unwrap();
+    let complaint = house.complaint(&["events", "--from", "1"]);
+    assert!(complaint.contains("the oldest record kept is 2"), "{complaint}");
+    assert_eq!(house.lines(&["events", "--partition", "1"]), all[2..]);
+}
+
+#[test]
+fn what_does_not_exist_is_an_error() {
+    let house = House::new();
+    assert_eq!(
+        house.complaint(&["changes", "--partition", "2"]),
+        "error: --partition 2 does not exist: of 2 partitions the last is 1\n"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    let complaint = complaint(command(empty.path(), &["events"]).output().unwrap());
+    let log = empty.path().join("log");
+    assert_eq!(complaint, format!("error: there is no log in {}\n", log.display()));
+    assert!(!log.exists(), "looking makes nothing");
+}
+
+/// A follower whose lines come over a channel.
+fn follow(house: &House, arguments: &[&str]) -> (Child, mpsc::Receiver<String>) {
+    let mut child = house
+        .command(arguments)
+        .arg("--follow")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    (child, told)
+}
+
+#[test]
+fn a_follower_sees_what_is_appended_later_in_every_partition_until_it_is_interrupted() {
+    let house = House::new();
+    house.publish(r#"{"type":"tick"}"#);
+    let (mut child, told) = follow(&house, &["events"]);
+    let next = || told.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(next().starts_with(r#"{"offset":0,"#));
+    assert!(next().starts_with(r#"{"offset":0,"#));
+    for user in ["alice", "bob", "carol", "dave"] {
+        house.connect(user, "a1", 1);
+        let line = next();
+        assert!(line.contains(&format!(r#""user":"{user}""#)), "{line}");
+    }
+    let notes = std::env::temp_dir().join(format!("rollcall-follow-{}-0", child.id()));
+    assert!(notes.exists());
+    let interrupt = Command::new("sh")
+        .args(["-c", &format!("kill -INT {}", child.id())])
+        .status();
+    assert!(interrupt.unwrap().success());
+    assert!(child.wait().unwrap().success());
+    assert!(!notes.exists(), "nothing is left behind");
+}
+
+#[test]
+fn it_ends_quietly_when_nobody_reads_its_output() {
+    let house = House::new();
+    let events: Vec<String> = (0..2_000)
+        .map(|conn| {
+            format!(
+                r#"{{"type":"connect","user":"alice","platform":"web","device":"{}","gateway":"g1","epoch":1,"conn":{conn},"intent":"login"}}"#,
+                "d".repeat(100)
+            )
+        })
+        .collect();
+    let body = format!("[{}]", events.join(","));
+    let records = json::read_new_events(&body).unwrap().into_iter().map(|event| {
+        let mut value = Vec::new();
+        avro::encode_event(&event.unwrap(), &mut value);
+        let key = Some(b"alice".to_vec());
+        (partition_of("alice", PARTITIONS), NewRecord { key, value })
+    });
+    let (tell, told) = mpsc::channel();
+    house
+        .log
+        .append(records.collect(), Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap().unwrap();
+    let mut child = house
+        .command(&["events"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stderr, b"");
+}
