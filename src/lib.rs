@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod command;
+pub mod demo;
 pub mod engine;
 pub mod log;
 pub mod metrics;
