@@ -6,8 +6,10 @@
 
 pub mod clock;
 pub mod command;
+pub mod config;
 pub mod demo;
 pub mod engine;
+pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod presence;

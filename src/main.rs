@@ -21,12 +21,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Serve(rollcall::config::Flags),
     Fold(command::fold::Args),
     Log(command::log::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Serve(flags) => command::serve::run(flags),
         Command::Fold(args) => command::fold::run(args),
         Command::Log(args) => command::log::run(args),
     };

@@ -18,7 +18,8 @@ use std::process::Command;
 const ARROWS: [Arrow; 14] = [
     ("presence", &[]),
     ("clock", &[]),
-    ("config", &["presence"]),
+    // A policy file is one of its settings.
+    ("config", &["presence", "schema"]),
     ("metrics", &["presence"]),
     ("schema", &["presence"]),
     ("log", &["presence", "clock", "metrics"]),

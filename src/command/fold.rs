@@ -56,7 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         );
     }
     let setting = Setting {
-        policy: super::read_policy(args.policy.as_deref())?.unwrap_or_default(),
+        policy: crate::config::read_policy(args.policy.as_deref())?.unwrap_or_default(),
         partition: Partition(args.partition),
         partitions: args.partitions,
         state: args.state,

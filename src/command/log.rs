@@ -75,7 +75,7 @@ struct Printer<W> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     // From here on an interrupt does not end the process by itself, so that the reader can clean up behind it.
     let interrupted = on_interrupt()?;
-    let reader = LocalLog::follow(&args.data.join("log"))?;
+    let reader = LocalLog::follow(&super::log_directory(&args.data))?;
     let topic = match args.topic {
         Sequence::Events => Topic::Events,
         Sequence::Changes => Topic::Changes,

@@ -2,21 +2,14 @@
 
 pub mod fold;
 pub mod log;
+pub mod serve;
 
-use crate::presence::policy::Policy;
-use crate::schema::policy::parse_policy;
-use anyhow::{Context as _, anyhow};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Reads a policy file; the default policy where there is none.
-pub fn read_policy(file: Option<&Path>) -> anyhow::Result<Option<Policy>> {
-    let Some(file) = file else { return Ok(None) };
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;
-    let policy = parse_policy(&text).map_err(|invalid| anyhow!("{invalid}"));
-    policy
-        .with_context(|| format!("the policy {} is not valid", file.display()))
-        .map(Some)
+/// The embedded log within a data directory.
+pub fn log_directory(data: &Path) -> PathBuf {
+    data.join("log")
 }
 
 /// Whether whoever reads our output has gone away.

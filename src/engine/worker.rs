@@ -13,6 +13,7 @@ use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Offset, Partition};
 use crate::schema::{avro, json, policy::policy_json};
+use crate::store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,9 @@ const TICK_MS: u64 = 250;
 const IDLE_MS: u64 = 1_000;
 /// After the log or the store failed it is tried again this much later.
 const RETRY_MS: u64 = 1_000;
+const PROGRESS_MS: u64 = 2_000;
+/// A tick that has not come back after so long was lost on its way.
+const TICK_LOST_MS: u64 = 10_000;
 
 /// A question's answer, with where it was taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -114,6 +118,10 @@ pub struct Worker {
     /// None before it is opened and after it failed.
     walk: Option<Walk>,
     failure: Option<String>,
+    /// The store was made anew already after the fold had diverged from what was committed.
+    rebuilt: bool,
+    restoring: bool,
+    next_progress_ms: u64,
     /// Not to be tried again before, by the monotonic clock.
     retry_at_ms: u64,
     /// Questions that wait for an offset.
@@ -151,6 +159,9 @@ impl Worker {
             wake,
             walk: None,
             failure: None,
+            rebuilt: false,
+            restoring: false,
+            next_progress_ms: 0,
             retry_at_ms: 0,
             waiting: Vec::new(),
             tick_sent_ms: None,
@@ -187,14 +198,51 @@ impl Worker {
                 }
                 self.failure = Some(error.to_string());
                 self.retry_at_ms = self.clock.monotonic_ms() + RETRY_MS;
-                match error {
-                    // What the fold gave is kept and committed again.
-                    Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => {}
-                    // What is in memory no longer counts: start over from the store.
-                    _ => self.walk = None,
-                }
+                self.recover(error);
                 false
             }
+        }
+    }
+
+    fn recover(&mut self, error: Error) {
+        match error {
+            // What the fold gave is kept and committed again.
+            Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => {}
+            // A store that was damaged unnoticed gives other outputs: once, the log alone is asked.
+            Error::Diverged { .. } if !self.rebuilt => {
+                self.walk = None;
+                self.rebuilt = true;
+                let start = self.log.range(Topic::Events, self.partition).map(|range| range.start);
+                if let (Some(directory), Ok(Offset(0))) = (&self.directory, start)
+                    && let Err(error) = Store::destroy(directory)
+                {
+                    tracing::error!(partition = %self.partition, %error, "the store cannot be made anew");
+                }
+            }
+            // What is in memory no longer counts: start over from the store.
+            Error::Log(_)
+            | Error::Store(_)
+            | Error::Diverged { .. }
+            | Error::Deposed { .. }
+            | Error::ForeignStore { .. }
+            | Error::Unreadable
+            | Error::Unrecoverable { .. } => self.walk = None,
+        }
+    }
+
+    /// Folding again what was committed may take a while: says how far it is.
+    fn show_progress(&mut self) {
+        let Some(walk) = &self.walk else { return };
+        let now_ms = self.clock.monotonic_ms();
+        let (applied, committed) = (walk.applied(), walk.committed().next);
+        if walk.is_caught_up() {
+            if self.restoring {
+                self.restoring = false;
+                tracing::info!(partition = %self.partition, %applied, "live");
+            }
+        } else if now_ms >= self.next_progress_ms {
+            self.next_progress_ms = now_ms + PROGRESS_MS;
+            tracing::info!(partition = %self.partition, %applied, %committed, "folding again what was committed");
         }
     }
 
@@ -211,6 +259,8 @@ impl Worker {
                 clock,
                 self.tuning,
             )?;
+            self.restoring = !walk.is_caught_up();
+            self.next_progress_ms = self.clock.monotonic_ms() + PROGRESS_MS;
             self.walk = Some(walk);
             return Ok(true);
         };
@@ -221,6 +271,7 @@ impl Worker {
         if step.saw_tick {
             self.tick_sent_ms = None;
         }
+        self.show_progress();
         if step.records == 0 {
             self.tick()?;
         }
@@ -240,6 +291,11 @@ impl Worker {
         let watch =
             (outage.silence_ms > 0 && walk.census().online_devices() > 0).then(|| time.plus(outage.silence_ms / 2));
         [deadline, watch].into_iter().flatten().min().map(|due| due.0)
+    }
+
+    fn is_tick_in_flight(&self, now_ms: u64) -> bool {
+        self.tick_sent_ms
+            .is_some_and(|sent| now_ms.saturating_sub(sent) < TICK_LOST_MS)
     }
 
     fn tick(&mut self) -> Result<(), Error> {
@@ -269,6 +325,9 @@ impl Worker {
         let now_ms = self.clock.monotonic_ms();
         if now_ms < self.retry_at_ms {
             return self.retry_at_ms - now_ms;
+        }
+        if self.is_tick_in_flight(now_ms) {
+            return IDLE_MS;
         }
         let tick = self.tick_due_ms().map(|due| due.saturating_sub(self.clock.now_ms()));
         let tick = tick.map(|wait| wait.max(self.next_tick_ms.saturating_sub(now_ms)).max(1));

@@ -1,4 +1,4 @@
-//! Other processes: the ignored tests here are run by others, through [`spawn_child`].
+//! Other processes: the tests here are run again by others, through [`spawn_child`], and do nothing by themselves.
 
 use crate::full_disk::{a_log_that_cannot_be_written_can_be_read, append_until_it_fails, append_when_it_heals};
 use crate::*;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub fn spawn_child(test: &str, dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("children::{test}"), "--ignored", "--nocapture"])
+        .args(["--exact", &format!("children::{test}"), "--nocapture"])
         .env("ROLLCALL_TEST_DIR", dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -24,13 +24,12 @@ pub fn run_child(test: &str, dir: &Path) -> String {
     said.lines().next().unwrap().to_owned()
 }
 
-/// None if somebody runs the ignored tests by themselves.
+/// None if this is no child.
 fn child_dir() -> Option<PathBuf> {
     std::env::var_os("ROLLCALL_TEST_DIR").map(PathBuf::from)
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
 fn child_tries_to_open() {
     let Some(dir) = child_dir() else { return };
     match LocalLog::open(&dir, Settings::default(), clock()) {
@@ -40,7 +39,6 @@ fn child_tries_to_open() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
 fn child_appends_for_ever() {
     let Some(dir) = child_dir() else { return };
     let log = open(&dir);
@@ -60,7 +58,6 @@ fn child_appends_for_ever() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
 fn child_appends_and_drops_for_ever() {
     let Some(dir) = child_dir() else { return };
     let log = LocalLog::open(&dir, keeping(None, Some(30_000)), clock()).unwrap();
@@ -77,7 +74,6 @@ fn child_appends_and_drops_for_ever() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
 fn child_writes_under_a_limit() {
     let Some(dir) = child_dir() else { return };
     let clock = clock();
@@ -96,7 +92,6 @@ fn child_writes_under_a_limit() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
 fn child_writes_under_a_limit_from_many_threads() {
     let Some(dir) = child_dir() else { return };
     let clock = clock();

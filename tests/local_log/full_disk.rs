@@ -42,7 +42,7 @@ fn run_under_a_limit(test: &str, dir: &Path) -> u64 {
     let child = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 4096; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("children::{test}"), "--ignored", "--nocapture"])
+        .args(["--exact", &format!("children::{test}"), "--nocapture"])
         .env("ROLLCALL_TEST_DIR", dir)
         .output()
         .unwrap();

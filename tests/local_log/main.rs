@@ -1,10 +1,9 @@
 //! The embedded log from outside: what it promises, held against deaths, damage, full disks and a second process.
 //!
-//! Tests that need a second process run their own binary again, with one of the ignored tests in [`children`].
+//! Tests that need a second process run their own binary again, with one of the tests in [`children`].
 
 mod children;
 mod damage;
-mod figures;
 mod following;
 mod full_disk;
 mod group_commit;

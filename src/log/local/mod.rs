@@ -10,10 +10,10 @@
 //! whatever is found then beyond what was reported as written is removed before anything else is written. Only if the
 //! process dies before that may records of a failed append be found in the log afterwards.
 //!
-//! *Where things are.* Records are packed into blocks ([`block`]), blocks and everything else are keyed as [`keys`]
-//! says, [`tables`] tunes RocksDB, [`opening`] judges what a directory holds, [`lane`] finds blocks, [`append`] is the
-//! thread that does group commit, [`recovery`] gets over failed writes, [`retention`] drops what is old, [`ends`]
-//! remembers what was durable, [`follow`] looks on from another process.
+//! *Where things are.* Records are packed into blocks (`block`), blocks and everything else are keyed as `keys`
+//! says, `tables` tunes RocksDB, `opening` judges what a directory holds, `lane` finds blocks, `append` is the
+//! thread that does group commit, `recovery` gets over failed writes, `retention` drops what is old, `ends`
+//! remembers what was durable, `follow` looks on from another process.
 //!
 //! Deliberately absent: more than one machine, and compression or encryption of its own.
 

@@ -51,6 +51,18 @@ impl<'w> Object<'w> {
         self
     }
 
+    /// A number under a key that is data, not a name of ours.
+    pub fn count(&mut self, key: &str, value: u64) -> &mut Self {
+        if !self.first {
+            self.out.push(b',');
+        }
+        self.first = false;
+        text(self.out, key);
+        self.out.push(b':');
+        number(self.out, value);
+        self
+    }
+
     pub fn optional_number(&mut self, key: &str, value: Option<u64>) -> &mut Self {
         match value {
             Some(value) => self.number(key, value),

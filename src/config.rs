@@ -1,0 +1,261 @@
+//! Every setting of `rollcall serve`: unit, default and bounds. Flags win over the environment, both over the file.
+
+use crate::presence::policy::Policy;
+use crate::schema::policy::parse_policy;
+use anyhow::{Context as _, anyhow, bail};
+use clap::ValueEnum;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Runs the engine on one machine, with an embedded log
+///
+/// Without arguments: data in ./rollcall-data, HTTP and the console on http://127.0.0.1:8080. Every flag may also be
+/// given as the environment variable named beside it, or in a TOML file (`--config`) under its name with underscores.
+#[derive(clap::Args, Deserialize, Clone, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Flags {
+    /// A TOML file with any of these settings
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Directory of log and store, made if it is not there [default: rollcall-data]
+    #[arg(long, value_name = "DIR", env = "ROLLCALL_DATA")]
+    pub data: Option<PathBuf>,
+    /// Where HTTP is served; any other than a loopback address needs --token-file [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// The first policy, a JSON file. Only for an empty log: later ones are published as `policy` events
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_POLICY")]
+    pub policy: Option<PathBuf>,
+    /// Partitions of a new log, 1 to 1024, fixed when it is made [default: 4]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_PARTITIONS")]
+    pub partitions: Option<u32>,
+    /// Bearer tokens, a line each: the token, a space, and its scopes (read, publish, admin) separated by commas
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Records older than this many hours are dropped, 1 to 876000 [default: 720, that is 30 days]
+    #[arg(long, value_name = "HOURS", env = "ROLLCALL_RETENTION_HOURS")]
+    pub retention_hours: Option<u64>,
+    /// Of each topic in each partition the newest so many MiB are kept, 1 to 1048576 [default: 4096]
+    #[arg(long, value_name = "MIB", env = "ROLLCALL_RETENTION_MIB")]
+    pub retention_mib: Option<u64>,
+    /// Users without a device online who stay in memory, a partition, 0 to 10000000 [default: 50000]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_CACHED_USERS")]
+    pub cached_users: Option<usize>,
+    /// Form of the log on standard error [default: human]
+    #[arg(long, value_enum, env = "ROLLCALL_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Least level that is logged [default: info]
+    #[arg(long, value_enum, env = "ROLLCALL_LOG_LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// Simulated users who come and go through the same HTTP interface as real ones, 1 to 100000
+    #[arg(long, value_name = "USERS", env = "ROLLCALL_DEMO")]
+    pub demo: Option<u32>,
+}
+
+#[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+#[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+}
+
+impl LogLevel {
+    pub fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+        }
+    }
+}
+
+/// The settings, complete and within their bounds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data: PathBuf,
+    pub listen: SocketAddr,
+    /// The first policy of an empty log.
+    pub policy: Policy,
+    /// Whether somebody asked for that policy.
+    pub policy_given: bool,
+    pub partitions: Option<u32>,
+    pub tokens: Option<Vec<(String, Scopes)>>,
+    pub retention_ms: u64,
+    pub retention_bytes: u64,
+    pub cached_users: usize,
+    pub log_format: LogFormat,
+    pub log_level: LogLevel,
+    pub demo: Option<u32>,
+}
+
+/// What a bearer token allows.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Scopes {
+    /// To look: users, changes, kicks, stats, metrics.
+    pub read: bool,
+    /// To publish events of clients and gateways.
+    pub publish: bool,
+    /// To do everything; alone to publish `policy`, `kick` and `forget`.
+    pub admin: bool,
+}
+
+/// Outage grace is on where nothing else is said: one machine restarts sometimes, and silence is then no evidence.
+const FIRST_SILENCE_MS: u64 = 10_000;
+const FIRST_GRACE_MS: u64 = 30_000;
+const TOKEN_BYTES_MIN: usize = 16;
+pub const DEFAULT_DATA: &str = "rollcall-data";
+
+impl Flags {
+    /// Reads the file and checks everything, once.
+    pub fn config(self) -> anyhow::Result<Config> {
+        let file = match &self.config {
+            Some(path) => read_toml(path)?,
+            None => Flags::default(),
+        };
+        let policy_file = self.policy.or(file.policy);
+        let given = read_policy(policy_file.as_deref())?;
+        let policy_given = given.is_some();
+        let policy = given.unwrap_or_else(|| {
+            let mut policy = Policy::default();
+            policy.outage.silence_ms = FIRST_SILENCE_MS;
+            policy.outage.grace_ms = FIRST_GRACE_MS;
+            policy
+        });
+        let listen = self
+            .listen
+            .or(file.listen)
+            .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+        let token_file = self.token_file.or(file.token_file);
+        if !listen.ip().is_loopback() && token_file.is_none() {
+            bail!(
+                "listening on {listen} lets others in, so --token-file must name a file with bearer tokens; \
+                 without one only a loopback address such as 127.0.0.1:8080 is served"
+            );
+        }
+        let hours = within(
+            "retention_hours",
+            self.retention_hours.or(file.retention_hours),
+            720,
+            1,
+            876_000,
+        )?;
+        let mib = within(
+            "retention_mib",
+            self.retention_mib.or(file.retention_mib),
+            4_096,
+            1,
+            1 << 20,
+        )?;
+        // The log itself says how many there may be, and how many it was made with.
+        let partitions = self.partitions.or(file.partitions);
+        let demo = self.demo.or(file.demo);
+        if let Some(users) = demo {
+            within("demo", Some(users.into()), 1, 1, 100_000)?;
+        }
+        let cached_users = self.cached_users.or(file.cached_users).map(|users| users as u64);
+        Ok(Config {
+            data: self.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
+            listen,
+            policy,
+            policy_given,
+            partitions,
+            tokens: token_file.as_deref().map(read_tokens).transpose()?,
+            retention_ms: hours * 3_600_000,
+            retention_bytes: mib << 20,
+            cached_users: within("cached_users", cached_users, 50_000, 0, 10_000_000)? as usize,
+            log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            log_level: self.log_level.or(file.log_level).unwrap_or_default(),
+            demo,
+        })
+    }
+}
+
+fn within(name: &str, value: Option<u64>, default: u64, least: u64, most: u64) -> anyhow::Result<u64> {
+    let value = value.unwrap_or(default);
+    if !(least..=most).contains(&value) {
+        bail!("{name} must be {least} to {most}, not {value}");
+    }
+    Ok(value)
+}
+
+fn read_toml(path: &Path) -> anyhow::Result<Flags> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the settings {}", path.display()))?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error
+            .span()
+            .map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+        anyhow!(
+            "{}, line {line}: {}",
+            path.display(),
+            error.message().trim().replace('\n', " ")
+        )
+    })
+}
+
+fn read_tokens(path: &Path) -> anyhow::Result<Vec<(String, Scopes)>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the tokens {}", path.display()))?;
+    let mut tokens = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let at = || format!("{}, line {}", path.display(), number + 1);
+        let Some((token, scopes)) = line.split_once(char::is_whitespace) else {
+            bail!(
+                "{}: a token must be followed by its scopes (read, publish, admin)",
+                at()
+            );
+        };
+        if token.len() < TOKEN_BYTES_MIN {
+            bail!("{}: a token must have at least {TOKEN_BYTES_MIN} characters", at());
+        }
+        let mut allowed = Scopes::default();
+        for scope in scopes.split(',').map(str::trim) {
+            match scope {
+                "read" => allowed.read = true,
+                "publish" => allowed.publish = true,
+                "admin" => {
+                    allowed = Scopes {
+                        read: true,
+                        publish: true,
+                        admin: true,
+                    };
+                }
+                other => bail!(
+                    "{}: the scope {other:?} is unknown; there are read, publish and admin",
+                    at()
+                ),
+            }
+        }
+        tokens.push((token.to_owned(), allowed));
+    }
+    if tokens.is_empty() {
+        bail!("{} has no token: nobody could get in", path.display());
+    }
+    Ok(tokens)
+}
+
+/// Reads a policy file; the default policy where there is none.
+pub fn read_policy(file: Option<&Path>) -> anyhow::Result<Option<Policy>> {
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;
+    let policy = parse_policy(&text).map_err(|invalid| anyhow!("{invalid}"));
+    policy
+        .with_context(|| format!("the policy {} is not valid", file.display()))
+        .map(Some)
+}

@@ -1,0 +1,145 @@
+//! Refusals and failures, as the body of a response.
+
+use crate::engine::QueryError;
+use crate::log;
+use crate::schema::json::Object;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// `{"error":{"code","message",…}}` with its status.
+#[derive(Debug)]
+pub struct Fault {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    /// Of an event in a request: its index and its field.
+    event: Option<(usize, &'static str)>,
+    /// The oldest cursor that still works.
+    oldest: Option<String>,
+    retry_after_s: Option<u32>,
+}
+
+impl Fault {
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Fault {
+        Fault {
+            status,
+            code,
+            message: message.into(),
+            event: None,
+            oldest: None,
+            retry_after_s: None,
+        }
+    }
+
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Fault {
+        Fault::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    pub fn not_found(code: &'static str, message: impl Into<String>) -> Fault {
+        Fault::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    pub fn method() -> Fault {
+        let message = "this path does not have this method";
+        Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    }
+
+    /// An event of a request is wrong.
+    pub fn event(index: usize, field: &'static str, message: impl Into<String>) -> Fault {
+        Fault {
+            event: Some((index, field)),
+            ..Fault::bad_request("bad_event", message)
+        }
+    }
+
+    pub fn gone(oldest: String) -> Fault {
+        let message = format!("the log no longer reaches back to this cursor; the oldest one is {oldest}");
+        Fault {
+            oldest: Some(oldest),
+            ..Fault::new(StatusCode::GONE, "gone", message)
+        }
+    }
+
+    /// Try again shortly.
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> Fault {
+        Fault {
+            retry_after_s: Some(1),
+            ..Fault::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+        }
+    }
+
+    pub fn json(error: &serde_json::Error) -> Fault {
+        // serde_json ends its messages with line and column.
+        Fault::bad_request(
+            "bad_json",
+            format!("the body is not the JSON that is expected: {error}"),
+        )
+    }
+
+    /// The object for a body or for an `error` event.
+    pub fn body(&self) -> Vec<u8> {
+        let mut inner = Vec::new();
+        let mut object = Object::new(&mut inner);
+        object.text("code", self.code).text("message", &self.message);
+        if let Some((index, field)) = self.event {
+            object.number("event", index as u64).text("field", field);
+        }
+        if let Some(oldest) = &self.oldest {
+            object.text("oldest", oldest);
+        }
+        object.end();
+        let mut body = Vec::new();
+        Object::new(&mut body).raw("error", &inner).end();
+        body
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let mut response = super::json(self.body());
+        *response.status_mut() = self.status;
+        if let Some(seconds) = self.retry_after_s {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
+
+impl From<QueryError> for Fault {
+    fn from(error: QueryError) -> Fault {
+        match error {
+            QueryError::Unavailable => Fault::unavailable("not_ready", error.to_string()),
+            QueryError::Failed(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
+        }
+    }
+}
+
+impl From<log::Error> for Fault {
+    fn from(error: log::Error) -> Fault {
+        match error {
+            log::Error::Busy => Fault::unavailable("busy", error.to_string()),
+            log::Error::Write(_) => Fault::unavailable("log_unavailable", format!("{error}; no event was taken")),
+            log::Error::Closed => Fault::unavailable("stopping", "the server is stopping"),
+            log::Error::Gone { .. } | log::Error::Read(_) | log::Error::Open(_) => {
+                Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "log_failed", error.to_string())
+            }
+        }
+    }
+}
+
+impl From<BytesRejection> for Fault {
+    fn from(rejection: BytesRejection) -> Fault {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let message = format!("a body may have at most {} bytes", super::BODY_BYTES_MAX);
+            return Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
+        }
+        Fault::bad_request("bad_body", format!("the body cannot be read: {rejection}"))
+    }
+}

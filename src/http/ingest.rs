@@ -1,0 +1,171 @@
+//! `POST /v1/events`: events in, all or none, acknowledged when they are durable.
+
+use super::{Face, Fault, access};
+use crate::config::Scopes;
+use crate::log::{Appended, NewRecord};
+use crate::metrics;
+use crate::presence::Partition;
+use crate::presence::event::{Beat, Event};
+use crate::schema::json::{Object, read_new_events};
+use crate::schema::{avro, partitioner::partition_of};
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
+use axum::response::Response;
+use tokio::sync::oneshot;
+
+/// How many events a request may have.
+const EVENTS: std::ops::RangeInclusive<usize> = 1..=10_000;
+
+/// How many records an event became: one where it belongs to one user, else as many as partitions got it.
+enum Shape {
+    One,
+    Many(usize),
+}
+
+pub async fn events(
+    State(face): State<Face>,
+    Extension(scopes): Extension<Scopes>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
+    let body = body?;
+    if *face.stopping.borrow() {
+        return Err(Fault::unavailable(
+            "stopping",
+            "the server is stopping; no event was taken",
+        ));
+    }
+    let (records, shapes) = read(&body, scopes, face.engine.log().partitions())?;
+    let (acknowledge, acknowledged) = oneshot::channel();
+    face.engine.log().append(
+        records,
+        Box::new(move |result| {
+            // Whoever sent the events may have gone; they are in the log all the same.
+            let _ = acknowledge.send(result);
+        }),
+    );
+    let appended = acknowledged
+        .await
+        .map_err(|_| Fault::from(crate::log::Error::Closed))??;
+    metrics::appended(shapes.len());
+    Ok(super::json(answer(&appended, &shapes)))
+}
+
+type Records = Vec<(Partition, NewRecord)>;
+
+/// Judges every event before anything is appended.
+fn read(body: &[u8], scopes: Scopes, partitions: u32) -> Result<(Records, Vec<Shape>), Fault> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        Fault::bad_request(
+            "bad_json",
+            format!("the body is not UTF-8 from byte {} on", error.valid_up_to()),
+        )
+    })?;
+    let events = read_new_events(text).map_err(|error| Fault::json(&error))?;
+    if !EVENTS.contains(&events.len()) {
+        let (least, most) = (EVENTS.start(), EVENTS.end());
+        let message = format!("a request must have {least} to {most} events, not {}", events.len());
+        return Err(Fault::bad_request("bad_events", message));
+    }
+    let mut records = Vec::with_capacity(events.len());
+    let mut shapes = Vec::with_capacity(events.len());
+    for (index, event) in events.into_iter().enumerate() {
+        let event = event.map_err(|bad| Fault::event(index, bad.field, bad.message))?;
+        if needs_admin(&event) && !scopes.admin {
+            return Err(access::forbidden("admin"));
+        }
+        let before = records.len();
+        let single = place(event, partitions, &mut records);
+        shapes.push(match single {
+            true => Shape::One,
+            false => Shape::Many(records.len() - before),
+        });
+    }
+    Ok((records, shapes))
+}
+
+/// What an operator does, not a client or a gateway.
+fn needs_admin(event: &Event<'_>) -> bool {
+    match event {
+        Event::Policy { .. } | Event::Kick { .. } | Event::Forget { .. } => true,
+        Event::Connect { .. }
+        | Event::Heartbeat { .. }
+        | Event::Heartbeats { .. }
+        | Event::Background { .. }
+        | Event::Foreground { .. }
+        | Event::Disconnect { .. }
+        | Event::Logout { .. }
+        | Event::CustomStatus { .. }
+        | Event::Lease { .. }
+        | Event::Tick => false,
+    }
+}
+
+/// Adds the records of an event: one where it is about one user (true), else one a partition that it concerns.
+fn place(event: Event<'_>, partitions: u32, records: &mut Records) -> bool {
+    let encode = |event: &Event<'_>| {
+        let mut value = Vec::with_capacity(128);
+        avro::encode_event(event, &mut value);
+        value
+    };
+    if let Some(user) = event.user() {
+        let record = NewRecord {
+            key: Some(user.as_bytes().to_vec()),
+            value: encode(&event),
+        };
+        records.push((partition_of(user, partitions), record));
+        return true;
+    }
+    if let Event::Heartbeats { gateway, epoch, beats } = event {
+        let mut parts: Vec<Vec<Beat<'_>>> = vec![Vec::new(); partitions as usize];
+        for beat in beats {
+            let home = partition_of(&beat.who.user, partitions);
+            parts[home.0 as usize].push(beat);
+        }
+        for (partition, beats) in (0..).map(Partition).zip(parts) {
+            if !beats.is_empty() {
+                let part = Event::Heartbeats {
+                    gateway: gateway.clone(),
+                    epoch,
+                    beats,
+                };
+                let value = encode(&part);
+                records.push((partition, NewRecord { key: None, value }));
+            }
+        }
+        return false;
+    }
+    let value = encode(&event);
+    for partition in (0..partitions).map(Partition) {
+        let value = value.clone();
+        records.push((partition, NewRecord { key: None, value }));
+    }
+    false
+}
+
+fn answer(appended: &[Appended], shapes: &[Shape]) -> Vec<u8> {
+    fn one(out: &mut Vec<u8>, appended: &Appended) {
+        Object::new(out)
+            .number("partition", appended.partition.0.into())
+            .number("offset", appended.offset.0)
+            .end();
+    }
+    let mut rest = appended.iter();
+    let mut body = Vec::with_capacity(32 * appended.len());
+    Object::new(&mut body)
+        .list("appended", shapes, |out, shape| match shape {
+            Shape::One => rest.by_ref().take(1).for_each(|appended| one(out, appended)),
+            Shape::Many(count) => {
+                out.push(b'[');
+                for (number, appended) in rest.by_ref().take(*count).enumerate() {
+                    if number > 0 {
+                        out.push(b',');
+                    }
+                    one(out, appended);
+                }
+                out.push(b']');
+            }
+        })
+        .end();
+    body
+}

@@ -1,0 +1,108 @@
+//! The HTTP face: events in, questions, subscriptions, health, and the console.
+//!
+//! It reads through the engine's answers and the log, and writes only by appending events. Every error has the same
+//! shape: `{"error":{"code","message",…}}`.
+
+mod access;
+mod fault;
+mod follow;
+mod ingest;
+mod overview;
+mod users;
+
+use crate::config::Scopes;
+use crate::engine::Engine;
+use crate::log::Topic;
+use access::Access;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, header};
+use axum::middleware;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use fault::Fault;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The largest body of a request, in bytes.
+pub const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// What every handler has.
+#[derive(Clone)]
+pub struct Face {
+    engine: Arc<Engine>,
+    access: Arc<Access>,
+    /// Moves whenever changes became readable.
+    changes: watch::Receiver<u64>,
+    /// Moves whenever kicks became readable.
+    kicks: watch::Receiver<u64>,
+    /// True once the process is stopping: no events are taken and subscriptions end.
+    stopping: watch::Receiver<bool>,
+}
+
+impl Face {
+    /// For an engine, with the tokens that are let in (none: everybody is), served at this address.
+    pub fn new(
+        engine: Arc<Engine>,
+        tokens: Option<&[(String, Scopes)]>,
+        listen: SocketAddr,
+        stopping: watch::Receiver<bool>,
+    ) -> Face {
+        let (changed, changes) = watch::channel(0);
+        let (kicked, kicks) = watch::channel(0);
+        engine.log().listen(Box::new(move |topic, _| match topic {
+            Topic::Changes => changed.send_modify(|count| *count += 1),
+            Topic::Kicks => kicked.send_modify(|count| *count += 1),
+            Topic::Events | Topic::Quarantine => {}
+        }));
+        Face {
+            engine,
+            access: Arc::new(Access::new(tokens, listen)),
+            changes,
+            kicks,
+            stopping,
+        }
+    }
+
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/", get(console))
+            .route("/v1/events", post(ingest::events))
+            .route("/v1/users/query", post(users::query))
+            .route("/v1/users/{user}", get(users::user))
+            .route("/v1/users/{user}/changes", get(users::changes))
+            .route("/v1/changes", get(follow::changes))
+            .route("/v1/kicks", get(follow::kicks))
+            .route("/v1/policy", get(overview::policy))
+            .route("/v1/gateways", get(overview::gateways))
+            .route("/v1/stats", get(overview::stats))
+            .route("/metrics", get(overview::metrics))
+            .route("/healthz", get(overview::healthz))
+            .route("/readyz", get(overview::readyz))
+            .fallback(async || Fault::not_found("not_found", "there is nothing at this path"))
+            .method_not_allowed_fallback(async || Fault::method())
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .layer(middleware::from_fn_with_state(self.clone(), access::check))
+            .with_state(self)
+    }
+}
+
+/// One page without any outside asset.
+async fn console() -> Response {
+    let mut page = Html(include_str!("console.html")).into_response();
+    let headers = page.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    page
+}
+
+/// A body of JSON.
+fn json(body: Vec<u8>) -> Response {
+    (
+        [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+        body,
+    )
+        .into_response()
+}
