@@ -89,7 +89,7 @@ pub fn fold(setting: Setting, mut input: impl BufRead, mut output: impl Write) -
             break;
         }
         number += 1;
-        if line.iter().all(u8::is_ascii_whitespace) {
+        if line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) {
             continue;
         }
         let folded = fold_line(&mut state, &line, setting.partitions, &mut lines);
