@@ -42,7 +42,7 @@ const EARLY_WITHIN: u64 = 5 * SECOND;
 /// The others come by and by, and so do those who logged out.
 const OUT_FOR: u64 = 12 * MINUTE;
 /// How long until somebody who is there does something.
-const NEXT_ACT: u64 = 65 * SECOND;
+const NEXT_ACT: u64 = 45 * SECOND;
 
 const STATUS_TEXTS: [&str; 8] = [
     "at lunch",
