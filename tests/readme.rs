@@ -1,0 +1,215 @@
+//! The README's examples, run in its order against the real binary with the real curl: what it shows is what is printed.
+//!
+//! An example is a block marked `sh` with a block marked `text` right after it. Everything must be as shown, offsets and
+//! ids too, but for times: those that end in the same three digits in the README belong to one moment there, so that
+//! they must all be shifted by the same span here.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const README: &str = include_str!("../README.md");
+const ADDRESS: &str = "127.0.0.1:8080";
+/// What only reads is asked again for so long: a position without outputs is committed within a second.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(PartialEq, Eq, Debug)]
+struct Example {
+    line: usize,
+    command: String,
+    output: String,
+}
+
+/// Every block of a text: its first line, how it is marked, what is in it, and the line after it.
+fn blocks(text: &str) -> Vec<(usize, &str, String, usize)> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(usize, &str, String)> = None;
+    for (number, line) in (1..).zip(text.lines()) {
+        match (line.strip_prefix("```"), &mut open) {
+            (Some(mark), None) => open = Some((number, mark, String::new())),
+            (Some(_), Some(_)) => {
+                let (first, mark, content) = open.take().expect("a block is open");
+                blocks.push((first, mark, content, number + 1));
+            }
+            (None, Some((_, _, content))) => {
+                content.push_str(line);
+                content.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block has no end");
+    blocks
+}
+
+fn examples(text: &str) -> Vec<Example> {
+    let blocks = blocks(text);
+    let mut examples = Vec::new();
+    for (number, (line, mark, command, end)) in blocks.iter().enumerate() {
+        let after = blocks.get(number + 1);
+        match after.filter(|(first, mark, ..)| first == end && *mark == "text") {
+            Some((_, _, output, _)) if *mark == "sh" => examples.push(Example {
+                line: *line,
+                command: command.clone(),
+                output: output.clone(),
+            }),
+            _ => assert!(
+                !command.contains("curl") || *mark != "sh",
+                "line {line}: what does curl print here?"
+            ),
+        }
+    }
+    examples
+}
+
+/// From the last three digits of a moment in the README to how much later it was here.
+type Shifts = BTreeMap<u64, i128>;
+
+/// What differs first, in a sentence.
+fn compare(shown: &str, printed: &str, shifts: &mut Shifts) -> Result<(), String> {
+    let (shown_pieces, printed_pieces) = (pieces(shown), pieces(printed));
+    for (shown, printed) in shown_pieces.iter().zip(&printed_pieces) {
+        match (time(shown), time(printed)) {
+            (Some(there), Some(here)) => {
+                let shift = i128::from(here) - i128::from(there);
+                let known = *shifts.entry(there % 1_000).or_insert(shift);
+                if known != shift {
+                    return Err(format!(
+                        "{here} for {there} is {shift} ms later, other times {known} ms"
+                    ));
+                }
+            }
+            _ if shown == printed => {}
+            _ => return Err(format!("{printed:?} for {shown:?}")),
+        }
+    }
+    match shown_pieces.len() == printed_pieces.len() {
+        true => Ok(()),
+        false => Err("one of the two goes on".to_owned()),
+    }
+}
+
+/// Runs of digits, and what is between them.
+fn pieces(text: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let other = |c: char| c.is_ascii_digit() != first.is_ascii_digit();
+        let (piece, tail) = rest.split_at(rest.find(other).unwrap_or(rest.len()));
+        pieces.push(piece);
+        rest = tail;
+    }
+    pieces
+}
+
+/// Milliseconds of a year between 2001 and 2286.
+fn time(piece: &str) -> Option<u64> {
+    piece.parse().ok().filter(|_| piece.len() == 13)
+}
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `rollcall serve` in a directory, with the address it says.
+fn serve(directory: &Path) -> (Server, String) {
+    // Without outage grace no ticks are needed within the minute, so that offsets do not depend on how long it takes.
+    std::fs::write(directory.join("policy.json"), "{}").expect("written");
+    let child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--policy", "policy.json"])
+        .current_dir(directory)
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut server = Server(child.expect("the server starts"));
+    let output = server.0.stdout.take().expect("it is piped");
+    let mut lines = BufReader::new(output).lines().map(|line| line.expect("it is text"));
+    let console = lines.find_map(|line| Some(line.strip_prefix("console")?.trim().to_owned()));
+    let console = console.expect("the server says where it is");
+    let address = console.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    (server, address)
+}
+
+/// What a command prints, with the program first on the path.
+fn run(command: &str, directory: &Path) -> String {
+    let programs = Path::new(env!("CARGO_BIN_EXE_rollcall")).parent().expect("a directory");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .current_dir(directory)
+        .env("PATH", path)
+        .output()
+        .expect("there is a shell");
+    assert!(
+        output.stderr.is_empty(),
+        "{command}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("it is text")
+}
+
+#[test]
+fn every_example_of_the_readme_prints_what_it_shows() {
+    let there = Command::new("curl").arg("--version").output();
+    assert!(there.is_ok(), "there is no curl; scripts/setup installs it");
+    let examples = examples(README);
+    let with_curl = examples.iter().filter(|example| example.command.contains("curl"));
+    assert!(with_curl.count() >= 5, "the examples were not found");
+    let directory = tempfile::tempdir().expect("a directory");
+    let (_server, address) = serve(directory.path());
+    let mut shifts = Shifts::new();
+    for Example { line, command, output } in examples {
+        let command = command.replace(ADDRESS, &address);
+        let publishes = command.contains("/v1/events -d");
+        let began = Instant::now();
+        loop {
+            let mut printed = run(&command, directory.path());
+            if !printed.ends_with('\n') {
+                printed.push('\n');
+            }
+            let mut shifted = shifts.clone();
+            // Server-sent events end with an empty line, which Markdown need not show.
+            let compared = compare(output.trim_end(), printed.trim_end(), &mut shifted);
+            let Err(what) = compared else {
+                shifts = shifted;
+                break;
+            };
+            if publishes || began.elapsed() > PATIENCE {
+                panic!("README.md:{line}: {what}\n{command}\nshown:\n{output}\nprinted:\n{printed}");
+            }
+        }
+    }
+    assert!(shifts.len() >= 2, "no times were compared");
+}
+
+#[test]
+fn another_number_word_or_length_is_a_difference() {
+    let shown = r#"{"offset":2,"at":1700000000123,"deadline":1700000060123}"#;
+    let differs = |printed: &str| compare(shown, printed, &mut Shifts::new()).is_err();
+    assert!(!differs(shown));
+    assert!(!differs(r#"{"offset":2,"at":1800000000777,"deadline":1800000060777}"#));
+    assert!(differs(r#"{"offset":3,"at":1800000000777,"deadline":1800000060777}"#));
+    assert!(differs(r#"{"offset":2,"at":1800000000777,"deadline":1800000060778}"#));
+    assert!(differs(r#"{"offset":2,"at":1800000000777,"deadline":1800000400777}"#));
+    assert!(differs(r#"{"offset":2,"at":180000000077,"deadline":1800000060777}"#));
+    assert!(differs(r#"{"offset":2,"by":1800000000777,"deadline":1800000060777}"#));
+    assert!(differs(r#"{"offset":2,"at":1800000000777"#));
+    assert!(differs(""));
+    assert!(compare("", shown, &mut Shifts::new()).is_err());
+}
+
+#[test]
+fn an_example_is_a_command_with_the_output_right_after_it() {
+    let text = "```sh\nmake run\n```\nsome words\n```sh\necho 1\n```\n```text\n1\n```\n```text\n2\n```\n";
+    let [Example { line, command, output }] = &examples(text)[..] else {
+        panic!("one example: {:?}", examples(text));
+    };
+    assert_eq!((*line, command.as_str(), output.as_str()), (5, "echo 1\n", "1\n"));
+}
