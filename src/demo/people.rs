@@ -1,0 +1,126 @@
+//! Who lives in the simulated world: people with names that one can read, and what they carry.
+//!
+//! The same person has the same devices in every run, so that a server started again meets old acquaintances.
+
+use super::dice::Dice;
+
+/// A kind of client. Its name is that of a platform of the default policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Platform {
+    Android,
+    Iphone,
+    Mac,
+    Windows,
+    Web,
+    MiniProgram,
+}
+
+impl Platform {
+    pub const ALL: [Platform; 6] = [
+        Platform::Android,
+        Platform::Iphone,
+        Platform::Mac,
+        Platform::Windows,
+        Platform::Web,
+        Platform::MiniProgram,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Platform::Android => "android",
+            Platform::Iphone => "iphone",
+            Platform::Mac => "mac",
+            Platform::Windows => "windows",
+            Platform::Web => "web",
+            Platform::MiniProgram => "mini_program",
+        }
+    }
+
+    /// What a client says of itself when it connects.
+    pub fn client(self) -> &'static str {
+        match self {
+            Platform::Android => "app 5.2, Android 16",
+            Platform::Iphone => "app 5.2, iOS 26",
+            Platform::Mac => "app 5.1, macOS 15",
+            Platform::Windows => "app 5.1, Windows 11",
+            Platform::Web => "web 5.2, Firefox 140",
+            Platform::MiniProgram => "mini program 2.9",
+        }
+    }
+}
+
+/// One installation, or the browser, whose tabs are devices of their own.
+pub struct Device {
+    pub platform: Platform,
+    id: String,
+    /// Of a browser: how many tabs it has opened.
+    tabs: u32,
+}
+
+impl Device {
+    pub fn id(&self) -> String {
+        match self.platform {
+            Platform::Web => format!("{}-tab-{}", self.id, self.tabs),
+            _ => self.id.clone(),
+        }
+    }
+
+    pub fn open_tab(&mut self) {
+        self.tabs += 1;
+    }
+}
+
+const NAMES: [&str; 40] = [
+    "ada", "amir", "anna", "ben", "bo", "carla", "chen", "dina", "eli", "emma", "femi", "finn", "gita", "hana", "hugo",
+    "ida", "ines", "ivan", "jun", "kai", "lea", "leo", "lin", "mara", "mei", "mia", "milo", "nia", "noa", "omar",
+    "paul", "pia", "ravi", "rosa", "sam", "tara", "theo", "uma", "yara", "zoe",
+];
+
+/// The name of a person, which no other person has.
+pub fn name(number: u32) -> String {
+    format!("{}-{number}", NAMES[number as usize % NAMES.len()])
+}
+
+/// What a person carries: a phone always, the rest by chance.
+pub fn devices(number: u32) -> Vec<Device> {
+    let mut dice = Dice::new(u64::from(number));
+    let phone = |dice: &mut Dice| dice.choose(&[(60, Platform::Android), (40, Platform::Iphone)]);
+    let mut platforms = vec![phone(&mut dice)];
+    if dice.percent(20) {
+        platforms.push(phone(&mut dice));
+    }
+    if dice.percent(50) {
+        platforms.push(dice.choose(&[(40, Platform::Mac), (60, Platform::Windows)]));
+    }
+    if dice.percent(55) {
+        platforms.push(Platform::Web);
+    }
+    if dice.percent(35) {
+        platforms.push(Platform::MiniProgram);
+    }
+    let device = |(nth, platform): (usize, Platform)| Device {
+        platform,
+        // The place in the list makes it unlike the person's others, whatever the dice say.
+        id: format!("{}-{nth}{:03x}", platform.name(), dice.below(0x1000)),
+        tabs: 0,
+    };
+    platforms.into_iter().enumerate().map(device).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn nobody_shares_a_name_and_nobody_s_devices_an_id() {
+        let names: HashSet<String> = (0..1_000).map(name).collect();
+        assert_eq!(names.len(), 1_000);
+        assert_eq!(name(25), "mia-25");
+        for number in 0..1_000 {
+            let devices = devices(number);
+            let ids: HashSet<String> = devices.iter().map(Device::id).collect();
+            assert_eq!(ids.len(), devices.len());
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Sends what happened to the server, in order, until it is told to stop.
+//!
+//! A request that the server did not take (it is busy, stopping, or not there) is sent again, later and later. What it
+//! got twice that way it can tell, since no connection begins twice. What it refuses is dropped. Either is said once,
+//! and again only after it had gone well in between.
+
+use super::is_over;
+use super::world::Happening;
+use std::ops::ControlFlow;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+/// Of one request.
+const EVENTS_MAX: usize = 1_000;
+const BODY_BYTES_MAX: usize = 512 * 1024;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between attempts: doubled each time.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
+
+pub struct Poster {
+    agent: ureq::Agent,
+    url: String,
+    authorization: Option<String>,
+    stopping: Receiver<()>,
+    /// Whether a warning was given, and nothing has gone well since.
+    is_warned: bool,
+    /// The server does not let us do what operators do.
+    is_no_operator: bool,
+}
+
+/// What came of an attempt.
+enum Answer {
+    Taken,
+    /// Worth another attempt.
+    Later(String),
+    Refused(u16, String),
+}
+
+impl Poster {
+    pub fn new(url: &str, token: Option<String>, stopping: Receiver<()>) -> Poster {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(TIMEOUT))
+            // The server is this process; whatever the environment says, there is nothing in between.
+            .proxy(None)
+            .build();
+        Poster {
+            agent: ureq::Agent::new_with_config(config),
+            url: format!("{}/v1/events", url.trim_end_matches('/')),
+            authorization: token.map(|token| format!("Bearer {token}")),
+            stopping,
+            is_warned: false,
+            is_no_operator: false,
+        }
+    }
+
+    /// Sends everything, as often as it takes. Breaks when it is time to stop.
+    pub fn post(&mut self, happenings: Vec<Happening>) -> ControlFlow<()> {
+        for part in requests(&happenings) {
+            let by_operator = part.first().is_some_and(|first| first.by_operator);
+            if by_operator && self.is_no_operator {
+                continue;
+            }
+            let body = body(part);
+            let mut back_off = BACK_OFF.0;
+            loop {
+                if is_over(&self.stopping, Duration::ZERO) {
+                    return ControlFlow::Break(());
+                }
+                match self.attempt(&body) {
+                    Answer::Taken => {
+                        self.is_warned = false;
+                        break;
+                    }
+                    Answer::Refused(403, _) if by_operator => {
+                        self.is_no_operator = true;
+                        break;
+                    }
+                    Answer::Refused(status, text) => {
+                        self.warn(&format!("the server refused them with {status}: {text}"));
+                        break;
+                    }
+                    Answer::Later(why) => {
+                        self.warn(&why);
+                        self.pause(back_off)?;
+                        back_off = (back_off * 2).min(BACK_OFF.1);
+                    }
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Waits. Breaks when it is time to stop.
+    pub fn pause(&self, pause: Duration) -> ControlFlow<()> {
+        match is_over(&self.stopping, pause) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn attempt(&self, body: &str) -> Answer {
+        let mut request = self.agent.post(&self.url).header("Content-Type", "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let mut response = match request.send(body) {
+            Ok(response) => response,
+            Err(error) => return Answer::Later(format!("the server cannot be reached: {error}")),
+        };
+        let status = response.status();
+        // To its end, or the connection could not be used again.
+        let text = response.body_mut().read_to_string();
+        if status.is_success() {
+            return Answer::Taken;
+        }
+        let text: String = text.unwrap_or_default().chars().take(200).collect();
+        match status.as_u16() {
+            429 | 500..=599 => Answer::Later(format!("the server answers {status}: {text}")),
+            status => Answer::Refused(status, text),
+        }
+    }
+
+    fn warn(&mut self, why: &str) {
+        if !self.is_warned {
+            self.is_warned = true;
+            tracing::warn!("events of the simulated users are held up or lost: {why}");
+        }
+    }
+}
+
+/// Cuts what happened into requests. What an operator did goes alone, since it alone may be refused.
+fn requests(happenings: &[Happening]) -> Vec<&[Happening]> {
+    let mut requests = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (number, happening) in happenings.iter().enumerate() {
+        bytes += happening.json.len() + 1;
+        let is_full = number - start == EVENTS_MAX || bytes > BODY_BYTES_MAX;
+        let is_apart = number > start && (happening.by_operator || happenings[number - 1].by_operator);
+        if number > start && (is_full || is_apart) {
+            requests.push(&happenings[start..number]);
+            (start, bytes) = (number, happening.json.len() + 1);
+        }
+    }
+    if start < happenings.len() {
+        requests.push(&happenings[start..]);
+    }
+    requests
+}
+
+fn body(happenings: &[Happening]) -> String {
+    let events: Vec<&str> = happenings.iter().map(|happening| happening.json.as_str()).collect();
+    format!("[{}]", events.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+
+    fn happening(json: &str, by_operator: bool) -> Happening {
+        Happening {
+            json: json.to_owned(),
+            by_operator,
+        }
+    }
+
+    #[test]
+    fn requests_are_bounded_and_operators_go_alone() {
+        let lengths = |happenings: &[Happening]| -> Vec<usize> {
+            requests(happenings).iter().map(|request| request.len()).collect()
+        };
+        let plain = happening("{}", false);
+        let kick = happening("{}", true);
+        assert_eq!(lengths(&[]), Vec::<usize>::new());
+        assert_eq!(lengths(&vec![plain.clone(); 2_500]), [1_000, 1_000, 500]);
+        let mixed = [&kick, &plain, &plain, &kick, &kick, &plain].map(Happening::clone);
+        assert_eq!(lengths(&mixed), [1, 2, 1, 1, 1]);
+        let large = happening(&"x".repeat(300 * 1024), false);
+        assert_eq!(lengths(&[large.clone(), plain, large.clone(), large]), [2, 1, 1]);
+    }
+
+    /// Answers each request on one connection with the next status, and gives its head and body.
+    fn serve(listener: TcpListener, statuses: &'static [u16]) -> mpsc::Receiver<(String, String)> {
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut stream: TcpStream = listener.accept().unwrap().0;
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            for status in statuses {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    assert!(reader.read_line(&mut head).unwrap() > 0);
+                }
+                let head = head.to_lowercase();
+                let length = head.split("content-length: ").nth(1).unwrap();
+                let mut body = vec![0; length.split("\r\n").next().unwrap().parse().unwrap()];
+                reader.read_exact(&mut body).unwrap();
+                tell.send((head, String::from_utf8(body).unwrap())).unwrap();
+                write!(stream, "HTTP/1.1 {status} Whatever\r\nContent-Length: 2\r\n\r\n[]").unwrap();
+            }
+        });
+        told
+    }
+
+    #[test]
+    fn what_was_not_taken_is_sent_again_and_what_was_refused_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let told = serve(listener, &[503, 200, 403, 400, 200]);
+        let (_stop, stopping) = mpsc::sync_channel(1);
+        let mut poster = Poster::new(&url, Some("secret".to_owned()), stopping);
+        let mut post = |happenings: &[Happening]| assert!(poster.post(happenings.to_vec()).is_continue());
+        post(&[happening("1", false), happening("2", false)]);
+        post(&[happening("3", true), happening("4", false), happening("5", true)]);
+        post(&[happening("6", false)]);
+        let bodies: Vec<String> = told
+            .iter()
+            .map(|(head, body)| {
+                assert!(head.starts_with("post /v1/events http/1.1\r\n"), "{head}");
+                assert!(head.contains("authorization: bearer secret\r\n"), "{head}");
+                body
+            })
+            .collect();
+        assert_eq!(bodies, ["[1,2]", "[1,2]", "[3]", "[4]", "[6]"]);
+    }
+
+    #[test]
+    fn it_stops_while_nobody_is_there() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let settings = crate::demo::Settings {
+            url: format!("http://{free}"),
+            token: None,
+            users: 10,
+        };
+        let clock = std::sync::Arc::new(crate::clock::SystemClock::new());
+        let demo = crate::demo::start(settings, clock);
+        std::thread::sleep(Duration::from_millis(600));
+        demo.stop();
+    }
+}
