@@ -1,4 +1,22 @@
 //! Rollcall: an event-sourced presence engine.
+//!
+//! Gateways publish what happens to their connections to a log; a fold over it, with deadlines, knows who is online, and
+//! every change comes out exactly once and in order. The modules, in the order data flows:
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`http`] | takes events in; at the other end answers questions and lets changes and kicks be followed |
+//! | [`log`] | keeps records durably, partition by partition, and writes outputs and position in one step |
+//! | [`schema`] | bytes to values and back; whatever comes in is judged here, once |
+//! | [`presence`] | the core: the rules as a pure fold; values in, values out, nothing of the outside world |
+//! | [`store`] | keeps a partition's state on disk; may be behind the log, never ahead of it |
+//! | [`engine`] | the walk of a batch through the four above, a worker a partition |
+//!
+//! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
+//! line) and [`config`] start it, [`clock`] is the only file that reads the machine's clock, [`metrics`] counts, and
+//! [`demo`] has simulated users. [`sim`] holds the core against a second, naive reading of its rules.
+//!
+//! The rules are in `docs/rules.md`, how it all fits together and which test holds what in `ARCHITECTURE.md`.
 #![cfg_attr(
     not(test),
     deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)

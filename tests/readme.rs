@@ -3,6 +3,8 @@
 //! An example is a block marked `sh` with a block marked `text` right after it. Everything must be as shown, offsets and
 //! ids too, but for times: those that end in the same three digits in the README belong to one moment there, so that
 //! they must all be shifted by the same span here.
+//!
+//! And what other documents name: tests, settings, metrics.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -212,4 +214,60 @@ fn an_example_is_a_command_with_the_output_right_after_it() {
         panic!("one example: {:?}", examples(text));
     };
     assert_eq!((*line, command.as_str(), output.as_str()), (5, "echo 1\n", "1\n"));
+}
+
+/// The words of a text between backticks for which `is` holds.
+fn quoted<'t>(text: &'t str, is: impl Fn(&str) -> bool) -> Vec<&'t str> {
+    text.split('`').skip(1).step_by(2).filter(|word| is(word)).collect()
+}
+
+/// Every Rust file below a directory, in one text.
+fn source(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            text += &source(&path);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            text += &std::fs::read_to_string(path).expect("text");
+        }
+    }
+    text
+}
+
+#[test]
+fn every_test_that_the_architecture_names_is_there() {
+    let tests = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
+    let is_sentence = |word: &str| word.matches('_').count() >= 3 && !word.contains(|c: char| c == ' ' || c == '/');
+    let named = quoted(include_str!("../ARCHITECTURE.md"), is_sentence);
+    assert!(named.len() >= 15, "the table of invariants was not found: {named:?}");
+    for name in named {
+        assert!(tests.contains(&format!("fn {name}(")), "there is no test {name}");
+    }
+}
+
+/// The words of a text that begin so.
+fn beginning<'t>(text: &'t str, with: &str) -> Vec<&'t str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|word| word.starts_with(with) && word.len() > with.len())
+        .collect()
+}
+
+#[test]
+fn every_setting_and_metric_is_told_and_none_that_is_not_there() {
+    let told = include_str!("../docs/operating.md");
+    for (code, with, least) in [
+        (include_str!("../src/config.rs"), "ROLLCALL_", 12),
+        (include_str!("../src/metrics.rs"), "rollcall_", 13),
+    ] {
+        let mut there = beginning(code, with);
+        let mut here = beginning(told, with);
+        for names in [&mut there, &mut here] {
+            names.sort_unstable();
+            names.dedup();
+        }
+        assert!(there.len() >= least, "they were not found: {there:?}");
+        assert_eq!(there, here);
+    }
 }
