@@ -217,7 +217,7 @@ fn an_example_is_a_command_with_the_output_right_after_it() {
 }
 
 /// The words of a text between backticks for which `is` holds.
-fn quoted<'t>(text: &'t str, is: impl Fn(&str) -> bool) -> Vec<&'t str> {
+fn quoted(text: &str, is: impl Fn(&str) -> bool) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).filter(|word| is(word)).collect()
 }
 
@@ -238,7 +238,7 @@ fn source(directory: &Path) -> String {
 #[test]
 fn every_test_that_the_architecture_names_is_there() {
     let tests = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
-    let is_sentence = |word: &str| word.matches('_').count() >= 3 && !word.contains(|c: char| c == ' ' || c == '/');
+    let is_sentence = |word: &str| word.matches('_').count() >= 3 && !word.contains([' ', '/']);
     let named = quoted(include_str!("../ARCHITECTURE.md"), is_sentence);
     assert!(named.len() >= 15, "the table of invariants was not found: {named:?}");
     for name in named {
