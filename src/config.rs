@@ -195,12 +195,15 @@ fn within(name: &str, value: Option<u64>, default: u64, least: u64, most: u64) -
 fn read_toml(path: &Path) -> anyhow::Result<Flags> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the settings {}", path.display()))?;
     toml::from_str(&text).map_err(|error| {
-        let line = error
-            .span()
-            .map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+        let before = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = text[..before].matches('\n').count();
+        // The message alone does not always name it.
+        let key = text.lines().nth(line).and_then(|line| line.split_once('='));
+        let key = key.map_or(String::new(), |(key, _)| format!(", `{}`", key.trim()));
         anyhow!(
-            "{}, line {line}: {}",
+            "{}, line {}{key}: {}",
             path.display(),
+            line + 1,
             error.message().trim().replace('\n', " ")
         )
     })

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 /// How long open requests may take to end once the process is told to stop.
@@ -44,6 +45,7 @@ fn start_logging(config: &Config) {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         anyhow!(
             "cannot listen on {}: {error}; another port can be chosen with --listen",
@@ -83,7 +85,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         crate::demo::start(crate::demo::Settings { url, token, users }, clock.clone())
     });
 
-    terminated().await?;
+    signals.told().await;
     tracing::info!("stopping");
     let began = clock.monotonic();
     if let Some(demo) = demo {
@@ -94,9 +96,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     stop.send_replace(true);
     if tokio::time::timeout(GRACEFUL, server).await.is_err() {
+        // They end with the runtime; the engine does not wait for them.
         tracing::warn!("some connections were still open and are cut");
     }
-    tokio::task::spawn_blocking(move || stop_engine(engine))
+    tokio::task::spawn_blocking(move || engine.stop())
         .await
         .context("the engine did not end")??;
     drop(log);
@@ -171,27 +174,25 @@ fn announce(config: &Config, listen: std::net::SocketAddr, partitions: u32) {
     let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
 }
 
-async fn terminated() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+/// What tells the process to stop. Listened for from the beginning, so that no moment is left at which it would end in
+/// the middle of something.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-/// The last one to hold the engine stops it.
-fn stop_engine(engine: Arc<Engine>) -> anyhow::Result<()> {
-    let mut engine = engine;
-    // A connection that was cut lets go of it within moments.
-    for _ in 0..200 {
-        match Arc::try_unwrap(engine) {
-            Ok(engine) => return Ok(engine.stop()?),
-            Err(still) => engine = still,
-        }
-        std::thread::sleep(Duration::from_millis(10));
+impl Signals {
+    fn listen() -> anyhow::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?,
+        })
     }
-    Err(anyhow!("requests were still running; nothing acknowledged is lost"))
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -15,8 +15,7 @@ use crate::log::{self, Log, Position, Topic};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::store;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 use worker::{Command, Wake, Worker};
@@ -111,7 +110,8 @@ impl Error {
 pub struct Engine {
     log: Arc<dyn Log>,
     workers: Vec<mpsc::Sender<Command>>,
-    threads: Vec<JoinHandle<Result<(), Error>>>,
+    /// None left once it is stopped.
+    threads: Mutex<Vec<JoinHandle<Result<(), Error>>>>,
 }
 
 impl Engine {
@@ -145,7 +145,11 @@ impl Engine {
                 wake.wake();
             }
         }));
-        Ok(Engine { log, workers, threads })
+        Ok(Engine {
+            log,
+            workers,
+            threads: Mutex::new(threads),
+        })
     }
 
     pub fn log(&self) -> &Arc<dyn Log> {
@@ -188,15 +192,16 @@ impl Engine {
         self.ask(partition, |reply| Command::Stats { reply }).await
     }
 
-    /// Finishes the batch at hand, commits everything, and ends the workers.
-    pub fn stop(self) -> Result<(), Error> {
+    /// Finishes the batch at hand, commits everything, and ends the workers. Whoever still holds the engine gets no
+    /// more answers.
+    pub fn stop(&self) -> Result<(), Error> {
         for worker in &self.workers {
             // One that has ended already needs no telling.
             let _ = worker.send(Command::Stop);
         }
-        drop(self.workers);
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let mut result = Ok(());
-        for thread in self.threads {
+        for thread in threads {
             match thread.join() {
                 Ok(ended) => result = result.and(ended),
                 Err(panic) => std::panic::resume_unwind(panic),
