@@ -38,7 +38,8 @@ impl Access {
             return Ok(EVERYTHING);
         };
         let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let Some(token) = authorization.and_then(|value| value.strip_prefix("Bearer ")) else {
+        let scheme_and_token = authorization.and_then(|value| value.split_once(' '));
+        let Some((_, token)) = scheme_and_token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
             let message = "an Authorization header with a bearer token is needed";
             return Err(Fault::new(StatusCode::UNAUTHORIZED, "no_token", message));
         };

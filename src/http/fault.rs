@@ -3,8 +3,8 @@
 use crate::engine::QueryError;
 use crate::log;
 use crate::schema::json::Object;
-use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 /// `{"error":{"code","message",…}}` with its status.
@@ -40,16 +40,21 @@ impl Fault {
         Fault::new(StatusCode::NOT_FOUND, code, message)
     }
 
-    pub fn method() -> Fault {
-        let message = "this path does not have this method";
+    pub fn method(method: &Method) -> Fault {
+        let message = format!("this path does not take {method}; the Allow header says what it takes");
         Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
 
     /// An event of a request is wrong.
     pub fn event(index: usize, field: &'static str, message: impl Into<String>) -> Fault {
+        Fault::bad_request("bad_event", message).at(index, field)
+    }
+
+    /// Says which event of the request it is about.
+    pub fn at(self, index: usize, field: &'static str) -> Fault {
         Fault {
             event: Some((index, field)),
-            ..Fault::bad_request("bad_event", message)
+            ..self
         }
     }
 
@@ -75,6 +80,15 @@ impl Fault {
             "bad_json",
             format!("the body is not the JSON that is expected: {error}"),
         )
+    }
+
+    /// A body that is no text, which JSON must be.
+    pub fn not_utf8(body: &[u8], error: &std::str::Utf8Error) -> Fault {
+        let before = &body[..error.valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let column = 1 + before.iter().rev().take_while(|byte| **byte != b'\n').count();
+        let message = format!("the body is not JSON: not UTF-8 at line {line} column {column}");
+        Fault::bad_request("bad_json", message)
     }
 
     /// The object for a body or for an `error` event.
@@ -141,5 +155,13 @@ impl From<BytesRejection> for Fault {
             return Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
         }
         Fault::bad_request("bad_body", format!("the body cannot be read: {rejection}"))
+    }
+}
+
+impl From<PathRejection> for Fault {
+    fn from(_: PathRejection) -> Fault {
+        // The routes take one segment as text, so this is all that can be wrong with it.
+        let message = "the user id in the path is not UTF-8 once its %-escapes are decoded";
+        Fault::bad_request("bad_user", message)
     }
 }

@@ -8,6 +8,7 @@ use super::{Face, Fault};
 use crate::log::{self, Limit, Log, Record, Topic};
 use crate::metrics;
 use crate::presence::change::Output;
+use crate::presence::event::bounds;
 use crate::presence::{Offset, Partition};
 use crate::schema::json::output_line;
 use crate::schema::{Malformed, avro, partitioner::partition_of};
@@ -81,12 +82,22 @@ async fn follow(
 ) -> Result<Response, Fault> {
     let log = face.engine.log().clone();
     let count = log.partitions();
+    let (least, most) = match topic {
+        Topic::Kicks => bounds::GATEWAY_BYTES,
+        Topic::Changes | Topic::Events | Topic::Quarantine => bounds::USER_BYTES,
+    };
     let keys: BTreeSet<Vec<u8>> = parameters(query, filter).map(String::into_bytes).collect();
     if keys.len() > FILTER_MAX {
-        return Err(Fault::bad_request(
-            "bad_parameter",
-            format!("at most {FILTER_MAX} `{filter}` may be followed"),
-        ));
+        let message = format!("at most {FILTER_MAX} `{filter}` may be given, not {}", keys.len());
+        return Err(Fault::bad_request("bad_parameter", message));
+    }
+    if let Some(wrong) = keys.iter().find(|key| !(least..=most).contains(&key.len())) {
+        // It would be a subscription to nothing, which nobody means.
+        let message = format!(
+            "`{filter}` must have {least} to {most} bytes of UTF-8, not {}",
+            wrong.len()
+        );
+        return Err(Fault::bad_request("bad_parameter", message));
     }
     let mut followed: BTreeSet<Partition> = (0..count).map(Partition).collect();
     if topic == Topic::Changes && !keys.is_empty() {
@@ -94,7 +105,7 @@ async fn follow(
         let users = parameters(query, filter);
         followed = users.map(|user| partition_of(&user, count)).collect();
     }
-    if let Some(partition) = number(query, "partition", u32::MAX.into())? {
+    if let Some(partition) = number(query, "partition", 0..=u32::MAX.into())? {
         if partition >= count.into() {
             let message = format!("partition {partition} does not exist: there are {count}, from 0");
             return Err(Fault::bad_request("bad_parameter", message));
@@ -102,8 +113,9 @@ async fn follow(
         followed.retain(|other| u64::from(other.0) == partition);
     }
     // A browser that comes back sends where it was; what the address says is where it began.
-    let last_seen = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let after = last_seen.map(str::to_owned).or_else(|| parameter(query, "after"));
+    let last_seen = headers.get("last-event-id").map(HeaderValue::as_bytes);
+    let last_seen = last_seen.map(|cursor| String::from_utf8_lossy(cursor).into_owned());
+    let after = last_seen.or_else(|| parameter(query, "after"));
     let cursor = start(&*log, topic, &followed, after.as_deref())?;
     let subscription = Subscription {
         log,

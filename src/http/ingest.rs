@@ -55,12 +55,7 @@ type Records = Vec<(Partition, NewRecord)>;
 
 /// Judges every event before anything is appended.
 fn read(body: &[u8], scopes: Scopes, partitions: u32) -> Result<(Records, Vec<Shape>), Fault> {
-    let text = std::str::from_utf8(body).map_err(|error| {
-        Fault::bad_request(
-            "bad_json",
-            format!("the body is not UTF-8 from byte {} on", error.valid_up_to()),
-        )
-    })?;
+    let text = std::str::from_utf8(body).map_err(|error| Fault::not_utf8(body, &error))?;
     let events = read_new_events(text).map_err(|error| Fault::json(&error))?;
     if !EVENTS.contains(&events.len()) {
         let (least, most) = (EVENTS.start(), EVENTS.end());
@@ -72,7 +67,7 @@ fn read(body: &[u8], scopes: Scopes, partitions: u32) -> Result<(Records, Vec<Sh
     for (index, event) in events.into_iter().enumerate() {
         let event = event.map_err(|bad| Fault::event(index, bad.field, bad.message))?;
         if needs_admin(&event) && !scopes.admin {
-            return Err(access::forbidden("admin"));
+            return Err(access::forbidden("admin").at(index, "type"));
         }
         let before = records.len();
         let single = place(event, partitions, &mut records);

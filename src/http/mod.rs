@@ -16,7 +16,7 @@ use crate::log::Topic;
 use access::Access;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -69,7 +69,7 @@ impl Face {
         Router::new()
             .route("/", get(console))
             .route("/v1/events", post(ingest::events))
-            .route("/v1/users/query", post(users::query))
+            .route("/v1/users/query", post(users::query).get(users::user_named_query))
             .route("/v1/users/{user}", get(users::user))
             .route("/v1/users/{user}/changes", get(users::changes))
             .route("/v1/changes", get(follow::changes))
@@ -81,7 +81,7 @@ impl Face {
             .route("/healthz", get(overview::healthz))
             .route("/readyz", get(overview::readyz))
             .fallback(async || Fault::not_found("not_found", "there is nothing at this path"))
-            .method_not_allowed_fallback(async || Fault::method())
+            .method_not_allowed_fallback(async |method: Method| Fault::method(&method))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(middleware::from_fn_with_state(self.clone(), access::check))
             .with_state(self)

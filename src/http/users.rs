@@ -7,18 +7,19 @@ use crate::presence::change::Output;
 use crate::schema::json::{Object, output_line};
 use crate::schema::{avro, partitioner::partition_of};
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use serde::Deserialize;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// How long a question waits for `at_least`.
 const AT_LEAST_WAIT: Duration = Duration::from_secs(5);
 /// How many users one question may name.
-const USERS: std::ops::RangeInclusive<usize> = 1..=1_000;
+const USERS: RangeInclusive<usize> = 1..=1_000;
 /// How many of a user's changes are given at most, and if nothing is said.
-const CHANGES: std::ops::RangeInclusive<u64> = 1..=100;
+const CHANGES: RangeInclusive<u64> = 1..=100;
 const CHANGES_DEFAULT: u64 = 20;
 /// How far back the newest changes are looked for.
 const CHANGES_SCANNED: u64 = 200_000;
@@ -36,16 +37,24 @@ pub(super) fn parameters(query: Option<&str>, name: &str) -> impl Iterator<Item 
         .map(|(_, value)| value.into_owned())
 }
 
-/// A number in a query string, with its bounds.
-pub(super) fn number(query: Option<&str>, name: &'static str, most: u64) -> Result<Option<u64>, Fault> {
+/// A number in a query string, within its bounds.
+pub(super) fn number(
+    query: Option<&str>,
+    name: &'static str,
+    bounds: RangeInclusive<u64>,
+) -> Result<Option<u64>, Fault> {
     let Some(text) = parameter(query, name) else {
         return Ok(None);
     };
-    let number = text.parse().ok().filter(|number| *number <= most);
+    let number = text.parse().ok().filter(|number| bounds.contains(number));
     let bad = || {
         Fault::bad_request(
             "bad_parameter",
-            format!("`{name}` must be an integer from 0 to {most}, not {text:?}"),
+            format!(
+                "`{name}` must be an integer from {} to {}, not {text:?}",
+                bounds.start(),
+                bounds.end()
+            ),
         )
     };
     number.map(Some).ok_or_else(bad)
@@ -54,10 +63,20 @@ pub(super) fn number(query: Option<&str>, name: &'static str, most: u64) -> Resu
 /// `GET /v1/users/{user}`
 pub async fn user(
     State(face): State<Face>,
-    Path(user): Path<String>,
+    user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Fault> {
-    let at_least = number(query.as_deref(), "at_least", i64::MAX as u64)?.map(Offset);
+    let Path(user) = user?;
+    one(&face, user, query.as_deref()).await
+}
+
+/// `GET /v1/users/query`: somebody may be called that too.
+pub async fn user_named_query(State(face): State<Face>, RawQuery(query): RawQuery) -> Result<Response, Fault> {
+    one(&face, "query".to_owned(), query.as_deref()).await
+}
+
+async fn one(face: &Face, user: String, query: Option<&str>) -> Result<Response, Fault> {
+    let at_least = number(query, "at_least", 0..=i64::MAX as u64)?.map(Offset);
     let partition = partition_of(&user, face.engine.log().partitions());
     let asked = face.engine.users(partition, vec![user.clone()], at_least);
     let answered = match at_least {
@@ -117,11 +136,11 @@ pub async fn query(State(face): State<Face>, body: Result<Bytes, BytesRejection>
 /// `GET /v1/users/{user}/changes`: the newest first, of those that the log still has and not too far back.
 pub async fn changes(
     State(face): State<Face>,
-    Path(user): Path<String>,
+    user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Fault> {
-    let wanted = number(query.as_deref(), "limit", *CHANGES.end())?.unwrap_or(CHANGES_DEFAULT);
-    let wanted = wanted.max(*CHANGES.start()) as usize;
+    let Path(user) = user?;
+    let wanted = number(query.as_deref(), "limit", CHANGES)?.unwrap_or(CHANGES_DEFAULT) as usize;
     let log = face.engine.log().clone();
     let partition = partition_of(&user, log.partitions());
     let found = tokio::task::spawn_blocking(move || -> Result<Vec<Vec<u8>>, log::Error> {

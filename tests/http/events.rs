@@ -1,0 +1,329 @@
+//! `POST /v1/events`.
+
+use crate::house::{House, connect, on, user_of};
+use rollcall::log::{self, Topic};
+use serde_json::{Value, json};
+
+fn at(partition: u32, offset: u64) -> Value {
+    json!({"partition": partition, "offset": offset})
+}
+
+fn lease() -> Value {
+    json!({"type": "lease", "gateway": "g1", "epoch": 1, "ttl_ms": 30_000})
+}
+
+#[test]
+fn the_answer_says_where_each_event_went_in_the_order_given() {
+    let house = House::new(2);
+    let (a, b) = (user_of(0, 2, 0), user_of(1, 2, 0));
+    let events = [
+        connect(&b, 1),
+        connect(&a, 2),
+        lease(),
+        connect(&b, 3),
+        json!({"type": "tick"}),
+    ];
+    let appended = house.publish(&events);
+    let expected = json!([at(1, 0), at(0, 0), [at(0, 1), at(1, 1)], at(1, 2), [at(0, 2), at(1, 3)]]);
+    assert_eq!(json!(appended), expected);
+    let wrapped = house.post(
+        "/v1/events",
+        json!({"events": [connect(&a, 4)], "note": "ignored"}).to_string(),
+    );
+    assert_eq!(wrapped.ok(), json!({"appended": [at(0, 3)]}));
+    assert_eq!(house.ends(), [4, 4]);
+    assert_eq!(house.user_at(&b, &json!(2)).ok()["devices"][0]["conn"], 3);
+}
+
+#[test]
+fn lease_policy_and_tick_go_to_every_partition() {
+    let house = House::new(3);
+    let events = [
+        lease(),
+        json!({"type": "policy", "policy": {}}),
+        json!({"type": "tick"}),
+    ];
+    let each = |offset| json!([at(0, offset), at(1, offset), at(2, offset)]);
+    assert_eq!(house.publish(&events), [each(0), each(1), each(2)]);
+    assert_eq!(house.ends(), [3, 3, 3]);
+}
+
+#[test]
+fn heartbeats_are_split_by_the_partitions_of_their_users() {
+    let house = House::new(3);
+    let (a, b, c) = (user_of(0, 3, 0), user_of(2, 3, 0), user_of(2, 3, 1));
+    house.publish(&[connect(&a, 1), connect(&b, 2), connect(&c, 3)]);
+    house.clock.advance_ms(5_000);
+    let beat = |user: &str, conn| json!({"user": user, "platform": "android", "device": "a1", "conn": conn});
+    let beats = json!([beat(&c, 3), beat(&a, 1), beat(&b, 2)]);
+    let appended = house.publish(&[json!({"type": "heartbeats", "gateway": "g1", "epoch": 1, "beats": beats})]);
+    // Nothing for the partition of nobody.
+    assert_eq!(json!(appended), json!([[at(0, 1), at(2, 2)]]));
+    for (user, offset) in [(&a, 1), (&b, 2), (&c, 2)] {
+        assert_eq!(house.user_at(user, &json!(offset)).ok()["last_seen"], 6_000, "{user}");
+    }
+    // Nothing ended in quarantine, as a beat in a wrong partition would.
+    assert_eq!(house.end(Topic::Quarantine, 0) + house.end(Topic::Quarantine, 2), 0);
+}
+
+#[test]
+fn one_bad_event_and_nothing_is_appended() {
+    let house = House::new(2);
+    let events = json!([
+        connect("alice", 1),
+        lease(),
+        on("connect", "bob", 2, json!({"intent": "guess"}))
+    ]);
+    let error = house.post("/v1/events", events.to_string()).error(400, "bad_event");
+    assert_eq!(error["event"], 2);
+    assert_eq!(error["field"], "intent");
+    assert_eq!(error["message"], r#"`intent` must be "login" or "resume""#);
+    assert_eq!(house.ends(), [0, 0]);
+    house.get("/v1/users/alice").error(404, "unknown_user");
+}
+
+/// An event, and what is wrong with it: the field, and what the message must say.
+fn wrong() -> Vec<(Value, &'static str, &'static str)> {
+    let long = |bytes| "x".repeat(bytes);
+    let with = |more: Value| on("connect", "alice", 1, json!({"intent": "login"})).merged(more);
+    let kick = |more: Value| json!({"type": "kick", "user": "alice"}).merged(more);
+    let status = |text: Value| json!({"type": "custom_status", "user": "alice", "text": text});
+    let lease = |more: Value| lease().merged(more);
+    let beats = |beats: Value| json!({"type": "heartbeats", "gateway": "g1", "epoch": 1, "beats": beats});
+    let beat = json!({"user": "alice", "platform": "android", "device": "a1", "conn": 1});
+    let policy = |policy: Value| json!({"type": "policy", "policy": policy});
+    let text_128 = "`user` must have 1 to 128 bytes of UTF-8";
+    let whole = "must be an integer from 0 to 9223372036854775807";
+    let ten_years = "315360000000";
+    vec![
+        (with(json!({"user": ""})), "user", text_128),
+        (with(json!({"user": long(129)})), "user", "not 129"),
+        // Bytes, not characters.
+        (with(json!({"user": "ü".repeat(65)})), "user", "not 130"),
+        (with(json!({"user": 7})), "user", "must be a string, not a number"),
+        (with(json!({"user": null})), "user", "`user` is missing"),
+        (with(json!({"device": long(129)})), "device", "1 to 128 bytes"),
+        (with(json!({"device": ""})), "device", "1 to 128 bytes"),
+        (with(json!({"platform": long(65)})), "platform", "1 to 64 bytes"),
+        (with(json!({"platform": ""})), "platform", "1 to 64 bytes"),
+        (with(json!({"gateway": long(65)})), "gateway", "1 to 64 bytes"),
+        (with(json!({"gateway": ["g"]})), "gateway", "not an array"),
+        (with(json!({"epoch": -1})), "epoch", whole),
+        (with(json!({"epoch": 1u64 << 63})), "epoch", whole),
+        (with(json!({"epoch": 1.0})), "epoch", whole),
+        (with(json!({"conn": true})), "conn", whole),
+        (with(json!({"conn": "1"})), "conn", "not a string"),
+        (with(json!({"conn": null})), "conn", "`conn` is missing"),
+        (with(json!({"intent": "Login"})), "intent", r#""login" or "resume""#),
+        (with(json!({"intent": null})), "intent", "`intent` is missing"),
+        (with(json!({"client": ""})), "client", "1 to 256 bytes"),
+        (with(json!({"client": long(257)})), "client", "not 257"),
+        (on("disconnect", "alice", 1, json!({})), "reason", "`reason` is missing"),
+        (
+            on("disconnect", "alice", 1, json!({"reason": "bored"})),
+            "reason",
+            r#""closed" or "exit""#,
+        ),
+        (kick(json!({"device": "a1"})), "platform", "needs its `platform`"),
+        (status(json!("")), "text", "1 to 100 bytes"),
+        (status(json!(long(101))), "text", "not 101"),
+        (lease(json!({"ttl_ms": 86_400_001})), "ttl_ms", "0 to 86400000"),
+        (lease(json!({"ttl_ms": null})), "ttl_ms", "`ttl_ms` is missing"),
+        (lease(json!({"gateway": ""})), "gateway", "1 to 64 bytes"),
+        (beats(json!([])), "beats", "1 to 10000 entries, not 0"),
+        (beats(json!(vec![&beat; 10_001])), "beats", "not 10001"),
+        (beats(json!({})), "beats", "must be an array, not an object"),
+        (beats(json!(null)), "beats", "`beats` is missing"),
+        (beats(json!([beat, 7])), "beats", "beat 1"),
+        (
+            beats(json!([beat, {"user": "bob"}])),
+            "platform",
+            "beat 1: `platform` is missing",
+        ),
+        (policy(json!(null)), "policy", "`policy` is missing"),
+        (policy(json!("multi")), "policy", "must be an object"),
+        (policy(json!({"login": "many"})), "policy", "login"),
+        (policy(json!({"log_in": "multi"})), "policy", "log_in"),
+        (policy(json!({"rules": 2})), "policy", "rules"),
+        (policy(json!({"kicked_max": 65})), "policy", "64"),
+        (policy(json!({"instances": {"web": 33}})), "policy", "32"),
+        (policy(json!({"outage": {"silence_ms": 1_999}})), "policy", "2000"),
+        (
+            policy(json!({"platforms": {"web": {"timeout_ms": 0}}})),
+            "policy",
+            "timeout_ms",
+        ),
+        (
+            policy(json!({"platforms": {"web": {"away_ms": 315_360_000_001u64}}})),
+            "policy",
+            ten_years,
+        ),
+        (
+            policy(json!({"platforms": {"tv": {"push": true}}})),
+            "policy",
+            "timeout_ms",
+        ),
+        (
+            json!({"type": "nap"}),
+            "type",
+            "`type` \"nap\" is unknown; it must be connect, heartbeat,",
+        ),
+        (json!({"type": 1}), "type", "must be a string"),
+        (json!({"user": "alice"}), "type", "`type` is missing"),
+        (json!("tick"), "type", "an event must be an object, not a string"),
+        (json!(null), "type", "an event must be an object, not null"),
+    ]
+}
+
+trait Merged {
+    fn merged(self, more: Value) -> Value;
+}
+
+impl Merged for Value {
+    fn merged(mut self, more: Value) -> Value {
+        if let (Some(to), Some(more)) = (self.as_object_mut(), more.as_object()) {
+            to.extend(more.clone());
+        }
+        self
+    }
+}
+
+#[test]
+fn every_limit_is_enforced_with_a_message_that_names_field_and_bound() {
+    let house = House::new(1);
+    for (event, field, says) in wrong() {
+        let shown: String = event.to_string().chars().take(300).collect();
+        let body = json!([{"type": "tick"}, event]).to_string();
+        let error = house.post("/v1/events", body).error(400, "bad_event");
+        assert_eq!(
+            (&error["event"], &error["field"]),
+            (&json!(1), &json!(field)),
+            "{shown}: {error}"
+        );
+        let message = error["message"].as_str().expect("text");
+        assert!(message.contains(says), "{shown}: {message}");
+        assert!(message.len() < 600, "{message}");
+    }
+    assert_eq!(house.ends(), [0]);
+}
+
+#[test]
+fn what_is_just_within_the_limits_is_taken_and_folded() {
+    let house = House::new(1);
+    let most = 9_223_372_036_854_775_807u64;
+    let user = "ü".repeat(64);
+    let long = |bytes| "x".repeat(bytes);
+    let who = json!({"device": long(128), "platform": "android", "gateway": long(64), "epoch": most, "conn": most});
+    let login = on("connect", &user, 1, json!({"intent": "login", "client": long(256)})).merged(who.clone());
+    let short = json!({"device": "d", "gateway": "g", "epoch": 0, "conn": 0, "client": "c"});
+    let beat = json!({"user": user, "platform": "android", "device": long(128), "conn": most});
+    house.publish(&[
+        json!({"type": "policy", "policy": {"platforms": {long(64): {"timeout_ms": 1, "push": false}}}}),
+        login,
+        json!({"type": "custom_status", "user": user, "text": long(100)}),
+        json!({"type": "heartbeats", "gateway": long(64), "epoch": most, "beats": vec![beat; 10_000]}),
+        json!({"type": "lease", "gateway": "g", "epoch": 0, "ttl_ms": 86_400_000}),
+        connect("u", 0).merged(short),
+        connect("v", 0).merged(json!({"platform": long(64)})),
+        // Null and missing are the same.
+        json!({"type": "custom_status", "user": "u", "text": null, "mood": [1, {"a": "b"}]}),
+        json!({"type": "kick", "user": "u", "platform": null, "device": null}),
+    ]);
+    house.wait_until_folded();
+    assert_eq!(house.end(Topic::Quarantine, 0), 0);
+    let object = house.user_at(&user, &json!(2)).ok();
+    assert_eq!(object["custom_status"], long(100));
+    assert_eq!(object["devices"][0]["conn"], most);
+    assert_eq!(object["devices"][0]["client"], long(256));
+}
+
+#[test]
+fn a_request_has_1_to_10000_events() {
+    let house = House::new(1);
+    for (body, count) in [
+        (json!([]), 0),
+        (json!({"events": []}), 0),
+        (json!(vec![connect("u", 1); 10_001]), 10_001),
+    ] {
+        let error = house.post("/v1/events", body.to_string()).error(400, "bad_events");
+        let message = format!("a request must have 1 to 10000 events, not {count}");
+        assert_eq!(error["message"], message);
+    }
+    assert_eq!(house.ends(), [0]);
+    let appended = house.publish(&vec![connect("u", 1); 10_000]);
+    assert_eq!(appended[9_999], at(0, 9_999));
+}
+
+#[test]
+fn a_body_of_more_than_8_mib_is_413_and_one_of_8_mib_is_not() {
+    const MOST: usize = 8 << 20;
+    let house = House::new(1);
+    let padded = |size: usize| {
+        let event = json!([connect("alice", 1)]).to_string();
+        format!("{}{event}", " ".repeat(size - event.len()))
+    };
+    for path in ["/v1/events", "/v1/users/query"] {
+        for size in [MOST + 1, 3 * MOST] {
+            let error = house.post(path, padded(size)).error(413, "body_too_large");
+            assert_eq!(error["message"], "a body may have at most 8388608 bytes");
+        }
+    }
+    assert_eq!(house.ends(), [0]);
+    house.post("/v1/events", padded(MOST)).ok();
+    assert_eq!(house.ends(), [1]);
+}
+
+#[test]
+fn wrong_json_is_400_with_line_and_column() {
+    let house = House::new(1);
+    let wrong: [(&[u8], &str); 9] = [
+        (b"", "line 1 column 0"),
+        (b"[{\"type\":\"tick\"},\n {\"type\":}]", "line 2 column 10"),
+        (b"[{\"type\":\"tick\"}", "line 1 column 16"),
+        (b"[{\"type\":\"tick\"}]\n]", "line 2 column 1"),
+        (b"{\n\"event\":[]}", "missing field `events` at line 2 column 11"),
+        (b"{\"events\":{}}", "line 1 column 10"),
+        (
+            b"\"tick\"",
+            "an array of events, or an object with such an array as `events` at line 1 column 6",
+        ),
+        (b"[{\"type\":\"custom_status\",\"user\":\"\\ud800\"}]", "line 1 column"),
+        (b"[\n{\"type\":\"\xff\"}]", "line 2 column 10"),
+    ];
+    for (body, place) in wrong {
+        let shown = String::from_utf8_lossy(body).into_owned();
+        let error = house.post("/v1/events", body).error(400, "bad_json");
+        let message = error["message"].as_str().expect("text");
+        assert!(message.contains(place), "{shown}: {message}");
+    }
+    assert_eq!(house.ends(), [0]);
+}
+
+#[test]
+fn what_the_log_does_not_take_is_503_and_can_be_sent_again() {
+    let house = House::new(1);
+    let body = json!([connect("alice", 1)]).to_string();
+    for (failure, code) in [
+        (log::Error::Busy, "busy"),
+        (log::Error::Write("disk full".into()), "log_unavailable"),
+        (log::Error::Closed, "stopping"),
+    ] {
+        house.log.fail_appends(1, failure);
+        let reply = house.post("/v1/events", &body);
+        reply.error(503, code);
+        assert_eq!(reply.header("retry-after"), Some("1"));
+        assert_eq!(house.ends(), [0]);
+    }
+    house.post("/v1/events", &body).ok();
+    assert_eq!(house.ends(), [1]);
+}
+
+#[test]
+fn a_server_that_stops_takes_no_events() {
+    let house = House::new(1);
+    house.stop.send_replace(true);
+    let body = json!([connect("alice", 1)]).to_string();
+    let error = house.post("/v1/events", body).error(503, "stopping");
+    assert_eq!(error["message"], "the server is stopping; no event was taken");
+    assert_eq!(house.ends(), [0]);
+}

@@ -1,0 +1,421 @@
+//! `GET /v1/changes` and `GET /v1/kicks`.
+
+use crate::client::{Follower, Reply, Told, encoded};
+use crate::house::{House, connect, on, says, user_of};
+use rollcall::log::Topic;
+use rollcall::presence::{Offset, Partition};
+use serde_json::{Value, json};
+
+fn moods(user: &str, numbers: std::ops::Range<usize>) -> Vec<Value> {
+    numbers.map(|number| says(user, format!("mood {number}"))).collect()
+}
+
+/// More than fits into the buffers between two programs.
+const FLOOD: usize = 40_000;
+
+/// Publishes that many changes of one user, some 20 MB of events to follow.
+fn flood(house: &House) {
+    let user = "x".repeat(120);
+    house.publish(&[connect(&user, 1)]);
+    let padding = "y".repeat(90);
+    for start in (1..FLOOD).step_by(10_000) {
+        let numbers = start..FLOOD.min(start + 10_000);
+        let events: Vec<Value> = numbers
+            .map(|number| says(&user, format!("{padding}{number}")))
+            .collect();
+        house.publish(&events);
+    }
+    house.wait_until_folded();
+    assert_eq!(house.end(Topic::Changes, 0), FLOOD as u64);
+}
+
+/// Reads the whole flood, and sees that nothing is missing, twice or out of order.
+fn take_flood(follower: &mut Follower) {
+    for number in 1..=FLOOD {
+        let told = follower.next();
+        assert_eq!(told.json()["seq"], number);
+        assert_eq!(told.id, format!("0:{number}"));
+    }
+}
+
+#[test]
+fn a_change_comes_as_in_the_rules_with_the_cursor_after_it() {
+    let house = House::new(1);
+    let mut follower = house.follow("/v1/changes");
+    house.publish(&[connect("alice", 7)]);
+    let data = concat!(
+        r#"{"type":"change","id":"0-0-0","partition":0,"offset":0,"seq":1,"user":"alice","version":1,"at":1000,"#,
+        r#""logged_at":1000,"cause":"login","before":"offline","after":"online","#,
+        r#""devices":[{"platform":"android","device":"a1","gateway":"g1","before":"offline","after":"online"}],"#,
+        r#""custom_status":null,"evidence":0}"#
+    );
+    let told = follower.next();
+    assert_eq!(
+        (told.name.as_str(), told.id.as_str(), told.data.as_str()),
+        ("change", "0:1", data)
+    );
+}
+
+#[test]
+fn every_partition_is_followed_and_nothing_comes_that_was_before() {
+    let house = House::new(2);
+    let (a, b) = (user_of(0, 2, 0), user_of(1, 2, 0));
+    house.publish(&[connect(&a, 1), connect(&b, 2)]);
+    house.wait_until_folded();
+    let mut now = house.follow("/v1/changes");
+    let mut latest = house.follow("/v1/changes?after=latest");
+    let mut earliest = house.follow("/v1/changes?after=earliest");
+    house.publish(&[says(&a, "one")]);
+    house.wait_until_folded();
+    house.publish(&[says(&b, "two")]);
+    for follower in [&mut now, &mut latest] {
+        let told = follower.take(2);
+        assert_eq!(
+            (told[0].json()["custom_status"].as_str(), told[0].id.as_str()),
+            (Some("one"), "0:2,1:1")
+        );
+        assert_eq!(
+            (told[1].json()["custom_status"].as_str(), told[1].id.as_str()),
+            (Some("two"), "0:2,1:2")
+        );
+    }
+    let mut users: Vec<String> = earliest
+        .take(4)
+        .iter()
+        .map(|told| told.json()["user"].to_string())
+        .collect();
+    users.sort();
+    let mut expected = [&a, &a, &b, &b].map(|user| format!("\"{user}\""));
+    expected.sort();
+    assert_eq!(users, expected);
+}
+
+#[test]
+fn a_subscription_is_resumed_anywhere_without_a_gap_or_a_repeat() {
+    let house = House::new(2);
+    let users = [user_of(0, 2, 0), user_of(1, 2, 0), user_of(0, 2, 1)];
+    let mut events: Vec<Value> = users.iter().map(|user| connect(user, 1)).collect();
+    for number in 0..700 {
+        events.extend(users.iter().map(|user| says(user, format!("mood {number}"))));
+    }
+    let (before, during) = events.split_at(1_200);
+    house.publish(before);
+    house.wait_until_folded();
+    std::thread::scope(|scope| {
+        let house = &house;
+        scope.spawn(move || {
+            for events in during.chunks(50) {
+                house.publish(events);
+            }
+        });
+        let mut cursor = "earliest".to_owned();
+        let mut seen: Vec<Told> = Vec::new();
+        // Cut after 1, 2, 3, … events, by turns with the one and the other way to say where one was.
+        for count in 1.. {
+            let count = count.min(events.len() - seen.len());
+            if count == 0 {
+                break;
+            }
+            let mut follower = match count % 2 {
+                0 => house.follow(&format!("/v1/changes?after={}", encoded(&cursor))),
+                _ => house.with("Last-Event-ID", &cursor).follow("/v1/changes?after=latest"),
+            };
+            seen.extend(follower.take(count));
+            cursor = seen[seen.len() - 1].id.clone();
+        }
+        for partition in 0..2 {
+            let changes: Vec<Value> = seen.iter().map(Told::json).collect();
+            let of_partition = changes.iter().filter(|change| change["partition"] == partition);
+            let seqs: Vec<u64> = of_partition.filter_map(|change| change["seq"].as_u64()).collect();
+            assert_eq!(seqs, (1..=house.end(Topic::Changes, partition)).collect::<Vec<_>>());
+        }
+        assert_eq!(
+            cursor,
+            format!("0:{},1:{}", house.end(Topic::Changes, 0), house.end(Topic::Changes, 1))
+        );
+    });
+}
+
+#[test]
+fn users_can_be_chosen() {
+    let house = House::new(2);
+    let (a, b, c) = (user_of(0, 2, 0), user_of(0, 2, 1), user_of(1, 2, 0));
+    house.publish(&[connect(&a, 1), connect(&b, 2), connect(&c, 3)]);
+    house.wait_until_folded();
+    let mut one = house.follow(&format!("/v1/changes?after=earliest&user={a}"));
+    let mut two = house.follow(&format!("/v1/changes?user={c}&after=earliest&user={a}"));
+    // The cursor is of the partitions followed: a user is in one.
+    assert_eq!(one.next().id, "0:1");
+    let told = two.take(2);
+    let users: Vec<Value> = told.iter().map(|told| told.json()["user"].clone()).collect();
+    assert_eq!(json!(users), json!([a, c]));
+    assert_eq!(told[1].id, "0:2,1:1");
+    // Many that do not concern it, then one that does.
+    house.publish(&moods(&b, 0..2_000));
+    house.wait_until_folded();
+    house.publish(&[says(&a, "here")]);
+    let here = one.next();
+    assert_eq!(
+        (here.json()["custom_status"].as_str(), here.id.as_str()),
+        (Some("here"), "0:2003")
+    );
+    // Resumed with its own cursor, and with that of somebody who followed more.
+    for cursor in ["0:1", "0:1,1:1"] {
+        let mut again = house
+            .with("Last-Event-ID", cursor)
+            .follow(&format!("/v1/changes?user={a}"));
+        assert_eq!(again.next(), here);
+    }
+}
+
+#[test]
+fn whom_nothing_concerns_is_told_how_far_it_is_all_the_same() {
+    let house = House::new(1);
+    house.publish(&[connect("alice", 1)]);
+    house.publish(&moods("alice", 0..100));
+    house.wait_until_folded();
+    let mut follower = house.follow("/v1/changes?user=bob&after=earliest");
+    assert_eq!(follower.block().as_deref(), Some("id: 0:101\n"));
+}
+
+#[test]
+fn a_partition_can_be_chosen() {
+    let house = House::new(3);
+    let users = [0, 1, 2].map(|partition| user_of(partition, 3, 0));
+    house.publish(&users.clone().map(|user| connect(&user, 1)));
+    house.wait_until_folded();
+    let mut follower = house.follow("/v1/changes?partition=1&after=earliest");
+    house.publish(&users.clone().map(|user| says(&user, "x")));
+    let told = follower.take(2);
+    assert!(told.iter().all(|told| told.json()["user"] == users[1]));
+    assert_eq!(told[1].id, "1:2");
+    let mut again = house.follow("/v1/changes?partition=1&after=1:1");
+    assert_eq!(again.next(), told[1]);
+    let error = house.get("/v1/changes?partition=3").error(400, "bad_parameter");
+    assert_eq!(error["message"], "partition 3 does not exist: there are 3, from 0");
+    let error = house.get("/v1/kicks?partition=one").error(400, "bad_parameter");
+    assert_eq!(
+        error["message"],
+        "`partition` must be an integer from 0 to 4294967295, not \"one\""
+    );
+}
+
+#[test]
+fn kicks_come_to_their_gateway() {
+    let house = House::new(1);
+    let mut all = house.follow("/v1/kicks");
+    let mut g2 = house.follow("/v1/kicks?gateway=g2&gateway=g3");
+    let login = |gateway: &str, conn| on("connect", "alice", conn, json!({"intent": "login", "gateway": gateway}));
+    house.publish(&[
+        login("g1", 1),
+        login("g2", 2),
+        login("g1", 3),
+        says("alice", "x"),
+        login("g3", 4),
+    ]);
+    let kick = concat!(
+        r#"{"type":"kick","id":"0-2-0","gateway":"g2","epoch":1,"conn":2,"user":"alice","platform":"android","#,
+        r#""device":"a1","reason":"replaced","at":1000}"#
+    );
+    let told = g2.next();
+    assert_eq!(
+        (told.name.as_str(), told.id.as_str(), told.data.as_str()),
+        ("kick", "0:2", kick)
+    );
+    let told = all.take(3);
+    let conns: Vec<Value> = told.iter().map(|told| told.json()["conn"].clone()).collect();
+    assert_eq!(json!(conns), json!([1, 2, 3]));
+    let mut again = house.with("Last-Event-ID", &told[0].id).follow("/v1/kicks");
+    assert_eq!(again.take(2), told[1..]);
+    let mut again = house.follow("/v1/kicks?gateway=g2&after=earliest");
+    assert_eq!(again.next().data, kick);
+    house
+        .log
+        .drop_before(Topic::Kicks, Partition(0), Offset(2))
+        .expect("dropped");
+    assert_eq!(house.get("/v1/kicks?after=0:1").error(410, "gone")["oldest"], "0:2");
+}
+
+#[test]
+fn a_cursor_must_be_one_of_this_log() {
+    let house = House::new(2);
+    house.publish(&[connect(&user_of(0, 2, 0), 1)]);
+    house.wait_until_folded();
+    for wrong in [
+        "x",
+        "",
+        "0",
+        "0:",
+        ":1",
+        "0:-1,1:0",
+        "0:1;1:0",
+        "0:1,1:0,",
+        "0:1,1:18446744073709551616",
+    ] {
+        for path in ["/v1/changes", "/v1/kicks"] {
+            let expected = format!("{wrong:?} is no cursor: it looks like 0:12,1:7, or is `earliest` or `latest`");
+            let reply = house.get(&format!("{path}?after={}", encoded(wrong)));
+            assert_eq!(reply.error(400, "bad_cursor")["message"], expected);
+            let reply = house.with("Last-Event-ID", wrong).get(path);
+            assert_eq!(reply.error(400, "bad_cursor")["message"], expected);
+        }
+    }
+    // Not taken for none, which would skip what was missed.
+    house
+        .with("Last-Event-ID", "0:ü")
+        .get("/v1/changes")
+        .error(400, "bad_cursor");
+    let error = house.get("/v1/changes?after=0:1").error(400, "bad_cursor");
+    assert_eq!(
+        error["message"],
+        "the cursor says nothing of partition 1, which is followed"
+    );
+    let error = house.get("/v1/changes?after=0:2,1:0").error(400, "bad_cursor");
+    assert_eq!(error["message"], "the cursor is ahead of partition 0, which ends at 1");
+}
+
+#[test]
+fn what_the_log_no_longer_has_is_410_with_the_oldest_cursor() {
+    let house = House::new(2);
+    let (a, b) = (user_of(0, 2, 0), user_of(1, 2, 0));
+    house.publish(&[connect(&a, 1), connect(&b, 1)]);
+    house.publish(&moods(&a, 0..10));
+    house.publish(&moods(&b, 0..10));
+    house.wait_until_folded();
+    house
+        .log
+        .drop_before(Topic::Changes, Partition(0), Offset(4))
+        .expect("dropped");
+    house
+        .log
+        .drop_before(Topic::Changes, Partition(1), Offset(2))
+        .expect("dropped");
+    let oldest = |reply: Reply| reply.error(410, "gone")["oldest"].as_str().map(str::to_owned);
+    assert_eq!(
+        oldest(house.get("/v1/changes?after=0:3,1:11")).as_deref(),
+        Some("0:4,1:2")
+    );
+    assert_eq!(
+        oldest(house.with("Last-Event-ID", "0:3,1:11").get("/v1/changes")).as_deref(),
+        Some("0:4,1:2")
+    );
+    assert_eq!(
+        oldest(house.get("/v1/changes?after=1:1&partition=1")).as_deref(),
+        Some("1:2")
+    );
+    assert_eq!(
+        oldest(house.get(&format!("/v1/changes?after=0:0,1:0&user={b}"))).as_deref(),
+        Some("1:2")
+    );
+    let error = house.get("/v1/changes?after=0:3,1:11").error(410, "gone");
+    let message = "the log no longer reaches back to this cursor; the oldest one is 0:4,1:2";
+    assert_eq!(error["message"], message);
+    // The oldest cursor works, and so does the oldest still there of one partition with a newer one of another.
+    let mut follower = house.follow("/v1/changes?after=0:4,1:2");
+    let told = follower.take(16);
+    assert_eq!(told[15].id, "0:11,1:11");
+    assert_eq!(told[0].json()["seq"], 5);
+    assert_eq!(
+        house.follow("/v1/changes?after=0:4,1:11").next(),
+        Told {
+            id: "0:5,1:11".to_owned(),
+            ..told[0].clone()
+        }
+    );
+    assert_eq!(house.follow("/v1/changes?after=earliest").next(), told[0]);
+}
+
+#[test]
+fn at_most_1000_users_are_followed() {
+    let house = House::new(2);
+    let query = |count: usize| -> String { (0..count).map(|number| format!("&user=u{number}")).collect() };
+    let error = house
+        .get(&format!("/v1/changes?{}", query(1_001)))
+        .error(400, "bad_parameter");
+    assert_eq!(error["message"], "at most 1000 `user` may be given, not 1001");
+    house.publish(&[connect("u999", 1)]);
+    let mut follower = house.follow(&format!("/v1/changes?after=earliest{}", query(1_000)));
+    assert_eq!(follower.next().json()["user"], "u999");
+}
+
+#[test]
+fn a_name_that_nobody_can_have_is_not_followed() {
+    let house = House::new(2);
+    let long = |bytes| "x".repeat(bytes);
+    for (path, name, most) in [("/v1/changes", "user", 128), ("/v1/kicks", "gateway", 64)] {
+        for bytes in [0, most + 1] {
+            let reply = house.get(&format!("{path}?{name}=a&{name}={}", long(bytes)));
+            let message = format!("`{name}` must have 1 to {most} bytes of UTF-8, not {bytes}");
+            assert_eq!(reply.error(400, "bad_parameter")["message"], message);
+        }
+        house.follow(&format!("{path}?{name}={}", long(most)));
+    }
+}
+
+#[test]
+fn a_reader_that_does_not_read_slows_nobody_and_gets_everything_later() {
+    let house = House::new(1);
+    let mut slow = house.follow("/v1/changes");
+    let mut quick = house.follow("/v1/changes");
+    std::thread::scope(|scope| {
+        scope.spawn(|| take_flood(&mut quick));
+        flood(&house);
+    });
+    // The engine has done everything, others have heard of it; now the slow one begins.
+    take_flood(&mut slow);
+    house.publish(&[connect("bob", 1)]);
+    for follower in [&mut slow, &mut quick] {
+        assert_eq!(follower.next().json()["user"], "bob");
+    }
+}
+
+#[test]
+fn a_reader_that_is_slower_than_the_log_keeps_is_told_so_and_from_where_it_goes_on() {
+    let house = House::new(1);
+    let mut slow = house.follow("/v1/changes");
+    flood(&house);
+    let end = house.end(Topic::Changes, 0);
+    house
+        .log
+        .drop_before(Topic::Changes, Partition(0), Offset(end - 3))
+        .expect("dropped");
+    let mut number = 0;
+    let last = loop {
+        let told = slow.next();
+        if told.name == "error" {
+            break told;
+        }
+        number += 1;
+        assert_eq!(told.json()["seq"], number);
+    };
+    assert!(number < end, "{number}");
+    // Without an id: a client that comes back by itself asks from where it was, and is told 410.
+    assert_eq!(last.id, "");
+    let error = &last.json()["error"];
+    assert_eq!(
+        (error["code"].as_str(), error["oldest"].as_str()),
+        (Some("gone"), Some("0:39997"))
+    );
+    assert!(slow.next_or_end().is_none());
+    house.get(&format!("/v1/changes?after=0:{number}")).error(410, "gone");
+    assert_eq!(house.follow("/v1/changes?after=0:39997").take(3)[2].id, "0:40000");
+}
+
+#[test]
+fn a_quiet_subscription_is_kept_open_by_comments() {
+    let house = House::new(1);
+    let mut follower = house.follow("/v1/changes");
+    assert_eq!(follower.block().as_deref(), Some(": still here\n"));
+    house.publish(&[connect("alice", 1)]);
+    assert_eq!(follower.next().id, "0:1");
+}
+
+#[test]
+fn a_server_that_stops_ends_its_subscriptions() {
+    let house = House::new(2);
+    let mut changes = house.follow("/v1/changes");
+    let mut kicks = house.follow("/v1/kicks?gateway=g1");
+    house.stop.send_replace(true);
+    assert!(changes.next_or_end().is_none());
+    assert!(kicks.next_or_end().is_none());
+}

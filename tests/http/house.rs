@@ -1,0 +1,139 @@
+//! A server in this process, on a log in memory and a clock that stands still: 1970, one second past midnight.
+
+use crate::client::Client;
+use rollcall::clock::ManualClock;
+use rollcall::config::Scopes;
+use rollcall::engine::{Engine, Tuning};
+use rollcall::http::Face;
+use rollcall::log::memory::MemoryLog;
+use rollcall::log::{Log as _, Topic};
+use rollcall::presence::Partition;
+use rollcall::schema::partitioner::partition_of;
+use serde_json::{Value, json};
+use std::ops::Deref;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+pub struct House {
+    pub log: Arc<MemoryLog>,
+    pub clock: Arc<ManualClock>,
+    pub stop: watch::Sender<bool>,
+    client: Client,
+    engine: Arc<Engine>,
+    runtime: Option<Runtime>,
+}
+
+impl House {
+    pub fn new(partitions: u32) -> House {
+        House::with_tokens(partitions, None)
+    }
+
+    pub fn with_tokens(partitions: u32, tokens: Option<&[(String, Scopes)]>) -> House {
+        let clock = Arc::new(ManualClock::new(1_000));
+        let log = Arc::new(MemoryLog::new(partitions, clock.clone()));
+        let engine = Engine::start(log.clone(), None, clock.clone(), Tuning::default()).expect("started");
+        let engine = Arc::new(engine);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (stop, stopping) = watch::channel(false);
+        let face = Face::new(engine.clone(), tokens, address, stopping);
+        runtime.spawn(async move { axum::serve(listener, face.router()).await });
+        let house = House {
+            log,
+            clock,
+            stop,
+            client: Client::new(address),
+            engine,
+            runtime: Some(runtime),
+        };
+        wait_until("it is ready", || house.get("/readyz").status == 200);
+        house
+    }
+
+    /// The next offset of a topic.
+    pub fn end(&self, topic: Topic, partition: u32) -> u64 {
+        self.log.range(topic, Partition(partition)).expect("a range").end.0
+    }
+
+    /// The next offsets of the events in all partitions.
+    pub fn ends(&self) -> Vec<u64> {
+        let partitions = 0..self.log.partitions();
+        partitions.map(|partition| self.end(Topic::Events, partition)).collect()
+    }
+
+    /// Waits until everything in the log is folded and its outputs are out.
+    #[track_caller]
+    pub fn wait_until_folded(&self) {
+        wait_until("everything is folded", || {
+            let stats = self.get("/v1/stats").ok();
+            let partitions = stats["partitions"].as_array().expect("partitions");
+            partitions.iter().all(|partition| partition["lag"] == 0)
+        });
+    }
+}
+
+/// Asks again until it is so, within bounds.
+#[track_caller]
+pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    for _ in 0..6_000 {
+        if so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("not in a minute: {what}");
+}
+
+impl Deref for House {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        let stopped = self.engine.stop();
+        if !std::thread::panicking() {
+            stopped.expect("the engine ends well");
+        }
+    }
+}
+
+/// The number-th user of a partition.
+pub fn user_of(partition: u32, partitions: u32, number: usize) -> String {
+    (0..)
+        .map(|number| format!("user-{number}"))
+        .filter(|user| partition_of(user, partitions) == Partition(partition))
+        .nth(number)
+        .expect("there are more")
+}
+
+pub fn connect(user: &str, conn: u64) -> Value {
+    on("connect", user, conn, json!({"intent": "login"}))
+}
+
+/// An event of a user's one device on the gateway g1.
+pub fn on(kind: &str, user: &str, conn: u64, more: Value) -> Value {
+    let mut event = json!({"type": kind, "user": user, "platform": "android", "device": "a1", "gateway": "g1",
+        "epoch": 1, "conn": conn});
+    if let (Some(event), Some(more)) = (event.as_object_mut(), more.as_object()) {
+        event.extend(more.clone());
+    }
+    event
+}
+
+pub fn says(user: &str, text: impl Into<String>) -> Value {
+    json!({"type": "custom_status", "user": user, "text": text.into()})
+}

@@ -1,0 +1,235 @@
+//! Policy, gateways, stats, health, metrics, the console, and paths that are not there.
+
+use crate::house::{House, connect, on, user_of, wait_until};
+use rollcall::log;
+use serde_json::{Value, json};
+
+#[test]
+fn the_policy_is_completed_and_says_since_when_it_holds() {
+    let house = House::new(2);
+    let first = house.get("/v1/policy").ok();
+    assert_eq!(first["policy"]["login"], "single");
+    let never = json!([{"partition": 0, "offset": null}, {"partition": 1, "offset": null}]);
+    assert_eq!(first["since"], never);
+    house.publish(&[connect(&user_of(1, 2, 0), 1)]);
+    let platforms = json!({"web": {"timeout_ms": 5_000}, "tv": {"timeout_ms": 9_000, "push": false}});
+    let policy = json!({"login": "multi", "platforms": platforms});
+    let appended = house.publish(&[json!({"type": "policy", "policy": policy}), json!({"type": "tick"})]);
+    house.wait_until_folded();
+    let answer = house.get("/v1/policy").ok();
+    assert_eq!(answer["since"], appended[0]);
+    let policy = &answer["policy"];
+    assert_eq!(
+        (&policy["rules"], &policy["login"], &policy["kicked_max"]),
+        (&json!(1), &json!("multi"), &json!(16))
+    );
+    let tv = json!({"kind": "tv", "heartbeat_ms": 3_000, "timeout_ms": 9_000, "closed_ms": 0, "exit_ms": 0,
+        "background_ms": null, "push": false, "away_ms": 600_000});
+    assert_eq!(policy["platforms"]["tv"], tv);
+    assert_eq!(policy["platforms"]["web"]["timeout_ms"], 5_000);
+    assert_eq!(policy["platforms"]["web"]["heartbeat_ms"], 20_000);
+    assert_eq!(
+        policy["platforms"].as_object().map(|platforms| platforms.len()),
+        Some(9)
+    );
+    // What is shown can be published again.
+    house.publish(&[json!({"type": "policy", "policy": policy})]);
+    house.wait_until_folded();
+    assert_eq!(house.get("/v1/policy").ok()["policy"], *policy);
+}
+
+#[test]
+fn gateways_are_shown_with_epoch_end_and_lease() {
+    let house = House::new(2);
+    assert_eq!(house.get("/v1/gateways").ok(), json!({"gateways": []}));
+    let lease = |gateway: &str, epoch: u64, ttl_ms: u64| json!({"type": "lease", "gateway": gateway, "epoch": epoch, "ttl_ms": ttl_ms});
+    house.publish(&[
+        lease("g2", 3, 30_000),
+        lease("g1", 1, 30_000),
+        lease("ü \"g\"", 0, 1),
+        lease("g1", 2, 10_000),
+    ]);
+    house.publish(&[lease("g2", 3, 0)]);
+    house.wait_until_folded();
+    let shown = |gateway: &str, epoch: u64, ended: bool, lease_until: Value| json!({"gateway": gateway, "epoch": epoch, "ended": ended, "lease_until": lease_until});
+    let gateways = [
+        shown("g1", 2, false, json!(11_000)),
+        shown("g2", 3, true, json!(null)),
+        shown("ü \"g\"", 0, false, json!(1_001)),
+    ];
+    assert_eq!(house.get("/v1/gateways").ok(), json!({"gateways": gateways}));
+}
+
+#[test]
+fn stats_count_users_and_devices_and_say_where_each_partition_is() {
+    let house = House::new(2);
+    let (a, b, c) = (user_of(0, 2, 0), user_of(0, 2, 1), user_of(1, 2, 0));
+    house.publish(&[
+        connect(&a, 1),
+        connect(&b, 2),
+        on(
+            "connect",
+            &c,
+            3,
+            json!({"intent": "login", "platform": "web", "device": "tab"}),
+        ),
+        on("disconnect", &b, 2, json!({"reason": "closed"})),
+    ]);
+    house.wait_until_folded();
+    let stats = house.get("/v1/stats").ok();
+    assert_eq!(
+        stats["users"],
+        json!({"known": 3, "online": 2, "push_online": 1, "offline": 0})
+    );
+    assert_eq!(
+        stats["devices"],
+        json!({"online": {"android": 1, "web": 1}, "push_online": {"android": 1}})
+    );
+    let partition = |number: u64, end: u64| json!({"partition": number, "state": "live", "log_end": end, "committed": end, "applied": end, "time": 1_000, "lag": 0});
+    assert_eq!(stats["partitions"], json!([partition(0, 3), partition(1, 1)]));
+    assert_eq!(stats["version"], env!("CARGO_PKG_VERSION"));
+    house.publish(&[on(
+        "disconnect",
+        &c,
+        3,
+        json!({"reason": "exit", "platform": "web", "device": "tab"}),
+    )]);
+    house.publish(&[json!({"type": "forget", "user": b})]);
+    house.wait_until_folded();
+    let stats = house.get("/v1/stats").ok();
+    assert_eq!(
+        stats["users"],
+        json!({"known": 2, "online": 1, "push_online": 0, "offline": 1})
+    );
+    assert_eq!(stats["devices"], json!({"online": {"android": 1}, "push_online": {}}));
+}
+
+#[test]
+fn health_is_of_the_process_and_readiness_of_every_partition() {
+    let house = House::new(2);
+    assert_eq!(house.get("/healthz").body, "ok\n");
+    assert_eq!(house.get("/readyz").body, "ready\n");
+    house
+        .log
+        .fail_reads(100_000, log::Error::Read("a disk that hums".into()));
+    house.publish(&[json!({"type": "tick"})]);
+    wait_until("it says that it is not ready", || house.get("/readyz").status != 200);
+    let reply = house.get("/readyz");
+    let error = reply.error(503, "not_ready");
+    let message = error["message"].as_str().expect("text");
+    assert!(
+        message.contains("is failed: the log cannot be read: a disk that hums"),
+        "{message}"
+    );
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    assert_eq!(house.get("/healthz").status, 200);
+    let stats = house.get("/v1/stats").ok();
+    let failed = |partition: &&Value| partition["state"] == "failed" && partition["error"].is_string();
+    assert!(
+        stats["partitions"]
+            .as_array()
+            .expect("partitions")
+            .iter()
+            .any(|partition| failed(&partition)),
+        "{stats}"
+    );
+    house.log.heal();
+    // It tries again by itself after a pause, by its clock.
+    house.clock.advance_ms(1_000);
+    wait_until("it is ready again", || house.get("/readyz").status == 200);
+    house.stop.send_replace(true);
+    house.get("/readyz").error(503, "stopping");
+    assert_eq!(house.get("/healthz").status, 200);
+}
+
+#[test]
+fn metrics_are_in_the_text_format() {
+    let house = House::new(1);
+    house.publish(&[connect("alice", 1)]);
+    house.wait_until_folded();
+    let _follower = house.follow("/v1/changes");
+    let reply = house.get("/metrics");
+    assert_eq!(reply.status, 200);
+    assert!(
+        reply
+            .header("content-type")
+            .is_some_and(|kind| kind.starts_with("text/plain; version=0.0.4"))
+    );
+    let lines: Vec<&str> = reply.body.lines().collect();
+    for name in [
+        "rollcall_events_appended_total",
+        "rollcall_events_folded_total",
+        "rollcall_followers",
+    ] {
+        let line = lines
+            .iter()
+            .find(|line| line.split_once(' ').is_some_and(|(other, _)| other == name));
+        let value = line
+            .and_then(|line| line.rsplit_once(' '))
+            .and_then(|(_, value)| value.parse::<f64>().ok());
+        assert!(value > Some(0.0), "{name}: {line:?}");
+        assert!(
+            lines.iter().any(|line| line.starts_with(&format!("# HELP {name} "))),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_console_is_one_page() {
+    let house = House::new(1);
+    let reply = house.get("/");
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(reply.header("x-frame-options"), Some("DENY"));
+    assert!(!reply.body.contains("src=\"http") && !reply.body.contains("href=\"http"));
+}
+
+#[test]
+fn paths_and_methods_that_are_not_there_have_the_one_shape() {
+    let house = House::new(1);
+    for path in [
+        "/v1",
+        "/v1/",
+        "/v2/events",
+        "/v1/user/alice",
+        "/v1/users",
+        "/v1/users/",
+        "/v1/users/a/b",
+        "/v1/events/",
+        "//",
+        "/index.html",
+        "/v1/users/a/changes/1",
+    ] {
+        for method in ["GET", "POST", "PUT"] {
+            house.send(method, path, b"{}").error(404, "not_found");
+        }
+    }
+    for (method, path, allowed) in [
+        ("GET", "/v1/events", "POST"),
+        ("PUT", "/v1/events", "POST"),
+        ("DELETE", "/v1/users/alice", "GET"),
+        ("POST", "/v1/users/alice", "GET"),
+        ("PATCH", "/v1/users/query", "POST"),
+        ("POST", "/v1/changes", "GET"),
+        ("POST", "/v1/kicks", "GET"),
+        ("POST", "/v1/stats", "GET"),
+        ("OPTIONS", "/v1/policy", "GET"),
+        ("POST", "/v1/gateways", "GET"),
+        ("POST", "/metrics", "GET"),
+        ("POST", "/healthz", "GET"),
+        ("POST", "/readyz", "GET"),
+        ("POST", "/", "GET"),
+        ("BREW", "/v1/stats", "GET"),
+    ] {
+        let reply = house.send(method, path, b"{}");
+        let error = reply.error(405, "method_not_allowed");
+        let message = format!("this path does not take {method}; the Allow header says what it takes");
+        assert_eq!(error["message"], message);
+        let header = reply.header("allow").unwrap_or_default();
+        assert!(
+            header.split(',').any(|method| method == allowed),
+            "{method} {path}: {header:?}"
+        );
+    }
+}

@@ -1,0 +1,275 @@
+//! The real binary: how it starts, what it keeps, how it ends.
+
+use crate::client::Client;
+use crate::house::{connect, on, says, wait_until};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::ops::Deref;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+struct Server {
+    process: Child,
+    client: Client,
+}
+
+fn command(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    command.args(["serve", "--data"]).arg(data).stdin(Stdio::null());
+    // What is set where the tests run is not what they are about.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROLLCALL_") || name == "RUST_LOG") {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Server {
+    fn start(data: &Path, more: &[&str]) -> Server {
+        let mut process = command(data)
+            .args(["--listen", "127.0.0.1:0", "--log-level", "error"])
+            .args(more)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let console = lines
+            .map(|line| line.expect("text"))
+            .find_map(|line| line.strip_prefix("console  http://").map(str::to_owned))
+            .expect("it says where the console is");
+        let address = console.trim_end_matches('/').parse().expect("an address");
+        let server = Server {
+            process,
+            client: Client::new(address),
+        };
+        wait_until("it is ready", || server.get("/readyz").status == 200);
+        server
+    }
+
+    /// Asks it to end, as a service manager does.
+    fn terminate(&self) {
+        let told = Command::new("kill")
+            .args(["-TERM", &self.process.id().to_string()])
+            .status();
+        assert!(told.expect("kill is installed").success());
+    }
+
+    fn ended(mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("it has ended", || {
+            status = self.process.try_wait().expect("waited for");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+}
+
+impl Deref for Server {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Ended already, where all went well.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The end of each partition's log, without ticks that it may write itself.
+fn ends(stats: &Value) -> Vec<u64> {
+    let partitions = stats["partitions"].as_array().expect("partitions");
+    partitions
+        .iter()
+        .filter_map(|partition| partition["log_end"].as_u64())
+        .collect()
+}
+
+#[test]
+fn it_ends_well_and_goes_on_where_it_was_whoever_is_still_connected() {
+    let data = tempfile::tempdir().expect("a directory");
+    let server = Server::start(data.path(), &["--partitions", "2"]);
+    // Of one user, since how two partitions are mixed is nobody's promise.
+    let user = "x".repeat(120);
+    let path = format!("/v1/changes?user={user}");
+    let mut follower = server.follow(&path);
+    // It never reads, and there is more for it than fits into the buffers between.
+    let _silent = server.follow("/v1/changes?after=earliest");
+    server.publish(&[connect(&user, 1)]);
+    let padding = "y".repeat(90);
+    for start in (1..30_000).step_by(10_000) {
+        let events: Vec<Value> = (start..start + 10_000)
+            .map(|number| says(&user, format!("{padding}{number}")))
+            .collect();
+        server.publish(&events);
+    }
+    let first: Vec<_> = follower.take(1_000);
+    // One that is in the middle of its request, one that has hardly begun, one that has said nothing yet.
+    let mut half = server.open("POST", "/v1/events", Some(1_000));
+    half.write_all(b"[{").expect("taken");
+    let mut barely = std::net::TcpStream::connect(server.address).expect("connected");
+    barely.write_all(b"GET /v1/sta").expect("taken");
+    let _mute = std::net::TcpStream::connect(server.address).expect("connected");
+    let last = server.publish(&[connect("alice", 2)]);
+    server.terminate();
+    let address = server.address;
+    assert_eq!(server.ended().code(), Some(0));
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "nobody listens any more"
+    );
+
+    let server = Server::start(data.path(), &[]);
+    assert_eq!(
+        server.user_at("alice", &last[0]["offset"]).ok()["devices"][0]["conn"],
+        2
+    );
+    let again: Vec<_> = server.follow(&format!("{path}&after=earliest")).take(1_000);
+    assert!(again == first, "the same changes, with the same cursors");
+    let mut resumed = server.with("Last-Event-ID", &first[999].id).follow(&path);
+    assert_eq!(resumed.next().json()["version"], 1_001);
+    server.terminate();
+    drop(resumed);
+    assert_eq!(server.ended().code(), Some(0));
+}
+
+#[test]
+fn subscriptions_end_cleanly_when_it_is_told_to_stop() {
+    let data = tempfile::tempdir().expect("a directory");
+    let server = Server::start(data.path(), &[]);
+    let mut changes = server.follow("/v1/changes");
+    let mut kicks = server.follow("/v1/kicks");
+    server.terminate();
+    assert!(changes.next_or_end().is_none());
+    assert!(kicks.next_or_end().is_none());
+    assert_eq!(server.ended().code(), Some(0));
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_at_once() {
+    let data = tempfile::tempdir().expect("a directory");
+    let mut server = Server::start(data.path(), &["--partitions", "1"]);
+    let appended = server.publish(&[
+        connect("alice", 1),
+        on("heartbeat", "alice", 1, json!({})),
+        says("alice", "here"),
+    ]);
+    server.process.kill().expect("killed");
+    server.process.wait().expect("dead");
+    drop(server);
+    let server = Server::start(data.path(), &[]);
+    let object = server.user_at("alice", &appended[2]["offset"]).ok();
+    assert_eq!(
+        (&object["status"], &object["custom_status"]),
+        (&json!("online"), &json!("here"))
+    );
+    let versions: Vec<Value> = server
+        .follow("/v1/changes?after=earliest")
+        .take(2)
+        .iter()
+        .map(|told| told.json()["version"].clone())
+        .collect();
+    assert_eq!(json!(versions), json!([1, 2]));
+}
+
+#[test]
+fn the_first_policy_comes_from_its_file_and_the_log_keeps_it() {
+    let data = tempfile::tempdir().expect("a directory");
+    let policy = data.path().join("policy.json");
+    std::fs::write(&policy, r#"{"login":"dual"}"#).expect("written");
+    let policy = policy.to_str().expect("text");
+    let server = Server::start(&data.path().join("log"), &["--policy", policy, "--partitions", "2"]);
+    let shown = server.get("/v1/policy").ok();
+    assert_eq!(shown["policy"]["login"], "dual");
+    assert_eq!(
+        shown["since"],
+        json!([{"partition": 0, "offset": 0}, {"partition": 1, "offset": 0}])
+    );
+    assert_eq!(ends(&server.get("/v1/stats").ok()), [1, 1]);
+    server.terminate();
+    assert_eq!(server.ended().code(), Some(0));
+    let server = Server::start(&data.path().join("log"), &[]);
+    assert_eq!(server.get("/v1/policy").ok(), shown);
+}
+
+#[test]
+fn tokens_come_from_a_file() {
+    let data = tempfile::tempdir().expect("a directory");
+    let file = data.path().join("tokens");
+    let text =
+        "# who may what\n\nwatcher-0123456789 read\nserver-0123456789  publish, read\noperator-0123456789\tadmin\n";
+    std::fs::write(&file, text).expect("written");
+    let server = Server::start(
+        &data.path().join("log"),
+        &["--token-file", file.to_str().expect("text")],
+    );
+    server.get("/v1/stats").error(401, "no_token");
+    server.token("watcher-0123456789").get("/v1/stats").ok();
+    server
+        .token("watcher-0123456789")
+        .post("/v1/events", "[]")
+        .error(403, "forbidden");
+    let publisher = server.token("server-0123456789");
+    let appended = publisher.publish(&[connect("alice", 1)]);
+    publisher.user_at("alice", &appended[0]["offset"]).ok();
+    let kick = json!([{"type": "kick", "user": "alice"}]).to_string();
+    publisher.post("/v1/events", &kick).error(403, "forbidden");
+    server.token("operator-0123456789").post("/v1/events", &kick).ok();
+}
+
+/// Starts what cannot start; what it says.
+fn refused(data: &Path, more: &[&str]) -> String {
+    let mut process = command(data)
+        .args(more)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut text = String::new();
+    process
+        .stderr
+        .take()
+        .expect("its errors")
+        .read_to_string(&mut text)
+        .expect("text");
+    assert_eq!(process.wait().expect("ended").code(), Some(2), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn others_are_let_in_only_with_tokens() {
+    let data = tempfile::tempdir().expect("a directory");
+    let log = data.path().join("log");
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8080"] {
+        let said = refused(&log, &["--listen", address]);
+        let expected = format!("error: listening on {address} lets others in, so --token-file must name a file");
+        assert!(said.starts_with(&expected), "{said}");
+    }
+    assert!(!log.exists(), "nothing was made");
+    let file = data.path().join("tokens");
+    let path = file.to_str().expect("text").to_owned();
+    for (text, says) in [
+        ("", "has no token: nobody could get in"),
+        ("# only a remark\n", "has no token: nobody could get in"),
+        (
+            "a-token-without-scopes\n",
+            "line 1: a token must be followed by its scopes",
+        ),
+        ("# x\nshort read\n", "line 2: a token must have at least 16 characters"),
+        (
+            "a-token-of-somebody write\n",
+            "line 1: the scope \"write\" is unknown; there are read, publish and admin",
+        ),
+    ] {
+        std::fs::write(&file, text).expect("written");
+        let said = refused(&log, &["--listen", "0.0.0.0:0", "--token-file", &path]);
+        assert!(said.contains(says), "{said}");
+        // Not the token itself.
+        assert!(!said.contains("a-token-"), "{said}");
+    }
+    let said = refused(&log, &["--token-file", "no-such-file"]);
+    assert!(said.contains("cannot read the tokens no-such-file"), "{said}");
+}
