@@ -9,8 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub fn rollcall(arguments: &[&str]) -> Command {
-    let mut command =
-        Command::new(std::env::var("ROLLCALL_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_rollcall").into())); // LOCAL
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
     command
 }
