@@ -201,6 +201,11 @@ impl Users {
         self.table.find(id).map(Slot)
     }
 
+    /// As [`Users::find`] for the id of this hash, but perhaps somebody else.
+    pub fn likely(&self, hash: u32) -> Option<Slot> {
+        self.table.likely(hash).map(Slot)
+    }
+
     pub fn get(&self, slot: Slot) -> Option<&User> {
         self.table.get(slot.0)
     }
