@@ -235,7 +235,7 @@ impl Walk {
             self.commit_log()?;
         }
         if self.folded_since >= self.tuning.store_commit_records
-            || self.state.dirty_users() >= self.tuning.store_commit_users
+            || self.state.changed_users() >= self.tuning.store_commit_users
             || (self.folded_since > 0 && self.is_over(self.store_committed_ms, self.tuning.store_commit_ms))
         {
             self.commit_store()?;

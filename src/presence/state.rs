@@ -972,8 +972,9 @@ impl State {
         self.users.forgotten.iter()
     }
 
-    /// How many users have changes that [`State::take_dirt`] has not told yet.
-    pub fn dirty_users(&self) -> usize {
-        self.users.dirty.len() + self.users.beats.len() + self.users.forgotten.len()
+    /// How many users are to be saved whole or were forgotten, which [`State::take_dirt`] has not told yet. Those of
+    /// whom only the heartbeat times changed are not counted.
+    pub fn changed_users(&self) -> usize {
+        self.users.dirty.len() + self.users.forgotten.len()
     }
 }
