@@ -27,7 +27,8 @@ pub struct Tuning {
     pub log_commit_ms: u64,
     /// The store is committed after so many records: about what can be folded again in two seconds.
     pub store_commit_records: u64,
-    /// Or when so many users have changed, since they are written in one batch.
+    /// Or when so many users have changed, since they are written in one batch. Heartbeats do not count: their times
+    /// are packed by blocks of users, and writing a block costs the same for one of them as for all.
     pub store_commit_users: usize,
     /// Or after so long.
     pub store_commit_ms: u64,

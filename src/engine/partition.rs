@@ -17,6 +17,7 @@ use super::{Error, Tuning};
 use crate::clock::Clock;
 use crate::log::{Limit, Log, Position, Record, Topic};
 use crate::metrics;
+use crate::presence::ahead::USERS_AHEAD;
 use crate::presence::deadlines::Upto;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
@@ -234,7 +235,7 @@ impl Walk {
             self.commit_log()?;
         }
         if self.folded_since >= self.tuning.store_commit_records
-            || self.state.dirty_users() >= self.tuning.store_commit_users
+            || self.state.changed_users() >= self.tuning.store_commit_users
             || (self.folded_since > 0 && self.is_over(self.store_committed_ms, self.tuning.store_commit_ms))
         {
             self.commit_store()?;
@@ -261,6 +262,10 @@ impl Walk {
             }
         }
         for (number, (record, event)) in records.iter().zip(&decoded).enumerate() {
+            if number % USERS_AHEAD == 0 {
+                let next = decoded[number..].iter().take(USERS_AHEAD).flatten();
+                self.state.look_ahead(next.filter_map(Event::user));
+            }
             self.fold_record(record, event.as_ref(), &decoded[number..])?;
             step.records += 1;
             step.saw_tick |= matches!(event, Ok(Event::Tick));
@@ -348,13 +353,15 @@ impl Walk {
 
     /// Brings users named in events into memory.
     fn fetch_named<'e>(&mut self, events: impl Iterator<Item = &'e Event<'e>>) -> Result<(), Error> {
-        let mut missing = Vec::new();
+        let mut named = Vec::new();
         for event in events {
-            event.for_each_user(|user| {
-                if self.state.slot_of(user).is_none() && !self.gone.contains_key(user) {
-                    missing.push(user);
-                }
-            });
+            event.for_each_user(|user| named.push(user));
+        }
+        let mut missing = Vec::new();
+        for users in named.chunks(USERS_AHEAD) {
+            self.state.look_ahead(users.iter().copied());
+            let unknown = |user: &&str| self.state.slot_of(user).is_none() && !self.gone.contains_key(*user);
+            missing.extend(users.iter().copied().filter(unknown));
         }
         missing.sort_unstable();
         missing.dedup();

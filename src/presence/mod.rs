@@ -7,6 +7,7 @@
 //! The vocabulary is here; [`event`] says what can happen, [`policy`] holds the rules' data, [`state`] what is
 //! remembered, [`change`] what is told, [`deadlines`] who is due, and [`fold`] the rules themselves.
 
+pub mod ahead;
 pub mod change;
 pub mod deadlines;
 pub mod event;

@@ -201,6 +201,11 @@ impl Users {
         self.table.find(id).map(Slot)
     }
 
+    /// As [`Users::find`] for the id of this hash, but perhaps somebody else.
+    pub fn likely(&self, hash: u32) -> Option<Slot> {
+        self.table.likely(hash).map(Slot)
+    }
+
     pub fn get(&self, slot: Slot) -> Option<&User> {
         self.table.get(slot.0)
     }
@@ -967,8 +972,9 @@ impl State {
         self.users.forgotten.iter()
     }
 
-    /// How many users have changes that [`State::take_dirt`] has not told yet.
-    pub fn dirty_users(&self) -> usize {
-        self.users.dirty.len() + self.users.beats.len() + self.users.forgotten.len()
+    /// How many users are to be saved whole or were forgotten, which [`State::take_dirt`] has not told yet. Those of
+    /// whom only the heartbeat times changed are not counted.
+    pub fn changed_users(&self) -> usize {
+        self.users.dirty.len() + self.users.forgotten.len()
     }
 }

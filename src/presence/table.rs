@@ -61,6 +61,11 @@ impl Index {
         }
     }
 
+    /// The slot of some entry with this hash, perhaps of another name.
+    pub fn likely(&self, hash: u32) -> Option<u32> {
+        self.find(hash, |_| true)
+    }
+
     /// Adds a slot that is not in the index.
     pub fn insert(&mut self, hash: u32, slot: u32) {
         if (self.len + 1) * LOAD.1 > self.entries.len() * LOAD.0 {
@@ -143,6 +148,11 @@ impl<T: Named> Table<T> {
                 .as_ref()
                 .is_some_and(|entry| entry.name() == name)
         })
+    }
+
+    /// Where the entry of this hash's name is, or another one of the same hash. The entry itself is not looked at.
+    pub fn likely(&self, hash: u32) -> Option<u32> {
+        self.index.likely(hash)
     }
 
     pub fn get(&self, slot: u32) -> Option<&T> {

@@ -144,6 +144,8 @@ impl State {
                     state: online(None),
                 };
                 pending.altered(&device, Status::Offline, rules, gateways);
+                // Most users have one device, and a vector's own first step would be room for four.
+                user.devices.reserve_exact(1);
                 user.devices.insert(place, device);
             }
         }

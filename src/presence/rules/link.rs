@@ -1,5 +1,6 @@
 //! What comes over an open connection: heartbeat, foreground and background, disconnect, logout (section 6).
 
+use super::super::ahead::USERS_AHEAD;
 use super::super::change::{Cause, IgnoreReason, KickReason};
 use super::super::event::{Beat, Ending, Via, Who};
 use super::super::fold::Out;
@@ -27,6 +28,10 @@ impl State {
     /// Each beat like a heartbeat of its own, in order.
     pub(in super::super) fn heartbeats(&mut self, gateway: &str, epoch: Epoch, beats: &[Beat<'_>], out: Out<'_>) {
         for (number, beat) in beats.iter().enumerate() {
+            if number % USERS_AHEAD == 0 {
+                let next = beats[number..].iter().take(USERS_AHEAD);
+                self.look_ahead(next.map(|beat| &*beat.who.user));
+            }
             let via = ViaRef {
                 gateway,
                 epoch,

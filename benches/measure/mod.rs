@@ -1,0 +1,77 @@
+//! What the benchmarks share: a table of figures, a fixed source of choices.
+//!
+//! Every figure is the median of several rounds, with the least and the greatest beside it, because other programs
+//! share the machine. A rate that depends on the machine stands beside a yardstick measured in the same run.
+
+use std::time::{Duration, Instant};
+
+/// A small deterministic source of choices.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) % sides
+    }
+
+    /// The numbers below `count` in a random order.
+    pub fn order(&mut self, count: u32) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..count).collect();
+        for at in (1..order.len()).rev() {
+            order.swap(at, self.roll(at as u64 + 1) as usize);
+        }
+        order
+    }
+}
+
+/// How long something took.
+pub fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let value = what();
+    (value, start.elapsed())
+}
+
+/// The middle one of some figures.
+pub fn median(figures: &[f64]) -> f64 {
+    let mut figures = figures.to_vec();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// How many a second.
+pub fn rate(count: usize, took: Duration) -> f64 {
+    count as f64 / took.as_secs_f64()
+}
+
+pub fn heading(text: &str) {
+    println!("\n{text}");
+}
+
+/// One row: what was measured, the median of its rounds, and how far they lay apart.
+pub fn row(what: &str, rounds: &[f64], unit: &str, note: &str) {
+    let least = rounds.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = rounds.iter().copied().fold(0.0, f64::max);
+    let spread = if rounds.len() > 1 {
+        format!("({} to {})", short(least), short(most))
+    } else {
+        String::new()
+    };
+    println!(
+        "  {what:<48} {:>9} {unit:<12} {spread:<20} {note}",
+        short(median(rounds))
+    );
+}
+
+/// Three digits that count.
+fn short(figure: f64) -> String {
+    match figure {
+        f if f >= 999_500.0 => format!("{:.2} M", f / 1e6),
+        f if f >= 9_995.0 => format!("{:.0} k", f / 1e3),
+        f if f >= 100.0 => format!("{f:.0}"),
+        f if f >= 10.0 => format!("{f:.1}"),
+        f => format!("{f:.2}"),
+    }
+}

@@ -1,0 +1,195 @@
+//! A restart: from opening the log and the stores to caught up, after a clean close and with records to catch up with.
+//!
+//! A million users are known, half of them online; ids of 20 bytes, default policy, one partition and four, each
+//! opened by a thread of its own as the engine does it. The second process opens what the first one left, so what is
+//! measured starts with cold caches of its own, but with the files in the operating system's. Then 100,000 logins are
+//! appended that no store has seen, and opened once more.
+//!
+//! Runs itself to leave and to open. `ROLLCALL_BENCH_USERS` makes it smaller or larger.
+
+mod appender;
+mod measure;
+mod memory;
+mod users;
+
+use appender::append;
+use measure::{Dice, heading, rate, row, timed};
+use memory::resident_bytes;
+use rollcall::clock::{Clock, SystemClock};
+use rollcall::engine::Tuning;
+use rollcall::engine::partition::Walk;
+use rollcall::log::local::{LocalLog, Settings};
+use rollcall::log::{Limit, Log};
+use rollcall::presence::event::{Ending, Event, Intent};
+use rollcall::presence::policy::Policy;
+use rollcall::presence::{Conn, Partition};
+use rollcall::store;
+use std::env;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const DIRECTORY: &str = "ROLLCALL_BENCH_DIRECTORY";
+const PARTITIONS: &str = "ROLLCALL_BENCH_PARTITIONS";
+/// `leave`, `append` or `open`.
+const PART: &str = "ROLLCALL_BENCH_PART";
+/// Openings of the same directory.
+const ROUNDS: usize = 3;
+
+fn main() {
+    let Ok(part) = env::var(PART) else {
+        return conduct();
+    };
+    let directory = env::var(DIRECTORY).expect("a directory");
+    let partitions = env::var(PARTITIONS)
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .expect("a number");
+    match &*part {
+        "open" => open(Path::new(&directory), partitions),
+        "append" => append_more(Path::new(&directory), partitions),
+        _ => leave(Path::new(&directory), partitions),
+    }
+}
+
+fn conduct() {
+    let this = env::current_exe().expect("the benchmark knows its own path");
+    heading(&format!("restart, {} users known, half of them online", users::count()));
+    for partitions in [1, 4] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let run = |part: &str| {
+            let output = Command::new(&this)
+                .env(PART, part)
+                .env(DIRECTORY, directory.path())
+                .env(PARTITIONS, partitions.to_string())
+                .output()
+                .expect("started");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(
+                output.status.success(),
+                "{part}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            text.split_whitespace()
+                .map(|figure| figure.parse().expect("a figure"))
+                .collect::<Vec<f64>>()
+        };
+        run("leave");
+        let opened: Vec<_> = (0..ROUNDS).map(|_| run("open")).collect();
+        let column = |at: usize| -> Vec<f64> { opened.iter().map(|figures| figures[at]).collect() };
+        let what = |what: &str| format!("{what} ({partitions})");
+        row(&what("open the log"), &column(0), "s", "");
+        row(&what("open the stores to caught up"), &column(1), "s", "target 5");
+        row(&what("online users put back"), &column(3), "/s", "");
+        row(
+            &what("memory per online device, resident"),
+            &column(2),
+            "bytes",
+            "over its ids; all of the process",
+        );
+        run("append");
+        row(&what("the same with 100,000 records more"), &[run("open")[1]], "s", "");
+    }
+}
+
+fn settings(partitions: u32) -> Settings {
+    Settings {
+        partitions: Some(partitions),
+        ..Settings::default()
+    }
+}
+
+fn limit() -> Limit {
+    Limit {
+        records: Tuning::default().batch_records,
+        bytes: Tuning::default().batch_bytes,
+    }
+}
+
+/// Each partition's walk, opened and caught up, all at a time.
+fn caught_up(log: &Arc<LocalLog>, directory: &Path, clock: &Arc<dyn Clock>) -> Vec<Walk> {
+    let walk = |partition| {
+        let store = store::directory_of(directory, partition);
+        let (log, clock): (Arc<dyn Log>, _) = (log.clone(), clock.clone());
+        let first = Policy::default();
+        let mut walk = Walk::open(partition, log, Some(&store), &first, clock, Tuning::default()).expect("opened");
+        while walk.step(limit()).expect("folded").records > 0 {}
+        assert!(walk.is_caught_up());
+        walk
+    };
+    thread::scope(|scope| {
+        let partitions = (0..log.partitions()).map(Partition);
+        let threads: Vec<_> = partitions
+            .map(|partition| scope.spawn(move || walk(partition)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("opened"))
+            .collect()
+    })
+}
+
+fn online_devices(walks: &[Walk]) -> u64 {
+    walks.iter().map(|walk| walk.census().online_devices()).sum()
+}
+
+fn open(directory: &Path, partitions: u32) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (log, opening) = timed(|| LocalLog::open(&directory.join("log"), settings(partitions), clock.clone()));
+    let log = Arc::new(log.expect("opened"));
+    let (walks, restoring) = timed(|| caught_up(&log, directory, &clock));
+    let online = online_devices(&walks);
+    let bytes = resident_bytes() as f64 / online as f64 - (users::id('u', 0).len() + users::id('d', 0).len()) as f64;
+    let put_back = rate(online as usize, restoring);
+    println!(
+        "{} {} {bytes} {put_back}",
+        opening.as_secs_f64(),
+        restoring.as_secs_f64()
+    );
+    // Neither closed nor dropped: what was left is to be found again by the next.
+    std::process::exit(0);
+}
+
+fn append_more(directory: &Path, partitions: u32) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let log = LocalLog::open(&directory.join("log"), settings(partitions), clock).expect("opened");
+    let again = Dice(2).order(users::count()).into_iter().filter(|user| user % 2 == 0);
+    append(&log, again.take(100_000).map(|user| connect(user, Conn(3))));
+    log.close().expect("closed");
+}
+
+/// Has everybody log in and every second one leave.
+fn leave(directory: &Path, partitions: u32) {
+    let users = users::count();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let log = LocalLog::open(&directory.join("log"), settings(partitions), clock.clone());
+    let log = Arc::new(log.expect("opened"));
+    append(
+        &*log,
+        Dice(1).order(users).into_iter().map(|user| connect(user, Conn(1))),
+    );
+    let half = Dice(3).order(users).into_iter().filter(|user| user % 2 == 1);
+    let closed = half.map(|user| Event::Disconnect {
+        who: users::who(user),
+        via: users::via(user, Conn(1)),
+        reason: Ending::Closed,
+    });
+    append(&*log, closed);
+    let walks = caught_up(&log, directory, &clock);
+    assert_eq!(online_devices(&walks), u64::from(users.div_ceil(2)));
+    walks.into_iter().for_each(|walk| walk.close().expect("closed"));
+    log.close().expect("closed");
+}
+
+fn connect(user: u32, conn: Conn) -> Event<'static> {
+    Event::Connect {
+        who: users::who(user),
+        via: users::via(user, conn),
+        intent: Intent::Login,
+        client: None,
+    }
+}

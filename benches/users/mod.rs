@@ -1,0 +1,70 @@
+//! The made-up users of the benchmarks: each with one device, on one of twenty gateways.
+
+use rollcall::presence::event::{Via, Who};
+use rollcall::presence::{Conn, Epoch};
+use std::borrow::Cow;
+use std::env;
+
+/// Of a user or device: 20 bytes.
+pub fn id(kind: char, number: u32) -> String {
+    format!(
+        "{kind}{:019}",
+        u64::from(number).wrapping_mul(0x9E37_79B9) & 0xff_ffff_ffff
+    )
+}
+
+pub const GATEWAYS: u32 = 20;
+
+const GATEWAY_NAMES: [&str; GATEWAYS as usize] = [
+    "gateway-00",
+    "gateway-01",
+    "gateway-02",
+    "gateway-03",
+    "gateway-04",
+    "gateway-05",
+    "gateway-06",
+    "gateway-07",
+    "gateway-08",
+    "gateway-09",
+    "gateway-10",
+    "gateway-11",
+    "gateway-12",
+    "gateway-13",
+    "gateway-14",
+    "gateway-15",
+    "gateway-16",
+    "gateway-17",
+    "gateway-18",
+    "gateway-19",
+];
+
+/// The gateway that a user's device is on.
+pub fn gateway(user: u32) -> Cow<'static, str> {
+    GATEWAY_NAMES[(user % GATEWAYS) as usize].into()
+}
+
+/// A user's one device.
+pub fn who(user: u32) -> Who<'static> {
+    Who {
+        user: id('u', user).into(),
+        platform: "android".into(),
+        device: id('d', user).into(),
+    }
+}
+
+/// A connection of that device.
+pub fn via(user: u32, conn: Conn) -> Via<'static> {
+    Via {
+        gateway: gateway(user),
+        epoch: Epoch(1),
+        conn,
+    }
+}
+
+/// How many there are: a million, unless the environment says otherwise.
+pub fn count() -> u32 {
+    match env::var("ROLLCALL_BENCH_USERS") {
+        Ok(users) => users.parse().expect("ROLLCALL_BENCH_USERS is a number"),
+        Err(_) => 1_000_000,
+    }
+}

@@ -1,0 +1,117 @@
+//! The whole walk of a partition: read, decode, fold, and what the fold gave encoded, chained and committed; first on a
+//! log in memory without a store, then on the embedded log with a store, its commits included.
+//!
+//! A million users with one online device each, in random order, one record each; appending them is not measured. What
+//! it takes beyond the core (`benches/core.rs`) is the cost of records, of outputs and of disks. `ROLLCALL_BENCH_USERS`
+//! makes it smaller or larger.
+
+mod appender;
+mod measure;
+mod users;
+
+use measure::{Dice, heading, rate, row, timed};
+use rollcall::clock::ManualClock;
+use rollcall::engine::Tuning;
+use rollcall::engine::partition::Walk;
+use rollcall::log::local::{LocalLog, Settings};
+use rollcall::log::memory::MemoryLog;
+use rollcall::log::{Limit, Log, Topic};
+use rollcall::presence::event::{Ending, Event, Intent};
+use rollcall::presence::policy::Policy;
+use rollcall::presence::{Conn, Partition};
+use std::path::Path;
+use std::sync::Arc;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// In memory, and on disk, where a round takes a minute.
+const ROUNDS: (u64, u64) = (3, 1);
+const START_MS: u64 = 1_700_000_000_000;
+const PASS_MS: u64 = 120_000;
+const P: Partition = Partition(0);
+
+fn main() {
+    let clock = Arc::new(ManualClock::new(START_MS));
+    let log = Arc::new(MemoryLog::new(1, clock.clone()));
+    let drop_read = || {
+        for topic in Topic::ALL {
+            let end = log.range(topic, P).expect("a partition").end;
+            log.drop_before(topic, P, end).expect("dropped");
+        }
+    };
+    run("on a log in memory", ROUNDS.0, log.clone(), clock, None, drop_read);
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(ManualClock::new(START_MS));
+    let settings = Settings {
+        partitions: Some(1),
+        retention_bytes: Some(256 << 20),
+        ..Settings::default()
+    };
+    let log = LocalLog::open(&directory.path().join("log"), settings, clock.clone()).expect("opened");
+    let store = directory.path().join("store");
+    run(
+        "on the embedded log, with a store",
+        ROUNDS.1,
+        Arc::new(log),
+        clock,
+        Some(&store),
+        || (),
+    );
+}
+
+fn run(on: &str, rounds: u64, log: Arc<dyn Log>, clock: Arc<ManualClock>, store: Option<&Path>, drop_read: impl Fn()) {
+    let count = users::count();
+    heading(&format!("walk {on}, {count} users"));
+    let first = Policy::default();
+    let mut walk = Walk::open(P, log.clone(), store, &first, clock.clone(), Tuning::default()).expect("opened");
+    let mut pass = |order: &[u32], event: &dyn Fn(u32) -> Event<'static>| {
+        clock.advance_ms(PASS_MS);
+        appender::append(&*log, order.iter().map(|user| event(*user)));
+        let (folded, took) = timed(|| fold_all(&mut walk));
+        assert_eq!(folded, order.len());
+        drop_read();
+        rate(folded, took)
+    };
+    let mut dice = Dice(1);
+    let connect = |user, conn| Event::Connect {
+        who: users::who(user),
+        via: users::via(user, conn),
+        intent: Intent::Login,
+        client: None,
+    };
+    pass(&dice.order(count), &|user| connect(user, Conn(0)));
+    let (mut beats, mut opened, mut closed) = (vec![], vec![], vec![]);
+    for conn in 0..rounds {
+        let order = dice.order(count);
+        beats.push(pass(&order, &|user| Event::Heartbeat {
+            who: users::who(user),
+            via: users::via(user, Conn(conn)),
+        }));
+        closed.push(pass(&order, &|user| Event::Disconnect {
+            who: users::who(user),
+            via: users::via(user, Conn(conn)),
+            reason: Ending::Closed,
+        }));
+        opened.push(pass(&order, &|user| connect(user, Conn(conn + 1))));
+    }
+    row("heartbeats", &beats, "/s", "");
+    row("connects (login), one change each", &opened, "/s", "");
+    row("disconnects (closed), one change each", &closed, "/s", "");
+    assert_eq!(walk.census().online_devices(), u64::from(count));
+}
+
+fn fold_all(walk: &mut Walk) -> usize {
+    let limit = Limit {
+        records: Tuning::default().batch_records,
+        bytes: Tuning::default().batch_bytes,
+    };
+    let mut folded = 0;
+    loop {
+        match walk.step(limit).expect("folded").records {
+            0 => return folded,
+            records => folded += records,
+        }
+    }
+}
