@@ -18,9 +18,6 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const ROUNDS: usize = 9;
 /// Few enough to stay in the cache: what is measured is the code.
 const EVENTS: u32 = 1_000;

@@ -30,9 +30,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const DIRECTORY: &str = "ROLLCALL_BENCH_DIRECTORY";
 const PARTITIONS: &str = "ROLLCALL_BENCH_PARTITIONS";
 /// `leave`, `append` or `open`.

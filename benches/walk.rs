@@ -22,9 +22,6 @@ use rollcall::presence::{Conn, Partition};
 use std::path::Path;
 use std::sync::Arc;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// In memory, and on disk, where a round takes a minute.
 const ROUNDS: (u64, u64) = (3, 1);
 const START_MS: u64 = 1_700_000_000_000;

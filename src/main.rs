@@ -8,9 +8,6 @@ use clap::{Parser, Subcommand};
 use rollcall::command;
 use std::process::ExitCode;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Who is online, as a log and a pure fold over it
 #[derive(Parser)]
 #[command(name = "rollcall", version, about, max_term_width = 100)]
