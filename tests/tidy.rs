@@ -63,12 +63,7 @@ const ARROWS: [Arrow; 14] = [
 /// More than one reads in a sitting.
 const LINES_MAX: usize = 800;
 
-const LONG_FILES: [LongFile; 3] = [
-    (
-        "src/presence/state.rs",
-        1_000,
-        "what is remembered, and its invariants, are of one piece",
-    ),
+const LONG_FILES: [LongFile; 2] = [
     ("src/sim/history.rs", 1_000, "one random author of histories"),
     (
         "src/sim/oracle.rs",

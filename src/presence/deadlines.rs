@@ -7,7 +7,8 @@
 //!
 //! A lease is no timer of each of its devices: its expiry makes one pass over the users in memory.
 
-use super::state::{Device, DeviceState, Gateways, Slot, State, User, deferred};
+use super::gateways::{Gateways, deferred};
+use super::state::{Device, DeviceState, Slot, State, User};
 use super::{LogTime, LostBy};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

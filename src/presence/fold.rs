@@ -7,8 +7,10 @@
 use super::change::{Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, Output, OutputId};
 use super::deadlines::{Firing, Upto};
 use super::event::Event;
+use super::gateways::Gateways;
+use super::rulebook::Rulebook;
 use super::rules::{self, Pending};
-use super::state::{Device, Gateways, Rulebook, Slot, State};
+use super::state::{Device, Slot, State};
 use super::{Conn, Epoch, LogTime, Offset, Partition};
 
 /// Where outputs go, in order.

@@ -5,14 +5,17 @@
 //! `docs/rules.md`; section numbers in this module are its sections.
 //!
 //! The vocabulary is here; [`event`] says what can happen, [`policy`] holds the rules' data, [`state`] what is
-//! remembered, [`change`] what is told, [`deadlines`] who is due, and [`fold`] the rules themselves.
+//! remembered (by its gateways, rulebook and images), [`change`] what is told, [`deadlines`] who is due, and [`fold`] the rules themselves.
 
 pub mod ahead;
 pub mod change;
 pub mod deadlines;
 pub mod event;
 pub mod fold;
+mod gateways;
+mod image;
 pub mod policy;
+mod rulebook;
 mod rules;
 pub mod state;
 mod table;

@@ -3,7 +3,8 @@
 use super::super::change::{Cause, IgnoreReason, KickReason};
 use super::super::event::{Intent, Via, Who};
 use super::super::fold::{Out, PendingKick};
-use super::super::state::{Device, DeviceState, PlatformId, Rulebook, Session, Slot, State, User};
+use super::super::rulebook::{PlatformId, Rulebook};
+use super::super::state::{Device, DeviceState, Session, Slot, State, User};
 use super::super::{KickedBy, Status};
 use super::{Pending, kick_devices, order_after_first, via};
 

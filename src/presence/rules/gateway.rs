@@ -2,7 +2,8 @@
 
 use super::super::change::{Cause, IgnoreReason};
 use super::super::fold::Out;
-use super::super::state::{Device, GatewayId, Known, Slot, State};
+use super::super::gateways::{GatewayId, Known};
+use super::super::state::{Device, Slot, State};
 use super::super::{Epoch, LostBy};
 use super::{Pending, lose_link};
 

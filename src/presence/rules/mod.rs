@@ -9,7 +9,9 @@ mod user;
 use super::change::{DeviceChange, IgnoreReason, KickReason};
 use super::event::{Via, Who};
 use super::fold::{Out, PendingKick};
-use super::state::{Device, DeviceState, Gateways, Link, Rulebook, Session, State, User};
+use super::gateways::Gateways;
+use super::rulebook::Rulebook;
+use super::state::{Device, DeviceState, Link, Session, State, User};
 use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Status};
 pub(super) use link::Alive;
 

@@ -1,0 +1,102 @@
+//! A policy made ready for the fold.
+
+use super::policy::{Platform, Policy};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PlatformId(u8);
+
+/// A policy made ready for the fold: platforms by number, kinds compared ahead.
+pub(super) struct Rulebook {
+    policy: Policy,
+    /// By number. Numbers stay: a platform is never taken away.
+    platforms: Vec<PlatformRules>,
+}
+
+pub(super) struct PlatformRules {
+    name: Box<str>,
+    pub rules: Platform,
+    /// At most how many devices of its kind.
+    pub instances: u64,
+    same_kind: u32,
+    excluded: u32,
+}
+
+impl Rulebook {
+    pub fn new(policy: Policy) -> Rulebook {
+        let names = policy.platforms.keys().cloned().collect();
+        Rulebook::with_names(policy, names)
+    }
+
+    fn with_names(policy: Policy, names: Vec<String>) -> Rulebook {
+        let named = names
+            .iter()
+            .filter_map(|name| Some((name, policy.platforms.get(name)?)));
+        let platforms = named
+            .map(|(name, rules)| {
+                let numbers_where = |wanted: &dyn Fn(&str) -> bool| {
+                    let kinds = names
+                        .iter()
+                        .map(|name| policy.platforms.get(name).map(|other| &*other.kind));
+                    let wanted = kinds.map(|kind| kind.is_some_and(wanted));
+                    wanted
+                        .enumerate()
+                        .fold(0u32, |set, (number, is)| set | u32::from(is) << number)
+                };
+                PlatformRules {
+                    name: name.as_str().into(),
+                    rules: rules.clone(),
+                    instances: policy.instances_of(&rules.kind),
+                    same_kind: numbers_where(&|kind| kind == rules.kind),
+                    excluded: numbers_where(&|kind| kind != rules.kind && policy.excludes(&rules.kind, kind)),
+                }
+            })
+            .collect();
+        Rulebook { policy, platforms }
+    }
+
+    /// Puts another policy in force, or says which platform it lacks.
+    pub fn replace(&mut self, policy: Policy) -> Result<(), String> {
+        if let Some(name) = policy.lacks(&self.policy) {
+            return Err(name);
+        }
+        let mut names: Vec<String> = self
+            .platforms
+            .iter()
+            .map(|platform| platform.name.to_string())
+            .collect();
+        let new = policy
+            .platforms
+            .keys()
+            .filter(|name| !self.policy.platforms.contains_key(*name));
+        names.extend(new.cloned());
+        *self = Rulebook::with_names(policy, names);
+        Ok(())
+    }
+
+    pub fn find(&self, name: &str) -> Option<PlatformId> {
+        let number = self.platforms.iter().position(|platform| &*platform.name == name)?;
+        Some(PlatformId(number as u8))
+    }
+
+    pub fn name(&self, id: PlatformId) -> &str {
+        &self.platforms[id.0 as usize].name
+    }
+
+    pub fn of(&self, id: PlatformId) -> &PlatformRules {
+        &self.platforms[id.0 as usize]
+    }
+
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+}
+
+impl PlatformRules {
+    pub fn is_of_same_kind(&self, other: PlatformId) -> bool {
+        self.same_kind & (1 << other.0) != 0
+    }
+
+    pub fn excludes(&self, other: PlatformId) -> bool {
+        self.excluded & (1 << other.0) != 0
+    }
+}
