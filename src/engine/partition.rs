@@ -86,11 +86,25 @@ impl Walk {
         clock: Arc<dyn Clock>,
         tuning: Tuning,
     ) -> Result<Walk, Error> {
-        let Some(directory) = directory else {
+        let directory = directory.map(Path::to_owned);
+        let home = directory.as_ref().map(|directory| directory as &dyn store::Home);
+        Walk::open_at(partition, log, home, first, clock, tuning)
+    }
+
+    /// The same with a store wherever it is kept.
+    pub fn open_at(
+        partition: Partition,
+        log: Arc<dyn Log>,
+        home: Option<&dyn store::Home>,
+        first: &Policy,
+        clock: Arc<dyn Clock>,
+        tuning: Tuning,
+    ) -> Result<Walk, Error> {
+        let Some(home) = home else {
             return Walk::start(partition, log, None, first, clock, tuning);
         };
         let open = || -> Result<Walk, Error> {
-            let store = Store::open(directory)?;
+            let store = home.open()?;
             Walk::start(partition, log.clone(), Some(store), first, clock.clone(), tuning)
         };
         match open() {
@@ -103,7 +117,7 @@ impl Walk {
                     });
                 }
                 tracing::warn!(%partition, %error, "the store is made anew from the log");
-                Store::destroy(directory)?;
+                home.destroy()?;
                 open()
             }
             opened => opened,
@@ -162,7 +176,7 @@ impl Walk {
         let now = clock.monotonic_ms();
         let mut walk = Walk {
             partition,
-            outbox: Outbox::new(partition, applied.chain, seq, census, target),
+            outbox: Outbox::new(partition, applied.chain, seq, census, target, tuning.commit_bytes),
             log,
             clock,
             tuning,
