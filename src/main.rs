@@ -23,12 +23,14 @@ struct Cli {
 enum Command {
     Serve(rollcall::config::Flags),
     Fold(command::fold::Args),
+    Sim(command::sim::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(flags) => command::serve::run(flags),
         Command::Fold(args) => command::fold::run(args),
+        Command::Sim(args) => command::sim::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

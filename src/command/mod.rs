@@ -2,6 +2,7 @@
 
 pub mod fold;
 pub mod serve;
+pub mod sim;
 
 use std::path::{Path, PathBuf};
 

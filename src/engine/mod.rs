@@ -3,6 +3,9 @@
 //! [`partition`] is the walk of a batch, without threads; [`worker`] the thread that drives it, with everything that
 //! can wake it in one closed enum; this file starts the workers and asks them ([`Engine`]).
 
+#[macro_use]
+pub mod planted;
+
 pub mod census;
 mod outbox;
 pub mod partition;

@@ -151,7 +151,18 @@ impl Walk {
                 });
             }
             let policy = parse_policy(opened.partition.policy).map_err(|_| Error::Unreadable)?;
-            let saved = opened.partition;
+            let mut saved = opened.partition;
+            if planted!(LeaseKept) {
+                for gateway in &mut saved.gateways {
+                    gateway.lease_until.get_or_insert(gateway.last_until);
+                }
+            }
+            if planted!(TimeNotRestored) {
+                saved.time = None;
+            }
+            if planted!(ResumeOffset) {
+                applied.next = Offset(applied.next.0 + 1);
+            }
             state = State::restore(&PartitionImage {
                 partition,
                 offset: saved.offset,
@@ -244,7 +255,8 @@ impl Walk {
         let step = self.fold_batch(&records);
         self.batch = records;
         let step = step?;
-        if self.outbox.has_outputs() || self.is_over(self.log_committed_ms, self.tuning.log_commit_ms) {
+        let ripe = self.outbox.has_outputs() || self.is_over(self.log_committed_ms, self.tuning.log_commit_ms);
+        if ripe && !planted!(StoreBeforeLog) {
             self.commit_log()?;
         }
         if self.folded_since >= self.tuning.store_commit_records
@@ -293,13 +305,14 @@ impl Walk {
     ) -> Result<(), Error> {
         let resumed = std::mem::take(&mut self.resumed_outputs);
         if resumed == 0 {
-            self.state.begin(record.offset, record.ts);
+            let tick = planted!(TickMovesTime) && matches!(event, Ok(Event::Tick));
+            self.state.begin(record.offset, record.ts + u64::from(tick));
         } else {
             self.state.resume(record.offset, resumed);
         }
         let time = self.state.time();
         // More may be due than fit into memory at a time: then they fire in slices, each committed before the next.
-        while self.due_next.is_some_and(|next| time.is_some_and(|time| next <= time)) {
+        while time.is_some_and(|time| self.may_be_due(time)) {
             let full = self.fetch_due(time.unwrap_or_default())?;
             if full {
                 let upto = self.due_seen.clone();
@@ -365,7 +378,7 @@ impl Walk {
         let mut missing = Vec::new();
         for event in events {
             event.for_each_user(|user| {
-                if self.state.slot_of(user).is_none() && !self.gone.contains_key(user) {
+                if self.state.slot_of(user).is_none() && !self.is_gone(user) {
                     missing.push(user);
                 }
             });
@@ -392,9 +405,20 @@ impl Walk {
         Ok(())
     }
 
+    /// Whether the store may have somebody who is due by a time.
+    fn may_be_due(&self, upto: LogTime) -> bool {
+        self.due_next
+            .is_some_and(|next| next < upto || (next == upto && !planted!(LateDeadline)))
+    }
+
+    /// Whether whatever the store says of a user no longer counts.
+    fn is_gone(&self, user: &str) -> bool {
+        self.gone.contains_key(user) && !planted!(OverlayForgotten)
+    }
+
     /// Brings users into memory who are due by a time, at most so many; whether there may be more.
     fn fetch_due(&mut self, upto: LogTime) -> Result<bool, Error> {
-        if self.due_next.is_none_or(|next| next > upto) {
+        if !self.may_be_due(upto) {
             return Ok(false);
         }
         if self.store.is_none() {
@@ -414,7 +438,7 @@ impl Walk {
         for row in &due {
             match self.state.slot_of(&row.user) {
                 Some(slot) => self.state.wake(slot),
-                None if self.gone.contains_key(&row.user) => {}
+                None if self.is_gone(&row.user) => {}
                 None => missing.push(&row.user),
             }
         }
@@ -433,7 +457,9 @@ impl Walk {
 
     /// Saves what changed, after everything before it has been made safe in the log.
     pub fn commit_store(&mut self) -> Result<(), Error> {
-        self.commit_log()?;
+        if !planted!(StoreBeforeLog) {
+            self.commit_log()?;
+        }
         self.note_gone();
         self.folded_since = 0;
         self.store_committed_ms = self.clock.monotonic_ms();
