@@ -535,7 +535,10 @@ impl Walk {
     /// When something happens by itself next; perhaps early, never late.
     pub fn next_deadline(&self) -> Option<LogTime> {
         let due = self.due_next.filter(|_| self.store.is_some());
-        [self.state.next_timer(), due].into_iter().flatten().min()
+        [self.state.next_timer(self.census().online_devices() > 0), due]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Calls `each` with a user, if there is such a one; shows what is settled only between steps.
