@@ -206,7 +206,11 @@ impl Walk {
             batch: Vec::new(),
         };
         if walk.resumed_outputs == 0 {
-            walk.outbox.pass(walk.next, 0, walk.state.time())?;
+            // A store that was committed inside of a record which had given nothing yet has that record's time.
+            let time = walk.state.time();
+            let is_target = (walk.next, 0) == (target.next, target.outputs);
+            let time = if is_target { time.min(target.time) } else { time };
+            walk.outbox.pass(walk.next, 0, time)?;
         }
         walk.due_next = match &walk.store {
             Some(store) => store.due(&walk.due_seen, LogTime(0), 0)?.1,
@@ -304,6 +308,7 @@ impl Walk {
         rest: &[Result<Event<'_>, String>],
     ) -> Result<(), Error> {
         let resumed = std::mem::take(&mut self.resumed_outputs);
+        let before = self.state.time();
         if resumed == 0 {
             let tick = planted!(TickMovesTime) && matches!(event, Ok(Event::Tick));
             self.state.begin(record.offset, record.ts + u64::from(tick));
@@ -326,9 +331,14 @@ impl Walk {
                     );
                 })?;
                 let outputs = self.state.outputs_of_record();
-                self.next = record.offset;
-                self.resumed_outputs = outputs;
-                self.commit_store()?;
+                // What gave nothing yet, silent removals, leaves the position where it was, with its time: who starts
+                // there comes to it before this record moves time.
+                let at = if outputs > 0 { time } else { before };
+                if outputs > 0 {
+                    self.next = record.offset;
+                    self.resumed_outputs = outputs;
+                }
+                self.commit_store_at(at)?;
                 self.resumed_outputs = 0;
                 // That may have evicted some whom this batch is still to name.
                 self.fetch_named(rest.iter().filter_map(|event| event.as_ref().ok()))?;
@@ -449,16 +459,24 @@ impl Walk {
 
     /// Commits what the fold gave; while folding silently only notes the time.
     fn commit_log(&mut self) -> Result<(), Error> {
-        self.outbox
-            .commit(self.next, self.resumed_outputs, self.state.time(), &*self.log)?;
+        self.commit_log_at(self.state.time())
+    }
+
+    /// `time` is the log time of the position.
+    fn commit_log_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
+        self.outbox.commit(self.next, self.resumed_outputs, time, &*self.log)?;
         self.log_committed_ms = self.clock.monotonic_ms();
         Ok(())
     }
 
     /// Saves what changed, after everything before it has been made safe in the log.
     pub fn commit_store(&mut self) -> Result<(), Error> {
+        self.commit_store_at(self.state.time())
+    }
+
+    fn commit_store_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
         if !planted!(StoreBeforeLog) {
-            self.commit_log()?;
+            self.commit_log_at(time)?;
         }
         self.note_gone();
         self.folded_since = 0;
