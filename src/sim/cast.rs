@@ -140,12 +140,15 @@ impl Cast {
         let policy = &self.policies[partition.0 as usize];
         let (clock, log) = (self.clock.clone(), handle.clone());
         match Walk::open_at(partition, log, Some(&*home), policy, clock, self.tuning) {
-            Ok(walk) => Some(Owner {
-                walk,
-                life,
-                handle,
-                machine,
-            }),
+            Ok(walk) => {
+                self.seat(partition).machines[machine].foreign = false;
+                Some(Owner {
+                    walk,
+                    life,
+                    handle,
+                    machine,
+                })
+            }
             Err(error) => {
                 self.fails(partition, machine, &life, true, &error);
                 self.seat(partition).machines[machine].busy = false;
@@ -174,7 +177,7 @@ impl Cast {
         found.busy = true;
         match &found.disk {
             Disk::Simulated(platter) => {
-                if !std::mem::take(&mut found.foreign) {
+                if !found.foreign {
                     self.check_store(partition, &platter.copy());
                 }
                 if std::mem::take(needs_backup) {
