@@ -21,6 +21,7 @@ enum Command {
     Serve(rollcall::config::Flags),
     Fold(command::fold::Args),
     Log(command::log::Args),
+    Sim(command::sim::Args),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Serve(flags) => command::serve::run(flags),
         Command::Fold(args) => command::fold::run(args),
         Command::Log(args) => command::log::run(args),
+        Command::Sim(args) => command::sim::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

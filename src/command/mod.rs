@@ -3,6 +3,7 @@
 pub mod fold;
 pub mod log;
 pub mod serve;
+pub mod sim;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,9 @@
 //! [`partition`] is the walk of a batch, without threads; [`worker`] the thread that drives it, with everything that
 //! can wake it in one closed enum; this file starts the workers and asks them ([`Engine`]).
 
+#[macro_use]
+pub mod planted;
+
 pub mod census;
 mod outbox;
 pub mod partition;
@@ -25,6 +28,8 @@ use worker::{Command, Wake, Worker};
 pub struct Tuning {
     /// How long the position may stay uncommitted when there are no outputs.
     pub log_commit_ms: u64,
+    /// Outputs are committed inside of a record when so much of them has gathered.
+    pub commit_bytes: usize,
     /// The store is committed after so many records: about what can be folded again in two seconds.
     pub store_commit_records: u64,
     /// Or when so many users have changed, since they are written in one batch. Heartbeats do not count: their times
@@ -45,6 +50,7 @@ impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
             log_commit_ms: 1_000,
+            commit_bytes: 8 << 20,
             store_commit_records: 1_000_000,
             store_commit_users: 100_000,
             store_commit_ms: 30_000,

@@ -87,11 +87,25 @@ impl Walk {
         clock: Arc<dyn Clock>,
         tuning: Tuning,
     ) -> Result<Walk, Error> {
-        let Some(directory) = directory else {
+        let directory = directory.map(Path::to_owned);
+        let home = directory.as_ref().map(|directory| directory as &dyn store::Home);
+        Walk::open_at(partition, log, home, first, clock, tuning)
+    }
+
+    /// The same with a store wherever it is kept.
+    pub fn open_at(
+        partition: Partition,
+        log: Arc<dyn Log>,
+        home: Option<&dyn store::Home>,
+        first: &Policy,
+        clock: Arc<dyn Clock>,
+        tuning: Tuning,
+    ) -> Result<Walk, Error> {
+        let Some(home) = home else {
             return Walk::start(partition, log, None, first, clock, tuning);
         };
         let open = || -> Result<Walk, Error> {
-            let store = Store::open(directory)?;
+            let store = home.open()?;
             Walk::start(partition, log.clone(), Some(store), first, clock.clone(), tuning)
         };
         match open() {
@@ -104,7 +118,7 @@ impl Walk {
                     });
                 }
                 tracing::warn!(%partition, %error, "the store is made anew from the log");
-                Store::destroy(directory)?;
+                home.destroy()?;
                 open()
             }
             opened => opened,
@@ -138,7 +152,18 @@ impl Walk {
                 });
             }
             let policy = parse_policy(opened.partition.policy).map_err(|_| Error::Unreadable)?;
-            let saved = opened.partition;
+            let mut saved = opened.partition;
+            if planted!(LeaseKept) {
+                for gateway in &mut saved.gateways {
+                    gateway.lease_until.get_or_insert(gateway.last_until);
+                }
+            }
+            if planted!(TimeNotRestored) {
+                saved.time = None;
+            }
+            if planted!(ResumeOffset) {
+                applied.next = Offset(applied.next.0 + 1);
+            }
             state = State::restore(&PartitionImage {
                 partition,
                 offset: saved.offset,
@@ -163,7 +188,7 @@ impl Walk {
         let now = clock.monotonic_ms();
         let mut walk = Walk {
             partition,
-            outbox: Outbox::new(partition, applied.chain, seq, census, target),
+            outbox: Outbox::new(partition, applied.chain, seq, census, target, tuning.commit_bytes),
             log,
             clock,
             tuning,
@@ -182,7 +207,11 @@ impl Walk {
             batch: Vec::new(),
         };
         if walk.resumed_outputs == 0 {
-            walk.outbox.pass(walk.next, 0, walk.state.time())?;
+            // A store that was committed inside of a record which had given nothing yet has that record's time.
+            let time = walk.state.time();
+            let is_target = (walk.next, 0) == (target.next, target.outputs);
+            let time = if is_target { time.min(target.time) } else { time };
+            walk.outbox.pass(walk.next, 0, time)?;
         }
         walk.due_next = match &walk.store {
             Some(store) => store.due(&walk.due_seen, LogTime(0), 0)?.1,
@@ -231,7 +260,8 @@ impl Walk {
         let step = self.fold_batch(&records);
         self.batch = records;
         let step = step?;
-        if self.outbox.has_outputs() || self.is_over(self.log_committed_ms, self.tuning.log_commit_ms) {
+        let ripe = self.outbox.has_outputs() || self.is_over(self.log_committed_ms, self.tuning.log_commit_ms);
+        if ripe && !planted!(StoreBeforeLog) {
             self.commit_log()?;
         }
         if self.folded_since >= self.tuning.store_commit_records
@@ -283,14 +313,16 @@ impl Walk {
         rest: &[Result<Event<'_>, String>],
     ) -> Result<(), Error> {
         let resumed = std::mem::take(&mut self.resumed_outputs);
+        let before = self.state.time();
         if resumed == 0 {
-            self.state.begin(record.offset, record.ts);
+            let tick = planted!(TickMovesTime) && matches!(event, Ok(Event::Tick));
+            self.state.begin(record.offset, record.ts + u64::from(tick));
         } else {
             self.state.resume(record.offset, resumed);
         }
         let time = self.state.time();
         // More may be due than fit into memory at a time: then they fire in slices, each committed before the next.
-        while self.due_next.is_some_and(|next| time.is_some_and(|time| next <= time)) {
+        while time.is_some_and(|time| self.may_be_due(time)) {
             let full = self.fetch_due(time.unwrap_or_default())?;
             if full {
                 let upto = self.due_seen.clone();
@@ -304,9 +336,14 @@ impl Walk {
                     );
                 })?;
                 let outputs = self.state.outputs_of_record();
-                self.next = record.offset;
-                self.resumed_outputs = outputs;
-                self.commit_store()?;
+                // What gave nothing yet, silent removals, leaves the position where it was, with its time: who starts
+                // there comes to it before this record moves time.
+                let at = if outputs > 0 { time } else { before };
+                if outputs > 0 {
+                    self.next = record.offset;
+                    self.resumed_outputs = outputs;
+                }
+                self.commit_store_at(at)?;
                 self.resumed_outputs = 0;
                 // That may have evicted some whom this batch is still to name.
                 self.fetch_named(rest.iter().filter_map(|event| event.as_ref().ok()))?;
@@ -360,7 +397,7 @@ impl Walk {
         let mut missing = Vec::new();
         for users in named.chunks(USERS_AHEAD) {
             self.state.look_ahead(users.iter().copied());
-            let unknown = |user: &&str| self.state.slot_of(user).is_none() && !self.gone.contains_key(*user);
+            let unknown = |user: &&str| self.state.slot_of(user).is_none() && !self.is_gone(user);
             missing.extend(users.iter().copied().filter(unknown));
         }
         missing.sort_unstable();
@@ -385,9 +422,20 @@ impl Walk {
         Ok(())
     }
 
+    /// Whether the store may have somebody who is due by a time.
+    fn may_be_due(&self, upto: LogTime) -> bool {
+        self.due_next
+            .is_some_and(|next| next < upto || (next == upto && !planted!(LateDeadline)))
+    }
+
+    /// Whether whatever the store says of a user no longer counts.
+    fn is_gone(&self, user: &str) -> bool {
+        self.gone.contains_key(user) && !planted!(OverlayForgotten)
+    }
+
     /// Brings users into memory who are due by a time, at most so many; whether there may be more.
     fn fetch_due(&mut self, upto: LogTime) -> Result<bool, Error> {
-        if self.due_next.is_none_or(|next| next > upto) {
+        if !self.may_be_due(upto) {
             return Ok(false);
         }
         if self.store.is_none() {
@@ -407,7 +455,7 @@ impl Walk {
         for row in &due {
             match self.state.slot_of(&row.user) {
                 Some(slot) => self.state.wake(slot),
-                None if self.gone.contains_key(&row.user) => {}
+                None if self.is_gone(&row.user) => {}
                 None => missing.push(&row.user),
             }
         }
@@ -418,15 +466,25 @@ impl Walk {
 
     /// Commits what the fold gave; while folding silently only notes the time.
     fn commit_log(&mut self) -> Result<(), Error> {
-        self.outbox
-            .commit(self.next, self.resumed_outputs, self.state.time(), &*self.log)?;
+        self.commit_log_at(self.state.time())
+    }
+
+    /// `time` is the log time of the position.
+    fn commit_log_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
+        self.outbox.commit(self.next, self.resumed_outputs, time, &*self.log)?;
         self.log_committed_ms = self.clock.monotonic_ms();
         Ok(())
     }
 
     /// Saves what changed, after everything before it has been made safe in the log.
     pub fn commit_store(&mut self) -> Result<(), Error> {
-        self.commit_log()?;
+        self.commit_store_at(self.state.time())
+    }
+
+    fn commit_store_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
+        if !planted!(StoreBeforeLog) {
+            self.commit_log_at(time)?;
+        }
         self.note_gone();
         self.folded_since = 0;
         self.store_committed_ms = self.clock.monotonic_ms();
@@ -502,7 +560,10 @@ impl Walk {
     /// When something happens by itself next; perhaps early, never late.
     pub fn next_deadline(&self) -> Option<LogTime> {
         let due = self.due_next.filter(|_| self.store.is_some());
-        [self.state.next_timer(), due].into_iter().flatten().min()
+        [self.state.next_timer(self.census().online_devices() > 0), due]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Calls `each` with a user, if there is such a one; shows what is settled only between steps.

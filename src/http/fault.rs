@@ -141,7 +141,7 @@ impl From<log::Error> for Fault {
             log::Error::Busy => Fault::unavailable("busy", error.to_string()),
             log::Error::Write(_) => Fault::unavailable("log_unavailable", format!("{error}; no event was taken")),
             log::Error::Closed => Fault::unavailable("stopping", "the server is stopping"),
-            log::Error::Gone { .. } | log::Error::Read(_) | log::Error::Open(_) => {
+            log::Error::Gone { .. } | log::Error::Read(_) | log::Error::Open(_) | log::Error::Fenced { .. } => {
                 Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "log_failed", error.to_string())
             }
         }

@@ -118,6 +118,9 @@ pub enum Error {
     /// The directory cannot be used at all: not writable, of another layout, open in another process.
     #[error("{0}")]
     Open(Arc<str>),
+    /// Another owner has taken the partition over: what this one folded no longer counts.
+    #[error("partition {partition} was taken over by another owner")]
+    Fenced { partition: Partition },
     /// The log is being closed.
     #[error("the log is closed")]
     Closed,

@@ -181,11 +181,14 @@ impl State {
         self.arm(slot);
     }
 
-    /// When a timer of a user in memory comes up next, or a lease expires; perhaps early, never late.
-    pub fn next_timer(&self) -> Option<LogTime> {
+    /// When a timer of a user in memory comes up next, or a lease expires; perhaps early, never late. Where nobody is
+    /// online a lease's expiry makes no difference, and is left out: with outage grace it may be put off for ever by
+    /// the very records that look for it.
+    pub fn next_timer(&self, anybody_online: bool) -> Option<LogTime> {
         let timers = [self.deadlines.short.peek(), self.deadlines.long.peek()];
         let timers = timers.into_iter().flatten().map(|Reverse((time, _))| *time);
-        let next = timers.chain([self.gateways.quiet_until]).min()?;
+        let leases = anybody_online.then_some(self.gateways.quiet_until);
+        let next = timers.chain(leases).min()?;
         (next != NEVER).then_some(next)
     }
 

@@ -3,7 +3,20 @@
 //! [`oracle`] is the rules of `docs/rules.md` once more, written as naively as they can be, with nothing in common with
 //! the core but the vocabulary. [`history`] makes random hostile histories. Where the two folds of one history differ,
 //! one of them, or the text, has a bug. [`oracle_input`] does the same for reading JSON lines.
+//!
+//! [`world`] plays such histories through the real engine, over a simulated log (`broker`) and simulated disks
+//! (`disk`), among owners that die, stand still and are deposed (`cast`), and holds all that comes of it against
+//! the oracle (`input`). `docs/simulation.md` says how to use it.
 
+mod broker;
+mod cast;
+mod disk;
+pub mod fault;
 pub mod history;
+mod input;
 pub mod oracle;
 pub mod oracle_input;
+pub mod shrink;
+pub mod world;
+
+pub use broker::BrokerBug;

@@ -6,24 +6,23 @@
 //! log has committed, never ahead of it (the caller sees to that).
 
 mod beats;
+mod disk;
 mod image;
 pub mod keys;
 
 pub use beats::SlotBeats;
+pub use disk::{Disk, Look};
 pub use image::SavedPartition;
 
 use crate::presence::state::{PartitionImage, Slot, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
 use image::Bytes;
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions};
-use rocksdb::{WriteBatch, WriteOptions};
+use rocksdb::{DB, Options, WriteBatch};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// The layout of keys and values. Another one is rebuilt from the log.
 const LAYOUT: u64 = 1;
-/// Shared by all of a store's blocks.
-const CACHE_BYTES: usize = 32 << 20;
-const WRITE_BUFFER_BYTES: usize = 32 << 20;
 
 /// The store failed, or what is in it cannot be read. The caller can give it up and fold the log again.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +34,7 @@ pub enum Error {
     #[error("the store {} is damaged: {what}", directory.display())]
     Damaged { directory: PathBuf, what: &'static str },
     #[error("the store {} failed: {cause}", directory.display())]
-    Failed { directory: PathBuf, cause: rocksdb::Error },
+    Failed { directory: PathBuf, cause: String },
 }
 
 /// How far the store's state is: everything before `next`, and `outputs` of the record at `next`.
@@ -71,8 +70,28 @@ pub struct DueKey {
     pub user: Box<str>,
 }
 
+/// Where a store is kept, so that it can be opened again and again.
+pub trait Home {
+    /// Opens the store, which is made if it is not there.
+    fn open(&self) -> Result<Store, Error>;
+
+    /// Takes it away, to be made anew.
+    fn destroy(&self) -> Result<(), Error>;
+}
+
+/// In a directory, by RocksDB.
+impl Home for PathBuf {
+    fn open(&self) -> Result<Store, Error> {
+        Store::open(self)
+    }
+
+    fn destroy(&self) -> Result<(), Error> {
+        Store::destroy(self)
+    }
+}
+
 pub struct Store {
-    db: DB,
+    disk: Box<dyn Disk>,
     directory: PathBuf,
 }
 
@@ -85,28 +104,19 @@ pub struct Commit {
 impl Store {
     /// Opens the store in a directory, which is made if it is not there.
     pub fn open(directory: &Path) -> Result<Store, Error> {
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.set_compression_type(DBCompressionType::Lz4);
-        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-        options.set_max_write_buffer_number(2);
-        options.set_max_background_jobs(2);
-        options.set_max_open_files(256);
-        options.set_keep_log_file_num(2);
-        options.set_max_log_file_size(1 << 20);
-        let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
-        table.set_bloom_filter(10.0, false);
-        table.set_cache_index_and_filter_blocks(true);
-        options.set_block_based_table_factory(&table);
-        let db = DB::open(&options, directory).map_err(|error| Error::Open {
+        let db = disk::open(directory).map_err(|error| Error::Open {
             directory: directory.to_owned(),
             cause: error.into_string(),
         })?;
-        Ok(Store {
-            db,
-            directory: directory.to_owned(),
-        })
+        Ok(Store::on(Box::new(db), directory))
+    }
+
+    /// A store on a disk, which goes by the name of a directory.
+    pub fn on(disk: Box<dyn Disk>, name: &Path) -> Store {
+        Store {
+            disk,
+            directory: name.to_owned(),
+        }
     }
 
     /// Takes a store away, to be made anew.
@@ -117,7 +127,7 @@ impl Store {
         })
     }
 
-    fn failed(&self, cause: rocksdb::Error) -> Error {
+    fn failed(&self, cause: String) -> Error {
         Error::Failed {
             directory: self.directory.clone(),
             cause,
@@ -133,7 +143,7 @@ impl Store {
 
     /// The value that [`Store::read_meta`] reads; none while nothing was committed.
     pub fn meta(&self) -> Result<Option<Vec<u8>>, Error> {
-        self.db.get(keys::META).map_err(|cause| self.failed(cause))
+        self.disk.get(keys::META).map_err(|cause| self.failed(cause))
     }
 
     /// Where the store stands.
@@ -197,25 +207,24 @@ impl Store {
     }
 
     fn scan(&self, prefix: u8, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound([prefix]);
-        options.set_iterate_upper_bound([prefix + 1]);
-        options.set_readahead_size(1 << 20);
-        for entry in self.db.iterator_opt(IteratorMode::Start, options) {
-            let (key, value) = entry.map_err(|cause| self.failed(cause))?;
-            each(&key[1..], &value)?;
-        }
-        Ok(())
+        let mut result = Ok(());
+        let looked = self.disk.look(&[prefix], &[prefix + 1], true, &mut |key, value| {
+            result = each(&key[1..], value);
+            if result.is_ok() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        looked.map_err(|cause| self.failed(cause))?;
+        result
     }
 
     /// The values of users without a device online, in the order asked; none for those whom the store has not.
     /// [`read_away`] reads them.
     pub fn get_away<'u>(&self, users: impl IntoIterator<Item = &'u str>) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        let values = self.db.multi_get(users.into_iter().map(keys::away));
-        values
-            .into_iter()
-            .map(|value| value.map_err(|cause| self.failed(cause)))
-            .collect()
+        let mut keys = users.into_iter().map(keys::away);
+        self.disk.get_many(&mut keys).map_err(|cause| self.failed(cause))
     }
 
     /// Users without a device online who may be due after a point in their order and by a time: at most `limit`, the
@@ -226,25 +235,25 @@ impl Store {
         let mut start = keys::due(after.time, &after.user);
         // The least key that is greater.
         start.push(0);
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(start.clone());
-        options.set_iterate_upper_bound([keys::DUE + 1]);
         let mut due = Vec::new();
-        for entry in self
-            .db
-            .iterator_opt(IteratorMode::From(&start, Direction::Forward), options)
-        {
-            let (key, _) = entry.map_err(|cause| self.failed(cause))?;
-            let (time, user) = keys::read_due(&key).ok_or_else(|| self.damaged("a due row cannot be read"))?;
+        let mut next = Ok(None);
+        let looked = self.disk.look(&start, &[keys::DUE + 1], false, &mut |key, _| {
+            let Some((time, user)) = keys::read_due(key) else {
+                next = Err(self.damaged("a due row cannot be read"));
+                return ControlFlow::Break(());
+            };
             if time > upto || due.len() == limit {
-                return Ok((due, Some(time)));
+                next = Ok(Some(time));
+                return ControlFlow::Break(());
             }
             due.push(DueKey {
                 time,
                 user: user.into(),
             });
-        }
-        Ok((due, None))
+            ControlFlow::Continue(())
+        });
+        looked.map_err(|cause| self.failed(cause))?;
+        Ok((due, next?))
     }
 
     pub fn begin(&self) -> Commit {
@@ -272,12 +281,8 @@ impl Store {
         image::put_bytes(value, counts);
         image::put_partition(value, partition, policy);
         commit.batch.put(keys::META, &commit.value);
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        self.db
-            .write_opt(commit.batch, &options)
-            .map_err(|cause| self.failed(cause))?;
-        self.db.flush().map_err(|cause| self.failed(cause))
+        self.disk.write(commit.batch).map_err(|cause| self.failed(cause))?;
+        self.disk.flush().map_err(|cause| self.failed(cause))
     }
 }
 

@@ -1,0 +1,72 @@
+//! Bugs to be planted, to see whether the simulator finds them. Only a build with the feature `planted` has them; in
+//! any other [`planted!`] is `false`.
+
+/// Whether this bug is planted now.
+#[cfg(feature = "planted")]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::engine::planted::is($crate::engine::planted::Bug::$bug)
+    };
+}
+
+#[cfg(not(feature = "planted"))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
+#[cfg(feature = "planted")]
+pub use garden::{Bug, is, plant};
+
+#[cfg(feature = "planted")]
+mod garden {
+    use std::cell::Cell;
+
+    /// What can be planted in the walk.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub enum Bug {
+        /// The store is committed before the log.
+        StoreBeforeLog,
+        /// A deadline that the store keeps fires one millisecond late.
+        LateDeadline,
+        /// A start goes on after a record that was not folded.
+        ResumeOffset,
+        /// What is out of a half-committed record is given again.
+        HalfRepeated,
+        /// A lease that was dropped is back after a start.
+        LeaseKept,
+        /// Who was forgotten since the last commit of the store is fetched from it.
+        OverlayForgotten,
+        /// Log time is not restored.
+        TimeNotRestored,
+        /// A tick moves time by a millisecond of its own.
+        TickMovesTime,
+    }
+
+    impl Bug {
+        pub const ALL: [Bug; 8] = [
+            Bug::StoreBeforeLog,
+            Bug::LateDeadline,
+            Bug::ResumeOffset,
+            Bug::HalfRepeated,
+            Bug::LeaseKept,
+            Bug::OverlayForgotten,
+            Bug::TimeNotRestored,
+            Bug::TickMovesTime,
+        ];
+    }
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// From now on, in this thread.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    pub fn is(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}

@@ -1,0 +1,93 @@
+//! Everything that a simulated world does to the engine, by name, so that it can be counted and left out.
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! faults {
+    ($($fault:ident $name:literal $what:literal)*) => {
+        /// What can go wrong.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Fault {
+            $(#[doc = $what] $fault,)*
+        }
+
+        impl Fault {
+            pub const ALL: &[Fault] = &[$(Fault::$fault,)*];
+
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Fault::$fault => $name,)*
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    CommitLost "commit-lost" "A commit fails, and nothing of it is in the log."
+    CommitKept "commit-kept" "A commit fails, though all of it is in the log."
+    CommitLate "commit-late" "A commit fails, and arrives later or never."
+    CallFails "call-fails" "A read, a position, a range, a sync or a retention fails."
+    Slow "slow" "A call takes seconds."
+    Crash "crash" "The process dies at a call of log or store, before or after its effect."
+    Restart "restart" "The process ends in good order and starts again."
+    Pause "pause" "The process stands still within a call, while another takes the partition over; then it wakes."
+    TwoOwners "two-owners" "Another takes the partition over, while this one believes to own it."
+    Move "move" "The next owner is on another machine, with another store."
+    StoreOld "store-old" "The store is a copy made some time before."
+    StoreLost "store-lost" "The store is gone."
+    StoreForeign "store-foreign" "The store is that of another partition."
+    StoreDamaged "store-damaged" "The store's position cannot be read."
+    WriteLost "write-lost" "What was not flushed is lost with the process."
+    StoreFails "store-fails" "A call of the store fails."
+    Retention "retention" "The front of the log is cut."
+    Tick "tick" "A tick by nobody's deadline: early, late, twice."
+    TickDue "tick-due" "A tick at the owner's next deadline or a millisecond beside it."
+    Poison "poison" "A record that is no event."
+    WrongKey "wrong-key" "A record whose key is not its user."
+    Burst "burst" "Hundreds of devices of one gateway, lost at once."
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Fault, String> {
+        let found = Fault::ALL.iter().find(|fault| fault.name() == name);
+        found.copied().ok_or_else(|| {
+            let names: Vec<_> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+            format!("there is no fault {name:?}; there are {}", names.join(", "))
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How often each fault was met.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Counts([u64; Fault::ALL.len()]);
+
+impl Default for Counts {
+    fn default() -> Counts {
+        Counts([0; Fault::ALL.len()])
+    }
+}
+
+impl Counts {
+    pub fn note(&mut self, fault: Fault) {
+        self.0[fault as usize] += 1;
+    }
+
+    pub fn of(&self, fault: Fault) -> u64 {
+        self.0[fault as usize]
+    }
+
+    pub fn add(&mut self, other: &Counts) {
+        for (sum, count) in self.0.iter_mut().zip(other.0) {
+            *sum += count;
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! A seeded world in one thread: the real walk, outbox, schemas, core and store over a simulated log, with everything
+//! going wrong that can, and at last nothing any more. Then all must be as the oracle says.
+//!
+//! Nothing here comes from outside of the seed: the same seed and the same options give the same run, byte for byte.
+
+use super::broker::{Broker, BrokerBug, Weather};
+use super::cast::{Cast, Owner};
+use super::fault::{Counts, Fault};
+use super::history::{self, Random};
+use super::input::{Input, Spoil, least_deadline};
+use crate::clock::ManualClock;
+use crate::engine::Tuning;
+use crate::engine::partition::Walk;
+use crate::presence::{LogTime, Offset, Partition, Status};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Every so many seeds one has its stores in RocksDB.
+const ROCKSDB_EVERY: u64 = 25;
+/// Ticks until every device is gone, at most.
+const LAST_TICKS_MAX: usize = 5_000;
+
+/// What of a seed's world is played.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many records of the history, over all partitions.
+    pub records: usize,
+    /// Faults that do not happen.
+    pub without: Vec<Fault>,
+    pub bug: Option<BrokerBug>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            records: 300,
+            without: Vec::new(),
+            bug: None,
+        }
+    }
+}
+
+/// A run in which everything was right.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Records in the log.
+    pub events: u64,
+    /// Records that owners have read, most of them more than once.
+    pub folded: u64,
+    pub counts: Counts,
+    /// Every output and the state, all partitions.
+    pub transcript: Vec<u8>,
+}
+
+/// Plays a seed's world; what was wrong, if anything was.
+pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
+    let rocksdb = seed % ROCKSDB_EVERY == ROCKSDB_EVERY - 1;
+    let directory = rocksdb.then(|| {
+        // Two threads may play the same seed.
+        static PLAYED: AtomicU64 = AtomicU64::new(0);
+        let number = PLAYED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("rollcall-sim-{}-{number}", std::process::id());
+        std::env::temp_dir().join(name)
+    });
+    if let Some(directory) = &directory {
+        std::fs::create_dir_all(directory).map_err(|error| format!("no directory for RocksDB: {error}"))?;
+    }
+    let played = catch_unwind(AssertUnwindSafe(|| Play::new(seed, options, directory.as_ref()).run()));
+    if let Some(directory) = &directory {
+        // Only leftovers of a store that was checked already.
+        let _ = std::fs::remove_dir_all(directory);
+    }
+    played.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panic: {}", said.unwrap_or("without a word")))
+    })
+}
+
+struct Play {
+    cast: Arc<Cast>,
+    /// For what the world does; the calls of log and store have their own.
+    random: Random,
+    partitions: u32,
+    on_rocksdb: bool,
+}
+
+impl Play {
+    fn new(seed: u64, options: &Options, directory: Option<&PathBuf>) -> Play {
+        let mut random = Random(seed ^ 0x776f_726c_6421);
+        let partitions = *random.pick(&[1, 1, 2, 3]);
+        let mut weather = Weather {
+            without: options.without.clone(),
+            fails: *random.pick(&[0, 4, 15, 60]),
+            ..Weather::default()
+        };
+        let share = options.records / partitions as usize;
+        let mut inputs = Vec::new();
+        let mut policies = Vec::new();
+        for partition in 0..partitions {
+            let of = seed.wrapping_mul(4).wrapping_add(partition.into());
+            let burst = if weather.strikes(Fault::Burst, 40, &mut random) {
+                share / 2
+            } else {
+                0
+            };
+            inputs.push(Input::new(of, Partition(partition), partitions, share - burst, burst));
+            policies.push(history::policy(of));
+        }
+        let most = usize::MAX;
+        let on_rocksdb = directory.is_some();
+        let tuning = Tuning {
+            fetch_users: *random.pick(&[1, 2, 3, 10_000]),
+            cached_users: *random.pick(&[0, 1, 3, 50_000]),
+            store_commit_records: if on_rocksdb {
+                *random.pick(&[20, 60, u64::MAX])
+            } else {
+                *random.pick(&[1, 5, 20, 60, u64::MAX])
+            },
+            store_commit_users: *random.pick(&[2, 5, most, most]),
+            log_commit_ms: *random.pick(&[0, 1, 5, 1_000]),
+            commit_bytes: *random.pick(&[1, 300, 2_000, 8 << 20]),
+            ..Tuning::default()
+        };
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let broker = Broker::new(inputs, Random(random.next()), weather, clock.clone()).with_bug(options.bug);
+        let cast = Cast::new(Arc::new(broker), clock, tuning, policies, directory);
+        Play {
+            cast: Arc::new(cast),
+            random,
+            partitions,
+            on_rocksdb,
+        }
+    }
+
+    fn run(mut self) -> Result<Report, String> {
+        let partitions: Vec<Partition> = (0..self.partitions).map(Partition).collect();
+        let mut rounds_left = 100;
+        // A while longer after everything was published.
+        while rounds_left > 0 {
+            let partition = *self.random.pick(&partitions);
+            self.round(partition);
+            self.check_wrong()?;
+            if self
+                .cast
+                .broker
+                .world()
+                .shelves
+                .iter()
+                .all(|shelf| shelf.input.is_empty())
+            {
+                rounds_left -= 1;
+            }
+        }
+        self.cast.broker.world().weather.calm = true;
+        let mut transcript = Vec::new();
+        for partition in &partitions {
+            let named = |what: String| format!("partition {partition}, after the faults: {what}");
+            self.calm(*partition, &mut transcript).map_err(named)?;
+            self.check_wrong()?;
+        }
+        let world = self.cast.broker.world();
+        Ok(Report {
+            events: world.shelves.iter().map(|shelf| shelf.count()).sum(),
+            folded: world.read,
+            counts: world.weather.counts.clone(),
+            transcript,
+        })
+    }
+
+    fn check_wrong(&self) -> Result<(), String> {
+        match self.cast.broker.world().wrong.take() {
+            Some(wrong) => Err(wrong),
+            None => Ok(()),
+        }
+    }
+
+    fn strikes(&mut self, fault: Fault, per_mille: u64) -> bool {
+        let weather = &mut self.cast.broker.world().weather;
+        weather.strikes(fault, per_mille, &mut self.random)
+    }
+
+    /// A little of everything.
+    fn round(&mut self, partition: Partition) {
+        let ms = *self.random.pick(&[0, 1, 3, 500, 4_000]);
+        self.cast.clock.advance_ms(ms);
+        if self.random.percent(60) {
+            self.publish(partition);
+        }
+        if self.strikes(Fault::Tick, 20) {
+            self.tick(partition);
+        }
+        if self.random.percent(20) {
+            self.cast.broker.deliver(partition);
+        }
+        let owners = self.cast.seat(partition).owners.len();
+        if owners == 0 {
+            if self.random.percent(70)
+                && let Some(owner) = self.cast.open(partition)
+            {
+                self.cast.seat(partition).owners.push(owner);
+            }
+            return;
+        }
+        if self.strikes(Fault::TwoOwners, 8) {
+            take_over(&self.cast, partition, 0);
+        }
+        // Mostly the present owner, sometimes one of those before.
+        let chosen = if self.random.percent(80) {
+            owners - 1
+        } else {
+            self.random.index(owners)
+        };
+        let owner = self.cast.seat(partition).owners.remove(chosen);
+        let Some(owner) = self.turn(partition, owner) else {
+            return;
+        };
+        let mut seat = self.cast.seat(partition);
+        // Whoever took over meanwhile is after all who were there.
+        let place = chosen.min(seat.owners.len());
+        seat.owners.insert(place, owner);
+    }
+
+    fn publish(&mut self, partition: Partition) {
+        for _ in 0..*self.random.pick(&[1, 1, 3, 10, 30]) {
+            let spoil = if self.strikes(Fault::Poison, 10) {
+                Spoil::Poison
+            } else if self.strikes(Fault::WrongKey, 5) {
+                Spoil::Key
+            } else {
+                Spoil::No
+            };
+            let mut world = self.cast.broker.world();
+            let record = world.shelves[partition.0 as usize].input.next(&mut self.random, spoil);
+            drop(world);
+            let Some(record) = record else { return };
+            self.cast.broker.append(partition, record);
+        }
+    }
+
+    fn tick(&mut self, partition: Partition) {
+        let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts();
+        let ts = match self.random.below(3) {
+            0 => last.saturating_sub(self.random.below(60_000)),
+            1 => last,
+            _ => last + self.random.below(2_000),
+        };
+        for _ in 0..=self.random.below(2) {
+            self.tick_at(partition, ts);
+        }
+    }
+
+    fn tick_at(&self, partition: Partition, ts: u64) {
+        let record = self.cast.broker.world().shelves[partition.0 as usize].input.tick(ts);
+        self.cast.broker.append(partition, record);
+    }
+
+    /// One owner's turn; the owner, if it goes on.
+    fn turn(&mut self, partition: Partition, owner: Owner) -> Option<Owner> {
+        if self.strikes(Fault::Restart, 15) {
+            self.cast.close(partition, owner);
+            return None;
+        }
+        if self.strikes(Fault::TickDue, 20)
+            && let Some(due) = owner.walk.next_deadline()
+        {
+            let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts();
+            let ts = (due.0 + self.random.below(3)).saturating_sub(1);
+            // Nothing of the history would come before its time else.
+            if ts < last + 700_000_000 {
+                self.tick_at(partition, ts);
+            }
+        }
+        if self.strikes(Fault::Crash, 40) {
+            owner.life.dies_after(self.random.below(14), self.random.percent(50));
+        }
+        if self.strikes(Fault::Pause, 15) {
+            let cast = self.cast.clone();
+            let steps = self.random.below(4);
+            let meanwhile = Box::new(move || take_over(&cast, partition, steps));
+            owner.handle.pause_after(self.random.below(6), meanwhile);
+        }
+        let records = *self.random.pick(&[1, 1, 4, 20, 1_000]);
+        let owner = self.cast.step(partition, owner, records)?;
+        if self.random.percent(5) {
+            self.cast.copy_store(partition, &owner);
+        }
+        if self.random.percent(3) && !self.on_rocksdb {
+            self.cast.retain(partition, &owner);
+        }
+        if self.random.percent(5) {
+            self.check_state(partition, &owner);
+        }
+        Some(owner)
+    }
+
+    /// If it has all that was published and shows it, it is what the oracle says.
+    fn check_state(&self, partition: Partition, owner: &Owner) {
+        let walk = &owner.walk;
+        let end = self.cast.broker.world().shelves[partition.0 as usize].end();
+        if walk.applied().0 != end || !walk.is_settled() || !walk.is_caught_up() {
+            return;
+        }
+        // A store that fails is no wrong answer.
+        let Ok(lines) = walk.state_lines() else { return };
+        let mut world = self.cast.broker.world();
+        let expected = world.shelves[partition.0 as usize].input.state_lines();
+        if expected.as_bytes() != lines {
+            let what = difference(&expected, &String::from_utf8_lossy(&lines));
+            world.wrong.get_or_insert(format!("partition {partition}: {what}"));
+        }
+    }
+
+    /// Nothing goes wrong any more: the partition comes to life, catches up, and time passes until nobody is left.
+    fn calm(&mut self, partition: Partition, transcript: &mut Vec<u8>) -> Result<(), String> {
+        self.cast.broker.deliver(partition);
+        let mut owners = std::mem::take(&mut self.cast.seat(partition).owners);
+        let mut present = owners.pop_if(|owner| owner.handle.is_present());
+        for owner in &owners {
+            owner.life.dies_after(u64::MAX, false);
+        }
+        for owner in owners {
+            let mut owner = Some(owner);
+            for _ in 0..3 {
+                owner = owner.and_then(|owner| self.cast.step(partition, owner, 10));
+            }
+            if let Some(owner) = owner {
+                self.cast.dismiss(partition, owner);
+            }
+        }
+        let mut attempts = 0;
+        let mut owner = loop {
+            let Some(owner) = present.take() else {
+                attempts += 1;
+                if attempts > 5 {
+                    return Err("no owner comes to life".to_owned());
+                }
+                present = self.cast.open(partition);
+                continue;
+            };
+            owner.life.dies_after(u64::MAX, false);
+            if let Some(owner) = self.catch_up(partition, owner)? {
+                break owner;
+            }
+        };
+        owner = self.let_time_pass(partition, owner)?;
+        owner.walk.commit_store().map_err(|error| error.to_string())?;
+        self.check_end(partition, &owner.walk)?;
+        {
+            let world = self.cast.broker.world();
+            let shelf = &world.shelves[partition.0 as usize];
+            for record in &shelf.outputs {
+                transcript.extend_from_slice(&record.value);
+            }
+            transcript.extend_from_slice(shelf.input.state_lines().as_bytes());
+        }
+        self.cast.close(partition, owner);
+        let owner = self.cast.open(partition).ok_or("it cannot be opened again")?;
+        let owner = self
+            .catch_up(partition, owner)?
+            .ok_or("opened again, it does not catch up")?;
+        self.check_end(partition, &owner.walk)
+            .map_err(|what| format!("opened again: {what}"))?;
+        self.cast.dismiss(partition, owner);
+        Ok(())
+    }
+
+    fn catch_up(&self, partition: Partition, owner: Owner) -> Result<Option<Owner>, String> {
+        let mut owner = owner;
+        for _ in 0..100 {
+            let Some(went_on) = self.cast.step(partition, owner, 1_000) else {
+                return Ok(None);
+            };
+            owner = went_on;
+            let end = self.cast.broker.world().shelves[partition.0 as usize].end();
+            if owner.walk.applied().0 == end && owner.walk.is_caught_up() {
+                return Ok(Some(owner));
+            }
+        }
+        Err("its lag does not end".to_owned())
+    }
+
+    /// Ticks when the owner would have one, until it needs no more. None comes too late, and none in vain for ever.
+    fn let_time_pass(&self, partition: Partition, mut owner: Owner) -> Result<Owner, String> {
+        let mut in_vain = 0;
+        for count in 0..LAST_TICKS_MAX {
+            let walk = &owner.walk;
+            let Some(time) = walk.state().time() else {
+                return Ok(owner);
+            };
+            let outage = walk.state().policy().outage;
+            let watched = outage.silence_ms > 0 && walk.census().online_devices() > 0;
+            let watch = watched.then(|| time.plus(outage.silence_ms / 2));
+            let due = walk.next_deadline();
+            if count % 16 == 0 || due.is_none() {
+                let lines = self.cast.broker.world().shelves[partition.0 as usize]
+                    .input
+                    .state_lines();
+                let least = least_deadline(&lines);
+                if least.is_some_and(|least| due.is_none_or(|due| due > least)) {
+                    return Err(format!("a deadline is at {least:?}, but the owner looks at {due:?}"));
+                }
+            }
+            let Some(next) = [due, watch].into_iter().flatten().min() else {
+                return Ok(owner);
+            };
+            in_vain = if next <= time { in_vain + 1 } else { 0 };
+            if in_vain > 20 {
+                return Err(format!("it ticks for ever at {time}, its next deadline is {next}"));
+            }
+            self.tick_at(partition, next.max(time).0);
+            owner = self.catch_up(partition, owner)?.ok_or("it fails without any fault")?;
+        }
+        Err("it ticks without an end".to_owned())
+    }
+
+    fn check_end(&self, partition: Partition, walk: &Walk) -> Result<(), String> {
+        let lines = walk.state_lines().map_err(|error| error.to_string())?;
+        let world = self.cast.broker.world();
+        let shelf = &world.shelves[partition.0 as usize];
+        let (_, _, expected) = shelf.input.before(Offset(shelf.end()), 0);
+        let mut position = shelf.position;
+        if position.time != shelf.input.time.map(LogTime) && position.next.0 > 0 {
+            return Err(format!("the position's time is {:?}", position.time));
+        }
+        position.time = None;
+        if position != expected {
+            return Err(format!("the position is {position:?} instead of {expected:?}"));
+        }
+        if shelf.outputs.len() != shelf.input.expected.len() {
+            let (are, should) = (shelf.outputs.len(), shelf.input.expected.len());
+            return Err(format!("there are {are} outputs instead of {should}"));
+        }
+        if shelf.quarantined != shelf.input.malformed.len() {
+            let (are, should) = (shelf.quarantined, shelf.input.malformed.len());
+            return Err(format!("there are {are} quarantined instead of {should}"));
+        }
+        let lines = String::from_utf8_lossy(&lines);
+        let expected = shelf.input.state_lines();
+        if lines != expected {
+            return Err(difference(&expected, &lines));
+        }
+        let of_users = |name: &str| {
+            let lines = expected.lines().filter(|line| line.starts_with(r#"{"type":"user""#));
+            let statuses = lines.filter_map(|line| line.split(r#","status":""#).nth(1));
+            statuses.filter(|rest| rest.starts_with(&format!("{name}\""))).count() as u64
+        };
+        for status in Status::ALL {
+            let (counted, should) = (walk.census().users(status), of_users(status.name()));
+            if counted != should {
+                return Err(format!(
+                    "{counted} users are counted as {} instead of {should}",
+                    status.name()
+                ));
+            }
+        }
+        let known = expected.matches(r#"{"type":"user""#).count() as u64;
+        if walk.census().known() != known {
+            return Err(format!(
+                "{} users are counted instead of {known}",
+                walk.census().known()
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Another process takes the partition over and makes some steps.
+fn take_over(cast: &Cast, partition: Partition, steps: u64) {
+    let mut owner = cast.open(partition);
+    for _ in 0..steps {
+        owner = owner.and_then(|owner| cast.step(partition, owner, 20));
+    }
+    if let Some(owner) = owner {
+        cast.seat(partition).owners.push(owner);
+    }
+}
+
+/// The first lines that differ.
+fn difference(expected: &str, got: &str) -> String {
+    let mut expected_lines = expected.lines();
+    let mut got_lines = got.lines();
+    loop {
+        match (expected_lines.next(), got_lines.next()) {
+            (Some(expected), Some(got)) if expected == got => {}
+            (None, None) => return "the states differ in the last line's end".to_owned(),
+            (expected, got) => {
+                return format!(
+                    "the state differs:\n  expected {}\n  got      {}",
+                    expected.unwrap_or("nothing"),
+                    got.unwrap_or("nothing")
+                );
+            }
+        }
+    }
+}

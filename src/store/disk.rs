@@ -1,0 +1,86 @@
+//! What a store needs of a disk, and RocksDB as one. A simulated world has another, which fails on demand.
+
+use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions};
+use rocksdb::{WriteBatch, WriteOptions};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// Shared by all of a store's blocks.
+const CACHE_BYTES: usize = 32 << 20;
+const WRITE_BUFFER_BYTES: usize = 32 << 20;
+
+/// What a look at a range does with each key and value; whether it has seen enough.
+pub type Look<'l> = &'l mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// Keys and values in the order of the keys' bytes. What fails says why in a sentence.
+pub trait Disk: Send {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String>;
+
+    /// Several at once, in the order asked.
+    fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, String>;
+
+    /// Looks at the keys from one on and before another. `ahead`: it will be many.
+    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Look<'_>) -> Result<(), String>;
+
+    /// All of the batch or nothing; it may be lost until [`Disk::flush`], but never before one written earlier.
+    fn write(&self, batch: WriteBatch) -> Result<(), String>;
+
+    /// Everything written survives the death of the process.
+    fn flush(&self) -> Result<(), String>;
+}
+
+/// Opens a directory, which is made if it is not there.
+pub(super) fn open(directory: &Path) -> Result<DB, rocksdb::Error> {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(256);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
+    table.set_bloom_filter(10.0, false);
+    table.set_cache_index_and_filter_blocks(true);
+    options.set_block_based_table_factory(&table);
+    DB::open(&options, directory)
+}
+
+impl Disk for DB {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        DB::get(self, key).map_err(rocksdb::Error::into_string)
+    }
+
+    fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, String> {
+        let values = self.multi_get(keys).into_iter();
+        values.map(|value| value.map_err(rocksdb::Error::into_string)).collect()
+    }
+
+    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Look<'_>) -> Result<(), String> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(before);
+        if ahead {
+            options.set_readahead_size(1 << 20);
+        }
+        for entry in self.iterator_opt(IteratorMode::From(from, Direction::Forward), options) {
+            let (key, value) = entry.map_err(rocksdb::Error::into_string)?;
+            if look(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), String> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.write_opt(batch, &options).map_err(rocksdb::Error::into_string)
+    }
+
+    fn flush(&self) -> Result<(), String> {
+        DB::flush(self).map_err(rocksdb::Error::into_string)
+    }
+}
