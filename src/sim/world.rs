@@ -15,6 +15,7 @@ use crate::presence::{LogTime, Offset, Partition, Status};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every so many seeds one has its stores in RocksDB.
 const ROCKSDB_EVERY: u64 = 25;
@@ -57,7 +58,10 @@ pub struct Report {
 pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
     let rocksdb = seed % ROCKSDB_EVERY == ROCKSDB_EVERY - 1;
     let directory = rocksdb.then(|| {
-        let name = format!("rollcall-sim-{}-{seed}", std::process::id());
+        // The same seed may be played in several threads.
+        static PLAYED: AtomicU64 = AtomicU64::new(0);
+        let number = PLAYED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("rollcall-sim-{}-{number}", std::process::id());
         std::env::temp_dir().join(name)
     });
     if let Some(directory) = &directory {
