@@ -10,7 +10,7 @@ CARGO_DENY := 0.20.2
 # `step NAME, COMMAND` runs one step of `make ci` and says how long it took.
 step = @echo "== $(1)" && start=$$(date +%s) && $(2) && echo "== $(1): $$(($$(date +%s) - start)) s"
 
-.PHONY: help run test ci bench setup
+.PHONY: help run test ci bench sim setup
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,11 @@ ci: setup ## what must pass before a change lands: formatting, licences, lints, 
 	$(call step,licences and sources,cargo deny --locked --offline check bans licenses sources)
 	$(call step,lints,cargo clippy --release --locked --all-targets -- -D warnings)
 	$(call step,tests,scripts/test --locked)
+
+SEED ?= 1-300
+
+sim: setup ## simulated worlds that try to break the engine; make sim SEED=17, or SEED=1-100000
+	cargo run --release -- sim --seeds $(SEED)
 
 bench: setup ## the benchmarks, in the profile everything is built with
 	cargo bench --profile release --benches

@@ -12,10 +12,10 @@ use crate::clock::ManualClock;
 use crate::engine::Tuning;
 use crate::engine::partition::Walk;
 use crate::presence::{LogTime, Offset, Partition, Status};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every so many seeds one has its stores in RocksDB.
 const ROCKSDB_EVERY: u64 = 25;
@@ -58,7 +58,7 @@ pub struct Report {
 pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
     let rocksdb = seed % ROCKSDB_EVERY == ROCKSDB_EVERY - 1;
     let directory = rocksdb.then(|| {
-        // Two threads may play the same seed.
+        // The same seed may be played in several threads.
         static PLAYED: AtomicU64 = AtomicU64::new(0);
         let number = PLAYED.fetch_add(1, Ordering::Relaxed);
         let name = format!("rollcall-sim-{}-{number}", std::process::id());
