@@ -97,6 +97,10 @@ impl Client {
         let _ = stream.write_all(body);
         let (status, headers, mut rest) = head(stream);
         let mut bytes = Vec::new();
+        // A subscription has no end to wait for; nobody who asks in this way expects one.
+        if find(&headers, "content-type") == Some("text/event-stream") {
+            rest = BufReader::new(Box::new(io::empty()));
+        }
         rest.read_to_end(&mut bytes).expect("the body is readable");
         Reply {
             status,
@@ -272,8 +276,12 @@ impl Follower {
 
     /// The next event, past comments and bare cursors; none at the end.
     pub fn next_or_end(&mut self) -> Option<Told> {
+        let mut waited = 0;
         loop {
             let block = self.block()?;
+            // These come for ever, ten seconds apart.
+            waited += u64::from(block == ": still here\n") * 10;
+            assert!(waited <= PATIENCE.as_secs(), "what is waited for does not come");
             let field = |name: &str| {
                 let line = block.lines().find_map(|line| line.strip_prefix(name));
                 line.and_then(|line| line.strip_prefix(": ")).map(str::to_owned)
