@@ -338,7 +338,15 @@ impl Cast {
         }
         let rows = platter.copy();
         let Some((applied, _)) = applied(&rows) else { return };
-        let floor = self.broker.world().shelves[partition.0 as usize].floor;
+        let (floor, start) = {
+            let world = self.broker.world();
+            let shelf = &world.shelves[partition.0 as usize];
+            (shelf.floor, shelf.start())
+        };
+        // An old copy that the log does not reach back to any more is no backup.
+        if applied < start {
+            return;
+        }
         let start = self.below(floor.min(applied) + 1);
         if self.strikes(Fault::Retention, 1_000) {
             seat.backup = rows;
