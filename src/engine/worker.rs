@@ -74,7 +74,7 @@ pub enum Command {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartitionStats {
     pub partition: Partition,
-    /// `restoring` (folding again what was committed), `live`, or `failed` with why.
+    /// `restoring` (folding what the log has, for the first time since the start), `live`, or `failed` with why.
     pub state: &'static str,
     pub error: Option<String>,
     /// The three offsets: the next record to come, to be committed, to be folded.
@@ -121,6 +121,8 @@ pub struct Worker {
     /// The store was made anew already after the fold had diverged from what was committed.
     rebuilt: bool,
     restoring: bool,
+    /// Since it was opened the walk has once been at the end of the log.
+    at_end_once: bool,
     next_progress_ms: u64,
     /// Not to be tried again before, by the monotonic clock.
     retry_at_ms: u64,
@@ -161,6 +163,7 @@ impl Worker {
             failure: None,
             rebuilt: false,
             restoring: false,
+            at_end_once: false,
             next_progress_ms: 0,
             retry_at_ms: 0,
             waiting: Vec::new(),
@@ -235,14 +238,14 @@ impl Worker {
         let Some(walk) = &self.walk else { return };
         let now_ms = self.clock.monotonic_ms();
         let (applied, committed) = (walk.applied(), walk.committed().next);
-        if walk.is_caught_up() {
+        if self.at_end_once && walk.is_caught_up() {
             if self.restoring {
                 self.restoring = false;
                 tracing::info!(partition = %self.partition, %applied, "live");
             }
         } else if now_ms >= self.next_progress_ms {
             self.next_progress_ms = now_ms + PROGRESS_MS;
-            tracing::info!(partition = %self.partition, %applied, %committed, "folding again what was committed");
+            tracing::info!(partition = %self.partition, %applied, %committed, "folding what the log has");
         }
     }
 
@@ -259,7 +262,8 @@ impl Worker {
                 clock,
                 self.tuning,
             )?;
-            self.restoring = !walk.is_caught_up();
+            self.restoring = true;
+            self.at_end_once = false;
             self.next_progress_ms = self.clock.monotonic_ms() + PROGRESS_MS;
             self.walk = Some(walk);
             return Ok(true);
@@ -271,6 +275,7 @@ impl Worker {
         if step.saw_tick {
             self.tick_sent_ms = None;
         }
+        self.at_end_once |= step.records == 0;
         self.show_progress();
         if step.records == 0 {
             self.tick()?;
@@ -453,7 +458,7 @@ impl Worker {
         let walk = self.walk.as_ref();
         let state = match (walk, &self.failure) {
             (_, Some(_)) => "failed",
-            (Some(walk), None) if walk.is_caught_up() => "live",
+            (Some(walk), None) if self.at_end_once && walk.is_caught_up() => "live",
             (_, None) => "restoring",
         };
         PartitionStats {
