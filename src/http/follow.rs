@@ -3,7 +3,7 @@
 //! A subscription is a cursor and nothing else: it holds no queue, so that a slow reader slows nobody and loses
 //! nothing for as long as the log keeps its records. Each event's `id` is the cursor after it.
 
-use super::users::{number, parameter, parameters};
+use super::users::{number, only, parameter, parameters};
 use super::{Face, Fault};
 use crate::log::{self, Limit, Log, Record, Topic};
 use crate::metrics;
@@ -86,6 +86,7 @@ async fn follow(
         Topic::Kicks => bounds::GATEWAY_BYTES,
         Topic::Changes | Topic::Events | Topic::Quarantine => bounds::USER_BYTES,
     };
+    only(query, &[filter, "partition", "after"])?;
     let keys: BTreeSet<Vec<u8>> = parameters(query, filter).map(String::into_bytes).collect();
     if keys.len() > FILTER_MAX {
         let message = format!("at most {FILTER_MAX} `{filter}` may be given, not {}", keys.len());

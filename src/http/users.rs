@@ -37,6 +37,19 @@ pub(super) fn parameters(query: Option<&str>, name: &str) -> impl Iterator<Item 
         .map(|(_, value)| value.into_owned())
 }
 
+/// Refuses parameters that a route does not have: a misspelt filter would be no filter.
+pub(super) fn only(query: Option<&str>, names: &[&str]) -> Result<(), Fault> {
+    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    match pairs.find(|(key, _)| !names.contains(&&**key)) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let has = names.join("`, `");
+            let message = format!("{key:?} is no parameter of this path, which has `{has}`");
+            Err(Fault::bad_request("bad_parameter", message))
+        }
+    }
+}
+
 /// A number in a query string, within its bounds.
 pub(super) fn number(
     query: Option<&str>,
@@ -76,6 +89,7 @@ pub async fn user_named_query(State(face): State<Face>, RawQuery(query): RawQuer
 }
 
 async fn one(face: &Face, user: String, query: Option<&str>) -> Result<Response, Fault> {
+    only(query, &["at_least"])?;
     let at_least = number(query, "at_least", 0..=i64::MAX as u64)?.map(Offset);
     let partition = partition_of(&user, face.engine.log().partitions());
     let asked = face.engine.users(partition, vec![user.clone()], at_least);
@@ -140,6 +154,7 @@ pub async fn changes(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Fault> {
     let Path(user) = user?;
+    only(query.as_deref(), &["limit"])?;
     let wanted = number(query.as_deref(), "limit", CHANGES)?.unwrap_or(CHANGES_DEFAULT) as usize;
     let log = face.engine.log().clone();
     let partition = partition_of(&user, log.partitions());

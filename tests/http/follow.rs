@@ -191,6 +191,17 @@ fn a_partition_can_be_chosen() {
     assert_eq!(told[1].id, "1:2");
     let mut again = house.follow("/v1/changes?partition=1&after=1:1");
     assert_eq!(again.next(), told[1]);
+    // A misspelt filter would be no filter.
+    for path in [
+        "/v1/changes?usr=a",
+        "/v1/kicks?user=a",
+        "/v1/users/a?at_last=1",
+        "/v1/users/a/changes?limits=1",
+    ] {
+        let error = house.get(path).error(400, "bad_parameter");
+        let message = error["message"].as_str().expect("a sentence");
+        assert!(message.contains("is no parameter of this path"), "{path}: {message}");
+    }
     let error = house.get("/v1/changes?partition=3").error(400, "bad_parameter");
     assert_eq!(error["message"], "partition 3 does not exist: there are 3, from 0");
     let error = house.get("/v1/kicks?partition=one").error(400, "bad_parameter");
