@@ -200,6 +200,8 @@ impl Worker {
                     tracing::error!(partition = %self.partition, %error, "the partition cannot go on; trying again");
                 }
                 self.failure = Some(error.to_string());
+                // It may have come back within the step that failed.
+                self.tick_sent_ms = None;
                 self.retry_at_ms = self.clock.monotonic_ms() + RETRY_MS;
                 self.recover(error);
                 false
@@ -431,22 +433,15 @@ impl Worker {
     }
 
     fn answer_waiting(&mut self) {
+        // Whoever gave up waiting is not kept, even while there is nobody to answer.
+        self.waiting.retain(|waiting| !waiting.reply.is_closed());
         let Some(walk) = &self.walk else { return };
         let applied = walk.applied();
-        if self
-            .waiting
-            .iter()
-            .all(|waiting| waiting.at_least >= applied && !waiting.reply.is_closed())
-        {
-            return;
-        }
-        for waiting in std::mem::take(&mut self.waiting) {
-            if waiting.reply.is_closed() {
-            } else if waiting.at_least < applied {
-                let _ = waiting.reply.send(self.users(&waiting.users));
-            } else {
-                self.waiting.push(waiting);
-            }
+        let waiting = std::mem::take(&mut self.waiting);
+        let (folded, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| waiting.at_least < applied);
+        self.waiting = later;
+        for waiting in folded {
+            let _ = waiting.reply.send(self.users(&waiting.users));
         }
     }
 
