@@ -1,0 +1,5 @@
+//! The log on Apache Kafka.
+
+pub mod admin;
+pub mod settings;
+pub mod topics;
