@@ -15,18 +15,28 @@ use std::process::Command;
 
 /// What each module may import. Log moves bytes, store keeps bytes, schema gives bytes meaning, the core gives meaning
 /// rules, the engine composes the four; what faces the world stands on the engine.
-const ARROWS: [Arrow; 14] = [
+const ARROWS: [Arrow; 15] = [
     ("presence", &[]),
     ("clock", &[]),
+    ("failpoint", &[]),
     // A policy file is one of its settings.
     ("config", &["presence", "schema"]),
     ("metrics", &["presence"]),
     ("schema", &["presence"]),
-    ("log", &["presence", "clock", "metrics"]),
+    ("log", &["presence", "clock", "failpoint", "metrics"]),
     ("store", &["presence", "metrics"]),
     (
         "engine",
-        &["presence", "schema", "log", "store", "clock", "config", "metrics"],
+        &[
+            "presence",
+            "schema",
+            "log",
+            "store",
+            "clock",
+            "config",
+            "failpoint",
+            "metrics",
+        ],
     ),
     // No path to the store: what they know of a user, the engine told them.
     (
