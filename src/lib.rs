@@ -10,6 +10,7 @@
 //! | [`schema`] | bytes to values and back; whatever comes in is judged here, once |
 //! | [`presence`] | the core: the rules as a pure fold; values in, values out, nothing of the outside world |
 //! | [`store`] | keeps a partition's state on disk; may be behind the log, never ahead of it |
+//! | [`checkpoint`] | copies of stores, where another machine can take them from |
 //! | [`engine`] | the walk of a batch through the four above, a worker a partition |
 //!
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
@@ -22,6 +23,7 @@
     deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)
 )]
 
+pub mod checkpoint;
 pub mod clock;
 pub mod command;
 pub mod config;

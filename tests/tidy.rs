@@ -15,7 +15,7 @@ use std::process::Command;
 
 /// What each module may import. Log moves bytes, store keeps bytes, schema gives bytes meaning, the core gives meaning
 /// rules, the engine composes the four; what faces the world stands on the engine.
-const ARROWS: [Arrow; 14] = [
+const ARROWS: [Arrow; 15] = [
     ("presence", &[]),
     ("clock", &[]),
     // A policy file is one of its settings.
@@ -24,9 +24,19 @@ const ARROWS: [Arrow; 14] = [
     ("schema", &["presence"]),
     ("log", &["presence", "clock", "metrics"]),
     ("store", &["presence", "metrics"]),
+    ("checkpoint", &["presence", "store", "metrics"]),
     (
         "engine",
-        &["presence", "schema", "log", "store", "clock", "config", "metrics"],
+        &[
+            "presence",
+            "schema",
+            "log",
+            "store",
+            "checkpoint",
+            "clock",
+            "config",
+            "metrics",
+        ],
     ),
     // No path to the store: what they know of a user, the engine told them.
     (
@@ -54,8 +64,20 @@ const ARROWS: [Arrow; 14] = [
     (
         "command",
         &[
-            "presence", "schema", "log", "store", "engine", "clock", "config", "metrics", "gateway", "http", "audit",
-            "sim", "demo",
+            "presence",
+            "schema",
+            "log",
+            "store",
+            "checkpoint",
+            "engine",
+            "clock",
+            "config",
+            "metrics",
+            "gateway",
+            "http",
+            "audit",
+            "sim",
+            "demo",
         ],
     ),
 ];
