@@ -15,13 +15,14 @@ use std::process::Command;
 
 /// What each module may import. Log moves bytes, store keeps bytes, schema gives bytes meaning, the core gives meaning
 /// rules, the engine composes the four; what faces the world stands on the engine.
-const ARROWS: [Arrow; 15] = [
+const ARROWS: [Arrow; 16] = [
     ("presence", &[]),
     ("clock", &[]),
     // A policy file is one of its settings.
     ("config", &["presence", "schema"]),
     ("metrics", &["presence"]),
     ("schema", &["presence"]),
+    ("registry", &["schema"]),
     ("log", &["presence", "clock", "metrics"]),
     ("store", &["presence", "metrics"]),
     ("checkpoint", &["presence", "store", "metrics"]),
@@ -30,6 +31,7 @@ const ARROWS: [Arrow; 15] = [
         &[
             "presence",
             "schema",
+            "registry",
             "log",
             "store",
             "checkpoint",
@@ -66,6 +68,7 @@ const ARROWS: [Arrow; 15] = [
         &[
             "presence",
             "schema",
+            "registry",
             "log",
             "store",
             "checkpoint",
