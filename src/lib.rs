@@ -8,8 +8,10 @@
 //! | [`http`] | takes events in; at the other end answers questions and lets changes and kicks be followed |
 //! | [`log`] | keeps records durably, partition by partition, and writes outputs and position in one step |
 //! | [`schema`] | bytes to values and back; whatever comes in is judged here, once |
+//! | [`registry`] | asks a schema registry what an id stands for |
 //! | [`presence`] | the core: the rules as a pure fold; values in, values out, nothing of the outside world |
 //! | [`store`] | keeps a partition's state on disk; may be behind the log, never ahead of it |
+//! | [`checkpoint`] | copies of stores, where another machine can take them from |
 //! | [`engine`] | the walk of a batch through the four above, a worker a partition |
 //!
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
@@ -22,6 +24,7 @@
     deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)
 )]
 
+pub mod checkpoint;
 pub mod clock;
 pub mod command;
 pub mod config;
@@ -32,6 +35,7 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod presence;
+pub mod registry;
 pub mod schema;
 pub mod sim;
 pub mod store;

@@ -666,6 +666,15 @@ impl Walk {
         self.commit_store()
     }
 
+    /// Commits the store and copies it into a directory that is not there yet, where others may look at it at leisure.
+    pub fn checkpoint(&mut self, into: &Path) -> Result<(), Error> {
+        self.commit_store()?;
+        if let Some(store) = &self.store {
+            store.checkpoint(into)?;
+        }
+        Ok(())
+    }
+
     /// When something happens by itself next; perhaps early, never late.
     pub fn next_deadline(&self) -> Option<LogTime> {
         let due = self.due_next.filter(|_| self.store.is_some());
