@@ -80,7 +80,7 @@ class Partition:
         self.states = []  # (user, change), of which `current` tells
         self.ranks = {}  # (user, version, offset): place in the list above
         self.forgotten = collections.defaultdict(list)  # user: places in it
-        self.last_state = -1
+        self.last_state = collections.defaultdict(lambda: -1)  # user: place in it
         self.latest = {}  # user: what `current` said last
         self.has_positions = False
         self.is_whole = False
@@ -202,20 +202,20 @@ class Partition:
             self.kicks.find(message.offset(), wire.order(kick["id"]), wire.kick_line(kick))
 
     def current(self, message, registry):
-        """Each belongs to a change, in the order of the changes; compaction may have taken any but the last of a user."""
+        """Each belongs to a change; of a user, in the order of the changes, of which any but the last may be missing."""
         place = f"offset {message.offset()} of current"
         state = None if message.value() is None else self.decoded("UserState", message, "user", registry)
         user = message.key().decode()
         if state is None:
-            rank = next((rank for rank in self.forgotten[user] if rank > self.last_state), None)
+            rank = next((rank for rank in self.forgotten[user] if rank > self.last_state[user]), None)
         else:
             rank = self.ranks.get((user, state["version"], state["offset"]))
         if rank is None:
             self.tell("current", f"{place}, of {user!r}, belongs to no change: {state}")
             return
-        if rank <= self.last_state:
-            self.tell("current", f"{place}, of {user!r}, is not where its change is among the changes: {state}")
-        self.last_state = max(self.last_state, rank)
+        if rank <= self.last_state[user]:
+            self.tell("current", f"{place}, of {user!r}, is older than what is before it: {state}")
+        self.last_state[user] = max(self.last_state[user], rank)
         self.latest[user] = (message.offset(), state)
         if state is None:
             return

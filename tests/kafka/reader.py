@@ -19,13 +19,33 @@ import sys
 import tempfile
 import time
 
-import confluent_kafka as kafka
+import confluent_kafka
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
 
 import checks
 import wire
 
 PATIENCE_S = 120
+
+
+def patiently(ask):
+    """Asks again while brokers are away or do not know yet what they are asked."""
+
+    def asked(*args, **named):
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return ask(*args, **named)
+            except (KafkaException, KafkaError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.3)
+
+    return asked
 
 
 class Cluster:
@@ -39,6 +59,7 @@ class Cluster:
     def topic(self, name):
         return f"{self.prefix}.{name}"
 
+    @patiently
     def partitions(self, name="events"):
         topic = self.topic(name)
         known = self.admin.list_topics(topic, timeout=30).topics[topic]
@@ -46,10 +67,11 @@ class Cluster:
             raise SystemExit(f"{topic}: {known.error}")
         return len(known.partitions)
 
+    @patiently
     def offsets(self, name, spec, committed):
         """The first or the next offset of each partition; `committed` leaves out what is in open transactions."""
-        level = kafka.IsolationLevel.READ_COMMITTED if committed else kafka.IsolationLevel.READ_UNCOMMITTED
-        places = [kafka.TopicPartition(self.topic(name), partition) for partition in range(self.partitions(name))]
+        level = confluent_kafka.IsolationLevel.READ_COMMITTED if committed else confluent_kafka.IsolationLevel.READ_UNCOMMITTED
+        places = [confluent_kafka.TopicPartition(self.topic(name), partition) for partition in range(self.partitions(name))]
         asked = self.admin.list_offsets({place: spec for place in places}, isolation_level=level, request_timeout=30)
         return [asked[place].result().offset for place in places]
 
@@ -64,29 +86,26 @@ class Cluster:
                 raise SystemExit(f"{self.topic(name)}: a transaction is open and does not end")
             time.sleep(0.2)
 
+    @patiently
     def positions(self):
         """The committed offset of each partition of the events and the position beside it; None where there is none."""
-        consumer = kafka.Consumer(
-            self.settings | {"group.id": self.group, "enable.auto.commit": False, "isolation.level": "read_committed"}
-        )
+        # By another client: confluent-kafka takes metadata for text that ends with a zero, which it need not, and
+        # reads on behind it.
+        wanted = [TopicPartition(self.topic("events"), partition) for partition in range(self.partitions())]
+        client = KafkaAdminClient(bootstrap_servers=self.settings["bootstrap.servers"].split(","))
         try:
-            topic = self.topic("events")
-            places = [kafka.TopicPartition(topic, partition) for partition in range(self.partitions())]
-            found = []
-            for place in consumer.committed(places, timeout=60):
-                if place.error is not None:
-                    raise SystemExit(f"{place}: {place.error}")
-                if place.offset < 0:
-                    found.append(None)
-                else:
-                    found.append((place.offset, wire.Position(base64.b64decode(place.metadata or ""))))
-            return found
+            found = client.list_group_offsets({self.group: wanted})[self.group]
         finally:
-            consumer.close()
+            client.close()
+        committed = [found.get(place) for place in wanted]
+        return [
+            None if one is None or one.offset < 0 else (one.offset, wire.Position(base64.b64decode(one.metadata)))
+            for one in committed
+        ]
 
     def read(self, name, partition, end):
         """The committed records of a partition before `end`, in order."""
-        consumer = kafka.Consumer(
+        consumer = confluent_kafka.Consumer(
             self.settings
             | {
                 "group.id": "reader",
@@ -103,7 +122,7 @@ class Cluster:
             start = self.offsets(name, OffsetSpec.earliest(), committed=False)[partition]
             if start >= end:
                 return
-            consumer.assign([kafka.TopicPartition(topic, partition, start)])
+            consumer.assign([confluent_kafka.TopicPartition(topic, partition, start)])
             heard = time.monotonic()
             while True:
                 messages = consumer.consume(10_000, timeout=0.05)
@@ -116,7 +135,7 @@ class Cluster:
                     if error is None:
                         if message.offset() < end:
                             yield message
-                    elif error.code() == kafka.KafkaError._PARTITION_EOF:
+                    elif error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
                         if message.offset() >= end:
                             return
                     elif not error.retriable():

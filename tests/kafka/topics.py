@@ -19,6 +19,8 @@ SETTINGS = {
     "current": {"cleanup.policy": "compact", "max.message.bytes": "2097152"},
     "quarantine": {"max.message.bytes": "4194304"},
 }
+# Who has which partition: the engines tell each other.
+OWNERS = {"cleanup.policy": "compact"}
 
 
 def main():
@@ -36,6 +38,7 @@ def main():
             NewTopic(f"{args.prefix}.{name}", partitions, -1, config=SETTINGS[name] | {"retention.ms": "-1"})
             for name in wire.TOPICS
         ]
+        topics.append(NewTopic(f"{args.prefix}.owners", 1, -1, config=OWNERS))
         for made in admin.create_topics(topics, operation_timeout=30, request_timeout=60).values():
             made.result()
     elif args.what == "truncate":
