@@ -5,7 +5,7 @@ use crate::config::{Config, Flags, LogFormat};
 use crate::engine::{Engine, Tuning};
 use crate::http::{Face, Peers};
 use crate::log::kafka::settings::Connection;
-use crate::log::kafka::{KafkaLog, KafkaReader, Node};
+use crate::log::kafka::{KafkaLog, Node, admin};
 use crate::log::local::{LocalLog, Settings};
 use crate::log::{Alone, Group, Log, NewRecord, Topic};
 use crate::presence::{Offset, Partition};
@@ -161,7 +161,7 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
     // Two processes have not both the same address and the same moment.
     let id = blake3::hash(format!("{url} {} {started_ms}", std::process::id()).as_bytes()).to_hex();
     let (log, member) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        let partitions = KafkaReader::connect(connection.clone())?.partitions();
+        let partitions = judged(&connection)?;
         let log = KafkaLog::connect(Node {
             connection,
             group,
@@ -185,6 +185,19 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
             ..tuning
         },
     })
+}
+
+/// How many partitions the topics have; refuses topics that would break the rules.
+fn judged(connection: &Connection) -> anyhow::Result<u32> {
+    let checked = admin::check(connection)?;
+    let refusals: Vec<String> = checked.refusals().map(ToString::to_string).collect();
+    if !refusals.is_empty() {
+        bail!("the topics cannot be worked on: {}", refusals.join("; "));
+    }
+    for finding in &checked.findings {
+        tracing::warn!("{finding}");
+    }
+    Ok(checked.partitions)
 }
 
 /// One process has the data directory, whoever else may reach it. The lock goes with the process.

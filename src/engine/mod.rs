@@ -22,6 +22,7 @@ use crate::presence::{LogTime, Offset, Partition};
 use crate::store;
 use seats::{Means, Report, Seat, Seats};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -146,6 +147,7 @@ impl Error {
 pub struct Engine {
     log: Arc<dyn Log>,
     seats: Arc<[Seat]>,
+    seated: Arc<AtomicBool>,
     reporter: mpsc::Sender<Report>,
     /// None once it is stopped.
     thread: Mutex<Option<JoinHandle<Result<(), Error>>>>,
@@ -181,6 +183,7 @@ impl Engine {
             tuning,
         };
         let run = Seats::new(means, group, seats.clone(), reporter.clone(), reports);
+        let seated = run.seated().clone();
         let thread = std::thread::Builder::new().name("seats".to_owned());
         let thread = thread
             .spawn(move || run.run())
@@ -196,6 +199,7 @@ impl Engine {
         Ok(Engine {
             log,
             seats,
+            seated,
             reporter,
             thread: Mutex::new(Some(thread)),
         })
@@ -205,9 +209,9 @@ impl Engine {
         &self.log
     }
 
-    /// Whether this process works on a partition.
-    pub fn has(&self, partition: Partition) -> bool {
-        self.seats.get(partition.0 as usize).is_some_and(Seat::is_taken)
+    /// Whether the group has said which partitions are this process's, be it none.
+    pub fn is_seated(&self) -> bool {
+        self.seated.load(Ordering::Acquire)
     }
 
     async fn ask<T>(

@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::log::{Group, Log, News};
 use crate::presence::Partition;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -43,10 +44,6 @@ impl Seat {
             wake.wake();
         }
     }
-
-    pub fn is_taken(&self) -> bool {
-        self.locked().is_some()
-    }
 }
 
 /// What a worker needs beside its partition.
@@ -70,6 +67,8 @@ pub struct Seats {
     /// When pauses end, by the monotonic clock.
     pauses: Vec<(u64, Partition)>,
     let_go: Vec<Partition>,
+    /// The group has once said what is ours.
+    seated: Arc<AtomicBool>,
     stopping: bool,
     /// Of the workers that ended while stopping.
     result: Result<(), Error>,
@@ -93,9 +92,14 @@ impl Seats {
             reporter,
             pauses: Vec::new(),
             let_go: Vec::new(),
+            seated: Arc::default(),
             stopping: false,
             result: Ok(()),
         }
+    }
+
+    pub fn seated(&self) -> &Arc<AtomicBool> {
+        &self.seated
     }
 
     /// Until it is told to stop and every worker has ended.
@@ -125,6 +129,7 @@ impl Seats {
                         .iter()
                         .filter(|_| wanted)
                         .for_each(|one| self.learn(*one, fact));
+                    self.seated.store(true, Ordering::Release);
                 }
                 Ok(Some(News::Revoked(partitions))) => {
                     partitions.iter().for_each(|one| self.learn(*one, Fact::Revoked))

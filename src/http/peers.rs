@@ -63,6 +63,11 @@ impl Peers {
         })
     }
 
+    /// Where the others reach this node.
+    pub fn me(&self) -> &str {
+        self.me.to_str().unwrap_or_default()
+    }
+
     /// Where a partition was last taken up: the start of a URL.
     pub fn owner(&self, partition: Partition) -> Option<String> {
         self.owners.of(partition).map(|owner| owner.url)

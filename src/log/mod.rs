@@ -1,7 +1,7 @@
 //! What a log is: partitions of records, appended durably, read from an offset, and one atomic step that writes what
 //! a fold gave together with how far it got.
 //!
-//! The log moves bytes and knows nothing of what they mean. [`local`] keeps it on one machine, [`kafka`] on many,
+//! The log moves bytes and knows nothing of what they mean. [`local`] keeps it on one machine, [`kafka`] on a cluster,
 //! [`memory`] in memory for tests, failing on demand.
 
 pub mod kafka;

@@ -13,6 +13,7 @@
 //!
 //! Every reader reads committed records alone, and none ever skips what is gone.
 
+pub mod admin;
 mod append;
 mod client;
 mod group;
@@ -21,6 +22,7 @@ mod owners;
 pub mod settings;
 mod tail;
 mod tap;
+pub mod topics;
 
 pub use group::Member;
 pub use owners::{Owner, Owners};

@@ -7,6 +7,7 @@
 use crate::log::Topic;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ pub const DEFAULT_PREFIX: &str = "presence";
 /// Kafka allows 249 bytes for a topic's name; the longest of ours adds 11.
 const PREFIX_BYTES_MAX: usize = 200;
 
-/// Keys that the engine sets itself, and why nobody else may. One that ends in `.` stands for all that begin so.
+/// Keys that the engine sets itself, and why nobody else may.
 const OWNED: [(&str, &str); 27] = [
     ("bootstrap.servers", "it is what --kafka says"),
     ("metadata.broker.list", "it is what --kafka says"),
@@ -265,14 +266,20 @@ fn refused(key: &str, value: &str, error: KafkaError, place: &Place) -> Invalid 
         let what = format!("{key} has a value that is not text");
         return Invalid::Refused { place, what };
     };
-    if matches!(kind, rdkafka::types::RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN) {
-        let java = key.starts_with("ssl.keystore.type")
-            || key.starts_with("ssl.truststore")
-            || ["sasl.jaas.config", "key.serializer", "value.serializer"].contains(&key);
-        let hint = "that is the Java client's; docs/kafka.md names what stands for it here";
-        let key = key.to_owned();
-        let hint = java.then_some(hint);
-        return Invalid::Unknown { place, key, hint };
+    let java = key.starts_with("ssl.truststore")
+        || [
+            "sasl.jaas.config",
+            "ssl.keystore.type",
+            "key.serializer",
+            "value.serializer",
+        ]
+        .contains(&key);
+    if java || matches!(kind, RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN) {
+        return Invalid::Unknown {
+            place,
+            key: key.to_owned(),
+            hint: java.then_some("that is the Java client's; docs/kafka.md names what stands for it here"),
+        };
     }
     let what = if is_secret(key) {
         format!("librdkafka does not take the value of {key} (which is not shown here)")
@@ -396,7 +403,6 @@ mod tests {
             "ssl.key.password",
             "ssl.key.pem",
             "ssl.keystore.password",
-            "sasl.oauthbearer.client.secret",
             "sasl.oauthbearer.config",
         ];
         for key in settings {
@@ -410,6 +416,8 @@ mod tests {
             format!("sasl.jaas.config=password {secret}"),
             format!("sasl.pasword={secret}"),
             format!("enable.sasl.oauthbearer.unsecure.jwt={secret}"),
+            // This build of librdkafka cannot ask for tokens.
+            format!("sasl.oauthbearer.client.secret={secret}"),
         ] {
             let invalid = with(&[&wrong]).expect_err("refused");
             assert!(!format!("{invalid} {invalid:?}").contains(secret), "{invalid:?}");
