@@ -18,7 +18,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(rollcall::config::Flags),
+    Serve(Box<rollcall::config::Flags>),
     Fold(command::fold::Args),
     Log(command::log::Args),
     Sim(command::sim::Args),
@@ -26,7 +26,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(flags) => command::serve::run(flags),
+        Command::Serve(flags) => command::serve::run(*flags),
         Command::Fold(args) => command::fold::run(args),
         Command::Log(args) => command::log::run(args),
         Command::Sim(args) => command::sim::run(args),

@@ -64,7 +64,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let engine = Arc::new(Engine::start(log.clone(), Some(&config.data), clock.clone(), tuning)?);
     let (stop, stopping) = watch::channel(false);
-    let face = Face::new(engine.clone(), config.tokens.as_deref(), listen, stopping.clone());
+    let mut face = Face::new(engine.clone(), config.tokens.as_deref(), listen, stopping.clone());
+    if let Some(tim) = config.tim.clone() {
+        face = face.with_tim(tim, clock.clone());
+    }
     announce(&config, listen, log.partitions());
 
     let listener = listener.tap_io(|stream| {
@@ -166,6 +169,9 @@ fn announce(config: &Config, listen: std::net::SocketAddr, partitions: u32) {
     match &config.tokens {
         Some(tokens) => lines.push(format!("access   {} bearer tokens", tokens.len())),
         None => lines.push("access   everybody on this machine".to_owned()),
+    }
+    if let Some(tim) = &config.tim {
+        lines.push(format!("tim      POST http://{listen}/v4/… (app {})", tim.app));
     }
     if let Some(users) = config.demo {
         lines.push(format!("demo     {users} simulated users"));

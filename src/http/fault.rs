@@ -91,6 +91,11 @@ impl Fault {
         Fault::bad_request("bad_json", message)
     }
 
+    /// The sentence for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The object for a body or for an `error` event.
     pub fn body(&self) -> Vec<u8> {
         let mut inner = Vec::new();

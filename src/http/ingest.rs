@@ -29,13 +29,36 @@ pub async fn events(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Fault> {
     let body = body?;
+    refuse_if_stopping(&face)?;
+    let (records, shapes) = read(&body, scopes, face.engine.log().partitions())?;
+    let appended = append(&face, records).await?;
+    metrics::appended(shapes.len());
+    Ok(super::json(answer(&appended, &shapes)))
+}
+
+/// Appends one event that another route made; it is durable when this returns.
+pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Fault> {
+    refuse_if_stopping(face)?;
+    let mut records = Vec::new();
+    place(event, face.engine.log().partitions(), &mut records);
+    append(face, records).await?;
+    metrics::appended(1);
+    Ok(())
+}
+
+fn refuse_if_stopping(face: &Face) -> Result<(), Fault> {
     if *face.stopping.borrow() {
         return Err(Fault::unavailable(
             "stopping",
             "the server is stopping; no event was taken",
         ));
     }
-    let (records, shapes) = read(&body, scopes, face.engine.log().partitions())?;
+    Ok(())
+}
+
+type Records = Vec<(Partition, NewRecord)>;
+
+async fn append(face: &Face, records: Records) -> Result<Vec<Appended>, Fault> {
     let (acknowledge, acknowledged) = oneshot::channel();
     face.engine.log().append(
         records,
@@ -47,11 +70,8 @@ pub async fn events(
     let appended = acknowledged
         .await
         .map_err(|_| Fault::from(crate::log::Error::Closed))??;
-    metrics::appended(shapes.len());
-    Ok(super::json(answer(&appended, &shapes)))
+    Ok(appended)
 }
-
-type Records = Vec<(Partition, NewRecord)>;
 
 /// Judges every event before anything is appended.
 fn read(body: &[u8], scopes: Scopes, partitions: u32) -> Result<(Records, Vec<Shape>), Fault> {

@@ -8,9 +8,12 @@ mod fault;
 mod follow;
 mod ingest;
 mod overview;
+mod tim;
 mod users;
+mod usersig;
 
-use crate::config::Scopes;
+use crate::clock::Clock;
+use crate::config::{Scopes, Tim};
 use crate::engine::Engine;
 use crate::log::Topic;
 use access::Access;
@@ -39,6 +42,8 @@ pub struct Face {
     kicks: watch::Receiver<u64>,
     /// True once the process is stopping: no events are taken and subscriptions end.
     stopping: watch::Receiver<bool>,
+    /// The Tencent-compatible routes, and the clock by which their signatures expire.
+    tim: Option<(Arc<Tim>, Arc<dyn Clock>)>,
 }
 
 impl Face {
@@ -62,11 +67,18 @@ impl Face {
             changes,
             kicks,
             stopping,
+            tim: None,
         }
     }
 
+    /// Adds the Tencent-compatible routes below `/v4`.
+    pub fn with_tim(self, tim: Tim, clock: Arc<dyn Clock>) -> Face {
+        let tim = Some((Arc::new(tim), clock));
+        Face { tim, ..self }
+    }
+
     pub fn router(self) -> Router {
-        Router::new()
+        let ours = Router::new()
             .route("/", get(console))
             .route("/v1/events", post(ingest::events))
             .route("/v1/users/query", post(users::query).get(users::user_named_query))
@@ -84,7 +96,12 @@ impl Face {
             .method_not_allowed_fallback(async |method: Method| Fault::method(&method))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(middleware::from_fn_with_state(self.clone(), access::check))
-            .with_state(self)
+            .with_state(self.clone());
+        match self.tim.clone() {
+            // Outside of the check above: who calls there shows a signature, from wherever.
+            Some((tim, clock)) => ours.nest("/v4", tim::Desk { face: self, tim, clock }.router()),
+            None => ours,
+        }
     }
 }
 

@@ -106,6 +106,26 @@ async fn one(face: &Face, user: String, query: Option<&str>) -> Result<Response,
     }
 }
 
+/// The lines of users in the order asked, none for who is unknown. Users are looked up here and nowhere else.
+pub(super) async fn look_up(face: &Face, users: &[String]) -> Result<Vec<Option<Vec<u8>>>, Fault> {
+    let partitions = face.engine.log().partitions();
+    let mut parts = vec![Vec::new(); partitions as usize];
+    for (number, user) in users.iter().enumerate() {
+        parts[partition_of(user, partitions).0 as usize].push(number);
+    }
+    let mut found: Vec<Option<Vec<u8>>> = vec![None; users.len()];
+    for (partition, numbers) in (0..).map(crate::presence::Partition).zip(parts) {
+        if !numbers.is_empty() {
+            let asked = numbers.iter().map(|number| users[*number].clone()).collect();
+            let answers = face.engine.users(partition, asked, None).await?;
+            for (number, answer) in numbers.into_iter().zip(answers) {
+                found[number] = answer;
+            }
+        }
+    }
+    Ok(found)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Query {
@@ -120,21 +140,7 @@ pub async fn query(State(face): State<Face>, body: Result<Bytes, BytesRejection>
         let message = format!("`users` must have {least} to {most} ids, not {}", query.users.len());
         return Err(Fault::bad_request("bad_users", message));
     }
-    let partitions = face.engine.log().partitions();
-    let mut parts = vec![Vec::new(); partitions as usize];
-    for (number, user) in query.users.iter().enumerate() {
-        parts[partition_of(user, partitions).0 as usize].push(number);
-    }
-    let mut found: Vec<Option<Vec<u8>>> = vec![None; query.users.len()];
-    for (partition, numbers) in (0..).map(crate::presence::Partition).zip(parts) {
-        if !numbers.is_empty() {
-            let users = numbers.iter().map(|number| query.users[*number].clone()).collect();
-            let answers = face.engine.users(partition, users, None).await?;
-            for (number, answer) in numbers.into_iter().zip(answers) {
-                found[number] = answer;
-            }
-        }
-    }
+    let found = look_up(&face, &query.users).await?;
     let mut body = Vec::new();
     let known = found.iter().flatten();
     let unknown = query.users.iter().zip(&found).filter(|(_, found)| found.is_none());
