@@ -7,7 +7,7 @@ mod server;
 
 use entrance::Entrance;
 use serde_json::{Value, json};
-use server::{PATIENCE, Server, rollcall, wait_until};
+use server::{ANYWHERE, PATIENCE, Server, rollcall, wait_until};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -113,7 +113,12 @@ fn house(more: &[&str]) -> (tempfile::TempDir, Server) {
     let directory = tempfile::tempdir().expect("a directory");
     let mut arguments = vec!["--tim-app", APP];
     arguments.extend(more);
-    let server = Server::start(&directory.path().join("data"), &arguments, &[("ROLLCALL_TIM_KEY", KEY)]);
+    let server = Server::start(
+        &directory.path().join("data"),
+        ANYWHERE,
+        &arguments,
+        &[("ROLLCALL_TIM_KEY", KEY)],
+    );
     (directory, server)
 }
 
@@ -341,7 +346,7 @@ fn it_is_the_signature_that_counts_and_neither_a_token_nor_the_host() {
     let tokens = file("tokens", format!("{TOKEN} admin\n"));
     let key = file("key", format!("{KEY}\n"));
     let more = ["--token-file", &tokens, "--tim-app", APP, "--tim-key-file", &key];
-    let server = Server::start(&directory.path().join("data"), &more, &[]);
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &more, &[]);
     people(&server, TOKEN);
     let usersig = admin();
     assert_eq!(call(&server, STATE, &usersig, accounts(&["alice"]))["ErrorCode"], 0);
@@ -373,7 +378,7 @@ fn it_is_the_signature_that_counts_and_neither_a_token_nor_the_host() {
 #[test]
 fn without_an_app_there_are_no_such_routes() {
     let directory = tempfile::tempdir().expect("a directory");
-    let server = Server::start(directory.path(), &[], &[]);
+    let server = Server::start(directory.path(), ANYWHERE, &[], &[]);
     for command in [STATUS, STATE, KICK] {
         assert_eq!(server.post(command, "", "{}").0, 404);
     }

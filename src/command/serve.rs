@@ -1,7 +1,7 @@
 //! `rollcall serve`: the engine on one machine.
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Flags, LogFormat};
+use crate::config::{Config, Flags, LogFormat, LogLevel};
 use crate::engine::{Engine, Tuning};
 use crate::http::Face;
 use crate::log::local::{LocalLog, Settings};
@@ -23,22 +23,22 @@ const GRACEFUL: Duration = Duration::from_millis(1_500);
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
-    start_logging(&config);
+    start_logging(config.log_format, config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime
         .context("the runtime cannot be started")?
         .block_on(serve(config))
 }
 
-fn start_logging(config: &Config) {
-    let level = config.log_level.name();
+pub(super) fn start_logging(format: LogFormat, level: LogLevel) {
+    let level = level.name();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match config.log_format {
+    match format {
         LogFormat::Human => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
     }
@@ -182,20 +182,20 @@ fn announce(config: &Config, listen: std::net::SocketAddr, partitions: u32) {
 
 /// What tells the process to stop. Listened for from the beginning, so that no moment is left at which it would end in
 /// the middle of something.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn listen() -> anyhow::Result<Signals> {
+    pub fn listen() -> anyhow::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?,
             interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?,
         })
     }
 
-    async fn told(&mut self) {
+    pub async fn told(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -20,6 +20,9 @@ pub fn rollcall(arguments: &[&str]) -> Command {
     command
 }
 
+/// For the kernel to choose a port.
+pub const ANYWHERE: &str = "127.0.0.1:0";
+
 /// A running `rollcall serve`; killed when dropped.
 pub struct Server {
     child: Child,
@@ -28,23 +31,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// On a data directory, with more arguments and environment; ready when this returns.
-    pub fn start(data: &Path, more: &[&str], environment: &[(&str, &str)]) -> Server {
+    /// On a data directory and an address, with more arguments and environment; ready when this returns.
+    pub fn start(data: &Path, listen: &str, more: &[&str], environment: &[(&str, &str)]) -> Server {
         let data = data.to_str().expect("UTF-8");
-        let mut child = rollcall(&[
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--log-level",
-            "error",
-            "--data",
-            data,
-        ])
-        .args(more)
-        .envs(environment.iter().copied())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("started");
+        let mut child = rollcall(&["serve", "--listen", listen, "--log-level", "error", "--data", data])
+            .args(more)
+            .envs(environment.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
         let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let console = lines
             .map(|line| line.expect("text"))
