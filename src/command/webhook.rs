@@ -2,7 +2,7 @@
 
 use super::serve::{Signals, start_logging};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{LogFormat, LogLevel, Secret};
+use crate::config::{Credential, LogFormat, LogLevel};
 use crate::webhook::{self, Engine, Letters, Patience, PositionFile, Receiver, Shape, Start};
 use anyhow::{Context as _, bail};
 use clap::{ArgAction, ValueEnum, value_parser};
@@ -104,7 +104,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 async fn post(args: Args) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
-    let token = |file: &Option<PathBuf>, what| file.as_deref().map(|file| Secret::read(file, what)).transpose();
+    let token = |file: &Option<PathBuf>, what| file.as_deref().map(|file| Credential::read(file, what)).transpose();
     let engine_token = token(&args.engine_token_file, "engine's token")?;
     let shape = Shape {
         app: args.app,

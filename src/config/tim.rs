@@ -10,11 +10,11 @@ use std::str::FromStr;
 
 /// A key or a token. It cannot be printed: its debugging form hides it, and it has no other.
 #[derive(Deserialize, Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Credential(String);
 
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Secret {
-        Secret(text.into())
+impl Credential {
+    pub fn new(text: impl Into<String>) -> Credential {
+        Credential(text.into())
     }
 
     /// The text itself, for whatever signs or compares with it.
@@ -23,7 +23,7 @@ impl Secret {
     }
 
     /// The first line of a file, without the spaces around it; an error if that is empty.
-    pub fn read(path: &Path, what: &str) -> anyhow::Result<Secret> {
+    pub fn read(path: &Path, what: &str) -> anyhow::Result<Credential> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read the {what} {}", path.display()))?;
         let line = text.lines().next().unwrap_or_default().trim();
@@ -33,18 +33,18 @@ impl Secret {
                 path.display()
             );
         }
-        Ok(Secret::new(line))
+        Ok(Credential::new(line))
     }
 }
 
-impl FromStr for Secret {
+impl FromStr for Credential {
     type Err = std::convert::Infallible;
-    fn from_str(text: &str) -> Result<Secret, Self::Err> {
-        Ok(Secret::new(text))
+    fn from_str(text: &str) -> Result<Credential, Self::Err> {
+        Ok(Credential::new(text))
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(hidden)")
     }
@@ -66,7 +66,7 @@ pub enum TimUnknown {
 pub struct Tim {
     /// The SDKAppID.
     pub app: u64,
-    pub key: Secret,
+    pub key: Credential,
     /// Who may call; at least one.
     pub admins: Vec<String>,
     pub unknown: TimUnknown,
@@ -82,7 +82,7 @@ impl Tim {
         let key = match (&flags.tim_key, &flags.tim_key_file, &file.tim_key, &file.tim_key_file) {
             (Some(_), Some(_), ..) => bail!("of tim_key and tim_key_file only one may be given"),
             (Some(key), ..) | (None, None, Some(key), None) => Some(key.clone()),
-            (None, Some(path), ..) | (None, None, None, Some(path)) => Some(Secret::read(path, "TIM key")?),
+            (None, Some(path), ..) | (None, None, None, Some(path)) => Some(Credential::read(path, "TIM key")?),
             (None, None, Some(_), Some(_)) => bail!("of tim_key and tim_key_file only one may be given"),
             (None, None, None, None) => None,
         };

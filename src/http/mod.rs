@@ -8,6 +8,7 @@ mod fault;
 mod follow;
 mod ingest;
 mod overview;
+mod peers;
 mod tim;
 mod users;
 mod usersig;
@@ -18,12 +19,14 @@ use crate::engine::Engine;
 use crate::log::Topic;
 use access::Access;
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use fault::Fault;
+pub use peers::Peers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -36,22 +39,26 @@ pub const BODY_BYTES_MAX: usize = 8 << 20;
 pub struct Face {
     engine: Arc<Engine>,
     access: Arc<Access>,
+    /// The other nodes; none where this one has everything.
+    peers: Option<Peers>,
     /// Moves whenever changes became readable.
     changes: watch::Receiver<u64>,
     /// Moves whenever kicks became readable.
     kicks: watch::Receiver<u64>,
     /// True once the process is stopping: no events are taken and subscriptions end.
     stopping: watch::Receiver<bool>,
-    /// The Tencent-compatible routes, and the clock by which their signatures expire.
-    tim: Option<(Arc<Tim>, Arc<dyn Clock>)>,
+    /// The Tencent-compatible routes, if they are wanted.
+    tim: Option<tim::Terms>,
 }
 
 impl Face {
-    /// For an engine, with the tokens that are let in (none: everybody is), served at this address.
+    /// For an engine, with the tokens that are let in (none: everybody is), served at this address, beside other nodes
+    /// or alone.
     pub fn new(
         engine: Arc<Engine>,
         tokens: Option<&[(String, Scopes)]>,
         listen: SocketAddr,
+        peers: Option<Peers>,
         stopping: watch::Receiver<bool>,
     ) -> Face {
         let (changed, changes) = watch::channel(0);
@@ -64,6 +71,7 @@ impl Face {
         Face {
             engine,
             access: Arc::new(Access::new(tokens, listen)),
+            peers,
             changes,
             kicks,
             stopping,
@@ -72,8 +80,10 @@ impl Face {
     }
 
     /// Adds the Tencent-compatible routes below `/v4`.
-    pub fn with_tim(self, tim: Tim, clock: Arc<dyn Clock>) -> Face {
-        let tim = Some((Arc::new(tim), clock));
+    ///
+    /// Their signatures expire by this clock; other nodes are asked with this bearer token, if there is one.
+    pub fn with_tim(self, tim: Tim, clock: Arc<dyn Clock>, token: Option<&str>) -> Face {
+        let tim = Some(tim::Terms::new(tim, clock, token));
         Face { tim, ..self }
     }
 
@@ -99,7 +109,7 @@ impl Face {
             .with_state(self.clone());
         match self.tim.clone() {
             // Outside of the check above: who calls there shows a signature, from wherever.
-            Some((tim, clock)) => ours.nest("/v4", tim::Desk { face: self, tim, clock }.router()),
+            Some(terms) => ours.nest("/v4", tim::Desk { face: self, terms }.router()),
             None => ours,
         }
     }
@@ -113,6 +123,16 @@ async fn console() -> Response {
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     page
+}
+
+/// Another node's answer, as it is.
+fn passed_on(status: StatusCode, body: Bytes) -> Response {
+    let mut response = json(body.to_vec());
+    *response.status_mut() = status;
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
+    }
+    response
 }
 
 /// A body of JSON.

@@ -3,7 +3,8 @@
 //! Who calls is told by a UserSig of the app's administrator, not by a bearer token, and may sit on any host. Whatever
 //! happens, the answer is HTTP 200 with `ActionStatus`, `ErrorCode` and `ErrorInfo`: that is what such clients look at.
 
-use super::users::{look_up, parameter};
+use super::peers::Asker;
+use super::users::{Found, look_up, parameter};
 use super::usersig::{self, Refused};
 use super::{BODY_BYTES_MAX, Face, Fault, ingest};
 use crate::clock::Clock;
@@ -47,12 +48,29 @@ mod code {
     pub const TOO_LARGE: u32 = 93_000;
 }
 
+/// Who is let in, by which clock, and how other nodes are asked for them.
+#[derive(Clone)]
+pub(super) struct Terms {
+    tim: Arc<Tim>,
+    clock: Arc<dyn Clock>,
+    asker: Asker,
+}
+
+impl Terms {
+    pub fn new(tim: Tim, clock: Arc<dyn Clock>, token: Option<&str>) -> Terms {
+        Terms {
+            tim: Arc::new(tim),
+            clock,
+            asker: Asker::with_token(token),
+        }
+    }
+}
+
 /// What the routes have.
 #[derive(Clone)]
 pub(super) struct Desk {
     pub face: Face,
-    pub tim: Arc<Tim>,
-    pub clock: Arc<dyn Clock>,
+    pub terms: Terms,
 }
 
 impl Desk {
@@ -85,15 +103,15 @@ impl Desk {
         let Ok(app) = app.parse::<u64>() else {
             return Err(Refusal::new(code::BAD_APP, "sdkappid must be an integer"));
         };
-        if app != self.tim.app {
+        if app != self.terms.tim.app {
             return Err(Refusal::new(
                 code::OTHER_APP,
                 format!("the app {app} is not the one served here"),
             ));
         }
         let identifier = given("identifier");
-        let now_s = self.clock.now_ms() / 1_000;
-        let verified = usersig::verify(&given("usersig"), app, &self.tim.key, &identifier, now_s);
+        let now_s = self.terms.clock.now_ms() / 1_000;
+        let verified = usersig::verify(&given("usersig"), app, &self.terms.tim.key, &identifier, now_s);
         verified.map_err(|refused| {
             let (code, info) = match refused {
                 Refused::Empty => (code::NO_USERSIG, "the query string has no usersig"),
@@ -105,7 +123,7 @@ impl Desk {
             };
             Refusal::new(code, info)
         })?;
-        if !self.tim.admins.contains(&identifier) {
+        if !self.terms.tim.admins.contains(&identifier) {
             let info = format!("{identifier:?} is no administrator of this app");
             return Err(Refusal::new(no_admin, info));
         }
@@ -251,27 +269,28 @@ async fn answer(
 ) -> Result<Response, Refusal> {
     desk.authorize(query, code::QUERY_NO_ADMIN)?;
     let question = Question::read(&read_body(body)?)?;
-    let found = look_up(&desk.face, &question.accounts).await;
+    let found = look_up(&desk.face, &question.accounts, &desk.terms.asker).await;
     let found = found.map_err(|fault| Refusal::failed(code::QUERY_FAILED, &fault))?;
-    let mut known = Vec::new();
-    let mut unknown = Vec::new();
-    for (account, line) in question.accounts.iter().zip(found) {
-        let presence = match line {
-            Some(line) => Some(serde_json::from_slice::<Presence>(&line).map_err(|error| {
-                let info = format!("the state of {account:?} cannot be read: {error}");
-                Refusal::new(code::QUERY_FAILED, info)
-            })?),
-            None => None,
-        };
-        match (presence, desk.tim.unknown) {
-            (Some(presence), _) => known.push((account, Some(presence))),
-            (None, TimUnknown::Offline) => known.push((account, None)),
-            (None, TimUnknown::Error) => unknown.push(account),
+    let mut results = Vec::new();
+    let mut errors = Vec::new();
+    for (account, found) in question.accounts.iter().zip(found) {
+        match (found, desk.terms.tim.unknown) {
+            (Found::Known(line), _) => {
+                let presence = serde_json::from_slice::<Presence>(&line).map_err(|error| {
+                    let info = format!("the state of {account:?} cannot be read: {error}");
+                    Refusal::new(code::QUERY_FAILED, info)
+                })?;
+                results.push((account, Some(presence)));
+            }
+            (Found::Unknown, TimUnknown::Offline) => results.push((account, None)),
+            (Found::Unknown, TimUnknown::Error) => errors.push((account, code::UNKNOWN_USER)),
+            // The others have their answers; this one is to be asked for again.
+            (Found::Unread(_), _) => errors.push((account, code::QUERY_FAILED)),
         }
     }
     let mut body = Vec::new();
     let mut object = fine(&mut body);
-    object.list("QueryResult", known, |out, (account, presence)| {
+    object.list("QueryResult", results, |out, (account, presence)| {
         let mut result = Object::new(out);
         let status = presence
             .as_ref()
@@ -287,11 +306,11 @@ async fn answer(
         }
         result.end();
     });
-    if !unknown.is_empty() {
-        object.list("ErrorList", unknown, |out, account| {
+    if !errors.is_empty() {
+        object.list("ErrorList", errors, |out, (account, code)| {
             Object::new(out)
                 .text("To_Account", account)
-                .number("ErrorCode", code::UNKNOWN_USER.into())
+                .number("ErrorCode", code.into())
                 .end();
         });
     }
@@ -353,17 +372,26 @@ async fn kick(
         .and_then(Value::as_str);
     let user = user.filter(|user| !user.is_empty());
     let user = user.ok_or_else(|| bad("the body must be an object with UserID, a string".to_owned()))?;
-    let (_, most) = bounds::USER_BYTES;
     let failed = |fault: Fault| Refusal::failed(code::KICK_FAILED, &fault);
-    let known = user.len() <= most && look_up(&desk.face, &[user.to_owned()]).await.map_err(failed)?[0].is_some();
-    if known {
-        let event = Event::Kick {
-            user: user.into(),
-            target: Target::All,
-        };
-        ingest::append_one(&desk.face, event).await.map_err(failed)?;
-    } else if desk.tim.unknown == TimUnknown::Error {
-        return Err(Refusal::new(code::UNKNOWN_USER, format!("no user {user:?} is known")));
+    let (_, most) = bounds::USER_BYTES;
+    let found = match user.len() <= most {
+        true => look_up(&desk.face, &[user.to_owned()], &desk.terms.asker)
+            .await
+            .map_err(failed)?
+            .pop(),
+        false => None,
+    };
+    match found.unwrap_or(Found::Unknown) {
+        Found::Known(_) => {
+            let event = Event::Kick {
+                user: user.into(),
+                target: Target::All,
+            };
+            ingest::append_one(&desk.face, event).await.map_err(failed)?;
+        }
+        Found::Unread(why) => return Err(Refusal::new(code::KICK_FAILED, why)),
+        Found::Unknown if desk.terms.tim.unknown == TimUnknown::Offline => {}
+        Found::Unknown => return Err(Refusal::new(code::UNKNOWN_USER, format!("no user {user:?} is known"))),
     }
     let mut body = Vec::new();
     fine(&mut body).end();

@@ -4,7 +4,7 @@
 //! and not over the JSON, so the order of its keys does not matter. Nothing of a signature is believed before it is
 //! verified but what decides which error it is.
 
-use crate::config::Secret;
+use crate::config::Credential;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::ZlibDecoder;
@@ -29,7 +29,7 @@ pub enum Refused {
 }
 
 /// Verifies a signature for an app and an identifier, at a time in seconds since 1970.
-pub fn verify(usersig: &str, app: u64, key: &Secret, identifier: &str, now_s: u64) -> Result<(), Refused> {
+pub fn verify(usersig: &str, app: u64, key: &Credential, identifier: &str, now_s: u64) -> Result<(), Refused> {
     if usersig.is_empty() {
         return Err(Refused::Empty);
     }
@@ -104,8 +104,8 @@ mod tests {
     const APP: u64 = 1_400_000_000;
     const NOW: u64 = 1_800_000_000;
 
-    fn key() -> Secret {
-        Secret::new("5bd2850fff3ecb11d7c805251c51ee46")
+    fn key() -> Credential {
+        Credential::new("5bd2850fff3ecb11d7c805251c51ee46")
     }
 
     fn pack(json: &[u8]) -> String {

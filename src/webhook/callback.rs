@@ -1,6 +1,6 @@
 //! A change as a State.StateChange callback: its body, and the query string it is posted with.
 
-use crate::config::Secret;
+use crate::config::Credential;
 use crate::presence::Status;
 use crate::presence::change::{Cause, Change};
 use crate::presence::policy::Policy;
@@ -17,7 +17,7 @@ pub struct Shape {
     /// SdkAppid in the query string, if there is one.
     pub app: Option<u64>,
     /// With it the callbacks are signed.
-    pub token: Option<Secret>,
+    pub token: Option<Credential>,
     /// Whether the end of push_online is told, which Tencent does not.
     pub push_expired: bool,
     /// Platforms of kind web: their time-out is a closed link.
@@ -102,7 +102,7 @@ impl Shape {
 }
 
 /// SHA-256 of token and time, in hexadecimal.
-fn sign(token: &Secret, now_s: u64) -> String {
+fn sign(token: &Credential, now_s: u64) -> String {
     let hash = Sha256::digest(format!("{}{now_s}", token.reveal()));
     hash.iter().fold(String::with_capacity(64), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -238,7 +238,7 @@ mod tests {
             "http://127.0.0.1:9/hook?tenant=7&CallbackCommand=State.StateChange&contenttype=json&OptPlatform=iOS";
         assert_eq!(text(&shape), plain);
         shape.app = Some(1_400_000_000);
-        shape.token = Some(Secret::new("xxxxyyyy"));
+        shape.token = Some(Credential::new("xxxxyyyy"));
         let signed = "&Sign=17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061&RequestTime=1669872112";
         assert!(text(&shape).ends_with(signed), "{}", text(&shape));
         assert!(text(&shape).contains("&SdkAppid=1400000000&"), "{}", text(&shape));

@@ -5,7 +5,7 @@
 
 use super::post::{because, spread};
 use super::{Error, Followed, Positions, Source};
-use crate::config::Secret;
+use crate::config::Credential;
 use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Status};
 use reqwest::{Client, Response, StatusCode};
@@ -35,7 +35,7 @@ pub enum Start {
 pub struct Engine {
     client: Client,
     url: Url,
-    token: Option<Secret>,
+    token: Option<Credential>,
     /// Up to here everything is read; none before the engine has said where it begins.
     read: Option<Positions>,
     start: Start,
@@ -48,7 +48,7 @@ pub struct Engine {
 
 impl Engine {
     /// Follows an engine; waits until it has said where it begins.
-    pub async fn follow(url: &Url, token: Option<Secret>, start: Start) -> Result<(Engine, Positions), Error> {
+    pub async fn follow(url: &Url, token: Option<Credential>, start: Start) -> Result<(Engine, Positions), Error> {
         let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build();
         let mut engine = Engine {
             client: client.map_err(|error| Error::Refused(because(&error)))?,
