@@ -191,6 +191,7 @@ impl Broker {
             ts: record.ts,
             key: record.key,
             value: record.value,
+            is_null: false,
         });
     }
 

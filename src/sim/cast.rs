@@ -255,7 +255,7 @@ impl Cast {
                 }
                 false
             }
-            Error::Log(log::Error::Gone { .. }) | Error::Unrecoverable { .. } => {
+            Error::Log(log::Error::Gone { .. }) | Error::Behind { .. } | Error::Unrecoverable { .. } => {
                 let start = self.broker.world().shelves[partition.0 as usize].start();
                 if start == 0 {
                     self.wrong(format!("nothing was cut, but: {error}"));
