@@ -1,5 +1,9 @@
 //! Every setting of `rollcall serve`: unit, default and bounds. Flags win over the environment, both over the file.
 
+mod tim;
+
+pub use tim::{Credential, Tim, TimUnknown};
+
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
 use crate::schema::policy::parse_policy;
@@ -75,6 +79,21 @@ pub struct Flags {
     /// Simulated users who come and go through the same HTTP interface as real ones, 1 to 100000
     #[arg(long, value_name = "USERS", env = "ROLLCALL_DEMO")]
     pub demo: Option<u32>,
+    /// SDKAppID, 1 to 4294967295: adds the Tencent-compatible routes below /v4
+    #[arg(long, value_name = "ID", env = "ROLLCALL_TIM_APP")]
+    pub tim_app: Option<u64>,
+    /// Secret key of that app. On the command line others on this machine can see it
+    #[arg(long, value_name = "KEY", env = "ROLLCALL_TIM_KEY", hide_env_values = true)]
+    pub tim_key: Option<Credential>,
+    /// The same in the first line of a file
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_TIM_KEY_FILE")]
+    pub tim_key_file: Option<PathBuf>,
+    /// Whose signatures are taken, separated by commas [default: administrator]
+    #[arg(long, value_name = "NAMES", env = "ROLLCALL_TIM_ADMINS", value_delimiter = ',')]
+    pub tim_admins: Option<Vec<String>>,
+    /// What is answered about users who were never seen [default: error]
+    #[arg(long, value_enum, env = "ROLLCALL_TIM_UNKNOWN")]
+    pub tim_unknown: Option<TimUnknown>,
 }
 
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -123,6 +142,8 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub demo: Option<u32>,
+    /// The Tencent-compatible routes, if they are asked for.
+    pub tim: Option<Tim>,
     /// None: the log is embedded.
     pub kafka: Option<Kafka>,
 }
@@ -177,6 +198,7 @@ impl Flags {
             Some(path) => read_toml(path)?,
             None => Flags::default(),
         };
+        let tim = Tim::of(&self, &file)?;
         let kafka = kafka(&self, &file)?;
         let policy_file = self.policy.or(file.policy);
         let given = read_policy(policy_file.as_deref())?;
@@ -232,6 +254,7 @@ impl Flags {
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_level: self.log_level.or(file.log_level).unwrap_or_default(),
             demo,
+            tim,
             kafka,
         })
     }

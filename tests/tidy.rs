@@ -63,6 +63,8 @@ const ARROWS: &[Arrow] = &[
             "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
         ],
     ),
+    // A follower in a process of its own; it meets the engine over HTTP only.
+    ("webhook", &["presence", "schema", "clock", "config"]),
     // It comes in over HTTP like everybody else.
     ("demo", &["presence", "schema", "clock"]),
     (
@@ -83,6 +85,7 @@ const ARROWS: &[Arrow] = &[
             "audit",
             "sim",
             "demo",
+            "webhook",
         ],
     ),
 ];

@@ -1,7 +1,7 @@
 //! `rollcall serve`: the engine, on one machine or as one node of many on Kafka.
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Flags, LogFormat};
+use crate::config::{Config, Flags, LogFormat, LogLevel};
 use crate::engine::{Engine, Tuning};
 use crate::http::{Face, Peers};
 use crate::log::kafka::settings::Connection;
@@ -33,22 +33,22 @@ const REACH_MS: u64 = 30_000;
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
-    start_logging(&config);
+    start_logging(config.log_format, config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime
         .context("the runtime cannot be started")?
         .block_on(serve(config))
 }
 
-fn start_logging(config: &Config) {
-    let level = config.log_level.name();
+pub(super) fn start_logging(format: LogFormat, level: LogLevel) {
+    let level = level.name();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match config.log_format {
+    match format {
         LogFormat::Human => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
     }
@@ -77,13 +77,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let engine = Engine::join(log.clone(), group, Some(&config.data), clock.clone(), tuning)?;
     let engine = Arc::new(engine);
     let (stop, stopping) = watch::channel(false);
-    let face = Face::new(
+    let mut face = Face::new(
         engine.clone(),
         config.tokens.as_deref(),
         listen,
         peers,
         stopping.clone(),
     );
+    if let Some(tim) = config.tim.clone() {
+        // With it the other nodes are asked.
+        let reader = config.tokens.iter().flatten().find(|(_, scopes)| scopes.read);
+        let token = reader.map(|(token, _)| token.as_str());
+        face = face.with_tim(tim, clock.clone(), token);
+    }
     announce(&config, listen, log.partitions());
 
     let listener = listener.tap_io(|stream| {
@@ -313,6 +319,9 @@ fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
         Some(tokens) => lines.push(format!("access   {} bearer tokens", tokens.len())),
         None => lines.push("access   everybody on this machine".to_owned()),
     }
+    if let Some(tim) = &config.tim {
+        lines.push(format!("tim      POST http://{listen}/v4/… (app {})", tim.app));
+    }
     if let Some(users) = config.demo {
         lines.push(format!("demo     {users} simulated users"));
     }
@@ -322,20 +331,20 @@ fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
 
 /// What tells the process to stop. Listened for from the beginning, so that no moment is left at which it would end in
 /// the middle of something.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn listen() -> anyhow::Result<Signals> {
+    pub fn listen() -> anyhow::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?,
             interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?,
         })
     }
 
-    async fn told(&mut self) {
+    pub async fn told(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

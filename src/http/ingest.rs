@@ -35,12 +35,7 @@ pub async fn events(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Fault> {
     let body = body?;
-    if *face.stopping.borrow() {
-        return Err(Fault::unavailable(
-            "stopping",
-            "the server is stopping; no event was taken",
-        ));
-    }
+    refuse_if_stopping(&face)?;
     let log = face.engine.log();
     let (records, shapes) = read(&body, scopes, log.partitions())?;
     let (acknowledge, acknowledged) = oneshot::channel();
@@ -63,6 +58,33 @@ pub async fn events(
     };
     metrics::appended(shapes.len());
     Ok(super::json(answer(&appended, &shapes)))
+}
+
+/// Appends one event about one user that another route made; it is durable when this returns.
+pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Fault> {
+    refuse_if_stopping(face)?;
+    let log = face.engine.log();
+    let mut records = Vec::new();
+    place(event, log.partitions(), &mut records);
+    let (acknowledge, acknowledged) = oneshot::channel();
+    let acknowledge = Box::new(move |result| {
+        // As above.
+        let _ = acknowledge.send(result);
+    });
+    log.append(records, acknowledge);
+    acknowledged.await.map_err(|_| Fault::from(log::Error::Closed))??;
+    metrics::appended(1);
+    Ok(())
+}
+
+fn refuse_if_stopping(face: &Face) -> Result<(), Fault> {
+    if *face.stopping.borrow() {
+        return Err(Fault::unavailable(
+            "stopping",
+            "the server is stopping; no event was taken",
+        ));
+    }
+    Ok(())
 }
 
 type Records = Vec<(Partition, NewRecord)>;
