@@ -11,7 +11,7 @@ use crate::log::{self, Limit};
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
 use crate::store::{Home, keys};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Machines that can own a partition.
@@ -22,7 +22,7 @@ const COPIES_MAX: usize = 6;
 /// Where one machine keeps one partition's store.
 pub enum Disk {
     Simulated(Platter),
-    /// With RocksDB; there are no copies of it.
+    /// With RocksDB.
     Directory(PathBuf),
 }
 
@@ -159,7 +159,6 @@ impl Cast {
 
     /// A free machine, its store as it is found.
     fn machine(&self, partition: Partition) -> Option<(usize, Disk)> {
-        let foreign = self.foreign_rows(partition);
         let mut seat = self.seat(partition);
         let mut machine = seat.last_machine;
         if seat.machines[machine].busy || self.strikes(Fault::Move, 200) {
@@ -178,33 +177,34 @@ impl Cast {
         match &found.disk {
             Disk::Simulated(platter) => {
                 if !found.foreign {
-                    self.check_store(partition, &platter.copy());
+                    self.check_store(partition, platter.value(keys::META));
                 }
                 if std::mem::take(needs_backup) {
                     platter.put_back(backup.clone());
                 } else if !found.copies.is_empty() && self.strikes(Fault::StoreOld, 100) {
                     let copy = self.below(found.copies.len() as u64) as usize;
                     platter.put_back(found.copies[copy].clone());
+                } else if self.strikes(Fault::StoreHalf, 30) {
+                    platter.lose_a_part();
                 } else if self.strikes(Fault::StoreLost, 40) {
                     platter.put_back(Rows::new());
-                } else if let Some(foreign) = foreign
-                    && self.strikes(Fault::StoreForeign, 40)
-                {
-                    platter.put_back(foreign);
+                } else if self.seats.len() > 1 && self.strikes(Fault::StoreForeign, 40) {
+                    platter.put_back(self.foreign_rows(partition).unwrap_or_default());
                     found.foreign = true;
                 } else if self.strikes(Fault::StoreDamaged, 20) {
-                    let mut rows = platter.copy();
-                    if let Some(meta) = rows.get_mut(keys::META) {
-                        meta.truncate(meta.len() / 2);
-                    }
-                    platter.put_back(rows);
+                    platter.spoil(keys::META, |meta| meta.truncate(meta.len() / 2));
                 }
                 Some((machine, Disk::Simulated(platter.clone())))
             }
             Disk::Directory(directory) => {
                 if self.strikes(Fault::StoreLost, 100) {
-                    // It may never have been there.
-                    let _ = std::fs::remove_dir_all(directory);
+                    remove(directory);
+                } else if self.strikes(Fault::StoreHalf, 60) {
+                    halve_files(directory);
+                } else if self.strikes(Fault::StoreOld, 100) {
+                    copy_files(&copy_of(directory), directory);
+                } else if self.below(4) == 0 {
+                    copy_files(directory, &copy_of(directory));
                 }
                 Some((machine, Disk::Directory(directory.clone())))
             }
@@ -214,9 +214,6 @@ impl Cast {
     /// The rows of another partition's store.
     fn foreign_rows(&self, partition: Partition) -> Option<Rows> {
         let other = (partition.0 as usize + 1) % self.seats.len();
-        if other == partition.0 as usize {
-            return None;
-        }
         match &self.seats[other].try_lock().ok()?.machines.first()?.disk {
             Disk::Simulated(platter) => Some(platter.copy()),
             Disk::Directory(_) => None,
@@ -224,8 +221,10 @@ impl Cast {
     }
 
     /// The store must not be ahead of the log.
-    fn check_store(&self, partition: Partition, rows: &Rows) {
-        let Some((next, outputs)) = applied(rows) else { return };
+    fn check_store(&self, partition: Partition, meta: Option<Vec<u8>>) {
+        let Some((next, outputs)) = meta.as_deref().and_then(applied) else {
+            return;
+        };
         let committed = self.broker.world().shelves[partition.0 as usize].position;
         if (Offset(next), outputs) > (committed.next, committed.outputs) {
             self.wrong(format!(
@@ -337,7 +336,10 @@ impl Cast {
             return;
         }
         let rows = platter.copy();
-        let Some((applied, _)) = applied(&rows) else { return };
+        let meta = rows.get(keys::META).map(Vec::as_slice);
+        let Some((applied, _)) = meta.and_then(applied) else {
+            return;
+        };
         let (floor, start) = {
             let world = self.broker.world();
             let shelf = &world.shelves[partition.0 as usize];
@@ -350,14 +352,52 @@ impl Cast {
         let start = self.below(floor.min(applied) + 1);
         if self.strikes(Fault::Retention, 1_000) {
             seat.backup = rows;
-            self.broker.cut(partition, start);
+            self.broker.world().shelves[partition.0 as usize].cut(start);
+        }
+    }
+}
+
+/// Where a copy of a store in a directory is kept.
+fn copy_of(directory: &Path) -> PathBuf {
+    directory.with_extension("copy")
+}
+
+/// It may never have been there.
+fn remove(directory: &Path) {
+    let _ = std::fs::remove_dir_all(directory);
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// A directory as another one is, which nobody has open. What cannot be copied is a missing part like others.
+fn copy_files(from: &Path, to: &Path) {
+    remove(to);
+    let _ = std::fs::create_dir_all(to);
+    for file in files(from) {
+        if let Some(name) = file.file_name() {
+            let _ = std::fs::copy(&file, to.join(name));
+        }
+    }
+}
+
+/// Of each file with data only the first half is there.
+fn halve_files(directory: &Path) {
+    for file in files(directory) {
+        if file.extension().is_some_and(|extension| extension == "sst")
+            && let Ok(mut bytes) = std::fs::read(&file)
+        {
+            bytes.truncate(bytes.len() / 2);
+            let _ = std::fs::write(&file, bytes);
         }
     }
 }
 
 /// How far a store is: the numbers after its layout.
-fn applied(rows: &Rows) -> Option<(u64, u64)> {
-    let mut bytes = rows.get(keys::META)?.iter();
+fn applied(meta: &[u8]) -> Option<(u64, u64)> {
+    let mut bytes = meta.iter();
     let mut number = || {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {

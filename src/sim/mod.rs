@@ -16,6 +16,7 @@ pub mod history;
 mod input;
 pub mod oracle;
 pub mod oracle_input;
+mod shelf;
 pub mod shrink;
 pub mod world;
 

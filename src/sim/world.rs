@@ -3,24 +3,29 @@
 //!
 //! Nothing here comes from outside of the seed: the same seed and the same options give the same run, byte for byte.
 
-use super::broker::{Broker, BrokerBug, Weather};
+use super::broker::{Broker, BrokerBug, Weather, World};
 use super::cast::{Cast, Owner};
 use super::fault::{Counts, Fault};
 use super::history::{self, Random};
-use super::input::{Input, Spoil, least_deadline};
+use super::input::{Burst, Input, Spoil};
 use crate::clock::ManualClock;
 use crate::engine::Tuning;
 use crate::engine::partition::Walk;
-use crate::presence::{LogTime, Offset, Partition, Status};
+use crate::log::Topic;
+use crate::presence::{LogTime, Partition, Status};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Every so many seeds one has its stores in RocksDB.
-const ROCKSDB_EVERY: u64 = 25;
+/// Every so many seeds one has its stores in RocksDB. It takes as long as some hundred others.
+const ROCKSDB_EVERY: u64 = 200;
+/// Where files need no disk, if there is such a place.
+const IN_MEMORY: &str = "/dev/shm";
 /// Ticks until every device is gone, at most.
-const LAST_TICKS_MAX: usize = 5_000;
+const LAST_TICKS_MAX: usize = 20_000;
+/// A little more than a week, the longest deadline of the ready policies.
+const WEEK_MS: u64 = 8 * 86_400_000;
 
 /// What of a seed's world is played.
 #[derive(Clone, Debug)]
@@ -29,6 +34,8 @@ pub struct Options {
     pub records: usize,
     /// Faults that do not happen.
     pub without: Vec<Fault>,
+    /// Stores are in RocksDB whatever the seed says.
+    pub on_rocksdb: bool,
     pub bug: Option<BrokerBug>,
 }
 
@@ -37,6 +44,7 @@ impl Default for Options {
         Options {
             records: 300,
             without: Vec::new(),
+            on_rocksdb: false,
             bug: None,
         }
     }
@@ -56,13 +64,19 @@ pub struct Report {
 
 /// Plays a seed's world; what was wrong, if anything was.
 pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
-    let rocksdb = seed % ROCKSDB_EVERY == ROCKSDB_EVERY - 1;
+    let rocksdb = options.on_rocksdb || seed % ROCKSDB_EVERY == ROCKSDB_EVERY - 1;
     let directory = rocksdb.then(|| {
         // The same seed may be played in several threads.
         static PLAYED: AtomicU64 = AtomicU64::new(0);
         let number = PLAYED.fetch_add(1, Ordering::Relaxed);
         let name = format!("rollcall-sim-{}-{number}", std::process::id());
-        std::env::temp_dir().join(name)
+        let in_memory = PathBuf::from(IN_MEMORY);
+        let place = if in_memory.is_dir() {
+            in_memory
+        } else {
+            std::env::temp_dir()
+        };
+        place.join(name)
     });
     if let Some(directory) = &directory {
         std::fs::create_dir_all(directory).map_err(|error| format!("no directory for RocksDB: {error}"))?;
@@ -85,6 +99,8 @@ struct Play {
     random: Random,
     partitions: u32,
     on_rocksdb: bool,
+    /// Of a hundred times that something is published, how often in a transaction.
+    in_transactions: u64,
 }
 
 impl Play {
@@ -99,20 +115,29 @@ impl Play {
         let share = options.records / partitions as usize;
         let mut inputs = Vec::new();
         let mut policies = Vec::new();
+        let mut has_thousands = false;
         for partition in 0..partitions {
             let of = seed.wrapping_mul(4).wrapping_add(partition.into());
-            let burst = if weather.strikes(Fault::Burst, 40, &mut random) {
-                share / 2
+            let burst = burst(share, &mut weather, &mut random);
+            has_thousands |= burst.devices > share;
+            // Those of a small burst count for records of the history.
+            let records = if burst.devices > share {
+                share
             } else {
-                0
+                share - burst.devices
             };
-            inputs.push(Input::new(of, Partition(partition), partitions, share - burst, burst));
-            policies.push(history::policy(of));
+            let policy = history::policy(of);
+            policies.push(policy.clone());
+            inputs.push(Input::new(of, policy, Partition(partition), partitions, records, burst));
         }
         let most = usize::MAX;
         let on_rocksdb = directory.is_some();
         let tuning = Tuning {
-            fetch_users: *random.pick(&[1, 2, 3, 10_000]),
+            fetch_users: if has_thousands {
+                *random.pick(&[100, 999, 10_000])
+            } else {
+                *random.pick(&[1, 2, 3, 10_000])
+            },
             cached_users: *random.pick(&[0, 1, 3, 50_000]),
             store_commit_records: if on_rocksdb {
                 *random.pick(&[20, 60, u64::MAX])
@@ -127,17 +152,19 @@ impl Play {
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let broker = Broker::new(inputs, Random(random.next()), weather, clock.clone()).with_bug(options.bug);
         let cast = Cast::new(Arc::new(broker), clock, tuning, policies, directory);
+        let in_transactions = *random.pick(&[0, 0, 20, 60]);
         Play {
             cast: Arc::new(cast),
             random,
             partitions,
             on_rocksdb,
+            in_transactions,
         }
     }
 
     fn run(mut self) -> Result<Report, String> {
         let partitions: Vec<Partition> = (0..self.partitions).map(Partition).collect();
-        let mut rounds_left = 100;
+        let mut rounds_left = 40;
         // A while longer after everything was published.
         while rounds_left > 0 {
             let partition = *self.random.pick(&partitions);
@@ -154,7 +181,11 @@ impl Play {
                 rounds_left -= 1;
             }
         }
-        self.cast.broker.world().weather.calm = true;
+        {
+            let mut world = self.cast.broker.world();
+            world.weather.calm = true;
+            world.outage = 0;
+        }
         let mut transcript = Vec::new();
         for partition in &partitions {
             let named = |what: String| format!("partition {partition}, after the faults: {what}");
@@ -195,6 +226,7 @@ impl Play {
         if self.random.percent(20) {
             self.cast.broker.deliver(partition);
         }
+        self.log_round(partition);
         let owners = self.cast.seat(partition).owners.len();
         if owners == 0 {
             if self.random.percent(70)
@@ -206,6 +238,9 @@ impl Play {
         }
         if self.strikes(Fault::TwoOwners, 8) {
             take_over(&self.cast, partition, 0);
+        }
+        if self.strikes(Fault::Storm, 3) {
+            return self.storm(partition);
         }
         // Mostly the present owner, sometimes one of those before.
         let chosen = if self.random.percent(80) {
@@ -223,7 +258,48 @@ impl Play {
         seat.owners.insert(place, owner);
     }
 
+    /// What happens to a partition of the log by itself.
+    fn log_round(&mut self, partition: Partition) {
+        let strikes = [
+            self.strikes(Fault::Outage, 3),
+            self.strikes(Fault::LeaderChange, 8),
+            self.strikes(Fault::Unreplicated, 8),
+        ];
+        let heals = self.random.percent(30);
+        let [ends, aborts] = [self.random.percent(30), self.random.percent(35)];
+        let mut world = self.cast.broker.world();
+        let World {
+            shelves,
+            weather,
+            outage,
+            ..
+        } = &mut *world;
+        let shelf = &mut shelves[partition.0 as usize];
+        let [is_outage, is_led_by_another, is_unreplicated] = strikes;
+        if is_outage {
+            *outage = self.random.below(40);
+        }
+        if is_led_by_another {
+            shelf.change_leader(&mut self.random);
+        } else if is_unreplicated {
+            shelf.lag_behind();
+        } else if heals {
+            shelf.catch_up();
+        }
+        if ends && let Some(open) = shelf.first_open() {
+            let aborted = aborts && weather.strikes(Fault::Abort, 1_000, &mut self.random);
+            shelf.finish(open, !aborted);
+        }
+    }
+
     fn publish(&mut self, partition: Partition) {
+        let transaction = if self.random.percent(self.in_transactions) {
+            let begins = self.strikes(Fault::Transaction, 300);
+            let shelf = &mut self.cast.broker.world().shelves[partition.0 as usize];
+            if begins { shelf.begin() } else { shelf.first_open() }
+        } else {
+            None
+        };
         for _ in 0..*self.random.pick(&[1, 1, 3, 10, 30]) {
             let spoil = if self.strikes(Fault::Poison, 10) {
                 Spoil::Poison
@@ -232,16 +308,35 @@ impl Play {
             } else {
                 Spoil::No
             };
-            let mut world = self.cast.broker.world();
-            let record = world.shelves[partition.0 as usize].input.next(&mut self.random, spoil);
-            drop(world);
-            let Some(record) = record else { return };
-            self.cast.broker.append(partition, record);
+            let shelf = &mut self.cast.broker.world().shelves[partition.0 as usize];
+            let Some(record) = shelf.input.next(&mut self.random, spoil) else {
+                return;
+            };
+            shelf.append(record, transaction);
+        }
+    }
+
+    /// Owners follow one another faster than any of them gets anything done.
+    fn storm(&mut self, partition: Partition) {
+        for _ in 0..3 + self.random.below(6) {
+            let last = self.cast.seat(partition).owners.pop();
+            match (last, self.random.below(3)) {
+                (Some(owner), 0) => self.cast.close(partition, owner),
+                // It dies.
+                (Some(owner), 1) => {
+                    owner.life.dies_after(0, false);
+                    self.cast.step(partition, owner, 1);
+                }
+                // It does not know.
+                (Some(owner), _) => self.cast.seat(partition).owners.push(owner),
+                (None, _) => {}
+            }
+            take_over(&self.cast, partition, self.random.below(3));
         }
     }
 
     fn tick(&mut self, partition: Partition) {
-        let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts();
+        let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts;
         let ts = match self.random.below(3) {
             0 => last.saturating_sub(self.random.below(60_000)),
             1 => last,
@@ -253,8 +348,9 @@ impl Play {
     }
 
     fn tick_at(&self, partition: Partition, ts: u64) {
-        let record = self.cast.broker.world().shelves[partition.0 as usize].input.tick(ts);
-        self.cast.broker.append(partition, record);
+        let shelf = &mut self.cast.broker.world().shelves[partition.0 as usize];
+        let record = shelf.input.tick(ts);
+        shelf.append(record, None);
     }
 
     /// One owner's turn; the owner, if it goes on.
@@ -266,7 +362,7 @@ impl Play {
         if self.strikes(Fault::TickDue, 20)
             && let Some(due) = owner.walk.next_deadline()
         {
-            let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts();
+            let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts;
             let ts = (due.0 + self.random.below(3)).saturating_sub(1);
             // Nothing of the history would come before its time else.
             if ts < last + 700_000_000 {
@@ -299,8 +395,8 @@ impl Play {
     /// If it has all that was published and shows it, it is what the oracle says.
     fn check_state(&self, partition: Partition, owner: &Owner) {
         let walk = &owner.walk;
-        let end = self.cast.broker.world().shelves[partition.0 as usize].end();
-        if walk.applied().0 != end || !walk.is_settled() || !walk.is_caught_up() {
+        let shown = self.cast.broker.world().shelves[partition.0 as usize].shown();
+        if walk.applied() != shown || !walk.is_settled() || !walk.is_caught_up() {
             return;
         }
         // A store that fails is no wrong answer.
@@ -308,7 +404,7 @@ impl Play {
         let mut world = self.cast.broker.world();
         let expected = world.shelves[partition.0 as usize].input.state_lines();
         if expected.as_bytes() != lines {
-            let what = difference(&expected, &String::from_utf8_lossy(&lines));
+            let what = difference(expected, &String::from_utf8_lossy(&lines));
             world.wrong.get_or_insert(format!("partition {partition}: {what}"));
         }
     }
@@ -316,6 +412,7 @@ impl Play {
     /// Nothing goes wrong any more: the partition comes to life, catches up, and time passes until nobody is left.
     fn calm(&mut self, partition: Partition, transcript: &mut Vec<u8>) -> Result<(), String> {
         self.cast.broker.deliver(partition);
+        self.cast.broker.world().shelves[partition.0 as usize].calm();
         let mut owners = std::mem::take(&mut self.cast.seat(partition).owners);
         let mut present = owners.pop_if(|owner| owner.handle.is_present());
         for owner in &owners {
@@ -349,9 +446,9 @@ impl Play {
         owner.walk.commit_store().map_err(|error| error.to_string())?;
         self.check_end(partition, &owner.walk)?;
         {
-            let world = self.cast.broker.world();
-            let shelf = &world.shelves[partition.0 as usize];
-            for record in &shelf.outputs {
+            let mut world = self.cast.broker.world();
+            let shelf = &mut world.shelves[partition.0 as usize];
+            for record in shelf.committed(Topic::Changes).chain(shelf.committed(Topic::Kicks)) {
                 transcript.extend_from_slice(&record.value);
             }
             transcript.extend_from_slice(shelf.input.state_lines().as_bytes());
@@ -374,8 +471,8 @@ impl Play {
                 return Ok(None);
             };
             owner = went_on;
-            let end = self.cast.broker.world().shelves[partition.0 as usize].end();
-            if owner.walk.applied().0 == end && owner.walk.is_caught_up() {
+            let shown = self.cast.broker.world().shelves[partition.0 as usize].shown();
+            if owner.walk.applied() == shown && owner.walk.is_caught_up() {
                 return Ok(Some(owner));
             }
         }
@@ -385,7 +482,7 @@ impl Play {
     /// Ticks when the owner would have one, until it needs no more. None comes too late, and none in vain for ever.
     fn let_time_pass(&self, partition: Partition, mut owner: Owner) -> Result<Owner, String> {
         let mut in_vain = 0;
-        for count in 0..LAST_TICKS_MAX {
+        for _ in 0..LAST_TICKS_MAX {
             let walk = &owner.walk;
             let Some(time) = walk.state().time() else {
                 return Ok(owner);
@@ -394,14 +491,11 @@ impl Play {
             let watched = outage.silence_ms > 0 && walk.census().online_devices() > 0;
             let watch = watched.then(|| time.plus(outage.silence_ms / 2));
             let due = walk.next_deadline();
-            if count % 16 == 0 || due.is_none() {
-                let lines = self.cast.broker.world().shelves[partition.0 as usize]
-                    .input
-                    .state_lines();
-                let least = least_deadline(&lines);
-                if least.is_some_and(|least| due.is_none_or(|due| due > least)) {
-                    return Err(format!("a deadline is at {least:?}, but the owner looks at {due:?}"));
-                }
+            let least = self.cast.broker.world().shelves[partition.0 as usize]
+                .input
+                .next_deadline();
+            if least.is_some_and(|least| due.is_none_or(|due| due > least)) {
+                return Err(format!("a deadline is at {least:?}, but the owner looks at {due:?}"));
             }
             let Some(next) = [due, watch].into_iter().flatten().min() else {
                 return Ok(owner);
@@ -418,9 +512,9 @@ impl Play {
 
     fn check_end(&self, partition: Partition, walk: &Walk) -> Result<(), String> {
         let lines = walk.state_lines().map_err(|error| error.to_string())?;
-        let world = self.cast.broker.world();
-        let shelf = &world.shelves[partition.0 as usize];
-        let (_, _, expected) = shelf.input.before(Offset(shelf.end()), 0);
+        let mut world = self.cast.broker.world();
+        let shelf = &mut world.shelves[partition.0 as usize];
+        let (_, _, expected) = shelf.input.before(shelf.shown(), 0);
         let mut position = shelf.position;
         if position.time != shelf.input.time.map(LogTime) && position.next.0 > 0 {
             return Err(format!("the position's time is {:?}", position.time));
@@ -429,18 +523,11 @@ impl Play {
         if position != expected {
             return Err(format!("the position is {position:?} instead of {expected:?}"));
         }
-        if shelf.outputs.len() != shelf.input.expected.len() {
-            let (are, should) = (shelf.outputs.len(), shelf.input.expected.len());
-            return Err(format!("there are {are} outputs instead of {should}"));
-        }
-        if shelf.quarantined != shelf.input.malformed.len() {
-            let (are, should) = (shelf.quarantined, shelf.input.malformed.len());
-            return Err(format!("there are {are} quarantined instead of {should}"));
-        }
+        shelf.check_topics()?;
         let lines = String::from_utf8_lossy(&lines);
         let expected = shelf.input.state_lines();
         if lines != expected {
-            return Err(difference(&expected, &lines));
+            return Err(difference(expected, &lines));
         }
         let of_users = |name: &str| {
             let lines = expected.lines().filter(|line| line.starts_with(r#"{"type":"user""#));
@@ -465,6 +552,26 @@ impl Play {
         }
         Ok(())
     }
+}
+
+/// What comes before a partition's history.
+fn burst(share: usize, weather: &mut Weather, random: &mut Random) -> Burst {
+    if weather.strikes(Fault::Burst, 40, random) {
+        return Burst {
+            devices: share / 2,
+            ..Burst::default()
+        };
+    }
+    let is_due = weather.strikes(Fault::WeekDue, 2, random);
+    if is_due || weather.strikes(Fault::GatewayLost, 2, random) {
+        return Burst {
+            devices: 1_500 + random.index(2_500),
+            step_ms: *random.pick(&[0, 0, 1, 40]),
+            ends: random.percent(50),
+            lull_ms: if is_due { WEEK_MS } else { 0 },
+        };
+    }
+    Burst::default()
 }
 
 /// Another process takes the partition over and makes some steps.
