@@ -1,6 +1,7 @@
 //! Every setting of `rollcall serve`: unit, default and bounds. Flags win over the environment, both over the file.
 
 use crate::presence::policy::Policy;
+use crate::presence::{Offset, Partition};
 use crate::schema::policy::parse_policy;
 use anyhow::{Context as _, anyhow, bail};
 use clap::ValueEnum;
@@ -8,7 +9,7 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Runs the engine on one machine, with an embedded log
+/// Runs the engine: on one machine with an embedded log, or with --kafka as one of many
 ///
 /// Without arguments: data in ./rollcall-data, HTTP and the console on http://127.0.0.1:8080. Every flag may also be
 /// given as the environment variable named beside it, or in a TOML file (`--config`) under its name with underscores.
@@ -49,6 +50,28 @@ pub struct Flags {
     /// Least level that is logged [default: info]
     #[arg(long, value_enum, env = "ROLLCALL_LOG_LEVEL")]
     pub log_level: Option<LogLevel>,
+    /// Apache Kafka instead of the embedded log: its brokers, separated by commas. `rollcall topics create` makes the topics
+    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA", help_heading = "Kafka")]
+    pub kafka: Option<String>,
+    /// What the topics' names begin with [default: presence]
+    #[arg(long, value_name = "PREFIX", env = "ROLLCALL_TOPIC_PREFIX", help_heading = "Kafka")]
+    pub topic_prefix: Option<String>,
+    /// The group of processes that share the partitions out among themselves [default: rollcall]
+    #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", help_heading = "Kafka")]
+    pub group: Option<String>,
+    /// Where other nodes reach this one's HTTP [default: http:// and --listen]
+    #[arg(long, value_name = "URL", env = "ROLLCALL_ADVERTISE", help_heading = "Kafka")]
+    pub advertise: Option<String>,
+    /// A setting of librdkafka (SASL, TLS, tuning), any number of times
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Kafka")]
+    #[serde(default)]
+    pub kafka_set: Vec<String>,
+    /// A file of such settings, a line each; for those that are secret
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES", help_heading = "Kafka")]
+    pub kafka_properties: Option<PathBuf>,
+    /// Folds one record all the same whose time is more than 5 minutes ahead of this machine's clock
+    #[arg(long, value_name = "PARTITION:OFFSET", help_heading = "Kafka")]
+    pub accept_time: Option<String>,
     /// Simulated users who come and go through the same HTTP interface as real ones, 1 to 100000
     #[arg(long, value_name = "USERS", env = "ROLLCALL_DEMO")]
     pub demo: Option<u32>,
@@ -100,6 +123,33 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub demo: Option<u32>,
+    /// None: the log is embedded.
+    pub kafka: Option<Kafka>,
+}
+
+/// The log is on Kafka.
+#[derive(Clone, Debug)]
+pub struct Kafka {
+    pub bootstrap: String,
+    pub topic_prefix: Option<String>,
+    pub group: String,
+    /// Without a slash at its end.
+    pub advertise: Option<String>,
+    /// As given, `key=value`: not checked here, and never shown.
+    pub set: Secret<Vec<String>>,
+    pub properties: Option<PathBuf>,
+    /// A record that is folded though its time is far ahead.
+    pub accepted: Option<(Partition, Offset)>,
+}
+
+/// What may hold passwords and is not shown by accident.
+#[derive(Clone, Default)]
+pub struct Secret<T>(pub T);
+
+impl<T> std::fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(not shown)")
+    }
 }
 
 /// What a bearer token allows.
@@ -117,6 +167,7 @@ pub struct Scopes {
 const FIRST_SILENCE_MS: u64 = 10_000;
 const FIRST_GRACE_MS: u64 = 30_000;
 const TOKEN_BYTES_MIN: usize = 16;
+const GROUP_BYTES_MAX: usize = 200;
 pub const DEFAULT_DATA: &str = "rollcall-data";
 
 impl Flags {
@@ -126,6 +177,7 @@ impl Flags {
             Some(path) => read_toml(path)?,
             None => Flags::default(),
         };
+        let kafka = kafka(&self, &file)?;
         let policy_file = self.policy.or(file.policy);
         let given = read_policy(policy_file.as_deref())?;
         let policy_given = given.is_some();
@@ -180,8 +232,76 @@ impl Flags {
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_level: self.log_level.or(file.log_level).unwrap_or_default(),
             demo,
+            kafka,
         })
     }
+}
+
+/// The settings of Kafka, if there is one; without it none of them means anything.
+fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
+    fn first<T: Clone>(flag: &Option<T>, file: &Option<T>) -> Option<T> {
+        flag.clone().or_else(|| file.clone())
+    }
+    let accept_time = first(&flags.accept_time, &file.accept_time);
+    let mut set = file.kafka_set.clone();
+    set.extend(flags.kafka_set.iter().cloned());
+    let advertise = first(&flags.advertise, &file.advertise);
+    let Some(bootstrap) = first(&flags.kafka, &file.kafka) else {
+        let given = [
+            ("topic_prefix", first(&flags.topic_prefix, &file.topic_prefix).is_some()),
+            ("group", first(&flags.group, &file.group).is_some()),
+            ("advertise", advertise.is_some()),
+            ("kafka_set", !set.is_empty()),
+            (
+                "kafka_properties",
+                first(&flags.kafka_properties, &file.kafka_properties).is_some(),
+            ),
+            ("accept_time", accept_time.is_some()),
+        ];
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+            bail!("{name} is for Kafka, which --kafka must name");
+        }
+        return Ok(None);
+    };
+    if flags.partitions.or(file.partitions).is_some() {
+        bail!("partitions are those of the topics on Kafka; `rollcall topics create --partitions N` makes them");
+    }
+    for (name, given) in [
+        ("retention_hours", flags.retention_hours.or(file.retention_hours)),
+        ("retention_mib", flags.retention_mib.or(file.retention_mib)),
+    ] {
+        if given.is_some() {
+            bail!("{name} is of the embedded log; on Kafka the topics have their own");
+        }
+    }
+    let group = first(&flags.group, &file.group).unwrap_or_else(|| "rollcall".to_owned());
+    if group.is_empty() || group.len() > GROUP_BYTES_MAX {
+        bail!("group must have 1 to {GROUP_BYTES_MAX} bytes, not {}", group.len());
+    }
+    let url = |text: String| -> anyhow::Result<String> {
+        let parsed = url::Url::parse(&text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if parsed.is_none() {
+            bail!("advertise must be a URL such as http://10.0.0.7:8080, not {text:?}");
+        }
+        Ok(text.trim_end_matches('/').to_owned())
+    };
+    let accepted = |text: String| {
+        let pair = text
+            .split_once(':')
+            .and_then(|(partition, offset)| Some((Partition(partition.parse().ok()?), Offset(offset.parse().ok()?))));
+        pair.ok_or_else(|| anyhow!("accept_time must be a partition and an offset, such as 3:12345, not {text:?}"))
+    };
+    Ok(Some(Kafka {
+        bootstrap,
+        topic_prefix: first(&flags.topic_prefix, &file.topic_prefix),
+        group,
+        advertise: advertise.map(url).transpose()?,
+        set: Secret(set),
+        properties: first(&flags.kafka_properties, &file.kafka_properties),
+        accepted: accept_time.map(accepted).transpose()?,
+    }))
 }
 
 fn within(name: &str, value: Option<u64>, default: u64, least: u64, most: u64) -> anyhow::Result<u64> {

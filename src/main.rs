@@ -22,6 +22,7 @@ enum Command {
     Fold(command::fold::Args),
     Log(command::log::Args),
     Sim(command::sim::Args),
+    Topics(command::topics::Args),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Fold(args) => command::fold::run(args),
         Command::Log(args) => command::log::run(args),
         Command::Sim(args) => command::sim::run(args),
+        Command::Topics(args) => command::topics::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

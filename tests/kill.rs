@@ -138,6 +138,7 @@ fn whatever_moment_it_is_killed_nothing_acknowledged_is_lost_and_nothing_comes_t
             requests.extend(sent);
             shown.extend(saw);
         }
+        until_folded(world);
         server.stop();
 
         let shelves = read_log(&data);
@@ -153,6 +154,7 @@ fn whatever_moment_it_is_killed_nothing_acknowledged_is_lost_and_nothing_comes_t
             until("the followers", || has_followed(&shelves, topic, seen));
         }
         // Their connections end with the process.
+        until_folded(world);
         drop(over);
         server.stop();
 
@@ -176,6 +178,20 @@ fn whatever_moment_it_is_killed_nothing_acknowledged_is_lost_and_nothing_comes_t
             shelves.iter().map(|shelf| shelf.outputs[1].len()).sum::<usize>(),
             shown.len() + now.len(),
         );
+    });
+}
+
+/// A machine that has other work may be behind.
+fn until_folded(world: &World) {
+    let agent = agent(Some(PATIENCE));
+    let url = world.address.url("/v1/stats");
+    until("the end of the log", || match get(&agent, &url) {
+        Some((200, body)) => {
+            let stats: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            let partitions = stats["partitions"].as_array().expect("a list");
+            partitions.iter().all(|partition| partition["lag"] == 0)
+        }
+        other => panic!("{other:?}"),
     });
 }
 

@@ -4,6 +4,7 @@ pub mod fold;
 pub mod log;
 pub mod serve;
 pub mod sim;
+pub mod topics;
 
 use std::io;
 use std::path::{Path, PathBuf};

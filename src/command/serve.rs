@@ -1,16 +1,20 @@
-//! `rollcall serve`: the engine on one machine.
+//! `rollcall serve`: the engine, on one machine or as one node of many on Kafka.
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Flags, LogFormat};
 use crate::engine::{Engine, Tuning};
-use crate::http::Face;
+use crate::http::{Face, Peers};
+use crate::log::kafka::settings::Connection;
+use crate::log::kafka::{KafkaLog, Node, admin};
 use crate::log::local::{LocalLog, Settings};
-use crate::log::{Log, NewRecord, Topic};
+use crate::log::{Alone, Group, Log, NewRecord, Topic};
 use crate::presence::{Offset, Partition};
 use crate::schema::{avro, json};
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use axum::serve::ListenerExt as _;
+use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +24,10 @@ use tokio::sync::{oneshot, watch};
 
 /// How long open requests may take to end once the process is told to stop.
 const GRACEFUL: Duration = Duration::from_millis(1_500);
+/// How long outputs gather for a transaction on Kafka; docs/performance.md has what one costs.
+const OUTPUT_COMMIT_MS: u64 = 20;
+/// A record that is so far ahead of this machine's clock is not folded.
+const AHEAD_MS: u64 = 5 * 60 * 1_000;
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
@@ -56,15 +64,24 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data)
         .with_context(|| format!("the data directory {} cannot be made", config.data.display()))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let log: Arc<dyn Log> = Arc::new(open_log(&config, clock.clone())?);
+    let _alone = lock(&config.data)?;
+    let Opened {
+        log,
+        group,
+        peers,
+        tuning,
+    } = open(&config, listen, clock.clone()).await?;
     bootstrap(&config, &log).await?;
-    let tuning = Tuning {
-        cached_users: config.cached_users,
-        ..Tuning::default()
-    };
-    let engine = Arc::new(Engine::start(log.clone(), Some(&config.data), clock.clone(), tuning)?);
+    let engine = Engine::join(log.clone(), group, Some(&config.data), clock.clone(), tuning)?;
+    let engine = Arc::new(engine);
     let (stop, stopping) = watch::channel(false);
-    let face = Face::new(engine.clone(), config.tokens.as_deref(), listen, stopping.clone());
+    let face = Face::new(
+        engine.clone(),
+        config.tokens.as_deref(),
+        listen,
+        peers,
+        stopping.clone(),
+    );
     announce(&config, listen, log.partitions());
 
     let listener = listener.tap_io(|stream| {
@@ -110,6 +127,91 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The log, and what of the engine depends on where it is.
+struct Opened {
+    log: Arc<dyn Log>,
+    group: Box<dyn Group>,
+    peers: Option<Peers>,
+    tuning: Tuning,
+}
+
+async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> anyhow::Result<Opened> {
+    let tuning = Tuning {
+        cached_users: config.cached_users,
+        ..Tuning::default()
+    };
+    let Some(kafka) = &config.kafka else {
+        let log: Arc<dyn Log> = Arc::new(open_log(config, clock)?);
+        return Ok(Opened {
+            group: Box::new(Alone::new(log.partitions())),
+            log,
+            peers: None,
+            tuning,
+        });
+    };
+    let connection = Connection::new(
+        &kafka.bootstrap,
+        kafka.topic_prefix.as_deref(),
+        kafka.properties.as_deref(),
+        &kafka.set.0,
+    )?;
+    let url = kafka.advertise.clone().unwrap_or_else(|| format!("http://{listen}"));
+    let group = kafka.group.clone();
+    let started_ms = clock.now_ms();
+    // Two processes have not both the same address and the same moment.
+    let id = blake3::hash(format!("{url} {} {started_ms}", std::process::id()).as_bytes()).to_hex();
+    let (log, member) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let partitions = judged(&connection)?;
+        let log = KafkaLog::connect(Node {
+            connection,
+            group,
+            url,
+            id: id[..8].to_owned(),
+            partitions,
+        })?;
+        let member = log.join()?;
+        Ok((log, member))
+    })
+    .await
+    .context("Kafka was not reached")??;
+    Ok(Opened {
+        peers: Some(Peers::new(log.owners().clone(), &log.node().url)?),
+        log,
+        group: Box::new(member),
+        tuning: Tuning {
+            output_commit_ms: OUTPUT_COMMIT_MS,
+            ahead_ms: Some(AHEAD_MS),
+            accepted: kafka.accepted,
+            ..tuning
+        },
+    })
+}
+
+/// How many partitions the topics have; refuses topics that would break the rules.
+fn judged(connection: &Connection) -> anyhow::Result<u32> {
+    let checked = admin::check(connection)?;
+    let refusals: Vec<String> = checked.refusals().map(ToString::to_string).collect();
+    if !refusals.is_empty() {
+        bail!("the topics cannot be worked on: {}", refusals.join("; "));
+    }
+    for finding in &checked.findings {
+        tracing::warn!("{finding}");
+    }
+    Ok(checked.partitions)
+}
+
+/// One process has the data directory, whoever else may reach it. The lock goes with the process.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("{} cannot be made", path.display()))?;
+    if file.try_lock().is_err() {
+        let shown = data.display();
+        bail!("the data directory {shown} is in use by another process; another one can be chosen with --data");
+    }
+    Ok(file)
+}
+
 fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> {
     let settings = Settings {
         partitions: config.partitions,
@@ -121,7 +223,12 @@ fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> 
 }
 
 /// Writes the first policy to every partition of an empty log: from then on the log alone says everything.
+///
+/// On Kafka only if one was asked for: many processes start at once there, and without any record the default is in force.
 async fn bootstrap(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<()> {
+    if config.kafka.is_some() && !config.policy_given {
+        return Ok(());
+    }
     let partitions = (0..log.partitions()).map(Partition);
     for partition in partitions.clone() {
         if log.range(Topic::Events, partition)?.end > Offset(0) {
@@ -135,7 +242,7 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<()> {
     avro::encode_event(&json::policy_event(config.policy.clone()), &mut value);
     let record = NewRecord { key: None, value };
     let (acknowledge, acknowledged) = oneshot::channel();
-    log.append(
+    log.append_together(
         partitions.map(|partition| (partition, record.clone())).collect(),
         Box::new(move |result| {
             let _ = acknowledge.send(result);
@@ -149,7 +256,7 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<()> {
 }
 
 /// One line a thing that somebody wants to know.
-fn announce(config: &Config, listen: std::net::SocketAddr, partitions: u32) {
+fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
     let shown = |path: &Path| {
         path.canonicalize()
             .unwrap_or_else(|_| path.to_owned())
@@ -159,6 +266,10 @@ fn announce(config: &Config, listen: std::net::SocketAddr, partitions: u32) {
     let mut lines = vec![
         format!("rollcall {}", env!("CARGO_PKG_VERSION")),
         format!("data     {} ({partitions} partitions)", shown(&config.data)),
+        match &config.kafka {
+            Some(kafka) => format!("kafka    {} (group {})", kafka.bootstrap, kafka.group),
+            None => "log      embedded".to_owned(),
+        },
         format!("console  http://{listen}/"),
         format!("events   POST http://{listen}/v1/events"),
         format!("changes  GET http://{listen}/v1/changes"),

@@ -1,33 +1,40 @@
 //! The engine: log, schema, core and store composed, a worker a partition.
 //!
 //! [`partition`] is the walk of a batch, without threads; [`worker`] the thread that drives it, with everything that
-//! can wake it in one closed enum; this file starts the workers and asks them ([`Engine`]).
+//! can wake it in one closed enum; [`ownership`] the table that says what a change of owner asks for, [`seats`] the thread
+//! that does it; this file starts them and asks the workers ([`Engine`]).
 
 #[macro_use]
 pub mod planted;
 
 pub mod census;
 mod outbox;
+pub mod ownership;
 pub mod partition;
+mod seats;
 mod worker;
 
 pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::clock::Clock;
-use crate::log::{self, Log, Position, Topic};
+use crate::log::{self, Alone, Group, Log, Position, Topic};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::store;
+use seats::{Means, Report, Seat, Seats};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
-use worker::{Command, Wake, Worker};
+use worker::Command;
 
 /// When things are done that cost something. Times are milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tuning {
     /// How long the position may stay uncommitted when there are no outputs.
     pub log_commit_ms: u64,
+    /// How long outputs may gather before they are committed; 0: they are committed after every batch.
+    pub output_commit_ms: u64,
     /// Outputs are committed inside of a record when so much of them has gathered.
     pub commit_bytes: usize,
     /// The store is committed after so many records: about what can be folded again in two seconds.
@@ -44,12 +51,18 @@ pub struct Tuning {
     /// Of one batch.
     pub batch_records: usize,
     pub batch_bytes: usize,
+    /// A record whose time is so far ahead of the wall clock is not folded, where the log's time is not this machine's:
+    /// it would hold time still until then. None: any is.
+    pub ahead_ms: Option<u64>,
+    /// One record that is folded all the same.
+    pub accepted: Option<(Partition, Offset)>,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
             log_commit_ms: 1_000,
+            output_commit_ms: 0,
             commit_bytes: 8 << 20,
             store_commit_records: 1_000_000,
             store_commit_users: 100_000,
@@ -58,6 +71,8 @@ impl Default for Tuning {
             cached_users: 50_000,
             batch_records: 10_000,
             batch_bytes: 2 << 20,
+            ahead_ms: None,
+            accepted: None,
         }
     }
 }
@@ -94,6 +109,21 @@ pub enum Error {
     },
     #[error("a value in the store cannot be read")]
     Unreadable,
+    /// A broker's clock is wrong: folding the record would hold time still until the others have caught up.
+    #[error(
+        "partition {partition}: the record at offset {offset} has the time {ts}, {} s ahead of this machine's clock; \
+         nothing is folded until the clock is within {} s of it. If the time is right after all, or is to be taken as \
+         it is, start with --accept-time {partition}:{offset}",
+        ahead_ms / 1_000,
+        bound_ms / 1_000
+    )]
+    Ahead {
+        partition: Partition,
+        offset: Offset,
+        ts: u64,
+        ahead_ms: u64,
+        bound_ms: u64,
+    },
     #[error(
         "the store cannot be used and the log cannot rebuild it, since the oldest event kept is {start}: {cause}. \
          Restore the store's directory from a backup, or give up this state by moving the data directory away"
@@ -108,7 +138,7 @@ impl Error {
             // In use by another process is not mended by destroying it.
             Error::Store(store::Error::Open { .. }) => false,
             Error::Store(_) | Error::ForeignStore { .. } | Error::Unreadable | Error::Diverged { .. } => true,
-            Error::Log(_) | Error::Deposed { .. } | Error::Unrecoverable { .. } => false,
+            Error::Log(_) | Error::Deposed { .. } | Error::Unrecoverable { .. } | Error::Ahead { .. } => false,
         }
     }
 }
@@ -116,51 +146,72 @@ impl Error {
 /// A running engine. Its methods may be called from any task or thread.
 pub struct Engine {
     log: Arc<dyn Log>,
-    workers: Vec<mpsc::Sender<Command>>,
-    /// None left once it is stopped.
-    threads: Mutex<Vec<JoinHandle<Result<(), Error>>>>,
+    seats: Arc<[Seat]>,
+    seated: Arc<AtomicBool>,
+    reporter: mpsc::Sender<Report>,
+    /// None once it is stopped.
+    thread: Mutex<Option<JoinHandle<Result<(), Error>>>>,
 }
 
 impl Engine {
-    /// Opens every partition's store below a directory and starts its worker. Gives the engine at once; a worker says
-    /// by its stats when it has caught up and is live.
+    /// Works on every partition of a log that nobody else works on, with stores below a directory. Gives the engine at
+    /// once; a partition says by its stats when it has caught up and is live.
     pub fn start(
         log: Arc<dyn Log>,
         data: Option<&Path>,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
     ) -> Result<Engine, Error> {
-        let mut workers = Vec::new();
-        let mut threads = Vec::new();
-        let mut wakes = Vec::new();
-        for partition in (0..log.partitions()).map(Partition) {
-            let directory = data.map(|data| store::directory_of(data, partition));
-            let (sender, commands) = mpsc::channel();
-            let wake = Arc::new(Wake::new(sender.clone()));
-            wakes.push(wake.clone());
-            let worker = Worker::new(partition, log.clone(), directory, clock.clone(), tuning, commands, wake);
-            let thread = std::thread::Builder::new().name(format!("partition-{partition}"));
-            threads.push(thread.spawn(move || worker.run()).map_err(|error| {
-                Error::Log(log::Error::Open(format!("a thread cannot be started: {error}").into()))
-            })?);
-            workers.push(sender);
-        }
+        let alone = Alone::new(log.partitions());
+        Engine::join(log, Box::new(alone), data, clock, tuning)
+    }
+
+    /// Works on the partitions that a group gives to this process.
+    pub fn join(
+        log: Arc<dyn Log>,
+        group: Box<dyn Group>,
+        data: Option<&Path>,
+        clock: Arc<dyn Clock>,
+        tuning: Tuning,
+    ) -> Result<Engine, Error> {
+        let seats: Arc<[Seat]> = (0..log.partitions()).map(|_| Seat::default()).collect();
+        let (reporter, reports) = mpsc::channel();
+        let means = Means {
+            log: log.clone(),
+            data: data.map(Path::to_owned),
+            clock,
+            tuning,
+        };
+        let run = Seats::new(means, group, seats.clone(), reporter.clone(), reports);
+        let seated = run.seated().clone();
+        let thread = std::thread::Builder::new().name("seats".to_owned());
+        let thread = thread
+            .spawn(move || run.run())
+            .map_err(|error| Error::Log(log::Error::Open(format!("a thread cannot be started: {error}").into())))?;
+        let woken = seats.clone();
         log.listen(Box::new(move |topic, partition| {
             if topic == Topic::Events
-                && let Some(wake) = wakes.get(partition.0 as usize)
+                && let Some(seat) = woken.get(partition.0 as usize)
             {
-                wake.wake();
+                seat.wake();
             }
         }));
         Ok(Engine {
             log,
-            workers,
-            threads: Mutex::new(threads),
+            seats,
+            seated,
+            reporter,
+            thread: Mutex::new(Some(thread)),
         })
     }
 
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
+    }
+
+    /// Whether the group has said which partitions are this process's, be it none.
+    pub fn is_seated(&self) -> bool {
+        self.seated.load(Ordering::Acquire)
     }
 
     async fn ask<T>(
@@ -169,8 +220,11 @@ impl Engine {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, QueryError> {
         let (reply, answer) = oneshot::channel();
-        let worker = self.workers.get(partition.0 as usize).ok_or(QueryError::Unavailable)?;
-        worker.send(command(reply)).map_err(|_| QueryError::Unavailable)?;
+        let seat = self.seats.get(partition.0 as usize).ok_or(QueryError::Elsewhere)?;
+        if !seat.send(command(reply)) {
+            return Err(QueryError::Elsewhere);
+        }
+        // Whoever ends in between has not answered wrongly.
         answer.await.map_err(|_| QueryError::Unavailable)
     }
 
@@ -199,22 +253,17 @@ impl Engine {
         self.ask(partition, |reply| Command::Stats { reply }).await
     }
 
-    /// Finishes the batch at hand, commits everything, and ends the workers. Whoever still holds the engine gets no
-    /// more answers.
+    /// Finishes the batches at hand, commits everything, ends the workers and leaves the group. Whoever still holds the
+    /// engine gets no more answers.
     pub fn stop(&self) -> Result<(), Error> {
-        for worker in &self.workers {
-            // One that has ended already needs no telling.
-            let _ = worker.send(Command::Stop);
+        // One that has ended already needs no telling.
+        let _ = self.reporter.send(Report::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match thread.map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(ended)) => ended,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
         }
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut result = Ok(());
-        for thread in threads {
-            match thread.join() {
-                Ok(ended) => result = result.and(ended),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        result
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::Error;
 use super::census::Census;
-use crate::log::{Commit, Log, NewRecord, Position};
+use crate::log::{Commit, CurrentRecord, Log, NewRecord, Position};
 use crate::metrics;
 use crate::presence::change::{Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
@@ -169,6 +169,17 @@ impl Outbox {
         }
     }
 
+    /// Whether an output is of a record of which not everything was out at the start.
+    pub fn is_of_the_rest(&self, id: OutputId) -> bool {
+        id.offset >= self.target.next
+    }
+
+    /// Takes the newest state of a user, to go out with the rest.
+    pub fn current(&mut self, record: CurrentRecord) {
+        self.gathered_bytes += record.key.len() + record.value.as_ref().map_or(0, Vec::len);
+        self.gathered.current.push(record);
+    }
+
     fn gather(&mut self, topic: impl FnOnce(&mut Commit) -> &mut Vec<NewRecord>, record: NewRecord) {
         self.gathered_bytes += record.value.len() + record.key.as_ref().map_or(0, Vec::len);
         topic(&mut self.gathered).push(record);
@@ -179,6 +190,16 @@ impl Outbox {
         self.gathered_bytes = 0;
         commit.position = position;
         self.unsettled.push_back(commit);
+    }
+
+    /// Whether a commit was made that is not known to have got through.
+    pub fn has_failed(&self) -> bool {
+        !self.unsettled.is_empty()
+    }
+
+    /// Whether the fold stands after everything that was committed.
+    pub fn has_moved(&self, next: Offset) -> bool {
+        next > self.committed.next
     }
 
     /// Whether anything is gathered, or only the position has moved.

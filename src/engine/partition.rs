@@ -15,15 +15,16 @@ use super::census::Census;
 use super::outbox::Outbox;
 use super::{Error, Tuning};
 use crate::clock::Clock;
-use crate::log::{Limit, Log, Position, Record, Topic};
+use crate::log::{CurrentRecord, Limit, Log, Position, Record, Topic};
 use crate::metrics;
 use crate::presence::ahead::USERS_AHEAD;
+use crate::presence::change::Output;
 use crate::presence::deadlines::Upto;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
-use crate::presence::state::{PartitionImage, Slot, State, UserImage};
+use crate::presence::state::{DeviceImage, PartitionImage, Slot, State, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
-use crate::schema::avro::{self, Quarantined};
+use crate::schema::avro::{self, DeviceState, Quarantined, UserState};
 use crate::schema::policy::{parse_policy, policy_json};
 use crate::schema::{json, partitioner};
 use crate::store::{self, Applied, DueKey, Place, SlotBeats, Store, keys};
@@ -63,7 +64,11 @@ pub struct Walk {
     folded_since: u64,
     store_committed_ms: u64,
     log_committed_ms: u64,
+    /// Since when outputs have been gathering.
+    gathering_since_ms: Option<u64>,
     batch: Vec<Record>,
+    /// Who had changes in the part of a record that was folded last, for a log that keeps the newest state of users.
+    touched: Vec<Box<str>>,
 }
 
 /// What a step came to.
@@ -208,7 +213,9 @@ impl Walk {
             folded_since: 0,
             store_committed_ms: now,
             log_committed_ms: now,
+            gathering_since_ms: None,
             batch: Vec::new(),
+            touched: Vec::new(),
         };
         if walk.resumed_outputs == 0 {
             // A store that was committed inside of a record which had given nothing yet has that record's time.
@@ -254,17 +261,25 @@ impl Walk {
 
     /// Folds the next batch.
     pub fn step(&mut self, limit: Limit) -> Result<Step, Error> {
-        if self.outbox.has_outputs() {
+        if self.outbox.has_failed() {
             self.commit_log()?;
         }
         let mut records = std::mem::take(&mut self.batch);
         records.clear();
         self.log
             .read(Topic::Events, self.partition, self.next, limit, &mut records)?;
+        let ahead = self.cut_ahead(&mut records);
         let step = self.fold_batch(&records);
         self.batch = records;
         let step = step?;
-        let ripe = self.outbox.has_outputs() || self.is_over(self.log_committed_ms, self.tuning.log_commit_ms);
+        if !self.outbox.has_outputs() {
+            self.gathering_since_ms = None;
+        } else if self.gathering_since_ms.is_none() {
+            self.gathering_since_ms = Some(self.clock.monotonic_ms());
+        }
+        let ripe = self
+            .commit_due_ms()
+            .is_some_and(|due_ms| due_ms <= self.clock.monotonic_ms());
         if ripe && !planted!(StoreBeforeLog) {
             self.commit_log()?;
         }
@@ -274,7 +289,45 @@ impl Walk {
         {
             self.commit_store()?;
         }
-        Ok(step)
+        match ahead {
+            Some(error) if step.records == 0 => Err(error),
+            _ => Ok(step),
+        }
+    }
+
+    /// When what was folded is to be committed to the log, by the monotonic clock; none: there is nothing.
+    pub fn commit_due_ms(&self) -> Option<u64> {
+        let outputs = self
+            .gathering_since_ms
+            .map(|since_ms| since_ms + self.tuning.output_commit_ms);
+        let position = self.outbox.has_moved(self.next);
+        let position = position.then_some(self.log_committed_ms + self.tuning.log_commit_ms);
+        outputs.into_iter().chain(position).min()
+    }
+
+    /// Leaves out of a batch what is too far ahead of the wall clock, and all after it; says what was first. What the log
+    /// has outputs of already was let in before.
+    fn cut_ahead(&self, records: &mut Vec<Record>) -> Option<Error> {
+        let bound_ms = self.tuning.ahead_ms?;
+        let now_ms = self.clock.now_ms();
+        let committed = self.outbox.committed().next;
+        let first = records.iter().position(|record| {
+            record.ts > now_ms.saturating_add(bound_ms)
+                && record.offset >= committed
+                && self.tuning.accepted != Some((self.partition, record.offset))
+                // Time stands there already.
+                && self.state.time().is_none_or(|time| record.ts > time.0)
+        })?;
+        let record = &records[first];
+        let error = Error::Ahead {
+            partition: self.partition,
+            offset: record.offset,
+            ts: record.ts,
+            ahead_ms: record.ts - now_ms,
+            bound_ms,
+        };
+        records.truncate(first);
+        Some(error)
     }
 
     fn is_over(&self, since_ms: u64, span_ms: u64) -> bool {
@@ -380,16 +433,51 @@ impl Walk {
         time: Option<LogTime>,
         part: impl FnOnce(&mut State, crate::presence::fold::Out<'_>),
     ) -> Result<(), Error> {
-        let Walk { state, outbox, log, .. } = self;
+        let keeps_current = self.log.keeps_current();
+        let Walk {
+            state,
+            outbox,
+            log,
+            touched,
+            ..
+        } = self;
         let mut failed = None;
         part(state, &mut |output| {
+            if keeps_current
+                && let Output::Change(change) = &output
+                && outbox.is_of_the_rest(change.id)
+            {
+                touched.push(change.user.clone());
+            }
             if failed.is_none()
                 && let Err(error) = outbox.take(output, time, &**log)
             {
                 failed = Some(error);
             }
         });
+        self.gather_current();
         failed.map_or(Ok(()), Err)
+    }
+
+    /// The newest state of everybody whom the last part changed. Of a record that was half committed before, of all: who
+    /// was already told may not have had this.
+    fn gather_current(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        let offset = self.state.offset().unwrap_or_default();
+        for user in touched.drain(..) {
+            let image = self.state.slot_of(&user).and_then(|slot| self.state.image(slot));
+            let value = image.map(|image| {
+                let state = user_state(&image, self.partition, offset);
+                let mut value = Vec::new();
+                avro::encode_user_state(&state, &mut value);
+                value
+            });
+            let key = user.into_string().into_bytes();
+            self.outbox.current(CurrentRecord { key, value });
+        }
+        self.touched = touched;
     }
 
     /// Brings users named in events into memory.
@@ -477,6 +565,7 @@ impl Walk {
     fn commit_log_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
         self.outbox.commit(self.next, self.resumed_outputs, time, &*self.log)?;
         self.log_committed_ms = self.clock.monotonic_ms();
+        self.gathering_since_ms = None;
         Ok(())
     }
 
@@ -649,6 +738,24 @@ fn beats_of(state: &State, block: u32) -> Vec<SlotBeats> {
         })
     });
     slots.collect()
+}
+
+fn user_state<'a>(image: &UserImage<'a>, partition: Partition, offset: Offset) -> UserState<'a> {
+    let device = |device: &DeviceImage<'a>| DeviceState {
+        platform: Cow::Borrowed(device.platform),
+        device: Cow::Borrowed(device.device),
+        status: device.phase.status(),
+    };
+    UserState {
+        user: Cow::Borrowed(image.user),
+        version: image.version,
+        status: image.status,
+        since: image.since,
+        custom_status: image.custom_status.map(Cow::Borrowed),
+        devices: image.devices.iter().map(device).collect(),
+        partition,
+        offset,
+    }
 }
 
 /// Decodes a record and checks that it is where it belongs.

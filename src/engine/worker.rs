@@ -4,7 +4,9 @@
 //! is due by the wall clock it appends a `tick`, which comes back through the log like any other record: time never
 //! enters in any other way.
 
+use super::ownership::Fact;
 use super::partition::Walk;
+use super::seats::{Means, Report};
 use super::{Error, Tuning, millis};
 use crate::clock::Clock;
 use crate::log::{self, Limit, Log, NewRecord, Topic};
@@ -13,7 +15,7 @@ use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Offset, Partition};
 use crate::schema::{avro, json, policy::policy_json};
-use crate::store::Store;
+use crate::store::{self, Store};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +46,9 @@ pub enum QueryError {
     /// Nobody is there to answer, or the state is not ready to be shown; try again.
     #[error("the partition is not ready to answer; try again shortly")]
     Unavailable,
+    /// This process does not work on the partition.
+    #[error("the partition is not on this node")]
+    Elsewhere,
     #[error("{0}")]
     Failed(Arc<str>),
 }
@@ -67,7 +72,10 @@ pub enum Command {
     Stats {
         reply: oneshot::Sender<PartitionStats>,
     },
+    /// Commit everything and end.
     Stop,
+    /// End and commit nothing.
+    Drop,
 }
 
 /// How a partition is doing.
@@ -109,12 +117,15 @@ impl Wake {
 
 pub struct Worker {
     partition: Partition,
+    means: Means,
+    /// The log as the owner of the partition has it, once it is.
     log: Arc<dyn Log>,
     directory: Option<PathBuf>,
     clock: Arc<dyn Clock>,
     tuning: Tuning,
     commands: Receiver<Command>,
     wake: Arc<Wake>,
+    reporter: Sender<Report>,
     /// None before it is opened and after it failed.
     walk: Option<Walk>,
     failure: Option<String>,
@@ -126,39 +137,58 @@ pub struct Worker {
     next_progress_ms: u64,
     /// Not to be tried again before, by the monotonic clock.
     retry_at_ms: u64,
-    /// Questions that wait for an offset.
+    /// Questions that wait for an offset, or until what was folded is committed.
     waiting: Vec<Waiting>,
     /// When a tick was appended that has not come back, by the monotonic clock.
     tick_sent_ms: Option<u64>,
     /// No tick before, by the monotonic clock.
     next_tick_ms: u64,
     stopping: bool,
+    /// Why it ends by itself.
+    deposed: Option<Error>,
 }
 
+/// A question, and the offset that must be folded before it is answered.
 struct Waiting {
-    users: Vec<String>,
-    at_least: Offset,
-    reply: Reply<Vec<Option<Vec<u8>>>>,
+    at_least: Option<Offset>,
+    question: Question,
+}
+
+/// What is asked about the state.
+enum Question {
+    Users(Vec<String>, Reply<Vec<Option<Vec<u8>>>>),
+    Policy(Reply<Answer<(String, Option<Offset>)>>),
+    Partition(Reply<Vec<u8>>),
+}
+
+impl Question {
+    fn is_given_up(&self) -> bool {
+        match self {
+            Question::Users(_, reply) => reply.is_closed(),
+            Question::Policy(reply) => reply.is_closed(),
+            Question::Partition(reply) => reply.is_closed(),
+        }
+    }
 }
 
 impl Worker {
     pub fn new(
         partition: Partition,
-        log: Arc<dyn Log>,
-        directory: Option<PathBuf>,
-        clock: Arc<dyn Clock>,
-        tuning: Tuning,
+        means: Means,
         commands: Receiver<Command>,
         wake: Arc<Wake>,
+        reporter: Sender<Report>,
     ) -> Worker {
         Worker {
             partition,
-            log,
-            directory,
-            clock,
-            tuning,
+            log: means.log.clone(),
+            directory: means.data.as_deref().map(|data| store::directory_of(data, partition)),
+            clock: means.clock.clone(),
+            tuning: means.tuning,
+            means,
             commands,
             wake,
+            reporter,
             walk: None,
             failure: None,
             rebuilt: false,
@@ -170,16 +200,20 @@ impl Worker {
             tick_sent_ms: None,
             next_tick_ms: 0,
             stopping: false,
+            deposed: None,
         }
     }
 
-    /// Until it is told to stop. An error only if the last commit failed.
+    /// Until it is told to end, or another owner was let in. An error only if the last commit failed.
     pub fn run(mut self) -> Result<(), Error> {
         while !self.stopping {
             let worked = self.work();
             self.answer_waiting();
             let wait_ms = if worked { 0 } else { self.wait_ms() };
             self.take_commands(wait_ms);
+        }
+        if let Some(error) = self.deposed {
+            return Err(error);
         }
         self.walk.map_or(Ok(()), Walk::close)
     }
@@ -224,11 +258,18 @@ impl Worker {
                     tracing::error!(partition = %self.partition, %error, "the store cannot be made anew");
                 }
             }
+            // Nothing was folded of it; when the clock has caught up it will be.
+            Error::Ahead { .. } => {}
+            // Another owner was let in. Whether the partition is still ours the group will say.
+            Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => {
+                self.walk = None;
+                self.stopping = true;
+                self.deposed = Some(error);
+            }
             // What is in memory no longer counts: start over from the store.
             Error::Log(_)
             | Error::Store(_)
             | Error::Diverged { .. }
-            | Error::Deposed { .. }
             | Error::ForeignStore { .. }
             | Error::Unreadable
             | Error::Unrecoverable { .. } => self.walk = None,
@@ -244,6 +285,8 @@ impl Worker {
             if self.restoring {
                 self.restoring = false;
                 tracing::info!(partition = %self.partition, %applied, "live");
+                // Whoever does not listen any more is stopping.
+                let _ = self.reporter.send(Report::Fact(self.partition, Fact::CaughtUp));
             }
         } else if now_ms >= self.next_progress_ms {
             self.next_progress_ms = now_ms + PROGRESS_MS;
@@ -253,6 +296,7 @@ impl Worker {
 
     fn try_work(&mut self) -> Result<bool, Error> {
         let Some(walk) = &mut self.walk else {
+            self.log = self.means.log.clone().take_up(self.partition)?;
             let (log, clock) = (self.log.clone(), self.clock.clone());
             // Another first policy comes as a record, so that the log alone says everything.
             let first = Policy::default();
@@ -277,9 +321,10 @@ impl Worker {
         if step.saw_tick {
             self.tick_sent_ms = None;
         }
-        self.at_end_once |= step.records == 0;
+        let at_end = step.records == 0 && self.log.is_at_end(self.partition);
+        self.at_end_once |= at_end;
         self.show_progress();
-        if step.records == 0 {
+        if at_end {
             self.tick()?;
         }
         let applied = self.walk.as_ref().map_or(Offset(0), Walk::applied);
@@ -333,12 +378,14 @@ impl Worker {
         if now_ms < self.retry_at_ms {
             return self.retry_at_ms - now_ms;
         }
+        let commit = self.walk.as_ref().and_then(Walk::commit_due_ms);
+        let idle_ms = commit.map_or(IDLE_MS, |due_ms| due_ms.saturating_sub(now_ms).clamp(1, IDLE_MS));
         if self.is_tick_in_flight(now_ms) {
-            return IDLE_MS;
+            return idle_ms;
         }
         let tick = self.tick_due_ms().map(|due| due.saturating_sub(self.clock.now_ms()));
         let tick = tick.map(|wait| wait.max(self.next_tick_ms.saturating_sub(now_ms)).max(1));
-        tick.unwrap_or(IDLE_MS).min(IDLE_MS)
+        tick.unwrap_or(idle_ms).min(idle_ms)
     }
 
     fn take_commands(&mut self, wait_ms: u64) {
@@ -365,18 +412,45 @@ impl Worker {
     fn take(&mut self, command: Command) {
         match command {
             Command::Wake => {}
-            Command::Users {
-                users,
-                at_least: Some(at_least),
-                reply,
-            } if self.walk.as_ref().is_none_or(|walk| walk.applied() <= at_least) => {
-                self.waiting.push(Waiting { users, at_least, reply });
-            }
-            Command::Users { users, reply, .. } => {
+            Command::Users { users, at_least, reply } => self.ask(at_least, Question::Users(users, reply)),
+            Command::Policy { reply } => self.ask(None, Question::Policy(reply)),
+            Command::Partition { reply } => self.ask(None, Question::Partition(reply)),
+            Command::Stats { reply } => {
                 // Whoever asked may have gone: here and below that is no error.
+                let _ = reply.send(self.stats());
+            }
+            Command::Stop => self.stopping = true,
+            Command::Drop => {
+                self.walk = None;
+                self.stopping = true;
+            }
+        }
+    }
+
+    fn ask(&mut self, at_least: Option<Offset>, question: Question) {
+        if self.is_to_wait(at_least) {
+            self.waiting.push(Waiting { at_least, question });
+        } else {
+            self.answer(question);
+        }
+    }
+
+    /// Whether a question cannot be answered now but will be by itself: when an offset was folded, or when what was
+    /// folded is committed, which is a matter of milliseconds.
+    fn is_to_wait(&self, at_least: Option<Offset>) -> bool {
+        let Some(walk) = &self.walk else {
+            return at_least.is_some();
+        };
+        let unsettled = self.failure.is_none() && walk.is_caught_up() && !walk.is_settled();
+        unsettled || at_least.is_some_and(|at_least| walk.applied() <= at_least)
+    }
+
+    fn answer(&self, question: Question) {
+        match question {
+            Question::Users(users, reply) => {
                 let _ = reply.send(self.users(&users));
             }
-            Command::Policy { reply } => {
+            Question::Policy(reply) => {
                 let answer = self.shown().map(|walk| {
                     let image = walk.state().partition_image();
                     Answer {
@@ -386,7 +460,7 @@ impl Worker {
                 });
                 let _ = reply.send(answer);
             }
-            Command::Partition { reply } => {
+            Question::Partition(reply) => {
                 let answer = self.shown().map(|walk| {
                     let mut line = Vec::new();
                     json::partition_line(&mut line, &walk.state().partition_image());
@@ -394,10 +468,6 @@ impl Worker {
                 });
                 let _ = reply.send(answer);
             }
-            Command::Stats { reply } => {
-                let _ = reply.send(self.stats());
-            }
-            Command::Stop => self.stopping = true,
         }
     }
 
@@ -434,15 +504,14 @@ impl Worker {
 
     fn answer_waiting(&mut self) {
         // Whoever gave up waiting is not kept, even while there is nobody to answer.
-        self.waiting.retain(|waiting| !waiting.reply.is_closed());
-        let Some(walk) = &self.walk else { return };
-        let applied = walk.applied();
+        self.waiting.retain(|waiting| !waiting.question.is_given_up());
         let waiting = std::mem::take(&mut self.waiting);
-        let (folded, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| waiting.at_least < applied);
+        let (later, now) = waiting
+            .into_iter()
+            .partition(|waiting| self.is_to_wait(waiting.at_least));
         self.waiting = later;
-        for waiting in folded {
-            let _ = waiting.reply.send(self.users(&waiting.users));
-        }
+        let now: Vec<Waiting> = now;
+        now.into_iter().for_each(|waiting| self.answer(waiting.question));
     }
 
     fn stats(&self) -> PartitionStats {

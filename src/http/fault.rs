@@ -74,6 +74,10 @@ impl Fault {
         }
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn json(error: &serde_json::Error) -> Fault {
         // serde_json ends its messages with line and column.
         Fault::bad_request(
@@ -129,7 +133,7 @@ impl IntoResponse for Fault {
 impl From<QueryError> for Fault {
     fn from(error: QueryError) -> Fault {
         match error {
-            QueryError::Unavailable => Fault::unavailable("not_ready", error.to_string()),
+            QueryError::Unavailable | QueryError::Elsewhere => Fault::unavailable("not_ready", error.to_string()),
             QueryError::Failed(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
         }
     }
@@ -139,7 +143,8 @@ impl From<log::Error> for Fault {
     fn from(error: log::Error) -> Fault {
         match error {
             log::Error::Busy => Fault::unavailable("busy", error.to_string()),
-            log::Error::Write(_) => Fault::unavailable("log_unavailable", format!("{error}; no event was taken")),
+            log::Error::Write(_) => Fault::unavailable("log_unavailable", format!("{error}; no event was acknowledged")),
+            log::Error::Partly(_) => Fault::new(StatusCode::SERVICE_UNAVAILABLE, "partly_appended", error.to_string()),
             log::Error::Closed => Fault::unavailable("stopping", "the server is stopping"),
             log::Error::Gone { .. } | log::Error::Read(_) | log::Error::Open(_) | log::Error::Fenced { .. } => {
                 Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "log_failed", error.to_string())

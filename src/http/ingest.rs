@@ -1,8 +1,9 @@
-//! `POST /v1/events`: events in, all or none, acknowledged when they are durable.
+//! `POST /v1/events`: events in, acknowledged when they are durable: all or none, and where the log is on several
+//! machines and that cannot be, with what became of each.
 
 use super::{Face, Fault, access};
 use crate::config::Scopes;
-use crate::log::{Appended, NewRecord};
+use crate::log::{self, Appended, NewRecord};
 use crate::metrics;
 use crate::presence::Partition;
 use crate::presence::event::{Beat, Event};
@@ -11,7 +12,9 @@ use crate::schema::{avro, partitioner::partition_of};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
-use axum::response::Response;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// How many events a request may have.
@@ -20,7 +23,10 @@ const EVENTS: std::ops::RangeInclusive<usize> = 1..=10_000;
 /// How many records an event became: one where it belongs to one user, else as many as partitions got it.
 enum Shape {
     One,
+    /// Parts of one, for the partitions that they concern.
     Many(usize),
+    /// The same for every partition.
+    All(usize),
 }
 
 pub async fn events(
@@ -35,18 +41,26 @@ pub async fn events(
             "the server is stopping; no event was taken",
         ));
     }
-    let (records, shapes) = read(&body, scopes, face.engine.log().partitions())?;
+    let log = face.engine.log();
+    let (records, shapes) = read(&body, scopes, log.partitions())?;
     let (acknowledge, acknowledged) = oneshot::channel();
-    face.engine.log().append(
-        records,
-        Box::new(move |result| {
-            // Whoever sent the events may have gone; they are in the log all the same.
-            let _ = acknowledge.send(result);
-        }),
-    );
-    let appended = acknowledged
-        .await
-        .map_err(|_| Fault::from(crate::log::Error::Closed))??;
+    let acknowledge = Box::new(move |result| {
+        // Whoever sent the events may have gone; they are in the log all the same.
+        let _ = acknowledge.send(result);
+    });
+    // What every partition is to hear is heard by all of them or by none.
+    if shapes.iter().any(|shape| matches!(shape, Shape::All(_))) {
+        log.append_together(records, acknowledge);
+    } else {
+        log.append(records, acknowledge);
+    }
+    let appended = match acknowledged.await.map_err(|_| Fault::from(log::Error::Closed))? {
+        Err(log::Error::Partly(results)) => {
+            let body = answer(&results, &shapes);
+            return Ok((StatusCode::SERVICE_UNAVAILABLE, super::json(body)).into_response());
+        }
+        appended => appended?.into_iter().map(Ok).collect::<Vec<_>>(),
+    };
     metrics::appended(shapes.len());
     Ok(super::json(answer(&appended, &shapes)))
 }
@@ -70,10 +84,13 @@ fn read(body: &[u8], scopes: Scopes, partitions: u32) -> Result<(Records, Vec<Sh
             return Err(access::forbidden("admin").at(index, "type"));
         }
         let before = records.len();
+        let everywhere = matches!(event, Event::Lease { .. } | Event::Policy { .. } | Event::Tick);
         let single = place(event, partitions, &mut records);
-        shapes.push(match single {
-            true => Shape::One,
-            false => Shape::Many(records.len() - before),
+        let count = records.len() - before;
+        shapes.push(match (single, everywhere) {
+            (true, _) => Shape::One,
+            (false, false) => Shape::Many(count),
+            (false, true) => Shape::All(count),
         });
     }
     Ok((records, shapes))
@@ -138,19 +155,32 @@ fn place(event: Event<'_>, partitions: u32, records: &mut Records) -> bool {
     false
 }
 
-fn answer(appended: &[Appended], shapes: &[Shape]) -> Vec<u8> {
-    fn one(out: &mut Vec<u8>, appended: &Appended) {
-        Object::new(out)
-            .number("partition", appended.partition.0.into())
-            .number("offset", appended.offset.0)
-            .end();
+/// Where each event went, or why it did not.
+fn answer(appended: &[Result<Appended, Arc<str>>], shapes: &[Shape]) -> Vec<u8> {
+    fn one(out: &mut Vec<u8>, appended: &Result<Appended, Arc<str>>) {
+        let mut object = Object::new(out);
+        match appended {
+            Ok(appended) => object
+                .number("partition", appended.partition.0.into())
+                .number("offset", appended.offset.0),
+            Err(why) => object.text("error", why),
+        };
+        object.end();
     }
     let mut rest = appended.iter();
     let mut body = Vec::with_capacity(32 * appended.len());
-    Object::new(&mut body)
+    let mut object = Object::new(&mut body);
+    if appended.iter().any(Result::is_err) {
+        let mut error = Vec::new();
+        let message = "some of the events are in the log and some are not, as `appended` says; send again those that \
+                       have an `error`";
+        Object::new(&mut error).text("code", "partly_appended").text("message", message).end();
+        object.raw("error", &error);
+    }
+    object
         .list("appended", shapes, |out, shape| match shape {
             Shape::One => rest.by_ref().take(1).for_each(|appended| one(out, appended)),
-            Shape::Many(count) => {
+            Shape::Many(count) | Shape::All(count) => {
                 out.push(b'[');
                 for (number, appended) in rest.by_ref().take(*count).enumerate() {
                     if number > 0 {

@@ -8,6 +8,7 @@ mod fault;
 mod follow;
 mod ingest;
 mod overview;
+mod peers;
 mod users;
 
 use crate::config::Scopes;
@@ -15,12 +16,14 @@ use crate::engine::Engine;
 use crate::log::Topic;
 use access::Access;
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use fault::Fault;
+pub use peers::Peers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -33,6 +36,8 @@ pub const BODY_BYTES_MAX: usize = 8 << 20;
 pub struct Face {
     engine: Arc<Engine>,
     access: Arc<Access>,
+    /// The other nodes; none where this one has everything.
+    peers: Option<Peers>,
     /// Moves whenever changes became readable.
     changes: watch::Receiver<u64>,
     /// Moves whenever kicks became readable.
@@ -42,11 +47,13 @@ pub struct Face {
 }
 
 impl Face {
-    /// For an engine, with the tokens that are let in (none: everybody is), served at this address.
+    /// For an engine, with the tokens that are let in (none: everybody is), served at this address, beside other nodes
+    /// or alone.
     pub fn new(
         engine: Arc<Engine>,
         tokens: Option<&[(String, Scopes)]>,
         listen: SocketAddr,
+        peers: Option<Peers>,
         stopping: watch::Receiver<bool>,
     ) -> Face {
         let (changed, changes) = watch::channel(0);
@@ -59,6 +66,7 @@ impl Face {
         Face {
             engine,
             access: Arc::new(Access::new(tokens, listen)),
+            peers,
             changes,
             kicks,
             stopping,
@@ -96,6 +104,16 @@ async fn console() -> Response {
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     page
+}
+
+/// Another node's answer, as it is.
+fn passed_on(status: StatusCode, body: Bytes) -> Response {
+    let mut response = json(body.to_vec());
+    *response.status_mut() = status;
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
+    }
+    response
 }
 
 /// A body of JSON.

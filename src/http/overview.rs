@@ -1,37 +1,111 @@
 //! The whole at a glance: policy, gateways, stats, health, metrics.
 
+use super::peers::{Asker, moving};
 use super::{Face, Fault};
-use crate::engine::PartitionStats;
 use crate::engine::census::Census;
+use crate::engine::{PartitionStats, QueryError};
 use crate::presence::{Partition, Status};
 use crate::schema::json::Object;
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn partitions(face: &Face) -> impl Iterator<Item = Partition> + use<> {
     (0..face.engine.log().partitions()).map(Partition)
 }
 
+/// What other nodes say of a path, for the partitions that are not here; each with where it was asked. Another node that
+/// asks is not told what others say.
+async fn others(
+    face: &Face,
+    asker: &Asker,
+    elsewhere: &[Partition],
+    path: &str,
+) -> Vec<(String, Vec<Partition>, Result<Bytes, Fault>)> {
+    let Some(peers) = face.peers.as_ref().filter(|_| !asker.is_node() && !elsewhere.is_empty()) else {
+        return Vec::new();
+    };
+    let (owned, _) = peers.by_owner(elsewhere.iter().copied());
+    let asked = owned.into_iter().map(async |(url, partitions)| {
+        let answer = match peers.ask(&url, path, None, asker).await {
+            Ok((status, body)) if status.is_success() => Ok(body),
+            Ok((status, _)) => {
+                let message = format!("the node {url} cannot say at the moment ({status})");
+                Err(Fault::unavailable("moving", message))
+            }
+            Err(fault) => Err(fault),
+        };
+        (url, partitions, answer)
+    });
+    futures_util::future::join_all(asked).await
+}
+
+/// An answer of another node, read.
+fn read<'a, T: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body)
+        .map_err(|_| Fault::unavailable("moving", format!("the node {url} gave an answer that is none")))
+}
+
+/// Everything must be heard of, or the answer would be half of one.
+fn all_heard(missing: &BTreeSet<Partition>) -> Result<(), Fault> {
+    missing.first().map_or(Ok(()), |partition| Err(moving(*partition)))
+}
+
+#[derive(Deserialize)]
+struct PolicyAnswer<'a> {
+    #[serde(borrow)]
+    policy: &'a RawValue,
+    since: Vec<Since>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+struct Since {
+    partition: u32,
+    offset: Option<u64>,
+}
+
 /// `GET /v1/policy`: the completed policy and since which record each partition has it.
-pub async fn policy(State(face): State<Face>) -> Result<Response, Fault> {
-    let mut since = Vec::new();
+pub async fn policy(State(face): State<Face>, headers: HeaderMap) -> Result<Response, Fault> {
+    let asker = Asker::of(&headers);
+    let mut since: BTreeMap<Partition, Option<u64>> = BTreeMap::new();
     let mut policy = None;
+    let mut elsewhere = Vec::new();
     for partition in partitions(&face) {
-        let answer = face.engine.policy(partition).await?;
-        let (document, offset) = answer.value;
-        since.push((partition, offset));
-        policy.get_or_insert(document);
+        match face.engine.policy(partition).await {
+            Ok(answer) => {
+                let (document, offset) = answer.value;
+                since.insert(partition, offset.map(|offset| offset.0));
+                policy.get_or_insert(document);
+            }
+            Err(QueryError::Elsewhere) if face.peers.is_some() => elsewhere.push(partition),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut missing: BTreeSet<Partition> = elsewhere.iter().copied().collect();
+    for (url, _, answer) in others(&face, &asker, &elsewhere, "/v1/policy").await {
+        let body = answer?;
+        let answer: PolicyAnswer<'_> = read(&url, &body)?;
+        policy.get_or_insert_with(|| answer.policy.get().to_owned());
+        for one in answer.since {
+            if missing.remove(&Partition(one.partition)) {
+                since.insert(Partition(one.partition), one.offset);
+            }
+        }
+    }
+    if !asker.is_node() {
+        all_heard(&missing)?;
     }
     let mut body = Vec::new();
     Object::new(&mut body)
-        .raw("policy", policy.unwrap_or_default().as_bytes())
+        .raw("policy", policy.as_deref().unwrap_or("null").as_bytes())
         .list("since", since, |out, (partition, offset)| {
             Object::new(out)
                 .number("partition", partition.0.into())
-                .optional_number("offset", offset.map(|offset| offset.0))
+                .optional_number("offset", offset)
                 .end();
         })
         .end();
@@ -39,8 +113,10 @@ pub async fn policy(State(face): State<Face>) -> Result<Response, Fault> {
 }
 
 #[derive(Deserialize)]
-struct PartitionLine {
+struct Gateways {
     gateways: Vec<GatewayLine>,
+    #[serde(default)]
+    heard: Vec<u32>,
 }
 
 #[derive(Deserialize, Clone)]
@@ -52,87 +128,225 @@ struct GatewayLine {
 }
 
 /// `GET /v1/gateways`: each with the greatest epoch that any partition knows, and the latest lease of that.
-pub async fn gateways(State(face): State<Face>) -> Result<Response, Fault> {
+pub async fn gateways(State(face): State<Face>, headers: HeaderMap) -> Result<Response, Fault> {
+    let asker = Asker::of(&headers);
     let mut gateways: BTreeMap<String, GatewayLine> = BTreeMap::new();
+    let mut add = |line: GatewayLine| {
+        let newest = gateways.entry(line.gateway.clone()).or_insert_with(|| line.clone());
+        let rank = |line: &GatewayLine| (line.epoch, line.ended, line.lease_until);
+        if rank(&line) > rank(newest) {
+            *newest = line;
+        }
+    };
+    let mut elsewhere = Vec::new();
+    let mut heard = Vec::new();
     for partition in partitions(&face) {
-        let line = face.engine.partition(partition).await?;
-        let line: PartitionLine = serde_json::from_slice(&line)
-            .map_err(|error| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()))?;
-        for gateway in line.gateways {
-            let newest = gateways
-                .entry(gateway.gateway.clone())
-                .or_insert_with(|| gateway.clone());
-            let rank = |line: &GatewayLine| (line.epoch, line.ended, line.lease_until);
-            if rank(&gateway) > rank(newest) {
-                *newest = gateway;
+        match face.engine.partition(partition).await {
+            Ok(line) => {
+                let line: Gateways = serde_json::from_slice(&line)
+                    .map_err(|error| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()))?;
+                line.gateways.into_iter().for_each(&mut add);
+                heard.push(partition);
             }
+            Err(QueryError::Elsewhere) if face.peers.is_some() => elsewhere.push(partition),
+            Err(error) => return Err(error.into()),
         }
     }
+    let mut missing: BTreeSet<Partition> = elsewhere.iter().copied().collect();
+    for (url, _, answer) in others(&face, &asker, &elsewhere, "/v1/gateways").await {
+        let body = answer?;
+        let answer: Gateways = read(&url, &body)?;
+        for partition in answer.heard {
+            missing.remove(&Partition(partition));
+        }
+        answer.gateways.into_iter().for_each(&mut add);
+    }
+    if !asker.is_node() {
+        all_heard(&missing)?;
+    }
     let mut body = Vec::new();
-    Object::new(&mut body)
-        .list("gateways", gateways.into_values(), |out, gateway| {
-            Object::new(out)
-                .text("gateway", &gateway.gateway)
-                .number("epoch", gateway.epoch)
-                .boolean("ended", gateway.ended)
-                .optional_number("lease_until", gateway.lease_until)
-                .end();
-        })
-        .end();
+    let mut object = Object::new(&mut body);
+    object.list("gateways", gateways.into_values(), |out, gateway| {
+        Object::new(out)
+            .text("gateway", &gateway.gateway)
+            .number("epoch", gateway.epoch)
+            .boolean("ended", gateway.ended)
+            .optional_number("lease_until", gateway.lease_until)
+            .end();
+    });
+    if asker.is_node() {
+        object.list("heard", heard, |out, partition| {
+            out.extend_from_slice(partition.to_string().as_bytes());
+        });
+    }
+    object.end();
     Ok(super::json(body))
 }
 
-async fn all_stats(face: &Face) -> Result<Vec<PartitionStats>, Fault> {
-    let mut all = Vec::new();
+/// The stats of what is here, and the partitions that are not.
+async fn local_stats(face: &Face) -> Result<(Vec<PartitionStats>, Vec<Partition>), Fault> {
+    let (mut here, mut elsewhere) = (Vec::new(), Vec::new());
     for partition in partitions(face) {
-        all.push(face.engine.stats(partition).await?);
+        match face.engine.stats(partition).await {
+            Ok(stats) => here.push(stats),
+            Err(QueryError::Elsewhere) if face.peers.is_some() => elsewhere.push(partition),
+            // It ended in this moment.
+            Err(QueryError::Unavailable) if face.peers.is_some() => elsewhere.push(partition),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(all)
+    Ok((here, elsewhere))
 }
 
-/// `GET /v1/stats`
-pub async fn stats(State(face): State<Face>) -> Result<Response, Fault> {
-    let all = all_stats(&face).await?;
-    let mut census = Census::default();
-    all.iter().for_each(|stats| census.add(&stats.census));
-    let mut users = Vec::new();
-    let mut object = Object::new(&mut users);
-    object.number("known", census.known());
-    for status in Status::ALL.iter().rev() {
-        object.number(status.name(), census.users(*status));
-    }
-    object.end();
-    let mut devices = Vec::new();
-    let mut object = Object::new(&mut devices);
-    for status in [Status::Online, Status::PushOnline] {
-        let mut platforms = Vec::new();
-        let mut counts = Object::new(&mut platforms);
-        for (platform, count) in census.devices(status).filter(|(_, count)| *count > 0) {
-            counts.count(platform, count);
+#[derive(Deserialize)]
+struct StatsAnswer<'a> {
+    users: BTreeMap<String, u64>,
+    devices: BTreeMap<String, BTreeMap<String, u64>>,
+    #[serde(borrow)]
+    partitions: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Numbered {
+    partition: u32,
+}
+
+/// Counts by name, of several nodes.
+#[derive(Default)]
+struct Counts {
+    users: BTreeMap<String, u64>,
+    devices: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl Counts {
+    fn of(census: &Census) -> Counts {
+        let mut counts = Counts::default();
+        counts.users.insert("known".to_owned(), census.known());
+        for status in Status::ALL {
+            counts.users.insert(status.name().to_owned(), census.users(status));
+            let devices = census.devices(status).filter(|(_, count)| *count > 0);
+            let devices = devices.map(|(platform, count)| (platform.to_owned(), count)).collect();
+            counts.devices.insert(status.name().to_owned(), devices);
         }
-        counts.end();
-        object.raw(status.name(), &platforms);
+        counts
+    }
+
+    fn add(&mut self, other: &StatsAnswer<'_>) {
+        for (name, count) in &other.users {
+            *self.users.entry(name.clone()).or_default() += count;
+        }
+        for (status, platforms) in &other.devices {
+            let sums = self.devices.entry(status.clone()).or_default();
+            for (platform, count) in platforms {
+                *sums.entry(platform.clone()).or_default() += count;
+            }
+        }
+    }
+
+    fn users(&self) -> Vec<u8> {
+        let mut users = Vec::new();
+        let mut object = Object::new(&mut users);
+        let names = Status::ALL.iter().rev().map(|status| status.name());
+        for name in std::iter::once("known").chain(names) {
+            object.number(name, self.users.get(name).copied().unwrap_or_default());
+        }
+        object.end();
+        users
+    }
+
+    fn devices(&self) -> Vec<u8> {
+        let mut devices = Vec::new();
+        let mut object = Object::new(&mut devices);
+        for status in [Status::Online, Status::PushOnline] {
+            let mut platforms = Vec::new();
+            let mut counts = Object::new(&mut platforms);
+            for (platform, count) in self.devices.get(status.name()).into_iter().flatten() {
+                counts.count(platform, *count);
+            }
+            counts.end();
+            object.raw(status.name(), &platforms);
+        }
+        object.end();
+        devices
+    }
+}
+
+fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> Vec<u8> {
+    let mut line = Vec::new();
+    let mut object = Object::new(&mut line);
+    object
+        .number("partition", stats.partition.0.into())
+        .text("state", stats.state)
+        .number("log_end", stats.log_end.0)
+        .number("committed", stats.committed.0)
+        .number("applied", stats.applied.0)
+        .optional_number("time", crate::engine::millis(stats.time))
+        .number("lag", stats.log_end.0.saturating_sub(stats.applied.0));
+    if let Some(owner) = owner {
+        object.text("owner", owner);
+    }
+    if let Some(error) = &stats.error {
+        object.text("error", error);
     }
     object.end();
+    line
+}
+
+/// One that nobody works on at the moment, or whose owner does not answer.
+fn moving_line(partition: Partition, owner: Option<&str>, error: Option<&str>) -> Vec<u8> {
+    let mut line = Vec::new();
+    let mut object = Object::new(&mut line);
+    object.number("partition", partition.0.into()).text("state", "moving");
+    if let Some(owner) = owner {
+        object.text("owner", owner);
+    }
+    if let Some(error) = error {
+        object.text("error", error);
+    }
+    object.end();
+    line
+}
+
+/// `GET /v1/stats`: of the whole cluster, as far as its nodes answer.
+pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Response, Fault> {
+    let asker = Asker::of(&headers);
+    let (here, elsewhere) = local_stats(&face).await?;
+    let mut census = Census::default();
+    here.iter().for_each(|stats| census.add(&stats.census));
+    let mut counts = Counts::of(&census);
+    let me = face.peers.as_ref().map(|peers| peers.me().to_owned());
+    let mut lines: BTreeMap<Partition, Vec<u8>> = BTreeMap::new();
+    for stats in &here {
+        lines.insert(stats.partition, stats_line(stats, me.as_deref()));
+    }
+    for (url, partitions, answer) in others(&face, &asker, &elsewhere, "/v1/stats").await {
+        let body = match answer {
+            Ok(body) => body,
+            Err(fault) => {
+                for partition in partitions {
+                    lines.insert(partition, moving_line(partition, Some(&url), Some(fault.message())));
+                }
+                continue;
+            }
+        };
+        let answer: StatsAnswer<'_> = read(&url, &body)?;
+        counts.add(&answer);
+        for line in &answer.partitions {
+            let numbered: Numbered = read(&url, line.get().as_bytes())?;
+            lines.insert(Partition(numbered.partition), line.get().as_bytes().to_vec());
+        }
+    }
+    if !asker.is_node() {
+        for partition in elsewhere {
+            let owner = || face.peers.as_ref().and_then(|peers| peers.owner(partition));
+            lines.entry(partition).or_insert_with(|| moving_line(partition, owner().as_deref(), None));
+        }
+    }
     let mut body = Vec::new();
     Object::new(&mut body)
-        .raw("users", &users)
-        .raw("devices", &devices)
-        .list("partitions", &all, |out, stats| {
-            let mut object = Object::new(out);
-            object
-                .number("partition", stats.partition.0.into())
-                .text("state", stats.state)
-                .number("log_end", stats.log_end.0)
-                .number("committed", stats.committed.0)
-                .number("applied", stats.applied.0)
-                .optional_number("time", crate::engine::millis(stats.time))
-                .number("lag", stats.log_end.0.saturating_sub(stats.applied.0));
-            if let Some(error) = &stats.error {
-                object.text("error", error);
-            }
-            object.end();
-        })
+        .raw("users", &counts.users())
+        .raw("devices", &counts.devices())
+        .list("partitions", lines.into_values(), |out, line| out.extend_from_slice(&line))
         .text("version", env!("CARGO_PKG_VERSION"))
         .end();
     Ok(super::json(body))
@@ -143,12 +357,15 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: every partition is live.
+/// `GET /readyz`: every partition that is this node's is live, and it knows which those are.
 pub async fn readyz(State(face): State<Face>) -> Result<&'static str, Fault> {
     if *face.stopping.borrow() {
         return Err(Fault::unavailable("stopping", "the server is stopping"));
     }
-    let stats = all_stats(&face).await?;
+    if !face.engine.is_seated() {
+        return Err(Fault::unavailable("not_ready", "no partitions were given to this node yet"));
+    }
+    let (stats, _) = local_stats(&face).await?;
     match stats.iter().find(|stats| stats.state != "live") {
         None => Ok("ready\n"),
         Some(stats) => {

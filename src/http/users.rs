@@ -1,16 +1,21 @@
 //! Questions about users.
 
-use super::{Face, Fault};
+use super::peers::Asker;
+use super::{Face, Fault, Peers};
+use crate::engine::QueryError;
 use crate::log::{self, Limit, Topic};
-use crate::presence::Offset;
 use crate::presence::change::Output;
+use crate::presence::{Offset, Partition};
 use crate::schema::json::{Object, output_line};
 use crate::schema::{avro, partitioner::partition_of};
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -76,19 +81,24 @@ pub(super) fn number(
 /// `GET /v1/users/{user}`
 pub async fn user(
     State(face): State<Face>,
+    headers: HeaderMap,
     user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Fault> {
     let Path(user) = user?;
-    one(&face, user, query.as_deref()).await
+    one(&face, &Asker::of(&headers), user, query.as_deref()).await
 }
 
 /// `GET /v1/users/query`: somebody may be called that too.
-pub async fn user_named_query(State(face): State<Face>, RawQuery(query): RawQuery) -> Result<Response, Fault> {
-    one(&face, "query".to_owned(), query.as_deref()).await
+pub async fn user_named_query(
+    State(face): State<Face>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Fault> {
+    one(&face, &Asker::of(&headers), "query".to_owned(), query.as_deref()).await
 }
 
-async fn one(face: &Face, user: String, query: Option<&str>) -> Result<Response, Fault> {
+async fn one(face: &Face, asker: &Asker, user: String, query: Option<&str>) -> Result<Response, Fault> {
     only(query, &["at_least"])?;
     let at_least = number(query, "at_least", 0..=i64::MAX as u64)?.map(Offset);
     let partition = partition_of(&user, face.engine.log().partitions());
@@ -100,51 +110,187 @@ async fn one(face: &Face, user: String, query: Option<&str>) -> Result<Response,
             Fault::unavailable("not_yet", message)
         })?,
     };
+    if let (Err(QueryError::Elsewhere), Some(peers)) = (&answered, &face.peers) {
+        let url = peers.elsewhere(partition, asker)?;
+        let escaped: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
+        // In a path a plus is a plus.
+        let mut path = format!("/v1/users/{}", escaped.replace('+', "%20"));
+        if let Some(offset) = at_least {
+            path.push_str(&format!("?at_least={offset}"));
+        }
+        let (status, body) = peers.ask(&url, &path, None, asker).await?;
+        return Ok(super::passed_on(status, body));
+    }
     match answered?.into_iter().next().flatten() {
         Some(body) => Ok(super::json(body)),
         None => Err(Fault::not_found("unknown_user", format!("no user {user:?} is known"))),
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Query {
     users: Vec<String>,
 }
 
+/// What another node answers to a [`Query`].
+#[derive(Deserialize)]
+struct Answered<'a> {
+    #[serde(borrow)]
+    users: Vec<&'a RawValue>,
+    unknown: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    user: String,
+}
+
+/// What was found out about one user.
+#[derive(Clone)]
+pub enum Found {
+    /// The object of the answer.
+    Known(Vec<u8>),
+    Unknown,
+    /// Why nobody could say.
+    Unread(String),
+}
+
 /// `POST /v1/users/query`
-pub async fn query(State(face): State<Face>, body: Result<Bytes, BytesRejection>) -> Result<Response, Fault> {
+pub async fn query(
+    State(face): State<Face>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
     let query: Query = serde_json::from_slice(&body?).map_err(|error| Fault::json(&error))?;
     if !USERS.contains(&query.users.len()) {
         let (least, most) = (USERS.start(), USERS.end());
         let message = format!("`users` must have {least} to {most} ids, not {}", query.users.len());
         return Err(Fault::bad_request("bad_users", message));
     }
-    let partitions = face.engine.log().partitions();
-    let mut parts = vec![Vec::new(); partitions as usize];
-    for (number, user) in query.users.iter().enumerate() {
-        parts[partition_of(user, partitions).0 as usize].push(number);
-    }
-    let mut found: Vec<Option<Vec<u8>>> = vec![None; query.users.len()];
-    for (partition, numbers) in (0..).map(crate::presence::Partition).zip(parts) {
-        if !numbers.is_empty() {
-            let users = numbers.iter().map(|number| query.users[*number].clone()).collect();
-            let answers = face.engine.users(partition, users, None).await?;
-            for (number, answer) in numbers.into_iter().zip(answers) {
-                found[number] = answer;
-            }
-        }
-    }
+    let found = look_up(&face, &query.users, &Asker::of(&headers)).await?;
     let mut body = Vec::new();
-    let known = found.iter().flatten();
-    let unknown = query.users.iter().zip(&found).filter(|(_, found)| found.is_none());
-    Object::new(&mut body)
+    let known = found.iter().filter_map(|found| match found {
+        Found::Known(line) => Some(line),
+        Found::Unknown | Found::Unread(_) => None,
+    });
+    let named = || query.users.iter().zip(&found);
+    let unknown = named().filter(|(_, found)| matches!(found, Found::Unknown));
+    let unread: Vec<(&String, &String)> = named()
+        .filter_map(|(user, found)| match found {
+            Found::Unread(why) => Some((user, why)),
+            Found::Known(_) | Found::Unknown => None,
+        })
+        .collect();
+    let mut object = Object::new(&mut body);
+    object
         .list("users", known, |out, user| out.extend_from_slice(user))
         .list("unknown", unknown, |out, (user, _)| {
             out.extend_from_slice(serde_json::Value::from(user.as_str()).to_string().as_bytes());
-        })
-        .end();
+        });
+    if !unread.is_empty() {
+        object.list("unread", unread, |out, (user, why)| {
+            Object::new(out).text("user", user).text("why", why).end();
+        });
+    }
+    object.end();
     Ok(super::json(body))
+}
+
+/// Looks users up wherever they are, in the order asked. An error only if nothing could be read at all.
+pub async fn look_up(face: &Face, users: &[String], asker: &Asker) -> Result<Vec<Found>, Fault> {
+    let partitions = face.engine.log().partitions();
+    let mut parts: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
+    for (number, user) in users.iter().enumerate() {
+        parts.entry(partition_of(user, partitions)).or_default().push(number);
+    }
+    let named = |numbers: &[usize]| -> Vec<String> { numbers.iter().map(|number| users[*number].clone()).collect() };
+    let mut found: Vec<Option<Found>> = vec![None; users.len()];
+    let mut elsewhere = Vec::new();
+    let mut failure = None;
+    for (partition, numbers) in &parts {
+        match face.engine.users(*partition, named(numbers), None).await {
+            Ok(answers) => {
+                for (number, answer) in numbers.iter().zip(answers) {
+                    found[*number] = Some(answer.map_or(Found::Unknown, Found::Known));
+                }
+            }
+            Err(QueryError::Elsewhere) if face.peers.is_some() => elsewhere.push(*partition),
+            Err(error) => {
+                for number in numbers {
+                    found[*number] = Some(Found::Unread(error.to_string()));
+                }
+                failure = Some(Fault::from(error));
+            }
+        }
+    }
+    if let Some(peers) = face.peers.as_ref().filter(|_| !elsewhere.is_empty()) {
+        let (owned, mut nowhere) = peers.by_owner(elsewhere.iter().copied());
+        let mut asked = Vec::new();
+        for (url, partitions) in owned {
+            if asker.is_node() {
+                nowhere.extend(partitions);
+                continue;
+            }
+            let numbers: Vec<usize> = partitions
+                .iter()
+                .flat_map(|partition| parts[partition].clone())
+                .collect();
+            let users = named(&numbers);
+            asked.push(async move { (numbers, ask_node(peers, &url, users, asker).await) });
+        }
+        for (numbers, answer) in futures_util::future::join_all(asked).await {
+            match answer {
+                Ok(answers) => {
+                    for (number, answer) in numbers.into_iter().zip(answers) {
+                        found[number] = Some(answer);
+                    }
+                }
+                Err(fault) => {
+                    for number in numbers {
+                        found[number] = Some(Found::Unread(fault.message().to_owned()));
+                    }
+                    failure = Some(fault);
+                }
+            }
+        }
+        for partition in nowhere {
+            let fault = super::peers::moving(partition);
+            for number in &parts[&partition] {
+                found[*number] = Some(Found::Unread(fault.message().to_owned()));
+            }
+            failure = Some(fault);
+        }
+    }
+    let unread = |found: &Option<Found>| matches!(found, None | Some(Found::Unread(_)));
+    match failure {
+        Some(fault) if found.iter().all(unread) => Err(fault),
+        _ => Ok(found.into_iter().map(|found| found.unwrap_or(Found::Unknown)).collect()),
+    }
+}
+
+/// Has another node look up users; in their order.
+async fn ask_node(peers: &Peers, url: &str, users: Vec<String>, asker: &Asker) -> Result<Vec<Found>, Fault> {
+    let unclear = || Fault::unavailable("moving", format!("the node {url} gave an answer that is none"));
+    let body = serde_json::to_vec(&Query { users: users.clone() }).map_err(|error| Fault::json(&error))?;
+    let (status, body) = peers.ask(url, "/v1/users/query", Some(body), asker).await?;
+    if !status.is_success() {
+        let message = format!("the node {url} cannot say at the moment ({status})");
+        return Err(Fault::unavailable("moving", message));
+    }
+    let answered: Answered<'_> = serde_json::from_slice(&body).map_err(|_| unclear())?;
+    let mut known = HashMap::new();
+    for line in answered.users {
+        let named: Named = serde_json::from_str(line.get()).map_err(|_| unclear())?;
+        known.insert(named.user, line.get().as_bytes().to_vec());
+    }
+    let unknown: HashSet<String> = answered.unknown.into_iter().collect();
+    let each = users.iter().map(|user| match known.get(user) {
+        Some(line) => Found::Known(line.clone()),
+        None if unknown.contains(user) => Found::Unknown,
+        None => Found::Unread(format!("the node {url} could not read it")),
+    });
+    Ok(each.collect())
 }
 
 /// `GET /v1/users/{user}/changes`: the newest first, of those that the log still has and not too far back.
@@ -167,18 +313,21 @@ pub async fn changes(
         while upto > least && lines.len() < wanted {
             let from = least.max(upto.saturating_sub(CHUNK));
             let mut records = Vec::new();
-            while let Some(limit) = (upto - from).checked_sub(records.len() as u64).filter(|rest| *rest > 0) {
+            // On Kafka offsets have gaps, and the end may be one.
+            let mut next = Offset(from);
+            while next.0 < upto {
                 let limit = Limit {
-                    records: limit as usize,
+                    records: CHUNK as usize,
                     bytes: usize::MAX,
                 };
                 let before = records.len();
-                let next = Offset(from + before as u64);
                 log.read(Topic::Changes, partition, next, limit, &mut records)?;
-                if records.len() == before {
-                    break;
+                match records.last().filter(|_| records.len() > before) {
+                    Some(last) => next = Offset(last.offset.0 + 1),
+                    None => break,
                 }
             }
+            records.retain(|record: &crate::log::Record| record.offset.0 < upto);
             for record in records
                 .iter()
                 .rev()

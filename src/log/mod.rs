@@ -1,9 +1,10 @@
 //! What a log is: partitions of records, appended durably, read from an offset, and one atomic step that writes what
 //! a fold gave together with how far it got.
 //!
-//! The log moves bytes and knows nothing of what they mean. [`local`] keeps it on one machine, [`memory`] in memory
-//! for tests, failing on demand.
+//! The log moves bytes and knows nothing of what they mean. [`local`] keeps it on one machine, [`kafka`] on a cluster,
+//! [`memory`] in memory for tests, failing on demand.
 
+pub mod kafka;
 pub mod local;
 pub mod memory;
 
@@ -74,7 +75,17 @@ pub struct Commit {
     pub changes: Vec<NewRecord>,
     pub kicks: Vec<NewRecord>,
     pub quarantine: Vec<NewRecord>,
+    /// The newest state of users, for a log that keeps it ([`Log::keeps_current`]).
+    pub current: Vec<CurrentRecord>,
     pub position: Position,
+}
+
+/// What is known of a user from here on, for a topic that keeps the newest of each key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CurrentRecord {
+    pub key: Vec<u8>,
+    /// None: there is nothing any more.
+    pub value: Option<Vec<u8>>,
 }
 
 /// How much to read at most; at least one record is given if there is one.
@@ -121,6 +132,9 @@ pub enum Error {
     /// Another owner has taken the partition over: what this one folded no longer counts.
     #[error("partition {partition} was taken over by another owner")]
     Fenced { partition: Partition },
+    /// Of an append to several partitions some records are durable and some are not, in the order they were given.
+    #[error("only {} of {} records were written", .0.iter().filter(|one| one.is_ok()).count(), .0.len())]
+    Partly(Arc<[Result<Appended, Arc<str>>]>),
     /// The log is being closed.
     #[error("the log is closed")]
     Closed,
@@ -133,8 +147,9 @@ pub struct Appended {
     pub offset: Offset,
 }
 
-/// Told once when an append is durable (every record, in the order given) or failed (none of them is in the log). Called
-/// from a thread of the log, or from the caller's before the append returns, so it must return at once.
+/// Told once when an append is durable (every record, in the order given) or failed (none of them is in the log, but for
+/// [`Error::Partly`]). Called from a thread of the log, or from the caller's before the append returns, so it must return
+/// at once.
 pub type Acknowledge = Box<dyn FnOnce(Result<Vec<Appended>, Error>) + Send>;
 
 /// Told after records of a topic became readable. Called from the log's threads or from the one that commits, so it must
@@ -143,13 +158,25 @@ pub type Listener = Box<dyn Fn(Topic, Partition) + Send + Sync>;
 
 /// A log of partitions.
 ///
-/// One process at a time owns it. Calls may come from any thread; of commits only one at a time for a partition.
+/// Each partition has one owner at a time, who alone commits to it ([`Log::take_up`]). Calls may come from any thread; of
+/// commits only one at a time for a partition.
 pub trait Log: Send + Sync {
+    /// Makes this process the owner of a partition: whoever owned it before can commit nothing more. Gives the log as the
+    /// owner has it, whose calls concern this partition alone. May take seconds, until an open commit of the owner before
+    /// is settled.
+    fn take_up(self: Arc<Self>, partition: Partition) -> Result<Arc<dyn Log>, Error>;
+
     /// How many partitions every topic has; fixed when the log was made.
     fn partitions(&self) -> u32;
 
-    /// Appends events, all or none, and acknowledges when they are durable. Several appends may share one write.
+    /// Appends events and acknowledges when they are durable: all or none, unless the log is on several machines, which
+    /// then says what became of each ([`Error::Partly`]). Several appends may share one write.
     fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge);
+
+    /// Appends events, all or none, wherever the log is.
+    fn append_together(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        self.append(records, acknowledge);
+    }
 
     /// Adds to `into` what there is from an offset on, in order; nothing if that is the end or past it. A record counts
     /// for the bytes of its key and value. Only durable events are read. An offset below the oldest record kept is an
@@ -164,6 +191,18 @@ pub trait Log: Send + Sync {
     ) -> Result<(), Error>;
 
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error>;
+
+    /// Whether a [`Log::read`] of events that gave nothing means that there is nothing: a log on other machines may only
+    /// be slow.
+    fn is_at_end(&self, partition: Partition) -> bool {
+        let _ = partition;
+        true
+    }
+
+    /// Whether commits are to bring the newest state of users along.
+    fn keeps_current(&self) -> bool {
+        false
+    }
 
     /// Writes outputs and position in one atomic step. It survives the death of the process at once, that of the
     /// machine after [`Log::sync`]: what is lost then is folded again, to the same bytes. A position past the end of
@@ -181,6 +220,63 @@ pub trait Log: Send + Sync {
 
     /// Adds a listener for as long as the log lives.
     fn listen(&self, listener: Listener);
+}
+
+/// How partitions are shared out among the nodes that work on one log.
+pub trait Group: Send {
+    /// What is new, without waiting. An error concerns the group as a whole and is tried again.
+    fn poll(&mut self) -> Result<Option<News>, Error>;
+
+    /// How often it wants to be polled, in milliseconds; none: once is enough.
+    fn poll_every_ms(&self) -> Option<u64>;
+
+    /// We have let go of partitions that we were asked for.
+    fn let_go(&mut self, partitions: &[Partition]);
+
+    /// Leaves, after everything was let go of: what we had is given to others at once.
+    fn leave(&mut self);
+}
+
+/// What a group has to say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    /// These are ours.
+    Assigned(Vec<Partition>),
+    /// These are wanted back; others wait until they were let go of.
+    Revoked(Vec<Partition>),
+    /// These have been given to others already.
+    Lost(Vec<Partition>),
+}
+
+/// A group of one, which has everything.
+#[derive(Debug)]
+pub struct Alone {
+    partitions: u32,
+    told: bool,
+}
+
+impl Alone {
+    pub fn new(partitions: u32) -> Alone {
+        Alone {
+            partitions,
+            told: false,
+        }
+    }
+}
+
+impl Group for Alone {
+    fn poll(&mut self) -> Result<Option<News>, Error> {
+        let first = !std::mem::replace(&mut self.told, true);
+        Ok(first.then(|| News::Assigned((0..self.partitions).map(Partition).collect())))
+    }
+
+    fn poll_every_ms(&self) -> Option<u64> {
+        None
+    }
+
+    fn let_go(&mut self, _: &[Partition]) {}
+
+    fn leave(&mut self) {}
 }
 
 impl Position {

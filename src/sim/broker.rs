@@ -304,6 +304,10 @@ impl Handle {
 }
 
 impl Log for Handle {
+    fn take_up(self: Arc<Self>, _: Partition) -> Result<Arc<dyn Log>, Error> {
+        Ok(self)
+    }
+
     fn partitions(&self) -> u32 {
         self.broker.partitions
     }

@@ -264,9 +264,10 @@ impl Cast {
             }
             Error::Store(crate::store::Error::Failed { .. }) => false,
             Error::Store(_)
-            | Error::Log(log::Error::Open(_) | log::Error::Closed)
+            | Error::Log(log::Error::Open(_) | log::Error::Closed | log::Error::Partly(_))
             | Error::Diverged { .. }
             | Error::ForeignStore { .. }
+            | Error::Ahead { .. }
             | Error::Unreadable => {
                 self.wrong(error.to_string());
                 false

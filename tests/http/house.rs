@@ -44,7 +44,7 @@ impl House {
             .expect("a port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopping) = watch::channel(false);
-        let face = Face::new(engine.clone(), tokens, address, stopping);
+        let face = Face::new(engine.clone(), tokens, address, None, stopping);
         runtime.spawn(async move { axum::serve(listener, face.router()).await });
         let house = House {
             log,

@@ -101,6 +101,7 @@ fn commit_of(next: u64, changes: &[&str], kicks: &[&str]) -> Commit {
         changes: changes.iter().map(|value| record(value)).collect(),
         kicks: kicks.iter().map(|value| record(value)).collect(),
         quarantine: Vec::new(),
+        current: Vec::new(),
         position: Position {
             next: Offset(next),
             outputs: 3,

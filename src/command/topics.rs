@@ -1,0 +1,146 @@
+//! `rollcall topics`: makes the topics of a Kafka cluster, or says what is wrong with those that are there.
+//!
+//! `create` may be run again and again: it makes what is missing, leaves the rest as it is, and ends with what `check`
+//! would say. Whatever would break the rules ends either with exit status 2.
+
+use crate::log::kafka::admin::{self, Checked};
+use crate::log::kafka::settings::Connection;
+use crate::log::kafka::topics::{self, Wanted, Weight};
+use anyhow::bail;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Makes the topics of a Kafka cluster, or checks them
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Makes the topics that are not there, with the settings that the rules need
+    Create {
+        #[command(flatten)]
+        cluster: Cluster,
+        /// Partitions of each topic, 1 to 1024, for ever [default: what is there; 64 if nothing is]
+        #[arg(long, value_name = "N")]
+        partitions: Option<u32>,
+        /// On how many brokers each partition is kept [default: 3, or as many as there are brokers]
+        #[arg(long, value_name = "N")]
+        replication: Option<usize>,
+        /// How long events and outputs are kept, 1 to 876000 hours [default: 720, that is 30 days]
+        #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=876_000))]
+        retention_hours: Option<u64>,
+    },
+    /// Says what is wrong with the topics, each with the command that mends it
+    Check {
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+}
+
+/// Which cluster, and how it is reached.
+#[derive(clap::Args)]
+struct Cluster {
+    /// Brokers, host:port, several separated by commas
+    #[arg(long, value_name = "BOOTSTRAP", env = "ROLLCALL_KAFKA")]
+    kafka: String,
+    /// What the topics' names begin with: PREFIX.events and so on [default: presence]
+    #[arg(long, value_name = "PREFIX", env = "ROLLCALL_TOPIC_PREFIX")]
+    topic_prefix: Option<String>,
+    /// A properties file with settings of librdkafka, for TLS and SASL say
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES")]
+    kafka_properties: Option<PathBuf>,
+    /// A setting of librdkafka, as often as needed; wins over the file
+    #[arg(long, value_name = "KEY=VALUE")]
+    kafka_set: Vec<String>,
+}
+
+impl Cluster {
+    fn connection(&self) -> anyhow::Result<Connection> {
+        Ok(Connection::new(
+            &self.kafka,
+            self.topic_prefix.as_deref(),
+            self.kafka_properties.as_deref(),
+            &self.kafka_set,
+        )?)
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let mut output = io::stdout().lock();
+    let written = match &args.what {
+        What::Create {
+            cluster,
+            partitions,
+            replication,
+            retention_hours,
+        } => {
+            let wanted = Wanted {
+                partitions: *partitions,
+                replication: *replication,
+                retention_ms: retention_hours.map(|hours| hours * 3_600_000),
+            };
+            create(&cluster.connection()?, wanted, &mut output)
+        }
+        What::Check { cluster } => check(&cluster.connection()?, &mut output),
+    };
+    match written {
+        Err(error) if super::is_broken_pipe(&error) => Ok(()),
+        other => other,
+    }
+}
+
+fn create(connection: &Connection, wanted: Wanted, output: &mut impl Write) -> anyhow::Result<()> {
+    let created = admin::create(connection, wanted)?;
+    for topic in &created.plan.make {
+        let settings: Vec<String> = topic
+            .settings
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        writeln!(
+            output,
+            "made {}: {} partitions, replication {}, {}",
+            topic.name,
+            topic.partitions,
+            topic.replication,
+            settings.join(" ")
+        )?;
+    }
+    for topic in &created.plan.there {
+        writeln!(output, "{topic} is there already")?;
+    }
+    tell(connection, &created.checked, output)
+}
+
+fn check(connection: &Connection, output: &mut impl Write) -> anyhow::Result<()> {
+    tell(connection, &admin::check(connection)?, output)
+}
+
+/// What was found, and how it ends.
+fn tell(connection: &Connection, checked: &Checked, output: &mut impl Write) -> anyhow::Result<()> {
+    for finding in &checked.findings {
+        let weight = match finding.weight {
+            Weight::Refused => "refused",
+            Weight::Warning => "warning",
+        };
+        writeln!(output, "{weight} {finding}")?;
+    }
+    let refused = checked.refusals().count();
+    if refused > 0 {
+        let things = if refused == 1 { "thing" } else { "things" };
+        bail!("{refused} {things} would break the rules, so the engine does not start on these topics");
+    }
+    writeln!(
+        output,
+        "{} topics with {} partitions on {} {}: the engine can start",
+        topics::Part::ALL.len(),
+        checked.partitions,
+        checked.brokers,
+        if checked.brokers == 1 { "broker" } else { "brokers" }
+    )?;
+    writeln!(output, "rollcall serve {}", connection.flags())?;
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! The thread that takes partitions up and gives them back: the group's news and the workers' ends go in, as facts of
+//! [`ownership`], and what that commands is done.
+
+use super::ownership::{self, Command as Order, Fact, Life};
+use super::worker::{Command, Wake, Worker};
+use super::{Error, Tuning};
+use crate::clock::Clock;
+use crate::log::{Group, Log, News};
+use crate::presence::Partition;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a partition rests whose worker ended unasked: another owner, if there is one, is known to the group by then.
+const PAUSE_MS: u64 = 3_000;
+
+/// What a worker tells of itself, and what the engine is told.
+pub enum Report {
+    Fact(Partition, Fact),
+    /// End all workers, leave the group, and say what the last commits came to.
+    Stop,
+}
+
+/// Where the worker of a partition can be asked, while there is one.
+#[derive(Default)]
+pub struct Seat(Mutex<Option<(Sender<Command>, Arc<Wake>)>>);
+
+impl Seat {
+    fn locked(&self) -> MutexGuard<'_, Option<(Sender<Command>, Arc<Wake>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there was somebody to tell.
+    pub fn send(&self, command: Command) -> bool {
+        let sender = self.locked().as_ref().map(|(sender, _)| sender.clone());
+        sender.is_some_and(|sender| sender.send(command).is_ok())
+    }
+
+    pub fn wake(&self) {
+        if let Some((_, wake)) = &*self.locked() {
+            wake.wake();
+        }
+    }
+}
+
+/// What a worker needs beside its partition.
+#[derive(Clone)]
+pub struct Means {
+    pub log: Arc<dyn Log>,
+    /// The data directory.
+    pub data: Option<PathBuf>,
+    pub clock: Arc<dyn Clock>,
+    pub tuning: Tuning,
+}
+
+pub struct Seats {
+    means: Means,
+    group: Box<dyn Group>,
+    seats: Arc<[Seat]>,
+    lives: Vec<Life>,
+    threads: Vec<Option<JoinHandle<Result<(), Error>>>>,
+    reports: Receiver<Report>,
+    reporter: Sender<Report>,
+    /// When pauses end, by the monotonic clock.
+    pauses: Vec<(u64, Partition)>,
+    let_go: Vec<Partition>,
+    /// The group has once said what is ours.
+    seated: Arc<AtomicBool>,
+    stopping: bool,
+    /// Of the workers that ended while stopping.
+    result: Result<(), Error>,
+}
+
+impl Seats {
+    pub fn new(
+        means: Means,
+        group: Box<dyn Group>,
+        seats: Arc<[Seat]>,
+        reporter: Sender<Report>,
+        reports: Receiver<Report>,
+    ) -> Seats {
+        Seats {
+            means,
+            group,
+            lives: vec![Life::default(); seats.len()],
+            threads: seats.iter().map(|_| None).collect(),
+            seats,
+            reports,
+            reporter,
+            pauses: Vec::new(),
+            let_go: Vec::new(),
+            seated: Arc::default(),
+            stopping: false,
+            result: Ok(()),
+        }
+    }
+
+    pub fn seated(&self) -> &Arc<AtomicBool> {
+        &self.seated
+    }
+
+    /// Until it is told to stop and every worker has ended.
+    pub fn run(mut self) -> Result<(), Error> {
+        loop {
+            self.hear_the_group();
+            self.end_pauses();
+            if !self.let_go.is_empty() {
+                self.group.let_go(&std::mem::take(&mut self.let_go));
+            }
+            if self.stopping && self.lives.iter().all(|life| *life == Life::Absent) {
+                self.group.leave();
+                return self.result;
+            }
+            self.wait();
+        }
+    }
+
+    fn hear_the_group(&mut self) {
+        loop {
+            match self.group.poll() {
+                Ok(None) => return,
+                Ok(Some(News::Assigned(partitions))) => {
+                    // Whoever is leaving wants no more.
+                    let (fact, wanted) = (Fact::Assigned, !self.stopping);
+                    partitions
+                        .iter()
+                        .filter(|_| wanted)
+                        .for_each(|one| self.learn(*one, fact));
+                    self.seated.store(true, Ordering::Release);
+                }
+                Ok(Some(News::Revoked(partitions))) => {
+                    partitions.iter().for_each(|one| self.learn(*one, Fact::Revoked))
+                }
+                Ok(Some(News::Lost(partitions))) => partitions.iter().for_each(|one| self.learn(*one, Fact::Lost)),
+                Err(error) => {
+                    tracing::warn!(%error, "the group cannot be heard; trying again");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn end_pauses(&mut self) {
+        let now_ms = self.means.clock.monotonic_ms();
+        let (over, later) = std::mem::take(&mut self.pauses)
+            .into_iter()
+            .partition(|(until_ms, _)| *until_ms <= now_ms);
+        self.pauses = later;
+        let over: Vec<(u64, Partition)> = over;
+        over.into_iter()
+            .for_each(|(_, partition)| self.learn(partition, Fact::PauseOver));
+    }
+
+    fn wait(&mut self) {
+        let now_ms = self.means.clock.monotonic_ms();
+        let pause = self
+            .pauses
+            .iter()
+            .map(|(until_ms, _)| until_ms.saturating_sub(now_ms))
+            .min();
+        let wait_ms = [pause, self.group.poll_every_ms()].into_iter().flatten().min();
+        let first = match wait_ms {
+            Some(wait_ms) => self.reports.recv_timeout(Duration::from_millis(wait_ms)),
+            None => self.reports.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let reports: Vec<Report> = first.into_iter().chain(self.reports.try_iter()).collect();
+        for report in reports {
+            match report {
+                Report::Fact(partition, fact) => self.learn(partition, fact),
+                Report::Stop => {
+                    self.stopping = true;
+                    for partition in (0..self.lives.len() as u32).map(Partition) {
+                        // As if the group had asked: all that is ours is let go of.
+                        if self.lives[partition.0 as usize] != Life::Absent {
+                            self.learn(partition, Fact::Revoked);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, partition: Partition, fact: Fact) {
+        let at = partition.0 as usize;
+        let Some(life) = self.lives.get(at).copied() else {
+            tracing::error!(%partition, "the group speaks of a partition that the log does not have");
+            return;
+        };
+        if fact == Fact::Ended {
+            self.join(at);
+        }
+        let (then, orders) = ownership::next(life, fact);
+        if then != life {
+            tracing::debug!(%partition, ?fact, ?life, ?then, "ownership");
+        }
+        self.lives[at] = then;
+        for order in orders {
+            match order {
+                Order::Start => self.start(partition),
+                Order::Release => drop(self.seats[at].send(Command::Stop)),
+                Order::Drop => drop(self.seats[at].send(Command::Drop)),
+                Order::Acknowledge => self.let_go.push(partition),
+                Order::Pause => {
+                    let until_ms = self.means.clock.monotonic_ms() + PAUSE_MS;
+                    self.pauses.push((until_ms, partition));
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, partition: Partition) {
+        let (sender, commands) = channel();
+        let wake = Arc::new(Wake::new(sender.clone()));
+        let worker = Worker::new(
+            partition,
+            self.means.clone(),
+            commands,
+            wake.clone(),
+            self.reporter.clone(),
+        );
+        let thread = std::thread::Builder::new().name(format!("partition-{partition}"));
+        let ending = Ending {
+            partition,
+            reporter: self.reporter.clone(),
+        };
+        let started = thread.spawn(move || {
+            let _ending = ending;
+            worker.run()
+        });
+        match started {
+            Ok(thread) => {
+                self.threads[partition.0 as usize] = Some(thread);
+                *self.seats[partition.0 as usize].locked() = Some((sender, wake));
+            }
+            // Its ending, dropped with it, has reported.
+            Err(error) => tracing::error!(%partition, %error, "a thread cannot be started"),
+        }
+    }
+
+    fn join(&mut self, at: usize) {
+        self.seats[at].locked().take();
+        let ended = self.threads[at].take().map(JoinHandle::join);
+        match ended {
+            Some(Ok(Err(error))) if self.stopping => {
+                self.result = std::mem::replace(&mut self.result, Ok(())).and(Err(error));
+            }
+            Some(Ok(Err(error))) => tracing::warn!(partition = at, %error, "the worker has ended"),
+            Some(Err(_)) => tracing::error!(partition = at, "the worker panicked; its partition starts over"),
+            None | Some(Ok(Ok(()))) => {}
+        }
+    }
+}
+
+/// Reports that a worker has ended, even by a panic.
+struct Ending {
+    partition: Partition,
+    reporter: Sender<Report>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.reporter.send(Report::Fact(self.partition, Fact::Ended));
+    }
+}

@@ -1,0 +1,368 @@
+//! Seeing what a cluster has of our topics, and making what it lacks.
+//!
+//! What is right and wrong is decided in [`super::topics`]; here is only the talking. The number of partitions that the
+//! topics were made with is kept in the owners' topic under a key of its own ([`MADE_WITH_KEY`]), since Kafka lets
+//! anybody raise it later.
+
+use super::settings::Connection;
+use super::topics::{Facts, Finding, Impossible, NewTopic, Part, Plan, TopicFacts, Wanted, Weight, judge, plan};
+use crate::log::Topic;
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientContext, Offset as KafkaOffset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// For one answer of a broker.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A new topic is known to every broker within moments; looked at so often, at most this many times.
+const SETTLES: (u32, Duration) = (100, Duration::from_millis(100));
+/// The key, in the owners' topic, of a record whose value is [`made_with_value`]. Keys of partitions are numbers.
+pub const MADE_WITH_KEY: &[u8] = b"partitions";
+
+/// The cluster could not be asked, or did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "no broker of {bootstrap} answers: {cause}; is Kafka running there, and do its advertised listeners lead to it?"
+    )]
+    Unreachable { bootstrap: String, cause: String },
+    #[error("{what}: {cause}")]
+    Failed { what: String, cause: String },
+    #[error(transparent)]
+    Impossible(#[from] Impossible),
+}
+
+/// What was found, and on how many partitions the engine may start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Checked {
+    /// Of the events; 0 if they are not there.
+    pub partitions: u32,
+    pub brokers: usize,
+    /// The worst first.
+    pub findings: Vec<Finding>,
+}
+
+impl Checked {
+    /// What keeps the engine from starting.
+    pub fn refusals(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.weight == Weight::Refused)
+    }
+}
+
+/// What was done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Created {
+    pub plan: Plan,
+    pub checked: Checked,
+}
+
+/// Looks at the topics and judges them. Waits for the brokers' answers, so it is not for a thread of a runtime.
+pub fn check(connection: &Connection) -> Result<Checked, Error> {
+    Admin::new(connection)?.check()
+}
+
+/// Makes the topics that are not there. Topics that are there stay as they are; what is wrong with them is in the answer.
+/// Waits like [`check`].
+pub fn create(connection: &Connection, wanted: Wanted) -> Result<Created, Error> {
+    let admin = Admin::new(connection)?;
+    let plan = plan(connection, &admin.facts()?, wanted)?;
+    admin.make(&plan.make)?;
+    let mut facts = admin.facts()?;
+    for _ in 0..SETTLES.0 {
+        if Part::ALL.iter().all(|part| facts.topics.contains_key(part)) {
+            break;
+        }
+        std::thread::sleep(SETTLES.1);
+        facts = admin.facts()?;
+    }
+    if facts.made_with.is_none() {
+        admin.note(plan.partitions)?;
+        facts.made_with = Some(plan.partitions);
+    }
+    let checked = admin.judged(&facts);
+    Ok(Created { plan, checked })
+}
+
+struct Admin<'c> {
+    connection: &'c Connection,
+    client: AdminClient<DefaultClientContext>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Admin<'_> {
+    fn new(connection: &Connection) -> Result<Admin<'_>, Error> {
+        let client = connection.client("rollcall-topics").create();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok(Admin {
+            connection,
+            client: client.map_err(|error| failed("no client can be made of the Kafka settings", &error))?,
+            runtime: runtime.map_err(|error| Error::Failed {
+                what: "no runtime can be started".to_owned(),
+                cause: error.to_string(),
+            })?,
+        })
+    }
+
+    fn check(&self) -> Result<Checked, Error> {
+        Ok(self.judged(&self.facts()?))
+    }
+
+    fn judged(&self, facts: &Facts) -> Checked {
+        let events = facts.topics.get(&Part::Log(Topic::Events));
+        Checked {
+            partitions: events.map_or(0, |topic| topic.partitions),
+            brokers: facts.brokers,
+            findings: judge(self.connection, facts),
+        }
+    }
+
+    fn facts(&self) -> Result<Facts, Error> {
+        // All of them: who asks for one that is not there may make the broker create it.
+        let metadata = self.client.inner().fetch_metadata(None, PATIENCE);
+        let metadata = metadata.map_err(|error| Error::Unreachable {
+            bootstrap: self.connection.bootstrap.clone(),
+            cause: plain(&error),
+        })?;
+        let mut facts = Facts {
+            brokers: metadata.brokers().len(),
+            ..Facts::default()
+        };
+        for part in Part::ALL {
+            let name = part.name(self.connection);
+            let found = metadata.topics().iter().find(|topic| topic.name() == name);
+            if let Some(topic) = found.filter(|topic| !topic.partitions().is_empty()) {
+                let replicas = topic.partitions().iter().map(|partition| partition.replicas().len());
+                let topic = TopicFacts {
+                    partitions: topic.partitions().len() as u32,
+                    replication: replicas.min().unwrap_or_default(),
+                    ..TopicFacts::default()
+                };
+                facts.topics.insert(part, topic);
+            }
+        }
+        if let Some(broker) = metadata.brokers().first() {
+            self.settings(&mut facts, broker.id())?;
+        }
+        if facts.topics.contains_key(&Part::Owners) {
+            facts.made_with = self.made_with()?;
+        }
+        Ok(facts)
+    }
+
+    fn settings(&self, facts: &mut Facts, broker: i32) -> Result<(), Error> {
+        let names: Vec<(Part, String)> = facts
+            .topics
+            .keys()
+            .map(|part| (*part, part.name(self.connection)))
+            .collect();
+        let mut asked: Vec<ResourceSpecifier<'_>> =
+            names.iter().map(|(_, name)| ResourceSpecifier::Topic(name)).collect();
+        asked.push(ResourceSpecifier::Broker(broker));
+        let answers = self.runtime.block_on(self.client.describe_configs(&asked, &options()));
+        let answers = answers.map_err(|error| failed("the settings of the topics cannot be read", &error))?;
+        for answer in answers {
+            let resource = match answer {
+                Ok(resource) => resource,
+                // Not everybody may see a broker's settings; those of our topics are needed.
+                Err(RDKafkaErrorCode::ClusterAuthorizationFailed) => continue,
+                Err(code) => {
+                    let error = KafkaError::AdminOp(code);
+                    return Err(failed("the settings of the topics cannot be read", &error));
+                }
+            };
+            let own = resource
+                .entries
+                .iter()
+                .any(|entry| entry.source == ConfigSource::DynamicTopic);
+            let settings: BTreeMap<String, String> = resource
+                .entries
+                .into_iter()
+                .filter_map(|entry| Some((entry.name, entry.value?)))
+                .collect();
+            match resource.specifier {
+                OwnedResourceSpecifier::Topic(name) => {
+                    let part = names.iter().find(|(_, known)| *known == name).map(|(part, _)| part);
+                    if let Some(topic) = part.and_then(|part| facts.topics.get_mut(part)) {
+                        topic.settings = settings;
+                        topic.has_own_settings = own;
+                    }
+                }
+                OwnedResourceSpecifier::Broker(_) => facts.broker = settings,
+                OwnedResourceSpecifier::Group(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn make(&self, topics: &[NewTopic]) -> Result<(), Error> {
+        if topics.is_empty() {
+            return Ok(());
+        }
+        let native: Vec<rdkafka::admin::NewTopic<'_>> = topics
+            .iter()
+            .map(|topic| rdkafka::admin::NewTopic {
+                name: &topic.name,
+                num_partitions: topic.partitions as i32,
+                replication: rdkafka::admin::TopicReplication::Fixed(topic.replication as i32),
+                config: topic
+                    .settings
+                    .iter()
+                    .map(|(key, value)| (*key, value.as_str()))
+                    .collect(),
+            })
+            .collect();
+        let made = self.runtime.block_on(self.client.create_topics(&native, &options()));
+        for result in made.map_err(|error| failed("the topics cannot be made", &error))? {
+            match result {
+                // Somebody else was faster; it is looked at like any other.
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    return Err(failed(
+                        &format!("the topic {name} cannot be made"),
+                        &KafkaError::AdminOp(code),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the owners' topic for the number of partitions that the topics were made with.
+    fn made_with(&self) -> Result<Option<u32>, Error> {
+        let owners = self.connection.owners();
+        let cannot = |error: KafkaError| failed(&format!("{owners} cannot be read"), &error);
+        let mut config = self.connection.client("rollcall-topics");
+        // Assigned by hand: the group is never joined.
+        config
+            .set("group.id", "rollcall-topics")
+            .set("enable.auto.commit", "false");
+        config
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed");
+        config
+            .set("allow.auto.create.topics", "false")
+            .set("fetch.queue.backoff.ms", "2");
+        let consumer: BaseConsumer = config.create().map_err(cannot)?;
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(&owners, 0, KafkaOffset::Beginning)
+            .map_err(cannot)?;
+        consumer.assign(&from).map_err(cannot)?;
+        let (mut noted, mut owned) = (None, None);
+        loop {
+            match consumer.poll(PATIENCE) {
+                Some(Ok(record)) => {
+                    let number = record.payload().and_then(read_made_with);
+                    match record.key() {
+                        Some(MADE_WITH_KEY) => noted = number,
+                        // An owner says with how many it works.
+                        _ => owned = number.or(owned),
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(noted.or(owned)),
+                Some(Err(error)) => return Err(cannot(error)),
+                None => {
+                    return Err(cannot(KafkaError::MessageConsumption(
+                        RDKafkaErrorCode::OperationTimedOut,
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Writes that number.
+    fn note(&self, partitions: u32) -> Result<(), Error> {
+        let owners = self.connection.owners();
+        let cannot = |error: KafkaError| failed(&format!("{owners} cannot be written"), &error);
+        let mut config = self.connection.client("rollcall-topics");
+        config
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", PATIENCE.as_millis().to_string());
+        let (told, delivered) = mpsc::channel();
+        let producer: ThreadedProducer<Delivery> = config.create_with_context(Delivery(told)).map_err(cannot)?;
+        let value = made_with_value(partitions);
+        let record = BaseRecord::to(&owners)
+            .partition(0)
+            .key(MADE_WITH_KEY)
+            .payload(value.as_bytes());
+        producer.send(record).map_err(|(error, _)| cannot(error))?;
+        producer.flush(PATIENCE).map_err(cannot)?;
+        match delivered.recv_timeout(PATIENCE) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(cannot(error)),
+            Err(_) => Err(cannot(KafkaError::MessageProduction(
+                RDKafkaErrorCode::OperationTimedOut,
+            ))),
+        }
+    }
+}
+
+/// Tells what became of a record.
+struct Delivery(mpsc::Sender<Result<(), KafkaError>>);
+
+impl ClientContext for Delivery {}
+
+impl ProducerContext for Delivery {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+        // Nobody waits any more once it took too long.
+        let _ = self
+            .0
+            .send(result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone()));
+    }
+}
+
+/// The value under [`MADE_WITH_KEY`].
+fn made_with_value(partitions: u32) -> String {
+    serde_json::json!({ "partitions": partitions }).to_string()
+}
+
+fn read_made_with(value: &[u8]) -> Option<u32> {
+    let value: serde_json::Value = serde_json::from_slice(value).ok()?;
+    value["partitions"]
+        .as_u64()
+        .and_then(|number| u32::try_from(number).ok())
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(PATIENCE))
+        .operation_timeout(Some(PATIENCE))
+}
+
+fn failed(what: &str, error: &KafkaError) -> Error {
+    Error::Failed {
+        what: what.to_owned(),
+        cause: plain(error),
+    }
+}
+
+/// librdkafka's code says it best; no setting's value is in it.
+fn plain(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, _, key, _) => format!("the value of {key} is not taken"),
+        other => match other.rdkafka_error_code() {
+            Some(code) => code.to_string(),
+            None => other.to_string(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_partitions_is_read_as_it_was_written() {
+        assert_eq!(read_made_with(made_with_value(64).as_bytes()), Some(64));
+        for other in ["", "{}", "[64]", r#"{"partitions":"64"}"#, r#"{"partitions":-1}"#] {
+            assert_eq!(read_made_with(other.as_bytes()), None);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Events on their way to their partitions: by an idempotent producer, each record acknowledged by all replicas; and in
+//! one transaction where all of them are to be there or none.
+
+use super::client::{log_line, unwritten};
+use crate::log::{Acknowledge, Appended, Error, NewRecord};
+use crate::presence::{Offset, Partition};
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+/// How many records may be on their way; more are refused as [`Error::Busy`].
+const IN_FLIGHT_MAX: usize = 400_000;
+/// How many appends may wait for their transaction.
+const TOGETHER_MAX: usize = 256;
+const CALL: Duration = Duration::from_secs(10);
+
+/// One append, until every record of it has arrived or failed.
+struct Batch {
+    left: AtomicUsize,
+    results: Mutex<Vec<Result<Appended, Arc<str>>>>,
+    acknowledge: Mutex<Option<Acknowledge>>,
+}
+
+impl Batch {
+    fn new(records: &[(Partition, NewRecord)], acknowledge: Acknowledge) -> Arc<Batch> {
+        Arc::new(Batch {
+            left: AtomicUsize::new(records.len()),
+            results: Mutex::new(vec![Err("not sent".into()); records.len()]),
+            acknowledge: Mutex::new(Some(acknowledge)),
+        })
+    }
+
+    fn settle(&self, at: usize, result: Result<Appended, Arc<str>>) {
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results[at] = result;
+        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let settled = std::mem::take(&mut *results);
+        drop(results);
+        let acknowledge = self.acknowledge.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(acknowledge) = acknowledge {
+            acknowledge(verdict(settled));
+        }
+    }
+}
+
+/// All or none if it is that, else what became of each.
+fn verdict(results: Vec<Result<Appended, Arc<str>>>) -> Result<Vec<Appended>, Error> {
+    match results.iter().find_map(|result| result.as_ref().err()) {
+        None => Ok(results.into_iter().flatten().collect()),
+        Some(reason) if results.iter().all(Result::is_err) => Err(Error::Write(reason.clone())),
+        Some(_) => Err(Error::Partly(results.into())),
+    }
+}
+
+/// A record's place in its batch.
+struct Place {
+    batch: Arc<Batch>,
+    at: usize,
+}
+
+struct Deliveries;
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<Place>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
+        let result = match result {
+            Ok(message) => Ok(appended(message.partition(), message.offset())),
+            Err((error, _)) => Err(error.to_string().into()),
+        };
+        place.batch.settle(place.at, result);
+    }
+}
+
+fn appended(partition: i32, offset: i64) -> Appended {
+    Appended {
+        partition: Partition(partition.max(0) as u32),
+        offset: Offset(offset.max(0) as u64),
+    }
+}
+
+/// Writes events. See the module.
+pub struct Appender {
+    topic: Arc<str>,
+    config: ClientConfig,
+    /// Made anew when it has failed for good.
+    producer: RwLock<Arc<ThreadedProducer<Deliveries>>>,
+    together: SyncSender<Together>,
+}
+
+struct Together {
+    records: Vec<(Partition, NewRecord)>,
+    acknowledge: Acknowledge,
+}
+
+impl Appender {
+    /// To a topic, with a client's settings. `id` is a transactional id that no other process has.
+    pub fn new(topic: Arc<str>, mut config: ClientConfig, id: &str) -> Result<Appender, Error> {
+        config
+            .set("acks", "all")
+            .set("message.timeout.ms", "20000")
+            .set("retry.backoff.ms", "20")
+            .set("message.max.bytes", super::REQUEST_BYTES_MAX)
+            .set("queue.buffering.max.messages", "0")
+            .set("queue.buffering.max.kbytes", "524288");
+        if config.get("linger.ms").is_none() {
+            config.set("linger.ms", "2");
+        }
+        let mut transactional = config.clone();
+        transactional
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", "30000")
+            .set("linger.ms", "0")
+            .set("retry.backoff.ms", "5");
+        config.set("enable.idempotence", "true");
+        let producer = threaded(&config)?;
+        let (together, waiting) = sync_channel(TOGETHER_MAX);
+        let name = topic.clone();
+        std::thread::Builder::new()
+            .name("kafka-together".to_owned())
+            .spawn(move || append_together(&name, &transactional, &waiting))
+            .map_err(|error| Error::Open(format!("a thread cannot be started: {error}").into()))?;
+        Ok(Appender {
+            topic,
+            config,
+            producer: RwLock::new(producer),
+            together,
+        })
+    }
+
+    fn producer(&self) -> Result<Arc<ThreadedProducer<Deliveries>>, Error> {
+        let producer = self.producer.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if producer.client().fatal_error().is_none() {
+            return Ok(producer);
+        }
+        let mut slot = self.producer.write().unwrap_or_else(PoisonError::into_inner);
+        if slot.client().fatal_error().is_some() {
+            *slot = threaded(&self.config)?;
+        }
+        Ok(slot.clone())
+    }
+
+    pub fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        let producer = match self.producer() {
+            Ok(producer) => producer,
+            Err(error) => return acknowledge(Err(error)),
+        };
+        if usize::try_from(producer.in_flight_count()).unwrap_or(0) + records.len() > IN_FLIGHT_MAX {
+            return acknowledge(Err(Error::Busy));
+        }
+        let batch = Batch::new(&records, acknowledge);
+        for (at, (partition, record)) in records.iter().enumerate() {
+            let place = Box::new(Place {
+                batch: batch.clone(),
+                at,
+            });
+            let mut to = BaseRecord::<[u8], [u8], Box<Place>>::with_opaque_to(&self.topic, place)
+                .partition(partition.0 as i32)
+                .payload(&record.value);
+            if let Some(key) = &record.key {
+                to = to.key(key);
+            }
+            if let Err((error, back)) = producer.send(to) {
+                back.delivery_opaque.batch.settle(at, Err(error.to_string().into()));
+            }
+        }
+    }
+
+    pub fn append_together(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        let together = Together { records, acknowledge };
+        match self.together.try_send(together) {
+            Ok(()) => {}
+            Err(TrySendError::Full(back)) => (back.acknowledge)(Err(Error::Busy)),
+            Err(TrySendError::Disconnected(back)) => (back.acknowledge)(Err(Error::Closed)),
+        }
+    }
+}
+
+fn threaded(config: &ClientConfig) -> Result<Arc<ThreadedProducer<Deliveries>>, Error> {
+    let producer = config
+        .create_with_context(Deliveries)
+        .map_err(|error| unwritten("a producer of events", &error))?;
+    Ok(Arc::new(producer))
+}
+
+/// The thread of those that are to be there all or none: one transaction after the other. A producer that has failed is
+/// given up; the next one settles what it had begun.
+fn append_together(topic: &str, config: &ClientConfig, waiting: &Receiver<Together>) {
+    let mut producer = None;
+    while let Ok(Together { records, acknowledge }) = waiting.recv() {
+        let taken = match producer.take() {
+            Some(producer) => Ok(producer),
+            None => transactional(config),
+        };
+        let result = taken.and_then(|taken| {
+            let appended = transact(&taken, topic, &records);
+            match appended {
+                Ok(appended) => {
+                    producer = Some(taken);
+                    Ok(appended)
+                }
+                Err(error) => {
+                    // A failed abort leaves the transaction to the broker's time-out.
+                    let _ = taken.abort_transaction(CALL);
+                    Err(error)
+                }
+            }
+        });
+        let result = result.map_err(|error| unwritten("events that are to be written together", &error));
+        acknowledge(result);
+    }
+}
+
+fn transactional(config: &ClientConfig) -> Result<BaseProducer<Deliveries>, KafkaError> {
+    let producer: BaseProducer<Deliveries> = config.create_with_context(Deliveries)?;
+    producer.init_transactions(CALL)?;
+    Ok(producer)
+}
+
+fn transact(
+    producer: &BaseProducer<Deliveries>,
+    topic: &str,
+    records: &[(Partition, NewRecord)],
+) -> Result<Vec<Appended>, KafkaError> {
+    let (arrived, results) = std::sync::mpsc::channel();
+    let batch = Batch::new(
+        records,
+        Box::new(move |result| {
+            let _ = arrived.send(result);
+        }),
+    );
+    producer.begin_transaction()?;
+    for (at, (partition, record)) in records.iter().enumerate() {
+        let place = Box::new(Place {
+            batch: batch.clone(),
+            at,
+        });
+        let mut to = BaseRecord::<[u8], [u8], Box<Place>>::with_opaque_to(topic, place)
+            .partition(partition.0 as i32)
+            .payload(&record.value);
+        if let Some(key) = &record.key {
+            to = to.key(key);
+        }
+        producer.send(to).map_err(|(error, _)| error)?;
+    }
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(1));
+    }
+    producer.commit_transaction(CALL)?;
+    // Everything has arrived, or the commit would have failed.
+    let appended = results.try_recv().ok().and_then(Result::ok);
+    appended.ok_or(KafkaError::Canceled)
+}

@@ -1,0 +1,183 @@
+//! Which partitions are ours: a member of a consumer group that fetches nothing.
+//!
+//! The group shares partitions out, cooperatively: what stays with a node is not touched. Its callbacks only write down
+//! what they are told; the answer is given after the workers have let go. The member's partitions are paused, since
+//! events come from taps, at offsets that the group knows nothing of.
+
+use super::client::log_line;
+use crate::log::{Error, Group, News};
+use crate::presence::Partition;
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+const POLL_MS: u64 = 20;
+
+/// What the group has told and nobody has heard yet.
+#[derive(Default)]
+struct Told {
+    news: Mutex<VecDeque<(bool, Vec<i32>)>>,
+    /// No answers will be given any more.
+    leaving: AtomicBool,
+}
+
+struct Ear(Arc<Told>);
+
+impl ClientContext for Ear {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+    }
+}
+
+impl ConsumerContext for Ear {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, told: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        if self.0.leaving.load(Ordering::Acquire) {
+            let _ = consumer.unassign();
+            return;
+        }
+        let assigned = told == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let partitions = partitions.elements().iter().map(|one| one.partition()).collect();
+        let mut news = self.0.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.push_back((assigned, partitions));
+    }
+}
+
+/// A member of the group. See the module.
+pub struct Member {
+    topic: Arc<str>,
+    consumer: BaseConsumer<Ear>,
+    told: Arc<Told>,
+    /// Asked back, and not let go of yet.
+    asked: BTreeSet<Partition>,
+    /// The rest of what was asked back at once; the group takes one answer.
+    answered: Vec<Partition>,
+}
+
+impl Member {
+    /// Joins the group of the settings.
+    pub fn join(topic: Arc<str>, mut config: ClientConfig) -> Result<Member, Error> {
+        for (key, value) in [
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("session.timeout.ms", "10000"),
+            // A member learns with its next heartbeat that partitions move, so this is most of the time that it takes.
+            ("heartbeat.interval.ms", "500"),
+        ] {
+            if config.get(key).is_none() {
+                config.set(key, value);
+            }
+        }
+        if config.get("group.protocol") == Some("consumer") {
+            // The broker has them then, and the client refuses to be told.
+            config
+                .remove("partition.assignment.strategy")
+                .remove("session.timeout.ms")
+                .remove("heartbeat.interval.ms");
+        }
+        config
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Of what it is not to fetch, as little as can be.
+            .set("auto.offset.reset", "latest")
+            .set("queued.max.messages.kbytes", "1024");
+        let told = Arc::new(Told::default());
+        let consumer: BaseConsumer<Ear> = config
+            .create_with_context(Ear(told.clone()))
+            .map_err(|error| Error::Open(format!("a member of the group cannot be made: {error}").into()))?;
+        consumer
+            .subscribe(&[&topic])
+            .map_err(|error| Error::Open(format!("the group cannot be joined: {error}").into()))?;
+        Ok(Member {
+            topic,
+            consumer,
+            told,
+            asked: BTreeSet::new(),
+            answered: Vec::new(),
+        })
+    }
+
+    fn list(&self, partitions: impl IntoIterator<Item = Partition>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            // An offset of its own, or it would ask for the group's, which only the end has any use for.
+            let _ = list.add_partition_offset(&self.topic, partition.0 as i32, KafkaOffset::End);
+        }
+        list
+    }
+}
+
+impl Group for Member {
+    fn poll(&mut self) -> Result<Option<News>, Error> {
+        let failed = match self.consumer.poll(Duration::ZERO) {
+            // A record that came before it was paused: whoever is to have it has it from elsewhere.
+            None | Some(Ok(_)) => None,
+            Some(Err(error)) => Some(error),
+        };
+        let next = self
+            .told
+            .news
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
+        let Some((assigned, partitions)) = next else {
+            return match failed {
+                Some(error) if !matches!(error, KafkaError::PartitionEOF(_)) => {
+                    Err(super::client::unread("the group", &error))
+                }
+                _ => Ok(None),
+            };
+        };
+        let partitions: Vec<Partition> = partitions.iter().map(|one| Partition((*one).max(0) as u32)).collect();
+        if assigned {
+            let list = self.list(partitions.iter().copied());
+            let taken = self
+                .consumer
+                .incremental_assign(&list)
+                .and_then(|()| self.consumer.pause(&list));
+            taken.map_err(|error| super::client::unread("the assignment of the group", &error))?;
+            return Ok(Some(News::Assigned(partitions)));
+        }
+        self.asked.extend(partitions.iter().copied());
+        Ok(Some(match self.consumer.assignment_lost() {
+            true => News::Lost(partitions),
+            false => News::Revoked(partitions),
+        }))
+    }
+
+    fn poll_every_ms(&self) -> Option<u64> {
+        Some(POLL_MS)
+    }
+
+    fn let_go(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            if self.asked.remove(partition) {
+                self.answered.push(*partition);
+            }
+        }
+        if self.asked.is_empty() && !self.answered.is_empty() {
+            let answered = std::mem::take(&mut self.answered);
+            let list = self.list(answered);
+            if let Err(error) = self.consumer.incremental_unassign(&list) {
+                // The group takes them after the session's time-out.
+                tracing::warn!(%error, "the group did not hear that partitions were let go of");
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        self.told.leaving.store(true, Ordering::Release);
+        // Its end, right after, leaves the group.
+        self.consumer.unsubscribe();
+        let _ = self.consumer.poll(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,319 @@
+//! The log on Apache Kafka: partitions are shared out among nodes, and outputs go out exactly once, whatever dies.
+//!
+//! | file | what |
+//! |---|---|
+//! | `settings` | how the brokers are reached, and the names of the topics |
+//! | `topics`, `admin` | making the topics and judging them |
+//! | `group` | which partitions are this node's |
+//! | `owned` | a partition as its owner has it: the fence, and outputs with their position in one transaction |
+//! | `tap` | reading one partition, in batches |
+//! | `tail` | changes and kicks for those who follow them |
+//! | `append` | events on their way in |
+//! | `owners` | who has which partition |
+//!
+//! Every reader reads committed records alone, and none ever skips what is gone.
+
+pub mod admin;
+mod append;
+mod client;
+mod group;
+mod owned;
+mod owners;
+pub mod settings;
+mod tail;
+mod tap;
+pub mod topics;
+
+pub use group::Member;
+pub use owners::{Owner, Owners};
+
+use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
+use crate::presence::{Offset, Partition};
+use append::Appender;
+use client::Quiet;
+use owned::Owned;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use settings::Connection;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tail::Tail;
+use tap::{Source, Tap};
+
+/// Larger than any record that a topic takes; what is allowed is the topics' to say.
+const REQUEST_BYTES_MAX: &str = "67108864";
+const OWNERS_WAIT: Duration = Duration::from_secs(30);
+
+/// Who this process is among those that work on the same topics.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub connection: Connection,
+    /// The consumer group.
+    pub group: String,
+    /// Where others reach its HTTP: the start of a URL.
+    pub url: String,
+    /// Unlike that of any other process, for its transactional id.
+    pub id: String,
+    pub partitions: u32,
+}
+
+/// See the module.
+pub struct KafkaLog {
+    node: Node,
+    events: Arc<Source>,
+    /// Asks for the group's committed offsets and is no member of it.
+    offsets: Arc<Source>,
+    appender: Appender,
+    tail: Tail,
+    owners: Owners,
+    listeners: RwLock<Arc<Vec<Arc<Listener>>>>,
+}
+
+impl KafkaLog {
+    /// Connects, and waits until it knows who has what. Fails if another group works on these topics, or if they had
+    /// another number of partitions.
+    pub fn connect(node: Node) -> Result<Arc<KafkaLog>, Error> {
+        let connection = node.connection.clone();
+        let client = |of: &str| connection.client(&format!("rollcall-{}-{of}", node.id));
+        let name = |topic: Topic| -> Arc<str> { connection.topic(topic).into() };
+        let events = Source::new(client("events"))?;
+        let owners = Owners::follow(&events, connection.owners().into(), OWNERS_WAIT)?;
+        for (partition, owner) in owners.all() {
+            if owner.partitions != node.partitions {
+                let text = format!(
+                    "the topics were worked on with {} partitions and now have {}: users would be looked for where they \
+                     are not. docs/kafka.md says how to move to another number",
+                    owner.partitions, node.partitions
+                );
+                return Err(Error::Open(text.into()));
+            }
+            if owner.group != node.group {
+                let text = format!(
+                    "partition {partition} of these topics is worked on by the group {:?}: a second group would give \
+                     every output again. Join it with --group {}, or use other topics (--topic-prefix)",
+                    owner.group, owner.group
+                );
+                return Err(Error::Open(text.into()));
+            }
+        }
+        let mut committed = client("offsets");
+        committed.set("group.id", &node.group);
+        let offsets = Source::of_group(committed)?;
+        let id = format!("{}-events-{}", node.group, node.id);
+        let appender = Appender::new(name(Topic::Events), client("append"), &id)?;
+        let tail = Tail::new(client("tail"), node.partitions, name)?;
+        let log = Arc::new(KafkaLog {
+            node,
+            events,
+            offsets,
+            appender,
+            tail,
+            owners,
+            listeners: RwLock::default(),
+        });
+        log.tail.follow(Arc::downgrade(&log))?;
+        Ok(log)
+    }
+
+    /// Joins the group that shares the partitions out.
+    pub fn join(&self) -> Result<Member, Error> {
+        let mut config = self.client("member");
+        config.set("group.id", self.group());
+        Member::join(self.name(Topic::Events), config)
+    }
+
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn group(&self) -> &str {
+        &self.node.group
+    }
+
+    fn name(&self, topic: Topic) -> Arc<str> {
+        self.node.connection.topic(topic).into()
+    }
+
+    fn current_topic(&self) -> String {
+        self.node.connection.current()
+    }
+
+    fn owners_topic(&self) -> String {
+        self.node.connection.owners()
+    }
+
+    fn owner_record(&self, partition: Partition) -> (String, String) {
+        let owner = Owner {
+            url: self.node.url.clone(),
+            group: self.node.group.clone(),
+            partitions: self.node.partitions,
+        };
+        owners::record(partition, &owner)
+    }
+
+    fn client(&self, of: &str) -> ClientConfig {
+        self.node.connection.client(&format!("rollcall-{}-{of}", self.node.id))
+    }
+
+    fn events(&self) -> &Arc<Source> {
+        &self.events
+    }
+
+    fn offsets(&self) -> &BaseConsumer<Quiet> {
+        self.offsets.consumer()
+    }
+
+    fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    fn tell(&self, topic: Topic, partition: Partition) {
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for listener in listeners.iter() {
+            listener(topic, partition);
+        }
+    }
+}
+
+impl Log for KafkaLog {
+    fn take_up(self: Arc<Self>, partition: Partition) -> Result<Arc<dyn Log>, Error> {
+        Ok(Arc::new(Owned::take_up(self, partition)?))
+    }
+
+    fn partitions(&self) -> u32 {
+        self.node.partitions
+    }
+
+    fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        self.appender.append(records, acknowledge);
+    }
+
+    fn append_together(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        self.appender.append_together(records, acknowledge);
+    }
+
+    fn read(
+        &self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        self.tail.read((topic, self.name(topic)), partition, from, limit, into)
+    }
+
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+        self.tail.range(topic, partition).unwrap_or_else(|| {
+            let (start, end) = self.events.ask_range(&self.name(topic), partition)?;
+            Ok(Range {
+                start: Offset(start),
+                end: Offset(end),
+            })
+        })
+    }
+
+    fn keeps_current(&self) -> bool {
+        true
+    }
+
+    fn commit(&self, partition: Partition, _: Commit) -> Result<(), Error> {
+        // Only who took it up commits.
+        Err(Error::Fenced { partition })
+    }
+
+    fn position(&self, partition: Partition) -> Result<Position, Error> {
+        Err(Error::Fenced { partition })
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn retain(&self, _: Partition, _: Offset) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn listen(&self, listener: Listener) {
+        let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut listeners).push(Arc::new(listener));
+    }
+}
+
+/// Reading the topics from outside, without being a node.
+pub struct KafkaReader {
+    connection: Connection,
+    source: Arc<Source>,
+    partitions: u32,
+    taps: Vec<(Topic, Partition, Tap)>,
+}
+
+impl KafkaReader {
+    /// The number of partitions is that of the topic of events.
+    pub fn connect(connection: Connection) -> Result<KafkaReader, Error> {
+        let source = Source::new(connection.client("rollcall-log"))?;
+        let name = connection.topic(Topic::Events);
+        let metadata = source
+            .consumer()
+            .fetch_metadata(Some(&name), Duration::from_secs(10))
+            .map_err(|error| client::unread(&format!("no broker of {} answers", connection.bootstrap), &error))?;
+        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        if partitions == 0 {
+            return Err(Error::Open(
+                format!("there is no topic {name} at {}", connection.bootstrap).into(),
+            ));
+        }
+        Ok(KafkaReader {
+            connection,
+            source,
+            partitions: partitions as u32,
+            taps: Vec::new(),
+        })
+    }
+
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    pub fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+        let (start, end) = self.source.ask_range(&self.connection.topic(topic), partition)?;
+        Ok(Range {
+            start: Offset(start),
+            end: Offset(end),
+        })
+    }
+
+    /// Adds what there is from an offset on; nothing at the end.
+    pub fn read(
+        &mut self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        let at = match self
+            .taps
+            .iter()
+            .position(|(of, at, _)| (*of, *at) == (topic, partition))
+        {
+            Some(at) => at,
+            None => {
+                let name = self.connection.topic(topic).into();
+                let tap = Tap::new(&self.source, Some(topic), name, partition, None)?;
+                self.taps.push((topic, partition, tap));
+                self.taps.len() - 1
+            }
+        };
+        tail::wait_for(&mut self.taps[at].2, from, limit, into)
+    }
+}
+
+/// A lock whose holders leave nothing half done, so that a panic of one is no reason to give up.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

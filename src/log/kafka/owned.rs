@@ -1,0 +1,336 @@
+//! A partition as its owner has it: events come from a tap, and what the fold gave goes out in transactions of a
+//! producer of the partition's own.
+//!
+//! The producer's transactional id is `{group}-{partition}`, and that is the fence: whoever takes the partition up
+//! makes every earlier producer of that id fail, and settles what it had begun. Then the group's committed offset and
+//! its metadata say how far the outputs are. One producer a partition and not one a worker: the fence needs no
+//! generation of the group, which may change unseen, and a transaction that fails concerns one partition alone. What it
+//! costs, and how often commits are made therefore, is in `docs/performance.md`.
+//!
+//! After any failure but a fence nobody knows whether a transaction has got through. Then the producer is given up; a
+//! new one settles the old transaction, and the committed position tells.
+
+use super::client::{Quiet, is_fenced, unread, unwritten};
+use super::tap::{Tap, Wake};
+use super::{KafkaLog, locked};
+use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
+use crate::presence::{Offset, Partition};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// For a call of a transaction. The broker gives up a transaction after `transaction.timeout.ms`.
+const CALL: Duration = Duration::from_secs(10);
+/// For the first call of a new producer, which may have to wait for an old one's transaction to be settled.
+const TAKE_UP: Duration = Duration::from_secs(30);
+const TRANSACTION_TIMEOUT_MS: &str = "30000";
+
+/// See the module.
+pub struct Owned {
+    log: Arc<KafkaLog>,
+    partition: Partition,
+    tap: Mutex<Tap>,
+    ledger: Mutex<Ledger>,
+}
+
+/// How far the outputs are, and who writes them.
+struct Ledger {
+    /// None after a failure: what was begun may have got through or not.
+    producer: Option<BaseProducer<Quiet>>,
+    position: Position,
+    /// Another owner was let in: nothing is tried again.
+    fenced: bool,
+}
+
+impl Owned {
+    /// Takes a partition up: see the module. Waits until what another owner has begun is settled.
+    pub fn take_up(log: Arc<KafkaLog>, partition: Partition) -> Result<Owned, Error> {
+        let told = log.clone();
+        let wake: Wake = Box::new(move || told.tell(Topic::Events, partition));
+        let name = log.name(Topic::Events);
+        let tap = Tap::new(log.events(), Some(Topic::Events), name, partition, Some(wake))?;
+        let owned = Owned {
+            log,
+            partition,
+            tap: Mutex::new(tap),
+            ledger: Mutex::new(Ledger {
+                producer: None,
+                position: Position::default(),
+                fenced: false,
+            }),
+        };
+        owned.settle(&mut locked(&owned.ledger), true)?;
+        Ok(owned)
+    }
+
+    /// Makes a new producer, which fences off any other and settles what that had begun, and learns the position.
+    /// `first`: others are to know that the partition is here.
+    fn settle(&self, ledger: &mut Ledger, first: bool) -> Result<(), Error> {
+        let partition = self.partition;
+        if ledger.fenced {
+            return Err(Error::Fenced { partition });
+        }
+        // Its threads end before the next one's begin.
+        ledger.producer = None;
+        let id = format!("{}-{partition}", self.log.group());
+        let mut config = self.log.client("outputs");
+        config
+            .set("transactional.id", &id)
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+            .set("message.timeout.ms", "20000")
+            .set("linger.ms", "0")
+            .set("retry.backoff.ms", "5")
+            .set("retry.backoff.max.ms", "200")
+            .set("message.max.bytes", super::REQUEST_BYTES_MAX)
+            .set("queue.buffering.max.messages", "0")
+            .set("queue.buffering.max.kbytes", "262144")
+            .set("batch.size", "1000000");
+        let what = |doing: &str| format!("partition {partition}, {doing}");
+        let producer: BaseProducer<Quiet> = config
+            .create_with_context(Quiet)
+            .map_err(|error| unwritten(&what("a producer"), &error))?;
+        producer.init_transactions(TAKE_UP).map_err(|error| {
+            let fenced = is_fenced(&producer, &error);
+            self.judge(ledger, fenced, unwritten(&what("taking up"), &error))
+        })?;
+        if first {
+            let told = self.tell_others(&producer);
+            told.map_err(|error| {
+                let fenced = is_fenced(&producer, &error);
+                self.judge(ledger, fenced, unwritten(&what("saying whose it is"), &error))
+            })?;
+        }
+        ledger.position = self.committed()?;
+        ledger.producer = Some(producer);
+        Ok(())
+    }
+
+    fn judge(&self, ledger: &mut Ledger, fenced: bool, error: Error) -> Error {
+        if !fenced {
+            return error;
+        }
+        ledger.fenced = true;
+        Error::Fenced {
+            partition: self.partition,
+        }
+    }
+
+    /// Says in the topic of owners that the partition is here: in a transaction, so that an owner who was fenced off
+    /// cannot say so later.
+    fn tell_others(&self, producer: &BaseProducer<Quiet>) -> Result<(), KafkaError> {
+        let (key, value) = self.log.owner_record(self.partition);
+        let name = self.log.owners_topic();
+        producer.begin_transaction()?;
+        let record = BaseRecord::to(&name).partition(0).key(&key).payload(&value);
+        producer.send(record).map_err(|(error, _)| error)?;
+        drain(producer);
+        producer.commit_transaction(CALL)
+    }
+
+    /// What the group has committed, with no transaction open.
+    fn committed(&self) -> Result<Position, Error> {
+        let name = self.log.name(Topic::Events);
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(&name, self.partition.0 as i32);
+        let what = format!("the committed position of partition {}", self.partition);
+        let found = self
+            .log
+            .offsets()
+            .committed_offsets(wanted, TAKE_UP)
+            .map_err(|error| unread(&what, &error))?;
+        let elements = found.elements();
+        let Some(element) = elements.first() else {
+            return Err(Error::Read(format!("{what}: the broker says nothing").into()));
+        };
+        element.error().map_err(|error| unread(&what, &error))?;
+        let KafkaOffset::Offset(offset) = element.offset() else {
+            return Ok(Position::default());
+        };
+        let bytes = BASE64.decode(element.metadata()).ok();
+        let position = bytes.and_then(|bytes| Position::from_bytes(&bytes));
+        position
+            .filter(|position| position.next.0 as i64 == offset)
+            .ok_or_else(|| {
+                Error::Read(
+                    format!(
+                        "{what}: the group {:?} has the offset {offset} without our position beside it, so somebody \
+                         else has set it. Give the group its old offset and metadata back, or use another --group, which \
+                         begins at offset 0 and gives every output again",
+                        self.log.group()
+                    )
+                    .into(),
+                )
+            })
+    }
+
+    /// One transaction.
+    fn transact(&self, producer: &BaseProducer<Quiet>, commit: &Commit) -> Result<(), KafkaError> {
+        producer.begin_transaction()?;
+        let partition = self.partition.0 as i32;
+        let topics = [
+            (Topic::Changes, &commit.changes),
+            (Topic::Kicks, &commit.kicks),
+            (Topic::Quarantine, &commit.quarantine),
+        ];
+        for (topic, records) in topics {
+            let name = self.log.name(topic);
+            for record in records {
+                let mut to = BaseRecord::<[u8], [u8]>::to(&name)
+                    .partition(partition)
+                    .payload(&record.value);
+                if let Some(key) = &record.key {
+                    to = to.key(key);
+                }
+                send(producer, to)?;
+            }
+        }
+        let name = self.log.current_topic();
+        for record in &commit.current {
+            let mut to = BaseRecord::<[u8], [u8]>::to(&name)
+                .partition(partition)
+                .key(&record.key);
+            if let Some(value) = &record.value {
+                to = to.payload(value);
+            }
+            send(producer, to)?;
+        }
+        drain(producer);
+        let mut offsets = TopicPartitionList::new();
+        let events = self.log.name(Topic::Events);
+        let mut element = offsets.add_partition(&events, partition);
+        element.set_offset(KafkaOffset::Offset(commit.position.next.0 as i64))?;
+        element.set_metadata(BASE64.encode(commit.position.to_bytes()));
+        let group = self.log.offsets().group_metadata().ok_or(KafkaError::Canceled)?;
+        producer.send_offsets_to_transaction(&offsets, &group, CALL)?;
+        producer.commit_transaction(CALL)
+    }
+}
+
+/// Hands a record over; waits while too many are on their way.
+fn send(producer: &BaseProducer<Quiet>, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
+    let mut record = record;
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                producer.poll(Duration::from_millis(5));
+                record = back;
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// Waits until everything handed over has arrived or failed. `flush` would look only every 100 ms, and so would the
+/// commit after it.
+fn drain(producer: &BaseProducer<Quiet>) {
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(1));
+    }
+}
+
+impl Log for Owned {
+    fn take_up(self: Arc<Self>, partition: Partition) -> Result<Arc<dyn Log>, Error> {
+        self.log.clone().take_up(partition)
+    }
+
+    fn partitions(&self) -> u32 {
+        self.log.partitions()
+    }
+
+    fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        self.log.append(records, acknowledge);
+    }
+
+    fn append_together(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        self.log.append_together(records, acknowledge);
+    }
+
+    fn read(
+        &self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        if (topic, partition) == (Topic::Events, self.partition) {
+            locked(&self.tap).read(from, limit, into)
+        } else {
+            self.log.read(topic, partition, from, limit, into)
+        }
+    }
+
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+        if (topic, partition) != (Topic::Events, self.partition) {
+            return self.log.range(topic, partition);
+        }
+        let name = self.log.name(topic);
+        let (start, end) = match self.log.events().seen_range(&name, partition) {
+            Some(seen) => seen,
+            None => self.log.events().ask_range(&name, partition)?,
+        };
+        let end = Offset(end).max(locked(&self.tap).end());
+        Ok(Range {
+            start: Offset(start),
+            end,
+        })
+    }
+
+    fn is_at_end(&self, _: Partition) -> bool {
+        locked(&self.tap).is_at_end()
+    }
+
+    fn keeps_current(&self) -> bool {
+        self.log.keeps_current()
+    }
+
+    fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error> {
+        debug_assert_eq!(partition, self.partition, "an owner commits to its own partition");
+        let mut ledger = locked(&self.ledger);
+        let Some(producer) = ledger.producer.take() else {
+            // The position was not asked for after a failure, and without it nothing may be sent.
+            self.settle(&mut ledger, false)?;
+            return Err(Error::Write("the last commit had to be settled first".into()));
+        };
+        match self.transact(&producer, &commit) {
+            Ok(()) => {
+                ledger.position = commit.position;
+                ledger.producer = Some(producer);
+                Ok(())
+            }
+            Err(error) => {
+                let fenced = is_fenced(&producer, &error);
+                let error = unwritten(&format!("the commit of partition {partition}"), &error);
+                Err(self.judge(&mut ledger, fenced, error))
+            }
+        }
+    }
+
+    fn position(&self, _: Partition) -> Result<Position, Error> {
+        let mut ledger = locked(&self.ledger);
+        if ledger.producer.is_none() {
+            self.settle(&mut ledger, false)?;
+        }
+        Ok(ledger.position)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        // A transaction is as durable as the topic once its commit returns.
+        Ok(())
+    }
+
+    fn retain(&self, _: Partition, _: Offset) -> Result<(), Error> {
+        // The topics' own retention does it.
+        Ok(())
+    }
+
+    fn listen(&self, listener: Listener) {
+        self.log.listen(listener);
+    }
+}

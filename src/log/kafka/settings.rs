@@ -1,0 +1,458 @@
+//! How a cluster is reached: bootstrap servers, the names of our topics, and what else an operator has set.
+//!
+//! What is set goes to librdkafka as it is, except for what our promises rest on (acknowledgements, isolation, offsets,
+//! partitions): that is refused with a sentence. Values that may be secret are never shown, in no error and no log; so
+//! nothing here quotes a value before it knows its key.
+
+use crate::log::Topic;
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The prefix of the topics' names where nobody asks for another.
+pub const DEFAULT_PREFIX: &str = "presence";
+
+/// Kafka allows 249 bytes for a topic's name; the longest of ours adds 11.
+const PREFIX_BYTES_MAX: usize = 200;
+
+/// Keys that the engine sets itself, and why nobody else may.
+const OWNED: [(&str, &str); 27] = [
+    ("bootstrap.servers", "it is what --kafka says"),
+    ("metadata.broker.list", "it is what --kafka says"),
+    ("client.id", "it names this process to the other nodes"),
+    ("group.id", "it is what --group says"),
+    ("group.instance.id", "members of the group come and go by themselves"),
+    (
+        "partition.assignment.strategy",
+        "partitions move in a way that the engine can answer",
+    ),
+    ("enable.auto.commit", POSITION),
+    ("auto.commit.enable", POSITION),
+    ("auto.commit.interval.ms", POSITION),
+    ("enable.auto.offset.store", POSITION),
+    ("auto.offset.reset", "a record that is gone must be told, never skipped"),
+    ("isolation.level", "outputs of an aborted commit must not be read"),
+    ("enable.partition.eof", "the engine asks for the end itself"),
+    (
+        "allow.auto.create.topics",
+        "a topic that the broker makes by itself breaks the rules",
+    ),
+    ("transactional.id", "it decides who may write outputs"),
+    ("enable.idempotence", "what is sent again must not stand there twice"),
+    ("enable.gapless.guarantee", "outputs come in order or not at all"),
+    ("acks", ACKNOWLEDGED),
+    ("request.required.acks", ACKNOWLEDGED),
+    ("partitioner", PARTITION),
+    ("sticky.partitioning.linger.ms", PARTITION),
+    ("partitioner_cb", PARTITION),
+    ("message.max.bytes", SIZES),
+    ("message.copy.max.bytes", SIZES),
+    ("receive.message.max.bytes", SIZES),
+    ("statistics.interval.ms", "the engine has metrics of its own"),
+    ("plugin.library.paths", "the engine loads no code"),
+];
+
+const POSITION: &str = "the position is committed together with the outputs";
+const ACKNOWLEDGED: &str = "what is acknowledged must be on every replica in sync";
+const PARTITION: &str = "where a user belongs is fixed by the rules (murmur2)";
+const SIZES: &str = "sizes follow from the rules' bounds";
+
+/// Which cluster, and how it is spoken to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// `host:port`, several separated by commas.
+    pub bootstrap: String,
+    pub prefix: String,
+    /// Checked: none that the engine owns, and librdkafka takes each.
+    set: Vec<(String, String)>,
+}
+
+/// What is wrong with a setting. No value of a secret is in it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Invalid {
+    #[error("--kafka must name at least one broker as host:port, such as localhost:9092")]
+    Bootstrap,
+    #[error(
+        "the topic prefix {0:?} cannot be used: 1 to {PREFIX_BYTES_MAX} of the letters a-z, A-Z, 0-9 and . _ - are allowed"
+    )]
+    Prefix(String),
+    #[error("{place}: `{key}` must be followed by = and a value")]
+    NoValue { place: Place, key: String },
+    #[error("{place}: there is no key before the =")]
+    NoKey { place: Place },
+    #[error("{place}: {key} is the engine's own: {why}")]
+    Owned {
+        place: Place,
+        key: String,
+        why: &'static str,
+    },
+    #[error("{place}: {key} is no setting of librdkafka{}", .hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
+    Unknown {
+        place: Place,
+        key: String,
+        hint: Option<&'static str>,
+    },
+    #[error("{place}: {what}")]
+    Refused { place: Place, what: String },
+    #[error("the properties {} cannot be read: {cause}", path.display())]
+    Unreadable { path: PathBuf, cause: String },
+}
+
+/// Where a setting was given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    Flag,
+    Line(PathBuf, usize),
+}
+
+impl Connection {
+    /// Reads and checks everything. What `set` says (`key=value`) wins over the properties file, a later one over an
+    /// earlier one.
+    pub fn new(
+        bootstrap: &str,
+        prefix: Option<&str>,
+        properties: Option<&Path>,
+        set: &[String],
+    ) -> Result<Connection, Invalid> {
+        let servers: Vec<&str> = bootstrap.split(',').map(str::trim).collect();
+        if servers.iter().any(|server| server.is_empty()) {
+            return Err(Invalid::Bootstrap);
+        }
+        let prefix = prefix.unwrap_or(DEFAULT_PREFIX);
+        let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        if prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX || !prefix.chars().all(allowed) {
+            return Err(Invalid::Prefix(prefix.to_owned()));
+        }
+        let mut connection = Connection {
+            bootstrap: servers.join(","),
+            prefix: prefix.to_owned(),
+            set: Vec::new(),
+        };
+        if let Some(path) = properties {
+            let text = std::fs::read_to_string(path).map_err(|error| Invalid::Unreadable {
+                path: path.to_owned(),
+                cause: error.to_string(),
+            })?;
+            for (line, setting) in logical_lines(&text) {
+                connection.add(&setting, &Place::Line(path.to_owned(), line))?;
+            }
+        }
+        for setting in set {
+            connection.add(setting, &Place::Flag)?;
+        }
+        Ok(connection)
+    }
+
+    fn add(&mut self, setting: &str, place: &Place) -> Result<(), Invalid> {
+        let Some((key, value)) = setting.split_once('=') else {
+            // The key alone: what follows it may be a password behind some other sign.
+            let end = setting.find(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c));
+            return Err(Invalid::NoValue {
+                place: place.clone(),
+                key: setting[..end.unwrap_or(setting.len())].to_owned(),
+            });
+        };
+        let (key, value) = (key.trim(), value.trim());
+        if key.is_empty() {
+            return Err(Invalid::NoKey { place: place.clone() });
+        }
+        if let Some((_, why)) = OWNED.iter().find(|(owned, _)| *owned == key) {
+            return Err(Invalid::Owned {
+                place: place.clone(),
+                key: key.to_owned(),
+                why,
+            });
+        }
+        let mut alone = ClientConfig::new();
+        alone.set(key, value);
+        if let Err(error) = alone.create_native_config() {
+            return Err(refused(key, value, error, place));
+        }
+        self.set.retain(|(known, _)| known != key);
+        self.set.push((key.to_owned(), value.to_owned()));
+        Ok(())
+    }
+
+    /// The name of a topic that partitions consist of.
+    pub fn topic(&self, topic: Topic) -> String {
+        self.name(topic.name())
+    }
+
+    /// The topic of what each user is now; compacted.
+    pub fn current(&self) -> String {
+        self.name("current")
+    }
+
+    /// The topic of who owns which partition; compacted, one partition, keyed by the partition's number.
+    pub fn owners(&self) -> String {
+        self.name("owners")
+    }
+
+    fn name(&self, of: &str) -> String {
+        format!("{}.{of}", self.prefix)
+    }
+
+    /// What every client of librdkafka begins with. The caller adds what is the engine's own; `id` is what brokers show
+    /// in their logs and list as the member's client.id.
+    pub fn client(&self, id: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (key, value) in &self.set {
+            config.set(key, value);
+        }
+        config.set("bootstrap.servers", &self.bootstrap);
+        config.set("client.id", id);
+        config
+    }
+
+    /// What an operator would type to reach the same cluster with the same names.
+    pub fn flags(&self) -> String {
+        let mut flags = format!("--kafka {}", self.bootstrap);
+        if self.prefix != DEFAULT_PREFIX {
+            flags.push_str(" --topic-prefix ");
+            flags.push_str(&self.prefix);
+        }
+        flags
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.set.iter().map(|(key, value)| {
+            let value = if is_secret(key) { "(not shown)" } else { value.as_str() };
+            (key, value)
+        });
+        f.debug_struct("Connection")
+            .field("bootstrap", &self.bootstrap)
+            .field("prefix", &self.prefix)
+            .field("set", &shown.collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Flag => f.write_str("--kafka-set"),
+            Place::Line(path, line) => write!(f, "{}, line {line}", path.display()),
+        }
+    }
+}
+
+/// Whether a value of this key may be a secret. Rather one too many: a path that is not shown costs nothing.
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let signs = [
+        "password",
+        "secret",
+        "token",
+        "jaas",
+        "credential",
+        "oauthbearer",
+        "passphrase",
+        "private",
+        ".pem",
+        "_pem",
+        "ssl.key",
+    ];
+    signs.iter().any(|sign| key.contains(sign))
+}
+
+/// librdkafka's own sentence, where that cannot give a secret away.
+fn refused(key: &str, value: &str, error: KafkaError, place: &Place) -> Invalid {
+    let place = place.clone();
+    let KafkaError::ClientConfig(kind, what, ..) = error else {
+        let what = format!("{key} has a value that is not text");
+        return Invalid::Refused { place, what };
+    };
+    let java = key.starts_with("ssl.truststore")
+        || [
+            "sasl.jaas.config",
+            "ssl.keystore.type",
+            "key.serializer",
+            "value.serializer",
+        ]
+        .contains(&key);
+    if java || matches!(kind, RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN) {
+        return Invalid::Unknown {
+            place,
+            key: key.to_owned(),
+            hint: java.then_some("that is the Java client's; docs/kafka.md names what stands for it here"),
+        };
+    }
+    let what = if is_secret(key) {
+        format!("librdkafka does not take the value of {key} (which is not shown here)")
+    } else {
+        format!("librdkafka does not take {key}={value}: {what}")
+    };
+    Invalid::Refused { place, what }
+}
+
+/// The lines of a properties file that say something, with their numbers from 1: comments (`#`, `!`) are left out, and a
+/// line that ends with a backslash goes on in the next.
+fn logical_lines(text: &str) -> Vec<(usize, String)> {
+    let mut logical: Vec<(usize, String)> = Vec::new();
+    let mut goes_on = false;
+    for (n, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if !goes_on && (line.is_empty() || line.starts_with(['#', '!'])) {
+            continue;
+        }
+        let cut = line.strip_suffix('\\');
+        let piece = cut.unwrap_or(line);
+        match logical.last_mut() {
+            Some((_, whole)) if goes_on => whole.push_str(piece),
+            _ => logical.push((n + 1, piece.to_owned())),
+        }
+        goes_on = cut.is_some();
+    }
+    logical
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(set: &[&str]) -> Result<Connection, Invalid> {
+        let set: Vec<String> = set.iter().map(|&setting| setting.to_owned()).collect();
+        Connection::new("a:1, b:2", None, None, &set)
+    }
+
+    fn error(set: &[&str]) -> String {
+        with(set).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn topics_are_named_after_the_prefix() {
+        let connection = Connection::new("a:1", Some("eu.presence"), None, &[]).expect("valid");
+        let names = Topic::ALL.map(|topic| connection.topic(topic));
+        assert_eq!(
+            names,
+            [
+                "eu.presence.events",
+                "eu.presence.changes",
+                "eu.presence.kicks",
+                "eu.presence.quarantine"
+            ]
+        );
+        assert_eq!(connection.current(), "eu.presence.current");
+        assert_eq!(connection.owners(), "eu.presence.owners");
+        assert_eq!(connection.flags(), "--kafka a:1 --topic-prefix eu.presence");
+        assert_eq!(with(&[]).expect("valid").topic(Topic::Events), "presence.events");
+    }
+
+    #[test]
+    fn a_prefix_that_no_topic_may_have_is_refused() {
+        for prefix in ["", "a b", "ü", "a/b", &"x".repeat(201)] {
+            assert!(matches!(
+                Connection::new("a:1", Some(prefix), None, &[]),
+                Err(Invalid::Prefix(_))
+            ));
+        }
+        for bootstrap in ["", "a:1,,b:2", " "] {
+            assert_eq!(Connection::new(bootstrap, None, None, &[]), Err(Invalid::Bootstrap));
+        }
+    }
+
+    #[test]
+    fn what_is_set_reaches_the_client_and_the_last_one_wins() {
+        let connection = with(&["linger.ms=5", "linger.ms = 7", "sasl.username=x=y"]).expect("valid");
+        let client = connection.client("node-1");
+        assert_eq!(client.get("linger.ms"), Some("7"));
+        assert_eq!(client.get("sasl.username"), Some("x=y"));
+        assert_eq!(client.get("bootstrap.servers"), Some("a:1,b:2"));
+        assert_eq!(client.get("client.id"), Some("node-1"));
+    }
+
+    #[test]
+    fn what_the_engine_owns_is_refused_with_the_reason() {
+        assert_eq!(
+            error(&["acks=1"]),
+            "--kafka-set: acks is the engine's own: what is acknowledged must be on every replica in sync"
+        );
+        for (key, _) in OWNED {
+            assert!(
+                matches!(with(&[&format!("{key}=1")]), Err(Invalid::Owned { .. })),
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_librdkafka_does_not_know_or_take_is_refused() {
+        assert_eq!(error(&["linger=5"]), "--kafka-set: linger is no setting of librdkafka");
+        assert!(error(&["sasl.jaas.config=x"]).contains("the Java client's"));
+        assert!(
+            error(&["linger.ms=soon"]).contains("linger.ms=soon"),
+            "{}",
+            error(&["linger.ms=soon"])
+        );
+        assert_eq!(
+            error(&["linger.ms"]),
+            "--kafka-set: `linger.ms` must be followed by = and a value"
+        );
+        assert_eq!(error(&["=5"]), "--kafka-set: there is no key before the =");
+    }
+
+    #[test]
+    fn no_secret_is_ever_shown() {
+        let secret = "hunter2";
+        let settings = [
+            "sasl.password",
+            "ssl.key.password",
+            "ssl.key.pem",
+            "ssl.keystore.password",
+            "sasl.oauthbearer.config",
+        ];
+        for key in settings {
+            let connection = with(&[&format!("{key}={secret}")]).expect(key);
+            assert!(!format!("{connection:?}").contains(secret), "{key}");
+            assert_eq!(connection.client("x").get(key), Some(secret));
+        }
+        for wrong in [
+            format!("sasl.password:{secret}"),
+            format!("sasl.password {secret}"),
+            format!("sasl.jaas.config=password {secret}"),
+            format!("sasl.pasword={secret}"),
+            format!("enable.sasl.oauthbearer.unsecure.jwt={secret}"),
+            // This build of librdkafka cannot ask for tokens.
+            format!("sasl.oauthbearer.client.secret={secret}"),
+        ] {
+            let invalid = with(&[&wrong]).expect_err("refused");
+            assert!(!format!("{invalid} {invalid:?}").contains(secret), "{invalid:?}");
+        }
+        let shown = format!("{:?}", with(&["linger.ms=5"]).expect("valid"));
+        assert!(shown.contains("linger.ms") && shown.contains('5'), "{shown}");
+    }
+
+    #[test]
+    fn a_properties_file_is_read_and_its_errors_name_the_line() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("client.properties");
+        let read = |text: &str, set: &[String]| {
+            std::fs::write(&file, text).expect("written");
+            Connection::new("a:1", None, Some(&file), set)
+        };
+        let text =
+            "# TLS\n! and more\n\n security.protocol = SASL_SSL \nssl.ca.location=/etc/ssl/\\\n  ca.pem\nlinger.ms=1\n";
+        let connection = read(text, &["linger.ms=2".to_owned()]).expect("valid");
+        let client = connection.client("x");
+        assert_eq!(client.get("security.protocol"), Some("SASL_SSL"));
+        assert_eq!(client.get("ssl.ca.location"), Some("/etc/ssl/ca.pem"));
+        assert_eq!(client.get("linger.ms"), Some("2"));
+
+        let error = read("# x\n\nacks=0\n", &[]).expect_err("refused").to_string();
+        assert!(
+            error.contains("client.properties, line 3: acks is the engine's own"),
+            "{error}"
+        );
+        let error = read("sasl.password hunter2\n", &[]).expect_err("refused").to_string();
+        assert!(
+            error.ends_with("line 1: `sasl.password` must be followed by = and a value"),
+            "{error}"
+        );
+        let gone = Connection::new("a:1", None, Some(&directory.path().join("gone")), &[]);
+        assert!(matches!(gone, Err(Invalid::Unreadable { .. })));
+    }
+}

@@ -1,0 +1,342 @@
+//! Reading one partition of a topic from an offset on, as fast as librdkafka can: its simple consumer, which gives
+//! whole batches from a queue of the partition's own.
+//!
+//! The crate rdkafka offers one message at a time, and of a partition's queue only after it was assigned, when some of
+//! it may have gone elsewhere; so these few calls are made directly. A tap gives what the broker has from the offset it
+//! was asked for, in order, or an error; it never goes on behind a gap that retention made.
+
+use super::client::Quiet;
+use crate::log::{Error, Limit, Record, Topic};
+use crate::presence::{Offset, Partition};
+use rdkafka::bindings as native;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::types::RDKafkaRespErr;
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Of one call to librdkafka.
+const BATCH: usize = 2_048;
+const QUERY: Duration = Duration::from_secs(10);
+
+/// A connection to the brokers that taps share.
+pub struct Source {
+    consumer: BaseConsumer<Quiet>,
+}
+
+impl Source {
+    /// With a client's settings, to which it adds how to read: committed records alone, and nothing skipped.
+    pub fn new(mut config: ClientConfig) -> Result<Arc<Source>, Error> {
+        config.remove("group.id");
+        Source::of_group(config)
+    }
+
+    /// The same, which can ask for the offsets of the group in the settings; it is no member.
+    pub fn of_group(mut config: ClientConfig) -> Result<Arc<Source>, Error> {
+        config
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "error")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            // The default of a second is how long it sleeps once enough is queued: four of five seconds, in catch-up.
+            .set("fetch.queue.backoff.ms", "2")
+            .set("fetch.wait.max.ms", "100");
+        for (key, value) in [
+            ("queued.min.messages", "200000"),
+            ("queued.max.messages.kbytes", "32768"),
+            ("fetch.message.max.bytes", "4194304"),
+        ] {
+            if config.get(key).is_none() {
+                config.set(key, value);
+            }
+        }
+        let consumer: BaseConsumer<Quiet> = config
+            .create_with_context(Quiet)
+            .map_err(|error| Error::Open(format!("a Kafka consumer cannot be made: {error}").into()))?;
+        let source = Arc::new(Source { consumer });
+        let weak = Arc::downgrade(&source);
+        let serve = move || {
+            while let Some(source) = weak.upgrade() {
+                // What is not read piles up; there are no messages here, only words.
+                let _ = source.consumer.poll(Duration::from_millis(200));
+            }
+        };
+        std::thread::Builder::new()
+            .name("kafka-source".to_owned())
+            .spawn(serve)
+            .map_err(|error| Error::Open(format!("a thread cannot be started: {error}").into()))?;
+        Ok(source)
+    }
+
+    pub fn consumer(&self) -> &BaseConsumer<Quiet> {
+        &self.consumer
+    }
+
+    /// From where to where a topic's partition goes now, asked of the broker: the oldest record kept, and the end of what
+    /// is committed.
+    pub fn ask_range(&self, topic: &str, partition: Partition) -> Result<(u64, u64), Error> {
+        let (low, high) = self
+            .consumer
+            .fetch_watermarks(topic, partition.0 as i32, QUERY)
+            .map_err(|error| super::client::unread(&format!("the ends of {topic}, partition {partition}"), &error))?;
+        Ok((low.max(0) as u64, high.max(0) as u64))
+    }
+
+    /// The same as was seen last, without asking; none while nothing was.
+    pub fn seen_range(&self, topic: &str, partition: Partition) -> Option<(u64, u64)> {
+        let topic = CString::new(topic).ok()?;
+        let (mut low, mut high) = (-1, -1);
+        // SAFETY: the client lives as long as `self`; the name ends with a zero; both numbers are ours.
+        let error = unsafe {
+            native::rd_kafka_get_watermark_offsets(
+                self.consumer.client().native_ptr(),
+                topic.as_ptr(),
+                partition.0 as i32,
+                &mut low,
+                &mut high,
+            )
+        };
+        let seen = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && low >= 0 && high >= 0;
+        seen.then_some((low as u64, high as u64))
+    }
+}
+
+/// Told when there is something to read.
+pub type Wake = Box<dyn Fn() + Send + Sync>;
+
+/// One partition of a topic, to be read by one reader.
+pub struct Tap {
+    /// None for one that is none of the log's.
+    topic: Option<Topic>,
+    name: Arc<str>,
+    partition: Partition,
+    handle: *mut native::rd_kafka_topic_t,
+    queue: *mut native::rd_kafka_queue_t,
+    /// The record to come next; none while it is not started.
+    next: Option<u64>,
+    at_end: bool,
+    end: u64,
+    messages: Vec<*mut native::rd_kafka_message_t>,
+    /// Called by librdkafka for as long as the queue lives. Boxed twice, to have a thin pointer that does not move.
+    wake: Option<Box<Wake>>,
+    source: Arc<Source>,
+}
+
+// SAFETY: librdkafka's handles may be used from any thread, and each tap is used by one at a time (`&mut self`).
+unsafe impl Send for Tap {}
+
+unsafe extern "C" fn woken(_: *mut native::rd_kafka_t, opaque: *mut c_void) {
+    // SAFETY: the pointer is to the tap's own `wake`, which lives until the queue is gone.
+    let wake = unsafe { &*opaque.cast::<Wake>() };
+    wake();
+}
+
+impl Tap {
+    pub fn new(
+        source: &Arc<Source>,
+        topic: Option<Topic>,
+        name: Arc<str>,
+        partition: Partition,
+        wake: Option<Wake>,
+    ) -> Result<Tap, Error> {
+        let text = CString::new(&*name).map_err(|_| Error::Read("a topic's name has a zero byte".into()))?;
+        let client = source.consumer.client().native_ptr();
+        // SAFETY: the client lives in `source`, which the tap keeps; a null configuration means the client's.
+        let handle = unsafe { native::rd_kafka_topic_new(client, text.as_ptr(), std::ptr::null_mut()) };
+        if handle.is_null() {
+            return Err(Error::Read(format!("the topic {name} cannot be opened").into()));
+        }
+        // SAFETY: as above.
+        let queue = unsafe { native::rd_kafka_queue_new(client) };
+        let wake = wake.map(Box::new);
+        if let Some(wake) = &wake {
+            let opaque: *const Wake = &**wake;
+            // SAFETY: `woken` reads the pointer only while the queue lives, and the tap frees the queue first.
+            unsafe { native::rd_kafka_queue_cb_event_enable(queue, Some(woken), opaque.cast_mut().cast()) };
+        }
+        Ok(Tap {
+            topic,
+            name,
+            partition,
+            handle,
+            queue,
+            next: None,
+            at_end: false,
+            end: 0,
+            messages: vec![std::ptr::null_mut(); BATCH],
+            wake,
+            source: source.clone(),
+        })
+    }
+
+    /// Whether everything was read that there was.
+    pub fn is_at_end(&self) -> bool {
+        self.at_end
+    }
+
+    /// The next record that it would give without being told where to go on.
+    pub fn next(&self) -> Option<Offset> {
+        self.next.map(Offset)
+    }
+
+    /// The greatest end that was seen.
+    pub fn end(&self) -> Offset {
+        Offset(self.end.max(self.next.unwrap_or(0)))
+    }
+
+    fn start(&mut self, from: u64) -> Result<(), Error> {
+        self.stop();
+        let offset = i64::try_from(from).map_err(|_| Error::Read(format!("no offset {from}").into()))?;
+        // SAFETY: both handles are ours and live.
+        let failed =
+            unsafe { native::rd_kafka_consume_start_queue(self.handle, self.partition.0 as i32, offset, self.queue) };
+        if failed != 0 {
+            let error = std::io::Error::last_os_error();
+            return Err(Error::Read(
+                format!("partition {} of {} cannot be read: {error}", self.partition, self.name).into(),
+            ));
+        }
+        self.next = Some(from);
+        self.at_end = false;
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        if self.next.take().is_some() {
+            // SAFETY: it was started.
+            unsafe { native::rd_kafka_consume_stop(self.handle, self.partition.0 as i32) };
+        }
+    }
+
+    /// Adds the records from an offset on that are here already; those of a busy broker may not be. A record counts for
+    /// the bytes of its key and value; a batch that has begun is given whole.
+    pub fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        if self.next != Some(from.0) {
+            self.start(from.0)?;
+        }
+        let (mut records, mut bytes) = (0, 0);
+        while records < limit.records && bytes < limit.bytes {
+            let wanted = BATCH.min(limit.records - records);
+            // SAFETY: the buffer has room for `wanted` pointers.
+            let got =
+                unsafe { native::rd_kafka_consume_batch_queue(self.queue, 0, self.messages.as_mut_ptr(), wanted) };
+            let got = usize::try_from(got).unwrap_or(0);
+            let mut failed = None;
+            for at in 0..got {
+                let message = self.messages[at];
+                // SAFETY: librdkafka gave `got` messages, each ours until it is destroyed below.
+                let result = unsafe { self.take(message, into) };
+                // SAFETY: as above, and nothing of it is kept.
+                unsafe { native::rd_kafka_message_destroy(message) };
+                match result {
+                    Ok(size) if failed.is_none() => {
+                        records += usize::from(size > 0);
+                        bytes += size;
+                    }
+                    Ok(_) => {}
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+            if let Some(error) = failed {
+                self.stop();
+                return Err(error);
+            }
+            if got < wanted {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one message over; its size, at least 1, if it is a record.
+    ///
+    /// # Safety
+    /// The message must be one that librdkafka gave and that was not destroyed.
+    unsafe fn take(
+        &mut self,
+        message: *const native::rd_kafka_message_t,
+        into: &mut Vec<Record>,
+    ) -> Result<usize, Error> {
+        // SAFETY: the caller's promise.
+        let fields = unsafe { &*message };
+        match fields.err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
+                self.at_end = true;
+                self.end = self.end.max(fields.offset.max(0) as u64);
+                return Ok(0);
+            }
+            error => return Err(self.failed(error)),
+        }
+        let (offset, next) = (fields.offset.max(0) as u64, self.next.unwrap_or(0));
+        if offset < next {
+            // Left over from before it was started anew.
+            return Ok(0);
+        }
+        // SAFETY: librdkafka's pointers and lengths belong together; null has no bytes.
+        let bytes = |at: *const c_void, length: usize| {
+            (!at.is_null()).then(|| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), length) }.to_vec())
+        };
+        let key = bytes(fields.key, fields.key_len);
+        let value = bytes(fields.payload, fields.len).unwrap_or_default();
+        let mut kind = native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: as above.
+        let ts = unsafe { native::rd_kafka_message_timestamp(message, &mut kind) };
+        let size = value.len() + key.as_ref().map_or(0, Vec::len);
+        into.push(Record {
+            offset: Offset(offset),
+            ts: ts.max(0) as u64,
+            key,
+            value,
+        });
+        self.next = Some(offset + 1);
+        self.at_end = false;
+        Ok(size.max(1))
+    }
+
+    fn failed(&self, error: RDKafkaRespErr) -> Error {
+        let wanted = Offset(self.next.unwrap_or(0));
+        match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
+            | RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
+                match (self.source.ask_range(&self.name, self.partition), self.topic) {
+                    (Ok((start, _)), Some(topic)) if wanted.0 < start => Error::Gone {
+                        topic,
+                        partition: self.partition,
+                        wanted,
+                        start: Offset(start),
+                    },
+                    (Ok((start, end)), _) => Error::Read(
+                        format!(
+                            "partition {} of {} has no offset {wanted}: it goes from {start} to {end}. Was the topic \
+                             made anew?",
+                            self.partition, self.name
+                        )
+                        .into(),
+                    ),
+                    (Err(error), _) => error,
+                }
+            }
+            other => {
+                let code: rdkafka::error::RDKafkaErrorCode = other.into();
+                Error::Read(format!("partition {} of {}: {code}", self.partition, self.name).into())
+            }
+        }
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.stop();
+        // SAFETY: both are ours, nothing else uses them; the queue goes before what its callback points to, and before
+        // the client, whose end would wait for it for ever.
+        unsafe {
+            native::rd_kafka_queue_cb_event_enable(self.queue, None, std::ptr::null_mut());
+            native::rd_kafka_queue_destroy(self.queue);
+            native::rd_kafka_topic_destroy(self.handle);
+        }
+        self.wake = None;
+    }
+}

@@ -1,0 +1,533 @@
+//! What our topics must be like, as pure functions from what was seen of a cluster to what is wrong with it.
+//!
+//! [`plan`] says which topics are to be made, [`judge`] what of those that are there breaks the rules ([`Weight::Refused`]:
+//! the engine does not start on them) or only endangers something ([`Weight::Warning`]). Each finding carries the
+//! command that mends it. Seeing and making is in [`super::admin`].
+
+use super::settings::Connection;
+use crate::log::Topic;
+use crate::presence::event::bounds;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Partitions of new topics where nobody says how many. `docs/kafka.md` says how to choose.
+pub const DEFAULT_PARTITIONS: u32 = 64;
+pub const PARTITIONS_MAX: u32 = 1_024;
+/// How long events and outputs are kept where nobody says how long: 30 days.
+pub const DEFAULT_RETENTION_HOURS: u64 = 720;
+
+/// The most that a valid event takes: a `heartbeats` with as many beats as allowed, all text as long as allowed. A
+/// length takes 2 bytes, a number 10.
+const EVENT_BYTES_MAX: usize = 1_024
+    + bounds::BEATS.1 * (2 + bounds::USER_BYTES.1 + 2 + bounds::PLATFORM_BYTES.1 + 2 + bounds::DEVICE_BYTES.1 + 10);
+
+/// `max.message.bytes` of the events, and the most that a publisher of ours sends at once.
+pub const EVENTS_MESSAGE_BYTES: usize = 4 << 20;
+const _: () = assert!(EVENT_BYTES_MAX < EVENTS_MESSAGE_BYTES);
+
+/// A quarantined record is a whole event's key and value, and at most so much more: framing, where and when it stood,
+/// and the sentence that says what is wrong with it.
+pub const QUARANTINE_FRAMING_BYTES: usize = 1_024;
+
+/// `max.message.bytes` of the quarantine. Twice that of the events: a publisher may have packed a record better than it
+/// is packed when it is written again.
+pub const QUARANTINE_MESSAGE_BYTES: usize = 2 * EVENTS_MESSAGE_BYTES;
+
+/// `max.message.bytes` of changes, kicks and current. The largest change, with 32 instances on each of 32 platforms, is
+/// far smaller; what counts is that librdkafka's batches, of up to a million bytes, fit.
+pub const OUTPUT_MESSAGE_BYTES: usize = 2 << 20;
+
+/// Kafka's own default, and the least with which those batches fit.
+const OUTPUT_MESSAGE_BYTES_MIN: u64 = 1_048_588;
+
+const DAY_MS: i64 = 86_400_000;
+/// Kafka's default. A group that has been stopped for longer has lost its positions.
+const POSITIONS_MINUTES_MIN: i64 = 7 * 24 * 60;
+/// The owners' topic is read at every start, so it is compacted soon.
+const OWNERS_SEGMENT_MS: &str = "600000";
+
+/// One of our topics.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Part {
+    /// One that partitions consist of.
+    Log(Topic),
+    /// What each user is now.
+    Current,
+    /// Who owns which partition.
+    Owners,
+}
+
+impl Part {
+    pub const ALL: [Part; 6] = [
+        Part::Log(Topic::Events),
+        Part::Log(Topic::Changes),
+        Part::Log(Topic::Kicks),
+        Part::Log(Topic::Quarantine),
+        Part::Current,
+        Part::Owners,
+    ];
+
+    pub fn name(self, connection: &Connection) -> String {
+        match self {
+            Part::Log(topic) => connection.topic(topic),
+            Part::Current => connection.current(),
+            Part::Owners => connection.owners(),
+        }
+    }
+
+    fn is_compacted(self) -> bool {
+        matches!(self, Part::Current | Part::Owners)
+    }
+
+    fn message_bytes(self) -> usize {
+        match self {
+            Part::Log(Topic::Events) => EVENTS_MESSAGE_BYTES,
+            Part::Log(Topic::Quarantine) => QUARANTINE_MESSAGE_BYTES,
+            Part::Log(Topic::Changes | Topic::Kicks) | Part::Current | Part::Owners => OUTPUT_MESSAGE_BYTES,
+        }
+    }
+}
+
+/// What was seen of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Facts {
+    pub brokers: usize,
+    /// Of our topics, those that are there.
+    pub topics: BTreeMap<Part, TopicFacts>,
+    /// Settings of a broker, where we may see them.
+    pub broker: BTreeMap<String, String>,
+    /// With how many partitions the topics were made, as the owners' topic says.
+    pub made_with: Option<u32>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TopicFacts {
+    pub partitions: u32,
+    /// Of the partition that has the fewest.
+    pub replication: usize,
+    /// In force, wherever they come from.
+    pub settings: BTreeMap<String, String>,
+    /// Whether anything was set for this topic. A topic that a broker made by itself has nothing.
+    pub has_own_settings: bool,
+}
+
+impl TopicFacts {
+    fn text(&self, key: &str) -> &str {
+        self.settings.get(key).map_or("", String::as_str)
+    }
+
+    fn number(&self, key: &str) -> Option<i64> {
+        self.text(key).parse().ok()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Weight {
+    /// It would break the rules: the engine does not start.
+    Refused,
+    /// It may cost something one day.
+    Warning,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    pub weight: Weight,
+    pub topic: String,
+    /// What is wrong, and what follows from it.
+    pub what: String,
+    /// A command to type, or where to read on.
+    pub mend: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}. Mend it: {}", self.topic, self.what, self.mend)
+    }
+}
+
+/// A topic to be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewTopic {
+    pub name: String,
+    pub partitions: u32,
+    pub replication: usize,
+    pub settings: Vec<(&'static str, String)>,
+}
+
+/// What somebody asked for; the rest is ours to say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    pub partitions: Option<u32>,
+    pub replication: Option<usize>,
+    pub retention_ms: Option<u64>,
+}
+
+/// What is to be done for all topics to be there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    pub make: Vec<NewTopic>,
+    /// Topics that are there already.
+    pub there: Vec<String>,
+    /// Of every topic but the owners'.
+    pub partitions: u32,
+}
+
+/// Why topics cannot be made as asked.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Impossible {
+    #[error(
+        "{topic} has {is} partitions, and {wanted} are asked for: a user's partition follows from their number, so it is \
+         never changed. Ask for {is}, or for none; docs/kafka.md says how to move to another number"
+    )]
+    OtherNumber { topic: String, is: u32, wanted: u32 },
+    #[error("partitions must be 1 to {PARTITIONS_MAX}, not {0}")]
+    Partitions(u32),
+    #[error("a replication of {wanted} needs as many brokers, and there are {brokers}")]
+    Replication { wanted: usize, brokers: usize },
+}
+
+/// Which topics are to be made. Those that are there are left as they are, whatever [`judge`] finds.
+pub fn plan(connection: &Connection, facts: &Facts, wanted: Wanted) -> Result<Plan, Impossible> {
+    let counted = || facts.topics.iter().filter(|(part, _)| **part != Part::Owners);
+    let first = counted().next().map(|(_, topic)| topic.partitions);
+    let known = facts.made_with.or(first);
+    let partitions = wanted.partitions.or(known).unwrap_or(DEFAULT_PARTITIONS);
+    if !(1..=PARTITIONS_MAX).contains(&partitions) {
+        return Err(Impossible::Partitions(partitions));
+    }
+    let other = |topic: String, is: u32| Impossible::OtherNumber {
+        topic,
+        is,
+        wanted: partitions,
+    };
+    for (part, topic) in counted() {
+        if topic.partitions != partitions {
+            return Err(other(part.name(connection), topic.partitions));
+        }
+    }
+    if let Some(made_with) = facts.made_with.filter(|&made_with| made_with != partitions) {
+        return Err(other(Part::Log(Topic::Events).name(connection), made_with));
+    }
+    let brokers = facts.brokers.max(1);
+    let replication = wanted.replication.unwrap_or(brokers.min(3));
+    if !(1..=brokers).contains(&replication) {
+        return Err(Impossible::Replication {
+            wanted: replication,
+            brokers,
+        });
+    }
+    let retention_ms = wanted.retention_ms.unwrap_or(DEFAULT_RETENTION_HOURS * 3_600_000);
+    let mut plan = Plan {
+        make: Vec::new(),
+        there: Vec::new(),
+        partitions,
+    };
+    for part in Part::ALL {
+        let name = part.name(connection);
+        if facts.topics.contains_key(&part) {
+            plan.there.push(name);
+        } else {
+            plan.make.push(NewTopic {
+                name,
+                partitions: if part == Part::Owners { 1 } else { partitions },
+                replication,
+                settings: settings(part, replication, retention_ms),
+            });
+        }
+    }
+    Ok(plan)
+}
+
+/// Written out, defaults of Kafka's too: the broker's own may be others.
+fn settings(part: Part, replication: usize, retention_ms: u64) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        ("message.timestamp.type", "LogAppendTime".to_owned()),
+        ("max.message.bytes", part.message_bytes().to_string()),
+        ("min.insync.replicas", in_sync(replication).to_string()),
+        ("unclean.leader.election.enable", "false".to_owned()),
+    ];
+    if part.is_compacted() {
+        settings.push(("cleanup.policy", "compact".to_owned()));
+    } else {
+        settings.push(("cleanup.policy", "delete".to_owned()));
+        settings.push(("retention.ms", retention_ms.to_string()));
+        settings.push(("retention.bytes", "-1".to_owned()));
+    }
+    if part == Part::Owners {
+        settings.push(("segment.ms", OWNERS_SEGMENT_MS.to_owned()));
+    }
+    settings
+}
+
+/// One broker of three may be down, and what is acknowledged is on two.
+fn in_sync(replication: usize) -> usize {
+    if replication >= 3 { 2 } else { 1 }
+}
+
+/// What is wrong, the worst first.
+pub fn judge(connection: &Connection, facts: &Facts) -> Vec<Finding> {
+    let mut judge = Judge {
+        connection,
+        findings: Vec::new(),
+    };
+    for part in Part::ALL {
+        match facts.topics.get(&part) {
+            Some(topic) => judge.topic(part, topic),
+            None => {
+                let mend = format!("rollcall topics create {}", connection.flags());
+                judge.found(Weight::Refused, part, "the topic is not there", mend);
+            }
+        }
+    }
+    judge.partitions(facts);
+    judge.sizes(facts);
+    judge.broker(facts);
+    judge.findings.sort_by_key(|finding| finding.weight);
+    judge.findings
+}
+
+struct Judge<'c> {
+    connection: &'c Connection,
+    findings: Vec<Finding>,
+}
+
+impl Judge<'_> {
+    fn found(&mut self, weight: Weight, part: Part, what: impl Into<String>, mend: impl Into<String>) {
+        self.findings.push(Finding {
+            weight,
+            topic: part.name(self.connection),
+            what: what.into(),
+            mend: mend.into(),
+        });
+    }
+
+    fn set(&self, part: Part, key: &str, value: impl fmt::Display) -> String {
+        format!(
+            "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {} --add-config {key}={value}",
+            self.connection.bootstrap,
+            part.name(self.connection)
+        )
+    }
+
+    fn topic(&mut self, part: Part, topic: &TopicFacts) {
+        use Weight::{Refused, Warning};
+        let by_itself = match topic.has_own_settings {
+            true => "",
+            false => " (nothing was set for it, so a broker may have made it by itself)",
+        };
+        if part == Part::Log(Topic::Events) && topic.text("message.timestamp.type") != "LogAppendTime" {
+            let what = format!(
+                "its records carry the time of who published them (message.timestamp.type={}), and the only clock of the \
+                 rules is the broker's{by_itself}",
+                topic.text("message.timestamp.type")
+            );
+            self.found(
+                Refused,
+                part,
+                what,
+                self.set(part, "message.timestamp.type", "LogAppendTime"),
+            );
+        }
+        let policy = topic.text("cleanup.policy");
+        if part.is_compacted() && policy != "compact" {
+            let what = format!("it must keep the last record of every key, and has cleanup.policy={policy}{by_itself}");
+            self.found(Refused, part, what, self.set(part, "cleanup.policy", "compact"));
+        }
+        if !part.is_compacted() && policy != "delete" {
+            let what =
+                format!("compaction takes records away that are still needed (cleanup.policy={policy}){by_itself}");
+            self.found(Refused, part, what, self.set(part, "cleanup.policy", "delete"));
+        }
+        if topic.text("unclean.leader.election.enable") == "true" {
+            let what = "a replica that is behind may become the leader, and what was acknowledged is lost";
+            self.found(
+                Warning,
+                part,
+                what,
+                self.set(part, "unclean.leader.election.enable", "false"),
+            );
+        }
+        self.replication(part, topic);
+        if !part.is_compacted() {
+            self.retention(part, topic);
+        }
+    }
+
+    fn replication(&mut self, part: Part, topic: &TopicFacts) {
+        let Some(in_sync) = topic
+            .number("min.insync.replicas")
+            .and_then(|n| usize::try_from(n).ok())
+        else {
+            return;
+        };
+        let replication = topic.replication;
+        let wanted = self::in_sync(replication);
+        let mend = self.set(part, "min.insync.replicas", wanted);
+        if in_sync > replication {
+            let what = format!(
+                "it has {replication} replicas and asks for {in_sync} in sync (min.insync.replicas), so nothing can be written"
+            );
+            self.found(Weight::Refused, part, what, mend);
+        } else if replication == 1 {
+            let what = "it has one replica: what is on a broker that dies is gone until it is back";
+            let mend = "kafka-reassign-partitions.sh, with a replication of 3 (docs/kafka.md)";
+            self.found(Weight::Warning, part, what, mend);
+        } else if in_sync < wanted {
+            let what = format!(
+                "what is acknowledged may be on one broker only (min.insync.replicas={in_sync}), and be lost with it"
+            );
+            self.found(Weight::Warning, part, what, mend);
+        } else if in_sync == replication {
+            let what = format!(
+                "with {in_sync} replicas in sync asked for, of {replication}, one broker that is down stops it"
+            );
+            self.found(Weight::Warning, part, what, mend);
+        }
+    }
+
+    fn retention(&mut self, part: Part, topic: &TopicFacts) {
+        let default_ms = DEFAULT_RETENTION_HOURS * 3_600_000;
+        let kept = topic.number("retention.ms").filter(|&ms| ms >= 0);
+        if let Some(ms) = kept.filter(|&ms| ms < DAY_MS) {
+            let what = format!(
+                "records are kept for {} minutes (retention.ms={ms}): a state that is older than that cannot be brought up to \
+                 date again, nor a follower",
+                ms / 60_000
+            );
+            self.found(Weight::Warning, part, what, self.set(part, "retention.ms", default_ms));
+        }
+        if let Some(bytes) = topic.number("retention.bytes").filter(|&bytes| bytes >= 0) {
+            let what =
+                format!("records are dropped beyond {bytes} bytes a partition (retention.bytes), however new they are");
+            self.found(Weight::Warning, part, what, self.set(part, "retention.bytes", -1));
+        }
+    }
+
+    fn partitions(&mut self, facts: &Facts) {
+        let events = Part::Log(Topic::Events);
+        let Some(of_events) = facts.topics.get(&events).map(|topic| topic.partitions) else {
+            return;
+        };
+        let read_on = "it cannot be undone in place; see \"Another number of partitions\" in docs/kafka.md";
+        match facts.made_with {
+            Some(made_with) if made_with != of_events => {
+                let what = format!(
+                    "it has {of_events} partitions and was made with {made_with}: users now belong to other partitions than \
+                     those that know them"
+                );
+                self.found(Weight::Refused, events, what, read_on);
+            }
+            Some(_) => {}
+            None if facts.topics.contains_key(&Part::Owners) => {
+                let what =
+                    "it does not say with how many partitions the topics were made, so a change would go unnoticed";
+                let mend = format!("rollcall topics create {}", self.connection.flags());
+                self.found(Weight::Warning, Part::Owners, what, mend);
+            }
+            None => {}
+        }
+        let right = facts.made_with.unwrap_or(of_events);
+        for (&part, topic) in &facts.topics {
+            if part == events {
+                continue;
+            }
+            let wanted = if part == Part::Owners { 1 } else { right };
+            if topic.partitions == wanted {
+                continue;
+            }
+            let what = match part {
+                Part::Owners => format!("it has {} partitions where one belongs", topic.partitions),
+                _ => format!(
+                    "it has {} partitions, and {} has {of_events}: what comes of a partition is written to the one of the same \
+                     number",
+                    topic.partitions,
+                    events.name(self.connection)
+                ),
+            };
+            let name = part.name(self.connection);
+            let tool = format!("kafka-topics.sh --bootstrap-server {}", self.connection.bootstrap);
+            let mend = if topic.partitions < wanted {
+                format!("{tool} --alter --topic {name} --partitions {wanted}")
+            } else if part == Part::Owners {
+                format!(
+                    "{tool} --delete --topic {name}, then rollcall topics create {}",
+                    self.connection.flags()
+                )
+            } else {
+                read_on.to_owned()
+            };
+            self.found(Weight::Refused, part, what, mend);
+        }
+    }
+
+    fn sizes(&mut self, facts: &Facts) {
+        let bytes = |part: Part| {
+            let topic = facts.topics.get(&part)?;
+            topic.number("max.message.bytes").and_then(|n| u64::try_from(n).ok())
+        };
+        let (events, quarantine) = (Part::Log(Topic::Events), Part::Log(Topic::Quarantine));
+        let of_events = bytes(events).unwrap_or(EVENTS_MESSAGE_BYTES as u64);
+        if of_events < EVENT_BYTES_MAX as u64 {
+            let what = format!(
+                "the broker takes records of up to {of_events} bytes (max.message.bytes), and a valid event may have \
+                 {EVENT_BYTES_MAX}: the largest are refused when they are published"
+            );
+            self.found(
+                Weight::Warning,
+                events,
+                what,
+                self.set(events, "max.message.bytes", EVENTS_MESSAGE_BYTES),
+            );
+        }
+        let needed = of_events + QUARANTINE_FRAMING_BYTES as u64;
+        if let Some(is) = bytes(quarantine).filter(|&is| is < needed) {
+            let what = format!(
+                "a malformed event of up to {of_events} bytes would not fit in with what is said about it \
+                 (max.message.bytes={is}), and its partition would stand still"
+            );
+            let room = (2 * of_events).max(QUARANTINE_MESSAGE_BYTES as u64);
+            self.found(
+                Weight::Refused,
+                quarantine,
+                what,
+                self.set(quarantine, "max.message.bytes", room),
+            );
+        }
+        for part in [Part::Log(Topic::Changes), Part::Log(Topic::Kicks), Part::Current] {
+            if let Some(is) = bytes(part).filter(|&is| is < OUTPUT_MESSAGE_BYTES_MIN) {
+                let what = format!(
+                    "the broker takes at most {is} bytes at once (max.message.bytes), and outputs come in batches of up to \
+                     {OUTPUT_MESSAGE_BYTES_MIN}: a partition would stand still"
+                );
+                self.found(
+                    Weight::Refused,
+                    part,
+                    what,
+                    self.set(part, "max.message.bytes", OUTPUT_MESSAGE_BYTES),
+                );
+            }
+        }
+    }
+
+    fn broker(&mut self, facts: &Facts) {
+        let minutes = facts
+            .broker
+            .get("offsets.retention.minutes")
+            .and_then(|n| n.parse::<i64>().ok());
+        if let Some(minutes) = minutes.filter(|&minutes| minutes < POSITIONS_MINUTES_MIN) {
+            self.findings.push(Finding {
+                weight: Weight::Warning,
+                topic: "the brokers".to_owned(),
+                what: format!(
+                    "they forget the positions of a group that has been stopped for {minutes} minutes \
+                     (offsets.retention.minutes), after which its outputs would be given again"
+                ),
+                mend: format!("set offsets.retention.minutes={POSITIONS_MINUTES_MIN} or more in server.properties"),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

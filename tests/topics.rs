@@ -1,0 +1,230 @@
+//! `rollcall topics` against a real Kafka: what it makes, what it finds, and that it may be run again.
+
+#[path = "topics/cluster.rs"]
+mod cluster;
+
+use cluster::Cluster;
+use rollcall::log::Topic;
+use rollcall::log::kafka::admin;
+use rollcall::log::kafka::settings::Connection;
+use rollcall::log::kafka::topics::QUARANTINE_FRAMING_BYTES;
+use rollcall::presence::{Offset, Partition};
+use rollcall::schema::Malformed;
+use rollcall::schema::avro::{self, Quarantined};
+use std::process::{Command, Output};
+
+fn topics(what: &str, cluster: &Cluster, prefix: &str, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    command.args(["topics", what, "--kafka", &cluster.bootstrap, "--topic-prefix", prefix]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROLLCALL_")) {
+        command.env_remove(name);
+    }
+    command.args(more).output().expect("it runs")
+}
+
+#[track_caller]
+fn fine(output: Output) -> Vec<String> {
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    lines(&output.stdout)
+}
+
+/// What was printed, and the error after it.
+#[track_caller]
+fn refused(output: Output) -> (Vec<String>, String) {
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    (
+        lines(&output.stdout),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+fn lines(bytes: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn topics_are_made_once_and_a_change_to_them_is_found_with_the_command_that_mends_it() {
+    let cluster = Cluster::start(&[]);
+    nothing_is_there_and_check_makes_nothing(&cluster);
+    made_twice_is_made_once(&cluster);
+    a_raised_number_of_partitions_is_found(&cluster);
+    what_a_broker_made_by_itself_is_found_and_mended_as_the_sentences_say(&cluster);
+    asked_from_a_program(&cluster);
+}
+
+fn nothing_is_there_and_check_makes_nothing(cluster: &Cluster) {
+    for _ in 0..2 {
+        let (found, error) = refused(topics("check", cluster, "none", &[]));
+        assert_eq!(found.len(), 6, "{found:?}");
+        for line in &found {
+            assert!(line.starts_with("refused none."), "{line}");
+            let mend = format!(
+                "rollcall topics create --kafka {} --topic-prefix none",
+                cluster.bootstrap
+            );
+            assert!(line.ends_with(&mend), "{line}");
+        }
+        assert!(error.contains("6 things would break the rules"), "{error}");
+    }
+}
+
+fn made_twice_is_made_once(cluster: &Cluster) {
+    let made = fine(topics(
+        "create",
+        cluster,
+        "twice",
+        &["--partitions", "6", "--retention-hours", "48"],
+    ));
+    assert_eq!(
+        made.iter().filter(|line| line.starts_with("made ")).count(),
+        6,
+        "{made:?}"
+    );
+    assert!(
+        made[0].starts_with("made twice.events: 6 partitions, replication 1, message.timestamp.type=LogAppendTime"),
+        "{made:?}"
+    );
+    assert!(made[0].contains("retention.ms=172800000"), "{made:?}");
+    assert!(
+        made.contains(&"6 topics with 6 partitions on 1 broker: the engine can start".to_owned()),
+        "{made:?}"
+    );
+
+    let again = fine(topics("create", cluster, "twice", &[]));
+    assert_eq!(
+        again.iter().filter(|line| line.ends_with(" is there already")).count(),
+        6
+    );
+    let checked = fine(topics("check", cluster, "twice", &[]));
+    let warnings: Vec<&String> = checked.iter().filter(|line| line.starts_with("warning ")).collect();
+    assert_eq!(warnings.len(), 6, "one replica each, and nothing else: {checked:?}");
+    assert!(warnings.iter().all(|line| line.contains("one replica")), "{checked:?}");
+
+    let (_, error) = refused(topics("create", cluster, "twice", &["--partitions", "8"]));
+    assert!(
+        error.contains("twice.events has 6 partitions, and 8 are asked for"),
+        "{error}"
+    );
+    assert!(error.contains("docs/kafka.md"), "{error}");
+    let (_, error) = refused(topics("create", cluster, "large", &["--replication", "3"]));
+    assert!(
+        error.contains("a replication of 3 needs as many brokers, and there are 1"),
+        "{error}"
+    );
+}
+
+fn a_raised_number_of_partitions_is_found(cluster: &Cluster) {
+    fine(topics("create", cluster, "raised", &["--partitions", "2"]));
+    for topic in ["events", "changes", "kicks", "quarantine", "current"] {
+        let name = format!("raised.{topic}");
+        cluster.tool("kafka-topics.sh", &["--alter", "--topic", &name, "--partitions", "4"]);
+    }
+    let (found, _) = refused(topics("check", cluster, "raised", &[]));
+    assert!(
+        found[0].starts_with("refused raised.events: it has 4 partitions and was made with 2"),
+        "{found:?}"
+    );
+    let (_, error) = refused(topics("create", cluster, "raised", &[]));
+    assert!(
+        error.contains("raised.events has 4 partitions, and 2 are asked for"),
+        "{error}"
+    );
+}
+
+/// Follows the sentences to the letter, until nothing is refused any more.
+fn what_a_broker_made_by_itself_is_found_and_mended_as_the_sentences_say(cluster: &Cluster) {
+    cluster.tool(
+        "kafka-topics.sh",
+        &["--create", "--topic", "auto.events", "--partitions", "2"],
+    );
+    cluster.tool(
+        "kafka-topics.sh",
+        &["--create", "--topic", "auto.kicks", "--partitions", "1"],
+    );
+    cluster.tool(
+        "kafka-topics.sh",
+        &["--create", "--topic", "auto.current", "--partitions", "2"],
+    );
+    let (found, _) = refused(topics("check", cluster, "auto", &[]));
+    assert!(
+        found
+            .iter()
+            .any(|line| line.contains("a broker may have made it by itself")),
+        "{found:?}"
+    );
+    for _ in 0..3 {
+        let output = topics("check", cluster, "auto", &[]);
+        if output.status.success() {
+            return;
+        }
+        for line in lines(&output.stdout).iter().filter(|line| line.starts_with("refused ")) {
+            let (_, mend) = line.split_once("Mend it: ").expect("a command");
+            let words: Vec<&str> = mend.split(' ').collect();
+            match words.as_slice() {
+                ["rollcall", "topics", "create", ..] => {
+                    // It ends with what is still wrong.
+                    topics("create", cluster, "auto", &[]);
+                }
+                [tool, "--bootstrap-server", bootstrap, rest @ ..] => {
+                    assert_eq!(*bootstrap, cluster.bootstrap);
+                    cluster.tool(tool, rest);
+                }
+                other => panic!("not a command: {other:?}"),
+            }
+        }
+    }
+    let checked = fine(topics("check", cluster, "auto", &[]));
+    assert!(
+        checked.iter().any(|line| line.ends_with("the engine can start")),
+        "{checked:?}"
+    );
+}
+
+fn asked_from_a_program(cluster: &Cluster) {
+    let connection = Connection::new(&cluster.bootstrap, Some("twice"), None, &[]).expect("valid");
+    let checked = admin::check(&connection).expect("it answers");
+    assert_eq!((checked.partitions, checked.brokers), (6, 1));
+    assert_eq!(checked.refusals().count(), 0);
+}
+
+#[test]
+fn a_cluster_that_is_not_there_is_told_and_no_secret_is() {
+    let cluster = Cluster::somewhere("127.0.0.1:1");
+    let secret = "sasl.password=hunter2";
+    let plain = [
+        "--kafka-set",
+        "security.protocol=SASL_PLAINTEXT",
+        "--kafka-set",
+        "sasl.mechanism=PLAIN",
+    ];
+    let mut more = plain.to_vec();
+    more.extend(["--kafka-set", "sasl.username=u", "--kafka-set", secret]);
+    let (_, error) = refused(topics("check", &cluster, "p", &more));
+    assert!(error.contains("no broker of 127.0.0.1:1 answers"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    for wrong in ["sasl.password hunter2", "acks=all", "no.such=hunter2"] {
+        let (_, error) = refused(topics("check", &cluster, "p", &["--kafka-set", wrong]));
+        assert!(error.starts_with("error: --kafka-set: "), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+/// The bound that `topics check` asks of the quarantine's size.
+#[test]
+fn a_quarantined_record_is_larger_than_its_event_by_less_than_the_framing_allowed() {
+    let (key, value) = (vec![7; 1_000], vec![9; 100_000]);
+    let quarantined = Quarantined {
+        partition: Partition(1_023),
+        offset: Offset(i64::MAX as u64),
+        ts: (1 << 53) - 1,
+        error: Malformed::invalid("x".repeat(10_000)).to_string().into(),
+        key: Some(key.as_slice().into()),
+        value: Some(value.as_slice().into()),
+    };
+    let mut bytes = Vec::new();
+    avro::encode_quarantined(&quarantined, &mut bytes);
+    let more = bytes.len() - key.len() - value.len();
+    assert!(more < QUARANTINE_FRAMING_BYTES, "{more}");
+    assert_eq!(Topic::Quarantine.name(), "quarantine");
+}
