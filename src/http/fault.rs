@@ -143,7 +143,9 @@ impl From<log::Error> for Fault {
     fn from(error: log::Error) -> Fault {
         match error {
             log::Error::Busy => Fault::unavailable("busy", error.to_string()),
-            log::Error::Write(_) => Fault::unavailable("log_unavailable", format!("{error}; no event was acknowledged")),
+            log::Error::Write(_) => {
+                Fault::unavailable("log_unavailable", format!("{error}; no event was acknowledged"))
+            }
             log::Error::Partly(_) => Fault::new(StatusCode::SERVICE_UNAVAILABLE, "partly_appended", error.to_string()),
             log::Error::Closed => Fault::unavailable("stopping", "the server is stopping"),
             log::Error::Gone { .. } | log::Error::Read(_) | log::Error::Open(_) | log::Error::Fenced { .. } => {

@@ -174,7 +174,10 @@ fn answer(appended: &[Result<Appended, Arc<str>>], shapes: &[Shape]) -> Vec<u8> 
         let mut error = Vec::new();
         let message = "some of the events are in the log and some are not, as `appended` says; send again those that \
                        have an `error`";
-        Object::new(&mut error).text("code", "partly_appended").text("message", message).end();
+        Object::new(&mut error)
+            .text("code", "partly_appended")
+            .text("message", message)
+            .end();
         object.raw("error", &error);
     }
     object

@@ -26,7 +26,11 @@ async fn others(
     elsewhere: &[Partition],
     path: &str,
 ) -> Vec<(String, Vec<Partition>, Result<Bytes, Fault>)> {
-    let Some(peers) = face.peers.as_ref().filter(|_| !asker.is_node() && !elsewhere.is_empty()) else {
+    let Some(peers) = face
+        .peers
+        .as_ref()
+        .filter(|_| !asker.is_node() && !elsewhere.is_empty())
+    else {
         return Vec::new();
     };
     let (owned, _) = peers.by_owner(elsewhere.iter().copied());
@@ -339,14 +343,18 @@ pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Respo
     if !asker.is_node() {
         for partition in elsewhere {
             let owner = || face.peers.as_ref().and_then(|peers| peers.owner(partition));
-            lines.entry(partition).or_insert_with(|| moving_line(partition, owner().as_deref(), None));
+            lines
+                .entry(partition)
+                .or_insert_with(|| moving_line(partition, owner().as_deref(), None));
         }
     }
     let mut body = Vec::new();
     Object::new(&mut body)
         .raw("users", &counts.users())
         .raw("devices", &counts.devices())
-        .list("partitions", lines.into_values(), |out, line| out.extend_from_slice(&line))
+        .list("partitions", lines.into_values(), |out, line| {
+            out.extend_from_slice(&line)
+        })
         .text("version", env!("CARGO_PKG_VERSION"))
         .end();
     Ok(super::json(body))
@@ -363,7 +371,10 @@ pub async fn readyz(State(face): State<Face>) -> Result<&'static str, Fault> {
         return Err(Fault::unavailable("stopping", "the server is stopping"));
     }
     if !face.engine.is_seated() {
-        return Err(Fault::unavailable("not_ready", "no partitions were given to this node yet"));
+        return Err(Fault::unavailable(
+            "not_ready",
+            "no partitions were given to this node yet",
+        ));
     }
     let (stats, _) = local_stats(&face).await?;
     match stats.iter().find(|stats| stats.state != "live") {

@@ -114,7 +114,7 @@ fn exclusive(value: &Value) -> Result<Option<Vec<Vec<String>>>, InvalidPolicy> {
     groups.iter().map(group).collect::<Result<_, _>>().map(Some)
 }
 
-fn object<'v>(key: impl Display, value: &'v Value) -> Result<&'v Map<String, Value>, InvalidPolicy> {
+fn object(key: impl Display, value: &Value) -> Result<&Map<String, Value>, InvalidPolicy> {
     match value {
         Value::Object(map) => Ok(map),
         other => mistyped(key, "an object", other),

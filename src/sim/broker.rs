@@ -22,6 +22,11 @@ pub struct Weather {
     pub without: Vec<Fault>,
     /// Of a thousand calls.
     pub fails: u64,
+    /// After a commit of which nobody knows, an owner asks for the position as a new owner would, and fences off whoever
+    /// is there by then.
+    pub settles_anew: bool,
+    /// Commits bring the newest state of users along.
+    pub keeps_current: bool,
     /// Nothing goes wrong any more.
     pub calm: bool,
     pub counts: Counts,
@@ -215,6 +220,10 @@ pub struct Handle {
     /// After so many calls; never for the greatest number.
     pause_in: AtomicU64,
     meanwhile: Mutex<Option<Meanwhile>>,
+    /// A commit failed, and the position was not asked for since.
+    unsettled: AtomicBool,
+    /// It was deposed, perhaps without ever knowing.
+    deposed: AtomicBool,
 }
 
 impl Handle {
@@ -226,11 +235,15 @@ impl Handle {
             life,
             pause_in: AtomicU64::new(u64::MAX),
             meanwhile: Mutex::new(None),
+            unsettled: AtomicBool::new(false),
+            deposed: AtomicBool::new(false),
         }
     }
 
+    /// Whether nobody else ever took the partition over since.
     pub fn is_present(&self) -> bool {
-        self.broker.world().shelves[self.partition.0 as usize].token == self.token.load(Ordering::Relaxed)
+        let token = self.broker.world().shelves[self.partition.0 as usize].token;
+        token == self.token.load(Ordering::Relaxed) && !self.deposed.load(Ordering::Relaxed)
     }
 
     /// Within the call after so many, something else happens before the call has its effect.
@@ -351,6 +364,10 @@ impl Log for Handle {
         Handle::answer(call, range)
     }
 
+    fn keeps_current(&self) -> bool {
+        self.broker.world().weather.keeps_current
+    }
+
     fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error> {
         let (call, mut world) = self.call()?;
         let unanswered = self.is_unanswered(&mut world);
@@ -377,6 +394,7 @@ impl Log for Handle {
         let records = commit.changes.len() + commit.kicks.len() + commit.quarantine.len();
         let rate = weather.fails;
         let failed = Err(Error::Write("simulated".into()));
+        self.unsettled.store(true, Ordering::Relaxed);
         // Whoever dies in the middle leaves a transaction open, which is aborted when the next one comes.
         let torn = if call == Call::Dies { 500 } else { rate };
         if !unanswered && records > 0 && weather.strikes(Fault::CommitTorn, torn, random) {
@@ -398,13 +416,24 @@ impl Log for Handle {
         if weather.strikes(Fault::CommitKept, rate, random) {
             return failed;
         }
+        self.unsettled.store(false, Ordering::Relaxed);
         Handle::answer(call, ())
     }
 
     fn position(&self, partition: Partition) -> Result<Position, Error> {
         let (call, mut world) = self.maybe_fails()?;
         let own = self.token.load(Ordering::Relaxed);
-        self.broker.decide(&mut world, partition, |token| token == own);
+        if self.unsettled.swap(false, Ordering::Relaxed) && world.weather.settles_anew {
+            self.broker.decide(&mut world, partition, |_| true);
+            let shelf = &mut world.shelves[partition.0 as usize];
+            if shelf.token != own {
+                self.deposed.store(true, Ordering::Relaxed);
+            }
+            shelf.token += 1;
+            self.token.store(shelf.token, Ordering::Relaxed);
+        } else {
+            self.broker.decide(&mut world, partition, |token| token == own);
+        }
         Handle::answer(call, world.shelves[partition.0 as usize].position)
     }
 

@@ -1,10 +1,12 @@
 //! Who owns the partitions of a simulated world: machines with stores, processes that open a walk, stand still, die and
-//! are deposed without knowing.
+//! are deposed without knowing. Who is given what is the group's to say (`group`).
 
 use super::broker::{Broker, Handle, Life};
 use super::disk::{Drive, Platter, Rows};
 use super::fault::Fault;
+use super::group::{Group, Part};
 use crate::clock::ManualClock;
+use crate::engine::ownership::{Command, Fact};
 use crate::engine::partition::Walk;
 use crate::engine::{Error, Tuning};
 use crate::log::{self, Limit};
@@ -28,8 +30,8 @@ pub enum Disk {
 
 pub struct Machine {
     disk: Disk,
-    /// A process has it open.
-    busy: bool,
+    /// None while its worker has nothing open, or is in the middle of a step.
+    owner: Option<Owner>,
     /// What is there is none of its own.
     foreign: bool,
     copies: Vec<Rows>,
@@ -40,17 +42,55 @@ pub struct Owner {
     pub walk: Walk,
     pub life: Arc<Life>,
     pub handle: Arc<Handle>,
-    machine: usize,
+    pub machine: usize,
 }
 
-/// A partition's machines and owners, the present owner last.
+/// A partition's machines, and what they and the group know of one another.
 pub struct Seat {
     machines: Vec<Machine>,
-    pub owners: Vec<Owner>,
-    last_machine: usize,
+    parts: Vec<Part>,
+    group: Group,
     /// A store that reaches back to where the log starts.
     backup: Rows,
     needs_backup: bool,
+    /// Why a step or an opening failed last.
+    pub failure: Option<String>,
+    /// How often it came to life since nothing goes wrong any more.
+    pub lives: usize,
+}
+
+impl Seat {
+    pub fn group(&mut self) -> (&mut Group, &mut [Part]) {
+        (&mut self.group, &mut self.parts)
+    }
+
+    pub fn part(&mut self, machine: usize) -> &mut Part {
+        &mut self.parts[machine]
+    }
+
+    /// Machines that have a worker.
+    pub fn working(&self) -> Vec<usize> {
+        let parts = self.parts.iter().enumerate();
+        let working = parts.filter(|(_, part)| part.works);
+        working.map(|(machine, _)| machine).collect()
+    }
+
+    /// The owner that nobody has deposed, if it is the only one left and at work.
+    pub fn live(&self) -> Option<usize> {
+        let live = self.parts.iter().position(Part::is_live)?;
+        let others = self.parts.iter().enumerate().filter(|(machine, _)| *machine != live);
+        let alone = others.map(|(_, part)| part).all(Part::is_absent);
+        (alone && self.machines[live].owner.is_some()).then_some(live)
+    }
+
+    pub fn take_owner(&mut self, machine: usize) -> Option<Owner> {
+        self.machines[machine].owner.take()
+    }
+
+    pub fn put_owner(&mut self, owner: Owner) {
+        let machine = owner.machine;
+        self.machines[machine].owner = Some(owner);
+    }
 }
 
 /// Everything that lives, with what it lives on.
@@ -77,16 +117,18 @@ impl Cast {
                     Some(directory) => Disk::Directory(directory.join(format!("{partition}-{number}"))),
                     None => Disk::Simulated(Platter::default()),
                 },
-                busy: false,
+                owner: None,
                 foreign: false,
                 copies: Vec::new(),
             };
             Mutex::new(Seat {
                 machines: (0..MACHINES).map(machine).collect(),
-                owners: Vec::new(),
-                last_machine: 0,
+                parts: (0..MACHINES).map(|_| Part::default()).collect(),
+                group: Group::default(),
                 backup: Rows::new(),
                 needs_backup: false,
+                failure: None,
+                lives: 0,
             })
         };
         Cast {
@@ -103,12 +145,12 @@ impl Cast {
         seat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wrong(&self, what: String) {
+    pub fn wrong(&self, what: String) {
         let mut world = self.broker.world();
         world.wrong.get_or_insert(what);
     }
 
-    fn strikes(&self, fault: Fault, per_mille: u64) -> bool {
+    pub fn strikes(&self, fault: Fault, per_mille: u64) -> bool {
         let mut world = self.broker.world();
         let world = &mut *world;
         world.weather.strikes(fault, per_mille, &mut world.random)
@@ -118,10 +160,10 @@ impl Cast {
         self.broker.world().random.below(limit)
     }
 
-    /// A process on a free machine takes the partition over, with whatever store it finds there. Most attempts give an
-    /// owner; one that fails may be made again.
-    pub fn open(&self, partition: Partition) -> Option<Owner> {
-        let (machine, home) = self.machine(partition)?;
+    /// A machine's worker takes the partition up, with whatever store it finds. Most attempts give an owner; one that
+    /// fails may be made again.
+    pub fn open(&self, partition: Partition, machine: usize) -> Option<Owner> {
+        let home = self.found(partition, machine);
         // Taken before the position is read, so that nothing comes in between.
         let token = self.broker.take_over(partition);
         let life = Life::new();
@@ -150,22 +192,15 @@ impl Cast {
                 })
             }
             Err(error) => {
-                self.fails(partition, machine, &life, true, &error);
-                self.seat(partition).machines[machine].busy = false;
+                self.fails(partition, machine, &life, handle.is_present(), &error);
                 None
             }
         }
     }
 
-    /// A free machine, its store as it is found.
-    fn machine(&self, partition: Partition) -> Option<(usize, Disk)> {
+    /// A machine's store as it is found.
+    fn found(&self, partition: Partition, machine: usize) -> Disk {
         let mut seat = self.seat(partition);
-        let mut machine = seat.last_machine;
-        if seat.machines[machine].busy || self.strikes(Fault::Move, 200) {
-            let free: Vec<usize> = (0..MACHINES).filter(|machine| !seat.machines[*machine].busy).collect();
-            machine = *free.get(self.below(free.len() as u64) as usize)?;
-        }
-        seat.last_machine = machine;
         let Seat {
             machines,
             backup,
@@ -173,7 +208,6 @@ impl Cast {
             ..
         } = &mut *seat;
         let found = &mut machines[machine];
-        found.busy = true;
         match &found.disk {
             Disk::Simulated(platter) => {
                 if !found.foreign {
@@ -194,7 +228,7 @@ impl Cast {
                 } else if self.strikes(Fault::StoreDamaged, 20) {
                     platter.spoil(keys::META, |meta| meta.truncate(meta.len() / 2));
                 }
-                Some((machine, Disk::Simulated(platter.clone())))
+                Disk::Simulated(platter.clone())
             }
             Disk::Directory(directory) => {
                 if self.strikes(Fault::StoreLost, 100) {
@@ -206,7 +240,7 @@ impl Cast {
                 } else if self.below(4) == 0 {
                     copy_files(directory, &copy_of(directory));
                 }
-                Some((machine, Disk::Directory(directory.clone())))
+                Disk::Directory(directory.clone())
             }
         }
     }
@@ -236,22 +270,23 @@ impl Cast {
 
     /// What comes of an error: whether the owner goes on all the same.
     fn fails(&self, partition: Partition, machine: usize, life: &Life, is_present: bool, error: &Error) -> bool {
+        self.seat(partition).failure = Some(error.to_string());
         if life.is_dead() {
             let lost = self.strikes(Fault::WriteLost, 500);
             let mut seat = self.seat(partition);
-            let machine = &mut seat.machines[machine];
-            machine.busy = false;
-            if let Disk::Simulated(platter) = &machine.disk {
+            seat.parts[machine].dies();
+            if let Disk::Simulated(platter) = &seat.machines[machine].disk {
                 platter.crash(lost);
             }
             return false;
         }
-        let goes_on = match error {
+        match error {
             Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => true,
             Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => {
                 if is_present {
                     self.wrong(format!("the only owner of partition {partition} is told: {error}"));
                 }
+                self.learn(partition, machine, Fact::Ended);
                 false
             }
             Error::Log(log::Error::Gone { .. }) | Error::Unrecoverable { .. } => {
@@ -272,11 +307,7 @@ impl Cast {
                 self.wrong(error.to_string());
                 false
             }
-        };
-        if !goes_on {
-            self.seat(partition).machines[machine].busy = false;
         }
-        goes_on
     }
 
     /// The owner's next batch; the owner, if it goes on. Nobody else has it meanwhile.
@@ -292,12 +323,56 @@ impl Cast {
             Ok(_) => Error::Log(log::Error::Closed),
             Err(error) => error,
         };
+        self.has_failed(partition, owner, &error)
+    }
+
+    /// An owner failed; the owner, if it goes on.
+    pub fn has_failed(&self, partition: Partition, owner: Owner, error: &Error) -> Option<Owner> {
         let is_present = owner.handle.is_present();
-        self.fails(partition, owner.machine, &owner.life, is_present, &error)
+        self.fails(partition, owner.machine, &owner.life, is_present, error)
             .then_some(owner)
     }
 
-    /// Ends in good order.
+    /// A machine's worker opens the partition, or folds a batch.
+    pub fn work(&self, partition: Partition, machine: usize, records: usize) {
+        let owner = self.seat(partition).take_owner(machine);
+        let owner = match owner {
+            Some(owner) => self.step(partition, owner, records),
+            None => self.open(partition, machine),
+        };
+        if let Some(owner) = owner {
+            self.settle_down(partition, owner);
+        }
+    }
+
+    /// An owner goes on; it has caught up, perhaps.
+    pub fn settle_down(&self, partition: Partition, owner: Owner) {
+        let shown = self.broker.world().shelves[partition.0 as usize].shown();
+        let caught_up = owner.walk.applied() == shown && owner.walk.is_caught_up();
+        let machine = owner.machine;
+        self.seat(partition).put_owner(owner);
+        if caught_up {
+            self.learn(partition, machine, Fact::CaughtUp);
+        }
+    }
+
+    /// The worker does what it was told; whether it was told anything.
+    pub fn obey(&self, partition: Partition, machine: usize) -> bool {
+        let (told, owner) = {
+            let mut seat = self.seat(partition);
+            let Some(told) = seat.parts[machine].told else {
+                return false;
+            };
+            (told, seat.take_owner(machine))
+        };
+        match owner {
+            Some(owner) if told == Command::Release => self.close(partition, owner),
+            _ => self.learn(partition, machine, Fact::Ended),
+        }
+        true
+    }
+
+    /// The worker ends in good order.
     pub fn close(&self, partition: Partition, owner: Owner) {
         let Owner {
             walk, life, machine, ..
@@ -306,13 +381,9 @@ impl Cast {
         let _ = walk.close();
         if life.is_dead() {
             self.fails(partition, machine, &life, false, &Error::Unreadable);
+        } else {
+            self.learn(partition, machine, Fact::Ended);
         }
-        self.seat(partition).machines[machine].busy = false;
-    }
-
-    /// Ends an owner whose store stays as it is.
-    pub fn dismiss(&self, partition: Partition, owner: Owner) {
-        self.seat(partition).machines[owner.machine].busy = false;
     }
 
     /// Keeps a copy of the owner's store to be put back later.

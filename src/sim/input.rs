@@ -4,16 +4,16 @@
 //! moment the world can be asked what should be in the log.
 
 use super::history::{self, Random};
-use super::oracle::Oracle;
+use super::oracle::{Oracle, newest_line};
 use super::oracle_input::partition_of;
 use crate::log::{NewRecord, Position, Topic};
 use crate::presence::change::Output;
 use crate::presence::event::{Event, Intent, Via, Who};
 use crate::presence::policy::Policy;
-use crate::presence::{Conn, Epoch, LogTime, Offset, Partition};
+use crate::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use crate::schema::avro;
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A record to be published.
 pub struct Published {
@@ -319,6 +319,30 @@ impl Input {
     /// When something happens by itself next, by all that was published.
     pub fn next_deadline(&mut self) -> Option<LogTime> {
         self.oracle.next_deadline().map(LogTime)
+    }
+
+    /// Whether the newest states of users are what they are.
+    pub fn check_current(&self, current: &BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), String> {
+        let expected = self.oracle.newest();
+        for (key, value) in current {
+            let user = String::from_utf8_lossy(key);
+            let expected = expected.get(&*user);
+            let is = match value {
+                None => None,
+                Some(value) => {
+                    let state = avro::decode_user_state(value).map_err(|malformed| malformed.to_string())?;
+                    let devices = state.devices.iter().filter(|device| device.status != Status::Offline);
+                    let devices = devices.map(|device| (&*device.platform, &*device.device, device.status));
+                    let text = state.custom_status.as_deref();
+                    Some(newest_line(state.version, state.status, state.since.0, text, devices))
+                }
+            };
+            if is.as_ref() != expected {
+                return Err(format!("the newest state of {user} is {is:?} instead of {expected:?}"));
+            }
+        }
+        let missing = expected.keys().find(|user| !current.contains_key(user.as_bytes()));
+        missing.map_or(Ok(()), |user| Err(format!("there is no newest state of {user}")))
     }
 
     /// The lines of `fold --state` of all that was published.

@@ -1015,6 +1015,21 @@ impl Oracle {
         self.given.push(Output::Change(change));
     }
 
+    /// What the topic of newest states (section 9) must say of everybody. Devices that are offline are left out: they
+    /// may go without a change, and so stay in what was written with the last one.
+    pub fn newest(&self) -> BTreeMap<&str, String> {
+        let newest = |user: &User| {
+            let devices = user
+                .devices
+                .iter()
+                .filter(|(_, device)| device.status() != Status::Offline);
+            let devices = devices.map(|(key, device)| (&*key.0, &*key.1, device.status()));
+            let (status, text) = (user.status(), user.custom_status.as_deref());
+            newest_line(user.version, status, user.since, text, devices)
+        };
+        self.users.iter().map(|(name, user)| (&**name, newest(user))).collect()
+    }
+
     /// The lines of `--state` (section 8): one per user, and one for the partition.
     pub fn state_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -1098,6 +1113,18 @@ impl Oracle {
         line.push('}');
         line
     }
+}
+
+/// A user's newest state as text, to be compared.
+pub fn newest_line<'a>(
+    version: u64,
+    status: Status,
+    since: u64,
+    custom_status: Option<&str>,
+    devices: impl Iterator<Item = (&'a str, &'a str, Status)>,
+) -> String {
+    let devices: Vec<_> = devices.collect();
+    format!("version {version} {status:?} since {since} {custom_status:?} {devices:?}")
 }
 
 /// A heartbeat deadline or a lease's expiry, as grace defers it (2.4).

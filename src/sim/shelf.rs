@@ -10,10 +10,10 @@
 
 use super::history::Random;
 use super::input::{Input, Published};
-use crate::log::{Commit, NewRecord, Position, Record, Topic};
+use crate::log::{Commit, CurrentRecord, NewRecord, Position, Record, Topic};
 use crate::presence::Offset;
 use crate::presence::event::bounds;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// A publisher's transaction.
@@ -40,6 +40,7 @@ pub struct Flight {
     number: usize,
     /// Of what was written.
     records: Range<usize>,
+    current: Vec<CurrentRecord>,
     position: Position,
 }
 
@@ -68,6 +69,8 @@ pub struct Shelf {
     written: Vec<Written>,
     /// Of each of the owners' transactions, whether it was committed.
     committed: Vec<bool>,
+    /// What is the newest of each key in the topic of users' states.
+    current: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pub position: Position,
     /// The token of the present owner.
     pub token: u64,
@@ -97,6 +100,7 @@ impl Shelf {
             leaderless: 0,
             written: Vec::with_capacity(input.planned()),
             committed: Vec::new(),
+            current: BTreeMap::new(),
             position: Position::default(),
             token: 0,
             flight: Vec::new(),
@@ -307,6 +311,7 @@ impl Shelf {
             token,
             number,
             records: first..self.written.len(),
+            current: commit.current,
             position: commit.position,
         }
     }
@@ -318,6 +323,8 @@ impl Shelf {
         }
         self.committed[flight.number] = true;
         self.position = flight.position;
+        let current = flight.current.into_iter();
+        self.current.extend(current.map(|record| (record.key, record.value)));
     }
 
     /// Whether a commit adds exactly what the oracle expects between the position before and its own.
@@ -384,7 +391,10 @@ impl Shelf {
     }
 
     /// Reads the topics from their beginning: all that the oracle expects, each once, in order, and nothing else.
-    pub fn check_topics(&self) -> Result<(), String> {
+    pub fn check_topics(&self, keeps_current: bool) -> Result<(), String> {
+        if keeps_current {
+            self.input.check_current(&self.current)?;
+        }
         for topic in [Topic::Changes, Topic::Kicks] {
             let mut expected = self.input.expected.iter().filter(|expected| expected.topic == topic);
             for (number, got) in self.committed(topic).enumerate() {

@@ -4,7 +4,7 @@
 //! Nothing here comes from outside of the seed: the same seed and the same options give the same run, byte for byte.
 
 use super::broker::{Broker, BrokerBug, Weather, World};
-use super::cast::{Cast, Owner};
+use super::cast::{Cast, MACHINES, Owner};
 use super::fault::{Counts, Fault};
 use super::history::{self, Random};
 use super::input::{Burst, Input, Spoil};
@@ -24,6 +24,8 @@ const ROCKSDB_EVERY: u64 = 200;
 const IN_MEMORY: &str = "/dev/shm";
 /// Ticks until every device is gone, at most.
 const LAST_TICKS_MAX: usize = 20_000;
+/// How often a partition may have to come to life when nothing goes wrong any more.
+const LIVES_MAX: usize = 5;
 /// A little more than a week, the longest deadline of the ready policies.
 const WEEK_MS: u64 = 8 * 86_400_000;
 
@@ -110,6 +112,8 @@ impl Play {
         let mut weather = Weather {
             without: options.without.clone(),
             fails: *random.pick(&[0, 4, 15, 60]),
+            settles_anew: random.percent(50),
+            keeps_current: random.percent(30),
             ..Weather::default()
         };
         let share = options.records / partitions as usize;
@@ -146,6 +150,7 @@ impl Play {
             },
             store_commit_users: *random.pick(&[2, 5, most, most]),
             log_commit_ms: *random.pick(&[0, 1, 5, 1_000]),
+            output_commit_ms: *random.pick(&[0, 0, 0, 2, 1_000]),
             commit_bytes: *random.pick(&[1, 300, 2_000, 8 << 20]),
             ..Tuning::default()
         };
@@ -227,35 +232,22 @@ impl Play {
             self.cast.broker.deliver(partition);
         }
         self.log_round(partition);
-        let owners = self.cast.seat(partition).owners.len();
-        if owners == 0 {
-            if self.random.percent(70)
-                && let Some(owner) = self.cast.open(partition)
-            {
-                self.cast.seat(partition).owners.push(owner);
-            }
-            return;
-        }
+        self.cast.group_round(partition);
         if self.strikes(Fault::TwoOwners, 8) {
-            take_over(&self.cast, partition, 0);
+            take_over(&self.cast, partition, 0, None);
         }
         if self.strikes(Fault::Storm, 3) {
-            return self.storm(partition);
+            self.storm(partition);
         }
-        // Mostly the present owner, sometimes one of those before.
-        let chosen = if self.random.percent(80) {
-            owners - 1
-        } else {
-            self.random.index(owners)
-        };
-        let owner = self.cast.seat(partition).owners.remove(chosen);
-        let Some(owner) = self.turn(partition, owner) else {
-            return;
-        };
-        let mut seat = self.cast.seat(partition);
-        // Whoever took over meanwhile is after all who were there.
-        let place = chosen.min(seat.owners.len());
-        seat.owners.insert(place, owner);
+        for machine in 0..MACHINES {
+            while self.random.percent(60) && self.cast.hear(partition, machine) {}
+            self.cast.rest(partition, machine);
+        }
+        let working = self.cast.seat(partition).working();
+        if !working.is_empty() {
+            let machine = *self.random.pick(&working);
+            self.turn(partition, machine);
+        }
     }
 
     /// What happens to a partition of the log by itself.
@@ -319,19 +311,19 @@ impl Play {
     /// Owners follow one another faster than any of them gets anything done.
     fn storm(&mut self, partition: Partition) {
         for _ in 0..3 + self.random.below(6) {
-            let last = self.cast.seat(partition).owners.pop();
-            match (last, self.random.below(3)) {
-                (Some(owner), 0) => self.cast.close(partition, owner),
-                // It dies.
-                (Some(owner), 1) => {
-                    owner.life.dies_after(0, false);
-                    self.cast.step(partition, owner, 1);
-                }
-                // It does not know.
-                (Some(owner), _) => self.cast.seat(partition).owners.push(owner),
-                (None, _) => {}
+            match self.random.below(3) {
+                0 => self.cast.shake(partition),
+                1 => take_over(&self.cast, partition, self.random.below(2), None),
+                _ => self.cast.group_round(partition),
             }
-            take_over(&self.cast, partition, self.random.below(3));
+            for machine in 0..MACHINES {
+                if self.random.percent(60) {
+                    self.cast.hear(partition, machine);
+                }
+                if self.random.percent(40) {
+                    self.cast.obey(partition, machine);
+                }
+            }
         }
     }
 
@@ -353,8 +345,25 @@ impl Play {
         shelf.append(record, None);
     }
 
+    /// The turn of a machine that has a worker.
+    fn turn(&mut self, partition: Partition, machine: usize) {
+        if self.random.percent(80) && self.cast.obey(partition, machine) {
+            return;
+        }
+        let owner = self.cast.seat(partition).take_owner(machine);
+        let Some(owner) = owner else {
+            if self.random.percent(80) {
+                self.cast.work(partition, machine, 1);
+            }
+            return;
+        };
+        if let Some(owner) = self.step(partition, owner) {
+            self.cast.settle_down(partition, owner);
+        }
+    }
+
     /// One owner's turn; the owner, if it goes on.
-    fn turn(&mut self, partition: Partition, owner: Owner) -> Option<Owner> {
+    fn step(&mut self, partition: Partition, owner: Owner) -> Option<Owner> {
         if self.strikes(Fault::Restart, 15) {
             self.cast.close(partition, owner);
             return None;
@@ -375,7 +384,8 @@ impl Play {
         if self.strikes(Fault::Pause, 15) {
             let cast = self.cast.clone();
             let steps = self.random.below(4);
-            let meanwhile = Box::new(move || take_over(&cast, partition, steps));
+            let machine = owner.machine;
+            let meanwhile = Box::new(move || take_over(&cast, partition, steps, Some(machine)));
             owner.handle.pause_after(self.random.below(6), meanwhile);
         }
         let records = *self.random.pick(&[1, 1, 4, 20, 1_000]);
@@ -413,37 +423,13 @@ impl Play {
     fn calm(&mut self, partition: Partition, transcript: &mut Vec<u8>) -> Result<(), String> {
         self.cast.broker.deliver(partition);
         self.cast.broker.world().shelves[partition.0 as usize].calm();
-        let mut owners = std::mem::take(&mut self.cast.seat(partition).owners);
-        let mut present = owners.pop_if(|owner| owner.handle.is_present());
-        for owner in &owners {
-            owner.life.dies_after(u64::MAX, false);
-        }
-        for owner in owners {
-            let mut owner = Some(owner);
-            for _ in 0..3 {
-                owner = owner.and_then(|owner| self.cast.step(partition, owner, 10));
-            }
-            if let Some(owner) = owner {
-                self.cast.dismiss(partition, owner);
-            }
-        }
-        let mut attempts = 0;
-        let mut owner = loop {
-            let Some(owner) = present.take() else {
-                attempts += 1;
-                if attempts > 5 {
-                    return Err("no owner comes to life".to_owned());
-                }
-                present = self.cast.open(partition);
-                continue;
-            };
-            owner.life.dies_after(u64::MAX, false);
-            if let Some(owner) = self.catch_up(partition, owner)? {
-                break owner;
-            }
-        };
+        let mut owner = self.come_to_life(partition)?;
         owner = self.let_time_pass(partition, owner)?;
-        owner.walk.commit_store().map_err(|error| error.to_string())?;
+        // One that was deposed, but is the only one by now, learns of it at its next commit.
+        while let Err(error) = owner.walk.commit_store() {
+            self.cast.has_failed(partition, owner, &error);
+            owner = self.come_to_life(partition)?;
+        }
         self.check_end(partition, &owner.walk)?;
         {
             let mut world = self.cast.broker.world();
@@ -454,14 +440,55 @@ impl Play {
             transcript.extend_from_slice(shelf.input.state_lines().as_bytes());
         }
         self.cast.close(partition, owner);
-        let owner = self.cast.open(partition).ok_or("it cannot be opened again")?;
-        let owner = self
-            .catch_up(partition, owner)?
-            .ok_or("opened again, it does not catch up")?;
+        let owner = self.come_to_life(partition)?;
         self.check_end(partition, &owner.walk)
             .map_err(|what| format!("opened again: {what}"))?;
-        self.cast.dismiss(partition, owner);
+        self.cast.seat(partition).put_owner(owner);
         Ok(())
+    }
+
+    /// Everybody hears what there is to hear and does what it was told, until one machine has the partition and is at
+    /// the end of the log.
+    fn come_to_life(&self, partition: Partition) -> Result<Owner, String> {
+        let lives = {
+            let mut seat = self.cast.seat(partition);
+            seat.lives += 1;
+            seat.lives
+        };
+        if lives > LIVES_MAX {
+            let failure = self.cast.seat(partition).failure.take();
+            return Err(format!("it fails again and again without any fault: {failure:?}"));
+        }
+        for _ in 0..100 {
+            self.cast.group_round(partition);
+            for machine in 0..MACHINES {
+                while self.cast.hear(partition, machine) {}
+                self.cast.rest(partition, machine);
+                let works = {
+                    let mut seat = self.cast.seat(partition);
+                    let owner = seat.take_owner(machine);
+                    if let Some(owner) = owner {
+                        owner.life.dies_after(u64::MAX, false);
+                        seat.put_owner(owner);
+                    }
+                    seat.part(machine).works
+                };
+                if works && !self.cast.obey(partition, machine) {
+                    self.cast.work(partition, machine, 1_000);
+                }
+            }
+            self.check_wrong()?;
+            let mut seat = self.cast.seat(partition);
+            let live = seat.live();
+            if let Some(owner) = live.and_then(|machine| seat.take_owner(machine)) {
+                drop(seat);
+                if let Some(owner) = self.catch_up(partition, owner)? {
+                    return Ok(owner);
+                }
+            }
+        }
+        let failure = self.cast.seat(partition).failure.take();
+        Err(format!("no owner comes to life: {failure:?}"))
     }
 
     fn catch_up(&self, partition: Partition, owner: Owner) -> Result<Option<Owner>, String> {
@@ -505,7 +532,11 @@ impl Play {
                 return Err(format!("it ticks for ever at {time}, its next deadline is {next}"));
             }
             self.tick_at(partition, next.max(time).0);
-            owner = self.catch_up(partition, owner)?.ok_or("it fails without any fault")?;
+            owner = match self.catch_up(partition, owner)? {
+                Some(owner) => owner,
+                // It was deposed before, and is the only one by now.
+                None => self.come_to_life(partition)?,
+            };
         }
         Err("it ticks without an end".to_owned())
     }
@@ -513,6 +544,7 @@ impl Play {
     fn check_end(&self, partition: Partition, walk: &Walk) -> Result<(), String> {
         let lines = walk.state_lines().map_err(|error| error.to_string())?;
         let mut world = self.cast.broker.world();
+        let keeps_current = world.weather.keeps_current;
         let shelf = &mut world.shelves[partition.0 as usize];
         let (_, _, expected) = shelf.input.before(shelf.shown(), 0);
         let mut position = shelf.position;
@@ -523,7 +555,7 @@ impl Play {
         if position != expected {
             return Err(format!("the position is {position:?} instead of {expected:?}"));
         }
-        shelf.check_topics()?;
+        shelf.check_topics(keeps_current)?;
         let lines = String::from_utf8_lossy(&lines);
         let expected = shelf.input.state_lines();
         if lines != expected {
@@ -574,14 +606,13 @@ fn burst(share: usize, weather: &mut Weather, random: &mut Random) -> Burst {
     Burst::default()
 }
 
-/// Another process takes the partition over and makes some steps.
-fn take_over(cast: &Cast, partition: Partition, steps: u64) {
-    let mut owner = cast.open(partition);
-    for _ in 0..steps {
-        owner = owner.and_then(|owner| cast.step(partition, owner, 20));
-    }
-    if let Some(owner) = owner {
-        cast.seat(partition).owners.push(owner);
+/// The group gives the partition to another machine, which begins at once and makes some steps.
+fn take_over(cast: &Cast, partition: Partition, steps: u64, stepping: Option<usize>) {
+    let machine = cast.move_on(partition, stepping);
+    for _ in 0..=steps {
+        if cast.seat(partition).part(machine).works && !cast.obey(partition, machine) {
+            cast.work(partition, machine, 20);
+        }
     }
 }
 
