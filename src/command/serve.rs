@@ -30,6 +30,8 @@ const OUTPUT_COMMIT_MS: u64 = 20;
 const AHEAD_MS: u64 = 5 * 60 * 1_000;
 /// How long brokers may take to answer when it starts.
 const REACH_MS: u64 = 30_000;
+/// How long brokers may take to hear of topics.
+const NEWS_MS: u64 = 5_000;
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
@@ -218,8 +220,15 @@ fn reach(
                     Some(admin::Error::Unreachable { .. } | admin::Error::Failed { .. })
                 )
         });
-        if !may_pass || clock.monotonic_ms() >= until_ms {
+        let now_ms = clock.monotonic_ms();
+        // Not every broker has heard of what was made a moment ago.
+        let may_be_news = error.is::<Refused>() && now_ms + REACH_MS < until_ms + NEWS_MS;
+        if !may_be_news && (!may_pass || now_ms >= until_ms) {
             return Err(error);
+        }
+        if may_be_news {
+            std::thread::sleep(Duration::from_millis(500));
+            continue;
         }
         if !std::mem::replace(&mut told, true) {
             tracing::warn!("{error}; trying again for {} s", REACH_MS / 1_000);
@@ -228,12 +237,17 @@ fn reach(
     }
 }
 
+/// What is wrong with the topics, and what mends it.
+#[derive(Debug, thiserror::Error)]
+#[error("the topics cannot be worked on: {0}")]
+struct Refused(String);
+
 /// How many partitions the topics have; refuses topics that would break the rules.
 fn judged(connection: &Connection) -> anyhow::Result<u32> {
     let checked = admin::check(connection)?;
     let refusals: Vec<String> = checked.refusals().map(ToString::to_string).collect();
     if !refusals.is_empty() {
-        bail!("the topics cannot be worked on: {}", refusals.join("; "));
+        return Err(Refused(refusals.join("; ")).into());
     }
     for finding in &checked.findings {
         tracing::warn!("{finding}");

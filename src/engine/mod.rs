@@ -25,6 +25,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use worker::Command;
 
@@ -76,6 +77,9 @@ impl Default for Tuning {
         }
     }
 }
+
+/// How long a question waits for its answer.
+const ANSWER: Duration = Duration::from_secs(6);
 
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -241,8 +245,9 @@ impl Engine {
         if !seat.send(command(reply)) {
             return Err(QueryError::Elsewhere);
         }
-        // Whoever ends in between has not answered wrongly.
-        answer.await.map_err(|_| QueryError::Unavailable)
+        // A worker may be waiting for its log. Whoever ends in between has not answered wrongly.
+        let answer = tokio::time::timeout(ANSWER, answer).await;
+        answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)
     }
 
     /// Users of one partition, as JSON with `as_of`; waits until an offset is folded, if one is given.

@@ -307,7 +307,7 @@ impl Walk {
     pub fn commit_due_ms(&self) -> Option<u64> {
         let outputs = self
             .gathering_since_ms
-            .map(|since_ms| since_ms + self.tuning.output_commit_ms);
+            .map(|since_ms| since_ms + self.tuning.output_commit_ms.max(self.log.commit_pause_ms()));
         let position = self.outbox.has_moved(self.next);
         let position = position.then_some(self.log_committed_ms + self.tuning.log_commit_ms);
         outputs.into_iter().chain(position).min()

@@ -30,6 +30,8 @@ const IDLE_MS: u64 = 1_000;
 /// After the log or the store failed it is tried again this much later.
 const RETRY_MS: u64 = 1_000;
 const PROGRESS_MS: u64 = 2_000;
+/// Well below the time after which a group gives a silent member's partitions to another.
+const OVERSLEPT_MS: u64 = 1_500;
 /// A tick that has not come back after so long was lost on its way.
 const TICK_LOST_MS: u64 = 10_000;
 
@@ -144,6 +146,9 @@ pub struct Worker {
     /// No tick before, by the monotonic clock.
     next_tick_ms: u64,
     stopping: bool,
+    /// It slept longer than it meant to, stopped perhaps: whether the partition is still ours is asked before anything is
+    /// answered.
+    overslept: bool,
     /// Why it ends by itself.
     deposed: Option<Error>,
 }
@@ -200,6 +205,7 @@ impl Worker {
             tick_sent_ms: None,
             next_tick_ms: 0,
             stopping: false,
+            overslept: false,
             deposed: None,
         }
     }
@@ -312,6 +318,12 @@ impl Worker {
             self.walk = Some(walk);
             return Ok(true);
         };
+        if std::mem::take(&mut self.overslept)
+            && let Err(error) = self.log.confirm(self.partition)
+        {
+            self.overslept = true;
+            return Err(error.into());
+        }
         let step = walk.step(Limit {
             records: self.tuning.batch_records,
             bytes: self.tuning.batch_bytes,
@@ -388,6 +400,7 @@ impl Worker {
     }
 
     fn take_commands(&mut self, wait_ms: u64) {
+        let began_ms = self.clock.monotonic_ms();
         let first = if wait_ms == 0 {
             self.commands.try_recv().map_err(|error| match error {
                 TryRecvError::Empty => RecvTimeoutError::Timeout,
@@ -396,6 +409,8 @@ impl Worker {
         } else {
             self.commands.recv_timeout(Duration::from_millis(wait_ms))
         };
+        let slept_ms = self.clock.monotonic_ms().saturating_sub(began_ms);
+        self.overslept |= slept_ms > wait_ms + OVERSLEPT_MS;
         match first {
             Ok(command) => {
                 self.take(command);
@@ -441,7 +456,7 @@ impl Worker {
             return at_least.is_some();
         };
         let unsettled = self.failure.is_none() && walk.is_caught_up() && !walk.is_settled();
-        unsettled || at_least.is_some_and(|at_least| walk.applied() <= at_least)
+        self.overslept || unsettled || at_least.is_some_and(|at_least| walk.applied() <= at_least)
     }
 
     fn answer(&self, question: Question) {
