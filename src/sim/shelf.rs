@@ -217,6 +217,7 @@ impl Shelf {
                     ts: record.ts,
                     key: record.key,
                     value: record.value,
+                    is_null: false,
                 });
             }
         }
