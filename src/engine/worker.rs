@@ -328,12 +328,14 @@ impl Worker {
             records: self.tuning.batch_records,
             bytes: self.tuning.batch_bytes,
         })?;
-        self.failure = None;
         if step.saw_tick {
             self.tick_sent_ms = None;
         }
         let at_end = step.records == 0 && self.log.is_at_end(self.partition);
         self.at_end_once |= at_end;
+        if step.records > 0 || at_end {
+            self.failure = None;
+        }
         self.show_progress();
         if at_end {
             self.tick()?;
