@@ -25,6 +25,7 @@ mod table;
 mod truncated;
 
 use broker::Cluster;
+use rollcall::failpoint::PLACES;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -78,11 +79,11 @@ fn main() -> ExitCode {
         let cluster = Cluster::start(3, &[]);
         let plans = [
             plans::kills(60),
-            plans::failpoints(&[1, 3, 40]),
+            plans::failpoints(&PLACES, &[1, 30]),
             plans::sleepers(8),
             plans::storms(5, 40),
             plans::stores(6),
-            plans::brokers(6),
+            plans::brokers(9),
             plans::pauses(16),
             plans::blackout(Duration::from_secs(60)),
         ];
