@@ -26,6 +26,7 @@ mod truncated;
 
 use broker::Cluster;
 use rollcall::failpoint::PLACES;
+use run::Plan;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -62,6 +63,15 @@ fn asked() -> Result<Asked, String> {
     Ok(asked)
 }
 
+/// At every place, and at those that are reached all the time once more, later. The store is committed every half minute.
+fn failpoints() -> Plan {
+    let seldom = ["store", "stored", "take-up"];
+    let often: Vec<_> = PLACES.into_iter().filter(|place| !seldom.contains(place)).collect();
+    let mut plan = plans::failpoints(&PLACES, &[1]);
+    plan.faults.extend(plans::failpoints(&often, &[30]).faults);
+    plan
+}
+
 fn main() -> ExitCode {
     let asked = match asked() {
         Ok(asked) => asked,
@@ -79,7 +89,7 @@ fn main() -> ExitCode {
         let cluster = Cluster::start(3, &[]);
         let plans = [
             plans::kills(60),
-            plans::failpoints(&PLACES, &[1, 30]),
+            failpoints(),
             plans::sleepers(8),
             plans::storms(5, 40),
             plans::stores(6),

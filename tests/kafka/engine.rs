@@ -127,7 +127,7 @@ impl Node {
     /// The last of what it logged.
     pub fn diary(&self) -> String {
         let diary = std::fs::read(&self.diary).unwrap_or_default();
-        let from = diary.len().saturating_sub(20_000);
+        let from = diary.len().saturating_sub(50_000);
         String::from_utf8_lossy(&diary[from..]).into_owned()
     }
 

@@ -22,30 +22,20 @@ impl Space {
             group: format!("{prefix}-group"),
             prefix,
         };
-        let make = || {
-            let made = Command::new(python::program())
-                .args([
-                    "topics",
-                    "create",
-                    "--kafka",
-                    bootstrap,
-                    "--topic-prefix",
-                    &space.prefix,
-                ])
-                .args(["--partitions", &partitions.to_string()])
-                .output()
-                .expect("it starts");
-            let told = [made.stdout, made.stderr].map(|told| String::from_utf8_lossy(&told).into_owned());
-            (made.status.success(), told.concat())
-        };
-        let mut made = make();
-        for _ in 0..5 {
-            if !made.0 {
-                std::thread::sleep(std::time::Duration::from_secs(1));
-                made = make();
-            }
-        }
-        assert!(made.0, "{}", made.1);
+        let made = Command::new(python::program())
+            .args([
+                "topics",
+                "create",
+                "--kafka",
+                bootstrap,
+                "--topic-prefix",
+                &space.prefix,
+            ])
+            .args(["--partitions", &partitions.to_string()])
+            .output()
+            .expect("it starts");
+        let told = [made.stdout, made.stderr].map(|told| String::from_utf8_lossy(&told).into_owned());
+        assert!(made.status.success(), "{}", told.concat());
         space
     }
 }
