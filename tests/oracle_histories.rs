@@ -63,6 +63,18 @@ fn lines_and_events_fold_to_the_same() {
     }
 }
 
+#[test]
+fn the_oracle_remembers_the_least_deadline_of_everybody() {
+    for seed in 0..SEEDS {
+        let mut oracle = Oracle::new(Partition(0), history::policy(seed));
+        for (offset, ts, event) in history::records(seed, RECORDS) {
+            oracle.fold(offset, ts, event.as_ref(), &mut Vec::new());
+            let checked = oracle.check_deadlines();
+            assert_eq!(checked, Ok(()), "seed {seed}, offset {offset}");
+        }
+    }
+}
+
 /// What section 7 promises of the outputs, and that the histories reach every corner of them.
 #[test]
 fn the_outputs_are_without_gaps_and_every_kind_of_them_occurs() {

@@ -284,7 +284,8 @@ fn source(directory: &Path) -> String {
 
 #[test]
 fn every_test_that_the_architecture_names_is_there() {
-    let tests = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = source(&root.join("tests")) + &source(&root.join("src"));
     let is_sentence = |word: &str| word.matches('_').count() >= 3 && !word.contains([' ', '/']);
     let named = quoted(include_str!("../ARCHITECTURE.md"), is_sentence);
     assert!(named.len() >= 15, "the table of invariants was not found: {named:?}");

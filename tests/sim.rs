@@ -1,18 +1,21 @@
-//! Three hundred simulated worlds: whatever goes wrong, outputs and state are as the rules say.
+//! Simulated worlds: whatever goes wrong, outputs and state are as the rules say.
 
 use rollcall::sim::world::{Options, run};
+use std::io::{Write, stderr};
+use std::process::Command;
 
 const SEEDS: u64 = 300;
+/// How many worlds a commit has of its own.
+const SEEDS_OF_COMMIT: u64 = 30;
+const SEEDS_ON_ROCKSDB: u64 = 12;
 const THREADS: u64 = 4;
 
-#[test]
-fn three_hundred_worlds_come_out_as_the_rules_say() {
-    let options = Options::default();
-    let wrong = std::thread::scope(|scope| {
+/// The command that plays it again, and what was wrong, of every seed that fails.
+fn failing(first: u64, count: u64, options: &Options) -> String {
+    let mut wrong = std::thread::scope(|scope| {
         let threads = (0..THREADS).map(|thread| {
-            let options = &options;
             scope.spawn(move || {
-                let seeds = (1..=SEEDS).filter(|seed| seed % THREADS == thread);
+                let seeds = (first..first + count).filter(|seed| seed % THREADS == thread);
                 let failed = seeds.filter_map(|seed| Some((seed, run(seed, options).err()?)));
                 failed.collect::<Vec<_>>()
             })
@@ -23,11 +26,46 @@ fn three_hundred_worlds_come_out_as_the_rules_say() {
             .map(|thread| thread.join().expect("runs catch panics"));
         joined.flatten().collect::<Vec<_>>()
     });
-    let told: Vec<_> = wrong
+    wrong.sort_unstable();
+    let told = wrong
         .iter()
-        .map(|(seed, what)| format!("rollcall sim --seeds {seed}: {what}"))
-        .collect();
-    assert!(told.is_empty(), "{}", told.join("\n"));
+        .map(|(seed, what)| format!("make sim SEED={seed}\n    {what}"));
+    told.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn three_hundred_worlds_come_out_as_the_rules_say() {
+    let told = failing(1, SEEDS, &Options::default());
+    assert!(told.is_empty(), "to play it again:\n{told}");
+}
+
+#[test]
+fn worlds_on_rocksdb_come_out_as_the_rules_say() {
+    let options = Options {
+        on_rocksdb: true,
+        ..Options::default()
+    };
+    let told = failing(1, SEEDS_ON_ROCKSDB, &options);
+    assert!(told.is_empty(), "to play it again, with --rocksdb:\n{told}");
+}
+
+/// So that every commit sees worlds that none before it has seen.
+#[test]
+fn the_worlds_that_the_commit_names_come_out_as_the_rules_say() {
+    let output = Command::new("git")
+        // A clone that somebody else owns is read all the same.
+        .args(["-c", "safe.directory=*", "rev-parse", "HEAD"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("git is installed");
+    let hash = String::from_utf8_lossy(&output.stdout);
+    let seed = hash.get(..8).and_then(|start| u64::from_str_radix(start, 16).ok());
+    let first = seed.expect("a commit has a hash of hexadecimal digits");
+    let last = first + SEEDS_OF_COMMIT - 1;
+    // Not by `println`, which is not shown of a test that passes.
+    writeln!(stderr(), "the commit's worlds: make sim SEED={first}-{last}").expect("standard error can be written");
+    let told = failing(first, SEEDS_OF_COMMIT, &Options::default());
+    assert!(told.is_empty(), "to play it again:\n{told}");
 }
 
 #[test]

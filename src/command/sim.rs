@@ -23,6 +23,9 @@ pub struct Args {
     /// Kinds of faults that are left out
     #[arg(long, value_name = "FAULT", value_delimiter = ',')]
     without: Vec<Fault>,
+    /// Keeps the stores of all worlds in RocksDB, not only those of every 200th seed
+    #[arg(long)]
+    rocksdb: bool,
     /// Plays each seed twice and compares every byte
     #[arg(long)]
     twice: bool,
@@ -54,6 +57,9 @@ fn read_records(text: &str) -> Result<usize, String> {
 /// The command that plays a seed under these options.
 fn command(seed: u64, options: &Options) -> String {
     let mut command = format!("rollcall sim --seeds {seed} --records {}", options.records);
+    if options.on_rocksdb {
+        command.push_str(" --rocksdb");
+    }
     if !options.without.is_empty() {
         let names: Vec<_> = options.without.iter().map(|fault| fault.name()).collect();
         command.push_str(&format!(" --without {}", names.join(",")));
@@ -68,6 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = Options {
         records: args.records,
         without: args.without,
+        on_rocksdb: args.rocksdb,
         ..Options::default()
     };
     let (first, last) = args.seeds;

@@ -212,8 +212,12 @@ impl Outbox {
         let position = self.position(next, outputs, time);
         let last = self.unsettled.back().map_or(self.committed, |commit| commit.position);
         let moved = (position.next, position.outputs) > (last.next, last.outputs);
-        if self.gathered_bytes > 0 || moved {
+        if moved {
             self.close(position);
+        } else if self.gathered_bytes > 0 {
+            // Newest states of a record that was half out at the start: they go with the position as it is, which must
+            // not go back to where the fold is within that record.
+            self.close(last);
         }
         self.settle(log)
     }

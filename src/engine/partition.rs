@@ -59,6 +59,8 @@ pub struct Walk {
     due_next: Option<LogTime>,
     /// Users without a device online who are in memory, the longest there first.
     cached: VecDeque<Slot>,
+    /// The policy in force as the store keeps it, with the record that put it in force.
+    policy: Option<(Option<Offset>, String)>,
     /// Since the last commit of the store.
     folded_since: u64,
     store_committed_ms: u64,
@@ -141,7 +143,7 @@ impl Walk {
     ) -> Result<Walk, Error> {
         let target = log.position(partition)?;
         let mut applied = Applied::default();
-        let mut state = State::new(partition, first.clone());
+        let mut state = None;
         let mut census = Census::default();
         let mut places = Vec::new();
         let meta = store.as_ref().map(Store::meta).transpose()?.flatten();
@@ -170,7 +172,7 @@ impl Walk {
             if planted!(ResumeOffset) {
                 applied.next = Offset(applied.next.0 + 1);
             }
-            state = State::restore(&PartitionImage {
+            let state = state.insert(State::restore(&PartitionImage {
                 partition,
                 offset: saved.offset,
                 time: saved.time,
@@ -179,7 +181,7 @@ impl Walk {
                 policy: &policy,
                 policy_since: saved.policy_since,
                 gateways: saved.gateways,
-            });
+            }));
             census = Census::from_bytes(opened.counts).ok_or(Error::Unreadable)?;
             store.for_each_online(|slot, user| {
                 state.put_back(slot, user);
@@ -190,6 +192,7 @@ impl Walk {
             })?;
             state.seal();
         }
+        let state = state.unwrap_or_else(|| State::new(partition, first.clone()));
         let seq = state.seq();
         let now = clock.monotonic_ms();
         let mut walk = Walk {
@@ -207,6 +210,7 @@ impl Walk {
             due_seen: DueKey::default(),
             due_next: Some(LogTime(0)),
             cached: VecDeque::new(),
+            policy: None,
             folded_since: 0,
             store_committed_ms: now,
             log_committed_ms: now,
@@ -633,8 +637,11 @@ impl Walk {
             chain: self.outbox.chain(),
         };
         let image = self.state.partition_image();
-        let policy = policy_json(image.policy);
-        store.commit(commit, &applied, &image, &policy, &self.outbox.census.to_bytes())?;
+        let written = self.policy.take().filter(|(since, _)| *since == image.policy_since);
+        let (_, policy) = self
+            .policy
+            .insert(written.unwrap_or_else(|| (image.policy_since, policy_json(image.policy))));
+        store.commit(commit, &applied, &image, policy, &self.outbox.census.to_bytes())?;
         failpoint::reach("stored");
         metrics::store_commit(self.clock.monotonic_ms().saturating_sub(began) as f64 / 1_000.0);
         self.state.release_long_timers();

@@ -190,7 +190,8 @@ fn invalid<T>(what: impl Into<String>) -> Result<T, InvalidPolicy> {
     Err(InvalidPolicy(what.into()))
 }
 
-fn bounded(key: &str, value: u64, least: u64, most: u64) -> Result<u64, InvalidPolicy> {
+/// `key` is written out only if the value is wrong.
+fn bounded(key: impl fmt::Display, value: u64, least: u64, most: u64) -> Result<u64, InvalidPolicy> {
     if (least..=most).contains(&value) {
         Ok(value)
     } else {
@@ -215,7 +216,7 @@ impl PolicyDocument {
         policy.exclusive = self.exclusive;
         for (kind, limit) in self.instances {
             let (least, most) = bounds::INSTANCES;
-            bounded(&format!("instances.{kind}"), limit, least, most)?;
+            bounded(format_args!("instances.{kind}"), limit, least, most)?;
             policy.instances.insert(kind, limit);
         }
         if let Some(kicked_max) = self.kicked_max {
@@ -287,24 +288,16 @@ impl PlatformDocument {
             push: self.push.unwrap_or(base.push),
             away_ms: self.away_ms.unwrap_or(base.away_ms),
         };
-        let at = |key: &str| format!("platforms.{name}.{key}");
-        bounded(
-            &at("timeout_ms"),
-            platform.timeout_ms,
-            bounds::TIMEOUT_MS_MIN,
-            bounds::MS_MAX,
-        )?;
-        bounded(&at("heartbeat_ms"), platform.heartbeat_ms, 0, bounds::MS_MAX)?;
-        bounded(&at("closed_ms"), platform.closed_ms, 0, bounds::MS_MAX)?;
-        bounded(&at("exit_ms"), platform.exit_ms, 0, bounds::MS_MAX)?;
-        bounded(&at("away_ms"), platform.away_ms, 0, bounds::MS_MAX)?;
+        let least = |key: &str, value: u64, least: u64| {
+            bounded(format_args!("platforms.{name}.{key}"), value, least, bounds::MS_MAX)
+        };
+        least("timeout_ms", platform.timeout_ms, bounds::TIMEOUT_MS_MIN)?;
+        least("heartbeat_ms", platform.heartbeat_ms, 0)?;
+        least("closed_ms", platform.closed_ms, 0)?;
+        least("exit_ms", platform.exit_ms, 0)?;
+        least("away_ms", platform.away_ms, 0)?;
         if let Some(background_ms) = platform.background_ms {
-            bounded(
-                &at("background_ms"),
-                background_ms,
-                bounds::BACKGROUND_MS_MIN,
-                bounds::MS_MAX,
-            )?;
+            least("background_ms", background_ms, bounds::BACKGROUND_MS_MIN)?;
         }
         Ok(platform)
     }

@@ -6,7 +6,7 @@
 
 use crate::presence::policy::{InvalidPolicy, LoginMode, PlatformDocument, Policy, PolicyDocument, RULES, bounds};
 use serde_json::{Map, Value};
-use std::fmt::Write;
+use std::fmt::{Display, Formatter, Write};
 
 /// Reads a policy document and completes it from the defaults.
 pub fn parse_policy(text: &str) -> Result<Policy, InvalidPolicy> {
@@ -26,7 +26,7 @@ pub fn policy_document(value: &Value) -> Result<PolicyDocument, InvalidPolicy> {
             "instances" => {
                 let (least, most) = bounds::INSTANCES;
                 for (kind, limit) in object(key, value)? {
-                    let limit = integer(&format!("instances.{kind}"), limit, least, most)?;
+                    let limit = integer(format_args!("instances.{kind}"), limit, least, most)?;
                     document.instances.insert(kind.clone(), limit);
                 }
             }
@@ -52,26 +52,32 @@ pub fn policy_document(value: &Value) -> Result<PolicyDocument, InvalidPolicy> {
 }
 
 fn platform(name: &str, value: &Value) -> Result<PlatformDocument, InvalidPolicy> {
-    let at = |key: &str| format!("platforms.{name}.{key}");
+    struct At<'k>(&'k str, &'k str);
+    // Written out only if something is wrong with it.
+    impl Display for At<'_> {
+        fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+            write!(f, "platforms.{}.{}", self.0, self.1)
+        }
+    }
     let mut document = PlatformDocument::default();
-    for (key, value) in object(&format!("platforms.{name}"), value)? {
+    for (key, value) in object(format_args!("platforms.{name}"), value)? {
         match key.as_str() {
-            "kind" => document.kind = Some(string(&at(key), value)?),
-            "heartbeat_ms" => document.heartbeat_ms = Some(span(&at(key), value, 0)?),
-            "timeout_ms" => document.timeout_ms = Some(span(&at(key), value, bounds::TIMEOUT_MS_MIN)?),
-            "closed_ms" => document.closed_ms = Some(span(&at(key), value, 0)?),
-            "exit_ms" => document.exit_ms = Some(span(&at(key), value, 0)?),
+            "kind" => document.kind = Some(string(At(name, key), value)?),
+            "heartbeat_ms" => document.heartbeat_ms = Some(span(At(name, key), value, 0)?),
+            "timeout_ms" => document.timeout_ms = Some(span(At(name, key), value, bounds::TIMEOUT_MS_MIN)?),
+            "closed_ms" => document.closed_ms = Some(span(At(name, key), value, 0)?),
+            "exit_ms" => document.exit_ms = Some(span(At(name, key), value, 0)?),
             "background_ms" => {
                 document.background_ms = Some(match value {
                     Value::Null => None,
-                    value => Some(span(&at(key), value, bounds::BACKGROUND_MS_MIN)?),
+                    value => Some(span(At(name, key), value, bounds::BACKGROUND_MS_MIN)?),
                 });
             }
             "push" => match value {
                 Value::Bool(push) => document.push = Some(*push),
-                other => return mistyped(&at(key), "true or false", other),
+                other => return mistyped(At(name, key), "true or false", other),
             },
-            "away_ms" => document.away_ms = Some(span(&at(key), value, 0)?),
+            "away_ms" => document.away_ms = Some(span(At(name, key), value, 0)?),
             _ => return unknown_key(&format!("platforms.{name}"), key),
         }
     }
@@ -108,43 +114,42 @@ fn exclusive(value: &Value) -> Result<Option<Vec<Vec<String>>>, InvalidPolicy> {
     groups.iter().map(group).collect::<Result<_, _>>().map(Some)
 }
 
-fn object<'v>(key: &str, value: &'v Value) -> Result<&'v Map<String, Value>, InvalidPolicy> {
+fn object(key: impl Display, value: &Value) -> Result<&Map<String, Value>, InvalidPolicy> {
     match value {
         Value::Object(map) => Ok(map),
         other => mistyped(key, "an object", other),
     }
 }
 
-fn string(key: &str, value: &Value) -> Result<String, InvalidPolicy> {
+fn string(key: impl Display, value: &Value) -> Result<String, InvalidPolicy> {
     match value {
         Value::String(text) => Ok(text.clone()),
         other => mistyped(key, "a string", other),
     }
 }
 
-fn span(key: &str, value: &Value, least: u64) -> Result<u64, InvalidPolicy> {
+fn span(key: impl Display, value: &Value, least: u64) -> Result<u64, InvalidPolicy> {
     integer(key, value, least, bounds::MS_MAX)
 }
 
 /// An integer of any size that is not negative; the bounds are only told, since `complete` checks them. A number
 /// written with a fraction or an exponent, such as `1.0`, is none.
-fn integer(key: &str, value: &Value, least: u64, most: u64) -> Result<u64, InvalidPolicy> {
+fn integer(key: impl Display, value: &Value, least: u64, most: u64) -> Result<u64, InvalidPolicy> {
     match value.as_u64() {
         Some(number) => Ok(number),
         None => mistyped(key, &format!("an integer, {least} to {most}"), value),
     }
 }
 
-fn mistyped<T>(key: &str, wanted: &str, found: &Value) -> Result<T, InvalidPolicy> {
+fn mistyped<T>(key: impl Display, wanted: &str, found: &Value) -> Result<T, InvalidPolicy> {
     let found = match found {
         Value::Array(_) => "an array".to_owned(),
         Value::Object(_) => "an object".to_owned(),
         scalar => scalar.to_string(),
     };
-    let key = if key == "policy" {
-        "policy: it".to_owned()
-    } else {
-        format!("policy: {key}")
+    let key = match key.to_string() {
+        key if key == "policy" => "policy: it".to_owned(),
+        key => format!("policy: {key}"),
     };
     Err(InvalidPolicy(format!("{key} must be {wanted}, not {found}")))
 }

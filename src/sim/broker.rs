@@ -1,19 +1,18 @@
 //! A simulated log, as hard as a distant one: calls fail, take long or never come back; commits fail and are there all
-//! the same, or arrive later; an owner that was deposed is refused.
+//! the same, or arrive later; leaders change; an owner that was deposed is refused.
 //!
 //! Each owner has a [`Handle`] with a token of its own. Whoever takes a partition over gets the next token, and from
 //! then on the one before is fenced. What the engine may rely on: a commit whose outcome is unknown is decided, one
-//! way or the other, when its owner asks for the position or when another owner takes over.
-//!
-//! Every commit is held at once against what the oracle expects, so that a run ends at the first wrong one.
+//! way or the other, when its owner asks for the position or when another owner takes over. What is in a partition is
+//! in `shelf`.
 
 use super::fault::{Counts, Fault};
 use super::history::Random;
-use super::input::{Input, Published};
+use super::input::Input;
+use super::shelf::{Flight, Shelf};
 use crate::clock::ManualClock;
 use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +22,11 @@ pub struct Weather {
     pub without: Vec<Fault>,
     /// Of a thousand calls.
     pub fails: u64,
+    /// After a commit of which nobody knows, an owner asks for the position as a new owner would, and fences off whoever
+    /// is there by then.
+    pub settles_anew: bool,
+    /// Commits bring the newest state of users along.
+    pub keeps_current: bool,
     /// Nothing goes wrong any more.
     pub calm: bool,
     pub counts: Counts,
@@ -50,6 +54,12 @@ pub enum BrokerBug {
     FenceIgnored,
     /// Who is refused takes a new token and sends the same again.
     FreshToken,
+    /// Owners are given records of publishers' transactions that were aborted.
+    AbortedRead,
+}
+
+impl BrokerBug {
+    pub const ALL: [BrokerBug; 3] = [BrokerBug::FenceIgnored, BrokerBug::FreshToken, BrokerBug::AbortedRead];
 }
 
 pub struct Broker {
@@ -67,24 +77,8 @@ pub struct World {
     pub wrong: Option<String>,
     /// How many records were handed out.
     pub read: u64,
-}
-
-/// One partition.
-pub struct Shelf {
-    pub input: Input,
-    events: VecDeque<Record>,
-    start: u64,
-    end: u64,
-    count: u64,
-    pub outputs: Vec<NewRecord>,
-    pub quarantined: usize,
-    pub position: Position,
-    /// The token of the present owner.
-    token: u64,
-    /// Commits that are on their way.
-    flight: Vec<(u64, Commit)>,
-    /// What the owner says it needs no more.
-    pub floor: u64,
+    /// So many calls from now on fail: the log is not there.
+    pub outage: u64,
 }
 
 /// Whether a process lives. Its calls of log and store count down to its death.
@@ -101,6 +95,8 @@ pub enum Call {
     Works,
     /// It has its effect, but nobody lives to see it.
     WorksUnseen,
+    /// The last one, without its effect.
+    Dies,
     Dead,
 }
 
@@ -138,34 +134,22 @@ impl Life {
         if self.last_works.load(Ordering::Relaxed) {
             Call::WorksUnseen
         } else {
-            Call::Dead
+            Call::Dies
         }
     }
 }
 
 impl Broker {
     pub fn new(inputs: Vec<Input>, random: Random, weather: Weather, clock: Arc<ManualClock>) -> Broker {
-        let shelf = |input| Shelf {
-            input,
-            events: VecDeque::new(),
-            start: 0,
-            end: 0,
-            count: 0,
-            outputs: Vec::new(),
-            quarantined: 0,
-            position: Position::default(),
-            token: 0,
-            flight: Vec::new(),
-            floor: 0,
-        };
         Broker {
             partitions: u32::try_from(inputs.len()).unwrap_or(u32::MAX),
             world: Mutex::new(World {
                 random,
                 weather,
-                shelves: inputs.into_iter().map(shelf).collect(),
+                shelves: inputs.into_iter().map(Shelf::new).collect(),
                 wrong: None,
                 read: 0,
+                outage: 0,
             }),
             clock,
             bug: None,
@@ -174,6 +158,9 @@ impl Broker {
 
     pub fn with_bug(mut self, bug: Option<BrokerBug>) -> Broker {
         self.bug = bug;
+        for shelf in &mut self.world().shelves {
+            shelf.reads_aborted = bug == Some(BrokerBug::AbortedRead);
+        }
         self
     }
 
@@ -181,44 +168,29 @@ impl Broker {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn append(&self, partition: Partition, record: Published) {
-        let mut world = self.world();
-        let shelf = &mut world.shelves[partition.0 as usize];
-        shelf.end = record.offset.0 + 1;
-        shelf.count += 1;
-        shelf.events.push_back(Record {
-            offset: record.offset,
-            ts: record.ts,
-            key: record.key,
-            value: record.value,
-            is_null: false,
-        });
-    }
-
     /// The next owner's token. What is on its way from the one before is decided.
     pub fn take_over(&self, partition: Partition) -> u64 {
-        self.decide(partition, |_| true);
         let mut world = self.world();
+        self.decide(&mut world, partition, |_| true);
         let shelf = &mut world.shelves[partition.0 as usize];
         shelf.token += 1;
         shelf.token
     }
 
     /// Decides what is on its way and of these tokens: it arrives or never does.
-    fn decide(&self, partition: Partition, of: impl Fn(u64) -> bool) {
+    fn decide(&self, world: &mut World, partition: Partition, of: impl Fn(u64) -> bool) {
         if self.bug == Some(BrokerBug::FenceIgnored) {
             return;
         }
-        let mut world = self.world();
         let World {
             random, shelves, wrong, ..
-        } = &mut *world;
+        } = world;
         let shelf = &mut shelves[partition.0 as usize];
-        for (token, commit) in std::mem::take(&mut shelf.flight) {
-            if !of(token) {
-                shelf.flight.push((token, commit));
-            } else if token == shelf.token && random.percent(50) {
-                shelf.apply(commit, wrong);
+        for flight in std::mem::take(&mut shelf.flight) {
+            if !of(flight.token) {
+                shelf.flight.push(flight);
+            } else if flight.token == shelf.token && random.percent(50) {
+                shelf.decide(flight, wrong);
             }
         }
     }
@@ -228,112 +200,11 @@ impl Broker {
         let mut world = self.world();
         let World { shelves, wrong, .. } = &mut *world;
         let shelf = &mut shelves[partition.0 as usize];
-        for (token, commit) in std::mem::take(&mut shelf.flight) {
-            if token == shelf.token || self.bug == Some(BrokerBug::FenceIgnored) {
-                shelf.apply(commit, wrong);
+        for flight in std::mem::take(&mut shelf.flight) {
+            if flight.token == shelf.token || self.bug == Some(BrokerBug::FenceIgnored) {
+                shelf.decide(flight, wrong);
             }
         }
-    }
-
-    /// Cuts the front.
-    pub fn cut(&self, partition: Partition, before: u64) {
-        let mut world = self.world();
-        let shelf = &mut world.shelves[partition.0 as usize];
-        shelf.start = shelf.start.max(before.min(shelf.end));
-        while shelf.events.front().is_some_and(|first| first.offset.0 < shelf.start) {
-            shelf.events.pop_front();
-        }
-    }
-}
-
-impl Shelf {
-    pub fn start(&self) -> u64 {
-        self.start
-    }
-
-    pub fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// How many records were published.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    fn apply(&mut self, commit: Commit, wrong: &mut Option<String>) {
-        let found = self.check(&commit).err();
-        if wrong.is_none() {
-            *wrong = found;
-        }
-        self.quarantined += commit.quarantine.len();
-        self.outputs.extend(commit.changes);
-        self.outputs.extend(commit.kicks);
-        self.position = commit.position;
-    }
-
-    /// Whether a commit adds exactly what the oracle expects between the position before and its own.
-    fn check(&self, commit: &Commit) -> Result<(), String> {
-        let to = commit.position;
-        let place = |position: Position| format!("({}, {})", position.next, position.outputs);
-        let from = self.position;
-        if (to.next, to.outputs) < (from.next, from.outputs) {
-            return Err(format!("a commit goes back from {} to {}", place(from), place(to)));
-        }
-        if to.next.0 > self.end {
-            return Err(format!("a commit is at {}, past the end {}", place(to), self.end));
-        }
-        let (first, first_malformed, _) = self.input.before(from.next, from.outputs);
-        let (last, last_malformed, position) = self.input.before(to.next, to.outputs);
-        let expected = &self.input.expected[first..last];
-        for (topic, records) in [(Topic::Changes, &commit.changes), (Topic::Kicks, &commit.kicks)] {
-            let expected: Vec<_> = expected.iter().filter(|expected| expected.topic == topic).collect();
-            for (number, (wanted, got)) in expected.iter().zip(records).enumerate() {
-                if wanted.record != *got {
-                    return Err(format!(
-                        "of the commit from {} to {}, number {number} of {topic} is not that of offset {} index {}",
-                        place(from),
-                        place(to),
-                        wanted.offset,
-                        wanted.index
-                    ));
-                }
-            }
-            if expected.len() != records.len() {
-                return Err(format!(
-                    "the commit from {} to {} has {} {topic} instead of {}",
-                    place(from),
-                    place(to),
-                    records.len(),
-                    expected.len()
-                ));
-            }
-        }
-        let expected = &self.input.malformed[first_malformed..last_malformed];
-        let same = expected.len() == commit.quarantine.len()
-            && expected.iter().zip(&commit.quarantine).all(|(expected, got)| {
-                crate::schema::avro::decode_quarantined(&got.value).is_ok_and(|got| {
-                    (got.offset, got.ts, got.key.as_deref(), got.value.as_deref())
-                        == (
-                            expected.offset,
-                            expected.ts,
-                            expected.key.as_deref(),
-                            Some(&*expected.value),
-                        )
-                })
-            });
-        if !same {
-            return Err(format!(
-                "the commit from {} to {} has {} quarantined instead of {}, or others",
-                place(from),
-                place(to),
-                commit.quarantine.len(),
-                expected.len()
-            ));
-        }
-        if (to.seq, to.chain) != (position.seq, position.chain) {
-            return Err(format!("the position {} has another seq or chain", place(to)));
-        }
-        Ok(())
     }
 }
 
@@ -346,8 +217,13 @@ pub struct Handle {
     partition: Partition,
     token: AtomicU64,
     life: Arc<Life>,
-    /// After so many calls.
-    pause: Mutex<Option<(u64, Meanwhile)>>,
+    /// After so many calls; never for the greatest number.
+    pause_in: AtomicU64,
+    meanwhile: Mutex<Option<Meanwhile>>,
+    /// A commit failed, and the position was not asked for since.
+    unsettled: AtomicBool,
+    /// It was deposed, perhaps without ever knowing.
+    deposed: AtomicBool,
 }
 
 impl Handle {
@@ -357,38 +233,41 @@ impl Handle {
             partition,
             token: AtomicU64::new(token),
             life,
-            pause: Mutex::new(None),
+            pause_in: AtomicU64::new(u64::MAX),
+            meanwhile: Mutex::new(None),
+            unsettled: AtomicBool::new(false),
+            deposed: AtomicBool::new(false),
         }
     }
 
+    /// Whether nobody else ever took the partition over since.
     pub fn is_present(&self) -> bool {
-        self.broker.world().shelves[self.partition.0 as usize].token == self.token.load(Ordering::Relaxed)
+        let token = self.broker.world().shelves[self.partition.0 as usize].token;
+        token == self.token.load(Ordering::Relaxed) && !self.deposed.load(Ordering::Relaxed)
     }
 
     /// Within the call after so many, something else happens before the call has its effect.
     pub fn pause_after(&self, calls: u64, meanwhile: Meanwhile) {
-        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some((calls, meanwhile));
+        *self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner) = Some(meanwhile);
+        self.pause_in.store(calls, Ordering::Relaxed);
     }
 
     pub fn pauses_no_more(&self) {
-        self.pause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.pause_in.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// Counts a call and lets what may befall it befall it.
-    fn call(&self) -> Result<Call, Error> {
-        let meanwhile = {
-            let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
-            match &mut *pause {
-                Some((0, _)) => pause.take(),
-                Some((left, _)) => {
-                    *left -= 1;
-                    None
+    fn call(&self) -> Result<(Call, MutexGuard<'_, World>), Error> {
+        match self.pause_in.load(Ordering::Relaxed) {
+            u64::MAX => {}
+            0 => {
+                self.pauses_no_more();
+                let meanwhile = self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(meanwhile) = meanwhile {
+                    meanwhile();
                 }
-                None => None,
             }
-        };
-        if let Some((_, meanwhile)) = meanwhile {
-            meanwhile();
+            left => self.pause_in.store(left - 1, Ordering::Relaxed),
         }
         let call = self.life.call();
         if call == Call::Dead {
@@ -400,25 +279,39 @@ impl Handle {
         if weather.strikes(Fault::Slow, rate, random) {
             self.broker.clock.advance_ms(1 + random.below(40_000));
         }
-        Ok(call)
+        Ok((call, world))
     }
 
-    fn maybe_fails(&self) -> Result<Call, Error> {
-        let call = self.call()?;
-        let mut world = self.broker.world();
+    /// Whether there is nobody to answer.
+    fn is_unanswered(&self, world: &mut World) -> bool {
+        let left = match world.outage {
+            0 => &mut world.shelves[self.partition.0 as usize].leaderless,
+            _ => &mut world.outage,
+        };
+        let is_unanswered = *left > 0;
+        *left = left.saturating_sub(1);
+        is_unanswered
+    }
+
+    fn maybe_fails(&self) -> Result<(Call, MutexGuard<'_, World>), Error> {
+        let (call, mut world) = self.call()?;
+        if call == Call::Dies {
+            return Err(Error::Closed);
+        }
+        let unanswered = self.is_unanswered(&mut world);
         let World { random, weather, .. } = &mut *world;
         let rate = weather.fails;
-        if weather.strikes(Fault::CallFails, rate, random) {
+        if unanswered || weather.strikes(Fault::CallFails, rate, random) {
             return Err(Error::Read("simulated".into()));
         }
-        Ok(call)
+        Ok((call, world))
     }
 
     /// The answer, if anybody lives to hear it.
     fn answer<T>(call: Call, answer: T) -> Result<T, Error> {
         match call {
             Call::Works => Ok(answer),
-            Call::WorksUnseen | Call::Dead => Err(Error::Closed),
+            Call::WorksUnseen | Call::Dies | Call::Dead => Err(Error::Closed),
         }
     }
 }
@@ -445,38 +338,39 @@ impl Log for Handle {
         limit: Limit,
         into: &mut Vec<Record>,
     ) -> Result<(), Error> {
-        let call = self.maybe_fails()?;
-        let mut world = self.broker.world();
+        let (call, mut world) = self.maybe_fails()?;
         let shelf = &world.shelves[partition.0 as usize];
-        if from.0 < shelf.start {
+        if from.0 < shelf.start() {
             return Err(Error::Gone {
                 topic,
                 partition,
                 wanted: from,
-                start: Offset(shelf.start),
+                start: Offset(shelf.start()),
             });
         }
-        let first = shelf.events.partition_point(|record| record.offset < from);
         let before = into.len();
-        into.extend(shelf.events.range(first..).take(limit.records.max(1)).cloned());
+        shelf.read(from, limit.records, into);
         world.read += (into.len() - before) as u64;
         Handle::answer(call, ())
     }
 
     fn range(&self, _topic: Topic, partition: Partition) -> Result<Range, Error> {
-        let call = self.maybe_fails()?;
-        let world = self.broker.world();
+        let (call, world) = self.maybe_fails()?;
         let shelf = &world.shelves[partition.0 as usize];
         let range = Range {
-            start: Offset(shelf.start),
-            end: Offset(shelf.end),
+            start: Offset(shelf.start()),
+            end: Offset(shelf.end()),
         };
         Handle::answer(call, range)
     }
 
+    fn keeps_current(&self) -> bool {
+        self.broker.world().weather.keeps_current
+    }
+
     fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error> {
-        let call = self.call()?;
-        let mut world = self.broker.world();
+        let (call, mut world) = self.call()?;
+        let unanswered = self.is_unanswered(&mut world);
         let World {
             random,
             weather,
@@ -494,43 +388,64 @@ impl Log for Handle {
                     token = shelf.token;
                     self.token.store(token, Ordering::Relaxed);
                 }
-                None => return Err(Error::Fenced { partition }),
+                Some(BrokerBug::AbortedRead) | None => return Err(Error::Fenced { partition }),
             }
         }
+        let records = commit.changes.len() + commit.kicks.len() + commit.quarantine.len();
         let rate = weather.fails;
         let failed = Err(Error::Write("simulated".into()));
-        if weather.strikes(Fault::CommitLost, rate, random) {
+        self.unsettled.store(true, Ordering::Relaxed);
+        // Whoever dies in the middle leaves a transaction open, which is aborted when the next one comes.
+        let torn = if call == Call::Dies { 500 } else { rate };
+        if !unanswered && records > 0 && weather.strikes(Fault::CommitTorn, torn, random) {
+            shelf.write(token, commit, 1 + random.index(records));
             return failed;
         }
+        if call == Call::Dies {
+            return Err(Error::Closed);
+        }
+        if unanswered || weather.strikes(Fault::CommitLost, rate, random) {
+            return failed;
+        }
+        let flight: Flight = shelf.write(token, commit, usize::MAX);
         if weather.strikes(Fault::CommitLate, rate, random) {
-            shelf.flight.push((token, commit));
+            shelf.flight.push(flight);
             return failed;
         }
-        shelf.apply(commit, wrong);
+        shelf.decide(flight, wrong);
         if weather.strikes(Fault::CommitKept, rate, random) {
             return failed;
         }
+        self.unsettled.store(false, Ordering::Relaxed);
         Handle::answer(call, ())
     }
 
     fn position(&self, partition: Partition) -> Result<Position, Error> {
-        let call = self.maybe_fails()?;
+        let (call, mut world) = self.maybe_fails()?;
         let own = self.token.load(Ordering::Relaxed);
-        self.broker.decide(partition, |token| token == own);
-        let position = self.broker.world().shelves[partition.0 as usize].position;
-        Handle::answer(call, position)
+        if self.unsettled.swap(false, Ordering::Relaxed) && world.weather.settles_anew {
+            self.broker.decide(&mut world, partition, |_| true);
+            let shelf = &mut world.shelves[partition.0 as usize];
+            if shelf.token != own {
+                self.deposed.store(true, Ordering::Relaxed);
+            }
+            shelf.token += 1;
+            self.token.store(shelf.token, Ordering::Relaxed);
+        } else {
+            self.broker.decide(&mut world, partition, |token| token == own);
+        }
+        Handle::answer(call, world.shelves[partition.0 as usize].position)
     }
 
     fn sync(&self) -> Result<(), Error> {
-        let call = self.maybe_fails()?;
+        let (call, _world) = self.maybe_fails()?;
         Handle::answer(call, ())
     }
 
     fn retain(&self, partition: Partition, floor: Offset) -> Result<(), Error> {
-        let call = self.maybe_fails()?;
-        if self.is_present() {
-            let mut world = self.broker.world();
-            let shelf = &mut world.shelves[partition.0 as usize];
+        let (call, mut world) = self.maybe_fails()?;
+        let shelf = &mut world.shelves[partition.0 as usize];
+        if shelf.token == self.token.load(Ordering::Relaxed) {
             shelf.floor = shelf.floor.max(floor.0);
         }
         Handle::answer(call, ())

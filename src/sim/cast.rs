@@ -1,17 +1,19 @@
 //! Who owns the partitions of a simulated world: machines with stores, processes that open a walk, stand still, die and
-//! are deposed without knowing.
+//! are deposed without knowing. Who is given what is the group's to say (`group`).
 
 use super::broker::{Broker, Handle, Life};
 use super::disk::{Drive, Platter, Rows};
 use super::fault::Fault;
+use super::group::{Group, Part};
 use crate::clock::ManualClock;
+use crate::engine::ownership::{Command, Fact};
 use crate::engine::partition::Walk;
 use crate::engine::{Error, Tuning};
 use crate::log::{self, Limit};
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
 use crate::store::{Home, keys};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Machines that can own a partition.
@@ -22,14 +24,14 @@ const COPIES_MAX: usize = 6;
 /// Where one machine keeps one partition's store.
 pub enum Disk {
     Simulated(Platter),
-    /// With RocksDB; there are no copies of it.
+    /// With RocksDB.
     Directory(PathBuf),
 }
 
 pub struct Machine {
     disk: Disk,
-    /// A process has it open.
-    busy: bool,
+    /// None while its worker has nothing open, or is in the middle of a step.
+    owner: Option<Owner>,
     /// What is there is none of its own.
     foreign: bool,
     copies: Vec<Rows>,
@@ -40,17 +42,55 @@ pub struct Owner {
     pub walk: Walk,
     pub life: Arc<Life>,
     pub handle: Arc<Handle>,
-    machine: usize,
+    pub machine: usize,
 }
 
-/// A partition's machines and owners, the present owner last.
+/// A partition's machines, and what they and the group know of one another.
 pub struct Seat {
     machines: Vec<Machine>,
-    pub owners: Vec<Owner>,
-    last_machine: usize,
+    parts: Vec<Part>,
+    group: Group,
     /// A store that reaches back to where the log starts.
     backup: Rows,
     needs_backup: bool,
+    /// Why a step or an opening failed last.
+    pub failure: Option<String>,
+    /// How often it came to life since nothing goes wrong any more.
+    pub lives: usize,
+}
+
+impl Seat {
+    pub fn group(&mut self) -> (&mut Group, &mut [Part]) {
+        (&mut self.group, &mut self.parts)
+    }
+
+    pub fn part(&mut self, machine: usize) -> &mut Part {
+        &mut self.parts[machine]
+    }
+
+    /// Machines that have a worker.
+    pub fn working(&self) -> Vec<usize> {
+        let parts = self.parts.iter().enumerate();
+        let working = parts.filter(|(_, part)| part.works);
+        working.map(|(machine, _)| machine).collect()
+    }
+
+    /// The owner that nobody has deposed, if it is the only one left and at work.
+    pub fn live(&self) -> Option<usize> {
+        let live = self.parts.iter().position(Part::is_live)?;
+        let others = self.parts.iter().enumerate().filter(|(machine, _)| *machine != live);
+        let alone = others.map(|(_, part)| part).all(Part::is_absent);
+        (alone && self.machines[live].owner.is_some()).then_some(live)
+    }
+
+    pub fn take_owner(&mut self, machine: usize) -> Option<Owner> {
+        self.machines[machine].owner.take()
+    }
+
+    pub fn put_owner(&mut self, owner: Owner) {
+        let machine = owner.machine;
+        self.machines[machine].owner = Some(owner);
+    }
 }
 
 /// Everything that lives, with what it lives on.
@@ -77,16 +117,18 @@ impl Cast {
                     Some(directory) => Disk::Directory(directory.join(format!("{partition}-{number}"))),
                     None => Disk::Simulated(Platter::default()),
                 },
-                busy: false,
+                owner: None,
                 foreign: false,
                 copies: Vec::new(),
             };
             Mutex::new(Seat {
                 machines: (0..MACHINES).map(machine).collect(),
-                owners: Vec::new(),
-                last_machine: 0,
+                parts: (0..MACHINES).map(|_| Part::default()).collect(),
+                group: Group::default(),
                 backup: Rows::new(),
                 needs_backup: false,
+                failure: None,
+                lives: 0,
             })
         };
         Cast {
@@ -103,12 +145,12 @@ impl Cast {
         seat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wrong(&self, what: String) {
+    pub fn wrong(&self, what: String) {
         let mut world = self.broker.world();
         world.wrong.get_or_insert(what);
     }
 
-    fn strikes(&self, fault: Fault, per_mille: u64) -> bool {
+    pub fn strikes(&self, fault: Fault, per_mille: u64) -> bool {
         let mut world = self.broker.world();
         let world = &mut *world;
         world.weather.strikes(fault, per_mille, &mut world.random)
@@ -118,10 +160,10 @@ impl Cast {
         self.broker.world().random.below(limit)
     }
 
-    /// A process on a free machine takes the partition over, with whatever store it finds there. Most attempts give an
-    /// owner; one that fails may be made again.
-    pub fn open(&self, partition: Partition) -> Option<Owner> {
-        let (machine, home) = self.machine(partition)?;
+    /// A machine's worker takes the partition up, with whatever store it finds. Most attempts give an owner; one that
+    /// fails may be made again.
+    pub fn open(&self, partition: Partition, machine: usize) -> Option<Owner> {
+        let home = self.found(partition, machine);
         // Taken before the position is read, so that nothing comes in between.
         let token = self.broker.take_over(partition);
         let life = Life::new();
@@ -150,23 +192,15 @@ impl Cast {
                 })
             }
             Err(error) => {
-                self.fails(partition, machine, &life, true, &error);
-                self.seat(partition).machines[machine].busy = false;
+                self.fails(partition, machine, &life, handle.is_present(), &error);
                 None
             }
         }
     }
 
-    /// A free machine, its store as it is found.
-    fn machine(&self, partition: Partition) -> Option<(usize, Disk)> {
-        let foreign = self.foreign_rows(partition);
+    /// A machine's store as it is found.
+    fn found(&self, partition: Partition, machine: usize) -> Disk {
         let mut seat = self.seat(partition);
-        let mut machine = seat.last_machine;
-        if seat.machines[machine].busy || self.strikes(Fault::Move, 200) {
-            let free: Vec<usize> = (0..MACHINES).filter(|machine| !seat.machines[*machine].busy).collect();
-            machine = *free.get(self.below(free.len() as u64) as usize)?;
-        }
-        seat.last_machine = machine;
         let Seat {
             machines,
             backup,
@@ -174,39 +208,39 @@ impl Cast {
             ..
         } = &mut *seat;
         let found = &mut machines[machine];
-        found.busy = true;
         match &found.disk {
             Disk::Simulated(platter) => {
                 if !found.foreign {
-                    self.check_store(partition, &platter.copy());
+                    self.check_store(partition, platter.value(keys::META));
                 }
                 if std::mem::take(needs_backup) {
                     platter.put_back(backup.clone());
                 } else if !found.copies.is_empty() && self.strikes(Fault::StoreOld, 100) {
                     let copy = self.below(found.copies.len() as u64) as usize;
                     platter.put_back(found.copies[copy].clone());
+                } else if self.strikes(Fault::StoreHalf, 30) {
+                    platter.lose_a_part();
                 } else if self.strikes(Fault::StoreLost, 40) {
                     platter.put_back(Rows::new());
-                } else if let Some(foreign) = foreign
-                    && self.strikes(Fault::StoreForeign, 40)
-                {
-                    platter.put_back(foreign);
+                } else if self.seats.len() > 1 && self.strikes(Fault::StoreForeign, 40) {
+                    platter.put_back(self.foreign_rows(partition).unwrap_or_default());
                     found.foreign = true;
                 } else if self.strikes(Fault::StoreDamaged, 20) {
-                    let mut rows = platter.copy();
-                    if let Some(meta) = rows.get_mut(keys::META) {
-                        meta.truncate(meta.len() / 2);
-                    }
-                    platter.put_back(rows);
+                    platter.spoil(keys::META, |meta| meta.truncate(meta.len() / 2));
                 }
-                Some((machine, Disk::Simulated(platter.clone())))
+                Disk::Simulated(platter.clone())
             }
             Disk::Directory(directory) => {
                 if self.strikes(Fault::StoreLost, 100) {
-                    // It may never have been there.
-                    let _ = std::fs::remove_dir_all(directory);
+                    remove(directory);
+                } else if self.strikes(Fault::StoreHalf, 60) {
+                    halve_files(directory);
+                } else if self.strikes(Fault::StoreOld, 100) {
+                    copy_files(&copy_of(directory), directory);
+                } else if self.below(4) == 0 {
+                    copy_files(directory, &copy_of(directory));
                 }
-                Some((machine, Disk::Directory(directory.clone())))
+                Disk::Directory(directory.clone())
             }
         }
     }
@@ -214,9 +248,6 @@ impl Cast {
     /// The rows of another partition's store.
     fn foreign_rows(&self, partition: Partition) -> Option<Rows> {
         let other = (partition.0 as usize + 1) % self.seats.len();
-        if other == partition.0 as usize {
-            return None;
-        }
         match &self.seats[other].try_lock().ok()?.machines.first()?.disk {
             Disk::Simulated(platter) => Some(platter.copy()),
             Disk::Directory(_) => None,
@@ -224,8 +255,10 @@ impl Cast {
     }
 
     /// The store must not be ahead of the log.
-    fn check_store(&self, partition: Partition, rows: &Rows) {
-        let Some((next, outputs)) = applied(rows) else { return };
+    fn check_store(&self, partition: Partition, meta: Option<Vec<u8>>) {
+        let Some((next, outputs)) = meta.as_deref().and_then(applied) else {
+            return;
+        };
         let committed = self.broker.world().shelves[partition.0 as usize].position;
         if (Offset(next), outputs) > (committed.next, committed.outputs) {
             self.wrong(format!(
@@ -237,22 +270,23 @@ impl Cast {
 
     /// What comes of an error: whether the owner goes on all the same.
     fn fails(&self, partition: Partition, machine: usize, life: &Life, is_present: bool, error: &Error) -> bool {
+        self.seat(partition).failure = Some(error.to_string());
         if life.is_dead() {
             let lost = self.strikes(Fault::WriteLost, 500);
             let mut seat = self.seat(partition);
-            let machine = &mut seat.machines[machine];
-            machine.busy = false;
-            if let Disk::Simulated(platter) = &machine.disk {
+            seat.parts[machine].dies();
+            if let Disk::Simulated(platter) = &seat.machines[machine].disk {
                 platter.crash(lost);
             }
             return false;
         }
-        let goes_on = match error {
+        match error {
             Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => true,
             Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => {
                 if is_present {
                     self.wrong(format!("the only owner of partition {partition} is told: {error}"));
                 }
+                self.learn(partition, machine, Fact::Ended);
                 false
             }
             Error::Log(log::Error::Gone { .. }) | Error::Behind { .. } | Error::Unrecoverable { .. } => {
@@ -273,11 +307,7 @@ impl Cast {
                 self.wrong(error.to_string());
                 false
             }
-        };
-        if !goes_on {
-            self.seat(partition).machines[machine].busy = false;
         }
-        goes_on
     }
 
     /// The owner's next batch; the owner, if it goes on. Nobody else has it meanwhile.
@@ -293,12 +323,56 @@ impl Cast {
             Ok(_) => Error::Log(log::Error::Closed),
             Err(error) => error,
         };
+        self.has_failed(partition, owner, &error)
+    }
+
+    /// An owner failed; the owner, if it goes on.
+    pub fn has_failed(&self, partition: Partition, owner: Owner, error: &Error) -> Option<Owner> {
         let is_present = owner.handle.is_present();
-        self.fails(partition, owner.machine, &owner.life, is_present, &error)
+        self.fails(partition, owner.machine, &owner.life, is_present, error)
             .then_some(owner)
     }
 
-    /// Ends in good order.
+    /// A machine's worker opens the partition, or folds a batch.
+    pub fn work(&self, partition: Partition, machine: usize, records: usize) {
+        let owner = self.seat(partition).take_owner(machine);
+        let owner = match owner {
+            Some(owner) => self.step(partition, owner, records),
+            None => self.open(partition, machine),
+        };
+        if let Some(owner) = owner {
+            self.settle_down(partition, owner);
+        }
+    }
+
+    /// An owner goes on; it has caught up, perhaps.
+    pub fn settle_down(&self, partition: Partition, owner: Owner) {
+        let shown = self.broker.world().shelves[partition.0 as usize].shown();
+        let caught_up = owner.walk.applied() == shown && owner.walk.is_caught_up();
+        let machine = owner.machine;
+        self.seat(partition).put_owner(owner);
+        if caught_up {
+            self.learn(partition, machine, Fact::CaughtUp);
+        }
+    }
+
+    /// The worker does what it was told; whether it was told anything.
+    pub fn obey(&self, partition: Partition, machine: usize) -> bool {
+        let (told, owner) = {
+            let mut seat = self.seat(partition);
+            let Some(told) = seat.parts[machine].told else {
+                return false;
+            };
+            (told, seat.take_owner(machine))
+        };
+        match owner {
+            Some(owner) if told == Command::Release => self.close(partition, owner),
+            _ => self.learn(partition, machine, Fact::Ended),
+        }
+        true
+    }
+
+    /// The worker ends in good order.
     pub fn close(&self, partition: Partition, owner: Owner) {
         let Owner {
             walk, life, machine, ..
@@ -307,13 +381,9 @@ impl Cast {
         let _ = walk.close();
         if life.is_dead() {
             self.fails(partition, machine, &life, false, &Error::Unreadable);
+        } else {
+            self.learn(partition, machine, Fact::Ended);
         }
-        self.seat(partition).machines[machine].busy = false;
-    }
-
-    /// Ends an owner whose store stays as it is.
-    pub fn dismiss(&self, partition: Partition, owner: Owner) {
-        self.seat(partition).machines[owner.machine].busy = false;
     }
 
     /// Keeps a copy of the owner's store to be put back later.
@@ -338,7 +408,10 @@ impl Cast {
             return;
         }
         let rows = platter.copy();
-        let Some((applied, _)) = applied(&rows) else { return };
+        let meta = rows.get(keys::META).map(Vec::as_slice);
+        let Some((applied, _)) = meta.and_then(applied) else {
+            return;
+        };
         let (floor, start) = {
             let world = self.broker.world();
             let shelf = &world.shelves[partition.0 as usize];
@@ -351,14 +424,52 @@ impl Cast {
         let start = self.below(floor.min(applied) + 1);
         if self.strikes(Fault::Retention, 1_000) {
             seat.backup = rows;
-            self.broker.cut(partition, start);
+            self.broker.world().shelves[partition.0 as usize].cut(start);
+        }
+    }
+}
+
+/// Where a copy of a store in a directory is kept.
+fn copy_of(directory: &Path) -> PathBuf {
+    directory.with_extension("copy")
+}
+
+/// It may never have been there.
+fn remove(directory: &Path) {
+    let _ = std::fs::remove_dir_all(directory);
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// A directory as another one is, which nobody has open. What cannot be copied is a missing part like others.
+fn copy_files(from: &Path, to: &Path) {
+    remove(to);
+    let _ = std::fs::create_dir_all(to);
+    for file in files(from) {
+        if let Some(name) = file.file_name() {
+            let _ = std::fs::copy(&file, to.join(name));
+        }
+    }
+}
+
+/// Of each file with data only the first half is there.
+fn halve_files(directory: &Path) {
+    for file in files(directory) {
+        if file.extension().is_some_and(|extension| extension == "sst")
+            && let Ok(mut bytes) = std::fs::read(&file)
+        {
+            bytes.truncate(bytes.len() / 2);
+            let _ = std::fs::write(&file, bytes);
         }
     }
 }
 
 /// How far a store is: the numbers after its layout.
-fn applied(rows: &Rows) -> Option<(u64, u64)> {
-    let mut bytes = rows.get(keys::META)?.iter();
+fn applied(meta: &[u8]) -> Option<(u64, u64)> {
+    let mut bytes = meta.iter();
     let mut number = || {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {

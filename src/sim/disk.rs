@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keys and values.
 pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
-type Written = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// What one store is on.
 #[derive(Clone, Default)]
@@ -21,18 +20,28 @@ pub struct Platter(Arc<Mutex<Grooves>>);
 struct Grooves {
     /// As it is read.
     rows: Rows,
-    /// As it would be after a death.
-    flushed: Rows,
-    unflushed: Written,
+    /// What each write since the last flush has replaced, the last one last.
+    unflushed: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// A part is missing: it cannot be opened, as a database of which files are missing.
+    is_half: bool,
+}
+
+fn set(rows: &mut Rows, key: Vec<u8>, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    match value {
+        Some(value) => rows.insert(key, value),
+        None => rows.remove(&key),
+    }
 }
 
 impl Grooves {
-    fn flush(&mut self) {
-        for (key, value) in self.unflushed.drain(..) {
-            match value {
-                Some(value) => self.flushed.insert(key, value),
-                None => self.flushed.remove(&key),
-            };
+    fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let before = set(&mut self.rows, key.to_vec(), value.map(<[u8]>::to_vec));
+        self.unflushed.push((key.to_vec(), before));
+    }
+
+    fn undo(&self, rows: &mut Rows) {
+        for (key, before) in self.unflushed.iter().rev() {
+            set(rows, key.clone(), before.clone());
         }
     }
 }
@@ -46,23 +55,48 @@ impl Platter {
     pub fn crash(&self, unflushed_is_lost: bool) {
         let mut grooves = self.grooves();
         if unflushed_is_lost {
-            grooves.unflushed.clear();
-        } else {
-            grooves.flush();
+            let mut rows = std::mem::take(&mut grooves.rows);
+            grooves.undo(&mut rows);
+            grooves.rows = rows;
         }
-        grooves.rows = grooves.flushed.clone();
+        grooves.unflushed.clear();
     }
 
     /// What would be there after a death.
     pub fn copy(&self) -> Rows {
-        self.grooves().flushed.clone()
+        let grooves = self.grooves();
+        let mut rows = grooves.rows.clone();
+        grooves.undo(&mut rows);
+        rows
+    }
+
+    /// A value after a death that nobody saw coming.
+    pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let grooves = self.grooves();
+        let replaced = grooves.unflushed.iter().find(|(replaced, _)| replaced == key);
+        match replaced {
+            Some((_, before)) => before.clone(),
+            None => grooves.rows.get(key).cloned(),
+        }
+    }
+
+    /// From now on it is a copy of which a part is missing.
+    pub fn lose_a_part(&self) {
+        self.grooves().is_half = true;
     }
 
     pub fn put_back(&self, rows: Rows) {
         let mut grooves = self.grooves();
-        grooves.rows = rows.clone();
-        grooves.flushed = rows;
+        grooves.is_half = false;
+        grooves.rows = rows;
         grooves.unflushed.clear();
+    }
+
+    /// Changes a value as it lies there.
+    pub fn spoil(&self, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(value) = self.grooves().rows.get_mut(key) {
+            change(value);
+        }
     }
 }
 
@@ -76,6 +110,12 @@ pub struct Drive {
 
 impl Home for Drive {
     fn open(&self) -> Result<Store, Error> {
+        if self.platter.grooves().is_half {
+            return Err(Error::Damaged {
+                directory: Path::new("simulated").to_owned(),
+                what: "a part of it is missing".into(),
+            });
+        }
         let drive = Drive {
             platter: self.platter.clone(),
             life: self.life.clone(),
@@ -94,22 +134,20 @@ impl Home for Drive {
     }
 }
 
-struct Batch<'b>(&'b mut Written);
-
-impl WriteBatchIterator for Batch<'_> {
+impl WriteBatchIterator for Grooves {
     fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.0.push((key.to_vec(), Some(value.to_vec())));
+        self.write(key, Some(value));
     }
 
     fn delete(&mut self, key: &[u8]) {
-        self.0.push((key.to_vec(), None));
+        self.write(key, None);
     }
 }
 
 impl Drive {
     fn call(&self) -> Result<Call, String> {
         let call = self.life.call();
-        if call == Call::Dead {
+        if matches!(call, Call::Dies | Call::Dead) {
             return Err("the process is dead".to_owned());
         }
         let mut world = self.broker.world();
@@ -124,7 +162,7 @@ impl Drive {
     fn answer<T>(call: Call, answer: T) -> Result<T, String> {
         match call {
             Call::Works => Ok(answer),
-            Call::WorksUnseen | Call::Dead => Err("the process is dead".to_owned()),
+            Call::WorksUnseen | Call::Dies | Call::Dead => Err("the process is dead".to_owned()),
         }
     }
 }
@@ -155,22 +193,13 @@ impl Disk for Drive {
 
     fn write(&self, batch: WriteBatch) -> Result<(), String> {
         let call = self.call()?;
-        let mut written = Written::new();
-        batch.iterate(&mut Batch(&mut written));
-        let mut grooves = self.platter.grooves();
-        for (key, value) in &written {
-            match value {
-                Some(value) => grooves.rows.insert(key.clone(), value.clone()),
-                None => grooves.rows.remove(key),
-            };
-        }
-        grooves.unflushed.extend(written);
+        batch.iterate(&mut *self.platter.grooves());
         Drive::answer(call, ())
     }
 
     fn flush(&self) -> Result<(), String> {
         let call = self.call()?;
-        self.platter.grooves().flush();
+        self.platter.grooves().unflushed.clear();
         Drive::answer(call, ())
     }
 }

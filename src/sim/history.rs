@@ -26,6 +26,16 @@ const KINDS: [&str; 9] = [
 ];
 const NEW_PLATFORMS: [&str; 3] = ["tv", "kiosk", "～tv"];
 const UNKNOWN_PLATFORM: &str = "toaster";
+const DEFAULT_PLATFORMS: [&str; 8] = [
+    "android",
+    "iphone",
+    "ipad",
+    "mac",
+    "windows",
+    "linux",
+    "web",
+    "mini_program",
+];
 /// How many instants of interest are kept.
 const INSTANTS_MAX: usize = 48;
 /// How many connections that are no longer a device's own are kept, to speak late.
@@ -240,7 +250,7 @@ fn put(object: &mut Map<String, Value>, key: &str, value: Option<u64>) {
 #[derive(Clone, Debug)]
 struct Connection {
     user: &'static str,
-    platform: String,
+    platform: &'static str,
     device: &'static str,
     gateway: usize,
     epoch: u64,
@@ -273,7 +283,7 @@ struct History {
     policy: Policy,
     users: Vec<&'static str>,
     devices: Vec<&'static str>,
-    platforms: Vec<String>,
+    platforms: Vec<&'static str>,
     gateways: Vec<Gateway>,
     /// The last connection of each device.
     connections: Vec<Connection>,
@@ -320,7 +330,7 @@ impl History {
     fn new(seed: u64, count: usize) -> History {
         let mut random = Random(seed);
         let document = policy_document(seed);
-        let policy = policy(seed);
+        let policy = completed(document.clone());
         let start = *random.pick(&[0, 1, 1_000, 1_700_000_000_000]);
         let gateways = 2 + random.index(2);
         let users = 1 + random.index(5);
@@ -355,18 +365,21 @@ impl History {
     }
 
     fn choose_platforms(&mut self) {
-        let names: Vec<String> = self.policy.platforms.keys().cloned().collect();
+        // In the order of the policy, so by name.
+        let mut names = [DEFAULT_PLATFORMS.as_slice(), NEW_PLATFORMS.as_slice()].concat();
+        names.retain(|name| self.policy.platforms.contains_key(*name));
+        names.sort_unstable();
         let most = 1 + self.random.index(4);
         self.platforms = self.random.some_of(&names, most);
         for name in ["mini_program", "web"] {
-            if self.random.percent(40) && !self.platforms.iter().any(|platform| platform == name) {
-                self.platforms.push(name.to_owned());
+            if self.random.percent(40) && !self.platforms.contains(&name) {
+                self.platforms.push(name);
             }
         }
         // Those that only a policy brought are the most likely to be misunderstood.
         for name in NEW_PLATFORMS {
-            if self.policy.platforms.contains_key(name) && !self.platforms.iter().any(|platform| platform == name) {
-                self.platforms.push(name.to_owned());
+            if self.policy.platforms.contains_key(name) && !self.platforms.contains(&name) {
+                self.platforms.push(name);
             }
         }
     }
@@ -498,11 +511,12 @@ impl History {
         }
     }
 
-    fn some_platform(&mut self) -> String {
+    fn some_platform(&mut self) -> &'static str {
         if self.random.percent(3) {
-            UNKNOWN_PLATFORM.to_owned()
+            UNKNOWN_PLATFORM
         } else {
-            self.random.pick(&self.platforms).clone()
+            let platform: &&'static str = self.random.pick(&self.platforms);
+            platform
         }
     }
 
@@ -530,7 +544,7 @@ impl History {
     fn named(&self, connection: &Connection) -> (Who<'static>, Via<'static>) {
         let who = Who {
             user: Cow::Borrowed(connection.user),
-            platform: Cow::Owned(connection.platform.clone()),
+            platform: Cow::Borrowed(connection.platform),
             device: Cow::Borrowed(connection.device),
         };
         let via = Via {
@@ -734,8 +748,8 @@ impl History {
         self.fall_silent(|other| other.user == connection.user);
         let target = match self.random.below(3) {
             0 => Target::All,
-            1 => Target::Platform(Cow::Owned(connection.platform)),
-            _ => Target::Device(Cow::Owned(connection.platform), Cow::Borrowed(connection.device)),
+            1 => Target::Platform(Cow::Borrowed(connection.platform)),
+            _ => Target::Device(Cow::Borrowed(connection.platform), Cow::Borrowed(connection.device)),
         };
         let user = Cow::Borrowed(connection.user);
         Event::Kick { user, target }
@@ -817,10 +831,10 @@ impl History {
                     document.silence_ms = Some(*self.random.pick(&[0, 2_000, 60_000]));
                 }
                 for name in self.random.some_of(&self.platforms, 3) {
-                    if !self.policy.platforms.contains_key(&name) {
+                    if !self.policy.platforms.contains_key(name) {
                         continue;
                     }
-                    let platform = document.platforms.entry(name).or_default();
+                    let platform = document.platforms.entry(name.to_owned()).or_default();
                     platform.timeout_ms = Some(*self.random.pick(&[1_000, 20_000, 400_000]));
                     platform.background_ms = Some(*self.random.pick(&[None, Some(2_000)]));
                     platform.away_ms = Some(*self.random.pick(&[0, 2_000, 600_000]));

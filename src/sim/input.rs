@@ -1,18 +1,19 @@
 //! What is published to one partition of a simulated world, and what the oracle says must come of it.
 //!
-//! The history's events, with poison and bursts among them, each folded by the oracle as it is published. So at any
+//! The history's events, with poison and bursts among them, each folded by the oracle once it can be read. So at any
 //! moment the world can be asked what should be in the log.
 
 use super::history::{self, Random};
-use super::oracle::Oracle;
+use super::oracle::{Oracle, newest_line};
 use super::oracle_input::partition_of;
 use crate::log::{NewRecord, Position, Topic};
 use crate::presence::change::Output;
 use crate::presence::event::{Event, Intent, Via, Who};
-use crate::presence::{Conn, Epoch, LogTime, Offset, Partition};
+use crate::presence::policy::Policy;
+use crate::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use crate::schema::avro;
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A record to be published.
 pub struct Published {
@@ -20,6 +21,8 @@ pub struct Published {
     pub ts: u64,
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
+    /// None for a malformed one.
+    event: Option<Event<'static>>,
 }
 
 /// An output that the oracle expects, with where the chain stands after it.
@@ -46,10 +49,11 @@ pub struct Input {
     partition: Partition,
     partitions: u32,
     planned: VecDeque<Planned>,
-    /// Ticks push the offsets of the plan on.
-    shift: u64,
+    /// Ticks and markers push the offsets of the plan on, what is lost pulls them back.
+    shift: i64,
+    /// The next offset.
     end: u64,
-    last_ts: u64,
+    pub last_ts: u64,
     oracle: Oracle,
     pub time: Option<u64>,
     pub expected: Vec<Expected>,
@@ -57,6 +61,20 @@ pub struct Input {
     seq: u64,
     chain: [u8; 32],
     out: Vec<Output>,
+    /// Of the state, once they were asked for.
+    lines: Option<String>,
+}
+
+/// Devices that connect to one gateway before everything else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Burst {
+    pub devices: usize,
+    /// From one connect to the next.
+    pub step_ms: u64,
+    /// The gateway says that it stops, and loses all of them at once.
+    pub ends: bool,
+    /// Before anything else happens.
+    pub lull_ms: u64,
 }
 
 /// How a record is made unreadable, if it is.
@@ -68,23 +86,32 @@ pub enum Spoil {
 }
 
 impl Input {
-    /// So many records of a seed's history; `burst` devices of one gateway come before them.
-    pub fn new(seed: u64, partition: Partition, partitions: u32, records: usize, burst: usize) -> Input {
-        let mut planned = VecDeque::new();
+    /// So many records of a seed's history, after a burst.
+    pub fn new(
+        seed: u64,
+        policy: Policy,
+        partition: Partition,
+        partitions: u32,
+        records: usize,
+        burst: Burst,
+    ) -> Input {
+        let mut planned = VecDeque::with_capacity(records + burst.devices + 4);
         let mut history = history::records(seed, records).peekable();
         let start = history.peek().map_or(0, |(_, ts, _)| *ts);
-        let mut shift = 0;
-        if burst > 0 {
-            let lease = Event::Lease {
+        let mut offset = 0;
+        if burst.devices > 0 {
+            let lease = |ttl_ms: u64| Event::Lease {
                 gateway: Cow::Borrowed("gb"),
                 epoch: Epoch(1),
-                ttl_ms: 30_000,
+                ttl_ms,
             };
-            planned.push_back((shift, start, Some(lease)));
+            planned.push_back((offset, start, Some(lease(30_000))));
             let users = (0..).map(|number| format!("burst{number}"));
             let users = users.filter(|user| partition_of(user, partitions) == partition);
-            for (number, user) in users.take(burst).enumerate() {
-                shift += 1;
+            let mut ts = start;
+            for (number, user) in users.take(burst.devices).enumerate() {
+                offset += 1;
+                ts += burst.step_ms;
                 let connect = Event::Connect {
                     who: Who {
                         user: Cow::Owned(user),
@@ -99,12 +126,15 @@ impl Input {
                     intent: Intent::Login,
                     client: None,
                 };
-                planned.push_back((shift, start, Some(connect)));
+                planned.push_back((offset, ts, Some(connect)));
             }
-            shift += 1;
+            if burst.ends {
+                offset += 1;
+                planned.push_back((offset, ts, Some(lease(0))));
+            }
+            offset += 1;
         }
-        let policy = history::policy(seed);
-        planned.extend(history.map(|(offset, ts, event)| (offset.0 + shift, ts, event)));
+        planned.extend(history.map(|(at, ts, event)| (at.0 + offset, ts + burst.lull_ms, event)));
         Input {
             partition,
             partitions,
@@ -114,11 +144,12 @@ impl Input {
             last_ts: start,
             oracle: Oracle::new(partition, policy),
             time: None,
-            expected: Vec::new(),
+            expected: Vec::with_capacity(records + 2 * burst.devices),
             malformed: Vec::new(),
             seq: 0,
             chain: [0; 32],
             out: Vec::new(),
+            lines: None,
         }
     }
 
@@ -126,14 +157,21 @@ impl Input {
         self.planned.is_empty()
     }
 
-    pub fn last_ts(&self) -> u64 {
-        self.last_ts
+    /// How many records are still to come.
+    pub fn planned(&self) -> usize {
+        self.planned.len()
+    }
+
+    pub fn end(&self) -> u64 {
+        self.end
     }
 
     /// The next record of the plan, as it is to be appended.
     pub fn next(&mut self, random: &mut Random, spoil: Spoil) -> Option<Published> {
         let (offset, ts, event) = self.planned.pop_front()?;
-        let offset = offset + self.shift;
+        // Where the plan has a gap there may be something else by now.
+        let offset = offset.saturating_add_signed(self.shift).max(self.end);
+        self.end = offset + 1;
         let mut value = Vec::new();
         let mut key = None;
         if let Some(event) = &event {
@@ -170,44 +208,61 @@ impl Input {
         if is_stray {
             event = None;
         }
-        Some(self.publish(offset, ts, key, value, event.as_ref()))
+        let offset = Offset(offset);
+        Some(Published {
+            offset,
+            ts,
+            key,
+            value,
+            event,
+        })
     }
 
     /// A tick with a time.
     pub fn tick(&mut self, ts: u64) -> Published {
         let mut value = Vec::new();
         avro::encode_event(&Event::Tick, &mut value);
-        self.shift += 1;
-        self.publish(self.end, ts, None, value, Some(&Event::Tick))
+        Published {
+            offset: self.place(),
+            ts,
+            key: None,
+            value,
+            event: Some(Event::Tick),
+        }
     }
 
-    fn publish(
-        &mut self,
-        offset: u64,
-        ts: u64,
-        key: Option<Vec<u8>>,
-        value: Vec<u8>,
-        event: Option<&Event<'_>>,
-    ) -> Published {
-        // A tick took the place of a gap in the plan.
-        let at = offset.max(self.end);
-        self.end = at + 1;
-        self.last_ts = ts;
-        let offset = Offset(at);
+    /// Takes the next offset for what is not in the plan.
+    pub fn place(&mut self) -> Offset {
+        self.shift += 1;
+        self.end += 1;
+        Offset(self.end - 1)
+    }
+
+    /// What was from an offset on is lost, and the offsets come again.
+    pub fn rewind(&mut self, end: u64) {
+        self.shift -= (self.end - end) as i64;
+        self.end = end;
+    }
+
+    /// Has the oracle fold the next record that can be read.
+    pub fn fold(&mut self, record: &Published) {
+        let Published { offset, ts, .. } = *record;
         self.time = Some(self.time.map_or(ts, |time| time.max(ts)));
-        self.oracle.fold(offset, ts, event, &mut self.out);
-        for output in std::mem::take(&mut self.out) {
+        self.lines = None;
+        let mut out = std::mem::take(&mut self.out);
+        self.oracle.fold(offset, ts, record.event.as_ref(), &mut out);
+        for output in out.drain(..) {
             self.expect(&output);
         }
-        if event.is_none() {
+        self.out = out;
+        if record.event.is_none() {
             self.malformed.push(Malformed {
                 offset,
                 ts,
-                key: key.clone(),
-                value: value.clone(),
+                key: record.key.clone(),
+                value: record.value.clone(),
             });
         }
-        Published { offset, ts, key, value }
     }
 
     fn expect(&mut self, output: &Output) {
@@ -261,17 +316,42 @@ impl Input {
         (count, malformed, position)
     }
 
-    /// The lines of `fold --state` of all that was published.
-    pub fn state_lines(&self) -> String {
-        let mut lines = self.oracle.state_lines().join("\n");
-        lines.push('\n');
-        lines
+    /// When something happens by itself next, by all that was published.
+    pub fn next_deadline(&mut self) -> Option<LogTime> {
+        self.oracle.next_deadline().map(LogTime)
     }
-}
 
-/// The least deadline in lines of state.
-pub fn least_deadline(lines: &str) -> Option<LogTime> {
-    let deadlines = lines.split(r#","deadline":"#).skip(1);
-    let numbers = deadlines.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
-    numbers.min().map(LogTime)
+    /// Whether the newest states of users are what they are.
+    pub fn check_current(&self, current: &BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), String> {
+        let expected = self.oracle.newest();
+        for (key, value) in current {
+            let user = String::from_utf8_lossy(key);
+            let expected = expected.get(&*user);
+            let is = match value {
+                None => None,
+                Some(value) => {
+                    let state = avro::decode_user_state(value).map_err(|malformed| malformed.to_string())?;
+                    let devices = state.devices.iter().filter(|device| device.status != Status::Offline);
+                    let devices = devices.map(|device| (&*device.platform, &*device.device, device.status));
+                    let text = state.custom_status.as_deref();
+                    Some(newest_line(state.version, state.status, state.since.0, text, devices))
+                }
+            };
+            if is.as_ref() != expected {
+                return Err(format!("the newest state of {user} is {is:?} instead of {expected:?}"));
+            }
+        }
+        let missing = expected.keys().find(|user| !current.contains_key(user.as_bytes()));
+        missing.map_or(Ok(()), |user| Err(format!("there is no newest state of {user}")))
+    }
+
+    /// The lines of `fold --state` of all that was published.
+    pub fn state_lines(&mut self) -> &str {
+        let Input { lines, oracle, .. } = self;
+        lines.get_or_insert_with(|| {
+            let mut lines = oracle.state_lines().join("\n");
+            lines.push('\n');
+            lines
+        })
+    }
 }

@@ -5,17 +5,19 @@
 //! one of them, or the text, has a bug. [`oracle_input`] does the same for reading JSON lines.
 //!
 //! [`world`] plays such histories through the real engine, over a simulated log (`broker`) and simulated disks
-//! (`disk`), among owners that die, stand still and are deposed (`cast`), and holds all that comes of it against
-//! the oracle (`input`). `docs/simulation.md` says how to use it.
+//! (`disk`), among owners that die, stand still and are deposed (`cast`, `group`), and holds all that comes of it
+//! against the oracle (`input`, `shelf`). `docs/simulation.md` says how to use it.
 
 mod broker;
 mod cast;
 mod disk;
 pub mod fault;
+mod group;
 pub mod history;
 mod input;
 pub mod oracle;
 pub mod oracle_input;
+mod shelf;
 pub mod shrink;
 pub mod world;
 

@@ -1,20 +1,26 @@
 //! The rules, folded naively.
 //!
 //! Every sentence of `docs/rules.md` is followed as literally as it can be: the least deadline is found by looking at
-//! all of them, and what changed about a user by comparing it with a copy made before. Slow and plain on purpose: its
-//! only use is that it is unlikely to be wrong in the same way as the core. Section numbers are those of the rules.
+//! all of them, and what changed about a user by comparing it with a copy made before. Plain on purpose: its only use is
+//! that it is unlikely to be wrong in the same way as the core. The one thing that it remembers beside the state is each
+//! user's least deadline, until anything is done to the user or to what a deadline depends on; `check_deadlines` looks
+//! at all of them again. Section numbers are those of the rules.
 
 use crate::presence::change::{Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, Output, OutputId};
 use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
 use crate::presence::policy::{LoginMode, Platform, Policy};
 use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// How long a gateway without a lease is remembered.
 const DAY_MS: u64 = 86_400_000;
 
+/// Shared by the copies of what it names: a user is copied at every event.
+type Name = Arc<str>;
+
 /// (platform, device): what names a device within its user.
-type Key = (String, String);
+type Key = (Name, Name);
 
 /// One partition, folded record by record.
 #[derive(Clone, Debug)]
@@ -25,9 +31,14 @@ pub struct Oracle {
     offset: Option<Offset>,
     time: Option<u64>,
     grace_until: Option<u64>,
-    gateways: BTreeMap<String, Gateway>,
+    gateways: BTreeMap<Name, Gateway>,
     seq: u64,
-    users: BTreeMap<String, User>,
+    users: BTreeMap<Name, User>,
+    /// The least deadline of every user who has one, and the users in that order.
+    deadlines: BTreeMap<Name, u64>,
+    due: BTreeSet<(u64, Name)>,
+    /// Users of whom that may no longer be true.
+    touched: Vec<Name>,
     /// Of the record being folded: how many changes and kicks it has given.
     index: u64,
     /// Of the record being folded: what it has given.
@@ -49,9 +60,13 @@ struct User {
     version: u64,
     since: u64,
     last_seen: u64,
-    custom_status: Option<String>,
-    devices: BTreeMap<Key, Device>,
+    custom_status: Option<Name>,
+    devices: Devices,
 }
+
+/// In order. A list, since a user has few and is copied at every event.
+#[derive(Clone, Debug, Default)]
+struct Devices(Vec<(Key, Device)>);
 
 #[derive(Clone, Debug)]
 struct Device {
@@ -63,7 +78,7 @@ struct Device {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Link {
-    gateway: String,
+    gateway: Name,
     epoch: Epoch,
     conn: Conn,
 }
@@ -71,7 +86,7 @@ struct Link {
 /// What a device that is logged in carries, online or away.
 #[derive(Clone, Debug)]
 struct Login {
-    client: Option<String>,
+    client: Option<Name>,
     login_at: u64,
     last_seen: u64,
     evidence: Offset,
@@ -112,6 +127,39 @@ enum Life {
     Background,
 }
 
+impl Devices {
+    fn find(&self, key: &Key) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| other.cmp(key))
+    }
+
+    fn get(&self, key: &Key) -> Option<&Device> {
+        self.find(key).ok().map(|place| &self.0[place].1)
+    }
+
+    fn insert(&mut self, key: Key, device: Device) {
+        match self.find(&key) {
+            Ok(place) => self.0[place].1 = device,
+            Err(place) => self.0.insert(place, (key, device)),
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Device> {
+        self.find(key).ok().map(|place| self.0.remove(place).1)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Key, &Device)> {
+        self.0.iter().map(|(key, device)| (key, device))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.iter().map(|(key, _)| key)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Device> {
+        self.iter().map(|(_, device)| device)
+    }
+}
+
 impl User {
     fn status(&self) -> Status {
         self.devices
@@ -148,15 +196,19 @@ impl Device {
 impl Link {
     fn of(via: &Via<'_>) -> Link {
         Link {
-            gateway: via.gateway.to_string(),
+            gateway: name_of(&via.gateway),
             epoch: via.epoch,
             conn: via.conn,
         }
     }
 }
 
+fn name_of(text: &str) -> Name {
+    Arc::from(text)
+}
+
 fn key_of(who: &Who<'_>) -> Key {
-    (who.platform.to_string(), who.device.to_string())
+    (name_of(&who.platform), name_of(&who.device))
 }
 
 impl Oracle {
@@ -171,6 +223,9 @@ impl Oracle {
             gateways: BTreeMap::new(),
             seq: 0,
             users: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
+            due: BTreeSet::new(),
+            touched: Vec::new(),
             index: 0,
             given: Vec::new(),
         }
@@ -191,6 +246,7 @@ impl Oracle {
             && now - earlier > outage.silence_ms
         {
             self.grace_until = Some(now + outage.grace_ms);
+            self.touched.extend(self.users.keys().cloned());
         }
 
         while let Some((deadline, user, key, firing)) = self.least_deadline()
@@ -200,10 +256,15 @@ impl Oracle {
         }
 
         let grace_until = self.grace_until;
-        for gateway in self.gateways.values_mut() {
+        let mut dropped = Vec::new();
+        for (name, gateway) in &mut self.gateways {
             if gateway.active && deferred(gateway.until, grace_until) <= now {
                 gateway.active = false;
+                dropped.push(name.clone());
             }
+        }
+        for gateway in dropped {
+            self.touch_users_of(&gateway);
         }
         self.gateways
             .retain(|_, gateway| gateway.active || gateway.until + DAY_MS > now);
@@ -234,21 +295,17 @@ impl Oracle {
             State::Online {
                 heartbeat, background, ..
             } => {
-                let mut candidates = Vec::new();
-                if let Some(background) = background {
-                    candidates.push((*background, LostBy::Background));
-                }
-                if let Some(gateway) = self.gateways.get(&device.link.gateway)
-                    && gateway.active
-                    && gateway.epoch == device.link.epoch
-                {
-                    candidates.push((deferred(gateway.until, self.grace_until), LostBy::GatewayLost));
-                }
-                candidates.push((deferred(*heartbeat, self.grace_until), LostBy::Timeout));
-                // The first of equal ones, so in the order above.
-                let mut least = candidates[0];
-                for candidate in candidates {
-                    if candidate.0 < least.0 {
+                let lease = self.gateways.get(&device.link.gateway);
+                let lease = lease.filter(|gateway| gateway.active && gateway.epoch == device.link.epoch);
+                let expiry = lease.map(|gateway| deferred(gateway.until, self.grace_until));
+                let candidates = [
+                    background.map(|background| (background, LostBy::Background)),
+                    expiry.map(|expiry| (expiry, LostBy::GatewayLost)),
+                ];
+                let mut least = (deferred(*heartbeat, self.grace_until), LostBy::Timeout);
+                // The first of equal ones in the order of the rules, so the heartbeat's last.
+                for candidate in candidates.into_iter().rev().flatten() {
+                    if candidate.0 <= least.0 {
                         least = candidate;
                     }
                 }
@@ -258,17 +315,72 @@ impl Oracle {
         }
     }
 
-    fn least_deadline(&self) -> Option<(u64, String, Key, Firing)> {
-        let mut all = Vec::new();
+    /// The least deadline.
+    pub fn next_deadline(&mut self) -> Option<u64> {
+        for name in std::mem::take(&mut self.touched) {
+            self.note_deadline(name);
+        }
+        self.due.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// The least (deadline, user, platform, device), and what fires then.
+    fn least_deadline(&mut self) -> Option<(u64, Name, Key, Firing)> {
+        self.next_deadline()?;
+        let (_, name) = self.due.first()?;
+        let devices = self.users.get(name)?.devices.iter();
+        devices
+            .map(|(key, device)| (self.deadline(device), key))
+            .min_by_key(|((deadline, _), key)| (*deadline, *key))
+            .map(|((deadline, firing), key)| (deadline, name.clone(), key.clone(), firing))
+    }
+
+    /// The least deadline of a user, by looking at all of the devices.
+    fn deadline_of(&self, user: &User) -> Option<u64> {
+        user.devices.values().map(|device| self.deadline(device).0).min()
+    }
+
+    fn note_deadline(&mut self, name: Name) {
+        let deadline = self.users.get(&name).and_then(|user| self.deadline_of(user));
+        let noted = self.deadlines.get(&name).copied();
+        if noted == deadline {
+            return;
+        }
+        if let Some(noted) = noted {
+            self.due.remove(&(noted, name.clone()));
+            self.deadlines.remove(&name);
+        }
+        if let Some(deadline) = deadline {
+            self.due.insert((deadline, name.clone()));
+            self.deadlines.insert(name, deadline);
+        }
+    }
+
+    /// What is done to a gateway is done to the deadlines of whoever has a device on it.
+    fn touch_users_of(&mut self, gateway: &str) {
         for (name, user) in &self.users {
-            for (key, device) in &user.devices {
-                let (deadline, firing) = self.deadline(device);
-                all.push((deadline, name, key, firing));
+            if user.devices.values().any(|device| *device.link.gateway == *gateway) {
+                self.touched.push(name.clone());
             }
         }
-        all.into_iter()
-            .min_by_key(|(deadline, name, key, _)| (*deadline, *name, *key))
-            .map(|(deadline, name, key, firing)| (deadline, name.clone(), key.clone(), firing))
+    }
+
+    /// Looks at every deadline there is; a user whose least one is remembered otherwise.
+    pub fn check_deadlines(&mut self) -> Result<(), String> {
+        self.next_deadline();
+        for (name, user) in &self.users {
+            let (is, noted) = (self.deadline_of(user), self.deadlines.get(name).copied());
+            let listed = is.is_none_or(|is| self.due.contains(&(is, name.clone())));
+            if is != noted || !listed {
+                return Err(format!("{name:?} is due at {is:?}, not at {noted:?}"));
+            }
+        }
+        let (users, noted, listed) = (self.users.len(), self.deadlines.len(), self.due.len());
+        if noted > users || listed != noted {
+            return Err(format!(
+                "{users} users have {noted} deadlines, {listed} of them in order"
+            ));
+        }
+        Ok(())
     }
 
     fn fire(&mut self, deadline: u64, name: &str, key: &Key, firing: Firing) {
@@ -307,7 +419,7 @@ impl Oracle {
             Event::Heartbeats { gateway, epoch, beats } => {
                 for (index, beat) in beats.iter().enumerate() {
                     let link = Link {
-                        gateway: gateway.to_string(),
+                        gateway: name_of(gateway),
                         epoch: *epoch,
                         conn: beat.conn,
                     };
@@ -341,7 +453,7 @@ impl Oracle {
         let name: &str = &who.user;
         let key = key_of(who);
         let link = Link::of(via);
-        if !self.policy.platforms.contains_key(&key.0) {
+        if !self.policy.platforms.contains_key(&*key.0) {
             self.refuse(IgnoreReason::UnknownPlatform, KickReason::Stale, name, &key, &link);
             return;
         }
@@ -370,7 +482,8 @@ impl Oracle {
             let somebody_present = self
                 .to_displace(&before, &key)
                 .iter()
-                .any(|other| before.devices[other].status() != Status::Offline);
+                .filter_map(|other| before.devices.get(other))
+                .any(|other| other.status() != Status::Offline);
             if somebody_present {
                 self.refuse(IgnoreReason::Kicked, KickReason::Displaced, name, &key, &link);
                 return;
@@ -401,7 +514,7 @@ impl Oracle {
             since,
             state: State::Online {
                 login: Login {
-                    client: client.map(str::to_owned),
+                    client: client.map(name_of),
                     login_at,
                     last_seen: now,
                     evidence,
@@ -411,7 +524,7 @@ impl Oracle {
                 linger: None,
             },
         };
-        let user = self.users.entry(name.to_owned()).or_default();
+        let user = self.user(name);
         user.devices.insert(key.clone(), device);
         user.last_seen = now;
         if displaces {
@@ -682,11 +795,11 @@ impl Oracle {
         }
         let before = self.copy_of(name);
         let mut matching = BTreeSet::new();
-        for (key, device) in &before.devices {
+        for (key, device) in before.devices.iter() {
             let named = match target {
                 Target::All => true,
-                Target::Platform(platform) => key.0 == *platform,
-                Target::Device(platform, device) => key.0 == *platform && key.1 == *device,
+                Target::Platform(platform) => *key.0 == **platform,
+                Target::Device(platform, device) => *key.0 == **platform && *key.1 == **device,
             };
             if named && device.login().is_some() {
                 matching.insert(key.clone());
@@ -711,7 +824,7 @@ impl Oracle {
         if before.custom_status.as_deref() == text {
             return self.ignore(IgnoreReason::NoEffect, None);
         }
-        self.user(name).custom_status = text.map(str::to_owned);
+        self.user(name).custom_status = text.map(name_of);
         self.tell(name, &before, None, self.now(), Cause::CustomStatus, self.this_record());
     }
 
@@ -720,14 +833,15 @@ impl Oracle {
             return self.ignore(IgnoreReason::UnknownUser, None);
         }
         let before = self.copy_of(name);
-        self.user(name).devices.clear();
+        self.user(name).devices = Devices::default();
         self.tell(name, &before, None, self.now(), Cause::Forgotten, self.this_record());
-        for (key, device) in &before.devices {
+        for (key, device) in before.devices.iter() {
             if device.has_link() {
                 self.kick(name, key, &device.link, KickReason::Forgotten);
             }
         }
         self.users.remove(name);
+        self.touched.push(name_of(name));
     }
 
     fn lease(&mut self, name: &str, epoch: Epoch, ttl_ms: u64) {
@@ -737,10 +851,11 @@ impl Oracle {
         let now = self.now();
         let known = self.gateways.get(name).map(|gateway| gateway.epoch);
         if known.is_none_or(|known| epoch > known) {
-            self.lose_links_of(|link| link.gateway == name && link.epoch < epoch);
+            self.lose_links_of(|link| *link.gateway == *name && link.epoch < epoch);
         }
+        self.touch_users_of(name);
         self.gateways.insert(
-            name.to_owned(),
+            name_of(name),
             Gateway {
                 epoch,
                 ended: ttl_ms == 0,
@@ -749,7 +864,7 @@ impl Oracle {
             },
         );
         if ttl_ms == 0 {
-            self.lose_links_of(|link| link.gateway == name && link.epoch == epoch);
+            self.lose_links_of(|link| *link.gateway == *name && link.epoch == epoch);
         }
     }
 
@@ -757,7 +872,7 @@ impl Oracle {
     fn lose_links_of(&mut self, such: impl Fn(&Link) -> bool) {
         let mut lost = Vec::new();
         for (name, user) in &self.users {
-            for (key, device) in &user.devices {
+            for (key, device) in user.devices.iter() {
                 if device.has_link() && such(&device.link) {
                     lost.push((name.clone(), key.clone()));
                 }
@@ -784,9 +899,13 @@ impl Oracle {
         &self.policy.platforms[name]
     }
 
-    /// A user who exists.
+    /// A user, to be changed; there from now on.
     fn user(&mut self, name: &str) -> &mut User {
-        self.users.entry(name.to_owned()).or_default()
+        let name = name_of(name);
+        if self.touched.last() != Some(&name) {
+            self.touched.push(name.clone());
+        }
+        self.users.entry(name).or_default()
     }
 
     /// The user as it is now; one without devices where there is none.
@@ -817,12 +936,12 @@ impl Oracle {
     fn kick(&mut self, name: &str, key: &Key, link: &Link, reason: KickReason) {
         let kick = Kick {
             id: self.next_id(),
-            gateway: link.gateway.as_str().into(),
+            gateway: (*link.gateway).into(),
             epoch: link.epoch,
             conn: link.conn,
             user: name.into(),
-            platform: key.0.as_str().into(),
-            device: key.1.as_str().into(),
+            platform: (*key.0).into(),
+            device: (*key.1).into(),
             reason,
             at: LogTime(self.now()),
         };
@@ -836,7 +955,8 @@ impl Oracle {
 
     /// Compares a user with what it was before, and gives a change if there is anything to tell.
     fn tell(&mut self, name: &str, before: &User, about: Option<&Key>, at: u64, cause: Cause, evidence: Offset) {
-        let after = self.copy_of(name);
+        let nobody = User::default();
+        let after = self.users.get(name).unwrap_or(&nobody);
         let keys: BTreeSet<&Key> = before.devices.keys().chain(after.devices.keys()).collect();
         let mut devices = Vec::new();
         for key in keys {
@@ -850,9 +970,9 @@ impl Oracle {
                 continue;
             }
             let change = DeviceChange {
-                platform: key.0.as_str().into(),
-                device: key.1.as_str().into(),
-                gateway: link.gateway.as_str().into(),
+                platform: (*key.0).into(),
+                device: (*key.1).into(),
+                gateway: (*link.gateway).into(),
                 before: was,
                 after: is,
             };
@@ -893,6 +1013,21 @@ impl Oracle {
             evidence,
         };
         self.given.push(Output::Change(change));
+    }
+
+    /// What the topic of newest states (section 9) must say of everybody. Devices that are offline are left out: they
+    /// may go without a change, and so stay in what was written with the last one.
+    pub fn newest(&self) -> BTreeMap<&str, String> {
+        let newest = |user: &User| {
+            let devices = user
+                .devices
+                .iter()
+                .filter(|(_, device)| device.status() != Status::Offline);
+            let devices = devices.map(|(key, device)| (&*key.0, &*key.1, device.status()));
+            let (status, text) = (user.status(), user.custom_status.as_deref());
+            newest_line(user.version, status, user.since, text, devices)
+        };
+        self.users.iter().map(|(name, user)| (&**name, newest(user))).collect()
     }
 
     /// The lines of `--state` (section 8): one per user, and one for the partition.
@@ -980,33 +1115,43 @@ impl Oracle {
     }
 }
 
+/// A user's newest state as text, to be compared.
+pub fn newest_line<'a>(
+    version: u64,
+    status: Status,
+    since: u64,
+    custom_status: Option<&str>,
+    devices: impl Iterator<Item = (&'a str, &'a str, Status)>,
+) -> String {
+    let devices: Vec<_> = devices.collect();
+    format!("version {version} {status:?} since {since} {custom_status:?} {devices:?}")
+}
+
 /// A heartbeat deadline or a lease's expiry, as grace defers it (2.4).
 fn deferred(deadline: u64, grace_until: Option<u64>) -> u64 {
     grace_until.map_or(deadline, |grace_until| deadline.max(grace_until))
 }
 
 fn share_a_group(policy: &Policy, kind: &str, other: &str) -> bool {
+    if let Some(groups) = &policy.exclusive {
+        let has = |group: &[String], kind: &str| group.iter().any(|of_group| of_group == kind);
+        return groups.iter().any(|group| has(group, kind) && has(group, other));
+    }
     let ready: &[&[&str]] = match policy.login {
         LoginMode::Single => &[&["android", "iphone", "ipad", "mac", "windows", "linux", "web"]],
         LoginMode::Dual => &[&["android", "iphone", "ipad", "mac", "windows", "linux"]],
         LoginMode::Triple => &[&["android", "iphone", "ipad"], &["mac", "windows", "linux"]],
         LoginMode::Multi => &[],
     };
-    let groups: Vec<Vec<&str>> = match &policy.exclusive {
-        Some(groups) => groups
-            .iter()
-            .map(|group| group.iter().map(String::as_str).collect())
-            .collect(),
-        None => ready.iter().map(|group| group.to_vec()).collect(),
-    };
-    groups
+    ready
         .iter()
         .any(|group| group.contains(&kind) && group.contains(&other))
 }
 
 /// A string as JSON.
 pub(super) fn text(value: &str) -> String {
-    serde_json::Value::from(value).to_string()
+    // A string always has a form in JSON.
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 fn or_null(value: Option<impl ToString>) -> String {

@@ -3,24 +3,31 @@
 //!
 //! Nothing here comes from outside of the seed: the same seed and the same options give the same run, byte for byte.
 
-use super::broker::{Broker, BrokerBug, Weather};
-use super::cast::{Cast, Owner};
+use super::broker::{Broker, BrokerBug, Weather, World};
+use super::cast::{Cast, MACHINES, Owner};
 use super::fault::{Counts, Fault};
 use super::history::{self, Random};
-use super::input::{Input, Spoil, least_deadline};
+use super::input::{Burst, Input, Spoil};
 use crate::clock::ManualClock;
 use crate::engine::Tuning;
 use crate::engine::partition::Walk;
-use crate::presence::{LogTime, Offset, Partition, Status};
+use crate::log::Topic;
+use crate::presence::{LogTime, Partition, Status};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Every so many seeds one has its stores in RocksDB.
-const ROCKSDB_EVERY: u64 = 25;
+/// Every so many seeds one has its stores in RocksDB. It takes as long as some hundred others.
+const ROCKSDB_EVERY: u64 = 200;
+/// Where files need no disk, if there is such a place.
+const IN_MEMORY: &str = "/dev/shm";
 /// Ticks until every device is gone, at most.
-const LAST_TICKS_MAX: usize = 5_000;
+const LAST_TICKS_MAX: usize = 20_000;
+/// How often a partition may have to come to life when nothing goes wrong any more.
+const LIVES_MAX: usize = 5;
+/// A little more than a week, the longest deadline of the ready policies.
+const WEEK_MS: u64 = 8 * 86_400_000;
 
 /// What of a seed's world is played.
 #[derive(Clone, Debug)]
@@ -29,6 +36,8 @@ pub struct Options {
     pub records: usize,
     /// Faults that do not happen.
     pub without: Vec<Fault>,
+    /// Stores are in RocksDB whatever the seed says.
+    pub on_rocksdb: bool,
     pub bug: Option<BrokerBug>,
 }
 
@@ -37,6 +46,7 @@ impl Default for Options {
         Options {
             records: 300,
             without: Vec::new(),
+            on_rocksdb: false,
             bug: None,
         }
     }
@@ -56,13 +66,19 @@ pub struct Report {
 
 /// Plays a seed's world; what was wrong, if anything was.
 pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
-    let rocksdb = seed % ROCKSDB_EVERY == ROCKSDB_EVERY - 1;
+    let rocksdb = options.on_rocksdb || seed % ROCKSDB_EVERY == ROCKSDB_EVERY - 1;
     let directory = rocksdb.then(|| {
         // The same seed may be played in several threads.
         static PLAYED: AtomicU64 = AtomicU64::new(0);
         let number = PLAYED.fetch_add(1, Ordering::Relaxed);
         let name = format!("rollcall-sim-{}-{number}", std::process::id());
-        std::env::temp_dir().join(name)
+        let in_memory = PathBuf::from(IN_MEMORY);
+        let place = if in_memory.is_dir() {
+            in_memory
+        } else {
+            std::env::temp_dir()
+        };
+        place.join(name)
     });
     if let Some(directory) = &directory {
         std::fs::create_dir_all(directory).map_err(|error| format!("no directory for RocksDB: {error}"))?;
@@ -85,6 +101,8 @@ struct Play {
     random: Random,
     partitions: u32,
     on_rocksdb: bool,
+    /// Of a hundred times that something is published, how often in a transaction.
+    in_transactions: u64,
 }
 
 impl Play {
@@ -94,25 +112,36 @@ impl Play {
         let mut weather = Weather {
             without: options.without.clone(),
             fails: *random.pick(&[0, 4, 15, 60]),
+            settles_anew: random.percent(50),
+            keeps_current: random.percent(30),
             ..Weather::default()
         };
         let share = options.records / partitions as usize;
         let mut inputs = Vec::new();
         let mut policies = Vec::new();
+        let mut has_thousands = false;
         for partition in 0..partitions {
             let of = seed.wrapping_mul(4).wrapping_add(partition.into());
-            let burst = if weather.strikes(Fault::Burst, 40, &mut random) {
-                share / 2
+            let burst = burst(share, &mut weather, &mut random);
+            has_thousands |= burst.devices > share;
+            // Those of a small burst count for records of the history.
+            let records = if burst.devices > share {
+                share
             } else {
-                0
+                share - burst.devices
             };
-            inputs.push(Input::new(of, Partition(partition), partitions, share - burst, burst));
-            policies.push(history::policy(of));
+            let policy = history::policy(of);
+            policies.push(policy.clone());
+            inputs.push(Input::new(of, policy, Partition(partition), partitions, records, burst));
         }
         let most = usize::MAX;
         let on_rocksdb = directory.is_some();
         let tuning = Tuning {
-            fetch_users: *random.pick(&[1, 2, 3, 10_000]),
+            fetch_users: if has_thousands {
+                *random.pick(&[100, 999, 10_000])
+            } else {
+                *random.pick(&[1, 2, 3, 10_000])
+            },
             cached_users: *random.pick(&[0, 1, 3, 50_000]),
             store_commit_records: if on_rocksdb {
                 *random.pick(&[20, 60, u64::MAX])
@@ -121,23 +150,26 @@ impl Play {
             },
             store_commit_users: *random.pick(&[2, 5, most, most]),
             log_commit_ms: *random.pick(&[0, 1, 5, 1_000]),
+            output_commit_ms: *random.pick(&[0, 0, 0, 2, 1_000]),
             commit_bytes: *random.pick(&[1, 300, 2_000, 8 << 20]),
             ..Tuning::default()
         };
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let broker = Broker::new(inputs, Random(random.next()), weather, clock.clone()).with_bug(options.bug);
         let cast = Cast::new(Arc::new(broker), clock, tuning, policies, directory);
+        let in_transactions = *random.pick(&[0, 0, 20, 60]);
         Play {
             cast: Arc::new(cast),
             random,
             partitions,
             on_rocksdb,
+            in_transactions,
         }
     }
 
     fn run(mut self) -> Result<Report, String> {
         let partitions: Vec<Partition> = (0..self.partitions).map(Partition).collect();
-        let mut rounds_left = 100;
+        let mut rounds_left = 40;
         // A while longer after everything was published.
         while rounds_left > 0 {
             let partition = *self.random.pick(&partitions);
@@ -154,7 +186,11 @@ impl Play {
                 rounds_left -= 1;
             }
         }
-        self.cast.broker.world().weather.calm = true;
+        {
+            let mut world = self.cast.broker.world();
+            world.weather.calm = true;
+            world.outage = 0;
+        }
         let mut transcript = Vec::new();
         for partition in &partitions {
             let named = |what: String| format!("partition {partition}, after the faults: {what}");
@@ -195,35 +231,67 @@ impl Play {
         if self.random.percent(20) {
             self.cast.broker.deliver(partition);
         }
-        let owners = self.cast.seat(partition).owners.len();
-        if owners == 0 {
-            if self.random.percent(70)
-                && let Some(owner) = self.cast.open(partition)
-            {
-                self.cast.seat(partition).owners.push(owner);
-            }
-            return;
-        }
+        self.log_round(partition);
+        self.cast.group_round(partition);
         if self.strikes(Fault::TwoOwners, 8) {
-            take_over(&self.cast, partition, 0);
+            take_over(&self.cast, partition, 0, None);
         }
-        // Mostly the present owner, sometimes one of those before.
-        let chosen = if self.random.percent(80) {
-            owners - 1
-        } else {
-            self.random.index(owners)
-        };
-        let owner = self.cast.seat(partition).owners.remove(chosen);
-        let Some(owner) = self.turn(partition, owner) else {
-            return;
-        };
-        let mut seat = self.cast.seat(partition);
-        // Whoever took over meanwhile is after all who were there.
-        let place = chosen.min(seat.owners.len());
-        seat.owners.insert(place, owner);
+        if self.strikes(Fault::Storm, 3) {
+            self.storm(partition);
+        }
+        for machine in 0..MACHINES {
+            while self.random.percent(60) && self.cast.hear(partition, machine) {}
+            self.cast.rest(partition, machine);
+        }
+        let working = self.cast.seat(partition).working();
+        if !working.is_empty() {
+            let machine = *self.random.pick(&working);
+            self.turn(partition, machine);
+        }
+    }
+
+    /// What happens to a partition of the log by itself.
+    fn log_round(&mut self, partition: Partition) {
+        let strikes = [
+            self.strikes(Fault::Outage, 3),
+            self.strikes(Fault::LeaderChange, 8),
+            self.strikes(Fault::Unreplicated, 8),
+        ];
+        let heals = self.random.percent(30);
+        let [ends, aborts] = [self.random.percent(30), self.random.percent(35)];
+        let mut world = self.cast.broker.world();
+        let World {
+            shelves,
+            weather,
+            outage,
+            ..
+        } = &mut *world;
+        let shelf = &mut shelves[partition.0 as usize];
+        let [is_outage, is_led_by_another, is_unreplicated] = strikes;
+        if is_outage {
+            *outage = self.random.below(40);
+        }
+        if is_led_by_another {
+            shelf.change_leader(&mut self.random);
+        } else if is_unreplicated {
+            shelf.lag_behind();
+        } else if heals {
+            shelf.catch_up();
+        }
+        if ends && let Some(open) = shelf.first_open() {
+            let aborted = aborts && weather.strikes(Fault::Abort, 1_000, &mut self.random);
+            shelf.finish(open, !aborted);
+        }
     }
 
     fn publish(&mut self, partition: Partition) {
+        let transaction = if self.random.percent(self.in_transactions) {
+            let begins = self.strikes(Fault::Transaction, 300);
+            let shelf = &mut self.cast.broker.world().shelves[partition.0 as usize];
+            if begins { shelf.begin() } else { shelf.first_open() }
+        } else {
+            None
+        };
         for _ in 0..*self.random.pick(&[1, 1, 3, 10, 30]) {
             let spoil = if self.strikes(Fault::Poison, 10) {
                 Spoil::Poison
@@ -232,16 +300,35 @@ impl Play {
             } else {
                 Spoil::No
             };
-            let mut world = self.cast.broker.world();
-            let record = world.shelves[partition.0 as usize].input.next(&mut self.random, spoil);
-            drop(world);
-            let Some(record) = record else { return };
-            self.cast.broker.append(partition, record);
+            let shelf = &mut self.cast.broker.world().shelves[partition.0 as usize];
+            let Some(record) = shelf.input.next(&mut self.random, spoil) else {
+                return;
+            };
+            shelf.append(record, transaction);
+        }
+    }
+
+    /// Owners follow one another faster than any of them gets anything done.
+    fn storm(&mut self, partition: Partition) {
+        for _ in 0..3 + self.random.below(6) {
+            match self.random.below(3) {
+                0 => self.cast.shake(partition),
+                1 => take_over(&self.cast, partition, self.random.below(2), None),
+                _ => self.cast.group_round(partition),
+            }
+            for machine in 0..MACHINES {
+                if self.random.percent(60) {
+                    self.cast.hear(partition, machine);
+                }
+                if self.random.percent(40) {
+                    self.cast.obey(partition, machine);
+                }
+            }
         }
     }
 
     fn tick(&mut self, partition: Partition) {
-        let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts();
+        let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts;
         let ts = match self.random.below(3) {
             0 => last.saturating_sub(self.random.below(60_000)),
             1 => last,
@@ -253,12 +340,30 @@ impl Play {
     }
 
     fn tick_at(&self, partition: Partition, ts: u64) {
-        let record = self.cast.broker.world().shelves[partition.0 as usize].input.tick(ts);
-        self.cast.broker.append(partition, record);
+        let shelf = &mut self.cast.broker.world().shelves[partition.0 as usize];
+        let record = shelf.input.tick(ts);
+        shelf.append(record, None);
+    }
+
+    /// The turn of a machine that has a worker.
+    fn turn(&mut self, partition: Partition, machine: usize) {
+        if self.random.percent(80) && self.cast.obey(partition, machine) {
+            return;
+        }
+        let owner = self.cast.seat(partition).take_owner(machine);
+        let Some(owner) = owner else {
+            if self.random.percent(80) {
+                self.cast.work(partition, machine, 1);
+            }
+            return;
+        };
+        if let Some(owner) = self.step(partition, owner) {
+            self.cast.settle_down(partition, owner);
+        }
     }
 
     /// One owner's turn; the owner, if it goes on.
-    fn turn(&mut self, partition: Partition, owner: Owner) -> Option<Owner> {
+    fn step(&mut self, partition: Partition, owner: Owner) -> Option<Owner> {
         if self.strikes(Fault::Restart, 15) {
             self.cast.close(partition, owner);
             return None;
@@ -266,7 +371,7 @@ impl Play {
         if self.strikes(Fault::TickDue, 20)
             && let Some(due) = owner.walk.next_deadline()
         {
-            let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts();
+            let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts;
             let ts = (due.0 + self.random.below(3)).saturating_sub(1);
             // Nothing of the history would come before its time else.
             if ts < last + 700_000_000 {
@@ -279,7 +384,8 @@ impl Play {
         if self.strikes(Fault::Pause, 15) {
             let cast = self.cast.clone();
             let steps = self.random.below(4);
-            let meanwhile = Box::new(move || take_over(&cast, partition, steps));
+            let machine = owner.machine;
+            let meanwhile = Box::new(move || take_over(&cast, partition, steps, Some(machine)));
             owner.handle.pause_after(self.random.below(6), meanwhile);
         }
         let records = *self.random.pick(&[1, 1, 4, 20, 1_000]);
@@ -299,8 +405,8 @@ impl Play {
     /// If it has all that was published and shows it, it is what the oracle says.
     fn check_state(&self, partition: Partition, owner: &Owner) {
         let walk = &owner.walk;
-        let end = self.cast.broker.world().shelves[partition.0 as usize].end();
-        if walk.applied().0 != end || !walk.is_settled() || !walk.is_caught_up() {
+        let shown = self.cast.broker.world().shelves[partition.0 as usize].shown();
+        if walk.applied() != shown || !walk.is_settled() || !walk.is_caught_up() {
             return;
         }
         // A store that fails is no wrong answer.
@@ -308,7 +414,7 @@ impl Play {
         let mut world = self.cast.broker.world();
         let expected = world.shelves[partition.0 as usize].input.state_lines();
         if expected.as_bytes() != lines {
-            let what = difference(&expected, &String::from_utf8_lossy(&lines));
+            let what = difference(expected, &String::from_utf8_lossy(&lines));
             world.wrong.get_or_insert(format!("partition {partition}: {what}"));
         }
     }
@@ -316,55 +422,73 @@ impl Play {
     /// Nothing goes wrong any more: the partition comes to life, catches up, and time passes until nobody is left.
     fn calm(&mut self, partition: Partition, transcript: &mut Vec<u8>) -> Result<(), String> {
         self.cast.broker.deliver(partition);
-        let mut owners = std::mem::take(&mut self.cast.seat(partition).owners);
-        let mut present = owners.pop_if(|owner| owner.handle.is_present());
-        for owner in &owners {
-            owner.life.dies_after(u64::MAX, false);
-        }
-        for owner in owners {
-            let mut owner = Some(owner);
-            for _ in 0..3 {
-                owner = owner.and_then(|owner| self.cast.step(partition, owner, 10));
-            }
-            if let Some(owner) = owner {
-                self.cast.dismiss(partition, owner);
-            }
-        }
-        let mut attempts = 0;
-        let mut owner = loop {
-            let Some(owner) = present.take() else {
-                attempts += 1;
-                if attempts > 5 {
-                    return Err("no owner comes to life".to_owned());
-                }
-                present = self.cast.open(partition);
-                continue;
-            };
-            owner.life.dies_after(u64::MAX, false);
-            if let Some(owner) = self.catch_up(partition, owner)? {
-                break owner;
-            }
-        };
+        self.cast.broker.world().shelves[partition.0 as usize].calm();
+        let mut owner = self.come_to_life(partition)?;
         owner = self.let_time_pass(partition, owner)?;
-        owner.walk.commit_store().map_err(|error| error.to_string())?;
+        // One that was deposed, but is the only one by now, learns of it at its next commit.
+        while let Err(error) = owner.walk.commit_store() {
+            self.cast.has_failed(partition, owner, &error);
+            owner = self.come_to_life(partition)?;
+        }
         self.check_end(partition, &owner.walk)?;
         {
-            let world = self.cast.broker.world();
-            let shelf = &world.shelves[partition.0 as usize];
-            for record in &shelf.outputs {
+            let mut world = self.cast.broker.world();
+            let shelf = &mut world.shelves[partition.0 as usize];
+            for record in shelf.committed(Topic::Changes).chain(shelf.committed(Topic::Kicks)) {
                 transcript.extend_from_slice(&record.value);
             }
             transcript.extend_from_slice(shelf.input.state_lines().as_bytes());
         }
         self.cast.close(partition, owner);
-        let owner = self.cast.open(partition).ok_or("it cannot be opened again")?;
-        let owner = self
-            .catch_up(partition, owner)?
-            .ok_or("opened again, it does not catch up")?;
+        let owner = self.come_to_life(partition)?;
         self.check_end(partition, &owner.walk)
             .map_err(|what| format!("opened again: {what}"))?;
-        self.cast.dismiss(partition, owner);
+        self.cast.seat(partition).put_owner(owner);
         Ok(())
+    }
+
+    /// Everybody hears what there is to hear and does what it was told, until one machine has the partition and is at
+    /// the end of the log.
+    fn come_to_life(&self, partition: Partition) -> Result<Owner, String> {
+        let lives = {
+            let mut seat = self.cast.seat(partition);
+            seat.lives += 1;
+            seat.lives
+        };
+        if lives > LIVES_MAX {
+            let failure = self.cast.seat(partition).failure.take();
+            return Err(format!("it fails again and again without any fault: {failure:?}"));
+        }
+        for _ in 0..100 {
+            self.cast.group_round(partition);
+            for machine in 0..MACHINES {
+                while self.cast.hear(partition, machine) {}
+                self.cast.rest(partition, machine);
+                let works = {
+                    let mut seat = self.cast.seat(partition);
+                    let owner = seat.take_owner(machine);
+                    if let Some(owner) = owner {
+                        owner.life.dies_after(u64::MAX, false);
+                        seat.put_owner(owner);
+                    }
+                    seat.part(machine).works
+                };
+                if works && !self.cast.obey(partition, machine) {
+                    self.cast.work(partition, machine, 1_000);
+                }
+            }
+            self.check_wrong()?;
+            let mut seat = self.cast.seat(partition);
+            let live = seat.live();
+            if let Some(owner) = live.and_then(|machine| seat.take_owner(machine)) {
+                drop(seat);
+                if let Some(owner) = self.catch_up(partition, owner)? {
+                    return Ok(owner);
+                }
+            }
+        }
+        let failure = self.cast.seat(partition).failure.take();
+        Err(format!("no owner comes to life: {failure:?}"))
     }
 
     fn catch_up(&self, partition: Partition, owner: Owner) -> Result<Option<Owner>, String> {
@@ -374,8 +498,8 @@ impl Play {
                 return Ok(None);
             };
             owner = went_on;
-            let end = self.cast.broker.world().shelves[partition.0 as usize].end();
-            if owner.walk.applied().0 == end && owner.walk.is_caught_up() {
+            let shown = self.cast.broker.world().shelves[partition.0 as usize].shown();
+            if owner.walk.applied() == shown && owner.walk.is_caught_up() {
                 return Ok(Some(owner));
             }
         }
@@ -385,7 +509,7 @@ impl Play {
     /// Ticks when the owner would have one, until it needs no more. None comes too late, and none in vain for ever.
     fn let_time_pass(&self, partition: Partition, mut owner: Owner) -> Result<Owner, String> {
         let mut in_vain = 0;
-        for count in 0..LAST_TICKS_MAX {
+        for _ in 0..LAST_TICKS_MAX {
             let walk = &owner.walk;
             let Some(time) = walk.state().time() else {
                 return Ok(owner);
@@ -394,14 +518,11 @@ impl Play {
             let watched = outage.silence_ms > 0 && walk.census().online_devices() > 0;
             let watch = watched.then(|| time.plus(outage.silence_ms / 2));
             let due = walk.next_deadline();
-            if count % 16 == 0 || due.is_none() {
-                let lines = self.cast.broker.world().shelves[partition.0 as usize]
-                    .input
-                    .state_lines();
-                let least = least_deadline(&lines);
-                if least.is_some_and(|least| due.is_none_or(|due| due > least)) {
-                    return Err(format!("a deadline is at {least:?}, but the owner looks at {due:?}"));
-                }
+            let least = self.cast.broker.world().shelves[partition.0 as usize]
+                .input
+                .next_deadline();
+            if least.is_some_and(|least| due.is_none_or(|due| due > least)) {
+                return Err(format!("a deadline is at {least:?}, but the owner looks at {due:?}"));
             }
             let Some(next) = [due, watch].into_iter().flatten().min() else {
                 return Ok(owner);
@@ -411,16 +532,21 @@ impl Play {
                 return Err(format!("it ticks for ever at {time}, its next deadline is {next}"));
             }
             self.tick_at(partition, next.max(time).0);
-            owner = self.catch_up(partition, owner)?.ok_or("it fails without any fault")?;
+            owner = match self.catch_up(partition, owner)? {
+                Some(owner) => owner,
+                // It was deposed before, and is the only one by now.
+                None => self.come_to_life(partition)?,
+            };
         }
         Err("it ticks without an end".to_owned())
     }
 
     fn check_end(&self, partition: Partition, walk: &Walk) -> Result<(), String> {
         let lines = walk.state_lines().map_err(|error| error.to_string())?;
-        let world = self.cast.broker.world();
-        let shelf = &world.shelves[partition.0 as usize];
-        let (_, _, expected) = shelf.input.before(Offset(shelf.end()), 0);
+        let mut world = self.cast.broker.world();
+        let keeps_current = world.weather.keeps_current;
+        let shelf = &mut world.shelves[partition.0 as usize];
+        let (_, _, expected) = shelf.input.before(shelf.shown(), 0);
         let mut position = shelf.position;
         if position.time != shelf.input.time.map(LogTime) && position.next.0 > 0 {
             return Err(format!("the position's time is {:?}", position.time));
@@ -429,18 +555,11 @@ impl Play {
         if position != expected {
             return Err(format!("the position is {position:?} instead of {expected:?}"));
         }
-        if shelf.outputs.len() != shelf.input.expected.len() {
-            let (are, should) = (shelf.outputs.len(), shelf.input.expected.len());
-            return Err(format!("there are {are} outputs instead of {should}"));
-        }
-        if shelf.quarantined != shelf.input.malformed.len() {
-            let (are, should) = (shelf.quarantined, shelf.input.malformed.len());
-            return Err(format!("there are {are} quarantined instead of {should}"));
-        }
+        shelf.check_topics(keeps_current)?;
         let lines = String::from_utf8_lossy(&lines);
         let expected = shelf.input.state_lines();
         if lines != expected {
-            return Err(difference(&expected, &lines));
+            return Err(difference(expected, &lines));
         }
         let of_users = |name: &str| {
             let lines = expected.lines().filter(|line| line.starts_with(r#"{"type":"user""#));
@@ -467,14 +586,33 @@ impl Play {
     }
 }
 
-/// Another process takes the partition over and makes some steps.
-fn take_over(cast: &Cast, partition: Partition, steps: u64) {
-    let mut owner = cast.open(partition);
-    for _ in 0..steps {
-        owner = owner.and_then(|owner| cast.step(partition, owner, 20));
+/// What comes before a partition's history.
+fn burst(share: usize, weather: &mut Weather, random: &mut Random) -> Burst {
+    if weather.strikes(Fault::Burst, 40, random) {
+        return Burst {
+            devices: share / 2,
+            ..Burst::default()
+        };
     }
-    if let Some(owner) = owner {
-        cast.seat(partition).owners.push(owner);
+    let is_due = weather.strikes(Fault::WeekDue, 2, random);
+    if is_due || weather.strikes(Fault::GatewayLost, 2, random) {
+        return Burst {
+            devices: 1_500 + random.index(2_500),
+            step_ms: *random.pick(&[0, 0, 1, 40]),
+            ends: random.percent(50),
+            lull_ms: if is_due { WEEK_MS } else { 0 },
+        };
+    }
+    Burst::default()
+}
+
+/// The group gives the partition to another machine, which begins at once and makes some steps.
+fn take_over(cast: &Cast, partition: Partition, steps: u64, stepping: Option<usize>) {
+    let machine = cast.move_on(partition, stepping);
+    for _ in 0..=steps {
+        if cast.seat(partition).part(machine).works && !cast.obey(partition, machine) {
+            cast.work(partition, machine, 20);
+        }
     }
 }
 

@@ -18,7 +18,8 @@ pub use image::SavedPartition;
 use crate::presence::state::{PartitionImage, Slot, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
 use image::Bytes;
-use rocksdb::{DB, Options, WriteBatch};
+use rocksdb::{DB, ErrorKind, Options, WriteBatch};
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,10 @@ pub enum Error {
     #[error("the store {} has the layout {found}, this version needs {LAYOUT}", directory.display())]
     Layout { directory: PathBuf, found: u64 },
     #[error("the store {} is damaged: {what}", directory.display())]
-    Damaged { directory: PathBuf, what: &'static str },
+    Damaged {
+        directory: PathBuf,
+        what: Cow<'static, str>,
+    },
     #[error("the store {} failed: {cause}", directory.display())]
     Failed { directory: PathBuf, cause: String },
 }
@@ -105,9 +109,16 @@ pub struct Commit {
 impl Store {
     /// Opens the store in a directory, which is made if it is not there.
     pub fn open(directory: &Path) -> Result<Store, Error> {
-        let db = disk::open(directory).map_err(|error| Error::Open {
-            directory: directory.to_owned(),
-            cause: error.into_string(),
+        let db = disk::open(directory).map_err(|error| match error.kind() {
+            // Files are missing or altered: what another process has open is no such error.
+            ErrorKind::Corruption => Error::Damaged {
+                directory: directory.to_owned(),
+                what: error.into_string().into(),
+            },
+            _ => Error::Open {
+                directory: directory.to_owned(),
+                cause: error.into_string(),
+            },
         })?;
         Ok(Store::on(Box::new(db), directory))
     }
@@ -153,7 +164,7 @@ impl Store {
     fn damaged(&self, what: &'static str) -> Error {
         Error::Damaged {
             directory: self.directory.clone(),
-            what,
+            what: what.into(),
         }
     }
 

@@ -1,0 +1,203 @@
+//! Who is given the partitions of a simulated world: a group that asks for them back and gives them to others, with or
+//! without waiting for an answer, and machines that learn of it late, each by the engine's own table of ownership.
+
+use super::cast::{Cast, MACHINES};
+use super::fault::Fault;
+use crate::engine::ownership::{self, Command, Fact, Life};
+use crate::presence::Partition;
+use std::collections::VecDeque;
+
+/// What the group knows of one partition.
+#[derive(Default)]
+pub struct Group {
+    /// Whom it was given to last, until that machine has let go or was given up.
+    member: Option<usize>,
+    /// Who is to have it next.
+    wanted: Option<usize>,
+    /// Rounds that the group still waits for the member.
+    patience: u64,
+    last: usize,
+}
+
+/// A machine's part in one partition.
+#[derive(Default)]
+pub struct Part {
+    life: Life,
+    /// What it has not heard yet.
+    news: VecDeque<Fact>,
+    /// Whether there is a worker.
+    pub works: bool,
+    /// What the worker was told and has not done yet.
+    pub told: Option<Command>,
+    /// Rounds until a pause ends.
+    pause: u64,
+}
+
+impl Group {
+    fn assign(&mut self, parts: &mut [Part], machine: usize) {
+        self.member = Some(machine);
+        self.wanted = None;
+        self.last = machine;
+        parts[machine].news.push_back(Fact::Assigned);
+    }
+
+    /// The member has had its time: others do not wait for it.
+    fn give_up(&mut self, parts: &mut [Part]) {
+        if let Some(member) = self.member.take() {
+            parts[member].news.push_back(Fact::Lost);
+        }
+    }
+}
+
+impl Part {
+    pub fn is_live(&self) -> bool {
+        self.life == Life::Live && self.news.is_empty() && self.told.is_none()
+    }
+
+    pub fn is_absent(&self) -> bool {
+        self.life == Life::Absent && self.news.is_empty()
+    }
+
+    /// The process has died, and nobody remembers anything.
+    pub fn dies(&mut self) {
+        *self = Part::default();
+    }
+}
+
+impl Cast {
+    /// What the group does about a partition by itself.
+    pub fn group_round(&self, partition: Partition) {
+        let is_asked_back = self.strikes(Fault::Rebalance, 20);
+        let moves = self.strikes(Fault::Move, 200);
+        let [other, patience] = [self.below(MACHINES as u64 - 1), self.below(8)];
+        let is_given_up = {
+            let mut seat = self.seat(partition);
+            let (group, parts) = seat.group();
+            let next = match moves {
+                true => (group.last + 1 + other as usize) % MACHINES,
+                false => group.last,
+            };
+            match (group.member, group.wanted) {
+                (None, wanted) => {
+                    group.assign(parts, wanted.unwrap_or(next));
+                    false
+                }
+                (Some(_), Some(_)) if group.patience > 0 => {
+                    group.patience -= 1;
+                    false
+                }
+                (Some(_), Some(wanted)) => {
+                    group.give_up(parts);
+                    group.assign(parts, wanted);
+                    true
+                }
+                (Some(member), None) => {
+                    // One of which nothing is heard, and that has nothing to hear, has died.
+                    if parts[member].is_absent() {
+                        group.member = None;
+                    } else if is_asked_back {
+                        group.wanted = Some(next);
+                        group.patience = patience;
+                        parts[member].news.push_back(Fact::Revoked);
+                    }
+                    false
+                }
+            }
+        };
+        if is_given_up {
+            self.strikes(Fault::GivenUp, 1_000);
+        }
+    }
+
+    /// The group gives a partition to another machine than the one that has it, without waiting; that one, which has
+    /// heard of it. Not to one that is in the middle of a step.
+    pub fn move_on(&self, partition: Partition, stepping: Option<usize>) -> usize {
+        let others = self.below(2) as usize;
+        let machine = {
+            let mut seat = self.seat(partition);
+            let (group, parts) = seat.group();
+            let fit = |machine: &usize| *machine != group.last && Some(*machine) != stepping;
+            let mut fit = (0..MACHINES).filter(fit).cycle().skip(others);
+            let machine = fit.next().unwrap_or(group.last);
+            group.give_up(parts);
+            group.assign(parts, machine);
+            machine
+        };
+        while self.hear(partition, machine) {}
+        machine
+    }
+
+    /// The group asks for a partition back and gives it to somebody, perhaps the same, before anybody has answered.
+    pub fn shake(&self, partition: Partition) {
+        let machine = self.below(MACHINES as u64) as usize;
+        let mut seat = self.seat(partition);
+        let (group, parts) = seat.group();
+        if let Some(member) = group.member {
+            parts[member].news.push_back(Fact::Revoked);
+            if member != machine {
+                group.give_up(parts);
+            }
+        }
+        group.assign(parts, machine);
+    }
+
+    /// A machine hears the next of its news; whether there was any.
+    pub fn hear(&self, partition: Partition, machine: usize) -> bool {
+        let fact = self.seat(partition).part(machine).news.pop_front();
+        if let Some(fact) = fact {
+            self.learn(partition, machine, fact);
+        }
+        fact.is_some()
+    }
+
+    /// A round of a pause has passed.
+    pub fn rest(&self, partition: Partition, machine: usize) {
+        let is_over = {
+            let mut seat = self.seat(partition);
+            let part = seat.part(machine);
+            part.pause = part.pause.saturating_sub(1);
+            part.life == Life::Paused && part.pause == 0
+        };
+        if is_over {
+            self.learn(partition, machine, Fact::PauseOver);
+        }
+    }
+
+    /// What the table says of a fact is done.
+    pub fn learn(&self, partition: Partition, machine: usize, fact: Fact) {
+        let rounds = 1 + self.below(5);
+        let wrong = {
+            let mut seat = self.seat(partition);
+            let (group, parts) = seat.group();
+            let part = &mut parts[machine];
+            if fact == Fact::Ended {
+                part.works = false;
+                part.told = None;
+            }
+            let (then, commands) = ownership::next(part.life, fact);
+            let mut wrong = None;
+            for command in commands {
+                match command {
+                    Command::Start if part.works => wrong = Some("there is a worker already"),
+                    Command::Start => part.works = true,
+                    Command::Release | Command::Drop => part.told = Some(command),
+                    Command::Acknowledge if part.works => wrong = Some("it was let go of while worked on"),
+                    Command::Acknowledge => {
+                        if group.member == Some(machine) && group.wanted.is_some() {
+                            group.member = None;
+                        }
+                    }
+                    Command::Pause => part.pause = rounds,
+                }
+            }
+            part.life = then;
+            if part.works == matches!(then, Life::Absent | Life::Paused) {
+                wrong = Some("there is a worker where none is wanted, or none where one is");
+            }
+            wrong.map(|wrong| format!("partition {partition} on machine {machine}, {fact:?} to {then:?}: {wrong}"))
+        };
+        if let Some(wrong) = wrong {
+            self.wrong(wrong);
+        }
+    }
+}
