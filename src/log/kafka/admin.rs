@@ -123,7 +123,20 @@ impl Admin<'_> {
         }
     }
 
+    /// A broker that has not heard of a topic yet knows no setting of it, not even a default: it is asked again.
     fn facts(&self) -> Result<Facts, Error> {
+        let mut facts = self.ask()?;
+        for _ in 0..SETTLES.0 {
+            if facts.topics.values().all(|topic| !topic.settings.is_empty()) {
+                break;
+            }
+            std::thread::sleep(SETTLES.1);
+            facts = self.ask()?;
+        }
+        Ok(facts)
+    }
+
+    fn ask(&self) -> Result<Facts, Error> {
         // All of them: who asks for one that is not there may make the broker create it.
         let metadata = self.client.inner().fetch_metadata(None, PATIENCE);
         let metadata = metadata.map_err(|error| Error::Unreachable {
@@ -172,6 +185,7 @@ impl Admin<'_> {
                 Ok(resource) => resource,
                 // Not everybody may see a broker's settings; those of our topics are needed.
                 Err(RDKafkaErrorCode::ClusterAuthorizationFailed) => continue,
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition) => continue,
                 Err(code) => {
                     let error = KafkaError::AdminOp(code);
                     return Err(failed("the settings of the topics cannot be read", &error));
