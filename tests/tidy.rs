@@ -23,7 +23,7 @@ const ARROWS: &[Arrow] = &[
     ("config", &["presence", "schema"]),
     ("metrics", &["presence"]),
     ("schema", &["presence"]),
-    ("registry", &["schema"]),
+    ("registry", &["presence", "schema"]),
     ("log", &["presence", "clock", "failpoint", "metrics"]),
     ("store", &["presence", "metrics"]),
     ("checkpoint", &["presence", "store", "metrics"]),
@@ -49,7 +49,9 @@ const ARROWS: &[Arrow] = &[
     ),
     (
         "http",
-        &["presence", "schema", "log", "engine", "clock", "config", "metrics"],
+        &[
+            "presence", "schema", "registry", "log", "engine", "clock", "config", "metrics",
+        ],
     ),
     (
         "audit",

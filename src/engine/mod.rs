@@ -8,17 +8,22 @@
 pub mod planted;
 
 pub mod census;
+mod checkpoints;
+mod current;
 mod outbox;
 pub mod ownership;
 pub mod partition;
 mod seats;
 mod worker;
 
+pub use checkpoints::{Keeper, Reach};
 pub use worker::{Answer, PartitionStats, QueryError};
 
+use crate::checkpoint;
 use crate::clock::Clock;
 use crate::log::{self, Alone, Group, Log, Position, Topic};
 use crate::presence::{LogTime, Offset, Partition};
+use crate::registry::{self, Schemas};
 use crate::store;
 use seats::{Means, Report, Seat, Seats};
 use std::path::Path;
@@ -88,6 +93,12 @@ pub enum Error {
     Log(#[from] log::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// A schema that is needed cannot be had at the moment.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// A checkpoint that is needed cannot be had at the moment.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
     /// Folding the log again does not give what was given before.
     #[error(
         "partition {partition}: folding the log again up to offset {next} gives other outputs than were committed \
@@ -156,6 +167,8 @@ impl Error {
             Error::Store(store::Error::Open { .. }) => false,
             Error::Store(_) | Error::ForeignStore { .. } | Error::Unreadable | Error::Diverged { .. } => true,
             Error::Log(_)
+            | Error::Registry(_)
+            | Error::Checkpoint(_)
             | Error::Deposed { .. }
             | Error::Unrecoverable { .. }
             | Error::Behind { .. }
@@ -164,9 +177,17 @@ impl Error {
     }
 }
 
+/// What is neither log nor disk: the registry's schemas, and checkpoints. None of either by default.
+#[derive(Clone, Default)]
+pub struct Outside {
+    pub schemas: Schemas,
+    pub keeper: Option<Arc<Keeper>>,
+}
+
 /// A running engine. Its methods may be called from any task or thread.
 pub struct Engine {
     log: Arc<dyn Log>,
+    schemas: Schemas,
     seats: Arc<[Seat]>,
     seated: Arc<AtomicBool>,
     reporter: mpsc::Sender<Report>,
@@ -184,7 +205,7 @@ impl Engine {
         tuning: Tuning,
     ) -> Result<Engine, Error> {
         let alone = Alone::new(log.partitions());
-        Engine::join(log, Box::new(alone), data, clock, tuning)
+        Engine::join(log, Box::new(alone), data, clock, tuning, Outside::default())
     }
 
     /// Works on the partitions that a group gives to this process.
@@ -194,7 +215,9 @@ impl Engine {
         data: Option<&Path>,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
+        outside: Outside,
     ) -> Result<Engine, Error> {
+        let schemas = outside.schemas.clone();
         let seats: Arc<[Seat]> = (0..log.partitions()).map(|_| Seat::default()).collect();
         let (reporter, reports) = mpsc::channel();
         let means = Means {
@@ -202,6 +225,7 @@ impl Engine {
             data: data.map(Path::to_owned),
             clock,
             tuning,
+            outside,
         };
         let run = Seats::new(means, group, seats.clone(), reporter.clone(), reports);
         let seated = run.seated().clone();
@@ -219,6 +243,7 @@ impl Engine {
         }));
         Ok(Engine {
             log,
+            schemas,
             seats,
             seated,
             reporter,
@@ -228,6 +253,11 @@ impl Engine {
 
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
+    }
+
+    /// With which schemas events are written, and outputs were.
+    pub fn schemas(&self) -> &Schemas {
+        &self.schemas
     }
 
     /// Whether the group has said which partitions are this process's, be it none.

@@ -9,7 +9,6 @@ use super::settings::Connection;
 use super::topics::{Facts, Finding, Impossible, NewTopic, Part, Plan, TopicFacts, Wanted, Weight, judge, plan};
 use crate::log::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
@@ -92,13 +91,13 @@ pub fn create(connection: &Connection, wanted: Wanted) -> Result<Created, Error>
 
 struct Admin<'c> {
     connection: &'c Connection,
-    client: AdminClient<DefaultClientContext>,
+    client: AdminClient<Quiet>,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Admin<'_> {
     fn new(connection: &Connection) -> Result<Admin<'_>, Error> {
-        let client = connection.client("rollcall-topics").create();
+        let client = connection.client("rollcall-topics").create_with_context(Quiet);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Admin {
             connection,
