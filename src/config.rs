@@ -1,5 +1,7 @@
 //! Every setting of `rollcall serve`: unit, default and bounds. Flags win over the environment, both over the file.
 
+pub mod gateway;
+
 use crate::presence::policy::Policy;
 use crate::schema::policy::parse_policy;
 use anyhow::{Context as _, anyhow, bail};
@@ -52,6 +54,12 @@ pub struct Flags {
     /// Simulated users who come and go through the same HTTP interface as real ones, 1 to 100000
     #[arg(long, value_name = "USERS", env = "ROLLCALL_DEMO")]
     pub demo: Option<u32>,
+    /// Where clients connect by WebSocket, if a gateway is to run in this process; see docs/gateway.md
+    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_GATEWAY")]
+    pub gateway: Option<SocketAddr>,
+    #[command(flatten)]
+    #[serde(default)]
+    pub edge: gateway::Flags,
 }
 
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -100,6 +108,8 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub demo: Option<u32>,
+    /// The WebSocket edge, if it runs in this process.
+    pub gateway: Option<gateway::Config>,
 }
 
 /// What a bearer token allows.
@@ -166,9 +176,19 @@ impl Flags {
         if let Some(users) = demo {
             within("demo", Some(users.into()), 1, 1, 100_000)?;
         }
+        let data = self.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
+        let gateway = match self.gateway.or(file.gateway) {
+            Some(listen) => {
+                let mut edge = self.edge.or(file.edge);
+                // Another than the default of a gateway of its own, which may be started beside it.
+                edge.gateway_name.get_or_insert_with(|| "serve".to_owned());
+                Some(edge.config(listen, data.join("gateway"))?)
+            }
+            None => None,
+        };
         let cached_users = self.cached_users.or(file.cached_users).map(|users| users as u64);
         Ok(Config {
-            data: self.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
+            data,
             listen,
             policy,
             policy_given,
@@ -180,6 +200,7 @@ impl Flags {
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_level: self.log_level.or(file.log_level).unwrap_or_default(),
             demo,
+            gateway,
         })
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`gateway`] | clients' WebSockets: connections become events, kicks close them |
 //! | [`http`] | takes events in; at the other end answers questions and lets changes and kicks be followed |
 //! | [`log`] | keeps records durably, partition by partition, and writes outputs and position in one step |
 //! | [`schema`] | bytes to values and back; whatever comes in is judged here, once |
@@ -27,6 +28,7 @@ pub mod command;
 pub mod config;
 pub mod demo;
 pub mod engine;
+pub mod gateway;
 pub mod http;
 pub mod log;
 pub mod metrics;

@@ -18,7 +18,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(rollcall::config::Flags),
+    Serve(Box<rollcall::config::Flags>),
+    Gateway(Box<command::gateway::Args>),
     Fold(command::fold::Args),
     Log(command::log::Args),
     Sim(command::sim::Args),
@@ -26,7 +27,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(flags) => command::serve::run(flags),
+        Command::Serve(flags) => command::serve::run(*flags),
+        Command::Gateway(args) => command::gateway::run(*args),
         Command::Fold(args) => command::fold::run(args),
         Command::Log(args) => command::log::run(args),
         Command::Sim(args) => command::sim::run(args),

@@ -1,6 +1,7 @@
 //! The subcommands, a module each: what it is asked (clap), and the run.
 
 pub mod fold;
+pub mod gateway;
 pub mod log;
 pub mod serve;
 pub mod sim;

@@ -1,8 +1,10 @@
 //! `rollcall serve`: the engine on one machine.
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Flags, LogFormat};
+use crate::config::{Config, Flags, LogFormat, LogLevel};
 use crate::engine::{Engine, Tuning};
+use crate::gateway::Gateway;
+use crate::gateway::uplink::log::LogUplink;
 use crate::http::Face;
 use crate::log::local::{LocalLog, Settings};
 use crate::log::{Log, NewRecord, Topic};
@@ -23,22 +25,21 @@ const GRACEFUL: Duration = Duration::from_millis(1_500);
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
-    start_logging(&config);
+    start_logging(config.log_level, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime
         .context("the runtime cannot be started")?
         .block_on(serve(config))
 }
 
-fn start_logging(config: &Config) {
-    let level = config.log_level.name();
+pub(super) fn start_logging(level: LogLevel, format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level.name()));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match config.log_format {
+    match format {
         LogFormat::Human => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
     }
@@ -66,6 +67,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let face = Face::new(engine.clone(), config.tokens.as_deref(), listen, stopping.clone());
     announce(&config, listen, log.partitions());
+    let mut gateway = None;
 
     let listener = listener.tap_io(|stream| {
         // Answers are small and wanted at once; a failure only costs time.
@@ -85,8 +87,37 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         crate::demo::start(crate::demo::Settings { url, token, users }, clock.clone())
     });
 
-    signals.told().await;
+    if let Some(config) = &config.gateway {
+        let uplink = Arc::new(LogUplink::new(engine.clone()));
+        let starting = Gateway::start(config.clone(), uplink, clock.clone());
+        gateway = tokio::select! {
+            started = starting => Some(started?),
+            () = signals.told() => None,
+        };
+        if let Some(gateway) = &gateway {
+            let scheme = if config.tls.is_some() { "wss" } else { "ws" };
+            let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());
+        }
+    }
+    match &mut gateway {
+        Some(running) => tokio::select! {
+            () = signals.told() => {}
+            error = running.superseded() => {
+                // The engine is nobody else's, so it goes on.
+                tracing::error!("{error}; no more WebSockets are served here");
+                if let Some(gateway) = gateway.take() {
+                    gateway.abandon().await;
+                }
+                signals.told().await;
+            }
+        },
+        None if config.gateway.is_some() => {}
+        None => signals.told().await,
+    }
     tracing::info!("stopping");
+    if let Some(gateway) = gateway {
+        gateway.stop(false).await;
+    }
     let began = clock.monotonic();
     if let Some(demo) = demo {
         // It may be in the middle of a request, which is answered.
@@ -176,20 +207,20 @@ fn announce(config: &Config, listen: std::net::SocketAddr, partitions: u32) {
 
 /// What tells the process to stop. Listened for from the beginning, so that no moment is left at which it would end in
 /// the middle of something.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn listen() -> anyhow::Result<Signals> {
+    pub(super) fn listen() -> anyhow::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?,
             interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?,
         })
     }
 
-    async fn told(&mut self) {
+    pub(super) async fn told(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
