@@ -14,8 +14,8 @@
 //! | [`engine`] | the walk of a batch through the four above, a worker a partition |
 //!
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
-//! line) and [`config`] start it, [`clock`] is the only file that reads the machine's clock, [`metrics`] counts, and
-//! [`demo`] has simulated users. [`sim`] holds the core against a second, naive reading of its rules.
+//! line) and [`config`] start it, [`clock`] is the only file that reads the machine's clock, [`metrics`] counts,
+//! [`demo`] has simulated users, and [`load`] many of them on real connections. [`sim`] holds the core against a second, naive reading of its rules.
 //!
 //! The rules are in `docs/rules.md`, how it all fits together and which test holds what in `ARCHITECTURE.md`.
 #![cfg_attr(
@@ -30,6 +30,7 @@ pub mod demo;
 pub mod engine;
 pub mod gateway;
 pub mod http;
+pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod presence;

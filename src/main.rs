@@ -22,6 +22,7 @@ enum Command {
     Gateway(Box<command::gateway::Args>),
     Fold(command::fold::Args),
     Log(command::log::Args),
+    Load(command::load::Args),
     Sim(command::sim::Args),
 }
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Gateway(args) => command::gateway::run(*args),
         Command::Fold(args) => command::fold::run(args),
         Command::Log(args) => command::log::run(args),
+        Command::Load(args) => command::load::run(args),
         Command::Sim(args) => command::sim::run(args),
     };
     match result {

@@ -12,6 +12,8 @@ mod hostile;
 mod house;
 #[path = "gateway/lease.rs"]
 mod lease;
+#[path = "gateway/load.rs"]
+mod load;
 #[path = "gateway/outage.rs"]
 mod outage;
 #[path = "gateway/policies.rs"]

@@ -15,7 +15,7 @@ use std::process::Command;
 
 /// What each module may import. Log moves bytes, store keeps bytes, schema gives bytes meaning, the core gives meaning
 /// rules, the engine composes the four; what faces the world stands on the engine.
-const ARROWS: [Arrow; 14] = [
+const ARROWS: [Arrow; 15] = [
     ("presence", &[]),
     ("clock", &[]),
     // A policy file is one of its settings.
@@ -49,13 +49,15 @@ const ARROWS: [Arrow; 14] = [
             "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
         ],
     ),
+    // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
+    ("load", &["gateway", "clock"]),
     // It comes in over HTTP like everybody else.
     ("demo", &["presence", "schema", "clock"]),
     (
         "command",
         &[
             "presence", "schema", "log", "store", "engine", "clock", "config", "metrics", "gateway", "http", "audit",
-            "sim", "demo",
+            "sim", "demo", "load",
         ],
     ),
 ];

@@ -2,6 +2,7 @@
 
 pub mod fold;
 pub mod gateway;
+pub mod load;
 pub mod log;
 pub mod serve;
 pub mod sim;
