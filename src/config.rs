@@ -1,5 +1,6 @@
 //! Every setting of `rollcall serve`: unit, default and bounds. Flags win over the environment, both over the file.
 
+pub mod gateway;
 mod tim;
 
 pub use tim::{Credential, Tim, TimUnknown};
@@ -126,6 +127,12 @@ pub struct Flags {
     /// What is answered about users who were never seen [default: error]
     #[arg(long, value_enum, env = "ROLLCALL_TIM_UNKNOWN")]
     pub tim_unknown: Option<TimUnknown>,
+    /// Where clients connect by WebSocket, if a gateway is to run in this process; see docs/gateway.md
+    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_GATEWAY")]
+    pub gateway: Option<SocketAddr>,
+    #[command(flatten)]
+    #[serde(default)]
+    pub edge: gateway::Flags,
 }
 
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -180,6 +187,8 @@ pub struct Config {
     pub kafka: Option<Kafka>,
     pub registry: Option<Registry>,
     pub checkpoints: Option<Checkpoints>,
+    /// The WebSocket edge, if it runs in this process.
+    pub gateway: Option<gateway::Config>,
 }
 
 /// A schema registry is used.
@@ -293,9 +302,19 @@ impl Flags {
         if let Some(users) = demo {
             within("demo", Some(users.into()), 1, 1, 100_000)?;
         }
+        let data = self.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
+        let gateway = match self.gateway.or(file.gateway) {
+            Some(listen) => {
+                let mut edge = self.edge.or(file.edge);
+                // Another than the default of a gateway of its own, which may be started beside it.
+                edge.gateway_name.get_or_insert_with(|| "serve".to_owned());
+                Some(edge.config(listen, data.join("gateway"))?)
+            }
+            None => None,
+        };
         let cached_users = self.cached_users.or(file.cached_users).map(|users| users as u64);
         Ok(Config {
-            data: self.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
+            data,
             listen,
             policy,
             policy_given,
@@ -311,6 +330,7 @@ impl Flags {
             kafka,
             registry,
             checkpoints,
+            gateway,
         })
     }
 }

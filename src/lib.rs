@@ -5,6 +5,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`gateway`] | clients' WebSockets: connections become events, kicks close them |
 //! | [`http`] | takes events in; at the other end answers questions and lets changes and kicks be followed |
 //! | [`log`] | keeps records durably, partition by partition, and writes outputs and position in one step |
 //! | [`schema`] | bytes to values and back; whatever comes in is judged here, once |
@@ -16,8 +17,9 @@
 //!
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
 //! line) and [`config`] start it, [`clock`] is the only file that reads the machine's clock, [`metrics`] counts,
-//! [`failpoint`] lets tests kill it where it hurts, and [`demo`] has simulated users; [`webhook`] posts
-//! changes as callbacks, from a process of its own. [`sim`] holds the core against a second, naive reading of its rules.
+//! [`failpoint`] lets tests kill it where it hurts, and [`demo`] has simulated users, [`load`] many of them on real
+//! connections; [`webhook`] posts changes as callbacks, from a process of its own. [`sim`] holds the core against a
+//! second, naive reading of its rules.
 //!
 //! The rules are in `docs/rules.md`, how it all fits together and which test holds what in `ARCHITECTURE.md`.
 #![cfg_attr(
@@ -32,7 +34,9 @@ pub mod config;
 pub mod demo;
 pub mod engine;
 pub mod failpoint;
+pub mod gateway;
 pub mod http;
+pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod presence;

@@ -19,8 +19,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(Box<rollcall::config::Flags>),
+    Gateway(Box<command::gateway::Args>),
     Fold(command::fold::Args),
     Log(command::log::Args),
+    Load(command::load::Args),
     Sim(command::sim::Args),
     Topics(command::topics::Args),
     Webhook(Box<command::webhook::Args>),
@@ -29,8 +31,10 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(flags) => command::serve::run(*flags),
+        Command::Gateway(args) => command::gateway::run(*args),
         Command::Fold(args) => command::fold::run(args),
         Command::Log(args) => command::log::run(args),
+        Command::Load(args) => command::load::run(args),
         Command::Sim(args) => command::sim::run(args),
         Command::Topics(args) => command::topics::run(args),
         Command::Webhook(args) => command::webhook::run(*args),

@@ -24,6 +24,13 @@ struct Metrics {
     checkpoint: IntGaugeVec,
     checkpoint_failures: IntCounter,
     registry_failures: IntCounter,
+    gateway_connections: prometheus::IntGauge,
+    gateway_refused: IntCounterVec,
+    gateway_closed: IntCounterVec,
+    gateway_kicks: IntCounterVec,
+    gateway_beats: IntCounter,
+    gateway_beat_records: IntCounter,
+    gateway_endings_refused: IntCounter,
 }
 
 /// A name or label that is not allowed is a bug that every start would show.
@@ -97,6 +104,37 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "rollcall_registry_failures_total",
             "Times that the schema registry did not answer and a partition waited",
         ),
+        gateway_connections: add(
+            &registry,
+            prometheus::IntGauge::new("rollcall_gateway_connections", "Open connections of clients").expect(VALID),
+        ),
+        gateway_refused: counters(
+            "rollcall_gateway_refused_total",
+            "Connections that were not let in, by reason",
+            "reason",
+        ),
+        gateway_closed: counters(
+            "rollcall_gateway_closed_total",
+            "Connections that ended, by how",
+            "reason",
+        ),
+        gateway_kicks: counters(
+            "rollcall_gateway_kicks_total",
+            "Connections closed because the engine said so, by reason",
+            "reason",
+        ),
+        gateway_beats: counter(
+            "rollcall_gateway_beats_total",
+            "Heartbeats published, one a connection and window",
+        ),
+        gateway_beat_records: counter(
+            "rollcall_gateway_beat_records_total",
+            "Records that they were published in",
+        ),
+        gateway_endings_refused: counter(
+            "rollcall_gateway_endings_refused_total",
+            "Disconnects and logouts that neither the log nor the queue took",
+        ),
         registry,
     }
 });
@@ -163,6 +201,32 @@ pub fn checkpoint_failed() {
 
 pub fn registry_failed() {
     METRICS.registry_failures.inc();
+}
+
+/// One more, or one less, open connection of a client.
+pub fn gateway_connections(difference: i64) {
+    METRICS.gateway_connections.add(difference);
+}
+
+pub fn gateway_refused(reason: &str) {
+    METRICS.gateway_refused.with_label_values(&[reason]).inc();
+}
+
+pub fn gateway_closed(reason: &str) {
+    METRICS.gateway_closed.with_label_values(&[reason]).inc();
+}
+
+pub fn gateway_kick(reason: KickReason) {
+    METRICS.gateway_kicks.with_label_values(&[reason.name()]).inc();
+}
+
+pub fn gateway_beats(beats: usize, records: usize) {
+    METRICS.gateway_beats.inc_by(beats as u64);
+    METRICS.gateway_beat_records.inc_by(records as u64);
+}
+
+pub fn gateway_endings_refused(endings: usize) {
+    METRICS.gateway_endings_refused.inc_by(endings as u64);
 }
 
 /// Everything in Prometheus' text format.

@@ -67,6 +67,8 @@ const ARROWS: &[Arrow] = &[
     ),
     // A follower in a process of its own; it meets the engine over HTTP only.
     ("webhook", &["presence", "schema", "clock", "config"]),
+    // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
+    ("load", &["gateway", "clock"]),
     // It comes in over HTTP like everybody else.
     ("demo", &["presence", "schema", "clock"]),
     (
@@ -88,6 +90,7 @@ const ARROWS: &[Arrow] = &[
             "sim",
             "demo",
             "webhook",
+            "load",
         ],
     ),
 ];

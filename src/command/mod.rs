@@ -1,6 +1,8 @@
 //! The subcommands, a module each: what it is asked (clap), and the run.
 
 pub mod fold;
+pub mod gateway;
+pub mod load;
 pub mod log;
 pub mod serve;
 pub mod sim;

@@ -4,6 +4,8 @@ use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Flags, LogFormat, LogLevel};
 use crate::engine::{Engine, Keeper, Outside, Tuning};
+use crate::gateway::Gateway;
+use crate::gateway::uplink::log::LogUplink;
 use crate::http::{Face, Peers};
 use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX};
 use crate::log::kafka::{KafkaLog, Member, Node, admin};
@@ -42,17 +44,16 @@ const NEWS_MS: u64 = 5_000;
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
-    start_logging(config.log_format, config.log_level);
+    start_logging(config.log_level, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime
         .context("the runtime cannot be started")?
         .block_on(serve(config))
 }
 
-pub(super) fn start_logging(format: LogFormat, level: LogLevel) {
-    let level = level.name();
+pub(super) fn start_logging(level: LogLevel, format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level.name()));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -101,6 +102,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         face = face.with_tim(tim, clock.clone(), token);
     }
     announce(&config, listen, log.partitions());
+    let mut gateway = None;
 
     let listener = listener.tap_io(|stream| {
         // Answers are small and wanted at once; a failure only costs time.
@@ -120,8 +122,37 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         crate::demo::start(crate::demo::Settings { url, token, users }, clock.clone())
     });
 
-    signals.told().await;
+    if let Some(config) = &config.gateway {
+        let uplink = Arc::new(LogUplink::new(engine.clone()));
+        let starting = Gateway::start(config.clone(), uplink, clock.clone());
+        gateway = tokio::select! {
+            started = starting => Some(started?),
+            () = signals.told() => None,
+        };
+        if let Some(gateway) = &gateway {
+            let scheme = if config.tls.is_some() { "wss" } else { "ws" };
+            let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());
+        }
+    }
+    match &mut gateway {
+        Some(running) => tokio::select! {
+            () = signals.told() => {}
+            error = running.superseded() => {
+                // The engine is nobody else's, so it goes on.
+                tracing::error!("{error}; no more WebSockets are served here");
+                if let Some(gateway) = gateway.take() {
+                    gateway.abandon().await;
+                }
+                signals.told().await;
+            }
+        },
+        None if config.gateway.is_some() => {}
+        None => signals.told().await,
+    }
     tracing::info!("stopping");
+    if let Some(gateway) = gateway {
+        gateway.stop(false).await;
+    }
     let began = clock.monotonic();
     if let Some(demo) = demo {
         // It may be in the middle of a request, which is answered.
@@ -420,14 +451,14 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub fn listen() -> anyhow::Result<Signals> {
+    pub(super) fn listen() -> anyhow::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?,
             interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?,
         })
     }
 
-    pub async fn told(&mut self) {
+    pub(super) async fn told(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -87,6 +87,8 @@ impl Owned {
         config
             .set("transactional.id", &id)
             .set("linger.ms", "0")
+            // A malformed event may have been packed far better than it looks; so is its copy.
+            .set("compression.type", "lz4")
             .set("retry.backoff.ms", "5")
             .set("retry.backoff.max.ms", "200")
             .set("message.max.bytes", super::REQUEST_BYTES_MAX)

@@ -1,0 +1,165 @@
+//! The edge: what an idle connection costs in memory, and what gathering heartbeats saves.
+//!
+//! The gateway is a process of its own, so that its memory is nobody else's.
+
+use futures_util::{StreamExt as _, stream};
+use rollcall::presence::event::{Beat, Event, Via, Who};
+use rollcall::presence::{Conn, Epoch};
+use rollcall::schema::avro;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+const CONNECTIONS: usize = 8_000;
+
+struct Process {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Process {
+    fn start(arguments: &[&str], line: &str) -> Process {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+            .args(arguments)
+            .args(["--log-level", "error"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let address = lines
+            .map(|line| line.expect("text"))
+            .find_map(|text| Some(text.strip_prefix(line)?.trim_end_matches('/').to_owned()));
+        let address = address.expect("it says where it is").parse().expect("an address");
+        Process { child, address }
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("Linux");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("a line");
+        line.trim()
+            .trim_end_matches(" kB")
+            .trim()
+            .parse::<u64>()
+            .expect("a number")
+            * 1_024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn connect(address: SocketAddr, number: usize) -> WebSocketStream<TcpStream> {
+    let url = format!("ws://{address}/?user=user-{number:07}&platform=android&device=device-{number:07}&intent=login");
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let small = WebSocketConfig::default().read_buffer_size(1_024).write_buffer_size(0);
+    let (mut socket, _) = client_async_with_config(url, stream, Some(small))
+        .await
+        .expect("let in");
+    socket.next().await.expect("a hello").expect("a hello");
+    socket
+}
+
+fn main() {
+    heartbeats();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(idle_connections());
+}
+
+async fn idle_connections() {
+    let data = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| data.path().join(name).to_str().expect("text").to_owned();
+    let engine = Process::start(
+        &["serve", "--listen", "127.0.0.1:0", "--data", &path("engine")],
+        "console  http://",
+    );
+    let url = format!("http://{}", engine.address);
+    let data = path("gateway");
+    let arguments = [
+        "gateway",
+        "--listen",
+        "127.0.0.1:0",
+        "--engine",
+        &url,
+        "--data",
+        &data,
+        "--gateway-insecure",
+        "--address-connections-max",
+        "100000",
+    ];
+    let gateway = Process::start(&arguments, "clients  ws://");
+    // What is allocated once is there after the first thousand.
+    let open = async |numbers: std::ops::Range<usize>| -> Vec<_> {
+        let connecting = numbers.map(|number| connect(gateway.address, number));
+        stream::iter(connecting).buffer_unordered(64).collect().await
+    };
+    let first = open(0..1_000).await;
+    let before = gateway.resident_bytes();
+    let rest = open(1_000..CONNECTIONS).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let after = gateway.resident_bytes();
+    println!(
+        "an idle connection, of {CONNECTIONS}: {:.1} KiB of the gateway's resident memory",
+        after.saturating_sub(before) as f64 / rest.len() as f64 / 1_024.0
+    );
+    drop((first, rest));
+}
+
+/// A thousand heartbeats, as records of their own and gathered for four partitions.
+fn heartbeats() {
+    const BEATS: usize = 1_000;
+    const PARTITIONS: usize = 4;
+    let who = |number: usize| Who {
+        user: format!("user-{number:07}").into(),
+        platform: "android".into(),
+        device: format!("device-{number:07}").into(),
+    };
+    let bytes = |events: &[Event<'_>]| -> usize {
+        let bytes = |event: &Event<'_>| {
+            let mut bytes = Vec::new();
+            avro::encode_event(event, &mut bytes);
+            // The key of a record is its user.
+            bytes.len() + event.user().map_or(0, str::len)
+        };
+        events.iter().map(bytes).sum()
+    };
+    let alone: Vec<Event<'_>> = (0..BEATS)
+        .map(|number| Event::Heartbeat {
+            who: who(number),
+            via: Via {
+                gateway: "edge-1".into(),
+                epoch: Epoch(7),
+                conn: Conn(number as u64),
+            },
+        })
+        .collect();
+    let gathered: Vec<Event<'_>> = (0..PARTITIONS)
+        .map(|partition| Event::Heartbeats {
+            gateway: "edge-1".into(),
+            epoch: Epoch(7),
+            beats: (partition..BEATS)
+                .step_by(PARTITIONS)
+                .map(|number| Beat {
+                    who: who(number),
+                    conn: Conn(number as u64),
+                })
+                .collect(),
+        })
+        .collect();
+    println!(
+        "{BEATS} heartbeats: {} records, {} bytes; gathered: {} records, {} bytes",
+        alone.len(),
+        bytes(&alone),
+        gathered.len(),
+        bytes(&gathered)
+    );
+}

@@ -1,0 +1,131 @@
+//! `rollcall gateway`: the WebSocket edge as a process of its own, beside an engine.
+
+use super::serve::{Signals, start_logging};
+use crate::clock::{Clock, SystemClock};
+use crate::config::gateway::{Config, Flags};
+use crate::config::{LogFormat, LogLevel};
+use crate::gateway::Gateway;
+use crate::gateway::uplink::http::HttpUplink;
+use anyhow::{Context as _, bail};
+use axum::Router;
+use axum::routing::get;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Takes clients' WebSockets and publishes what happens to them to an engine
+///
+/// The protocol and all that a gateway promises are in docs/gateway.md.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Where clients connect
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "ROLLCALL_GATEWAY",
+        default_value = "127.0.0.1:8090"
+    )]
+    pub listen: SocketAddr,
+    /// The HTTP interface of `rollcall serve`
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ROLLCALL_ENGINE",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    pub engine: String,
+    /// A file with the bearer token for it, with the scopes read and publish
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_ENGINE_TOKEN_FILE")]
+    pub engine_token_file: Option<PathBuf>,
+    /// Directory of the epoch and of what waits for the log, made if it is not there
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "ROLLCALL_GATEWAY_DATA",
+        default_value = "rollcall-gateway"
+    )]
+    pub data: PathBuf,
+    /// Where /metrics and /healthz are served, if anywhere
+    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_STATUS")]
+    pub status: Option<SocketAddr>,
+    /// Form of the log on standard error
+    #[arg(long, value_enum, env = "ROLLCALL_LOG_FORMAT", default_value = "human")]
+    pub log_format: LogFormat,
+    /// Least level that is logged
+    #[arg(long, value_enum, env = "ROLLCALL_LOG_LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+    #[command(flatten)]
+    pub edge: Flags,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let config = args.edge.clone().config(args.listen, args.data.clone())?;
+    let token = match &args.engine_token_file {
+        None => None,
+        Some(file) => Some(
+            std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the token for the engine, {}", file.display()))?,
+        ),
+    };
+    start_logging(args.log_level, args.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime
+        .context("the runtime cannot be started")?
+        .block_on(gateway(args, config, token.as_deref().map(str::trim)))
+}
+
+async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let status = match args.status {
+        None => None,
+        Some(address) => {
+            let listener = TcpListener::bind(address).await;
+            Some(listener.with_context(|| format!("cannot listen on {address} for /metrics"))?)
+        }
+    };
+    let tls = config.tls.is_some();
+    let starting = async {
+        let uplink = loop {
+            match HttpUplink::open(&args.engine, token).await {
+                Ok(uplink) => break uplink,
+                Err(error) => tracing::info!("the engine at {} cannot be asked yet: {error}", args.engine),
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        Gateway::start(config, Arc::new(uplink), clock).await
+    };
+    let mut gateway = tokio::select! {
+        started = starting => started?,
+        () = signals.told() => return Ok(()),
+    };
+    if let Some(listener) = status {
+        let router = Router::new()
+            .route("/metrics", get(async || crate::metrics::text()))
+            .route("/healthz", get(async || "ok\n"));
+        tokio::spawn(axum::serve(listener, router).into_future());
+    }
+    let scheme = if tls { "wss" } else { "ws" };
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());
+    let superseded = tokio::select! {
+        () = signals.told() => None,
+        error = gateway.superseded() => Some(error),
+    };
+    let Some(error) = superseded else {
+        tracing::info!("stopping");
+        tokio::select! {
+            () = gateway.stop(true) => {}
+            // Told twice: now.
+            () = signals.told() => bail!("stopped at once; the lease runs out by itself"),
+        }
+        return Ok(());
+    };
+    gateway.abandon().await;
+    Err(error.into())
+}

@@ -1,0 +1,104 @@
+//! `rollcall load`: many people on real connections, who know what everything should lead to.
+
+use super::serve::start_logging;
+use crate::clock::SystemClock;
+use crate::config::{LogFormat, LogLevel};
+use crate::load::{Settings, run as run_load};
+use anyhow::{Context as _, bail};
+use clap::value_parser;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Opens many real WebSocket connections that behave like people, and checks every change
+///
+/// Each person has a phone and a page, logs in, is killed, goes through tunnels, is displaced and comes back, one thing
+/// at a time, and knows which change that should lead to. Prints a JSON report; ends with status 2 if a change was
+/// missing or unexpected. The policy must have closed_ms 0. How to read it: docs/gateway.md.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Where clients connect; given several times, each connection takes one of them
+    #[arg(long = "gateway", value_name = "URL", default_value = "ws://127.0.0.1:8090")]
+    pub gateways: Vec<String>,
+    /// The HTTP interface of `rollcall serve`
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    pub engine: String,
+    /// A file with the bearer token for it, with the scope read
+    #[arg(long, value_name = "FILE")]
+    pub engine_token_file: Option<PathBuf>,
+    /// The secret that signs people's tokens (HS256); without it the gateway must be an insecure one
+    #[arg(long, value_name = "FILE")]
+    pub jwt_secret: Option<PathBuf>,
+    /// People, each with one connection most of the time
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub people: u32,
+    /// How long, in seconds; then everybody closes
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Between two things that a person does, on average, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = value_parser!(u64).range(1..=3_600))]
+    pub action_seconds: u64,
+    /// People who connect for the first time, a second
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = value_parser!(u64).range(1..=100_000))]
+    pub connect_rate: u64,
+    /// Between two storms, in which the network of many fails at once, in seconds; 0 for none
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value_parser!(u64).range(0..=86_400))]
+    pub storm_seconds: u64,
+    /// Of the people, who are in a storm
+    #[arg(long, value_name = "PERCENT", default_value = "10", value_parser = value_parser!(u64).range(0..=100))]
+    pub storm_percent: u64,
+    /// Addresses of 127.0.0.0/8 to connect from, where the gateway is on this machine
+    #[arg(long, value_name = "COUNT", default_value = "20", value_parser = value_parser!(u32).range(1..=10_000))]
+    pub addresses: u32,
+    /// The same seed, the same people
+    #[arg(long, value_name = "NUMBER", default_value = "1")]
+    pub seed: u64,
+    /// Where the report is written, beside standard output
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let read = |file: &Option<PathBuf>| match file {
+        None => Ok(None),
+        Some(file) => std::fs::read(file)
+            .map(|bytes| Some(bytes.trim_ascii().to_vec()))
+            .with_context(|| format!("cannot read {}", file.display())),
+    };
+    let token = read(&args.engine_token_file)?;
+    let settings = Settings {
+        gateways: args.gateways.clone(),
+        engine: args.engine.clone(),
+        engine_token: token.map(|token| String::from_utf8_lossy(&token).into_owned()),
+        secret: read(&args.jwt_secret)?,
+        people: args.people as usize,
+        seconds: args.seconds,
+        action_seconds: args.action_seconds,
+        connect_rate: args.connect_rate,
+        storm_seconds: args.storm_seconds,
+        storm_percent: args.storm_percent,
+        addresses: args.addresses as usize,
+        seed: args.seed,
+    };
+    start_logging(LogLevel::Info, LogFormat::Human);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the runtime cannot be started")?;
+    let report = runtime.block_on(run_load(settings, Arc::new(SystemClock::new())))?;
+    runtime.shutdown_background();
+    let mut text = serde_json::to_string_pretty(&report).context("the report cannot be written as JSON")?;
+    text.push('\n');
+    if let Some(file) = &args.report {
+        std::fs::write(file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("the report cannot be printed")?;
+    if !report.is_exact() {
+        bail!(
+            "{} changes were missing and {} unexpected",
+            report.changes_missing,
+            report.changes_unexpected
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! Settings of the WebSocket edge, the same for `rollcall gateway` and for `rollcall serve --gateway`.
+
+use super::within;
+use anyhow::bail;
+use clap::Args;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Every flag may also be given as the environment variable named beside it, or in the table `[edge]` of the file.
+#[derive(Args, Deserialize, Clone, Default, Debug)]
+#[command(next_help_heading = "WebSocket edge")]
+#[serde(deny_unknown_fields, default)]
+pub struct Flags {
+    /// Name of this gateway, 1 to 64 bytes, of its own among all that publish to the same log [default: edge, and
+    /// serve within `rollcall serve`]
+    #[arg(long, value_name = "NAME", env = "ROLLCALL_GATEWAY_NAME")]
+    pub gateway_name: Option<String>,
+    /// Takes the user from `?user=` and asks for no token. Only on a loopback address, to try it out
+    #[arg(long, env = "ROLLCALL_GATEWAY_INSECURE")]
+    pub gateway_insecure: bool,
+    /// What signs tokens: a public key (PEM, RSA or P-256) or a secret of at least 32 bytes. Read again when it changes
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_JWT_KEY")]
+    pub jwt_key: Option<PathBuf>,
+    /// A JSON Web Key Set, a file or an address (https://… or http://…). Read again when it changes
+    #[arg(long, value_name = "FILE|URL", env = "ROLLCALL_JWKS")]
+    pub jwks: Option<String>,
+    /// How often keys and certificates are looked at again, in seconds, 1 to 86400 [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "ROLLCALL_RELOAD_SECONDS")]
+    pub reload_seconds: Option<u64>,
+    /// The claim that names the user [default: sub]
+    #[arg(long, value_name = "CLAIM", env = "ROLLCALL_JWT_USER_CLAIM")]
+    pub jwt_user_claim: Option<String>,
+    /// A claim that must be the platform of the connection, if the token has it
+    #[arg(long, value_name = "CLAIM", env = "ROLLCALL_JWT_PLATFORM_CLAIM")]
+    pub jwt_platform_claim: Option<String>,
+    /// A claim that must be the device of the connection, if the token has it
+    #[arg(long, value_name = "CLAIM", env = "ROLLCALL_JWT_DEVICE_CLAIM")]
+    pub jwt_device_claim: Option<String>,
+    /// The issuer that tokens must name (`iss`)
+    #[arg(long, value_name = "TEXT", env = "ROLLCALL_JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// The audience that tokens must name (`aud`)
+    #[arg(long, value_name = "TEXT", env = "ROLLCALL_JWT_AUDIENCE")]
+    pub jwt_audience: Option<String>,
+    /// Certificate chain (PEM) for TLS, read again when it changes; needs --tls-key
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key (PEM) for TLS, read again when it changes
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// The client's address is the last of `X-Forwarded-For`: only behind a proxy that sets it
+    #[arg(long, env = "ROLLCALL_TRUST_FORWARDED")]
+    pub trust_forwarded: bool,
+    /// Connections at once, 1 to 10000000 [default: 100000]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_CONNECTIONS_MAX")]
+    pub connections_max: Option<u64>,
+    /// Connections of one user at once, 1 to 10000 [default: 64]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_USER_CONNECTIONS_MAX")]
+    pub user_connections_max: Option<u64>,
+    /// Connections from one address at once, 1 to 10000000 [default: 4096]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_ADDRESS_CONNECTIONS_MAX")]
+    pub address_connections_max: Option<u64>,
+    /// Bytes of one message of a client, 1024 to 1048576 [default: 65536]
+    #[arg(long, value_name = "BYTES", env = "ROLLCALL_MESSAGE_BYTES_MAX")]
+    pub message_bytes_max: Option<u64>,
+    /// Messages a second of one connection, over a while, 1 to 10000; four times as many at once [default: 25]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_MESSAGE_RATE_MAX")]
+    pub message_rate_max: Option<u64>,
+    /// From the first byte to a valid token, in ms, 100 to 60000 [default: 10000]
+    #[arg(long, value_name = "MS", env = "ROLLCALL_HANDSHAKE_MS")]
+    pub handshake_ms: Option<u64>,
+    /// Connections a second that are accepted at first, 1 to 1000000; twice as many each second [default: 1000]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_ACCEPT_RATE")]
+    pub accept_rate: Option<u64>,
+    /// A client that does not take what is sent to it for so long is closed, in ms, 100 to 600000 [default: 10000]
+    #[arg(long, value_name = "MS", env = "ROLLCALL_WRITE_MS")]
+    pub write_ms: Option<u64>,
+    /// A silent socket is closed so long after its time-out, in ms, 0 to 3600000 [default: 30000]
+    #[arg(long, value_name = "MS", env = "ROLLCALL_SILENCE_MS")]
+    pub silence_ms: Option<u64>,
+    /// How long a lease runs, in ms, 1000 to 86400000 [default: 30000]
+    #[arg(long, value_name = "MS", env = "ROLLCALL_LEASE_MS")]
+    pub lease_ms: Option<u64>,
+    /// How often it is renewed, in ms, 100 up to half of --lease-ms [default: a sixth of --lease-ms]
+    #[arg(long, value_name = "MS", env = "ROLLCALL_LEASE_EVERY_MS")]
+    pub lease_every_ms: Option<u64>,
+    /// Heartbeats are published at least so often, in ms, 10 to 60000 [default: 1000]
+    #[arg(long, value_name = "MS", env = "ROLLCALL_BEATS_EVERY_MS")]
+    pub beats_every_ms: Option<u64>,
+    /// And as soon as there are so many, 1 to 10000 [default: 1000]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_BEATS_MAX")]
+    pub beats_max: Option<u64>,
+    /// Within which clients are told to go elsewhere when the gateway stops, in ms, 0 to 600000 [default: 10000]
+    #[arg(long, value_name = "MS", env = "ROLLCALL_DRAIN_MS")]
+    pub drain_ms: Option<u64>,
+    /// Disk for disconnects and logouts that wait for the log, in MiB, 1 to 65536 [default: 64]
+    #[arg(long, value_name = "MIB", env = "ROLLCALL_QUEUE_MIB")]
+    pub queue_mib: Option<u64>,
+}
+
+/// Who may connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Whoever has a token that these keys have signed.
+    Tokens(Box<Tokens>),
+    /// Everybody on this machine, as whoever they say.
+    Insecure,
+}
+
+/// Where the keys are and what a token must say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tokens {
+    pub key: Option<PathBuf>,
+    pub jwks: Option<String>,
+    pub user_claim: String,
+    pub platform_claim: Option<String>,
+    pub device_claim: Option<String>,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+}
+
+/// The settings, complete and within their bounds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub name: String,
+    /// Where the epoch and the queue are kept.
+    pub data: PathBuf,
+    pub admission: Admission,
+    pub reload: Duration,
+    /// Certificate chain and key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    pub trust_forwarded: bool,
+    pub connections_max: usize,
+    pub user_connections_max: u32,
+    pub address_connections_max: u32,
+    pub message_bytes_max: usize,
+    pub message_rate_max: u64,
+    pub handshake: Duration,
+    pub accept_rate: u64,
+    pub write: Duration,
+    pub silence_ms: u64,
+    pub lease_ms: u64,
+    pub lease_every: Duration,
+    pub beats_every: Duration,
+    pub beats_max: usize,
+    pub drain: Duration,
+    pub queue_bytes: u64,
+}
+
+const NAME_BYTES_MAX: usize = 64;
+
+impl Flags {
+    /// What is not given here is taken from there.
+    pub fn or(self, file: Flags) -> Flags {
+        Flags {
+            gateway_name: self.gateway_name.or(file.gateway_name),
+            gateway_insecure: self.gateway_insecure || file.gateway_insecure,
+            jwt_key: self.jwt_key.or(file.jwt_key),
+            jwks: self.jwks.or(file.jwks),
+            reload_seconds: self.reload_seconds.or(file.reload_seconds),
+            jwt_user_claim: self.jwt_user_claim.or(file.jwt_user_claim),
+            jwt_platform_claim: self.jwt_platform_claim.or(file.jwt_platform_claim),
+            jwt_device_claim: self.jwt_device_claim.or(file.jwt_device_claim),
+            jwt_issuer: self.jwt_issuer.or(file.jwt_issuer),
+            jwt_audience: self.jwt_audience.or(file.jwt_audience),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            trust_forwarded: self.trust_forwarded || file.trust_forwarded,
+            connections_max: self.connections_max.or(file.connections_max),
+            user_connections_max: self.user_connections_max.or(file.user_connections_max),
+            address_connections_max: self.address_connections_max.or(file.address_connections_max),
+            message_bytes_max: self.message_bytes_max.or(file.message_bytes_max),
+            message_rate_max: self.message_rate_max.or(file.message_rate_max),
+            handshake_ms: self.handshake_ms.or(file.handshake_ms),
+            accept_rate: self.accept_rate.or(file.accept_rate),
+            write_ms: self.write_ms.or(file.write_ms),
+            silence_ms: self.silence_ms.or(file.silence_ms),
+            lease_ms: self.lease_ms.or(file.lease_ms),
+            lease_every_ms: self.lease_every_ms.or(file.lease_every_ms),
+            beats_every_ms: self.beats_every_ms.or(file.beats_every_ms),
+            beats_max: self.beats_max.or(file.beats_max),
+            drain_ms: self.drain_ms.or(file.drain_ms),
+            queue_mib: self.queue_mib.or(file.queue_mib),
+        }
+    }
+
+    /// Checks everything, once, for a gateway that listens here and keeps what it must not lose there.
+    pub fn config(self, listen: SocketAddr, data: PathBuf) -> anyhow::Result<Config> {
+        let name = self.gateway_name.clone().unwrap_or_else(|| "edge".to_owned());
+        if !(1..=NAME_BYTES_MAX).contains(&name.len()) || name.contains(['/', '\0']) || name.starts_with('.') {
+            bail!(
+                "gateway_name must have 1 to {NAME_BYTES_MAX} bytes, no / and no dot in front, since a directory is \
+                 named after it, not {name:?}"
+            );
+        }
+        let admission = self.admission(listen)?;
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => bail!("tls_cert and tls_key are needed together"),
+        };
+        let ms = |name: &str, value: Option<u64>, default: u64, least: u64, most: u64| {
+            within(name, value, default, least, most).map(Duration::from_millis)
+        };
+        let lease_ms = within("lease_ms", self.lease_ms, 30_000, 1_000, 86_400_000)?;
+        Ok(Config {
+            listen,
+            data,
+            name,
+            admission,
+            reload: Duration::from_secs(within("reload_seconds", self.reload_seconds, 60, 1, 86_400)?),
+            tls,
+            trust_forwarded: self.trust_forwarded,
+            connections_max: within("connections_max", self.connections_max, 100_000, 1, 10_000_000)? as usize,
+            user_connections_max: within("user_connections_max", self.user_connections_max, 64, 1, 10_000)? as u32,
+            address_connections_max: within(
+                "address_connections_max",
+                self.address_connections_max,
+                4_096,
+                1,
+                10_000_000,
+            )? as u32,
+            message_bytes_max: within("message_bytes_max", self.message_bytes_max, 65_536, 1_024, 1 << 20)? as usize,
+            message_rate_max: within("message_rate_max", self.message_rate_max, 25, 1, 10_000)?,
+            handshake: ms("handshake_ms", self.handshake_ms, 10_000, 100, 60_000)?,
+            accept_rate: within("accept_rate", self.accept_rate, 1_000, 1, 1_000_000)?,
+            write: ms("write_ms", self.write_ms, 10_000, 100, 600_000)?,
+            silence_ms: within("silence_ms", self.silence_ms, 30_000, 0, 3_600_000)?,
+            lease_ms,
+            lease_every: ms("lease_every_ms", self.lease_every_ms, lease_ms / 6, 100, lease_ms / 2)?,
+            beats_every: ms("beats_every_ms", self.beats_every_ms, 1_000, 10, 60_000)?,
+            beats_max: within("beats_max", self.beats_max, 1_000, 1, 10_000)? as usize,
+            drain: ms("drain_ms", self.drain_ms, 10_000, 0, 600_000)?,
+            queue_bytes: within("queue_mib", self.queue_mib, 64, 1, 65_536)? << 20,
+        })
+    }
+
+    fn admission(&self, listen: SocketAddr) -> anyhow::Result<Admission> {
+        if self.gateway_insecure {
+            if self.jwt_key.is_some() || self.jwks.is_some() {
+                bail!("gateway_insecure asks for no token, so it goes with neither jwt_key nor jwks");
+            }
+            if !listen.ip().is_loopback() {
+                bail!("gateway_insecure lets everybody in as whoever they say, so only a loopback address is served");
+            }
+            return Ok(Admission::Insecure);
+        }
+        if self.jwt_key.is_none() && self.jwks.is_none() {
+            bail!(
+                "a gateway needs --jwt-key or --jwks to know its users by; to try it out on this machine only, \
+                 --gateway-insecure takes the user from ?user="
+            );
+        }
+        Ok(Admission::Tokens(Box::new(Tokens {
+            key: self.jwt_key.clone(),
+            jwks: self.jwks.clone(),
+            user_claim: self.jwt_user_claim.clone().unwrap_or_else(|| "sub".to_owned()),
+            platform_claim: self.jwt_platform_claim.clone(),
+            device_claim: self.jwt_device_claim.clone(),
+            issuer: self.jwt_issuer.clone(),
+            audience: self.jwt_audience.clone(),
+        })))
+    }
+}

@@ -1,0 +1,114 @@
+//! The epoch of a gateway: a number that grows with each start and survives crashes.
+//!
+//! It is kept in a file, synced before it is used, under a lock by which two processes do not share one directory. An
+//! engine that knows of a greater one (the directory was lost) is asked too, so that the next is greater than both.
+
+use crate::presence::Epoch;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Why there is no epoch.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the gateway's directory {} cannot be used: {cause}", .directory.display())]
+    Directory { directory: PathBuf, cause: io::Error },
+    #[error("the gateway's directory {} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    #[error(
+        "the epoch in {} is not a number: {text:?}. Correct it to the last one that was used, or remove the file if \
+         this gateway's name was never used",
+        .file.display()
+    )]
+    NoNumber { file: PathBuf, text: String },
+}
+
+/// A directory that is this process' alone, for as long as this lives.
+#[derive(Debug)]
+pub struct Seat {
+    directory: PathBuf,
+    _lock: File,
+}
+
+impl Seat {
+    /// Makes the directory if it is not there.
+    pub fn take(directory: &Path) -> Result<Seat, Error> {
+        let lock = fs::create_dir_all(directory).and_then(|()| File::create(directory.join("lock")));
+        let lock = lock.map_err(|cause| failed(directory, cause))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Seat {
+                directory: directory.to_owned(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => Err(Error::InUse(directory.to_owned())),
+            Err(TryLockError::Error(cause)) => Err(failed(directory, cause)),
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// An epoch greater than any before, and than one that somebody else knows of. It is on disk when this returns.
+    pub fn next(&self, known: Option<Epoch>) -> Result<Epoch, Error> {
+        let file = self.directory.join("epoch");
+        let before = match fs::read_to_string(&file) {
+            Ok(text) => match text.trim().parse() {
+                Ok(number) => number,
+                Err(_) => return Err(Error::NoNumber { file, text }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(cause) => return Err(failed(&self.directory, cause)),
+        };
+        let epoch = known.map_or(0, |epoch| epoch.0).max(before) + 1;
+        self.write(&file, epoch)
+            .map_err(|cause| failed(&self.directory, cause))?;
+        Ok(Epoch(epoch))
+    }
+
+    fn write(&self, file: &Path, epoch: u64) -> io::Result<()> {
+        let new = self.directory.join("epoch.new");
+        let mut written = File::create(&new)?;
+        writeln!(written, "{epoch}")?;
+        written.sync_all()?;
+        fs::rename(&new, file)?;
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+fn failed(directory: &Path, cause: io::Error) -> Error {
+    Error::Directory {
+        directory: directory.to_owned(),
+        cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_start_has_a_greater_epoch_than_all_before_and_than_what_others_know() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let next = |known| {
+            let seat = Seat::take(directory.path()).expect("free");
+            seat.next(known).expect("written")
+        };
+        assert_eq!(next(None), Epoch(1));
+        assert_eq!(next(None), Epoch(2));
+        assert_eq!(next(Some(Epoch(9))), Epoch(10));
+        assert_eq!(next(Some(Epoch(3))), Epoch(11));
+        fs::write(directory.path().join("epoch"), "eleven").expect("written");
+        let seat = Seat::take(directory.path()).expect("free");
+        assert!(matches!(seat.next(None), Err(Error::NoNumber { .. })));
+    }
+
+    #[test]
+    fn a_directory_is_one_process_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let seat = Seat::take(directory.path()).expect("free");
+        assert!(matches!(Seat::take(directory.path()), Err(Error::InUse(_))));
+        drop(seat);
+        assert!(Seat::take(directory.path()).is_ok());
+    }
+}

@@ -1,0 +1,57 @@
+//! Kicks: the engine's orders to close connections, carried out.
+//!
+//! A connection that is not here any more is no error. A kick that was missed is given again at the next heartbeat.
+
+use super::Edge;
+use super::roster::Order;
+use super::uplink::Kick;
+use crate::metrics;
+use crate::presence::change::KickReason;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// The engine is asked at most so often whether somebody else took this gateway's name.
+const ASK_AGAIN_MS: u64 = 1_000;
+
+pub async fn run(edge: Arc<Edge>, mut kicks: mpsc::Receiver<Kick>) {
+    let mut ask_at_ms = 0;
+    let mut doubt = false;
+    loop {
+        let kick = tokio::select! {
+            kick = kicks.recv() => match kick {
+                Some(kick) => kick,
+                None => return,
+            },
+            () = tokio::time::sleep(Duration::from_millis(ASK_AGAIN_MS)), if doubt => {
+                doubt = is_superseded(&edge).await.is_none();
+                continue;
+            }
+        };
+        if kick.epoch == edge.epoch
+            && let Some(session) = edge.roster.get(kick.conn)
+        {
+            metrics::gateway_kick(kick.reason);
+            session.order(Order::Kick(kick.reason));
+        }
+        // `stale` is also said of one connection only; whether it is the whole gateway, the engine knows.
+        let now_ms = edge.clock.monotonic_ms();
+        let suspicious = kick.epoch > edge.epoch || kick.epoch == edge.epoch && kick.reason == KickReason::Stale;
+        if suspicious && now_ms >= ask_at_ms {
+            ask_at_ms = now_ms + ASK_AGAIN_MS;
+            doubt = is_superseded(&edge).await.is_none();
+        }
+    }
+}
+
+/// Whether a greater epoch of this name is known; then the gateway ends. None if nobody could say.
+async fn is_superseded(edge: &Edge) -> Option<bool> {
+    match edge.uplink.epoch(&edge.config.name).await {
+        Ok(Some(epoch)) if epoch > edge.epoch => {
+            edge.superseded(epoch);
+            Some(true)
+        }
+        Ok(_) => Some(false),
+        Err(_) => None,
+    }
+}

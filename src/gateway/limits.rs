@@ -1,0 +1,219 @@
+//! How much is let in: connections in all, of a user and from an address, messages of a connection, and how fast
+//! connections are accepted after a start or an outage.
+
+use crate::clock::Clock;
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Counts by key, each up to a bound. A place that is taken is given back when it is dropped.
+#[derive(Debug)]
+pub struct Counts<K: Hash + Eq> {
+    most: u32,
+    taken: Mutex<HashMap<K, u32>>,
+}
+
+/// One taken place.
+#[derive(Debug)]
+pub struct Place<K: Hash + Eq + Clone> {
+    of: Arc<Counts<K>>,
+    key: K,
+}
+
+impl<K: Hash + Eq + Clone> Counts<K> {
+    pub fn new(most: u32) -> Arc<Counts<K>> {
+        Arc::new(Counts {
+            most,
+            taken: Mutex::default(),
+        })
+    }
+
+    /// None if all are taken.
+    pub fn take(self: &Arc<Self>, key: K) -> Option<Place<K>> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(key.clone()).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        drop(taken);
+        Some(Place { of: self.clone(), key })
+    }
+
+    pub fn count<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> u32
+    where
+        K: Borrow<Q>,
+    {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.get(key).copied().unwrap_or_default()
+    }
+}
+
+impl<K: Hash + Eq + Clone> Drop for Place<K> {
+    fn drop(&mut self) {
+        let mut taken = self.of.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// An address as limits know it: of IPv6 the network of 64 bits, of which one customer has all addresses.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & (u128::MAX << 64);
+            IpAddr::V6(network.into())
+        }
+    }
+}
+
+/// So many messages a second over a while, four times as many at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    /// In thousandths of a message.
+    left: u64,
+    at_ms: u64,
+}
+
+impl Allowance {
+    const AT_ONCE: u64 = 4;
+
+    pub fn new(rate: u64, now_ms: u64) -> Allowance {
+        Allowance {
+            left: rate * Self::AT_ONCE * 1_000,
+            at_ms: now_ms,
+        }
+    }
+
+    /// Takes one; false if there is none left.
+    pub fn take(&mut self, rate: u64, now_ms: u64) -> bool {
+        let passed = now_ms.saturating_sub(self.at_ms);
+        self.at_ms = now_ms;
+        // A message a second is a thousandth a millisecond.
+        let grown = self.left.saturating_add(passed.saturating_mul(rate));
+        self.left = grown.min(rate * Self::AT_ONCE * 1_000);
+        let enough = self.left >= 1_000;
+        if enough {
+            self.left -= 1_000;
+        }
+        enough
+    }
+}
+
+/// Lets connections in one after the other at a rate that doubles every second from when it was last set back.
+pub struct Ramp {
+    clock: Arc<dyn Clock>,
+    first_rate: u64,
+    state: Mutex<RampState>,
+}
+
+struct RampState {
+    began: Duration,
+    /// When the next may come.
+    next: Duration,
+}
+
+impl Ramp {
+    /// After so many doublings the rate is no limit any more.
+    const DOUBLINGS: u32 = 16;
+
+    pub fn new(clock: Arc<dyn Clock>, first_rate: u64) -> Ramp {
+        let now = clock.monotonic();
+        Ramp {
+            clock,
+            first_rate,
+            state: Mutex::new(RampState { began: now, next: now }),
+        }
+    }
+
+    /// Begins again at the first rate.
+    pub fn set_back(&self) {
+        let now = self.clock.monotonic();
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = RampState { began: now, next: now };
+    }
+
+    /// How long the next one has to wait; it counts as let in.
+    pub fn wait(&self) -> Duration {
+        let now = self.clock.monotonic();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = now.saturating_sub(state.began).as_secs();
+        let doublings = u32::try_from(seconds).unwrap_or(u32::MAX);
+        if doublings >= Self::DOUBLINGS {
+            return Duration::ZERO;
+        }
+        let rate = self.first_rate.saturating_mul(1 << doublings);
+        let at = state.next.max(now);
+        state.next = at + Duration::from_nanos(1_000_000_000 / rate.max(1));
+        at - now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[test]
+    fn a_place_that_is_dropped_is_free_again() {
+        let counts = Counts::<Box<str>>::new(2);
+        let (first, second) = (counts.take("a".into()), counts.take("a".into()));
+        assert!(first.is_some() && second.is_some());
+        assert!(counts.take("a".into()).is_none());
+        assert!(counts.take("b".into()).is_some());
+        drop(first);
+        assert_eq!((counts.count("a"), counts.count("b")), (1, 0));
+        assert!(counts.take("a".into()).is_some());
+    }
+
+    #[test]
+    fn an_allowance_lasts_at_its_rate_and_takes_a_burst() {
+        let mut allowance = Allowance::new(2, 0);
+        let burst = (0..20).filter(|_| allowance.take(2, 0)).count();
+        assert_eq!(burst, 8);
+        let second = (0..1_000).filter(|ms| allowance.take(2, *ms)).count();
+        assert_eq!(second, 1, "the second one is due after the thousandth millisecond");
+        assert!(allowance.take(2, 1_000));
+    }
+
+    #[test]
+    fn the_rate_of_accepting_doubles_each_second() {
+        let clock = Arc::new(ManualClock::new(0));
+        let ramp = Ramp::new(clock.clone(), 10);
+        let in_a_second = || {
+            let mut let_in = 0;
+            for _ in 0..1_000 {
+                clock.advance_ms(1);
+                while ramp.state.lock().expect("unpoisoned").next <= clock.monotonic() {
+                    ramp.wait();
+                    let_in += 1;
+                }
+            }
+            let_in
+        };
+        let rates = [in_a_second(), in_a_second(), in_a_second()];
+        assert!((10..=12).contains(&rates[0]), "{rates:?}");
+        assert!((19..=22).contains(&rates[1]), "{rates:?}");
+        assert!((38..=42).contains(&rates[2]), "{rates:?}");
+        clock.advance_ms(20_000);
+        assert_eq!((ramp.wait(), ramp.wait()), (Duration::ZERO, Duration::ZERO));
+        ramp.set_back();
+        ramp.wait();
+        assert_eq!(ramp.wait(), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn addresses_of_one_customer_are_one() {
+        let of = |text: &str| network_of(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8:1:2:3::4"), of("2001:db8:1:2::9"));
+        assert_ne!(of("2001:db8:1:2::9"), of("2001:db8:1:3::9"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    }
+}

@@ -1,0 +1,273 @@
+//! The uplink of a gateway that runs in the process that owns the log.
+
+use super::{AHEAD, Asked, Cursor, Kick, Pace, Standing, Told, Unavailable, Uplink};
+use crate::engine::{Engine, QueryError};
+use crate::log::{self, Limit, Log, NewRecord, Record, Topic};
+use crate::presence::event::Event;
+use crate::presence::{Epoch, Offset, Partition};
+use crate::schema::{avro, partitioner::partition_of};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// An append that is not acknowledged by then has failed, as far as anybody here is concerned.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Something that cannot be read is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+const READ: Limit = Limit {
+    records: 1_000,
+    bytes: 1 << 20,
+};
+
+pub struct LogUplink {
+    engine: Arc<Engine>,
+    /// Move whenever there is something new to read.
+    kicked: watch::Receiver<u64>,
+    changed: watch::Receiver<u64>,
+}
+
+impl LogUplink {
+    pub fn new(engine: Arc<Engine>) -> LogUplink {
+        let (kick, kicked) = watch::channel(0);
+        let (change, changed) = watch::channel(0);
+        engine.log().listen(Box::new(move |topic, _| match topic {
+            Topic::Kicks => kick.send_modify(|count| *count += 1),
+            Topic::Changes => change.send_modify(|count| *count += 1),
+            Topic::Events | Topic::Quarantine => {}
+        }));
+        LogUplink {
+            engine,
+            kicked,
+            changed,
+        }
+    }
+}
+
+impl From<QueryError> for Unavailable {
+    fn from(error: QueryError) -> Unavailable {
+        Unavailable(error.to_string())
+    }
+}
+
+impl From<log::Error> for Unavailable {
+    fn from(error: log::Error) -> Unavailable {
+        Unavailable(error.to_string())
+    }
+}
+
+/// An event's record in each partition that it belongs to.
+fn place(event: &Event<'_>, partitions: u32, records: &mut Vec<(Partition, NewRecord)>) {
+    let mut value = Vec::with_capacity(128);
+    avro::encode_event(event, &mut value);
+    let record = |key: Option<&str>| NewRecord {
+        key: key.map(|key| key.as_bytes().to_vec()),
+        value: value.clone(),
+    };
+    if let Some(user) = event.user() {
+        records.push((partition_of(user, partitions), record(Some(user))));
+    } else if let Event::Heartbeats { beats, .. } = event {
+        let first = beats.first().map(|beat| partition_of(&beat.who.user, partitions));
+        records.extend(first.map(|partition| (partition, record(None))));
+    } else {
+        records.extend((0..partitions).map(|partition| (Partition(partition), record(None))));
+    }
+}
+
+/// Reads a topic from its end on and gives each record that `each` makes something of, until nobody listens.
+fn follow<T: Send + 'static>(
+    log: Arc<dyn Log>,
+    topic: Topic,
+    mut woken: watch::Receiver<u64>,
+    each: impl Fn(&Record) -> Option<T> + Send + Sync + 'static,
+) -> Result<mpsc::Receiver<T>, log::Error> {
+    let mut cursor: Cursor = Vec::new();
+    for partition in (0..log.partitions()).map(Partition) {
+        cursor.push((partition, log.range(topic, partition)?.end));
+    }
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let each = Arc::new(each);
+    tokio::spawn(async move {
+        loop {
+            // Marked as seen before reading, so that what comes meanwhile wakes again.
+            woken.borrow_and_update();
+            let (log, each, mut at) = (log.clone(), each.clone(), cursor.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                let mut found = Vec::new();
+                let more = read(&*log, topic, &mut at, |record| found.extend(each(record)));
+                (at, found, more)
+            });
+            let Ok((at, found, more)) = read.await else { return };
+            cursor = at;
+            for one in found {
+                if sender.send(one).await.is_err() {
+                    return;
+                }
+            }
+            match more {
+                Ok(true) => {}
+                Ok(false) => tokio::select! {
+                    moved = woken.changed() => if moved.is_err() { return },
+                    () = sender.closed() => return,
+                },
+                Err(log::Error::Closed) => return,
+                Err(error) => {
+                    tracing::warn!("{topic} cannot be read and is tried again: {error}");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Reads a stretch of every partition; whether there may be more.
+fn read(log: &dyn Log, topic: Topic, cursor: &mut Cursor, mut each: impl FnMut(&Record)) -> Result<bool, log::Error> {
+    let mut more = false;
+    for (partition, next) in cursor {
+        let mut records = Vec::new();
+        match log.read(topic, *partition, *next, READ, &mut records) {
+            Ok(()) => {}
+            Err(log::Error::Gone { start, .. }) => {
+                tracing::warn!("{topic} of partition {partition} were dropped by retention before they were read");
+                *next = start;
+                more = true;
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        more |= !records.is_empty();
+        for record in &records {
+            each(record);
+            *next = Offset(record.offset.0 + 1);
+        }
+    }
+    Ok(more)
+}
+
+#[derive(Deserialize)]
+struct PolicyDocument {
+    platforms: BTreeMap<String, Pace>,
+}
+
+#[derive(Deserialize)]
+struct PartitionLine {
+    gateways: Vec<GatewayLine>,
+}
+
+#[derive(Deserialize)]
+struct GatewayLine {
+    gateway: String,
+    epoch: u64,
+}
+
+fn unreadable(error: serde_json::Error) -> Unavailable {
+    Unavailable(format!("the engine's answer is not what was expected: {error}"))
+}
+
+impl Uplink for LogUplink {
+    fn partitions(&self) -> u32 {
+        self.engine.log().partitions()
+    }
+
+    fn append(&self, events: Vec<Event<'static>>) -> Asked<()> {
+        let mut records = Vec::with_capacity(events.len());
+        events
+            .iter()
+            .for_each(|event| place(event, self.partitions(), &mut records));
+        let (acknowledge, acknowledged) = oneshot::channel();
+        // At once, not when it is first waited for: what is asked first is written first.
+        self.engine.log().append(
+            records,
+            Box::new(move |result| {
+                // Whoever waited may have given up.
+                let _ = acknowledge.send(result);
+            }),
+        );
+        Box::pin(async move {
+            match tokio::time::timeout(PATIENCE, acknowledged).await {
+                Ok(Ok(result)) => result.map(drop).map_err(Unavailable::from),
+                Ok(Err(_)) => Err(log::Error::Closed.into()),
+                Err(_) => Err(Unavailable(format!("the log did not answer within {PATIENCE:?}"))),
+            }
+        })
+    }
+
+    fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>> {
+        let (log, woken) = (self.engine.log().clone(), self.kicked.clone());
+        let gateway = gateway.as_bytes().to_vec();
+        let each = move |record: &Record| {
+            if record.key.as_deref() != Some(gateway.as_slice()) {
+                return None;
+            }
+            let kick = avro::decode_kick(&record.value).inspect_err(|malformed| {
+                tracing::error!("the kick at offset {} is left aside: {malformed}", record.offset)
+            });
+            kick.ok().map(|kick| Kick {
+                epoch: kick.epoch,
+                conn: kick.conn,
+                reason: kick.reason,
+            })
+        };
+        Box::pin(async move { Ok(follow(log, Topic::Kicks, woken, each)?) })
+    }
+
+    fn changes(&self) -> Asked<mpsc::Receiver<Told>> {
+        let (log, woken) = (self.engine.log().clone(), self.changed.clone());
+        let each = |record: &Record| {
+            let change = avro::decode_change(&record.value).inspect_err(|malformed| {
+                tracing::error!("the change at offset {} is left aside: {malformed}", record.offset)
+            });
+            change.ok().map(Told::from)
+        };
+        Box::pin(async move { Ok(follow(log, Topic::Changes, woken, each)?) })
+    }
+
+    fn users(&self, users: Vec<String>) -> Asked<Vec<Option<Standing>>> {
+        let engine = self.engine.clone();
+        let partitions = self.partitions();
+        Box::pin(async move {
+            let mut parts = vec![Vec::new(); partitions as usize];
+            for (number, user) in users.iter().enumerate() {
+                parts[partition_of(user, partitions).0 as usize].push(number);
+            }
+            let mut found: Vec<Option<Standing>> = vec![None; users.len()];
+            for (partition, numbers) in (0..).map(Partition).zip(parts) {
+                if numbers.is_empty() {
+                    continue;
+                }
+                let asked = numbers.iter().map(|number| users[*number].clone()).collect();
+                let answers = engine.users(partition, asked, None).await?;
+                for (number, answer) in numbers.into_iter().zip(answers) {
+                    let read = |body: Vec<u8>| serde_json::from_slice(&body).map_err(unreadable);
+                    found[number] = answer.map(read).transpose()?;
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn platforms(&self) -> Asked<BTreeMap<String, Pace>> {
+        let engine = self.engine.clone();
+        Box::pin(async move {
+            let (document, _) = engine.policy(Partition(0)).await?.value;
+            let policy: PolicyDocument = serde_json::from_str(&document).map_err(unreadable)?;
+            Ok(policy.platforms)
+        })
+    }
+
+    fn epoch(&self, gateway: &str) -> Asked<Option<Epoch>> {
+        let (engine, gateway, partitions) = (self.engine.clone(), gateway.to_owned(), self.partitions());
+        Box::pin(async move {
+            let mut greatest = None;
+            for partition in (0..partitions).map(Partition) {
+                let line: PartitionLine =
+                    serde_json::from_slice(&engine.partition(partition).await?).map_err(unreadable)?;
+                let epochs = line.gateways.iter().filter(|known| known.gateway == gateway);
+                greatest = greatest.max(epochs.map(|known| Epoch(known.epoch)).max());
+            }
+            Ok(greatest)
+        })
+    }
+}

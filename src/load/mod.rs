@@ -1,0 +1,348 @@
+//! Load: many people on real WebSocket connections, who know what everything they do should lead to.
+//!
+//! [`person`] is one of them; here they are set going, told of storms and of the end, given the changes that the engine
+//! tells of them, and counted ([`tally`]). The run passes if no change is missing and none is unexpected.
+
+mod person;
+pub mod tally;
+
+use crate::clock::Clock;
+use crate::gateway::uplink::http::HttpUplink;
+use crate::gateway::uplink::{Told, Unavailable, Uplink as _};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use person::{Person, Weather};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tally::{Latency, Tally};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// Descriptors beside those of people's connections.
+const DESCRIPTORS_BESIDE: u64 = 1_000;
+const PROGRESS: Duration = Duration::from_secs(5);
+/// How long the last changes may take, once everybody is told that it is over.
+const LAST: Duration = Duration::from_secs(90);
+const QUIET: Duration = Duration::from_secs(2);
+const PHONE: &str = "android";
+const PAGE: &str = "web";
+
+pub struct Settings {
+    /// ws:// addresses, of which each connection takes one.
+    pub gateways: Vec<String>,
+    /// The HTTP interface, from which changes are followed.
+    pub engine: String,
+    pub engine_token: Option<String>,
+    /// What signs people's tokens; none for gateways that ask for none.
+    pub secret: Option<Vec<u8>>,
+    pub people: usize,
+    pub seconds: u64,
+    /// On average between two actions of a person.
+    pub action_seconds: u64,
+    /// Who connect for the first time, a second.
+    pub connect_rate: u64,
+    /// Between two storms; 0: none.
+    pub storm_seconds: u64,
+    /// Of the people, who are in a storm.
+    pub storm_percent: u64,
+    /// Of this machine, to connect from.
+    pub addresses: usize,
+    pub seed: u64,
+}
+
+/// What everybody needs to know.
+pub struct Plan {
+    clock: Arc<dyn Clock>,
+    seed: u64,
+    prefix: String,
+    gateways: Vec<(String, SocketAddr)>,
+    secret: Option<EncodingKey>,
+    /// Until when tokens are good, in seconds since 1970.
+    until_s: u64,
+    action_every: Duration,
+    storm_percent: u64,
+    quiet: Duration,
+    addresses: usize,
+    /// Whether a phone and a page put each other out.
+    exclusive: bool,
+    phone_has_push: bool,
+    phone_beats: Duration,
+    page_beats: Duration,
+}
+
+impl Plan {
+    fn user(&self, number: usize) -> String {
+        format!("{}{number}", self.prefix)
+    }
+
+    fn token(&self, user: &str) -> Option<String> {
+        let secret = self.secret.as_ref()?;
+        let claims = serde_json::json!({"sub": user, "exp": self.until_s});
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, secret).ok()
+    }
+}
+
+/// SplitMix64 of Steele, Lea and Flood: the same seed, the same people.
+struct Chance(u64);
+
+impl Chance {
+    fn new(seed: u64) -> Chance {
+        Chance(seed)
+    }
+
+    fn below(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below.max(1)
+    }
+
+    fn between(&mut self, least: u64, most: u64) -> u64 {
+        least + self.below(most - least + 1)
+    }
+}
+
+/// How it went.
+#[derive(Serialize, Clone, Debug)]
+pub struct Report {
+    pub people: usize,
+    pub seconds: u64,
+    /// The most that were open at once, as seen every five seconds and at the end.
+    pub connections_peak: i64,
+    pub connects: u64,
+    /// Attempts that were refused or cut off, and made again.
+    pub connects_refused: u64,
+    pub heartbeats: u64,
+    pub actions: BTreeMap<&'static str, u64>,
+    pub changes_as_expected: u64,
+    pub changes_missing: u64,
+    pub changes_unexpected: u64,
+    /// From an action to its change at a follower.
+    pub change_latency: Latency,
+    /// From dialling to the greeting.
+    pub hello_latency: Latency,
+    /// From what led to it to the close of a connection that was replaced, displaced or logged out.
+    pub close_latency: Latency,
+    pub latency_by_action: BTreeMap<&'static str, Latency>,
+    /// The first of what was missing or unexpected, in words.
+    pub told: Vec<String>,
+}
+
+impl Report {
+    pub fn is_exact(&self) -> bool {
+        self.changes_missing == 0 && self.changes_unexpected == 0
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the engine cannot be asked: {0}")]
+    Engine(#[from] Unavailable),
+    #[error("the policy of the engine cannot be had: {0}")]
+    Policy(#[from] reqwest::Error),
+    #[error("{0}")]
+    Setting(String),
+}
+
+#[derive(Deserialize)]
+struct PolicyAnswer {
+    policy: Policy,
+}
+
+#[derive(Deserialize)]
+struct Policy {
+    login: String,
+    exclusive: Option<Vec<Vec<String>>>,
+    platforms: BTreeMap<String, Platform>,
+}
+
+#[derive(Deserialize)]
+struct Platform {
+    kind: String,
+    heartbeat_ms: u64,
+    closed_ms: u64,
+    push: bool,
+}
+
+impl Policy {
+    fn platform(&self, name: &str) -> Result<&Platform, Error> {
+        let platform = self.platforms.get(name);
+        let platform = platform.ok_or_else(|| Error::Setting(format!("the policy has no platform {name}")))?;
+        if platform.closed_ms > 0 {
+            let why =
+                format!("the policy's closed_ms of {name} is not 0: what a cut leads to then depends on when it ends");
+            return Err(Error::Setting(why));
+        }
+        Ok(platform)
+    }
+
+    /// Whether a phone and a page share an exclusive group.
+    fn puts_out(&self) -> Result<bool, Error> {
+        let (phone, page) = (self.platform(PHONE)?, self.platform(PAGE)?);
+        Ok(match &self.exclusive {
+            Some(groups) => groups
+                .iter()
+                .any(|group| group.contains(&phone.kind) && group.contains(&page.kind)),
+            None => self.login == "single",
+        })
+    }
+}
+
+async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error> {
+    let url = format!("{}/v1/policy", settings.engine.trim_end_matches('/'));
+    let mut request = reqwest::Client::new().get(url).timeout(Duration::from_secs(10));
+    if let Some(token) = &settings.engine_token {
+        request = request.bearer_auth(token);
+    }
+    let PolicyAnswer { policy } = request.send().await?.error_for_status()?.json().await?;
+    let (phone, page) = (policy.platform(PHONE)?, policy.platform(PAGE)?);
+    if page.push {
+        return Err(Error::Setting(format!(
+            "the policy's {PAGE} has push, which pages have not"
+        )));
+    }
+    let mut gateways = Vec::new();
+    for url in &settings.gateways {
+        let authority = url.strip_prefix("ws://").map(|rest| rest.trim_end_matches('/'));
+        let Some(authority) = authority else {
+            return Err(Error::Setting(format!("{url:?} must be ws://ADDRESS:PORT")));
+        };
+        let mut found = tokio::net::lookup_host(authority)
+            .await
+            .map_err(|error| Error::Setting(format!("{authority} is not known: {error}")))?;
+        let address = found
+            .next()
+            .ok_or_else(|| Error::Setting(format!("{authority} has no address")))?;
+        gateways.push((format!("ws://{authority}/"), address));
+    }
+    let now_ms = clock.now_ms();
+    Ok(Plan {
+        seed: settings.seed,
+        // No two runs are about the same people.
+        prefix: format!("load-{now_ms:x}-"),
+        gateways,
+        secret: settings.secret.as_deref().map(EncodingKey::from_secret),
+        until_s: now_ms / 1_000 + settings.seconds + 3_600,
+        action_every: Duration::from_secs(settings.action_seconds),
+        storm_percent: settings.storm_percent,
+        quiet: QUIET,
+        addresses: settings.addresses,
+        exclusive: policy.puts_out()?,
+        phone_has_push: phone.push,
+        phone_beats: Duration::from_millis(phone.heartbeat_ms),
+        page_beats: Duration::from_millis(page.heartbeat_ms),
+        clock,
+    })
+}
+
+/// Raises this process' limit of descriptors, as far as it may. What cannot be raised shows when connections fail.
+fn raise_descriptors(people: usize) {
+    let wanted = people as u64 * 2 + DESCRIPTORS_BESIDE;
+    let pid = std::process::id().to_string();
+    for limits in [format!("{wanted}:{wanted}"), format!("{wanted}:")] {
+        let raised = Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={limits}")])
+            .output();
+        if raised.is_ok_and(|output| output.status.success()) {
+            return;
+        }
+    }
+    tracing::warn!("the limit of open files could not be raised to {wanted}; raise it with ulimit -n");
+}
+
+/// Gives everybody their changes, with when they came.
+async fn hand_out(
+    clock: Arc<dyn Clock>,
+    mut changes: mpsc::Receiver<Told>,
+    people: HashMap<String, mpsc::UnboundedSender<(Told, Duration)>>,
+) {
+    while let Some(told) = changes.recv().await {
+        let at = clock.monotonic();
+        if let Some(person) = people.get(&*told.user) {
+            // Who has left does not want to know; it is counted all the same, by whoever is left.
+            let _ = person.send((told, at));
+        }
+    }
+}
+
+/// Runs, telling every few seconds how it goes.
+pub async fn run(settings: Settings, clock: Arc<dyn Clock>) -> Result<Report, Error> {
+    raise_descriptors(settings.people);
+    let plan = Arc::new(plan(&settings, clock.clone()).await?);
+    let uplink = HttpUplink::open(&settings.engine, settings.engine_token.as_deref()).await?;
+    let changes = uplink.changes().await?;
+    let tally = Arc::new(Tally::default());
+    let (tell, weather) = watch::channel(Weather::Calm);
+    let mut people = HashMap::new();
+    let mut living = JoinSet::new();
+    for number in 0..settings.people {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        people.insert(plan.user(number), sender);
+        let begins_after = Duration::from_millis(number as u64 * 1_000 / settings.connect_rate.max(1));
+        let person = Person::new(plan.clone(), tally.clone(), number);
+        living.spawn(person.live(begins_after, receiver, weather.clone()));
+    }
+    let handing = tokio::spawn(hand_out(clock.clone(), changes, people));
+    let began = clock.monotonic();
+    let mut peak = 0;
+    let mut next_storm = Duration::from_secs(settings.storm_seconds);
+    let mut storms = 0;
+    loop {
+        tokio::time::sleep(PROGRESS.min(Duration::from_secs(settings.seconds))).await;
+        let passed = clock.monotonic().saturating_sub(began);
+        peak = peak.max(tally.open.load(Ordering::Relaxed));
+        progress(passed, &tally);
+        if passed >= Duration::from_secs(settings.seconds) {
+            break;
+        }
+        if settings.storm_seconds > 0 && passed >= next_storm {
+            next_storm += Duration::from_secs(settings.storm_seconds);
+            storms += 1;
+            tell.send_replace(Weather::Storm(storms));
+        }
+    }
+    tell.send_replace(Weather::Over);
+    let ended = async { while living.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST, ended).await.is_err() {
+        tally.missed(|| "some people are still waiting for something".to_owned());
+    }
+    handing.abort();
+    let of_change = |kind: &str| !matches!(kind, "hello" | "kick");
+    Ok(Report {
+        people: settings.people,
+        seconds: settings.seconds,
+        connections_peak: peak,
+        connects: tally.connects.load(Ordering::Relaxed),
+        connects_refused: tally.refused.load(Ordering::Relaxed),
+        heartbeats: tally.heartbeats.load(Ordering::Relaxed),
+        actions: tally.actions(),
+        changes_as_expected: tally.as_expected.load(Ordering::Relaxed),
+        changes_missing: tally.missing.load(Ordering::Relaxed),
+        changes_unexpected: tally.unexpected.load(Ordering::Relaxed),
+        change_latency: tally.latency(of_change),
+        hello_latency: tally.latency(|kind| kind == "hello"),
+        close_latency: tally.latency(|kind| kind == "kick"),
+        latency_by_action: tally.latencies(),
+        told: tally.told(),
+    })
+}
+
+fn progress(passed: Duration, tally: &Tally) {
+    let latency = tally.latency(|kind| !matches!(kind, "hello" | "kick"));
+    tracing::info!(
+        "{:>4} s  {} open, {} changes as expected (p50 {:.1} ms, p99 {:.1} ms), {} missing, {} unexpected, {} refused",
+        passed.as_secs(),
+        tally.open.load(Ordering::Relaxed),
+        latency.count,
+        latency.p50_ms,
+        latency.p99_ms,
+        tally.missing.load(Ordering::Relaxed),
+        tally.unexpected.load(Ordering::Relaxed),
+        tally.refused.load(Ordering::Relaxed),
+    );
+}

@@ -1,0 +1,626 @@
+//! One simulated person: a phone and a page on real sockets, and what each thing that happens to them should lead to.
+//!
+//! A person does one thing at a time and waits for what it should lead to, so that the answer is known exactly: which
+//! change, with which status after it, or which close of which connection, and nothing else. What does not come in time
+//! is missing; what comes besides is unexpected; a gap in the user's versions is either.
+
+use super::tally::Tally;
+use super::{Chance, Plan};
+use crate::gateway::uplink::Told;
+use futures_util::{SinkExt as _, StreamExt as _};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+/// What is not there by then is missing.
+const MISSING: Duration = Duration::from_secs(20);
+const CONNECT: Duration = Duration::from_secs(20);
+/// Refused connections are tried again after this, and as much again by chance.
+const RETRY_MS: u64 = 1_000;
+/// Who waits for what the last thing should lead to looks again after this.
+const UNSETTLED: Duration = Duration::from_millis(200);
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// What a change should be.
+struct Expected {
+    kind: &'static str,
+    cause: &'static str,
+    after: &'static str,
+    since: Duration,
+}
+
+/// How a device stands with the engine, as far as its person knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    Out,
+    On,
+    /// The link is lost.
+    Away,
+    /// Displaced by another device.
+    Displaced,
+}
+
+struct Device {
+    platform: &'static str,
+    id: String,
+    standing: Standing,
+    socket: Option<Socket>,
+    heartbeat: Duration,
+    beat_at: Duration,
+}
+
+/// A connection that is to be closed by the gateway, with this code.
+struct Leaving {
+    socket: Socket,
+    code: u16,
+    since: Duration,
+}
+
+pub struct Person {
+    plan: Arc<Plan>,
+    tally: Arc<Tally>,
+    chance: Chance,
+    user: String,
+    number: usize,
+    phone: Device,
+    page: Device,
+    leaving: Vec<Leaving>,
+    expected: VecDeque<Expected>,
+    version: u64,
+    texts: u64,
+    /// Something went wrong that makes what follows unknown: said once, then quiet.
+    lost: bool,
+}
+
+/// What happens in the world, for everybody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weather {
+    Calm,
+    /// The network fails for many at once; the number tells one storm from the next.
+    Storm(u32),
+    /// It is over: everybody closes.
+    Over,
+}
+
+impl Person {
+    pub fn new(plan: Arc<Plan>, tally: Arc<Tally>, number: usize) -> Person {
+        let device = |platform: &'static str| Device {
+            platform,
+            id: format!("{platform}-{number}"),
+            standing: Standing::Out,
+            socket: None,
+            heartbeat: Duration::MAX,
+            beat_at: Duration::MAX,
+        };
+        Person {
+            user: plan.user(number),
+            chance: Chance::new(plan.seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            number,
+            plan,
+            tally,
+            phone: device("android"),
+            page: device("web"),
+            leaving: Vec::new(),
+            expected: VecDeque::new(),
+            version: 0,
+            texts: 0,
+            lost: false,
+        }
+    }
+
+    /// Lives until it is over. `begins_after` spreads those who begin.
+    pub async fn live(
+        mut self,
+        begins_after: Duration,
+        mut changes: mpsc::UnboundedReceiver<(Told, Duration)>,
+        mut weather: watch::Receiver<Weather>,
+    ) {
+        tokio::time::sleep(begins_after).await;
+        self.log_in_by_phone().await;
+        let mut act_at = self.next_action();
+        let mut is_over = false;
+        while !(self.lost || is_over && self.is_settled() && !self.is_on()) {
+            let now = self.plan.clock.monotonic();
+            let wake_at = act_at
+                .min(self.phone.beat_at)
+                .min(self.page.beat_at)
+                .min(self.impatient_at());
+            tokio::select! {
+                told = changes.recv() => match told {
+                    Some((told, at)) => self.judge(&told, at),
+                    None => return,
+                },
+                message = next(&mut self.phone.socket) => self.hear(true, message),
+                message = next(&mut self.page.socket) => self.hear(false, message),
+                (index, message) = next_leaving(&mut self.leaving) => self.hear_leaving(index, message),
+                changed = weather.changed(), if !is_over => {
+                    let now = *weather.borrow_and_update();
+                    match now {
+                        _ if changed.is_err() => return,
+                        Weather::Calm => {}
+                        Weather::Storm(_) => {
+                            if self.is_settled() && self.chance.below(100) < self.plan.storm_percent {
+                                act_at = self.storm(act_at);
+                            }
+                        }
+                        Weather::Over => {
+                            is_over = true;
+                            act_at = self.plan.clock.monotonic();
+                        }
+                    }
+                }
+                () = tokio::time::sleep(wake_at.saturating_sub(now)) => {
+                    self.lose_patience();
+                    self.beat().await;
+                    let now = self.plan.clock.monotonic();
+                    if now >= act_at {
+                        act_at = match (self.is_settled(), is_over) {
+                            // One thing after the other, or nobody could say what each should lead to.
+                            (false, _) => now + UNSETTLED,
+                            (true, true) => {
+                                self.close_one();
+                                now + UNSETTLED
+                            }
+                            (true, false) => {
+                                self.act().await;
+                                self.next_action()
+                            }
+                        };
+                    }
+                }
+            }
+        }
+        if !self.lost {
+            // Anything that comes now, nobody expects.
+            tokio::time::sleep(self.plan.quiet).await;
+            while let Ok((told, at)) = changes.try_recv() {
+                self.judge(&told, at);
+            }
+        }
+        let open = [&self.phone, &self.page]
+            .into_iter()
+            .filter(|device| device.socket.is_some());
+        self.tally.open.fetch_sub(open.count() as i64, Ordering::Relaxed);
+    }
+
+    fn next_action(&mut self) -> Duration {
+        // Who is not there comes back before long; so nearly all are there.
+        let share = if self.is_on() { 1 } else { 8 };
+        let mean = self.plan.action_every.as_millis() as u64 / share;
+        let ms = self.chance.between(mean / 2, mean + mean / 2);
+        self.plan.clock.monotonic() + Duration::from_millis(ms)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.expected.is_empty() && self.leaving.is_empty()
+    }
+
+    fn impatient_at(&self) -> Duration {
+        let expected = self.expected.front().map(|expected| expected.since);
+        let leaving = self.leaving.iter().map(|leaving| leaving.since).min();
+        let since = [expected, leaving].into_iter().flatten().min();
+        since.map_or(Duration::MAX, |since| since + MISSING)
+    }
+
+    fn lose_patience(&mut self) {
+        let now = self.plan.clock.monotonic();
+        while let Some(expected) = self.expected.front().filter(|expected| now >= expected.since + MISSING) {
+            let (kind, cause) = (expected.kind, expected.cause);
+            self.tally
+                .missed(|| format!("{}: no change {cause} after {kind}", self.user));
+            self.expected.pop_front();
+            self.lost = true;
+        }
+        let (tally, user) = (&self.tally, &self.user);
+        self.leaving.retain(|leaving| {
+            let overdue = now >= leaving.since + MISSING;
+            if overdue {
+                tally.missed(|| format!("{user}: a connection was not closed with {}", leaving.code));
+                tally.open.fetch_sub(1, Ordering::Relaxed);
+            }
+            !overdue
+        });
+    }
+
+    /// The user's status, as it should be.
+    fn status(&self) -> &'static str {
+        if self.phone.standing == Standing::On || self.page.standing == Standing::On {
+            "online"
+        } else if self.phone.standing == Standing::Away && self.plan.phone_has_push {
+            "push_online"
+        } else {
+            "offline"
+        }
+    }
+
+    fn expect(&mut self, kind: &'static str, cause: &'static str, since: Duration) {
+        let after = self.status();
+        self.expected.push_back(Expected {
+            kind,
+            cause,
+            after,
+            since,
+        });
+    }
+
+    fn judge(&mut self, told: &Told, at: Duration) {
+        let follows = told.version == self.version + 1;
+        if !follows {
+            let version = self.version;
+            self.tally
+                .surprised(|| format!("{}: version {} after {version}", self.user, told.version));
+        }
+        self.version = told.version;
+        let fits = |expected: &Expected| *expected.cause == *told.cause && *expected.after == *told.after;
+        match self.expected.front() {
+            Some(expected) if fits(expected) => {
+                self.tally.took(expected.kind, at.saturating_sub(expected.since));
+                self.tally.as_expected.fetch_add(1, Ordering::Relaxed);
+                self.expected.pop_front();
+            }
+            Some(expected) => {
+                let (cause, after) = (expected.cause, expected.after);
+                self.tally.surprised(|| {
+                    format!(
+                        "{}: {} {} in place of {cause} {after}",
+                        self.user, told.cause, told.after
+                    )
+                });
+                self.lost = true;
+            }
+            None => {
+                self.tally
+                    .surprised(|| format!("{}: {} {} out of nothing", self.user, told.cause, told.after));
+                self.lost = true;
+            }
+        }
+    }
+
+    fn hear(&mut self, phone: bool, message: Option<Result<Message, WsError>>) {
+        let device = if phone { &mut self.phone } else { &mut self.page };
+        match message {
+            Some(Ok(
+                Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_),
+            )) => {}
+            Some(Ok(Message::Close(frame))) => {
+                let code = frame.map_or(0, |frame| frame.code.into());
+                let platform = device.platform;
+                device.socket = None;
+                self.tally
+                    .surprised(|| format!("{}: {platform} was closed with {code}", self.user));
+                self.tally.open.fetch_sub(1, Ordering::Relaxed);
+                self.lost = true;
+            }
+            Some(Err(_)) | None => {
+                let platform = device.platform;
+                device.socket = None;
+                self.tally
+                    .surprised(|| format!("{}: {platform} was cut off", self.user));
+                self.tally.open.fetch_sub(1, Ordering::Relaxed);
+                self.lost = true;
+            }
+        }
+    }
+
+    fn hear_leaving(&mut self, index: usize, message: Option<Result<Message, WsError>>) {
+        let closed = match message {
+            Some(Ok(Message::Close(frame))) => Some(frame.map_or(0, |frame| frame.code.into())),
+            Some(Ok(_)) => None,
+            Some(Err(_)) | None => Some(0),
+        };
+        let Some(code) = closed else { return };
+        let leaving = self.leaving.swap_remove(index);
+        self.tally.open.fetch_sub(1, Ordering::Relaxed);
+        if code == leaving.code {
+            self.tally
+                .took("kick", self.plan.clock.monotonic().saturating_sub(leaving.since));
+        } else {
+            self.tally
+                .surprised(|| format!("{}: closed with {code} in place of {}", self.user, leaving.code));
+        }
+    }
+
+    async fn beat(&mut self) {
+        let now = self.plan.clock.monotonic();
+        for device in [&mut self.phone, &mut self.page] {
+            if now >= device.beat_at {
+                device.beat_at = now + device.heartbeat;
+                if let Some(socket) = &mut device.socket {
+                    // If it does not arrive, the connection says so when it is listened to.
+                    let _ = socket.send(Message::text(r#"{"type":"heartbeat"}"#)).await;
+                    self.tally.heartbeats.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    async fn act(&mut self) {
+        let dice = self.chance.below(100);
+        match (self.phone.standing, self.page.standing) {
+            (Standing::On, _) => match dice {
+                ..25 => self.kill(true),
+                25..50 => self.tunnel().await,
+                50..65 => self.say_something().await,
+                65..75 => self.log_out().await,
+                _ => self.turn_page().await,
+            },
+            (Standing::Away, _) => self.resume_by_phone().await,
+            (Standing::Displaced, _) if dice < 30 => self.resume_though_displaced().await,
+            (Standing::Displaced, Standing::On) if dice < 70 => self.turn_page().await,
+            (Standing::Out | Standing::Displaced, _) => self.log_in_by_phone().await,
+        }
+    }
+
+    /// The network fails and is back after a moment; when this person acts next.
+    fn storm(&mut self, act_at: Duration) -> Duration {
+        if self.phone.standing != Standing::On {
+            return act_at;
+        }
+        self.kill(true);
+        self.plan.clock.monotonic() + Duration::from_millis(self.chance.below(1_000))
+    }
+
+    async fn log_in_by_phone(&mut self) {
+        self.tally.action("login");
+        let since = self.plan.clock.monotonic();
+        let Some(socket) = self.connect(true, "login").await else {
+            return;
+        };
+        self.enter(true, socket);
+        self.displace(false, since);
+        self.expect("login", "login", since);
+    }
+
+    /// The page is opened, or closed if it is open.
+    async fn turn_page(&mut self) {
+        if self.page.standing == Standing::On {
+            self.kill(false);
+            return;
+        }
+        self.tally.action("page");
+        let since = self.plan.clock.monotonic();
+        let Some(socket) = self.connect(false, "login").await else {
+            return;
+        };
+        self.enter(false, socket);
+        self.displace(true, since);
+        self.expect("page", "login", since);
+    }
+
+    /// A login of one device puts the other out, if the policy says so.
+    fn displace(&mut self, phone: bool, since: Duration) {
+        if !self.plan.exclusive {
+            return;
+        }
+        let device = if phone { &mut self.phone } else { &mut self.page };
+        if matches!(device.standing, Standing::On | Standing::Away) {
+            device.standing = Standing::Displaced;
+        }
+        device.beat_at = Duration::MAX;
+        if let Some(socket) = device.socket.take() {
+            self.leaving.push(Leaving {
+                socket,
+                code: 4002,
+                since,
+            });
+        }
+    }
+
+    /// The app is killed, or the page closed: the link ends without a word.
+    fn kill(&mut self, phone: bool) {
+        self.tally.action(if phone { "kill" } else { "page_closed" });
+        let since = self.plan.clock.monotonic();
+        let device = if phone { &mut self.phone } else { &mut self.page };
+        device.standing = Standing::Away;
+        device.beat_at = Duration::MAX;
+        if device.socket.take().is_some() {
+            self.tally.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.expect(if phone { "kill" } else { "page_closed" }, "closed", since);
+    }
+
+    fn is_on(&self) -> bool {
+        self.phone.standing == Standing::On || self.page.standing == Standing::On
+    }
+
+    fn close_one(&mut self) {
+        if self.phone.standing == Standing::On {
+            self.kill(true);
+        } else if self.page.standing == Standing::On {
+            self.kill(false);
+        }
+    }
+
+    async fn resume_by_phone(&mut self) {
+        self.tally.action("resume");
+        // What ended it is told first; then it is another matter, which begins now.
+        let since = self.plan.clock.monotonic();
+        let Some(socket) = self.connect(true, "resume").await else {
+            return;
+        };
+        self.enter(true, socket);
+        self.expect("resume", "resume", since);
+    }
+
+    /// It comes back by itself, and is refused.
+    async fn resume_though_displaced(&mut self) {
+        self.tally.action("resume_displaced");
+        let since = self.plan.clock.monotonic();
+        let Some(socket) = self.connect(true, "resume").await else {
+            return;
+        };
+        self.leaving.push(Leaving {
+            socket,
+            code: 4002,
+            since,
+        });
+    }
+
+    /// From one network to another: a new connection while the gateway still has the old one. Nobody sees a change.
+    async fn tunnel(&mut self) {
+        self.tally.action("tunnel");
+        let since = self.plan.clock.monotonic();
+        let Some(socket) = self.connect(true, "resume").await else {
+            return;
+        };
+        if let Some(old) = self.phone.socket.take() {
+            self.leaving.push(Leaving {
+                socket: old,
+                code: 4001,
+                since,
+            });
+        }
+        self.enter(true, socket);
+    }
+
+    async fn say_something(&mut self) {
+        self.tally.action("custom_status");
+        self.texts += 1;
+        let frame = serde_json::json!({"type": "custom_status", "text": format!("text {}", self.texts)});
+        let since = self.plan.clock.monotonic();
+        self.send(frame.to_string()).await;
+        self.expect("custom_status", "custom_status", since);
+    }
+
+    async fn log_out(&mut self) {
+        self.tally.action("logout");
+        let since = self.plan.clock.monotonic();
+        self.send(r#"{"type":"logout"}"#.to_owned()).await;
+        if let Some(socket) = self.phone.socket.take() {
+            self.leaving.push(Leaving {
+                socket,
+                code: 1000,
+                since,
+            });
+        }
+        self.phone.beat_at = Duration::MAX;
+        self.phone.standing = Standing::Out;
+        self.expect("logout", "logout", since);
+    }
+
+    async fn send(&mut self, frame: String) {
+        if let Some(socket) = &mut self.phone.socket {
+            // If it does not arrive, what it should lead to is missing.
+            let _ = socket.send(Message::text(frame)).await;
+        }
+    }
+
+    fn enter(&mut self, phone: bool, socket: Socket) {
+        let now = self.plan.clock.monotonic();
+        let heartbeat = if phone {
+            self.plan.phone_beats
+        } else {
+            self.plan.page_beats
+        };
+        // The first one comes anywhere in the interval: people do not begin together.
+        let first = self.chance.between(0, heartbeat.as_millis() as u64);
+        let device = if phone { &mut self.phone } else { &mut self.page };
+        device.standing = Standing::On;
+        device.socket = Some(socket);
+        device.heartbeat = heartbeat;
+        device.beat_at = now + Duration::from_millis(first);
+    }
+
+    /// A connection that was greeted; tried again while the gateway refuses. None if it was not to be had.
+    async fn connect(&mut self, phone: bool, intent: &str) -> Option<Socket> {
+        let began = self.plan.clock.monotonic();
+        loop {
+            let dialled = tokio::time::timeout(CONNECT, self.dial(phone, intent)).await;
+            if let Ok(Ok(socket)) = dialled {
+                self.tally.connects.fetch_add(1, Ordering::Relaxed);
+                self.tally.open.fetch_add(1, Ordering::Relaxed);
+                let took = self.plan.clock.monotonic().saturating_sub(began);
+                self.tally.took("hello", took);
+                return Some(socket);
+            }
+            self.tally.refused.fetch_add(1, Ordering::Relaxed);
+            if self.plan.clock.monotonic().saturating_sub(began) > MISSING {
+                let why = match dialled {
+                    Ok(Err(error)) => error,
+                    _ => "nothing was answered".to_owned(),
+                };
+                self.tally.missed(|| format!("{}: no connection: {why}", self.user));
+                self.lost = true;
+                return None;
+            }
+            let pause = RETRY_MS + self.chance.below(RETRY_MS);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    async fn dial(&mut self, phone: bool, intent: &str) -> Result<Socket, String> {
+        let said = |error: &dyn std::fmt::Display| error.to_string();
+        let device = if phone { &self.phone } else { &self.page };
+        let (url, address) = &self.plan.gateways[self.chance.below(self.plan.gateways.len() as u64) as usize];
+        let query: String = form_urlencoded::Serializer::new(String::new())
+            .append_pair("platform", device.platform)
+            .append_pair("device", &device.id)
+            .append_pair("intent", intent)
+            .append_pair("user", &self.user)
+            .append_pair("app", "load")
+            .finish();
+        let mut request = format!("{url}?{query}")
+            .into_client_request()
+            .map_err(|error| said(&error))?;
+        if let Some(token) = self.plan.token(&self.user) {
+            let bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| said(&error))?;
+            request.headers_mut().insert("authorization", bearer);
+        }
+        let stream = self.stream(*address).await.map_err(|error| said(&error))?;
+        let small = WebSocketConfig::default()
+            .read_buffer_size(1 << 10)
+            .write_buffer_size(0);
+        let connecting = client_async_with_config(request, stream, Some(small));
+        let (mut socket, _) = connecting.await.map_err(|error| said(&error))?;
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) if text.starts_with(r#"{"type":"hello""#) => Ok(socket),
+            Some(Ok(other)) => Err(format!("{other} in place of a hello")),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("closed before a hello".to_owned()),
+        }
+    }
+
+    /// From one of many addresses of this machine: one alone has no more than some ten thousand ports.
+    async fn stream(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let SocketAddr::V4(to) = address
+            && to.ip().is_loopback()
+        {
+            let from = (self.number % self.plan.addresses) as u32 + 2;
+            let from = std::net::Ipv4Addr::from_bits(0x7f00_0000 + from);
+            socket.bind(SocketAddr::from((from, 0)))?;
+        }
+        let stream = socket.connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+async fn next(socket: &mut Option<Socket>) -> Option<Result<Message, WsError>> {
+    match socket {
+        Some(socket) => socket.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_leaving(leaving: &mut [Leaving]) -> (usize, Option<Result<Message, WsError>>) {
+    if leaving.is_empty() {
+        return std::future::pending().await;
+    }
+    let all = leaving.iter_mut().map(|leaving| leaving.socket.next());
+    let (message, index, _) = futures_util::future::select_all(all).await;
+    (index, message)
+}

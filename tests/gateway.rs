@@ -1,0 +1,30 @@
+//! The WebSocket edge from outside, through real sockets: what it says, what it publishes, whom it keeps out, and what
+//! it survives.
+//!
+//! Most of it is asked of a gateway in this process on a log in memory ([`house`]); what must die or be told apart by
+//! its process is the real binary ([`process`]).
+
+#[path = "gateway/client.rs"]
+mod client;
+#[path = "gateway/hostile.rs"]
+mod hostile;
+#[path = "gateway/house.rs"]
+mod house;
+#[path = "gateway/lease.rs"]
+mod lease;
+#[path = "gateway/load.rs"]
+mod load;
+#[path = "gateway/outage.rs"]
+mod outage;
+#[path = "gateway/policies.rs"]
+mod policies;
+#[path = "gateway/process.rs"]
+mod process;
+#[path = "gateway/protocol.rs"]
+mod protocol;
+#[path = "gateway/subscriptions.rs"]
+mod subscriptions;
+#[path = "gateway/tls.rs"]
+mod tls;
+#[path = "gateway/tokens.rs"]
+mod tokens;

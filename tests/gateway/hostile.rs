@@ -1,0 +1,253 @@
+//! Clients that do what they should not: the gateway lives, its memory is bounded, and others notice nothing.
+
+use crate::client::{Client, Dial, Heard, PATIENCE};
+use crate::house::{House, connect, dial, wait_until};
+use rollcall::gateway::Gateway;
+use serde_json::json;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+
+/// Somebody who behaves is served as ever.
+async fn lives(gateway: &Gateway) {
+    let mut client = connect(gateway, "somebody", "web", "else", "login").await;
+    client.beat().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_frames_are_answered_and_too_many_of_them_close() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&[]).await;
+    let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
+    for bad in [
+        "",
+        "{",
+        "null",
+        "[]",
+        r#"{"type":"launch"}"#,
+        r#"{"type":"query","users":"alice"}"#,
+        "\u{0}",
+    ] {
+        client.send(Message::text(bad)).await;
+        assert_eq!(client.frame().await["code"], "bad_frame", "{bad:?}");
+    }
+    client.beat().await;
+    for _ in 0..3 {
+        client.send(Message::text("{")).await;
+    }
+    assert_eq!(client.closed().await, Heard::Closed(4007));
+    let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
+    client.send(Message::binary(vec![1, 2, 3])).await;
+    assert_eq!(client.closed().await, Heard::Closed(1003));
+    lives(&gateway).await;
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_websocket_frame_ends_the_connection() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&[]).await;
+    // Not masked; a reserved opcode; a length that goes on for ever; not UTF-8.
+    let frames: [&[u8]; 4] = [
+        b"\x81\x02{}",
+        b"\x83\x80\0\0\0\0",
+        b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0",
+        b"\x81\x82\0\0\0\0\xff\xfe",
+    ];
+    for frame in frames {
+        let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
+        client.socket.get_mut().write_all(frame).await.expect("sent");
+        assert!(
+            matches!(client.closed().await, Heard::Closed(_) | Heard::Gone),
+            "{frame:?}"
+        );
+        house.causes("alice", "closed").await;
+    }
+    lives(&gateway).await;
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_large_a_message_closes() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&["--message-bytes-max", "1024"]).await;
+    let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
+    client.send(Message::text("x".repeat(1_025))).await;
+    assert_eq!(client.closed().await, Heard::Closed(1009));
+    // In pieces too.
+    let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
+    let stream = client.socket.get_mut();
+    for number in 0..20 {
+        let first: u8 = if number == 0 { 0x01 } else { 0x00 };
+        let mut frame = vec![first, 0x80 | 100, 0, 0, 0, 0];
+        frame.extend([b'x'; 100]);
+        if stream.write_all(&frame).await.is_err() {
+            break;
+        }
+    }
+    assert!(matches!(client.closed().await, Heard::Closed(1009) | Heard::Gone));
+    lives(&gateway).await;
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_closes_and_others_notice_nothing() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&["--message-rate-max", "5"]).await;
+    let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
+    for _ in 0..200 {
+        let beat = Message::text(r#"{"type":"heartbeat"}"#);
+        if futures_util::SinkExt::send(&mut client.socket, beat).await.is_err() {
+            break;
+        }
+    }
+    assert!(matches!(client.closed().await, Heard::Closed(4008) | Heard::Gone));
+    lives(&gateway).await;
+    house.causes("alice", "closed").await;
+    gateway.stop(false).await;
+}
+
+/// How much memory this process holds, in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("a line");
+    line.trim()
+        .trim_end_matches(" kB")
+        .trim()
+        .parse::<u64>()
+        .expect("a number")
+        * 1_024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_is_closed_and_holds_no_memory() {
+    let house = House::new(json!({"login": "multi"})).await;
+    let gateway = house.gateway(&["--write-ms", "500"]).await;
+    let mut slow = Vec::new();
+    for number in 0..20 {
+        let mut client = connect(&gateway, &format!("slow-{number}"), "web", "tab", "login").await;
+        client.ask(json!({"type": "subscribe", "users": ["busy"]})).await;
+        slow.push(client);
+    }
+    let _busy = connect(&gateway, "busy", "web", "tab", "login").await;
+    let before = resident();
+    let text = "y".repeat(90);
+    // More than the buffers between hold, of each of them.
+    for round in 0..60 {
+        for number in 0..1_000 {
+            house.publish(
+                json!({"type": "custom_status", "user": "busy", "text": format!("{text}{round:03}{number:04}")}),
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if gateway.edge().roster.count() == 1 {
+            break;
+        }
+    }
+    wait_until("all of them are closed", async || gateway.edge().roster.count() == 1).await;
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 200 << 20, "{grown} bytes more, most of them the log in memory");
+    for number in 0..20 {
+        let user = format!("slow-{number}");
+        house.causes(&user, "closed").await;
+    }
+    lives(&gateway).await;
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_has_its_time_and_no_more() {
+    let house = House::new(json!({})).await;
+    let secret = house.data.path().join("secret");
+    std::fs::write(&secret, "a secret of at least thirty-two bytes").expect("written");
+    let key = secret.to_str().expect("text");
+    let gateway = house.gateway(&["--handshake-ms", "300", "--jwt-key", key]).await;
+    // Says nothing; says half; says all but who it is.
+    let mut mute = TcpStream::connect(gateway.address()).await.expect("connected");
+    let mut half = TcpStream::connect(gateway.address()).await.expect("connected");
+    half.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX: ").await.expect("sent");
+    let query = "platform=web&device=d&intent=login";
+    let mut nobody = Dial::new(gateway.address(), query).open().await.expect("let in");
+    for stream in [&mut mute, &mut half] {
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        // An end or a reset, but an end.
+        let _ = ended.expect("it ends");
+        assert!(rest.is_empty());
+    }
+    assert_eq!(nobody.closed().await, Heard::Gone);
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_is_no_connection() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&[]).await;
+    let endless = vec![b'x'; 1 << 20];
+    let requests: [&[u8]; 4] = [
+        b"\x16\x03\x01\x02\0\x01\0",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\n\r\n",
+        &endless,
+    ];
+    for request in requests {
+        let mut stream = TcpStream::connect(gateway.address()).await.expect("connected");
+        // It may be cut off in the middle.
+        let _ = stream.write_all(request).await;
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        let _ = ended.expect("it ends");
+    }
+    lives(&gateway).await;
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_limit_is_kept_and_what_is_free_again_is_given() {
+    let house = House::new(json!({"login": "multi", "instances": {"web": 32}})).await;
+    let limits = [
+        "--connections-max",
+        "6",
+        "--user-connections-max",
+        "2",
+        "--address-connections-max",
+        "4",
+    ];
+    let gateway = house.gateway(&limits).await;
+    let mut open: Vec<Client> = Vec::new();
+    for device in ["1", "2"] {
+        open.push(connect(&gateway, "alice", "web", device, "login").await);
+    }
+    let mut third = dial(&gateway, "alice", "web", "3", "login")
+        .open()
+        .await
+        .expect("let in");
+    assert_eq!(third.frame().await["code"], "too_many_of_user");
+    assert_eq!(third.hear().await, Heard::Closed(4011));
+    for user in ["bob", "carol"] {
+        open.push(connect(&gateway, user, "web", "d", "login").await);
+    }
+    let refused = dial(&gateway, "dave", "web", "d", "login").refused().await;
+    assert_eq!((refused.status, &*refused.code), (429, "too_many_of_address"));
+    assert!(refused.retry_after.is_some_and(|seconds| (1..=5).contains(&seconds)));
+    let mut elsewhere = dial(&gateway, "dave", "web", "d", "login");
+    elsewhere.from = Some("127.0.0.2");
+    for user in ["dave", "erin"] {
+        elsewhere.query = format!("user={user}&platform=web&device=d&intent=login");
+        let mut client = elsewhere.open().await.expect("let in");
+        client.frame().await;
+        open.push(client);
+    }
+    let refused = elsewhere.refused().await;
+    assert_eq!((refused.status, &*refused.code), (503, "full"));
+    open.clear();
+    wait_until("they have gone", async || gateway.edge().roster.count() == 0).await;
+    for device in ["1", "2"] {
+        open.push(connect(&gateway, "alice", "web", device, "login").await);
+    }
+    gateway.stop(false).await;
+}

@@ -1,0 +1,262 @@
+//! Who is let in: tokens of three kinds, shown in three ways, with keys that change.
+
+use crate::client::{Client, Dial, Heard};
+use crate::house::{House, flags, path, wait_until};
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use rollcall::gateway::Gateway;
+use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+
+fn now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs()
+}
+
+fn claims(user: &str) -> Value {
+    json!({"sub": user, "exp": now_s() + 600})
+}
+
+fn hs256(claims: &Value) -> String {
+    encode(
+        &Header::new(Algorithm::HS256),
+        claims,
+        &EncodingKey::from_secret(SECRET),
+    )
+    .expect("signed")
+}
+
+fn dial(gateway: &Gateway) -> Dial {
+    Dial::new(gateway.address(), "platform=web&device=tab&intent=login")
+}
+
+async fn user_of(client: &mut Client) -> String {
+    let hello = client.frame().await;
+    assert_eq!(hello["type"], "hello", "{hello}");
+    hello["user"].as_str().expect("a user").to_owned()
+}
+
+async fn in_header(gateway: &Gateway, token: &str) -> Result<String, u16> {
+    let dial = dial(gateway).header("authorization", format!("Bearer {token}"));
+    match dial.open().await {
+        Ok(mut client) => Ok(user_of(&mut client).await),
+        Err(refused) => {
+            assert_eq!(refused.code, "unauthorized");
+            Err(refused.status)
+        }
+    }
+}
+
+/// A gateway with the secret above.
+async fn with_secret(house: &House, more: &[&str]) -> Gateway {
+    let file = house.data.path().join("secret");
+    std::fs::write(&file, [SECRET, b"\n"].concat()).expect("written");
+    let arguments: Vec<&str> = ["--jwt-key", path(&file)].iter().chain(more).copied().collect();
+    house.gateway(&arguments).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_shown_in_the_header_the_subprotocol_or_the_first_frame() {
+    let house = House::new(json!({})).await;
+    let gateway = with_secret(&house, &[]).await;
+    assert_eq!(
+        in_header(&gateway, &hs256(&claims("alice"))).await,
+        Ok("alice".to_owned())
+    );
+
+    let token = hs256(&claims("bob"));
+    let dialled = dial(&gateway).header("sec-websocket-protocol", format!("rollcall.v1, bearer.{token}"));
+    assert_eq!(user_of(&mut dialled.open().await.expect("let in")).await, "bob");
+
+    let mut client = dial(&gateway).open().await.expect("let in");
+    client
+        .say(json!({"type": "auth", "token": hs256(&claims("carol"))}))
+        .await;
+    assert_eq!(user_of(&mut client).await, "carol");
+    // `?user=` is nothing here.
+    let query = "platform=web&device=tab&intent=login&user=eve";
+    let token = hs256(&claims("dave"));
+    let dialled = Dial::new(gateway.address(), query).header("authorization", format!("bearer {token}"));
+    assert_eq!(user_of(&mut dialled.open().await.expect("let in")).await, "dave");
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_wrong_with_a_token_nobody_comes_in() {
+    let house = House::new(json!({})).await;
+    let gateway = with_secret(
+        &house,
+        &[
+            "--jwt-issuer",
+            "us",
+            "--jwt-audience",
+            "chat",
+            "--jwt-device-claim",
+            "dev",
+        ],
+    )
+    .await;
+    let good = json!({"sub": "alice", "exp": now_s() + 600, "iss": "us", "aud": ["chat", "more"], "dev": "tab"});
+    assert_eq!(in_header(&gateway, &hs256(&good)).await, Ok("alice".to_owned()));
+    let with = |key: &str, value: Value| {
+        let mut claims = good.clone();
+        match value {
+            Value::Null => claims.as_object_mut().expect("an object").remove(key),
+            value => claims.as_object_mut().expect("an object").insert(key.to_owned(), value),
+        };
+        hs256(&claims)
+    };
+    let forged = encode(
+        &Header::new(Algorithm::HS256),
+        &good,
+        &EncodingKey::from_secret(b"another secret of thirty-two bytes."),
+    );
+    let stronger = encode(&Header::new(Algorithm::HS512), &good, &EncodingKey::from_secret(SECRET));
+    let unsigned = {
+        let header_and_claims = hs256(&good);
+        let claims = header_and_claims.split('.').nth(1).expect("claims");
+        // {"alg":"none"}
+        format!("eyJhbGciOiJub25lIn0.{claims}.")
+    };
+    let bad = [
+        ("expired", with("exp", json!(now_s() - 120))),
+        ("without an end", with("exp", Value::Null)),
+        ("not yet", with("nbf", json!(now_s() + 600))),
+        ("of another issuer", with("iss", json!("them"))),
+        ("without an issuer", with("iss", Value::Null)),
+        ("for others", with("aud", json!("mail"))),
+        ("for nobody", with("aud", Value::Null)),
+        ("of another device", with("dev", json!("phone"))),
+        ("without a user", with("sub", Value::Null)),
+        ("of a number", with("sub", json!(7))),
+        ("of nobody", with("sub", json!(""))),
+        ("of too long a name", with("sub", json!("x".repeat(129)))),
+        ("forged", forged.expect("signed")),
+        ("of another algorithm", stronger.expect("signed")),
+        ("unsigned", unsigned),
+        ("no token", "nothing.of.this".to_owned()),
+    ];
+    for (what, token) in &bad {
+        assert_eq!(in_header(&gateway, token).await, Err(401), "{what}");
+        // A page is not shown a status, so it is told by the close.
+        let protocols = format!("rollcall.v1, bearer.{token}");
+        if let Ok(mut client) = dial(&gateway).header("sec-websocket-protocol", protocols).open().await {
+            assert_eq!(client.frame().await["code"], "unauthorized", "{what}");
+            assert_eq!(client.hear().await, Heard::Closed(4010), "{what}");
+        }
+    }
+    let mut client = dial(&gateway).open().await.expect("let in");
+    client.say(json!({"type": "auth", "token": bad[0].1})).await;
+    assert_eq!(client.closed().await, Heard::Closed(4010));
+    let mut client = dial(&gateway).open().await.expect("let in");
+    client.say(json!({"type": "heartbeat"})).await;
+    assert_eq!(client.closed().await, Heard::Closed(4010));
+    let events = house.events();
+    let connects = events.iter().filter(|event| event["type"] == "connect").count();
+    assert_eq!(connects, 1, "only the good one is in the log");
+    gateway.stop(false).await;
+}
+
+/// RS256 and ES256 keys: what signs, and the public key as PEM.
+fn key_pair(algorithm: Algorithm) -> (EncodingKey, String) {
+    let kind = match algorithm {
+        Algorithm::RS256 => &rcgen::PKCS_RSA_SHA256,
+        _ => &rcgen::PKCS_ECDSA_P256_SHA256,
+    };
+    let pair = rcgen::KeyPair::generate_for(kind).expect("made");
+    let private = pair.serialize_pem();
+    let signs = match algorithm {
+        Algorithm::RS256 => EncodingKey::from_rsa_pem(private.as_bytes()),
+        _ => EncodingKey::from_ec_pem(private.as_bytes()),
+    };
+    (signs.expect("usable"), pair.public_key_pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_public_key_of_either_kind_is_no_secret_for_others() {
+    let house = House::new(json!({})).await;
+    for (name, algorithm) in [("rsa", Algorithm::RS256), ("ec", Algorithm::ES256)] {
+        let (signs, public) = key_pair(algorithm);
+        let file = house.data.path().join(format!("{name}.pem"));
+        std::fs::write(&file, &public).expect("written");
+        let gateway = house.gateway(&["--jwt-key", path(&file), "--gateway-name", name]).await;
+        let token = encode(&Header::new(algorithm), &claims("alice"), &signs).expect("signed");
+        assert_eq!(in_header(&gateway, &token).await, Ok("alice".to_owned()));
+        // Everybody has the public key, and could sign with it as if it were the secret of HS256.
+        let forged = encode(
+            &Header::new(Algorithm::HS256),
+            &claims("alice"),
+            &EncodingKey::from_secret(public.as_bytes()),
+        );
+        assert_eq!(in_header(&gateway, &forged.expect("signed")).await, Err(401));
+        gateway.stop(false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_set_is_read_again_without_a_restart_and_a_broken_one_changes_nothing() {
+    let house = House::new(json!({})).await;
+    let file = house.data.path().join("jwks.json");
+    let key = |id: &str, algorithm: Algorithm| {
+        let (signs, _) = key_pair(algorithm);
+        let mut jwk = Jwk::from_encoding_key(&signs, algorithm).expect("a key of a set");
+        jwk.common.key_id = Some(id.to_owned());
+        let mut header = Header::new(algorithm);
+        header.kid = Some(id.to_owned());
+        let token = encode(&header, &claims(id), &signs).expect("signed");
+        (jwk, token)
+    };
+    let write = |keys: Vec<Jwk>| {
+        let text = serde_json::to_string(&JwkSet { keys }).expect("JSON");
+        std::fs::write(&file, text).expect("written");
+    };
+    let (first, first_token) = key("first", Algorithm::RS256);
+    let (second, second_token) = key("second", Algorithm::ES256);
+    write(vec![first.clone()]);
+    let gateway = house.gateway(&["--jwks", path(&file), "--reload-seconds", "1"]).await;
+    assert_eq!(in_header(&gateway, &first_token).await, Ok("first".to_owned()));
+    assert_eq!(in_header(&gateway, &second_token).await, Err(401));
+    std::fs::write(&file, "{").expect("written");
+    tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
+    assert_eq!(in_header(&gateway, &first_token).await, Ok("first".to_owned()));
+    write(vec![second]);
+    wait_until("the new key is known", async || {
+        in_header(&gateway, &second_token).await.is_ok()
+    })
+    .await;
+    assert_eq!(in_header(&gateway, &first_token).await, Err(401));
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_user_may_be_in_another_claim() {
+    let house = House::new(json!({})).await;
+    let gateway = with_secret(&house, &["--jwt-user-claim", "uid"]).await;
+    let token = hs256(&json!({"sub": "not me", "uid": "alice", "exp": now_s() + 60}));
+    assert_eq!(in_header(&gateway, &token).await, Ok("alice".to_owned()));
+    gateway.stop(false).await;
+}
+
+#[test]
+fn settings_that_would_let_everybody_in_are_refused() {
+    let config = |more: &[&str], listen: &str, insecure: bool| {
+        let mut flags = flags(more);
+        flags.gateway_insecure = insecure;
+        let config = flags.config(listen.parse().expect("an address"), "data".into());
+        config.map(drop).map_err(|error| error.to_string())
+    };
+    let said = config(&[], "127.0.0.1:0", false).expect_err("no keys");
+    assert!(
+        said.contains("--jwt-key") && said.contains("--gateway-insecure"),
+        "{said}"
+    );
+    let said = config(&[], "0.0.0.0:0", true).expect_err("not of this machine");
+    assert!(said.contains("only a loopback address"), "{said}");
+    let said = config(&["--jwt-key", "file"], "127.0.0.1:0", true).expect_err("both");
+    assert!(said.contains("neither"), "{said}");
+    assert_eq!(config(&["--jwt-key", "file"], "0.0.0.0:0", false), Ok(()));
+}
