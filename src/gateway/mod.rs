@@ -22,7 +22,7 @@ pub mod tls;
 pub mod uplink;
 
 use crate::clock::Clock;
-use crate::config::gateway::{Admission, Config};
+use crate::config::gateway::{Admission, Config, Tokens};
 use crate::metrics;
 use crate::presence::{Conn, Epoch};
 use audience::Audience;
@@ -217,7 +217,7 @@ impl Gateway {
     /// takes connections. Waits for an engine that is not there yet.
     pub async fn start(config: Config, uplink: Arc<dyn Uplink>, clock: Arc<dyn Clock>) -> Result<Gateway, Error> {
         let keys = match &config.admission {
-            Admission::Tokens(tokens) => Some(Keys::open((**tokens).clone()).await?),
+            Admission::Tokens(tokens) => Some(open_keys(tokens).await?),
             Admission::Insecure => None,
         };
         let certificate = match &config.tls {
@@ -397,6 +397,17 @@ async fn until_it_works<T>(what: &str, mut ask: impl FnMut() -> uplink::Asked<T>
         match ask().await {
             Ok(answer) => return answer,
             Err(error) => tracing::info!("{what} cannot be asked yet: {error}"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Reads the keys. Those at an address are waited for: that they cannot be had now must not end an engine's start.
+async fn open_keys(settings: &Tokens) -> Result<Keys, keys::BadKeys> {
+    loop {
+        match Keys::open(settings.clone()).await {
+            Err(error @ keys::BadKeys::Unavailable(_)) => tracing::warn!("no connections are taken yet: {error}"),
+            opened => return opened,
         }
         tokio::time::sleep(RETRY).await;
     }
