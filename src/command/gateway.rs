@@ -72,7 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 .with_context(|| format!("cannot read the token for the engine, {}", file.display()))?,
         ),
     };
-    start_logging(args.log_level, args.log_format);
+    start_logging(args.log_format, args.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime
         .context("the runtime cannot be started")?

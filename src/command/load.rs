@@ -80,7 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         addresses: args.addresses as usize,
         seed: args.seed,
     };
-    start_logging(LogLevel::Info, LogFormat::Human);
+    start_logging(LogFormat::Human, LogLevel::Info);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
     let report = runtime.block_on(run_load(settings, Arc::new(SystemClock::new())))?;

@@ -44,16 +44,17 @@ const NEWS_MS: u64 = 5_000;
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
-    start_logging(config.log_level, config.log_format);
+    start_logging(config.log_format, config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime
         .context("the runtime cannot be started")?
         .block_on(serve(config))
 }
 
-pub(super) fn start_logging(level: LogLevel, format: LogFormat) {
+pub(super) fn start_logging(format: LogFormat, level: LogLevel) {
+    let level = level.name();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level.name()));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -40,8 +40,14 @@ struct Sources {
 
 /// What is wrong with keys.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BadKeys(String);
+pub enum BadKeys {
+    /// They are not what they should be; somebody must act.
+    #[error("{0}")]
+    Unusable(String),
+    /// They are at an address that does not give them at the moment.
+    #[error("{0}")]
+    Unavailable(String),
+}
 
 /// Whom a token is of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +63,7 @@ impl Keys {
             settings,
             current: RwLock::default(),
             read: Mutex::default(),
-            client: client.map_err(|error| BadKeys(format!("no HTTP client can be made: {error}")))?,
+            client: client.map_err(|error| BadKeys::Unusable(format!("no HTTP client can be made: {error}")))?,
         };
         keys.reload().await?;
         Ok(keys)
@@ -91,7 +97,8 @@ impl Keys {
         if !place.starts_with("https://") && !place.starts_with("http://") {
             return file(Path::new(place));
         }
-        let failed = |error: reqwest::Error| BadKeys(format!("the key set at {place} cannot be had: {error}"));
+        let failed =
+            |error: reqwest::Error| BadKeys::Unavailable(format!("the key set at {place} cannot be had: {error}"));
         let answer = self.client.get(place).send().await.map_err(failed)?;
         let bytes = answer
             .error_for_status()
@@ -100,7 +107,7 @@ impl Keys {
             .await
             .map_err(failed)?;
         if bytes.len() > JWKS_BYTES_MAX {
-            return Err(BadKeys(format!(
+            return Err(BadKeys::Unusable(format!(
                 "the key set at {place} has more than {JWKS_BYTES_MAX} bytes"
             )));
         }
@@ -171,7 +178,8 @@ impl Keys {
 }
 
 fn file(path: &Path) -> Result<Vec<u8>, BadKeys> {
-    std::fs::read(path).map_err(|error| BadKeys(format!("the key {} cannot be read: {error}", path.display())))
+    std::fs::read(path)
+        .map_err(|error| BadKeys::Unusable(format!("the key {} cannot be read: {error}", path.display())))
 }
 
 fn one_key(bytes: &[u8]) -> Result<Key, BadKeys> {
@@ -186,7 +194,7 @@ fn one_key(bytes: &[u8]) -> Result<Key, BadKeys> {
         }
         return match DecodingKey::from_ec_pem(bytes) {
             Ok(ec) => Ok(key(Algorithm::ES256, ec)),
-            Err(error) => Err(BadKeys(format!(
+            Err(error) => Err(BadKeys::Unusable(format!(
                 "the key is PEM, but neither an RSA nor an elliptic public key: {error}"
             ))),
         };
@@ -194,7 +202,7 @@ fn one_key(bytes: &[u8]) -> Result<Key, BadKeys> {
     // An editor ends the last line; that is no part of a secret.
     let secret = bytes.trim_ascii_end();
     if secret.len() < SECRET_BYTES_MIN {
-        return Err(BadKeys(format!(
+        return Err(BadKeys::Unusable(format!(
             "a secret must have at least {SECRET_BYTES_MIN} bytes, not {}",
             secret.len()
         )));
@@ -204,8 +212,8 @@ fn one_key(bytes: &[u8]) -> Result<Key, BadKeys> {
 
 /// The keys of a set that are for an algorithm known here; others are left aside.
 fn key_set(bytes: &[u8]) -> Result<Vec<Key>, BadKeys> {
-    let set: JwkSet =
-        serde_json::from_slice(bytes).map_err(|error| BadKeys(format!("this is no JSON Web Key Set: {error}")))?;
+    let set: JwkSet = serde_json::from_slice(bytes)
+        .map_err(|error| BadKeys::Unusable(format!("this is no JSON Web Key Set: {error}")))?;
     let mut keys = Vec::new();
     for jwk in &set.keys {
         let algorithm = match &jwk.algorithm {
@@ -227,7 +235,7 @@ fn key_set(bytes: &[u8]) -> Result<Vec<Key>, BadKeys> {
             continue;
         }
         let key = DecodingKey::from_jwk(jwk).map_err(|error| {
-            BadKeys(format!(
+            BadKeys::Unusable(format!(
                 "a key of the set cannot be used ({:?}): {error}",
                 jwk.common.key_id
             ))
@@ -239,7 +247,9 @@ fn key_set(bytes: &[u8]) -> Result<Vec<Key>, BadKeys> {
         });
     }
     if keys.is_empty() {
-        return Err(BadKeys("the key set has no key for RS256, ES256 or HS256".to_owned()));
+        return Err(BadKeys::Unusable(
+            "the key set has no key for RS256, ES256 or HS256".to_owned(),
+        ));
     }
     Ok(keys)
 }

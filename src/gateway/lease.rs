@@ -24,9 +24,13 @@ pub async fn renew(edge: &Edge, ttl_ms: u64) -> Result<(), Unavailable> {
 /// Renews for as long as the gateway runs, from a first one that was sent at this monotonic time.
 pub async fn run(edge: Arc<Edge>, first_ms: u64) {
     let mut last_ms = first_ms;
-    let mut pause = edge.config.lease_every;
+    let retry = RETRY.min(edge.config.lease_every);
     loop {
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(edge.config.lease_every) => {}
+            // Whether the log takes anything again is asked by a lease, and soon.
+            () = edge.log_is_ill.notified() => tokio::time::sleep(retry).await,
+        }
         let sent_ms = edge.clock.monotonic_ms();
         match renew(&edge, edge.config.lease_ms).await {
             Ok(()) => {
@@ -38,11 +42,10 @@ pub async fn run(edge: Arc<Edge>, first_ms: u64) {
                     tracing::warn!("the lease may have ended before it was renewed, so every connection shows life");
                     super::beats::all(&edge).await;
                 }
-                pause = edge.config.lease_every;
             }
             Err(error) => {
                 edge.log_failed(&error);
-                pause = RETRY.min(edge.config.lease_every);
+                edge.log_is_ill.notify_one();
             }
         }
     }

@@ -22,7 +22,7 @@ pub mod tls;
 pub mod uplink;
 
 use crate::clock::Clock;
-use crate::config::gateway::{Admission, Config};
+use crate::config::gateway::{Admission, Config, Tokens};
 use crate::metrics;
 use crate::presence::{Conn, Epoch};
 use audience::Audience;
@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tls::Certificate;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use uplink::{Pace, Unavailable, Uplink};
 
@@ -107,6 +107,8 @@ pub struct Edge {
     chances: AtomicU64,
     phase: watch::Sender<Phase>,
     log_is_well: AtomicBool,
+    /// Told when it is not any more.
+    log_is_ill: Notify,
     endings: Mutex<Option<endings::Sender>>,
     platforms: RwLock<(u64, Arc<BTreeMap<String, Pace>>)>,
     superseded: watch::Sender<Option<u64>>,
@@ -131,11 +133,13 @@ impl Edge {
         (z ^ (z >> 31)) % below.max(1)
     }
 
-    /// Whether the log took what it was last given.
+    /// Whether the log takes what it is given. It does not from the first failure on until a lease has got through: one
+    /// judge only, or under load what is late and what is not would contradict each other.
     pub fn log_is_well(&self) -> bool {
         self.log_is_well.load(Ordering::Acquire)
     }
 
+    /// A lease got through.
     pub fn log_works(&self) {
         if !self.log_is_well.swap(true, Ordering::AcqRel) {
             tracing::info!("the log takes events again");
@@ -147,6 +151,7 @@ impl Edge {
     pub fn log_failed(&self, error: &Unavailable) {
         if self.log_is_well.swap(false, Ordering::AcqRel) {
             tracing::warn!("the log is unavailable, so no new connections are taken: {error}");
+            self.log_is_ill.notify_one();
         }
     }
 
@@ -212,7 +217,7 @@ impl Gateway {
     /// takes connections. Waits for an engine that is not there yet.
     pub async fn start(config: Config, uplink: Arc<dyn Uplink>, clock: Arc<dyn Clock>) -> Result<Gateway, Error> {
         let keys = match &config.admission {
-            Admission::Tokens(tokens) => Some(Keys::open((**tokens).clone()).await?),
+            Admission::Tokens(tokens) => Some(open_keys(tokens).await?),
             Admission::Insecure => None,
         };
         let certificate = match &config.tls {
@@ -247,6 +252,7 @@ impl Gateway {
             chances: AtomicU64::new(clock.now_ms() ^ u64::from(std::process::id()) << 32),
             phase,
             log_is_well: AtomicBool::new(true),
+            log_is_ill: Notify::new(),
             endings: Mutex::new(Some(sender)),
             platforms: RwLock::default(),
             superseded,
@@ -391,6 +397,17 @@ async fn until_it_works<T>(what: &str, mut ask: impl FnMut() -> uplink::Asked<T>
         match ask().await {
             Ok(answer) => return answer,
             Err(error) => tracing::info!("{what} cannot be asked yet: {error}"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Reads the keys. Those at an address are waited for: that they cannot be had now must not end an engine's start.
+async fn open_keys(settings: &Tokens) -> Result<Keys, keys::BadKeys> {
+    loop {
+        match Keys::open(settings.clone()).await {
+            Err(error @ keys::BadKeys::Unavailable(_)) => tracing::warn!("no connections are taken yet: {error}"),
+            opened => return opened,
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -93,10 +93,7 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
     });
     let now_ms = edge.clock.monotonic_ms();
     let first = match published {
-        Ok(()) => {
-            edge.log_works();
-            Ok(hello)
-        }
+        Ok(()) => Ok(hello),
         Err(error) => {
             edge.log_failed(&error);
             let message = "the connection could not be put into the log";

@@ -195,7 +195,8 @@ impl Policy {
 
 async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error> {
     let url = format!("{}/v1/policy", settings.engine.trim_end_matches('/'));
-    let mut request = reqwest::Client::new().get(url).timeout(Duration::from_secs(10));
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let mut request = client.get(url).timeout(Duration::from_secs(10));
     if let Some(token) = &settings.engine_token {
         request = request.bearer_auth(token);
     }

@@ -228,6 +228,14 @@ async fn a_gateway_outlives_its_engine_and_what_ended_meanwhile_arrives() {
     let gateway = Process::gateway(&engine, data.path(), "edge");
     let mut stays = gateway.connect("stays", "login").await;
     let mut leaves = gateway.connect("leaves", "login").await;
+    // In the log it is; folded it is a moment later.
+    wait_until("it is online", async || {
+        // No faster than a connection may ask.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let answer = stays.ask(json!({"type": "query", "users": ["leaves"]})).await;
+        answer["users"][0]["status"] == "online"
+    })
+    .await;
     let answer = stays.ask(json!({"type": "subscribe", "users": ["leaves"]})).await;
     assert_eq!(answer["users"][0]["status"], "online");
     engine.kill();

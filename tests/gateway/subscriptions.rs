@@ -22,11 +22,13 @@ async fn a_subscription_begins_with_how_it_stands_and_goes_on_without_a_gap_or_a
     let house = House::new(json!({"login": "multi"})).await;
     let gateway = house.gateway(&[]).await;
     let _watched = connect(&gateway, "watched", "android", "a", "login").await;
+    house.causes("watched", "login").await;
     // While the user changes all the time, watchers come.
-    let total = 2_000;
+    // Fewer in all than may wait for a connection, however seldom its task runs.
+    let total = 240;
     let writing = async {
-        for part in 0..20 {
-            statuses(&house, "watched", part * 100..(part + 1) * 100).await;
+        for part in 0..24 {
+            statuses(&house, "watched", part * 10..(part + 1) * 10).await;
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };

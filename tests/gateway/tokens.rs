@@ -7,6 +7,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rollcall::gateway::Gateway;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 
@@ -230,6 +231,32 @@ async fn a_key_set_is_read_again_without_a_restart_and_a_broken_one_changes_noth
     .await;
     assert_eq!(in_header(&gateway, &first_token).await, Err(401));
     gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_set_at_an_address_is_waited_for() {
+    let house = House::new(json!({})).await;
+    let (signs, _) = key_pair(Algorithm::ES256);
+    let jwk = Jwk::from_encoding_key(&signs, Algorithm::ES256).expect("a key of a set");
+    let set = serde_json::to_string(&JwkSet { keys: vec![jwk] }).expect("JSON");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
+    // The first time there is nothing to be had.
+    let serving = tokio::spawn(async move {
+        for answer in ["500 Sorry", "200 OK", "200 OK", "200 OK"] {
+            let (mut stream, _) = listener.accept().await.expect("accepted");
+            let mut request = [0; 4_096];
+            let _ = stream.read(&mut request).await.expect("asked");
+            let length = set.len();
+            let text = format!("HTTP/1.1 {answer}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{set}");
+            stream.write_all(text.as_bytes()).await.expect("answered");
+        }
+    });
+    let gateway = house.gateway(&["--jwks", &url]).await;
+    let token = encode(&Header::new(Algorithm::ES256), &claims("alice"), &signs).expect("signed");
+    assert_eq!(in_header(&gateway, &token).await, Ok("alice".to_owned()));
+    gateway.stop(false).await;
+    serving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
