@@ -304,6 +304,10 @@ impl Flags {
         }
         let data = self.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
         let gateway = match self.gateway.or(file.gateway) {
+            Some(_) if kafka.is_some() => bail!(
+                "gateway is for one machine, where the engine is in the same process; on Kafka start a gateway of its own, \
+                 with `rollcall gateway --engine URL` of any node"
+            ),
             Some(listen) => {
                 let mut edge = self.edge.or(file.edge);
                 // Another than the default of a gateway of its own, which may be started beside it.

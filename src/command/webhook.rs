@@ -97,7 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             bail!("{name} must be an http or https URL, not {url}");
         }
     }
-    start_logging(args.log_level, args.log_format);
+    start_logging(args.log_format, args.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("the runtime cannot be started")?.block_on(post(args))
 }
