@@ -10,10 +10,10 @@ CARGO_DENY := 0.20.2
 # `step NAME, COMMAND` runs one step of `make ci` and says how long it took.
 step = @echo "== $(1)" && start=$$(date +%s) && $(2) && echo "== $(1): $$(($$(date +%s) - start)) s"
 
-.PHONY: help run test ci bench sim setup
+.PHONY: help run test test-faults ci bench sim setup
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: setup ## a server with 1,000 simulated users
 	cargo run --release -- serve --demo 1000
@@ -37,6 +37,11 @@ SEED ?= 1-300
 
 sim: setup ## simulated worlds that try to break the engine; make sim SEED=17, or SEED=1-100000
 	cargo run --release -- sim --seeds $(SEED)
+
+MINUTES ?= 25
+
+test-faults: setup ## engines and brokers killed for MINUTES=25, then the table of what was lost; SEED=n repeats
+	cargo test --release --test faults -- --minutes $(MINUTES) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
 bench: setup ## the benchmarks, in the profile everything is built with
 	cargo bench --profile release --benches

@@ -5,8 +5,10 @@
 //! cannot be read is shown as malformed (events) or is an error.
 
 use crate::engine::partition::decode;
+use crate::log::kafka::KafkaReader;
+use crate::log::kafka::settings::Connection;
 use crate::log::local::{LocalLog, LocalReader};
-use crate::log::{Error, Limit, Record, Topic};
+use crate::log::{Error, Limit, Range, Record, Topic};
 use crate::presence::change::Output;
 use crate::presence::{Offset, Partition};
 use crate::schema::{avro, json};
@@ -26,8 +28,25 @@ pub struct Args {
     #[arg(value_enum)]
     topic: Sequence,
     /// The server's data directory; the log is in its `log`
-    #[arg(long, value_name = "DIR", default_value = "./rollcall-data")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "./rollcall-data",
+        conflicts_with = "kafka"
+    )]
     data: PathBuf,
+    /// Reads from Apache Kafka instead, committed records only: its brokers, separated by commas
+    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA")]
+    kafka: Option<String>,
+    /// What the topics' names begin with [default: presence]
+    #[arg(long, value_name = "PREFIX", env = "ROLLCALL_TOPIC_PREFIX", requires = "kafka")]
+    topic_prefix: Option<String>,
+    /// A setting of librdkafka (SASL, TLS, tuning), any number of times
+    #[arg(long, value_name = "KEY=VALUE", requires = "kafka")]
+    kafka_set: Vec<String>,
+    /// A file of such settings, a line each; for those that are secret
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES", requires = "kafka")]
+    kafka_properties: Option<PathBuf>,
     /// Only this partition, from 0
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
@@ -64,8 +83,65 @@ struct Place {
     next: Offset,
 }
 
+/// Where records are read from.
+enum Reader {
+    Local(LocalReader),
+    Kafka(Box<KafkaReader>),
+}
+
+impl Reader {
+    fn open(args: &Args) -> anyhow::Result<Reader> {
+        let Some(bootstrap) = &args.kafka else {
+            let directory = super::log_directory(&args.data);
+            return Ok(Reader::Local(LocalLog::follow(&directory)?));
+        };
+        let connection = Connection::new(
+            bootstrap,
+            args.topic_prefix.as_deref(),
+            args.kafka_properties.as_deref(),
+            &args.kafka_set,
+        )?;
+        Ok(Reader::Kafka(Box::new(KafkaReader::connect(connection)?)))
+    }
+
+    fn partitions(&self) -> u32 {
+        match self {
+            Reader::Local(reader) => reader.partitions(),
+            Reader::Kafka(reader) => reader.partitions(),
+        }
+    }
+
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+        match self {
+            Reader::Local(reader) => reader.range(topic, partition),
+            Reader::Kafka(reader) => reader.range(topic, partition),
+        }
+    }
+
+    fn read(
+        &mut self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        match self {
+            Reader::Local(reader) => reader.read(topic, partition, from, limit, into),
+            Reader::Kafka(reader) => reader.read(topic, partition, from, limit, into),
+        }
+    }
+
+    fn refresh(&self) -> Result<(), Error> {
+        match self {
+            Reader::Local(reader) => reader.refresh(),
+            Reader::Kafka(_) => Ok(()),
+        }
+    }
+}
+
 struct Printer<W> {
-    reader: LocalReader,
+    reader: Reader,
     topic: Topic,
     output: W,
     records: Vec<Record>,
@@ -75,7 +151,7 @@ struct Printer<W> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     // From here on an interrupt does not end the process by itself, so that the reader can clean up behind it.
     let interrupted = on_interrupt()?;
-    let reader = LocalLog::follow(&super::log_directory(&args.data))?;
+    let reader = Reader::open(&args)?;
     let topic = match args.topic {
         Sequence::Events => Topic::Events,
         Sequence::Changes => Topic::Changes,
@@ -102,7 +178,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// Where to begin. An offset that is gone is told before anything is printed.
-fn places(reader: &LocalReader, topic: Topic, partition: Option<u32>, from: Option<u64>) -> anyhow::Result<Vec<Place>> {
+fn places(reader: &Reader, topic: Topic, partition: Option<u32>, from: Option<u64>) -> anyhow::Result<Vec<Place>> {
     let count = reader.partitions();
     if let Some(partition) = partition
         && partition >= count
@@ -187,10 +263,11 @@ impl<W: Write> Printer<W> {
     }
 
     fn record_line(&mut self, partition: Partition, record: &Record) -> anyhow::Result<()> {
+        let partitions = self.reader.partitions();
         let line = &mut self.line;
         let output = match self.topic {
             Topic::Events => {
-                match decode(record, partition, self.reader.partitions()) {
+                match decode(record, partition, partitions) {
                     Ok(event) => json::event_line(line, record.offset, record.ts, &event),
                     Err(_) => json::malformed_event_line(line, record.offset, record.ts),
                 }

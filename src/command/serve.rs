@@ -5,9 +5,9 @@ use crate::config::{Config, Flags, LogFormat};
 use crate::engine::{Engine, Tuning};
 use crate::http::{Face, Peers};
 use crate::log::kafka::settings::Connection;
-use crate::log::kafka::{KafkaLog, Node, admin};
+use crate::log::kafka::{KafkaLog, Member, Node, admin};
 use crate::log::local::{LocalLog, Settings};
-use crate::log::{Alone, Group, Log, NewRecord, Topic};
+use crate::log::{self, Alone, Group, Log, NewRecord, Topic};
 use crate::presence::{Offset, Partition};
 use crate::schema::{avro, json};
 use anyhow::{Context as _, anyhow, bail};
@@ -28,6 +28,8 @@ const GRACEFUL: Duration = Duration::from_millis(1_500);
 const OUTPUT_COMMIT_MS: u64 = 20;
 /// A record that is so far ahead of this machine's clock is not folded.
 const AHEAD_MS: u64 = 5 * 60 * 1_000;
+/// How long brokers may take to answer when it starts.
+const REACH_MS: u64 = 30_000;
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
@@ -160,20 +162,10 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
     let started_ms = clock.now_ms();
     // Two processes have not both the same address and the same moment.
     let id = blake3::hash(format!("{url} {} {started_ms}", std::process::id()).as_bytes()).to_hex();
-    let (log, member) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        let partitions = judged(&connection)?;
-        let log = KafkaLog::connect(Node {
-            connection,
-            group,
-            url,
-            id: id[..8].to_owned(),
-            partitions,
-        })?;
-        let member = log.join()?;
-        Ok((log, member))
-    })
-    .await
-    .context("Kafka was not reached")??;
+    let id = id[..8].to_owned();
+    let reach = move || reach(&connection, &group, &url, &id, &*clock);
+    let reached = tokio::task::spawn_blocking(reach).await;
+    let (log, member) = reached.context("Kafka was not reached")??;
     Ok(Opened {
         peers: Some(Peers::new(log.owners().clone(), &log.node().url)?),
         log,
@@ -185,6 +177,49 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
             ..tuning
         },
     })
+}
+
+/// Connects and joins. Brokers may be starting too: what may pass by itself is tried for a while.
+fn reach(
+    connection: &Connection,
+    group: &str,
+    url: &str,
+    id: &str,
+    clock: &dyn Clock,
+) -> anyhow::Result<(Arc<KafkaLog>, Member)> {
+    let until_ms = clock.monotonic_ms() + REACH_MS;
+    let mut told = false;
+    loop {
+        let reached = judged(connection).and_then(|partitions| {
+            let log = KafkaLog::connect(Node {
+                connection: connection.clone(),
+                group: group.to_owned(),
+                url: url.to_owned(),
+                id: id.to_owned(),
+                partitions,
+            })?;
+            let member = log.join()?;
+            Ok((log, member))
+        });
+        let error = match reached {
+            Ok(reached) => return Ok(reached),
+            Err(error) => error,
+        };
+        let may_pass = error.chain().any(|cause| {
+            matches!(cause.downcast_ref(), Some(log::Error::Read(_) | log::Error::Write(_)))
+                || matches!(
+                    cause.downcast_ref(),
+                    Some(admin::Error::Unreachable { .. } | admin::Error::Failed { .. })
+                )
+        });
+        if !may_pass || clock.monotonic_ms() >= until_ms {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!("{error}; trying again for {} s", REACH_MS / 1_000);
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// How many partitions the topics have; refuses topics that would break the rules.

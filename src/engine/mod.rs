@@ -124,6 +124,19 @@ pub enum Error {
         ahead_ms: u64,
         bound_ms: u64,
     },
+    /// Retention has overtaken the state: what would have to be folded next is gone.
+    #[error(
+        "partition {partition}: the state ends before offset {wanted}, but the oldest event kept is {start}, so \
+         {} events are gone that were never folded. Put back a copy or a checkpoint of the partition's store that \
+         reaches offset {start} at least, or begin anew with other topics (--topic-prefix) or another data directory. \
+         Other partitions go on",
+        start.0 - wanted.0
+    )]
+    Behind {
+        partition: Partition,
+        wanted: Offset,
+        start: Offset,
+    },
     #[error(
         "the store cannot be used and the log cannot rebuild it, since the oldest event kept is {start}: {cause}. \
          Restore the store's directory from a backup, or give up this state by moving the data directory away"
@@ -138,7 +151,11 @@ impl Error {
             // In use by another process is not mended by destroying it.
             Error::Store(store::Error::Open { .. }) => false,
             Error::Store(_) | Error::ForeignStore { .. } | Error::Unreadable | Error::Diverged { .. } => true,
-            Error::Log(_) | Error::Deposed { .. } | Error::Unrecoverable { .. } | Error::Ahead { .. } => false,
+            Error::Log(_)
+            | Error::Deposed { .. }
+            | Error::Unrecoverable { .. }
+            | Error::Behind { .. }
+            | Error::Ahead { .. } => false,
         }
     }
 }

@@ -15,7 +15,8 @@ use super::census::Census;
 use super::outbox::Outbox;
 use super::{Error, Tuning};
 use crate::clock::Clock;
-use crate::log::{CurrentRecord, Limit, Log, Position, Record, Topic};
+use crate::failpoint;
+use crate::log::{self, CurrentRecord, Limit, Log, Position, Record, Topic};
 use crate::metrics;
 use crate::presence::ahead::USERS_AHEAD;
 use crate::presence::change::Output;
@@ -267,8 +268,19 @@ impl Walk {
         let mut records = std::mem::take(&mut self.batch);
         records.clear();
         self.log
-            .read(Topic::Events, self.partition, self.next, limit, &mut records)?;
+            .read(Topic::Events, self.partition, self.next, limit, &mut records)
+            .map_err(|error| match error {
+                log::Error::Gone { wanted, start, .. } => Error::Behind {
+                    partition: self.partition,
+                    wanted,
+                    start,
+                },
+                error => Error::Log(error),
+            })?;
         let ahead = self.cut_ahead(&mut records);
+        if !records.is_empty() {
+            failpoint::reach("poll");
+        }
         let step = self.fold_batch(&records);
         self.batch = records;
         let step = step?;
@@ -348,6 +360,9 @@ impl Walk {
                 self.fetch_due(last)?;
             }
         }
+        if !records.is_empty() {
+            failpoint::reach("fetch");
+        }
         for (number, (record, event)) in records.iter().zip(&decoded).enumerate() {
             if number % USERS_AHEAD == 0 {
                 let next = decoded[number..].iter().take(USERS_AHEAD).flatten();
@@ -356,6 +371,9 @@ impl Walk {
             self.fold_record(record, event.as_ref(), &decoded[number..])?;
             step.records += 1;
             step.saw_tick |= matches!(event, Ok(Event::Tick));
+        }
+        if !records.is_empty() {
+            failpoint::reach("fold");
         }
         self.note_gone();
         metrics::folded(step.records);
@@ -417,7 +435,7 @@ impl Walk {
                 ts: record.ts,
                 error: Cow::Borrowed(error),
                 key: record.key.as_deref().map(Cow::Borrowed),
-                value: Some(Cow::Borrowed(&record.value)),
+                value: (!record.is_null).then_some(Cow::Borrowed(&record.value)),
             };
             let mut value = Vec::new();
             avro::encode_quarantined(&quarantined, &mut value);
@@ -586,6 +604,7 @@ impl Walk {
             return Ok(());
         };
         self.log.sync()?;
+        failpoint::reach("store");
         let began = self.clock.monotonic_ms();
         let mut commit = store.begin();
         let dirty = self.state.take_dirt();
@@ -623,6 +642,7 @@ impl Walk {
             .policy
             .insert(written.unwrap_or_else(|| (image.policy_since, policy_json(image.policy))));
         store.commit(commit, &applied, &image, policy, &self.outbox.census.to_bytes())?;
+        failpoint::reach("stored");
         metrics::store_commit(self.clock.monotonic_ms().saturating_sub(began) as f64 / 1_000.0);
         self.state.release_long_timers();
         while self.cached.len() > self.tuning.cached_users {
@@ -651,6 +671,15 @@ impl Walk {
     /// Leaves everything so that a later start has nothing to fold again.
     pub fn close(mut self) -> Result<(), Error> {
         self.commit_store()
+    }
+
+    /// Commits the store and copies it into a directory that is not there yet, where others may look at it at leisure.
+    pub fn checkpoint(&mut self, into: &Path) -> Result<(), Error> {
+        self.commit_store()?;
+        if let Some(store) = &self.store {
+            store.checkpoint(into)?;
+        }
+        Ok(())
     }
 
     /// When something happens by itself next; perhaps early, never late.

@@ -225,12 +225,9 @@ impl Worker {
         }
         self.wake.pending.store(false, Ordering::Release);
         match self.try_work() {
-            Ok(worked) => {
-                self.failure = None;
-                worked
-            }
+            Ok(worked) => worked,
             Err(error) => {
-                if self.failure.is_none() {
+                if self.failure.as_ref() != Some(&error.to_string()) {
                     tracing::error!(partition = %self.partition, %error, "the partition cannot go on; trying again");
                 }
                 self.failure = Some(error.to_string());
@@ -272,6 +269,7 @@ impl Worker {
             | Error::Diverged { .. }
             | Error::ForeignStore { .. }
             | Error::Unreadable
+            | Error::Behind { .. }
             | Error::Unrecoverable { .. } => self.walk = None,
         }
     }
@@ -318,6 +316,7 @@ impl Worker {
             records: self.tuning.batch_records,
             bytes: self.tuning.batch_bytes,
         })?;
+        self.failure = None;
         if step.saw_tick {
             self.tick_sent_ms = None;
         }

@@ -297,6 +297,7 @@ impl Sequence {
             ts,
             key: record.key,
             value: record.value,
+            is_null: false,
         });
     }
 }

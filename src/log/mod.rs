@@ -50,6 +50,8 @@ pub struct Record {
     pub ts: u64,
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
+    /// It has no value at all, which only a log that others write to may have; `value` is empty then.
+    pub is_null: bool,
 }
 
 /// How far the fold of a partition got, committed together with its outputs.

@@ -1,5 +1,6 @@
 //! What a store needs of a disk, and RocksDB as one. A simulated world has another, which fails on demand.
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions};
 use rocksdb::{WriteBatch, WriteOptions};
 use std::ops::ControlFlow;
@@ -27,6 +28,16 @@ pub trait Disk: Send {
 
     /// Everything written survives the death of the process.
     fn flush(&self) -> Result<(), String>;
+
+    /// Copies everything into a directory that is not there yet, as a store that can be opened.
+    fn checkpoint(&self, _into: &Path) -> Result<(), String> {
+        Err("what this store is on cannot be copied".to_owned())
+    }
+}
+
+/// Opens a directory that nobody has open, only to read.
+pub(super) fn open_to_look(directory: &Path) -> Result<DB, rocksdb::Error> {
+    DB::open_for_read_only(&Options::default(), directory, false)
 }
 
 /// Opens a directory, which is made if it is not there.
@@ -82,5 +93,10 @@ impl Disk for DB {
 
     fn flush(&self) -> Result<(), String> {
         DB::flush(self).map_err(rocksdb::Error::into_string)
+    }
+
+    fn checkpoint(&self, into: &Path) -> Result<(), String> {
+        let checkpoint = Checkpoint::new(self).map_err(rocksdb::Error::into_string)?;
+        checkpoint.create_checkpoint(into).map_err(rocksdb::Error::into_string)
     }
 }

@@ -6,6 +6,7 @@
 //! log has committed, never ahead of it (the caller sees to that).
 
 mod beats;
+mod digest;
 mod disk;
 mod image;
 pub mod keys;
@@ -120,6 +121,21 @@ impl Store {
             },
         })?;
         Ok(Store::on(Box::new(db), directory))
+    }
+
+    /// Opens a store that nobody has open, to read it and to leave every file as it is.
+    pub fn open_to_look(directory: &Path) -> Result<Store, Error> {
+        let db = disk::open_to_look(directory).map_err(|error| Error::Open {
+            directory: directory.to_owned(),
+            cause: error.into_string(),
+        })?;
+        Ok(Store::on(Box::new(db), directory))
+    }
+
+    /// Copies what was committed into a directory, which must not be there yet: a store of its own, at once and by links
+    /// where both are on one file system.
+    pub fn checkpoint(&self, into: &Path) -> Result<(), Error> {
+        self.disk.checkpoint(into).map_err(|cause| self.failed(cause))
     }
 
     /// A store on a disk, which goes by the name of a directory.

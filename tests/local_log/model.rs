@@ -21,6 +21,7 @@ impl Model {
             ts: records.last().map_or(0, |last| last.ts).max(now_ms),
             key: record.key.clone(),
             value: record.value.clone(),
+            is_null: false,
         });
         offset
     }

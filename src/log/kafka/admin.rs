@@ -4,6 +4,7 @@
 //! topics were made with is kept in the owners' topic under a key of its own ([`MADE_WITH_KEY`]), since Kafka lets
 //! anybody raise it later.
 
+use super::client::Quiet;
 use super::settings::Connection;
 use super::topics::{Facts, Finding, Impossible, NewTopic, Part, Plan, TopicFacts, Wanted, Weight, judge, plan};
 use crate::log::Topic;
@@ -248,7 +249,7 @@ impl Admin<'_> {
         config
             .set("allow.auto.create.topics", "false")
             .set("fetch.queue.backoff.ms", "2");
-        let consumer: BaseConsumer = config.create().map_err(cannot)?;
+        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(cannot)?;
         let mut from = TopicPartitionList::new();
         from.add_partition_offset(&owners, 0, KafkaOffset::Beginning)
             .map_err(cannot)?;

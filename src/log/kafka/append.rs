@@ -127,10 +127,16 @@ impl Appender {
         let mut transactional = config.clone();
         transactional
             .set("transactional.id", id)
-            .set("transaction.timeout.ms", "30000")
+            // That of the transaction bounds it.
+            .remove("message.timeout.ms")
             .set("linger.ms", "0")
             .set("retry.backoff.ms", "5");
-        config.set("enable.idempotence", "true");
+        if transactional.get("transaction.timeout.ms").is_none() {
+            transactional.set("transaction.timeout.ms", "30000");
+        }
+        config
+            .remove("transaction.timeout.ms")
+            .set("enable.idempotence", "true");
         let producer = threaded(&config)?;
         let (together, waiting) = sync_channel(TOGETHER_MAX);
         let name = topic.clone();

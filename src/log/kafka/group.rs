@@ -43,7 +43,10 @@ impl ClientContext for Ear {
 impl ConsumerContext for Ear {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, told: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         if self.0.leaving.load(Ordering::Acquire) {
-            let _ = consumer.unassign();
+            // Everything was let go of before; the group only wants to hear it.
+            if consumer.incremental_unassign(partitions).is_err() {
+                let _ = consumer.unassign();
+            }
             return;
         }
         let assigned = told == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
@@ -85,6 +88,8 @@ impl Member {
                 .remove("heartbeat.interval.ms");
         }
         config
+            // A producer's, if somebody has set it.
+            .remove("transaction.timeout.ms")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             // Of what it is not to fetch, as little as can be.

@@ -13,6 +13,7 @@
 use super::client::{Quiet, is_fenced, unread, unwritten};
 use super::tap::{Tap, Wake};
 use super::{KafkaLog, locked};
+use crate::failpoint;
 use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
@@ -81,8 +82,6 @@ impl Owned {
         let mut config = self.log.client("outputs");
         config
             .set("transactional.id", &id)
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
-            .set("message.timeout.ms", "20000")
             .set("linger.ms", "0")
             .set("retry.backoff.ms", "5")
             .set("retry.backoff.max.ms", "200")
@@ -90,6 +89,9 @@ impl Owned {
             .set("queue.buffering.max.messages", "0")
             .set("queue.buffering.max.kbytes", "262144")
             .set("batch.size", "1000000");
+        if config.get("transaction.timeout.ms").is_none() {
+            config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+        }
         let what = |doing: &str| format!("partition {partition}, {doing}");
         let producer: BaseProducer<Quiet> = config
             .create_with_context(Quiet)
@@ -105,6 +107,7 @@ impl Owned {
                 self.judge(ledger, fenced, unwritten(&what("saying whose it is"), &error))
             })?;
         }
+        failpoint::reach("take-up");
         ledger.position = self.committed()?;
         ledger.producer = Some(producer);
         Ok(())
@@ -171,6 +174,7 @@ impl Owned {
     /// One transaction.
     fn transact(&self, producer: &BaseProducer<Quiet>, commit: &Commit) -> Result<(), KafkaError> {
         producer.begin_transaction()?;
+        failpoint::reach("begin");
         let partition = self.partition.0 as i32;
         let topics = [
             (Topic::Changes, &commit.changes),
@@ -200,6 +204,7 @@ impl Owned {
             send(producer, to)?;
         }
         drain(producer);
+        failpoint::reach("send");
         let mut offsets = TopicPartitionList::new();
         let events = self.log.name(Topic::Events);
         let mut element = offsets.add_partition(&events, partition);
@@ -207,7 +212,10 @@ impl Owned {
         element.set_metadata(BASE64.encode(commit.position.to_bytes()));
         let group = self.log.offsets().group_metadata().ok_or(KafkaError::Canceled)?;
         producer.send_offsets_to_transaction(&offsets, &group, CALL)?;
-        producer.commit_transaction(CALL)
+        failpoint::reach("offsets");
+        producer.commit_transaction(CALL)?;
+        failpoint::reach("commit");
+        Ok(())
     }
 }
 

@@ -35,6 +35,8 @@ impl Source {
     /// The same, which can ask for the offsets of the group in the settings; it is no member.
     pub fn of_group(mut config: ClientConfig) -> Result<Arc<Source>, Error> {
         config
+            // A producer's, if somebody has set it.
+            .remove("transaction.timeout.ms")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "error")
             .set("enable.auto.commit", "false")
@@ -280,7 +282,9 @@ impl Tap {
             (!at.is_null()).then(|| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), length) }.to_vec())
         };
         let key = bytes(fields.key, fields.key_len);
-        let value = bytes(fields.payload, fields.len).unwrap_or_default();
+        let value = bytes(fields.payload, fields.len);
+        let is_null = value.is_none();
+        let value = value.unwrap_or_default();
         let mut kind = native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: as above.
         let ts = unsafe { native::rd_kafka_message_timestamp(message, &mut kind) };
@@ -290,6 +294,7 @@ impl Tap {
             ts: ts.max(0) as u64,
             key,
             value,
+            is_null,
         });
         self.next = Some(offset + 1);
         self.at_end = false;

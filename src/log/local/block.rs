@@ -80,6 +80,7 @@ impl<'a> Block<'a> {
                 ts: self.ts,
                 key: key.map(<[u8]>::to_vec),
                 value: value.to_vec(),
+                is_null: false,
             });
         }
         rest.is_empty()

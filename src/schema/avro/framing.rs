@@ -36,6 +36,17 @@ impl Schema {
         }
     }
 
+    /// The file's name in `schemas/`.
+    pub fn file(self) -> &'static str {
+        match self {
+            Schema::Event => "event.avsc",
+            Schema::Change => "change.avsc",
+            Schema::Kick => "kick.avsc",
+            Schema::UserState => "user_state.avsc",
+            Schema::Quarantined => "quarantined.avsc",
+        }
+    }
+
     /// The schema as JSON, as it is registered.
     pub fn json(self) -> &'static str {
         match self {
@@ -98,6 +109,26 @@ pub fn frame_with_id(id: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&id.to_be_bytes());
 }
 
+/// With which framing we write.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Framing {
+    #[default]
+    SingleObject,
+    /// Confluent's, with the ids that our schemas have in the registry, in the order of [`Schema::ALL`].
+    Ids([u32; Schema::ALL.len()]),
+}
+
+impl Framing {
+    /// Appends the framing of a datum of our own schema. The datum comes next.
+    #[inline]
+    pub fn frame(&self, schema: Schema, out: &mut Vec<u8>) {
+        match self {
+            Framing::SingleObject => frame(schema, out),
+            Framing::Ids(ids) => frame_with_id(ids[schema as usize], out),
+        }
+    }
+}
+
 /// Splits a record's value into what its framing says and the datum, which is not looked at.
 pub fn unframe(value: &[u8]) -> Result<(Frame, &[u8]), Malformed> {
     if let Some((fingerprint, datum)) = value.strip_prefix(&SINGLE_OBJECT).and_then(<[u8]>::split_first_chunk) {
@@ -158,6 +189,18 @@ mod tests {
         value.push(7);
         assert_eq!(value, [0, 1, 2, 3, 4, 7]);
         assert_eq!(unframe(&value), Ok((Frame::Id(0x0102_0304), &[7][..])));
+    }
+
+    #[test]
+    fn each_framing_says_what_was_asked_of_it() {
+        for (schema, id) in Schema::ALL.into_iter().zip(7..) {
+            let mut value = Vec::new();
+            Framing::SingleObject.frame(schema, &mut value);
+            assert_eq!(unframe(&value), Ok((Frame::Fingerprint(schema.fingerprint()), &[][..])));
+            let mut value = Vec::new();
+            Framing::Ids([7, 8, 9, 10, 11]).frame(schema, &mut value);
+            assert_eq!(unframe(&value), Ok((Frame::Id(id), &[][..])));
+        }
     }
 
     #[test]

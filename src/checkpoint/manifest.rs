@@ -1,0 +1,162 @@
+//! What a checkpoint consists of: the list that is written last and makes it one.
+
+use crate::presence::{Offset, Partition};
+use crate::store::Applied;
+use serde::{Deserialize, Serialize};
+
+/// The form of the list and of the names below; another one is left alone.
+const FORMAT: u32 = 1;
+
+/// The list of one checkpoint, as JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    format: u32,
+    pub partition: u32,
+    pub next: u64,
+    pub outputs: u64,
+    /// Hexadecimal, of the position.
+    pub chain: String,
+    /// Hexadecimal, of [`crate::store::Store::digest`].
+    pub digest: String,
+    /// By name.
+    pub files: Vec<File>,
+}
+
+/// One file of the store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct File {
+    pub name: String,
+    pub bytes: u64,
+    /// Hexadecimal.
+    pub blake3: String,
+}
+
+impl Manifest {
+    pub fn new(partition: Partition, applied: &Applied, digest: &[u8; 32], mut files: Vec<File>) -> Manifest {
+        files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Manifest {
+            format: FORMAT,
+            partition: partition.0,
+            next: applied.next.0,
+            outputs: applied.outputs,
+            chain: hex(&applied.chain),
+            digest: hex(digest),
+            files,
+        }
+    }
+
+    /// None for what is no list of a known form to the last byte, or names files that lie elsewhere.
+    pub fn read(json: &[u8]) -> Option<Manifest> {
+        let manifest: Manifest = serde_json::from_slice(json).ok()?;
+        let is_name = |file: &File| {
+            !file.name.is_empty()
+                && !file.name.starts_with('.')
+                && file
+                    .name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        };
+        let is_ours = manifest.format == FORMAT && manifest.files.iter().all(is_name) && manifest.to_json() == json;
+        is_ours.then_some(manifest)
+    }
+
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("text and numbers are JSON")
+    }
+
+    /// The name under which it is published.
+    pub fn name(&self) -> Name {
+        let content = blake3::hash(&self.to_json());
+        Name {
+            next: Offset(self.next),
+            outputs: self.outputs,
+            content: hex(&content.as_bytes()[..8]),
+        }
+    }
+
+    pub fn is_of(&self, applied: &Applied, digest: &[u8; 32]) -> bool {
+        (self.next, self.outputs) == (applied.next.0, applied.outputs)
+            && self.chain == hex(&applied.chain)
+            && self.digest == hex(digest)
+    }
+}
+
+/// A checkpoint's name: its applied position, so that names are in order of age, and what its files are, so that two
+/// owners who publish at the same position do not write over each other.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Name {
+    pub next: Offset,
+    pub outputs: u64,
+    content: String,
+}
+
+impl Name {
+    pub fn read(name: &str) -> Option<Name> {
+        let mut parts = name.split('-');
+        let [next, outputs, content] = [parts.next()?, parts.next()?, parts.next()?];
+        let name = Name {
+            next: Offset(next.parse().ok()?),
+            outputs: outputs.parse().ok()?,
+            content: content.to_owned(),
+        };
+        (parts.next().is_none() && content.len() == 16).then_some(name)
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:020}-{:020}-{}", self.next.0, self.outputs, self.content)
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let applied = Applied {
+            next: Offset(70),
+            outputs: 3,
+            chain: [7; 32],
+        };
+        let file = |name: &str| File {
+            name: name.to_owned(),
+            bytes: 5,
+            blake3: hex(&[1; 32]),
+        };
+        Manifest::new(Partition(2), &applied, &[9; 32], vec![file("b.sst"), file("CURRENT")])
+    }
+
+    #[test]
+    fn a_list_is_read_as_it_was_written_and_names_no_file_elsewhere() {
+        let manifest = manifest();
+        assert_eq!(Manifest::read(&manifest.to_json()), Some(manifest.clone()));
+        for name in ["../x", "/x", "a/b", "", ".x"] {
+            let mut outside = manifest.clone();
+            outside.files[0].name = name.to_owned();
+            assert_eq!(Manifest::read(&outside.to_json()), None, "{name}");
+        }
+        let json = manifest.to_json();
+        for cut in 0..json.len() {
+            assert_eq!(Manifest::read(&json[..cut]), None);
+        }
+        assert_eq!(Manifest::read(&[json.as_slice(), b"\n"].concat()), None);
+    }
+
+    #[test]
+    fn names_are_in_order_of_position_and_read_as_written() {
+        let early = manifest().name();
+        let mut late = manifest();
+        late.next = 700;
+        let late = late.name();
+        assert!(early < late && early.to_string() < late.to_string());
+        assert_eq!(Name::read(&late.to_string()), Some(late));
+        for other in ["", "1-2", "1-2-3", "x-2-0123456789abcdef", "1-2-0123456789abcdef-4"] {
+            assert_eq!(Name::read(other), None);
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Checkpoints: whole copies of a partition's store, kept where another machine can take them from.
+//!
+//! A checkpoint lies under `GROUP/PARTITION/NAME/`: the files of the store, and a list of them with their sizes and
+//! hashes that is written last. Without the list there is no checkpoint, so a publication that was cut off leaves nothing
+//! that could be taken for one. What is restored is held against the list, and the store that comes of it against the
+//! list's digest; a checkpoint that fails is skipped with a warning, and the next older one is taken.
+//!
+//! Nobody coordinates with anybody: names hold the position and the content, and two owners at once, one of whom does
+//! not know yet that it is none, publish side by side. Calls wait for disk and network, so they are for threads of their
+//! own, never for one of the runtime.
+
+mod manifest;
+
+use crate::presence::{Offset, Partition};
+use crate::store::{self, Applied, Store};
+use futures_util::TryStreamExt as _;
+use manifest::{File, Manifest, Name, hex};
+use object_store::aws::AmazonS3Builder;
+use object_store::buffered::BufWriter;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt as _, RetryConfig};
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+use tokio::runtime::Handle;
+use url::Url;
+
+/// How many are kept of a partition where nobody says how many.
+pub const DEFAULT_KEPT: usize = 3;
+const MANIFEST: &str = "MANIFEST.json";
+/// Read and written at once.
+const PIECE_BYTES: usize = 1 << 20;
+/// Of one request, and for how long; then the caller decides.
+const RETRIES: usize = 4;
+const RETRY_FOR: Duration = Duration::from_secs(20);
+/// What RocksDB makes for the process that has the directory open, and no state is in.
+const OF_THE_PROCESS: [&str; 2] = ["LOCK", "LOG"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the checkpoints {url} cannot be used: {cause}; give a file:///DIRECTORY or an s3://BUCKET/PREFIX")]
+    Url { url: String, cause: String },
+    /// Worth trying again.
+    #[error("the checkpoints {at} cannot be reached: {cause}")]
+    Unreachable { at: String, cause: String },
+    #[error("{}: {cause}", path.display())]
+    Local { path: PathBuf, cause: String },
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("{} is no checkpoint of a store: nothing was ever committed to it", directory.display())]
+    Empty { directory: PathBuf },
+}
+
+/// A checkpoint that is complete, as far as its list says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The next offset to be folded, and how many outputs of it are out.
+    pub next: Offset,
+    pub outputs: u64,
+    name: Name,
+}
+
+/// Where the checkpoints of one group of engines are.
+#[derive(Clone)]
+pub struct Checkpoints {
+    objects: Arc<dyn ObjectStore>,
+    /// Of the group.
+    base: Key,
+    /// For messages; no credentials are in it.
+    shown: String,
+    kept: usize,
+    runtime: Handle,
+}
+
+/// Why a checkpoint is not taken, or could not be looked at.
+enum Unusable {
+    Damaged(String),
+    Failed(Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Unusable {
+        Unusable::Failed(error)
+    }
+}
+
+impl Checkpoints {
+    /// `url` is `file:///DIRECTORY` or `s3://BUCKET/PREFIX`; for the latter the `AWS_…` variables of the environment hold,
+    /// of which the URL alone says which bucket. Of each partition the newest `kept` stay. Nothing is asked of the network
+    /// yet.
+    pub fn open(
+        url: &str,
+        group: &str,
+        kept: usize,
+        environment: impl IntoIterator<Item = (String, String)>,
+        runtime: Handle,
+    ) -> Result<Checkpoints, Error> {
+        let wrong = |cause: String| Error::Url {
+            url: without_credentials(url),
+            cause,
+        };
+        let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err(wrong(
+                "credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned(),
+            ));
+        }
+        let (objects, path): (Arc<dyn ObjectStore>, Key) = match parsed.scheme() {
+            "file" => {
+                let path = Key::from_url_path(parsed.path()).map_err(|error| wrong(error.to_string()))?;
+                (Arc::new(LocalFileSystem::new().with_fsync(true)), path)
+            }
+            "s3" => {
+                let retry = RetryConfig {
+                    max_retries: RETRIES,
+                    retry_timeout: RETRY_FOR,
+                    ..RetryConfig::default()
+                };
+                let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
+                for (name, value) in environment {
+                    let is_ours = name.starts_with("AWS_") && !name.starts_with("AWS_BUCKET");
+                    if let Some(key) = is_ours.then(|| name.to_ascii_lowercase().parse().ok()).flatten() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                let objects = builder.build().map_err(|error| wrong(error.to_string()))?;
+                let path = Key::from_url_path(parsed.path()).map_err(|error| wrong(error.to_string()))?;
+                (Arc::new(objects), path)
+            }
+            other => return Err(wrong(format!("{other} is not known"))),
+        };
+        Ok(Checkpoints {
+            objects,
+            base: path.join(group),
+            shown: without_credentials(url),
+            kept: kept.max(1),
+            runtime,
+        })
+    }
+
+    /// Publishes what [`Store::checkpoint`] has made in a directory, and takes away what is beyond the number kept. The
+    /// directory stays as it is. Gives where the store stood.
+    pub fn publish(&self, partition: Partition, directory: &Path) -> Result<Applied, Error> {
+        let (applied, digest) = looked_at(directory, partition)?;
+        let files = files_of(directory)?;
+        let manifest = Manifest::new(partition, &applied, &digest, files);
+        self.runtime.block_on(async {
+            let at = self.of(partition).join(manifest.name().to_string());
+            for file in &manifest.files {
+                self.upload(&directory.join(&file.name), at.clone().join(file.name.as_str()))
+                    .await?;
+            }
+            let list = self.objects.put(&at.join(MANIFEST), manifest.to_json().into()).await;
+            list.map_err(|error| self.unreachable(&error))?;
+            self.take_away_old(partition).await
+        })?;
+        Ok(applied)
+    }
+
+    /// The complete checkpoints of a partition, the newest first. Whether their files are sound is not looked at.
+    pub fn newest(&self, partition: Partition) -> Result<Vec<Listed>, Error> {
+        let found = self.runtime.block_on(self.found(partition))?;
+        let complete = found.into_iter().rev().filter(|(_, keys)| is_complete(keys));
+        let listed = complete.map(|(name, _)| Listed {
+            next: name.next,
+            outputs: name.outputs,
+            name,
+        });
+        Ok(listed.collect())
+    }
+
+    /// Makes a store in `into`, which must not be there yet, of the newest sound checkpoint that is not after a position
+    /// (next offset, outputs of it). None if there is no such one. An error only where it cannot be known whether there is.
+    pub fn restore(
+        &self,
+        partition: Partition,
+        into: &Path,
+        not_after: (Offset, u64),
+    ) -> Result<Option<Applied>, Error> {
+        let local = |path: &Path, error: std::io::Error| Error::Local {
+            path: path.to_owned(),
+            cause: error.to_string(),
+        };
+        let mut partial = into.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        for listed in self.newest(partition)? {
+            if (listed.next, listed.outputs) > not_after {
+                continue;
+            }
+            remove_directory(&partial).map_err(|error| local(&partial, error))?;
+            std::fs::create_dir_all(&partial).map_err(|error| local(&partial, error))?;
+            match self.download(partition, &listed, &partial) {
+                Ok(applied) => {
+                    std::fs::rename(&partial, into).map_err(|error| local(into, error))?;
+                    return Ok(Some(applied));
+                }
+                Err(Unusable::Damaged(what)) => {
+                    tracing::warn!(
+                        %partition, checkpoint = %listed.name, what, "a checkpoint is damaged; the next older one is taken"
+                    );
+                }
+                Err(Unusable::Failed(error)) => {
+                    // What was fetched so far is of no use, and it is no worse if it stays.
+                    let _ = remove_directory(&partial);
+                    return Err(error);
+                }
+            }
+            remove_directory(&partial).map_err(|error| local(&partial, error))?;
+        }
+        Ok(None)
+    }
+
+    fn of(&self, partition: Partition) -> Key {
+        self.base.clone().join(partition.to_string())
+    }
+
+    fn unreachable(&self, error: &object_store::Error) -> Error {
+        Error::Unreachable {
+            at: self.shown.clone(),
+            cause: error.to_string(),
+        }
+    }
+
+    /// Everything of a partition that has the name of a checkpoint, by age, each with its objects.
+    async fn found(&self, partition: Partition) -> Result<BTreeMap<Name, Vec<Key>>, Error> {
+        let base = self.of(partition);
+        let objects: Vec<Key> = self
+            .objects
+            .list(Some(&base))
+            .map_ok(|object| object.location)
+            .try_collect()
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let mut found: BTreeMap<Name, Vec<Key>> = BTreeMap::new();
+        for key in objects {
+            let name = key
+                .prefix_match(&base)
+                .and_then(|mut parts| parts.next().map(|part| part.as_ref().to_owned()));
+            if let Some(name) = name.as_deref().and_then(Name::read) {
+                found.entry(name).or_default().push(key);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn upload(&self, file: &Path, to: Key) -> Result<(), Error> {
+        let local = |error: std::io::Error| Error::Local {
+            path: file.to_owned(),
+            cause: error.to_string(),
+        };
+        let there = |error: std::io::Error| Error::Unreachable {
+            at: self.shown.clone(),
+            cause: error.to_string(),
+        };
+        let mut from = std::fs::File::open(file).map_err(local)?;
+        let mut to = BufWriter::new(self.objects.clone(), to);
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let read = from.read(&mut piece).map_err(local)?;
+            if read == 0 {
+                return to.shutdown().await.map_err(there);
+            }
+            to.write_all(&piece[..read]).await.map_err(there)?;
+        }
+    }
+
+    /// Those beyond the number kept, and pieces of publications that something newer has overtaken.
+    async fn take_away_old(&self, partition: Partition) -> Result<(), Error> {
+        let mut complete = 0;
+        for keys in self.found(partition).await?.values().rev() {
+            if complete == 0 && !is_complete(keys) {
+                // Somebody may be at work on it.
+                continue;
+            }
+            complete += usize::from(is_complete(keys));
+            if complete <= self.kept && is_complete(keys) {
+                continue;
+            }
+            // The list first: from then on nobody takes the rest for a checkpoint.
+            let (list, rest): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| is_list(key));
+            for key in list.into_iter().chain(rest) {
+                match self.objects.delete(key).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(self.unreachable(&error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn download(&self, partition: Partition, listed: &Listed, into: &Path) -> Result<Applied, Unusable> {
+        let manifest = self.runtime.block_on(async {
+            let at = self.of(partition).join(listed.name.to_string());
+            let json = match self.objects.get(&at.clone().join(MANIFEST)).await {
+                Ok(found) => found.bytes().await.map_err(|error| self.unreachable(&error))?,
+                Err(error) => return Err(self.gone("its list", &error)),
+            };
+            let manifest =
+                Manifest::read(&json).ok_or_else(|| Unusable::Damaged("its list cannot be read".to_owned()))?;
+            if manifest.name() != listed.name || manifest.partition != partition.0 {
+                return Err(Unusable::Damaged("its list is another's, or was altered".to_owned()));
+            }
+            for file in &manifest.files {
+                self.fetch(&at, file, into).await?;
+            }
+            Ok(manifest)
+        })?;
+        let damaged = |what: &dyn std::fmt::Display| Unusable::Damaged(format!("its store cannot be used: {what}"));
+        let (applied, digest) = looked_at(into, partition).map_err(|error| damaged(&error))?;
+        if !manifest.is_of(&applied, &digest) {
+            return Err(damaged(&"its digest is another than was published"));
+        }
+        Ok(applied)
+    }
+
+    async fn fetch(&self, at: &Key, file: &File, into: &Path) -> Result<(), Unusable> {
+        let path = into.join(&file.name);
+        let local = |error: std::io::Error| Error::Local {
+            path: path.clone(),
+            cause: error.to_string(),
+        };
+        let found = match self.objects.get(&at.clone().join(file.name.as_str())).await {
+            Ok(found) => found,
+            Err(error) => return Err(self.gone(&file.name, &error)),
+        };
+        if found.meta.size != file.bytes {
+            let is = found.meta.size;
+            return Err(Unusable::Damaged(format!(
+                "{} has {is} bytes instead of {}",
+                file.name, file.bytes
+            )));
+        }
+        let mut to = std::fs::File::create(&path).map_err(local)?;
+        let mut hash = blake3::Hasher::new();
+        let mut pieces = found.into_stream();
+        while let Some(piece) = pieces.try_next().await.map_err(|error| self.unreachable(&error))? {
+            hash.update(&piece);
+            to.write_all(&piece).map_err(local)?;
+        }
+        to.sync_all().map_err(local)?;
+        if hex(hash.finalize().as_bytes()) != file.blake3 {
+            return Err(Unusable::Damaged(format!(
+                "{} has another content than was published",
+                file.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// That something is not there is damage; that nobody answers is not.
+    fn gone(&self, what: &str, error: &object_store::Error) -> Unusable {
+        match error {
+            object_store::Error::NotFound { .. } => Unusable::Damaged(format!("{what} is gone")),
+            other => Unusable::Failed(self.unreachable(other)),
+        }
+    }
+}
+
+/// A URL as it may be shown.
+fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    match host.rfind('@') {
+        Some(at) => format!("{scheme}://…{}", &rest[at..]),
+        None => url.to_owned(),
+    }
+}
+
+fn is_list(key: &Key) -> bool {
+    key.filename() == Some(MANIFEST)
+}
+
+fn is_complete(keys: &[Key]) -> bool {
+    keys.iter().any(is_list)
+}
+
+fn remove_directory(directory: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Where the store in a directory stands, and its digest. Alters nothing in it.
+fn looked_at(directory: &Path, partition: Partition) -> Result<(Applied, [u8; 32]), Error> {
+    let empty = || Error::Empty {
+        directory: directory.to_owned(),
+    };
+    let store = Store::open_to_look(directory)?;
+    let meta = store.meta()?.ok_or_else(empty)?;
+    let opened = store.read_meta(&meta)?;
+    if opened.partition.partition != partition {
+        return Err(Error::Local {
+            path: directory.to_owned(),
+            cause: format!("it is of partition {}, not {partition}", opened.partition.partition),
+        });
+    }
+    Ok((opened.applied, store.digest()?))
+}
+
+fn files_of(directory: &Path) -> Result<Vec<File>, Error> {
+    let local = |path: &Path, error: std::io::Error| Error::Local {
+        path: path.to_owned(),
+        cause: error.to_string(),
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(|error| local(directory, error))? {
+        let path = entry.map_err(|error| local(directory, error))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if OF_THE_PROCESS.iter().any(|of| name.starts_with(of)) {
+            continue;
+        }
+        let mut hash = blake3::Hasher::new();
+        let file = std::fs::File::open(&path).map_err(|error| local(&path, error))?;
+        let bytes = file.metadata().map_err(|error| local(&path, error))?.len();
+        hash.update_reader(file).map_err(|error| local(&path, error))?;
+        let blake3 = hex(hash.finalize().as_bytes());
+        files.push(File { name, bytes, blake3 });
+    }
+    Ok(files)
+}

@@ -1,0 +1,354 @@
+//! A schema registry: which schema has which id, asked over Confluent's REST interface.
+//!
+//! What was asked once is known for as long as the process lives, also that an id is not there, so that a record that is
+//! read again is read alike. A registry that does not answer is an error that is worth trying again, never a reason to
+//! take a record for malformed. Calls wait for the network, so they are for threads of their own, never for one of the
+//! runtime; only what [`WriterSchemas`] asks is answered at once, from what is known.
+
+use crate::schema::avro::{Framing, Schema, WriterSchema, WriterSchemas};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use url::Url;
+
+/// Of a subject: each schema can read what every earlier one wrote.
+const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
+/// It asks for that and for more.
+const STRICTER: &str = "FULL_TRANSITIVE";
+const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(10);
+/// Records made up of random ids shall not fill the memory.
+const ABSENT_MAX: usize = 10_000;
+/// A message of the registry's, in ours.
+const QUOTED_BYTES_MAX: usize = 300;
+
+/// Confluent's codes of what is not there.
+const NO_SUBJECT: u64 = 40_401;
+const NO_VERSION: u64 = 40_402;
+const NO_SCHEMA: u64 = 40_403;
+const NO_LEVEL: u64 = 40_408;
+
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the registry {url} cannot be used: {cause}; give the URL that its REST interface begins with")]
+    Url { url: String, cause: String },
+    /// Worth trying again.
+    #[error("the schema registry {url} cannot be asked: {cause}")]
+    Unreachable { url: String, cause: String },
+    /// Somebody has to act.
+    #[error("the schema registry {url} does not take the schema of {subject}: {cause}")]
+    Refused {
+        url: String,
+        subject: String,
+        cause: String,
+    },
+    #[error(
+        "the schema registry {url} has no such schema under {subject}: register schemas/{file} there, or start once with \
+         --registry-register"
+    )]
+    NotRegistered {
+        url: String,
+        subject: String,
+        file: &'static str,
+    },
+}
+
+/// What became of asking for an id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Decode again.
+    Known,
+    /// There is no such schema, or none that can be used: the record is malformed.
+    Absent,
+}
+
+/// One registry, and what is known of it.
+pub struct Registry {
+    client: reqwest::Client,
+    base: Url,
+    /// Without credentials.
+    shown: String,
+    runtime: Handle,
+    known: RwLock<HashMap<u32, Option<WriterSchema>>>,
+}
+
+/// A request that was answered, but not as hoped.
+struct Failure {
+    status: StatusCode,
+    code: Option<u64>,
+    message: String,
+}
+
+enum Wrong {
+    /// The registry says so, in its own form.
+    Said(Failure),
+    Failed(Error),
+}
+
+impl Registry {
+    /// `url` is what the REST interface begins with; a user and a password in it are used and never shown. Nothing is
+    /// asked yet.
+    pub fn new(url: &str, runtime: Handle) -> Result<Registry, Error> {
+        let wrong = |url: &str, cause: String| Error::Url {
+            url: url.to_owned(),
+            cause,
+        };
+        // One that is not of the form may have its password anywhere.
+        let mut base = Url::parse(url).map_err(|error| wrong("given", error.to_string()))?;
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(wrong(
+                "given",
+                "it is not of the form http://HOST:PORT or https://HOST".to_owned(),
+            ));
+        }
+        let shown = shown(&base);
+        base.set_query(None);
+        base.set_fragment(None);
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .timeout(ANSWER)
+            .build();
+        Ok(Registry {
+            client: client.map_err(|error| wrong(&shown, error.to_string()))?,
+            base,
+            shown,
+            runtime,
+            known: RwLock::default(),
+        })
+    }
+
+    /// Asks for an id, unless it is known already.
+    pub fn ask(&self, id: u32) -> Result<Answer, Error> {
+        let answer = |known: &Option<WriterSchema>| match known {
+            Some(_) => Answer::Known,
+            None => Answer::Absent,
+        };
+        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Ok(answer(known));
+        }
+        let found = match self.call(Method::GET, &["schemas", "ids", &id.to_string()], None) {
+            Ok(found) => usable(&found).map_err(|why| {
+                tracing::warn!(
+                    id,
+                    why,
+                    "a schema of the registry cannot be used; records with it are malformed"
+                );
+            }),
+            Err(Wrong::Said(failure)) if failure.says(&[NO_SCHEMA]) => Err(()),
+            Err(wrong) => return Err(self.unreachable(wrong)),
+        };
+        let found = found.ok();
+        let answered = answer(&found);
+        self.learn(id, found);
+        Ok(answered)
+    }
+
+    /// Registers our schemas, each under `subject` of it, where they are not there yet, and sees to it that each subject
+    /// stays readable. Gives the framing to write with.
+    pub fn register(&self, subject: impl Fn(Schema) -> String) -> Result<Framing, Error> {
+        self.framing(|schema| {
+            let subject = subject(schema);
+            // Before the first version where a registry allows that, so that no other gets in between.
+            let early = self.set_compatibility(&subject)?;
+            let body = json!({ "schema": schema.json() });
+            let id = match self.call(Method::POST, &["subjects", &subject, "versions"], Some(&body)) {
+                Ok(answer) => self.id(&answer)?,
+                Err(wrong) => return Err(self.refused(&subject, wrong)),
+            };
+            if !early && !self.set_compatibility(&subject)? {
+                return Err(Error::Refused {
+                    url: self.shown.clone(),
+                    subject,
+                    cause: "its compatibility cannot be set".to_owned(),
+                });
+            }
+            Ok(id)
+        })
+    }
+
+    /// The same without writing: all must be there.
+    pub fn look_up(&self, subject: impl Fn(Schema) -> String) -> Result<Framing, Error> {
+        self.framing(|schema| {
+            let subject = subject(schema);
+            let body = json!({ "schema": schema.json() });
+            match self.call(Method::POST, &["subjects", &subject], Some(&body)) {
+                Ok(answer) => self.id(&answer),
+                Err(Wrong::Said(failure)) if failure.says(&[NO_SUBJECT, NO_VERSION, NO_SCHEMA]) => {
+                    Err(Error::NotRegistered {
+                        url: self.shown.clone(),
+                        subject,
+                        file: schema.file(),
+                    })
+                }
+                Err(wrong) => Err(self.refused(&subject, wrong)),
+            }
+        })
+    }
+
+    fn framing(&self, id: impl Fn(Schema) -> Result<u32, Error>) -> Result<Framing, Error> {
+        let mut ids = [0; Schema::ALL.len()];
+        for schema in Schema::ALL {
+            let id = id(schema)?;
+            self.learn(id, Some(WriterSchema::own(schema)));
+            ids[schema as usize] = id;
+        }
+        Ok(Framing::Ids(ids))
+    }
+
+    /// Whether the subject asks for enough now; false if the registry does not know it yet.
+    fn set_compatibility(&self, subject: &str) -> Result<bool, Error> {
+        let unset = [NO_SUBJECT, NO_LEVEL];
+        match self.call(Method::GET, &["config", subject], None) {
+            Ok(config) => {
+                let level = config["compatibilityLevel"]
+                    .as_str()
+                    .or(config["compatibility"].as_str());
+                if matches!(level, Some(COMPATIBILITY | STRICTER)) {
+                    return Ok(true);
+                }
+            }
+            Err(Wrong::Said(failure)) if failure.says(&unset) => {}
+            Err(wrong) => return Err(self.refused(subject, wrong)),
+        }
+        let body = json!({ "compatibility": COMPATIBILITY });
+        match self.call(Method::PUT, &["config", subject], Some(&body)) {
+            Ok(_) => Ok(true),
+            Err(Wrong::Said(failure)) if failure.says(&unset) => Ok(false),
+            Err(wrong) => Err(self.refused(subject, wrong)),
+        }
+    }
+
+    fn learn(&self, id: u32, schema: Option<WriterSchema>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if schema.is_none() && known.values().filter(|schema| schema.is_none()).count() >= ABSENT_MAX {
+            known.retain(|_, schema| schema.is_some());
+        }
+        known.insert(id, schema);
+    }
+
+    fn id(&self, answer: &Value) -> Result<u32, Error> {
+        let id = answer["id"].as_u64().and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| self.silent("its answer has no id that fits into 4 bytes".to_owned()))
+    }
+
+    fn silent(&self, cause: String) -> Error {
+        Error::Unreachable {
+            url: self.shown.clone(),
+            cause,
+        }
+    }
+
+    fn unreachable(&self, wrong: Wrong) -> Error {
+        match wrong {
+            Wrong::Said(failure) => self.silent(failure.to_string()),
+            Wrong::Failed(error) => error,
+        }
+    }
+
+    /// What the registry has judged does not become better by asking again.
+    fn refused(&self, subject: &str, wrong: Wrong) -> Error {
+        match wrong {
+            Wrong::Said(failure) if failure.code.is_some() && failure.status.is_client_error() => Error::Refused {
+                url: self.shown.clone(),
+                subject: subject.to_owned(),
+                cause: failure.to_string(),
+            },
+            other => self.unreachable(other),
+        }
+    }
+
+    fn call(&self, method: Method, path: &[&str], body: Option<&Value>) -> Result<Value, Wrong> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let failed = |error: reqwest::Error| {
+            // Its own sentence would show the URL as it was given.
+            Wrong::Failed(self.silent(causes(&error.without_url())))
+        };
+        self.runtime.block_on(async {
+            let mut request = self.client.request(method, url).header("Accept", "application/json");
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let answer = request.send().await.map_err(failed)?;
+            let status = answer.status();
+            let text = answer.text().await.map_err(failed)?;
+            let value: Option<Value> = serde_json::from_str(&text).ok();
+            if status.is_success() {
+                let not_json = || Wrong::Failed(self.silent("its answer is not JSON; is the URL right?".to_owned()));
+                return value.ok_or_else(not_json);
+            }
+            let of = |name: &str| value.as_ref().and_then(|value| value.get(name));
+            Err(Wrong::Said(Failure {
+                status,
+                code: of("error_code").and_then(Value::as_u64),
+                message: of("message").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            }))
+        })
+    }
+}
+
+impl WriterSchemas for Registry {
+    fn by_id(&self, id: u32) -> Option<WriterSchema> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&id).cloned().flatten()
+    }
+}
+
+impl Failure {
+    /// A proxy, or another server at that address, says 404 too, but not with a code.
+    fn says(&self, codes: &[u64]) -> bool {
+        self.status == StatusCode::NOT_FOUND && self.code.is_some_and(|code| codes.contains(&code))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut message = self.message.replace('\n', " ");
+        message.truncate(message.floor_char_boundary(QUOTED_BYTES_MAX));
+        match self.code {
+            Some(code) => write!(f, "it answers {code}: {message}"),
+            None => write!(f, "it answers {}; is the URL right?", self.status),
+        }
+    }
+}
+
+fn usable(answer: &Value) -> Result<WriterSchema, String> {
+    let kind = answer["schemaType"].as_str().unwrap_or("AVRO");
+    if kind != "AVRO" {
+        return Err(format!("it is {kind}, not AVRO"));
+    }
+    if answer["references"]
+        .as_array()
+        .is_some_and(|references| !references.is_empty())
+    {
+        return Err("it refers to other schemas of the registry".to_owned());
+    }
+    let schema = answer["schema"].as_str().ok_or("the registry gives no text for it")?;
+    WriterSchema::parse(schema).map_err(|unusable| unusable.to_string())
+}
+
+fn shown(url: &Url) -> String {
+    let mut shown = url.clone();
+    // Both fail only for URLs that have no room for credentials.
+    let _ = (shown.set_username(""), shown.set_password(None));
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown.to_string()
+}
+
+/// An error with what lies behind it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

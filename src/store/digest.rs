@@ -1,0 +1,84 @@
+//! A hash of what a store says, whichever way it came to say it.
+//!
+//! Digested, in this order: the position (next offset, outputs of it, chain); the partition without its users, as it is
+//! written; then every user with a device online and after them every other user, each group by id: the id and the user,
+//! as it is written. Heartbeat times come from their blocks, where they are newest. Left out is what differs between
+//! stores that say the same: slots, rows of deadlines, which follow from the users, and what the engine counts.
+
+use super::beats::SlotBeats;
+use super::{Error, LAYOUT, Store, image, keys};
+use crate::presence::state::{Phase, Slot, UserImage};
+use image::{Bytes, put_bytes, put_number};
+use std::collections::HashMap;
+
+impl Store {
+    /// The digest; that of nothing, where nothing was committed. Reads the whole store, and holds the heartbeat times of
+    /// everybody online meanwhile.
+    pub fn digest(&self) -> Result<[u8; 32], Error> {
+        let mut hash = blake3::Hasher::new();
+        let mut value = Vec::new();
+        put_number(&mut value, LAYOUT);
+        if let Some(meta) = self.meta()? {
+            self.position_of(&meta, &mut value)?;
+        }
+        hash.update(&value);
+        let mut beats: HashMap<Slot, SlotBeats> = HashMap::new();
+        self.for_each_beats(|slot, of| {
+            beats.insert(slot, of);
+        })?;
+        let mut add = |group: u8, user: &UserImage<'_>| {
+            value.clear();
+            value.push(group);
+            put_bytes(&mut value, user.user.as_bytes());
+            image::put_user(&mut value, user);
+            hash.update(&value);
+        };
+        self.for_each_online(|slot, user| {
+            let mut user = user.clone();
+            if let Some(beats) = beats.get(&slot) {
+                lay_over(&mut user, beats);
+            }
+            add(keys::ONLINE, &user);
+        })?;
+        self.for_each_away(|user| add(keys::AWAY, user))?;
+        Ok(*hash.finalize().as_bytes())
+    }
+
+    /// The position and the partition, without the engine's counts between them.
+    fn position_of(&self, meta: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
+        let applied = self.read_meta(meta)?.applied;
+        put_number(into, applied.next.0);
+        put_number(into, applied.outputs);
+        put_bytes(into, &applied.chain);
+        let mut rest = Bytes(meta);
+        let mut skip = || {
+            for _ in ["layout", "next", "outputs"] {
+                rest.number()?;
+            }
+            for _ in ["chain", "counts"] {
+                image::bytes(&mut rest)?;
+            }
+            Some(())
+        };
+        skip().ok_or_else(|| self.damaged("its position cannot be read"))?;
+        into.extend_from_slice(rest.0);
+        Ok(())
+    }
+}
+
+/// As the engine does when it opens a store.
+fn lay_over(user: &mut UserImage<'_>, beats: &SlotBeats) {
+    user.last_seen = beats.user_last_seen;
+    let mut times = beats.devices.iter();
+    for device in &mut user.devices {
+        if let Phase::Online {
+            session, heartbeat_by, ..
+        } = &mut device.phase
+        {
+            let Some(beat) = times.next() else { return };
+            session.last_seen = beat.last_seen;
+            session.evidence = beat.evidence;
+            *heartbeat_by = beat.heartbeat_by;
+        }
+    }
+}

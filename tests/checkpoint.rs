@@ -1,0 +1,391 @@
+//! Checkpoints: what is published is what is restored, whatever became of it in between; in a directory and on S3.
+
+#[path = "checkpoint/s3.rs"]
+mod s3;
+
+use rollcall::checkpoint::{Checkpoints, Error};
+use rollcall::clock::ManualClock;
+use rollcall::engine::Tuning;
+use rollcall::engine::partition::Walk;
+use rollcall::log::memory::MemoryLog;
+use rollcall::log::{Limit, Log as _, Position};
+use rollcall::presence::policy::Policy;
+use rollcall::presence::{Offset, Partition};
+use rollcall::schema::{avro, json};
+use rollcall::sim::history;
+use rollcall::store::{Applied, Store};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const PARTITION: Partition = Partition(0);
+
+/// A log with a random history in it.
+struct World {
+    log: Arc<MemoryLog>,
+    clock: Arc<ManualClock>,
+    policy: Policy,
+}
+
+impl World {
+    fn new(seed: u64, records: usize) -> World {
+        let clock = Arc::new(ManualClock::new(0));
+        let log = Arc::new(MemoryLog::new(1, clock.clone()));
+        for (offset, ts, event) in history::records(seed, records) {
+            let line = history::record_json(offset, ts, event.as_ref());
+            let (mut key, mut value) = (None, Vec::new());
+            match json::read_line(&line).expect("a record").event {
+                Ok(event) => {
+                    avro::encode_event(&event, &mut value);
+                    key = event.user().map(|user| user.as_bytes().to_vec());
+                }
+                Err(_) => value.extend_from_slice(b"this is no event"),
+            }
+            log.append_at(PARTITION, offset, ts, key, value).expect("appended");
+        }
+        World {
+            log,
+            clock,
+            policy: history::policy(seed),
+        }
+    }
+
+    fn open(&self, store: &Path, cached_users: usize) -> Walk {
+        let tuning = Tuning {
+            cached_users,
+            ..Tuning::default()
+        };
+        let (log, clock) = (self.log.clone(), self.clock.clone());
+        Walk::open(PARTITION, log, Some(store), &self.policy, clock, tuning).expect("opened")
+    }
+
+    fn position(&self) -> Position {
+        self.log.position(PARTITION).expect("readable")
+    }
+}
+
+/// Folds at most so many records, in pieces.
+fn fold(walk: &mut Walk, records: usize, piece: usize) {
+    let mut left = records;
+    while left > 0 {
+        let limit = Limit {
+            records: piece.min(left),
+            bytes: 1 << 20,
+        };
+        match walk.step(limit).expect("folded").records {
+            0 => return,
+            folded => left -= folded,
+        }
+    }
+}
+
+fn digest(store: &Path) -> [u8; 32] {
+    Store::open_to_look(store).expect("a store").digest().expect("readable")
+}
+
+/// The files of a directory and what is in them.
+fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .map(|path| (path.clone(), fs::read(path).expect("a file")))
+        .collect()
+}
+
+fn not_after(applied: &Applied) -> (Offset, u64) {
+    (applied.next, applied.outputs)
+}
+
+const ANY: (Offset, u64) = (Offset(u64::MAX), u64::MAX);
+
+/// A partition that publishes, and where it publishes to.
+struct Publisher {
+    world: World,
+    walk: Walk,
+    directory: TempDir,
+    checkpoints: Checkpoints,
+    /// Those that were published, the newest last: where each stood, and the digest of its store.
+    published: Vec<(Applied, [u8; 32])>,
+    _runtime: Runtime,
+}
+
+impl Publisher {
+    fn new(seed: u64, url: &dyn Fn(&Path) -> String, environment: Vec<(String, String)>) -> Publisher {
+        let directory = tempfile::tempdir().expect("a directory");
+        let world = World::new(seed, 300);
+        let walk = world.open(&directory.path().join("store"), 2);
+        let runtime = Runtime::new().expect("a runtime");
+        let url = url(directory.path());
+        let checkpoints = Checkpoints::open(&url, "a group", 3, environment, runtime.handle().clone());
+        Publisher {
+            world,
+            walk,
+            directory,
+            checkpoints: checkpoints.expect("a place"),
+            published: Vec::new(),
+            _runtime: runtime,
+        }
+    }
+
+    fn in_a_directory(seed: u64) -> Publisher {
+        Publisher::new(
+            seed,
+            &|directory| format!("file://{}/there", directory.display()),
+            Vec::new(),
+        )
+    }
+
+    /// Folds some more and publishes.
+    fn publish(&mut self) {
+        fold(&mut self.walk, 40, 7);
+        let copy = self.directory.path().join("copy");
+        self.walk.checkpoint(&copy).expect("copied");
+        let before = content(&copy);
+        let applied = self.checkpoints.publish(PARTITION, &copy).expect("published");
+        assert!(content(&copy) == before, "the copy stays as it was");
+        self.published.push((applied, digest(&copy)));
+        fs::remove_dir_all(&copy).expect("removed");
+    }
+
+    fn restored(&self, not_after: (Offset, u64)) -> Option<(Applied, PathBuf)> {
+        let into = self.directory.path().join("restored");
+        let _ = fs::remove_dir_all(&into);
+        let applied = self
+            .checkpoints
+            .restore(PARTITION, &into, not_after)
+            .expect("it can be known");
+        assert!(!self.directory.path().join("restored.partial").exists());
+        assert_eq!(applied.is_some(), into.exists());
+        applied.map(|applied| (applied, into))
+    }
+
+    /// Which of those published is restored; the newest is 0.
+    fn age_restored(&self) -> Option<usize> {
+        let (applied, into) = self.restored(ANY)?;
+        let found = self.published.iter().rev().position(|(of, _)| *of == applied);
+        let age = found.expect("one of those published");
+        assert_eq!(digest(&into), self.published[self.published.len() - 1 - age].1);
+        Some(age)
+    }
+
+    /// The directories of the checkpoints there are, the oldest first.
+    fn places(&self) -> Vec<PathBuf> {
+        let base = self.directory.path().join("there/a group/0");
+        let mut places: Vec<PathBuf> = content_names(&base);
+        places.sort();
+        places
+    }
+}
+
+fn content_names(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    entries.map(|entry| entry.expect("an entry").path()).collect()
+}
+
+#[test]
+fn a_store_has_the_digest_of_a_fresh_fold_however_it_came_to_be() {
+    for seed in 0..24 {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (fresh, worn) = (directory.path().join("fresh"), directory.path().join("worn"));
+        let world = World::new(seed, 240);
+        let mut walk = world.open(&fresh, 1_000);
+        fold(&mut walk, usize::MAX, 1_000);
+        walk.close().expect("closed");
+
+        let other = World::new(seed, 240);
+        for piece in 1.. {
+            let mut walk = other.open(&worn, piece % 3);
+            let before = other.position();
+            fold(&mut walk, 31, 1 + piece % 9);
+            walk.close().expect("closed");
+            if other.position() == before {
+                break;
+            }
+            assert!(piece < 100, "seed {seed}: no end");
+        }
+        assert_eq!(digest(&fresh), digest(&worn), "seed {seed}");
+
+        let shorter = World::new(seed, 239);
+        let mut walk = shorter.open(&directory.path().join("shorter"), 1_000);
+        fold(&mut walk, usize::MAX, 1_000);
+        walk.close().expect("closed");
+        assert_ne!(digest(&fresh), digest(&directory.path().join("shorter")), "seed {seed}");
+    }
+}
+
+fn what_is_published_is_restored_and_folded_on(mut publisher: Publisher) {
+    assert_eq!(publisher.age_restored(), None);
+    for _ in 0..3 {
+        publisher.publish();
+        assert_eq!(publisher.age_restored(), Some(0));
+    }
+    let listed = publisher.checkpoints.newest(PARTITION).expect("listed");
+    let listed: Vec<_> = listed.iter().map(|listed| (listed.next, listed.outputs)).collect();
+    let published: Vec<_> = publisher
+        .published
+        .iter()
+        .rev()
+        .map(|(applied, _)| not_after(applied))
+        .collect();
+    assert_eq!(listed, published);
+    assert_eq!(publisher.checkpoints.newest(Partition(1)).expect("listed"), []);
+
+    // Not after what is committed: a state that is ahead of its outputs is none.
+    for (applied, _) in &publisher.published {
+        let (restored, _) = publisher.restored(not_after(applied)).expect("one");
+        assert_eq!(restored, *applied);
+    }
+    let (first, _) = publisher.published[0];
+    assert!(publisher.restored((Offset(first.next.0 - 1), u64::MAX)).is_none());
+
+    // Folded on, it comes to what the publisher itself comes to.
+    let (_, restored) = publisher.restored(ANY).expect("one");
+    fold(&mut publisher.walk, usize::MAX, 50);
+    let mut walk = publisher.world.open(&restored, 2);
+    fold(&mut walk, usize::MAX, 50);
+    assert_eq!(
+        walk.state_lines().expect("readable"),
+        publisher.walk.state_lines().expect("readable")
+    );
+    walk.close().expect("closed");
+    let own = publisher.directory.path().join("store");
+    publisher.walk.close().expect("closed");
+    assert_eq!(digest(&restored), digest(&own));
+}
+
+#[test]
+fn what_is_published_in_a_directory_is_restored_and_folded_on() {
+    for seed in 0..4 {
+        what_is_published_is_restored_and_folded_on(Publisher::in_a_directory(seed));
+    }
+}
+
+#[test]
+fn what_is_published_on_s3_is_restored_and_folded_on() {
+    let server = s3::Server::start("presence");
+    let url = |_: &Path| "s3://presence/some/where".to_owned();
+    what_is_published_is_restored_and_folded_on(Publisher::new(7, &url, server.environment()));
+}
+
+#[test]
+fn the_newest_three_are_kept_and_pieces_of_older_ones_are_not() {
+    let mut publisher = Publisher::in_a_directory(1);
+    publisher.publish();
+    // As if a publication had been cut off before its list was written.
+    let cut_off = publisher.places().remove(0);
+    fs::remove_file(cut_off.join("MANIFEST.json")).expect("removed");
+    assert_eq!(publisher.age_restored(), None);
+    for _ in 0..5 {
+        publisher.publish();
+    }
+    let places = publisher.places();
+    let kept = places.iter().filter(|place| !content_names(place).is_empty()).count();
+    assert_eq!(kept, 3, "{places:?}");
+    assert_eq!(publisher.checkpoints.newest(PARTITION).expect("listed").len(), 3);
+    assert_eq!(publisher.age_restored(), Some(0));
+    // The same once more is the same.
+    let copy = publisher.directory.path().join("copy");
+    publisher.walk.checkpoint(&copy).expect("copied");
+    for _ in 0..2 {
+        publisher.checkpoints.publish(PARTITION, &copy).expect("published");
+    }
+    assert!(publisher.checkpoints.newest(PARTITION).expect("listed").len() <= 3);
+}
+
+#[test]
+fn whatever_file_of_the_newest_is_damaged_the_next_older_one_is_taken() {
+    let mut publisher = Publisher::in_a_directory(2);
+    publisher.publish();
+    publisher.publish();
+    let newest = publisher.places().pop().expect("two");
+    let files = content(&newest);
+    assert!(
+        files.len() >= 4,
+        "a list, and a store of several files: {:?}",
+        files.keys()
+    );
+    let age_with = |file: &Path, bytes: Option<&[u8]>| {
+        match bytes {
+            Some(bytes) => fs::write(file, bytes).expect("written"),
+            None => fs::remove_file(file).expect("removed"),
+        }
+        let age = publisher.age_restored();
+        fs::write(file, &files[file]).expect("written");
+        age
+    };
+    for (file, bytes) in &files {
+        assert_eq!(age_with(file, None), Some(1), "{file:?} removed");
+        let longer = [bytes.as_slice(), b" "].concat();
+        assert_eq!(age_with(file, Some(&longer)), Some(1), "{file:?} made longer");
+        if bytes.is_empty() {
+            continue;
+        }
+        assert_eq!(age_with(file, Some(&bytes[..bytes.len() / 2])), Some(1), "{file:?} cut");
+        assert_eq!(age_with(file, Some(b"")), Some(1), "{file:?} emptied");
+        for at in [0, bytes.len() / 2, bytes.len() - 1] {
+            let mut altered = bytes.clone();
+            altered[at] ^= 1;
+            assert_eq!(age_with(file, Some(&altered)), Some(1), "{file:?} altered at {at}");
+        }
+    }
+    assert_eq!(publisher.age_restored(), Some(0), "whole again");
+    for place in publisher.places() {
+        fs::write(place.join("CURRENT"), b"nothing").expect("written");
+    }
+    assert_eq!(publisher.age_restored(), None, "none is left");
+}
+
+#[test]
+fn a_place_that_cannot_be_used_is_told_without_its_credentials() {
+    let runtime = Runtime::new().expect("a runtime");
+    let error = |url: &str| {
+        let opened = Checkpoints::open(url, "g", 3, Vec::new(), runtime.handle().clone());
+        opened.err().expect("refused").to_string()
+    };
+    assert!(
+        error("ftp://there").contains("ftp is not known"),
+        "{}",
+        error("ftp://there")
+    );
+    assert!(
+        error("checkpoints").contains("give a file:///DIRECTORY"),
+        "{}",
+        error("checkpoints")
+    );
+    let told = error("s3://key:hunter2@bucket/x");
+    assert!(
+        told.contains("AWS_SECRET_ACCESS_KEY") && !told.contains("hunter2"),
+        "{told}"
+    );
+}
+
+#[test]
+fn that_nobody_answers_is_an_error_and_not_that_there_are_none() {
+    let runtime = Runtime::new().expect("a runtime");
+    let nobody = s3::environment("http://127.0.0.1:1");
+    let checkpoints = Checkpoints::open("s3://bucket/x", "g", 3, nobody, runtime.handle().clone()).expect("a place");
+    let directory = tempfile::tempdir().expect("a directory");
+    let restored = checkpoints.restore(PARTITION, &directory.path().join("into"), ANY);
+    assert!(matches!(restored, Err(Error::Unreachable { .. })), "{restored:?}");
+}
+
+#[test]
+fn a_directory_that_is_no_store_of_the_partition_is_not_published() {
+    let mut publisher = Publisher::in_a_directory(3);
+    fold(&mut publisher.walk, 20, 20);
+    let copy = publisher.directory.path().join("copy");
+    publisher.walk.checkpoint(&copy).expect("copied");
+    let other = publisher.checkpoints.publish(Partition(5), &copy);
+    assert!(matches!(other, Err(Error::Local { .. })), "{other:?}");
+    let empty = publisher.directory.path().join("empty");
+    drop(Store::open(&empty).expect("made"));
+    let nothing = publisher.checkpoints.publish(PARTITION, &empty);
+    assert!(matches!(nothing, Err(Error::Empty { .. })), "{nothing:?}");
+    let gone = publisher
+        .checkpoints
+        .publish(PARTITION, &publisher.directory.path().join("gone"));
+    assert!(matches!(gone, Err(Error::Store(_))), "{gone:?}");
+}

@@ -1,0 +1,149 @@
+//! The engine on a real Kafka: whatever dies, each change is there once and in order, as an independent reader finds.
+//!
+//! Engines are processes; the load and the reader are not ours (Python: confluent-kafka and fastavro). These are the
+//! short runs; `make test-faults` has the long ones. `ROLLCALL_TEST_SEED` repeats one.
+
+#[path = "kafka/broker.rs"]
+mod broker;
+#[path = "kafka/engine.rs"]
+mod engine;
+#[path = "kafka/faults.rs"]
+mod faults;
+#[path = "kafka/plans.rs"]
+mod plans;
+#[path = "kafka/python.rs"]
+mod python;
+#[path = "kafka/run.rs"]
+mod run;
+#[path = "kafka/shared.rs"]
+mod shared;
+#[path = "kafka/space.rs"]
+mod space;
+#[path = "kafka/table.rs"]
+mod table;
+#[path = "kafka/truncated.rs"]
+mod truncated;
+
+use broker::Cluster;
+use python::Load;
+use run::Plan;
+use space::Space;
+use std::thread;
+use std::time::Duration;
+
+fn seed() -> u64 {
+    match std::env::var("ROLLCALL_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("ROLLCALL_TEST_SEED is a number"),
+        Err(_) => 1,
+    }
+}
+
+/// Engines only are struck, so the broker is everybody's.
+fn engines(plan: &Plan) {
+    ends_well(plan, shared::bootstrap(), None);
+}
+
+fn ends_well(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>) {
+    let row = run::run(plan, bootstrap, cluster, seed());
+    println!("{}", table::markdown(std::slice::from_ref(&row)));
+    row.must_be_right();
+}
+
+/// Each of them does harm to a partition of its own: what is said of it. The last partition is as it should be.
+const SPOILS: [(&str, &str); 12] = [
+    ("doubled_change", "doubled: offset "),
+    ("missing_change", "lost: output "),
+    ("swapped_changes", "out_of_order: offset "),
+    ("altered_change", "altered: offset "),
+    ("doubled_kick", "doubled: offset "),
+    ("missing_kick", "lost: output "),
+    ("swapped_kicks", "out_of_order: offset "),
+    ("missing_quarantine", "quarantine: "),
+    ("missing_current", "current: the change "),
+    ("wrong_key", "has the key b'somebody else', not its user"),
+    ("wrong_chain", "position: its chain "),
+    ("behind", "position: folded up to "),
+];
+
+#[test]
+fn the_reader_says_what_is_doubled_missing_swapped_or_altered() {
+    let space = Space::new(shared::bootstrap(), "spoiled", SPOILS.len() + 1);
+    let load = Load::start(&space, seed(), &["--seconds", "60", "--rate", "3000"]);
+    thread::sleep(Duration::from_secs(6));
+    let ends = load.end()["ends"].clone();
+    let names: Vec<&str> = SPOILS.iter().map(|(name, _)| *name).collect();
+    let program = python::program();
+    let spoil = [
+        "--group",
+        &space.group,
+        "--program",
+        &program,
+        "--spoil",
+        &names.join(","),
+    ];
+    python::run("forge.py", &space, &spoil);
+    let verdict = python::check(&space, Some(&ends));
+    let of = |partition: usize| {
+        let begin = format!("partition {partition}: ");
+        let complaints = verdict
+            .complaints
+            .iter()
+            .filter_map(move |complaint| complaint.strip_prefix(&begin));
+        complaints.collect::<Vec<_>>()
+    };
+    for (partition, (name, said)) in SPOILS.iter().enumerate() {
+        assert!(
+            of(partition).iter().any(|complaint| complaint.contains(said)),
+            "{name}: nothing like {said:?} in {:?}",
+            of(partition)
+        );
+    }
+    assert_eq!(of(SPOILS.len()), Vec::<&str>::new());
+    assert!(
+        verdict.sum("doubled") >= 2 && verdict.sum("lost") >= 2,
+        "{}",
+        verdict.sums
+    );
+}
+
+#[test]
+fn an_engine_killed_at_any_moment_loses_and_doubles_nothing() {
+    engines(&plans::kills(6));
+}
+
+#[test]
+fn an_engine_that_dies_at_any_step_of_the_walk_loses_and_doubles_nothing() {
+    engines(&plans::failpoints(&[2]));
+}
+
+#[test]
+fn an_engine_that_slept_while_another_took_over_does_no_harm_when_it_wakes() {
+    engines(&plans::sleepers(2));
+}
+
+#[test]
+fn engines_that_come_and_go_lose_and_double_nothing() {
+    engines(&plans::storms(3, 8));
+}
+
+#[test]
+fn a_store_that_is_gone_or_foreign_or_old_is_made_good_from_the_log() {
+    engines(&plans::stores(3));
+}
+
+#[test]
+fn events_that_are_gone_halt_their_partition_only() {
+    truncated::events_that_are_gone_halt_their_partition_only(shared::bootstrap(), seed());
+}
+
+#[test]
+fn brokers_that_die_pause_or_move_lose_and_double_nothing() {
+    let cluster = Cluster::start(3, &[]);
+    for plan in [
+        plans::brokers(1),
+        plans::pauses(4),
+        plans::blackout(Duration::from_secs(3)),
+    ] {
+        ends_well(&plan, &cluster.bootstrap, Some(&cluster));
+    }
+}

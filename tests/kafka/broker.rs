@@ -1,0 +1,71 @@
+//! A real Kafka for tests: started by `scripts/kafka` on ports that nobody has, and gone with the process that started
+//! it, however that ends: the script lives as long as its standard input is open.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+
+/// A cluster of our own.
+pub struct Cluster {
+    pub bootstrap: String,
+    pub script: Mutex<Script>,
+}
+
+/// The conversation with `scripts/kafka run`: a line in, a line out.
+pub struct Script {
+    child: Child,
+    /// None once it was closed.
+    pub commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    _directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Brokers with small heaps; `settings` are lines of their configuration.
+    pub fn start(brokers: usize, settings: &[&str]) -> Cluster {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut command = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"));
+        command
+            .args(["run", "--port", "0", "--brokers", &brokers.to_string(), "--dir"])
+            .arg(directory.path().join("kafka"))
+            .env("KAFKA_HEAP", "320m")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let mut child = command.spawn().expect("scripts/kafka is there");
+        let commands = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().expect("piped"));
+        let script = Script {
+            child,
+            commands,
+            answers,
+            _directory: directory,
+        };
+        let mut cluster = Cluster {
+            bootstrap: String::new(),
+            script: Mutex::new(script),
+        };
+        let line = cluster.script.get_mut().expect("just made").answer();
+        let bootstrap = line.strip_prefix("KAFKA_BOOTSTRAP=").map(str::to_owned);
+        cluster.bootstrap = bootstrap.unwrap_or_else(|| panic!("Kafka did not start: {line:?}"));
+        cluster
+    }
+}
+
+impl Script {
+    pub fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("UTF-8");
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.commands = None;
+        let _ = self.child.wait();
+    }
+}

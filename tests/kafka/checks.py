@@ -1,0 +1,285 @@
+"""What must be true of one partition, and the sentence that is said where it is not."""
+
+import collections
+import json
+
+import blake3
+import confluent_kafka as kafka
+
+import wire
+
+COUNTED = (
+    "events", "malformed", "changes", "kicks", "lost", "doubled", "out_of_order", "altered", "unexpected", "wrong",
+    "longest_stall_ms",
+)  # fmt: skip
+# Of one kind of complaint about one partition, only the first are told; all are counted.
+TOLD = 5
+
+
+def in_hex(quarantined):
+    """For JSON, which has no bytes."""
+    return {name: field.hex() if isinstance(field, bytes) else field for name, field in quarantined.items()}
+
+
+class Sequence:
+    """The expected outputs of a topic, and those found there."""
+
+    def __init__(self, name, tell):
+        self.name = name
+        self.tell = tell
+        self.expected = {}  # order: (rank, line)
+        self.found = {}  # order: offset in the topic, of the first
+        self.last_rank = -1
+        self.last = None
+
+    def expect(self, order, line):
+        self.expected[order] = (len(self.expected), line)
+
+    def find(self, offset, order, line):
+        """Whether it is there for the first time and was expected."""
+        name = f"{order[0]}-{order[1]}"
+        place = f"offset {offset} of {self.name}"
+        if order in self.found:
+            self.tell("doubled", f"{place} is output {name} again, which is at offset {self.found[order]} already")
+            return False
+        self.found[order] = offset
+        if order not in self.expected:
+            self.tell("unexpected", f"{place} is output {name}, which the fold does not give: {line}")
+            return False
+        rank, wanted = self.expected[order]
+        if line != wanted:
+            self.tell("altered", f"{place} is output {name} but is not what the fold gives\n  is     {line}\n  must be {wanted}")
+        if rank < self.last_rank:
+            self.tell("out_of_order", f"{place} is output {name} but {self.last[0]}-{self.last[1]} came before it")
+        else:
+            self.last_rank, self.last = rank, order
+        return True
+
+    def finish(self):
+        for order, (_, line) in self.expected.items():
+            if order not in self.found:
+                self.tell("lost", f"output {order[0]}-{order[1]} is not in {self.name}: {line}")
+
+
+class Partition:
+    """Fed with the records of a partition, topic after topic, each from its beginning to its end."""
+
+    def __init__(self, number):
+        self.number = number
+        self.counts = collections.Counter()
+        self.complaints = []
+        self.wrong = 0
+        self.told = collections.Counter()
+        self.changes = Sequence("changes", self.tell)
+        self.kicks = Sequence("kicks", self.tell)
+        self.events = {}  # offset: (timestamp, digest of key and value)
+        self.malformed = collections.deque()
+        self.users = {}  # as the fold left them: the line of --state
+        self.seq = 0
+        self.versions = {}
+        self.states = []  # (user, change), of which `current` tells
+        self.ranks = {}  # (user, version, offset): place in the list above
+        self.forgotten = collections.defaultdict(list)  # user: places in it
+        self.last_state = collections.defaultdict(lambda: -1)  # user: place in it
+        self.latest = {}  # user: what `current` said last
+        self.has_positions = False
+        self.is_whole = False
+        self.chain = bytes(32)
+        self.longest_stall_ms = 0
+
+    def tell(self, kind, sentence):
+        self.wrong += 1
+        self.counts[kind] += 1
+        self.told[kind] += 1
+        if self.told[kind] <= TOLD:
+            self.complaints.append(f"partition {self.number}: {kind}: {sentence}")
+
+    # Where it stands.
+
+    def position(self, committed, acknowledged):
+        """The next offset, and how many outputs of it are out."""
+        if committed is None:
+            if acknowledged is not None:
+                self.tell("position", "nothing was ever committed")
+            return 0, 0
+        offset, self.committed = committed
+        self.has_positions = True
+        if offset != self.committed.next:
+            self.tell("position", f"the group's offset is {offset} and its metadata says {self.committed.next}")
+        if acknowledged is not None and self.committed.next <= acknowledged:
+            self.tell(
+                "position",
+                f"folded up to {self.committed.next} only, but offset {acknowledged} was acknowledged to a writer",
+            )
+        return self.committed.next, self.committed.outputs
+
+    # What went in.
+
+    def event(self, message, registry):
+        kind, ts = message.timestamp()
+        if kind != kafka.TIMESTAMP_LOG_APPEND_TIME:
+            self.tell("timestamp", f"offset {message.offset()} of events has its writer's time, not the log's")
+        self.counts["events"] += 1
+        self.events[message.offset()] = (ts, message.key(), message.value())
+        return wire.event_line(message.offset(), ts, message.key(), message.value(), registry) + "\n"
+
+    def folded(self, lines, next_offset, outputs):
+        self.is_whole = outputs == 0
+        merged = []
+        for text in lines:
+            record = json.loads(text)
+            kind = record["type"]
+            if kind in ("change", "kick"):
+                order = wire.order(record["id"])
+                if order >= (next_offset, outputs):
+                    continue
+                sequence = self.changes if kind == "change" else self.kicks
+                sequence.expect(order, text)
+                merged.append(record)
+            elif kind == "malformed" and record["offset"] < next_offset:
+                self.malformed.append(record["offset"])
+            elif kind == "user":
+                self.users[record["user"]] = record
+        self.counts["malformed"] = len(self.malformed)
+        for record in merged:
+            kind = "Change" if record.pop("type") == "change" else "Kick"
+            self.chain = blake3.blake3(self.chain + wire.FORMATS[kind].datum(record)).digest()
+        # Only who was malformed is looked at again as bytes, and of the others only the time.
+        kept = set(self.malformed)
+        self.events = {
+            offset: event if offset in kept else (event[0], None, None) for offset, event in self.events.items()
+        }
+
+    # What came out.
+
+    def decoded(self, name, message, key, registry):
+        """None, and a complaint, if it is not what its topic holds."""
+        place = f"offset {message.offset()} of {message.topic()}"
+        try:
+            record = wire.decode(name, message.value(), registry)
+        except wire.Malformed as malformed:
+            self.tell("altered", f"{place} cannot be read: {malformed}")
+            return None
+        datum, writer = wire.unframe(name, message.value(), registry)
+        if writer is wire.FORMATS[name].schema and datum != wire.FORMATS[name].datum(record):
+            self.tell("altered", f"{place} is not encoded as others encode it")
+        if key is not None and message.key() != record[key].encode():
+            self.tell("altered", f"{place} has the key {message.key()!r}, not its {key}")
+        return record
+
+    def change(self, message, registry):
+        self.counts["changes"] += 1
+        change = self.decoded("Change", message, "user", registry)
+        if change is None:
+            return
+        order = wire.order(change["id"])
+        if not self.changes.find(message.offset(), order, wire.change_line(change)):
+            return
+        place = f"offset {message.offset()} of changes"
+        if change["seq"] != self.seq + 1:
+            self.tell("seq", f"{place} has seq {change['seq']} after {self.seq}")
+        self.seq = change["seq"]
+        user = change["user"]
+        version = self.versions.get(user, 0)
+        if change["version"] != version + 1:
+            self.tell("version", f"{place} has version {change['version']} of {user!r} after {version}")
+        self.versions[user] = change["version"]
+        if change["cause"] == "forgotten":
+            del self.versions[user]
+        if change["cause"] == "forgotten":
+            self.forgotten[user].append(len(self.states))
+        else:
+            self.ranks[user, change["version"], change["offset"]] = len(self.states)
+        self.states.append((user, change))
+        appended = self.events.get(change["offset"])
+        if appended is not None:
+            self.longest_stall_ms = max(self.longest_stall_ms, message.timestamp()[1] - appended[0])
+
+    def kick(self, message, registry):
+        self.counts["kicks"] += 1
+        kick = self.decoded("Kick", message, "gateway", registry)
+        if kick is not None:
+            self.kicks.find(message.offset(), wire.order(kick["id"]), wire.kick_line(kick))
+
+    def current(self, message, registry):
+        """Each belongs to a change; of a user, in the order of the changes, of which any but the last may be missing."""
+        place = f"offset {message.offset()} of current"
+        state = None if message.value() is None else self.decoded("UserState", message, "user", registry)
+        user = message.key().decode()
+        if state is None:
+            rank = next((rank for rank in self.forgotten[user] if rank > self.last_state[user]), None)
+        else:
+            rank = self.ranks.get((user, state["version"], state["offset"]))
+        if rank is None:
+            self.tell("current", f"{place}, of {user!r}, belongs to no change: {state}")
+            return
+        if rank <= self.last_state[user]:
+            self.tell("current", f"{place}, of {user!r}, is older than what is before it: {state}")
+        self.last_state[user] = max(self.last_state[user], rank)
+        self.latest[user] = (message.offset(), state)
+        if state is None:
+            return
+        change = self.states[rank][1]
+        for name, wanted in (
+            ("status", change["after"]),
+            ("custom_status", change["custom_status"]),
+            ("partition", self.number),
+        ):
+            if state[name] != wanted:
+                self.tell("current", f"{place}, of {user!r}, has {name} {state[name]!r} and not {wanted!r}")
+
+    def quarantined(self, message, registry):
+        place = f"offset {message.offset()} of quarantine"
+        record = self.decoded("Quarantined", message, None, registry)
+        if record is None:
+            return
+        if not self.malformed or self.malformed[0] != record["offset"]:
+            wanted = self.malformed[0] if self.malformed else "none"
+            self.tell("quarantine", f"{place} holds the event at {record['offset']}; the next malformed one is {wanted}")
+            while self.malformed and self.malformed[0] < record["offset"]:
+                self.malformed.popleft()
+        if self.malformed and self.malformed[0] == record["offset"]:
+            self.malformed.popleft()
+            ts, key, value = self.events[record["offset"]]
+            if (record["partition"], record["ts"], record["key"], record["value"]) != (self.number, ts, key, value):
+                self.tell("quarantine", f"{place} does not hold the event at {record['offset']} whole")
+            if not record["error"]:
+                self.tell("quarantine", f"{place} does not say what is wrong")
+
+    # The sum.
+
+    def finish(self):
+        self.changes.finish()
+        self.kicks.finish()
+        for offset in self.malformed:
+            self.tell("quarantine", f"the malformed event at {offset} is not in quarantine")
+        for user, change in dict(self.states).items():
+            offset, state = self.latest.get(user, (None, None))
+            if change["cause"] != "forgotten" and (state is None or state["version"] != change["version"]):
+                self.tell("current", f"the change {change['id']} of {user!r} has nothing in current")
+            elif change["cause"] == "forgotten" and state is not None:
+                self.tell("current", f"the change {change['id']} of {user!r} has no null in current")
+            elif self.is_whole:
+                self.compare(user, offset, state)
+        if self.has_positions:
+            if self.committed.seq != len(self.changes.expected):
+                self.tell("position", f"it says {self.committed.seq} changes, not {len(self.changes.expected)}")
+            if self.committed.chain != self.chain:
+                self.tell("position", "its chain is not that of the outputs")
+
+    def compare(self, user, offset, state):
+        """What is said of a user now is what the fold remembers, but for devices that went away in silence."""
+        wanted = self.users.get(user)
+        if state is None or wanted is None:
+            if state is not None or wanted is not None:
+                self.tell("current", f"it and the fold do not agree whether {user!r} is forgotten")
+            return
+        place = f"offset {offset} of current, the last of {user!r},"
+        for name in ("version", "status", "since", "custom_status"):
+            if state[name] != wanted[name]:
+                self.tell("current", f"{place} has {name} {state[name]!r} and not {wanted[name]!r}")
+        devices = {(device["platform"], device["device"]): device["status"] for device in state["devices"]}
+        known = {(device["platform"], device["device"]): device["status"] for device in wanted["devices"]}
+        left = {device: status for device, status in devices.items() if device not in known}
+        if any(devices.get(device) != status for device, status in known.items()) or set(left.values()) - {"offline"}:
+            self.tell("current", f"{place} has the devices {devices} and not {known}")

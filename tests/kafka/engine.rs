@@ -1,0 +1,154 @@
+//! Engines: real processes, started, killed, stopped, put to sleep, and their directories.
+
+use crate::python::{self, mortal};
+use crate::space::Space;
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How soon a process that is told to stop has ended.
+const STOPPED: Duration = Duration::from_secs(30);
+
+/// A node: a directory and an address that stay, and the process, if it runs.
+pub struct Node {
+    pub name: usize,
+    pub data: PathBuf,
+    port: u16,
+    diary: PathBuf,
+    process: Option<Child>,
+    arguments: Vec<String>,
+}
+
+impl Node {
+    /// Does not run yet. `more` are arguments of `rollcall serve`.
+    pub fn new(directory: &Path, space: &Space, name: usize, more: &[&str]) -> Node {
+        let data = directory.join(format!("node-{name}"));
+        // Nobody else asks for a port that was just given away, for a while.
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = free.expect("a free port").port();
+        let address = format!("127.0.0.1:{port}");
+        let mut arguments = vec!["serve", "--kafka", &space.bootstrap, "--topic-prefix", &space.prefix];
+        arguments.extend(["--group", &space.group, "--listen", &address]);
+        arguments.extend(["--data", data.to_str().expect("UTF-8")]);
+        // Everything that takes its time takes little of it, so that it can happen often.
+        arguments.extend(["--kafka-set", "session.timeout.ms=4000"]);
+        arguments.extend(["--kafka-set", "heartbeat.interval.ms=500"]);
+        arguments.extend(["--kafka-set", "transaction.timeout.ms=6000"]);
+        arguments.extend(more);
+        Node {
+            name,
+            port,
+            diary: directory.join(format!("node-{name}.log")),
+            process: None,
+            arguments: arguments.into_iter().map(str::to_owned).collect(),
+            data,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it, to end by itself at a failpoint if one is named.
+    pub fn start(&mut self, failpoint: Option<&str>) {
+        assert!(!self.is_running(), "node {} runs already", self.name);
+        let diary = File::options().create(true).append(true).open(&self.diary);
+        let mut command = mortal(&python::program());
+        command
+            .args(&self.arguments)
+            .env_remove("ROLLCALL_FAILPOINT")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(diary.expect("a file"));
+        if let Some(failpoint) = failpoint {
+            command.env("ROLLCALL_FAILPOINT", failpoint);
+        }
+        self.process = Some(command.spawn().expect("it starts"));
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        match &mut self.process {
+            Some(process) => process.try_wait().expect("ours").is_none(),
+            None => false,
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("killed");
+            process.wait().expect("ended");
+        }
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let process = self.process.as_ref().expect("it runs");
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &process.id().to_string()])
+            .status();
+        assert!(sent.expect("kill is there").success());
+    }
+
+    /// SIGTERM, which it obeys in good order.
+    pub fn stop(&mut self) {
+        if !self.is_running() {
+            self.process = None;
+            return;
+        }
+        self.signal("TERM");
+        let begun = Instant::now();
+        while self.is_running() {
+            assert!(
+                begun.elapsed() < STOPPED,
+                "it does not end when told to:\n{}",
+                self.diary()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        let status = self.process.take().and_then(|mut process| process.wait().ok());
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "it did not end well:\n{}",
+            self.diary()
+        );
+    }
+
+    /// Whether it has ended by a failpoint.
+    pub fn was_aborted(&mut self) -> bool {
+        const SIGABRT: i32 = 6;
+        let status = self.process.take().and_then(|mut process| process.wait().ok());
+        status.is_some_and(|status| status.signal() == Some(SIGABRT))
+    }
+
+    /// The last of what it logged.
+    pub fn diary(&self) -> String {
+        let diary = std::fs::read(&self.diary).unwrap_or_default();
+        let from = diary.len().saturating_sub(20_000);
+        String::from_utf8_lossy(&diary[from..]).into_owned()
+    }
+
+    /// Its answer to a GET: status and body. None where nobody answers.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(5)))
+            .build();
+        let agent = ureq::Agent::new_with_config(config);
+        let mut answer = agent.get(format!("{}{path}", self.url())).call().ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.body_mut().read_to_string().ok()?))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The faults, and what each does to a run.
+
+use crate::engine::Node;
+use crate::python;
+use crate::run::Run;
+use std::fmt;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than the session and the transaction of an engine in tests, see `Node::new`.
+const PAST_EVERY_TIMEOUT_MS: (u64, u64) = (7_500, 11_000);
+/// How long a process may take to come to its failpoint.
+const REACHED: Duration = Duration::from_secs(90);
+
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// SIGKILL at a random moment, so many times, and started again.
+    Kills(u32),
+    /// Ends by itself at a step of the walk, reached for the n-th time.
+    Failpoint(&'static str, u32),
+    /// SIGSTOP for longer than session and transaction last; another takes over; then it wakes up.
+    Sleep,
+    /// SIGSTOP for less than that.
+    Nap,
+    /// Nodes come and go, so many times, some in good order and some not.
+    Storm(u32),
+    /// SIGKILL of one broker, and started again.
+    BrokerKilled,
+    /// The broker that has the group ends in good order, and starts again.
+    CoordinatorMoved,
+    /// SIGKILL of all brokers, for so long.
+    AllDown(Duration),
+    /// SIGSTOP of all brokers for so many milliseconds: commits with an unknown outcome.
+    BrokersPaused(u64),
+    StoreDeleted,
+    /// The stores of two partitions change places.
+    StoreForeign,
+    /// A store as it was some time ago is put back.
+    StoreOld,
+}
+
+impl Fault {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Fault::Kills(_) => "engine killed",
+            Fault::Failpoint(..) => "engine died at a step of the walk",
+            Fault::Sleep => "engine asleep past its session and transaction",
+            Fault::Nap => "engine asleep for less",
+            Fault::Storm(_) => "engine joined or left",
+            Fault::BrokerKilled => "broker killed",
+            Fault::CoordinatorMoved => "coordinator moved",
+            Fault::AllDown(_) => "all brokers killed at once",
+            Fault::BrokersPaused(_) => "brokers stopped in the middle of commits",
+            Fault::StoreDeleted => "store deleted",
+            Fault::StoreForeign => "stores of two partitions swapped",
+            Fault::StoreOld => "old store put back",
+        }
+    }
+
+    pub fn times(&self) -> u32 {
+        match self {
+            Fault::Kills(times) | Fault::Storm(times) => *times,
+            _ => 1,
+        }
+    }
+
+    pub fn strike(&self, run: &mut Run<'_>) {
+        match self {
+            Fault::Kills(times) => (0..*times).for_each(|_| kill(run)),
+            Fault::Failpoint(step, nth) => failpoint(run, step, *nth),
+            Fault::Sleep => {
+                sleep(run, PAST_EVERY_TIMEOUT_MS);
+                run.settle();
+            }
+            Fault::Nap => sleep(run, (200, 2_500)),
+            Fault::Storm(times) => storm(run, *times),
+            Fault::BrokerKilled => {
+                let broker = 1 + run.dice.roll(3);
+                brokers(run, "kill", &[broker]);
+                run.dice.pause(1_000, 8_000);
+                brokers(run, "start", &[broker]);
+                run.settle();
+            }
+            Fault::CoordinatorMoved => {
+                let told = python::run("topics.py", &run.space, &["coordinator", &run.space.group]);
+                let broker = told.trim().parse().expect("a number");
+                brokers(run, "stop", &[broker]);
+                run.dice.pause(3_000, 6_000);
+                brokers(run, "start", &[broker]);
+                run.settle();
+            }
+            Fault::AllDown(long) => {
+                brokers(run, "kill", &[1, 2, 3]);
+                thread::sleep(*long);
+                brokers(run, "start", &[1, 2, 3]);
+                run.settle();
+            }
+            Fault::BrokersPaused(ms) => {
+                run.dice.pause(200, 700);
+                brokers(run, "pause", &[1, 2, 3]);
+                thread::sleep(Duration::from_millis(*ms));
+                brokers(run, "resume", &[1, 2, 3]);
+                if *ms > 3_000 {
+                    run.settle();
+                }
+            }
+            Fault::StoreDeleted => with_stores(run, |_, node| {
+                std::fs::remove_dir_all(store(node)).expect("it was there");
+            }),
+            Fault::StoreForeign => with_stores(run, |_, node| swap_stores(&store(node))),
+            Fault::StoreOld => with_stores(run, |run, node| {
+                let old = node.data.join("old");
+                copy(&store(node), &old);
+                node.start(None);
+                run.dice.pause(4_000, 6_000);
+                node.kill();
+                std::fs::remove_dir_all(store(node)).expect("it was there");
+                std::fs::rename(&old, store(node)).expect("put back");
+            }),
+        }
+    }
+}
+
+fn kill(run: &mut Run<'_>) {
+    run.dice.pause(0, 1_800);
+    let node = run.any();
+    run.nodes[node].kill();
+    // At once, or so late that another has taken over.
+    let most = [50, 1_000, 5_500][run.dice.roll(3)];
+    run.dice.pause(0, most);
+    run.nodes[node].start(None);
+}
+
+fn failpoint(run: &mut Run<'_>, step: &str, nth: u32) {
+    let node = run.any();
+    run.nodes[node].stop();
+    run.nodes[node].start(Some(&format!("{step}:{nth}")));
+    let begun = Instant::now();
+    while run.nodes[node].is_running() {
+        if begun.elapsed() > REACHED {
+            run.give_up(&format!("node {node} does not come to {step} for the {nth}. time"));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        run.nodes[node].was_aborted(),
+        "{step}:{nth}: it ended otherwise:\n{}",
+        run.nodes[node].diary()
+    );
+    run.nodes[node].start(None);
+}
+
+fn sleep(run: &mut Run<'_>, (least_ms, most_ms): (u64, u64)) {
+    let node = run.any();
+    run.dice.pause(0, 300);
+    run.nodes[node].signal("STOP");
+    run.dice.pause(least_ms, most_ms);
+    run.nodes[node].signal("CONT");
+}
+
+fn storm(run: &mut Run<'_>, times: u32) {
+    for _ in 0..times {
+        let node = run.any();
+        let running = run
+            .nodes
+            .iter_mut()
+            .filter_map(|node| node.is_running().then_some(()))
+            .count();
+        if !run.nodes[node].is_running() {
+            run.nodes[node].start(None);
+        } else if running > 1 {
+            if run.dice.roll(2) == 0 {
+                run.nodes[node].kill();
+            } else {
+                run.nodes[node].stop();
+            }
+        }
+        run.dice.pause(0, 1_500);
+    }
+    run.settle();
+}
+
+/// Done when this returns.
+fn brokers(run: &Run<'_>, what: &str, which: &[usize]) {
+    let which: Vec<String> = which.iter().map(usize::to_string).collect();
+    let cluster = run.cluster.expect("a cluster of its own");
+    let mut script = cluster.script.lock().expect("nobody panicked with it");
+    let commands = script.commands.as_mut().expect("open until the end");
+    writeln!(commands, "{what} {}", which.join(" ")).expect("the script listens");
+    assert_eq!(script.answer(), "ok", "{what} {which:?}");
+}
+
+fn store(node: &Node) -> std::path::PathBuf {
+    node.data.join("store")
+}
+
+/// Something is done to the stores of a node that was killed; then it starts again and everything is folded.
+fn with_stores(run: &mut Run<'_>, what: impl FnOnce(&mut Run<'_>, &mut Node)) {
+    let place = run.any();
+    let mut node = run.nodes.swap_remove(place);
+    node.kill();
+    what(run, &mut node);
+    node.start(None);
+    run.nodes.push(node);
+    run.settle();
+}
+
+fn swap_stores(stores: &Path) {
+    let mut there: Vec<_> = std::fs::read_dir(stores)
+        .expect("it was there")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    there.sort();
+    let [first, second, ..] = &*there else {
+        panic!("no two stores in {}", stores.display());
+    };
+    let aside = stores.with_file_name("aside");
+    std::fs::rename(first, &aside).expect("moved");
+    std::fs::rename(second, first).expect("moved");
+    std::fs::rename(&aside, second).expect("moved");
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.expect("cp is there").success());
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}

@@ -1,0 +1,119 @@
+//! The Python side: topics, the load, the independent reader and what it finds.
+
+use crate::space::Space;
+use serde_json::Value;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The binary that is tested; `ROLLCALL_TEST_PROGRAM` names another than the one that was built along.
+pub fn program() -> String {
+    std::env::var("ROLLCALL_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_rollcall").to_owned())
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka")
+}
+
+/// A process that the kernel ends when the thread that started it does, so that a test that is killed leaves nobody.
+pub fn mortal(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
+}
+
+fn python(script: &str, space: &Space) -> Command {
+    let interpreter = directory().join("python");
+    let mut command = mortal(interpreter.to_str().expect("UTF-8"));
+    command
+        .arg(directory().join(script))
+        .args(["--kafka", &space.bootstrap, "--prefix", &space.prefix])
+        .stdin(Stdio::null());
+    command
+}
+
+/// What a script prints; it must succeed.
+#[track_caller]
+pub fn run(script: &str, space: &Space, arguments: &[&str]) -> String {
+    let output = python(script, space).args(arguments).stderr(Stdio::inherit()).output();
+    let output = output.expect("it starts");
+    let told = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(output.status.success(), "{script} {arguments:?} failed: {told}");
+    told
+}
+
+/// The load, running.
+pub struct Load(Child);
+
+impl Load {
+    pub fn start(space: &Space, seed: u64, arguments: &[&str]) -> Load {
+        let mut command = python("load.py", space);
+        command
+            .args(["--seed", &seed.to_string(), "--attached"])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        Load(command.spawn().expect("it starts"))
+    }
+
+    /// Ends it: what it counted, and the last acknowledged offset of each partition.
+    pub fn end(mut self) -> Value {
+        self.0.stdin = None;
+        let mut told = String::new();
+        let stdout = self.0.stdout.as_mut().expect("piped");
+        stdout.read_to_string(&mut told).expect("UTF-8");
+        assert!(self.0.wait().expect("ended").success(), "the load failed: {told}");
+        serde_json::from_str(&told).expect("JSON")
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the independent reader found.
+pub struct Verdict {
+    /// A sentence each; empty if all is well.
+    pub complaints: Vec<String>,
+    pub sums: Value,
+}
+
+impl Verdict {
+    pub fn sum(&self, name: &str) -> u64 {
+        self.sums[name].as_u64().unwrap_or_default()
+    }
+}
+
+/// Everything in the topics against the fold of the events. `ends` is what the load gave.
+#[track_caller]
+pub fn check(space: &Space, ends: Option<&Value>) -> Verdict {
+    let mut command = python("reader.py", space);
+    command.args(["check", "--group", &space.group, "--program", &program()]);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    if let Some(ends) = ends {
+        std::fs::write(file.path(), ends.to_string()).expect("written");
+        command.arg("--ends").arg(file.path());
+    }
+    let output = command.stderr(Stdio::inherit()).output().expect("it starts");
+    let told = String::from_utf8(output.stdout).expect("UTF-8");
+    let (complaints, sums) = match told.trim_end().rsplit_once('\n') {
+        Some((complaints, sums)) => (complaints.lines().map(str::to_owned).collect(), sums),
+        None => (Vec::new(), told.trim_end()),
+    };
+    let sums: Value = serde_json::from_str(sums).unwrap_or_else(|_| panic!("the check did not end: {told}"));
+    assert_eq!(output.status.success(), sums["wrong"] == 0, "{told}");
+    Verdict { complaints, sums }
+}
+
+/// How far the group has committed each partition, and the end of its events.
+pub fn places(space: &Space) -> Vec<(u64, u64)> {
+    let told = run("reader.py", space, &["where", "--group", &space.group]);
+    let told: Vec<Value> = serde_json::from_str(&told).expect("JSON");
+    let number = |place: &Value, name: &str| place[name].as_u64().expect("a number");
+    told.iter()
+        .map(|place| (number(place, "committed"), number(place, "end")))
+        .collect()
+}

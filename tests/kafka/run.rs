@@ -1,0 +1,161 @@
+//! A run: engines fold while a load is written and faults strike; in the end the independent reader says what came of
+//! it. Everything that is chosen is chosen by the seed.
+
+use crate::broker::Cluster;
+use crate::engine::Node;
+use crate::faults::Fault;
+use crate::python::{self, Load, Verdict};
+use crate::space::Space;
+use crate::table::Row;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a partition may stand still once nothing is wrong any more.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// A small deterministic source of choices.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        ((self.0 >> 33) % sides as u64) as usize
+    }
+
+    pub fn pause(&mut self, least_ms: u64, most_ms: u64) {
+        let more = self.roll((most_ms - least_ms + 1) as usize) as u64;
+        thread::sleep(Duration::from_millis(least_ms + more));
+    }
+}
+
+/// What a run is made of.
+pub struct Plan {
+    pub name: &'static str,
+    pub nodes: usize,
+    pub partitions: usize,
+    /// Events a second.
+    pub rate: u32,
+    pub faults: Vec<Fault>,
+}
+
+pub struct Run<'c> {
+    /// Whose brokers may be struck; None where only engines are.
+    pub cluster: Option<&'c Cluster>,
+    pub space: Space,
+    pub dice: Dice,
+    pub nodes: Vec<Node>,
+    directory: tempfile::TempDir,
+}
+
+/// Runs a plan to its end and tells what came of it. Panics where a partition stands still for good.
+pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -> Row {
+    let begun = Instant::now();
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, plan.name, plan.partitions);
+    let nodes = (0..plan.nodes).map(|name| Node::new(directory.path(), &space, name, &[]));
+    let nodes: Vec<Node> = nodes.collect();
+    let mut run = Run {
+        cluster,
+        dice: Dice(seed),
+        nodes,
+        directory,
+        space,
+    };
+    for node in &mut run.nodes {
+        node.start(None);
+    }
+    let rate = plan.rate.to_string();
+    let mut arguments = vec!["--seconds", "3600", "--rate", &rate];
+    let urls: Vec<String> = run.nodes.iter().map(Node::url).collect();
+    for url in &urls {
+        arguments.extend(["--http", url]);
+    }
+    let load = Load::start(&run.space, seed, &arguments);
+    run.settle();
+    let mut struck = BTreeMap::new();
+    for fault in &plan.faults {
+        println!("{}: {fault}", plan.name);
+        fault.strike(&mut run);
+        *struck.entry(fault.kind()).or_insert(0) += fault.times();
+    }
+    run.settle();
+    let load = load.end();
+    run.reaches(&load["ends"]);
+    for node in &mut run.nodes {
+        node.stop();
+    }
+    let verdict = python::check(&run.space, Some(&load["ends"]));
+    run.keep_if_wrong(&verdict);
+    Row::new(plan.name, begun.elapsed(), struck, verdict, &load)
+}
+
+impl Run<'_> {
+    /// Everybody runs, and whatever is in the log now is folded and committed.
+    pub fn settle(&mut self) {
+        for node in &mut self.nodes {
+            if !node.is_running() {
+                node.start(None);
+            }
+        }
+        let ends: Vec<u64> = python::places(&self.space).iter().map(|(_, end)| *end).collect();
+        // The load goes on, so that there is always a record after what is the end now.
+        self.until("what is in the log is folded", |places| {
+            places.iter().zip(&ends).all(|((committed, _), end)| committed >= end)
+        });
+    }
+
+    /// Whatever was acknowledged is folded and committed.
+    fn reaches(&mut self, ends: &Value) {
+        self.until("what was acknowledged is folded", |places| {
+            places.iter().enumerate().all(|(partition, (committed, _))| {
+                let last = ends[partition.to_string()].as_u64();
+                last.is_none_or(|last| *committed > last)
+            })
+        });
+    }
+
+    pub fn until(&mut self, what: &str, mut holds: impl FnMut(&[(u64, u64)]) -> bool) {
+        let begun = Instant::now();
+        loop {
+            let places = python::places(&self.space);
+            if holds(&places) {
+                return;
+            }
+            if begun.elapsed() > PATIENCE {
+                self.give_up(&format!("not within {PATIENCE:?}: {what}: {places:?}"));
+            }
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// Ends the test and says what the engines said.
+    pub fn give_up(&mut self, why: &str) -> ! {
+        for node in &mut self.nodes {
+            let runs = node.is_running();
+            println!("== node {}, running: {runs}\n{}", node.name, node.diary());
+        }
+        panic!("{}: {why}", self.space.prefix);
+    }
+
+    /// One of the nodes that run; all of them do between faults.
+    pub fn any(&mut self) -> usize {
+        self.dice.roll(self.nodes.len())
+    }
+
+    fn keep_if_wrong(&self, verdict: &Verdict) {
+        if !verdict.complaints.is_empty() {
+            for node in &self.nodes {
+                println!("== node {}\n{}", node.name, node.diary());
+            }
+            println!("== {}: {}", self.space.prefix, self.directory.path().display());
+            for complaint in &verdict.complaints {
+                println!("{complaint}");
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a run came to, as a row of a table in Markdown.
+
+use crate::python::Verdict;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+pub struct Row {
+    name: &'static str,
+    took: Duration,
+    struck: BTreeMap<&'static str, u32>,
+    written: u64,
+    pub verdict: Verdict,
+}
+
+impl Row {
+    /// `load` is what the load counted.
+    pub fn new(
+        name: &'static str,
+        took: Duration,
+        struck: BTreeMap<&'static str, u32>,
+        verdict: Verdict,
+        load: &Value,
+    ) -> Row {
+        let counts =
+            ["acknowledged", "http_acknowledged"].map(|name| load["counts"][name].as_u64().unwrap_or_default());
+        Row {
+            name,
+            took,
+            struck,
+            written: counts.iter().sum(),
+            verdict,
+        }
+    }
+
+    /// Panics if anything was wrong with it.
+    #[track_caller]
+    pub fn must_be_right(&self) {
+        let complaints = self.verdict.complaints.join("\n");
+        assert_eq!(self.verdict.sum("wrong"), 0, "{}:\n{complaints}", self.name);
+        // A load that gave nothing would prove nothing.
+        for name in ["events", "malformed", "changes", "kicks"] {
+            assert!(self.verdict.sum(name) > 0, "{}: no {name}", self.name);
+        }
+    }
+}
+
+/// The faults by their kind, and the runs with what the reader found.
+pub fn markdown(rows: &[Row]) -> String {
+    let mut struck: BTreeMap<&str, u32> = BTreeMap::new();
+    for row in rows {
+        for (kind, times) in &row.struck {
+            *struck.entry(kind).or_default() += times;
+        }
+    }
+    let mut text = String::from("| fault | times |\n|---|---:|\n");
+    for (kind, times) in struck {
+        let _ = writeln!(text, "| {kind} | {times} |");
+    }
+    text.push_str(
+        "\n| run | minutes | events | acknowledged to the load | malformed | changes | kicks | lost | doubled | out of \
+         order | altered | anything else wrong | longest stall, s |\n|---|",
+    );
+    text.push_str(&"---:|".repeat(12));
+    text.push('\n');
+    let told = ["lost", "doubled", "out_of_order", "altered"];
+    for row in rows {
+        let sum = |name| row.verdict.sum(name);
+        let other = sum("wrong").saturating_sub(told.iter().map(|name| sum(name)).sum());
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {other} | {:.1} |",
+            row.name,
+            row.took.as_secs_f64() / 60.0,
+            sum("events"),
+            row.written,
+            sum("malformed"),
+            sum("changes"),
+            sum("kicks"),
+            sum("lost"),
+            sum("doubled"),
+            sum("out_of_order"),
+            sum("altered"),
+            sum("longest_stall_ms") as f64 / 1000.0,
+        );
+    }
+    text
+}

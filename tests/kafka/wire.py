@@ -1,0 +1,166 @@
+"""Records of Rollcall's topics, read and written by what is not Rollcall.
+
+Everything here comes from docs/rules.md and schemas/*.avsc: Avro by fastavro, Kafka's default partitioner, and the JSON
+lines of `rollcall fold`. It shares no code with the engine, so that a mistake of the one is not repeated by the other.
+"""
+
+import io
+import json
+import pathlib
+import urllib.request
+
+import fastavro
+
+SCHEMAS = pathlib.Path(__file__).resolve().parents[2] / "schemas"
+FILES = {
+    "Event": "event.avsc",
+    "Change": "change.avsc",
+    "Kick": "kick.avsc",
+    "UserState": "user_state.avsc",
+    "Quarantined": "quarantined.avsc",
+}
+TOPICS = ("events", "changes", "kicks", "current", "quarantine")
+
+
+class Malformed(Exception):
+    """These bytes are no record of that type."""
+
+
+class Format:
+    """One record type: its schema, and its two framings."""
+
+    def __init__(self, name):
+        text = json.loads((SCHEMAS / FILES[name]).read_text())
+        self.schema = fastavro.parse_schema(text)
+        canonical = fastavro.schema.to_parsing_canonical_form(text)
+        fingerprint = fastavro.schema.fingerprint(canonical, "CRC-64-AVRO")
+        # fastavro gives the digits in the order of the bytes on the wire.
+        self.header = b"\xc3\x01" + bytes.fromhex(fingerprint)
+
+    def datum(self, record):
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, self.schema, record)
+        return out.getvalue()
+
+    def encode(self, record):
+        return self.header + self.datum(record)
+
+
+FORMATS = {name: Format(name) for name in FILES}
+
+
+class Registry:
+    """Writers' schemas by their id, each asked for once."""
+
+    def __init__(self, url):
+        self.url = url
+        self.schemas = {}
+
+    def schema(self, number):
+        if self.url is None:
+            raise Malformed(f"schema id {number}, and no registry was named")
+        if number not in self.schemas:
+            with urllib.request.urlopen(f"{self.url}/schemas/ids/{number}", timeout=10) as answer:
+                self.schemas[number] = fastavro.parse_schema(json.loads(json.load(answer)["schema"]))
+        return self.schemas[number]
+
+
+def unframe(name, value, registry=None):
+    """The datum and the schema it was written with."""
+    form = FORMATS[name]
+    if value is None or value == b"":
+        raise Malformed("no value")
+    if value.startswith(form.header):
+        return value[len(form.header) :], form.schema
+    if value[:1] == b"\x00" and len(value) >= 5:
+        return value[5:], (registry or Registry(None)).schema(int.from_bytes(value[1:5], "big"))
+    raise Malformed("another framing, or another schema")
+
+
+def decode(name, value, registry=None):
+    """A record of that type. Raises Malformed for anything else, and for bytes that are left over."""
+    datum, writer = unframe(name, value, registry)
+    source = io.BytesIO(datum)
+    reader = None if writer is FORMATS[name].schema else FORMATS[name].schema
+    try:
+        record = fastavro.schemaless_reader(source, writer, reader)
+    except Exception as error:  # fastavro raises whatever the broken bytes led it to
+        raise Malformed(f"no {name}: {error!r}") from None
+    if source.tell() != len(datum):
+        raise Malformed(f"{len(datum) - source.tell()} bytes after the {name}")
+    return record
+
+
+def murmur2(data):
+    """As Kafka's Java client computes it for a key."""
+    mask, m = 0xFFFFFFFF, 0x5BD1E995
+    h = (0x9747B28C ^ len(data)) & mask
+    words = len(data) // 4
+    for word in range(words):
+        k = int.from_bytes(data[4 * word : 4 * word + 4], "little") * m & mask
+        h = (h * m & mask) ^ ((k ^ k >> 24) * m & mask)
+    rest = data[4 * words :]
+    if rest:
+        h = (h ^ int.from_bytes(rest, "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return h ^ h >> 15
+
+
+def partition_of(user, partitions):
+    return (murmur2(user.encode()) & 0x7FFFFFFF) % partitions
+
+
+def line(record):
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+
+
+# Events that are about one user, who then must be the record's key.
+OF_A_USER = {
+    "connect", "heartbeat", "background", "foreground", "disconnect", "logout", "kick", "custom_status", "forget",
+}  # fmt: skip
+
+
+def no_constant(name):
+    raise ValueError(f"{name} is no JSON")
+
+
+def event_line(offset, ts, key, value, registry=None):
+    """A record of the events topic as `rollcall fold` reads it; what no reader could make sense of only moves time."""
+    place = {"offset": offset, "ts": ts}
+    try:
+        event = decode("Event", value, registry)
+        if event["type"] in OF_A_USER and (event["user"] is None or key != event["user"].encode()):
+            raise Malformed("the key is not the user")
+        if event["policy"] is not None and event["type"] == "policy":
+            event["policy"] = json.loads(event["policy"], parse_constant=no_constant)
+    except (Malformed, ValueError):
+        return line(place | {"type": "malformed"})
+    return line(place | {name: field for name, field in event.items() if field is not None})
+
+
+def change_line(change):
+    return line({"type": "change"} | change)
+
+
+def kick_line(kick):
+    return line({"type": "kick"} | kick)
+
+
+def order(identity):
+    """Offset and index of an output's id, which is partition-offset-index."""
+    _, offset, index = identity.split("-")
+    return int(offset), int(index)
+
+
+class Position:
+    """What is committed with the outputs: base64 in the metadata of the group's offset."""
+
+    def __init__(self, data):
+        if len(data) != 66 or data[0] != 1:
+            raise Malformed(f"no position: {data!r}")
+        number = lambda at: int.from_bytes(data[at : at + 8], "big")
+        self.next = number(1)
+        self.outputs = number(9)
+        self.time = number(18) if data[17] else None
+        self.seq = number(26)
+        self.chain = data[34:66]
