@@ -13,7 +13,7 @@ mod users;
 
 use measure::{Dice, heading, rate, row, timed};
 use rollcall::clock::{Clock, SystemClock};
-use rollcall::engine::{Engine, Tuning};
+use rollcall::engine::{Engine, Outside, Tuning};
 use rollcall::log::kafka::settings::Connection;
 use rollcall::log::kafka::topics::Wanted;
 use rollcall::log::kafka::{KafkaLog, KafkaReader, Node, admin};
@@ -139,7 +139,15 @@ fn catch_up(node: Node, clock: Arc<dyn Clock>, ends: &[Offset]) {
         ..Tuning::default()
     };
     let directory = tempfile::tempdir().expect("a directory");
-    let engine = Engine::join(log, Box::new(group), Some(directory.path()), clock, tuning).expect("started");
+    let engine = Engine::join(
+        log,
+        Box::new(group),
+        Some(directory.path()),
+        clock,
+        tuning,
+        Outside::default(),
+    )
+    .expect("started");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
@@ -164,7 +172,15 @@ fn latency(node: Node, clock: Arc<dyn Clock>) {
         ..Tuning::default()
     };
     let directory = tempfile::tempdir().expect("a directory");
-    let engine = Engine::join(log.clone(), Box::new(group), Some(directory.path()), clock, tuning).expect("started");
+    let engine = Engine::join(
+        log.clone(),
+        Box::new(group),
+        Some(directory.path()),
+        clock,
+        tuning,
+        Outside::default(),
+    )
+    .expect("started");
     let began = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     // Each user connects and disconnects in turn, so that every event is a change, known by user and version.

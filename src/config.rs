@@ -1,5 +1,9 @@
 //! Every setting of `rollcall serve`: unit, default and bounds. Flags win over the environment, both over the file.
 
+mod tim;
+
+pub use tim::{Credential, Tim, TimUnknown};
+
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
 use crate::schema::policy::parse_policy;
@@ -72,9 +76,56 @@ pub struct Flags {
     /// Folds one record all the same whose time is more than 5 minutes ahead of this machine's clock
     #[arg(long, value_name = "PARTITION:OFFSET", help_heading = "Kafka")]
     pub accept_time: Option<String>,
+    /// A schema registry (Confluent's REST interface): values are framed for it, and schemas asked of it
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ROLLCALL_REGISTRY",
+        hide_env_values = true,
+        help_heading = "Kafka"
+    )]
+    pub registry: Option<String>,
+    /// Registers our schemas at start where they are not there yet
+    #[arg(
+        long,
+        env = "ROLLCALL_REGISTRY_REGISTER",
+        value_parser = clap::builder::FalseyValueParser::new(),
+        help_heading = "Kafka"
+    )]
+    #[serde(default)]
+    pub registry_register: bool,
+    /// Where copies of the partitions' stores are kept for other machines: file:///DIRECTORY or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "URL", env = "ROLLCALL_CHECKPOINTS", help_heading = "Kafka")]
+    pub checkpoints: Option<String>,
+    /// How often such a copy is made of each partition: 1s to 24h [default: 10m]
+    #[arg(long, value_name = "TIME", env = "ROLLCALL_CHECKPOINT_EVERY", help_heading = "Kafka")]
+    pub checkpoint_every: Option<String>,
+    /// How many are kept of each partition, 1 to 1000 [default: 3]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "ROLLCALL_CHECKPOINTS_KEPT",
+        help_heading = "Kafka"
+    )]
+    pub checkpoints_kept: Option<u64>,
     /// Simulated users who come and go through the same HTTP interface as real ones, 1 to 100000
     #[arg(long, value_name = "USERS", env = "ROLLCALL_DEMO")]
     pub demo: Option<u32>,
+    /// SDKAppID, 1 to 4294967295: adds the Tencent-compatible routes below /v4
+    #[arg(long, value_name = "ID", env = "ROLLCALL_TIM_APP")]
+    pub tim_app: Option<u64>,
+    /// Secret key of that app. On the command line others on this machine can see it
+    #[arg(long, value_name = "KEY", env = "ROLLCALL_TIM_KEY", hide_env_values = true)]
+    pub tim_key: Option<Credential>,
+    /// The same in the first line of a file
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_TIM_KEY_FILE")]
+    pub tim_key_file: Option<PathBuf>,
+    /// Whose signatures are taken, separated by commas [default: administrator]
+    #[arg(long, value_name = "NAMES", env = "ROLLCALL_TIM_ADMINS", value_delimiter = ',')]
+    pub tim_admins: Option<Vec<String>>,
+    /// What is answered about users who were never seen [default: error]
+    #[arg(long, value_enum, env = "ROLLCALL_TIM_UNKNOWN")]
+    pub tim_unknown: Option<TimUnknown>,
 }
 
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -123,8 +174,29 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub demo: Option<u32>,
+    /// The Tencent-compatible routes, if they are asked for.
+    pub tim: Option<Tim>,
     /// None: the log is embedded.
     pub kafka: Option<Kafka>,
+    pub registry: Option<Registry>,
+    pub checkpoints: Option<Checkpoints>,
+}
+
+/// A schema registry is used.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    /// May have a password in it.
+    pub url: Secret<String>,
+    /// Whether our schemas may be registered.
+    pub register: bool,
+}
+
+/// Checkpoints are made, and taken.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    pub url: String,
+    pub every_ms: u64,
+    pub kept: usize,
 }
 
 /// The log is on Kafka.
@@ -177,7 +249,10 @@ impl Flags {
             Some(path) => read_toml(path)?,
             None => Flags::default(),
         };
+        let tim = Tim::of(&self, &file)?;
         let kafka = kafka(&self, &file)?;
+        let registry = registry(&self, &file)?;
+        let checkpoints = checkpoints(&self, &file)?;
         let policy_file = self.policy.or(file.policy);
         let given = read_policy(policy_file.as_deref())?;
         let policy_given = given.is_some();
@@ -232,7 +307,10 @@ impl Flags {
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_level: self.log_level.or(file.log_level).unwrap_or_default(),
             demo,
+            tim,
             kafka,
+            registry,
+            checkpoints,
         })
     }
 }
@@ -302,6 +380,50 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
         properties: first(&flags.kafka_properties, &file.kafka_properties),
         accepted: accept_time.map(accepted).transpose()?,
     }))
+}
+
+fn registry(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Registry>> {
+    let register = flags.registry_register || file.registry_register;
+    match flags.registry.clone().or_else(|| file.registry.clone()) {
+        Some(url) => Ok(Some(Registry {
+            url: Secret(url),
+            register,
+        })),
+        None if register => bail!("registry_register is for a schema registry, which --registry must name"),
+        None => Ok(None),
+    }
+}
+
+fn checkpoints(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Checkpoints>> {
+    let every = flags.checkpoint_every.clone().or_else(|| file.checkpoint_every.clone());
+    let kept = flags.checkpoints_kept.or(file.checkpoints_kept);
+    let Some(url) = flags.checkpoints.clone().or_else(|| file.checkpoints.clone()) else {
+        if every.is_some() || kept.is_some() {
+            bail!("checkpoint_every and checkpoints_kept are for checkpoints, whose place --checkpoints must name");
+        }
+        return Ok(None);
+    };
+    let every = every.unwrap_or_else(|| "10m".to_owned());
+    let every_ms = span_ms(&every).filter(|ms| (1_000..=86_400_000).contains(ms));
+    let every_ms = every_ms
+        .ok_or_else(|| anyhow!("checkpoint_every must be 1s to 24h, a number and one of s, m, h, not {every:?}"))?;
+    Ok(Some(Checkpoints {
+        url,
+        every_ms,
+        kept: within("checkpoints_kept", kept, 3, 1, 1_000)? as usize,
+    }))
+}
+
+/// Milliseconds of a span such as 90s, 10m or 1h.
+fn span_ms(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let unit_ms = match unit {
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit_ms)
 }
 
 fn within(name: &str, value: Option<u64>, default: u64, least: u64, most: u64) -> anyhow::Result<u64> {

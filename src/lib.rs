@@ -16,7 +16,8 @@
 //!
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
 //! line) and [`config`] start it, [`clock`] is the only file that reads the machine's clock, [`metrics`] counts,
-//! [`failpoint`] lets tests kill it where it hurts, and [`demo`] has simulated users. [`sim`] holds the core against a second, naive reading of its rules.
+//! [`failpoint`] lets tests kill it where it hurts, and [`demo`] has simulated users; [`webhook`] posts
+//! changes as callbacks, from a process of its own. [`sim`] holds the core against a second, naive reading of its rules.
 //!
 //! The rules are in `docs/rules.md`, how it all fits together and which test holds what in `ARCHITECTURE.md`.
 #![cfg_attr(
@@ -39,3 +40,4 @@ pub mod registry;
 pub mod schema;
 pub mod sim;
 pub mod store;
+pub mod webhook;

@@ -18,20 +18,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(rollcall::config::Flags),
+    Serve(Box<rollcall::config::Flags>),
     Fold(command::fold::Args),
     Log(command::log::Args),
     Sim(command::sim::Args),
     Topics(command::topics::Args),
+    Webhook(Box<command::webhook::Args>),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(flags) => command::serve::run(flags),
+        Command::Serve(flags) => command::serve::run(*flags),
         Command::Fold(args) => command::fold::run(args),
         Command::Log(args) => command::log::run(args),
         Command::Sim(args) => command::sim::run(args),
         Command::Topics(args) => command::topics::run(args),
+        Command::Webhook(args) => command::webhook::run(*args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

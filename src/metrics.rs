@@ -21,6 +21,9 @@ struct Metrics {
     store_commit_seconds: Histogram,
     appended: IntCounter,
     followers: prometheus::IntGauge,
+    checkpoint: IntGaugeVec,
+    checkpoint_failures: IntCounter,
+    registry_failures: IntCounter,
 }
 
 /// A name or label that is not allowed is a bug that every start would show.
@@ -82,6 +85,18 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             &registry,
             prometheus::IntGauge::new("rollcall_followers", "Open subscriptions to changes or kicks").expect(VALID),
         ),
+        checkpoint: gauges(
+            "rollcall_checkpoint_offset",
+            "The next offset to be folded in the last checkpoint published",
+        ),
+        checkpoint_failures: counter(
+            "rollcall_checkpoint_failures_total",
+            "Checkpoints that could not be published",
+        ),
+        registry_failures: counter(
+            "rollcall_registry_failures_total",
+            "Times that the schema registry did not answer and a partition waited",
+        ),
         registry,
     }
 });
@@ -135,6 +150,19 @@ pub fn appended(events: usize) {
 /// One more, or one less, open subscription.
 pub fn followers(difference: i64) {
     METRICS.followers.add(difference);
+}
+
+pub fn checkpoint(partition: u32, next: u64) {
+    let label = partition.to_string();
+    METRICS.checkpoint.with_label_values(&[&label]).set(next as i64);
+}
+
+pub fn checkpoint_failed() {
+    METRICS.checkpoint_failures.inc();
+}
+
+pub fn registry_failed() {
+    METRICS.registry_failures.inc();
 }
 
 /// Everything in Prometheus' text format.

@@ -5,8 +5,8 @@ mod s3;
 
 use rollcall::checkpoint::{Checkpoints, Error};
 use rollcall::clock::ManualClock;
-use rollcall::engine::Tuning;
 use rollcall::engine::partition::Walk;
+use rollcall::engine::{Keeper, Reach, Tuning};
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{Limit, Log as _, Position};
 use rollcall::presence::policy::Policy;
@@ -142,7 +142,7 @@ impl Publisher {
     fn publish(&mut self) {
         fold(&mut self.walk, 40, 7);
         let copy = self.directory.path().join("copy");
-        self.walk.checkpoint(&copy).expect("copied");
+        self.walk.checkpoint(&copy).expect("committed").expect("copied");
         let before = content(&copy);
         let applied = self.checkpoints.publish(PARTITION, &copy).expect("published");
         assert!(content(&copy) == before, "the copy stays as it was");
@@ -288,7 +288,7 @@ fn the_newest_three_are_kept_and_pieces_of_older_ones_are_not() {
     assert_eq!(publisher.age_restored(), Some(0));
     // The same once more is the same.
     let copy = publisher.directory.path().join("copy");
-    publisher.walk.checkpoint(&copy).expect("copied");
+    publisher.walk.checkpoint(&copy).expect("committed").expect("copied");
     for _ in 0..2 {
         publisher.checkpoints.publish(PARTITION, &copy).expect("published");
     }
@@ -339,6 +339,68 @@ fn whatever_file_of_the_newest_is_damaged_the_next_older_one_is_taken() {
 }
 
 #[test]
+fn a_store_makes_way_only_for_a_checkpoint_that_is_better() {
+    let mut publisher = Publisher::in_a_directory(4);
+    publisher.publish();
+    publisher.publish();
+    let keeper = Keeper::start(
+        publisher.checkpoints.clone(),
+        1_000,
+        publisher.directory.path().join("waiting"),
+    );
+    let keeper = keeper.expect("started");
+    let [(first, _), (second, _)] = publisher.published[..] else {
+        panic!("two were published");
+    };
+    let store = publisher.directory.path().join("taken");
+    let stands = || {
+        let store = Store::open_to_look(&store).expect("a store");
+        let meta = store.meta().expect("readable").expect("committed");
+        store.read_meta(&meta).expect("readable").applied
+    };
+    let reach = Reach {
+        start: Offset(0),
+        end: second.next,
+        committed: not_after(&second),
+    };
+    let restore = |reach: Reach, worth: u64| {
+        keeper
+            .restore(PARTITION, &store, reach, worth)
+            .expect("it can be known")
+    };
+
+    let until_the_first = Reach {
+        committed: not_after(&first),
+        ..reach
+    };
+    restore(until_the_first, 0);
+    assert_eq!(stands(), first, "nothing was there");
+    restore(reach, second.next.0);
+    assert_eq!(stands(), first, "it is near enough");
+    restore(reach, 0);
+    assert_eq!(stands(), second);
+    restore(until_the_first, 0);
+    assert_eq!(stands(), first, "one that is ahead of what is committed is none");
+
+    // The newest is damaged, and the older one is no better than what is there.
+    let newest = publisher.places().pop().expect("two");
+    fs::write(newest.join("CURRENT"), b"nothing").expect("written");
+    let before = content(&store);
+    restore(reach, 0);
+    assert_eq!(stands(), first);
+    assert!(content(&store) == before, "the store stays as it was");
+    assert!(!publisher.directory.path().join("taken.new").exists());
+
+    // The log no longer reaches back to it.
+    let gone = Reach {
+        start: Offset(first.next.0 + 1),
+        ..reach
+    };
+    restore(gone, 0);
+    assert_eq!(stands(), first, "kept to be looked at, though of no use");
+}
+
+#[test]
 fn a_place_that_cannot_be_used_is_told_without_its_credentials() {
     let runtime = Runtime::new().expect("a runtime");
     let error = |url: &str| {
@@ -377,7 +439,7 @@ fn a_directory_that_is_no_store_of_the_partition_is_not_published() {
     let mut publisher = Publisher::in_a_directory(3);
     fold(&mut publisher.walk, 20, 20);
     let copy = publisher.directory.path().join("copy");
-    publisher.walk.checkpoint(&copy).expect("copied");
+    publisher.walk.checkpoint(&copy).expect("committed").expect("copied");
     let other = publisher.checkpoints.publish(Partition(5), &copy);
     assert!(matches!(other, Err(Error::Local { .. })), "{other:?}");
     let empty = publisher.directory.path().join("empty");

@@ -25,6 +25,9 @@ mod table;
 mod truncated;
 
 use broker::Cluster;
+use rollcall::failpoint::PLACES;
+use run::Plan;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -61,6 +64,28 @@ fn asked() -> Result<Asked, String> {
     Ok(asked)
 }
 
+/// At every place, and at those that are reached all the time once more, later. The store is committed every half minute.
+fn failpoints() -> Plan {
+    let seldom = ["store", "stored", "take-up"];
+    let often: Vec<_> = PLACES.into_iter().filter(|place| !seldom.contains(place)).collect();
+    let mut plan = plans::failpoints(&PLACES, &[1]);
+    plan.faults.extend(plans::failpoints(&often, &[30]).faults);
+    plan
+}
+
+fn plans() -> [Plan; 8] {
+    [
+        plans::kills(60),
+        failpoints(),
+        plans::sleepers(8),
+        plans::storms(5, 40),
+        plans::stores(6),
+        plans::brokers(9),
+        plans::pauses(16),
+        plans::blackout(Duration::from_secs(60)),
+    ]
+}
+
 fn main() -> ExitCode {
     let asked = match asked() {
         Ok(asked) => asked,
@@ -72,35 +97,38 @@ fn main() -> ExitCode {
     println!("seed {}", asked.seed);
     let begun = Instant::now();
     let is_asked = |name: &str| asked.only.as_deref().is_none_or(|only| only == name);
+    let long = Duration::from_secs(60 * asked.minutes);
+    let plans = plans();
+    let plans: Vec<&Plan> = plans.iter().filter(|plan| is_asked(plan.name)).collect();
+    let cluster = Cluster::start(3, &[]);
     let mut rows: Vec<table::Row> = Vec::new();
-    let mut round = 0;
-    while round == 0 || begun.elapsed() < Duration::from_secs(60 * asked.minutes) {
-        let cluster = Cluster::start(3, &[]);
-        let plans = [
-            plans::kills(60),
-            plans::failpoints(&[1, 3, 40]),
-            plans::sleepers(8),
-            plans::storms(5, 40),
-            plans::stores(6),
-            plans::brokers(6),
-            plans::pauses(16),
-            plans::blackout(Duration::from_secs(60)),
-        ];
-        let seed = asked.seed + round;
-        for plan in plans.iter().filter(|plan| is_asked(plan.name)) {
-            rows.push(run::run(plan, &cluster.bootstrap, Some(&cluster), seed));
-            println!("{}", table::markdown(&rows));
+    let mut failed = Vec::new();
+    if is_asked("truncated") {
+        let truncated = || truncated::events_that_are_gone_halt_their_partition_only(&cluster.bootstrap, asked.seed);
+        failed.extend(catch_unwind(AssertUnwindSafe(truncated)).err().map(|_| "truncated"));
+    }
+    // Each at least once, then over and over while there is time.
+    for (number, plan) in plans.iter().cycle().enumerate() {
+        if plans.len() <= number && long <= begun.elapsed() {
+            break;
         }
-        if is_asked("truncated") {
-            truncated::events_that_are_gone_halt_their_partition_only(&cluster.bootstrap, seed);
-            println!("truncated: halted, and said so");
+        let seed = asked.seed + (number / plans.len()) as u64;
+        let run = || run::run(plan, &cluster.bootstrap, Some(&cluster), seed);
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(row) => rows.push(row),
+            // It has said why.
+            Err(_) => failed.push(plan.name),
         }
-        round += 1;
+        println!("{}", table::markdown(&rows));
     }
     let text = format!(
-        "Seed {}, {round} rounds, {:.0} minutes.\n\n{}",
+        "Seed {}, {:.0} minutes{}.\n\n{}",
         asked.seed,
         begun.elapsed().as_secs_f64() / 60.0,
+        match &*failed {
+            [] => String::new(),
+            failed => format!(", did not come to an end: {}", failed.join(", ")),
+        },
         table::markdown(&rows)
     );
     println!("{text}");
@@ -109,5 +137,6 @@ fn main() -> ExitCode {
     for row in &rows {
         row.must_be_right();
     }
+    assert!(failed.is_empty(), "{failed:?}");
     ExitCode::SUCCESS
 }

@@ -113,7 +113,10 @@ fn an_engine_killed_at_any_moment_loses_and_doubles_nothing() {
 
 #[test]
 fn an_engine_that_dies_at_any_step_of_the_walk_loses_and_doubles_nothing() {
-    engines(&plans::failpoints(&[2]));
+    engines(&plans::failpoints(
+        &["fold", "send", "offsets", "commit", "take-up"],
+        &[2],
+    ));
 }
 
 #[test]
@@ -139,11 +142,8 @@ fn events_that_are_gone_halt_their_partition_only() {
 #[test]
 fn brokers_that_die_pause_or_move_lose_and_double_nothing() {
     let cluster = Cluster::start(3, &[]);
-    for plan in [
-        plans::brokers(1),
-        plans::pauses(4),
-        plans::blackout(Duration::from_secs(3)),
-    ] {
-        ends_well(&plan, &cluster.bootstrap, Some(&cluster));
-    }
+    let mut plan = plans::brokers(2);
+    plan.faults.extend(plans::pauses(2).faults);
+    plan.faults.extend(plans::blackout(Duration::from_secs(3)).faults);
+    ends_well(&plan, &cluster.bootstrap, Some(&cluster));
 }

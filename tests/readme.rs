@@ -4,7 +4,12 @@
 //! ids too, but for times: those that end in the same three digits in the README belong to one moment there, so that
 //! they must all be shifted by the same span here.
 //!
+//! Those of the section on Kafka run against two nodes and a real broker.
+//!
 //! And what other documents name: tests, settings, metrics.
+
+#[path = "kafka/broker.rs"]
+mod broker;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -14,6 +19,8 @@ use std::time::{Duration, Instant};
 
 const README: &str = include_str!("../README.md");
 const ADDRESS: &str = "127.0.0.1:8080";
+const NODES: [&str; 2] = ["127.0.0.1:8081", "127.0.0.1:8082"];
+const BROKER: &str = "127.0.0.1:9092";
 /// What only reads is asked again for so long: a position without outputs is committed within a second.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -122,11 +129,10 @@ impl Drop for Server {
 }
 
 /// `rollcall serve` in a directory, with the address it says.
-fn serve(directory: &Path) -> (Server, String) {
-    // Without outage grace no ticks are needed within the minute, so that offsets do not depend on how long it takes.
-    std::fs::write(directory.join("policy.json"), "{}").expect("written");
+fn serve(directory: &Path, more: &[&str]) -> (Server, String) {
     let child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--policy", "policy.json"])
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(more)
         .current_dir(directory)
         .stdout(Stdio::piped())
         .spawn();
@@ -157,22 +163,29 @@ fn run(command: &str, directory: &Path) -> String {
     String::from_utf8(output.stdout).expect("it is text")
 }
 
-#[test]
-fn every_example_of_the_readme_prints_what_it_shows() {
-    let there = Command::new("curl").arg("--version").output();
-    assert!(there.is_ok(), "there is no curl; scripts/setup installs it");
-    let examples = examples(README);
-    let with_curl = examples.iter().filter(|example| example.command.contains("curl"));
-    assert!(with_curl.count() >= 5, "the examples were not found");
-    let directory = tempfile::tempdir().expect("a directory");
-    let (_server, address) = serve(directory.path());
+/// The section on Kafka, and the text before it.
+fn sections() -> (&'static str, &'static str) {
+    let (before, on_kafka) = README
+        .split_once("\n## On Kafka\n")
+        .expect("there is a section on Kafka");
+    let (on_kafka, _) = on_kafka.split_once("\n## ").expect("it ends");
+    (before, on_kafka)
+}
+
+/// Runs examples in their order, each until it prints what is shown; `there` says where what is named really is.
+fn run_examples(examples: Vec<Example>, directory: &Path, there: &[(&str, &str)]) {
     let mut shifts = Shifts::new();
+    let count = examples
+        .iter()
+        .filter(|example| example.output.contains("\"since\""))
+        .count();
     for Example { line, command, output } in examples {
-        let command = command.replace(ADDRESS, &address);
+        let real = |command: String, (named, real): &(&str, &str)| command.replace(named, real);
+        let command = there.iter().fold(command, real);
         let publishes = command.contains("/v1/events -d");
         let began = Instant::now();
         loop {
-            let mut printed = run(&command, directory.path());
+            let mut printed = run(&command, directory);
             if !printed.ends_with('\n') {
                 printed.push('\n');
             }
@@ -188,7 +201,41 @@ fn every_example_of_the_readme_prints_what_it_shows() {
             }
         }
     }
-    assert!(shifts.len() >= 2, "no times were compared");
+    assert!(shifts.len() >= count.min(2), "no times were compared");
+}
+
+#[test]
+fn every_example_of_the_readme_prints_what_it_shows() {
+    let there = Command::new("curl").arg("--version").output();
+    assert!(there.is_ok(), "there is no curl; scripts/setup installs it");
+    let examples = examples(sections().0);
+    let with_curl = examples.iter().filter(|example| example.command.contains("curl"));
+    assert!(with_curl.count() >= 5, "the examples were not found");
+    let directory = tempfile::tempdir().expect("a directory");
+    // Without outage grace no ticks are needed within the minute, so that offsets do not depend on how long it takes.
+    std::fs::write(directory.path().join("policy.json"), "{}").expect("written");
+    let (_server, address) = serve(directory.path(), &["--policy", "policy.json"]);
+    run_examples(examples, directory.path(), &[(ADDRESS, &address)]);
+}
+
+#[test]
+fn two_nodes_on_kafka_print_what_the_readme_shows() {
+    let section = sections().1;
+    let examples = examples(section);
+    assert!(examples.len() >= 3, "the examples were not found");
+    let cluster = broker::Cluster::start(1, &[]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let create = section.lines().find(|line| line.starts_with("rollcall topics create"));
+    let create = create.expect("the topics are made").replace(BROKER, &cluster.bootstrap);
+    run(&create, directory.path());
+    let node = |data| serve(directory.path(), &["--kafka", &cluster.bootstrap, "--data", data]);
+    let (_one, first) = node("node1");
+    let (_other, second) = node("node2");
+    run_examples(
+        examples,
+        directory.path(),
+        &[(NODES[0], &first), (NODES[1], &second), (BROKER, &cluster.bootstrap)],
+    );
 }
 
 #[test]
@@ -237,7 +284,8 @@ fn source(directory: &Path) -> String {
 
 #[test]
 fn every_test_that_the_architecture_names_is_there() {
-    let tests = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = source(&root.join("tests")) + &source(&root.join("src"));
     let is_sentence = |word: &str| word.matches('_').count() >= 3 && !word.contains([' ', '/']);
     let named = quoted(include_str!("../ARCHITECTURE.md"), is_sentence);
     assert!(named.len() >= 15, "the table of invariants was not found: {named:?}");

@@ -23,7 +23,7 @@ const ARROWS: &[Arrow] = &[
     ("config", &["presence", "schema"]),
     ("metrics", &["presence"]),
     ("schema", &["presence"]),
-    ("registry", &["schema"]),
+    ("registry", &["presence", "schema"]),
     ("log", &["presence", "clock", "failpoint", "metrics"]),
     ("store", &["presence", "metrics"]),
     ("checkpoint", &["presence", "store", "metrics"]),
@@ -49,7 +49,9 @@ const ARROWS: &[Arrow] = &[
     ),
     (
         "http",
-        &["presence", "schema", "log", "engine", "clock", "config", "metrics"],
+        &[
+            "presence", "schema", "registry", "log", "engine", "clock", "config", "metrics",
+        ],
     ),
     (
         "audit",
@@ -63,6 +65,8 @@ const ARROWS: &[Arrow] = &[
             "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
         ],
     ),
+    // A follower in a process of its own; it meets the engine over HTTP only.
+    ("webhook", &["presence", "schema", "clock", "config"]),
     // It comes in over HTTP like everybody else.
     ("demo", &["presence", "schema", "clock"]),
     (
@@ -83,6 +87,7 @@ const ARROWS: &[Arrow] = &[
             "audit",
             "sim",
             "demo",
+            "webhook",
         ],
     ),
 ];

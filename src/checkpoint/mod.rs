@@ -64,6 +64,19 @@ pub struct Listed {
     name: Name,
 }
 
+impl Listed {
+    /// One at an offset, for tests of what is made of a list.
+    #[cfg(test)]
+    pub fn at(next: u64) -> Listed {
+        let name = Name::read(&format!("{next}-0-0123456789abcdef")).expect("a name");
+        Listed {
+            next: name.next,
+            outputs: 0,
+            name,
+        }
+    }
+}
+
 /// Where the checkpoints of one group of engines are.
 #[derive(Clone)]
 pub struct Checkpoints {

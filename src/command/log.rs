@@ -11,6 +11,8 @@ use crate::log::local::{LocalLog, LocalReader};
 use crate::log::{Error, Limit, Range, Record, Topic};
 use crate::presence::change::Output;
 use crate::presence::{Offset, Partition};
+use crate::registry::{Registry, Schemas};
+use crate::schema::avro::Framing;
 use crate::schema::{avro, json};
 use anyhow::{Context as _, bail};
 use std::io::{self, Write};
@@ -22,7 +24,7 @@ use std::time::Duration;
 ///
 /// Events come as `rollcall fold` reads them, changes and kicks as it prints them. A server may be running on the same
 /// directory. Without --partition the partitions come one after the other.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args)]
 pub struct Args {
     /// What to print
     #[arg(value_enum)]
@@ -47,6 +49,9 @@ pub struct Args {
     /// A file of such settings, a line each; for those that are secret
     #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES", requires = "kafka")]
     kafka_properties: Option<PathBuf>,
+    /// A schema registry, where one was used
+    #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
+    registry: Option<String>,
     /// Only this partition, from 0
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
@@ -144,6 +149,7 @@ struct Printer<W> {
     reader: Reader,
     topic: Topic,
     output: W,
+    schemas: Schemas,
     records: Vec<Record>,
     line: Vec<u8>,
 }
@@ -158,9 +164,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Sequence::Kicks => Topic::Kicks,
     };
     let mut places = places(&reader, topic, args.partition, args.from)?;
+    let runtime = args.registry.is_some().then(|| {
+        let builder = &mut tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build()
+    });
+    let runtime = runtime.transpose().context("the registry cannot be asked")?;
+    let schemas = match (&args.registry, &runtime) {
+        (Some(url), Some(runtime)) => {
+            // Nothing is written, so with which ids does not matter.
+            Schemas::of(Registry::new(url, runtime.handle().clone())?, Framing::default())
+        }
+        _ => Schemas::default(),
+    };
     let mut printer = Printer {
         reader,
         topic,
+        schemas,
         output: io::BufWriter::with_capacity(1 << 16, io::stdout().lock()),
         records: Vec::new(),
         line: Vec::new(),
@@ -265,16 +284,17 @@ impl<W: Write> Printer<W> {
     fn record_line(&mut self, partition: Partition, record: &Record) -> anyhow::Result<()> {
         let partitions = self.reader.partitions();
         let line = &mut self.line;
+        self.schemas.learn([record.value.as_slice()])?;
         let output = match self.topic {
             Topic::Events => {
-                match decode(record, partition, partitions) {
+                match decode(record, partition, partitions, &self.schemas) {
                     Ok(event) => json::event_line(line, record.offset, record.ts, &event),
                     Err(_) => json::malformed_event_line(line, record.offset, record.ts),
                 }
                 return Ok(());
             }
-            Topic::Changes => avro::decode_change(&record.value).map(Output::Change),
-            Topic::Kicks => avro::decode_kick(&record.value).map(Output::Kick),
+            Topic::Changes => avro::decode_change_with(&record.value, &self.schemas).map(Output::Change),
+            Topic::Kicks => avro::decode_kick_with(&record.value, &self.schemas).map(Output::Kick),
             Topic::Quarantine => bail!("the records of {} are not printed", self.topic.name()),
         };
         let output = output.with_context(|| {

@@ -5,6 +5,7 @@ pub mod log;
 pub mod serve;
 pub mod sim;
 pub mod topics;
+pub mod webhook;
 
 use std::io;
 use std::path::{Path, PathBuf};

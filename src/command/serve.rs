@@ -1,15 +1,18 @@
 //! `rollcall serve`: the engine, on one machine or as one node of many on Kafka.
 
+use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Flags, LogFormat};
-use crate::engine::{Engine, Tuning};
+use crate::config::{Config, Flags, LogFormat, LogLevel};
+use crate::engine::{Engine, Keeper, Outside, Tuning};
 use crate::http::{Face, Peers};
-use crate::log::kafka::settings::Connection;
+use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX};
 use crate::log::kafka::{KafkaLog, Member, Node, admin};
 use crate::log::local::{LocalLog, Settings};
 use crate::log::{self, Alone, Group, Log, NewRecord, Topic};
 use crate::presence::{Offset, Partition};
-use crate::schema::{avro, json};
+use crate::registry::{self, Registry, Schemas};
+use crate::schema::avro::Schema;
+use crate::schema::json;
 use anyhow::{Context as _, anyhow, bail};
 use axum::serve::ListenerExt as _;
 use std::fs::File;
@@ -19,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
@@ -26,29 +30,34 @@ use tokio::sync::{oneshot, watch};
 const GRACEFUL: Duration = Duration::from_millis(1_500);
 /// How long outputs gather for a transaction on Kafka; docs/performance.md has what one costs.
 const OUTPUT_COMMIT_MS: u64 = 20;
+/// At start a registry that does not answer is asked again so often, so far apart.
+const REGISTRY_TRIES: u32 = 60;
+const REGISTRY_PAUSE: Duration = Duration::from_secs(1);
 /// A record that is so far ahead of this machine's clock is not folded.
 const AHEAD_MS: u64 = 5 * 60 * 1_000;
 /// How long brokers may take to answer when it starts.
 const REACH_MS: u64 = 30_000;
+/// How long brokers may take to hear of topics.
+const NEWS_MS: u64 = 5_000;
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
-    start_logging(&config);
+    start_logging(config.log_format, config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime
         .context("the runtime cannot be started")?
         .block_on(serve(config))
 }
 
-fn start_logging(config: &Config) {
-    let level = config.log_level.name();
+pub(super) fn start_logging(format: LogFormat, level: LogLevel) {
+    let level = level.name();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match config.log_format {
+    match format {
         LogFormat::Human => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
     }
@@ -73,17 +82,24 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         peers,
         tuning,
     } = open(&config, listen, clock.clone()).await?;
-    bootstrap(&config, &log).await?;
-    let engine = Engine::join(log.clone(), group, Some(&config.data), clock.clone(), tuning)?;
+    let outside = outside(&config).await?;
+    bootstrap(&config, &log, &outside.schemas).await?;
+    let engine = Engine::join(log.clone(), group, Some(&config.data), clock.clone(), tuning, outside)?;
     let engine = Arc::new(engine);
     let (stop, stopping) = watch::channel(false);
-    let face = Face::new(
+    let mut face = Face::new(
         engine.clone(),
         config.tokens.as_deref(),
         listen,
         peers,
         stopping.clone(),
     );
+    if let Some(tim) = config.tim.clone() {
+        // With it the other nodes are asked.
+        let reader = config.tokens.iter().flatten().find(|(_, scopes)| scopes.read);
+        let token = reader.map(|(token, _)| token.as_str());
+        face = face.with_tim(tim, clock.clone(), token);
+    }
     announce(&config, listen, log.partitions());
 
     let listener = listener.tap_io(|stream| {
@@ -212,8 +228,15 @@ fn reach(
                     Some(admin::Error::Unreachable { .. } | admin::Error::Failed { .. })
                 )
         });
-        if !may_pass || clock.monotonic_ms() >= until_ms {
+        let now_ms = clock.monotonic_ms();
+        // Not every broker has heard of what was made a moment ago.
+        let may_be_news = error.is::<Refused>() && now_ms + REACH_MS < until_ms + NEWS_MS;
+        if !may_be_news && (!may_pass || now_ms >= until_ms) {
             return Err(error);
+        }
+        if may_be_news {
+            std::thread::sleep(Duration::from_millis(500));
+            continue;
         }
         if !std::mem::replace(&mut told, true) {
             tracing::warn!("{error}; trying again for {} s", REACH_MS / 1_000);
@@ -222,17 +245,83 @@ fn reach(
     }
 }
 
+/// What is wrong with the topics, and what mends it.
+#[derive(Debug, thiserror::Error)]
+#[error("the topics cannot be worked on: {0}")]
+struct Refused(String);
+
 /// How many partitions the topics have; refuses topics that would break the rules.
 fn judged(connection: &Connection) -> anyhow::Result<u32> {
     let checked = admin::check(connection)?;
     let refusals: Vec<String> = checked.refusals().map(ToString::to_string).collect();
     if !refusals.is_empty() {
-        bail!("the topics cannot be worked on: {}", refusals.join("; "));
+        return Err(Refused(refusals.join("; ")).into());
     }
     for finding in &checked.findings {
         tracing::warn!("{finding}");
     }
     Ok(checked.partitions)
+}
+
+/// The registry, which must answer before anything is written, and the place of checkpoints.
+async fn outside(config: &Config) -> anyhow::Result<Outside> {
+    let prefix = config.kafka.as_ref().and_then(|kafka| kafka.topic_prefix.clone());
+    let group = config.kafka.as_ref().map_or("rollcall", |kafka| kafka.group.as_str());
+    let schemas = match config.registry.clone() {
+        Some(registry) => {
+            let runtime = Handle::current();
+            let asked = move || ask_registry(&registry, prefix.as_deref().unwrap_or(DEFAULT_PREFIX), runtime);
+            tokio::task::spawn_blocking(asked)
+                .await
+                .context("the registry was not asked")??
+        }
+        None => Schemas::default(),
+    };
+    let keeper = match &config.checkpoints {
+        Some(settings) => {
+            let environment = std::env::vars();
+            let runtime = Handle::current();
+            let checkpoints = Checkpoints::open(&settings.url, group, settings.kept, environment, runtime)?;
+            let waiting = config.data.join("checkpoints");
+            let keeper = Keeper::start(checkpoints, settings.every_ms, waiting.clone());
+            let keeper = keeper.with_context(|| format!("{} cannot be made", waiting.display()))?;
+            Some(Arc::new(keeper))
+        }
+        None => None,
+    };
+    Ok(Outside { schemas, keeper })
+}
+
+fn ask_registry(settings: &crate::config::Registry, prefix: &str, runtime: Handle) -> Result<Schemas, registry::Error> {
+    let registry = Registry::new(&settings.url.0, runtime)?;
+    let subject = |schema: Schema| {
+        let topic = match schema {
+            Schema::Event => "events",
+            Schema::Change => "changes",
+            Schema::Kick => "kicks",
+            Schema::UserState => "current",
+            Schema::Quarantined => "quarantine",
+        };
+        format!("{prefix}.{topic}-value")
+    };
+    let mut tries = 0;
+    loop {
+        let framing = match settings.register {
+            true => registry.register(subject),
+            false => registry.look_up(subject),
+        };
+        match framing {
+            Ok(framing) => return Ok(Schemas::of(registry, framing)),
+            Err(error @ registry::Error::Unreachable { .. }) if tries < REGISTRY_TRIES => {
+                if tries == 0 {
+                    tracing::warn!(%error, "trying again");
+                }
+                tries += 1;
+                std::thread::sleep(REGISTRY_PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// One process has the data directory, whoever else may reach it. The lock goes with the process.
@@ -260,7 +349,7 @@ fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> 
 /// Writes the first policy to every partition of an empty log: from then on the log alone says everything.
 ///
 /// On Kafka only if one was asked for: many processes start at once there, and without any record the default is in force.
-async fn bootstrap(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<()> {
+async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> anyhow::Result<()> {
     if config.kafka.is_some() && !config.policy_given {
         return Ok(());
     }
@@ -274,7 +363,7 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<()> {
         }
     }
     let mut value = Vec::new();
-    avro::encode_event(&json::policy_event(config.policy.clone()), &mut value);
+    schemas.encode_event(&json::policy_event(config.policy.clone()), &mut value);
     let record = NewRecord { key: None, value };
     let (acknowledge, acknowledged) = oneshot::channel();
     log.append_together(
@@ -313,6 +402,9 @@ fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
         Some(tokens) => lines.push(format!("access   {} bearer tokens", tokens.len())),
         None => lines.push("access   everybody on this machine".to_owned()),
     }
+    if let Some(tim) = &config.tim {
+        lines.push(format!("tim      POST http://{listen}/v4/… (app {})", tim.app));
+    }
     if let Some(users) = config.demo {
         lines.push(format!("demo     {users} simulated users"));
     }
@@ -322,20 +414,20 @@ fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
 
 /// What tells the process to stop. Listened for from the beginning, so that no moment is left at which it would end in
 /// the middle of something.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn listen() -> anyhow::Result<Signals> {
+    pub fn listen() -> anyhow::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?,
             interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?,
         })
     }
 
-    async fn told(&mut self) {
+    pub async fn told(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -102,9 +102,9 @@ fn create(connection: &Connection, wanted: Wanted, output: &mut impl Write) -> a
             .collect();
         writeln!(
             output,
-            "made {}: {} partitions, replication {}, {}",
+            "made {}: {}, replication {}, {}",
             topic.name,
-            topic.partitions,
+            counted(topic.partitions as usize, "partition"),
             topic.replication,
             settings.join(" ")
         )?;
@@ -130,17 +130,21 @@ fn tell(connection: &Connection, checked: &Checked, output: &mut impl Write) -> 
     }
     let refused = checked.refusals().count();
     if refused > 0 {
-        let things = if refused == 1 { "thing" } else { "things" };
-        bail!("{refused} {things} would break the rules, so the engine does not start on these topics");
+        let things = counted(refused, "thing");
+        bail!("{things} would break the rules, so the engine does not start on these topics");
     }
     writeln!(
         output,
-        "{} topics with {} partitions on {} {}: the engine can start",
+        "{} topics with {} on {}: the engine can start",
         topics::Part::ALL.len(),
-        checked.partitions,
-        checked.brokers,
-        if checked.brokers == 1 { "broker" } else { "brokers" }
+        counted(checked.partitions as usize, "partition"),
+        counted(checked.brokers, "broker")
     )?;
     writeln!(output, "rollcall serve {}", connection.flags())?;
     Ok(())
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }

@@ -8,23 +8,29 @@
 pub mod planted;
 
 pub mod census;
+mod checkpoints;
+mod current;
 mod outbox;
 pub mod ownership;
 pub mod partition;
 mod seats;
 mod worker;
 
+pub use checkpoints::{Keeper, Reach};
 pub use worker::{Answer, PartitionStats, QueryError};
 
+use crate::checkpoint;
 use crate::clock::Clock;
 use crate::log::{self, Alone, Group, Log, Position, Topic};
 use crate::presence::{LogTime, Offset, Partition};
+use crate::registry::{self, Schemas};
 use crate::store;
 use seats::{Means, Report, Seat, Seats};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use worker::Command;
 
@@ -77,6 +83,9 @@ impl Default for Tuning {
     }
 }
 
+/// How long a question waits for its answer.
+const ANSWER: Duration = Duration::from_secs(6);
+
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -84,6 +93,12 @@ pub enum Error {
     Log(#[from] log::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// A schema that is needed cannot be had at the moment.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// A checkpoint that is needed cannot be had at the moment.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
     /// Folding the log again does not give what was given before.
     #[error(
         "partition {partition}: folding the log again up to offset {next} gives other outputs than were committed \
@@ -152,6 +167,8 @@ impl Error {
             Error::Store(store::Error::Open { .. }) => false,
             Error::Store(_) | Error::ForeignStore { .. } | Error::Unreadable | Error::Diverged { .. } => true,
             Error::Log(_)
+            | Error::Registry(_)
+            | Error::Checkpoint(_)
             | Error::Deposed { .. }
             | Error::Unrecoverable { .. }
             | Error::Behind { .. }
@@ -160,9 +177,17 @@ impl Error {
     }
 }
 
+/// What is neither log nor disk: the registry's schemas, and checkpoints. None of either by default.
+#[derive(Clone, Default)]
+pub struct Outside {
+    pub schemas: Schemas,
+    pub keeper: Option<Arc<Keeper>>,
+}
+
 /// A running engine. Its methods may be called from any task or thread.
 pub struct Engine {
     log: Arc<dyn Log>,
+    schemas: Schemas,
     seats: Arc<[Seat]>,
     seated: Arc<AtomicBool>,
     reporter: mpsc::Sender<Report>,
@@ -180,7 +205,7 @@ impl Engine {
         tuning: Tuning,
     ) -> Result<Engine, Error> {
         let alone = Alone::new(log.partitions());
-        Engine::join(log, Box::new(alone), data, clock, tuning)
+        Engine::join(log, Box::new(alone), data, clock, tuning, Outside::default())
     }
 
     /// Works on the partitions that a group gives to this process.
@@ -190,7 +215,9 @@ impl Engine {
         data: Option<&Path>,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
+        outside: Outside,
     ) -> Result<Engine, Error> {
+        let schemas = outside.schemas.clone();
         let seats: Arc<[Seat]> = (0..log.partitions()).map(|_| Seat::default()).collect();
         let (reporter, reports) = mpsc::channel();
         let means = Means {
@@ -198,6 +225,7 @@ impl Engine {
             data: data.map(Path::to_owned),
             clock,
             tuning,
+            outside,
         };
         let run = Seats::new(means, group, seats.clone(), reporter.clone(), reports);
         let seated = run.seated().clone();
@@ -215,6 +243,7 @@ impl Engine {
         }));
         Ok(Engine {
             log,
+            schemas,
             seats,
             seated,
             reporter,
@@ -224,6 +253,11 @@ impl Engine {
 
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
+    }
+
+    /// With which schemas events are written, and outputs were.
+    pub fn schemas(&self) -> &Schemas {
+        &self.schemas
     }
 
     /// Whether the group has said which partitions are this process's, be it none.
@@ -241,8 +275,9 @@ impl Engine {
         if !seat.send(command(reply)) {
             return Err(QueryError::Elsewhere);
         }
-        // Whoever ends in between has not answered wrongly.
-        answer.await.map_err(|_| QueryError::Unavailable)
+        // A worker may be waiting for its log. Whoever ends in between has not answered wrongly.
+        let answer = tokio::time::timeout(ANSWER, answer).await;
+        answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)
     }
 
     /// Users of one partition, as JSON with `as_of`; waits until an offset is folded, if one is given.

@@ -9,6 +9,7 @@ use crate::log::{Commit, CurrentRecord, Log, NewRecord, Position};
 use crate::metrics;
 use crate::presence::change::{Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
+use crate::registry::Schemas;
 use crate::schema::avro;
 use std::collections::VecDeque;
 
@@ -31,6 +32,8 @@ pub struct Outbox {
     committed: Position,
     pub census: Census,
     datum: Vec<u8>,
+    /// Written with.
+    pub schemas: Schemas,
 }
 
 impl Outbox {
@@ -56,6 +59,7 @@ impl Outbox {
             committed: target,
             census,
             datum: Vec::new(),
+            schemas: Schemas::default(),
         }
     }
 
@@ -133,7 +137,7 @@ impl Outbox {
             return Ok(());
         }
         let mut value = Vec::with_capacity(self.datum.len() + 10);
-        avro::frame(schema, &mut value);
+        self.schemas.frame(schema, &mut value);
         value.extend_from_slice(&self.datum);
         match output {
             Output::Change(change) => {

@@ -12,6 +12,7 @@
 //! Start, recovery and the live path are this one path: what the log has already is folded silently ([`Outbox`]).
 
 use super::census::Census;
+use super::current;
 use super::outbox::Outbox;
 use super::{Error, Tuning};
 use crate::clock::Clock;
@@ -23,9 +24,10 @@ use crate::presence::change::Output;
 use crate::presence::deadlines::Upto;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
-use crate::presence::state::{DeviceImage, PartitionImage, Slot, State, UserImage};
+use crate::presence::state::{PartitionImage, Slot, State, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
-use crate::schema::avro::{self, DeviceState, Quarantined, UserState};
+use crate::registry::Schemas;
+use crate::schema::avro::{self, Quarantined, Schema};
 use crate::schema::policy::{parse_policy, policy_json};
 use crate::schema::{json, partitioner};
 use crate::store::{self, Applied, DueKey, Place, SlotBeats, Store, keys};
@@ -232,6 +234,12 @@ impl Walk {
         Ok(walk)
     }
 
+    /// Reads and writes with a registry's schemas too.
+    pub fn with_schemas(mut self, schemas: Schemas) -> Walk {
+        self.outbox.schemas = schemas;
+        self
+    }
+
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -281,7 +289,13 @@ impl Walk {
         if !records.is_empty() {
             failpoint::reach("poll");
         }
-        let step = self.fold_batch(&records);
+        // Before anything is folded: whoever comes again reads the same records.
+        let learned = self
+            .outbox
+            .schemas
+            .learn(records.iter().map(|record| record.value.as_slice()));
+        let step = learned.inspect_err(|_| metrics::registry_failed()).map_err(Error::from);
+        let step = step.and_then(|()| self.fold_batch(&records));
         self.batch = records;
         let step = step?;
         if !self.outbox.has_outputs() {
@@ -311,7 +325,7 @@ impl Walk {
     pub fn commit_due_ms(&self) -> Option<u64> {
         let outputs = self
             .gathering_since_ms
-            .map(|since_ms| since_ms + self.tuning.output_commit_ms);
+            .map(|since_ms| since_ms + self.tuning.output_commit_ms.max(self.log.commit_pause_ms()));
         let position = self.outbox.has_moved(self.next);
         let position = position.then_some(self.log_committed_ms + self.tuning.log_commit_ms);
         outputs.into_iter().chain(position).min()
@@ -351,7 +365,7 @@ impl Walk {
         let mut step = Step::default();
         let decoded: Vec<_> = records
             .iter()
-            .map(|record| decode(record, self.partition, partitions))
+            .map(|record| decode(record, self.partition, partitions, &self.outbox.schemas))
             .collect();
         if self.store.is_some() {
             self.fetch_named(decoded.iter().filter_map(|event| event.as_ref().ok()))?;
@@ -438,7 +452,8 @@ impl Walk {
                 value: (!record.is_null).then_some(Cow::Borrowed(&record.value)),
             };
             let mut value = Vec::new();
-            avro::encode_quarantined(&quarantined, &mut value);
+            self.outbox.schemas.frame(Schema::Quarantined, &mut value);
+            avro::write_quarantined_datum(&quarantined, &mut value);
             self.outbox.quarantine(record.offset, value);
         }
         self.next = Offset(record.offset.0 + 1);
@@ -487,9 +502,10 @@ impl Walk {
         for user in touched.drain(..) {
             let image = self.state.slot_of(&user).and_then(|slot| self.state.image(slot));
             let value = image.map(|image| {
-                let state = user_state(&image, self.partition, offset);
+                let state = current::user_state(&image, self.partition, offset);
                 let mut value = Vec::new();
-                avro::encode_user_state(&state, &mut value);
+                self.outbox.schemas.frame(Schema::UserState, &mut value);
+                avro::write_user_state_datum(&state, &mut value);
                 value
             });
             let key = user.into_string().into_bytes();
@@ -673,13 +689,11 @@ impl Walk {
         self.commit_store()
     }
 
-    /// Commits the store and copies it into a directory that is not there yet, where others may look at it at leisure.
-    pub fn checkpoint(&mut self, into: &Path) -> Result<(), Error> {
+    /// Commits the store and copies it into a directory that is not there yet, where others may look at it at leisure. A
+    /// failure of the copy alone, the inner one, is none of the partition's.
+    pub fn checkpoint(&mut self, into: &Path) -> Result<Result<(), store::Error>, Error> {
         self.commit_store()?;
-        if let Some(store) = &self.store {
-            store.checkpoint(into)?;
-        }
-        Ok(())
+        Ok(self.store.as_ref().map_or(Ok(()), |store| store.checkpoint(into)))
     }
 
     /// When something happens by itself next; perhaps early, never late.
@@ -769,27 +783,14 @@ fn beats_of(state: &State, block: u32) -> Vec<SlotBeats> {
     slots.collect()
 }
 
-fn user_state<'a>(image: &UserImage<'a>, partition: Partition, offset: Offset) -> UserState<'a> {
-    let device = |device: &DeviceImage<'a>| DeviceState {
-        platform: Cow::Borrowed(device.platform),
-        device: Cow::Borrowed(device.device),
-        status: device.phase.status(),
-    };
-    UserState {
-        user: Cow::Borrowed(image.user),
-        version: image.version,
-        status: image.status,
-        since: image.since,
-        custom_status: image.custom_status.map(Cow::Borrowed),
-        devices: image.devices.iter().map(device).collect(),
-        partition,
-        offset,
-    }
-}
-
-/// Decodes a record and checks that it is where it belongs.
-pub fn decode(record: &Record, partition: Partition, partitions: u32) -> Result<Event<'_>, String> {
-    let event = avro::decode_event(&record.value).map_err(|malformed| malformed.to_string())?;
+/// Decodes a record and checks that it is where it belongs. Schemas of a registry must be known already.
+pub fn decode<'r>(
+    record: &'r Record,
+    partition: Partition,
+    partitions: u32,
+    schemas: &Schemas,
+) -> Result<Event<'r>, String> {
+    let event = avro::decode_event_with(&record.value, schemas).map_err(|malformed| malformed.to_string())?;
     partitioner::check_key(&event, record.key.as_deref()).map_err(|malformed| malformed.to_string())?;
     partitioner::check_partition(&event, partition, partitions).map_err(|malformed| malformed.to_string())?;
     Ok(event)

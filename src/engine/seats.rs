@@ -3,7 +3,7 @@
 
 use super::ownership::{self, Command as Order, Fact, Life};
 use super::worker::{Command, Wake, Worker};
-use super::{Error, Tuning};
+use super::{Error, Outside, Tuning};
 use crate::clock::Clock;
 use crate::log::{Group, Log, News};
 use crate::presence::Partition;
@@ -54,6 +54,7 @@ pub struct Means {
     pub data: Option<PathBuf>,
     pub clock: Arc<dyn Clock>,
     pub tuning: Tuning,
+    pub outside: Outside,
 }
 
 pub struct Seats {

@@ -4,17 +4,18 @@
 //! is due by the wall clock it appends a `tick`, which comes back through the log like any other record: time never
 //! enters in any other way.
 
+use super::checkpoints::{Reach, set_aside};
 use super::ownership::Fact;
 use super::partition::Walk;
 use super::seats::{Means, Report};
 use super::{Error, Tuning, millis};
 use crate::clock::Clock;
-use crate::log::{self, Limit, Log, NewRecord, Topic};
+use crate::log::{self, Limit, Log, NewRecord, Position, Topic};
 use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Offset, Partition};
-use crate::schema::{avro, json, policy::policy_json};
+use crate::schema::{json, policy::policy_json};
 use crate::store::{self, Store};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ const IDLE_MS: u64 = 1_000;
 /// After the log or the store failed it is tried again this much later.
 const RETRY_MS: u64 = 1_000;
 const PROGRESS_MS: u64 = 2_000;
+/// Well below the time after which a group gives a silent member's partitions to another.
+const OVERSLEPT_MS: u64 = 1_500;
 /// A tick that has not come back after so long was lost on its way.
 const TICK_LOST_MS: u64 = 10_000;
 
@@ -137,6 +140,10 @@ pub struct Worker {
     next_progress_ms: u64,
     /// Not to be tried again before, by the monotonic clock.
     retry_at_ms: u64,
+    /// No checkpoint before, by the monotonic clock.
+    next_checkpoint_ms: u64,
+    /// Where the last checkpoint stood.
+    checkpointed: Offset,
     /// Questions that wait for an offset, or until what was folded is committed.
     waiting: Vec<Waiting>,
     /// When a tick was appended that has not come back, by the monotonic clock.
@@ -144,6 +151,9 @@ pub struct Worker {
     /// No tick before, by the monotonic clock.
     next_tick_ms: u64,
     stopping: bool,
+    /// It slept longer than it meant to, stopped perhaps: whether the partition is still ours is asked before anything is
+    /// answered.
+    overslept: bool,
     /// Why it ends by itself.
     deposed: Option<Error>,
 }
@@ -196,10 +206,13 @@ impl Worker {
             at_end_once: false,
             next_progress_ms: 0,
             retry_at_ms: 0,
+            next_checkpoint_ms: 0,
+            checkpointed: Offset(0),
             waiting: Vec::new(),
             tick_sent_ms: None,
             next_tick_ms: 0,
             stopping: false,
+            overslept: false,
             deposed: None,
         }
     }
@@ -244,6 +257,18 @@ impl Worker {
         match error {
             // What the fold gave is kept and committed again.
             Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => {}
+            // Nothing was folded of a batch with a schema that is still to be asked for.
+            Error::Registry(_) => {}
+            // What the log cannot rebuild a checkpoint can, once; the store is kept to be looked at.
+            Error::Unrecoverable { .. } if self.means.outside.keeper.is_some() && !self.rebuilt => {
+                self.walk = None;
+                self.rebuilt = true;
+                if let Some(directory) = &self.directory
+                    && let Err(error) = set_aside(directory)
+                {
+                    tracing::error!(partition = %self.partition, %error, "the store cannot be set aside");
+                }
+            }
             // A store that was damaged unnoticed gives other outputs: once, the log alone is asked.
             Error::Diverged { .. } if !self.rebuilt => {
                 self.walk = None;
@@ -266,6 +291,7 @@ impl Worker {
             // What is in memory no longer counts: start over from the store.
             Error::Log(_)
             | Error::Store(_)
+            | Error::Checkpoint(_)
             | Error::Diverged { .. }
             | Error::ForeignStore { .. }
             | Error::Unreadable
@@ -295,6 +321,7 @@ impl Worker {
     fn try_work(&mut self) -> Result<bool, Error> {
         let Some(walk) = &mut self.walk else {
             self.log = self.means.log.clone().take_up(self.partition)?;
+            self.restore()?;
             let (log, clock) = (self.log.clone(), self.clock.clone());
             // Another first policy comes as a record, so that the log alone says everything.
             let first = Policy::default();
@@ -305,32 +332,94 @@ impl Worker {
                 &first,
                 clock,
                 self.tuning,
-            )?;
+            )?
+            .with_schemas(self.means.outside.schemas.clone());
             self.restoring = true;
             self.at_end_once = false;
             self.next_progress_ms = self.clock.monotonic_ms() + PROGRESS_MS;
             self.walk = Some(walk);
             return Ok(true);
         };
+        if std::mem::take(&mut self.overslept)
+            && let Err(error) = self.log.confirm(self.partition)
+        {
+            self.overslept = true;
+            return Err(error.into());
+        }
         let step = walk.step(Limit {
             records: self.tuning.batch_records,
             bytes: self.tuning.batch_bytes,
         })?;
-        self.failure = None;
         if step.saw_tick {
             self.tick_sent_ms = None;
         }
         let at_end = step.records == 0 && self.log.is_at_end(self.partition);
         self.at_end_once |= at_end;
+        if step.records > 0 || at_end {
+            self.failure = None;
+        }
         self.show_progress();
         if at_end {
             self.tick()?;
+        }
+        if !self.restoring {
+            self.checkpoint()?;
         }
         let applied = self.walk.as_ref().map_or(Offset(0), Walk::applied);
         let end = self.log.range(Topic::Events, self.partition)?.end;
         let users = self.walk.as_ref().map_or(0, |walk| walk.state().users_in_memory());
         metrics::partition(self.partition.0, end.0.saturating_sub(applied.0), users);
         Ok(step.records > 0)
+    }
+
+    fn reach(&self, committed: Position) -> Result<Reach, Error> {
+        let range = self.log.range(Topic::Events, self.partition)?;
+        Ok(Reach {
+            start: range.start,
+            end: range.end,
+            committed: (committed.next, committed.outputs),
+        })
+    }
+
+    /// Takes a checkpoint in place of the store, where that is better.
+    fn restore(&mut self) -> Result<(), Error> {
+        let Some(keeper) = self.means.outside.keeper.clone() else {
+            return Ok(());
+        };
+        // The first is due at a moment of the partition's own, lest all come at once.
+        let share = u64::from(self.partition.0 + 1) * keeper.every_ms() / u64::from(self.log.partitions());
+        self.next_checkpoint_ms = self.clock.monotonic_ms() + share;
+        self.checkpointed = Offset(0);
+        let Some(directory) = self.directory.clone() else {
+            return Ok(());
+        };
+        let reach = self.reach(self.log.position(self.partition)?)?;
+        keeper.restore(self.partition, &directory, reach, self.tuning.store_commit_records)?;
+        Ok(())
+    }
+
+    /// Makes a checkpoint, if one is due and there is anything new.
+    fn checkpoint(&mut self) -> Result<(), Error> {
+        let now_ms = self.clock.monotonic_ms();
+        let (Some(keeper), Some(walk)) = (self.means.outside.keeper.clone(), &mut self.walk) else {
+            return Ok(());
+        };
+        if now_ms < self.next_checkpoint_ms || walk.applied() == self.checkpointed {
+            return Ok(());
+        }
+        self.next_checkpoint_ms = now_ms + keeper.every_ms();
+        let Some(place) = keeper.place(self.partition) else {
+            return Ok(());
+        };
+        if let Err(error) = walk.checkpoint(&place)? {
+            metrics::checkpoint_failed();
+            tracing::warn!(partition = %self.partition, %error, "the store cannot be copied; the next copy is due as ever");
+            return Ok(());
+        }
+        self.checkpointed = walk.applied();
+        let committed = walk.committed();
+        keeper.take(self.partition, place, self.reach(committed)?);
+        Ok(())
     }
 
     /// When the partition, quiet as it is, needs a tick, by the wall clock.
@@ -362,7 +451,7 @@ impl Worker {
             return Ok(());
         }
         let mut value = Vec::new();
-        avro::encode_event(&Event::Tick, &mut value);
+        self.means.outside.schemas.encode_event(&Event::Tick, &mut value);
         let record = NewRecord { key: None, value };
         self.tick_sent_ms = Some(now_ms);
         self.next_tick_ms = now_ms + TICK_MS;
@@ -388,6 +477,7 @@ impl Worker {
     }
 
     fn take_commands(&mut self, wait_ms: u64) {
+        let began_ms = self.clock.monotonic_ms();
         let first = if wait_ms == 0 {
             self.commands.try_recv().map_err(|error| match error {
                 TryRecvError::Empty => RecvTimeoutError::Timeout,
@@ -396,6 +486,8 @@ impl Worker {
         } else {
             self.commands.recv_timeout(Duration::from_millis(wait_ms))
         };
+        let slept_ms = self.clock.monotonic_ms().saturating_sub(began_ms);
+        self.overslept |= slept_ms > wait_ms + OVERSLEPT_MS;
         match first {
             Ok(command) => {
                 self.take(command);
@@ -441,7 +533,7 @@ impl Worker {
             return at_least.is_some();
         };
         let unsettled = self.failure.is_none() && walk.is_caught_up() && !walk.is_settled();
-        unsettled || at_least.is_some_and(|at_least| walk.applied() <= at_least)
+        self.overslept || unsettled || at_least.is_some_and(|at_least| walk.applied() <= at_least)
     }
 
     fn answer(&self, question: Question) {

@@ -10,6 +10,7 @@ use crate::metrics;
 use crate::presence::change::Output;
 use crate::presence::event::bounds;
 use crate::presence::{Offset, Partition};
+use crate::registry::Schemas;
 use crate::schema::json::output_line;
 use crate::schema::{Malformed, avro, partitioner::partition_of};
 use axum::body::{Body, Bytes};
@@ -120,6 +121,7 @@ async fn follow(
     let cursor = start(&*log, topic, &followed, after.as_deref())?;
     let subscription = Subscription {
         log,
+        schemas: face.engine.schemas().clone(),
         topic,
         keys: Arc::new(keys),
         cursor,
@@ -194,6 +196,7 @@ fn start(log: &dyn Log, topic: Topic, followed: &BTreeSet<Partition>, after: Opt
 /// One open subscription.
 struct Subscription {
     log: Arc<dyn Log>,
+    schemas: Schemas,
     topic: Topic,
     /// Users or gateways; empty: all.
     keys: Arc<BTreeSet<Vec<u8>>>,
@@ -269,6 +272,7 @@ impl Subscription {
     /// The next events, as text; none at the end of the log.
     async fn read(&mut self) -> Result<Option<String>, Fault> {
         let (log, topic, keys) = (self.log.clone(), self.topic, self.keys.clone());
+        let schemas = self.schemas.clone();
         let mut cursor = self.cursor.clone();
         let read = tokio::task::spawn_blocking(move || -> Result<(Cursor, bool, String), Fault> {
             let mut text = String::new();
@@ -289,7 +293,7 @@ impl Subscription {
                     cursor.0[at].1 = Offset(record.offset.0 + 1);
                     let wanted = keys.is_empty() || record.key.as_ref().is_some_and(|key| keys.contains(key));
                     if wanted {
-                        event(&mut text, topic, record, &cursor)?;
+                        event(&mut text, topic, record, &schemas, &cursor)?;
                     }
                 }
             }
@@ -307,11 +311,15 @@ impl Subscription {
     }
 }
 
-fn event(text: &mut String, topic: Topic, record: &Record, cursor: &Cursor) -> Result<(), Fault> {
+fn event(text: &mut String, topic: Topic, record: &Record, schemas: &Schemas, cursor: &Cursor) -> Result<(), Fault> {
+    // Whoever wrote it may have had another schema of the registry's.
+    schemas
+        .learn([record.value.as_slice()])
+        .map_err(|error| log::Error::Read(error.to_string().into()))?;
     let decoded = match topic {
-        Topic::Kicks => avro::decode_kick(&record.value).map(|kick| ("kick", Output::Kick(kick))),
+        Topic::Kicks => avro::decode_kick_with(&record.value, schemas).map(|kick| ("kick", Output::Kick(kick))),
         Topic::Changes | Topic::Events | Topic::Quarantine => {
-            avro::decode_change(&record.value).map(|change| ("change", Output::Change(change)))
+            avro::decode_change_with(&record.value, schemas).map(|change| ("change", Output::Change(change)))
         }
     };
     let (name, output) = decoded.map_err(|malformed: Malformed| {

@@ -7,8 +7,9 @@ use crate::log::{self, Appended, NewRecord};
 use crate::metrics;
 use crate::presence::Partition;
 use crate::presence::event::{Beat, Event};
+use crate::registry::Schemas;
 use crate::schema::json::{Object, read_new_events};
-use crate::schema::{avro, partitioner::partition_of};
+use crate::schema::partitioner::partition_of;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
@@ -35,14 +36,9 @@ pub async fn events(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Fault> {
     let body = body?;
-    if *face.stopping.borrow() {
-        return Err(Fault::unavailable(
-            "stopping",
-            "the server is stopping; no event was taken",
-        ));
-    }
+    refuse_if_stopping(&face)?;
     let log = face.engine.log();
-    let (records, shapes) = read(&body, scopes, log.partitions())?;
+    let (records, shapes) = read(&body, scopes, log.partitions(), face.engine.schemas())?;
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
         // Whoever sent the events may have gone; they are in the log all the same.
@@ -65,10 +61,37 @@ pub async fn events(
     Ok(super::json(answer(&appended, &shapes)))
 }
 
+/// Appends one event about one user that another route made; it is durable when this returns.
+pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Fault> {
+    refuse_if_stopping(face)?;
+    let log = face.engine.log();
+    let mut records = Vec::new();
+    place(event, log.partitions(), face.engine.schemas(), &mut records);
+    let (acknowledge, acknowledged) = oneshot::channel();
+    let acknowledge = Box::new(move |result| {
+        // As above.
+        let _ = acknowledge.send(result);
+    });
+    log.append(records, acknowledge);
+    acknowledged.await.map_err(|_| Fault::from(log::Error::Closed))??;
+    metrics::appended(1);
+    Ok(())
+}
+
+fn refuse_if_stopping(face: &Face) -> Result<(), Fault> {
+    if *face.stopping.borrow() {
+        return Err(Fault::unavailable(
+            "stopping",
+            "the server is stopping; no event was taken",
+        ));
+    }
+    Ok(())
+}
+
 type Records = Vec<(Partition, NewRecord)>;
 
 /// Judges every event before anything is appended.
-fn read(body: &[u8], scopes: Scopes, partitions: u32) -> Result<(Records, Vec<Shape>), Fault> {
+fn read(body: &[u8], scopes: Scopes, partitions: u32, schemas: &Schemas) -> Result<(Records, Vec<Shape>), Fault> {
     let text = std::str::from_utf8(body).map_err(|error| Fault::not_utf8(body, &error))?;
     let events = read_new_events(text).map_err(|error| Fault::json(&error))?;
     if !EVENTS.contains(&events.len()) {
@@ -85,7 +108,7 @@ fn read(body: &[u8], scopes: Scopes, partitions: u32) -> Result<(Records, Vec<Sh
         }
         let before = records.len();
         let everywhere = matches!(event, Event::Lease { .. } | Event::Policy { .. } | Event::Tick);
-        let single = place(event, partitions, &mut records);
+        let single = place(event, partitions, schemas, &mut records);
         let count = records.len() - before;
         shapes.push(match (single, everywhere) {
             (true, _) => Shape::One,
@@ -114,10 +137,10 @@ fn needs_admin(event: &Event<'_>) -> bool {
 }
 
 /// Adds the records of an event: one where it is about one user (true), else one a partition that it concerns.
-fn place(event: Event<'_>, partitions: u32, records: &mut Records) -> bool {
+fn place(event: Event<'_>, partitions: u32, schemas: &Schemas, records: &mut Records) -> bool {
     let encode = |event: &Event<'_>| {
         let mut value = Vec::with_capacity(128);
-        avro::encode_event(event, &mut value);
+        schemas.encode_event(event, &mut value);
         value
     };
     if let Some(user) = event.user() {

@@ -9,9 +9,12 @@ mod follow;
 mod ingest;
 mod overview;
 mod peers;
+mod tim;
 mod users;
+mod usersig;
 
-use crate::config::Scopes;
+use crate::clock::Clock;
+use crate::config::{Scopes, Tim};
 use crate::engine::Engine;
 use crate::log::Topic;
 use access::Access;
@@ -44,6 +47,8 @@ pub struct Face {
     kicks: watch::Receiver<u64>,
     /// True once the process is stopping: no events are taken and subscriptions end.
     stopping: watch::Receiver<bool>,
+    /// The Tencent-compatible routes, if they are wanted.
+    tim: Option<tim::Terms>,
 }
 
 impl Face {
@@ -70,11 +75,20 @@ impl Face {
             changes,
             kicks,
             stopping,
+            tim: None,
         }
     }
 
+    /// Adds the Tencent-compatible routes below `/v4`.
+    ///
+    /// Their signatures expire by this clock; other nodes are asked with this bearer token, if there is one.
+    pub fn with_tim(self, tim: Tim, clock: Arc<dyn Clock>, token: Option<&str>) -> Face {
+        let tim = Some(tim::Terms::new(tim, clock, token));
+        Face { tim, ..self }
+    }
+
     pub fn router(self) -> Router {
-        Router::new()
+        let ours = Router::new()
             .route("/", get(console))
             .route("/v1/events", post(ingest::events))
             .route("/v1/users/query", post(users::query).get(users::user_named_query))
@@ -92,7 +106,12 @@ impl Face {
             .method_not_allowed_fallback(async |method: Method| Fault::method(&method))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(middleware::from_fn_with_state(self.clone(), access::check))
-            .with_state(self)
+            .with_state(self.clone());
+        match self.tim.clone() {
+            // Outside of the check above: who calls there shows a signature, from wherever.
+            Some(terms) => ours.nest("/v4", tim::Desk { face: self, terms }.router()),
+            None => ours,
+        }
     }
 }
 

@@ -41,6 +41,15 @@ impl Asker {
         }
     }
 
+    /// Somebody who is let in already and whose own headers are of no use to other nodes: they get this bearer token.
+    pub fn with_token(token: Option<&str>) -> Asker {
+        let authorization = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+        Asker {
+            from_node: false,
+            authorization,
+        }
+    }
+
     /// Whether another node asks, which wants to know what is here and no more.
     pub fn is_node(&self) -> bool {
         self.from_node

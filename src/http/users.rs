@@ -302,7 +302,7 @@ pub async fn changes(
     let Path(user) = user?;
     only(query.as_deref(), &["limit"])?;
     let wanted = number(query.as_deref(), "limit", CHANGES)?.unwrap_or(CHANGES_DEFAULT) as usize;
-    let log = face.engine.log().clone();
+    let (log, schemas) = (face.engine.log().clone(), face.engine.schemas().clone());
     let partition = partition_of(&user, log.partitions());
     let found = tokio::task::spawn_blocking(move || -> Result<Vec<Vec<u8>>, log::Error> {
         const CHUNK: u64 = 4_000;
@@ -333,8 +333,11 @@ pub async fn changes(
                 .rev()
                 .filter(|record| record.key.as_deref() == Some(user.as_bytes()))
             {
+                schemas
+                    .learn([record.value.as_slice()])
+                    .map_err(|error| log::Error::Read(error.to_string().into()))?;
                 if lines.len() < wanted
-                    && let Ok(change) = avro::decode_change(&record.value)
+                    && let Ok(change) = avro::decode_change_with(&record.value, &schemas)
                 {
                     let mut line = Vec::new();
                     output_line(&mut line, &Output::Change(change));

@@ -201,6 +201,18 @@ pub trait Log: Send + Sync {
         true
     }
 
+    /// Whether this process still owns what it took up: [`Error::Fenced`] if not. For one that was asleep and cannot know.
+    fn confirm(&self, partition: Partition) -> Result<(), Error> {
+        let _ = partition;
+        Ok(())
+    }
+
+    /// How long outputs are to gather at least before they are committed, in milliseconds: where a commit costs much and
+    /// many partitions share a machine.
+    fn commit_pause_ms(&self) -> u64 {
+        0
+    }
+
     /// Whether commits are to bring the newest state of users along.
     fn keeps_current(&self) -> bool {
         false

@@ -5,6 +5,10 @@
 //! take a record for malformed. Calls wait for the network, so they are for threads of their own, never for one of the
 //! runtime; only what [`WriterSchemas`] asks is answered at once, from what is known.
 
+mod schemas;
+
+pub use schemas::Schemas;
+
 use crate::schema::avro::{Framing, Schema, WriterSchema, WriterSchemas};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

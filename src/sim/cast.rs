@@ -297,6 +297,8 @@ impl Cast {
             }
             Error::Store(crate::store::Error::Failed { .. }) => false,
             Error::Store(_)
+            | Error::Registry(_)
+            | Error::Checkpoint(_)
             | Error::Log(log::Error::Open(_) | log::Error::Closed | log::Error::Partly(_))
             | Error::Diverged { .. }
             | Error::ForeignStore { .. }

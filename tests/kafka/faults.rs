@@ -5,7 +5,7 @@ use crate::python;
 use crate::run::Run;
 use std::fmt;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -110,7 +110,7 @@ impl Fault {
             Fault::StoreDeleted => with_stores(run, |_, node| {
                 std::fs::remove_dir_all(store(node)).expect("it was there");
             }),
-            Fault::StoreForeign => with_stores(run, |_, node| swap_stores(&store(node))),
+            Fault::StoreForeign => with_stores(run, |_, node| swap_stores(node)),
             Fault::StoreOld => with_stores(run, |run, node| {
                 let old = node.data.join("old");
                 copy(&store(node), &old);
@@ -193,13 +193,22 @@ fn brokers(run: &Run<'_>, what: &str, which: &[usize]) {
     assert_eq!(script.answer(), "ok", "{what} {which:?}");
 }
 
-fn store(node: &Node) -> std::path::PathBuf {
+fn store(node: &Node) -> PathBuf {
     node.data.join("store")
 }
 
-/// Something is done to the stores of a node that was killed; then it starts again and everything is folded.
+/// Something is done to the stores of a node that was killed; then it starts again and everything is folded. There are
+/// fewer nodes than partitions, so that one has two stores at least.
 fn with_stores(run: &mut Run<'_>, what: impl FnOnce(&mut Run<'_>, &mut Node)) {
-    let place = run.any();
+    let begun = Instant::now();
+    let mut place = run.any();
+    while stores_of(&run.nodes[place]).len() < 2 {
+        if begun.elapsed() > REACHED {
+            run.give_up("no node has two stores");
+        }
+        thread::sleep(Duration::from_millis(100));
+        place = run.any();
+    }
     let mut node = run.nodes.swap_remove(place);
     node.kill();
     what(run, &mut node);
@@ -208,16 +217,19 @@ fn with_stores(run: &mut Run<'_>, what: impl FnOnce(&mut Run<'_>, &mut Node)) {
     run.settle();
 }
 
-fn swap_stores(stores: &Path) {
-    let mut there: Vec<_> = std::fs::read_dir(stores)
-        .expect("it was there")
-        .map(|entry| entry.expect("readable").path())
-        .collect();
+fn stores_of(node: &Node) -> Vec<PathBuf> {
+    let there = std::fs::read_dir(store(node)).into_iter().flatten().flatten();
+    let mut there: Vec<PathBuf> = there.map(|entry| entry.path()).collect();
     there.sort();
+    there
+}
+
+fn swap_stores(node: &Node) {
+    let there = stores_of(node);
     let [first, second, ..] = &*there else {
-        panic!("no two stores in {}", stores.display());
+        panic!("no two stores: {there:?}");
     };
-    let aside = stores.with_file_name("aside");
+    let aside = node.data.join("aside");
     std::fs::rename(first, &aside).expect("moved");
     std::fs::rename(second, first).expect("moved");
     std::fs::rename(&aside, second).expect("moved");

@@ -4,9 +4,6 @@ use crate::faults::Fault;
 use crate::run::Plan;
 use std::time::Duration;
 
-/// The steps of the walk at which an engine can be told to die, see `ROLLCALL_FAILPOINT`.
-pub const STEPS: [&str; 6] = ["1", "2", "3", "4", "5", "6"];
-
 fn plan(name: &'static str, faults: Vec<Fault>) -> Plan {
     Plan {
         name,
@@ -26,12 +23,10 @@ pub fn kills(times: u32) -> Plan {
     plan("kills", vec![Fault::Kills(times)])
 }
 
-/// At each step, when it is reached for the n-th time.
-pub fn failpoints(nths: &[u32]) -> Plan {
-    let points = nths
-        .iter()
-        .flat_map(|nth| STEPS.map(|step| Fault::Failpoint(step, *nth)));
-    plan("failpoints", points.collect())
+/// At each of these places, when it is reached for the n-th time.
+pub fn failpoints(places: &[&'static str], nths: &[u32]) -> Plan {
+    let at = |nth: u32| places.iter().map(move |place| Fault::Failpoint(place, nth));
+    plan("failpoints", nths.iter().flat_map(|nth| at(*nth)).collect())
 }
 
 pub fn sleepers(count: usize) -> Plan {
@@ -53,14 +48,12 @@ pub fn stores(count: usize) -> Plan {
 // These need three brokers of their own.
 
 pub fn brokers(count: usize) -> Plan {
-    plan(
-        "brokers",
-        in_turn(&[Fault::BrokerKilled, Fault::CoordinatorMoved], count),
-    )
+    let faults = [Fault::BrokerKilled, Fault::BrokersPaused(300), Fault::CoordinatorMoved];
+    plan("brokers", in_turn(&faults, count))
 }
 
 pub fn pauses(count: usize) -> Plan {
-    let pauses = [50, 300, 1_500, 100, 6_000, 20, 800, 9_000].map(Fault::BrokersPaused);
+    let pauses = [6_000, 50, 300, 1_500, 100, 9_000, 20, 800].map(Fault::BrokersPaused);
     plan("pauses", in_turn(&pauses, count))
 }
 

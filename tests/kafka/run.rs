@@ -49,7 +49,6 @@ pub struct Run<'c> {
     pub space: Space,
     pub dice: Dice,
     pub nodes: Vec<Node>,
-    directory: tempfile::TempDir,
 }
 
 /// Runs a plan to its end and tells what came of it. Panics where a partition stands still for good.
@@ -63,7 +62,6 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
         cluster,
         dice: Dice(seed),
         nodes,
-        directory,
         space,
     };
     for node in &mut run.nodes {
@@ -90,7 +88,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
         node.stop();
     }
     let verdict = python::check(&run.space, Some(&load["ends"]));
-    run.keep_if_wrong(&verdict);
+    run.tell(&verdict);
     Row::new(plan.name, begun.elapsed(), struck, verdict, &load)
 }
 
@@ -147,15 +145,19 @@ impl Run<'_> {
         self.dice.roll(self.nodes.len())
     }
 
-    fn keep_if_wrong(&self, verdict: &Verdict) {
-        if !verdict.complaints.is_empty() {
-            for node in &self.nodes {
-                println!("== node {}\n{}", node.name, node.diary());
-            }
-            println!("== {}: {}", self.space.prefix, self.directory.path().display());
-            for complaint in &verdict.complaints {
-                println!("{complaint}");
-            }
+    /// What the engines said, if anything is wrong; else only what troubled them.
+    fn tell(&self, verdict: &Verdict) {
+        let is_well = verdict.complaints.is_empty();
+        for node in &self.nodes {
+            println!("== {}, node {}", self.space.prefix, node.name);
+            let diary = node.diary();
+            let lines = diary
+                .lines()
+                .filter(|line| !is_well || line.contains(" ERROR ") || line.contains(" WARN "));
+            lines.for_each(|line| println!("{line}"));
+        }
+        for complaint in &verdict.complaints {
+            println!("{complaint}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Topics and a group that no other test has.
 
 use crate::python;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub struct Space {
@@ -21,7 +22,20 @@ impl Space {
             group: format!("{prefix}-group"),
             prefix,
         };
-        python::run("topics.py", &space, &["create", &partitions.to_string()]);
+        let made = Command::new(python::program())
+            .args([
+                "topics",
+                "create",
+                "--kafka",
+                bootstrap,
+                "--topic-prefix",
+                &space.prefix,
+            ])
+            .args(["--partitions", &partitions.to_string()])
+            .output()
+            .expect("it starts");
+        let told = [made.stdout, made.stderr].map(|told| String::from_utf8_lossy(&told).into_owned());
+        assert!(made.status.success(), "{}", told.concat());
         space
     }
 }

@@ -1,6 +1,5 @@
 """What a test does to topics, by a client that is not Rollcall's.
 
-  topics.py --kafka HOST:PORT --prefix P create PARTITIONS
   topics.py --kafka HOST:PORT --prefix P truncate PARTITION OFFSET    the events before OFFSET are gone
   topics.py --kafka HOST:PORT --prefix P coordinator GROUP            prints the id of the broker that has the group
 """
@@ -8,40 +7,18 @@
 import argparse
 
 import confluent_kafka as kafka
-from confluent_kafka.admin import AdminClient, NewTopic
-
-import wire
-
-SETTINGS = {
-    "events": {"message.timestamp.type": "LogAppendTime", "max.message.bytes": "2097152"},
-    "changes": {"max.message.bytes": "2097152"},
-    "kicks": {"max.message.bytes": "2097152"},
-    "current": {"cleanup.policy": "compact", "max.message.bytes": "2097152"},
-    "quarantine": {"max.message.bytes": "4194304"},
-}
-# Who has which partition: the engines tell each other.
-OWNERS = {"cleanup.policy": "compact"}
+from confluent_kafka.admin import AdminClient
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kafka", required=True)
     parser.add_argument("--prefix", required=True)
-    parser.add_argument("what", choices=["create", "truncate", "coordinator"])
+    parser.add_argument("what", choices=["truncate", "coordinator"])
     parser.add_argument("words", nargs="*")
     args = parser.parse_args()
     admin = AdminClient({"bootstrap.servers": args.kafka})
-    if args.what == "create":
-        partitions = int(args.words[0])
-        # As many copies as the brokers make by themselves.
-        topics = [
-            NewTopic(f"{args.prefix}.{name}", partitions, -1, config=SETTINGS[name] | {"retention.ms": "-1"})
-            for name in wire.TOPICS
-        ]
-        topics.append(NewTopic(f"{args.prefix}.owners", 1, -1, config=OWNERS))
-        for made in admin.create_topics(topics, operation_timeout=30, request_timeout=60).values():
-            made.result()
-    elif args.what == "truncate":
+    if args.what == "truncate":
         partition, offset = map(int, args.words)
         place = kafka.TopicPartition(f"{args.prefix}.events", partition, offset)
         for gone in admin.delete_records([place], operation_timeout=30, request_timeout=60).values():

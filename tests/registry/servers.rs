@@ -50,7 +50,13 @@ pub struct Canned {
 
 impl Canned {
     pub fn start(answers: &[(&str, &str)]) -> Canned {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Canned::start_at("http://127.0.0.1:0", answers)
+    }
+
+    /// Where another one was.
+    pub fn start_at(url: &str, answers: &[(&str, &str)]) -> Canned {
+        let address = url.strip_prefix("http://").expect("a URL");
+        let listener = TcpListener::bind(address).expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let heads = Arc::new(Mutex::new(Vec::new()));
         let said: Vec<String> = answers

@@ -9,7 +9,6 @@ use super::settings::Connection;
 use super::topics::{Facts, Finding, Impossible, NewTopic, Part, Plan, TopicFacts, Wanted, Weight, judge, plan};
 use crate::log::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
@@ -92,13 +91,13 @@ pub fn create(connection: &Connection, wanted: Wanted) -> Result<Created, Error>
 
 struct Admin<'c> {
     connection: &'c Connection,
-    client: AdminClient<DefaultClientContext>,
+    client: AdminClient<Quiet>,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Admin<'_> {
     fn new(connection: &Connection) -> Result<Admin<'_>, Error> {
-        let client = connection.client("rollcall-topics").create();
+        let client = connection.client("rollcall-topics").create_with_context(Quiet);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Admin {
             connection,
@@ -123,7 +122,20 @@ impl Admin<'_> {
         }
     }
 
+    /// A broker that has not heard of a topic yet knows no setting of it, not even a default: it is asked again.
     fn facts(&self) -> Result<Facts, Error> {
+        let mut facts = self.ask()?;
+        for _ in 0..SETTLES.0 {
+            if facts.topics.values().all(|topic| !topic.settings.is_empty()) {
+                break;
+            }
+            std::thread::sleep(SETTLES.1);
+            facts = self.ask()?;
+        }
+        Ok(facts)
+    }
+
+    fn ask(&self) -> Result<Facts, Error> {
         // All of them: who asks for one that is not there may make the broker create it.
         let metadata = self.client.inner().fetch_metadata(None, PATIENCE);
         let metadata = metadata.map_err(|error| Error::Unreachable {
@@ -172,6 +184,7 @@ impl Admin<'_> {
                 Ok(resource) => resource,
                 // Not everybody may see a broker's settings; those of our topics are needed.
                 Err(RDKafkaErrorCode::ClusterAuthorizationFailed) => continue,
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition) => continue,
                 Err(code) => {
                     let error = KafkaError::AdminOp(code);
                     return Err(failed("the settings of the topics cannot be read", &error));

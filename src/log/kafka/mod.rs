@@ -35,6 +35,7 @@ use owned::Owned;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use settings::Connection;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tail::Tail;
@@ -66,6 +67,8 @@ pub struct KafkaLog {
     appender: Appender,
     tail: Tail,
     owners: Owners,
+    /// How many partitions are taken up here.
+    owned: AtomicU64,
     listeners: RwLock<Arc<Vec<Arc<Listener>>>>,
 }
 
@@ -109,6 +112,7 @@ impl KafkaLog {
             appender,
             tail,
             owners,
+            owned: AtomicU64::new(0),
             listeners: RwLock::default(),
         });
         log.tail.follow(Arc::downgrade(&log))?;
@@ -165,6 +169,10 @@ impl KafkaLog {
 
     fn offsets(&self) -> &BaseConsumer<Quiet> {
         self.offsets.consumer()
+    }
+
+    fn owned(&self) -> &AtomicU64 {
+        &self.owned
     }
 
     fn tail(&self) -> &Tail {

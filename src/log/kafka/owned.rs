@@ -22,6 +22,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ use std::time::Duration;
 const CALL: Duration = Duration::from_secs(10);
 /// For the first call of a new producer, which may have to wait for an old one's transaction to be settled.
 const TAKE_UP: Duration = Duration::from_secs(30);
+/// Of all partitions of a process together: a transaction takes milliseconds of a core, here and at the broker.
+const TRANSACTION_EVERY_MS: u64 = 5;
 const TRANSACTION_TIMEOUT_MS: &str = "30000";
 
 /// See the module.
@@ -65,6 +68,7 @@ impl Owned {
                 fenced: false,
             }),
         };
+        owned.log.owned().fetch_add(1, Ordering::Relaxed);
         owned.settle(&mut locked(&owned.ledger), true)?;
         Ok(owned)
     }
@@ -219,6 +223,12 @@ impl Owned {
     }
 }
 
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.log.owned().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Hands a record over; waits while too many are on their way.
 fn send(producer: &BaseProducer<Quiet>, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
     let mut record = record;
@@ -292,6 +302,22 @@ impl Log for Owned {
 
     fn is_at_end(&self, _: Partition) -> bool {
         locked(&self.tap).is_at_end()
+    }
+
+    fn confirm(&self, partition: Partition) -> Result<(), Error> {
+        // The position as it is: a transaction that nobody but the owner can commit.
+        let position = self.position(partition)?;
+        self.commit(
+            partition,
+            Commit {
+                position,
+                ..Commit::default()
+            },
+        )
+    }
+
+    fn commit_pause_ms(&self) -> u64 {
+        self.log.owned().load(Ordering::Relaxed) * TRANSACTION_EVERY_MS
     }
 
     fn keeps_current(&self) -> bool {

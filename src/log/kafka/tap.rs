@@ -277,8 +277,8 @@ impl Tap {
             // Left over from before it was started anew.
             return Ok(0);
         }
-        // SAFETY: librdkafka's pointers and lengths belong together; null has no bytes.
         let bytes = |at: *const c_void, length: usize| {
+            // SAFETY: librdkafka's pointers and lengths belong together; null has no bytes.
             (!at.is_null()).then(|| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), length) }.to_vec())
         };
         let key = bytes(fields.key, fields.key_len);

@@ -133,6 +133,7 @@ pub enum Weight {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     pub weight: Weight,
+    /// Its name; several separated by commas.
     pub topic: String,
     /// What is wrong, and what follows from it.
     pub what: String,
@@ -284,7 +285,18 @@ pub fn judge(connection: &Connection, facts: &Facts) -> Vec<Finding> {
     judge.sizes(facts);
     judge.broker(facts);
     judge.findings.sort_by_key(|finding| finding.weight);
-    judge.findings
+    let mut findings: Vec<Finding> = Vec::new();
+    for finding in judge.findings {
+        // What holds of several topics is said once.
+        match findings
+            .iter_mut()
+            .find(|said| said.what == finding.what && said.mend == finding.mend)
+        {
+            Some(said) => said.topic = format!("{}, {}", said.topic, finding.topic),
+            None => findings.push(finding),
+        }
+    }
+    findings
 }
 
 struct Judge<'c> {

@@ -1,0 +1,62 @@
+"""Publishes events straight to Kafka: publish.py BOOTSTRAP USER TEXT logs somebody in and sets their custom status.
+
+What makes an event valid: the user as key, Java's partitioner, and Avro in single-object encoding. See
+docs/publishing.md. Needs confluent-kafka and fastavro.
+"""
+
+import io
+import json
+import pathlib
+import sys
+
+import fastavro
+from confluent_kafka import Producer
+
+TOPIC = "presence.events"
+SCHEMA = json.loads((pathlib.Path(__file__).parent.parent / "schemas" / "event.avsc").read_text())
+PARSED = fastavro.parse_schema(SCHEMA)
+CANONICAL = fastavro.schema.to_parsing_canonical_form(SCHEMA)
+# The digits are in the order of the bytes on the wire.
+HEADER = b"\xc3\x01" + bytes.fromhex(fastavro.schema.fingerprint(CANONICAL, "CRC-64-AVRO"))
+
+
+def encode(event):
+    out = io.BytesIO(HEADER)
+    out.seek(0, io.SEEK_END)
+    fastavro.schemaless_writer(out, PARSED, event)
+    return out.getvalue()
+
+
+def delivered(error, message):
+    if error is not None:
+        sys.exit(f"an event was not taken: {error}")
+    print(message.partition(), message.offset())
+
+
+def main():
+    bootstrap, user, text = sys.argv[1:]
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            # librdkafka's own default puts users elsewhere, where their events are malformed.
+            "partitioner": "murmur2_random",
+            # In order and once, whatever is tried again.
+            "enable.idempotence": True,
+        }
+    )
+    # The gateway lives for ten minutes more. Every partition must hear it, so it has no key.
+    lease = encode({"type": "lease", "gateway": "python-1", "epoch": 1, "ttl_ms": 600_000})
+    for partition in producer.list_topics(TOPIC, timeout=30).topics[TOPIC].partitions:
+        producer.produce(TOPIC, lease, partition=partition, on_delivery=delivered)
+    events = [
+        {"type": "connect", "user": user, "platform": "android", "device": "phone", "gateway": "python-1",
+         "epoch": 1, "conn": 1, "intent": "login"},
+        {"type": "custom_status", "user": user, "text": text},
+    ]  # fmt: skip
+    for event in events:
+        producer.produce(TOPIC, encode(event), key=user, on_delivery=delivered)
+    if producer.flush(60):
+        sys.exit("not all events were taken within a minute")
+
+
+main()

@@ -1,0 +1,143 @@
+//! `rollcall webhook`: changes as callbacks, for those who still need them.
+
+use super::serve::{Signals, start_logging};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Credential, LogFormat, LogLevel};
+use crate::webhook::{self, Engine, Letters, Patience, PositionFile, Receiver, Shape, Start};
+use anyhow::{Context as _, bail};
+use clap::{ArgAction, ValueEnum, value_parser};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use url::Url;
+
+/// Posts every change as a State.StateChange callback of Tencent Cloud IM
+///
+/// Follows the changes of an engine over HTTP and posts them at least once, each user's in order, from the position that
+/// it keeps in a file. Every flag but the switch may also be given as the environment variable named beside it.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Where callbacks are posted
+    #[arg(long, value_name = "URL", env = "ROLLCALL_WEBHOOK_TO")]
+    to: Url,
+    /// The engine whose changes are followed
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ROLLCALL_WEBHOOK_ENGINE",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    engine: Url,
+    /// A file with the engine's bearer token in its first line; it needs the scope read
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_WEBHOOK_ENGINE_TOKEN_FILE")]
+    engine_token_file: Option<PathBuf>,
+    /// Where the position is kept, in a file of this process alone
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ROLLCALL_WEBHOOK_POSITION",
+        default_value = "rollcall-webhook.position"
+    )]
+    position: PathBuf,
+    /// Where callbacks go that are given up, a JSON line each
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ROLLCALL_WEBHOOK_DEAD_LETTERS",
+        default_value = "rollcall-webhook.dead-letters"
+    )]
+    dead_letters: PathBuf,
+    /// Where to begin when there is no position yet
+    #[arg(long, value_enum, env = "ROLLCALL_WEBHOOK_FROM", default_value_t = From::Latest)]
+    from: From,
+    /// SDKAppID to be named in the query string, 1 to 4294967295
+    #[arg(long, value_name = "ID", env = "ROLLCALL_WEBHOOK_APP", value_parser = value_parser!(u64).range(1..=u32::MAX.into()))]
+    app: Option<u64>,
+    /// A file with the token in its first line that callbacks are signed with
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_WEBHOOK_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Also tells when push_online ends, which Tencent does not
+    #[arg(long, action = ArgAction::SetTrue)]
+    push_expired: bool,
+    /// Platforms of kind web, whose time-out is a closed link, separated by commas [default: mini_program,web]
+    #[arg(
+        long,
+        value_name = "NAMES",
+        env = "ROLLCALL_WEBHOOK_WEB_PLATFORMS",
+        value_delimiter = ','
+    )]
+    web_platforms: Option<Vec<String>>,
+    /// Posts at a time, 1 to 1024
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_WEBHOOK_PARALLEL", default_value_t = 16, value_parser = value_parser!(u64).range(1..=1024))]
+    parallel: u64,
+    /// How long one answer is waited for, 100 to 60000 milliseconds
+    #[arg(long, value_name = "MS", env = "ROLLCALL_WEBHOOK_TIMEOUT_MS", default_value_t = 5_000, value_parser = value_parser!(u64).range(100..=60_000))]
+    timeout_ms: u64,
+    /// A callback is given up after so many seconds, 1 to 604800; 0: never
+    #[arg(long, value_name = "S", env = "ROLLCALL_WEBHOOK_GIVE_UP_AFTER_S", default_value_t = 3_600, value_parser = value_parser!(u64).range(0..=604_800))]
+    give_up_after_s: u64,
+    /// Form of the log on standard error
+    #[arg(long, value_enum, env = "ROLLCALL_LOG_FORMAT", default_value_t = LogFormat::Human)]
+    log_format: LogFormat,
+    /// Least level that is logged
+    #[arg(long, value_enum, env = "ROLLCALL_LOG_LEVEL", default_value_t = LogLevel::Info)]
+    log_level: LogLevel,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum From {
+    Earliest,
+    Latest,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    for (name, url) in [("to", &args.to), ("engine", &args.engine)] {
+        if !matches!(url.scheme(), "http" | "https") {
+            bail!("{name} must be an http or https URL, not {url}");
+        }
+    }
+    start_logging(args.log_format, args.log_level);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("the runtime cannot be started")?.block_on(post(args))
+}
+
+async fn post(args: Args) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let token = |file: &Option<PathBuf>, what| file.as_deref().map(|file| Credential::read(file, what)).transpose();
+    let engine_token = token(&args.engine_token_file, "engine's token")?;
+    let shape = Shape {
+        app: args.app,
+        token: token(&args.token_file, "webhook token")?,
+        push_expired: args.push_expired,
+        web: args.web_platforms.unwrap_or_else(Shape::default_web),
+    };
+    let patience = Patience {
+        timeout: Duration::from_millis(args.timeout_ms),
+        give_up_after: Some(args.give_up_after_s).filter(|s| *s > 0).map(Duration::from_secs),
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let receiver = Receiver::new(args.to, shape, patience, clock).context("no HTTP client can be made")?;
+    let (file, kept) = PositionFile::open(&args.position)?;
+    let letters = Letters::open(&args.dead_letters)?;
+    let start = match (kept, args.from) {
+        (Some(positions), _) => Start::At(positions),
+        (None, From::Earliest) => Start::Earliest,
+        (None, From::Latest) => Start::Latest,
+    };
+    let (source, from) = tokio::select! {
+        followed = Engine::follow(&args.engine, engine_token, start) => followed?,
+        () = signals.told() => return Ok(()),
+    };
+    tracing::info!(position = %from, engine = %args.engine, "following");
+    let (stop, stopping) = watch::channel(false);
+    let parallel = usize::try_from(args.parallel).context("parallel is too large")?;
+    let posting = webhook::run(source, file, from, receiver, letters, parallel, stopping);
+    tokio::pin!(posting);
+    tokio::select! {
+        ended = &mut posting => return Ok(ended?),
+        () = signals.told() => {}
+    }
+    stop.send_replace(true);
+    Ok(posting.await?)
+}

@@ -1,0 +1,302 @@
+//! When a partition's store is copied for others, and when such a copy is taken instead of what is on disk.
+//!
+//! A worker makes a copy by links, which takes it a moment; hashing and sending it is done by one thread for all
+//! partitions, one after the other. A partition whose last copy is still on its way makes none.
+
+use crate::checkpoint::{Checkpoints, Error, Listed};
+use crate::metrics;
+use crate::presence::{Offset, Partition};
+use crate::store::{Applied, Store};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A place in a partition: the next offset to be folded, and how many outputs of it are out.
+type Point = (Offset, u64);
+
+/// What the log has of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reach {
+    /// The oldest event kept.
+    pub start: Offset,
+    pub end: Offset,
+    pub committed: Point,
+}
+
+/// Makes checkpoints and takes them.
+pub struct Keeper {
+    checkpoints: Checkpoints,
+    every_ms: u64,
+    /// Where copies wait, on the same file system as the stores.
+    waiting: PathBuf,
+    sender: Sender<Copy>,
+    /// Partitions with a copy on its way.
+    under_way: Arc<Mutex<BTreeSet<Partition>>>,
+}
+
+struct Copy {
+    partition: Partition,
+    directory: PathBuf,
+    reach: Reach,
+}
+
+impl Keeper {
+    /// Copies wait in a directory, which is emptied.
+    pub fn start(checkpoints: Checkpoints, every_ms: u64, waiting: PathBuf) -> std::io::Result<Keeper> {
+        match std::fs::remove_dir_all(&waiting) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => std::fs::create_dir_all(&waiting)?,
+        }
+        let (sender, copies) = channel();
+        let under_way = Arc::new(Mutex::new(BTreeSet::new()));
+        let (place, done) = (checkpoints.clone(), under_way.clone());
+        // It ends with the process: what it is sending then is no checkpoint yet, and hurts nobody.
+        let thread = std::thread::Builder::new().name("checkpoints".to_owned());
+        thread.spawn(move || publish(&place, &copies, &done))?;
+        Ok(Keeper {
+            checkpoints,
+            every_ms,
+            waiting,
+            sender,
+            under_way,
+        })
+    }
+
+    /// The time between two of a partition.
+    pub fn every_ms(&self) -> u64 {
+        self.every_ms
+    }
+
+    /// Where a copy of a partition is to be made; none while the last one is on its way.
+    pub fn place(&self, partition: Partition) -> Option<PathBuf> {
+        (!locked(&self.under_way).contains(&partition)).then(|| self.waiting.join(partition.to_string()))
+    }
+
+    /// Takes a copy that was made in that place.
+    pub fn take(&self, partition: Partition, directory: PathBuf, reach: Reach) {
+        locked(&self.under_way).insert(partition);
+        // The thread ends only with this.
+        let _ = self.sender.send(Copy {
+            partition,
+            directory,
+            reach,
+        });
+    }
+
+    /// Puts a checkpoint in the store's place where the store is of no use, or so far behind that fetching is quicker than
+    /// folding `worth` records. An error only where the partition cannot go on without.
+    pub fn restore(&self, partition: Partition, store: &Path, reach: Reach, worth: u64) -> Result<(), Error> {
+        let own = standing(store, partition).filter(|own| reach.allows(*own));
+        if reach.committed.0 == Offset(0) || own.is_some_and(|own| reach.committed.0.0 - own.0.0 <= worth) {
+            return Ok(());
+        }
+        let found = self.checkpoints.newest(partition).and_then(|listed| {
+            let Some(newest) = choose(own, reach, &listed, worth) else {
+                return Ok(None);
+            };
+            tracing::info!(%partition, next = %newest.next, "taking a checkpoint");
+            self.fetch(partition, store, own, reach)
+        });
+        match found {
+            Ok(Some(applied)) => {
+                tracing::info!(%partition, next = %applied.next, "the store is a checkpoint's");
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) if own.is_some() || reach.start == Offset(0) => {
+                tracing::warn!(%partition, %error, "no checkpoint can be had; folding what the log has");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fetches beside the store, which stays where it is until there is something better.
+    fn fetch(
+        &self,
+        partition: Partition,
+        store: &Path,
+        own: Option<Point>,
+        reach: Reach,
+    ) -> Result<Option<Applied>, Error> {
+        let fetched = beside(store, ".new");
+        remove(&fetched)?;
+        let Some(applied) = self.checkpoints.restore(partition, &fetched, reach.committed)? else {
+            return Ok(None);
+        };
+        let point = (applied.next, applied.outputs);
+        // The newest may have been damaged, and an older one was taken.
+        if !reach.allows(point) || own.is_some_and(|own| own >= point) {
+            remove(&fetched)?;
+            return Ok(None);
+        }
+        set_aside(store)?;
+        std::fs::rename(&fetched, store).map_err(|error| local(store, &error))?;
+        Ok(Some(applied))
+    }
+}
+
+fn local(path: &Path, error: &std::io::Error) -> Error {
+    Error::Local {
+        path: path.to_owned(),
+        cause: error.to_string(),
+    }
+}
+
+fn beside(store: &Path, ending: &str) -> PathBuf {
+    let mut path = store.as_os_str().to_owned();
+    path.push(ending);
+    PathBuf::from(path)
+}
+
+fn remove(directory: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(local(directory, &error)),
+        _ => Ok(()),
+    }
+}
+
+impl Reach {
+    /// Whether a state that stands there can be brought up to date.
+    fn allows(&self, point: Point) -> bool {
+        point.0 >= self.start && point <= self.committed
+    }
+}
+
+/// The checkpoint to take, if one is better than what is on disk.
+fn choose(own: Option<Point>, reach: Reach, listed: &[Listed], worth: u64) -> Option<&Listed> {
+    let usable = listed
+        .iter()
+        .filter(|listed| reach.allows((listed.next, listed.outputs)));
+    let best = usable.max_by_key(|listed| (listed.next, listed.outputs))?;
+    own.is_none_or(|own| best.next.0 > own.0.0.saturating_add(worth))
+        .then_some(best)
+}
+
+/// Where the store in a directory stands, if there is one that can be read.
+fn standing(directory: &Path, partition: Partition) -> Option<Point> {
+    if !directory.join("CURRENT").exists() {
+        return None;
+    }
+    let store = Store::open_to_look(directory).ok()?;
+    let meta = store.meta().ok()??;
+    let opened = store.read_meta(&meta).ok()?;
+    (opened.partition.partition == partition).then_some((opened.applied.next, opened.applied.outputs))
+}
+
+/// Takes a store out of the way. The last such one is kept beside it, to be looked at.
+pub fn set_aside(store: &Path) -> Result<(), Error> {
+    if !store.exists() {
+        return Ok(());
+    }
+    let aside = beside(store, ".old");
+    remove(&aside)?;
+    std::fs::rename(store, &aside).map_err(|error| local(store, &error))
+}
+
+fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, under_way: &Mutex<BTreeSet<Partition>>) {
+    while let Ok(copy) = copies.recv() {
+        let partition = copy.partition;
+        match checkpoints.publish(partition, &copy.directory) {
+            Ok(applied) => {
+                metrics::checkpoint(partition.0, applied.next.0);
+                tracing::debug!(%partition, next = %applied.next, "a checkpoint is published");
+                warn_of_retention(checkpoints, &copy);
+            }
+            Err(error) => {
+                metrics::checkpoint_failed();
+                tracing::warn!(%partition, %error, "a checkpoint is not published; the next is due as ever");
+            }
+        }
+        // One that stays is overwritten by none: it is removed before the next.
+        if let Err(error) = std::fs::remove_dir_all(&copy.directory) {
+            tracing::warn!(%partition, %error, "a copy of the store cannot be removed");
+        }
+        locked(under_way).remove(&partition);
+    }
+}
+
+fn warn_of_retention(checkpoints: &Checkpoints, copy: &Copy) {
+    let Ok(listed) = checkpoints.newest(copy.partition) else {
+        return;
+    };
+    if let Some(oldest) = listed.last().filter(|oldest| is_near(oldest.next, copy.reach)) {
+        tracing::warn!(
+            partition = %copy.partition, checkpoint = %oldest.next, log_start = %copy.reach.start,
+            "the log's retention gets near the oldest checkpoint: keep events for longer, or make checkpoints more often"
+        );
+    }
+}
+
+/// Whether the log reaches back beyond a checkpoint by less than there is after it.
+fn is_near(checkpoint: Offset, reach: Reach) -> bool {
+    let before = checkpoint.0.saturating_sub(reach.start.0);
+    reach.start > Offset(0) && before < reach.end.0.saturating_sub(checkpoint.0)
+}
+
+fn locked(under_way: &Mutex<BTreeSet<Partition>>) -> MutexGuard<'_, BTreeSet<Partition>> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REACH: Reach = Reach {
+        start: Offset(100),
+        end: Offset(1_000),
+        committed: (Offset(900), 2),
+    };
+
+    #[test]
+    fn a_state_is_of_use_between_the_start_of_the_log_and_what_is_committed() {
+        let allowed = [(99, 0), (100, 0), (900, 2), (900, 3), (901, 0)];
+        let allowed = allowed.map(|(next, outputs)| REACH.allows((Offset(next), outputs)));
+        assert_eq!(allowed, [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_store_that_is_nearly_as_new_is_kept() {
+        let listed: Vec<Listed> = [950, 800, 700, 50].map(Listed::at).into();
+        let chosen = |own: Option<u64>, worth: u64| {
+            let own = own.map(|next| (Offset(next), 0));
+            choose(own, REACH, &listed, worth).map(|listed| listed.next.0)
+        };
+        assert_eq!(chosen(None, 100), Some(800), "950 is after what is committed");
+        assert_eq!(chosen(Some(750), 100), None);
+        assert_eq!(chosen(Some(750), 10), Some(800));
+        assert_eq!(chosen(Some(850), 0), None);
+        assert_eq!(
+            choose(None, REACH, &listed[3..], 0),
+            None,
+            "the log no longer reaches back to it"
+        );
+    }
+
+    #[test]
+    fn retention_is_near_when_less_is_before_the_checkpoint_than_after_it() {
+        assert!(is_near(Offset(500), REACH));
+        assert!(!is_near(Offset(600), REACH));
+        let whole = Reach {
+            start: Offset(0),
+            ..REACH
+        };
+        assert!(!is_near(Offset(10), whole), "nothing was dropped yet");
+    }
+
+    #[test]
+    fn a_store_set_aside_is_kept_until_the_next() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = directory.path().join("3");
+        set_aside(&store).expect("nothing to do");
+        for content in ["first", "second"] {
+            std::fs::create_dir(&store).expect("made");
+            std::fs::write(store.join("x"), content).expect("written");
+            set_aside(&store).expect("set aside");
+            assert!(!store.exists());
+        }
+        let aside = directory.path().join("3.old").join("x");
+        assert_eq!(std::fs::read_to_string(aside).expect("there"), "second");
+    }
+}

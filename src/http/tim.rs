@@ -1,0 +1,399 @@
+//! The Tencent-compatible face: three routes for servers that were written for Tencent Cloud IM (rules, section 10).
+//!
+//! Who calls is told by a UserSig of the app's administrator, not by a bearer token, and may sit on any host. Whatever
+//! happens, the answer is HTTP 200 with `ActionStatus`, `ErrorCode` and `ErrorInfo`: that is what such clients look at.
+
+use super::peers::Asker;
+use super::users::{Found, look_up, parameter};
+use super::usersig::{self, Refused};
+use super::{BODY_BYTES_MAX, Face, Fault, ingest};
+use crate::clock::Clock;
+use crate::config::{Tim, TimUnknown};
+use crate::presence::event::{Event, Target, bounds};
+use crate::schema::json::Object;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde::Deserialize;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// How many users one question may name.
+const ACCOUNTS_MAX: usize = 500;
+
+/// The codes of the public documents, and what each is used for here.
+mod code {
+    pub const NOT_READ: u32 = 60_002;
+    pub const BAD_APP: u32 = 60_006;
+    pub const NO_SUCH_COMMAND: u32 = 60_009;
+    pub const NO_APP: u32 = 60_012;
+    pub const EXPIRED: u32 = 70_001;
+    pub const NO_USERSIG: u32 = 70_002;
+    pub const BAD_USERSIG: u32 = 70_003;
+    pub const OTHER_IDENTIFIER: u32 = 70_013;
+    pub const OTHER_APP: u32 = 70_014;
+    pub const UNKNOWN_USER: u32 = 70_107;
+    pub const KICK_BAD_BODY: u32 = 70_402;
+    pub const KICK_NO_ADMIN: u32 = 70_403;
+    pub const KICK_FAILED: u32 = 70_500;
+    pub const QUERY_BAD_BODY: u32 = 90_001;
+    pub const QUERY_BAD_ACCOUNT: u32 = 90_003;
+    pub const QUERY_NO_ADMIN: u32 = 90_009;
+    pub const QUERY_TOO_MANY: u32 = 90_011;
+    pub const QUERY_FAILED: u32 = 90_994;
+    pub const TOO_LARGE: u32 = 93_000;
+}
+
+/// Who is let in, by which clock, and how other nodes are asked for them.
+#[derive(Clone)]
+pub(super) struct Terms {
+    tim: Arc<Tim>,
+    clock: Arc<dyn Clock>,
+    asker: Asker,
+}
+
+impl Terms {
+    pub fn new(tim: Tim, clock: Arc<dyn Clock>, token: Option<&str>) -> Terms {
+        Terms {
+            tim: Arc::new(tim),
+            clock,
+            asker: Asker::with_token(token),
+        }
+    }
+}
+
+/// What the routes have.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub face: Face,
+    pub terms: Terms,
+}
+
+impl Desk {
+    /// The routes, to be put below `/v4`.
+    pub fn router(self) -> Router {
+        let nothing = async || Refusal::new(code::NO_SUCH_COMMAND, "this command is not served here");
+        let method = async |method: Method| {
+            Refusal::new(
+                code::NO_SUCH_COMMAND,
+                format!("commands are sent with POST, not {method}"),
+            )
+        };
+        Router::new()
+            .route("/openim/query_online_status", post(query_online_status))
+            .route("/openim/querystate", post(query_state))
+            .route("/im_open_login_svc/kick", post(kick))
+            .fallback(nothing)
+            .method_not_allowed_fallback(method)
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .with_state(self)
+    }
+
+    /// Lets an administrator of the app through. `no_admin` is what the route says to everybody else.
+    fn authorize(&self, query: Option<&str>, no_admin: u32) -> Result<(), Refusal> {
+        let given = |name| parameter(query, name).unwrap_or_default();
+        let app = given("sdkappid");
+        if app.is_empty() {
+            return Err(Refusal::new(code::NO_APP, "the query string has no sdkappid"));
+        }
+        let Ok(app) = app.parse::<u64>() else {
+            return Err(Refusal::new(code::BAD_APP, "sdkappid must be an integer"));
+        };
+        if app != self.terms.tim.app {
+            return Err(Refusal::new(
+                code::OTHER_APP,
+                format!("the app {app} is not the one served here"),
+            ));
+        }
+        let identifier = given("identifier");
+        let now_s = self.terms.clock.now_ms() / 1_000;
+        let verified = usersig::verify(&given("usersig"), app, &self.terms.tim.key, &identifier, now_s);
+        verified.map_err(|refused| {
+            let (code, info) = match refused {
+                Refused::Empty => (code::NO_USERSIG, "the query string has no usersig"),
+                Refused::Unreadable => (code::BAD_USERSIG, "usersig is no UserSig of version 2, or is cut off"),
+                Refused::Forged => (code::BAD_USERSIG, "usersig is not signed with the key of this app"),
+                Refused::Expired => (code::EXPIRED, "usersig has expired; sign a new one"),
+                Refused::OtherApp => (code::OTHER_APP, "usersig is signed for another sdkappid"),
+                Refused::OtherIdentifier => (code::OTHER_IDENTIFIER, "usersig is signed for another identifier"),
+            };
+            Refusal::new(code, info)
+        })?;
+        if !self.terms.tim.admins.contains(&identifier) {
+            let info = format!("{identifier:?} is no administrator of this app");
+            return Err(Refusal::new(no_admin, info));
+        }
+        Ok(())
+    }
+}
+
+/// Whatever is not an answer.
+struct Refusal {
+    code: u32,
+    info: String,
+}
+
+impl Refusal {
+    fn new(code: u32, info: impl Into<String>) -> Refusal {
+        let info = info.into();
+        Refusal { code, info }
+    }
+
+    /// The server's own trouble. Its message is for people; clients try again on any of these codes.
+    fn failed(code: u32, fault: &Fault) -> Refusal {
+        Refusal::new(code, fault.message())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut body = Vec::new();
+        Object::new(&mut body)
+            .text("ActionStatus", "FAIL")
+            .number("ErrorCode", self.code.into())
+            .text("ErrorInfo", &self.info)
+            .end();
+        super::json(body)
+    }
+}
+
+/// The beginning of every answer that is none of refusal.
+fn fine(body: &mut Vec<u8>) -> Object<'_> {
+    let mut object = Object::new(body);
+    object
+        .text("ActionStatus", "OK")
+        .number("ErrorCode", 0)
+        .text("ErrorInfo", "");
+    object
+}
+
+fn read_body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
+    body.map_err(|rejection| {
+        let code = match rejection.status().as_u16() {
+            413 => code::TOO_LARGE,
+            _ => code::NOT_READ,
+        };
+        Refusal::new(code, Fault::from(rejection).message())
+    })
+}
+
+/// The newer command, which says `Status`.
+async fn query_online_status(
+    State(desk): State<Desk>,
+    RawQuery(query): RawQuery,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    answer(&desk, query.as_deref(), body, "Status").await
+}
+
+/// The older one, which says `State`.
+async fn query_state(
+    State(desk): State<Desk>,
+    RawQuery(query): RawQuery,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    answer(&desk, query.as_deref(), body, "State").await
+}
+
+struct Question {
+    accounts: Vec<String>,
+    detail: bool,
+}
+
+impl Question {
+    fn read(body: &[u8]) -> Result<Question, Refusal> {
+        let bad = |info: String| Refusal::new(code::QUERY_BAD_BODY, info);
+        let value: Value =
+            serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
+        let object = value
+            .as_object()
+            .ok_or_else(|| bad("the body must be a JSON object".to_owned()))?;
+        let detail = match object.get("IsNeedDetail") {
+            None | Some(Value::Null) => false,
+            Some(value) => {
+                value
+                    .as_i64()
+                    .ok_or_else(|| bad("IsNeedDetail must be 0 or 1".to_owned()))?
+                    == 1
+            }
+        };
+        let missing = || bad("To_Account must have 1 to 500 user ids".to_owned());
+        let accounts = match object.get("To_Account") {
+            None | Some(Value::Null) => return Err(missing()),
+            Some(Value::Array(accounts)) if accounts.is_empty() => return Err(missing()),
+            Some(Value::Array(accounts)) => accounts,
+            Some(_) => {
+                return Err(Refusal::new(
+                    code::QUERY_BAD_ACCOUNT,
+                    "To_Account must be an array of strings",
+                ));
+            }
+        };
+        if accounts.len() > ACCOUNTS_MAX {
+            let info = format!(
+                "To_Account has {} user ids, at most {ACCOUNTS_MAX} may be asked for",
+                accounts.len()
+            );
+            return Err(Refusal::new(code::QUERY_TOO_MANY, info));
+        }
+        let text = |account: &Value| account.as_str().map(str::to_owned);
+        let accounts: Option<Vec<String>> = accounts.iter().map(text).collect();
+        let accounts = accounts
+            .ok_or_else(|| Refusal::new(code::QUERY_BAD_ACCOUNT, "To_Account must have nothing but strings"))?;
+        Ok(Question { accounts, detail })
+    }
+}
+
+/// What is read of a user's line.
+#[derive(Deserialize)]
+struct Presence {
+    status: Box<str>,
+    devices: Vec<Device>,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    platform: Box<str>,
+    status: Box<str>,
+}
+
+async fn answer(
+    desk: &Desk,
+    query: Option<&str>,
+    body: Result<Bytes, BytesRejection>,
+    status_key: &str,
+) -> Result<Response, Refusal> {
+    desk.authorize(query, code::QUERY_NO_ADMIN)?;
+    let question = Question::read(&read_body(body)?)?;
+    let found = look_up(&desk.face, &question.accounts, &desk.terms.asker).await;
+    let found = found.map_err(|fault| Refusal::failed(code::QUERY_FAILED, &fault))?;
+    let mut results = Vec::new();
+    let mut errors = Vec::new();
+    for (account, found) in question.accounts.iter().zip(found) {
+        match (found, desk.terms.tim.unknown) {
+            (Found::Known(line), _) => {
+                let presence = serde_json::from_slice::<Presence>(&line).map_err(|error| {
+                    let info = format!("the state of {account:?} cannot be read: {error}");
+                    Refusal::new(code::QUERY_FAILED, info)
+                })?;
+                results.push((account, Some(presence)));
+            }
+            (Found::Unknown, TimUnknown::Offline) => results.push((account, None)),
+            (Found::Unknown, TimUnknown::Error) => errors.push((account, code::UNKNOWN_USER)),
+            // The others have their answers; this one is to be asked for again.
+            (Found::Unread(_), _) => errors.push((account, code::QUERY_FAILED)),
+        }
+    }
+    let mut body = Vec::new();
+    let mut object = fine(&mut body);
+    object.list("QueryResult", results, |out, (account, presence)| {
+        let mut result = Object::new(out);
+        let status = presence
+            .as_ref()
+            .map_or("Offline", |presence| status_name(&presence.status));
+        result.text("To_Account", account).text(status_key, status);
+        if let Some(presence) = presence.filter(|_| question.detail) {
+            let details = details(&presence.devices);
+            if !details.is_empty() {
+                result.list("Detail", details, |out, (platform, status)| {
+                    Object::new(out).text("Platform", platform).text("Status", status).end();
+                });
+            }
+        }
+        result.end();
+    });
+    if !errors.is_empty() {
+        object.list("ErrorList", errors, |out, (account, code)| {
+            Object::new(out)
+                .text("To_Account", account)
+                .number("ErrorCode", code.into())
+                .end();
+        });
+    }
+    object.end();
+    Ok(super::json(body))
+}
+
+fn status_name(status: &str) -> &'static str {
+    match status {
+        "online" => "Online",
+        "push_online" => "PushOnline",
+        _ => "Offline",
+    }
+}
+
+/// Each of their platforms with a device that is not offline, once, with the greatest status.
+fn details(devices: &[Device]) -> Vec<(&str, &'static str)> {
+    let mut details: Vec<(&str, &'static str)> = Vec::new();
+    for device in devices {
+        let platform = platform_name(&device.platform);
+        let status = status_name(&device.status);
+        match details.iter_mut().find(|(name, _)| *name == platform) {
+            _ if status == "Offline" => {}
+            Some(detail) if status == "Online" => detail.1 = status,
+            Some(_) => {}
+            None => details.push((platform, status)),
+        }
+    }
+    details
+}
+
+/// Platforms that only a policy of ours has keep their names.
+fn platform_name(platform: &str) -> &str {
+    match platform {
+        "iphone" => "iPhone",
+        "android" => "Android",
+        "web" | "mini_program" => "Web",
+        "windows" | "linux" => "PC",
+        "ipad" => "iPad",
+        "mac" => "Mac",
+        other => other,
+    }
+}
+
+/// All devices of a user are logged out, once it is in the log.
+async fn kick(
+    State(desk): State<Desk>,
+    RawQuery(query): RawQuery,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    desk.authorize(query.as_deref(), code::KICK_NO_ADMIN)?;
+    let body = read_body(body)?;
+    let bad = |info: String| Refusal::new(code::KICK_BAD_BODY, info);
+    let value: Value = serde_json::from_slice(&body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
+    // Identifier is what it was called before.
+    let user = value
+        .get("UserID")
+        .or_else(|| value.get("Identifier"))
+        .and_then(Value::as_str);
+    let user = user.filter(|user| !user.is_empty());
+    let user = user.ok_or_else(|| bad("the body must be an object with UserID, a string".to_owned()))?;
+    let failed = |fault: Fault| Refusal::failed(code::KICK_FAILED, &fault);
+    let (_, most) = bounds::USER_BYTES;
+    let found = match user.len() <= most {
+        true => look_up(&desk.face, &[user.to_owned()], &desk.terms.asker)
+            .await
+            .map_err(failed)?
+            .pop(),
+        false => None,
+    };
+    match found.unwrap_or(Found::Unknown) {
+        Found::Known(_) => {
+            let event = Event::Kick {
+                user: user.into(),
+                target: Target::All,
+            };
+            ingest::append_one(&desk.face, event).await.map_err(failed)?;
+        }
+        Found::Unread(why) => return Err(Refusal::new(code::KICK_FAILED, why)),
+        Found::Unknown if desk.terms.tim.unknown == TimUnknown::Offline => {}
+        Found::Unknown => return Err(Refusal::new(code::UNKNOWN_USER, format!("no user {user:?} is known"))),
+    }
+    let mut body = Vec::new();
+    fine(&mut body).end();
+    Ok(super::json(body))
+}

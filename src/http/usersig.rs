@@ -1,0 +1,194 @@
+//! UserSig version 2: who calls, for which app and until when, signed with the app's secret key.
+//!
+//! zlib of a JSON object in a Base64 whose `+ / =` are `* - _`. HMAC-SHA256 goes over four lines (five with a userbuf)
+//! and not over the JSON, so the order of its keys does not matter. Nothing of a signature is believed before it is
+//! verified but what decides which error it is.
+
+use crate::config::Credential;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::read::ZlibDecoder;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde_json::{Map, Value};
+use sha2::Sha256;
+use std::io::Read as _;
+
+/// Far more than a UserSig has once it is inflated; a few bytes of zlib could be gigabytes.
+const JSON_BYTES_MAX: u64 = 64 << 10;
+
+/// Why a signature is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    Empty,
+    /// Not a UserSig of version 2, or cut off.
+    Unreadable,
+    OtherApp,
+    OtherIdentifier,
+    Forged,
+    Expired,
+}
+
+/// Verifies a signature for an app and an identifier, at a time in seconds since 1970.
+pub fn verify(usersig: &str, app: u64, key: &Credential, identifier: &str, now_s: u64) -> Result<(), Refused> {
+    if usersig.is_empty() {
+        return Err(Refused::Empty);
+    }
+    let fields = read(usersig).ok_or(Refused::Unreadable)?;
+    let text = |name: &str| fields.get(name).and_then(Value::as_str);
+    let signed_app = number(&fields, "TLS.sdkappid").ok_or(Refused::Unreadable)?;
+    let signed_for = text("TLS.identifier").ok_or(Refused::Unreadable)?;
+    let time = number(&fields, "TLS.time").ok_or(Refused::Unreadable)?;
+    let expire = number(&fields, "TLS.expire").ok_or(Refused::Unreadable)?;
+    let signature = text("TLS.sig").and_then(|text| STANDARD.decode(text).ok());
+    let signature = signature.ok_or(Refused::Unreadable)?;
+    if text("TLS.ver") != Some("2.0") {
+        return Err(Refused::Unreadable);
+    }
+    if u64::try_from(signed_app) != Ok(app) {
+        return Err(Refused::OtherApp);
+    }
+    if signed_for != identifier {
+        return Err(Refused::OtherIdentifier);
+    }
+    let mut signed =
+        format!("TLS.identifier:{signed_for}\nTLS.sdkappid:{signed_app}\nTLS.time:{time}\nTLS.expire:{expire}\n");
+    if let Some(userbuf) = text("TLS.userbuf") {
+        signed.push_str(&format!("TLS.userbuf:{userbuf}\n"));
+    }
+    let mut hmac = Hmac::<Sha256>::new_from_slice(key.reveal().as_bytes()).map_err(|_| Refused::Forged)?;
+    hmac.update(signed.as_bytes());
+    // In constant time.
+    hmac.verify_slice(&signature).map_err(|_| Refused::Forged)?;
+    let now_s = i64::try_from(now_s).unwrap_or(i64::MAX);
+    if time.saturating_add(expire) <= now_s {
+        return Err(Refused::Expired);
+    }
+    Ok(())
+}
+
+fn read(usersig: &str) -> Option<Map<String, Value>> {
+    let base64: String = usersig
+        .chars()
+        .map(|char| match char {
+            '*' => '+',
+            '-' => '/',
+            '_' => '=',
+            other => other,
+        })
+        .collect();
+    let zlib = STANDARD.decode(base64).ok()?;
+    let mut json = Vec::new();
+    let inflated = ZlibDecoder::new(&*zlib).take(JSON_BYTES_MAX).read_to_end(&mut json);
+    inflated.ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+/// An integer, which some libraries write as text.
+fn number(fields: &Map<String, Value>, name: &str) -> Option<i64> {
+    match fields.get(name)? {
+        Value::Number(number) => number.as_i64(),
+        // Only as it would be written, since the text is what was signed.
+        Value::String(text) => text.parse().ok().filter(|number: &i64| number.to_string() == *text),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::Compression;
+    use flate2::write::ZlibEncoder;
+    use serde_json::json;
+    use std::io::Write as _;
+
+    const APP: u64 = 1_400_000_000;
+    const NOW: u64 = 1_800_000_000;
+
+    fn key() -> Credential {
+        Credential::new("5bd2850fff3ecb11d7c805251c51ee46")
+    }
+
+    fn pack(json: &[u8]) -> String {
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+        zlib.write_all(json).expect("in memory");
+        let base64 = STANDARD.encode(zlib.finish().expect("in memory"));
+        base64.replace('+', "*").replace('/', "-").replace('=', "_")
+    }
+
+    /// Signs as the libraries do, then lets the fields be altered.
+    fn sign(key: &str, alter: impl Fn(&mut Value)) -> String {
+        let mut fields = json!({"TLS.ver": "2.0", "TLS.identifier": "administrator", "TLS.sdkappid": APP,
+            "TLS.time": NOW - 10, "TLS.expire": 60});
+        let text = format!(
+            "TLS.identifier:administrator\nTLS.sdkappid:{APP}\nTLS.time:{}\nTLS.expire:60\n",
+            NOW - 10
+        );
+        let mut hmac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("any length");
+        hmac.update(text.as_bytes());
+        fields["TLS.sig"] = json!(STANDARD.encode(hmac.finalize().into_bytes()));
+        alter(&mut fields);
+        pack(fields.to_string().as_bytes())
+    }
+
+    fn verified_at(usersig: &str, now_s: u64) -> Result<(), Refused> {
+        verify(usersig, APP, &key(), "administrator", now_s)
+    }
+
+    #[test]
+    fn a_signature_counts_until_it_expires() {
+        let usersig = sign(key().reveal(), |_| {});
+        assert_eq!(verified_at(&usersig, NOW), Ok(()));
+        assert_eq!(verified_at(&usersig, NOW + 49), Ok(()));
+        assert_eq!(verified_at(&usersig, NOW + 50), Err(Refused::Expired));
+        assert_eq!(verified_at(&usersig, u64::MAX), Err(Refused::Expired));
+        assert_eq!(
+            verify(&usersig, 1, &key(), "administrator", NOW),
+            Err(Refused::OtherApp)
+        );
+        assert_eq!(verify(&usersig, APP, &key(), "bob", NOW), Err(Refused::OtherIdentifier));
+    }
+
+    #[test]
+    fn whatever_is_altered_is_refused() {
+        let altered = |name: &str, value: Value| {
+            let usersig = sign(key().reveal(), |fields| fields[name] = value.clone());
+            verified_at(&usersig, NOW)
+        };
+        assert_eq!(verified_at(&sign("another key", |_| {}), NOW), Err(Refused::Forged));
+        assert_eq!(altered("TLS.expire", json!(6_000)), Err(Refused::Forged));
+        assert_eq!(altered("TLS.time", json!(NOW)), Err(Refused::Forged));
+        assert_eq!(altered("TLS.userbuf", json!("YWJj")), Err(Refused::Forged));
+        assert_eq!(altered("TLS.sig", json!("")), Err(Refused::Forged));
+        assert_eq!(altered("TLS.identifier", json!("bob")), Err(Refused::OtherIdentifier));
+        assert_eq!(altered("TLS.sdkappid", json!(1)), Err(Refused::OtherApp));
+        assert_eq!(altered("TLS.sdkappid", json!(APP.to_string())), Ok(()));
+        for (name, value) in [
+            ("TLS.ver", json!("1.0")),
+            ("TLS.ver", Value::Null),
+            ("TLS.sig", json!("not Base64!")),
+            ("TLS.sig", json!(7)),
+            ("TLS.identifier", json!(7)),
+            ("TLS.time", json!("+1")),
+            ("TLS.time", json!(1.5)),
+            ("TLS.expire", json!([])),
+        ] {
+            assert_eq!(altered(name, value.clone()), Err(Refused::Unreadable), "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_signature_is_refused_and_a_bomb_is_not_inflated() {
+        assert_eq!(verified_at("", NOW), Err(Refused::Empty));
+        let whole = sign(key().reveal(), |_| {});
+        for cut in 1..whole.len() {
+            let refused = verified_at(&whole[..cut], NOW);
+            assert_eq!(refused, Err(Refused::Unreadable), "{}", &whole[..cut]);
+        }
+        for text in ["x", "%", "eJw", "äöü", &pack(b"[]"), &pack(b"{}"), &pack(b"\xff")] {
+            assert_eq!(verified_at(text, NOW), Err(Refused::Unreadable), "{text}");
+        }
+        let bomb = pack(&vec![b' '; 64 << 20]);
+        assert!(bomb.len() < 128 << 10);
+        assert_eq!(verified_at(&bomb, NOW), Err(Refused::Unreadable));
+    }
+}

@@ -1,0 +1,55 @@
+//! With which schemas values are written and read: ours alone, or a registry's too.
+
+use super::{Answer, Error, Registry};
+use crate::presence::event::Event;
+use crate::schema::avro::{self, Frame, Framing, Schema, WriterSchema, WriterSchemas};
+use std::sync::Arc;
+
+/// Without a registry: single-object encoding, and whatever is framed for a registry is malformed. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Schemas {
+    registry: Option<Arc<Registry>>,
+    framing: Framing,
+}
+
+impl Schemas {
+    /// What the registry gave to write with goes with it.
+    pub fn of(registry: Registry, framing: Framing) -> Schemas {
+        Schemas {
+            registry: Some(Arc::new(registry)),
+            framing,
+        }
+    }
+
+    /// Asks for every schema of these values that is not known yet. Waits for the registry, and fails if it does not
+    /// answer: then none of them is to be decoded.
+    pub fn learn<'v>(&self, values: impl IntoIterator<Item = &'v [u8]>) -> Result<(), Error> {
+        let Some(registry) = &self.registry else { return Ok(()) };
+        for value in values {
+            if let Ok((Frame::Id(id), _)) = avro::unframe(value) {
+                match registry.ask(id)? {
+                    Answer::Known | Answer::Absent => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the framing of a datum of our own schema. The datum comes next.
+    #[inline]
+    pub fn frame(&self, schema: Schema, out: &mut Vec<u8>) {
+        self.framing.frame(schema, out);
+    }
+
+    /// Appends an event with its framing.
+    pub fn encode_event(&self, event: &Event<'_>, out: &mut Vec<u8>) {
+        self.frame(Schema::Event, out);
+        avro::write_event_datum(event, out);
+    }
+}
+
+impl WriterSchemas for Schemas {
+    fn by_id(&self, id: u32) -> Option<WriterSchema> {
+        self.registry.as_ref().and_then(|registry| registry.by_id(id))
+    }
+}

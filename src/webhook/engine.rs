@@ -1,0 +1,326 @@
+//! Changes over HTTP: `GET /v1/changes` of an engine, followed from a cursor.
+//!
+//! A connection that breaks, falls silent or is not there is made again, from the last cursor read. What no waiting mends
+//! ends it: a token that is not let in, a cursor that the log does not have.
+
+use super::post::{because, spread};
+use super::{Error, Followed, Positions, Source};
+use crate::config::Credential;
+use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
+use crate::presence::{LogTime, Offset, Partition, Status};
+use reqwest::{Client, Response, StatusCode};
+use serde::Deserialize;
+use std::collections::VecDeque;
+use std::time::Duration;
+use url::Url;
+
+/// Between attempts: doubled each time.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// The engine says something every ten seconds.
+const SILENCE: Duration = Duration::from_secs(30);
+const CONNECT: Duration = Duration::from_secs(10);
+/// More than any change has.
+const BLOCK_BYTES_MAX: usize = 4 << 20;
+
+/// Where to begin.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// With the oldest change that the log still has.
+    Earliest,
+    /// With what comes.
+    Latest,
+    At(Positions),
+}
+
+pub struct Engine {
+    client: Client,
+    url: Url,
+    token: Option<Credential>,
+    /// Up to here everything is read; none before the engine has said where it begins.
+    read: Option<Positions>,
+    start: Start,
+    answer: Option<Response>,
+    buffer: Vec<u8>,
+    ready: VecDeque<Followed>,
+    back_off: Duration,
+    is_warned: bool,
+}
+
+impl Engine {
+    /// Follows an engine; waits until it has said where it begins.
+    pub async fn follow(url: &Url, token: Option<Credential>, start: Start) -> Result<(Engine, Positions), Error> {
+        let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build();
+        let mut engine = Engine {
+            client: client.map_err(|error| Error::Refused(because(&error)))?,
+            url: changes_of(url),
+            token,
+            read: None,
+            start,
+            answer: None,
+            buffer: Vec::new(),
+            ready: VecDeque::new(),
+            back_off: BACK_OFF.0,
+            is_warned: false,
+        };
+        loop {
+            if let Some(positions) = engine.read.clone() {
+                return Ok((engine, positions));
+            }
+            engine.receive().await?;
+        }
+    }
+
+    /// Connects if need be and reads once.
+    async fn receive(&mut self) -> Result<(), Error> {
+        let Some(answer) = &mut self.answer else {
+            return self.connect().await;
+        };
+        match answer.chunk().await {
+            Ok(Some(bytes)) => {
+                self.back_off = BACK_OFF.0;
+                self.is_warned = false;
+                self.buffer.extend_from_slice(&bytes);
+                self.take_blocks()
+            }
+            // It stops, and will be there again.
+            Ok(None) => self.pause("the engine has ended the subscription").await,
+            Err(error) => self.pause(&because(&error.without_url())).await,
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(), Error> {
+        let after = match (&self.read, &self.start) {
+            (Some(read), _) => read.to_string(),
+            (None, Start::At(positions)) => positions.to_string(),
+            (None, Start::Earliest) => "earliest".to_owned(),
+            (None, Start::Latest) => "latest".to_owned(),
+        };
+        let mut url = self.url.clone();
+        url.query_pairs_mut().append_pair("after", &after);
+        let mut request = self.client.get(url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.reveal());
+        }
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => return self.pause(&because(&error.without_url())).await,
+        };
+        let status = answer.status();
+        if status == StatusCode::OK {
+            self.buffer.clear();
+            self.answer = Some(answer);
+            return Ok(());
+        }
+        let fault = answer
+            .json::<Fault>()
+            .await
+            .map(|fault| fault.error)
+            .unwrap_or_default();
+        let message = format!("{}: {}", status.as_u16(), fault.message);
+        match status {
+            StatusCode::GONE => Err(Error::Lost {
+                position: after,
+                oldest: fault.oldest,
+            }),
+            _ if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => Err(Error::Refused(message)),
+            _ => self.pause(&message).await,
+        }
+    }
+
+    /// Gives the connection up and waits.
+    async fn pause(&mut self, why: &str) -> Result<(), Error> {
+        self.answer = None;
+        if !self.is_warned {
+            self.is_warned = true;
+            tracing::warn!("the engine cannot be followed for now: {why}");
+        }
+        tokio::time::sleep(spread(self.back_off)).await;
+        self.back_off = (self.back_off * 2).min(BACK_OFF.1);
+        Ok(())
+    }
+
+    /// Takes what has come whole: blocks of lines with an empty line after each.
+    fn take_blocks(&mut self) -> Result<(), Error> {
+        let mut taken = 0;
+        while let Some(length) = self.buffer[taken..].windows(2).position(|two| two == b"\n\n") {
+            let block = String::from_utf8_lossy(&self.buffer[taken..taken + length]).into_owned();
+            taken += length + 2;
+            self.take_block(&block)?;
+        }
+        self.buffer.drain(..taken);
+        if self.buffer.len() > BLOCK_BYTES_MAX {
+            return Err(Error::Unreadable(format!(
+                "more than {BLOCK_BYTES_MAX} bytes without an end"
+            )));
+        }
+        Ok(())
+    }
+
+    fn take_block(&mut self, block: &str) -> Result<(), Error> {
+        let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+        let cursor = |text: &str| {
+            let no_cursor = || Error::Unreadable(format!("{text:?} is no cursor"));
+            Positions::parse(text).ok_or_else(no_cursor)
+        };
+        if let Some(from) = field(": from ") {
+            self.read = Some(cursor(from)?);
+        }
+        let id = field("id: ").map(cursor).transpose()?;
+        match (field("event: "), field("data: ")) {
+            (Some("change"), Some(data)) => {
+                let change = read_change(data).map_err(|error| Error::Unreadable(error.to_string()))?;
+                let partition = change.id.partition;
+                let next = id.as_ref().and_then(|cursor| cursor.0.get(&partition).copied());
+                let next = next.ok_or_else(|| Error::Unreadable("its cursor lacks its partition".to_owned()))?;
+                self.ready.push_back(Followed {
+                    partition,
+                    next,
+                    change,
+                });
+            }
+            // What it says comes again as the answer to the next attempt, if it is still so.
+            (Some("error"), _) => self.answer = None,
+            _ => {}
+        }
+        if let Some(id) = id {
+            self.read = Some(id);
+        }
+        Ok(())
+    }
+}
+
+impl Source for Engine {
+    async fn next(&mut self) -> Result<Followed, Error> {
+        loop {
+            if let Some(followed) = self.ready.pop_front() {
+                return Ok(followed);
+            }
+            self.receive().await?;
+        }
+    }
+}
+
+/// The subscription of an engine at an address, which may have a path.
+fn changes_of(url: &Url) -> Url {
+    let mut changes = url.clone();
+    changes.set_path(&format!("{}/v1/changes", url.path().trim_end_matches('/')));
+    changes
+}
+
+/// The body of an error.
+#[derive(Deserialize)]
+struct Fault {
+    error: FaultError,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct FaultError {
+    message: String,
+    oldest: String,
+}
+
+/// A change as the engine writes it.
+#[derive(Deserialize)]
+struct Told {
+    id: String,
+    partition: u32,
+    offset: u64,
+    seq: u64,
+    user: Box<str>,
+    version: u64,
+    at: u64,
+    logged_at: u64,
+    cause: String,
+    before: String,
+    after: String,
+    devices: Vec<ToldDevice>,
+    custom_status: Option<Box<str>>,
+    evidence: u64,
+}
+
+#[derive(Deserialize)]
+struct ToldDevice {
+    platform: Box<str>,
+    device: Box<str>,
+    gateway: Box<str>,
+    before: String,
+    after: String,
+}
+
+fn read_change(data: &str) -> Result<Change, serde_json::Error> {
+    use serde::de::Error as _;
+    let told: Told = serde_json::from_str(data)?;
+    let unknown = |what: &str, name: &str| serde_json::Error::custom(format!("there is no {what} {name:?}"));
+    let status = |name: &str| {
+        let status = Status::ALL.into_iter().find(|status| status.name() == name);
+        status.ok_or_else(|| unknown("status", name))
+    };
+    let cause = Cause::ALL.into_iter().find(|cause| cause.name() == told.cause);
+    let index = told.id.rsplit('-').next().and_then(|index| index.parse().ok());
+    let mut devices = Vec::with_capacity(told.devices.len());
+    for device in told.devices {
+        devices.push(DeviceChange {
+            before: status(&device.before)?,
+            after: status(&device.after)?,
+            platform: device.platform,
+            device: device.device,
+            gateway: device.gateway,
+        });
+    }
+    Ok(Change {
+        id: OutputId {
+            partition: Partition(told.partition),
+            offset: Offset(told.offset),
+            index: index.ok_or_else(|| unknown("id", &told.id))?,
+        },
+        seq: told.seq,
+        user: told.user,
+        version: told.version,
+        at: LogTime(told.at),
+        logged_at: LogTime(told.logged_at),
+        cause: cause.ok_or_else(|| unknown("cause", &told.cause))?,
+        before: status(&told.before)?,
+        after: status(&told.after)?,
+        devices,
+        custom_status: told.custom_status,
+        evidence: Offset(told.evidence),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::change::Output;
+    use crate::schema::json::output_line;
+
+    #[test]
+    fn a_change_is_read_as_it_was_written() {
+        let line = r#"{"type":"change","id":"1-3-2","partition":1,"offset":3,"seq":2,"user":"al\"ice","version":2,"at":5,"logged_at":7,"cause":"gateway_lost","before":"online","after":"push_online","devices":[{"platform":"android","device":"phone","gateway":"g1","before":"online","after":"push_online"}],"custom_status":"x","evidence":3}"#;
+        let mut written = Vec::new();
+        output_line(&mut written, &Output::Change(read_change(line).expect("a change")));
+        assert_eq!(String::from_utf8(written).expect("UTF-8"), line);
+        for cause in Cause::ALL {
+            read_change(&line.replace("gateway_lost", cause.name())).expect("a change");
+        }
+        let newer = read_change(&line.replace("gateway_lost", "teleported")).expect_err("unknown");
+        assert!(
+            newer.to_string().contains("there is no cause \"teleported\""),
+            "{newer}"
+        );
+    }
+
+    #[test]
+    fn the_subscription_is_below_the_path_of_the_engine() {
+        for (url, changes) in [
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1/changes"),
+            ("http://127.0.0.1:8080/", "http://127.0.0.1:8080/v1/changes"),
+            (
+                "https://example.com/presence/",
+                "https://example.com/presence/v1/changes",
+            ),
+        ] {
+            assert_eq!(changes_of(&Url::parse(url).expect("a URL")).as_str(), changes);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The dead-letter file: callbacks that nobody took, a JSON line each.
+
+use super::Error;
+use crate::presence::change::Change;
+use crate::schema::json::Object;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+pub struct Letters {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl Letters {
+    /// Opens the file, or makes it; what it has stays.
+    pub fn open(path: &Path) -> Result<Letters, Error> {
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.map_err(|cause| Error::File {
+            what: format!("cannot open the dead letters {}", path.display()),
+            cause,
+        })?;
+        Ok(Letters {
+            path: path.to_owned(),
+            file: Mutex::new(file),
+        })
+    }
+
+    /// Adds a callback; it is on disk when this returns.
+    pub fn write(&self, change: &Change, body: &[u8], why: &str) -> Result<(), Error> {
+        let mut line = Vec::new();
+        Object::new(&mut line)
+            .text("id", &super::id(change))
+            .text("user", &change.user)
+            .number("version", change.version)
+            .text("why", why)
+            .raw("body", body)
+            .end();
+        line.push(b'\n');
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = file.write_all(&line).and_then(|()| file.sync_data());
+        written.map_err(|cause| Error::File {
+            what: format!("cannot write the dead letters {}", self.path.display()),
+            cause,
+        })
+    }
+}

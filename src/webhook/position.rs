@@ -1,0 +1,199 @@
+//! How far everything is done, and the file that keeps it.
+
+use super::{Error, Keep};
+use crate::presence::{Offset, Partition};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// The next offset of the change topic in each partition: everything before it is done. Written as the engine's cursor,
+/// `0:12,1:7`.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Positions(pub BTreeMap<Partition, Offset>);
+
+impl Positions {
+    pub fn parse(text: &str) -> Option<Positions> {
+        let one = |part: &str| {
+            let (partition, next) = part.trim().split_once(':')?;
+            Some((Partition(partition.parse().ok()?), Offset(next.parse().ok()?)))
+        };
+        text.split(',').map(one).collect::<Option<_>>().map(Positions)
+    }
+}
+
+impl fmt::Display for Positions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (partition, next)) in self.0.iter().enumerate() {
+            let comma = if number > 0 { "," } else { "" };
+            write!(f, "{comma}{partition}:{next}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is under way, partition by partition, in the order it came. It ends in any order; the position moves past what
+/// is done without a gap.
+pub struct Frontier {
+    positions: Positions,
+    under_way: BTreeMap<Partition, VecDeque<(Offset, bool)>>,
+    count: usize,
+    moved: bool,
+}
+
+impl Frontier {
+    pub fn new(positions: Positions) -> Frontier {
+        Frontier {
+            positions,
+            under_way: BTreeMap::new(),
+            count: 0,
+            // So that where it begins is kept before anything is posted.
+            moved: true,
+        }
+    }
+
+    /// How many are begun and not yet behind the position.
+    pub fn under_way(&self) -> usize {
+        self.count
+    }
+
+    pub fn begun(&mut self, partition: Partition, next: Offset) {
+        self.under_way.entry(partition).or_default().push_back((next, false));
+        self.count += 1;
+    }
+
+    pub fn done(&mut self, partition: Partition, next: Offset) {
+        let Some(line) = self.under_way.get_mut(&partition) else {
+            return;
+        };
+        // They come in order, so they can be searched.
+        if let Ok(at) = line.binary_search_by_key(&next, |(next, _)| *next) {
+            line[at].1 = true;
+        }
+        while let Some((next, true)) = line.front().copied() {
+            line.pop_front();
+            self.count -= 1;
+            self.positions.0.insert(partition, next);
+            self.moved = true;
+        }
+    }
+
+    /// The position, if it has moved since it was last asked for.
+    pub fn moved(&mut self) -> Option<&Positions> {
+        std::mem::take(&mut self.moved).then_some(&self.positions)
+    }
+}
+
+/// A file that holds the position, for one process at a time.
+pub struct PositionFile {
+    path: PathBuf,
+    /// Held while this lives.
+    _lock: File,
+}
+
+impl PositionFile {
+    /// Opens it, or says that another process has it; and what it holds, if there is one.
+    pub fn open(path: &Path) -> Result<(PositionFile, Option<Positions>), Error> {
+        let failed = |what: &str| {
+            let what = format!("{what} {}", path.display());
+            move |cause| Error::File { what, cause }
+        };
+        let beside = beside(path, "lock");
+        let lock = File::create(&beside).map_err(failed("cannot make the lock of"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let path = path.display();
+                let message =
+                    format!("another process posts from the position in {path}; each needs a file of its own");
+                return Err(Error::Position(message));
+            }
+            Err(fs::TryLockError::Error(cause)) => return Err(failed("cannot lock")(cause)),
+        }
+        let file = PositionFile {
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((file, None)),
+            Err(error) => return Err(failed("cannot read the position")(error)),
+        };
+        let positions = Positions::parse(text.trim()).ok_or_else(|| {
+            let message = format!("{} holds no position, which looks like 0:12,1:7", path.display());
+            Error::Position(message)
+        })?;
+        Ok((file, Some(positions)))
+    }
+}
+
+fn beside(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    PathBuf::from(name)
+}
+
+impl Keep for PositionFile {
+    /// Replaces the file in one step: after a death it is the old one or the new one, whole.
+    fn keep(&mut self, positions: &Positions) -> Result<(), Error> {
+        let write = || {
+            let new = beside(&self.path, "new");
+            let mut file = File::create(&new)?;
+            writeln!(file, "{positions}")?;
+            file.sync_all()?;
+            fs::rename(&new, &self.path)?;
+            let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        };
+        write().map_err(|cause| Error::File {
+            what: format!("cannot keep the position in {}", self.path.display()),
+            cause,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_position_moves_past_what_is_done_without_a_gap() {
+        let mut frontier = Frontier::new(Positions::parse("0:3,1:0").expect("a position"));
+        assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:3,1:0"));
+        assert_eq!(frontier.moved(), None);
+        for next in [4, 5, 9] {
+            frontier.begun(Partition(0), Offset(next));
+        }
+        frontier.begun(Partition(1), Offset(1));
+        frontier.done(Partition(0), Offset(9));
+        frontier.done(Partition(0), Offset(5));
+        assert_eq!(frontier.moved(), None);
+        assert_eq!(frontier.under_way(), 4);
+        frontier.done(Partition(0), Offset(4));
+        assert_eq!(frontier.under_way(), 1);
+        assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:9,1:0"));
+        frontier.done(Partition(1), Offset(1));
+        assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:9,1:1"));
+    }
+
+    #[test]
+    fn the_file_keeps_it_for_one_process_at_a_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("position");
+        let (mut file, kept) = PositionFile::open(&path).expect("opened");
+        assert_eq!(kept, None);
+        let positions = Positions::parse("0:12,1:7").expect("a position");
+        file.keep(&positions).expect("kept");
+        let taken = PositionFile::open(&path).err().expect("it is in use").to_string();
+        assert!(taken.contains("another process posts from the position"), "{taken}");
+        drop(file);
+        let (file, kept) = PositionFile::open(&path).expect("opened");
+        assert_eq!(kept, Some(positions));
+        drop(file);
+        fs::write(&path, "nonsense\n").expect("written");
+        let refused = PositionFile::open(&path).err().expect("refused").to_string();
+        assert!(refused.contains("holds no position"), "{refused}");
+    }
+}

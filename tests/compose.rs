@@ -1,0 +1,264 @@
+//! docker-compose.yml and what it mounts, held against the program and the files there are, as far as that goes without
+//! Docker.
+
+use rollcall::config::Flags;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A YAML file as JSON, read by somebody else's YAML.
+#[track_caller]
+fn yaml(path: &str) -> Value {
+    let program = "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)";
+    let output = Command::new(root().join("tests/kafka/python"))
+        .args(["-c", program])
+        .arg(root().join(path))
+        .output()
+        .expect("tests/kafka/python runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{path}: {error}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+struct Compose {
+    services: BTreeMap<String, Value>,
+    volumes: BTreeSet<String>,
+}
+
+fn compose() -> Compose {
+    let file = yaml("docker-compose.yml");
+    let services = file["services"].as_object().expect("services");
+    let volumes = file["volumes"].as_object().expect("volumes");
+    Compose {
+        services: services
+            .iter()
+            .map(|(name, service)| (name.clone(), service.clone()))
+            .collect(),
+        volumes: volumes.keys().cloned().collect(),
+    }
+}
+
+impl Compose {
+    /// Services that run our program.
+    fn ours(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.services.iter().filter(|(_, service)| service["build"].is_string())
+    }
+
+    fn engines(&self) -> Vec<&String> {
+        let engines = self.ours().filter(|(_, service)| service["command"].is_null());
+        engines.map(|(name, _)| name).collect()
+    }
+}
+
+fn texts(list: &Value) -> Vec<&str> {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter().map(|item| item.as_str().expect("text")).collect()
+}
+
+fn variables(service: &Value) -> BTreeMap<&str, &str> {
+    let Some(variables) = service["environment"].as_object() else {
+        return BTreeMap::new();
+    };
+    variables
+        .iter()
+        .map(|(name, value)| {
+            (
+                name.as_str(),
+                value.as_str().expect("text, so that YAML makes nothing else of it"),
+            )
+        })
+        .collect()
+}
+
+fn rollcall(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+        .args(arguments)
+        .output()
+        .expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The part of a path within the repository that a mount `./HERE:THERE` names.
+fn mounted(volume: &str) -> Option<PathBuf> {
+    let here = volume.split(':').next()?.strip_prefix("./")?;
+    Some(root().join(here))
+}
+
+#[test]
+fn every_image_is_pinned_and_every_port_is_on_this_machine_alone() {
+    let compose = compose();
+    let mut ports = BTreeSet::new();
+    for (name, service) in &compose.services {
+        let image = service["image"].as_str().expect("an image");
+        let (_, tag) = image.rsplit_once(':').expect("a tag");
+        assert!(
+            tag.contains('.') && tag.contains(|c: char| c.is_ascii_digit()),
+            "{name}: {image}"
+        );
+        for port in texts(&service["ports"]) {
+            let parts: Vec<&str> = port.split(':').collect();
+            let [address, host, within] = parts.as_slice() else {
+                panic!("{name}: {port} is not ADDRESS:PORT:PORT");
+            };
+            assert_eq!(*address, "127.0.0.1", "{name}");
+            assert!(within.parse::<u16>().is_ok());
+            assert!(
+                ports.insert(host.parse::<u16>().expect("a port")),
+                "{name}: {host} is taken twice"
+            );
+        }
+    }
+    let dockerfile = std::fs::read_to_string(root().join("Dockerfile")).expect("a Dockerfile");
+    for line in dockerfile.lines().filter(|line| line.starts_with("FROM ")) {
+        assert!(
+            line.contains(':') && line.contains(|c: char| c.is_ascii_digit()),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn what_is_mounted_and_waited_for_is_there() {
+    let compose = compose();
+    for (name, service) in &compose.services {
+        for volume in texts(&service["volumes"]) {
+            match mounted(volume) {
+                Some(path) => assert!(path.exists(), "{name}: {}", path.display()),
+                None => {
+                    let volume = volume.split(':').next().expect("a name");
+                    assert!(compose.volumes.contains(volume), "{name}: {volume}");
+                }
+            }
+        }
+        let awaited: Vec<&str> = match &service["depends_on"] {
+            Value::Object(awaited) => awaited.keys().map(String::as_str).collect(),
+            list => texts(list),
+        };
+        for awaited in awaited {
+            assert!(compose.services.contains_key(awaited), "{name}: {awaited}");
+            let healthy = service["depends_on"][awaited]["condition"] == "service_healthy";
+            assert!(
+                !healthy || compose.services[awaited]["healthcheck"].is_object(),
+                "{name}: {awaited}"
+            );
+        }
+        if let Some(context) = service["build"].as_str() {
+            assert!(root().join(context).join("Dockerfile").exists(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_program_knows_every_command_and_variable() {
+    let compose = compose();
+    for (name, service) in compose.ours() {
+        let mut command = texts(&service["command"]);
+        if command.is_empty() {
+            command.push("serve");
+        }
+        command.push("--help");
+        // Wherever its lines are broken.
+        let help = rollcall(&command).split_whitespace().collect::<Vec<_>>().join(" ");
+        for (variable, _) in variables(service) {
+            assert!(variable.starts_with("ROLLCALL_"), "{name}: {variable}");
+            let is_known = ["=", "]"]
+                .iter()
+                .any(|end| help.contains(&format!("[env: {variable}{end}")));
+            assert!(is_known, "{name}: {command:?} does not know {variable}");
+        }
+    }
+}
+
+#[test]
+fn engines_are_where_they_say_and_prometheus_asks_them_all() {
+    let compose = compose();
+    let engines = compose.engines();
+    assert_eq!(engines.len(), 2);
+    let mut wanted = BTreeSet::new();
+    for name in engines {
+        let service = &compose.services[name];
+        let variables = variables(service);
+        let (_, port) = variables["ROLLCALL_LISTEN"].rsplit_once(':').expect("a port");
+        assert_eq!(variables["ROLLCALL_ADVERTISE"], format!("http://{name}:{port}"));
+        let published = texts(&service["ports"]);
+        assert!(published[0].ends_with(&format!(":{port}")), "{published:?}");
+        wanted.insert(format!("{name}:{port}"));
+        let kafka = compose.services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].as_str();
+        let kafka = kafka.expect("listeners");
+        assert!(kafka.contains(&format!("//{}", variables["ROLLCALL_KAFKA"])), "{kafka}");
+        let at = |path: &str| {
+            let volumes = texts(&service["volumes"]);
+            volumes.iter().any(|volume| volume.split(':').nth(1) == Some(path))
+        };
+        assert!(
+            at(variables["ROLLCALL_DATA"]) && at(variables["ROLLCALL_TOKEN_FILE"]),
+            "{name}"
+        );
+        let checkpoints = variables["ROLLCALL_CHECKPOINTS"].strip_prefix("file://");
+        assert!(at(checkpoints.expect("a directory")), "{name}");
+    }
+    let prometheus = yaml("ops/prometheus.yml");
+    let job = &prometheus["scrape_configs"][0];
+    let targets = texts(&job["static_configs"][0]["targets"]);
+    assert_eq!(targets.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), wanted);
+
+    let flags = Flags {
+        token_file: Some(root().join("ops/tokens")),
+        ..Flags::default()
+    };
+    let tokens = flags
+        .config()
+        .expect("tokens that the engine takes")
+        .tokens
+        .expect("tokens");
+    let credentials = job["authorization"]["credentials"].as_str().expect("a token");
+    let (_, scopes) = tokens
+        .iter()
+        .find(|(token, _)| token == credentials)
+        .expect("one of them");
+    assert!(scopes.read && !scopes.admin);
+}
+
+#[test]
+fn the_dashboard_shows_metrics_that_there_are() {
+    let source = std::fs::read_to_string(root().join("src/metrics.rs")).expect("a file");
+    let named: BTreeSet<&str> = source.split('"').filter(|text| text.starts_with("rollcall_")).collect();
+    assert!(named.contains("rollcall_lag_records"), "the names were not found");
+    let is_known = |metric: &str| {
+        let of_a_histogram = ["_bucket", "_sum", "_count"]
+            .iter()
+            .filter_map(|end| metric.strip_suffix(end));
+        named.contains(metric) || of_a_histogram.into_iter().any(|name| named.contains(name))
+    };
+    let dashboard = std::fs::read_to_string(root().join("ops/grafana/dashboards/rollcall.json")).expect("a file");
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
+    let source = yaml("ops/grafana/provisioning/datasources/prometheus.yml")["datasources"][0].clone();
+    let mut shown = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        assert_eq!(panel["datasource"]["uid"], source["uid"]);
+        for target in panel["targets"].as_array().expect("targets") {
+            let expression = target["expr"].as_str().expect("an expression");
+            let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            shown.extend(words.filter(|word| word.starts_with("rollcall_")).map(str::to_owned));
+        }
+    }
+    assert!(shown.len() > 10, "{shown:?}");
+    for metric in shown {
+        assert!(is_known(&metric), "{metric}");
+    }
+    let (_, port) = source["url"].as_str().expect("a URL").rsplit_once(':').expect("a port");
+    let compose = compose();
+    let published = texts(&compose.services["prometheus"]["ports"]).join(" ");
+    assert!(published.ends_with(&format!(":{port}")), "{published}");
+    let grafana = texts(&compose.services["grafana"]["volumes"]).join(" ");
+    let dashboards = yaml("ops/grafana/provisioning/dashboards/rollcall.yml");
+    let path = dashboards["providers"][0]["options"]["path"].as_str().expect("a path");
+    assert!(grafana.contains(&format!(":{path}:")), "{grafana}");
+}

@@ -1,0 +1,263 @@
+//! The examples, run as they are against a real Kafka and the engine on it: what they publish is valid, and what they
+//! follow is what happened.
+
+#[path = "kafka/broker.rs"]
+mod broker;
+mod server;
+
+use broker::Cluster;
+use serde_json::{Value, json};
+use server::{ANYWHERE, PATIENCE, Server, rollcall, wait_until};
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// What a program prints, which must end well.
+#[track_caller]
+fn output(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+}
+
+/// Where libraries of others are; installs them where this machine does not have them yet.
+fn clients(kind: &str) -> String {
+    output(Command::new(root("scripts/clients")).arg(kind))
+}
+
+fn java(libraries: &str, example: &str) -> Command {
+    let mut command = Command::new("java");
+    command
+        .arg("-cp")
+        .arg(format!("{libraries}/*"))
+        .arg(root("examples/java").join(example))
+        .arg(root("schemas"));
+    command
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_the_examples_publish_is_valid_and_what_they_follow_is_what_happened() {
+    let [python, node, libraries] = ["python", "node", "java"].map(clients);
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::start(1, &[]);
+    let bootstrap = &cluster.bootstrap;
+    let make = [
+        "topics",
+        "create",
+        "--kafka",
+        bootstrap,
+        "--partitions",
+        "4",
+        "--replication",
+        "1",
+    ];
+    output(&mut rollcall(&make));
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &["--kafka", bootstrap], &[]);
+
+    // Two users each, for them to be in several partitions.
+    let mut users = Vec::new();
+    for number in 0..2 {
+        for (language, mut command) in [
+            ("python", Command::new(&python)),
+            ("node", Command::new("node")),
+            ("java", java(&libraries, "Publish.java")),
+        ] {
+            match language {
+                "python" => command.arg(root("examples/publish.py")),
+                "node" => command
+                    .env("NODE_PATH", format!("{node}/node_modules"))
+                    .arg(root("examples/publish.js")),
+                _ => &mut command,
+            };
+            let user = format!("{language}-{number}");
+            let placed = output(command.args([bootstrap, &user, &format!("from {language}")]));
+            assert!(placed.lines().count() >= 4, "{user}: {placed}");
+            users.push((user, language));
+        }
+    }
+    for (user, language) in &users {
+        wait_until("who was published is online", || {
+            let (status, body) = server.get(&format!("/v1/users/{user}"), "");
+            let body: Value = serde_json::from_str(&body).expect("JSON");
+            status == 200 && body["status"] == "online" && body["custom_status"] == format!("from {language}")
+        });
+    }
+    let (_, metrics) = server.get("/metrics", "");
+    assert!(metrics.contains("\nrollcall_malformed_total 0\n"), "{metrics}");
+    let (_, gateways) = server.get("/v1/gateways", "");
+    for gateway in ["python-1", "node-1", "java-1"] {
+        assert!(gateways.contains(gateway), "{gateways}");
+    }
+
+    // Followed, in either framing.
+    let follow = |more: &[&str]| -> Vec<Value> {
+        let mut command = Command::new(&python);
+        command
+            .arg(root("examples/changes.py"))
+            .args([bootstrap, "--count", "12"])
+            .args(more);
+        let lines = output(&mut command);
+        let changes = lines.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        changes.collect()
+    };
+    let changes = follow(&[]);
+    let shown: BTreeSet<String> = changes
+        .iter()
+        .map(|change| json!([change["user"], change["version"], change["cause"], change["after"]]).to_string())
+        .collect();
+    let expected = users.iter().flat_map(|(user, _)| {
+        [
+            json!([user, 1, "login", "online"]).to_string(),
+            json!([user, 2, "custom_status", "online"]).to_string(),
+        ]
+    });
+    assert_eq!(shown, expected.collect());
+    let (runtime, registry) = registry(7);
+    let mut reframe = Command::new(&python);
+    reframe.arg(root("tests/clients/reframe.py"));
+    output(reframe.args([bootstrap, "presence.changes", "presence.reframed", "7", "12"]));
+    let reframed = follow(&[
+        "--topic",
+        "presence.reframed",
+        "--group",
+        "reframed",
+        "--registry",
+        &registry,
+    ]);
+    let sorted = |changes: Vec<Value>| changes.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    assert_eq!(sorted(reframed), sorted(changes));
+    runtime.shutdown_background();
+
+    // Counted by Kafka Streams.
+    let mut streams = java(&libraries, "OnlineCount.java")
+        .arg(bootstrap)
+        .arg(directory.path().join("streams"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let lines = BufReader::new(streams.stdout.take().expect("piped")).lines();
+    let _streams = Running(streams);
+    let (print, printed) = mpsc::channel();
+    thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            // Nobody listens once the test has ended.
+            let _ = print.send(line);
+        }
+    });
+    let wait_for = |wanted: &str| {
+        // It takes its time to start.
+        let next = || printed.recv_timeout(3 * PATIENCE);
+        while next().unwrap_or_else(|_| panic!("{wanted:?} is not printed")) != wanted {}
+    };
+    wait_for("online 6");
+    let logout = json!({"type": "logout", "user": "java-0", "platform": "android", "device": "phone",
+        "gateway": "java-1", "epoch": 1, "conn": 1});
+    server.publish("", &[logout]);
+    wait_for("offline 1");
+}
+
+/// A schema registry that knows one schema, of changes.
+fn registry(id: u32) -> (tokio::runtime::Runtime, String) {
+    let schema = std::fs::read_to_string(root("schemas/change.avsc")).expect("the schema is there");
+    let answer = json!({ "schema": schema }).to_string();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind(ANYWHERE))
+        .expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let route = axum::routing::get(move || async move { answer });
+    let router = axum::Router::new().route(&format!("/schemas/ids/{id}"), route);
+    runtime.spawn(async move { axum::serve(listener, router).await });
+    (runtime, url)
+}
+
+/// Flink's name of an Avro type; a nullable one lacks the last words.
+fn flink_type(avro: &Value) -> String {
+    match avro {
+        Value::String(name) => {
+            let name = match name.as_str() {
+                "string" => "STRING",
+                "int" => "INT",
+                "long" => "BIGINT",
+                other => panic!("{other} is not used so far"),
+            };
+            format!("{name} NOT NULL")
+        }
+        Value::Array(union) => flink_type(&union[1]).trim_end_matches(" NOT NULL").to_owned(),
+        Value::Object(object) if object["type"] == "array" => {
+            format!("ARRAY<{}> NOT NULL", flink_type(&object["items"]))
+        }
+        record => {
+            let fields = record["fields"].as_array().expect("a record");
+            let fields: Vec<String> = fields.iter().map(column).collect();
+            format!("ROW<{}> NOT NULL", fields.join(", "))
+        }
+    }
+}
+
+fn column(field: &Value) -> String {
+    format!(
+        "`{}` {}",
+        field["name"].as_str().expect("a name"),
+        flink_type(&field["type"])
+    )
+}
+
+#[test]
+fn the_tables_for_flink_have_the_fields_of_the_schemas() {
+    let sql = std::fs::read_to_string(root("examples/changes.sql")).expect("the example is there");
+    let columns = |file: &str| -> Vec<String> {
+        let schema = std::fs::read_to_string(root("schemas").join(file)).expect("the schema is there");
+        let schema: Value = serde_json::from_str(&schema).expect("JSON");
+        schema["fields"]
+            .as_array()
+            .expect("fields")
+            .iter()
+            .map(column)
+            .collect()
+    };
+    let table = |name: &str| {
+        let (_, rest) = sql
+            .split_once(&format!("CREATE TABLE {name} (\n"))
+            .expect("the table is there");
+        rest.split_once("\n)").expect("it has an end").0.replace("  `", "`")
+    };
+    let changes = columns("change.avsc").join(",\n");
+    assert!(
+        table("changes").starts_with(&format!("{changes},\n")),
+        "{}\n{changes}",
+        table("changes")
+    );
+    // All but the key may be missing, of somebody who was forgotten.
+    let nullable = |column: &String| column.strip_suffix(" NOT NULL").unwrap_or(column).to_owned();
+    let current: Vec<String> = columns("user_state.avsc").iter().map(nullable).collect();
+    let current = format!("`key` STRING NOT NULL,\n{},\n", current.join(",\n"));
+    assert!(
+        table("current_users").starts_with(&current),
+        "{}\n{current}",
+        table("current_users")
+    );
+}

@@ -1,0 +1,367 @@
+//! `rollcall webhook` between the real engine and a receiver that fails, stalls and dies.
+
+#[path = "webhook/receiver.rs"]
+mod receiver;
+mod server;
+
+use receiver::{Answer, Receiver};
+use serde_json::{Value, json};
+use server::{ANYWHERE, PATIENCE, Server, rollcall, wait_until};
+use sha2::{Digest as _, Sha256};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+/// A running bridge; killed when dropped.
+struct Bridge(Child);
+
+impl Bridge {
+    fn start(directory: &Path, engine: &str, receiver: &Receiver, more: &[&str]) -> Bridge {
+        let to = format!("http://{}/hook", receiver.address);
+        let child = rollcall(&["webhook", "--engine", engine, "--to", &to, "--log-level", "error"])
+            .args(["--from", "earliest"])
+            .args(more)
+            .current_dir(directory)
+            .stderr(Stdio::null())
+            .spawn();
+        Bridge(child.expect("started"))
+    }
+
+    /// In the middle of whatever it does.
+    fn kill(mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("ended");
+    }
+
+    /// As a service manager does.
+    fn stop(mut self) {
+        let told = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        assert!(told.expect("kill is installed").success());
+        let mut status = None;
+        wait_until("it has ended", || {
+            status = self.0.try_wait().expect("waited for");
+            status.is_some()
+        });
+        assert_eq!(status.and_then(|status| status.code()), Some(0));
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // Ended already, where a test ended it.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn url(server: &Server) -> String {
+    format!("http://{}", server.address)
+}
+
+fn on(kind: &str, user: &str, platform: &str, conn: u64) -> Value {
+    json!({"type": kind, "user": user, "platform": platform, "device": "d1", "gateway": "g1", "epoch": 1, "conn": conn,
+        "intent": "login", "reason": "closed"})
+}
+
+fn says(user: &str, text: &str) -> Value {
+    json!({"type": "custom_status", "user": user, "text": text})
+}
+
+/// Eleven changes of a user.
+fn day(user: &str, conn: u64) -> Vec<Value> {
+    let mut events = vec![on("connect", user, "android", conn)];
+    events.extend((0..9).map(|number| says(user, &format!("{conn} {number}"))));
+    events.push(on("logout", user, "android", conn));
+    events
+}
+
+const DAY: u64 = 11;
+
+fn user(number: usize) -> String {
+    format!("user-{number}")
+}
+
+#[track_caller]
+fn wait_until_taken(receiver: &Receiver, users: &[String], changes: u64) {
+    wait_until("every change of theirs is taken", || {
+        let taken = receiver.taken();
+        users.iter().all(|user| taken.get(user) == Some(&changes))
+    });
+}
+
+#[test]
+fn nothing_is_lost_and_each_users_order_is_kept_whatever_dies() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let mut server = Server::start(&data, ANYWHERE, &[], &[]);
+    let engine = url(&server);
+    let mut receiver = Receiver::open();
+    let mut attempts = 0;
+    receiver.answer(move |_| {
+        attempts += 1;
+        match attempts {
+            attempt if attempt % 97 == 0 => Answer::Silence,
+            attempt if attempt % 5 == 0 => Answer::Status(503),
+            _ => Answer::Status(200),
+        }
+    });
+    let start = |receiver: &Receiver| Bridge::start(directory.path(), &engine, receiver, &["--timeout-ms", "200"]);
+    let mut bridge = start(&receiver);
+    let users: Vec<String> = (0..30).map(user).collect();
+    for round in 1..=4 {
+        for user in &users {
+            server.publish("", &day(user, round));
+        }
+        let before = receiver.count();
+        wait_until("it goes on", || receiver.count() > before + 100);
+        bridge.kill();
+        if round == 2 {
+            // The engine dies as well, and comes back while the bridge asks for it.
+            let address = server.address.to_string();
+            drop(server);
+            bridge = start(&receiver);
+            server = Server::start(&data, &address, &[], &[]);
+        } else {
+            bridge = start(&receiver);
+        }
+        if round == 3 {
+            receiver.kill();
+            thread::sleep(std::time::Duration::from_millis(300));
+            receiver.revive();
+        }
+    }
+    wait_until_taken(&receiver, &users, 4 * DAY);
+    bridge.stop();
+    // What was kept at the end is the end: nothing is posted again.
+    let before = receiver.count();
+    let bridge = start(&receiver);
+    server.publish("", &day("late", 1));
+    wait_until_taken(&receiver, &["late".to_owned()], DAY);
+    assert!(receiver.posted()[before..].iter().all(|posted| posted.user == "late"));
+    bridge.stop();
+    let letters = std::fs::read_to_string(directory.path().join("rollcall-webhook.dead-letters"));
+    assert_eq!(letters.expect("the file is there"), "");
+}
+
+#[test]
+fn who_does_not_answer_holds_up_neither_the_others_nor_the_engine() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &["--partitions", "1"], &[]);
+    let receiver = Receiver::open();
+    receiver.answer(|posted| match &*posted.user {
+        "user-0" => Answer::Silence,
+        "user-1" => Answer::Status(500),
+        _ => Answer::Status(200),
+    });
+    let position = || std::fs::read_to_string(directory.path().join("rollcall-webhook.position")).unwrap_or_default();
+    let patient = ["--timeout-ms", "60000"];
+    let bridge = Bridge::start(directory.path(), &url(&server), &receiver, &patient);
+    let users: Vec<String> = (0..20).map(user).collect();
+    for user in &users {
+        server.publish("", &day(user, 1));
+    }
+    wait_until_taken(&receiver, &users[2..], DAY);
+    wait_until("a position is kept", || position() == "0:0\n");
+    let (status, stats) = server.get("/v1/stats", "");
+    assert_eq!(status, 200, "{stats}");
+    // Nothing of theirs is behind the position, so whoever comes after begins with it.
+    bridge.kill();
+    receiver.answer(|_| Answer::Status(200));
+    let bridge = Bridge::start(directory.path(), &url(&server), &receiver, &patient);
+    wait_until_taken(&receiver, &users, DAY);
+    wait_until("the position is the end", || position() == format!("0:{}\n", 20 * DAY));
+    bridge.stop();
+}
+
+#[test]
+fn what_is_never_taken_is_in_the_dead_letters_and_the_rest_goes_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &[], &[]);
+    let receiver = Receiver::open();
+    receiver.answer(|posted| match (&*posted.user, posted.version) {
+        ("user-0", 2) => Answer::Status(422),
+        ("user-1", 1) => Answer::Status(500),
+        _ => Answer::Status(200),
+    });
+    let bridge = Bridge::start(directory.path(), &url(&server), &receiver, &["--give-up-after-s", "1"]);
+    let users: Vec<String> = (0..3).map(user).collect();
+    for user in &users {
+        server.publish("", &day(user, 1));
+    }
+    let last = |user: &str| {
+        let posted = receiver.posted();
+        posted
+            .iter()
+            .any(|posted| posted.user == user && posted.version == DAY && posted.taken)
+    };
+    wait_until("all have been told what can be", || users.iter().all(|user| last(user)));
+    bridge.stop();
+    let letters = std::fs::read_to_string(directory.path().join("rollcall-webhook.dead-letters")).expect("a file");
+    let mut letters: Vec<Value> = letters
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    letters.sort_by_key(|letter| letter["user"].to_string());
+    let shown: Vec<_> = letters
+        .iter()
+        .map(|letter| {
+            (
+                &letter["user"],
+                &letter["version"],
+                &letter["why"],
+                &letter["body"]["Info"]["Reason"],
+            )
+        })
+        .collect();
+    let text = |text: &str| json!(text);
+    assert_eq!(
+        shown,
+        [
+            (
+                &text("user-0"),
+                &json!(2),
+                &text("the receiver answered 422"),
+                &text("SetCustomStatus")
+            ),
+            (
+                &text("user-1"),
+                &json!(1),
+                &text("the receiver answered 500"),
+                &text("Register")
+            ),
+        ]
+    );
+    let attempts = |user: &str, version: u64| {
+        let posted = receiver.posted();
+        posted
+            .iter()
+            .filter(|posted| (&*posted.user, posted.version) == (user, version))
+            .count()
+    };
+    assert_eq!(attempts("user-0", 2), 1);
+    assert!(attempts("user-1", 1) > 1);
+}
+
+#[test]
+fn callbacks_are_signed_and_say_what_tencents_say() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("written");
+    file("token", "xxxxyyyy\n");
+    file("engine-token", "watcher-0123456789\n");
+    file("tokens", "watcher-0123456789 read\noperator-0123456789 admin\n");
+    let tokens = directory.path().join("tokens");
+    let guarded = ["--token-file", tokens.to_str().expect("UTF-8")];
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &guarded, &[]);
+    let receiver = Receiver::open();
+    let more = [
+        "--token-file",
+        "token",
+        "--engine-token-file",
+        "engine-token",
+        "--app",
+        "1400000000",
+    ];
+    let bridge = Bridge::start(directory.path(), &url(&server), &receiver, &more);
+    server.publish(
+        "operator-0123456789",
+        &[
+            on("connect", "alice", "windows", 1),
+            on("connect", "alice", "linux", 2),
+            says("alice", "busy"),
+            on("disconnect", "alice", "linux", 2),
+        ],
+    );
+    wait_until_taken(&receiver, &["alice".to_owned()], 4);
+    bridge.stop();
+    let posted = receiver.posted();
+    let bodies: Vec<Value> = posted
+        .iter()
+        .map(|posted| {
+            let mut body = posted.body.clone();
+            assert!(body["EventTime"].as_u64() > Some(1_577_836_800_000), "{body}");
+            body["EventTime"] = json!(0);
+            body
+        })
+        .collect();
+    let expected = |info: Value| json!({"CallbackCommand": "State.StateChange", "EventTime": 0, "Info": info});
+    let mut displacing = expected(json!({"Action": "Login", "To_Account": "alice", "Reason": "Register"}));
+    displacing["KickedDevice"] = json!([{"Platform": "Windows"}]);
+    assert_eq!(
+        bodies,
+        [
+            expected(json!({"Action": "Login", "To_Account": "alice", "Reason": "Register"})),
+            displacing,
+            expected(
+                json!({"Action": "CustomStatusChange", "To_Account": "alice", "Reason": "SetCustomStatus",
+                "CustomStatus": "busy"})
+            ),
+            expected(json!({"Action": "Disconnect", "To_Account": "alice", "Reason": "LinkClose"})),
+        ]
+    );
+    for (posted, platform) in posted.iter().zip(["Windows", "Linux", "Unknown", "Linux"]) {
+        let expected = format!(
+            "SdkAppid=1400000000&CallbackCommand=State.StateChange&contenttype=json&OptPlatform={platform}&Sign="
+        );
+        let rest = posted.query.strip_prefix(&expected).expect(&posted.query);
+        let (sign, time) = rest.split_once("&RequestTime=").expect("a time");
+        let hash = Sha256::digest(format!("xxxxyyyy{time}"));
+        let hexadecimal: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(sign, hexadecimal);
+    }
+}
+
+/// Runs a bridge that cannot go on; what it says.
+fn refused(directory: &Path, engine: &str, more: &[&str]) -> String {
+    let output = rollcall(&["webhook", "--to", "http://127.0.0.1:9/hook", "--engine", engine])
+        .args(["--log-level", "error"])
+        .args(more)
+        .current_dir(directory)
+        .output()
+        .expect("started");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    said
+}
+
+#[test]
+fn what_no_waiting_mends_ends_it_with_a_sentence() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let directory = directory.path();
+    let server = Server::start(&directory.join("data"), ANYWHERE, &["--partitions", "1"], &[]);
+    let receiver = Receiver::open();
+    let position = |text: &str| std::fs::write(directory.join("rollcall-webhook.position"), text).expect("written");
+    position("nonsense");
+    let said = refused(directory, &url(&server), &[]);
+    assert!(said.contains("holds no position, which looks like 0:12,1:7"), "{said}");
+    position("0:17\n");
+    let said = refused(directory, &url(&server), &[]);
+    assert!(
+        said.contains("400: the cursor is ahead of partition 0, which ends at 0"),
+        "{said}"
+    );
+    let said = refused(directory, "ftp://127.0.0.1", &[]);
+    assert!(said.contains("engine must be an http or https URL"), "{said}");
+    let said = refused(directory, &url(&server), &["--token-file", "no-such-file"]);
+    assert!(said.contains("cannot read the webhook token no-such-file"), "{said}");
+    position("0:0\n");
+    let bridge = Bridge::start(directory, &url(&server), &receiver, &[]);
+    server.publish("", &day("alice", 1));
+    wait_until_taken(&receiver, &["alice".to_owned()], DAY);
+    let said = refused(directory, &url(&server), &[]);
+    assert!(said.contains("another process posts from the position"), "{said}");
+    bridge.stop();
+
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind(ANYWHERE))
+        .expect("a port");
+    let forgetful = format!("http://{}", listener.local_addr().expect("an address"));
+    let fault = json!({"error": {"code": "gone", "message": "long ago", "oldest": "0:500"}}).to_string();
+    let gone = move || async move { (axum::http::StatusCode::GONE, fault) };
+    let router = axum::Router::new().route("/v1/changes", axum::routing::get(gone));
+    runtime.spawn(async move { axum::serve(listener, router).await });
+    let said = refused(directory, &forgetful, &[]);
+    assert!(said.contains("no longer reaches back to the position 0:11"), "{said}");
+    assert!(said.contains("from 0:500"), "{said}");
+    runtime.shutdown_timeout(PATIENCE);
+}
