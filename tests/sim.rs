@@ -71,7 +71,7 @@ fn the_worlds_that_the_commit_names_come_out_as_the_rules_say() {
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
     let options = Options::default();
-    for seed in [1, 24, 77, 174] {
+    for seed in [1, 77, 174, 199] {
         assert!(run(seed, &options).is_ok_and(|report| !report.transcript.is_empty()));
         assert_eq!(run(seed, &options), run(seed, &options), "seed {seed}");
     }

@@ -102,7 +102,7 @@ const LONG_FILES: [LongFile; 2] = [
     ("src/sim/history.rs", 1_000, "one random author of histories"),
     (
         "src/sim/oracle.rs",
-        1_100,
+        1_250,
         "the rules are read a second time in one go, top to bottom",
     ),
 ];

@@ -31,13 +31,14 @@ impl Rulebook {
         let named = names
             .iter()
             .filter_map(|name| Some((name, policy.platforms.get(name)?)));
+        let kinds: Vec<Option<&str>> = names
+            .iter()
+            .map(|name| policy.platforms.get(name).map(|other| &*other.kind))
+            .collect();
         let platforms = named
             .map(|(name, rules)| {
                 let numbers_where = |wanted: &dyn Fn(&str) -> bool| {
-                    let kinds = names
-                        .iter()
-                        .map(|name| policy.platforms.get(name).map(|other| &*other.kind));
-                    let wanted = kinds.map(|kind| kind.is_some_and(wanted));
+                    let wanted = kinds.iter().map(|kind| kind.is_some_and(wanted));
                     wanted
                         .enumerate()
                         .fold(0u32, |set, (number, is)| set | u32::from(is) << number)

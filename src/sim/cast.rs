@@ -237,8 +237,6 @@ impl Cast {
                     halve_files(directory);
                 } else if self.strikes(Fault::StoreOld, 100) {
                     copy_files(&copy_of(directory), directory);
-                } else if self.below(4) == 0 {
-                    copy_files(directory, &copy_of(directory));
                 }
                 Disk::Directory(directory.clone())
             }
@@ -389,13 +387,22 @@ impl Cast {
     }
 
     /// Keeps a copy of the owner's store to be put back later.
-    pub fn copy_store(&self, partition: Partition, owner: &Owner) {
+    pub fn copy_store(&self, partition: Partition, owner: &mut Owner) {
         let mut seat = self.seat(partition);
         let machine = &mut seat.machines[owner.machine];
-        if let Disk::Simulated(platter) = &machine.disk {
-            machine.copies.push(platter.copy());
-            if machine.copies.len() > COPIES_MAX {
-                machine.copies.remove(0);
+        match &machine.disk {
+            Disk::Simulated(platter) => {
+                machine.copies.push(platter.copy());
+                if machine.copies.len() > COPIES_MAX {
+                    machine.copies.remove(0);
+                }
+            }
+            Disk::Directory(directory) => {
+                let copy = copy_of(directory);
+                drop(seat);
+                remove(&copy);
+                // What fails in it is met again by the next step.
+                let _ = owner.walk.checkpoint(&copy);
             }
         }
     }

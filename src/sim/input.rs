@@ -21,6 +21,7 @@ pub struct Published {
     pub ts: u64,
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
+    pub is_null: bool,
     /// None for a malformed one.
     event: Option<Event<'static>>,
 }
@@ -40,7 +41,7 @@ pub struct Malformed {
     pub offset: Offset,
     pub ts: u64,
     pub key: Option<Vec<u8>>,
-    pub value: Vec<u8>,
+    pub value: Option<Vec<u8>>,
 }
 
 type Planned = (u64, u64, Option<Event<'static>>);
@@ -179,6 +180,7 @@ impl Input {
             key = event.user().map(|user| user.as_bytes().to_vec());
         }
         let mut event = event;
+        let mut is_null = false;
         match spoil {
             Spoil::No => {}
             Spoil::Key => {
@@ -189,14 +191,17 @@ impl Input {
             }
             Spoil::Poison => {
                 match random.below(3) {
-                    0 => value.clear(),
+                    0 => {
+                        value.clear();
+                        is_null = random.percent(50);
+                    }
                     1 => value.truncate(value.len() / 2),
                     _ => value = b"this is no event".to_vec(),
                 }
                 event = None;
             }
         }
-        if event.is_none() && value.is_empty() {
+        if event.is_none() && value.is_empty() && !is_null {
             value = vec![0xff; random.index(4)];
         }
         let stray = |user: &str| partition_of(user, self.partitions) != self.partition;
@@ -214,6 +219,7 @@ impl Input {
             ts,
             key,
             value,
+            is_null,
             event,
         })
     }
@@ -227,6 +233,7 @@ impl Input {
             ts,
             key: None,
             value,
+            is_null: false,
             event: Some(Event::Tick),
         }
     }
@@ -260,7 +267,7 @@ impl Input {
                 offset,
                 ts,
                 key: record.key.clone(),
-                value: record.value.clone(),
+                value: (!record.is_null).then(|| record.value.clone()),
             });
         }
     }

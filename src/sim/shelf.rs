@@ -217,7 +217,7 @@ impl Shelf {
                     ts: record.ts,
                     key: record.key,
                     value: record.value,
-                    is_null: false,
+                    is_null: record.is_null,
                 });
             }
         }
@@ -370,7 +370,7 @@ impl Shelf {
                         expected.offset,
                         expected.ts,
                         expected.key.as_deref(),
-                        Some(&*expected.value),
+                        expected.value.as_deref(),
                     )
             })
         });

@@ -389,9 +389,12 @@ impl Play {
             owner.handle.pause_after(self.random.below(6), meanwhile);
         }
         let records = *self.random.pick(&[1, 1, 4, 20, 1_000]);
-        let owner = self.cast.step(partition, owner, records)?;
+        let mut owner = self.cast.step(partition, owner, records)?;
         if self.random.percent(5) {
-            self.cast.copy_store(partition, &owner);
+            self.cast.copy_store(partition, &mut owner);
+            if owner.life.is_dead() {
+                return self.cast.step(partition, owner, 1);
+            }
         }
         if self.random.percent(3) && !self.on_rocksdb {
             self.cast.retain(partition, &owner);
