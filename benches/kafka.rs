@@ -117,7 +117,7 @@ fn read_all(connection: &Connection, ends: &[Offset]) -> usize {
 
 /// Connects and heartbeats of everybody; where each partition ends then.
 fn fill(node: &Node, users: u32, beats: u32) -> Vec<Offset> {
-    let log = KafkaLog::connect(node.clone()).expect("connected");
+    let log = KafkaLog::connect(node.clone(), Arc::new(SystemClock::new())).expect("connected");
     let mut dice = Dice(1);
     appender::append(&*log, dice.order(users).into_iter().map(connect(0)));
     for _ in 0..beats {
@@ -132,7 +132,7 @@ fn fill(node: &Node, users: u32, beats: u32) -> Vec<Offset> {
 }
 
 fn catch_up(node: Node, clock: Arc<dyn Clock>, ends: &[Offset]) {
-    let log = KafkaLog::connect(node).expect("connected");
+    let log = KafkaLog::connect(node, Arc::new(SystemClock::new())).expect("connected");
     let group = log.join().expect("joined");
     let tuning = Tuning {
         output_commit_ms: 20,
@@ -165,7 +165,7 @@ fn catch_up(node: Node, clock: Arc<dyn Clock>, ends: &[Offset]) {
 
 fn latency(node: Node, clock: Arc<dyn Clock>) {
     let connection = node.connection.clone();
-    let log = KafkaLog::connect(node).expect("connected");
+    let log = KafkaLog::connect(node, Arc::new(SystemClock::new())).expect("connected");
     let group = log.join().expect("joined");
     let tuning = Tuning {
         output_commit_ms: 20,

@@ -211,7 +211,7 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
     // Two processes have not both the same address and the same moment.
     let id = blake3::hash(format!("{url} {} {started_ms}", std::process::id()).as_bytes()).to_hex();
     let id = id[..8].to_owned();
-    let reach = move || reach(&connection, &group, &url, &id, &*clock);
+    let reach = move || reach(&connection, &group, &url, &id, &clock);
     let reached = tokio::task::spawn_blocking(reach).await;
     let (log, member) = reached.context("Kafka was not reached")??;
     Ok(Opened {
@@ -233,19 +233,22 @@ fn reach(
     group: &str,
     url: &str,
     id: &str,
-    clock: &dyn Clock,
+    clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<(Arc<KafkaLog>, Member)> {
     let until_ms = clock.monotonic_ms() + REACH_MS;
     let mut told = false;
     loop {
         let reached = judged(connection).and_then(|partitions| {
-            let log = KafkaLog::connect(Node {
-                connection: connection.clone(),
-                group: group.to_owned(),
-                url: url.to_owned(),
-                id: id.to_owned(),
-                partitions,
-            })?;
+            let log = KafkaLog::connect(
+                Node {
+                    connection: connection.clone(),
+                    group: group.to_owned(),
+                    url: url.to_owned(),
+                    id: id.to_owned(),
+                    partitions,
+                },
+                clock.clone(),
+            )?;
             let member = log.join()?;
             Ok((log, member))
         });

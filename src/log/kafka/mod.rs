@@ -27,6 +27,7 @@ pub mod topics;
 pub use group::Member;
 pub use owners::{Owner, Owners};
 
+use crate::clock::Clock;
 use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
 use append::Appender;
@@ -61,6 +62,7 @@ pub struct Node {
 /// See the module.
 pub struct KafkaLog {
     node: Node,
+    clock: Arc<dyn Clock>,
     events: Arc<Source>,
     /// Asks for the group's committed offsets and is no member of it.
     offsets: Arc<Source>,
@@ -75,7 +77,7 @@ pub struct KafkaLog {
 impl KafkaLog {
     /// Connects, and waits until it knows who has what. Fails if another group works on these topics, or if they had
     /// another number of partitions.
-    pub fn connect(node: Node) -> Result<Arc<KafkaLog>, Error> {
+    pub fn connect(node: Node, clock: Arc<dyn Clock>) -> Result<Arc<KafkaLog>, Error> {
         let connection = node.connection.clone();
         let client = |of: &str| connection.client(&format!("rollcall-{}-{of}", node.id));
         let name = |topic: Topic| -> Arc<str> { connection.topic(topic).into() };
@@ -107,6 +109,7 @@ impl KafkaLog {
         let tail = Tail::new(client("tail"), node.partitions, name)?;
         let log = Arc::new(KafkaLog {
             node,
+            clock,
             events,
             offsets,
             appender,
@@ -173,6 +176,10 @@ impl KafkaLog {
 
     fn owned(&self) -> &AtomicU64 {
         &self.owned
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     fn tail(&self) -> &Tail {

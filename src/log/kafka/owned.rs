@@ -22,7 +22,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ const CALL: Duration = Duration::from_secs(10);
 const TAKE_UP: Duration = Duration::from_secs(30);
 /// Of all partitions of a process together: a transaction takes milliseconds of a core, here and at the broker.
 const TRANSACTION_EVERY_MS: u64 = 5;
+/// After so long without a record it is asked whether there are any.
+const QUIET_MS: u64 = 5_000;
 const TRANSACTION_TIMEOUT_MS: &str = "30000";
 
 /// See the module.
@@ -39,6 +41,8 @@ pub struct Owned {
     log: Arc<KafkaLog>,
     partition: Partition,
     tap: Mutex<Tap>,
+    /// Since when the tap has given nothing, by the monotonic clock.
+    quiet_since_ms: AtomicU64,
     ledger: Mutex<Ledger>,
 }
 
@@ -59,9 +63,10 @@ impl Owned {
         let name = log.name(Topic::Events);
         let tap = Tap::new(log.events(), Some(Topic::Events), name, partition, Some(wake))?;
         let owned = Owned {
+            tap: Mutex::new(tap),
+            quiet_since_ms: AtomicU64::new(log.clock().monotonic_ms()),
             log,
             partition,
-            tap: Mutex::new(tap),
             ledger: Mutex::new(Ledger {
                 producer: None,
                 position: Position::default(),
@@ -280,7 +285,18 @@ impl Log for Owned {
         into: &mut Vec<Record>,
     ) -> Result<(), Error> {
         if (topic, partition) == (Topic::Events, self.partition) {
-            locked(&self.tap).read(from, limit, into)
+            let mut tap = locked(&self.tap);
+            let before = into.len();
+            tap.read(from, limit, into)?;
+            let now_ms = self.log.clock().monotonic_ms();
+            let quiet_ms = now_ms.saturating_sub(self.quiet_since_ms.load(Ordering::Relaxed));
+            if into.len() > before {
+                self.quiet_since_ms.store(now_ms, Ordering::Relaxed);
+            } else if quiet_ms > QUIET_MS {
+                tap.check();
+                self.quiet_since_ms.store(now_ms, Ordering::Relaxed);
+            }
+            Ok(())
         } else {
             self.log.read(topic, partition, from, limit, into)
         }

@@ -17,6 +17,8 @@ const LIMIT: Limit = Limit {
     bytes: 1 << 20,
 };
 const POLL: Duration = Duration::from_millis(50);
+/// After so many reads that gave nothing it is asked whether there is anything.
+const QUIET_READS: u32 = 200;
 
 /// What an owner says of itself.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -76,11 +78,16 @@ impl Owners {
         let mut tap = Tap::new(source, None, name.clone(), Partition(0), None)?;
         let mut next = Offset(start);
         let mut records = Vec::new();
+        let mut quiet = 0;
         let mut read = move |owners: &Owners| -> Result<(bool, Offset), Error> {
             records.clear();
             tap.read(next, LIMIT, &mut records)?;
             next = tap.next().unwrap_or(next);
             owners.learn(&records);
+            quiet = if records.is_empty() { quiet + 1 } else { 0 };
+            if quiet % QUIET_READS == QUIET_READS - 1 {
+                tap.check();
+            }
             Ok((tap.is_at_end(), next))
         };
         let mut polls = (wait.as_millis() / POLL.as_millis()).max(1);

@@ -117,6 +117,8 @@ impl Tail {
         for key in self.lanes.keys() {
             let _ = woken.send(*key);
         }
+        let keys: Vec<(Topic, Partition)> = taps.keys().copied().collect();
+        let mut turn = 0;
         let run = move || {
             loop {
                 let key = match wakes.recv_timeout(Duration::from_millis(500)) {
@@ -125,7 +127,14 @@ impl Tail {
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
                 let Some(log) = log.upgrade() else { return };
-                let Some(key) = key else { continue };
+                // Nothing came for a while: one after the other is looked at.
+                let key = key.unwrap_or_else(|| {
+                    turn = (turn + 1) % keys.len();
+                    if let Some((tap, _)) = taps.get_mut(&keys[turn]) {
+                        tap.check();
+                    }
+                    keys[turn]
+                });
                 let Some((tap, pending)) = taps.get_mut(&key) else {
                     continue;
                 };

@@ -19,6 +19,7 @@ use std::time::Duration;
 /// Of one call to librdkafka.
 const BATCH: usize = 2_048;
 const QUERY: Duration = Duration::from_secs(10);
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// A connection to the brokers that taps share.
 pub struct Source {
@@ -84,6 +85,12 @@ impl Source {
             .fetch_watermarks(topic, partition.0 as i32, QUERY)
             .map_err(|error| super::client::unread(&format!("the ends of {topic}, partition {partition}"), &error))?;
         Ok((low.max(0) as u64, high.max(0) as u64))
+    }
+
+    /// The same in a hurry, for a reader that wonders.
+    fn glance(&self, topic: &str, partition: Partition) -> Option<u64> {
+        let range = self.consumer.fetch_watermarks(topic, partition.0 as i32, GLANCE);
+        range.ok().map(|(_, high)| high.max(0) as u64)
     }
 
     /// The same as was seen last, without asking; none while nothing was.
@@ -178,6 +185,24 @@ impl Tap {
         self.at_end
     }
 
+    /// For one that has given nothing for a while: whether the broker has more than it gives, in which case it is started
+    /// anew. After a change of leaders librdkafka may sit still for ever.
+    pub fn check(&mut self) -> bool {
+        let Some(next) = self.next else { return false };
+        // What ends at an end that was told already is behind nothing: the rest are marks of transactions.
+        let reached = if self.at_end { self.end.max(next) } else { next };
+        let end = self.source.glance(&self.name, self.partition);
+        let stalled = end.is_some_and(|end| end > reached);
+        if stalled {
+            tracing::warn!(topic = %self.name, partition = %self.partition, next, ?end, "nothing comes of it; starting anew");
+            let offset = next;
+            self.stop();
+            // An error is met again at the next read.
+            let _ = self.start(offset);
+        }
+        stalled
+    }
+
     /// The next record that it would give without being told where to go on.
     pub fn next(&self) -> Option<Offset> {
         self.next.map(Offset)
@@ -267,7 +292,8 @@ impl Tap {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
                 self.at_end = true;
-                self.end = self.end.max(fields.offset.max(0) as u64);
+                // It may be less than before: elections that are unclean cut.
+                self.end = fields.offset.max(0) as u64;
                 return Ok(0);
             }
             error => return Err(self.failed(error)),
