@@ -31,6 +31,8 @@ const IDLE_MS: u64 = 1_000;
 /// After the log or the store failed it is tried again this much later.
 const RETRY_MS: u64 = 1_000;
 const PROGRESS_MS: u64 = 2_000;
+/// How often the last commit is tried.
+const CLOSINGS: u32 = 4;
 /// Well below the time after which a group gives a silent member's partitions to another.
 const OVERSLEPT_MS: u64 = 1_500;
 /// A tick that has not come back after so long was lost on its way.
@@ -228,7 +230,17 @@ impl Worker {
         if let Some(error) = self.deposed {
             return Err(error);
         }
-        self.walk.map_or(Ok(()), Walk::close)
+        let Some(mut walk) = self.walk else { return Ok(()) };
+        for _ in 1..CLOSINGS {
+            match walk.commit_store() {
+                // A log that stumbles now and stands again in a moment is no reason to leave work for the next start.
+                Err(Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_))) => {
+                    std::thread::sleep(Duration::from_millis(RETRY_MS / 2));
+                }
+                closed => return closed,
+            }
+        }
+        walk.close()
     }
 
     /// Opens, or folds a batch; whether there may be more to do at once.
