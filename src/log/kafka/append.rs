@@ -267,11 +267,13 @@ fn transact(
         }
         producer.send(to).map_err(|(error, _)| error)?;
     }
-    while producer.in_flight_count() > 0 {
+    // Every record arrives or fails within the transaction's time-out.
+    let appended = loop {
         producer.poll(Duration::from_millis(1));
-    }
+        if let Ok(result) = results.try_recv() {
+            break result.map_err(|_| KafkaError::Canceled)?;
+        }
+    };
     producer.commit_transaction(CALL)?;
-    // Everything has arrived, or the commit would have failed.
-    let appended = results.try_recv().ok().and_then(Result::ok);
-    appended.ok_or(KafkaError::Canceled)
+    Ok(appended)
 }

@@ -7,6 +7,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{Producer, ProducerContext};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Lets librdkafka's words into the log, at a level below ours: what they mean for a partition we say ourselves.
 #[derive(Clone, Debug, Default)]
@@ -24,11 +25,37 @@ impl ClientContext for Quiet {
 
 impl ConsumerContext for Quiet {}
 
-impl ProducerContext for Quiet {
+/// That of a producer, which counts what is on its way. The client's own count has other events in it, and one of those
+/// may stay for ever.
+#[derive(Debug, Default)]
+pub struct Sending(AtomicUsize);
+
+impl Sending {
+    pub fn sent(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+}
+
+impl ClientContext for Sending {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+    }
+}
+
+impl ProducerContext for Sending {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {
         // A record that fails makes its transaction fail.
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

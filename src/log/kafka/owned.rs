@@ -10,7 +10,7 @@
 //! After any failure but a fence nobody knows whether a transaction has got through. Then the producer is given up; a
 //! new one settles the old transaction, and the committed position tells.
 
-use super::client::{Quiet, is_fenced, unread, unwritten};
+use super::client::{Sending, is_fenced, unread, unwritten};
 use super::tap::{Tap, Wake};
 use super::{KafkaLog, locked};
 use crate::failpoint;
@@ -34,6 +34,8 @@ const TAKE_UP: Duration = Duration::from_secs(30);
 const TRANSACTION_EVERY_MS: u64 = 5;
 /// After so long without a record it is asked whether there are any.
 const QUIET_MS: u64 = 5_000;
+/// A poll takes a millisecond where nothing happens.
+const DRAIN_POLLS_MAX: u32 = 100_000;
 const TRANSACTION_TIMEOUT_MS: &str = "30000";
 
 /// See the module.
@@ -49,7 +51,7 @@ pub struct Owned {
 /// How far the outputs are, and who writes them.
 struct Ledger {
     /// None after a failure: what was begun may have got through or not.
-    producer: Option<BaseProducer<Quiet>>,
+    producer: Option<BaseProducer<Sending>>,
     position: Position,
     /// Another owner was let in: nothing is tried again.
     fenced: bool,
@@ -104,8 +106,8 @@ impl Owned {
             config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
         }
         let what = |doing: &str| format!("partition {partition}, {doing}");
-        let producer: BaseProducer<Quiet> = config
-            .create_with_context(Quiet)
+        let producer: BaseProducer<Sending> = config
+            .create_with_context(Sending::default())
             .map_err(|error| unwritten(&what("a producer"), &error))?;
         producer.init_transactions(TAKE_UP).map_err(|error| {
             let fenced = is_fenced(&producer, &error);
@@ -136,13 +138,14 @@ impl Owned {
 
     /// Says in the topic of owners that the partition is here: in a transaction, so that an owner who was fenced off
     /// cannot say so later.
-    fn tell_others(&self, producer: &BaseProducer<Quiet>) -> Result<(), KafkaError> {
+    fn tell_others(&self, producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
         let (key, value) = self.log.owner_record(self.partition);
         let name = self.log.owners_topic();
         producer.begin_transaction()?;
         let record = BaseRecord::to(&name).partition(0).key(&key).payload(&value);
         producer.send(record).map_err(|(error, _)| error)?;
-        drain(producer);
+        producer.context().sent();
+        drain(producer)?;
         producer.commit_transaction(CALL)
     }
 
@@ -183,7 +186,7 @@ impl Owned {
     }
 
     /// One transaction.
-    fn transact(&self, producer: &BaseProducer<Quiet>, commit: &Commit) -> Result<(), KafkaError> {
+    fn transact(&self, producer: &BaseProducer<Sending>, commit: &Commit) -> Result<(), KafkaError> {
         producer.begin_transaction()?;
         failpoint::reach("begin");
         let partition = self.partition.0 as i32;
@@ -214,7 +217,7 @@ impl Owned {
             }
             send(producer, to)?;
         }
-        drain(producer);
+        drain(producer)?;
         failpoint::reach("send");
         let mut offsets = TopicPartitionList::new();
         let events = self.log.name(Topic::Events);
@@ -237,11 +240,14 @@ impl Drop for Owned {
 }
 
 /// Hands a record over; waits while too many are on their way.
-fn send(producer: &BaseProducer<Quiet>, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
+fn send(producer: &BaseProducer<Sending>, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
     let mut record = record;
     loop {
         match producer.send(record) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                producer.context().sent();
+                return Ok(());
+            }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                 producer.poll(Duration::from_millis(5));
                 record = back;
@@ -251,12 +257,16 @@ fn send(producer: &BaseProducer<Quiet>, record: BaseRecord<'_, [u8], [u8]>) -> R
     }
 }
 
-/// Waits until everything handed over has arrived or failed. `flush` would look only every 100 ms, and so would the
-/// commit after it.
-fn drain(producer: &BaseProducer<Quiet>) {
-    while producer.in_flight_count() > 0 {
+/// Waits until everything handed over has arrived or failed, which the transaction's time-out bounds. `flush` would look
+/// only every 100 ms, and so would the commit after it.
+fn drain(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
+    for _ in 0..DRAIN_POLLS_MAX {
+        if producer.context().is_done() {
+            return Ok(());
+        }
         producer.poll(Duration::from_millis(1));
     }
+    Err(KafkaError::Canceled)
 }
 
 impl Log for Owned {
