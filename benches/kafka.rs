@@ -92,7 +92,8 @@ fn read_all(connection: &Connection, ends: &[Offset]) -> usize {
             .zip(ends)
             .map(|(partition, end)| {
                 scope.spawn(move || {
-                    let mut reader = KafkaReader::connect(connection.clone()).expect("connected");
+                    let mut reader =
+                        KafkaReader::connect(connection.clone(), Arc::new(SystemClock::new())).expect("connected");
                     let (mut next, mut count) = (Offset(0), 0);
                     let mut records = Vec::new();
                     let limit = Limit {
@@ -131,24 +132,24 @@ fn fill(node: &Node, users: u32, beats: u32) -> Vec<Offset> {
     partitions().map(|partition| range(partition).end).collect()
 }
 
-fn catch_up(node: Node, clock: Arc<dyn Clock>, ends: &[Offset]) {
-    let log = KafkaLog::connect(node, Arc::new(SystemClock::new())).expect("connected");
-    let group = log.join().expect("joined");
+/// The engine on a node's partitions, with stores in a directory of its own.
+fn start(node: Node, clock: Arc<dyn Clock>) -> (Arc<KafkaLog>, Engine, tempfile::TempDir) {
+    let log = KafkaLog::connect(node, clock.clone()).expect("connected");
+    let group = Box::new(log.join().expect("joined"));
     let tuning = Tuning {
         output_commit_ms: 20,
         ..Tuning::default()
     };
     let directory = tempfile::tempdir().expect("a directory");
-    let engine = Engine::join(
-        log,
-        Box::new(group),
-        Some(directory.path()),
-        clock,
-        tuning,
-        Outside::default(),
-    )
-    .expect("started");
+    let stores = Some(directory.path());
+    let engine = Engine::join(log.clone(), group, stores, clock, tuning, Outside::default());
+    (log, engine.expect("started"), directory)
+}
+
+fn catch_up(node: Node, clock: Arc<dyn Clock>, ends: &[Offset]) {
+    let (_log, engine, _directory) = start(node, clock);
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .expect("a runtime");
     for (partition, end) in partitions().zip(ends) {
@@ -165,22 +166,7 @@ fn catch_up(node: Node, clock: Arc<dyn Clock>, ends: &[Offset]) {
 
 fn latency(node: Node, clock: Arc<dyn Clock>) {
     let connection = node.connection.clone();
-    let log = KafkaLog::connect(node, Arc::new(SystemClock::new())).expect("connected");
-    let group = log.join().expect("joined");
-    let tuning = Tuning {
-        output_commit_ms: 20,
-        ..Tuning::default()
-    };
-    let directory = tempfile::tempdir().expect("a directory");
-    let engine = Engine::join(
-        log.clone(),
-        Box::new(group),
-        Some(directory.path()),
-        clock,
-        tuning,
-        Outside::default(),
-    )
-    .expect("started");
+    let (log, engine, _directory) = start(node, clock);
     let began = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     // Each user connects and disconnects in turn, so that every event is a change, known by user and version.
@@ -188,7 +174,7 @@ fn latency(node: Node, clock: Arc<dyn Clock>) {
         .map(|partition| {
             let (connection, stop) = (connection.clone(), stop.clone());
             std::thread::spawn(move || {
-                let mut reader = KafkaReader::connect(connection).expect("connected");
+                let mut reader = KafkaReader::connect(connection, Arc::new(SystemClock::new())).expect("connected");
                 let mut seen = HashMap::new();
                 let (mut next, mut records) = (Offset(0), Vec::new());
                 let limit = Limit {

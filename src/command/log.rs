@@ -4,6 +4,7 @@
 //! to the other. It looks on from outside: a server may own the log and be writing to it. Nothing is ever skipped: what
 //! cannot be read is shown as malformed (events) or is an error.
 
+use crate::clock::SystemClock;
 use crate::engine::partition::decode;
 use crate::log::kafka::KafkaReader;
 use crate::log::kafka::settings::Connection;
@@ -17,6 +18,7 @@ use crate::schema::{avro, json};
 use anyhow::{Context as _, bail};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
@@ -106,7 +108,10 @@ impl Reader {
             args.kafka_properties.as_deref(),
             &args.kafka_set,
         )?;
-        Ok(Reader::Kafka(Box::new(KafkaReader::connect(connection)?)))
+        Ok(Reader::Kafka(Box::new(KafkaReader::connect(
+            connection,
+            Arc::new(SystemClock::new()),
+        )?)))
     }
 
     fn partitions(&self) -> u32 {

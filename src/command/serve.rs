@@ -235,7 +235,7 @@ fn reach(
     id: &str,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<(Arc<KafkaLog>, Member)> {
-    let until_ms = clock.monotonic_ms() + REACH_MS;
+    let began_ms = clock.monotonic_ms();
     let mut told = false;
     loop {
         let reached = judged(connection).and_then(|partitions| {
@@ -256,28 +256,31 @@ fn reach(
             Ok(reached) => return Ok(reached),
             Err(error) => error,
         };
-        let may_pass = error.chain().any(|cause| {
-            matches!(cause.downcast_ref(), Some(log::Error::Read(_) | log::Error::Write(_)))
-                || matches!(
-                    cause.downcast_ref(),
-                    Some(admin::Error::Unreachable { .. } | admin::Error::Failed { .. })
-                )
-        });
-        let now_ms = clock.monotonic_ms();
-        // Not every broker has heard of what was made a moment ago.
-        let may_be_news = error.is::<Refused>() && now_ms + REACH_MS < until_ms + NEWS_MS;
-        if !may_be_news && (!may_pass || now_ms >= until_ms) {
+        let patience_ms = patience_ms(&error);
+        if clock.monotonic_ms() >= began_ms + patience_ms {
             return Err(error);
         }
-        if may_be_news {
-            std::thread::sleep(Duration::from_millis(500));
-            continue;
-        }
-        if !std::mem::replace(&mut told, true) {
+        if patience_ms == REACH_MS && !std::mem::replace(&mut told, true) {
             tracing::warn!("{error}; trying again for {} s", REACH_MS / 1_000);
         }
         std::thread::sleep(Duration::from_millis(500));
     }
+}
+
+/// For how long, from the start on, what went wrong may pass by itself; 0: it will not.
+fn patience_ms(error: &anyhow::Error) -> u64 {
+    if error.is::<Refused>() {
+        // Not every broker has heard of what was made a moment ago.
+        return NEWS_MS;
+    }
+    let may_pass = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(log::Error::Read(_) | log::Error::Write(_)))
+            || matches!(
+                cause.downcast_ref(),
+                Some(admin::Error::Unreachable { .. } | admin::Error::Failed { .. })
+            )
+    });
+    if may_pass { REACH_MS } else { 0 }
 }
 
 /// What is wrong with the topics, and what mends it.

@@ -455,11 +455,7 @@ impl Worker {
             return Ok(());
         };
         let now_ms = self.clock.monotonic_ms();
-        // One that was lost on its way is not waited for for ever.
-        let in_flight = self
-            .tick_sent_ms
-            .is_some_and(|sent| now_ms.saturating_sub(sent) < 10 * IDLE_MS);
-        if due_ms > self.clock.now_ms() || in_flight || now_ms < self.next_tick_ms {
+        if due_ms > self.clock.now_ms() || self.is_tick_in_flight(now_ms) || now_ms < self.next_tick_ms {
             return Ok(());
         }
         let mut value = Vec::new();

@@ -1,11 +1,10 @@
 //! Events on their way to their partitions: by an idempotent producer, each record acknowledged by all replicas; and in
 //! one transaction where all of them are to be there or none.
 
-use super::client::{log_line, unwritten};
-use crate::log::{Acknowledge, Appended, Error, NewRecord};
+use super::client::{REQUEST_BYTES_MAX, quiet, spawn, transactional, unwritten};
+use crate::log::{Acknowledge, Appended, Error, NewRecord, locked};
 use crate::presence::{Offset, Partition};
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, ThreadedProducer};
@@ -19,6 +18,8 @@ const IN_FLIGHT_MAX: usize = 400_000;
 /// How many appends may wait for their transaction.
 const TOGETHER_MAX: usize = 256;
 const CALL: Duration = Duration::from_secs(10);
+
+type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<Place>>;
 
 /// One append, until every record of it has arrived or failed.
 struct Batch {
@@ -36,15 +37,31 @@ impl Batch {
         })
     }
 
+    /// One of its records, on its way to a partition.
+    fn outgoing<'r>(self: &Arc<Self>, topic: &'r str, at: usize, record: &'r (Partition, NewRecord)) -> Outgoing<'r> {
+        let (partition, record) = record;
+        let place = Box::new(Place {
+            batch: self.clone(),
+            at,
+        });
+        let outgoing = BaseRecord::with_opaque_to(topic, place)
+            .partition(partition.0 as i32)
+            .payload(&*record.value);
+        match &record.key {
+            Some(key) => outgoing.key(&**key),
+            None => outgoing,
+        }
+    }
+
     fn settle(&self, at: usize, result: Result<Appended, Arc<str>>) {
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut results = locked(&self.results);
         results[at] = result;
         if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
         let settled = std::mem::take(&mut *results);
         drop(results);
-        let acknowledge = self.acknowledge.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let acknowledge = locked(&self.acknowledge).take();
         if let Some(acknowledge) = acknowledge {
             acknowledge(verdict(settled));
         }
@@ -68,15 +85,7 @@ struct Place {
 
 struct Deliveries;
 
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka");
-    }
-}
+quiet!(Deliveries);
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = Box<Place>;
@@ -114,36 +123,25 @@ struct Together {
 impl Appender {
     /// To a topic, with a client's settings. `id` is a transactional id that no other process has.
     pub fn new(topic: Arc<str>, mut config: ClientConfig, id: &str) -> Result<Appender, Error> {
+        config.set("acks", "all").set("queue.buffering.max.kbytes", "524288");
+        let mut together_config = config.clone();
+        transactional(&mut together_config, id);
         config
-            .set("acks", "all")
+            .remove("transaction.timeout.ms")
+            .set("enable.idempotence", "true")
             .set("message.timeout.ms", "20000")
             .set("retry.backoff.ms", "20")
-            .set("message.max.bytes", super::REQUEST_BYTES_MAX)
-            .set("queue.buffering.max.messages", "0")
-            .set("queue.buffering.max.kbytes", "524288");
+            .set("message.max.bytes", REQUEST_BYTES_MAX)
+            .set("queue.buffering.max.messages", "0");
         if config.get("linger.ms").is_none() {
             config.set("linger.ms", "2");
         }
-        let mut transactional = config.clone();
-        transactional
-            .set("transactional.id", id)
-            // That of the transaction bounds it.
-            .remove("message.timeout.ms")
-            .set("linger.ms", "0")
-            .set("retry.backoff.ms", "5");
-        if transactional.get("transaction.timeout.ms").is_none() {
-            transactional.set("transaction.timeout.ms", "30000");
-        }
-        config
-            .remove("transaction.timeout.ms")
-            .set("enable.idempotence", "true");
         let producer = threaded(&config)?;
         let (together, waiting) = sync_channel(TOGETHER_MAX);
         let name = topic.clone();
-        std::thread::Builder::new()
-            .name("kafka-together".to_owned())
-            .spawn(move || append_together(&name, &transactional, &waiting))
-            .map_err(|error| Error::Open(format!("a thread cannot be started: {error}").into()))?;
+        spawn("kafka-together", move || {
+            append_together(&name, &together_config, &waiting)
+        })?;
         Ok(Appender {
             topic,
             config,
@@ -173,18 +171,8 @@ impl Appender {
             return acknowledge(Err(Error::Busy));
         }
         let batch = Batch::new(&records, acknowledge);
-        for (at, (partition, record)) in records.iter().enumerate() {
-            let place = Box::new(Place {
-                batch: batch.clone(),
-                at,
-            });
-            let mut to = BaseRecord::<[u8], [u8], Box<Place>>::with_opaque_to(&self.topic, place)
-                .partition(partition.0 as i32)
-                .payload(&record.value);
-            if let Some(key) = &record.key {
-                to = to.key(key);
-            }
-            if let Err((error, back)) = producer.send(to) {
+        for (at, record) in records.iter().enumerate() {
+            if let Err((error, back)) = producer.send(batch.outgoing(&self.topic, at, record)) {
                 back.delivery_opaque.batch.settle(at, Err(error.to_string().into()));
             }
         }
@@ -214,7 +202,7 @@ fn append_together(topic: &str, config: &ClientConfig, waiting: &Receiver<Togeth
     while let Ok(Together { records, acknowledge }) = waiting.recv() {
         let taken = match producer.take() {
             Some(producer) => Ok(producer),
-            None => transactional(config),
+            None => beginning(config),
         };
         let result = taken.and_then(|taken| {
             let appended = transact(&taken, topic, &records);
@@ -235,7 +223,7 @@ fn append_together(topic: &str, config: &ClientConfig, waiting: &Receiver<Togeth
     }
 }
 
-fn transactional(config: &ClientConfig) -> Result<BaseProducer<Deliveries>, KafkaError> {
+fn beginning(config: &ClientConfig) -> Result<BaseProducer<Deliveries>, KafkaError> {
     let producer: BaseProducer<Deliveries> = config.create_with_context(Deliveries)?;
     producer.init_transactions(CALL)?;
     Ok(producer)
@@ -254,18 +242,9 @@ fn transact(
         }),
     );
     producer.begin_transaction()?;
-    for (at, (partition, record)) in records.iter().enumerate() {
-        let place = Box::new(Place {
-            batch: batch.clone(),
-            at,
-        });
-        let mut to = BaseRecord::<[u8], [u8], Box<Place>>::with_opaque_to(topic, place)
-            .partition(partition.0 as i32)
-            .payload(&record.value);
-        if let Some(key) = &record.key {
-            to = to.key(key);
-        }
-        producer.send(to).map_err(|(error, _)| error)?;
+    for (at, record) in records.iter().enumerate() {
+        let sent = producer.send(batch.outgoing(topic, at, record));
+        sent.map_err(|(error, _)| error)?;
     }
     // Every record arrives or fails within the transaction's time-out.
     let appended = loop {

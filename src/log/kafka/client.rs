@@ -1,27 +1,40 @@
 //! What all of our clients of Kafka have in common: their words go into our log, and their failures become ours.
 
 use crate::log::Error;
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{Producer, ProducerContext};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Lets librdkafka's words into the log, at a level below ours: what they mean for a partition we say ourselves.
+/// Larger than any record that a topic takes; what is allowed is the topics' to say.
+pub const REQUEST_BYTES_MAX: &str = "67108864";
+/// Where nobody has set another. The broker gives up a transaction after it.
+const TRANSACTION_TIMEOUT_MS: &str = "30000";
+
+/// Lets the words of a client with this context into the log, at a level below ours: what they mean for a partition we
+/// say ourselves.
+macro_rules! quiet {
+    ($context:ty) => {
+        impl rdkafka::ClientContext for $context {
+            fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+                $crate::log::kafka::client::log_line(level, facility, message);
+            }
+
+            fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+                tracing::debug!(%error, reason, "kafka");
+            }
+        }
+    };
+}
+pub(super) use quiet;
+
+/// The context of a client that needs no other.
 #[derive(Clone, Debug, Default)]
 pub struct Quiet;
 
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka");
-    }
-}
+quiet!(Quiet);
 
 impl ConsumerContext for Quiet {}
 
@@ -40,15 +53,7 @@ impl Sending {
     }
 }
 
-impl ClientContext for Sending {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka");
-    }
-}
+quiet!(Sending);
 
 impl ProducerContext for Sending {
     type DeliveryOpaque = ();
@@ -57,6 +62,27 @@ impl ProducerContext for Sending {
         // A record that fails makes its transaction fail.
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// What a producer of transactions has beyond a client: its id, and nothing that makes it wait.
+pub fn transactional(config: &mut ClientConfig, id: &str) {
+    config
+        .set("transactional.id", id)
+        .set("linger.ms", "0")
+        .set("retry.backoff.ms", "5")
+        .set("message.max.bytes", REQUEST_BYTES_MAX)
+        .set("queue.buffering.max.messages", "0");
+    if config.get("transaction.timeout.ms").is_none() {
+        config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+    }
+}
+
+/// Starts a thread that nobody waits for.
+pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread
+        .map(drop)
+        .map_err(|error| Error::Open(format!("a thread cannot be started: {error}").into()))
 }
 
 pub fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -4,18 +4,17 @@
 //! what they are told; the answer is given after the workers have let go. The member's partitions are paused, since
 //! events come from taps, at offsets that the group knows nothing of.
 
-use super::client::log_line;
-use crate::log::{Error, Group, News};
+use super::client::{quiet, unread};
+use crate::log::{Error, Group, News, locked};
 use crate::presence::Partition;
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const POLL_MS: u64 = 20;
@@ -30,15 +29,7 @@ struct Told {
 
 struct Ear(Arc<Told>);
 
-impl ClientContext for Ear {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka");
-    }
-}
+quiet!(Ear);
 
 impl ConsumerContext for Ear {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, told: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
@@ -51,7 +42,7 @@ impl ConsumerContext for Ear {
         }
         let assigned = told == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let partitions = partitions.elements().iter().map(|one| one.partition()).collect();
-        let mut news = self.0.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut news = locked(&self.0.news);
         news.push_back((assigned, partitions));
     }
 }
@@ -128,17 +119,10 @@ impl Group for Member {
             None | Some(Ok(_)) => None,
             Some(Err(error)) => Some(error),
         };
-        let next = self
-            .told
-            .news
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front();
+        let next = locked(&self.told.news).pop_front();
         let Some((assigned, partitions)) = next else {
             return match failed {
-                Some(error) if !matches!(error, KafkaError::PartitionEOF(_)) => {
-                    Err(super::client::unread("the group", &error))
-                }
+                Some(error) if !matches!(error, KafkaError::PartitionEOF(_)) => Err(unread("the group", &error)),
                 _ => Ok(None),
             };
         };
@@ -149,7 +133,7 @@ impl Group for Member {
                 .consumer
                 .incremental_assign(&list)
                 .and_then(|()| self.consumer.pause(&list));
-            taken.map_err(|error| super::client::unread("the assignment of the group", &error))?;
+            taken.map_err(|error| unread("the assignment of the group", &error))?;
             return Ok(Some(News::Assigned(partitions)));
         }
         self.asked.extend(partitions.iter().copied());

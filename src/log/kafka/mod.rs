@@ -37,13 +37,11 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use settings::Connection;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tail::Tail;
 use tap::{Source, Tap};
 
-/// Larger than any record that a topic takes; what is allowed is the topics' to say.
-const REQUEST_BYTES_MAX: &str = "67108864";
 const OWNERS_WAIT: Duration = Duration::from_secs(30);
 
 /// Who this process is among those that work on the same topics.
@@ -59,10 +57,18 @@ pub struct Node {
     pub partitions: u32,
 }
 
+impl Node {
+    /// What a client of this node begins with; `of` says what it is for.
+    fn client(&self, of: &str) -> ClientConfig {
+        self.connection.client(&format!("rollcall-{}-{of}", self.id))
+    }
+}
+
 /// See the module.
 pub struct KafkaLog {
     node: Node,
-    clock: Arc<dyn Clock>,
+    /// In the order of [`Topic::ALL`].
+    names: Names,
     events: Arc<Source>,
     /// Asks for the group's committed offsets and is no member of it.
     offsets: Arc<Source>,
@@ -78,11 +84,10 @@ impl KafkaLog {
     /// Connects, and waits until it knows who has what. Fails if another group works on these topics, or if they had
     /// another number of partitions.
     pub fn connect(node: Node, clock: Arc<dyn Clock>) -> Result<Arc<KafkaLog>, Error> {
-        let connection = node.connection.clone();
-        let client = |of: &str| connection.client(&format!("rollcall-{}-{of}", node.id));
-        let name = |topic: Topic| -> Arc<str> { connection.topic(topic).into() };
-        let events = Source::new(client("events"))?;
-        let owners = Owners::follow(&events, connection.owners().into(), OWNERS_WAIT)?;
+        let names = Topic::ALL.map(|topic| Arc::from(node.connection.topic(topic)));
+        let name = |topic: Topic| name_among(&names, topic);
+        let events = Source::new(node.client("events"), clock.clone())?;
+        let owners = Owners::follow(&events, node.connection.owners().into(), OWNERS_WAIT)?;
         for (partition, owner) in owners.all() {
             if owner.partitions != node.partitions {
                 let text = format!(
@@ -101,15 +106,15 @@ impl KafkaLog {
                 return Err(Error::Open(text.into()));
             }
         }
-        let mut committed = client("offsets");
+        let mut committed = node.client("offsets");
         committed.set("group.id", &node.group);
-        let offsets = Source::of_group(committed)?;
+        let offsets = Source::of_group(committed, clock.clone())?;
         let id = format!("{}-events-{}", node.group, node.id);
-        let appender = Appender::new(name(Topic::Events), client("append"), &id)?;
-        let tail = Tail::new(client("tail"), node.partitions, name)?;
+        let appender = Appender::new(name(Topic::Events), node.client("append"), &id)?;
+        let tail = Tail::new(node.client("tail"), clock, node.partitions, name)?;
         let log = Arc::new(KafkaLog {
             node,
-            clock,
+            names,
             events,
             offsets,
             appender,
@@ -124,7 +129,7 @@ impl KafkaLog {
 
     /// Joins the group that shares the partitions out.
     pub fn join(&self) -> Result<Member, Error> {
-        let mut config = self.client("member");
+        let mut config = self.node.client("member");
         config.set("group.id", self.group());
         Member::join(self.name(Topic::Events), config)
     }
@@ -142,7 +147,7 @@ impl KafkaLog {
     }
 
     fn name(&self, topic: Topic) -> Arc<str> {
-        self.node.connection.topic(topic).into()
+        name_among(&self.names, topic)
     }
 
     fn current_topic(&self) -> String {
@@ -162,10 +167,6 @@ impl KafkaLog {
         owners::record(partition, &owner)
     }
 
-    fn client(&self, of: &str) -> ClientConfig {
-        self.node.connection.client(&format!("rollcall-{}-{of}", self.node.id))
-    }
-
     fn events(&self) -> &Arc<Source> {
         &self.events
     }
@@ -176,10 +177,6 @@ impl KafkaLog {
 
     fn owned(&self) -> &AtomicU64 {
         &self.owned
-    }
-
-    fn clock(&self) -> &dyn Clock {
-        &*self.clock
     }
 
     fn tail(&self) -> &Tail {
@@ -259,6 +256,13 @@ impl Log for KafkaLog {
     }
 }
 
+type Names = [Arc<str>; Topic::ALL.len()];
+
+fn name_among(names: &Names, topic: Topic) -> Arc<str> {
+    let named = Topic::ALL.iter().zip(names).find(|(one, _)| **one == topic);
+    named.expect("all topics are among all topics").1.clone()
+}
+
 /// Reading the topics from outside, without being a node.
 pub struct KafkaReader {
     connection: Connection,
@@ -269,8 +273,8 @@ pub struct KafkaReader {
 
 impl KafkaReader {
     /// The number of partitions is that of the topic of events.
-    pub fn connect(connection: Connection) -> Result<KafkaReader, Error> {
-        let source = Source::new(connection.client("rollcall-log"))?;
+    pub fn connect(connection: Connection, clock: Arc<dyn Clock>) -> Result<KafkaReader, Error> {
+        let source = Source::new(connection.client("rollcall-log"), clock)?;
         let name = connection.topic(Topic::Events);
         let metadata = source
             .consumer()
@@ -326,9 +330,4 @@ impl KafkaReader {
         };
         tail::wait_for(&mut self.taps[at].2, from, limit, into)
     }
-}
-
-/// A lock whose holders leave nothing half done, so that a panic of one is no reason to give up.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

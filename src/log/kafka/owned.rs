@@ -10,11 +10,11 @@
 //! After any failure but a fence nobody knows whether a transaction has got through. Then the producer is given up; a
 //! new one settles the old transaction, and the committed position tells.
 
-use super::client::{Sending, is_fenced, unread, unwritten};
+use super::KafkaLog;
+use super::client::{Sending, is_fenced, transactional, unread, unwritten};
 use super::tap::{Tap, Wake};
-use super::{KafkaLog, locked};
 use crate::failpoint;
-use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
+use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic, locked};
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -22,29 +22,24 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// For a call of a transaction. The broker gives up a transaction after `transaction.timeout.ms`.
+/// For a call of a transaction.
 const CALL: Duration = Duration::from_secs(10);
 /// For the first call of a new producer, which may have to wait for an old one's transaction to be settled.
 const TAKE_UP: Duration = Duration::from_secs(30);
 /// Of all partitions of a process together: a transaction takes milliseconds of a core, here and at the broker.
 const TRANSACTION_EVERY_MS: u64 = 5;
-/// After so long without a record it is asked whether there are any.
-const QUIET_MS: u64 = 5_000;
 /// A poll takes a millisecond where nothing happens.
 const DRAIN_POLLS_MAX: u32 = 100_000;
-const TRANSACTION_TIMEOUT_MS: &str = "30000";
 
 /// See the module.
 pub struct Owned {
     log: Arc<KafkaLog>,
     partition: Partition,
     tap: Mutex<Tap>,
-    /// Since when the tap has given nothing, by the monotonic clock.
-    quiet_since_ms: AtomicU64,
     ledger: Mutex<Ledger>,
 }
 
@@ -66,7 +61,6 @@ impl Owned {
         let tap = Tap::new(log.events(), Some(Topic::Events), name, partition, Some(wake))?;
         let owned = Owned {
             tap: Mutex::new(tap),
-            quiet_since_ms: AtomicU64::new(log.clock().monotonic_ms()),
             log,
             partition,
             ledger: Mutex::new(Ledger {
@@ -90,21 +84,14 @@ impl Owned {
         // Its threads end before the next one's begin.
         ledger.producer = None;
         let id = format!("{}-{partition}", self.log.group());
-        let mut config = self.log.client("outputs");
+        let mut config = self.log.node().client("outputs");
+        transactional(&mut config, &id);
         config
-            .set("transactional.id", &id)
-            .set("linger.ms", "0")
             // A malformed event may have been packed far better than it looks; so is its copy.
             .set("compression.type", "lz4")
-            .set("retry.backoff.ms", "5")
             .set("retry.backoff.max.ms", "200")
-            .set("message.max.bytes", super::REQUEST_BYTES_MAX)
-            .set("queue.buffering.max.messages", "0")
             .set("queue.buffering.max.kbytes", "262144")
             .set("batch.size", "1000000");
-        if config.get("transaction.timeout.ms").is_none() {
-            config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
-        }
         let what = |doing: &str| format!("partition {partition}, {doing}");
         let producer: BaseProducer<Sending> = config
             .create_with_context(Sending::default())
@@ -142,9 +129,8 @@ impl Owned {
         let (key, value) = self.log.owner_record(self.partition);
         let name = self.log.owners_topic();
         producer.begin_transaction()?;
-        let record = BaseRecord::to(&name).partition(0).key(&key).payload(&value);
-        producer.send(record).map_err(|(error, _)| error)?;
-        producer.context().sent();
+        let record = BaseRecord::<[u8], [u8]>::to(&name).partition(0);
+        send(producer, record.key(key.as_bytes()).payload(value.as_bytes()))?;
         drain(producer)?;
         producer.commit_transaction(CALL)
     }
@@ -295,18 +281,7 @@ impl Log for Owned {
         into: &mut Vec<Record>,
     ) -> Result<(), Error> {
         if (topic, partition) == (Topic::Events, self.partition) {
-            let mut tap = locked(&self.tap);
-            let before = into.len();
-            tap.read(from, limit, into)?;
-            let now_ms = self.log.clock().monotonic_ms();
-            let quiet_ms = now_ms.saturating_sub(self.quiet_since_ms.load(Ordering::Relaxed));
-            if into.len() > before {
-                self.quiet_since_ms.store(now_ms, Ordering::Relaxed);
-            } else if quiet_ms > QUIET_MS {
-                tap.check();
-                self.quiet_since_ms.store(now_ms, Ordering::Relaxed);
-            }
-            Ok(())
+            locked(&self.tap).read(from, limit, into)
         } else {
             self.log.read(topic, partition, from, limit, into)
         }

@@ -4,12 +4,13 @@
 //! Whoever reads the topic knows whom to ask, through any rebalance, and needs no other service for it. What it says may
 //! be late, never wrong for good: who is asked and does not have the partition says so.
 
+use super::client::spawn;
 use super::tap::{Source, Tap};
-use crate::log::{Error, Limit, Record};
+use crate::log::{Error, Limit, Record, locked};
 use crate::presence::{Offset, Partition};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const LIMIT: Limit = Limit {
@@ -17,8 +18,6 @@ const LIMIT: Limit = Limit {
     bytes: 1 << 20,
 };
 const POLL: Duration = Duration::from_millis(50);
-/// After so many reads that gave nothing it is asked whether there is anything.
-const QUIET_READS: u32 = 200;
 
 /// What an owner says of itself.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -42,22 +41,18 @@ pub struct Owners(Arc<Mutex<BTreeMap<Partition, Owner>>>);
 
 impl Owners {
     pub fn of(&self, partition: Partition) -> Option<Owner> {
-        self.locked().get(&partition).cloned()
+        locked(&self.0).get(&partition).cloned()
     }
 
     pub fn all(&self) -> Vec<(Partition, Owner)> {
-        self.locked()
+        locked(&self.0)
             .iter()
             .map(|(partition, owner)| (*partition, owner.clone()))
             .collect()
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<Partition, Owner>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn learn(&self, records: &[Record]) {
-        let mut owners = self.locked();
+        let mut owners = locked(&self.0);
         for record in records {
             let partition = record
                 .key
@@ -78,16 +73,11 @@ impl Owners {
         let mut tap = Tap::new(source, None, name.clone(), Partition(0), None)?;
         let mut next = Offset(start);
         let mut records = Vec::new();
-        let mut quiet = 0;
         let mut read = move |owners: &Owners| -> Result<(bool, Offset), Error> {
             records.clear();
             tap.read(next, LIMIT, &mut records)?;
             next = tap.next().unwrap_or(next);
             owners.learn(&records);
-            quiet = if records.is_empty() { quiet + 1 } else { 0 };
-            if quiet % QUIET_READS == QUIET_READS - 1 {
-                tap.check();
-            }
             Ok((tap.is_at_end(), next))
         };
         let mut polls = (wait.as_millis() / POLL.as_millis()).max(1);
@@ -116,10 +106,7 @@ impl Owners {
                 std::thread::sleep(POLL);
             }
         };
-        std::thread::Builder::new()
-            .name("kafka-owners".to_owned())
-            .spawn(follow)
-            .map_err(|error| Error::Open(format!("a thread cannot be started: {error}").into()))?;
+        spawn("kafka-owners", follow)?;
         Ok(owners)
     }
 }

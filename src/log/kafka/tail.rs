@@ -4,9 +4,11 @@
 //! Read by one thread, committed records alone. Where a lane's ring does not reach back, a reader gets a tap of its own
 //! for as long as it goes on where it was.
 
+use super::KafkaLog;
+use super::client::spawn;
 use super::tap::{Source, Tap, Wake};
-use super::{KafkaLog, locked};
-use crate::log::{Error, Limit, Range, Record, Topic};
+use crate::clock::Clock;
+use crate::log::{Error, Limit, Range, Record, Topic, locked};
 use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
 use std::collections::{BTreeMap, VecDeque};
@@ -27,6 +29,8 @@ const LIMIT: Limit = Limit {
 const READERS_MAX: usize = 16;
 /// How long a reader of older records waits for the first.
 const WAIT: Duration = Duration::from_secs(5);
+/// How often one of the lanes is read though nothing woke it.
+const LOOK_AFTER_MS: u64 = 500;
 const LOOK: Duration = Duration::from_millis(2);
 
 /// The newest outputs of a partition.
@@ -62,6 +66,7 @@ fn size(record: &Record) -> usize {
 /// See the module.
 pub struct Tail {
     config: ClientConfig,
+    clock: Arc<dyn Clock>,
     source: Arc<Source>,
     lanes: BTreeMap<(Topic, Partition), Mutex<Lane>>,
     /// Readers of older records, the one used last at the end.
@@ -70,8 +75,13 @@ pub struct Tail {
 
 impl Tail {
     /// Begins at the end of what is committed now.
-    pub fn new(config: ClientConfig, partitions: u32, name: impl Fn(Topic) -> Arc<str>) -> Result<Tail, Error> {
-        let source = Source::new(config.clone())?;
+    pub fn new(
+        config: ClientConfig,
+        clock: Arc<dyn Clock>,
+        partitions: u32,
+        name: impl Fn(Topic) -> Arc<str>,
+    ) -> Result<Tail, Error> {
+        let source = Source::new(config.clone(), clock.clone())?;
         let mut lanes = BTreeMap::new();
         for topic in FOLLOWED {
             for partition in (0..partitions).map(Partition) {
@@ -89,6 +99,7 @@ impl Tail {
         }
         Ok(Tail {
             config,
+            clock,
             source,
             lanes,
             readers: Mutex::new(Vec::new()),
@@ -118,51 +129,54 @@ impl Tail {
             let _ = woken.send(*key);
         }
         let keys: Vec<(Topic, Partition)> = taps.keys().copied().collect();
-        let mut turn = 0;
+        let (mut turn, mut next_look_ms) = (0, 0);
         let run = move || {
             loop {
-                let key = match wakes.recv_timeout(Duration::from_millis(500)) {
+                let key = match wakes.recv_timeout(Duration::from_millis(LOOK_AFTER_MS)) {
                     Ok(key) => Some(key),
                     Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
                 let Some(log) = log.upgrade() else { return };
-                // Nothing came for a while: one after the other is looked at.
-                let key = key.unwrap_or_else(|| {
+                // One that sits still wakes nobody: reading it now and then is what has it looked after.
+                let now_ms = log.tail().clock.monotonic_ms();
+                if now_ms >= next_look_ms {
+                    next_look_ms = now_ms + LOOK_AFTER_MS;
                     turn = (turn + 1) % keys.len();
-                    if let Some((tap, _)) = taps.get_mut(&keys[turn]) {
-                        tap.check();
+                    if let Some((_, pending)) = taps.get(&keys[turn])
+                        && !pending.swap(true, Ordering::AcqRel)
+                    {
+                        let _ = woken.send(keys[turn]);
                     }
-                    keys[turn]
-                });
+                }
+                let Some(key) = key else { continue };
                 let Some((tap, pending)) = taps.get_mut(&key) else {
                     continue;
                 };
                 // Before reading, so that what comes meanwhile wakes again.
                 pending.store(false, Ordering::Release);
-                if let Err(error) = log.tail().advance(key, tap) {
-                    tracing::warn!(topic = %key.0, partition = %key.1, %error, "outputs cannot be followed; trying again");
-                    std::thread::sleep(Duration::from_millis(200));
-                    if !pending.swap(true, Ordering::AcqRel) {
-                        let _ = woken.send(key);
+                match log.tail().advance(key, tap) {
+                    Ok(true) => log.tell(key.0, key.1),
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::warn!(topic = %key.0, partition = %key.1, %error, "outputs cannot be followed; trying again");
+                        std::thread::sleep(Duration::from_millis(200));
+                        if !pending.swap(true, Ordering::AcqRel) {
+                            let _ = woken.send(key);
+                        }
                     }
-                } else {
-                    log.tell(key.0, key.1);
                 }
             }
         };
-        std::thread::Builder::new()
-            .name("kafka-tail".to_owned())
-            .spawn(run)
-            .map_err(|error| Error::Open(format!("a thread cannot be started: {error}").into()))?;
-        Ok(())
+        spawn("kafka-tail", run)
     }
 
-    /// Reads what there is of a lane.
-    fn advance(&self, key: (Topic, Partition), tap: &mut Tap) -> Result<(), Error> {
+    /// Reads what there is of a lane; whether there was anything.
+    fn advance(&self, key: (Topic, Partition), tap: &mut Tap) -> Result<bool, Error> {
         let Some(lane) = self.lanes.get(&key) else {
-            return Ok(());
+            return Ok(false);
         };
+        let mut any = false;
         loop {
             let from = locked(lane).end;
             let mut records = Vec::new();
@@ -174,6 +188,7 @@ impl Tail {
                     lane.ring.clear();
                     lane.bytes = 0;
                     (lane.first, lane.end) = (start, start);
+                    any = true;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -183,8 +198,9 @@ impl Tail {
             lane.push(records);
             lane.end = tap.next().unwrap_or(from);
             if none {
-                return Ok(());
+                return Ok(any);
             }
+            any = true;
         }
     }
 
@@ -252,7 +268,13 @@ impl Tail {
             return Ok(readers.remove(here).2);
         }
         drop(readers);
-        Tap::new(&Source::new(self.config.clone())?, Some(topic), name, partition, None)
+        Tap::new(
+            &Source::new(self.config.clone(), self.clock.clone())?,
+            Some(topic),
+            name,
+            partition,
+            None,
+        )
     }
 }
 

@@ -5,7 +5,8 @@
 //! it may have gone elsewhere; so these few calls are made directly. A tap gives what the broker has from the offset it
 //! was asked for, in order, or an error; it never goes on behind a gap that retention made.
 
-use super::client::Quiet;
+use super::client::{Quiet, spawn, unread};
+use crate::clock::Clock;
 use crate::log::{Error, Limit, Record, Topic};
 use crate::presence::{Offset, Partition};
 use rdkafka::bindings as native;
@@ -20,21 +21,24 @@ use std::time::Duration;
 const BATCH: usize = 2_048;
 const QUERY: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_secs(2);
+/// After so long without a record it is asked whether there are any.
+const QUIET_MS: u64 = 5_000;
 
 /// A connection to the brokers that taps share.
 pub struct Source {
     consumer: BaseConsumer<Quiet>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Source {
     /// With a client's settings, to which it adds how to read: committed records alone, and nothing skipped.
-    pub fn new(mut config: ClientConfig) -> Result<Arc<Source>, Error> {
+    pub fn new(mut config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
         config.remove("group.id");
-        Source::of_group(config)
+        Source::of_group(config, clock)
     }
 
     /// The same, which can ask for the offsets of the group in the settings; it is no member.
-    pub fn of_group(mut config: ClientConfig) -> Result<Arc<Source>, Error> {
+    pub fn of_group(mut config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
         config
             // Of members and of producers, if somebody has set it.
             .remove("group.protocol")
@@ -60,7 +64,7 @@ impl Source {
         let consumer: BaseConsumer<Quiet> = config
             .create_with_context(Quiet)
             .map_err(|error| Error::Open(format!("a Kafka consumer cannot be made: {error}").into()))?;
-        let source = Arc::new(Source { consumer });
+        let source = Arc::new(Source { consumer, clock });
         let weak = Arc::downgrade(&source);
         let serve = move || {
             while let Some(source) = weak.upgrade() {
@@ -68,10 +72,7 @@ impl Source {
                 let _ = source.consumer.poll(Duration::from_millis(200));
             }
         };
-        std::thread::Builder::new()
-            .name("kafka-source".to_owned())
-            .spawn(serve)
-            .map_err(|error| Error::Open(format!("a thread cannot be started: {error}").into()))?;
+        spawn("kafka-source", serve)?;
         Ok(source)
     }
 
@@ -85,7 +86,7 @@ impl Source {
         let (low, high) = self
             .consumer
             .fetch_watermarks(topic, partition.0 as i32, QUERY)
-            .map_err(|error| super::client::unread(&format!("the ends of {topic}, partition {partition}"), &error))?;
+            .map_err(|error| unread(&format!("the ends of {topic}, partition {partition}"), &error))?;
         Ok((low.max(0) as u64, high.max(0) as u64))
     }
 
@@ -129,6 +130,8 @@ pub struct Tap {
     next: Option<u64>,
     at_end: bool,
     end: u64,
+    /// When it last gave a record or was looked after, by the monotonic clock.
+    heard_ms: u64,
     messages: Vec<*mut native::rd_kafka_message_t>,
     /// Called by librdkafka for as long as the queue lives. Boxed twice, to have a thin pointer that does not move.
     wake: Option<Box<Wake>>,
@@ -176,6 +179,7 @@ impl Tap {
             next: None,
             at_end: false,
             end: 0,
+            heard_ms: source.clock.monotonic_ms(),
             messages: vec![std::ptr::null_mut(); BATCH],
             wake,
             source: source.clone(),
@@ -185,24 +189,6 @@ impl Tap {
     /// Whether everything was read that there was.
     pub fn is_at_end(&self) -> bool {
         self.at_end
-    }
-
-    /// For one that has given nothing for a while: whether the broker has more than it gives, in which case it is started
-    /// anew. After a change of leaders librdkafka may sit still for ever.
-    pub fn check(&mut self) -> bool {
-        let Some(next) = self.next else { return false };
-        // What ends at an end that was told already is behind nothing: the rest are marks of transactions.
-        let reached = if self.at_end { self.end.max(next) } else { next };
-        let end = self.source.glance(&self.name, self.partition);
-        let stalled = end.is_some_and(|end| end > reached);
-        if stalled {
-            tracing::warn!(topic = %self.name, partition = %self.partition, next, ?end, "nothing comes of it; starting anew");
-            let offset = next;
-            self.stop();
-            // An error is met again at the next read.
-            let _ = self.start(offset);
-        }
-        stalled
     }
 
     /// The next record that it would give without being told where to go on.
@@ -276,7 +262,31 @@ impl Tap {
                 break;
             }
         }
+        if records > 0 {
+            self.heard_ms = self.source.clock.monotonic_ms();
+        } else {
+            self.look_after();
+        }
         Ok(())
+    }
+
+    /// Once it has given nothing for a while: if the broker has more than it gives, it is started anew. After a change of
+    /// leaders librdkafka may sit still for ever.
+    fn look_after(&mut self) {
+        let now_ms = self.source.clock.monotonic_ms();
+        if now_ms.saturating_sub(self.heard_ms) <= QUIET_MS {
+            return;
+        }
+        self.heard_ms = now_ms;
+        let Some(next) = self.next else { return };
+        // What ends at an end that was told already is behind nothing: the rest are marks of transactions.
+        let reached = if self.at_end { self.end.max(next) } else { next };
+        let end = self.source.glance(&self.name, self.partition);
+        if end.is_some_and(|end| end > reached) {
+            tracing::warn!(topic = %self.name, partition = %self.partition, next, ?end, "nothing comes of it; starting anew");
+            // An error is met again at the next read.
+            let _ = self.start(next);
+        }
     }
 
     /// Takes one message over; its size, at least 1, if it is a record.

@@ -30,7 +30,7 @@ mod tables;
 
 pub use follow::LocalReader;
 
-use super::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
+use super::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic, locked};
 use crate::clock::Clock;
 use crate::presence::{Offset, Partition};
 use append::Queue;
@@ -41,7 +41,7 @@ use recovery::{Handle, Trouble};
 use rocksdb::WriteBatch;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 /// How many partitions a new log gets if nobody says.
@@ -357,9 +357,4 @@ impl Shared {
 
 fn ends_of(shelf: &Shelf) -> [u64; Topic::ALL.len()] {
     Topic::ALL.map(|topic| shelf.lane(topic).end())
-}
-
-/// A lock whose holders leave nothing half done, so that a panic of one is no reason to give up.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
