@@ -61,6 +61,14 @@ struct Stats {
 #[derive(Deserialize)]
 struct Users {
     users: Vec<Standing>,
+    /// Users whom nobody could look up at the moment, while a partition moves between nodes.
+    #[serde(default)]
+    unread: Vec<Unread>,
+}
+
+#[derive(Deserialize)]
+struct Unread {
+    why: String,
 }
 
 #[derive(Deserialize)]
@@ -458,6 +466,10 @@ impl Uplink for HttpUplink {
             let body = serde_json::json!({ "users": users }).to_string().into_bytes();
             let answer = engine.post("v1/users/query", body).await?;
             let known: Users = serde_json::from_slice(&answer).map_err(|error| unreadable("v1/users/query", &error))?;
+            if let Some(unread) = known.unread.into_iter().next() {
+                // To leave them out would be to say that they are unknown.
+                return Err(Unavailable(unread.why));
+            }
             let mut known = known.users.into_iter().peekable();
             // Those who are known come in the order asked.
             let found = users
