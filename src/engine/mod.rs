@@ -13,10 +13,12 @@ mod current;
 mod outbox;
 pub mod ownership;
 pub mod partition;
+mod placement;
 mod seats;
 mod worker;
 
 pub use checkpoints::{Keeper, Reach};
+pub use placement::Placed;
 pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::checkpoint;

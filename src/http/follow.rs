@@ -12,7 +12,7 @@ use crate::presence::event::bounds;
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::json::output_line;
-use crate::schema::{Malformed, avro, partitioner::partition_of};
+use crate::schema::{Malformed, partitioner::partition_of};
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -312,16 +312,17 @@ impl Subscription {
 }
 
 fn event(text: &mut String, topic: Topic, record: &Record, schemas: &Schemas, cursor: &Cursor) -> Result<(), Fault> {
-    // Whoever wrote it may have had another schema of the registry's.
-    schemas
-        .learn([record.value.as_slice()])
-        .map_err(|error| log::Error::Read(error.to_string().into()))?;
-    let decoded = match topic {
-        Topic::Kicks => avro::decode_kick_with(&record.value, schemas).map(|kick| ("kick", Output::Kick(kick))),
-        Topic::Changes | Topic::Events | Topic::Quarantine => {
-            avro::decode_change_with(&record.value, schemas).map(|change| ("change", Output::Change(change)))
-        }
+    let value = &record.value;
+    let read = match topic {
+        Topic::Kicks => schemas
+            .kick(value)
+            .map(|kick| kick.map(|kick| ("kick", Output::Kick(kick)))),
+        Topic::Changes | Topic::Events | Topic::Quarantine => schemas
+            .change(value)
+            .map(|change| change.map(|change| ("change", Output::Change(change)))),
     };
+    // Whoever wrote it may have had another schema of the registry's, which does not answer.
+    let decoded = read.map_err(|error| log::Error::Read(error.to_string().into()))?;
     let (name, output) = decoded.map_err(|malformed: Malformed| {
         log::Error::Read(format!("offset {} of {topic}: {malformed}", record.offset).into())
     })?;

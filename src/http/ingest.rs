@@ -3,13 +3,11 @@
 
 use super::{Face, Fault, access};
 use crate::config::Scopes;
-use crate::log::{self, Appended, NewRecord};
+use crate::engine::{Engine, Placed};
+use crate::log::{self, Appended};
 use crate::metrics;
-use crate::presence::Partition;
-use crate::presence::event::{Beat, Event};
-use crate::registry::Schemas;
+use crate::presence::event::Event;
 use crate::schema::json::{Object, read_new_events};
-use crate::schema::partitioner::partition_of;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
@@ -38,7 +36,7 @@ pub async fn events(
     let body = body?;
     refuse_if_stopping(&face)?;
     let log = face.engine.log();
-    let (records, shapes) = read(&body, scopes, log.partitions(), face.engine.schemas())?;
+    let (records, shapes) = read(&body, scopes, &face.engine)?;
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
         // Whoever sent the events may have gone; they are in the log all the same.
@@ -66,7 +64,7 @@ pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Faul
     refuse_if_stopping(face)?;
     let log = face.engine.log();
     let mut records = Vec::new();
-    place(event, log.partitions(), face.engine.schemas(), &mut records);
+    face.engine.place(event, &mut records);
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
         // As above.
@@ -88,10 +86,8 @@ fn refuse_if_stopping(face: &Face) -> Result<(), Fault> {
     Ok(())
 }
 
-type Records = Vec<(Partition, NewRecord)>;
-
 /// Judges every event before anything is appended.
-fn read(body: &[u8], scopes: Scopes, partitions: u32, schemas: &Schemas) -> Result<(Records, Vec<Shape>), Fault> {
+fn read(body: &[u8], scopes: Scopes, engine: &Engine) -> Result<(Vec<Placed>, Vec<Shape>), Fault> {
     let text = std::str::from_utf8(body).map_err(|error| Fault::not_utf8(body, &error))?;
     let events = read_new_events(text).map_err(|error| Fault::json(&error))?;
     if !EVENTS.contains(&events.len()) {
@@ -108,7 +104,7 @@ fn read(body: &[u8], scopes: Scopes, partitions: u32, schemas: &Schemas) -> Resu
         }
         let before = records.len();
         let everywhere = matches!(event, Event::Lease { .. } | Event::Policy { .. } | Event::Tick);
-        let single = place(event, partitions, schemas, &mut records);
+        let single = engine.place(event, &mut records);
         let count = records.len() - before;
         shapes.push(match (single, everywhere) {
             (true, _) => Shape::One,
@@ -134,48 +130,6 @@ fn needs_admin(event: &Event<'_>) -> bool {
         | Event::Lease { .. }
         | Event::Tick => false,
     }
-}
-
-/// Adds the records of an event: one where it is about one user (true), else one a partition that it concerns.
-fn place(event: Event<'_>, partitions: u32, schemas: &Schemas, records: &mut Records) -> bool {
-    let encode = |event: &Event<'_>| {
-        let mut value = Vec::with_capacity(128);
-        schemas.encode_event(event, &mut value);
-        value
-    };
-    if let Some(user) = event.user() {
-        let record = NewRecord {
-            key: Some(user.as_bytes().to_vec()),
-            value: encode(&event),
-        };
-        records.push((partition_of(user, partitions), record));
-        return true;
-    }
-    if let Event::Heartbeats { gateway, epoch, beats } = event {
-        let mut parts: Vec<Vec<Beat<'_>>> = vec![Vec::new(); partitions as usize];
-        for beat in beats {
-            let home = partition_of(&beat.who.user, partitions);
-            parts[home.0 as usize].push(beat);
-        }
-        for (partition, beats) in (0..).map(Partition).zip(parts) {
-            if !beats.is_empty() {
-                let part = Event::Heartbeats {
-                    gateway: gateway.clone(),
-                    epoch,
-                    beats,
-                };
-                let value = encode(&part);
-                records.push((partition, NewRecord { key: None, value }));
-            }
-        }
-        return false;
-    }
-    let value = encode(&event);
-    for partition in (0..partitions).map(Partition) {
-        let value = value.clone();
-        records.push((partition, NewRecord { key: None, value }));
-    }
-    false
 }
 
 /// Where each event went, or why it did not.

@@ -7,7 +7,7 @@ use crate::log::{self, Limit, Topic};
 use crate::presence::change::Output;
 use crate::presence::{Offset, Partition};
 use crate::schema::json::{Object, output_line};
-use crate::schema::{avro, partitioner::partition_of};
+use crate::schema::partitioner::partition_of;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, RawQuery, State};
@@ -333,11 +333,10 @@ pub async fn changes(
                 .rev()
                 .filter(|record| record.key.as_deref() == Some(user.as_bytes()))
             {
-                schemas
-                    .learn([record.value.as_slice()])
-                    .map_err(|error| log::Error::Read(error.to_string().into()))?;
+                let change = schemas.change(&record.value);
+                let change = change.map_err(|error| log::Error::Read(error.to_string().into()))?;
                 if lines.len() < wanted
-                    && let Ok(change) = avro::decode_change_with(&record.value, &schemas)
+                    && let Ok(change) = change
                 {
                     let mut line = Vec::new();
                     output_line(&mut line, &Output::Change(change));

@@ -1,7 +1,9 @@
 //! With which schemas values are written and read: ours alone, or a registry's too.
 
 use super::{Answer, Error, Registry};
+use crate::presence::change::{Change, Kick};
 use crate::presence::event::Event;
+use crate::schema::Malformed;
 use crate::schema::avro::{self, Frame, Framing, Schema, WriterSchema, WriterSchemas};
 use std::sync::Arc;
 
@@ -33,6 +35,18 @@ impl Schemas {
             }
         }
         Ok(())
+    }
+
+    /// Reads a change, whoever wrote it. Waits for the registry if its schema is not known yet.
+    pub fn change(&self, value: &[u8]) -> Result<Result<Change, Malformed>, Error> {
+        self.learn([value])?;
+        Ok(avro::decode_change_with(value, self))
+    }
+
+    /// Reads a kick in the same way.
+    pub fn kick(&self, value: &[u8]) -> Result<Result<Kick, Malformed>, Error> {
+        self.learn([value])?;
+        Ok(avro::decode_kick_with(value, self))
     }
 
     /// Appends the framing of a datum of our own schema. The datum comes next.

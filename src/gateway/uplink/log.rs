@@ -2,10 +2,10 @@
 
 use super::{AHEAD, Asked, Cursor, Kick, Pace, Standing, Told, Unavailable, Uplink};
 use crate::engine::{Engine, QueryError};
-use crate::log::{self, Limit, Log, NewRecord, Record, Topic};
+use crate::log::{self, Limit, Log, Record, Topic};
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
-use crate::schema::{avro, partitioner::partition_of};
+use crate::schema::partitioner::partition_of;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,30 +57,12 @@ impl From<log::Error> for Unavailable {
     }
 }
 
-/// An event's record in each partition that it belongs to.
-fn place(event: &Event<'_>, partitions: u32, records: &mut Vec<(Partition, NewRecord)>) {
-    let mut value = Vec::with_capacity(128);
-    avro::encode_event(event, &mut value);
-    let record = |key: Option<&str>| NewRecord {
-        key: key.map(|key| key.as_bytes().to_vec()),
-        value: value.clone(),
-    };
-    if let Some(user) = event.user() {
-        records.push((partition_of(user, partitions), record(Some(user))));
-    } else if let Event::Heartbeats { beats, .. } = event {
-        let first = beats.first().map(|beat| partition_of(&beat.who.user, partitions));
-        records.extend(first.map(|partition| (partition, record(None))));
-    } else {
-        records.extend((0..partitions).map(|partition| (Partition(partition), record(None))));
-    }
-}
-
 /// Reads a topic from its end on and gives each record that `each` makes something of, until nobody listens.
 fn follow<T: Send + 'static>(
     log: Arc<dyn Log>,
     topic: Topic,
     mut woken: watch::Receiver<u64>,
-    each: impl Fn(&Record) -> Option<T> + Send + Sync + 'static,
+    each: impl Fn(&Record) -> Result<Option<T>, log::Error> + Send + Sync + 'static,
 ) -> Result<mpsc::Receiver<T>, log::Error> {
     let mut cursor: Cursor = Vec::new();
     for partition in (0..log.partitions()).map(Partition) {
@@ -95,7 +77,10 @@ fn follow<T: Send + 'static>(
             let (log, each, mut at) = (log.clone(), each.clone(), cursor.clone());
             let read = tokio::task::spawn_blocking(move || {
                 let mut found = Vec::new();
-                let more = read(&*log, topic, &mut at, |record| found.extend(each(record)));
+                let more = read(&*log, topic, &mut at, |record| {
+                    found.extend(each(record)?);
+                    Ok(())
+                });
                 (at, found, more)
             });
             let Ok((at, found, more)) = read.await else { return };
@@ -123,7 +108,12 @@ fn follow<T: Send + 'static>(
 }
 
 /// Reads a stretch of every partition; whether there may be more.
-fn read(log: &dyn Log, topic: Topic, cursor: &mut Cursor, mut each: impl FnMut(&Record)) -> Result<bool, log::Error> {
+fn read(
+    log: &dyn Log,
+    topic: Topic,
+    cursor: &mut Cursor,
+    mut each: impl FnMut(&Record) -> Result<(), log::Error>,
+) -> Result<bool, log::Error> {
     let mut more = false;
     for (partition, next) in cursor {
         let mut records = Vec::new();
@@ -139,7 +129,7 @@ fn read(log: &dyn Log, topic: Topic, cursor: &mut Cursor, mut each: impl FnMut(&
         }
         more |= !records.is_empty();
         for record in &records {
-            each(record);
+            each(record)?;
             *next = Offset(record.offset.0 + 1);
         }
     }
@@ -162,6 +152,11 @@ struct GatewayLine {
     epoch: u64,
 }
 
+/// The registry did not say what a record is: it is read again.
+fn unanswered(error: impl std::fmt::Display) -> log::Error {
+    log::Error::Read(error.to_string().into())
+}
+
 fn unreadable(error: serde_json::Error) -> Unavailable {
     Unavailable(format!("the engine's answer is not what was expected: {error}"))
 }
@@ -173,9 +168,9 @@ impl Uplink for LogUplink {
 
     fn append(&self, events: Vec<Event<'static>>) -> Asked<()> {
         let mut records = Vec::with_capacity(events.len());
-        events
-            .iter()
-            .for_each(|event| place(event, self.partitions(), &mut records));
+        for event in events {
+            self.engine.place(event, &mut records);
+        }
         let (acknowledge, acknowledged) = oneshot::channel();
         // At once, not when it is first waited for: what is asked first is written first.
         self.engine.log().append(
@@ -196,30 +191,37 @@ impl Uplink for LogUplink {
 
     fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>> {
         let (log, woken) = (self.engine.log().clone(), self.kicked.clone());
-        let gateway = gateway.as_bytes().to_vec();
+        let (gateway, schemas) = (gateway.as_bytes().to_vec(), self.engine.schemas().clone());
         let each = move |record: &Record| {
             if record.key.as_deref() != Some(gateway.as_slice()) {
-                return None;
+                return Ok(None);
             }
-            let kick = avro::decode_kick(&record.value).inspect_err(|malformed| {
-                tracing::error!("the kick at offset {} is left aside: {malformed}", record.offset)
-            });
-            kick.ok().map(|kick| Kick {
+            let kick = schemas
+                .kick(&record.value)
+                .map_err(unanswered)?
+                .inspect_err(|malformed| {
+                    tracing::error!("the kick at offset {} is left aside: {malformed}", record.offset)
+                });
+            Ok(kick.ok().map(|kick| Kick {
                 epoch: kick.epoch,
                 conn: kick.conn,
                 reason: kick.reason,
-            })
+            }))
         };
         Box::pin(async move { Ok(follow(log, Topic::Kicks, woken, each)?) })
     }
 
     fn changes(&self) -> Asked<mpsc::Receiver<Told>> {
         let (log, woken) = (self.engine.log().clone(), self.changed.clone());
-        let each = |record: &Record| {
-            let change = avro::decode_change(&record.value).inspect_err(|malformed| {
-                tracing::error!("the change at offset {} is left aside: {malformed}", record.offset)
-            });
-            change.ok().map(Told::from)
+        let schemas = self.engine.schemas().clone();
+        let each = move |record: &Record| {
+            let change = schemas
+                .change(&record.value)
+                .map_err(unanswered)?
+                .inspect_err(|malformed| {
+                    tracing::error!("the change at offset {} is left aside: {malformed}", record.offset)
+                });
+            Ok(change.ok().map(Told::from))
         };
         Box::pin(async move { Ok(follow(log, Topic::Changes, woken, each)?) })
     }
