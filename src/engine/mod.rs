@@ -87,6 +87,8 @@ impl Default for Tuning {
 
 /// How long a question waits for its answer.
 const ANSWER: Duration = Duration::from_secs(6);
+/// The same for its stats, which it gives at once unless it waits for its log.
+const STATS_ANSWER: Duration = Duration::from_secs(2);
 
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -272,13 +274,22 @@ impl Engine {
         partition: Partition,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, QueryError> {
+        self.ask_for(ANSWER, partition, command).await
+    }
+
+    async fn ask_for<T>(
+        &self,
+        limit: Duration,
+        partition: Partition,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, QueryError> {
         let (reply, answer) = oneshot::channel();
         let seat = self.seats.get(partition.0 as usize).ok_or(QueryError::Elsewhere)?;
         if !seat.send(command(reply)) {
             return Err(QueryError::Elsewhere);
         }
         // A worker may be waiting for its log. Whoever ends in between has not answered wrongly.
-        let answer = tokio::time::timeout(ANSWER, answer).await;
+        let answer = tokio::time::timeout(limit, answer).await;
         answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)
     }
 
@@ -303,8 +314,10 @@ impl Engine {
         self.ask(partition, |reply| Command::Partition { reply }).await?
     }
 
+    /// Where a partition is. [`QueryError::Unavailable`] soon, if its worker waits for the log.
     pub async fn stats(&self, partition: Partition) -> Result<PartitionStats, QueryError> {
-        self.ask(partition, |reply| Command::Stats { reply }).await
+        let ask = |reply| Command::Stats { reply };
+        self.ask_for(STATS_ANSWER, partition, ask).await
     }
 
     /// Finishes the batches at hand, commits everything, ends the workers and leaves the group. Whoever still holds the

@@ -187,20 +187,31 @@ pub async fn gateways(State(face): State<Face>, headers: HeaderMap) -> Result<Re
     Ok(super::json(body))
 }
 
-/// The stats of what is here, and the partitions that are not.
-async fn local_stats(face: &Face) -> Result<(Vec<PartitionStats>, Vec<Partition>), Fault> {
-    let (mut here, mut elsewhere) = (Vec::new(), Vec::new());
-    for partition in partitions(face) {
-        match face.engine.stats(partition).await {
-            Ok(stats) => here.push(stats),
-            Err(QueryError::Elsewhere) if face.peers.is_some() => elsewhere.push(partition),
-            // It ended in this moment.
-            Err(QueryError::Unavailable) if face.peers.is_some() => elsewhere.push(partition),
+/// What this node knows of the partitions.
+#[derive(Default)]
+struct Local {
+    here: Vec<PartitionStats>,
+    /// Here, but their workers wait for the log, or have ended in this moment.
+    silent: Vec<Partition>,
+    elsewhere: Vec<Partition>,
+}
+
+async fn local_stats(face: &Face) -> Result<Local, Fault> {
+    let answers = partitions(face).map(|partition| async move { (partition, face.engine.stats(partition).await) });
+    let mut local = Local::default();
+    for (partition, answer) in futures_util::future::join_all(answers).await {
+        match answer {
+            Ok(stats) => local.here.push(stats),
+            Err(QueryError::Unavailable) => local.silent.push(partition),
+            Err(QueryError::Elsewhere) if face.peers.is_some() => local.elsewhere.push(partition),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((here, elsewhere))
+    Ok(local)
 }
+
+/// Of a partition whose worker gives no answer.
+const WAITS: &str = "no answer; it waits for the log";
 
 #[derive(Deserialize)]
 struct StatsAnswer<'a> {
@@ -296,11 +307,11 @@ fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> Vec<u8> {
     line
 }
 
-/// One that nobody works on at the moment, or whose owner does not answer.
-fn moving_line(partition: Partition, owner: Option<&str>, error: Option<&str>) -> Vec<u8> {
+/// One of which there are no figures: nobody works on it at the moment, or whoever does gives no answer.
+fn bare_line(partition: Partition, state: &str, owner: Option<&str>, error: Option<&str>) -> Vec<u8> {
     let mut line = Vec::new();
     let mut object = Object::new(&mut line);
-    object.number("partition", partition.0.into()).text("state", "moving");
+    object.number("partition", partition.0.into()).text("state", state);
     if let Some(owner) = owner {
         object.text("owner", owner);
     }
@@ -314,7 +325,11 @@ fn moving_line(partition: Partition, owner: Option<&str>, error: Option<&str>) -
 /// `GET /v1/stats`: of the whole cluster, as far as its nodes answer.
 pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Response, Fault> {
     let asker = Asker::of(&headers);
-    let (here, elsewhere) = local_stats(&face).await?;
+    let Local {
+        here,
+        silent,
+        elsewhere,
+    } = local_stats(&face).await?;
     let mut census = Census::default();
     here.iter().for_each(|stats| census.add(&stats.census));
     let mut counts = Counts::of(&census);
@@ -323,12 +338,16 @@ pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Respo
     for stats in &here {
         lines.insert(stats.partition, stats_line(stats, me.as_deref()));
     }
+    for partition in silent {
+        let line = bare_line(partition, "waiting", me.as_deref(), Some(WAITS));
+        lines.insert(partition, line);
+    }
     for (url, partitions, answer) in others(&face, &asker, &elsewhere, "/v1/stats").await {
         let body = match answer {
             Ok(body) => body,
             Err(fault) => {
                 for partition in partitions {
-                    lines.insert(partition, moving_line(partition, Some(&url), Some(fault.message())));
+                    lines.insert(partition, bare_line(partition, "moving", Some(&url), Some(fault.message())));
                 }
                 continue;
             }
@@ -345,7 +364,7 @@ pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Respo
             let owner = || face.peers.as_ref().and_then(|peers| peers.owner(partition));
             lines
                 .entry(partition)
-                .or_insert_with(|| moving_line(partition, owner().as_deref(), None));
+                .or_insert_with(|| bare_line(partition, "moving", owner().as_deref(), None));
         }
     }
     let mut body = Vec::new();
@@ -376,19 +395,20 @@ pub async fn readyz(State(face): State<Face>) -> Result<&'static str, Fault> {
             "no partitions were given to this node yet",
         ));
     }
-    let (stats, _) = local_stats(&face).await?;
-    match stats.iter().find(|stats| stats.state != "live") {
-        None => Ok("ready\n"),
-        Some(stats) => {
-            let why = stats
-                .error
-                .as_deref()
-                .map(|error| format!(": {error}"))
-                .unwrap_or_default();
-            let message = format!("partition {} is {}{why}", stats.partition, stats.state);
-            Err(Fault::unavailable("not_ready", message))
-        }
+    let local = local_stats(&face).await?;
+    if let Some(partition) = local.silent.first() {
+        return Err(Fault::unavailable(
+            "not_ready",
+            format!("partition {partition}: {WAITS}"),
+        ));
     }
+    let Some(stats) = local.here.iter().find(|stats| stats.state != "live") else {
+        return Ok("ready\n");
+    };
+    let why = stats.error.as_deref();
+    let why = why.map(|error| format!(": {error}")).unwrap_or_default();
+    let message = format!("partition {} is {}{why}", stats.partition, stats.state);
+    Err(Fault::unavailable("not_ready", message))
 }
 
 /// `GET /metrics`, in Prometheus' text format.

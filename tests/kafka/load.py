@@ -345,6 +345,9 @@ class Ends:
         self.offsets = {}
 
     def acknowledged(self, partition, offset):
+        # A record that was sent twice was in the log already: the broker does not say where.
+        if offset is None:
+            return
         with self.lock:
             self.offsets[partition] = max(offset, self.offsets.get(partition, -1))
 

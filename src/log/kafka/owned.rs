@@ -11,29 +11,35 @@
 //! new one settles the old transaction, and the committed position tells.
 
 use super::KafkaLog;
-use super::client::{Sending, is_fenced, transactional, unread, unwritten};
+use super::client::{Sending, is_fenced, spawn, transactional, unread, unwritten};
 use super::tap::{Tap, Wake};
 use crate::failpoint;
 use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic, locked};
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For a call of a transaction.
 const CALL: Duration = Duration::from_secs(10);
+/// For a call that does not keep to its time-out.
+const GRACE: Duration = Duration::from_secs(2);
 /// For the first call of a new producer, which may have to wait for an old one's transaction to be settled.
 const TAKE_UP: Duration = Duration::from_secs(30);
 /// Of all partitions of a process together: a transaction takes milliseconds of a core, here and at the broker.
 const TRANSACTION_EVERY_MS: u64 = 5;
-/// A poll takes a millisecond where nothing happens.
-const DRAIN_POLLS_MAX: u32 = 100_000;
+/// A record that is longer on its way makes its producer be given up. A client whose broker fails at the wrong moment
+/// has been seen to neither send a record nor to say so.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Between two looks for what has arrived. A poll with a time-out of a millisecond would spin.
+const DRAIN_EVERY: Duration = Duration::from_micros(200);
 
 /// See the module.
 pub struct Owned {
@@ -46,7 +52,7 @@ pub struct Owned {
 /// How far the outputs are, and who writes them.
 struct Ledger {
     /// None after a failure: what was begun may have got through or not.
-    producer: Option<BaseProducer<Sending>>,
+    producer: Option<Arc<BaseProducer<Sending>>>,
     position: Position,
     /// Another owner was let in: nothing is tried again.
     fenced: bool,
@@ -109,7 +115,7 @@ impl Owned {
         }
         failpoint::reach("take-up");
         ledger.position = self.committed()?;
-        ledger.producer = Some(producer);
+        ledger.producer = Some(Arc::new(producer));
         Ok(())
     }
 
@@ -172,7 +178,7 @@ impl Owned {
     }
 
     /// One transaction.
-    fn transact(&self, producer: &BaseProducer<Sending>, commit: &Commit) -> Result<(), KafkaError> {
+    fn transact(&self, producer: &Arc<BaseProducer<Sending>>, commit: &Commit) -> Result<(), KafkaError> {
         producer.begin_transaction()?;
         failpoint::reach("begin");
         let partition = self.partition.0 as i32;
@@ -211,7 +217,7 @@ impl Owned {
         element.set_offset(KafkaOffset::Offset(commit.position.next.0 as i64))?;
         element.set_metadata(BASE64.encode(commit.position.to_bytes()));
         let group = self.log.offsets().group_metadata().ok_or(KafkaError::Canceled)?;
-        producer.send_offsets_to_transaction(&offsets, &group, CALL)?;
+        send_offsets(producer, offsets, group)?;
         failpoint::reach("offsets");
         producer.commit_transaction(CALL)?;
         failpoint::reach("commit");
@@ -243,16 +249,42 @@ fn send(producer: &BaseProducer<Sending>, record: BaseRecord<'_, [u8], [u8]>) ->
     }
 }
 
-/// Waits until everything handed over has arrived or failed, which the transaction's time-out bounds. `flush` would look
-/// only every 100 ms, and so would the commit after it.
+/// Waits until everything handed over has arrived or failed. `flush` would look only every 100 ms, and so
+/// would the commit after it.
 fn drain(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
-    for _ in 0..DRAIN_POLLS_MAX {
+    let until = Instant::now() + DRAIN_MAX;
+    loop {
+        producer.poll(Duration::ZERO);
         if producer.context().is_done() {
             return Ok(());
         }
-        producer.poll(Duration::from_millis(1));
+        if Instant::now() >= until {
+            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
+        }
+        std::thread::sleep(DRAIN_EVERY);
     }
-    Err(KafkaError::Canceled)
+}
+
+/// Puts the position into the transaction. librdkafka may wait for a coordinator that has gone for as long as no other
+/// broker comes or goes, whatever the time-out (its issues 5456 and 5511): then the call is left behind in a thread of
+/// its own, with the producer, which is fenced off by the next.
+fn send_offsets(
+    producer: &Arc<BaseProducer<Sending>>,
+    offsets: TopicPartitionList,
+    group: ConsumerGroupMetadata,
+) -> Result<(), KafkaError> {
+    let (told, result) = sync_channel(1);
+    let producer = producer.clone();
+    let call = move || {
+        let result = producer.send_offsets_to_transaction(&offsets, &group, CALL);
+        // Before it is told: whoever waits may want to be the last to have the producer.
+        drop(producer);
+        let _ = told.send(result);
+    };
+    spawn("kafka-offsets", call).map_err(|_| KafkaError::Canceled)?;
+    result
+        .recv_timeout(CALL + GRACE)
+        .unwrap_or(Err(KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut)))
 }
 
 impl Log for Owned {
@@ -342,7 +374,7 @@ impl Log for Owned {
                 Ok(())
             }
             Err(error) => {
-                let fenced = is_fenced(&producer, &error);
+                let fenced = is_fenced(&*producer, &error);
                 let error = unwritten(&format!("the commit of partition {partition}"), &error);
                 Err(self.judge(&mut ledger, fenced, error))
             }
