@@ -73,13 +73,15 @@ fn failpoints() -> Plan {
     plan
 }
 
-fn plans() -> [Plan; 8] {
+fn plans() -> [Plan; 10] {
     [
         plans::kills(60),
         failpoints(),
         plans::sleepers(8),
         plans::storms(5, 40),
+        plans::shared_by_brokers(3, 12),
         plans::stores(6),
+        plans::checkpoints(3),
         plans::brokers(9),
         plans::pauses(16),
         plans::blackout(Duration::from_secs(60)),
@@ -100,7 +102,7 @@ fn main() -> ExitCode {
     let long = Duration::from_secs(60 * asked.minutes);
     let plans = plans();
     let plans: Vec<&Plan> = plans.iter().filter(|plan| is_asked(plan.name)).collect();
-    let cluster = Cluster::start(3, &[]);
+    let cluster = Cluster::start(3, &broker::GROUP);
     let mut rows: Vec<table::Row> = Vec::new();
     let mut failed = Vec::new();
     if is_asked("truncated") {

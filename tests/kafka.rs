@@ -130,8 +130,18 @@ fn engines_that_come_and_go_lose_and_double_nothing() {
 }
 
 #[test]
+fn engines_come_and_go_where_the_brokers_share_the_partitions_out() {
+    engines(&plans::shared_by_brokers(3, 6));
+}
+
+#[test]
 fn a_store_that_is_gone_or_foreign_or_old_is_made_good_from_the_log() {
     engines(&plans::stores(3));
+}
+
+#[test]
+fn who_lost_its_store_takes_the_newest_checkpoint_that_is_whole() {
+    engines(&plans::checkpoints(1));
 }
 
 #[test]

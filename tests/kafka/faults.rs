@@ -40,6 +40,8 @@ pub enum Fault {
     StoreForeign,
     /// A store as it was some time ago is put back.
     StoreOld,
+    /// All engines lose their stores, and of each partition the newest checkpoint is damaged.
+    CheckpointDamaged,
 }
 
 impl Fault {
@@ -57,6 +59,7 @@ impl Fault {
             Fault::StoreDeleted => "store deleted",
             Fault::StoreForeign => "stores of two partitions swapped",
             Fault::StoreOld => "old store put back",
+            Fault::CheckpointDamaged => "all stores lost, and the newest checkpoints damaged",
         }
     }
 
@@ -107,6 +110,7 @@ impl Fault {
                     run.settle();
                 }
             }
+            Fault::CheckpointDamaged => checkpoints_damaged(run),
             Fault::StoreDeleted => with_stores(run, |_, node| {
                 std::fs::remove_dir_all(store(node)).expect("it was there");
             }),
@@ -218,10 +222,7 @@ fn with_stores(run: &mut Run<'_>, what: impl FnOnce(&mut Run<'_>, &mut Node)) {
 }
 
 fn stores_of(node: &Node) -> Vec<PathBuf> {
-    let there = std::fs::read_dir(store(node)).into_iter().flatten().flatten();
-    let mut there: Vec<PathBuf> = there.map(|entry| entry.path()).collect();
-    there.sort();
-    there
+    entries(&store(node))
 }
 
 fn swap_stores(node: &Node) {
@@ -233,6 +234,67 @@ fn swap_stores(node: &Node) {
     std::fs::rename(first, &aside).expect("moved");
     std::fs::rename(second, first).expect("moved");
     std::fs::rename(&aside, second).expect("moved");
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let there = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut there: Vec<PathBuf> = there.map(|entry| entry.path()).collect();
+    there.sort();
+    there
+}
+
+fn checkpoints_damaged(run: &mut Run<'_>) {
+    let of_the_group = run.checkpoints.join(&run.space.group);
+    let partitions = python::places(&run.space).len();
+    let complete = |partition: &PathBuf| -> Vec<PathBuf> {
+        // In order of age by their names; the list of files is written last.
+        let all = entries(partition).into_iter();
+        all.filter(|one| one.join("MANIFEST.json").exists()).collect()
+    };
+    let begun = Instant::now();
+    let has_two = || {
+        entries(&of_the_group)
+            .iter()
+            .filter(|one| complete(one).len() >= 2)
+            .count()
+    };
+    while has_two() < partitions {
+        if begun.elapsed() > REACHED {
+            run.give_up("there are no two checkpoints of each partition");
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    run.nodes.iter_mut().for_each(Node::kill);
+    let said_before = SAID.map(|said| times_said(run, said));
+    for partition in entries(&of_the_group) {
+        let checkpoints = complete(&partition);
+        let newest = checkpoints.last().expect("there are two");
+        let files = entries(newest)
+            .into_iter()
+            .filter(|file| !file.ends_with("MANIFEST.json"));
+        let largest = files.max_by_key(|file| file.metadata().map_or(0, |file| file.len()));
+        let largest = largest.expect("it has files");
+        let mut bytes = std::fs::read(&largest).expect("readable");
+        let place = run.dice.roll(bytes.len());
+        bytes[place] ^= 1;
+        std::fs::write(&largest, bytes).expect("written");
+    }
+    for node in &run.nodes {
+        let _ = std::fs::remove_dir_all(store(node));
+    }
+    run.settle();
+    for (said, before) in SAID.into_iter().zip(said_before) {
+        if times_said(run, said) < before + partitions {
+            run.give_up(&format!("not said of each partition: {said:?}"));
+        }
+    }
+}
+
+/// Of a partition whose newest checkpoint is not whole.
+const SAID: [&str; 2] = ["a checkpoint is damaged", "the store is a checkpoint's"];
+
+fn times_said(run: &Run<'_>, said: &str) -> usize {
+    run.nodes.iter().map(|node| node.diary().matches(said).count()).sum()
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -10,6 +10,8 @@ fn plan(name: &'static str, faults: Vec<Fault>) -> Plan {
         nodes: 2,
         partitions: 4,
         rate: 800,
+        checkpoints: false,
+        arguments: &[],
         faults,
     }
 }
@@ -40,9 +42,25 @@ pub fn storms(nodes: usize, times: u32) -> Plan {
     }
 }
 
+/// The same where the brokers share the partitions out (KIP-848).
+pub fn shared_by_brokers(nodes: usize, times: u32) -> Plan {
+    Plan {
+        name: "group-protocol-consumer",
+        arguments: &["--kafka-set", "group.protocol=consumer"],
+        ..storms(nodes, times)
+    }
+}
+
 pub fn stores(count: usize) -> Plan {
     let faults = [Fault::StoreDeleted, Fault::StoreForeign, Fault::StoreOld];
     plan("stores", in_turn(&faults, count))
+}
+
+pub fn checkpoints(count: usize) -> Plan {
+    Plan {
+        checkpoints: true,
+        ..plan("checkpoints", in_turn(&[Fault::CheckpointDamaged], count))
+    }
 }
 
 // These need three brokers of their own.

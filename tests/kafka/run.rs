@@ -9,6 +9,7 @@ use crate::space::Space;
 use crate::table::Row;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,10 @@ pub struct Plan {
     pub partitions: usize,
     /// Events a second.
     pub rate: u32,
+    /// Whether checkpoints are made, every few seconds.
+    pub checkpoints: bool,
+    /// More arguments of `rollcall serve`.
+    pub arguments: &'static [&'static str],
     pub faults: Vec<Fault>,
 }
 
@@ -49,6 +54,8 @@ pub struct Run<'c> {
     pub space: Space,
     pub dice: Dice,
     pub nodes: Vec<Node>,
+    /// Where checkpoints are, if any are made.
+    pub checkpoints: PathBuf,
 }
 
 /// Runs a plan to its end and tells what came of it. Panics where a partition stands still for good.
@@ -56,12 +63,19 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
     let begun = Instant::now();
     let directory = tempfile::tempdir().expect("a directory");
     let space = Space::new(bootstrap, plan.name, plan.partitions);
-    let nodes = (0..plan.nodes).map(|name| Node::new(directory.path(), &space, name, &[]));
+    let checkpoints = directory.path().join("checkpoints");
+    let url = format!("file://{}", checkpoints.display());
+    let mut more = plan.arguments.to_vec();
+    if plan.checkpoints {
+        more.extend(["--checkpoints", &url, "--checkpoint-every", "3s", "--checkpoints-kept", "5"]);
+    }
+    let nodes = (0..plan.nodes).map(|name| Node::new(directory.path(), &space, name, &more));
     let nodes: Vec<Node> = nodes.collect();
     let mut run = Run {
         cluster,
         dice: Dice(seed),
         nodes,
+        checkpoints,
         space,
     };
     for node in &mut run.nodes {

@@ -1,6 +1,6 @@
 //! One broker for all tests of a binary. `ROLLCALL_TEST_KAFKA=host:port` takes another instead.
 
-use crate::broker::Cluster;
+use crate::broker::{Cluster, GROUP};
 use std::sync::OnceLock;
 
 /// Its address. It is started when it is asked for first.
@@ -11,7 +11,7 @@ pub fn bootstrap() -> &'static str {
             return bootstrap;
         }
         // Never dropped: it ends with the process, or the other tests would lose it.
-        let cluster = Box::leak(Box::new(Cluster::start(1, &[])));
+        let cluster = Box::leak(Box::new(Cluster::start(1, &GROUP)));
         cluster.bootstrap.clone()
     })
 }

@@ -60,7 +60,11 @@ pub struct Node {
 impl Node {
     /// What a client of this node begins with; `of` says what it is for.
     fn client(&self, of: &str) -> ClientConfig {
-        self.connection.client(&format!("rollcall-{}-{of}", self.id))
+        self.connection.client(&self.client_id(of))
+    }
+
+    fn client_id(&self, of: &str) -> String {
+        format!("rollcall-{}-{of}", self.id)
     }
 }
 
@@ -129,7 +133,7 @@ impl KafkaLog {
 
     /// Joins the group that shares the partitions out.
     pub fn join(&self) -> Result<Member, Error> {
-        let mut config = self.node.client("member");
+        let mut config = self.node.connection.member(&self.node.client_id("member"));
         config.set("group.id", self.group());
         Member::join(self.name(Topic::Events), config)
     }

@@ -17,6 +17,17 @@ pub const DEFAULT_PREFIX: &str = "presence";
 /// Kafka allows 249 bytes for a topic's name; the longest of ours adds 11.
 const PREFIX_BYTES_MAX: usize = 200;
 
+/// Keys that the member of the group takes and no other client: some do not go together with `group.protocol=consumer`,
+/// and some clients fail where they are told.
+const OF_MEMBERS: [&str; 6] = [
+    "group.protocol",
+    "group.remote.assignor",
+    "partition.assignment.strategy",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
+];
+
 /// Keys that the engine sets itself, and why nobody else may.
 const OWNED: [(&str, &str); 27] = [
     ("bootstrap.servers", "it is what --kafka says"),
@@ -197,6 +208,15 @@ impl Connection {
     /// What every client of librdkafka begins with. The caller adds what is the engine's own; `id` is what brokers show
     /// in their logs and list as the member's client.id.
     pub fn client(&self, id: &str) -> ClientConfig {
+        let mut config = self.member(id);
+        for key in OF_MEMBERS {
+            config.remove(key);
+        }
+        config
+    }
+
+    /// The same for the member of the group, which alone takes the settings of members.
+    pub fn member(&self, id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         for (key, value) in &self.set {
             config.set(key, value);
@@ -363,6 +383,15 @@ mod tests {
         assert_eq!(client.get("sasl.username"), Some("x=y"));
         assert_eq!(client.get("bootstrap.servers"), Some("a:1,b:2"));
         assert_eq!(client.get("client.id"), Some("node-1"));
+    }
+
+    #[test]
+    fn what_members_of_a_group_take_reaches_the_member_alone() {
+        let connection = with(&["group.protocol=consumer", "linger.ms=5"]).expect("valid");
+        let (member, client) = (connection.member("x"), connection.client("x"));
+        let both = |key| (member.get(key), client.get(key));
+        assert_eq!(both("group.protocol"), (Some("consumer"), None));
+        assert_eq!(both("linger.ms"), (Some("5"), Some("5")));
     }
 
     #[test]

@@ -40,9 +40,7 @@ impl Source {
     /// The same, which can ask for the offsets of the group in the settings; it is no member.
     pub fn of_group(mut config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
         config
-            // Of members and of producers, if somebody has set it.
-            .remove("group.protocol")
-            .remove("group.remote.assignor")
+            // A producer's, if somebody has set it.
             .remove("transaction.timeout.ms")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "error")
