@@ -250,6 +250,8 @@ const FIRST_GRACE_MS: u64 = 30_000;
 const TOKEN_BYTES_MIN: usize = 16;
 const GROUP_BYTES_MAX: usize = 200;
 pub const DEFAULT_DATA: &str = "rollcall-data";
+/// Of the processes that share the partitions of a Kafka cluster out.
+pub const DEFAULT_GROUP: &str = "rollcall";
 
 impl Flags {
     /// Reads the file and checks everything, once.
@@ -376,7 +378,7 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
             bail!("{name} is of the embedded log; on Kafka the topics have their own");
         }
     }
-    let group = first(&flags.group, &file.group).unwrap_or_else(|| "rollcall".to_owned());
+    let group = first(&flags.group, &file.group).unwrap_or_else(|| DEFAULT_GROUP.to_owned());
     if group.is_empty() || group.len() > GROUP_BYTES_MAX {
         bail!("group must have 1 to {GROUP_BYTES_MAX} bytes, not {}", group.len());
     }

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Flags, LogFormat, LogLevel};
+use crate::config::{Config, DEFAULT_GROUP, Flags, LogFormat, LogLevel};
 use crate::engine::{Engine, Keeper, Outside, Tuning};
 use crate::gateway::Gateway;
 use crate::gateway::uplink::log::LogUplink;
@@ -304,7 +304,10 @@ fn judged(connection: &Connection) -> anyhow::Result<u32> {
 /// The registry, which must answer before anything is written, and the place of checkpoints.
 async fn outside(config: &Config) -> anyhow::Result<Outside> {
     let prefix = config.kafka.as_ref().and_then(|kafka| kafka.topic_prefix.clone());
-    let group = config.kafka.as_ref().map_or("rollcall", |kafka| kafka.group.as_str());
+    let group = config
+        .kafka
+        .as_ref()
+        .map_or(DEFAULT_GROUP, |kafka| kafka.group.as_str());
     let schemas = match config.registry.clone() {
         Some(registry) => {
             let runtime = Handle::current();

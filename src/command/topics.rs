@@ -3,12 +3,20 @@
 //! `create` may be run again and again: it makes what is missing, leaves the rest as it is, and ends with what `check`
 //! would say. Whatever would break the rules ends either with exit status 2.
 
+use crate::checkpoint::Checkpoints;
+use crate::clock::SystemClock;
+use crate::config::DEFAULT_GROUP;
+use crate::engine::retention_warning;
+use crate::log::Topic;
+use crate::log::kafka::KafkaReader;
 use crate::log::kafka::admin::{self, Checked};
 use crate::log::kafka::settings::Connection;
 use crate::log::kafka::topics::{self, Wanted, Weight};
-use anyhow::bail;
+use crate::presence::Partition;
+use anyhow::{Context as _, bail};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Makes the topics of a Kafka cluster, or checks them
 #[derive(clap::Args)]
@@ -37,7 +45,20 @@ enum What {
     Check {
         #[command(flatten)]
         cluster: Cluster,
+        #[command(flatten)]
+        kept: Kept,
     },
+}
+
+/// The checkpoints that the log is held against.
+#[derive(clap::Args)]
+struct Kept {
+    /// Where `rollcall serve` keeps checkpoints: says of which partitions the log's retention gets near the oldest
+    #[arg(long, value_name = "URL", env = "ROLLCALL_CHECKPOINTS")]
+    checkpoints: Option<String>,
+    /// The group whose checkpoints they are
+    #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", default_value = DEFAULT_GROUP)]
+    group: String,
 }
 
 /// Which cluster, and how it is reached.
@@ -84,7 +105,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             };
             create(&cluster.connection()?, wanted, &mut output)
         }
-        What::Check { cluster } => check(&cluster.connection()?, &mut output),
+        What::Check { cluster, kept } => {
+            let connection = cluster.connection()?;
+            check(&connection, &mut output).and_then(|()| check_checkpoints(connection, kept, &mut output))
+        }
     };
     match written {
         Err(error) if super::is_broken_pipe(&error) => Ok(()),
@@ -117,6 +141,32 @@ fn create(connection: &Connection, wanted: Wanted, output: &mut impl Write) -> a
 
 fn check(connection: &Connection, output: &mut impl Write) -> anyhow::Result<()> {
     tell(connection, &admin::check(connection)?, output)
+}
+
+/// Warns of each partition whose checkpoints the log will soon no longer reach. That stops nobody.
+fn check_checkpoints(connection: Connection, kept: &Kept, output: &mut impl Write) -> anyhow::Result<()> {
+    let Some(url) = &kept.checkpoints else {
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    let handle = runtime.handle().clone();
+    // Any number may be kept: nothing is taken away here.
+    let checkpoints = Checkpoints::open(url, &kept.group, usize::MAX, std::env::vars(), handle)?;
+    let events = connection.topic(Topic::Events);
+    let reader = KafkaReader::connect(connection, Arc::new(SystemClock::new()))?;
+    let mut warned = 0;
+    for partition in (0..reader.partitions()).map(Partition) {
+        let range = reader.range(Topic::Events, partition)?;
+        let listed = checkpoints.newest(partition)?;
+        if let Some(warning) = retention_warning(&listed, range.start, range.end) {
+            writeln!(output, "warning {events}, partition {partition}: {warning}")?;
+            warned += 1;
+        }
+    }
+    if warned == 0 {
+        writeln!(output, "the log reaches the checkpoints of group {:?}", kept.group)?;
+    }
+    Ok(())
 }
 
 /// What was found, and how it ends.

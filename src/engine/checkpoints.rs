@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoints, Error, Listed};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use crate::store::{Applied, Store};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,8 +31,15 @@ pub struct Keeper {
     /// Where copies wait, on the same file system as the stores.
     waiting: PathBuf,
     sender: Sender<Copy>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
     /// Partitions with a copy on its way.
-    under_way: Arc<Mutex<BTreeSet<Partition>>>,
+    under_way: BTreeSet<Partition>,
+    /// What was found when the last one had arrived.
+    warnings: BTreeMap<Partition, Arc<str>>,
 }
 
 struct Copy {
@@ -49,8 +56,8 @@ impl Keeper {
             _ => std::fs::create_dir_all(&waiting)?,
         }
         let (sender, copies) = channel();
-        let under_way = Arc::new(Mutex::new(BTreeSet::new()));
-        let (place, done) = (checkpoints.clone(), under_way.clone());
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let (place, done) = (checkpoints.clone(), shared.clone());
         // It ends with the process: what it is sending then is no checkpoint yet, and hurts nobody.
         let thread = std::thread::Builder::new().name("checkpoints".to_owned());
         thread.spawn(move || publish(&place, &copies, &done))?;
@@ -59,7 +66,7 @@ impl Keeper {
             every_ms,
             waiting,
             sender,
-            under_way,
+            shared,
         })
     }
 
@@ -70,18 +77,23 @@ impl Keeper {
 
     /// Where a copy of a partition is to be made; none while the last one is on its way.
     pub fn place(&self, partition: Partition) -> Option<PathBuf> {
-        (!locked(&self.under_way).contains(&partition)).then(|| self.waiting.join(partition.to_string()))
+        (!locked(&self.shared).under_way.contains(&partition)).then(|| self.waiting.join(partition.to_string()))
     }
 
     /// Takes a copy that was made in that place.
     pub fn take(&self, partition: Partition, directory: PathBuf, reach: Reach) {
-        locked(&self.under_way).insert(partition);
+        locked(&self.shared).under_way.insert(partition);
         // The thread ends only with this.
         let _ = self.sender.send(Copy {
             partition,
             directory,
             reach,
         });
+    }
+
+    /// What is to be said of a partition's checkpoints, as of the last one that was made here.
+    pub fn warning(&self, partition: Partition) -> Option<Arc<str>> {
+        locked(&self.shared).warnings.get(&partition).cloned()
     }
 
     /// Puts a checkpoint in the store's place where the store is of no use, or so far behind that fetching is quicker than
@@ -195,14 +207,14 @@ pub fn set_aside(store: &Path) -> Result<(), Error> {
     std::fs::rename(store, &aside).map_err(|error| local(store, &error))
 }
 
-fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, under_way: &Mutex<BTreeSet<Partition>>) {
+fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Shared>) {
     while let Ok(copy) = copies.recv() {
         let partition = copy.partition;
         match checkpoints.publish(partition, &copy.directory) {
             Ok(applied) => {
                 metrics::checkpoint(partition.0, applied.next.0);
                 tracing::debug!(%partition, next = %applied.next, "a checkpoint is published");
-                warn_of_retention(checkpoints, &copy);
+                look_at_retention(checkpoints, &copy, shared);
             }
             Err(error) => {
                 metrics::checkpoint_failed();
@@ -213,30 +225,54 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, under_way: &Mutex
         if let Err(error) = std::fs::remove_dir_all(&copy.directory) {
             tracing::warn!(%partition, %error, "a copy of the store cannot be removed");
         }
-        locked(under_way).remove(&partition);
+        locked(shared).under_way.remove(&partition);
     }
 }
 
-fn warn_of_retention(checkpoints: &Checkpoints, copy: &Copy) {
-    let Ok(listed) = checkpoints.newest(copy.partition) else {
+fn look_at_retention(checkpoints: &Checkpoints, copy: &Copy, shared: &Mutex<Shared>) {
+    let partition = copy.partition;
+    let Ok(listed) = checkpoints.newest(partition) else {
         return;
     };
-    if let Some(oldest) = listed.last().filter(|oldest| is_near(oldest.next, copy.reach)) {
-        tracing::warn!(
-            partition = %copy.partition, checkpoint = %oldest.next, log_start = %copy.reach.start,
-            "the log's retention gets near the oldest checkpoint: keep events for longer, or make checkpoints more often"
-        );
+    let warning = retention_warning(&listed, copy.reach.start, copy.reach.end);
+    let mut shared = locked(shared);
+    match warning {
+        Some(warning) => {
+            tracing::warn!(%partition, "{warning}");
+            shared.warnings.insert(partition, warning.into());
+        }
+        None => drop(shared.warnings.remove(&partition)),
     }
 }
 
-/// Whether the log reaches back beyond a checkpoint by less than there is after it.
-fn is_near(checkpoint: Offset, reach: Reach) -> bool {
-    let before = checkpoint.0.saturating_sub(reach.start.0);
-    reach.start > Offset(0) && before < reach.end.0.saturating_sub(checkpoint.0)
+/// What is to be said of a partition's checkpoints and of a log that goes from `start` to `end`: none of them reaches it
+/// any more, or it goes back behind the oldest that does by less than there is after that one.
+pub fn retention_warning(listed: &[Listed], start: Offset, end: Offset) -> Option<String> {
+    if start == Offset(0) {
+        return None;
+    }
+    let Some(newest) = listed.iter().map(|one| one.next).max() else {
+        return Some(format!(
+            "there is no checkpoint, and the log begins at offset {start}: a store that is lost cannot be rebuilt"
+        ));
+    };
+    let usable = listed.iter().map(|one| one.next).filter(|next| *next >= start);
+    let Some(oldest) = usable.min() else {
+        return Some(format!(
+            "the log begins at offset {start}, after the newest checkpoint, which stands at {newest}: a store that is lost \
+             cannot be rebuilt"
+        ));
+    };
+    (oldest.0 - start.0 < end.0.saturating_sub(oldest.0)).then(|| {
+        format!(
+            "the log's retention gets near the oldest checkpoint, which stands at offset {oldest}: the log goes from \
+             {start} to {end}. Keep events for longer, or make checkpoints more often"
+        )
+    })
 }
 
-fn locked(under_way: &Mutex<BTreeSet<Partition>>) -> MutexGuard<'_, BTreeSet<Partition>> {
-    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -275,14 +311,21 @@ mod tests {
     }
 
     #[test]
-    fn retention_is_near_when_less_is_before_the_checkpoint_than_after_it() {
-        assert!(is_near(Offset(500), REACH));
-        assert!(!is_near(Offset(600), REACH));
-        let whole = Reach {
-            start: Offset(0),
-            ..REACH
+    fn what_is_said_of_checkpoints_follows_from_what_the_log_still_has() {
+        let said = |standing: &[u64], start: u64| {
+            let listed: Vec<Listed> = standing.iter().map(|next| Listed::at(*next)).collect();
+            retention_warning(&listed, Offset(start), Offset(1_000)).unwrap_or_default()
         };
-        assert!(!is_near(Offset(10), whole), "nothing was dropped yet");
+        assert_eq!(said(&[950, 10], 0), "", "nothing was dropped yet");
+        assert_eq!(said(&[950, 600], 100), "");
+        assert!(said(&[950, 500], 100).contains("gets near the oldest checkpoint, which stands at offset 500"));
+        assert_eq!(
+            said(&[950, 600, 99], 100),
+            "",
+            "one that the log does not reach is of no use"
+        );
+        assert!(said(&[90, 80], 100).contains("after the newest checkpoint, which stands at 90"));
+        assert!(said(&[], 100).contains("there is no checkpoint, and the log begins at offset 100"));
     }
 
     #[test]

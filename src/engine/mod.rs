@@ -17,7 +17,7 @@ mod placement;
 mod seats;
 mod worker;
 
-pub use checkpoints::{Keeper, Reach};
+pub use checkpoints::{Keeper, Reach, retention_warning};
 pub use placement::Placed;
 pub use worker::{Answer, PartitionStats, QueryError};
 

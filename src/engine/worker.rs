@@ -90,6 +90,8 @@ pub struct PartitionStats {
     /// `restoring` (folding what the log has, for the first time since the start), `live`, or `failed` with why.
     pub state: &'static str,
     pub error: Option<String>,
+    /// What is not wrong yet: of its checkpoints and the log's retention.
+    pub warning: Option<Arc<str>>,
     /// The three offsets: the next record to come, to be committed, to be folded.
     pub log_end: Offset,
     pub committed: Offset,
@@ -619,6 +621,7 @@ impl Worker {
             .range(Topic::Events, self.partition)
             .map_or(Offset(0), |range| range.end);
         let walk = self.walk.as_ref();
+        let keeper = self.means.outside.keeper.as_ref();
         let state = match (walk, &self.failure) {
             (_, Some(_)) => "failed",
             (Some(walk), None) if self.at_end_once && walk.is_caught_up() => "live",
@@ -628,6 +631,7 @@ impl Worker {
             partition: self.partition,
             state,
             error: self.failure.clone(),
+            warning: keeper.and_then(|keeper| keeper.warning(self.partition)),
             log_end: end,
             committed: walk.map_or(Offset(0), |walk| walk.committed().next),
             applied: walk.map_or(Offset(0), Walk::applied),

@@ -303,6 +303,9 @@ fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> Vec<u8> {
     if let Some(error) = &stats.error {
         object.text("error", error);
     }
+    if let Some(warning) = &stats.warning {
+        object.text("warning", warning);
+    }
     object.end();
     line
 }
@@ -347,7 +350,10 @@ pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Respo
             Ok(body) => body,
             Err(fault) => {
                 for partition in partitions {
-                    lines.insert(partition, bare_line(partition, "moving", Some(&url), Some(fault.message())));
+                    lines.insert(
+                        partition,
+                        bare_line(partition, "moving", Some(&url), Some(fault.message())),
+                    );
                 }
                 continue;
             }
@@ -384,8 +390,9 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: every partition that is this node's is live, and it knows which those are.
-pub async fn readyz(State(face): State<Face>) -> Result<&'static str, Fault> {
+/// `GET /readyz`: every partition that is this node's is live, and it knows which those are. Whoever is ready may have
+/// warnings to give, a line each.
+pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
     if *face.stopping.borrow() {
         return Err(Fault::unavailable("stopping", "the server is stopping"));
     }
@@ -403,7 +410,13 @@ pub async fn readyz(State(face): State<Face>) -> Result<&'static str, Fault> {
         ));
     }
     let Some(stats) = local.here.iter().find(|stats| stats.state != "live") else {
-        return Ok("ready\n");
+        let mut answer = "ready\n".to_owned();
+        for stats in &local.here {
+            if let Some(warning) = &stats.warning {
+                answer.push_str(&format!("warning: partition {}: {warning}\n", stats.partition));
+            }
+        }
+        return Ok(answer);
     };
     let why = stats.error.as_deref();
     let why = why.map(|error| format!(": {error}")).unwrap_or_default();

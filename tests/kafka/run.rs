@@ -67,7 +67,14 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
     let url = format!("file://{}", checkpoints.display());
     let mut more = plan.arguments.to_vec();
     if plan.checkpoints {
-        more.extend(["--checkpoints", &url, "--checkpoint-every", "3s", "--checkpoints-kept", "5"]);
+        more.extend([
+            "--checkpoints",
+            &url,
+            "--checkpoint-every",
+            "3s",
+            "--checkpoints-kept",
+            "5",
+        ]);
     }
     let nodes = (0..plan.nodes).map(|name| Node::new(directory.path(), &space, name, &more));
     let nodes: Vec<Node> = nodes.collect();
