@@ -138,6 +138,10 @@ impl KafkaLog {
         Member::join(self.name(Topic::Events), config)
     }
 
+    fn clock(&self) -> &dyn Clock {
+        self.events.clock()
+    }
+
     pub fn owners(&self) -> &Owners {
         &self.owners
     }

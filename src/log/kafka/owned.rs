@@ -13,6 +13,7 @@
 use super::KafkaLog;
 use super::client::{Sending, is_fenced, spawn, transactional, unread, unwritten};
 use super::tap::{Tap, Wake};
+use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic, locked};
 use crate::presence::{Offset, Partition};
@@ -25,7 +26,7 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// For a call of a transaction.
 const CALL: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ const TAKE_UP: Duration = Duration::from_secs(30);
 const TRANSACTION_EVERY_MS: u64 = 5;
 /// A record that is longer on its way makes its producer be given up. A client whose broker fails at the wrong moment
 /// has been seen to neither send a record nor to say so.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+const DRAIN_MAX_MS: u64 = 10_000;
 /// Between two looks for what has arrived. A poll with a time-out of a millisecond would spin.
 const DRAIN_EVERY: Duration = Duration::from_micros(200);
 
@@ -137,7 +138,7 @@ impl Owned {
         producer.begin_transaction()?;
         let record = BaseRecord::<[u8], [u8]>::to(&name).partition(0);
         send(producer, record.key(key.as_bytes()).payload(value.as_bytes()))?;
-        drain(producer)?;
+        drain(producer, self.log.clock())?;
         producer.commit_transaction(CALL)
     }
 
@@ -209,7 +210,7 @@ impl Owned {
             }
             send(producer, to)?;
         }
-        drain(producer)?;
+        drain(producer, self.log.clock())?;
         failpoint::reach("send");
         let mut offsets = TopicPartitionList::new();
         let events = self.log.name(Topic::Events);
@@ -251,14 +252,14 @@ fn send(producer: &BaseProducer<Sending>, record: BaseRecord<'_, [u8], [u8]>) ->
 
 /// Waits until everything handed over has arrived or failed. `flush` would look only every 100 ms, and so
 /// would the commit after it.
-fn drain(producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
-    let until = Instant::now() + DRAIN_MAX;
+fn drain(producer: &BaseProducer<Sending>, clock: &dyn Clock) -> Result<(), KafkaError> {
+    let until_ms = clock.monotonic_ms() + DRAIN_MAX_MS;
     loop {
         producer.poll(Duration::ZERO);
         if producer.context().is_done() {
             return Ok(());
         }
-        if Instant::now() >= until {
+        if clock.monotonic_ms() >= until_ms {
             return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
         }
         std::thread::sleep(DRAIN_EVERY);

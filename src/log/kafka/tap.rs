@@ -74,6 +74,10 @@ impl Source {
         Ok(source)
     }
 
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     pub fn consumer(&self) -> &BaseConsumer<Quiet> {
         &self.consumer
     }
