@@ -79,6 +79,10 @@ fn people_watch_and_try_devices_in_it() {
 #[test]
 fn without_a_gateway_it_says_how_to_start_one() {
     let (directory, server) = house(&[]);
+    // Others have gateways of their own.
+    let connect = json!({"type": "connect", "user": "alice", "platform": "web", "device": "tab", "gateway": "g1",
+        "epoch": 1, "conn": 1, "intent": "login"});
+    server.publish("", &[connect]);
     went_well(&play(&server, directory.path(), "no gateway", ""));
 }
 

@@ -245,6 +245,7 @@ const SCENES = {
   },
 
   async 'no gateway'(page) {
+    await page.locator('#n-online', { hasText: /^1$/ }).waitFor();
     await openTab(page, 'Try it');
     await page.locator('#try-about', { hasText: 'rollcall serve --gateway 127.0.0.1:8090 --gateway-insecure' }).waitFor();
     assert.equal(await page.locator('#try-add').isVisible(), false);
