@@ -2,11 +2,12 @@
 
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
+use crate::config::gateway::Admission;
 use crate::config::{Config, DEFAULT_GROUP, Flags, LogFormat, LogLevel};
 use crate::engine::{Engine, Keeper, Outside, Tuning};
 use crate::gateway::Gateway;
 use crate::gateway::uplink::log::LogUplink;
-use crate::http::{Face, Peers};
+use crate::http::{Edge, Face, Peers};
 use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX};
 use crate::log::kafka::{KafkaLog, Member, Node, admin};
 use crate::log::local::{LocalLog, Settings};
@@ -102,6 +103,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let token = reader.map(|(token, _)| token.as_str());
         face = face.with_tim(tim, clock.clone(), token);
     }
+    let (edge, edges) = watch::channel(None);
+    face = face.with_edge(edges);
     announce(&config, listen, log.partitions());
     let mut gateway = None;
 
@@ -131,6 +134,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             () = signals.told() => None,
         };
         if let Some(gateway) = &gateway {
+            edge.send_replace(Some(Edge {
+                address: gateway.address(),
+                tls: config.tls.is_some(),
+                token: config.admission != Admission::Insecure,
+            }));
             let scheme = if config.tls.is_some() { "wss" } else { "ws" };
             let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());
         }
@@ -141,6 +149,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             error = running.superseded() => {
                 // The engine is nobody else's, so it goes on.
                 tracing::error!("{error}; no more WebSockets are served here");
+                edge.send_replace(None);
                 if let Some(gateway) = gateway.take() {
                     gateway.abandon().await;
                 }

@@ -4,6 +4,7 @@
 //! shape: `{"error":{"code","message",…}}`.
 
 mod access;
+mod console;
 mod fault;
 mod follow;
 mod ingest;
@@ -23,8 +24,9 @@ use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+pub use console::Edge;
 use fault::Fault;
 pub use peers::Peers;
 use std::net::SocketAddr;
@@ -49,6 +51,8 @@ pub struct Face {
     stopping: watch::Receiver<bool>,
     /// The Tencent-compatible routes, if they are wanted.
     tim: Option<tim::Terms>,
+    /// The gateway of this process, once there is one.
+    edge: watch::Receiver<Option<Edge>>,
 }
 
 impl Face {
@@ -76,7 +80,13 @@ impl Face {
             kicks,
             stopping,
             tim: None,
+            edge: watch::channel(None).1,
         }
+    }
+
+    /// Tells where this process has a gateway, once it has: the console tries devices there.
+    pub fn with_edge(self, edge: watch::Receiver<Option<Edge>>) -> Face {
+        Face { edge, ..self }
     }
 
     /// Adds the Tencent-compatible routes below `/v4`.
@@ -88,8 +98,12 @@ impl Face {
     }
 
     pub fn router(self) -> Router {
-        let ours = Router::new()
-            .route("/", get(console))
+        let mut ours = Router::new();
+        for (path, text) in console::SCRIPTS {
+            ours = ours.route(path, get(async move || console::script(text)));
+        }
+        let ours = ours
+            .route("/", get(console::page))
             .route("/v1/events", post(ingest::events))
             .route("/v1/users/query", post(users::query).get(users::user_named_query))
             .route("/v1/users/{user}", get(users::user))
@@ -98,6 +112,7 @@ impl Face {
             .route("/v1/kicks", get(follow::kicks))
             .route("/v1/policy", get(overview::policy))
             .route("/v1/gateways", get(overview::gateways))
+            .route("/v1/edge", get(console::edge))
             .route("/v1/stats", get(overview::stats))
             .route("/metrics", get(overview::metrics))
             .route("/healthz", get(overview::healthz))
@@ -113,16 +128,6 @@ impl Face {
             None => ours,
         }
     }
-}
-
-/// One page without any outside asset.
-async fn console() -> Response {
-    let mut page = Html(include_str!("console.html")).into_response();
-    let headers = page.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    page
 }
 
 /// Another node's answer, as it is.

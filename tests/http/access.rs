@@ -18,13 +18,14 @@ fn guarded() -> House {
     House::with_tokens(1, Some(&tokens))
 }
 
-const QUESTIONS: [&str; 9] = [
+const QUESTIONS: [&str; 10] = [
     "/v1/users/alice",
     "/v1/users/query",
     "/v1/users/alice/changes",
     "/v1/policy",
     "/v1/gateways",
     "/v1/stats",
+    "/v1/edge",
     "/metrics",
     "/v1/changes?after=x",
     "/v1/kicks?after=x",
@@ -37,7 +38,14 @@ fn body(event: &Value) -> String {
 #[test]
 fn without_a_known_token_there_is_nothing_but_the_page_and_the_probes() {
     let house = guarded();
-    for path in ["/", "/healthz", "/readyz"] {
+    for path in [
+        "/",
+        "/rollcall.js",
+        "/console/kicks.js",
+        "/console/try.js",
+        "/healthz",
+        "/readyz",
+    ] {
         assert_eq!(house.get(path).status, 200, "{path}");
     }
     for path in QUESTIONS.into_iter().chain(["/nowhere"]) {

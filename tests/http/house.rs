@@ -4,7 +4,7 @@ use crate::client::Client;
 use rollcall::clock::ManualClock;
 use rollcall::config::Scopes;
 use rollcall::engine::{Engine, Tuning};
-use rollcall::http::Face;
+use rollcall::http::{Edge, Face};
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{Log as _, Topic};
 use rollcall::presence::Partition;
@@ -19,6 +19,8 @@ pub struct House {
     pub log: Arc<MemoryLog>,
     pub clock: Arc<ManualClock>,
     pub stop: watch::Sender<bool>,
+    /// Where the gateway is, if there were one.
+    pub edge: watch::Sender<Option<Edge>>,
     client: Client,
     engine: Arc<Engine>,
     runtime: Option<Runtime>,
@@ -44,12 +46,14 @@ impl House {
             .expect("a port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopping) = watch::channel(false);
-        let face = Face::new(engine.clone(), tokens, address, None, stopping);
+        let (edge, edges) = watch::channel(None);
+        let face = Face::new(engine.clone(), tokens, address, None, stopping).with_edge(edges);
         runtime.spawn(async move { axum::serve(listener, face.router()).await });
         let house = House {
             log,
             clock,
             stop,
+            edge,
             client: Client::new(address),
             engine,
             runtime: Some(runtime),

@@ -1,8 +1,10 @@
 //! Policy, gateways, stats, health, metrics, the console, and paths that are not there.
 
 use crate::house::{House, connect, on, user_of, wait_until};
+use rollcall::http::Edge;
 use rollcall::log;
 use serde_json::{Value, json};
+use std::net::{Ipv6Addr, SocketAddr};
 
 #[test]
 fn the_policy_is_completed_and_says_since_when_it_holds() {
@@ -183,6 +185,85 @@ fn the_console_is_one_page() {
     assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"));
     assert_eq!(reply.header("x-frame-options"), Some("DENY"));
     assert!(!reply.body.contains("src=\"http") && !reply.body.contains("href=\"http"));
+    let policy = reply.header("content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'self' "), "{policy}");
+    assert!(policy.contains("; connect-src 'self'; "), "{policy}");
+    // What it loads is here.
+    for script in ["/rollcall.js", "/console/kicks.js", "/console/try.js"] {
+        let reply = house.get(script);
+        assert_eq!(reply.status, 200, "{script}");
+        let kind = "text/javascript; charset=utf-8";
+        assert_eq!(reply.header("content-type"), Some(kind), "{script}");
+    }
+}
+
+#[test]
+fn it_says_where_the_gateway_is_and_lets_the_page_go_there() {
+    let house = House::new(1);
+    assert_eq!(house.get("/v1/edge").ok(), json!({"edge": null}));
+    let everywhere = |port: u16| SocketAddr::from(([0, 0, 0, 0], port));
+    let edge = |address, tls, token| Edge { address, tls, token };
+    let loopback_v6 = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 8090);
+    let address = SocketAddr::from(([127, 0, 0, 1], 8090));
+    let by_address = format!("ws://{}:90", house.address.ip());
+    for (edge, called, url, allowed) in [
+        (
+            edge(address, false, false),
+            None,
+            "ws://127.0.0.1:8090",
+            "ws://127.0.0.1:8090",
+        ),
+        // Where it listens everywhere, or has a certificate, the name that the page was called by counts.
+        (
+            edge(everywhere(90), false, true),
+            None,
+            by_address.as_str(),
+            by_address.as_str(),
+        ),
+        (
+            edge(address, true, true),
+            Some("localhost:8080"),
+            "wss://localhost:8090",
+            "wss://localhost:8090",
+        ),
+        (
+            edge(everywhere(90), false, true),
+            Some("localhost"),
+            "ws://localhost:90",
+            "ws://localhost:90",
+        ),
+        (edge(loopback_v6, false, false), None, "ws://[::1]:8090", "ws:"),
+        (
+            edge(everywhere(90), true, false),
+            Some("[::1]:8080"),
+            "wss://[::1]:90",
+            "wss:",
+        ),
+    ] {
+        house.edge.send_replace(Some(edge));
+        let client = match called {
+            Some(name) => house.with("Host", name),
+            None => house.with("Accept", "*/*"),
+        };
+        let answer = client.get("/v1/edge").ok();
+        assert_eq!(answer, json!({"edge": {"url": url, "token": edge.token}}));
+        let page = client.get("/");
+        let policy = page.header("content-security-policy").expect("a policy");
+        assert!(
+            policy.contains(&format!("; connect-src 'self' {allowed}; ")),
+            "{policy}"
+        );
+    }
+    // A name that would say more than a name.
+    for name in ["a;script-src", "a b", "a,b", "*"] {
+        let page = house.with("Host", name).get("/");
+        let policy = page
+            .header("content-security-policy")
+            .unwrap_or("; connect-src 'self'; ");
+        assert!(policy.contains("; connect-src 'self'; "), "{name}: {policy}");
+    }
+    house.edge.send_replace(None);
+    assert_eq!(house.get("/v1/edge").ok(), json!({"edge": null}));
 }
 
 #[test]
@@ -220,6 +301,8 @@ fn paths_and_methods_that_are_not_there_have_the_one_shape() {
         ("POST", "/healthz", "GET"),
         ("POST", "/readyz", "GET"),
         ("POST", "/", "GET"),
+        ("POST", "/v1/edge", "GET"),
+        ("POST", "/rollcall.js", "GET"),
         ("BREW", "/v1/stats", "GET"),
     ] {
         let reply = house.send(method, path, b"{}");

@@ -1,0 +1,112 @@
+//! The console: one page, the scripts it consists of, and where the gateway is that it tries devices on.
+//!
+//! Everything it loads is from here. Its policy lets it talk to this listener and to the gateway of this process, and
+//! to nobody else.
+
+use super::{Face, json};
+use crate::schema::json::Object;
+use axum::extract::State;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{Html, IntoResponse, Response};
+use std::net::SocketAddr;
+
+/// What browsers load without a token: it is in the repository and says nothing of this server.
+pub const SCRIPTS: [(&str, &str); 3] = [
+    ("/rollcall.js", include_str!("../../clients/js/rollcall.js")),
+    ("/console/kicks.js", include_str!("console/kicks.js")),
+    ("/console/try.js", include_str!("console/try.js")),
+];
+
+/// The gateway of this process, for whoever asks where to connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Edge {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether with TLS.
+    pub tls: bool,
+    /// Whether it asks for a token; else it takes `?user=`.
+    pub token: bool,
+}
+
+impl Edge {
+    /// Its URL, for whoever reached this listener by the name in their `Host`. `None` if that is no name or address.
+    fn url(&self, headers: &HeaderMap) -> Option<String> {
+        let scheme = if self.tls { "wss" } else { "ws" };
+        let address = self.address;
+        // A certificate is for a name, and "everywhere" is no place to go.
+        if !self.tls && !address.ip().is_unspecified() {
+            return Some(format!("{scheme}://{address}"));
+        }
+        let host: Authority = headers.get(header::HOST)?.to_str().ok()?.parse().ok()?;
+        Some(format!("{scheme}://{}:{}", host.host(), address.port()))
+    }
+}
+
+/// `GET /v1/edge`: where clients connect, if this process has a gateway.
+pub async fn edge(State(face): State<Face>, headers: HeaderMap) -> Response {
+    let edge = *face.edge.borrow();
+    let mut body = Vec::new();
+    let mut object = Object::new(&mut body);
+    match edge.and_then(|edge| Some((edge, edge.url(&headers)?))) {
+        Some((edge, url)) => {
+            let mut shown = Vec::new();
+            Object::new(&mut shown)
+                .text("url", &url)
+                .boolean("token", edge.token)
+                .end();
+            object.raw("edge", &shown);
+        }
+        None => {
+            object.raw("edge", b"null");
+        }
+    }
+    object.end();
+    json(body)
+}
+
+/// `GET /`: the page.
+pub async fn page(State(face): State<Face>, headers: HeaderMap) -> Response {
+    let edge = *face.edge.borrow();
+    let mut page = Html(include_str!("console.html")).into_response();
+    let sent = page.headers_mut();
+    sent.insert(header::CONTENT_SECURITY_POLICY, policy(edge, &headers));
+    sent.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    shared(sent);
+    page
+}
+
+/// One of the [`SCRIPTS`].
+pub fn script(text: &'static str) -> Response {
+    let kind = HeaderValue::from_static("text/javascript; charset=utf-8");
+    let mut script = ([(header::CONTENT_TYPE, kind)], text).into_response();
+    shared(script.headers_mut());
+    script
+}
+
+fn shared(headers: &mut HeaderMap) {
+    // Asked for again each time, since another version may serve another page.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// What the page may load and whom it may talk to.
+fn policy(edge: Option<Edge>, headers: &HeaderMap) -> HeaderValue {
+    let url = edge.and_then(|edge| edge.url(headers));
+    let plain = |url: &str| {
+        url.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b":/.-".contains(&byte))
+    };
+    let gateway = match url {
+        // Nothing in a name may end the directive that it is in.
+        Some(url) if plain(&url) => format!(" {url}"),
+        // Such a policy has no way to write an IPv6 address.
+        Some(url) if url.contains('[') => format!(" {}:", if url.starts_with("wss") { "wss" } else { "ws" }),
+        _ => String::new(),
+    };
+    let text = format!(
+        "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; \
+         connect-src 'self'{gateway}; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+}

@@ -1,0 +1,204 @@
+// The console's tab to try devices on: each is a real client of this process's gateway, by clients/js/rollcall.js.
+
+import { Rollcall } from '../rollcall.js';
+import { WHY } from './kicks.js';
+
+const { $, on, h, text, dur, clock, glyph, word, api, say, openUser, policy } = window.rollcall;
+
+const KEPT = 200;
+const STATE = { closed: 'not connected', connecting: 'connecting', online: 'online', waiting: 'waiting to come back' };
+const PLATFORMS = ['android', 'iphone', 'ipad', 'mac', 'windows', 'linux', 'web', 'mini_program'];
+const devices = [];
+let edge = null, made = 0;
+
+/* Whenever the tab is opened, since a gateway may have come or gone. */
+async function look() {
+  const about = $('try-about');
+  try {
+    ({ edge } = await api('v1/edge'));
+  } catch (error) {
+    if (!edge) about.replaceChildren('Where the gateway is could not be asked: ' + error.message + '. Open this tab again to ask again.');
+    return;
+  }
+  $('try-add').hidden = !edge;
+  if (edge) {
+    about.replaceChildren('Each device below is a real client of the gateway at ', h('code', null, edge.url),
+      ': what it does is in the log, and everybody sees it.' + (edge.token ? ' The gateway asks for a token, which says who the user is.' : ''));
+    if (!devices.length) add();
+  } else {
+    about.replaceChildren('This process has no gateway, so there is nothing to connect to. Start it with ',
+      h('code', null, 'rollcall serve --gateway 127.0.0.1:8090 --gateway-insecure'), ' and load this page again.');
+  }
+}
+
+/** One device: what it is, what it can do, what came of it. */
+class Device {
+  constructor(before) {
+    this.number = ++made;
+    this.client = null;
+    const name = 'Device ' + this.number, id = 'try-' + this.number;
+    this.state = h('span.st', { role: 'status' });
+    this.user = h('input.in', { value: before ? before.user.value : 'alice', maxLength: 128 });
+    const known = Object.keys((policy() || {}).platforms || {}), all = known.length ? known : PLATFORMS;
+    this.platform = h('select.in', null, ...PLATFORMS.filter((p) => all.includes(p)).concat(all.filter((p) => !PLATFORMS.includes(p))).map((p) => h('option', null, p)));
+    if (before) this.platform.value = before.platform.value;
+    this.device = h('input.in', { value: 'try-' + Math.random().toString(36).slice(2, 8), maxLength: 128 });
+    this.token = h('input.in', { type: 'password', value: before ? before.token.value : '' });
+    this.status = h('input.in', { maxLength: 100, placeholder: 'empty clears it' });
+    this.other = h('input.in', { maxLength: 128, placeholder: 'user id' });
+    for (const input of [this.user, this.device, this.token, this.status, this.other]) {
+      Object.assign(input, { autocomplete: 'off', autocapitalize: 'none', spellcheck: false });
+    }
+    /* Not around it: the options of a list would be part of its name. */
+    const field = (label, input) => {
+      input.id = id + '-' + label.toLowerCase().replaceAll(' ', '-');
+      return h('div.fld', null, h('label', { htmlFor: input.id }, label), input);
+    };
+    const button = (label, title, act, type = 'button') => {
+      const made = h('button.btn', { type, title }, label);
+      if (act) on(made, 'click', act);
+      return made;
+    };
+    this.connect = button('Connect', 'A person logs in; this may displace other devices', null, 'submit');
+    this.back = button('Come back', 'Comes back by itself, as after a reload; displaces nobody', () => this.open('resume'));
+    this.drop = button('Drop', 'Closes the connection without logging out', () => this.client.close());
+    const ask = (label, title, what) => button(label, title, () => this.ask(label, what));
+    this.asks = [
+      ask('Background', 'The app goes to the background', (client) => client.background()),
+      ask('Foreground', 'The app is looked at again', (client) => client.foreground()),
+      ask('Log out', 'Ends the login', (client) => client.logout()),
+      button('Set', 'Sets the custom status of the user', null, 'submit'),
+      button('Subscribe', 'Tells how this user stands, and each change', null, 'submit'),
+    ];
+    const [background, foreground, logout, set, subscribe] = this.asks;
+    const connecting = h('form.flds', null, edge.token ? field('Token', this.token) : field('User', this.user), field('Platform', this.platform), field('Device', this.device),
+      h('div.acts', null, this.connect, this.back, this.drop));
+    const saying = h('form.one', null, field('Custom status', this.status), set);
+    const watching = h('form.one', null, field('Watch a user', this.other), subscribe);
+    on(connecting, 'submit', (event) => { event.preventDefault(); this.open('login'); });
+    on(saying, 'submit', (event) => {
+      event.preventDefault();
+      this.ask('Custom status', (client) => client.setCustomStatus(this.status.value || null));
+    });
+    on(watching, 'submit', (event) => { event.preventDefault(); this.watch(this.other.value); });
+    this.end = h('p.note', { hidden: true });
+    this.hello = h('dl.kv');
+    this.events = h('ol.evs', { tabIndex: 0 }, h('li.mut', null, 'Nothing has come yet.'));
+    this.events.setAttribute('role', 'log');
+    this.events.setAttribute('aria-label', name + ': what came, newest first');
+    const remove = h('button.x', { type: 'button', title: 'Remove' }, '×');
+    remove.setAttribute('aria-label', 'Remove ' + name);
+    on(remove, 'click', () => this.remove());
+    this.look = button('Look up', 'Looks the user up', () => { if (this.who()) openUser(this.who()); else this.token.focus(); });
+    this.panel = h('section.panel.try', null,
+      h('header', null, h('h2', { id }, name), this.state, h('div.end', null, this.look, remove)),
+      h('div.body', null, connecting, this.end, this.hello, h('div.acts', null, background, foreground, logout), saying, watching), this.events);
+    this.panel.setAttribute('aria-labelledby', id);
+    $('tries').append(this.panel);
+    this.paint('closed');
+  }
+
+  who() { return edge.token ? (this.client && this.client.hello ? this.client.hello.user : '') : this.user.value; }
+
+  open(how) {
+    if (!edge.token && !this.user.value) { this.user.focus(); return; }
+    const client = (this.client = new Rollcall({
+      url: edge.url, platform: this.platform.value, device: this.device.value, app: 'console',
+      ...(edge.token ? { token: this.token.value } : { user: this.user.value }),
+    }));
+    this.hello.replaceChildren();
+    this.end.hidden = true;
+    const heard = (event, tell) => client.on(event, (value) => { if (this.client === client) tell(value); });
+    heard('state', (state) => { this.paint(state); if (state === 'connecting' || state === 'waiting') this.log('state', STATE[state]); });
+    heard('online', (hello) => {
+      this.log('hello', 'user ' + hello.user + ', gateway ' + hello.gateway + ', epoch ' + hello.epoch + ', connection ' + hello.conn);
+      this.hello.replaceChildren(...[['Connection', h('code', null, hello.gateway + ' / ' + hello.epoch + ' / ' + hello.conn)],
+        ['Heartbeats', 'by themselves, every ' + dur(hello.heartbeat_ms) + '; lost after ' + dur(hello.timeout_ms) + ' of silence'],
+      ].flatMap(([key, value]) => [h('dt', null, key), h('dd', null, value)]));
+      say(name(this) + ' is online.');
+    });
+    heard('change', (change) => this.log('change', stands(change) + ' (' + change.cause + ')'));
+    heard('standing', (user) => this.log('standing', stands(user)));
+    heard('evicted', (user) => this.log('evicted', 'no longer subscribed to ' + user));
+    heard('kicked', ({ reason, reconnect }) => {
+      const why = reason + ': ' + (WHY[reason] || 'no more is known') + '. ' + (reconnect ? 'It may come back by itself.' : 'It may not come back by itself.');
+      this.log('kicked', why);
+      this.ended('Kicked, ' + why);
+    });
+    heard('offline', ({ code, reason, comesBack }) => {
+      this.hello.replaceChildren();
+      this.log('closed', code + (reason ? ' ' + reason : '') + (comesBack ? '; it comes back by itself' : ''));
+    });
+    heard('error', (error) => this.log('error', error.code + ': ' + error.message));
+    client[how]();
+  }
+
+  async ask(what, request) {
+    try {
+      await request(this.client);
+      this.log('done', what);
+    } catch (error) {
+      this.log('error', what + ': ' + (error.code ? error.code + ', ' : '') + error.message);
+    }
+  }
+
+  async watch(user) {
+    if (!user) { this.other.focus(); return; }
+    await this.ask('Subscribe to ' + user, async (client) => {
+      const { unknown } = await client.subscribe([user]);
+      if (unknown.length) this.log('standing', user + ' is not known yet; a login will come as a change');
+    });
+  }
+
+  ended(why) { text(this.end, why); this.end.hidden = false; say(name(this) + ': ' + why); }
+
+  log(kind, what) {
+    const { events } = this, entry = h('li', null, h('time', null, clock(Date.now(), true)), h('b', null, kind), h('span', null, what));
+    entry.dataset.kind = kind;
+    if (events.firstChild.className === 'mut') events.firstChild.remove();
+    events.prepend(entry);
+    while (events.children.length > KEPT) events.lastChild.remove();
+  }
+
+  paint(state) {
+    const focus = document.activeElement, mine = this.panel.contains(focus), closed = state === 'closed';
+    this.panel.dataset.state = state;
+    this.state.replaceChildren(glyph(state === 'online' ? 'online' : 'offline'), ' ' + STATE[state]);
+    for (const input of [this.user, this.platform, this.device, this.token, this.connect, this.back]) input.disabled = !closed;
+    this.drop.disabled = closed;
+    for (const button of this.asks) button.disabled = state !== 'online';
+    /* Whoever uses the keyboard stays where they are. */
+    if (mine && focus.disabled) (closed ? this.connect : this.drop).focus();
+  }
+
+  remove() {
+    const { client } = this;
+    this.client = null;
+    if (client && client.state !== 'closed') client.close();
+    devices.splice(devices.indexOf(this), 1);
+    this.panel.remove();
+    $('try-add').focus();
+  }
+}
+
+const name = (device) => 'Device ' + device.number;
+const stands = ({ user, status, custom_status: custom }) => user + ' is ' + word(status) + (custom == null ? '' : ', “' + custom + '”');
+function add() {
+  const device = new Device(devices[devices.length - 1]);
+  devices.push(device);
+  return device;
+}
+
+on($('try-add'), 'click', () => add().device.focus());
+/* The page's policy names the gateway that there was when it was loaded. */
+on(document, 'securitypolicyviolation', ({ effectiveDirective }) => {
+  if (effectiveDirective !== 'connect-src') return;
+  for (const device of devices) {
+    if (device.client && ['connecting', 'waiting'].includes(device.client.state)) {
+      device.client.close();
+      device.ended('The gateway was not there, or elsewhere, when this page was loaded. Load it again.');
+    }
+  }
+});
+on(document, 'rollcall-try', look);
+if (!$('p-try').hidden) look();

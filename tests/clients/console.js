@@ -1,0 +1,301 @@
+// Drives the console in a headless Chromium: node console.js MODULES URL DIRECTORY SCENE [TOKEN] ends with 0 if all is as it
+// should be, and otherwise says what was not. Screenshots go to the directory. Nothing here depends on how long
+// anything takes: whatever is waited for must come, within a minute.
+
+const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const path = require('node:path');
+
+const [modules, url, directory, scene, token] = process.argv.slice(2);
+const PATIENCE_MS = 60_000;
+const NAMES = ['chromium', 'chromium-browser', 'google-chrome'];
+
+function browser() {
+  for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
+    for (const name of NAMES) {
+      const file = path.join(folder, name);
+      if (folder && fs.existsSync(file)) return file;
+    }
+  }
+  throw new Error(
+    `the console is tested in Chromium and there is none of ${NAMES.join(', ')} on the path; run scripts/setup, or` +
+      " 'apt-get install chromium'",
+  );
+}
+
+/** A page that nothing may complain about. */
+async function open(chromium, options, complaints) {
+  const context = await chromium.newContext(options);
+  context.setDefaultTimeout(PATIENCE_MS);
+  const page = await context.newPage();
+  page.on('console', (message) => {
+    if (['error', 'warning'].includes(message.type())) complaints.push(message.text());
+  });
+  page.on('pageerror', (error) => complaints.push(String(error)));
+  await page.goto(url);
+  await page.locator('#conn.live').waitFor();
+  await page.locator('#kicks[data-state=open]').waitFor();
+  return page;
+}
+
+/** The number-th device of the tab, by what a person sees. */
+class Device {
+  constructor(page, number) {
+    this.panel = page.getByRole('region', { name: `Device ${number}`, exact: true });
+  }
+
+  field(label) {
+    return this.panel.getByLabel(label, { exact: true });
+  }
+
+  async press(label) {
+    await this.panel.getByRole('button', { name: label, exact: true }).click();
+  }
+
+  async is(state) {
+    await this.panel.and(this.panel.page().locator(`[data-state=${state}]`)).waitFor();
+  }
+
+  /** Waits for a line of what came. */
+  async tells(kind, what) {
+    await this.panel.locator(`.evs li[data-kind="${kind}"]`, { hasText: what }).first().waitFor();
+  }
+}
+
+async function figures(page) {
+  await page.waitForFunction(() => {
+    const figure = (id) => Number(document.getElementById(`n-${id}`).innerText.replaceAll(',', ''));
+    return figure('known') > 0 && figure('online') + figure('push') + figure('off') === figure('known');
+  });
+  const gateway = page.locator('#t-gw tr', { has: page.locator('th', { hasText: /^serve$/ }) });
+  await gateway.locator('td', { hasText: /^alive$/ }).waitFor();
+  await gateway.locator('td', { hasText: /^\d+ s$/ }).waitFor();
+  assert.equal(await page.locator('#t-part tr').count(), 4);
+}
+
+/** A partition whose worker waits for its log has no figures, and the page says so. */
+async function waiting(page) {
+  const error = 'no answer; it waits for the log';
+  await page.route('**/v1/stats', async (route) => {
+    const response = await route.fetch();
+    const stats = await response.json();
+    stats.partitions[2] = { partition: 2, state: 'waiting', error };
+    await route.fulfill({ response, json: stats });
+  });
+  const row = page.locator('#t-part tr').nth(2);
+  await row.locator('td.warn', { hasText: /^waiting$/ }).waitFor();
+  await page.locator('#note', { hasText: `Partition 2 is waiting (${error}): its users may be missing` }).waitFor();
+  assert.deepEqual(await row.locator('td').allInnerTexts(), ['waiting', '–', '–', '–', '–', '–']);
+  await page.unrouteAll({ behavior: 'wait' });
+  await row.locator('td', { hasText: /^live$/ }).waitFor();
+  await page.locator('#note').waitFor({ state: 'hidden' });
+  // Its pace is counted from now on, not from what was not known.
+  await page.waitForFunction(() => document.querySelectorAll('#t-part tr')[2].lastChild.textContent !== '–');
+}
+
+/** By the keyboard, as whoever has no mouse. */
+async function openTab(page, name) {
+  const tab = page.getByRole('tab', { name });
+  if ((await tab.getAttribute('aria-selected')) === 'true') return;
+  await page.locator('[role=tab][aria-selected=true]').focus();
+  await page.keyboard.press(name === 'Try it' ? 'ArrowRight' : 'ArrowLeft');
+  assert.equal(await tab.getAttribute('aria-selected'), 'true');
+}
+
+/** Waits until the engine says so. It is not asked by the page, where a user who is not known yet is an error. */
+async function stands(page, user, wanted) {
+  const until = Date.now() + PATIENCE_MS;
+  for (;;) {
+    const answer = await page.request.get(new URL(`v1/users/${user}`, url).href);
+    const said = answer.ok() ? (await answer.json()).status : answer.status();
+    if (said === wanted) return;
+    if (Date.now() > until) throw new Error(`${user} is not ${wanted} within a minute, but ${said}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+async function devices(page) {
+  await openTab(page, 'Try it');
+  const phone = new Device(page, 1);
+  await page.locator('#try-about', { hasText: /client of the gateway at ws:\/\/127\.0\.0\.1:\d+:/ }).waitFor();
+  await phone.is('closed');
+  await phone.field('User').fill('tess');
+  await phone.field('Platform').selectOption('android');
+  await phone.field('Device').fill('phone');
+  await phone.field('Device').press('Enter');
+  await phone.is('online');
+  await phone.tells('hello', 'user tess, gateway serve, epoch ');
+  assert.match(await phone.panel.locator('.kv').innerText(), /serve \/ \d+ \/ \d+/);
+  await stands(page, 'tess', 'online');
+  await phone.press('Look up');
+  await page.locator('#look .big', { hasText: 'online' }).waitFor();
+  await page.locator('#look .dev.online', { hasText: 'phone' }).waitFor();
+  await page.getByRole('button', { name: 'Close the look-up' }).click();
+
+  // Under the policy of a new log one of a person's phones at a time.
+  await page.getByRole('button', { name: 'Add another device' }).click();
+  const second = new Device(page, 2);
+  assert.deepEqual(
+    [await second.field('User').inputValue(), await second.field('Platform').inputValue()],
+    ['tess', 'android'],
+  );
+  await second.field('Device').fill('other-phone');
+  await second.press('Connect');
+  await second.is('online');
+  await phone.is('closed');
+  await phone.tells('kicked', 'displaced: a login elsewhere displaced it. It may not come back by itself.');
+  await phone.tells('closed', '4002 displaced');
+  await phone.panel.locator('.note', { hasText: 'Kicked, displaced' }).waitFor();
+  await stands(page, 'tess', 'online');
+  // By itself it is not let in again, and says so once more.
+  await phone.press('Come back');
+  await phone.panel.locator('.evs li[data-kind=kicked]').nth(1).waitFor();
+  await phone.is('closed');
+
+  await openTab(page, 'Watch');
+  const kick = page.locator('#kicks .row', { hasText: 'phone on serve: a login elsewhere displaced it' }).last();
+  await kick.waitFor();
+  assert.deepEqual(
+    [await kick.locator('.u').innerText(), await kick.locator('.tr').innerText()],
+    ['tess', 'displaced'],
+  );
+  assert.match(await kick.locator('time').getAttribute('datetime'), /^\d{4}-\d\d-\d\dT/);
+  assert.match(await kick.locator('.pos').innerText(), /^serve\/\d+\/\d+$/);
+  await page.locator('#rows .row', { hasText: 'logged in on android (serve)' }).first().waitFor();
+
+  await openTab(page, 'Try it');
+  await second.field('Watch a user').fill('tom');
+  await second.press('Subscribe');
+  await second.tells('standing', 'tom is not known yet');
+  await page.getByRole('button', { name: 'Add another device' }).click();
+  const tom = new Device(page, 3);
+  await tom.field('User').fill('tom');
+  await tom.field('Platform').selectOption('iphone');
+  await tom.press('Connect');
+  await second.tells('change', 'tom is online (login)');
+  await tom.field('Custom status').fill('at lunch');
+  await tom.press('Set');
+  await tom.tells('done', 'Custom status');
+  await second.tells('change', 'tom is online, “at lunch” (custom_status)');
+  await tom.press('Background');
+  await tom.tells('done', 'Background');
+  await tom.press('Foreground');
+  await tom.tells('done', 'Foreground');
+  await tom.press('Drop');
+  await tom.is('closed');
+  await second.tells('change', 'tom is push online (closed)');
+  await tom.press('Come back');
+  await tom.is('online');
+  await second.tells('change', 'tom is online (resume)');
+
+  await second.press('Log out');
+  await second.is('closed');
+  await second.tells('closed', '1000 logged_out');
+  await stands(page, 'tess', 'offline');
+  await second.press('Look up');
+  await page.locator('#look .big', { hasText: 'offline' }).waitFor();
+  await page.getByRole('button', { name: 'Close the look-up' }).click();
+}
+
+/** Everything that can be used has a name for who does not see it. */
+async function named(page) {
+  const nameless = await page.evaluate(() =>
+    [...document.querySelectorAll('button, input, select, [tabindex="0"]')]
+      .filter((element) => {
+        if (element.hidden) return false;
+        const labels = [...(element.labels ?? [])].map((label) => label.textContent);
+        const by = element.getAttribute('aria-labelledby');
+        const name = [element.getAttribute('aria-label'), by && document.getElementById(by)?.textContent, ...labels];
+        if (element.tagName === 'BUTTON') name.push(element.textContent.replace('×', ''));
+        return !name.some((part) => part?.trim());
+      })
+      .map((element) => element.outerHTML.slice(0, 120)),
+  );
+  assert.deepEqual(nameless, []);
+}
+
+/** Both tabs, in both colours and both widths; none of it wider than the screen. */
+async function looks(page) {
+  const grounds = new Set();
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme });
+    for (const width of [1280, 360]) {
+      await page.setViewportSize({ width, height: 900 });
+      for (const name of ['Watch', 'Try it']) {
+        await openTab(page, name);
+        await page.evaluate(() => scrollTo(0, 0));
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        assert.ok(wide <= 0, `${name} in ${colorScheme} is ${wide} px wider than ${width}`);
+        const file = `${name.toLowerCase().replace(' ', '-')}-${colorScheme}-${width}.png`;
+        await page.screenshot({ path: path.join(directory, file), fullPage: true });
+      }
+    }
+    grounds.add(await page.evaluate(() => getComputedStyle(document.body).backgroundColor));
+  }
+  assert.equal(grounds.size, 2, 'dark looks like light');
+}
+
+const SCENES = {
+  async everything(page) {
+    await figures(page);
+    await waiting(page);
+    await devices(page);
+    await named(page);
+    await looks(page);
+  },
+
+  async 'no gateway'(page) {
+    await page.locator('#n-online', { hasText: /^1$/ }).waitFor();
+    await openTab(page, 'Try it');
+    await page.locator('#try-about', { hasText: 'rollcall serve --gateway 127.0.0.1:8090 --gateway-insecure' }).waitFor();
+    assert.equal(await page.locator('#try-add').isVisible(), false);
+    assert.equal(await page.locator('.try').count(), 0);
+  },
+
+  /** The gateway asks for a token: who the user is stands in it. */
+  async token(page) {
+    await page.goto(`${url}#try`);
+    const device = new Device(page, 1);
+    await device.is('closed');
+    assert.equal(await device.field('User').count(), 0);
+    await device.field('Token').fill('none.of.ours');
+    await device.press('Connect');
+    await device.tells('closed', '4010 unauthorized');
+    await device.is('closed');
+    await device.field('Token').fill(token);
+    await device.press('Connect');
+    await device.tells('hello', 'user tess,');
+    await stands(page, 'tess', 'online');
+    await device.press('Look up');
+    await page.locator('#look .big', { hasText: 'online' }).waitFor();
+  },
+};
+
+async function main() {
+  const executablePath = browser();
+  const [major] = process.versions.node.split('.');
+  if (major < 18) throw new Error(`the console is tested with Node 18 or later and this is ${process.version}; install a newer one`);
+  const { chromium } = require(`${modules}/node_modules/playwright-core`);
+  // Tests run as root in containers, where its sandbox does not start.
+  const launched = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+  const complaints = [];
+  try {
+    const page = await open(launched, { viewport: { width: 1280, height: 900 }, colorScheme: 'light' }, complaints);
+    try {
+      await SCENES[scene](page);
+    } catch (error) {
+      // What a person would have seen says more than the name of what did not come.
+      await page.screenshot({ path: path.join(directory, 'failed.png'), fullPage: true });
+      error.message += `\nthe page said: ${JSON.stringify(complaints)}; see failed.png in ${directory}`;
+      throw error;
+    }
+    assert.deepEqual(complaints, []);
+  } finally {
+    await launched.close();
+  }
+}
+
+main().catch((error) => {
+  console.error(error.stack ?? String(error));
+  process.exitCode = 1;
+});

@@ -1,0 +1,116 @@
+//! The console in a real browser: what it shows of a real server, and the devices that it tries on its gateway.
+//!
+//! `tests/clients/console.js` drives the browser; its screenshots go to the directory that `CONSOLE_SCREENSHOTS` names,
+//! if it names one.
+
+mod server;
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use server::{ANYWHERE, Server, wait_until};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const SECRET: &str = "a secret of at least thirty-two bytes";
+/// The browser is started with a profile and caches, which are not to be seen where the tests run.
+const ITS_DIRECTORIES: [&str; 4] = ["HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"];
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Where the driver of the browser is; installs it where this machine does not have it yet.
+fn modules() -> String {
+    let output = Command::new(root("scripts/clients"))
+        .arg("node")
+        .output()
+        .expect("bash runs it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+}
+
+/// A server, with a gateway if there are arguments for it.
+fn house(more: &[&str]) -> (tempfile::TempDir, Server) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, more, &[]);
+    (directory, server)
+}
+
+fn wait_for_the_gateway(server: &Server) {
+    wait_until("the gateway is there", || {
+        let (status, body) = server.get("/v1/edge", "");
+        assert_eq!(status, 200, "{body}");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        !body["edge"].is_null()
+    });
+}
+
+/// Plays a scene in a browser, which leaves everything that it writes in this directory.
+fn play(server: &Server, directory: &Path, scene: &str, token: &str) -> Output {
+    let asked = std::env::var_os("CONSOLE_SCREENSHOTS").map(PathBuf::from);
+    let screenshots = asked.unwrap_or_else(|| directory.join("screenshots"));
+    std::fs::create_dir_all(&screenshots).expect("made");
+    let mut node = Command::new("node");
+    node.arg(root("tests/clients/console.js"))
+        .arg(modules())
+        .arg(format!("http://{}/", server.address))
+        .arg(&screenshots)
+        .args([scene, token])
+        .stdin(Stdio::null());
+    for name in ITS_DIRECTORIES {
+        node.env(name, directory);
+    }
+    node.output().expect("node runs it")
+}
+
+#[track_caller]
+fn went_well(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn people_watch_and_try_devices_in_it() {
+    let (directory, server) = house(&["--demo", "50", "--gateway", ANYWHERE, "--gateway-insecure"]);
+    wait_for_the_gateway(&server);
+    went_well(&play(&server, directory.path(), "everything", ""));
+}
+
+#[test]
+fn without_a_gateway_it_says_how_to_start_one() {
+    let (directory, server) = house(&[]);
+    // Others have gateways of their own.
+    let connect = json!({"type": "connect", "user": "alice", "platform": "web", "device": "tab", "gateway": "g1",
+        "epoch": 1, "conn": 1, "intent": "login"});
+    server.publish("", &[connect]);
+    went_well(&play(&server, directory.path(), "no gateway", ""));
+}
+
+#[test]
+fn where_the_gateway_asks_for_a_token_so_does_the_page() {
+    let keys = tempfile::tempdir().expect("a directory");
+    let key = keys.path().join("secret");
+    std::fs::write(&key, SECRET).expect("written");
+    let (directory, server) = house(&["--gateway", ANYWHERE, "--jwt-key", key.to_str().expect("UTF-8")]);
+    wait_for_the_gateway(&server);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let claims = json!({"sub": "tess", "exp": now.as_secs() + 3_600});
+    let secret = EncodingKey::from_secret(SECRET.as_bytes());
+    let token = encode(&Header::new(Algorithm::HS256), &claims, &secret).expect("signed");
+    went_well(&play(&server, directory.path(), "token", &token));
+}
+
+#[test]
+fn without_a_browser_the_test_says_what_to_install() {
+    let node = Command::new("node").args(["-p", "process.execPath"]).output();
+    let node = String::from_utf8(node.expect("node is installed").stdout).expect("UTF-8");
+    let nowhere = tempfile::tempdir().expect("a directory");
+    let output = Command::new(node.trim())
+        .arg(root("tests/clients/console.js"))
+        .env("PATH", nowhere.path())
+        .output()
+        .expect("node runs it");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("apt-get install chromium"), "{said}");
+}
