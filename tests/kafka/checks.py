@@ -73,6 +73,7 @@ class Partition:
         self.changes = Sequence("changes", self.tell)
         self.kicks = Sequence("kicks", self.tell)
         self.events = {}  # offset: (timestamp, digest of key and value)
+        self.epochs = {}  # offset: the epoch of the leader that took the event
         self.malformed = collections.deque()
         self.users = {}  # as the fold left them: the line of --state
         self.seq = 0
@@ -121,6 +122,7 @@ class Partition:
             self.tell("timestamp", f"offset {message.offset()} of events has its writer's time, not the log's")
         self.counts["events"] += 1
         self.events[message.offset()] = (ts, message.key(), message.value())
+        self.epochs[message.offset()] = message.leader_epoch()
         return wire.event_line(message.offset(), ts, message.key(), message.value(), registry) + "\n"
 
     def folded(self, lines, next_offset, outputs):
@@ -261,6 +263,10 @@ class Partition:
                 self.tell("current", f"the change {change['id']} of {user!r} has no null in current")
             elif self.is_whole:
                 self.compare(user, offset, state)
+        for order in [order for order in self.changes.expected if order not in self.changes.found][:1]:
+            around = range(order[0] - 3, order[0] + 4)
+            there = [(offset, self.events[offset][0], self.epochs[offset]) for offset in around if offset in self.events]
+            self.tell("events", f"around the lost output: (offset, timestamp, leader epoch) {there}")
         if self.has_positions:
             if self.committed.seq != len(self.changes.expected):
                 self.tell("position", f"it says {self.committed.seq} changes, not {len(self.changes.expected)}")
