@@ -102,7 +102,7 @@ fn main() -> ExitCode {
     let long = Duration::from_secs(60 * asked.minutes);
     let plans = plans();
     let plans: Vec<&Plan> = plans.iter().filter(|plan| is_asked(plan.name)).collect();
-    let cluster = Cluster::start(3, &broker::GROUP);
+    let cluster = Cluster::start(3, &plans::GROUP);
     let mut rows: Vec<table::Row> = Vec::new();
     let mut failed = Vec::new();
     if is_asked("truncated") {

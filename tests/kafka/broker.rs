@@ -6,15 +6,6 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
-/// Of groups whose members do not say for themselves how long their sessions last (KIP-848): as short as those of the
-/// others in tests.
-pub const GROUP: [&str; 4] = [
-    "group.consumer.min.session.timeout.ms=4000",
-    "group.consumer.session.timeout.ms=4000",
-    "group.consumer.min.heartbeat.interval.ms=500",
-    "group.consumer.heartbeat.interval.ms=500",
-];
-
 /// A cluster of our own.
 pub struct Cluster {
     pub bootstrap: String,

@@ -1,6 +1,7 @@
 //! One broker for all tests of a binary. `ROLLCALL_TEST_KAFKA=host:port` takes another instead.
 
-use crate::broker::{Cluster, GROUP};
+use crate::broker::Cluster;
+use crate::plans::GROUP;
 use std::sync::OnceLock;
 
 /// Its address. It is started when it is asked for first.
