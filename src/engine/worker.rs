@@ -139,8 +139,10 @@ pub struct Worker {
     /// The store was made anew already after the fold had diverged from what was committed.
     rebuilt: bool,
     restoring: bool,
-    /// Since it was opened the walk has once been at the end of the log.
+    /// Since it was opened the walk has once been at the end of the log, or at what was its end then: behind a busy log's
+    /// end there is always something.
     at_end_once: bool,
+    end_at_opening: Offset,
     next_progress_ms: u64,
     /// Not to be tried again before, by the monotonic clock.
     retry_at_ms: u64,
@@ -208,6 +210,7 @@ impl Worker {
             rebuilt: false,
             restoring: false,
             at_end_once: false,
+            end_at_opening: Offset(0),
             next_progress_ms: 0,
             retry_at_ms: 0,
             next_checkpoint_ms: 0,
@@ -350,6 +353,7 @@ impl Worker {
             .with_schemas(self.means.outside.schemas.clone());
             self.restoring = true;
             self.at_end_once = false;
+            self.end_at_opening = self.log.range(Topic::Events, self.partition)?.end;
             self.next_progress_ms = self.clock.monotonic_ms() + PROGRESS_MS;
             self.walk = Some(walk);
             return Ok(true);
@@ -368,7 +372,7 @@ impl Worker {
             self.tick_sent_ms = None;
         }
         let at_end = step.records == 0 && self.log.is_at_end(self.partition);
-        self.at_end_once |= at_end;
+        self.at_end_once |= at_end || (step.records > 0 && walk.applied() >= self.end_at_opening);
         if step.records > 0 || at_end {
             self.failure = None;
         }
