@@ -263,8 +263,9 @@ class Partition:
                 self.tell("current", f"the change {change['id']} of {user!r} has no null in current")
             elif self.is_whole:
                 self.compare(user, offset, state)
-        for order in [order for order in self.changes.expected if order not in self.changes.found][:1]:
-            around = range(order[0] - 3, order[0] + 4)
+        lost = next((order for order in self.changes.expected if order not in self.changes.found), None)
+        if lost is not None:
+            around = range(lost[0] - 3, lost[0] + 4)
             there = [(offset, self.events[offset][0], self.epochs[offset]) for offset in around if offset in self.events]
             self.tell("events", f"around the lost output: (offset, timestamp, leader epoch) {there}")
         if self.has_positions:

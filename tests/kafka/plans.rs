@@ -4,8 +4,8 @@ use crate::faults::Fault;
 use crate::run::Plan;
 use std::time::Duration;
 
-/// Settings of the brokers, for groups whose members do not say for themselves how long their sessions last (KIP-848): as short as those of the
-/// others in tests.
+/// Settings of the brokers, for groups whose members do not say for themselves how long their sessions last (KIP-848):
+/// as short as those of the others in tests.
 pub const GROUP: [&str; 4] = [
     "group.consumer.min.session.timeout.ms=4000",
     "group.consumer.session.timeout.ms=4000",

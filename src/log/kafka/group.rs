@@ -61,22 +61,19 @@ pub struct Member {
 impl Member {
     /// Joins the group of the settings.
     pub fn join(topic: Arc<str>, mut config: ClientConfig) -> Result<Member, Error> {
+        // With the other protocol these are the broker's, and the client refuses to be told.
+        let is_the_brokers = config.get("group.protocol") == Some("consumer");
         for (key, value) in [
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("session.timeout.ms", "10000"),
             // A member learns with its next heartbeat that partitions move, so this is most of the time that it takes.
             ("heartbeat.interval.ms", "500"),
         ] {
-            if config.get(key).is_none() {
+            if is_the_brokers {
+                config.remove(key);
+            } else if config.get(key).is_none() {
                 config.set(key, value);
             }
-        }
-        if config.get("group.protocol") == Some("consumer") {
-            // The broker has them then, and the client refuses to be told.
-            config
-                .remove("partition.assignment.strategy")
-                .remove("session.timeout.ms")
-                .remove("heartbeat.interval.ms");
         }
         config
             // A producer's, if somebody has set it.

@@ -36,8 +36,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const TAKE_UP: Duration = Duration::from_secs(30);
 /// Of all partitions of a process together: a transaction takes milliseconds of a core, here and at the broker.
 const TRANSACTION_EVERY_MS: u64 = 5;
-/// A record that is longer on its way makes its producer be given up. A client whose broker fails at the wrong moment
-/// has been seen to neither send a record nor to say so.
+/// A record that is longer on its way makes its producer be given up, whatever the client may still hope for.
 const DRAIN_MAX_MS: u64 = 10_000;
 /// Between two looks for what has arrived. A poll with a time-out of a millisecond would spin.
 const DRAIN_EVERY: Duration = Duration::from_micros(200);
@@ -250,8 +249,8 @@ fn send(producer: &BaseProducer<Sending>, record: BaseRecord<'_, [u8], [u8]>) ->
     }
 }
 
-/// Waits until everything handed over has arrived or failed. `flush` would look only every 100 ms, and so
-/// would the commit after it.
+/// Waits until everything handed over has arrived or failed. `flush` would look only every 100 ms, and so would the
+/// commit after it.
 fn drain(producer: &BaseProducer<Sending>, clock: &dyn Clock) -> Result<(), KafkaError> {
     let until_ms = clock.monotonic_ms() + DRAIN_MAX_MS;
     loop {
