@@ -31,7 +31,7 @@ use tokio::sync::{oneshot, watch};
 
 /// How long open requests may take to end once the process is told to stop.
 const GRACEFUL: Duration = Duration::from_millis(1_500);
-/// How long outputs gather for a transaction on Kafka, which takes milliseconds of a core.
+/// How far apart transactions with outputs begin on Kafka at least: each takes milliseconds of a core.
 const OUTPUT_COMMIT_MS: u64 = 20;
 /// At start a registry that does not answer is asked again so often, so far apart.
 const REGISTRY_TRIES: u32 = 60;

@@ -41,7 +41,7 @@ use worker::Command;
 pub struct Tuning {
     /// How long the position may stay uncommitted when there are no outputs.
     pub log_commit_ms: u64,
-    /// How long outputs may gather before they are committed; 0: they are committed after every batch.
+    /// How far apart commits of outputs begin at least; 0: they are committed after every batch.
     pub output_commit_ms: u64,
     /// Outputs are committed inside of a record when so much of them has gathered.
     pub commit_bytes: usize,

@@ -66,9 +66,9 @@ pub struct Walk {
     /// Since the last commit of the store.
     folded_since: u64,
     store_committed_ms: u64,
+    /// When the last commit of the log ended, and when the last one began.
     log_committed_ms: u64,
-    /// Since when outputs have been gathering.
-    gathering_since_ms: Option<u64>,
+    log_began_ms: u64,
     batch: Vec<Record>,
     /// Who had changes in the part of a record that was folded last, for a log that keeps the newest state of users.
     touched: Vec<Box<str>>,
@@ -216,7 +216,7 @@ impl Walk {
             folded_since: 0,
             store_committed_ms: now,
             log_committed_ms: now,
-            gathering_since_ms: None,
+            log_began_ms: 0,
             batch: Vec::new(),
             touched: Vec::new(),
         };
@@ -298,11 +298,6 @@ impl Walk {
         let step = step.and_then(|()| self.fold_batch(&records));
         self.batch = records;
         let step = step?;
-        if !self.outbox.has_outputs() {
-            self.gathering_since_ms = None;
-        } else if self.gathering_since_ms.is_none() {
-            self.gathering_since_ms = Some(self.clock.monotonic_ms());
-        }
         let ripe = self
             .commit_due_ms()
             .is_some_and(|due_ms| due_ms <= self.clock.monotonic_ms());
@@ -323,9 +318,10 @@ impl Walk {
 
     /// When what was folded is to be committed to the log, by the monotonic clock; none: there is nothing.
     pub fn commit_due_ms(&self) -> Option<u64> {
-        let outputs = self
-            .gathering_since_ms
-            .map(|since_ms| since_ms + self.tuning.output_commit_ms.max(self.log.commit_pause_ms()));
+        // From where the last one began: outputs that come alone do not wait, and those that keep coming wait no longer
+        // because commits take their time.
+        let pause_ms = self.tuning.output_commit_ms.max(self.log.commit_pause_ms());
+        let outputs = self.outbox.has_outputs().then_some(self.log_began_ms + pause_ms);
         let position = self.outbox.has_moved(self.next);
         let position = position.then_some(self.log_committed_ms + self.tuning.log_commit_ms);
         outputs.into_iter().chain(position).min()
@@ -597,9 +593,9 @@ impl Walk {
 
     /// `time` is the log time of the position.
     fn commit_log_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
+        self.log_began_ms = self.clock.monotonic_ms();
         self.outbox.commit(self.next, self.resumed_outputs, time, &*self.log)?;
         self.log_committed_ms = self.clock.monotonic_ms();
-        self.gathering_since_ms = None;
         Ok(())
     }
 

@@ -207,8 +207,8 @@ pub trait Log: Send + Sync {
         Ok(())
     }
 
-    /// How long outputs are to gather at least before they are committed, in milliseconds: where a commit costs much and
-    /// many partitions share a machine.
+    /// How far apart commits of outputs are to begin at least, in milliseconds: where a commit costs much and many
+    /// partitions share a machine.
     fn commit_pause_ms(&self) -> u64 {
         0
     }
