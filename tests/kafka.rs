@@ -5,6 +5,11 @@
 
 #[path = "kafka/broker.rs"]
 mod broker;
+#[path = "gateway/client.rs"]
+#[expect(dead_code, reason = "nobody is refused here")]
+mod client;
+#[path = "kafka/edge.rs"]
+mod edge;
 #[path = "kafka/engine.rs"]
 mod engine;
 #[path = "kafka/faults.rs"]
@@ -147,6 +152,11 @@ fn who_lost_its_store_takes_the_newest_checkpoint_that_is_whole() {
 #[test]
 fn events_that_are_gone_halt_their_partition_only() {
     truncated::events_that_are_gone_halt_their_partition_only(shared::bootstrap(), seed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_serves_a_cluster_through_any_node() {
+    edge::a_gateway_serves_a_cluster_through_any_node(shared::bootstrap()).await;
 }
 
 #[test]

@@ -356,7 +356,10 @@ async fn admit(edge: &Edge, user: Result<String, String>, visitor: Visitor) -> R
             let message = format!("there is no platform {:?} in the policy", visitor.platform);
             return Err((Close::BadRequest, "unknown_platform", message));
         }
-        Err(error) => return Err((Close::Later, "not_ready", error.to_string())),
+        Err(error) => {
+            frames::unanswered(&error);
+            return Err((Close::Later, "not_ready", frames::NOT_READY.to_owned()));
+        }
     };
     let Some(place) = edge.users.take(user.as_str().into()) else {
         let message = "this user has too many connections here".to_owned();

@@ -462,12 +462,8 @@ fn unknown<'u>(users: &'u [String], found: &[Option<Standing>]) -> Vec<&'u str> 
 }
 
 fn not_ready(id: Option<u64>, error: &Unavailable) -> String {
-    frames::error(
-        id,
-        "not_ready",
-        &format!("nobody can answer at the moment: {error}"),
-        Some(RETRY_MS),
-    )
+    frames::unanswered(error);
+    frames::error(id, "not_ready", frames::NOT_READY, Some(RETRY_MS))
 }
 
 /// How a connection ended whose socket failed.
