@@ -2,13 +2,16 @@
 //!
 //! Catch-up: users connect and then send heartbeats, all of it in the topics before the engine starts; measured is from
 //! its start until everything is folded, committed exactly once, and shown. Latency: from just before an event is handed
-//! over to just after its change was read, committed records only, at a steady rate.
+//! over to just after its change was read, committed records only, at a steady rate. Transactions: one for each partition
+//! beside one for all.
 //!
 //! Starts a broker of its own (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`. `ROLLCALL_BENCH_USERS` and
 //! `ROLLCALL_BENCH_BEATS` (a user) make it smaller or larger.
 
 mod appender;
 mod measure;
+#[path = "kafka/transactions.rs"]
+mod transactions;
 mod users;
 
 use measure::{Dice, heading, rate, row, timed};
@@ -71,6 +74,8 @@ fn main() {
     ));
     let (node, _) = broker.topics("bench-latency");
     latency(node, clock);
+
+    transactions::run(&broker.topics("bench-transactions").0);
 }
 
 fn partitions() -> impl Iterator<Item = Partition> {

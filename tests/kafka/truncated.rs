@@ -3,6 +3,7 @@
 use crate::engine::Node;
 use crate::python::{self, Load};
 use crate::space::Space;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,24 @@ pub fn events_that_are_gone_halt_their_partition_only(bootstrap: &str, seed: u64
         })
     };
 
+    let checkpoints = format!("file://{}", directory.path().join("checkpoints").display());
+    let judged = || {
+        let output = Command::new(python::program())
+            .args([
+                "topics",
+                "check",
+                "--kafka",
+                &space.bootstrap,
+                "--topic-prefix",
+                &space.prefix,
+            ])
+            .args(["--checkpoints", &checkpoints, "--group", &space.group])
+            .output()
+            .expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+
     node.start(None);
     let first = write(seed);
     until(&node, "the first events are folded", &|| has_all(&first, 0..PARTITIONS));
@@ -44,7 +63,19 @@ pub fn events_that_are_gone_halt_their_partition_only(bootstrap: &str, seed: u64
     let second = write(seed + 1);
     let end = ends()[0];
     assert!(end > before[0], "there is something to lose");
+    let said = judged();
+    assert!(said.contains("the log reaches the checkpoints of group"), "{said}");
     python::run("topics.py", &space, &["truncate", "0", &end.to_string()]);
+    let said = judged();
+    let warning = format!(
+        "warning {}.events, partition 0: there is no checkpoint, and the log begins at offset {end}: a store that is lost",
+        space.prefix
+    );
+    assert!(said.contains(&warning), "{said}");
+    assert!(
+        !said.contains("partition 1"),
+        "of the others there is nothing to say: {said}"
+    );
     let said_before = node.diary().len();
     node.start(None);
     until(&node, "the others go on", &|| has_all(&second, 1..PARTITIONS));
