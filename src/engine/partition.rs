@@ -320,8 +320,8 @@ impl Walk {
     pub fn commit_due_ms(&self) -> Option<u64> {
         // From where the last one began: outputs that come alone do not wait, and those that keep coming wait no longer
         // because commits take their time.
-        let pause_ms = self.tuning.output_commit_ms.max(self.log.commit_pause_ms());
-        let outputs = self.outbox.has_outputs().then_some(self.log_began_ms + pause_ms);
+        let pause_ms = || self.tuning.output_commit_ms.max(self.log.commit_pause_ms());
+        let outputs = self.outbox.has_outputs().then(|| self.log_began_ms + pause_ms());
         let position = self.outbox.has_moved(self.next);
         let position = position.then_some(self.log_committed_ms + self.tuning.log_commit_ms);
         outputs.into_iter().chain(position).min()

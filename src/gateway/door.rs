@@ -9,7 +9,7 @@ use super::limits::{Place, network_of};
 use super::session;
 use super::tls::Stream;
 use super::uplink::Pace;
-use super::{Edge, Phase};
+use super::{Edge, Phase, unanswered};
 use crate::config::gateway::Admission;
 use crate::metrics;
 use crate::presence::event::{Intent, bounds};
@@ -356,10 +356,7 @@ async fn admit(edge: &Edge, user: Result<String, String>, visitor: Visitor) -> R
             let message = format!("there is no platform {:?} in the policy", visitor.platform);
             return Err((Close::BadRequest, "unknown_platform", message));
         }
-        Err(error) => {
-            frames::unanswered(&error);
-            return Err((Close::Later, "not_ready", frames::NOT_READY.to_owned()));
-        }
+        Err(error) => return Err((Close::Later, "not_ready", unanswered(&error).to_owned())),
     };
     let Some(place) = edge.users.take(user.as_str().into()) else {
         let message = "this user has too many connections here".to_owned();

@@ -2,7 +2,7 @@
 //!
 //! One JSON object a text frame, told apart by `type`. `docs/gateway.md` is its reference.
 
-use super::uplink::{Standing, StandingDevice, Told, ToldDevice, Unavailable};
+use super::uplink::{Standing, StandingDevice, Told, ToldDevice};
 use crate::presence::change::KickReason;
 use crate::presence::event::bounds::STATUS_TEXT_BYTES;
 use crate::schema::json::Object;
@@ -342,14 +342,6 @@ pub fn reconnect(after_ms: u64) -> String {
     frame("reconnect", None, |object| {
         object.number("after_ms", after_ms);
     })
-}
-
-/// What a client is told where a question has no answer now.
-pub const NOT_READY: &str = "nobody can answer at the moment; try again";
-
-/// Why, for the operator: it names the engine's addresses, which are no client's business.
-pub fn unanswered(error: &Unavailable) {
-    tracing::debug!(%error, "a client's question has no answer now");
 }
 
 pub fn error(id: Option<u64>, code: &str, message: &str, retry_after_ms: Option<u64>) -> String {

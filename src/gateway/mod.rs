@@ -201,6 +201,13 @@ impl Edge {
     }
 }
 
+/// What a client is told where its question has no answer now. Why is for the operator: it names the engine's addresses,
+/// which are no client's business.
+fn unanswered(error: &Unavailable) -> &'static str {
+    tracing::debug!(%error, "a client's question has no answer now");
+    "nobody can answer at the moment; try again"
+}
+
 /// A running gateway.
 pub struct Gateway {
     edge: Arc<Edge>,

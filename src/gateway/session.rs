@@ -10,7 +10,7 @@ use super::frames::{self, Close, Hello, Said, USERS};
 use super::limits::Allowance;
 use super::roster::{News, Order, Session};
 use super::uplink::{AsOf, Standing, Unavailable};
-use super::{Edge, Phase};
+use super::{Edge, Phase, unanswered};
 use crate::metrics;
 use crate::presence::change::KickReason;
 use crate::presence::event::{self, Event};
@@ -462,8 +462,7 @@ fn unknown<'u>(users: &'u [String], found: &[Option<Standing>]) -> Vec<&'u str> 
 }
 
 fn not_ready(id: Option<u64>, error: &Unavailable) -> String {
-    frames::unanswered(error);
-    frames::error(id, "not_ready", frames::NOT_READY, Some(RETRY_MS))
+    frames::error(id, "not_ready", unanswered(error), Some(RETRY_MS))
 }
 
 /// How a connection ended whose socket failed.

@@ -5,6 +5,7 @@ use crate::engine::Node;
 use crate::python::{mortal, program};
 use crate::space::Space;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -91,17 +92,18 @@ pub async fn a_gateway_serves_a_cluster_through_any_node(bootstrap: &str) {
     let mut nodes = [0, 1].map(|name| Node::new(directory.path(), &space, name, &[]));
     nodes.iter_mut().for_each(|node| node.start(None));
     let [first, second] = &mut nodes;
+    // How many nodes have partitions, once all of them are live.
     let owners = |node: &Node| -> usize {
         let Some((200, stats)) = node.get("/v1/stats") else {
             return 0;
         };
         let stats: Value = serde_json::from_str(&stats).expect("JSON");
         let partitions = stats["partitions"].as_array().expect("partitions");
-        let live: Vec<_> = partitions.iter().filter(|one| one["state"] == "live").collect();
-        let mut nodes: Vec<_> = live.iter().map(|one| one["owner"].to_string()).collect();
-        nodes.sort();
-        nodes.dedup();
-        if live.len() == PARTITIONS { nodes.len() } else { 0 }
+        if partitions.iter().filter(|one| one["state"] == "live").count() < PARTITIONS {
+            return 0;
+        }
+        let owners: BTreeSet<_> = partitions.iter().map(|one| one["owner"].to_string()).collect();
+        owners.len()
     };
     until(first, "both have partitions", async || owners(first) == 2).await;
 
@@ -119,8 +121,7 @@ pub async fn a_gateway_serves_a_cluster_through_any_node(bootstrap: &str) {
         .collect();
     let posted = ureq::post(format!("{}/v1/events", second.url())).send(json!(kicks).to_string());
     assert!(posted.expect("posted").status().is_success());
-    for client in clients.drain(..8) {
-        let mut client = client;
+    for mut client in clients.drain(..8) {
         assert_eq!(client.closed().await, Heard::Closed(4003));
     }
     until(first, "they are offline", async || online(first) == Some(USERS - 8)).await;

@@ -22,20 +22,26 @@ impl Space {
             group: format!("{prefix}-group"),
             prefix,
         };
-        let made = Command::new(python::program())
+        space.topics("create", &["--partitions", &partitions.to_string()]);
+        space
+    }
+
+    /// What `rollcall topics create` or `check` says of them.
+    pub fn topics(&self, what: &str, more: &[&str]) -> String {
+        let output = Command::new(python::program())
             .args([
                 "topics",
-                "create",
+                what,
                 "--kafka",
-                bootstrap,
+                &self.bootstrap,
                 "--topic-prefix",
-                &space.prefix,
+                &self.prefix,
             ])
-            .args(["--partitions", &partitions.to_string()])
+            .args(more)
             .output()
             .expect("it starts");
-        let told = [made.stdout, made.stderr].map(|told| String::from_utf8_lossy(&told).into_owned());
-        assert!(made.status.success(), "{}", told.concat());
-        space
+        let [told, failed] = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned());
+        assert!(output.status.success(), "{told}{failed}");
+        told
     }
 }

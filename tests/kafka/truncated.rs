@@ -3,7 +3,6 @@
 use crate::engine::Node;
 use crate::python::{self, Load};
 use crate::space::Space;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,22 +36,7 @@ pub fn events_that_are_gone_halt_their_partition_only(bootstrap: &str, seed: u64
     };
 
     let checkpoints = format!("file://{}", directory.path().join("checkpoints").display());
-    let judged = || {
-        let output = Command::new(python::program())
-            .args([
-                "topics",
-                "check",
-                "--kafka",
-                &space.bootstrap,
-                "--topic-prefix",
-                &space.prefix,
-            ])
-            .args(["--checkpoints", &checkpoints, "--group", &space.group])
-            .output()
-            .expect("it starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("text")
-    };
+    let judged = || space.topics("check", &["--checkpoints", &checkpoints, "--group", &space.group]);
 
     node.start(None);
     let first = write(seed);
