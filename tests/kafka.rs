@@ -18,6 +18,9 @@ mod faults;
 mod plans;
 #[path = "kafka/python.rs"]
 mod python;
+#[path = "webhook/receiver.rs"]
+#[expect(dead_code, reason = "nobody is struck but bridges")]
+mod receiver;
 #[path = "kafka/run.rs"]
 mod run;
 #[path = "kafka/shared.rs"]
@@ -28,6 +31,8 @@ mod space;
 mod table;
 #[path = "kafka/truncated.rs"]
 mod truncated;
+#[path = "kafka/webhook.rs"]
+mod webhook;
 
 use broker::Cluster;
 use python::Load;
@@ -157,6 +162,16 @@ fn events_that_are_gone_halt_their_partition_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_serves_a_cluster_through_any_node() {
     edge::a_gateway_serves_a_cluster_through_any_node(shared::bootstrap()).await;
+}
+
+#[test]
+fn bridges_of_a_group_post_everything_in_order_whichever_of_them_dies() {
+    webhook::bridges_of_a_group_post_everything_in_order_whichever_of_them_dies(shared::bootstrap());
+}
+
+#[test]
+fn a_bridge_says_what_it_cannot_follow() {
+    webhook::a_bridge_says_what_it_cannot_follow(shared::bootstrap());
 }
 
 #[test]

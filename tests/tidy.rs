@@ -65,8 +65,8 @@ const ARROWS: &[Arrow] = &[
             "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
         ],
     ),
-    // A follower in a process of its own; it meets the engine over HTTP only.
-    ("webhook", &["presence", "schema", "clock", "config"]),
+    // A follower in a process of its own; it meets the engine over HTTP, or in the change topic.
+    ("webhook", &["presence", "schema", "clock", "config", "log", "registry"]),
     // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
     ("load", &["gateway", "clock"]),
     // It comes in over HTTP like everybody else.

@@ -4,10 +4,10 @@
 //! to the other. It looks on from outside: a server may own the log and be writing to it. Nothing is ever skipped: what
 //! cannot be read is shown as malformed (events) or is an error.
 
+use super::cluster::Cluster;
 use crate::clock::SystemClock;
 use crate::engine::partition::decode;
 use crate::log::kafka::KafkaReader;
-use crate::log::kafka::settings::Connection;
 use crate::log::local::{LocalLog, LocalReader};
 use crate::log::{Error, Limit, Range, Record, Topic};
 use crate::presence::change::Output;
@@ -42,15 +42,8 @@ pub struct Args {
     /// Reads from Apache Kafka instead, committed records only: its brokers, separated by commas
     #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA")]
     kafka: Option<String>,
-    /// What the topics' names begin with [default: presence]
-    #[arg(long, value_name = "PREFIX", env = "ROLLCALL_TOPIC_PREFIX", requires = "kafka")]
-    topic_prefix: Option<String>,
-    /// A setting of librdkafka (SASL, TLS, tuning), any number of times
-    #[arg(long, value_name = "KEY=VALUE", requires = "kafka")]
-    kafka_set: Vec<String>,
-    /// A file of such settings, a line each; for those that are secret
-    #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES", requires = "kafka")]
-    kafka_properties: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: Cluster,
     /// A schema registry, where one was used
     #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
     registry: Option<String>,
@@ -102,12 +95,7 @@ impl Reader {
             let directory = super::log_directory(&args.data);
             return Ok(Reader::Local(LocalLog::follow(&directory)?));
         };
-        let connection = Connection::new(
-            bootstrap,
-            args.topic_prefix.as_deref(),
-            args.kafka_properties.as_deref(),
-            &args.kafka_set,
-        )?;
+        let connection = args.cluster.connection(bootstrap)?;
         Ok(Reader::Kafka(Box::new(KafkaReader::connect(
             connection,
             Arc::new(SystemClock::new()),
@@ -147,6 +135,11 @@ impl Reader {
             Reader::Local(reader) => reader.refresh(),
             Reader::Kafka(_) => Ok(()),
         }
+    }
+
+    /// Whether what failed may pass by itself: brokers come back, a file that cannot be read does not mend itself.
+    fn may_recover(&self, error: &anyhow::Error) -> bool {
+        matches!(self, Reader::Kafka(_)) && matches!(error.downcast_ref(), Some(Error::Read(_)))
     }
 }
 
@@ -247,10 +240,21 @@ impl<W: Write> Printer<W> {
 
     /// What there is and what comes, the partitions in turn.
     fn follow(&mut self, places: &mut [Place], interrupted: &Receiver<()>) -> anyhow::Result<()> {
+        let mut told = String::new();
         loop {
             let mut more = false;
             for place in &mut *places {
-                more |= self.print_some(place)?;
+                match self.print_some(place) {
+                    Ok(any) => more |= any,
+                    Err(error) if self.reader.may_recover(&error) => {
+                        let words = format!("{error:#}");
+                        if told != words {
+                            eprintln!("warning: {words}; trying again until interrupted");
+                            told = words;
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             let pause = if more {
                 Duration::ZERO

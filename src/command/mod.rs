@@ -1,5 +1,6 @@
 //! The subcommands, a module each: what it is asked (clap), and the run.
 
+mod cluster;
 pub mod fold;
 pub mod gateway;
 pub mod load;

@@ -3,6 +3,7 @@
 //! `create` may be run again and again: it makes what is missing, leaves the rest as it is, and ends with what `check`
 //! would say. Whatever would break the rules ends either with exit status 2.
 
+use super::cluster::Cluster;
 use crate::checkpoint::Checkpoints;
 use crate::clock::SystemClock;
 use crate::config::DEFAULT_GROUP;
@@ -15,7 +16,6 @@ use crate::log::kafka::topics::{self, Wanted, Weight};
 use crate::presence::Partition;
 use anyhow::{Context as _, bail};
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Makes the topics of a Kafka cluster, or checks them
@@ -30,7 +30,7 @@ enum What {
     /// Makes the topics that are not there, with the settings that the rules need
     Create {
         #[command(flatten)]
-        cluster: Cluster,
+        brokers: Brokers,
         /// Partitions of each topic, 1 to 1024, for ever [default: what is there; 64 if nothing is]
         #[arg(long, value_name = "N")]
         partitions: Option<u32>,
@@ -44,7 +44,7 @@ enum What {
     /// Says what is wrong with the topics, each with the command that mends it
     Check {
         #[command(flatten)]
-        cluster: Cluster,
+        brokers: Brokers,
         #[command(flatten)]
         kept: Kept,
     },
@@ -61,31 +61,19 @@ struct Kept {
     group: String,
 }
 
-/// Which cluster, and how it is reached.
+/// Which cluster.
 #[derive(clap::Args)]
-struct Cluster {
+struct Brokers {
     /// Brokers, host:port, several separated by commas
     #[arg(long, value_name = "BOOTSTRAP", env = "ROLLCALL_KAFKA")]
     kafka: String,
-    /// What the topics' names begin with: PREFIX.events and so on [default: presence]
-    #[arg(long, value_name = "PREFIX", env = "ROLLCALL_TOPIC_PREFIX")]
-    topic_prefix: Option<String>,
-    /// A properties file with settings of librdkafka, for TLS and SASL say
-    #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES")]
-    kafka_properties: Option<PathBuf>,
-    /// A setting of librdkafka, as often as needed; wins over the file
-    #[arg(long, value_name = "KEY=VALUE")]
-    kafka_set: Vec<String>,
+    #[command(flatten)]
+    cluster: Cluster,
 }
 
-impl Cluster {
+impl Brokers {
     fn connection(&self) -> anyhow::Result<Connection> {
-        Ok(Connection::new(
-            &self.kafka,
-            self.topic_prefix.as_deref(),
-            self.kafka_properties.as_deref(),
-            &self.kafka_set,
-        )?)
+        Ok(self.cluster.connection(&self.kafka)?)
     }
 }
 
@@ -93,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut output = io::stdout().lock();
     let written = match &args.what {
         What::Create {
-            cluster,
+            brokers,
             partitions,
             replication,
             retention_hours,
@@ -103,10 +91,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 replication: *replication,
                 retention_ms: retention_hours.map(|hours| hours * 3_600_000),
             };
-            create(&cluster.connection()?, wanted, &mut output)
+            create(&brokers.connection()?, wanted, &mut output)
         }
-        What::Check { cluster, kept } => {
-            let connection = cluster.connection()?;
+        What::Check { brokers, kept } => {
+            let connection = brokers.connection()?;
             check(&connection, &mut output).and_then(|()| check_checkpoints(connection, kept, &mut output))
         }
     };

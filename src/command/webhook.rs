@@ -1,21 +1,28 @@
 //! `rollcall webhook`: changes as callbacks, for those who still need them.
 
+use super::cluster::Cluster;
 use super::serve::{Signals, start_logging};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Credential, LogFormat, LogLevel};
+use crate::log::Topic;
+use crate::log::kafka::{Beginning, Follower};
+use crate::registry::{Registry, Schemas};
+use crate::schema::avro::Framing;
 use crate::webhook::{self, Engine, Letters, Patience, PositionFile, Receiver, Shape, Start};
 use anyhow::{Context as _, bail};
 use clap::{ArgAction, ValueEnum, value_parser};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use url::Url;
 
 /// Posts every change as a State.StateChange callback of Tencent Cloud IM
 ///
-/// Follows the changes of an engine over HTTP and posts them at least once, each user's in order, from the position that
-/// it keeps in a file. Every flag but the switch may also be given as the environment variable named beside it.
+/// Follows the changes of an engine over HTTP, from the position that it keeps in a file; or with --kafka the change topic,
+/// as one of a consumer group that keeps the position. Posts them at least once, each user's in order. Every flag but
+/// the switches may also be given as the environment variable named beside it.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Where callbacks are posted
@@ -26,20 +33,44 @@ pub struct Args {
         long,
         value_name = "URL",
         env = "ROLLCALL_WEBHOOK_ENGINE",
-        default_value = "http://127.0.0.1:8080"
+        default_value = "http://127.0.0.1:8080",
+        conflicts_with = "kafka"
     )]
     engine: Url,
     /// A file with the engine's bearer token in its first line; it needs the scope read
-    #[arg(long, value_name = "FILE", env = "ROLLCALL_WEBHOOK_ENGINE_TOKEN_FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ROLLCALL_WEBHOOK_ENGINE_TOKEN_FILE",
+        conflicts_with = "kafka"
+    )]
     engine_token_file: Option<PathBuf>,
     /// Where the position is kept, in a file of this process alone
     #[arg(
         long,
         value_name = "FILE",
         env = "ROLLCALL_WEBHOOK_POSITION",
-        default_value = "rollcall-webhook.position"
+        default_value = "rollcall-webhook.position",
+        conflicts_with = "kafka"
     )]
     position: PathBuf,
+    /// Follows the change topic of Apache Kafka instead: its brokers, host:port, separated by commas
+    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_WEBHOOK_KAFKA")]
+    kafka: Option<String>,
+    /// The consumer group that shares the partitions out and keeps the position
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "ROLLCALL_WEBHOOK_GROUP",
+        default_value = "rollcall-webhook",
+        requires = "kafka"
+    )]
+    group: String,
+    #[command(flatten)]
+    cluster: Cluster,
+    /// A schema registry, where one was used
+    #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
+    registry: Option<String>,
     /// Where callbacks go that are given up, a JSON line each
     #[arg(
         long,
@@ -85,6 +116,9 @@ pub struct Args {
     log_level: LogLevel,
 }
 
+/// How long it may take to leave the group.
+const LEAVE: Duration = Duration::from_secs(3);
+
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 enum From {
     Earliest,
@@ -117,22 +151,56 @@ async fn post(args: Args) -> anyhow::Result<()> {
         give_up_after: Some(args.give_up_after_s).filter(|s| *s > 0).map(Duration::from_secs),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let receiver = Receiver::new(args.to, shape, patience, clock).context("no HTTP client can be made")?;
-    let (file, kept) = PositionFile::open(&args.position)?;
+    let receiver = Receiver::new(args.to, shape, patience, clock.clone()).context("no HTTP client can be made")?;
     let letters = Letters::open(&args.dead_letters)?;
-    let start = match (kept, args.from) {
-        (Some(positions), _) => Start::At(positions),
-        (None, From::Earliest) => Start::Earliest,
-        (None, From::Latest) => Start::Latest,
-    };
-    let (source, from) = tokio::select! {
-        followed = Engine::follow(&args.engine, engine_token, start) => followed?,
-        () = signals.told() => return Ok(()),
-    };
-    tracing::info!(position = %from, engine = %args.engine, "following");
-    let (stop, stopping) = watch::channel(false);
     let parallel = usize::try_from(args.parallel).context("parallel is too large")?;
-    let posting = webhook::run(source, file, from, receiver, letters, parallel, stopping);
+    let (stop, stopping) = watch::channel(false);
+    let Some(bootstrap) = args.kafka else {
+        let (file, kept) = PositionFile::open(&args.position)?;
+        let start = match (kept, args.from) {
+            (Some(positions), _) => Start::At(positions),
+            (None, From::Earliest) => Start::Earliest,
+            (None, From::Latest) => Start::Latest,
+        };
+        let (engine, from) = tokio::select! {
+            followed = Engine::follow(&args.engine, engine_token, start) => followed?,
+            () = signals.told() => return Ok(()),
+        };
+        tracing::info!(position = %from, engine = %args.engine, "following");
+        let posting = webhook::run(engine.read(from), file, receiver, letters, parallel, stopping);
+        return until_told(posting, signals, &stop).await;
+    };
+    let beginning = match args.from {
+        From::Earliest => Beginning::Earliest,
+        From::Latest => Beginning::Latest,
+    };
+    let connection = args.cluster.connection(&bootstrap)?;
+    let (group, runtime) = (args.group.clone(), Handle::current());
+    // Both wait for others.
+    let joined = tokio::task::spawn_blocking(move || {
+        let schemas = match &args.registry {
+            // Nothing is written, so with which ids does not matter.
+            Some(url) => Schemas::of(Registry::new(url, runtime)?, Framing::default()),
+            None => Schemas::default(),
+        };
+        let follower = Follower::join(&connection, Topic::Changes, &args.group, beginning, clock)?;
+        Ok::<_, anyhow::Error>((follower, schemas))
+    });
+    let (follower, schemas) = joined.await??;
+    let (source, keep, left) = webhook::follow_kafka(follower, schemas, &group)?;
+    let posting = webhook::run(source, keep, receiver, letters, parallel, stopping);
+    until_told(posting, signals, &stop).await?;
+    // So that the others have its partitions at once, and not after its session.
+    let _ = tokio::time::timeout(LEAVE, left).await;
+    Ok(())
+}
+
+/// Goes on until it cannot, or until a signal asks for the end.
+async fn until_told(
+    posting: impl Future<Output = Result<(), webhook::Error>>,
+    mut signals: Signals,
+    stop: &watch::Sender<bool>,
+) -> anyhow::Result<()> {
     tokio::pin!(posting);
     tokio::select! {
         ended = &mut posting => return Ok(ended?),

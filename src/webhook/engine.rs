@@ -4,7 +4,7 @@
 //! ends it: a token that is not let in, a cursor that the log does not have.
 
 use super::post::{because, spread};
-use super::{Error, Followed, Positions, Source};
+use super::{Error, Followed, News, Positions, Source};
 use crate::config::Credential;
 use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Status};
@@ -12,6 +12,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde::Deserialize;
 use std::collections::VecDeque;
 use std::time::Duration;
+use tokio::sync::mpsc::{channel, unbounded_channel};
 use url::Url;
 
 /// Between attempts: doubled each time.
@@ -189,7 +190,7 @@ impl Engine {
     }
 }
 
-impl Source for Engine {
+impl Engine {
     async fn next(&mut self) -> Result<Followed, Error> {
         loop {
             if let Some(followed) = self.ready.pop_front() {
@@ -197,6 +198,24 @@ impl Source for Engine {
             }
             self.receive().await?;
         }
+    }
+
+    /// Reads ahead a little, in a task of its own: reading must not begin again whenever a post is done.
+    pub fn read(mut self, begins: Positions) -> Source {
+        let (sender, news) = channel(super::AHEAD);
+        tokio::spawn(async move {
+            let mut next = Ok(News::Begins(begins));
+            loop {
+                let over = next.is_err();
+                if sender.send(next).await.is_err() || over {
+                    return;
+                }
+                next = self.next().await.map(News::Change);
+            }
+        });
+        // Nobody else follows this position, so nothing is taken back.
+        let (_, back) = unbounded_channel();
+        Source { news, back }
     }
 }
 

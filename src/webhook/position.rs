@@ -1,6 +1,6 @@
 //! How far everything is done, and the file that keeps it.
 
-use super::{Error, Keep};
+use super::Error;
 use crate::presence::{Offset, Partition};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -33,8 +33,19 @@ impl fmt::Display for Positions {
     }
 }
 
+/// Where the position is kept, so that a later process goes on there.
+pub trait Keep: Send {
+    fn keep(&mut self, positions: &Positions) -> Result<(), Error>;
+
+    /// The same, for the last time: it is kept when this returns.
+    fn keep_last(&mut self, positions: &Positions) -> Result<(), Error> {
+        self.keep(positions)
+    }
+}
+
 /// What is under way, partition by partition, in the order it came. It ends in any order; the position moves past what
 /// is done without a gap.
+#[derive(Default)]
 pub struct Frontier {
     positions: Positions,
     under_way: BTreeMap<Partition, VecDeque<(Offset, bool)>>,
@@ -43,14 +54,20 @@ pub struct Frontier {
 }
 
 impl Frontier {
-    pub fn new(positions: Positions) -> Frontier {
-        Frontier {
-            positions,
-            under_way: BTreeMap::new(),
-            count: 0,
-            // So that where it begins is kept before anything is posted.
-            moved: true,
-        }
+    /// Partitions that it had not.
+    pub fn begin(&mut self, positions: Positions) {
+        self.positions.0.extend(positions.0);
+        self.moved = true;
+    }
+
+    /// Forgets a partition, and says how far it is done.
+    pub fn end(&mut self, partition: Partition) -> Option<Offset> {
+        self.count -= self.under_way.remove(&partition).map_or(0, |line| line.len());
+        self.positions.0.remove(&partition)
+    }
+
+    pub fn positions(&self) -> &Positions {
+        &self.positions
     }
 
     /// How many are begun and not yet behind the position.
@@ -160,7 +177,8 @@ mod tests {
 
     #[test]
     fn the_position_moves_past_what_is_done_without_a_gap() {
-        let mut frontier = Frontier::new(Positions::parse("0:3,1:0").expect("a position"));
+        let mut frontier = Frontier::default();
+        frontier.begin(Positions::parse("0:3,1:0").expect("a position"));
         assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:3,1:0"));
         assert_eq!(frontier.moved(), None);
         for next in [4, 5, 9] {
@@ -176,6 +194,12 @@ mod tests {
         assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:9,1:0"));
         frontier.done(Partition(1), Offset(1));
         assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:9,1:1"));
+        // One that goes takes along what is under way.
+        frontier.begun(Partition(1), Offset(2));
+        frontier.begun(Partition(0), Offset(12));
+        assert_eq!(frontier.end(Partition(1)), Some(Offset(1)));
+        assert_eq!((frontier.under_way(), frontier.end(Partition(1))), (1, None));
+        assert_eq!(frontier.positions().to_string(), "0:9");
     }
 
     #[test]

@@ -1,28 +1,39 @@
 """What a test does to topics, by a client that is not Rollcall's.
 
-  topics.py --kafka HOST:PORT --prefix P truncate PARTITION OFFSET    the events before OFFSET are gone
+  topics.py --kafka HOST:PORT --prefix P truncate TOPIC PARTITION OFFSET    what was before OFFSET is gone
+  topics.py --kafka HOST:PORT --prefix P lag TOPIC GROUP    prints for each partition what is committed, and the end
   topics.py --kafka HOST:PORT --prefix P coordinator GROUP            prints the id of the broker that has the group
 """
 
 import argparse
+import json
 
 import confluent_kafka as kafka
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kafka", required=True)
     parser.add_argument("--prefix", required=True)
-    parser.add_argument("what", choices=["truncate", "coordinator"])
+    parser.add_argument("what", choices=["truncate", "lag", "coordinator"])
     parser.add_argument("words", nargs="*")
     args = parser.parse_args()
     admin = AdminClient({"bootstrap.servers": args.kafka})
     if args.what == "truncate":
-        partition, offset = map(int, args.words)
-        place = kafka.TopicPartition(f"{args.prefix}.events", partition, offset)
+        topic, partition, offset = args.words
+        place = kafka.TopicPartition(f"{args.prefix}.{topic}", int(partition), int(offset))
         for gone in admin.delete_records([place], operation_timeout=30, request_timeout=60).values():
             gone.result()
+    elif args.what == "lag":
+        topic, group = args.words
+        topic = f"{args.prefix}.{topic}"
+        count = len(admin.list_topics(topic, timeout=30).topics[topic].partitions)
+        places = [kafka.TopicPartition(topic, partition) for partition in range(count)]
+        asked = admin.list_consumer_group_offsets([kafka.ConsumerGroupTopicPartitions(group, places)], request_timeout=30)
+        committed = {place.partition: place.offset for place in asked[group].result().topic_partitions}
+        ends = admin.list_offsets({place: OffsetSpec.latest() for place in places}, request_timeout=30)
+        print(json.dumps([(committed.get(place.partition, -1), ends[place].result().offset) for place in places]))
     else:
         told = admin.describe_consumer_groups([args.words[0]], request_timeout=30)
         print(told[args.words[0]].result().coordinator.id)

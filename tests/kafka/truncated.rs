@@ -49,7 +49,7 @@ pub fn events_that_are_gone_halt_their_partition_only(bootstrap: &str, seed: u64
     assert!(end > before[0], "there is something to lose");
     let said = judged();
     assert!(said.contains("the log reaches the checkpoints of group"), "{said}");
-    python::run("topics.py", &space, &["truncate", "0", &end.to_string()]);
+    python::run("topics.py", &space, &["truncate", "events", "0", &end.to_string()]);
     let said = judged();
     let warning = format!(
         "warning {}.events, partition 0: there is no checkpoint, and the log begins at offset {end}: a store that is lost",

@@ -4,20 +4,22 @@
 //! what they are told; the answer is given after the workers have let go. The member's partitions are paused, since
 //! events come from taps, at offsets that the group knows nothing of.
 
-use super::client::{quiet, unread};
+use super::client::{quiet, unread, unwritten};
 use crate::log::{Error, Group, News, locked};
-use crate::presence::Partition;
+use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const POLL_MS: u64 = 20;
+/// For the group's offsets.
+const ASK: Duration = Duration::from_secs(10);
 
 /// What the group has told and nobody has heard yet.
 #[derive(Default)]
@@ -45,12 +47,19 @@ impl ConsumerContext for Ear {
         let mut news = locked(&self.0.news);
         news.push_back((assigned, partitions));
     }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        // It is committed again with the next one, and what is not committed is done again: nothing is lost by it.
+        if let Err(error) = result {
+            tracing::warn!(%error, "the group did not take the offsets that were committed");
+        }
+    }
 }
 
 /// A member of the group. See the module.
 pub struct Member {
     topic: Arc<str>,
-    consumer: BaseConsumer<Ear>,
+    consumer: Arc<BaseConsumer<Ear>>,
     told: Arc<Told>,
     /// Asked back, and not let go of yet.
     asked: BTreeSet<Partition>,
@@ -92,11 +101,19 @@ impl Member {
             .map_err(|error| Error::Open(format!("the group cannot be joined: {error}").into()))?;
         Ok(Member {
             topic,
-            consumer,
+            consumer: Arc::new(consumer),
             told,
             asked: BTreeSet::new(),
             answered: Vec::new(),
         })
+    }
+
+    /// Where the group's offsets are kept, for one that has no position of its own.
+    pub fn offsets(&self) -> Offsets {
+        Offsets {
+            topic: self.topic.clone(),
+            consumer: self.consumer.clone(),
+        }
     }
 
     fn list(&self, partitions: impl IntoIterator<Item = Partition>) -> TopicPartitionList {
@@ -106,6 +123,51 @@ impl Member {
             let _ = list.add_partition_offset(&self.topic, partition.0 as i32, KafkaOffset::End);
         }
         list
+    }
+}
+
+/// The offsets that a group keeps in Kafka: of each partition the next record that is not done. For any thread.
+#[derive(Clone)]
+pub struct Offsets {
+    topic: Arc<str>,
+    consumer: Arc<BaseConsumer<Ear>>,
+}
+
+impl Offsets {
+    /// What is committed, of each partition that has something. Waits for the group's coordinator.
+    pub fn committed(&self, partitions: &[Partition]) -> Result<BTreeMap<Partition, Offset>, Error> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.topic, partition.0 as i32);
+        }
+        let what = "the group's offsets";
+        let committed = self
+            .consumer
+            .committed_offsets(list, ASK)
+            .map_err(|error| unread(what, &error))?;
+        let mut offsets = BTreeMap::new();
+        for one in committed.elements() {
+            one.error().map_err(|error| unread(what, &error))?;
+            if let KafkaOffset::Offset(offset) = one.offset() {
+                offsets.insert(Partition(one.partition() as u32), Offset(offset.max(0) as u64));
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// Commits the next offset of each partition; `wait`: until the group has it. What fails later is logged.
+    pub fn commit(&self, next: &BTreeMap<Partition, Offset>, wait: bool) -> Result<(), Error> {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in next {
+            // Refused beyond 2^63, where no topic goes.
+            let _ = list.add_partition_offset(&self.topic, partition.0 as i32, KafkaOffset::Offset(offset.0 as i64));
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let mode = if wait { CommitMode::Sync } else { CommitMode::Async };
+        let committed = self.consumer.commit(&list, mode);
+        committed.map_err(|error| unwritten("the group's offsets", &error))
     }
 }
 

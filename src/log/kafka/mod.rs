@@ -16,6 +16,7 @@
 pub mod admin;
 mod append;
 mod client;
+mod follower;
 mod group;
 mod owned;
 mod owners;
@@ -24,7 +25,8 @@ mod tail;
 mod tap;
 pub mod topics;
 
-pub use group::Member;
+pub use follower::{Beginning, Follower, Heard};
+pub use group::{Member, Offsets};
 pub use owners::{Owner, Owners};
 
 use crate::clock::Clock;

@@ -1,0 +1,211 @@
+//! A topic read by a group: each member has some of the partitions, and the group's offsets in Kafka say where it goes on.
+//!
+//! For readers beside the engine, which have no state but their position. Committed records alone, in the order of their
+//! partition, and none is skipped: where the topic no longer reaches back to a position, that is an error, however the
+//! group was begun.
+
+use super::group::{Member, Offsets};
+use super::owners::Owners;
+use super::settings::Connection;
+use super::tap::{Source, Tap, Wake};
+use crate::clock::Clock;
+use crate::log::{Error, Group as _, Limit, News, Record, Topic};
+use crate::presence::{Offset, Partition};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+/// Of one read.
+const LIMIT: Limit = Limit {
+    records: 500,
+    bytes: 1 << 20,
+};
+/// For who works on the topics.
+const OWNERS_WAIT: Duration = Duration::from_secs(10);
+
+/// Where a group begins in a partition of which it has no offset yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Beginning {
+    /// With the oldest record that is kept.
+    Earliest,
+    /// With what comes.
+    Latest,
+}
+
+/// What a follower was told, or has read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// These partitions are ours from now on; what comes of each begins at its offset.
+    Begins(BTreeMap<Partition, Offset>),
+    /// Nothing more comes of these. Others wait until they are [let go of](Follower::let_go); with `lost` they have
+    /// been given away already, and an offset committed for them would be another's.
+    Ends { partitions: Vec<Partition>, lost: bool },
+    /// The next records of a partition.
+    Records(Partition, Vec<Record>),
+    /// There are no more at the moment; behind the last one there may be marks of transactions.
+    Reached(Partition, Offset),
+}
+
+/// See the module.
+pub struct Follower {
+    topic: Topic,
+    name: Arc<str>,
+    beginning: Beginning,
+    source: Arc<Source>,
+    member: Member,
+    offsets: Offsets,
+    /// Assigned, and where they begin is not known yet.
+    coming: BTreeSet<Partition>,
+    places: BTreeMap<Partition, Place>,
+    /// Whose turn it is to be read.
+    turn: Partition,
+    wake: SyncSender<()>,
+    woken: Receiver<()>,
+}
+
+/// A partition that is ours.
+struct Place {
+    tap: Tap,
+    next: Offset,
+    /// Up to here it was told that there is nothing more.
+    told: Offset,
+}
+
+impl Follower {
+    /// Joins a group, which must not be the engine's own.
+    pub fn join(
+        connection: &Connection,
+        topic: Topic,
+        group: &str,
+        beginning: Beginning,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Follower, Error> {
+        let source = Source::new(connection.client("rollcall-follower"), clock)?;
+        let owners = Owners::follow(&source, connection.owners().into(), OWNERS_WAIT)?;
+        if owners.all().iter().any(|(_, owner)| owner.group == group) {
+            let text = format!("the group {group:?} is the engine's own: choose another with --group");
+            return Err(Error::Open(text.into()));
+        }
+        let name: Arc<str> = connection.topic(topic).into();
+        let mut config = connection.member("rollcall-follower");
+        config.set("group.id", group);
+        let member = Member::join(name.clone(), config)?;
+        let (wake, woken) = sync_channel(1);
+        Ok(Follower {
+            topic,
+            name,
+            beginning,
+            source,
+            offsets: member.offsets(),
+            member,
+            coming: BTreeSet::new(),
+            places: BTreeMap::new(),
+            turn: Partition(0),
+            wake,
+            woken,
+        })
+    }
+
+    /// Where the group keeps how far it is.
+    pub fn offsets(&self) -> Offsets {
+        self.offsets.clone()
+    }
+
+    /// What the group has to say. To be called at least every few seconds, or the group takes this member for dead. An
+    /// error other than [`Error::Gone`] passes: what it was about is tried again.
+    pub fn hear(&mut self) -> Result<Option<Heard>, Error> {
+        match self.member.poll()? {
+            Some(News::Assigned(partitions)) => self.coming.extend(partitions),
+            Some(News::Revoked(partitions)) => return Ok(Some(self.end(partitions, false))),
+            Some(News::Lost(partitions)) => return Ok(Some(self.end(partitions, true))),
+            None => {}
+        }
+        if self.coming.is_empty() {
+            return Ok(None);
+        }
+        let begins = self.where_they_begin()?;
+        for (partition, next) in &begins {
+            let wake = self.wake.clone();
+            let wake: Wake = Box::new(move || {
+                // Full: it will look anyway.
+                let _ = wake.try_send(());
+            });
+            let tap = Tap::new(
+                &self.source,
+                Some(self.topic),
+                self.name.clone(),
+                *partition,
+                Some(wake),
+            )?;
+            let (next, told) = (*next, *next);
+            self.places.insert(*partition, Place { tap, next, told });
+        }
+        self.coming.clear();
+        Ok(Some(Heard::Begins(begins)))
+    }
+
+    fn where_they_begin(&self) -> Result<BTreeMap<Partition, Offset>, Error> {
+        let coming: Vec<Partition> = self.coming.iter().copied().collect();
+        let mut begins = self.offsets.committed(&coming)?;
+        for partition in coming {
+            if let Entry::Vacant(unknown) = begins.entry(partition) {
+                let (first, end) = self.source.ask_range(&self.name, partition)?;
+                let begin = match self.beginning {
+                    Beginning::Earliest => first,
+                    Beginning::Latest => end,
+                };
+                unknown.insert(Offset(begin));
+            }
+        }
+        Ok(begins)
+    }
+
+    fn end(&mut self, partitions: Vec<Partition>, lost: bool) -> Heard {
+        for partition in &partitions {
+            self.coming.remove(partition);
+            self.places.remove(partition);
+        }
+        Heard::Ends { partitions, lost }
+    }
+
+    /// These may be others' from now on.
+    pub fn let_go(&mut self, partitions: &[Partition]) {
+        self.member.let_go(partitions);
+    }
+
+    /// What is there of one partition, in turn. The same holds for errors as of [`hear`](Follower::hear).
+    pub fn read(&mut self) -> Result<Option<Heard>, Error> {
+        let after = self.places.range(self.turn..).map(|(partition, _)| *partition);
+        let before = self.places.range(..self.turn).map(|(partition, _)| *partition);
+        let turns: Vec<Partition> = after.chain(before).collect();
+        for partition in turns {
+            let place = self.places.get_mut(&partition).expect("just listed");
+            self.turn = Partition(partition.0 + 1);
+            let mut records = Vec::new();
+            place.tap.read(place.next, LIMIT, &mut records)?;
+            if let Some(last) = records.last() {
+                place.next = Offset(last.offset.0 + 1);
+                return Ok(Some(Heard::Records(partition, records)));
+            }
+            if place.tap.is_at_end() && place.tap.end() > place.told.max(place.next) {
+                place.told = place.tap.end();
+                return Ok(Some(Heard::Reached(partition, place.told)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns when there may be something to read, or after this long.
+    pub fn wait(&self, most: Duration) {
+        // Late or early does no harm: whoever waits looks.
+        let _ = self.woken.recv_timeout(most);
+    }
+
+    /// Lets the group share out at once what this one has.
+    pub fn leave(mut self) {
+        self.places.clear();
+        self.member.leave();
+    }
+}
