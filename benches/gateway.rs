@@ -8,8 +8,13 @@ use rollcall::presence::{Conn, Epoch};
 use rollcall::schema::avro;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
@@ -58,9 +63,37 @@ impl Drop for Process {
     }
 }
 
-async fn connect(address: SocketAddr, number: usize) -> WebSocketStream<TcpStream> {
+/// A connection's bytes, with or without TLS.
+trait Bytes: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Bytes for S {}
+
+/// A certificate of its own, in files for the gateway; and a client that trusts it.
+fn tls(directory: &Path) -> TlsConnector {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).expect("written");
+    std::fs::write(directory.join("cert.pem"), made.cert.pem()).expect("written");
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("a certificate");
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
+async fn connect(address: SocketAddr, tls: Option<&TlsConnector>, number: usize) -> WebSocketStream<Box<dyn Bytes>> {
     let url = format!("ws://{address}/?user=user-{number:07}&platform=android&device=device-{number:07}&intent=login");
     let stream = TcpStream::connect(address).await.expect("connected");
+    let stream: Box<dyn Bytes> = match tls {
+        Some(tls) => {
+            let name = "localhost".try_into().expect("a name");
+            Box::new(tls.connect(name, stream).await.expect("trusted"))
+        }
+        None => Box::new(stream),
+    };
     let small = WebSocketConfig::default().read_buffer_size(1_024).write_buffer_size(0);
     let (mut socket, _) = client_async_with_config(url, stream, Some(small))
         .await
@@ -72,19 +105,26 @@ async fn connect(address: SocketAddr, number: usize) -> WebSocketStream<TcpStrea
 fn main() {
     heartbeats();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(idle_connections());
+    let [plain, tls] = [false, true].map(|with_tls| runtime.block_on(idle_connection_bytes(with_tls)));
+    println!(
+        "an idle connection, of {CONNECTIONS}: {:.1} KiB of the gateway's resident memory; with TLS {:.1} KiB ({:.2} times as much)",
+        plain / 1_024.0,
+        tls / 1_024.0,
+        tls / plain
+    );
 }
 
-async fn idle_connections() {
+async fn idle_connection_bytes(with_tls: bool) -> f64 {
     let data = tempfile::tempdir().expect("a directory");
+    let tls = with_tls.then(|| tls(data.path()));
     let path = |name: &str| data.path().join(name).to_str().expect("text").to_owned();
     let engine = Process::start(
         &["serve", "--listen", "127.0.0.1:0", "--data", &path("engine")],
         "console  http://",
     );
     let url = format!("http://{}", engine.address);
-    let data = path("gateway");
-    let arguments = [
+    let (data, certificate, key) = (path("gateway"), path("cert.pem"), path("key.pem"));
+    let mut arguments = vec![
         "gateway",
         "--listen",
         "127.0.0.1:0",
@@ -96,10 +136,14 @@ async fn idle_connections() {
         "--address-connections-max",
         "100000",
     ];
-    let gateway = Process::start(&arguments, "clients  ws://");
+    if with_tls {
+        arguments.extend(["--tls-cert", &certificate, "--tls-key", &key]);
+    }
+    let line = if with_tls { "clients  wss://" } else { "clients  ws://" };
+    let gateway = Process::start(&arguments, line);
     // What is allocated once is there after the first thousand.
     let open = async |numbers: std::ops::Range<usize>| -> Vec<_> {
-        let connecting = numbers.map(|number| connect(gateway.address, number));
+        let connecting = numbers.map(|number| connect(gateway.address, tls.as_ref(), number));
         stream::iter(connecting).buffer_unordered(64).collect().await
     };
     let first = open(0..1_000).await;
@@ -107,11 +151,9 @@ async fn idle_connections() {
     let rest = open(1_000..CONNECTIONS).await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     let after = gateway.resident_bytes();
-    println!(
-        "an idle connection, of {CONNECTIONS}: {:.1} KiB of the gateway's resident memory",
-        after.saturating_sub(before) as f64 / rest.len() as f64 / 1_024.0
-    );
+    let bytes = after.saturating_sub(before) as f64 / rest.len() as f64;
     drop((first, rest));
+    bytes
 }
 
 /// A thousand heartbeats, as records of their own and gathered for four partitions.
