@@ -30,6 +30,8 @@ impl Cluster {
             .args(["run", "--port", "0", "--brokers", &brokers.to_string(), "--dir"])
             .arg(directory.path().join("kafka"))
             .env("KAFKA_HEAP", "320m")
+            // It lives for minutes: what a better compiler would cost it never earns.
+            .env("KAFKA_JVM", "-XX:TieredStopAtLevel=1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         for setting in settings {
