@@ -242,7 +242,11 @@ impl<K: Keep> Bridge<K> {
             }
         };
         let _ = tokio::time::timeout(GRACEFUL, rest).await;
-        self.keep.keep_last(self.frontier.positions())
+        match self.frontier.positions() {
+            // Nothing has begun, so whatever is kept stands.
+            positions if positions.0.is_empty() => Ok(()),
+            positions => self.keep.keep_last(positions),
+        }
     }
 }
 
@@ -262,5 +266,39 @@ fn finished(done: Option<Joined>) -> Result<Ended, Error> {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(error) => unreachable!("posts are not cancelled: {error}"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Patience, PositionFile, Shape};
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn who_is_stopped_before_it_has_begun_leaves_the_position_as_it_was() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("position");
+        std::fs::write(&path, "0:12,1:7\n").expect("written");
+        let (file, _) = PositionFile::open(&path).expect("opened");
+        let shape = Shape {
+            app: None,
+            token: None,
+            push_expired: false,
+            web: Vec::new(),
+        };
+        let patience = Patience {
+            timeout: GRACEFUL,
+            give_up_after: None,
+        };
+        let to = "http://127.0.0.1:9/".parse().expect("a URL");
+        let receiver = Receiver::new(to, shape, patience, Arc::new(SystemClock::new())).expect("a client");
+        let letters = Letters::open(&directory.path().join("letters")).expect("opened");
+        let (_news, news) = mpsc::channel(1);
+        let (_back, back) = mpsc::unbounded_channel();
+        let (_stop, stopping) = watch::channel(true);
+        let ended = run(Source { news, back }, file, receiver, letters, 1, stopping).await;
+        ended.expect("it ends well");
+        assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "0:12,1:7\n");
     }
 }
