@@ -2,19 +2,20 @@
 //!
 //! The gateway is a process of its own, so that its memory is nobody else's.
 
+#[path = "../tests/gateway/certificate.rs"]
+mod certificate;
+
+use certificate::{certify, trusting};
 use futures_util::{StreamExt as _, stream};
 use rollcall::presence::event::{Beat, Event, Via, Who};
 use rollcall::presence::{Conn, Epoch};
 use rollcall::schema::avro;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
@@ -68,22 +69,6 @@ trait Bytes: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Bytes for S {}
 
-/// A certificate of its own, in files for the gateway; and a client that trusts it.
-fn tls(directory: &Path) -> TlsConnector {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
-    std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).expect("written");
-    std::fs::write(directory.join("cert.pem"), made.cert.pem()).expect("written");
-    let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).expect("a certificate");
-    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
-}
-
 async fn connect(address: SocketAddr, tls: Option<&TlsConnector>, number: usize) -> WebSocketStream<Box<dyn Bytes>> {
     let url = format!("ws://{address}/?user=user-{number:07}&platform=android&device=device-{number:07}&intent=login");
     let stream = TcpStream::connect(address).await.expect("connected");
@@ -116,7 +101,7 @@ fn main() {
 
 async fn idle_connection_bytes(with_tls: bool) -> f64 {
     let data = tempfile::tempdir().expect("a directory");
-    let tls = with_tls.then(|| tls(data.path()));
+    let tls = with_tls.then(|| trusting(certify(data.path())));
     let path = |name: &str| data.path().join(name).to_str().expect("text").to_owned();
     let engine = Process::start(
         &["serve", "--listen", "127.0.0.1:0", "--data", &path("engine")],

@@ -4,6 +4,8 @@
 //! Most of it is asked of a gateway in this process on a log in memory ([`house`]); what must die or be told apart by
 //! its process is the real binary ([`process`]).
 
+#[path = "gateway/certificate.rs"]
+mod certificate;
 #[path = "gateway/client.rs"]
 mod client;
 #[path = "gateway/hostile.rs"]

@@ -13,7 +13,6 @@ use crate::log::{Error, Limit, Range, Record, Topic};
 use crate::presence::change::Output;
 use crate::presence::{Offset, Partition};
 use crate::registry::{Registry, Schemas};
-use crate::schema::avro::Framing;
 use crate::schema::{avro, json};
 use anyhow::{Context as _, bail};
 use std::io::{self, Write};
@@ -168,10 +167,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     });
     let runtime = runtime.transpose().context("the registry cannot be asked")?;
     let schemas = match (&args.registry, &runtime) {
-        (Some(url), Some(runtime)) => {
-            // Nothing is written, so with which ids does not matter.
-            Schemas::of(Registry::new(url, runtime.handle().clone())?, Framing::default())
-        }
+        (Some(url), Some(runtime)) => Schemas::to_read(Registry::new(url, runtime.handle().clone())?),
         _ => Schemas::default(),
     };
     let mut printer = Printer {

@@ -7,7 +7,6 @@ use crate::config::{Credential, LogFormat, LogLevel};
 use crate::log::Topic;
 use crate::log::kafka::{Beginning, Follower};
 use crate::registry::{Registry, Schemas};
-use crate::schema::avro::Framing;
 use crate::webhook::{self, Engine, Letters, Patience, PositionFile, Receiver, Shape, Start};
 use anyhow::{Context as _, bail};
 use clap::{ArgAction, ValueEnum, value_parser};
@@ -179,8 +178,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
     // Both wait for others.
     let joined = tokio::task::spawn_blocking(move || {
         let schemas = match &args.registry {
-            // Nothing is written, so with which ids does not matter.
-            Some(url) => Schemas::of(Registry::new(url, runtime)?, Framing::default()),
+            Some(url) => Schemas::to_read(Registry::new(url, runtime)?),
             None => Schemas::default(),
         };
         let follower = Follower::join(&connection, Topic::Changes, &args.group, beginning, clock)?;

@@ -23,6 +23,11 @@ impl Schemas {
         }
     }
 
+    /// The same for one who only reads: nothing is written, so with which ids does not matter.
+    pub fn to_read(registry: Registry) -> Schemas {
+        Schemas::of(registry, Framing::default())
+    }
+
     /// Asks for every schema of these values that is not known yet. Waits for the registry, and fails if it does not
     /// answer: then none of them is to be decoded.
     pub fn learn<'v>(&self, values: impl IntoIterator<Item = &'v [u8]>) -> Result<(), Error> {

@@ -188,9 +188,7 @@ impl Engine {
         }
         Ok(())
     }
-}
 
-impl Engine {
     async fn next(&mut self) -> Result<Followed, Error> {
         loop {
             if let Some(followed) = self.ready.pop_front() {

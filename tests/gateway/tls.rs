@@ -1,41 +1,23 @@
 //! TLS by certificate files that change while connections are open.
 
+use crate::certificate::{certify, trusting};
 use crate::client::PATIENCE;
 use crate::house::{House, path, wait_until};
 use futures_util::{SinkExt as _, StreamExt as _};
 use rollcall::gateway::Gateway;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-/// Makes a certificate for this machine and writes it where the gateway reads it.
-fn certify(directory: &Path) -> CertificateDer<'static> {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
-    std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).expect("written");
-    std::fs::write(directory.join("cert.pem"), made.cert.pem()).expect("written");
-    made.cert.der().clone()
-}
-
 /// Connects, trusting only this certificate; none if that is not what the gateway shows.
 async fn open(gateway: &Gateway, trusted: &CertificateDer<'static>) -> Option<WebSocketStream<TlsStream<TcpStream>>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted.clone()).expect("a certificate");
-    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let stream = TcpStream::connect(gateway.address()).await.expect("connected");
     let name = "localhost".try_into().expect("a name");
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
+    let stream = trusting(trusted.clone()).connect(name, stream).await.ok()?;
     let url = "wss://localhost/?user=alice&platform=web&device=tab&intent=login";
     let (socket, _) = client_async(url, stream).await.expect("let in");
     Some(socket)
