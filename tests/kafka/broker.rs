@@ -18,7 +18,9 @@ pub struct Script {
     /// None once it was closed.
     pub commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
+    /// Where what the brokers have and said is to be copied before it is gone: a wrong run can be explained with it.
+    pub keep: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -44,7 +46,8 @@ impl Cluster {
             child,
             commands,
             answers,
-            _directory: directory,
+            directory,
+            keep: None,
         };
         let mut cluster = Cluster {
             bootstrap: String::new(),
@@ -67,6 +70,14 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
+        if let Some(keep) = &self.keep {
+            let copied = Command::new("cp")
+                .arg("-a")
+                .arg(self.directory.path())
+                .arg(keep)
+                .status();
+            println!("what the brokers have, copied to {}: {copied:?}", keep.display());
+        }
         self.commands = None;
         let _ = self.child.wait();
     }

@@ -110,6 +110,13 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
     }
     let verdict = python::check(&run.space, Some(&load["ends"]));
     run.tell(&verdict);
+    if !verdict.complaints.is_empty()
+        && let Some(cluster) = cluster
+    {
+        let name = format!("rollcall-{}-{}", plan.name, std::process::id());
+        let keep = std::env::temp_dir().join(name);
+        cluster.script.lock().expect("nobody panicked with it").keep = Some(keep);
+    }
     Row::new(plan.name, begun.elapsed(), struck, verdict, &load)
 }
 
