@@ -3,6 +3,7 @@
 //! Beside our own straight-line code stand `apache-avro` and `serde_json::Value` over the same bytes, as yardsticks.
 //! Appends are durable when they are counted: each waits for its synced write, one at a time or sixteen at a time.
 
+mod allocator;
 mod measure;
 mod users;
 

@@ -8,6 +8,7 @@
 //! Starts a broker of its own (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`. `ROLLCALL_BENCH_USERS` and
 //! `ROLLCALL_BENCH_BEATS` (a user) make it smaller or larger.
 
+mod allocator;
 mod appender;
 mod measure;
 #[path = "kafka/transactions.rs"]

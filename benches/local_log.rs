@@ -1,5 +1,7 @@
 //! What the embedded log does in a second, on this machine and disk: appended, read, committed. Prints figures.
 
+mod allocator;
+
 use rollcall::clock::SystemClock;
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::{Appended, Commit, Error, Limit, Log, NewRecord, Position, Topic};
@@ -109,7 +111,7 @@ fn commits(log: &LocalLog) {
             },
             ..Commit::default()
         };
-        log.commit(P, commit).expect("the log can be written");
+        log.commit(P, &commit).expect("the log can be written");
     }
     println!("{rounds} commits of two changes: {:.1?} each", start.elapsed() / rounds);
 }

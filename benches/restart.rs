@@ -7,6 +7,7 @@
 //!
 //! Runs itself to leave and to open. `ROLLCALL_BENCH_USERS` makes it smaller or larger.
 
+mod allocator;
 mod appender;
 mod measure;
 mod memory;

@@ -5,6 +5,7 @@
 //! it takes beyond the core (`benches/core.rs`) is the cost of records, of outputs and of disks. `ROLLCALL_BENCH_USERS`
 //! makes it smaller or larger.
 
+mod allocator;
 mod appender;
 mod measure;
 mod users;

@@ -5,8 +5,13 @@
 )]
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 use rollcall::command;
 use std::process::ExitCode;
+
+/// Small things that come and go by the million, on several threads.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Who is online, as a log and a pure fold over it
 #[derive(Parser)]
