@@ -232,7 +232,7 @@ impl Outbox {
             let there = log.position(self.partition)?;
             if there == self.committed {
                 let changes = commit.changes.len();
-                log.commit(self.partition, commit.clone())?;
+                log.commit(self.partition, commit)?;
                 metrics::committed(changes);
             } else if there != commit.position {
                 return Err(Error::Deposed {

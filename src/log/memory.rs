@@ -226,7 +226,7 @@ impl Log for MemoryLog {
         })
     }
 
-    fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error> {
+    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error> {
         let mut touched = Vec::new();
         let failed = {
             let mut world = self.world();
@@ -238,16 +238,16 @@ impl Log for MemoryLog {
             let now_ms = self.clock.now_ms();
             let shelf = world.shelf(partition, Error::Write)?;
             for (topic, records) in [
-                (Topic::Changes, commit.changes),
-                (Topic::Kicks, commit.kicks),
-                (Topic::Quarantine, commit.quarantine),
+                (Topic::Changes, &commit.changes),
+                (Topic::Kicks, &commit.kicks),
+                (Topic::Quarantine, &commit.quarantine),
             ] {
                 if !records.is_empty() {
                     touched.push(topic);
                 }
                 let sequence = &mut shelf.topics[slot(topic)];
                 for record in records {
-                    sequence.push(sequence.end, sequence.last_ts.max(now_ms), record);
+                    sequence.push(sequence.end, sequence.last_ts.max(now_ms), record.clone());
                 }
             }
             shelf.position = commit.position;
@@ -421,11 +421,11 @@ mod tests {
         };
         log.fail_commits(1, CommitFault::NotApplied, full());
         log.fail_commits(1, CommitFault::Applied, full());
-        assert!(log.commit(P, commit(1)).is_err());
+        assert!(log.commit(P, &commit(1)).is_err());
         assert_eq!(log.position(P).unwrap().next, Offset(0));
-        assert!(log.commit(P, commit(2)).is_err());
+        assert!(log.commit(P, &commit(2)).is_err());
         assert_eq!(log.position(P).unwrap().next, Offset(2));
-        assert!(log.commit(P, commit(3)).is_ok());
+        assert!(log.commit(P, &commit(3)).is_ok());
         assert_eq!(read(&log, Topic::Changes, 0, ALL).unwrap().len(), 2);
         assert_eq!(read(&log, Topic::Kicks, 0, ALL).unwrap().len(), 2);
     }
@@ -473,7 +473,7 @@ mod tests {
             kicks,
             ..Commit::default()
         };
-        log.commit(P, commit).unwrap();
+        log.commit(P, &commit).unwrap();
         assert_eq!(heard.load(Ordering::SeqCst), 3);
     }
 }

@@ -221,7 +221,7 @@ pub trait Log: Send + Sync {
     /// Writes outputs and position in one atomic step. It survives the death of the process at once, that of the
     /// machine after [`Log::sync`]: what is lost then is folded again, to the same bytes. A position past the end of
     /// the events can only be a mistake of the caller; the embedded log refuses it.
-    fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error>;
+    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error>;
 
     /// The position of the last commit; the default if there was none.
     fn position(&self, partition: Partition) -> Result<Position, Error>;

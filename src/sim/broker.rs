@@ -368,7 +368,7 @@ impl Log for Handle {
         self.broker.world().weather.keeps_current
     }
 
-    fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error> {
+    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error> {
         let (call, mut world) = self.call()?;
         let unanswered = self.is_unanswered(&mut world);
         let World {

@@ -289,17 +289,17 @@ impl Shelf {
     // Owners.
 
     /// Writes what a commit consists of, or only the first records of it; it is decided later.
-    pub fn write(&mut self, token: u64, commit: Commit, records: usize) -> Flight {
+    pub fn write(&mut self, token: u64, commit: &Commit, records: usize) -> Flight {
         let number = self.committed.len();
         self.committed.push(false);
         let first = self.written.len();
         let topics = [
-            (Topic::Changes, commit.changes),
-            (Topic::Kicks, commit.kicks),
-            (Topic::Quarantine, commit.quarantine),
+            (Topic::Changes, &commit.changes),
+            (Topic::Kicks, &commit.kicks),
+            (Topic::Quarantine, &commit.quarantine),
         ];
         for (topic, records) in topics {
-            let records = records.into_iter().map(|record| Written {
+            let records = records.iter().cloned().map(|record| Written {
                 topic,
                 record,
                 transaction: number,
@@ -312,7 +312,7 @@ impl Shelf {
             token,
             number,
             records: first..self.written.len(),
-            current: commit.current,
+            current: commit.current.clone(),
             position: commit.position,
         }
     }

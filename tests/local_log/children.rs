@@ -51,7 +51,7 @@ fn child_appends_for_ever() {
         next = last + 1;
         // One change for each event folded.
         let changes = vec!["c"; (next - done) as usize];
-        log.commit(P, commit_of(next, &changes, &[])).unwrap();
+        log.commit(P, &commit_of(next, &changes, &[])).unwrap();
         println!("acknowledged {last}");
         std::io::stdout().flush().unwrap();
     }
@@ -83,11 +83,14 @@ fn child_writes_under_a_limit() {
     // No time has passed, so it is not tried anew.
     let error = append(&log, vec![(P, record("x"))]).unwrap_err();
     a_log_that_cannot_be_written_can_be_read(&log, &dir, acknowledged, &error);
-    assert!(matches!(log.commit(P, commit_of(1, &["c"], &[])), Err(Error::Write(_))));
+    assert!(matches!(
+        log.commit(P, &commit_of(1, &["c"], &[])),
+        Err(Error::Write(_))
+    ));
     assert!(matches!(log.sync(), Err(Error::Write(_))));
     clock.advance_ms(2_000);
     assert_eq!(append_when_it_heals(&log), acknowledged);
-    log.commit(P, commit_of(1, &["c"], &[])).unwrap();
+    log.commit(P, &commit_of(1, &["c"], &[])).unwrap();
     println!("\nsaid: end {}", acknowledged + 1);
 }
 
@@ -128,7 +131,7 @@ fn child_writes_under_a_limit_from_many_threads() {
             let mut committed = Vec::new();
             for attempt in 0.. {
                 let change = format!("change {attempt}");
-                match log.commit(P, commit_of(0, &[&change], &[])) {
+                match log.commit(P, &commit_of(0, &[&change], &[])) {
                     Ok(()) => committed.push(change),
                     Err(error) => fail(&error),
                 }

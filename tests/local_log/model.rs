@@ -109,7 +109,7 @@ proptest! {
                         }
                     }
                     model.positions[of] = position;
-                    now.commit(Partition(of as u32), Commit { changes, kicks, quarantine, position, ..Commit::default() }).unwrap();
+                    now.commit(Partition(of as u32), &Commit { changes, kicks, quarantine, position, ..Commit::default() }).unwrap();
                 }
                 Step::Read(topic, of, from, limit) => {
                     let start = model.starts[of][topic];

@@ -86,11 +86,11 @@ fn a_commit_writes_outputs_and_position_in_one_step() {
     let log = open(dir.path());
     append_values(&log, &["a", "b"]);
     assert_eq!(log.position(P).unwrap(), Position::default());
-    log.commit(P, commit_of(1, &["c0", "c1"], &["k0"])).unwrap();
-    log.commit(P, commit_of(1, &[], &[])).unwrap();
+    log.commit(P, &commit_of(1, &["c0", "c1"], &["k0"])).unwrap();
+    log.commit(P, &commit_of(1, &[], &[])).unwrap();
     let mut last = commit_of(2, &["c2"], &[]);
     last.quarantine = vec![record("q0")];
-    log.commit(P, last.clone()).unwrap();
+    log.commit(P, &last).unwrap();
     let holds = |log: &LocalLog| {
         assert_eq!(values(log, Topic::Changes, 0), ["c0", "c1", "c2"]);
         assert_eq!(values(log, Topic::Changes, 1), ["c1", "c2"]);
@@ -110,7 +110,7 @@ fn a_position_past_the_end_is_not_committed() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     append_values(&log, &["a"]);
-    let refused = log.commit(P, commit_of(2, &["c"], &[])).unwrap_err();
+    let refused = log.commit(P, &commit_of(2, &["c"], &[])).unwrap_err();
     assert!(refused.to_string().contains("ends at 1"), "{refused}");
     assert_eq!(range(&log, Topic::Changes, P), (0, 0));
 }

@@ -9,7 +9,7 @@ fn old_records_are_dropped_by_age_but_no_event_from_the_floor_on() {
     let log = LocalLog::open(dir.path(), keeping(Some(500), None), clock.clone()).unwrap();
     for at in 0..10 {
         append_values(&log, &[&format!("{at}a"), &format!("{at}b")]);
-        log.commit(P, commit_of(0, &["c"], &[])).unwrap();
+        log.commit(P, &commit_of(0, &["c"], &[])).unwrap();
         clock.advance_ms(100);
     }
     // It is 2,000; the blocks are of 1,000, 1,100, … 1,900.

@@ -243,7 +243,7 @@ impl Log for KafkaLog {
         true
     }
 
-    fn commit(&self, partition: Partition, _: Commit) -> Result<(), Error> {
+    fn commit(&self, partition: Partition, _: &Commit) -> Result<(), Error> {
         // Only who took it up commits.
         Err(Error::Fenced { partition })
     }

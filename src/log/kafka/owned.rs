@@ -344,7 +344,7 @@ impl Log for Owned {
         let position = self.position(partition)?;
         self.commit(
             partition,
-            Commit {
+            &Commit {
                 position,
                 ..Commit::default()
             },
@@ -359,7 +359,7 @@ impl Log for Owned {
         self.log.keeps_current()
     }
 
-    fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error> {
+    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error> {
         debug_assert_eq!(partition, self.partition, "an owner commits to its own partition");
         let mut ledger = locked(&self.ledger);
         let Some(producer) = ledger.producer.take() else {
@@ -367,7 +367,7 @@ impl Log for Owned {
             self.settle(&mut ledger, false)?;
             return Err(Error::Write("the last commit had to be settled first".into()));
         };
-        match self.transact(&producer, &commit) {
+        match self.transact(&producer, commit) {
             Ok(()) => {
                 ledger.position = commit.position;
                 ledger.producer = Some(producer);

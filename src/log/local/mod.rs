@@ -241,12 +241,12 @@ impl Log for LocalLog {
         Ok(Range { start, end })
     }
 
-    fn commit(&self, partition: Partition, commit: Commit) -> Result<(), Error> {
+    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error> {
         let shared = &self.shared;
         if shared.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        let touched = shared.commit(partition, &commit)?;
+        let touched = shared.commit(partition, commit)?;
         for topic in touched {
             shared.tell(topic, partition);
         }

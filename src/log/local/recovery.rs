@@ -269,12 +269,12 @@ mod tests {
             position: at(1),
             ..Commit::default()
         };
-        log.commit(P, commit.clone()).unwrap();
+        log.commit(P, &commit).unwrap();
         write_and_fail(&log, &[Topic::Events, Topic::Changes, Topic::Kicks], at(0));
         assert!(matches!(append(&log, "too early"), Err(Error::Write(_))));
         assert_eq!(values(&log, Topic::Events), ["a"]);
         clock.advance_ms(2_000);
-        log.commit(P, commit).unwrap();
+        log.commit(P, &commit).unwrap();
         append(&log, "b").unwrap();
         let holds = |log: &LocalLog| {
             assert_eq!(values(log, Topic::Events), ["a", "b"]);
