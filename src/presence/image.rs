@@ -239,6 +239,12 @@ impl State {
         slot
     }
 
+    /// Makes room for users to be put back. What is said of their number is not trusted with more than a little memory.
+    pub fn reserve(&mut self, users: u64) {
+        const MOST: u64 = 1 << 20;
+        self.users.table.reserve(users.min(MOST) as usize);
+    }
+
     /// Puts a user back into the slot it had; only into a [`State`] that nothing was folded into yet, and followed by
     /// one [`State::seal`].
     pub fn put_back(&mut self, slot: Slot, image: &UserImage<'_>) {

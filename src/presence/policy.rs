@@ -49,7 +49,7 @@ impl LoginMode {
         }
     }
 
-    fn groups(self) -> &'static [&'static [&'static str]] {
+    pub fn groups(self) -> &'static [&'static [&'static str]] {
         match self {
             LoginMode::Single => &[&["android", "iphone", "ipad", "mac", "windows", "linux", "web"]],
             LoginMode::Dual => &[&["android", "iphone", "ipad", "mac", "windows", "linux"]],
@@ -307,20 +307,6 @@ impl Policy {
     /// At most how many devices of a kind a user is logged in on.
     pub fn instances_of(&self, kind: &str) -> u64 {
         self.instances.get(kind).copied().unwrap_or(1)
-    }
-
-    /// Whether two different kinds stand in one exclusive group.
-    pub fn excludes(&self, kind: &str, other: &str) -> bool {
-        match &self.exclusive {
-            Some(groups) => groups
-                .iter()
-                .any(|group| group.iter().any(|k| k == kind) && group.iter().any(|k| k == other)),
-            None => self
-                .login
-                .groups()
-                .iter()
-                .any(|group| group.contains(&kind) && group.contains(&other)),
-        }
     }
 
     /// A platform of `other` that this policy lacks, if there is one.

@@ -28,28 +28,42 @@ impl Rulebook {
     }
 
     fn with_names(policy: Policy, names: Vec<String>) -> Rulebook {
-        let named = names
-            .iter()
-            .filter_map(|name| Some((name, policy.platforms.get(name)?)));
         let kinds: Vec<Option<&str>> = names
             .iter()
             .map(|name| policy.platforms.get(name).map(|other| &*other.kind))
             .collect();
-        let platforms = named
-            .map(|(name, rules)| {
-                let numbers_where = |wanted: &dyn Fn(&str) -> bool| {
-                    let wanted = kinds.iter().map(|kind| kind.is_some_and(wanted));
-                    wanted
-                        .enumerate()
-                        .fold(0u32, |set, (number, is)| set | u32::from(is) << number)
-                };
-                PlatformRules {
+        let numbers_where = |is: &dyn Fn(&str) -> bool| {
+            let are = kinds.iter().map(|kind| kind.is_some_and(is));
+            are.enumerate()
+                .fold(0u32, |set, (number, is)| set | u32::from(is) << number)
+        };
+        let groups: Vec<u32> = match &policy.exclusive {
+            Some(groups) => groups
+                .iter()
+                .map(|group| numbers_where(&|kind| group.iter().any(|of| of == kind)))
+                .collect(),
+            None => {
+                let groups = policy.login.groups().iter();
+                groups
+                    .map(|group| numbers_where(&|kind| group.contains(&kind)))
+                    .collect()
+            }
+        };
+        let platforms = names
+            .iter()
+            .enumerate()
+            .filter_map(|(number, name)| {
+                let rules = policy.platforms.get(name)?;
+                let same_kind = numbers_where(&|kind| kind == rules.kind);
+                let its = groups.iter().filter(|group| *group >> number & 1 != 0);
+                Some(PlatformRules {
                     name: name.as_str().into(),
                     rules: rules.clone(),
                     instances: policy.instances_of(&rules.kind),
-                    same_kind: numbers_where(&|kind| kind == rules.kind),
-                    excluded: numbers_where(&|kind| kind != rules.kind && policy.excludes(&rules.kind, kind)),
-                }
+                    same_kind,
+                    // Two different kinds that stand in one exclusive group.
+                    excluded: its.fold(0, |set, group| set | group) & !same_kind,
+                })
             })
             .collect();
         Rulebook { policy, platforms }

@@ -69,15 +69,28 @@ impl Index {
     /// Adds a slot that is not in the index.
     pub fn insert(&mut self, hash: u32, slot: u32) {
         if (self.len + 1) * LOAD.1 > self.entries.len() * LOAD.0 {
-            let bigger = vec![(0, EMPTY); self.entries.len() * 2];
-            for (hash, slot) in std::mem::replace(&mut self.entries, bigger) {
-                if slot != EMPTY {
-                    self.place(hash, slot);
-                }
-            }
+            self.grow(self.entries.len() * 2);
         }
         self.place(hash, slot);
         self.len += 1;
+    }
+
+    /// Makes room for so many more, so that it does not grow step by step.
+    pub fn reserve(&mut self, more: usize) {
+        let wanted = (self.len + more) * LOAD.1 / LOAD.0 + 1;
+        self.grow(wanted.next_power_of_two());
+    }
+
+    fn grow(&mut self, entries: usize) {
+        if entries <= self.entries.len() {
+            return;
+        }
+        let bigger = vec![(0, EMPTY); entries];
+        for (hash, slot) in std::mem::replace(&mut self.entries, bigger) {
+            if slot != EMPTY {
+                self.place(hash, slot);
+            }
+        }
     }
 
     fn place(&mut self, hash: u32, slot: u32) {
@@ -140,6 +153,12 @@ impl<T: Named> Table<T> {
 
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Makes room for so many more.
+    pub fn reserve(&mut self, more: usize) {
+        self.index.reserve(more);
+        self.slots.reserve(more);
     }
 
     pub fn find(&self, name: &str) -> Option<u32> {
