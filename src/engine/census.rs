@@ -76,7 +76,7 @@ impl Census {
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(256);
         for users in self.users {
             bytes.extend_from_slice(&users.to_be_bytes());
         }

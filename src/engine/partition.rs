@@ -25,16 +25,20 @@ use crate::presence::deadlines::Upto;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::state::{PartitionImage, Slot, State, UserImage};
-use crate::presence::{LogTime, Offset, Partition};
+use crate::presence::{LogTime, Offset, Partition, Status};
 use crate::registry::Schemas;
 use crate::schema::avro::{self, Quarantined, Schema};
-use crate::schema::policy::{parse_policy, policy_json};
+use crate::schema::policy::{policy_json, written_policy};
 use crate::schema::{json, partitioner};
 use crate::store::{self, Applied, DueKey, Place, SlotBeats, Store, keys};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Enough for the line of most users, with one or two devices.
+const USER_LINE_BYTES: usize = 512;
 
 /// A partition, from its log and its store to what it has in memory.
 pub struct Walk {
@@ -148,6 +152,7 @@ impl Walk {
         let mut state = None;
         let mut census = Census::default();
         let mut places = Vec::new();
+        let mut written = None;
         let meta = store.as_ref().map(Store::meta).transpose()?.flatten();
         if let (Some(store), Some(meta)) = (&store, &meta) {
             let opened = store.read_meta(meta)?;
@@ -161,7 +166,8 @@ impl Walk {
                     committed: target.next,
                 });
             }
-            let policy = parse_policy(opened.partition.policy).map_err(|_| Error::Unreadable)?;
+            let policy = written_policy(opened.partition.policy).ok_or(Error::Unreadable)?;
+            written = Some((opened.partition.policy_since, opened.partition.policy.to_owned()));
             let mut saved = opened.partition;
             if planted!(LeaseKept) {
                 for gateway in &mut saved.gateways {
@@ -174,6 +180,7 @@ impl Walk {
             if planted!(ResumeOffset) {
                 applied.next = Offset(applied.next.0 + 1);
             }
+            census = Census::from_bytes(opened.counts).ok_or(Error::Unreadable)?;
             let state = state.insert(State::restore(&PartitionImage {
                 partition,
                 offset: saved.offset,
@@ -184,7 +191,7 @@ impl Walk {
                 policy_since: saved.policy_since,
                 gateways: saved.gateways,
             }));
-            census = Census::from_bytes(opened.counts).ok_or(Error::Unreadable)?;
+            state.reserve(census.users(Status::Online));
             store.for_each_online(|slot, user| {
                 state.put_back(slot, user);
                 set_place(&mut places, slot, Place::Online);
@@ -212,7 +219,7 @@ impl Walk {
             due_seen: DueKey::default(),
             due_next: Some(LogTime(0)),
             cached: VecDeque::new(),
-            policy: None,
+            policy: written,
             folded_since: 0,
             store_committed_ms: now,
             log_committed_ms: now,
@@ -447,7 +454,7 @@ impl Walk {
                 key: record.key.as_deref().map(Cow::Borrowed),
                 value: (!record.is_null).then_some(Cow::Borrowed(&record.value)),
             };
-            let mut value = Vec::new();
+            let mut value = Vec::with_capacity(record.value.len() + 256);
             self.outbox.schemas.frame(Schema::Quarantined, &mut value);
             avro::write_quarantined_datum(&quarantined, &mut value);
             self.outbox.quarantine(record.offset, value);
@@ -718,18 +725,17 @@ impl Walk {
 
     /// The lines of `rollcall fold --state`: every user, in memory or not, then the partition.
     pub fn state_lines(&self) -> Result<Vec<u8>, Error> {
-        let mut users: Vec<(Box<str>, Vec<u8>)> = Vec::new();
-        let line = |image: &UserImage<'_>| {
-            let mut line = Vec::new();
-            json::user_line(&mut line, image);
-            (image.user.into(), line)
+        // Gathered in any order, and then put in that of the ids.
+        let mut gathered = Vec::with_capacity(self.state.users_in_memory() * USER_LINE_BYTES);
+        let mut users: Vec<(Box<str>, Range<usize>)> = Vec::with_capacity(self.state.users_in_memory());
+        let mut line = |image: &UserImage<'_>| {
+            let start = gathered.len();
+            json::user_line(&mut gathered, image);
+            gathered.push(b'\n');
+            users.push((image.user.into(), start..gathered.len()));
         };
-        users.extend(
-            self.state
-                .slots()
-                .filter_map(|slot| self.state.image(slot))
-                .map(|image| line(&image)),
-        );
+        let images = self.state.slots().filter_map(|slot| self.state.image(slot));
+        images.for_each(|image| line(&image));
         if let Some(store) = &self.store {
             let forgotten: BTreeSet<&str> = self.state.forgotten().map(|(_, user)| &**user).collect();
             store.for_each_away(|image| {
@@ -737,15 +743,14 @@ impl Walk {
                     && !self.gone.contains_key(image.user)
                     && !forgotten.contains(image.user)
                 {
-                    users.push(line(image));
+                    line(image);
                 }
             })?;
         }
-        users.sort_unstable();
-        let mut lines = Vec::new();
-        for (_, line) in users {
-            lines.extend_from_slice(&line);
-            lines.push(b'\n');
+        users.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let mut lines = Vec::with_capacity(gathered.len() + USER_LINE_BYTES);
+        for (_, place) in users {
+            lines.extend_from_slice(&gathered[place]);
         }
         json::partition_line(&mut lines, &self.state.partition_image());
         lines.push(b'\n');

@@ -195,6 +195,21 @@ pub enum IgnoreReason {
 }
 
 impl IgnoreReason {
+    /// In the order of section 7.
+    pub const ALL: [IgnoreReason; 11] = [
+        IgnoreReason::UnknownPlatform,
+        IgnoreReason::StaleEpoch,
+        IgnoreReason::Duplicate,
+        IgnoreReason::Superseded,
+        IgnoreReason::Kicked,
+        IgnoreReason::UnknownConnection,
+        IgnoreReason::Closed,
+        IgnoreReason::UnknownUser,
+        IgnoreReason::NoEffect,
+        IgnoreReason::NotOnline,
+        IgnoreReason::PlatformRemoved,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             IgnoreReason::UnknownPlatform => "unknown_platform",

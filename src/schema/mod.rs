@@ -14,6 +14,7 @@ pub mod json;
 pub mod partitioner;
 pub mod policy;
 
+use crate::presence::change::OutputId;
 use std::fmt;
 use thiserror::Error;
 
@@ -43,6 +44,31 @@ impl From<crate::presence::policy::InvalidPolicy> for Malformed {
     fn from(invalid: crate::presence::policy::InvalidPolicy) -> Malformed {
         Malformed::invalid(invalid.0)
     }
+}
+
+/// Appends a number's digits without the formatting machinery: this runs a dozen times a change.
+fn write_decimal(out: &mut Vec<u8>, value: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = value;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Appends `{partition}-{offset}-{index}`.
+fn write_output_id(id: OutputId, out: &mut Vec<u8>) {
+    write_decimal(out, id.partition.0.into());
+    out.push(b'-');
+    write_decimal(out, id.offset.0);
+    out.push(b'-');
+    write_decimal(out, id.index);
 }
 
 /// What is wrong, for a person to read: at most [`Sentence::BYTES_MAX`] bytes.

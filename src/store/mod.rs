@@ -286,7 +286,8 @@ impl Store {
     pub fn begin(&self) -> Commit {
         Commit {
             batch: WriteBatch::default(),
-            value: Vec::new(),
+            // The policy in force is in it.
+            value: Vec::with_capacity(2_048),
         }
     }
 

@@ -3,8 +3,7 @@
 use super::datum::{Reader, write_array, write_count, write_int, write_nullable_text, write_text};
 use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
-use crate::schema::Malformed;
-use std::io::Write;
+use crate::schema::{Malformed, write_output_id};
 
 /// Each of a device's five strings has at least one byte.
 const DEVICE_BYTES_MIN: usize = 5;
@@ -73,7 +72,7 @@ pub(super) fn write(change: &Change, out: &mut Vec<u8>) {
 pub(super) fn write_id(id: OutputId, out: &mut Vec<u8>) {
     let length_at = out.len();
     out.push(0);
-    write!(out, "{}-{}-{}", id.partition, id.offset, id.index).expect("writing to memory does not fail");
+    write_output_id(id, out);
     let length = out.len() - length_at - 1;
     out[length_at] = (length as u8) << 1;
 }

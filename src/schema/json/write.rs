@@ -4,7 +4,7 @@ use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, Outpu
 use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
 use crate::presence::state::{DeviceImage, PartitionImage, Phase, SessionImage, UserImage};
 use crate::presence::{LogTime, Offset};
-use std::io::Write as _;
+use crate::schema::{write_decimal, write_output_id};
 
 /// An object being written: keys in the order of the calls, no spaces.
 pub struct Object<'w> {
@@ -47,7 +47,7 @@ impl<'w> Object<'w> {
     }
 
     pub fn number(&mut self, key: &str, value: u64) -> &mut Self {
-        number(self.key(key), value);
+        write_decimal(self.key(key), value);
         self
     }
 
@@ -59,7 +59,7 @@ impl<'w> Object<'w> {
         self.first = false;
         text(self.out, key);
         self.out.push(b':');
-        number(self.out, value);
+        write_decimal(self.out, value);
         self
     }
 
@@ -110,24 +110,10 @@ fn text(out: &mut Vec<u8>, value: &str) {
     }
 }
 
-fn number(out: &mut Vec<u8>, value: u64) {
-    // Without the formatting machinery: this runs a dozen times a change.
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    let mut rest = value;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
 fn id(out: &mut Vec<u8>, id: &OutputId) {
-    let _ = write!(out, "\"{}-{}-{}\"", id.partition, id.offset, id.index);
+    out.push(b'"');
+    write_output_id(*id, out);
+    out.push(b'"');
 }
 
 /// The line of an output (section 8), without a line end.
