@@ -23,7 +23,7 @@ pub struct Args {
     /// Kinds of faults that are left out
     #[arg(long, value_name = "FAULT", value_delimiter = ',')]
     without: Vec<Fault>,
-    /// Keeps the stores of all worlds in RocksDB, not only those of every 200th seed
+    /// Keeps the stores of all worlds in RocksDB, not only those of every 400th seed
     #[arg(long)]
     rocksdb: bool,
     /// Plays each seed twice and compares every byte

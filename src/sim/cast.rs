@@ -417,7 +417,7 @@ impl Cast {
             return;
         }
         let rows = platter.copy();
-        let meta = rows.get(keys::META).map(Vec::as_slice);
+        let meta = rows.get(keys::META).map(|meta| &**meta);
         let Some((applied, _)) = meta.and_then(applied) else {
             return;
         };

@@ -9,8 +9,9 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Keys and values.
-pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+/// A key or a value. Shared, since rows are copied whole and what is replaced is remembered.
+type Bytes = Arc<[u8]>;
+pub type Rows = BTreeMap<Bytes, Bytes>;
 
 /// What one store is on.
 #[derive(Clone, Default)]
@@ -21,12 +22,12 @@ struct Grooves {
     /// As it is read.
     rows: Rows,
     /// What each write since the last flush has replaced, the last one last.
-    unflushed: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    unflushed: Vec<(Bytes, Option<Bytes>)>,
     /// A part is missing: it cannot be opened, as a database of which files are missing.
     is_half: bool,
 }
 
-fn set(rows: &mut Rows, key: Vec<u8>, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
+fn set(rows: &mut Rows, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
     match value {
         Some(value) => rows.insert(key, value),
         None => rows.remove(&key),
@@ -35,8 +36,9 @@ fn set(rows: &mut Rows, key: Vec<u8>, value: Option<Vec<u8>>) -> Option<Vec<u8>>
 
 impl Grooves {
     fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let before = set(&mut self.rows, key.to_vec(), value.map(<[u8]>::to_vec));
-        self.unflushed.push((key.to_vec(), before));
+        let key = Bytes::from(key);
+        let before = set(&mut self.rows, key.clone(), value.map(Bytes::from));
+        self.unflushed.push((key, before));
     }
 
     fn undo(&self, rows: &mut Rows) {
@@ -73,11 +75,12 @@ impl Platter {
     /// A value after a death that nobody saw coming.
     pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
         let grooves = self.grooves();
-        let replaced = grooves.unflushed.iter().find(|(replaced, _)| replaced == key);
-        match replaced {
-            Some((_, before)) => before.clone(),
-            None => grooves.rows.get(key).cloned(),
-        }
+        let replaced = grooves.unflushed.iter().find(|(replaced, _)| **replaced == *key);
+        let value = match replaced {
+            Some((_, before)) => before.as_ref(),
+            None => grooves.rows.get(key),
+        };
+        value.map(|value| value.to_vec())
     }
 
     /// From now on it is a copy of which a part is missing.
@@ -95,7 +98,9 @@ impl Platter {
     /// Changes a value as it lies there.
     pub fn spoil(&self, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
         if let Some(value) = self.grooves().rows.get_mut(key) {
-            change(value);
+            let mut changed = value.to_vec();
+            change(&mut changed);
+            *value = changed.into();
         }
     }
 }
@@ -170,13 +175,15 @@ impl Drive {
 impl Disk for Drive {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
         let call = self.call()?;
-        Drive::answer(call, self.platter.grooves().rows.get(key).cloned())
+        let grooves = self.platter.grooves();
+        Drive::answer(call, grooves.rows.get(key).map(|value| value.to_vec()))
     }
 
     fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, String> {
         let call = self.call()?;
         let grooves = self.platter.grooves();
-        Drive::answer(call, keys.map(|key| grooves.rows.get(&key).cloned()).collect())
+        let value = |key: Vec<u8>| grooves.rows.get(&*key).map(|value| value.to_vec());
+        Drive::answer(call, keys.map(value).collect())
     }
 
     fn look(&self, from: &[u8], before: &[u8], _ahead: bool, look: Look<'_>) -> Result<(), String> {

@@ -15,6 +15,11 @@ use crate::schema::avro;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
+/// Enough for most events and outputs.
+const VALUE_BYTES: usize = 256;
+/// What comes before the datum, over which the chain goes.
+const SINGLE_OBJECT_BYTES: usize = 10;
+
 /// A record to be published.
 pub struct Published {
     pub offset: Offset,
@@ -50,6 +55,8 @@ pub struct Input {
     partition: Partition,
     partitions: u32,
     planned: VecDeque<Planned>,
+    /// How many of them are of a burst of thousands, the first ones.
+    thousands: usize,
     /// Ticks and markers push the offsets of the plan on, what is lost pulls them back.
     shift: i64,
     /// The next offset.
@@ -135,11 +142,13 @@ impl Input {
             }
             offset += 1;
         }
+        let thousands = if burst.devices > records { planned.len() } else { 0 };
         planned.extend(history.map(|(at, ts, event)| (at.0 + offset, ts + burst.lull_ms, event)));
         Input {
             partition,
             partitions,
             planned,
+            thousands,
             shift: 0,
             end: 0,
             last_ts: start,
@@ -158,6 +167,11 @@ impl Input {
         self.planned.is_empty()
     }
 
+    /// Whether the next records are of a burst of thousands.
+    pub fn is_in_thousands(&self) -> bool {
+        self.thousands > 0
+    }
+
     /// How many records are still to come.
     pub fn planned(&self) -> usize {
         self.planned.len()
@@ -170,10 +184,11 @@ impl Input {
     /// The next record of the plan, as it is to be appended.
     pub fn next(&mut self, random: &mut Random, spoil: Spoil) -> Option<Published> {
         let (offset, ts, event) = self.planned.pop_front()?;
+        self.thousands = self.thousands.saturating_sub(1);
         // Where the plan has a gap there may be something else by now.
         let offset = offset.saturating_add_signed(self.shift).max(self.end);
         self.end = offset + 1;
-        let mut value = Vec::new();
+        let mut value = Vec::with_capacity(VALUE_BYTES);
         let mut key = None;
         if let Some(event) = &event {
             avro::encode_event(event, &mut value);
@@ -273,17 +288,14 @@ impl Input {
     }
 
     fn expect(&mut self, output: &Output) {
-        let mut datum = Vec::new();
-        let mut value = Vec::new();
+        let mut value = Vec::with_capacity(VALUE_BYTES);
         let (id, topic, key) = match output {
             Output::Change(change) => {
                 self.seq = change.seq;
-                avro::write_change_datum(change, &mut datum);
                 avro::encode_change(change, &mut value);
                 (change.id, Topic::Changes, &change.user)
             }
             Output::Kick(kick) => {
-                avro::write_kick_datum(kick, &mut datum);
                 avro::encode_kick(kick, &mut value);
                 (kick.id, Topic::Kicks, &kick.gateway)
             }
@@ -291,7 +303,7 @@ impl Input {
         };
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.chain);
-        hasher.update(&datum);
+        hasher.update(&value[SINGLE_OBJECT_BYTES..]);
         self.chain = *hasher.finalize().as_bytes();
         self.expected.push(Expected {
             offset: id.offset,

@@ -11,6 +11,7 @@ use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
 use crate::presence::policy::{LoginMode, Platform, Policy};
 use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// How long a gateway without a lease is remembered.
@@ -249,8 +250,8 @@ impl Oracle {
             self.touched.extend(self.users.keys().cloned());
         }
 
-        while let Some((deadline, user, key, firing)) = self.least_deadline()
-            && deadline <= now
+        while self.next_deadline().is_some_and(|deadline| deadline <= now)
+            && let Some((deadline, user, key, firing)) = self.least_deadline()
         {
             self.fire(deadline, &user, &key, firing);
         }
@@ -325,7 +326,6 @@ impl Oracle {
 
     /// The least (deadline, user, platform, device), and what fires then.
     fn least_deadline(&mut self) -> Option<(u64, Name, Key, Firing)> {
-        self.next_deadline()?;
         let (_, name) = self.due.first()?;
         let devices = self.users.get(name)?.devices.iter();
         devices
@@ -957,7 +957,9 @@ impl Oracle {
     fn tell(&mut self, name: &str, before: &User, about: Option<&Key>, at: u64, cause: Cause, evidence: Offset) {
         let nobody = User::default();
         let after = self.users.get(name).unwrap_or(&nobody);
-        let keys: BTreeSet<&Key> = before.devices.keys().chain(after.devices.keys()).collect();
+        let mut keys: Vec<&Key> = before.devices.keys().chain(after.devices.keys()).collect();
+        keys.sort_unstable();
+        keys.dedup();
         let mut devices = Vec::new();
         for key in keys {
             let (old, new) = (before.devices.get(key), after.devices.get(key));
@@ -1034,11 +1036,14 @@ impl Oracle {
     pub fn state_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (name, user) in &self.users {
-            let devices: Vec<String> = user
-                .devices
-                .iter()
-                .map(|(key, device)| self.device_json(key, device))
-                .collect();
+            let mut devices = String::with_capacity(512);
+            for (key, device) in user.devices.iter() {
+                if !devices.is_empty() {
+                    devices.push(',');
+                }
+                self.write_device(key, device, &mut devices)
+                    .expect("writing to a string does not fail");
+            }
             lines.push(format!(
                 r#"{{"type":"user","user":{},"version":{},"status":"{}","since":{},"last_seen":{},"custom_status":{},"devices":[{}]}}"#,
                 text(name),
@@ -1047,7 +1052,7 @@ impl Oracle {
                 user.since,
                 user.last_seen,
                 or_null(user.custom_status.as_deref().map(text)),
-                devices.join(","),
+                devices,
             ));
         }
         let gateways: Vec<String> = self
@@ -1075,13 +1080,14 @@ impl Oracle {
         lines
     }
 
-    fn device_json(&self, key: &Key, device: &Device) -> String {
+    fn write_device(&self, key: &Key, device: &Device, out: &mut String) -> std::fmt::Result {
         let state = match device.state {
             State::Online { .. } => "online",
             State::Away { .. } => "away",
             State::Kicked { .. } => "kicked",
         };
-        let mut line = format!(
+        write!(
+            out,
             r#"{{"platform":{},"device":{},"state":"{state}","status":"{}","gateway":{},"epoch":{},"conn":{},"since":{}"#,
             text(&key.0),
             text(&key.1),
@@ -1090,28 +1096,29 @@ impl Oracle {
             device.link.epoch.0,
             device.link.conn.0,
             device.since,
-        );
+        )?;
         if let Some(login) = device.login() {
-            line.push_str(&format!(
+            write!(
+                out,
                 r#","login_at":{},"last_seen":{},"evidence":{}"#,
                 login.login_at, login.last_seen, login.evidence
-            ));
+            )?;
         }
-        line.push_str(&format!(r#","deadline":{}"#, self.deadline(device).0));
+        write!(out, r#","deadline":{}"#, self.deadline(device).0)?;
         match &device.state {
             State::Online {
                 linger: Some((reason, _)),
                 ..
-            } => line.push_str(&format!(r#","lingering":"{}""#, reason.name())),
+            } => write!(out, r#","lingering":"{}""#, reason.name())?,
             State::Online { .. } => {}
-            State::Away { lost_by, .. } => line.push_str(&format!(r#","lost_by":"{}""#, lost_by.name())),
-            State::Kicked { reason, .. } => line.push_str(&format!(r#","reason":"{}""#, reason.name())),
+            State::Away { lost_by, .. } => write!(out, r#","lost_by":"{}""#, lost_by.name())?,
+            State::Kicked { reason, .. } => write!(out, r#","reason":"{}""#, reason.name())?,
         }
         if let Some(client) = device.login().and_then(|login| login.client.as_deref()) {
-            line.push_str(&format!(r#","client":{}"#, text(client)));
+            write!(out, r#","client":{}"#, text(client))?;
         }
-        line.push('}');
-        line
+        out.push('}');
+        Ok(())
     }
 }
 
