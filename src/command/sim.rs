@@ -75,6 +75,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         records: args.records,
         without: args.without,
         on_rocksdb: args.rocksdb,
+        transcribes: args.twice,
         ..Options::default()
     };
     let (first, last) = args.seeds;

@@ -341,17 +341,18 @@ impl Oracle {
 
     fn note_deadline(&mut self, name: Name) {
         let deadline = self.users.get(&name).and_then(|user| self.deadline_of(user));
-        let noted = self.deadlines.get(&name).copied();
+        let noted = match deadline {
+            Some(deadline) => self.deadlines.insert(name.clone(), deadline),
+            None => self.deadlines.remove(&name),
+        };
         if noted == deadline {
             return;
         }
         if let Some(noted) = noted {
             self.due.remove(&(noted, name.clone()));
-            self.deadlines.remove(&name);
         }
         if let Some(deadline) = deadline {
-            self.due.insert((deadline, name.clone()));
-            self.deadlines.insert(name, deadline);
+            self.due.insert((deadline, name));
         }
     }
 

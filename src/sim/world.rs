@@ -44,6 +44,8 @@ pub struct Options {
     /// Stores are in RocksDB whatever the seed says.
     pub on_rocksdb: bool,
     pub bug: Option<BrokerBug>,
+    /// Whether the report has the transcript: two runs are compared by it.
+    pub transcribes: bool,
 }
 
 impl Default for Options {
@@ -53,6 +55,7 @@ impl Default for Options {
             without: Vec::new(),
             on_rocksdb: false,
             bug: None,
+            transcribes: true,
         }
     }
 }
@@ -65,7 +68,7 @@ pub struct Report {
     /// Records that owners have read, most of them more than once.
     pub folded: u64,
     pub counts: Counts,
-    /// Every output and the state, all partitions.
+    /// Every output and the state, all partitions, if it was asked for.
     pub transcript: Vec<u8>,
 }
 
@@ -107,6 +110,7 @@ struct Play {
     partitions: u32,
     on_rocksdb: bool,
     has_thousands: bool,
+    transcribes: bool,
     /// Of a hundred times that something is published, how often in a transaction.
     in_transactions: u64,
 }
@@ -170,6 +174,7 @@ impl Play {
             partitions,
             on_rocksdb,
             has_thousands,
+            transcribes: options.transcribes,
             in_transactions,
         }
     }
@@ -201,8 +206,11 @@ impl Play {
         let mut transcript = Vec::new();
         for partition in &partitions {
             let named = |what: String| format!("partition {partition}, after the faults: {what}");
-            self.calm(*partition, &mut transcript).map_err(named)?;
+            self.calm(*partition).map_err(named)?;
             self.check_wrong()?;
+            if self.transcribes {
+                self.transcribe(*partition, &mut transcript);
+            }
         }
         let world = self.cast.broker.world();
         Ok(Report {
@@ -438,7 +446,7 @@ impl Play {
     }
 
     /// Nothing goes wrong any more: the partition comes to life, catches up, and time passes until nobody is left.
-    fn calm(&mut self, partition: Partition, transcript: &mut Vec<u8>) -> Result<(), String> {
+    fn calm(&mut self, partition: Partition) -> Result<(), String> {
         self.cast.broker.deliver(partition);
         self.cast.broker.world().shelves[partition.0 as usize].calm();
         let mut owner = self.come_to_life(partition)?;
@@ -449,20 +457,21 @@ impl Play {
             owner = self.come_to_life(partition)?;
         }
         self.check_end(partition, &owner.walk)?;
-        {
-            let mut world = self.cast.broker.world();
-            let shelf = &mut world.shelves[partition.0 as usize];
-            for record in shelf.committed(Topic::Changes).chain(shelf.committed(Topic::Kicks)) {
-                transcript.extend_from_slice(&record.value);
-            }
-            transcript.extend_from_slice(shelf.input.state_lines().as_bytes());
-        }
         self.cast.close(partition, owner);
         let owner = self.come_to_life(partition)?;
         self.check_end(partition, &owner.walk)
             .map_err(|what| format!("opened again: {what}"))?;
         self.cast.seat(partition).put_owner(owner);
         Ok(())
+    }
+
+    fn transcribe(&self, partition: Partition, transcript: &mut Vec<u8>) {
+        let mut world = self.cast.broker.world();
+        let shelf = &mut world.shelves[partition.0 as usize];
+        for record in shelf.committed(Topic::Changes).chain(shelf.committed(Topic::Kicks)) {
+            transcript.extend_from_slice(&record.value);
+        }
+        transcript.extend_from_slice(shelf.input.state_lines().as_bytes());
     }
 
     /// Everybody hears what there is to hear and does what it was told, until one machine has the partition and is at
