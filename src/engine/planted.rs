@@ -1,25 +1,25 @@
-//! Bugs to be planted, to see whether the simulator finds them. Only a build with the feature `planted` has them; in
-//! any other [`planted!`] is `false`.
+//! Bugs to be planted, to see whether the simulator finds them (`src/sim/planted.rs`). Only the build of the library's
+//! own tests has them; in any other [`planted!`] is `false`.
 
 /// Whether this bug is planted now.
-#[cfg(feature = "planted")]
+#[cfg(test)]
 macro_rules! planted {
     ($bug:ident) => {
         $crate::engine::planted::is($crate::engine::planted::Bug::$bug)
     };
 }
 
-#[cfg(not(feature = "planted"))]
+#[cfg(not(test))]
 macro_rules! planted {
     ($bug:ident) => {
         false
     };
 }
 
-#[cfg(feature = "planted")]
+#[cfg(test)]
 pub use garden::{Bug, is, plant};
 
-#[cfg(feature = "planted")]
+#[cfg(test)]
 mod garden {
     use std::cell::Cell;
 

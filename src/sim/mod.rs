@@ -17,6 +17,8 @@ pub mod history;
 mod input;
 pub mod oracle;
 pub mod oracle_input;
+#[cfg(test)]
+mod planted;
 mod shelf;
 pub mod shrink;
 pub mod world;
