@@ -160,16 +160,22 @@ pub fn folded(records: usize) {
     METRICS.folded.inc_by(records as u64);
 }
 
+fn count(counters: &[IntCounter], number: usize) {
+    if let Some(counter) = counters.get(number) {
+        counter.inc();
+    }
+}
+
 pub fn change(cause: Cause) {
-    METRICS.changes[cause as usize].inc();
+    count(&METRICS.changes, cause as usize);
 }
 
 pub fn kick(reason: KickReason) {
-    METRICS.kicks[reason as usize].inc();
+    count(&METRICS.kicks, reason as usize);
 }
 
 pub fn ignored(reason: IgnoreReason) {
-    METRICS.ignored[reason as usize].inc();
+    count(&METRICS.ignored, reason as usize);
 }
 
 pub fn malformed() {

@@ -73,13 +73,14 @@ fn failpoints() -> Plan {
     plan
 }
 
-fn plans() -> [Plan; 10] {
+fn plans() -> [Plan; 11] {
     [
         plans::kills(60),
         failpoints(),
         plans::sleepers(8),
         plans::storms(5, 40),
-        plans::shared_by_brokers(3, 12),
+        plans::shared_by_brokers(3, 12, true),
+        plans::shared_by_brokers(4, 16, false),
         plans::stores(6),
         plans::checkpoints(3),
         plans::brokers(9),

@@ -141,7 +141,7 @@ fn engines_that_come_and_go_lose_and_double_nothing() {
 
 #[test]
 fn engines_come_and_go_where_the_brokers_share_the_partitions_out() {
-    engines(&plans::shared_by_brokers(3, 6));
+    engines(&plans::shared_by_brokers(3, 6, true));
 }
 
 #[test]

@@ -243,3 +243,18 @@ pub enum Output {
     Kick(Kick),
     Ignored(Ignored),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_and_reasons_are_listed_in_the_order_of_their_numbers() {
+        let causes = Cause::ALL.map(|cause| cause as usize);
+        let kicks = KickReason::ALL.map(|reason| reason as usize);
+        let ignored = IgnoreReason::ALL.map(|reason| reason as usize);
+        assert!(causes.into_iter().eq(0..causes.len()));
+        assert!(kicks.into_iter().eq(0..kicks.len()));
+        assert!(ignored.into_iter().eq(0..ignored.len()));
+    }
+}

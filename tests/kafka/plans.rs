@@ -21,6 +21,7 @@ fn plan(name: &'static str, faults: Vec<Fault>) -> Plan {
         rate: 800,
         checkpoints: false,
         arguments: &[],
+        seconds: &[],
         faults,
     }
 }
@@ -51,11 +52,19 @@ pub fn storms(nodes: usize, times: u32) -> Plan {
     }
 }
 
-/// The same where the brokers share the partitions out (KIP-848).
-pub fn shared_by_brokers(nodes: usize, times: u32) -> Plan {
+/// The same where the brokers share the partitions out (KIP-848): all nodes leave it to them, or every second one, as
+/// while a group is moved from one protocol to the other.
+pub fn shared_by_brokers(nodes: usize, times: u32, all: bool) -> Plan {
+    let protocol = &["--kafka-set", "group.protocol=consumer"];
+    let (name, arguments): (_, &[&str]) = if all {
+        ("group-protocol-consumer", protocol)
+    } else {
+        ("group-protocols-mixed", &[])
+    };
     Plan {
-        name: "group-protocol-consumer",
-        arguments: &["--kafka-set", "group.protocol=consumer"],
+        name,
+        arguments,
+        seconds: if all { &[] } else { protocol },
         ..storms(nodes, times)
     }
 }

@@ -45,6 +45,8 @@ pub struct Plan {
     pub checkpoints: bool,
     /// More arguments of `rollcall serve`.
     pub arguments: &'static [&'static str],
+    /// Still more, of every second node.
+    pub seconds: &'static [&'static str],
     pub faults: Vec<Fault>,
 }
 
@@ -76,7 +78,10 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
             "5",
         ]);
     }
-    let nodes = (0..plan.nodes).map(|name| Node::new(directory.path(), &space, name, &more));
+    let nodes = (0..plan.nodes).map(|name| {
+        let its = if name % 2 == 1 { plan.seconds } else { &[] };
+        Node::new(directory.path(), &space, name, &[&*more, its].concat())
+    });
     let nodes: Vec<Node> = nodes.collect();
     let mut run = Run {
         cluster,
