@@ -1,5 +1,6 @@
 //! Simulated worlds: whatever goes wrong, outputs and state are as the rules say.
 
+use rollcall::sim::many;
 use rollcall::sim::world::{Options, run};
 use std::io::{Write, stderr};
 use std::process::Command;
@@ -8,25 +9,10 @@ const SEEDS: u64 = 300;
 /// How many worlds a commit has of its own.
 const SEEDS_OF_COMMIT: u64 = 30;
 const SEEDS_ON_ROCKSDB: u64 = 12;
-const THREADS: u64 = 4;
 
 /// The command that plays it again, and what was wrong, of every seed that fails.
 fn failing(first: u64, count: u64, options: &Options) -> String {
-    let mut wrong = std::thread::scope(|scope| {
-        let threads = (0..THREADS).map(|thread| {
-            scope.spawn(move || {
-                let seeds = (first..first + count).filter(|seed| seed % THREADS == thread);
-                let failed = seeds.filter_map(|seed| Some((seed, run(seed, options).err()?)));
-                failed.collect::<Vec<_>>()
-            })
-        });
-        let threads: Vec<_> = threads.collect();
-        let joined = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("runs catch panics"));
-        joined.flatten().collect::<Vec<_>>()
-    });
-    wrong.sort_unstable();
+    let wrong = many::each(first..=first + count - 1, |seed| run(seed, options).err());
     let told = wrong
         .iter()
         .map(|(seed, what)| format!("make sim SEED={seed}\n    {what}"));

@@ -15,6 +15,7 @@ pub mod fault;
 mod group;
 pub mod history;
 mod input;
+pub mod many;
 pub mod oracle;
 pub mod oracle_input;
 #[cfg(test)]

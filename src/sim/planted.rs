@@ -1,40 +1,23 @@
 //! Does the simulator find bugs? Eleven are planted, one after the other, and each must be found within CI's seeds. A
 //! test and nothing else: only the library's own tests are built with bugs to plant.
 
-use super::BrokerBug;
 use super::world::{Options, run};
+use super::{BrokerBug, many};
 use crate::engine::planted::{Bug, plant};
 use std::io::{Write, stderr};
 
 const SEEDS: u64 = 300;
-const THREADS: u64 = 4;
-/// The name of the threads that panic by the thousand.
-const GARDEN: &str = "garden";
 
 fn found(walk: Option<Bug>, broker: Option<BrokerBug>) -> Vec<u64> {
     let options = Options {
         bug: broker,
         ..Options::default()
     };
-    let mut found = std::thread::scope(|scope| {
-        let threads = (0..THREADS).map(|thread| {
-            let options = &options;
-            let seeds = move || {
-                plant(walk);
-                let seeds = (1..=SEEDS).filter(|seed| seed % THREADS == thread);
-                seeds.filter(|seed| run(*seed, options).is_err()).collect::<Vec<_>>()
-            };
-            let thread = std::thread::Builder::new().name(GARDEN.to_owned());
-            thread.spawn_scoped(scope, seeds).expect("a thread")
-        });
-        let threads: Vec<_> = threads.collect();
-        let joined = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("runs catch panics"));
-        joined.flatten().collect::<Vec<_>>()
+    let found = many::each(1..=SEEDS, |seed| {
+        plant(walk);
+        run(seed, &options).err()
     });
-    found.sort_unstable();
-    found
+    found.into_iter().map(|(seed, _)| seed).collect()
 }
 
 #[test]
@@ -42,7 +25,7 @@ fn every_planted_bug_is_found() {
     // What is found is told by the seeds, not by a page of panics. Those of other tests are told as ever.
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if std::thread::current().name() != Some(GARDEN) {
+        if std::thread::current().name() != Some(many::THREAD_NAME) {
             told(panic);
         }
     }));
