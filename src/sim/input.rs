@@ -17,8 +17,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Enough for most events and outputs.
 const VALUE_BYTES: usize = 256;
-/// What comes before the datum, over which the chain goes.
-const SINGLE_OBJECT_BYTES: usize = 10;
 
 /// A record to be published.
 pub struct Published {
@@ -77,6 +75,8 @@ pub struct Input {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Burst {
     pub devices: usize,
+    /// More devices than the history has records.
+    pub is_large: bool,
     /// From one connect to the next.
     pub step_ms: u64,
     /// The gateway says that it stops, and loses all of them at once.
@@ -142,7 +142,7 @@ impl Input {
             }
             offset += 1;
         }
-        let thousands = if burst.devices > records { planned.len() } else { 0 };
+        let thousands = if burst.is_large { planned.len() } else { 0 };
         planned.extend(history.map(|(at, ts, event)| (at.0 + offset, ts + burst.lull_ms, event)));
         Input {
             partition,
@@ -303,7 +303,8 @@ impl Input {
         };
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.chain);
-        hasher.update(&value[SINGLE_OBJECT_BYTES..]);
+        // Over the datum alone.
+        hasher.update(&value[avro::SINGLE_OBJECT_BYTES..]);
         self.chain = *hasher.finalize().as_bytes();
         self.expected.push(Expected {
             offset: id.offset,

@@ -133,13 +133,9 @@ impl Play {
         for partition in 0..partitions {
             let of = seed.wrapping_mul(4).wrapping_add(partition.into());
             let burst = burst(share, &mut weather, &mut random);
-            has_thousands |= burst.devices > share;
+            has_thousands |= burst.is_large;
             // Those of a small burst count for records of the history.
-            let records = if burst.devices > share {
-                share
-            } else {
-                share - burst.devices
-            };
+            let records = if burst.is_large { share } else { share - burst.devices };
             let policy = history::policy(of);
             policies.push(policy.clone());
             inputs.push(Input::new(of, policy, Partition(partition), partitions, records, burst));
@@ -307,14 +303,11 @@ impl Play {
         } else {
             None
         };
-        let mut records = *self.random.pick(&[1, 1, 3, 10, 30]);
-        if self.cast.broker.world().shelves[partition.0 as usize]
+        let is_rush = self.cast.broker.world().shelves[partition.0 as usize]
             .input
-            .is_in_thousands()
-        {
-            records *= THOUSANDS_FASTER;
-        }
-        for _ in 0..records {
+            .is_in_thousands();
+        let times = if is_rush { THOUSANDS_FASTER } else { 1 };
+        for _ in 0..times * *self.random.pick(&[1, 1, 3, 10, 30]) {
             let spoil = if self.strikes(Fault::Poison, 10) {
                 Spoil::Poison
             } else if self.strikes(Fault::WrongKey, 5) {
@@ -625,8 +618,10 @@ fn burst(share: usize, weather: &mut Weather, random: &mut Random) -> Burst {
     }
     let is_due = weather.strikes(Fault::WeekDue, 2, random);
     if is_due || weather.strikes(Fault::GatewayLost, 2, random) {
+        let devices = 1_500 + random.index(2_500);
         return Burst {
-            devices: 1_500 + random.index(2_500),
+            devices,
+            is_large: devices > share,
             step_ms: *random.pick(&[0, 0, 1, 40]),
             ends: random.percent(50),
             lull_ms: if is_due { WEEK_MS } else { 0 },

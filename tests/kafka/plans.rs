@@ -21,7 +21,7 @@ fn plan(name: &'static str, faults: Vec<Fault>) -> Plan {
         rate: 800,
         checkpoints: false,
         arguments: &[],
-        seconds: &[],
+        of_every_second: &[],
         faults,
     }
 }
@@ -56,16 +56,19 @@ pub fn storms(nodes: usize, times: u32) -> Plan {
 /// while a group is moved from one protocol to the other.
 pub fn shared_by_brokers(nodes: usize, times: u32, all: bool) -> Plan {
     let protocol = &["--kafka-set", "group.protocol=consumer"];
-    let (name, arguments): (_, &[&str]) = if all {
-        ("group-protocol-consumer", protocol)
+    let plan = storms(nodes, times);
+    if all {
+        Plan {
+            name: "group-protocol-consumer",
+            arguments: protocol,
+            ..plan
+        }
     } else {
-        ("group-protocols-mixed", &[])
-    };
-    Plan {
-        name,
-        arguments,
-        seconds: if all { &[] } else { protocol },
-        ..storms(nodes, times)
+        Plan {
+            name: "group-protocols-mixed",
+            of_every_second: protocol,
+            ..plan
+        }
     }
 }
 

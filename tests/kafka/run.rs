@@ -46,7 +46,7 @@ pub struct Plan {
     /// More arguments of `rollcall serve`.
     pub arguments: &'static [&'static str],
     /// Still more, of every second node.
-    pub seconds: &'static [&'static str],
+    pub of_every_second: &'static [&'static str],
     pub faults: Vec<Fault>,
 }
 
@@ -79,7 +79,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
         ]);
     }
     let nodes = (0..plan.nodes).map(|name| {
-        let its = if name % 2 == 1 { plan.seconds } else { &[] };
+        let its = if name % 2 == 1 { plan.of_every_second } else { &[] };
         Node::new(directory.path(), &space, name, &[&*more, its].concat())
     });
     let nodes: Vec<Node> = nodes.collect();

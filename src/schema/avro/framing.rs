@@ -85,7 +85,8 @@ impl Schema {
 }
 
 const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
-const SINGLE_OBJECT_BYTES: usize = 10;
+/// How long the framing in single-object encoding is: the mark and the fingerprint.
+pub const SINGLE_OBJECT_BYTES: usize = 10;
 const CONFLUENT: u8 = 0;
 
 /// What the bytes before a datum say about its schema.

@@ -17,7 +17,7 @@ mod quarantined;
 mod user_state;
 mod writer;
 
-pub use framing::{Frame, Framing, Schema, frame, frame_with_id, unframe};
+pub use framing::{Frame, Framing, SINGLE_OBJECT_BYTES, Schema, frame, frame_with_id, unframe};
 pub use quarantined::Quarantined;
 pub use user_state::{DeviceState, UserState};
 pub use writer::{NoRegistry, UnusableSchema, WriterSchema, WriterSchemas};
