@@ -10,13 +10,35 @@ CARGO_DENY := 0.20.2
 # `step NAME, COMMAND` runs one step of `make ci` and says how long it took.
 step = @echo "== $(1)" && start=$$(date +%s) && $(2) && echo "== $(1): $$(($$(date +%s) - start)) s"
 
-.PHONY: help run test test-faults ci bench sim setup
+# The directory of the program after a build.
+BIN := $(CARGO_TARGET_DIR)/release
+
+# RocksDB is C++ and most of the first build. Said once, before the silence.
+define say_how_long
+	@[ -x $(BIN)/rollcall ] || echo "The first build takes about 15 minutes on two cores, most of it for RocksDB (the line \
+	librocksdb-sys); later ones take a minute or two. Cargo counts the crates below."
+endef
+
+.PHONY: help run build install test test-faults ci bench sim setup setup-build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-run: setup ## a server with 1,000 simulated users
-	cargo run --release -- serve --demo 1000
+run: build ## a server with 1,000 simulated users, a gateway and the console
+	@echo "The console will be at http://127.0.0.1:8080/; Ctrl-C stops the server. Its data is in ./rollcall-demo."
+	@$(BIN)/rollcall serve --data rollcall-demo --demo 1000 --gateway 127.0.0.1:8090 --gateway-insecure
+
+build: setup-build ## the program alone
+	$(say_how_long)
+	cargo build --release --bin rollcall
+
+PREFIX ?= $(HOME)/.local
+
+install: build ## rollcall in ~/.local/bin, or in PREFIX=/usr/local
+	install -d $(PREFIX)/bin
+	install -m 755 $(BIN)/rollcall $(PREFIX)/bin/rollcall
+	@echo "$(PREFIX)/bin/rollcall"
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo 'Add it to the path: export PATH="$(PREFIX)/bin:$$PATH"' ;; esac
 
 test: setup ## every test; the last line counts them
 	scripts/test
@@ -35,7 +57,7 @@ ci: setup ## what must pass before a change lands: formatting, licences, lints, 
 
 SEED ?= 1-300
 
-sim: setup ## simulated worlds that try to break the engine; make sim SEED=17, or SEED=1-100000
+sim: setup-build ## simulated worlds that try to break the engine; make sim SEED=17, or SEED=1-100000
 	cargo run --release -- sim --seeds $(SEED)
 
 MINUTES ?= 25
@@ -43,8 +65,11 @@ MINUTES ?= 25
 test-faults: setup ## engines and brokers killed for MINUTES=25, then the table of what was lost; SEED=n repeats
 	cargo test --release --test faults -- --minutes $(MINUTES) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
-bench: setup ## the benchmarks, in the profile everything is built with
+bench: setup-build ## the benchmarks, in the profile everything is built with
 	cargo bench --profile release --benches
 
-setup: ## what a build needs is installed, or named
-	@scripts/setup
+setup: ## what the tests need (Java, Node, Chromium …) is installed, or named
+	@scripts/setup test
+
+setup-build: ## what a build needs (clang, libclang …) is installed, or named
+	@scripts/setup build

@@ -1,8 +1,13 @@
 //! Every setting of `rollcall serve`: unit, default and bounds. Flags win over the environment, both over the file.
 
+pub mod address;
+mod file;
 pub mod gateway;
+mod invalid;
 mod tim;
 
+pub use address::SecretUrl;
+pub use invalid::Invalid;
 pub use tim::{Credential, Tim, TimUnknown};
 
 use crate::presence::policy::Policy;
@@ -10,6 +15,7 @@ use crate::presence::{Offset, Partition};
 use crate::schema::policy::parse_policy;
 use anyhow::{Context as _, anyhow, bail};
 use clap::ValueEnum;
+use file::SettingsFile;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,11 +35,16 @@ pub struct Flags {
     #[arg(long, value_name = "DIR", env = "ROLLCALL_DATA")]
     pub data: Option<PathBuf>,
     /// Where HTTP is served; any other than a loopback address needs --token-file [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_LISTEN")]
+    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_LISTEN", value_parser = address::listen)]
+    #[serde(default, deserialize_with = "address::listen_in_file")]
     pub listen: Option<SocketAddr>,
-    /// The first policy, a JSON file. Only for an empty log: later ones are published as `policy` events
+    /// The first policy, a JSON file, for a new log. A log that has records is refused: publish a `policy` event instead
     #[arg(long, value_name = "FILE", env = "ROLLCALL_POLICY")]
     pub policy: Option<PathBuf>,
+    /// Ignores --policy when the log has records, instead of refusing to start
+    #[arg(long, env = "ROLLCALL_POLICY_IF_NEW", value_parser = clap::builder::BoolishValueParser::new())]
+    #[serde(default)]
+    pub policy_if_new: bool,
     /// Partitions of a new log, 1 to 1024, fixed when it is made [default: 4]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_PARTITIONS")]
     pub partitions: Option<u32>,
@@ -65,8 +76,14 @@ pub struct Flags {
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", help_heading = "Kafka")]
     pub group: Option<String>,
     /// Where other nodes reach this one's HTTP [default: http:// and --listen]
-    #[arg(long, value_name = "URL", env = "ROLLCALL_ADVERTISE", help_heading = "Kafka")]
-    pub advertise: Option<String>,
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ROLLCALL_ADVERTISE",
+        hide_env_values = true,
+        help_heading = "Kafka"
+    )]
+    pub advertise: Option<SecretUrl>,
     /// A setting of librdkafka (SASL, TLS, tuning), any number of times
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Kafka")]
     #[serde(default)]
@@ -85,18 +102,24 @@ pub struct Flags {
         hide_env_values = true,
         help_heading = "Kafka"
     )]
-    pub registry: Option<String>,
+    pub registry: Option<SecretUrl>,
     /// Registers our schemas at start where they are not there yet
     #[arg(
         long,
         env = "ROLLCALL_REGISTRY_REGISTER",
-        value_parser = clap::builder::FalseyValueParser::new(),
+        value_parser = clap::builder::BoolishValueParser::new(),
         help_heading = "Kafka"
     )]
     #[serde(default)]
     pub registry_register: bool,
     /// Where copies of the partitions' stores are kept for other machines: file:///DIRECTORY or s3://BUCKET/PREFIX
-    #[arg(long, value_name = "URL", env = "ROLLCALL_CHECKPOINTS", help_heading = "Kafka")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ROLLCALL_CHECKPOINTS",
+        hide_env_values = true,
+        help_heading = "Kafka"
+    )]
     pub checkpoints: Option<String>,
     /// How often such a copy is made of each partition: 1s to 24h [default: 10m]
     #[arg(long, value_name = "TIME", env = "ROLLCALL_CHECKPOINT_EVERY", help_heading = "Kafka")]
@@ -128,7 +151,8 @@ pub struct Flags {
     #[arg(long, value_enum, env = "ROLLCALL_TIM_UNKNOWN")]
     pub tim_unknown: Option<TimUnknown>,
     /// Where clients connect by WebSocket, if a gateway is to run in this process; see docs/gateway.md
-    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_GATEWAY")]
+    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_GATEWAY", value_parser = address::listen)]
+    #[serde(default, deserialize_with = "address::listen_in_file")]
     pub gateway: Option<SocketAddr>,
     #[command(flatten)]
     #[serde(default)]
@@ -173,6 +197,8 @@ pub struct Config {
     pub policy: Policy,
     /// Whether somebody asked for that policy.
     pub policy_given: bool,
+    /// Whether it is ignored where the log has records.
+    pub policy_if_new: bool,
     pub partitions: Option<u32>,
     pub tokens: Option<Vec<(String, Scopes)>>,
     pub retention_ms: u64,
@@ -194,8 +220,7 @@ pub struct Config {
 /// A schema registry is used.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    /// May have a password in it.
-    pub url: Secret<String>,
+    pub url: SecretUrl,
     /// Whether our schemas may be registered.
     pub register: bool,
 }
@@ -254,12 +279,21 @@ pub const DEFAULT_DATA: &str = "rollcall-data";
 pub const DEFAULT_GROUP: &str = "rollcall";
 
 impl Flags {
-    /// Reads the file and checks everything, once.
+    /// Reads the file and checks everything, once. An [`Invalid`] says which line of the file its setting is in.
     pub fn config(self) -> anyhow::Result<Config> {
-        let file = match &self.config {
-            Some(path) => read_toml(path)?,
-            None => Flags::default(),
-        };
+        let file = self.config.as_deref().map(SettingsFile::read).transpose()?;
+        let in_file = file.as_ref().map(|file| file.flags.clone()).unwrap_or_default();
+        self.checked(in_file)
+            .map_err(|error| match error.downcast::<Invalid>() {
+                Ok(mut invalid) => {
+                    invalid.line = file.as_ref().and_then(|file| file.place(invalid.setting));
+                    invalid.into()
+                }
+                Err(error) => error,
+            })
+    }
+
+    fn checked(self, file: Flags) -> anyhow::Result<Config> {
         let tim = Tim::of(&self, &file)?;
         let kafka = kafka(&self, &file)?;
         let registry = registry(&self, &file)?;
@@ -306,10 +340,11 @@ impl Flags {
         }
         let data = self.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
         let gateway = match self.gateway.or(file.gateway) {
-            Some(_) if kafka.is_some() => bail!(
-                "gateway is for one machine, where the engine is in the same process; on Kafka start a gateway of its own, \
-                 with `rollcall gateway --engine URL` of any node"
-            ),
+            Some(_) if kafka.is_some() => bail!(Invalid::new(
+                "gateway",
+                "cannot be combined with --kafka: it is for one machine, where the engine is in the same process; on \
+                 Kafka start a gateway of its own, with `rollcall gateway --engine URL` of any node"
+            )),
             Some(listen) => {
                 let mut edge = self.edge.or(file.edge);
                 // Another than the default of a gateway of its own, which may be started beside it.
@@ -324,6 +359,7 @@ impl Flags {
             listen,
             policy,
             policy_given,
+            policy_if_new: self.policy_if_new || file.policy_if_new,
             partitions,
             tokens: token_file.as_deref().map(read_tokens).transpose()?,
             retention_ms: hours * 3_600_000,
@@ -351,7 +387,7 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
     set.extend(flags.kafka_set.iter().cloned());
     let advertise = first(&flags.advertise, &file.advertise);
     let Some(bootstrap) = first(&flags.kafka, &file.kafka) else {
-        let given = [
+        let given: [(&'static str, bool); 6] = [
             ("topic_prefix", first(&flags.topic_prefix, &file.topic_prefix).is_some()),
             ("group", first(&flags.group, &file.group).is_some()),
             ("advertise", advertise.is_some()),
@@ -363,39 +399,48 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
             ("accept_time", accept_time.is_some()),
         ];
         if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
-            bail!("{name} is for Kafka, which --kafka must name");
+            bail!(Invalid::new(name, "requires --kafka, which names the brokers"));
         }
         return Ok(None);
     };
     if flags.partitions.or(file.partitions).is_some() {
-        bail!("partitions are those of the topics on Kafka; `rollcall topics create --partitions N` makes them");
+        bail!(Invalid::new(
+            "partitions",
+            "cannot be combined with --kafka; set it with `rollcall topics create --partitions N`"
+        ));
     }
     for (name, given) in [
         ("retention_hours", flags.retention_hours.or(file.retention_hours)),
         ("retention_mib", flags.retention_mib.or(file.retention_mib)),
     ] {
         if given.is_some() {
-            bail!("{name} is of the embedded log; on Kafka the topics have their own");
+            bail!(Invalid::new(
+                name,
+                "cannot be combined with --kafka: it is for the embedded log; on Kafka set it with `rollcall topics \
+                 create --retention-hours HOURS` or in the topics' own settings"
+            ));
         }
     }
     let group = first(&flags.group, &file.group).unwrap_or_else(|| DEFAULT_GROUP.to_owned());
     if group.is_empty() || group.len() > GROUP_BYTES_MAX {
-        bail!("group must have 1 to {GROUP_BYTES_MAX} bytes, not {}", group.len());
+        let problem = format!("must have 1 to {GROUP_BYTES_MAX} bytes, not {}", group.len());
+        bail!(Invalid::new("group", problem));
     }
-    let url = |text: String| -> anyhow::Result<String> {
-        let parsed = url::Url::parse(&text)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        if parsed.is_none() {
-            bail!("advertise must be a URL such as http://10.0.0.7:8080, not {text:?}");
-        }
-        Ok(text.trim_end_matches('/').to_owned())
+    let url = |url: SecretUrl| match url.has_credentials() {
+        true => Err(Invalid::new(
+            "advertise",
+            format!("must hold no user and no password, since every node can read it: {url}"),
+        )),
+        false => Ok(url.reveal().as_str().trim_end_matches('/').to_owned()),
     };
     let accepted = |text: String| {
         let pair = text
             .split_once(':')
             .and_then(|(partition, offset)| Some((Partition(partition.parse().ok()?), Offset(offset.parse().ok()?))));
-        pair.ok_or_else(|| anyhow!("accept_time must be a partition and an offset, such as 3:12345, not {text:?}"))
+        pair.ok_or_else(|| {
+            let problem = format!("must be a partition and an offset, such as 3:12345, not {text:?}");
+            Invalid::new("accept_time", problem)
+        })
     };
     Ok(Some(Kafka {
         bootstrap,
@@ -411,11 +456,11 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
 fn registry(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Registry>> {
     let register = flags.registry_register || file.registry_register;
     match flags.registry.clone().or_else(|| file.registry.clone()) {
-        Some(url) => Ok(Some(Registry {
-            url: Secret(url),
-            register,
-        })),
-        None if register => bail!("registry_register is for a schema registry, which --registry must name"),
+        Some(url) => Ok(Some(Registry { url, register })),
+        None if register => bail!(Invalid::new(
+            "registry_register",
+            "requires --registry, the URL of a schema registry"
+        )),
         None => Ok(None),
     }
 }
@@ -424,15 +469,30 @@ fn checkpoints(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Checkpoints
     let every = flags.checkpoint_every.clone().or_else(|| file.checkpoint_every.clone());
     let kept = flags.checkpoints_kept.or(file.checkpoints_kept);
     let Some(url) = flags.checkpoints.clone().or_else(|| file.checkpoints.clone()) else {
-        if every.is_some() || kept.is_some() {
-            bail!("checkpoint_every and checkpoints_kept are for checkpoints, whose place --checkpoints must name");
+        for (name, given) in [
+            ("checkpoint_every", every.is_some()),
+            ("checkpoints_kept", kept.is_some()),
+        ] {
+            if given {
+                bail!(Invalid::new(name, "requires --checkpoints, the place of checkpoints"));
+            }
         }
         return Ok(None);
     };
+    if !url.starts_with("file:///") && !url.starts_with("s3://") {
+        let shown = address::masked(&url);
+        let problem = match url.starts_with('/') {
+            true => format!("must be a URL: file://{shown} for the directory {shown}"),
+            false => format!("must be file:///DIRECTORY or s3://BUCKET/PREFIX, not {shown:?}"),
+        };
+        bail!(Invalid::new("checkpoints", problem));
+    }
     let every = every.unwrap_or_else(|| "10m".to_owned());
     let every_ms = span_ms(&every).filter(|ms| (1_000..=86_400_000).contains(ms));
-    let every_ms = every_ms
-        .ok_or_else(|| anyhow!("checkpoint_every must be 1s to 24h, a number and one of s, m, h, not {every:?}"))?;
+    let every_ms = every_ms.ok_or_else(|| {
+        let problem = format!("must be 1s to 24h, a number and one of s, m, h, not {every:?}");
+        Invalid::new("checkpoint_every", problem)
+    })?;
     Ok(Some(Checkpoints {
         url,
         every_ms,
@@ -452,29 +512,12 @@ fn span_ms(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(unit_ms)
 }
 
-fn within(name: &str, value: Option<u64>, default: u64, least: u64, most: u64) -> anyhow::Result<u64> {
+fn within(name: &'static str, value: Option<u64>, default: u64, least: u64, most: u64) -> anyhow::Result<u64> {
     let value = value.unwrap_or(default);
     if !(least..=most).contains(&value) {
-        bail!("{name} must be {least} to {most}, not {value}");
+        bail!(Invalid::new(name, format!("must be {least} to {most}, not {value}")));
     }
     Ok(value)
-}
-
-fn read_toml(path: &Path) -> anyhow::Result<Flags> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the settings {}", path.display()))?;
-    toml::from_str(&text).map_err(|error| {
-        let before = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text[..before].matches('\n').count();
-        // The message alone does not always name it.
-        let key = text.lines().nth(line).and_then(|line| line.split_once('='));
-        let key = key.map_or(String::new(), |(key, _)| format!(", `{}`", key.trim()));
-        anyhow!(
-            "{}, line {}{key}: {}",
-            path.display(),
-            line + 1,
-            error.message().trim().replace('\n', " ")
-        )
-    })
 }
 
 fn read_tokens(path: &Path) -> anyhow::Result<Vec<(String, Scopes)>> {
@@ -507,8 +550,9 @@ fn read_tokens(path: &Path) -> anyhow::Result<Vec<(String, Scopes)>> {
                         admin: true,
                     };
                 }
-                other => bail!(
-                    "{}: the scope {other:?} is unknown; there are read, publish and admin",
+                // It may be a token in the wrong column, so it is not shown.
+                _ => bail!(
+                    "{}: a scope is unknown; after the token and a space come read, publish or admin, separated by commas",
                     at()
                 ),
             }

@@ -27,6 +27,7 @@
     deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)
 )]
 
+pub mod cause;
 pub mod checkpoint;
 pub mod clock;
 pub mod command;

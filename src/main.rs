@@ -4,9 +4,9 @@
     deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)
 )]
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use mimalloc::MiMalloc;
-use rollcall::command;
+use rollcall::command::{self, usage};
 use std::process::ExitCode;
 
 /// Small things that come and go by the million, on several threads.
@@ -34,7 +34,22 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let mut known = Cli::command();
+    let parsed = known
+        .try_get_matches_from_mut(&arguments)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let Some(refusal) = usage::refusal(&error, &known, &arguments) else {
+                error.exit();
+            };
+            eprint!("{refusal}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = match cli.command {
         Command::Serve(flags) => command::serve::run(*flags),
         Command::Gateway(args) => command::gateway::run(*args),
         Command::Fold(args) => command::fold::run(args),
@@ -47,8 +62,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-            eprintln!("error: {}", causes.join(", because: "));
+            eprintln!("error: {}", usage::explain(&error, &known, &matches));
             ExitCode::from(2)
         }
     }

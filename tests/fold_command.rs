@@ -1,4 +1,8 @@
-//! What `rollcall fold` makes of its input as text: blank lines, lines that are no record, bad arguments.
+//! What `rollcall fold` makes of its input as text: blank lines, lines that are no record, bad arguments. And what every
+//! command says to mistakes that need nothing but the program ([`messages`]).
+
+#[path = "messages/mod.rs"]
+mod messages;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};

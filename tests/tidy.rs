@@ -18,12 +18,13 @@ use std::process::Command;
 const ARROWS: &[Arrow] = &[
     ("presence", &[]),
     ("clock", &[]),
+    ("cause", &[]),
     ("failpoint", &[]),
     // A policy file is one of its settings.
     ("config", &["presence", "schema"]),
     ("metrics", &["presence"]),
     ("schema", &["presence"]),
-    ("registry", &["presence", "schema"]),
+    ("registry", &["presence", "schema", "cause"]),
     ("log", &["presence", "clock", "failpoint", "metrics"]),
     ("store", &["presence", "metrics"]),
     ("checkpoint", &["presence", "store", "metrics"]),
@@ -45,12 +46,14 @@ const ARROWS: &[Arrow] = &[
     // No path to the store: what they know of a user, the engine told them.
     (
         "gateway",
-        &["presence", "schema", "log", "engine", "clock", "config", "metrics"],
+        &[
+            "presence", "schema", "log", "engine", "cause", "clock", "config", "metrics",
+        ],
     ),
     (
         "http",
         &[
-            "presence", "schema", "registry", "log", "engine", "clock", "config", "metrics",
+            "presence", "schema", "registry", "log", "engine", "cause", "clock", "config", "metrics",
         ],
     ),
     (
@@ -66,9 +69,12 @@ const ARROWS: &[Arrow] = &[
         ],
     ),
     // A follower in a process of its own; it meets the engine over HTTP, or in the change topic.
-    ("webhook", &["presence", "schema", "clock", "config", "log", "registry"]),
+    (
+        "webhook",
+        &["presence", "schema", "cause", "clock", "config", "log", "registry"],
+    ),
     // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
-    ("load", &["gateway", "clock"]),
+    ("load", &["gateway", "cause", "clock", "config"]),
     // It comes in over HTTP like everybody else.
     ("demo", &["presence", "schema", "clock"]),
     (
@@ -81,6 +87,7 @@ const ARROWS: &[Arrow] = &[
             "store",
             "checkpoint",
             "engine",
+            "cause",
             "clock",
             "config",
             "metrics",

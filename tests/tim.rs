@@ -400,20 +400,20 @@ fn settings_that_make_no_sense_are_refused_and_the_key_is_never_shown() {
         &format!("tim_key = \"{KEY}\"\ntim_key_file = \"{key}\"\ntim_app = 7\n"),
     );
     for (arguments, says) in [
-        (vec!["--tim-app", APP], "tim_app needs the app's secret key"),
-        (vec!["--tim-key", KEY], "need tim_app"),
-        (vec!["--tim-key-file", &key], "need tim_app"),
-        (vec!["--tim-admins", "root"], "need tim_app"),
-        (vec!["--tim-unknown", "error"], "need tim_app"),
+        (vec!["--tim-app", APP], "--tim-app requires the app's secret key"),
+        (vec!["--tim-key", KEY], "requires --tim-app"),
+        (vec!["--tim-key-file", &key], "requires --tim-app"),
+        (vec!["--tim-admins", "root"], "requires --tim-app"),
+        (vec!["--tim-unknown", "error"], "requires --tim-app"),
         (
             vec!["--tim-app", "0", "--tim-key", KEY],
-            "tim_app must be 1 to 4294967295, not 0",
+            "--tim-app must be 1 to 4294967295, not 0",
         ),
         (
             vec!["--tim-app", "4294967296", "--tim-key", KEY],
-            "tim_app must be 1 to 4294967295",
+            "--tim-app must be 1 to 4294967295",
         ),
-        (vec!["--tim-app", APP, "--tim-key", ""], "tim_key is empty"),
+        (vec!["--tim-app", APP, "--tim-key", ""], "--tim-key is empty"),
         (
             vec!["--tim-app", APP, "--tim-key-file", &empty],
             "is empty, where the TIM key should be",
@@ -424,9 +424,9 @@ fn settings_that_make_no_sense_are_refused_and_the_key_is_never_shown() {
         ),
         (
             vec!["--tim-app", APP, "--tim-key", KEY, "--tim-key-file", &key],
-            "only one may be given",
+            "give one of the two",
         ),
-        (vec!["--config", &toml], "only one may be given"),
+        (vec!["--config", &toml], "give one of the two"),
         (
             vec!["--tim-app", APP, "--tim-key", KEY, "--tim-admins", "a,,b"],
             "none with an empty name",

@@ -340,7 +340,10 @@ fn what_no_waiting_mends_ends_it_with_a_sentence() {
         "{said}"
     );
     let said = refused(directory, "ftp://127.0.0.1", &[]);
-    assert!(said.contains("engine must be an http or https URL"), "{said}");
+    assert!(
+        said.contains("--engine: the value (not shown) begins with ftp://, which is not spoken here: give http://"),
+        "{said}"
+    );
     let said = refused(directory, &url(&server), &["--token-file", "no-such-file"]);
     assert!(said.contains("cannot read the webhook token no-such-file"), "{said}");
     position("0:0\n");

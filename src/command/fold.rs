@@ -97,7 +97,7 @@ pub fn fold(setting: Setting, mut input: impl BufRead, mut output: impl Write) -
         lines.clear();
         if let Err(error) = folded {
             output.flush()?;
-            return Err(error.context(format!("line {number} is no record")));
+            return Err(error.context(format!("line {number} is not a record")));
         }
         if number.is_multiple_of(RECYCLE_EVERY) {
             state.take_dirt();

@@ -3,10 +3,11 @@
 use super::serve::{Signals, start_logging};
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::{Config, Flags};
-use crate::config::{LogFormat, LogLevel};
-use crate::gateway::Gateway;
+use crate::config::{LogFormat, LogLevel, SecretUrl, address};
+use crate::gateway::uplink::Unavailable;
 use crate::gateway::uplink::http::HttpUplink;
-use anyhow::{Context as _, bail};
+use crate::gateway::{self, Gateway};
+use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
 use axum::routing::get;
 use std::io::Write as _;
@@ -17,6 +18,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 const RETRY: Duration = Duration::from_secs(1);
+/// While no engine answers, a warning after 1, 2, 4 … tries, and then after each so many.
+const WARN_EVERY: u32 = 64;
 
 /// Takes clients' WebSockets and publishes what happens to them to an engine
 ///
@@ -28,7 +31,8 @@ pub struct Args {
         long,
         value_name = "ADDR:PORT",
         env = "ROLLCALL_GATEWAY",
-        default_value = "127.0.0.1:8090"
+        default_value = "127.0.0.1:8090",
+        value_parser = address::listen
     )]
     pub listen: SocketAddr,
     /// The HTTP interface of `rollcall serve`
@@ -36,9 +40,10 @@ pub struct Args {
         long,
         value_name = "URL",
         env = "ROLLCALL_ENGINE",
-        default_value = "http://127.0.0.1:8080"
+        default_value = "http://127.0.0.1:8080",
+        hide_env_values = true
     )]
-    pub engine: String,
+    pub engine: SecretUrl,
     /// A file with the bearer token for it, with the scopes read and publish
     #[arg(long, value_name = "FILE", env = "ROLLCALL_ENGINE_TOKEN_FILE")]
     pub engine_token_file: Option<PathBuf>,
@@ -51,7 +56,7 @@ pub struct Args {
     )]
     pub data: PathBuf,
     /// Where /metrics and /healthz are served, if anywhere
-    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_STATUS")]
+    #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_STATUS", value_parser = address::listen)]
     pub status: Option<SocketAddr>,
     /// Form of the log on standard error
     #[arg(long, value_enum, env = "ROLLCALL_LOG_FORMAT", default_value = "human")]
@@ -86,19 +91,35 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
         None => None,
         Some(address) => {
             let listener = TcpListener::bind(address).await;
-            Some(listener.with_context(|| format!("cannot listen on {address} for /metrics"))?)
+            let listener = listener.map_err(|error| {
+                anyhow!("cannot listen on {address} for /metrics: {error}; another port can be chosen with --status")
+            })?;
+            Some(listener)
         }
     };
     let tls = config.tls.is_some();
+    let mut tries = 0u32;
     let starting = async {
         let uplink = loop {
-            match HttpUplink::open(&args.engine, token).await {
+            tries += 1;
+            match HttpUplink::open(args.engine.reveal().as_str(), token).await {
                 Ok(uplink) => break uplink,
-                Err(error) => tracing::info!("the engine at {} cannot be asked yet: {error}", args.engine),
+                Err(Unavailable(why)) if u32::is_power_of_two(tries) || tries.is_multiple_of(WARN_EVERY) => {
+                    tracing::warn!(
+                        tries,
+                        "no engine answers at {} (--engine), trying again every second: {why}",
+                        args.engine
+                    );
+                }
+                Err(_) => {}
             }
             tokio::time::sleep(RETRY).await;
         };
-        Gateway::start(config, Arc::new(uplink), clock).await
+        let started = Gateway::start(config, Arc::new(uplink), clock).await;
+        started.map_err(|error| match error {
+            gateway::Error::Listen { .. } => anyhow!("{error}; another port can be chosen with --listen"),
+            error => error.into(),
+        })
     };
     let mut gateway = tokio::select! {
         started = starting => started?,

@@ -2,7 +2,7 @@
 
 use super::serve::start_logging;
 use crate::clock::SystemClock;
-use crate::config::{LogFormat, LogLevel};
+use crate::config::{LogFormat, LogLevel, SecretUrl};
 use crate::load::{Settings, run as run_load};
 use anyhow::{Context as _, bail};
 use clap::value_parser;
@@ -18,44 +18,67 @@ use std::sync::Arc;
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     /// Where clients connect; given several times, each connection takes one of them
-    #[arg(long = "gateway", value_name = "URL", default_value = "ws://127.0.0.1:8090")]
+    #[arg(long = "gateway", value_name = "URL", default_value = "ws://127.0.0.1:8090", value_parser = websocket)]
     pub gateways: Vec<String>,
     /// The HTTP interface of `rollcall serve`
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    pub engine: String,
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080",
+        hide_env_values = true
+    )]
+    pub engine: SecretUrl,
     /// A file with the bearer token for it, with the scope read
     #[arg(long, value_name = "FILE")]
     pub engine_token_file: Option<PathBuf>,
     /// The secret that signs people's tokens (HS256); without it the gateway must be an insecure one
     #[arg(long, value_name = "FILE")]
     pub jwt_secret: Option<PathBuf>,
-    /// People, each with one connection most of the time
+    /// Number of people, each with one connection most of the time
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub people: u32,
-    /// How long, in seconds; then everybody closes
+    /// Duration of the run in seconds; then every connection is closed
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
-    /// Between two things that a person does, on average, in seconds
+    /// Average time between two actions of a person, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = value_parser!(u64).range(1..=3_600))]
     pub action_seconds: u64,
-    /// People who connect for the first time, a second
+    /// New connections per second during ramp-up
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = value_parser!(u64).range(1..=100_000))]
     pub connect_rate: u64,
-    /// Between two storms, in which the network of many fails at once, in seconds; 0 for none
+    /// Time between two storms in seconds, 0 for none; in a storm the network of many people fails at once
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value_parser!(u64).range(0..=86_400))]
     pub storm_seconds: u64,
-    /// Of the people, who are in a storm
+    /// Percentage of people affected by each storm
     #[arg(long, value_name = "PERCENT", default_value = "10", value_parser = value_parser!(u64).range(0..=100))]
     pub storm_percent: u64,
-    /// Addresses of 127.0.0.0/8 to connect from, where the gateway is on this machine
+    /// Number of addresses of 127.0.0.0/8 to connect from, if the gateway is on this machine
     #[arg(long, value_name = "COUNT", default_value = "20", value_parser = value_parser!(u32).range(1..=10_000))]
     pub addresses: u32,
-    /// The same seed, the same people
+    /// Seed of the random numbers: the same seed gives the same people
     #[arg(long, value_name = "NUMBER", default_value = "1")]
     pub seed: u64,
-    /// Where the report is written, beside standard output
+    /// File that the report is also written to, beside standard output
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+/// Reads `ws://ADDRESS:PORT`: what a connection is opened to directly, from one of many addresses.
+fn websocket(text: &str) -> Result<String, String> {
+    const FORM: &str = "give ws://HOST:PORT, such as ws://127.0.0.1:8090";
+    let Some(authority) = text.strip_prefix("ws://") else {
+        return Err(match text.split_once("://") {
+            Some(("wss", _)) => format!("is wss://, and the load generator speaks no TLS: {FORM}"),
+            Some((scheme, _)) => format!("begins with {scheme}://: {FORM}"),
+            None => format!("does not begin with ws://: {FORM}"),
+        });
+    };
+    match authority.trim_end_matches('/').rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && !host.contains(['/', '@']) && port.parse::<u16>().is_ok() => {
+            Ok(text.to_owned())
+        }
+        _ => Err(format!("has no host and port behind ws://: {FORM}")),
+    }
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@
 
 use super::cluster::Cluster;
 use crate::clock::SystemClock;
+use crate::config::SecretUrl;
 use crate::engine::partition::decode;
 use crate::log::kafka::KafkaReader;
 use crate::log::local::{LocalLog, LocalReader};
@@ -45,7 +46,7 @@ pub struct Args {
     cluster: Cluster,
     /// A schema registry, where one was used
     #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
-    registry: Option<String>,
+    registry: Option<SecretUrl>,
     /// Only this partition, from 0
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
@@ -92,6 +93,13 @@ impl Reader {
     fn open(args: &Args) -> anyhow::Result<Reader> {
         let Some(bootstrap) = &args.kafka else {
             let directory = super::log_directory(&args.data);
+            if !directory.exists() {
+                bail!(
+                    "there is no log in {}; --data names the data directory of a server, such as ./rollcall-data, and \
+                     --kafka the brokers of one on Kafka",
+                    args.data.display()
+                );
+            }
             return Ok(Reader::Local(LocalLog::follow(&directory)?));
         };
         let connection = args.cluster.connection(bootstrap)?;
@@ -167,7 +175,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     });
     let runtime = runtime.transpose().context("the registry cannot be asked")?;
     let schemas = match (&args.registry, &runtime) {
-        (Some(url), Some(runtime)) => Schemas::to_read(Registry::new(url, runtime.handle().clone())?),
+        (Some(url), Some(runtime)) => Schemas::to_read(Registry::new(url.reveal().as_str(), runtime.handle().clone())?),
         _ => Schemas::default(),
     };
     let mut printer = Printer {
@@ -202,22 +210,30 @@ fn places(reader: &Reader, topic: Topic, partition: Option<u32>, from: Option<u6
         );
     }
     let partitions = partition.map_or(0..count, |partition| partition..partition + 1);
-    let begin = |partition| {
-        let start = reader.range(topic, partition)?.start;
-        match from.map(Offset) {
-            Some(wanted) if wanted < start => Err(Error::Gone {
+    let mut places = Vec::new();
+    let mut furthest = (Offset(0), Partition(0));
+    for partition in partitions.map(Partition) {
+        let Range { start, end } = reader.range(topic, partition)?;
+        furthest = furthest.max((end, partition));
+        let next = from.map_or(start, Offset);
+        if next < start {
+            bail!(Error::Gone {
                 topic,
                 partition,
-                wanted,
+                wanted: next,
                 start,
-            }),
-            from => Ok(Place {
-                partition,
-                next: from.unwrap_or(start),
-            }),
+            });
         }
-    };
-    Ok(partitions.map(Partition).map(begin).collect::<Result<_, _>>()?)
+        places.push(Place { partition, next });
+    }
+    let (end, longest) = furthest;
+    if let Some(from) = from
+        && Offset(from) > end
+    {
+        let name = topic.name();
+        bail!("--from {from} is beyond the end of {name}: partition {longest} ends at {end}, so give {end} or less");
+    }
+    Ok(places)
 }
 
 impl<W: Write> Printer<W> {

@@ -8,6 +8,7 @@ pub mod log;
 pub mod serve;
 pub mod sim;
 pub mod topics;
+pub mod usage;
 pub mod webhook;
 
 use std::io;

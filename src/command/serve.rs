@@ -3,10 +3,10 @@
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
-use crate::config::{Config, DEFAULT_GROUP, Flags, LogFormat, LogLevel};
+use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, LogFormat, LogLevel};
 use crate::engine::{Engine, Keeper, Outside, Tuning};
-use crate::gateway::Gateway;
 use crate::gateway::uplink::log::LogUplink;
+use crate::gateway::{self, Gateway};
 use crate::http::{Edge, Face, Peers};
 use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX};
 use crate::log::kafka::{KafkaLog, Member, Node, admin};
@@ -29,6 +29,8 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+const POLICY_REFUSED: &str = "is for a new log, and this log has records, whose rules are in force; to change them publish \
+                              a `policy` event, or start with --policy-if-new, which ignores the file";
 /// How long open requests may take to end once the process is told to stop.
 const GRACEFUL: Duration = Duration::from_millis(1_500);
 /// How far apart transactions with outputs begin on Kafka at least: each takes milliseconds of a core.
@@ -75,8 +77,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         )
     })?;
     let listen = listener.local_addr().context("the listener has no address")?;
-    std::fs::create_dir_all(&config.data)
-        .with_context(|| format!("the data directory {} cannot be made", config.data.display()))?;
+    make_data(&config.data)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let _alone = lock(&config.data)?;
     let Opened {
@@ -130,7 +131,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let uplink = Arc::new(LogUplink::new(engine.clone()));
         let starting = Gateway::start(config.clone(), uplink, clock.clone());
         gateway = tokio::select! {
-            started = starting => Some(started?),
+            started = starting => Some(started.map_err(|error| match error {
+                gateway::Error::Listen { .. } => anyhow!("{error}; another port can be chosen with --gateway"),
+                error => error.into(),
+            })?),
             () = signals.told() => None,
         };
         if let Some(gateway) = &gateway {
@@ -294,7 +298,7 @@ fn patience_ms(error: &anyhow::Error) -> u64 {
 
 /// What is wrong with the topics, and what mends it.
 #[derive(Debug, thiserror::Error)]
-#[error("the topics cannot be worked on: {0}")]
+#[error("the engine cannot start on these topics: {0}")]
 struct Refused(String);
 
 /// How many partitions the topics have; refuses topics that would break the rules.
@@ -343,7 +347,7 @@ async fn outside(config: &Config) -> anyhow::Result<Outside> {
 }
 
 fn ask_registry(settings: &crate::config::Registry, prefix: &str, runtime: Handle) -> Result<Schemas, registry::Error> {
-    let registry = Registry::new(&settings.url.0, runtime)?;
+    let registry = Registry::new(settings.url.reveal().as_str(), runtime)?;
     let subject = |schema: Schema| {
         let topic = match schema {
             Schema::Event => "events",
@@ -372,6 +376,14 @@ fn ask_registry(settings: &crate::config::Registry, prefix: &str, runtime: Handl
             Err(error) => return Err(error),
         }
     }
+}
+
+fn make_data(data: &Path) -> anyhow::Result<()> {
+    let shown = data.display();
+    std::fs::create_dir_all(data).map_err(|error| match data.is_file() {
+        true => anyhow!("the data directory {shown} is a file; name a directory with --data"),
+        false => anyhow!("the data directory {shown} cannot be made: {error}; another one can be chosen with --data"),
+    })
 }
 
 /// One process has the data directory, whoever else may reach it. The lock goes with the process.
@@ -406,8 +418,11 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
     let partitions = (0..log.partitions()).map(Partition);
     for partition in partitions.clone() {
         if log.range(Topic::Events, partition)?.end > Offset(0) {
+            if config.policy_given && !config.policy_if_new {
+                bail!(Invalid::new("policy", POLICY_REFUSED));
+            }
             if config.policy_given {
-                tracing::warn!("--policy is for an empty log and is left aside; publish a `policy` event instead");
+                tracing::info!("the log has records, so the policy of --policy was ignored");
             }
             return Ok(());
         }

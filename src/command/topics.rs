@@ -54,7 +54,7 @@ enum What {
 #[derive(clap::Args)]
 struct Kept {
     /// Where `rollcall serve` keeps checkpoints: says of which partitions the log's retention gets near the oldest
-    #[arg(long, value_name = "URL", env = "ROLLCALL_CHECKPOINTS")]
+    #[arg(long, value_name = "URL", env = "ROLLCALL_CHECKPOINTS", hide_env_values = true)]
     checkpoints: Option<String>,
     /// The group whose checkpoints they are
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", default_value = DEFAULT_GROUP)]

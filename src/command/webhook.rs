@@ -3,19 +3,18 @@
 use super::cluster::Cluster;
 use super::serve::{Signals, start_logging};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Credential, LogFormat, LogLevel};
+use crate::config::{Credential, LogFormat, LogLevel, SecretUrl};
 use crate::log::Topic;
 use crate::log::kafka::{Beginning, Follower};
 use crate::registry::{Registry, Schemas};
 use crate::webhook::{self, Engine, Letters, Patience, PositionFile, Receiver, Shape, Start};
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{ArgAction, ValueEnum, value_parser};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use url::Url;
 
 /// Posts every change as a State.StateChange callback of Tencent Cloud IM
 ///
@@ -25,17 +24,18 @@ use url::Url;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Where callbacks are posted
-    #[arg(long, value_name = "URL", env = "ROLLCALL_WEBHOOK_TO")]
-    to: Url,
+    #[arg(long, value_name = "URL", env = "ROLLCALL_WEBHOOK_TO", hide_env_values = true)]
+    to: SecretUrl,
     /// The engine whose changes are followed
     #[arg(
         long,
         value_name = "URL",
         env = "ROLLCALL_WEBHOOK_ENGINE",
         default_value = "http://127.0.0.1:8080",
+        hide_env_values = true,
         conflicts_with = "kafka"
     )]
-    engine: Url,
+    engine: SecretUrl,
     /// A file with the engine's bearer token in its first line; it needs the scope read
     #[arg(
         long,
@@ -69,7 +69,7 @@ pub struct Args {
     cluster: Cluster,
     /// A schema registry, where one was used
     #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
-    registry: Option<String>,
+    registry: Option<SecretUrl>,
     /// Where callbacks go that are given up, a JSON line each
     #[arg(
         long,
@@ -125,11 +125,6 @@ enum From {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    for (name, url) in [("to", &args.to), ("engine", &args.engine)] {
-        if !matches!(url.scheme(), "http" | "https") {
-            bail!("{name} must be an http or https URL, not {url}");
-        }
-    }
     start_logging(args.log_format, args.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("the runtime cannot be started")?.block_on(post(args))
@@ -150,7 +145,8 @@ async fn post(args: Args) -> anyhow::Result<()> {
         give_up_after: Some(args.give_up_after_s).filter(|s| *s > 0).map(Duration::from_secs),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let receiver = Receiver::new(args.to, shape, patience, clock.clone()).context("no HTTP client can be made")?;
+    let receiver = Receiver::new(args.to.reveal().clone(), shape, patience, clock.clone())
+        .context("no HTTP client can be made")?;
     let letters = Letters::open(&args.dead_letters)?;
     let parallel = usize::try_from(args.parallel).context("parallel is too large")?;
     let (stop, stopping) = watch::channel(false);
@@ -178,7 +174,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
     // Both wait for others.
     let joined = tokio::task::spawn_blocking(move || {
         let schemas = match &args.registry {
-            Some(url) => Schemas::to_read(Registry::new(url, runtime)?),
+            Some(url) => Schemas::to_read(Registry::new(url.reveal().as_str(), runtime)?),
             None => Schemas::default(),
         };
         let follower = Follower::join(&connection, Topic::Changes, &args.group, beginning, clock)?;

@@ -1,8 +1,9 @@
 //! Settings of the WebSocket edge, the same for `rollcall gateway` and for `rollcall serve --gateway`.
 
-use super::within;
+use super::{Invalid, address, within};
 use anyhow::bail;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,13 +19,13 @@ pub struct Flags {
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GATEWAY_NAME")]
     pub gateway_name: Option<String>,
     /// Takes the user from `?user=` and asks for no token. Only on a loopback address, to try it out
-    #[arg(long, env = "ROLLCALL_GATEWAY_INSECURE")]
+    #[arg(long, env = "ROLLCALL_GATEWAY_INSECURE", value_parser = BoolishValueParser::new())]
     pub gateway_insecure: bool,
     /// What signs tokens: a public key (PEM, RSA or P-256) or a secret of at least 32 bytes. Read again when it changes
     #[arg(long, value_name = "FILE", env = "ROLLCALL_JWT_KEY")]
     pub jwt_key: Option<PathBuf>,
     /// A JSON Web Key Set, a file or an address (https://… or http://…). Read again when it changes
-    #[arg(long, value_name = "FILE|URL", env = "ROLLCALL_JWKS")]
+    #[arg(long, value_name = "FILE|URL", env = "ROLLCALL_JWKS", hide_env_values = true)]
     pub jwks: Option<String>,
     /// How often keys and certificates are looked at again, in seconds, 1 to 86400 [default: 60]
     #[arg(long, value_name = "SECONDS", env = "ROLLCALL_RELOAD_SECONDS")]
@@ -51,7 +52,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", env = "ROLLCALL_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
     /// The client's address is the last of `X-Forwarded-For`: only behind a proxy that sets it
-    #[arg(long, env = "ROLLCALL_TRUST_FORWARDED")]
+    #[arg(long, env = "ROLLCALL_TRUST_FORWARDED", value_parser = BoolishValueParser::new())]
     pub trust_forwarded: bool,
     /// Connections at once, 1 to 10000000 [default: 100000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_CONNECTIONS_MAX")]
@@ -191,18 +192,20 @@ impl Flags {
     pub fn config(self, listen: SocketAddr, data: PathBuf) -> anyhow::Result<Config> {
         let name = self.gateway_name.clone().unwrap_or_else(|| "edge".to_owned());
         if !(1..=NAME_BYTES_MAX).contains(&name.len()) || name.contains(['/', '\0']) || name.starts_with('.') {
-            bail!(
-                "gateway_name must have 1 to {NAME_BYTES_MAX} bytes, no / and no dot in front, since a directory is \
-                 named after it, not {name:?}"
+            let problem = format!(
+                "must have 1 to {NAME_BYTES_MAX} bytes, no / and no dot in front, since a directory is named after it, \
+                 not {name:?}"
             );
+            bail!(Invalid::new("gateway_name", problem));
         }
         let admission = self.admission(listen)?;
         let tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
-            _ => bail!("tls_cert and tls_key are needed together"),
+            (Some(_), None) => bail!(Invalid::new("tls_cert", "requires --tls-key, the private key")),
+            (None, Some(_)) => bail!(Invalid::new("tls_key", "requires --tls-cert, the certificate chain")),
         };
-        let ms = |name: &str, value: Option<u64>, default: u64, least: u64, most: u64| {
+        let ms = |name: &'static str, value: Option<u64>, default: u64, least: u64, most: u64| {
             within(name, value, default, least, most).map(Duration::from_millis)
         };
         let lease_ms = within("lease_ms", self.lease_ms, 30_000, 1_000, 86_400_000)?;
@@ -241,10 +244,16 @@ impl Flags {
     fn admission(&self, listen: SocketAddr) -> anyhow::Result<Admission> {
         if self.gateway_insecure {
             if self.jwt_key.is_some() || self.jwks.is_some() {
-                bail!("gateway_insecure asks for no token, so it goes with neither jwt_key nor jwks");
+                bail!(Invalid::new(
+                    "gateway_insecure",
+                    "asks for no token, so it cannot be combined with --jwt-key or --jwks"
+                ));
             }
             if !listen.ip().is_loopback() {
-                bail!("gateway_insecure lets everybody in as whoever they say, so only a loopback address is served");
+                let problem = format!(
+                    "lets everybody in as any user, so it is for a loopback address such as 127.0.0.1:8090, not {listen}"
+                );
+                bail!(Invalid::new("gateway_insecure", problem));
             }
             return Ok(Admission::Insecure);
         }
@@ -253,6 +262,15 @@ impl Flags {
                 "a gateway needs --jwt-key or --jwks to know its users by; to try it out on this machine only, \
                  --gateway-insecure takes the user from ?user="
             );
+        }
+        if let Some(place) = &self.jwks
+            && place.contains("://")
+            && !place.starts_with("http://")
+            && !place.starts_with("https://")
+        {
+            let shown = address::masked(place);
+            let problem = format!("must be a file, or a URL that begins with http:// or https://, not {shown:?}");
+            bail!(Invalid::new("jwks", problem));
         }
         Ok(Admission::Tokens(Box::new(Tokens {
             key: self.jwt_key.clone(),

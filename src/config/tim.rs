@@ -1,6 +1,6 @@
 //! Settings of the Tencent-compatible routes, and texts that are shown to nobody.
 
-use super::{Flags, within};
+use super::{Flags, Invalid, within};
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -77,31 +77,44 @@ const APP_MAX: u64 = u32::MAX as u64;
 impl Tim {
     /// What flags and file say together; none where the routes are not asked for.
     pub(super) fn of(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Tim>> {
+        let both = || Invalid::new("tim_key", "cannot be combined with --tim-key-file: give one of the two");
         let admins = flags.tim_admins.as_ref().or(file.tim_admins.as_ref());
         let unknown = flags.tim_unknown.or(file.tim_unknown);
         let key = match (&flags.tim_key, &flags.tim_key_file, &file.tim_key, &file.tim_key_file) {
-            (Some(_), Some(_), ..) => bail!("of tim_key and tim_key_file only one may be given"),
+            (Some(_), Some(_), ..) => bail!(both()),
             (Some(key), ..) | (None, None, Some(key), None) => Some(key.clone()),
             (None, Some(path), ..) | (None, None, None, Some(path)) => Some(Credential::read(path, "TIM key")?),
-            (None, None, Some(_), Some(_)) => bail!("of tim_key and tim_key_file only one may be given"),
+            (None, None, Some(_), Some(_)) => bail!(both()),
             (None, None, None, None) => None,
         };
         let Some(app) = flags.tim_app.or(file.tim_app) else {
-            if key.is_some() || admins.is_some() || unknown.is_some() {
-                bail!("the settings that begin with tim_ need tim_app, the SDKAppID that clients send");
+            for (name, given) in [
+                ("tim_key", key.is_some()),
+                ("tim_admins", admins.is_some()),
+                ("tim_unknown", unknown.is_some()),
+            ] {
+                if given {
+                    bail!(Invalid::new(name, "requires --tim-app, the SDKAppID that clients send"));
+                }
             }
             return Ok(None);
         };
         let app = within("tim_app", Some(app), 1, 1, APP_MAX)?;
         let Some(key) = key else {
-            bail!("tim_app needs the app's secret key: give tim_key_file, or tim_key in the environment or the file");
+            bail!(Invalid::new(
+                "tim_app",
+                "requires the app's secret key: give --tim-key-file, or ROLLCALL_TIM_KEY in the environment"
+            ));
         };
         if key.reveal().is_empty() {
-            bail!("tim_key is empty: everybody could sign with it");
+            bail!(Invalid::new("tim_key", "is empty: everybody could sign with it"));
         }
         let admins = admins.cloned().unwrap_or_else(|| vec!["administrator".to_owned()]);
         if admins.is_empty() || admins.iter().any(String::is_empty) {
-            bail!("tim_admins must name at least one administrator, and none with an empty name");
+            bail!(Invalid::new(
+                "tim_admins",
+                "must name at least one administrator, and none with an empty name"
+            ));
         }
         Ok(Some(Tim {
             app,

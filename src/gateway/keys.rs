@@ -4,6 +4,8 @@
 //! secret of a token that anybody can make. Keys are read again without a restart; what cannot be read then leaves
 //! those before in force. A token is looked at once, when its connection begins.
 
+use crate::cause::reason;
+use crate::config::address::masked;
 use crate::config::gateway::Tokens;
 use crate::presence::event::bounds;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet, KeyAlgorithm};
@@ -97,8 +99,10 @@ impl Keys {
         if !place.starts_with("https://") && !place.starts_with("http://") {
             return file(Path::new(place));
         }
-        let failed =
-            |error: reqwest::Error| BadKeys::Unavailable(format!("the key set at {place} cannot be had: {error}"));
+        let shown = masked(place);
+        let failed = |error: reqwest::Error| {
+            BadKeys::Unavailable(format!("the key set at {shown} cannot be fetched: {}", reason(error)))
+        };
         let answer = self.client.get(place).send().await.map_err(failed)?;
         let bytes = answer
             .error_for_status()
@@ -108,7 +112,7 @@ impl Keys {
             .map_err(failed)?;
         if bytes.len() > JWKS_BYTES_MAX {
             return Err(BadKeys::Unusable(format!(
-                "the key set at {place} has more than {JWKS_BYTES_MAX} bytes"
+                "the key set at {shown} has more than {JWKS_BYTES_MAX} bytes"
             )));
         }
         Ok(bytes.to_vec())

@@ -5,6 +5,7 @@
 //! moment is a 503 with a moment to wait, never a guess.
 
 use super::Fault;
+use crate::cause::reason;
 use crate::log::kafka::Owners;
 use crate::presence::Partition;
 use axum::body::Bytes;
@@ -128,10 +129,10 @@ impl Peers {
             request = request.header(header::AUTHORIZATION, authorization.clone());
         }
         let unreached = |error: reqwest::Error| {
-            let error = error.without_url();
+            let why = reason(error);
             Fault::unavailable(
                 "moving",
-                format!("the node {url}, which had the partition last, does not answer: {error}"),
+                format!("the node {url}, which had the partition last, does not answer: {why}"),
             )
         };
         let response = request.send().await.map_err(unreached)?;

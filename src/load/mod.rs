@@ -6,7 +6,9 @@
 mod person;
 pub mod tally;
 
+use crate::cause::reason;
 use crate::clock::Clock;
+use crate::config::SecretUrl;
 use crate::gateway::uplink::http::HttpUplink;
 use crate::gateway::uplink::{Told, Unavailable, Uplink as _};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -32,10 +34,10 @@ const PHONE: &str = "android";
 const PAGE: &str = "web";
 
 pub struct Settings {
-    /// ws:// addresses, of which each connection takes one.
+    /// `ws://ADDRESS:PORT`, of which each connection takes one.
     pub gateways: Vec<String>,
     /// The HTTP interface, from which changes are followed.
-    pub engine: String,
+    pub engine: SecretUrl,
     pub engine_token: Option<String>,
     /// What signs people's tokens; none for gateways that ask for none.
     pub secret: Option<Vec<u8>>,
@@ -141,10 +143,8 @@ impl Report {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the engine cannot be asked: {0}")]
-    Engine(#[from] Unavailable),
-    #[error("the policy of the engine cannot be had: {0}")]
-    Policy(#[from] reqwest::Error),
+    #[error("no engine answers at {url} (--engine): {why}; start one with `rollcall serve`, or give its URL")]
+    Engine { url: SecretUrl, why: String },
     #[error("{0}")]
     Setting(String),
 }
@@ -193,14 +193,21 @@ impl Policy {
     }
 }
 
-async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error> {
-    let url = format!("{}/v1/policy", settings.engine.trim_end_matches('/'));
+async fn ask_policy(settings: &Settings) -> reqwest::Result<PolicyAnswer> {
+    let url = format!("{}/v1/policy", settings.engine.reveal().as_str().trim_end_matches('/'));
     let client = reqwest::Client::builder().no_proxy().build()?;
     let mut request = client.get(url).timeout(Duration::from_secs(10));
     if let Some(token) = &settings.engine_token {
         request = request.bearer_auth(token);
     }
-    let PolicyAnswer { policy } = request.send().await?.error_for_status()?.json().await?;
+    request.send().await?.error_for_status()?.json().await
+}
+
+async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error> {
+    let PolicyAnswer { policy } = ask_policy(settings).await.map_err(|error| Error::Engine {
+        url: settings.engine.clone(),
+        why: reason(error),
+    })?;
     let (phone, page) = (policy.platform(PHONE)?, policy.platform(PAGE)?);
     if page.push {
         return Err(Error::Setting(format!(
@@ -209,16 +216,13 @@ async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error>
     }
     let mut gateways = Vec::new();
     for url in &settings.gateways {
-        let authority = url.strip_prefix("ws://").map(|rest| rest.trim_end_matches('/'));
-        let Some(authority) = authority else {
-            return Err(Error::Setting(format!("{url:?} must be ws://ADDRESS:PORT")));
-        };
+        let authority = url.strip_prefix("ws://").unwrap_or(url).trim_end_matches('/');
         let mut found = tokio::net::lookup_host(authority)
             .await
-            .map_err(|error| Error::Setting(format!("{authority} is not known: {error}")))?;
+            .map_err(|error| Error::Setting(format!("--gateway {url}: its host is not known here: {error}")))?;
         let address = found
             .next()
-            .ok_or_else(|| Error::Setting(format!("{authority} has no address")))?;
+            .ok_or_else(|| Error::Setting(format!("--gateway {url}: its host has no address")))?;
         gateways.push((format!("ws://{authority}/"), address));
     }
     let now_ms = clock.now_ms();
@@ -275,8 +279,13 @@ async fn hand_out(
 pub async fn run(settings: Settings, clock: Arc<dyn Clock>) -> Result<Report, Error> {
     raise_descriptors(settings.people);
     let plan = Arc::new(plan(&settings, clock.clone()).await?);
-    let uplink = HttpUplink::open(&settings.engine, settings.engine_token.as_deref()).await?;
-    let changes = uplink.changes().await?;
+    let unavailable = |Unavailable(why)| Error::Engine {
+        url: settings.engine.clone(),
+        why,
+    };
+    let uplink = HttpUplink::open(settings.engine.reveal().as_str(), settings.engine_token.as_deref());
+    let uplink = uplink.await.map_err(unavailable)?;
+    let changes = uplink.changes().await.map_err(unavailable)?;
     let tally = Arc::new(Tally::default());
     let (tell, weather) = watch::channel(Weather::Calm);
     let mut people = HashMap::new();

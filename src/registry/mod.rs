@@ -9,6 +9,7 @@ mod schemas;
 
 pub use schemas::Schemas;
 
+use crate::cause::reason;
 use crate::schema::avro::{Framing, Schema, WriterSchema, WriterSchemas};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -272,7 +273,7 @@ impl Registry {
         }
         let failed = |error: reqwest::Error| {
             // Its own sentence would show the URL as it was given.
-            Wrong::Failed(self.silent(causes(&error.without_url())))
+            Wrong::Failed(self.silent(reason(error)))
         };
         self.runtime.block_on(async {
             let mut request = self.client.request(method, url).header("Accept", "application/json");
@@ -344,15 +345,4 @@ fn shown(url: &Url) -> String {
     shown.set_query(None);
     shown.set_fragment(None);
     shown.to_string()
-}
-
-/// An error with what lies behind it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -11,6 +11,7 @@
 pub mod avro;
 mod flat;
 pub mod json;
+pub mod nearest;
 pub mod partitioner;
 pub mod policy;
 

@@ -4,17 +4,44 @@
 //! [`PolicyDocument::complete`], so that they are written down once. Whatever is wrong is told in a sentence that names
 //! the key.
 
+use super::nearest::did_you_mean;
 use crate::presence::policy::{
     InvalidPolicy, LoginMode, Outage, Platform, PlatformDocument, Policy, PolicyDocument, RULES, bounds,
 };
 use serde::Deserialize;
+use serde_json::error::Category;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Write};
 
+const KEYS: [&str; 7] = [
+    "rules",
+    "login",
+    "exclusive",
+    "instances",
+    "kicked_max",
+    "outage",
+    "platforms",
+];
+const PLATFORM_KEYS: [&str; 8] = [
+    "kind",
+    "heartbeat_ms",
+    "timeout_ms",
+    "closed_ms",
+    "exit_ms",
+    "background_ms",
+    "push",
+    "away_ms",
+];
+
 /// Reads a policy document and completes it from the defaults.
 pub fn parse_policy(text: &str) -> Result<Policy, InvalidPolicy> {
-    let value = serde_json::from_str(text).map_err(|error| InvalidPolicy(format!("policy: not JSON: {error}")))?;
+    let value = serde_json::from_str(text).map_err(|error| {
+        InvalidPolicy(match error.classify() {
+            Category::Eof => format!("policy: the JSON ends too early, in line {}", error.line()),
+            _ => format!("policy: not JSON: {error}"),
+        })
+    })?;
     policy_document(&value)?.complete()
 }
 
@@ -40,7 +67,7 @@ pub fn policy_document(value: &Value) -> Result<PolicyDocument, InvalidPolicy> {
                     match key.as_str() {
                         "silence_ms" => document.silence_ms = Some(span("outage.silence_ms", value, 0)?),
                         "grace_ms" => document.grace_ms = Some(span("outage.grace_ms", value, 0)?),
-                        _ => return unknown_key("outage", key),
+                        _ => return unknown_key("outage", key, &["silence_ms", "grace_ms"]),
                     }
                 }
             }
@@ -49,7 +76,7 @@ pub fn policy_document(value: &Value) -> Result<PolicyDocument, InvalidPolicy> {
                     document.platforms.insert(name.clone(), platform(name, value)?);
                 }
             }
-            _ => return unknown_key("policy", key),
+            _ => return unknown_key("policy", key, &KEYS),
         }
     }
     Ok(document)
@@ -82,7 +109,7 @@ fn platform(name: &str, value: &Value) -> Result<PlatformDocument, InvalidPolicy
                 other => return mistyped(At(name, key), "true or false", other),
             },
             "away_ms" => document.away_ms = Some(span(At(name, key), value, 0)?),
-            _ => return unknown_key(&format!("platforms.{name}"), key),
+            _ => return unknown_key(&format!("platforms.{name}"), key, &PLATFORM_KEYS),
         }
     }
     Ok(document)
@@ -158,13 +185,14 @@ fn mistyped<T>(key: impl Display, wanted: &str, found: &Value) -> Result<T, Inva
     Err(InvalidPolicy(format!("{key} must be {wanted}, not {found}")))
 }
 
-fn unknown_key<T>(within: &str, key: &str) -> Result<T, InvalidPolicy> {
+fn unknown_key<T>(within: &str, key: &str, known: &[&str]) -> Result<T, InvalidPolicy> {
     let within = if within == "policy" {
         ""
     } else {
         &format!(" in {within}")
     };
-    Err(InvalidPolicy(format!("policy: unknown key {key:?}{within}")))
+    let meant = did_you_mean(key, known.iter().copied());
+    Err(InvalidPolicy(format!("policy: unknown key {key:?}{within}{meant}")))
 }
 
 /// The completed policy as compact JSON, with the keys in the order of section 4 and the names in byte order. Parsing

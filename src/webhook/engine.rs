@@ -3,9 +3,10 @@
 //! A connection that breaks, falls silent or is not there is made again, from the last cursor read. What no waiting mends
 //! ends it: a token that is not let in, a cursor that the log does not have.
 
-use super::post::{because, spread};
+use super::post::spread;
 use super::{Error, Followed, News, Positions, Source};
-use crate::config::Credential;
+use crate::cause::reason;
+use crate::config::{Credential, SecretUrl};
 use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Status};
 use reqwest::{Client, Response, StatusCode};
@@ -17,6 +18,8 @@ use url::Url;
 
 /// Between attempts: doubled each time.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// How often it says that there is still no engine.
+const WARN_EVERY: Duration = Duration::from_secs(30);
 /// The engine says something every ten seconds.
 const SILENCE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
@@ -36,6 +39,7 @@ pub enum Start {
 pub struct Engine {
     client: Client,
     url: Url,
+    shown: SecretUrl,
     token: Option<Credential>,
     /// Up to here everything is read; none before the engine has said where it begins.
     read: Option<Positions>,
@@ -44,16 +48,24 @@ pub struct Engine {
     buffer: Vec<u8>,
     ready: VecDeque<Followed>,
     back_off: Duration,
-    is_warned: bool,
+    /// Pauses since something was read.
+    waited: Duration,
+    /// So much of them was there at the last warning; none before the first.
+    warned: Option<Duration>,
 }
 
 impl Engine {
     /// Follows an engine; waits until it has said where it begins.
-    pub async fn follow(url: &Url, token: Option<Credential>, start: Start) -> Result<(Engine, Positions), Error> {
+    pub async fn follow(
+        url: &SecretUrl,
+        token: Option<Credential>,
+        start: Start,
+    ) -> Result<(Engine, Positions), Error> {
         let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build();
         let mut engine = Engine {
-            client: client.map_err(|error| Error::Refused(because(&error)))?,
-            url: changes_of(url),
+            client: client.map_err(|error| Error::Refused(reason(error)))?,
+            url: changes_of(url.reveal()),
+            shown: url.clone(),
             token,
             read: None,
             start,
@@ -61,7 +73,8 @@ impl Engine {
             buffer: Vec::new(),
             ready: VecDeque::new(),
             back_off: BACK_OFF.0,
-            is_warned: false,
+            waited: Duration::ZERO,
+            warned: None,
         };
         loop {
             if let Some(positions) = engine.read.clone() {
@@ -79,13 +92,14 @@ impl Engine {
         match answer.chunk().await {
             Ok(Some(bytes)) => {
                 self.back_off = BACK_OFF.0;
-                self.is_warned = false;
+                self.waited = Duration::ZERO;
+                self.warned = None;
                 self.buffer.extend_from_slice(&bytes);
                 self.take_blocks()
             }
             // It stops, and will be there again.
             Ok(None) => self.pause("the engine has ended the subscription").await,
-            Err(error) => self.pause(&because(&error.without_url())).await,
+            Err(error) => self.pause(&reason(error)).await,
         }
     }
 
@@ -104,7 +118,7 @@ impl Engine {
         }
         let answer = match request.send().await {
             Ok(answer) => answer,
-            Err(error) => return self.pause(&because(&error.without_url())).await,
+            Err(error) => return self.pause(&reason(error)).await,
         };
         let status = answer.status();
         if status == StatusCode::OK {
@@ -131,11 +145,14 @@ impl Engine {
     /// Gives the connection up and waits.
     async fn pause(&mut self, why: &str) -> Result<(), Error> {
         self.answer = None;
-        if !self.is_warned {
-            self.is_warned = true;
-            tracing::warn!("the engine cannot be followed for now: {why}");
+        if self.warned.is_none_or(|warned| self.waited >= warned + WARN_EVERY) {
+            self.warned = Some(self.waited);
+            let waited_s = self.waited.as_secs();
+            tracing::warn!(waited_s, engine = %self.shown, "the engine cannot be followed, trying again: {why}");
         }
-        tokio::time::sleep(spread(self.back_off)).await;
+        let pause = spread(self.back_off);
+        tokio::time::sleep(pause).await;
+        self.waited += pause;
         self.back_off = (self.back_off * 2).min(BACK_OFF.1);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One callback, posted until it is taken or given up.
 
 use super::Shape;
+use crate::cause::reason;
 use crate::clock::Clock;
 use crate::presence::change::Change;
 use reqwest::header::{CONTENT_TYPE, HeaderName};
@@ -112,7 +113,7 @@ impl Receiver {
             .header(HeaderName::from_static("rollcall-version"), change.version)
             .body(body.to_vec());
         // Without the address, which has the signature.
-        let reason = |error: reqwest::Error| Failed::Later(because(&error.without_url()));
+        let reason = |error: reqwest::Error| Failed::Later(reason(error));
         let mut answer = request.send().await.map_err(reason)?;
         let status = answer.status();
         let mut read = 0;
@@ -136,17 +137,6 @@ fn given_up(change: &Change, body: Vec<u8>, why: String) -> Outcome {
     let id = super::id(change);
     tracing::error!(change = id, user = &*change.user, "a callback is given up: {why}");
     Outcome::GivenUp { body, why }
-}
-
-/// An error with its causes, in a line.
-pub(super) fn because(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// Three quarters to five quarters of a span, so that those who failed together do not all come back together.

@@ -5,6 +5,8 @@
 //! its events. Subscriptions are resumed from their cursor whenever they break.
 
 use super::{AHEAD, Asked, Kick, KickLine, Pace, Standing, Told, Unavailable, Uplink};
+use crate::cause::reason;
+use crate::config::address::masked;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset};
 use crate::schema::json::event_line;
@@ -105,13 +107,7 @@ struct RefusedFields {
 
 impl From<reqwest::Error> for Unavailable {
     fn from(error: reqwest::Error) -> Unavailable {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(because) = cause {
-            text = format!("{text}: {because}");
-            cause = because.source();
-        }
-        Unavailable(text)
+        Unavailable(reason(error))
     }
 }
 
@@ -145,7 +141,7 @@ impl Engine {
     fn at(&self, path: &str) -> Result<Url, Unavailable> {
         self.url
             .join(path)
-            .map_err(|error| Unavailable(format!("{}{path} is no address: {error}", self.url)))
+            .map_err(|error| Unavailable(format!("{path} cannot follow the engine's URL: {error}")))
     }
 
     fn with_token(&self, request: RequestBuilder) -> RequestBuilder {
@@ -188,8 +184,8 @@ impl HttpUplink {
     /// For the engine at an address (`http://host:port`), asked with a bearer token if one is needed. Asks it at once
     /// how many partitions it has.
     pub async fn open(url: &str, token: Option<&str>) -> Result<HttpUplink, Unavailable> {
-        let url =
-            Url::parse(url).map_err(|error| Unavailable(format!("{url:?} is no address of an engine: {error}")))?;
+        let url = Url::parse(url)
+            .map_err(|error| Unavailable(format!("{:?} is not the URL of an engine: {error}", masked(url))))?;
         // Between a gateway and its engine there is nothing, whatever the environment says of proxies.
         let client = Client::builder().no_proxy().connect_timeout(PATIENCE).build()?;
         let engine = Engine {
@@ -322,14 +318,20 @@ impl Subscription {
             };
             let Err(broken) = broken else { return };
             tracing::debug!("{} is opened again: {broken}", self.path);
+            let mut tries = 0;
             lines = loop {
+                tries += 1;
                 tokio::time::sleep(RETRY).await;
                 if sender.is_closed() {
                     return;
                 }
                 match self.open().await {
                     Ok(lines) => break lines,
-                    Err(error) => tracing::warn!("{} is tried again: {error}", self.path),
+                    // Rarer and rarer: the second after the first, the fourth, the eighth.
+                    Err(error) if u32::is_power_of_two(tries) => {
+                        tracing::warn!(tries, "{} cannot be followed, trying again: {error}", self.path);
+                    }
+                    Err(_) => {}
                 }
             };
         }

@@ -357,8 +357,17 @@ fn failed(what: &str, error: &KafkaError) -> Error {
     }
 }
 
-/// librdkafka's code says it best; no setting's value is in it.
+/// What went wrong in one clause, without the library's names; no setting's value is in it.
 fn plain(error: &KafkaError) -> String {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown) => {
+            return "no connection could be made".to_owned();
+        }
+        Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut) => {
+            return "no answer came in time".to_owned();
+        }
+        _ => {}
+    }
     match error {
         KafkaError::ClientConfig(_, _, key, _) => format!("the value of {key} is not taken"),
         other => match other.rdkafka_error_code() {

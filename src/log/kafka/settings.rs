@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 /// The prefix of the topics' names where nobody asks for another.
 pub const DEFAULT_PREFIX: &str = "presence";
 
+const DEFAULT_PORT: &str = "9092";
+
 /// Kafka allows 249 bytes for a topic's name; the longest of ours adds 11.
 const PREFIX_BYTES_MAX: usize = 200;
 
@@ -83,8 +85,8 @@ pub struct Connection {
 /// What is wrong with a setting. No value of a secret is in it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Invalid {
-    #[error("--kafka must name at least one broker as host:port, such as localhost:9092")]
-    Bootstrap,
+    #[error("--kafka must name brokers as HOST:PORT, separated by commas, such as localhost:9092; {0:?} is none")]
+    Bootstrap(String),
     #[error(
         "the topic prefix {0:?} cannot be used: 1 to {PREFIX_BYTES_MAX} of the letters a-z, A-Z, 0-9 and . _ - are allowed"
     )]
@@ -118,6 +120,29 @@ pub enum Place {
     Line(PathBuf, usize),
 }
 
+/// One of the brokers, with the port that Kafka's own tools use unless another is given.
+fn server(text: &str) -> Result<String, Invalid> {
+    let text = text.trim();
+    let authority = text.rsplit("://").next().unwrap_or_default();
+    let (host, port) = match authority.rsplit_once(':') {
+        // The colons of an IPv6 address without a port are within its brackets.
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (authority, DEFAULT_PORT),
+    };
+    let is_ipv6_without_brackets = host.contains(':') && !host.ends_with(']');
+    if is_ipv6_without_brackets
+        || host.is_empty()
+        || host.contains(['/', ' ', '@'])
+        || port.parse::<u16>().map_or(true, |port| port == 0)
+    {
+        return Err(Invalid::Bootstrap(
+            text.rsplit('@').next().unwrap_or_default().to_owned(),
+        ));
+    }
+    let scheme = &text[..text.len() - authority.len()];
+    Ok(format!("{scheme}{host}:{port}"))
+}
+
 impl Connection {
     /// Reads and checks everything. What `set` says (`key=value`) wins over the properties file, a later one over an
     /// earlier one.
@@ -127,10 +152,8 @@ impl Connection {
         properties: Option<&Path>,
         set: &[String],
     ) -> Result<Connection, Invalid> {
-        let servers: Vec<&str> = bootstrap.split(',').map(str::trim).collect();
-        if servers.iter().any(|server| server.is_empty()) {
-            return Err(Invalid::Bootstrap);
-        }
+        let servers: Result<Vec<String>, Invalid> = bootstrap.split(',').map(server).collect();
+        let servers = servers?;
         let prefix = prefix.unwrap_or(DEFAULT_PREFIX);
         let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
         if prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX || !prefix.chars().all(allowed) {
@@ -371,7 +394,8 @@ mod tests {
             ));
         }
         for bootstrap in ["", "a:1,,b:2", " "] {
-            assert_eq!(Connection::new(bootstrap, None, None, &[]), Err(Invalid::Bootstrap));
+            let refused = Connection::new(bootstrap, None, None, &[]);
+            assert!(matches!(refused, Err(Invalid::Bootstrap(_))), "{bootstrap}");
         }
     }
 

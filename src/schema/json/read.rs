@@ -7,6 +7,7 @@ use crate::schema::{Malformed, policy::policy_json};
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::error::Category;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -42,9 +43,18 @@ pub struct Line<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
     #[error("{0}")]
-    Json(#[from] serde_json::Error),
+    Json(String),
     #[error("`{0}` must be an integer from 0 to {1}")]
     Position(&'static str, u64),
+}
+
+impl From<serde_json::Error> for LineError {
+    fn from(error: serde_json::Error) -> LineError {
+        LineError::Json(match error.classify() {
+            Category::Eof => format!("its JSON ends too early, in column {}", error.column()),
+            _ => error.to_string(),
+        })
+    }
 }
 
 /// Reads one line: an event with `offset` and `ts` beside its fields.
