@@ -6,6 +6,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
+# What `rollcall --version` says: docker build --build-arg ROLLCALL_COMMIT=$(git rev-parse --short=12 HEAD)
+ARG ROLLCALL_COMMIT=unknown
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/target \
     CARGO_TARGET_DIR=/target cargo build --release --locked --bin rollcall \
     && cp /target/release/rollcall /usr/local/bin/rollcall

@@ -15,7 +15,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Who is online, as a log and a pure fold over it
 #[derive(Parser)]
-#[command(name = "rollcall", version, about, max_term_width = 100)]
+#[command(name = "rollcall", version = rollcall::version::LINE.as_str(), about, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -31,6 +31,8 @@ enum Command {
     Sim(command::sim::Args),
     Topics(command::topics::Args),
     Webhook(Box<command::webhook::Args>),
+    Health(command::health::Args),
+    Completions(command::completions::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
         Command::Sim(args) => command::sim::run(args),
         Command::Topics(args) => command::topics::run(args),
         Command::Webhook(args) => command::webhook::run(*args),
+        Command::Health(args) => return command::health::run(args),
+        Command::Completions(args) => command::completions::run(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

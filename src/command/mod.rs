@@ -1,8 +1,10 @@
 //! The subcommands, a module each: what it is asked (clap), and the run.
 
 mod cluster;
+pub mod completions;
 pub mod fold;
 pub mod gateway;
+pub mod health;
 pub mod load;
 pub mod log;
 pub mod serve;

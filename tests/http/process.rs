@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::house::{connect, on, says, wait_until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -275,4 +276,106 @@ fn others_are_let_in_only_with_tokens() {
     }
     let said = refused(&log, &["--token-file", "no-such-file"]);
     assert!(said.contains("cannot read the tokens no-such-file"), "{said}");
+}
+
+/// What a command prints, on either stream, and its exit status.
+fn run(arguments: &[&str]) -> (String, Option<i32>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    let output = command.args(arguments).stdin(Stdio::null()).output().expect("it runs");
+    let printed = [output.stdout, output.stderr].concat();
+    (String::from_utf8(printed).expect("text"), output.status.code())
+}
+
+#[test]
+fn health_is_one_line_and_a_status_that_says_whether_it_is_ready() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(directory.path(), &[]);
+    let url = format!("http://{}", server.client.address);
+    assert_eq!(run(&["health", "--url", &url]), ("ready\n".to_owned(), Some(0)));
+    let healthz = format!("{url}/healthz");
+    assert_eq!(run(&["health", "--url", &healthz]), ("ok\n".to_owned(), Some(0)));
+
+    // A server that is not ready says why, in the form of every error; one that is none says something else.
+    let unready = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = unready.local_addr().expect("an address");
+    let answers = [
+        r#"{"error":{"code":"not_ready","message":"partition 3 is failed: \u001b[2Ja disk\nthat hums"}}"#,
+        "no JSON\n\nat all\n",
+    ];
+    let serving = std::thread::spawn(move || {
+        for body in answers {
+            let (mut socket, _) = unready.accept().expect("a connection");
+            let _ = socket.read(&mut [0; 4_096]);
+            let head = format!("HTTP/1.1 503 Unavailable\r\nContent-Length: {}\r\n\r\n", body.len());
+            socket.write_all((head + body).as_bytes()).expect("written");
+        }
+    });
+    for why in ["partition 3 is failed: [2Ja disk; that hums", "no JSON; at all"] {
+        let (printed, status) = run(&["health", "--url", &format!("http://alice:secret@{address}/")]);
+        assert_eq!(
+            printed,
+            format!("http://{address}/readyz answered 503 Service Unavailable: {why}\n")
+        );
+        assert_eq!(status, Some(1));
+    }
+    serving.join().expect("it answered twice");
+    // Now nobody is there.
+    let (printed, status) = run(&["health", "--url", &format!("http://{address}")]);
+    assert_eq!(status, Some(1));
+    assert!(
+        printed.starts_with(&format!("http://{address}/readyz does not answer: ")),
+        "{printed}"
+    );
+    for wrong in ["localhost:8080", "https://localhost", "ftp://x", "", "http://"] {
+        let (printed, status) = run(&["health", "--url", wrong]);
+        assert_eq!(status, Some(1), "{wrong}");
+        assert!(
+            printed.starts_with("--url cannot be used: ") && printed.lines().count() == 1,
+            "{printed}"
+        );
+    }
+}
+
+#[test]
+fn the_version_says_what_was_built_and_shells_can_complete_every_command() {
+    let (version, _) = run(&["--version"]);
+    let words = version.strip_prefix(concat!("rollcall ", env!("CARGO_PKG_VERSION"), " (commit "));
+    let words = words.and_then(|words| words.strip_suffix(")\n")).expect("of that form");
+    let parts: Vec<&str> = words.split(", ").collect();
+    let [commit, librdkafka, rocksdb] = parts.as_slice() else {
+        panic!("{version}")
+    };
+    assert!(commit.len() >= 7, "{version}");
+    let number = |part: &str, name: &str| {
+        let number = part
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix(' '))
+            .expect("a version");
+        assert!(
+            number.starts_with(|c: char| c.is_ascii_digit()) && number.contains('.'),
+            "{version}"
+        );
+    };
+    number(librdkafka, "librdkafka");
+    number(rocksdb, "RocksDB");
+
+    let (help, _) = run(&["--help"]);
+    let (_, commands) = help.split_once("Commands:\n").expect("commands");
+    let names: Vec<&str> = commands
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| {
+            line.split_whitespace()
+                .next()
+                .filter(|_| line.starts_with("  ") && !line.starts_with("   "))
+        })
+        .collect();
+    assert!(names.contains(&"serve") && names.contains(&"completions"), "{names:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let (script, status) = run(&["completions", shell]);
+        assert_eq!(status, Some(0), "{shell}");
+        for name in &names {
+            assert!(script.contains(name), "{shell} does not know {name}");
+        }
+    }
 }

@@ -1,0 +1,86 @@
+//! `rollcall health`: asks a running process whether it is ready, for containers and scripts that have no curl.
+
+use std::process::ExitCode;
+use std::time::Duration;
+use url::Url;
+
+/// Asks a running server whether it is ready: exit status 0 if it is, 1 if not
+///
+/// Prints one line. It is meant for health checks of containers: HEALTHCHECK CMD ["rollcall", "health"].
+#[derive(clap::Args)]
+pub struct Args {
+    /// The server, as http://HOST:PORT; with a path, such as /healthz of a gateway's --status, that is asked
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ROLLCALL_HEALTH_URL",
+        default_value = "http://127.0.0.1:8080",
+        hide_env_values = true
+    )]
+    url: String,
+}
+
+/// Shorter than health checks usually wait.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Of an answer, what is read at most.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// Of an answer, what is shown at most.
+const SHOWN_CHARS_MAX: usize = 500;
+
+pub fn run(args: Args) -> ExitCode {
+    match ask(&args.url) {
+        Ok(answer) => {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask(url: &str) -> Result<String, String> {
+    let wrong = |why: &str| format!("--url cannot be used: {why}; give http://HOST:PORT");
+    let mut url = Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+    if url.scheme() != "http" {
+        return Err(wrong("it does not begin with http://"));
+    }
+    if url.path() == "/" {
+        url.set_path("/readyz");
+    }
+    let mut shown = url.clone();
+    // A password is not for the log of a container.
+    if shown.set_username("").and(shown.set_password(None)).is_err() {
+        return Err(wrong("it has no host"));
+    }
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(TIMEOUT))
+        // The process is on this machine, or named: nothing is in between.
+        .proxy(None)
+        .build();
+    let answer = ureq::Agent::new_with_config(config).get(url.as_str()).call();
+    let mut answer = answer.map_err(|error| format!("{shown} does not answer: {error}"))?;
+    let status = answer.status();
+    let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+    let body = body.map_err(|error| format!("{shown} answered {status}, and then: {error}"))?;
+    let body = one_line(&message(&body).unwrap_or(body));
+    match status.is_success() {
+        true => Ok(body),
+        false => Err(format!("{shown} answered {status}: {body}")),
+    }
+}
+
+/// The sentence of an error in our form.
+fn message(body: &str) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(body).ok()?;
+    Some(body["error"]["message"].as_str()?.to_owned())
+}
+
+/// An answer may have warnings, a line each.
+fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.split(['\n', '\r']).filter(|line| !line.is_empty()).collect();
+    let shown = |c: &char| !c.is_control();
+    lines.join("; ").chars().filter(shown).take(SHOWN_CHARS_MAX).collect()
+}
