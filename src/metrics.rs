@@ -1,10 +1,16 @@
 //! Every metric, a named function each. Nobody else touches the registry.
 
+mod partitions;
+
+pub use partitions::Figures;
+
 use crate::presence::change::{Cause, IgnoreReason, KickReason};
+use crate::version;
+use partitions::Partitions;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 struct Metrics {
     registry: Registry,
@@ -13,16 +19,20 @@ struct Metrics {
     changes: Vec<IntCounter>,
     kicks: Vec<IntCounter>,
     ignored: Vec<IntCounter>,
-    malformed: IntCounter,
+    malformed: IntCounterVec,
     commits: IntCounter,
     committed_changes: IntCounter,
     ticks: IntCounter,
-    lag: IntGaugeVec,
-    users_in_memory: IntGaugeVec,
+    partitions: Mutex<Partitions>,
+    /// Held while everything is gathered, so that no reader sees sums that another is about to set again.
+    gathering: Mutex<()>,
     store_commit_seconds: Histogram,
+    append_seconds: Histogram,
+    change_seconds: Histogram,
+    query_seconds: Histogram,
     appended: IntCounter,
+    partitions_of_log: prometheus::IntGauge,
     followers: prometheus::IntGauge,
-    checkpoint: IntGaugeVec,
     checkpoint_failures: IntCounter,
     registry_failures: IntCounter,
     gateway_connections: prometheus::IntGauge,
@@ -33,6 +43,22 @@ struct Metrics {
     gateway_beat_records: IntCounter,
     gateway_endings_refused: IntCounter,
 }
+
+/// Upper bounds of the latency histograms, in seconds.
+const LATENCIES: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Why records are malformed, and the usual reasons why connections are refused and end: their counters begin at 0, so that the first one counts as an
+/// increase. Others appear when they happen.
+const MALFORMED: [&str; 4] = ["unreadable", "unknown_schema", "wrong_key", "wrong_partition"];
+const REFUSED: [&str; 5] = [
+    "bad_parameter",
+    "unauthorized",
+    "handshake_time",
+    "tls",
+    "too_many_handshakes",
+];
+const CLOSED: [&str; 4] = ["gone", "silent", "replaced", "displaced"];
 
 /// A name or label that is not allowed is a bug that every start would show.
 const VALID: &str = "the metrics are declared with valid names, each once";
@@ -55,12 +81,30 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         let of = |value| counters.with_label_values(&[value]);
         values.iter().map(of).collect::<Vec<IntCounter>>()
     };
-    let gauges = |name: &str, help: &str| {
-        add(
-            &registry,
-            IntGaugeVec::new(Opts::new(name, help), &["partition"]).expect(VALID),
-        )
+    let gauges = |name: &str, help: &str, labels: &[&str]| {
+        add(&registry, IntGaugeVec::new(Opts::new(name, help), labels).expect(VALID))
     };
+    let histogram = |name: &str, help: &str, buckets: &[f64]| {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        add(&registry, Histogram::with_opts(options).expect(VALID))
+    };
+    let counters_from = |name: &str, help: &str, label: &str, values: &[&str]| {
+        let counters = counters(name, help, label);
+        values
+            .iter()
+            .for_each(|value| drop(counters.with_label_values(&[value])));
+        counters
+    };
+    #[cfg(target_os = "linux")]
+    registry
+        .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+        .expect(VALID);
+    let labels = ["version", "commit", "librdkafka", "rocksdb"];
+    let build = gauges("rollcall_build_info", "1, with the versions of this build", &labels);
+    let librdkafka = version::librdkafka();
+    build
+        .with_label_values(&[version::VERSION, version::COMMIT, &librdkafka, version::ROCKSDB])
+        .set(1);
     Metrics {
         folded: counter(
             "rollcall_events_folded_total",
@@ -84,34 +128,80 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "reason",
             &IgnoreReason::ALL.map(IgnoreReason::name),
         ),
-        malformed: counter("rollcall_malformed_total", "Records put into quarantine"),
+        malformed: counters_from(
+            "rollcall_malformed_total",
+            "Records put into quarantine, by reason",
+            "reason",
+            &MALFORMED,
+        ),
         commits: counter("rollcall_commits_total", "Commits of outputs and position"),
         committed_changes: counter("rollcall_committed_changes_total", "Changes in those commits"),
         ticks: counter("rollcall_ticks_total", "Ticks appended to quiet partitions"),
-        lag: gauges(
-            "rollcall_lag_records",
-            "Offsets between the end of the input log and what is applied",
+        partitions: Mutex::new(Partitions {
+            reported: Default::default(),
+            lag: gauges(
+                "rollcall_lag_records",
+                "Offsets between the end of the input log and what is applied",
+                &["partition"],
+            ),
+            users_in_memory: gauges("rollcall_users_in_memory", "Users held in memory", &["partition"]),
+            checkpoint: gauges(
+                "rollcall_checkpoint_offset",
+                "The next offset to be folded in the last checkpoint published",
+                &["partition"],
+            ),
+            state: gauges(
+                "rollcall_partition_state",
+                "1 for the state that each partition of this process is in",
+                &["partition", "state"],
+            ),
+            users: gauges(
+                "rollcall_users",
+                "Users by status, in the partitions of this process",
+                &["status"],
+            ),
+            devices: gauges(
+                "rollcall_devices",
+                "Devices by platform and status, in the partitions of this process; offline ones are not counted",
+                &["platform", "status"],
+            ),
+        }),
+        gathering: Mutex::new(()),
+        store_commit_seconds: histogram(
+            "rollcall_store_commit_seconds",
+            "Time that a commit of the store took",
+            &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
         ),
-        users_in_memory: gauges("rollcall_users_in_memory", "Users held in memory"),
-        store_commit_seconds: add(
-            &registry,
-            Histogram::with_opts(
-                HistogramOpts::new("rollcall_store_commit_seconds", "Time that a commit of the store took")
-                    .buckets(vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
-            )
-            .expect(VALID),
+        append_seconds: histogram(
+            "rollcall_append_seconds",
+            "Time from appending events until they are durable",
+            &LATENCIES,
+        ),
+        change_seconds: histogram(
+            "rollcall_change_seconds",
+            "Time from a record until the changes that it caused are committed; one value per commit, its oldest change",
+            &LATENCIES,
+        ),
+        query_seconds: histogram(
+            "rollcall_query_seconds",
+            "Time until the engine answered a question about users",
+            &LATENCIES,
         ),
         appended: counter(
             "rollcall_events_appended_total",
             "Events accepted over HTTP and durable",
         ),
+        partitions_of_log: add(
+            &registry,
+            prometheus::IntGauge::new(
+                "rollcall_partitions",
+                "Partitions of the log, whichever process has them; 0 in a process without an engine",
+            )
+            .expect(VALID),
+        ),
         followers: add(
             &registry,
             prometheus::IntGauge::new("rollcall_followers", "Open subscriptions to changes or kicks").expect(VALID),
-        ),
-        checkpoint: gauges(
-            "rollcall_checkpoint_offset",
-            "The next offset to be folded in the last checkpoint published",
         ),
         checkpoint_failures: counter(
             "rollcall_checkpoint_failures_total",
@@ -125,20 +215,23 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             &registry,
             prometheus::IntGauge::new("rollcall_gateway_connections", "Open connections of clients").expect(VALID),
         ),
-        gateway_refused: counters(
+        gateway_refused: counters_from(
             "rollcall_gateway_refused_total",
             "Connections that were not let in, by reason",
             "reason",
+            &REFUSED,
         ),
-        gateway_closed: counters(
+        gateway_closed: counters_from(
             "rollcall_gateway_closed_total",
             "Connections that ended, by how",
             "reason",
+            &CLOSED,
         ),
-        gateway_kicks: counters(
+        gateway_kicks: counters_from(
             "rollcall_gateway_kicks_total",
             "Connections closed because the engine said so, by reason",
             "reason",
+            &KickReason::ALL.map(KickReason::name),
         ),
         gateway_beats: counter(
             "rollcall_gateway_beats_total",
@@ -178,8 +271,8 @@ pub fn ignored(reason: IgnoreReason) {
     count(&METRICS.ignored, reason as usize);
 }
 
-pub fn malformed() {
-    METRICS.malformed.inc();
+pub fn malformed(reason: &'static str) {
+    METRICS.malformed.with_label_values(&[reason]).inc();
 }
 
 pub fn committed(changes: usize) {
@@ -191,17 +284,42 @@ pub fn tick() {
     METRICS.ticks.inc();
 }
 
-pub fn partition(partition: u32, lag: u64, users_in_memory: usize) {
-    let label = partition.to_string();
-    METRICS.lag.with_label_values(&[&label]).set(lag as i64);
-    METRICS
-        .users_in_memory
-        .with_label_values(&[&label])
-        .set(users_in_memory as i64);
+fn partitions() -> std::sync::MutexGuard<'static, Partitions> {
+    METRICS.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reports how a partition of this process is doing.
+pub fn partition(partition: u32, figures: Figures) {
+    partitions().report(partition, figures);
+}
+
+/// How many partitions the log has, on whichever process.
+pub fn partitions_of_log(count: u32) {
+    METRICS.partitions_of_log.set(count.into());
+}
+
+/// Removes what was reported of a partition: this process no longer has it.
+pub fn partition_gone(partition: u32) {
+    partitions().remove(partition);
 }
 
 pub fn store_commit(seconds: f64) {
     METRICS.store_commit_seconds.observe(seconds);
+}
+
+/// Events became durable so long after they were given to the log.
+pub fn append(seconds: f64) {
+    METRICS.append_seconds.observe(seconds);
+}
+
+/// Changes were committed so long after the time of the oldest record that caused them.
+pub fn change_committed(seconds: f64) {
+    METRICS.change_seconds.observe(seconds);
+}
+
+/// A question about users was answered after so long.
+pub fn query(seconds: f64) {
+    METRICS.query_seconds.observe(seconds);
 }
 
 pub fn appended(events: usize) {
@@ -214,8 +332,7 @@ pub fn followers(difference: i64) {
 }
 
 pub fn checkpoint(partition: u32, next: u64) {
-    let label = partition.to_string();
-    METRICS.checkpoint.with_label_values(&[&label]).set(next as i64);
+    partitions().checkpointed(partition, next);
 }
 
 pub fn checkpoint_failed() {
@@ -255,7 +372,12 @@ pub fn gateway_endings_refused(endings: usize) {
 /// Everything in Prometheus' text format.
 pub fn text() -> String {
     let mut text = Vec::new();
-    match TextEncoder::new().encode(&METRICS.registry.gather(), &mut text) {
+    let gathered = {
+        let _alone = METRICS.gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        partitions().sum();
+        METRICS.registry.gather()
+    };
+    match TextEncoder::new().encode(&gathered, &mut text) {
         Ok(()) => String::from_utf8_lossy(&text).into_owned(),
         Err(error) => format!("# {error}\n"),
     }

@@ -197,7 +197,7 @@ fn what_is_printed_of_events_folds_to_what_is_printed_of_changes_and_kicks() {
     assert_eq!(policies, 2, "each on one line");
     assert!(
         all.iter()
-            .any(|line| line.ends_with(r#""ts":1000000,"type":"malformed"}"#))
+            .any(|line| line.contains(r#""ts":1000000,"type":"malformed","reason":"unreadable","error":""#))
     );
 }
 
@@ -212,10 +212,76 @@ fn a_record_with_a_wrong_key_or_in_a_wrong_partition_is_malformed() {
     avro::encode_event(json::read_new_events(body).unwrap()[0].as_ref().unwrap(), &mut value);
     house.append(right, Some("bob"), value.clone());
     house.append(wrong, Some("alice"), value);
-    let malformed = |offset: u64| format!(r#"{{"offset":{offset},"ts":1000000,"type":"malformed"}}"#);
+    let wrong_key = r#"the record's key must be its user \"alice\", not \"bob\""#;
+    let home = format!(r#"user \"alice\" belongs to partition {right} of 2, not to {wrong}"#);
+    let is_wrong_partition = format!("{home}: is the publisher's partitioner murmur2?");
+    let malformed = |offset: u64, reason: &str, error: &str, key: &str| {
+        let what = format!(r#""reason":"{reason}","error":"{error}","key":"{key}""#);
+        format!(r#"{{"offset":{offset},"ts":1000000,"type":"malformed",{what}}}"#)
+    };
     let partition = |partition: Partition| house.lines(&["events", "--partition", &partition.to_string()]);
-    assert_eq!(partition(right)[1], malformed(1));
-    assert_eq!(partition(wrong), [malformed(0)]);
+    assert_eq!(partition(right)[1], malformed(1, "wrong_key", wrong_key, "bob"));
+    assert_eq!(
+        partition(wrong),
+        [malformed(0, "wrong_partition", &is_wrong_partition, "alice")]
+    );
+
+    // Whole in the quarantine, once the engine has been there; what can be read is shown as the event that it is.
+    assert_eq!(house.lines(&["quarantine"]), Vec::<String>::new());
+    house.fold();
+    let event = r#"{"offset":1,"ts":1000000,"type":"forget","user":"alice"}"#;
+    let quarantined = |partition: Partition, offset: u64, error: &str, key: &str, event: &str| {
+        let event = event.replace(r#""offset":1"#, &format!(r#""offset":{offset}"#));
+        format!(
+            r#"{{"partition":{partition},"offset":{offset},"ts":1000000,"error":"{error}","key":"{key}","event":{event}}}"#
+        )
+    };
+    let quarantine = |partition: Partition| house.lines(&["quarantine", "--partition", &partition.to_string()]);
+    assert_eq!(quarantine(right), [quarantined(right, 1, wrong_key, "bob", event)]);
+    assert_eq!(
+        quarantine(wrong),
+        [quarantined(wrong, 0, &is_wrong_partition, "alice", event)]
+    );
+}
+
+#[test]
+fn whatever_a_malformed_record_is_made_of_its_lines_are_json_that_no_terminal_obeys() {
+    let house = House::new();
+    let right_to_left = "\u{202e}txt.exe\u{9b}31m\u{7f}";
+    let records: [(Option<&str>, &[u8]); 5] = [
+        (None, b"no event"),
+        (Some(right_to_left), right_to_left.as_bytes()),
+        (Some("\"\\\n\u{1b}[2J"), &[0xff, 0xfe, 0]),
+        (Some(""), b""),
+        (None, &[0xc3, 0x01, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    ];
+    for (key, value) in records {
+        house.append(Partition(0), key, value.to_vec());
+    }
+    house.fold();
+    let events = house.lines(&["events", "--partition", "0"]);
+    let quarantine = house.lines(&["quarantine", "--partition", "0"]);
+    for (number, ((key, value), (event, quarantined))) in records.iter().zip(events.iter().zip(&quarantine)).enumerate()
+    {
+        for line in [event, quarantined] {
+            assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line}");
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(line["offset"], number);
+            assert_eq!(line["key"].as_str(), *key);
+            assert!(line["error"].as_str().unwrap().len() > 5, "{line}");
+        }
+        let line: serde_json::Value = serde_json::from_str(quarantined).unwrap();
+        match std::str::from_utf8(value) {
+            Ok(value) => assert_eq!(line["value"], value),
+            Err(_) => assert!(line["value_base64"].is_string(), "{line}"),
+        }
+    }
+    assert_eq!((events.len(), quarantine.len()), (records.len(), records.len()));
+    assert!(events[4].contains(r#""reason":"unknown_schema""#), "{}", events[4]);
+    // Fed to the fold, each is malformed again and nothing else.
+    let folded = fold(&events, &["--partition", "0", "--partitions", "2"]);
+    assert_eq!(of_type("malformed", &folded).len(), records.len());
+    assert_eq!(folded.len(), records.len());
 }
 
 #[test]

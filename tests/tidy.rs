@@ -22,7 +22,8 @@ const ARROWS: &[Arrow] = &[
     ("failpoint", &[]),
     // A policy file is one of its settings.
     ("config", &["presence", "schema"]),
-    ("metrics", &["presence"]),
+    ("version", &[]),
+    ("metrics", &["presence", "version"]),
     ("schema", &["presence"]),
     ("registry", &["presence", "schema", "cause"]),
     ("log", &["presence", "clock", "failpoint", "metrics"]),
@@ -98,6 +99,7 @@ const ARROWS: &[Arrow] = &[
             "demo",
             "webhook",
             "load",
+            "version",
         ],
     ),
 ];

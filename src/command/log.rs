@@ -1,13 +1,13 @@
 //! `rollcall log`: what is in the log, record by record, as JSON lines.
 //!
 //! Events are printed as `rollcall fold` reads them, changes and kicks as it prints them, so that the one can be fed
-//! to the other. It looks on from outside: a server may own the log and be writing to it. Nothing is ever skipped: what
+//! to the other; the quarantine with what is wrong. It looks on from outside: a server may own the log and be writing to it. Nothing is ever skipped: what
 //! cannot be read is shown as malformed (events) or is an error.
 
 use super::cluster::Cluster;
 use crate::clock::SystemClock;
 use crate::config::SecretUrl;
-use crate::engine::partition::decode;
+use crate::engine::rejected::{Rejected, decode};
 use crate::log::kafka::KafkaReader;
 use crate::log::local::{LocalLog, LocalReader};
 use crate::log::{Error, Limit, Range, Record, Topic};
@@ -66,6 +66,8 @@ enum Sequence {
     Changes,
     /// Orders to gateways to close a connection
     Kicks,
+    /// Malformed events, whole, with what is wrong with them
+    Quarantine,
 }
 
 /// Of one read.
@@ -167,6 +169,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Sequence::Events => Topic::Events,
         Sequence::Changes => Topic::Changes,
         Sequence::Kicks => Topic::Kicks,
+        Sequence::Quarantine => Topic::Quarantine,
     };
     let mut places = places(&reader, topic, args.partition, args.from)?;
     let runtime = args.registry.is_some().then(|| {
@@ -305,26 +308,38 @@ impl<W: Write> Printer<W> {
     fn record_line(&mut self, partition: Partition, record: &Record) -> anyhow::Result<()> {
         let partitions = self.reader.partitions();
         let line = &mut self.line;
+        let topic = self.topic;
+        let unreadable = || {
+            format!(
+                "offset {} of {topic} in partition {partition} cannot be read",
+                record.offset
+            )
+        };
         self.schemas.learn([record.value.as_slice()])?;
         let output = match self.topic {
             Topic::Events => {
                 match decode(record, partition, partitions, &self.schemas) {
                     Ok(event) => json::event_line(line, record.offset, record.ts, &event),
-                    Err(_) => json::malformed_event_line(line, record.offset, record.ts),
+                    Err(Rejected { reason, error }) => {
+                        let key = record.key.as_deref();
+                        json::malformed_event_line(line, record.offset, record.ts, reason.name(), &error, key);
+                    }
                 }
                 return Ok(());
             }
             Topic::Changes => avro::decode_change_with(&record.value, &self.schemas).map(Output::Change),
             Topic::Kicks => avro::decode_kick_with(&record.value, &self.schemas).map(Output::Kick),
-            Topic::Quarantine => bail!("the records of {} are not printed", self.topic.name()),
+            Topic::Quarantine => {
+                let quarantined =
+                    avro::decode_quarantined_with(&record.value, &self.schemas).with_context(unreadable)?;
+                let value = quarantined.value.as_deref().unwrap_or_default();
+                self.schemas.learn([value])?;
+                let event = avro::decode_event_with(value, &self.schemas).ok();
+                json::quarantined_line(line, &quarantined, event.as_ref());
+                return Ok(());
+            }
         };
-        let output = output.with_context(|| {
-            let topic = self.topic.name();
-            format!(
-                "offset {} of {topic} in partition {partition} cannot be read",
-                record.offset
-            )
-        })?;
+        let output = output.with_context(unreadable)?;
         json::output_line(line, &output);
         Ok(())
     }

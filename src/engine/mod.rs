@@ -14,6 +14,7 @@ mod outbox;
 pub mod ownership;
 pub mod partition;
 mod placement;
+pub mod rejected;
 mod seats;
 mod worker;
 
@@ -24,6 +25,7 @@ pub use worker::{Answer, PartitionStats, QueryError};
 use crate::checkpoint;
 use crate::clock::Clock;
 use crate::log::{self, Alone, Group, Log, Position, Topic};
+use crate::metrics;
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::store;
@@ -192,6 +194,7 @@ pub struct Outside {
 pub struct Engine {
     log: Arc<dyn Log>,
     schemas: Schemas,
+    clock: Arc<dyn Clock>,
     seats: Arc<[Seat]>,
     seated: Arc<AtomicBool>,
     reporter: mpsc::Sender<Report>,
@@ -221,15 +224,17 @@ impl Engine {
         tuning: Tuning,
         outside: Outside,
     ) -> Result<Engine, Error> {
+        metrics::partitions_of_log(log.partitions());
         let schemas = outside.schemas.clone();
         let seats: Arc<[Seat]> = (0..log.partitions()).map(|_| Seat::default()).collect();
         let (reporter, reports) = mpsc::channel();
         let means = Means {
             log: log.clone(),
             data: data.map(Path::to_owned),
-            clock,
+            clock: clock.clone(),
             tuning,
             outside,
+            warnings: Arc::default(),
         };
         let run = Seats::new(means, group, seats.clone(), reporter.clone(), reports);
         let seated = run.seated().clone();
@@ -248,6 +253,7 @@ impl Engine {
         Ok(Engine {
             log,
             schemas,
+            clock,
             seats,
             seated,
             reporter,
@@ -257,6 +263,11 @@ impl Engine {
 
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
+    }
+
+    /// The clock that it goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// With which schemas events are written, and outputs were.
@@ -300,8 +311,14 @@ impl Engine {
         users: Vec<String>,
         at_least: Option<Offset>,
     ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
-        self.ask(partition, |reply| Command::Users { users, at_least, reply })
-            .await?
+        let began = self.clock.monotonic();
+        let ask = |reply| Command::Users { users, at_least, reply };
+        let answer = self.ask(partition, ask).await?;
+        // Who waits for an offset has chosen to.
+        if at_least.is_none() {
+            metrics::query(self.clock.monotonic().saturating_sub(began).as_secs_f64());
+        }
+        answer
     }
 
     /// The policy in force, completed, as JSON, and the record that put it in force.

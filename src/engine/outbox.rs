@@ -5,9 +5,10 @@
 
 use super::Error;
 use super::census::Census;
+use super::rejected::{self, Groups, Rejected};
 use crate::log::{Commit, CurrentRecord, Log, NewRecord, Position};
 use crate::metrics;
-use crate::presence::change::{Output, OutputId};
+use crate::presence::change::{IgnoreReason, Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::avro;
@@ -30,7 +31,14 @@ pub struct Outbox {
     unsettled: VecDeque<Commit>,
     /// The position of the last commit known to have got through.
     committed: Position,
+    /// The log time of the oldest change that was gathered and is not known to be committed.
+    oldest: Option<LogTime>,
     pub census: Census,
+    /// Events and heartbeats without effect, by reason, and malformed records: since this process has the partition.
+    pub ignored: [u64; IgnoreReason::ALL.len()],
+    pub rejected: Groups,
+    /// Malformed records of which no warning was asked for yet.
+    pub unwarned: Groups,
     datum: Vec<u8>,
     /// Written with.
     pub schemas: Schemas,
@@ -57,7 +65,11 @@ impl Outbox {
             commit_bytes,
             unsettled: VecDeque::new(),
             committed: target,
+            oldest: None,
             census,
+            ignored: Default::default(),
+            rejected: Groups::default(),
+            unwarned: Groups::default(),
             datum: Vec::new(),
             schemas: Schemas::default(),
         }
@@ -75,6 +87,11 @@ impl Outbox {
     /// Whether the log has everything that was gathered, so that the state may be shown.
     pub fn is_settled(&self) -> bool {
         self.unsettled.is_empty() && self.gathered_bytes == 0
+    }
+
+    /// The log time of the oldest change that was committed since this was last asked, once all are.
+    pub fn take_oldest_committed(&mut self) -> Option<LogTime> {
+        self.is_settled().then(|| self.oldest.take()).flatten()
     }
 
     /// Compares with the log when the point is reached up to which it has everything.
@@ -113,7 +130,11 @@ impl Outbox {
             Output::Change(change) => (change.id, avro::Schema::Change),
             Output::Kick(kick) => (kick.id, avro::Schema::Kick),
             Output::Ignored(ignored) => {
-                metrics::ignored(ignored.reason);
+                // What is folded again was counted before.
+                if ignored.offset >= self.target.next {
+                    metrics::ignored(ignored.reason);
+                    self.ignored[ignored.reason as usize] += 1;
+                }
                 return Ok(());
             }
         };
@@ -142,6 +163,7 @@ impl Outbox {
         match output {
             Output::Change(change) => {
                 metrics::change(change.cause);
+                self.oldest.get_or_insert(change.logged_at);
                 let key = Some(change.user.into_string().into_bytes());
                 self.gather(|gathered| &mut gathered.changes, NewRecord { key, value });
             }
@@ -166,9 +188,13 @@ impl Outbox {
     }
 
     /// Takes a malformed record, whole.
-    pub fn quarantine(&mut self, offset: Offset, value: Vec<u8>) {
-        metrics::malformed();
+    pub fn quarantine(&mut self, offset: Offset, rejected: &Rejected, value: Vec<u8>) {
+        // What is folded again is there already, and was counted before.
         if offset >= self.target.next {
+            let Rejected { reason, error } = rejected;
+            metrics::malformed(reason.name());
+            rejected::add(&mut self.rejected, *reason, 1, offset, error);
+            rejected::add(&mut self.unwarned, *reason, 1, offset, error);
             self.gather(|gathered| &mut gathered.quarantine, NewRecord { key: None, value });
         }
     }

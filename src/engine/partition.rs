@@ -14,13 +14,14 @@
 use super::census::Census;
 use super::current;
 use super::outbox::Outbox;
+use super::rejected::{Groups, Rejected, decode};
 use super::{Error, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{self, CurrentRecord, Limit, Log, Position, Record, Topic};
 use crate::metrics;
 use crate::presence::ahead::USERS_AHEAD;
-use crate::presence::change::Output;
+use crate::presence::change::{IgnoreReason, Output};
 use crate::presence::deadlines::Upto;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
@@ -28,8 +29,8 @@ use crate::presence::state::{PartitionImage, Slot, State, UserImage};
 use crate::presence::{LogTime, Offset, Partition, Status};
 use crate::registry::Schemas;
 use crate::schema::avro::{self, Quarantined, Schema};
+use crate::schema::json;
 use crate::schema::policy::{policy_json, written_policy};
-use crate::schema::{json, partitioner};
 use crate::store::{self, Applied, DueKey, Place, SlotBeats, Store, keys};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -255,6 +256,16 @@ impl Walk {
         &self.outbox.census
     }
 
+    /// How many events and heartbeats had no effect, in the order of `IgnoreReason::ALL`, and which records were malformed.
+    pub fn without_effect(&self) -> (&[u64; IgnoreReason::ALL.len()], &Groups) {
+        (&self.outbox.ignored, &self.outbox.rejected)
+    }
+
+    /// Malformed records since this was last asked.
+    pub fn take_unwarned(&mut self) -> Groups {
+        std::mem::take(&mut self.outbox.unwarned)
+    }
+
     /// The position of the last commit known to have got through.
     pub fn committed(&self) -> Position {
         self.outbox.committed()
@@ -401,8 +412,8 @@ impl Walk {
     fn fold_record(
         &mut self,
         record: &Record,
-        event: Result<&Event<'_>, &String>,
-        rest: &[Result<Event<'_>, String>],
+        event: Result<&Event<'_>, &Rejected>,
+        rest: &[Result<Event<'_>, Rejected>],
     ) -> Result<(), Error> {
         let resumed = std::mem::take(&mut self.resumed_outputs);
         let before = self.state.time();
@@ -445,19 +456,19 @@ impl Walk {
             state.fire(None, out);
             state.apply(event.ok(), out);
         })?;
-        if let Err(error) = event {
+        if let Err(rejected) = event {
             let quarantined = Quarantined {
                 partition: self.partition,
                 offset: record.offset,
                 ts: record.ts,
-                error: Cow::Borrowed(error),
+                error: Cow::Borrowed(&rejected.error),
                 key: record.key.as_deref().map(Cow::Borrowed),
                 value: (!record.is_null).then_some(Cow::Borrowed(&record.value)),
             };
             let mut value = Vec::with_capacity(record.value.len() + 256);
             self.outbox.schemas.frame(Schema::Quarantined, &mut value);
             avro::write_quarantined_datum(&quarantined, &mut value);
-            self.outbox.quarantine(record.offset, value);
+            self.outbox.quarantine(record.offset, rejected, value);
         }
         self.next = Offset(record.offset.0 + 1);
         self.folded_since += 1;
@@ -602,6 +613,10 @@ impl Walk {
     fn commit_log_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
         self.log_began_ms = self.clock.monotonic_ms();
         self.outbox.commit(self.next, self.resumed_outputs, time, &*self.log)?;
+        if let Some(oldest) = self.outbox.take_oldest_committed() {
+            let waited_ms = self.clock.now_ms().saturating_sub(oldest.0);
+            metrics::change_committed(waited_ms as f64 / 1_000.0);
+        }
         self.log_committed_ms = self.clock.monotonic_ms();
         Ok(())
     }
@@ -782,17 +797,4 @@ fn beats_of(state: &State, block: u32) -> Vec<SlotBeats> {
         })
     });
     slots.collect()
-}
-
-/// Decodes a record and checks that it is where it belongs. Schemas of a registry must be known already.
-pub fn decode<'r>(
-    record: &'r Record,
-    partition: Partition,
-    partitions: u32,
-    schemas: &Schemas,
-) -> Result<Event<'r>, String> {
-    let event = avro::decode_event_with(&record.value, schemas).map_err(|malformed| malformed.to_string())?;
-    partitioner::check_key(&event, record.key.as_deref()).map_err(|malformed| malformed.to_string())?;
-    partitioner::check_partition(&event, partition, partitions).map_err(|malformed| malformed.to_string())?;
-    Ok(event)
 }

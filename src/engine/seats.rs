@@ -2,10 +2,12 @@
 //! [`ownership`], and what that commands is done.
 
 use super::ownership::{self, Command as Order, Fact, Life};
+use super::rejected::Warnings;
 use super::worker::{Command, Wake, Worker};
 use super::{Error, Outside, Tuning};
 use crate::clock::Clock;
 use crate::log::{Group, Log, News};
+use crate::metrics;
 use crate::presence::Partition;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +57,8 @@ pub struct Means {
     pub clock: Arc<dyn Clock>,
     pub tuning: Tuning,
     pub outside: Outside,
+    /// About malformed records, of all partitions together.
+    pub warnings: Arc<Warnings>,
 }
 
 pub struct Seats {
@@ -263,6 +267,8 @@ struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        // Before it can be started again.
+        metrics::partition_gone(self.partition.0);
         let _ = self.reporter.send(Report::Fact(self.partition, Fact::Ended));
     }
 }

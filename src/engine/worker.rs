@@ -7,14 +7,16 @@
 use super::checkpoints::{Reach, set_aside};
 use super::ownership::Fact;
 use super::partition::Walk;
+use super::rejected::Groups;
 use super::seats::{Means, Report};
 use super::{Error, Tuning, millis};
 use crate::clock::Clock;
 use crate::log::{self, Limit, Log, NewRecord, Position, Topic};
 use crate::metrics;
+use crate::presence::change::IgnoreReason;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
-use crate::presence::{LogTime, Offset, Partition};
+use crate::presence::{LogTime, Offset, Partition, Status};
 use crate::schema::{json, policy::policy_json};
 use crate::store::{self, Store};
 use std::path::PathBuf;
@@ -31,6 +33,8 @@ const IDLE_MS: u64 = 1_000;
 /// After the log or the store failed it is tried again this much later.
 const RETRY_MS: u64 = 1_000;
 const PROGRESS_MS: u64 = 2_000;
+/// Between two reports to the metrics, unless the state changes.
+const REPORT_MS: u64 = 200;
 /// How often the last commit is tried.
 const CLOSINGS: u32 = 4;
 /// Well below the time after which a group gives a silent member's partitions to another.
@@ -98,6 +102,12 @@ pub struct PartitionStats {
     pub applied: Offset,
     pub time: Option<LogTime>,
     pub census: super::census::Census,
+    /// How many changes the partition has given, ever.
+    pub changes: u64,
+    /// Events and heartbeats without effect since this process has the partition, in the order of `IgnoreReason::ALL`.
+    pub ignored: [u64; IgnoreReason::ALL.len()],
+    /// Malformed records since then.
+    pub rejected: Groups,
 }
 
 /// Wakes a worker, at most once until it has looked.
@@ -144,6 +154,9 @@ pub struct Worker {
     at_end_once: bool,
     end_at_opening: Offset,
     next_progress_ms: u64,
+    /// No report to the metrics before, by the monotonic clock, unless the state is another than was reported.
+    next_report_ms: u64,
+    reported: &'static str,
     /// Not to be tried again before, by the monotonic clock.
     retry_at_ms: u64,
     /// No checkpoint before, by the monotonic clock.
@@ -212,6 +225,8 @@ impl Worker {
             at_end_once: false,
             end_at_opening: Offset(0),
             next_progress_ms: 0,
+            next_report_ms: 0,
+            reported: "",
             retry_at_ms: 0,
             next_checkpoint_ms: 0,
             checkpointed: Offset(0),
@@ -254,7 +269,7 @@ impl Worker {
             return false;
         }
         self.wake.pending.store(false, Ordering::Release);
-        match self.try_work() {
+        let worked = match self.try_work() {
             Ok(worked) => worked,
             Err(error) => {
                 if self.failure.as_ref() != Some(&error.to_string()) {
@@ -267,6 +282,68 @@ impl Worker {
                 self.recover(error);
                 false
             }
+        };
+        self.report();
+        self.warn_of_malformed();
+        worked
+    }
+
+    /// Reports how the partition is doing, to the metrics.
+    fn report(&mut self) {
+        let now_ms = self.clock.monotonic_ms();
+        let state = self.state();
+        // The last report before a quiet spell comes when the worker next looks around.
+        if now_ms < self.next_report_ms && self.reported == state {
+            return;
+        }
+        self.next_report_ms = now_ms + REPORT_MS;
+        self.reported = state;
+        let walk = self.walk.as_ref();
+        let applied = walk.map_or(Offset(0), Walk::applied);
+        let end = self
+            .log
+            .range(Topic::Events, self.partition)
+            .ok()
+            .map(|range| range.end);
+        let census = walk.map(Walk::census);
+        let counted = |status| {
+            let devices = census.into_iter().flat_map(move |census| census.devices(status));
+            devices.map(move |(platform, count)| (status, platform.into(), count))
+        };
+        let figures = metrics::Figures {
+            state,
+            lag: walk.and(end).map(|end| end.0.saturating_sub(applied.0)),
+            users_in_memory: walk.map_or(0, |walk| walk.state().users_in_memory()),
+            users: Status::ALL.map(|status| (status, census.map_or(0, |census| census.users(status)))),
+            devices: Status::ALL.into_iter().flat_map(counted).collect(),
+        };
+        metrics::partition(self.partition.0, figures);
+    }
+
+    fn warn_of_malformed(&mut self) {
+        let groups = self.walk.as_mut().map(Walk::take_unwarned).unwrap_or_default();
+        let due = self
+            .means
+            .warnings
+            .due(self.partition, groups, self.clock.monotonic_ms());
+        for warning in due {
+            tracing::warn!(
+                reason = warning.reason.name(),
+                count = warning.count,
+                partition = warning.partition.0,
+                newest_offset = warning.newest.0,
+                error = warning.error,
+                "malformed records; `rollcall log quarantine` prints them"
+            );
+        }
+    }
+
+    /// One word for how it is doing.
+    fn state(&self) -> &'static str {
+        match (&self.walk, &self.failure) {
+            (_, Some(_)) => "failed",
+            (Some(walk), None) if self.at_end_once && walk.is_caught_up() => "live",
+            (_, None) => "restoring",
         }
     }
 
@@ -383,10 +460,6 @@ impl Worker {
         if !self.restoring {
             self.checkpoint()?;
         }
-        let applied = self.walk.as_ref().map_or(Offset(0), Walk::applied);
-        let end = self.log.range(Topic::Events, self.partition)?.end;
-        let users = self.walk.as_ref().map_or(0, |walk| walk.state().users_in_memory());
-        metrics::partition(self.partition.0, end.0.saturating_sub(applied.0), users);
         Ok(step.records > 0)
     }
 
@@ -626,14 +699,9 @@ impl Worker {
             .map_or(Offset(0), |range| range.end);
         let walk = self.walk.as_ref();
         let keeper = self.means.outside.keeper.as_ref();
-        let state = match (walk, &self.failure) {
-            (_, Some(_)) => "failed",
-            (Some(walk), None) if self.at_end_once && walk.is_caught_up() => "live",
-            (_, None) => "restoring",
-        };
         PartitionStats {
             partition: self.partition,
-            state,
+            state: self.state(),
             error: self.failure.clone(),
             warning: keeper.and_then(|keeper| keeper.warning(self.partition)),
             log_end: end,
@@ -641,6 +709,9 @@ impl Worker {
             applied: walk.map_or(Offset(0), Walk::applied),
             time: walk.and_then(|walk| walk.state().time()),
             census: walk.map(|walk| walk.census().clone()).unwrap_or_default(),
+            changes: walk.map_or(0, |walk| walk.state().seq()),
+            ignored: walk.map(|walk| *walk.without_effect().0).unwrap_or_default(),
+            rejected: walk.map(|walk| walk.without_effect().1.clone()).unwrap_or_default(),
         }
     }
 }

@@ -14,6 +14,7 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// How many events a request may have.
@@ -37,6 +38,7 @@ pub async fn events(
     refuse_if_stopping(&face)?;
     let log = face.engine.log();
     let (records, shapes) = read(&body, scopes, &face.engine)?;
+    let began = face.engine.clock().monotonic();
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
         // Whoever sent the events may have gone; they are in the log all the same.
@@ -55,7 +57,7 @@ pub async fn events(
         }
         appended => appended?.into_iter().map(Ok).collect::<Vec<_>>(),
     };
-    metrics::appended(shapes.len());
+    durable(&face, shapes.len(), began);
     Ok(super::json(answer(&appended, &shapes)))
 }
 
@@ -65,6 +67,7 @@ pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Faul
     let log = face.engine.log();
     let mut records = Vec::new();
     face.engine.place(event, &mut records);
+    let began = face.engine.clock().monotonic();
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
         // As above.
@@ -72,8 +75,14 @@ pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Faul
     });
     log.append(records, acknowledge);
     acknowledged.await.map_err(|_| Fault::from(log::Error::Closed))??;
-    metrics::appended(1);
+    durable(face, 1, began);
     Ok(())
+}
+
+/// Events that were given to the log at this time are durable now.
+fn durable(face: &Face, events: usize, began: Duration) {
+    metrics::appended(events);
+    metrics::append(face.engine.clock().monotonic().saturating_sub(began).as_secs_f64());
 }
 
 fn refuse_if_stopping(face: &Face) -> Result<(), Fault> {

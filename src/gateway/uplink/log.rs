@@ -3,6 +3,7 @@
 use super::{AHEAD, Asked, Cursor, Kick, Pace, Standing, Told, Unavailable, Uplink};
 use crate::engine::{Engine, QueryError};
 use crate::log::{self, Limit, Log, Record, Topic};
+use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::partitioner::partition_of;
@@ -171,11 +172,16 @@ impl Uplink for LogUplink {
         for event in events {
             self.engine.place(event, &mut records);
         }
+        let clock = self.engine.clock().clone();
+        let began = clock.monotonic();
         let (acknowledge, acknowledged) = oneshot::channel();
         // At once, not when it is first waited for: what is asked first is written first.
         self.engine.log().append(
             records,
             Box::new(move |result| {
+                if Result::is_ok(&result) {
+                    metrics::append(clock.monotonic().saturating_sub(began).as_secs_f64());
+                }
                 // Whoever waited may have given up.
                 let _ = acknowledge.send(result);
             }),

@@ -8,5 +8,6 @@ mod write;
 
 pub use read::{BadEvent, Line, LineError, NewEvents, policy_event, read_line, read_new_events};
 pub use write::{
-    Object, event_line, malformed_event_line, malformed_line, output_line, partition_line, user_fields, user_line,
+    Object, event_line, malformed_event_line, malformed_line, output_line, partition_line, quarantined_line,
+    user_fields, user_line,
 };

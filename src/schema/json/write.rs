@@ -4,7 +4,10 @@ use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, Outpu
 use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
 use crate::presence::state::{DeviceImage, PartitionImage, Phase, SessionImage, UserImage};
 use crate::presence::{LogTime, Offset};
+use crate::schema::avro::Quarantined;
 use crate::schema::{write_decimal, write_output_id};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 /// An object being written: keys in the order of the calls, no spaces.
 pub struct Object<'w> {
@@ -366,13 +369,72 @@ pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>)
     object.end();
 }
 
-/// A malformed record, in place of its event.
-pub fn malformed_event_line(out: &mut Vec<u8>, offset: Offset, ts: u64) {
-    Object::new(out)
+/// A malformed record, in place of its event: what is wrong with it, and its key. `rollcall fold` reads it as malformed
+/// too, whatever else is in it.
+pub fn malformed_event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, reason: &str, error: &str, key: Option<&[u8]>) {
+    let mut object = Object::new(out);
+    object
         .number("offset", offset.0)
         .number("ts", ts)
         .text("type", "malformed")
-        .end();
+        .text("reason", reason);
+    shown_text(object.key("error"), error);
+    shown_bytes(&mut object, "key", "key_base64", key);
+    object.end();
+}
+
+/// A record of the quarantine: where it stood, what is wrong with it, its key and its value. A value that is an event,
+/// as it is in one with a wrong key or in a wrong partition, is shown as that.
+pub fn quarantined_line(out: &mut Vec<u8>, quarantined: &Quarantined<'_>, event: Option<&Event<'_>>) {
+    let mut object = Object::new(out);
+    object
+        .number("partition", quarantined.partition.0.into())
+        .number("offset", quarantined.offset.0)
+        .number("ts", quarantined.ts);
+    shown_text(object.key("error"), &quarantined.error);
+    shown_bytes(&mut object, "key", "key_base64", quarantined.key.as_deref());
+    match event {
+        Some(event) => {
+            let mut line = Vec::new();
+            event_line(&mut line, quarantined.offset, quarantined.ts, event);
+            object.raw("event", &line);
+        }
+        None => shown_bytes(&mut object, "value", "value_base64", quarantined.value.as_deref()),
+    }
+    object.end();
+}
+
+/// Bytes of a stranger's, as text where they are text.
+fn shown_bytes(object: &mut Object<'_>, text_key: &str, bytes_key: &str, bytes: Option<&[u8]>) {
+    let Some(bytes) = bytes else {
+        object.raw(text_key, b"null");
+        return;
+    };
+    match std::str::from_utf8(bytes) {
+        Ok(text) => shown_text(object.key(text_key), text),
+        Err(_) => {
+            object.text(bytes_key, &STANDARD.encode(bytes));
+        }
+    }
+}
+
+/// A string of a stranger's, with nothing in it that a terminal obeys or that turns around what is beside it: such
+/// characters are written as escapes, which mean the same.
+fn shown_text(out: &mut Vec<u8>, value: &str) {
+    let obeyed = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let from = out.len();
+    text(out, value);
+    if !value.contains(obeyed) {
+        return;
+    }
+    let written = String::from_utf8_lossy(&out[from..]).into_owned();
+    out.truncate(from);
+    for c in written.chars() {
+        match obeyed(c) {
+            true => out.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes()),
+            false => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
 }
 
 fn who_fields(object: &mut Object<'_>, who: &Who<'_>) {

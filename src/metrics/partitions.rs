@@ -1,0 +1,189 @@
+//! What workers report of their partitions: gauges per partition, removed with it, and sums over all of them.
+
+use crate::presence::Status;
+use prometheus::IntGaugeVec;
+use std::collections::BTreeMap;
+
+/// How a partition is doing.
+pub struct Figures {
+    /// `restoring`, `live`, `failed` and so on: one word.
+    pub state: &'static str,
+    /// Records between the end of the log and what is applied. `None`: not known at the moment.
+    pub lag: Option<u64>,
+    pub users_in_memory: usize,
+    pub users: [(Status, u64); Status::ALL.len()],
+    /// Status, platform, and how many devices.
+    pub devices: Vec<(Status, Box<str>, u64)>,
+}
+
+pub(super) struct Partitions {
+    pub reported: BTreeMap<u32, Figures>,
+    pub lag: IntGaugeVec,
+    pub users_in_memory: IntGaugeVec,
+    pub checkpoint: IntGaugeVec,
+    pub state: IntGaugeVec,
+    pub users: IntGaugeVec,
+    pub devices: IntGaugeVec,
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Partitions {
+    pub fn report(&mut self, partition: u32, figures: Figures) {
+        let label = partition.to_string();
+        if let Some(lag) = figures.lag {
+            self.lag.with_label_values(&[&label]).set(gauge(lag));
+        }
+        let users = gauge(figures.users_in_memory as u64);
+        self.users_in_memory.with_label_values(&[&label]).set(users);
+        self.state.with_label_values(&[&label, figures.state]).set(1);
+        let state = figures.state;
+        let before = self.reported.insert(partition, figures);
+        if let Some(before) = before.filter(|before| before.state != state) {
+            self.forget_state(&label, before.state);
+        }
+    }
+
+    pub fn checkpointed(&mut self, partition: u32, next: u64) {
+        // A copy may be published after its partition was given away; it is no longer this process's figure.
+        if self.reported.contains_key(&partition) {
+            let label = partition.to_string();
+            self.checkpoint.with_label_values(&[&label]).set(gauge(next));
+        }
+    }
+
+    pub fn remove(&mut self, partition: u32) {
+        let label = partition.to_string();
+        if let Some(figures) = self.reported.remove(&partition) {
+            self.forget_state(&label, figures.state);
+        }
+        for gauges in [&self.lag, &self.users_in_memory, &self.checkpoint] {
+            // An error says that there was no such gauge.
+            let _ = gauges.remove_label_values(&[&label]);
+        }
+    }
+
+    fn forget_state(&self, partition: &str, state: &str) {
+        // As above.
+        let _ = self.state.remove_label_values(&[partition, state]);
+    }
+
+    /// Sets the gauges that are sums over partitions.
+    pub fn sum(&self) {
+        let mut users = Status::ALL.map(|status| (status, 0));
+        let mut devices: BTreeMap<(&str, Status), u64> = BTreeMap::new();
+        for figures in self.reported.values() {
+            for (status, count) in figures.users {
+                let sums = users.iter_mut().filter(|(other, _)| *other == status);
+                sums.for_each(|(_, sum)| *sum += count);
+            }
+            for (status, platform, count) in &figures.devices {
+                *devices.entry((platform, *status)).or_default() += count;
+            }
+        }
+        for (status, count) in users {
+            self.users.with_label_values(&[status.name()]).set(gauge(count));
+        }
+        // The policies in force name the platforms; of one that no partition has any more nothing is shown.
+        self.devices.reset();
+        for ((platform, status), count) in devices {
+            let labels = [platform, status.name()];
+            self.devices.with_label_values(&labels).set(gauge(count));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::Opts;
+    use prometheus::core::Collector as _;
+
+    fn gauges(name: &str, labels: &[&str]) -> IntGaugeVec {
+        IntGaugeVec::new(Opts::new(name, name), labels).unwrap()
+    }
+
+    fn partitions() -> Partitions {
+        Partitions {
+            reported: BTreeMap::new(),
+            lag: gauges("lag", &["partition"]),
+            users_in_memory: gauges("memory", &["partition"]),
+            checkpoint: gauges("checkpoint", &["partition"]),
+            state: gauges("state", &["partition", "state"]),
+            users: gauges("users", &["status"]),
+            devices: gauges("devices", &["platform", "status"]),
+        }
+    }
+
+    fn figures(state: &'static str, online: u64, platform: &str) -> Figures {
+        Figures {
+            state,
+            lag: Some(3),
+            users_in_memory: 5,
+            users: Status::ALL.map(|status| (status, if status == Status::Online { online } else { 1 })),
+            devices: vec![(Status::Online, platform.into(), online)],
+        }
+    }
+
+    /// Every value of a family, by its labels.
+    fn shown(gauges: &IntGaugeVec) -> BTreeMap<String, f64> {
+        let families = gauges.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let one = |metric: &prometheus::proto::Metric| {
+            let labels: Vec<&str> = metric.get_label().iter().map(|label| label.value()).collect();
+            (labels.join(" "), metric.get_gauge().get_value())
+        };
+        metrics.map(one).collect()
+    }
+
+    fn map<const N: usize>(expected: [(&str, f64); N]) -> BTreeMap<String, f64> {
+        expected.map(|(labels, value)| (labels.to_owned(), value)).into()
+    }
+
+    #[test]
+    fn users_and_devices_are_summed_over_the_partitions_that_are_here() {
+        let mut partitions = partitions();
+        partitions.report(0, figures("live", 10, "android"));
+        partitions.report(1, figures("restoring", 20, "web"));
+        partitions.report(2, figures("live", 30, "web"));
+        partitions.sum();
+        let users = map([("offline", 3.0), ("push_online", 3.0), ("online", 60.0)]);
+        assert_eq!(shown(&partitions.users), users);
+        assert_eq!(
+            shown(&partitions.devices),
+            map([("android online", 10.0), ("web online", 50.0)])
+        );
+        partitions.remove(0);
+        partitions.sum();
+        assert_eq!(shown(&partitions.users)["online"], 50.0);
+        assert_eq!(shown(&partitions.devices), map([("web online", 50.0)]));
+    }
+
+    #[test]
+    fn a_partition_has_one_state_and_leaves_nothing_behind_when_it_is_given_away() {
+        let mut partitions = partitions();
+        partitions.report(7, figures("restoring", 1, "web"));
+        partitions.report(7, figures("live", 1, "web"));
+        partitions.report(8, figures("failed", 1, "web"));
+        assert_eq!(shown(&partitions.state), map([("7 live", 1.0), ("8 failed", 1.0)]));
+        partitions.checkpointed(7, 100);
+        partitions.remove(7);
+        // Its copy is published a moment later.
+        partitions.checkpointed(7, 200);
+        for gauges in [&partitions.lag, &partitions.users_in_memory] {
+            assert_eq!(shown(gauges).into_keys().collect::<Vec<_>>(), ["8"]);
+        }
+        assert_eq!(shown(&partitions.state), map([("8 failed", 1.0)]));
+        assert_eq!(shown(&partitions.checkpoint), map([]));
+        // Taken up again, and then the log cannot say where it ends: what was known of the lag stays.
+        partitions.report(7, figures("live", 1, "web"));
+        let unknown = Figures {
+            lag: None,
+            ..figures("failed", 1, "web")
+        };
+        partitions.report(7, unknown);
+        assert_eq!(shown(&partitions.lag)["7"], 3.0);
+    }
+}
