@@ -3,6 +3,7 @@
 
 use rollcall::presence::event::{Event, Via, Who};
 use rollcall::presence::{Conn, Epoch};
+use rollcall::schema::Malformed;
 use rollcall::schema::avro::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -94,8 +95,8 @@ fn a_claimed_length_takes_nothing_that_the_bytes_do_not_bear_out() {
 struct Foreign(WriterSchema);
 
 impl WriterSchemas for Foreign {
-    fn by_id(&self, _: u32) -> Option<WriterSchema> {
-        Some(self.0.clone())
+    fn by_id(&self, _: u32) -> Result<WriterSchema, Malformed> {
+        Ok(self.0.clone())
     }
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "avro/bounds.rs"]
 mod bounds;
+#[path = "avro/foreign.rs"]
+mod foreign;
 #[path = "avro/golden.rs"]
 mod golden;
 #[path = "avro/oracle.rs"]
@@ -236,13 +238,13 @@ impl Test {
 }
 
 impl WriterSchemas for Test {
-    fn by_id(&self, id: u32) -> Option<WriterSchema> {
+    fn by_id(&self, id: u32) -> Result<WriterSchema, Malformed> {
         let [reordered, heartbeat_only, own] = Test::schemas();
         match id {
-            REORDERED_ID => Some(reordered.clone()),
-            HEARTBEAT_ONLY_ID => Some(heartbeat_only.clone()),
-            OWN_ID => Some(own.clone()),
-            _ => None,
+            REORDERED_ID => Ok(reordered.clone()),
+            HEARTBEAT_ONLY_ID => Ok(heartbeat_only.clone()),
+            OWN_ID => Ok(own.clone()),
+            _ => Err(Malformed::UnknownSchemaId(id)),
         }
     }
 

@@ -10,6 +10,7 @@ mod servers;
 use broker::Cluster;
 use engine::{Engine, rollcall, wait_until};
 use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rollcall::presence::event::Event;
 use rollcall::schema::avro::{self, Schema};
@@ -84,11 +85,18 @@ fn framed(id: u32) -> Vec<u8> {
 }
 
 fn append(bootstrap: &str, topic: &str, value: &[u8]) {
+    append_with(bootstrap, topic, OwnedHeaders::new(), value);
+}
+
+fn append_with(bootstrap: &str, topic: &str, headers: OwnedHeaders, value: &[u8]) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .create()
         .expect("a producer");
-    let record = BaseRecord::<(), [u8]>::to(topic).partition(0).payload(value);
+    let record = BaseRecord::<(), [u8]>::to(topic)
+        .partition(0)
+        .headers(headers)
+        .payload(value);
     producer.send(record).map_err(|(error, _)| error).expect("taken");
     producer.flush(Duration::from_secs(30)).expect("written");
 }
@@ -147,12 +155,36 @@ fn a_partition_waits_for_a_registry_that_does_not_answer(cluster: &Cluster) {
 
     let schema = json!({ "schema": Schema::Event.json() }).to_string();
     let absent = r#"{"error_code":40403,"message":"Schema 78 not found"}"#;
-    let registry = Canned::start_at(&url, &[("200 OK", &schema), ("404 Not Found", absent)]);
+    let answers = [("200 OK", &*schema), ("404 Not Found", absent), ("200 OK", &schema)];
+    let registry = Canned::start_at(&url, &answers);
     wait_until("it goes on", || engine.get("/readyz").0 == 200);
     wait_until("both are folded", || partition(&engine)["applied"] == 2);
-    assert_eq!(registry.asked(), ["GET /schemas/ids/77", "GET /schemas/ids/78"]);
     // The one whose schema nobody has is malformed, the other is not.
     assert_eq!(engine.metric("rollcall_malformed_total"), 1.0);
+
+    // The schema may be named in a header, beside others; the last one of its name counts.
+    let named = |value: &'static [u8]| Header {
+        key: "__value_schema_id",
+        value: Some(value),
+    };
+    let other = || Header {
+        key: "traceparent",
+        value: Some("00-1"),
+    };
+    let headers = OwnedHeaders::new()
+        .insert(named(&[9]))
+        .insert(other())
+        .insert(named(&[1; 17]));
+    append_with(kafka, "reg.events", headers, &framed(0)[5..]);
+    append_with(kafka, "reg.events", OwnedHeaders::new().insert(other()), &framed(77));
+    wait_until("these too", || partition(&engine)["applied"] == 4);
+    assert_eq!(engine.metric("rollcall_malformed_total"), 1.0);
+    let asked = [
+        "GET /schemas/ids/77",
+        "GET /schemas/ids/78",
+        "GET /schemas/guids/01010101-0101-0101-0101-010101010101",
+    ];
+    assert_eq!(registry.asked(), asked);
     engine.stop();
 }
 

@@ -4,7 +4,7 @@
 mod servers;
 
 use rollcall::presence::event::Event;
-use rollcall::registry::{Answer, Error, Registry};
+use rollcall::registry::{Answer, Error, Registry, Schemas};
 use rollcall::schema::Malformed;
 use rollcall::schema::avro::{self, Framing, Schema, WriterSchemas};
 use serde_json::{Value, json};
@@ -63,6 +63,7 @@ fn a_real_registry_gives_ids_once_and_schemas_by_them() {
     what_is_not_registered_is_told(&house);
     ours_are_registered_once_and_stay_readable(&house);
     a_foreign_schema_is_asked_for_and_its_records_are_read(&house);
+    what_a_schema_refers_to_is_asked_for_too(&house);
     what_is_not_there_or_of_no_use_is_absent(&house);
     a_schema_that_breaks_the_subject_is_refused(&house);
     drop(server);
@@ -120,13 +121,37 @@ fn a_foreign_schema_is_asked_for_and_its_records_are_read(house: &House) {
     assert_eq!(avro::decode_event_with(&value, &registry), Ok(Event::Tick));
 }
 
+fn what_a_schema_refers_to_is_asked_for_too(house: &House) {
+    let with_reference = |subject: &str, schema: &str, name: &str| {
+        let references = json!([{ "name": name, "subject": format!("{name}-type"), "version": 1 }]);
+        let body = json!({ "schema": schema, "references": references });
+        house.raw("POST", &format!("subjects/{subject}/versions"), Some(body))["id"].clone()
+    };
+    let place = r#"{"type":"record","name":"com.example.Place","fields":[{"name":"town","type":"string"}]}"#;
+    house.foreign("com.example.Place-type", place);
+    let link = r#"{"type":"record","name":"com.example.Link","fields":[{"name":"at","type":"com.example.Place"}]}"#;
+    with_reference("com.example.Link-type", link, "com.example.Place");
+    let event = r#"{"type":"record","name":"com.example.E","fields":[
+        {"name":"link","type":"com.example.Link"},{"name":"type","type":"string"}]}"#;
+    let id = with_reference("linked-value", event, "com.example.Link");
+    let id = id.as_u64().expect("an id") as u32;
+    let mut value = Vec::new();
+    avro::frame_with_id(id, &mut value);
+    value.extend_from_slice(b"\x08here\x08tick");
+    let registry = house.registry();
+    assert_eq!(registry.ask(id), Ok(Answer::Known));
+    assert_eq!(avro::decode_event_with(&value, &registry), Ok(Event::Tick));
+}
+
 fn what_is_not_there_or_of_no_use_is_absent(house: &House) {
     let registry = house.registry();
     assert_eq!(registry.ask(999_999), Ok(Answer::Absent));
     let list = r#"{"type":"record","name":"List","namespace":"n","fields":[{"name":"next","type":["null","List"]}]}"#;
     let recursive = house.foreign("recursive-value", list);
     assert_eq!(registry.ask(recursive), Ok(Answer::Absent));
-    assert!(registry.by_id(recursive).is_none());
+    let told = registry.by_id(recursive).expect_err("it is of no use").to_string();
+    assert!(told.contains(&format!("id {recursive} cannot be used")), "{told}");
+    assert!(told.contains("refers to itself at n.List"), "{told}");
 }
 
 fn a_schema_that_breaks_the_subject_is_refused(house: &House) {
@@ -168,7 +193,98 @@ fn what_was_asked_once_is_not_asked_again() {
         assert_eq!(registry.ask(8), Ok(Answer::Absent));
     }
     assert_eq!(server.asked(), ["GET /schemas/ids/7", "GET /schemas/ids/8"]);
-    assert!(registry.by_id(7).is_some() && registry.by_id(8).is_none());
+    assert!(registry.by_id(7).is_ok() && registry.by_id(8).is_err());
+}
+
+#[test]
+fn a_guid_is_asked_for_by_its_name() {
+    let found = json!({ "schema": Schema::Event.json(), "guid": "ignored" }).to_string();
+    let absent = r#"{"error_code":40403,"message":"Schema not found"}"#;
+    let server = Canned::start(&[("200 OK", &found), ("404 Not Found", absent)]);
+    let house = House::at(&server.url);
+    let (mut known, mut unknown) = ([7; 17], [8; 17]);
+    (known[0], unknown[0]) = (1, 1);
+    let mut datum = Vec::new();
+    avro::write_event_datum(&Event::Tick, &mut datum);
+    let schemas = Schemas::to_read(house.registry());
+    for _ in 0..2 {
+        let values = [(Some(&known[..]), &datum[..]), (Some(&unknown[..]), &datum[..])];
+        schemas.learn(values).expect("the registry answers");
+    }
+    let asked = [
+        "GET /schemas/guids/07070707-0707-0707-0707-070707070707",
+        "GET /schemas/guids/08080808-0808-0808-0808-080808080808",
+    ];
+    assert_eq!(server.asked(), asked);
+    assert_eq!(avro::decode_event_of(Some(&known), &datum, &schemas), Ok(Event::Tick));
+    let told = avro::decode_event_of(Some(&unknown), &datum, &schemas).expect_err("not there");
+    assert!(
+        told.to_string().contains("08080808-0808-0808-0808-080808080808"),
+        "{told}"
+    );
+}
+
+#[test]
+fn without_a_registry_what_is_framed_for_one_says_what_to_give() {
+    let schemas = Schemas::default();
+    let mut value = Vec::new();
+    avro::frame_with_id(7, &mut value);
+    let prefix = avro::decode_event_of(None, &value, &schemas)
+        .expect_err("not known")
+        .to_string();
+    assert!(
+        prefix.contains("registry's id 7") && prefix.contains("--registry URL"),
+        "{prefix}"
+    );
+    let id = avro::decode_event_of(Some(&[0, 0, 0, 0, 7]), b"x", &schemas)
+        .expect_err("not known")
+        .to_string();
+    assert!(
+        id.contains("__value_schema_id") && id.contains("--registry URL"),
+        "{id}"
+    );
+    let guid = avro::decode_event_of(Some(&[1; 17]), b"x", &schemas)
+        .expect_err("not known")
+        .to_string();
+    assert!(
+        guid.contains("__value_schema_id") && guid.contains("--registry URL"),
+        "{guid}"
+    );
+    assert_eq!(rollcall::log::SCHEMA_HEADER, avro::SCHEMA_HEADER);
+}
+
+#[test]
+fn references_that_lead_nowhere_or_never_end_are_told_and_those_that_are_late_are_asked_for_again() {
+    let referring = |subject: &str| {
+        let references = json!([{ "name": "n.Link", "subject": subject, "version": 2 }]);
+        json!({ "schema": r#"{"type":"record","name":"n.Link","fields":[]}"#, "references": references }).to_string()
+    };
+    let absent = r#"{"error_code":40401,"message":"Subject not found"}"#;
+    let first = referring("a/b c");
+    let mut answers = vec![
+        ("200 OK", first.as_str()),
+        ("503 Service Unavailable", ""),
+        ("200 OK", &first),
+    ];
+    answers.push(("404 Not Found", absent));
+    // One that refers to another, and so on for ever.
+    let chain: Vec<String> = (0..12).map(|number| referring(&format!("s{number}"))).collect();
+    answers.extend(chain.iter().map(|answer| ("200 OK", answer.as_str())));
+    let server = Canned::start(&answers);
+    let house = House::at(&server.url);
+    let registry = house.registry();
+    // Nothing is judged while the registry does not answer.
+    assert!(matches!(registry.ask(7), Err(Error::Unreachable { .. })));
+    assert_eq!(registry.ask(7), Ok(Answer::Absent));
+    let told = registry.by_id(7).expect_err("of no use").to_string();
+    assert!(
+        told.contains("id 7 cannot be used: it refers to version 2 of a/b c, which the registry does not have"),
+        "{told}"
+    );
+    assert_eq!(server.asked()[1], "GET /subjects/a%2Fb%20c/versions/2?deleted=true");
+    assert_eq!(registry.ask(8), Ok(Answer::Absent));
+    let told = registry.by_id(8).expect_err("of no use").to_string();
+    assert!(told.contains("more than 10 deep"), "{told}");
 }
 
 #[test]

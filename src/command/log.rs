@@ -315,7 +315,7 @@ impl<W: Write> Printer<W> {
                 record.offset
             )
         };
-        self.schemas.learn([record.value.as_slice()])?;
+        self.schemas.learn([record.framed()])?;
         let output = match self.topic {
             Topic::Events => {
                 match decode(record, partition, partitions, &self.schemas) {
@@ -333,7 +333,7 @@ impl<W: Write> Printer<W> {
                 let quarantined =
                     avro::decode_quarantined_with(&record.value, &self.schemas).with_context(unreadable)?;
                 let value = quarantined.value.as_deref().unwrap_or_default();
-                self.schemas.learn([value])?;
+                self.schemas.learn([(None, value)])?;
                 let event = avro::decode_event_with(value, &self.schemas).ok();
                 json::quarantined_line(line, &quarantined, event.as_ref());
                 return Ok(());

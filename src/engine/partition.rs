@@ -308,10 +308,7 @@ impl Walk {
             failpoint::reach("poll");
         }
         // Before anything is folded: whoever comes again reads the same records.
-        let learned = self
-            .outbox
-            .schemas
-            .learn(records.iter().map(|record| record.value.as_slice()));
+        let learned = self.outbox.schemas.learn(records.iter().map(Record::framed));
         let step = learned.inspect_err(|_| metrics::registry_failed()).map_err(Error::from);
         let step = step.and_then(|()| self.fold_batch(&records));
         self.batch = records;

@@ -15,7 +15,7 @@ const WARN_EVERY_MS: u64 = 60_000;
 pub enum Reason {
     /// The bytes are no event, or its values are out of bounds.
     Unreadable,
-    /// It was written with a schema that neither this version nor the registry knows.
+    /// It was written with a schema that neither this version nor the registry knows, or that cannot be used.
     UnknownSchema,
     /// The record's key is not its user.
     WrongKey,
@@ -43,7 +43,10 @@ impl Reason {
     fn of(malformed: &Malformed) -> Reason {
         match malformed {
             Malformed::Invalid(_) => Reason::Unreadable,
-            Malformed::UnknownFingerprint(_) | Malformed::UnknownSchemaId(_) => Reason::UnknownSchema,
+            Malformed::UnknownFingerprint(_)
+            | Malformed::UnknownSchemaId(_)
+            | Malformed::UnknownSchemaGuid(_)
+            | Malformed::UnusableSchema(_) => Reason::UnknownSchema,
         }
     }
 }
@@ -149,7 +152,7 @@ pub fn decode<'r>(
     partitions: u32,
     schemas: &Schemas,
 ) -> Result<Event<'r>, Rejected> {
-    let event = avro::decode_event_with(&record.value, schemas);
+    let event = avro::decode_event_of(record.schema_header.as_deref(), &record.value, schemas);
     let event = event.map_err(|malformed| Rejected::unreadable(&malformed))?;
     let key = partitioner::check_key(&event, record.key.as_deref());
     key.map_err(|malformed| Rejected::new(Reason::WrongKey, &malformed))?;

@@ -298,6 +298,7 @@ impl Sequence {
             key: record.key,
             value: record.value,
             is_null: false,
+            schema_header: None,
         });
     }
 }

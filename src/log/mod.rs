@@ -42,6 +42,9 @@ pub struct NewRecord {
     pub value: Vec<u8>,
 }
 
+/// The one header of a record that is read: serializers name the schema of a value there.
+pub const SCHEMA_HEADER: &str = "__value_schema_id";
+
 /// A record as it was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
@@ -52,6 +55,15 @@ pub struct Record {
     pub value: Vec<u8>,
     /// It has no value at all, which only a log that others write to may have; `value` is empty then.
     pub is_null: bool,
+    /// The header [`SCHEMA_HEADER`], which only a log that others write to may have. No other header is kept.
+    pub schema_header: Option<Box<[u8]>>,
+}
+
+impl Record {
+    /// What says with which schema its value was written: the header, if there is one, and the value's first bytes.
+    pub fn framed(&self) -> (Option<&[u8]>, &[u8]) {
+        (self.schema_header.as_deref(), &self.value)
+    }
 }
 
 /// How far the fold of a partition got, committed together with its outputs.

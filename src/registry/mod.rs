@@ -10,10 +10,11 @@ mod schemas;
 pub use schemas::Schemas;
 
 use crate::cause::reason;
-use crate::schema::avro::{Framing, Schema, WriterSchema, WriterSchemas};
+use crate::schema::Malformed;
+use crate::schema::avro::{Framing, Guid, Schema, WriterSchema, WriterSchemas};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -28,6 +29,11 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 /// Records made up of random ids shall not fill the memory.
 const ABSENT_MAX: usize = 10_000;
+/// How many other schemas one may refer to, directly or through others, and how deep.
+const REFERENCES_MAX: usize = 100;
+const REFERENCE_DEPTH_MAX: usize = 10;
+/// Of all their text together.
+const REFERENCE_BYTES_MAX: usize = 4 << 20;
 /// A message of the registry's, in ours.
 const QUOTED_BYTES_MAX: usize = 300;
 
@@ -78,7 +84,14 @@ pub struct Registry {
     /// Without credentials.
     shown: String,
     runtime: Handle,
-    known: RwLock<HashMap<u32, Option<WriterSchema>>>,
+    known: RwLock<HashMap<Name, Result<WriterSchema, Malformed>>>,
+}
+
+/// What a record calls a schema by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Name {
+    Id(u32),
+    Guid(Guid),
 }
 
 /// A request that was answered, but not as hoped.
@@ -128,28 +141,104 @@ impl Registry {
 
     /// Asks for an id, unless it is known already.
     pub fn ask(&self, id: u32) -> Result<Answer, Error> {
-        let answer = |known: &Option<WriterSchema>| match known {
-            Some(_) => Answer::Known,
-            None => Answer::Absent,
+        self.ask_for(Name::Id(id))
+    }
+
+    /// Asks for a GUID, unless it is known already.
+    pub fn ask_guid(&self, guid: Guid) -> Result<Answer, Error> {
+        self.ask_for(Name::Guid(guid))
+    }
+
+    fn ask_for(&self, name: Name) -> Result<Answer, Error> {
+        let answer = |known: &Result<WriterSchema, Malformed>| match known {
+            Ok(_) => Answer::Known,
+            Err(_) => Answer::Absent,
         };
-        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
+        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&name) {
             return Ok(answer(known));
         }
-        let found = match self.call(Method::GET, &["schemas", "ids", &id.to_string()], None) {
-            Ok(found) => usable(&found).map_err(|why| {
+        let called = match name {
+            Name::Id(id) => self.call(Method::GET, &["schemas", "ids", &id.to_string()], None),
+            Name::Guid(guid) => self.call(Method::GET, &["schemas", "guids", &guid.to_string()], None),
+        };
+        let found = match called {
+            Ok(found) => self.usable(&found)?.map_err(|why| {
+                let shown = name.to_string();
                 tracing::warn!(
-                    id,
+                    schema = shown,
                     why,
                     "a schema of the registry cannot be used; records with it are malformed"
                 );
+                Malformed::unusable_schema(format!("the schema with the registry's {shown} cannot be used: {why}"))
             }),
-            Err(Wrong::Said(failure)) if failure.says(&[NO_SCHEMA]) => Err(()),
+            Err(Wrong::Said(failure)) if failure.says(&[NO_SCHEMA]) => Err(name.unknown()),
             Err(wrong) => return Err(self.unreachable(wrong)),
         };
-        let found = found.ok();
         let answered = answer(&found);
-        self.learn(id, found);
+        self.learn(name, found);
         Ok(answered)
+    }
+
+    /// The schema in an answer with what it refers to, or why it cannot be used.
+    fn usable(&self, answer: &Value) -> Result<Result<WriterSchema, String>, Error> {
+        let kind = answer["schemaType"].as_str().unwrap_or("AVRO");
+        if kind != "AVRO" {
+            return Ok(Err(format!("it is {kind}, not AVRO")));
+        }
+        let Some(schema) = answer["schema"].as_str() else {
+            return Ok(Err("the registry gives no text for it".to_owned()));
+        };
+        let others = match self.referenced(answer)? {
+            Ok(others) => others,
+            Err(why) => return Ok(Err(why)),
+        };
+        Ok(WriterSchema::parse_with(schema, &others).map_err(|unusable| unusable.to_string()))
+    }
+
+    /// The texts of all schemas that an answer refers to, each once.
+    fn referenced(&self, answer: &Value) -> Result<Result<Vec<String>, String>, Error> {
+        let mut texts = Vec::new();
+        let mut seen = HashSet::new();
+        let mut open: Vec<(String, u64)> = references_of(answer);
+        for _ in 0..REFERENCE_DEPTH_MAX {
+            for (subject, version) in std::mem::take(&mut open) {
+                if !seen.insert((subject.clone(), version)) {
+                    continue;
+                }
+                if seen.len() > REFERENCES_MAX {
+                    return Ok(Err(format!("it refers to more than {REFERENCES_MAX} other schemas")));
+                }
+                let path = ["subjects", &subject, "versions", &version.to_string()];
+                // One that was deleted softly is still what was written with.
+                let found = match self.call_with(Method::GET, &path, Some("deleted=true"), None) {
+                    Ok(found) => found,
+                    Err(Wrong::Said(failure)) if failure.says(&[NO_SUBJECT, NO_VERSION, NO_SCHEMA]) => {
+                        return Ok(Err(format!(
+                            "it refers to version {version} of {subject}, which the registry does not have"
+                        )));
+                    }
+                    Err(wrong) => return Err(self.unreachable(wrong)),
+                };
+                let Some(text) = found["schema"].as_str() else {
+                    return Ok(Err(format!(
+                        "it refers to version {version} of {subject}, of which the registry gives no text"
+                    )));
+                };
+                texts.push(text.to_owned());
+                if texts.iter().map(String::len).sum::<usize>() > REFERENCE_BYTES_MAX {
+                    return Ok(Err(format!(
+                        "what it refers to has more than {REFERENCE_BYTES_MAX} bytes"
+                    )));
+                }
+                open.extend(references_of(&found));
+            }
+            if open.is_empty() {
+                return Ok(Ok(texts));
+            }
+        }
+        Ok(Err(format!(
+            "it refers to other schemas more than {REFERENCE_DEPTH_MAX} deep"
+        )))
     }
 
     /// Registers our schemas, each under `subject` of it, where they are not there yet, and sees to it that each subject
@@ -198,7 +287,7 @@ impl Registry {
         let mut ids = [0; Schema::ALL.len()];
         for schema in Schema::ALL {
             let id = id(schema)?;
-            self.learn(id, Some(WriterSchema::own(schema)));
+            self.learn(Name::Id(id), Ok(WriterSchema::own(schema)));
             ids[schema as usize] = id;
         }
         Ok(Framing::Ids(ids))
@@ -227,12 +316,17 @@ impl Registry {
         }
     }
 
-    fn learn(&self, id: u32, schema: Option<WriterSchema>) {
+    fn learn(&self, name: Name, schema: Result<WriterSchema, Malformed>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if schema.is_none() && known.values().filter(|schema| schema.is_none()).count() >= ABSENT_MAX {
-            known.retain(|_, schema| schema.is_some());
+        if schema.is_err() && known.values().filter(|schema| schema.is_err()).count() >= ABSENT_MAX {
+            known.retain(|_, schema| schema.is_ok());
         }
-        known.insert(id, schema);
+        known.insert(name, schema);
+    }
+
+    fn known(&self, name: Name) -> Result<WriterSchema, Malformed> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&name).cloned().unwrap_or_else(|| Err(name.unknown()))
     }
 
     fn id(&self, answer: &Value) -> Result<u32, Error> {
@@ -267,7 +361,18 @@ impl Registry {
     }
 
     fn call(&self, method: Method, path: &[&str], body: Option<&Value>) -> Result<Value, Wrong> {
+        self.call_with(method, path, None, body)
+    }
+
+    fn call_with(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<Value, Wrong> {
         let mut url = self.base.clone();
+        url.set_query(query);
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
@@ -299,9 +404,30 @@ impl Registry {
 }
 
 impl WriterSchemas for Registry {
-    fn by_id(&self, id: u32) -> Option<WriterSchema> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(&id).cloned().flatten()
+    fn by_id(&self, id: u32) -> Result<WriterSchema, Malformed> {
+        self.known(Name::Id(id))
+    }
+
+    fn by_guid(&self, guid: Guid) -> Result<WriterSchema, Malformed> {
+        self.known(Name::Guid(guid))
+    }
+}
+
+impl Name {
+    fn unknown(self) -> Malformed {
+        match self {
+            Name::Id(id) => Malformed::UnknownSchemaId(id),
+            Name::Guid(guid) => Malformed::UnknownSchemaGuid(guid),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Name::Id(id) => write!(f, "id {id}"),
+            Name::Guid(guid) => write!(f, "GUID {guid}"),
+        }
     }
 }
 
@@ -323,19 +449,16 @@ impl fmt::Display for Failure {
     }
 }
 
-fn usable(answer: &Value) -> Result<WriterSchema, String> {
-    let kind = answer["schemaType"].as_str().unwrap_or("AVRO");
-    if kind != "AVRO" {
-        return Err(format!("it is {kind}, not AVRO"));
-    }
-    if answer["references"]
-        .as_array()
-        .is_some_and(|references| !references.is_empty())
-    {
-        return Err("it refers to other schemas of the registry".to_owned());
-    }
-    let schema = answer["schema"].as_str().ok_or("the registry gives no text for it")?;
-    WriterSchema::parse(schema).map_err(|unusable| unusable.to_string())
+/// Subject and version of each schema that an answer refers to.
+fn references_of(answer: &Value) -> Vec<(String, u64)> {
+    let references = answer["references"].as_array();
+    let of = |reference: &Value| {
+        Some((
+            reference["subject"].as_str()?.to_owned(),
+            reference["version"].as_u64()?,
+        ))
+    };
+    references.into_iter().flatten().filter_map(of).collect()
 }
 
 fn shown(url: &Url) -> String {

@@ -1,10 +1,10 @@
 //! With which schemas values are written and read: ours alone, or a registry's too.
 
-use super::{Answer, Error, Registry};
+use super::{Error, Registry};
 use crate::presence::change::{Change, Kick};
 use crate::presence::event::Event;
 use crate::schema::Malformed;
-use crate::schema::avro::{self, Frame, Framing, Schema, WriterSchema, WriterSchemas};
+use crate::schema::avro::{self, Frame, Framing, Guid, SCHEMA_HEADER, Schema, WriterSchema, WriterSchemas};
 use std::sync::Arc;
 
 /// Without a registry: single-object encoding, and whatever is framed for a registry is malformed. Cheap to clone.
@@ -28,29 +28,30 @@ impl Schemas {
         Schemas::of(registry, Framing::default())
     }
 
-    /// Asks for every schema of these values that is not known yet. Waits for the registry, and fails if it does not
-    /// answer: then none of them is to be decoded.
-    pub fn learn<'v>(&self, values: impl IntoIterator<Item = &'v [u8]>) -> Result<(), Error> {
+    /// Asks for every schema of these values that is not known yet; with each value comes the header of its record that
+    /// names the schema, if it has one. Waits for the registry, and fails if it does not answer: then none of them is to be
+    /// decoded.
+    pub fn learn<'v>(&self, values: impl IntoIterator<Item = (Option<&'v [u8]>, &'v [u8])>) -> Result<(), Error> {
         let Some(registry) = &self.registry else { return Ok(()) };
-        for value in values {
-            if let Ok((Frame::Id(id), _)) = avro::unframe(value) {
-                match registry.ask(id)? {
-                    Answer::Known | Answer::Absent => {}
-                }
-            }
+        for (header, value) in values {
+            match avro::unframe_with(header, value) {
+                Ok((Frame::Id(id), _)) => registry.ask(id)?,
+                Ok((Frame::Guid(guid), _)) => registry.ask_guid(guid)?,
+                Ok((Frame::Fingerprint(_), _)) | Err(_) => continue,
+            };
         }
         Ok(())
     }
 
     /// Reads a change, whoever wrote it. Waits for the registry if its schema is not known yet.
     pub fn change(&self, value: &[u8]) -> Result<Result<Change, Malformed>, Error> {
-        self.learn([value])?;
+        self.learn([(None, value)])?;
         Ok(avro::decode_change_with(value, self))
     }
 
     /// Reads a kick in the same way.
     pub fn kick(&self, value: &[u8]) -> Result<Result<Kick, Malformed>, Error> {
-        self.learn([value])?;
+        self.learn([(None, value)])?;
         Ok(avro::decode_kick_with(value, self))
     }
 
@@ -68,7 +69,22 @@ impl Schemas {
 }
 
 impl WriterSchemas for Schemas {
-    fn by_id(&self, id: u32) -> Option<WriterSchema> {
-        self.registry.as_ref().and_then(|registry| registry.by_id(id))
+    fn by_id(&self, id: u32) -> Result<WriterSchema, Malformed> {
+        match &self.registry {
+            Some(registry) => registry.by_id(id),
+            None => Err(Malformed::unusable_schema(format!(
+                "no schema with the registry's id {id} is known: no registry was given; name it with --registry URL"
+            ))),
+        }
+    }
+
+    fn by_guid(&self, guid: Guid) -> Result<WriterSchema, Malformed> {
+        match &self.registry {
+            Some(registry) => registry.by_guid(guid),
+            None => Err(Malformed::unusable_schema(format!(
+                "the header {SCHEMA_HEADER} names the schema by its GUID {guid}, and no registry was given; name it with \
+                 --registry URL"
+            ))),
+        }
     }
 }

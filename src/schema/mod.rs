@@ -32,12 +32,23 @@ pub enum Malformed {
     /// again; only when the registry does not know it either is the record malformed.
     #[error("no schema with the registry's id {0} is known")]
     UnknownSchemaId(u32),
+    /// The same by a GUID, which was in a header.
+    #[error("no schema with the GUID {0} is known, which the header __value_schema_id names")]
+    UnknownSchemaGuid(avro::Guid),
+    /// Its schema is named, and cannot be used or asked for; says why.
+    #[error("{0}")]
+    UnusableSchema(Sentence),
 }
 
 impl Malformed {
     /// A record that breaks a rule; `what` names the field and its bound.
     pub fn invalid(what: impl Into<String>) -> Malformed {
         Malformed::Invalid(Sentence::new(what.into()))
+    }
+
+    /// A record whose schema is of no use; `why` names the schema.
+    pub fn unusable_schema(why: impl Into<String>) -> Malformed {
+        Malformed::UnusableSchema(Sentence::new(why.into()))
     }
 }
 

@@ -218,6 +218,7 @@ impl Shelf {
                     key: record.key,
                     value: record.value,
                     is_null: record.is_null,
+                    schema_header: None,
                 });
             }
         }

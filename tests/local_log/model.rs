@@ -22,6 +22,7 @@ impl Model {
             key: record.key.clone(),
             value: record.value.clone(),
             is_null: false,
+            schema_header: None,
         });
         offset
     }

@@ -13,12 +13,14 @@ use rdkafka::bindings as native;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::RDKafkaRespErr;
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Of one call to librdkafka.
 const BATCH: usize = 2_048;
+/// [`crate::log::SCHEMA_HEADER`], with the zero that librdkafka wants.
+const SCHEMA_HEADER_NAME: &CStr = c"__value_schema_id";
 const QUERY: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_secs(2);
 /// After so long without a record it is asked whether there are any.
@@ -142,6 +144,28 @@ pub struct Tap {
 
 // SAFETY: librdkafka's handles may be used from any thread, and each tap is used by one at a time (`&mut self`).
 unsafe impl Send for Tap {}
+
+/// The last header [`SCHEMA_HEADER`] of a message that has a value. A message without headers costs nothing more.
+///
+/// # Safety
+/// The message must be one that librdkafka gave and that was not destroyed.
+unsafe fn schema_header(message: *const native::rd_kafka_message_t) -> Option<Box<[u8]>> {
+    let none = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    let mut headers = std::ptr::null_mut();
+    // SAFETY: the caller's promise; the headers belong to the message.
+    if unsafe { native::rd_kafka_message_headers(message, &mut headers) } != none {
+        return None;
+    }
+    let (mut value, mut length) = (std::ptr::null(), 0);
+    let name = SCHEMA_HEADER_NAME.as_ptr();
+    // SAFETY: the headers live as long as the message, the name ends with a zero, both results are ours.
+    let found = unsafe { native::rd_kafka_header_get_last(headers, name, &mut value, &mut length) };
+    if found != none || value.is_null() {
+        return None;
+    }
+    // SAFETY: librdkafka's pointers and lengths belong together.
+    Some(unsafe { std::slice::from_raw_parts(value.cast::<u8>(), length) }.into())
+}
 
 unsafe extern "C" fn woken(_: *mut native::rd_kafka_t, opaque: *mut c_void) {
     // SAFETY: the pointer is to the tap's own `wake`, which lives until the queue is gone.
@@ -329,12 +353,18 @@ impl Tap {
         // SAFETY: as above.
         let ts = unsafe { native::rd_kafka_message_timestamp(message, &mut kind) };
         let size = value.len() + key.as_ref().map_or(0, Vec::len);
+        let schema_header = match self.topic {
+            // SAFETY: the caller's promise.
+            Some(Topic::Events) => unsafe { schema_header(message) },
+            _ => None,
+        };
         into.push(Record {
             offset: Offset(offset),
             ts: ts.max(0) as u64,
             key,
             value,
             is_null,
+            schema_header,
         });
         self.next = Some(offset + 1);
         self.at_end = false;

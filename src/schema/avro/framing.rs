@@ -1,9 +1,12 @@
 //! Our schemas, and the few bytes before a datum that say with which one it was written.
 //!
 //! Two framings are known (`docs/rules.md` section 9). Avro single-object encoding: C3 01, then the schema's fingerprint,
-//! 8 bytes, least first. Confluent's: 00, then the schema's id in a registry, 4 bytes, greatest first.
+//! 8 bytes, least first. Confluent's: 00, then the schema's id in a registry, 4 bytes, greatest first; or, in a header of
+//! the record, the same five bytes or 01 and the schema's GUID, 16 bytes, and then the value is the datum alone.
 
 use crate::schema::Malformed;
+use std::fmt;
+#[cfg(test)]
 use std::sync::LazyLock;
 
 /// One of our schemas: one flat record type per topic, in `schemas/*.avsc`.
@@ -71,7 +74,8 @@ impl Schema {
     }
 
     /// The schema for `apache-avro`, parsed once.
-    pub(super) fn parsed(self) -> &'static apache_avro::Schema {
+    #[cfg(test)]
+    fn parsed(self) -> &'static apache_avro::Schema {
         static PARSED: LazyLock<[apache_avro::Schema; Schema::ALL.len()]> = LazyLock::new(|| {
             Schema::ALL.map(|schema| apache_avro::Schema::parse_str(schema.json()).expect("our own schemas are valid"))
         });
@@ -88,6 +92,10 @@ const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 /// How long the framing in single-object encoding is: the mark and the fingerprint.
 pub const SINGLE_OBJECT_BYTES: usize = 10;
 const CONFLUENT: u8 = 0;
+/// The first byte of a header with a GUID.
+const CONFLUENT_GUID: u8 = 1;
+/// The header of a record that names the schema of its value.
+pub const SCHEMA_HEADER: &str = "__value_schema_id";
 
 /// What the bytes before a datum say about its schema.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +104,22 @@ pub enum Frame {
     Fingerprint(u64),
     /// Confluent's wire format: the id of the writer's schema in a registry.
     Id(u32),
+    /// From a header: the writer's schema in any registry that has it.
+    Guid(Guid),
+}
+
+/// What a registry calls a schema by, wherever it is registered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Guid(pub [u8; 16]);
+
+impl fmt::Display for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            let dash = if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(f, "{dash}{byte:02x}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Appends the framing of a datum of our own schema, in single-object encoding. The datum comes next.
@@ -146,6 +170,31 @@ pub fn unframe(value: &[u8]) -> Result<(Frame, &[u8]), Malformed> {
     }))
 }
 
+/// The same for a value whose schema a header of its record may name. Ours in single-object encoding are known by
+/// themselves: whoever copies headers from one record to another may leave the header of another value on them.
+pub fn unframe_with<'v>(header: Option<&[u8]>, value: &'v [u8]) -> Result<(Frame, &'v [u8]), Malformed> {
+    let is_ours = || Schema::ALL.into_iter().any(|schema| own_datum(schema, value).is_some());
+    let Some(header) = header.filter(|_| !is_ours()) else {
+        return unframe(value);
+    };
+    if let Some((guid, _)) = header
+        .strip_prefix(&[CONFLUENT_GUID])
+        .and_then(<[u8]>::split_first_chunk)
+    {
+        return Ok((Frame::Guid(Guid(*guid)), value));
+    }
+    if let Some((id, _)) = header.strip_prefix(&[CONFLUENT]).and_then(<[u8]>::split_first_chunk) {
+        return Ok((Frame::Id(u32::from_be_bytes(*id)), value));
+    }
+    Err(Malformed::invalid(format!(
+        "the header {SCHEMA_HEADER} must have 01 and a GUID of 16 bytes, or 00 and an id of 4 bytes, not {} bytes{}",
+        header.len(),
+        header
+            .first()
+            .map_or(String::new(), |first| format!(" beginning with {first:02x}"))
+    )))
+}
+
 /// The datum, if the value is framed as our own `schema` in single-object encoding: the fast way in.
 #[inline]
 pub(super) fn own_datum(schema: Schema, value: &[u8]) -> Option<&[u8]> {
@@ -190,6 +239,38 @@ mod tests {
         value.push(7);
         assert_eq!(value, [0, 1, 2, 3, 4, 7]);
         assert_eq!(unframe(&value), Ok((Frame::Id(0x0102_0304), &[7][..])));
+    }
+
+    #[test]
+    fn a_header_names_the_schema_of_a_value_that_is_not_ours() {
+        let guid = [1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        let (frame, datum) = unframe_with(Some(&guid), b"datum").unwrap();
+        let Frame::Guid(named) = frame else { panic!("{frame:?}") };
+        assert_eq!(
+            (named.to_string().as_str(), datum),
+            ("00010203-0405-0607-0809-0a0b0c0d0e0f", &b"datum"[..])
+        );
+        assert_eq!(
+            unframe_with(Some(&[0, 0, 0, 1, 2]), b"datum"),
+            Ok((Frame::Id(258), &b"datum"[..]))
+        );
+        let mut ours = Vec::new();
+        frame_of_ours(&mut ours);
+        assert_eq!(unframe_with(Some(&guid), &ours), unframe(&ours));
+        assert_eq!(unframe_with(None, &ours), unframe(&ours));
+        for (wrong, told) in [
+            (&[][..], "not 0 bytes"),
+            (&guid[..16], "not 16 bytes beginning with 01"),
+            (&[7], "with 07"),
+        ] {
+            let error = unframe_with(Some(wrong), b"datum").unwrap_err().to_string();
+            assert!(error.contains("__value_schema_id") && error.contains(told), "{error}");
+        }
+    }
+
+    fn frame_of_ours(out: &mut Vec<u8>) {
+        frame(Schema::Event, out);
+        out.push(7);
     }
 
     #[test]

@@ -13,11 +13,15 @@ mod datum;
 mod event;
 mod framing;
 mod kick;
+mod plain;
 mod quarantined;
+mod translate;
 mod user_state;
 mod writer;
 
-pub use framing::{Frame, Framing, SINGLE_OBJECT_BYTES, Schema, frame, frame_with_id, unframe};
+pub use framing::{
+    Frame, Framing, Guid, SCHEMA_HEADER, SINGLE_OBJECT_BYTES, Schema, frame, frame_with_id, unframe, unframe_with,
+};
 pub use quarantined::Quarantined;
 pub use user_state::{DeviceState, UserState};
 pub use writer::{NoRegistry, UnusableSchema, WriterSchema, WriterSchemas};
@@ -50,6 +54,21 @@ pub fn decode_event_with<'v>(value: &'v [u8], schemas: &dyn WriterSchemas) -> Re
         return event::read(datum);
     }
     match writer::datum(Schema::Event, value, schemas)? {
+        Cow::Borrowed(datum) => event::read(datum),
+        Cow::Owned(datum) => event::read(&datum).map(event::into_owned),
+    }
+}
+
+/// As [`decode_event_with`], for a record that may have a header [`SCHEMA_HEADER`].
+pub fn decode_event_of<'v>(
+    header: Option<&[u8]>,
+    value: &'v [u8],
+    schemas: &dyn WriterSchemas,
+) -> Result<Event<'v>, Malformed> {
+    let Some(header) = header else {
+        return decode_event_with(value, schemas);
+    };
+    match writer::datum_with(Schema::Event, Some(header), value, schemas)? {
         Cow::Borrowed(datum) => event::read(datum),
         Cow::Owned(datum) => event::read(&datum).map(event::into_owned),
     }

@@ -1,20 +1,22 @@
 //! Values written with other schemas than ours: older ones, and those of a registry.
 //!
-//! Such a value is translated: `apache-avro` reads it with its writer's schema, resolves it to ours, and writes it
-//! again; then it is read like any other. That takes microseconds, not nanoseconds, so no checks are written twice,
-//! and who wants speed publishes with our schema.
+//! Such a value is translated: `apache-avro` reads it with the plain form of its writer's schema (module `plain`), and what
+//! it gives is written as a datum of ours (module `translate`), which is read like any other. That takes microseconds, not
+//! nanoseconds, so no checks are written twice, and who wants speed publishes with our schema.
 //!
 //! A foreign schema may come from anyone who can write to the registry, so it is judged before it is used: it must not
 //! refer to itself (a datum could then nest without end, and so overflow the stack), nor be so large, nor have arrays of
 //! items without bytes (a few bytes could then claim a million of them).
 
-use super::framing::{Frame, Schema, unframe};
+use super::framing::{Frame, Guid, SCHEMA_HEADER, Schema, unframe_with};
+use super::plain::plain;
+use super::translate::translate;
 use crate::schema::Malformed;
 use apache_avro::Schema as AvroSchema;
 use apache_avro::rabin::Rabin;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::schema::{Name, ResolvedSchema};
-use apache_avro::writer::datum::GenericDatumWriter;
+use apache_avro::types::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
@@ -32,12 +34,19 @@ const TYPES_MAX: usize = 1_000;
 /// How deep they may nest.
 const DEPTH_MAX: usize = 32;
 
-/// Who knows with which schema a value was written. The methods are called for each record that is not framed as our
-/// own schema, so they must not wait: a registry answers from what it has already fetched, and whoever gets
-/// [`Malformed::UnknownSchemaId`] may have it fetch the id and decode again.
+/// Who knows with which schema a value was written. The methods are called for each record that is not framed as our own
+/// schema, so they must not wait: a registry answers from what it has already fetched, and whoever gets
+/// [`Malformed::UnknownSchemaId`] or [`Malformed::UnknownSchemaGuid`] may have it fetch the schema and decode again.
 pub trait WriterSchemas {
-    /// The schema with this id in the registry, if it is known.
-    fn by_id(&self, id: u32) -> Option<WriterSchema>;
+    /// The schema with this id in the registry, or why it cannot be used.
+    fn by_id(&self, id: u32) -> Result<WriterSchema, Malformed> {
+        Err(Malformed::UnknownSchemaId(id))
+    }
+
+    /// The schema with this GUID in the registry, or why it cannot be used.
+    fn by_guid(&self, guid: Guid) -> Result<WriterSchema, Malformed> {
+        Err(Malformed::UnknownSchemaGuid(guid))
+    }
 
     /// The schema with this fingerprint, if it is known: by default ours and their earlier versions.
     fn by_fingerprint(&self, fingerprint: u64) -> Option<WriterSchema> {
@@ -51,11 +60,7 @@ pub trait WriterSchemas {
 /// Without a registry: our own schemas and their earlier versions.
 pub struct NoRegistry;
 
-impl WriterSchemas for NoRegistry {
-    fn by_id(&self, _: u32) -> Option<WriterSchema> {
-        None
-    }
-}
+impl WriterSchemas for NoRegistry {}
 
 /// A schema that values were written with, ready for use. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -64,7 +69,14 @@ pub struct WriterSchema(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Own(Schema),
-    Foreign(Arc<AvroSchema>),
+    Foreign(Arc<Foreign>),
+}
+
+/// A schema in its plain form.
+#[derive(Debug)]
+struct Foreign {
+    schema: AvroSchema,
+    symbols: Vec<Box<str>>,
 }
 
 /// Why a foreign schema cannot be used.
@@ -84,19 +96,27 @@ impl WriterSchema {
     /// A schema from its JSON. Where it lays data out as one of ours does, by its canonical form, they take the fast
     /// way.
     pub fn parse(json: &str) -> Result<WriterSchema, UnusableSchema> {
-        let invalid = |error: apache_avro::Error| UnusableSchema::Invalid(error.to_string());
-        let schema = AvroSchema::parse_str(json).map_err(invalid)?;
-        if let Some(own) = own(fingerprint(&schema)) {
+        WriterSchema::parse_with(json, &[] as &[&str])
+    }
+
+    /// The same for one that refers to types which `others` define, in any order.
+    pub fn parse_with(json: &str, others: &[impl AsRef<str>]) -> Result<WriterSchema, UnusableSchema> {
+        let plain = plain(json, others)?;
+        // Only now that it is known to be neither huge nor deep.
+        let parsed = AvroSchema::parse_str(json);
+        if let Some(own) = parsed.ok().and_then(|schema| own(fingerprint(&schema))) {
             return Ok(own);
         }
+        let invalid = |error: apache_avro::Error| UnusableSchema::Invalid(error.to_string());
+        let schema = AvroSchema::parse(&plain.json).map_err(invalid)?;
         let resolved = ResolvedSchema::new(&schema).map_err(invalid)?;
         let mut judge = Judge {
             names: resolved.get_names(),
-            within: Vec::new(),
             types: 0,
         };
         judge.takes_bytes(&schema, 0)?;
-        Ok(WriterSchema(Kind::Foreign(Arc::new(schema))))
+        let symbols = plain.symbols;
+        Ok(WriterSchema(Kind::Foreign(Arc::new(Foreign { schema, symbols }))))
     }
 
     /// Our own schema of this kind.
@@ -120,16 +140,15 @@ fn fingerprint(schema: &AvroSchema) -> u64 {
 fn older(schemas: &[&str]) -> HashMap<u64, WriterSchema> {
     let entry = |json: &&str| {
         let schema = AvroSchema::parse_str(json).expect("our own earlier schemas are valid");
-        (fingerprint(&schema), WriterSchema(Kind::Foreign(Arc::new(schema))))
+        let writer = WriterSchema::parse(json).expect("our own earlier schemas can be used");
+        (fingerprint(&schema), writer)
     };
     schemas.iter().map(entry).collect()
 }
 
-/// Walks a schema as a datum of it would be read.
+/// Walks a plain schema as a datum of it would be read. It does not refer to itself.
 struct Judge<'s, 'n> {
     names: &'n HashMap<Name, &'s AvroSchema>,
-    /// The named types that enclose the place where the walk is.
-    within: Vec<Name>,
     types: usize,
 }
 
@@ -144,25 +163,16 @@ impl Judge<'_, '_> {
             AvroSchema::Null => Ok(false),
             AvroSchema::Fixed(fixed) => Ok(fixed.size > 0),
             AvroSchema::Record(record) => {
-                let name = record.name.fully_qualified_name(self.namespace()).into_owned();
-                self.within.push(name);
                 let mut takes_bytes = false;
                 for field in &record.fields {
                     takes_bytes |= self.takes_bytes(&field.schema, depth + 1)?;
                 }
-                self.within.pop();
                 Ok(takes_bytes)
             }
-            AvroSchema::Ref { name } => {
-                let name = name.fully_qualified_name(self.namespace()).into_owned();
-                if self.within.contains(&name) {
-                    return Err(UnusableSchema::Recursive(name.to_string()));
-                }
-                match self.names.get(&name).copied() {
-                    Some(schema) => self.takes_bytes(schema, depth + 1),
-                    None => Err(UnusableSchema::Invalid(format!("there is no type {name}"))),
-                }
-            }
+            AvroSchema::Ref { name } => match self.names.get(name).copied() {
+                Some(schema) => self.takes_bytes(schema, depth + 1),
+                None => Err(UnusableSchema::Invalid(format!("there is no type {name}"))),
+            },
             AvroSchema::Union(union) => {
                 for variant in union.variants() {
                     self.takes_bytes(variant, depth + 1)?;
@@ -177,10 +187,6 @@ impl Judge<'_, '_> {
             _ => Ok(true),
         }
     }
-
-    fn namespace(&self) -> Option<&str> {
-        self.within.last().and_then(Name::namespace)
-    }
 }
 
 /// The datum of a value in our own schema `wanted`: as it is where it was written with that, else translated.
@@ -189,12 +195,27 @@ pub(super) fn datum<'v>(
     value: &'v [u8],
     schemas: &dyn WriterSchemas,
 ) -> Result<Cow<'v, [u8]>, Malformed> {
-    let (frame, datum) = unframe(value)?;
+    datum_with(wanted, None, value, schemas)
+}
+
+/// The same for a value whose schema may be named in a header of its record.
+pub(super) fn datum_with<'v>(
+    wanted: Schema,
+    header: Option<&[u8]>,
+    value: &'v [u8],
+    schemas: &dyn WriterSchemas,
+) -> Result<Cow<'v, [u8]>, Malformed> {
+    let (frame, datum) = unframe_with(header, value)?;
     let writer = match frame {
         Frame::Fingerprint(fingerprint) => schemas
             .by_fingerprint(fingerprint)
             .ok_or(Malformed::UnknownFingerprint(fingerprint))?,
-        Frame::Id(id) => schemas.by_id(id).ok_or(Malformed::UnknownSchemaId(id))?,
+        // Where the value is the datum alone, a header names the id.
+        Frame::Id(id) if datum.len() == value.len() => schemas.by_id(id).map_err(|malformed| {
+            Malformed::unusable_schema(format!("the header {SCHEMA_HEADER} names the schema, but {malformed}"))
+        })?,
+        Frame::Id(id) => schemas.by_id(id)?,
+        Frame::Guid(guid) => schemas.by_guid(guid)?,
     };
     match writer.0 {
         Kind::Own(schema) if schema == wanted => Ok(Cow::Borrowed(datum)),
@@ -204,23 +225,35 @@ pub(super) fn datum<'v>(
                 "the value is of type {is}, where {belongs} belongs"
             )))
         }
-        Kind::Foreign(schema) => translate(wanted, datum, &schema)
-            .map(Cow::Owned)
-            .map_err(|error| Malformed::invalid(format!("not readable with its schema: {error}"))),
+        Kind::Foreign(foreign) => {
+            let unreadable =
+                |why: &dyn std::fmt::Display| Malformed::invalid(format!("not readable with its schema: {why}"));
+            let value = read(datum, &foreign.schema).map_err(|error| unreadable(&error))?;
+            let mut translated = Vec::with_capacity(datum.len() + 16);
+            translate(plain_of(wanted), value, &foreign.symbols, &mut translated)
+                .map_err(|malformed| unreadable(&malformed))?;
+            Ok(Cow::Owned(translated))
+        }
     }
 }
 
-fn translate(wanted: Schema, datum: &[u8], writer: &AvroSchema) -> Result<Vec<u8>, apache_avro::Error> {
+/// Our own schema in its plain form, so that no logical type of ours matters either.
+fn plain_of(schema: Schema) -> &'static AvroSchema {
+    static PLAIN: LazyLock<[AvroSchema; Schema::ALL.len()]> = LazyLock::new(|| {
+        Schema::ALL.map(|schema| {
+            let plain = plain(schema.json(), &[] as &[&str]).expect("our own schemas are valid");
+            AvroSchema::parse(&plain.json).expect("our own schemas are valid")
+        })
+    });
+    &PLAIN[schema as usize]
+}
+
+fn read(datum: &[u8], writer: &AvroSchema) -> Result<Value, apache_avro::Error> {
     apache_avro::util::max_allocation_bytes(RESERVED_BYTES_MAX);
     let mut whole = Whole { rest: datum };
-    let reader = GenericDatumReader::builder(writer)
-        .reader_schema(wanted.parsed())
-        .build()?;
-    let value = reader.read_value(&mut whole)?;
+    let value = GenericDatumReader::builder(writer).build()?.read_value(&mut whole)?;
     whole.end()?;
-    GenericDatumWriter::builder(wanted.parsed())
-        .build()?
-        .write_value_to_vec(value)
+    Ok(value)
 }
 
 /// A datum that must be there to its last byte and no further. `apache-avro` takes an end that comes too early for
@@ -269,7 +302,7 @@ mod tests {
             }
         }
         assert!(NoRegistry.by_fingerprint(1).is_none());
-        assert!(NoRegistry.by_id(1).is_none());
+        assert_eq!(NoRegistry.by_id(1).err(), Some(Malformed::UnknownSchemaId(1)));
     }
 
     #[test]
