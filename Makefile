@@ -25,8 +25,8 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: build ## a server with 1,000 simulated users, a gateway and the console
-	@echo "The console will be at http://127.0.0.1:8080/; Ctrl-C stops the server. Its data is in ./rollcall-demo."
-	@$(BIN)/rollcall serve --data rollcall-demo --demo 1000 --gateway 127.0.0.1:8090 --gateway-insecure
+	@echo "The console will be at http://127.0.0.1:8080/; Ctrl-C stops the server. Its data is in ./rollcall-data."
+	@$(BIN)/rollcall serve --demo 1000 --gateway 127.0.0.1:8090 --gateway-insecure
 
 build: setup-build ## the program alone
 	$(say_how_long)

@@ -38,10 +38,10 @@ pub struct Flags {
     #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_LISTEN", value_parser = address::listen)]
     #[serde(default, deserialize_with = "address::listen_in_file")]
     pub listen: Option<SocketAddr>,
-    /// The first policy, a JSON file, for a new log. A log that has records is refused: publish a `policy` event instead
+    /// The first policy, a JSON file, for a new log. To change the rules later: `rollcall policy set FILE`
     #[arg(long, value_name = "FILE", env = "ROLLCALL_POLICY")]
     pub policy: Option<PathBuf>,
-    /// Ignores --policy when the log has records, instead of refusing to start
+    /// Ignores --policy when the log has records and began with another policy, instead of refusing to start
     #[arg(long, env = "ROLLCALL_POLICY_IF_NEW", value_parser = clap::builder::BoolishValueParser::new())]
     #[serde(default)]
     pub policy_if_new: bool,

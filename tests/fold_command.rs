@@ -1,8 +1,12 @@
 //! What `rollcall fold` makes of its input as text: blank lines, lines that are no record, bad arguments. And what every
-//! command says to mistakes that need nothing but the program ([`messages`]).
+//! command says to mistakes that need nothing but the program ([`messages`]), and the commands that ask a running server
+//! ([`remote`]).
 
 #[path = "messages/mod.rs"]
 mod messages;
+#[path = "messages/remote.rs"]
+mod remote;
+mod server;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};

@@ -4,6 +4,9 @@
 //! ids too, but for times: those that end in the same three digits in the README belong to one moment there, so that
 //! they must all be shifted by the same span here.
 //!
+//! The server is the one of `make run`, simulated users and all. A person types slowly: after each step every device that
+//! is online must have so much time left that the rest can be typed at [`STEP_MS`] each.
+//!
 //! Those of the section on Kafka run against two nodes and a real broker.
 //!
 //! And what other documents name: tests, settings, metrics.
@@ -21,6 +24,8 @@ const README: &str = include_str!("../README.md");
 const ADDRESS: &str = "127.0.0.1:8080";
 const NODES: [&str; 2] = ["127.0.0.1:8081", "127.0.0.1:8082"];
 const BROKER: &str = "127.0.0.1:9092";
+/// What a person takes for a command.
+const STEP_MS: u64 = 40_000;
 /// What only reads is asked again for so long: a position without outputs is committed within a second.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -175,11 +180,9 @@ fn sections() -> (&'static str, &'static str) {
 /// Runs examples in their order, each until it prints what is shown; `there` says where what is named really is.
 fn run_examples(examples: Vec<Example>, directory: &Path, there: &[(&str, &str)]) {
     let mut shifts = Shifts::new();
-    let count = examples
-        .iter()
-        .filter(|example| example.output.contains("\"since\""))
-        .count();
+    let mut left = examples.len() as u64;
     for Example { line, command, output } in examples {
+        left -= 1;
         let real = |command: String, (named, real): &(&str, &str)| command.replace(named, real);
         let command = there.iter().fold(command, real);
         let publishes = command.contains("/v1/events -d");
@@ -196,25 +199,57 @@ fn run_examples(examples: Vec<Example>, directory: &Path, there: &[(&str, &str)]
                 shifts = shifted;
                 break;
             };
+
             if publishes || began.elapsed() > PATIENCE {
                 panic!("README.md:{line}: {what}\n{command}\nshown:\n{output}\nprinted:\n{printed}");
             }
         }
+        if publishes {
+            let ask = format!("curl -s http://{}/v1/users/alice", there[0].1);
+            let alice = loop {
+                let alice: serde_json::Value = serde_json::from_str(&run(&ask, directory)).expect("JSON");
+                if alice["devices"].is_array() {
+                    break alice;
+                }
+                assert!(began.elapsed() < PATIENCE, "{alice}");
+            };
+            let now_ms = alice["as_of"]["time"].as_u64().expect("a time");
+            for device in alice["devices"].as_array().expect("devices") {
+                let ends_ms = device["deadline"].as_u64().expect("a deadline");
+                assert!(
+                    device["state"] != "online" || ends_ms >= now_ms + left * STEP_MS,
+                    "README.md:{line}: with {left} commands to come a slow reader is late: {alice}"
+                );
+            }
+        }
     }
-    assert!(shifts.len() >= count.min(2), "no times were compared");
+}
+
+/// The arguments of `make run`, on free ports.
+fn made() -> Vec<&'static str> {
+    let makefile = include_str!("../Makefile");
+    let line = makefile
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("@$(BIN)/rollcall serve "));
+    let words = line.expect("make run starts a server").split_whitespace();
+    let words: Vec<_> = words
+        .map(|word| if word.contains(':') { "127.0.0.1:0" } else { word })
+        .collect();
+    assert!(words.contains(&"--demo") && words.contains(&"--gateway"), "{words:?}");
+    words
 }
 
 #[test]
 fn every_example_of_the_readme_prints_what_it_shows() {
     let there = Command::new("curl").arg("--version").output();
     assert!(there.is_ok(), "there is no curl; scripts/setup installs it");
+    let there = Command::new("jq").arg("--version").output();
+    assert!(there.is_ok(), "there is no jq; scripts/setup installs it");
     let examples = examples(sections().0);
     let with_curl = examples.iter().filter(|example| example.command.contains("curl"));
     assert!(with_curl.count() >= 5, "the examples were not found");
     let directory = tempfile::tempdir().expect("a directory");
-    // Without outage grace no ticks are needed within the minute, so that offsets do not depend on how long it takes.
-    std::fs::write(directory.path().join("policy.json"), "{}").expect("written");
-    let (_server, address) = serve(directory.path(), &["--policy", "policy.json"]);
+    let (_server, address) = serve(directory.path(), &made());
     run_examples(examples, directory.path(), &[(ADDRESS, &address)]);
 }
 

@@ -1,5 +1,6 @@
 //! `rollcall serve`: the engine, on one machine or as one node of many on Kafka.
 
+use super::first_policy;
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
@@ -29,8 +30,9 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
-const POLICY_REFUSED: &str = "is for a new log, and this log has records, whose rules are in force; to change them publish \
-                              a `policy` event, or start with --policy-if-new, which ignores the file";
+const POLICY_REFUSED: &str = "is for a new log, and this log has records and began with another policy; to change the \
+                              rules publish a `policy` event (rollcall policy set FILE), or start with --policy-if-new, \
+                              which ignores the file";
 /// How long open requests may take to end once the process is told to stop.
 const GRACEFUL: Duration = Duration::from_millis(1_500);
 /// How far apart transactions with outputs begin on Kafka at least: each takes milliseconds of a core.
@@ -418,11 +420,10 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
     let partitions = (0..log.partitions()).map(Partition);
     for partition in partitions.clone() {
         if log.range(Topic::Events, partition)?.end > Offset(0) {
-            if config.policy_given && !config.policy_if_new {
-                bail!(Invalid::new("policy", POLICY_REFUSED));
-            }
-            if config.policy_given {
+            if config.policy_given && config.policy_if_new {
                 tracing::info!("the log has records, so the policy of --policy was ignored");
+            } else if config.policy_given && !first_policy::is_first(config, log, schemas)? {
+                bail!(Invalid::new("policy", POLICY_REFUSED));
             }
             return Ok(());
         }
@@ -441,6 +442,9 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
         .await
         .context("the log closed")?
         .context("the first policy cannot be written")?;
+    if config.policy_given {
+        first_policy::remember(config)?;
+    }
     Ok(())
 }
 

@@ -1,0 +1,78 @@
+//! Whether `--policy` names the policy that a log began with: then a restart with the same command line goes on, and the
+//! operator is not wrong about the file. Any other file is refused where the log has records.
+
+use crate::config::Config;
+use crate::engine::partition::decode;
+use crate::log::kafka::KafkaReader;
+use crate::log::kafka::settings::Connection;
+use crate::log::{Limit, Log, Record, Topic};
+use crate::presence::Partition;
+use crate::presence::event::Event;
+use crate::registry::Schemas;
+use crate::schema::policy::policy_json;
+use anyhow::Context as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// In the data directory: the first policy, as it was written to the log or found there.
+const REMEMBERED: &str = "first-policy.json";
+const ONE: Limit = Limit {
+    records: 1,
+    bytes: 1 << 20,
+};
+
+fn path(config: &Config) -> PathBuf {
+    config.data.join(REMEMBERED)
+}
+
+/// Remembers the policy of `--policy` as the one that the log began with; its first record may be dropped some day.
+pub(super) fn remember(config: &Config) -> anyhow::Result<()> {
+    let path = path(config);
+    std::fs::write(&path, policy_json(&config.policy)).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Whether the log began with the policy of `--policy`, as far as can be known.
+pub(super) fn is_first(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> anyhow::Result<bool> {
+    let wanted = policy_json(&config.policy);
+    if std::fs::read_to_string(path(config)).is_ok_and(|remembered| remembered == wanted) {
+        return Ok(true);
+    }
+    let Some(record) = first_record(config, log)? else {
+        return Ok(false);
+    };
+    schemas.learn([record.1.value.as_slice()])?;
+    let event = decode(&record.1, record.0, log.partitions(), schemas);
+    let is_first = matches!(event, Ok(Event::Policy { policy, .. }) if policy_json(&policy) == wanted);
+    if is_first {
+        remember(config)?;
+    }
+    Ok(is_first)
+}
+
+/// The record at offset 0 of the first partition that still has it.
+fn first_record(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<Option<(Partition, Record)>> {
+    let mut reader = match &config.kafka {
+        None => None,
+        Some(kafka) => {
+            let (prefix, properties) = (kafka.topic_prefix.as_deref(), kafka.properties.as_deref());
+            let connection = Connection::new(&kafka.bootstrap, prefix, properties, &kafka.set.0)?;
+            let clock = Arc::new(crate::clock::SystemClock::new());
+            Some(KafkaReader::connect(connection, clock)?)
+        }
+    };
+    let mut records = Vec::new();
+    for partition in (0..log.partitions()).map(Partition) {
+        let range = log.range(Topic::Events, partition)?;
+        if range.start.0 > 0 || range.end.0 == 0 {
+            continue;
+        }
+        match &mut reader {
+            None => log.read(Topic::Events, partition, range.start, ONE, &mut records)?,
+            Some(reader) => reader.read(Topic::Events, partition, range.start, ONE, &mut records)?,
+        }
+        if !records.is_empty() {
+            return Ok(Some((partition, records.swap_remove(0))));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,86 @@
+//! `rollcall kick`: an operator ends a user's connections.
+
+use super::remote::{Server, printed};
+use super::users;
+use crate::clock::{Clock as _, SystemClock};
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use serde_json::json;
+use std::io::Write as _;
+use std::time::Duration;
+
+/// Ends the logins of a user: all of them, those of a platform, or one device
+///
+/// Publishes a `kick` event, which needs a token with the scope admin, waits until it is processed, and shows the user.
+/// The gateways close the connections.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The user's id
+    user: String,
+    /// Only the devices of this platform, such as android
+    #[arg(long, value_name = "NAME")]
+    platform: Option<String>,
+    /// Only this device; needs --platform
+    #[arg(long, value_name = "ID", requires = "platform")]
+    device: Option<String>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// Between two questions whether the event is processed, and how many are asked.
+const POLL: Duration = Duration::from_millis(100);
+const POLLS: u32 = 100;
+
+#[derive(Deserialize)]
+struct Appended {
+    appended: Vec<Place>,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    partition: u32,
+    offset: u64,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    printed(kick(args))
+}
+
+fn kick(args: Args) -> anyhow::Result<()> {
+    let client = args.server.client()?;
+    if users::one(&client, &args.user)?.is_none() {
+        bail!(
+            "no user {:?} is known at {}, so there is nothing to end",
+            args.user,
+            client.url()
+        );
+    }
+    let mut event = json!({"type": "kick", "user": args.user});
+    for (name, value) in [("platform", &args.platform), ("device", &args.device)] {
+        if let Some(value) = value {
+            event[name] = json!(value);
+        }
+    }
+    let answer = client.post("v1/events", &json!([event]))?;
+    let Appended { appended } = answer.read()?;
+    let place = appended.first().context("the server does not say where the event is")?;
+    for _ in 0..POLLS {
+        if let Some((user, raw)) = users::one(&client, &args.user)?
+            && user.as_of.offset.is_some_and(|offset| offset >= place.offset)
+        {
+            let text = match args.server.json {
+                true => format!("{}\n", raw.get()),
+                false => users::page(&user, SystemClock::new().now_ms()),
+            };
+            std::io::stdout().lock().write_all(text.as_bytes())?;
+            return Ok(());
+        }
+        std::thread::sleep(POLL);
+    }
+    bail!(
+        "the kick is in the log (partition {}, offset {}) and will be processed, but was not within ten seconds; see \
+         `rollcall stats`",
+        place.partition,
+        place.offset
+    )
+}

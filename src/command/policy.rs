@@ -1,0 +1,149 @@
+//! `rollcall policy`: the rules in force at a running server, and others in their place.
+
+use super::remote::{Client, Server, printed};
+use super::table::plain;
+use crate::config::read_policy;
+use crate::schema::policy::policy_json;
+use anyhow::Context as _;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Shows the policy in force at a running server, or publishes another one
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum What {
+    /// Shows the policy in force, completed
+    Get {
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Publishes a policy, which needs a token with the scope admin, and shows what is different from the one in force
+    ///
+    /// The file is checked first. What it does not name gets its default, never what was in force.
+    Set {
+        /// A JSON file
+        file: PathBuf,
+        /// Only shows what would be different
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+#[derive(Deserialize)]
+struct InForce {
+    policy: Value,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    printed(match args.what {
+        What::Get { server } => get(&server),
+        What::Set { file, dry_run, server } => set(&file, dry_run, &server),
+    })
+}
+
+fn get(server: &Server) -> anyhow::Result<()> {
+    let answer = server.client()?.get("v1/policy")?;
+    if server.json {
+        return answer.print();
+    }
+    let InForce { policy } = answer.read()?;
+    let text = serde_json::to_string_pretty(&policy)?;
+    writeln!(std::io::stdout().lock(), "{text}")?;
+    Ok(())
+}
+
+fn in_force(client: &Client) -> anyhow::Result<Value> {
+    Ok(client.get("v1/policy")?.read::<InForce>()?.policy)
+}
+
+fn set(file: &std::path::Path, dry_run: bool, server: &Server) -> anyhow::Result<()> {
+    let policy = read_policy(Some(file))?.context("there is no policy in the file")?;
+    let policy: Value = serde_json::from_str(&policy_json(&policy))?;
+    let client = server.client()?;
+    let mut changes = Vec::new();
+    differences("", &in_force(&client)?, &policy, &mut changes);
+    let mut answer = None;
+    if !dry_run {
+        answer = Some(client.post("v1/events", &json!([{"type": "policy", "policy": policy}]))?);
+    }
+    match (server.json, answer) {
+        (true, Some(answer)) => return answer.print(),
+        (true, None) => {
+            writeln!(std::io::stdout().lock(), "{}", json!({ "differences": changes }))?;
+            return Ok(());
+        }
+        (false, _) => {}
+    }
+    let mut output = std::io::stdout().lock();
+    for change in &changes {
+        writeln!(output, "{}", plain(change))?;
+    }
+    let said = match (changes.is_empty(), dry_run) {
+        (true, true) => "nothing would be different",
+        (true, false) => "published; nothing is different",
+        (false, true) => "not published (--dry-run)",
+        (false, false) => "published; it is in force from its record on in each partition",
+    };
+    writeln!(output, "{said}")?;
+    Ok(())
+}
+
+/// Adds a line for each value that is different: `platforms.web.timeout_ms: 70000 → 90000`.
+fn differences(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
+    let (Value::Object(old), Value::Object(new)) = (before, after) else {
+        if before != after {
+            lines.push(format!("{path}: {} → {}", shown(before), shown(after)));
+        }
+        return;
+    };
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    for key in keys {
+        let path = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
+        let of = |side: &serde_json::Map<String, Value>| side.get(key).cloned().unwrap_or(Value::Null);
+        differences(&path, &of(old), &of(new), lines);
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::differences;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_differs_is_told_by_its_path() {
+        let mut lines = Vec::new();
+        let before =
+            json!({"login": "multi", "platforms": {"web": {"timeout_ms": 1, "push": false}}, "exclusive": null});
+        let after = json!({"login": "multi", "platforms": {"web": {"timeout_ms": 2, "push": false}, "tv": {"push": true}},
+                           "exclusive": [["web"]]});
+        differences("", &before, &after, &mut lines);
+        let expected = [
+            "exclusive: none → [[\"web\"]]",
+            "platforms.tv: none → {\"push\":true}",
+            "platforms.web.timeout_ms: 1 → 2",
+        ];
+        assert_eq!(lines, expected);
+    }
+}

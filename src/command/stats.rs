@@ -1,0 +1,156 @@
+//! `rollcall stats` and `rollcall top`: counts and partitions of a running server, once or again and again.
+
+use super::remote::{Client, Server, printed};
+use super::table::columns;
+use crate::clock::{Clock, SystemClock};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+/// Shows how many users are online at a running server, and how its partitions are
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    server: Server,
+}
+
+/// Shows the same again and again, with how many records each partition processes per second
+///
+/// Ends with Ctrl-C. With --json, a line each time.
+#[derive(clap::Args, Debug)]
+pub struct TopArgs {
+    /// Seconds between two looks, 1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    every: u64,
+    /// Ends after so many looks, 1 to 1000000
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    count: Option<u64>,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Deserialize)]
+struct Stats {
+    users: BTreeMap<String, u64>,
+    devices: BTreeMap<String, BTreeMap<String, u64>>,
+    partitions: Vec<PartitionStats>,
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct PartitionStats {
+    partition: u32,
+    state: String,
+    owner: Option<String>,
+    applied: Option<u64>,
+    log_end: Option<u64>,
+    lag: Option<u64>,
+    error: Option<String>,
+    warning: Option<String>,
+}
+
+/// Where each partition was, and when.
+struct Before {
+    at_ms: u64,
+    applied: BTreeMap<u32, u64>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    printed(once(&args.server))
+}
+
+fn once(server: &Server) -> anyhow::Result<()> {
+    let answer = server.client()?.get("v1/stats")?;
+    if server.json {
+        return answer.print();
+    }
+    std::io::stdout()
+        .lock()
+        .write_all(page(&answer.read()?, None, 0).as_bytes())?;
+    Ok(())
+}
+
+pub fn top(args: TopArgs) -> anyhow::Result<()> {
+    printed(look(&args, &args.server.client()?))
+}
+
+fn look(args: &TopArgs, client: &Client) -> anyhow::Result<()> {
+    let clock = SystemClock::new();
+    let clears = std::io::stdout().is_terminal() && !args.server.json;
+    let mut before: Option<Before> = None;
+    let mut looks = 0;
+    loop {
+        let answer = client.get("v1/stats")?;
+        let now_ms = clock.monotonic_ms();
+        if args.server.json {
+            answer.print()?;
+        } else {
+            let stats: Stats = answer.read()?;
+            let clear = if clears { "\x1b[2J\x1b[H" } else { "" };
+            let mut output = std::io::stdout().lock();
+            writeln!(
+                output,
+                "{clear}{}\n\n{}",
+                client.url(),
+                page(&stats, before.as_ref(), now_ms).trim_end()
+            )?;
+            let applied = stats.partitions.iter();
+            before = Some(Before {
+                at_ms: now_ms,
+                applied: applied.filter_map(|one| Some((one.partition, one.applied?))).collect(),
+            });
+        }
+        looks += 1;
+        if args.count.is_some_and(|count| looks >= count) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(args.every));
+    }
+}
+
+fn page(stats: &Stats, before: Option<&Before>, now_ms: u64) -> String {
+    let of = |counts: &BTreeMap<String, u64>| {
+        let counts = counts.iter().map(|(name, count)| format!("{count} {name}"));
+        counts.collect::<Vec<_>>().join(", ")
+    };
+    let mut head = vec![vec!["users".to_owned(), of(&stats.users)]];
+    for (status, platforms) in &stats.devices {
+        let by_platform = if platforms.is_empty() {
+            "0".to_owned()
+        } else {
+            of(platforms)
+        };
+        head.push(vec![format!("devices {status}"), by_platform]);
+    }
+    head.push(vec!["version".to_owned(), stats.version.clone()]);
+    let mut text = columns(&head);
+    let titles = ["PARTITION", "STATE", "APPLIED", "LOG END", "LAG", "RECORDS/S", "OWNER"];
+    let mut rows = vec![titles.map(str::to_owned).to_vec()];
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    for one in &stats.partitions {
+        let rate = before.and_then(|before| {
+            let was = before.applied.get(&one.partition)?;
+            let passed_ms = now_ms.saturating_sub(before.at_ms).max(1);
+            Some(one.applied?.saturating_sub(*was) * 1_000 / passed_ms)
+        });
+        rows.push(vec![
+            one.partition.to_string(),
+            one.state.clone(),
+            number(one.applied),
+            number(one.log_end),
+            number(one.lag),
+            number(rate),
+            one.owner.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&columns(&rows));
+    for one in &stats.partitions {
+        for said in one.error.iter().chain(&one.warning) {
+            let _ = writeln!(text, "partition {}: {}", one.partition, super::table::plain(said));
+        }
+    }
+    text
+}

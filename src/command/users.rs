@@ -1,0 +1,204 @@
+//! `rollcall users`: what a running server knows of users.
+
+use super::remote::{Answer, Client, Server, printed};
+use super::table::{columns, plain, relative};
+use crate::clock::{Clock as _, SystemClock};
+use anyhow::bail;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use std::io::Write as _;
+
+/// Shows the status and the devices of users, as a running server knows them
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum What {
+    /// Shows one user with every device
+    Get {
+        /// The user's id
+        user: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Shows many users, a line each
+    Query {
+        /// The users' ids, 1 to 1000
+        #[arg(required = true)]
+        users: Vec<String>,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+/// An answer about users; each also as it came.
+#[derive(Deserialize)]
+struct Users<'a> {
+    #[serde(borrow)]
+    users: Vec<&'a RawValue>,
+    #[serde(default)]
+    unknown: Vec<String>,
+    #[serde(default)]
+    unread: Vec<Unread>,
+}
+
+#[derive(Deserialize)]
+struct Unread {
+    user: String,
+    why: String,
+}
+
+/// One user, as far as it is shown.
+#[derive(Deserialize, Debug)]
+pub struct User {
+    pub user: String,
+    pub version: u64,
+    pub status: String,
+    since: Option<u64>,
+    last_seen: Option<u64>,
+    custom_status: Option<String>,
+    devices: Vec<Device>,
+    pub as_of: AsOf,
+}
+
+#[derive(Deserialize, Debug)]
+struct Device {
+    platform: String,
+    device: String,
+    status: String,
+    gateway: Option<String>,
+    conn: Option<u64>,
+    since: Option<u64>,
+    last_seen: Option<u64>,
+    deadline: Option<u64>,
+}
+
+#[derive(Deserialize, Debug)]
+pub struct AsOf {
+    pub partition: u32,
+    pub offset: Option<u64>,
+}
+
+/// Asks for users; ids never stand in a path, where some cannot.
+fn query(client: &Client, users: &[String]) -> anyhow::Result<Answer> {
+    client.post("v1/users/query", &json!({ "users": users }))
+}
+
+/// Returns one user, in words and as it came. None if the server does not know it.
+pub fn one(client: &Client, user: &str) -> anyhow::Result<Option<(User, Box<RawValue>)>> {
+    let answer = query(client, &[user.to_owned()])?;
+    let raw: Box<RawValue> = answer.read()?;
+    let found: Users<'_> = serde_json::from_str(raw.get())?;
+    if let Some(unread) = found.unread.first() {
+        bail!("{} cannot answer now, try again: {}", client.url(), unread.why);
+    }
+    match found.users.first() {
+        Some(user) => Ok(Some((serde_json::from_str(user.get())?, (*user).to_owned()))),
+        None => Ok(None),
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    printed(match args.what {
+        What::Get { user, server } => get(&user, &server),
+        What::Query { users, server } => show_many(&users, &server),
+    })
+}
+
+fn get(user: &str, server: &Server) -> anyhow::Result<()> {
+    let client = server.client()?;
+    let Some((known, raw)) = one(&client, user)? else {
+        bail!("no user {user:?} is known at {}", client.url());
+    };
+    let text = match server.json {
+        true => format!("{}\n", raw.get()),
+        false => page(&known, SystemClock::new().now_ms()),
+    };
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// Returns everything of one user.
+pub fn page(user: &User, now_ms: u64) -> String {
+    let when = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), |ms| relative(ms, now_ms));
+    let mut head = vec![
+        vec!["user".to_owned(), user.user.clone()],
+        vec![
+            "status".to_owned(),
+            format!("{}, since {}", user.status, when(user.since)),
+        ],
+        vec!["last seen".to_owned(), when(user.last_seen)],
+        vec!["version".to_owned(), user.version.to_string()],
+    ];
+    if let Some(text) = &user.custom_status {
+        head.push(vec!["custom status".to_owned(), text.clone()]);
+    }
+    let mut text = columns(&head);
+    if user.devices.is_empty() {
+        return text;
+    }
+    let titles = [
+        "PLATFORM",
+        "DEVICE",
+        "STATUS",
+        "GATEWAY",
+        "CONN",
+        "SINCE",
+        "LAST SEEN",
+        "LOST UNLESS SEEN",
+    ];
+    let mut rows = vec![titles.map(str::to_owned).to_vec()];
+    for device in &user.devices {
+        rows.push(vec![
+            device.platform.clone(),
+            device.device.clone(),
+            device.status.clone(),
+            device.gateway.clone().unwrap_or_else(|| "-".to_owned()),
+            device.conn.map_or_else(|| "-".to_owned(), |conn| conn.to_string()),
+            when(device.since),
+            when(device.last_seen),
+            when(device.deadline),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&columns(&rows));
+    text
+}
+
+fn show_many(users: &[String], server: &Server) -> anyhow::Result<()> {
+    let client = server.client()?;
+    let answer = query(&client, users)?;
+    if server.json {
+        return answer.print();
+    }
+    let raw: Box<RawValue> = answer.read()?;
+    let found: Users<'_> = serde_json::from_str(raw.get())?;
+    let now_ms = SystemClock::new().now_ms();
+    let titles = ["USER", "STATUS", "SINCE", "DEVICES"];
+    let mut rows = vec![titles.map(str::to_owned).to_vec()];
+    for user in &found.users {
+        let user: User = serde_json::from_str(user.get())?;
+        let devices = user.devices.iter();
+        let devices: Vec<String> = devices
+            .map(|device| format!("{}/{} {}", device.platform, device.device, device.status))
+            .collect();
+        rows.push(vec![
+            user.user.clone(),
+            user.status.clone(),
+            user.since.map_or_else(|| "-".to_owned(), |ms| relative(ms, now_ms)),
+            devices.join(", "),
+        ]);
+    }
+    let unknown = found.unknown.into_iter();
+    rows.extend(unknown.map(|user| vec![user, "unknown".to_owned()]));
+    let mut output = std::io::stdout().lock();
+    output.write_all(columns(&rows).as_bytes())?;
+    for Unread { user, why } in &found.unread {
+        eprintln!("warning: {} could not be read: {}", plain(user), plain(why));
+    }
+    Ok(())
+}
