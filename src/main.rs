@@ -31,16 +31,13 @@ enum Command {
     Sim(command::sim::Args),
     Topics(command::topics::Args),
     Webhook(Box<command::webhook::Args>),
-<<<<<<< HEAD
     Health(command::health::Args),
     Completions(command::completions::Args),
-=======
     Users(command::users::Args),
     Kick(command::kick::Args),
     Policy(command::policy::Args),
     Stats(command::stats::Args),
     Top(command::stats::TopArgs),
->>>>>>> cb7663a (One way in: make run with a gateway, a README that holds at human speed, commands for a running server)
 }
 
 fn main() -> ExitCode {
@@ -68,16 +65,13 @@ fn main() -> ExitCode {
         Command::Sim(args) => command::sim::run(args),
         Command::Topics(args) => command::topics::run(args),
         Command::Webhook(args) => command::webhook::run(*args),
-<<<<<<< HEAD
         Command::Health(args) => return command::health::run(args),
         Command::Completions(args) => command::completions::run(args, Cli::command()),
-=======
         Command::Users(args) => command::users::run(args),
         Command::Kick(args) => command::kick::run(args),
         Command::Policy(args) => command::policy::run(args),
         Command::Stats(args) => command::stats::run(args),
         Command::Top(args) => command::stats::top(args),
->>>>>>> cb7663a (One way in: make run with a gateway, a README that holds at human speed, commands for a running server)
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

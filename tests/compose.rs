@@ -32,6 +32,7 @@ fn yaml(path: &str) -> Value {
 struct Compose {
     services: BTreeMap<String, Value>,
     volumes: BTreeSet<String>,
+    secrets: BTreeMap<String, Value>,
 }
 
 fn compose() -> Compose {
@@ -44,13 +45,24 @@ fn compose() -> Compose {
             .map(|(name, service)| (name.clone(), service.clone()))
             .collect(),
         volumes: volumes.keys().cloned().collect(),
+        secrets: file["secrets"]
+            .as_object()
+            .expect("secrets")
+            .clone()
+            .into_iter()
+            .collect(),
     }
 }
 
 impl Compose {
     /// Services that run our program.
     fn ours(&self) -> impl Iterator<Item = (&String, &Value)> {
-        self.services.iter().filter(|(_, service)| service["build"].is_string())
+        let is_ours = |service: &Value| {
+            service["image"]
+                .as_str()
+                .is_some_and(|image| image.starts_with("rollcall:"))
+        };
+        self.services.iter().filter(move |(_, service)| is_ours(service))
     }
 
     fn engines(&self) -> Vec<&String> {
@@ -101,7 +113,14 @@ fn every_image_is_pinned_and_every_port_is_on_this_machine_alone() {
     let mut ports = BTreeSet::new();
     for (name, service) in &compose.services {
         let image = service["image"].as_str().expect("an image");
-        let (_, tag) = image.rsplit_once(':').expect("a tag");
+        let named = image.split_once("@sha256:").map_or(image, |(named, _)| named);
+        // Ours is built here; the registry's comment says why it has none.
+        let is_known = image.len() == named.len() + "@sha256:".len() + 64;
+        assert!(
+            is_known || name == "registry" || named.starts_with("rollcall:"),
+            "{name}: {image} has no digest"
+        );
+        let (_, tag) = named.rsplit_once(':').expect("a tag");
         assert!(
             tag.contains('.') && tag.contains(|c: char| c.is_ascii_digit()),
             "{name}: {image}"
@@ -121,16 +140,32 @@ fn every_image_is_pinned_and_every_port_is_on_this_machine_alone() {
     }
     let dockerfile = std::fs::read_to_string(root().join("Dockerfile")).expect("a Dockerfile");
     for line in dockerfile.lines().filter(|line| line.starts_with("FROM ")) {
-        assert!(
-            line.contains(':') && line.contains(|c: char| c.is_ascii_digit()),
-            "{line}"
-        );
+        assert!(line.contains("@sha256:"), "{line}");
     }
 }
 
 #[test]
 fn what_is_mounted_and_waited_for_is_there() {
     let compose = compose();
+    let built: Vec<_> = compose
+        .services
+        .iter()
+        .filter(|(_, service)| !service["build"].is_null())
+        .collect();
+    assert_eq!(
+        built.len(),
+        1,
+        "one tag that is built several times at once fails on a clean machine"
+    );
+    let (builder, _) = built[0];
+    for (name, service) in compose.ours().filter(|(name, _)| *name != builder) {
+        assert_eq!(service["pull_policy"], "never", "{name}: no registry has this image");
+        let waits = service["depends_on"].as_object().expect("it waits for others").keys();
+        assert!(
+            waits.into_iter().any(|other| other == builder || other == "engine-1"),
+            "{name}"
+        );
+    }
     for (name, service) in &compose.services {
         for volume in texts(&service["volumes"]) {
             match mounted(volume) {
@@ -201,10 +236,7 @@ fn engines_are_where_they_say_and_prometheus_asks_them_all() {
             let volumes = texts(&service["volumes"]);
             volumes.iter().any(|volume| volume.split(':').nth(1) == Some(path))
         };
-        assert!(
-            at(variables["ROLLCALL_DATA"]) && at(variables["ROLLCALL_TOKEN_FILE"]),
-            "{name}"
-        );
+        assert!(at(variables["ROLLCALL_DATA"]), "{name}");
         let checkpoints = variables["ROLLCALL_CHECKPOINTS"].strip_prefix("file://");
         assert!(at(checkpoints.expect("a directory")), "{name}");
     }
@@ -213,8 +245,67 @@ fn engines_are_where_they_say_and_prometheus_asks_them_all() {
     let targets = texts(&job["static_configs"][0]["targets"]);
     assert_eq!(targets.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), wanted);
 
+    let job = &prometheus["scrape_configs"][1];
+    let gateway = variables(&compose.services["gateway-1"])["ROLLCALL_STATUS"];
+    let (_, port) = gateway.rsplit_once(':').expect("a port");
+    assert_eq!(
+        texts(&job["static_configs"][0]["targets"]),
+        [format!("gateway-1:{port}")]
+    );
+}
+
+#[test]
+fn every_secret_is_made_at_random_and_none_is_in_the_repository() {
+    let compose = compose();
+    // The script, in a copy, since the secrets of this machine are nobody's.
+    let copy = tempfile::tempdir().expect("a directory");
+    let script = std::fs::read(root().join("scripts/compose-secrets")).expect("a script");
+    let path = copy.path().join("scripts/compose-secrets");
+    std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+    std::fs::write(&path, script).expect("written");
+    let make = |more: &[&str]| {
+        let output = Command::new("bash").arg(&path).args(more).output().expect("bash runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let printed = make(&[]);
+    let read = |file: &str| std::fs::read_to_string(copy.path().join(file)).expect(file);
+    let files: Vec<String> = compose
+        .secrets
+        .values()
+        .map(|secret| {
+            secret["file"]
+                .as_str()
+                .expect("a file")
+                .trim_start_matches("./")
+                .to_owned()
+        })
+        .collect();
+    assert!(files.len() >= 5);
+    let first: Vec<String> = files.iter().map(|file| read(file)).collect();
+    for (file, secret) in files.iter().zip(&first) {
+        assert!(secret.len() >= 64, "{file}");
+        assert!(!printed.contains(secret.trim()), "it prints {file}");
+        let ignored = Command::new("git")
+            .args(["-c", "safe.directory=*", "check-ignore", "--quiet", file])
+            .current_dir(root())
+            .status();
+        assert!(ignored.expect("git runs").success(), "git does not ignore {file}");
+    }
+    make(&[]);
+    assert!(
+        files.iter().zip(&first).all(|(file, was)| read(file) == *was),
+        "what is there stays"
+    );
+    make(&["--renew"]);
+    assert!(
+        files.iter().zip(&first).all(|(file, was)| read(file) != *was),
+        "all of them are made again"
+    );
+
     let flags = Flags {
-        token_file: Some(root().join("ops/tokens")),
+        token_file: Some(copy.path().join("ops/secrets/tokens")),
         ..Flags::default()
     };
     let tokens = flags
@@ -222,12 +313,95 @@ fn engines_are_where_they_say_and_prometheus_asks_them_all() {
         .expect("tokens that the engine takes")
         .tokens
         .expect("tokens");
-    let credentials = job["authorization"]["credentials"].as_str().expect("a token");
-    let (_, scopes) = tokens
-        .iter()
-        .find(|(token, _)| token == credentials)
-        .expect("one of them");
-    assert!(scopes.read && !scopes.admin);
+    assert_eq!(tokens.len(), 3);
+    let scopes = |file: &str| {
+        let secret = read(file);
+        let found = tokens.iter().find(|(token, _)| *token == secret);
+        found.expect("one of them").1
+    };
+    let prometheus = scopes("ops/secrets/prometheus-token");
+    assert!(prometheus.read && !prometheus.publish && !prometheus.admin);
+    let gateway = scopes("ops/secrets/gateway-token");
+    assert!(gateway.read && gateway.publish && !gateway.admin);
+    assert!(scopes("ops/secrets/admin-token").admin);
+
+    for (name, service) in &compose.services {
+        for secret in texts(&service["secrets"]) {
+            assert!(compose.secrets.contains_key(secret), "{name}: {secret}");
+        }
+        for (variable, value) in variables(service) {
+            let is_secret = ["PASSWORD", "TOKEN", "SECRET", "JWT_KEY"]
+                .iter()
+                .any(|word| variable.contains(word));
+            let Some(secret) = value.strip_prefix("/run/secrets/") else {
+                assert!(!is_secret, "{name}: {variable} is in the file");
+                continue;
+            };
+            assert!(
+                texts(&service["secrets"]).contains(&secret),
+                "{name}: {secret} is not mounted"
+            );
+        }
+    }
+    let grafana = variables(&compose.services["grafana"]);
+    assert_eq!(grafana["GF_AUTH_ANONYMOUS_ENABLED"], "false");
+    let prometheus = yaml("ops/prometheus.yml");
+    let file = prometheus["scrape_configs"][0]["authorization"]["credentials_file"].as_str();
+    assert_eq!(file, Some("/run/secrets/prometheus-token"));
+}
+
+#[test]
+fn every_service_is_confined_and_says_whether_it_is_well() {
+    let compose = compose();
+    for (name, service) in &compose.services {
+        assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
+        assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
+        assert!(service["mem_limit"].is_string(), "{name}");
+        let may_write = ["kafka", "registry"].contains(&name.as_str());
+        assert_eq!(service["read_only"] == true, !may_write, "{name}");
+        let check = &service["healthcheck"];
+        if service["restart"] == "no" {
+            assert_eq!(check["disable"], true, "{name}");
+            continue;
+        }
+        assert!(texts(&check["test"]).len() >= 2, "{name}");
+    }
+    for (name, service) in compose
+        .ours()
+        .filter(|(_, service)| service["healthcheck"]["test"].is_array())
+    {
+        let check = texts(&service["healthcheck"]["test"]);
+        let [_, program, arguments @ ..] = check.as_slice() else {
+            panic!("{name}: {check:?}");
+        };
+        assert_eq!(*program, "rollcall");
+        // It knows these arguments: nothing is there, which is not a mistake of the command line.
+        let asked = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        assert_eq!(
+            asked.status.code(),
+            Some(1),
+            "{name}: {}",
+            String::from_utf8_lossy(&asked.stderr)
+        );
+    }
+    let registry = compose.services["registry"]["image"].as_str().expect("an image");
+    assert!(
+        !registry.contains("-mem"),
+        "a registry that forgets its ids makes every record unreadable"
+    );
+    let pom = std::fs::read_to_string(root().join("scripts/kafka.pom.xml")).expect("a file");
+    let tested = pom
+        .split("<kafka.version>")
+        .nth(1)
+        .and_then(|rest| rest.split('<').next());
+    let kafka = compose.services["kafka"]["image"].as_str().expect("an image");
+    assert!(
+        kafka.contains(&format!(":{}@", tested.expect("a version"))),
+        "{kafka} is not the one that is tested"
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! operator is not wrong about the file. Any other file is refused where the log has records.
 
 use crate::config::Config;
-use crate::engine::partition::decode;
+use crate::engine::rejected::decode;
 use crate::log::kafka::KafkaReader;
 use crate::log::kafka::settings::Connection;
 use crate::log::{Limit, Log, Record, Topic};

@@ -2,12 +2,10 @@
 
 mod cluster;
 pub mod completions;
-pub mod fold;
-pub mod gateway;
-pub mod health;
 mod first_policy;
 pub mod fold;
 pub mod gateway;
+pub mod health;
 pub mod kick;
 pub mod load;
 pub mod log;
