@@ -3,6 +3,11 @@
 // What makes an event valid: the user as key, Java's partitioner (the default of kafkajs from 2.0 on), and Avro in
 // single-object encoding. See docs/publishing.md. Needs kafkajs and avsc.
 
+if (process.argv.length !== 5) {
+  console.error('usage: node publish.js BOOTSTRAP USER TEXT, such as: node publish.js 127.0.0.1:9092 bob hello');
+  process.exit(2);
+}
+
 const fs = require('fs');
 const path = require('path');
 const avro = require('avsc');

@@ -9,6 +9,10 @@ import json
 import pathlib
 import sys
 
+if len(sys.argv) != 4:
+    print("usage: publish.py BOOTSTRAP USER TEXT, such as: publish.py 127.0.0.1:9092 alice hello", file=sys.stderr)
+    sys.exit(2)
+
 import fastavro
 from confluent_kafka import Producer
 

@@ -479,3 +479,14 @@ fn no_password_is_in_an_error_or_in_the_help() {
         assert!(output.status.success() && !help.contains(SECRET), "{command}: {help}");
     }
 }
+
+#[test]
+fn an_example_without_arguments_says_how_it_is_used() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    for (program, file) in [("python3", "publish.py"), ("node", "publish.js")] {
+        let output = Command::new(program).arg(examples.join(file)).output().expect(program);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.starts_with("usage: ") && said.contains("BOOTSTRAP USER TEXT"), "{said}");
+    }
+}
