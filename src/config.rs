@@ -48,22 +48,22 @@ pub struct Flags {
     /// Partitions of a new log, 1 to 1024, fixed when it is made [default: 4]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_PARTITIONS")]
     pub partitions: Option<u32>,
-    /// Bearer tokens, a line each: the token, a space, and its scopes (read, publish, admin) separated by commas
+    /// Bearer tokens, one per line: the token, a space, and its scopes (read, publish, admin) separated by commas
     #[arg(long, value_name = "FILE", env = "ROLLCALL_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Records older than this many hours are dropped, 1 to 876000 [default: 720, that is 30 days]
+    /// Records older than this many hours are deleted, 1 to 876000 [default: 720, that is 30 days]
     #[arg(long, value_name = "HOURS", env = "ROLLCALL_RETENTION_HOURS")]
     pub retention_hours: Option<u64>,
-    /// Of each topic in each partition the newest so many MiB are kept, 1 to 1048576 [default: 4096]
+    /// Maximum size of each topic partition in MiB, 1 to 1048576; older records are deleted [default: 4096]
     #[arg(long, value_name = "MIB", env = "ROLLCALL_RETENTION_MIB")]
     pub retention_mib: Option<u64>,
-    /// Users without a device online who stay in memory, a partition, 0 to 10000000 [default: 50000]
+    /// Maximum number of users with no online device to keep in memory, per partition, 0 to 10000000 [default: 50000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_CACHED_USERS")]
     pub cached_users: Option<usize>,
-    /// Form of the log on standard error [default: human]
+    /// Format of the log on standard error [default: human]
     #[arg(long, value_enum, env = "ROLLCALL_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// Least level that is logged [default: info]
+    /// Lowest level that is logged [default: info]
     #[arg(long, value_enum, env = "ROLLCALL_LOG_LEVEL")]
     pub log_level: Option<LogLevel>,
     /// Apache Kafka instead of the embedded log: its brokers, separated by commas. `rollcall topics create` makes the topics
@@ -72,7 +72,7 @@ pub struct Flags {
     /// What the topics' names begin with [default: presence]
     #[arg(long, value_name = "PREFIX", env = "ROLLCALL_TOPIC_PREFIX", help_heading = "Kafka")]
     pub topic_prefix: Option<String>,
-    /// The group of processes that share the partitions out among themselves [default: rollcall]
+    /// The consumer group: its processes share the partitions, 1 to 200 bytes [default: rollcall]
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", help_heading = "Kafka")]
     pub group: Option<String>,
     /// Where other nodes reach this one's HTTP [default: http:// and --listen]
@@ -88,10 +88,10 @@ pub struct Flags {
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Kafka")]
     #[serde(default)]
     pub kafka_set: Vec<String>,
-    /// A file of such settings, a line each; for those that are secret
+    /// A file of such settings, one per line; for those that are secret
     #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES", help_heading = "Kafka")]
     pub kafka_properties: Option<PathBuf>,
-    /// Folds one record all the same whose time is more than 5 minutes ahead of this machine's clock
+    /// Accepts this one record even though its timestamp is more than 5 minutes ahead of this machine's clock
     #[arg(long, value_name = "PARTITION:OFFSET", help_heading = "Kafka")]
     pub accept_time: Option<String>,
     /// A schema registry (Confluent's REST interface): values are framed for it, and schemas asked of it
@@ -112,7 +112,7 @@ pub struct Flags {
     )]
     #[serde(default)]
     pub registry_register: bool,
-    /// Where copies of the partitions' stores are kept for other machines: file:///DIRECTORY or s3://BUCKET/PREFIX
+    /// Where checkpoints (copies of the partitions' stores, for other machines) are kept: file:///DIRECTORY or s3://BUCKET/PREFIX
     #[arg(
         long,
         value_name = "URL",
@@ -121,10 +121,10 @@ pub struct Flags {
         help_heading = "Kafka"
     )]
     pub checkpoints: Option<String>,
-    /// How often such a copy is made of each partition: 1s to 24h [default: 10m]
+    /// Time between two checkpoints of a partition: 1s to 24h [default: 10m]
     #[arg(long, value_name = "TIME", env = "ROLLCALL_CHECKPOINT_EVERY", help_heading = "Kafka")]
     pub checkpoint_every: Option<String>,
-    /// How many are kept of each partition, 1 to 1000 [default: 3]
+    /// Number of checkpoints kept per partition, 1 to 1000 [default: 3]
     #[arg(
         long,
         value_name = "COUNT",
@@ -144,10 +144,10 @@ pub struct Flags {
     /// The same in the first line of a file
     #[arg(long, value_name = "FILE", env = "ROLLCALL_TIM_KEY_FILE")]
     pub tim_key_file: Option<PathBuf>,
-    /// Whose signatures are taken, separated by commas [default: administrator]
+    /// Names of the administrators whose signatures are accepted, separated by commas [default: administrator]
     #[arg(long, value_name = "NAMES", env = "ROLLCALL_TIM_ADMINS", value_delimiter = ',')]
     pub tim_admins: Option<Vec<String>>,
-    /// What is answered about users who were never seen [default: error]
+    /// Answer about users who were never seen [default: error]
     #[arg(long, value_enum, env = "ROLLCALL_TIM_UNKNOWN")]
     pub tim_unknown: Option<TimUnknown>,
     /// Where clients connect by WebSocket, if a gateway is to run in this process; see docs/gateway.md

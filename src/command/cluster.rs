@@ -1,5 +1,6 @@
 //! How a Kafka cluster is reached: the flags of every command that speaks to one beside its brokers.
 
+use crate::config::Config;
 use crate::log::kafka::settings::{Connection, Invalid};
 use std::path::PathBuf;
 
@@ -15,6 +16,13 @@ pub struct Cluster {
     /// A setting of librdkafka, as often as needed; wins over the file
     #[arg(long, value_name = "KEY=VALUE", requires = "kafka")]
     kafka_set: Vec<String>,
+}
+
+/// Checks the settings of a cluster that configuration knows nothing of, before anything is made or reached.
+pub(super) fn check(config: &Config) -> Result<(), Invalid> {
+    let Some(kafka) = &config.kafka else { return Ok(()) };
+    let (prefix, properties) = (kafka.topic_prefix.as_deref(), kafka.properties.as_deref());
+    Connection::new(&kafka.bootstrap, prefix, properties, &kafka.set.0).map(drop)
 }
 
 impl Cluster {

@@ -58,10 +58,10 @@ pub struct Args {
     /// Where /metrics and /healthz are served, if anywhere
     #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_STATUS", value_parser = address::listen)]
     pub status: Option<SocketAddr>,
-    /// Form of the log on standard error
+    /// Format of the log on standard error
     #[arg(long, value_enum, env = "ROLLCALL_LOG_FORMAT", default_value = "human")]
     pub log_format: LogFormat,
-    /// Least level that is logged
+    /// Lowest level that is logged
     #[arg(long, value_enum, env = "ROLLCALL_LOG_LEVEL", default_value = "info")]
     pub log_level: LogLevel,
     #[command(flatten)]

@@ -49,6 +49,7 @@ const NEWS_MS: u64 = 5_000;
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
+    super::cluster::check(&config)?;
     start_logging(config.log_format, config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime

@@ -70,7 +70,7 @@ pub struct Args {
     /// A schema registry, where one was used
     #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
     registry: Option<SecretUrl>,
-    /// Where callbacks go that are given up, a JSON line each
+    /// File that callbacks which are given up are written to, one JSON line each
     #[arg(
         long,
         value_name = "FILE",
@@ -87,7 +87,7 @@ pub struct Args {
     /// A file with the token in its first line that callbacks are signed with
     #[arg(long, value_name = "FILE", env = "ROLLCALL_WEBHOOK_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// Also tells when push_online ends, which Tencent does not
+    /// Also posts a callback when push_online ends, which Tencent does not
     #[arg(long, action = ArgAction::SetTrue)]
     push_expired: bool,
     /// Platforms of kind web, whose time-out is a closed link, separated by commas [default: mini_program,web]
@@ -98,19 +98,19 @@ pub struct Args {
         value_delimiter = ','
     )]
     web_platforms: Option<Vec<String>>,
-    /// Posts at a time, 1 to 1024
+    /// Number of posts under way at once, 1 to 1024
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_WEBHOOK_PARALLEL", default_value_t = 16, value_parser = value_parser!(u64).range(1..=1024))]
     parallel: u64,
-    /// How long one answer is waited for, 100 to 60000 milliseconds
+    /// Time limit for one answer, 100 to 60000 milliseconds
     #[arg(long, value_name = "MS", env = "ROLLCALL_WEBHOOK_TIMEOUT_MS", default_value_t = 5_000, value_parser = value_parser!(u64).range(100..=60_000))]
     timeout_ms: u64,
-    /// A callback is given up after so many seconds, 1 to 604800; 0: never
+    /// A callback is given up after this many seconds, 1 to 604800; 0: never
     #[arg(long, value_name = "S", env = "ROLLCALL_WEBHOOK_GIVE_UP_AFTER_S", default_value_t = 3_600, value_parser = value_parser!(u64).range(0..=604_800))]
     give_up_after_s: u64,
-    /// Form of the log on standard error
+    /// Format of the log on standard error
     #[arg(long, value_enum, env = "ROLLCALL_LOG_FORMAT", default_value_t = LogFormat::Human)]
     log_format: LogFormat,
-    /// Least level that is logged
+    /// Lowest level that is logged
     #[arg(long, value_enum, env = "ROLLCALL_LOG_LEVEL", default_value_t = LogLevel::Info)]
     log_level: LogLevel,
 }

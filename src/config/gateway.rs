@@ -14,20 +14,20 @@ use std::time::Duration;
 #[command(next_help_heading = "WebSocket edge")]
 #[serde(deny_unknown_fields, default)]
 pub struct Flags {
-    /// Name of this gateway, 1 to 64 bytes, of its own among all that publish to the same log [default: edge, and
+    /// Name of this gateway, 1 to 64 bytes, unique among all that publish to the same log [default: edge, and
     /// serve within `rollcall serve`]
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GATEWAY_NAME")]
     pub gateway_name: Option<String>,
     /// Takes the user from `?user=` and asks for no token. Only on a loopback address, to try it out
     #[arg(long, env = "ROLLCALL_GATEWAY_INSECURE", value_parser = BoolishValueParser::new())]
     pub gateway_insecure: bool,
-    /// What signs tokens: a public key (PEM, RSA or P-256) or a secret of at least 32 bytes. Read again when it changes
+    /// The key that tokens are checked with: a public key (PEM, RSA or P-256) or a secret of at least 32 bytes. Read again when it changes
     #[arg(long, value_name = "FILE", env = "ROLLCALL_JWT_KEY")]
     pub jwt_key: Option<PathBuf>,
     /// A JSON Web Key Set, a file or an address (https://… or http://…). Read again when it changes
     #[arg(long, value_name = "FILE|URL", env = "ROLLCALL_JWKS", hide_env_values = true)]
     pub jwks: Option<String>,
-    /// How often keys and certificates are looked at again, in seconds, 1 to 86400 [default: 60]
+    /// How often keys and certificates are read again, in seconds, 1 to 86400 [default: 60]
     #[arg(long, value_name = "SECONDS", env = "ROLLCALL_RELOAD_SECONDS")]
     pub reload_seconds: Option<u64>,
     /// The claim that names the user [default: sub]
@@ -54,49 +54,49 @@ pub struct Flags {
     /// The client's address is the last of `X-Forwarded-For`: only behind a proxy that sets it
     #[arg(long, env = "ROLLCALL_TRUST_FORWARDED", value_parser = BoolishValueParser::new())]
     pub trust_forwarded: bool,
-    /// Connections at once, 1 to 10000000 [default: 100000]
+    /// Maximum number of connections, 1 to 10000000 [default: 100000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_CONNECTIONS_MAX")]
     pub connections_max: Option<u64>,
-    /// Connections of one user at once, 1 to 10000 [default: 64]
+    /// Maximum number of connections per user, 1 to 10000 [default: 64]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_USER_CONNECTIONS_MAX")]
     pub user_connections_max: Option<u64>,
-    /// Connections from one address at once, 1 to 10000000 [default: 4096]
+    /// Maximum number of connections per client address, 1 to 10000000 [default: 4096]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_ADDRESS_CONNECTIONS_MAX")]
     pub address_connections_max: Option<u64>,
-    /// Bytes of one message of a client, 1024 to 1048576 [default: 65536]
+    /// Maximum size of a client's message in bytes, 1024 to 1048576 [default: 65536]
     #[arg(long, value_name = "BYTES", env = "ROLLCALL_MESSAGE_BYTES_MAX")]
     pub message_bytes_max: Option<u64>,
-    /// Messages a second of one connection, over a while, 1 to 10000; four times as many at once [default: 25]
+    /// Messages per second per connection, 1 to 10000; bursts may have four times as many [default: 25]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_MESSAGE_RATE_MAX")]
     pub message_rate_max: Option<u64>,
-    /// From the first byte to a valid token, in ms, 100 to 60000 [default: 10000]
+    /// Time limit from the first byte to a valid token, in ms, 100 to 60000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_HANDSHAKE_MS")]
     pub handshake_ms: Option<u64>,
-    /// Connections a second that are accepted at first, 1 to 1000000; twice as many each second [default: 1000]
+    /// Connections accepted per second at first, 1 to 1000000; the rate doubles each second [default: 1000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_ACCEPT_RATE")]
     pub accept_rate: Option<u64>,
-    /// A client that does not take what is sent to it for so long is closed, in ms, 100 to 600000 [default: 10000]
+    /// A client that does not read what is sent to it for this long is closed, in ms, 100 to 600000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_WRITE_MS")]
     pub write_ms: Option<u64>,
-    /// A silent socket is closed so long after its time-out, in ms, 0 to 3600000 [default: 30000]
+    /// A silent socket is closed this long after its time-out, in ms, 0 to 3600000 [default: 30000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_SILENCE_MS")]
     pub silence_ms: Option<u64>,
-    /// How long a lease runs, in ms, 1000 to 86400000 [default: 30000]
+    /// Duration of the lease, in ms, 1000 to 86400000 [default: 30000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_LEASE_MS")]
     pub lease_ms: Option<u64>,
-    /// How often it is renewed, in ms, 100 up to half of --lease-ms [default: a sixth of --lease-ms]
+    /// Time between two renewals of the lease, in ms, 100 up to half of --lease-ms [default: a sixth of --lease-ms]
     #[arg(long, value_name = "MS", env = "ROLLCALL_LEASE_EVERY_MS")]
     pub lease_every_ms: Option<u64>,
-    /// Heartbeats are published at least so often, in ms, 10 to 60000 [default: 1000]
+    /// Longest time that heartbeats are gathered before they are published, in ms, 10 to 60000 [default: 1000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_BEATS_EVERY_MS")]
     pub beats_every_ms: Option<u64>,
-    /// And as soon as there are so many, 1 to 10000 [default: 1000]
+    /// Number of heartbeats that are published at once without waiting, 1 to 10000 [default: 1000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_BEATS_MAX")]
     pub beats_max: Option<u64>,
-    /// Within which clients are told to go elsewhere when the gateway stops, in ms, 0 to 600000 [default: 10000]
+    /// When the gateway stops: time over which clients are asked to go elsewhere, in ms, 0 to 600000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_DRAIN_MS")]
     pub drain_ms: Option<u64>,
-    /// Disk for disconnects and logouts that wait for the log, in MiB, 1 to 65536 [default: 64]
+    /// Disk space for disconnects and logouts that wait for the log, in MiB, 1 to 65536 [default: 64]
     #[arg(long, value_name = "MIB", env = "ROLLCALL_QUEUE_MIB")]
     pub queue_mib: Option<u64>,
 }

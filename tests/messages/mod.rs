@@ -487,6 +487,9 @@ fn an_example_without_arguments_says_how_it_is_used() {
         let output = Command::new(program).arg(examples.join(file)).output().expect(program);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.starts_with("usage: ") && said.contains("BOOTSTRAP USER TEXT"), "{said}");
+        assert!(
+            said.starts_with("usage: ") && said.contains("BOOTSTRAP USER TEXT"),
+            "{said}"
+        );
     }
 }
