@@ -82,7 +82,8 @@ fn without_a_gateway_it_says_how_to_start_one() {
     // Others have gateways of their own.
     let connect = json!({"type": "connect", "user": "alice", "platform": "web", "device": "tab", "gateway": "g1",
         "epoch": 1, "conn": 1, "intent": "login"});
-    server.publish("", &[connect]);
+    let lease = json!({"type": "lease", "gateway": "gone", "epoch": 1, "ttl_ms": 1});
+    server.publish("", &[connect, lease]);
     went_well(&play(&server, directory.path(), "no gateway", ""));
 }
 

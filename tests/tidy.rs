@@ -54,7 +54,7 @@ const ARROWS: &[Arrow] = &[
     (
         "http",
         &[
-            "presence", "schema", "registry", "log", "engine", "cause", "clock", "config", "metrics",
+            "presence", "schema", "registry", "log", "engine", "cause", "clock", "config", "metrics", "version",
         ],
     ),
     (

@@ -117,6 +117,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let _ = stream.set_nodelay(true);
     });
     let mut until = stopping.clone();
+    tokio::spawn(face.clone().keep_history());
     let served = axum::serve(listener, face.router()).with_graceful_shutdown(async move {
         let _ = until.wait_for(|stopping| *stopping).await;
     });

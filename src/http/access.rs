@@ -85,8 +85,8 @@ impl Access {
 /// Lets a request through with its scopes, or refuses it.
 pub async fn check(State(face): State<Face>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let is_script = console::SCRIPTS.iter().any(|(script, _)| *script == path);
-    if is_script || matches!(path, "/" | "/healthz" | "/readyz") {
+    let is_file = console::FILES.iter().any(|(file, _)| *file == path);
+    if is_file || matches!(path, "/" | "/healthz" | "/readyz") {
         return next.run(request).await;
     }
     let allowed = face

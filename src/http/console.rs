@@ -1,4 +1,4 @@
-//! The console: one page, the scripts it consists of, and where the gateway is that it tries devices on.
+//! The console: one page, the files it consists of, and where the gateway is that it tries devices on.
 //!
 //! Everything it loads is from here. Its policy lets it talk to this listener and to the gateway of this process, and
 //! to nobody else.
@@ -12,10 +12,21 @@ use axum::response::{Html, IntoResponse, Response};
 use std::net::SocketAddr;
 
 /// What browsers load without a token: it is in the repository and says nothing of this server.
-pub const SCRIPTS: [(&str, &str); 3] = [
+pub const FILES: [(&str, &str); 14] = [
     ("/rollcall.js", include_str!("../../clients/js/rollcall.js")),
+    ("/console/style.css", include_str!("console/style.css")),
+    ("/console/changes.js", include_str!("console/changes.js")),
+    ("/console/chart.js", include_str!("console/chart.js")),
+    ("/console/dom.js", include_str!("console/dom.js")),
     ("/console/kicks.js", include_str!("console/kicks.js")),
+    ("/console/main.js", include_str!("console/main.js")),
+    ("/console/operator.js", include_str!("console/operator.js")),
+    ("/console/pretend.js", include_str!("console/pretend.js")),
+    ("/console/sentences.js", include_str!("console/sentences.js")),
+    ("/console/server.js", include_str!("console/server.js")),
     ("/console/try.js", include_str!("console/try.js")),
+    ("/console/user.js", include_str!("console/user.js")),
+    ("/console/watch.js", include_str!("console/watch.js")),
 ];
 
 /// The gateway of this process, for whoever asks where to connect.
@@ -68,7 +79,7 @@ pub async fn edge(State(face): State<Face>, headers: HeaderMap) -> Response {
 /// `GET /`: the page.
 pub async fn page(State(face): State<Face>, headers: HeaderMap) -> Response {
     let edge = *face.edge.borrow();
-    let mut page = Html(include_str!("console.html")).into_response();
+    let mut page = Html(include_str!("console/page.html")).into_response();
     let sent = page.headers_mut();
     sent.insert(header::CONTENT_SECURITY_POLICY, policy(edge, &headers));
     sent.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
@@ -76,12 +87,15 @@ pub async fn page(State(face): State<Face>, headers: HeaderMap) -> Response {
     page
 }
 
-/// One of the [`SCRIPTS`].
-pub fn script(text: &'static str) -> Response {
-    let kind = HeaderValue::from_static("text/javascript; charset=utf-8");
-    let mut script = ([(header::CONTENT_TYPE, kind)], text).into_response();
-    shared(script.headers_mut());
-    script
+/// One of the [`FILES`].
+pub fn file(path: &str, text: &'static str) -> Response {
+    let kind = match path.ends_with(".css") {
+        true => HeaderValue::from_static("text/css; charset=utf-8"),
+        false => HeaderValue::from_static("text/javascript; charset=utf-8"),
+    };
+    let mut file = ([(header::CONTENT_TYPE, kind)], text).into_response();
+    shared(file.headers_mut());
+    file
 }
 
 fn shared(headers: &mut HeaderMap) {
@@ -105,7 +119,7 @@ fn policy(edge: Option<Edge>, headers: &HeaderMap) -> HeaderValue {
         _ => String::new(),
     };
     let text = format!(
-        "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; \
+        "default-src 'none'; script-src 'self'; style-src 'self'; \
          connect-src 'self'{gateway}; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("default-src 'none'"))

@@ -5,7 +5,7 @@
 
 use super::users::{number, only, parameter, parameters};
 use super::{Face, Fault};
-use crate::log::{self, Limit, Log, Record, Topic};
+use crate::log::{self, Limit, Log, Range, Record, Topic};
 use crate::metrics;
 use crate::presence::change::Output;
 use crate::presence::event::bounds;
@@ -31,6 +31,9 @@ const READ: Limit = Limit {
     records: 512,
     bytes: 256 << 10,
 };
+/// `latest-50` begins so many records before the end of each partition, or at the oldest kept.
+const BEFORE_LATEST: &str = "latest-";
+const BACK_MAX: u64 = 1_000;
 /// How many users or gateways one subscription may name.
 const FILTER_MAX: usize = 1_000;
 
@@ -167,6 +170,16 @@ fn start(log: &dyn Log, topic: Topic, followed: &BTreeSet<Partition>, after: Opt
             ));
         }
         Some("earliest") => return Ok(oldest()),
+        Some(text) if text.starts_with(BEFORE_LATEST) => {
+            let back = text[BEFORE_LATEST.len()..].parse().ok();
+            let back: u64 = back.filter(|back| *back <= BACK_MAX).ok_or_else(|| {
+                let message = format!("{text:?} is no cursor: after `{BEFORE_LATEST}` comes a number up to {BACK_MAX}");
+                Fault::bad_request("bad_cursor", message)
+            })?;
+            let before = |range: &Range| Offset(range.end.0.saturating_sub(back).max(range.start.0));
+            let cursor = ranges.iter().map(|(partition, range)| (*partition, before(range)));
+            return Ok(Cursor(cursor.collect()));
+        }
         Some(text) => Cursor::parse(text).ok_or_else(|| {
             let message = format!("{text:?} is no cursor: it looks like 0:12,1:7, or is `earliest` or `latest`");
             Fault::bad_request("bad_cursor", message)

@@ -7,6 +7,7 @@ mod access;
 mod console;
 mod fault;
 mod follow;
+mod history;
 mod ingest;
 mod overview;
 mod peers;
@@ -53,6 +54,7 @@ pub struct Face {
     tim: Option<tim::Terms>,
     /// The gateway of this process, once there is one.
     edge: watch::Receiver<Option<Edge>>,
+    history: history::History,
 }
 
 impl Face {
@@ -81,6 +83,7 @@ impl Face {
             stopping,
             tim: None,
             edge: watch::channel(None).1,
+            history: history::History::default(),
         }
     }
 
@@ -97,10 +100,15 @@ impl Face {
         Face { tim, ..self }
     }
 
+    /// Keeps a history of how many are online, until the process stops.
+    pub async fn keep_history(self) {
+        history::keep(self).await;
+    }
+
     pub fn router(self) -> Router {
         let mut ours = Router::new();
-        for (path, text) in console::SCRIPTS {
-            ours = ours.route(path, get(async move || console::script(text)));
+        for (path, text) in console::FILES {
+            ours = ours.route(path, get(async move || console::file(path, text)));
         }
         let ours = ours
             .route("/", get(console::page))
@@ -114,6 +122,7 @@ impl Face {
             .route("/v1/gateways", get(overview::gateways))
             .route("/v1/edge", get(console::edge))
             .route("/v1/stats", get(overview::stats))
+            .route("/v1/stats/history", get(history::history))
             .route("/metrics", get(overview::metrics))
             .route("/healthz", get(overview::healthz))
             .route("/readyz", get(overview::readyz))

@@ -3,9 +3,12 @@
 use super::peers::{Asker, moving};
 use super::{Face, Fault};
 use crate::engine::census::Census;
+use crate::engine::rejected::Reason;
 use crate::engine::{PartitionStats, QueryError};
+use crate::presence::change::IgnoreReason;
 use crate::presence::{Partition, Status};
 use crate::schema::json::Object;
+use crate::version;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -20,7 +23,7 @@ fn partitions(face: &Face) -> impl Iterator<Item = Partition> + use<> {
 
 /// What other nodes say of a path, for the partitions that are not here; each with where it was asked. Another node that
 /// asks is not told what others say.
-async fn others(
+pub(super) async fn others(
     face: &Face,
     asker: &Asker,
     elsewhere: &[Partition],
@@ -189,14 +192,14 @@ pub async fn gateways(State(face): State<Face>, headers: HeaderMap) -> Result<Re
 
 /// What this node knows of the partitions.
 #[derive(Default)]
-struct Local {
-    here: Vec<PartitionStats>,
+pub(super) struct Local {
+    pub here: Vec<PartitionStats>,
     /// Here, but their workers wait for the log, or have ended in this moment.
     silent: Vec<Partition>,
-    elsewhere: Vec<Partition>,
+    pub elsewhere: Vec<Partition>,
 }
 
-async fn local_stats(face: &Face) -> Result<Local, Fault> {
+pub(super) async fn local_stats(face: &Face) -> Result<Local, Fault> {
     let answers = partitions(face).map(|partition| async move { (partition, face.engine.stats(partition).await) });
     let mut local = Local::default();
     for (partition, answer) in futures_util::future::join_all(answers).await {
@@ -219,6 +222,23 @@ struct StatsAnswer<'a> {
     devices: BTreeMap<String, BTreeMap<String, u64>>,
     #[serde(borrow)]
     partitions: Vec<&'a RawValue>,
+    // A node of an older version says nothing of these.
+    #[serde(default)]
+    changes: u64,
+    #[serde(default)]
+    ignored: BTreeMap<String, u64>,
+    #[serde(default)]
+    malformed: Vec<MalformedGroup>,
+}
+
+/// Malformed records of one reason: how many, and the newest of one partition.
+#[derive(Deserialize, Clone)]
+struct MalformedGroup {
+    reason: String,
+    count: u64,
+    partition: u32,
+    offset: u64,
+    error: String,
 }
 
 #[derive(Deserialize)]
@@ -231,11 +251,37 @@ struct Numbered {
 struct Counts {
     users: BTreeMap<String, u64>,
     devices: BTreeMap<String, BTreeMap<String, u64>>,
+    changes: u64,
+    ignored: BTreeMap<String, u64>,
+    malformed: BTreeMap<String, MalformedGroup>,
 }
 
 impl Counts {
-    fn of(census: &Census) -> Counts {
+    fn of(here: &[PartitionStats]) -> Counts {
+        let mut census = Census::default();
         let mut counts = Counts::default();
+        for stats in here {
+            census.add(&stats.census);
+            counts.changes += stats.changes;
+            for (reason, count) in IgnoreReason::ALL
+                .iter()
+                .zip(stats.ignored)
+                .filter(|(_, count)| *count > 0)
+            {
+                *counts.ignored.entry(reason.name().to_owned()).or_default() += count;
+            }
+            for (reason, group) in Reason::ALL.iter().zip(&stats.rejected) {
+                if let Some(group) = group {
+                    counts.add_malformed(MalformedGroup {
+                        reason: reason.name().to_owned(),
+                        count: group.count,
+                        partition: stats.partition.0,
+                        offset: group.newest.0,
+                        error: group.error.clone(),
+                    });
+                }
+            }
+        }
         counts.users.insert("known".to_owned(), census.known());
         for status in Status::ALL {
             counts.users.insert(status.name().to_owned(), census.users(status));
@@ -246,7 +292,26 @@ impl Counts {
         counts
     }
 
+    fn add_malformed(&mut self, group: MalformedGroup) {
+        match self.malformed.get_mut(&group.reason) {
+            None => drop(self.malformed.insert(group.reason.clone(), group)),
+            Some(sum) => {
+                let count = sum.count + group.count;
+                // Any example will do; the greater offset is more likely the newer one.
+                let newest = if group.offset > sum.offset { group } else { sum.clone() };
+                *sum = MalformedGroup { count, ..newest };
+            }
+        }
+    }
+
     fn add(&mut self, other: &StatsAnswer<'_>) {
+        self.changes += other.changes;
+        for (reason, count) in &other.ignored {
+            *self.ignored.entry(reason.clone()).or_default() += count;
+        }
+        for group in &other.malformed {
+            self.add_malformed(group.clone());
+        }
         for (name, count) in &other.users {
             *self.users.entry(name.clone()).or_default() += count;
         }
@@ -267,6 +332,16 @@ impl Counts {
         }
         object.end();
         users
+    }
+
+    fn ignored(&self) -> Vec<u8> {
+        let mut ignored = Vec::new();
+        let mut object = Object::new(&mut ignored);
+        for (reason, count) in &self.ignored {
+            object.count(reason, *count);
+        }
+        object.end();
+        ignored
     }
 
     fn devices(&self) -> Vec<u8> {
@@ -333,9 +408,7 @@ pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Respo
         silent,
         elsewhere,
     } = local_stats(&face).await?;
-    let mut census = Census::default();
-    here.iter().for_each(|stats| census.add(&stats.census));
-    let mut counts = Counts::of(&census);
+    let mut counts = Counts::of(&here);
     let me = face.peers.as_ref().map(|peers| peers.me().to_owned());
     let mut lines: BTreeMap<Partition, Vec<u8>> = BTreeMap::new();
     for stats in &here {
@@ -380,7 +453,20 @@ pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Respo
         .list("partitions", lines.into_values(), |out, line| {
             out.extend_from_slice(&line)
         })
-        .text("version", env!("CARGO_PKG_VERSION"))
+        .number("changes", counts.changes)
+        .raw("ignored", &counts.ignored())
+        .list("malformed", counts.malformed.values(), |out, group| {
+            Object::new(out)
+                .text("reason", &group.reason)
+                .number("count", group.count)
+                .number("partition", group.partition.into())
+                .number("offset", group.offset)
+                .text("error", &group.error)
+                .end();
+        })
+        .number("now", face.engine.clock().now_ms())
+        .text("version", version::VERSION)
+        .text("commit", version::COMMIT)
         .end();
     Ok(super::json(body))
 }

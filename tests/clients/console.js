@@ -85,12 +85,63 @@ async function waiting(page) {
   const row = page.locator('#t-part tr').nth(2);
   await row.locator('td.warn', { hasText: /^waiting$/ }).waitFor();
   await page.locator('#note', { hasText: `Partition 2 is waiting (${error}): its users may be missing` }).waitFor();
-  assert.deepEqual(await row.locator('td').allInnerTexts(), ['waiting', '–', '–', '–', '–', '–']);
+  assert.deepEqual(await row.locator('td').allInnerTexts(), ['waiting', '–', '–', '–', '–', '–', '–']);
   await page.unrouteAll({ behavior: 'wait' });
   await row.locator('td', { hasText: /^live$/ }).waitFor();
   await page.locator('#note').waitFor({ state: 'hidden' });
   // Its pace is counted from now on, not from what was not known.
   await page.waitForFunction(() => document.querySelectorAll('#t-part tr')[2].lastChild.textContent !== '–');
+}
+
+/** What the server says, with something else in it. */
+async function pretendThat(page, change) {
+  await page.route('**/v1/stats', async (route) => {
+    const response = await route.fetch();
+    const stats = await response.json();
+    change(stats);
+    await route.fulfill({ response, json: stats });
+  });
+}
+
+/** Malformed records have a tile, with reasons and an example. */
+async function malformed(page) {
+  await page.locator('#n-mal', { hasText: /^0$/ }).waitFor();
+  assert.equal(await page.locator('#mal-new').isVisible(), false);
+  const error = 'user "u2" belongs to partition 2 of 4, not to 0';
+  await pretendThat(page, (stats) => {
+    stats.malformed = [{ reason: 'wrong_partition', count: 7, partition: 0, offset: 77, error }];
+    stats.ignored = { stale_epoch: 5, superseded: 2 };
+  });
+  await page.locator('#tile-mal.bad #n-mal', { hasText: /^7$/ }).waitFor();
+  await page.locator('#n-ig', { hasText: /^7$/ }).waitFor();
+  const newest = `Malformed, partition 0, offset 77: ${error} See rollcall log quarantine --partition 0.`;
+  assert.equal(await page.locator('#mal-new').innerText(), newest);
+  const reasons = await page.locator('#t-odd tr').evaluateAll((rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent)));
+  assert.deepEqual(reasons, [['wrong_partition', 'malformed', '7'], ['stale_epoch', 'ignored', '5'], ['superseded', 'ignored', '2']]);
+  await page.unrouteAll({ behavior: 'wait' });
+}
+
+/** The chart begins with what the server remembers, and says where its axis does. */
+async function past(page) {
+  const now = Date.now();
+  await page.route('**/v1/stats/history', (route) => {
+    const sample = (ago, online, partitions) => ({ at: now - ago * 10_000, online, push_online: 0, offline: 0, changes: 100_000 - ago * 50, ignored: 0, malformed: 0, partitions });
+    const samples = Array.from({ length: 360 }, (_, number) => sample(360 - number, 5_000 + (number % 20), number === 100 ? 2 : 4));
+    return route.fulfill({ json: { every_ms: 10_000, partitions: 4, samples } });
+  });
+  await pretendThat(page, (stats) => Object.assign(stats, { now, changes: 100_000, users: { ...stats.users, online: 5_010 } }));
+  await page.reload();
+  await page.locator('#span', { hasText: /^10 minutes$/ }).waitFor();
+  await page.locator('#chart tspan', { hasText: /^axis from \d,\d+$/ }).first().waitFor();
+  await page.getByLabel('How far back').selectOption('1 hour');
+  await page.locator('#span', { hasText: /^hour$/ }).waitFor();
+  // While two of the partitions were moving nobody knew: the line is in two pieces.
+  const pieces = await page.locator('#chart .lo path.l').getAttribute('d');
+  assert.equal(pieces.split('M').length - 1, 2, pieces.slice(0, 200));
+  await page.locator('#d-online', { hasText: /in 1 min$/ }).waitFor();
+  await page.unrouteAll({ behavior: 'wait' });
+  await page.reload();
+  await page.locator('#conn.live').waitFor();
 }
 
 /** By the keyboard, as whoever has no mouse. */
@@ -160,7 +211,7 @@ async function devices(page) {
     ['tess', 'displaced'],
   );
   assert.match(await kick.locator('time').getAttribute('datetime'), /^\d{4}-\d\d-\d\dT/);
-  assert.match(await kick.locator('.pos').innerText(), /^serve\/\d+\/\d+$/);
+  assert.match(await kick.locator('.pos').innerText(), /^serve\/\d+$/);
   await page.locator('#rows .row', { hasText: 'logged in on android (serve)' }).first().waitFor();
 
   await openTab(page, 'Try it');
@@ -235,10 +286,72 @@ async function looks(page) {
   assert.equal(grounds.size, 2, 'dark looks like light');
 }
 
+/** The page's own gateway: what fails can be tried without one. */
+async function ownGateway(page) {
+  const gateway = page.getByRole('region', { name: 'A gateway of this page’s own' });
+  const press = (name) => gateway.getByRole('button', { name, exact: true }).click();
+  const log = (kind, what) => gateway.locator(`.evs li[data-kind=${kind}]`, { hasText: what }).first().waitFor();
+  await gateway.getByLabel('User').fill('bob');
+  await press('Start the gateway');
+  await log('event', '"type":"lease"');
+  await press('Connect');
+  await log('change', 'offline → online (login): logged in on web');
+  await press('Come back');
+  await log('event', '"conn":2,"intent":"resume"');
+  await press('Late disconnect');
+  await log('event', '"type":"disconnect","user":"bob","platform":"web","device":"tab-1"');
+  await stands(page, 'bob', 'online');
+  await press('Cut the network');
+  await gateway.locator('.st', { hasText: 'its client’s network is cut' }).waitFor();
+  await stands(page, 'bob', 'online');
+  await press('Come back');
+  await press('Kill this gateway');
+  await gateway.locator('.st', { hasText: /dead$/ }).waitFor();
+  await press('Restart the gateway');
+  await log('change', 'online → offline (gateway_lost)');
+  await stands(page, 'bob', 'offline');
+}
+
+/** An operator sees what will be published, and it is. */
+async function operator(page) {
+  await openTab(page, 'Watch');
+  // What was in the log before the page was opened is there at once.
+  await page.locator('#rows .row', { hasText: 'logged in on web (g1)' }).first().waitFor();
+  await page.locator('#t-gw tr', { hasText: 'gone' }).locator('td', { hasText: /^dead$/ }).waitFor();
+  await page.locator('#t-gw tr', { hasText: 'gone' }).locator('td', { hasText: /^ended/ }).waitFor();
+  await page.locator('#who').fill('alice');
+  await page.locator('#who').press('Enter');
+  const look = page.locator('#look');
+  await look.getByRole('button', { name: 'Kick…' }).click();
+  const event = '[{"type":"kick","user":"alice"}]';
+  assert.match(await look.locator('.ops pre').innerText(), /^curl 'http:\/\/127\.0\.0\.1:\d+\/v1\/events' -d '\[\{"type":"kick"/);
+  assert.ok((await look.locator('.ops pre').innerText()).endsWith(`'${event}'`));
+  await look.getByRole('button', { name: 'Kick alice' }).click();
+  await look.locator('.ops', { hasText: /Published at partition \d, offset \d+/ }).waitFor();
+  await stands(page, 'alice', 'offline');
+  await look.locator('.hist', { hasText: 'was kicked by an operator' }).waitFor();
+  await page.getByRole('button', { name: 'Close the look-up' }).click();
+}
+
+/** On Kafka partitions have nodes, and a gateway is started otherwise. */
+async function onKafka(page) {
+  assert.equal(await page.locator('#t-part .own').first().isVisible(), false);
+  await pretendThat(page, (stats) => stats.partitions.forEach((partition) => Object.assign(partition, { owner: `http://node-${partition.partition % 2}:8080` })));
+  const node = page.locator('#t-part tr').nth(1).locator('td.own', { hasText: /^node-1:8080$/ });
+  await node.waitFor();
+  assert.ok(await node.isVisible());
+  await page.locator('#psum', { hasText: /^2 nodes · / }).waitFor();
+  await openTab(page, 'Try it');
+  await page.locator('#try-about', { hasText: /rollcall gateway --engine http:\/\/127\.0\.0\.1:\d+ --listen/ }).waitFor();
+  await page.unrouteAll({ behavior: 'wait' });
+}
+
 const SCENES = {
   async everything(page) {
     await figures(page);
     await waiting(page);
+    await malformed(page);
+    await past(page);
     await devices(page);
     await named(page);
     await looks(page);
@@ -249,7 +362,10 @@ const SCENES = {
     await openTab(page, 'Try it');
     await page.locator('#try-about', { hasText: 'rollcall serve --gateway 127.0.0.1:8090 --gateway-insecure' }).waitFor();
     assert.equal(await page.locator('#try-add').isVisible(), false);
-    assert.equal(await page.locator('.try').count(), 0);
+    assert.equal(await page.locator('#tries .try').count(), 0);
+    await ownGateway(page);
+    await operator(page);
+    await onKafka(page);
   },
 
   /** The gateway asks for a token: who the user is stands in it. */

@@ -18,13 +18,14 @@ fn guarded() -> House {
     House::with_tokens(1, Some(&tokens))
 }
 
-const QUESTIONS: [&str; 10] = [
+const QUESTIONS: [&str; 11] = [
     "/v1/users/alice",
     "/v1/users/query",
     "/v1/users/alice/changes",
     "/v1/policy",
     "/v1/gateways",
     "/v1/stats",
+    "/v1/stats/history",
     "/v1/edge",
     "/metrics",
     "/v1/changes?after=x",
@@ -41,8 +42,8 @@ fn without_a_known_token_there_is_nothing_but_the_page_and_the_probes() {
     for path in [
         "/",
         "/rollcall.js",
-        "/console/kicks.js",
-        "/console/try.js",
+        "/console/style.css",
+        "/console/main.js",
         "/healthz",
         "/readyz",
     ] {

@@ -248,6 +248,45 @@ fn kicks_come_to_their_gateway() {
 }
 
 #[test]
+fn a_subscription_may_begin_so_many_records_before_the_end() {
+    let house = House::new(2);
+    let users: Vec<String> = (0..5).map(|number| user_of(0, 2, number)).collect();
+    let events: Vec<Value> = users.iter().zip(1..).map(|(user, conn)| connect(user, conn)).collect();
+    house.publish(&events);
+    house.publish(&[connect(&user_of(1, 2, 0), 9)]);
+    house.wait_until_folded();
+    let users_of = |path: &str, count: usize| -> Vec<String> {
+        let told = house.follow(path).take(count);
+        let user = |told: &Told| told.json()["user"].as_str().expect("a user").to_owned();
+        told.iter().map(user).collect()
+    };
+    // Of each partition so many, or as many as there are.
+    let expected = [&users[3..], &[user_of(1, 2, 0)]].concat();
+    assert_eq!(users_of("/v1/changes?after=latest-2", 3), expected);
+    assert_eq!(users_of("/v1/changes?after=latest-1000&partition=0", 5), users);
+    // Nothing before the end is as good as `latest`.
+    let mut follower = house.follow("/v1/changes?after=latest-0");
+    house.publish(&[says(&users[0], "hello")]);
+    assert!(follower.next().data.contains("hello"));
+    for wrong in [
+        "latest-",
+        "latest--1",
+        "latest-1001",
+        "latest-x",
+        "latest-99999999999999999999",
+    ] {
+        let error = house
+            .get(&format!("/v1/changes?after={wrong}"))
+            .error(400, "bad_cursor");
+        let message = error["message"].as_str().expect("text");
+        assert!(
+            message.contains(wrong) && message.contains("a number up to 1000"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn a_cursor_must_be_one_of_this_log() {
     let house = House::new(2);
     house.publish(&[connect(&user_of(0, 2, 0), 1)]);

@@ -23,6 +23,7 @@ pub struct House {
     pub edge: watch::Sender<Option<Edge>>,
     client: Client,
     engine: Arc<Engine>,
+    face: Face,
     runtime: Option<Runtime>,
 }
 
@@ -48,7 +49,8 @@ impl House {
         let (stop, stopping) = watch::channel(false);
         let (edge, edges) = watch::channel(None);
         let face = Face::new(engine.clone(), tokens, address, None, stopping).with_edge(edges);
-        runtime.spawn(async move { axum::serve(listener, face.router()).await });
+        let router = face.clone().router();
+        runtime.spawn(async move { axum::serve(listener, router).await });
         let house = House {
             log,
             clock,
@@ -56,6 +58,7 @@ impl House {
             edge,
             client: Client::new(address),
             engine,
+            face,
             runtime: Some(runtime),
         };
         wait_until("it is ready", || house.get("/readyz").status == 200);
@@ -71,6 +74,12 @@ impl House {
     pub fn ends(&self) -> Vec<u64> {
         let partitions = 0..self.log.partitions();
         partitions.map(|partition| self.end(Topic::Events, partition)).collect()
+    }
+
+    /// From now on there is a history of how many are online.
+    pub fn keep_history(&self) {
+        let runtime = self.runtime.as_ref().expect("it runs");
+        runtime.spawn(self.face.clone().keep_history());
     }
 
     /// Waits until everything in the log is folded and its outputs are out.

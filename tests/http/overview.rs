@@ -2,8 +2,10 @@
 
 use crate::house::{House, connect, on, user_of, wait_until};
 use rollcall::http::Edge;
-use rollcall::log;
+use rollcall::log::{self, Log as _};
+use rollcall::presence::Partition;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
 
 #[test]
@@ -90,6 +92,8 @@ fn stats_count_users_and_devices_and_say_where_each_partition_is() {
     let partition = |number: u64, end: u64| json!({"partition": number, "state": "live", "log_end": end, "committed": end, "applied": end, "time": 1_000, "lag": 0});
     assert_eq!(stats["partitions"], json!([partition(0, 3), partition(1, 1)]));
     assert_eq!(stats["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&stats["changes"], &stats["now"]), (&json!(4), &json!(1_000)));
+    assert_eq!((&stats["ignored"], &stats["malformed"]), (&json!({}), &json!([])));
     house.publish(&[on(
         "disconnect",
         &c,
@@ -186,15 +190,106 @@ fn the_console_is_one_page() {
     assert_eq!(reply.header("x-frame-options"), Some("DENY"));
     assert!(!reply.body.contains("src=\"http") && !reply.body.contains("href=\"http"));
     let policy = reply.header("content-security-policy").expect("a policy");
-    assert!(policy.starts_with("default-src 'none'; script-src 'self' "), "{policy}");
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'; "),
+        "{policy}"
+    );
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert!(!reply.body.contains("style=") && !reply.body.contains("<style") && !reply.body.contains("onclick"));
     assert!(policy.contains("; connect-src 'self'; "), "{policy}");
     // What it loads is here.
-    for script in ["/rollcall.js", "/console/kicks.js", "/console/try.js"] {
-        let reply = house.get(script);
-        assert_eq!(reply.status, 200, "{script}");
-        let kind = "text/javascript; charset=utf-8";
-        assert_eq!(reply.header("content-type"), Some(kind), "{script}");
+    let mut wanted = vec!["/console/style.css".to_owned(), "/console/main.js".to_owned()];
+    let mut seen = BTreeSet::new();
+    while let Some(path) = wanted.pop().filter(|_| seen.len() < 100) {
+        let reply = house.get(&path);
+        assert_eq!(reply.status, 200, "{path}");
+        let kind = if path.ends_with(".css") {
+            "text/css"
+        } else {
+            "text/javascript"
+        };
+        assert_eq!(
+            reply.header("content-type"),
+            Some(format!("{kind}; charset=utf-8").as_str()),
+            "{path}"
+        );
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{path}");
+        for import in reply
+            .body
+            .split(" from './")
+            .skip(1)
+            .chain(reply.body.split("\nimport './").skip(1))
+        {
+            wanted.push(format!("/console/{}", import.split('\'').next().expect("a name")));
+        }
+        wanted.retain(|path| !seen.contains(path));
+        seen.insert(path);
+        wanted.retain(|path| !seen.contains(path));
     }
+    assert!(
+        seen.contains("/console/try.js") && seen.contains("/console/chart.js"),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn events_without_effect_are_counted_by_reason_and_malformed_records_with_an_example() {
+    let house = House::new(2);
+    let user = user_of(0, 2, 0);
+    house.publish(&[
+        connect(&user, 2),
+        on("disconnect", &user, 1, json!({"reason": "closed"})),
+        on("heartbeat", &user, 7, json!({})),
+        on("connect", &user, 3, json!({"intent": "login", "platform": "ios"})),
+    ]);
+    // What no HTTP request lets in, as a publisher on Kafka would write it.
+    let wrong = rollcall::log::NewRecord {
+        key: Some(b"bob".to_vec()),
+        value: b"no event".to_vec(),
+    };
+    for _ in 0..3 {
+        house.log.append(vec![(Partition(1), wrong.clone())], Box::new(|_| {}));
+    }
+    house.wait_until_folded();
+    let stats = house.get("/v1/stats").ok();
+    let ignored = &stats["ignored"];
+    assert_eq!(ignored["unknown_platform"], 1, "{ignored}");
+    let all: u64 = ignored
+        .as_object()
+        .expect("counts")
+        .values()
+        .filter_map(Value::as_u64)
+        .sum();
+    assert_eq!(all, 3, "{ignored}");
+    let malformed = &stats["malformed"][0];
+    assert_eq!(
+        (
+            &malformed["reason"],
+            &malformed["count"],
+            &malformed["partition"],
+            &malformed["offset"]
+        ),
+        (&json!("unreadable"), &json!(3), &json!(1), &json!(2))
+    );
+    assert!(malformed["error"].as_str().expect("text").len() > 5, "{stats}");
+    assert_eq!(stats["malformed"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn the_history_begins_with_the_process_and_counts_what_the_stats_do() {
+    let house = House::new(2);
+    assert_eq!(
+        house.get("/v1/stats/history").ok(),
+        json!({"every_ms": 10_000, "partitions": 2, "samples": []})
+    );
+    house.publish(&[connect(&user_of(0, 2, 0), 1), connect(&user_of(1, 2, 0), 2)]);
+    house.wait_until_folded();
+    house.keep_history();
+    let sample = json!({"at": 0, "online": 2, "push_online": 0, "offline": 0, "changes": 2, "ignored": 0,
+        "malformed": 0, "partitions": 2});
+    wait_until("a sample is taken", || {
+        house.get("/v1/stats/history").ok()["samples"] == json!([sample])
+    });
 }
 
 #[test]
@@ -295,6 +390,7 @@ fn paths_and_methods_that_are_not_there_have_the_one_shape() {
         ("POST", "/v1/changes", "GET"),
         ("POST", "/v1/kicks", "GET"),
         ("POST", "/v1/stats", "GET"),
+        ("POST", "/v1/stats/history", "GET"),
         ("OPTIONS", "/v1/policy", "GET"),
         ("POST", "/v1/gateways", "GET"),
         ("POST", "/metrics", "GET"),

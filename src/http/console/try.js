@@ -3,7 +3,10 @@
 import { Rollcall } from '../rollcall.js';
 import { WHY } from './kicks.js';
 
-const { $, on, h, text, dur, clock, glyph, word, api, say, openUser, policy } = window.rollcall;
+import { $, on, h, text, dur, clock, glyph, word, say } from './dom.js';
+import { api } from './server.js';
+import { openUser } from './user.js';
+import { watch } from './watch.js';
 
 const KEPT = 200;
 const STATE = { closed: 'not connected', connecting: 'connecting', online: 'online', waiting: 'waiting to come back' };
@@ -26,8 +29,12 @@ async function look() {
       ': what it does is in the log, and everybody sees it.' + (edge.token ? ' The gateway asks for a token, which says who the user is.' : ''));
     if (!devices.length) add();
   } else {
-    about.replaceChildren('This process has no gateway, so there is nothing to connect to. Start it with ',
-      h('code', null, 'rollcall serve --gateway 127.0.0.1:8090 --gateway-insecure'), ' and load this page again.');
+    const here = new URL('/', location.href).href.replace(/\/$/, '');
+    about.replaceChildren(...(watch.isKafka
+      ? ['On Kafka the gateway is a process of its own, which this page cannot reach. Start one with ', h('code', null, 'rollcall gateway --engine ' + here + ' --listen 127.0.0.1:8090 --gateway-insecure'),
+        ' and connect to it with the clients in clients/, or with ', h('code', null, 'rollcall load'), '. Below, this page plays a gateway itself.']
+      : ['This process has no gateway, so there is nothing to connect to. Start it with ',
+        h('code', null, 'rollcall serve --gateway 127.0.0.1:8090 --gateway-insecure'), ' and load this page again. Below, this page plays a gateway itself.']));
   }
 }
 
@@ -39,7 +46,7 @@ class Device {
     const name = 'Device ' + this.number, id = 'try-' + this.number;
     this.state = h('span.st', { role: 'status' });
     this.user = h('input.in', { value: before ? before.user.value : 'alice', maxLength: 128 });
-    const known = Object.keys((policy() || {}).platforms || {}), all = known.length ? known : PLATFORMS;
+    const known = Object.keys((watch.policy || {}).platforms || {}), all = known.length ? known : PLATFORMS;
     this.platform = h('select.in', null, ...PLATFORMS.filter((p) => all.includes(p)).concat(all.filter((p) => !PLATFORMS.includes(p))).map((p) => h('option', null, p)));
     if (before) this.platform.value = before.platform.value;
     this.device = h('input.in', { value: 'try-' + Math.random().toString(36).slice(2, 8), maxLength: 128 });

@@ -1,0 +1,63 @@
+// What an operator may do to a user from the console: kick, and forget. Each shows the event that it publishes, as a curl
+// command, before it does.
+
+import { on, h, text, say } from './dom.js';
+import { api, hasToken } from './server.js';
+
+const ACTS = [
+  { label: 'Kick', type: 'kick', what: 'Ends every login of the user. Clients that come back by themselves are refused; a new login is not.' },
+  { label: 'Forget', type: 'forget', what: 'Erases everything about the user from the state and ends every connection. This cannot be undone. The log keeps what happened for as long as its retention says.' },
+];
+/* Kept while the page is open, for who reads with a token that may not do this. */
+let adminToken = '';
+/* What is open, since the panel is drawn again whenever the user changes. */
+let open = null;
+
+const quoted = (s) => "'" + s.replaceAll("'", "'\\''") + "'";
+function curl(event) {
+  const token = hasToken() || adminToken ? ` -H "Authorization: Bearer $TOKEN"` : '';
+  return `curl${token} ${quoted(new URL('v1/events', location.href).href)} -d ${quoted(JSON.stringify([event]))}`;
+}
+
+/** The part of the panel with the operator's actions. */
+export function actions(user) {
+  if (open && open.user === user) return open.element;
+  const element = h('section.ops');
+  open = { user, element };
+  const begin = (act) => {
+    const event = { type: act.type, user }, said = h('p.err', { role: 'alert' });
+    const token = h('input.in', { type: 'password', autocomplete: 'off', id: 'ops-token', value: adminToken });
+    const run = h('button.btn.bad', { type: 'submit' }, act.label + ' ' + user), cancel = h('button.btn', { type: 'button' }, 'Cancel');
+    const form = h('form', null, h('p', null, act.what), h('pre', null, curl(event)),
+      hasToken() || adminToken ? h('div.fld', null, h('label', { htmlFor: 'ops-token' }, 'Admin token, if the page’s own may not do this'), token) : null,
+      h('div.acts', null, run, cancel), said);
+    on(cancel, 'click', choose);
+    on(form, 'submit', async (e) => {
+      e.preventDefault();
+      run.disabled = true;
+      adminToken = token.value.trim();
+      try {
+        const answer = await api('v1/events', { body: [event], given: adminToken || undefined });
+        const at = answer.appended && answer.appended[0];
+        say(act.label + ': published.');
+        choose();
+        element.append(h('p.mut', null, 'Published' + (at && at.offset !== undefined ? ' at partition ' + at.partition + ', offset ' + at.offset : '') + '; the change follows.'));
+      } catch (error) {
+        run.disabled = false;
+        text(said, error.message + '.');
+        if ([401, 403].includes(error.status) && !form.contains(token)) form.insertBefore(h('div.fld', null, h('label', { htmlFor: 'ops-token' }, 'Admin token'), token), form.lastChild);
+      }
+    });
+    element.replaceChildren(h('h3', null, act.label), form);
+    run.focus();
+  };
+  function choose() {
+    element.replaceChildren(h('h3', null, 'Operator'), h('div.acts', null, ...ACTS.map((act) => {
+      const button = h('button.btn', { type: 'button', title: act.what }, act.label + '…');
+      on(button, 'click', () => begin(act));
+      return button;
+    })));
+  }
+  choose();
+  return element;
+}
