@@ -42,6 +42,7 @@ struct Metrics {
     gateway_beats: IntCounter,
     gateway_beat_records: IntCounter,
     gateway_endings_refused: IntCounter,
+    task_failures: IntCounterVec,
 }
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -245,6 +246,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "rollcall_gateway_endings_refused_total",
             "Disconnects and logouts that neither the log nor the queue took",
         ),
+        task_failures: counters(
+            "rollcall_task_failures_total",
+            "Helper threads and tasks that ended although nobody asked them to",
+            "task",
+        ),
         registry,
     }
 });
@@ -367,6 +373,11 @@ pub fn gateway_beats(beats: usize, records: usize) {
 
 pub fn gateway_endings_refused(endings: usize) {
     METRICS.gateway_endings_refused.inc_by(endings as u64);
+}
+
+/// A task ended although nobody asked it to.
+pub fn task_failed(task: &str) {
+    METRICS.task_failures.with_label_values(&[task]).inc();
 }
 
 /// Everything in Prometheus' text format.

@@ -26,6 +26,8 @@ mod process;
 mod protocol;
 #[path = "gateway/subscriptions.rs"]
 mod subscriptions;
+#[path = "gateway/tasks.rs"]
+mod tasks;
 #[path = "gateway/tls.rs"]
 mod tls;
 #[path = "gateway/tokens.rs"]

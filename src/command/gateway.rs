@@ -6,14 +6,15 @@ use crate::config::gateway::{Config, Flags};
 use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::gateway::uplink::Unavailable;
 use crate::gateway::uplink::http::HttpUplink;
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Edge, Gateway};
 use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::get;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -55,7 +56,7 @@ pub struct Args {
         default_value = "rollcall-gateway"
     )]
     pub data: PathBuf,
-    /// Where /metrics and /healthz are served, if anywhere
+    /// Where /metrics, /healthz and /readyz are served, if anywhere. It asks for no token
     #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_STATUS", value_parser = address::listen)]
     pub status: Option<SocketAddr>,
     /// Format of the log on standard error
@@ -66,6 +67,17 @@ pub struct Args {
     pub log_level: LogLevel,
     #[command(flatten)]
     pub edge: Flags,
+}
+
+/// Whether new clients should be sent here, and why not.
+fn readiness(edge: Option<&Arc<Edge>>) -> (StatusCode, String) {
+    let Some(edge) = edge else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the gateway is starting\n".to_owned());
+    };
+    match &edge.troubles()[..] {
+        [] => (StatusCode::OK, "ready\n".to_owned()),
+        troubles => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", troubles.join("\n"))),
+    }
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -94,9 +106,21 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
             let listener = listener.map_err(|error| {
                 anyhow!("cannot listen on {address} for /metrics: {error}; another port can be chosen with --status")
             })?;
+            if !address.ip().to_canonical().is_loopback() {
+                tracing::warn!(%address, "other machines can read /metrics there without a token");
+            }
             Some(listener)
         }
     };
+    let running: Arc<OnceLock<Arc<Edge>>> = Arc::default();
+    if let Some(listener) = status {
+        let edge = running.clone();
+        let router = Router::new()
+            .route("/metrics", get(async || crate::metrics::text()))
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(async move || readiness(edge.get())));
+        tokio::spawn(axum::serve(listener, router).into_future());
+    }
     let tls = config.tls.is_some();
     let mut tries = 0u32;
     let starting = async {
@@ -125,12 +149,8 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
         started = starting => started?,
         () = signals.told() => return Ok(()),
     };
-    if let Some(listener) = status {
-        let router = Router::new()
-            .route("/metrics", get(async || crate::metrics::text()))
-            .route("/healthz", get(async || "ok\n"));
-        tokio::spawn(axum::serve(listener, router).into_future());
-    }
+    // Whoever asked before is answered from now on.
+    let _ = running.set(gateway.edge().clone());
     let scheme = if tls { "wss" } else { "ws" };
     // A closed standard output is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());

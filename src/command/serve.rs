@@ -29,6 +29,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
+use tracing::Level;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 const POLICY_REFUSED: &str = "is for a new log, and this log has records and began with another policy; to change the \
                               rules publish a `policy` event (rollcall policy set FILE), or start with --policy-if-new, \
@@ -65,9 +69,12 @@ pub(super) fn start_logging(format: LogFormat, level: LogLevel) {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
+    // At `trace` this library logs whole frames, and the first may hold a token.
+    let without_frames =
+        filter_fn(|metadata| *metadata.level() < Level::TRACE || !metadata.target().starts_with("tungstenite"));
     match format {
-        LogFormat::Human => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Human => builder.with_target(false).finish().with(without_frames).init(),
+        LogFormat::Json => builder.json().finish().with(without_frames).init(),
     }
 }
 
@@ -111,6 +118,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     face = face.with_edge(edges);
     announce(&config, listen, log.partitions());
     let mut gateway = None;
+    let mut told = false;
 
     let listener = listener.tap_io(|stream| {
         // Answers are small and wanted at once; a failure only costs time.
@@ -135,11 +143,22 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let uplink = Arc::new(LogUplink::new(engine.clone()));
         let starting = Gateway::start(config.clone(), uplink, clock.clone());
         gateway = tokio::select! {
-            started = starting => Some(started.map_err(|error| match error {
-                gateway::Error::Listen { .. } => anyhow!("{error}; another port can be chosen with --gateway"),
-                error => error.into(),
-            })?),
-            () = signals.told() => None,
+            started = starting => match started {
+                Ok(gateway) => Some(gateway),
+                // It came out of the log, where anybody may have put it: no reason to end the engine.
+                Err(error @ gateway::Error::Epoch(gateway::epoch::Error::NoneLeft { .. })) => {
+                    tracing::error!("{error}; no WebSockets are served here");
+                    None
+                }
+                Err(error @ gateway::Error::Listen { .. }) => {
+                    bail!("{error}; another port can be chosen with --gateway")
+                }
+                Err(error) => return Err(error.into()),
+            },
+            () = signals.told() => {
+                told = true;
+                None
+            }
         };
         if let Some(gateway) = &gateway {
             edge.send_replace(Some(Edge {
@@ -164,7 +183,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                 signals.told().await;
             }
         },
-        None if config.gateway.is_some() => {}
+        None if told => {}
         None => signals.told().await,
     }
     tracing::info!("stopping");

@@ -78,6 +78,10 @@ pub struct Flags {
     /// A client that does not read what is sent to it for this long is closed, in ms, 100 to 600000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_WRITE_MS")]
     pub write_ms: Option<u64>,
+    /// A link without a word in this time gets a WebSocket ping, in ms, 100 to 600000; half of the platform's time-out, if
+    /// that is shorter [default: 25000]
+    #[arg(long, value_name = "MS", env = "ROLLCALL_PING_MS")]
+    pub ping_ms: Option<u64>,
     /// A silent socket is closed this long after its time-out, in ms, 0 to 3600000 [default: 30000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_SILENCE_MS")]
     pub silence_ms: Option<u64>,
@@ -142,6 +146,7 @@ pub struct Config {
     pub handshake: Duration,
     pub accept_rate: u64,
     pub write: Duration,
+    pub ping_ms: u64,
     pub silence_ms: u64,
     pub lease_ms: u64,
     pub lease_every: Duration,
@@ -178,6 +183,7 @@ impl Flags {
             handshake_ms: self.handshake_ms.or(file.handshake_ms),
             accept_rate: self.accept_rate.or(file.accept_rate),
             write_ms: self.write_ms.or(file.write_ms),
+            ping_ms: self.ping_ms.or(file.ping_ms),
             silence_ms: self.silence_ms.or(file.silence_ms),
             lease_ms: self.lease_ms.or(file.lease_ms),
             lease_every_ms: self.lease_every_ms.or(file.lease_every_ms),
@@ -231,6 +237,7 @@ impl Flags {
             handshake: ms("handshake_ms", self.handshake_ms, 10_000, 100, 60_000)?,
             accept_rate: within("accept_rate", self.accept_rate, 1_000, 1, 1_000_000)?,
             write: ms("write_ms", self.write_ms, 10_000, 100, 600_000)?,
+            ping_ms: within("ping_ms", self.ping_ms, 25_000, 100, 600_000)?,
             silence_ms: within("silence_ms", self.silence_ms, 30_000, 0, 3_600_000)?,
             lease_ms,
             lease_every: ms("lease_every_ms", self.lease_every_ms, lease_ms / 6, 100, lease_ms / 2)?,

@@ -1,15 +1,19 @@
 //! Who is subscribed to whom, and the changes on their way to them.
 //!
 //! Changes are followed from the first subscription on, once for the whole gateway. A connection is entered before the
-//! engine is asked how the user stands, so that no change falls between the answer and what follows it.
+//! engine is asked how the user stands, so that no change falls between the answer and what follows it. If following
+//! ends, changes may have been missed: connections that are subscribed are closed with `restart`, come back with
+//! `resume` and subscribe again.
 
-use super::frames;
-use super::roster::{News, Session};
+use super::Edge;
+use super::frames::{self, Close};
+use super::health::End;
+use super::roster::{News, Order, Session};
 use super::uplink::{AsOf, Told, Unavailable, Uplink};
 use crate::presence::Conn;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{Notify, mpsc};
 
 /// Of one user, by their number: some have very many.
 type Listeners = BTreeMap<Conn, Arc<Session>>;
@@ -18,18 +22,67 @@ type Listeners = BTreeMap<Conn, Arc<Session>>;
 pub struct Audience {
     /// By whom they listen to.
     listeners: Mutex<HashMap<Box<str>, Listeners>>,
-    following: OnceCell<()>,
+    feed: tokio::sync::Mutex<Feed>,
+    opened: Notify,
+}
+
+/// The changes of everybody.
+#[derive(Default)]
+enum Feed {
+    /// Nobody needs them.
+    #[default]
+    Closed,
+    /// They come, and the task that passes them on has not seen that yet.
+    Opened(mpsc::Receiver<Told>),
+    /// They are passed on.
+    Followed,
+}
+
+/// Passes changes on to those who are subscribed.
+pub async fn run(edge: Arc<Edge>) -> End {
+    let audience = &edge.audience;
+    audience.start_over().await;
+    let mut changes = audience.changes().await;
+    while let Some(told) = changes.recv().await {
+        audience.pass_on(told);
+    }
+    End::Failed("the subscription ended".to_owned())
 }
 
 impl Audience {
     /// Follows changes from now on, if that was not begun before.
-    pub async fn follow(self: &Arc<Self>, uplink: &dyn Uplink) -> Result<(), Unavailable> {
-        let begin = async || {
-            let changes = uplink.changes().await?;
-            tokio::spawn(self.clone().pass_on(changes));
-            Ok(())
-        };
-        self.following.get_or_try_init(begin).await.copied()
+    pub async fn follow(&self, uplink: &dyn Uplink) -> Result<(), Unavailable> {
+        let mut feed = self.feed.lock().await;
+        if let Feed::Closed = *feed {
+            *feed = Feed::Opened(uplink.changes().await?);
+            self.opened.notify_one();
+        }
+        Ok(())
+    }
+
+    /// If changes were followed before and are not any more, nobody knows what was missed.
+    async fn start_over(&self) {
+        let mut feed = self.feed.lock().await;
+        if !matches!(*feed, Feed::Followed) {
+            return;
+        }
+        *feed = Feed::Closed;
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        for session in listeners.values().flat_map(BTreeMap::values) {
+            session.order(Order::Close(Close::Restart));
+        }
+    }
+
+    async fn changes(&self) -> mpsc::Receiver<Told> {
+        loop {
+            let mut feed = self.feed.lock().await;
+            match std::mem::replace(&mut *feed, Feed::Followed) {
+                Feed::Opened(changes) => return changes,
+                before => *feed = before,
+            }
+            drop(feed);
+            self.opened.notified().await;
+        }
     }
 
     pub fn add(&self, user: &str, session: &Arc<Session>) {
@@ -54,21 +107,28 @@ impl Audience {
         }
     }
 
-    async fn pass_on(self: Arc<Self>, mut changes: mpsc::Receiver<Told>) {
-        while let Some(told) = changes.recv().await {
-            let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(sessions) = listeners.get(&told.user) else {
-                continue;
-            };
-            let news = Arc::new(News {
-                frame: frames::change(&told).into(),
-                at: AsOf {
-                    partition: told.partition,
-                    offset: told.offset,
-                },
-                user: told.user,
-            });
-            sessions.values().for_each(|session| session.tell(&news));
-        }
+    /// Where nobody remembers whom a connection was subscribed to.
+    pub fn remove_everywhere(&self, session: &Session) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|_, sessions| {
+            sessions.remove(&session.conn);
+            !sessions.is_empty()
+        });
+    }
+
+    fn pass_on(&self, told: Told) {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sessions) = listeners.get(&told.user) else {
+            return;
+        };
+        let news = Arc::new(News {
+            frame: frames::change(&told).into(),
+            at: AsOf {
+                partition: told.partition,
+                offset: told.offset,
+            },
+            user: told.user,
+        });
+        sessions.values().for_each(|session| session.tell(&news));
     }
 }

@@ -4,6 +4,7 @@
 //! by default. What could not be published is kept for the next one, so never more than one beat a connection waits.
 
 use super::Edge;
+use super::health::End;
 use super::roster::Session;
 use crate::metrics;
 use crate::presence::event::{Beat, Event, bounds};
@@ -110,7 +111,7 @@ async fn publish(edge: &Edge) {
 }
 
 /// Publishes for as long as the gateway runs.
-pub async fn run(edge: Arc<Edge>) {
+pub async fn run(edge: Arc<Edge>) -> End {
     loop {
         tokio::select! {
             () = tokio::time::sleep(edge.config.beats_every) => {}

@@ -1,10 +1,13 @@
-//! The door: from an accepted socket to a known user, or to a refusal that says why.
+//! The handshake: from an accepted socket to a known user, or to a refusal that says why.
 //!
-//! What can be judged before the WebSocket begins is answered as HTTP: who stands at the door is told with a status and
-//! a body. A token in the subprotocol is judged afterwards, since a page in a browser is shown no status, only how a
-//! WebSocket was closed.
+//! A page in a browser is shown neither the status nor the body of a refused handshake, only how a WebSocket was
+//! closed. So a client that offers `rollcall.v1` is refused after the WebSocket began, with a frame and a close code;
+//! others, and whoever shows a token in a header, by a status and a body. The request is read here and not by the
+//! library, which answers what is no WebSocket with nothing at all and cannot wait for a key set meanwhile.
 
 use super::frames::{self, Close, Said};
+use super::health::guarded;
+use super::keys::Bearer;
 use super::limits::{Place, network_of};
 use super::session;
 use super::tls::Stream;
@@ -16,11 +19,16 @@ use crate::presence::event::{Intent, bounds};
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, WebSocketConfig};
-use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
+use tokio_tungstenite::tungstenite::handshake::machine::TryParse as _;
+use tokio_tungstenite::tungstenite::handshake::server::{
+    ErrorResponse, Request, Response, create_response, write_response,
+};
+use tokio_tungstenite::tungstenite::http::{self, HeaderMap, HeaderValue, StatusCode, header};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 /// What a gateway speaks; what a client offers beside a token in the subprotocol.
 pub const PROTOCOL: &str = "rollcall.v1";
@@ -30,6 +38,10 @@ const READ_BUFFER_BYTES: usize = 1 << 10;
 /// Seconds after which who was refused for a while may try again: at least, and how much chance may add.
 const RETRY_AFTER_S: (u64, u64) = (1, 5);
 const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// Of the head of a request, which may hold a token.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+const NO_WEBSOCKET: &str = "this is a WebSocket endpoint: connect to it with ws:// or wss:// and the parameters platform, \
+                            device and intent";
 
 /// Who stands at the door, by what the request says.
 #[derive(Debug)]
@@ -41,9 +53,18 @@ pub struct Visitor {
     pub client: String,
     /// Who they are, if that is known already.
     user: Option<String>,
+    /// When they proved it, by their token.
+    pub auth_at_ms: Option<u64>,
     /// A token that was not looked at yet.
     token: Option<String>,
     address: Place<IpAddr>,
+}
+
+impl Visitor {
+    fn let_in(&mut self, bearer: Bearer) {
+        self.user = Some(bearer.user);
+        self.auth_at_ms = bearer.auth_at_ms;
+    }
 }
 
 /// Who was let in.
@@ -75,6 +96,8 @@ struct Refusal {
     code: &'static str,
     message: String,
     retry: bool,
+    /// By this status whatever the client offers: it can show headers, so it is shown a status.
+    always_http: bool,
 }
 
 fn refusal(status: StatusCode, code: &'static str, message: impl Into<String>) -> Refusal {
@@ -83,6 +106,7 @@ fn refusal(status: StatusCode, code: &'static str, message: impl Into<String>) -
         code,
         message: message.into(),
         retry: false,
+        always_http: false,
     }
 }
 
@@ -99,8 +123,7 @@ fn retry_after_s(edge: &Edge) -> u64 {
 }
 
 impl Refusal {
-    fn response(self, edge: &Edge) -> ErrorResponse {
-        metrics::gateway_refused(self.code);
+    fn response(&self, edge: &Edge) -> ErrorResponse {
         let body = serde_json::json!({"error": {"code": self.code, "message": self.message}}).to_string();
         let mut response = ErrorResponse::new(None);
         *response.status_mut() = self.status;
@@ -108,14 +131,30 @@ impl Refusal {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade, close"));
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+            }
+            _ => {}
         }
         if self.retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s(edge)));
         }
         *response.body_mut() = Some(body);
         response
+    }
+
+    /// The code with which the same is said after the WebSocket began.
+    fn close(&self) -> Close {
+        if self.retry { Close::Later } else { Close::BadRequest }
     }
 }
 
@@ -166,6 +205,8 @@ fn is_of_this_machine(headers: &HeaderMap) -> bool {
         return true;
     };
     let origin = origin.to_str().ok().and_then(|text| url::Url::parse(text).ok());
+    // An extension of the browser is a page of nobody's machine.
+    let origin = origin.filter(|origin| matches!(origin.scheme(), "http" | "https"));
     match origin.as_ref().and_then(url::Url::host) {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -184,7 +225,7 @@ fn address_of(edge: &Edge, headers: &HeaderMap, peer: SocketAddr) -> IpAddr {
 }
 
 /// Judges a request.
-fn judge(edge: &Edge, request: &Request, peer: SocketAddr) -> Result<Visitor, Refusal> {
+async fn judge(edge: &Edge, request: &Request, peer: SocketAddr) -> Result<Visitor, Refusal> {
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     match edge.phase() {
         Phase::Open => {}
@@ -235,6 +276,7 @@ fn judge(edge: &Edge, request: &Request, peer: SocketAddr) -> Result<Visitor, Re
         intent,
         client,
         user: None,
+        auth_at_ms: None,
         token: None,
         address: place,
     };
@@ -247,9 +289,12 @@ fn judge(edge: &Edge, request: &Request, peer: SocketAddr) -> Result<Visitor, Re
             visitor.user = Some(bounded(query, "user", bounds::USER_BYTES)?);
         }
         (Admission::Tokens(_), Shown::Header(token)) => {
-            let bearer = edge.bearer(&token, &visitor);
-            let refused = |message| refusal(StatusCode::UNAUTHORIZED, "unauthorized", message);
-            visitor.user = Some(bearer.map_err(refused)?);
+            let refused = |message| Refusal {
+                always_http: true,
+                ..refusal(StatusCode::UNAUTHORIZED, "unauthorized", message)
+            };
+            let bearer = edge.bearer(&token, &visitor).await.map_err(refused)?;
+            visitor.let_in(bearer);
         }
         (Admission::Tokens(_), Shown::Subprotocol(token)) => visitor.token = Some(token),
         (Admission::Tokens(_), Shown::Nothing) => {}
@@ -257,13 +302,13 @@ fn judge(edge: &Edge, request: &Request, peer: SocketAddr) -> Result<Visitor, Re
     Ok(visitor)
 }
 
-/// Takes a socket through the door, within the time that a handshake may take.
+/// Takes a socket through its handshake, within the time that this may take.
 pub async fn enter(edge: Arc<Edge>, stream: TcpStream, peer: SocketAddr) {
     let entering = tokio::time::timeout(edge.config.handshake, handshake(&edge, stream, peer));
     match entering.await {
         Ok(Some((socket, guest))) => {
             // A task of its own, for the handshake's memory to go.
-            tokio::spawn(session::run(edge, socket, guest));
+            tokio::spawn(guarded("connection", session::run(edge, socket, guest)));
         }
         Ok(None) => {}
         Err(_) => metrics::gateway_refused("handshake_time"),
@@ -272,9 +317,79 @@ pub async fn enter(edge: Arc<Edge>, stream: TcpStream, peer: SocketAddr) {
 
 pub type Socket = WebSocketStream<Stream>;
 
-#[expect(clippy::result_large_err, reason = "the library's callback answers so")]
+/// Reads the head of a request. `None` if the other end went away before its end.
+async fn read_head(stream: &mut Stream) -> Option<Result<Request, Refusal>> {
+    let mut head = Vec::with_capacity(1_024);
+    loop {
+        match Request::try_parse(&head) {
+            Ok(Some((end, _))) if end < head.len() => {
+                let message = "a request must have no body, and frames begin after the answer to it";
+                return Some(Err(refusal(StatusCode::BAD_REQUEST, "bad_request", message)));
+            }
+            Ok(Some((_, request))) => return Some(Ok(request)),
+            Ok(None) if head.len() < HEAD_BYTES_MAX => {}
+            Ok(None) => {
+                let message = format!("the head of the request has more than {HEAD_BYTES_MAX} bytes");
+                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                return Some(Err(refusal(status, "head_too_big", message)));
+            }
+            Err(WsError::Protocol(ProtocolError::WrongHttpMethod)) => {
+                return Some(Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "bad_method", NO_WEBSOCKET)));
+            }
+            Err(error) => {
+                let message = format!("this is no request for a WebSocket: {error}");
+                return Some(Err(refusal(StatusCode::BAD_REQUEST, "bad_request", message)));
+            }
+        }
+        let room = HEAD_BYTES_MAX - head.len();
+        match (&mut *stream).take(room as u64).read_buf(&mut head).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return None,
+        }
+    }
+}
+
+/// What a request for a WebSocket is answered with; or what it is instead.
+fn upgrade(request: &Request) -> Result<Response, Refusal> {
+    let mut response = create_response(request).map_err(|error| match error {
+        WsError::Protocol(ProtocolError::MissingSecWebSocketKey) => refusal(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            "the header Sec-WebSocket-Key is missing",
+        ),
+        _ => refusal(StatusCode::UPGRADE_REQUIRED, "upgrade_required", NO_WEBSOCKET),
+    })?;
+    if offers_protocol(request) {
+        let protocol = HeaderValue::from_static(PROTOCOL);
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    Ok(response)
+}
+
+fn offers_protocol(request: &Request) -> bool {
+    subprotocols(request.headers()).any(|text| text == PROTOCOL)
+}
+
+async fn write_head<T>(stream: &mut Stream, response: &http::Response<T>, body: &str) -> Option<()> {
+    let mut bytes = Vec::with_capacity(256);
+    write_response(&mut bytes, response).ok()?;
+    bytes.extend_from_slice(body.as_bytes());
+    stream.write_all(&bytes).await.ok()?;
+    stream.flush().await.ok()
+}
+
+/// Refuses by a status, and lets the other end read it.
+async fn refuse(edge: &Edge, mut stream: Stream, refusal: &Refusal) {
+    metrics::gateway_refused(refusal.code);
+    let response = refusal.response(edge);
+    let body = response.body().as_deref().unwrap_or_default();
+    if write_head(&mut stream, &response, body).await.is_some() {
+        drain(&mut stream).await;
+    }
+}
+
 async fn handshake(edge: &Edge, stream: TcpStream, peer: SocketAddr) -> Option<(Socket, Guest)> {
-    let stream = match &edge.certificate {
+    let mut stream = match &edge.certificate {
         Some(certificate) => match certificate.accept(stream).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -285,36 +400,45 @@ async fn handshake(edge: &Edge, stream: TcpStream, peer: SocketAddr) -> Option<(
         },
         None => Stream::Plain(stream),
     };
+    let upgraded = read_head(&mut stream).await?.and_then(|request| {
+        let response = upgrade(&request)?;
+        Ok((request, response))
+    });
+    let (request, response) = match upgraded {
+        Ok(upgraded) => upgraded,
+        Err(refusal) => {
+            refuse(edge, stream, &refusal).await;
+            return None;
+        }
+    };
+    let judged = judge(edge, &request, peer).await;
+    if let Err(refusal) = &judged
+        && (refusal.always_http || !offers_protocol(&request))
+    {
+        refuse(edge, stream, refusal).await;
+        return None;
+    }
+    write_head(&mut stream, &response, "").await?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .max_message_size(Some(edge.config.message_bytes_max))
         .max_frame_size(Some(edge.config.message_bytes_max));
-    let mut visitor = None;
-    let callback = |request: &Request, mut response: Response| match judge(edge, request, peer) {
-        Ok(who) => {
-            visitor = Some(who);
-            if subprotocols(request.headers()).any(|text| text == PROTOCOL) {
-                let protocol = HeaderValue::from_static(PROTOCOL);
-                response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    let mut socket = Socket::from_raw_socket(stream, Role::Server, Some(config)).await;
+    let admitted = match judged {
+        Ok(mut visitor) => {
+            let known = match visitor.user.is_some() {
+                true => Ok(()),
+                false => token(edge, &mut socket, &mut visitor).await?,
+            };
+            match known {
+                Ok(()) => admit(edge, visitor).await,
+                Err(message) => Err((Close::Unauthorized, "unauthorized", message)),
             }
-            Ok(response)
         }
-        Err(refusal) => Err(refusal.response(edge)),
+        Err(refusal) => Err((refusal.close(), refusal.code, refusal.message)),
     };
-    let mut socket = match accept_hdr_async_with_config(stream, callback, Some(config)).await {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::debug!("no WebSocket with {peer}: {error}");
-            return None;
-        }
-    };
-    let mut visitor = visitor?;
-    let user = match visitor.user.take() {
-        Some(user) => Ok(user),
-        None => token(edge, &mut socket, &mut visitor).await?,
-    };
-    match admit(edge, user, visitor).await {
+    match admitted {
         Ok(guest) => Some((socket, guest)),
         Err((close, code, message)) => {
             metrics::gateway_refused(code);
@@ -324,32 +448,31 @@ async fn handshake(edge: &Edge, stream: TcpStream, peer: SocketAddr) -> Option<(
     }
 }
 
-/// The user of the token in the subprotocol or in the first frame; none if the client went away.
-async fn token(edge: &Edge, socket: &mut Socket, visitor: &mut Visitor) -> Option<Result<String, String>> {
-    if let Some(token) = visitor.token.take() {
-        return Some(edge.bearer(&token, visitor));
-    }
-    loop {
-        match socket.next().await?.ok()? {
-            Message::Text(text) if text.len() <= TOKEN_BYTES_MAX => {
-                let Ok((Said::Auth { token }, _)) = frames::read(&text) else {
-                    return Some(Err("the first frame must be `auth` with a token".to_owned()));
-                };
-                return Some(edge.bearer(&token, visitor));
+/// Learns the user from the token in the subprotocol or in the first frame. `None` if the client went away.
+async fn token(edge: &Edge, socket: &mut Socket, visitor: &mut Visitor) -> Option<Result<(), String>> {
+    const FIRST: &str = "the first frame must be `auth` with a token";
+    let token = match visitor.token.take() {
+        Some(token) => token,
+        None => loop {
+            match socket.next().await?.ok()? {
+                Message::Text(text) if text.len() <= TOKEN_BYTES_MAX => match frames::read(&text) {
+                    Ok((Said::Auth { token }, _)) => break token,
+                    _ => return Some(Err(FIRST.to_owned())),
+                },
+                Message::Text(_) | Message::Binary(_) => return Some(Err(FIRST.to_owned())),
+                Message::Close(_) => return None,
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
-            Message::Text(_) | Message::Binary(_) => {
-                return Some(Err("the first frame must be `auth` with a token".to_owned()));
-            }
-            Message::Close(_) => return None,
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
-        }
-    }
+        },
+    };
+    let bearer = edge.bearer(&token, visitor).await;
+    Some(bearer.map(|bearer| visitor.let_in(bearer)))
 }
 
 type TurnedAway = (Close, &'static str, String);
 
-async fn admit(edge: &Edge, user: Result<String, String>, visitor: Visitor) -> Result<Guest, TurnedAway> {
-    let user = user.map_err(|message| (Close::Unauthorized, "unauthorized", message))?;
+async fn admit(edge: &Edge, mut visitor: Visitor) -> Result<Guest, TurnedAway> {
+    let user = visitor.user.take().unwrap_or_default();
     let pace = match edge.pace(&visitor.platform).await {
         Ok(Some(pace)) => pace,
         Ok(None) => {
@@ -386,5 +509,15 @@ pub async fn close_with(socket: &mut Socket, close: Close) {
     };
     if socket.send(Message::Close(Some(frame))).await.is_ok() {
         while let Some(Ok(_)) = socket.next().await {}
+        drain(socket.get_mut()).await;
+    }
+}
+
+/// Says that nothing more comes, and reads what does until the other end says so too; the caller bounds the time. What
+/// is closed with something unread makes the kernel reset the link, and the last words are lost with that.
+async fn drain(stream: &mut Stream) {
+    let mut unread = [0; 1_024];
+    if stream.shutdown().await.is_ok() {
+        while let Ok(1..) = stream.read(&mut unread).await {}
     }
 }

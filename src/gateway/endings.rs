@@ -1,36 +1,49 @@
-//! Disconnects and logouts, on their way to the log: what a connection's end depends on must not be lost with it.
+//! Disconnects and logouts on their way to the log.
 //!
-//! While the log takes them they go there at once, many together. While it does not they wait in a file, synced, and
+//! While the log accepts them they go there at once, many together. While it does not they wait in a file, synced, and
 //! follow in their order when it does again, also after a restart of the gateway: the rules let them come late, since
 //! only the connection that a device is still on can be ended by them. The file is bounded. When it is full, a logout
-//! is refused and its client told so; a disconnect is counted and logged, and its device goes offline when the engine
-//! decides on its silence, later than it could have but rightly.
+//! is refused and its client is informed; a disconnect is counted and logged, and its device goes offline when the
+//! engine decides on its silence.
+//!
+//! The task that does this must not end before the gateway does. Whatever fails (the file cannot be read or written, a
+//! line of it is damaged, the code panics) is logged, counted and tried again with a growing pause, and the gateway is
+//! not ready meanwhile. The file and the events under way belong to the [`Outbox`], not to the task, so a task that
+//! starts again goes on with them. Events wait in a bounded channel: when it is full, connections that end wait.
 
 use super::Edge;
+use super::health::{End, said};
 use crate::metrics;
 use crate::presence::Offset;
 use crate::presence::event::{Event, Via, Who};
 use crate::schema::json::{event_line, read_line};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
-/// Taken to the log or to the file together.
+/// Sent to the log or to the file together.
 const BATCH: usize = 1_000;
+/// How many may wait for the task. Beyond this, connections that end wait too.
+pub const WAITING: usize = 8_192;
 const RETRY: Duration = Duration::from_secs(1);
+/// The pause after a failure of the file: at first, and at most.
+const PAUSE: (Duration, Duration) = (RETRY, Duration::from_secs(30));
+/// The name of this task in logs, metrics and `/readyz`.
+pub const TASK: &str = "disconnects";
 
 /// One end.
 pub struct Ending {
     pub event: Event<'static>,
-    /// Told whether it is durable, here or in the log.
+    /// Gets whether it is durable, here or in the log.
     pub done: Option<oneshot::Sender<bool>>,
 }
 
 /// Where they are put.
-pub type Sender = mpsc::UnboundedSender<Ending>;
+pub type Sender = mpsc::Sender<Ending>;
 
 /// What waits, in a file: a line an event, read from `next` on.
 pub struct Queue {
@@ -93,30 +106,37 @@ impl Queue {
         Ok(added)
     }
 
-    /// The next ones, with where they end.
+    /// The next ones, with where they end. A line that is damaged is counted as lost, and what follows it is read.
     fn read(&mut self) -> io::Result<(Vec<Event<'static>>, u64)> {
         self.file.seek(SeekFrom::Start(self.next))?;
         let mut reader = BufReader::new(&mut self.file);
         let mut events = Vec::new();
         let mut upto = self.next;
-        let mut line = String::new();
+        let mut line = Vec::new();
         while events.len() < BATCH && upto < self.end {
             line.clear();
-            upto += reader.read_line(&mut line)? as u64;
-            match read_line(&line).map(|line| line.event) {
-                Ok(Ok(Event::Disconnect { who, via, reason })) => events.push(Event::Disconnect {
-                    who: own(who),
-                    via: own_via(via),
-                    reason,
-                }),
-                Ok(Ok(Event::Logout { who, via })) => events.push(Event::Logout {
-                    who: own(who),
-                    via: own_via(via),
-                }),
-                _ => tracing::error!("a line of the queue of endings is none and is left aside: {line:?}"),
+            let bytes = reader.read_until(b'\n', &mut line)? as u64;
+            if bytes == 0 {
+                let missing_bytes = self.end - upto;
+                lose(1);
+                tracing::error!(
+                    missing_bytes,
+                    "the disconnect queue is shorter than what was written to it"
+                );
+                self.end = upto;
+                break;
+            }
+            upto += bytes;
+            match event_of(&line) {
+                Some(event) => events.push(event),
+                None => {
+                    lose(1);
+                    let line = String::from_utf8_lossy(&line);
+                    tracing::error!(%line, "skipping an unreadable line in the disconnect queue");
+                }
             }
         }
-        Ok((events, upto))
+        Ok((events, upto.min(self.end)))
     }
 
     /// They are in the log. When all are, the file is empty again.
@@ -129,6 +149,28 @@ impl Queue {
         }
         Ok(())
     }
+}
+
+/// The event of a line, if it is one that can be here.
+fn event_of(line: &[u8]) -> Option<Event<'static>> {
+    let line = std::str::from_utf8(line).ok()?;
+    match read_line(line).ok()?.event.ok()? {
+        Event::Disconnect { who, via, reason } => Some(Event::Disconnect {
+            who: own(who),
+            via: own_via(via),
+            reason,
+        }),
+        Event::Logout { who, via } => Some(Event::Logout {
+            who: own(who),
+            via: own_via(via),
+        }),
+        _ => None,
+    }
+}
+
+/// So many ends get into the log never.
+fn lose(count: usize) {
+    metrics::gateway_endings_refused(count);
 }
 
 fn own(who: Who<'_>) -> Who<'static> {
@@ -147,92 +189,182 @@ fn own_via(via: Via<'_>) -> Via<'static> {
     }
 }
 
-/// Runs until everybody who may put something in is gone and the log has all of it, or does not take it.
-pub async fn run(edge: Arc<Edge>, mut queue: Queue, mut endings: mpsc::UnboundedReceiver<Ending>) {
-    let mut batch = Vec::new();
-    let mut open = true;
-    let mut refused = false;
-    while open || !(queue.is_empty() || refused) {
-        if !open {
-            // Nothing more comes; what waits is taken to the log, as long as it takes it.
-        } else if queue.is_empty() {
-            open = endings.recv_many(&mut batch, BATCH).await > 0;
-        } else {
-            // What waits goes first; what comes meanwhile waits behind it.
-            let pause = if refused || !edge.log_is_well() {
-                RETRY
-            } else {
-                Duration::ZERO
+/// What is on its way: it outlives the task that sends it.
+pub struct Outbox {
+    directory: PathBuf,
+    bytes_max: u64,
+    /// `None` while the file must be opened again.
+    queue: Option<Queue>,
+    /// Taken from the channel, and neither in the log nor in the file.
+    batch: Vec<Ending>,
+    receiver: mpsc::Receiver<Ending>,
+}
+
+impl Outbox {
+    /// Opens the file. What is put into the sender goes out.
+    pub fn open(directory: &Path, bytes_max: u64) -> io::Result<(Sender, Outbox)> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let outbox = Outbox {
+            directory: directory.to_owned(),
+            bytes_max,
+            queue: Some(Queue::open(directory, bytes_max)?),
+            batch: Vec::new(),
+            receiver,
+        };
+        Ok((sender, outbox))
+    }
+
+    /// Whether nothing waits in the file; not if nobody knows.
+    fn is_empty(&self) -> bool {
+        self.queue.as_ref().is_some_and(Queue::is_empty)
+    }
+
+    /// Takes what comes, for as long as there is nothing else to do; whether more may come.
+    async fn gather(&mut self, pause: Option<Duration>) -> bool {
+        let coming = self.receiver.recv_many(&mut self.batch, BATCH);
+        match pause {
+            None => coming.await > 0,
+            Some(pause) => tokio::select! {
+                count = coming => count > 0,
+                () = tokio::time::sleep(pause) => true,
+            },
+        }
+    }
+
+    /// Works on the file, in a thread that may block. A panic is an error, after which the file is opened again.
+    async fn with_file<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Queue) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (queue, directory, bytes_max) = (self.queue.take(), self.directory.clone(), self.bytes_max);
+        let worked = tokio::task::spawn_blocking(move || {
+            let mut queue = match queue {
+                Some(queue) => queue,
+                None => match Queue::open(&directory, bytes_max) {
+                    Ok(queue) => queue,
+                    Err(error) => return (None, Err(error)),
+                },
             };
-            tokio::select! {
-                count = endings.recv_many(&mut batch, BATCH) => open = count > 0,
-                () = tokio::time::sleep(pause) => {}
+            match catch_unwind(AssertUnwindSafe(|| work(&mut queue))) {
+                Ok(result) => (Some(queue), result),
+                Err(panic) => (None, Err(io::Error::other(format!("panicked: {}", said(&*panic))))),
             }
+        });
+        let (queue, result) = worked.await.map_err(io::Error::other)?;
+        self.queue = queue;
+        result
+    }
+
+    /// Puts the batch into the file, as far as there is room. The rest is lost, which is counted and logged.
+    async fn put_by(&mut self) -> io::Result<()> {
+        let events: Vec<Event<'static>> = self.batch.iter().map(|ending| ending.event.clone()).collect();
+        let added = self
+            .with_file(move |queue| queue.add(&events.iter().collect::<Vec<_>>()))
+            .await;
+        let (added, result) = match added {
+            Ok(added) => (added, Ok(())),
+            Err(error) => (0, Err(error)),
+        };
+        let lost = self.batch.len() - added;
+        if lost > 0 {
+            lose(lost);
+            tracing::error!(
+                lost,
+                "disconnects lost: the log is unavailable and the queue has no room; their devices go offline when \
+                 the engine decides on their silence"
+            );
         }
-        if queue.is_empty() && !batch.is_empty() {
-            let events = batch.iter().map(|ending: &Ending| ending.event.clone()).collect();
-            match edge.uplink.append(events).await {
-                Ok(()) => batch.drain(..).for_each(|ending| answer(ending, true)),
-                Err(error) => edge.log_failed(&error),
-            }
+        for (number, ending) in self.batch.drain(..).enumerate() {
+            answer(ending, number < added);
         }
-        if !batch.is_empty() {
-            let waiting = std::mem::take(&mut batch);
-            match tokio::task::spawn_blocking(move || put_by(queue, waiting)).await {
-                Ok(after) => queue = after,
-                Err(_) => return,
-            }
-        }
-        refused = false;
-        if !queue.is_empty() && (edge.log_is_well() || !open) {
-            match tokio::task::spawn_blocking(move || queue.read().map(|read| (queue, read))).await {
-                Ok(Ok((after, (events, upto)))) => {
-                    queue = after;
-                    let sent = match events.is_empty() {
-                        true => Ok(()),
-                        false => edge.uplink.append(events).await,
-                    };
-                    match sent.map(|()| queue.passed(upto)) {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => {
-                            refused = true;
-                            tracing::error!("the queue of endings cannot be emptied: {error}");
-                        }
-                        Err(error) => {
-                            refused = true;
-                            edge.log_failed(&error);
-                        }
-                    }
-                }
-                Ok(Err(error)) => {
-                    tracing::error!("the queue of endings cannot be read, and what is in it is left there: {error}");
-                    return;
-                }
-                Err(_) => return,
-            }
+        result
+    }
+}
+
+/// How the file does.
+struct FileState {
+    /// The next pause, while it does not work.
+    pause: Option<Duration>,
+}
+
+impl FileState {
+    fn failed(&mut self, edge: &Edge, error: &io::Error) {
+        let pause = self.pause.map_or(PAUSE.0, |pause| (pause * 2).min(PAUSE.1));
+        self.pause = Some(pause);
+        let pause_ms = pause.as_millis() as u64;
+        tracing::error!(%error, pause_ms, "the disconnect queue does not work, trying it again");
+        edge.health.fails(TASK, format!("the queue does not work: {error}"));
+    }
+
+    fn works(&mut self, edge: &Edge) {
+        if self.pause.take().is_some() {
+            tracing::info!("the disconnect queue works again");
+            edge.health.works(TASK);
         }
     }
 }
 
-/// Puts endings into the file, as far as there is room.
-fn put_by(mut queue: Queue, waiting: Vec<Ending>) -> Queue {
-    let events: Vec<&Event<'static>> = waiting.iter().map(|ending| &ending.event).collect();
-    let added = queue.add(&events).unwrap_or_else(|error| {
-        tracing::error!("the queue of endings cannot be written: {error}");
-        0
-    });
-    let lost = waiting.len() - added;
-    if lost > 0 {
-        metrics::gateway_endings_refused(lost);
-        tracing::error!(
-            "the log is unavailable and the queue of endings has no room: {lost} connections that ended go offline \
-             only when the engine decides on their silence"
-        );
+/// Runs until every sender is gone and the log has everything, or does not accept it.
+pub async fn run(edge: Arc<Edge>, outbox: Arc<Mutex<Outbox>>) -> End {
+    let mut outbox = outbox.lock().await;
+    let mut file = FileState { pause: None };
+    let mut open = true;
+    let mut refused = false;
+    while open || !outbox.batch.is_empty() || !(outbox.is_empty() || refused || file.pause.is_some()) {
+        if open && outbox.batch.is_empty() {
+            let pause = match file.pause {
+                Some(pause) => Some(pause),
+                None if outbox.is_empty() => None,
+                // What waits goes first; what comes meanwhile waits behind it.
+                None if refused || !edge.log_is_well() => Some(RETRY),
+                None => Some(Duration::ZERO),
+            };
+            open = outbox.gather(pause).await;
+        }
+        // A file that does not work holds up nothing: order matters within one connection only, which has one end.
+        if !outbox.batch.is_empty() && (outbox.is_empty() || file.pause.is_some()) {
+            let events = outbox.batch.iter().map(|ending| ending.event.clone()).collect();
+            match edge.uplink.append(events).await {
+                Ok(()) => outbox.batch.drain(..).for_each(|ending| answer(ending, true)),
+                Err(error) => edge.log_failed(&error),
+            }
+        }
+        if !outbox.batch.is_empty()
+            && let Err(error) = outbox.put_by().await
+        {
+            file.failed(&edge, &error);
+            continue;
+        }
+        refused = false;
+        if outbox.is_empty() {
+            file.works(&edge);
+            continue;
+        }
+        if !edge.log_is_well() && open {
+            continue;
+        }
+        let (events, upto) = match outbox.with_file(Queue::read).await {
+            Ok(read) => read,
+            Err(error) => {
+                // Opened again the next time.
+                outbox.queue = None;
+                file.failed(&edge, &error);
+                continue;
+            }
+        };
+        if !events.is_empty()
+            && let Err(error) = edge.uplink.append(events).await
+        {
+            refused = true;
+            edge.log_failed(&error);
+            continue;
+        }
+        match outbox.with_file(move |queue| queue.passed(upto)).await {
+            Ok(()) => file.works(&edge),
+            Err(error) => file.failed(&edge, &error),
+        }
     }
-    for (number, ending) in waiting.into_iter().enumerate() {
-        answer(ending, number < added);
-    }
-    queue
+    End::Done
 }
 
 fn answer(ending: Ending, durable: bool) {
@@ -286,23 +418,55 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).expect("there").len(), 0);
     }
 
-    #[test]
-    fn a_full_queue_takes_what_fits_and_says_how_much() {
+    #[tokio::test]
+    async fn a_full_queue_takes_what_fits_and_says_how_much() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut queue = Queue::open(directory.path(), 400).expect("opened");
         let events: Vec<Event<'static>> = (0..10).map(disconnect).collect();
         let refs: Vec<&Event<'static>> = events.iter().collect();
         let added = queue.add(&refs).expect("written");
         assert!((1..10).contains(&added), "{added}");
-        let (done, told) = oneshot::channel();
-        let queue = put_by(
-            queue,
-            vec![Ending {
-                event: disconnect(11),
-                done: Some(done),
-            }],
-        );
-        assert_eq!(told.blocking_recv(), Ok(false));
-        assert!(!queue.is_empty());
+        drop(queue);
+        let (sender, mut outbox) = Outbox::open(directory.path(), 400).expect("opened");
+        let (done, durable) = oneshot::channel();
+        outbox.batch.push(Ending {
+            event: disconnect(11),
+            done: Some(done),
+        });
+        outbox.put_by().await.expect("written");
+        assert_eq!(durable.await, Ok(false));
+        assert!(outbox.batch.is_empty() && !outbox.is_empty());
+        drop(sender);
+    }
+
+    #[test]
+    fn damaged_lines_and_a_shorter_file_hold_up_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut queue = Queue::open(directory.path(), 1 << 20).expect("opened");
+        let events: Vec<Event<'static>> = (0..3).map(disconnect).collect();
+        let refs: Vec<&Event<'static>> = events.iter().collect();
+        queue.add(&refs).expect("written");
+        let path = directory.path().join("queue.jsonl");
+        let mut text = std::fs::read(&path).expect("read");
+        // Not UTF-8, in the first line.
+        text[5] = 0xff;
+        std::fs::write(&path, &text).expect("written");
+        let (read, upto) = queue.read().expect("read");
+        assert_eq!((&read[..], upto), (&events[1..], text.len() as u64));
+        std::fs::write(&path, &text[..text.len() / 2]).expect("written");
+        let (read, upto) = queue.read().expect("read");
+        assert_eq!(read.len(), 0, "the only whole line is the damaged one");
+        queue.passed(upto).expect("passed");
+        assert!(queue.is_empty(), "it does not wait for what is not there");
+    }
+
+    #[tokio::test]
+    async fn a_panic_over_the_file_is_an_error_and_the_file_is_opened_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_sender, mut outbox) = Outbox::open(directory.path(), 1 << 20).expect("opened");
+        let panicked = outbox.with_file(|_| -> io::Result<()> { panic!("on purpose") }).await;
+        assert_eq!(panicked.expect_err("an error").to_string(), "panicked: on purpose");
+        let added = outbox.with_file(|queue| queue.add(&[&disconnect(1)])).await;
+        assert_eq!(added.expect("written"), 1);
     }
 }

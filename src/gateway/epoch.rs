@@ -1,9 +1,11 @@
 //! The epoch of a gateway: a number that grows with each start and survives crashes.
 //!
 //! It is kept in a file, synced before it is used, under a lock by which two processes do not share one directory. An
-//! engine that knows of a greater one (the directory was lost) is asked too, so that the next is greater than both.
+//! engine that knows of a greater one (the directory was lost) is asked too, so that the next is greater than both. What
+//! the engine knows came from whoever may publish, so it may be any number, also the greatest there is.
 
 use crate::presence::Epoch;
+use crate::presence::event::bounds::NUMBER_MAX;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -21,6 +23,14 @@ pub enum Error {
         .file.display()
     )]
     NoNumber { file: PathBuf, text: String },
+    #[error(
+        "there is no epoch left for this gateway: the last one is {last}, and {} is the greatest there can be. Somebody \
+         published a lease in its name with that epoch, or it is in {}. Start the gateway under another name \
+         (--gateway-name)",
+        NUMBER_MAX,
+        .file.display()
+    )]
+    NoneLeft { last: u64, file: PathBuf },
 }
 
 /// A directory that is this process' alone, for as long as this lives.
@@ -52,7 +62,7 @@ impl Seat {
     /// An epoch greater than any before, and than one that somebody else knows of. It is on disk when this returns.
     pub fn next(&self, known: Option<Epoch>) -> Result<Epoch, Error> {
         let file = self.directory.join("epoch");
-        let before = match fs::read_to_string(&file) {
+        let before: u64 = match fs::read_to_string(&file) {
             Ok(text) => match text.trim().parse() {
                 Ok(number) => number,
                 Err(_) => return Err(Error::NoNumber { file, text }),
@@ -60,7 +70,19 @@ impl Seat {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(cause) => return Err(failed(&self.directory, cause)),
         };
-        let epoch = known.map_or(0, |epoch| epoch.0).max(before) + 1;
+        let known = known.map_or(0, |epoch| epoch.0);
+        let last = known.max(before);
+        let Some(epoch) = last.checked_add(1).filter(|epoch| *epoch <= NUMBER_MAX) else {
+            return Err(Error::NoneLeft { last, file });
+        };
+        if before > 0 && known > before {
+            tracing::warn!(
+                known,
+                last_used = before,
+                "the log knows a greater epoch of this gateway than it has used: another process used its name, or \
+                 published a lease in its name"
+            );
+        }
         self.write(&file, epoch)
             .map_err(|cause| failed(&self.directory, cause))?;
         Ok(Epoch(epoch))
@@ -98,6 +120,19 @@ mod tests {
         assert_eq!(next(None), Epoch(2));
         assert_eq!(next(Some(Epoch(9))), Epoch(10));
         assert_eq!(next(Some(Epoch(3))), Epoch(11));
+        assert_eq!(next(Some(Epoch(NUMBER_MAX - 1))), Epoch(NUMBER_MAX));
+        let refused = |known| {
+            let seat = Seat::take(directory.path()).expect("free");
+            let refused = seat.next(known).expect_err("none is left").to_string();
+            assert!(refused.contains("--gateway-name"), "{refused}");
+        };
+        refused(None);
+        for greatest in [NUMBER_MAX, NUMBER_MAX + 4, u64::MAX] {
+            fs::write(directory.path().join("epoch"), "11").expect("written");
+            refused(Some(Epoch(greatest)));
+            fs::write(directory.path().join("epoch"), greatest.to_string()).expect("written");
+            refused(None);
+        }
         fs::write(directory.path().join("epoch"), "eleven").expect("written");
         let seat = Seat::take(directory.path()).expect("free");
         assert!(matches!(seat.next(None), Err(Error::NoNumber { .. })));

@@ -22,6 +22,8 @@ pub enum Said {
         token: String,
     },
     Heartbeat,
+    /// The client asks whether the link works.
+    Ping,
     Background,
     Foreground,
     /// The user logs out; the connection ends once that is in the log.
@@ -98,6 +100,7 @@ fn check(said: &Said) -> Result<(), String> {
         }
         Said::Auth { .. }
         | Said::Heartbeat
+        | Said::Ping
         | Said::Background
         | Said::Foreground
         | Said::Logout
@@ -242,6 +245,8 @@ pub struct Hello<'a> {
     pub conn: u64,
     pub heartbeat_ms: u64,
     pub timeout_ms: u64,
+    /// On a quiet link the gateway says something this often.
+    pub ping_ms: u64,
 }
 
 pub fn hello(hello: &Hello<'_>) -> String {
@@ -252,13 +257,19 @@ pub fn hello(hello: &Hello<'_>) -> String {
             .number("epoch", hello.epoch)
             .number("conn", hello.conn)
             .number("heartbeat_ms", hello.heartbeat_ms)
-            .number("timeout_ms", hello.timeout_ms);
+            .number("timeout_ms", hello.timeout_ms)
+            .number("ping_ms", hello.ping_ms);
     })
 }
 
 /// The answer to a heartbeat, by which a client knows that its link works in both directions.
 pub fn alive() -> String {
     frame("alive", None, |_| {})
+}
+
+/// The answer to a ping.
+pub fn pong(id: Option<u64>) -> String {
+    frame("pong", id, |_| {})
 }
 
 /// The answer to what has no other: it is in the log.

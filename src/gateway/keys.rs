@@ -1,23 +1,41 @@
-//! What tokens are checked with: HS256, RS256 and ES256, keys from a file or a JSON Web Key Set.
+//! The keys that verify tokens: HS256, RS256 and ES256, from a file or a JSON Web Key Set.
 //!
 //! A key is used for its own algorithm only, whatever a token says of itself: else a public key could be shown as the
 //! secret of a token that anybody can make. Keys are read again without a restart; what cannot be read then leaves
-//! those before in force. A token is looked at once, when its connection begins.
+//! those before in force. An issuer may change its keys at any moment, so a token that no key here verifies makes the
+//! set be read again at once, at most every few seconds. One key of a set that cannot be used is skipped with a warning.
+//! A token is judged once, when its connection begins.
 
 use crate::cause::reason;
+use crate::clock::Clock;
 use crate::config::address::masked;
 use crate::config::gateway::Tokens;
 use crate::presence::event::bounds;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet, KeyAlgorithm};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 const SECRET_BYTES_MIN: usize = 32;
-const FETCH: Duration = Duration::from_secs(10);
-const JWKS_BYTES_MAX: usize = 1 << 20;
+/// How long a key set at an address may take.
+const FETCH: Duration = Duration::from_secs(5);
+/// Of a key set or a key.
+const BYTES_MAX: usize = 1 << 20;
+/// Of one set; a token without a `kid` is tried with each of them.
+const KEYS_MAX: usize = 256;
+/// For a token that no key verifies the keys are read again at most this often.
+const AGAIN_MS: u64 = 5_000;
+/// Clocks of issuers differ: a token is good for so much longer, and from so much earlier on.
+pub const LEEWAY_S: u64 = 60;
+/// The greatest time that an event can carry.
+const TIME_MS_MAX: u64 = (1 << 53) - 1;
 
 struct Key {
     id: Option<String>,
@@ -28,9 +46,12 @@ struct Key {
 /// The keys in force.
 pub struct Keys {
     settings: Tokens,
+    clock: Arc<dyn Clock>,
     current: RwLock<Arc<Vec<Key>>>,
     /// The bytes that they were read from.
     read: Mutex<Sources>,
+    /// When they were last read for a token that no key verified. One reads at a time.
+    reading: tokio::sync::Mutex<Option<u64>>,
     client: reqwest::Client,
 }
 
@@ -51,20 +72,35 @@ pub enum BadKeys {
     Unavailable(String),
 }
 
-/// Whom a token is of.
+/// Whose a token is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bearer {
     pub user: String,
+    /// When the user proved who it is (`iat`), in ms by the issuer's clock.
+    pub auth_at_ms: Option<u64>,
+}
+
+/// Why a token is refused.
+enum Refused {
+    /// No key here verifies it; the issuer may have others by now.
+    NoKey(String),
+    Bad(String),
 }
 
 impl Keys {
     /// Reads them for the first time; an error ends the start.
-    pub async fn open(settings: Tokens) -> Result<Keys, BadKeys> {
-        let client = reqwest::Client::builder().timeout(FETCH).build();
+    pub async fn open(settings: Tokens, clock: Arc<dyn Clock>) -> Result<Keys, BadKeys> {
+        // Where a redirect leads to is not the address that was configured.
+        let client = reqwest::Client::builder()
+            .timeout(FETCH)
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
         let keys = Keys {
             settings,
+            clock,
             current: RwLock::default(),
             read: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
             client: client.map_err(|error| BadKeys::Unusable(format!("no HTTP client can be made: {error}")))?,
         };
         keys.reload().await?;
@@ -73,6 +109,11 @@ impl Keys {
 
     /// Reads them again; whether they are others now.
     pub async fn reload(&self) -> Result<bool, BadKeys> {
+        let _alone = self.reading.lock().await;
+        self.read_again().await
+    }
+
+    async fn read_again(&self) -> Result<bool, BadKeys> {
         let sources = Sources {
             key: self.settings.key.as_deref().map(file).transpose()?,
             jwks: match &self.settings.jwks {
@@ -88,7 +129,8 @@ impl Keys {
             keys.push(one_key(bytes)?);
         }
         if let Some(bytes) = &sources.jwks {
-            keys.extend(key_set(bytes)?);
+            let from_file = self.settings.jwks.as_deref().is_some_and(|place| !is_url(place));
+            keys.extend(key_set(bytes, from_file)?);
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = sources;
@@ -96,32 +138,77 @@ impl Keys {
     }
 
     async fn fetch(&self, place: &str) -> Result<Vec<u8>, BadKeys> {
-        if !place.starts_with("https://") && !place.starts_with("http://") {
+        if !is_url(place) {
             return file(Path::new(place));
         }
         let shown = masked(place);
         let failed = |error: reqwest::Error| {
             BadKeys::Unavailable(format!("the key set at {shown} cannot be fetched: {}", reason(error)))
         };
-        let answer = self.client.get(place).send().await.map_err(failed)?;
-        let bytes = answer
-            .error_for_status()
-            .map_err(failed)?
-            .bytes()
-            .await
-            .map_err(failed)?;
-        if bytes.len() > JWKS_BYTES_MAX {
-            return Err(BadKeys::Unusable(format!(
-                "the key set at {shown} has more than {JWKS_BYTES_MAX} bytes"
+        let mut answer = self.client.get(place).send().await.map_err(failed)?;
+        let status = answer.status();
+        if !status.is_success() {
+            let hint = if status.is_redirection() {
+                "; redirects are not followed"
+            } else {
+                ""
+            };
+            return Err(BadKeys::Unavailable(format!(
+                "the key set at {shown} cannot be fetched: it answered {status}{hint}"
             )));
         }
-        Ok(bytes.to_vec())
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            if bytes.len() + chunk.len() > BYTES_MAX {
+                return Err(BadKeys::Unavailable(format!(
+                    "the key set at {shown} has more than {BYTES_MAX} bytes, which are the most that are read"
+                )));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
     }
 
-    /// Whom a token is of, for a connection of this platform and device; or what is wrong with it, without the token.
-    pub fn bearer(&self, token: &str, platform: &str, device: &str) -> Result<Bearer, String> {
-        let header = decode_header(token).map_err(|_| "this is no token".to_owned())?;
-        let keys = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+    /// Whose a token is, for a connection of this platform and device; or what is wrong with it, without the token.
+    pub async fn bearer(&self, token: &str, platform: &str, device: &str) -> Result<Bearer, String> {
+        let known = self.current();
+        match self.judge(&known, token, platform, device) {
+            Ok(bearer) => return Ok(bearer),
+            Err(Refused::Bad(why)) => return Err(why),
+            Err(Refused::NoKey(_)) => {}
+        }
+        let newest = self.newer_than(&known).await;
+        self.judge(&newest, token, platform, device)
+            .map_err(|(Refused::NoKey(why) | Refused::Bad(why))| why)
+    }
+
+    fn current(&self) -> Arc<Vec<Key>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The keys after those that did not verify a token: read again, unless that was done a moment ago.
+    async fn newer_than(&self, known: &Arc<Vec<Key>>) -> Arc<Vec<Key>> {
+        let mut read_ms = self.reading.lock().await;
+        let current = self.current();
+        let now_ms = self.clock.monotonic_ms();
+        if !Arc::ptr_eq(known, &current) || read_ms.is_some_and(|read_ms| now_ms < read_ms + AGAIN_MS) {
+            return current;
+        }
+        *read_ms = Some(now_ms);
+        match self.read_again().await {
+            Ok(true) => tracing::info!("keys of tokens read again for a token that none of them verified"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "keys of tokens stay as they are"),
+        }
+        self.current()
+    }
+
+    fn judge(&self, keys: &[Key], token: &str, platform: &str, device: &str) -> Result<Bearer, Refused> {
+        let header = decode_header(token).map_err(|_| Refused::Bad("this is no token".to_owned()))?;
+        if header.crit.is_some() {
+            let why = "the token's header demands extensions (`crit`), and none is known here";
+            return Err(Refused::Bad(why.to_owned()));
+        }
         let named = |key: &&Key| match (&key.id, &header.kid) {
             (Some(id), Some(kid)) => id == kid,
             (None, _) | (_, None) => true,
@@ -130,15 +217,23 @@ impl Keys {
         for key in keys.iter().filter(named).filter(|key| key.algorithm == header.alg) {
             let claims = decode::<Map<String, Value>>(token, &key.key, &self.validation(key.algorithm));
             match claims {
-                Ok(token) => return self.judge(&token.claims, platform, device),
-                Err(error) => wrong = format!("the token is refused: {error}"),
+                Ok(token) => return self.admit(&token.claims, platform, device).map_err(Refused::Bad),
+                Err(error) => {
+                    let why = format!("the token is refused: {error}");
+                    if !matches!(error.kind(), ErrorKind::InvalidSignature) {
+                        // It is signed by this key, so no other key makes it better.
+                        return Err(Refused::Bad(why));
+                    }
+                    wrong = why;
+                }
             }
         }
-        Err(wrong)
+        Err(Refused::NoKey(wrong))
     }
 
     fn validation(&self, algorithm: Algorithm) -> Validation {
         let mut validation = Validation::new(algorithm);
+        validation.leeway = LEEWAY_S;
         validation.validate_nbf = true;
         validation.validate_aud = self.settings.audience.is_some();
         let mut required = vec!["exp"];
@@ -154,15 +249,17 @@ impl Keys {
         validation
     }
 
-    fn judge(&self, claims: &Map<String, Value>, platform: &str, device: &str) -> Result<Bearer, String> {
+    fn admit(&self, claims: &Map<String, Value>, platform: &str, device: &str) -> Result<Bearer, String> {
         let name = &self.settings.user_claim;
-        let Some(user) = claims.get(name).and_then(Value::as_str) else {
-            return Err(format!("the token has no text as `{name}`, which names the user"));
+        let Some(user) = claims.get(name).and_then(id) else {
+            return Err(format!(
+                "the token has neither text nor an integer as `{name}`, which names the user"
+            ));
         };
         let (least, most) = bounds::USER_BYTES;
         if !(least..=most).contains(&user.len()) {
             return Err(format!(
-                "`{name}` must have {least} to {most} bytes, not {}",
+                "`{name}` names the user and must have {least} to {most} bytes, not {}",
                 user.len()
             ));
         }
@@ -172,18 +269,53 @@ impl Keys {
         ] {
             if let Some(claim) = claim
                 && let Some(must) = claims.get(claim)
-                && must.as_str() != Some(is)
+                && id(must).as_deref() != Some(is)
             {
                 return Err(format!("the token's `{claim}` is of another one"));
             }
         }
-        Ok(Bearer { user: user.to_owned() })
+        let auth_at_ms = claims.get("iat").and_then(time_ms);
+        Ok(Bearer { user, auth_at_ms })
     }
 }
 
+/// An id in a claim. Many issuers have integers for users, which are taken as their decimal text.
+fn id(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) if number.is_u64() || number.is_i64() => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A time in seconds, perhaps with a fraction, in milliseconds.
+fn time_ms(value: &Value) -> Option<u64> {
+    let ms = match value.as_u64() {
+        Some(seconds) => seconds.checked_mul(1_000)?,
+        // Negative, not a number and beyond bounds become the nearest that there is.
+        None => (value.as_f64()? * 1_000.0) as u64,
+    };
+    (ms <= TIME_MS_MAX).then_some(ms)
+}
+
+fn is_url(place: &str) -> bool {
+    place.starts_with("https://") || place.starts_with("http://")
+}
+
 fn file(path: &Path) -> Result<Vec<u8>, BadKeys> {
-    std::fs::read(path)
-        .map_err(|error| BadKeys::Unusable(format!("the key {} cannot be read: {error}", path.display())))
+    let unreadable = |error| BadKeys::Unusable(format!("the key {} cannot be read: {error}", path.display()));
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.len() > BYTES_MAX {
+        let path = path.display();
+        return Err(BadKeys::Unusable(format!(
+            "the key {path} has more than {BYTES_MAX} bytes"
+        )));
+    }
+    Ok(bytes)
 }
 
 fn one_key(bytes: &[u8]) -> Result<Key, BadKeys> {
@@ -214,46 +346,164 @@ fn one_key(bytes: &[u8]) -> Result<Key, BadKeys> {
     Ok(key(Algorithm::HS256, DecodingKey::from_secret(secret)))
 }
 
-/// The keys of a set that are for an algorithm known here; others are left aside.
-fn key_set(bytes: &[u8]) -> Result<Vec<Key>, BadKeys> {
-    let set: JwkSet = serde_json::from_slice(bytes)
+#[derive(Deserialize)]
+struct KeySet {
+    /// Each is read by itself, so that one that is odd spoils only itself.
+    keys: Vec<Value>,
+}
+
+/// The keys of a set that verify signatures of an algorithm known here. Others are skipped: with a warning, if they look
+/// as if they were meant to.
+fn key_set(bytes: &[u8], from_file: bool) -> Result<Vec<Key>, BadKeys> {
+    let set: KeySet = serde_json::from_slice(bytes)
         .map_err(|error| BadKeys::Unusable(format!("this is no JSON Web Key Set: {error}")))?;
     let mut keys = Vec::new();
-    for jwk in &set.keys {
-        let algorithm = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => Algorithm::RS256,
-            AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P256 => {
-                Algorithm::ES256
-            }
-            AlgorithmParameters::OctetKey(_) => Algorithm::HS256,
-            _ => continue,
-        };
-        let meant = match jwk.common.key_algorithm {
-            None => true,
-            Some(KeyAlgorithm::RS256) => algorithm == Algorithm::RS256,
-            Some(KeyAlgorithm::ES256) => algorithm == Algorithm::ES256,
-            Some(KeyAlgorithm::HS256) => algorithm == Algorithm::HS256,
-            Some(_) => false,
-        };
-        if !meant {
-            continue;
+    for (number, value) in set.keys.iter().enumerate() {
+        if keys.len() == KEYS_MAX {
+            tracing::warn!("a key set has more than {KEYS_MAX} keys that can be used; the others are skipped");
+            break;
         }
-        let key = DecodingKey::from_jwk(jwk).map_err(|error| {
-            BadKeys::Unusable(format!(
-                "a key of the set cannot be used ({:?}): {error}",
-                jwk.common.key_id
-            ))
-        })?;
-        keys.push(Key {
-            id: jwk.common.key_id.clone(),
-            algorithm,
-            key,
-        });
+        match key_of(value, from_file) {
+            Ok(Some(key)) => keys.push(key),
+            Ok(None) => {}
+            Err(why) => {
+                let kid = value.get("kid").and_then(Value::as_str).unwrap_or_default();
+                tracing::warn!(number, kid, %why, "skipping a key of the key set");
+            }
+        }
     }
     if keys.is_empty() {
         return Err(BadKeys::Unusable(
-            "the key set has no key for RS256, ES256 or HS256".to_owned(),
+            "the key set has no key that verifies signatures of RS256, ES256 or HS256".to_owned(),
         ));
     }
     Ok(keys)
+}
+
+/// A key of a set, if it is one for us; or why it cannot be used though it seems to be.
+fn key_of(value: &Value, from_file: bool) -> Result<Option<Key>, String> {
+    // Of a kind that is not known here, and perhaps of another shape.
+    if !matches!(value.get("kty").and_then(Value::as_str), Some("RSA" | "EC" | "oct")) {
+        return Ok(None);
+    }
+    let jwk = Jwk::deserialize(value).map_err(|error| error.to_string())?;
+    let for_signatures = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
+    let operations = jwk.common.key_operations.as_deref();
+    let verifies = operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify));
+    if !for_signatures || !verifies {
+        return Ok(None);
+    }
+    let algorithm = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => Algorithm::RS256,
+        AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P256 => Algorithm::ES256,
+        AlgorithmParameters::OctetKey(_) => Algorithm::HS256,
+        _ => return Ok(None),
+    };
+    let meant = match jwk.common.key_algorithm {
+        None => true,
+        Some(KeyAlgorithm::RS256) => algorithm == Algorithm::RS256,
+        Some(KeyAlgorithm::ES256) => algorithm == Algorithm::ES256,
+        Some(KeyAlgorithm::HS256) => algorithm == Algorithm::HS256,
+        Some(_) => false,
+    };
+    if !meant {
+        return Ok(None);
+    }
+    if let AlgorithmParameters::OctetKey(parameters) = &jwk.algorithm {
+        if !from_file {
+            return Err("it is a secret (`oct`), and what is at an address is no secret; give it as a file".to_owned());
+        }
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(&parameters.value);
+        let bytes = bytes.map_err(|error| format!("`k` is not base64url: {error}"))?;
+        if bytes.len() < SECRET_BYTES_MIN {
+            let count = bytes.len();
+            return Err(format!(
+                "a secret must have at least {SECRET_BYTES_MIN} bytes, not {count}"
+            ));
+        }
+    }
+    Ok(Some(Key {
+        id: jwk.common.key_id.clone(),
+        algorithm,
+        key: DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn key(value: Value, from_file: bool) -> &'static str {
+        match key_of(&value, from_file) {
+            Ok(Some(_)) => "used",
+            Ok(None) => "not ours",
+            Err(_) => "warned of",
+        }
+    }
+
+    #[test]
+    fn a_key_is_used_for_what_it_is_meant_for_and_secrets_only_from_a_file() {
+        let long = BASE64_URL_SAFE_NO_PAD.encode([7; 32]);
+        let short = BASE64_URL_SAFE_NO_PAD.encode([7; 31]);
+        assert_eq!(key(json!({"kty": "oct", "k": long}), true), "used");
+        assert_eq!(key(json!({"kty": "oct", "k": long}), false), "warned of");
+        for k in ["", "AA", &short, "=", "!!"] {
+            assert_eq!(key(json!({"kty": "oct", "k": k}), true), "warned of", "{k:?}");
+        }
+        let secret = |more: Value| {
+            let mut secret = json!({"kty": "oct", "k": long});
+            let fields = secret.as_object_mut().expect("an object");
+            fields.extend(more.as_object().expect("an object").clone());
+            key(secret, true)
+        };
+        assert_eq!(
+            secret(json!({"use": "sig", "key_ops": ["sign", "verify"], "alg": "HS256"})),
+            "used"
+        );
+        for other in [
+            json!({"use": "enc"}),
+            json!({"use": "tls"}),
+            json!({"key_ops": ["encrypt"]}),
+            json!({"key_ops": ["attest"]}),
+            json!({"key_ops": []}),
+            json!({"alg": "HS512"}),
+            json!({"alg": "RS256"}),
+        ] {
+            assert_eq!(secret(other.clone()), "not ours", "{other}");
+        }
+        assert_eq!(secret(json!({"kid": 7})), "warned of");
+        for odd in [
+            json!({"kty": "AKP", "pub": "x"}),
+            json!({"kid": "x"}),
+            json!({"kty": "OKP"}),
+            json!(7),
+            json!([]),
+        ] {
+            assert_eq!(key(odd.clone(), true), "not ours", "{odd}");
+        }
+        for broken in [
+            json!({"kty": "RSA", "e": "AQAB"}),
+            json!({"kty": "RSA", "n": "!!", "e": "AQAB"}),
+        ] {
+            assert_eq!(key(broken.clone(), true), "warned of", "{broken}");
+        }
+    }
+
+    #[test]
+    fn ids_are_text_or_integers_and_times_are_seconds() {
+        assert_eq!(id(&json!("alice")).as_deref(), Some("alice"));
+        assert_eq!(id(&json!(1234)).as_deref(), Some("1234"));
+        assert_eq!(id(&json!(u64::MAX)).as_deref(), Some("18446744073709551615"));
+        assert_eq!(id(&json!(-5)).as_deref(), Some("-5"));
+        for other in [json!(12.5), json!(true), json!(null), json!([1]), json!({})] {
+            assert_eq!(id(&other), None, "{other}");
+        }
+        assert_eq!(time_ms(&json!(1_700_000_000)), Some(1_700_000_000_000));
+        assert_eq!(time_ms(&json!(1.5)), Some(1_500));
+        assert_eq!(time_ms(&json!(-1)), Some(0));
+        for beyond in [json!(u64::MAX), json!(1e300), json!("7"), json!(null)] {
+            assert_eq!(time_ms(&beyond), None, "{beyond}");
+        }
+    }
 }

@@ -1,27 +1,38 @@
 //! Kicks: the engine's orders to close connections, carried out.
 //!
-//! A connection that is not here any more is no error. A kick that was missed is given again at the next heartbeat.
+//! A kick for a connection that is not here any more is no error. A subscription that ends is opened again, from now
+//! on; a kick that was missed meanwhile is given again at the connection's next heartbeat.
 
 use super::Edge;
+use super::health::End;
 use super::roster::Order;
 use super::uplink::Kick;
 use crate::metrics;
 use crate::presence::change::KickReason;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// The engine is asked at most so often whether somebody else took this gateway's name.
 const ASK_AGAIN_MS: u64 = 1_000;
 
-pub async fn run(edge: Arc<Edge>, mut kicks: mpsc::Receiver<Kick>) {
+/// Runs on the subscription that is there, or on one of its own.
+pub async fn run(edge: Arc<Edge>, opened: Arc<Mutex<Option<mpsc::Receiver<Kick>>>>) -> End {
+    let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut kicks = match opened {
+        Some(kicks) => kicks,
+        None => match edge.uplink.kicks(&edge.config.name).await {
+            Ok(kicks) => kicks,
+            Err(error) => return End::Failed(format!("no subscription: {error}")),
+        },
+    };
     let mut ask_at_ms = 0;
     let mut doubt = false;
     loop {
         let kick = tokio::select! {
             kick = kicks.recv() => match kick {
                 Some(kick) => kick,
-                None => return,
+                None => return End::Failed("the subscription ended".to_owned()),
             },
             () = tokio::time::sleep(Duration::from_millis(ASK_AGAIN_MS)), if doubt => {
                 doubt = is_superseded(&edge).await.is_none();

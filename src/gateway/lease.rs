@@ -4,6 +4,7 @@
 //! waiting for each one's time-out. Publishing it is also how the gateway knows whether the log takes anything.
 
 use super::Edge;
+use super::health::End;
 use super::uplink::Unavailable;
 use crate::presence::event::Event;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub async fn renew(edge: &Edge, ttl_ms: u64) -> Result<(), Unavailable> {
 }
 
 /// Renews for as long as the gateway runs, from a first one that was sent at this monotonic time.
-pub async fn run(edge: Arc<Edge>, first_ms: u64) {
+pub async fn run(edge: Arc<Edge>, first_ms: u64) -> End {
     let mut last_ms = first_ms;
     let retry = RETRY.min(edge.config.lease_every);
     loop {

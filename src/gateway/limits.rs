@@ -3,11 +3,12 @@
 
 use crate::clock::Clock;
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Counts by key, each up to a bound. A place that is taken is given back when it is dropped.
 #[derive(Debug)]
@@ -59,6 +60,53 @@ impl<K: Hash + Eq + Clone> Drop for Place<K> {
             *count -= 1;
             if *count == 0 {
                 taken.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// Handshakes under way, up to a bound. Where one more begins, the oldest is given up: it is slow, or it is one of many
+/// that were begun only to keep others out, and who is served in time is never the oldest.
+pub struct Handshakes {
+    slots: Arc<Semaphore>,
+    most: usize,
+    /// The oldest first; also those that are over.
+    begun: Mutex<VecDeque<oneshot::Sender<()>>>,
+}
+
+impl Handshakes {
+    pub fn new(most: usize) -> Handshakes {
+        Handshakes {
+            slots: Arc::new(Semaphore::new(most)),
+            most,
+            begun: Mutex::default(),
+        }
+    }
+
+    /// Begins one. What is received says that it is given up. Waits only for the oldest to go.
+    pub async fn begin(&self) -> Option<(OwnedSemaphorePermit, oneshot::Receiver<()>)> {
+        let slot = match self.slots.clone().try_acquire_owned() {
+            Ok(slot) => slot,
+            Err(_) => {
+                self.give_up_the_oldest();
+                // Closed it is never.
+                self.slots.clone().acquire_owned().await.ok()?
+            }
+        };
+        let (give_up, given_up) = oneshot::channel();
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.push_back(give_up);
+        if begun.len() > 2 * self.most {
+            begun.retain(|give_up| !give_up.is_closed());
+        }
+        Some((slot, given_up))
+    }
+
+    fn give_up_the_oldest(&self) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(oldest) = begun.pop_front() {
+            if oldest.send(()).is_ok() {
+                return;
             }
         }
     }
@@ -171,6 +219,28 @@ mod tests {
         drop(first);
         assert_eq!((counts.count("a"), counts.count("b")), (1, 0));
         assert!(counts.take("a".into()).is_some());
+    }
+
+    #[tokio::test]
+    async fn one_handshake_too_many_gives_up_the_oldest_that_is_not_over() {
+        let handshakes = Handshakes::new(3);
+        let over = handshakes.begin().await.expect("begun");
+        let mut slow = handshakes.begin().await.expect("begun");
+        let mut young = handshakes.begin().await.expect("begun");
+        drop(over);
+        let fourth = handshakes.begin().await.expect("begun");
+        assert!(slow.1.try_recv().is_err(), "there was room");
+        let begins = tokio::join!(handshakes.begin(), async {
+            (&mut slow.1).await.expect("given up");
+            drop(slow.0);
+        });
+        assert!(begins.0.is_some());
+        assert!(young.1.try_recv().is_err());
+        drop(fourth);
+        for _ in 0..100 {
+            drop(handshakes.begin().await.expect("begun"));
+        }
+        assert!(handshakes.begun.lock().expect("unpoisoned").len() <= 7);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! It writes to the log and follows kicks and changes through its [`uplink`]; it has no path to the state. A
 //! connection comes in through the [`door`] and is a [`session`] from then on. What all of them share is the [`Edge`]:
 //! who is there ([`roster`]), heartbeats on their way ([`beats`]), ends on theirs ([`endings`]), who listens to whom
-//! ([`audience`]), the [`lease`], the [`kicks`] and the [`limits`]. The protocol is in [`frames`], and for people in
-//! `docs/gateway.md`.
+//! ([`audience`]), the [`lease`], the [`kicks`] and the [`limits`]; [`health`] keeps their tasks running. The protocol is
+//! in [`frames`], and for people in `docs/gateway.md`.
 
 pub mod audience;
 pub mod beats;
@@ -12,6 +12,7 @@ pub mod door;
 pub mod endings;
 pub mod epoch;
 pub mod frames;
+pub mod health;
 pub mod keys;
 pub mod kicks;
 pub mod lease;
@@ -28,31 +29,34 @@ use crate::presence::{Conn, Epoch};
 use audience::Audience;
 use beats::Beats;
 use door::Visitor;
-use endings::{Ending, Queue};
+use endings::{Ending, Outbox};
 use frames::Close;
-use keys::Keys;
-use limits::{Counts, Ramp, network_of};
+use health::{End, Health, guarded, keep};
+use keys::{Bearer, Keys};
+use limits::{Counts, Handshakes, Ramp, network_of};
 use roster::{Order, Roster};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tls::Certificate;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use uplink::{Pace, Unavailable, Uplink};
 
 /// Connections that wait to be accepted, as far as the machine lets them.
 const BACKLOG: u32 = 4_096;
-/// Handshakes at once; who comes then waits to be accepted.
+/// Handshakes at once. One more, and the oldest is given up.
 const HANDSHAKES_MAX: usize = 2_048;
-/// From one address, so that one alone cannot keep everybody waiting; more are cut.
+/// From one address; more are cut.
 const ADDRESS_HANDSHAKES_MAX: u32 = 256;
 /// How long the platforms of the policy are believed before the engine is asked again.
 const PLATFORMS_MS: u64 = 5_000;
+/// The engine is asked again for a platform that it did not know, or did not answer for, after this.
+const ASKED_MS: u64 = 1_000;
 const RETRY: Duration = Duration::from_secs(1);
 /// A shorter wait of the ramp is not waited for but added up: timers are no finer than a millisecond.
 const PACE: Duration = Duration::from_millis(5);
@@ -75,8 +79,9 @@ pub enum Error {
     #[error(transparent)]
     Certificate(#[from] tls::BadCertificate),
     #[error(
-        "another process is the gateway {name:?} now, with epoch {known}, greater than this one's {own}; give each \
-         gateway a name of its own"
+        "this process is not the gateway {name:?} any more: the log has a lease of that name with epoch {known}, greater \
+         than its own {own}. Either another process was started under this name (give each gateway a name of its own), \
+         or somebody whose token may publish for this name wrote that lease"
     )]
     Superseded { name: String, own: u64, known: u64 },
 }
@@ -110,7 +115,9 @@ pub struct Edge {
     /// Told when it is not any more.
     log_is_ill: Notify,
     endings: Mutex<Option<endings::Sender>>,
-    platforms: RwLock<(u64, Arc<BTreeMap<String, Pace>>)>,
+    health: Health,
+    platforms: Mutex<Platforms>,
+    asking_for_platforms: tokio::sync::Mutex<()>,
     superseded: watch::Sender<Option<u64>>,
 }
 
@@ -155,13 +162,42 @@ impl Edge {
         }
     }
 
-    /// A connection's end is on its way to the log.
-    pub fn ended(&self, ending: Ending) {
-        let endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = &*endings {
-            // Nobody takes it if the gateway has stopped; then its lease has ended.
-            let _ = sender.send(ending);
+    /// A connection's end is on its way to the log when this returns. If too many are, it waits.
+    pub async fn ended(&self, ending: Ending) {
+        let sender = self.endings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sent = match sender {
+            Some(sender) => sender.send(ending).await.is_ok(),
+            None => false,
+        };
+        if !sent {
+            Edge::lost_an_end();
         }
+    }
+
+    /// The same where nothing can wait.
+    pub fn ended_suddenly(&self, ending: Ending) {
+        let endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = endings.as_ref().is_some_and(|sender| sender.try_send(ending).is_ok());
+        if !sent {
+            Edge::lost_an_end();
+        }
+    }
+
+    fn lost_an_end() {
+        metrics::gateway_endings_refused(1);
+        tracing::warn!("disconnect lost: the gateway is stopping; the end of its lease takes the device offline");
+    }
+
+    /// A sentence for everything that keeps this gateway from serving clients as it should; empty if it is ready.
+    pub fn troubles(&self) -> Vec<String> {
+        let mut troubles = self.health.troubles();
+        if !self.log_is_well() {
+            troubles.push("the log is unavailable, so new connections are refused".to_owned());
+        }
+        if self.phase() == Phase::Stopping {
+            troubles.push("the gateway is stopping".to_owned());
+        }
+        troubles
     }
 
     /// Somebody else is this gateway now.
@@ -169,35 +205,81 @@ impl Edge {
         self.superseded.send_replace(Some(known.0));
     }
 
-    /// The user whose token this is, or what is wrong with it.
-    pub fn bearer(&self, token: &str, visitor: &Visitor) -> Result<String, String> {
+    /// Whose a token is, or what is wrong with it.
+    pub async fn bearer(&self, token: &str, visitor: &Visitor) -> Result<Bearer, String> {
         match &self.keys {
-            Some(keys) => {
-                let bearer = keys.bearer(token, &visitor.platform, &visitor.device);
-                bearer.map(|bearer| bearer.user)
-            }
-            None => Err("no tokens are taken here".to_owned()),
+            Some(keys) => keys.bearer(token, &visitor.platform, &visitor.device).await,
+            None => Err("no tokens are accepted here".to_owned()),
         }
     }
 
-    /// How clients of a platform are to behave; none if the policy has no such platform.
-    pub async fn pace(&self, platform: &str) -> Result<Option<Pace>, Unavailable> {
-        let now_ms = self.clock.monotonic_ms();
-        let (until_ms, known) = self.platforms.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if now_ms < until_ms
-            && let Some(pace) = known.get(platform)
-        {
-            return Ok(Some(*pace));
+    /// Reads the keys of tokens again; what cannot be read leaves those before in force.
+    pub async fn reload_keys(&self) {
+        let Some(keys) = &self.keys else { return };
+        match keys.reload().await {
+            Ok(true) => tracing::info!("keys of tokens read again"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "keys of tokens stay as they are"),
         }
-        // One who is not known may be of a policy that is newer.
-        let platforms = match self.uplink.platforms().await {
-            Ok(platforms) => Arc::new(platforms),
-            Err(error) => return known.get(platform).map(|pace| Some(*pace)).ok_or(error),
-        };
-        let pace = platforms.get(platform).copied();
-        let mut newest = self.platforms.write().unwrap_or_else(PoisonError::into_inner);
-        *newest = (now_ms + PLATFORMS_MS, platforms);
-        Ok(pace)
+    }
+
+    /// How clients of a platform are to behave; `None` if the policy has no such platform. The engine is asked at most
+    /// once a second, by one handshake at a time, whatever clients say their platforms are.
+    pub async fn pace(&self, platform: &str) -> Result<Option<Pace>, Unavailable> {
+        if let Some(answer) = self.platforms().pace(platform, self.clock.monotonic_ms()) {
+            return answer;
+        }
+        let _alone = self.asking_for_platforms.lock().await;
+        // Whoever asked meanwhile asked for this one too.
+        if let Some(answer) = self.platforms().pace(platform, self.clock.monotonic_ms()) {
+            return answer;
+        }
+        let asked = self.uplink.platforms().await;
+        let mut platforms = self.platforms();
+        platforms.asked_ms = self.clock.monotonic_ms();
+        match asked {
+            Ok(known) => {
+                platforms.answered_ms = Some(platforms.asked_ms);
+                platforms.failed = None;
+                platforms.known = known;
+                Ok(platforms.known.get(platform).copied())
+            }
+            Err(error) => {
+                platforms.failed = Some(error.clone());
+                platforms.known.get(platform).map(|pace| Some(*pace)).ok_or(error)
+            }
+        }
+    }
+
+    fn platforms(&self) -> MutexGuard<'_, Platforms> {
+        self.platforms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The platforms of the policy, as the engine said last.
+#[derive(Default)]
+struct Platforms {
+    known: BTreeMap<String, Pace>,
+    /// When the engine last answered, and when it was last asked, by the monotonic clock.
+    answered_ms: Option<u64>,
+    asked_ms: u64,
+    /// What went wrong when it was last asked.
+    failed: Option<Unavailable>,
+}
+
+impl Platforms {
+    /// The answer, if the engine need not be asked for it.
+    fn pace(&self, platform: &str, now_ms: u64) -> Option<Result<Option<Pace>, Unavailable>> {
+        let known = self.known.get(platform).copied();
+        let is_fresh = self.answered_ms.is_some_and(|at_ms| now_ms < at_ms + PLATFORMS_MS);
+        let was_asked = (self.answered_ms.is_some() || self.failed.is_some()) && now_ms < self.asked_ms + ASKED_MS;
+        match (known, &self.failed) {
+            (Some(pace), _) if is_fresh || was_asked => Some(Ok(Some(pace))),
+            // A platform that is not known may be of a policy that is newer.
+            (None, None) if was_asked => Some(Ok(None)),
+            (None, Some(error)) if was_asked => Some(Err(error.clone())),
+            _ => None,
+        }
     }
 }
 
@@ -212,8 +294,10 @@ fn unanswered(error: &Unavailable) -> &'static str {
 pub struct Gateway {
     edge: Arc<Edge>,
     address: SocketAddr,
-    /// Ends with the gateway, except for that of the endings, which is waited for.
+    /// End with the gateway.
     tasks: Vec<JoinHandle<()>>,
+    accepting: JoinHandle<()>,
+    /// Is waited for.
     endings: JoinHandle<()>,
     ended: watch::Receiver<Option<u64>>,
     _seat: epoch::Seat,
@@ -224,7 +308,7 @@ impl Gateway {
     /// takes connections. Waits for an engine that is not there yet.
     pub async fn start(config: Config, uplink: Arc<dyn Uplink>, clock: Arc<dyn Clock>) -> Result<Gateway, Error> {
         let keys = match &config.admission {
-            Admission::Tokens(tokens) => Some(open_keys(tokens).await?),
+            Admission::Tokens(tokens) => Some(open_keys(tokens, &clock).await?),
             Admission::Insecure => None,
         };
         let certificate = match &config.tls {
@@ -232,7 +316,7 @@ impl Gateway {
             None => None,
         };
         let seat = epoch::Seat::take(&config.data.join(&config.name))?;
-        let queue = Queue::open(seat.directory(), config.queue_bytes).map_err(Error::Queue)?;
+        let (sender, outbox) = Outbox::open(seat.directory(), config.queue_bytes).map_err(Error::Queue)?;
         let listener = listen(config.listen).map_err(|cause| Error::Listen {
             address: config.listen,
             cause,
@@ -244,7 +328,6 @@ impl Gateway {
         let kicks = until_it_works("kicks", || uplink.kicks(&config.name)).await;
         let (phase, _) = watch::channel(Phase::Open);
         let (superseded, ended) = watch::channel(None);
-        let (sender, endings) = mpsc::unbounded_channel();
         let edge = Arc::new(Edge {
             roster: Roster::default(),
             beats: Beats::new(uplink.partitions(), config.beats_max),
@@ -261,7 +344,9 @@ impl Gateway {
             log_is_well: AtomicBool::new(true),
             log_is_ill: Notify::new(),
             endings: Mutex::new(Some(sender)),
-            platforms: RwLock::default(),
+            health: Health::new(clock.clone()),
+            platforms: Mutex::default(),
+            asking_for_platforms: tokio::sync::Mutex::default(),
             superseded,
             epoch,
             config,
@@ -280,19 +365,32 @@ impl Gateway {
             }
         }
         tracing::info!(name = edge.config.name, epoch = epoch.0, %address, "the gateway takes connections");
+        if edge.certificate.is_none() && !address.ip().to_canonical().is_loopback() {
+            tracing::warn!(
+                %address,
+                "other machines can connect without TLS, so tokens go over the network in clear; set --tls-cert and \
+                 --tls-key, or put a proxy with TLS before this address"
+            );
+        }
         edge.ramp.set_back();
-        let endings = tokio::spawn(endings::run(edge.clone(), queue, endings));
+        let outbox = Arc::new(tokio::sync::Mutex::new(outbox));
+        let endings = keep(&edge, endings::TASK, move |edge| endings::run(edge, outbox.clone()));
+        // The first subscription was opened before the lease; later ones are opened by the task itself.
+        let kicks = Arc::new(Mutex::new(Some(kicks)));
+        let listener = Arc::new(listener);
         let tasks = vec![
-            tokio::spawn(lease::run(edge.clone(), first_ms)),
-            tokio::spawn(beats::run(edge.clone())),
-            tokio::spawn(kicks::run(edge.clone(), kicks)),
-            tokio::spawn(reload(edge.clone())),
-            tokio::spawn(accept(edge.clone(), listener)),
+            keep(&edge, "lease", move |edge| lease::run(edge, first_ms)),
+            keep(&edge, "heartbeats", beats::run),
+            keep(&edge, "kicks", move |edge| kicks::run(edge, kicks.clone())),
+            keep(&edge, "changes", audience::run),
+            keep(&edge, "keys and certificates", reload),
         ];
+        let accepting = keep(&edge, "accept", move |edge| accept(edge, listener.clone()));
         Ok(Gateway {
             edge,
             address,
             tasks,
+            accepting,
             endings,
             ended,
             _seat: seat,
@@ -327,9 +425,7 @@ impl Gateway {
         let edge = &self.edge;
         edge.phase.send_replace(Phase::Stopping);
         // No more are accepted: the socket closes with its task.
-        if let Some(accepting) = self.tasks.last() {
-            accepting.abort();
-        }
+        self.accepting.abort();
         let drain_ms = edge.config.drain.as_millis() as u64;
         // What comes after half of it still has time to arrive elsewhere.
         let told_within_ms = if elsewhere { drain_ms / 2 } else { drain_ms };
@@ -367,6 +463,7 @@ impl Gateway {
     /// Ends without a word to the log, since somebody else speaks in this name. Clients are told to come back.
     pub async fn abandon(self) {
         self.edge.phase.send_replace(Phase::Stopping);
+        self.accepting.abort();
         self.tasks.iter().for_each(JoinHandle::abort);
         self.close_all().await;
         self.endings.abort();
@@ -410,9 +507,9 @@ async fn until_it_works<T>(what: &str, mut ask: impl FnMut() -> uplink::Asked<T>
 }
 
 /// Reads the keys. Those at an address are waited for: that they cannot be had now must not end an engine's start.
-async fn open_keys(settings: &Tokens) -> Result<Keys, keys::BadKeys> {
+async fn open_keys(settings: &Tokens, clock: &Arc<dyn Clock>) -> Result<Keys, keys::BadKeys> {
     loop {
-        match Keys::open(settings.clone()).await {
+        match Keys::open(settings.clone(), clock.clone()).await {
             Err(error @ keys::BadKeys::Unavailable(_)) => tracing::warn!("no connections are taken yet: {error}"),
             opened => return opened,
         }
@@ -421,12 +518,9 @@ async fn open_keys(settings: &Tokens) -> Result<Keys, keys::BadKeys> {
 }
 
 /// Accepts connections at the rate that is let in, for as long as the gateway runs.
-async fn accept(edge: Arc<Edge>, listener: TcpListener) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+async fn accept(edge: Arc<Edge>, listener: Arc<TcpListener>) -> End {
+    let handshakes = Handshakes::new(HANDSHAKES_MAX);
     loop {
-        let Ok(permit) = handshakes.clone().acquire_owned().await else {
-            return;
-        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -452,25 +546,25 @@ async fn accept(edge: Arc<Edge>, listener: TcpListener) {
         }
         // Frames are small and wanted at once; a failure only costs time.
         let _ = stream.set_nodelay(true);
+        let Some((slot, given_up)) = handshakes.begin().await else {
+            return End::Failed("the handshakes are closed".to_owned());
+        };
         let edge = edge.clone();
-        tokio::spawn(async move {
-            door::enter(edge, stream, peer).await;
-            drop((place, permit));
-        });
+        tokio::spawn(guarded("handshake", async move {
+            tokio::select! {
+                () = door::enter(edge, stream, peer) => {}
+                Ok(()) = given_up => metrics::gateway_refused("handshake_given_up"),
+            }
+            drop((place, slot));
+        }));
     }
 }
 
 /// Reads keys and certificates again.
-async fn reload(edge: Arc<Edge>) {
+async fn reload(edge: Arc<Edge>) -> End {
     loop {
         tokio::time::sleep(edge.config.reload).await;
-        if let Some(keys) = &edge.keys {
-            match keys.reload().await {
-                Ok(true) => tracing::info!("the keys of tokens were read again"),
-                Ok(false) => {}
-                Err(error) => tracing::error!("the keys of tokens stay as they are: {error}"),
-            }
-        }
+        edge.reload_keys().await;
         if let Some(certificate) = &edge.certificate {
             match certificate.reload() {
                 Ok(true) => tracing::info!("the certificate was read again"),

@@ -1,19 +1,23 @@
 //! The life of one connection, from its `connect` in the log to what is published of its end.
 //!
 //! A task each. It waits for its client, for orders of the gateway and for changes of others; whatever it says is given
-//! a bounded time, so that a client which does not read holds up nobody and no memory. Who is silent is not judged
-//! here: the engine decides, and only long after its time-out the socket is closed, without a word to the log.
+//! a bounded time, so that a client which does not read holds up nobody and no memory. A link that is quiet is pinged:
+//! scripts in a hidden page hardly run, but every browser answers a ping by itself, and whatever is between the two ends
+//! sees that the link is used. An answer counts as life, and is published at the pace of the platform's heartbeats. Who
+//! is silent is not judged here: the engine decides, and only long after its time-out the socket is closed, without a
+//! word to the log.
 
 use super::door::{Guest, Places, Socket, close_with};
 use super::endings::Ending;
 use super::frames::{self, Close, Hello, Said, USERS};
 use super::limits::Allowance;
 use super::roster::{News, Order, Session};
-use super::uplink::{AsOf, Standing, Unavailable};
+use super::uplink::{AsOf, Pace, Standing, Unavailable};
 use super::{Edge, Phase, unanswered};
 use crate::metrics;
 use crate::presence::change::KickReason;
 use crate::presence::event::{self, Event};
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +33,8 @@ const BAD_FRAMES_MAX: u32 = 10;
 const CLOSING: Duration = Duration::from_secs(5);
 /// After a time at which the log took nothing, a client may try again after this.
 const RETRY_MS: u64 = 2_000;
+/// However short the time-out of a platform is.
+const PING_MS_MIN: u64 = 100;
 
 /// How a connection ended.
 enum Ended {
@@ -49,13 +55,54 @@ struct Life {
     edge: Arc<Edge>,
     socket: Socket,
     session: Arc<Session>,
-    /// By the monotonic clock.
-    last_ms: u64,
+    pace: Pace,
+    pulse: Pulse,
     silent_after_ms: u64,
     allowance: Allowance,
     bad_frames: u32,
     subscriptions: VecDeque<Subscription>,
     news: Option<mpsc::Receiver<Arc<News>>>,
+}
+
+/// When a link was used last, by the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+struct Pulse {
+    /// How often it is pinged while it is quiet.
+    every_ms: u64,
+    heard_ms: u64,
+    said_ms: u64,
+    pinged_ms: u64,
+    /// When the last sign of life was published.
+    beat_ms: u64,
+    /// Whether a ping of ours has no answer yet.
+    pinged: bool,
+}
+
+impl Pulse {
+    fn new(ping_ms: u64, pace: Pace, now_ms: u64) -> Pulse {
+        Pulse {
+            // Two within the time-out, so that one answer that is late does no harm.
+            every_ms: ping_ms.min(pace.timeout_ms / 2).max(PING_MS_MIN),
+            heard_ms: now_ms,
+            said_ms: now_ms,
+            pinged_ms: now_ms,
+            beat_ms: now_ms,
+            pinged: false,
+        }
+    }
+
+    /// When the next ping is due: nothing was said, or nothing was heard, for long enough.
+    fn due_ms(&self) -> u64 {
+        self.said_ms
+            .min(self.heard_ms.max(self.pinged_ms))
+            .saturating_add(self.every_ms)
+    }
+
+    /// Whether the answer to a ping is published: at the pace of the platform, and before the time-out in any case.
+    fn beat_is_due(&self, pace: Pace, now_ms: u64) -> bool {
+        let since_ms = now_ms.saturating_sub(self.beat_ms);
+        since_ms >= pace.heartbeat_ms || since_ms.saturating_add(2 * self.every_ms) > pace.timeout_ms
+    }
 }
 
 struct Subscription {
@@ -66,6 +113,65 @@ struct Subscription {
 
 /// Either it goes on, or it has ended.
 type Going = Result<(), Ended>;
+
+/// A connection that is in the roster. However its task ends, by a panic too, it leaves the roster, and what is to be
+/// published of its end is.
+struct Presence {
+    edge: Arc<Edge>,
+    session: Arc<Session>,
+    left: bool,
+}
+
+impl Presence {
+    fn new(edge: &Arc<Edge>, session: &Arc<Session>) -> Presence {
+        // Before its connect is in the log, since a kick may come at once.
+        edge.roster.insert(session.clone());
+        metrics::gateway_connections(1);
+        Presence {
+            edge: edge.clone(),
+            session: session.clone(),
+            left: false,
+        }
+    }
+
+    /// Leaves, and gives what is to be published.
+    fn leave(&mut self, ended: &Ended) -> Option<Ending> {
+        self.left = true;
+        self.session.ended();
+        self.edge.roster.remove(self.session.conn);
+        metrics::gateway_connections(-1);
+        let reason = match ended {
+            // While the gateway stops its clients go elsewhere; those who do not end with its lease.
+            Ended::Gone | Ended::TooSlow if self.edge.phase() == Phase::Stopping => return None,
+            Ended::Gone | Ended::TooSlow => event::Ending::Closed,
+            Ended::Exit => event::Ending::Exit,
+            Ended::Closed(Close::Restart) => return None,
+            Ended::Closed(_) => event::Ending::Closed,
+            // The engine knows, or is to decide.
+            Ended::Silent | Ended::LoggedOut | Ended::Kicked(_) => return None,
+        };
+        Some(Ending {
+            event: Event::Disconnect {
+                who: self.session.who(),
+                via: self.session.via(&self.edge.config.name, self.edge.epoch),
+                reason,
+            },
+            done: None,
+        })
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if self.left {
+            return;
+        }
+        self.edge.audience.remove_everywhere(&self.session);
+        if let Some(ending) = self.leave(&Ended::Gone) {
+            self.edge.ended_suddenly(ending);
+        }
+    }
+}
 
 pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
     let conn = edge.next_conn();
@@ -80,9 +186,10 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
     };
     let pace = guest.pace;
     let places = guest.places();
-    // Before it is in the log, since a kick may come at once.
-    edge.roster.insert(session.clone());
+    let mut presence = Presence::new(&edge, &session);
     let published = edge.uplink.append(vec![connect]).await;
+    let now_ms = edge.clock.monotonic_ms();
+    let pulse = Pulse::new(edge.config.ping_ms, pace, now_ms);
     let hello = frames::hello(&Hello {
         user: &session.user,
         gateway: &edge.config.name,
@@ -90,8 +197,8 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
         conn: conn.0,
         heartbeat_ms: pace.heartbeat_ms,
         timeout_ms: pace.timeout_ms,
+        ping_ms: pulse.every_ms,
     });
-    let now_ms = edge.clock.monotonic_ms();
     let first = match published {
         Ok(()) => Ok(hello),
         Err(error) => {
@@ -100,7 +207,6 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
             Err(frames::error(None, "log_unavailable", message, Some(RETRY_MS)))
         }
     };
-    metrics::gateway_connections(1);
     let write = edge.config.write;
     let ended = match first {
         Ok(hello) => {
@@ -109,7 +215,8 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
                 edge: edge.clone(),
                 socket,
                 session: session.clone(),
-                last_ms: now_ms,
+                pace,
+                pulse,
                 silent_after_ms: pace.timeout_ms.saturating_add(edge.config.silence_ms),
                 bad_frames: 0,
                 subscriptions: VecDeque::new(),
@@ -124,35 +231,10 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
             Ended::Closed(Close::Later)
         }
     };
-    leave(&edge, &session, &ended);
-    metrics::gateway_connections(-1);
-    farewell(socket, &ended, places).await;
-}
-
-/// Publishes what is to be published of an end.
-fn leave(edge: &Edge, session: &Arc<Session>, ended: &Ended) {
-    session.ended();
-    edge.roster.remove(session.conn);
-    let reason = match ended {
-        // While the gateway stops its clients go elsewhere; those who do not end with its lease.
-        Ended::Gone | Ended::TooSlow if edge.phase() == Phase::Stopping => None,
-        Ended::Gone | Ended::TooSlow => Some(event::Ending::Closed),
-        Ended::Exit => Some(event::Ending::Exit),
-        Ended::Closed(Close::Restart) => None,
-        Ended::Closed(_) => Some(event::Ending::Closed),
-        // The engine knows, or is to decide.
-        Ended::Silent | Ended::LoggedOut | Ended::Kicked(_) => None,
-    };
-    if let Some(reason) = reason {
-        edge.ended(Ending {
-            event: Event::Disconnect {
-                who: session.who(),
-                via: session.via(&edge.config.name, edge.epoch),
-                reason,
-            },
-            done: None,
-        });
+    if let Some(ending) = presence.leave(&ended) {
+        edge.ended(ending).await;
     }
+    farewell(socket, &ended, places).await;
 }
 
 /// The last words, within a bounded time.
@@ -191,8 +273,8 @@ impl Life {
     }
 
     async fn until_it_ends(&mut self) -> Ended {
-        let silence = tokio::time::sleep(Duration::from_millis(self.silent_after_ms));
-        tokio::pin!(silence);
+        let timer = tokio::time::sleep(Duration::from_millis(self.pulse.every_ms));
+        tokio::pin!(timer);
         loop {
             let session = self.session.clone();
             let step = tokio::select! {
@@ -200,14 +282,19 @@ impl Life {
                 order = session.ordered() => self.obey(order).await,
                 news = next_news(&mut self.news) => self.pass_on(&news).await,
                 message = self.socket.next() => self.take(message).await,
-                () = &mut silence => {
-                    let silent_ms = self.edge.clock.monotonic_ms().saturating_sub(self.last_ms);
+                () = &mut timer => {
+                    let now_ms = self.edge.clock.monotonic_ms();
+                    let silent_ms = now_ms.saturating_sub(self.pulse.heard_ms);
                     if silent_ms >= self.silent_after_ms {
                         return Ended::Silent;
                     }
-                    let rest = Duration::from_millis(self.silent_after_ms - silent_ms);
-                    silence.set(tokio::time::sleep(rest));
-                    Ok(())
+                    let step = match self.pulse.due_ms() <= now_ms {
+                        true => self.ping(now_ms).await,
+                        false => Ok(()),
+                    };
+                    let next_ms = self.pulse.due_ms().saturating_sub(now_ms).min(self.silent_after_ms - silent_ms);
+                    timer.set(tokio::time::sleep(Duration::from_millis(next_ms)));
+                    step
                 }
             };
             if let Err(ended) = step {
@@ -218,8 +305,18 @@ impl Life {
 
     /// Says something, within the time that a client has to take it.
     async fn say(&mut self, frame: impl Into<Utf8Bytes>) -> Going {
-        let saying = self.socket.send(Message::Text(frame.into()));
-        match tokio::time::timeout(self.edge.config.write, saying).await {
+        self.send(Message::Text(frame.into())).await
+    }
+
+    async fn ping(&mut self, now_ms: u64) -> Going {
+        self.pulse.pinged = true;
+        self.pulse.pinged_ms = now_ms;
+        self.send(Message::Ping(Bytes::new())).await
+    }
+
+    async fn send(&mut self, message: Message) -> Going {
+        self.pulse.said_ms = self.edge.clock.monotonic_ms();
+        match tokio::time::timeout(self.edge.config.write, self.socket.send(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(broken(&error)),
             Err(_) => Err(Ended::TooSlow),
@@ -273,6 +370,10 @@ impl Life {
                 return Err(Ended::Closed(Close::NotText));
             }
             Message::Close(_) => return Err(Ended::Gone),
+            Message::Pong(_) if std::mem::take(&mut self.pulse.pinged) => {
+                self.answered(now_ms);
+                return Ok(());
+            }
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
                 self.showed_life(now_ms);
                 return Ok(());
@@ -294,9 +395,19 @@ impl Life {
         }
     }
 
+    /// The client said something by itself.
     fn showed_life(&mut self, now_ms: u64) {
-        self.last_ms = now_ms;
+        self.pulse.heard_ms = now_ms;
+        self.pulse.beat_ms = now_ms;
         self.edge.beats.add(&self.session);
+    }
+
+    /// The other end answered a ping, or sent one that is to be answered: life, but of no other pace than its platform's.
+    fn answered(&mut self, now_ms: u64) {
+        if self.pulse.beat_is_due(self.pace, now_ms) {
+            self.showed_life(now_ms);
+        }
+        self.pulse.heard_ms = now_ms;
     }
 
     async fn answer(&mut self, said: Said, id: Option<u64>, now_ms: u64) -> Going {
@@ -308,6 +419,10 @@ impl Life {
             Said::Heartbeat => {
                 self.showed_life(now_ms);
                 self.say(frames::alive()).await
+            }
+            Said::Ping => {
+                self.answered(now_ms);
+                self.say(frames::pong(id)).await
             }
             Said::Background => {
                 let (who, via) = self.link();
@@ -373,10 +488,11 @@ impl Life {
     async fn log_out(&mut self, id: Option<u64>) -> Going {
         let (who, via) = self.link();
         let (done, durable) = oneshot::channel();
-        self.edge.ended(Ending {
+        let logout = Ending {
             event: Event::Logout { who, via },
             done: Some(done),
-        });
+        };
+        self.edge.ended(logout).await;
         if durable.await == Ok(true) {
             // Whether it takes this or not, it is logged out.
             let _ = self.say(frames::done(id)).await;
@@ -479,5 +595,70 @@ fn broken(error: &WsError) -> Ended {
             Ended::Silent
         }
         _ => Ended::Gone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link whose client says nothing and answers pings at once: when it is pinged, and when that is published.
+    fn quiet(ping_ms: u64, pace: Pace, for_ms: u64) -> (Vec<u64>, Vec<u64>) {
+        let mut pulse = Pulse::new(ping_ms, pace, 0);
+        let (mut pings, mut beats) = (Vec::new(), Vec::new());
+        for now_ms in 0..for_ms {
+            if pulse.due_ms() > now_ms {
+                continue;
+            }
+            pings.push(now_ms);
+            (pulse.said_ms, pulse.pinged_ms) = (now_ms, now_ms);
+            if pulse.beat_is_due(pace, now_ms) {
+                beats.push(now_ms);
+                pulse.beat_ms = now_ms;
+            }
+            pulse.heard_ms = now_ms;
+        }
+        (pings, beats)
+    }
+
+    #[test]
+    fn a_quiet_link_is_pinged_in_time_and_published_at_the_pace_of_its_platform() {
+        let pace = |heartbeat_ms, timeout_ms| Pace {
+            heartbeat_ms,
+            timeout_ms,
+        };
+        // Ten minutes of a page that is hidden: never 60 s without life, never 30 s without a word.
+        let (pings, beats) = quiet(25_000, pace(20_000, 60_000), 600_000);
+        assert_eq!((pings[0], pings.len(), beats.len()), (25_000, 23, 23));
+        // A phone's life is published each two minutes at most.
+        let (pings, beats) = quiet(25_000, pace(120_000, 400_000), 600_000);
+        assert_eq!(pings.len(), 23);
+        assert_eq!(beats, [125_000, 250_000, 375_000, 500_000]);
+        for (heartbeat_ms, timeout_ms) in [(3_333, 10_000), (50_000, 60_000), (0, 1_000), (500, 1_500), (1, 300)] {
+            let (_, beats) = quiet(25_000, pace(heartbeat_ms, timeout_ms), 300_000);
+            let mut last_ms = 0;
+            for beat_ms in beats.into_iter().chain([300_000]) {
+                assert!(
+                    beat_ms - last_ms < timeout_ms,
+                    "{heartbeat_ms} {timeout_ms}: {last_ms} {beat_ms}"
+                );
+                last_ms = beat_ms;
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_is_quiet_if_nothing_is_said_or_nothing_is_heard() {
+        let pace = Pace {
+            heartbeat_ms: 20_000,
+            timeout_ms: 60_000,
+        };
+        let mut pulse = Pulse::new(25_000, pace, 0);
+        pulse.said_ms = 20_000;
+        assert_eq!(pulse.due_ms(), 25_000, "much is said to it, nothing is heard");
+        pulse.heard_ms = 22_000;
+        assert_eq!(pulse.due_ms(), 45_000, "nothing is said to it");
+        pulse.said_ms = 30_000;
+        assert_eq!(pulse.due_ms(), 47_000);
     }
 }

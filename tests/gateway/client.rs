@@ -106,9 +106,17 @@ impl Dial {
 }
 
 impl Client {
+    /// What comes next but pings, which are answered.
     pub async fn hear(&mut self) -> Heard {
-        let next = tokio::time::timeout(PATIENCE, self.socket.next()).await;
-        match next.expect("something comes") {
+        let next = async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Ping(_))) => {}
+                    other => return other,
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, next).await.expect("something comes") {
             Some(Ok(Message::Text(text))) => Heard::Frame(serde_json::from_str(&text).expect("JSON")),
             Some(Ok(Message::Close(frame))) => Heard::Closed(frame.map_or(0, |frame| frame.code.into())),
             Some(Ok(other)) => panic!("nothing of this kind is sent: {other:?}"),

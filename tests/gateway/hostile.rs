@@ -92,6 +92,87 @@ async fn too_large_a_message_closes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_sends_too_large_a_message_reads_why_it_was_closed() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&["--message-bytes-max", "1024"]).await;
+    for bytes in [1_025, 100_000, 4 << 20] {
+        let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
+        // All of it is on its way before anything is read.
+        let mut frame = vec![0x81, 0xff];
+        frame.extend((bytes as u64).to_be_bytes());
+        frame.extend([0; 4]);
+        frame.resize(frame.len() + bytes, b'x');
+        let sent = client.socket.get_mut().write_all(&frame).await;
+        sent.expect("it is read, though not kept");
+        assert_eq!(client.closed().await, Heard::Closed(1009), "{bytes}");
+    }
+    lives(&gateway).await;
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_handshakes_keep_nobody_waiting() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&["--accept-rate", "1000000"]).await;
+    let mut half = Vec::new();
+    for address in 2..=11 {
+        for _ in 0..256 {
+            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+            let from = format!("127.0.0.{address}:0").parse().expect("an address");
+            socket.bind(from).expect("one of this machine");
+            let mut stream = socket.connect(gateway.address()).await.expect("connected");
+            stream.write_all(b"GET / HTTP/1.1\r\n").await.expect("sent");
+            half.push(stream);
+        }
+    }
+    // Each of them may take ten seconds; nobody else has to wait for that.
+    let began = std::time::Instant::now();
+    lives(&gateway).await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_websocket_is_answered_with_a_sentence() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&[]).await;
+    let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(33 << 10));
+    let upgrade = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+    let requests = [
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 426, "upgrade_required"),
+        (
+            format!("{upgrade}Sec-WebSocket-Version: 8\r\n\r\n"),
+            426,
+            "upgrade_required",
+        ),
+        (
+            format!("{upgrade}Sec-WebSocket-Version: 13\r\n\r\n"),
+            400,
+            "bad_request",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx".to_owned(),
+            405,
+            "bad_method",
+        ),
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\nmore".to_owned(), 400, "bad_request"),
+        ("nonsense\r\n\r\n".to_owned(), 400, "bad_request"),
+        (long, 431, "head_too_big"),
+    ];
+    for (request, status, code) in requests {
+        let mut stream = TcpStream::connect(gateway.address()).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+        read.expect("it ends").expect("answered");
+        let line = answer.lines().next().unwrap_or_default();
+        assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
+        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{answer}");
+    }
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_flood_closes_and_others_notice_nothing() {
     let house = House::new(json!({})).await;
     let gateway = house.gateway(&["--message-rate-max", "5"]).await;

@@ -6,6 +6,7 @@ use rollcall::clock::{Clock, SystemClock};
 use rollcall::config::gateway::Flags;
 use rollcall::engine::{Engine, Tuning};
 use rollcall::gateway::Gateway;
+use rollcall::gateway::uplink::Uplink;
 use rollcall::gateway::uplink::log::LogUplink;
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{Limit, Log as _, NewRecord, Topic};
@@ -71,9 +72,14 @@ impl House {
     }
 
     pub async fn gateway_with(&self, flags: Flags) -> Gateway {
+        self.gateway_on(Arc::new(LogUplink::new(self.engine.clone())), flags)
+            .await
+    }
+
+    /// A gateway on an uplink of the test's own.
+    pub async fn gateway_on(&self, uplink: Arc<dyn Uplink>, flags: Flags) -> Gateway {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = flags.config(listen, self.data.path().to_owned()).expect("settings");
-        let uplink = Arc::new(LogUplink::new(self.engine.clone()));
         let starting = Gateway::start(config, uplink, self.clock.clone());
         let started = tokio::time::timeout(PATIENCE, starting).await.expect("it starts");
         started.expect("it starts well")

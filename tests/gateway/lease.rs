@@ -1,10 +1,14 @@
 //! Leases and epochs: a gateway that is gone takes its users with it, one that comes back is another.
 
 use crate::client::{Heard, PATIENCE};
-use crate::house::{House, connect, greet, wait_until};
+use crate::house::{House, connect, flags, greet, wait_until};
+use rollcall::gateway::uplink::Uplink as _;
+use rollcall::gateway::uplink::log::LogUplink;
 use rollcall::gateway::{Error, Gateway};
 use rollcall::log::Error as LogError;
+use rollcall::presence::Epoch;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 fn leases(house: &House) -> Vec<Value> {
     let mut events = house.events();
@@ -75,7 +79,10 @@ async fn a_gateway_whose_name_somebody_else_took_ends_without_a_word() {
         .await
         .expect("it learns of it");
     let said = error.to_string();
-    assert!(said.contains("with epoch 7, greater than this one's 1;"), "{said}");
+    assert!(
+        said.contains("with epoch 7, greater than its own 1.") && said.contains("token"),
+        "{said}"
+    );
     let published = house.events().len();
     gateway.abandon().await;
     assert!(matches!(client.closed().await, Heard::Closed(1012 | 4005)));
@@ -84,6 +91,39 @@ async fn a_gateway_whose_name_somebody_else_took_ends_without_a_word() {
         .iter()
         .filter(|event| event["type"] == "disconnect" || event["ttl_ms"] == 0);
     assert_eq!(after.count(), 0, "of {published}");
+}
+
+/// Whoever may publish can write any epoch.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_has_no_successor_is_an_error_with_a_sentence() {
+    let house = House::new(json!({})).await;
+    let greatest = i64::MAX as u64;
+    house.publish(json!({"type": "lease", "gateway": "edge", "epoch": greatest - 1, "ttl_ms": 60_000}));
+    let known = async |epoch| {
+        let uplink = LogUplink::new(house.engine.clone());
+        wait_until("the epoch is known", async || {
+            uplink.epoch("edge").await.expect("answered") == Some(Epoch(epoch))
+        })
+        .await;
+    };
+    known(greatest - 1).await;
+    let gateway = house.gateway(&[]).await;
+    let (mut client, hello) = greet(&gateway, "alice", "web", "tab", "login").await;
+    assert_eq!(hello["epoch"], greatest);
+    client.beat().await;
+    gateway.stop(false).await;
+    for data in [None, Some(tempfile::tempdir().expect("a directory"))] {
+        let data = data.as_ref().map_or(house.data.path(), |data| data.path());
+        let config = flags(&[]).config("127.0.0.1:0".parse().expect("an address"), data.to_owned());
+        let uplink = Arc::new(LogUplink::new(house.engine.clone()));
+        let started = Gateway::start(config.expect("settings"), uplink, house.clock.clone()).await;
+        let said = started.map(drop).expect_err("there is none left").to_string();
+        assert!(
+            said.contains("no epoch left") && said.contains("--gateway-name"),
+            "{said}"
+        );
+    }
+    house.gateway(&["--gateway-name", "other"]).await.stop(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

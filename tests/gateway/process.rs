@@ -58,6 +58,8 @@ impl Process {
             data.to_str().expect("text"),
             "--policy",
             policy.to_str().expect("text"),
+            // It is started again on what it had.
+            "--policy-if-new",
         ];
         Process::start(&arguments, "console  http://")
     }
@@ -303,6 +305,51 @@ async fn one_process_serves_clients_too_and_tells_them_when_it_stops() {
     };
     let (status, ()) = tokio::join!(server.terminate(), told);
     assert_eq!(status, Some(0));
+}
+
+/// Whoever may publish can write a lease with the greatest epoch there is in the name of the gateway of `serve`.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_epoch_in_the_log_ends_the_engine() {
+    let data = tempfile::tempdir().expect("a directory");
+    let engine = Process::engine(data.path(), "127.0.0.1:0");
+    let post = async |engine: &Process, event: Value| {
+        let url = format!("http://{}/v1/events", engine.address);
+        let posted = reqwest::Client::new()
+            .post(url)
+            .body(json!([event]).to_string())
+            .send()
+            .await;
+        posted.expect("posted").status().as_u16()
+    };
+    let lease = json!({"type": "lease", "gateway": "serve", "epoch": i64::MAX, "ttl_ms": 0});
+    assert_eq!(post(&engine, lease).await, 200);
+    assert_eq!(engine.terminate().await, Some(0));
+    for _ in 0..2 {
+        let path = data.path().join("engine");
+        let arguments = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--data",
+            path.to_str().expect("text"),
+            "--gateway",
+            "127.0.0.1:0",
+            "--gateway-insecure",
+        ];
+        let mut server = Process::start(&arguments, "console  http://");
+        let ready = format!("http://{}/readyz", server.address);
+        wait_until("it is ready", async || {
+            reqwest::get(&ready)
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+        // Long enough for the gateway to have asked for the epoch.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(post(&server, json!({"type": "tick"})).await, 200);
+        assert!(server.child.try_wait().expect("waited for").is_none(), "it runs on");
+        assert_eq!(server.terminate().await, Some(0));
+    }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What a connection is told, and what is published of it.
 
-use crate::client::{Dial, Heard};
+use crate::client::{Client, Dial, Heard, PATIENCE};
 use crate::house::{House, connect, dial, greet, wait_until};
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use socket2_linger::reset;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt as _;
 use tokio_tungstenite::tungstenite::Message;
 
 /// Closing with what is unread gives the other end an RST.
@@ -26,7 +29,7 @@ async fn a_connection_is_in_the_log_before_its_client_is_greeted() {
     assert_eq!(
         hello,
         json!({"type": "hello", "user": "alice", "gateway": "edge", "epoch": 1, "conn": 1,
-               "heartbeat_ms": 120_000, "timeout_ms": 400_000})
+               "heartbeat_ms": 120_000, "timeout_ms": 400_000, "ping_ms": 25_000})
     );
     let connect = house.events_of("connect", "alice").pop().expect("it is there already");
     let fields =
@@ -160,9 +163,65 @@ async fn the_engine_decides_on_silence_and_the_socket_stays_until_long_after() {
         house.causes("alice", "timeout").await,
         ["login", "timeout", "revive", "timeout"]
     );
-    assert_eq!(client.closed().await, Heard::Closed(4006));
+    // A client that reads would answer the pings, and stay.
+    let mut raw = Vec::new();
+    let code = 4006_u16.to_be_bytes();
+    while !raw.windows(2).any(|bytes| bytes == code) {
+        let read = client.socket.get_mut().read_buf(&mut raw);
+        let read = tokio::time::timeout(PATIENCE, read).await.expect("something comes");
+        assert!(read.expect("read") > 0, "it was cut without the code");
+    }
+    assert!(raw.contains(&0x89), "it was pinged before");
     gateway.stop(false).await;
     assert!(house.events_of("disconnect", "alice").is_empty());
+}
+
+/// Reads for a while, which answers pings, and says nothing; how many pings came.
+async fn only_answers(client: &mut Client, ms: u64) -> usize {
+    let until = Instant::now() + Duration::from_millis(ms);
+    let mut pings = 0;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        match tokio::time::timeout(left, client.socket.next()).await {
+            Ok(Some(Ok(Message::Ping(_)))) => pings += 1,
+            Ok(other) => panic!("nothing else is said: {other:?}"),
+            Err(_) => break,
+        }
+    }
+    pings
+}
+
+/// A page whose tab is hidden: its scripts hardly run, but its browser answers pings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_only_answers_pings_stays_online() {
+    let house = House::new(json!({"platforms": {"web": {"timeout_ms": 1_500, "heartbeat_ms": 500}}})).await;
+    let gateway = house.gateway(&[]).await;
+    let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
+    let pings = only_answers(&mut client, 5_000).await;
+    assert!(pings >= 3, "{pings}");
+    assert!(house.beats_of("alice") >= 3);
+    client.beat().await;
+    assert_eq!(house.causes("alice", "login").await, ["login"]);
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_to_pings_are_published_no_more_often_than_heartbeats() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&["--ping-ms", "100"]).await;
+    let (mut client, hello) = greet(&gateway, "alice", "android", "a1", "login").await;
+    assert_eq!(hello["ping_ms"], 100);
+    assert!(only_answers(&mut client, 1_000).await >= 4);
+    assert_eq!(
+        client.ask(json!({"type": "ping", "id": 3})).await,
+        json!({"type": "pong", "id": 3})
+    );
+    assert_eq!(house.beats_of("alice"), 0, "the pace of this platform is two minutes");
+    client.beat().await;
+    wait_until("what it says by itself is published", async || {
+        house.beats_of("alice") == 1
+    })
+    .await;
+    gateway.stop(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,8 +296,20 @@ async fn a_request_that_is_wrong_is_refused_with_a_sentence() {
         format!("user={long}&platform=web&device=d&intent=login"),
         format!("user=u&platform=web&device={long}&intent=login"),
     ] {
-        let refused = Dial::new(gateway.address(), query.clone()).refused().await;
+        let dial = Dial::new(gateway.address(), query.clone());
+        let refused = dial.refused().await;
         assert_eq!((refused.status, &*refused.code), (400, "bad_parameter"), "{query}");
+        // A page is shown neither, so it is told by a frame and a close.
+        let dial = dial.header("sec-websocket-protocol", "rollcall.v1");
+        let mut client = dial.open().await.expect("a WebSocket");
+        let said = client.frame().await;
+        let message = said["message"].as_str().expect("a sentence");
+        assert_eq!(
+            (&said["type"], &said["code"]),
+            (&json!("error"), &json!("bad_parameter"))
+        );
+        assert!(message.starts_with('`'), "it names the parameter: {message}");
+        assert_eq!(client.hear().await, Heard::Closed(4007), "{query}");
     }
     // Which platforms there are only the policy says.
     let mut unknown = dial(&gateway, "u", "toaster", "d", "login")
@@ -270,9 +341,18 @@ async fn without_tokens_pages_of_elsewhere_are_kept_out() {
         "http://localhost.example.com",
         "null",
         "http://192.0.2.1",
+        "chrome-extension://localhost",
     ] {
         let refused = dial.clone().header("origin", origin).refused().await;
         assert_eq!((refused.status, &*refused.code), (403, "foreign_origin"), "{origin}");
+        let page = dial.clone().header("origin", origin);
+        let mut page = page
+            .header("sec-websocket-protocol", "rollcall.v1")
+            .open()
+            .await
+            .expect("a WebSocket");
+        assert_eq!(page.frame().await["code"], "foreign_origin");
+        assert_eq!(page.hear().await, Heard::Closed(4007));
     }
     for origin in ["http://localhost:8080", "http://127.0.0.1:8080", "http://[::1]:1"] {
         assert!(dial.clone().header("origin", origin).open().await.is_ok(), "{origin}");

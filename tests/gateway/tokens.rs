@@ -6,7 +6,9 @@ use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rollcall::gateway::Gateway;
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
@@ -123,7 +125,14 @@ async fn whatever_is_wrong_with_a_token_nobody_comes_in() {
         // {"alg":"none"}
         format!("eyJhbGciOiJub25lIn0.{claims}.")
     };
+    let critical = {
+        let rest = hs256(&good);
+        let claims = rest.split('.').nth(1).expect("claims");
+        // {"alg":"HS256","crit":["x"],"x":1}
+        format!("eyJhbGciOiJIUzI1NiIsImNyaXQiOlsieCJdLCJ4IjoxfQ.{claims}.AAAA")
+    };
     let bad = [
+        ("with demands", critical),
         ("expired", with("exp", json!(now_s() - 120))),
         ("without an end", with("exp", Value::Null)),
         ("not yet", with("nbf", json!(now_s() + 600))),
@@ -133,7 +142,8 @@ async fn whatever_is_wrong_with_a_token_nobody_comes_in() {
         ("for nobody", with("aud", Value::Null)),
         ("of another device", with("dev", json!("phone"))),
         ("without a user", with("sub", Value::Null)),
-        ("of a number", with("sub", json!(7))),
+        ("of a fraction", with("sub", json!(7.5))),
+        ("of a list", with("sub", json!(["alice"]))),
         ("of nobody", with("sub", json!(""))),
         ("of too long a name", with("sub", json!("x".repeat(129)))),
         ("forged", forged.expect("signed")),
@@ -160,6 +170,189 @@ async fn whatever_is_wrong_with_a_token_nobody_comes_in() {
     let connects = events.iter().filter(|event| event["type"] == "connect").count();
     assert_eq!(connects, 1, "only the good one is in the log");
     gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_may_be_an_integer_and_too_long_a_name_is_refused_by_name() {
+    let house = House::new(json!({})).await;
+    let gateway = with_secret(&house, &["--jwt-device-claim", "dev"]).await;
+    let number = hs256(&json!({"sub": 1234, "exp": now_s() + 600}));
+    assert_eq!(in_header(&gateway, &number).await, Ok("1234".to_owned()));
+    let most = "x".repeat(128);
+    assert_eq!(in_header(&gateway, &hs256(&claims(&most))).await, Ok(most));
+    for bytes in [129, 255] {
+        let token = hs256(&claims(&"x".repeat(bytes)));
+        let protocols = format!("rollcall.v1, bearer.{token}");
+        let dialled = dial(&gateway).header("sec-websocket-protocol", protocols);
+        let mut client = dialled.open().await.expect("a WebSocket");
+        let said = client.frame().await;
+        assert_eq!(said["code"], "unauthorized");
+        let said = said["message"].as_str().expect("a sentence");
+        assert!(
+            said.contains("`sub`") && said.contains("128") && said.contains(&bytes.to_string()),
+            "{said}"
+        );
+        assert_eq!(client.hear().await, Heard::Closed(4010));
+    }
+    // A device that is an integer in the token is text in the address.
+    let token = hs256(&json!({"sub": "alice", "exp": now_s() + 600, "dev": 7}));
+    let dialled = Dial::new(gateway.address(), "platform=web&device=7&intent=login");
+    let dialled = dialled.header("authorization", format!("Bearer {token}"));
+    assert_eq!(user_of(&mut dialled.open().await.expect("let in")).await, "alice");
+    gateway.stop(false).await;
+}
+
+/// An issuer: its answer, which may change, and how often it was asked.
+struct Issuer {
+    url: String,
+    answer: Arc<Mutex<String>>,
+    asked: Arc<AtomicUsize>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Issuer {
+    async fn new(set: &str) -> Issuer {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
+        let answer = Arc::new(Mutex::new(Issuer::ok(set)));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (answers, count) = (answer.clone(), asked.clone());
+        let serving = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("accepted");
+                count.fetch_add(1, Ordering::SeqCst);
+                let mut request = [0; 4_096];
+                let _ = stream.read(&mut request).await.expect("asked");
+                let text = answers.lock().expect("unpoisoned").clone();
+                // It may have heard enough.
+                let _ = stream.write_all(text.as_bytes()).await;
+            }
+        });
+        Issuer {
+            url,
+            answer,
+            asked,
+            serving,
+        }
+    }
+
+    fn ok(set: &str) -> String {
+        format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{set}")
+    }
+
+    fn gives(&self, answer: String) {
+        *self.answer.lock().expect("unpoisoned") = answer;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// A key of a set, and a token that it verifies.
+fn signed(id: &str, algorithm: Algorithm) -> (Jwk, String) {
+    let (signs, _) = key_pair(algorithm);
+    let mut jwk = Jwk::from_encoding_key(&signs, algorithm).expect("a key of a set");
+    jwk.common.key_id = Some(id.to_owned());
+    let mut header = Header::new(algorithm);
+    header.kid = Some(id.to_owned());
+    let token = encode(&header, &claims(id), &signs).expect("signed");
+    (jwk, token)
+}
+
+fn set(keys: &[&Jwk]) -> String {
+    json!({"keys": keys}).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_issuer_changes_its_key_the_next_client_is_let_in_at_once() {
+    let house = House::new(json!({})).await;
+    let (first, first_token) = signed("first", Algorithm::ES256);
+    let (second, second_token) = signed("second", Algorithm::ES256);
+    // Some issuers keep the name of a key that is another one.
+    let (mut third, third_token) = signed("first", Algorithm::ES256);
+    third.common.key_id = Some("first".to_owned());
+    let issuer = Issuer::new(&set(&[&first])).await;
+    let gateway = house
+        .gateway(&["--jwks", &issuer.url, "--reload-seconds", "3600"])
+        .await;
+    assert_eq!(in_header(&gateway, &first_token).await, Ok("first".to_owned()));
+    assert_eq!(issuer.asked(), 1);
+    issuer.gives(Issuer::ok(&set(&[&second])));
+    assert_eq!(in_header(&gateway, &second_token).await, Ok("second".to_owned()));
+    assert_eq!(issuer.asked(), 2);
+    // Whatever tokens come, the issuer is asked once in five seconds.
+    let began = Instant::now();
+    for number in 0..100 {
+        let (_, token) = signed(&format!("odd-{number}"), Algorithm::ES256);
+        assert_eq!(in_header(&gateway, &token).await, Err(401));
+    }
+    let may = 3 + began.elapsed().as_secs() as usize / 5;
+    assert!(issuer.asked() <= may, "{} of {may}", issuer.asked());
+    issuer.gives(Issuer::ok(&set(&[&third])));
+    wait_until("the third is known", async || {
+        in_header(&gateway, &third_token).await.is_ok()
+    })
+    .await;
+    assert_eq!(in_header(&gateway, &first_token).await, Err(401));
+    // An issuer that is away, sends elsewhere or never ends changes nothing.
+    for answer in [
+        "HTTP/1.1 500 Sorry\r\nConnection: close\r\n\r\n".to_owned(),
+        format!(
+            "HTTP/1.1 302 Found\r\nLocation: {}\r\nConnection: close\r\n\r\n",
+            issuer.url
+        ),
+        Issuer::ok(&" ".repeat(2 << 20)),
+        Issuer::ok("{}"),
+    ] {
+        issuer.gives(answer);
+        gateway.edge().reload_keys().await;
+        assert_eq!(in_header(&gateway, &third_token).await, Ok("first".to_owned()));
+    }
+    gateway.stop(false).await;
+    issuer.serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_keys_of_a_set_are_skipped_and_a_secret_at_an_address_is_none() {
+    let house = House::new(json!({})).await;
+    let (good, token) = signed("good", Algorithm::RS256);
+    let mut keys = vec![
+        json!({"kty": "RSA", "kid": "padded", "n": "AQAB==", "e": "AQAB", "use": "sig", "alg": "RS256"}),
+        json!({"kty": "RSA", "e": "AQAB"}),
+        json!({"kty": "EC", "crv": "P-256", "kid": 7, "x": "AA", "y": "AA"}),
+        json!({"kty": "AKP", "kid": "pq", "alg": "ML-DSA-65", "pub": "AAAA"}),
+        json!({"kty": "oct", "k": ""}),
+        json!("not even an object"),
+    ];
+    let forged = |secret: &[u8]| {
+        encode(
+            &Header::new(Algorithm::HS256),
+            &claims("mallory"),
+            &EncodingKey::from_secret(secret),
+        )
+        .expect("signed")
+    };
+    keys.push(serde_json::to_value(&good).expect("JSON"));
+    let file = house.data.path().join("odd.json");
+    std::fs::write(&file, json!({"keys": keys}).to_string()).expect("written");
+    let gateway = house.gateway(&["--jwks", path(&file), "--gateway-name", "file"]).await;
+    assert_eq!(in_header(&gateway, &token).await, Ok("good".to_owned()));
+    assert_eq!(in_header(&gateway, &forged(b"")).await, Err(401));
+    gateway.stop(false).await;
+    // A secret that is long enough is one in a file, and none at an address.
+    let k = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY";
+    keys.push(json!({"kty": "oct", "k": k}));
+    std::fs::write(&file, json!({"keys": keys}).to_string()).expect("written");
+    let issuer = Issuer::new(&json!({"keys": keys}).to_string()).await;
+    for (place, let_in) in [(path(&file), true), (issuer.url.as_str(), false)] {
+        let gateway = house.gateway(&["--jwks", place, "--gateway-name", "secret"]).await;
+        assert_eq!(in_header(&gateway, &token).await, Ok("good".to_owned()));
+        let answer = in_header(&gateway, &forged(b"0123456789abcdef0123456789abcdef")).await;
+        assert_eq!(answer.is_ok(), let_in, "{place}: {answer:?}");
+        gateway.stop(false).await;
+    }
+    issuer.serving.abort();
 }
 
 /// RS256 and ES256 keys: what signs, and the public key as PEM.

@@ -7,14 +7,17 @@
 use super::{AHEAD, Asked, Kick, KickLine, Pace, Standing, Told, Unavailable, Uplink};
 use crate::cause::reason;
 use crate::config::address::masked;
+use crate::gateway::health::{guarded, said};
+use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset};
 use crate::schema::json::event_line;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -199,7 +202,7 @@ impl HttpUplink {
             return Err(Unavailable("the engine says that it has no partitions".to_owned()));
         }
         let (appends, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(gather(engine.clone(), waiting));
+        tokio::spawn(gather_always(engine.clone(), waiting));
         Ok(HttpUplink {
             engine,
             partitions,
@@ -208,8 +211,15 @@ impl HttpUplink {
     }
 }
 
-/// Makes requests of what waits.
-async fn gather(engine: Engine, mut waiting: mpsc::Receiver<Append>) {
+/// Makes requests of what waits for as long as there is an uplink. A panic fails what it was about, and no more.
+async fn gather_always(engine: Engine, mut waiting: mpsc::Receiver<Append>) {
+    while let Err(panic) = AssertUnwindSafe(gather(&engine, &mut waiting)).catch_unwind().await {
+        metrics::task_failed("uplink");
+        tracing::error!(task = "uplink", why = said(&*panic), "task failed, starting it again");
+    }
+}
+
+async fn gather(engine: &Engine, waiting: &mut mpsc::Receiver<Append>) {
     let at_once = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
     while let Some(first) = waiting.recv().await {
         let Ok(permit) = at_once.clone().acquire_owned().await else {
@@ -226,10 +236,10 @@ async fn gather(engine: Engine, mut waiting: mpsc::Receiver<Append>) {
             appends.push(next);
         }
         let engine = engine.clone();
-        tokio::spawn(async move {
+        tokio::spawn(guarded("uplink", async move {
             request(&engine, appends).await;
             drop(permit);
-        });
+        }));
     }
 }
 
@@ -410,7 +420,7 @@ where
         let lines = subscription.open().await?;
         let (raw, mut read) = mpsc::channel::<L>(AHEAD);
         let (sender, receiver) = mpsc::channel(AHEAD);
-        tokio::spawn(subscription.run(lines, raw));
+        tokio::spawn(guarded("uplink", subscription.run(lines, raw)));
         tokio::spawn(async move {
             while let Some(line) = read.recv().await {
                 if sender.send(T::from(line)).await.is_err() {
@@ -445,11 +455,11 @@ impl Uplink for HttpUplink {
         let taken = self.appends.try_send(append);
         Box::pin(async move {
             if taken.is_err() {
-                return Err(Unavailable("too many events wait for the engine".to_owned()));
+                return Err(Unavailable(format!("{WAITING_MAX} events wait for the engine already")));
             }
             answered
                 .await
-                .unwrap_or_else(|_| Err(Unavailable("the gateway is stopping".to_owned())))
+                .unwrap_or_else(|_| Err(Unavailable("the request to the engine was given up".to_owned())))
         })
     }
 
