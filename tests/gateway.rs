@@ -12,6 +12,8 @@ mod client;
 mod hostile;
 #[path = "gateway/house.rs"]
 mod house;
+#[path = "gateway/javascript.rs"]
+mod javascript;
 #[path = "gateway/lease.rs"]
 mod lease;
 #[path = "gateway/load.rs"]

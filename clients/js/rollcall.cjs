@@ -22,6 +22,8 @@ const REPLACED = 4001;
 const UNAUTHORIZED = 4010;
 const BACK_OFF_MS = [500, 30_000];
 const ANSWER_MS = 10_000;
+/** How long after its error a socket may take to close. */
+const CLOSE_MS = 500;
 /** For an answer after the page is used again: a socket may seem open although the machine slept. */
 const AWAKE_ANSWER_MS = 2_000;
 /** Of the page's events, only one in this time counts. */
@@ -259,8 +261,11 @@ class Rollcall {
     }
     let trouble = "";
     socket.onmessage = ({ data }) => this.#hear(socket, data);
-    // Whatever else follows: without a listener some classes end the process.
-    socket.onerror = (event) => (trouble = event?.message ?? event?.error?.message ?? "");
+    // Without a listener some classes end the process; and some say nothing more after an error.
+    socket.onerror = (event) => {
+      trouble = event?.message ?? event?.error?.message ?? "";
+      setTimeout(() => this.#closed(socket, 1006, trouble), CLOSE_MS);
+    };
     socket.onclose = ({ code, reason }) => this.#closed(socket, code, reason || trouble);
     if (this.opening) this.#drop(this.opening);
     this.opening = socket;

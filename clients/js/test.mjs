@@ -1,9 +1,11 @@
-// Holds rollcall.js against a real server. Run by hand, with Node 22 or later (20 with --experimental-websocket):
+// Holds rollcall.js against a real server. tests/gateway/javascript.rs runs it; by hand, with Node 22 or later (20 with
+// --experimental-websocket):
 //
 //   node --test clients/js/test.mjs        with the program as ROLLCALL, or `rollcall` on the path
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { createRequire } from "node:module";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, connect } from "node:net";
 import { tmpdir } from "node:os";
@@ -11,6 +13,12 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { Rollcall, RollcallError } from "./rollcall.js";
+
+// Timers of a hidden page run seldom; a page's events are what wakes it. Node has none of them, so they are made here.
+const page = new EventTarget();
+globalThis.addEventListener = page.addEventListener.bind(page);
+globalThis.removeEventListener = page.removeEventListener.bind(page);
+const awake = (event) => page.dispatchEvent(new Event(event));
 
 const program = process.env.ROLLCALL ?? "rollcall";
 const data = mkdtempSync(join(tmpdir(), "rollcall-"));
@@ -66,6 +74,119 @@ async function online(me, how = "login") {
   me[how]();
   return await greeted;
 }
+
+test("it is a package for import and for require", () => {
+  const required = createRequire(import.meta.url)("./rollcall.cjs");
+  assert.deepEqual(Object.keys(required), ["RollcallError", "Rollcall"]);
+  assert.equal(new required.Rollcall({ url: "ws://host", platform: "web", device: "d" }).state, "closed");
+});
+
+test("options that cannot work are refused by name", () => {
+  const good = { url: "ws://host", platform: "web", device: "d" };
+  const refused = (more, name) =>
+    assert.throws(() => new Rollcall({ ...good, ...more }), (error) => error.code === "bad_option" && error.message.startsWith(name));
+  refused({ device: "f".repeat(129) }, "device");
+  refused({ device: "é".repeat(65) }, "device");
+  refused({ device: "" }, "device");
+  refused({ device: 7 }, "device");
+  // Without an id of its own it needs a page that keeps one.
+  refused({ device: undefined }, "device");
+  refused({ platform: undefined }, "platform");
+  refused({ platform: "p".repeat(65) }, "platform");
+  refused({ user: "u".repeat(129) }, "user");
+  refused({ url: "edge" }, "url");
+  assert.equal(new Rollcall({ ...good, device: "f".repeat(128) }).device.length, 128);
+});
+
+test("without a WebSocket it says so instead of trying for ever", () => {
+  const me = client("nobody", { WebSocket: "none" });
+  const errors = [];
+  me.on("error", (error) => errors.push(error.code));
+  for (const how of ["login", "resume"]) assert.throws(() => me[how](), { code: "no_websocket" });
+  assert.deepEqual([errors, me.state], [["no_websocket", "no_websocket"], "closed"]);
+});
+
+test("a refused connection is an error event, also where an error without a listener ends the process", async () => {
+  // The class of the npm package ws is an emitter: `error` without a listener throws.
+  let made = 0;
+  class Emitting {
+    constructor() {
+      made++;
+      setTimeout(() => {
+        if (!this.onerror) throw new Error("nobody listens");
+        this.onerror({ message: "connect ECONNREFUSED" });
+        this.onclose?.({ code: 1006, reason: "" });
+      });
+    }
+    close() {}
+    send() {}
+  }
+  const me = client("bot", { WebSocket: Emitting, claim: false });
+  const refused = next(me, "error");
+  me.login();
+  const error = await refused;
+  assert.equal(error.code, "cannot_connect");
+  assert.match(error.message, /ECONNREFUSED/);
+  assert.equal(me.state, "waiting");
+  await next(me, "error");
+  assert.ok(made >= 2);
+  me.close();
+  const failing = client("bot", { token: () => Promise.reject(new Error("no session")) });
+  const without = next(failing, "error");
+  failing.login();
+  assert.deepEqual([(await without).code, failing.state], ["no_token", "waiting"]);
+  failing.close();
+});
+
+test("a parameter that the gateway refuses ends it with an error that names it", async () => {
+  const me = client("gina", { platform: "web" });
+  // As an older client would ask.
+  me.options.platform = "w".repeat(65);
+  const [said, left] = [next(me, "error"), next(me, "offline")];
+  me.login();
+  const error = await said;
+  assert.equal(error.code, "bad_parameter");
+  assert.match(error.message, /platform/);
+  assert.deepEqual(await left, { code: 4007, reason: "bad_request", comesBack: false });
+});
+
+test("of two with one device id the one that holds it keeps it", async () => {
+  const [first, copy] = [client("dup"), client("dup")];
+  await online(first);
+  const other = next(copy, "device");
+  copy.resume();
+  assert.notEqual(await other, "dup-tab");
+  assert.notEqual(copy.device, first.device);
+  assert.equal(first.device, "dup-tab");
+  copy.close();
+  assert.equal((await first.query(["dup"])).users[0].status, "online");
+  assert.equal(first.state, "online");
+  // Once it is closed, the id is free again.
+  first.close();
+  const again = client("dup");
+  await online(again, "resume");
+  assert.equal(again.device, "dup-tab");
+  again.close();
+});
+
+test("one that was replaced comes back when its page is used again", async () => {
+  const alone = { claim: false };
+  const [one, two] = [client("hugo", alone), client("hugo", alone)];
+  await online(one);
+  const replaced = next(one, "offline");
+  await online(two);
+  assert.deepEqual(await replaced, { code: 4001, reason: "replaced", comesBack: false });
+  assert.equal(one.state, "closed");
+  two.close();
+  const back = next(one, "online");
+  awake("focus");
+  await back;
+  assert.equal((await one.query(["hugo"])).users[0].status, "online");
+  one.close();
+  // Whoever closed it himself has to ask for it.
+  awake("focus");
+  assert.equal(one.state, "closed");
+});
 
 test("it logs in, asks, watches and logs out", async () => {
   const [alice, bob] = [client("alice"), client("bob")];
@@ -132,6 +253,65 @@ test("one that is cut off comes back, and is subscribed as before", async () => 
   await change;
   dave.close();
   proxy.close();
+});
+
+test("when the network is back it is online at once, whether the link seemed open or not", async () => {
+  let up = true;
+  const ends = new Set();
+  const target = new URL(server.clients);
+  const proxy = createServer((near) => {
+    if (!up) return near.destroy();
+    const far = connect(target.port, target.hostname);
+    const link = { near, far, dead: false };
+    ends.add(link);
+    near.on("data", (data) => link.dead || far.write(data));
+    far.on("data", (data) => link.dead || near.write(data));
+    near.on("close", () => link.dead || far.destroy());
+    far.on("close", () => link.dead || near.destroy());
+    for (const end of [near, far]) end.on("error", () => {});
+  });
+  await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+  const lara = client("lara", { url: `ws://127.0.0.1:${proxy.address().port}`, platform: "linux" });
+  await online(lara);
+  // Gone without a word, as when a lid is closed: the next heartbeat would be due in two minutes.
+  for (const link of ends) link.dead = true;
+  let back = next(lara, "online");
+  awake("online");
+  await back;
+  // Cut, and back after so many attempts that the next one would be far away.
+  up = false;
+  for (const link of ends) link.near.destroy();
+  await next(lara, "state", (state) => state === "waiting");
+  lara.attempts = 12;
+  await next(lara, "state", (state) => state === "waiting");
+  up = true;
+  back = next(lara, "online");
+  await new Promise((resolve) => setTimeout(resolve, 1_100));
+  awake("pageshow");
+  await back;
+  lara.close();
+  for (const { near, far } of ends) [near, far].forEach((end) => end.destroy());
+  proxy.close();
+});
+
+test("another token is asked for a few times when one was refused", async () => {
+  const secret = join(data, "secret");
+  writeFileSync(secret, "a secret of at least thirty-two bytes");
+  const gateway = await start("gateway", ["--listen", "127.0.0.1:0", "--engine", server.console, "--data", join(data, "gateways"),
+    "--gateway-name", "tokens", "--jwt-key", secret], "clients");
+  const asked = [];
+  const me = client("mona", { url: gateway.clients, token: (request) => (asked.push(request), "no.token.yet") });
+  const closed = next(me, "state", (state) => state === "closed");
+  me.login();
+  await closed;
+  assert.equal(asked.length, 4);
+  assert.deepEqual([asked[0].device, asked[0].platform, asked[0].refused], ["mona-tab", "web", null]);
+  assert.equal(typeof asked[1].refused, "string");
+  const once = client("mona", { url: gateway.clients, token: "no.token.ever" });
+  const left = next(once, "offline");
+  once.login();
+  assert.deepEqual(await left, { code: 4010, reason: "unauthorized", comesBack: false });
+  await stop(gateway);
 });
 
 test("it goes to another gateway before it leaves one that stops", async () => {

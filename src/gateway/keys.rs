@@ -387,6 +387,13 @@ fn key_of(value: &Value, from_file: bool) -> Result<Option<Key>, String> {
         return Ok(None);
     }
     let jwk = Jwk::deserialize(value).map_err(|error| error.to_string())?;
+    // The library takes what lacks a field for a kind that it does not know.
+    if !matches!(
+        jwk.algorithm,
+        AlgorithmParameters::RSA(_) | AlgorithmParameters::EllipticCurve(_) | AlgorithmParameters::OctetKey(_)
+    ) {
+        return Err("a field of a key of its kind is missing, or has another type".to_owned());
+    }
     let for_signatures = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
     let operations = jwk.common.key_operations.as_deref();
     let verifies = operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify));
@@ -484,6 +491,8 @@ mod tests {
         }
         for broken in [
             json!({"kty": "RSA", "e": "AQAB"}),
+            json!({"kty": "RSA", "n": 7, "e": "AQAB"}),
+            json!({"kty": "EC", "crv": "P-256", "x": "AA"}),
             json!({"kty": "RSA", "n": "!!", "e": "AQAB"}),
         ] {
             assert_eq!(key(broken.clone(), true), "warned of", "{broken}");

@@ -110,7 +110,7 @@ class Device {
   open(how) {
     if (!edge.token && !this.user.value) { this.user.focus(); return; }
     const client = (this.client = new Rollcall({
-      url: edge.url, platform: this.platform.value, device: this.device.value, app: 'console',
+      url: edge.url, platform: this.platform.value, device: this.device.value, app: 'console', claim: false,
       ...(edge.token ? { token: this.token.value } : { user: this.user.value }),
     }));
     this.hello.replaceChildren();
