@@ -21,6 +21,11 @@ pub trait Clock: Send + Sync {
     fn monotonic_ms(&self) -> u64 {
         u64::try_from(self.monotonic().as_millis()).unwrap_or(u64::MAX)
     }
+
+    /// Monotonic time that also counts while the machine sleeps: how much time has really passed between two readings.
+    fn passed(&self) -> Duration {
+        self.monotonic()
+    }
 }
 
 /// The machine's clock.
@@ -49,6 +54,19 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// On Linux monotonic time stands still while the machine is suspended, and this clock does not.
+    #[cfg(target_os = "linux")]
+    fn passed(&self) -> Duration {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `now` is a valid timespec that the call may write to.
+        let read = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
+        match (read, u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec)) {
+            (0, Ok(seconds), Ok(nanos)) => Duration::new(seconds, nanos),
+            // Every Linux since 2.6.39 has this clock, so this is never mixed with the other.
+            _ => self.monotonic(),
+        }
     }
 }
 

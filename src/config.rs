@@ -14,6 +14,7 @@ use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
 use crate::schema::policy::parse_policy;
 use anyhow::{Context as _, anyhow, bail};
+use chrono::DateTime;
 use clap::ValueEnum;
 use file::SettingsFile;
 use serde::Deserialize;
@@ -91,8 +92,9 @@ pub struct Flags {
     /// A file of such settings, one per line; for those that are secret
     #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES", help_heading = "Kafka")]
     pub kafka_properties: Option<PathBuf>,
-    /// Accepts this one record even though its timestamp is more than 5 minutes ahead of this machine's clock
-    #[arg(long, value_name = "PARTITION:OFFSET", help_heading = "Kafka")]
+    /// Accepts a time that was refused: this machine's clock if it is within an hour of TIME (2026-01-31T12:00:00Z), or
+    /// on Kafka the timestamp of one record, PARTITION:OFFSET
+    #[arg(long, value_name = "TIME")]
     pub accept_time: Option<String>,
     /// A schema registry (Confluent's REST interface): values are framed for it, and schemas asked of it
     #[arg(
@@ -203,6 +205,8 @@ pub struct Config {
     pub tokens: Option<Vec<(String, Scopes)>>,
     pub retention_ms: u64,
     pub retention_bytes: u64,
+    /// Of the embedded log: a machine's clock within an hour of it is right.
+    pub accepted_time_ms: Option<u64>,
     pub cached_users: usize,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
@@ -296,6 +300,10 @@ impl Flags {
     fn checked(self, file: Flags) -> anyhow::Result<Config> {
         let tim = Tim::of(&self, &file)?;
         let kafka = kafka(&self, &file)?;
+        let accepted_time_ms = match kafka {
+            Some(_) => None,
+            None => accepted_time_ms(&self, &file)?,
+        };
         let registry = registry(&self, &file)?;
         let checkpoints = checkpoints(&self, &file)?;
         let policy_file = self.policy.or(file.policy);
@@ -364,6 +372,7 @@ impl Flags {
             tokens: token_file.as_deref().map(read_tokens).transpose()?,
             retention_ms: hours * 3_600_000,
             retention_bytes: mib << 20,
+            accepted_time_ms,
             cached_users: within("cached_users", cached_users, 50_000, 0, 10_000_000)? as usize,
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_level: self.log_level.or(file.log_level).unwrap_or_default(),
@@ -382,12 +391,11 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
     fn first<T: Clone>(flag: &Option<T>, file: &Option<T>) -> Option<T> {
         flag.clone().or_else(|| file.clone())
     }
-    let accept_time = first(&flags.accept_time, &file.accept_time);
     let mut set = file.kafka_set.clone();
     set.extend(flags.kafka_set.iter().cloned());
     let advertise = first(&flags.advertise, &file.advertise);
     let Some(bootstrap) = first(&flags.kafka, &file.kafka) else {
-        let given: [(&'static str, bool); 6] = [
+        let given: [(&'static str, bool); 5] = [
             ("topic_prefix", first(&flags.topic_prefix, &file.topic_prefix).is_some()),
             ("group", first(&flags.group, &file.group).is_some()),
             ("advertise", advertise.is_some()),
@@ -396,7 +404,6 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
                 "kafka_properties",
                 first(&flags.kafka_properties, &file.kafka_properties).is_some(),
             ),
-            ("accept_time", accept_time.is_some()),
         ];
         if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
             bail!(Invalid::new(name, "requires --kafka, which names the brokers"));
@@ -449,8 +456,22 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
         advertise: advertise.map(url).transpose()?,
         set: Secret(set),
         properties: first(&flags.kafka_properties, &file.kafka_properties),
-        accepted: accept_time.map(accepted).transpose()?,
+        accepted: first(&flags.accept_time, &file.accept_time).map(accepted).transpose()?,
     }))
+}
+
+/// The time that is taken as right, of the embedded log.
+fn accepted_time_ms(flags: &Flags, file: &Flags) -> anyhow::Result<Option<u64>> {
+    let Some(text) = flags.accept_time.as_ref().or(file.accept_time.as_ref()) else {
+        return Ok(None);
+    };
+    let time = DateTime::parse_from_rfc3339(text).ok();
+    let ms = time.and_then(|time| u64::try_from(time.timestamp_millis()).ok());
+    let wrong = || {
+        let problem = format!("must be a time with its zone, such as 2026-01-31T12:00:00Z, not {text:?}");
+        Invalid::new("accept_time", problem)
+    };
+    Ok(Some(ms.ok_or_else(wrong)?))
 }
 
 fn registry(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Registry>> {

@@ -32,6 +32,8 @@ struct Metrics {
     query_seconds: Histogram,
     appended: IntCounter,
     partitions_of_log: prometheus::IntGauge,
+    append_failures: IntCounter,
+    log_writable: prometheus::IntGauge,
     followers: prometheus::IntGauge,
     checkpoint_failures: IntCounter,
     registry_failures: IntCounter,
@@ -151,6 +153,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
                 "The next offset to be folded in the last checkpoint published",
                 &["partition"],
             ),
+            time_ahead: gauges(
+                "rollcall_log_time_ahead_seconds",
+                "How far log time is ahead of this machine's clock",
+                &["partition"],
+            ),
             state: gauges(
                 "rollcall_partition_state",
                 "1 for the state that each partition of this process is in",
@@ -200,6 +207,17 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             )
             .expect(VALID),
         ),
+        append_failures: counter(
+            "rollcall_append_failures_total",
+            "Appends of events that the log refused or failed to make durable",
+        ),
+        log_writable: {
+            let gauge = prometheus::IntGauge::new("rollcall_log_writable", "Whether the log takes events: 1, or 0");
+            let gauge = add(&registry, gauge.expect(VALID));
+            // Until something else is known.
+            gauge.set(1);
+            gauge
+        },
         followers: add(
             &registry,
             prometheus::IntGauge::new("rollcall_followers", "Open subscriptions to changes or kicks").expect(VALID),
@@ -330,6 +348,18 @@ pub fn query(seconds: f64) {
 
 pub fn appended(events: usize) {
     METRICS.appended.inc_by(events as u64);
+}
+
+pub fn append_failed() {
+    METRICS.append_failures.inc();
+}
+
+pub fn log_writable(is_writable: bool) {
+    METRICS.log_writable.set(is_writable.into());
+}
+
+pub fn log_time_ahead(partition: u32, ms: u64) {
+    partitions().time_ahead(partition, ms / 1_000);
 }
 
 /// One more, or one less, open subscription.

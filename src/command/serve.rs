@@ -421,14 +421,27 @@ fn lock(data: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
+/// The first records of a new log get a time that the next ones are judged by.
+const CLOCK_MIN_MS: u64 = 1_735_689_600_000;
+
 fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> {
     let settings = Settings {
         partitions: config.partitions,
         retention_ms: Some(config.retention_ms),
         retention_bytes: Some(config.retention_bytes),
+        accepted_time_ms: config.accepted_time_ms,
         ..Settings::default()
     };
-    Ok(LocalLog::open(&super::log_directory(&config.data), settings, clock)?)
+    let log = LocalLog::open(&super::log_directory(&config.data), settings, clock.clone())?;
+    let mut ends = (0..log.partitions()).map(|partition| log.range(Topic::Events, Partition(partition)));
+    let is_new = ends.all(|range| range.is_ok_and(|range| range.end == Offset(0)));
+    if is_new && clock.now_ms() < CLOCK_MIN_MS {
+        bail!(
+            "this machine's clock is before 2025, and the first records of a new log would get its time; set the clock, \
+             then start"
+        );
+    }
+    Ok(log)
 }
 
 /// Writes the first policy to every partition of an empty log: from then on the log alone says everything.

@@ -1,7 +1,7 @@
 //! The thread of a partition: everything that can wake it is a [`Command`], and one loop takes them in turn.
 //!
 //! Between batches it answers questions, which therefore see committed state only. When nothing comes and a deadline
-//! is due by the wall clock it appends a `tick`, which comes back through the log like any other record: time never
+//! is due by the time of the log it appends a `tick`, which comes back through the log like any other record: time never
 //! enters in any other way.
 
 use super::checkpoints::{Reach, set_aside};
@@ -39,6 +39,10 @@ const REPORT_MS: u64 = 200;
 const CLOSINGS: u32 = 4;
 /// Well below the time after which a group gives a silent member's partitions to another.
 const OVERSLEPT_MS: u64 = 1_500;
+/// How often the log is asked whether it takes events while there is work.
+const REFUSAL_MS: u64 = 500;
+/// Log time may be so far ahead of the clock without a warning: clocks are corrected a little all the time.
+const TIME_AHEAD_MS: u64 = 5_000;
 /// A tick that has not come back after so long was lost on its way.
 const TICK_LOST_MS: u64 = 10_000;
 
@@ -94,7 +98,9 @@ pub struct PartitionStats {
     /// `restoring` (folding what the log has, for the first time since the start), `live`, or `failed` with why.
     pub state: &'static str,
     pub error: Option<String>,
-    /// What is not wrong yet: of its checkpoints and the log's retention.
+    /// Why no events can be published at present.
+    pub refusal: Option<Arc<str>>,
+    /// What is not wrong yet: of its checkpoints, the log's retention and its time.
     pub warning: Option<Arc<str>>,
     /// The three offsets: the next record to come, to be committed, to be folded.
     pub log_end: Offset,
@@ -169,6 +175,11 @@ pub struct Worker {
     tick_sent_ms: Option<u64>,
     /// No tick before, by the monotonic clock.
     next_tick_ms: u64,
+    /// Why the log takes no events, and when it was last asked, by the monotonic clock.
+    refusal: Option<Arc<str>>,
+    refusal_asked_ms: Option<u64>,
+    /// It was said that log time is ahead of the clock.
+    is_ahead: bool,
     stopping: bool,
     /// It slept longer than it meant to, stopped perhaps: whether the partition is still ours is asked before anything is
     /// answered.
@@ -233,6 +244,9 @@ impl Worker {
             waiting: Vec::new(),
             tick_sent_ms: None,
             next_tick_ms: 0,
+            refusal: None,
+            refusal_asked_ms: None,
+            is_ahead: false,
             stopping: false,
             overslept: false,
             deposed: None,
@@ -243,6 +257,7 @@ impl Worker {
     pub fn run(mut self) -> Result<(), Error> {
         while !self.stopping {
             let worked = self.work();
+            self.look_at_the_log(worked);
             self.answer_waiting();
             let wait_ms = if worked { 0 } else { self.wait_ms() };
             self.take_commands(wait_ms);
@@ -345,6 +360,56 @@ impl Worker {
             (Some(walk), None) if self.at_end_once && walk.is_caught_up() => "live",
             (_, None) => "restoring",
         }
+    }
+
+    /// Whether events can be published, and whether log time is ahead of the clock: nobody may find out by accident.
+    fn look_at_the_log(&mut self, is_busy: bool) {
+        let now_ms = self.clock.monotonic_ms();
+        if is_busy
+            && self
+                .refusal_asked_ms
+                .is_some_and(|asked| now_ms.saturating_sub(asked) < REFUSAL_MS)
+        {
+            return;
+        }
+        self.refusal_asked_ms = Some(now_ms);
+        let refusal = self.log.refusal();
+        metrics::log_writable(refusal.is_none());
+        self.refusal = refusal.map(|refusal| refusal.to_string().into());
+        let ahead_ms = self.ahead_ms();
+        metrics::log_time_ahead(self.partition.0, ahead_ms);
+        let is_ahead = ahead_ms > TIME_AHEAD_MS;
+        if is_ahead != self.is_ahead {
+            self.is_ahead = is_ahead;
+            if is_ahead {
+                tracing::warn!(partition = %self.partition, ahead_s = ahead_ms / 1_000, "log time is ahead of this machine's clock");
+            } else {
+                tracing::info!(partition = %self.partition, "log time is no longer ahead of this machine's clock");
+            }
+        }
+    }
+
+    /// How far log time is ahead of this machine's clock.
+    fn ahead_ms(&self) -> u64 {
+        let time = self.walk.as_ref().and_then(|walk| walk.state().time());
+        time.map_or(0, |time| time.0.saturating_sub(self.clock.now_ms()))
+    }
+
+    fn warning(&self) -> Option<Arc<str>> {
+        let keeper = self.means.outside.keeper.as_ref();
+        let checkpoints = keeper.and_then(|keeper| keeper.warning(self.partition));
+        let ahead_ms = self.ahead_ms();
+        if ahead_ms <= TIME_AHEAD_MS {
+            return checkpoints;
+        }
+        let time = format!(
+            "log time is {} s ahead of this machine's clock, which was or is wrong; times of changes are ahead as well",
+            ahead_ms / 1_000
+        );
+        Some(match checkpoints {
+            Some(checkpoints) => format!("{time}; {checkpoints}").into(),
+            None => time.into(),
+        })
     }
 
     fn recover(&mut self, error: Error) {
@@ -513,7 +578,12 @@ impl Worker {
         Ok(())
     }
 
-    /// When the partition, quiet as it is, needs a tick, by the wall clock.
+    /// The time that a tick would get.
+    fn log_now_ms(&self) -> u64 {
+        self.log.now_ms().unwrap_or_else(|| self.clock.now_ms())
+    }
+
+    /// When the partition, quiet as it is, needs a tick, by the time of the log.
     fn tick_due_ms(&self) -> Option<u64> {
         let walk = self.walk.as_ref()?;
         let time = walk.state().time()?;
@@ -534,7 +604,7 @@ impl Worker {
             return Ok(());
         };
         let now_ms = self.clock.monotonic_ms();
-        if due_ms > self.clock.now_ms() || self.is_tick_in_flight(now_ms) || now_ms < self.next_tick_ms {
+        if due_ms > self.log_now_ms() || self.is_tick_in_flight(now_ms) || now_ms < self.next_tick_ms {
             return Ok(());
         }
         let mut value = Vec::new();
@@ -558,7 +628,7 @@ impl Worker {
         if self.is_tick_in_flight(now_ms) {
             return idle_ms;
         }
-        let tick = self.tick_due_ms().map(|due| due.saturating_sub(self.clock.now_ms()));
+        let tick = self.tick_due_ms().map(|due| due.saturating_sub(self.log_now_ms()));
         let tick = tick.map(|wait| wait.max(self.next_tick_ms.saturating_sub(now_ms)).max(1));
         tick.unwrap_or(idle_ms).min(idle_ms)
     }
@@ -698,12 +768,12 @@ impl Worker {
             .range(Topic::Events, self.partition)
             .map_or(Offset(0), |range| range.end);
         let walk = self.walk.as_ref();
-        let keeper = self.means.outside.keeper.as_ref();
         PartitionStats {
             partition: self.partition,
             state: self.state(),
             error: self.failure.clone(),
-            warning: keeper.and_then(|keeper| keeper.warning(self.partition)),
+            refusal: self.refusal.clone(),
+            warning: self.warning(),
             log_end: end,
             committed: walk.map_or(Offset(0), |walk| walk.committed().next),
             applied: walk.map_or(Offset(0), Walk::applied),

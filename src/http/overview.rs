@@ -378,8 +378,14 @@ fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> Vec<u8> {
     if let Some(error) = &stats.error {
         object.text("error", error);
     }
-    if let Some(warning) = &stats.warning {
-        object.text("warning", warning);
+    match (&stats.refusal, &stats.warning) {
+        (None, None) => {}
+        (Some(one), None) | (None, Some(one)) => {
+            object.text("warning", one);
+        }
+        (Some(refusal), Some(warning)) => {
+            object.text("warning", &format!("{refusal}; {warning}"));
+        }
     }
     object.end();
     line
@@ -495,7 +501,11 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
             format!("partition {partition}: {WAITS}"),
         ));
     }
+    let refusal = local.here.iter().find_map(|stats| stats.refusal.as_deref());
     let Some(stats) = local.here.iter().find(|stats| stats.state != "live") else {
+        if let Some(refusal) = refusal {
+            return Err(Fault::unavailable("not_ready", refusal.to_owned()));
+        }
         let mut answer = "ready\n".to_owned();
         for stats in &local.here {
             if let Some(warning) = &stats.warning {

@@ -241,6 +241,18 @@ pub trait Log: Send + Sync {
     /// Makes every commit so far survive the death of the machine.
     fn sync(&self) -> Result<(), Error>;
 
+    /// The time that an event would get if it were appended now, in milliseconds. None: another machine's clock says it,
+    /// which is about this one's.
+    fn now_ms(&self) -> Option<u64> {
+        None
+    }
+
+    /// Why no events can be appended at present, as far as this process knows; none: they can. Finds out by itself when
+    /// that is over.
+    fn refusal(&self) -> Option<Error> {
+        None
+    }
+
     /// Drops old records as the log's retention says, but no event at or after `floor`, which is still needed.
     fn retain(&self, partition: Partition, floor: Offset) -> Result<(), Error>;
 

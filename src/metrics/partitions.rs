@@ -21,6 +21,7 @@ pub(super) struct Partitions {
     pub lag: IntGaugeVec,
     pub users_in_memory: IntGaugeVec,
     pub checkpoint: IntGaugeVec,
+    pub time_ahead: IntGaugeVec,
     pub state: IntGaugeVec,
     pub users: IntGaugeVec,
     pub devices: IntGaugeVec,
@@ -54,12 +55,19 @@ impl Partitions {
         }
     }
 
+    pub fn time_ahead(&mut self, partition: u32, seconds: u64) {
+        if self.reported.contains_key(&partition) {
+            let label = partition.to_string();
+            self.time_ahead.with_label_values(&[&label]).set(gauge(seconds));
+        }
+    }
+
     pub fn remove(&mut self, partition: u32) {
         let label = partition.to_string();
         if let Some(figures) = self.reported.remove(&partition) {
             self.forget_state(&label, figures.state);
         }
-        for gauges in [&self.lag, &self.users_in_memory, &self.checkpoint] {
+        for gauges in [&self.lag, &self.users_in_memory, &self.checkpoint, &self.time_ahead] {
             // An error says that there was no such gauge.
             let _ = gauges.remove_label_values(&[&label]);
         }
@@ -111,6 +119,7 @@ mod tests {
             lag: gauges("lag", &["partition"]),
             users_in_memory: gauges("memory", &["partition"]),
             checkpoint: gauges("checkpoint", &["partition"]),
+            time_ahead: gauges("ahead", &["partition"]),
             state: gauges("state", &["partition", "state"]),
             users: gauges("users", &["status"]),
             devices: gauges("devices", &["platform", "status"]),

@@ -11,6 +11,7 @@ mod model;
 mod opening;
 mod reading;
 mod retention;
+mod time;
 
 use rollcall::clock::ManualClock;
 use rollcall::log::local::{LocalLog, Settings};

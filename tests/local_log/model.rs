@@ -9,16 +9,23 @@ use rollcall::clock::Clock;
 struct Model {
     topics: [[Vec<Record>; Topic::ALL.len()]; 2],
     starts: [[u64; Topic::ALL.len()]; 2],
+    /// The time of the log never steps back, and is one for all partitions.
+    time: u64,
     positions: [Position; 2],
 }
 
 impl Model {
-    fn add(&mut self, topic: usize, partition: usize, now_ms: u64, record: &NewRecord) -> u64 {
+    fn reopen(&mut self) {
+        let times = self.topics.iter().flatten().flatten().map(|record| record.ts);
+        self.time = times.max().unwrap_or(0);
+    }
+
+    fn add(&mut self, topic: usize, partition: usize, record: &NewRecord) -> u64 {
         let records = &mut self.topics[partition][topic];
         let offset = records.len() as u64;
         records.push(Record {
             offset: Offset(offset),
-            ts: records.last().map_or(0, |last| last.ts).max(now_ms),
+            ts: self.time,
             key: record.key.clone(),
             value: record.value.clone(),
             is_null: false,
@@ -93,20 +100,22 @@ proptest! {
             let now = log.as_ref().unwrap();
             match step {
                 Step::Append(records) => {
+                    model.time = model.time.max(clock.now_ms());
                     let sent = records.iter().map(|(of, record)| (Partition(*of as u32), record.clone())).collect();
                     let went = append(now, sent).unwrap();
                     prop_assert_eq!(went.len(), records.len());
                     for (to, (of, record)) in went.iter().zip(&records) {
                         prop_assert_eq!(to.partition.0 as usize, *of);
-                        prop_assert_eq!(to.offset.0, model.add(0, *of, clock.now_ms(), record));
+                        prop_assert_eq!(to.offset.0, model.add(0, *of, record));
                     }
                 }
                 Step::Commit(of, [changes, kicks, quarantine], next) => {
+                    model.time = model.time.max(clock.now_ms());
                     let end = model.topics[of][0].len() as u64;
                     let position = Position { next: Offset(next % (end + 1)), seq: next, ..Position::default() };
                     for (topic, records) in [(1, &changes), (2, &kicks), (3, &quarantine)] {
                         for record in records {
-                            model.add(topic, of, clock.now_ms(), record);
+                            model.add(topic, of, record);
                         }
                     }
                     model.positions[of] = position;
@@ -135,6 +144,7 @@ proptest! {
                     // Closed first: one at a time can own it.
                     drop(log.take());
                     log = Some(again());
+                    model.reopen();
                 }
             }
             let now = log.as_ref().unwrap();

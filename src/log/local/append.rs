@@ -5,6 +5,7 @@
 use super::block::{Packer, Tail};
 use super::{Shared, keys, locked};
 use crate::log::{Acknowledge, Appended, Error, NewRecord, Topic};
+use crate::metrics;
 use crate::presence::{Offset, Partition};
 use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, VecDeque};
@@ -131,6 +132,7 @@ fn write_group(shared: &Shared, group: Vec<Waiting>) {
         Err(error) => {
             for acknowledge in acknowledges {
                 let error = error.clone();
+                metrics::append_failed();
                 call(|| acknowledge(Err(error)));
             }
         }
@@ -143,9 +145,9 @@ fn write(shared: &Shared, group: &[Vec<(Partition, NewRecord)>]) -> Result<Writt
     let open = shared.writable()?;
     let tables = shared.tables(&open)?;
     shared.still_there()?;
+    let now_ms = shared.time.stamp_ms()?;
     // Commits that were written before this sync are durable with it.
     let mut durable = shared.ends();
-    let now_ms = shared.clock.now_ms();
 
     let mut packers: BTreeMap<Partition, Packer> = BTreeMap::new();
     let mut appended = Vec::with_capacity(group.len());

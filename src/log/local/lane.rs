@@ -5,20 +5,36 @@
 //! retention leaves.
 
 use super::block::{Block, Tail, Taken};
-use super::keys;
 use super::tables::{Damage, Tables, within};
+use super::{keys, time};
 use crate::log::{Limit, Record, Topic};
 use crate::presence::Partition;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What is known in memory. Readers need only the two numbers; writers take the locks.
 pub(super) struct Lane {
     start: AtomicU64,
     end: AtomicU64,
     pub tail: Mutex<Tail>,
-    /// The oldest block kept, once retention has looked at it. Held while something is dropped.
-    pub oldest: Mutex<Option<Oldest>>,
+    /// What retention knows. Held while something is dropped.
+    pub retention: Mutex<Retention>,
+}
+
+#[derive(Default)]
+pub(super) struct Retention {
+    /// The oldest block kept, once it was looked at.
+    pub oldest: Option<Oldest>,
+    /// How far records may be dropped for their age at present. None: there is no need of a bound.
+    pub allowance: Option<Allowance>,
+}
+
+/// Since a moment, by [`crate::clock::Clock::passed`], records before `until` may be dropped for their age.
+#[derive(Clone, Copy)]
+pub(super) struct Allowance {
+    pub since: Duration,
+    pub until: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -42,7 +58,7 @@ impl Lane {
             start: AtomicU64::new(found.start),
             end: AtomicU64::new(found.tail.end),
             tail: Mutex::new(found.tail),
-            oldest: Mutex::new(None),
+            retention: Mutex::default(),
         }
     }
 
@@ -141,6 +157,12 @@ fn read_blocks(
             return Err(missing(topic, partition, next));
         };
         let block = parse(topic, partition, key, value)?;
+        if block.ts > time::TIME_MAX_MS {
+            return Err(Damage::new(format!(
+                "partition {partition} of {topic}: the records from offset {} on have the time {} ms, which no clock gives",
+                block.first, block.ts
+            )));
+        }
         // The block found first holds `from`; each further one begins where the one before ended.
         let follows = if next == from {
             block.first <= next

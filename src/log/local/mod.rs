@@ -11,7 +11,7 @@
 //! process dies before that may records of a failed append be found in the log afterwards.
 //!
 //! *Where things are.* Records are packed into blocks (`block`), blocks and everything else are keyed as `keys`
-//! says, `tables` tunes RocksDB, `opening` judges what a directory holds, `lane` finds blocks, `append` is the
+//! says, `time` says when a record is appended, `tables` tunes RocksDB, `opening` judges what a directory holds, `lane` finds blocks, `append` is the
 //! thread that does group commit, `recovery` gets over failed writes, `retention` drops what is old, `ends`
 //! remembers what was durable, `follow` looks on from another process.
 //!
@@ -27,11 +27,13 @@ mod opening;
 mod recovery;
 mod retention;
 mod tables;
+mod time;
 
 pub use follow::LocalReader;
 
 use super::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic, locked};
 use crate::clock::Clock;
+use crate::metrics;
 use crate::presence::{Offset, Partition};
 use append::Queue;
 use block::{Packer, Tail};
@@ -43,6 +45,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
+use time::LogClock;
 
 /// How many partitions a new log gets if nobody says.
 pub const DEFAULT_PARTITIONS: u32 = 4;
@@ -62,6 +66,9 @@ pub struct Settings {
     pub retention_bytes: Option<u64>,
     /// As many bytes of appends may wait; more are answered with [`Error::Busy`].
     pub queue_bytes: usize,
+    /// The right time when the log is opened, milliseconds, as somebody says who has looked: a machine's clock within an
+    /// hour of it is believed. None: only one that is plausible is.
+    pub accepted_time_ms: Option<u64>,
 }
 
 impl Default for Settings {
@@ -71,6 +78,7 @@ impl Default for Settings {
             retention_ms: None,
             retention_bytes: None,
             queue_bytes: 32 * 1024 * 1024,
+            accepted_time_ms: None,
         }
     }
 }
@@ -86,6 +94,7 @@ struct Shared {
     dir: PathBuf,
     settings: Settings,
     clock: Arc<dyn Clock>,
+    time: LogClock,
     /// Whoever writes holds it for reading until what was written is noted in memory, so that nothing is half noted
     /// when RocksDB is opened anew.
     handle: RwLock<Handle>,
@@ -128,9 +137,11 @@ impl LocalLog {
             shelves,
             ends_file,
         } = opening::open(dir, settings.partitions)?;
+        let last_ms = newest_ms(&shelves);
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             queue: Queue::new(settings.queue_bytes),
+            time: LogClock::start(clock.clone(), dir, last_ms, settings.accepted_time_ms),
             settings,
             clock,
             handle: RwLock::new(Handle { tables: Some(tables) }),
@@ -191,11 +202,13 @@ impl Log for LocalLog {
 
     fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
         for (partition, _) in &records {
-            if let Err(error) = self.shared.shelf(*partition, Error::Write) {
+            if let Err(error) = self.shared.takes_appends(*partition) {
+                metrics::append_failed();
                 return acknowledge(Err(error));
             }
         }
         if let Err((acknowledge, error)) = self.shared.queue.put(records, acknowledge) {
+            metrics::append_failed();
             acknowledge(Err(error));
         }
     }
@@ -261,6 +274,16 @@ impl Log for LocalLog {
         self.shared.sync()
     }
 
+    fn now_ms(&self) -> Option<u64> {
+        Some(self.shared.time.now_ms())
+    }
+
+    fn refusal(&self) -> Option<Error> {
+        // The clock first: what is wrong with it needs a person.
+        let refusal = self.shared.time.stamp_ms().err();
+        refusal.or_else(|| self.shared.writable().err())
+    }
+
     fn retain(&self, partition: Partition, floor: Offset) -> Result<(), Error> {
         retention::retain(&self.shared, partition, floor)
     }
@@ -283,6 +306,20 @@ impl Shared {
             let count = self.shelves.len();
             or(format!("there is no partition {partition}: the log has {count}").into())
         })
+    }
+
+    /// Whether a partition takes appends, as far as it depends on the partition.
+    fn takes_appends(&self, partition: Partition) -> Result<(), Error> {
+        let tail = *locked(&self.shelf(partition, Error::Write)?.lane(Topic::Events).tail);
+        if tail.ts <= time::TIME_MAX_MS {
+            return Ok(());
+        }
+        let (dir, last) = (self.dir.display(), time::shown(Duration::from_millis(tail.ts)));
+        let text = format!(
+            "partition {partition} of events in {dir} takes no more records, since its newest has the time {last}, which no \
+             clock gives. Restore the directory from a copy"
+        );
+        Err(Error::Write(text.into()))
     }
 
     /// Where every lane ends at present.
@@ -309,7 +346,8 @@ impl Shared {
         }
         let open = self.writable()?;
         let tables = self.tables(&open)?;
-        let now_ms = self.clock.now_ms();
+        // Not refused, whatever the clock says: what is given out here was let in before.
+        let now_ms = self.time.stamp_ms().unwrap_or_else(|_| self.time.now_ms());
         let mut batch = WriteBatch::default();
         let mut tails: Vec<(Topic, Tail)> = Vec::new();
         for (topic, records) in [
@@ -353,6 +391,13 @@ impl Shared {
         self.ends_file.raise(&durable);
         Ok(())
     }
+}
+
+/// The time of the newest record; of none with a time that no clock gives.
+fn newest_ms(shelves: &[Shelf]) -> Option<u64> {
+    let lanes = shelves.iter().flat_map(|shelf| &shelf.lanes);
+    let tails = lanes.map(|lane| *locked(&lane.tail)).filter(|tail| tail.end > 0);
+    tails.map(|tail| tail.ts).filter(|ts| *ts <= time::TIME_MAX_MS).max()
 }
 
 fn ends_of(shelf: &Shelf) -> [u64; Topic::ALL.len()] {
