@@ -6,7 +6,7 @@ pub mod gateway;
 mod invalid;
 mod tim;
 
-pub use address::SecretUrl;
+pub use address::{SecretUrl, masked};
 pub use invalid::Invalid;
 pub use tim::{Credential, Tim, TimUnknown};
 

@@ -243,6 +243,132 @@ fn what_is_never_taken_is_in_the_dead_letters_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_receiver_that_asks_for_a_rest_gets_it_from_everybody() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &[], &[]);
+    let receiver = Receiver::open();
+    let mut attempts = 0;
+    receiver.answer(move |_| {
+        attempts += 1;
+        match attempts {
+            3 => Answer::With(429, "Retry-After", "2"),
+            9 => Answer::With(503, "Retry-After", "1"),
+            _ => Answer::Status(200),
+        }
+    });
+    // One at a time, so that none is under way when the receiver asks. It is given up after less than the rest, and
+    // tried once more after it all the same.
+    let bridge = Bridge::start(
+        directory.path(),
+        &url(&server),
+        &receiver,
+        &["--parallel", "1", "--give-up-after-s", "1"],
+    );
+    let users: Vec<String> = (0..4).map(user).collect();
+    for user in &users {
+        server.publish("", &day(user, 1));
+    }
+    wait_until_taken(&receiver, &users, DAY);
+    bridge.stop();
+    let posted = receiver.posted();
+    for (refused, rest_s) in [(2, 2), (8, 1)] {
+        assert!(!posted[refused].taken);
+        let rested = posted[refused + 1].at.duration_since(posted[refused].at);
+        assert!(rested >= std::time::Duration::from_secs(rest_s), "{rested:?}");
+    }
+    assert_eq!(posted.len() as u64, 4 * DAY + 2);
+}
+
+#[test]
+fn a_receiver_that_refuses_everybody_stops_the_bridge_and_nothing_is_given_up() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &[], &[]);
+    let receiver = Receiver::open();
+    receiver.answer(|_| Answer::Status(400));
+    let users: Vec<String> = (0..12).map(user).collect();
+    for user in &users {
+        server.publish("", &day(user, 1));
+    }
+    let to = format!("http://{}/hook", receiver.address);
+    let said = refused(directory.path(), &url(&server), &["--to", &to, "--from", "earliest"]);
+    assert!(said.contains("the receiver refuses nearly every callback"), "{said}");
+    assert!(said.contains("the receiver answered 400"), "{said}");
+    let letters = || std::fs::read_to_string(directory.path().join("rollcall-webhook.dead-letters")).expect("a file");
+    assert_eq!(letters(), "");
+    // One user alone is refused now, and twice somebody for a moment, as by a proxy whose route is being changed.
+    let mut seen = 0;
+    receiver.answer(move |posted| {
+        seen += 1;
+        match (&*posted.user, posted.version) {
+            ("user-3", 4) => Answer::Status(400),
+            _ if seen == 5 || seen == 20 => Answer::Status(400),
+            _ => Answer::Status(200),
+        }
+    });
+    let bridge = Bridge::start(directory.path(), &url(&server), &receiver, &["--parallel", "1"]);
+    let last = |user: &String| {
+        let posted = receiver.posted();
+        posted
+            .iter()
+            .any(|posted| posted.user == *user && posted.version == DAY && posted.taken)
+    };
+    // Her callback is what is wrong if another is taken.
+    wait_until("she is refused", || {
+        receiver
+            .posted()
+            .iter()
+            .any(|posted| (&*posted.user, posted.version) == ("user-3", 4))
+    });
+    server.publish("", &day("late", 1));
+    wait_until("all have the rest", || users.iter().all(last));
+    bridge.stop();
+    let letters = letters();
+    let given_up: Vec<Value> = letters
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let given_up: Vec<_> = given_up
+        .iter()
+        .map(|letter| (&letter["user"], &letter["version"]))
+        .collect();
+    assert_eq!(given_up, [(&json!("user-3"), &json!(4))]);
+}
+
+#[test]
+fn a_redirect_is_told_with_where_it_leads_and_without_secrets() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &[], &[]);
+    let receiver = Receiver::open();
+    receiver.answer(|_| Answer::With(301, "Location", "https://u:hunter2@chat.example.com/hook?Sign=hunter2"));
+    server.publish("", &day("alice", 1));
+    let log = directory.path().join("log");
+    let stderr = std::fs::File::create(&log).expect("a file");
+    let to = format!("http://user:hunter2@{}/hook?key=hunter2", receiver.address);
+    let engine = url(&server).replace("http://", "http://user:hunter2@");
+    let child = rollcall(&["webhook", "--engine", &engine, "--to", &to, "--from", "earliest"])
+        .current_dir(directory.path())
+        .stderr(Stdio::from(stderr))
+        .spawn();
+    let bridge = Bridge(child.expect("started"));
+    let said = || std::fs::read_to_string(&log).expect("a log");
+    wait_until("it says so", || {
+        said().contains("answered 301, a redirect to https://***@chat.example.com/hook?***; redirects are not followed")
+    });
+    bridge.stop();
+    assert!(!said().contains("hunter2"), "{}", said());
+    for (flag, value) in [
+        ("--to", "ftp://u:hunter2@host/x"),
+        ("--engine", "ftp://u:hunter2@host/x"),
+    ] {
+        let said = refused(directory.path(), &url(&server), &[flag, value]);
+        assert!(
+            said.contains("give http://HOST:PORT") && !said.contains("hunter2"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn callbacks_are_signed_and_say_what_tencents_say() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("written");
@@ -312,8 +438,14 @@ fn callbacks_are_signed_and_say_what_tencents_say() {
 
 /// Runs a bridge that cannot go on; what it says.
 fn refused(directory: &Path, engine: &str, more: &[&str]) -> String {
-    let output = rollcall(&["webhook", "--to", "http://127.0.0.1:9/hook", "--engine", engine])
-        .args(["--log-level", "error"])
+    let defaults = [("--to", "http://127.0.0.1:9/hook"), ("--engine", engine)];
+    let output = rollcall(&["webhook", "--log-level", "error"])
+        .args(
+            defaults
+                .iter()
+                .filter(|(flag, _)| !more.contains(flag))
+                .flat_map(|(flag, value)| [flag, value]),
+        )
         .args(more)
         .current_dir(directory)
         .output()

@@ -145,8 +145,10 @@ impl<K: Keep> Bridge<K> {
                 outcome = receiver.deliver(&followed.change, permits) => outcome,
                 _ = leave.wait_for(|leave| *leave) => return Ok(Ended { followed, is_done: false }),
             };
-            if let Outcome::GivenUp { body, why } = outcome {
-                letters.write(&followed.change, &body, &why)?;
+            match outcome {
+                Outcome::Taken => {}
+                Outcome::GivenUp { body, why } => letters.write(&followed.change, &body, &why)?,
+                Outcome::Stop { why } => return Err(Error::RefusedByAll(why)),
             }
             let is_done = true;
             Ok(Ended { followed, is_done })

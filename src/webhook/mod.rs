@@ -15,6 +15,7 @@ mod letters;
 mod lines;
 mod position;
 mod post;
+mod refusals;
 
 pub use bridge::run;
 pub use callback::Shape;
@@ -57,6 +58,11 @@ pub enum Error {
         start: Offset,
         group: String,
     },
+    #[error(
+        "the receiver refuses nearly every callback: {0}. These are kept for the next start and are not in the dead \
+         letters. Look at the receiver, then start again"
+    )]
+    RefusedByAll(String),
     #[error("{what}: {cause}")]
     File { what: String, cause: std::io::Error },
     #[error("{0}")]

@@ -1,15 +1,17 @@
 //! One callback, posted until it is taken or given up.
 
 use super::Shape;
+use super::refusals::Refusals;
 use crate::cause::reason;
 use crate::clock::Clock;
+use crate::config::masked;
 use crate::presence::change::Change;
-use reqwest::header::{CONTENT_TYPE, HeaderName};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{Client, StatusCode};
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use url::Url;
 
@@ -17,6 +19,12 @@ use url::Url;
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// Of an answer so much is read, so that the connection can be used again.
 const ANSWER_BYTES: usize = 64 << 10;
+/// The longest rest that a receiver is given on its word (`Retry-After`).
+const REST_MAX: Duration = Duration::from_secs(300);
+/// After so many attempts, half a minute, a body is taken to be what is refused though nothing else was posted.
+const REFUSED_ALONE: u32 = 8;
+/// Of an address in the log.
+const SHOWN_BYTES_MAX: usize = 200;
 
 /// How long is waited for a receiver.
 #[derive(Clone, Copy, Debug)]
@@ -35,18 +43,32 @@ pub struct Receiver {
     clock: Arc<dyn Clock>,
     /// Whether a warning was given, and nothing has gone well since.
     is_warned: AtomicBool,
+    /// How many callbacks were taken.
+    taken: AtomicU64,
+    refusals: Mutex<Refusals>,
+    /// Nothing is posted before, by the monotonic clock: the receiver has asked for a rest.
+    rest_until_ms: AtomicU64,
 }
 
-/// What became of a change. Told to nobody is taken.
+/// Delivery outcome. A change with no callback configured counts as taken.
 pub enum Outcome {
     Taken,
-    GivenUp { body: Vec<u8>, why: String },
+    GivenUp {
+        body: Vec<u8>,
+        why: String,
+    },
+    /// The receiver refuses nearly everything, so it is not the callback that is wrong: the bridge must stop.
+    Stop {
+        why: String,
+    },
 }
 
 /// Why an attempt did not succeed.
 enum Failed {
-    /// Worth another attempt.
-    Later(String),
+    /// Worth another attempt, not before a rest if one was asked for.
+    Later(String, Option<Duration>),
+    /// This body will never be taken, if others are: a proxy whose route is being changed says the same.
+    Refused(String),
     /// This body will never be taken.
     Never(String),
 }
@@ -65,6 +87,9 @@ impl Receiver {
             patience,
             clock,
             is_warned: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            refusals: Mutex::default(),
+            rest_until_ms: AtomicU64::new(0),
         })
     }
 
@@ -73,32 +98,89 @@ impl Receiver {
         let Some(body) = self.shape.body(change) else {
             return Outcome::Taken;
         };
-        let began = self.clock.monotonic();
+        let mut first = None;
         let mut back_off = BACK_OFF.0;
+        let (mut is_late, mut refused) = (false, 0);
         loop {
             let permit = permits.acquire().await.expect("it is never closed");
+            if let Some(rest) = self.rest() {
+                drop(permit);
+                tokio::time::sleep(rest).await;
+                continue;
+            }
+            let taken_before = || (self.clock.monotonic(), self.taken.load(Ordering::Relaxed));
+            let (began, taken_before) = *first.get_or_insert_with(taken_before);
             let attempt = self.attempt(change, &body).await;
             drop(permit);
             let why = match attempt {
                 Ok(()) => {
+                    self.taken.fetch_add(1, Ordering::Relaxed);
+                    self.refusals().taken();
                     if self.is_warned.swap(false, Ordering::Relaxed) {
                         tracing::info!("callbacks are taken again");
                     }
                     return Outcome::Taken;
                 }
-                Err(Failed::Never(why)) => return given_up(change, body, why),
-                Err(Failed::Later(why)) => why,
+                Err(Failed::Never(why)) => return self.refused(change, body, why),
+                Err(Failed::Refused(why)) => {
+                    refused += 1;
+                    let are_others_taken = self.taken.load(Ordering::Relaxed) > taken_before;
+                    if are_others_taken || refused >= REFUSED_ALONE && self.refusals().are_only(&change.user) {
+                        return self.refused(change, body, why);
+                    }
+                    if let Some(storm) = self.refusals().refused(&change.user) {
+                        return Outcome::Stop { why: storm.told(&why) };
+                    }
+                    why
+                }
+                Err(Failed::Later(why, rest)) => {
+                    let until = rest.map(|rest| self.clock.monotonic_ms() + rest.as_millis() as u64 + 1);
+                    self.rest_until_ms.fetch_max(until.unwrap_or(0), Ordering::Relaxed);
+                    why
+                }
             };
             if !self.is_warned.swap(true, Ordering::Relaxed) {
-                tracing::warn!("a callback was not taken, and is tried again: {why}");
+                match self.rest() {
+                    None => tracing::warn!("a callback was not taken, and is tried again: {why}"),
+                    Some(rest) => {
+                        let rest_s = rest.as_secs_f32().round();
+                        tracing::warn!(
+                            rest_s,
+                            "a callback was not taken, and the receiver asks for a rest: {why}"
+                        );
+                    }
+                }
             }
             let pause = spread(back_off);
             let waited = self.clock.monotonic().saturating_sub(began) + pause;
             if self.patience.give_up_after.is_some_and(|most| waited > most) {
-                return given_up(change, body, why);
+                // Whoever asked for a rest is asked once more after it.
+                if is_late || self.rest().is_none() {
+                    return given_up(change, body, why);
+                }
+                is_late = true;
             }
             tokio::time::sleep(pause).await;
             back_off = (back_off * 2).min(BACK_OFF.1);
+        }
+    }
+
+    /// How long nothing is to be posted from now on.
+    fn rest(&self) -> Option<Duration> {
+        let until_ms = self.rest_until_ms.load(Ordering::Relaxed);
+        let left_ms = until_ms.saturating_sub(self.clock.monotonic_ms());
+        (left_ms > 0).then(|| Duration::from_millis(left_ms))
+    }
+
+    fn refusals(&self) -> std::sync::MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A body that will never be taken; unless nearly all of them are refused.
+    fn refused(&self, change: &Change, body: Vec<u8>, why: String) -> Outcome {
+        match self.refusals().given_up(&change.user) {
+            Some(storm) => Outcome::Stop { why: storm.told(&why) },
+            None => given_up(change, body, why),
         }
     }
 
@@ -113,24 +195,57 @@ impl Receiver {
             .header(HeaderName::from_static("rollcall-version"), change.version)
             .body(body.to_vec());
         // Without the address, which has the signature.
-        let reason = |error: reqwest::Error| Failed::Later(reason(error));
+        let reason = |error: reqwest::Error| Failed::Later(reason(error), None);
         let mut answer = request.send().await.map_err(reason)?;
         let status = answer.status();
+        let rest = retry_after(answer.headers(), self.clock.now_ms());
+        let location = location(answer.headers(), &self.to);
         let mut read = 0;
         while read < ANSWER_BYTES
             && let Ok(Some(chunk)) = answer.chunk().await
         {
             read += chunk.len();
         }
-        let why = || format!("the receiver answered {}", status.as_u16());
+        let why = format!("the receiver answered {}", status.as_u16());
         match status {
             _ if status.is_success() => Ok(()),
-            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
-                Err(Failed::Never(why()))
+            StatusCode::BAD_REQUEST => Err(Failed::Refused(why)),
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => Err(Failed::Never(why)),
+            _ if status.is_redirection()
+                && let Some(location) = location =>
+            {
+                let why = format!(
+                    "{why}, a redirect to {location}; redirects are not followed: give the final URL with --to"
+                );
+                Err(Failed::Later(why, rest))
             }
-            _ => Err(Failed::Later(why())),
+            _ => Err(Failed::Later(why, rest)),
         }
     }
+}
+
+/// How long the receiver asks not to be called: seconds, or a date, as HTTP has it.
+fn retry_after(headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let asked = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        // More digits than a number has.
+        Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => REST_MAX,
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            let since_1970 = date.duration_since(UNIX_EPOCH).unwrap_or_default();
+            since_1970.saturating_sub(Duration::from_millis(now_ms))
+        }
+    };
+    Some(asked.min(REST_MAX))
+}
+
+/// Where a redirect leads, without what may be a secret: a user, a password, a query string.
+fn location(headers: &HeaderMap, to: &Url) -> Option<String> {
+    let location = to.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
+    let mut shown = masked(location.as_str());
+    shown.truncate(shown.floor_char_boundary(SHOWN_BYTES_MAX));
+    Some(shown)
 }
 
 fn given_up(change: &Change, body: Vec<u8>, why: String) -> Outcome {
@@ -143,4 +258,51 @@ fn given_up(change: &Change, body: Vec<u8>, why: String) -> Outcome {
 pub(super) fn spread(span: Duration) -> Duration {
     let random = RandomState::new().hash_one(span) % 1_000;
     span * 3 / 4 + span * random as u32 / 2_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_str(value).expect("a value"))])
+    }
+
+    #[test]
+    fn a_rest_is_asked_for_in_seconds_or_until_a_date_and_is_bounded() {
+        let asked = |text: &str| retry_after(&headers(RETRY_AFTER, text), 784_111_777_000);
+        assert_eq!(asked("20"), Some(Duration::from_secs(20)));
+        assert_eq!(asked(" 0 "), Some(Duration::ZERO));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:57 GMT"), Some(Duration::from_secs(20)));
+        assert_eq!(asked("Sunday, 06-Nov-94 08:49:57 GMT"), Some(Duration::from_secs(20)));
+        assert_eq!(asked("Sun Nov  6 08:49:57 1994"), Some(Duration::from_secs(20)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("Sat, 06 Nov 2094 08:49:57 GMT"), Some(REST_MAX));
+        for most in ["86400", "99999999999999999999999"] {
+            assert_eq!(asked(most), Some(REST_MAX));
+        }
+        for nothing in ["", "soon", "-1", "1.5", "20 s"] {
+            assert_eq!(asked(nothing), None, "{nothing:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), 0), None);
+    }
+
+    #[test]
+    fn a_redirect_is_shown_without_what_may_be_secret() {
+        let to: Url = "https://u:hunter2@chat.example.com/hook?key=hunter2"
+            .parse()
+            .expect("a URL");
+        let shown = |text: &str| location(&headers(LOCATION, text), &to);
+        assert_eq!(
+            shown("/login?next=hunter2#hunter2").as_deref(),
+            Some("https://***@chat.example.com/login?***")
+        );
+        assert_eq!(
+            shown("http://a:hunter2@other.example/x").as_deref(),
+            Some("http://***@other.example/x")
+        );
+        assert_eq!(shown("http://["), None);
+        assert!(shown(&format!("/{}", "x".repeat(5_000))).is_some_and(|text| text.len() <= SHOWN_BYTES_MAX));
+    }
 }

@@ -3,11 +3,13 @@
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::IntoResponse as _;
 use axum::routing::post;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -20,12 +22,15 @@ pub struct Posted {
     pub query: String,
     /// Whether it was answered with 200.
     pub taken: bool,
+    pub at: Instant,
 }
 
 /// What is answered: a status, or nothing for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
     Status(u16),
+    /// With a header, such as `Retry-After`.
+    With(u16, &'static str, &'static str),
     Silence,
 }
 
@@ -76,7 +81,11 @@ impl Receiver {
             let answer = take(&posted, &rule, &uri, &headers, &body);
             async move {
                 match answer {
-                    Answer::Status(status) => StatusCode::from_u16(status).expect("a status"),
+                    Answer::Status(status) => StatusCode::from_u16(status).expect("a status").into_response(),
+                    Answer::With(status, name, value) => {
+                        let status = StatusCode::from_u16(status).expect("a status");
+                        (status, [(name, value)]).into_response()
+                    }
                     Answer::Silence => std::future::pending().await,
                 }
             }
@@ -131,6 +140,7 @@ fn take(posted: &Mutex<Vec<Posted>>, rule: &Mutex<Rule>, uri: &Uri, headers: &He
         body,
         query: uri.query().unwrap_or_default().to_owned(),
         taken: false,
+        at: Instant::now(),
     };
     // Held from the decision to the note, for the order of the notes to be that of the decisions.
     let mut posted = posted.lock().expect("no panic");
