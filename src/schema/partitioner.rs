@@ -40,12 +40,28 @@ pub fn check_key(event: &Event<'_>, key: Option<&[u8]>) -> Result<(), Malformed>
         (None, _) => Ok(()),
         (Some(user), Some(key)) if user.as_bytes() == key => Ok(()),
         (Some(user), Some(key)) => Err(Malformed::invalid(format!(
-            "the record's key must be its user {user:?}, not {:?}",
-            String::from_utf8_lossy(key)
+            "the record's key must be its user {user:?}, not {:?}{}",
+            String::from_utf8_lossy(key),
+            looks_like(key)
         ))),
         (Some(user), None) => Err(Malformed::invalid(format!(
             "the record's key must be its user {user:?}, but it has none"
         ))),
+    }
+}
+
+/// What a key that is not its user seems to have been written with.
+fn looks_like(key: &[u8]) -> &'static str {
+    match key {
+        [b'"', .., b'"'] => ": it looks like JSON text with its quotes; write the key with a string serializer",
+        [b'{' | b'[', ..] => ": it looks like JSON; write the user alone, with a string serializer",
+        [0, _, _, _, _, _, ..] => ": it looks like Avro framed for a registry; write the key with a string serializer",
+        [0xc3, 0x01, ..] => ": it looks like Avro in single-object encoding; write the key with a string serializer",
+        // A string of Avro begins with twice its length.
+        [length, text @ ..] if text.len() < 64 && usize::from(*length) == 2 * text.len() => {
+            ": it looks like an Avro string; write the key with a string serializer"
+        }
+        _ => "",
     }
 }
 
@@ -145,5 +161,25 @@ mod tests {
         assert!(check_key(&forget, None).is_err());
         assert_eq!(check_key(&Event::Tick, None), Ok(()));
         assert_eq!(check_key(&Event::Tick, Some(b"lease")), Ok(()));
+    }
+
+    #[test]
+    fn a_key_of_another_serializer_is_called_what_it_looks_like() {
+        let forget = Event::Forget { user: "abc".into() };
+        let told = |key: &[u8]| check_key(&forget, Some(key)).unwrap_err().to_string();
+        for (key, looks_like) in [
+            (&b"\"abc\""[..], "looks like JSON text with its quotes"),
+            (b"{\"schema\":null,\"payload\":\"abc\"}", "looks like JSON; write"),
+            (b"\0\0\0\0\x07\x06abc", "looks like Avro framed for a registry"),
+            (
+                b"\xc3\x01\0\0\0\0\0\0\0\0\x06abc",
+                "looks like Avro in single-object encoding",
+            ),
+            (b"\x06abc", "looks like an Avro string"),
+        ] {
+            assert!(told(key).contains(looks_like), "{}", told(key));
+        }
+        assert!(told(b"abd").ends_with("not \"abd\""));
+        assert!(told(b"").ends_with("not \"\""));
     }
 }

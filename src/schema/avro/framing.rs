@@ -166,6 +166,10 @@ pub fn unframe(value: &[u8]) -> Result<(Frame, &[u8]), Malformed> {
         [] => "the value is empty",
         [CONFLUENT, ..] => "the value ends within the id of its schema",
         [0xc3, 0x01, ..] => "the value ends within the fingerprint of its schema",
+        [b'{' | b'[' | b'"', ..] => {
+            "the value begins neither as single-object encoding (c3 01) nor as Confluent's wire format (00): it looks like \
+             JSON, which POST /v1/events takes, but not the topic"
+        }
         _ => "the value begins neither as single-object encoding (c3 01) nor as Confluent's wire format (00)",
     }))
 }
@@ -295,6 +299,7 @@ mod tests {
             "the value ends within the fingerprint of its schema"
         );
         assert!(error(b"{\"type\":\"tick\"}").starts_with("the value begins neither"));
+        assert!(error(b"{\"type\":\"tick\"}").contains("looks like JSON"));
         assert!(error(&[0xc3]).starts_with("the value begins neither"));
     }
 }
