@@ -322,6 +322,7 @@ impl World {
                 via: users::via(*user, conn),
                 intent: Intent::Login,
                 client: None,
+                auth_at: None,
             })
         };
         let values: Vec<_> = users.iter().map(connect).collect();

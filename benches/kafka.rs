@@ -89,6 +89,7 @@ fn connect(conn: u64) -> impl Fn(u32) -> Event<'static> {
         via: users::via(user, Conn(conn)),
         intent: Intent::Login,
         client: None,
+        auth_at: None,
     }
 }
 

@@ -189,5 +189,6 @@ fn connect(user: u32, conn: Conn) -> Event<'static> {
         via: users::via(user, conn),
         intent: Intent::Login,
         client: None,
+        auth_at: None,
     }
 }

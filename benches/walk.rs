@@ -78,6 +78,7 @@ fn run(on: &str, rounds: u64, log: Arc<dyn Log>, clock: Arc<ManualClock>, store:
         via: users::via(user, conn),
         intent: Intent::Login,
         client: None,
+        auth_at: None,
     };
     pass(&dice.order(count), &|user| connect(user, Conn(0)));
     let (mut beats, mut opened, mut closed) = (vec![], vec![], vec![]);

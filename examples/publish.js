@@ -20,7 +20,7 @@ const Event = avro.Type.forSchema(schema);
 // c3 01, and the schema's fingerprint from schemas/README.md, least byte first.
 const HEADER = Buffer.alloc(10);
 HEADER.writeUInt16BE(0xc301);
-HEADER.writeBigUInt64LE(0xe5fec850c44f4742n, 2);
+HEADER.writeBigUInt64LE(0xd6cdb63891b91905n, 2);
 
 const encode = (event) => Buffer.concat([HEADER, Event.toBuffer(event)]);
 

@@ -158,7 +158,8 @@ const REORDERED: &str = r#"{"type":"record","name":"Event","namespace":"rollcall
         {"name":"conn","type":"long"},{"name":"user","type":"string"},
         {"name":"device","type":"string"},{"name":"platform","type":"string"}]}}]},
     {"name":"ttl_ms","type":"int"},
-    {"name":"policy","type":["string","null"]},
+    {"name":"policy","type":["string","null"]},{"name":"revision","type":["null","int"]},
+    {"name":"conns","type":["bytes","null"]},{"name":"auth_at","type":["null","long"]},
     {"name":"conn","type":["long","null"]},{"name":"epoch","type":["null","long"]},
     {"name":"user","type":["null","string"]},{"name":"platform","type":["null","string"]},
     {"name":"device","type":["null","string"]},{"name":"gateway","type":["null","string"]},
@@ -194,7 +195,7 @@ fn reordered(value: Value) -> Value {
             },
             _ => Value::Int(7),
         },
-        "policy" | "conn" => flip(take(name)),
+        "policy" | "conn" | "conns" => flip(take(name)),
         "beats" => match take(name) {
             Value::Union(1, beats) => {
                 let Value::Array(beats) = *beats else { unreachable!() };

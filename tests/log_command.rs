@@ -56,7 +56,7 @@ impl House {
     /// An event as JSON, to the partition of its user or to every one.
     fn publish(&self, event: &str) {
         let body = format!("[{event}]");
-        let event = json::read_new_events(&body).unwrap().remove(0).unwrap();
+        let event = json::read_new_events(&body).unwrap().remove(0).unwrap().event;
         self.publish_event(&event);
     }
 
@@ -209,7 +209,10 @@ fn a_record_with_a_wrong_key_or_in_a_wrong_partition_is_malformed() {
     let wrong = Partition(1 - right.0);
     let mut value = Vec::new();
     let body = r#"[{"type":"forget","user":"alice"}]"#;
-    avro::encode_event(json::read_new_events(body).unwrap()[0].as_ref().unwrap(), &mut value);
+    avro::encode_event(
+        &json::read_new_events(body).unwrap()[0].as_ref().unwrap().event,
+        &mut value,
+    );
     house.append(right, Some("bob"), value.clone());
     house.append(wrong, Some("alice"), value);
     let wrong_key = r#"the record's key must be its user \"alice\", not \"bob\""#;
@@ -368,7 +371,7 @@ fn it_ends_quietly_when_nobody_reads_its_output() {
     let body = format!("[{}]", events.join(","));
     let records = json::read_new_events(&body).unwrap().into_iter().map(|event| {
         let mut value = Vec::new();
-        avro::encode_event(&event.unwrap(), &mut value);
+        avro::encode_event(&event.unwrap().event, &mut value);
         let key = Some(b"alice".to_vec());
         (partition_of("alice", PARTITIONS), NewRecord { key, value })
     });

@@ -1,8 +1,8 @@
 //! `rollcall fold`: the rules and nothing else, events in, outputs out (`docs/rules.md` section 8).
 
-use crate::presence::Partition;
 use crate::presence::policy::Policy;
 use crate::presence::state::State;
+use crate::presence::{Partition, REVISION};
 use crate::schema::json;
 use crate::schema::partitioner::check_partition;
 use anyhow::{Context as _, bail};
@@ -79,7 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// Folds every line of `input`, which is never held in memory as a whole. What was folded before a bad line is
 /// written all the same.
 pub fn fold(setting: Setting, mut input: impl BufRead, mut output: impl Write) -> anyhow::Result<()> {
-    let mut state = State::new(setting.partition, setting.policy);
+    let mut state = State::seeded(setting.partition, setting.policy, super::hash_seed());
     let mut line = Vec::new();
     let mut lines = Vec::new();
     let mut number = 0u64;
@@ -123,6 +123,14 @@ fn fold_line(state: &mut State, line: &[u8], partitions: Option<u32>, lines: &mu
     {
         event = Err(malformed.to_string());
     }
+    if let Ok(valid) = &event
+        && let Some(revision) = valid.unknown_revision()
+    {
+        bail!(
+            "it raises the partition to revision {revision}, but this version knows revisions up to {REVISION}: use a \
+             version that knows it"
+        );
+    }
     let mut print = |output| {
         json::output_line(lines, &output);
         lines.push(b'\n');
@@ -150,7 +158,7 @@ pub fn write_state(state: &State, output: &mut impl Write) -> io::Result<()> {
     for (_, slot) in users {
         if let Some(user) = state.image(slot) {
             line.clear();
-            json::user_line(&mut line, &user);
+            json::user_line(&mut line, &user, state.time());
             line.push(b'\n');
             output.write_all(&line)?;
         }

@@ -20,12 +20,19 @@ pub mod usage;
 pub mod users;
 pub mod webhook;
 
+use crate::presence::state::HashSeed;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// The embedded log within a data directory.
 pub fn log_directory(data: &Path) -> PathBuf {
     data.join("log")
+}
+
+/// A seed that nobody outside of this process knows, for tables that are keyed by what strangers write.
+pub fn hash_seed() -> HashSeed {
+    HashSeed(RandomState::new().hash_one(0))
 }
 
 /// Whether whoever reads our output has gone away.

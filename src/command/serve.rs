@@ -224,6 +224,7 @@ struct Opened {
 async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> anyhow::Result<Opened> {
     let tuning = Tuning {
         cached_users: config.cached_users,
+        hash_seed: super::hash_seed(),
         ..Tuning::default()
     };
     let Some(kafka) = &config.kafka else {

@@ -644,7 +644,7 @@ mod tests {
             let now = BEGIN + step * STEP;
             for happening in world.advance(now) {
                 let body = format!("[{}]", happening.json);
-                let event = read_new_events(&body).unwrap().remove(0);
+                let event = read_new_events(&body).unwrap().remove(0).map(|new| new.event);
                 let event = event.unwrap_or_else(|bad| panic!("{bad}: {}", happening.json));
                 assert_eq!(event.name() == "kick", happening.by_operator);
                 state.fold(Offset(day.events), now, Some(&event), &mut |output| match output {

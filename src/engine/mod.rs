@@ -14,18 +14,20 @@ mod outbox;
 pub mod ownership;
 pub mod partition;
 mod placement;
+mod places;
 pub mod rejected;
 mod seats;
 mod worker;
 
 pub use checkpoints::{Keeper, Reach, retention_warning};
-pub use placement::Placed;
+pub use placement::{Placed, Unplaced};
 pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::checkpoint;
 use crate::clock::Clock;
 use crate::log::{self, Alone, Group, Log, Position, Topic};
 use crate::metrics;
+use crate::presence::state::HashSeed;
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::store;
@@ -66,6 +68,8 @@ pub struct Tuning {
     pub ahead_ms: Option<u64>,
     /// One record that is folded all the same.
     pub accepted: Option<(Partition, Offset)>,
+    /// Of the tables in memory that are keyed by what strangers write. A process takes one at random; it reaches no output.
+    pub hash_seed: HashSeed,
 }
 
 impl Default for Tuning {
@@ -83,6 +87,7 @@ impl Default for Tuning {
             batch_bytes: 2 << 20,
             ahead_ms: None,
             accepted: None,
+            hash_seed: HashSeed::default(),
         }
     }
 }
@@ -145,6 +150,17 @@ pub enum Error {
         ahead_ms: u64,
         bound_ms: u64,
     },
+    /// The log was raised to a revision of a later version of this program.
+    #[error(
+        "partition {partition}: the record at offset {offset} raises the partition to revision {revision}, but this \
+         version knows revisions up to {}. Nothing from there on is folded or answered: start a version that knows it",
+        crate::presence::REVISION
+    )]
+    UnknownRevision {
+        partition: Partition,
+        offset: Offset,
+        revision: u32,
+    },
     /// Retention has overtaken the state: what would have to be folded next is gone.
     #[error(
         "partition {partition}: the state ends before offset {wanted}, but the oldest event kept is {start}, so \
@@ -178,7 +194,8 @@ impl Error {
             | Error::Deposed { .. }
             | Error::Unrecoverable { .. }
             | Error::Behind { .. }
-            | Error::Ahead { .. } => false,
+            | Error::Ahead { .. }
+            | Error::UnknownRevision { .. } => false,
         }
     }
 }

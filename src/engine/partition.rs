@@ -14,6 +14,7 @@
 use super::census::Census;
 use super::current;
 use super::outbox::Outbox;
+use super::places::{Places, beats_of};
 use super::rejected::{Groups, Rejected, decode};
 use super::{Error, Tuning};
 use crate::clock::Clock;
@@ -31,7 +32,7 @@ use crate::registry::Schemas;
 use crate::schema::avro::{self, Quarantined, Schema};
 use crate::schema::json;
 use crate::schema::policy::{policy_json, written_policy};
-use crate::store::{self, Applied, DueKey, Place, SlotBeats, Store, keys};
+use crate::store::{self, Applied, DueKey, Place, Store, keys};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -57,7 +58,7 @@ pub struct Walk {
     /// committed inside a record.
     resumed_outputs: u64,
     /// Where each user in memory stands in the store, by slot.
-    places: Vec<Place>,
+    places: Places,
     /// Users forgotten since the last commit of the store, who may still be in it.
     gone: HashMap<Box<str>, Place>,
     /// Everybody up to here in the store's order of deadlines is in memory or was, since they became due.
@@ -152,7 +153,7 @@ impl Walk {
         let mut applied = Applied::default();
         let mut state = None;
         let mut census = Census::default();
-        let mut places = Vec::new();
+        let mut places = Places::default();
         let mut written = None;
         let meta = store.as_ref().map(Store::meta).transpose()?.flatten();
         if let (Some(store), Some(meta)) = (&store, &meta) {
@@ -182,7 +183,7 @@ impl Walk {
                 applied.next = Offset(applied.next.0 + 1);
             }
             census = Census::from_bytes(opened.counts).ok_or(Error::Unreadable)?;
-            let state = state.insert(State::restore(&PartitionImage {
+            let image = PartitionImage {
                 partition,
                 offset: saved.offset,
                 time: saved.time,
@@ -191,18 +192,20 @@ impl Walk {
                 policy: &policy,
                 policy_since: saved.policy_since,
                 gateways: saved.gateways,
-            }));
+                early_ends: saved.early_ends,
+            };
+            let state = state.insert(State::restore(&image, tuning.hash_seed));
             state.reserve(census.users(Status::Online));
             store.for_each_online(|slot, user| {
                 state.put_back(slot, user);
-                set_place(&mut places, slot, Place::Online);
+                places.set(slot, Place::Online);
             })?;
             store.for_each_beats(|slot, beats| {
                 state.put_back_beats(slot, beats.user_last_seen, beats.devices);
             })?;
             state.seal();
         }
-        let state = state.unwrap_or_else(|| State::new(partition, first.clone()));
+        let state = state.unwrap_or_else(|| State::seeded(partition, first.clone(), tuning.hash_seed));
         let seq = state.seq();
         let now = clock.monotonic_ms();
         let mut walk = Walk {
@@ -303,14 +306,18 @@ impl Walk {
                 },
                 error => Error::Log(error),
             })?;
-        let ahead = self.cut_ahead(&mut records);
+        let mut ahead = self.cut_ahead(&mut records);
         if !records.is_empty() {
             failpoint::reach("poll");
         }
         // Before anything is folded: whoever comes again reads the same records.
         let learned = self.outbox.schemas.learn(records.iter().map(Record::framed));
         let step = learned.inspect_err(|_| metrics::registry_failed()).map_err(Error::from);
-        let step = step.and_then(|()| self.fold_batch(&records));
+        let step = step.and_then(|()| {
+            let (step, halt) = self.fold_batch(&records)?;
+            ahead = halt.or(ahead.take());
+            Ok(step)
+        });
         self.batch = records;
         let step = step?;
         let ripe = self
@@ -371,13 +378,26 @@ impl Walk {
         self.clock.monotonic_ms().saturating_sub(since_ms) >= span_ms
     }
 
-    fn fold_batch(&mut self, records: &[Record]) -> Result<Step, Error> {
+    /// Folds the records; the error says at which of them it ended, if not behind the last one.
+    fn fold_batch(&mut self, mut records: &[Record]) -> Result<(Step, Option<Error>), Error> {
         let partitions = self.log.partitions();
         let mut step = Step::default();
-        let decoded: Vec<_> = records
+        let mut decoded: Vec<_> = records
             .iter()
             .map(|record| decode(record, self.partition, partitions, &self.outbox.schemas))
             .collect();
+        let events = decoded.iter().enumerate();
+        let mut unknown = events.filter_map(|(at, event)| Some((at, event.as_ref().ok()?.unknown_revision()?)));
+        let halt = unknown.next().map(|(at, revision)| {
+            let offset = records[at].offset;
+            records = &records[..at];
+            decoded.truncate(at);
+            Error::UnknownRevision {
+                partition: self.partition,
+                offset,
+                revision,
+            }
+        });
         if self.store.is_some() {
             self.fetch_named(decoded.iter().filter_map(|event| event.as_ref().ok()))?;
             if let Some(last) = records.iter().map(|record| record.ts).max() {
@@ -402,7 +422,7 @@ impl Walk {
         }
         self.note_gone();
         metrics::folded(step.records);
-        Ok(step)
+        Ok((step, halt))
     }
 
     /// `rest` are the events of the batch from this one on.
@@ -552,7 +572,7 @@ impl Walk {
             if let Some(value) = value {
                 let (image, place) = store::read_away(user, value).ok_or(Error::Unreadable)?;
                 let slot = self.state.admit(&image);
-                set_place(&mut self.places, slot, place);
+                self.places.set(slot, place);
                 self.cached.push_back(slot);
             }
         }
@@ -649,7 +669,7 @@ impl Walk {
         }
         for slot in &dirty.users {
             let Some(user) = self.state.image(*slot) else { continue };
-            let before = place_of(&self.places, *slot);
+            let before = self.places.of(*slot);
             let place = commit.put(*slot, &user, before);
             if let Place::Away(due) = place {
                 self.cached.push_back(*slot);
@@ -657,7 +677,7 @@ impl Walk {
                     self.due_next = Some(self.due_next.map_or(due, |next| next.min(due)));
                 }
             }
-            set_place(&mut self.places, *slot, place);
+            self.places.set(*slot, place);
         }
         for block in blocks {
             commit.put_beats(block, &beats_of(&self.state, block));
@@ -680,7 +700,7 @@ impl Walk {
             if let Some(slot) = self.cached.pop_front()
                 && self.state.evict(slot)
             {
-                set_place(&mut self.places, slot, Place::Nowhere);
+                self.places.set(slot, Place::Nowhere);
             }
         }
         // Someone evicted is found by name or by row from here on.
@@ -691,10 +711,10 @@ impl Walk {
     /// Remembers where those stand who were forgotten since.
     fn note_gone(&mut self) {
         for (slot, user) in self.state.forgotten() {
-            let place = place_of(&self.places, *slot);
+            let place = self.places.of(*slot);
             if place != Place::Nowhere {
                 self.gone.insert(user.clone(), place);
-                set_place(&mut self.places, *slot, Place::Nowhere);
+                self.places.set(*slot, Place::Nowhere);
             }
         }
     }
@@ -742,7 +762,7 @@ impl Walk {
         let mut users: Vec<(Box<str>, Range<usize>)> = Vec::with_capacity(self.state.users_in_memory());
         let mut line = |image: &UserImage<'_>| {
             let start = gathered.len();
-            json::user_line(&mut gathered, image);
+            json::user_line(&mut gathered, image, self.state.time());
             gathered.push(b'\n');
             users.push((image.user.into(), start..gathered.len()));
         };
@@ -768,30 +788,4 @@ impl Walk {
         lines.push(b'\n');
         Ok(lines)
     }
-}
-
-fn set_place(places: &mut Vec<Place>, slot: Slot, place: Place) {
-    let at = slot.0 as usize;
-    if places.len() <= at {
-        places.resize(at + 1, Place::Nowhere);
-    }
-    places[at] = place;
-}
-
-fn place_of(places: &[Place], slot: Slot) -> Place {
-    places.get(slot.0 as usize).copied().unwrap_or_default()
-}
-
-fn beats_of(state: &State, block: u32) -> Vec<SlotBeats> {
-    let first = block * keys::SLOTS_PER_BLOCK;
-    let slots = (0..keys::SLOTS_PER_BLOCK).filter_map(|place| {
-        let (user_last_seen, devices) = state.beat_times(Slot(first + place))?;
-        let devices: Vec<_> = devices.collect();
-        (!devices.is_empty()).then_some(SlotBeats {
-            place,
-            user_last_seen,
-            devices,
-        })
-    });
-    slots.collect()
 }

@@ -5,14 +5,47 @@ use crate::log::NewRecord;
 use crate::presence::Partition;
 use crate::presence::event::{Beat, Event};
 use crate::schema::partitioner::partition_of;
+use thiserror::Error;
 
 /// A record, and where it belongs.
 pub type Placed = (Partition, NewRecord);
 
+/// Why an event has no place.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Unplaced {
+    #[error(
+        "`alive` needs `partition`, the number of the partition whose users are on these connections, from 0 to {}",
+        partitions - 1
+    )]
+    NoPartition { partitions: u32 },
+    #[error("`partition` must be a number from 0 to {}, not {partition}", partitions - 1)]
+    UnknownPartition { partition: u64, partitions: u32 },
+    #[error(
+        "this version knows revisions up to {}, not {revision}: every partition would halt until a version that knows it \
+         runs",
+        crate::presence::REVISION
+    )]
+    UnknownRevision { revision: u32 },
+}
+
+impl Unplaced {
+    /// The field of the event that it is about.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Unplaced::NoPartition { .. } | Unplaced::UnknownPartition { .. } => "partition",
+            Unplaced::UnknownRevision { .. } => "revision",
+        }
+    }
+}
+
 impl Engine {
-    /// Adds the records of an event: one where it is about one user (true), else one a partition that it concerns.
-    pub fn place(&self, event: Event<'_>, records: &mut Vec<Placed>) -> bool {
+    /// Adds the records of an event: one where it is about one user (true), else one for each partition that it concerns.
+    /// `partition` is where an `alive` belongs, which names no user; other events do not need it.
+    pub fn place(&self, event: Event<'_>, partition: Option<u64>, records: &mut Vec<Placed>) -> Result<bool, Unplaced> {
         let partitions = self.log().partitions();
+        if let Some(revision) = event.unknown_revision() {
+            return Err(Unplaced::UnknownRevision { revision });
+        }
         let encode = |event: &Event<'_>| {
             let mut value = Vec::with_capacity(128);
             self.schemas.encode_event(event, &mut value);
@@ -24,7 +57,7 @@ impl Engine {
                 value: encode(&event),
             };
             records.push((partition_of(user, partitions), record));
-            return true;
+            return Ok(true);
         }
         if let Event::Heartbeats { gateway, epoch, beats } = event {
             let mut parts: Vec<Vec<Beat<'_>>> = vec![Vec::new(); partitions as usize];
@@ -43,13 +76,21 @@ impl Engine {
                     records.push((partition, NewRecord { key: None, value }));
                 }
             }
-            return false;
+            return Ok(false);
+        }
+        if let Event::Alive { .. } = event {
+            let partition = partition.ok_or(Unplaced::NoPartition { partitions })?;
+            let number = u32::try_from(partition).ok().filter(|number| *number < partitions);
+            let number = number.ok_or(Unplaced::UnknownPartition { partition, partitions })?;
+            let value = encode(&event);
+            records.push((Partition(number), NewRecord { key: None, value }));
+            return Ok(true);
         }
         let value = encode(&event);
         for partition in (0..partitions).map(Partition) {
             let value = value.clone();
             records.push((partition, NewRecord { key: None, value }));
         }
-        false
+        Ok(false)
     }
 }

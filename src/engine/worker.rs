@@ -152,6 +152,8 @@ pub struct Worker {
     /// None before it is opened and after it failed.
     walk: Option<Walk>,
     failure: Option<String>,
+    /// The log goes on in a revision that this program does not know, so what it has is not what holds now.
+    is_outdated: bool,
     /// The store was made anew already after the fold had diverged from what was committed.
     rebuilt: bool,
     restoring: bool,
@@ -231,6 +233,7 @@ impl Worker {
             reporter,
             walk: None,
             failure: None,
+            is_outdated: false,
             rebuilt: false,
             restoring: false,
             at_end_once: false,
@@ -441,6 +444,8 @@ impl Worker {
             }
             // Nothing was folded of it; when the clock has caught up it will be.
             Error::Ahead { .. } => {}
+            // Nor of this, and what was folded before it is not the newest that is known: no answer comes from it.
+            Error::UnknownRevision { .. } => self.is_outdated = true,
             // Another owner was let in. Whether the partition is still ours the group will say.
             Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => {
                 self.walk = None;
@@ -724,7 +729,7 @@ impl Worker {
         let walk = self
             .walk
             .as_ref()
-            .filter(|walk| walk.is_settled() && walk.is_caught_up());
+            .filter(|walk| walk.is_settled() && walk.is_caught_up() && !self.is_outdated);
         walk.ok_or(QueryError::Unavailable)
     }
 
@@ -739,7 +744,7 @@ impl Worker {
         let line = |user: &String| {
             walk.look_up(user, |image| {
                 let mut line = Vec::new();
-                json::user_fields(&mut line, image);
+                json::user_fields(&mut line, image, walk.state().time());
                 json::Object::more(&mut line).raw("as_of", &as_of).end();
                 line
             })

@@ -212,14 +212,16 @@ impl Close {
     }
 }
 
-impl From<KickReason> for Close {
-    fn from(reason: KickReason) -> Close {
+impl Close {
+    /// How a kick ends a connection; none for one that does not end it.
+    pub fn of_kick(reason: KickReason) -> Option<Close> {
         match reason {
-            KickReason::Replaced => Close::Replaced,
-            KickReason::Displaced => Close::Displaced,
-            KickReason::Admin => Close::Admin,
-            KickReason::Stale => Close::Stale,
-            KickReason::Forgotten => Close::Forgotten,
+            KickReason::Replaced => Some(Close::Replaced),
+            KickReason::Displaced => Some(Close::Displaced),
+            KickReason::Admin => Some(Close::Admin),
+            KickReason::Stale => Some(Close::Stale),
+            KickReason::Forgotten => Some(Close::Forgotten),
+            KickReason::Identify => None,
         }
     }
 }
@@ -344,7 +346,7 @@ pub fn kicked(reason: KickReason) -> String {
     frame("kicked", None, |object| {
         object
             .text("reason", reason.name())
-            .boolean("reconnect", Close::from(reason).may_come_back());
+            .boolean("reconnect", Close::of_kick(reason).is_none_or(Close::may_come_back));
     })
 }
 

@@ -4,6 +4,7 @@
 //! on; a kick that was missed meanwhile is given again at the connection's next heartbeat.
 
 use super::Edge;
+use super::frames::Close;
 use super::health::End;
 use super::roster::Order;
 use super::uplink::Kick;
@@ -43,7 +44,11 @@ pub async fn run(edge: Arc<Edge>, opened: Arc<Mutex<Option<mpsc::Receiver<Kick>>
             && let Some(session) = edge.roster.get(kick.conn)
         {
             metrics::gateway_kick(kick.reason);
-            session.order(Order::Kick(kick.reason));
+            match Close::of_kick(kick.reason) {
+                Some(_) => session.order(Order::Kick(kick.reason)),
+                // The engine asks whose it is: its heartbeat says so.
+                None => edge.beats.add(&session),
+            }
         }
         // `stale` is also said of one connection only; whether it is the whole gateway, the engine knows.
         let now_ms = edge.clock.monotonic_ms();

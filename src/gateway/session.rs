@@ -183,6 +183,7 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
         via: session.via(&edge.config.name, edge.epoch),
         intent: guest.visitor.intent,
         client: Some(guest.visitor.client.clone().into()),
+        auth_at: None,
     };
     let pace = guest.pace;
     let places = guest.places();
@@ -243,7 +244,7 @@ async fn farewell(mut socket: Socket, ended: &Ended, places: Places) {
         Ended::Gone | Ended::TooSlow => None,
         Ended::Silent => Some(Close::Silent),
         Ended::Exit | Ended::LoggedOut => Some(Close::LoggedOut),
-        Ended::Kicked(reason) => Some(Close::from(*reason)),
+        Ended::Kicked(reason) => Close::of_kick(*reason),
         Ended::Closed(close) => Some(*close),
     };
     let said = async {

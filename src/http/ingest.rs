@@ -7,7 +7,7 @@ use crate::engine::{Engine, Placed};
 use crate::log::{self, Appended};
 use crate::metrics;
 use crate::presence::event::Event;
-use crate::schema::json::{Object, read_new_events};
+use crate::schema::json::{NewEvent, Object, read_new_events};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
@@ -66,7 +66,9 @@ pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Faul
     refuse_if_stopping(face)?;
     let log = face.engine.log();
     let mut records = Vec::new();
-    face.engine.place(event, &mut records);
+    face.engine
+        .place(event, None, &mut records)
+        .map_err(|error| Fault::bad_request("bad_event", error.to_string()))?;
     let began = face.engine.clock().monotonic();
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
@@ -108,12 +110,18 @@ fn read(body: &[u8], scopes: Scopes, engine: &Engine) -> Result<(Vec<Placed>, Ve
     let mut shapes = Vec::with_capacity(events.len());
     for (index, event) in events.into_iter().enumerate() {
         let event = event.map_err(|bad| Fault::event(index, bad.field, bad.message))?;
+        let NewEvent { event, partition } = event;
         if needs_admin(&event) && !scopes.admin {
             return Err(access::forbidden("admin").at(index, "type"));
         }
         let before = records.len();
-        let everywhere = matches!(event, Event::Lease { .. } | Event::Policy { .. } | Event::Tick);
-        let single = engine.place(event, &mut records);
+        let everywhere = matches!(
+            event,
+            Event::Lease { .. } | Event::Policy { .. } | Event::Revision { .. } | Event::Tick
+        );
+        let single = engine
+            .place(event, partition, &mut records)
+            .map_err(|error| Fault::event(index, error.field(), error.to_string()))?;
         let count = records.len() - before;
         shapes.push(match (single, everywhere) {
             (true, _) => Shape::One,
@@ -127,10 +135,11 @@ fn read(body: &[u8], scopes: Scopes, engine: &Engine) -> Result<(Vec<Placed>, Ve
 /// What an operator does, not a client or a gateway.
 fn needs_admin(event: &Event<'_>) -> bool {
     match event {
-        Event::Policy { .. } | Event::Kick { .. } | Event::Forget { .. } => true,
+        Event::Policy { .. } | Event::Revision { .. } | Event::Kick { .. } | Event::Forget { .. } => true,
         Event::Connect { .. }
         | Event::Heartbeat { .. }
         | Event::Heartbeats { .. }
+        | Event::Alive { .. }
         | Event::Background { .. }
         | Event::Foreground { .. }
         | Event::Disconnect { .. }

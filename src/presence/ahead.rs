@@ -5,8 +5,9 @@
 //! records before; touching them in small groups, each step for the whole group, makes those waits overlap. That is
 //! about speed only: nothing is changed, and a user who is not found here is found by the rules.
 
-use super::state::{DeviceState, State};
-use super::table::hash;
+use super::gateways::GatewayId;
+use super::state::{DeviceState, Slot, State};
+use super::{Conn, Epoch};
 use std::hint::black_box;
 
 /// The memory of fewer users is in the caches anyway.
@@ -25,7 +26,7 @@ impl State {
         loop {
             let mut count = 0;
             for (place, user) in hashes.iter_mut().zip(&mut users) {
-                *place = hash(user);
+                *place = self.users.table.hash(user);
                 count += 1;
             }
             if count == 0 {
@@ -35,11 +36,27 @@ impl State {
         }
     }
 
+    /// The same for the users of the first [`USERS_AHEAD`] of these connections.
+    pub(super) fn look_ahead_on(&self, gateway: GatewayId, epoch: Epoch, conns: &[Conn]) {
+        if self.users_in_memory() < FEW {
+            return;
+        }
+        let mut found = [None; USERS_AHEAD];
+        for (place, conn) in found.iter_mut().zip(conns) {
+            *place = self.gateways.likely_on(gateway, epoch, *conn);
+        }
+        self.touch_users(&found);
+    }
+
     fn touch(&self, hashes: &[u32]) {
         let mut found = [None; USERS_AHEAD];
         for (place, hash) in found.iter_mut().zip(hashes) {
             *place = self.users.likely(*hash);
         }
+        self.touch_users(&found);
+    }
+
+    fn touch_users(&self, found: &[Option<Slot>; USERS_AHEAD]) {
         let users = || found.iter().filter_map(|slot| self.users.get((*slot)?));
         for user in users() {
             black_box((user.armed, user.due));

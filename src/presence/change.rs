@@ -132,16 +132,19 @@ pub enum KickReason {
     Admin,
     Stale,
     Forgotten,
+    /// Not an order to close: the gateway is to say whose connection it is.
+    Identify,
 }
 
 impl KickReason {
     /// In the order of section 7.
-    pub const ALL: [KickReason; 5] = [
+    pub const ALL: [KickReason; 6] = [
         KickReason::Replaced,
         KickReason::Displaced,
         KickReason::Admin,
         KickReason::Stale,
         KickReason::Forgotten,
+        KickReason::Identify,
     ];
 
     pub fn name(self) -> &'static str {
@@ -151,6 +154,7 @@ impl KickReason {
             KickReason::Admin => "admin",
             KickReason::Stale => "stale",
             KickReason::Forgotten => "forgotten",
+            KickReason::Identify => "identify",
         }
     }
 }
@@ -164,21 +168,28 @@ impl From<KickedBy> for KickReason {
     }
 }
 
-/// An order to a gateway to close one connection.
+/// An order to a gateway to close one connection, or, for the reason `identify`, to say whose it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kick {
     pub id: OutputId,
     pub gateway: Box<str>,
     pub epoch: Epoch,
     pub conn: Conn,
-    pub user: Box<str>,
-    pub platform: Box<str>,
-    pub device: Box<str>,
+    /// Whose connection it is; none where an `alive` record named only the connection.
+    pub whose: Option<KickedDevice>,
     pub reason: KickReason,
     pub at: LogTime,
 }
 
-/// Why an event, or one beat, had no effect.
+/// Whose connection a kick is about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KickedDevice {
+    pub user: Box<str>,
+    pub platform: Box<str>,
+    pub device: Box<str>,
+}
+
+/// Why an event, or one part of it, had no effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IgnoreReason {
     UnknownPlatform,
@@ -192,11 +203,13 @@ pub enum IgnoreReason {
     NoEffect,
     NotOnline,
     PlatformRemoved,
+    /// A connect of a connection that has ended already.
+    Ended,
 }
 
 impl IgnoreReason {
     /// In the order of section 7.
-    pub const ALL: [IgnoreReason; 11] = [
+    pub const ALL: [IgnoreReason; 12] = [
         IgnoreReason::UnknownPlatform,
         IgnoreReason::StaleEpoch,
         IgnoreReason::Duplicate,
@@ -208,6 +221,7 @@ impl IgnoreReason {
         IgnoreReason::NoEffect,
         IgnoreReason::NotOnline,
         IgnoreReason::PlatformRemoved,
+        IgnoreReason::Ended,
     ];
 
     pub fn name(self) -> &'static str {
@@ -223,17 +237,28 @@ impl IgnoreReason {
             IgnoreReason::NoEffect => "no_effect",
             IgnoreReason::NotOnline => "not_online",
             IgnoreReason::PlatformRemoved => "platform_removed",
+            IgnoreReason::Ended => "ended",
         }
     }
 }
 
-/// An event, or one beat, that had no effect. Not written to any topic; counted, and printed by `rollcall fold`.
+/// An event, or one part of it, that had no effect. Not written to any topic; counted, and printed by `rollcall fold`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ignored {
     pub offset: Offset,
     pub reason: IgnoreReason,
-    /// Index of the beat in a `heartbeats` record.
-    pub beat: Option<usize>,
+    pub part: Part,
+}
+
+/// What of a record was ignored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The whole event.
+    Whole,
+    /// The beat with this index in a `heartbeats` record.
+    Beat(usize),
+    /// The connection with this number in an `alive` record.
+    Conn(Conn),
 }
 
 /// What a fold gives, in order.

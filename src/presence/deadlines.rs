@@ -5,7 +5,7 @@
 //! users without an online device are kept apart, so that whoever keeps those users elsewhere, ordered by their next
 //! deadline, can let go of all of them at once ([`State::release_long_timers`]).
 //!
-//! A lease is no timer of each of its devices: its expiry makes one pass over the users in memory.
+//! A lease is no timer of each of its devices: at its expiry the devices on the gateway's connections are looked up.
 
 use super::gateways::{Gateways, deferred};
 use super::state::{Device, DeviceState, Slot, State, User};
@@ -187,7 +187,7 @@ impl State {
     pub fn next_timer(&self, anybody_online: bool) -> Option<LogTime> {
         let timers = [self.deadlines.short.peek(), self.deadlines.long.peek()];
         let timers = timers.into_iter().flatten().map(|Reverse((time, _))| *time);
-        let leases = anybody_online.then_some(self.gateways.quiet_until);
+        let leases = anybody_online.then(|| self.gateways.attention_at(self.grace_until));
         let next = timers.chain(leases).min()?;
         (next != NEVER).then_some(next)
     }
@@ -199,16 +199,10 @@ impl State {
         while let Some(slot) = self.pop_timer(now) {
             self.collect(slot, now, &mut found);
         }
-        if !self.deadlines.leases_seen && now >= self.gateways.quiet_until {
+        if !self.deadlines.leases_seen && now >= self.gateways.attention_at(self.grace_until) {
             self.deadlines.leases_seen = true;
-            let expired = self.gateways.expired(now, self.grace_until);
-            if !expired.is_empty() {
-                let hit = |device: &Device| {
-                    device.has_open_link() && expired.contains(&(device.link.gateway, device.link.epoch))
-                };
-                let hits = self.users.iter().filter(|(_, user)| user.devices.iter().any(hit));
-                let hits: Vec<Slot> = hits.map(|(slot, _)| slot).collect();
-                for slot in hits {
+            for (gateway, epoch) in self.gateways.expired(now, self.grace_until) {
+                for slot in self.gateways.with_open_link(gateway, epoch..=epoch) {
                     self.collect(slot, now, &mut found);
                 }
             }
@@ -299,7 +293,6 @@ impl State {
     pub(super) fn rearm_all(&mut self) {
         let slots: Vec<Slot> = self.slots().collect();
         slots.into_iter().for_each(|slot| self.arm(slot));
-        self.gateways.quiet_until = LogTime(0);
     }
 
     /// The next device to fire, up to a point in the order if one is given.

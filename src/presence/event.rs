@@ -16,10 +16,13 @@ pub mod bounds {
     pub const CLIENT_BYTES: (usize, usize) = (1, 256);
     pub const STATUS_TEXT_BYTES: (usize, usize) = (1, 100);
     pub const BEATS: (usize, usize) = (1, 10_000);
+    /// Of the numbers in `conns`.
+    pub const CONNS: (usize, usize) = (1, 100_000);
+    pub const REVISION: (u64, u64) = (1, (1 << 31) - 1);
     /// Of `epoch` and `conn`.
     pub const NUMBER_MAX: u64 = i64::MAX as u64;
     pub const TTL_MS_MAX: u64 = 86_400_000;
-    /// Of a record's timestamp.
+    /// Of a record's timestamp, and of `auth_at`.
     pub const TIMESTAMP_MAX: u64 = (1 << 53) - 1;
 }
 
@@ -81,6 +84,8 @@ pub enum Event<'a> {
         intent: Intent,
         /// What is known of the link (address, app and system version), free text.
         client: Option<Cow<'a, str>>,
+        /// When the user proved who it is, in ms by the issuer's clock.
+        auth_at: Option<u64>,
     },
     Heartbeat {
         who: Who<'a>,
@@ -90,6 +95,13 @@ pub enum Event<'a> {
         gateway: Cow<'a, str>,
         epoch: Epoch,
         beats: Vec<Beat<'a>>,
+    },
+    /// Heartbeats by the numbers of their connections alone.
+    Alive {
+        gateway: Cow<'a, str>,
+        epoch: Epoch,
+        /// Each greater than the one before.
+        conns: Vec<Conn>,
     },
     Background {
         who: Who<'a>,
@@ -130,12 +142,18 @@ pub enum Event<'a> {
         /// The JSON text as it was published.
         document: Cow<'a, str>,
     },
+    /// From here on records are folded, and outputs encoded, as this revision says. One that is not greater than the
+    /// one in force moves time and does nothing else; one that this program does not know must not be folded
+    /// ([`Event::unknown_revision`]).
+    Revision {
+        revision: u32,
+    },
     Tick,
 }
 
 impl Event<'_> {
-    /// The user whom the record is about and whose partition it belongs to; none for what concerns a whole partition
-    /// and for `heartbeats`, which names many.
+    /// The user whom the record is about and whose partition it belongs to; none for what concerns a whole partition,
+    /// for `heartbeats`, which names many, and for `alive`, which names connections.
     pub fn user(&self) -> Option<&str> {
         match self {
             Event::Connect { who, .. }
@@ -145,7 +163,12 @@ impl Event<'_> {
             | Event::Disconnect { who, .. }
             | Event::Logout { who, .. } => Some(&who.user),
             Event::Kick { user, .. } | Event::CustomStatus { user, .. } | Event::Forget { user } => Some(user),
-            Event::Heartbeats { .. } | Event::Lease { .. } | Event::Policy { .. } | Event::Tick => None,
+            Event::Heartbeats { .. }
+            | Event::Alive { .. }
+            | Event::Lease { .. }
+            | Event::Policy { .. }
+            | Event::Revision { .. }
+            | Event::Tick => None,
         }
     }
 
@@ -162,8 +185,10 @@ impl Event<'_> {
             | Event::Kick { .. }
             | Event::CustomStatus { .. }
             | Event::Forget { .. }
+            | Event::Alive { .. }
             | Event::Lease { .. }
             | Event::Policy { .. }
+            | Event::Revision { .. }
             | Event::Tick => self.user().into_iter().for_each(each),
         }
     }
@@ -174,6 +199,7 @@ impl Event<'_> {
             Event::Connect { .. } => "connect",
             Event::Heartbeat { .. } => "heartbeat",
             Event::Heartbeats { .. } => "heartbeats",
+            Event::Alive { .. } => "alive",
             Event::Background { .. } => "background",
             Event::Foreground { .. } => "foreground",
             Event::Disconnect { .. } => "disconnect",
@@ -183,7 +209,31 @@ impl Event<'_> {
             Event::Forget { .. } => "forget",
             Event::Lease { .. } => "lease",
             Event::Policy { .. } => "policy",
+            Event::Revision { .. } => "revision",
             Event::Tick => "tick",
+        }
+    }
+
+    /// The revision that the event raises the partition to, if this program does not know it. The fold must end before
+    /// such a record.
+    pub fn unknown_revision(&self) -> Option<u32> {
+        match self {
+            Event::Revision { revision } if *revision > super::REVISION => Some(*revision),
+            Event::Revision { .. }
+            | Event::Connect { .. }
+            | Event::Heartbeat { .. }
+            | Event::Heartbeats { .. }
+            | Event::Alive { .. }
+            | Event::Background { .. }
+            | Event::Foreground { .. }
+            | Event::Disconnect { .. }
+            | Event::Logout { .. }
+            | Event::Kick { .. }
+            | Event::CustomStatus { .. }
+            | Event::Forget { .. }
+            | Event::Lease { .. }
+            | Event::Policy { .. }
+            | Event::Tick => None,
         }
     }
 }

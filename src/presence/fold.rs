@@ -4,14 +4,16 @@
 //! more users are due than fit into memory: [`State::begin`] moves time, [`State::fire`] fires what is due, perhaps
 //! only up to a point, and [`State::apply`] applies the record's own event.
 
-use super::change::{Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, Output, OutputId};
+use super::change::{
+    Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, KickedDevice, Output, OutputId, Part,
+};
 use super::deadlines::{Firing, Upto};
 use super::event::Event;
 use super::gateways::Gateways;
 use super::rulebook::Rulebook;
-use super::rules::{self, Pending};
+use super::rules::{self, Pending, Sign};
 use super::state::{Device, Slot, State};
-use super::{Conn, Epoch, LogTime, Offset, Partition};
+use super::{Conn, Epoch, LogTime, Offset};
 
 /// Where outputs go, in order.
 pub type Out<'o> = &'o mut dyn FnMut(Output);
@@ -78,21 +80,23 @@ impl State {
         let evidence = rules::evidence_of(&user.devices[device]);
         let cause = match firing {
             Firing::LoseLink(lost_by) => {
-                rules::lose_link(user, device, at, lost_by, rules, gateways, &mut pending);
+                rules::lose_link(slot, user, device, at, lost_by, rules, gateways, &mut pending);
                 Cause::from(lost_by)
             }
             Firing::Remove => {
-                rules::remove(user, device, rules, gateways, &mut pending);
+                rules::remove(slot, user, device, rules, gateways, &mut pending);
                 Cause::PushExpired
             }
         };
         self.conclude(slot, at, cause, evidence, pending, out);
     }
 
-    /// Drops leases that have expired, forgets gateways long without one, then applies the event at time `T`.
+    /// Drops leases that have expired, forgets gateways long without one and early ends that are too old, then applies the
+    /// event at time `T`.
     pub fn apply(&mut self, event: Option<&Event<'_>>, out: Out<'_>) {
         let Some(now) = self.time else { return };
         self.gateways.tidy(now, self.grace_until);
+        self.early_ends.expire(now);
         let Some(event) = event else { return };
         match event {
             Event::Connect {
@@ -100,11 +104,20 @@ impl State {
                 via,
                 intent,
                 client,
-            } => self.connect(who, via, *intent, client.as_deref(), out),
-            Event::Heartbeat { who, via } => self.alive(rules::Alive::Heartbeat, who, &rules::via(via), None, out),
+                auth_at,
+            } => {
+                let terms = rules::Terms {
+                    intent: *intent,
+                    client: client.as_deref(),
+                    auth_at: auth_at.map(LogTime),
+                };
+                self.connect(who, via, &terms, out);
+            }
+            Event::Heartbeat { who, via } => self.sign(Sign::Heartbeat, who, &rules::via(via), Part::Whole, out),
             Event::Heartbeats { gateway, epoch, beats } => self.heartbeats(gateway, *epoch, beats, out),
-            Event::Background { who, via } => self.alive(rules::Alive::Background, who, &rules::via(via), None, out),
-            Event::Foreground { who, via } => self.alive(rules::Alive::Foreground, who, &rules::via(via), None, out),
+            Event::Alive { gateway, epoch, conns } => self.alive(gateway, *epoch, conns, out),
+            Event::Background { who, via } => self.sign(Sign::Background, who, &rules::via(via), Part::Whole, out),
+            Event::Foreground { who, via } => self.sign(Sign::Foreground, who, &rules::via(via), Part::Whole, out),
             Event::Disconnect { who, via, reason } => self.disconnect(who, via, *reason, out),
             Event::Logout { who, via } => self.logout(who, via, out),
             Event::Kick { user, target } => self.kick(user, target, out),
@@ -113,12 +126,13 @@ impl State {
             Event::Lease { gateway, epoch, ttl_ms } => self.lease(gateway, *epoch, *ttl_ms, out),
             Event::Policy { policy, .. } => {
                 if self.rules.replace((**policy).clone()).is_err() {
-                    self.ignore(IgnoreReason::PlatformRemoved, None, out);
+                    self.ignore(IgnoreReason::PlatformRemoved, Part::Whole, out);
                 } else {
                     self.policy_since = self.offset;
                 }
             }
-            Event::Tick => {}
+            // There is only one: none is greater than the one in force. One that is not known here is not folded.
+            Event::Revision { .. } | Event::Tick => {}
         }
     }
 
@@ -158,7 +172,7 @@ impl State {
         }
         for kick in pending.kicks {
             if let Some(user) = self.users.get(slot).map(|user| user.id.clone()) {
-                self.tell_kick(kick, user, out);
+                self.emit_kick(kick, Some(user), out);
             }
         }
     }
@@ -173,16 +187,16 @@ impl State {
         devices: Vec<DeviceChange>,
         out: Out<'_>,
     ) {
-        let Some(user) = self.users.change(slot) else { return };
+        let State { users, rules, .. } = self;
+        let Some(user) = users.change(slot) else { return };
         let before = user.status;
         let after = user.greatest_status();
         if after != before {
             user.status = after;
             user.since = at;
         }
-        if after != super::Status::Online {
-            user.custom_status = None;
-        }
+        let keep_ms = rules.policy().custom_keep_ms;
+        rules::carry_custom_status(user, before, after, at, cause, keep_ms);
         user.version += 1;
         let (id, version, custom_status) = (user.id.clone(), user.version, user.custom_status.clone());
         self.seq += 1;
@@ -204,27 +218,29 @@ impl State {
     }
 
     /// Gives a kick of a connection.
-    pub(super) fn tell_kick(&mut self, kick: PendingKick, user: Box<str>, out: Out<'_>) {
+    pub(super) fn emit_kick(&mut self, kick: PendingKick, user: Option<Box<str>>, out: Out<'_>) {
         let kick = Kick {
             id: self.next_id(),
             gateway: kick.gateway,
             epoch: kick.epoch,
             conn: kick.conn,
-            user,
-            platform: kick.platform,
-            device: kick.device,
+            whose: user.map(|user| KickedDevice {
+                user,
+                platform: kick.platform,
+                device: kick.device,
+            }),
             reason: kick.reason,
             at: self.now(),
         };
         out(Output::Kick(kick));
     }
 
-    /// Tells that the event, or one of its beats, has no effect.
-    pub(super) fn ignore(&mut self, reason: IgnoreReason, beat: Option<usize>, out: Out<'_>) {
+    /// Says that the event, or a part of it, has no effect.
+    pub(super) fn ignore(&mut self, reason: IgnoreReason, part: Part, out: Out<'_>) {
         out(Output::Ignored(Ignored {
             offset: self.here(),
             reason,
-            beat,
+            part,
         }));
     }
 }
@@ -249,17 +265,6 @@ impl PendingKick {
             platform: rules.name(device.platform).into(),
             device: device.device.clone(),
             reason,
-        }
-    }
-}
-
-/// The partition an output's id names.
-impl OutputId {
-    pub fn new(partition: Partition, offset: Offset, index: u64) -> OutputId {
-        OutputId {
-            partition,
-            offset,
-            index,
         }
     }
 }

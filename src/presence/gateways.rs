@@ -1,8 +1,12 @@
-//! Gateways: their epochs, their leases, and how many devices name each.
+//! Gateways: their epochs, their leases, and which devices are on their connections.
 
 use super::deadlines::NEVER;
-use super::table::{Named, Table};
-use super::{Epoch, LogTime};
+use super::links::Links;
+use super::state::{Device, DeviceState, Link, Slot};
+use super::table::{HashSeed, Hasher, Named, Table};
+use super::{Conn, Epoch, LogTime};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct GatewayId(pub u32);
@@ -10,8 +14,12 @@ pub(super) struct GatewayId(pub u32);
 pub(super) struct Gateway {
     pub name: Box<str>,
     pub known: Option<Known>,
-    /// How many devices name it.
+    /// How many devices name it, online or not.
     devices: u32,
+    /// Whose link is open, by epoch.
+    open: BTreeMap<Epoch, Links>,
+    /// Who lingers, by epoch.
+    lingering: BTreeMap<Epoch, Links>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -20,16 +28,6 @@ pub(super) struct Known {
     pub ended: bool,
     pub lease_until: Option<LogTime>,
     pub last_until: LogTime,
-}
-
-impl Known {
-    /// When something becomes of it by itself: its lease expires, or it is forgotten.
-    fn attention_at(&self, grace_until: Option<LogTime>) -> LogTime {
-        match self.lease_until {
-            Some(until) => deferred(until, grace_until),
-            None => self.last_until.plus(GATEWAY_FORGOTTEN_MS),
-        }
-    }
 }
 
 /// A gateway without an active lease is forgotten this long after its last lease's end (section 5).
@@ -50,17 +48,25 @@ impl Named for Gateway {
 }
 
 /// Every gateway that has a known epoch or is named by a device.
+///
+/// Names, epochs and connections come from strangers, so whatever a lease does costs in proportion to the devices that
+/// it concerns, however many gateways and users there are beside.
 pub(super) struct Gateways {
     pub table: Table<Gateway>,
-    /// No lease expires and no gateway is forgotten before.
-    pub quiet_until: LogTime,
+    /// Active leases by their `until`, as it was set.
+    leases: BTreeSet<(LogTime, u32)>,
+    /// When those without an active lease are forgotten.
+    idle: BTreeSet<(LogTime, u32)>,
+    hasher: Hasher,
 }
 
 impl Gateways {
-    pub fn new() -> Gateways {
+    pub fn new(seed: HashSeed) -> Gateways {
         Gateways {
-            table: Table::new(),
-            quiet_until: NEVER,
+            table: Table::new(seed),
+            leases: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            hasher: Hasher::new(seed),
         }
     }
 
@@ -96,6 +102,8 @@ impl Gateways {
                 name: name.into(),
                 known: None,
                 devices: 0,
+                open: BTreeMap::new(),
+                lingering: BTreeMap::new(),
             }))
         })
     }
@@ -119,59 +127,126 @@ impl Gateways {
         }
     }
 
-    pub fn learn(&mut self, name: &str, known: Known, grace_until: Option<LogTime>) -> GatewayId {
-        let id = self.intern(name);
-        if let Some(gateway) = self.table.get_mut(id.0) {
-            gateway.known = Some(known);
+    /// Notes that a device is online, if it is: to be called after each change of its link or state.
+    pub fn enter(&mut self, slot: Slot, device: &Device) {
+        let key = self.hasher.number(device.link.conn.0);
+        if let Some(links) = self.links_of(device) {
+            links.entry(device.link.epoch).or_default().insert(key, slot.0);
         }
-        self.quiet_until = self.quiet_until.min(known.attention_at(grace_until));
+    }
+
+    /// Takes back what [`Gateways::enter`] noted: to be called before each change of a device's link or state.
+    pub fn leave(&mut self, slot: Slot, device: &Device) {
+        let key = self.hasher.number(device.link.conn.0);
+        let Some(links) = self.links_of(device) else { return };
+        if let Some(of_epoch) = links.get_mut(&device.link.epoch) {
+            of_epoch.remove(key, slot.0);
+            if of_epoch.is_empty() {
+                links.remove(&device.link.epoch);
+            }
+        }
+    }
+
+    fn links_of(&mut self, device: &Device) -> Option<&mut BTreeMap<Epoch, Links>> {
+        let gateway = self.table.get_mut(device.link.gateway.0)?;
+        match device.state {
+            DeviceState::Online { linger: None, .. } => Some(&mut gateway.open),
+            DeviceState::Online { linger: Some(_), .. } => Some(&mut gateway.lingering),
+            DeviceState::Away { .. } | DeviceState::Kicked { .. } => None,
+        }
+    }
+
+    /// Users with a device online on this connection, lingering ones too, in no meaningful order and some perhaps twice;
+    /// appended.
+    pub fn on_connection(&self, link: Link, found: &mut Vec<Slot>) {
+        let Some(gateway) = self.table.get(link.gateway.0) else {
+            return;
+        };
+        let key = self.hasher.number(link.conn.0);
+        for by_epoch in [&gateway.open, &gateway.lingering] {
+            if let Some(links) = by_epoch.get(&link.epoch) {
+                links.each(key, |slot| found.push(Slot(slot)));
+            }
+        }
+    }
+
+    /// A user with a device on this connection, if any; only for looking ahead.
+    pub fn likely_on(&self, gateway: GatewayId, epoch: Epoch, conn: Conn) -> Option<Slot> {
+        let links = self.table.get(gateway.0)?.open.get(&epoch)?;
+        links.first(self.hasher.number(conn.0)).map(Slot)
+    }
+
+    /// Users with an open link on this gateway in these epochs, in no meaningful order and some perhaps twice.
+    pub fn with_open_link(&self, id: GatewayId, epochs: impl RangeBounds<Epoch>) -> Vec<Slot> {
+        let Some(gateway) = self.table.get(id.0) else {
+            return Vec::new();
+        };
+        let links = gateway.open.range(epochs).flat_map(|(_, links)| links.slots());
+        links.map(Slot).collect()
+    }
+
+    /// Notes what a lease says of its gateway.
+    pub fn learn(&mut self, name: &str, known: Known) -> GatewayId {
+        let id = self.intern(name);
+        let Some(gateway) = self.table.get_mut(id.0) else {
+            return id;
+        };
+        if let Some(was) = gateway.known.replace(known) {
+            match was.lease_until {
+                Some(until) => self.leases.remove(&(until, id.0)),
+                None => self.idle.remove(&(was.last_until.plus(GATEWAY_FORGOTTEN_MS), id.0)),
+            };
+        }
+        match known.lease_until {
+            Some(until) => self.leases.insert((until, id.0)),
+            None => self.idle.insert((known.last_until.plus(GATEWAY_FORGOTTEN_MS), id.0)),
+        };
         id
+    }
+
+    /// When a lease expires or a gateway is forgotten next.
+    pub fn attention_at(&self, grace_until: Option<LogTime>) -> LogTime {
+        let lease = self.leases.first().map(|(until, _)| deferred(*until, grace_until));
+        let idle = self.idle.first().map(|(until, _)| *until);
+        lease.into_iter().chain(idle).min().unwrap_or(NEVER)
     }
 
     /// Those whose active lease has expired by `time`.
     pub fn expired(&self, time: LogTime, grace_until: Option<LogTime>) -> Vec<(GatewayId, Epoch)> {
-        let known = self
-            .table
-            .iter()
-            .filter_map(|(id, gateway)| Some((id, gateway.known.as_ref()?)));
-        known
-            .filter(|(_, known)| {
-                known
-                    .lease_until
-                    .is_some_and(|until| deferred(until, grace_until) <= time)
-            })
-            .map(|(id, known)| (GatewayId(id), known.epoch))
+        if grace_until.is_some_and(|grace_until| grace_until > time) {
+            return Vec::new();
+        }
+        let expired = self.leases.range(..=(time, u32::MAX));
+        expired
+            .filter_map(|(_, id)| Some((GatewayId(*id), self.known(GatewayId(*id))?.epoch)))
             .collect()
     }
 
     /// Drops expired leases, then forgets gateways long without one (section 5).
     pub fn tidy(&mut self, time: LogTime, grace_until: Option<LogTime>) {
-        if time < self.quiet_until {
+        if time < self.attention_at(grace_until) {
             return;
         }
-        let mut quiet_until = NEVER;
-        let ids: Vec<u32> = self.table.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            let Some(gateway) = self.table.get_mut(id) else {
-                continue;
-            };
-            let Some(known) = &mut gateway.known else { continue };
-            if known
-                .lease_until
-                .is_some_and(|until| deferred(until, grace_until) <= time)
-            {
+        while let Some((until, id)) = self.leases.first().copied()
+            && deferred(until, grace_until) <= time
+        {
+            self.leases.pop_first();
+            if let Some(known) = self.table.get_mut(id).and_then(|gateway| gateway.known.as_mut()) {
                 known.lease_until = None;
+                self.idle.insert((known.last_until.plus(GATEWAY_FORGOTTEN_MS), id));
             }
-            if known.lease_until.is_none() && known.attention_at(grace_until) <= time {
+        }
+        while let Some((at, id)) = self.idle.first().copied()
+            && at <= time
+        {
+            self.idle.pop_first();
+            if let Some(gateway) = self.table.get_mut(id) {
                 gateway.known = None;
                 if gateway.devices == 0 {
                     self.table.remove(id);
                 }
-            } else {
-                quiet_until = quiet_until.min(known.attention_at(grace_until));
             }
         }
         self.table.recycle();
-        self.quiet_until = quiet_until;
     }
 }

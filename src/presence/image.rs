@@ -1,10 +1,12 @@
 //! Users and partitions outside of a [`State`], with everything by name: what is shown and what is saved.
 
 use super::deadlines::NEVER;
+use super::ends::EarlyEndImage;
 use super::event::Ending;
 use super::gateways::Known;
 use super::policy::Policy;
-use super::state::{Device, DeviceState, Dirt, Link, Session, Slot, State, User};
+use super::state::{Device, DeviceState, Dirt, Link, Marks, Session, Slot, State, User};
+use super::table::HashSeed;
 use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 
 /// What is known of a gateway whose epoch is known.
@@ -28,8 +30,20 @@ pub struct UserImage<'a> {
     pub since: LogTime,
     pub last_seen: LogTime,
     pub custom_status: Option<&'a str>,
+    /// A custom status that was lost with the link; kept here also after its moment ([`UserImage::kept_at`]).
+    pub kept: Option<KeptImage<'a>>,
+    /// When the whole user was kicked last.
+    pub kicked_at: Option<LogTime>,
+    pub barred: bool,
     /// By (platform, device).
     pub devices: Vec<DeviceImage<'a>>,
+}
+
+/// A custom status that comes back with its user until a moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeptImage<'a> {
+    pub text: &'a str,
+    pub until: LogTime,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,6 +105,11 @@ impl UserImage<'_> {
             .any(|device| device.phase.status() == Status::Online)
     }
 
+    /// The kept text whose moment is after the partition's log time.
+    pub fn kept_at(&self, time: Option<LogTime>) -> Option<KeptImage<'_>> {
+        self.kept.filter(|kept| time.is_none_or(|time| kept.until > time))
+    }
+
     /// When something next happens to the user by itself.
     pub fn next_deadline(&self) -> Option<LogTime> {
         self.devices.iter().map(|device| device.deadline).min()
@@ -110,6 +129,8 @@ pub struct PartitionImage<'a> {
     pub policy_since: Option<Offset>,
     /// By name.
     pub gateways: Vec<GatewayImage<'a>>,
+    /// In the order in which they came.
+    pub early_ends: Vec<EarlyEndImage<'a>>,
 }
 
 /// Times of one online device that a heartbeat changes.
@@ -123,8 +144,8 @@ pub struct BeatTimes {
 impl State {
     /// A partition as it was saved, still without its users: all that have an online device must be put back with
     /// [`State::put_back`] before anything is folded.
-    pub fn restore(image: &PartitionImage<'_>) -> State {
-        let mut state = State::new(image.partition, image.policy.clone());
+    pub fn restore(image: &PartitionImage<'_>, seed: HashSeed) -> State {
+        let mut state = State::seeded(image.partition, image.policy.clone(), seed);
         state.time = image.time;
         state.offset = image.offset;
         state.grace_until = image.grace_until;
@@ -137,7 +158,10 @@ impl State {
                 lease_until: gateway.lease_until,
                 last_until: gateway.last_until,
             };
-            state.gateways.learn(gateway.name, known, image.grace_until);
+            state.gateways.learn(gateway.name, known);
+        }
+        for end in &image.early_ends {
+            state.early_ends.add(end.gateway, end.epoch, end.conn, end.came);
         }
         state
     }
@@ -168,6 +192,7 @@ impl State {
             policy: self.rules.policy(),
             policy_since: self.policy_since,
             gateways,
+            early_ends: self.early_ends.images().collect(),
         }
     }
 
@@ -181,6 +206,13 @@ impl State {
             since: user.since,
             last_seen: user.last_seen,
             custom_status: user.custom_status.as_deref(),
+            kept: user
+                .marks
+                .as_ref()
+                .and_then(|marks| marks.kept.as_ref())
+                .map(|(text, until)| KeptImage { text, until: *until }),
+            kicked_at: user.kicked_at(),
+            barred: user.is_barred(),
             devices: user.devices.iter().map(|device| self.device_image(device)).collect(),
         })
     }
@@ -235,6 +267,7 @@ impl State {
     pub fn admit(&mut self, image: &UserImage<'_>) -> Slot {
         let user = self.user_from(image);
         let slot = Slot(self.users.table.insert(user));
+        self.note_links(slot);
         self.arm(slot);
         slot
     }
@@ -250,6 +283,13 @@ impl State {
     pub fn put_back(&mut self, slot: Slot, image: &UserImage<'_>) {
         let user = self.user_from(image);
         self.users.table.insert_at(slot.0, user);
+        self.note_links(slot);
+    }
+
+    fn note_links(&mut self, slot: Slot) {
+        let State { users, gateways, .. } = self;
+        let devices = users.get(slot).into_iter().flat_map(|user| &user.devices);
+        devices.for_each(|device| gateways.enter(slot, device));
     }
 
     /// Ends a series of [`State::put_back`] and [`State::put_back_beats`].
@@ -352,6 +392,13 @@ impl State {
             since: image.since,
             last_seen: image.last_seen,
             custom_status: image.custom_status.map(Into::into),
+            marks: (image.kept.is_some() || image.kicked_at.is_some()).then(|| {
+                Box::new(Marks {
+                    kept: image.kept.map(|kept| (kept.text.into(), kept.until)),
+                    kicked_at: image.kicked_at,
+                    barred: image.barred,
+                })
+            }),
             devices,
             armed: NEVER,
             dirt: Dirt::Clean,

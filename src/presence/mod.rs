@@ -10,10 +10,12 @@
 pub mod ahead;
 pub mod change;
 pub mod deadlines;
+mod ends;
 pub mod event;
 pub mod fold;
 mod gateways;
 mod image;
+mod links;
 pub mod policy;
 mod rulebook;
 mod rules;
@@ -21,6 +23,9 @@ pub mod state;
 mod table;
 
 use std::fmt;
+
+/// The newest revision of rules and encodings that this program knows (section 3, `revision`).
+pub const REVISION: u32 = 1;
 
 /// Log time in milliseconds: the greatest record timestamp of a partition so far (section 2). The only clock here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

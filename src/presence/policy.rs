@@ -91,6 +91,8 @@ pub struct Policy {
     pub exclusive: Option<Vec<Vec<String>>>,
     pub instances: BTreeMap<String, u64>,
     pub kicked_max: u64,
+    /// For how long a custom status that was lost with the link is kept; 0: not at all.
+    pub custom_keep_ms: u64,
     pub outage: Outage,
     pub platforms: BTreeMap<String, Platform>,
 }
@@ -103,6 +105,7 @@ pub struct PolicyDocument {
     pub exclusive: Option<Vec<Vec<String>>>,
     pub instances: BTreeMap<String, u64>,
     pub kicked_max: Option<u64>,
+    pub custom_keep_ms: Option<u64>,
     pub silence_ms: Option<u64>,
     pub grace_ms: Option<u64>,
     pub platforms: BTreeMap<String, PlatformDocument>,
@@ -177,6 +180,7 @@ impl Default for Policy {
             exclusive: None,
             instances: DEFAULT_INSTANCES.iter().map(|kind| (kind.to_string(), 1)).collect(),
             kicked_max: DEFAULT_KICKED_MAX,
+            custom_keep_ms: 0,
             outage: Outage::default(),
             platforms: platforms
                 .into_iter()
@@ -221,6 +225,9 @@ impl PolicyDocument {
         }
         if let Some(kicked_max) = self.kicked_max {
             policy.kicked_max = bounded("kicked_max", kicked_max, 0, bounds::KICKED_MAX)?;
+        }
+        if let Some(custom_keep_ms) = self.custom_keep_ms {
+            policy.custom_keep_ms = bounded("custom_keep_ms", custom_keep_ms, 0, bounds::MS_MAX)?;
         }
         if let Some(silence_ms) = self.silence_ms {
             if silence_ms != 0 {

@@ -8,6 +8,7 @@
 //! outside, with everything by name.
 
 use super::deadlines::{Deadlines, NEVER};
+use super::ends::EarlyEnds;
 use super::event::Ending;
 use super::gateways::{GatewayId, Gateways};
 use super::policy::Policy;
@@ -15,8 +16,12 @@ use super::rulebook::{PlatformId, Rulebook};
 use super::table::{Named, Table};
 use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 
+pub use super::ends::{EARLY_END_MS, EARLY_ENDS_MAX, EarlyEndImage};
 pub use super::gateways::GATEWAY_FORGOTTEN_MS;
-pub use super::image::{BeatTimes, DeviceImage, GatewayImage, PartitionImage, Phase, SessionImage, UserImage};
+pub use super::image::{
+    BeatTimes, DeviceImage, GatewayImage, KeptImage, PartitionImage, Phase, SessionImage, UserImage,
+};
+pub use super::table::HashSeed;
 
 /// The number of a user's place in memory. Stays while the user is there; used again later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -32,6 +37,7 @@ pub struct State {
     pub(super) rules: Rulebook,
     pub(super) policy_since: Option<Offset>,
     pub(super) gateways: Gateways,
+    pub(super) early_ends: EarlyEnds,
     pub(super) users: Users,
     pub(super) deadlines: Deadlines,
     /// How many changes and kicks the record being folded has given.
@@ -45,6 +51,8 @@ pub(super) struct User {
     pub since: LogTime,
     pub last_seen: LogTime,
     pub custom_status: Option<Box<str>>,
+    /// What few users have.
+    pub marks: Option<Box<Marks>>,
     /// By (platform, device).
     pub devices: Vec<Device>,
     /// The time of the earliest timer that was set for this user and has not come up.
@@ -52,6 +60,17 @@ pub(super) struct User {
     pub dirt: Dirt,
     /// Already among those that fire in this record.
     pub due: bool,
+}
+
+/// What is remembered of a user beside status and devices, for those of whom there is any.
+#[derive(Default)]
+pub(super) struct Marks {
+    /// The custom status that was lost with the link, and until when it is kept.
+    pub kept: Option<(Box<str>, LogTime)>,
+    /// When the whole user was kicked last.
+    pub kicked_at: Option<LogTime>,
+    /// Kicked as a whole, and nobody has logged in since.
+    pub barred: bool,
 }
 
 pub(super) struct Device {
@@ -111,6 +130,7 @@ impl User {
             since: LogTime(0),
             last_seen: LogTime(0),
             custom_status: None,
+            marks: None,
             devices: Vec::new(),
             armed: NEVER,
             dirt: Dirt::Clean,
@@ -126,6 +146,24 @@ impl User {
     pub fn find(&self, rules: &Rulebook, platform: &str, device: &str) -> Result<usize, usize> {
         self.devices
             .binary_search_by(|entry| (rules.name(entry.platform), &*entry.device).cmp(&(platform, device)))
+    }
+
+    /// To write what few users have.
+    pub fn marks(&mut self) -> &mut Marks {
+        self.marks.get_or_insert_default()
+    }
+
+    pub fn kicked_at(&self) -> Option<LogTime> {
+        self.marks.as_ref()?.kicked_at
+    }
+
+    pub fn is_barred(&self) -> bool {
+        self.marks.as_ref().is_some_and(|marks| marks.barred)
+    }
+
+    /// Ends the keeping of a custom status, and gives it with the time until which it was to be kept.
+    pub fn take_kept(&mut self) -> Option<(Box<str>, LogTime)> {
+        self.marks.as_mut()?.kept.take()
     }
 
     fn has_online_device(&self) -> bool {
@@ -187,9 +225,9 @@ pub(super) struct Users {
 }
 
 impl Users {
-    fn new() -> Users {
+    fn new(seed: HashSeed) -> Users {
         Users {
-            table: Table::new(),
+            table: Table::new(seed),
             dirty: Vec::new(),
             beats: Vec::new(),
             forgotten: Vec::new(),
@@ -250,8 +288,13 @@ impl Users {
 }
 
 impl State {
-    /// An empty partition under its first policy.
+    /// An empty partition under its first policy, with a fixed hash seed: for logs that no stranger wrote.
     pub fn new(partition: Partition, policy: Policy) -> State {
+        State::seeded(partition, policy, HashSeed::default())
+    }
+
+    /// An empty partition under its first policy.
+    pub fn seeded(partition: Partition, policy: Policy, seed: HashSeed) -> State {
         State {
             partition,
             time: None,
@@ -260,8 +303,9 @@ impl State {
             seq: 0,
             rules: Rulebook::new(policy),
             policy_since: None,
-            gateways: Gateways::new(),
-            users: Users::new(),
+            gateways: Gateways::new(seed),
+            early_ends: EarlyEnds::default(),
+            users: Users::new(seed),
             deadlines: Deadlines::new(),
             index: 0,
         }

@@ -1,110 +1,191 @@
-//! An index from strings to the numbers of their slots, and the slots.
+//! An index from keys to the numbers of slots, and slots with names.
 //!
-//! Of its own because the standard map would keep every user id twice, and because nothing here may depend on a
-//! random hash seed. The order of slots depends on history and never reaches an output.
+//! Of its own because the standard map would keep every user id twice. Names come from strangers, so the hash is keyed:
+//! who does not know the seed cannot make names that fall into one place, and so make each look-up a walk. Neither the
+//! seed nor the order of slots, which depends on history, ever reaches an output.
+
+/// The key of the hashes of a [`State`](super::state::State). A process takes one at random; runs that must do the same
+/// work, step for step, fix it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HashSeed(pub u64);
+
+/// The words that a [`HashSeed`] is drawn out to.
+#[derive(Clone, Copy)]
+pub(super) struct Hasher {
+    start: u64,
+    left: u64,
+    right: u64,
+    end: u64,
+}
+
+/// The upper and lower half of a product, one over the other: each bit of it depends on each bit of both.
+fn fold(x: u64, y: u64) -> u64 {
+    let wide = u128::from(x) * u128::from(y);
+    (wide as u64) ^ ((wide >> 64) as u64)
+}
+
+impl Hasher {
+    pub fn new(seed: HashSeed) -> Hasher {
+        // SplitMix64.
+        let mut state = seed.0;
+        let mut next = || {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut word = state;
+            word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            word ^ (word >> 31)
+        };
+        Hasher {
+            start: next(),
+            left: next(),
+            right: next(),
+            end: next(),
+        }
+    }
+
+    /// Of a name: sixteen bytes a multiplication, both factors secret.
+    pub fn name(&self, name: &str) -> u32 {
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(word)
+        };
+        let mut state = self.start ^ name.len() as u64;
+        let (pairs, rest) = name.as_bytes().as_chunks::<16>();
+        for pair in pairs {
+            state = fold(word(&pair[..8]) ^ self.left ^ state, word(&pair[8..]) ^ self.right);
+        }
+        if !rest.is_empty() {
+            let (first, second) = rest.split_at(rest.len().min(8));
+            state = fold(word(first) ^ self.left ^ state, word(second) ^ self.right);
+        }
+        fold(state ^ self.end, self.right) as u32
+    }
+
+    /// A number as an index keeps it: one to one, and spread by a secret multiplier.
+    pub fn number(&self, number: u64) -> NumberKey {
+        let spread = (number ^ self.start).wrapping_mul(self.end | 1);
+        NumberKey([spread as u32, (spread >> 32) as u32])
+    }
+}
+
+/// What an [`Index`] finds slots by.
+pub(super) trait Key: Copy + Eq + Default {
+    /// Where it would stand in an index of unlimited size.
+    fn home(self) -> usize;
+}
+
+/// The hash of a name; different names may have the same.
+impl Key for u32 {
+    fn home(self) -> usize {
+        self as usize
+    }
+}
+
+/// A spread number. In halves, so that an entry of an index takes 12 bytes and not 16.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct NumberKey([u32; 2]);
+
+impl Key for NumberKey {
+    fn home(self) -> usize {
+        // Of a product the upper half depends on all bits of the number.
+        self.0[1] as usize
+    }
+}
 
 const EMPTY: u32 = u32::MAX;
 /// Grow when more than 7/8 full would follow.
 const LOAD: (usize, usize) = (7, 8);
+const FIRST_ENTRIES: usize = 16;
 
-/// Open addressing with linear probing; an entry is 32 bits of the hash and the number of a slot.
-pub(super) struct Index {
-    entries: Vec<(u32, u32)>,
+/// Open addressing with linear probing; an entry is a key and the number of a slot.
+pub(super) struct Index<K> {
+    /// None at first, then a power of two.
+    entries: Vec<(K, u32)>,
     len: usize,
 }
 
-/// A multiply-and-fold hash over eight bytes at a time; fixed, so that two runs do the same work.
-pub(super) fn hash(key: &str) -> u32 {
-    const A: u64 = 0x9E37_79B9_7F4A_7C15;
-    const B: u64 = 0xD6E8_FEB8_6659_FD93;
-    let fold = |x: u64, y: u64| {
-        let wide = u128::from(x) * u128::from(y);
-        (wide as u64) ^ ((wide >> 64) as u64)
-    };
-    let mut state = A ^ key.len() as u64;
-    let mut chunks = key.as_bytes().chunks_exact(8);
-    for chunk in &mut chunks {
-        let mut word = [0; 8];
-        word.copy_from_slice(chunk);
-        state = fold(state ^ u64::from_le_bytes(word), B);
-    }
-    let mut word = [0; 8];
-    let rest = chunks.remainder();
-    word[..rest.len()].copy_from_slice(rest);
-    state = fold(state ^ u64::from_le_bytes(word), B);
-    fold(state, A) as u32
-}
-
-impl Index {
-    pub fn new() -> Index {
+impl<K: Key> Index<K> {
+    pub fn new() -> Index<K> {
         Index {
-            entries: vec![(0, EMPTY); 16],
+            entries: Vec::new(),
             len: 0,
         }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     fn mask(&self) -> usize {
         self.entries.len() - 1
     }
 
-    pub fn find(&self, hash: u32, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mut at = hash as usize & self.mask();
+    /// The first slot under this key that `is` the one.
+    pub fn find(&self, key: K, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let mut at = key.home() & self.mask();
         loop {
             let (stored, slot) = self.entries[at];
             if slot == EMPTY {
                 return None;
             }
-            if stored == hash && is(slot) {
+            if stored == key && is(slot) {
                 return Some(slot);
             }
             at = (at + 1) & self.mask();
         }
     }
 
-    /// The slot of some entry with this hash, perhaps of another name.
-    pub fn likely(&self, hash: u32) -> Option<u32> {
-        self.find(hash, |_| true)
+    /// The slot of some entry with this key.
+    pub fn likely(&self, key: K) -> Option<u32> {
+        self.find(key, |_| true)
     }
 
     /// Adds a slot that is not in the index.
-    pub fn insert(&mut self, hash: u32, slot: u32) {
+    pub fn insert(&mut self, key: K, slot: u32) {
         if (self.len + 1) * LOAD.1 > self.entries.len() * LOAD.0 {
-            self.grow(self.entries.len() * 2);
+            self.grow((self.entries.len() * 2).max(FIRST_ENTRIES));
         }
-        self.place(hash, slot);
+        self.place(key, slot);
         self.len += 1;
     }
 
     /// Makes room for so many more, so that it does not grow step by step.
     pub fn reserve(&mut self, more: usize) {
         let wanted = (self.len + more) * LOAD.1 / LOAD.0 + 1;
-        self.grow(wanted.next_power_of_two());
+        self.grow(wanted.next_power_of_two().max(FIRST_ENTRIES));
     }
 
     fn grow(&mut self, entries: usize) {
         if entries <= self.entries.len() {
             return;
         }
-        let bigger = vec![(0, EMPTY); entries];
-        for (hash, slot) in std::mem::replace(&mut self.entries, bigger) {
+        let bigger = vec![(K::default(), EMPTY); entries];
+        for (key, slot) in std::mem::replace(&mut self.entries, bigger) {
             if slot != EMPTY {
-                self.place(hash, slot);
+                self.place(key, slot);
             }
         }
     }
 
-    fn place(&mut self, hash: u32, slot: u32) {
-        let mut at = hash as usize & self.mask();
+    fn place(&mut self, key: K, slot: u32) {
+        let mut at = key.home() & self.mask();
         while self.entries[at].1 != EMPTY {
             at = (at + 1) & self.mask();
         }
-        self.entries[at] = (hash, slot);
+        self.entries[at] = (key, slot);
     }
 
     /// Removes a slot; entries behind it move up, so that no tombstones gather.
-    pub fn remove(&mut self, hash: u32, slot: u32) {
-        let mut at = hash as usize & self.mask();
-        while self.entries[at] != (hash, slot) {
+    pub fn remove(&mut self, key: K, slot: u32) {
+        if self.entries.is_empty() {
+            return;
+        }
+        let mut at = key.home() & self.mask();
+        while self.entries[at] != (key, slot) {
             if self.entries[at].1 == EMPTY {
                 return;
             }
@@ -112,7 +193,7 @@ impl Index {
         }
         let mut next = (at + 1) & self.mask();
         while self.entries[next].1 != EMPTY {
-            let home = self.entries[next].0 as usize & self.mask();
+            let home = self.entries[next].0.home() & self.mask();
             // The entry may move to `at` unless its home lies cyclically in (at, next].
             if next.wrapping_sub(home) & self.mask() >= next.wrapping_sub(at) & self.mask() {
                 self.entries[at] = self.entries[next];
@@ -120,14 +201,20 @@ impl Index {
             }
             next = (next + 1) & self.mask();
         }
-        self.entries[at] = (0, EMPTY);
+        self.entries[at] = (K::default(), EMPTY);
         self.len -= 1;
+    }
+
+    /// Every slot, in no meaningful order.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        self.entries.iter().map(|(_, slot)| *slot).filter(|slot| *slot != EMPTY)
     }
 }
 
 /// Named things in numbered slots.
 pub(super) struct Table<T> {
-    index: Index,
+    hasher: Hasher,
+    index: Index<u32>,
     slots: Vec<Option<T>>,
     free: Vec<u32>,
     /// Freed, but not to be used again before [`Table::recycle`].
@@ -141,8 +228,9 @@ pub(super) trait Named {
 }
 
 impl<T: Named> Table<T> {
-    pub fn new() -> Table<T> {
+    pub fn new(seed: HashSeed) -> Table<T> {
         Table {
+            hasher: Hasher::new(seed),
             index: Index::new(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -155,6 +243,11 @@ impl<T: Named> Table<T> {
         self.len
     }
 
+    /// The hash of a name, for [`Table::likely`].
+    pub fn hash(&self, name: &str) -> u32 {
+        self.hasher.name(name)
+    }
+
     /// Makes room for so many more.
     pub fn reserve(&mut self, more: usize) {
         self.index.reserve(more);
@@ -162,7 +255,7 @@ impl<T: Named> Table<T> {
     }
 
     pub fn find(&self, name: &str) -> Option<u32> {
-        self.index.find(hash(name), |slot| {
+        self.index.find(self.hash(name), |slot| {
             self.slots[slot as usize]
                 .as_ref()
                 .is_some_and(|entry| entry.name() == name)
@@ -184,7 +277,7 @@ impl<T: Named> Table<T> {
 
     /// Adds an entry whose name is not in the table.
     pub fn insert(&mut self, entry: T) -> u32 {
-        let hash = hash(entry.name());
+        let hash = self.hash(entry.name());
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
@@ -201,7 +294,8 @@ impl<T: Named> Table<T> {
         if self.slots.len() <= slot as usize {
             self.slots.resize_with(slot as usize + 1, || None);
         }
-        self.index.insert(hash(entry.name()), slot);
+        let hash = self.hash(entry.name());
+        self.index.insert(hash, slot);
         self.slots[slot as usize] = Some(entry);
         self.len += 1;
     }
@@ -216,7 +310,8 @@ impl<T: Named> Table<T> {
     /// Takes an entry out. Its slot is not used again before [`Table::recycle`].
     pub fn remove(&mut self, slot: u32) -> Option<T> {
         let entry = self.slots.get_mut(slot as usize)?.take()?;
-        self.index.remove(hash(entry.name()), slot);
+        let hash = self.hash(entry.name());
+        self.index.remove(hash, slot);
         self.resting.push(slot);
         self.len -= 1;
         Some(entry)
@@ -247,7 +342,7 @@ mod tests {
 
     #[test]
     fn it_finds_what_was_inserted_and_not_removed_through_thousands_of_steps() {
-        let mut table = Table::new();
+        let mut table = Table::new(HashSeed(7));
         let mut model = BTreeMap::new();
         let mut x: u64 = 1;
         for step in 0..50_000 {
@@ -274,5 +369,67 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Sixteen bytes whose second half takes back what the first half did, which collided under a public multiplier.
+    #[test]
+    fn names_that_collide_under_one_seed_do_not_under_another() {
+        let names: Vec<String> = (0..200_000).map(|number| format!("user-{number:011}")).collect();
+        let under = |seed: u64| {
+            let hasher = Hasher::new(HashSeed(seed));
+            let mut by_hash: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+            for name in &names {
+                by_hash.entry(hasher.name(name)).or_default().push(name);
+            }
+            by_hash
+                .into_values()
+                .filter(|names| names.len() > 1)
+                .collect::<Vec<_>>()
+        };
+        let colliding = under(1);
+        assert!(!colliding.is_empty(), "of 200,000 names some share 32 bits");
+        let other = Hasher::new(HashSeed(2));
+        let still = colliding
+            .iter()
+            .filter(|names| other.name(names[0]) == other.name(names[1]));
+        assert_eq!(still.count(), 0);
+    }
+
+    #[test]
+    fn every_byte_and_the_length_of_a_name_count() {
+        let hasher = Hasher::new(HashSeed(3));
+        let base = "0123456789abcdef0123456789abcdef0";
+        let mut hashes = vec![hasher.name(base)];
+        for at in 0..base.len() {
+            let mut other = base.as_bytes().to_vec();
+            other[at] ^= 1;
+            hashes.push(hasher.name(std::str::from_utf8(&other).unwrap()));
+        }
+        for length in 0..base.len() {
+            hashes.push(hasher.name(&base[..length]));
+        }
+        hashes.extend(["\0", "\0\0", "\0\0\0\0\0\0\0\0\0"].map(|name| hasher.name(name)));
+        let all = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), all);
+    }
+
+    #[test]
+    fn an_index_of_numbers_finds_each_and_no_other() {
+        let hasher = Hasher::new(HashSeed(4));
+        let mut index = Index::new();
+        for number in 0..10_000_u64 {
+            index.insert(hasher.number(number << 20), number as u32);
+        }
+        for number in (0..10_000).step_by(3) {
+            index.remove(hasher.number(number << 20), number as u32);
+        }
+        for number in 0..10_000 {
+            let found = index.likely(hasher.number(number << 20));
+            assert_eq!(found, (number % 3 != 0).then_some(number as u32));
+            assert_eq!(index.likely(hasher.number((number << 20) + 1)), None);
+        }
+        assert_eq!(index.slots().count(), 6_666);
     }
 }

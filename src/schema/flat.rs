@@ -27,6 +27,16 @@ pub(crate) struct Flat<'a> {
     pub(crate) text: Option<&'a str>,
     pub(crate) ttl_ms: Option<i64>,
     pub(crate) policy: Option<&'a str>,
+    pub(crate) auth_at: Option<i64>,
+    pub(crate) conns: Option<Conns<'a>>,
+    pub(crate) revision: Option<i64>,
+}
+
+/// The connections of an `alive` event: packed, as they are in Avro, or in numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Conns<'a> {
+    Packed(&'a [u8]),
+    Numbers(&'a [Conn]),
 }
 
 /// The type of section 3 whose `beats` matter.
@@ -61,6 +71,10 @@ impl<'a> Flat<'a> {
                     .client
                     .map(|client| text("client", client, bounds::CLIENT_BYTES))
                     .transpose()?,
+                auth_at: self
+                    .auth_at
+                    .map(|auth_at| integer("auth_at", auth_at, bounds::TIMESTAMP_MAX))
+                    .transpose()?,
             },
             "background" => Event::Background {
                 who: self.who()?,
@@ -90,6 +104,14 @@ impl<'a> Flat<'a> {
                     let beats = required("beats", self.beats.take())?;
                     number_of_beats(beats.len())?;
                     beats.into_owned()
+                },
+            },
+            "alive" => Event::Alive {
+                gateway: self.gateway()?,
+                epoch: self.epoch()?,
+                conns: match required("conns", self.conns)? {
+                    Conns::Packed(bytes) => unpack_conns(bytes)?,
+                    Conns::Numbers(conns) => conns.to_vec(),
                 },
             },
             "kick" => {
@@ -122,6 +144,9 @@ impl<'a> Flat<'a> {
                     document: Cow::Borrowed(document),
                 }
             }
+            "revision" => Event::Revision {
+                revision: revision(required("revision", self.revision)?)?,
+            },
             "tick" => Event::Tick,
             unknown => return Err(Malformed::invalid(format!("type: there is none named {unknown:?}"))),
         })
@@ -186,12 +211,14 @@ impl<'a> Flat<'a> {
                 via,
                 intent,
                 client,
+                auth_at,
             } => Flat {
                 intent: Some(match intent {
                     Intent::Login => "login",
                     Intent::Resume => "resume",
                 }),
                 client: client.as_deref(),
+                auth_at: auth_at.map(signed),
                 ..flat.on(who, via)
             },
             Event::Heartbeat { who, via }
@@ -202,6 +229,12 @@ impl<'a> Flat<'a> {
                 gateway: Some(gateway),
                 epoch: Some(signed(epoch.0)),
                 beats: Some(Cow::Borrowed(beats)),
+                ..flat
+            },
+            Event::Alive { gateway, epoch, conns } => Flat {
+                gateway: Some(gateway),
+                epoch: Some(signed(epoch.0)),
+                conns: Some(Conns::Numbers(conns)),
                 ..flat
             },
             Event::Disconnect { who, via, reason } => Flat {
@@ -243,6 +276,10 @@ impl<'a> Flat<'a> {
                 policy: Some(document),
                 ..flat
             },
+            Event::Revision { revision } => Flat {
+                revision: Some((*revision).into()),
+                ..flat
+            },
             Event::Tick => flat,
         }
     }
@@ -279,6 +316,86 @@ pub(crate) fn beat<'a>(
         })
     };
     checked().map_err(|error: Malformed| Malformed::invalid(format!("beats[{index}]: {error}")))
+}
+
+/// Appends connections as `conns` has them in Avro (section 9): unsigned LEB128, the first number, then each one's
+/// difference to the one before.
+pub(crate) fn pack_conns(conns: &[Conn], out: &mut Vec<u8>) {
+    let mut before = 0;
+    for conn in conns {
+        let mut rest = conn.0 - before;
+        before = conn.0;
+        while rest >= 0x80 {
+            out.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        out.push(rest as u8);
+    }
+}
+
+/// Reads what [`pack_conns`] wrote, and nothing else: each number in its shortest form, each greater than the one before.
+fn unpack_conns(bytes: &[u8]) -> Result<Vec<Conn>, Malformed> {
+    let bad = |what: &str| Malformed::invalid(format!("conns {what}"));
+    // Each number ends in a byte without the upper bit, so they are counted before anything is reserved.
+    let count = bytes.iter().filter(|byte| **byte < 0x80).count();
+    number_of_conns(count)?;
+    let mut conns = Vec::with_capacity(count);
+    let mut before: Option<u64> = None;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let mut number = 0u64;
+        let mut read = 0;
+        loop {
+            let byte = *rest.get(read).ok_or_else(|| bad("ends within a number"))?;
+            let bits = u64::from(byte & 0x7f);
+            // Nine groups of seven bits are 63.
+            if read == 9 {
+                return Err(bad("has a number beyond 2^63-1"));
+            }
+            number |= bits << (7 * read);
+            read += 1;
+            if byte < 0x80 {
+                if byte == 0 && read > 1 {
+                    return Err(bad("has a number that is not in its shortest form"));
+                }
+                break;
+            }
+        }
+        rest = &rest[read..];
+        let conn = match before {
+            None => number,
+            Some(_) if number == 0 => return Err(bad("names a connection twice")),
+            Some(before) => before + number,
+        };
+        if conn > bounds::NUMBER_MAX {
+            return Err(bad("has a number beyond 2^63-1"));
+        }
+        before = Some(conn);
+        conns.push(Conn(conn));
+    }
+    Ok(conns)
+}
+
+/// How many connections an `alive` record has.
+pub(crate) fn number_of_conns(count: usize) -> Result<(), Malformed> {
+    let (least, most) = bounds::CONNS;
+    if (least..=most).contains(&count) {
+        Ok(())
+    } else {
+        Err(Malformed::invalid(format!(
+            "conns must be {least} to {most} numbers, not {count}"
+        )))
+    }
+}
+
+fn revision(value: i64) -> Result<u32, Malformed> {
+    let (least, most) = bounds::REVISION;
+    match u32::try_from(value) {
+        Ok(revision) if (least..=most).contains(&revision.into()) => Ok(revision),
+        _ => Err(Malformed::invalid(format!(
+            "revision must be {least} to {most}, not {value}"
+        ))),
+    }
 }
 
 /// How many beats a record has.

@@ -62,6 +62,7 @@ pub fn policy_document(value: &Value) -> Result<PolicyDocument, InvalidPolicy> {
                 }
             }
             "kicked_max" => document.kicked_max = Some(integer(key, value, 0, bounds::KICKED_MAX)?),
+            "custom_keep_ms" => document.custom_keep_ms = Some(span(key, value, 0)?),
             "outage" => {
                 for (key, value) in object(key, value)? {
                     match key.as_str() {
@@ -212,6 +213,7 @@ pub fn written_policy(text: &str) -> Option<Policy> {
         exclusive: Option<Vec<Vec<String>>>,
         instances: BTreeMap<String, u64>,
         kicked_max: u64,
+        custom_keep_ms: u64,
         outage: WrittenOutage,
         platforms: BTreeMap<String, WrittenPlatform>,
     }
@@ -250,6 +252,7 @@ pub fn written_policy(text: &str) -> Option<Policy> {
         exclusive: written.exclusive,
         instances: written.instances,
         kicked_max: written.kicked_max,
+        custom_keep_ms: written.custom_keep_ms,
         outage: Outage {
             silence_ms: written.outage.silence_ms,
             grace_ms: written.outage.grace_ms,
@@ -275,6 +278,7 @@ fn write_policy(policy: &Policy, json: &mut String) -> std::fmt::Result {
         write!(json, "{}:{limit}", quoted(kind))
     })?;
     write!(json, r#","kicked_max":{}"#, policy.kicked_max)?;
+    write!(json, r#","custom_keep_ms":{}"#, policy.custom_keep_ms)?;
     write!(
         json,
         r#","outage":{{"silence_ms":{},"grace_ms":{}}},"platforms":"#,
@@ -345,7 +349,7 @@ mod tests {
         let start = concat!(
             r#"{"rules":1,"login":"single","exclusive":null,"#,
             r#""instances":{"android":1,"ipad":1,"iphone":1,"linux":1,"mac":1,"web":1,"windows":1},"#,
-            r#""kicked_max":16,"outage":{"silence_ms":0,"grace_ms":0},"platforms":{"#,
+            r#""kicked_max":16,"custom_keep_ms":0,"outage":{"silence_ms":0,"grace_ms":0},"platforms":{"#,
             r#""android":{"kind":"android","heartbeat_ms":120000,"timeout_ms":400000,"closed_ms":0,"exit_ms":0,"#,
             r#""background_ms":null,"push":true,"away_ms":604800000},"ipad":"#
         );
@@ -404,7 +408,15 @@ mod tests {
         let policy = parse_policy(r#"{"exclusive":null,"platforms":{"mini_program":{"background_ms":null}}}"#).unwrap();
         assert_eq!(policy.exclusive, None);
         assert_eq!(policy.platforms["mini_program"].background_ms, None);
-        for key in ["rules", "login", "instances", "kicked_max", "outage", "platforms"] {
+        for key in [
+            "rules",
+            "login",
+            "instances",
+            "kicked_max",
+            "custom_keep_ms",
+            "outage",
+            "platforms",
+        ] {
             let error = refused(&format!(r#"{{"{key}":null}}"#));
             assert!(error.contains(key) && error.ends_with("not null"), "{error}");
         }
@@ -459,6 +471,7 @@ mod tests {
         for (key, least, most) in [
             ("rules", 1, 1),
             ("kicked_max", 0, 64),
+            ("custom_keep_ms", 0, bounds::MS_MAX),
             ("instances.web", 1, 32),
             ("outage.silence_ms", 2_000, bounds::MS_MAX),
             ("outage.grace_ms", 0, bounds::MS_MAX),

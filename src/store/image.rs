@@ -4,7 +4,9 @@
 //! this layout give none, never a panic.
 
 use crate::presence::event::Ending;
-use crate::presence::state::{DeviceImage, GatewayImage, PartitionImage, Phase, SessionImage, UserImage};
+use crate::presence::state::{
+    DeviceImage, EarlyEndImage, GatewayImage, KeptImage, PartitionImage, Phase, SessionImage, UserImage,
+};
 use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 
 pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
@@ -120,6 +122,27 @@ fn session<'a>(bytes: &mut Bytes<'a>) -> Option<SessionImage<'a>> {
     })
 }
 
+const HAS_KEPT: u8 = 1;
+const HAS_KICKED_AT: u8 = 2;
+const IS_BARRED: u8 = 4;
+
+/// What few users have: one byte for all others.
+fn put_marks(out: &mut Vec<u8>, user: &UserImage<'_>) {
+    let mark = |is: bool, mark: u8| if is { mark } else { 0 };
+    out.push(
+        mark(user.kept.is_some(), HAS_KEPT)
+            | mark(user.kicked_at.is_some(), HAS_KICKED_AT)
+            | mark(user.barred, IS_BARRED),
+    );
+    if let Some(kept) = user.kept {
+        put_text(out, kept.text);
+        put_number(out, kept.until.0);
+    }
+    if let Some(kicked_at) = user.kicked_at {
+        put_number(out, kicked_at.0);
+    }
+}
+
 /// A user; the id is the key's.
 pub(super) fn put_user(out: &mut Vec<u8>, user: &UserImage<'_>) {
     put_number(out, user.version);
@@ -127,6 +150,7 @@ pub(super) fn put_user(out: &mut Vec<u8>, user: &UserImage<'_>) {
     put_number(out, user.since.0);
     put_number(out, user.last_seen.0);
     put_optional_text(out, user.custom_status);
+    put_marks(out, user);
     put_number(out, user.devices.len() as u64);
     for device in &user.devices {
         put_text(out, device.platform);
@@ -189,8 +213,22 @@ pub(super) fn user<'a>(id: &'a str, bytes: &mut Bytes<'a>) -> Option<UserImage<'
         since: bytes.time()?,
         last_seen: bytes.time()?,
         custom_status: bytes.optional_text()?,
+        kept: None,
+        kicked_at: None,
+        barred: false,
         devices: Vec::new(),
     };
+    let marks = bytes.byte()?;
+    if marks & HAS_KEPT != 0 {
+        image.kept = Some(KeptImage {
+            text: bytes.text()?,
+            until: bytes.time()?,
+        });
+    }
+    if marks & HAS_KICKED_AT != 0 {
+        image.kicked_at = Some(bytes.time()?);
+    }
+    image.barred = marks & IS_BARRED != 0;
     for _ in 0..bytes.number()? {
         image.devices.push(device(bytes)?);
     }
@@ -260,6 +298,13 @@ pub(super) fn put_partition(out: &mut Vec<u8>, image: &PartitionImage<'_>, polic
         put_optional(out, gateway.lease_until.map(|until| until.0));
         put_number(out, gateway.last_until.0);
     }
+    put_number(out, image.early_ends.len() as u64);
+    for end in &image.early_ends {
+        put_text(out, end.gateway);
+        put_number(out, end.epoch.0);
+        put_number(out, end.conn.0);
+        put_number(out, end.came.0);
+    }
 }
 
 /// What [`put_partition`] wrote, with the policy still a document.
@@ -273,6 +318,7 @@ pub struct SavedPartition<'a> {
     pub policy: &'a str,
     pub policy_since: Option<Offset>,
     pub gateways: Vec<GatewayImage<'a>>,
+    pub early_ends: Vec<EarlyEndImage<'a>>,
 }
 
 pub(super) fn partition<'a>(bytes: &mut Bytes<'a>) -> Option<SavedPartition<'a>> {
@@ -285,6 +331,7 @@ pub(super) fn partition<'a>(bytes: &mut Bytes<'a>) -> Option<SavedPartition<'a>>
         policy: bytes.text()?,
         policy_since: bytes.optional()?.map(Offset),
         gateways: Vec::new(),
+        early_ends: Vec::new(),
     };
     for _ in 0..bytes.number()? {
         image.gateways.push(GatewayImage {
@@ -293,6 +340,14 @@ pub(super) fn partition<'a>(bytes: &mut Bytes<'a>) -> Option<SavedPartition<'a>>
             ended: bytes.byte()? != 0,
             lease_until: bytes.optional()?.map(LogTime),
             last_until: bytes.time()?,
+        });
+    }
+    for _ in 0..bytes.number()? {
+        image.early_ends.push(EarlyEndImage {
+            gateway: bytes.text()?,
+            epoch: Epoch(bytes.number()?),
+            conn: Conn(bytes.number()?),
+            came: bytes.time()?,
         });
     }
     Some(image)

@@ -24,7 +24,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// The layout of keys and values. Another one is rebuilt from the log.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 
 /// The store failed, or what is in it cannot be read. The caller can give it up and fold the log again.
 #[derive(Debug, thiserror::Error)]

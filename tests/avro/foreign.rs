@@ -86,6 +86,7 @@ fn connect() -> Event<'static> {
         via,
         intent: Intent::Login,
         client: Some("app 1.2".into()),
+        auth_at: None,
     }
 }
 

@@ -1,13 +1,15 @@
 //! Golden bytes: each schema, each type of event, each name that stands for a value. They are what is in the topics of
 //! running systems. A line may be added; one that changes says that old records can no longer be read.
 
-use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, OutputId};
+use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, KickedDevice, OutputId};
 use rollcall::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who};
 use rollcall::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use rollcall::schema::avro::*;
 use rollcall::schema::policy::parse_policy;
 
 const GOLDEN: &str = include_str!("../golden/avro.txt");
+/// Written with the schemas of `schemas/older/`.
+const OLDER: &str = include_str!("../golden/avro-1.txt");
 
 fn who() -> Who<'static> {
     Who {
@@ -26,11 +28,12 @@ fn via() -> Via<'static> {
 }
 
 fn events() -> Vec<(&'static str, Event<'static>)> {
-    let connect = |intent, client: Option<&'static str>| Event::Connect {
+    let connect = |intent, client: Option<&'static str>, auth_at| Event::Connect {
         who: who(),
         via: via(),
         intent,
         client: client.map(Into::into),
+        auth_at,
     };
     let kick = |target| Event::Kick {
         user: "alice".into(),
@@ -46,8 +49,12 @@ fn events() -> Vec<(&'static str, Event<'static>)> {
     };
     let document = r#"{"login":"multi"}"#;
     vec![
-        ("connect login", connect(Intent::Login, None)),
-        ("connect resume", connect(Intent::Resume, Some("10.0.0.1 app 1.2"))),
+        ("connect login", connect(Intent::Login, None, None)),
+        (
+            "connect resume",
+            connect(Intent::Resume, Some("10.0.0.1 app 1.2"), None),
+        ),
+        ("connect proven", connect(Intent::Resume, None, Some(1_700_000_000_000))),
         ("heartbeat", Event::Heartbeat { who: who(), via: via() }),
         (
             "heartbeats",
@@ -109,6 +116,15 @@ fn events() -> Vec<(&'static str, Event<'static>)> {
                 document: document.into(),
             },
         ),
+        (
+            "alive",
+            Event::Alive {
+                gateway: "g1".into(),
+                epoch: Epoch(3),
+                conns: [0, 1, 128, 256, 16_640, i64::MAX as u64].map(Conn).into(),
+            },
+        ),
+        ("revision", Event::Revision { revision: 1 }),
         ("tick", Event::Tick),
     ]
 }
@@ -150,9 +166,11 @@ fn kick() -> Kick {
         gateway: "g1".into(),
         epoch: Epoch(3),
         conn: Conn(1_000_000),
-        user: "alice".into(),
-        platform: "android".into(),
-        device: "a1".into(),
+        whose: Some(KickedDevice {
+            user: "alice".into(),
+            platform: "android".into(),
+            device: "a1".into(),
+        }),
         reason: KickReason::Displaced,
         at: LogTime(1_700_000_000_000),
     }
@@ -226,6 +244,8 @@ fn lines() -> String {
             encode_kick(&Kick { reason, ..kick() }, out)
         });
     }
+    let nobody = Kick { whose: None, ..kick() };
+    lines += &line("Kick of nobody", |out| encode_kick(&nobody, out));
     for status in Status::ALL {
         let state = UserState { status, ..user_state() };
         lines += &line(&format!("UserState {}", status.name()), |out| {
@@ -249,39 +269,118 @@ fn what_is_written_is_what_was_always_written() {
     assert!(lines == GOLDEN, "tests/golden/avro.txt would now be:\n{lines}");
 }
 
+/// The bytes that a golden file has for something, if it has it.
+fn bytes(golden: &str, what: &str) -> Option<Vec<u8>> {
+    let mut lines = golden.lines();
+    let line = lines.find_map(|line| line.strip_prefix(what)?.strip_prefix(": "))?;
+    let byte = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).unwrap();
+    Some((0..line.len()).step_by(2).map(byte).collect())
+}
+
 #[test]
 fn what_was_always_written_is_read_as_what_it_was() {
-    let bytes = |what: &str| -> Vec<u8> {
-        let line = GOLDEN
-            .lines()
-            .find_map(|line| line.strip_prefix(what)?.strip_prefix(": "))
-            .expect(what);
-        (0..line.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap())
-            .collect()
+    for golden in [GOLDEN, OLDER] {
+        let mut read = 0;
+        let mut known = |what: String| {
+            let bytes = bytes(golden, &what);
+            read += usize::from(bytes.is_some());
+            assert!(bytes.is_some() || golden == OLDER, "{what} is missing");
+            bytes
+        };
+        for (what, event) in events() {
+            if let Some(bytes) = known(format!("Event {what}")) {
+                assert_eq!(decode_event(&bytes), Ok(event), "{what}");
+            }
+        }
+        for cause in Cause::ALL {
+            if let Some(bytes) = known(format!("Change {}", cause.name())) {
+                assert_eq!(decode_change(&bytes), Ok(Change { cause, ..change() }));
+            }
+        }
+        for reason in KickReason::ALL {
+            if let Some(bytes) = known(format!("Kick {}", reason.name())) {
+                assert_eq!(decode_kick(&bytes), Ok(Kick { reason, ..kick() }));
+            }
+        }
+        for status in Status::ALL {
+            let state = UserState { status, ..user_state() };
+            if let Some(bytes) = known(format!("UserState {}", status.name())) {
+                assert_eq!(decode_user_state(&bytes), Ok(state));
+            }
+        }
+        if let Some(bytes) = known("Quarantined value".to_owned()) {
+            assert_eq!(decode_quarantined(&bytes), Ok(quarantined()));
+        }
+        assert!(read >= 40, "only {read} lines were read");
+    }
+}
+
+#[test]
+fn conns_have_one_form_and_any_other_is_malformed() {
+    let with = |packed: &[u8]| {
+        let alive = Event::Alive {
+            gateway: "g".into(),
+            epoch: Epoch(1),
+            conns: vec![Conn(5)],
+        };
+        let mut value = Vec::new();
+        encode_event(&alive, &mut value);
+        // The field is a length and one byte, before the null of `revision`.
+        let tail = value.split_off(value.len() - 3);
+        assert_eq!(tail, [2, 5, 0]);
+        assert!(packed.len() < 64, "its length takes one byte");
+        value.push((packed.len() as u8) << 1);
+        value.extend_from_slice(packed);
+        value.push(0);
+        let event = decode_event(&value).map_err(|error| error.to_string());
+        event.map(|event| match event {
+            Event::Alive { conns, .. } => conns.iter().map(|conn| conn.0).collect::<Vec<_>>(),
+            _ => unreachable!("it is of that type"),
+        })
     };
-    for (what, event) in events() {
-        assert_eq!(decode_event(&bytes(&format!("Event {what}"))), Ok(event), "{what}");
+    const MAX: u64 = i64::MAX as u64;
+    let max = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    assert_eq!(with(&[0]), Ok(vec![0]));
+    assert_eq!(with(&[0, 1]), Ok(vec![0, 1]));
+    assert_eq!(with(&[0x80, 1, 0x7f]), Ok(vec![128, 255]));
+    assert_eq!(with(&max), Ok(vec![MAX]));
+    let after_one: Vec<u8> = [&[1, 0xfe][..], &max[1..]].concat();
+    assert_eq!(with(&after_one), Ok(vec![1, MAX]));
+    for (packed, what) in [
+        (&[][..], "must be 1 to 100000 numbers, not 0"),
+        (&[0x80], "must be 1 to 100000 numbers, not 0"),
+        (&[5, 0x80], "ends within a number"),
+        (&[5, 0], "names a connection twice"),
+        (&[0x80, 0], "not in its shortest form"),
+        (&[5, 0x81, 0], "not in its shortest form"),
+        (
+            &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1],
+            "beyond 2^63-1",
+        ),
+        (&[0xff; 11], "must be 1 to"),
+        (&[&max[..], &[1]].concat(), "beyond 2^63-1"),
+        (&[&[2][..], &[0xfe], &max[1..]].concat(), "beyond 2^63-1"),
+    ] {
+        let error = with(packed).unwrap_err();
+        assert!(error.contains(what), "{packed:?}: {error}");
     }
-    for cause in Cause::ALL {
-        assert_eq!(
-            decode_change(&bytes(&format!("Change {}", cause.name()))),
-            Ok(Change { cause, ..change() })
-        );
-    }
-    for reason in KickReason::ALL {
-        assert_eq!(
-            decode_kick(&bytes(&format!("Kick {}", reason.name()))),
-            Ok(Kick { reason, ..kick() })
-        );
-    }
-    for status in Status::ALL {
-        let state = UserState { status, ..user_state() };
-        assert_eq!(
-            decode_user_state(&bytes(&format!("UserState {}", status.name()))),
-            Ok(state)
-        );
-    }
-    assert_eq!(decode_quarantined(&bytes("Quarantined value")), Ok(quarantined()));
+}
+
+#[test]
+fn an_alive_of_a_hundred_thousand_connections_is_the_largest() {
+    let alive = |count: u64| {
+        let event = Event::Alive {
+            gateway: "g".into(),
+            epoch: Epoch(1),
+            conns: (0..count).map(Conn).collect(),
+        };
+        let mut value = Vec::new();
+        encode_event(&event, &mut value);
+        (event, value)
+    };
+    let (event, value) = alive(100_000);
+    assert_eq!(decode_event(&value), Ok(event));
+    assert!(value.len() < 101_000, "{} bytes", value.len());
+    let error = decode_event(&alive(100_001).1).unwrap_err().to_string();
+    assert!(error.contains("must be 1 to 100000 numbers, not 100001"), "{error}");
 }

@@ -37,6 +37,10 @@ fn long(number: u64) -> Value {
     Value::Long(number.try_into().unwrap())
 }
 
+fn time(ms: u64) -> Value {
+    Value::TimestampMillis(ms.try_into().unwrap())
+}
+
 fn nullable(value: Option<Value>) -> Value {
     match value {
         None => Value::Union(0, Box::new(Value::Null)),
@@ -64,6 +68,9 @@ struct Fields<'e> {
     text: Option<&'e str>,
     ttl_ms: Option<u64>,
     policy: Option<&'e str>,
+    auth_at: Option<u64>,
+    conns: Option<Vec<u8>>,
+    revision: Option<u32>,
 }
 
 pub fn event(event: &Event<'_>) -> Value {
@@ -74,6 +81,7 @@ pub fn event(event: &Event<'_>) -> Value {
             via,
             intent,
             client,
+            auth_at,
         } => {
             let intent = match intent {
                 Intent::Login => "login",
@@ -89,6 +97,7 @@ pub fn event(event: &Event<'_>) -> Value {
                 "connect",
                 Fields {
                     client: client.as_deref(),
+                    auth_at: *auth_at,
                     ..fields
                 },
             )
@@ -212,6 +221,30 @@ pub fn event(event: &Event<'_>) -> Value {
                 ..none
             },
         ),
+        Event::Alive { gateway, epoch, conns } => {
+            let mut packed = Vec::new();
+            let mut before = 0;
+            for conn in conns {
+                leb128(conn.0 - before, &mut packed);
+                before = conn.0;
+            }
+            (
+                "alive",
+                Fields {
+                    gateway: Some(gateway),
+                    epoch: Some(epoch.0),
+                    conns: Some(packed),
+                    ..none
+                },
+            )
+        }
+        Event::Revision { revision } => (
+            "revision",
+            Fields {
+                revision: Some(*revision),
+                ..none
+            },
+        ),
         Event::Tick => ("tick", none),
     };
     let Fields { who, via, .. } = fields;
@@ -232,7 +265,22 @@ pub fn event(event: &Event<'_>) -> Value {
         ("text", string(fields.text)),
         ("ttl_ms", number(fields.ttl_ms)),
         ("policy", string(fields.policy)),
+        ("auth_at", number(fields.auth_at)),
+        ("conns", nullable(fields.conns.map(Value::Bytes))),
+        (
+            "revision",
+            nullable(fields.revision.map(|revision| Value::Int(revision.try_into().unwrap()))),
+        ),
     ])
+}
+
+/// Unsigned LEB128, as the text of the rules has it.
+fn leb128(mut number: u64, out: &mut Vec<u8>) {
+    while number > 127 {
+        out.push((number % 128) as u8 + 128);
+        number /= 128;
+    }
+    out.push(number as u8);
 }
 
 pub fn change(change: &Change) -> Value {
@@ -252,8 +300,8 @@ pub fn change(change: &Change) -> Value {
         ("seq", long(change.seq)),
         ("user", text(&*change.user)),
         ("version", long(change.version)),
-        ("at", long(change.at.0)),
-        ("logged_at", long(change.logged_at.0)),
+        ("at", time(change.at.0)),
+        ("logged_at", time(change.logged_at.0)),
         ("cause", text(change.cause.name())),
         ("before", text(change.before.name())),
         ("after", text(change.after.name())),
@@ -264,16 +312,17 @@ pub fn change(change: &Change) -> Value {
 }
 
 pub fn kick(kick: &Kick) -> Value {
+    let whose = kick.whose.as_ref();
     record([
         ("id", id(kick.id)),
         ("gateway", text(&*kick.gateway)),
         ("epoch", long(kick.epoch.0)),
         ("conn", long(kick.conn.0)),
-        ("user", text(&*kick.user)),
-        ("platform", text(&*kick.platform)),
-        ("device", text(&*kick.device)),
+        ("user", nullable(whose.map(|whose| text(&*whose.user)))),
+        ("platform", nullable(whose.map(|whose| text(&*whose.platform)))),
+        ("device", nullable(whose.map(|whose| text(&*whose.device)))),
         ("reason", text(kick.reason.name())),
-        ("at", long(kick.at.0)),
+        ("at", time(kick.at.0)),
     ])
 }
 
@@ -289,7 +338,7 @@ pub fn user_state(state: &UserState<'_>) -> Value {
         ("user", text(&*state.user)),
         ("version", long(state.version)),
         ("status", text(state.status.name())),
-        ("since", long(state.since.0)),
+        ("since", time(state.since.0)),
         ("custom_status", nullable(state.custom_status.as_deref().map(text))),
         ("devices", Value::Array(devices.collect())),
         ("partition", Value::Int(state.partition.0 as i32)),
@@ -301,7 +350,7 @@ pub fn quarantined(quarantined: &Quarantined<'_>) -> Value {
     record([
         ("partition", Value::Int(quarantined.partition.0 as i32)),
         ("offset", long(quarantined.offset.0)),
-        ("ts", long(quarantined.ts)),
+        ("ts", time(quarantined.ts)),
         ("error", text(&*quarantined.error)),
         (
             "key",

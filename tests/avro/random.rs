@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
-use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, OutputId};
+use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, KickedDevice, OutputId};
 use rollcall::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
 use rollcall::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use rollcall::schema::avro::{DeviceState, Quarantined, UserState};
@@ -71,6 +71,12 @@ fn target() -> impl Strategy<Value = Target<'static>> {
     ]
 }
 
+/// Growing numbers, the first and the differences of any size.
+fn conns() -> impl Strategy<Value = Vec<Conn>> {
+    proptest::collection::btree_set(prop_oneof![number(), 0..300_u64], 1..60)
+        .prop_map(|numbers| numbers.into_iter().map(Conn).collect())
+}
+
 pub fn event() -> impl Strategy<Value = Event<'static>> {
     let user = || text(bounds::USER_BYTES);
     let documents = vec![
@@ -83,14 +89,22 @@ pub fn event() -> impl Strategy<Value = Event<'static>> {
             who(),
             via(),
             select(vec![Intent::Login, Intent::Resume]),
-            option::of(text(bounds::CLIENT_BYTES))
+            option::of(text(bounds::CLIENT_BYTES)),
+            option::of(0..=bounds::TIMESTAMP_MAX)
         )
-            .prop_map(|(who, via, intent, client)| Event::Connect {
+            .prop_map(|(who, via, intent, client, auth_at)| Event::Connect {
                 who,
                 via,
                 intent,
-                client
+                client,
+                auth_at
             }),
+        (text(bounds::GATEWAY_BYTES), number(), conns()).prop_map(|(gateway, epoch, conns)| Event::Alive {
+            gateway,
+            epoch: Epoch(epoch),
+            conns
+        }),
+        (1..=i32::MAX as u32).prop_map(|revision| Event::Revision { revision }),
         (who(), via()).prop_map(|(who, via)| Event::Heartbeat { who, via }),
         (text(bounds::GATEWAY_BYTES), number(), beats()).prop_map(|(gateway, epoch, beats)| Event::Heartbeats {
             gateway,
@@ -186,19 +200,25 @@ pub fn change() -> impl Strategy<Value = Change> {
 pub fn kick() -> impl Strategy<Value = Kick> {
     let strings = [(); 4].map(|()| boxed());
     let numbers = [(); 3].map(|()| number());
-    (output_id(), strings, numbers, select(KickReason::ALL.to_vec())).prop_map(
-        |(id, [gateway, user, platform, device], [epoch, conn, at], reason)| Kick {
-            id,
-            gateway,
-            epoch: Epoch(epoch),
-            conn: Conn(conn),
-            user,
-            platform,
-            device,
-            reason,
-            at: LogTime(at),
-        },
+    let is_known = proptest::bool::ANY;
+    (
+        output_id(),
+        strings,
+        numbers,
+        select(KickReason::ALL.to_vec()),
+        is_known,
     )
+        .prop_map(
+            |(id, [gateway, user, platform, device], [epoch, conn, at], reason, is_known)| Kick {
+                id,
+                gateway,
+                epoch: Epoch(epoch),
+                conn: Conn(conn),
+                whose: is_known.then_some(KickedDevice { user, platform, device }),
+                reason,
+                at: LogTime(at),
+            },
+        )
 }
 
 pub fn user_state() -> impl Strategy<Value = UserState<'static>> {

@@ -91,7 +91,7 @@ impl House {
         let body = format!("[{text}]");
         let events = read_new_events(&body).expect("JSON");
         for event in events {
-            let event = event.expect("an event");
+            let event = event.expect("an event").event;
             let mut value = Vec::new();
             avro::encode_event(&event, &mut value);
             let homes = match event.user() {

@@ -246,7 +246,8 @@ pub fn check_shown(shelves: &[Shelf], shown: &[Shown]) {
             for shown in here.remove(&record.offset).into_iter().flatten() {
                 let image = state.slot_of(&shown.user).and_then(|slot| state.image(slot));
                 let mut line = Vec::new();
-                json::user_line(&mut line, &image.unwrap_or_else(|| panic!("nobody is {}", shown.body)));
+                let image = image.unwrap_or_else(|| panic!("nobody is {}", shown.body));
+                json::user_line(&mut line, &image, state.time());
                 assert_eq!(shown.line(), String::from_utf8(line).expect("UTF-8"), "{}", shown.body);
             }
         }

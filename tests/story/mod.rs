@@ -21,7 +21,7 @@ pub fn scenarios() -> Vec<Scenario> {
     let mut logs: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
     logs.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
     logs.sort();
-    assert_eq!(logs.len(), 51, "a scenario is missing");
+    assert_eq!(logs.len(), 56, "a scenario is missing");
     logs.iter()
         .map(|log| {
             let read = |extension: &str| fs::read_to_string(log.with_extension(extension)).ok();

@@ -170,7 +170,9 @@ impl Uplink for LogUplink {
     fn append(&self, events: Vec<Event<'static>>) -> Asked<()> {
         let mut records = Vec::with_capacity(events.len());
         for event in events {
-            self.engine.place(event, &mut records);
+            if let Err(unplaced) = self.engine.place(event, None, &mut records) {
+                return Box::pin(async move { Err(Unavailable(unplaced.to_string())) });
+            }
         }
         let clock = self.engine.clock().clone();
         let began = clock.monotonic();

@@ -1,12 +1,12 @@
 //! `connect`: login, resume and take over, and whom a login displaces (section 6).
 
-use super::super::change::{Cause, IgnoreReason, KickReason};
+use super::super::change::{Cause, IgnoreReason, KickReason, Part};
 use super::super::event::{Intent, Via, Who};
 use super::super::fold::{Out, PendingKick};
 use super::super::rulebook::{PlatformId, Rulebook};
 use super::super::state::{Device, DeviceState, Session, Slot, State, User};
 use super::super::{KickedBy, Status};
-use super::{Pending, kick_devices, order_after_first, via};
+use super::{Pending, Terms, kick_devices, order_after_first, via};
 
 /// What a connect comes to, of the rows of the table that do not refuse it.
 enum Case {
@@ -17,44 +17,47 @@ enum Case {
 
 impl State {
     /// Section 6, connect: the first row of its table that matches.
-    pub(in super::super) fn connect(
-        &mut self,
-        who: &Who<'_>,
-        via_event: &Via<'_>,
-        intent: Intent,
-        client: Option<&str>,
-        out: Out<'_>,
-    ) {
-        let via = via(via_event);
+    pub(in super::super) fn connect(&mut self, who: &Who<'_>, via_event: &Via<'_>, terms: &Terms<'_>, out: Out<'_>) {
+        let (via, intent) = (via(via_event), terms.intent);
         let Some(platform) = self.rules.find(&who.platform) else {
-            return self.refuse(who, &via, IgnoreReason::UnknownPlatform, KickReason::Stale, None, out);
+            return self.refuse(
+                who,
+                &via,
+                IgnoreReason::UnknownPlatform,
+                KickReason::Stale,
+                Part::Whole,
+                out,
+            );
         };
         let link = self.link(&via);
         if self.gateways.is_stale(link.map(|link| link.gateway), via.epoch) {
-            return self.refuse(who, &via, IgnoreReason::StaleEpoch, KickReason::Stale, None, out);
+            return self.refuse(who, &via, IgnoreReason::StaleEpoch, KickReason::Stale, Part::Whole, out);
         }
         let slot = self.users.find(&who.user);
         let user = slot.and_then(|slot| self.users.get(slot));
         let place = user.and_then(|user| user.find(&self.rules, &who.platform, &who.device).ok());
         let device = user.zip(place).map(|(user, place)| &user.devices[place]);
 
+        if let (Some(device), Some(link)) = (device, link) {
+            if link == device.link {
+                return self.ignore(IgnoreReason::Duplicate, Part::Whole, out);
+            }
+            if link.gateway == device.link.gateway && link.epoch == device.link.epoch && link.conn < device.link.conn {
+                return self.refuse(who, &via, IgnoreReason::Superseded, KickReason::Stale, Part::Whole, out);
+            }
+        }
+        if self.early_ends.contains(via.gateway, via.epoch, via.conn) {
+            return self.ignore(IgnoreReason::Ended, Part::Whole, out);
+        }
+        if user.is_some_and(|user| is_kept_out(user, terms)) {
+            return self.refuse(who, &via, IgnoreReason::Kicked, KickReason::Admin, Part::Whole, out);
+        }
+
         let case = match device {
-            Some(device) if link == Some(device.link) => {
-                return self.ignore(IgnoreReason::Duplicate, None, out);
-            }
-            Some(device)
-                if link.is_some_and(|link| {
-                    link.gateway == device.link.gateway
-                        && link.epoch == device.link.epoch
-                        && link.conn < device.link.conn
-                }) =>
-            {
-                return self.refuse(who, &via, IgnoreReason::Superseded, KickReason::Stale, None, out);
-            }
             Some(device) => match (&device.state, intent) {
                 (DeviceState::Kicked { by, .. }, Intent::Resume) => {
                     let reason = KickReason::from(*by);
-                    return self.refuse(who, &via, IgnoreReason::Kicked, reason, None, out);
+                    return self.refuse(who, &via, IgnoreReason::Kicked, reason, Part::Whole, out);
                 }
                 (DeviceState::Online { .. }, Intent::Login | Intent::Resume) => Case::TakeOver,
                 (DeviceState::Away { .. }, Intent::Resume) => Case::Resume,
@@ -69,14 +72,14 @@ impl State {
                             .any(|place| user.devices[place].status() != Status::Offline)
                     });
                 if would_displace_somebody_present {
-                    return self.refuse(who, &via, IgnoreReason::Kicked, KickReason::Displaced, None, out);
+                    return self.refuse(who, &via, IgnoreReason::Kicked, KickReason::Displaced, Part::Whole, out);
                 }
                 Case::Login
             }
         };
 
         let slot = slot.unwrap_or_else(|| self.users.create(&who.user));
-        self.bring_online(slot, who, via_event, platform, case, intent, client, out);
+        self.bring_online(slot, who, via_event, platform, case, terms, out);
     }
 
     #[allow(clippy::too_many_arguments)] // The parts of one event, taken apart once.
@@ -87,11 +90,10 @@ impl State {
         via_event: &Via<'_>,
         platform: PlatformId,
         case: Case,
-        intent: Intent,
-        client: Option<&str>,
+        terms: &Terms<'_>,
         out: Out<'_>,
     ) {
-        let (now, here) = (self.now(), self.here());
+        let (now, here, intent) = (self.now(), self.here(), terms.intent);
         let State {
             users, rules, gateways, ..
         } = self;
@@ -111,7 +113,7 @@ impl State {
                 login_at: login_at(known_login_at).unwrap_or(now),
                 last_seen: now,
                 evidence: here,
-                client: client.map(Into::into),
+                client: terms.client.map(Into::into),
             },
             heartbeat_by,
             background_by: None,
@@ -123,6 +125,7 @@ impl State {
             Ok(place) => {
                 let device = &mut user.devices[place];
                 let before = device.status();
+                gateways.leave(slot, device);
                 if device.has_open_link() {
                     pending
                         .kicks
@@ -134,6 +137,7 @@ impl State {
                     Case::TakeOver => {}
                     Case::Resume | Case::Login => device.since = now,
                 }
+                gateways.enter(slot, device);
                 pending.altered(device, before, rules, gateways);
             }
             Err(place) => {
@@ -145,12 +149,18 @@ impl State {
                     state: online(None),
                 };
                 pending.altered(&device, Status::Offline, rules, gateways);
+                gateways.enter(slot, &device);
                 // Most users have one device, and a vector's own first step would be room for four.
                 user.devices.reserve_exact(1);
                 user.devices.insert(place, device);
             }
         }
         user.last_seen = now;
+        if (intent == Intent::Login || terms.auth_at.is_some())
+            && let Some(marks) = &mut user.marks
+        {
+            marks.barred = false;
+        }
 
         let displaces = match (&case, intent) {
             (Case::Login, _) | (Case::TakeOver, Intent::Login) => true,
@@ -159,7 +169,16 @@ impl State {
         if displaces && let Ok(own) = user.find(rules, &who.platform, &who.device) {
             let (devices, kicks) = (pending.devices.len(), pending.kicks.len());
             let places = displaced(user, platform, Some(own), rules);
-            kick_devices(user, &places, KickedBy::Displaced, now, rules, gateways, &mut pending);
+            kick_devices(
+                slot,
+                user,
+                &places,
+                KickedBy::Displaced,
+                now,
+                rules,
+                gateways,
+                &mut pending,
+            );
             order_after_first(&mut pending, devices, kicks);
         }
         let cause = match case {
@@ -168,6 +187,18 @@ impl State {
         };
         self.conclude(slot, now, cause, here, pending, out);
         self.arm(slot);
+    }
+}
+
+/// Whether a kick of the whole user still holds against a connect (section 6): it shows a proof of who the user is that
+/// is not newer than the kick, or it shows none, comes by itself, and nobody has logged in since.
+fn is_kept_out(user: &User, terms: &Terms<'_>) -> bool {
+    let Some(kicked_at) = user.kicked_at() else {
+        return false;
+    };
+    match terms.auth_at {
+        Some(auth_at) => auth_at <= kicked_at,
+        None => terms.intent == Intent::Resume && user.is_barred(),
     }
 }
 

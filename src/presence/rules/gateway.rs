@@ -1,23 +1,24 @@
 //! `lease`: what a gateway process says of itself (section 6).
 
-use super::super::change::{Cause, IgnoreReason};
+use super::super::change::{Cause, IgnoreReason, Part};
 use super::super::fold::Out;
 use super::super::gateways::{GatewayId, Known};
 use super::super::state::{Device, Slot, State};
 use super::super::{Epoch, LostBy};
 use super::{Pending, lose_link};
+use std::ops::RangeBounds;
 
 impl State {
     /// Section 6, lease.
     pub(in super::super) fn lease(&mut self, gateway: &str, epoch: Epoch, ttl_ms: u64, out: Out<'_>) {
         let id = self.gateways.find(gateway);
         if self.gateways.is_stale(id, epoch) {
-            return self.ignore(IgnoreReason::StaleEpoch, None, out);
+            return self.ignore(IgnoreReason::StaleEpoch, Part::Whole, out);
         }
         let known = id.and_then(|id| self.gateways.known(id));
         let is_new = known.is_none_or(|known| epoch > known.epoch);
         if is_new && let Some(id) = id {
-            self.lose_links(id, |other| other < epoch, out);
+            self.lose_links(id, ..epoch, out);
         }
         let now = self.now();
         let until = now.plus(ttl_ms);
@@ -30,19 +31,24 @@ impl State {
         if ttl_ms == 0
             && let Some(id) = id
         {
-            self.lose_links(id, |other| other == epoch, out);
+            self.lose_links(id, epoch..=epoch, out);
         }
-        self.gateways.learn(gateway, known, self.grace_until);
+        self.gateways.learn(gateway, known);
     }
 
     /// Every open link of this gateway and of these epochs is lost now, in (user, platform, device) order.
-    fn lose_links(&mut self, gateway: GatewayId, epochs: impl Fn(Epoch) -> bool, out: Out<'_>) {
+    fn lose_links(&mut self, gateway: GatewayId, epochs: impl RangeBounds<Epoch> + Clone, out: Out<'_>) {
         let (now, here) = (self.now(), self.here());
-        let hit =
-            |device: &Device| device.has_open_link() && device.link.gateway == gateway && epochs(device.link.epoch);
-        let hits = self.users.iter().filter(|(_, user)| user.devices.iter().any(hit));
-        let mut hits: Vec<(&str, Slot)> = hits.map(|(slot, user)| (&*user.id, slot)).collect();
+        let hits = self.gateways.with_open_link(gateway, epochs.clone());
+        let hit = |device: &Device| {
+            device.has_open_link() && device.link.gateway == gateway && epochs.contains(&device.link.epoch)
+        };
+        let named = hits
+            .into_iter()
+            .filter_map(|slot| Some((&*self.users.get(slot)?.id, slot)));
+        let mut hits: Vec<(&str, Slot)> = named.collect();
         hits.sort_unstable();
+        hits.dedup();
         let slots: Vec<Slot> = hits.into_iter().map(|(_, slot)| slot).collect();
         for slot in slots {
             // One change a device; a device may leave the list, so the place is looked up each time.
@@ -52,7 +58,16 @@ impl State {
                 } = self;
                 let Some(user) = users.change(slot) else { return };
                 let mut pending = Pending::default();
-                lose_link(user, place, now, LostBy::GatewayLost, rules, gateways, &mut pending);
+                lose_link(
+                    slot,
+                    user,
+                    place,
+                    now,
+                    LostBy::GatewayLost,
+                    rules,
+                    gateways,
+                    &mut pending,
+                );
                 self.conclude(slot, now, Cause::GatewayLost, here, pending, out);
             }
             self.arm(slot);

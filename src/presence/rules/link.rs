@@ -1,16 +1,17 @@
 //! What comes over an open connection: heartbeat, foreground and background, disconnect, logout (section 6).
 
 use super::super::ahead::USERS_AHEAD;
-use super::super::change::{Cause, IgnoreReason, KickReason};
+use super::super::change::{Cause, IgnoreReason, KickReason, Part};
 use super::super::event::{Beat, Ending, Via, Who};
 use super::super::fold::Out;
+use super::super::gateways::GatewayId;
 use super::super::state::{DeviceState, Slot, State};
-use super::super::{Epoch, LostBy};
+use super::super::{Conn, Epoch, LostBy};
 use super::{Pending, ViaRef, lose_link, remove, via};
 
 /// The events by which a client shows life.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Alive {
+pub(in super::super) enum Sign {
     Heartbeat,
     Foreground,
     Background,
@@ -37,22 +38,108 @@ impl State {
                 epoch,
                 conn: beat.conn,
             };
-            self.alive(Alive::Heartbeat, &beat.who, &via, Some(number), out);
+            self.sign(Sign::Heartbeat, &beat.who, &via, Part::Beat(number), out);
         }
     }
 
+    /// Section 6, alive: each connection, in order, like a heartbeat of the devices online on it.
+    pub(in super::super) fn alive(&mut self, gateway: &str, epoch: Epoch, conns: &[Conn], out: Out<'_>) {
+        let id = self.gateways.find(gateway);
+        let is_stale = self.gateways.is_stale(id, epoch);
+        let mut slots = Vec::new();
+        for (number, conn) in conns.iter().copied().enumerate() {
+            if let Some(id) = id
+                && number % USERS_AHEAD == 0
+            {
+                self.look_ahead_on(id, epoch, &conns[number..]);
+            }
+            let via = ViaRef { gateway, epoch, conn };
+            if is_stale {
+                self.refuse_connection(&via, IgnoreReason::StaleEpoch, KickReason::Stale, out);
+                continue;
+            }
+            slots.clear();
+            if let Some(gateway) = id {
+                self.gateways
+                    .on_connection(super::Link { gateway, epoch, conn }, &mut slots);
+            }
+            if slots.is_empty() {
+                self.refuse_connection(&via, IgnoreReason::UnknownConnection, KickReason::Identify, out);
+                continue;
+            }
+            if slots.len() > 1 {
+                let users = &self.users;
+                slots.sort_unstable_by_key(|slot| users.get(*slot).map(|user| &*user.id));
+                slots.dedup();
+            }
+            for slot in &slots {
+                self.refresh_all_on(*slot, id, &via, out);
+            }
+        }
+    }
+
+    /// A user's part of an `alive` connection: its devices online there, in (platform, device) order.
+    fn refresh_all_on(&mut self, slot: Slot, gateway: Option<GatewayId>, via: &ViaRef<'_>, out: Out<'_>) {
+        let devices = self.users.get(slot).map_or(0, |user| user.devices.len());
+        for place in 0..devices {
+            let Some(device) = self.users.get(slot).map(|user| &user.devices[place]) else {
+                return;
+            };
+            let link = device.link;
+            if Some(link.gateway) != gateway || link.epoch != via.epoch || link.conn != via.conn {
+                continue;
+            }
+            match &device.state {
+                DeviceState::Online { linger: Some(_), .. } => {
+                    self.ignore(IgnoreReason::Closed, Part::Conn(via.conn), out);
+                }
+                DeviceState::Online { linger: None, .. } => self.refresh(slot, place, Sign::Heartbeat),
+                DeviceState::Away { .. } | DeviceState::Kicked { .. } => {}
+            }
+        }
+    }
+
+    /// Section 6, early ends: the end of a connection that is not, or not yet, its device's is ignored, but remembered.
+    fn ignore_end(&mut self, who: &Who<'_>, via: &Via<'_>, why: IgnoreReason, out: Out<'_>) {
+        let may_still_begin = match why {
+            IgnoreReason::UnknownConnection => true,
+            IgnoreReason::Superseded => !self.is_on_a_later_connection(who, via),
+            IgnoreReason::UnknownPlatform
+            | IgnoreReason::StaleEpoch
+            | IgnoreReason::Duplicate
+            | IgnoreReason::Kicked
+            | IgnoreReason::Closed
+            | IgnoreReason::UnknownUser
+            | IgnoreReason::NoEffect
+            | IgnoreReason::NotOnline
+            | IgnoreReason::PlatformRemoved
+            | IgnoreReason::Ended => false,
+        };
+        if may_still_begin {
+            let now = self.now();
+            self.early_ends.add(&via.gateway, via.epoch, via.conn, now);
+        }
+        self.ignore(why, Part::Whole, out);
+    }
+
+    /// Whether the device is on the same gateway and epoch with a greater number: then a connect of this one would be
+    /// superseded anyway.
+    fn is_on_a_later_connection(&self, who: &Who<'_>, via: &Via<'_>) -> bool {
+        let on = || {
+            let user = self.users.get(self.users.find(&who.user)?)?;
+            let place = user.find(&self.rules, &who.platform, &who.device).ok()?;
+            Some(user.devices[place].link)
+        };
+        on().is_some_and(|link| {
+            self.gateways.name(link.gateway) == via.gateway && link.epoch == via.epoch && link.conn > via.conn
+        })
+    }
+
     /// Section 6, the table of heartbeat, foreground and background.
-    pub(in super::super) fn alive(
-        &mut self,
-        what: Alive,
-        who: &Who<'_>,
-        via: &ViaRef<'_>,
-        beat: Option<usize>,
-        out: Out<'_>,
-    ) {
+    pub(in super::super) fn sign(&mut self, what: Sign, who: &Who<'_>, via: &ViaRef<'_>, part: Part, out: Out<'_>) {
         let link = self.link(via);
         if self.gateways.is_stale(link.map(|link| link.gateway), via.epoch) {
-            return self.refuse(who, via, IgnoreReason::StaleEpoch, KickReason::Stale, beat, out);
+            return self.refuse(who, via, IgnoreReason::StaleEpoch, KickReason::Stale, part, out);
         }
         let found = self.users.find(&who.user).and_then(|slot| {
             let user = self.users.get(slot)?;
@@ -60,7 +147,7 @@ impl State {
             Some((slot, place, &user.devices[place]))
         });
         let Some((slot, place, device)) = found else {
-            return self.refuse(who, via, IgnoreReason::UnknownConnection, KickReason::Stale, beat, out);
+            return self.refuse(who, via, IgnoreReason::UnknownConnection, KickReason::Stale, part, out);
         };
         let verdict = if link != Some(device.link) {
             Verdict::Refuse(IgnoreReason::Superseded, KickReason::Stale)
@@ -69,24 +156,24 @@ impl State {
                 (DeviceState::Online { linger: Some(_), .. }, _) => Verdict::Ignore(IgnoreReason::Closed),
                 (DeviceState::Online { linger: None, .. }, _) => Verdict::Refresh,
                 (DeviceState::Away { lost_by, .. }, what) => match (lost_by, what) {
-                    (LostBy::Timeout | LostBy::GatewayLost, Alive::Heartbeat | Alive::Foreground)
-                    | (LostBy::Background, Alive::Foreground) => Verdict::Revive,
-                    (LostBy::Timeout | LostBy::GatewayLost, Alive::Background)
-                    | (LostBy::Background, Alive::Heartbeat | Alive::Background)
+                    (LostBy::Timeout | LostBy::GatewayLost, Sign::Heartbeat | Sign::Foreground)
+                    | (LostBy::Background, Sign::Foreground) => Verdict::Revive,
+                    (LostBy::Timeout | LostBy::GatewayLost, Sign::Background)
+                    | (LostBy::Background, Sign::Heartbeat | Sign::Background)
                     | (LostBy::Closed | LostBy::Exit, _) => Verdict::Ignore(IgnoreReason::Closed),
                 },
                 (DeviceState::Kicked { by, .. }, _) => Verdict::Refuse(IgnoreReason::Kicked, KickReason::from(*by)),
             }
         };
         match verdict {
-            Verdict::Ignore(why) => self.ignore(why, beat, out),
-            Verdict::Refuse(why, reason) => self.refuse(who, via, why, reason, beat, out),
+            Verdict::Ignore(why) => self.ignore(why, part, out),
+            Verdict::Refuse(why, reason) => self.refuse(who, via, why, reason, part, out),
             Verdict::Refresh => self.refresh(slot, place, what),
             Verdict::Revive => self.revive(slot, place, out),
         }
     }
 
-    fn refresh(&mut self, slot: Slot, place: usize, what: Alive) {
+    fn refresh(&mut self, slot: Slot, place: usize, what: Sign) {
         let (now, here) = (self.now(), self.here());
         let State { users, rules, .. } = self;
         let Some(device) = users.get(slot).map(|user| &user.devices[place]) else {
@@ -94,14 +181,14 @@ impl State {
         };
         let platform = &rules.of(device.platform).rules;
         let background = match (&device.state, what) {
-            (DeviceState::Online { background_by, .. }, Alive::Background) => {
+            (DeviceState::Online { background_by, .. }, Sign::Background) => {
                 match (background_by, platform.background_ms) {
                     (None, Some(background_ms)) => Some(now.plus(background_ms)),
                     (by, _) => *by,
                 }
             }
-            (DeviceState::Online { .. }, Alive::Foreground) => None,
-            (DeviceState::Online { background_by, .. }, Alive::Heartbeat) => *background_by,
+            (DeviceState::Online { .. }, Sign::Foreground) => None,
+            (DeviceState::Online { background_by, .. }, Sign::Heartbeat) => *background_by,
             (DeviceState::Away { .. } | DeviceState::Kicked { .. }, _) => return,
         };
         let only_beats = match &device.state {
@@ -159,6 +246,7 @@ impl State {
             linger: None,
         };
         device.since = now;
+        gateways.enter(slot, device);
         let mut pending = Pending::default();
         pending.altered(device, before, rules, gateways);
         self.conclude(slot, now, Cause::Revive, here, pending, out);
@@ -186,7 +274,7 @@ impl State {
     pub(in super::super) fn disconnect(&mut self, who: &Who<'_>, via_event: &Via<'_>, reason: Ending, out: Out<'_>) {
         let (slot, place) = match self.current(who, &via(via_event)) {
             Ok(found) => found,
-            Err(why) => return self.ignore(why, None, out),
+            Err(why) => return self.ignore_end(who, via_event, why, out),
         };
         let (now, here) = (self.now(), self.here());
         let State {
@@ -200,7 +288,7 @@ impl State {
             | DeviceState::Away {
                 lost_by: LostBy::Closed | LostBy::Exit,
                 ..
-            } => return self.ignore(IgnoreReason::Duplicate, None, out),
+            } => return self.ignore(IgnoreReason::Duplicate, Part::Whole, out),
             DeviceState::Online { linger: None, .. } => {}
             DeviceState::Away {
                 lost_by: LostBy::Background | LostBy::Timeout | LostBy::GatewayLost,
@@ -215,17 +303,36 @@ impl State {
         };
         let Some(user) = users.change(slot) else { return };
         let mut pending = Pending::default();
-        match &mut user.devices[place].state {
+        let device = &mut user.devices[place];
+        match &device.state {
             DeviceState::Online { .. } if delay_ms == 0 => {
-                lose_link(user, place, now, LostBy::from(reason), rules, gateways, &mut pending);
+                lose_link(
+                    slot,
+                    user,
+                    place,
+                    now,
+                    LostBy::from(reason),
+                    rules,
+                    gateways,
+                    &mut pending,
+                );
             }
-            DeviceState::Online {
-                linger, background_by, ..
-            } => {
-                *linger = Some((reason, now.plus(delay_ms)));
-                *background_by = None;
+            DeviceState::Online { .. } => {
+                gateways.leave(slot, device);
+                if let DeviceState::Online {
+                    linger, background_by, ..
+                } = &mut device.state
+                {
+                    *linger = Some((reason, now.plus(delay_ms)));
+                    *background_by = None;
+                }
+                gateways.enter(slot, device);
             }
-            DeviceState::Away { lost_by, .. } => *lost_by = LostBy::from(reason),
+            DeviceState::Away { .. } => {
+                if let DeviceState::Away { lost_by, .. } = &mut device.state {
+                    *lost_by = LostBy::from(reason);
+                }
+            }
             DeviceState::Kicked { .. } => {}
         }
         self.conclude(slot, now, Cause::from(LostBy::from(reason)), here, pending, out);
@@ -236,7 +343,7 @@ impl State {
     pub(in super::super) fn logout(&mut self, who: &Who<'_>, via_event: &Via<'_>, out: Out<'_>) {
         let (slot, place) = match self.current(who, &via(via_event)) {
             Ok(found) => found,
-            Err(why) => return self.ignore(why, None, out),
+            Err(why) => return self.ignore_end(who, via_event, why, out),
         };
         let (now, here) = (self.now(), self.here());
         let State {
@@ -244,7 +351,7 @@ impl State {
         } = self;
         let Some(user) = users.change(slot) else { return };
         let mut pending = Pending::default();
-        remove(user, place, rules, gateways, &mut pending);
+        remove(slot, user, place, rules, gateways, &mut pending);
         self.conclude(slot, now, Cause::Logout, here, pending, out);
     }
 }

@@ -6,20 +6,27 @@ mod gateway;
 mod link;
 mod user;
 
-use super::change::{DeviceChange, IgnoreReason, KickReason};
-use super::event::{Via, Who};
+use super::change::{Cause, DeviceChange, IgnoreReason, KickReason, Part};
+use super::event::{Intent, Via, Who};
 use super::fold::{Out, PendingKick};
 use super::gateways::Gateways;
 use super::rulebook::Rulebook;
-use super::state::{Device, DeviceState, Link, Session, State, User};
+use super::state::{Device, DeviceState, Link, Session, Slot, State, User};
 use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Status};
-pub(super) use link::Alive;
+pub(super) use link::Sign;
 
 /// What an event has done to devices so far, still to be told.
 #[derive(Default)]
 pub(super) struct Pending {
     pub devices: Vec<DeviceChange>,
     pub kicks: Vec<PendingKick>,
+}
+
+/// What a connect says beside who and where.
+pub(super) struct Terms<'a> {
+    pub intent: Intent,
+    pub client: Option<&'a str>,
+    pub auth_at: Option<LogTime>,
 }
 
 /// A connection as an event names it, borrowed.
@@ -64,6 +71,48 @@ impl Pending {
     }
 }
 
+/// Section 6, custom status: cleared when the user's status leaves online, kept for a while if the link was lost, and
+/// brought back when the status is online again in time.
+pub(super) fn carry_custom_status(
+    user: &mut User,
+    before: Status,
+    after: Status,
+    at: LogTime,
+    cause: Cause,
+    keep_ms: u64,
+) {
+    match (before == Status::Online, after == Status::Online) {
+        (true, false) => {
+            let text = user.custom_status.take();
+            let lost_with_the_link = match cause {
+                Cause::Closed | Cause::Exit | Cause::Background | Cause::Timeout | Cause::GatewayLost => true,
+                Cause::Login
+                | Cause::Resume
+                | Cause::Revive
+                | Cause::Logout
+                | Cause::PushExpired
+                | Cause::Kicked
+                | Cause::CustomStatus
+                | Cause::Forgotten => false,
+            };
+            if let Some(text) = text
+                && lost_with_the_link
+                && keep_ms > 0
+            {
+                user.marks().kept = Some((text, at.plus(keep_ms)));
+            }
+        }
+        (false, true) => {
+            if let Some((text, until)) = user.take_kept()
+                && at < until
+            {
+                user.custom_status = Some(text);
+            }
+        }
+        (true, true) | (false, false) => {}
+    }
+}
+
 /// The offset of the last event accepted from the device. A kicked one has none, and never needs one.
 pub(super) fn evidence_of(device: &Device) -> Offset {
     match &device.state {
@@ -73,7 +122,9 @@ pub(super) fn evidence_of(device: &Device) -> Offset {
 }
 
 /// *Lose link*: the device becomes away, or is gone if its platform remembers nobody.
+#[allow(clippy::too_many_arguments)] // Parts of one state, borrowed apart.
 pub(super) fn lose_link(
+    slot: Slot,
     user: &mut User,
     at_index: usize,
     at: LogTime,
@@ -85,10 +136,11 @@ pub(super) fn lose_link(
     let device = &mut user.devices[at_index];
     let platform = &rules.of(device.platform).rules;
     if platform.away_ms == 0 {
-        remove(user, at_index, rules, gateways, pending);
+        remove(slot, user, at_index, rules, gateways, pending);
         return;
     }
     let before = device.status();
+    gateways.leave(slot, device);
     if let DeviceState::Online { session, .. } = &mut device.state {
         let session = Session {
             login_at: session.login_at,
@@ -109,6 +161,7 @@ pub(super) fn lose_link(
 
 /// Takes the device's entry away: it is offline, and as one never seen.
 pub(super) fn remove(
+    slot: Slot,
     user: &mut User,
     at_index: usize,
     rules: &Rulebook,
@@ -116,13 +169,16 @@ pub(super) fn remove(
     pending: &mut Pending,
 ) {
     let device = user.devices.remove(at_index);
+    gateways.leave(slot, &device);
     pending.altered_to(&device, device.status(), Status::Offline, rules, gateways);
     gateways.release(device.link.gateway);
 }
 
 /// Makes the devices at these places, which are logged in and in order, kicked; each open link is to be closed.
 /// Then *trim*.
+#[allow(clippy::too_many_arguments)] // Parts of one state, borrowed apart.
 pub(super) fn kick_devices(
+    slot: Slot,
     user: &mut User,
     places: &[usize],
     by: KickedBy,
@@ -140,6 +196,7 @@ pub(super) fn kick_devices(
                 .push(PendingKick::of(device, KickReason::from(by), rules, gateways));
         }
         let before = device.status();
+        gateways.leave(slot, device);
         let away_ms = rules.of(device.platform).rules.away_ms;
         device.state = DeviceState::Kicked {
             by,
@@ -196,10 +253,10 @@ impl State {
         via: &ViaRef<'_>,
         why: IgnoreReason,
         reason: KickReason,
-        beat: Option<usize>,
+        part: Part,
         out: Out<'_>,
     ) {
-        self.ignore(why, beat, out);
+        self.ignore(why, part, out);
         let kick = PendingKick {
             gateway: via.gateway.into(),
             epoch: via.epoch,
@@ -208,7 +265,21 @@ impl State {
             device: who.device.as_ref().into(),
             reason,
         };
-        self.tell_kick(kick, who.user.as_ref().into(), out);
+        self.emit_kick(kick, Some(who.user.as_ref().into()), out);
+    }
+
+    /// Ignores a connection of an `alive` record, and has its gateway close it or say whose it is.
+    pub(super) fn refuse_connection(&mut self, via: &ViaRef<'_>, why: IgnoreReason, reason: KickReason, out: Out<'_>) {
+        self.ignore(why, Part::Conn(via.conn), out);
+        let kick = PendingKick {
+            gateway: via.gateway.into(),
+            epoch: via.epoch,
+            conn: via.conn,
+            platform: Box::default(),
+            device: Box::default(),
+            reason,
+        };
+        self.emit_kick(kick, None, out);
     }
 
     /// The connection of an event with its gateway by number; none when no device and no lease names that gateway.

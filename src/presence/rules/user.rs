@@ -1,6 +1,6 @@
 //! What is about a user as a whole: kick, custom status, forget (section 6).
 
-use super::super::change::{Cause, IgnoreReason, KickReason};
+use super::super::change::{Cause, IgnoreReason, KickReason, Part};
 use super::super::event::Target;
 use super::super::fold::{Out, PendingKick};
 use super::super::state::State;
@@ -11,7 +11,7 @@ impl State {
     /// Section 6, kick: an operator ends a user's logins.
     pub(in super::super) fn kick(&mut self, user: &str, target: &Target<'_>, out: Out<'_>) {
         let Some(slot) = self.users.find(user) else {
-            return self.ignore(IgnoreReason::UnknownUser, None, out);
+            return self.ignore(IgnoreReason::UnknownUser, Part::Whole, out);
         };
         let (now, here) = (self.now(), self.here());
         let State {
@@ -28,12 +28,18 @@ impl State {
             matches && device.login_at().is_some()
         });
         let places: Vec<usize> = matching.map(|(place, _)| place).collect();
-        if places.is_empty() {
-            return self.ignore(IgnoreReason::NoEffect, None, out);
+        let is_whole = *target == Target::All;
+        if places.is_empty() && !is_whole {
+            return self.ignore(IgnoreReason::NoEffect, Part::Whole, out);
         }
         let Some(user) = users.change(slot) else { return };
+        if is_whole {
+            let marks = user.marks();
+            marks.kicked_at = Some(now);
+            marks.barred = true;
+        }
         let mut pending = Pending::default();
-        kick_devices(user, &places, KickedBy::Admin, now, rules, gateways, &mut pending);
+        kick_devices(slot, user, &places, KickedBy::Admin, now, rules, gateways, &mut pending);
         self.conclude(slot, now, Cause::Kicked, here, pending, out);
         self.arm(slot);
     }
@@ -48,21 +54,21 @@ impl State {
         match found {
             Some((slot, user)) if user.status == Status::Online => {
                 if user.custom_status.as_deref() == text {
-                    return self.ignore(IgnoreReason::NoEffect, None, out);
+                    return self.ignore(IgnoreReason::NoEffect, Part::Whole, out);
                 }
                 if let Some(user) = self.users.change(slot) {
                     user.custom_status = text.map(Into::into);
                 }
                 self.change(slot, now, Cause::CustomStatus, here, Vec::new(), out);
             }
-            Some(_) | None => self.ignore(IgnoreReason::NotOnline, None, out),
+            Some(_) | None => self.ignore(IgnoreReason::NotOnline, Part::Whole, out),
         }
     }
 
     /// Section 6, forget: always a change, and then the user is gone.
     pub(in super::super) fn forget(&mut self, user: &str, out: Out<'_>) {
         let Some(slot) = self.users.find(user) else {
-            return self.ignore(IgnoreReason::UnknownUser, None, out);
+            return self.ignore(IgnoreReason::UnknownUser, Part::Whole, out);
         };
         let (now, here) = (self.now(), self.here());
         let State {
@@ -77,6 +83,7 @@ impl State {
                     .kicks
                     .push(PendingKick::of(&device, KickReason::Forgotten, rules, gateways));
             }
+            gateways.leave(slot, &device);
             gateways.release(device.link.gateway);
         }
         self.change(slot, now, Cause::Forgotten, here, pending.devices, out);

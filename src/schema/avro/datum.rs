@@ -177,6 +177,18 @@ impl<'a> Reader<'a> {
         self.present(what).then(|| self.long(what))
     }
 
+    /// As [`Reader::nullable_long`] for an `int`.
+    pub(super) fn nullable_int(&mut self, what: &'static str) -> Option<i32> {
+        let value = self.nullable_long(what)?;
+        i32::try_from(value).map_or_else(
+            |_| {
+                self.fail_with(what, "is a number of more than 32 bits");
+                None
+            },
+            Some,
+        )
+    }
+
     #[inline]
     pub(super) fn nullable_bytes(&mut self, what: &'static str) -> Option<&'a [u8]> {
         self.present(what).then(|| self.bytes(what))

@@ -1,9 +1,12 @@
 //! The datum of `schemas/event.avsc`, field by field in its order.
 
-use super::datum::{Reader, write_count, write_nullable_array, write_nullable_long, write_nullable_text, write_text};
+use super::datum::{
+    Reader, write_count, write_nullable_array, write_nullable_bytes, write_nullable_long, write_nullable_text,
+    write_text,
+};
 use crate::presence::event::{Beat, Event, Target, Via, Who, bounds};
 use crate::schema::Malformed;
-use crate::schema::flat::{Flat, HEARTBEATS, beat, number_of_beats};
+use crate::schema::flat::{Conns, Flat, HEARTBEATS, beat, number_of_beats, pack_conns};
 use std::borrow::Cow;
 
 /// Each of a beat's three strings and its number has at least one byte.
@@ -26,7 +29,7 @@ pub(super) fn read(datum: &[u8]) -> Result<Event<'_>, Malformed> {
         ..Flat::default()
     };
     // Nearly every record is a heartbeat, and has no more.
-    if !reader.end_after([0; 7]) {
+    if !reader.end_after([0; 10]) {
         flat.intent = reader.nullable_text("intent");
         flat.client = reader.nullable_text("client");
         flat.beats = read_beats(&mut reader, kind == HEARTBEATS);
@@ -34,6 +37,9 @@ pub(super) fn read(datum: &[u8]) -> Result<Event<'_>, Malformed> {
         flat.text = reader.nullable_text("text");
         flat.ttl_ms = reader.nullable_long("ttl_ms");
         flat.policy = reader.nullable_text("policy");
+        flat.auth_at = reader.nullable_long("auth_at");
+        flat.conns = reader.nullable_bytes("conns").map(Conns::Packed);
+        flat.revision = reader.nullable_int("revision").map(i64::from);
     }
     reader.end()?;
     flat.event()
@@ -92,6 +98,17 @@ pub(super) fn write(event: &Event<'_>, out: &mut Vec<u8>) {
     write_nullable_text(out, flat.text);
     write_nullable_long(out, flat.ttl_ms);
     write_nullable_text(out, flat.policy);
+    write_nullable_long(out, flat.auth_at);
+    match flat.conns {
+        None => write_nullable_bytes(out, None),
+        Some(Conns::Packed(bytes)) => write_nullable_bytes(out, Some(bytes)),
+        Some(Conns::Numbers(conns)) => {
+            let mut packed = Vec::with_capacity(conns.len() * 2);
+            pack_conns(conns, &mut packed);
+            write_nullable_bytes(out, Some(&packed));
+        }
+    }
+    write_nullable_long(out, flat.revision);
 }
 
 /// The event with text of its own, for when the bytes that it was read from do not last.
@@ -102,11 +119,13 @@ pub(super) fn into_owned(event: Event<'_>) -> Event<'static> {
             via,
             intent,
             client,
+            auth_at,
         } => Event::Connect {
             who: own_who(who),
             via: own_via(via),
             intent,
             client: client.map(own),
+            auth_at,
         },
         Event::Heartbeat { who, via } => Event::Heartbeat {
             who: own_who(who),
@@ -122,6 +141,11 @@ pub(super) fn into_owned(event: Event<'_>) -> Event<'static> {
                     conn: beat.conn,
                 })
                 .collect(),
+        },
+        Event::Alive { gateway, epoch, conns } => Event::Alive {
+            gateway: own(gateway),
+            epoch,
+            conns,
         },
         Event::Background { who, via } => Event::Background {
             who: own_who(who),
@@ -162,6 +186,7 @@ pub(super) fn into_owned(event: Event<'_>) -> Event<'static> {
             policy,
             document: own(document),
         },
+        Event::Revision { revision } => Event::Revision { revision },
         Event::Tick => Event::Tick,
     }
 }

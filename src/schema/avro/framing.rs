@@ -65,9 +65,9 @@ impl Schema {
     /// against the schema's text.
     pub const fn fingerprint(self) -> u64 {
         match self {
-            Schema::Event => 0xe5fe_c850_c44f_4742,
+            Schema::Event => 0xd6cd_b638_91b9_1905,
             Schema::Change => 0x0c5a_1d37_91db_f442,
-            Schema::Kick => 0x7f71_ad0c_686f_a5ae,
+            Schema::Kick => 0x3c32_5dde_450f_1ddf,
             Schema::UserState => 0xc314_7d16_cfb2_0374,
             Schema::Quarantined => 0xffb7_294b_78d7_633f,
         }

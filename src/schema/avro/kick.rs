@@ -1,21 +1,43 @@
 //! The datum of `schemas/kick.avsc`, field by field in its order.
 
 use super::change::{read_id, write_id};
-use super::datum::{Reader, write_count, write_text};
-use crate::presence::change::{Kick, KickReason};
+use super::datum::{Reader, write_count, write_nullable_text, write_text};
+use crate::presence::change::{Kick, KickReason, KickedDevice};
 use crate::presence::{Conn, Epoch, LogTime};
 use crate::schema::Malformed;
 
 pub(super) fn read(datum: &[u8]) -> Result<Kick, Malformed> {
     let mut reader = Reader::new(datum);
+    let id = read_id(&mut reader);
+    let gateway = reader.text("gateway").into();
+    let epoch = Epoch(reader.count("epoch"));
+    let conn = Conn(reader.count("conn"));
+    let (user, platform, device) = (
+        reader.nullable_text("user"),
+        reader.nullable_text("platform"),
+        reader.nullable_text("device"),
+    );
+    let whose = match (user, platform, device) {
+        (Some(user), Some(platform), Some(device)) => Some(KickedDevice {
+            user: user.into(),
+            platform: platform.into(),
+            device: device.into(),
+        }),
+        (None, None, None) => None,
+        (_, _, _) => {
+            reader.fail_with(
+                "user",
+                "must be null together with platform and device, or none of them",
+            );
+            None
+        }
+    };
     let kick = Kick {
-        id: read_id(&mut reader),
-        gateway: reader.text("gateway").into(),
-        epoch: Epoch(reader.count("epoch")),
-        conn: Conn(reader.count("conn")),
-        user: reader.text("user").into(),
-        platform: reader.text("platform").into(),
-        device: reader.text("device").into(),
+        id,
+        gateway,
+        epoch,
+        conn,
+        whose,
         reason: reader.name("reason", &KickReason::ALL, KickReason::name),
         at: LogTime(reader.count("at")),
     };
@@ -28,9 +50,10 @@ pub(super) fn write(kick: &Kick, out: &mut Vec<u8>) {
     write_text(out, &kick.gateway);
     write_count(out, kick.epoch.0);
     write_count(out, kick.conn.0);
-    write_text(out, &kick.user);
-    write_text(out, &kick.platform);
-    write_text(out, &kick.device);
+    let whose = kick.whose.as_ref();
+    write_nullable_text(out, whose.map(|whose| &*whose.user));
+    write_nullable_text(out, whose.map(|whose| &*whose.platform));
+    write_nullable_text(out, whose.map(|whose| &*whose.device));
     write_text(out, kick.reason.name());
     write_count(out, kick.at.0);
 }

@@ -6,7 +6,7 @@
 mod read;
 mod write;
 
-pub use read::{BadEvent, Line, LineError, NewEvents, policy_event, read_line, read_new_events};
+pub use read::{BadEvent, Line, LineError, NewEvent, NewEvents, policy_event, read_line, read_new_events};
 pub use write::{
     Object, event_line, malformed_event_line, malformed_line, output_line, partition_line, quarantined_line,
     user_fields, user_line,

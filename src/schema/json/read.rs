@@ -74,13 +74,22 @@ pub fn read_line(line: &str) -> Result<Line<'_>, LineError> {
     })
 }
 
+/// An event of a request.
+#[derive(Debug)]
+pub struct NewEvent<'a> {
+    pub event: Event<'a>,
+    /// The number of the partition that the publisher names beside the event: an `alive` names no user, so nothing else
+    /// says where its connections belong. Not part of the record.
+    pub partition: Option<u64>,
+}
+
 /// The events of a request: each read, or the reason why it cannot be.
-pub type NewEvents<'a> = Vec<Result<Event<'a>, BadEvent>>;
+pub type NewEvents<'a> = Vec<Result<NewEvent<'a>, BadEvent>>;
 
 /// Reads a request's events: a JSON array, or an object that has it as `events`.
 pub fn read_new_events(body: &str) -> Result<NewEvents<'_>, serde_json::Error> {
     let items: Items<'_> = serde_json::from_str(body)?;
-    Ok(items.0.into_iter().map(Item::event).collect())
+    Ok(items.0.into_iter().map(Item::new_event).collect())
 }
 
 /// A field's value, as far as events need it.
@@ -93,6 +102,16 @@ enum Raw<'a> {
     Number(u64),
     /// Something that no field can be; a word for it.
     Other(&'static str),
+}
+
+/// The connections of an `alive` event.
+#[derive(Default)]
+enum Conns {
+    #[default]
+    Missing,
+    List(Vec<Conn>),
+    /// What is wrong with them.
+    Bad(String),
 }
 
 #[derive(Default)]
@@ -122,6 +141,10 @@ struct Fields<'a> {
     text: Raw<'a>,
     ttl_ms: Raw<'a>,
     beats: Beats<'a>,
+    auth_at: Raw<'a>,
+    conns: Conns,
+    revision: Raw<'a>,
+    partition: Raw<'a>,
     policy: Option<Value>,
 }
 
@@ -268,6 +291,72 @@ impl<'de> Deserialize<'de> for Beats<'de> {
     }
 }
 
+impl<'de> Deserialize<'de> for Conns {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Conns, D::Error> {
+        struct ConnsVisitor;
+        impl<'de> Visitor<'de> for ConnsVisitor {
+            type Value = Conns;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Conns, A::Error> {
+                let (least, most) = bounds::CONNS;
+                let mut list: Vec<Conn> = Vec::new();
+                let mut bad = None;
+                let mut count = 0_usize;
+                while let Some(item) = items.next_element::<Raw<'de>>()? {
+                    count += 1;
+                    // One more than allowed is enough to say so; the rest is read past.
+                    if bad.is_some() || count > most {
+                        continue;
+                    }
+                    match item {
+                        Raw::Number(number) if number <= bounds::NUMBER_MAX => match list.last() {
+                            Some(last) if last.0 >= number => {
+                                bad = Some(format!("`conns` must grow, but {number} comes after {}", last.0));
+                            }
+                            Some(_) | None => list.push(Conn(number)),
+                        },
+                        Raw::Number(_) | Raw::Missing | Raw::Null | Raw::Text(_) | Raw::Other(_) => {
+                            bad = Some(format!("`conns` must be integers from 0 to {}", bounds::NUMBER_MAX));
+                        }
+                    }
+                }
+                if !(least..=most).contains(&count) {
+                    bad = Some(format!("`conns` must have {least} to {most} numbers, not {count}"));
+                }
+                Ok(bad.map_or(Conns::List(list), Conns::Bad))
+            }
+            fn visit_unit<E>(self) -> Result<Conns, E> {
+                Ok(Conns::Missing)
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Conns, E> {
+                Ok(not_an_array("a string"))
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Conns, E> {
+                Ok(not_an_array("a number"))
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Conns, E> {
+                Ok(not_an_array("a number"))
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Conns, E> {
+                Ok(not_an_array("a number"))
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Conns, E> {
+                Ok(not_an_array("a boolean"))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Conns, A::Error> {
+                while entries.next_entry::<Cow<'de, str>, Skip>()?.is_some() {}
+                Ok(not_an_array(AN_OBJECT))
+            }
+        }
+        fn not_an_array(what: &str) -> Conns {
+            Conns::Bad(format!("`conns` must be an array, not {what}"))
+        }
+        deserializer.deserialize_any(ConnsVisitor)
+    }
+}
+
 struct FieldsVisitor;
 
 /// A key, borrowed where it has no escapes.
@@ -302,6 +391,10 @@ impl Visitor<'_> for Key {
             "text" => Field::Text,
             "ttl_ms" => Field::TtlMs,
             "beats" => Field::Beats,
+            "auth_at" => Field::AuthAt,
+            "conns" => Field::Conns,
+            "revision" => Field::Revision,
+            "partition" => Field::Partition,
             "policy" => Field::Policy,
             _ => Field::Unknown,
         })
@@ -324,6 +417,10 @@ enum Field {
     Text,
     TtlMs,
     Beats,
+    AuthAt,
+    Conns,
+    Revision,
+    Partition,
     Policy,
     Unknown,
 }
@@ -351,6 +448,13 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 Field::Reason => &mut fields.reason,
                 Field::Text => &mut fields.text,
                 Field::TtlMs => &mut fields.ttl_ms,
+                Field::AuthAt => &mut fields.auth_at,
+                Field::Revision => &mut fields.revision,
+                Field::Partition => &mut fields.partition,
+                Field::Conns => {
+                    fields.conns = entries.next_value()?;
+                    continue;
+                }
                 Field::Beats => {
                     fields.beats = entries.next_value()?;
                     continue;
@@ -408,9 +512,15 @@ impl<'de> Deserialize<'de> for Items<'de> {
 }
 
 impl<'a> Item<'a> {
-    fn event(self) -> Result<Event<'a>, BadEvent> {
+    fn new_event(self) -> Result<NewEvent<'a>, BadEvent> {
         match self {
-            Item::Object(mut fields) => fields.event(),
+            Item::Object(mut fields) => Ok(NewEvent {
+                event: fields.event()?,
+                partition: match fields.partition {
+                    Raw::Number(partition) => Some(partition),
+                    Raw::Missing | Raw::Null | Raw::Text(_) | Raw::Other(_) => None,
+                },
+            }),
             Item::Other(what) => bad("type", format!("an event must be an object, not {what}")),
         }
     }
@@ -547,6 +657,35 @@ impl<'a> Fields<'a> {
         beats.collect()
     }
 
+    fn conns(&mut self) -> Result<Vec<Conn>, BadEvent> {
+        match std::mem::take(&mut self.conns) {
+            Conns::List(conns) => Ok(conns),
+            Conns::Missing => bad("conns", "`conns` is missing"),
+            Conns::Bad(what) => bad("conns", what),
+        }
+    }
+
+    fn auth_at(&self) -> Result<Option<u64>, BadEvent> {
+        match self.auth_at {
+            Raw::Missing | Raw::Null => Ok(None),
+            Raw::Number(_) | Raw::Text(_) | Raw::Other(_) => {
+                self.auth_at.number("auth_at", bounds::TIMESTAMP_MAX).map(Some)
+            }
+        }
+    }
+
+    fn revision(&self) -> Result<u32, BadEvent> {
+        let (least, most) = bounds::REVISION;
+        let revision = self.revision.number("revision", most)?;
+        match u32::try_from(revision) {
+            Ok(number) if revision >= least => Ok(number),
+            _ => bad(
+                "revision",
+                format!("`revision` must be an integer from {least} to {most}"),
+            ),
+        }
+    }
+
     fn target(&mut self) -> Result<Target<'a>, BadEvent> {
         match (self.optional_platform()?, self.optional_device()?) {
             (None, None) => Ok(Target::All),
@@ -586,6 +725,7 @@ impl<'a> Fields<'a> {
                     .intent
                     .word("intent", &[("login", Intent::Login), ("resume", Intent::Resume)])?,
                 client: self.client.text("client", bounds::CLIENT_BYTES)?,
+                auth_at: self.auth_at()?,
             },
             "heartbeat" => Event::Heartbeat {
                 who: self.who()?,
@@ -595,6 +735,11 @@ impl<'a> Fields<'a> {
                 gateway: self.gateway()?,
                 epoch: self.epoch()?,
                 beats: self.beats()?,
+            },
+            "alive" => Event::Alive {
+                gateway: self.gateway()?,
+                epoch: self.epoch()?,
+                conns: self.conns()?,
             },
             "background" => Event::Background {
                 who: self.who()?,
@@ -630,14 +775,17 @@ impl<'a> Fields<'a> {
                 ttl_ms: self.ttl_ms.number("ttl_ms", bounds::TTL_MS_MAX)?,
             },
             "policy" => self.policy()?,
+            "revision" => Event::Revision {
+                revision: self.revision()?,
+            },
             "tick" => Event::Tick,
             other => {
                 let shown: String = other.chars().take(40).collect();
                 return bad(
                     "type",
                     format!(
-                        "`type` {shown:?} is unknown; it must be connect, heartbeat, heartbeats, background, foreground, \
-                         disconnect, logout, kick, custom_status, forget, lease, policy or tick"
+                        "`type` {shown:?} is unknown; it must be connect, heartbeat, heartbeats, alive, background, foreground, \
+                         disconnect, logout, kick, custom_status, forget, lease, policy, revision or tick"
                     ),
                 );
             }

@@ -1,6 +1,6 @@
 //! Events, outputs and state to JSON.
 
-use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, OutputId};
+use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, OutputId, Part};
 use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
 use crate::presence::state::{DeviceImage, PartitionImage, Phase, SessionImage, UserImage};
 use crate::presence::{LogTime, Offset};
@@ -161,13 +161,14 @@ fn kick_line(out: &mut Vec<u8>, kick: &Kick) {
     let mut object = Object::new(out);
     object.text("type", "kick");
     id(object.key("id"), &kick.id);
+    let whose = kick.whose.as_ref();
     object
         .text("gateway", &kick.gateway)
         .number("epoch", kick.epoch.0)
         .number("conn", kick.conn.0)
-        .text("user", &kick.user)
-        .text("platform", &kick.platform)
-        .text("device", &kick.device)
+        .optional_text("user", whose.map(|whose| &*whose.user))
+        .optional_text("platform", whose.map(|whose| &*whose.platform))
+        .optional_text("device", whose.map(|whose| &*whose.device))
         .text("reason", kick.reason.name())
         .number("at", kick.at.0)
         .end();
@@ -179,8 +180,14 @@ fn ignored_line(out: &mut Vec<u8>, ignored: &Ignored) {
         .text("type", "ignored")
         .number("offset", ignored.offset.0)
         .text("reason", ignored.reason.name());
-    if let Some(beat) = ignored.beat {
-        object.number("beat", beat as u64);
+    match ignored.part {
+        Part::Whole => {}
+        Part::Beat(beat) => {
+            object.number("beat", beat as u64);
+        }
+        Part::Conn(conn) => {
+            object.number("conn", conn.0);
+        }
     }
     object.end();
 }
@@ -194,23 +201,30 @@ pub fn malformed_line(out: &mut Vec<u8>, offset: Offset, error: &str) {
         .end();
 }
 
-/// The line of a user (section 8, `--state`).
-pub fn user_line(out: &mut Vec<u8>, user: &UserImage<'_>) {
-    user_fields(out, user);
+/// The line of a user (section 8, `--state`) at a log time of its partition.
+pub fn user_line(out: &mut Vec<u8>, user: &UserImage<'_>, time: Option<LogTime>) {
+    user_fields(out, user, time);
     out.push(b'}');
 }
 
 /// The line of a user, left open for more keys.
-pub fn user_fields(out: &mut Vec<u8>, user: &UserImage<'_>) {
-    Object::new(out)
+pub fn user_fields(out: &mut Vec<u8>, user: &UserImage<'_>, time: Option<LogTime>) {
+    let mut object = Object::new(out);
+    object
         .text("type", "user")
         .text("user", user.user)
         .number("version", user.version)
         .text("status", user.status.name())
         .number("since", user.since.0)
         .number("last_seen", user.last_seen.0)
-        .optional_text("custom_status", user.custom_status)
-        .list("devices", &user.devices, device);
+        .optional_text("custom_status", user.custom_status);
+    if let Some(kept) = user.kept_at(time) {
+        object.text("kept", kept.text).number("kept_until", kept.until.0);
+    }
+    if let Some(kicked_at) = user.kicked_at {
+        object.number("kicked_at", kicked_at.0).boolean("barred", user.barred);
+    }
+    object.list("devices", &user.devices, device);
 }
 
 fn device(out: &mut Vec<u8>, device: &DeviceImage<'_>) {
@@ -305,6 +319,7 @@ pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>)
             via,
             intent,
             client,
+            auth_at,
         } => {
             link_fields(&mut object, who, via);
             object.text(
@@ -316,6 +331,9 @@ pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>)
             );
             if let Some(client) = client {
                 object.text("client", client);
+            }
+            if let Some(auth_at) = auth_at {
+                object.number("auth_at", *auth_at);
             }
         }
         Event::Heartbeat { who, via }
@@ -329,6 +347,10 @@ pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>)
                 who_fields(&mut object, &beat.who);
                 object.number("conn", beat.conn.0).end();
             });
+        }
+        Event::Alive { gateway, epoch, conns } => {
+            object.text("gateway", gateway).number("epoch", epoch.0);
+            object.list("conns", conns, |out, conn| write_decimal(out, conn.0));
         }
         Event::Disconnect { who, via, reason } => {
             link_fields(&mut object, who, via);
@@ -363,6 +385,9 @@ pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>)
             // only, so nothing changes its meaning when they go.
             let out = object.key("policy");
             out.extend(document.bytes().filter(|byte| !matches!(byte, b'\n' | b'\r')));
+        }
+        Event::Revision { revision } => {
+            object.number("revision", (*revision).into());
         }
         Event::Tick => {}
     }
