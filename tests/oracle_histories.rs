@@ -3,8 +3,9 @@
 use rollcall::presence::change::Output;
 use rollcall::presence::{LogTime, Partition, Status};
 use rollcall::sim::history;
-use rollcall::sim::oracle::{Oracle, output_line};
+use rollcall::sim::oracle::Oracle;
 use rollcall::sim::oracle_input;
+use rollcall::sim::oracle_lines::output_line;
 use std::collections::BTreeMap;
 
 const SEEDS: u64 = 60;

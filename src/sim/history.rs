@@ -7,7 +7,7 @@
 //!
 //! The same seed gives the same history, for ever: nothing here comes from outside.
 
-use super::oracle::text;
+use super::oracle_lines::text;
 use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
 use crate::presence::policy::{LoginMode, PlatformDocument, Policy, PolicyDocument};
 use crate::presence::{Conn, Epoch, Offset};

@@ -4,8 +4,9 @@
 //! moment the world can be asked what should be in the log.
 
 use super::history::{self, Random};
-use super::oracle::{Oracle, newest_line};
+use super::oracle::Oracle;
 use super::oracle_input::partition_of;
+use super::oracle_lines::newest_line;
 use crate::log::{NewRecord, Position, Topic};
 use crate::presence::change::Output;
 use crate::presence::event::{Event, Intent, Via, Who};

@@ -18,6 +18,8 @@ mod input;
 pub mod many;
 pub mod oracle;
 pub mod oracle_input;
+pub mod oracle_lines;
+mod oracle_state;
 #[cfg(test)]
 mod planted;
 mod shelf;

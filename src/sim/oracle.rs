@@ -6,35 +6,28 @@
 //! user's least deadline, until anything is done to the user or to what a deadline depends on; `check_deadlines` looks
 //! at all of them again. Section numbers are those of the rules.
 
+use super::oracle_state::{Device, Devices, Gateway, Key, Link, Login, Name, State, User, key_of, name_of};
 use crate::presence::change::{Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, Output, OutputId};
 use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
 use crate::presence::policy::{LoginMode, Platform, Policy};
-use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
+use crate::presence::{Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::sync::Arc;
 
 /// How long a gateway without a lease is remembered.
 const DAY_MS: u64 = 86_400_000;
 
-/// Shared by the copies of what it names: a user is copied at every event.
-type Name = Arc<str>;
-
-/// (platform, device): what names a device within its user.
-type Key = (Name, Name);
-
 /// One partition, folded record by record.
 #[derive(Clone, Debug)]
 pub struct Oracle {
-    partition: Partition,
+    pub(super) partition: Partition,
     policy: Policy,
     /// The last record's; none before the first.
-    offset: Option<Offset>,
-    time: Option<u64>,
-    grace_until: Option<u64>,
-    gateways: BTreeMap<Name, Gateway>,
-    seq: u64,
-    users: BTreeMap<Name, User>,
+    pub(super) offset: Option<Offset>,
+    pub(super) time: Option<u64>,
+    pub(super) grace_until: Option<u64>,
+    pub(super) gateways: BTreeMap<Name, Gateway>,
+    pub(super) seq: u64,
+    pub(super) users: BTreeMap<Name, User>,
     /// The least deadline of every user who has one, and the users in that order.
     deadlines: BTreeMap<Name, u64>,
     due: BTreeSet<(u64, Name)>,
@@ -46,76 +39,9 @@ pub struct Oracle {
     given: Vec<Output>,
 }
 
-#[derive(Clone, Debug)]
-struct Gateway {
-    epoch: Epoch,
-    ended: bool,
-    /// The last lease's `until`, as it was set.
-    until: u64,
-    /// Whether that lease is still there.
-    active: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct User {
-    version: u64,
-    since: u64,
-    last_seen: u64,
-    custom_status: Option<Name>,
-    devices: Devices,
-}
-
-/// In order. A list, since a user has few and is copied at every event.
-#[derive(Clone, Debug, Default)]
-struct Devices(Vec<(Key, Device)>);
-
-#[derive(Clone, Debug)]
-struct Device {
-    /// The connection it is on, or was on last.
-    link: Link,
-    since: u64,
-    state: State,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Link {
-    gateway: Name,
-    epoch: Epoch,
-    conn: Conn,
-}
-
-/// What a device that is logged in carries, online or away.
-#[derive(Clone, Debug)]
-struct Login {
-    client: Option<Name>,
-    login_at: u64,
-    last_seen: u64,
-    evidence: Offset,
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    Online {
-        login: Login,
-        heartbeat: u64,
-        background: Option<u64>,
-        linger: Option<(LostBy, u64)>,
-    },
-    Away {
-        login: Login,
-        status: Status,
-        lost_by: LostBy,
-        until: u64,
-    },
-    Kicked {
-        reason: KickedBy,
-        until: u64,
-    },
-}
-
 /// What happens when a deadline fires.
 #[derive(Clone, Copy, Debug)]
-enum Firing {
+pub(super) enum Firing {
     LoseLink(LostBy),
     Remove,
 }
@@ -126,90 +52,6 @@ enum Life {
     Heartbeat,
     Foreground,
     Background,
-}
-
-impl Devices {
-    fn find(&self, key: &Key) -> Result<usize, usize> {
-        self.0.binary_search_by(|(other, _)| other.cmp(key))
-    }
-
-    fn get(&self, key: &Key) -> Option<&Device> {
-        self.find(key).ok().map(|place| &self.0[place].1)
-    }
-
-    fn insert(&mut self, key: Key, device: Device) {
-        match self.find(&key) {
-            Ok(place) => self.0[place].1 = device,
-            Err(place) => self.0.insert(place, (key, device)),
-        }
-    }
-
-    fn remove(&mut self, key: &Key) -> Option<Device> {
-        self.find(key).ok().map(|place| self.0.remove(place).1)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&Key, &Device)> {
-        self.0.iter().map(|(key, device)| (key, device))
-    }
-
-    fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.iter().map(|(key, _)| key)
-    }
-
-    fn values(&self) -> impl Iterator<Item = &Device> {
-        self.iter().map(|(_, device)| device)
-    }
-}
-
-impl User {
-    fn status(&self) -> Status {
-        self.devices
-            .values()
-            .map(Device::status)
-            .max()
-            .unwrap_or(Status::Offline)
-    }
-}
-
-impl Device {
-    fn status(&self) -> Status {
-        match &self.state {
-            State::Online { .. } => Status::Online,
-            State::Away { status, .. } => *status,
-            State::Kicked { .. } => Status::Offline,
-        }
-    }
-
-    /// A device that is logged in is online or away.
-    fn login(&self) -> Option<&Login> {
-        match &self.state {
-            State::Online { login, .. } | State::Away { login, .. } => Some(login),
-            State::Kicked { .. } => None,
-        }
-    }
-
-    /// Whether there is a link that a gateway could be told to close, or that could be lost.
-    fn has_link(&self) -> bool {
-        matches!(self.state, State::Online { linger: None, .. })
-    }
-}
-
-impl Link {
-    fn of(via: &Via<'_>) -> Link {
-        Link {
-            gateway: name_of(&via.gateway),
-            epoch: via.epoch,
-            conn: via.conn,
-        }
-    }
-}
-
-fn name_of(text: &str) -> Name {
-    Arc::from(text)
-}
-
-fn key_of(who: &Who<'_>) -> Key {
-    (name_of(&who.platform), name_of(&who.device))
 }
 
 impl Oracle {
@@ -287,7 +129,7 @@ impl Oracle {
     // Deadlines (sections 2.3 and 5).
 
     /// When a device's deadline is, and what fires then.
-    fn deadline(&self, device: &Device) -> (u64, Firing) {
+    pub(super) fn deadline(&self, device: &Device) -> (u64, Firing) {
         match &device.state {
             State::Online {
                 linger: Some((reason, until)),
@@ -1017,122 +859,6 @@ impl Oracle {
         };
         self.given.push(Output::Change(change));
     }
-
-    /// What the topic of newest states (section 9) must say of everybody. Devices that are offline are left out: they
-    /// may go without a change, and so stay in what was written with the last one.
-    pub fn newest(&self) -> BTreeMap<&str, String> {
-        let newest = |user: &User| {
-            let devices = user
-                .devices
-                .iter()
-                .filter(|(_, device)| device.status() != Status::Offline);
-            let devices = devices.map(|(key, device)| (&*key.0, &*key.1, device.status()));
-            let (status, text) = (user.status(), user.custom_status.as_deref());
-            newest_line(user.version, status, user.since, text, devices)
-        };
-        self.users.iter().map(|(name, user)| (&**name, newest(user))).collect()
-    }
-
-    /// The lines of `--state` (section 8): one per user, and one for the partition.
-    pub fn state_lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (name, user) in &self.users {
-            let mut devices = String::with_capacity(512);
-            for (key, device) in user.devices.iter() {
-                if !devices.is_empty() {
-                    devices.push(',');
-                }
-                self.write_device(key, device, &mut devices)
-                    .expect("writing to a string does not fail");
-            }
-            lines.push(format!(
-                r#"{{"type":"user","user":{},"version":{},"status":"{}","since":{},"last_seen":{},"custom_status":{},"devices":[{}]}}"#,
-                text(name),
-                user.version,
-                user.status().name(),
-                user.since,
-                user.last_seen,
-                or_null(user.custom_status.as_deref().map(text)),
-                devices,
-            ));
-        }
-        let gateways: Vec<String> = self
-            .gateways
-            .iter()
-            .map(|(name, gateway)| {
-                format!(
-                    r#"{{"gateway":{},"epoch":{},"ended":{},"lease_until":{}}}"#,
-                    text(name),
-                    gateway.epoch.0,
-                    gateway.ended,
-                    or_null(gateway.active.then_some(gateway.until)),
-                )
-            })
-            .collect();
-        lines.push(format!(
-            r#"{{"type":"partition","partition":{},"offset":{},"time":{},"seq":{},"grace_until":{},"gateways":[{}]}}"#,
-            self.partition,
-            or_null(self.offset),
-            or_null(self.time),
-            self.seq,
-            or_null(self.grace_until),
-            gateways.join(","),
-        ));
-        lines
-    }
-
-    fn write_device(&self, key: &Key, device: &Device, out: &mut String) -> std::fmt::Result {
-        let state = match device.state {
-            State::Online { .. } => "online",
-            State::Away { .. } => "away",
-            State::Kicked { .. } => "kicked",
-        };
-        write!(
-            out,
-            r#"{{"platform":{},"device":{},"state":"{state}","status":"{}","gateway":{},"epoch":{},"conn":{},"since":{}"#,
-            text(&key.0),
-            text(&key.1),
-            device.status().name(),
-            text(&device.link.gateway),
-            device.link.epoch.0,
-            device.link.conn.0,
-            device.since,
-        )?;
-        if let Some(login) = device.login() {
-            write!(
-                out,
-                r#","login_at":{},"last_seen":{},"evidence":{}"#,
-                login.login_at, login.last_seen, login.evidence
-            )?;
-        }
-        write!(out, r#","deadline":{}"#, self.deadline(device).0)?;
-        match &device.state {
-            State::Online {
-                linger: Some((reason, _)),
-                ..
-            } => write!(out, r#","lingering":"{}""#, reason.name())?,
-            State::Online { .. } => {}
-            State::Away { lost_by, .. } => write!(out, r#","lost_by":"{}""#, lost_by.name())?,
-            State::Kicked { reason, .. } => write!(out, r#","reason":"{}""#, reason.name())?,
-        }
-        if let Some(client) = device.login().and_then(|login| login.client.as_deref()) {
-            write!(out, r#","client":{}"#, text(client))?;
-        }
-        out.push('}');
-        Ok(())
-    }
-}
-
-/// A user's newest state as text, to be compared.
-pub fn newest_line<'a>(
-    version: u64,
-    status: Status,
-    since: u64,
-    custom_status: Option<&str>,
-    devices: impl Iterator<Item = (&'a str, &'a str, Status)>,
-) -> String {
-    let devices: Vec<_> = devices.collect();
-    format!("version {version} {status:?} since {since} {custom_status:?} {devices:?}")
 }
 
 /// A heartbeat deadline or a lease's expiry, as grace defers it (2.4).
@@ -1154,77 +880,4 @@ fn share_a_group(policy: &Policy, kind: &str, other: &str) -> bool {
     ready
         .iter()
         .any(|group| group.contains(&kind) && group.contains(&other))
-}
-
-/// A string as JSON.
-pub(super) fn text(value: &str) -> String {
-    // A string always has a form in JSON.
-    serde_json::to_string(value).unwrap_or_default()
-}
-
-fn or_null(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "null".to_owned(), |value| value.to_string())
-}
-
-/// An output as the line that `fold` prints (section 8).
-pub fn output_line(output: &Output) -> String {
-    match output {
-        Output::Change(change) => {
-            let devices: Vec<String> = change
-                .devices
-                .iter()
-                .map(|device| {
-                    format!(
-                        r#"{{"platform":{},"device":{},"gateway":{},"before":"{}","after":"{}"}}"#,
-                        text(&device.platform),
-                        text(&device.device),
-                        text(&device.gateway),
-                        device.before.name(),
-                        device.after.name(),
-                    )
-                })
-                .collect();
-            format!(
-                r#"{{"type":"change","id":"{}","partition":{},"offset":{},"seq":{},"user":{},"version":{},"at":{},"logged_at":{},"cause":"{}","before":"{}","after":"{}","devices":[{}],"custom_status":{},"evidence":{}}}"#,
-                id(&change.id),
-                change.id.partition,
-                change.id.offset,
-                change.seq,
-                text(&change.user),
-                change.version,
-                change.at,
-                change.logged_at,
-                change.cause.name(),
-                change.before.name(),
-                change.after.name(),
-                devices.join(","),
-                or_null(change.custom_status.as_deref().map(text)),
-                change.evidence,
-            )
-        }
-        Output::Kick(kick) => format!(
-            r#"{{"type":"kick","id":"{}","gateway":{},"epoch":{},"conn":{},"user":{},"platform":{},"device":{},"reason":"{}","at":{}}}"#,
-            id(&kick.id),
-            text(&kick.gateway),
-            kick.epoch.0,
-            kick.conn.0,
-            text(&kick.user),
-            text(&kick.platform),
-            text(&kick.device),
-            kick.reason.name(),
-            kick.at,
-        ),
-        Output::Ignored(ignored) => {
-            let beat = ignored.beat.map_or(String::new(), |beat| format!(r#","beat":{beat}"#));
-            format!(
-                r#"{{"type":"ignored","offset":{},"reason":"{}"{beat}}}"#,
-                ignored.offset,
-                ignored.reason.name(),
-            )
-        }
-    }
-}
-
-fn id(id: &OutputId) -> String {
-    format!("{}-{}-{}", id.partition, id.offset, id.index)
 }

@@ -2,7 +2,8 @@
 //!
 //! The second reading of sections 3, 4 and 8 of `docs/rules.md`, as [`super::oracle`] is of the sections between.
 
-use super::oracle::{Oracle, output_line};
+use super::oracle::Oracle;
+use super::oracle_lines::{output_line, text};
 use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
 use crate::presence::policy::{LoginMode, PlatformDocument, Policy, PolicyDocument};
 use crate::presence::{Conn, Epoch, Offset, Partition};
@@ -44,7 +45,7 @@ pub fn fold(input: &[u8], policy: Policy, partition: Partition, partitions: Opti
         oracle.fold(Offset(offset), ts, decoded.as_ref().ok(), &mut out);
         lines.extend(out.iter().map(output_line));
         if let Err(why) = decoded {
-            let why = super::oracle::text(&why);
+            let why = text(&why);
             lines.push(format!(r#"{{"type":"malformed","offset":{offset},"error":{why}}}"#));
         }
     }
