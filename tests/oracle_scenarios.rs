@@ -34,7 +34,7 @@ fn number_after(words: &[&str], option: &str) -> Option<u32> {
 #[test]
 fn the_oracle_agrees_with_every_scenario() {
     let logs = scenarios();
-    assert!(logs.len() >= 51, "only {} scenarios found", logs.len());
+    assert!(logs.len() >= 56, "only {} scenarios found", logs.len());
     let mut wrong = Vec::new();
     for log in logs {
         let policy = match fs::read_to_string(log.with_extension("policy.json")) {

@@ -108,10 +108,10 @@ const ARROWS: &[Arrow] = &[
 const LINES_MAX: usize = 800;
 
 const LONG_FILES: [LongFile; 2] = [
-    ("src/sim/history.rs", 1_000, "one random author of histories"),
+    ("src/sim/history.rs", 900, "one random author of histories"),
     (
         "src/sim/oracle.rs",
-        1_250,
+        1_050,
         "the rules are read a second time in one go, top to bottom",
     ),
 ];

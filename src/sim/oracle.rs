@@ -6,15 +6,21 @@
 //! user's least deadline, until anything is done to the user or to what a deadline depends on; `check_deadlines` looks
 //! at all of them again. Section numbers are those of the rules.
 
-use super::oracle_state::{Device, Devices, Gateway, Key, Link, Login, Name, State, User, key_of, name_of};
-use crate::presence::change::{Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, Output, OutputId};
+use super::oracle_state::{Device, Devices, EarlyEnd, Gateway, Key, Link, Login, Name, State, User, key_of, name_of};
+use crate::presence::change::{
+    Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, KickedDevice, Output, OutputId, Part,
+};
 use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
 use crate::presence::policy::{LoginMode, Platform, Policy};
-use crate::presence::{Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
+use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a gateway without a lease is remembered.
 const DAY_MS: u64 = 86_400_000;
+
+/// How long an early end is remembered, and how many of them.
+const EARLY_END_MS: u64 = 60_000;
+const EARLY_ENDS_MAX: usize = 1_024;
 
 /// One partition, folded record by record.
 #[derive(Clone, Debug)]
@@ -28,6 +34,8 @@ pub struct Oracle {
     pub(super) gateways: BTreeMap<Name, Gateway>,
     pub(super) seq: u64,
     pub(super) users: BTreeMap<Name, User>,
+    /// In the order in which they came.
+    early_ends: Vec<EarlyEnd>,
     /// The least deadline of every user who has one, and the users in that order.
     deadlines: BTreeMap<Name, u64>,
     due: BTreeSet<(u64, Name)>,
@@ -66,6 +74,7 @@ impl Oracle {
             gateways: BTreeMap::new(),
             seq: 0,
             users: BTreeMap::new(),
+            early_ends: Vec::new(),
             deadlines: BTreeMap::new(),
             due: BTreeSet::new(),
             touched: Vec::new(),
@@ -111,6 +120,7 @@ impl Oracle {
         }
         self.gateways
             .retain(|_, gateway| gateway.active || gateway.until + DAY_MS > now);
+        self.early_ends.retain(|end| now - end.came < EARLY_END_MS);
 
         if let Some(event) = event {
             self.apply(event);
@@ -255,10 +265,11 @@ impl Oracle {
                 via,
                 intent,
                 client,
-            } => self.connect(who, via, *intent, client.as_deref()),
-            Event::Heartbeat { who, via } => self.life(who, &Link::of(via), Life::Heartbeat, None),
-            Event::Foreground { who, via } => self.life(who, &Link::of(via), Life::Foreground, None),
-            Event::Background { who, via } => self.life(who, &Link::of(via), Life::Background, None),
+                auth_at,
+            } => self.connect(who, via, *intent, client.as_deref(), *auth_at),
+            Event::Heartbeat { who, via } => self.life(who, &Link::of(via), Life::Heartbeat, Part::Whole),
+            Event::Foreground { who, via } => self.life(who, &Link::of(via), Life::Foreground, Part::Whole),
+            Event::Background { who, via } => self.life(who, &Link::of(via), Life::Background, Part::Whole),
             Event::Heartbeats { gateway, epoch, beats } => {
                 for (index, beat) in beats.iter().enumerate() {
                     let link = Link {
@@ -266,9 +277,10 @@ impl Oracle {
                         epoch: *epoch,
                         conn: beat.conn,
                     };
-                    self.life(&beat.who, &link, Life::Heartbeat, Some(index));
+                    self.life(&beat.who, &link, Life::Heartbeat, Part::Beat(index));
                 }
             }
+            Event::Alive { gateway, epoch, conns } => self.alive(gateway, *epoch, conns),
             Event::Disconnect { who, via, reason } => self.disconnect(who, &Link::of(via), *reason),
             Event::Logout { who, via } => self.logout(who, &Link::of(via)),
             Event::Kick { user, target } => self.operator_kick(user, target),
@@ -282,16 +294,17 @@ impl Oracle {
                     .keys()
                     .any(|name| !policy.platforms.contains_key(name));
                 if removed {
-                    self.ignore(IgnoreReason::PlatformRemoved, None);
+                    self.ignore(IgnoreReason::PlatformRemoved, Part::Whole);
                 } else {
                     self.policy = (**policy).clone();
                 }
             }
-            Event::Tick => {}
+            // There is no revision but the first, and it is in force from the start.
+            Event::Revision { .. } | Event::Tick => {}
         }
     }
 
-    fn connect(&mut self, who: &Who<'_>, via: &Via<'_>, intent: Intent, client: Option<&str>) {
+    fn connect(&mut self, who: &Who<'_>, via: &Via<'_>, intent: Intent, client: Option<&str>, auth_at: Option<u64>) {
         let now = self.now();
         let name: &str = &who.user;
         let key = key_of(who);
@@ -308,13 +321,29 @@ impl Oracle {
         let entry = before.devices.get(&key);
         if let Some(device) = entry {
             if device.link == link {
-                self.ignore(IgnoreReason::Duplicate, None);
+                self.ignore(IgnoreReason::Duplicate, Part::Whole);
                 return;
             }
             if device.link.gateway == link.gateway && device.link.epoch == link.epoch && link.conn < device.link.conn {
                 self.refuse(IgnoreReason::Superseded, KickReason::Stale, name, &key, &link);
                 return;
             }
+        }
+        if self.is_early_end(&link) {
+            self.ignore(IgnoreReason::Ended, Part::Whole);
+            return;
+        }
+        if let Some(kicked_at) = before.kicked_at {
+            let is_refused = match auth_at {
+                Some(auth_at) => auth_at <= kicked_at,
+                None => intent == Intent::Resume && before.barred,
+            };
+            if is_refused {
+                self.refuse(IgnoreReason::Kicked, KickReason::Admin, name, &key, &link);
+                return;
+            }
+        }
+        if let Some(device) = entry {
             if let State::Kicked { reason, .. } = device.state
                 && intent == Intent::Resume
             {
@@ -370,6 +399,9 @@ impl Oracle {
         let user = self.user(name);
         user.devices.insert(key.clone(), device);
         user.last_seen = now;
+        if intent == Intent::Login || auth_at.is_some() {
+            user.barred = false;
+        }
         if displaces {
             kicks.append(&mut self.displace(name, &key));
         }
@@ -495,23 +527,23 @@ impl Oracle {
     }
 
     /// heartbeat, foreground, background, and each beat.
-    fn life(&mut self, who: &Who<'_>, link: &Link, life: Life, beat: Option<usize>) {
+    fn life(&mut self, who: &Who<'_>, link: &Link, life: Life, part: Part) {
         let now = self.now();
         let name: &str = &who.user;
         let key = key_of(who);
         if self.is_stale(&link.gateway, link.epoch) {
-            self.ignore(IgnoreReason::StaleEpoch, beat);
+            self.ignore(IgnoreReason::StaleEpoch, part);
             self.kick(name, &key, link, KickReason::Stale);
             return;
         }
         let before = self.copy_of(name);
         let Some(entry) = before.devices.get(&key) else {
-            self.ignore(IgnoreReason::UnknownConnection, beat);
+            self.ignore(IgnoreReason::UnknownConnection, part);
             self.kick(name, &key, link, KickReason::Stale);
             return;
         };
         if entry.link != *link {
-            self.ignore(IgnoreReason::Superseded, beat);
+            self.ignore(IgnoreReason::Superseded, part);
             self.kick(name, &key, link, KickReason::Stale);
             return;
         }
@@ -519,12 +551,12 @@ impl Oracle {
         let mut device = entry.clone();
         match &entry.state {
             State::Kicked { reason, .. } => {
-                self.ignore(IgnoreReason::Kicked, beat);
+                self.ignore(IgnoreReason::Kicked, part);
                 self.kick(name, &key, link, KickReason::from(*reason));
                 return;
             }
             State::Online { linger: Some(_), .. } => {
-                self.ignore(IgnoreReason::Closed, beat);
+                self.ignore(IgnoreReason::Closed, part);
                 return;
             }
             State::Online { login, background, .. } => {
@@ -552,7 +584,7 @@ impl Oracle {
                     LostBy::Closed | LostBy::Exit => false,
                 };
                 if !revives {
-                    self.ignore(IgnoreReason::Closed, beat);
+                    self.ignore(IgnoreReason::Closed, part);
                     return;
                 }
                 device.since = now;
@@ -574,21 +606,71 @@ impl Oracle {
         self.tell(name, &before, Some(&key), now, Cause::Revive, evidence);
     }
 
+    /// Each number in turn: whoever is online on that connection shows life, and where nobody is, the gateway is asked.
+    fn alive(&mut self, gateway: &str, epoch: Epoch, conns: &[Conn]) {
+        let now = self.now();
+        let evidence = self.this_record();
+        let is_stale = self.is_stale(gateway, epoch);
+        // Who is online on what does not change within the record.
+        let mut online: BTreeMap<Conn, Vec<(Name, Key)>> = BTreeMap::new();
+        for (name, user) in &self.users {
+            for (key, device) in user.devices.iter() {
+                let link = &device.link;
+                if device.status() == Status::Online && *link.gateway == *gateway && link.epoch == epoch {
+                    online.entry(link.conn).or_default().push((name.clone(), key.clone()));
+                }
+            }
+        }
+        for conn in conns {
+            let part = Part::Conn(*conn);
+            let link = Link {
+                gateway: name_of(gateway),
+                epoch,
+                conn: *conn,
+            };
+            if is_stale {
+                self.ignore(IgnoreReason::StaleEpoch, part);
+                self.kick_nobody(&link, KickReason::Stale);
+                continue;
+            }
+            let Some(found) = online.get(conn) else {
+                self.ignore(IgnoreReason::UnknownConnection, part);
+                self.kick_nobody(&link, KickReason::Identify);
+                continue;
+            };
+            for (name, key) in found {
+                let timeout_ms = self.platform(&key.0).timeout_ms;
+                let user = self.user(name);
+                let Some(device) = user.devices.get_mut(key) else {
+                    continue;
+                };
+                if !device.has_link() {
+                    self.ignore(IgnoreReason::Closed, part);
+                    continue;
+                }
+                if let State::Online { login, heartbeat, .. } = &mut device.state {
+                    login.last_seen = now;
+                    login.evidence = evidence;
+                    *heartbeat = now + timeout_ms;
+                    user.last_seen = now;
+                }
+            }
+        }
+    }
+
     fn disconnect(&mut self, who: &Who<'_>, link: &Link, reason: Ending) {
         let now = self.now();
         let name: &str = &who.user;
         let key = key_of(who);
         let before = self.copy_of(name);
-        let Some(entry) = before.devices.get(&key) else {
-            return self.ignore(IgnoreReason::UnknownConnection, None);
+        let entry = before.devices.get(&key);
+        let Some(entry) = entry.filter(|entry| entry.link == *link) else {
+            return self.ends_early(entry, link);
         };
-        if entry.link != *link {
-            return self.ignore(IgnoreReason::Superseded, None);
-        }
         let mut device = entry.clone();
         match &mut device.state {
-            State::Kicked { .. } => self.ignore(IgnoreReason::Kicked, None),
-            State::Online { linger: Some(_), .. } => self.ignore(IgnoreReason::Duplicate, None),
+            State::Kicked { .. } => self.ignore(IgnoreReason::Kicked, Part::Whole),
+            State::Online { linger: Some(_), .. } => self.ignore(IgnoreReason::Duplicate, Part::Whole),
             State::Online { linger, .. } => {
                 let platform = self.platform(&key.0);
                 let delay = match reason {
@@ -607,7 +689,7 @@ impl Oracle {
             State::Away {
                 lost_by: LostBy::Closed | LostBy::Exit,
                 ..
-            } => self.ignore(IgnoreReason::Duplicate, None),
+            } => self.ignore(IgnoreReason::Duplicate, Part::Whole),
             State::Away { lost_by, .. } => {
                 *lost_by = LostBy::from(reason);
                 self.user(name).devices.insert(key, device);
@@ -619,22 +701,44 @@ impl Oracle {
         let name: &str = &who.user;
         let key = key_of(who);
         let before = self.copy_of(name);
-        let Some(entry) = before.devices.get(&key) else {
-            return self.ignore(IgnoreReason::UnknownConnection, None);
+        let entry = before.devices.get(&key);
+        let Some(entry) = entry.filter(|entry| entry.link == *link) else {
+            return self.ends_early(entry, link);
         };
-        if entry.link != *link {
-            return self.ignore(IgnoreReason::Superseded, None);
-        }
         if let State::Kicked { .. } = entry.state {
-            return self.ignore(IgnoreReason::Kicked, None);
+            return self.ignore(IgnoreReason::Kicked, Part::Whole);
         }
         self.user(name).devices.remove(&key);
         self.tell(name, &before, Some(&key), self.now(), Cause::Logout, self.this_record());
     }
 
+    /// A disconnect or logout of a connection that its device is not on.
+    fn ends_early(&mut self, entry: Option<&Device>, link: &Link) {
+        match entry {
+            None => self.ignore(IgnoreReason::UnknownConnection, Part::Whole),
+            Some(entry) => {
+                self.ignore(IgnoreReason::Superseded, Part::Whole);
+                let on = &entry.link;
+                if on.gateway == link.gateway && on.epoch == link.epoch && on.conn > link.conn {
+                    return;
+                }
+            }
+        }
+        if self.is_early_end(link) {
+            return;
+        }
+        self.early_ends.push(EarlyEnd {
+            link: link.clone(),
+            came: self.now(),
+        });
+        if self.early_ends.len() > EARLY_ENDS_MAX {
+            self.early_ends.remove(0);
+        }
+    }
+
     fn operator_kick(&mut self, name: &str, target: &Target<'_>) {
         if !self.users.contains_key(name) {
-            return self.ignore(IgnoreReason::UnknownUser, None);
+            return self.ignore(IgnoreReason::UnknownUser, Part::Whole);
         }
         let before = self.copy_of(name);
         let mut matching = BTreeSet::new();
@@ -648,8 +752,13 @@ impl Oracle {
                 matching.insert(key.clone());
             }
         }
-        if matching.is_empty() {
-            return self.ignore(IgnoreReason::NoEffect, None);
+        if *target == Target::All {
+            let now = self.now();
+            let user = self.user(name);
+            user.kicked_at = Some(now);
+            user.barred = true;
+        } else if matching.is_empty() {
+            return self.ignore(IgnoreReason::NoEffect, Part::Whole);
         }
         let kicks = self.make_kicked(name, &matching, KickedBy::Admin);
         self.trim(name);
@@ -662,10 +771,10 @@ impl Oracle {
     fn custom_status(&mut self, name: &str, text: Option<&str>) {
         let before = self.copy_of(name);
         if before.status() != Status::Online {
-            return self.ignore(IgnoreReason::NotOnline, None);
+            return self.ignore(IgnoreReason::NotOnline, Part::Whole);
         }
         if before.custom_status.as_deref() == text {
-            return self.ignore(IgnoreReason::NoEffect, None);
+            return self.ignore(IgnoreReason::NoEffect, Part::Whole);
         }
         self.user(name).custom_status = text.map(name_of);
         self.tell(name, &before, None, self.now(), Cause::CustomStatus, self.this_record());
@@ -673,7 +782,7 @@ impl Oracle {
 
     fn forget(&mut self, name: &str) {
         if !self.users.contains_key(name) {
-            return self.ignore(IgnoreReason::UnknownUser, None);
+            return self.ignore(IgnoreReason::UnknownUser, Part::Whole);
         }
         let before = self.copy_of(name);
         self.user(name).devices = Devices::default();
@@ -689,7 +798,7 @@ impl Oracle {
 
     fn lease(&mut self, name: &str, epoch: Epoch, ttl_ms: u64) {
         if self.is_stale(name, epoch) {
-            return self.ignore(IgnoreReason::StaleEpoch, None);
+            return self.ignore(IgnoreReason::StaleEpoch, Part::Whole);
         }
         let now = self.now();
         let known = self.gateways.get(name).map(|gateway| gateway.epoch);
@@ -737,6 +846,10 @@ impl Oracle {
             .is_some_and(|known| known.epoch > epoch || (known.epoch == epoch && known.ended))
     }
 
+    fn is_early_end(&self, link: &Link) -> bool {
+        self.early_ends.iter().any(|end| end.link == *link)
+    }
+
     /// A platform of the policy in force; it never loses one, so every device's is there.
     fn platform(&self, name: &str) -> &Platform {
         &self.policy.platforms[name]
@@ -768,11 +881,11 @@ impl Oracle {
         id
     }
 
-    fn ignore(&mut self, reason: IgnoreReason, beat: Option<usize>) {
+    fn ignore(&mut self, reason: IgnoreReason, part: Part) {
         self.given.push(Output::Ignored(Ignored {
             offset: self.this_record(),
             reason,
-            beat,
+            part,
         }));
     }
 
@@ -782,9 +895,25 @@ impl Oracle {
             gateway: (*link.gateway).into(),
             epoch: link.epoch,
             conn: link.conn,
-            user: name.into(),
-            platform: (*key.0).into(),
-            device: (*key.1).into(),
+            whose: Some(KickedDevice {
+                user: name.into(),
+                platform: (*key.0).into(),
+                device: (*key.1).into(),
+            }),
+            reason,
+            at: LogTime(self.now()),
+        };
+        self.given.push(Output::Kick(kick));
+    }
+
+    /// A kick of a connection of which an `alive` record says nothing but its number.
+    fn kick_nobody(&mut self, link: &Link, reason: KickReason) {
+        let kick = Kick {
+            id: self.next_id(),
+            gateway: (*link.gateway).into(),
+            epoch: link.epoch,
+            conn: link.conn,
+            whose: None,
             reason,
             at: LogTime(self.now()),
         };
@@ -792,7 +921,7 @@ impl Oracle {
     }
 
     fn refuse(&mut self, ignored: IgnoreReason, kicked: KickReason, name: &str, key: &Key, link: &Link) {
-        self.ignore(ignored, None);
+        self.ignore(ignored, Part::Whole);
         self.kick(name, key, link, kicked);
     }
 
@@ -832,13 +961,28 @@ impl Oracle {
             return;
         }
         let (was, is) = (before.status(), after.status());
+        let custom_keep_ms = self.policy.custom_keep_ms;
         let user = self.user(name);
         user.version += 1;
         if was != is {
             user.since = at;
         }
         if was == Status::Online && is != Status::Online {
-            user.custom_status = None;
+            let text = user.custom_status.take();
+            let is_lost = matches!(
+                cause,
+                Cause::Closed | Cause::Exit | Cause::Background | Cause::Timeout | Cause::GatewayLost
+            );
+            user.kept = text
+                .filter(|_| is_lost && custom_keep_ms > 0)
+                .map(|text| (text, at + custom_keep_ms));
+        }
+        if was != Status::Online
+            && is == Status::Online
+            && let Some((text, until)) = user.kept.take()
+            && at < until
+        {
+            user.custom_status = Some(text);
         }
         let version = user.version;
         let custom_status = user.custom_status.as_deref().map(Into::into);

@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+/// The only revision there is (section 3).
+const REVISION: u32 = 1;
+
 type Object = Map<String, Value>;
 
 /// What `rollcall fold` prints for an input, apart from the text of `error` in malformed lines.
@@ -41,6 +44,14 @@ pub fn fold(input: &[u8], policy: Policy, partition: Partition, partitions: Opti
         };
         last = Some(offset);
         let decoded = event(&object, partition, partitions);
+        if let Ok(Event::Revision { revision }) = decoded
+            && revision > REVISION
+        {
+            return Folded {
+                lines,
+                ended_by: Some((index + 1, format!("revision {revision}"))),
+            };
+        }
         let mut out = Vec::new();
         oracle.fold(Offset(offset), ts, decoded.as_ref().ok(), &mut out);
         lines.extend(out.iter().map(output_line));
@@ -83,6 +94,10 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
                 _ => return Err("bad intent".to_owned()),
             },
             client: optional(object, "client", bounds::CLIENT_BYTES)?.map(Cow::Owned),
+            auth_at: match object.get("auth_at") {
+                None | Some(Value::Null) => None,
+                Some(_) => Some(integer(object, "auth_at", bounds::TIMESTAMP_MAX)?),
+            },
         },
         "heartbeat" => Event::Heartbeat {
             who: who(object)?,
@@ -129,6 +144,27 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
                 beats,
             }
         }
+        "alive" => {
+            let list = object.get("conns").and_then(Value::as_array).ok_or("no conns")?;
+            let (least, most) = bounds::CONNS;
+            if list.len() < least || list.len() > most {
+                return Err("bad number of conns".to_owned());
+            }
+            let mut conns: Vec<Conn> = Vec::new();
+            for conn in list {
+                let conn = conn.as_u64().filter(|conn| *conn <= bounds::NUMBER_MAX);
+                let conn = Conn(conn.ok_or("a conn is no such integer")?);
+                if conns.last().is_some_and(|last| *last >= conn) {
+                    return Err("conns do not grow".to_owned());
+                }
+                conns.push(conn);
+            }
+            Event::Alive {
+                gateway: Cow::Owned(string(object, "gateway", bounds::GATEWAY_BYTES)?),
+                epoch: Epoch(integer(object, "epoch", bounds::NUMBER_MAX)?),
+                conns,
+            }
+        }
         "kick" => {
             let user = Cow::Owned(string(object, "user", bounds::USER_BYTES)?);
             let platform = optional(object, "platform", bounds::PLATFORM_BYTES)?;
@@ -158,6 +194,16 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
             Event::Policy {
                 policy: Box::new(policy(document)?),
                 document: Cow::Owned(document.to_string()),
+            }
+        }
+        "revision" => {
+            let (least, most) = bounds::REVISION;
+            let revision = integer(object, "revision", most)?;
+            if revision < least {
+                return Err("bad field revision".to_owned());
+            }
+            Event::Revision {
+                revision: u32::try_from(revision).map_err(|error| error.to_string())?,
             }
         }
         "tick" => Event::Tick,
@@ -245,6 +291,7 @@ pub fn policy(document: &Value) -> Result<Policy, String> {
                     given.instances.insert(kind.clone(), number(kind, limit)?);
                 }
             }
+            "custom_keep_ms" => given.custom_keep_ms = Some(number(key, value)?),
             "kicked_max" => given.kicked_max = Some(number(key, value)?),
             "outage" => {
                 for (key, value) in value.as_object().ok_or("policy: outage")? {

@@ -3,7 +3,7 @@
 use super::oracle::Oracle;
 use super::oracle_state::{Device, Key, State, User};
 use crate::presence::Status;
-use crate::presence::change::{Output, OutputId};
+use crate::presence::change::{Output, OutputId, Part};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -36,13 +36,15 @@ impl Oracle {
                     .expect("writing to a string does not fail");
             }
             lines.push(format!(
-                r#"{{"type":"user","user":{},"version":{},"status":"{}","since":{},"last_seen":{},"custom_status":{},"devices":[{}]}}"#,
+                r#"{{"type":"user","user":{},"version":{},"status":"{}","since":{},"last_seen":{},"custom_status":{}{}{},"devices":[{}]}}"#,
                 text(name),
                 user.version,
                 user.status().name(),
                 user.since,
                 user.last_seen,
                 or_null(user.custom_status.as_deref().map(text)),
+                self.kept(user),
+                kicked(user),
                 devices,
             ));
         }
@@ -69,6 +71,15 @@ impl Oracle {
             gateways.join(","),
         ));
         lines
+    }
+
+    /// The text that a return would bring back, while it would.
+    fn kept(&self, user: &User) -> String {
+        let kept = user.kept.as_ref();
+        let kept = kept.filter(|(_, until)| self.time.is_some_and(|time| time < *until));
+        kept.map_or(String::new(), |(kept, until)| {
+            format!(r#","kept":{},"kept_until":{until}"#, text(kept))
+        })
     }
 
     fn write_device(&self, key: &Key, device: &Device, out: &mut String) -> std::fmt::Result {
@@ -111,6 +122,13 @@ impl Oracle {
         out.push('}');
         Ok(())
     }
+}
+
+fn kicked(user: &User) -> String {
+    let barred = user.barred;
+    user.kicked_at.map_or(String::new(), |kicked_at| {
+        format!(r#","kicked_at":{kicked_at},"barred":{barred}"#)
+    })
 }
 
 /// A user's newest state as text, to be compared.
@@ -177,16 +195,20 @@ pub fn output_line(output: &Output) -> String {
             text(&kick.gateway),
             kick.epoch.0,
             kick.conn.0,
-            text(&kick.user),
-            text(&kick.platform),
-            text(&kick.device),
+            or_null(kick.whose.as_ref().map(|whose| text(&whose.user))),
+            or_null(kick.whose.as_ref().map(|whose| text(&whose.platform))),
+            or_null(kick.whose.as_ref().map(|whose| text(&whose.device))),
             kick.reason.name(),
             kick.at,
         ),
         Output::Ignored(ignored) => {
-            let beat = ignored.beat.map_or(String::new(), |beat| format!(r#","beat":{beat}"#));
+            let part = match ignored.part {
+                Part::Whole => String::new(),
+                Part::Beat(index) => format!(r#","beat":{index}"#),
+                Part::Conn(conn) => format!(r#","conn":{}"#, conn.0),
+            };
             format!(
-                r#"{{"type":"ignored","offset":{},"reason":"{}"{beat}}}"#,
+                r#"{{"type":"ignored","offset":{},"reason":"{}"{part}}}"#,
                 ignored.offset,
                 ignored.reason.name(),
             )

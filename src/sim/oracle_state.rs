@@ -26,6 +26,12 @@ pub(super) struct User {
     pub since: u64,
     pub last_seen: u64,
     pub custom_status: Option<Name>,
+    /// A text that was lost with the link, and until when a return brings it back.
+    pub kept: Option<(Name, u64)>,
+    /// When the whole user was kicked last.
+    pub kicked_at: Option<u64>,
+    /// Since then nobody has logged in or shown a newer proof of who the user is.
+    pub barred: bool,
     pub devices: Devices,
 }
 
@@ -46,6 +52,13 @@ pub(super) struct Link {
     pub gateway: Name,
     pub epoch: Epoch,
     pub conn: Conn,
+}
+
+/// The end of a connection that came before its connect, or may have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct EarlyEnd {
+    pub link: Link,
+    pub came: u64,
 }
 
 /// What a device that is logged in carries, online or away.
@@ -84,6 +97,10 @@ impl Devices {
 
     pub fn get(&self, key: &Key) -> Option<&Device> {
         self.find(key).ok().map(|place| &self.0[place].1)
+    }
+
+    pub fn get_mut(&mut self, key: &Key) -> Option<&mut Device> {
+        self.find(key).ok().map(|place| &mut self.0[place].1)
     }
 
     pub fn insert(&mut self, key: Key, device: Device) {
