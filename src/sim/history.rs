@@ -7,11 +7,16 @@
 //!
 //! The same seed gives the same history, for ever: nothing here comes from outside.
 
-use super::oracle_lines::text;
+mod lines;
+mod policies;
+
+pub use lines::{event_json, record_json};
+pub use policies::{document_json, policy, policy_document};
+
 use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
-use crate::presence::policy::{LoginMode, PlatformDocument, Policy, PolicyDocument};
+use crate::presence::policy::{LoginMode, Policy, PolicyDocument};
 use crate::presence::{Conn, Epoch, Offset};
-use serde_json::{Map, Value, json};
+use policies::{completed, random_document};
 use std::borrow::Cow;
 
 const DAY_MS: u64 = 86_400_000;
@@ -40,6 +45,14 @@ const DEFAULT_PLATFORMS: [&str; 8] = [
 const INSTANTS_MAX: usize = 48;
 /// How many connections that are no longer a device's own are kept, to speak late.
 const OLD_CONNECTIONS_MAX: usize = 12;
+
+/// How long the rules remember the end of a connection that came before its connect, and how many of them.
+const EARLY_END_MS: u64 = 60_000;
+const EARLY_ENDS_MAX: usize = 1_024;
+/// How many connections that ended before their connect are kept, to connect late.
+const ENDED_MAX: usize = 12;
+/// A history at least as long as this may have a rush of early ends in it, more than the rules remember.
+const RUSH_RECORDS_MIN: usize = 2_000;
 
 /// splitmix64 (Steele, Lea and Flood, 2014): small, and good enough to choose with.
 #[derive(Clone, Debug)]
@@ -92,160 +105,6 @@ impl Random {
     }
 }
 
-// Policies.
-
-/// The first policy of a seed's history as a document; often the default one.
-pub fn policy_document(seed: u64) -> PolicyDocument {
-    let mut random = Random(seed ^ 0x706f_6c69_6379);
-    if random.percent(35) {
-        PolicyDocument::default()
-    } else {
-        random_document(&mut random)
-    }
-}
-
-/// The first policy of a seed's history, completed.
-pub fn policy(seed: u64) -> Policy {
-    completed(policy_document(seed))
-}
-
-/// Documents made here are within every bound; the tests hold this.
-fn completed(document: PolicyDocument) -> Policy {
-    document.complete().unwrap_or_default()
-}
-
-fn random_document(random: &mut Random) -> PolicyDocument {
-    let mut document = PolicyDocument::default();
-    if random.percent(20) {
-        document.rules = Some(1);
-    }
-    if random.percent(80) {
-        document.login = Some(*random.pick(&LoginMode::ALL));
-    }
-    if random.percent(25) {
-        let groups = random.below(4);
-        document.exclusive = Some(
-            (0..groups)
-                .map(|_| random.some_of(&KINDS, 5).into_iter().map(str::to_owned).collect())
-                .collect(),
-        );
-    }
-    for kind in KINDS {
-        if random.percent(50) {
-            document.instances.insert(kind.to_owned(), 1 + random.below(3));
-        }
-    }
-    if random.percent(50) {
-        document.kicked_max = Some(random.below(4));
-    }
-    if random.percent(40) {
-        document.silence_ms = Some(*random.pick(&[0, 2_000, 5_000, 60_000]));
-        document.grace_ms = Some(*random.pick(&[0, 1, 1_000, 30_000, 500_000]));
-    }
-    let defaults: Vec<String> = Policy::default().platforms.into_keys().collect();
-    if random.percent(85) {
-        for name in random.some_of(&defaults, 5) {
-            let platform = random_platform(random);
-            document.platforms.insert(name, platform);
-        }
-    }
-    if random.percent(50) {
-        for name in random.some_of(&NEW_PLATFORMS, 2) {
-            let mut platform = random_platform(random);
-            platform.timeout_ms = platform.timeout_ms.or(Some(10_000));
-            platform.push = platform.push.or(Some(true));
-            document.platforms.insert(name.to_owned(), platform);
-        }
-    }
-    document
-}
-
-fn random_platform(random: &mut Random) -> PlatformDocument {
-    let mut platform = PlatformDocument::default();
-    if random.percent(30) {
-        platform.kind = Some((*random.pick(&KINDS)).to_owned());
-    }
-    if random.percent(20) {
-        platform.heartbeat_ms = Some(random.below(60_000));
-    }
-    if random.percent(50) {
-        platform.timeout_ms = Some(*random.pick(&[1, 1_000, 30_000, 60_000, 400_000]));
-    }
-    if random.percent(50) {
-        platform.closed_ms = Some(*random.pick(&[0, 1, 1_000, 5_000, 30_000]));
-    }
-    if random.percent(50) {
-        platform.exit_ms = Some(*random.pick(&[0, 1, 1_000, 5_000, 30_000]));
-    }
-    if random.percent(60) {
-        platform.background_ms = Some(*random.pick(&[None, Some(1), Some(1_000), Some(30_000), Some(30_000)]));
-    }
-    if random.percent(40) {
-        platform.push = Some(random.percent(50));
-    }
-    if random.percent(50) {
-        platform.away_ms = Some(*random.pick(&[0, 1, 1_000, 30_000, 600_000, 604_800_000]));
-    }
-    platform
-}
-
-/// A document as JSON text, with the keys that it gives.
-pub fn document_json(document: &PolicyDocument) -> String {
-    let mut object = Map::new();
-    if let Some(rules) = document.rules {
-        object.insert("rules".to_owned(), json!(rules));
-    }
-    if let Some(login) = document.login {
-        object.insert("login".to_owned(), json!(login.name()));
-    }
-    if let Some(exclusive) = &document.exclusive {
-        object.insert("exclusive".to_owned(), json!(exclusive));
-    }
-    if !document.instances.is_empty() {
-        object.insert("instances".to_owned(), json!(document.instances));
-    }
-    if let Some(kicked_max) = document.kicked_max {
-        object.insert("kicked_max".to_owned(), json!(kicked_max));
-    }
-    let mut outage = Map::new();
-    put(&mut outage, "silence_ms", document.silence_ms);
-    put(&mut outage, "grace_ms", document.grace_ms);
-    if !outage.is_empty() {
-        object.insert("outage".to_owned(), Value::Object(outage));
-    }
-    let mut platforms = Map::new();
-    for (name, given) in &document.platforms {
-        let mut platform = Map::new();
-        if let Some(kind) = &given.kind {
-            platform.insert("kind".to_owned(), json!(kind));
-        }
-        put(&mut platform, "heartbeat_ms", given.heartbeat_ms);
-        put(&mut platform, "timeout_ms", given.timeout_ms);
-        put(&mut platform, "closed_ms", given.closed_ms);
-        put(&mut platform, "exit_ms", given.exit_ms);
-        if let Some(background_ms) = given.background_ms {
-            platform.insert("background_ms".to_owned(), json!(background_ms));
-        }
-        if let Some(push) = given.push {
-            platform.insert("push".to_owned(), json!(push));
-        }
-        put(&mut platform, "away_ms", given.away_ms);
-        platforms.insert(name.clone(), Value::Object(platform));
-    }
-    if !platforms.is_empty() {
-        object.insert("platforms".to_owned(), Value::Object(platforms));
-    }
-    Value::Object(object).to_string()
-}
-
-fn put(object: &mut Map<String, Value>, key: &str, value: Option<u64>) {
-    if let Some(value) = value {
-        object.insert(key.to_owned(), json!(value));
-    }
-}
-
-// Records.
-
 /// A connection as the generator remembers it.
 #[derive(Clone, Debug)]
 struct Connection {
@@ -288,6 +147,15 @@ struct History {
     /// The last connection of each device.
     connections: Vec<Connection>,
     old: Vec<Connection>,
+    /// Connections whose end was published before their connect; remembered by the rules until `lives_until`.
+    ended: Vec<Connection>,
+    /// When each user was kicked as a whole last.
+    kicked: Vec<(&'static str, u64)>,
+    /// How many records are left when the rush of early ends begins.
+    rush_at: usize,
+    /// How many early ends of the rush are still to come, and how many connects after them.
+    rush: usize,
+    rush_connects: usize,
     /// Points in time, still to come, at which something may be due.
     instants: Vec<u64>,
 }
@@ -311,6 +179,10 @@ impl Iterator for History {
         self.left = self.left.checked_sub(1)?;
         let offset = Offset(self.offset);
         self.offset += 1;
+        if self.left == self.rush_at && self.rush_at > 0 {
+            self.rush = EARLY_ENDS_MAX + 1 + self.random.index(100);
+            self.rush_connects = ENDED_MAX;
+        }
         if self.random.percent(10) {
             self.offset += self.random.below(5);
         }
@@ -349,6 +221,11 @@ impl History {
             gateways: Vec::new(),
             connections: Vec::new(),
             old: Vec::new(),
+            ended: Vec::new(),
+            kicked: Vec::new(),
+            rush_at: 0,
+            rush: 0,
+            rush_connects: 0,
             instants: Vec::new(),
             random,
         };
@@ -362,6 +239,9 @@ impl History {
             });
         }
         history.choose_platforms();
+        if count >= RUSH_RECORDS_MIN && history.random.percent(70) {
+            history.rush_at = count - history.random.index(count / 4);
+        }
         history
     }
 
@@ -387,7 +267,10 @@ impl History {
 
     fn timestamp(&mut self) -> u64 {
         let time = self.time;
-        let ts = if self.random.percent(self.jumps) {
+        let is_rush = self.rush > 0 || self.rush_connects > 0;
+        let ts = if is_rush {
+            time + self.random.below(2)
+        } else if self.random.percent(self.jumps) {
             match self.random.weighted(&[80, 14, 3, 2, 1]) {
                 0 => self.beside_an_instant(),
                 1 => {
@@ -436,7 +319,18 @@ impl History {
     }
 
     fn event(&mut self) -> Option<Event<'static>> {
-        let weights = [26, 14, 8, 8, 6, 12, 4, 4, 6, 1, 9, 1, 3, 2];
+        if self.rush > 0 {
+            self.rush -= 1;
+            return Some(self.early_end());
+        }
+        if self.rush_connects > 0 {
+            self.rush_connects -= 1;
+            if !self.ended.is_empty() {
+                let connection = self.ended.remove(0);
+                return Some(self.connect_of(connection, true));
+            }
+        }
+        let weights = [26, 12, 7, 8, 6, 12, 4, 4, 8, 1, 9, 1, 3, 4, 8, 4, 1];
         match self.random.weighted(&weights) {
             0 => Some(self.connect()),
             1 => {
@@ -472,6 +366,7 @@ impl History {
                     let away_ms = platform.away_ms;
                     self.may_be_due_in(delay);
                     self.may_be_due_in(delay + away_ms);
+                    self.keeps_text_for(delay);
                 }
                 Some(Event::Disconnect { who, via, reason })
             }
@@ -499,7 +394,10 @@ impl History {
             10 => Some(self.lease()),
             11 => Some(self.policy_event()),
             12 => Some(Event::Tick),
-            _ => None,
+            13 => None,
+            14 => Some(self.alive()),
+            15 => Some(self.early_end()),
+            _ => Some(Event::Revision { revision: 1 }),
         }
     }
 
@@ -532,6 +430,15 @@ impl History {
             }
             self.may_be_due_in(timeout_ms);
             self.may_be_due_in(timeout_ms + away_ms);
+            self.keeps_text_for(timeout_ms);
+        }
+    }
+
+    /// A text that is lost after a span may be kept from then on.
+    fn keeps_text_for(&mut self, span: u64) {
+        let custom_keep_ms = self.policy.custom_keep_ms;
+        if custom_keep_ms > 0 && self.random.percent(30) {
+            self.may_be_due_in(span + custom_keep_ms);
         }
     }
 
@@ -610,6 +517,7 @@ impl History {
     }
 
     fn connect(&mut self) -> Event<'static> {
+        let mut has_ended = false;
         let random = &mut self.random;
         let connection = if !self.connections.is_empty() && random.percent(4) {
             // The same record again.
@@ -617,12 +525,23 @@ impl History {
         } else if !self.old.is_empty() && random.percent(4) {
             // An older connection's record that comes late.
             random.pick(&self.old).clone()
+        } else if !self.ended.is_empty() && random.percent(12) {
+            // One whose end came first.
+            let connection = random.pick(&self.ended).clone();
+            has_ended = connection.lives_until > self.time;
+            connection
         } else {
             self.new_connection()
         };
+        self.connect_of(connection, has_ended)
+    }
+
+    /// A connect of a connection; where its end is remembered, its device is taken to stay where it is.
+    fn connect_of(&mut self, connection: Connection, has_ended: bool) -> Event<'static> {
         let (who, via) = self.named(&connection);
         let known = self.connections.iter().position(|other| other.is_of(&who));
         match known {
+            _ if has_ended => {}
             Some(place) => {
                 let old = std::mem::replace(&mut self.connections[place], connection);
                 self.set_aside(old);
@@ -635,6 +554,7 @@ impl History {
             let away_ms = platform.away_ms;
             self.may_be_due_in(away_ms);
         }
+        let auth_at = self.auth_at(&who.user);
         let intent = if self.random.percent(45) {
             Intent::Login
         } else {
@@ -654,6 +574,91 @@ impl History {
             via,
             intent,
             client,
+            auth_at,
+        }
+    }
+
+    /// When a user proved who it is: often just before the last kick of the whole user, at it, or just after it.
+    fn auth_at(&mut self, user: &str) -> Option<u64> {
+        if !self.random.percent(35) {
+            return None;
+        }
+        let kicked = self.kicked.iter().find(|(other, _)| *other == user);
+        let around = kicked.map_or(self.time, |(_, at)| *at);
+        let auth_at = match self.random.weighted(&[80, 10, 5, 5]) {
+            0 => (around + self.random.below(3)).saturating_sub(1),
+            1 => self.time,
+            2 => 0,
+            _ => bounds::TIMESTAMP_MAX,
+        };
+        Some(auth_at.min(bounds::TIMESTAMP_MAX))
+    }
+
+    /// A disconnect or a logout of a connection whose connect comes later, if at all.
+    fn early_end(&mut self) -> Event<'static> {
+        let is_rush = self.rush_at > 0 && self.rush_connects == ENDED_MAX;
+        let connection = if is_rush {
+            // Each with a number of its own.
+            let mut connection = self.any_connection();
+            let gateway = &mut self.gateways[connection.gateway];
+            gateway.conn += 1;
+            connection.epoch = gateway.epoch;
+            connection.conn = gateway.conn;
+            connection
+        } else {
+            self.new_connection()
+        };
+        let (who, via) = self.named(&connection);
+        self.may_be_due_in(EARLY_END_MS);
+        // Of a rush, those at the edge of what is remembered, the newest and the oldest.
+        let left = self.rush;
+        if !is_rush || left.abs_diff(EARLY_ENDS_MAX) <= 3 || left < 2 || left + 1 > EARLY_ENDS_MAX + 100 {
+            if self.ended.len() >= ENDED_MAX {
+                self.ended.remove(0);
+            }
+            let lives_until = self.time + EARLY_END_MS;
+            self.ended.push(Connection {
+                lives_until,
+                ..connection
+            });
+        }
+        let reason = *self.random.pick(&[Ending::Closed, Ending::Exit]);
+        if self.random.percent(70) {
+            Event::Disconnect { who, via, reason }
+        } else {
+            Event::Logout { who, via }
+        }
+    }
+
+    /// Connections of a gateway by their numbers: those that devices are on, some that they no longer are, and some that
+    /// never were.
+    fn alive(&mut self) -> Event<'static> {
+        let first = self.speaking();
+        let mut conns = vec![first.conn];
+        let known = [self.connections.clone(), self.old.clone(), self.ended.clone()];
+        for (connections, chance) in known.into_iter().zip([75, 25, 25]) {
+            for connection in connections {
+                let is_same = connection.gateway == first.gateway && connection.epoch == first.epoch;
+                if is_same && self.random.percent(chance) {
+                    conns.push(connection.conn);
+                    let (who, _) = self.named(&connection);
+                    self.shows_life(&who);
+                }
+            }
+        }
+        while self.random.percent(25) {
+            conns.push(match self.random.below(3) {
+                0 => self.near(first.conn),
+                1 => self.random.below(9),
+                _ => bounds::NUMBER_MAX,
+            });
+        }
+        conns.sort_unstable();
+        conns.dedup();
+        Event::Alive {
+            gateway: Cow::Borrowed(GATEWAYS[first.gateway]),
+            epoch: Epoch(first.epoch),
+            conns: conns.into_iter().map(Conn).collect(),
         }
     }
 
@@ -747,8 +752,12 @@ impl History {
     fn kick(&mut self) -> Event<'static> {
         let connection = self.speaking();
         self.fall_silent(|other| other.user == connection.user);
-        let target = match self.random.below(3) {
-            0 => Target::All,
+        let target = match self.random.weighted(&[50, 25, 25]) {
+            0 => {
+                self.kicked.retain(|(user, _)| *user != connection.user);
+                self.kicked.push((connection.user, self.time));
+                Target::All
+            }
             1 => Target::Platform(Cow::Borrowed(connection.platform)),
             _ => Target::Device(Cow::Borrowed(connection.platform), Cow::Borrowed(connection.device)),
         };
@@ -825,6 +834,9 @@ impl History {
                 if self.random.percent(60) {
                     document.kicked_max = Some(self.random.below(3));
                 }
+                if self.random.percent(50) {
+                    document.custom_keep_ms = Some(*self.random.pick(&[0, 1, 1_000, 30_000]));
+                }
                 if self.random.percent(40) {
                     document.grace_ms = Some(*self.random.pick(&[0, 1_000, 30_000]));
                 }
@@ -859,119 +871,4 @@ impl History {
         }
         event
     }
-}
-
-// Lines.
-
-/// A record as `fold` reads it; one without an event as a line that is malformed.
-pub fn record_json(offset: Offset, ts: u64, event: Option<&Event<'_>>) -> String {
-    match event {
-        Some(event) => event_json(offset, ts, event),
-        None => format!(r#"{{"offset":{offset},"ts":{ts},"type":"heartbeat","user":7}}"#),
-    }
-}
-
-/// An event as a JSON line (sections 3 and 8).
-pub fn event_json(offset: Offset, ts: u64, event: &Event<'_>) -> String {
-    let mut line = format!(r#"{{"offset":{offset},"ts":{ts},"type":"{}""#, event.name());
-    match event {
-        Event::Connect {
-            who,
-            via,
-            intent,
-            client,
-        } => {
-            add_who(&mut line, who);
-            add_via(&mut line, via);
-            let intent = match intent {
-                Intent::Login => "login",
-                Intent::Resume => "resume",
-            };
-            add_text(&mut line, "intent", intent);
-            if let Some(client) = client {
-                add_text(&mut line, "client", client);
-            }
-        }
-        Event::Heartbeat { who, via }
-        | Event::Background { who, via }
-        | Event::Foreground { who, via }
-        | Event::Logout { who, via } => {
-            add_who(&mut line, who);
-            add_via(&mut line, via);
-        }
-        Event::Heartbeats { gateway, epoch, beats } => {
-            add_text(&mut line, "gateway", gateway);
-            add_number(&mut line, "epoch", epoch.0);
-            let beats: Vec<String> = beats
-                .iter()
-                .map(|beat| {
-                    format!(
-                        r#"{{"user":{},"platform":{},"device":{},"conn":{}}}"#,
-                        text(&beat.who.user),
-                        text(&beat.who.platform),
-                        text(&beat.who.device),
-                        beat.conn.0
-                    )
-                })
-                .collect();
-            line.push_str(&format!(r#","beats":[{}]"#, beats.join(",")));
-        }
-        Event::Disconnect { who, via, reason } => {
-            add_who(&mut line, who);
-            add_via(&mut line, via);
-            let reason = match reason {
-                Ending::Closed => "closed",
-                Ending::Exit => "exit",
-            };
-            add_text(&mut line, "reason", reason);
-        }
-        Event::Kick { user, target } => {
-            add_text(&mut line, "user", user);
-            match target {
-                Target::All => {}
-                Target::Platform(platform) => add_text(&mut line, "platform", platform),
-                Target::Device(platform, device) => {
-                    add_text(&mut line, "platform", platform);
-                    add_text(&mut line, "device", device);
-                }
-            }
-        }
-        Event::CustomStatus { user, text } => {
-            add_text(&mut line, "user", user);
-            match text {
-                Some(text) => add_text(&mut line, "text", text),
-                None => line.push_str(r#","text":null"#),
-            }
-        }
-        Event::Forget { user } => add_text(&mut line, "user", user),
-        Event::Lease { gateway, epoch, ttl_ms } => {
-            add_text(&mut line, "gateway", gateway);
-            add_number(&mut line, "epoch", epoch.0);
-            add_number(&mut line, "ttl_ms", *ttl_ms);
-        }
-        Event::Policy { document, .. } => line.push_str(&format!(r#","policy":{document}"#)),
-        Event::Tick => {}
-    }
-    line.push('}');
-    line
-}
-
-fn add_who(line: &mut String, who: &Who<'_>) {
-    add_text(line, "user", &who.user);
-    add_text(line, "platform", &who.platform);
-    add_text(line, "device", &who.device);
-}
-
-fn add_via(line: &mut String, via: &Via<'_>) {
-    add_text(line, "gateway", &via.gateway);
-    add_number(line, "epoch", via.epoch.0);
-    add_number(line, "conn", via.conn.0);
-}
-
-fn add_text(line: &mut String, name: &str, value: &str) {
-    line.push_str(&format!(r#","{name}":{}"#, text(value)));
-}
-
-fn add_number(line: &mut String, name: &str, value: u64) {
-    line.push_str(&format!(r#","{name}":{value}"#));
 }
