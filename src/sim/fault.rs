@@ -58,6 +58,8 @@ faults! {
     Burst "burst" "A hundred devices of one gateway, lost at once."
     GatewayLost "gateway-lost" "Thousands of devices of one gateway, lost at once."
     WeekDue "week-due" "A week's deadlines of thousands of devices, due at one record."
+    EarlyEnds "early-ends" "About as many connections end before their connect as are remembered."
+    AllAlive "all-alive" "A gateway names the connections of all its devices in one record."
 }
 
 impl FromStr for Fault {

@@ -9,13 +9,15 @@ use super::oracle_input::partition_of;
 use super::oracle_lines::newest_line;
 use crate::log::{NewRecord, Position, Topic};
 use crate::presence::change::Output;
-use crate::presence::event::{Event, Intent, Via, Who};
+use crate::presence::event::{Ending, Event, Intent, Via, Who};
 use crate::presence::policy::Policy;
 use crate::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use crate::schema::avro;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
+/// How many early ends a partition remembers.
+const EARLY_ENDS_MAX: usize = 1_024;
 /// Enough for most events and outputs.
 const VALUE_BYTES: usize = 256;
 
@@ -72,18 +74,140 @@ pub struct Input {
     lines: Option<String>,
 }
 
-/// Devices that connect to one gateway before everything else.
+/// What one gateway publishes before everything else: devices that connect, or connections that end before their
+/// connect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Burst {
     pub devices: usize,
-    /// More devices than the history has records.
+    pub early_ends: usize,
+    /// The gateway names the connections of all its devices by number: once they are there, once it has stopped, and
+    /// before anything else happens.
+    pub names_all: bool,
+    /// More records than the history has.
     pub is_large: bool,
-    /// From one connect to the next.
+    /// From one connect or end to the next.
     pub step_ms: u64,
     /// The gateway says that it stops, and loses all of them at once.
     pub ends: bool,
     /// Before anything else happens.
     pub lull_ms: u64,
+}
+
+impl Burst {
+    const GATEWAY: Cow<'static, str> = Cow::Borrowed("gb");
+    const EPOCH: Epoch = Epoch(1);
+
+    /// About how many records it has.
+    pub fn records(&self) -> usize {
+        self.devices + self.early_ends + 16
+    }
+
+    fn via(conn: usize) -> Via<'static> {
+        Via {
+            gateway: Burst::GATEWAY,
+            epoch: Burst::EPOCH,
+            conn: Conn(conn as u64),
+        }
+    }
+
+    fn connect(who: Who<'static>, conn: usize) -> Event<'static> {
+        Event::Connect {
+            who,
+            via: Burst::via(conn),
+            intent: Intent::Login,
+            client: None,
+            auth_at: None,
+        }
+    }
+
+    fn lease(ttl_ms: u64) -> Event<'static> {
+        Event::Lease {
+            gateway: Burst::GATEWAY,
+            epoch: Burst::EPOCH,
+            ttl_ms,
+        }
+    }
+
+    /// All the devices' connections, and a few that nobody has.
+    fn alive(&self) -> Event<'static> {
+        Event::Alive {
+            gateway: Burst::GATEWAY,
+            epoch: Burst::EPOCH,
+            conns: (0..self.devices as u64 + 3).map(Conn).collect(),
+        }
+    }
+
+    fn events(&self, start: u64, partition: Partition, partitions: u32) -> Vec<(u64, Event<'static>)> {
+        let mut events = Vec::with_capacity(self.records());
+        let users = (0..).map(|number| format!("burst{number}"));
+        let mut users = users.filter(|user| partition_of(user, partitions) == partition);
+        let mut ts = start;
+        if self.devices > 0 {
+            events.push((ts, Burst::lease(30_000)));
+            for (number, user) in users.by_ref().take(self.devices).enumerate() {
+                ts += self.step_ms;
+                let who = Who {
+                    user: Cow::Owned(user),
+                    platform: Cow::Borrowed(["android", "web", "windows"][number % 3]),
+                    device: Cow::Borrowed("d"),
+                };
+                events.push((ts, Burst::connect(who, number)));
+            }
+            if self.names_all {
+                events.push((ts, self.alive()));
+            }
+            if self.ends {
+                events.push((ts, Burst::lease(0)));
+            }
+            if self.names_all {
+                events.push((ts, self.alive()));
+                events.push((ts + self.lull_ms, self.alive()));
+            }
+        }
+        if let Some(user) = users.next().filter(|_| self.early_ends > 0) {
+            // Each of a device of its own, so that none is superseded.
+            let who = |number: usize| Who {
+                user: Cow::Owned(user.clone()),
+                platform: Cow::Borrowed("web"),
+                device: Cow::Owned(format!("d{number}")),
+            };
+            for number in 0..self.early_ends {
+                ts += self.step_ms;
+                let (who, via) = (who(number), Burst::via(number));
+                let end = match number % 3 {
+                    0 => Event::Logout { who, via },
+                    1 => Event::Disconnect {
+                        who,
+                        via,
+                        reason: Ending::Closed,
+                    },
+                    _ => Event::Disconnect {
+                        who,
+                        via,
+                        reason: Ending::Exit,
+                    },
+                };
+                events.push((ts, end));
+            }
+            // The oldest ones, of which some are not remembered any more, and the last ones, to the end of their minute.
+            let last = self.early_ends - 1;
+            for number in
+                (0..6).chain(last.saturating_sub(EARLY_ENDS_MAX + 2)..=last.saturating_sub(EARLY_ENDS_MAX - 3))
+            {
+                events.push((ts, Burst::connect(who(number), number)));
+            }
+            let comes = |number: usize| start + (number as u64 + 1) * self.step_ms;
+            for (number, span) in [
+                (last - 2, 59_999),
+                (last - 1, 60_000),
+                (last, 59_999),
+                (last - 3, 60_000),
+            ] {
+                events.push((comes(number) + span, Burst::connect(who(number), number)));
+            }
+        }
+        events
+    }
 }
 
 /// How a record is made unreadable, if it is.
@@ -104,45 +228,13 @@ impl Input {
         records: usize,
         burst: Burst,
     ) -> Input {
-        let mut planned = VecDeque::with_capacity(records + burst.devices + 4);
         let mut history = history::records(seed, records).peekable();
         let start = history.peek().map_or(0, |(_, ts, _)| *ts);
-        let mut offset = 0;
-        if burst.devices > 0 {
-            let lease = |ttl_ms: u64| Event::Lease {
-                gateway: Cow::Borrowed("gb"),
-                epoch: Epoch(1),
-                ttl_ms,
-            };
-            planned.push_back((offset, start, Some(lease(30_000))));
-            let users = (0..).map(|number| format!("burst{number}"));
-            let users = users.filter(|user| partition_of(user, partitions) == partition);
-            let mut ts = start;
-            for (number, user) in users.take(burst.devices).enumerate() {
-                offset += 1;
-                ts += burst.step_ms;
-                let connect = Event::Connect {
-                    who: Who {
-                        user: Cow::Owned(user),
-                        platform: Cow::Borrowed(["android", "web", "windows"][number % 3]),
-                        device: Cow::Borrowed("d"),
-                    },
-                    via: Via {
-                        gateway: Cow::Borrowed("gb"),
-                        epoch: Epoch(1),
-                        conn: Conn(number as u64),
-                    },
-                    intent: Intent::Login,
-                    client: None,
-                };
-                planned.push_back((offset, ts, Some(connect)));
-            }
-            if burst.ends {
-                offset += 1;
-                planned.push_back((offset, ts, Some(lease(0))));
-            }
-            offset += 1;
+        let mut planned = VecDeque::with_capacity(records + burst.records());
+        for (offset, (ts, event)) in (0..).zip(burst.events(start, partition, partitions)) {
+            planned.push_back((offset, ts, Some(event)));
         }
+        let offset = planned.len() as u64;
         let thousands = if burst.is_large { planned.len() } else { 0 };
         planned.extend(history.map(|(at, ts, event)| (at.0 + offset, ts + burst.lull_ms, event)));
         Input {
@@ -155,7 +247,7 @@ impl Input {
             last_ts: start,
             oracle: Oracle::new(partition, policy),
             time: None,
-            expected: Vec::with_capacity(records + 2 * burst.devices),
+            expected: Vec::with_capacity(records + 2 * burst.records()),
             malformed: Vec::new(),
             seq: 0,
             chain: [0; 32],

@@ -135,7 +135,11 @@ impl Play {
             let burst = burst(share, &mut weather, &mut random);
             has_thousands |= burst.is_large;
             // Those of a small burst count for records of the history.
-            let records = if burst.is_large { share } else { share - burst.devices };
+            let records = if burst.is_large {
+                share
+            } else {
+                share - burst.devices - burst.early_ends
+            };
             let policy = history::policy(of);
             policies.push(policy.clone());
             inputs.push(Input::new(of, policy, Partition(partition), partitions, records, burst));
@@ -610,9 +614,19 @@ impl Play {
 
 /// What comes before a partition's history.
 fn burst(share: usize, weather: &mut Weather, random: &mut Random) -> Burst {
+    if weather.strikes(Fault::EarlyEnds, 6, random) {
+        let early_ends = 1_020 + random.index(12);
+        return Burst {
+            early_ends,
+            is_large: early_ends > share,
+            step_ms: *random.pick(&[0, 1, 58]),
+            ..Burst::default()
+        };
+    }
     if weather.strikes(Fault::Burst, 40, random) {
         return Burst {
             devices: share / 2,
+            names_all: weather.strikes(Fault::AllAlive, 500, random),
             ..Burst::default()
         };
     }
@@ -624,6 +638,7 @@ fn burst(share: usize, weather: &mut Weather, random: &mut Random) -> Burst {
             is_large: devices > share,
             step_ms: *random.pick(&[0, 0, 1, 40]),
             ends: random.percent(50),
+            names_all: weather.strikes(Fault::AllAlive, 500, random),
             lull_ms: if is_due { WEEK_MS } else { 0 },
         };
     }
