@@ -330,6 +330,16 @@ impl History {
                 return Some(self.connect_of(connection, true));
             }
         }
+        // One whose end is forgotten about now.
+        let time = self.time;
+        let due = self.ended.iter().position(|ended| ended.lives_until.abs_diff(time) <= 1);
+        if let Some(place) = due
+            && self.random.percent(70)
+        {
+            let connection = self.ended.remove(place);
+            let has_ended = connection.lives_until > time;
+            return Some(self.connect_of(connection, has_ended));
+        }
         let weights = [26, 12, 7, 8, 6, 12, 4, 4, 8, 1, 9, 1, 3, 4, 8, 4, 1];
         match self.random.weighted(&weights) {
             0 => Some(self.connect()),
@@ -609,7 +619,9 @@ impl History {
             self.new_connection()
         };
         let (who, via) = self.named(&connection);
-        self.may_be_due_in(EARLY_END_MS);
+        if !is_rush {
+            self.may_be_due_in(EARLY_END_MS);
+        }
         // Of a rush, those at the edge of what is remembered, the newest and the oldest.
         let left = self.rush;
         if !is_rush || left.abs_diff(EARLY_ENDS_MAX) <= 3 || left < 2 || left + 1 > EARLY_ENDS_MAX + 100 {
