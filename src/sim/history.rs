@@ -51,6 +51,8 @@ const EARLY_END_MS: u64 = 60_000;
 const EARLY_ENDS_MAX: usize = 1_024;
 /// How many connections that ended before their connect are kept, to connect late.
 const ENDED_MAX: usize = 12;
+/// How many devices that may have lost a custom status with their link are kept, to come back.
+const AWAY_MAX: usize = 12;
 /// A history at least as long as this may have a rush of early ends in it, more than the rules remember.
 const RUSH_RECORDS_MIN: usize = 2_000;
 
@@ -149,6 +151,8 @@ struct History {
     old: Vec<Connection>,
     /// Connections whose end was published before their connect; remembered by the rules until `lives_until`.
     ended: Vec<Connection>,
+    /// Devices that lost their link, and until when a custom status may be kept.
+    away: Vec<(Connection, u64)>,
     /// When each user was kicked as a whole last.
     kicked: Vec<(&'static str, u64)>,
     /// How many records are left when the rush of early ends begins.
@@ -222,6 +226,7 @@ impl History {
             connections: Vec::new(),
             old: Vec::new(),
             ended: Vec::new(),
+            away: Vec::new(),
             kicked: Vec::new(),
             rush_at: 0,
             rush: 0,
@@ -332,7 +337,10 @@ impl History {
         }
         // One whose end is forgotten about now.
         let time = self.time;
-        let due = self.ended.iter().position(|ended| ended.lives_until.abs_diff(time) <= 1);
+        let due = self
+            .ended
+            .iter()
+            .position(|ended| ended.lives_until.abs_diff(time) <= 1);
         if let Some(place) = due
             && self.random.percent(70)
         {
@@ -340,7 +348,19 @@ impl History {
             let has_ended = connection.lives_until > time;
             return Some(self.connect_of(connection, has_ended));
         }
-        let weights = [26, 12, 7, 8, 6, 12, 4, 4, 8, 1, 9, 1, 3, 4, 8, 4, 1];
+        // One whose text is about to be kept no longer.
+        let due = self.away.iter().position(|(_, until)| until.abs_diff(time) <= 1);
+        if let Some(place) = due
+            && self.random.percent(70)
+        {
+            let (away, _) = self.away.remove(place);
+            let mut connection = self.new_connection();
+            connection.user = away.user;
+            connection.platform = away.platform;
+            connection.device = away.device;
+            return Some(self.connect_of(connection, false));
+        }
+        let weights = [26, 12, 7, 8, 6, 12, 4, 4, 10, 1, 9, 1, 3, 4, 8, 4, 1];
         match self.random.weighted(&weights) {
             0 => Some(self.connect()),
             1 => {
@@ -376,7 +396,7 @@ impl History {
                     let away_ms = platform.away_ms;
                     self.may_be_due_in(delay);
                     self.may_be_due_in(delay + away_ms);
-                    self.keeps_text_for(delay);
+                    self.may_be_away_in(delay, &who);
                 }
                 Some(Event::Disconnect { who, via, reason })
             }
@@ -440,14 +460,22 @@ impl History {
             }
             self.may_be_due_in(timeout_ms);
             self.may_be_due_in(timeout_ms + away_ms);
-            self.keeps_text_for(timeout_ms);
+            self.may_be_away_in(timeout_ms, who);
         }
     }
 
-    /// A text that is lost after a span may be kept from then on.
-    fn keeps_text_for(&mut self, span: u64) {
+    /// A device's link is lost after a span, perhaps; then a text may be kept from then on.
+    fn may_be_away_in(&mut self, span: u64, who: &Who<'_>) {
         let custom_keep_ms = self.policy.custom_keep_ms;
-        if custom_keep_ms > 0 && self.random.percent(30) {
+        if custom_keep_ms > 0
+            && self.random.percent(30)
+            && let Some(connection) = self.connections.iter().find(|connection| connection.is_of(who))
+        {
+            let until = self.time + span + custom_keep_ms;
+            self.away.push((connection.clone(), until));
+            if self.away.len() > AWAY_MAX {
+                self.away.remove(0);
+            }
             self.may_be_due_in(span + custom_keep_ms);
         }
     }
