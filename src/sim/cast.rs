@@ -303,6 +303,7 @@ impl Cast {
             | Error::Diverged { .. }
             | Error::ForeignStore { .. }
             | Error::Ahead { .. }
+            | Error::UnknownRevision { .. }
             | Error::Unreadable => {
                 self.wrong(error.to_string());
                 false

@@ -640,6 +640,7 @@ fn burst(share: usize, weather: &mut Weather, random: &mut Random) -> Burst {
             ends: random.percent(50),
             names_all: weather.strikes(Fault::AllAlive, 500, random),
             lull_ms: if is_due { WEEK_MS } else { 0 },
+            ..Burst::default()
         };
     }
     Burst::default()
