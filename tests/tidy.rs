@@ -108,7 +108,7 @@ const ARROWS: &[Arrow] = &[
 const LINES_MAX: usize = 800;
 
 const LONG_FILES: [LongFile; 2] = [
-    ("src/sim/history.rs", 900, "one random author of histories"),
+    ("src/sim/history.rs", 950, "one random author of histories"),
     (
         "src/sim/oracle.rs",
         1_050,

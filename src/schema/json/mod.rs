@@ -3,6 +3,7 @@
 //! Reading is strict where the rules are (`1.0` and `true` are no integers) and lenient where they say so (unknown
 //! fields are skipped, but must be JSON). Writing gives the keys in the order shown there, without spaces.
 
+mod conns;
 mod read;
 mod write;
 
