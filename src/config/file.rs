@@ -87,7 +87,7 @@ fn problem(message: &str, key: &str, value: &str) -> String {
             "integer" => "a whole number",
             "floating" => "a number with a fraction",
             "boolean" => "true or false",
-            "sequence" => "a list",
+            "sequence" | "array" => "a list",
             _ => "a value of another kind",
         };
         let wanted = match wanted.map_or("", |(_, wanted)| wanted) {

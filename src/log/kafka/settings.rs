@@ -324,10 +324,13 @@ fn refused(key: &str, value: &str, error: KafkaError, place: &Place) -> Invalid 
             hint: java.then_some("that is the Java client's; docs/kafka.md names what stands for it here"),
         };
     }
-    let what = if is_secret(key) {
-        format!("librdkafka does not take the value of {key} (which is not shown here)")
-    } else {
-        format!("librdkafka does not take {key}={value}: {what}")
+    // A password may stand behind the wrong key; a number or a switch is none.
+    let is_plain = value.parse::<f64>().is_ok() || matches!(value, "true" | "false");
+    let what = match is_plain && !is_secret(key) {
+        true => format!("librdkafka does not take {key}={value}: {what}"),
+        false => format!(
+            "librdkafka does not take the value of {key} (which is not shown here); its CONFIGURATION.md lists what it takes"
+        ),
     };
     Invalid::Refused { place, what }
 }
