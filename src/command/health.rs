@@ -1,8 +1,8 @@
 //! `rollcall health`: asks a running process whether it is ready, for containers and scripts that have no curl.
 
+use crate::config::SecretUrl;
 use std::process::ExitCode;
 use std::time::Duration;
-use url::Url;
 
 /// Asks a running server whether it is ready: exit status 0 if it is, 1 if not
 ///
@@ -42,7 +42,10 @@ pub fn run(args: Args) -> ExitCode {
 
 fn ask(url: &str) -> Result<String, String> {
     let wrong = |why: &str| format!("--url cannot be used: {why}; give http://HOST:PORT");
-    let mut url = Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+    let url = url
+        .parse::<SecretUrl>()
+        .map_err(|problem| format!("--url cannot be used: it {problem}"))?;
+    let mut url = url.reveal().clone();
     if url.scheme() != "http" {
         return Err(wrong("it does not begin with http://"));
     }

@@ -168,6 +168,72 @@ fn what_cannot_be_asked_says_why_and_what_to_do_and_shows_no_token() {
     );
 }
 
+#[test]
+fn a_port_that_is_taken_is_told_by_the_flag_that_named_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let listener = std::net::TcpListener::bind(ANYWHERE).expect("a port");
+    let taken = listener.local_addr().expect("an address").to_string();
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &["--partitions", "1"], &[]);
+    let engine = format!("http://{}", server.address);
+    let serve = ["serve", "--data", "other", "--log-level", "error"];
+    let gateway = [
+        "gateway",
+        "--engine",
+        &engine,
+        "--gateway-insecure",
+        "--data",
+        "edge",
+        "--log-level",
+        "error",
+    ];
+    for (base, more, flag) in [
+        (&serve[..], &["--listen", taken.as_str()][..], "--listen"),
+        (
+            &serve[..],
+            &["--listen", ANYWHERE, "--gateway-insecure", "--gateway", taken.as_str()][..],
+            "--gateway",
+        ),
+        (&gateway[..], &["--listen", taken.as_str()][..], "--listen"),
+        (
+            &gateway[..],
+            &["--listen", ANYWHERE, "--status", taken.as_str()][..],
+            "--status",
+        ),
+    ] {
+        let mut command = rollcall(&[base, more].concat());
+        command
+            .current_dir(directory.path())
+            .stdout(std::process::Stdio::null());
+        let said = refused(command);
+        assert!(
+            said.contains(&taken) && said.contains(&format!("can be chosen with {flag}")),
+            "{said}"
+        );
+        assert!(
+            said.to_lowercase().contains("address already in use") && !said.contains("os error"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn the_log_is_not_printed_from_beyond_its_end() {
+    let house = House::open();
+    house.server.publish(ADMIN, &[connect("alice", "web", 1)]);
+    let said = refused(house.command(&["log", "events", "--data", "data", "--from", "100000"], ADMIN));
+    assert!(
+        said.contains("--from 100000") && said.contains("partition 0 ends at"),
+        "{said}"
+    );
+    let said = refused(house.command(&["log", "changes", "--data", "data", "--from", "7", "--follow"], ADMIN));
+    assert!(said.contains("--from 7 is beyond the end of"), "{said}");
+    assert!(
+        house
+            .prints(&["log", "events", "--data", "data", "--from", "1"])
+            .contains("alice")
+    );
+}
+
 /// Starts a server on a directory with a policy file; what it says if it does not stay.
 fn refused_start(data: &Path, more: &[&str]) -> String {
     let data = data.to_str().expect("UTF-8");

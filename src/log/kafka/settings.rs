@@ -400,6 +400,15 @@ mod tests {
             let refused = Connection::new(bootstrap, None, None, &[]);
             assert!(matches!(refused, Err(Invalid::Bootstrap(_))), "{bootstrap}");
         }
+        for (bootstrap, is) in [
+            ("localhost", "localhost:9092"),
+            (" a , b:1 ", "a:9092,b:1"),
+            ("[::1]", "[::1]:9092"),
+            ("SSL://a", "SSL://a:9092"),
+        ] {
+            let connection = Connection::new(bootstrap, None, None, &[]).expect("brokers");
+            assert_eq!(connection.bootstrap, is);
+        }
     }
 
     #[test]
