@@ -85,6 +85,13 @@ pub struct Flags {
         help_heading = "Kafka"
     )]
     pub advertise: Option<SecretUrl>,
+    /// A file with the secret by which nodes know each other, in its first line, the same for all nodes; needed where there
+    /// is a --token-file, for nodes to ask each other
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_PEER_TOKEN_FILE", help_heading = "Kafka")]
+    pub peer_token_file: Option<PathBuf>,
+    /// How long a start waits for brokers and a schema registry that do not answer: 0s to 10m [default: 60s]
+    #[arg(long, value_name = "TIME", env = "ROLLCALL_START_WAIT", help_heading = "Kafka")]
+    pub start_wait: Option<String>,
     /// A setting of librdkafka (SASL, TLS, tuning), any number of times
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Kafka")]
     #[serde(default)]
@@ -217,6 +224,8 @@ pub struct Config {
     pub kafka: Option<Kafka>,
     pub registry: Option<Registry>,
     pub checkpoints: Option<Checkpoints>,
+    /// How long a start waits for brokers and a registry that do not answer.
+    pub start_wait_ms: u64,
     /// The WebSocket edge, if it runs in this process.
     pub gateway: Option<gateway::Config>,
 }
@@ -245,6 +254,8 @@ pub struct Kafka {
     pub group: String,
     /// Without a slash at its end.
     pub advertise: Option<String>,
+    /// The secret by which nodes know each other.
+    pub peer_token: Option<Credential>,
     /// As given, `key=value`: not checked here, and never shown.
     pub set: Secret<Vec<String>>,
     pub properties: Option<PathBuf>,
@@ -306,6 +317,13 @@ impl Flags {
         };
         let registry = registry(&self, &file)?;
         let checkpoints = checkpoints(&self, &file)?;
+        let start_wait = self.start_wait.clone().or_else(|| file.start_wait.clone());
+        let start_wait = start_wait.unwrap_or_else(|| "60s".to_owned());
+        let start_wait_ms = span_ms(&start_wait).filter(|ms| *ms <= 600_000);
+        let start_wait_ms = start_wait_ms.ok_or_else(|| {
+            let problem = format!("must be 0s to 10m, a number and one of s, m, h, not {start_wait:?}");
+            Invalid::new("start_wait", problem)
+        })?;
         let policy_file = self.policy.or(file.policy);
         let given = read_policy(policy_file.as_deref())?;
         let policy_given = given.is_some();
@@ -325,6 +343,16 @@ impl Flags {
                 "listening on {listen} lets others in, so --token-file must name a file with bearer tokens; \
                  without one only a loopback address such as 127.0.0.1:8080 is served"
             );
+        }
+        let advertised = kafka.as_ref().map(|kafka| kafka.advertise.is_some());
+        if advertised == Some(false) && listen.ip().is_unspecified() {
+            let example = if listen.is_ipv6() { "[fd00::7]" } else { "10.0.0.7" };
+            let problem = format!(
+                "must say where other nodes reach this one, such as http://{example}:{}, since --listen {listen} is no \
+                 address that they could reach",
+                listen.port()
+            );
+            bail!(Invalid::new("advertise", problem));
         }
         let hours = within(
             "retention_hours",
@@ -381,6 +409,7 @@ impl Flags {
             kafka,
             registry,
             checkpoints,
+            start_wait_ms,
             gateway,
         })
     }
@@ -394,11 +423,13 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
     let mut set = file.kafka_set.clone();
     set.extend(flags.kafka_set.iter().cloned());
     let advertise = first(&flags.advertise, &file.advertise);
+    let peer_token_file = first(&flags.peer_token_file, &file.peer_token_file);
     let Some(bootstrap) = first(&flags.kafka, &file.kafka) else {
-        let given: [(&'static str, bool); 5] = [
+        let given: [(&'static str, bool); 6] = [
             ("topic_prefix", first(&flags.topic_prefix, &file.topic_prefix).is_some()),
             ("group", first(&flags.group, &file.group).is_some()),
             ("advertise", advertise.is_some()),
+            ("peer_token_file", peer_token_file.is_some()),
             ("kafka_set", !set.is_empty()),
             (
                 "kafka_properties",
@@ -433,12 +464,36 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
         let problem = format!("must have 1 to {GROUP_BYTES_MAX} bytes, not {}", group.len());
         bail!(Invalid::new("group", problem));
     }
-    let url = |url: SecretUrl| match url.has_credentials() {
-        true => Err(Invalid::new(
-            "advertise",
-            format!("must hold no user and no password, since every node can read it: {url}"),
-        )),
-        false => Ok(url.reveal().as_str().trim_end_matches('/').to_owned()),
+    let url = |url: SecretUrl| -> Result<String, Invalid> {
+        let given = url.reveal();
+        let is_bare = given.path() == "/" && given.query().is_none() && given.fragment().is_none();
+        if url.has_credentials() || !is_bare {
+            let problem = format!(
+                "must be http://HOST:PORT or https://HOST:PORT and nothing more, since other nodes refuse anything else: {url}"
+            );
+            return Err(Invalid::new("advertise", problem));
+        }
+        let is_unspecified = match given.host() {
+            Some(url::Host::Ipv4(address)) => address.is_unspecified(),
+            Some(url::Host::Ipv6(address)) => address.is_unspecified(),
+            Some(url::Host::Domain(_)) | None => false,
+        };
+        if is_unspecified {
+            let problem = format!("must be an address at which other nodes can reach this one, not {url}");
+            return Err(Invalid::new("advertise", problem));
+        }
+        Ok(given.as_str().trim_end_matches('/').to_owned())
+    };
+    let peer_token = |path: PathBuf| -> anyhow::Result<Credential> {
+        let token = Credential::read(&path, "peer token")?;
+        if token.reveal().len() < TOKEN_BYTES_MIN {
+            let problem = format!(
+                "{}: a peer token must have at least {TOKEN_BYTES_MIN} characters",
+                path.display()
+            );
+            bail!(Invalid::new("peer_token_file", problem));
+        }
+        Ok(token)
     };
     let accepted = |text: String| {
         let pair = text
@@ -454,6 +509,7 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
         topic_prefix: first(&flags.topic_prefix, &file.topic_prefix),
         group,
         advertise: advertise.map(url).transpose()?,
+        peer_token: peer_token_file.map(peer_token).transpose()?,
         set: Secret(set),
         properties: first(&flags.kafka_properties, &file.kafka_properties),
         accepted: first(&flags.accept_time, &file.accept_time).map(accepted).transpose()?,

@@ -1,5 +1,6 @@
 //! Places where a test has the process die: `ROLLCALL_FAILPOINT=offsets:3` ends it the third time that it comes to
-//! `offsets`. Off, and one comparison, where the variable is not set.
+//! `offsets`. With `panic:` before the place the thread panics instead. `record:7` has every fold of a record at offset 7
+//! panic. Off, and one comparison, where the variable is not set.
 //!
 //! | place | between |
 //! |---|---|
@@ -13,17 +14,39 @@
 //! | `store` | the log was committed · the store |
 //! | `stored` | the store was committed · anything after |
 //! | `take-up` | the fence is taken · the position read |
+//! | `tail`, `owners`, `source`, `together`, `checkpoints`, `seats` | a turn of that task · the next |
+//! | `record` | see above |
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every place, as in the table.
-pub const PLACES: [&str; 10] = [
-    "poll", "fetch", "fold", "begin", "send", "offsets", "commit", "store", "stored", "take-up",
+pub const PLACES: [&str; 17] = [
+    "poll",
+    "fetch",
+    "fold",
+    "begin",
+    "send",
+    "offsets",
+    "commit",
+    "store",
+    "stored",
+    "take-up",
+    "tail",
+    "owners",
+    "source",
+    "together",
+    "checkpoints",
+    "seats",
+    RECORD,
 ];
+
+const RECORD: &str = "record";
 
 struct Failpoint {
     place: String,
+    panics: bool,
+    /// How many times it is still to come here; of [`RECORD`] the offset.
     left: AtomicU64,
 }
 
@@ -31,8 +54,12 @@ fn chosen() -> Option<&'static Failpoint> {
     static CHOSEN: OnceLock<Option<Failpoint>> = OnceLock::new();
     let read = || {
         let text = std::env::var("ROLLCALL_FAILPOINT").ok()?;
-        let (place, times) = text.split_once(':').unwrap_or((&text, "1"));
-        let times = times.parse().ok().filter(|times| *times > 0);
+        let (panics, rest) = match text.strip_prefix("panic:") {
+            Some(rest) => (true, rest),
+            None => (false, text.as_str()),
+        };
+        let (place, times) = rest.split_once(':').unwrap_or((rest, "1"));
+        let times = times.parse().ok().filter(|times| *times > 0 || place == RECORD);
         if !PLACES.contains(&place) || times.is_none() {
             let places = PLACES.join(", ");
             eprintln!("error: ROLLCALL_FAILPOINT must be one of {places}, with :N for the N-th time, not {text:?}");
@@ -41,6 +68,7 @@ fn chosen() -> Option<&'static Failpoint> {
         tracing::warn!("this process will die at the failpoint {text}");
         Some(Failpoint {
             place: place.to_owned(),
+            panics,
             left: AtomicU64::new(times?),
         })
     };
@@ -53,7 +81,16 @@ pub fn reach(place: &'static str) {
         && chosen.place == place
         && chosen.left.fetch_sub(1, Ordering::AcqRel) == 1
     {
+        assert!(!chosen.panics, "the failpoint {place} was asked for");
         // No destructors, no buffers: as if it were killed.
         std::process::abort();
+    }
+}
+
+/// Panics if a test has chosen the record at this offset.
+pub fn fold_record(offset: u64) {
+    if let Some(chosen) = chosen() {
+        let is_chosen = chosen.place == RECORD && chosen.left.load(Ordering::Relaxed) == offset;
+        assert!(!is_chosen, "the failpoint record:{offset} was asked for");
     }
 }

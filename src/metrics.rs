@@ -163,6 +163,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
                 "1 for the state that each partition of this process is in",
                 &["partition", "state"],
             ),
+            held: gauges(
+                "rollcall_held_by_transaction_seconds",
+                "For how long a publisher's open transaction has held the partition; 0: it does not",
+                &["partition"],
+            ),
             users: gauges(
                 "rollcall_users",
                 "Users by status, in the partitions of this process",

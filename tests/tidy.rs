@@ -24,9 +24,10 @@ const ARROWS: &[Arrow] = &[
     ("config", &["presence", "schema"]),
     ("version", &[]),
     ("metrics", &["presence", "version"]),
+    ("tasks", &["metrics"]),
     ("schema", &["presence"]),
     ("registry", &["presence", "schema", "cause"]),
-    ("log", &["presence", "clock", "failpoint", "metrics"]),
+    ("log", &["presence", "clock", "failpoint", "metrics", "tasks"]),
     ("store", &["presence", "metrics"]),
     ("checkpoint", &["presence", "store", "metrics"]),
     (
@@ -42,6 +43,7 @@ const ARROWS: &[Arrow] = &[
             "config",
             "failpoint",
             "metrics",
+            "tasks",
         ],
     ),
     // No path to the store: what they know of a user, the engine told them.
@@ -54,7 +56,8 @@ const ARROWS: &[Arrow] = &[
     (
         "http",
         &[
-            "presence", "schema", "registry", "log", "engine", "cause", "clock", "config", "metrics", "version",
+            "presence", "schema", "registry", "log", "engine", "cause", "clock", "config", "metrics", "tasks",
+            "version",
         ],
     ),
     (
@@ -72,7 +75,9 @@ const ARROWS: &[Arrow] = &[
     // A follower in a process of its own; it meets the engine over HTTP, or in the change topic.
     (
         "webhook",
-        &["presence", "schema", "cause", "clock", "config", "log", "registry"],
+        &[
+            "presence", "schema", "cause", "clock", "config", "log", "registry", "tasks",
+        ],
     ),
     // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
     ("load", &["gateway", "cause", "clock", "config"]),

@@ -1,13 +1,19 @@
 //! `rollcall gateway`: the WebSocket edge as a process of its own, beside an engine.
 
-use super::serve::{Signals, start_logging};
+use super::serve::start_logging;
+use super::signals::Signals;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::{Config, Flags};
 use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::gateway::uplink::Unavailable;
 use crate::gateway::uplink::http::HttpUplink;
+<<<<<<< HEAD
 use crate::gateway::{self, Edge, Gateway};
 use anyhow::{Context as _, anyhow, bail};
+=======
+use crate::gateway::{self, Gateway};
+use anyhow::{Context as _, anyhow};
+>>>>>>> ef0f854 (A start on Kafka joins the group last, and a stop is bounded)
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -91,9 +97,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     start_logging(args.log_format, args.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime
-        .context("the runtime cannot be started")?
-        .block_on(gateway(args, config, token.as_deref().map(str::trim)))
+    let runtime = runtime.context("the runtime cannot be started")?;
+    let served = runtime.block_on(gateway(args, config, token.as_deref().map(str::trim)));
+    runtime.shutdown_background();
+    served
 }
 
 async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Result<()> {
@@ -145,26 +152,30 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
             error => error.into(),
         })
     };
-    let mut gateway = tokio::select! {
-        started = starting => started?,
-        () = signals.told() => return Ok(()),
+    let Some(started) = signals.unless_stopped(starting).await else {
+        return Ok(());
     };
+<<<<<<< HEAD
     // Whoever asked before is answered from now on.
     let _ = running.set(gateway.edge().clone());
+=======
+    let mut gateway = started?;
+    if let Some(listener) = status {
+        let router = Router::new()
+            .route("/metrics", get(async || crate::metrics::text()))
+            .route("/healthz", get(async || "ok\n"));
+        tokio::spawn(axum::serve(listener, router).into_future());
+    }
+>>>>>>> ef0f854 (A start on Kafka joins the group last, and a stop is bounded)
     let scheme = if tls { "wss" } else { "ws" };
     // A closed standard output is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());
     let superseded = tokio::select! {
-        () = signals.told() => None,
+        () = signals.asked_to_stop() => None,
         error = gateway.superseded() => Some(error),
     };
     let Some(error) = superseded else {
-        tracing::info!("stopping");
-        tokio::select! {
-            () = gateway.stop(true) => {}
-            // Told twice: now.
-            () = signals.told() => bail!("stopped at once; the lease runs out by itself"),
-        }
+        gateway.stop(true).await;
         return Ok(());
     };
     gateway.abandon().await;

@@ -1,6 +1,7 @@
 //! `rollcall serve`: the engine, on one machine or as one node of many on Kafka.
 
-use super::first_policy;
+use super::{first_policy, reach};
+use super::signals::{Signals, within_bounds};
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
@@ -8,14 +9,12 @@ use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, LogFormat, LogLevel};
 use crate::engine::{Engine, Keeper, Outside, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
-use crate::http::{Edge, Face, Peers};
-use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX};
-use crate::log::kafka::{KafkaLog, Member, Node, admin};
+use crate::http::{Edge, Face, PeerKey, Peers, Trust};
+use crate::log::kafka::KafkaLog;
 use crate::log::local::{LocalLog, Settings};
 use crate::log::{self, Alone, Group, Log, NewRecord, Topic};
 use crate::presence::{Offset, Partition};
-use crate::registry::{self, Registry, Schemas};
-use crate::schema::avro::Schema;
+use crate::registry::Schemas;
 use crate::schema::json;
 use anyhow::{Context as _, anyhow, bail};
 use axum::serve::ListenerExt as _;
@@ -27,7 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing::Level;
 use tracing_subscriber::filter::filter_fn;
@@ -41,24 +39,21 @@ const POLICY_REFUSED: &str = "is for a new log, and this log has records and beg
 const GRACEFUL: Duration = Duration::from_millis(1_500);
 /// How far apart transactions with outputs begin on Kafka at least: each takes milliseconds of a core.
 const OUTPUT_COMMIT_MS: u64 = 20;
-/// At start a registry that does not answer is asked again so often, so far apart.
-const REGISTRY_TRIES: u32 = 60;
-const REGISTRY_PAUSE: Duration = Duration::from_secs(1);
 /// A record that is so far ahead of this machine's clock is not folded.
 const AHEAD_MS: u64 = 5 * 60 * 1_000;
-/// How long brokers may take to answer when it starts.
-const REACH_MS: u64 = 30_000;
-/// How long brokers may take to hear of topics.
-const NEWS_MS: u64 = 5_000;
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
     super::cluster::check(&config)?;
     start_logging(config.log_format, config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime
-        .context("the runtime cannot be started")?
-        .block_on(serve(config))
+    let runtime = runtime.context("the runtime cannot be started")?;
+    let mut kept = Kept::default();
+    let served = runtime.block_on(serve(config, &mut kept));
+    // What still waits for brokers or a registry ends with the process, and nobody waits for it.
+    std::mem::forget(kept);
+    runtime.shutdown_background();
+    served
 }
 
 pub(super) fn start_logging(format: LogFormat, level: LogLevel) {
@@ -78,28 +73,25 @@ pub(super) fn start_logging(format: LogFormat, level: LogLevel) {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+/// What outlives an error at the start: dropping a client of Kafka may wait for brokers, and the error is not to wait.
+#[derive(Default)]
+struct Kept(Option<Arc<KafkaLog>>);
+
+/// Everything but the group is checked before the group is joined: a member that is not ready to work would hold up those
+/// that are.
+async fn serve(config: Config, kept: &mut Kept) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
-    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-        anyhow!(
-            "cannot listen on {}: {error}; another port can be chosen with --listen",
-            config.listen
-        )
-    })?;
-    let listen = listener.local_addr().context("the listener has no address")?;
-    make_data(&config.data)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let _alone = lock(&config.data)?;
-    let Opened {
-        log,
-        group,
+    let Some(started) = signals.unless_stopped(start(&config, kept)).await else {
+        return Ok(());
+    };
+    let Started {
+        engine,
+        listener,
+        listen,
         peers,
-        tuning,
-    } = open(&config, listen, clock.clone()).await?;
-    let outside = outside(&config).await?;
-    bootstrap(&config, &log, &outside.schemas).await?;
-    let engine = Engine::join(log.clone(), group, Some(&config.data), clock.clone(), tuning, outside)?;
-    let engine = Arc::new(engine);
+        clock,
+        _lock,
+    } = started?;
     let (stop, stopping) = watch::channel(false);
     let mut face = Face::new(
         engine.clone(),
@@ -109,16 +101,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stopping.clone(),
     );
     if let Some(tim) = config.tim.clone() {
-        // With it the other nodes are asked.
-        let reader = config.tokens.iter().flatten().find(|(_, scopes)| scopes.read);
-        let token = reader.map(|(token, _)| token.as_str());
-        face = face.with_tim(tim, clock.clone(), token);
+        face = face.with_tim(tim, clock.clone());
     }
     let (edge, edges) = watch::channel(None);
     face = face.with_edge(edges);
+<<<<<<< HEAD
     announce(&config, listen, log.partitions());
     let mut gateway = None;
     let mut told = false;
+=======
+    announce(&config, listen, engine.log().partitions());
+>>>>>>> ef0f854 (A start on Kafka joins the group last, and a stop is bounded)
 
     let listener = listener.tap_io(|stream| {
         // Answers are small and wanted at once; a failure only costs time.
@@ -131,14 +124,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     });
     let server = tokio::spawn(served.into_future());
     let demo = config.demo.map(|users| {
-        let token = config.tokens.as_ref().and_then(|tokens| {
-            let admin = tokens.iter().find(|(_, scopes)| scopes.publish);
-            admin.map(|(token, _)| token.clone())
-        });
+        let publisher = config.tokens.iter().flatten().find(|(_, scopes)| scopes.publish);
+        let token = publisher.map(|(token, _)| token.clone());
         let url = format!("http://{listen}");
         crate::demo::start(crate::demo::Settings { url, token, users }, clock.clone())
     });
 
+<<<<<<< HEAD
     if let Some(config) = &config.gateway {
         let uplink = Arc::new(LogUplink::new(engine.clone()));
         let starting = Gateway::start(config.clone(), uplink, clock.clone());
@@ -210,14 +202,139 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         took_ms = clock.monotonic().saturating_sub(began).as_millis() as u64,
         "stopped"
     );
+=======
+    // Whatever this comes to, the engine is stopped in good order.
+    let ran = run_until_asked(&config, &engine, &mut signals, &edge, clock.clone()).await;
+    let began = clock.monotonic();
+    let stopped = within_bounds(async {
+        if let Some(demo) = demo {
+            // It may be in the middle of a request, which is answered.
+            tokio::task::spawn_blocking(move || demo.stop())
+                .await
+                .context("the demo did not end")?;
+        }
+        stop.send_replace(true);
+        if tokio::time::timeout(GRACEFUL, server).await.is_err() {
+            // They end with the runtime; the engine does not wait for them.
+            tracing::warn!("some connections were still open and are cut");
+        }
+        tokio::task::spawn_blocking(move || engine.stop())
+            .await
+            .context("the engine did not end")??;
+        Ok(())
+    })
+    .await;
+    let took_ms = clock.monotonic().saturating_sub(began).as_millis() as u64;
+    match &stopped {
+        Ok(()) => tracing::info!(took_ms, "stopped"),
+        Err(error) => tracing::error!(took_ms, %error, "the stop failed"),
+    }
+    ran.and(stopped)
+}
+
+/// Runs the gateway, if there is to be one, until the process is asked to stop; then stops the gateway.
+async fn run_until_asked(
+    config: &Config,
+    engine: &Arc<Engine>,
+    signals: &mut Signals,
+    edge: &watch::Sender<Option<Edge>>,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<()> {
+    let Some(config) = &config.gateway else {
+        signals.asked_to_stop().await;
+        return Ok(());
+    };
+    let uplink = Arc::new(LogUplink::new(engine.clone()));
+    let starting = Gateway::start(config.clone(), uplink, clock);
+    let Some(started) = signals.unless_stopped(starting).await else {
+        return Ok(());
+    };
+    let mut gateway = started.map_err(|error| match error {
+        gateway::Error::Listen { .. } => anyhow!("{error}; another port can be chosen with --gateway"),
+        error => error.into(),
+    })?;
+    edge.send_replace(Some(Edge {
+        address: gateway.address(),
+        tls: config.tls.is_some(),
+        token: config.admission != Admission::Insecure,
+    }));
+    let scheme = if config.tls.is_some() { "wss" } else { "ws" };
+    let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());
+    let superseded = tokio::select! {
+        () = signals.asked_to_stop() => None,
+        error = gateway.superseded() => Some(error),
+    };
+    match superseded {
+        None => gateway.stop(false).await,
+        Some(error) => {
+            // The engine is nobody else's, so it goes on.
+            tracing::error!("{error}; no more WebSockets are served here");
+            edge.send_replace(None);
+            gateway.abandon().await;
+            signals.asked_to_stop().await;
+        }
+    }
+>>>>>>> ef0f854 (A start on Kafka joins the group last, and a stop is bounded)
     Ok(())
+}
+
+/// A running engine, and what was made ready for serving it.
+struct Started {
+    engine: Arc<Engine>,
+    listener: TcpListener,
+    listen: SocketAddr,
+    peers: Option<Peers>,
+    clock: Arc<dyn Clock>,
+    /// The data directory is this process's for as long as this lives.
+    _lock: File,
+}
+
+async fn start(config: &Config, kept: &mut Kept) -> anyhow::Result<Started> {
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        anyhow!(
+            "cannot listen on {}: {error}; another port can be chosen with --listen",
+            config.listen
+        )
+    })?;
+    let listen = listener.local_addr().context("the listener has no address")?;
+    make_data(&config.data)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let lock = lock(&config.data)?;
+    // What is nobody else's business first: it takes no time.
+    let checkpoints = checkpoints(config)?;
+    let Opened { log, kafka, tuning } = open(config, listen, clock.clone()).await?;
+    kept.0.clone_from(&kafka);
+    let peers = match &kafka {
+        Some(kafka) => Some(peers(config, kafka, clock.clone())?),
+        None => None,
+    };
+    let schemas = schemas(config, clock.clone()).await?;
+    bootstrap(config, &log, &schemas).await?;
+    let outside = Outside {
+        schemas,
+        keeper: checkpoints.map(|checkpoints| checkpoints.start(config)).transpose()?,
+    };
+    // Nothing can fail any more that is not the engine's own.
+    let group: Box<dyn Group> = match &kafka {
+        Some(kafka) => Box::new(kafka.join()?),
+        None => Box::new(Alone::new(log.partitions())),
+    };
+    let engine = Engine::join(log, group, Some(&config.data), clock.clone(), tuning, outside)?;
+    Ok(Started {
+        engine: Arc::new(engine),
+        listener,
+        listen,
+        peers,
+        clock,
+        _lock: lock,
+    })
 }
 
 /// The log, and what of the engine depends on where it is.
 struct Opened {
     log: Arc<dyn Log>,
-    group: Box<dyn Group>,
-    peers: Option<Peers>,
+    /// The same, if it is on Kafka.
+    kafka: Option<Arc<KafkaLog>>,
     tuning: Tuning,
 }
 
@@ -228,33 +345,16 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
         ..Tuning::default()
     };
     let Some(kafka) = &config.kafka else {
-        let log: Arc<dyn Log> = Arc::new(open_log(config, clock)?);
         return Ok(Opened {
-            group: Box::new(Alone::new(log.partitions())),
-            log,
-            peers: None,
+            log: Arc::new(open_log(config, clock)?),
+            kafka: None,
             tuning,
         });
     };
-    let connection = Connection::new(
-        &kafka.bootstrap,
-        kafka.topic_prefix.as_deref(),
-        kafka.properties.as_deref(),
-        &kafka.set.0,
-    )?;
-    let url = kafka.advertise.clone().unwrap_or_else(|| format!("http://{listen}"));
-    let group = kafka.group.clone();
-    let started_ms = clock.now_ms();
-    // Two processes have not both the same address and the same moment.
-    let id = blake3::hash(format!("{url} {} {started_ms}", std::process::id()).as_bytes()).to_hex();
-    let id = id[..8].to_owned();
-    let reach = move || reach(&connection, &group, &url, &id, &clock);
-    let reached = tokio::task::spawn_blocking(reach).await;
-    let (log, member) = reached.context("Kafka was not reached")??;
+    let log = reach::kafka(kafka, listen, config.start_wait_ms, clock).await?;
     Ok(Opened {
-        peers: Some(Peers::new(log.owners().clone(), &log.node().url)?),
-        log,
-        group: Box::new(member),
+        log: log.clone(),
+        kafka: Some(log),
         tuning: Tuning {
             output_commit_ms: OUTPUT_COMMIT_MS,
             ahead_ms: Some(AHEAD_MS),
@@ -264,141 +364,59 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
     })
 }
 
-/// Connects and joins. Brokers may be starting too: what may pass by itself is tried for a while.
-fn reach(
-    connection: &Connection,
-    group: &str,
-    url: &str,
-    id: &str,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Arc<KafkaLog>, Member)> {
-    let began_ms = clock.monotonic_ms();
-    let mut told = false;
-    loop {
-        let reached = judged(connection).and_then(|partitions| {
-            let log = KafkaLog::connect(
-                Node {
-                    connection: connection.clone(),
-                    group: group.to_owned(),
-                    url: url.to_owned(),
-                    id: id.to_owned(),
-                    partitions,
-                },
-                clock.clone(),
-            )?;
-            let member = log.join()?;
-            Ok((log, member))
-        });
-        let error = match reached {
-            Ok(reached) => return Ok(reached),
-            Err(error) => error,
-        };
-        let patience_ms = patience_ms(&error);
-        if clock.monotonic_ms() >= began_ms + patience_ms {
-            return Err(error);
+fn peers(config: &Config, log: &KafkaLog, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
+    let secret = config.kafka.as_ref().and_then(|kafka| kafka.peer_token.as_ref());
+    let trust = match (secret, &config.tokens) {
+        (Some(secret), _) => Trust::Key(PeerKey::new(secret.reveal())),
+        (None, None) => Trust::Everybody,
+        (None, Some(_)) => Trust::Nobody,
+    };
+    let peers = Peers::new(log.owners().clone(), &log.node().url, trust, clock)?;
+    if let Some(warning) = peers.warning() {
+        tracing::warn!("{warning}");
+    }
+    Ok(peers)
+}
+
+/// The registry must answer before anything is written.
+async fn schemas(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Schemas> {
+    match &config.registry {
+        Some(registry) => {
+            let prefix = config.kafka.as_ref().and_then(|kafka| kafka.topic_prefix.as_deref());
+            reach::registry(registry, prefix, config.start_wait_ms, clock).await
         }
-        if patience_ms == REACH_MS && !std::mem::replace(&mut told, true) {
-            tracing::warn!("{error}; trying again for {} s", REACH_MS / 1_000);
-        }
-        std::thread::sleep(Duration::from_millis(500));
+        None => Ok(Schemas::default()),
     }
 }
 
-/// For how long, from the start on, what went wrong may pass by itself; 0: it will not.
-fn patience_ms(error: &anyhow::Error) -> u64 {
-    if error.is::<Refused>() {
-        // Not every broker has heard of what was made a moment ago.
-        return NEWS_MS;
-    }
-    let may_pass = error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(log::Error::Read(_) | log::Error::Write(_)))
-            || matches!(
-                cause.downcast_ref(),
-                Some(admin::Error::Unreachable { .. } | admin::Error::Failed { .. })
-            )
-    });
-    if may_pass { REACH_MS } else { 0 }
+/// The place of checkpoints, opened, with what is needed to make some.
+struct Place {
+    checkpoints: Checkpoints,
+    every_ms: u64,
 }
 
-/// What is wrong with the topics, and what mends it.
-#[derive(Debug, thiserror::Error)]
-#[error("the engine cannot start on these topics: {0}")]
-struct Refused(String);
-
-/// How many partitions the topics have; refuses topics that would break the rules.
-fn judged(connection: &Connection) -> anyhow::Result<u32> {
-    let checked = admin::check(connection)?;
-    let refusals: Vec<String> = checked.refusals().map(ToString::to_string).collect();
-    if !refusals.is_empty() {
-        return Err(Refused(refusals.join("; ")).into());
-    }
-    for finding in &checked.findings {
-        tracing::warn!("{finding}");
-    }
-    Ok(checked.partitions)
-}
-
-/// The registry, which must answer before anything is written, and the place of checkpoints.
-async fn outside(config: &Config) -> anyhow::Result<Outside> {
-    let prefix = config.kafka.as_ref().and_then(|kafka| kafka.topic_prefix.clone());
+fn checkpoints(config: &Config) -> anyhow::Result<Option<Place>> {
+    let Some(settings) = &config.checkpoints else {
+        return Ok(None);
+    };
     let group = config
         .kafka
         .as_ref()
         .map_or(DEFAULT_GROUP, |kafka| kafka.group.as_str());
-    let schemas = match config.registry.clone() {
-        Some(registry) => {
-            let runtime = Handle::current();
-            let asked = move || ask_registry(&registry, prefix.as_deref().unwrap_or(DEFAULT_PREFIX), runtime);
-            tokio::task::spawn_blocking(asked)
-                .await
-                .context("the registry was not asked")??
-        }
-        None => Schemas::default(),
-    };
-    let keeper = match &config.checkpoints {
-        Some(settings) => {
-            let environment = std::env::vars();
-            let runtime = Handle::current();
-            let checkpoints = Checkpoints::open(&settings.url, group, settings.kept, environment, runtime)?;
-            let waiting = config.data.join("checkpoints");
-            let keeper = Keeper::start(checkpoints, settings.every_ms, waiting.clone());
-            let keeper = keeper.with_context(|| format!("{} cannot be made", waiting.display()))?;
-            Some(Arc::new(keeper))
-        }
-        None => None,
-    };
-    Ok(Outside { schemas, keeper })
+    let environment = std::env::vars();
+    let checkpoints = Checkpoints::open(&settings.url, group, settings.kept, environment, Handle::current())?;
+    Ok(Some(Place {
+        checkpoints,
+        every_ms: settings.every_ms,
+    }))
 }
 
-fn ask_registry(settings: &crate::config::Registry, prefix: &str, runtime: Handle) -> Result<Schemas, registry::Error> {
-    let registry = Registry::new(settings.url.reveal().as_str(), runtime)?;
-    let subject = |schema: Schema| {
-        let topic = match schema {
-            Schema::Event => "events",
-            Schema::Change => "changes",
-            Schema::Kick => "kicks",
-            Schema::UserState => "current",
-            Schema::Quarantined => "quarantine",
-        };
-        format!("{prefix}.{topic}-value")
-    };
-    let mut tries = 0;
-    loop {
-        let framing = match settings.register {
-            true => registry.register(subject),
-            false => registry.look_up(subject),
-        };
-        match framing {
-            Ok(framing) => return Ok(Schemas::of(registry, framing)),
-            Err(error @ registry::Error::Unreachable { .. }) if tries < REGISTRY_TRIES => {
-                if tries == 0 {
-                    tracing::warn!(%error, "trying again");
-                }
-                tries += 1;
-                std::thread::sleep(REGISTRY_PAUSE);
-            }
-            Err(error) => return Err(error),
-        }
+impl Place {
+    fn start(self, config: &Config) -> anyhow::Result<Arc<Keeper>> {
+        let waiting = config.data.join("checkpoints");
+        let keeper = Keeper::start(self.checkpoints, self.every_ms, waiting.clone());
+        let keeper = keeper.with_context(|| format!("{} cannot be made", waiting.display()))?;
+        Ok(Arc::new(keeper))
     }
 }
 
@@ -453,15 +471,21 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
         return Ok(());
     }
     let partitions = (0..log.partitions()).map(Partition);
-    for partition in partitions.clone() {
-        if log.range(Topic::Events, partition)?.end > Offset(0) {
-            if config.policy_given && config.policy_if_new {
-                tracing::info!("the log has records, so the policy of --policy was ignored");
-            } else if config.policy_given && !first_policy::is_first(config, log, schemas)? {
-                bail!(Invalid::new("policy", POLICY_REFUSED));
-            }
-            return Ok(());
+    let (asked, mut of) = (log.clone(), partitions.clone());
+    // On Kafka it is the brokers that are asked.
+    let has_records = tokio::task::spawn_blocking(move || {
+        of.try_fold(false, |any, partition| {
+            let range = asked.range(Topic::Events, partition)?;
+            Ok::<bool, log::Error>(any || range.end > Offset(0))
+        })
+    });
+    if has_records.await.context("the log was not asked")?? {
+        if config.policy_given && config.policy_if_new {
+            tracing::info!("the log has records, so the policy of --policy was ignored");
+        } else if config.policy_given && !first_policy::is_first(config, log, schemas)? {
+            bail!(Invalid::new("policy", POLICY_REFUSED));
         }
+        return Ok(());
     }
     let mut value = Vec::new();
     schemas.encode_event(&json::policy_event(config.policy.clone()), &mut value);
@@ -514,27 +538,4 @@ fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
     }
     // A closed standard output is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
-}
-
-/// What tells the process to stop. Listened for from the beginning, so that no moment is left at which it would end in
-/// the middle of something.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub(super) fn listen() -> anyhow::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?,
-            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?,
-        })
-    }
-
-    pub(super) async fn told(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -1,7 +1,8 @@
 //! `rollcall webhook`: changes as callbacks, for those who still need them.
 
 use super::cluster::Cluster;
-use super::serve::{Signals, start_logging};
+use super::serve::start_logging;
+use super::signals::{Signals, within_bounds};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Credential, LogFormat, LogLevel, SecretUrl};
 use crate::log::Topic;
@@ -127,7 +128,11 @@ enum From {
 pub fn run(args: Args) -> anyhow::Result<()> {
     start_logging(args.log_format, args.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("the runtime cannot be started")?.block_on(post(args))
+    let runtime = runtime.context("the runtime cannot be started")?;
+    let posted = runtime.block_on(post(args));
+    // What still waits for brokers ends with the process, and nobody waits for it.
+    runtime.shutdown_background();
+    posted
 }
 
 async fn post(args: Args) -> anyhow::Result<()> {
@@ -157,10 +162,11 @@ async fn post(args: Args) -> anyhow::Result<()> {
             (None, From::Earliest) => Start::Earliest,
             (None, From::Latest) => Start::Latest,
         };
-        let (engine, from) = tokio::select! {
-            followed = Engine::follow(&args.engine, engine_token, start) => followed?,
-            () = signals.told() => return Ok(()),
+        let following = Engine::follow(&args.engine, engine_token, start);
+        let Some(followed) = signals.unless_stopped(following).await else {
+            return Ok(());
         };
+        let (engine, from) = followed?;
         tracing::info!(position = %from, engine = %args.engine, "following");
         let posting = webhook::run(engine.read(from), file, receiver, letters, parallel, stopping);
         return until_told(posting, signals, &stop).await;
@@ -180,7 +186,10 @@ async fn post(args: Args) -> anyhow::Result<()> {
         let follower = Follower::join(&connection, Topic::Changes, &args.group, beginning, clock)?;
         Ok::<_, anyhow::Error>((follower, schemas))
     });
-    let (follower, schemas) = joined.await??;
+    let Some(joined) = signals.unless_stopped(joined).await else {
+        return Ok(());
+    };
+    let (follower, schemas) = joined??;
     let (source, keep, left) = webhook::follow_kafka(follower, schemas, &group)?;
     let posting = webhook::run(source, keep, receiver, letters, parallel, stopping);
     until_told(posting, signals, &stop).await?;
@@ -198,8 +207,8 @@ async fn until_told(
     tokio::pin!(posting);
     tokio::select! {
         ended = &mut posting => return Ok(ended?),
-        () = signals.told() => {}
+        () = signals.asked_to_stop() => {}
     }
     stop.send_replace(true);
-    Ok(posting.await?)
+    within_bounds(async { Ok(posting.await?) }).await
 }

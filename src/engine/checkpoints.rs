@@ -4,9 +4,11 @@
 //! partitions, one after the other. A partition whose last copy is still on its way makes none.
 
 use crate::checkpoint::{Checkpoints, Error, Listed};
+use crate::failpoint;
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use crate::store::{Applied, Store};
+use crate::tasks::{self, End};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -59,8 +61,10 @@ impl Keeper {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let (place, done) = (checkpoints.clone(), shared.clone());
         // It ends with the process: what it is sending then is no checkpoint yet, and hurts nobody.
-        let thread = std::thread::Builder::new().name("checkpoints".to_owned());
-        thread.spawn(move || publish(&place, &copies, &done))?;
+        tasks::spawn("checkpoints", move || {
+            publish(&place, &copies, &done);
+            End::Asked
+        })?;
         Ok(Keeper {
             checkpoints,
             every_ms,
@@ -209,6 +213,7 @@ pub fn set_aside(store: &Path) -> Result<(), Error> {
 
 fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Shared>) {
     while let Ok(copy) = copies.recv() {
+        failpoint::reach("checkpoints");
         let partition = copy.partition;
         match checkpoints.publish(partition, &copy.directory) {
             Ok(applied) => {

@@ -15,6 +15,7 @@ pub mod ownership;
 pub mod partition;
 mod placement;
 mod places;
+mod progress;
 pub mod rejected;
 mod seats;
 mod worker;
@@ -31,11 +32,11 @@ use crate::presence::state::HashSeed;
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::store;
+use crate::tasks::{self, End};
 use seats::{Means, Report, Seat, Seats};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use worker::Command;
@@ -135,6 +136,23 @@ pub enum Error {
     },
     #[error("a value in the store cannot be read")]
     Unreadable,
+    /// A bug of ours.
+    #[error(
+        "partition {partition}: {} panicked: {message}. {}",
+        offset.map_or("opening it".to_owned(), |offset| format!("folding at offset {offset}")),
+        if *halted {
+            "It panicked there before, so the partition halts; other partitions go on. Report it with the record at that \
+             offset (rollcall log events); a version that folds the record goes on from there"
+        } else {
+            "It is tried once more, from the store"
+        }
+    )]
+    Panicked {
+        partition: Partition,
+        offset: Option<Offset>,
+        halted: bool,
+        message: Box<str>,
+    },
     /// A broker's clock is wrong: folding the record would hold time still until the others have caught up.
     #[error(
         "partition {partition}: the record at offset {offset} has the time {ts}, {} s ahead of this machine's clock; \
@@ -195,6 +213,7 @@ impl Error {
             | Error::Unrecoverable { .. }
             | Error::Behind { .. }
             | Error::Ahead { .. }
+            | Error::Panicked { .. }
             | Error::UnknownRevision { .. } => false,
         }
     }
@@ -215,8 +234,8 @@ pub struct Engine {
     seats: Arc<[Seat]>,
     seated: Arc<AtomicBool>,
     reporter: mpsc::Sender<Report>,
-    /// None once it is stopped.
-    thread: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    /// What the last commits came to, once the thread has ended. None once that was asked for.
+    result: Mutex<Option<mpsc::Receiver<Result<(), Error>>>>,
 }
 
 impl Engine {
@@ -255,10 +274,13 @@ impl Engine {
         };
         let run = Seats::new(means, group, seats.clone(), reporter.clone(), reports);
         let seated = run.seated().clone();
-        let thread = std::thread::Builder::new().name("seats".to_owned());
-        let thread = thread
-            .spawn(move || run.run())
-            .map_err(|error| Error::Log(log::Error::Open(format!("a thread cannot be started: {error}").into())))?;
+        let (ended, result) = mpsc::sync_channel(1);
+        let thread = tasks::spawn("seats", move || {
+            // Nobody listens who does not stop it.
+            let _ = ended.send(run.run());
+            End::Asked
+        });
+        thread.map_err(|error| Error::Log(log::Error::Open(format!("a thread cannot be started: {error}").into())))?;
         let woken = seats.clone();
         log.listen(Box::new(move |topic, partition| {
             if topic == Topic::Events
@@ -274,7 +296,7 @@ impl Engine {
             seats,
             seated,
             reporter,
-            thread: Mutex::new(Some(thread)),
+            result: Mutex::new(Some(result)),
         })
     }
 
@@ -359,11 +381,12 @@ impl Engine {
     pub fn stop(&self) -> Result<(), Error> {
         // One that has ended already needs no telling.
         let _ = self.reporter.send(Report::Stop);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match thread.map(JoinHandle::join) {
+        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match result.map(|result| result.recv()) {
             None => Ok(()),
             Some(Ok(ended)) => ended,
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            // It was reported when it happened.
+            Some(Err(_)) => Err(Error::Log(log::Error::Closed)),
         }
     }
 }

@@ -11,6 +11,8 @@
 //!
 //! Start, recovery and the live path are this one path: what the log has already is folded silently ([`Outbox`]).
 
+mod look;
+
 use super::census::Census;
 use super::current;
 use super::outbox::Outbox;
@@ -26,21 +28,16 @@ use crate::presence::change::{IgnoreReason, Output};
 use crate::presence::deadlines::Upto;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
-use crate::presence::state::{PartitionImage, Slot, State, UserImage};
+use crate::presence::state::{PartitionImage, Slot, State};
 use crate::presence::{LogTime, Offset, Partition, Status};
 use crate::registry::Schemas;
 use crate::schema::avro::{self, Quarantined, Schema};
-use crate::schema::json;
 use crate::schema::policy::{policy_json, written_policy};
 use crate::store::{self, Applied, DueKey, Place, Store, keys};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Enough for the line of most users, with one or two devices.
-const USER_LINE_BYTES: usize = 512;
 
 /// A partition, from its log and its store to what it has in memory.
 pub struct Walk {
@@ -76,6 +73,8 @@ pub struct Walk {
     log_committed_ms: u64,
     log_began_ms: u64,
     batch: Vec<Record>,
+    /// The record that is being folded.
+    folding: Option<Offset>,
     /// Who had changes in the part of a record that was folded last, for a log that keeps the newest state of users.
     touched: Vec<Box<str>>,
 }
@@ -229,6 +228,7 @@ impl Walk {
             log_committed_ms: now,
             log_began_ms: 0,
             batch: Vec::new(),
+            folding: None,
             touched: Vec::new(),
         };
         if walk.resumed_outputs == 0 {
@@ -277,6 +277,11 @@ impl Walk {
     /// The next record to fold: everything before it is applied.
     pub fn applied(&self) -> Offset {
         self.next
+    }
+
+    /// The record whose folding has begun and not ended, for whoever finds that it panicked.
+    pub fn folding(&self) -> Option<Offset> {
+        self.folding
     }
 
     /// Whether the log has settled everything that the state has in it, so that it may be shown.
@@ -432,6 +437,8 @@ impl Walk {
         event: Result<&Event<'_>, &Rejected>,
         rest: &[Result<Event<'_>, Rejected>],
     ) -> Result<(), Error> {
+        self.folding = Some(record.offset);
+        failpoint::fold_record(record.offset.0);
         let resumed = std::mem::take(&mut self.resumed_outputs);
         let before = self.state.time();
         if resumed == 0 {
@@ -488,6 +495,7 @@ impl Walk {
             self.outbox.quarantine(record.offset, rejected, value);
         }
         self.next = Offset(record.offset.0 + 1);
+        self.folding = None;
         self.folded_since += 1;
         self.outbox.pass(self.next, 0, self.state.time())
     }
@@ -738,54 +746,5 @@ impl Walk {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// Calls `each` with a user, if there is such a one; shows what is settled only between steps.
-    pub fn look_up<T>(&self, user: &str, each: impl FnOnce(&UserImage<'_>) -> T) -> Result<Option<T>, Error> {
-        if let Some(slot) = self.state.slot_of(user) {
-            return Ok(self.state.image(slot).map(|image| each(&image)));
-        }
-        let Some(store) = &self.store else { return Ok(None) };
-        if self.gone.contains_key(user) {
-            return Ok(None);
-        }
-        let value = store.get_away([user])?.into_iter().next().flatten();
-        let Some(value) = value else { return Ok(None) };
-        let (image, _) = store::read_away(user, &value).ok_or(Error::Unreadable)?;
-        Ok(Some(each(&image)))
-    }
-
-    /// The lines of `rollcall fold --state`: every user, in memory or not, then the partition.
-    pub fn state_lines(&self) -> Result<Vec<u8>, Error> {
-        // Gathered in any order, and then put in that of the ids.
-        let mut gathered = Vec::with_capacity(self.state.users_in_memory() * USER_LINE_BYTES);
-        let mut users: Vec<(Box<str>, Range<usize>)> = Vec::with_capacity(self.state.users_in_memory());
-        let mut line = |image: &UserImage<'_>| {
-            let start = gathered.len();
-            json::user_line(&mut gathered, image, self.state.time());
-            gathered.push(b'\n');
-            users.push((image.user.into(), start..gathered.len()));
-        };
-        let images = self.state.slots().filter_map(|slot| self.state.image(slot));
-        images.for_each(|image| line(&image));
-        if let Some(store) = &self.store {
-            let forgotten: BTreeSet<&str> = self.state.forgotten().map(|(_, user)| &**user).collect();
-            store.for_each_away(|image| {
-                if self.state.slot_of(image.user).is_none()
-                    && !self.gone.contains_key(image.user)
-                    && !forgotten.contains(image.user)
-                {
-                    line(image);
-                }
-            })?;
-        }
-        users.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let mut lines = Vec::with_capacity(gathered.len() + USER_LINE_BYTES);
-        for (_, place) in users {
-            lines.extend_from_slice(&gathered[place]);
-        }
-        json::partition_line(&mut lines, &self.state.partition_image());
-        lines.push(b'\n');
-        Ok(lines)
     }
 }

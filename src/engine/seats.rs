@@ -6,9 +6,11 @@ use super::rejected::Warnings;
 use super::worker::{Command, Wake, Worker};
 use super::{Error, Outside, Tuning};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::log::{Group, Log, News};
 use crate::metrics;
 use crate::presence::Partition;
+use crate::tasks;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -18,6 +20,9 @@ use std::time::Duration;
 
 /// How long a partition rests whose worker ended unasked: another owner, if there is one, is known to the group by then.
 const PAUSE_MS: u64 = 3_000;
+
+/// Between two warnings that the group cannot be polled.
+const WARNING_MS: u64 = 30_000;
 
 /// What a worker tells of itself, and what the engine is told.
 pub enum Report {
@@ -75,6 +80,8 @@ pub struct Seats {
     /// The group has once said what is ours.
     seated: Arc<AtomicBool>,
     stopping: bool,
+    /// No warning that the group cannot be polled before, by the monotonic clock.
+    next_warning_ms: u64,
     /// Of the workers that ended while stopping.
     result: Result<(), Error>,
 }
@@ -99,6 +106,7 @@ impl Seats {
             let_go: Vec::new(),
             seated: Arc::default(),
             stopping: false,
+            next_warning_ms: 0,
             result: Ok(()),
         }
     }
@@ -110,6 +118,7 @@ impl Seats {
     /// Until it is told to stop and every worker has ended.
     pub fn run(mut self) -> Result<(), Error> {
         loop {
+            failpoint::reach("seats");
             self.hear_the_group();
             self.end_pauses();
             if !self.let_go.is_empty() {
@@ -139,9 +148,17 @@ impl Seats {
                 Ok(Some(News::Revoked(partitions))) => {
                     partitions.iter().for_each(|one| self.learn(*one, Fact::Revoked))
                 }
-                Ok(Some(News::Lost(partitions))) => partitions.iter().for_each(|one| self.learn(*one, Fact::Lost)),
+                Ok(Some(News::Lost(partitions))) => {
+                    partitions.iter().for_each(|one| self.learn(*one, Fact::Lost));
+                    // Until the group is heard of again nobody knows what is ours.
+                    self.seated.store(false, Ordering::Release);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the group cannot be heard; trying again");
+                    let now_ms = self.means.clock.monotonic_ms();
+                    if now_ms >= self.next_warning_ms {
+                        self.next_warning_ms = now_ms + WARNING_MS;
+                        tracing::warn!(%error, "polling the consumer group failed, retrying");
+                    }
                     return;
                 }
             }
@@ -253,7 +270,11 @@ impl Seats {
                 self.result = std::mem::replace(&mut self.result, Ok(())).and(Err(error));
             }
             Some(Ok(Err(error))) => tracing::warn!(partition = at, %error, "the worker has ended"),
-            Some(Err(_)) => tracing::error!(partition = at, "the worker panicked; its partition starts over"),
+            Some(Err(panic)) => {
+                metrics::task_failed("partition");
+                let reason = tasks::message(&*panic);
+                tracing::error!(partition = at, reason, "the worker panicked; its partition starts over");
+            }
             None | Some(Ok(Ok(()))) => {}
         }
     }

@@ -7,6 +7,7 @@
 use super::checkpoints::{Reach, set_aside};
 use super::ownership::Fact;
 use super::partition::Walk;
+use super::progress::{Cause, Progress, Standstill};
 use super::rejected::Groups;
 use super::seats::{Means, Report};
 use super::{Error, Tuning, millis};
@@ -19,6 +20,8 @@ use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Offset, Partition, Status};
 use crate::schema::{json, policy::policy_json};
 use crate::store::{self, Store};
+use crate::tasks;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,8 +38,11 @@ const RETRY_MS: u64 = 1_000;
 const PROGRESS_MS: u64 = 2_000;
 /// Between two reports to the metrics, unless the state changes.
 const REPORT_MS: u64 = 200;
-/// How often the last commit is tried.
+/// How often the last commit is tried, and for how long at most until the last try begins.
 const CLOSINGS: u32 = 4;
+const CLOSING_MS: u64 = 8_000;
+/// A panic at the same place so many times in a row halts the partition.
+const PANICS_MAX: u32 = 2;
 /// Well below the time after which a group gives a silent member's partitions to another.
 const OVERSLEPT_MS: u64 = 1_500;
 /// How often the log is asked whether it takes events while there is work.
@@ -95,17 +101,20 @@ pub enum Command {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartitionStats {
     pub partition: Partition,
-    /// `restoring` (folding what the log has, for the first time since the start), `live`, or `failed` with why.
+    /// `restoring` (folding what the log has, for the first time since the start), `live`, `held` (by a publisher's open
+    /// transaction), `stalled` (no progress while the log grows), or `failed` with why.
     pub state: &'static str,
     pub error: Option<String>,
     /// Why no events can be published at present.
     pub refusal: Option<Arc<str>>,
-    /// What is not wrong yet: of its checkpoints, the log's retention and its time.
+    /// What holds it, or what is not wrong yet: of its checkpoints, the log's retention and its time.
     pub warning: Option<Arc<str>>,
     /// The three offsets: the next record to come, to be committed, to be folded.
     pub log_end: Offset,
     pub committed: Offset,
     pub applied: Offset,
+    /// How many records are still to be folded.
+    pub lag: u64,
     pub time: Option<LogTime>,
     pub census: super::census::Census,
     /// How many changes the partition has given, ever.
@@ -167,6 +176,13 @@ pub struct Worker {
     reported: &'static str,
     /// Not to be tried again before, by the monotonic clock.
     retry_at_ms: u64,
+    progress: Progress,
+    /// It makes no progress.
+    standstill: Option<Standstill>,
+    /// The record at which it panicked last, and how many times in a row.
+    panics: (Option<Offset>, u32),
+    /// It panicked there too often, and waits for another version of the program.
+    is_halted: bool,
     /// No checkpoint before, by the monotonic clock.
     next_checkpoint_ms: u64,
     /// Where the last checkpoint stood.
@@ -242,6 +258,10 @@ impl Worker {
             next_report_ms: 0,
             reported: "",
             retry_at_ms: 0,
+            progress: Progress::default(),
+            standstill: None,
+            panics: (None, 0),
+            is_halted: false,
             next_checkpoint_ms: 0,
             checkpointed: Offset(0),
             waiting: Vec::new(),
@@ -269,10 +289,13 @@ impl Worker {
             return Err(error);
         }
         let Some(mut walk) = self.walk else { return Ok(()) };
+        let until_ms = self.clock.monotonic_ms() + CLOSING_MS;
         for _ in 1..CLOSINGS {
             match walk.commit_store() {
                 // A log that stumbles now and stands again in a moment is no reason to leave work for the next start.
-                Err(Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_))) => {
+                Err(Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)))
+                    if self.clock.monotonic_ms() < until_ms =>
+                {
                     std::thread::sleep(Duration::from_millis(RETRY_MS / 2));
                 }
                 closed => return closed,
@@ -283,13 +306,16 @@ impl Worker {
 
     /// Opens, or folds a batch; whether there may be more to do at once.
     fn work(&mut self) -> bool {
-        if self.clock.monotonic_ms() < self.retry_at_ms {
+        if self.is_halted || self.clock.monotonic_ms() < self.retry_at_ms {
             return false;
         }
         self.wake.pending.store(false, Ordering::Release);
-        let worked = match self.try_work() {
+        // After a panic the walk is given up, whatever it had.
+        let worked = catch_unwind(AssertUnwindSafe(|| self.try_work()));
+        let worked = match worked.unwrap_or_else(|panic| Err(self.panicked(tasks::message(&*panic)))) {
             Ok(worked) => worked,
             Err(error) => {
+                self.standstill = None;
                 if self.failure.as_ref() != Some(&error.to_string()) {
                     tracing::error!(partition = %self.partition, %error, "the partition cannot go on; trying again");
                 }
@@ -328,9 +354,11 @@ impl Worker {
             let devices = census.into_iter().flat_map(move |census| census.devices(status));
             devices.map(move |(platform, count)| (status, platform.into(), count))
         };
+        let held = self.standstill.filter(|one| one.cause == Cause::Transaction);
         let figures = metrics::Figures {
             state,
-            lag: walk.and(end).map(|end| end.0.saturating_sub(applied.0)),
+            lag: walk.and(end).map(|end| self.lag(applied, end)),
+            held_s: held.map_or(0, |held| held.for_ms / 1_000),
             users_in_memory: walk.map_or(0, |walk| walk.state().users_in_memory()),
             users: Status::ALL.map(|status| (status, census.map_or(0, |census| census.users(status)))),
             devices: Status::ALL.into_iter().flat_map(counted).collect(),
@@ -358,10 +386,27 @@ impl Worker {
 
     /// One word for how it is doing.
     fn state(&self) -> &'static str {
-        match (&self.walk, &self.failure) {
-            (_, Some(_)) => "failed",
-            (Some(walk), None) if self.at_end_once && walk.is_caught_up() => "live",
-            (_, None) => "restoring",
+        match (&self.walk, &self.failure, &self.standstill) {
+            (_, Some(_), _) => "failed",
+            (Some(_), None, Some(standstill)) => standstill.state(),
+            (Some(walk), None, None) if self.at_end_once && walk.is_caught_up() => "live",
+            (_, None, _) => "restoring",
+        }
+    }
+
+    /// The same panic again and again is the same bug: once it is tried again, from the store, and then no more.
+    fn panicked(&mut self, message: &str) -> Error {
+        metrics::task_failed("partition");
+        let walk = self.walk.as_ref();
+        let at = walk.map(|walk| walk.folding().unwrap_or(walk.applied()));
+        let times = if self.panics.0 == at { self.panics.1 + 1 } else { 1 };
+        self.panics = (at, times);
+        self.is_halted = times >= PANICS_MAX;
+        Error::Panicked {
+            partition: self.partition,
+            offset: at,
+            halted: self.is_halted,
+            message: message.into(),
         }
     }
 
@@ -460,6 +505,7 @@ impl Worker {
             | Error::ForeignStore { .. }
             | Error::Unreadable
             | Error::Behind { .. }
+            | Error::Panicked { .. }
             | Error::Unrecoverable { .. } => self.walk = None,
         }
     }
@@ -530,7 +576,31 @@ impl Worker {
         if !self.restoring {
             self.checkpoint()?;
         }
+        let applied = self.walk.as_ref().map_or(Offset(0), Walk::applied);
+        let end = self.log.range(Topic::Events, self.partition)?.end;
+        self.look_at_progress(applied, end);
         Ok(step.records > 0)
+    }
+
+    fn lag(&self, applied: Offset, end: Offset) -> u64 {
+        Progress::lag(applied, self.log.reading(self.partition), end)
+    }
+
+    /// Reports a standstill when it begins and when it is over.
+    fn look_at_progress(&mut self, applied: Offset, end: Offset) {
+        let now_ms = self.clock.monotonic_ms();
+        let reading = self.log.reading(self.partition);
+        let standstill = self.progress.look(now_ms, applied, reading, end);
+        let cause = |standstill: &Option<Standstill>| standstill.as_ref().map(|standstill| standstill.cause);
+        if cause(&standstill) != cause(&self.standstill) {
+            match &standstill {
+                Some(now) => {
+                    tracing::warn!(partition = %self.partition, for_ms = now.for_ms, reason = now.reason(), "no progress");
+                }
+                None => tracing::info!(partition = %self.partition, "progress again"),
+            }
+        }
+        self.standstill = standstill;
     }
 
     fn reach(&self, committed: Position) -> Result<Reach, Error> {
@@ -625,6 +695,9 @@ impl Worker {
     /// How long nothing needs to be done.
     fn wait_ms(&self) -> u64 {
         let now_ms = self.clock.monotonic_ms();
+        if self.is_halted {
+            return IDLE_MS;
+        }
         if now_ms < self.retry_at_ms {
             return self.retry_at_ms - now_ms;
         }
@@ -741,18 +814,14 @@ impl Worker {
             .optional_number("offset", walk.state().offset().map(|offset| offset.0))
             .optional_number("time", millis(walk.state().time()))
             .end();
-        let line = |user: &String| {
-            walk.look_up(user, |image| {
-                let mut line = Vec::new();
-                json::user_fields(&mut line, image, walk.state().time());
-                json::Object::more(&mut line).raw("as_of", &as_of).end();
-                line
-            })
-        };
-        let lines = users.iter().map(line);
-        lines
-            .collect::<Result<_, _>>()
-            .map_err(|error: Error| QueryError::Failed(error.to_string().into()))
+        let names: Vec<&str> = users.iter().map(String::as_str).collect();
+        let lines = walk.look_up_all(&names, |image| {
+            let mut line = Vec::new();
+            json::user_fields(&mut line, image, walk.state().time());
+            json::Object::more(&mut line).raw("as_of", &as_of).end();
+            line
+        });
+        lines.map_err(|error| QueryError::Failed(error.to_string().into()))
     }
 
     fn answer_waiting(&mut self) {
@@ -773,15 +842,21 @@ impl Worker {
             .range(Topic::Events, self.partition)
             .map_or(Offset(0), |range| range.end);
         let walk = self.walk.as_ref();
+        let applied = walk.map_or(Offset(0), Walk::applied);
+        let held = self.standstill.map(|standstill| {
+            let reason = standstill.reason();
+            format!("{reason} ({} s so far)", standstill.for_ms / 1_000).into()
+        });
         PartitionStats {
             partition: self.partition,
             state: self.state(),
             error: self.failure.clone(),
             refusal: self.refusal.clone(),
-            warning: self.warning(),
+            warning: held.or_else(|| self.warning()),
             log_end: end,
             committed: walk.map_or(Offset(0), |walk| walk.committed().next),
-            applied: walk.map_or(Offset(0), Walk::applied),
+            applied,
+            lag: self.lag(applied, end),
             time: walk.and_then(|walk| walk.state().time()),
             census: walk.map(|walk| walk.census().clone()).unwrap_or_default(),
             changes: walk.map_or(0, |walk| walk.state().seq()),

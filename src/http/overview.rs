@@ -1,13 +1,14 @@
 //! The whole at a glance: policy, gateways, stats, health, metrics.
 
 use super::peers::{Asker, moving};
-use super::{Face, Fault};
+use super::{Face, Fault, Peers};
 use crate::engine::census::Census;
 use crate::engine::rejected::Reason;
 use crate::engine::{PartitionStats, QueryError};
 use crate::presence::change::IgnoreReason;
 use crate::presence::{Partition, Status};
 use crate::schema::json::Object;
+use crate::tasks;
 use crate::version;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -38,7 +39,7 @@ pub(super) async fn others(
     };
     let (owned, _) = peers.by_owner(elsewhere.iter().copied());
     let asked = owned.into_iter().map(async |(url, partitions)| {
-        let answer = match peers.ask(&url, path, None, asker).await {
+        let answer = match peers.ask(&url, path, None).await {
             Ok((status, body)) if status.is_success() => Ok(body),
             Ok((status, _)) => {
                 let message = format!("the node {url} cannot say at the moment ({status})");
@@ -54,7 +55,7 @@ pub(super) async fn others(
 /// An answer of another node, read.
 fn read<'a, T: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<T, Fault> {
     serde_json::from_slice(body)
-        .map_err(|_| Fault::unavailable("moving", format!("the node {url} gave an answer that is none")))
+        .map_err(|_| Fault::unavailable("moving", format!("node {url} returned an unreadable response")))
 }
 
 /// Everything must be heard of, or the answer would be half of one.
@@ -81,8 +82,10 @@ pub async fn policy(State(face): State<Face>, headers: HeaderMap) -> Result<Resp
     let mut since: BTreeMap<Partition, Option<u64>> = BTreeMap::new();
     let mut policy = None;
     let mut elsewhere = Vec::new();
-    for partition in partitions(&face) {
-        match face.engine.policy(partition).await {
+    let engine = &face.engine;
+    let asked = partitions(&face).map(|partition| async move { (partition, engine.policy(partition).await) });
+    for (partition, answer) in futures_util::future::join_all(asked).await {
+        match answer {
             Ok(answer) => {
                 let (document, offset) = answer.value;
                 since.insert(partition, offset.map(|offset| offset.0));
@@ -147,8 +150,10 @@ pub async fn gateways(State(face): State<Face>, headers: HeaderMap) -> Result<Re
     };
     let mut elsewhere = Vec::new();
     let mut heard = Vec::new();
-    for partition in partitions(&face) {
-        match face.engine.partition(partition).await {
+    let engine = &face.engine;
+    let asked = partitions(&face).map(|partition| async move { (partition, engine.partition(partition).await) });
+    for (partition, answer) in futures_util::future::join_all(asked).await {
+        match answer {
             Ok(line) => {
                 let line: Gateways = serde_json::from_slice(&line)
                     .map_err(|error| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()))?;
@@ -371,7 +376,7 @@ fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> Vec<u8> {
         .number("committed", stats.committed.0)
         .number("applied", stats.applied.0)
         .optional_number("time", crate::engine::millis(stats.time))
-        .number("lag", stats.log_end.0.saturating_sub(stats.applied.0));
+        .number("lag", stats.lag);
     if let Some(owner) = owner {
         object.text("owner", owner);
     }
@@ -491,8 +496,12 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
     if !face.engine.is_seated() {
         return Err(Fault::unavailable(
             "not_ready",
-            "no partitions were given to this node yet",
+            "the group has not said which partitions are this node's, or took all back because it did not hear from it: see \
+             whether the brokers can be reached",
         ));
+    }
+    if let Some(failure) = tasks::failure() {
+        return Err(Fault::unavailable("not_ready", failure));
     }
     let local = local_stats(&face).await?;
     if let Some(partition) = local.silent.first() {
@@ -501,23 +510,33 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
             format!("partition {partition}: {WAITS}"),
         ));
     }
-    let refusal = local.here.iter().find_map(|stats| stats.refusal.as_deref());
-    let Some(stats) = local.here.iter().find(|stats| stats.state != "live") else {
-        if let Some(refusal) = refusal {
-            return Err(Fault::unavailable("not_ready", refusal.to_owned()));
-        }
-        let mut answer = "ready\n".to_owned();
-        for stats in &local.here {
-            if let Some(warning) = &stats.warning {
-                answer.push_str(&format!("warning: partition {}: {warning}\n", stats.partition));
-            }
-        }
-        return Ok(answer);
+    // One that is held can do all but go on: what is published is kept, and what it knew is answered.
+    let works = |stats: &&PartitionStats| matches!(stats.state, "live" | "held");
+    if let Some(stats) = local.here.iter().find(|stats| !works(stats)) {
+        let why = stats.error.as_deref().or(stats.warning.as_deref());
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        let message = format!("partition {} is {}{why}", stats.partition, stats.state);
+        return Err(Fault::unavailable("not_ready", message));
+    }
+    // Also of a node that has no partitions.
+    let refusal = local.here.iter().find_map(|stats| stats.refusal.as_deref().map(str::to_owned));
+    if let Some(refusal) = refusal.or_else(|| face.engine.log().refusal().map(|refusal| refusal.to_string())) {
+        return Err(Fault::unavailable("not_ready", refusal));
+    }
+    let held = local.here.iter().filter(|stats| stats.state == "held").count();
+    let mut answer = match held {
+        0 => "ready\n".to_owned(),
+        held => format!("ready, but {held} partitions are held by open transactions of publishers\n"),
     };
-    let why = stats.error.as_deref();
-    let why = why.map(|error| format!(": {error}")).unwrap_or_default();
-    let message = format!("partition {} is {}{why}", stats.partition, stats.state);
-    Err(Fault::unavailable("not_ready", message))
+    if let Some(warning) = face.peers.as_ref().and_then(Peers::warning) {
+        answer.push_str(&format!("warning: {warning}\n"));
+    }
+    for stats in &local.here {
+        if let Some(warning) = &stats.warning {
+            answer.push_str(&format!("warning: partition {}: {warning}\n", stats.partition));
+        }
+    }
+    Ok(answer)
 }
 
 /// `GET /metrics`, in Prometheus' text format.

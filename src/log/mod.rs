@@ -116,6 +116,17 @@ pub struct Range {
     pub end: Offset,
 }
 
+/// How reading goes ([`Log::reading`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// Everything before this offset was read, also what is no record: on Kafka aborted records, and marks of transactions.
+    pub reached: Offset,
+    /// [`Log::is_at_end`]: there is no more to read at the moment.
+    pub is_at_end: bool,
+    /// Since when the log gives no answer at all, by the monotonic clock.
+    pub unanswered_since_ms: Option<u64>,
+}
+
 /// The world failed. What the caller can do is in the variant.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -161,8 +172,10 @@ pub struct Appended {
     pub offset: Offset,
 }
 
-/// Told once when an append is durable (every record, in the order given) or failed (none of them is in the log, but for
-/// [`Error::Partly`]). Called from a thread of the log, or from the caller's before the append returns, so it must return
+/// Called once, when an append is durable (every record, in the order given) or failed. After [`Error::Partly`] each
+/// record's own result says what became of it. After any other error nothing is promised about the log itself: where it is
+/// on other machines, an answer may have been lost on its way, and the records are there all the same. Who publishes them
+/// again appends them a second time, which the rules allow for. On one machine none of them is in the log. Called from a thread of the log, or from the caller's before the append returns, so it must return
 /// at once.
 pub type Acknowledge = Box<dyn FnOnce(Result<Vec<Appended>, Error>) + Send>;
 
@@ -211,6 +224,15 @@ pub trait Log: Send + Sync {
     fn is_at_end(&self, partition: Partition) -> bool {
         let _ = partition;
         true
+    }
+
+    /// How reading a partition's events goes, for whoever judges whether it makes progress.
+    fn reading(&self, partition: Partition) -> Reading {
+        Reading {
+            reached: Offset(0),
+            is_at_end: self.is_at_end(partition),
+            unanswered_since_ms: None,
+        }
     }
 
     /// Whether this process still owns what it took up: [`Error::Fenced`] if not. For one that was asleep and cannot know.

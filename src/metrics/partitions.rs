@@ -10,6 +10,8 @@ pub struct Figures {
     pub state: &'static str,
     /// Records between the end of the log and what is applied. `None`: not known at the moment.
     pub lag: Option<u64>,
+    /// For how many seconds a publisher's open transaction has held it.
+    pub held_s: u64,
     pub users_in_memory: usize,
     pub users: [(Status, u64); Status::ALL.len()],
     /// Status, platform, and how many devices.
@@ -23,6 +25,7 @@ pub(super) struct Partitions {
     pub checkpoint: IntGaugeVec,
     pub time_ahead: IntGaugeVec,
     pub state: IntGaugeVec,
+    pub held: IntGaugeVec,
     pub users: IntGaugeVec,
     pub devices: IntGaugeVec,
 }
@@ -40,6 +43,7 @@ impl Partitions {
         let users = gauge(figures.users_in_memory as u64);
         self.users_in_memory.with_label_values(&[&label]).set(users);
         self.state.with_label_values(&[&label, figures.state]).set(1);
+        self.held.with_label_values(&[&label]).set(gauge(figures.held_s));
         let state = figures.state;
         let before = self.reported.insert(partition, figures);
         if let Some(before) = before.filter(|before| before.state != state) {
@@ -67,7 +71,14 @@ impl Partitions {
         if let Some(figures) = self.reported.remove(&partition) {
             self.forget_state(&label, figures.state);
         }
-        for gauges in [&self.lag, &self.users_in_memory, &self.checkpoint, &self.time_ahead] {
+        let all = [
+            &self.lag,
+            &self.users_in_memory,
+            &self.checkpoint,
+            &self.time_ahead,
+            &self.held,
+        ];
+        for gauges in all {
             // An error says that there was no such gauge.
             let _ = gauges.remove_label_values(&[&label]);
         }
@@ -121,6 +132,7 @@ mod tests {
             checkpoint: gauges("checkpoint", &["partition"]),
             time_ahead: gauges("ahead", &["partition"]),
             state: gauges("state", &["partition", "state"]),
+            held: gauges("held", &["partition"]),
             users: gauges("users", &["status"]),
             devices: gauges("devices", &["platform", "status"]),
         }
@@ -130,6 +142,7 @@ mod tests {
         Figures {
             state,
             lag: Some(3),
+            held_s: 0,
             users_in_memory: 5,
             users: Status::ALL.map(|status| (status, if status == Status::Online { online } else { 1 })),
             devices: vec![(Status::Online, platform.into(), online)],
@@ -181,7 +194,7 @@ mod tests {
         partitions.remove(7);
         // Its copy is published a moment later.
         partitions.checkpointed(7, 200);
-        for gauges in [&partitions.lag, &partitions.users_in_memory] {
+        for gauges in [&partitions.lag, &partitions.users_in_memory, &partitions.held] {
             assert_eq!(shown(gauges).into_keys().collect::<Vec<_>>(), ["8"]);
         }
         assert_eq!(shown(&partitions.state), map([("8 failed", 1.0)]));

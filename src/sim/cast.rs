@@ -304,6 +304,7 @@ impl Cast {
             | Error::ForeignStore { .. }
             | Error::Ahead { .. }
             | Error::UnknownRevision { .. }
+            | Error::Panicked { .. }
             | Error::Unreadable => {
                 self.wrong(error.to_string());
                 false

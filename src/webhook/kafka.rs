@@ -9,6 +9,7 @@ use crate::log::kafka::{Follower, Heard, Offsets};
 use crate::log::{self, Record};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
+use crate::tasks::{self, End};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
@@ -43,9 +44,9 @@ pub fn follow(
         reader.run();
         // Nobody waits any more where it was stopped in a hurry.
         let _ = left.send(());
+        End::Asked
     };
-    let thread = std::thread::Builder::new().name("webhook-kafka".to_owned()).spawn(run);
-    thread.map_err(|cause| Error::File {
+    tasks::spawn("webhook-kafka", run).map_err(|cause| Error::File {
         what: "a thread cannot be started".to_owned(),
         cause,
     })?;

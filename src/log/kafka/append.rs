@@ -2,8 +2,10 @@
 //! one transaction where all of them are to be there or none.
 
 use super::client::{REQUEST_BYTES_MAX, quiet, spawn, transactional, unwritten};
+use crate::failpoint;
 use crate::log::{Acknowledge, Appended, Error, NewRecord, locked};
 use crate::presence::{Offset, Partition};
+use crate::tasks::End;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Message};
@@ -140,7 +142,8 @@ impl Appender {
         let (together, waiting) = sync_channel(TOGETHER_MAX);
         let name = topic.clone();
         spawn("kafka-together", move || {
-            append_together(&name, &together_config, &waiting)
+            append_together(&name, &together_config, &waiting);
+            End::Asked
         })?;
         Ok(Appender {
             topic,
@@ -200,6 +203,7 @@ fn threaded(config: &ClientConfig) -> Result<Arc<ThreadedProducer<Deliveries>>, 
 fn append_together(topic: &str, config: &ClientConfig, waiting: &Receiver<Together>) {
     let mut producer = None;
     while let Ok(Together { records, acknowledge }) = waiting.recv() {
+        failpoint::reach("together");
         let taken = match producer.take() {
             Some(producer) => Ok(producer),
             None => beginning(config),

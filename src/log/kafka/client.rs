@@ -1,6 +1,7 @@
 //! What all of our clients of Kafka have in common: their words go into our log, and their failures become ours.
 
 use crate::log::Error;
+use crate::tasks::{self, End};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -77,10 +78,9 @@ pub fn transactional(config: &mut ClientConfig, id: &str) {
     }
 }
 
-/// Starts a thread that nobody waits for.
-pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-    thread
+/// Starts a watched thread that nobody joins.
+pub fn spawn(name: &'static str, run: impl FnOnce() -> End + Send + 'static) -> Result<(), Error> {
+    tasks::spawn(name, run)
         .map(drop)
         .map_err(|error| Error::Open(format!("a thread cannot be started: {error}").into()))
 }

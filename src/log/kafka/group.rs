@@ -171,6 +171,29 @@ impl Offsets {
     }
 }
 
+/// However a member ends, the group gets its answers: closing the client waits for every one, and by then there is nobody
+/// else to give them.
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.told.leaving.store(true, Ordering::Release);
+        // What came before is still to be answered: from here on the group itself takes everything back.
+        let news = std::mem::take(&mut *locked(&self.told.news));
+        let mut owed: BTreeSet<Partition> = std::mem::take(&mut self.asked);
+        owed.extend(std::mem::take(&mut self.answered));
+        for (assigned, partitions) in news {
+            let partitions = partitions.iter().map(|one| Partition((*one).max(0) as u32));
+            match assigned {
+                // An error means that there was nothing to answer.
+                true => drop(self.consumer.incremental_assign(&self.list(partitions))),
+                false => owed.extend(partitions),
+            }
+        }
+        if !owed.is_empty() {
+            let _ = self.consumer.incremental_unassign(&self.list(owed));
+        }
+    }
+}
+
 impl Group for Member {
     fn poll(&mut self) -> Result<Option<News>, Error> {
         let failed = match self.consumer.poll(Duration::ZERO) {

@@ -7,7 +7,7 @@
 //! | `group` | which partitions are this node's |
 //! | `owned` | a partition as its owner has it: the fence, and outputs with their position in one transaction |
 //! | `tap` | reading one partition, in batches |
-//! | `tail` | changes and kicks for those who follow them |
+//! | `tail`, `older` | changes and kicks for those who follow them: the newest from memory, older ones from the brokers |
 //! | `append` | events on their way in |
 //! | `owners` | who has which partition |
 //!
@@ -18,6 +18,7 @@ mod append;
 mod client;
 mod follower;
 mod group;
+mod older;
 mod owned;
 mod owners;
 pub mod settings;
@@ -45,6 +46,8 @@ use tail::Tail;
 use tap::{Source, Tap};
 
 const OWNERS_WAIT: Duration = Duration::from_secs(30);
+/// Brokers that have not answered for so long are away.
+const UNANSWERED_MS: u64 = 5_000;
 
 /// Who this process is among those that work on the same topics.
 #[derive(Clone, Debug)]
@@ -243,6 +246,16 @@ impl Log for KafkaLog {
         true
     }
 
+    fn refusal(&self) -> Option<Error> {
+        let unanswered_ms = self.tail.unanswered_ms().filter(|ms| *ms >= UNANSWERED_MS)?;
+        let text = format!(
+            "no broker has answered for {} s: see whether {} can be reached",
+            unanswered_ms / 1_000,
+            self.node.connection.bootstrap
+        );
+        Some(Error::Write(text.into()))
+    }
+
     fn commit(&self, partition: Partition, _: &Commit) -> Result<(), Error> {
         // Only who took it up commits.
         Err(Error::Fenced { partition })
@@ -338,6 +351,6 @@ impl KafkaReader {
                 self.taps.len() - 1
             }
         };
-        tail::wait_for(&mut self.taps[at].2, from, limit, into)
+        older::wait_for(&mut self.taps[at].2, from, limit, into)
     }
 }

@@ -11,11 +11,13 @@
 //! new one settles the old transaction, and the committed position tells.
 
 use super::KafkaLog;
-use super::client::{Sending, is_fenced, spawn, transactional, unread, unwritten};
+use super::client::{Sending, is_fenced, transactional, unread, unwritten};
 use super::tap::{Tap, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic, locked};
+use crate::log::{
+    Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Reading, Record, Topic, locked,
+};
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -281,7 +283,8 @@ fn send_offsets(
         drop(producer);
         let _ = told.send(result);
     };
-    spawn("kafka-offsets", call).map_err(|_| KafkaError::Canceled)?;
+    let thread = std::thread::Builder::new().name("kafka-offsets".to_owned());
+    thread.spawn(call).map_err(|_| KafkaError::Canceled)?;
     result
         .recv_timeout(CALL + GRACE)
         .unwrap_or(Err(KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut)))
@@ -339,6 +342,15 @@ impl Log for Owned {
         locked(&self.tap).is_at_end()
     }
 
+    fn reading(&self, _: Partition) -> Reading {
+        let tap = locked(&self.tap);
+        Reading {
+            reached: tap.reached(),
+            is_at_end: tap.is_at_end(),
+            unanswered_since_ms: tap.unanswered_since_ms(),
+        }
+    }
+
     fn confirm(&self, partition: Partition) -> Result<(), Error> {
         // The position as it is: a transaction that nobody but the owner can commit.
         let position = self.position(partition)?;
@@ -353,6 +365,10 @@ impl Log for Owned {
 
     fn commit_pause_ms(&self) -> u64 {
         self.log.owned().load(Ordering::Relaxed) * TRANSACTION_EVERY_MS
+    }
+
+    fn refusal(&self) -> Option<Error> {
+        self.log.refusal()
     }
 
     fn keeps_current(&self) -> bool {

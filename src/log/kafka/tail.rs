@@ -1,19 +1,22 @@
 //! Outputs as they come: the newest changes and kicks of every partition in memory, for all who follow them, and older
-//! ones from the brokers.
+//! ones from the brokers ([`Older`]).
 //!
-//! Read by one thread, committed records alone. Where a lane's ring does not reach back, a reader gets a tap of its own
-//! for as long as it goes on where it was.
+//! Read by one thread, committed records alone. That thread never waits: a partition that cannot be read is tried again
+//! later, after a pause of its own, and what is asked of brokers is asked by a second thread.
 
 use super::KafkaLog;
 use super::client::spawn;
+use super::older::Older;
 use super::tap::{Source, Tap, Wake};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::log::{Error, Limit, Range, Record, Topic, locked};
 use crate::presence::{Offset, Partition};
+use crate::tasks::End;
 use rdkafka::config::ClientConfig;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -25,13 +28,17 @@ const LIMIT: Limit = Limit {
     records: 2_000,
     bytes: RING_BYTES,
 };
-/// How many readers of older records keep a connection at a time.
-const READERS_MAX: usize = 16;
-/// How long a reader of older records waits for the first.
-const WAIT: Duration = Duration::from_secs(5);
-/// How often one of the lanes is read though nothing woke it.
-const LOOK_AFTER_MS: u64 = 500;
-const LOOK: Duration = Duration::from_millis(2);
+/// The thread looks around at least this often.
+const IDLE_MS: u64 = 500;
+/// How often the brokers are asked about one of the lanes that gave nothing lately.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// A lane that gave nothing for so long is quiet.
+const QUIET_MS: u64 = 5_000;
+/// Before a lane that failed is read again: the first pause, doubled each time, and the longest.
+const PAUSE_MS: u64 = 200;
+const PAUSE_MS_MAX: u64 = 5_000;
+
+type Key = (Topic, Partition);
 
 /// The newest outputs of a partition.
 struct Lane {
@@ -42,6 +49,12 @@ struct Lane {
     first: Offset,
     /// Everything before was read.
     end: Offset,
+    /// The same, with what is behind the last record and none itself, such as marks of transactions.
+    reached: Offset,
+    /// When it last gave something, by the monotonic clock.
+    heard_ms: u64,
+    /// The brokers have more than it gives: it is to be read from `end` again.
+    is_stuck: bool,
 }
 
 impl Lane {
@@ -65,12 +78,36 @@ fn size(record: &Record) -> usize {
 
 /// See the module.
 pub struct Tail {
-    config: ClientConfig,
     clock: Arc<dyn Clock>,
     source: Arc<Source>,
-    lanes: BTreeMap<(Topic, Partition), Mutex<Lane>>,
-    /// Readers of older records, the one used last at the end.
-    readers: Mutex<Vec<(Topic, Partition, Tap)>>,
+    lanes: BTreeMap<Key, Mutex<Lane>>,
+    older: Older,
+    /// Since when no broker has answered, by the monotonic clock.
+    unanswered_since_ms: Mutex<Option<u64>>,
+}
+
+/// Tells the thread that reads which lanes to look at, each once until it has looked.
+struct Bell {
+    key: Key,
+    is_rung: AtomicBool,
+    rung: Sender<Key>,
+}
+
+impl Bell {
+    fn ring(&self) {
+        if !self.is_rung.swap(true, Ordering::AcqRel) {
+            // Nobody listens any more when the log is gone.
+            let _ = self.rung.send(self.key);
+        }
+    }
+}
+
+/// A lane as the thread that reads has it.
+struct Followed {
+    tap: Tap,
+    bell: Arc<Bell>,
+    /// How often in a row it could not be read.
+    failures: u32,
 }
 
 impl Tail {
@@ -93,101 +130,77 @@ impl Tail {
                     bytes: 0,
                     first: Offset(end),
                     end: Offset(end),
+                    reached: Offset(end),
+                    heard_ms: clock.monotonic_ms(),
+                    is_stuck: false,
                 };
                 lanes.insert((topic, partition), Mutex::new(lane));
             }
         }
         Ok(Tail {
-            config,
+            older: Older::new(config, clock.clone(), partitions),
             clock,
             source,
             lanes,
-            readers: Mutex::new(Vec::new()),
+            unanswered_since_ms: Mutex::new(None),
         })
+    }
+
+    /// For how long no broker has answered. They are asked all the time, also by a node without partitions.
+    pub fn unanswered_ms(&self) -> Option<u64> {
+        let since_ms = *locked(&self.unanswered_since_ms);
+        since_ms.map(|since_ms| self.clock.monotonic_ms().saturating_sub(since_ms))
     }
 
     /// Reads on, for as long as the log lives.
     pub fn follow(&self, log: Weak<KafkaLog>) -> Result<(), Error> {
-        let (woken, wakes) = channel();
-        let mut taps = BTreeMap::new();
+        let (rung, rings) = channel();
+        let mut followed = BTreeMap::new();
         for (key, lane) in &self.lanes {
-            let pending = Arc::new(AtomicBool::new(false));
-            let (woken, waiting, at) = (woken.clone(), pending.clone(), *key);
-            let wake: Wake = Box::new(move || {
-                if !waiting.swap(true, Ordering::AcqRel) {
-                    // Nobody listens any more when the log is gone.
-                    let _ = woken.send(at);
-                }
+            let bell = Arc::new(Bell {
+                key: *key,
+                is_rung: AtomicBool::new(false),
+                rung: rung.clone(),
             });
+            let rings = bell.clone();
+            let wake: Wake = Box::new(move || rings.ring());
             let (topic, partition) = *key;
             let name = locked(lane).name.clone();
             let tap = Tap::new(&self.source, Some(topic), name, partition, Some(wake))?;
-            taps.insert(*key, (tap, pending));
+            let failures = 0;
+            followed.insert(*key, Followed { tap, bell, failures });
         }
+        let bells: Vec<Arc<Bell>> = followed.values().map(|lane| lane.bell.clone()).collect();
         // Reading starts them.
-        for key in self.lanes.keys() {
-            let _ = woken.send(*key);
-        }
-        let keys: Vec<(Topic, Partition)> = taps.keys().copied().collect();
-        let (mut turn, mut next_look_ms) = (0, 0);
-        let run = move || {
-            loop {
-                let key = match wakes.recv_timeout(Duration::from_millis(LOOK_AFTER_MS)) {
-                    Ok(key) => Some(key),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                };
-                let Some(log) = log.upgrade() else { return };
-                // One that sits still wakes nobody: reading it now and then is what has it looked after.
-                let now_ms = log.tail().clock.monotonic_ms();
-                if now_ms >= next_look_ms {
-                    next_look_ms = now_ms + LOOK_AFTER_MS;
-                    turn = (turn + 1) % keys.len();
-                    if let Some((_, pending)) = taps.get(&keys[turn])
-                        && !pending.swap(true, Ordering::AcqRel)
-                    {
-                        let _ = woken.send(keys[turn]);
-                    }
-                }
-                let Some(key) = key else { continue };
-                let Some((tap, pending)) = taps.get_mut(&key) else {
-                    continue;
-                };
-                // Before reading, so that what comes meanwhile wakes again.
-                pending.store(false, Ordering::Release);
-                match log.tail().advance(key, tap) {
-                    Ok(true) => log.tell(key.0, key.1),
-                    Ok(false) => {}
-                    Err(error) => {
-                        tracing::warn!(topic = %key.0, partition = %key.1, %error, "outputs cannot be followed; trying again");
-                        std::thread::sleep(Duration::from_millis(200));
-                        if !pending.swap(true, Ordering::AcqRel) {
-                            let _ = woken.send(key);
-                        }
-                    }
-                }
-            }
-        };
-        spawn("kafka-tail", run)
+        bells.iter().for_each(|bell| bell.ring());
+        let (looks_at, clock) = (log.clone(), self.clock.clone());
+        spawn("kafka-tail", move || read_lanes(&log, followed, &rings, &*clock))?;
+        spawn("kafka-tail-look", move || look_after_lanes(&looks_at, &bells))
     }
 
     /// Reads what there is of a lane; whether there was anything.
-    fn advance(&self, key: (Topic, Partition), tap: &mut Tap) -> Result<bool, Error> {
+    fn advance(&self, key: Key, tap: &mut Tap) -> Result<bool, Error> {
         let Some(lane) = self.lanes.get(&key) else {
             return Ok(false);
         };
         let mut any = false;
         loop {
-            let from = locked(lane).end;
+            let (from, is_stuck) = {
+                let mut lane = locked(lane);
+                (lane.end, std::mem::take(&mut lane.is_stuck))
+            };
+            if is_stuck {
+                tap.restart()?;
+            }
             let mut records = Vec::new();
-            match tap.read(from, LIMIT, &mut records) {
-                Ok(()) => {}
+            match tap.read_here(from, LIMIT, &mut records) {
+                Ok(_) => {}
                 // Retention overtook it: what is there is shown, and who wants what is gone is told.
                 Err(Error::Gone { start, .. }) => {
                     let mut lane = locked(lane);
                     lane.ring.clear();
                     lane.bytes = 0;
-                    (lane.first, lane.end) = (start, start);
+                    (lane.first, lane.end, lane.reached) = (start, start, start);
                     any = true;
                     continue;
                 }
@@ -197,6 +210,10 @@ impl Tail {
             let mut lane = locked(lane);
             lane.push(records);
             lane.end = tap.next().unwrap_or(from);
+            lane.reached = tap.reached();
+            if !none {
+                lane.heard_ms = self.clock.monotonic_ms();
+            }
             if none {
                 return Ok(any);
             }
@@ -245,50 +262,107 @@ impl Tail {
                 return Ok(());
             }
         }
-        let mut tap = self.reader(topic, name, partition, from)?;
-        let before = into.len();
-        let result = wait_for(&mut tap, from, limit, into);
-        if result.is_ok() && into.len() > before {
-            let mut readers = locked(&self.readers);
-            readers.push((topic, partition, tap));
-            if readers.len() > READERS_MAX {
-                readers.remove(0);
-            }
-        }
-        result
+        self.older.read((topic, name), partition, from, limit, into)
     }
 
-    /// One that goes on at this very record, or a new one: of a partition a client can read one stretch at a time.
-    fn reader(&self, topic: Topic, name: Arc<str>, partition: Partition, from: Offset) -> Result<Tap, Error> {
-        let mut readers = locked(&self.readers);
-        let here = readers
-            .iter()
-            .position(|(of, at, tap)| (*of, *at, tap.next()) == (topic, partition, Some(from)));
-        if let Some(here) = here {
-            return Ok(readers.remove(here).2);
+    /// Asks the brokers about a lane that is quiet; whether it is to be read again from where it is, since they have more
+    /// than it gives. After a change of leaders librdkafka may sit still for ever.
+    fn is_stuck(&self, key: Key) -> bool {
+        let Some(lane) = self.lanes.get(&key) else {
+            return false;
+        };
+        let now_ms = self.clock.monotonic_ms();
+        let name = {
+            let mut lane = locked(lane);
+            if now_ms.saturating_sub(lane.heard_ms) <= QUIET_MS {
+                return false;
+            }
+            lane.heard_ms = now_ms;
+            lane.name.clone()
+        };
+        let end = self.source.glance(&name, key.1);
+        let mut unanswered = locked(&self.unanswered_since_ms);
+        let Some(end) = end else {
+            unanswered.get_or_insert(now_ms);
+            return false;
+        };
+        *unanswered = None;
+        drop(unanswered);
+        let mut lane = locked(lane);
+        lane.is_stuck = end > lane.reached.0;
+        if lane.is_stuck {
+            let (partition, next) = (key.1, lane.end);
+            tracing::warn!(topic = %name, %partition, %next, end, "fetch is stalled: the broker has more records; restarting it");
         }
-        drop(readers);
-        Tap::new(
-            &Source::new(self.config.clone(), self.clock.clone())?,
-            Some(topic),
-            name,
-            partition,
-            None,
-        )
+        lane.is_stuck
     }
 }
 
-/// Reads until there is something or nothing more to come.
-pub fn wait_for(tap: &mut Tap, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
-    let before = into.len();
-    for _ in 0..WAIT.as_millis() / LOOK.as_millis() {
-        tap.read(from, limit, into)?;
-        if into.len() > before || tap.is_at_end() {
-            return Ok(());
+/// The thread that reads.
+fn read_lanes(
+    log: &Weak<KafkaLog>,
+    mut followed: BTreeMap<Key, Followed>,
+    rings: &Receiver<Key>,
+    clock: &dyn Clock,
+) -> End {
+    // Lanes that failed, and when each is read again.
+    let mut paused: BTreeMap<Key, u64> = BTreeMap::new();
+    loop {
+        let now_ms = clock.monotonic_ms();
+        let over = paused.iter().find(|(_, at_ms)| **at_ms <= now_ms).map(|(key, _)| *key);
+        let key = match over {
+            Some(key) => {
+                paused.remove(&key);
+                key
+            }
+            None => {
+                let pause = paused.values().map(|at_ms| at_ms.saturating_sub(now_ms)).min();
+                let wait_ms = pause.map_or(IDLE_MS, |pause| pause.clamp(1, IDLE_MS));
+                match rings.recv_timeout(Duration::from_millis(wait_ms)) {
+                    Ok(key) => key,
+                    Err(RecvTimeoutError::Timeout) if log.strong_count() == 0 => return End::Asked,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return End::Asked,
+                }
+            }
+        };
+        let Some(log) = log.upgrade() else { return End::Asked };
+        failpoint::reach("tail");
+        let Some(lane) = followed.get_mut(&key) else { continue };
+        // Before reading, so that what comes meanwhile rings again.
+        lane.bell.is_rung.store(false, Ordering::Release);
+        let (topic, partition) = key;
+        match log.tail().advance(key, &mut lane.tap) {
+            Ok(any) => {
+                if std::mem::take(&mut lane.failures) > 0 {
+                    tracing::info!(%topic, %partition, "outputs are followed again");
+                }
+                if any {
+                    log.tell(topic, partition);
+                }
+            }
+            Err(error) => {
+                if lane.failures == 0 {
+                    tracing::warn!(%topic, %partition, %error, "outputs cannot be followed, retrying");
+                }
+                // It does not ring while it rests; the others are read meanwhile.
+                lane.bell.is_rung.store(true, Ordering::Release);
+                let pause_ms = (PAUSE_MS << lane.failures.min(8)).min(PAUSE_MS_MAX);
+                lane.failures = lane.failures.saturating_add(1);
+                paused.insert(key, clock.monotonic_ms() + pause_ms);
+            }
         }
-        std::thread::sleep(LOOK);
     }
-    Err(Error::Read(
-        format!("Kafka gave nothing from offset {from} on within {} s", WAIT.as_secs()).into(),
-    ))
+}
+
+/// The thread that asks, lane by lane.
+fn look_after_lanes(log: &Weak<KafkaLog>, bells: &[Arc<Bell>]) -> End {
+    for bell in bells.iter().cycle() {
+        std::thread::sleep(LOOK_AFTER);
+        let Some(log) = log.upgrade() else { break };
+        if log.tail().is_stuck(bell.key) {
+            bell.ring();
+        }
+    }
+    End::Asked
 }

@@ -7,8 +7,10 @@
 
 use super::client::{Quiet, spawn, unread};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::log::{Error, Limit, Record, Topic};
 use crate::presence::{Offset, Partition};
+use crate::tasks::End;
 use rdkafka::bindings as native;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -68,9 +70,11 @@ impl Source {
         let weak = Arc::downgrade(&source);
         let serve = move || {
             while let Some(source) = weak.upgrade() {
+                failpoint::reach("source");
                 // What is not read piles up; there are no messages here, only words.
                 let _ = source.consumer.poll(Duration::from_millis(200));
             }
+            End::Asked
         };
         spawn("kafka-source", serve)?;
         Ok(source)
@@ -94,8 +98,8 @@ impl Source {
         Ok((low.max(0) as u64, high.max(0) as u64))
     }
 
-    /// The same in a hurry, for a reader that wonders.
-    fn glance(&self, topic: &str, partition: Partition) -> Option<u64> {
+    /// The end of what is committed, like [`ask_range`](Source::ask_range) with the short time-out of the stall check.
+    pub fn glance(&self, topic: &str, partition: Partition) -> Option<u64> {
         let range = self.consumer.fetch_watermarks(topic, partition.0 as i32, GLANCE);
         range.ok().map(|(_, high)| high.max(0) as u64)
     }
@@ -136,6 +140,8 @@ pub struct Tap {
     end: u64,
     /// When it last gave a record or was looked after, by the monotonic clock.
     heard_ms: u64,
+    /// Since when the broker has not answered when it was asked, by the monotonic clock.
+    unanswered_since_ms: Option<u64>,
     messages: Vec<*mut native::rd_kafka_message_t>,
     /// Called by librdkafka for as long as the queue lives. Boxed twice, to have a thin pointer that does not move.
     wake: Option<Box<Wake>>,
@@ -206,6 +212,7 @@ impl Tap {
             at_end: false,
             end: 0,
             heard_ms: source.clock.monotonic_ms(),
+            unanswered_since_ms: None,
             messages: vec![std::ptr::null_mut(); BATCH],
             wake,
             source: source.clone(),
@@ -225,6 +232,23 @@ impl Tap {
     /// The greatest end that was seen.
     pub fn end(&self) -> Offset {
         Offset(self.end.max(self.next.unwrap_or(0)))
+    }
+
+    /// Everything before was read: the last record, and what is behind it and no record itself, such as marks of
+    /// transactions and records of transactions that were aborted.
+    pub fn reached(&self) -> Offset {
+        let next = self.next.unwrap_or(0);
+        Offset(if self.at_end { self.end.max(next) } else { next })
+    }
+
+    /// Since when the broker has not answered, by the monotonic clock. It is asked once nothing has come for a while.
+    pub fn unanswered_since_ms(&self) -> Option<u64> {
+        self.unanswered_since_ms
+    }
+
+    /// Begins to read again from the next record on.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        self.next.map_or(Ok(()), |next| self.start(next))
     }
 
     fn start(&mut self, from: u64) -> Result<(), Error> {
@@ -252,8 +276,20 @@ impl Tap {
     }
 
     /// Adds the records from an offset on that are here already; those of a busy broker may not be. A record counts for
-    /// the bytes of its key and value; a batch that has begun is given whole.
+    /// the bytes of its key and value; a batch that has begun is given whole. Once nothing has come for a while the broker
+    /// is asked whether there is anything, for at most [`GLANCE`].
     pub fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        if self.read_here(from, limit, into)? > 0 {
+            self.heard_ms = self.source.clock.monotonic_ms();
+            self.unanswered_since_ms = None;
+        } else {
+            self.look_after();
+        }
+        Ok(())
+    }
+
+    /// The same without ever asking; returns how many records it added.
+    pub fn read_here(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<usize, Error> {
         if self.next != Some(from.0) {
             self.start(from.0)?;
         }
@@ -288,12 +324,7 @@ impl Tap {
                 break;
             }
         }
-        if records > 0 {
-            self.heard_ms = self.source.clock.monotonic_ms();
-        } else {
-            self.look_after();
-        }
-        Ok(())
+        Ok(records)
     }
 
     /// Once it has given nothing for a while: if the broker has more than it gives, it is started anew. After a change of
@@ -305,11 +336,14 @@ impl Tap {
         }
         self.heard_ms = now_ms;
         let Some(next) = self.next else { return };
-        // What ends at an end that was told already is behind nothing: the rest are marks of transactions.
-        let reached = if self.at_end { self.end.max(next) } else { next };
+        let reached = self.reached().0;
         let end = self.source.glance(&self.name, self.partition);
+        self.unanswered_since_ms = match end {
+            Some(_) => None,
+            None => self.unanswered_since_ms.or(Some(now_ms)),
+        };
         if end.is_some_and(|end| end > reached) {
-            tracing::warn!(topic = %self.name, partition = %self.partition, next, ?end, "nothing comes of it; starting anew");
+            tracing::warn!(topic = %self.name, partition = %self.partition, next, ?end, "fetch is stalled: the broker has more records; restarting it");
             // An error is met again at the next read.
             let _ = self.start(next);
         }

@@ -1,0 +1,218 @@
+//! Reading records that are no longer in memory: a few clients, shared by everybody who catches up.
+//!
+//! A client can read a partition one stretch at a time, so there is one reader for each client and partition, and
+//! those who want the same partition take turns. How many clients and readers there are follows from the partitions and
+//! never from how many ask: a client is a handful of threads and a connection to every broker.
+
+use super::tap::{Source, Tap};
+use crate::clock::Clock;
+use crate::log::{Error, Limit, Record, Topic, locked};
+use crate::presence::{Offset, Partition};
+use rdkafka::config::ClientConfig;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How many of those who catch up in one partition are read for at a time.
+const CLIENTS_MAX: usize = 4;
+/// Readers are kept, ready to go on, for as many partitions as there are, and for this many at least.
+const READERS_MIN: usize = 16;
+/// A reader that was not used for so long has nobody who comes back to it.
+const ABANDONED_MS: u64 = 2_000;
+/// How long one waits for a turn.
+const TURN: Duration = Duration::from_secs(10);
+/// How long a reader waits for the first record.
+const WAIT: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(2);
+
+type Key = (Topic, Partition);
+
+/// See the module.
+pub struct Older {
+    config: ClientConfig,
+    clock: Arc<dyn Clock>,
+    readers_max: usize,
+    shared: Mutex<Shared>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Shared {
+    clients: Vec<Arc<Source>>,
+    /// Not in use, the one used last at the end.
+    idle: Vec<Reader>,
+    /// Which client reads which partition at the moment.
+    busy: Vec<(usize, Key)>,
+}
+
+struct Reader {
+    client: usize,
+    key: Key,
+    used_ms: u64,
+    tap: Tap,
+}
+
+/// Where a read can be done at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Choice {
+    /// With this idle reader.
+    Idle(usize),
+    /// With a new reader of this client.
+    New(usize),
+    /// With a new client.
+    NewClient,
+}
+
+/// A reader in use. It is given back when this is dropped.
+struct Lent<'a> {
+    older: &'a Older,
+    reader: Option<Reader>,
+    is_good: bool,
+}
+
+impl Older {
+    /// With a client's settings. Makes no client until somebody reads.
+    pub fn new(mut config: ClientConfig, clock: Arc<dyn Clock>, partitions: u32) -> Older {
+        config
+            // Many partitions may be read ahead of at a time, by readers who do not come back.
+            .set("queued.min.messages", "2000")
+            .set("queued.max.messages.kbytes", "1024")
+            .set("fetch.message.max.bytes", "1048576");
+        Older {
+            config,
+            clock,
+            readers_max: (partitions as usize).max(READERS_MIN),
+            shared: Mutex::default(),
+            returned: Condvar::new(),
+        }
+    }
+
+    /// Adds what there is from an offset on; nothing at the end.
+    pub fn read(
+        &self,
+        (topic, name): (Topic, Arc<str>),
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        let mut lent = self.lend((topic, partition), name, from)?;
+        let Some(reader) = &mut lent.reader else {
+            return Ok(());
+        };
+        let result = wait_for(&mut reader.tap, from, limit, into);
+        lent.is_good = result.is_ok();
+        result
+    }
+
+    fn lend(&self, key: Key, name: Arc<str>, from: Offset) -> Result<Lent<'_>, Error> {
+        let now_ms = self.clock.monotonic_ms();
+        let shared = locked(&self.shared);
+        let waited = self
+            .returned
+            .wait_timeout_while(shared, TURN, |shared| shared.choose(key, from, now_ms).is_none());
+        let (mut shared, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let Some(choice) = shared.choose(key, from, now_ms) else {
+            let (topic, partition) = key;
+            let text = format!(
+                "too many catch up in partition {partition} of {topic}: none of {CLIENTS_MAX} readers was free within {} s",
+                TURN.as_secs()
+            );
+            return Err(Error::Read(text.into()));
+        };
+        let reader = match choice {
+            Choice::Idle(at) => shared.idle.remove(at),
+            Choice::New(client) => self.open(&shared, client, key, name)?,
+            Choice::NewClient => {
+                let client = Source::new(self.config.clone(), self.clock.clone())?;
+                shared.clients.push(client);
+                let client = shared.clients.len() - 1;
+                self.open(&shared, client, key, name)?
+            }
+        };
+        shared.busy.push((reader.client, key));
+        Ok(Lent {
+            older: self,
+            reader: Some(reader),
+            is_good: false,
+        })
+    }
+
+    fn open(&self, shared: &MutexGuard<'_, Shared>, client: usize, key: Key, name: Arc<str>) -> Result<Reader, Error> {
+        let (topic, partition) = key;
+        let tap = Tap::new(&shared.clients[client], Some(topic), name, partition, None)?;
+        Ok(Reader {
+            client,
+            key,
+            used_ms: 0,
+            tap,
+        })
+    }
+
+    /// Ends a reader, which takes a moment, while its place still counts as in use.
+    fn end(&self, reader: Reader) {
+        let place = (reader.client, reader.key);
+        drop(reader);
+        locked(&self.shared).busy.retain(|busy| *busy != place);
+        self.returned.notify_all();
+    }
+}
+
+impl Shared {
+    fn choose(&self, key: Key, from: Offset, now_ms: u64) -> Option<Choice> {
+        let idle = || self.idle.iter().enumerate().filter(|(_, reader)| reader.key == key);
+        if let Some((at, _)) = idle().find(|(_, reader)| reader.tap.next() == Some(from)) {
+            return Some(Choice::Idle(at));
+        }
+        let is_used =
+            |client: usize| self.busy.contains(&(client, key)) || idle().any(|(_, reader)| reader.client == client);
+        if let Some(client) = (0..self.clients.len()).find(|client| !is_used(*client)) {
+            return Some(Choice::New(client));
+        }
+        let abandoned = idle().find(|(_, reader)| reader.used_ms + ABANDONED_MS <= now_ms);
+        if let Some((at, _)) = abandoned {
+            return Some(Choice::Idle(at));
+        }
+        if self.clients.len() < CLIENTS_MAX {
+            return Some(Choice::NewClient);
+        }
+        idle().next().map(|(at, _)| Choice::Idle(at))
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let Some(mut reader) = self.reader.take() else { return };
+        if !self.is_good {
+            return self.older.end(reader);
+        }
+        reader.used_ms = self.older.clock.monotonic_ms();
+        let mut shared = locked(&self.older.shared);
+        let place = (reader.client, reader.key);
+        shared.busy.retain(|busy| *busy != place);
+        shared.idle.push(reader);
+        let surplus = (shared.idle.len() > self.older.readers_max).then(|| shared.idle.remove(0));
+        if let Some(surplus) = &surplus {
+            shared.busy.push((surplus.client, surplus.key));
+        }
+        drop(shared);
+        self.older.returned.notify_all();
+        if let Some(surplus) = surplus {
+            self.older.end(surplus);
+        }
+    }
+}
+
+/// Reads until there is something or nothing more to come.
+pub fn wait_for(tap: &mut Tap, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+    let before = into.len();
+    for _ in 0..WAIT.as_millis() / LOOK.as_millis() {
+        tap.read(from, limit, into)?;
+        if into.len() > before || tap.is_at_end() {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+    Err(Error::Read(
+        format!("Kafka gave nothing from offset {from} on within {} s", WAIT.as_secs()).into(),
+    ))
+}

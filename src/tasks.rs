@@ -1,0 +1,86 @@
+//! Helper threads and tasks that run for as long as the process does, and what happens when one does not.
+//!
+//! One that ends although nobody asked it to, by a panic or by itself, is logged once, counted in
+//! `rollcall_task_failures_total{task}`, and makes the process not ready ([`failure`] says which task and why). It is not
+//! restarted: half of the process would then run on what the other half no longer has. ARCHITECTURE.md lists the tasks.
+
+use crate::metrics;
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// How a task ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It was asked to end, or what it served is gone.
+    Asked,
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// The first failure of each task that failed.
+static FAILURES: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
+
+fn failures() -> MutexGuard<'static, BTreeMap<&'static str, String>> {
+    FAILURES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a thread that is watched. `name` is its `task` in the metric, and the thread's name.
+pub fn spawn(name: &'static str, run: impl FnOnce() -> End + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    let watched = move || match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(End::Asked) => {}
+        Ok(End::Failed(why)) => failed(name, &why),
+        Err(panic) => failed(name, &format!("it panicked: {}", message(&*panic))),
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(watched)
+}
+
+/// Notes that a task has ended although nobody asked it to.
+pub fn failed(name: &'static str, why: &str) {
+    metrics::task_failed(name);
+    let first = failures().insert(name, why.to_owned()).is_none();
+    if first {
+        tracing::error!(task = name, reason = why, "a task has ended; start the process again");
+    }
+}
+
+/// Which task of this process has failed, and why.
+pub fn failure() -> Option<String> {
+    let failures = failures();
+    let (name, why) = failures.first_key_value()?;
+    Some(format!("the task {name} has ended: {why}; start the process again"))
+}
+
+/// What a panic said.
+pub fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("it gave no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_panics_or_returns_by_itself_is_noted_and_one_that_was_asked_to_end_is_not() {
+        let join =
+            |thread: std::io::Result<JoinHandle<()>>| thread.expect("started").join().expect("it does not unwind");
+        join(spawn("test-asked", || End::Asked));
+        assert_eq!(failures().get("test-asked"), None);
+        join(spawn("test-returns", || End::Failed("the disk is gone".to_owned())));
+        assert_eq!(failures()["test-returns"], "the disk is gone");
+        join(spawn("test-panics", || panic!("offset {}", 7)));
+        assert_eq!(failures()["test-panics"], "it panicked: offset 7");
+        let said = failure().expect("some have failed");
+        assert!(said.starts_with("the task test-"), "{said}");
+        let text = metrics::text();
+        assert!(
+            text.contains("rollcall_task_failures_total{task=\"test-panics\"} 1"),
+            "{text}"
+        );
+        assert!(!text.contains("test-asked"), "{text}");
+    }
+}
