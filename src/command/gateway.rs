@@ -7,13 +7,8 @@ use crate::config::gateway::{Config, Flags};
 use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::gateway::uplink::Unavailable;
 use crate::gateway::uplink::http::HttpUplink;
-<<<<<<< HEAD
 use crate::gateway::{self, Edge, Gateway};
-use anyhow::{Context as _, anyhow, bail};
-=======
-use crate::gateway::{self, Gateway};
 use anyhow::{Context as _, anyhow};
->>>>>>> ef0f854 (A start on Kafka joins the group last, and a stop is bounded)
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -155,18 +150,9 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
     let Some(started) = signals.unless_stopped(starting).await else {
         return Ok(());
     };
-<<<<<<< HEAD
+    let mut gateway = started?;
     // Whoever asked before is answered from now on.
     let _ = running.set(gateway.edge().clone());
-=======
-    let mut gateway = started?;
-    if let Some(listener) = status {
-        let router = Router::new()
-            .route("/metrics", get(async || crate::metrics::text()))
-            .route("/healthz", get(async || "ok\n"));
-        tokio::spawn(axum::serve(listener, router).into_future());
-    }
->>>>>>> ef0f854 (A start on Kafka joins the group last, and a stop is bounded)
     let scheme = if tls { "wss" } else { "ws" };
     // A closed standard output is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());

@@ -105,13 +105,7 @@ async fn serve(config: Config, kept: &mut Kept) -> anyhow::Result<()> {
     }
     let (edge, edges) = watch::channel(None);
     face = face.with_edge(edges);
-<<<<<<< HEAD
-    announce(&config, listen, log.partitions());
-    let mut gateway = None;
-    let mut told = false;
-=======
     announce(&config, listen, engine.log().partitions());
->>>>>>> ef0f854 (A start on Kafka joins the group last, and a stop is bounded)
 
     let listener = listener.tap_io(|stream| {
         // Answers are small and wanted at once; a failure only costs time.
@@ -130,79 +124,6 @@ async fn serve(config: Config, kept: &mut Kept) -> anyhow::Result<()> {
         crate::demo::start(crate::demo::Settings { url, token, users }, clock.clone())
     });
 
-<<<<<<< HEAD
-    if let Some(config) = &config.gateway {
-        let uplink = Arc::new(LogUplink::new(engine.clone()));
-        let starting = Gateway::start(config.clone(), uplink, clock.clone());
-        gateway = tokio::select! {
-            started = starting => match started {
-                Ok(gateway) => Some(gateway),
-                // It came out of the log, where anybody may have put it: no reason to end the engine.
-                Err(error @ gateway::Error::Epoch(gateway::epoch::Error::NoneLeft { .. })) => {
-                    tracing::error!("{error}; no WebSockets are served here");
-                    None
-                }
-                Err(error @ gateway::Error::Listen { .. }) => {
-                    bail!("{error}; another port can be chosen with --gateway")
-                }
-                Err(error) => return Err(error.into()),
-            },
-            () = signals.told() => {
-                told = true;
-                None
-            }
-        };
-        if let Some(gateway) = &gateway {
-            edge.send_replace(Some(Edge {
-                address: gateway.address(),
-                tls: config.tls.is_some(),
-                token: config.admission != Admission::Insecure,
-            }));
-            let scheme = if config.tls.is_some() { "wss" } else { "ws" };
-            let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());
-        }
-    }
-    match &mut gateway {
-        Some(running) => tokio::select! {
-            () = signals.told() => {}
-            error = running.superseded() => {
-                // The engine is nobody else's, so it goes on.
-                tracing::error!("{error}; no more WebSockets are served here");
-                edge.send_replace(None);
-                if let Some(gateway) = gateway.take() {
-                    gateway.abandon().await;
-                }
-                signals.told().await;
-            }
-        },
-        None if told => {}
-        None => signals.told().await,
-    }
-    tracing::info!("stopping");
-    if let Some(gateway) = gateway {
-        gateway.stop(false).await;
-    }
-    let began = clock.monotonic();
-    if let Some(demo) = demo {
-        // It may be in the middle of a request, which is answered.
-        tokio::task::spawn_blocking(move || demo.stop())
-            .await
-            .context("the demo did not end")?;
-    }
-    stop.send_replace(true);
-    if tokio::time::timeout(GRACEFUL, server).await.is_err() {
-        // They end with the runtime; the engine does not wait for them.
-        tracing::warn!("some connections were still open and are cut");
-    }
-    tokio::task::spawn_blocking(move || engine.stop())
-        .await
-        .context("the engine did not end")??;
-    drop(log);
-    tracing::info!(
-        took_ms = clock.monotonic().saturating_sub(began).as_millis() as u64,
-        "stopped"
-    );
-=======
     // Whatever this comes to, the engine is stopped in good order.
     let ran = run_until_asked(&config, &engine, &mut signals, &edge, clock.clone()).await;
     let began = clock.monotonic();
@@ -249,10 +170,17 @@ async fn run_until_asked(
     let Some(started) = signals.unless_stopped(starting).await else {
         return Ok(());
     };
-    let mut gateway = started.map_err(|error| match error {
-        gateway::Error::Listen { .. } => anyhow!("{error}; another port can be chosen with --gateway"),
-        error => error.into(),
-    })?;
+    let mut gateway = match started {
+        Ok(gateway) => gateway,
+        // It came out of the log, where anybody may have put it: no reason to end the engine.
+        Err(error @ gateway::Error::Epoch(gateway::epoch::Error::NoneLeft { .. })) => {
+            tracing::error!("{error}; no WebSockets are served here");
+            signals.asked_to_stop().await;
+            return Ok(());
+        }
+        Err(error @ gateway::Error::Listen { .. }) => bail!("{error}; another port can be chosen with --gateway"),
+        Err(error) => return Err(error.into()),
+    };
     edge.send_replace(Some(Edge {
         address: gateway.address(),
         tls: config.tls.is_some(),
@@ -274,7 +202,6 @@ async fn run_until_asked(
             signals.asked_to_stop().await;
         }
     }
->>>>>>> ef0f854 (A start on Kafka joins the group last, and a stop is bounded)
     Ok(())
 }
 
