@@ -237,6 +237,9 @@ fn engines_are_where_they_say_and_prometheus_asks_them_all() {
             volumes.iter().any(|volume| volume.split(':').nth(1) == Some(path))
         };
         assert!(at(variables["ROLLCALL_DATA"]), "{name}");
+        // Without it the engines would not ask each other.
+        let peer = variables["ROLLCALL_PEER_TOKEN_FILE"].strip_prefix("/run/secrets/");
+        assert!(texts(&service["secrets"]).contains(&peer.expect("a secret")), "{name}");
         let checkpoints = variables["ROLLCALL_CHECKPOINTS"].strip_prefix("file://");
         assert!(at(checkpoints.expect("a directory")), "{name}");
     }

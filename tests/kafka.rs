@@ -14,6 +14,10 @@ mod edge;
 mod engine;
 #[path = "kafka/faults.rs"]
 mod faults;
+#[path = "kafka/held.rs"]
+mod held;
+#[path = "kafka/peers.rs"]
+mod peers;
 #[path = "kafka/plans.rs"]
 mod plans;
 #[path = "kafka/python.rs"]
@@ -27,6 +31,8 @@ mod run;
 mod shared;
 #[path = "kafka/space.rs"]
 mod space;
+#[path = "kafka/start.rs"]
+mod start;
 #[path = "kafka/table.rs"]
 mod table;
 #[path = "kafka/truncated.rs"]
@@ -172,6 +178,36 @@ fn bridges_of_a_group_post_everything_in_order_whichever_of_them_dies() {
 #[test]
 fn a_bridge_says_what_it_cannot_follow() {
     webhook::a_bridge_says_what_it_cannot_follow(shared::bootstrap());
+}
+
+#[test]
+fn a_start_that_fails_ends_by_itself_and_says_why() {
+    start::a_start_that_fails_ends_by_itself_and_says_why(shared::bootstrap());
+}
+
+#[test]
+fn sigterm_ends_a_start_that_waits_for_others() {
+    start::sigterm_ends_a_start_that_waits_for_others(shared::bootstrap());
+}
+
+#[test]
+fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_once() {
+    start::a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_once();
+}
+
+#[test]
+fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag() {
+    held::a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(shared::bootstrap());
+}
+
+#[test]
+fn no_callers_token_leaves_the_node_and_who_has_no_secret_is_not_believed() {
+    peers::no_callers_token_leaves_the_node_and_who_has_no_secret_is_not_believed(shared::bootstrap());
+}
+
+#[test]
+fn without_a_peer_token_nodes_do_not_ask_each_other_and_say_so() {
+    peers::without_a_peer_token_nodes_do_not_ask_each_other_and_say_so(shared::bootstrap());
 }
 
 #[test]

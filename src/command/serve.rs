@@ -409,8 +409,12 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
     if has_records.await.context("the log was not asked")?? {
         if config.policy_given && config.policy_if_new {
             tracing::info!("the log has records, so the policy of --policy was ignored");
-        } else if config.policy_given && !first_policy::is_first(config, log, schemas)? {
-            bail!(Invalid::new("policy", POLICY_REFUSED));
+        } else if config.policy_given {
+            let (config, log, schemas) = (config.clone(), log.clone(), schemas.clone());
+            let judge = move || first_policy::is_first(&config, &log, &schemas);
+            if !tokio::task::spawn_blocking(judge).await.context("the log was not asked")?? {
+                bail!(Invalid::new("policy", POLICY_REFUSED));
+            }
         }
         return Ok(());
     }

@@ -89,6 +89,20 @@ pub async fn check(State(face): State<Face>, mut request: Request, next: Next) -
     if is_file || matches!(path, "/" | "/healthz" | "/readyz") {
         return next.run(request).await;
     }
+    if let Some(peers) = &face.peers
+        && let Some(proven) = peers.proven(&request)
+    {
+        return match proven {
+            Ok(proof) => {
+                request.extensions_mut().insert(Scopes {
+                    read: true,
+                    ..Scopes::default()
+                });
+                peers.clone().answer(proof, request, next).await
+            }
+            Err(fault) => fault.into_response(),
+        };
+    }
     let allowed = face
         .access
         .check_origin(request.headers())

@@ -121,7 +121,11 @@ async fn follow(
     let last_seen = headers.get("last-event-id").map(HeaderValue::as_bytes);
     let last_seen = last_seen.map(|cursor| String::from_utf8_lossy(cursor).into_owned());
     let after = last_seen.or_else(|| parameter(query, "after"));
-    let cursor = start(&*log, topic, &followed, after.as_deref())?;
+    // On Kafka the brokers may be asked, and take seconds to answer.
+    let asked = log.clone();
+    let cursor = tokio::task::spawn_blocking(move || start(&*asked, topic, &followed, after.as_deref()))
+        .await
+        .map_err(|_| Fault::unavailable("stopping", "the server is stopping"))??;
     let subscription = Subscription {
         log,
         schemas: face.engine.schemas().clone(),

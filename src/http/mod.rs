@@ -10,6 +10,7 @@ mod follow;
 mod history;
 mod ingest;
 mod overview;
+mod peer_key;
 mod peers;
 mod tim;
 mod users;
@@ -29,7 +30,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 pub use console::Edge;
 use fault::Fault;
-pub use peers::Peers;
+pub use peer_key::PeerKey;
+pub use peers::{Peers, Trust};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -94,9 +96,9 @@ impl Face {
 
     /// Adds the Tencent-compatible routes below `/v4`.
     ///
-    /// Their signatures expire by this clock; other nodes are asked with this bearer token, if there is one.
-    pub fn with_tim(self, tim: Tim, clock: Arc<dyn Clock>, token: Option<&str>) -> Face {
-        let tim = Some(tim::Terms::new(tim, clock, token));
+    /// Their signatures expire by this clock.
+    pub fn with_tim(self, tim: Tim, clock: Arc<dyn Clock>) -> Face {
+        let tim = Some(tim::Terms::new(tim, clock));
         Face { tim, ..self }
     }
 

@@ -1,23 +1,32 @@
-//! The other nodes: whoever is asked here for what another node has asks that one.
+//! The other nodes: a node that does not have a partition asks the node that has.
 //!
-//! Who has what the owners say themselves, in the log ([`Owners`]). A request that comes from a node is answered from
-//! what is here and goes no further, so that none runs in circles while partitions move; what nobody can answer at the
-//! moment is a 503 with a moment to wait, never a guess.
+//! Who has which partition the owners say themselves, in the log ([`Owners`]). A request that comes from a node is
+//! answered from what is here and goes no further, so that none runs in circles while partitions move; what nobody can
+//! answer at the moment is a 503 with a moment to wait, never a guess. Nodes know each other by a secret of their own
+//! ([`PeerKey`]); what a caller has shown to one of them is never sent to another.
 
 use super::Fault;
+use super::peer_key::{self, PeerKey, Proof, Question};
 use crate::cause::reason;
+use crate::clock::Clock;
 use crate::log::kafka::Owners;
 use crate::presence::Partition;
-use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// In every request of a node to another.
+/// In every request of a node to another: its URL.
 const FROM_NODE: HeaderName = HeaderName::from_static("rollcall-from-node");
 const CONNECT: Duration = Duration::from_secs(1);
 /// Longer than a question may wait for `at_least`.
 const ANSWER: Duration = Duration::from_secs(8);
+/// The largest answer of a node to another.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// See the module.
 #[derive(Clone)]
@@ -25,30 +34,37 @@ pub struct Peers {
     owners: Owners,
     me: HeaderValue,
     client: reqwest::Client,
+    trust: Trust,
+    clock: Arc<dyn Clock>,
+}
+
+/// How other nodes are known.
+#[derive(Clone)]
+pub enum Trust {
+    /// By the secret that all nodes have.
+    Key(PeerKey),
+    /// Everybody on this machine may ask everything, and so may its nodes.
+    Everybody,
+    /// Not at all: callers need a token here, and nodes have nothing that they could show.
+    Nobody,
 }
 
 /// On whose behalf a request is made.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub struct Asker {
     from_node: bool,
-    authorization: Option<HeaderValue>,
 }
 
 impl Asker {
     pub fn of(headers: &HeaderMap) -> Asker {
         Asker {
             from_node: headers.contains_key(FROM_NODE),
-            authorization: headers.get(header::AUTHORIZATION).cloned(),
         }
     }
 
-    /// Somebody who is let in already and whose own headers are of no use to other nodes: they get this bearer token.
-    pub fn with_token(token: Option<&str>) -> Asker {
-        let authorization = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
-        Asker {
-            from_node: false,
-            authorization,
-        }
+    /// Somebody who was let in here.
+    pub fn caller() -> Asker {
+        Asker { from_node: false }
     }
 
     /// Whether another node asks, which wants to know what is here and no more.
@@ -59,7 +75,7 @@ impl Asker {
 
 impl Peers {
     /// `url` is where the others reach this node.
-    pub fn new(owners: Owners, url: &str) -> anyhow::Result<Peers> {
+    pub fn new(owners: Owners, url: &str, trust: Trust, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .timeout(ANSWER)
@@ -70,6 +86,8 @@ impl Peers {
             owners,
             me: HeaderValue::from_str(url)?,
             client,
+            trust,
+            clock,
         })
     }
 
@@ -90,8 +108,8 @@ impl Peers {
         url.ok_or_else(|| moving(partition))
     }
 
-    /// Partitions by the node that has them. Those of nobody, or of this node by the topic's word though it has them not,
-    /// are moving and come apart.
+    /// Groups partitions by owner. Partitions with no owner, or recorded as ours although we no longer hold them, are
+    /// returned separately as moving.
     pub fn by_owner(
         &self,
         partitions: impl Iterator<Item = Partition>,
@@ -107,27 +125,37 @@ impl Peers {
         (owned, moving)
     }
 
-    /// Asks a node for a path with its query; with a body it is a POST.
-    pub async fn ask(
-        &self,
-        url: &str,
-        path: &str,
-        body: Option<Vec<u8>>,
-        asker: &Asker,
-    ) -> Result<(StatusCode, Bytes), Fault> {
-        let to = format!("{url}{path}");
-        let mut request = match body {
-            Some(body) => self
-                .client
-                .post(to)
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(body),
-            None => self.client.get(to),
-        };
-        request = request.header(FROM_NODE, self.me.clone());
-        if let Some(authorization) = &asker.authorization {
-            request = request.header(header::AUTHORIZATION, authorization.clone());
+    /// What is to be said of asking other nodes, if they are not asked.
+    pub fn warning(&self) -> Option<&'static str> {
+        match self.trust {
+            Trust::Nobody => Some(NO_KEY),
+            Trust::Key(_) | Trust::Everybody => None,
         }
+    }
+
+    /// Asks a node for a path with its query; with a body it is a POST.
+    pub async fn ask(&self, url: &str, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Bytes), Fault> {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let mut request = self.client.request(method.clone(), format!("{url}{path}"));
+        if let Some(body) = body {
+            request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+        }
+        request = request.header(FROM_NODE, self.me.clone());
+        let proof = match &self.trust {
+            Trust::Everybody => None,
+            Trust::Nobody => return Err(Fault::unavailable("no_peer_token", NO_KEY)),
+            Trust::Key(key) => {
+                let question = Question {
+                    from: self.me(),
+                    to: url,
+                    method: &method,
+                    path,
+                };
+                let (proof, header) = key.prove(self.clock.now_ms(), question);
+                request = request.header(peer_key::PROOF, header);
+                Some((key, proof))
+            }
+        };
         let unreached = |error: reqwest::Error| {
             let why = reason(error);
             Fault::unavailable(
@@ -136,10 +164,70 @@ impl Peers {
             )
         };
         let response = request.send().await.map_err(unreached)?;
-        let status = response.status();
-        Ok((status, response.bytes().await.map_err(unreached)?))
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.bytes().await.map_err(unreached)?;
+        if proof.is_some_and(|(key, proof)| !key.is_answered(proof, status, &headers, &body)) {
+            let message = format!(
+                "{url}, which the topic of owners names, did not prove that it is a node of this cluster ({status}); is \
+                 --peer-token-file the same on all nodes?"
+            );
+            return Err(Fault::unavailable("unknown_peer", message));
+        }
+        Ok((status, body))
+    }
+
+    /// Whether a request claims to be a node's, and if so, whether it is. None: it is anybody's.
+    pub fn proven(&self, request: &Request) -> Option<Result<Proof, Fault>> {
+        let Trust::Key(key) = &self.trust else { return None };
+        let headers = request.headers();
+        headers.get(peer_key::PROOF)?;
+        let refused = |why: &str| {
+            let message = format!("this request is not from a node of this cluster: {why}");
+            Err(Fault::new(StatusCode::UNAUTHORIZED, "unknown_peer", message))
+        };
+        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        let question = Question {
+            from: headers
+                .get(FROM_NODE)
+                .and_then(|url| url.to_str().ok())
+                .unwrap_or_default(),
+            to: self.me(),
+            method: request.method(),
+            path,
+        };
+        let proof = match key.check(headers, self.clock.now_ms(), question) {
+            Ok(proof) => proof,
+            Err(why) => return Some(refused(why)),
+        };
+        if !peer_key::is_asked(request.uri().path()) {
+            return Some(refused("nodes do not ask for this path"));
+        }
+        Some(Ok(proof))
+    }
+
+    /// Answers another node, in a way that it can believe.
+    pub async fn answer(&self, proof: Proof, request: Request, next: Next) -> Response {
+        let (mut parts, body) = next.run(request).await.into_parts();
+        let Trust::Key(key) = &self.trust else {
+            return Response::from_parts(parts, body);
+        };
+        match to_bytes(body, ANSWER_BYTES_MAX).await {
+            Ok(body) => {
+                let answer = key.answer(proof, parts.status, &body);
+                parts.headers.insert(peer_key::ANSWER, answer);
+                Response::from_parts(parts, Body::from(body))
+            }
+            Err(error) => {
+                let message = format!("the answer cannot be given to another node: {error}");
+                Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message).into_response()
+            }
+        }
     }
 }
+
+/// Why no other node is asked.
+const NO_KEY: &str = "this node asks no other node, because there is a --token-file and no --peer-token-file: give all \
+                      nodes the same secret with --peer-token-file";
 
 /// What there is to say of a partition that nobody can be asked about.
 pub fn moving(partition: Partition) -> Fault {

@@ -48,20 +48,18 @@ mod code {
     pub const TOO_LARGE: u32 = 93_000;
 }
 
-/// Who is let in, by which clock, and how other nodes are asked for them.
+/// Who is let in, and by which clock.
 #[derive(Clone)]
 pub(super) struct Terms {
     tim: Arc<Tim>,
     clock: Arc<dyn Clock>,
-    asker: Asker,
 }
 
 impl Terms {
-    pub fn new(tim: Tim, clock: Arc<dyn Clock>, token: Option<&str>) -> Terms {
+    pub fn new(tim: Tim, clock: Arc<dyn Clock>) -> Terms {
         Terms {
             tim: Arc::new(tim),
             clock,
-            asker: Asker::with_token(token),
         }
     }
 }
@@ -269,7 +267,7 @@ async fn answer(
 ) -> Result<Response, Refusal> {
     desk.authorize(query, code::QUERY_NO_ADMIN)?;
     let question = Question::read(&read_body(body)?)?;
-    let found = look_up(&desk.face, &question.accounts, &desk.terms.asker).await;
+    let found = look_up(&desk.face, &question.accounts, &Asker::caller()).await;
     let found = found.map_err(|fault| Refusal::failed(code::QUERY_FAILED, &fault))?;
     let mut results = Vec::new();
     let mut errors = Vec::new();
@@ -375,7 +373,7 @@ async fn kick(
     let failed = |fault: Fault| Refusal::failed(code::KICK_FAILED, &fault);
     let (_, most) = bounds::USER_BYTES;
     let found = match user.len() <= most {
-        true => look_up(&desk.face, &[user.to_owned()], &desk.terms.asker)
+        true => look_up(&desk.face, &[user.to_owned()], &Asker::caller())
             .await
             .map_err(failed)?
             .pop(),

@@ -118,7 +118,7 @@ async fn one(face: &Face, asker: &Asker, user: String, query: Option<&str>) -> R
         if let Some(offset) = at_least {
             path.push_str(&format!("?at_least={offset}"));
         }
-        let (status, body) = peers.ask(&url, &path, None, asker).await?;
+        let (status, body) = peers.ask(&url, &path, None).await?;
         return Ok(super::passed_on(status, body));
     }
     match answered?.into_iter().next().flatten() {
@@ -208,8 +208,13 @@ pub async fn look_up(face: &Face, users: &[String], asker: &Asker) -> Result<Vec
     let mut found: Vec<Option<Found>> = vec![None; users.len()];
     let mut elsewhere = Vec::new();
     let mut failure = None;
-    for (partition, numbers) in &parts {
-        match face.engine.users(*partition, named(numbers), None).await {
+    // All at once: one that is not ready to answer holds up no other.
+    let asked = parts.iter().map(async |(partition, numbers)| {
+        let answer = face.engine.users(*partition, named(numbers), None).await;
+        (partition, numbers, answer)
+    });
+    for (partition, numbers, answer) in futures_util::future::join_all(asked).await {
+        match answer {
             Ok(answers) => {
                 for (number, answer) in numbers.iter().zip(answers) {
                     found[*number] = Some(answer.map_or(Found::Unknown, Found::Known));
@@ -237,7 +242,7 @@ pub async fn look_up(face: &Face, users: &[String], asker: &Asker) -> Result<Vec
                 .flat_map(|partition| parts[partition].clone())
                 .collect();
             let users = named(&numbers);
-            asked.push(async move { (numbers, ask_node(peers, &url, users, asker).await) });
+            asked.push(async move { (numbers, ask_node(peers, &url, users).await) });
         }
         for (numbers, answer) in futures_util::future::join_all(asked).await {
             match answer {
@@ -270,10 +275,10 @@ pub async fn look_up(face: &Face, users: &[String], asker: &Asker) -> Result<Vec
 }
 
 /// Has another node look up users; in their order.
-async fn ask_node(peers: &Peers, url: &str, users: Vec<String>, asker: &Asker) -> Result<Vec<Found>, Fault> {
-    let unclear = || Fault::unavailable("moving", format!("the node {url} gave an answer that is none"));
+async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Found>, Fault> {
+    let unclear = || Fault::unavailable("moving", format!("node {url} returned an unreadable response"));
     let body = serde_json::to_vec(&Query { users: users.clone() }).map_err(|error| Fault::json(&error))?;
-    let (status, body) = peers.ask(url, "/v1/users/query", Some(body), asker).await?;
+    let (status, body) = peers.ask(url, "/v1/users/query", Some(body)).await?;
     if !status.is_success() {
         let message = format!("the node {url} cannot say at the moment ({status})");
         return Err(Fault::unavailable("moving", message));

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -116,6 +116,17 @@ impl Node {
         // Told while it has hardly begun, the signal itself ends it.
         let well = status.is_some_and(|status| status.success() || status.signal() == Some(SIGTERM));
         assert!(well, "it did not end well:\n{}", self.diary());
+    }
+
+    /// How it ends, which it must soon.
+    pub fn ended(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        while self.is_running() {
+            assert!(begun.elapsed() < STOPPED, "it does not end:\n{}", self.diary());
+            thread::sleep(Duration::from_millis(20));
+        }
+        let mut process = self.process.take().expect("it was started");
+        process.wait().expect("ended")
     }
 
     /// Whether it has ended by a failpoint.

@@ -42,6 +42,21 @@ pub fn run(script: &str, space: &Space, arguments: &[&str]) -> String {
     told
 }
 
+/// Something that a publisher does; see `publisher.py`.
+pub fn publisher(space: &Space, what: &[&str]) {
+    run("publisher.py", space, what);
+}
+
+/// A publisher who has died with what it began left open.
+pub fn dead_publisher(space: &Space, what: &[&str]) {
+    let output = python("publisher.py", space)
+        .args(what)
+        .stderr(Stdio::inherit())
+        .output();
+    let output = output.expect("it starts");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "open\n", "{what:?} failed");
+}
+
 /// The load, running.
 pub struct Load(Child);
 

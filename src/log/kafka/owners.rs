@@ -6,12 +6,15 @@
 
 use super::client::spawn;
 use super::tap::{Source, Tap};
+use crate::failpoint;
 use crate::log::{Error, Limit, Record, locked};
 use crate::presence::{Offset, Partition};
+use crate::tasks::End;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use url::Url;
 
 const LIMIT: Limit = Limit {
     records: 1_000,
@@ -35,33 +38,64 @@ pub fn record(partition: Partition, owner: &Owner) -> (String, String) {
     (partition.to_string(), value)
 }
 
-/// What is known of owners, by partition.
+/// What is known of owners.
 #[derive(Clone, Default)]
-pub struct Owners(Arc<Mutex<BTreeMap<Partition, Owner>>>);
+pub struct Owners(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    owners: BTreeMap<Partition, Owner>,
+    /// URLs that were refused: each is warned of once.
+    refused: BTreeSet<String>,
+}
+
+/// How many of those are remembered. Past it there are no more warnings: whoever writes so many is known by then.
+const REFUSED_MAX: usize = 1_000;
+
+/// Whether a URL is that of a node: scheme, host and port, and nothing that would make a request go elsewhere.
+fn is_of_a_node(url: &str) -> bool {
+    let Ok(parsed) = Url::parse(url) else { return false };
+    let is_bare = matches!(parsed.path(), "" | "/") && parsed.query().is_none() && parsed.fragment().is_none();
+    let has_user = !parsed.username().is_empty() || parsed.password().is_some();
+    // What is asked for is put behind the text as it is.
+    let is_written_so = !url.contains(['?', '#', '@', '\\']) && !url.ends_with('/');
+    matches!(parsed.scheme(), "http" | "https") && parsed.has_host() && is_bare && !has_user && is_written_so
+}
 
 impl Owners {
     pub fn of(&self, partition: Partition) -> Option<Owner> {
-        locked(&self.0).get(&partition).cloned()
+        locked(&self.0).owners.get(&partition).cloned()
     }
 
     pub fn all(&self) -> Vec<(Partition, Owner)> {
         locked(&self.0)
+            .owners
             .iter()
             .map(|(partition, owner)| (*partition, owner.clone()))
             .collect()
     }
 
     fn learn(&self, records: &[Record]) {
-        let mut owners = locked(&self.0);
+        let mut known = locked(&self.0);
+        let Known { owners, refused } = &mut *known;
         for record in records {
             let partition = record
                 .key
                 .as_deref()
                 .and_then(|key| std::str::from_utf8(key).ok()?.parse().ok());
-            let owner = serde_json::from_slice(&record.value);
+            let owner = serde_json::from_slice::<Owner>(&record.value);
             // Somebody else's record in the topic says nothing to us.
-            if let (Some(partition), Ok(owner)) = (partition, owner) {
+            let (Some(partition), Ok(owner)) = (partition, owner) else {
+                continue;
+            };
+            if is_of_a_node(&owner.url) {
                 owners.insert(Partition(partition), owner);
+            } else if refused.len() < REFUSED_MAX && refused.insert(owner.url.clone()) {
+                tracing::warn!(
+                    partition,
+                    url = owner.url,
+                    "an owner's record was refused: its URL must be http(s)://HOST:PORT alone; who may write to the topic?"
+                );
             }
         }
     }
@@ -99,14 +133,75 @@ impl Owners {
         let weak = Arc::downgrade(&owners.0);
         let follow = move || {
             while let Some(owners) = weak.upgrade() {
+                failpoint::reach("owners");
                 if let Err(error) = read(&Owners(owners)) {
                     tracing::debug!(%error, "who owns what cannot be read; trying again");
                     std::thread::sleep(Duration::from_secs(1));
                 }
                 std::thread::sleep(POLL);
             }
+            End::Asked
         };
         spawn("kafka-owners", follow)?;
         Ok(owners)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record_of(partition: u32, url: &str) -> Record {
+        let owner = Owner {
+            url: url.to_owned(),
+            group: "rollcall".to_owned(),
+            partitions: 4,
+        };
+        let (key, value) = record(Partition(partition), &owner);
+        Record {
+            offset: Offset(0),
+            ts: 0,
+            key: Some(key.into_bytes()),
+            value: value.into_bytes(),
+            is_null: false,
+            schema_header: None,
+        }
+    }
+
+    #[test]
+    fn a_url_is_taken_only_if_it_is_a_node_and_nothing_more_and_what_was_known_stays() {
+        let owners = Owners::default();
+        let taken = [
+            "http://10.0.0.7:8080",
+            "https://node-1.example:443",
+            "http://[fd00::7]:8080",
+            "http://node-1",
+        ];
+        for url in taken {
+            owners.learn(&[record_of(1, url)]);
+            assert_eq!(owners.of(Partition(1)).map(|owner| owner.url).as_deref(), Some(url));
+        }
+        let refused = [
+            "http://10.0.0.7:8080/latest/meta-data?x=",
+            "http://10.0.0.7:8080/",
+            "http://10.0.0.7:8080?x=",
+            "http://10.0.0.7:8080#",
+            "http://user:password@10.0.0.7:8080",
+            "http://@10.0.0.7:8080",
+            "http://10.0.0.7:8080\\x",
+            "file:///etc/passwd",
+            "gopher://10.0.0.7:70",
+            "10.0.0.7:8080",
+            "http://",
+            "",
+        ];
+        for url in refused {
+            owners.learn(&[record_of(1, url)]);
+            assert_eq!(
+                owners.of(Partition(1)).map(|owner| owner.url).as_deref(),
+                Some("http://node-1"),
+                "{url}"
+            );
+        }
     }
 }

@@ -1,0 +1,110 @@
+//! Publishers' transactions: one that stays open holds everybody, and is reported; one that was aborted is no lag.
+
+use crate::engine::Node;
+use crate::python::{dead_publisher, publisher};
+use crate::space::Space;
+use serde_json::{Value, json};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PARTITIONS: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[track_caller]
+fn until(node: &Node, what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "not yet: {what}\n{:?}\n{:?}\n{}",
+            node.get("/readyz"),
+            node.get("/v1/stats"),
+            node.diary()
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn partitions(node: &Node) -> Vec<Value> {
+    let Some((200, stats)) = node.get("/v1/stats") else {
+        return Vec::new();
+    };
+    let stats: Value = serde_json::from_str(&stats).expect("JSON");
+    stats["partitions"].as_array().expect("partitions").clone()
+}
+
+fn all(node: &Node, holds: impl Fn(&Value) -> bool) -> bool {
+    let partitions = partitions(node);
+    partitions.len() == PARTITIONS && partitions.iter().all(holds)
+}
+
+fn is_ready(node: &Node) -> bool {
+    node.get("/readyz") == Some((200, "ready\n".to_owned()))
+}
+
+fn gauges(node: &Node, name: &str) -> Vec<f64> {
+    let (_, text) = node.get("/metrics").expect("it answers");
+    let of_it = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+    of_it.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+}
+
+pub fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "held", PARTITIONS);
+    let mut node = Node::new(directory.path(), &space, 0, &[]);
+    node.start(None);
+    until(&node, "it is ready", || is_ready(&node));
+    until(&node, "all are live", || all(&node, |one| one["state"] == "live"));
+
+    // Nothing is folded of what was given up, and nothing is left to do.
+    publisher(&space, &["abort", "3", "500"]);
+    until(&node, "what was aborted is no lag", || {
+        all(&node, |one| one["lag"] == 0) && partitions(&node)[3]["log_end"].as_u64() > Some(500)
+    });
+
+    dead_publisher(&space, &["hold", "20000"]);
+    let event = |user: String| {
+        json!({"type": "connect", "user": user, "platform": "linux", "device": "d", "gateway": "g", "epoch": 1, "conn": 1,
+            "intent": "login"})
+    };
+    let events: Vec<Value> = (0..16).map(|number| event(format!("after-{number}"))).collect();
+    let posted = ureq::post(format!("{}/v1/events", node.url())).send(json!(events).to_string());
+    assert!(posted.expect("posted").status().is_success());
+    until(&node, "it says that all are held", || {
+        let held = |one: &Value| one["state"] == "held" && one["warning"].to_string().contains("open transaction");
+        all(&node, held)
+    });
+    let (status, ready) = node.get("/readyz").expect("it answers");
+    assert!(
+        status == 200 && ready.starts_with("ready, but 4 partitions are held"),
+        "{status} {ready}"
+    );
+    for partition in 0..PARTITIONS {
+        assert!(
+            ready.contains(&format!(
+                "warning: partition {partition}: a publisher's open transaction"
+            )),
+            "{ready}"
+        );
+    }
+    until(&node, "the metrics say it too", || {
+        let held = gauges(&node, "rollcall_held_by_transaction_seconds");
+        held.len() == PARTITIONS && held.iter().all(|seconds| *seconds >= 5.0)
+    });
+    let warnings = node.diary().matches("no progress").count();
+    assert_eq!(warnings, PARTITIONS, "one for each, once:\n{}", node.diary());
+
+    // The broker gives it up.
+    until(&node, "all go on by themselves", || {
+        is_ready(&node) && all(&node, |one| one["state"] == "live")
+    });
+    until(&node, "nothing is left to do", || all(&node, |one| one["lag"] == 0));
+    let known = node.get("/v1/users/after-7").expect("it answers");
+    assert_eq!(known.0, 200, "{known:?}");
+    until(&node, "the metrics are back", || {
+        gauges(&node, "rollcall_held_by_transaction_seconds")
+            .iter()
+            .all(|seconds| *seconds == 0.0)
+    });
+    node.stop();
+}

@@ -1,0 +1,219 @@
+//! Nodes among themselves: what a caller has shown to one of them goes no further, whoever says that they are the owner, and
+//! what is no node of the cluster is not believed.
+
+use crate::engine::Node;
+use crate::python::publisher;
+use crate::space::Space;
+use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PARTITIONS: usize = 2;
+const TOKEN: &str = "the-admin-token-of-everybody";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[track_caller]
+fn until(nodes: &[Node], what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        let diaries: Vec<String> = nodes.iter().map(Node::diary).collect();
+        assert!(begun.elapsed() < PATIENCE, "not yet: {what}\n{}", diaries.join("\n"));
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A GET with the token: status and body.
+fn get(node: &Node, path: &str) -> (u16, String) {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+    let agent = ureq::Agent::new_with_config(config);
+    let request = agent.get(format!("{}{path}", node.url()));
+    let answer = request.header("Authorization", format!("Bearer {TOKEN}")).call();
+    let Ok(mut answer) = answer else {
+        return (0, String::new());
+    };
+    (
+        answer.status().as_u16(),
+        answer.body_mut().read_to_string().unwrap_or_default(),
+    )
+}
+
+fn owners(node: &Node) -> Vec<String> {
+    let (_, stats) = get(node, "/v1/stats");
+    let stats: Value = serde_json::from_str(&stats).unwrap_or_default();
+    let partitions = stats["partitions"].as_array().cloned().unwrap_or_default();
+    let mut owners: Vec<String> = partitions
+        .iter()
+        .filter(|one| one["state"] == "live")
+        .map(|one| one["owner"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    owners.dedup();
+    owners
+}
+
+/// Answers everything as if it knew, and keeps what it was asked.
+fn evil() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let keeps = asked.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = vec![0; 16_384];
+            let read = stream.read(&mut request).unwrap_or(0);
+            let head = String::from_utf8_lossy(&request[..read]).into_owned();
+            keeps.lock().expect("nobody panics with it").push(head);
+            let body = "{\"type\":\"user\",\"user\":\"u1\",\"status\":\"offline\",\"forged\":true}";
+            let length = body.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (url, asked)
+}
+
+fn nodes(directory: &Path, space: &Space, more: &[&str]) -> [Node; 2] {
+    let tokens = directory.join("tokens");
+    std::fs::write(&tokens, format!("{TOKEN} admin\n")).expect("written");
+    let tokens = tokens.to_str().expect("UTF-8");
+    let mut nodes = [0, 1].map(|name| Node::new(directory, space, name, &[&["--token-file", tokens], more].concat()));
+    nodes.iter_mut().for_each(|node| node.start(None));
+    nodes
+}
+
+/// Users, and where each is known by the node itself.
+fn publish(node: &Node) {
+    let events: Vec<Value> = (0..16)
+        .map(|number| {
+            json!({"type": "connect", "user": format!("u{number}"), "platform": "linux", "device": "d", "gateway": "g",
+                "epoch": 1, "conn": 1, "intent": "login"})
+        })
+        .collect();
+    let request = ureq::post(format!("{}/v1/events", node.url())).header("Authorization", format!("Bearer {TOKEN}"));
+    assert!(
+        request
+            .send(json!(events).to_string())
+            .expect("posted")
+            .status()
+            .is_success()
+    );
+}
+
+fn known(node: &Node) -> usize {
+    let asked = (0..16).map(|number| get(node, &format!("/v1/users/u{number}")));
+    asked
+        .filter(|(status, body)| *status == 200 && !body.contains("forged"))
+        .count()
+}
+
+pub fn no_callers_token_leaves_the_node_and_who_has_no_secret_is_not_believed(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "peers", PARTITIONS);
+    let secret = directory.path().join("peer-token");
+    std::fs::write(&secret, "a secret of the nodes alone\n").expect("written");
+    let secret = secret.to_str().expect("UTF-8");
+    let nodes = nodes(directory.path(), &space, &["--peer-token-file", secret]);
+    until(&nodes, "each has a partition, and they ask each other", || {
+        nodes.iter().all(|node| owners(node).len() == 2)
+    });
+    publish(&nodes[0]);
+    until(&nodes, "both know everybody", || {
+        nodes.iter().all(|node| known(node) == 16)
+    });
+
+    let (url, asked) = evil();
+    let claim = |url: &str| {
+        for partition in ["0", "1"] {
+            let record = json!({"url": url, "group": space.group, "partitions": PARTITIONS});
+            publisher(&space, &["owner", partition, &record.to_string()]);
+        }
+    };
+    // What is more than an address is not asked, and what was known before stays.
+    for more in ["/latest/meta-data?x=", "?x=", "#", "/"] {
+        claim(&format!("{url}{more}"));
+    }
+    until(&nodes, "they say so", || {
+        nodes
+            .iter()
+            .all(|node| node.diary().matches("an owner's record was refused").count() == 4)
+    });
+    assert!(nodes.iter().all(|node| known(node) == 16));
+    assert_eq!(*asked.lock().expect("nobody panicked with it"), Vec::<String>::new());
+
+    claim(&url);
+    until(&nodes, "it is asked, and not believed", || {
+        nodes.iter().all(|node| {
+            (0..16).any(|number| {
+                let (status, body) = get(node, &format!("/v1/users/u{number}"));
+                status == 503 && body.contains("did not prove that it is a node")
+            })
+        })
+    });
+    for node in &nodes {
+        for number in 0..16 {
+            let (_, body) = get(node, &format!("/v1/users/u{number}"));
+            assert!(!body.contains("forged"), "{body}");
+        }
+        assert_eq!(get(node, "/v1/stats").0, 200, "the rest is shown");
+    }
+    let asked = asked.lock().expect("nobody panicked with it").clone();
+    assert!(!asked.is_empty());
+    for head in &asked {
+        assert!(
+            !head.contains(TOKEN) && !head.to_lowercase().contains("authorization"),
+            "{head}"
+        );
+        assert!(!head.contains("a secret of the nodes"), "{head}");
+    }
+    // What it was sent opens no door elsewhere.
+    let proof = asked[0]
+        .lines()
+        .find_map(|line| line.split_once("rollcall-peer: "))
+        .expect("a proof")
+        .1
+        .to_owned();
+    let path = asked[0].split(' ').nth(1).expect("a path").to_owned();
+    for node in &nodes {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+        let request = ureq::Agent::new_with_config(config).get(format!("{}{path}", node.url()));
+        let answer = request
+            .header("rollcall-peer", &proof)
+            .header("rollcall-from-node", "http://x")
+            .call();
+        assert_eq!(answer.expect("it answers").status().as_u16(), 401);
+    }
+}
+
+pub fn without_a_peer_token_nodes_do_not_ask_each_other_and_say_so(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "strangers", PARTITIONS);
+    let nodes = nodes(directory.path(), &space, &[]);
+    until(&nodes, "each has a partition", || {
+        nodes.iter().all(|node| owners(node).len() == 1)
+    });
+    until(&nodes, "they have different ones", || {
+        owners(&nodes[0]) != owners(&nodes[1])
+    });
+    publish(&nodes[0]);
+    let refused = |node: &Node| {
+        (0..16).any(|number| {
+            let (status, body) = get(node, &format!("/v1/users/u{number}"));
+            status == 503 && body.contains("--peer-token-file")
+        })
+    };
+    until(&nodes, "what is elsewhere is refused with the setting's name", || {
+        nodes.iter().all(refused)
+    });
+    for node in &nodes {
+        let (status, ready) = node.get("/readyz").expect("it answers");
+        assert!(
+            status == 200 && ready.contains("warning: this node asks no other node"),
+            "{status} {ready}"
+        );
+        assert!(node.diary().contains("--peer-token-file"), "{}", node.diary());
+    }
+}
