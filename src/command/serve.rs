@@ -1,7 +1,7 @@
 //! `rollcall serve`: the engine, on one machine or as one node of many on Kafka.
 
-use super::{first_policy, reach};
 use super::signals::{Signals, within_bounds};
+use super::{first_policy, reach};
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
@@ -412,7 +412,10 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
         } else if config.policy_given {
             let (config, log, schemas) = (config.clone(), log.clone(), schemas.clone());
             let judge = move || first_policy::is_first(&config, &log, &schemas);
-            if !tokio::task::spawn_blocking(judge).await.context("the log was not asked")?? {
+            if !tokio::task::spawn_blocking(judge)
+                .await
+                .context("the log was not asked")??
+            {
                 bail!(Invalid::new("policy", POLICY_REFUSED));
             }
         }
