@@ -519,7 +519,10 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
         return Err(Fault::unavailable("not_ready", message));
     }
     // Also of a node that has no partitions.
-    let refusal = local.here.iter().find_map(|stats| stats.refusal.as_deref().map(str::to_owned));
+    let refusal = local
+        .here
+        .iter()
+        .find_map(|stats| stats.refusal.as_deref().map(str::to_owned));
     if let Some(refusal) = refusal.or_else(|| face.engine.log().refusal().map(|refusal| refusal.to_string())) {
         return Err(Fault::unavailable("not_ready", refusal));
     }
