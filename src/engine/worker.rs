@@ -4,13 +4,15 @@
 //! is due by the time of the log it appends a `tick`, which comes back through the log like any other record: time never
 //! enters in any other way.
 
+mod answers;
+
 use super::checkpoints::{Reach, set_aside};
 use super::ownership::Fact;
 use super::partition::Walk;
 use super::progress::{Cause, Progress, Standstill};
 use super::rejected::Groups;
 use super::seats::{Means, Report};
-use super::{Error, Tuning, millis};
+use super::{Error, Tuning};
 use crate::clock::Clock;
 use crate::log::{self, Limit, Log, NewRecord, Position, Topic};
 use crate::metrics;
@@ -18,7 +20,6 @@ use crate::presence::change::IgnoreReason;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Offset, Partition, Status};
-use crate::schema::{json, policy::policy_json};
 use crate::store::{self, Store};
 use crate::tasks;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -750,118 +751,6 @@ impl Worker {
                 self.walk = None;
                 self.stopping = true;
             }
-        }
-    }
-
-    fn ask(&mut self, at_least: Option<Offset>, question: Question) {
-        if self.is_to_wait(at_least) {
-            self.waiting.push(Waiting { at_least, question });
-        } else {
-            self.answer(question);
-        }
-    }
-
-    /// Whether a question cannot be answered now but will be by itself: when an offset was folded, or when what was
-    /// folded is committed, which is a matter of milliseconds.
-    fn is_to_wait(&self, at_least: Option<Offset>) -> bool {
-        let Some(walk) = &self.walk else {
-            return at_least.is_some();
-        };
-        let unsettled = self.failure.is_none() && walk.is_caught_up() && !walk.is_settled();
-        self.overslept || unsettled || at_least.is_some_and(|at_least| walk.applied() <= at_least)
-    }
-
-    fn answer(&self, question: Question) {
-        match question {
-            Question::Users(users, reply) => {
-                let _ = reply.send(self.users(&users));
-            }
-            Question::Policy(reply) => {
-                let answer = self.shown().map(|walk| {
-                    let image = walk.state().partition_image();
-                    Answer {
-                        value: (policy_json(image.policy), image.policy_since),
-                        as_of: image.offset,
-                    }
-                });
-                let _ = reply.send(answer);
-            }
-            Question::Partition(reply) => {
-                let answer = self.shown().map(|walk| {
-                    let mut line = Vec::new();
-                    json::partition_line(&mut line, &walk.state().partition_image());
-                    line
-                });
-                let _ = reply.send(answer);
-            }
-        }
-    }
-
-    /// The walk, if what it has may be shown.
-    fn shown(&self) -> Result<&Walk, QueryError> {
-        let walk = self
-            .walk
-            .as_ref()
-            .filter(|walk| walk.is_settled() && walk.is_caught_up() && !self.is_outdated);
-        walk.ok_or(QueryError::Unavailable)
-    }
-
-    fn users(&self, users: &[String]) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
-        let walk = self.shown()?;
-        let mut as_of = Vec::new();
-        json::Object::new(&mut as_of)
-            .number("partition", self.partition.0.into())
-            .optional_number("offset", walk.state().offset().map(|offset| offset.0))
-            .optional_number("time", millis(walk.state().time()))
-            .end();
-        let names: Vec<&str> = users.iter().map(String::as_str).collect();
-        let lines = walk.look_up_all(&names, |image| {
-            let mut line = Vec::new();
-            json::user_fields(&mut line, image, walk.state().time());
-            json::Object::more(&mut line).raw("as_of", &as_of).end();
-            line
-        });
-        lines.map_err(|error| QueryError::Failed(error.to_string().into()))
-    }
-
-    fn answer_waiting(&mut self) {
-        // Whoever gave up waiting is not kept, even while there is nobody to answer.
-        self.waiting.retain(|waiting| !waiting.question.is_given_up());
-        let waiting = std::mem::take(&mut self.waiting);
-        let (later, now) = waiting
-            .into_iter()
-            .partition(|waiting| self.is_to_wait(waiting.at_least));
-        self.waiting = later;
-        let now: Vec<Waiting> = now;
-        now.into_iter().for_each(|waiting| self.answer(waiting.question));
-    }
-
-    fn stats(&self) -> PartitionStats {
-        let end = self
-            .log
-            .range(Topic::Events, self.partition)
-            .map_or(Offset(0), |range| range.end);
-        let walk = self.walk.as_ref();
-        let applied = walk.map_or(Offset(0), Walk::applied);
-        let held = self.standstill.map(|standstill| {
-            let reason = standstill.reason();
-            format!("{reason} ({} s so far)", standstill.for_ms / 1_000).into()
-        });
-        PartitionStats {
-            partition: self.partition,
-            state: self.state(),
-            error: self.failure.clone(),
-            refusal: self.refusal.clone(),
-            warning: held.or_else(|| self.warning()),
-            log_end: end,
-            committed: walk.map_or(Offset(0), |walk| walk.committed().next),
-            applied,
-            lag: self.lag(applied, end),
-            time: walk.and_then(|walk| walk.state().time()),
-            census: walk.map(|walk| walk.census().clone()).unwrap_or_default(),
-            changes: walk.map_or(0, |walk| walk.state().seq()),
-            ignored: walk.map(|walk| *walk.without_effect().0).unwrap_or_default(),
-            rejected: walk.map(|walk| walk.without_effect().1.clone()).unwrap_or_default(),
         }
     }
 }
