@@ -175,6 +175,9 @@ impl Walk {
                     gateway.lease_until.get_or_insert(gateway.last_until);
                 }
             }
+            if planted!(EarlyEndsLost) {
+                saved.early_ends.clear();
+            }
             if planted!(TimeNotRestored) {
                 saved.time = None;
             }

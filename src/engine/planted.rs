@@ -23,7 +23,7 @@ pub use garden::{Bug, is, plant};
 mod garden {
     use std::cell::Cell;
 
-    /// What can be planted in the walk.
+    /// What can be planted in the walk and, for one of them, in the core.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub enum Bug {
         /// The store is committed before the log.
@@ -42,10 +42,14 @@ mod garden {
         TimeNotRestored,
         /// A tick moves time by a millisecond of its own.
         TickMovesTime,
+        /// Early ends are not restored.
+        EarlyEndsLost,
+        /// The index of connections does not learn of one that takes a device over.
+        StaleLinks,
     }
 
     impl Bug {
-        pub const ALL: [Bug; 8] = [
+        pub const ALL: [Bug; 10] = [
             Bug::StoreBeforeLog,
             Bug::LateDeadline,
             Bug::ResumeOffset,
@@ -54,6 +58,8 @@ mod garden {
             Bug::OverlayForgotten,
             Bug::TimeNotRestored,
             Bug::TickMovesTime,
+            Bug::EarlyEndsLost,
+            Bug::StaleLinks,
         ];
     }
 
@@ -64,6 +70,7 @@ mod garden {
     /// From now on, in this thread.
     pub fn plant(bug: Option<Bug>) {
         PLANTED.set(bug);
+        crate::presence::planted::stale_links(bug == Some(Bug::StaleLinks));
     }
 
     pub fn is(bug: Bug) -> bool {

@@ -16,6 +16,8 @@ pub mod fold;
 mod gateways;
 mod image;
 mod links;
+#[cfg(test)]
+pub mod planted;
 pub mod policy;
 mod rulebook;
 mod rules;

@@ -134,7 +134,10 @@ impl State {
                 device.state = online(device.login_at());
                 gateways.release(std::mem::replace(&mut device.link, link).gateway);
                 match case {
-                    Case::TakeOver => {}
+                    Case::TakeOver => {
+                        #[cfg(test)]
+                        super::super::planted::takes_over(device.link);
+                    }
                     Case::Resume | Case::Login => device.since = now,
                 }
                 gateways.enter(slot, device);
