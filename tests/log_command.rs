@@ -1,6 +1,8 @@
 //! `rollcall log`, the real binary on a real log: what it prints can be folded, and what it cannot do it says.
 
-use rollcall::clock::ManualClock;
+mod server;
+
+use rollcall::clock::{Clock as _, ManualClock, SystemClock};
 use rollcall::engine::Tuning;
 use rollcall::engine::partition::Walk;
 use rollcall::log::local::{LocalLog, Settings};
@@ -11,6 +13,7 @@ use rollcall::presence::{Offset, Partition};
 use rollcall::schema::partitioner::partition_of;
 use rollcall::schema::policy::parse_policy;
 use rollcall::schema::{avro, json};
+use server::{ANYWHERE, Server, rollcall, wait_until};
 use std::borrow::Cow;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -29,8 +32,12 @@ struct House {
 
 impl House {
     fn new() -> House {
+        House::at(1_000_000)
+    }
+
+    fn at(now_ms: u64) -> House {
         let data = tempfile::tempdir().unwrap();
-        let clock = Arc::new(ManualClock::new(1_000_000));
+        let clock = Arc::new(ManualClock::new(now_ms));
         let settings = Settings {
             partitions: Some(PARTITIONS),
             retention_bytes: Some(1),
@@ -299,7 +306,12 @@ fn it_begins_where_it_is_told_to() {
     assert_eq!(all.len(), 5);
     assert_eq!(house.lines(&["events", "--partition", "1", "--from", "3"]), all[3..]);
     assert_eq!(house.lines(&["events", "--from", "4"]).len(), 2);
-    assert_eq!(house.lines(&["events", "--from", "1000"]), Vec::<String>::new());
+    assert_eq!(house.lines(&["events", "--from", "5"]), Vec::<String>::new());
+    let complaint = house.complaint(&["events", "--from", "1000"]);
+    assert!(
+        complaint.contains("partition 1 ends at 5, so give 5 or less"),
+        "{complaint}"
+    );
     house.log.retain(Partition(1), Offset(2)).unwrap();
     let complaint = house.complaint(&["events", "--from", "1"]);
     assert!(complaint.contains("the oldest record kept is 2"), "{complaint}");
@@ -316,7 +328,8 @@ fn what_does_not_exist_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
     let complaint = complaint(command(empty.path(), &["events"]).output().unwrap());
     let log = empty.path().join("log");
-    assert_eq!(complaint, format!("error: there is no log in {}\n", log.display()));
+    let expected = format!("error: there is no log in {}; --data names", empty.path().display());
+    assert!(complaint.starts_with(&expected), "{complaint}");
     assert!(!log.exists(), "looking makes nothing");
 }
 
@@ -390,4 +403,106 @@ fn it_ends_quietly_when_nobody_reads_its_output() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
     assert_eq!(output.stderr, b"");
+}
+
+/// What `rollcall quarantine requeue` says of each record, by its error.
+fn requeued(data: &Path, server: &Server, more: &[&str]) -> Vec<(String, String)> {
+    let url = format!("http://{}", server.address);
+    let output = rollcall(&["quarantine", "requeue", "--url", &url, "--data"])
+        .arg(data)
+        .args(more)
+        .current_dir(data)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let of = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = |name: &str| line[name].as_str().unwrap().to_owned();
+        (text("error"), text("what"))
+    };
+    text.lines().map(of).collect()
+}
+
+#[test]
+fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
+    let house = House::at(SystemClock::new().now_ms());
+    let event = |kind: &str, user: &str| {
+        let event = format!(
+            r#"[{{"type":"{kind}","user":"{user}","platform":"android","device":"d","gateway":"g1","epoch":1,"conn":7,"intent":"login"}}]"#
+        );
+        let mut value = Vec::new();
+        let event = json::read_new_events(&event).unwrap().remove(0).unwrap().event;
+        avro::encode_event(&event, &mut value);
+        value
+    };
+    let home = |user: &str| partition_of(user, PARTITIONS);
+    let elsewhere = |user: &str| Partition(1 - home(user).0);
+    house.append(elsewhere("alice"), Some("alice"), event("connect", "alice"));
+    house.append(home("bob"), Some("\"bob\""), event("connect", "bob"));
+    house.append(elsewhere("carol"), Some("carol"), event("heartbeat", "carol"));
+    house.append(home("alice"), Some("alice"), b"no event".to_vec());
+    let House { data, log, .. } = house;
+    drop(log);
+    let data = data.path();
+    let server = Server::start(data, ANYWHERE, &[], &[]);
+    let printed = || command(data, &["quarantine"]).output().unwrap().stdout;
+    wait_until("all are in quarantine", || {
+        printed().iter().filter(|byte| **byte == b'\n').count() == 4
+    });
+
+    let said = |what: &[(String, String)], error: &str| {
+        let of: Vec<_> = what.iter().filter(|(told, _)| told.contains(error)).collect();
+        assert_eq!(of.len(), 1, "{error}: {what:?}");
+        of[0].1.clone()
+    };
+    let changes = |user: &str| {
+        server
+            .get(&format!("/v1/users/{user}/changes"), "")
+            .1
+            .matches(r#""cause":"login""#)
+            .count()
+    };
+    let shown = requeued(data, &server, &[]);
+    assert_eq!(shown.len(), 4);
+    assert_eq!(said(&shown, "\"alice\" belongs to partition"), "would be requeued");
+    assert_eq!(said(&shown, "key must be its user \"bob\""), "would be requeued");
+    assert_eq!(
+        said(&shown, "\"carol\" belongs to partition"),
+        "it is about a moment that has passed"
+    );
+    assert!(said(&shown, "the value begins neither").starts_with("it still cannot be read: "));
+    assert_eq!(server.get("/v1/users/alice", "").0, 404, "nothing was published");
+
+    let done = requeued(data, &server, &["--yes"]);
+    assert_eq!(said(&done, "\"alice\" belongs to partition"), "requeued");
+    assert_eq!(said(&done, "key must be its user \"bob\""), "requeued");
+    wait_until("both are online", || changes("alice") == 1 && changes("bob") == 1);
+    for more in [&["--yes"][..], &[]] {
+        let again = requeued(data, &server, more);
+        assert_eq!(said(&again, "\"alice\" belongs to partition"), "it was requeued before");
+        assert_eq!(said(&again, "key must be its user \"bob\""), "it was requeued before");
+    }
+    // Everything before has been folded when what comes after it is.
+    server.publish(
+        "",
+        &[serde_json::json!({"type": "custom_status", "user": "alice", "text": "here"})],
+    );
+    wait_until("it is folded", || server.get("/v1/users/alice", "").1.contains("here"));
+    assert_eq!((changes("alice"), changes("bob")), (1, 1));
+
+    std::thread::sleep(Duration::from_millis(1_100));
+    let old = requeued(data, &server, &["--max-age-s", "1", "--done", "other"]);
+    assert!(
+        old.iter().all(|(_, what)| what == "it is older than --max-age-s"),
+        "{old:?}"
+    );
+    std::fs::write(data.join("other"), "nonsense\n").unwrap();
+    let output = rollcall(&["quarantine", "requeue", "--done", "other", "--data"])
+        .arg(data)
+        .current_dir(data)
+        .output();
+    let error = complaint(output.unwrap());
+    assert!(error.contains("\"nonsense\", which should look like 0:12"), "{error}");
 }

@@ -17,10 +17,11 @@ use crate::registry::{Registry, Schemas};
 use crate::schema::{avro, json};
 use anyhow::{Context as _, bail};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
+use tokio::runtime::Runtime;
 
 /// Prints the records of the log as JSON lines
 ///
@@ -86,46 +87,46 @@ struct Place {
 }
 
 /// Where records are read from.
-enum Reader {
+pub(super) enum Reader {
     Local(LocalReader),
     Kafka(Box<KafkaReader>),
 }
 
 impl Reader {
-    fn open(args: &Args) -> anyhow::Result<Reader> {
-        let Some(bootstrap) = &args.kafka else {
-            let directory = super::log_directory(&args.data);
+    pub(super) fn open(kafka: Option<&str>, data: &Path, cluster: &Cluster) -> anyhow::Result<Reader> {
+        let Some(bootstrap) = kafka else {
+            let directory = super::log_directory(data);
             if !directory.exists() {
                 bail!(
                     "there is no log in {}; --data names the data directory of a server, such as ./rollcall-data, and \
                      --kafka the brokers of one on Kafka",
-                    args.data.display()
+                    data.display()
                 );
             }
             return Ok(Reader::Local(LocalLog::follow(&directory)?));
         };
-        let connection = args.cluster.connection(bootstrap)?;
+        let connection = cluster.connection(bootstrap)?;
         Ok(Reader::Kafka(Box::new(KafkaReader::connect(
             connection,
             Arc::new(SystemClock::new()),
         )?)))
     }
 
-    fn partitions(&self) -> u32 {
+    pub(super) fn partitions(&self) -> u32 {
         match self {
             Reader::Local(reader) => reader.partitions(),
             Reader::Kafka(reader) => reader.partitions(),
         }
     }
 
-    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+    pub(super) fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
         match self {
             Reader::Local(reader) => reader.range(topic, partition),
             Reader::Kafka(reader) => reader.range(topic, partition),
         }
     }
 
-    fn read(
+    pub(super) fn read(
         &mut self,
         topic: Topic,
         partition: Partition,
@@ -164,7 +165,7 @@ struct Printer<W> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     // From here on an interrupt does not end the process by itself, so that the reader can clean up behind it.
     let interrupted = on_interrupt()?;
-    let reader = Reader::open(&args)?;
+    let reader = Reader::open(args.kafka.as_deref(), &args.data, &args.cluster)?;
     let topic = match args.topic {
         Sequence::Events => Topic::Events,
         Sequence::Changes => Topic::Changes,
@@ -172,15 +173,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Sequence::Quarantine => Topic::Quarantine,
     };
     let mut places = places(&reader, topic, args.partition, args.from)?;
-    let runtime = args.registry.is_some().then(|| {
-        let builder = &mut tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(1).enable_all().build()
-    });
-    let runtime = runtime.transpose().context("the registry cannot be asked")?;
-    let schemas = match (&args.registry, &runtime) {
-        (Some(url), Some(runtime)) => Schemas::to_read(Registry::new(url.reveal().as_str(), runtime.handle().clone())?),
-        _ => Schemas::default(),
-    };
+    let (schemas, _runtime) = schemas(args.registry.as_ref())?;
     let mut printer = Printer {
         reader,
         topic,
@@ -199,6 +192,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Err(error) if super::is_broken_pipe(&error) => Ok(()),
         printed => printed,
     }
+}
+
+/// The schemas to read with, and what a registry is asked with for as long as they are used.
+pub(super) fn schemas(registry: Option<&SecretUrl>) -> anyhow::Result<(Schemas, Option<Runtime>)> {
+    let Some(url) = registry else {
+        return Ok((Schemas::default(), None));
+    };
+    let builder = &mut tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build();
+    let runtime = runtime.context("the registry cannot be asked")?;
+    let registry = Registry::new(url.reveal().as_str(), runtime.handle().clone())?;
+    Ok((Schemas::to_read(registry), Some(runtime)))
 }
 
 /// Where to begin. An offset that is gone is told before anything is printed.

@@ -10,6 +10,7 @@ pub mod kick;
 pub mod load;
 pub mod log;
 pub mod policy;
+pub mod quarantine;
 mod reach;
 mod remote;
 pub mod serve;

@@ -221,7 +221,7 @@ fn unknown_names_and_bad_policies_are_told_in_a_sentence() {
     assert_eq!(judge("policy", &[("policy", name(r#"{"rules":1}"#))]), Ok(()));
     let error = judge("policy", &[("policy", name(r#"{"rules":2}"#))]).unwrap_err();
     assert!(error.starts_with("policy: rules must be 1"), "{error}");
-    let error = judge("policy", &[("policy", name("[1,"))]).unwrap_err();
+    let error = judge("policy", &[("policy", name("[1 2]"))]).unwrap_err();
     assert!(error.starts_with("policy: not JSON"), "{error}");
 }
 

@@ -209,6 +209,24 @@ fn told_and_bare(value: Value, names: &mut u32, choices: &mut Choices) -> (Json,
                 Value::Long(number),
             ),
         },
+        Value::Int(number) => match choices.of(2) {
+            0 => (
+                json!({"type": "int", "logicalType": logical}),
+                json!("int"),
+                Value::Int(number),
+            ),
+            _ => (json!("long"), json!("long"), Value::Long(number.into())),
+        },
+        Value::Bytes(bytes) if choices.of(2) == 0 => (
+            json!({"type": "bytes", "logicalType": logical}),
+            json!("bytes"),
+            Value::Bytes(bytes),
+        ),
+        Value::Bytes(bytes) => {
+            *names += 1;
+            let fixed = json!({"type": "fixed", "name": format!("Fixed{names}"), "size": bytes.len()});
+            (fixed.clone(), fixed, Value::Fixed(bytes.len(), bytes))
+        }
         Value::Array(items) => {
             // All items are of one type, so they are left as they are, but for the names of their fields.
             let beat = |name: &dyn Fn(&str) -> String| {
