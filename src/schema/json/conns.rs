@@ -1,10 +1,10 @@
 //! The connections of an `alive` event from JSON: judged while they are read, since there may be 100,000 of them.
 
-use super::read::{AN_OBJECT, Raw, Skip};
+use super::read::{AN_OBJECT, Raw};
+use super::skip::Skip;
 use crate::presence::Conn;
 use crate::presence::event::bounds;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use std::borrow::Cow;
 use std::fmt;
 
 /// The connections of an `alive` event.
@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for Conns {
                 Ok(not_an_array("a boolean"))
             }
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Conns, A::Error> {
-                while entries.next_entry::<Cow<'de, str>, Skip>()?.is_some() {}
+                while entries.next_entry::<Skip, Skip>()?.is_some() {}
                 Ok(not_an_array(AN_OBJECT))
             }
         }

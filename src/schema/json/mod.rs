@@ -5,9 +5,12 @@
 
 mod conns;
 mod read;
+mod request;
+mod skip;
 mod write;
 
-pub use read::{BadEvent, Line, LineError, NewEvent, NewEvents, policy_event, read_line, read_new_events};
+pub use read::{BadEvent, Line, LineError, NewEvent, policy_event, read_line};
+pub use request::{NewEvents, read_new_events, read_request, read_request_lines};
 pub use write::{
     Object, event_line, malformed_event_line, malformed_line, output_line, partition_line, quarantined_line,
     user_fields, user_line,

@@ -1,14 +1,16 @@
 //! JSON to events.
 
 use super::conns::Conns;
+use super::skip::Skip;
 use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
 use crate::presence::{Conn, Epoch, Offset};
 use crate::schema::policy::policy_document;
 use crate::schema::{Malformed, policy::policy_json};
 use serde::Deserialize;
-use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -60,7 +62,14 @@ impl From<serde_json::Error> for LineError {
 
 /// Reads one line: an event with `offset` and `ts` beside its fields.
 pub fn read_line(line: &str) -> Result<Line<'_>, LineError> {
-    let mut fields: Fields<'_> = serde_json::from_str(line)?;
+    let mut reader = serde_json::Deserializer::from_str(line);
+    let seen = Seen {
+        event: 0,
+        unknown: None,
+        policy_bytes: usize::MAX,
+    };
+    let mut fields = FieldsSeed(seen).deserialize(&mut reader)?;
+    reader.end()?;
     let Raw::Number(offset) = fields.offset else {
         return Err(LineError::Position("offset", u64::MAX));
     };
@@ -84,13 +93,36 @@ pub struct NewEvent<'a> {
     pub partition: Option<u64>,
 }
 
-/// The events of a request: each read, or the reason why it cannot be.
-pub type NewEvents<'a> = Vec<Result<NewEvent<'a>, BadEvent>>;
+/// How many unknown fields are remembered, and how many characters of each.
+const UNKNOWN_FIELDS: usize = 16;
+const UNKNOWN_CHARS: usize = 64;
 
-/// Reads a request's events: a JSON array, or an object that has it as `events`.
-pub fn read_new_events(body: &str) -> Result<NewEvents<'_>, serde_json::Error> {
-    let items: Items<'_> = serde_json::from_str(body)?;
-    Ok(items.0.into_iter().map(Item::new_event).collect())
+/// What reading an object needs beside it.
+pub(super) struct Seen<'s> {
+    /// The index of the event that it is, or is of.
+    pub event: usize,
+    /// Where names of unknown fields are put, if anywhere.
+    pub unknown: Option<&'s mut Vec<(usize, Box<str>)>>,
+    pub policy_bytes: usize,
+}
+
+impl Seen<'_> {
+    /// The same for something inside.
+    fn again(&mut self) -> Seen<'_> {
+        Seen {
+            event: self.event,
+            unknown: self.unknown.as_deref_mut(),
+            policy_bytes: self.policy_bytes,
+        }
+    }
+
+    fn note(&mut self, name: &str) {
+        let Some(unknown) = &mut self.unknown else { return };
+        let name: String = name.chars().take(UNKNOWN_CHARS).collect();
+        if unknown.len() < UNKNOWN_FIELDS && unknown.iter().all(|(_, known)| **known != *name) {
+            unknown.push((self.event, name.into()));
+        }
+    }
 }
 
 /// A field's value, as far as events need it.
@@ -110,16 +142,27 @@ enum Beats<'a> {
     #[default]
     Missing,
     Null,
-    List(Vec<Item<'a>>),
+    /// Those that could be read, up to the first that is wrong; how many there are; and what is wrong.
+    List(Vec<Beat<'a>>, usize, Option<(usize, BadEvent)>),
     Other(&'static str),
+}
+
+/// A policy document.
+#[derive(Default)]
+enum PolicyField {
+    #[default]
+    Missing,
+    Value(Value),
+    /// Longer than is read.
+    TooLong(usize, usize),
 }
 
 /// The fields of any event, before it is known which are needed.
 #[derive(Default)]
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     offset: Raw<'a>,
     ts: Raw<'a>,
-    kind: Raw<'a>,
+    pub kind: Raw<'a>,
     user: Raw<'a>,
     platform: Raw<'a>,
     device: Raw<'a>,
@@ -136,29 +179,11 @@ struct Fields<'a> {
     conns: Conns,
     revision: Raw<'a>,
     partition: Raw<'a>,
-    policy: Option<Value>,
+    policy: PolicyField,
 }
-
-/// An element of an array of events or beats.
-enum Item<'a> {
-    Object(Box<Fields<'a>>),
-    Other(&'static str),
-}
-
-/// The events of a request.
-struct Items<'a>(Vec<Item<'a>>);
 
 const AN_ARRAY: &str = "an array";
 pub(super) const AN_OBJECT: &str = "an object";
-
-/// Skips a value, but unlike [`IgnoredAny`] looks at its strings: a lone surrogate is no JSON.
-pub(super) struct Skip;
-
-impl<'de> Deserialize<'de> for Skip {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Skip, D::Error> {
-        Value::deserialize(deserializer).map(|_| Skip)
-    }
-}
 
 impl<'de> Deserialize<'de> for Raw<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw<'de>, D::Error> {
@@ -194,7 +219,7 @@ impl<'de> Deserialize<'de> for Raw<'de> {
                 Ok(Raw::Other(AN_ARRAY))
             }
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Raw<'de>, A::Error> {
-                while entries.next_entry::<Cow<'de, str>, Skip>()?.is_some() {}
+                while entries.next_entry::<Skip, Skip>()?.is_some() {}
                 Ok(Raw::Other(AN_OBJECT))
             }
         }
@@ -202,99 +227,147 @@ impl<'de> Deserialize<'de> for Raw<'de> {
     }
 }
 
-impl<'de> Deserialize<'de> for Item<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Item<'de>, D::Error> {
-        struct ItemVisitor;
-        impl<'de> Visitor<'de> for ItemVisitor {
-            type Value = Item<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON value")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Item<'de>, A::Error> {
-                Ok(Item::Object(Box::new(FieldsVisitor.visit_map(entries)?)))
-            }
-            fn visit_unit<E>(self) -> Result<Item<'de>, E> {
-                Ok(Item::Other("null"))
-            }
-            fn visit_str<E>(self, _: &str) -> Result<Item<'de>, E> {
-                Ok(Item::Other("a string"))
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<Item<'de>, E> {
-                Ok(Item::Other("a number"))
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Item<'de>, E> {
-                Ok(Item::Other("a number"))
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Item<'de>, E> {
-                Ok(Item::Other("a number"))
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Item<'de>, E> {
-                Ok(Item::Other("a boolean"))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Item<'de>, A::Error> {
-                while items.next_element::<Skip>()?.is_some() {}
-                Ok(Item::Other(AN_ARRAY))
-            }
-        }
-        deserializer.deserialize_any(ItemVisitor)
+/// Reads an element of an array of events or beats: an object, which `read` makes something of.
+pub(super) struct ItemSeed<'s, R> {
+    pub seen: Seen<'s>,
+    pub read: R,
+    pub what: &'static str,
+    /// The field that is named if it is no object.
+    pub field: &'static str,
+}
+
+impl<R> ItemSeed<'_, R> {
+    fn no_object<T, E>(&self, found: &str) -> Result<Result<T, BadEvent>, E> {
+        Ok(bad(self.field, format!("{} must be an object, not {found}", self.what)))
     }
 }
 
-impl<'de> Deserialize<'de> for Beats<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Beats<'de>, D::Error> {
-        struct BeatsVisitor;
-        impl<'de> Visitor<'de> for BeatsVisitor {
-            type Value = Beats<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON value")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Beats<'de>, A::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = items.next_element()? {
-                    list.push(item);
+impl<'de, T, R: FnOnce(&mut Fields<'de>) -> Result<T, BadEvent>> DeserializeSeed<'de> for ItemSeed<'_, R> {
+    type Value = Result<T, BadEvent>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T, R: FnOnce(&mut Fields<'de>) -> Result<T, BadEvent>> Visitor<'de> for ItemSeed<'_, R> {
+    type Value = Result<T, BadEvent>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Self::Value, A::Error> {
+        let mut fields = FieldsSeed(self.seen).visit_map(entries)?;
+        Ok((self.read)(&mut fields))
+    }
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        self.no_object("null")
+    }
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        self.no_object("a string")
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        self.no_object("a number")
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        self.no_object("a number")
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        self.no_object("a number")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        self.no_object("a boolean")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        while items.next_element::<Skip>()?.is_some() {}
+        self.no_object(AN_ARRAY)
+    }
+}
+
+struct BeatsSeed<'s>(Seen<'s>);
+
+impl<'de> DeserializeSeed<'de> for BeatsSeed<'_> {
+    type Value = Beats<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Beats<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for BeatsSeed<'_> {
+    type Value = Beats<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Beats<'de>, A::Error> {
+        let (_, most) = bounds::BEATS;
+        let (mut beats, mut count, mut wrong) = (Vec::new(), 0, None);
+        loop {
+            let more = if wrong.is_some() || count >= most {
+                items.next_element::<Skip>()?.is_some()
+            } else {
+                let beat = items.next_element_seed(ItemSeed {
+                    seen: self.0.again(),
+                    read: Fields::beat,
+                    what: "a beat",
+                    field: "beats",
+                })?;
+                let more = beat.is_some();
+                match beat {
+                    Some(Ok(beat)) => beats.push(beat),
+                    Some(Err(bad)) => wrong = Some((count, bad)),
+                    None => {}
                 }
-                Ok(Beats::List(list))
+                more
+            };
+            if !more {
+                return Ok(Beats::List(beats, count, wrong));
             }
-            fn visit_unit<E>(self) -> Result<Beats<'de>, E> {
-                Ok(Beats::Null)
-            }
-            fn visit_str<E>(self, _: &str) -> Result<Beats<'de>, E> {
-                Ok(Beats::Other("a string"))
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<Beats<'de>, E> {
-                Ok(Beats::Other("a number"))
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Beats<'de>, E> {
-                Ok(Beats::Other("a number"))
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Beats<'de>, E> {
-                Ok(Beats::Other("a number"))
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Beats<'de>, E> {
-                Ok(Beats::Other("a boolean"))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Beats<'de>, A::Error> {
-                while entries.next_entry::<Cow<'de, str>, Skip>()?.is_some() {}
-                Ok(Beats::Other(AN_OBJECT))
-            }
+            count += 1;
         }
-        deserializer.deserialize_any(BeatsVisitor)
+    }
+    fn visit_unit<E>(self) -> Result<Beats<'de>, E> {
+        Ok(Beats::Null)
+    }
+    fn visit_str<E>(self, _: &str) -> Result<Beats<'de>, E> {
+        Ok(Beats::Other("a string"))
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Beats<'de>, E> {
+        Ok(Beats::Other("a number"))
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Beats<'de>, E> {
+        Ok(Beats::Other("a number"))
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Beats<'de>, E> {
+        Ok(Beats::Other("a number"))
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Beats<'de>, E> {
+        Ok(Beats::Other("a boolean"))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Beats<'de>, A::Error> {
+        while entries.next_entry::<Skip, Skip>()?.is_some() {}
+        Ok(Beats::Other(AN_OBJECT))
     }
 }
 
-struct FieldsVisitor;
+/// Reads an object's fields.
+pub(super) struct FieldsSeed<'s>(pub Seen<'s>);
 
-/// A key, borrowed where it has no escapes.
-struct Key;
+impl<'de> DeserializeSeed<'de> for FieldsSeed<'_> {
+    type Value = Fields<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Fields<'de>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
 
-impl<'de> DeserializeSeed<'de> for Key {
+/// A key; of one that no event has the name is noted.
+pub(super) struct Key<'k, 's>(pub &'k mut Seen<'s>);
+
+impl<'de> DeserializeSeed<'de> for Key<'_, '_> {
     type Value = Field;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for Key {
+impl Visitor<'_> for Key<'_, '_> {
     type Value = Field;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
@@ -321,12 +394,15 @@ impl Visitor<'_> for Key {
             "revision" => Field::Revision,
             "partition" => Field::Partition,
             "policy" => Field::Policy,
-            _ => Field::Unknown,
+            _ => {
+                self.0.note(key);
+                Field::Unknown
+            }
         })
     }
 }
 
-enum Field {
+pub(super) enum Field {
     Offset,
     Ts,
     Type,
@@ -350,104 +426,71 @@ enum Field {
     Unknown,
 }
 
-impl<'de> Visitor<'de> for FieldsVisitor {
+impl<'de> Visitor<'de> for FieldsSeed<'_> {
     type Value = Fields<'de>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Fields<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Fields<'de>, A::Error> {
         let mut fields = Fields::default();
-        while let Some(field) = entries.next_key_seed(Key)? {
-            let place = match field {
-                Field::Offset => &mut fields.offset,
-                Field::Ts => &mut fields.ts,
-                Field::Type => &mut fields.kind,
-                Field::User => &mut fields.user,
-                Field::Platform => &mut fields.platform,
-                Field::Device => &mut fields.device,
-                Field::Gateway => &mut fields.gateway,
-                Field::Epoch => &mut fields.epoch,
-                Field::Conn => &mut fields.conn,
-                Field::Intent => &mut fields.intent,
-                Field::Client => &mut fields.client,
-                Field::Reason => &mut fields.reason,
-                Field::Text => &mut fields.text,
-                Field::TtlMs => &mut fields.ttl_ms,
-                Field::AuthAt => &mut fields.auth_at,
-                Field::Revision => &mut fields.revision,
-                Field::Partition => &mut fields.partition,
-                Field::Conns => {
-                    fields.conns = entries.next_value()?;
-                    continue;
-                }
-                Field::Beats => {
-                    fields.beats = entries.next_value()?;
-                    continue;
-                }
-                Field::Policy => {
-                    fields.policy = Some(entries.next_value()?);
-                    continue;
-                }
-                Field::Unknown => {
-                    entries.next_value::<Skip>()?;
-                    continue;
-                }
-            };
-            *place = entries.next_value()?;
+        while let Some(field) = entries.next_key_seed(Key(&mut self.0))? {
+            fields.read(field, &mut self.0, &mut entries)?;
         }
         Ok(fields)
     }
 }
 
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields<'de>, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Items<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Items<'de>, D::Error> {
-        struct ItemsVisitor;
-        impl<'de> Visitor<'de> for ItemsVisitor {
-            type Value = Items<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array of events, or an object with such an array as `events`")
+impl<'de> Fields<'de> {
+    /// Reads the value of a field.
+    pub fn read<A: MapAccess<'de>>(
+        &mut self,
+        field: Field,
+        seen: &mut Seen<'_>,
+        entries: &mut A,
+    ) -> Result<(), A::Error> {
+        let place = match field {
+            Field::Offset => &mut self.offset,
+            Field::Ts => &mut self.ts,
+            Field::Type => &mut self.kind,
+            Field::User => &mut self.user,
+            Field::Platform => &mut self.platform,
+            Field::Device => &mut self.device,
+            Field::Gateway => &mut self.gateway,
+            Field::Epoch => &mut self.epoch,
+            Field::Conn => &mut self.conn,
+            Field::Intent => &mut self.intent,
+            Field::Client => &mut self.client,
+            Field::Reason => &mut self.reason,
+            Field::Text => &mut self.text,
+            Field::TtlMs => &mut self.ttl_ms,
+            Field::AuthAt => &mut self.auth_at,
+            Field::Revision => &mut self.revision,
+            Field::Partition => &mut self.partition,
+            Field::Conns => {
+                self.conns = entries.next_value()?;
+                return Ok(());
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Items<'de>, A::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = items.next_element()? {
-                    list.push(item);
-                }
-                Ok(Items(list))
+            Field::Beats => {
+                self.beats = entries.next_value_seed(BeatsSeed(seen.again()))?;
+                return Ok(());
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Items<'de>, A::Error> {
-                let mut found = None;
-                while let Some(key) = entries.next_key::<Cow<'de, str>>()? {
-                    if key == "events" {
-                        found = Some(entries.next_value::<Vec<Item<'de>>>()?);
-                    } else {
-                        entries.next_value::<IgnoredAny>()?;
-                    }
-                }
-                found.map(Items).ok_or_else(|| de::Error::missing_field("events"))
+            Field::Policy => {
+                let raw: &'de RawValue = entries.next_value()?;
+                let length = raw.get().len();
+                self.policy = if length > seen.policy_bytes {
+                    PolicyField::TooLong(length, seen.policy_bytes)
+                } else {
+                    PolicyField::Value(serde_json::from_str(raw.get()).map_err(de::Error::custom)?)
+                };
+                return Ok(());
             }
-        }
-        deserializer.deserialize_any(ItemsVisitor)
-    }
-}
-
-impl<'a> Item<'a> {
-    fn new_event(self) -> Result<NewEvent<'a>, BadEvent> {
-        match self {
-            Item::Object(mut fields) => Ok(NewEvent {
-                event: fields.event()?,
-                partition: match fields.partition {
-                    Raw::Number(partition) => Some(partition),
-                    Raw::Missing | Raw::Null | Raw::Text(_) | Raw::Other(_) => None,
-                },
-            }),
-            Item::Other(what) => bad("type", format!("an event must be an object, not {what}")),
-        }
+            Field::Unknown => {
+                entries.next_value::<Skip>()?;
+                return Ok(());
+            }
+        };
+        *place = entries.next_value()?;
+        Ok(())
     }
 }
 
@@ -554,32 +597,28 @@ impl<'a> Fields<'a> {
 
     fn beats(&mut self) -> Result<Vec<Beat<'a>>, BadEvent> {
         let (least, most) = bounds::BEATS;
-        let items = match std::mem::take(&mut self.beats) {
-            Beats::List(items) => items,
+        let (beats, count, wrong) = match std::mem::take(&mut self.beats) {
+            Beats::List(beats, count, wrong) => (beats, count, wrong),
             Beats::Missing | Beats::Null => return bad("beats", "`beats` is missing"),
             Beats::Other(what) => return bad("beats", format!("`beats` must be an array, not {what}")),
         };
-        if !(least..=most).contains(&items.len()) {
+        if !(least..=most).contains(&count) {
             return bad(
                 "beats",
-                format!("`beats` must have {least} to {most} entries, not {}", items.len()),
+                format!("`beats` must have {least} to {most} entries, not {count}"),
             );
         }
-        let read = |item: Item<'a>| match item {
-            Item::Object(mut fields) => Ok(Beat {
-                who: fields.who()?,
-                conn: fields.conn()?,
-            }),
-            Item::Other(what) => bad("beats", format!("a beat must be an object, not {what}")),
-        };
-        let numbered = items.into_iter().enumerate();
-        let beats = numbered.map(|(number, item)| {
-            read(item).map_err(|bad| BadEvent {
-                message: format!("beat {number}: {}", bad.message),
-                ..bad
-            })
-        });
-        beats.collect()
+        match wrong {
+            None => Ok(beats),
+            Some((number, wrong)) => bad(wrong.field, format!("beat {number}: {}", wrong.message)),
+        }
+    }
+
+    fn beat(&mut self) -> Result<Beat<'a>, BadEvent> {
+        Ok(Beat {
+            who: self.who()?,
+            conn: self.conn()?,
+        })
     }
 
     fn conns(&mut self) -> Result<Vec<Conn>, BadEvent> {
@@ -621,10 +660,16 @@ impl<'a> Fields<'a> {
     }
 
     fn policy(&mut self) -> Result<Event<'a>, BadEvent> {
-        let value = match self.policy.take() {
-            Some(value @ Value::Object(_)) => value,
-            Some(Value::Null) | None => return bad("policy", "`policy` is missing"),
-            Some(_) => return bad("policy", "`policy` must be an object"),
+        let value = match std::mem::take(&mut self.policy) {
+            PolicyField::Value(value @ Value::Object(_)) => value,
+            PolicyField::Value(Value::Null) | PolicyField::Missing => return bad("policy", "`policy` is missing"),
+            PolicyField::Value(_) => return bad("policy", "`policy` must be an object"),
+            PolicyField::TooLong(length, most) => {
+                return bad(
+                    "policy",
+                    format!("`policy` must have at most {most} bytes, not {length}"),
+                );
+            }
         };
         let completed = policy_document(&value).and_then(|document| document.complete());
         match completed {
@@ -636,7 +681,17 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn event(&mut self) -> Result<Event<'a>, BadEvent> {
+    pub fn new_event(&mut self) -> Result<NewEvent<'a>, BadEvent> {
+        Ok(NewEvent {
+            event: self.event()?,
+            partition: match self.partition {
+                Raw::Number(partition) => Some(partition),
+                Raw::Missing | Raw::Null | Raw::Text(_) | Raw::Other(_) => None,
+            },
+        })
+    }
+
+    pub fn event(&mut self) -> Result<Event<'a>, BadEvent> {
         let kind = match std::mem::take(&mut self.kind) {
             Raw::Text(kind) => kind,
             Raw::Missing | Raw::Null => return bad("type", "`type` is missing"),

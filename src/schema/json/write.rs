@@ -49,6 +49,11 @@ impl<'w> Object<'w> {
         }
     }
 
+    /// A list of texts.
+    pub fn texts<T: AsRef<str>>(&mut self, key: &str, values: &[T]) -> &mut Self {
+        self.list(key, values, |out, value| text(out, value.as_ref()))
+    }
+
     pub fn number(&mut self, key: &str, value: u64) -> &mut Self {
         write_decimal(self.key(key), value);
         self
