@@ -11,6 +11,7 @@ pub mod census;
 mod checkpoints;
 mod current;
 mod outbox;
+mod outcomes;
 pub mod ownership;
 pub mod partition;
 mod placement;
@@ -21,6 +22,7 @@ mod seats;
 mod worker;
 
 pub use checkpoints::{Keeper, Reach, retention_warning};
+pub use outcomes::{Interest, Outcome, Outcomes};
 pub use placement::{Placed, Unplaced};
 pub use worker::{Answer, PartitionStats, QueryError};
 
@@ -29,7 +31,7 @@ use crate::clock::Clock;
 use crate::log::{self, Alone, Group, Log, Position, Topic};
 use crate::metrics;
 use crate::presence::state::HashSeed;
-use crate::presence::{LogTime, Offset, Partition};
+use crate::presence::{Epoch, LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::store;
 use crate::tasks::{self, End};
@@ -95,6 +97,8 @@ impl Default for Tuning {
 
 /// How long a question waits for its answer.
 const ANSWER: Duration = Duration::from_secs(6);
+/// The same for what a lease is compared with, which must not wait for long.
+const EPOCHS_ANSWER: Duration = Duration::from_secs(1);
 /// The same for its stats, which it gives at once unless it waits for its log.
 const STATS_ANSWER: Duration = Duration::from_secs(2);
 
@@ -368,6 +372,47 @@ impl Engine {
     /// The partition's line of `rollcall fold --state`, as JSON: gateways with epoch and lease.
     pub async fn partition(&self, partition: Partition) -> Result<Vec<u8>, QueryError> {
         self.ask(partition, |reply| Command::Partition { reply }).await?
+    }
+
+    /// The greatest epoch known of each gateway, in the order asked, as the first partition knows it that answers.
+    /// Nothing where none of this process's can answer at the moment.
+    pub async fn epochs(&self, gateways: Vec<String>) -> Vec<Option<Epoch>> {
+        for partition in (0..self.log.partitions()).map(Partition) {
+            let gateways = gateways.clone();
+            let ask = |reply| Command::Epochs { gateways, reply };
+            match self.ask_for(EPOCHS_ANSWER, partition, ask).await {
+                Ok(Ok(epochs)) => return epochs,
+                Err(QueryError::Elsewhere) | Ok(Err(QueryError::Elsewhere)) => {}
+                Err(_) | Ok(Err(_)) => return Vec::new(),
+            }
+        }
+        Vec::new()
+    }
+
+    /// Whether this process works on a partition.
+    pub fn has(&self, partition: Partition) -> bool {
+        let seat = self.seats.get(partition.0 as usize);
+        seat.is_some_and(Seat::is_taken)
+    }
+
+    /// Has the outcomes of a partition's records kept from now on, for as long as what is returned lives.
+    pub fn interest(&self, partition: Partition) -> Interest {
+        match self.seats.get(partition.0 as usize) {
+            Some(seat) => seat.interest(),
+            None => Interest::in_what(&Arc::default()),
+        }
+    }
+
+    /// What became of records of a partition, once the last of them is folded and committed. An [`Engine::interest`]
+    /// must have been there since before they were appended.
+    pub async fn outcomes(&self, partition: Partition, offsets: Vec<Offset>) -> Result<Outcomes, QueryError> {
+        self.ask(partition, |reply| Command::Outcomes { offsets, reply })
+            .await?
+    }
+
+    /// The wall clock's milliseconds since 1970.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
     }
 
     /// Where a partition is. [`QueryError::Unavailable`] soon, if its worker waits for the log.

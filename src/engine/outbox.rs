@@ -5,6 +5,7 @@
 
 use super::Error;
 use super::census::Census;
+use super::outcomes::Kept;
 use super::rejected::{self, Groups, Rejected};
 use crate::log::{Commit, CurrentRecord, Log, NewRecord, Position};
 use crate::metrics;
@@ -42,6 +43,8 @@ pub struct Outbox {
     datum: Vec<u8>,
     /// Written with.
     pub schemas: Schemas,
+    /// What became of records, while somebody wants to know.
+    pub outcomes: Kept,
 }
 
 impl Outbox {
@@ -72,6 +75,7 @@ impl Outbox {
             unwarned: Groups::default(),
             datum: Vec::new(),
             schemas: Schemas::default(),
+            outcomes: Kept::default(),
         }
     }
 
@@ -126,6 +130,7 @@ impl Outbox {
 
     /// Takes an output. `time` is the log time of its record.
     pub fn take(&mut self, output: Output, time: Option<LogTime>, log: &dyn Log) -> Result<(), Error> {
+        self.outcomes.see(&output);
         let (id, schema) = match &output {
             Output::Change(change) => (change.id, avro::Schema::Change),
             Output::Kick(kick) => (kick.id, avro::Schema::Kick),
@@ -189,6 +194,7 @@ impl Outbox {
 
     /// Takes a malformed record, whole.
     pub fn quarantine(&mut self, offset: Offset, rejected: &Rejected, value: Vec<u8>) {
+        self.outcomes.malformed(offset, rejected.reason.name(), &rejected.error);
         // What is folded again is there already, and was counted before.
         if offset >= self.target.next {
             let Rejected { reason, error } = rejected;

@@ -16,6 +16,7 @@ mod look;
 use super::census::Census;
 use super::current;
 use super::outbox::Outbox;
+use super::outcomes::Kept;
 use super::places::{Places, beats_of};
 use super::rejected::{Groups, Rejected, decode};
 use super::{Error, Tuning};
@@ -38,6 +39,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 /// A partition, from its log and its store to what it has in memory.
 pub struct Walk {
@@ -254,6 +256,16 @@ impl Walk {
         self
     }
 
+    /// Keeps the outcomes of records while this many, if any, want to know them.
+    pub fn with_outcomes(mut self, wanted: Arc<AtomicUsize>) -> Walk {
+        self.outbox.outcomes.want_by(wanted);
+        self
+    }
+
+    pub(super) fn outcomes(&self) -> &Kept {
+        &self.outbox.outcomes
+    }
+
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -388,6 +400,7 @@ impl Walk {
 
     /// Folds the records; the error says at which of them it ended, if not behind the last one.
     fn fold_batch(&mut self, mut records: &[Record]) -> Result<(Step, Option<Error>), Error> {
+        self.outbox.outcomes.begin(self.next);
         let partitions = self.log.partitions();
         let mut step = Step::default();
         let mut decoded: Vec<_> = records

@@ -1,6 +1,7 @@
 //! The thread that takes partitions up and gives them back: the group's news and the workers' ends go in, as facts of
 //! [`ownership`], and what that commands is done.
 
+use super::outcomes::Interest;
 use super::ownership::{self, Command as Order, Fact, Life};
 use super::rejected::Warnings;
 use super::worker::{Command, Wake, Worker};
@@ -12,7 +13,7 @@ use crate::metrics;
 use crate::presence::Partition;
 use crate::tasks;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -33,11 +34,23 @@ pub enum Report {
 
 /// Where the worker of a partition can be asked, while there is one.
 #[derive(Default)]
-pub struct Seat(Mutex<Option<(Sender<Command>, Arc<Wake>)>>);
+pub struct Seat {
+    asked: Mutex<Option<(Sender<Command>, Arc<Wake>)>>,
+    /// How many want to know the outcomes of records.
+    outcomes: Arc<AtomicUsize>,
+}
 
 impl Seat {
     fn locked(&self) -> MutexGuard<'_, Option<(Sender<Command>, Arc<Wake>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_taken(&self) -> bool {
+        self.locked().is_some()
+    }
+
+    pub fn interest(&self) -> Interest {
+        Interest::in_what(&self.outcomes)
     }
 
     /// Whether there was somebody to tell.
@@ -235,7 +248,8 @@ impl Seats {
 
     fn start(&mut self, partition: Partition) {
         let (sender, commands) = channel();
-        let wake = Arc::new(Wake::new(sender.clone()));
+        let wanted = self.seats[partition.0 as usize].outcomes.clone();
+        let wake = Arc::new(Wake::new(sender.clone(), wanted));
         let worker = Worker::new(
             partition,
             self.means.clone(),

@@ -7,6 +7,7 @@
 mod answers;
 
 use super::checkpoints::{Reach, set_aside};
+use super::outcomes::Outcomes;
 use super::ownership::Fact;
 use super::partition::Walk;
 use super::progress::{Cause, Progress, Standstill};
@@ -19,13 +20,13 @@ use crate::metrics;
 use crate::presence::change::IgnoreReason;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
-use crate::presence::{LogTime, Offset, Partition, Status};
+use crate::presence::{Epoch, LogTime, Offset, Partition, Status};
 use crate::store::{self, Store};
 use crate::tasks;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -89,6 +90,14 @@ pub enum Command {
     Partition {
         reply: Reply<Vec<u8>>,
     },
+    Outcomes {
+        offsets: Vec<Offset>,
+        reply: Reply<Outcomes>,
+    },
+    Epochs {
+        gateways: Vec<String>,
+        reply: Reply<Vec<Option<Epoch>>>,
+    },
     Stats {
         reply: oneshot::Sender<PartitionStats>,
     },
@@ -130,13 +139,16 @@ pub struct PartitionStats {
 pub struct Wake {
     sender: Sender<Command>,
     pending: AtomicBool,
+    /// How many want to know the outcomes of records.
+    outcomes: Arc<AtomicUsize>,
 }
 
 impl Wake {
-    pub fn new(sender: Sender<Command>) -> Wake {
+    pub fn new(sender: Sender<Command>, outcomes: Arc<AtomicUsize>) -> Wake {
         Wake {
             sender,
             pending: AtomicBool::new(false),
+            outcomes,
         }
     }
 
@@ -218,6 +230,7 @@ enum Question {
     Users(Vec<String>, Reply<Vec<Option<Vec<u8>>>>),
     Policy(Reply<Answer<(String, Option<Offset>)>>),
     Partition(Reply<Vec<u8>>),
+    Outcomes(Vec<Offset>, Reply<Outcomes>),
 }
 
 impl Question {
@@ -226,6 +239,7 @@ impl Question {
             Question::Users(_, reply) => reply.is_closed(),
             Question::Policy(reply) => reply.is_closed(),
             Question::Partition(reply) => reply.is_closed(),
+            Question::Outcomes(_, reply) => reply.is_closed(),
         }
     }
 }
@@ -544,7 +558,8 @@ impl Worker {
                 clock,
                 self.tuning,
             )?
-            .with_schemas(self.means.outside.schemas.clone());
+            .with_schemas(self.means.outside.schemas.clone())
+            .with_outcomes(self.wake.outcomes.clone());
             self.restoring = true;
             self.at_end_once = false;
             self.end_at_opening = self.log.range(Topic::Events, self.partition)?.end;
@@ -742,6 +757,19 @@ impl Worker {
             Command::Users { users, at_least, reply } => self.ask(at_least, Question::Users(users, reply)),
             Command::Policy { reply } => self.ask(None, Question::Policy(reply)),
             Command::Partition { reply } => self.ask(None, Question::Partition(reply)),
+            Command::Outcomes { offsets, reply } => {
+                let last = offsets.iter().max().copied();
+                self.ask(last, Question::Outcomes(offsets, reply));
+            }
+            Command::Epochs { gateways, reply } => {
+                // What was folded is known, committed or not.
+                let walk = self.walk.as_ref().ok_or(QueryError::Unavailable);
+                let known = walk.map(|walk| {
+                    let known = gateways.iter().map(|gateway| walk.state().epoch_of(gateway));
+                    known.collect()
+                });
+                let _ = reply.send(known);
+            }
             Command::Stats { reply } => {
                 // Whoever asked may have gone: here and below that is no error.
                 let _ = reply.send(self.stats());

@@ -2,11 +2,19 @@
 
 use super::deadlines::NEVER;
 use super::links::Links;
-use super::state::{Device, DeviceState, Link, Slot};
+use super::state::{Device, DeviceState, Link, Slot, State};
 use super::table::{HashSeed, Hasher, Named, Table};
 use super::{Conn, Epoch, LogTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeBounds;
+
+impl State {
+    /// The greatest epoch known of a gateway.
+    pub fn epoch_of(&self, gateway: &str) -> Option<Epoch> {
+        let known = self.gateways.known(self.gateways.find(gateway)?)?;
+        Some(known.epoch)
+    }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct GatewayId(pub u32);

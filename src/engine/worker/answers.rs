@@ -2,6 +2,7 @@
 
 use super::{Answer, PartitionStats, QueryError, Question, Waiting, Worker};
 use crate::engine::millis;
+use crate::engine::outcomes::Outcomes;
 use crate::engine::partition::Walk;
 use crate::log::Topic;
 use crate::presence::Offset;
@@ -28,6 +29,13 @@ impl Worker {
 
     fn answer(&self, question: Question) {
         match question {
+            Question::Outcomes(offsets, reply) => {
+                let answer = self.shown().map(|walk| Outcomes {
+                    each: walk.outcomes().each(&offsets, walk.applied()),
+                    platforms: walk.state().policy().platforms.keys().cloned().collect(),
+                });
+                let _ = reply.send(answer);
+            }
             Question::Users(users, reply) => {
                 let _ = reply.send(self.users(&users));
             }
