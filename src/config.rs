@@ -5,10 +5,12 @@ mod file;
 pub mod gateway;
 mod invalid;
 mod tim;
+mod tokens;
 
 pub use address::{SecretUrl, masked};
 pub use invalid::Invalid;
 pub use tim::{Credential, Tim, TimUnknown};
+pub use tokens::{read_tokens, warn_if_shared};
 
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
@@ -49,9 +51,20 @@ pub struct Flags {
     /// Partitions of a new log, 1 to 1024, fixed when it is made [default: 4]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_PARTITIONS")]
     pub partitions: Option<u32>,
-    /// Bearer tokens, one per line: the token, a space, and its scopes (read, publish, admin) separated by commas
+    /// Bearer tokens, one per line: the token, a space, and its scopes separated by commas (read, publish,
+    /// publish:GATEWAY, metrics, admin). Read again when it changes
     #[arg(long, value_name = "FILE", env = "ROLLCALL_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// HTTP connections at once, 1 to 1000000 [default: 4096, or fewer if open files leave no room for so many]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_HTTP_CONNECTIONS_MAX")]
+    pub http_connections_max: Option<u64>,
+    /// Memory for the bodies of all HTTP requests together, in MiB, 16 to 65536 [default: 256]
+    #[arg(long, value_name = "MIB", env = "ROLLCALL_HTTP_BODY_MIB")]
+    pub http_body_mib: Option<u64>,
+    /// An origin whose pages may use HTTP, such as https://chat.example.com; any number of times
+    #[arg(long, value_name = "ORIGIN", env = "ROLLCALL_CORS_ORIGIN", value_delimiter = ',')]
+    #[serde(default)]
+    pub cors_origin: Vec<String>,
     /// Records older than this many hours are deleted, 1 to 876000 [default: 720, that is 30 days]
     #[arg(long, value_name = "HOURS", env = "ROLLCALL_RETENTION_HOURS")]
     pub retention_hours: Option<u64>,
@@ -210,6 +223,14 @@ pub struct Config {
     pub policy_if_new: bool,
     pub partitions: Option<u32>,
     pub tokens: Option<Vec<(String, Scopes)>>,
+    /// Where they are from; read again when it changes.
+    pub token_file: Option<PathBuf>,
+    /// Connections of HTTP at once; none: as many as open files leave room for.
+    pub http_connections_max: Option<usize>,
+    /// Of bodies of HTTP, and what is made of them, in memory at once.
+    pub http_body_bytes: usize,
+    /// Origins whose pages may use HTTP.
+    pub cors_origins: Vec<String>,
     pub retention_ms: u64,
     pub retention_bytes: u64,
     /// Of the embedded log: a machine's clock within an hour of it is right.
@@ -274,20 +295,37 @@ impl<T> std::fmt::Debug for Secret<T> {
 }
 
 /// What a bearer token allows.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Scopes {
     /// To look: users, changes, kicks, stats, metrics.
     pub read: bool,
     /// To publish events of clients and gateways.
     pub publish: bool,
+    /// If there is any, to publish only events that name one of these gateways, or none.
+    pub gateways: Vec<String>,
     /// To do everything; alone to publish `policy`, `kick` and `forget`.
     pub admin: bool,
+    /// To read metrics and nothing else.
+    pub metrics: bool,
+    /// Whose token it is, for the log.
+    pub name: Option<String>,
+}
+
+impl Scopes {
+    pub fn everything() -> Scopes {
+        Scopes {
+            read: true,
+            publish: true,
+            admin: true,
+            metrics: true,
+            ..Scopes::default()
+        }
+    }
 }
 
 /// Outage grace is on where nothing else is said: one machine restarts sometimes, and silence is then no evidence.
 const FIRST_SILENCE_MS: u64 = 10_000;
 const FIRST_GRACE_MS: u64 = 30_000;
-const TOKEN_BYTES_MIN: usize = 16;
 const GROUP_BYTES_MAX: usize = 200;
 pub const DEFAULT_DATA: &str = "rollcall-data";
 /// Of the processes that share the partitions of a Kafka cluster out.
@@ -368,6 +406,24 @@ impl Flags {
             1,
             1 << 20,
         )?;
+        let http_connections_max = match self.http_connections_max.or(file.http_connections_max) {
+            Some(count) => Some(within("http_connections_max", Some(count), 1, 1, 1_000_000)? as usize),
+            None => None,
+        };
+        let body_mib = within(
+            "http_body_mib",
+            self.http_body_mib.or(file.http_body_mib),
+            256,
+            16,
+            65_536,
+        )?;
+        let cors_origins = match self.cors_origin.is_empty() {
+            true => file.cors_origin,
+            false => self.cors_origin,
+        };
+        for origin in &cors_origins {
+            check_origin(origin)?;
+        }
         // The log itself says how many there may be, and how many it was made with.
         let partitions = self.partitions.or(file.partitions);
         let demo = self.demo.or(file.demo);
@@ -398,6 +454,10 @@ impl Flags {
             policy_if_new: self.policy_if_new || file.policy_if_new,
             partitions,
             tokens: token_file.as_deref().map(read_tokens).transpose()?,
+            token_file,
+            http_connections_max,
+            http_body_bytes: (body_mib << 20) as usize,
+            cors_origins,
             retention_ms: hours * 3_600_000,
             retention_bytes: mib << 20,
             accepted_time_ms,
@@ -486,10 +546,11 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
     };
     let peer_token = |path: PathBuf| -> anyhow::Result<Credential> {
         let token = Credential::read(&path, "peer token")?;
-        if token.reveal().len() < TOKEN_BYTES_MIN {
+        if token.reveal().len() < tokens::TOKEN_BYTES_MIN {
             let problem = format!(
-                "{}: a peer token must have at least {TOKEN_BYTES_MIN} characters",
-                path.display()
+                "{}: a peer token must have at least {} characters",
+                path.display(),
+                tokens::TOKEN_BYTES_MIN
             );
             bail!(Invalid::new("peer_token_file", problem));
         }
@@ -577,6 +638,22 @@ fn checkpoints(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Checkpoints
     }))
 }
 
+/// An origin as browsers send it: scheme, host, and the port if it is not the scheme's own.
+fn check_origin(origin: &str) -> anyhow::Result<()> {
+    let parsed = url::Url::parse(origin).ok();
+    let parsed = parsed.filter(|url| matches!(url.scheme(), "http" | "https"));
+    if parsed.is_none_or(|url| url.origin().ascii_serialization() != origin) {
+        bail!(Invalid::new(
+            "cors_origin",
+            format!(
+                "must be an origin as browsers send it, such as https://chat.example.com, without a path and without *, \
+                 not {origin:?}"
+            )
+        ));
+    }
+    Ok(())
+}
+
 /// Milliseconds of a span such as 90s, 10m or 1h.
 fn span_ms(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -595,51 +672,6 @@ fn within(name: &'static str, value: Option<u64>, default: u64, least: u64, most
         bail!(Invalid::new(name, format!("must be {least} to {most}, not {value}")));
     }
     Ok(value)
-}
-
-fn read_tokens(path: &Path) -> anyhow::Result<Vec<(String, Scopes)>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the tokens {}", path.display()))?;
-    let mut tokens = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let at = || format!("{}, line {}", path.display(), number + 1);
-        let Some((token, scopes)) = line.split_once(char::is_whitespace) else {
-            bail!(
-                "{}: a token must be followed by its scopes (read, publish, admin)",
-                at()
-            );
-        };
-        if token.len() < TOKEN_BYTES_MIN {
-            bail!("{}: a token must have at least {TOKEN_BYTES_MIN} characters", at());
-        }
-        let mut allowed = Scopes::default();
-        for scope in scopes.split(',').map(str::trim) {
-            match scope {
-                "read" => allowed.read = true,
-                "publish" => allowed.publish = true,
-                "admin" => {
-                    allowed = Scopes {
-                        read: true,
-                        publish: true,
-                        admin: true,
-                    };
-                }
-                // It may be a token in the wrong column, so it is not shown.
-                _ => bail!(
-                    "{}: a scope is unknown; after the token and a space come read, publish or admin, separated by commas",
-                    at()
-                ),
-            }
-        }
-        tokens.push((token.to_owned(), allowed));
-    }
-    if tokens.is_empty() {
-        bail!("{} has no token: nobody could get in", path.display());
-    }
-    Ok(tokens)
 }
 
 /// Reads a policy file; the default policy where there is none.

@@ -320,10 +320,10 @@ fn every_secret_is_made_at_random_and_none_is_in_the_repository() {
     let scopes = |file: &str| {
         let secret = read(file);
         let found = tokens.iter().find(|(token, _)| *token == secret);
-        found.expect("one of them").1
+        found.expect("one of them").1.clone()
     };
     let prometheus = scopes("ops/secrets/prometheus-token");
-    assert!(prometheus.read && !prometheus.publish && !prometheus.admin);
+    assert!(prometheus.metrics && !prometheus.read && !prometheus.publish && !prometheus.admin);
     let gateway = scopes("ops/secrets/gateway-token");
     assert!(gateway.read && gateway.publish && !gateway.admin);
     assert!(scopes("ops/secrets/admin-token").admin);

@@ -17,5 +17,7 @@ mod house;
 mod overview;
 #[path = "http/process.rs"]
 mod process;
+#[path = "http/server.rs"]
+mod server;
 #[path = "http/users.rs"]
 mod users;

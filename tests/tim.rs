@@ -413,7 +413,10 @@ fn settings_that_make_no_sense_are_refused_and_the_key_is_never_shown() {
             vec!["--tim-app", "4294967296", "--tim-key", KEY],
             "--tim-app must be 1 to 4294967295",
         ),
-        (vec!["--tim-app", APP, "--tim-key", ""], "--tim-key is empty"),
+        (
+            vec!["--tim-app", APP, "--tim-key", ""],
+            "--tim-key must have at least 16 bytes, not 0",
+        ),
         (
             vec!["--tim-app", APP, "--tim-key-file", &empty],
             "is empty, where the TIM key should be",

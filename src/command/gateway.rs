@@ -1,5 +1,6 @@
 //! `rollcall gateway`: the WebSocket edge as a process of its own, beside an engine.
 
+use super::descriptors;
 use super::serve::start_logging;
 use super::signals::Signals;
 use crate::clock::{Clock, SystemClock};
@@ -8,6 +9,7 @@ use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::gateway::uplink::Unavailable;
 use crate::gateway::uplink::http::HttpUplink;
 use crate::gateway::{self, Edge, Gateway};
+use crate::http::Limits;
 use anyhow::{Context as _, anyhow};
 use axum::Router;
 use axum::http::StatusCode;
@@ -18,10 +20,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 const RETRY: Duration = Duration::from_secs(1);
 /// While no engine answers, a warning after 1, 2, 4 … tries, and then after each so many.
 const WARN_EVERY: u32 = 64;
+/// For metrics and probes.
+const STATUS_CONNECTIONS: usize = 64;
 
 /// Takes clients' WebSockets and publishes what happens to them to an engine
 ///
@@ -91,6 +96,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ),
     };
     start_logging(args.log_format, args.log_level);
+    let files = descriptors::raise();
+    tracing::info!(open_files = files.limit, open_files_before = files.before, "limits");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
     let served = runtime.block_on(gateway(args, config, token.as_deref().map(str::trim)));
@@ -121,7 +128,13 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
             .route("/metrics", get(async || crate::metrics::text()))
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(async move || readiness(edge.get())));
-        tokio::spawn(axum::serve(listener, router).into_future());
+        tokio::spawn(crate::http::serve(
+            listener,
+            router,
+            Limits::of(STATUS_CONNECTIONS),
+            // It ends with the process.
+            watch::channel(false).1,
+        ));
     }
     let tls = config.tls.is_some();
     let mut tries = 0u32;

@@ -2,6 +2,7 @@
 
 mod cluster;
 pub mod completions;
+mod descriptors;
 mod first_policy;
 pub mod fold;
 pub mod gateway;

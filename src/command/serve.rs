@@ -1,15 +1,16 @@
 //! `rollcall serve`: the engine, on one machine or as one node of many on Kafka.
 
+use super::descriptors::{self, OpenFiles};
 use super::signals::{Signals, within_bounds};
 use super::{first_policy, reach};
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
-use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, LogFormat, LogLevel};
+use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, LogFormat, LogLevel, read_tokens, warn_if_shared};
 use crate::engine::{Engine, Keeper, Outside, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
-use crate::http::{Edge, Face, PeerKey, Peers, Trust};
+use crate::http::{Access, Edge, Face, Limits, PeerKey, Peers, Trust};
 use crate::log::kafka::KafkaLog;
 use crate::log::local::{LocalLog, Settings};
 use crate::log::{self, Alone, Group, Log, NewRecord, Topic};
@@ -17,11 +18,11 @@ use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::json;
 use anyhow::{Context as _, anyhow, bail};
-use axum::serve::ListenerExt as _;
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -41,15 +42,18 @@ const GRACEFUL: Duration = Duration::from_millis(1_500);
 const OUTPUT_COMMIT_MS: u64 = 20;
 /// A record that is so far ahead of this machine's clock is not folded.
 const AHEAD_MS: u64 = 5 * 60 * 1_000;
+/// How often the file of tokens is looked at.
+const TOKENS_EVERY: Duration = Duration::from_secs(1);
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     let config = flags.config()?;
     super::cluster::check(&config)?;
     start_logging(config.log_format, config.log_level);
+    let files = descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
     let mut kept = Kept::default();
-    let served = runtime.block_on(serve(config, &mut kept));
+    let served = runtime.block_on(serve(config, files, &mut kept));
     // What still waits for brokers or a registry ends with the process, and nobody waits for it.
     std::mem::forget(kept);
     runtime.shutdown_background();
@@ -79,7 +83,7 @@ struct Kept(Option<Arc<KafkaLog>>);
 
 /// Everything but the group is checked before the group is joined: a member that is not ready to work would hold up those
 /// that are.
-async fn serve(config: Config, kept: &mut Kept) -> anyhow::Result<()> {
+async fn serve(config: Config, files: OpenFiles, kept: &mut Kept) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let Some(started) = signals.unless_stopped(start(&config, kept)).await else {
         return Ok(());
@@ -99,7 +103,8 @@ async fn serve(config: Config, kept: &mut Kept) -> anyhow::Result<()> {
         listen,
         peers,
         stopping.clone(),
-    );
+    )
+    .context("a thread for subscriptions cannot be started")?;
     if let Some(tim) = config.tim.clone() {
         face = face.with_tim(tim, clock.clone());
     }
@@ -107,18 +112,23 @@ async fn serve(config: Config, kept: &mut Kept) -> anyhow::Result<()> {
     face = face.with_edge(edges);
     announce(&config, listen, engine.log().partitions());
 
-    let listener = listener.tap_io(|stream| {
-        // Answers are small and wanted at once; a failure only costs time.
-        let _ = stream.set_nodelay(true);
-    });
-    let mut until = stopping.clone();
+    face = face.with_origins(config.cors_origins.clone());
+    let connections = connections(&config, files, engine.log().partitions());
+    face = face.with_bounds(config.http_body_bytes, connections - connections / 4);
+    if let Some(file) = &config.token_file {
+        warn_if_shared(file);
+        tokio::spawn(reload_tokens(file.clone(), face.access(), stopping.clone()));
+    }
     tokio::spawn(face.clone().keep_history());
-    let served = axum::serve(listener, face.router()).with_graceful_shutdown(async move {
-        let _ = until.wait_for(|stopping| *stopping).await;
-    });
-    let server = tokio::spawn(served.into_future());
+    let server = tokio::spawn(crate::http::serve(
+        listener,
+        face.router(),
+        Limits::of(connections),
+        stopping.clone(),
+    ));
     let demo = config.demo.map(|users| {
-        let publisher = config.tokens.iter().flatten().find(|(_, scopes)| scopes.publish);
+        let mut tokens = config.tokens.iter().flatten();
+        let publisher = tokens.find(|(_, scopes)| scopes.publish && scopes.gateways.is_empty());
         let token = publisher.map(|(token, _)| token.clone());
         let url = format!("http://{listen}");
         crate::demo::start(crate::demo::Settings { url, token, users }, clock.clone())
@@ -255,6 +265,50 @@ async fn start(config: &Config, kept: &mut Kept) -> anyhow::Result<Started> {
         clock,
         _lock: lock,
     })
+}
+
+/// How many connections of HTTP are served, said in the log.
+fn connections(config: &Config, files: OpenFiles, partitions: u32) -> usize {
+    // A store a partition, and the embedded log.
+    let databases = partitions as usize + usize::from(config.kafka.is_none());
+    let connections = files.http_connections(databases, config.gateway.is_some(), config.http_connections_max);
+    tracing::info!(
+        http_connections_max = connections,
+        open_files = files.limit,
+        open_files_before = files.before,
+        "limits"
+    );
+    connections
+}
+
+/// Reads the tokens again whenever their file has changed; what cannot be read leaves them as they are.
+async fn reload_tokens(file: PathBuf, access: Arc<Access>, mut stopping: watch::Receiver<bool>) {
+    let stamp = || {
+        let metadata = std::fs::metadata(&file).ok()?;
+        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+    };
+    let mut seen = stamp();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TOKENS_EVERY) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        let now = stamp();
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        match read_tokens(&file) {
+            Ok(tokens) => {
+                access.replace(&tokens);
+                tracing::info!(file = %file.display(), tokens = tokens.len(), "tokens were read again");
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(file = %file.display(), error, "the tokens cannot be read again; those before stay");
+            }
+        }
+    }
 }
 
 /// The log, and what of the engine depends on where it is.

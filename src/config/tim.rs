@@ -73,6 +73,8 @@ pub struct Tim {
 }
 
 const APP_MAX: u64 = u32::MAX as u64;
+/// Tencent's own have 64.
+const KEY_BYTES_MIN: usize = 16;
 
 impl Tim {
     /// What flags and file say together; none where the routes are not asked for.
@@ -106,8 +108,15 @@ impl Tim {
                 "requires the app's secret key: give --tim-key-file, or ROLLCALL_TIM_KEY in the environment"
             ));
         };
-        if key.reveal().is_empty() {
-            bail!(Invalid::new("tim_key", "is empty: everybody could sign with it"));
+        if key.reveal().len() < KEY_BYTES_MIN {
+            bail!(Invalid::new(
+                "tim_key",
+                format!(
+                    "must have at least {KEY_BYTES_MIN} bytes, not {}: a shorter one can be guessed, and whoever has it \
+                     signs as an administrator",
+                    key.reveal().len()
+                )
+            ));
         }
         let admins = admins.cloned().unwrap_or_else(|| vec!["administrator".to_owned()]);
         if admins.is_empty() || admins.iter().any(String::is_empty) {

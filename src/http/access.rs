@@ -1,41 +1,187 @@
 //! Who may do what.
 //!
+//! Every route says beside it what it needs ([`Need`]); one that is not known needs the scope read, so that nothing is
+//! open by mistake. All of it is decided by the head of a request, before its body is read.
+//!
 //! With a token file every request but the console and the probes needs a bearer token with the right scope.
 //! Without one (loopback only) a web page of somebody else must not reach in through the user's browser: a request
 //! from another origin, or to a name that is not this machine's, is refused.
 
-use super::{Face, Fault, console};
+use super::tickets::{self, Limited};
+use super::users::parameter;
+use super::{Face, Fault, follow};
 use crate::config::Scopes;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
 
-pub struct Access {
-    /// Hashes, so that comparing them tells nothing about a token by its time.
-    tokens: Option<Vec<(blake3::Hash, Scopes)>>,
-    loopback: bool,
+/// What a route needs of a caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// Nothing: the console's page and the probes.
+    Nothing,
+    Read,
+    /// Read, or a ticket in the address: a subscription.
+    Follow,
+    Publish,
+    /// Scope metrics, or read.
+    Metrics,
 }
 
-const EVERYTHING: Scopes = Scopes {
-    read: true,
-    publish: true,
-    admin: true,
-};
+/// What the routes need, by path and method.
+#[derive(Clone, Default, Debug)]
+pub struct Needs(HashMap<&'static str, Vec<(Method, Need)>>);
+
+impl Needs {
+    pub fn add(&mut self, path: &'static str, method: Method, need: Need) {
+        self.0.entry(path).or_default().push((method, need));
+    }
+
+    fn of(&self, request: &Request) -> Need {
+        let method = match request.method() {
+            &Method::HEAD => &Method::GET,
+            method => method,
+        };
+        let path = request.extensions().get::<MatchedPath>();
+        let needs = path.and_then(|path| self.0.get(path.as_str()));
+        let need = needs.and_then(|needs| needs.iter().find(|(other, _)| other == method));
+        need.map_or(Need::Read, |(_, need)| *need)
+    }
+}
+
+/// Who calls, and what that allows.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    pub scopes: Arc<Scopes>,
+    /// For the log: the token's name or line, never the token.
+    pub who: Arc<str>,
+    /// Of the token; none where no token protects.
+    token: Option<blake3::Hash>,
+    /// It came with a ticket, which may say of whom.
+    pub limited: Option<Limited>,
+}
+
+impl Grant {
+    /// Another node may ask what nodes ask each other.
+    fn of_a_node() -> Grant {
+        let scopes = Scopes {
+            read: true,
+            ..Scopes::default()
+        };
+        Grant {
+            scopes: Arc::new(scopes),
+            who: "another node".into(),
+            token: None,
+            limited: None,
+        }
+    }
+}
+
+/// See the module.
+pub struct Access {
+    /// Hashes, so that comparing them tells nothing about a token by its time. None: everybody is let in.
+    tokens: Option<RwLock<Arc<[Known]>>>,
+    /// Counts replacements of the tokens.
+    replaced: watch::Sender<u64>,
+    loopback: bool,
+    /// Origins whose pages are let in from elsewhere.
+    origins: Vec<String>,
+}
+
+struct Known {
+    hash: blake3::Hash,
+    scopes: Arc<Scopes>,
+    who: Arc<str>,
+}
+
+fn known(tokens: &[(String, Scopes)]) -> Arc<[Known]> {
+    let known = tokens.iter().enumerate().map(|(number, (token, scopes))| Known {
+        hash: blake3::hash(token.as_bytes()),
+        scopes: Arc::new(scopes.clone()),
+        who: match &scopes.name {
+            Some(name) => name.as_str().into(),
+            None => format!("token {}", number + 1).into(),
+        },
+    });
+    known.collect()
+}
 
 impl Access {
     pub fn new(tokens: Option<&[(String, Scopes)]>, listen: SocketAddr) -> Access {
-        let hashed = |(token, scopes): &(String, Scopes)| (blake3::hash(token.as_bytes()), *scopes);
         Access {
-            tokens: tokens.map(|tokens| tokens.iter().map(hashed).collect()),
+            tokens: tokens.map(|tokens| RwLock::new(known(tokens))),
+            replaced: watch::channel(0).0,
             loopback: listen.ip().is_loopback(),
+            origins: Vec::new(),
         }
     }
 
-    fn scopes(&self, headers: &HeaderMap) -> Result<Scopes, Fault> {
-        let Some(tokens) = &self.tokens else {
-            return Ok(EVERYTHING);
+    /// The same, with pages of these origins let in.
+    pub fn with_origins(self, origins: Vec<String>) -> Access {
+        Access { origins, ..self }
+    }
+
+    /// What tickets of a caller are signed with.
+    pub fn signing(grant: &Grant) -> blake3::Hash {
+        // Where everybody is let in a ticket proves nothing, and is not looked at.
+        grant.token.unwrap_or_else(|| blake3::hash(b""))
+    }
+
+    /// What a ticket grants.
+    fn with_ticket(&self, ticket: &str, now_ms: u64) -> Result<Grant, Fault> {
+        let tokens = self.tokens().unwrap_or_default();
+        let readers = || tokens.iter().filter(|known| known.scopes.read);
+        let (token, limited) = tickets::verify(ticket, readers().map(|known| &known.hash), now_ms)?;
+        let known = readers().find(|known| known.hash == *token);
+        let known = known.ok_or_else(|| Fault::bad_request("unknown_ticket", "its token is gone"))?;
+        Ok(Grant {
+            scopes: known.scopes.clone(),
+            who: known.who.clone(),
+            token: Some(known.hash),
+            limited: Some(limited),
+        })
+    }
+
+    /// Takes other tokens from now on. Subscriptions of a token that is no longer there end.
+    pub fn replace(&self, tokens: &[(String, Scopes)]) {
+        let Some(current) = &self.tokens else { return };
+        *current.write().unwrap_or_else(PoisonError::into_inner) = known(tokens);
+        self.replaced.send_modify(|count| *count += 1);
+    }
+
+    /// Moves whenever the tokens were replaced.
+    pub fn replaced(&self) -> watch::Receiver<u64> {
+        self.replaced.subscribe()
+    }
+
+    /// Whether what was granted would be granted again.
+    pub fn still_allows(&self, grant: &Grant) -> bool {
+        let (Some(tokens), Some(hash)) = (self.tokens(), grant.token) else {
+            return true;
+        };
+        tokens
+            .iter()
+            .any(|known| known.hash == hash && known.scopes == grant.scopes)
+    }
+
+    fn tokens(&self) -> Option<Arc<[Known]>> {
+        let tokens = self.tokens.as_ref()?;
+        Some(tokens.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn grant(&self, headers: &HeaderMap) -> Result<Grant, Fault> {
+        let Some(tokens) = self.tokens() else {
+            return Ok(Grant {
+                scopes: Arc::new(Scopes::everything()),
+                who: "anyone on this machine".into(),
+                token: None,
+                limited: None,
+            });
         };
         let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let scheme_and_token = authorization.and_then(|value| value.split_once(' '));
@@ -44,10 +190,16 @@ impl Access {
             return Err(Fault::new(StatusCode::UNAUTHORIZED, "no_token", message));
         };
         let hash = blake3::hash(token.trim().as_bytes());
-        let known = tokens.iter().find(|(known, _)| *known == hash);
-        known.map(|(_, scopes)| *scopes).ok_or_else(|| {
+        let known = tokens.iter().find(|known| known.hash == hash);
+        let known = known.ok_or_else(|| {
             let message = "this bearer token is not known here";
             Fault::new(StatusCode::UNAUTHORIZED, "unknown_token", message)
+        })?;
+        Ok(Grant {
+            scopes: known.scopes.clone(),
+            who: known.who.clone(),
+            token: Some(hash),
+            limited: None,
         })
     }
 
@@ -74,6 +226,7 @@ impl Access {
             return foreign(&format!("the host {name:?} is not an address of this machine"));
         }
         match text(header::ORIGIN) {
+            Some(origin) if self.origins.iter().any(|known| known == origin) => Ok(()),
             Some(origin) if origin.split_once("://").map(|(_, authority)| authority) != Some(host) => {
                 foreign(&format!("the request comes from the page of another origin, {origin}"))
             }
@@ -82,11 +235,10 @@ impl Access {
     }
 }
 
-/// Lets a request through with its scopes, or refuses it.
-pub async fn check(State(face): State<Face>, mut request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let is_file = console::FILES.iter().any(|(file, _)| *file == path);
-    if is_file || matches!(path, "/" | "/healthz" | "/readyz") {
+/// Lets a request through with what it is granted, or refuses it.
+pub async fn check(State((face, needs)): State<(Face, Arc<Needs>)>, mut request: Request, next: Next) -> Response {
+    let need = needs.of(&request);
+    if need == Need::Nothing {
         return next.run(request).await;
     }
     if let Some(peers) = &face.peers
@@ -94,32 +246,41 @@ pub async fn check(State(face): State<Face>, mut request: Request, next: Next) -
     {
         return match proven {
             Ok(proof) => {
-                request.extensions_mut().insert(Scopes {
-                    read: true,
-                    ..Scopes::default()
-                });
+                request.extensions_mut().insert(Grant::of_a_node());
                 peers.clone().answer(proof, request, next).await
             }
             Err(fault) => fault.into_response(),
         };
     }
-    let allowed = face
-        .access
-        .check_origin(request.headers())
-        .and_then(|()| face.access.scopes(request.headers()));
-    let scopes = match allowed {
-        Ok(scopes) => scopes,
-        Err(fault) => return fault.into_response(),
+    let ticket = match need {
+        Need::Follow => parameter(request.uri().query(), "ticket"),
+        Need::Nothing | Need::Read | Need::Publish | Need::Metrics => None,
     };
-    let publishes = request.method() == Method::POST && path == "/v1/events";
-    let (needed, has) = match publishes {
-        true => ("publish", scopes.publish || scopes.admin),
-        false => ("read", scopes.read),
+    let headers = request.headers();
+    // A browser's EventSource is shown no refusal but one that it can follow.
+    let refuse = |fault: Fault| match need {
+        Need::Follow => follow::refused(headers, fault),
+        Need::Nothing | Need::Read | Need::Publish | Need::Metrics => fault.into_response(),
+    };
+    let allowed = face.access.check_origin(headers).and_then(|()| match &ticket {
+        Some(ticket) if face.access.tokens.is_some() => face.access.with_ticket(ticket, face.engine.now_ms()),
+        Some(_) | None => face.access.grant(headers),
+    });
+    let grant = match allowed {
+        Ok(grant) => grant,
+        Err(fault) => return refuse(fault),
+    };
+    let scopes = &grant.scopes;
+    let (needed, has) = match need {
+        Need::Nothing => ("", true),
+        Need::Read | Need::Follow => ("read", scopes.read),
+        Need::Publish => ("publish", scopes.publish || scopes.admin),
+        Need::Metrics => ("metrics", scopes.metrics || scopes.read),
     };
     if !has {
-        return forbidden(needed).into_response();
+        return refuse(forbidden(needed));
     }
-    request.extensions_mut().insert(scopes);
+    request.extensions_mut().insert(grant);
     next.run(request).await
 }
 

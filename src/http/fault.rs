@@ -3,9 +3,10 @@
 use crate::engine::QueryError;
 use crate::log;
 use crate::schema::json::Object;
-use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use std::borrow::Cow;
 
 /// `{"error":{"code","message",…}}` with its status.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ pub struct Fault {
     code: &'static str,
     message: String,
     /// Of an event in a request: its index and its field.
-    event: Option<(usize, &'static str)>,
+    event: Option<(usize, Cow<'static, str>)>,
     /// The oldest cursor that still works.
     oldest: Option<String>,
     retry_after_s: Option<u32>,
@@ -46,14 +47,14 @@ impl Fault {
     }
 
     /// An event of a request is wrong.
-    pub fn event(index: usize, field: &'static str, message: impl Into<String>) -> Fault {
+    pub fn event(index: usize, field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Fault {
         Fault::bad_request("bad_event", message).at(index, field)
     }
 
     /// Says which event of the request it is about.
-    pub fn at(self, index: usize, field: &'static str) -> Fault {
+    pub fn at(self, index: usize, field: impl Into<Cow<'static, str>>) -> Fault {
         Fault {
-            event: Some((index, field)),
+            event: Some((index, field.into())),
             ..self
         }
     }
@@ -72,6 +73,10 @@ impl Fault {
             retry_after_s: Some(1),
             ..Fault::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
         }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     pub fn message(&self) -> &str {
@@ -100,8 +105,8 @@ impl Fault {
         let mut inner = Vec::new();
         let mut object = Object::new(&mut inner);
         object.text("code", self.code).text("message", &self.message);
-        if let Some((index, field)) = self.event {
-            object.number("event", index as u64).text("field", field);
+        if let Some((index, field)) = &self.event {
+            object.number("event", *index as u64).text("field", field);
         }
         if let Some(oldest) = &self.oldest {
             object.text("oldest", oldest);
@@ -110,6 +115,27 @@ impl Fault {
         let mut body = Vec::new();
         Object::new(&mut body).raw("error", &inner).end();
         body
+    }
+}
+
+impl Fault {
+    /// The whole response as bytes, for a client with whom there is no request: the connection ends after it.
+    pub fn raw(&self) -> Vec<u8> {
+        let body = self.body();
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let mut raw = format!(
+            "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             cache-control: no-store\r\ncontent-length: {}\r\n",
+            self.status.as_u16(),
+            body.len()
+        );
+        if let Some(seconds) = self.retry_after_s {
+            raw.push_str(&format!("retry-after: {seconds}\r\n"));
+        }
+        raw.push_str("\r\n");
+        let mut raw = raw.into_bytes();
+        raw.extend_from_slice(&body);
+        raw
     }
 }
 
@@ -152,16 +178,6 @@ impl From<log::Error> for Fault {
                 Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "log_failed", error.to_string())
             }
         }
-    }
-}
-
-impl From<BytesRejection> for Fault {
-    fn from(rejection: BytesRejection) -> Fault {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            let message = format!("a body may have at most {} bytes", super::BODY_BYTES_MAX);
-            return Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
-        }
-        Fault::bad_request("bad_body", format!("the body cannot be read: {rejection}"))
     }
 }
 

@@ -1,36 +1,43 @@
 //! `GET /v1/changes` and `GET /v1/kicks`: subscriptions as server-sent events, read from the log.
 //!
 //! A subscription is a cursor and nothing else: it holds no queue, so that a slow reader slows nobody and loses
-//! nothing for as long as the log keeps its records. Each event's `id` is the cursor after it.
+//! nothing for as long as the log keeps its records. Each event's `id` is the cursor after it. At the end of the log,
+//! which is read once for all, it sleeps until something comes that it follows ([`tail`](super::tail)).
 
-use super::users::{number, only, parameter, parameters};
+use super::access::{Access, Grant};
+use super::payload::Payload;
+use super::tail::{Following, Shown, Taken, show};
+use super::users::{Texts, number, only, parameter, parameters};
 use super::{Face, Fault};
-use crate::log::{self, Limit, Log, Range, Record, Topic};
+use crate::log::{self, Limit, Log, Range, Topic};
 use crate::metrics;
-use crate::presence::change::Output;
 use crate::presence::event::bounds;
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
-use crate::schema::json::output_line;
-use crate::schema::{Malformed, partitioner::partition_of};
+use crate::schema::partitioner::partition_of;
 use axum::body::{Body, Bytes};
-use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::{Extension, RawQuery, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 /// A comment is sent when nothing else was for so long, so that whoever stands between keeps the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// After a refusal a browser comes back this much later.
+const REFUSED_RETRY_MS: u64 = 5_000;
 /// Of one partition at a time.
 const READ: Limit = Limit {
     records: 512,
-    bytes: 256 << 10,
+    bytes: 64 << 10,
 };
+/// A chunk is closed when it has so many bytes: what a subscriber that does not read costs.
+const CHUNK_BYTES: usize = 64 << 10;
 /// `latest-50` begins so many records before the end of each partition, or at the oldest kept.
 const BEFORE_LATEST: &str = "latest-";
 const BACK_MAX: u64 = 1_000;
@@ -63,95 +70,280 @@ impl Cursor {
 /// `GET /v1/changes?user=…&partition=…&after=…`
 pub async fn changes(
     State(face): State<Face>,
+    Extension(grant): Extension<Grant>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-) -> Result<Response, Fault> {
-    let woken = face.changes.clone();
-    follow(face, Topic::Changes, "user", woken, &headers, query.as_deref()).await
+) -> Response {
+    let wanted = Wanted::of_query(Topic::Changes, &headers, query.as_deref());
+    let opened = match wanted {
+        Ok(wanted) => open(face, grant, Topic::Changes, wanted).await,
+        Err(fault) => Err(fault),
+    };
+    opened.unwrap_or_else(|fault| refused(&headers, fault))
 }
 
 /// `GET /v1/kicks?gateway=…&partition=…&after=…`
-pub async fn kicks(State(face): State<Face>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, Fault> {
-    let woken = face.kicks.clone();
-    follow(face, Topic::Kicks, "gateway", woken, &headers, query.as_deref()).await
+pub async fn kicks(
+    State(face): State<Face>,
+    Extension(grant): Extension<Grant>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let wanted = Wanted::of_query(Topic::Kicks, &headers, query.as_deref());
+    let opened = match wanted {
+        Ok(wanted) => open(face, grant, Topic::Kicks, wanted).await,
+        Err(fault) => Err(fault),
+    };
+    opened.unwrap_or_else(|fault| refused(&headers, fault))
 }
 
-async fn follow(
-    face: Face,
-    topic: Topic,
-    filter: &'static str,
-    woken: watch::Receiver<u64>,
-    headers: &HeaderMap,
-    query: Option<&str>,
-) -> Result<Response, Fault> {
+/// `POST /v1/changes/query`: the same with the filter as a body, which may be larger than an address.
+pub async fn changes_of(
+    State(face): State<Face>,
+    Extension(grant): Extension<Grant>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+    payload: Result<Payload, Fault>,
+) -> Response {
+    let wanted = only(query.as_deref(), &["ticket"])
+        .and(payload)
+        .and_then(|payload| Wanted::of_body(Topic::Changes, &headers, &payload));
+    let opened = match wanted {
+        Ok(wanted) => open(face, grant, Topic::Changes, wanted).await,
+        Err(fault) => Err(fault),
+    };
+    opened.unwrap_or_else(|fault| refused(&headers, fault))
+}
+
+/// `POST /v1/kicks/query`
+pub async fn kicks_of(
+    State(face): State<Face>,
+    Extension(grant): Extension<Grant>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+    payload: Result<Payload, Fault>,
+) -> Response {
+    let wanted = only(query.as_deref(), &["ticket"])
+        .and(payload)
+        .and_then(|payload| Wanted::of_body(Topic::Kicks, &headers, &payload));
+    let opened = match wanted {
+        Ok(wanted) => open(face, grant, Topic::Kicks, wanted).await,
+        Err(fault) => Err(fault),
+    };
+    opened.unwrap_or_else(|fault| refused(&headers, fault))
+}
+
+/// A refusal of a subscription.
+///
+/// A browser's `EventSource` shows its page nothing of an answer that is not 200, and never tries again. So what says
+/// that it wants an event stream gets one, with the refusal as an event of its own name.
+pub fn refused(headers: &HeaderMap, fault: Fault) -> Response {
+    let accepts = headers.get_all(header::ACCEPT).iter();
+    let mut accepts = accepts
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    let wants_stream = accepts.any(|kind| {
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        kind.eq_ignore_ascii_case("text/event-stream")
+    });
+    if !wants_stream {
+        return fault.into_response();
+    }
+    let body = fault.body();
+    let text = format!(
+        "retry: {REFUSED_RETRY_MS}\nevent: refused\ndata: {}\n\n",
+        String::from_utf8_lossy(&body)
+    );
+    (STREAM, text).into_response()
+}
+
+/// What is to be followed, and from where.
+struct Wanted {
+    keys: BTreeSet<Vec<u8>>,
+    partition: Option<u64>,
+    after: Option<String>,
+}
+
+/// The same as the body of a request.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedBody {
+    #[serde(default)]
+    users: Option<Texts<FILTER_MAX>>,
+    #[serde(default)]
+    gateways: Option<Texts<FILTER_MAX>>,
+    #[serde(default)]
+    partition: Option<u64>,
+    #[serde(default)]
+    after: Option<String>,
+}
+
+/// What a topic is filtered by, in an address and in a body.
+fn filter_of(topic: Topic) -> (&'static str, &'static str) {
+    match topic {
+        Topic::Kicks => ("gateway", "gateways"),
+        Topic::Changes | Topic::Events | Topic::Quarantine => ("user", "users"),
+    }
+}
+
+/// Where a client that comes back was, which wins over where it began. An empty one is none.
+fn last_seen(headers: &HeaderMap) -> Option<String> {
+    let last_seen = headers.get("last-event-id").map(HeaderValue::as_bytes)?;
+    let last_seen = String::from_utf8_lossy(last_seen).trim().to_owned();
+    (!last_seen.is_empty()).then_some(last_seen)
+}
+
+impl Wanted {
+    fn of_query(topic: Topic, headers: &HeaderMap, query: Option<&str>) -> Result<Wanted, Fault> {
+        let (filter, _) = filter_of(topic);
+        only(
+            query,
+            &[filter, "partition", "after", "lastEventId", "Last-Event-ID", "ticket"],
+        )?;
+        let keys: BTreeSet<Vec<u8>> = parameters(query, filter).map(String::into_bytes).collect();
+        let count = keys.len();
+        // A polyfill that can send a token in a header says where it was in the address.
+        let in_query = ["lastEventId", "Last-Event-ID"].map(|name| parameter(query, name));
+        let in_query = in_query.into_iter().flatten().find(|cursor| !cursor.trim().is_empty());
+        Wanted {
+            keys,
+            partition: number(query, "partition", 0..=u32::MAX.into())?,
+            after: last_seen(headers).or(in_query).or_else(|| parameter(query, "after")),
+        }
+        .checked(topic, filter, count)
+    }
+
+    fn of_body(topic: Topic, headers: &HeaderMap, payload: &Payload) -> Result<Wanted, Fault> {
+        let body: WantedBody = serde_json::from_slice(&payload.bytes).map_err(|error| Fault::json(&error))?;
+        let (_, filter) = filter_of(topic);
+        let (named, other) = match topic {
+            Topic::Kicks => (body.gateways, body.users),
+            Topic::Changes | Topic::Events | Topic::Quarantine => (body.users, body.gateways),
+        };
+        if other.is_some() {
+            let message = format!("this subscription is filtered by `{filter}`");
+            return Err(Fault::bad_request("bad_parameter", message));
+        }
+        let Texts { texts, count } = named.unwrap_or_default();
+        Wanted {
+            keys: texts.into_iter().map(String::into_bytes).collect(),
+            partition: body.partition,
+            after: last_seen(headers).or(body.after),
+        }
+        .checked(topic, filter, count)
+    }
+
+    fn checked(self, topic: Topic, filter: &str, count: usize) -> Result<Wanted, Fault> {
+        let (least, most) = match topic {
+            Topic::Kicks => bounds::GATEWAY_BYTES,
+            Topic::Changes | Topic::Events | Topic::Quarantine => bounds::USER_BYTES,
+        };
+        if count > FILTER_MAX {
+            let message = format!("at most {FILTER_MAX} `{filter}` may be given, not {count}");
+            return Err(Fault::bad_request("bad_parameter", message));
+        }
+        if let Some(wrong) = self.keys.iter().find(|key| !(least..=most).contains(&key.len())) {
+            // It would be a subscription to nothing, which nobody means.
+            let message = format!(
+                "`{filter}` must have {least} to {most} bytes of UTF-8, not {}",
+                wrong.len()
+            );
+            return Err(Fault::bad_request("bad_parameter", message));
+        }
+        Ok(self)
+    }
+
+    /// Holds it against what a ticket allows; of a ticket for some users all of them are followed if none is named.
+    fn limited(mut self, topic: Topic, grant: &Grant) -> Result<Wanted, Fault> {
+        let Some(limited) = grant.limited.as_ref().filter(|limited| !limited.users.is_empty()) else {
+            return Ok(self);
+        };
+        let allowed: BTreeSet<Vec<u8>> = limited.users.iter().map(|user| user.clone().into_bytes()).collect();
+        if topic != Topic::Changes || !self.keys.is_subset(&allowed) {
+            let message = "this ticket is for the changes of other users";
+            return Err(Fault::new(StatusCode::FORBIDDEN, "forbidden", message));
+        }
+        if self.keys.is_empty() {
+            self.keys = allowed;
+        }
+        Ok(self)
+    }
+}
+
+async fn open(face: Face, grant: Grant, topic: Topic, wanted: Wanted) -> Result<Response, Fault> {
     let log = face.engine.log().clone();
     let count = log.partitions();
-    let (least, most) = match topic {
-        Topic::Kicks => bounds::GATEWAY_BYTES,
-        Topic::Changes | Topic::Events | Topic::Quarantine => bounds::USER_BYTES,
-    };
-    only(query, &[filter, "partition", "after"])?;
-    let keys: BTreeSet<Vec<u8>> = parameters(query, filter).map(String::into_bytes).collect();
-    if keys.len() > FILTER_MAX {
-        let message = format!("at most {FILTER_MAX} `{filter}` may be given, not {}", keys.len());
-        return Err(Fault::bad_request("bad_parameter", message));
-    }
-    if let Some(wrong) = keys.iter().find(|key| !(least..=most).contains(&key.len())) {
-        // It would be a subscription to nothing, which nobody means.
-        let message = format!(
-            "`{filter}` must have {least} to {most} bytes of UTF-8, not {}",
-            wrong.len()
-        );
-        return Err(Fault::bad_request("bad_parameter", message));
-    }
+    let Wanted { keys, partition, after } = wanted.limited(topic, &grant)?;
     let mut followed: BTreeSet<Partition> = (0..count).map(Partition).collect();
     if topic == Topic::Changes && !keys.is_empty() {
         // A user's changes are all in one partition.
-        let users = parameters(query, filter);
-        followed = users.map(|user| partition_of(&user, count)).collect();
+        let users = keys.iter().filter_map(|user| std::str::from_utf8(user).ok());
+        followed = users.map(|user| partition_of(user, count)).collect();
     }
-    if let Some(partition) = number(query, "partition", 0..=u32::MAX.into())? {
+    if let Some(partition) = partition {
         if partition >= count.into() {
             let message = format!("partition {partition} does not exist: there are {count}, from 0");
             return Err(Fault::bad_request("bad_parameter", message));
         }
         followed.retain(|other| u64::from(other.0) == partition);
     }
-    // A browser that comes back sends where it was; what the address says is where it began.
-    let last_seen = headers.get("last-event-id").map(HeaderValue::as_bytes);
-    let last_seen = last_seen.map(|cursor| String::from_utf8_lossy(cursor).into_owned());
-    let after = last_seen.or_else(|| parameter(query, "after"));
-    // On Kafka the brokers may be asked, and take seconds to answer.
     let asked = log.clone();
-    let cursor = tokio::task::spawn_blocking(move || start(&*asked, topic, &followed, after.as_deref()))
+    // The log may have to ask brokers or the disk.
+    let started = tokio::task::spawn_blocking(move || start(&*asked, topic, &followed, after.as_deref()));
+    let (cursor, ends) = started
         .await
         .map_err(|_| Fault::unavailable("stopping", "the server is stopping"))??;
+    let keys = Arc::new(keys);
+    let place = face.subscriptions.clone().try_acquire_owned().map_err(|_| {
+        let message = "as many subscriptions are open as this server has connections for; try again shortly";
+        Fault::unavailable("busy", message)
+    })?;
+    let tail = match topic {
+        Topic::Kicks => face.kicks.clone(),
+        Topic::Changes | Topic::Events | Topic::Quarantine => face.changes.clone(),
+    };
+    let following = Following::begin(Arc::clone(&tail), ends, keys.clone());
     let subscription = Subscription {
         log,
         schemas: face.engine.schemas().clone(),
         topic,
-        keys: Arc::new(keys),
+        keys,
         cursor,
-        woken,
+        following,
         stopping: face.stopping.clone(),
         state: Progress::Opened,
+        // The first is next.
+        turn: Partition(u32::MAX),
+        access: face.access.clone(),
+        grant,
+        replaced: face.access.replaced(),
+        _place: place,
         _counted: Counted::new(),
     };
     let body = Body::from_stream(stream::unfold(subscription, Subscription::next));
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        // A proxy that gathers would hold changes back.
-        (
-            header::HeaderName::from_static("x-accel-buffering"),
-            HeaderValue::from_static("no"),
-        ),
-    ];
-    Ok((headers, body).into_response())
+    Ok((STREAM, body).into_response())
 }
 
-/// Where to begin: now, at the oldest record (`earliest`), or at a cursor, if the log still has it.
-fn start(log: &dyn Log, topic: Topic, followed: &BTreeSet<Partition>, after: Option<&str>) -> Result<Cursor, Fault> {
+/// The headers of an event stream.
+const STREAM: [(HeaderName, HeaderValue); 4] = [
+    (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store")),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    // A proxy that gathers would hold changes back.
+    (
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    ),
+];
+
+/// Where to begin: now, at the oldest record (`earliest`), or at a cursor, if the log still has it. And where the topic
+/// ends.
+fn start(
+    log: &dyn Log,
+    topic: Topic,
+    followed: &BTreeSet<Partition>,
+    after: Option<&str>,
+) -> Result<(Cursor, Vec<(Partition, Offset)>), Fault> {
     let mut ranges = Vec::new();
     for partition in followed {
         ranges.push((*partition, log.range(topic, *partition)?));
@@ -164,16 +356,13 @@ fn start(log: &dyn Log, topic: Topic, followed: &BTreeSet<Partition>, after: Opt
                 .collect(),
         )
     };
+    let ends: Vec<(Partition, Offset)> = ranges
+        .iter()
+        .map(|(partition, range)| (*partition, range.end))
+        .collect();
     let given = match after {
-        None | Some("latest") => {
-            return Ok(Cursor(
-                ranges
-                    .iter()
-                    .map(|(partition, range)| (*partition, range.end))
-                    .collect(),
-            ));
-        }
-        Some("earliest") => return Ok(oldest()),
+        None | Some("latest") => return Ok((Cursor(ends.clone()), ends)),
+        Some("earliest") => return Ok((oldest(), ends)),
         Some(text) if text.starts_with(BEFORE_LATEST) => {
             let back = text[BEFORE_LATEST.len()..].parse().ok();
             let back: u64 = back.filter(|back| *back <= BACK_MAX).ok_or_else(|| {
@@ -182,7 +371,7 @@ fn start(log: &dyn Log, topic: Topic, followed: &BTreeSet<Partition>, after: Opt
             })?;
             let before = |range: &Range| Offset(range.end.0.saturating_sub(back).max(range.start.0));
             let cursor = ranges.iter().map(|(partition, range)| (*partition, before(range)));
-            return Ok(Cursor(cursor.collect()));
+            return Ok((Cursor(cursor.collect()), ends));
         }
         Some(text) => Cursor::parse(text).ok_or_else(|| {
             let message = format!("{text:?} is no cursor: it looks like 0:12,1:7, or is `earliest` or `latest`");
@@ -207,7 +396,7 @@ fn start(log: &dyn Log, topic: Topic, followed: &BTreeSet<Partition>, after: Opt
         }
         cursor.push((*partition, *next));
     }
-    Ok(Cursor(cursor))
+    Ok((Cursor(cursor), ends))
 }
 
 /// One open subscription.
@@ -218,9 +407,16 @@ struct Subscription {
     /// Users or gateways; empty: all.
     keys: Arc<BTreeSet<Vec<u8>>>,
     cursor: Cursor,
-    woken: watch::Receiver<u64>,
+    following: Following,
     stopping: watch::Receiver<bool>,
     state: Progress,
+    /// The partition that was read last, so that none waits for the others to be quiet.
+    turn: Partition,
+    access: Arc<Access>,
+    grant: Grant,
+    /// Moves when the tokens were replaced.
+    replaced: watch::Receiver<u64>,
+    _place: OwnedSemaphorePermit,
     _counted: Counted,
 }
 
@@ -265,8 +461,13 @@ impl Subscription {
             if *self.stopping.borrow() {
                 return None;
             }
-            // Marked as seen before reading, so that what comes meanwhile wakes again.
-            self.woken.borrow_and_update();
+            if self.replaced.has_changed().unwrap_or(false) {
+                self.replaced.mark_unchanged();
+                if !self.access.still_allows(&self.grant) {
+                    tracing::info!(by = %self.grant.who, "a subscription ends, since its token was taken back");
+                    return None;
+                }
+            }
             match self.read().await {
                 Ok(Some(text)) => return Some((Ok(Bytes::from(text)), self)),
                 Ok(None) => {}
@@ -277,79 +478,128 @@ impl Subscription {
                 }
             }
             tokio::select! {
-                woken = self.woken.changed() => woken.ok()?,
+                () = self.following.subscriber.woken.notified() => {}
                 stopped = self.stopping.changed() => stopped.ok()?,
+                Ok(()) = self.replaced.changed() => self.replaced.mark_changed(),
                 () = tokio::time::sleep(KEEP_ALIVE) => {
-                    return Some((Ok(Bytes::from_static(b": still here\n\n")), self));
+                    let text = match self.advance() {
+                        true => Bytes::from(format!("id: {}\n\n", self.cursor.text())),
+                        false => Bytes::from_static(b": still here\n\n"),
+                    };
+                    return Some((Ok(text), self));
                 }
             }
         }
     }
 
-    /// The next events, as text; none at the end of the log.
+    /// The next events, as text; none where there is nothing more.
     async fn read(&mut self) -> Result<Option<String>, Fault> {
+        let mut text = String::new();
+        let mut skipped = false;
+        while text.len() < CHUNK_BYTES {
+            let Some(partition) = self.following.subscriber.take_dirty(self.turn) else {
+                break;
+            };
+            self.turn = partition;
+            let Some(at) = self.cursor.0.iter().position(|(other, _)| *other == partition) else {
+                continue;
+            };
+            let next = self.cursor.0[at].1;
+            let room = CHUNK_BYTES - text.len();
+            let (shown, end, more) = match self.following.tail().take(partition, next, &self.keys, room) {
+                Taken::Here(shown, end, more) => (shown, end, more),
+                Taken::Behind => {
+                    let (shown, end) = self.read_log(partition, next, room).await?;
+                    // Nothing of interest to this subscription; but where it is now spares it reading that again.
+                    skipped |= end != next && shown.is_empty();
+                    (shown, end, end != next)
+                }
+            };
+            if more {
+                self.following.subscriber.mark(partition);
+            }
+            let mut shown = shown.into_iter();
+            for shown in shown.by_ref() {
+                self.cursor.0[at].1 = Offset(shown.offset.0 + 1);
+                event(&mut text, &shown, &self.cursor);
+                if text.len() >= CHUNK_BYTES {
+                    break;
+                }
+            }
+            match shown.len() {
+                0 => self.cursor.0[at].1 = end.max(self.cursor.0[at].1),
+                // The rest comes in the next chunk.
+                _ => self.following.subscriber.mark(partition),
+            }
+        }
+        if text.is_empty() && skipped {
+            let _ = write!(text, "id: {}\n\n", self.cursor.text());
+        }
+        Ok((!text.is_empty()).then_some(text))
+    }
+
+    /// Reads what this subscription follows from the log itself, about so many bytes of it; and where it stands then.
+    async fn read_log(
+        &self,
+        partition: Partition,
+        next: Offset,
+        bytes: usize,
+    ) -> Result<(Vec<Arc<Shown>>, Offset), Fault> {
         let (log, topic, keys) = (self.log.clone(), self.topic, self.keys.clone());
-        let schemas = self.schemas.clone();
-        let mut cursor = self.cursor.clone();
-        let read = tokio::task::spawn_blocking(move || -> Result<(Cursor, bool, String), Fault> {
-            let mut text = String::new();
-            let mut any = false;
-            for at in 0..cursor.0.len() {
-                let (partition, next) = cursor.0[at];
-                let mut records = Vec::new();
-                match log.read(topic, partition, next, READ, &mut records) {
-                    Ok(()) => {}
-                    Err(log::Error::Gone { start, .. }) => {
-                        cursor.0[at].1 = start;
-                        return Err(Fault::gone(cursor.text()));
+        let (schemas, cursor) = (self.schemas.clone(), self.cursor.clone());
+        let read = tokio::task::spawn_blocking(move || -> Result<(Vec<Arc<Shown>>, Offset), Fault> {
+            let mut records = Vec::new();
+            match log.read(topic, partition, next, READ, &mut records) {
+                Ok(()) => {}
+                Err(log::Error::Gone { start, .. }) => {
+                    let mut cursor = cursor;
+                    let place = cursor.0.iter_mut().find(|(other, _)| *other == partition);
+                    if let Some((_, next)) = place {
+                        *next = start;
                     }
-                    Err(error) => return Err(Fault::from(error)),
+                    return Err(Fault::gone(cursor.text()));
                 }
-                any |= !records.is_empty();
-                for record in &records {
-                    cursor.0[at].1 = Offset(record.offset.0 + 1);
-                    let wanted = keys.is_empty() || record.key.as_ref().is_some_and(|key| keys.contains(key));
-                    if wanted {
-                        event(&mut text, topic, record, &schemas, &cursor)?;
-                    }
+                Err(error) => return Err(Fault::from(error)),
+            }
+            let (mut shown, mut end, mut left) = (Vec::new(), next, bytes);
+            for record in &records {
+                if left == 0 {
+                    break;
+                }
+                end = Offset(record.offset.0 + 1);
+                let wanted = keys.is_empty() || record.key.as_ref().is_some_and(|key| keys.contains(key));
+                if wanted {
+                    let one = show(topic, record, &schemas)?;
+                    left = left.saturating_sub(one.line.len());
+                    shown.push(Arc::new(one));
                 }
             }
-            if any && text.is_empty() {
-                // Nothing of interest to this subscription; but where it is now spares it reading that again.
-                let _ = write!(text, "id: {}\n\n", cursor.text());
-            }
-            Ok((cursor, any, text))
+            Ok((shown, end))
         });
-        let (cursor, any, text) = read
-            .await
-            .map_err(|_| Fault::unavailable("stopping", "the server is stopping"))??;
-        self.cursor = cursor;
-        Ok(any.then_some(text))
+        read.await
+            .map_err(|_| Fault::unavailable("stopping", "the server is stopping"))?
+    }
+
+    /// Moves the cursor past records of others, of which nobody told this subscription; whether it moved.
+    fn advance(&mut self) -> bool {
+        let mut moved = false;
+        for (partition, next) in &mut self.cursor.0 {
+            let end = self.following.tail().end_for(*partition, &self.following.subscriber);
+            if let Some(end) = end.filter(|end| *end > *next) {
+                *next = end;
+                moved = true;
+            }
+        }
+        moved
     }
 }
 
-fn event(text: &mut String, topic: Topic, record: &Record, schemas: &Schemas, cursor: &Cursor) -> Result<(), Fault> {
-    let value = &record.value;
-    let read = match topic {
-        Topic::Kicks => schemas
-            .kick(value)
-            .map(|kick| kick.map(|kick| ("kick", Output::Kick(kick)))),
-        Topic::Changes | Topic::Events | Topic::Quarantine => schemas
-            .change(value)
-            .map(|change| change.map(|change| ("change", Output::Change(change)))),
-    };
-    // Whoever wrote it may have had another schema of the registry's, which does not answer.
-    let decoded = read.map_err(|error| log::Error::Read(error.to_string().into()))?;
-    let (name, output) = decoded.map_err(|malformed: Malformed| {
-        log::Error::Read(format!("offset {} of {topic}: {malformed}", record.offset).into())
-    })?;
-    let mut line = Vec::new();
-    output_line(&mut line, &output);
+fn event(text: &mut String, shown: &Shown, cursor: &Cursor) {
     let _ = write!(
         text,
-        "event: {name}\nid: {}\ndata: {}\n\n",
+        "event: {}\nid: {}\ndata: {}\n\n",
+        shown.name,
         cursor.text(),
-        String::from_utf8_lossy(&line)
+        shown.line
     );
-    Ok(())
 }

@@ -1,24 +1,42 @@
 //! `POST /v1/events`: events in, acknowledged when they are durable: all or none, and where the log is on several
 //! machines and that cannot be, with what became of each.
 
+use super::access::Grant;
+use super::outcomes::{self, Applied};
+use super::payload::{Held, Payload};
+use super::peers::Asker;
+use super::users::{flag, only, parameter};
 use super::{Face, Fault, access};
-use crate::config::Scopes;
 use crate::engine::{Engine, Placed};
-use crate::log::{self, Appended};
+use crate::log::{self, Appended, Log};
 use crate::metrics;
+use crate::presence::Epoch;
 use crate::presence::event::Event;
-use crate::schema::json::{NewEvent, Object, read_new_events};
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, State};
-use axum::http::StatusCode;
+use crate::schema::json::{NewEvent, NewEvents, Object, read_request, read_request_lines};
+use axum::extract::{Extension, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// How many events a request may have.
 const EVENTS: std::ops::RangeInclusive<usize> = 1..=10_000;
+/// How long a policy document may be, in bytes.
+const POLICY_BYTES_MAX: usize = 512 << 10;
+/// How many records a request may become: some events go to every partition.
+const RECORDS_MAX: usize = 100_000;
+/// And of how many bytes: no more than the embedded log lets wait.
+const RECORD_BYTES_MAX: usize = 32 << 20;
+/// What a record takes in memory beside its bytes.
+const RECORD_BYTES: usize = 160;
+/// A log that has not said anything for so long is not waited for any longer.
+const APPEND_WAIT: Duration = Duration::from_secs(60);
+/// By how much the epoch of a gateway may grow at once.
+const EPOCH_STEP: u64 = 1 << 32;
+/// The greatest epoch of a gateway of which none is known: as much is left above it.
+const EPOCH_FIRST_MAX: u64 = 1 << 62;
 
 /// How many records an event became: one where it belongs to one user, else as many as partitions got it.
 enum Shape {
@@ -29,36 +47,155 @@ enum Shape {
     All(usize),
 }
 
+/// Events that are let in.
+struct Judged {
+    records: Vec<Placed>,
+    shapes: Vec<Shape>,
+    /// What an operator does: its type, its user, and the index of its event.
+    administrative: Vec<(&'static str, Option<String>, usize)>,
+}
+
+/// `POST /v1/events`
 pub async fn events(
     State(face): State<Face>,
-    Extension(scopes): Extension<Scopes>,
-    body: Result<Bytes, BytesRejection>,
+    Extension(grant): Extension<Grant>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+    payload: Payload,
 ) -> Result<Response, Fault> {
-    let body = body?;
-    refuse_if_stopping(&face)?;
-    let log = face.engine.log();
-    let (records, shapes) = read(&body, scopes, &face.engine)?;
-    let began = face.engine.clock().monotonic();
-    let (acknowledge, acknowledged) = oneshot::channel();
-    let acknowledge = Box::new(move |result| {
-        // Whoever sent the events may have gone; they are in the log all the same.
-        let _ = acknowledge.send(result);
-    });
-    // What every partition is to hear is heard by all of them or by none.
-    if shapes.iter().any(|shape| matches!(shape, Shape::All(_))) {
-        log.append_together(records, acknowledge);
-    } else {
-        log.append(records, acknowledge);
-    }
-    let appended = match acknowledged.await.map_err(|_| Fault::from(log::Error::Closed))? {
-        Err(log::Error::Partly(results)) => {
-            let body = answer(&results, &shapes);
-            return Ok((StatusCode::SERVICE_UNAVAILABLE, super::json(body)).into_response());
+    only(query.as_deref(), &["strict", "wait"])?;
+    let strict = flag(query.as_deref(), "strict")?;
+    let waits = match parameter(query.as_deref(), "wait").as_deref() {
+        None | Some("durable") => false,
+        Some("applied") => true,
+        Some(other) => {
+            let message = format!("`wait` must be durable or applied, not {other:?}");
+            return Err(Fault::bad_request("bad_parameter", message));
         }
-        appended => appended?.into_iter().map(Ok).collect::<Vec<_>>(),
     };
+    let asker = Asker::of(&headers);
+    refuse_if_stopping(&face)?;
+    let Payload { bytes, mut held } = payload;
+    let new = read(&bytes, &headers)?;
+    check_epochs(&face.engine, &new).await?;
+    let unknown_fields = known_fields(&new, strict)?;
+    let judged = judge(new, &grant, &face.engine, &mut held)?;
+    let Judged {
+        records,
+        shapes,
+        administrative,
+    } = judged;
+    let watching = match waits {
+        true => {
+            let partitions = records.iter().map(|(partition, _)| *partition).collect();
+            Some(outcomes::watch(&face, &asker, partitions).await)
+        }
+        false => None,
+    };
+    let log = face.engine.log();
+    let began = face.engine.clock().monotonic();
+    let appended = append(&face, &**log, records, &shapes).await?;
+    if appended.iter().any(Result::is_err) {
+        let body = answer(&appended, &[], &shapes, &unknown_fields);
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, super::json(body)).into_response());
+    }
     durable(&face, shapes.len(), began);
-    Ok(super::json(answer(&appended, &shapes)))
+    for (kind, user, index) in administrative {
+        tracing::info!(by = %grant.who, kind, user, event = index, "administrative event accepted");
+    }
+    let applied = match watching {
+        Some(watching) => watching.applied(&face, &appended).await,
+        None => Vec::new(),
+    };
+    Ok(super::json(answer(&appended, &applied, &shapes, &unknown_fields)))
+}
+
+/// Appends the records of a request: what every partition is to hear, all or none of it. An error only if nothing was
+/// appended; otherwise where each record is, or why it is not.
+///
+/// In a log on several machines that takes a transaction. The other events of the request are not drawn into it: they go
+/// by themselves, before and after, in the order of the request.
+async fn append(
+    face: &Face,
+    log: &dyn Log,
+    records: Vec<Placed>,
+    shapes: &[Shape],
+) -> Result<Vec<Result<Appended, Arc<str>>>, Fault> {
+    let mut runs: Vec<(bool, usize)> = Vec::new();
+    for shape in shapes {
+        let (together, count) = match shape {
+            Shape::One => (false, 1),
+            Shape::Many(count) => (false, *count),
+            Shape::All(count) => (true, *count),
+        };
+        match runs.last_mut() {
+            // Where one write takes everything there is nothing to part.
+            Some((last, before)) if *last == together || face.peers.is_none() => {
+                *last |= together;
+                *before += count;
+            }
+            Some(_) | None => runs.push((together, count)),
+        }
+    }
+    let mut appended = Vec::with_capacity(records.len());
+    let mut rest = records.into_iter();
+    for (together, count) in runs {
+        let run: Vec<Placed> = rest.by_ref().take(count).collect();
+        let (acknowledge, acknowledged) = oneshot::channel();
+        let acknowledge = Box::new(move |result| {
+            // Whoever sent the events may have gone; they are in the log all the same.
+            let _ = acknowledge.send(result);
+        });
+        match together {
+            true => log.append_together(run, acknowledge),
+            false => log.append(run, acknowledge),
+        }
+        match confirmed(acknowledged).await {
+            Ok(done) => appended.extend(done.into_iter().map(Ok)),
+            Err(Unconfirmed::Log(log::Error::Partly(results))) => appended.extend(results.iter().cloned()),
+            Err(error) if appended.iter().all(Result::is_err) => return Err(error.into()),
+            Err(error) => {
+                // Nothing after it is tried: it would overtake this.
+                let why: Arc<str> = Fault::from(error).message().into();
+                let missing = count + rest.len();
+                appended.extend(std::iter::repeat_n(Err(why), missing));
+                break;
+            }
+        }
+    }
+    Ok(appended)
+}
+
+/// Why it is not known whether an append is durable.
+enum Unconfirmed {
+    Log(log::Error),
+    /// The log says nothing.
+    Silent,
+}
+
+impl From<Unconfirmed> for Fault {
+    fn from(unconfirmed: Unconfirmed) -> Fault {
+        match unconfirmed {
+            Unconfirmed::Log(error) => Fault::from(error),
+            Unconfirmed::Silent => Fault::unavailable(
+                "log_unavailable",
+                format!(
+                    "the log did not confirm the events within {} s; they may or may not be in it: send them again",
+                    APPEND_WAIT.as_secs()
+                ),
+            ),
+        }
+    }
+}
+
+async fn confirmed(
+    acknowledged: oneshot::Receiver<Result<Vec<Appended>, log::Error>>,
+) -> Result<Vec<Appended>, Unconfirmed> {
+    match tokio::time::timeout(APPEND_WAIT, acknowledged).await {
+        Err(_) => Err(Unconfirmed::Silent),
+        Ok(Err(_)) => Err(Unconfirmed::Log(log::Error::Closed)),
+        Ok(Ok(appended)) => appended.map_err(Unconfirmed::Log),
+    }
 }
 
 /// Appends one event about one user that another route made; it is durable when this returns.
@@ -76,7 +213,7 @@ pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Faul
         let _ = acknowledge.send(result);
     });
     log.append(records, acknowledge);
-    acknowledged.await.map_err(|_| Fault::from(log::Error::Closed))??;
+    confirmed(acknowledged).await?;
     durable(face, 1, began);
     Ok(())
 }
@@ -97,39 +234,218 @@ fn refuse_if_stopping(face: &Face) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Judges every event before anything is appended.
-fn read(body: &[u8], scopes: Scopes, engine: &Engine) -> Result<(Vec<Placed>, Vec<Shape>), Fault> {
+/// Reads the events of a body: JSON, or a JSON object a line if its type says so.
+fn read<'a>(body: &'a [u8], headers: &HeaderMap) -> Result<NewEvents<'a>, Fault> {
     let text = std::str::from_utf8(body).map_err(|error| Fault::not_utf8(body, &error))?;
-    let events = read_new_events(text).map_err(|error| Fault::json(&error))?;
-    if !EVENTS.contains(&events.len()) {
-        let (least, most) = (EVENTS.start(), EVENTS.end());
-        let message = format!("a request must have {least} to {most} events, not {}", events.len());
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let is_lines = ["application/x-ndjson", "application/ndjson", "application/jsonl"]
+        .iter()
+        .any(|lines| kind.eq_ignore_ascii_case(lines));
+    let most = *EVENTS.end();
+    let new = if is_lines {
+        read_request_lines(text, most, POLICY_BYTES_MAX).map_err(|(line, error)| {
+            let message = format!("line {line} is not a JSON object: {error}");
+            Fault::bad_request("bad_json", message)
+        })?
+    } else {
+        read_request(text, most, POLICY_BYTES_MAX).map_err(|error| Fault::json(&error))?
+    };
+    if !EVENTS.contains(&new.count) {
+        let message = format!(
+            "a request must have {} to {most} events, not {}",
+            EVENTS.start(),
+            new.count
+        );
         return Err(Fault::bad_request("bad_events", message));
     }
-    let mut records = Vec::with_capacity(events.len());
-    let mut shapes = Vec::with_capacity(events.len());
-    for (index, event) in events.into_iter().enumerate() {
-        let event = event.map_err(|bad| Fault::event(index, bad.field, bad.message))?;
-        let NewEvent { event, partition } = event;
-        if needs_admin(&event) && !scopes.admin {
-            return Err(access::forbidden("admin").at(index, "type"));
+    if let Some((index, bad)) = &new.bad {
+        return Err(Fault::event(*index, bad.field, &bad.message));
+    }
+    Ok(new)
+}
+
+/// The unknown fields, to be named in the answer; refused if they are to be.
+fn known_fields(new: &NewEvents<'_>, strict: bool) -> Result<Vec<Box<str>>, Fault> {
+    match new.unknown_fields.first() {
+        Some((index, field)) if strict => {
+            let message = format!("{field:?} is no field of an event, and `strict` allows none that is not");
+            Err(Fault::event(*index, field.to_string(), message))
         }
-        let before = records.len();
-        let everywhere = matches!(
-            event,
-            Event::Lease { .. } | Event::Policy { .. } | Event::Revision { .. } | Event::Tick
+        _ => Ok(new.unknown_fields.iter().map(|(_, field)| field.clone()).collect()),
+    }
+}
+
+/// Refuses a lease whose epoch is so far ahead that nothing greater could follow.
+///
+/// An epoch only ever grows, and all before it is stale. So one request may raise it by no more than a bound, or, where
+/// epochs are taken from a clock, up to that clock.
+async fn check_epochs(engine: &Engine, new: &NewEvents<'_>) -> Result<(), Fault> {
+    let mut greatest: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
+    for (index, new) in new.events.iter().enumerate() {
+        if let Event::Lease { gateway, epoch, .. } = &new.event {
+            let entry = greatest.entry(gateway).or_insert((epoch.0, index));
+            *entry = (*entry).max((epoch.0, index));
+        }
+    }
+    if greatest.is_empty() {
+        return Ok(());
+    }
+    let gateways: Vec<String> = greatest.keys().map(|gateway| (*gateway).to_owned()).collect();
+    let known = engine.epochs(gateways).await;
+    for (number, (gateway, (epoch, index))) in greatest.into_iter().enumerate() {
+        let known = known.get(number).copied().flatten();
+        let most = most_epoch(known, engine.now_ms());
+        if epoch > most {
+            let than = match known {
+                Some(Epoch(known)) => format!("the epoch {known} that is known of the gateway {gateway:?}"),
+                None => format!("a first epoch of the gateway {gateway:?} may be"),
+            };
+            let message = format!(
+                "`epoch` {epoch} is too far ahead of {than}: at most {most} is accepted, since no smaller epoch could \
+                 follow. Use one more than the last"
+            );
+            return Err(Fault::event(index, "epoch", message));
+        }
+    }
+    Ok(())
+}
+
+/// The greatest epoch that may follow a known one.
+fn most_epoch(known: Option<Epoch>, now_ms: u64) -> u64 {
+    /// Clocks differ.
+    const AHEAD_MS: u64 = 86_400_000;
+    let Some(Epoch(known)) = known else {
+        return EPOCH_FIRST_MAX;
+    };
+    // Epochs in milliseconds, microseconds or nanoseconds since 1970.
+    let clock = [1, 1_000, 1_000_000].into_iter().find_map(|unit| {
+        let (now, most) = (
+            now_ms.checked_mul(unit)?,
+            now_ms.checked_add(AHEAD_MS)?.checked_mul(unit)?,
         );
+        (now / 2..=most).contains(&known).then_some(most)
+    });
+    let stepped = known.saturating_add(EPOCH_STEP);
+    stepped.max(clock.filter(|_| now_ms > AHEAD_MS).unwrap_or(0))
+}
+
+/// Judges every event before anything is appended.
+fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut Held) -> Result<Judged, Fault> {
+    let partitions = engine.log().partitions() as usize;
+    let mut judged = Judged {
+        records: Vec::with_capacity(new.events.len()),
+        shapes: Vec::with_capacity(new.events.len()),
+        administrative: Vec::new(),
+    };
+    let mut bytes = 0;
+    for (index, NewEvent { event, partition }) in new.events.into_iter().enumerate() {
+        if needs_admin(&event) {
+            if !grant.scopes.admin {
+                return Err(access::forbidden("admin").at(index, "type"));
+            }
+            judged
+                .administrative
+                .push((event.name(), event.user().map(str::to_owned), index));
+        }
+        if let Some(gateway) = gateway_of(&event) {
+            check_gateway(grant, gateway).map_err(|fault| fault.at(index, "gateway"))?;
+        }
+        let everywhere = goes_everywhere(&event);
+        if everywhere {
+            // Before it is made, since a small event may become much.
+            let length = match &event {
+                Event::Policy { document, .. } => document.len(),
+                _ => 0,
+            };
+            let more = partitions * (RECORD_BYTES + length);
+            bounded(judged.records.len() + partitions, bytes + more).map_err(|fault| fault.at(index, "type"))?;
+        }
+        let before = judged.records.len();
         let single = engine
-            .place(event, partition, &mut records)
+            .place(event, partition, &mut judged.records)
             .map_err(|error| Fault::event(index, error.field(), error.to_string()))?;
-        let count = records.len() - before;
-        shapes.push(match (single, everywhere) {
+        let count = judged.records.len() - before;
+        let size = |(_, record): &Placed| {
+            RECORD_BYTES + record.value.capacity() + record.key.as_ref().map_or(0, Vec::capacity)
+        };
+        let more: usize = judged.records[before..].iter().map(size).sum();
+        bytes += more;
+        bounded(judged.records.len(), bytes).map_err(|fault| fault.at(index, "type"))?;
+        held.more(more)?;
+        judged.shapes.push(match (single, everywhere) {
             (true, _) => Shape::One,
             (false, false) => Shape::Many(count),
             (false, true) => Shape::All(count),
         });
     }
-    Ok((records, shapes))
+    Ok(judged)
+}
+
+/// Refuses what would become more records, or larger ones, than one append may have.
+fn bounded(records: usize, bytes: usize) -> Result<(), Fault> {
+    if records <= RECORDS_MAX && bytes <= RECORD_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "with this event the request would become more than {RECORDS_MAX} records or {} MiB in the log, since lease, \
+         policy and tick go to every partition; send fewer events at a time",
+        RECORD_BYTES_MAX >> 20
+    );
+    Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_records", message))
+}
+
+/// Whether a token may publish for a gateway.
+fn check_gateway(grant: &Grant, gateway: &str) -> Result<(), Fault> {
+    let bound = &grant.scopes.gateways;
+    if bound.is_empty() || bound.iter().any(|bound| bound == gateway) {
+        return Ok(());
+    }
+    let message = format!(
+        "this bearer token publishes for the gateway {} only, and the event names {gateway:?}",
+        bound.join(", ")
+    );
+    Err(Fault::new(StatusCode::FORBIDDEN, "forbidden", message))
+}
+
+/// The gateway that an event speaks for.
+fn gateway_of<'e>(event: &'e Event<'_>) -> Option<&'e str> {
+    match event {
+        Event::Connect { via, .. }
+        | Event::Heartbeat { via, .. }
+        | Event::Background { via, .. }
+        | Event::Foreground { via, .. }
+        | Event::Disconnect { via, .. }
+        | Event::Logout { via, .. } => Some(&via.gateway),
+        Event::Heartbeats { gateway, .. } | Event::Alive { gateway, .. } | Event::Lease { gateway, .. } => {
+            Some(gateway)
+        }
+        Event::Kick { .. }
+        | Event::CustomStatus { .. }
+        | Event::Forget { .. }
+        | Event::Policy { .. }
+        | Event::Revision { .. }
+        | Event::Tick => None,
+    }
+}
+
+/// Whether every partition is to have it.
+fn goes_everywhere(event: &Event<'_>) -> bool {
+    match event {
+        Event::Lease { .. } | Event::Policy { .. } | Event::Revision { .. } | Event::Tick => true,
+        Event::Connect { .. }
+        | Event::Heartbeat { .. }
+        | Event::Heartbeats { .. }
+        | Event::Alive { .. }
+        | Event::Background { .. }
+        | Event::Foreground { .. }
+        | Event::Disconnect { .. }
+        | Event::Logout { .. }
+        | Event::Kick { .. }
+        | Event::CustomStatus { .. }
+        | Event::Forget { .. } => false,
+    }
 }
 
 /// What an operator does, not a client or a gateway.
@@ -151,8 +467,13 @@ fn needs_admin(event: &Event<'_>) -> bool {
 }
 
 /// Where each event went, or why it did not.
-fn answer(appended: &[Result<Appended, Arc<str>>], shapes: &[Shape]) -> Vec<u8> {
-    fn one(out: &mut Vec<u8>, appended: &Result<Appended, Arc<str>>) {
+fn answer(
+    appended: &[Result<Appended, Arc<str>>],
+    applied: &[Option<Applied>],
+    shapes: &[Shape],
+    unknown_fields: &[Box<str>],
+) -> Vec<u8> {
+    fn one(out: &mut Vec<u8>, (appended, applied): (&Result<Appended, Arc<str>>, Option<&Applied>)) {
         let mut object = Object::new(out);
         match appended {
             Ok(appended) => object
@@ -160,9 +481,22 @@ fn answer(appended: &[Result<Appended, Arc<str>>], shapes: &[Shape]) -> Vec<u8> 
                 .number("offset", appended.offset.0),
             Err(why) => object.text("error", why),
         };
+        if let Some(applied) = applied {
+            object.text("outcome", &applied.outcome);
+            if let Some(reason) = &applied.reason {
+                object.text("reason", reason);
+            }
+            if let Some(hint) = &applied.hint {
+                object.text("hint", hint);
+            }
+            if let Some(ignored) = applied.ignored.filter(|ignored| *ignored > 1) {
+                object.number("ignored", ignored);
+            }
+        }
         object.end();
     }
-    let mut rest = appended.iter();
+    let applied = applied.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+    let mut rest = appended.iter().zip(applied);
     let mut body = Vec::with_capacity(32 * appended.len());
     let mut object = Object::new(&mut body);
     if appended.iter().any(Result::is_err) {
@@ -175,20 +509,48 @@ fn answer(appended: &[Result<Appended, Arc<str>>], shapes: &[Shape]) -> Vec<u8> 
             .end();
         object.raw("error", &error);
     }
-    object
-        .list("appended", shapes, |out, shape| match shape {
-            Shape::One => rest.by_ref().take(1).for_each(|appended| one(out, appended)),
-            Shape::Many(count) | Shape::All(count) => {
-                out.push(b'[');
-                for (number, appended) in rest.by_ref().take(*count).enumerate() {
-                    if number > 0 {
-                        out.push(b',');
-                    }
-                    one(out, appended);
+    object.list("appended", shapes, |out, shape| match shape {
+        Shape::One => rest.by_ref().take(1).for_each(|appended| one(out, appended)),
+        Shape::Many(count) | Shape::All(count) => {
+            out.push(b'[');
+            for (number, appended) in rest.by_ref().take(*count).enumerate() {
+                if number > 0 {
+                    out.push(b',');
                 }
-                out.push(b']');
+                one(out, appended);
             }
-        })
-        .end();
+            out.push(b']');
+        }
+    });
+    if !unknown_fields.is_empty() {
+        object.texts("unknown_fields", unknown_fields);
+    }
+    object.end();
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_grows_by_a_bound_or_up_to_the_clock_it_is_taken_from() {
+        const NOW_MS: u64 = 1_790_000_000_000;
+        let most = |known| most_epoch(Some(Epoch(known)), NOW_MS);
+        assert_eq!(most_epoch(None, NOW_MS), 1 << 62);
+        assert_eq!(most(5), 5 + (1 << 32));
+        assert_eq!(most(0), 1 << 32);
+        assert_eq!(most(i64::MAX as u64), i64::MAX as u64 + (1 << 32));
+        // A gateway that was started a year ago, and takes its epochs from a clock.
+        let year_ms = 31_536_000_000;
+        for unit in [1, 1_000, 1_000_000] {
+            assert!(most((NOW_MS - year_ms) * unit) >= NOW_MS * unit, "{unit}");
+            assert!(
+                most((NOW_MS - year_ms) * unit) <= (NOW_MS + 86_400_000) * unit,
+                "{unit}"
+            );
+        }
+        // Between clocks there is none.
+        assert_eq!(most(NOW_MS * 30), NOW_MS * 30 + (1 << 32));
+    }
 }

@@ -9,10 +9,16 @@ mod fault;
 mod follow;
 mod history;
 mod ingest;
+mod outcomes;
 mod overview;
+mod payload;
 mod peer_key;
 mod peers;
+mod server;
+mod tail;
+mod tickets;
 mod tim;
+mod transport;
 mod users;
 mod usersig;
 
@@ -20,24 +26,32 @@ use crate::clock::Clock;
 use crate::config::{Scopes, Tim};
 use crate::engine::Engine;
 use crate::log::Topic;
-use access::Access;
+pub use access::Access;
+use access::{Need, Needs};
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::extract::FromRef;
+use axum::handler::Handler;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 pub use console::Edge;
 use fault::Fault;
+pub use payload::{BODY_BYTES_MAX, BUDGET_BYTES_DEFAULT, Budget};
 pub use peer_key::PeerKey;
 pub use peers::{Peers, Trust};
+pub use server::{Limits, serve};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::watch;
+use std::time::Duration;
+use tail::{Tail, TailOwner};
+use tokio::sync::{Semaphore, watch};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+pub use transport::Patience;
 
-/// The largest body of a request, in bytes.
-pub const BODY_BYTES_MAX: usize = 8 << 20;
+/// How many subscriptions may be open, if nothing else is set.
+const SUBSCRIPTIONS_DEFAULT: usize = 3_072;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -46,10 +60,9 @@ pub struct Face {
     access: Arc<Access>,
     /// The other nodes; none where this one has everything.
     peers: Option<Peers>,
-    /// Moves whenever changes became readable.
-    changes: watch::Receiver<u64>,
-    /// Moves whenever kicks became readable.
-    kicks: watch::Receiver<u64>,
+    /// The ends of the two topics that are followed.
+    changes: Arc<TailOwner>,
+    kicks: Arc<TailOwner>,
     /// True once the process is stopping: no events are taken and subscriptions end.
     stopping: watch::Receiver<bool>,
     /// The Tencent-compatible routes, if they are wanted.
@@ -57,26 +70,64 @@ pub struct Face {
     /// The gateway of this process, once there is one.
     edge: watch::Receiver<Option<Edge>>,
     history: history::History,
+    /// Whose pages may use this from elsewhere.
+    origins: Vec<String>,
+    /// Of the bodies of all requests.
+    budget: Budget,
+    /// Places of subscriptions: they leave connections for everything else.
+    subscriptions: Arc<Semaphore>,
+}
+
+impl FromRef<Face> for Budget {
+    fn from_ref(face: &Face) -> Budget {
+        face.budget.clone()
+    }
+}
+
+/// Routes, each with what it needs.
+struct Routes {
+    router: Router<Face>,
+    needs: Needs,
+}
+
+impl Routes {
+    fn get<H: Handler<T, Face>, T: 'static>(mut self, need: Need, path: &'static str, handler: H) -> Routes {
+        self.needs.add(path, Method::GET, need);
+        self.router = self.router.route(path, get(handler));
+        self
+    }
+
+    fn post<H: Handler<T, Face>, T: 'static>(mut self, need: Need, path: &'static str, handler: H) -> Routes {
+        self.needs.add(path, Method::POST, need);
+        self.router = self.router.route(path, post(handler));
+        self
+    }
 }
 
 impl Face {
     /// For an engine, with the tokens that are let in (none: everybody is), served at this address, beside other nodes
-    /// or alone.
+    /// or alone. An error if a thread cannot be started.
     pub fn new(
         engine: Arc<Engine>,
         tokens: Option<&[(String, Scopes)]>,
         listen: SocketAddr,
         peers: Option<Peers>,
         stopping: watch::Receiver<bool>,
-    ) -> Face {
-        let (changed, changes) = watch::channel(0);
-        let (kicked, kicks) = watch::channel(0);
-        engine.log().listen(Box::new(move |topic, _| match topic {
-            Topic::Changes => changed.send_modify(|count| *count += 1),
-            Topic::Kicks => kicked.send_modify(|count| *count += 1),
-            Topic::Events | Topic::Quarantine => {}
+    ) -> std::io::Result<Face> {
+        let start = |topic| Tail::start(topic, engine.log().clone(), engine.schemas().clone());
+        let (changes, kicks) = (Arc::new(start(Topic::Changes)?), Arc::new(start(Topic::Kicks)?));
+        let (changed, kicked) = (Arc::downgrade(&changes), Arc::downgrade(&kicks));
+        engine.log().listen(Box::new(move |topic, partition| {
+            let tail = match topic {
+                Topic::Changes => changed.upgrade(),
+                Topic::Kicks => kicked.upgrade(),
+                Topic::Events | Topic::Quarantine => None,
+            };
+            if let Some(tail) = tail {
+                tail.added(partition);
+            }
         }));
-        Face {
+        Ok(Face {
             engine,
             access: Arc::new(Access::new(tokens, listen)),
             peers,
@@ -86,7 +137,34 @@ impl Face {
             tim: None,
             edge: watch::channel(None).1,
             history: history::History::default(),
+            origins: Vec::new(),
+            budget: Budget::new(BUDGET_BYTES_DEFAULT),
+            subscriptions: Arc::new(Semaphore::new(SUBSCRIPTIONS_DEFAULT)),
+        })
+    }
+
+    /// Bounds the memory of all requests together, in bytes, and how many subscriptions may be open.
+    pub fn with_bounds(self, body_bytes: usize, subscriptions: usize) -> Face {
+        Face {
+            budget: Budget::new(body_bytes),
+            subscriptions: Arc::new(Semaphore::new(subscriptions)),
+            ..self
         }
+    }
+
+    /// Lets pages of other origins in.
+    pub fn with_origins(self, origins: Vec<String>) -> Face {
+        let access = Arc::into_inner(self.access).map(|access| access.with_origins(origins.clone()));
+        Face {
+            access: Arc::new(access.expect("nobody has the access yet")),
+            origins,
+            ..self
+        }
+    }
+
+    /// Who is let in, which may change.
+    pub fn access(&self) -> Arc<Access> {
+        self.access.clone()
     }
 
     /// Tells where this process has a gateway, once it has: the console tries devices there.
@@ -108,37 +186,71 @@ impl Face {
     }
 
     pub fn router(self) -> Router {
-        let mut ours = Router::new();
+        let mut routes = Routes {
+            router: Router::new(),
+            needs: Needs::default(),
+        };
         for (path, text) in console::FILES {
-            ours = ours.route(path, get(async move || console::file(path, text)));
+            routes = routes.get(Need::Nothing, path, async move || console::file(path, text));
         }
-        let ours = ours
-            .route("/", get(console::page))
-            .route("/v1/events", post(ingest::events))
-            .route("/v1/users/query", post(users::query).get(users::user_named_query))
-            .route("/v1/users/{user}", get(users::user))
-            .route("/v1/users/{user}/changes", get(users::changes))
-            .route("/v1/changes", get(follow::changes))
-            .route("/v1/kicks", get(follow::kicks))
-            .route("/v1/policy", get(overview::policy))
-            .route("/v1/gateways", get(overview::gateways))
-            .route("/v1/edge", get(console::edge))
-            .route("/v1/stats", get(overview::stats))
-            .route("/v1/stats/history", get(history::history))
-            .route("/metrics", get(overview::metrics))
-            .route("/healthz", get(overview::healthz))
-            .route("/readyz", get(overview::readyz))
+        let Routes { router, needs } = routes
+            .get(Need::Nothing, "/", console::page)
+            .post(Need::Publish, "/v1/events", ingest::events)
+            .post(Need::Publish, "/v1/outcomes", outcomes::outcomes)
+            .post(Need::Read, "/v1/users/query", users::query)
+            .get(Need::Read, "/v1/user", users::user_by_id)
+            .get(Need::Read, "/v1/user/changes", users::changes_by_id)
+            .post(Need::Read, "/v1/tickets", tickets::ticket)
+            .get(Need::Read, "/v1/users/{user}", users::user)
+            .get(Need::Read, "/v1/users/{user}/changes", users::changes)
+            .get(Need::Follow, "/v1/changes", follow::changes)
+            .get(Need::Follow, "/v1/kicks", follow::kicks)
+            .post(Need::Follow, "/v1/changes/query", follow::changes_of)
+            .post(Need::Follow, "/v1/kicks/query", follow::kicks_of)
+            .get(Need::Read, "/v1/policy", overview::policy)
+            .get(Need::Read, "/v1/gateways", overview::gateways)
+            .get(Need::Read, "/v1/edge", console::edge)
+            .get(Need::Read, "/v1/stats", overview::stats)
+            .get(Need::Read, "/v1/stats/history", history::history)
+            .get(Need::Metrics, "/metrics", overview::metrics)
+            .get(Need::Nothing, "/healthz", overview::healthz)
+            .get(Need::Nothing, "/readyz", overview::readyz);
+        let state = (self.clone(), Arc::new(needs));
+        let ours = router
             .fallback(async || Fault::not_found("not_found", "there is nothing at this path"))
             .method_not_allowed_fallback(async |method: Method| Fault::method(&method))
-            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-            .layer(middleware::from_fn_with_state(self.clone(), access::check))
+            .layer(middleware::from_fn_with_state(state, access::check))
             .with_state(self.clone());
+        let ours = match self.origins.is_empty() {
+            true => ours,
+            // Outside of the check: a browser asks first, without a token, whether it may ask.
+            false => ours.layer(cors(&self.origins)),
+        };
         match self.tim.clone() {
             // Outside of the check above: who calls there shows a signature, from wherever.
-            Some(terms) => ours.nest("/v4", tim::Desk { face: self, terms }.router()),
+            Some(terms) => ours.merge(tim::Desk { face: self, terms }.router()),
             None => ours,
         }
     }
+}
+
+/// What pages of these origins may do from elsewhere: everything that their token, or this machine, may. Cookies are
+/// nothing here, so browsers are told to send none.
+fn cors(origins: &[String]) -> CorsLayer {
+    let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::CONTENT_ENCODING,
+            header::ACCEPT,
+            header::CACHE_CONTROL,
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([header::RETRY_AFTER])
+        .max_age(Duration::from_secs(600))
 }
 
 /// Another node's answer, as it is.
@@ -154,7 +266,12 @@ fn passed_on(status: StatusCode, body: Bytes) -> Response {
 /// A body of JSON.
 fn json(body: Vec<u8>) -> Response {
     (
-        [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+        [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            // Who is online is nobody's to keep.
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        ],
         body,
     )
         .into_response()

@@ -3,27 +3,29 @@
 //! Who calls is told by a UserSig of the app's administrator, not by a bearer token, and may sit on any host. Whatever
 //! happens, the answer is HTTP 200 with `ActionStatus`, `ErrorCode` and `ErrorInfo`: that is what such clients look at.
 
+use super::payload::{Budget, Payload};
 use super::peers::Asker;
 use super::users::{Found, look_up, parameter};
 use super::usersig::{self, Refused};
-use super::{BODY_BYTES_MAX, Face, Fault, ingest};
+use super::{Face, Fault, ingest};
 use crate::clock::Clock;
 use crate::config::{Tim, TimUnknown};
 use crate::presence::event::{Event, Target, bounds};
 use crate::schema::json::Object;
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, RawQuery, State};
-use axum::http::Method;
+use axum::extract::{FromRef, FromRequestParts, RawQuery, State};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{any, post};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
 /// How many users one question may name.
 const ACCOUNTS_MAX: usize = 500;
+/// Far more than so many accounts are, in bytes.
+const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// The codes of the public documents, and what each is used for here.
 mod code {
@@ -72,7 +74,7 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// The routes, to be put below `/v4`.
+    /// The routes. A base address that ends in a slash makes two of the first.
     pub fn router(self) -> Router {
         let nothing = async || Refusal::new(code::NO_SUCH_COMMAND, "this command is not served here");
         let method = async |method: Method| {
@@ -81,14 +83,16 @@ impl Desk {
                 format!("commands are sent with POST, not {method}"),
             )
         };
-        Router::new()
-            .route("/openim/query_online_status", post(query_online_status))
-            .route("/openim/querystate", post(query_state))
-            .route("/im_open_login_svc/kick", post(kick))
-            .fallback(nothing)
-            .method_not_allowed_fallback(method)
-            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-            .with_state(self)
+        let mut router = Router::new();
+        for root in ["/v4", "//v4"] {
+            router = router
+                .route(&format!("{root}/openim/query_online_status"), post(query_online_status))
+                .route(&format!("{root}/openim/querystate"), post(query_state))
+                .route(&format!("{root}/im_open_login_svc/kick"), post(kick))
+                .route(root, any(nothing))
+                .route(&format!("{root}/{{*command}}"), any(nothing));
+        }
+        router.method_not_allowed_fallback(method).with_state(self)
     }
 
     /// Lets an administrator of the app through. `no_admin` is what the route says to everybody else.
@@ -112,6 +116,15 @@ impl Desk {
         let verified = usersig::verify(&given("usersig"), app, &self.terms.tim.key, &identifier, now_s);
         verified.map_err(|refused| {
             let (code, info) = match refused {
+                Refused::Ambiguous => (
+                    code::BAD_USERSIG,
+                    "the identifier of usersig has a control character, or its userbuf is not Base64; such a signature \
+                     could be read in more than one way",
+                ),
+                Refused::Fraction(field) => {
+                    let info = format!("{field} of usersig has a fraction; it must be an integer, so round it");
+                    return Refusal::new(code::BAD_USERSIG, info);
+                }
                 Refused::Empty => (code::NO_USERSIG, "the query string has no usersig"),
                 Refused::Unreadable => (code::BAD_USERSIG, "usersig is no UserSig of version 2, or is cut off"),
                 Refused::Forged => (code::BAD_USERSIG, "usersig is not signed with the key of this app"),
@@ -126,6 +139,24 @@ impl Desk {
             return Err(Refusal::new(no_admin, info));
         }
         Ok(())
+    }
+}
+
+impl FromRef<Desk> for Budget {
+    fn from_ref(desk: &Desk) -> Budget {
+        desk.face.budget.clone()
+    }
+}
+
+/// An administrator, let in by the query string alone: nothing of a body is read before. The number is what the route
+/// says to everybody else.
+struct Admin<const NO_ADMIN: u32>;
+
+impl<const NO_ADMIN: u32> FromRequestParts<Desk> for Admin<NO_ADMIN> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Refusal> {
+        desk.authorize(parts.uri.query(), NO_ADMIN).map(|()| Admin)
     }
 }
 
@@ -169,37 +200,44 @@ fn fine(body: &mut Vec<u8>) -> Object<'_> {
     object
 }
 
-fn read_body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
-    body.map_err(|rejection| {
-        let code = match rejection.status().as_u16() {
-            413 => code::TOO_LARGE,
+/// The body, without the byte order mark that some write before it.
+fn read_body(payload: &Result<Payload, Fault>) -> Result<&[u8], Refusal> {
+    let payload = payload.as_ref().map_err(|fault| {
+        let code = match fault.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => code::TOO_LARGE,
             _ => code::NOT_READ,
         };
-        Refusal::new(code, Fault::from(rejection).message())
-    })
+        Refusal::new(code, fault.message())
+    })?;
+    if payload.bytes.len() > BODY_BYTES_MAX {
+        let info = format!("a body may have at most {BODY_BYTES_MAX} bytes");
+        return Err(Refusal::new(code::TOO_LARGE, info));
+    }
+    Ok(payload.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&payload.bytes))
 }
 
 /// The newer command, which says `Status`.
 async fn query_online_status(
+    _: Admin<{ code::QUERY_NO_ADMIN }>,
     State(desk): State<Desk>,
-    RawQuery(query): RawQuery,
-    body: Result<Bytes, BytesRejection>,
+    payload: Result<Payload, Fault>,
 ) -> Result<Response, Refusal> {
-    answer(&desk, query.as_deref(), body, "Status").await
+    answer(&desk, &payload, "Status").await
 }
 
 /// The older one, which says `State`.
 async fn query_state(
+    _: Admin<{ code::QUERY_NO_ADMIN }>,
     State(desk): State<Desk>,
-    RawQuery(query): RawQuery,
-    body: Result<Bytes, BytesRejection>,
+    payload: Result<Payload, Fault>,
 ) -> Result<Response, Refusal> {
-    answer(&desk, query.as_deref(), body, "State").await
+    answer(&desk, &payload, "State").await
 }
 
 struct Question {
     accounts: Vec<String>,
     detail: bool,
+    custom_status: bool,
 }
 
 impl Question {
@@ -210,15 +248,14 @@ impl Question {
         let object = value
             .as_object()
             .ok_or_else(|| bad("the body must be a JSON object".to_owned()))?;
-        let detail = match object.get("IsNeedDetail") {
-            None | Some(Value::Null) => false,
-            Some(value) => {
-                value
-                    .as_i64()
-                    .ok_or_else(|| bad("IsNeedDetail must be 0 or 1".to_owned()))?
-                    == 1
-            }
+        let wanted = |name: &str| match object.get(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(value) => value
+                .as_i64()
+                .map(|wanted| wanted == 1)
+                .ok_or_else(|| bad(format!("{name} must be 0 or 1"))),
         };
+        let (detail, custom_status) = (wanted("IsNeedDetail")?, wanted("IsReturnCustomStatus")?);
         let missing = || bad("To_Account must have 1 to 500 user ids".to_owned());
         let accounts = match object.get("To_Account") {
             None | Some(Value::Null) => return Err(missing()),
@@ -242,7 +279,11 @@ impl Question {
         let accounts: Option<Vec<String>> = accounts.iter().map(text).collect();
         let accounts = accounts
             .ok_or_else(|| Refusal::new(code::QUERY_BAD_ACCOUNT, "To_Account must have nothing but strings"))?;
-        Ok(Question { accounts, detail })
+        Ok(Question {
+            accounts,
+            detail,
+            custom_status,
+        })
     }
 }
 
@@ -250,6 +291,8 @@ impl Question {
 #[derive(Deserialize)]
 struct Presence {
     status: Box<str>,
+    #[serde(default)]
+    custom_status: Option<Box<str>>,
     devices: Vec<Device>,
 }
 
@@ -259,14 +302,8 @@ struct Device {
     status: Box<str>,
 }
 
-async fn answer(
-    desk: &Desk,
-    query: Option<&str>,
-    body: Result<Bytes, BytesRejection>,
-    status_key: &str,
-) -> Result<Response, Refusal> {
-    desk.authorize(query, code::QUERY_NO_ADMIN)?;
-    let question = Question::read(&read_body(body)?)?;
+async fn answer(desk: &Desk, payload: &Result<Payload, Fault>, status_key: &str) -> Result<Response, Refusal> {
+    let question = Question::read(read_body(payload)?)?;
     let found = look_up(&desk.face, &question.accounts, &Asker::caller()).await;
     let found = found.map_err(|fault| Refusal::failed(code::QUERY_FAILED, &fault))?;
     let mut results = Vec::new();
@@ -294,6 +331,10 @@ async fn answer(
             .as_ref()
             .map_or("Offline", |presence| status_name(&presence.status));
         result.text("To_Account", account).text(status_key, status);
+        if question.custom_status {
+            let text = presence.as_ref().and_then(|presence| presence.custom_status.as_deref());
+            result.text("CustomStatus", text.unwrap_or_default());
+        }
         if let Some(presence) = presence.filter(|_| question.detail) {
             let details = details(&presence.devices);
             if !details.is_empty() {
@@ -355,14 +396,14 @@ fn platform_name(platform: &str) -> &str {
 
 /// All devices of a user are logged out, once it is in the log.
 async fn kick(
+    _: Admin<{ code::KICK_NO_ADMIN }>,
     State(desk): State<Desk>,
     RawQuery(query): RawQuery,
-    body: Result<Bytes, BytesRejection>,
+    payload: Result<Payload, Fault>,
 ) -> Result<Response, Refusal> {
-    desk.authorize(query.as_deref(), code::KICK_NO_ADMIN)?;
-    let body = read_body(body)?;
+    let body = read_body(&payload)?;
     let bad = |info: String| Refusal::new(code::KICK_BAD_BODY, info);
-    let value: Value = serde_json::from_slice(&body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
+    let value: Value = serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
     // Identifier is what it was called before.
     let user = value
         .get("UserID")
@@ -386,6 +427,8 @@ async fn kick(
                 target: Target::All,
             };
             ingest::append_one(&desk.face, event).await.map_err(failed)?;
+            let by = parameter(query.as_deref(), "identifier").unwrap_or_default();
+            tracing::info!(?by, kind = "kick", ?user, "administrative event accepted");
         }
         Found::Unread(why) => return Err(Refusal::new(code::KICK_FAILED, why)),
         Found::Unknown if desk.terms.tim.unknown == TimUnknown::Offline => {}

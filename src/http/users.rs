@@ -1,21 +1,24 @@
 //! Questions about users.
 
+use super::payload::Payload;
 use super::peers::Asker;
 use super::{Face, Fault, Peers};
 use crate::engine::QueryError;
 use crate::log::{self, Limit, Topic};
 use crate::presence::change::Output;
+use crate::presence::event::bounds;
 use crate::presence::{Offset, Partition};
 use crate::schema::json::{Object, output_line};
 use crate::schema::partitioner::partition_of;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -42,14 +45,29 @@ pub(super) fn parameters(query: Option<&str>, name: &str) -> impl Iterator<Item 
         .map(|(_, value)| value.into_owned())
 }
 
+/// What clients and libraries add for caches not to answer; it means nothing.
+const HARMLESS: [&str; 5] = ["_", "cb", "nocache", "t", "ts"];
+
 /// Refuses parameters that a route does not have: a misspelt filter would be no filter.
 pub(super) fn only(query: Option<&str>, names: &[&str]) -> Result<(), Fault> {
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    match pairs.find(|(key, _)| !names.contains(&&**key)) {
+    match pairs.find(|(key, _)| !names.contains(&&**key) && !HARMLESS.contains(&&**key)) {
         None => Ok(()),
         Some((key, _)) => {
             let has = names.join("`, `");
             let message = format!("{key:?} is no parameter of this path, which has `{has}`");
+            Err(Fault::bad_request("bad_parameter", message))
+        }
+    }
+}
+
+/// A parameter in a query string that is there or not: `strict`, `strict=1`, `strict=true`.
+pub(super) fn flag(query: Option<&str>, name: &'static str) -> Result<bool, Fault> {
+    match parameter(query, name).as_deref() {
+        None | Some("0" | "false") => Ok(false),
+        Some("" | "1" | "true") => Ok(true),
+        Some(other) => {
+            let message = format!("`{name}` must be true or false, not {other:?}");
             Err(Fault::bad_request("bad_parameter", message))
         }
     }
@@ -89,17 +107,30 @@ pub async fn user(
     one(&face, &Asker::of(&headers), user, query.as_deref()).await
 }
 
-/// `GET /v1/users/query`: somebody may be called that too.
-pub async fn user_named_query(
+/// `GET /v1/user?id=…`: every id can be asked for so. In a path `.` and `..` are folded away, and whoever stands between
+/// may take `%2F` for a slash.
+pub async fn user_by_id(
     State(face): State<Face>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Fault> {
-    one(&face, &Asker::of(&headers), "query".to_owned(), query.as_deref()).await
+    let id = required_id(query.as_deref())?;
+    one(&face, &Asker::of(&headers), id, query.as_deref()).await
+}
+
+fn required_id(query: Option<&str>) -> Result<String, Fault> {
+    let missing = || Fault::bad_request("bad_parameter", "`id`, the user, is missing: /v1/user?id=alice");
+    let id = parameter(query, "id").ok_or_else(missing)?;
+    let (least, most) = bounds::USER_BYTES;
+    if !(least..=most).contains(&id.len()) {
+        let message = format!("`id` must have {least} to {most} bytes of UTF-8, not {}", id.len());
+        return Err(Fault::bad_request("bad_parameter", message));
+    }
+    Ok(id)
 }
 
 async fn one(face: &Face, asker: &Asker, user: String, query: Option<&str>) -> Result<Response, Fault> {
-    only(query, &["at_least"])?;
+    only(query, &["at_least", "id"])?;
     let at_least = number(query, "at_least", 0..=i64::MAX as u64)?.map(Offset);
     let partition = partition_of(&user, face.engine.log().partitions());
     let asked = face.engine.users(partition, vec![user.clone()], at_least);
@@ -113,10 +144,9 @@ async fn one(face: &Face, asker: &Asker, user: String, query: Option<&str>) -> R
     if let (Err(QueryError::Elsewhere), Some(peers)) = (&answered, &face.peers) {
         let url = peers.elsewhere(partition, asker)?;
         let escaped: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
-        // In a path a plus is a plus.
-        let mut path = format!("/v1/users/{}", escaped.replace('+', "%20"));
+        let mut path = format!("/v1/user?id={escaped}");
         if let Some(offset) = at_least {
-            path.push_str(&format!("?at_least={offset}"));
+            path.push_str(&format!("&at_least={offset}"));
         }
         let (status, body) = peers.ask(&url, &path, None).await?;
         return Ok(super::passed_on(status, body));
@@ -127,10 +157,50 @@ async fn one(face: &Face, asker: &Asker, user: String, query: Option<&str>) -> R
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Query {
-    users: Vec<String>,
+    users: Texts<1_000>,
+}
+
+/// The same, to be sent.
+#[derive(Serialize)]
+struct Asked<'a> {
+    users: &'a [String],
+}
+
+/// A list of texts of which at most so many are built; the others are only counted.
+#[derive(Default)]
+pub(super) struct Texts<const MOST: usize> {
+    pub texts: Vec<String>,
+    pub count: usize,
+}
+
+impl<'de, const MOST: usize> Deserialize<'de> for Texts<MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<const MOST: usize>;
+        impl<'de, const MOST: usize> Visitor<'de> for List<MOST> {
+            type Value = Texts<MOST>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of strings")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Texts<MOST>, A::Error> {
+                let mut list = Texts::default();
+                while list.count < MOST {
+                    let Some(text) = items.next_element()? else {
+                        return Ok(list);
+                    };
+                    list.texts.push(text);
+                    list.count += 1;
+                }
+                while items.next_element::<IgnoredAny>()?.is_some() {
+                    list.count += 1;
+                }
+                Ok(list)
+            }
+        }
+        deserializer.deserialize_seq(List)
+    }
 }
 
 /// What another node answers to a [`Query`].
@@ -157,24 +227,23 @@ pub enum Found {
 }
 
 /// `POST /v1/users/query`
-pub async fn query(
-    State(face): State<Face>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Fault> {
-    let query: Query = serde_json::from_slice(&body?).map_err(|error| Fault::json(&error))?;
-    if !USERS.contains(&query.users.len()) {
+pub async fn query(State(face): State<Face>, headers: HeaderMap, payload: Payload) -> Result<Response, Fault> {
+    let query: Query = serde_json::from_slice(&payload.bytes).map_err(|error| Fault::json(&error))?;
+    let Query {
+        users: Texts { texts: users, count },
+    } = query;
+    if !USERS.contains(&count) {
         let (least, most) = (USERS.start(), USERS.end());
-        let message = format!("`users` must have {least} to {most} ids, not {}", query.users.len());
+        let message = format!("`users` must have {least} to {most} ids, not {count}");
         return Err(Fault::bad_request("bad_users", message));
     }
-    let found = look_up(&face, &query.users, &Asker::of(&headers)).await?;
+    let found = look_up(&face, &users, &Asker::of(&headers)).await?;
     let mut body = Vec::new();
     let known = found.iter().filter_map(|found| match found {
         Found::Known(line) => Some(line),
         Found::Unknown | Found::Unread(_) => None,
     });
-    let named = || query.users.iter().zip(&found);
+    let named = || users.iter().zip(&found);
     let unknown = named().filter(|(_, found)| matches!(found, Found::Unknown));
     let unread: Vec<(&String, &String)> = named()
         .filter_map(|(user, found)| match found {
@@ -277,7 +346,7 @@ pub async fn look_up(face: &Face, users: &[String], asker: &Asker) -> Result<Vec
 /// Has another node look up users; in their order.
 async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Found>, Fault> {
     let unclear = || Fault::unavailable("moving", format!("node {url} returned an unreadable response"));
-    let body = serde_json::to_vec(&Query { users: users.clone() }).map_err(|error| Fault::json(&error))?;
+    let body = serde_json::to_vec(&Asked { users: &users }).map_err(|error| Fault::json(&error))?;
     let (status, body) = peers.ask(url, "/v1/users/query", Some(body)).await?;
     if !status.is_success() {
         let message = format!("the node {url} cannot say at the moment ({status})");
@@ -306,14 +375,26 @@ pub async fn changes(
 ) -> Result<Response, Fault> {
     let Path(user) = user?;
     only(query.as_deref(), &["limit"])?;
-    let wanted = number(query.as_deref(), "limit", CHANGES)?.unwrap_or(CHANGES_DEFAULT) as usize;
+    newest(&face, user, query.as_deref()).await
+}
+
+/// `GET /v1/user/changes?id=…`
+pub async fn changes_by_id(State(face): State<Face>, RawQuery(query): RawQuery) -> Result<Response, Fault> {
+    let id = required_id(query.as_deref())?;
+    only(query.as_deref(), &["limit", "id"])?;
+    newest(&face, id, query.as_deref()).await
+}
+
+async fn newest(face: &Face, user: String, query: Option<&str>) -> Result<Response, Fault> {
+    let wanted = number(query, "limit", CHANGES)?.unwrap_or(CHANGES_DEFAULT) as usize;
     let (log, schemas) = (face.engine.log().clone(), face.engine.schemas().clone());
     let partition = partition_of(&user, log.partitions());
-    let found = tokio::task::spawn_blocking(move || -> Result<Vec<Vec<u8>>, log::Error> {
+    let found = tokio::task::spawn_blocking(move || -> Result<(Vec<Vec<u8>>, u64), log::Error> {
         const CHUNK: u64 = 4_000;
         let range = log.range(Topic::Changes, partition)?;
         let least = range.start.0.max(range.end.0.saturating_sub(CHANGES_SCANNED));
         let mut lines = Vec::new();
+        let mut unreadable = 0;
         let mut upto = range.end.0;
         while upto > least && lines.len() < wanted {
             let from = least.max(upto.saturating_sub(CHUNK));
@@ -340,24 +421,33 @@ pub async fn changes(
             {
                 let change = schemas.change(&record.value);
                 let change = change.map_err(|error| log::Error::Read(error.to_string().into()))?;
-                if lines.len() < wanted
-                    && let Ok(change) = change
-                {
-                    let mut line = Vec::new();
-                    output_line(&mut line, &Output::Change(change));
-                    lines.push(line);
+                match change {
+                    Ok(change) if lines.len() < wanted => {
+                        let mut line = Vec::new();
+                        output_line(&mut line, &Output::Change(change));
+                        lines.push(line);
+                    }
+                    Ok(_) => {}
+                    // Somebody else wrote it there.
+                    Err(malformed) => {
+                        tracing::warn!(%partition, offset = %record.offset, %malformed, "a change is unreadable");
+                        unreadable += 1;
+                    }
                 }
             }
             upto = from;
         }
-        Ok(lines)
+        Ok((lines, unreadable))
     });
-    let lines = found
+    let (lines, unreadable) = found
         .await
         .map_err(|_| Fault::unavailable("stopping", "the server is stopping"))??;
     let mut body = Vec::new();
-    Object::new(&mut body)
-        .list("changes", &lines, |out, line| out.extend_from_slice(line))
-        .end();
+    let mut object = Object::new(&mut body);
+    object.list("changes", &lines, |out, line| out.extend_from_slice(line));
+    if unreadable > 0 {
+        object.number("unreadable", unreadable);
+    }
+    object.end();
     Ok(super::json(body))
 }

@@ -22,6 +22,11 @@ pub enum Refused {
     Empty,
     /// Not a UserSig of version 2, or cut off.
     Unreadable,
+    /// What is signed has a control character, or a userbuf that is not Base64: the lines that are signed would have
+    /// more than one reading.
+    Ambiguous,
+    /// This field is a number with a fraction.
+    Fraction(&'static str),
     OtherApp,
     OtherIdentifier,
     Forged,
@@ -35,6 +40,11 @@ pub fn verify(usersig: &str, app: u64, key: &Credential, identifier: &str, now_s
     }
     let fields = read(usersig).ok_or(Refused::Unreadable)?;
     let text = |name: &str| fields.get(name).and_then(Value::as_str);
+    for name in ["TLS.sdkappid", "TLS.time", "TLS.expire"] {
+        if fields.get(name).is_some_and(Value::is_f64) {
+            return Err(Refused::Fraction(name));
+        }
+    }
     let signed_app = number(&fields, "TLS.sdkappid").ok_or(Refused::Unreadable)?;
     let signed_for = text("TLS.identifier").ok_or(Refused::Unreadable)?;
     let time = number(&fields, "TLS.time").ok_or(Refused::Unreadable)?;
@@ -44,6 +54,14 @@ pub fn verify(usersig: &str, app: u64, key: &Credential, identifier: &str, now_s
     if text("TLS.ver") != Some("2.0") {
         return Err(Refused::Unreadable);
     }
+    let userbuf = match fields.get("TLS.userbuf") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(userbuf)) if is_base64(userbuf) => Some(userbuf),
+        Some(_) => return Err(Refused::Ambiguous),
+    };
+    if signed_for.contains(is_control) || identifier.contains(is_control) {
+        return Err(Refused::Ambiguous);
+    }
     if u64::try_from(signed_app) != Ok(app) {
         return Err(Refused::OtherApp);
     }
@@ -52,7 +70,7 @@ pub fn verify(usersig: &str, app: u64, key: &Credential, identifier: &str, now_s
     }
     let mut signed =
         format!("TLS.identifier:{signed_for}\nTLS.sdkappid:{signed_app}\nTLS.time:{time}\nTLS.expire:{expire}\n");
-    if let Some(userbuf) = text("TLS.userbuf") {
+    if let Some(userbuf) = userbuf {
         signed.push_str(&format!("TLS.userbuf:{userbuf}\n"));
     }
     let mut hmac = Hmac::<Sha256>::new_from_slice(key.reveal().as_bytes()).map_err(|_| Refused::Forged)?;
@@ -64,6 +82,16 @@ pub fn verify(usersig: &str, app: u64, key: &Credential, identifier: &str, now_s
         return Err(Refused::Expired);
     }
     Ok(())
+}
+
+/// Of the characters between which a line of what is signed could end: none is in an identifier that is taken.
+fn is_control(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{2028}' | '\u{2029}')
+}
+
+fn is_base64(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"+/=-_*".contains(&byte))
 }
 
 fn read(usersig: &str) -> Option<Map<String, Value>> {
@@ -169,10 +197,57 @@ mod tests {
             ("TLS.sig", json!(7)),
             ("TLS.identifier", json!(7)),
             ("TLS.time", json!("+1")),
-            ("TLS.time", json!(1.5)),
             ("TLS.expire", json!([])),
         ] {
             assert_eq!(altered(name, value.clone()), Err(Refused::Unreadable), "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn one_signature_has_one_reading() {
+        // What is signed for a user of this name is, byte by byte, what would be signed for the administrator, with
+        // another expiry and the rest as its userbuf.
+        let (time, name) = (NOW - 10, "administrator");
+        let evil = format!("{name}\nTLS.sdkappid:{APP}\nTLS.time:{time}\nTLS.expire:315360000\nTLS.userbuf:x");
+        let signed = format!("TLS.identifier:{evil}\nTLS.sdkappid:{APP}\nTLS.time:{time}\nTLS.expire:180\n");
+        let mut hmac = Hmac::<Sha256>::new_from_slice(key().reveal().as_bytes()).expect("any length");
+        hmac.update(signed.as_bytes());
+        let signature = STANDARD.encode(hmac.finalize().into_bytes());
+        let fields = |identifier: &str, expire: u64| {
+            json!({"TLS.ver": "2.0", "TLS.identifier": identifier, "TLS.sdkappid": APP, "TLS.time": time,
+                "TLS.expire": expire, "TLS.sig": signature})
+        };
+        let as_user = pack(fields(&evil, 180).to_string().as_bytes());
+        assert_eq!(verify(&as_user, APP, &key(), &evil, NOW), Err(Refused::Ambiguous));
+        let mut forged = fields(name, 315_360_000);
+        forged["TLS.userbuf"] = json!(format!("x\nTLS.sdkappid:{APP}\nTLS.time:{time}\nTLS.expire:180"));
+        assert_eq!(
+            verified_at(&pack(forged.to_string().as_bytes()), NOW),
+            Err(Refused::Ambiguous)
+        );
+        for control in ["\n", "\r", "\0", "\t", "\u{7f}", "\u{85}", "\u{2028}"] {
+            let name = format!("a{control}b");
+            let usersig = pack(fields(&name, 180).to_string().as_bytes());
+            assert_eq!(
+                verify(&usersig, APP, &key(), &name, NOW),
+                Err(Refused::Ambiguous),
+                "{name:?}"
+            );
+        }
+        for userbuf in [
+            json!(7),
+            json!(true),
+            json!(["YWJj"]),
+            json!({}),
+            json!("a b"),
+            json!("\n"),
+        ] {
+            let usersig = sign(key().reveal(), |fields| fields["TLS.userbuf"] = userbuf.clone());
+            assert_eq!(verified_at(&usersig, NOW), Err(Refused::Ambiguous), "{userbuf}");
+        }
+        for name in ["TLS.time", "TLS.expire", "TLS.sdkappid"] {
+            let usersig = sign(key().reveal(), |fields| fields[name] = json!(1.5));
+            assert_eq!(verified_at(&usersig, NOW), Err(Refused::Fraction(name)));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Who is let in.
 
-use crate::house::{House, connect};
+use crate::house::{House, connect, on, says};
 use rollcall::config::Scopes;
 use serde_json::{Value, json};
 
@@ -9,7 +9,12 @@ const PUBLISH: &str = "publish-publish-publish";
 const ADMIN: &str = "admin-admin-admin-admin";
 
 fn guarded() -> House {
-    let scopes = |read, publish, admin| Scopes { read, publish, admin };
+    let scopes = |read, publish, admin| Scopes {
+        read,
+        publish,
+        admin,
+        ..Scopes::default()
+    };
     let tokens = [
         (READ.to_owned(), scopes(true, false, false)),
         (PUBLISH.to_owned(), scopes(false, true, false)),
@@ -20,7 +25,7 @@ fn guarded() -> House {
 
 const QUESTIONS: [&str; 11] = [
     "/v1/users/alice",
-    "/v1/users/query",
+    "/v1/user?id=alice",
     "/v1/users/alice/changes",
     "/v1/policy",
     "/v1/gateways",
@@ -91,7 +96,8 @@ fn a_token_allows_what_its_scopes_say() {
             let status = client.get(path).status;
             assert!(matches!(status, 200 | 400 | 404), "{path}: {status}");
         }
-        assert_eq!(publish.get(path).error(403, "forbidden")["message"], message("read"));
+        let needed = if path == "/metrics" { "metrics" } else { "read" };
+        assert_eq!(publish.get(path).error(403, "forbidden")["message"], message(needed));
     }
     let question = json!({"users": ["alice"]}).to_string();
     read.post("/v1/users/query", &question).ok();
@@ -183,4 +189,79 @@ fn with_tokens_it_is_the_token_that_counts() {
         .with("Host", "presence.example")
         .with("Origin", "https://elsewhere.example");
     client.get("/v1/stats").ok();
+}
+
+#[test]
+fn a_token_for_metrics_reads_nothing_else() {
+    let scopes = Scopes {
+        metrics: true,
+        ..Scopes::default()
+    };
+    let house = House::with_tokens(1, Some(&[("scraper-scraper-scraper".to_owned(), scopes)]));
+    let scraper = house.token("scraper-scraper-scraper");
+    assert_eq!(scraper.get("/metrics").status, 200);
+    for path in QUESTIONS.into_iter().filter(|path| *path != "/metrics") {
+        scraper.get(path).error(403, "forbidden");
+    }
+    scraper
+        .post("/v1/events", body(&connect("a", 1)))
+        .error(403, "forbidden");
+}
+
+#[test]
+fn a_token_bound_to_gateways_speaks_for_no_other() {
+    let scopes = Scopes {
+        publish: true,
+        gateways: vec!["g1".to_owned(), "g2".to_owned()],
+        ..Scopes::default()
+    };
+    let house = House::with_tokens(1, Some(&[(PUBLISH.to_owned(), scopes)]));
+    let publish = house.token(PUBLISH);
+    publish.post("/v1/events", body(&json!({"type": "tick"}))).ok();
+    let ends = house.ends();
+    let via = |kind: &str, more: Value| {
+        let mut event = on(kind, "alice", 7, more);
+        event["gateway"] = json!("g3");
+        event
+    };
+    for event in [
+        via("connect", json!({"intent": "login"})),
+        via("heartbeat", json!({})),
+        via("background", json!({})),
+        via("foreground", json!({})),
+        via("disconnect", json!({"reason": "closed"})),
+        via("logout", json!({})),
+        json!({"type": "lease", "gateway": "g3", "epoch": 9, "ttl_ms": 0}),
+        json!({"type": "heartbeats", "gateway": "g3", "epoch": 1,
+            "beats": [{"user": "alice", "platform": "web", "device": "d", "conn": 1}]}),
+    ] {
+        let error = publish.post("/v1/events", body(&event)).error(403, "forbidden");
+        assert_eq!(
+            (&error["event"], &error["field"]),
+            (&json!(1), &json!("gateway")),
+            "{event}"
+        );
+        let message = "this bearer token publishes for the gateway g1, g2 only, and the event names \"g3\"";
+        assert_eq!(error["message"], message);
+    }
+    assert_eq!(house.ends(), ends);
+    publish.post("/v1/events", body(&says("alice", "busy"))).ok();
+}
+
+#[test]
+fn a_token_that_is_taken_back_is_refused_and_its_subscriptions_end() {
+    let house = guarded();
+    let mut follower = house.token(READ).follow("/v1/changes");
+    let mut other = house.token(ADMIN).follow("/v1/changes");
+    let admin = Scopes {
+        name: None,
+        metrics: false,
+        ..Scopes::everything()
+    };
+    house.access.replace(&[(ADMIN.to_owned(), admin)]);
+    assert_eq!(follower.next_or_end(), None);
+    house.token(READ).get("/v1/stats").error(401, "unknown_token");
+    let admin = house.token(ADMIN);
+    admin.post("/v1/events", body(&connect("alice", 1))).ok();
+    assert_eq!(other.next().json()["user"], "bob");
 }

@@ -141,6 +141,29 @@ impl Client {
         follower
     }
 
+    /// Opens a subscription that is refused within the stream; how.
+    #[track_caller]
+    pub fn follow_refused(&self, path: &str) -> Told {
+        let (status, headers, lines) = head(self.open("GET", path, None));
+        assert_eq!(status, 200);
+        assert_eq!(find(&headers, "content-type"), Some("text/event-stream"));
+        Follower { lines }.next()
+    }
+
+    /// Opens a subscription whose filter is a body.
+    #[track_caller]
+    pub fn follow_with(&self, path: &str, body: &str) -> Follower {
+        let mut stream = self.open("POST", path, Some(body.len()));
+        stream.write_all(body.as_bytes()).expect("the body is taken");
+        let (status, headers, lines) = head(stream);
+        assert_eq!(status, 200);
+        assert_eq!(find(&headers, "content-type"), Some("text/event-stream"));
+        let mut follower = Follower { lines };
+        let hello = follower.block().expect("it begins with a comment");
+        assert!(hello.contains("\n: from "), "{hello:?}");
+        follower
+    }
+
     /// Waits until the record at an offset of a user's partition is folded.
     #[track_caller]
     pub fn user_at(&self, user: &str, offset: &Value) -> Reply {

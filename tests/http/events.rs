@@ -1,8 +1,9 @@
 //! `POST /v1/events`.
 
-use crate::house::{House, connect, on, user_of};
+use crate::house::{House, connect, on, says, user_of};
 use rollcall::log::{self, Topic};
 use serde_json::{Value, json};
+use std::io::Write as _;
 
 fn at(partition: u32, offset: u64) -> Value {
     json!({"partition": partition, "offset": offset})
@@ -281,11 +282,17 @@ fn wrong_json_is_400_with_line_and_column() {
         (b"[{\"type\":\"tick\"},\n {\"type\":}]", "line 2 column 10"),
         (b"[{\"type\":\"tick\"}", "line 1 column 16"),
         (b"[{\"type\":\"tick\"}]\n]", "line 2 column 1"),
-        (b"{\n\"event\":[]}", "missing field `events` at line 2 column 11"),
-        (b"{\"events\":{}}", "line 1 column 10"),
+        (
+            b"{\n\"event\":[]}",
+            "send an array of events: [{\"type\":\"connect\", …}] at line 2 column 11",
+        ),
+        (
+            b"{\"events\":{}}",
+            "expected an array of events as `events` at line 1 column 12",
+        ),
         (
             b"\"tick\"",
-            "an array of events, or an object with such an array as `events` at line 1 column 6",
+            "expected an array of events, such as [{\"type\":\"connect\", …}] at line 1 column 6",
         ),
         (b"[{\"type\":\"custom_status\",\"user\":\"\\ud800\"}]", "line 1 column"),
         (b"[\n{\"type\":\"\xff\"}]", "line 2 column 10"),
@@ -326,4 +333,151 @@ fn a_server_that_stops_takes_no_events() {
     let error = house.post("/v1/events", body).error(503, "stopping");
     assert_eq!(error["message"], "the server is stopping; no event was taken");
     assert_eq!(house.ends(), [0]);
+}
+
+#[test]
+fn an_epoch_that_nothing_could_follow_is_refused() {
+    let house = House::new(2);
+    let lease = |epoch: u64| json!([{"type": "lease", "gateway": "g1", "epoch": epoch, "ttl_ms": 60_000}]).to_string();
+    let refused = |epoch: u64| {
+        let error = house.post("/v1/events", lease(epoch)).error(400, "bad_event");
+        assert_eq!(error["field"], "epoch");
+        error["message"].as_str().expect("text").to_owned()
+    };
+    let most = i64::MAX as u64;
+    for epoch in [most, most - 1, (1 << 62) + 1] {
+        assert!(refused(epoch).contains("too far ahead"));
+    }
+    house.post("/v1/events", lease(5)).ok();
+    house.wait_until_folded();
+    for epoch in [most, 1 << 62, 6 + (1 << 32)] {
+        let message = refused(epoch);
+        assert!(message.contains("too far ahead of the epoch 5"), "{message}");
+    }
+    house.post("/v1/events", lease(5 + (1 << 32))).ok();
+    house.wait_until_folded();
+    house.post("/v1/events", lease(6 + (1 << 32))).ok();
+}
+
+#[test]
+fn unknown_fields_are_named_and_refused_if_that_is_asked_for() {
+    let house = House::new(1);
+    let mut event = connect("alice", 1);
+    event["clinet"] = json!("Android 14");
+    let body = json!([connect("bob", 1), event, {"type": "heartbeats", "gateway": "g1", "epoch": 1,
+        "beats": [{"user": "bob", "platform": "android", "device": "a1", "conn": 1, "colour": [{"a": 1}]}]}]);
+    let answer = house.post("/v1/events", body.to_string()).ok();
+    assert_eq!(answer["unknown_fields"], json!(["clinet", "colour"]));
+    let answer = house.post("/v1/events", json!([connect("bob", 2)]).to_string()).ok();
+    assert_eq!(answer.get("unknown_fields"), None);
+    let ends = house.ends();
+    for strict in ["strict", "strict=1", "strict=true"] {
+        let error = house.post(&format!("/v1/events?{strict}"), body.to_string());
+        let error = error.error(400, "bad_event");
+        assert_eq!((&error["event"], &error["field"]), (&json!(1), &json!("clinet")));
+    }
+    house
+        .post("/v1/events?strict=perhaps", body.to_string())
+        .error(400, "bad_parameter");
+    assert_eq!(house.ends(), ends);
+    house.post("/v1/events?strict=false", body.to_string()).ok();
+}
+
+#[test]
+fn events_come_as_an_array_an_object_lines_or_compressed() {
+    let house = House::new(1);
+    let event = connect("alice", 1).to_string();
+    let lines = house.with("Content-Type", "application/x-ndjson; charset=utf-8");
+    let gzip = house.with("Content-Encoding", "gzip");
+    let packed = |text: &str| {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packer.write_all(text.as_bytes()).expect("in memory");
+        packer.finish().expect("in memory")
+    };
+    house.post("/v1/events", &event).ok();
+    house.post("/v1/events", format!("\u{feff}[{event}]")).ok();
+    let appended = lines.post("/v1/events", format!("{event}\n\n {event}\r\n")).ok();
+    assert_eq!(appended["appended"].as_array().map(Vec::len), Some(2));
+    gzip.post("/v1/events", packed(&event)).ok();
+    assert_eq!(house.ends(), [5]);
+    let error = lines.post("/v1/events", format!("{event}\n{event},\n"));
+    let error = error.error(400, "bad_json");
+    assert!(
+        error["message"].as_str().expect("text").starts_with("line 2 is not"),
+        "{error}"
+    );
+    let error = lines
+        .post("/v1/events", format!("{event}\n{{\"type\":\"x\"}}\n"))
+        .error(400, "bad_event");
+    assert_eq!(error["event"], 1);
+    gzip.post("/v1/events", &event).error(400, "bad_body");
+    // A small body that becomes a large one.
+    gzip.post("/v1/events", packed(&" ".repeat(64 << 20)))
+        .error(413, "body_too_large");
+    house
+        .with("Content-Encoding", "br")
+        .post("/v1/events", &event)
+        .error(415, "bad_encoding");
+    assert_eq!(house.ends(), [5]);
+}
+
+#[test]
+fn what_became_of_each_event_is_said_if_it_is_asked_for() {
+    let house = House::new(2);
+    let (a, b) = (user_of(0, 2, 0), user_of(1, 2, 0));
+    let mut ios = connect(&b, 2);
+    ios["platform"] = json!("ios");
+    let events = json!([
+        connect(&a, 1),
+        ios,
+        on("heartbeat", &a, 1, json!({})),
+        on("heartbeat", &a, 7, json!({})),
+        connect(&a, 1),
+        {"type": "kick", "user": "nobody"},
+        lease(),
+        {"type": "heartbeats", "gateway": "g1", "epoch": 1, "beats": [
+            {"user": a, "platform": "android", "device": "a1", "conn": 1},
+            {"user": a, "platform": "android", "device": "x", "conn": 1},
+            {"user": a, "platform": "android", "device": "y", "conn": 1},
+        ]},
+        says(&a, "busy"),
+    ]);
+    let answer = house.post("/v1/events?wait=applied", events.to_string()).ok();
+    let appended = answer["appended"].as_array().expect("an array");
+    let outcome = |number: usize| {
+        let one = &appended[number];
+        (
+            one["outcome"].as_str().expect("an outcome"),
+            one["reason"].as_str(),
+            one["hint"].as_str(),
+        )
+    };
+    assert_eq!(outcome(0), ("changed", None, None));
+    let (name, reason, hint) = outcome(1);
+    assert_eq!((name, reason), ("ignored", Some("unknown_platform")));
+    assert!(
+        hint.expect("a hint").starts_with("platforms: android, ipad, iphone, "),
+        "{hint:?}"
+    );
+    assert_eq!(outcome(2), ("accepted", None, None));
+    assert_eq!((outcome(3).0, outcome(3).1), ("ignored", Some("superseded")));
+    assert_eq!((outcome(4).0, outcome(4).1), ("ignored", Some("duplicate")));
+    assert_eq!((outcome(5).0, outcome(5).1), ("ignored", Some("unknown_user")));
+    assert_eq!(appended[6].as_array().map(Vec::len), Some(2));
+    assert_eq!(appended[6][1]["outcome"], "accepted");
+    let beats = &appended[7][0];
+    assert_eq!((&beats["outcome"], &beats["ignored"]), (&json!("ignored"), &json!(2)));
+    assert_eq!(outcome(8), ("changed", None, None));
+    assert_eq!(appended[0]["partition"], 0);
+    assert_eq!(appended[0]["offset"], 0);
+    // What was asked for is there to be read: nothing is to be waited for.
+    assert_eq!(house.get(&format!("/v1/users/{a}")).ok()["custom_status"], "busy");
+    // Somebody in time's way is no outcome of this event's.
+    let answer = house
+        .post("/v1/events?wait=applied", json!([{"type": "tick"}]).to_string())
+        .ok();
+    assert_eq!(answer["appended"][0][0]["outcome"], "accepted");
+    let answer = house.post("/v1/events", json!([connect(&a, 1)]).to_string()).ok();
+    assert_eq!(answer["appended"][0].get("outcome"), None);
+    house.post("/v1/events?wait=folded", "[]").error(400, "bad_parameter");
 }

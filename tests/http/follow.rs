@@ -1,10 +1,12 @@
 //! `GET /v1/changes` and `GET /v1/kicks`.
 
-use crate::client::{Follower, Reply, Told, encoded};
+use crate::client::{Client, Follower, Reply, Told, encoded};
 use crate::house::{House, connect, on, says, user_of};
+use rollcall::config::Scopes;
 use rollcall::log::Topic;
 use rollcall::presence::{Offset, Partition};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 fn moods(user: &str, numbers: std::ops::Range<usize>) -> Vec<Value> {
     numbers.map(|number| says(user, format!("mood {number}"))).collect()
@@ -306,6 +308,10 @@ fn a_cursor_must_be_one_of_this_log() {
             let expected = format!("{wrong:?} is no cursor: it looks like 0:12,1:7, or is `earliest` or `latest`");
             let reply = house.get(&format!("{path}?after={}", encoded(wrong)));
             assert_eq!(reply.error(400, "bad_cursor")["message"], expected);
+            if wrong.is_empty() {
+                // Some send the header before they have been anywhere.
+                continue;
+            }
             let reply = house.with("Last-Event-ID", wrong).get(path);
             assert_eq!(reply.error(400, "bad_cursor")["message"], expected);
         }
@@ -468,4 +474,197 @@ fn a_server_that_stops_ends_its_subscriptions() {
     house.stop.send_replace(true);
     assert!(changes.next_or_end().is_none());
     assert!(kicks.next_or_end().is_none());
+}
+
+#[test]
+fn a_browser_that_comes_back_says_where_it_was_in_the_header_or_in_the_address() {
+    let house = House::new(1);
+    house.publish(&[connect("a", 1), connect("b", 1), connect("c", 1)]);
+    house.wait_until_folded();
+    let first = |house: &Client, path: &str| house.follow(path).next().json()["user"].clone();
+    assert_eq!(first(&house, "/v1/changes?after=earliest&lastEventId=0%3A1&_=17"), "b");
+    assert_eq!(first(&house, "/v1/changes?Last-Event-ID=0:2&after=earliest"), "c");
+    assert_eq!(first(&house, "/v1/changes?after=earliest&lastEventId="), "a");
+    assert_eq!(first(&house.with("Last-Event-ID", ""), "/v1/changes?after=0:1"), "b");
+    assert_eq!(
+        first(
+            &house.with("Last-Event-ID", "0:2"),
+            "/v1/changes?after=0:1&lastEventId=0:1"
+        ),
+        "c"
+    );
+    house.get("/v1/changes?afetr=0:1").error(400, "bad_parameter");
+}
+
+#[test]
+fn a_refusal_is_an_event_for_whoever_wants_a_stream_and_an_error_for_the_others() {
+    let scopes = Scopes {
+        read: true,
+        ..Scopes::default()
+    };
+    let house = House::with_tokens(1, Some(&[("reader-reader-reader".to_owned(), scopes)]));
+    let reader = house.token("reader-reader-reader");
+    for (client, query, code) in [
+        (&reader, "?after=0:99", "bad_cursor"),
+        (&reader, "?after=nonsense", "bad_cursor"),
+        (&reader, "?afetr=0:1", "bad_parameter"),
+        (&*house, "", "no_token"),
+        (&*house, "?ticket=nonsense", "unknown_ticket"),
+    ] {
+        for path in ["/v1/changes", "/v1/kicks"] {
+            let told = client
+                .with("Accept", "text/event-stream")
+                .follow_refused(&format!("{path}{query}"));
+            assert_eq!(told.name, "refused");
+            assert_eq!(told.json()["error"]["code"], code);
+            let reply = client
+                .with("Accept", "application/json, */*")
+                .get(&format!("{path}{query}"));
+            assert!(reply.status >= 400);
+            assert_eq!(reply.json()["error"]["code"], code);
+        }
+    }
+}
+
+#[test]
+fn a_page_follows_with_a_ticket() {
+    let scopes = |read| Scopes {
+        read,
+        publish: true,
+        ..Scopes::default()
+    };
+    let tokens = [
+        ("reader-reader-reader".to_owned(), scopes(true)),
+        ("writer-writer-writer".to_owned(), scopes(false)),
+    ];
+    let house = House::with_tokens(2, Some(&tokens));
+    let (reader, writer) = (house.token("reader-reader-reader"), house.token("writer-writer-writer"));
+    writer.post("/v1/tickets", "").error(403, "forbidden");
+    let (a, b) = (user_of(0, 2, 0), user_of(1, 2, 0));
+    let ticket = |body: &str| {
+        let answer = reader.post("/v1/tickets", body).ok();
+        assert_eq!(answer["expires_in_ms"], 60_000);
+        answer["ticket"].as_str().expect("text").to_owned()
+    };
+    let all = ticket("");
+    let of_a = ticket(&json!({"users": [a]}).to_string());
+    let mut everybody = house.follow(&format!("/v1/changes?ticket={all}"));
+    let mut only_a = house.follow(&format!("/v1/changes?ticket={of_a}"));
+    let mut named = house.follow(&format!("/v1/changes?ticket={of_a}&user={a}"));
+    house
+        .get(&format!("/v1/changes?ticket={of_a}&user={b}"))
+        .error(403, "forbidden");
+    house.get(&format!("/v1/kicks?ticket={of_a}")).error(403, "forbidden");
+    // It opens subscriptions and nothing else.
+    house.get(&format!("/v1/stats?ticket={all}")).error(401, "no_token");
+    house
+        .post(&format!("/v1/events?ticket={all}"), "[]")
+        .error(401, "no_token");
+    writer
+        .post("/v1/events", json!([connect(&b, 1), connect(&a, 1)]).to_string())
+        .ok();
+    assert_eq!(only_a.next().json()["user"], *a);
+    assert_eq!(named.next().json()["user"], *a);
+    let both: BTreeSet<String> = everybody
+        .take(2)
+        .iter()
+        .map(|told| told.json()["user"].to_string())
+        .collect();
+    assert_eq!(both.len(), 2);
+    house.clock.advance_ms(61_000);
+    house
+        .get(&format!("/v1/changes?ticket={all}"))
+        .error(401, "ticket_expired");
+    // What is open stays open, until the token is taken back.
+    let scopes = scopes(false);
+    house.access.replace(&[("writer-writer-writer".to_owned(), scopes)]);
+    assert_eq!(only_a.next_or_end(), None);
+    reader
+        .post("/v1/tickets", r#"{"users":[""]}"#)
+        .error(401, "unknown_token");
+}
+
+#[test]
+fn a_filter_may_come_as_a_body() {
+    let house = House::new(2);
+    let users: Vec<String> = (0..1_000)
+        .map(|number| format!("{}{number}", "u".repeat(120)))
+        .collect();
+    let body = json!({"users": users, "after": "earliest"}).to_string();
+    let mut follower = house.follow_with("/v1/changes/query", &body);
+    house.publish(&[connect("other", 1), connect(&users[999], 1)]);
+    assert_eq!(follower.next().json()["user"], users[999].as_str());
+    let mut kicks = house.follow_with("/v1/kicks/query", r#"{"gateways":["g1"],"partition":1}"#);
+    let user = user_of(1, 2, 0);
+    house.publish(&[connect(&user, 1), json!({"type": "kick", "user": user})]);
+    assert_eq!(kicks.next().json()["user"], user.as_str());
+    for (body, code) in [
+        (r#"{"gateways":["g1"]}"#, "bad_parameter"),
+        (r#"{"users":[""]}"#, "bad_parameter"),
+        (r#"{"user":["a"]}"#, "bad_json"),
+        (r#"{"after":"x"}"#, "bad_cursor"),
+    ] {
+        house.post("/v1/changes/query", body).error(400, code);
+    }
+    let many = json!({"users": vec!["a"; 1_001]}).to_string();
+    house.post("/v1/changes/query", many).error(400, "bad_parameter");
+}
+
+#[test]
+fn pages_of_named_origins_are_let_in_and_no_others() {
+    let scopes = Scopes {
+        read: true,
+        ..Scopes::default()
+    };
+    let tokens = [("reader-reader-reader".to_owned(), scopes)];
+    let origins = vec![
+        "https://chat.example.com".to_owned(),
+        "http://localhost:3000".to_owned(),
+    ];
+    let house = House::with_origins(1, Some(&tokens), origins.clone());
+    for origin in &origins {
+        // A browser asks first, without a token.
+        let preflight = house
+            .with("Origin", origin.as_str())
+            .with("Access-Control-Request-Method", "GET")
+            .with("Access-Control-Request-Headers", "authorization,last-event-id")
+            .send("OPTIONS", "/v1/changes", b"");
+        assert_eq!(preflight.status, 200);
+        assert_eq!(preflight.header("access-control-allow-origin"), Some(origin.as_str()));
+        assert_eq!(preflight.header("access-control-allow-credentials"), None);
+        let page = house.token("reader-reader-reader").with("Origin", origin.as_str());
+        assert_eq!(
+            page.get("/v1/stats").header("access-control-allow-origin"),
+            Some(origin.as_str())
+        );
+        let refused = house.with("Origin", origin.as_str()).get("/v1/stats");
+        assert_eq!(refused.header("access-control-allow-origin"), Some(origin.as_str()));
+        refused.error(401, "no_token");
+    }
+    for origin in [
+        "https://evil.example",
+        "null",
+        "http://chat.example.com",
+        "https://chat.example.com.evil.example",
+    ] {
+        let page = house.token("reader-reader-reader").with("Origin", origin);
+        assert_eq!(
+            page.get("/v1/stats").header("access-control-allow-origin"),
+            None,
+            "{origin}"
+        );
+    }
+    // Without tokens a named origin is let in, and still no other.
+    let open = House::with_origins(1, None, origins.clone());
+    open.with("Origin", origins[0].as_str()).get("/v1/stats").ok();
+    open.with("Origin", "https://evil.example")
+        .get("/v1/stats")
+        .error(403, "foreign_origin");
+    assert_eq!(
+        House::new(1)
+            .with("Origin", "x")
+            .get("/v1/stats")
+            .header("access-control-allow-origin"),
+        None
+    );
 }

@@ -4,7 +4,7 @@ use crate::client::Client;
 use rollcall::clock::ManualClock;
 use rollcall::config::Scopes;
 use rollcall::engine::{Engine, Tuning};
-use rollcall::http::{Edge, Face};
+use rollcall::http::{Access, Edge, Face, Limits, serve};
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{Log as _, Topic};
 use rollcall::presence::Partition;
@@ -21,6 +21,8 @@ pub struct House {
     pub stop: watch::Sender<bool>,
     /// Where the gateway is, if there were one.
     pub edge: watch::Sender<Option<Edge>>,
+    pub access: Arc<Access>,
+    _serving: watch::Sender<bool>,
     client: Client,
     engine: Arc<Engine>,
     face: Face,
@@ -33,6 +35,18 @@ impl House {
     }
 
     pub fn with_tokens(partitions: u32, tokens: Option<&[(String, Scopes)]>) -> House {
+        House::with(partitions, tokens, Limits::of(1_000))
+    }
+
+    pub fn with_origins(partitions: u32, tokens: Option<&[(String, Scopes)]>, origins: Vec<String>) -> House {
+        House::with_all(partitions, tokens, Limits::of(1_000), origins)
+    }
+
+    pub fn with(partitions: u32, tokens: Option<&[(String, Scopes)]>, limits: Limits) -> House {
+        House::with_all(partitions, tokens, limits, Vec::new())
+    }
+
+    fn with_all(partitions: u32, tokens: Option<&[(String, Scopes)]>, limits: Limits, origins: Vec<String>) -> House {
         let clock = Arc::new(ManualClock::new(1_000));
         let log = Arc::new(MemoryLog::new(partitions, clock.clone()));
         let engine = Engine::start(log.clone(), None, clock.clone(), Tuning::default()).expect("started");
@@ -48,14 +62,21 @@ impl House {
         let address = listener.local_addr().expect("an address");
         let (stop, stopping) = watch::channel(false);
         let (edge, edges) = watch::channel(None);
-        let face = Face::new(engine.clone(), tokens, address, None, stopping).with_edge(edges);
-        let router = face.clone().router();
-        runtime.spawn(async move { axum::serve(listener, router).await });
+        let face = Face::new(engine.clone(), tokens, address, None, stopping)
+            .expect("threads")
+            .with_edge(edges)
+            .with_origins(origins);
+        let access = face.access();
+        // It goes on while the face says that it stops.
+        let serving = watch::channel(false).0;
+        runtime.spawn(serve(listener, face.clone().router(), limits, serving.subscribe()));
         let house = House {
             log,
             clock,
             stop,
             edge,
+            access,
+            _serving: serving,
             client: Client::new(address),
             engine,
             face,

@@ -387,6 +387,8 @@ fn paths_and_methods_that_are_not_there_have_the_one_shape() {
         ("DELETE", "/v1/users/alice", "GET"),
         ("POST", "/v1/users/alice", "GET"),
         ("PATCH", "/v1/users/query", "POST"),
+        ("GET", "/v1/users/query", "POST"),
+        ("GET", "/v1/changes/query", "POST"),
         ("POST", "/v1/changes", "GET"),
         ("POST", "/v1/kicks", "GET"),
         ("POST", "/v1/stats", "GET"),

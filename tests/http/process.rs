@@ -265,7 +265,7 @@ fn others_are_let_in_only_with_tokens() {
         ("# x\nshort read\n", "line 2: a token must have at least 16 characters"),
         (
             "a-token-of-somebody write\n",
-            "line 1: a scope is unknown; after the token and a space come read, publish or admin",
+            "line 1: scope 1 is unknown; there are read, publish, publish:GATEWAY, metrics, admin and name:NAME",
         ),
     ] {
         std::fs::write(&file, text).expect("written");

@@ -89,6 +89,15 @@ fn ids_may_have_any_characters() {
     house.publish(&events);
     house.wait_until_folded();
     for id in &ids {
+        // Without a path there is no id that cannot be asked for; of a path this client takes nothing away either.
+        let asked = format!("/v1/user?id={}", encoded(id));
+        assert_eq!(house.get(&asked).ok()["user"], **id, "{asked}");
+        let changes = house.get(&format!("/v1/user/changes?limit=3&id={}", encoded(id))).ok();
+        assert_eq!(changes["changes"][0]["user"], **id, "{id:?}");
+        if id == "query" {
+            house.get("/v1/users/query").error(405, "method_not_allowed");
+            continue;
+        }
         let path = format!("/v1/users/{}", encoded(id));
         assert_eq!(house.get(&path).ok()["user"], **id, "{path}");
         let changes = house.get(&format!("{path}/changes")).ok();
@@ -261,4 +270,17 @@ fn a_users_changes_come_newest_first_as_far_as_the_log_reaches() {
         .expect("dropped");
     assert_eq!(changes(""), [151, 150]);
     assert_eq!(house.get("/v1/users/nobody/changes").ok(), json!({"changes": []}));
+}
+
+#[test]
+fn a_user_is_asked_for_by_an_id_that_somebody_can_have() {
+    let house = House::new(1);
+    house.get("/v1/user?id=nobody").error(404, "unknown_user");
+    for query in ["", "?id=", &format!("?id={}", "x".repeat(129))] {
+        for path in ["/v1/user", "/v1/user/changes"] {
+            house.get(&format!("{path}{query}")).error(400, "bad_parameter");
+        }
+    }
+    // What is added for caches means nothing.
+    house.get("/v1/user?id=nobody&_=1764300000").error(404, "unknown_user");
 }

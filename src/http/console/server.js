@@ -134,7 +134,7 @@ export class Stream {
     const alive = (ms) => { clearTimeout(dog); dog = setTimeout(() => mine.abort(), ms); };
     alive(15000);
     try {
-      const headers = { Accept: 'text/event-stream', ...auth() };
+      const headers = { ...auth() };
       if (this.cursor) headers['Last-Event-ID'] = this.cursor;
       const r = await fetch(this.path + (this.ever || this.cursor ? '' : '?after=latest-' + BACK), { headers, cache: 'no-store', signal: mine.signal });
       if (this.control !== mine) return;

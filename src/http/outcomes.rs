@@ -1,0 +1,268 @@
+//! `POST /v1/events?wait=applied`: what became of each event, from whichever node folded it.
+//!
+//! Who folds a partition must know before the events are appended that outcomes are wanted ([`Watching`]); another node
+//! is told, and asked afterwards, by `POST /v1/outcomes`.
+
+use super::payload::Payload;
+use super::peers::Asker;
+use super::{Face, Fault};
+use crate::engine::{Interest, Outcome, QueryError};
+use crate::log::Appended;
+use crate::presence::{Offset, Partition};
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long outcomes are waited for.
+const APPLIED_WAIT: Duration = Duration::from_secs(5);
+/// How long another node remembers that they are wanted.
+const WATCHED: Duration = Duration::from_secs(30);
+
+/// What became of a record, as it is answered.
+#[derive(Clone, Serialize, Deserialize, Debug)]
+pub struct Applied {
+    pub outcome: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
+    /// Of a record of many: how many of them were ignored.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ignored: Option<u64>,
+}
+
+impl Applied {
+    fn unknown(why: impl Into<String>) -> Applied {
+        Applied {
+            outcome: "unknown".to_owned(),
+            reason: Some("not_known".to_owned()),
+            hint: Some(why.into()),
+            ignored: None,
+        }
+    }
+
+    fn of(outcome: Option<Outcome>, platforms: &[String]) -> Applied {
+        let Some(outcome) = outcome else {
+            return Applied::unknown("the event is in the log, and its outcome is no longer kept; read the user");
+        };
+        if let Some((reason, error)) = outcome.malformed {
+            return Applied {
+                outcome: "malformed".to_owned(),
+                reason: Some(reason.to_owned()),
+                hint: Some(error),
+                ignored: None,
+            };
+        }
+        let name = match (outcome.changed, &outcome.ignored) {
+            (true, _) => "changed",
+            (false, Some(_)) => "ignored",
+            (false, None) => "accepted",
+        };
+        let reason = outcome.ignored.map(|(reason, _)| reason.name());
+        Applied {
+            outcome: name.to_owned(),
+            reason: reason.map(str::to_owned),
+            hint: reason.and_then(|reason| hint(reason, platforms)),
+            ignored: outcome.ignored.map(|(_, count)| count),
+        }
+    }
+}
+
+/// What can be done about an event without effect.
+fn hint(reason: &str, platforms: &[String]) -> Option<String> {
+    let hint = match reason {
+        "unknown_platform" => return Some(format!("platforms: {}", platforms.join(", "))),
+        "stale_epoch" => {
+            "a greater epoch of this gateway is known, or this one has ended; publish a lease with the next epoch"
+        }
+        "duplicate" => "this is in the log already; nothing is to be done",
+        "superseded" => "the device is on a newer connection",
+        "kicked" => "the device was kicked; only a new login brings it back",
+        "unknown_connection" => "no connection of these ids is known; publish its connect first",
+        "closed" => "this connection has ended; publish the connect of a new one",
+        "ended" => "the end of this connection came before its connect; a connection is used once",
+        "unknown_user" => "no such user is known",
+        "no_effect" => "it is as the event says already",
+        "not_online" => "only a user who is online has a custom status",
+        "platform_removed" => "the policy lacks a platform that the one in force has; name it too",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// Outcomes of records in these partitions are wanted, until this is dropped.
+pub struct Watching {
+    _here: Vec<Interest>,
+    /// Of partitions of other nodes: where they are asked, or why they cannot be.
+    elsewhere: BTreeMap<Partition, Result<String, String>>,
+}
+
+/// Says where the partitions are folded that their outcomes are wanted.
+pub async fn watch(face: &Face, asker: &Asker, partitions: BTreeSet<Partition>) -> Watching {
+    let mut watching = Watching {
+        _here: Vec::new(),
+        elsewhere: BTreeMap::new(),
+    };
+    let mut others = Vec::new();
+    for partition in partitions {
+        watching._here.push(face.engine.interest(partition));
+        if !face.engine.has(partition) {
+            others.push(partition);
+        }
+    }
+    let Some(peers) = face.peers.as_ref().filter(|_| !others.is_empty() && !asker.is_node()) else {
+        return watching;
+    };
+    let (owned, moving) = peers.by_owner(others.into_iter());
+    for partition in moving {
+        let fault = super::peers::moving(partition);
+        watching.elsewhere.insert(partition, Err(fault.message().to_owned()));
+    }
+    let asked = owned.into_iter().map(|(url, partitions)| async move {
+        let wanted = Wanted {
+            watch: partitions.iter().map(|partition| partition.0).collect(),
+            partition: None,
+            offsets: Vec::new(),
+        };
+        let told = ask(face, &url, &wanted).await.map(|_| url);
+        (partitions, told)
+    });
+    for (partitions, told) in futures_util::future::join_all(asked).await {
+        for partition in partitions {
+            watching.elsewhere.insert(partition, told.clone());
+        }
+    }
+    watching
+}
+
+impl Watching {
+    /// What became of what was appended, in that order; nothing of what was not.
+    pub async fn applied(&self, face: &Face, appended: &[Result<Appended, Arc<str>>]) -> Vec<Option<Applied>> {
+        let mut parts: BTreeMap<Partition, Vec<(usize, Offset)>> = BTreeMap::new();
+        for (number, appended) in appended.iter().enumerate() {
+            if let Ok(appended) = appended {
+                let part = parts.entry(appended.partition).or_default();
+                part.push((number, appended.offset));
+            }
+        }
+        let asked = parts.into_iter().map(|(partition, part)| async move {
+            let offsets: Vec<Offset> = part.iter().map(|(_, offset)| *offset).collect();
+            let answers = match self.elsewhere.get(&partition) {
+                None => here(face, partition, offsets).await,
+                Some(Err(why)) => Err(why.clone()),
+                Some(Ok(url)) => {
+                    let wanted = Wanted {
+                        watch: Vec::new(),
+                        partition: Some(partition.0),
+                        offsets: offsets.iter().map(|offset| offset.0).collect(),
+                    };
+                    ask(face, url, &wanted).await
+                }
+            };
+            (part, answers)
+        });
+        let mut applied = vec![None; appended.len()];
+        for (part, answers) in futures_util::future::join_all(asked).await {
+            let mut answers = answers.map(Vec::into_iter);
+            for (number, _) in part {
+                let answer = match &mut answers {
+                    Ok(answers) => answers.next(),
+                    Err(why) => Some(Applied::unknown(why.clone())),
+                };
+                applied[number] = answer.or_else(|| Some(Applied::unknown("the node gave no outcome")));
+            }
+        }
+        applied
+    }
+}
+
+/// The outcomes of records of a partition of this node, once the last of them is folded and committed.
+async fn here(face: &Face, partition: Partition, offsets: Vec<Offset>) -> Result<Vec<Applied>, String> {
+    let asked = face.engine.outcomes(partition, offsets);
+    match tokio::time::timeout(APPLIED_WAIT, asked).await {
+        Ok(Ok(outcomes)) => {
+            let each = outcomes.each.into_iter();
+            Ok(each.map(|outcome| Applied::of(outcome, &outcomes.platforms)).collect())
+        }
+        Ok(Err(error)) => Err(match error {
+            QueryError::Elsewhere => super::peers::moving(partition).message().to_owned(),
+            QueryError::Unavailable | QueryError::Failed(_) => error.to_string(),
+        }),
+        Err(_) => Err(format!(
+            "the event is in the log and was not folded within {} s",
+            APPLIED_WAIT.as_secs()
+        )),
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// Partitions of which outcomes will be wanted.
+    #[serde(default)]
+    watch: Vec<u32>,
+    /// The one of which they are.
+    #[serde(default)]
+    partition: Option<u32>,
+    #[serde(default)]
+    offsets: Vec<u64>,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+struct Answered {
+    outcomes: Vec<Applied>,
+}
+
+async fn ask(face: &Face, url: &str, wanted: &Wanted) -> Result<Vec<Applied>, String> {
+    let unclear = || format!("node {url} returned an unreadable response");
+    let Some(peers) = &face.peers else {
+        return Err(unclear());
+    };
+    let body = serde_json::to_vec(wanted).map_err(|error| error.to_string())?;
+    let asked = peers.ask(url, "/v1/outcomes", Some(body)).await;
+    let (status, body) = asked.map_err(|fault| fault.message().to_owned())?;
+    if !status.is_success() {
+        return Err(format!("node {url} cannot say at the moment ({status})"));
+    }
+    let answered: Answered = serde_json::from_slice(&body).map_err(|_| unclear())?;
+    Ok(answered.outcomes)
+}
+
+/// `POST /v1/outcomes`: what nodes ask each other.
+pub async fn outcomes(State(face): State<Face>, headers: HeaderMap, payload: Payload) -> Result<Response, Fault> {
+    let wanted: Wanted = serde_json::from_slice(&payload.bytes).map_err(|error| Fault::json(&error))?;
+    if !Asker::of(&headers).is_node() {
+        return Err(Fault::not_found(
+            "not_found",
+            "only the nodes of a cluster ask this of each other",
+        ));
+    }
+    let partitions = face.engine.log().partitions();
+    let exists = |partition: &u32| *partition < partitions;
+    let watched: BTreeSet<u32> = wanted.watch.into_iter().filter(exists).collect();
+    if !watched.is_empty() {
+        let interests: Vec<Interest> = watched
+            .into_iter()
+            .map(|partition| face.engine.interest(Partition(partition)))
+            .collect();
+        tokio::spawn(async move {
+            tokio::time::sleep(WATCHED).await;
+            drop(interests);
+        });
+    }
+    let mut answered = Answered::default();
+    if let Some(partition) = wanted.partition.filter(exists) {
+        let offsets: Vec<Offset> = wanted.offsets.into_iter().map(Offset).collect();
+        let count = offsets.len();
+        answered.outcomes = match here(&face, Partition(partition), offsets).await {
+            Ok(outcomes) => outcomes,
+            Err(why) => vec![Applied::unknown(why); count],
+        };
+    }
+    let body = serde_json::to_vec(&answered).map_err(|error| Fault::json(&error))?;
+    Ok(super::json(body))
+}
