@@ -37,6 +37,8 @@ mod start;
 mod table;
 #[path = "kafka/truncated.rs"]
 mod truncated;
+#[path = "kafka/unseen.rs"]
+mod unseen;
 #[path = "kafka/webhook.rs"]
 mod webhook;
 
@@ -208,6 +210,21 @@ fn no_callers_token_leaves_the_node_and_who_has_no_secret_is_not_believed() {
 #[test]
 fn without_a_peer_token_nodes_do_not_ask_each_other_and_say_so() {
     peers::without_a_peer_token_nodes_do_not_ask_each_other_and_say_so(shared::bootstrap());
+}
+
+#[test]
+fn a_thread_that_panics_makes_the_node_not_ready_and_says_which_it_was() {
+    unseen::a_thread_that_panics_makes_the_node_not_ready_and_says_which_it_was(shared::bootstrap());
+}
+
+#[test]
+fn a_record_whose_folding_panics_halts_its_partition_with_the_offset() {
+    unseen::a_record_whose_folding_panics_halts_its_partition_with_the_offset(shared::bootstrap());
+}
+
+#[test]
+fn however_many_catch_up_the_clients_of_kafka_stay_few() {
+    unseen::however_many_catch_up_the_clients_of_kafka_stay_few(shared::bootstrap());
 }
 
 #[test]

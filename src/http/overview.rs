@@ -493,15 +493,15 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
     if *face.stopping.borrow() {
         return Err(Fault::unavailable("stopping", "the server is stopping"));
     }
+    if let Some(failure) = tasks::failure() {
+        return Err(Fault::unavailable("not_ready", failure));
+    }
     if !face.engine.is_seated() {
         return Err(Fault::unavailable(
             "not_ready",
             "the group has not said which partitions are this node's, or took all back because it did not hear from it: see \
              whether the brokers can be reached",
         ));
-    }
-    if let Some(failure) = tasks::failure() {
-        return Err(Fault::unavailable("not_ready", failure));
     }
     let local = local_stats(&face).await?;
     if let Some(partition) = local.silent.first() {

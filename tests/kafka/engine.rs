@@ -118,6 +118,11 @@ impl Node {
         assert!(well, "it did not end well:\n{}", self.diary());
     }
 
+    /// Of its process.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
     /// How it ends, which it must soon.
     pub fn ended(&mut self) -> ExitStatus {
         let begun = Instant::now();

@@ -1,0 +1,214 @@
+//! What must not happen unseen: a thread that ends, a record that cannot be folded, clients without number.
+
+use crate::engine::Node;
+use crate::space::Space;
+use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[track_caller]
+fn until(node: &Node, what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        let (ready, stats) = (node.get("/readyz"), node.get("/v1/stats"));
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "not yet: {what}\n{ready:?}\n{stats:?}\n{}",
+            node.diary()
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn states(node: &Node) -> Vec<Value> {
+    let Some((200, stats)) = node.get("/v1/stats") else {
+        return Vec::new();
+    };
+    let stats: Value = serde_json::from_str(&stats).expect("JSON");
+    stats["partitions"].as_array().expect("partitions").clone()
+}
+
+fn login(user: &str) -> Value {
+    json!({"type": "connect", "user": user, "platform": "linux", "device": "d", "gateway": "g", "epoch": 1, "conn": 1,
+        "intent": "login"})
+}
+
+/// Gives where each event went.
+fn publish(node: &Node, events: &[Value]) -> Vec<(u64, u64)> {
+    let posted = ureq::post(format!("{}/v1/events", node.url())).send(json!(events).to_string());
+    let text = posted.expect("posted").body_mut().read_to_string().expect("text");
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    let appended = answer["appended"].as_array().expect("where they went").iter();
+    let place = |one: &Value| {
+        (
+            one["partition"].as_u64().expect("a number"),
+            one["offset"].as_u64().expect("a number"),
+        )
+    };
+    appended.map(place).collect()
+}
+
+pub fn a_thread_that_panics_makes_the_node_not_ready_and_says_which_it_was(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "threads", 2);
+    let places = [
+        ("panic:tail:3", "kafka-tail"),
+        ("panic:owners:20", "kafka-owners"),
+        ("panic:source:20", "kafka-source"),
+        ("panic:seats:50", "seats"),
+        ("panic:together:1", "kafka-together"),
+    ];
+    for (number, (failpoint, task)) in places.into_iter().enumerate() {
+        let mut node = Node::new(directory.path(), &space, number, &[]);
+        node.start(Some(failpoint));
+        if task == "kafka-together" {
+            until(&node, "it is ready", || {
+                node.get("/readyz").is_some_and(|(status, _)| status == 200)
+            });
+            // A lease goes to all partitions in one transaction; nobody is there any more who would answer.
+            let lease = json!([{"type": "lease", "gateway": "g", "epoch": 1, "ttl_ms": 60_000}]);
+            let _ = ureq::post(format!("{}/v1/events", node.url())).send(lease.to_string());
+        }
+        until(&node, "it is not ready and says why", || {
+            let said = format!("the task {task} has ended: it panicked: the failpoint");
+            node.get("/readyz")
+                .is_some_and(|(status, body)| status == 503 && body.contains(&said))
+        });
+        let counted = format!("rollcall_task_failures_total{{task=\"{task}\"}} 1");
+        let (_, metrics) = node.get("/metrics").expect("it answers");
+        assert!(metrics.contains(&counted), "{metrics}");
+        assert_eq!(node.diary().matches("a task has ended").count(), 1, "{}", node.diary());
+        node.kill();
+    }
+}
+
+pub fn a_record_whose_folding_panics_halts_its_partition_with_the_offset(bootstrap: &str) {
+    const OFFSET: u64 = 40;
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "poisoned", 4);
+    let mut node = Node::new(directory.path(), &space, 0, &[]);
+    node.start(Some(&format!("record:{OFFSET}")));
+    until(&node, "all are live", || {
+        states(&node).iter().filter(|one| one["state"] == "live").count() == 4
+    });
+    let places = publish(&node, &(0..60).map(|_| login("alice")).collect::<Vec<_>>());
+    let (partition, _) = places[0];
+    assert!(places.iter().any(|(_, offset)| *offset == OFFSET));
+    until(&node, "it halts", || {
+        states(&node)
+            .iter()
+            .any(|one| one["error"].to_string().contains("halts"))
+    });
+    let told = states(&node);
+    let at = &told[partition as usize];
+    assert_eq!(at["state"], "failed", "{at}");
+    let error = at["error"].as_str().expect("text");
+    let said = format!("partition {partition}: folding at offset {OFFSET} panicked: the failpoint record:{OFFSET}");
+    assert!(error.starts_with(&said), "{error}");
+    let panics = || {
+        let (_, metrics) = node.get("/metrics").expect("it answers");
+        metrics.contains("rollcall_task_failures_total{task=\"partition\"} 2")
+    };
+    assert!(panics(), "it was tried once more");
+    let (status, ready) = node.get("/readyz").expect("it answers");
+    assert!(
+        status == 503 && ready.contains(&format!("offset {OFFSET}")),
+        "{status} {ready}"
+    );
+    // The others go on, and it is not tried again meanwhile.
+    let others: Vec<Value> = (0..40).map(|number| login(&format!("user-{number}"))).collect();
+    publish(&node, &others);
+    until(&node, "the others have folded them", || {
+        states(&node)
+            .iter()
+            .filter(|one| one["state"] == "live" && one["lag"] == 0)
+            .count()
+            == 3
+    });
+    assert!(panics(), "{}", node.get("/metrics").expect("it answers").1);
+    // With a program that folds it, it goes on from there.
+    node.stop();
+    node.start(None);
+    until(&node, "all are folded", || {
+        states(&node)
+            .iter()
+            .filter(|one| one["state"] == "live" && one["lag"] == 0)
+            .count()
+            == 4
+    });
+}
+
+/// How many clients of Kafka a process has: each has one thread of this name.
+fn clients(node: &Node) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", node.id())).expect("Linux");
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    tasks
+        .flatten()
+        .map(name)
+        .filter(|name| name.trim() == "rdk:main")
+        .count()
+}
+
+/// Reads a subscription from the beginning until so many changes have come.
+fn catch_up(url: &str, query: &str, changes: usize) {
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    let request = format!("GET /v1/changes?after=earliest{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("written");
+    let (mut seen, mut bytes) = (0, [0; 65_536]);
+    let mut text = String::new();
+    while seen < changes {
+        let read = stream.read(&mut bytes).expect("more comes");
+        assert!(read > 0, "it ended after {seen} of {changes}: {text}");
+        text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let lines: String = text.drain(..whole).collect();
+        seen += lines.lines().filter(|line| line.starts_with("data: ")).count();
+    }
+}
+
+pub fn however_many_catch_up_the_clients_of_kafka_stay_few(bootstrap: &str) {
+    const PARTITIONS: usize = 24;
+    const USERS: usize = 600;
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "catch-up", PARTITIONS);
+    let mut node = Node::new(directory.path(), &space, 0, &[]);
+    node.start(None);
+    let all_live = |node: &Node| {
+        states(node)
+            .iter()
+            .filter(|one| one["state"] == "live" && one["lag"] == 0)
+            .count()
+            == PARTITIONS
+    };
+    until(&node, "all are live", || all_live(&node));
+    let users: Vec<Value> = (0..USERS).map(|number| login(&format!("user-{number}"))).collect();
+    publish(&node, &users);
+    until(&node, "all are folded", || all_live(&node));
+    // What comes before a start is not in memory.
+    node.stop();
+    node.start(None);
+    until(&node, "all are live", || all_live(&node));
+    let before = clients(&node);
+    let url = node.url();
+    thread::scope(|scope| {
+        for number in 0..20 {
+            let url = &url;
+            scope.spawn(move || catch_up(url, "", USERS));
+            scope.spawn(move || {
+                let user = format!("&user=user-{number}");
+                catch_up(url, &user, 1);
+            });
+        }
+    });
+    let after = clients(&node);
+    assert!(after <= before + 4, "{before} clients before, {after} after");
+    let (status, changes) = node.get("/v1/users/user-7/changes").expect("it answers");
+    assert!(status == 200 && changes.contains("user-7"), "{status} {changes}");
+    assert!(clients(&node) <= before + 4);
+    node.stop();
+}
