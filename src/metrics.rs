@@ -63,6 +63,9 @@ const REFUSED: [&str; 5] = [
 ];
 const CLOSED: [&str; 4] = ["gone", "silent", "replaced", "displaced"];
 
+/// The helper threads of an engine, likewise.
+const TASKS: [&str; 3] = ["seats", "partition", "checkpoints"];
+
 /// A name or label that is not allowed is a bug that every start would show.
 const VALID: &str = "the metrics are declared with valid names, each once";
 
@@ -269,10 +272,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "rollcall_gateway_endings_refused_total",
             "Disconnects and logouts that neither the log nor the queue took",
         ),
-        task_failures: counters(
+        task_failures: counters_from(
             "rollcall_task_failures_total",
             "Helper threads and tasks that ended although nobody asked them to",
             "task",
+            &TASKS,
         ),
         registry,
     }

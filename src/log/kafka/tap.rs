@@ -140,8 +140,10 @@ pub struct Tap {
     end: u64,
     /// When it last gave a record or was looked after, by the monotonic clock.
     heard_ms: u64,
-    /// Since when the broker has not answered when it was asked, by the monotonic clock.
+    /// Since when the broker has not answered when it was asked, by the monotonic clock, and how often in a row. Once
+    /// says little of a busy machine.
     unanswered_since_ms: Option<u64>,
+    unanswered: u32,
     messages: Vec<*mut native::rd_kafka_message_t>,
     /// Called by librdkafka for as long as the queue lives. Boxed twice, to have a thin pointer that does not move.
     wake: Option<Box<Wake>>,
@@ -213,6 +215,7 @@ impl Tap {
             end: 0,
             heard_ms: source.clock.monotonic_ms(),
             unanswered_since_ms: None,
+            unanswered: 0,
             messages: vec![std::ptr::null_mut(); BATCH],
             wake,
             source: source.clone(),
@@ -243,7 +246,7 @@ impl Tap {
 
     /// Since when the broker has not answered, by the monotonic clock. It is asked once nothing has come for a while.
     pub fn unanswered_since_ms(&self) -> Option<u64> {
-        self.unanswered_since_ms
+        self.unanswered_since_ms.filter(|_| self.unanswered > 1)
     }
 
     /// Begins to read again from the next record on.
@@ -338,9 +341,12 @@ impl Tap {
         let Some(next) = self.next else { return };
         let reached = self.reached().0;
         let end = self.source.glance(&self.name, self.partition);
-        self.unanswered_since_ms = match end {
-            Some(_) => None,
-            None => self.unanswered_since_ms.or(Some(now_ms)),
+        (self.unanswered_since_ms, self.unanswered) = match end {
+            Some(_) => (None, 0),
+            None => (
+                self.unanswered_since_ms.or(Some(now_ms)),
+                self.unanswered.saturating_add(1),
+            ),
         };
         if end.is_some_and(|end| end > reached) {
             tracing::warn!(topic = %self.name, partition = %self.partition, next, ?end, "fetch is stalled: the broker has more records; restarting it");
