@@ -530,7 +530,8 @@ impl Play {
         Err("its lag does not end".to_owned())
     }
 
-    /// Ticks when the owner would have one, until it needs no more. None comes too late, and none in vain for ever.
+    /// Ticks when the owner would have one, until it needs no more. A deadline that the owner would miss is an error, and so
+    /// are ticks that go on without moving time.
     fn let_time_pass(&self, partition: Partition, mut owner: Owner) -> Result<Owner, String> {
         let mut in_vain = 0;
         for _ in 0..LAST_TICKS_MAX {
