@@ -8,7 +8,7 @@ use super::fault::Fault;
 use super::transport::{Patience, Requests, Watched};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{Request, Response};
+use axum::http::{HeaderValue, Request, Response, header};
 use hyper::body::{Frame, SizeHint};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -121,9 +121,20 @@ fn run(
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let under_way = UnderWay::of(held.clone());
         let requests = held.requests.clone();
-        let answered = service.call(request.map(|body| Sent { body, requests }));
+        let answered = service.call(request.map(|body| Sent {
+            body,
+            ended: false,
+            requests,
+        }));
+        let requests = held.requests.clone();
         async move {
-            let response: Response<Body> = answered.await?;
+            let mut response: Response<Body> = answered.await?;
+            if requests.is_unread() {
+                // What is still to come cannot be told from another request, so the connection ends; the client is to know.
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, std::convert::Infallible>(response.map(|body| Held {
                 body,
                 _under_way: under_way,
@@ -248,6 +259,7 @@ impl Drop for UnderWay {
 /// A request's body, which notes that it was not read to its end.
 struct Sent {
     body: hyper::body::Incoming,
+    ended: bool,
     requests: Arc<Requests>,
 }
 
@@ -256,7 +268,9 @@ impl HttpBody for Sent {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.ended |= matches!(polled, Poll::Ready(None));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -270,7 +284,7 @@ impl HttpBody for Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        if !self.body.is_end_stream() {
+        if !self.ended && !self.body.is_end_stream() {
             self.requests.leave_unread();
         }
     }

@@ -59,6 +59,10 @@ impl Requests {
         self.unread.store(true, Ordering::Release);
     }
 
+    pub fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Acquire)
+    }
+
     fn begun(&self) -> usize {
         self.begun.load(Ordering::Acquire)
     }
@@ -216,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         std::task::ready!(me.write_instead(cx))?;
         if me.lingering.is_none() {
             std::task::ready!(Pin::new(&mut me.stream).poll_shutdown(cx))?;
-            if !me.requests.unread.load(Ordering::Acquire) {
+            if !me.requests.is_unread() {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -98,6 +98,20 @@ fn nothing_of_a_body_is_read_before_its_sender_is_let_in() {
     // Nor is what is sent all the same a reason for the answer to be lost.
     let error = house.post("/v1/events", vec![b'x'; 8 << 20]).error(401, "no_token");
     assert!(error["message"].as_str().is_some());
+    // Whoever would use the connection again is told that it ends; one whose body was read may.
+    for (client, closes) in [((*house).clone(), true), (house.token(TOKEN), false)] {
+        for body in ["5\r\n[0,0]\r\n0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n"] {
+            let mut stream = client
+                .with("Transfer-Encoding", "chunked")
+                .open("POST", "/v1/events", None);
+            std::thread::sleep(Duration::from_millis(20));
+            stream.write_all(body.as_bytes()).expect("taken");
+            let mut answer = [0; 1_024];
+            let count = stream.read(&mut answer).expect("an answer");
+            let answer = String::from_utf8_lossy(&answer[..count]).to_lowercase();
+            assert_eq!(answer.contains("connection: close"), closes, "{answer}");
+        }
+    }
     for (client, path, status) in [
         ((*house).clone(), "/v1/events", "401"),
         (house.token("wrong-wrong-wrong"), "/v1/users/query", "401"),
