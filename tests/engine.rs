@@ -328,3 +328,45 @@ fn whatever_happens_the_outputs_are_the_same_each_once_and_in_order() {
         expected.check(&world, &walk, &format!("{story}, opened once more"));
     }
 }
+
+#[test]
+fn a_revision_that_is_not_known_halts_the_partition_before_its_record_and_a_restart_does_not_pass_it() {
+    let connect = |offset: u64, user: &str| {
+        format!(
+            r#"{{"offset":{offset},"ts":{},"type":"connect","user":"{user}","platform":"android","device":"a","gateway":"g","epoch":1,"conn":{offset},"intent":"login"}}"#,
+            1_000 + offset
+        )
+    };
+    let lines = [
+        connect(0, "alice"),
+        r#"{"offset":1,"ts":1001,"type":"revision","revision":1}"#.to_owned(),
+        connect(2, "bob"),
+        r#"{"offset":3,"ts":9000000,"type":"revision","revision":2}"#.to_owned(),
+        connect(4, "carol"),
+    ];
+    let world = World::new(&lines.join("\n"), Partition(0), 1, Policy::default(), Tuning::default());
+    let directory = tempfile::tempdir().expect("a directory");
+    for _ in 0..3 {
+        let mut walk = world.open(Some(directory.path())).expect("opened");
+        let mut halted = 0;
+        while halted < 2 {
+            match walk.step(Limit {
+                records: 10,
+                bytes: 1 << 20,
+            }) {
+                Ok(_) => {}
+                Err(Error::UnknownRevision {
+                    offset: Offset(3),
+                    revision: 2,
+                    ..
+                }) => halted += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(walk.applied(), Offset(3));
+        // The record has not moved time either: alice would be lost by then.
+        assert_eq!(walk.state().time().map(|time| time.0), Some(1_002));
+        walk.commit_store().expect("committed");
+    }
+    assert_eq!(world.outputs().len(), 2);
+}

@@ -1,6 +1,6 @@
 //! `POST /v1/events`.
 
-use crate::house::{House, connect, on, says, user_of};
+use crate::house::{House, connect, on, says, user_of, wait_until};
 use rollcall::log::{self, Topic};
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -65,6 +65,57 @@ fn heartbeats_are_split_by_the_partitions_of_their_users() {
     }
     // Nothing ended in quarantine, as a beat in a wrong partition would.
     assert_eq!(house.end(Topic::Quarantine, 0) + house.end(Topic::Quarantine, 2), 0);
+}
+
+#[test]
+fn an_alive_goes_to_the_partition_that_it_names_and_asks_whose_an_unknown_connection_is() {
+    let house = House::new(3);
+    let (a, b) = (user_of(2, 3, 0), user_of(2, 3, 1));
+    house.publish(&[connect(&a, 1), connect(&b, 2)]);
+    house.clock.advance_ms(5_000);
+    let alive = |partition: Value| {
+        let mut alive = json!({"type": "alive", "gateway": "g1", "epoch": 1, "conns": [1, 2, 7]});
+        if !partition.is_null() {
+            alive["partition"] = partition;
+        }
+        alive
+    };
+    assert_eq!(json!(house.publish(&[alive(json!(2))])), json!([at(2, 2)]));
+    for user in [&a, &b] {
+        assert_eq!(house.user_at(user, &json!(2)).ok()["last_seen"], 6_000, "{user}");
+    }
+    wait_until("the kick is there", || house.end(Topic::Kicks, 2) == 1);
+    let [kick] = &house.follow("/v1/kicks?after=earliest").take(1)[..] else {
+        unreachable!("one was asked for")
+    };
+    let kick: Value = serde_json::from_str(&kick.data).expect("JSON");
+    assert_eq!(kick["reason"], "identify");
+    assert_eq!(kick["conn"], 7);
+    assert_eq!(kick["user"], Value::Null);
+    for partition in [Value::Null, json!(3), json!(1u64 << 40), json!("2"), json!(-1)] {
+        let events = json!([alive(partition.clone())]).to_string();
+        let error = house.post("/v1/events", events).error(400, "bad_event");
+        assert_eq!(error["field"], "partition", "{partition}");
+        let message = error["message"].as_str().expect("a sentence");
+        assert!(message.contains("from 0 to 2"), "{message}");
+    }
+    assert_eq!(house.ends(), [0, 0, 3]);
+}
+
+#[test]
+fn a_revision_that_is_not_known_is_refused_before_it_halts_every_partition() {
+    let house = House::new(2);
+    let revision = |number: u64| json!({"type": "revision", "revision": number});
+    house.publish(&[revision(1)]);
+    for (number, what) in [(2, "knows revisions up to 1, not 2"), (0, "from 1 to 2147483647")] {
+        let error = house
+            .post("/v1/events", json!([revision(number)]).to_string())
+            .error(400, "bad_event");
+        assert_eq!(error["field"], "revision");
+        let message = error["message"].as_str().expect("a sentence");
+        assert!(message.contains(what), "{message}");
+    }
+    assert_eq!(house.ends(), [1, 1]);
 }
 
 #[test]
