@@ -43,6 +43,10 @@ class Decoder:
         raise SystemExit("a change was written with a schema that is not here: take the newer schemas/change.avsc")
 
 
+def milliseconds(time):
+    return round(time.timestamp() * 1000)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("bootstrap")
@@ -71,7 +75,8 @@ def main():
             continue
         if message.error():
             raise KafkaException(message.error())
-        print(json.dumps(decoder.decode(message.value()), ensure_ascii=False), flush=True)
+        # Times come as datetimes, since the schema says what they are.
+        print(json.dumps(decoder.decode(message.value()), ensure_ascii=False, default=milliseconds), flush=True)
         consumer.commit(message, asynchronous=False)
         left = None if left is None else left - 1
     consumer.close()

@@ -210,6 +210,9 @@ fn flink_type(avro: &Value) -> String {
         Value::Object(object) if object["type"] == "array" => {
             format!("ARRAY<{}> NOT NULL", flink_type(&object["items"]))
         }
+        Value::Object(object) if object["type"].is_string() && object["type"] != "record" => {
+            flink_type(&object["type"])
+        }
         record => {
             let fields = record["fields"].as_array().expect("a record");
             let fields: Vec<String> = fields.iter().map(column).collect();

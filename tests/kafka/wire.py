@@ -22,6 +22,13 @@ FILES = {
 TOPICS = ("events", "changes", "kicks", "current", "quarantine")
 
 
+def plain(schema):
+    """Without logical types, so that times are the integers that are on the wire."""
+    if isinstance(schema, dict):
+        return {key: plain(value) for key, value in schema.items() if key != "logicalType"}
+    return [plain(item) for item in schema] if isinstance(schema, list) else schema
+
+
 class Malformed(Exception):
     """These bytes are no record of that type."""
 
@@ -31,7 +38,7 @@ class Format:
 
     def __init__(self, name):
         text = json.loads((SCHEMAS / FILES[name]).read_text())
-        self.schema = fastavro.parse_schema(text)
+        self.schema = fastavro.parse_schema(plain(text))
         canonical = fastavro.schema.to_parsing_canonical_form(text)
         fingerprint = fastavro.schema.fingerprint(canonical, "CRC-64-AVRO")
         # fastavro gives the digits in the order of the bytes on the wire.
@@ -61,7 +68,7 @@ class Registry:
             raise Malformed(f"schema id {number}, and no registry was named")
         if number not in self.schemas:
             with urllib.request.urlopen(f"{self.url}/schemas/ids/{number}", timeout=10) as answer:
-                self.schemas[number] = fastavro.parse_schema(json.loads(json.load(answer)["schema"]))
+                self.schemas[number] = fastavro.parse_schema(plain(json.loads(json.load(answer)["schema"])))
         return self.schemas[number]
 
 
@@ -124,6 +131,24 @@ def no_constant(name):
     raise ValueError(f"{name} is no JSON")
 
 
+def unpack_conns(packed):
+    """Growing numbers of connections: unsigned LEB128 in its shortest form, each the difference to the one before."""
+    conns, number, shift = [], 0, 0
+    for byte in packed:
+        if byte == 0 and shift:
+            raise Malformed("conns: not the shortest form")
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            if conns and number == 0:
+                raise Malformed("conns: a number comes twice")
+            conns.append(number + (conns[-1] if conns else 0))
+            number, shift = 0, 0
+    if shift or not 1 <= len(conns) <= 100_000 or conns[-1] >= 1 << 63:
+        raise Malformed("conns: an end within a number, too few or too many, or too large a number")
+    return conns
+
+
 def event_line(offset, ts, key, value, registry=None):
     """A record of the events topic as `rollcall fold` reads it; what no reader could make sense of only moves time."""
     place = {"offset": offset, "ts": ts}
@@ -131,6 +156,8 @@ def event_line(offset, ts, key, value, registry=None):
         event = decode("Event", value, registry)
         if event["type"] in OF_A_USER and (event["user"] is None or key != event["user"].encode()):
             raise Malformed("the key is not the user")
+        if event["conns"] is not None:
+            event["conns"] = unpack_conns(event["conns"]) if event["type"] == "alive" else None
         if event["policy"] is not None and event["type"] == "policy":
             event["policy"] = json.loads(event["policy"], parse_constant=no_constant)
     except (Malformed, ValueError):
