@@ -310,8 +310,10 @@ class Writer:
         self.counts["over_http"] += 1
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
-                for place in json.load(answer)["appended"]:
-                    self.ends.acknowledged(place["partition"], place["offset"])
+                for appended in json.load(answer)["appended"]:
+                    # An event that goes to every partition has a place in each.
+                    for place in appended if isinstance(appended, list) else [appended]:
+                        self.ends.acknowledged(place["partition"], place["offset"])
                 self.counts["http_acknowledged"] += 1
         except (OSError, ValueError, KeyError):
             # Nobody there, or not able to: the publisher's own loss.
