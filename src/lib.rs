@@ -17,7 +17,7 @@
 //!
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
 //! line) and [`config`] start it, [`clock`] is the only file that reads the machine's clock, [`metrics`] counts, [`version`] is
-//! what was built, [`tasks`] watches helper threads,
+//! what was built, [`tasks`] watches helper threads, [`rocks`] knows what RocksDB's errors mean,
 //! [`failpoint`] lets tests kill it where it hurts, and [`demo`] has simulated users, [`load`] many of them on real
 //! connections; [`webhook`] posts changes as callbacks, from a process of its own. [`sim`] holds the core against a
 //! second, naive reading of its rules.
@@ -43,6 +43,7 @@ pub mod log;
 pub mod metrics;
 pub mod presence;
 pub mod registry;
+pub mod rocks;
 pub mod schema;
 pub mod sim;
 pub mod store;

@@ -20,6 +20,7 @@ const ARROWS: &[Arrow] = &[
     ("clock", &[]),
     ("cause", &[]),
     ("failpoint", &[]),
+    ("rocks", &[]),
     // A policy file is one of its settings.
     ("config", &["presence", "schema"]),
     ("version", &[]),
@@ -27,8 +28,8 @@ const ARROWS: &[Arrow] = &[
     ("tasks", &["metrics"]),
     ("schema", &["presence"]),
     ("registry", &["presence", "schema", "cause"]),
-    ("log", &["presence", "clock", "failpoint", "metrics", "tasks"]),
-    ("store", &["presence", "metrics"]),
+    ("log", &["presence", "clock", "failpoint", "metrics", "tasks", "rocks"]),
+    ("store", &["presence", "metrics", "rocks"]),
     ("checkpoint", &["presence", "store", "metrics"]),
     (
         "engine",

@@ -207,9 +207,12 @@ impl Error {
     /// Whether folding the log again from its start may mend it.
     fn is_the_stores(&self) -> bool {
         match self {
-            // In use by another process is not mended by destroying it.
-            Error::Store(store::Error::Open { .. }) => false,
-            Error::Store(_) | Error::ForeignStore { .. } | Error::Unreadable | Error::Diverged { .. } => true,
+            // In use by another process, or a disk that fails: that says nothing about what the store holds.
+            Error::Store(store::Error::Open { .. } | store::Error::Failed { .. }) => false,
+            Error::Store(store::Error::Damaged { .. } | store::Error::Layout { .. })
+            | Error::ForeignStore { .. }
+            | Error::Unreadable
+            | Error::Diverged { .. } => true,
             Error::Log(_)
             | Error::Registry(_)
             | Error::Checkpoint(_)

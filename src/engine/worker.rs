@@ -491,12 +491,14 @@ impl Worker {
                     tracing::error!(partition = %self.partition, %error, "the store cannot be set aside");
                 }
             }
-            // A store that was damaged unnoticed gives other outputs: once, the log alone is asked.
-            Error::Diverged { .. } if !self.rebuilt => {
+            // A store that was damaged unnoticed gives other outputs, or shows it only now: once, the log alone is asked, or
+            // else a checkpoint.
+            Error::Diverged { .. } | Error::Store(store::Error::Damaged { .. }) if !self.rebuilt => {
                 self.walk = None;
                 self.rebuilt = true;
                 let start = self.log.range(Topic::Events, self.partition).map(|range| range.start);
-                if let (Some(directory), Ok(Offset(0))) = (&self.directory, start)
+                let can_be_made = matches!(start, Ok(Offset(0))) || self.means.outside.keeper.is_some();
+                if let (Some(directory), true) = (&self.directory, can_be_made)
                     && let Err(error) = Store::destroy(directory)
                 {
                     tracing::error!(partition = %self.partition, %error, "the store cannot be made anew");

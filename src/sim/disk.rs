@@ -2,7 +2,7 @@
 
 use super::broker::{Broker, Call, Life};
 use super::fault::Fault;
-use crate::store::{Disk, Error, Home, Look, Store};
+use crate::store::{Disk, DiskError, Error, Home, Look, Store};
 use rocksdb::{WriteBatch, WriteBatchIterator};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -173,20 +173,20 @@ impl Drive {
 }
 
 impl Disk for Drive {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         let call = self.call()?;
         let grooves = self.platter.grooves();
-        Drive::answer(call, grooves.rows.get(key).map(|value| value.to_vec()))
+        Ok(Drive::answer(call, grooves.rows.get(key).map(|value| value.to_vec()))?)
     }
 
-    fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, String> {
+    fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, DiskError> {
         let call = self.call()?;
         let grooves = self.platter.grooves();
         let value = |key: Vec<u8>| grooves.rows.get(&*key).map(|value| value.to_vec());
-        Drive::answer(call, keys.map(value).collect())
+        Ok(Drive::answer(call, keys.map(value).collect())?)
     }
 
-    fn look(&self, from: &[u8], before: &[u8], _ahead: bool, look: Look<'_>) -> Result<(), String> {
+    fn look(&self, from: &[u8], before: &[u8], _ahead: bool, look: Look<'_>) -> Result<(), DiskError> {
         let call = self.call()?;
         let grooves = self.platter.grooves();
         let range = (Bound::Included(from), Bound::Excluded(before));
@@ -195,18 +195,18 @@ impl Disk for Drive {
                 break;
             }
         }
-        Drive::answer(call, ())
+        Ok(Drive::answer(call, ())?)
     }
 
-    fn write(&self, batch: WriteBatch) -> Result<(), String> {
+    fn write(&self, batch: WriteBatch) -> Result<(), DiskError> {
         let call = self.call()?;
         batch.iterate(&mut *self.platter.grooves());
-        Drive::answer(call, ())
+        Ok(Drive::answer(call, ())?)
     }
 
-    fn flush(&self) -> Result<(), String> {
+    fn flush(&self) -> Result<(), DiskError> {
         let call = self.call()?;
         self.platter.grooves().unflushed.clear();
-        Drive::answer(call, ())
+        Ok(Drive::answer(call, ())?)
     }
 }

@@ -1,5 +1,6 @@
 //! What a store needs of a disk, and RocksDB as one. A simulated world has another, which fails on demand.
 
+use crate::rocks::{self, Meaning};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions};
 use rocksdb::{WriteBatch, WriteOptions};
@@ -13,25 +14,49 @@ const WRITE_BUFFER_BYTES: usize = 32 << 20;
 /// What a look at a range does with each key and value; whether it has seen enough.
 pub type Look<'l> = &'l mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
-/// Keys and values in the order of the keys' bytes. What fails says why in a sentence.
+/// Why a disk did not do what it was asked for, in a sentence.
+#[derive(Debug)]
+pub struct DiskError {
+    pub cause: String,
+    /// What is there is altered or missing, and will be when it is asked again; not so if the disk failed for now.
+    pub is_damage: bool,
+}
+
+impl From<String> for DiskError {
+    fn from(cause: String) -> DiskError {
+        DiskError {
+            cause,
+            is_damage: false,
+        }
+    }
+}
+
+fn failed(directory: &Path, error: rocksdb::Error) -> DiskError {
+    DiskError {
+        is_damage: rocks::meaning(directory, &error) == Meaning::Damage,
+        cause: error.into_string(),
+    }
+}
+
+/// Keys and values in the order of the keys' bytes.
 pub trait Disk: Send {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String>;
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
 
     /// Several at once, in the order asked.
-    fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, String>;
+    fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, DiskError>;
 
     /// Looks at the keys from one on and before another. `ahead`: it will be many.
-    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Look<'_>) -> Result<(), String>;
+    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Look<'_>) -> Result<(), DiskError>;
 
     /// All of the batch or nothing; it may be lost until [`Disk::flush`], but never before one written earlier.
-    fn write(&self, batch: WriteBatch) -> Result<(), String>;
+    fn write(&self, batch: WriteBatch) -> Result<(), DiskError>;
 
     /// Everything written survives the death of the process.
-    fn flush(&self) -> Result<(), String>;
+    fn flush(&self) -> Result<(), DiskError>;
 
     /// Copies everything into a directory that is not there yet, as a store that can be opened.
-    fn checkpoint(&self, _into: &Path) -> Result<(), String> {
-        Err("what this store is on cannot be copied".to_owned())
+    fn checkpoint(&self, _into: &Path) -> Result<(), DiskError> {
+        Err("what this store is on cannot be copied".to_owned().into())
     }
 }
 
@@ -62,16 +87,18 @@ pub(super) fn open(directory: &Path) -> Result<DB, rocksdb::Error> {
 }
 
 impl Disk for DB {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        DB::get(self, key).map_err(rocksdb::Error::into_string)
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
+        DB::get(self, key).map_err(|error| failed(self.path(), error))
     }
 
-    fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, String> {
+    fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, DiskError> {
         let values = self.multi_get(keys).into_iter();
-        values.map(|value| value.map_err(rocksdb::Error::into_string)).collect()
+        values
+            .map(|value| value.map_err(|error| failed(self.path(), error)))
+            .collect()
     }
 
-    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Look<'_>) -> Result<(), String> {
+    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Look<'_>) -> Result<(), DiskError> {
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(from);
         options.set_iterate_upper_bound(before);
@@ -79,7 +106,7 @@ impl Disk for DB {
             options.set_readahead_size(1 << 20);
         }
         for entry in self.iterator_opt(IteratorMode::From(from, Direction::Forward), options) {
-            let (key, value) = entry.map_err(rocksdb::Error::into_string)?;
+            let (key, value) = entry.map_err(|error| failed(self.path(), error))?;
             if look(&key, &value).is_break() {
                 break;
             }
@@ -87,18 +114,21 @@ impl Disk for DB {
         Ok(())
     }
 
-    fn write(&self, batch: WriteBatch) -> Result<(), String> {
+    fn write(&self, batch: WriteBatch) -> Result<(), DiskError> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.write_opt(batch, &options).map_err(rocksdb::Error::into_string)
+        self.write_opt(batch, &options)
+            .map_err(|error| failed(self.path(), error))
     }
 
-    fn flush(&self) -> Result<(), String> {
-        DB::flush(self).map_err(rocksdb::Error::into_string)
+    fn flush(&self) -> Result<(), DiskError> {
+        DB::flush(self).map_err(|error| failed(self.path(), error))
     }
 
-    fn checkpoint(&self, into: &Path) -> Result<(), String> {
-        let checkpoint = Checkpoint::new(self).map_err(rocksdb::Error::into_string)?;
-        checkpoint.create_checkpoint(into).map_err(rocksdb::Error::into_string)
+    fn checkpoint(&self, into: &Path) -> Result<(), DiskError> {
+        let checkpoint = Checkpoint::new(self).map_err(|error| failed(self.path(), error))?;
+        checkpoint
+            .create_checkpoint(into)
+            .map_err(|error| failed(self.path(), error))
     }
 }

@@ -12,21 +12,24 @@ mod image;
 pub mod keys;
 
 pub use beats::SlotBeats;
-pub use disk::{Disk, Look};
+pub use disk::{Disk, DiskError, Look};
 pub use image::SavedPartition;
 
 use crate::presence::state::{PartitionImage, Slot, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
+use crate::rocks::{self, Meaning};
 use image::Bytes;
-use rocksdb::{DB, ErrorKind, Options, WriteBatch};
+use rocksdb::WriteBatch;
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// The layout of keys and values. Another one is rebuilt from the log.
 const LAYOUT: u64 = 2;
 
-/// The store failed, or what is in it cannot be read. The caller can give it up and fold the log again.
+/// The store failed, or what is in it cannot be read. What is damaged or of another layout the caller can give up and fold
+/// the log again; the rest may pass and says nothing about what the store holds.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the store {} cannot be used: {cause}", directory.display())]
@@ -109,13 +112,12 @@ pub struct Commit {
 impl Store {
     /// Opens the store in a directory, which is made if it is not there.
     pub fn open(directory: &Path) -> Result<Store, Error> {
-        let db = disk::open(directory).map_err(|error| match error.kind() {
-            // Files are missing or altered: what another process has open is no such error.
-            ErrorKind::Corruption => Error::Damaged {
+        let db = disk::open(directory).map_err(|error| match rocks::meaning(directory, &error) {
+            Meaning::Damage => Error::Damaged {
                 directory: directory.to_owned(),
                 what: error.into_string().into(),
             },
-            _ => Error::Open {
+            Meaning::InUse | Meaning::Foreign | Meaning::Failure => Error::Open {
                 directory: directory.to_owned(),
                 cause: error.into_string(),
             },
@@ -146,18 +148,34 @@ impl Store {
         }
     }
 
-    /// Takes a store away, to be made anew.
+    /// Takes a store out of the way, so that it is made again. It is kept beside, as `N.old`, until the next one is.
     pub fn destroy(directory: &Path) -> Result<(), Error> {
-        DB::destroy(&Options::default(), directory).map_err(|error| Error::Open {
-            directory: directory.to_owned(),
-            cause: error.into_string(),
-        })
+        let mut aside = directory.as_os_str().to_owned();
+        aside.push(".old");
+        let removed = match std::fs::remove_dir_all(&aside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => std::fs::rename(directory, &aside),
+        };
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::Failed {
+                directory: directory.to_owned(),
+                cause: format!("it cannot be set aside: {error}"),
+            }),
+            _ => Ok(()),
+        }
     }
 
-    fn failed(&self, cause: String) -> Error {
-        Error::Failed {
-            directory: self.directory.clone(),
-            cause,
+    fn failed(&self, error: DiskError) -> Error {
+        let directory = self.directory.clone();
+        match error {
+            DiskError { cause, is_damage: true } => Error::Damaged {
+                directory,
+                what: cause.into(),
+            },
+            DiskError {
+                cause,
+                is_damage: false,
+            } => Error::Failed { directory, cause },
         }
     }
 

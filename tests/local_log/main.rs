@@ -11,6 +11,7 @@ mod model;
 mod opening;
 mod reading;
 mod retention;
+mod stores;
 mod time;
 
 use rollcall::clock::ManualClock;

@@ -12,18 +12,17 @@ const NOW: u64 = 1_800_000_000_000;
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
-/// Of the default policy, and its time-outs.
-const ONLY: Partition = Partition(0);
+pub const ONLY: Partition = Partition(0);
 
-struct House {
-    dir: tempfile::TempDir,
-    clock: Arc<ManualClock>,
+pub struct House {
+    pub dir: tempfile::TempDir,
+    pub clock: Arc<ManualClock>,
     log: Option<Arc<LocalLog>>,
     engine: Option<Engine>,
 }
 
 impl House {
-    fn new() -> House {
+    pub fn new() -> House {
         let mut house = House {
             dir: tempfile::tempdir().unwrap(),
             clock: Arc::new(ManualClock::new(NOW)),
@@ -34,7 +33,12 @@ impl House {
         house
     }
 
-    fn start(&mut self, accepted_time_ms: Option<u64>) {
+    pub fn start(&mut self, accepted_time_ms: Option<u64>) {
+        self.start_without_waiting(accepted_time_ms);
+        self.until("it is live", |stats| stats.state == "live");
+    }
+
+    pub fn start_without_waiting(&mut self, accepted_time_ms: Option<u64>) {
         let settings = Settings {
             partitions: Some(1),
             accepted_time_ms,
@@ -44,19 +48,19 @@ impl House {
         // Its store is committed, and retention looked at, with every step.
         let tuning = Tuning {
             store_commit_ms: 0,
+            cached_users: 0,
             ..Tuning::default()
         };
         let engine = Engine::start(log.clone(), Some(self.dir.path()), self.clock.clone(), tuning).unwrap();
         (self.log, self.engine) = (Some(log), Some(engine));
-        self.until("it is live", |stats| stats.state == "live");
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.engine.take().unwrap().stop().unwrap();
         self.log = None;
     }
 
-    fn log(&self) -> &LocalLog {
+    pub fn log(&self) -> &LocalLog {
         self.log.as_ref().unwrap()
     }
 
@@ -72,7 +76,7 @@ impl House {
         append(self.log(), vec![(ONLY, NewRecord { key, value })])
     }
 
-    fn connect(&self, user: &str, conn: u64) -> Result<Vec<Appended>, Error> {
+    pub fn connect(&self, user: &str, conn: u64) -> Result<Vec<Appended>, Error> {
         self.publish(&format!(
             "\"type\":\"connect\",\"user\":\"{user}\",\"platform\":\"web\",\"device\":\"d\",\"gateway\":\"g\",\
              \"epoch\":1,\"conn\":{conn},\"intent\":\"login\""
@@ -88,7 +92,7 @@ impl House {
     }
 
     #[track_caller]
-    fn until(&self, what: &str, so: impl Fn(&PartitionStats) -> bool) -> PartitionStats {
+    pub fn until(&self, what: &str, so: impl Fn(&PartitionStats) -> bool) -> PartitionStats {
         let began = Instant::now();
         loop {
             match self.stats() {
@@ -99,7 +103,7 @@ impl House {
         }
     }
 
-    fn online(&self, count: u64) -> PartitionStats {
+    pub fn online(&self, count: u64) -> PartitionStats {
         self.until(&format!("{count} are online"), |stats| {
             stats.census.users(Status::Online) == count && stats.applied == stats.log_end
         })

@@ -14,8 +14,9 @@
 use super::keys;
 use crate::log::{Error, Topic};
 use crate::presence::Partition;
+use crate::rocks::{self, Meaning};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     IteratorMode, LogLevel, Options, ReadOptions,
 };
 use std::path::Path;
@@ -175,21 +176,17 @@ impl From<rocksdb::Error> for Damage {
 }
 
 /// Why RocksDB did not open, and what to do about it.
-pub(super) fn not_opened(dir: &Path, error: &rocksdb::Error) -> Error {
+pub(super) fn not_opened(at: &Path, error: &rocksdb::Error) -> Error {
     let message: &str = error.as_ref();
-    let dir = dir.display();
-    let held = message.contains("While lock file") || message.contains("lock hold by current process");
-    let text = if held {
-        format!(
+    let dir = at.display();
+    let text = match rocks::meaning(at, error) {
+        Meaning::InUse => format!(
             "the log in {dir} is in use by another process: one at a time can own it. \
              Stop the other one, or give this one a directory of its own"
-        )
-    } else if error.kind() == ErrorKind::Corruption || message.contains("No such file") {
-        format!("the log in {dir} is damaged: {message}. {ADVICE}")
-    } else if message.contains("Column family") || message.contains("Column families") {
-        format!("{dir} does not hold a log of layout {}: {message}", keys::LAYOUT)
-    } else {
-        format!("the log in {dir} cannot be opened: {message}")
+        ),
+        Meaning::Damage => format!("the log in {dir} is damaged: {message}. {ADVICE}"),
+        Meaning::Foreign => format!("{dir} does not hold a log of layout {}: {message}", keys::LAYOUT),
+        Meaning::Failure => format!("the log in {dir} cannot be opened: {message}"),
     };
     Error::Open(text.into())
 }

@@ -1,0 +1,157 @@
+//! What RocksDB's errors mean. Its interface gives a kind and a text; everything that is read from the text is read here.
+
+use rocksdb::ErrorKind;
+use std::path::Path;
+
+/// What an error of a RocksDB in a directory means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Meaning {
+    /// Files are missing or altered: trying again gives the same.
+    Damage,
+    /// Another process has the directory open, or this one already does.
+    InUse,
+    /// It holds other column families than were asked for.
+    Foreign,
+    /// The machine or the disk failed (no descriptors, no space, no permission, a device's error): it may pass, and says
+    /// nothing about the files.
+    Failure,
+}
+
+/// What an error means.
+///
+/// An error of input or output is damage only if the file that it names is not there or is no file: too many open files,
+/// a failing device or a missing permission say nothing about what is on disk. RocksDB also reports as corruption what it
+/// could not look at, with the error of input or output in the text.
+pub fn meaning(dir: &Path, error: &rocksdb::Error) -> Meaning {
+    let text: &str = error.as_ref();
+    if dir.exists() && !dir.is_dir() {
+        return Meaning::Damage;
+    }
+    if error.kind() == ErrorKind::IOError || text.contains("IO error: ") {
+        return match () {
+            () if is_of_the_lock(text) => Meaning::InUse,
+            () if names_missing_file(dir, text) => Meaning::Damage,
+            () => Meaning::Failure,
+        };
+    }
+    match error.kind() {
+        ErrorKind::Corruption => Meaning::Damage,
+        ErrorKind::InvalidArgument => Meaning::Foreign,
+        _ => Meaning::Failure,
+    }
+}
+
+fn is_of_the_lock(text: &str) -> bool {
+    text.contains("While lock file") || text.contains("lock hold by current process")
+}
+
+/// Whether the text names a file of the directory that is not there, or is a directory.
+fn names_missing_file(dir: &Path, text: &str) -> bool {
+    let prefix = format!("{}/", dir.display());
+    text.match_indices(&prefix).any(|(at, _)| {
+        let name = &text[at + prefix.len()..];
+        let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let name = &name[..name.find(|c| !is_of_a_name(c)).unwrap_or(name.len())];
+        let is_missing = match std::fs::metadata(dir.join(name)) {
+            Ok(metadata) => metadata.is_dir(),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        !name.is_empty() && is_missing
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rocksdb::{DB, Options};
+    use std::fs;
+    use std::path::PathBuf;
+
+    fn made() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let db = DB::open_default(dir.path()).unwrap();
+        db.put("key", "value").unwrap();
+        db.flush().unwrap();
+        dir
+    }
+
+    fn opened(dir: &Path) -> Meaning {
+        match DB::open_default(dir) {
+            Ok(_) => panic!("it was opened"),
+            Err(error) => meaning(dir, &error),
+        }
+    }
+
+    fn files(dir: &Path, begins: &str, ends: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let names = |path: &PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with(begins) && name.ends_with(ends)
+        };
+        entries.filter(names).collect()
+    }
+
+    #[test]
+    fn what_is_missing_cut_or_no_file_is_damage() {
+        for (begins, ends) in [("MANIFEST-", ""), ("CURRENT", ""), ("", ".sst")] {
+            for harm in 0..4 {
+                let dir = made();
+                for file in files(dir.path(), begins, ends) {
+                    match harm {
+                        0 => fs::remove_file(&file).unwrap(),
+                        1 => fs::write(&file, "").unwrap(),
+                        2 => fs::write(&file, "something else altogether\n").unwrap(),
+                        _ => {
+                            fs::remove_file(&file).unwrap();
+                            fs::create_dir(&file).unwrap();
+                        }
+                    }
+                }
+                if (begins, harm) == ("CURRENT", 0) {
+                    // RocksDB takes that for a new one.
+                    continue;
+                }
+                assert_eq!(opened(dir.path()), Meaning::Damage, "{begins}{ends}, harm {harm}");
+            }
+        }
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("store");
+        fs::write(&file, "no directory").unwrap();
+        assert_eq!(opened(&file), Meaning::Damage);
+    }
+
+    #[test]
+    fn who_has_it_open_and_what_else_it_holds_is_told_apart() {
+        let dir = made();
+        let held = DB::open_default(dir.path()).unwrap();
+        assert_eq!(opened(dir.path()), Meaning::InUse);
+        drop(held);
+        let mut options = Options::default();
+        options.create_missing_column_families(true);
+        DB::open_cf(&options, dir.path(), ["default", "more"]).unwrap();
+        assert_eq!(opened(dir.path()), Meaning::Foreign);
+    }
+
+    #[test]
+    fn what_the_machine_cannot_do_at_the_moment_says_nothing_about_the_files() {
+        let dir = made();
+        let texts = [
+            "IO error: While opening a file for sequentially reading: DIR/CURRENT: Too many open files",
+            "IO error: While open a file for random read: DIR/FILE: Input/output error",
+            "Corruption: Can't access /FILE: IO error: While stat a file for size: DIR/FILE: Permission denied",
+        ];
+        let file = files(dir.path(), "", ".sst").remove(0);
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let said = |text: &str| {
+            text.replace("DIR", &dir.path().display().to_string())
+                .replace("FILE", name)
+        };
+        for text in texts {
+            assert!(!names_missing_file(dir.path(), &said(text)), "{text}");
+        }
+        fs::remove_file(&file).unwrap();
+        for text in &texts[1..] {
+            assert!(names_missing_file(dir.path(), &said(text)), "{text}");
+        }
+    }
+}

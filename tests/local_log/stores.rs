@@ -1,0 +1,107 @@
+//! A store that is damaged is made again from the log, whatever is damaged; one that only cannot be read now is kept.
+
+use crate::time::{House, ONLY};
+use crate::*;
+use std::fs;
+
+const USERS: u64 = 40;
+
+/// With users whose rows are in table files, and in memory no more.
+fn filled() -> House {
+    let house = House::new();
+    for user in 0..USERS {
+        house.connect(&format!("u{user}"), 1).unwrap();
+    }
+    house.online(USERS);
+    house
+}
+
+fn store(house: &House) -> PathBuf {
+    house.dir.path().join("store").join(ONLY.to_string())
+}
+
+fn of_store(house: &House, begins: &str, ends: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(store(house)).unwrap().map(|entry| entry.unwrap().path());
+    let named = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(begins) && name.ends_with(ends)
+    };
+    entries.filter(named).collect()
+}
+
+#[test]
+fn whatever_file_of_a_store_is_damaged_it_is_made_again_from_the_log() {
+    let mut house = filled();
+    for (begins, ends) in [
+        ("MANIFEST-", ""),
+        ("CURRENT", ""),
+        ("", ".sst"),
+        ("IDENTITY", ""),
+        ("OPTIONS-", ""),
+    ] {
+        for harm in ["removed", "emptied", "overwritten", "a directory"] {
+            house.stop();
+            let files = of_store(&house, begins, ends);
+            assert!(!files.is_empty(), "{begins}{ends}");
+            for file in files {
+                match harm {
+                    "removed" => fs::remove_file(&file).unwrap(),
+                    "emptied" => fs::write(&file, "").unwrap(),
+                    "overwritten" => fs::write(&file, "something else altogether").unwrap(),
+                    _ => {
+                        fs::remove_file(&file).unwrap();
+                        fs::create_dir(&file).unwrap();
+                    }
+                }
+            }
+            house.start(None);
+            house.online(USERS);
+        }
+    }
+    house.stop();
+    fs::remove_dir_all(store(&house)).unwrap();
+    fs::write(store(&house), "no directory").unwrap();
+    house.start(None);
+    house.online(USERS);
+    house.stop();
+}
+
+#[test]
+fn a_store_that_another_process_has_open_is_kept() {
+    let mut house = filled();
+    house.stop();
+    let db = rocksdb::DB::open_default(store(&house)).unwrap();
+    let marker = store(&house).join("marker");
+    fs::write(&marker, "the same directory").unwrap();
+    house.start_without_waiting(None);
+    let stats = house.until("it says so", |stats| stats.state == "failed");
+    assert!(stats.error.unwrap().contains("cannot be used"));
+    drop(db);
+    // It tries again after a while.
+    house.clock.advance_ms(2_000);
+    house.online(USERS);
+    assert!(marker.exists(), "it was not made again");
+    house.stop();
+}
+
+#[test]
+fn a_store_that_is_damaged_while_it_is_open_is_made_again() {
+    let mut house = filled();
+    house.clock.advance_ms(120_000);
+    house.online(0);
+    for file in of_store(&house, "", ".sst") {
+        let size = fs::metadata(&file).unwrap().len() as usize;
+        fs::write(&file, vec![0; size]).unwrap();
+    }
+    for user in 0..USERS {
+        house.connect(&format!("u{user}"), 2).unwrap();
+    }
+    house.until("it has noticed", |stats| stats.state == "failed");
+    house.clock.advance_ms(2_000);
+    house.online(USERS);
+    assert!(
+        store(&house).with_extension("old").exists(),
+        "what was damaged is kept to be looked at"
+    );
+    house.stop();
+}
