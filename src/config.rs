@@ -235,6 +235,8 @@ pub struct Config {
     pub retention_bytes: u64,
     /// Of the embedded log: a machine's clock within an hour of it is right.
     pub accepted_time_ms: Option<u64>,
+    /// Files that hold secrets, each with what they hold.
+    pub secret_files: Vec<(&'static str, PathBuf)>,
     pub cached_users: usize,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
@@ -347,6 +349,7 @@ impl Flags {
     }
 
     fn checked(self, file: Flags) -> anyhow::Result<Config> {
+        let secret_files = secret_files(&self, &file);
         let tim = Tim::of(&self, &file)?;
         let kafka = kafka(&self, &file)?;
         let accepted_time_ms = match kafka {
@@ -461,6 +464,7 @@ impl Flags {
             retention_ms: hours * 3_600_000,
             retention_bytes: mib << 20,
             accepted_time_ms,
+            secret_files,
             cached_users: within("cached_users", cached_users, 50_000, 0, 10_000_000)? as usize,
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_level: self.log_level.or(file.log_level).unwrap_or_default(),
@@ -473,6 +477,28 @@ impl Flags {
             gateway,
         })
     }
+}
+
+fn secret_files(flags: &Flags, file: &Flags) -> Vec<(&'static str, PathBuf)> {
+    let files = [
+        (
+            "the bearer tokens",
+            flags.token_file.as_ref().or(file.token_file.as_ref()),
+        ),
+        (
+            "the key of --tim-app",
+            flags.tim_key_file.as_ref().or(file.tim_key_file.as_ref()),
+        ),
+        (
+            "the settings of Kafka",
+            flags.kafka_properties.as_ref().or(file.kafka_properties.as_ref()),
+        ),
+    ];
+    let given = files.into_iter().filter_map(|(what, path)| Some((what, path?.clone())));
+    given
+        .chain(flags.edge.secret_files())
+        .chain(file.edge.secret_files())
+        .collect()
 }
 
 /// The settings of Kafka, if there is one; without it none of them means anything.

@@ -1,6 +1,7 @@
 //! `rollcall gateway`: the WebSocket edge as a process of its own, beside an engine.
 
 use super::descriptors;
+use super::places;
 use super::serve::start_logging;
 use super::signals::Signals;
 use crate::clock::{Clock, SystemClock};
@@ -87,6 +88,7 @@ fn readiness(edge: Option<&Arc<Edge>>) -> (StatusCode, String) {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    places::keep_to_ourselves();
     let config = args.edge.clone().config(args.listen, args.data.clone())?;
     let token = match &args.engine_token_file {
         None => None,
@@ -98,6 +100,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     start_logging(args.log_format, args.log_level);
     let files = descriptors::raise();
     tracing::info!(open_files = files.limit, open_files_before = files.before, "limits");
+    let token_file = args
+        .engine_token_file
+        .iter()
+        .map(|path| ("the token for the engine", path.clone()));
+    for (what, path) in token_file.chain(args.edge.secret_files()) {
+        places::warn_if_others_read(what, &path);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
     let served = runtime.block_on(gateway(args, config, token.as_deref().map(str::trim)));

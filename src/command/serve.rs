@@ -2,7 +2,7 @@
 
 use super::descriptors::{self, OpenFiles};
 use super::signals::{Signals, within_bounds};
-use super::{first_policy, reach};
+use super::{first_policy, places, reach};
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
@@ -46,10 +46,14 @@ const AHEAD_MS: u64 = 5 * 60 * 1_000;
 const TOKENS_EVERY: Duration = Duration::from_secs(1);
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
+    places::keep_to_ourselves();
     let config = flags.config()?;
     super::cluster::check(&config)?;
     start_logging(config.log_format, config.log_level);
     let files = descriptors::raise();
+    for (what, path) in &config.secret_files {
+        places::warn_if_others_read(what, path);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
     let mut kept = Kept::default();
@@ -233,6 +237,7 @@ async fn start(config: &Config, kept: &mut Kept) -> anyhow::Result<Started> {
     })?;
     let listen = listener.local_addr().context("the listener has no address")?;
     make_data(&config.data)?;
+    places::warn_if_others_read("the events of all users in the data directory", &config.data);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let lock = lock(&config.data)?;
     // What is nobody else's business first: it takes no time.
@@ -382,6 +387,7 @@ fn checkpoints(config: &Config) -> anyhow::Result<Option<Place>> {
         .kafka
         .as_ref()
         .map_or(DEFAULT_GROUP, |kafka| kafka.group.as_str());
+    places::apart(&config.data, &settings.url)?;
     let environment = std::env::vars();
     let checkpoints = Checkpoints::open(&settings.url, group, settings.kept, environment, Handle::current())?;
     Ok(Some(Place {
@@ -392,7 +398,7 @@ fn checkpoints(config: &Config) -> anyhow::Result<Option<Place>> {
 
 impl Place {
     fn start(self, config: &Config) -> anyhow::Result<Arc<Keeper>> {
-        let waiting = config.data.join("checkpoints");
+        let waiting = config.data.join("checkpoints-under-way");
         let keeper = Keeper::start(self.checkpoints, self.every_ms, waiting.clone());
         let keeper = keeper.with_context(|| format!("{} cannot be made", waiting.display()))?;
         Ok(Arc::new(keeper))

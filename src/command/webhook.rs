@@ -1,6 +1,7 @@
 //! `rollcall webhook`: changes as callbacks, for those who still need them.
 
 use super::cluster::Cluster;
+use super::places;
 use super::serve::start_logging;
 use super::signals::{Signals, within_bounds};
 use crate::clock::{Clock, SystemClock};
@@ -126,7 +127,16 @@ enum From {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    places::keep_to_ourselves();
     start_logging(args.log_format, args.log_level);
+    for (what, path) in [
+        ("the token for the engine", &args.engine_token_file),
+        ("the webhook's token", &args.token_file),
+    ] {
+        if let Some(path) = path {
+            places::warn_if_others_read(what, path);
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
     let posted = runtime.block_on(post(args));

@@ -159,6 +159,20 @@ pub struct Config {
 const NAME_BYTES_MAX: usize = 64;
 
 impl Flags {
+    /// Files that hold secrets, each with what they hold. A key that only verifies may be read by everybody.
+    pub fn secret_files(&self) -> Vec<(&'static str, PathBuf)> {
+        let is_public = |path: &PathBuf| std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"-----BEGIN PUBLIC"));
+        let jwt = self.jwt_key.clone().filter(|path| !is_public(path));
+        let files = [
+            ("the key of clients' tokens", jwt),
+            ("the private key", self.tls_key.clone()),
+        ];
+        files
+            .into_iter()
+            .filter_map(|(what, path)| Some((what, path?)))
+            .collect()
+    }
+
     /// What is not given here is taken from there.
     pub fn or(self, file: Flags) -> Flags {
         Flags {

@@ -51,11 +51,19 @@ struct Copy {
 }
 
 impl Keeper {
-    /// Copies wait in a directory, which is emptied.
+    /// Copies wait in a directory, from which those of an earlier process are removed, and nothing else.
     pub fn start(checkpoints: Checkpoints, every_ms: u64, waiting: PathBuf) -> std::io::Result<Keeper> {
-        match std::fs::remove_dir_all(&waiting) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => std::fs::create_dir_all(&waiting)?,
+        std::fs::create_dir_all(&waiting)?;
+        for entry in std::fs::read_dir(&waiting)? {
+            let entry = entry?;
+            // A copy has the number of its partition.
+            let is_copy = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.parse::<u32>().is_ok());
+            if is_copy && entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            }
         }
         let (sender, copies) = channel();
         let shared = Arc::new(Mutex::new(Shared::default()));

@@ -244,6 +244,62 @@ fn refused(data: &Path, more: &[&str]) -> String {
 }
 
 #[test]
+fn checkpoints_have_a_directory_of_their_own_and_nothing_of_anybody_else_is_removed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let url = |name: &str| format!("file://{}", directory.path().join(name).display());
+    for place in ["data/checkpoints", "data", "."] {
+        let error = refused(&data, &["--checkpoints", &url(place)]);
+        assert!(error.contains("within the data directory"), "{error}");
+    }
+    // Some of them were put there by people.
+    let kept = [
+        "checkpoints/mine",
+        "checkpoints-under-way/mine",
+        "checkpoints-under-way/7",
+    ]
+    .map(|name| data.join(name));
+    for path in &kept {
+        std::fs::create_dir_all(path.parent().expect("one")).expect("made");
+        std::fs::write(path, "mine").expect("written");
+    }
+    std::fs::create_dir(data.join("checkpoints-under-way/3")).expect("made");
+    let server = Server::start(&data, &["--checkpoints", &url("elsewhere")]);
+    assert!(kept.iter().all(|path| path.exists()));
+    assert!(
+        !data.join("checkpoints-under-way/3").exists(),
+        "a copy of an earlier process"
+    );
+    server.terminate();
+    assert!(server.ended().success());
+}
+
+#[test]
+fn what_it_writes_is_its_users_alone() {
+    use std::os::unix::fs::MetadataExt as _;
+    fn modes(path: &Path, found: &mut Vec<(std::path::PathBuf, u32)>) {
+        let metadata = std::fs::metadata(path).expect("there");
+        found.push((path.to_owned(), metadata.mode() & 0o777));
+        if metadata.is_dir() {
+            let entries = std::fs::read_dir(path).expect("a directory");
+            entries.for_each(|entry| modes(&entry.expect("an entry").path(), found));
+        }
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let more = ["--gateway", "127.0.0.1:0", "--gateway-insecure"];
+    let server = Server::start(&data, &more);
+    server.post("/v1/events", json!([connect("a", 1)]).to_string()).ok();
+    server.terminate();
+    assert!(server.ended().success());
+    let mut found = Vec::new();
+    modes(&data, &mut found);
+    assert!(found.len() > 20);
+    let open: Vec<_> = found.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
 fn others_are_let_in_only_with_tokens() {
     let data = tempfile::tempdir().expect("a directory");
     let log = data.path().join("log");

@@ -1,0 +1,106 @@
+//! The directories that a command writes to: apart from each other, and closed to other users of the machine.
+
+use anyhow::bail;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+use url::Url;
+
+/// Files that this process makes from here on are its user's alone.
+pub fn keep_to_ourselves() {
+    // SAFETY: `umask` takes any number, cannot fail and touches no memory of ours. Called before other threads make files.
+    unsafe { libc::umask(0o077) };
+}
+
+/// Warns of a file or directory that other users of the machine can read, if it is there.
+pub fn warn_if_others_read(what: &str, path: &Path) {
+    let others = |metadata: &Metadata| metadata.mode() & 0o007;
+    if let Ok(metadata) = std::fs::metadata(path)
+        && others(&metadata) != 0
+    {
+        let mode = format!("{:o}", metadata.mode() & 0o777);
+        let right = if metadata.is_dir() { "700" } else { "600" };
+        tracing::warn!(
+            path = %path.display(), mode,
+            "other users of this machine can read or change {what}; chmod {right} closes it"
+        );
+    }
+}
+
+/// Refuses a place of checkpoints within the data directory, or around it: what is in the one is not looked after by
+/// the other. Symbolic links are followed. A place that is no directory of this machine is none of these.
+pub fn apart(data: &Path, checkpoints: &str) -> anyhow::Result<()> {
+    let Some(place) = Url::parse(checkpoints).ok().filter(|url| url.scheme() == "file") else {
+        return Ok(());
+    };
+    let Ok(place) = place.to_file_path() else {
+        return Ok(());
+    };
+    let (data, place) = (resolved(data), resolved(&place));
+    if place.starts_with(&data) || data.starts_with(&place) {
+        bail!(
+            "--checkpoints names {}, which is within the data directory {} or around it; checkpoints are there for the day \
+             on which that is lost, so give them a directory of their own",
+            place.display(),
+            data.display()
+        );
+    }
+    Ok(())
+}
+
+/// An absolute path without symbolic links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut resolved = PathBuf::new();
+    for component in absolute.components() {
+        match component {
+            Component::ParentDir => drop(resolved.pop()),
+            Component::CurDir => {}
+            other => resolved.push(other),
+        }
+        if let Ok(canonical) = resolved.canonicalize() {
+            resolved = canonical;
+        }
+    }
+    resolved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::create_dir_all;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn checkpoints_are_neither_within_the_data_directory_nor_around_it() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        create_dir_all(at("data/store")).unwrap();
+        create_dir_all(at("elsewhere")).unwrap();
+        symlink(at("data"), at("link")).unwrap();
+        symlink(at("data/store"), at("deep")).unwrap();
+        let url = |name: &str| format!("file://{}", at(name).display());
+        let refused = [
+            "data",
+            "data/",
+            "data/checkpoints",
+            "data/checkpoints-under-way",
+            "data/not/there/yet",
+            "link",
+            "link/checkpoints",
+            "deep/x",
+            "elsewhere/../data/x",
+            "elsewhere/%2e%2e/data/x",
+            "",
+            "..",
+        ];
+        for name in refused {
+            assert!(apart(&at("data"), &url(name)).is_err(), "{name}");
+            assert!(apart(&at("link"), &url(name)).is_err(), "{name}");
+        }
+        for name in ["elsewhere", "data2", "data-checkpoints", "elsewhere/data"] {
+            assert!(apart(&at("data"), &url(name)).is_ok(), "{name}");
+        }
+        assert!(apart(&at("data"), "s3://bucket/data").is_ok());
+    }
+}
