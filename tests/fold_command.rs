@@ -76,6 +76,23 @@ fn a_line_that_is_no_record_ends_the_run_after_what_came_before_and_names_the_li
 }
 
 #[test]
+fn a_line_without_an_end_is_not_gathered_in_memory() {
+    let mut input = format!("{LOGIN}\n").into_bytes();
+    input.resize(input.len() + (17 << 20), b' ');
+    let output = fold(&[], &input);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("line 2 is not a record: it is longer than 16 MiB"),
+        "{said}"
+    );
+    assert!(
+        text(&output.stdout).contains("\"cause\":\"login\""),
+        "what came before is folded"
+    );
+}
+
+#[test]
 fn a_pair_of_surrogates_in_a_skipped_field_is_fine() {
     let output = fold(
         &[],

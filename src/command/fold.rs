@@ -6,7 +6,7 @@ use crate::presence::{Partition, REVISION};
 use crate::schema::json;
 use crate::schema::partitioner::check_partition;
 use anyhow::{Context as _, bail};
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read as _, Write};
 use std::path::PathBuf;
 
 /// Folds events as one partition and prints what comes of them
@@ -42,6 +42,8 @@ pub struct Setting {
     pub state: bool,
 }
 
+/// The longest line there may be: a line without an end is not gathered in memory. Ten times what the longest event has.
+const LINE_BYTES_MAX: usize = 16 << 20;
 /// What was forgotten is let go of after so many records.
 const RECYCLE_EVERY: u64 = 10_000;
 
@@ -85,10 +87,19 @@ pub fn fold(setting: Setting, mut input: impl BufRead, mut output: impl Write) -
     let mut number = 0u64;
     loop {
         line.clear();
-        if input.read_until(b'\n', &mut line).context("cannot read the events")? == 0 {
+        let mut bounded = input.by_ref().take(LINE_BYTES_MAX as u64 + 1);
+        let read = bounded.read_until(b'\n', &mut line);
+        if read.context("cannot read the events")? == 0 {
             break;
         }
         number += 1;
+        if line.len() > LINE_BYTES_MAX {
+            output.flush()?;
+            bail!(
+                "line {number} is not a record: it is longer than {} MiB",
+                LINE_BYTES_MAX >> 20
+            );
+        }
         if line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) {
             continue;
         }

@@ -16,7 +16,7 @@ use crate::presence::{Offset, Partition};
 use crate::registry::{Registry, Schemas};
 use crate::schema::{avro, json};
 use anyhow::{Context as _, bail};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
@@ -156,6 +156,8 @@ impl Reader {
 struct Printer<W> {
     reader: Reader,
     topic: Topic,
+    /// What is printed is shown, not read by a program.
+    is_terminal: bool,
     output: W,
     schemas: Schemas,
     records: Vec<Record>,
@@ -178,6 +180,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         reader,
         topic,
         schemas,
+        is_terminal: io::stdout().is_terminal(),
         output: io::BufWriter::with_capacity(1 << 16, io::stdout().lock()),
         records: Vec::new(),
         line: Vec::new(),
@@ -301,6 +304,9 @@ impl<W: Write> Printer<W> {
         for record in &records {
             self.line.clear();
             self.record_line(place.partition, record)?;
+            if self.is_terminal {
+                self.line = for_terminal(&self.line);
+            }
             self.line.push(b'\n');
             self.output.write_all(&self.line)?;
             place.next = Offset(record.offset.0 + 1);
@@ -350,6 +356,27 @@ impl<W: Write> Printer<W> {
     }
 }
 
+/// A line of JSON in which nothing acts on a terminal: C1 controls begin escape sequences there, and marks of direction
+/// let what follows appear where it is not. They only ever stand in strings, where an escape means the same.
+fn for_terminal(line: &[u8]) -> Vec<u8> {
+    let mut safe = Vec::with_capacity(line.len());
+    for chunk in line.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\u{80}'..='\u{9f}'
+                | '\u{61c}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}' => safe.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes()),
+                c => safe.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        safe.extend_from_slice(chunk.invalid());
+    }
+    safe
+}
+
 /// Told once when the process is asked to end. Asked a second time, it ends at once: it may be waiting for a reader who
 /// never comes back.
 fn on_interrupt() -> anyhow::Result<Receiver<()>> {
@@ -381,4 +408,18 @@ fn on_interrupt() -> anyhow::Result<Receiver<()>> {
         .spawn(wait)
         .context("cannot wait for signals")?;
     Ok(interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::for_terminal;
+
+    #[test]
+    fn nothing_in_an_id_acts_on_a_terminal() {
+        let line = "{\"user\":\"a\u{9b}31mb\u{202e}c é 用 \u{200d}\"}";
+        let safe = String::from_utf8(for_terminal(line.as_bytes())).unwrap();
+        assert_eq!(safe, "{\"user\":\"a\\u009b31mb\\u202ec é 用 \u{200d}\"}");
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(read(&safe), read(line));
+    }
 }

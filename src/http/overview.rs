@@ -212,6 +212,8 @@ pub(super) async fn local_stats(face: &Face) -> Result<Local, Fault> {
             Ok(stats) => local.here.push(stats),
             Err(QueryError::Unavailable) => local.silent.push(partition),
             Err(QueryError::Elsewhere) if face.peers.is_some() => local.elsewhere.push(partition),
+            // Its worker has ended and is started again; the others are none the worse.
+            Err(QueryError::Elsewhere) => local.silent.push(partition),
             Err(error) => return Err(error.into()),
         }
     }
@@ -219,7 +221,37 @@ pub(super) async fn local_stats(face: &Face) -> Result<Local, Fault> {
 }
 
 /// Of a partition whose worker gives no answer.
-const WAITS: &str = "no answer; it waits for the log";
+const WAITS: &str = "no answer; it waits for the log, or is being started again";
+
+/// A sentence for those who show no token: of paths only the last part.
+fn without_paths(sentence: &str) -> String {
+    let begins_path = |before: Option<char>| {
+        before.is_none_or(|c| c.is_whitespace() || matches!(c, '(' | '[' | '"' | '\'' | '`' | '=' | ':' | ',' | ';'))
+    };
+    let mut said = String::with_capacity(sentence.len());
+    let mut rest = sentence;
+    while let Some(at) = rest.find('/') {
+        let before = rest[..at].chars().next_back().or_else(|| said.chars().next_back());
+        let path = &rest[at..];
+        // Paths may have spaces; what follows one in a sentence is never another slash without a space before it.
+        let end = path.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | ',' | ';'));
+        let path = &path[..end.unwrap_or(path.len())];
+        said.push_str(&rest[..at]);
+        if begins_path(before) && !path.starts_with("//") {
+            let trimmed = path.trim_end_matches(['/', ':', '.']);
+            let last = trimmed.rsplit('/').next().unwrap_or_default();
+            said.push('…');
+            said.push('/');
+            said.push_str(last);
+            said.push_str(&path[trimmed.len()..]);
+        } else {
+            said.push_str(path);
+        }
+        rest = &rest[at + path.len()..];
+    }
+    said.push_str(rest);
+    said
+}
 
 #[derive(Deserialize)]
 struct StatsAnswer<'a> {
@@ -488,7 +520,7 @@ pub async fn healthz() -> &'static str {
 }
 
 /// `GET /readyz`: every partition that is this node's is live, and it knows which those are. Whoever is ready may have
-/// warnings to give, a line each.
+/// warnings to give, a line each. It asks for no token, so it says no paths of this machine.
 pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
     if *face.stopping.borrow() {
         return Err(Fault::unavailable("stopping", "the server is stopping"));
@@ -516,15 +548,20 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
         let why = stats.error.as_deref().or(stats.warning.as_deref());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         let message = format!("partition {} is {}{why}", stats.partition, stats.state);
-        return Err(Fault::unavailable("not_ready", message));
+        return Err(Fault::unavailable("not_ready", without_paths(&message)));
     }
     // Also of a node that has no partitions.
     let refusal = local
         .here
         .iter()
         .find_map(|stats| stats.refusal.as_deref().map(str::to_owned));
-    if let Some(refusal) = refusal.or_else(|| face.engine.log().refusal().map(|refusal| refusal.to_string())) {
-        return Err(Fault::unavailable("not_ready", refusal));
+    // The embedded log may take a moment to say, and its workers have asked.
+    let of_log = || {
+        let log = face.engine.log();
+        local.here.is_empty().then(|| log.refusal()).flatten()
+    };
+    if let Some(refusal) = refusal.or_else(|| of_log().map(|refusal| refusal.to_string())) {
+        return Err(Fault::unavailable("not_ready", without_paths(&refusal)));
     }
     let held = local.here.iter().filter(|stats| stats.state == "held").count();
     let mut answer = match held {
@@ -536,6 +573,7 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
     }
     for stats in &local.here {
         if let Some(warning) = &stats.warning {
+            let warning = without_paths(warning);
             answer.push_str(&format!("warning: partition {}: {warning}\n", stats.partition));
         }
     }
@@ -546,4 +584,28 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
 pub async fn metrics() -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     ([(header::CONTENT_TYPE, kind)], crate::metrics::text()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_paths;
+
+    #[test]
+    fn what_needs_no_token_says_no_paths() {
+        for (sentence, said) in [
+            (
+                "the store /srv/x/store/1 cannot be used: IO error: While open: /srv/x/store/1/000012.sst: Too many open files",
+                "the store …/1 cannot be used: IO error: While open: …/000012.sst: Too many open files",
+            ),
+            ("/srv/log: its files are gone", "…/log: its files are gone"),
+            ("the log (in \"/a/b c/log\")", "the log (in \"…/b c/log\")"),
+            (
+                "the file '/a/ENDS', and and/or 3/4 http://h/x.",
+                "the file '…/ENDS', and and/or 3/4 http://h/x.",
+            ),
+            ("nothing to hide", "nothing to hide"),
+        ] {
+            assert_eq!(without_paths(sentence), said);
+        }
+    }
 }

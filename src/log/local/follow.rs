@@ -18,14 +18,13 @@ const ATTEMPTS: usize = 10;
 
 /// A view of a log in a directory, as of the last refresh.
 pub struct LocalReader {
-    // Closed before its notes are removed: fields are dropped in this order.
     tables: Tables,
     partitions: u32,
     dir: PathBuf,
-    _notes: Notes,
 }
 
-/// The directory in which RocksDB keeps its diary of looking on. Removed with the reader.
+/// The directory in which RocksDB begins its diary of looking on. It is removed as soon as that is open, which needs only
+/// the open file from then on: so nothing is left behind by a process that is killed.
 struct Notes {
     dir: PathBuf,
 }
@@ -44,11 +43,11 @@ impl LocalReader {
                 Err(_) => attempt += 1,
             }
         };
+        drop(notes);
         Ok(LocalReader {
             partitions: partitions_of(dir, &tables)?,
             tables,
             dir: dir.to_owned(),
-            _notes: notes,
         })
     }
 
