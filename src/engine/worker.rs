@@ -773,6 +773,8 @@ impl Worker {
                 let _ = reply.send(known);
             }
             Command::Stats { reply } => {
+                // As of now, not as of when it last looked.
+                self.look_at_the_log(false);
                 // Whoever asked may have gone: here and below that is no error.
                 let _ = reply.send(self.stats());
             }
