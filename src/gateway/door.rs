@@ -433,7 +433,7 @@ async fn handshake(edge: &Edge, stream: TcpStream, peer: SocketAddr) -> Option<(
             };
             match known {
                 Ok(()) => admit(edge, visitor).await,
-                Err(message) => Err((Close::Unauthorized, "unauthorized", message)),
+                Err(turned_away) => Err(turned_away),
             }
         }
         Err(refusal) => Err((refusal.close(), refusal.code, refusal.message)),
@@ -449,24 +449,29 @@ async fn handshake(edge: &Edge, stream: TcpStream, peer: SocketAddr) -> Option<(
 }
 
 /// Learns the user from the token in the subprotocol or in the first frame. `None` if the client went away.
-async fn token(edge: &Edge, socket: &mut Socket, visitor: &mut Visitor) -> Option<Result<(), String>> {
-    const FIRST: &str = "the first frame must be `auth` with a token";
+async fn token(edge: &Edge, socket: &mut Socket, visitor: &mut Visitor) -> Option<Result<(), TurnedAway>> {
+    let unauthorized = |message: String| (Close::Unauthorized, "unauthorized", message);
+    let first = || unauthorized("the first frame must be `auth` with a token".to_owned());
     let token = match visitor.token.take() {
         Some(token) => token,
         None => loop {
-            match socket.next().await?.ok()? {
-                Message::Text(text) if text.len() <= TOKEN_BYTES_MAX => match frames::read(&text) {
+            match socket.next().await? {
+                Ok(Message::Text(text)) if text.len() <= TOKEN_BYTES_MAX => match frames::read(&text) {
                     Ok((Said::Auth { token }, _)) => break token,
-                    _ => return Some(Err(FIRST.to_owned())),
+                    _ => return Some(Err(first())),
                 },
-                Message::Text(_) | Message::Binary(_) => return Some(Err(FIRST.to_owned())),
-                Message::Close(_) => return None,
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+                Ok(Message::Text(_) | Message::Binary(_)) => return Some(Err(first())),
+                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+                Err(WsError::Capacity(_)) => {
+                    let message = format!("a message has more than {} bytes", edge.config.message_bytes_max);
+                    return Some(Err((Close::TooBig, "too_big", message)));
+                }
+                Ok(Message::Close(_)) | Err(_) => return None,
             }
         },
     };
     let bearer = edge.bearer(&token, visitor).await;
-    Some(bearer.map(|bearer| visitor.let_in(bearer)))
+    Some(bearer.map(|bearer| visitor.let_in(bearer)).map_err(unauthorized))
 }
 
 type TurnedAway = (Close, &'static str, String);

@@ -344,7 +344,7 @@ impl Gateway {
             log_is_well: AtomicBool::new(true),
             log_is_ill: Notify::new(),
             endings: Mutex::new(Some(sender)),
-            health: Health::new(clock.clone()),
+            health: Health::default(),
             platforms: Mutex::default(),
             asking_for_platforms: tokio::sync::Mutex::default(),
             superseded,
@@ -508,9 +508,17 @@ async fn until_it_works<T>(what: &str, mut ask: impl FnMut() -> uplink::Asked<T>
 
 /// Reads the keys. Those at an address are waited for: that they cannot be had now must not end an engine's start.
 async fn open_keys(settings: &Tokens, clock: &Arc<dyn Clock>) -> Result<Keys, keys::BadKeys> {
+    let mut tries = 0u32;
     loop {
+        tries += 1;
         match Keys::open(settings.clone(), clock.clone()).await {
-            Err(error @ keys::BadKeys::Unavailable(_)) => tracing::warn!("no connections are taken yet: {error}"),
+            Err(error @ keys::BadKeys::Unavailable(_)) if tries.is_power_of_two() => {
+                tracing::warn!(
+                    tries,
+                    "no connections are accepted yet, trying again every second: {error}"
+                );
+            }
+            Err(keys::BadKeys::Unavailable(_)) => {}
             opened => return opened,
         }
         tokio::time::sleep(RETRY).await;

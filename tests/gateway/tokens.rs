@@ -166,6 +166,9 @@ async fn whatever_is_wrong_with_a_token_nobody_comes_in() {
     let mut client = dial(&gateway).open().await.expect("let in");
     client.say(json!({"type": "heartbeat"})).await;
     assert_eq!(client.closed().await, Heard::Closed(4010));
+    let mut client = dial(&gateway).open().await.expect("let in");
+    client.say(json!({"type": "auth", "token": "x".repeat(80_000)})).await;
+    assert_eq!(client.closed().await, Heard::Closed(1009));
     let events = house.events();
     let connects = events.iter().filter(|event| event["type"] == "connect").count();
     assert_eq!(connects, 1, "only the good one is in the log");
