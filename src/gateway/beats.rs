@@ -1,15 +1,18 @@
 //! Heartbeats of many connections, gathered into few records.
 //!
 //! Within a window a connection beats once, however often its client shows life. A window is a second or 1,000 beats
-//! by default. What could not be published is kept for the next one, so never more than one beat a connection waits.
+//! by default. They are published as `alive`, which names connections by their numbers alone. The engine finds only
+//! devices that are online by a number; for another one it asks whose it is (a kick `identify`), and is answered by a
+//! heartbeat that says so. After an outage most would be unknown, so all of them are published as `heartbeats` then.
+//! What could not be published is kept for the next window, so never more than one beat a connection waits.
 
 use super::Edge;
 use super::health::End;
 use super::roster::Session;
 use crate::metrics;
 use crate::presence::event::{Beat, Event, bounds};
-use crate::presence::{Epoch, Partition};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::presence::{Conn, Epoch, Partition};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
@@ -18,10 +21,26 @@ const RECORD_BYTES_MAX: usize = 512 << 10;
 const BEAT_BYTES: usize = 16;
 
 pub struct Beats {
-    parts: Vec<Mutex<Vec<Arc<Session>>>>,
+    parts: Vec<Mutex<Part>>,
     waiting: AtomicUsize,
     most: usize,
     full: Notify,
+    /// Whether the engine may have lost many: until something was published, everybody is named.
+    after_outage: AtomicBool,
+}
+
+/// The connections of one partition's users that beat.
+#[derive(Default)]
+struct Part {
+    by_number: Vec<Arc<Session>>,
+    /// The engine asked whose they are.
+    by_name: Vec<Arc<Session>>,
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        self.by_number.len() + self.by_name.len()
+    }
 }
 
 impl Beats {
@@ -32,17 +51,28 @@ impl Beats {
             waiting: AtomicUsize::new(0),
             most,
             full: Notify::new(),
+            after_outage: AtomicBool::new(false),
         }
     }
 
     /// A connection showed life.
     pub fn add(&self, session: &Arc<Session>) {
-        if !session.begins_to_beat() {
-            return;
+        if session.begins_to_beat() {
+            self.put(session, |part| part.by_number.push(session.clone()));
         }
+    }
+
+    /// The engine asked whose a connection is.
+    pub fn identify(&self, session: &Arc<Session>) {
+        if session.is_to_be_named() {
+            self.put(session, |part| part.by_name.push(session.clone()));
+        }
+    }
+
+    fn put(&self, session: &Session, put: impl FnOnce(&mut Part)) {
         let part = &self.parts[session.partition.0 as usize];
         let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-        part.push(session.clone());
+        put(&mut part);
         // Under the lock, so that nobody takes away what is not counted yet.
         let waiting = self.waiting.fetch_add(1, Ordering::AcqRel) + 1;
         drop(part);
@@ -52,21 +82,23 @@ impl Beats {
     }
 
     /// Those that wait, by partition. From now on they may beat again.
-    fn take(&self) -> Vec<Vec<Arc<Session>>> {
-        let take = |part: &Mutex<Vec<Arc<Session>>>| {
+    fn take(&self) -> Vec<Part> {
+        let take = |part: &Mutex<Part>| {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            let sessions = std::mem::take(&mut *part);
-            self.waiting.fetch_sub(sessions.len(), Ordering::AcqRel);
+            let taken = std::mem::take(&mut *part);
+            self.waiting.fetch_sub(taken.len(), Ordering::AcqRel);
             drop(part);
-            sessions.iter().for_each(|session| session.has_beaten());
-            sessions
+            taken.by_number.iter().for_each(|session| session.has_beaten());
+            taken.by_name.iter().for_each(|session| session.was_named());
+            taken
         };
         self.parts.iter().map(take).collect()
     }
 }
 
-/// The records of a partition's beats: each within the bounds of a record. Connections that have ended are left out.
-fn records(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Event<'static>> {
+/// The records of a partition's beats that say whose the connections are: each within the bounds of a record.
+/// Connections that have ended are left out.
+fn by_name(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Event<'static>> {
     let record = |beats: Vec<Beat<'static>>| Event::Heartbeats {
         gateway: gateway.to_owned().into(),
         epoch,
@@ -89,23 +121,54 @@ fn records(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Event<
     found
 }
 
+/// The same by number.
+fn by_number(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Event<'static>> {
+    let open = sessions.iter().filter(|session| session.is_open());
+    let mut conns: Vec<Conn> = open.map(|session| session.conn).collect();
+    conns.sort_unstable();
+    conns.dedup();
+    let record = |conns: &[Conn]| Event::Alive {
+        gateway: gateway.to_owned().into(),
+        epoch,
+        conns: conns.to_vec(),
+    };
+    conns.chunks(bounds::CONNS.1).map(record).collect()
+}
+
 /// Publishes what waits.
 async fn publish(edge: &Edge) {
-    let parts = edge.beats.take();
+    let after_outage = edge.beats.after_outage.load(Ordering::Acquire) || !edge.log_is_well();
+    let mut parts = edge.beats.take();
+    let (gateway, epoch) = (&edge.config.name, edge.epoch);
     let mut all = Vec::new();
-    for sessions in &parts {
-        all.extend(records(&edge.config.name, edge.epoch, sessions));
+    for (partition, part) in (0..).map(Partition).zip(&mut parts) {
+        if after_outage {
+            part.by_name.append(&mut part.by_number);
+        }
+        let alive = by_number(gateway, epoch, &part.by_number).into_iter();
+        all.extend(alive.map(|event| (Some(partition), event)));
+        let heartbeats = by_name(gateway, epoch, &part.by_name).into_iter();
+        all.extend(heartbeats.map(|event| (None, event)));
     }
     if all.is_empty() {
         return;
     }
-    let beats: usize = parts.iter().map(Vec::len).sum();
+    let beats: usize = parts.iter().map(Part::len).sum();
     let records = all.len();
-    match edge.uplink.append(all).await {
-        Ok(()) => metrics::gateway_beats(beats, records),
+    match edge.uplink.append_to(all).await {
+        Ok(()) => {
+            metrics::gateway_beats(beats, records);
+            if after_outage {
+                edge.beats.after_outage.store(false, Ordering::Release);
+            }
+        }
         Err(error) => {
             edge.log_failed(&error);
-            parts.iter().flatten().for_each(|session| edge.beats.add(session));
+            edge.beats.after_outage.store(true, Ordering::Release);
+            for part in &parts {
+                part.by_number.iter().for_each(|session| edge.beats.add(session));
+                part.by_name.iter().for_each(|session| edge.beats.identify(session));
+            }
         }
     }
 }
@@ -127,6 +190,7 @@ pub async fn run(edge: Arc<Edge>) -> End {
 
 /// Every connection shows life, now: the lease may have ended, and a heartbeat brings back whom that took offline.
 pub async fn all(edge: &Edge) {
+    edge.beats.after_outage.store(true, Ordering::Release);
     edge.roster.for_each(|session| edge.beats.add(session));
     publish(edge).await;
 }
@@ -154,7 +218,7 @@ mod tests {
     fn records_keep_to_their_bounds_and_nobody_is_left_out() {
         for (count, user_bytes) in [(1, 1), (10_000, 9), (10_001, 9), (25_000, 128)] {
             let sessions = sessions(count, user_bytes);
-            let records = records("edge", Epoch(1), &sessions);
+            let records = by_name("edge", Epoch(1), &sessions);
             let mut beats = 0;
             for record in &records {
                 let Event::Heartbeats { beats: some, .. } = record else {
@@ -180,21 +244,46 @@ mod tests {
         sessions[0].ended();
         let taken = beats.take();
         assert_eq!(taken[0].len(), 2);
-        let [Event::Heartbeats { beats: some, .. }] = &records("edge", Epoch(1), &taken[0])[..] else {
+        let [Event::Alive { conns, .. }] = &by_number("edge", Epoch(1), &taken[0].by_number)[..] else {
             unreachable!("one record is made")
         };
-        assert_eq!(some.len(), 1);
+        assert_eq!(conns, &[Conn(1)]);
         beats.add(&sessions[1]);
-        assert_eq!(beats.take()[0].len(), 1);
+        // Whose it is is said besides.
+        beats.identify(&sessions[1]);
+        beats.identify(&sessions[1]);
+        let taken = beats.take();
+        assert_eq!((taken[0].by_number.len(), taken[0].by_name.len()), (1, 1));
+        assert_eq!(by_name("edge", Epoch(1), &taken[0].by_name).len(), 1);
+    }
+
+    #[test]
+    fn numbers_grow_within_a_record_and_none_has_too_many() {
+        let mut sessions = sessions(100_001, 1);
+        sessions.reverse();
+        // One that could not be published before may be there twice.
+        sessions.push(sessions[0].clone());
+        let mut all = Vec::new();
+        for record in by_number("edge", Epoch(1), &sessions) {
+            let Event::Alive { conns, .. } = record else {
+                unreachable!("only `alive` is made")
+            };
+            assert!(conns.len() <= bounds::CONNS.1 && conns.is_sorted());
+            all.extend(conns);
+        }
+        assert!(all.iter().copied().eq((0..100_001).map(Conn)));
     }
 
     #[test]
     fn a_thousand_beats_in_a_record_cost_a_fraction_of_a_thousand_records() {
         let sessions = sessions(1_000, 16);
-        let mut together = Vec::new();
-        records("edge", Epoch(1), &sessions)
-            .iter()
-            .for_each(|record| avro::encode_event(record, &mut together));
+        let bytes = |records: Vec<Event<'static>>| {
+            let mut bytes = Vec::new();
+            records.iter().for_each(|record| avro::encode_event(record, &mut bytes));
+            bytes.len()
+        };
+        let together = bytes(by_name("edge", Epoch(1), &sessions));
+        let numbers = bytes(by_number("edge", Epoch(1), &sessions));
         let mut alone = Vec::new();
         for session in &sessions {
             let event = Event::Heartbeat {
@@ -203,6 +292,7 @@ mod tests {
             };
             avro::encode_event(&event, &mut alone);
         }
-        assert!(together.len() < alone.len(), "{} {}", together.len(), alone.len());
+        assert!(together < alone.len(), "{together} {}", alone.len());
+        assert!(numbers * 10 < together, "{numbers} {together}");
     }
 }

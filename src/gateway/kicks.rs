@@ -43,11 +43,13 @@ pub async fn run(edge: Arc<Edge>, opened: Arc<Mutex<Option<mpsc::Receiver<Kick>>
         if kick.epoch == edge.epoch
             && let Some(session) = edge.roster.get(kick.conn)
         {
-            metrics::gateway_kick(kick.reason);
             match Close::of_kick(kick.reason) {
-                Some(_) => session.order(Order::Kick(kick.reason)),
-                // The engine asks whose it is: its heartbeat says so.
-                None => edge.beats.add(&session),
+                Some(_) => {
+                    metrics::gateway_kick(kick.reason);
+                    session.order(Order::Kick(kick.reason));
+                }
+                // The engine asks whose it is: a heartbeat says so, and the engine then knows it again, or kicks it.
+                None => edge.beats.identify(&session),
             }
         }
         // `stale` is also said of one connection only; whether it is the whole gateway, the engine knows.

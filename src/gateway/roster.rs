@@ -44,6 +44,8 @@ pub struct Session {
     pub partition: Partition,
     /// Whether a heartbeat of it waits to be published.
     beating: AtomicBool,
+    /// Whether one that says whose it is does.
+    naming: AtomicBool,
     open: AtomicBool,
     /// One that ends it is the last.
     orders: Mutex<Vec<Order>>,
@@ -60,6 +62,7 @@ impl Session {
             device: device.into(),
             partition,
             beating: AtomicBool::new(false),
+            naming: AtomicBool::new(false),
             open: AtomicBool::new(true),
             orders: Mutex::default(),
             woken: Notify::new(),
@@ -97,6 +100,15 @@ impl Session {
 
     pub fn has_beaten(&self) {
         self.beating.store(false, Ordering::Release);
+    }
+
+    /// Marks that a heartbeat waits that says whose it is; false if one did already.
+    pub fn is_to_be_named(&self) -> bool {
+        !self.naming.swap(true, Ordering::AcqRel)
+    }
+
+    pub fn was_named(&self) {
+        self.naming.store(false, Ordering::Release);
     }
 
     pub fn is_open(&self) -> bool {

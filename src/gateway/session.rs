@@ -183,7 +183,7 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
         via: session.via(&edge.config.name, edge.epoch),
         intent: guest.visitor.intent,
         client: Some(guest.visitor.client.clone().into()),
-        auth_at: None,
+        auth_at: guest.visitor.auth_at_ms,
     };
     let pace = guest.pace;
     let places = guest.places();

@@ -142,12 +142,34 @@ impl House {
         events
     }
 
-    /// The beats of a user in all `heartbeats`.
+    /// How often connections of a user showed life: by name in `heartbeats`, by their number in `alive`.
     pub fn beats_of(&self, user: &str) -> usize {
+        self.named_beats_of(user) + self.numbered_beats_of(user)
+    }
+
+    pub fn named_beats_of(&self, user: &str) -> usize {
         let events = self.events();
         let records = events.iter().filter(|event| event["type"] == "heartbeats");
         let beats = records.flat_map(|event| event["beats"].as_array().expect("beats"));
         beats.filter(|beat| beat["user"] == user).count()
+    }
+
+    pub fn numbered_beats_of(&self, user: &str) -> usize {
+        let events = self.events();
+        let connects = events
+            .iter()
+            .filter(|event| event["type"] == "connect" && event["user"] == user);
+        let links: Vec<[&Value; 3]> = connects
+            .map(|event| ["gateway", "epoch", "conn"].map(|field| &event[field]))
+            .collect();
+        let is_of = |event: &Value, conn: &Value| links.contains(&[&event["gateway"], &event["epoch"], conn]);
+        let records = events.iter().filter(|event| event["type"] == "alive");
+        records
+            .map(|event| {
+                let conns = event["conns"].as_array().expect("conns");
+                conns.iter().filter(|conn| is_of(event, conn)).count()
+            })
+            .sum()
     }
 
     /// The changes of a user so far.

@@ -190,6 +190,46 @@ async fn only_answers(client: &mut Client, ms: u64) -> usize {
     pings
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn life_is_published_by_number_and_whose_it_is_when_the_engine_asks() {
+    let house = House::new(json!({"login": "multi", "platforms": {"web": {"timeout_ms": 600_000}}})).await;
+    let gateway = house.gateway(&[]).await;
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        clients.push(connect(&gateway, &format!("user-{number}"), "web", "tab", "login").await);
+    }
+    for client in &mut clients {
+        client.beat().await;
+    }
+    for number in 0..20 {
+        let user = format!("user-{number}");
+        wait_until(&user, async || house.numbered_beats_of(&user) > 0).await;
+        assert_eq!(house.named_beats_of(&user), 0);
+    }
+    // The engine loses one without the gateway's doing: it does not know the number any more, asks, and knows it again.
+    let connect = house.events_of("connect", "user-7").pop().expect("it is there");
+    house.publish(json!({"type": "policy", "policy": {"login": "multi", "platforms": {"web": {"timeout_ms": 50}}}}));
+    clients[7].beat().await;
+    house.causes("user-7", "timeout").await;
+    house.publish(
+        json!({"type": "policy", "policy": {"login": "multi", "platforms": {"web": {"timeout_ms": 600_000}}}}),
+    );
+    clients[7].beat().await;
+    assert_eq!(house.causes("user-7", "revive").await, ["login", "timeout", "revive"]);
+    assert!(house.named_beats_of("user-7") > 0);
+    assert_eq!(
+        house.events_of("connect", "user-7"),
+        [connect],
+        "on the same connection"
+    );
+    // A question about a connection that is gone is no error.
+    drop(clients.pop());
+    house.causes("user-19", "closed").await;
+    house.publish(json!({"type": "alive", "gateway": "edge", "epoch": 1, "conns": [20, 999]}));
+    clients[7].beat().await;
+    gateway.stop(false).await;
+}
+
 /// A page whose tab is hidden: its scripts hardly run, but its browser answers pings.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_only_answers_pings_stays_online() {

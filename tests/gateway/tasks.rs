@@ -5,8 +5,8 @@ use crate::house::{House, connect, flags, wait_until};
 use rollcall::gateway::uplink::log::LogUplink;
 use rollcall::gateway::uplink::{Asked, Kick, Pace, Standing, Told, Uplink};
 use rollcall::log::Error;
-use rollcall::presence::Epoch;
 use rollcall::presence::event::Event;
+use rollcall::presence::{Epoch, Partition};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -61,8 +61,8 @@ impl Uplink for Faulty {
         self.uplink.partitions()
     }
 
-    fn append(&self, events: Vec<Event<'static>>) -> Asked<()> {
-        let concerned = events.iter().any(|event| event.name() == self.of);
+    fn append_to(&self, events: Vec<(Option<Partition>, Event<'static>)>) -> Asked<()> {
+        let concerned = events.iter().any(|(_, event)| event.name() == self.of);
         let fewer = |count: usize| count.checked_sub(1);
         if concerned
             && self
@@ -72,7 +72,7 @@ impl Uplink for Faulty {
         {
             panic!("a bug over a {}", self.of);
         }
-        self.uplink.append(events)
+        self.uplink.append_to(events)
     }
 
     fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>> {
@@ -128,7 +128,7 @@ async fn a_panic_over_a_disconnect_loses_none_and_the_gateway_is_not_ready_for_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_of_a_lease_or_of_a_heartbeat_stops_neither() {
     let house = House::new(json!({"login": "multi"})).await;
-    let uplink = Faulty::new(&house, "heartbeats", 1);
+    let uplink = Faulty::new(&house, "alive", 1);
     let gateway = house
         .gateway_on(uplink.clone(), flags(&["--lease-every-ms", "100"]))
         .await;

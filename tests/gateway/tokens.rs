@@ -205,6 +205,38 @@ async fn a_user_may_be_an_integer_and_too_long_a_name_is_refused_by_name() {
     gateway.stop(false).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_from_before_a_kick_lets_nobody_in_again() {
+    let house = House::new(json!({})).await;
+    let gateway = with_secret(&house, &[]).await;
+    let token = |iat: Value| hs256(&json!({"sub": "alice", "exp": now_s() + 600, "iat": iat}));
+    let come_in = async |token: &str| {
+        let dialled = dial(&gateway).header("authorization", format!("Bearer {token}"));
+        let mut client = dialled.open().await.expect("let in");
+        assert_eq!(user_of(&mut client).await, "alice");
+        client
+    };
+    let before = now_s() - 5;
+    let old = token(json!(before));
+    let mut first = come_in(&old).await;
+    let connect = house.published("connect", "alice").await;
+    assert_eq!(
+        connect["auth_at"],
+        (now_s() - 5) * 1_000,
+        "seconds of the token, milliseconds of the log"
+    );
+    house.publish(json!({"type": "kick", "user": "alice"}));
+    assert_eq!(first.closed().await, Heard::Closed(4003));
+    // The same token is of before the kick, with a fraction too; one that was made later is good.
+    for iat in [json!(before), json!(now_s() as f64 - 1.5)] {
+        assert_eq!(come_in(&token(iat)).await.closed().await, Heard::Closed(4003));
+    }
+    let mut new = come_in(&token(json!(now_s() + 2))).await;
+    new.beat().await;
+    assert_eq!(house.causes("alice", "login").await, ["login", "kicked", "login"]);
+    gateway.stop(false).await;
+}
+
 /// An issuer: its answer, which may change, and how often it was asked.
 struct Issuer {
     url: String,

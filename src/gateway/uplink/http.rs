@@ -10,7 +10,7 @@ use crate::config::address::masked;
 use crate::gateway::health::{guarded, said};
 use crate::metrics;
 use crate::presence::event::Event;
-use crate::presence::{Epoch, Offset};
+use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::json::event_line;
 use futures_util::{FutureExt as _, StreamExt as _};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
@@ -437,14 +437,19 @@ impl Uplink for HttpUplink {
         self.partitions
     }
 
-    fn append(&self, events: Vec<Event<'static>>) -> Asked<()> {
+    fn append_to(&self, events: Vec<(Option<Partition>, Event<'static>)>) -> Asked<()> {
         let mut text = Vec::with_capacity(256 * events.len());
-        for event in &events {
+        for (partition, event) in &events {
             if !text.is_empty() {
                 text.push(b',');
             }
             // Offset and time are the log's to say; the interface leaves what is given aside.
             event_line(&mut text, Offset(0), 0, event);
+            if let Some(partition) = partition {
+                // Beside the fields of the event.
+                text.pop();
+                text.extend_from_slice(format!(",\"partition\":{}}}", partition.0).as_bytes());
+            }
         }
         let (done, answered) = oneshot::channel();
         let append = Append {

@@ -167,10 +167,11 @@ impl Uplink for LogUplink {
         self.engine.log().partitions()
     }
 
-    fn append(&self, events: Vec<Event<'static>>) -> Asked<()> {
+    fn append_to(&self, events: Vec<(Option<Partition>, Event<'static>)>) -> Asked<()> {
         let mut records = Vec::with_capacity(events.len());
-        for event in events {
-            if let Err(unplaced) = self.engine.place(event, None, &mut records) {
+        for (partition, event) in events {
+            let partition = partition.map(|partition| u64::from(partition.0));
+            if let Err(unplaced) = self.engine.place(event, partition, &mut records) {
                 return Box::pin(async move { Err(Unavailable(unplaced.to_string())) });
             }
         }

@@ -31,8 +31,14 @@ pub trait Uplink: Send + Sync {
     fn partitions(&self) -> u32;
 
     /// Appends events, each where it belongs: one about a user to the user's partition, a `heartbeats` to that of its
-    /// users, who are all of one partition, a `lease` to every one. Done when all are durable.
-    fn append(&self, events: Vec<Event<'static>>) -> Asked<()>;
+    /// users, who are all of one partition, a `lease` to every one, an `alive` to the partition that is given with it.
+    /// Done when all are durable.
+    fn append_to(&self, events: Vec<(Option<Partition>, Event<'static>)>) -> Asked<()>;
+
+    /// The same for events that say themselves where they belong.
+    fn append(&self, events: Vec<Event<'static>>) -> Asked<()> {
+        self.append_to(events.into_iter().map(|event| (None, event)).collect())
+    }
 
     /// The kicks for the connections of a gateway from now on. Now is before this is answered. Ends with its receiver.
     fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>>;
