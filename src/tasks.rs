@@ -3,6 +3,8 @@
 //! One that ends although nobody asked it to, by a panic or by itself, is logged once, counted in
 //! `rollcall_task_failures_total{task}`, and makes the process not ready ([`failure`] says which task and why). It is not
 //! restarted: half of the process would then run on what the other half no longer has. ARCHITECTURE.md lists the tasks.
+//! Tasks of the gateway are made to be started again, and do so: the process is not ready until they work
+//! ([`troubled`], [`recovered`]).
 
 use crate::metrics;
 use std::any::Any;
@@ -22,6 +24,13 @@ pub enum End {
 
 /// The first failure of each task that failed.
 static FAILURES: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
+
+/// What is wrong with each task that is being started again.
+static TROUBLES: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
+
+fn troubles() -> MutexGuard<'static, BTreeMap<&'static str, String>> {
+    TROUBLES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn failures() -> MutexGuard<'static, BTreeMap<&'static str, String>> {
     FAILURES.lock().unwrap_or_else(PoisonError::into_inner)
@@ -46,11 +55,26 @@ pub fn failed(name: &'static str, why: &str) {
     }
 }
 
+/// Notes that a task has failed and is started again by who runs it; counted. The process is not ready until
+/// [`recovered`].
+pub fn troubled(name: &'static str, why: &str) {
+    metrics::task_failed(name);
+    troubles().insert(name, why.to_owned());
+}
+
+/// A task that was troubled works again.
+pub fn recovered(name: &'static str) {
+    troubles().remove(name);
+}
+
 /// Which task of this process has failed, and why.
 pub fn failure() -> Option<String> {
-    let failures = failures();
-    let (name, why) = failures.first_key_value()?;
-    Some(format!("the task {name} has ended: {why}; start the process again"))
+    if let Some((name, why)) = failures().first_key_value() {
+        return Some(format!("the task {name} has ended: {why}; start the process again"));
+    }
+    let troubles = troubles();
+    let (name, why) = troubles.first_key_value()?;
+    Some(format!("the task {name} does not work and is tried again: {why}"))
 }
 
 /// What a panic said.

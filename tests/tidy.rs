@@ -51,7 +51,7 @@ const ARROWS: &[Arrow] = &[
     (
         "gateway",
         &[
-            "presence", "schema", "log", "engine", "cause", "clock", "config", "metrics",
+            "presence", "schema", "log", "engine", "cause", "clock", "config", "metrics", "tasks",
         ],
     ),
     (

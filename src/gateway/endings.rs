@@ -12,11 +12,12 @@
 //! starts again goes on with them. Events wait in a bounded channel: when it is full, connections that end wait.
 
 use super::Edge;
-use super::health::{End, said};
+use super::health::End;
 use crate::metrics;
 use crate::presence::Offset;
 use crate::presence::event::{Event, Via, Who};
 use crate::schema::json::{event_line, read_line};
+use crate::tasks::message;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -247,7 +248,7 @@ impl Outbox {
             };
             match catch_unwind(AssertUnwindSafe(|| work(&mut queue))) {
                 Ok(result) => (Some(queue), result),
-                Err(panic) => (None, Err(io::Error::other(format!("panicked: {}", said(&*panic))))),
+                Err(panic) => (None, Err(io::Error::other(format!("panicked: {}", message(&*panic))))),
             }
         });
         let (queue, result) = worked.await.map_err(io::Error::other)?;

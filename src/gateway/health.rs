@@ -6,8 +6,8 @@
 
 use super::Edge;
 use crate::metrics;
+use crate::tasks::{self, message};
 use futures_util::FutureExt as _;
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -33,12 +33,14 @@ impl Health {
 
     /// A task does not work until it says otherwise; counted.
     pub fn fails(&self, task: &'static str, why: impl Into<String>) {
-        metrics::task_failed(task);
-        self.troubled().insert(task, why.into());
+        let why = why.into();
+        tasks::troubled(task, &why);
+        self.troubled().insert(task, why);
     }
 
     /// A task works again.
     pub fn works(&self, task: &'static str) {
+        tasks::recovered(task);
         self.troubled().remove(task);
     }
 
@@ -81,7 +83,7 @@ where
             let why = match ended {
                 Ok(End::Done) => return,
                 Ok(End::Failed(why)) => why,
-                Err(panic) => format!("panicked: {}", said(&*panic)),
+                Err(panic) => format!("panicked: {}", message(&*panic)),
             };
             failed = true;
             tracing::error!(task, %why, pause_ms = pause.as_millis() as u64, "task failed, starting it again");
@@ -96,13 +98,6 @@ where
 pub async fn guarded(task: &'static str, work: impl Future<Output = ()>) {
     if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
         metrics::task_failed(task);
-        tracing::error!(task, why = said(&*panic), "panicked, given up");
+        tracing::error!(task, why = message(&*panic), "panicked, given up");
     }
-}
-
-/// What a panic said.
-pub fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }

@@ -7,11 +7,12 @@
 use super::{AHEAD, Asked, Kick, KickLine, Pace, Standing, Told, Unavailable, Uplink};
 use crate::cause::reason;
 use crate::config::address::masked;
-use crate::gateway::health::{guarded, said};
+use crate::gateway::health::guarded;
 use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::json::event_line;
+use crate::tasks::message;
 use futures_util::{FutureExt as _, StreamExt as _};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
@@ -215,7 +216,11 @@ impl HttpUplink {
 async fn gather_always(engine: Engine, mut waiting: mpsc::Receiver<Append>) {
     while let Err(panic) = AssertUnwindSafe(gather(&engine, &mut waiting)).catch_unwind().await {
         metrics::task_failed("uplink");
-        tracing::error!(task = "uplink", why = said(&*panic), "task failed, starting it again");
+        tracing::error!(
+            task = "uplink",
+            why = message(&*panic),
+            "task failed, starting it again"
+        );
     }
 }
 
