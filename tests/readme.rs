@@ -341,7 +341,14 @@ fn beginning<'t>(text: &'t str, with: &str) -> Vec<&'t str> {
 fn every_setting_and_metric_is_told_and_none_that_is_not_there() {
     let told = include_str!("../docs/operating.md");
     for (code, with, least) in [
-        (include_str!("../src/config.rs"), "ROLLCALL_", 12),
+        (
+            concat!(
+                include_str!("../src/config.rs"),
+                include_str!("../src/command/remote.rs")
+            ),
+            "ROLLCALL_",
+            12,
+        ),
         (include_str!("../src/metrics.rs"), "rollcall_", 13),
     ] {
         let mut there = beginning(code, with);
