@@ -184,7 +184,7 @@ fn what_a_broker_made_by_itself_is_found_and_mended_as_the_sentences_say(bootstr
             return;
         }
         for line in lines(&output.stdout).iter().filter(|line| line.starts_with("refused ")) {
-            let (_, mend) = line.split_once("Mend it: ").expect("a command");
+            let (_, mend) = line.split_once("To fix it: ").expect("a command");
             let words: Vec<&str> = mend.split(' ').collect();
             match words.as_slice() {
                 ["rollcall", "topics", "create", ..] => {

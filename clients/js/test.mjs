@@ -183,7 +183,7 @@ test("one that was replaced comes back when its page is used again", async () =>
   await back;
   assert.equal((await one.query(["hugo"])).users[0].status, "online");
   one.close();
-  // Whoever closed it himself has to ask for it.
+  // A client that closed it itself has to ask for it.
   awake("focus");
   assert.equal(one.state, "closed");
 });

@@ -2,11 +2,11 @@
 //!
 //! A checkpoint lies under `GROUP/PARTITION/NAME/`: the files of the store, and a list of them with their sizes and
 //! hashes that is written last. Without the list there is no checkpoint, so a publication that was cut off leaves nothing
-//! that could be taken for one. What is restored is held against the list, and the store that comes of it against the
+//! that could be taken for one. What is restored is held against the list, and the resulting store against the
 //! list's digest; a checkpoint that fails is skipped with a warning, and the next older one is taken.
 //!
 //! Nobody coordinates with anybody: names hold the position and the content, and two owners at once, one of whom does
-//! not know yet that it is none, publish side by side. Calls wait for disk and network, so they are for threads of their
+//! not know yet that it has been replaced, publish side by side. Calls wait for disk and network, so they are for threads of their
 //! own, never for one of the runtime.
 
 mod manifest;

@@ -72,7 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         None => fold(setting, io::stdin().lock(), output),
     };
     match folded {
-        // Whoever reads the output has had enough.
+        // The reader of the output has had enough.
         Err(error) if super::is_broken_pipe(&error) => Ok(()),
         folded => folded,
     }

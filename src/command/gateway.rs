@@ -173,7 +173,7 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
         return Ok(());
     };
     let mut gateway = started?;
-    // Whoever asked before is answered from now on.
+    // Requests that came before are answered from now on.
     let _ = running.set(gateway.edge().clone());
     let scheme = if tls { "wss" } else { "ws" };
     // A closed standard output is no reason not to serve.

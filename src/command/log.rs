@@ -147,7 +147,7 @@ impl Reader {
         }
     }
 
-    /// Whether what failed may pass by itself: brokers come back, a file that cannot be read does not mend itself.
+    /// Whether what failed may pass by itself: brokers come back, a file that cannot be read does not repair itself.
     fn may_recover(&self, error: &anyhow::Error) -> bool {
         matches!(self, Reader::Kafka(_)) && matches!(error.downcast_ref(), Some(Error::Read(_)))
     }
@@ -191,7 +191,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         printer.print_all(&mut places, &interrupted)
     };
     match printed {
-        // Whoever reads the output has had enough.
+        // The reader of the output has had enough.
         Err(error) if super::is_broken_pipe(&error) => Ok(()),
         printed => printed,
     }

@@ -40,7 +40,7 @@ pub fn hash_seed() -> HashSeed {
     HashSeed(RandomState::new().hash_one(0))
 }
 
-/// Whether whoever reads our output has gone away.
+/// Whether the reader of our output has gone away.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)

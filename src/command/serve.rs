@@ -413,7 +413,7 @@ fn make_data(data: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// One process has the data directory, whoever else may reach it. The lock goes with the process.
+/// One process at a time has the data directory. The lock goes with the process.
 fn lock(data: &Path) -> anyhow::Result<File> {
     let path = data.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);

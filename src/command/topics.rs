@@ -41,7 +41,7 @@ enum What {
         #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=876_000))]
         retention_hours: Option<u64>,
     },
-    /// Says what is wrong with the topics, each with the command that mends it
+    /// Says what is wrong with the topics, each with the command that fixes it
     Check {
         #[command(flatten)]
         brokers: Brokers,

@@ -108,9 +108,9 @@ pub struct Flags {
 /// Who may connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Admission {
-    /// Whoever has a token that these keys have signed.
+    /// Clients with a token that these keys have signed.
     Tokens(Box<Tokens>),
-    /// Everybody on this machine, as whoever they say.
+    /// Every client on this machine, as any user.
     Insecure,
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Names the setting and says what is wrong with its value. Where the value came from is said by whoever knows:
+/// Names the setting and says what is wrong with its value. Where the value came from is said by what knows it:
 /// [`super::Flags::config`] for the file, the command line for flags and variables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Invalid {

@@ -480,7 +480,7 @@ impl World {
 
     fn take_other_device(&mut self, time: u64, person: usize) {
         let Person { at, devices, .. } = &self.people[person];
-        // Who has only one logs in anew on it.
+        // Who has only one logs in again on it.
         let device = (at + 1 + self.dice.index(devices.len().max(2) - 1)) % devices.len();
         self.log_in(time, person, device);
     }

@@ -187,7 +187,7 @@ pub enum Error {
     #[error(
         "partition {partition}: the state ends before offset {wanted}, but the oldest event kept is {start}, so \
          {} events are gone that were never folded. Put back a copy or a checkpoint of the partition's store that \
-         reaches offset {start} at least, or begin anew with other topics (--topic-prefix) or another data directory. \
+         reaches offset {start} at least, or start again with other topics (--topic-prefix) or another data directory. \
          Other partitions go on",
         start.0 - wanted.0
     )]
@@ -204,7 +204,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether folding the log again from its start may mend it.
+    /// Whether folding the log again from its start may repair it.
     fn is_the_stores(&self) -> bool {
         match self {
             // In use by another process, or a disk that fails: that says nothing about what the store holds.
@@ -321,7 +321,7 @@ impl Engine {
         &self.schemas
     }
 
-    /// Whether the group has said which partitions are this process's, be it none.
+    /// Whether the group has said which partitions are this process's, also if there are no such partitions.
     pub fn is_seated(&self) -> bool {
         self.seated.load(Ordering::Acquire)
     }
@@ -345,7 +345,7 @@ impl Engine {
         if !seat.send(command(reply)) {
             return Err(QueryError::Elsewhere);
         }
-        // A worker may be waiting for its log. Whoever ends in between has not answered wrongly.
+        // A worker may be waiting for its log. A worker that ends in between has not answered wrongly.
         let answer = tokio::time::timeout(limit, answer).await;
         answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)
     }
@@ -424,7 +424,7 @@ impl Engine {
         self.ask_for(STATS_ANSWER, partition, ask).await
     }
 
-    /// Finishes the batches at hand, commits everything, ends the workers and leaves the group. Whoever still holds the
+    /// Finishes the batches at hand, commits everything, ends the workers and leaves the group. A caller that still holds the
     /// engine gets no more answers.
     pub fn stop(&self) -> Result<(), Error> {
         // One that has ended already needs no telling.

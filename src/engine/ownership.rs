@@ -3,7 +3,7 @@
 //! Partitions are shared out among nodes by a group, which gives them and asks for them back. A worker does the work of
 //! a partition; it is started only when no other of this node is at the same partition, and the group gets its answer
 //! only after the worker has ended, with everything it was doing committed or dropped. Whether outputs may go out is not
-//! decided here but at the log, which fences off whoever had the partition before.
+//! decided here but at the log, which fences off the previous owner of the partition.
 
 /// Where a partition is in its life on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -195,7 +195,7 @@ mod tests {
                         }
                         Command::Acknowledge => {
                             assert!(asked, "nobody asked: {life:?} {fact:?}");
-                            assert!(!worker, "let go of while worked on: {life:?} {fact:?}");
+                            assert!(!worker, "released while a worker has it: {life:?} {fact:?}");
                             asked = false;
                         }
                         Command::Pause => assert!(!worker),
@@ -207,7 +207,7 @@ mod tests {
                     "{life:?} {fact:?}"
                 );
                 assert_eq!(told_to_end, matches!(then, Life::Leaving { .. }), "{life:?} {fact:?}");
-                // Whoever waits for our word waits for a worker to end, and for nothing else.
+                // A partition that waits for our answer waits for a worker to end, and for nothing else.
                 assert!(!asked || told_to_end, "the group waits for ever: {life:?} {fact:?}");
                 walk(then, worker, told_to_end, asked, depth - 1);
             }

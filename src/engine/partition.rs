@@ -94,7 +94,7 @@ impl Walk {
     /// Opens the store in a directory (or none) and gets ready to fold on from where it stands. `first` is the policy
     /// of a partition without any record.
     ///
-    /// A store that cannot be used (damaged, of another layout or another log, ahead of the log) is made anew if the
+    /// A store that cannot be used (damaged, of another layout or another log, ahead of the log) is rebuilt if the
     /// log still reaches back to its beginning, and else is an error that says so.
     pub fn open(
         partition: Partition,
@@ -134,7 +134,7 @@ impl Walk {
                         cause: Box::new(error),
                     });
                 }
-                tracing::warn!(%partition, %error, "the store is made anew from the log");
+                tracing::warn!(%partition, %error, "rebuilding the store from the log");
                 home.destroy()?;
                 open()
             }
@@ -294,7 +294,7 @@ impl Walk {
         self.next
     }
 
-    /// The record whose folding has begun and not ended, for whoever finds that it panicked.
+    /// The record whose folding has begun and not ended, for a caller that finds that it panicked.
     pub fn folding(&self) -> Option<Offset> {
         self.folding
     }
@@ -330,7 +330,7 @@ impl Walk {
         if !records.is_empty() {
             failpoint::reach("poll");
         }
-        // Before anything is folded: whoever comes again reads the same records.
+        // Before anything is folded: a retry reads the same records.
         let learned = self.outbox.schemas.learn(records.iter().map(Record::framed));
         let step = learned.inspect_err(|_| metrics::registry_failed()).map_err(Error::from);
         let step = step.and_then(|()| {
@@ -749,7 +749,7 @@ impl Walk {
     }
 
     /// Commits the store and copies it into a directory that is not there yet, where others may look at it at leisure. A
-    /// failure of the copy alone, the inner one, is none of the partition's.
+    /// failure of the copy alone, the inner one, does not concern the partition.
     pub fn checkpoint(&mut self, into: &Path) -> Result<Result<(), store::Error>, Error> {
         self.commit_store()?;
         Ok(self.store.as_ref().map_or(Ok(()), |store| store.checkpoint(into)))

@@ -150,7 +150,7 @@ impl Seats {
             match self.group.poll() {
                 Ok(None) => return,
                 Ok(Some(News::Assigned(partitions))) => {
-                    // Whoever is leaving wants no more.
+                    // A process that is leaving wants no more.
                     let (fact, wanted) = (Fact::Assigned, !self.stopping);
                     partitions
                         .iter()

@@ -176,7 +176,7 @@ pub struct Worker {
     failure: Option<String>,
     /// The log goes on in a revision that this program does not know, so what it has is not what holds now.
     is_outdated: bool,
-    /// The store was made anew already after the fold had diverged from what was committed.
+    /// The store was rebuilt already after the fold had diverged from what was committed.
     rebuilt: bool,
     restoring: bool,
     /// Since it was opened the walk has once been at the end of the log, or at what was its end then: behind a busy log's
@@ -501,7 +501,7 @@ impl Worker {
                 if let (Some(directory), true) = (&self.directory, can_be_made)
                     && let Err(error) = Store::destroy(directory)
                 {
-                    tracing::error!(partition = %self.partition, %error, "the store cannot be made anew");
+                    tracing::error!(partition = %self.partition, %error, "the store cannot be rebuilt");
                 }
             }
             // Nothing was folded of it; when the clock has caught up it will be.
@@ -536,7 +536,7 @@ impl Worker {
             if self.restoring {
                 self.restoring = false;
                 tracing::info!(partition = %self.partition, %applied, "live");
-                // Whoever does not listen any more is stopping.
+                // A receiver that is gone is stopping.
                 let _ = self.reporter.send(Report::Fact(self.partition, Fact::CaughtUp));
             }
         } else if now_ms >= self.next_progress_ms {
@@ -635,7 +635,7 @@ impl Worker {
         let Some(keeper) = self.means.outside.keeper.clone() else {
             return Ok(());
         };
-        // The first is due at a moment of the partition's own, lest all come at once.
+        // The first is due at a different moment for each partition, so that not all come at once.
         let share = u64::from(self.partition.0 + 1) * keeper.every_ms() / u64::from(self.log.partitions());
         self.next_checkpoint_ms = self.clock.monotonic_ms() + share;
         self.checkpointed = Offset(0);
@@ -662,7 +662,7 @@ impl Worker {
         };
         if let Err(error) = walk.checkpoint(&place)? {
             metrics::checkpoint_failed();
-            tracing::warn!(partition = %self.partition, %error, "the store cannot be copied; the next copy is due as ever");
+            tracing::warn!(partition = %self.partition, %error, "checkpoint failed, retrying at the next interval");
             return Ok(());
         }
         self.checkpointed = walk.applied();

@@ -2,7 +2,7 @@
 //!
 //! A page in a browser is shown neither the status nor the body of a refused handshake, only how a WebSocket was
 //! closed. So a client that offers `rollcall.v1` is refused after the WebSocket began, with a frame and a close code;
-//! others, and whoever shows a token in a header, by a status and a body. The request is read here and not by the
+//! others, and clients that show a token in a header, by a status and a body. The request is read here and not by the
 //! library, which answers what is no WebSocket with nothing at all and cannot wait for a key set meanwhile.
 
 use super::frames::{self, Close, Said};

@@ -2,7 +2,7 @@
 //!
 //! It is kept in a file, synced before it is used, under a lock by which two processes do not share one directory. An
 //! engine that knows of a greater one (the directory was lost) is asked too, so that the next is greater than both. What
-//! the engine knows came from whoever may publish, so it may be any number, also the greatest there is.
+//! the engine knows came from a publisher, so it may be any number, also the greatest there is.
 
 use crate::presence::Epoch;
 use crate::presence::event::bounds::NUMBER_MAX;

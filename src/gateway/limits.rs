@@ -141,7 +141,7 @@ impl Allowance {
         }
     }
 
-    /// Takes one; false if there is none left.
+    /// Takes one; false if nothing is left.
     pub fn take(&mut self, rate: u64, now_ms: u64) -> bool {
         let passed = now_ms.saturating_sub(self.at_ms);
         self.at_ms = now_ms;

@@ -230,7 +230,7 @@ impl Edge {
             return answer;
         }
         let _alone = self.asking_for_platforms.lock().await;
-        // Whoever asked meanwhile asked for this one too.
+        // A caller that asked meanwhile asked for this one too.
         if let Some(answer) = self.platforms().pace(platform, self.clock.monotonic_ms()) {
             return answer;
         }

@@ -518,7 +518,7 @@ impl Life {
             self.news = Some(self.session.listens());
         }
         for user in &users {
-            // Anew, for it to be the youngest.
+            // Inserted again, so that it is the youngest.
             self.forget(user);
             self.edge.audience.add(user, &self.session);
             self.subscriptions.push_back(Subscription {

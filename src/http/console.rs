@@ -29,7 +29,7 @@ pub const FILES: [(&str, &str); 14] = [
     ("/console/watch.js", include_str!("console/watch.js")),
 ];
 
-/// The gateway of this process, for whoever asks where to connect.
+/// The gateway of this process, for clients that ask where to connect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Edge {
     /// Where it listens.
@@ -41,7 +41,7 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Its URL, for whoever reached this listener by the name in their `Host`. `None` if that is no name or address.
+    /// Its URL, for a client that reached this listener by the name in its `Host`. `None` if that is no name or address.
     fn url(&self, headers: &HeaderMap) -> Option<String> {
         let scheme = if self.tls { "wss" } else { "ws" };
         let address = self.address;

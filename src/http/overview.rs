@@ -428,7 +428,7 @@ fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> Vec<u8> {
     line
 }
 
-/// One of which there are no figures: nobody works on it at the moment, or whoever does gives no answer.
+/// One of which there are no figures: nobody works on it at the moment, or its node gives no answer.
 fn bare_line(partition: Partition, state: &str, owner: Option<&str>, error: Option<&str>) -> Vec<u8> {
     let mut line = Vec::new();
     let mut object = Object::new(&mut line);

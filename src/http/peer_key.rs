@@ -1,8 +1,8 @@
 //! How nodes know each other: by a secret that all of them have and that never goes over the wire.
 //!
 //! A request of a node carries a proof, a keyed hash over when, who asks whom, and for what; the answer carries one over
-//! the request's proof, status and body. A proof is of use at the node that it was made for and nowhere else, so whoever
-//! has himself asked, by writing an address into the topic of owners, learns nothing with which he could ask others, and
+//! the request's proof, status and body. A proof is of use at the node that it was made for and nowhere else, so a node that
+//! has itself asked, by writing an address into the topic of owners, learns nothing with which it could ask others, and
 //! can answer nothing that is believed. A caller's own token stays at the node that it was sent to: that node has checked
 //! it, and says in its proof which scope it has found.
 

@@ -190,7 +190,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// The beginning of every answer that is none of refusal.
+/// Opens the body of a successful response.
 fn fine(body: &mut Vec<u8>) -> Object<'_> {
     let mut object = Object::new(body);
     object

@@ -269,7 +269,7 @@ async fn hand_out(
     while let Some(told) = changes.recv().await {
         let at = clock.monotonic();
         if let Some(person) = people.get(&*told.user) {
-            // Who has left does not want to know; it is counted all the same, by whoever is left.
+            // Who has left does not want to know; it is counted all the same, by those who are left.
             let _ = person.send((told, at));
         }
     }

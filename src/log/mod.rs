@@ -188,7 +188,7 @@ pub type Listener = Box<dyn Fn(Topic, Partition) + Send + Sync>;
 /// Each partition has one owner at a time, who alone commits to it ([`Log::take_up`]). Calls may come from any thread; of
 /// commits only one at a time for a partition.
 pub trait Log: Send + Sync {
-    /// Makes this process the owner of a partition: whoever owned it before can commit nothing more. Gives the log as the
+    /// Makes this process the owner of a partition: its previous owner can commit nothing more. Gives the log as the
     /// owner has it, whose calls concern this partition alone. May take seconds, until an open commit of the owner before
     /// is settled.
     fn take_up(self: Arc<Self>, partition: Partition) -> Result<Arc<dyn Log>, Error>;
@@ -226,7 +226,7 @@ pub trait Log: Send + Sync {
         true
     }
 
-    /// How reading a partition's events goes, for whoever judges whether it makes progress.
+    /// How reading a partition's events goes, to judge whether it makes progress.
     fn reading(&self, partition: Partition) -> Reading {
         Reading {
             reached: Offset(0),

@@ -2,7 +2,7 @@
 //!
 //! One timer a user, armed lazily: it may come up early, never late. Heartbeats move a deadline away without touching
 //! the timer; when it comes up, the state says whether anything is really due, and if not it is set again. Timers of
-//! users without an online device are kept apart, so that whoever keeps those users elsewhere, ordered by their next
+//! users without an online device are kept apart, so that a store that keeps those users elsewhere, ordered by their next
 //! deadline, can let go of all of them at once ([`State::release_long_timers`]).
 //!
 //! A lease is no timer of each of its devices: at its expiry the devices on the gateway's connections are looked up.
@@ -90,7 +90,7 @@ impl Device {
         }
     }
 
-    /// No later than [`Device::deadline`] will be under any grace, if its gateway's lease is left aside.
+    /// No later than [`Device::deadline`] will be under any grace, if its gateway's lease is not counted.
     fn earliest(&self) -> LogTime {
         match &self.state {
             DeviceState::Online {
@@ -269,7 +269,7 @@ impl State {
     fn rearm(&mut self, slot: Slot) {
         let Some(user) = self.users.get(slot) else { return };
         let grace_until = self.grace_until;
-        // The lease is left aside: it has its own pass. Grace only defers, so what it defers is set to its end.
+        // The lease is not counted: it has its own pass. Grace only defers, so what it defers is set to its end.
         let next = user.devices.iter().map(|device| match &device.state {
             DeviceState::Online {
                 heartbeat_by,
@@ -289,7 +289,7 @@ impl State {
         }
     }
 
-    /// Arms every user anew, after the end of a grace came nearer.
+    /// Arms every user again, after the end of a grace came nearer.
     pub(super) fn rearm_all(&mut self) {
         let slots: Vec<Slot> = self.slots().collect();
         slots.into_iter().for_each(|slot| self.arm(slot));

@@ -19,7 +19,7 @@ use super::{Conn, Epoch, LogTime, Offset};
 pub type Out<'o> = &'o mut dyn FnMut(Output);
 
 impl State {
-    /// Folds one record. `event` is none for a malformed one, which moves time and does nothing else.
+    /// Folds one record. `event` is `None` for a malformed one, which moves time and does nothing else.
     pub fn fold(&mut self, offset: Offset, timestamp: u64, event: Option<&Event<'_>>, out: Out<'_>) {
         self.begin(offset, timestamp);
         self.fire(None, out);

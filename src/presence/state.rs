@@ -1,6 +1,6 @@
 //! What is remembered of a partition (section 5), and how it enters and leaves memory.
 //!
-//! A [`State`] need not hold every user: those without an online device may be evicted when whoever keeps the rest has
+//! A [`State`] need not hold every user: those without an online device may be evicted when the keeper of the rest has
 //! saved them, as long as they are admitted again before a record that names them, or at which they are due, is
 //! folded. What changed since it was last asked is told by [`State::take_dirt`].
 //!
@@ -213,7 +213,7 @@ pub struct Dirty {
     pub users: Vec<Slot>,
     /// Of these only the times of [`UserImage::last_seen`], `last_seen`, `evidence` and `heartbeat_by`.
     pub beats: Vec<Slot>,
-    /// Forgotten; they may exist anew and then are among `users` too.
+    /// Forgotten; they may exist again and then are among `users` too.
     pub forgotten: Vec<(Slot, Box<str>)>,
 }
 

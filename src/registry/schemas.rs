@@ -43,7 +43,7 @@ impl Schemas {
         Ok(())
     }
 
-    /// Reads a change, whoever wrote it. Waits for the registry if its schema is not known yet.
+    /// Reads a change in any writer's schema. Waits for the registry if its schema is not known yet.
     pub fn change(&self, value: &[u8]) -> Result<Result<Change, Malformed>, Error> {
         self.learn([(None, value)])?;
         Ok(avro::decode_change_with(value, self))

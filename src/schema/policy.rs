@@ -165,7 +165,7 @@ fn span(key: impl Display, value: &Value, least: u64) -> Result<u64, InvalidPoli
 }
 
 /// An integer of any size that is not negative; the bounds are only told, since `complete` checks them. A number
-/// written with a fraction or an exponent, such as `1.0`, is none.
+/// written with a fraction or an exponent, such as `1.0`, is not accepted.
 fn integer(key: impl Display, value: &Value, least: u64, most: u64) -> Result<u64, InvalidPolicy> {
     match value.as_u64() {
         Some(number) => Ok(number),

@@ -1,7 +1,7 @@
 //! A simulated log, as hard as a distant one: calls fail, take long or never come back; commits fail and are there all
 //! the same, or arrive later; leaders change; an owner that was deposed is refused.
 //!
-//! Each owner has a [`Handle`] with a token of its own. Whoever takes a partition over gets the next token, and from
+//! Each owner has a [`Handle`] with a token of its own. A new owner of a partition gets the next token, and from
 //! then on the one before is fenced. What the engine may rely on: a commit whose outcome is unknown is decided, one
 //! way or the other, when its owner asks for the position or when another owner takes over. What is in a partition is
 //! in `shelf`.
@@ -22,7 +22,7 @@ pub struct Weather {
     pub without: Vec<Fault>,
     /// Of a thousand calls.
     pub fails: u64,
-    /// After a commit of which nobody knows, an owner asks for the position as a new owner would, and fences off whoever
+    /// After a commit of which nobody knows, an owner asks for the position as a new owner would, and fences off the owner that
     /// is there by then.
     pub settles_anew: bool,
     /// Commits bring the newest state of users along.
@@ -395,7 +395,7 @@ impl Log for Handle {
         let rate = weather.fails;
         let failed = Err(Error::Write("simulated".into()));
         self.unsettled.store(true, Ordering::Relaxed);
-        // Whoever dies in the middle leaves a transaction open, which is aborted when the next one comes.
+        // An owner that dies in the middle leaves a transaction open, which is aborted when the next one comes.
         let torn = if call == Call::Dies { 500 } else { rate };
         if !unanswered && records > 0 && weather.strikes(Fault::CommitTorn, torn, random) {
             shelf.write(token, commit, 1 + random.index(records));

@@ -32,7 +32,7 @@ pub struct Machine {
     disk: Disk,
     /// None while its worker has nothing open, or is in the middle of a step.
     owner: Option<Owner>,
-    /// What is there is none of its own.
+    /// What is there is not its own.
     foreign: bool,
     copies: Vec<Rows>,
 }

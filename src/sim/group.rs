@@ -181,7 +181,7 @@ impl Cast {
                     Command::Start if part.works => wrong = Some("there is a worker already"),
                     Command::Start => part.works = true,
                     Command::Release | Command::Drop => part.told = Some(command),
-                    Command::Acknowledge if part.works => wrong = Some("it was let go of while worked on"),
+                    Command::Acknowledge if part.works => wrong = Some("it was released while a worker has it"),
                     Command::Acknowledge => {
                         if group.member == Some(machine) && group.wanted.is_some() {
                             group.member = None;

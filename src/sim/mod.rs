@@ -5,7 +5,7 @@
 //! one of them, or the text, has a bug. [`oracle_input`] does the same for reading JSON lines.
 //!
 //! [`world`] plays such histories through the real engine, over a simulated log (`broker`) and simulated disks
-//! (`disk`), among owners that die, stand still and are deposed (`cast`, `group`), and holds all that comes of it
+//! (`disk`), among owners that die, stand still and are deposed (`cast`, `group`), and checks all of its results
 //! against the oracle (`input`, `shelf`). `docs/simulation.md` says how to use it.
 
 mod broker;

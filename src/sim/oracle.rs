@@ -208,7 +208,7 @@ impl Oracle {
         }
     }
 
-    /// What is done to a gateway is done to the deadlines of whoever has a device on it.
+    /// What is done to a gateway is done to the deadlines of all users with a device on it.
     fn touch_users_of(&mut self, gateway: &str) {
         for (name, user) in &self.users {
             if user.devices.values().any(|device| *device.link.gateway == *gateway) {
@@ -606,7 +606,7 @@ impl Oracle {
         self.tell(name, &before, Some(&key), now, Cause::Revive, evidence);
     }
 
-    /// Each number in turn: whoever is online on that connection shows life, and where nobody is, the gateway is asked.
+    /// Each number in turn: the device that is online on that connection shows life, and where nobody is, the gateway is asked.
     fn alive(&mut self, gateway: &str, epoch: Epoch, conns: &[Conn]) {
         let now = self.now();
         let evidence = self.this_record();
@@ -864,7 +864,7 @@ impl Oracle {
         self.users.entry(name).or_default()
     }
 
-    /// The user as it is now; one without devices where there is none.
+    /// The user as it is now; one without devices where the user does not exist.
     fn copy_of(&self, name: &str) -> User {
         self.users.get(name).cloned().unwrap_or_default()
     }

@@ -250,7 +250,7 @@ fn optional(object: &Object, name: &str, (least, most): (usize, usize)) -> Resul
     }
 }
 
-/// `as_u64` is none for 1.0, true and what is negative or beyond 64 bits.
+/// `as_u64` is `None` for 1.0, true and what is negative or beyond 64 bits.
 fn integer(object: &Object, name: &str, most: u64) -> Result<u64, String> {
     match object.get(name).and_then(Value::as_u64) {
         Some(value) if value <= most => Ok(value),

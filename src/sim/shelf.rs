@@ -260,7 +260,7 @@ impl Shelf {
                 match transaction {
                     // What is lost in part cannot be committed any more.
                     Some(transaction) => self.abort(transaction),
-                    // Whoever published it was not told that it is there, and sends it again.
+                    // Its publisher does not know that it is there, and sends it again.
                     None if random.percent(50) => {
                         record.offset = self.input.place();
                         self.hidden.push_back(Hidden { record, transaction });

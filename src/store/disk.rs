@@ -11,7 +11,7 @@ use std::path::Path;
 const CACHE_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 
-/// What a look at a range does with each key and value; whether it has seen enough.
+/// Visitor of a range; returns `Break` to stop.
 pub type Look<'l> = &'l mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// Why a disk did not do what it was asked for, in a sentence.

@@ -83,7 +83,7 @@ pub trait Home {
     /// Opens the store, which is made if it is not there.
     fn open(&self) -> Result<Store, Error>;
 
-    /// Takes it away, to be made anew.
+    /// Removes it, to be rebuilt.
     fn destroy(&self) -> Result<(), Error>;
 }
 

@@ -218,7 +218,7 @@ impl<K: Keep> Bridge<K> {
                     .0
                     .extend(self.frontier.end(partition).map(|next| (partition, next)));
             }
-            // Whoever asked may have gone.
+            // The asker may have gone.
             let _ = done.send(positions);
         }
     }
@@ -230,7 +230,7 @@ impl<K: Keep> Bridge<K> {
         }
     }
 
-    /// Whoever has a post under way may still take it; what waits its turn is left to the next process.
+    /// A post that is under way may still succeed; what waits its turn is left to the next process.
     async fn end(mut self) -> Result<(), Error> {
         let rest = async {
             while let Some(done) = self.posts.join_next().await {

@@ -1,6 +1,6 @@
 //! Changes over HTTP: `GET /v1/changes` of an engine, followed from a cursor.
 //!
-//! A connection that breaks, falls silent or is not there is made again, from the last cursor read. What no waiting mends
+//! A connection that breaks, falls silent or is not there is made again, from the last cursor read. What waiting does not repair
 //! ends it: a token that is not let in, a cursor that the log does not have.
 
 use super::post::spread;

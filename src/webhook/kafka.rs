@@ -198,7 +198,7 @@ impl Reader {
             && !lost
             && let Err(error) = self.follower.offsets().commit(&positions.0, true)
         {
-            tracing::warn!("whoever has them next posts some again: {error}");
+            tracing::warn!("the next owner will post some again: {error}");
         }
         tracing::info!(?partitions, lost, "given back");
         self.follower.let_go(&partitions);

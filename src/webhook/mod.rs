@@ -35,7 +35,7 @@ pub const WINDOW: usize = 10_000;
 /// How many changes are read ahead of that.
 const AHEAD: usize = 256;
 
-/// Why the bridge cannot go on. Whatever passes by itself is waited for and is none of these.
+/// Why the bridge cannot go on. What passes by itself is waited for and is not among these.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the engine refuses to be followed: {0}")]

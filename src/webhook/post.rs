@@ -154,7 +154,7 @@ impl Receiver {
             let pause = spread(back_off);
             let waited = self.clock.monotonic().saturating_sub(began) + pause;
             if self.patience.give_up_after.is_some_and(|most| waited > most) {
-                // Whoever asked for a rest is asked once more after it.
+                // A receiver that asked for a rest is asked once more after it.
                 if is_late || self.rest().is_none() {
                     return given_up(change, body, why);
                 }

@@ -151,7 +151,7 @@ pub fn a_start_that_fails_ends_by_itself_and_says_why(bootstrap: &str) {
         (vec!["--topic-prefix", "no-such-topics"], "no-such-topics"),
         (
             vec!["--topic-prefix", &other.prefix, "--group", "x"],
-            "is worked on by the group",
+            "is processed by the group",
         ),
         (vec!["--kafka", "127.0.0.1:1"], "127.0.0.1:1"),
         (vec!["--kafka-set", "acks=0"], "acks"),

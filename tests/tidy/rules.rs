@@ -304,6 +304,36 @@ pub fn links(text: &str) -> Vec<(usize, String)> {
     links
 }
 
+/// Words that a reader of English as a second language has to look up, or reads twice, and what to write instead.
+pub const HARD_WORDS: [(&str, &str); 12] = [
+    ("anew", "again, rebuilt, restarted"),
+    ("whoever", "name the client, process or reader"),
+    ("lest", "so that … not"),
+    ("mend", "repair, fix"),
+    ("mends", "repairs, fixes"),
+    ("mended", "repaired, fixed"),
+    ("heed", "take into account"),
+    ("is none", "say what there is not"),
+    ("be it", "also if"),
+    ("left aside", "skipped, ignored, not counted"),
+    ("worked on", "processed"),
+    ("comes of it", "results"),
+];
+
+/// The lines of such a word, each as often as it stands there.
+pub fn hard_word(text: &str, word: &str) -> Vec<usize> {
+    let is_letter = |c: char| c.is_alphanumeric() || c == '_';
+    let stands_alone =
+        |line: &str, at: usize| !line[..at].ends_with(is_letter) && !line[at + word.len()..].starts_with(is_letter);
+    let mut lines = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.to_ascii_lowercase();
+        let found = line.match_indices(word).filter(|(at, _)| stands_alone(&line, *at));
+        lines.extend(found.map(|_| number));
+    }
+    lines
+}
+
 /// That a check passes says something only if it can fail.
 mod tests {
     use super::*;
@@ -447,6 +477,16 @@ mod tests {
         assert_eq!(lines(&file_is_short("src/long.rs", "1\n2", 2, &long)), [2]);
         assert_eq!(file_is_short("src/long.rs", "1\n2\n3", 2, &long), []);
         assert_eq!(file_is_short("src/a.rs", "1\n2", 2, &long), []);
+    }
+
+    #[test]
+    fn a_hard_word_is_found_and_a_longer_one_is_not() {
+        assert_eq!(hard_word("Whoever\nwhoever, whoever\nwhoevers", "whoever"), [1, 2, 2]);
+        assert_eq!(
+            hard_word("nothing is none\nx.is_none()\nis nonetheless", "is none"),
+            [1]
+        );
+        assert_eq!(hard_word("amend a commend", "mend"), [0; 0]);
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Worker {
     }
 
     pub(super) fn answer_waiting(&mut self) {
-        // Whoever gave up waiting is not kept, even while there is nobody to answer.
+        // Those who gave up waiting are not kept, even while there is nobody to answer.
         self.waiting.retain(|waiting| !waiting.question.is_given_up());
         let waiting = std::mem::take(&mut self.waiting);
         let (later, now) = waiting

@@ -275,7 +275,7 @@ async fn request(engine: &Engine, appends: Vec<Append>) {
     }
     let result = result.map_err(Unavailable::from);
     for append in appends {
-        // Whoever waited may have given up.
+        // The waiter may have given up.
         let _ = append.done.send(result.clone());
     }
 }
@@ -448,7 +448,7 @@ impl Uplink for HttpUplink {
             if !text.is_empty() {
                 text.push(b',');
             }
-            // Offset and time are the log's to say; the interface leaves what is given aside.
+            // Offset and time are the log's to say; the interface ignores what is given.
             event_line(&mut text, Offset(0), 0, event);
             if let Some(partition) = partition {
                 // Beside the fields of the event.

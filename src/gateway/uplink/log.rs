@@ -185,7 +185,7 @@ impl Uplink for LogUplink {
                 if Result::is_ok(&result) {
                     metrics::append(clock.monotonic().saturating_sub(began).as_secs_f64());
                 }
-                // Whoever waited may have given up.
+                // The waiter may have given up.
                 let _ = acknowledge.send(result);
             }),
         );
@@ -208,9 +208,7 @@ impl Uplink for LogUplink {
             let kick = schemas
                 .kick(&record.value)
                 .map_err(unanswered)?
-                .inspect_err(|malformed| {
-                    tracing::error!("the kick at offset {} is left aside: {malformed}", record.offset)
-                });
+                .inspect_err(|malformed| tracing::error!("skipping the kick at offset {}: {malformed}", record.offset));
             Ok(kick.ok().map(|kick| Kick {
                 epoch: kick.epoch,
                 conn: kick.conn,
@@ -228,7 +226,7 @@ impl Uplink for LogUplink {
                 .change(&record.value)
                 .map_err(unanswered)?
                 .inspect_err(|malformed| {
-                    tracing::error!("the change at offset {} is left aside: {malformed}", record.offset)
+                    tracing::error!("skipping the change at offset {}: {malformed}", record.offset)
                 });
             Ok(change.ok().map(Told::from))
         };

@@ -38,7 +38,7 @@ function add(kick) {
   waiting++;
   later();
 }
-/* Rows do not move under whoever points at one, has one in focus, or reads older ones. */
+/* Rows do not move while one is pointed at, has the focus, or older ones are read. */
 const held = () => focused || pointing || list.scrollTop > 8;
 function later() { if (!soon && !document.hidden) soon = requestAnimationFrame(() => { soon = 0; draw(); }); }
 function draw() {

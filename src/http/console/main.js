@@ -64,7 +64,7 @@ setInterval(() => {
 }, 1000);
 setInterval(pollRest, 5000);
 
-/* Whoever looks at another tab for long has no streams open for nothing. */
+/* A page that is hidden for long keeps no streams open. */
 const ASLEEP_MS = 120000;
 let hiddenAt = 0, asleep = 0;
 on(document, 'visibilitychange', () => {

@@ -174,7 +174,7 @@ class Device {
     for (const input of [this.user, this.platform, this.device, this.token, this.connect, this.back]) input.disabled = !closed;
     this.drop.disabled = closed;
     for (const button of this.asks) button.disabled = state !== 'online';
-    /* Whoever uses the keyboard stays where they are. */
+    /* The keyboard's focus stays where it is. */
     if (mine && focus.disabled) (closed ? this.connect : this.drop).focus();
   }
 

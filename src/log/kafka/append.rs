@@ -112,7 +112,7 @@ fn appended(partition: i32, offset: i64) -> Appended {
 pub struct Appender {
     topic: Arc<str>,
     config: ClientConfig,
-    /// Made anew when it has failed for good.
+    /// Replaced when it has failed for good.
     producer: RwLock<Arc<ThreadedProducer<Deliveries>>>,
     together: SyncSender<Together>,
 }

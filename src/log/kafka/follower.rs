@@ -199,7 +199,7 @@ impl Follower {
 
     /// Returns when there may be something to read, or after this long.
     pub fn wait(&self, most: Duration) {
-        // Late or early does no harm: whoever waits looks.
+        // Late or early does no harm: a waiter looks itself.
         let _ = self.woken.recv_timeout(most);
     }
 

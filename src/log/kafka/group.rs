@@ -197,7 +197,7 @@ impl Drop for Member {
 impl Group for Member {
     fn poll(&mut self) -> Result<Option<News>, Error> {
         let failed = match self.consumer.poll(Duration::ZERO) {
-            // A record that came before it was paused: whoever is to have it has it from elsewhere.
+            // A record that came before it was paused: its reader has it from elsewhere.
             None | Some(Ok(_)) => None,
             Some(Err(error)) => Some(error),
         };

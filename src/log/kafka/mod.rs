@@ -100,15 +100,15 @@ impl KafkaLog {
         for (partition, owner) in owners.all() {
             if owner.partitions != node.partitions {
                 let text = format!(
-                    "the topics were worked on with {} partitions and now have {}: users would be looked for where they \
-                     are not. docs/kafka.md says how to move to another number",
+                    "the topics had {} partitions and now have {}: users would be routed to the wrong \
+                     partition. docs/kafka.md says how to move to another number",
                     owner.partitions, node.partitions
                 );
                 return Err(Error::Open(text.into()));
             }
             if owner.group != node.group {
                 let text = format!(
-                    "partition {partition} of these topics is worked on by the group {:?}: a second group would give \
+                    "partition {partition} of these topics is processed by the group {:?}: a second group would give \
                      every output again. Join it with --group {}, or use other topics (--topic-prefix)",
                     owner.group, owner.group
                 );

@@ -1,7 +1,7 @@
 //! A partition as its owner has it: events come from a tap, and what the fold gave goes out in transactions of a
 //! producer of the partition's own.
 //!
-//! The producer's transactional id is `{group}-{partition}`, and that is the fence: whoever takes the partition up
+//! The producer's transactional id is `{group}-{partition}`, and that is the fence: a process that takes the partition up
 //! makes every earlier producer of that id fail, and settles what it had begun. Then the group's committed offset and
 //! its metadata say how far the outputs are. One producer a partition and not one a worker: the fence needs no
 //! generation of the group, which may change unseen, and a transaction that fails concerns one partition alone. Commits
@@ -279,7 +279,7 @@ fn send_offsets(
     let producer = producer.clone();
     let call = move || {
         let result = producer.send_offsets_to_transaction(&offsets, &group, CALL);
-        // Before it is told: whoever waits may want to be the last to have the producer.
+        // Before the notification: the waiter may want to be the last to have the producer.
         drop(producer);
         let _ = told.send(result);
     };

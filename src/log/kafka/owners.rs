@@ -1,7 +1,7 @@
 //! Who has which partition: a compacted topic with a record a partition, which an owner writes when it takes it up, in a
 //! transaction of the producer that fences.
 //!
-//! Whoever reads the topic knows whom to ask, through any rebalance, and needs no other service for it. What it says may
+//! A reader of the topic knows which node to ask, through any rebalance, and needs no other service for it. What it says may
 //! be late, never wrong for good: who is asked and does not have the partition says so.
 
 use super::client::spawn;
@@ -49,7 +49,7 @@ struct Known {
     refused: BTreeSet<String>,
 }
 
-/// How many of those are remembered. Past it there are no more warnings: whoever writes so many is known by then.
+/// How many of those are remembered. Past it there are no more warnings: a writer of so many is known by then.
 const REFUSED_MAX: usize = 1_000;
 
 /// Whether a URL is that of a node: scheme, host and port, and nothing that would make a request go elsewhere.

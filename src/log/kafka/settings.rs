@@ -85,7 +85,9 @@ pub struct Connection {
 /// What is wrong with a setting. No value of a secret is in it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Invalid {
-    #[error("--kafka must name brokers as HOST:PORT, separated by commas, such as localhost:9092; {0:?} is none")]
+    #[error(
+        "--kafka must name brokers as HOST:PORT, separated by commas, such as localhost:9092; {0:?} is not of that form"
+    )]
     Bootstrap(String),
     #[error(
         "the topic prefix {0:?} cannot be used: 1 to {PREFIX_BYTES_MAX} of the letters a-z, A-Z, 0-9 and . _ - are allowed"
@@ -324,7 +326,7 @@ fn refused(key: &str, value: &str, error: KafkaError, place: &Place) -> Invalid 
             hint: java.then_some("that is the Java client's; docs/kafka.md names what stands for it here"),
         };
     }
-    // A password may stand behind the wrong key; a number or a switch is none.
+    // A password may stand behind the wrong key; a number or a switch is not one.
     let is_plain = value.parse::<f64>().is_ok() || matches!(value, "true" | "false");
     let what = match is_plain && !is_secret(key) {
         true => format!("librdkafka does not take {key}={value}: {what}"),

@@ -128,7 +128,7 @@ pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// One partition of a topic, to be read by one reader.
 pub struct Tap {
-    /// None for one that is none of the log's.
+    /// None for a topic that is not one of the log's.
     topic: Option<Topic>,
     name: Arc<str>,
     partition: Partition,
@@ -330,7 +330,7 @@ impl Tap {
         Ok(records)
     }
 
-    /// Once it has given nothing for a while: if the broker has more than it gives, it is started anew. After a change of
+    /// Once it has given nothing for a while: if the broker has more than it gives, it is restarted. After a change of
     /// leaders librdkafka may sit still for ever.
     fn look_after(&mut self) {
         let now_ms = self.source.clock.monotonic_ms();
@@ -378,7 +378,7 @@ impl Tap {
         }
         let (offset, next) = (fields.offset.max(0) as u64, self.next.unwrap_or(0));
         if offset < next {
-            // Left over from before it was started anew.
+            // Left over from before it was restarted.
             return Ok(0);
         }
         let bytes = |at: *const c_void, length: usize| {
@@ -426,7 +426,7 @@ impl Tap {
                     (Ok((start, end)), _) => Error::Read(
                         format!(
                             "partition {} of {} has no offset {wanted}: it goes from {start} to {end}. Was the topic \
-                             made anew?",
+                             made again?",
                             self.partition, self.name
                         )
                         .into(),

@@ -2,7 +2,7 @@
 //!
 //! [`plan`] says which topics are to be made, [`judge`] what of those that are there breaks the rules ([`Weight::Refused`]:
 //! the engine does not start on them) or only endangers something ([`Weight::Warning`]). Each finding carries the
-//! command that mends it. Seeing and making is in [`super::admin`].
+//! command that fixes it. Seeing and making is in [`super::admin`].
 
 use super::settings::Connection;
 use crate::log::Topic;
@@ -138,12 +138,12 @@ pub struct Finding {
     /// What is wrong, and what follows from it.
     pub what: String,
     /// A command to type, or where to read on.
-    pub mend: String,
+    pub fix: String,
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}. Mend it: {}", self.topic, self.what, self.mend)
+        write!(f, "{}: {}. To fix it: {}", self.topic, self.what, self.fix)
     }
 }
 
@@ -276,8 +276,8 @@ pub fn judge(connection: &Connection, facts: &Facts) -> Vec<Finding> {
         match facts.topics.get(&part) {
             Some(topic) => judge.topic(part, topic),
             None => {
-                let mend = format!("rollcall topics create {}", connection.flags());
-                judge.found(Weight::Refused, part, "the topic is not there", mend);
+                let fix = format!("rollcall topics create {}", connection.flags());
+                judge.found(Weight::Refused, part, "the topic is not there", fix);
             }
         }
     }
@@ -290,7 +290,7 @@ pub fn judge(connection: &Connection, facts: &Facts) -> Vec<Finding> {
         // What holds of several topics is said once.
         match findings
             .iter_mut()
-            .find(|said| said.what == finding.what && said.mend == finding.mend)
+            .find(|said| said.what == finding.what && said.fix == finding.fix)
         {
             Some(said) => said.topic = format!("{}, {}", said.topic, finding.topic),
             None => findings.push(finding),
@@ -305,12 +305,12 @@ struct Judge<'c> {
 }
 
 impl Judge<'_> {
-    fn found(&mut self, weight: Weight, part: Part, what: impl Into<String>, mend: impl Into<String>) {
+    fn found(&mut self, weight: Weight, part: Part, what: impl Into<String>, fix: impl Into<String>) {
         self.findings.push(Finding {
             weight,
             topic: part.name(self.connection),
             what: what.into(),
-            mend: mend.into(),
+            fix: fix.into(),
         });
     }
 
@@ -375,26 +375,26 @@ impl Judge<'_> {
         };
         let replication = topic.replication;
         let wanted = self::in_sync(replication);
-        let mend = self.set(part, "min.insync.replicas", wanted);
+        let fix = self.set(part, "min.insync.replicas", wanted);
         if in_sync > replication {
             let what = format!(
                 "it has {replication} replicas and asks for {in_sync} in sync (min.insync.replicas), so nothing can be written"
             );
-            self.found(Weight::Refused, part, what, mend);
+            self.found(Weight::Refused, part, what, fix);
         } else if replication == 1 {
             let what = "it has one replica: what is on a broker that dies is gone until it is back";
-            let mend = "kafka-reassign-partitions.sh, with a replication of 3 (docs/kafka.md)";
-            self.found(Weight::Warning, part, what, mend);
+            let fix = "kafka-reassign-partitions.sh, with a replication of 3 (docs/kafka.md)";
+            self.found(Weight::Warning, part, what, fix);
         } else if in_sync < wanted {
             let what = format!(
                 "what is acknowledged may be on one broker only (min.insync.replicas={in_sync}), and be lost with it"
             );
-            self.found(Weight::Warning, part, what, mend);
+            self.found(Weight::Warning, part, what, fix);
         } else if in_sync == replication {
             let what = format!(
                 "with {in_sync} replicas in sync asked for, of {replication}, one broker that is down stops it"
             );
-            self.found(Weight::Warning, part, what, mend);
+            self.found(Weight::Warning, part, what, fix);
         }
     }
 
@@ -434,8 +434,8 @@ impl Judge<'_> {
             None if facts.topics.contains_key(&Part::Owners) => {
                 let what =
                     "it does not say with how many partitions the topics were made, so a change would go unnoticed";
-                let mend = format!("rollcall topics create {}", self.connection.flags());
-                self.found(Weight::Warning, Part::Owners, what, mend);
+                let fix = format!("rollcall topics create {}", self.connection.flags());
+                self.found(Weight::Warning, Part::Owners, what, fix);
             }
             None => {}
         }
@@ -459,7 +459,7 @@ impl Judge<'_> {
             };
             let name = part.name(self.connection);
             let tool = format!("kafka-topics.sh --bootstrap-server {}", self.connection.bootstrap);
-            let mend = if topic.partitions < wanted {
+            let fix = if topic.partitions < wanted {
                 format!("{tool} --alter --topic {name} --partitions {wanted}")
             } else if part == Part::Owners {
                 format!(
@@ -469,7 +469,7 @@ impl Judge<'_> {
             } else {
                 read_on.to_owned()
             };
-            self.found(Weight::Refused, part, what, mend);
+            self.found(Weight::Refused, part, what, fix);
         }
     }
 
@@ -535,7 +535,7 @@ impl Judge<'_> {
                     "they forget the positions of a group that has been stopped for {minutes} minutes \
                      (offsets.retention.minutes), after which its outputs would be given again"
                 ),
-                mend: format!("set offsets.retention.minutes={POSITIONS_MINUTES_MIN} or more in server.properties"),
+                fix: format!("set offsets.retention.minutes={POSITIONS_MINUTES_MIN} or more in server.properties"),
             });
         }
     }

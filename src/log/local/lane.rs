@@ -1,6 +1,6 @@
 //! One topic of one partition: where it starts and ends, and how its blocks are found on disk.
 //!
-//! Blocks follow each other without a gap. Whoever reads checks that, so a hole is an error and never skipped.
+//! Blocks follow each other without a gap. A reader checks that, so a hole is an error and never skipped.
 //! Iterators have a lower bound at the start kept and an upper one at the end, so none walks the tombstones that
 //! retention leaves.
 

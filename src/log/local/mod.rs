@@ -6,7 +6,7 @@
 //!
 //! *When writing fails* (disk full, mostly) the write fails, and so do later ones until the disk takes writes again;
 //! reading goes on. RocksDB does not come back by itself from every such failure and leaves open whether the write is
-//! in its write-ahead log, so it is closed and opened anew, at most once a second, when somebody wants to write; and
+//! in its write-ahead log, so it is closed and reopened, at most once a second, when somebody wants to write; and
 //! whatever is found then beyond what was reported as written is removed before anything else is written. Only if the
 //! process dies before that may records of a failed append be found in the log afterwards.
 //!
@@ -95,8 +95,8 @@ struct Shared {
     settings: Settings,
     clock: Arc<dyn Clock>,
     time: LogClock,
-    /// Whoever writes holds it for reading until what was written is noted in memory, so that nothing is half noted
-    /// when RocksDB is opened anew.
+    /// A writer holds it for reading until what was written is noted in memory, so that nothing is half noted
+    /// when RocksDB is reopened.
     handle: RwLock<Handle>,
     /// Locked after the handle.
     trouble: Mutex<Option<Trouble>>,

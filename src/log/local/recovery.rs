@@ -1,6 +1,6 @@
 //! Getting over writes that failed.
 //!
-//! After one, nothing is written until RocksDB was closed and opened anew: not all its failures heal by themselves,
+//! After one, nothing is written until RocksDB was closed and reopened: not all its failures heal by themselves,
 //! and whether the write is in its write-ahead log is open. Then the disk is made to say what was reported: what lies
 //! beyond it goes, and the positions are written again.
 
@@ -15,7 +15,7 @@ use std::io::Write;
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
-/// After a failure, writing is not tried anew before that.
+/// After a failure, writing is not tried again before that.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// RocksDB, or what is left of it.
@@ -43,7 +43,7 @@ impl Shared {
         })
     }
 
-    /// The handle, fit for writing as far as is known. Opens RocksDB anew if a write failed and it is time to.
+    /// The handle, fit for writing as far as is known. Reopens RocksDB if a write failed and it is time to.
     pub(super) fn writable(&self) -> Result<RwLockReadGuard<'_, Handle>, Error> {
         loop {
             let open = self.opened();
@@ -55,7 +55,7 @@ impl Shared {
         }
     }
 
-    /// Writes a batch. On failure nothing may be written until RocksDB was opened anew.
+    /// Writes a batch. On failure nothing may be written until RocksDB was reopened.
     pub(super) fn put(&self, tables: &Tables, batch: WriteBatch, sync: bool) -> Result<(), Error> {
         let mut options = WriteOptions::default();
         options.set_sync(sync);

@@ -175,7 +175,7 @@ pub fn unframe(value: &[u8]) -> Result<(Frame, &[u8]), Malformed> {
 }
 
 /// The same for a value whose schema a header of its record may name. Ours in single-object encoding are known by
-/// themselves: whoever copies headers from one record to another may leave the header of another value on them.
+/// themselves: a program that copies headers from one record to another may leave the header of another value on them.
 pub fn unframe_with<'v>(header: Option<&[u8]>, value: &'v [u8]) -> Result<(Frame, &'v [u8]), Malformed> {
     let is_ours = || Schema::ALL.into_iter().any(|schema| own_datum(schema, value).is_some());
     let Some(header) = header.filter(|_| !is_ours()) else {

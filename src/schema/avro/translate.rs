@@ -1,6 +1,6 @@
 //! A value that was read with somebody else's schema becomes a datum of ours.
 //!
-//! Fields are found by name; where there is none of ours, by the only one that differs in capitals (ksqlDB writes its names
+//! Fields are found by name; where none of ours has that name, by the only one that differs in capitals (ksqlDB writes its names
 //! so). A type is taken where its bytes say the same as ours: an enum is its symbol's text, an `int` a `long`, `bytes` are
 //! text if they are UTF-8, a union is what is in it. What is missing is null where we allow for that, and what we have no
 //! name for is ignored. The rest is refused with a sentence that names the field.

@@ -38,7 +38,7 @@ const TYPES_MAX: usize = 1_000;
 const DEPTH_MAX: usize = 32;
 
 /// Who knows with which schema a value was written. The methods are called for each record that is not framed as our own
-/// schema, so they must not wait: a registry answers from what it has already fetched, and whoever gets
+/// schema, so they must not wait: a registry answers from what it has already fetched, and a caller that gets
 /// [`Malformed::UnknownSchemaId`] or [`Malformed::UnknownSchemaGuid`] may have it fetch the schema and decode again.
 pub trait WriterSchemas {
     /// The schema with this id in the registry, or why it cannot be used.

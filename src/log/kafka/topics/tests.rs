@@ -88,7 +88,7 @@ fn a_topic_that_is_not_there_is_refused_with_the_command_that_makes_it() {
     });
     assert_eq!(
         found,
-        ["Refused presence.kicks: the topic is not there. Mend it: rollcall topics create --kafka b1:9092"]
+        ["Refused presence.kicks: the topic is not there. To fix it: rollcall topics create --kafka b1:9092"]
     );
 }
 
