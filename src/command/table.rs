@@ -71,7 +71,7 @@ mod tests {
             row(["al\u{1b}[2Jice", "online"]),
             row(["böb", ""]),
         ]);
-        assert_eq!(text, "USER             STATUS\nal\\u{1b}[2Jice  online\nböb\n");
+        assert_eq!(text, "USER            STATUS\nal\\u{1b}[2Jice  online\nböb\n");
         assert_eq!(plain("a\u{202e}b\u{9b}c"), "a\\u{202e}b\\u{9b}c");
     }
 

@@ -326,7 +326,7 @@ fn every_other_mistake_names_its_input_and_the_way_out() {
             ),
             (
                 &serve(&["--kafka", "127.0.0.1:1", "--advertise", "http://u:p@10.0.0.1"]),
-                &["--advertise", "no password"],
+                &["--advertise", "nothing more", "***@"],
             ),
             (
                 &serve(&["--kafka", "127.0.0.1:1", "--partitions", "4"]),
