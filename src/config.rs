@@ -700,7 +700,7 @@ fn within(name: &'static str, value: Option<u64>, default: u64, least: u64, most
     Ok(value)
 }
 
-/// Reads a policy file; the default policy where there is none.
+/// Reads a policy file; `None` if no file is given.
 pub fn read_policy(file: Option<&Path>) -> anyhow::Result<Option<Policy>> {
     let Some(file) = file else { return Ok(None) };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;

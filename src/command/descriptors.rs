@@ -19,7 +19,7 @@ pub struct OpenFiles {
 
 /// Raises the soft limit to the hard one, and says so.
 pub fn raise() -> OpenFiles {
-    // Without a limit there is none to keep to.
+    // Without a limit there is nothing to keep to.
     let unlimited = u64::MAX;
     let found = getrlimit(Resource::Nofile);
     let before = found.current.unwrap_or(unlimited);

@@ -160,7 +160,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut Kept) -> anyhow::Res
     })
     .await;
     let took_ms = clock.monotonic().saturating_sub(began).as_millis() as u64;
-    // An error is said by whoever ends the process with it.
+    // The caller that ends the process with the error prints it.
     tracing::info!(took_ms, in_good_order = stopped.is_ok(), "stopped");
     ran.and(stopped)
 }

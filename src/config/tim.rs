@@ -112,7 +112,7 @@ impl Tim {
             bail!(Invalid::new(
                 "tim_key",
                 format!(
-                    "must have at least {KEY_BYTES_MIN} bytes, not {}: a shorter one can be guessed, and whoever has it \
+                    "must have at least {KEY_BYTES_MIN} bytes, not {}: a shorter one can be guessed, and a client that has it \
                      signs as an administrator",
                     key.reveal().len()
                 )

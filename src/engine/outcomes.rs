@@ -1,7 +1,7 @@
-//! What became of records, for whoever published them and asks: kept only while somebody does, and for a bounded number
+//! What became of records, for publishers that ask: kept only while somebody does, and for a bounded number
 //! of records.
 //!
-//! Whoever wants to know says so before the records are appended ([`Interest`]), so that none is folded unseen.
+//! A publisher that wants to know says so before the records are appended ([`Interest`]), so that none is folded unseen.
 
 use crate::presence::Offset;
 use crate::presence::change::{IgnoreReason, Output};

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-/// A comment is sent when nothing else was for so long, so that whoever stands between keeps the connection open.
+/// A comment is sent when nothing else was for so long, so that proxies keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// After a refusal a browser comes back this much later.
 const REFUSED_RETRY_MS: u64 = 5_000;
@@ -186,7 +186,7 @@ fn filter_of(topic: Topic) -> (&'static str, &'static str) {
     }
 }
 
-/// Where a client that comes back was, which wins over where it began. An empty one is none.
+/// Where a client that comes back was, which wins over where it began. An empty one counts as missing.
 fn last_seen(headers: &HeaderMap) -> Option<String> {
     let last_seen = headers.get("last-event-id").map(HeaderValue::as_bytes)?;
     let last_seen = String::from_utf8_lossy(last_seen).trim().to_owned();

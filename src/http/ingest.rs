@@ -143,7 +143,7 @@ async fn append(
         let run: Vec<Placed> = rest.by_ref().take(count).collect();
         let (acknowledge, acknowledged) = oneshot::channel();
         let acknowledge = Box::new(move |result| {
-            // Whoever sent the events may have gone; they are in the log all the same.
+            // The publisher may have gone; they are in the log all the same.
             let _ = acknowledge.send(result);
         });
         match together {
@@ -550,7 +550,7 @@ mod tests {
                 "{unit}"
             );
         }
-        // Between clocks there is none.
+        // Between clocks there is no such bound.
         assert_eq!(most(NOW_MS * 30), NOW_MS * 30 + (1 << 32));
     }
 }

@@ -1,7 +1,7 @@
 //! The server of an HTTP face: hyper on a listener, with a bound on connections and time-outs for whatever a client may
 //! leave undone.
 //!
-//! When all places are taken, whoever has been idle for the longest gives his up: a client that opens connections and
+//! When all places are taken, the connection that has been idle for the longest is closed: a client that opens connections and
 //! sends nothing cannot keep others out. Without an idle one the newcomer is refused, with a sentence.
 
 use super::fault::Fault;

@@ -47,7 +47,7 @@ pub fn show(topic: Topic, record: &Record, schemas: &Schemas) -> Result<Shown, l
             .change(value)
             .map(|change| change.map(|change| ("change", Output::Change(change)))),
     };
-    // Whoever wrote it may have had another schema of the registry's, which does not answer.
+    // Its writer may have had another schema of the registry's, which does not answer.
     let decoded = read.map_err(|error| log::Error::Read(error.to_string().into()))?;
     let (name, output) = decoded.map_err(|malformed: Malformed| {
         log::Error::Read(format!("offset {} of {topic}: {malformed}", record.offset).into())

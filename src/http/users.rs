@@ -107,7 +107,7 @@ pub async fn user(
     one(&face, &Asker::of(&headers), user, query.as_deref()).await
 }
 
-/// `GET /v1/user?id=…`: every id can be asked for so. In a path `.` and `..` are folded away, and whoever stands between
+/// `GET /v1/user?id=…`: every id can be asked for so. In a path `.` and `..` are folded away, and a proxy in between
 /// may take `%2F` for a slash.
 pub async fn user_by_id(
     State(face): State<Face>,
