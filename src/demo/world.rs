@@ -13,7 +13,7 @@ use super::people::{self, Device, Platform};
 use crate::presence::policy::Policy;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 /// Something that happened, to be published.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,13 +36,25 @@ const BEATS_MAX: usize = 1_000;
 /// The world moves on by at most this at a time: what a machine that slept has missed is not made up for.
 const STEP_MAX: u64 = 5 * SECOND;
 
-/// How many per cent of the people are there at once, and how soon.
+/// How many per cent of the people are there at once, and how soon; the others follow until all have been there once.
 const EARLY_PERCENT: u64 = 40;
 const EARLY_WITHIN: u64 = 5 * SECOND;
-/// The others come by and by, and so do those who logged out.
+const ALL_BETWEEN: (u64, u64) = (6 * SECOND, 10 * SECOND);
+/// Of those who follow, how many per cent only look in, and until when they have left again.
+const BRIEF_PERCENT: u64 = 65;
+const BRIEF_UNTIL: u64 = 50 * SECOND;
+/// How long those who logged out stay away.
 const OUT_FOR: u64 = 12 * MINUTE;
 /// How long until somebody who is there does something.
 const NEXT_ACT: u64 = 45 * SECOND;
+
+/// The first gateway dies so early that whoever starts the demo sees it.
+const FIRST_CRASH: (u64, u64) = (20 * SECOND, 30 * SECOND);
+/// Of the connections that another replaces, how many per cent end with a disconnect that comes late, and how late. The
+/// first few all do, so that there is something to see.
+const LATE_PERCENT: u64 = 4;
+const LATE_FIRST: u32 = 3;
+const LATE_BY: (u64, u64) = (2 * SECOND, 20 * SECOND);
 
 const STATUS_TEXTS: [&str; 8] = [
     "at lunch",
@@ -101,6 +113,8 @@ struct Gateway {
     is_up: bool,
     /// Of this step: person, platform, device and connection.
     beats: Vec<Value>,
+    /// Disconnects that are published late, each at its time; null if it died before.
+    late: VecDeque<(u64, Value)>,
 }
 
 /// What is planned.
@@ -110,6 +124,8 @@ enum Plan {
     Crash,
     Restart(usize),
     Operator,
+    Late(usize),
+    Leave { person: usize },
     Act { person: usize, acts: u32 },
     Beat { person: usize, links: u32 },
 }
@@ -141,6 +157,8 @@ pub struct World {
     /// Tells plans of the same time apart, in the order they were made.
     planned: u64,
     happenings: Vec<Happening>,
+    /// How many disconnects were made late so far.
+    lates: u32,
 }
 
 impl World {
@@ -165,6 +183,7 @@ impl World {
             next_conn: 1,
             is_up: true,
             beats: Vec::new(),
+            late: VecDeque::new(),
         };
         let mut world = World {
             people: (0..users).map(person).collect(),
@@ -176,18 +195,25 @@ impl World {
             plans: BinaryHeap::new(),
             planned: 0,
             happenings: Vec::new(),
+            lates: 0,
         };
         world.plan(0, Plan::Leases);
-        let crash = world.dice.between(MINUTE, 2 * MINUTE);
+        let crash = world.dice.between(FIRST_CRASH.0, FIRST_CRASH.1);
         world.plan(crash, Plan::Crash);
         let operator = world.until_operator();
         world.plan(operator, Plan::Operator);
         for person in 0..world.people.len() {
-            let wait = match world.dice.percent(EARLY_PERCENT) {
-                true => world.dice.between(1, EARLY_WITHIN),
-                false => EARLY_WITHIN + world.dice.wait(OUT_FOR),
-            };
+            if world.dice.percent(EARLY_PERCENT) {
+                let wait = world.dice.between(1, EARLY_WITHIN);
+                world.plan(wait, Plan::Act { person, acts: 0 });
+                continue;
+            }
+            let wait = world.dice.between(ALL_BETWEEN.0, ALL_BETWEEN.1);
             world.plan(wait, Plan::Act { person, acts: 0 });
+            if world.dice.percent(BRIEF_PERCENT) {
+                let leaves = world.dice.between(wait + SECOND, BRIEF_UNTIL);
+                world.plan(leaves, Plan::Leave { person });
+            }
         }
         world
     }
@@ -242,6 +268,17 @@ impl World {
                 let next = self.until_operator();
                 self.plan(time + next, Plan::Operator);
             }
+            Plan::Late(gateway) => {
+                let late = self.gateways[gateway].late.pop_front();
+                if let Some((_, event)) = late.filter(|(_, event)| !event.is_null()) {
+                    self.tell(event);
+                }
+            }
+            Plan::Leave { person } => {
+                if self.people[person].place == Place::Here {
+                    self.log_out(time, person);
+                }
+            }
             Plan::Act { person, acts } => {
                 if self.people[person].acts == acts {
                     self.act(time, person);
@@ -270,6 +307,10 @@ impl World {
         }
         self.gateways[gateway].is_up = false;
         self.gateways[gateway].beats.clear();
+        self.gateways[gateway]
+            .late
+            .iter_mut()
+            .for_each(|(_, event)| *event = Value::Null);
         for person in 0..self.people.len() {
             let Person { place, link, .. } = self.people[person];
             if link.gateway == gateway && matches!(place, Place::Here | Place::Background) {
@@ -443,12 +484,14 @@ impl World {
                 let lasts = self.until_act();
                 self.goes(time, person, Place::Here, lasts);
             }
-            Act::LogOut => {
-                self.tell_of(person, "logout", json!({}));
-                let lasts = 10 * SECOND + self.dice.wait(OUT_FOR);
-                self.goes(time, person, Place::Out, lasts);
-            }
+            Act::LogOut => self.log_out(time, person),
         }
+    }
+
+    fn log_out(&mut self, time: u64, person: usize) {
+        self.tell_of(person, "logout", json!({}));
+        let lasts = 10 * SECOND + self.dice.wait(OUT_FOR);
+        self.goes(time, person, Place::Out, lasts);
     }
 
     fn until_act(&mut self) -> u64 {
@@ -501,6 +544,13 @@ impl World {
             let acts = self.people[person].acts;
             return self.plan(time + 5 * SECOND, Plan::Act { person, acts });
         }
+        let stands = matches!(
+            self.people[person].place,
+            Place::Here | Place::Background | Place::Tunnel
+        );
+        if stands && intent == "resume" && (self.lates < LATE_FIRST || self.dice.percent(LATE_PERCENT)) {
+            self.end_late(time, person);
+        }
         let gateway = up[self.dice.index(up.len())];
         let Gateway { epoch, next_conn, .. } = &mut self.gateways[gateway];
         let link = Link {
@@ -521,6 +571,22 @@ impl World {
         self.plan(time + beat, Plan::Beat { person, links });
         let lasts = self.until_act();
         self.goes(time, person, Place::Here, lasts);
+    }
+
+    /// The gateway of the present connection notices only after the next has begun that this one has ended.
+    fn end_late(&mut self, time: u64, person: usize) {
+        let Link { gateway, epoch, .. } = self.people[person].link;
+        if !self.gateways[gateway].is_up || self.gateways[gateway].epoch != epoch {
+            return;
+        }
+        let end = self.event_of(person, "disconnect", json!({ "reason": "closed" }));
+        let due = time + self.dice.between(LATE_BY.0, LATE_BY.1);
+        self.lates += 1;
+        // In order, since a gateway takes the first that is due.
+        let late = &mut self.gateways[gateway].late;
+        let at = late.partition_point(|(other, _)| *other <= due);
+        late.insert(at, (due, end));
+        self.plan(due, Plan::Late(gateway));
     }
 
     fn set_text(&mut self, person: usize) {
@@ -575,6 +641,11 @@ impl World {
 
     /// Tells of the connection that somebody is on; `more` are the fields beside its own.
     fn tell_of(&mut self, person: usize, kind: &str, more: Value) {
+        let event = self.event_of(person, kind, more);
+        self.tell(event);
+    }
+
+    fn event_of(&self, person: usize, kind: &str, more: Value) -> Value {
         let Person {
             name,
             devices,
@@ -594,153 +665,9 @@ impl World {
         if let (Value::Object(event), Value::Object(more)) = (&mut event, more) {
             event.extend(more);
         }
-        self.tell(event);
+        event
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::presence::change::{Cause, Output};
-    use crate::presence::policy::Outage;
-    use crate::presence::state::State;
-    use crate::presence::{Offset, Partition, Status};
-    use crate::schema::json::read_new_events;
-    use std::collections::BTreeMap;
-
-    const BEGIN: u64 = 1_800_000_000_000;
-    const STEP: u64 = 250;
-
-    /// What came of folding a world's events.
-    struct Day {
-        /// Per second.
-        changes: Vec<u64>,
-        causes: BTreeMap<&'static str, u64>,
-        ignored: BTreeMap<&'static str, u64>,
-        events: u64,
-        /// The share of the people who are online, in per cent, each minute.
-        online: Vec<u64>,
-    }
-
-    fn fold(users: u32, seed: u64, seconds: u64) -> Day {
-        let policy = Policy {
-            outage: Outage {
-                silence_ms: 10_000,
-                grace_ms: 60_000,
-            },
-            ..Policy::default()
-        };
-        let mut state = State::new(Partition(0), policy);
-        let mut world = World::new(users, seed);
-        let mut day = Day {
-            changes: vec![0; seconds as usize],
-            causes: BTreeMap::new(),
-            ignored: BTreeMap::new(),
-            events: 0,
-            online: Vec::new(),
-        };
-        let mut online: BTreeMap<String, bool> = BTreeMap::new();
-        for step in 0..seconds * SECOND / STEP {
-            let now = BEGIN + step * STEP;
-            for happening in world.advance(now) {
-                let body = format!("[{}]", happening.json);
-                let event = read_new_events(&body).unwrap().remove(0).map(|new| new.event);
-                let event = event.unwrap_or_else(|bad| panic!("{bad}: {}", happening.json));
-                assert_eq!(event.name() == "kick", happening.by_operator);
-                state.fold(Offset(day.events), now, Some(&event), &mut |output| match output {
-                    Output::Change(change) => {
-                        day.changes[(step * STEP / SECOND) as usize] += 1;
-                        *day.causes.entry(change.cause.name()).or_default() += 1;
-                        online.insert(change.user.to_string(), change.after == Status::Online);
-                    }
-                    Output::Ignored(ignored) => *day.ignored.entry(ignored.reason.name()).or_default() += 1,
-                    Output::Kick(_) => {}
-                });
-                day.events += 1;
-            }
-            if step % (MINUTE / STEP) == 0 {
-                let count = online.values().filter(|online| **online).count() as u64;
-                day.online.push(count * 100 / u64::from(users));
-            }
-        }
-        day
-    }
-
-    #[test]
-    fn an_hour_has_everything_that_an_hour_can_have_at_a_believable_rate() {
-        let day = fold(1_000, 7, 3_600);
-        for cause in Cause::ALL {
-            // Nobody is away for a week, and nobody forgets anybody.
-            let possible = !matches!(cause, Cause::PushExpired | Cause::Forgotten);
-            let count = day.causes.get(cause.name()).copied().unwrap_or_default();
-            assert_eq!(count > 0, possible, "{}: {:?}", cause.name(), day.causes);
-        }
-        let early: u64 = day.changes[..6].iter().sum();
-        assert!((350..450).contains(&early), "{early} in the first seconds");
-        for (minute, seconds) in day.changes.chunks(60).enumerate().skip(1) {
-            let changes: u64 = seconds.iter().sum();
-            assert!((5 * 60..20 * 60).contains(&changes), "{changes} in minute {minute}");
-        }
-        let ignored: u64 = day.ignored.values().sum();
-        assert!(ignored * 200 < day.events, "{:?} of {}", day.ignored, day.events);
-        for (minute, percent) in day.online.iter().enumerate().skip(1) {
-            assert!((30..75).contains(percent), "{percent} % online in minute {minute}");
-        }
-    }
-
-    #[test]
-    fn events_are_valid_whatever_the_seed_and_the_size() {
-        for (users, seed) in [(1, 1), (1, 2), (7, 3), (60, 4), (300, 5), (3_000, 6)] {
-            let day = fold(users, seed, 400);
-            assert!(day.events > 300, "leases at least");
-            assert!(users < 7 || day.causes["login"] > 0);
-        }
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_world_and_another_one_another() {
-        let world = |seed| -> Vec<Happening> {
-            let mut world = World::new(50, seed);
-            (0..400).flat_map(|step| world.advance(BEGIN + step * STEP)).collect()
-        };
-        assert_eq!(world(1), world(1));
-        assert_ne!(world(1), world(2));
-    }
-
-    #[test]
-    fn a_machine_that_slept_owes_nothing() {
-        let mut world = World::new(1_000, 1);
-        for step in 0..400 {
-            world.advance(BEGIN + step * STEP);
-        }
-        let hours_later = world.advance(BEGIN + 10 * 3_600 * SECOND);
-        assert!(hours_later.len() < 300, "{}", hours_later.len());
-        // The wall clock steps back: nothing happens, and then it goes on.
-        assert!(world.advance(BEGIN).is_empty());
-        assert!(!world.advance(BEGIN + STEP_MAX).is_empty());
-    }
-
-    #[test]
-    fn a_gateway_that_comes_back_has_a_greater_epoch_and_begins_with_its_lease() {
-        let mut world = World::new(200, 3);
-        let mut epochs: BTreeMap<String, u64> = BTreeMap::new();
-        let mut restarts = 0;
-        for step in 0..10 * MINUTE / STEP {
-            for happening in world.advance(BEGIN + step * STEP) {
-                let event: Value = serde_json::from_str(&happening.json).unwrap();
-                let (Some(gateway), Some(epoch)) = (event["gateway"].as_str(), event["epoch"].as_u64()) else {
-                    continue;
-                };
-                let known = epochs.entry(gateway.to_owned()).or_insert(0);
-                if epoch != *known {
-                    assert!(epoch > *known);
-                    assert_eq!(event["type"], "lease");
-                    restarts += u64::from(*known > 0);
-                    *known = epoch;
-                }
-            }
-        }
-        assert_eq!(epochs.len(), GATEWAYS.len());
-        assert!((1..=7).contains(&restarts), "{restarts}");
-    }
-}
+mod tests;
