@@ -2,7 +2,6 @@
 
 use super::descriptors;
 use super::places;
-use super::serve::start_logging;
 use super::signals::Signals;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::{Config, Flags};
@@ -97,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 .with_context(|| format!("cannot read the token for the engine, {}", file.display()))?,
         ),
     };
-    start_logging(args.log_format, args.log_level);
+    super::logging::start(args.log_format, args.log_level);
     let files = descriptors::raise();
     tracing::info!(open_files = files.limit, open_files_before = files.before, "limits");
     let token_file = args

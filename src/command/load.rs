@@ -1,6 +1,6 @@
 //! `rollcall load`: many people on real connections, who know what everything should lead to.
 
-use super::serve::start_logging;
+use super::logging;
 use crate::clock::SystemClock;
 use crate::config::{LogFormat, LogLevel, SecretUrl};
 use crate::load::{Settings, run as run_load};
@@ -103,7 +103,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         addresses: args.addresses as usize,
         seed: args.seed,
     };
-    start_logging(LogFormat::Human, LogLevel::Info);
+    logging::start(LogFormat::Human, LogLevel::Info);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
     let report = runtime.block_on(run_load(settings, Arc::new(SystemClock::new())))?;

@@ -10,6 +10,7 @@ pub mod health;
 pub mod kick;
 pub mod load;
 pub mod log;
+mod logging;
 mod places;
 pub mod policy;
 pub mod quarantine;

@@ -2,11 +2,11 @@
 
 use super::descriptors::{self, OpenFiles};
 use super::signals::{Signals, within_bounds};
-use super::{first_policy, places, reach};
+use super::{first_policy, logging, places, reach};
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
-use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, LogFormat, LogLevel, read_tokens, warn_if_shared};
+use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, read_tokens, warn_if_shared};
 use crate::engine::{Engine, Keeper, Outside, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
@@ -19,7 +19,7 @@ use crate::registry::Schemas;
 use crate::schema::json;
 use anyhow::{Context as _, anyhow, bail};
 use std::fs::File;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -28,10 +28,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
-use tracing::Level;
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 const POLICY_REFUSED: &str = "is for a new log, and this log has records and began with another policy; to change the \
                               rules publish a `policy` event (rollcall policy set FILE), or start with --policy-if-new, \
@@ -49,7 +45,7 @@ pub fn run(flags: Flags) -> anyhow::Result<()> {
     places::keep_to_ourselves();
     let config = flags.config()?;
     super::cluster::check(&config)?;
-    start_logging(config.log_format, config.log_level);
+    logging::start(config.log_format, config.log_level);
     let files = descriptors::raise();
     for (what, path) in &config.secret_files {
         places::warn_if_others_read(what, path);
@@ -62,23 +58,6 @@ pub fn run(flags: Flags) -> anyhow::Result<()> {
     std::mem::forget(kept);
     runtime.shutdown_background();
     served
-}
-
-pub(super) fn start_logging(format: LogFormat, level: LogLevel) {
-    let level = level.name();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    // At `trace` this library logs whole frames, and the first may hold a token.
-    let without_frames =
-        filter_fn(|metadata| *metadata.level() < Level::TRACE || !metadata.target().starts_with("tungstenite"));
-    match format {
-        LogFormat::Human => builder.with_target(false).finish().with(without_frames).init(),
-        LogFormat::Json => builder.json().finish().with(without_frames).init(),
-    }
 }
 
 /// What outlives an error at the start: dropping a client of Kafka may wait for brokers, and the error is not to wait.

@@ -2,7 +2,6 @@
 
 use super::cluster::Cluster;
 use super::places;
-use super::serve::start_logging;
 use super::signals::{Signals, within_bounds};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Credential, LogFormat, LogLevel, SecretUrl};
@@ -128,7 +127,7 @@ enum From {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     places::keep_to_ourselves();
-    start_logging(args.log_format, args.log_level);
+    super::logging::start(args.log_format, args.log_level);
     for (what, path) in [
         ("the token for the engine", &args.engine_token_file),
         ("the webhook's token", &args.token_file),

@@ -435,3 +435,49 @@ fn the_version_says_what_was_built_and_shells_can_complete_every_command() {
         }
     }
 }
+
+#[test]
+fn in_the_json_log_numbers_are_numbers_and_every_line_is_an_object() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut process = command(directory.path())
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--partitions",
+            "2",
+            "--log-format",
+            "json",
+            "--log-level",
+            "debug",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let lines = BufReader::new(process.stderr.take().expect("its log")).lines();
+    let lines = lines.map(|line| serde_json::from_str::<Value>(&line.expect("text")).expect("JSON"));
+    let mut live = Vec::new();
+    for line in lines {
+        assert!(
+            line["timestamp"].is_string() && line["level"].is_string() && line["target"].is_string(),
+            "{line}"
+        );
+        assert!(line["fields"]["message"].is_string(), "{line}");
+        for number in ["partition", "applied", "committed", "offset"] {
+            assert!(
+                line["fields"][number].is_null() || line["fields"][number].is_u64(),
+                "{line}"
+            );
+        }
+        if line["fields"]["message"] == "live" {
+            live.push(line["fields"]["partition"].as_u64());
+        }
+        if live.len() == 2 {
+            break;
+        }
+    }
+    process.kill().expect("killed");
+    process.wait().expect("ended");
+    live.sort_unstable();
+    assert_eq!(live, [Some(0), Some(1)]);
+}
