@@ -61,6 +61,17 @@ const REFUSED: [&str; 5] = [
     "tls",
     "too_many_handshakes",
 ];
+/// The tasks without which a gateway does not do what it should.
+const TASKS: [&str; 8] = [
+    "accept",
+    "changes",
+    "connection",
+    "disconnects",
+    "heartbeats",
+    "kicks",
+    "lease",
+    "uplink",
+];
 const CLOSED: [&str; 4] = ["gone", "silent", "replaced", "displaced"];
 
 /// The helper threads of an engine, likewise.
