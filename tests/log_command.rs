@@ -505,3 +505,92 @@ fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
     let error = complaint(output.unwrap());
     assert!(error.contains("\"nonsense\", which should look like 0:12"), "{error}");
 }
+
+/// The log of a server on a data directory, a line each, until nobody asks for more. The server is killed with it.
+struct Serving {
+    process: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+}
+
+impl Serving {
+    fn start(data: &Path) -> Serving {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data"])
+            .arg(data)
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        Serving { process, lines }
+    }
+
+    /// The next line with this message, and whether one with the other came before it.
+    fn next(&mut self, message: &str, other: &str) -> (serde_json::Value, bool) {
+        let mut passed = false;
+        for line in &mut self.lines {
+            let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let said = line["fields"]["message"].as_str().unwrap_or_default();
+            if said.starts_with(message) {
+                return (line["fields"].clone(), passed);
+            }
+            passed |= said.starts_with(other);
+        }
+        panic!("it ended");
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_server_warns_of_malformed_records_once_with_reason_count_and_the_newest() {
+    const WARNING: &str = "malformed records";
+    let data = tempfile::tempdir().unwrap();
+    let clock = Arc::new(rollcall::clock::SystemClock::new());
+    let settings = Settings {
+        partitions: Some(1),
+        ..Settings::default()
+    };
+    let log = LocalLog::open(&data.path().join("log"), settings, clock).unwrap();
+    let malformed = || {
+        (
+            Partition(0),
+            NewRecord {
+                key: None,
+                value: b"no event".to_vec(),
+            },
+        )
+    };
+    let (tell, told) = mpsc::channel();
+    let acknowledge = Box::new(move |result: Result<Vec<Appended>, _>| tell.send(result).unwrap());
+    log.append(vec![malformed(), malformed(), malformed()], acknowledge);
+    told.recv().unwrap().unwrap();
+    drop(log);
+    let mut serving = Serving::start(data.path());
+    let (warning, _) = serving.next(WARNING, "");
+    assert_eq!(
+        (&warning["reason"], &warning["count"]),
+        (&"unreadable".into(), &3.into()),
+        "{warning}"
+    );
+    assert_eq!(
+        (&warning["partition"], &warning["newest_offset"]),
+        (&0.into(), &2.into()),
+        "{warning}"
+    );
+    assert!(warning["error"].as_str().unwrap().len() > 5, "{warning}");
+    drop(serving);
+    // Folded again after the next start, but not said again.
+    let mut serving = Serving::start(data.path());
+    let (_, while_folding) = serving.next("live", WARNING);
+    let stop = format!("kill -TERM {}", serving.process.id());
+    assert!(Command::new("sh").args(["-c", &stop]).status().unwrap().success());
+    let (_, later) = serving.next("stopped", WARNING);
+    assert!(!while_folding && !later);
+}

@@ -23,6 +23,11 @@ const EVERY_MS: u64 = 10_000;
 /// An hour of them.
 const SAMPLES_MAX: usize = 360;
 
+/// Whether the users of a partition in this state are known. One that cannot read on for the moment still knows them.
+fn is_counted(state: &str) -> bool {
+    matches!(state, "live" | "held" | "stalled")
+}
+
 /// How it was at a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 pub struct Sample {
@@ -45,7 +50,7 @@ impl Sample {
             at,
             ..Sample::default()
         };
-        for stats in here.iter().filter(|stats| stats.state == "live") {
+        for stats in here.iter().filter(|stats| is_counted(stats.state)) {
             sample.add(&Sample {
                 at,
                 online: stats.census.users(Status::Online),

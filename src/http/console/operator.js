@@ -37,11 +37,11 @@ export function actions(user) {
       run.disabled = true;
       adminToken = token.value.trim();
       try {
-        const answer = await api('v1/events', { body: [event], given: adminToken || undefined });
+        const answer = await api('v1/events?wait=applied', { body: [event], given: adminToken || undefined });
         const at = answer.appended && answer.appended[0];
         say(act.label + ': published.');
         choose();
-        element.append(h('p.mut', null, 'Published' + (at && at.offset !== undefined ? ' at partition ' + at.partition + ', offset ' + at.offset : '') + '; the change follows.'));
+        element.append(h('p.mut', null, 'Published' + (at && at.offset !== undefined ? ' at partition ' + at.partition + ', offset ' + at.offset : '') + (at && at.outcome ? ': ' + at.outcome + (at.reason ? ' (' + at.reason + ')' : '') + '.' : '; the change follows.')));
       } catch (error) {
         run.disabled = false;
         text(said, error.message + '.');

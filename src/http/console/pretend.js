@@ -49,16 +49,19 @@ function log(kind, what) {
 const event = (type, of, more) => ({ type, user: user.value, platform: PLATFORM, device: device.value, gateway: name, epoch: of.epoch, conn: of.conn, ...more });
 async function send(one, quiet) {
   try {
-    const answer = await api('v1/events', { body: [one] });
+    const answer = await api('v1/events?wait=applied', { body: [one] });
     const at = answer.appended && answer.appended[0];
     const where = Array.isArray(at) ? 'every partition' : at ? at.partition + '@' + at.offset : '';
-    if (!quiet) log('event', JSON.stringify(one) + (where ? ' → ' + where : ''));
+    if (!quiet) log('event', JSON.stringify(one) + (where ? ' → ' + where : '') + outcome(at));
     return true;
   } catch (error) {
     log('error', one.type + ': ' + error.message);
     return false;
   }
 }
+
+/** What became of an event, where the server says so. */
+const outcome = (at) => (!at || !at.outcome ? '' : ', ' + at.outcome + (at.reason ? ' (' + at.reason + ')' : ''));
 
 const renew = (quiet) => send({ type: 'lease', gateway: name, epoch, ttl_ms: LEASE_MS }, quiet);
 async function begin() {
