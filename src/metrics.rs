@@ -61,21 +61,21 @@ const REFUSED: [&str; 5] = [
     "tls",
     "too_many_handshakes",
 ];
-/// The tasks without which a gateway does not do what it should.
-const TASKS: [&str; 8] = [
+/// The helper threads of an engine and the tasks of a gateway.
+const TASKS: [&str; 11] = [
     "accept",
     "changes",
+    "checkpoints",
     "connection",
     "disconnects",
     "heartbeats",
     "kicks",
     "lease",
+    "partition",
+    "seats",
     "uplink",
 ];
 const CLOSED: [&str; 4] = ["gone", "silent", "replaced", "displaced"];
-
-/// The helper threads of an engine, likewise.
-const TASKS: [&str; 3] = ["seats", "partition", "checkpoints"];
 
 /// A name or label that is not allowed is a bug that every start would show.
 const VALID: &str = "the metrics are declared with valid names, each once";
