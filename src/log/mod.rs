@@ -228,9 +228,11 @@ pub trait Log: Send + Sync {
 
     /// How reading a partition's events goes, to judge whether it makes progress.
     fn reading(&self, partition: Partition) -> Reading {
+        let _ = partition;
         Reading {
             reached: Offset(0),
-            is_at_end: self.is_at_end(partition),
+            // Nobody else's transactions are in it.
+            is_at_end: false,
             unanswered_since_ms: None,
         }
     }
