@@ -48,7 +48,7 @@ const OUT_FOR: u64 = 12 * MINUTE;
 /// How long until somebody who is there does something.
 const NEXT_ACT: u64 = 45 * SECOND;
 
-/// The first gateway dies so early that whoever starts the demo sees it.
+/// The first gateway dies so early that the person who starts the demo sees it.
 const FIRST_CRASH: (u64, u64) = (20 * SECOND, 30 * SECOND);
 /// Of the connections that another replaces, how many per cent end with a disconnect that comes late, and how late. The
 /// first few all do, so that there is something to see.

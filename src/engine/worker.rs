@@ -775,7 +775,7 @@ impl Worker {
             Command::Stats { reply } => {
                 // As of now, not as of when it last looked.
                 self.look_at_the_log(false);
-                // Whoever asked may have gone: here and below that is no error.
+                // The asker may have gone: here and below that is no error.
                 let _ = reply.send(self.stats());
             }
             Command::Stop => self.stopping = true,

@@ -519,7 +519,7 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: every partition that is this node's is live, and it knows which those are. Whoever is ready may have
+/// `GET /readyz`: every partition that is this node's is live, and it knows which those are. A node that is ready may have
 /// warnings to give, a line each. It asks for no token, so it says no paths of this machine.
 pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
     if *face.stopping.borrow() {
