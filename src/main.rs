@@ -7,7 +7,6 @@
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use mimalloc::MiMalloc;
 use rollcall::command::{self, usage};
-use std::process::ExitCode;
 
 /// Small things that come and go by the million, on several threads.
 #[global_allocator]
@@ -41,7 +40,14 @@ enum Command {
     Top(command::stats::TopArgs),
 }
 
-fn main() -> ExitCode {
+fn main() {
+    let status = run();
+    // A stop leaves behind what it need not wait for: readers of the log, threads that wait for brokers. Exit handlers of
+    // C++ libraries would take away under them what they use (`pthread lock: Invalid argument`). Everything is safe by now.
+    command::leave(status)
+}
+
+fn run() -> u8 {
     let arguments: Vec<_> = std::env::args_os().collect();
     let mut known = Cli::command();
     let parsed = known
@@ -54,7 +60,7 @@ fn main() -> ExitCode {
                 error.exit();
             };
             eprint!("{refusal}");
-            return ExitCode::from(2);
+            return 2;
         }
     };
     let result = match cli.command {
@@ -76,10 +82,10 @@ fn main() -> ExitCode {
         Command::Top(args) => command::stats::top(args),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("error: {}", usage::explain(&error, &known, &matches));
-            ExitCode::from(2)
+            2
         }
     }
 }

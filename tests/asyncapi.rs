@@ -94,6 +94,10 @@ fn a_document_with_a_mistake_does_not_pass() {
     }
     for file in std::fs::read_dir(root("schemas")).expect("a directory") {
         let path = file.expect("an entry").path();
+        if path.is_dir() {
+            // Earlier versions, which no document names.
+            continue;
+        }
         let copy = directory.path().join("schemas").join(path.file_name().expect("a name"));
         std::fs::copy(&path, copy).expect("copied");
     }
