@@ -58,6 +58,7 @@ fn seed() -> u64 {
 
 /// Engines only are struck, so the broker is everybody's.
 fn engines(plan: &Plan) {
+    let _busy = shared::busy(1);
     ends_well(plan, shared::bootstrap(), None);
 }
 
@@ -164,6 +165,7 @@ fn who_lost_its_store_takes_the_newest_checkpoint_that_is_whole() {
 
 #[test]
 fn events_that_are_gone_halt_their_partition_only() {
+    let _busy = shared::busy(1);
     truncated::events_that_are_gone_halt_their_partition_only(shared::bootstrap(), seed());
 }
 
@@ -184,6 +186,7 @@ fn a_bridge_says_what_it_cannot_follow() {
 
 #[test]
 fn a_start_that_fails_ends_by_itself_and_says_why() {
+    let _busy = shared::busy_alone();
     start::a_start_that_fails_ends_by_itself_and_says_why(shared::bootstrap());
 }
 
@@ -224,11 +227,13 @@ fn a_record_whose_folding_panics_halts_its_partition_with_the_offset() {
 
 #[test]
 fn however_many_catch_up_the_clients_of_kafka_stay_few() {
+    let _busy = shared::busy(1);
     unseen::however_many_catch_up_the_clients_of_kafka_stay_few(shared::bootstrap());
 }
 
 #[test]
 fn brokers_that_die_pause_or_move_lose_and_double_nothing() {
+    let _busy = shared::busy_alone();
     let cluster = Cluster::start(3, &[]);
     let mut plan = plans::brokers(2);
     plan.faults.extend(plans::pauses(2).faults);

@@ -2,7 +2,7 @@
 
 use crate::broker::Cluster;
 use crate::plans::GROUP;
-use std::sync::OnceLock;
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 /// Its address. It is started when it is asked for first.
 pub fn bootstrap() -> &'static str {
@@ -15,4 +15,35 @@ pub fn bootstrap() -> &'static str {
         let cluster = Box::leak(Box::new(Cluster::start(1, &GROUP)));
         cluster.bootstrap.clone()
     })
+}
+
+/// How many of the tests that keep processors and brokers busy run at once. Beside more of them a broker answers after
+/// seconds, and what fails then says nothing about the engine.
+const BUSY_MAX: usize = 2;
+static BUSY: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// A share of [`BUSY_MAX`], until it is dropped.
+pub struct Busy(usize);
+
+/// Waits until there is room for a share.
+pub fn busy(share: usize) -> Busy {
+    let (taken, changed) = &BUSY;
+    let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+    let room = |taken: &mut usize| *taken + share > BUSY_MAX;
+    let mut taken = changed.wait_while(taken, room).unwrap_or_else(PoisonError::into_inner);
+    *taken += share;
+    Busy(share)
+}
+
+/// Waits until no other busy test runs.
+pub fn busy_alone() -> Busy {
+    busy(BUSY_MAX)
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let (taken, changed) = &BUSY;
+        *taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
+        changed.notify_all();
+    }
 }
