@@ -171,11 +171,13 @@ fn events_that_are_gone_halt_their_partition_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_serves_a_cluster_through_any_node() {
+    let _busy = shared::busy(1);
     edge::a_gateway_serves_a_cluster_through_any_node(shared::bootstrap()).await;
 }
 
 #[test]
 fn bridges_of_a_group_post_everything_in_order_whichever_of_them_dies() {
+    let _busy = shared::busy(1);
     webhook::bridges_of_a_group_post_everything_in_order_whichever_of_them_dies(shared::bootstrap());
 }
 

@@ -7,6 +7,7 @@
 
 import argparse
 import json
+import time
 
 import confluent_kafka as kafka
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -39,5 +40,17 @@ def main():
         print(told[args.words[0]].result().coordinator.id)
 
 
+def patiently():
+    """A broker that has just changed leaders, as one that was busy does, says so and answers a moment later."""
+    give_up = time.monotonic() + 30
+    while True:
+        try:
+            return main()
+        except kafka.KafkaException as error:
+            if time.monotonic() > give_up or not error.args[0].retriable() and "LEADER_EPOCH" not in str(error):
+                raise
+            time.sleep(0.5)
+
+
 if __name__ == "__main__":
-    main()
+    patiently()
