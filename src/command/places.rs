@@ -28,7 +28,7 @@ pub fn warn_if_others_read(what: &str, path: &Path) {
 }
 
 /// Refuses a place of checkpoints within the data directory, or around it: what is in the one is not looked after by
-/// the other. Symbolic links are followed. A place that is no directory of this machine is none of these.
+/// the other. Symbolic links are followed. A URL of another store is accepted.
 pub fn apart(data: &Path, checkpoints: &str) -> anyhow::Result<()> {
     let Some(place) = Url::parse(checkpoints).ok().filter(|url| url.scheme() == "file") else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! A world is folded, and what comes of it looked at.
+//! Folds a simulated world and checks what the fold gives.
 
 use super::*;
 use crate::presence::change::{Cause, Output};
