@@ -16,7 +16,7 @@ use measure::{Dice, heading, median, rate, row, timed};
 use memory::resident_bytes;
 use rollcall::presence::ahead::USERS_AHEAD;
 use rollcall::presence::change::Output;
-use rollcall::presence::event::{Beat, Ending, Event, Intent};
+use rollcall::presence::event::{Ending, Event, HeartbeatEntry, Intent};
 use rollcall::presence::policy::Policy;
 use rollcall::presence::state::State;
 use rollcall::presence::{Conn, Epoch, Offset, Partition};
@@ -301,7 +301,7 @@ impl World {
                 .filter(|user| user % users::GATEWAYS == gateway)
                 .collect();
             for users in of_gateway.chunks(1_000) {
-                let beats = users.iter().map(|user| Beat {
+                let beats = users.iter().map(|user| HeartbeatEntry {
                     who: users::who(*user),
                     conn: Conn(1),
                 });

@@ -7,7 +7,7 @@ mod certificate;
 
 use certificate::{certify, trusting};
 use futures_util::{StreamExt as _, stream};
-use rollcall::presence::event::{Beat, Event, Via, Who};
+use rollcall::presence::event::{ConnRef, DeviceRef, Event, HeartbeatEntry};
 use rollcall::presence::{Conn, Epoch};
 use rollcall::schema::avro;
 use std::io::{BufRead as _, BufReader};
@@ -145,7 +145,7 @@ async fn idle_connection_bytes(with_tls: bool) -> f64 {
 fn heartbeats() {
     const BEATS: usize = 1_000;
     const PARTITIONS: usize = 4;
-    let who = |number: usize| Who {
+    let who = |number: usize| DeviceRef {
         user: format!("user-{number:07}").into(),
         platform: "android".into(),
         device: format!("device-{number:07}").into(),
@@ -162,7 +162,7 @@ fn heartbeats() {
     let alone: Vec<Event<'_>> = (0..BEATS)
         .map(|number| Event::Heartbeat {
             who: who(number),
-            via: Via {
+            via: ConnRef {
                 gateway: "edge-1".into(),
                 epoch: Epoch(7),
                 conn: Conn(number as u64),
@@ -175,7 +175,7 @@ fn heartbeats() {
             epoch: Epoch(7),
             beats: (partition..BEATS)
                 .step_by(PARTITIONS)
-                .map(|number| Beat {
+                .map(|number| HeartbeatEntry {
                     who: who(number),
                     conn: Conn(number as u64),
                 })

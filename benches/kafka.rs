@@ -17,9 +17,9 @@ mod users;
 
 use measure::{Dice, heading, rate, row, timed};
 use rollcall::clock::{Clock, SystemClock};
-use rollcall::engine::{Engine, Outside, Tuning};
+use rollcall::engine::{Engine, Services, Tuning};
 use rollcall::log::kafka::settings::Connection;
-use rollcall::log::kafka::topics::Wanted;
+use rollcall::log::kafka::topics::RequestedTopics;
 use rollcall::log::kafka::{KafkaLog, KafkaReader, Node, admin};
 use rollcall::log::{Limit, Log, Topic};
 use rollcall::presence::event::{Ending, Event, Intent};
@@ -150,7 +150,7 @@ fn start(node: Node, clock: Arc<dyn Clock>) -> (Arc<KafkaLog>, Engine, tempfile:
     };
     let directory = tempfile::tempdir().expect("a directory");
     let stores = Some(directory.path());
-    let engine = Engine::join(log.clone(), group, stores, clock, tuning, Outside::default());
+    let engine = Engine::join(log.clone(), group, stores, clock, tuning, Services::default());
     (log, engine.expect("started"), directory)
 }
 
@@ -304,9 +304,9 @@ impl Broker {
         // A broker that is used again has the topics of the run before.
         let prefix = format!("{prefix}-{}", std::process::id());
         let connection = Connection::new(&self.bootstrap, Some(&prefix), None, &[]).expect("settings");
-        let wanted = Wanted {
+        let wanted = RequestedTopics {
             partitions: Some(PARTITIONS),
-            ..Wanted::default()
+            ..RequestedTopics::default()
         };
         admin::create(&connection, wanted).expect("topics");
         let node = Node {

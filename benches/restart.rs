@@ -18,7 +18,7 @@ use measure::{Dice, heading, rate, row, timed};
 use memory::resident_bytes;
 use rollcall::clock::{Clock, SystemClock};
 use rollcall::engine::Tuning;
-use rollcall::engine::partition::Walk;
+use rollcall::engine::partition::PartitionProcessor;
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::{Limit, Log};
 use rollcall::presence::event::{Ending, Event, Intent};
@@ -109,12 +109,13 @@ fn limit() -> Limit {
 }
 
 /// Each partition's walk, opened and caught up, all at a time.
-fn caught_up(log: &Arc<LocalLog>, directory: &Path, clock: &Arc<dyn Clock>) -> Vec<Walk> {
+fn caught_up(log: &Arc<LocalLog>, directory: &Path, clock: &Arc<dyn Clock>) -> Vec<PartitionProcessor> {
     let walk = |partition| {
         let store = store::directory_of(directory, partition);
         let (log, clock): (Arc<dyn Log>, _) = (log.clone(), clock.clone());
         let first = Policy::default();
-        let mut walk = Walk::open(partition, log, Some(&store), &first, clock, Tuning::default()).expect("opened");
+        let mut walk =
+            PartitionProcessor::open(partition, log, Some(&store), &first, clock, Tuning::default()).expect("opened");
         while walk.step(limit()).expect("folded").records > 0 {}
         assert!(walk.is_caught_up());
         walk
@@ -131,7 +132,7 @@ fn caught_up(log: &Arc<LocalLog>, directory: &Path, clock: &Arc<dyn Clock>) -> V
     })
 }
 
-fn online_devices(walks: &[Walk]) -> u64 {
+fn online_devices(walks: &[PartitionProcessor]) -> u64 {
     walks.iter().map(|walk| walk.census().online_devices()).sum()
 }
 

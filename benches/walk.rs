@@ -13,7 +13,7 @@ mod users;
 use measure::{Dice, heading, rate, row, timed};
 use rollcall::clock::ManualClock;
 use rollcall::engine::Tuning;
-use rollcall::engine::partition::Walk;
+use rollcall::engine::partition::PartitionProcessor;
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{Limit, Log, Topic};
@@ -63,7 +63,8 @@ fn run(on: &str, rounds: u64, log: Arc<dyn Log>, clock: Arc<ManualClock>, store:
     let count = users::count();
     heading(&format!("walk {on}, {count} users"));
     let first = Policy::default();
-    let mut walk = Walk::open(P, log.clone(), store, &first, clock.clone(), Tuning::default()).expect("opened");
+    let mut walk =
+        PartitionProcessor::open(P, log.clone(), store, &first, clock.clone(), Tuning::default()).expect("opened");
     let mut pass = |order: &[u32], event: &dyn Fn(u32) -> Event<'static>| {
         clock.advance_ms(PASS_MS);
         appender::append(&*log, order.iter().map(|user| event(*user)));
@@ -101,7 +102,7 @@ fn run(on: &str, rounds: u64, log: Arc<dyn Log>, clock: Arc<ManualClock>, store:
     assert_eq!(walk.census().online_devices(), u64::from(count));
 }
 
-fn fold_all(walk: &mut Walk) -> usize {
+fn fold_all(walk: &mut PartitionProcessor) -> usize {
     let limit = Limit {
         records: Tuning::default().batch_records,
         bytes: Tuning::default().batch_bytes,

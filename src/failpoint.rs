@@ -14,7 +14,7 @@
 //! | `store` | the log was committed · the store |
 //! | `stored` | the store was committed · anything after |
 //! | `take-up` | the fence is taken · the position read |
-//! | `tail`, `owners`, `source`, `together`, `checkpoints`, `seats` | a turn of that task · the next |
+//! | `tail`, `owners`, `source`, `together`, `checkpoints`, `assignments` | a turn of that task · the next |
 //! | `record` | see above |
 
 use std::sync::OnceLock;
@@ -37,7 +37,7 @@ pub const PLACES: [&str; 17] = [
     "source",
     "together",
     "checkpoints",
-    "seats",
+    "assignments",
     RECORD,
 ];
 

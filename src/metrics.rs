@@ -72,7 +72,7 @@ const TASKS: [&str; 11] = [
     "kicks",
     "lease",
     "partition",
-    "seats",
+    "assignments",
     "uplink",
 ];
 const CLOSED: [&str; 4] = ["gone", "silent", "replaced", "displaced"];

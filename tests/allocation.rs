@@ -1,7 +1,7 @@
 //! What decoding takes from the allocator: nothing for a heartbeat, and never more on the word of a claimed length than
 //! in proportion to the bytes that are really there.
 
-use rollcall::presence::event::{Event, Via, Who};
+use rollcall::presence::event::{ConnRef, DeviceRef, Event};
 use rollcall::presence::{Conn, Epoch};
 use rollcall::schema::Malformed;
 use rollcall::schema::avro::*;
@@ -53,12 +53,12 @@ fn requested_by(decode: impl FnOnce()) -> usize {
 fn heartbeat() -> Vec<u8> {
     let mut value = Vec::new();
     let event = Event::Heartbeat {
-        who: Who {
+        who: DeviceRef {
             user: "user-123456".into(),
             platform: "android".into(),
             device: "device-1".into(),
         },
-        via: Via {
+        via: ConnRef {
             gateway: "gateway-1".into(),
             epoch: Epoch(12),
             conn: Conn(123_456),

@@ -15,7 +15,7 @@ mod random;
 use apache_avro::Schema as AvroSchema;
 use apache_avro::types::Value;
 use proptest::prelude::*;
-use rollcall::presence::event::{Event, Via, Who};
+use rollcall::presence::event::{ConnRef, DeviceRef, Event};
 use rollcall::presence::{Conn, Epoch};
 use rollcall::schema::Malformed;
 use rollcall::schema::avro::*;
@@ -261,12 +261,12 @@ impl WriterSchemas for Test {
 
 fn heartbeat() -> Event<'static> {
     Event::Heartbeat {
-        who: Who {
+        who: DeviceRef {
             user: "alice".into(),
             platform: "web".into(),
             device: "tab-1".into(),
         },
-        via: Via {
+        via: ConnRef {
             gateway: "g1".into(),
             epoch: Epoch(3),
             conn: Conn(70_000),

@@ -5,8 +5,8 @@ mod s3;
 
 use rollcall::checkpoint::{Checkpoints, Error};
 use rollcall::clock::ManualClock;
-use rollcall::engine::partition::Walk;
-use rollcall::engine::{Keeper, Reach, Tuning};
+use rollcall::engine::partition::PartitionProcessor;
+use rollcall::engine::{Checkpointer, LogBounds, Tuning};
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{Limit, Log as _, Position};
 use rollcall::presence::policy::Policy;
@@ -53,13 +53,13 @@ impl World {
         }
     }
 
-    fn open(&self, store: &Path, cached_users: usize) -> Walk {
+    fn open(&self, store: &Path, cached_users: usize) -> PartitionProcessor {
         let tuning = Tuning {
             cached_users,
             ..Tuning::default()
         };
         let (log, clock) = (self.log.clone(), self.clock.clone());
-        Walk::open(PARTITION, log, Some(store), &self.policy, clock, tuning).expect("opened")
+        PartitionProcessor::open(PARTITION, log, Some(store), &self.policy, clock, tuning).expect("opened")
     }
 
     fn position(&self) -> Position {
@@ -68,7 +68,7 @@ impl World {
 }
 
 /// Folds at most so many records, in pieces.
-fn fold(walk: &mut Walk, records: usize, piece: usize) {
+fn fold(walk: &mut PartitionProcessor, records: usize, piece: usize) {
     let mut left = records;
     while left > 0 {
         let limit = Limit {
@@ -104,7 +104,7 @@ const ANY: (Offset, u64) = (Offset(u64::MAX), u64::MAX);
 /// A partition that publishes, and where it publishes to.
 struct Publisher {
     world: World,
-    walk: Walk,
+    walk: PartitionProcessor,
     directory: TempDir,
     checkpoints: Checkpoints,
     /// Those that were published, the newest last: where each stood, and the digest of its store.
@@ -343,7 +343,7 @@ fn a_store_makes_way_only_for_a_checkpoint_that_is_better() {
     let mut publisher = Publisher::in_a_directory(4);
     publisher.publish();
     publisher.publish();
-    let keeper = Keeper::start(
+    let keeper = Checkpointer::start(
         publisher.checkpoints.clone(),
         1_000,
         publisher.directory.path().join("waiting"),
@@ -358,18 +358,18 @@ fn a_store_makes_way_only_for_a_checkpoint_that_is_better() {
         let meta = store.meta().expect("readable").expect("committed");
         store.read_meta(&meta).expect("readable").applied
     };
-    let reach = Reach {
+    let reach = LogBounds {
         start: Offset(0),
         end: second.next,
         committed: not_after(&second),
     };
-    let restore = |reach: Reach, worth: u64| {
+    let restore = |reach: LogBounds, worth: u64| {
         keeper
             .restore(PARTITION, &store, reach, worth)
             .expect("it can be known")
     };
 
-    let until_the_first = Reach {
+    let until_the_first = LogBounds {
         committed: not_after(&first),
         ..reach
     };
@@ -392,7 +392,7 @@ fn a_store_makes_way_only_for_a_checkpoint_that_is_better() {
     assert!(!publisher.directory.path().join("taken.new").exists());
 
     // The log no longer reaches back to it.
-    let gone = Reach {
+    let gone = LogBounds {
         start: Offset(first.next.0 + 1),
         ..reach
     };

@@ -3,7 +3,7 @@
 mod story;
 
 use rollcall::clock::ManualClock;
-use rollcall::engine::partition::Walk;
+use rollcall::engine::partition::PartitionProcessor;
 use rollcall::engine::{Error, Tuning};
 use rollcall::log::memory::{CommitFault, MemoryLog};
 use rollcall::log::{self, Limit, Log as _, Record, Topic};
@@ -65,9 +65,9 @@ impl World {
         }
     }
 
-    fn open(&self, store: Option<&Path>) -> Result<Walk, Error> {
+    fn open(&self, store: Option<&Path>) -> Result<PartitionProcessor, Error> {
         let log = self.log.clone();
-        Walk::open(
+        PartitionProcessor::open(
             self.partition,
             log,
             store,
@@ -141,7 +141,7 @@ impl Expected {
         }
     }
 
-    fn check(&self, world: &World, walk: &Walk, story: &str) {
+    fn check(&self, world: &World, walk: &PartitionProcessor, story: &str) {
         let outputs = world.outputs();
         for (number, (got, wanted)) in outputs.iter().zip(&self.outputs).enumerate() {
             assert_eq!(got, wanted, "{story}, output {number}");

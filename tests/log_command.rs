@@ -4,7 +4,7 @@ mod server;
 
 use rollcall::clock::{Clock as _, ManualClock, SystemClock};
 use rollcall::engine::Tuning;
-use rollcall::engine::partition::Walk;
+use rollcall::engine::partition::PartitionProcessor;
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::{Appended, Limit, Log as _, NewRecord};
 use rollcall::presence::event::Event;
@@ -106,7 +106,7 @@ impl House {
     /// Folds what is in the log, as the engine does.
     fn fold(&self) {
         for partition in (0..PARTITIONS).map(Partition) {
-            let mut walk = Walk::open(
+            let mut walk = PartitionProcessor::open(
                 partition,
                 self.log.clone(),
                 None,

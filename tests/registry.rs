@@ -4,7 +4,7 @@
 mod servers;
 
 use rollcall::presence::event::Event;
-use rollcall::registry::{Answer, Error, Registry, Schemas};
+use rollcall::registry::{Error, Lookup, Registry, Schemas};
 use rollcall::schema::Malformed;
 use rollcall::schema::avro::{self, Framing, Schema, WriterSchemas};
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ fn ours_are_registered_once_and_stay_readable(house: &House) {
     let Err(Malformed::UnknownSchemaId(id)) = avro::decode_event_with(&value, &reader) else {
         panic!("known without asking");
     };
-    assert_eq!(reader.ask(id), Ok(Answer::Known));
+    assert_eq!(reader.ask(id), Ok(Lookup::Known));
     assert_eq!(avro::decode_event_with(&value, &reader), Ok(Event::Tick));
 }
 
@@ -117,7 +117,7 @@ fn a_foreign_schema_is_asked_for_and_its_records_are_read(house: &House) {
     avro::frame_with_id(id, &mut value);
     value.extend_from_slice(b"\x08tick");
     let registry = house.registry();
-    assert_eq!(registry.ask(id), Ok(Answer::Known));
+    assert_eq!(registry.ask(id), Ok(Lookup::Known));
     assert_eq!(avro::decode_event_with(&value, &registry), Ok(Event::Tick));
 }
 
@@ -139,16 +139,16 @@ fn what_a_schema_refers_to_is_asked_for_too(house: &House) {
     avro::frame_with_id(id, &mut value);
     value.extend_from_slice(b"\x08here\x08tick");
     let registry = house.registry();
-    assert_eq!(registry.ask(id), Ok(Answer::Known));
+    assert_eq!(registry.ask(id), Ok(Lookup::Known));
     assert_eq!(avro::decode_event_with(&value, &registry), Ok(Event::Tick));
 }
 
 fn what_is_not_there_or_of_no_use_is_absent(house: &House) {
     let registry = house.registry();
-    assert_eq!(registry.ask(999_999), Ok(Answer::Absent));
+    assert_eq!(registry.ask(999_999), Ok(Lookup::Absent));
     let list = r#"{"type":"record","name":"List","namespace":"n","fields":[{"name":"next","type":["null","List"]}]}"#;
     let recursive = house.foreign("recursive-value", list);
-    assert_eq!(registry.ask(recursive), Ok(Answer::Absent));
+    assert_eq!(registry.ask(recursive), Ok(Lookup::Absent));
     let told = registry.by_id(recursive).expect_err("it is of no use").to_string();
     assert!(told.contains(&format!("id {recursive} cannot be used")), "{told}");
     assert!(told.contains("refers to itself at n.List"), "{told}");
@@ -189,8 +189,8 @@ fn what_was_asked_once_is_not_asked_again() {
     let house = House::at(&server.url);
     let registry = house.registry();
     for _ in 0..3 {
-        assert_eq!(registry.ask(7), Ok(Answer::Known));
-        assert_eq!(registry.ask(8), Ok(Answer::Absent));
+        assert_eq!(registry.ask(7), Ok(Lookup::Known));
+        assert_eq!(registry.ask(8), Ok(Lookup::Absent));
     }
     assert_eq!(server.asked(), ["GET /schemas/ids/7", "GET /schemas/ids/8"]);
     assert!(registry.by_id(7).is_ok() && registry.by_id(8).is_err());
@@ -275,14 +275,14 @@ fn references_that_lead_nowhere_or_never_end_are_told_and_those_that_are_late_ar
     let registry = house.registry();
     // Nothing is judged while the registry does not answer.
     assert!(matches!(registry.ask(7), Err(Error::Unreachable { .. })));
-    assert_eq!(registry.ask(7), Ok(Answer::Absent));
+    assert_eq!(registry.ask(7), Ok(Lookup::Absent));
     let told = registry.by_id(7).expect_err("of no use").to_string();
     assert!(
         told.contains("id 7 cannot be used: it refers to version 2 of a/b c, which the registry does not have"),
         "{told}"
     );
     assert_eq!(server.asked()[1], "GET /subjects/a%2Fb%20c/versions/2?deleted=true");
-    assert_eq!(registry.ask(8), Ok(Answer::Absent));
+    assert_eq!(registry.ask(8), Ok(Lookup::Absent));
     let told = registry.by_id(8).expect_err("of no use").to_string();
     assert!(told.contains("more than 10 deep"), "{told}");
 }

@@ -1,6 +1,6 @@
 //! The made-up users of the benchmarks: each with one device, on one of twenty gateways.
 
-use rollcall::presence::event::{Via, Who};
+use rollcall::presence::event::{ConnRef, DeviceRef};
 use rollcall::presence::{Conn, Epoch};
 use std::borrow::Cow;
 use std::env;
@@ -44,8 +44,8 @@ pub fn gateway(user: u32) -> Cow<'static, str> {
 }
 
 /// A user's one device.
-pub fn who(user: u32) -> Who<'static> {
-    Who {
+pub fn who(user: u32) -> DeviceRef<'static> {
+    DeviceRef {
         user: id('u', user).into(),
         platform: "android".into(),
         device: id('d', user).into(),
@@ -53,8 +53,8 @@ pub fn who(user: u32) -> Who<'static> {
 }
 
 /// A connection of that device.
-pub fn via(user: u32, conn: Conn) -> Via<'static> {
-    Via {
+pub fn via(user: u32, conn: Conn) -> ConnRef<'static> {
+    ConnRef {
         gateway: gateway(user),
         epoch: Epoch(1),
         conn,

@@ -1,14 +1,14 @@
 //! `rollcall gateway`: the WebSocket edge as a process of its own, beside an engine.
 
 use super::descriptors;
-use super::places;
+use super::directories;
 use super::signals::Signals;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::{Config, Flags};
 use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::gateway::uplink::Unavailable;
 use crate::gateway::uplink::http::HttpUplink;
-use crate::gateway::{self, Edge, Gateway};
+use crate::gateway::{self, Gateway, GatewayState};
 use crate::http::Limits;
 use anyhow::{Context as _, anyhow};
 use axum::Router;
@@ -76,7 +76,7 @@ pub struct Args {
 }
 
 /// Whether new clients should be sent here, and why not.
-fn readiness(edge: Option<&Arc<Edge>>) -> (StatusCode, String) {
+fn readiness(edge: Option<&Arc<GatewayState>>) -> (StatusCode, String) {
     let Some(edge) = edge else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the gateway is starting\n".to_owned());
     };
@@ -87,7 +87,7 @@ fn readiness(edge: Option<&Arc<Edge>>) -> (StatusCode, String) {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    places::keep_to_ourselves();
+    directories::keep_to_ourselves();
     let config = args.edge.clone().config(args.listen, args.data.clone())?;
     let token = match &args.engine_token_file {
         None => None,
@@ -104,7 +104,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .iter()
         .map(|path| ("the token for the engine", path.clone()));
     for (what, path) in token_file.chain(args.edge.secret_files()) {
-        places::warn_if_others_read(what, &path);
+        directories::warn_if_others_read(what, &path);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
@@ -129,7 +129,7 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
             Some(listener)
         }
     };
-    let running: Arc<OnceLock<Arc<Edge>>> = Arc::default();
+    let running: Arc<OnceLock<Arc<GatewayState>>> = Arc::default();
     if let Some(listener) = status {
         let edge = running.clone();
         let router = Router::new()

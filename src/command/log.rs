@@ -81,7 +81,7 @@ const LIMIT: Limit = Limit {
 const POLL: Duration = Duration::from_millis(200);
 
 /// A partition and the next of its records to print.
-struct Place {
+struct PrintCursor {
     partition: Partition,
     next: Offset,
 }
@@ -210,7 +210,12 @@ pub(super) fn schemas(registry: Option<&SecretUrl>) -> anyhow::Result<(Schemas, 
 }
 
 /// Where to begin. An offset that is gone is told before anything is printed.
-fn places(reader: &Reader, topic: Topic, partition: Option<u32>, from: Option<u64>) -> anyhow::Result<Vec<Place>> {
+fn places(
+    reader: &Reader,
+    topic: Topic,
+    partition: Option<u32>,
+    from: Option<u64>,
+) -> anyhow::Result<Vec<PrintCursor>> {
     let count = reader.partitions();
     if let Some(partition) = partition
         && partition >= count
@@ -235,7 +240,7 @@ fn places(reader: &Reader, topic: Topic, partition: Option<u32>, from: Option<u6
                 start,
             });
         }
-        places.push(Place { partition, next });
+        places.push(PrintCursor { partition, next });
     }
     let (end, longest) = furthest;
     if let Some(from) = from
@@ -249,7 +254,7 @@ fn places(reader: &Reader, topic: Topic, partition: Option<u32>, from: Option<u6
 
 impl<W: Write> Printer<W> {
     /// What there is now, partition by partition.
-    fn print_all(&mut self, places: &mut [Place], interrupted: &Receiver<()>) -> anyhow::Result<()> {
+    fn print_all(&mut self, places: &mut [PrintCursor], interrupted: &Receiver<()>) -> anyhow::Result<()> {
         'all: for place in places {
             while self.print_some(place)? {
                 if interrupted.try_recv() != Err(TryRecvError::Empty) {
@@ -262,7 +267,7 @@ impl<W: Write> Printer<W> {
     }
 
     /// What there is and what comes, the partitions in turn.
-    fn follow(&mut self, places: &mut [Place], interrupted: &Receiver<()>) -> anyhow::Result<()> {
+    fn follow(&mut self, places: &mut [PrintCursor], interrupted: &Receiver<()>) -> anyhow::Result<()> {
         let mut told = String::new();
         loop {
             let mut more = false;
@@ -296,7 +301,7 @@ impl<W: Write> Printer<W> {
     }
 
     /// Prints the next records of a partition; whether there were any.
-    fn print_some(&mut self, place: &mut Place) -> anyhow::Result<bool> {
+    fn print_some(&mut self, place: &mut PrintCursor) -> anyhow::Result<bool> {
         let mut records = std::mem::take(&mut self.records);
         records.clear();
         self.reader

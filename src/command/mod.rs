@@ -2,7 +2,9 @@
 
 mod cluster;
 pub mod completions;
+mod connect;
 mod descriptors;
+mod directories;
 mod first_policy;
 pub mod fold;
 pub mod gateway;
@@ -11,10 +13,8 @@ pub mod kick;
 pub mod load;
 pub mod log;
 mod logging;
-mod places;
 pub mod policy;
 pub mod quarantine;
-mod reach;
 mod remote;
 pub mod serve;
 mod signals;

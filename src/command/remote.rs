@@ -53,7 +53,7 @@ pub struct Client {
 }
 
 /// An answer as it came.
-pub struct Answer(Vec<u8>);
+pub struct Response(Vec<u8>);
 
 #[derive(Deserialize)]
 struct Refused {
@@ -85,11 +85,11 @@ impl Server {
 }
 
 impl Client {
-    pub fn get(&self, path: &str) -> anyhow::Result<Answer> {
+    pub fn get(&self, path: &str) -> anyhow::Result<Response> {
         self.ask(Method::GET, path, None)
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Response> {
         self.ask(Method::POST, path, Some(body))
     }
 
@@ -98,7 +98,7 @@ impl Client {
         &self.url
     }
 
-    fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+    fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Response> {
         let url = format!("{}/{path}", self.url.reveal().as_str().trim_end_matches('/'));
         let mut request = self.http.request(method, url);
         if let Some(token) = &self.token {
@@ -116,7 +116,7 @@ impl Client {
             anyhow!("no server answers at {url} (--url): {why}; start one with `rollcall serve`, or give its URL")
         })?;
         if status.is_success() {
-            return Ok(Answer(body.to_vec()));
+            return Ok(Response(body.to_vec()));
         }
         let said = serde_json::from_slice::<Refused>(&body).map(|refused| refused.error.message);
         let (url, Ok(said)) = (&self.url, said) else {
@@ -136,7 +136,7 @@ impl Client {
     }
 }
 
-impl Answer {
+impl Response {
     pub fn read<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
         serde_json::from_slice(&self.0).context("the server's answer is not what was expected; is it another version?")
     }

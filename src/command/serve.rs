@@ -2,18 +2,18 @@
 
 use super::descriptors::{self, OpenFiles};
 use super::signals::{Signals, within_bounds};
-use super::{first_policy, logging, places, reach};
+use super::{connect, directories, first_policy, logging};
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
 use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, read_tokens, warn_if_shared};
-use crate::engine::{Engine, Keeper, Outside, Tuning};
+use crate::engine::{Checkpointer, Engine, Services, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
-use crate::http::{Access, Edge, Face, Limits, PeerKey, Peers, Trust};
+use crate::http::{Access, AppState, GatewayAddress, Limits, PeerKey, PeerTrust, Peers};
 use crate::log::kafka::KafkaLog;
 use crate::log::local::{LocalLog, Settings};
-use crate::log::{self, Alone, Group, Log, NewRecord, Topic};
+use crate::log::{self, Group, Log, NewRecord, SingleNode, Topic};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::json;
@@ -42,17 +42,17 @@ const AHEAD_MS: u64 = 5 * 60 * 1_000;
 const TOKENS_EVERY: Duration = Duration::from_secs(1);
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
-    places::keep_to_ourselves();
+    directories::keep_to_ourselves();
     let config = flags.config()?;
     super::cluster::check(&config)?;
     logging::start(config.log_format, config.log_level);
     let files = descriptors::raise();
     for (what, path) in &config.secret_files {
-        places::warn_if_others_read(what, path);
+        directories::warn_if_others_read(what, path);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
-    let mut kept = Kept::default();
+    let mut kept = LeakedOnError::default();
     let served = runtime.block_on(serve(config, files, &mut kept));
     // What still waits for brokers or a registry ends with the process, and nobody waits for it.
     std::mem::forget(kept);
@@ -62,11 +62,11 @@ pub fn run(flags: Flags) -> anyhow::Result<()> {
 
 /// What outlives an error at the start: dropping a client of Kafka may wait for brokers, and the error is not to wait.
 #[derive(Default)]
-struct Kept(Option<Arc<KafkaLog>>);
+struct LeakedOnError(Option<Arc<KafkaLog>>);
 
 /// Everything but the group is checked before the group is joined: a member that is not ready to work would hold up those
 /// that are.
-async fn serve(config: Config, files: OpenFiles, kept: &mut Kept) -> anyhow::Result<()> {
+async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let Some(started) = signals.unless_stopped(start(&config, kept)).await else {
         return Ok(());
@@ -80,7 +80,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut Kept) -> anyhow::Res
         _lock,
     } = started?;
     let (stop, stopping) = watch::channel(false);
-    let mut face = Face::new(
+    let mut face = AppState::new(
         engine.clone(),
         config.tokens.as_deref(),
         listen,
@@ -149,7 +149,7 @@ async fn run_until_asked(
     config: &Config,
     engine: &Arc<Engine>,
     signals: &mut Signals,
-    edge: &watch::Sender<Option<Edge>>,
+    edge: &watch::Sender<Option<GatewayAddress>>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<()> {
     let Some(config) = &config.gateway else {
@@ -172,7 +172,7 @@ async fn run_until_asked(
         Err(error @ gateway::Error::Listen { .. }) => bail!("{error}; another port can be chosen with --gateway"),
         Err(error) => return Err(error.into()),
     };
-    edge.send_replace(Some(Edge {
+    edge.send_replace(Some(GatewayAddress {
         address: gateway.address(),
         tls: config.tls.is_some(),
         token: config.admission != Admission::Insecure,
@@ -207,7 +207,7 @@ struct Started {
     _lock: File,
 }
 
-async fn start(config: &Config, kept: &mut Kept) -> anyhow::Result<Started> {
+async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Started> {
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         anyhow!(
             "cannot listen on {}: {error}; another port can be chosen with --listen",
@@ -216,12 +216,12 @@ async fn start(config: &Config, kept: &mut Kept) -> anyhow::Result<Started> {
     })?;
     let listen = listener.local_addr().context("the listener has no address")?;
     make_data(&config.data)?;
-    places::warn_if_others_read("the events of all users in the data directory", &config.data);
+    directories::warn_if_others_read("the events of all users in the data directory", &config.data);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let lock = lock(&config.data)?;
     // What is nobody else's business first: it takes no time.
     let checkpoints = checkpoints(config)?;
-    let Opened { log, kafka, tuning } = open(config, listen, clock.clone()).await?;
+    let OpenedLog { log, kafka, tuning } = open(config, listen, clock.clone()).await?;
     kept.0.clone_from(&kafka);
     let peers = match &kafka {
         Some(kafka) => Some(peers(config, kafka, clock.clone())?),
@@ -229,14 +229,14 @@ async fn start(config: &Config, kept: &mut Kept) -> anyhow::Result<Started> {
     };
     let schemas = schemas(config, clock.clone()).await?;
     bootstrap(config, &log, &schemas).await?;
-    let outside = Outside {
+    let outside = Services {
         schemas,
-        keeper: checkpoints.map(|checkpoints| checkpoints.start(config)).transpose()?,
+        checkpointer: checkpoints.map(|checkpoints| checkpoints.start(config)).transpose()?,
     };
     // Nothing can fail any more that is not the engine's own.
     let group: Box<dyn Group> = match &kafka {
         Some(kafka) => Box::new(kafka.join()?),
-        None => Box::new(Alone::new(log.partitions())),
+        None => Box::new(SingleNode::new(log.partitions())),
     };
     let engine = Engine::join(log, group, Some(&config.data), clock.clone(), tuning, outside)?;
     Ok(Started {
@@ -294,28 +294,28 @@ async fn reload_tokens(file: PathBuf, access: Arc<Access>, mut stopping: watch::
 }
 
 /// The log, and what of the engine depends on where it is.
-struct Opened {
+struct OpenedLog {
     log: Arc<dyn Log>,
     /// The same, if it is on Kafka.
     kafka: Option<Arc<KafkaLog>>,
     tuning: Tuning,
 }
 
-async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> anyhow::Result<Opened> {
+async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> anyhow::Result<OpenedLog> {
     let tuning = Tuning {
         cached_users: config.cached_users,
         hash_seed: super::hash_seed(),
         ..Tuning::default()
     };
     let Some(kafka) = &config.kafka else {
-        return Ok(Opened {
+        return Ok(OpenedLog {
             log: Arc::new(open_log(config, clock)?),
             kafka: None,
             tuning,
         });
     };
-    let log = reach::kafka(kafka, listen, config.start_wait_ms, clock).await?;
-    Ok(Opened {
+    let log = connect::kafka(kafka, listen, config.start_wait_ms, clock).await?;
+    Ok(OpenedLog {
         log: log.clone(),
         kafka: Some(log),
         tuning: Tuning {
@@ -330,9 +330,9 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
 fn peers(config: &Config, log: &KafkaLog, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
     let secret = config.kafka.as_ref().and_then(|kafka| kafka.peer_token.as_ref());
     let trust = match (secret, &config.tokens) {
-        (Some(secret), _) => Trust::Key(PeerKey::new(secret.reveal())),
-        (None, None) => Trust::Everybody,
-        (None, Some(_)) => Trust::Nobody,
+        (Some(secret), _) => PeerTrust::Key(PeerKey::new(secret.reveal())),
+        (None, None) => PeerTrust::Everybody,
+        (None, Some(_)) => PeerTrust::Nobody,
     };
     let peers = Peers::new(log.owners().clone(), &log.node().url, trust, clock)?;
     if let Some(warning) = peers.warning() {
@@ -346,19 +346,19 @@ async fn schemas(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Schem
     match &config.registry {
         Some(registry) => {
             let prefix = config.kafka.as_ref().and_then(|kafka| kafka.topic_prefix.as_deref());
-            reach::registry(registry, prefix, config.start_wait_ms, clock).await
+            connect::registry(registry, prefix, config.start_wait_ms, clock).await
         }
         None => Ok(Schemas::default()),
     }
 }
 
 /// The place of checkpoints, opened, with what is needed to make some.
-struct Place {
+struct CheckpointSetup {
     checkpoints: Checkpoints,
     every_ms: u64,
 }
 
-fn checkpoints(config: &Config) -> anyhow::Result<Option<Place>> {
+fn checkpoints(config: &Config) -> anyhow::Result<Option<CheckpointSetup>> {
     let Some(settings) = &config.checkpoints else {
         return Ok(None);
     };
@@ -366,21 +366,21 @@ fn checkpoints(config: &Config) -> anyhow::Result<Option<Place>> {
         .kafka
         .as_ref()
         .map_or(DEFAULT_GROUP, |kafka| kafka.group.as_str());
-    places::apart(&config.data, &settings.url)?;
+    directories::apart(&config.data, &settings.url)?;
     let environment = std::env::vars();
     let checkpoints = Checkpoints::open(&settings.url, group, settings.kept, environment, Handle::current())?;
-    Ok(Some(Place {
+    Ok(Some(CheckpointSetup {
         checkpoints,
         every_ms: settings.every_ms,
     }))
 }
 
-impl Place {
-    fn start(self, config: &Config) -> anyhow::Result<Arc<Keeper>> {
+impl CheckpointSetup {
+    fn start(self, config: &Config) -> anyhow::Result<Arc<Checkpointer>> {
         let waiting = config.data.join("checkpoints-under-way");
-        let keeper = Keeper::start(self.checkpoints, self.every_ms, waiting.clone());
-        let keeper = keeper.with_context(|| format!("{} cannot be made", waiting.display()))?;
-        Ok(Arc::new(keeper))
+        let checkpointer = Checkpointer::start(self.checkpoints, self.every_ms, waiting.clone());
+        let checkpointer = checkpointer.with_context(|| format!("{} cannot be made", waiting.display()))?;
+        Ok(Arc::new(checkpointer))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::log::Topic;
 use crate::log::kafka::KafkaReader;
 use crate::log::kafka::admin::{self, Checked};
 use crate::log::kafka::settings::Connection;
-use crate::log::kafka::topics::{self, Wanted, Weight};
+use crate::log::kafka::topics::{self, RequestedTopics, Severity};
 use crate::presence::Partition;
 use anyhow::{Context as _, bail};
 use std::io::{self, Write};
@@ -86,7 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             replication,
             retention_hours,
         } => {
-            let wanted = Wanted {
+            let wanted = RequestedTopics {
                 partitions: *partitions,
                 replication: *replication,
                 retention_ms: retention_hours.map(|hours| hours * 3_600_000),
@@ -104,7 +104,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-fn create(connection: &Connection, wanted: Wanted, output: &mut impl Write) -> anyhow::Result<()> {
+fn create(connection: &Connection, wanted: RequestedTopics, output: &mut impl Write) -> anyhow::Result<()> {
     let created = admin::create(connection, wanted)?;
     for topic in &created.plan.make {
         let settings: Vec<String> = topic
@@ -161,8 +161,8 @@ fn check_checkpoints(connection: Connection, kept: &Kept, output: &mut impl Writ
 fn tell(connection: &Connection, checked: &Checked, output: &mut impl Write) -> anyhow::Result<()> {
     for finding in &checked.findings {
         let weight = match finding.weight {
-            Weight::Refused => "refused",
-            Weight::Warning => "warning",
+            Severity::Refused => "refused",
+            Severity::Warning => "warning",
         };
         writeln!(output, "{weight} {finding}")?;
     }
@@ -174,7 +174,7 @@ fn tell(connection: &Connection, checked: &Checked, output: &mut impl Write) -> 
     writeln!(
         output,
         "{} topics with {} on {}: the engine can start",
-        topics::Part::ALL.len(),
+        topics::ManagedTopic::ALL.len(),
         counted(checked.partitions as usize, "partition"),
         counted(checked.brokers, "broker")
     )?;

@@ -1,6 +1,6 @@
 //! `rollcall users`: what a running server knows of users.
 
-use super::remote::{Answer, Client, Server, printed};
+use super::remote::{Client, Response, Server, printed};
 use super::table::{columns, plain, relative};
 use crate::clock::{Clock as _, SystemClock};
 use anyhow::bail;
@@ -84,7 +84,7 @@ pub struct AsOf {
 }
 
 /// Asks for users; ids never stand in a path, where some cannot.
-fn query(client: &Client, users: &[String]) -> anyhow::Result<Answer> {
+fn query(client: &Client, users: &[String]) -> anyhow::Result<Response> {
     client.post("v1/users/query", &json!({ "users": users }))
 }
 

@@ -1,14 +1,14 @@
 //! `rollcall webhook`: changes as callbacks, for those who still need them.
 
 use super::cluster::Cluster;
-use super::places;
+use super::directories;
 use super::signals::{Signals, within_bounds};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Credential, LogFormat, LogLevel, SecretUrl};
 use crate::log::Topic;
 use crate::log::kafka::{Beginning, Follower};
 use crate::registry::{Registry, Schemas};
-use crate::webhook::{self, Engine, Letters, Patience, PositionFile, Receiver, Shape, Start};
+use crate::webhook::{self, DeadLetterFile, EngineClient, PositionFile, PostTimeouts, Receiver, Shape, Start};
 use anyhow::Context as _;
 use clap::{ArgAction, ValueEnum, value_parser};
 use std::path::PathBuf;
@@ -80,8 +80,8 @@ pub struct Args {
     )]
     dead_letters: PathBuf,
     /// Where to begin when there is no position yet
-    #[arg(long, value_enum, env = "ROLLCALL_WEBHOOK_FROM", default_value_t = From::Latest)]
-    from: From,
+    #[arg(long, value_enum, env = "ROLLCALL_WEBHOOK_FROM", default_value_t = ChangeSource::Latest)]
+    from: ChangeSource,
     /// SDKAppID to be named in the query string, 1 to 4294967295
     #[arg(long, value_name = "ID", env = "ROLLCALL_WEBHOOK_APP", value_parser = value_parser!(u64).range(1..=u32::MAX.into()))]
     app: Option<u64>,
@@ -120,20 +120,20 @@ pub struct Args {
 const LEAVE: Duration = Duration::from_secs(3);
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum From {
+enum ChangeSource {
     Earliest,
     Latest,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    places::keep_to_ourselves();
+    directories::keep_to_ourselves();
     super::logging::start(args.log_format, args.log_level);
     for (what, path) in [
         ("the token for the engine", &args.engine_token_file),
         ("the webhook's token", &args.token_file),
     ] {
         if let Some(path) = path {
-            places::warn_if_others_read(what, path);
+            directories::warn_if_others_read(what, path);
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -154,35 +154,35 @@ async fn post(args: Args) -> anyhow::Result<()> {
         push_expired: args.push_expired,
         web: args.web_platforms.unwrap_or_else(Shape::default_web),
     };
-    let patience = Patience {
+    let patience = PostTimeouts {
         timeout: Duration::from_millis(args.timeout_ms),
         give_up_after: Some(args.give_up_after_s).filter(|s| *s > 0).map(Duration::from_secs),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let receiver = Receiver::new(args.to.reveal().clone(), shape, patience, clock.clone())
         .context("no HTTP client can be made")?;
-    let letters = Letters::open(&args.dead_letters)?;
+    let dead_letters = DeadLetterFile::open(&args.dead_letters)?;
     let parallel = usize::try_from(args.parallel).context("parallel is too large")?;
     let (stop, stopping) = watch::channel(false);
     let Some(bootstrap) = args.kafka else {
         let (file, kept) = PositionFile::open(&args.position)?;
         let start = match (kept, args.from) {
             (Some(positions), _) => Start::At(positions),
-            (None, From::Earliest) => Start::Earliest,
-            (None, From::Latest) => Start::Latest,
+            (None, ChangeSource::Earliest) => Start::Earliest,
+            (None, ChangeSource::Latest) => Start::Latest,
         };
-        let following = Engine::follow(&args.engine, engine_token, start);
+        let following = EngineClient::follow(&args.engine, engine_token, start);
         let Some(followed) = signals.unless_stopped(following).await else {
             return Ok(());
         };
         let (engine, from) = followed?;
         tracing::info!(position = %from, engine = %args.engine, "following");
-        let posting = webhook::run(engine.read(from), file, receiver, letters, parallel, stopping);
+        let posting = webhook::run(engine.read(from), file, receiver, dead_letters, parallel, stopping);
         return until_told(posting, signals, &stop).await;
     };
     let beginning = match args.from {
-        From::Earliest => Beginning::Earliest,
-        From::Latest => Beginning::Latest,
+        ChangeSource::Earliest => Beginning::Earliest,
+        ChangeSource::Latest => Beginning::Latest,
     };
     let connection = args.cluster.connection(&bootstrap)?;
     let (group, runtime) = (args.group.clone(), Handle::current());
@@ -200,7 +200,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
     };
     let (follower, schemas) = joined??;
     let (source, keep, left) = webhook::follow_kafka(follower, schemas, &group)?;
-    let posting = webhook::run(source, keep, receiver, letters, parallel, stopping);
+    let posting = webhook::run(source, keep, receiver, dead_letters, parallel, stopping);
     until_told(posting, signals, &stop).await?;
     // So that the others have its partitions at once, and not after its session.
     let _ = tokio::time::timeout(LEAVE, left).await;

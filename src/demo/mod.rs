@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use world::World;
+use world::DemoWorld;
 
 /// How many users there may be.
 pub const USERS: std::ops::RangeInclusive<u32> = 1..=100_000;
@@ -48,7 +48,7 @@ pub fn start(settings: Settings, clock: Arc<dyn Clock>) -> Demo {
         // Wall time may step; the world's people do not. So only its beginning is taken from there.
         let began_ms = clock.now_ms();
         let began = clock.monotonic_ms();
-        let mut world = World::new(users, began_ms);
+        let mut world = DemoWorld::new(users, began_ms);
         let mut poster = Poster::new(&settings.url, settings.token, stopping);
         loop {
             let now_ms = began_ms + clock.monotonic_ms().saturating_sub(began);

@@ -5,7 +5,7 @@
 //! and again only after it had gone well in between.
 
 use super::is_over;
-use super::world::Happening;
+use super::world::DemoEvent;
 use std::ops::ControlFlow;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub struct Poster {
 }
 
 /// What came of an attempt.
-enum Answer {
+enum Attempt {
     Taken,
     /// Worth another attempt.
     Later(String),
@@ -56,7 +56,7 @@ impl Poster {
     }
 
     /// Sends everything, as often as it takes. Breaks when it is time to stop.
-    pub fn post(&mut self, happenings: Vec<Happening>) -> ControlFlow<()> {
+    pub fn post(&mut self, happenings: Vec<DemoEvent>) -> ControlFlow<()> {
         for part in requests(&happenings) {
             let by_operator = part.first().is_some_and(|first| first.by_operator);
             if by_operator && self.is_no_operator {
@@ -69,19 +69,19 @@ impl Poster {
                     return ControlFlow::Break(());
                 }
                 match self.attempt(&body) {
-                    Answer::Taken => {
+                    Attempt::Taken => {
                         self.is_warned = false;
                         break;
                     }
-                    Answer::Refused(403, _) if by_operator => {
+                    Attempt::Refused(403, _) if by_operator => {
                         self.is_no_operator = true;
                         break;
                     }
-                    Answer::Refused(status, text) => {
+                    Attempt::Refused(status, text) => {
                         self.warn(&format!("the server refused them with {status}: {text}"));
                         break;
                     }
-                    Answer::Later(why) => {
+                    Attempt::Later(why) => {
                         self.warn(&why);
                         self.pause(back_off)?;
                         back_off = (back_off * 2).min(BACK_OFF.1);
@@ -100,25 +100,25 @@ impl Poster {
         }
     }
 
-    fn attempt(&self, body: &str) -> Answer {
+    fn attempt(&self, body: &str) -> Attempt {
         let mut request = self.agent.post(&self.url).header("Content-Type", "application/json");
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
         }
         let mut response = match request.send(body) {
             Ok(response) => response,
-            Err(error) => return Answer::Later(format!("the server cannot be reached: {error}")),
+            Err(error) => return Attempt::Later(format!("the server cannot be reached: {error}")),
         };
         let status = response.status();
         // To its end, or the connection could not be used again.
         let text = response.body_mut().read_to_string();
         if status.is_success() {
-            return Answer::Taken;
+            return Attempt::Taken;
         }
         let text: String = text.unwrap_or_default().chars().take(200).collect();
         match status.as_u16() {
-            429 | 500..=599 => Answer::Later(format!("the server answers {status}: {text}")),
-            status => Answer::Refused(status, text),
+            429 | 500..=599 => Attempt::Later(format!("the server answers {status}: {text}")),
+            status => Attempt::Refused(status, text),
         }
     }
 
@@ -131,7 +131,7 @@ impl Poster {
 }
 
 /// Cuts what happened into requests. What an operator did goes alone, since it alone may be refused.
-fn requests(happenings: &[Happening]) -> Vec<&[Happening]> {
+fn requests(happenings: &[DemoEvent]) -> Vec<&[DemoEvent]> {
     let mut requests = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (number, happening) in happenings.iter().enumerate() {
@@ -149,7 +149,7 @@ fn requests(happenings: &[Happening]) -> Vec<&[Happening]> {
     requests
 }
 
-fn body(happenings: &[Happening]) -> String {
+fn body(happenings: &[DemoEvent]) -> String {
     let events: Vec<&str> = happenings.iter().map(|happening| happening.json.as_str()).collect();
     format!("[{}]", events.join(","))
 }
@@ -161,8 +161,8 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::sync::mpsc;
 
-    fn happening(json: &str, by_operator: bool) -> Happening {
-        Happening {
+    fn happening(json: &str, by_operator: bool) -> DemoEvent {
+        DemoEvent {
             json: json.to_owned(),
             by_operator,
         }
@@ -170,14 +170,14 @@ mod tests {
 
     #[test]
     fn requests_are_bounded_and_operators_go_alone() {
-        let lengths = |happenings: &[Happening]| -> Vec<usize> {
+        let lengths = |happenings: &[DemoEvent]| -> Vec<usize> {
             requests(happenings).iter().map(|request| request.len()).collect()
         };
         let plain = happening("{}", false);
         let kick = happening("{}", true);
         assert_eq!(lengths(&[]), Vec::<usize>::new());
         assert_eq!(lengths(&vec![plain.clone(); 2_500]), [1_000, 1_000, 500]);
-        let mixed = [&kick, &plain, &plain, &kick, &kick, &plain].map(Happening::clone);
+        let mixed = [&kick, &plain, &plain, &kick, &kick, &plain].map(DemoEvent::clone);
         assert_eq!(lengths(&mixed), [1, 2, 1, 1, 1]);
         let large = happening(&"x".repeat(300 * 1024), false);
         assert_eq!(lengths(&[large.clone(), plain, large.clone(), large]), [2, 1, 1]);
@@ -212,7 +212,7 @@ mod tests {
         let told = serve(listener, &[503, 200, 403, 400, 200]);
         let (_stop, stopping) = mpsc::sync_channel(1);
         let mut poster = Poster::new(&url, Some("secret".to_owned()), stopping);
-        let mut post = |happenings: &[Happening]| assert!(poster.post(happenings.to_vec()).is_continue());
+        let mut post = |happenings: &[DemoEvent]| assert!(poster.post(happenings.to_vec()).is_continue());
         post(&[happening("1", false), happening("2", false)]);
         post(&[happening("3", true), happening("4", false), happening("5", true)]);
         post(&[happening("6", false)]);

@@ -17,7 +17,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 /// Something that happened, to be published.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Happening {
+pub struct DemoEvent {
     /// The event, a JSON object.
     pub json: String,
     /// An operator did it, who may do more than gateways may.
@@ -69,7 +69,7 @@ const STATUS_TEXTS: [&str; 8] = [
 
 /// Where somebody is, as their client knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+enum Location {
     /// Not logged in.
     Out,
     /// The app is open and connected.
@@ -95,7 +95,7 @@ struct Link {
 struct Person {
     name: String,
     devices: Vec<Device>,
-    place: Place,
+    place: Location,
     /// The device that the person is logged in with, or was last.
     at: usize,
     link: Link,
@@ -127,7 +127,7 @@ enum Plan {
     Late(usize),
     Leave { person: usize },
     Act { person: usize, acts: u32 },
-    Beat { person: usize, links: u32 },
+    HeartbeatEntry { person: usize, links: u32 },
 }
 
 /// What somebody who is there does next.
@@ -144,7 +144,7 @@ enum Act {
     LogOut,
 }
 
-pub struct World {
+pub struct DemoWorld {
     people: Vec<Person>,
     gateways: Vec<Gateway>,
     heartbeat_ms: [u64; Platform::ALL.len()],
@@ -156,13 +156,13 @@ pub struct World {
     plans: BinaryHeap<Reverse<(u64, u64, Plan)>>,
     /// Tells plans of the same time apart, in the order they were made.
     planned: u64,
-    happenings: Vec<Happening>,
+    happenings: Vec<DemoEvent>,
     /// How many disconnects were made late so far.
     lates: u32,
 }
 
-impl World {
-    pub fn new(users: u32, seed: u64) -> World {
+impl DemoWorld {
+    pub fn new(users: u32, seed: u64) -> DemoWorld {
         let defaults = Policy::default();
         let heartbeat_ms = |platform: Platform| {
             let rules = defaults.platforms.get(platform.name());
@@ -171,7 +171,7 @@ impl World {
         let person = |number| Person {
             name: people::name(number),
             devices: people::devices(number),
-            place: Place::Out,
+            place: Location::Out,
             at: 0,
             link: Link::default(),
             links: 0,
@@ -185,7 +185,7 @@ impl World {
             beats: Vec::new(),
             late: VecDeque::new(),
         };
-        let mut world = World {
+        let mut world = DemoWorld {
             people: (0..users).map(person).collect(),
             gateways: GATEWAYS.iter().map(gateway).collect(),
             heartbeat_ms: Platform::ALL.map(heartbeat_ms),
@@ -219,7 +219,7 @@ impl World {
     }
 
     /// What happened since the last time, in order. `now_ms` is wall time; it gives new gateway processes their epoch.
-    pub fn advance(&mut self, now_ms: u64) -> Vec<Happening> {
+    pub fn advance(&mut self, now_ms: u64) -> Vec<DemoEvent> {
         match self.hour {
             None => self.gateways.iter_mut().for_each(|gateway| gateway.epoch = now_ms),
             Some(hour) => self.time += now_ms.saturating_sub(hour).min(STEP_MAX),
@@ -275,7 +275,7 @@ impl World {
                 }
             }
             Plan::Leave { person } => {
-                if self.people[person].place == Place::Here {
+                if self.people[person].place == Location::Here {
                     self.log_out(time, person);
                 }
             }
@@ -284,7 +284,7 @@ impl World {
                     self.act(time, person);
                 }
             }
-            Plan::Beat { person, links } => self.beat(time, person, links),
+            Plan::HeartbeatEntry { person, links } => self.beat(time, person, links),
         }
     }
 
@@ -313,12 +313,12 @@ impl World {
             .for_each(|(_, event)| *event = Value::Null);
         for person in 0..self.people.len() {
             let Person { place, link, .. } = self.people[person];
-            if link.gateway == gateway && matches!(place, Place::Here | Place::Background) {
+            if link.gateway == gateway && matches!(place, Location::Here | Location::Background) {
                 let notices = match self.dice.percent(80) {
                     true => SECOND + self.dice.wait(6 * SECOND),
                     false => self.dice.between(15 * SECOND, MINUTE),
                 };
-                self.goes(time, person, Place::Cut, notices);
+                self.goes(time, person, Location::Cut, notices);
             }
         }
         let back = self.dice.between(40 * SECOND, 90 * SECOND);
@@ -333,9 +333,9 @@ impl World {
         let device = &somebody.devices[somebody.at];
         // In the background a mini program is suspended, and an app is not.
         let beats = match somebody.place {
-            Place::Here => true,
-            Place::Background => device.platform != Platform::MiniProgram,
-            Place::Out | Place::Tunnel | Place::Closed | Place::Cut => false,
+            Location::Here => true,
+            Location::Background => device.platform != Platform::MiniProgram,
+            Location::Out | Location::Tunnel | Location::Closed | Location::Cut => false,
         };
         if beats {
             let beat = json!({
@@ -347,11 +347,11 @@ impl World {
             self.gateways[somebody.link.gateway].beats.push(beat);
         }
         let every = self.heartbeat_ms[device.platform as usize];
-        self.plan(time + every, Plan::Beat { person, links });
+        self.plan(time + every, Plan::HeartbeatEntry { person, links });
     }
 
     /// A gateway sends the heartbeats of its clients together.
-    fn beats(&mut self) -> Vec<Happening> {
+    fn beats(&mut self) -> Vec<DemoEvent> {
         let mut happenings = Vec::new();
         for (gateway, name) in self.gateways.iter_mut().zip(GATEWAYS) {
             let beats = std::mem::take(&mut gateway.beats);
@@ -359,7 +359,7 @@ impl World {
                 let event = json!({
                     "type": "heartbeats", "gateway": name, "epoch": gateway.epoch, "beats": beats,
                 });
-                happenings.push(Happening {
+                happenings.push(DemoEvent {
                     json: event.to_string(),
                     by_operator: false,
                 });
@@ -371,11 +371,11 @@ impl World {
     // People.
 
     /// From now on somebody is at a place, for so long.
-    fn goes(&mut self, time: u64, person: usize, place: Place, lasts: u64) {
+    fn goes(&mut self, time: u64, person: usize, place: Location, lasts: u64) {
         let somebody = &mut self.people[person];
         somebody.place = place;
         somebody.acts += 1;
-        if matches!(place, Place::Out | Place::Closed | Place::Cut) {
+        if matches!(place, Location::Out | Location::Closed | Location::Cut) {
             somebody.links += 1;
             somebody.text = None;
         }
@@ -385,33 +385,33 @@ impl World {
 
     fn act(&mut self, time: u64, person: usize) {
         match self.people[person].place {
-            Place::Out => {
+            Location::Out => {
                 let device = self.dice.index(self.people[person].devices.len());
                 self.log_in(time, person, device);
             }
-            Place::Here => self.act_here(time, person),
-            Place::Background => {
+            Location::Here => self.act_here(time, person),
+            Location::Background => {
                 if self.dice.percent(80) {
                     self.tell_of(person, "foreground", json!({}));
                     let lasts = self.until_act();
-                    self.goes(time, person, Place::Here, lasts);
+                    self.goes(time, person, Location::Here, lasts);
                 } else {
                     self.close(time, person, "closed");
                 }
             }
-            Place::Tunnel => {
+            Location::Tunnel => {
                 self.people[person].text = None;
                 let Link { gateway, epoch, .. } = self.people[person].link;
                 let stands = self.gateways[gateway].is_up && self.gateways[gateway].epoch == epoch;
                 if stands && self.dice.percent(50) {
                     self.tell_of(person, "heartbeat", json!({}));
                     let lasts = self.until_act();
-                    self.goes(time, person, Place::Here, lasts);
+                    self.goes(time, person, Location::Here, lasts);
                 } else {
                     self.connect(time, person, "resume");
                 }
             }
-            Place::Closed => {
+            Location::Closed => {
                 let at = self.people[person].at;
                 let is_web = self.people[person].devices[at].platform == Platform::Web;
                 if self.dice.percent(20) {
@@ -423,7 +423,7 @@ impl World {
                     self.connect(time, person, "resume");
                 }
             }
-            Place::Cut => self.connect(time, person, "resume"),
+            Location::Cut => self.connect(time, person, "resume"),
         }
     }
 
@@ -471,18 +471,18 @@ impl World {
             Act::Background => {
                 self.tell_of(person, "background", json!({}));
                 let lasts = self.dice.between(8 * SECOND, 80 * SECOND);
-                self.goes(time, person, Place::Background, lasts);
+                self.goes(time, person, Location::Background, lasts);
             }
             Act::Tunnel => {
                 let lasts = self.tunnel(platform);
-                self.goes(time, person, Place::Tunnel, lasts);
+                self.goes(time, person, Location::Tunnel, lasts);
             }
             Act::Roam => self.connect(time, person, "resume"),
             Act::OtherDevice => self.take_other_device(time, person),
             Act::StatusText => {
                 self.set_text(person);
                 let lasts = self.until_act();
-                self.goes(time, person, Place::Here, lasts);
+                self.goes(time, person, Location::Here, lasts);
             }
             Act::LogOut => self.log_out(time, person),
         }
@@ -491,7 +491,7 @@ impl World {
     fn log_out(&mut self, time: u64, person: usize) {
         self.tell_of(person, "logout", json!({}));
         let lasts = 10 * SECOND + self.dice.wait(OUT_FOR);
-        self.goes(time, person, Place::Out, lasts);
+        self.goes(time, person, Location::Out, lasts);
     }
 
     fn until_act(&mut self) -> u64 {
@@ -518,7 +518,7 @@ impl World {
             true => self.dice.wait(40 * SECOND),
             false => self.dice.wait(6 * MINUTE),
         };
-        self.goes(time, person, Place::Closed, 3 * SECOND + lasts);
+        self.goes(time, person, Location::Closed, 3 * SECOND + lasts);
     }
 
     fn take_other_device(&mut self, time: u64, person: usize) {
@@ -546,7 +546,7 @@ impl World {
         }
         let stands = matches!(
             self.people[person].place,
-            Place::Here | Place::Background | Place::Tunnel
+            Location::Here | Location::Background | Location::Tunnel
         );
         if stands && intent == "resume" && (self.lates < LATE_FIRST || self.dice.percent(LATE_PERCENT)) {
             self.end_late(time, person);
@@ -568,9 +568,9 @@ impl World {
         let client = format!("198.51.100.{} {}", 1 + person % 254, platform.client());
         self.tell_of(person, "connect", json!({ "intent": intent, "client": client }));
         let beat = self.heartbeat_ms[platform as usize];
-        self.plan(time + beat, Plan::Beat { person, links });
+        self.plan(time + beat, Plan::HeartbeatEntry { person, links });
         let lasts = self.until_act();
-        self.goes(time, person, Place::Here, lasts);
+        self.goes(time, person, Location::Here, lasts);
     }
 
     /// The gateway of the present connection notices only after the next has begun that this one has ended.
@@ -619,13 +619,13 @@ impl World {
             let Some(somebody) = self.people.get(person) else {
                 return;
             };
-            if somebody.place == Place::Here {
-                self.happenings.push(Happening {
+            if somebody.place == Location::Here {
+                self.happenings.push(DemoEvent {
                     json: json!({ "type": "kick", "user": somebody.name }).to_string(),
                     by_operator: true,
                 });
                 let lasts = 5 * SECOND + self.dice.wait(MINUTE);
-                return self.goes(time, person, Place::Out, lasts);
+                return self.goes(time, person, Location::Out, lasts);
             }
         }
     }
@@ -633,7 +633,7 @@ impl World {
     // Telling.
 
     fn tell(&mut self, event: Value) {
-        self.happenings.push(Happening {
+        self.happenings.push(DemoEvent {
             json: event.to_string(),
             by_operator: false,
         });

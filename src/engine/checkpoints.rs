@@ -19,7 +19,7 @@ type Point = (Offset, u64);
 
 /// What the log has of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reach {
+pub struct LogBounds {
     /// The oldest event kept.
     pub start: Offset,
     pub end: Offset,
@@ -27,17 +27,17 @@ pub struct Reach {
 }
 
 /// Makes checkpoints and takes them.
-pub struct Keeper {
+pub struct Checkpointer {
     checkpoints: Checkpoints,
     every_ms: u64,
     /// Where copies wait, on the same file system as the stores.
     waiting: PathBuf,
     sender: Sender<Copy>,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<CheckpointerState>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct CheckpointerState {
     /// Partitions with a copy on its way.
     under_way: BTreeSet<Partition>,
     /// What was found when the last one had arrived.
@@ -47,12 +47,12 @@ struct Shared {
 struct Copy {
     partition: Partition,
     directory: PathBuf,
-    reach: Reach,
+    reach: LogBounds,
 }
 
-impl Keeper {
+impl Checkpointer {
     /// Copies wait in a directory, from which those of an earlier process are removed, and nothing else.
-    pub fn start(checkpoints: Checkpoints, every_ms: u64, waiting: PathBuf) -> std::io::Result<Keeper> {
+    pub fn start(checkpoints: Checkpoints, every_ms: u64, waiting: PathBuf) -> std::io::Result<Checkpointer> {
         std::fs::create_dir_all(&waiting)?;
         for entry in std::fs::read_dir(&waiting)? {
             let entry = entry?;
@@ -66,14 +66,14 @@ impl Keeper {
             }
         }
         let (sender, copies) = channel();
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = Arc::new(Mutex::new(CheckpointerState::default()));
         let (place, done) = (checkpoints.clone(), shared.clone());
         // It ends with the process: what it is sending then is no checkpoint yet, and hurts nobody.
         tasks::spawn("checkpoints", move || {
             publish(&place, &copies, &done);
             End::Asked
         })?;
-        Ok(Keeper {
+        Ok(Checkpointer {
             checkpoints,
             every_ms,
             waiting,
@@ -93,7 +93,7 @@ impl Keeper {
     }
 
     /// Takes a copy that was made in that place.
-    pub fn take(&self, partition: Partition, directory: PathBuf, reach: Reach) {
+    pub fn take(&self, partition: Partition, directory: PathBuf, reach: LogBounds) {
         locked(&self.shared).under_way.insert(partition);
         // The thread ends only with this.
         let _ = self.sender.send(Copy {
@@ -110,7 +110,7 @@ impl Keeper {
 
     /// Puts a checkpoint in the store's place where the store is of no use, or so far behind that fetching is quicker than
     /// folding `worth` records. An error only where the partition cannot go on without.
-    pub fn restore(&self, partition: Partition, store: &Path, reach: Reach, worth: u64) -> Result<(), Error> {
+    pub fn restore(&self, partition: Partition, store: &Path, reach: LogBounds, worth: u64) -> Result<(), Error> {
         let own = standing(store, partition).filter(|own| reach.allows(*own));
         if reach.committed.0 == Offset(0) || own.is_some_and(|own| reach.committed.0.0 - own.0.0 <= worth) {
             return Ok(());
@@ -142,7 +142,7 @@ impl Keeper {
         partition: Partition,
         store: &Path,
         own: Option<Point>,
-        reach: Reach,
+        reach: LogBounds,
     ) -> Result<Option<Applied>, Error> {
         let fetched = beside(store, ".new");
         remove(&fetched)?;
@@ -181,7 +181,7 @@ fn remove(directory: &Path) -> Result<(), Error> {
     }
 }
 
-impl Reach {
+impl LogBounds {
     /// Whether a state that stands there can be brought up to date.
     fn allows(&self, point: Point) -> bool {
         point.0 >= self.start && point <= self.committed
@@ -189,7 +189,7 @@ impl Reach {
 }
 
 /// The checkpoint to take, if one is better than what is on disk.
-fn choose(own: Option<Point>, reach: Reach, listed: &[Listed], worth: u64) -> Option<&Listed> {
+fn choose(own: Option<Point>, reach: LogBounds, listed: &[Listed], worth: u64) -> Option<&Listed> {
     let usable = listed
         .iter()
         .filter(|listed| reach.allows((listed.next, listed.outputs)));
@@ -219,7 +219,7 @@ pub fn set_aside(store: &Path) -> Result<(), Error> {
     std::fs::rename(store, &aside).map_err(|error| local(store, &error))
 }
 
-fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Shared>) {
+fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<CheckpointerState>) {
     while let Ok(copy) = copies.recv() {
         failpoint::reach("checkpoints");
         let partition = copy.partition;
@@ -242,7 +242,7 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Sh
     }
 }
 
-fn look_at_retention(checkpoints: &Checkpoints, copy: &Copy, shared: &Mutex<Shared>) {
+fn look_at_retention(checkpoints: &Checkpoints, copy: &Copy, shared: &Mutex<CheckpointerState>) {
     let partition = copy.partition;
     let Ok(listed) = checkpoints.newest(partition) else {
         return;
@@ -284,7 +284,7 @@ pub fn retention_warning(listed: &[Listed], start: Offset, end: Offset) -> Optio
     })
 }
 
-fn locked(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+fn locked(shared: &Mutex<CheckpointerState>) -> MutexGuard<'_, CheckpointerState> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -292,7 +292,7 @@ fn locked(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 mod tests {
     use super::*;
 
-    const REACH: Reach = Reach {
+    const REACH: LogBounds = LogBounds {
         start: Offset(100),
         end: Offset(1_000),
         committed: (Offset(900), 2),

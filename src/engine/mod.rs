@@ -1,41 +1,41 @@
 //! The engine: log, schema, core and store composed, a worker a partition.
 //!
 //! [`partition`] is the walk of a batch, without threads; [`worker`] the thread that drives it, with everything that
-//! can wake it in one closed enum; [`ownership`] the table that says what a change of owner asks for, [`seats`] the thread
+//! can wake it in one closed enum; [`ownership`] the table that says what a change of owner asks for, [`assignments`] the thread
 //! that does it; this file starts them and asks the workers ([`Engine`]).
 
 #[macro_use]
 pub mod planted;
 
+mod assignments;
 pub mod census;
 mod checkpoints;
 mod current;
+mod locations;
 mod outbox;
 mod outcomes;
 pub mod ownership;
 pub mod partition;
 mod placement;
-mod places;
 mod progress;
 pub mod rejected;
-mod seats;
 mod worker;
 
-pub use checkpoints::{Keeper, Reach, retention_warning};
+pub use checkpoints::{Checkpointer, LogBounds, retention_warning};
 pub use outcomes::{Interest, Outcome, Outcomes};
 pub use placement::{Placed, Unplaced};
 pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::checkpoint;
 use crate::clock::Clock;
-use crate::log::{self, Alone, Group, Log, Position, Topic};
+use crate::log::{self, Group, Log, Position, SingleNode, Topic};
 use crate::metrics;
 use crate::presence::state::HashSeed;
 use crate::presence::{Epoch, LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::store;
 use crate::tasks::{self, End};
-use seats::{Means, Report, Seat, Seats};
+use assignments::{Assignment, Assignments, Dependencies, WorkerReport};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -145,7 +145,7 @@ pub enum Error {
         "partition {partition}: {} panicked: {message}. {}",
         offset.map_or("opening it".to_owned(), |offset| format!("folding at offset {offset}")),
         if *halted {
-            "It panicked there before, so the partition halts; other partitions go on. Report it with the record at that \
+            "It panicked there before, so the partition halts; other partitions go on. WorkerReport it with the record at that \
              offset (rollcall log events); a version that folds the record goes on from there"
         } else {
             "It is tried once more, from the store"
@@ -228,9 +228,9 @@ impl Error {
 
 /// What is neither log nor disk: the registry's schemas, and checkpoints. None of either by default.
 #[derive(Clone, Default)]
-pub struct Outside {
+pub struct Services {
     pub schemas: Schemas,
-    pub keeper: Option<Arc<Keeper>>,
+    pub checkpointer: Option<Arc<Checkpointer>>,
 }
 
 /// A running engine. Its methods may be called from any task or thread.
@@ -238,9 +238,9 @@ pub struct Engine {
     log: Arc<dyn Log>,
     schemas: Schemas,
     clock: Arc<dyn Clock>,
-    seats: Arc<[Seat]>,
-    seated: Arc<AtomicBool>,
-    reporter: mpsc::Sender<Report>,
+    assignments: Arc<[Assignment]>,
+    assigned: Arc<AtomicBool>,
+    reporter: mpsc::Sender<WorkerReport>,
     /// What the last commits came to, once the thread has ended. None once that was asked for.
     result: Mutex<Option<mpsc::Receiver<Result<(), Error>>>>,
 }
@@ -254,8 +254,8 @@ impl Engine {
         clock: Arc<dyn Clock>,
         tuning: Tuning,
     ) -> Result<Engine, Error> {
-        let alone = Alone::new(log.partitions());
-        Engine::join(log, Box::new(alone), data, clock, tuning, Outside::default())
+        let alone = SingleNode::new(log.partitions());
+        Engine::join(log, Box::new(alone), data, clock, tuning, Services::default())
     }
 
     /// Works on the partitions that a group gives to this process.
@@ -265,43 +265,43 @@ impl Engine {
         data: Option<&Path>,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
-        outside: Outside,
+        services: Services,
     ) -> Result<Engine, Error> {
         metrics::partitions_of_log(log.partitions());
-        let schemas = outside.schemas.clone();
-        let seats: Arc<[Seat]> = (0..log.partitions()).map(|_| Seat::default()).collect();
+        let schemas = services.schemas.clone();
+        let assignments: Arc<[Assignment]> = (0..log.partitions()).map(|_| Assignment::default()).collect();
         let (reporter, reports) = mpsc::channel();
-        let means = Means {
+        let dependencies = Dependencies {
             log: log.clone(),
             data: data.map(Path::to_owned),
             clock: clock.clone(),
             tuning,
-            outside,
+            services,
             warnings: Arc::default(),
         };
-        let run = Seats::new(means, group, seats.clone(), reporter.clone(), reports);
-        let seated = run.seated().clone();
+        let run = Assignments::new(dependencies, group, assignments.clone(), reporter.clone(), reports);
+        let assigned = run.assigned().clone();
         let (ended, result) = mpsc::sync_channel(1);
-        let thread = tasks::spawn("seats", move || {
+        let thread = tasks::spawn("assignments", move || {
             // Nobody listens who does not stop it.
             let _ = ended.send(run.run());
             End::Asked
         });
         thread.map_err(|error| Error::Log(log::Error::Open(format!("a thread cannot be started: {error}").into())))?;
-        let woken = seats.clone();
+        let woken = assignments.clone();
         log.listen(Box::new(move |topic, partition| {
             if topic == Topic::Events
-                && let Some(seat) = woken.get(partition.0 as usize)
+                && let Some(assignment) = woken.get(partition.0 as usize)
             {
-                seat.wake();
+                assignment.wake();
             }
         }));
         Ok(Engine {
             log,
             schemas,
             clock,
-            seats,
-            seated,
+            assignments,
+            assigned,
             reporter,
             result: Mutex::new(Some(result)),
         })
@@ -322,8 +322,8 @@ impl Engine {
     }
 
     /// Whether the group has said which partitions are this process's, also if there are no such partitions.
-    pub fn is_seated(&self) -> bool {
-        self.seated.load(Ordering::Acquire)
+    pub fn has_assignment(&self) -> bool {
+        self.assigned.load(Ordering::Acquire)
     }
 
     async fn ask<T>(
@@ -341,8 +341,11 @@ impl Engine {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, QueryError> {
         let (reply, answer) = oneshot::channel();
-        let seat = self.seats.get(partition.0 as usize).ok_or(QueryError::Elsewhere)?;
-        if !seat.send(command(reply)) {
+        let assignment = self
+            .assignments
+            .get(partition.0 as usize)
+            .ok_or(QueryError::Elsewhere)?;
+        if !assignment.send(command(reply)) {
             return Err(QueryError::Elsewhere);
         }
         // A worker may be waiting for its log. A worker that ends in between has not answered wrongly.
@@ -394,14 +397,14 @@ impl Engine {
 
     /// Whether this process works on a partition.
     pub fn has(&self, partition: Partition) -> bool {
-        let seat = self.seats.get(partition.0 as usize);
-        seat.is_some_and(Seat::is_taken)
+        let assignment = self.assignments.get(partition.0 as usize);
+        assignment.is_some_and(Assignment::is_taken)
     }
 
     /// Has the outcomes of a partition's records kept from now on, for as long as what is returned lives.
     pub fn interest(&self, partition: Partition) -> Interest {
-        match self.seats.get(partition.0 as usize) {
-            Some(seat) => seat.interest(),
+        match self.assignments.get(partition.0 as usize) {
+            Some(assignment) => assignment.interest(),
             None => Interest::in_what(&Arc::default()),
         }
     }
@@ -428,7 +431,7 @@ impl Engine {
     /// engine gets no more answers.
     pub fn stop(&self) -> Result<(), Error> {
         // One that has ended already needs no telling.
-        let _ = self.reporter.send(Report::Stop);
+        let _ = self.reporter.send(WorkerReport::Stop);
         let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
         match result.map(|result| result.recv()) {
             None => Ok(()),

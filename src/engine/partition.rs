@@ -11,13 +11,13 @@
 //!
 //! Start, recovery and the live path are this one path: what the log has already is folded silently ([`Outbox`]).
 
-mod look;
+mod inspect;
 
 use super::census::Census;
 use super::current;
+use super::locations::{UserLocations, beats_of};
 use super::outbox::Outbox;
 use super::outcomes::Kept;
-use super::places::{Places, beats_of};
 use super::rejected::{Groups, Rejected, decode};
 use super::{Error, Tuning};
 use crate::clock::Clock;
@@ -34,7 +34,7 @@ use crate::presence::{LogTime, Offset, Partition, Status};
 use crate::registry::Schemas;
 use crate::schema::avro::{self, Quarantined, Schema};
 use crate::schema::policy::{policy_json, written_policy};
-use crate::store::{self, Applied, DueKey, Place, Store, keys};
+use crate::store::{self, Applied, DueKey, Store, UserLocation, keys};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 /// A partition, from its log and its store to what it has in memory.
-pub struct Walk {
+pub struct PartitionProcessor {
     partition: Partition,
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
@@ -57,9 +57,9 @@ pub struct Walk {
     /// committed inside a record.
     resumed_outputs: u64,
     /// Where each user in memory stands in the store, by slot.
-    places: Places,
+    places: UserLocations,
     /// Users forgotten since the last commit of the store, who may still be in it.
-    gone: HashMap<Box<str>, Place>,
+    gone: HashMap<Box<str>, UserLocation>,
     /// Everybody up to here in the store's order of deadlines is in memory or was, since they became due.
     due_seen: DueKey,
     /// No row of the store after `due_seen` is before this time.
@@ -90,7 +90,7 @@ pub struct Step {
     pub saw_tick: bool,
 }
 
-impl Walk {
+impl PartitionProcessor {
     /// Opens the store in a directory (or none) and gets ready to fold on from where it stands. `first` is the policy
     /// of a partition without any record.
     ///
@@ -103,27 +103,29 @@ impl Walk {
         first: &Policy,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
-    ) -> Result<Walk, Error> {
+    ) -> Result<PartitionProcessor, Error> {
         let directory = directory.map(Path::to_owned);
-        let home = directory.as_ref().map(|directory| directory as &dyn store::Home);
-        Walk::open_at(partition, log, home, first, clock, tuning)
+        let home = directory
+            .as_ref()
+            .map(|directory| directory as &dyn store::StoreLocation);
+        PartitionProcessor::open_at(partition, log, home, first, clock, tuning)
     }
 
     /// The same with a store wherever it is kept.
     pub fn open_at(
         partition: Partition,
         log: Arc<dyn Log>,
-        home: Option<&dyn store::Home>,
+        home: Option<&dyn store::StoreLocation>,
         first: &Policy,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
-    ) -> Result<Walk, Error> {
+    ) -> Result<PartitionProcessor, Error> {
         let Some(home) = home else {
-            return Walk::start(partition, log, None, first, clock, tuning);
+            return PartitionProcessor::start(partition, log, None, first, clock, tuning);
         };
-        let open = || -> Result<Walk, Error> {
+        let open = || -> Result<PartitionProcessor, Error> {
             let store = home.open()?;
-            Walk::start(partition, log.clone(), Some(store), first, clock.clone(), tuning)
+            PartitionProcessor::start(partition, log.clone(), Some(store), first, clock.clone(), tuning)
         };
         match open() {
             Err(error) if error.is_the_stores() => {
@@ -149,12 +151,12 @@ impl Walk {
         first: &Policy,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
-    ) -> Result<Walk, Error> {
+    ) -> Result<PartitionProcessor, Error> {
         let target = log.position(partition)?;
         let mut applied = Applied::default();
         let mut state = None;
         let mut census = Census::default();
-        let mut places = Places::default();
+        let mut places = UserLocations::default();
         let mut written = None;
         let meta = store.as_ref().map(Store::meta).transpose()?.flatten();
         if let (Some(store), Some(meta)) = (&store, &meta) {
@@ -202,7 +204,7 @@ impl Walk {
             state.reserve(census.users(Status::Online));
             store.for_each_online(|slot, user| {
                 state.put_back(slot, user);
-                places.set(slot, Place::Online);
+                places.set(slot, UserLocation::Online);
             })?;
             store.for_each_beats(|slot, beats| {
                 state.put_back_beats(slot, beats.user_last_seen, beats.devices);
@@ -212,7 +214,7 @@ impl Walk {
         let state = state.unwrap_or_else(|| State::seeded(partition, first.clone(), tuning.hash_seed));
         let seq = state.seq();
         let now = clock.monotonic_ms();
-        let mut walk = Walk {
+        let mut walk = PartitionProcessor {
             partition,
             outbox: Outbox::new(partition, applied.chain, seq, census, target, tuning.commit_bytes),
             log,
@@ -251,13 +253,13 @@ impl Walk {
     }
 
     /// Reads and writes with a registry's schemas too.
-    pub fn with_schemas(mut self, schemas: Schemas) -> Walk {
+    pub fn with_schemas(mut self, schemas: Schemas) -> PartitionProcessor {
         self.outbox.schemas = schemas;
         self
     }
 
     /// Keeps the outcomes of records while this many, if any, want to know them.
-    pub fn with_outcomes(mut self, wanted: Arc<AtomicUsize>) -> Walk {
+    pub fn with_outcomes(mut self, wanted: Arc<AtomicUsize>) -> PartitionProcessor {
         self.outbox.outcomes.want_by(wanted);
         self
     }
@@ -522,7 +524,7 @@ impl Walk {
         part: impl FnOnce(&mut State, crate::presence::fold::Out<'_>),
     ) -> Result<(), Error> {
         let keeps_current = self.log.keeps_current();
-        let Walk {
+        let PartitionProcessor {
             state,
             outbox,
             log,
@@ -695,7 +697,7 @@ impl Walk {
             let Some(user) = self.state.image(*slot) else { continue };
             let before = self.places.of(*slot);
             let place = commit.put(*slot, &user, before);
-            if let Place::Away(due) = place {
+            if let UserLocation::Away(due) = place {
                 self.cached.push_back(*slot);
                 if let Some(due) = due {
                     self.due_next = Some(self.due_next.map_or(due, |next| next.min(due)));
@@ -724,7 +726,7 @@ impl Walk {
             if let Some(slot) = self.cached.pop_front()
                 && self.state.evict(slot)
             {
-                self.places.set(slot, Place::Nowhere);
+                self.places.set(slot, UserLocation::Nowhere);
             }
         }
         // Someone evicted is found by name or by row from here on.
@@ -736,9 +738,9 @@ impl Walk {
     fn note_gone(&mut self) {
         for (slot, user) in self.state.forgotten() {
             let place = self.places.of(*slot);
-            if place != Place::Nowhere {
+            if place != UserLocation::Nowhere {
                 self.gone.insert(user.clone(), place);
-                self.places.set(*slot, Place::Nowhere);
+                self.places.set(*slot, UserLocation::Nowhere);
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::Engine;
 use crate::log::NewRecord;
 use crate::presence::Partition;
-use crate::presence::event::{Beat, Event};
+use crate::presence::event::{Event, HeartbeatEntry};
 use crate::schema::partitioner::partition_of;
 use thiserror::Error;
 
@@ -60,7 +60,7 @@ impl Engine {
             return Ok(true);
         }
         if let Event::Heartbeats { gateway, epoch, beats } = event {
-            let mut parts: Vec<Vec<Beat<'_>>> = vec![Vec::new(); partitions as usize];
+            let mut parts: Vec<Vec<HeartbeatEntry<'_>>> = vec![Vec::new(); partitions as usize];
             for beat in beats {
                 let home = partition_of(&beat.who.user, partitions);
                 parts[home.0 as usize].push(beat);

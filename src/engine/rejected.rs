@@ -55,7 +55,7 @@ impl Reason {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejected {
     pub reason: Reason,
-    /// A sentence for a person, at most [`crate::schema::Sentence::BYTES_MAX`] bytes.
+    /// A sentence for a person, at most [`crate::schema::Explanation::BYTES_MAX`] bytes.
     pub error: String,
 }
 
@@ -74,17 +74,17 @@ impl Rejected {
 
 /// Malformed records of one reason: how many, and the newest.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Group {
+pub struct RejectedGroup {
     pub count: u64,
     pub newest: Offset,
     pub error: String,
 }
 
 /// Malformed records by reason, in the order of [`Reason::ALL`].
-pub type Groups = [Option<Group>; Reason::ALL.len()];
+pub type Groups = [Option<RejectedGroup>; Reason::ALL.len()];
 
 pub fn add(groups: &mut Groups, reason: Reason, count: u64, newest: Offset, error: &str) {
-    let group = groups[reason as usize].get_or_insert_with(|| Group {
+    let group = groups[reason as usize].get_or_insert_with(|| RejectedGroup {
         count: 0,
         newest,
         error: String::new(),

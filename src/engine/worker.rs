@@ -6,13 +6,13 @@
 
 mod answers;
 
-use super::checkpoints::{Reach, set_aside};
+use super::assignments::{Dependencies, WorkerReport};
+use super::checkpoints::{LogBounds, set_aside};
 use super::outcomes::Outcomes;
 use super::ownership::Fact;
-use super::partition::Walk;
+use super::partition::PartitionProcessor;
 use super::progress::{Cause, Progress, Standstill};
 use super::rejected::Groups;
-use super::seats::{Means, Report};
 use super::{Error, Tuning};
 use crate::clock::Clock;
 use crate::log::{self, Limit, Log, NewRecord, Position, Topic};
@@ -162,7 +162,7 @@ impl Wake {
 
 pub struct Worker {
     partition: Partition,
-    means: Means,
+    dependencies: Dependencies,
     /// The log as the owner of the partition has it, once it is.
     log: Arc<dyn Log>,
     directory: Option<PathBuf>,
@@ -170,9 +170,9 @@ pub struct Worker {
     tuning: Tuning,
     commands: Receiver<Command>,
     wake: Arc<Wake>,
-    reporter: Sender<Report>,
+    reporter: Sender<WorkerReport>,
     /// None before it is opened and after it failed.
-    walk: Option<Walk>,
+    processor: Option<PartitionProcessor>,
     failure: Option<String>,
     /// The log goes on in a revision that this program does not know, so what it has is not what holds now.
     is_outdated: bool,
@@ -247,22 +247,25 @@ impl Question {
 impl Worker {
     pub fn new(
         partition: Partition,
-        means: Means,
+        dependencies: Dependencies,
         commands: Receiver<Command>,
         wake: Arc<Wake>,
-        reporter: Sender<Report>,
+        reporter: Sender<WorkerReport>,
     ) -> Worker {
         Worker {
             partition,
-            log: means.log.clone(),
-            directory: means.data.as_deref().map(|data| store::directory_of(data, partition)),
-            clock: means.clock.clone(),
-            tuning: means.tuning,
-            means,
+            log: dependencies.log.clone(),
+            directory: dependencies
+                .data
+                .as_deref()
+                .map(|data| store::directory_of(data, partition)),
+            clock: dependencies.clock.clone(),
+            tuning: dependencies.tuning,
+            dependencies,
             commands,
             wake,
             reporter,
-            walk: None,
+            processor: None,
             failure: None,
             is_outdated: false,
             rebuilt: false,
@@ -303,10 +306,12 @@ impl Worker {
         if let Some(error) = self.deposed {
             return Err(error);
         }
-        let Some(mut walk) = self.walk else { return Ok(()) };
+        let Some(mut processor) = self.processor else {
+            return Ok(());
+        };
         let until_ms = self.clock.monotonic_ms() + CLOSING_MS;
         for _ in 1..CLOSINGS {
-            match walk.commit_store() {
+            match processor.commit_store() {
                 // A log that stumbles now and stands again in a moment is no reason to leave work for the next start.
                 Err(Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)))
                     if self.clock.monotonic_ms() < until_ms =>
@@ -316,7 +321,7 @@ impl Worker {
                 closed => return closed,
             }
         }
-        walk.close()
+        processor.close()
     }
 
     /// Opens, or folds a batch; whether there may be more to do at once.
@@ -357,14 +362,14 @@ impl Worker {
         }
         self.next_report_ms = now_ms + REPORT_MS;
         self.reported = state;
-        let walk = self.walk.as_ref();
-        let applied = walk.map_or(Offset(0), Walk::applied);
+        let processor = self.processor.as_ref();
+        let applied = processor.map_or(Offset(0), PartitionProcessor::applied);
         let end = self
             .log
             .range(Topic::Events, self.partition)
             .ok()
             .map(|range| range.end);
-        let census = walk.map(Walk::census);
+        let census = processor.map(PartitionProcessor::census);
         let counted = |status| {
             let devices = census.into_iter().flat_map(move |census| census.devices(status));
             devices.map(move |(platform, count)| (status, platform.into(), count))
@@ -372,9 +377,9 @@ impl Worker {
         let held = self.standstill.filter(|one| one.cause == Cause::Transaction);
         let figures = metrics::Figures {
             state,
-            lag: walk.and(end).map(|end| self.lag(applied, end)),
+            lag: processor.and(end).map(|end| self.lag(applied, end)),
             held_s: held.map_or(0, |held| held.for_ms / 1_000),
-            users_in_memory: walk.map_or(0, |walk| walk.state().users_in_memory()),
+            users_in_memory: processor.map_or(0, |processor| processor.state().users_in_memory()),
             users: Status::ALL.map(|status| (status, census.map_or(0, |census| census.users(status)))),
             devices: Status::ALL.into_iter().flat_map(counted).collect(),
         };
@@ -382,9 +387,13 @@ impl Worker {
     }
 
     fn warn_of_malformed(&mut self) {
-        let groups = self.walk.as_mut().map(Walk::take_unwarned).unwrap_or_default();
+        let groups = self
+            .processor
+            .as_mut()
+            .map(PartitionProcessor::take_unwarned)
+            .unwrap_or_default();
         let due = self
-            .means
+            .dependencies
             .warnings
             .due(self.partition, groups, self.clock.monotonic_ms());
         for warning in due {
@@ -401,10 +410,10 @@ impl Worker {
 
     /// One word for how it is doing.
     fn state(&self) -> &'static str {
-        match (&self.walk, &self.failure, &self.standstill) {
+        match (&self.processor, &self.failure, &self.standstill) {
             (_, Some(_), _) => "failed",
             (Some(_), None, Some(standstill)) => standstill.state(),
-            (Some(walk), None, None) if self.at_end_once && walk.is_caught_up() => "live",
+            (Some(processor), None, None) if self.at_end_once && processor.is_caught_up() => "live",
             (_, None, _) => "restoring",
         }
     }
@@ -412,8 +421,8 @@ impl Worker {
     /// The same panic again and again is the same bug: once it is tried again, from the store, and then no more.
     fn panicked(&mut self, message: &str) -> Error {
         metrics::task_failed("partition");
-        let walk = self.walk.as_ref();
-        let at = walk.map(|walk| walk.folding().unwrap_or(walk.applied()));
+        let processor = self.processor.as_ref();
+        let at = processor.map(|processor| processor.folding().unwrap_or(processor.applied()));
         let times = if self.panics.0 == at { self.panics.1 + 1 } else { 1 };
         self.panics = (at, times);
         self.is_halted = times >= PANICS_MAX;
@@ -454,13 +463,13 @@ impl Worker {
 
     /// How far log time is ahead of this machine's clock.
     fn ahead_ms(&self) -> u64 {
-        let time = self.walk.as_ref().and_then(|walk| walk.state().time());
+        let time = self.processor.as_ref().and_then(|processor| processor.state().time());
         time.map_or(0, |time| time.0.saturating_sub(self.clock.now_ms()))
     }
 
     fn warning(&self) -> Option<Arc<str>> {
-        let keeper = self.means.outside.keeper.as_ref();
-        let checkpoints = keeper.and_then(|keeper| keeper.warning(self.partition));
+        let checkpointer = self.dependencies.services.checkpointer.as_ref();
+        let checkpoints = checkpointer.and_then(|checkpointer| checkpointer.warning(self.partition));
         let ahead_ms = self.ahead_ms();
         if ahead_ms <= TIME_AHEAD_MS {
             return checkpoints;
@@ -482,8 +491,8 @@ impl Worker {
             // Nothing was folded of a batch with a schema that is still to be asked for.
             Error::Registry(_) => {}
             // What the log cannot rebuild a checkpoint can, once; the store is kept to be looked at.
-            Error::Unrecoverable { .. } if self.means.outside.keeper.is_some() && !self.rebuilt => {
-                self.walk = None;
+            Error::Unrecoverable { .. } if self.dependencies.services.checkpointer.is_some() && !self.rebuilt => {
+                self.processor = None;
                 self.rebuilt = true;
                 if let Some(directory) = &self.directory
                     && let Err(error) = set_aside(directory)
@@ -494,10 +503,10 @@ impl Worker {
             // A store that was damaged unnoticed gives other outputs, or shows it only now: once, the log alone is asked, or
             // else a checkpoint.
             Error::Diverged { .. } | Error::Store(store::Error::Damaged { .. }) if !self.rebuilt => {
-                self.walk = None;
+                self.processor = None;
                 self.rebuilt = true;
                 let start = self.log.range(Topic::Events, self.partition).map(|range| range.start);
-                let can_be_made = matches!(start, Ok(Offset(0))) || self.means.outside.keeper.is_some();
+                let can_be_made = matches!(start, Ok(Offset(0))) || self.dependencies.services.checkpointer.is_some();
                 if let (Some(directory), true) = (&self.directory, can_be_made)
                     && let Err(error) = Store::destroy(directory)
                 {
@@ -510,7 +519,7 @@ impl Worker {
             Error::UnknownRevision { .. } => self.is_outdated = true,
             // Another owner was let in. Whether the partition is still ours the group will say.
             Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => {
-                self.walk = None;
+                self.processor = None;
                 self.stopping = true;
                 self.deposed = Some(error);
             }
@@ -523,21 +532,21 @@ impl Worker {
             | Error::Unreadable
             | Error::Behind { .. }
             | Error::Panicked { .. }
-            | Error::Unrecoverable { .. } => self.walk = None,
+            | Error::Unrecoverable { .. } => self.processor = None,
         }
     }
 
     /// Folding again what was committed may take a while: says how far it is.
     fn show_progress(&mut self) {
-        let Some(walk) = &self.walk else { return };
+        let Some(processor) = &self.processor else { return };
         let now_ms = self.clock.monotonic_ms();
-        let (applied, committed) = (walk.applied(), walk.committed().next);
-        if self.at_end_once && walk.is_caught_up() {
+        let (applied, committed) = (processor.applied(), processor.committed().next);
+        if self.at_end_once && processor.is_caught_up() {
             if self.restoring {
                 self.restoring = false;
                 tracing::info!(partition = %self.partition, %applied, "live");
                 // A receiver that is gone is stopping.
-                let _ = self.reporter.send(Report::Fact(self.partition, Fact::CaughtUp));
+                let _ = self.reporter.send(WorkerReport::Fact(self.partition, Fact::CaughtUp));
             }
         } else if now_ms >= self.next_progress_ms {
             self.next_progress_ms = now_ms + PROGRESS_MS;
@@ -546,13 +555,13 @@ impl Worker {
     }
 
     fn try_work(&mut self) -> Result<bool, Error> {
-        let Some(walk) = &mut self.walk else {
-            self.log = self.means.log.clone().take_up(self.partition)?;
+        let Some(processor) = &mut self.processor else {
+            self.log = self.dependencies.log.clone().take_up(self.partition)?;
             self.restore()?;
             let (log, clock) = (self.log.clone(), self.clock.clone());
             // Another first policy comes as a record, so that the log alone says everything.
             let first = Policy::default();
-            let walk = Walk::open(
+            let processor = PartitionProcessor::open(
                 self.partition,
                 log,
                 self.directory.as_deref(),
@@ -560,13 +569,13 @@ impl Worker {
                 clock,
                 self.tuning,
             )?
-            .with_schemas(self.means.outside.schemas.clone())
+            .with_schemas(self.dependencies.services.schemas.clone())
             .with_outcomes(self.wake.outcomes.clone());
             self.restoring = true;
             self.at_end_once = false;
             self.end_at_opening = self.log.range(Topic::Events, self.partition)?.end;
             self.next_progress_ms = self.clock.monotonic_ms() + PROGRESS_MS;
-            self.walk = Some(walk);
+            self.processor = Some(processor);
             return Ok(true);
         };
         if std::mem::take(&mut self.overslept)
@@ -575,7 +584,7 @@ impl Worker {
             self.overslept = true;
             return Err(error.into());
         }
-        let step = walk.step(Limit {
+        let step = processor.step(Limit {
             records: self.tuning.batch_records,
             bytes: self.tuning.batch_bytes,
         })?;
@@ -583,7 +592,7 @@ impl Worker {
             self.tick_sent_ms = None;
         }
         let at_end = step.records == 0 && self.log.is_at_end(self.partition);
-        self.at_end_once |= at_end || (step.records > 0 && walk.applied() >= self.end_at_opening);
+        self.at_end_once |= at_end || (step.records > 0 && processor.applied() >= self.end_at_opening);
         if step.records > 0 || at_end {
             self.failure = None;
         }
@@ -594,7 +603,7 @@ impl Worker {
         if !self.restoring {
             self.checkpoint()?;
         }
-        let applied = self.walk.as_ref().map_or(Offset(0), Walk::applied);
+        let applied = self.processor.as_ref().map_or(Offset(0), PartitionProcessor::applied);
         let end = self.log.range(Topic::Events, self.partition)?.end;
         self.look_at_progress(applied, end);
         Ok(step.records > 0)
@@ -621,9 +630,9 @@ impl Worker {
         self.standstill = standstill;
     }
 
-    fn reach(&self, committed: Position) -> Result<Reach, Error> {
+    fn reach(&self, committed: Position) -> Result<LogBounds, Error> {
         let range = self.log.range(Topic::Events, self.partition)?;
-        Ok(Reach {
+        Ok(LogBounds {
             start: range.start,
             end: range.end,
             committed: (committed.next, committed.outputs),
@@ -632,42 +641,44 @@ impl Worker {
 
     /// Takes a checkpoint in place of the store, where that is better.
     fn restore(&mut self) -> Result<(), Error> {
-        let Some(keeper) = self.means.outside.keeper.clone() else {
+        let Some(checkpointer) = self.dependencies.services.checkpointer.clone() else {
             return Ok(());
         };
         // The first is due at a different moment for each partition, so that not all come at once.
-        let share = u64::from(self.partition.0 + 1) * keeper.every_ms() / u64::from(self.log.partitions());
+        let share = u64::from(self.partition.0 + 1) * checkpointer.every_ms() / u64::from(self.log.partitions());
         self.next_checkpoint_ms = self.clock.monotonic_ms() + share;
         self.checkpointed = Offset(0);
         let Some(directory) = self.directory.clone() else {
             return Ok(());
         };
         let reach = self.reach(self.log.position(self.partition)?)?;
-        keeper.restore(self.partition, &directory, reach, self.tuning.store_commit_records)?;
+        checkpointer.restore(self.partition, &directory, reach, self.tuning.store_commit_records)?;
         Ok(())
     }
 
     /// Makes a checkpoint, if one is due and there is anything new.
     fn checkpoint(&mut self) -> Result<(), Error> {
         let now_ms = self.clock.monotonic_ms();
-        let (Some(keeper), Some(walk)) = (self.means.outside.keeper.clone(), &mut self.walk) else {
+        let (Some(checkpointer), Some(processor)) =
+            (self.dependencies.services.checkpointer.clone(), &mut self.processor)
+        else {
             return Ok(());
         };
-        if now_ms < self.next_checkpoint_ms || walk.applied() == self.checkpointed {
+        if now_ms < self.next_checkpoint_ms || processor.applied() == self.checkpointed {
             return Ok(());
         }
-        self.next_checkpoint_ms = now_ms + keeper.every_ms();
-        let Some(place) = keeper.place(self.partition) else {
+        self.next_checkpoint_ms = now_ms + checkpointer.every_ms();
+        let Some(place) = checkpointer.place(self.partition) else {
             return Ok(());
         };
-        if let Err(error) = walk.checkpoint(&place)? {
+        if let Err(error) = processor.checkpoint(&place)? {
             metrics::checkpoint_failed();
             tracing::warn!(partition = %self.partition, %error, "checkpoint failed, retrying at the next interval");
             return Ok(());
         }
-        self.checkpointed = walk.applied();
-        let committed = walk.committed();
-        keeper.take(self.partition, place, self.reach(committed)?);
+        self.checkpointed = processor.applied();
+        let committed = processor.committed();
+        checkpointer.take(self.partition, place, self.reach(committed)?);
         Ok(())
     }
 
@@ -678,12 +689,12 @@ impl Worker {
 
     /// When the partition, quiet as it is, needs a tick, by the time of the log.
     fn tick_due_ms(&self) -> Option<u64> {
-        let walk = self.walk.as_ref()?;
-        let time = walk.state().time()?;
-        let deadline = walk.next_deadline();
-        let outage = walk.state().policy().outage;
-        let watch =
-            (outage.silence_ms > 0 && walk.census().online_devices() > 0).then(|| time.plus(outage.silence_ms / 2));
+        let processor = self.processor.as_ref()?;
+        let time = processor.state().time()?;
+        let deadline = processor.next_deadline();
+        let outage = processor.state().policy().outage;
+        let watch = (outage.silence_ms > 0 && processor.census().online_devices() > 0)
+            .then(|| time.plus(outage.silence_ms / 2));
         [deadline, watch].into_iter().flatten().min().map(|due| due.0)
     }
 
@@ -701,7 +712,10 @@ impl Worker {
             return Ok(());
         }
         let mut value = Vec::new();
-        self.means.outside.schemas.encode_event(&Event::Tick, &mut value);
+        self.dependencies
+            .services
+            .schemas
+            .encode_event(&Event::Tick, &mut value);
         let record = NewRecord { key: None, value };
         self.tick_sent_ms = Some(now_ms);
         self.next_tick_ms = now_ms + TICK_MS;
@@ -719,7 +733,7 @@ impl Worker {
         if now_ms < self.retry_at_ms {
             return self.retry_at_ms - now_ms;
         }
-        let commit = self.walk.as_ref().and_then(Walk::commit_due_ms);
+        let commit = self.processor.as_ref().and_then(PartitionProcessor::commit_due_ms);
         let idle_ms = commit.map_or(IDLE_MS, |due_ms| due_ms.saturating_sub(now_ms).clamp(1, IDLE_MS));
         if self.is_tick_in_flight(now_ms) {
             return idle_ms;
@@ -765,9 +779,9 @@ impl Worker {
             }
             Command::Epochs { gateways, reply } => {
                 // What was folded is known, committed or not.
-                let walk = self.walk.as_ref().ok_or(QueryError::Unavailable);
-                let known = walk.map(|walk| {
-                    let known = gateways.iter().map(|gateway| walk.state().epoch_of(gateway));
+                let processor = self.processor.as_ref().ok_or(QueryError::Unavailable);
+                let known = processor.map(|processor| {
+                    let known = gateways.iter().map(|gateway| processor.state().epoch_of(gateway));
                     known.collect()
                 });
                 let _ = reply.send(known);
@@ -780,7 +794,7 @@ impl Worker {
             }
             Command::Stop => self.stopping = true,
             Command::Drop => {
-                self.walk = None;
+                self.processor = None;
                 self.stopping = true;
             }
         }

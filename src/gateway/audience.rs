@@ -5,11 +5,11 @@
 //! ends, changes may have been missed: connections that are subscribed are closed with `restart`, come back with
 //! `resume` and subscribe again.
 
-use super::Edge;
+use super::GatewayState;
 use super::frames::{self, Close};
 use super::health::End;
-use super::roster::{News, Order, Session};
-use super::uplink::{AsOf, Told, Unavailable, Uplink};
+use super::roster::{ConnectionCommand, Session, SubscribedChange};
+use super::uplink::{AsOf, Unavailable, Uplink, UserUpdate};
 use crate::presence::Conn;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,24 +22,24 @@ type Listeners = BTreeMap<Conn, Arc<Session>>;
 pub struct Audience {
     /// By whom they listen to.
     listeners: Mutex<HashMap<Box<str>, Listeners>>,
-    feed: tokio::sync::Mutex<Feed>,
+    feed: tokio::sync::Mutex<ChangeFeed>,
     opened: Notify,
 }
 
 /// The changes of everybody.
 #[derive(Default)]
-enum Feed {
+enum ChangeFeed {
     /// Nobody needs them.
     #[default]
     Closed,
     /// They come, and the task that passes them on has not seen that yet.
-    Opened(mpsc::Receiver<Told>),
+    Opened(mpsc::Receiver<UserUpdate>),
     /// They are passed on.
     Followed,
 }
 
 /// Passes changes on to those who are subscribed.
-pub async fn run(edge: Arc<Edge>) -> End {
+pub async fn run(edge: Arc<GatewayState>) -> End {
     let audience = &edge.audience;
     audience.start_over().await;
     let mut changes = audience.changes().await;
@@ -53,8 +53,8 @@ impl Audience {
     /// Follows changes from now on, if that was not begun before.
     pub async fn follow(&self, uplink: &dyn Uplink) -> Result<(), Unavailable> {
         let mut feed = self.feed.lock().await;
-        if let Feed::Closed = *feed {
-            *feed = Feed::Opened(uplink.changes().await?);
+        if let ChangeFeed::Closed = *feed {
+            *feed = ChangeFeed::Opened(uplink.changes().await?);
             self.opened.notify_one();
         }
         Ok(())
@@ -63,21 +63,21 @@ impl Audience {
     /// If changes were followed before and are not any more, nobody knows what was missed.
     async fn start_over(&self) {
         let mut feed = self.feed.lock().await;
-        if !matches!(*feed, Feed::Followed) {
+        if !matches!(*feed, ChangeFeed::Followed) {
             return;
         }
-        *feed = Feed::Closed;
+        *feed = ChangeFeed::Closed;
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         for session in listeners.values().flat_map(BTreeMap::values) {
-            session.order(Order::Close(Close::Restart));
+            session.order(ConnectionCommand::Close(Close::Restart));
         }
     }
 
-    async fn changes(&self) -> mpsc::Receiver<Told> {
+    async fn changes(&self) -> mpsc::Receiver<UserUpdate> {
         loop {
             let mut feed = self.feed.lock().await;
-            match std::mem::replace(&mut *feed, Feed::Followed) {
-                Feed::Opened(changes) => return changes,
+            match std::mem::replace(&mut *feed, ChangeFeed::Followed) {
+                ChangeFeed::Opened(changes) => return changes,
                 before => *feed = before,
             }
             drop(feed);
@@ -116,12 +116,12 @@ impl Audience {
         });
     }
 
-    fn pass_on(&self, told: Told) {
+    fn pass_on(&self, told: UserUpdate) {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sessions) = listeners.get(&told.user) else {
             return;
         };
-        let news = Arc::new(News {
+        let news = Arc::new(SubscribedChange {
             frame: frames::change(&told).into(),
             at: AsOf {
                 partition: told.partition,

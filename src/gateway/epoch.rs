@@ -35,18 +35,18 @@ pub enum Error {
 
 /// A directory that is this process' alone, for as long as this lives.
 #[derive(Debug)]
-pub struct Seat {
+pub struct DirectoryLock {
     directory: PathBuf,
     _lock: File,
 }
 
-impl Seat {
+impl DirectoryLock {
     /// Makes the directory if it is not there.
-    pub fn take(directory: &Path) -> Result<Seat, Error> {
+    pub fn take(directory: &Path) -> Result<DirectoryLock, Error> {
         let lock = fs::create_dir_all(directory).and_then(|()| File::create(directory.join("lock")));
         let lock = lock.map_err(|cause| failed(directory, cause))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Seat {
+            Ok(()) => Ok(DirectoryLock {
                 directory: directory.to_owned(),
                 _lock: lock,
             }),
@@ -113,8 +113,8 @@ mod tests {
     fn each_start_has_a_greater_epoch_than_all_before_and_than_what_others_know() {
         let directory = tempfile::tempdir().expect("a directory");
         let next = |known| {
-            let seat = Seat::take(directory.path()).expect("free");
-            seat.next(known).expect("written")
+            let lock = DirectoryLock::take(directory.path()).expect("free");
+            lock.next(known).expect("written")
         };
         assert_eq!(next(None), Epoch(1));
         assert_eq!(next(None), Epoch(2));
@@ -122,8 +122,8 @@ mod tests {
         assert_eq!(next(Some(Epoch(3))), Epoch(11));
         assert_eq!(next(Some(Epoch(NUMBER_MAX - 1))), Epoch(NUMBER_MAX));
         let refused = |known| {
-            let seat = Seat::take(directory.path()).expect("free");
-            let refused = seat.next(known).expect_err("none is left").to_string();
+            let lock = DirectoryLock::take(directory.path()).expect("free");
+            let refused = lock.next(known).expect_err("none is left").to_string();
             assert!(refused.contains("--gateway-name"), "{refused}");
         };
         refused(None);
@@ -134,16 +134,16 @@ mod tests {
             refused(None);
         }
         fs::write(directory.path().join("epoch"), "eleven").expect("written");
-        let seat = Seat::take(directory.path()).expect("free");
-        assert!(matches!(seat.next(None), Err(Error::NoNumber { .. })));
+        let lock = DirectoryLock::take(directory.path()).expect("free");
+        assert!(matches!(lock.next(None), Err(Error::NoNumber { .. })));
     }
 
     #[test]
     fn a_directory_is_one_process_alone() {
         let directory = tempfile::tempdir().expect("a directory");
-        let seat = Seat::take(directory.path()).expect("free");
-        assert!(matches!(Seat::take(directory.path()), Err(Error::InUse(_))));
-        drop(seat);
-        assert!(Seat::take(directory.path()).is_ok());
+        let lock = DirectoryLock::take(directory.path()).expect("free");
+        assert!(matches!(DirectoryLock::take(directory.path()), Err(Error::InUse(_))));
+        drop(lock);
+        assert!(DirectoryLock::take(directory.path()).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One JSON object a text frame, told apart by `type`. `docs/gateway.md` is its reference.
 
-use super::uplink::{Standing, StandingDevice, Told, ToldDevice};
+use super::uplink::{StandingDevice, ToldDevice, UserSnapshot, UserUpdate};
 use crate::presence::change::KickReason;
 use crate::presence::event::bounds::STATUS_TEXT_BYTES;
 use crate::schema::json::Object;
@@ -16,7 +16,7 @@ const USER_BYTES_MAX: usize = 128;
 /// What a client says.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Said {
+pub enum ClientMessage {
     /// The token, where it did not come with the request. Only as the first frame.
     Auth {
         token: String,
@@ -49,7 +49,7 @@ struct Frame {
     /// Comes back with the answer.
     id: Option<u64>,
     #[serde(flatten)]
-    said: Said,
+    said: ClientMessage,
 }
 
 #[derive(Deserialize)]
@@ -65,7 +65,7 @@ pub struct BadFrame {
 }
 
 /// Reads a frame: what is said, and the number to answer under.
-pub fn read(text: &str) -> Result<(Said, Option<u64>), BadFrame> {
+pub fn read(text: &str) -> Result<(ClientMessage, Option<u64>), BadFrame> {
     let frame: Frame = serde_json::from_str(text).map_err(|error| BadFrame {
         message: format!("this is no frame of a client: {error}"),
         id: serde_json::from_str::<Numbered>(text)
@@ -78,9 +78,9 @@ pub fn read(text: &str) -> Result<(Said, Option<u64>), BadFrame> {
     }
 }
 
-fn check(said: &Said) -> Result<(), String> {
+fn check(said: &ClientMessage) -> Result<(), String> {
     match said {
-        Said::Query { users } | Said::Subscribe { users } | Said::Unsubscribe { users } => {
+        ClientMessage::Query { users } | ClientMessage::Subscribe { users } | ClientMessage::Unsubscribe { users } => {
             if !USERS.contains(&users.len()) {
                 let (least, most) = (USERS.start(), USERS.end());
                 return Err(format!("`users` must have {least} to {most} ids, not {}", users.len()));
@@ -92,20 +92,20 @@ fn check(said: &Said) -> Result<(), String> {
                 ));
             }
         }
-        Said::CustomStatus { text: Some(text) } => {
+        ClientMessage::CustomStatus { text: Some(text) } => {
             let (least, most) = STATUS_TEXT_BYTES;
             if !(least..=most).contains(&text.len()) {
                 return Err(format!("`text` must have {least} to {most} bytes, not {}", text.len()));
             }
         }
-        Said::Auth { .. }
-        | Said::Heartbeat
-        | Said::Ping
-        | Said::Background
-        | Said::Foreground
-        | Said::Logout
-        | Said::Exit
-        | Said::CustomStatus { text: None } => {}
+        ClientMessage::Auth { .. }
+        | ClientMessage::Heartbeat
+        | ClientMessage::Ping
+        | ClientMessage::Background
+        | ClientMessage::Foreground
+        | ClientMessage::Logout
+        | ClientMessage::Exit
+        | ClientMessage::CustomStatus { text: None } => {}
     }
     Ok(())
 }
@@ -279,7 +279,7 @@ pub fn done(id: Option<u64>) -> String {
     frame("done", id, |_| {})
 }
 
-fn standing(out: &mut Vec<u8>, standing: &Standing) {
+fn standing(out: &mut Vec<u8>, standing: &UserSnapshot) {
     Object::new(out)
         .text("user", &standing.user)
         .text("status", &standing.status)
@@ -302,7 +302,7 @@ fn ids<'a>(object: &mut Object<'_>, key: &str, users: impl IntoIterator<Item = &
 }
 
 /// The answer to a question: who is known as they stand, and who is not.
-pub fn users<'a>(id: Option<u64>, known: impl Iterator<Item = &'a Standing>, unknown: Vec<&'a str>) -> String {
+pub fn users<'a>(id: Option<u64>, known: impl Iterator<Item = &'a UserSnapshot>, unknown: Vec<&'a str>) -> String {
     frame("users", id, |object| {
         object.list("users", known, standing);
         ids(object, "unknown", unknown);
@@ -312,7 +312,7 @@ pub fn users<'a>(id: Option<u64>, known: impl Iterator<Item = &'a Standing>, unk
 /// The answer to a subscription: from where the changes go on, and whom it put out.
 pub fn subscribed<'a>(
     id: Option<u64>,
-    known: impl Iterator<Item = &'a Standing>,
+    known: impl Iterator<Item = &'a UserSnapshot>,
     unknown: Vec<&'a str>,
     evicted: &'a [Box<str>],
 ) -> String {
@@ -323,7 +323,7 @@ pub fn subscribed<'a>(
     })
 }
 
-pub fn change(told: &Told) -> String {
+pub fn change(told: &UserUpdate) -> String {
     frame("change", None, |object| {
         object
             .text("user", &told.user)
@@ -372,15 +372,15 @@ mod tests {
 
     #[test]
     fn frames_are_read_with_and_without_a_number() {
-        assert_eq!(read(r#"{"type":"heartbeat"}"#), Ok((Said::Heartbeat, None)));
-        let query = Said::Query {
+        assert_eq!(read(r#"{"type":"heartbeat"}"#), Ok((ClientMessage::Heartbeat, None)));
+        let query = ClientMessage::Query {
             users: vec!["alice".to_owned()],
         };
         assert_eq!(
             read(r#"{"id":7,"users":["alice"],"type":"query","more":{}}"#),
             Ok((query, Some(7)))
         );
-        let clear = Said::CustomStatus { text: None };
+        let clear = ClientMessage::CustomStatus { text: None };
         assert_eq!(read(r#"{"type":"custom_status"}"#), Ok((clear.clone(), None)));
         assert_eq!(read(r#"{"type":"custom_status","text":null}"#), Ok((clear, None)));
     }

@@ -4,7 +4,7 @@
 //! while the gateway is not ready, so that a load balancer sends new clients elsewhere. There is no task of a gateway
 //! that ends without anybody noticing.
 
-use super::Edge;
+use super::GatewayState;
 use crate::metrics;
 use crate::tasks::{self, message};
 use futures_util::FutureExt as _;
@@ -60,7 +60,11 @@ pub enum End {
 }
 
 /// Runs a task until it is done, and starts it again whenever it fails.
-pub fn keep<F>(edge: &Arc<Edge>, task: &'static str, begin: impl Fn(Arc<Edge>) -> F + Send + 'static) -> JoinHandle<()>
+pub fn keep<F>(
+    edge: &Arc<GatewayState>,
+    task: &'static str,
+    begin: impl Fn(Arc<GatewayState>) -> F + Send + 'static,
+) -> JoinHandle<()>
 where
     F: Future<Output = End> + Send + 'static,
 {

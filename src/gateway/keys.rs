@@ -37,7 +37,7 @@ pub const LEEWAY_S: u64 = 60;
 /// The greatest time that an event can carry.
 const TIME_MS_MAX: u64 = (1 << 53) - 1;
 
-struct Key {
+struct VerificationKey {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
@@ -47,7 +47,7 @@ struct Key {
 pub struct Keys {
     settings: Tokens,
     clock: Arc<dyn Clock>,
-    current: RwLock<Arc<Vec<Key>>>,
+    current: RwLock<Arc<Vec<VerificationKey>>>,
     /// The bytes that they were read from.
     read: Mutex<Sources>,
     /// When they were last read for a token that no key verified. One reads at a time.
@@ -81,7 +81,7 @@ pub struct Bearer {
 }
 
 /// Why a token is refused.
-enum Refused {
+enum TokenRefusal {
     /// No key here verifies it; the issuer may have others by now.
     NoKey(String),
     Bad(String),
@@ -174,20 +174,20 @@ impl Keys {
         let known = self.current();
         match self.judge(&known, token, platform, device) {
             Ok(bearer) => return Ok(bearer),
-            Err(Refused::Bad(why)) => return Err(why),
-            Err(Refused::NoKey(_)) => {}
+            Err(TokenRefusal::Bad(why)) => return Err(why),
+            Err(TokenRefusal::NoKey(_)) => {}
         }
         let newest = self.newer_than(&known).await;
         self.judge(&newest, token, platform, device)
-            .map_err(|(Refused::NoKey(why) | Refused::Bad(why))| why)
+            .map_err(|(TokenRefusal::NoKey(why) | TokenRefusal::Bad(why))| why)
     }
 
-    fn current(&self) -> Arc<Vec<Key>> {
+    fn current(&self) -> Arc<Vec<VerificationKey>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The keys after those that did not verify a token: read again, unless that was done a moment ago.
-    async fn newer_than(&self, known: &Arc<Vec<Key>>) -> Arc<Vec<Key>> {
+    async fn newer_than(&self, known: &Arc<Vec<VerificationKey>>) -> Arc<Vec<VerificationKey>> {
         let mut read_ms = self.reading.lock().await;
         let current = self.current();
         let now_ms = self.clock.monotonic_ms();
@@ -203,13 +203,19 @@ impl Keys {
         self.current()
     }
 
-    fn judge(&self, keys: &[Key], token: &str, platform: &str, device: &str) -> Result<Bearer, Refused> {
-        let header = decode_header(token).map_err(|_| Refused::Bad("this is no token".to_owned()))?;
+    fn judge(
+        &self,
+        keys: &[VerificationKey],
+        token: &str,
+        platform: &str,
+        device: &str,
+    ) -> Result<Bearer, TokenRefusal> {
+        let header = decode_header(token).map_err(|_| TokenRefusal::Bad("this is no token".to_owned()))?;
         if header.crit.is_some() {
             let why = "the token's header demands extensions (`crit`), and none is known here";
-            return Err(Refused::Bad(why.to_owned()));
+            return Err(TokenRefusal::Bad(why.to_owned()));
         }
-        let named = |key: &&Key| match (&key.id, &header.kid) {
+        let named = |key: &&VerificationKey| match (&key.id, &header.kid) {
             (Some(id), Some(kid)) => id == kid,
             (None, _) | (_, None) => true,
         };
@@ -217,18 +223,18 @@ impl Keys {
         for key in keys.iter().filter(named).filter(|key| key.algorithm == header.alg) {
             let claims = decode::<Map<String, Value>>(token, &key.key, &self.validation(key.algorithm));
             match claims {
-                Ok(token) => return self.admit(&token.claims, platform, device).map_err(Refused::Bad),
+                Ok(token) => return self.admit(&token.claims, platform, device).map_err(TokenRefusal::Bad),
                 Err(error) => {
                     let why = format!("the token is refused: {error}");
                     if !matches!(error.kind(), ErrorKind::InvalidSignature) {
                         // It is signed by this key, so no other key makes it better.
-                        return Err(Refused::Bad(why));
+                        return Err(TokenRefusal::Bad(why));
                     }
                     wrong = why;
                 }
             }
         }
-        Err(Refused::NoKey(wrong))
+        Err(TokenRefusal::NoKey(wrong))
     }
 
     fn validation(&self, algorithm: Algorithm) -> Validation {
@@ -318,8 +324,8 @@ fn file(path: &Path) -> Result<Vec<u8>, BadKeys> {
     Ok(bytes)
 }
 
-fn one_key(bytes: &[u8]) -> Result<Key, BadKeys> {
-    let key = |algorithm, key| Key {
+fn one_key(bytes: &[u8]) -> Result<VerificationKey, BadKeys> {
+    let key = |algorithm, key| VerificationKey {
         id: None,
         algorithm,
         key,
@@ -354,7 +360,7 @@ struct KeySet {
 
 /// The keys of a set that verify signatures of an algorithm known here. Others are skipped: with a warning, if they look
 /// as if they were meant to.
-fn key_set(bytes: &[u8], from_file: bool) -> Result<Vec<Key>, BadKeys> {
+fn key_set(bytes: &[u8], from_file: bool) -> Result<Vec<VerificationKey>, BadKeys> {
     let set: KeySet = serde_json::from_slice(bytes)
         .map_err(|error| BadKeys::Unusable(format!("this is no JSON Web Key Set: {error}")))?;
     let mut keys = Vec::new();
@@ -381,7 +387,7 @@ fn key_set(bytes: &[u8], from_file: bool) -> Result<Vec<Key>, BadKeys> {
 }
 
 /// A key of a set, if it is one for us; or why it cannot be used though it seems to be.
-fn key_of(value: &Value, from_file: bool) -> Result<Option<Key>, String> {
+fn key_of(value: &Value, from_file: bool) -> Result<Option<VerificationKey>, String> {
     // Of a kind that is not known here, and perhaps of another shape.
     if !matches!(value.get("kty").and_then(Value::as_str), Some("RSA" | "EC" | "oct")) {
         return Ok(None);
@@ -429,7 +435,7 @@ fn key_of(value: &Value, from_file: bool) -> Result<Option<Key>, String> {
             ));
         }
     }
-    Ok(Some(Key {
+    Ok(Some(VerificationKey {
         id: jwk.common.key_id.clone(),
         algorithm,
         key: DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?,

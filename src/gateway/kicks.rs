@@ -3,10 +3,10 @@
 //! A kick for a connection that is not here any more is no error. A subscription that ends is opened again, from now
 //! on; a kick that was missed meanwhile is given again at the connection's next heartbeat.
 
-use super::Edge;
+use super::GatewayState;
 use super::frames::Close;
 use super::health::End;
-use super::roster::Order;
+use super::roster::ConnectionCommand;
 use super::uplink::Kick;
 use crate::metrics;
 use crate::presence::change::KickReason;
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 const ASK_AGAIN_MS: u64 = 1_000;
 
 /// Runs on the subscription that is there, or on one of its own.
-pub async fn run(edge: Arc<Edge>, opened: Arc<Mutex<Option<mpsc::Receiver<Kick>>>>) -> End {
+pub async fn run(edge: Arc<GatewayState>, opened: Arc<Mutex<Option<mpsc::Receiver<Kick>>>>) -> End {
     let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
     let mut kicks = match opened {
         Some(kicks) => kicks,
@@ -46,7 +46,7 @@ pub async fn run(edge: Arc<Edge>, opened: Arc<Mutex<Option<mpsc::Receiver<Kick>>
             match Close::of_kick(kick.reason) {
                 Some(_) => {
                     metrics::gateway_kick(kick.reason);
-                    session.order(Order::Kick(kick.reason));
+                    session.order(ConnectionCommand::Kick(kick.reason));
                 }
                 // The engine asks whose it is: a heartbeat says so, and the engine then knows it again, or kicks it.
                 None => edge.beats.identify(&session),
@@ -63,7 +63,7 @@ pub async fn run(edge: Arc<Edge>, opened: Arc<Mutex<Option<mpsc::Receiver<Kick>>
 }
 
 /// Whether a greater epoch of this name is known; then the gateway ends. None if nobody could say.
-async fn is_superseded(edge: &Edge) -> Option<bool> {
+async fn is_superseded(edge: &GatewayState) -> Option<bool> {
     match edge.uplink.epoch(&edge.config.name).await {
         Ok(Some(epoch)) if epoch > edge.epoch => {
             edge.superseded(epoch);

@@ -3,7 +3,7 @@
 //! When it ends, because the gateway was killed or cut off, the engine takes its users offline at once instead of
 //! waiting for each one's time-out. Publishing it is also how the gateway knows whether the log takes anything.
 
-use super::Edge;
+use super::GatewayState;
 use super::health::End;
 use super::uplink::Unavailable;
 use crate::presence::event::Event;
@@ -13,7 +13,7 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// One word to every partition; acknowledged by all of them when this returns.
-pub async fn renew(edge: &Edge, ttl_ms: u64) -> Result<(), Unavailable> {
+pub async fn renew(edge: &GatewayState, ttl_ms: u64) -> Result<(), Unavailable> {
     let lease = Event::Lease {
         gateway: edge.config.name.clone().into(),
         epoch: edge.epoch,
@@ -23,7 +23,7 @@ pub async fn renew(edge: &Edge, ttl_ms: u64) -> Result<(), Unavailable> {
 }
 
 /// Renews for as long as the gateway runs, from a first one that was sent at this monotonic time.
-pub async fn run(edge: Arc<Edge>, first_ms: u64) -> End {
+pub async fn run(edge: Arc<GatewayState>, first_ms: u64) -> End {
     let mut last_ms = first_ms;
     let retry = RETRY.min(edge.config.lease_every);
     loop {
@@ -41,7 +41,7 @@ pub async fn run(edge: Arc<Edge>, first_ms: u64) -> End {
                 last_ms = sent_ms;
                 if late {
                     tracing::warn!("the lease may have ended before it was renewed, so every connection shows life");
-                    super::beats::all(&edge).await;
+                    super::heartbeats::all(&edge).await;
                 }
             }
             Err(error) => {

@@ -12,28 +12,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Counts by key, each up to a bound. A place that is taken is given back when it is dropped.
 #[derive(Debug)]
-pub struct Counts<K: Hash + Eq> {
+pub struct BoundedCounts<K: Hash + Eq> {
     most: u32,
     taken: Mutex<HashMap<K, u32>>,
 }
 
 /// One taken place.
 #[derive(Debug)]
-pub struct Place<K: Hash + Eq + Clone> {
-    of: Arc<Counts<K>>,
+pub struct Permit<K: Hash + Eq + Clone> {
+    of: Arc<BoundedCounts<K>>,
     key: K,
 }
 
-impl<K: Hash + Eq + Clone> Counts<K> {
-    pub fn new(most: u32) -> Arc<Counts<K>> {
-        Arc::new(Counts {
+impl<K: Hash + Eq + Clone> BoundedCounts<K> {
+    pub fn new(most: u32) -> Arc<BoundedCounts<K>> {
+        Arc::new(BoundedCounts {
             most,
             taken: Mutex::default(),
         })
     }
 
     /// None if all are taken.
-    pub fn take(self: &Arc<Self>, key: K) -> Option<Place<K>> {
+    pub fn take(self: &Arc<Self>, key: K) -> Option<Permit<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(key.clone()).or_default();
         if *count >= self.most {
@@ -41,7 +41,7 @@ impl<K: Hash + Eq + Clone> Counts<K> {
         }
         *count += 1;
         drop(taken);
-        Some(Place { of: self.clone(), key })
+        Some(Permit { of: self.clone(), key })
     }
 
     pub fn count<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> u32
@@ -53,7 +53,7 @@ impl<K: Hash + Eq + Clone> Counts<K> {
     }
 }
 
-impl<K: Hash + Eq + Clone> Drop for Place<K> {
+impl<K: Hash + Eq + Clone> Drop for Permit<K> {
     fn drop(&mut self) {
         let mut taken = self.of.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = taken.get_mut(&self.key) {
@@ -125,17 +125,17 @@ pub fn network_of(address: IpAddr) -> IpAddr {
 
 /// So many messages a second over a while, four times as many at once.
 #[derive(Clone, Copy, Debug)]
-pub struct Allowance {
+pub struct RateLimit {
     /// In thousandths of a message.
     left: u64,
     at_ms: u64,
 }
 
-impl Allowance {
+impl RateLimit {
     const AT_ONCE: u64 = 4;
 
-    pub fn new(rate: u64, now_ms: u64) -> Allowance {
-        Allowance {
+    pub fn new(rate: u64, now_ms: u64) -> RateLimit {
+        RateLimit {
             left: rate * Self::AT_ONCE * 1_000,
             at_ms: now_ms,
         }
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_place_that_is_dropped_is_free_again() {
-        let counts = Counts::<Box<str>>::new(2);
+        let counts = BoundedCounts::<Box<str>>::new(2);
         let (first, second) = (counts.take("a".into()), counts.take("a".into()));
         assert!(first.is_some() && second.is_some());
         assert!(counts.take("a".into()).is_none());
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_allowance_lasts_at_its_rate_and_takes_a_burst() {
-        let mut allowance = Allowance::new(2, 0);
+        let mut allowance = RateLimit::new(2, 0);
         let burst = (0..20).filter(|_| allowance.take(2, 0)).count();
         assert_eq!(burst, 8);
         let second = (0..1_000).filter(|ms| allowance.take(2, *ms)).count();

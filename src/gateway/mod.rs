@@ -1,18 +1,18 @@
 //! The WebSocket edge: clients' connections become events, kicks close them, leases say that the gateway is alive.
 //!
 //! It writes to the log and follows kicks and changes through its [`uplink`]; it has no path to the state. A
-//! connection comes in through the [`door`] and is a [`session`] from then on. What all of them share is the [`Edge`]:
+//! connection comes in through the [`handshake`] and is a [`session`] from then on. What all of them share is the [`GatewayState`]:
 //! who is there ([`roster`]), heartbeats on their way ([`beats`]), ends on theirs ([`endings`]), who listens to whom
 //! ([`audience`]), the [`lease`], the [`kicks`] and the [`limits`]; [`health`] keeps their tasks running. The protocol is
 //! in [`frames`], and for people in `docs/gateway.md`.
 
 pub mod audience;
-pub mod beats;
-pub mod door;
-pub mod endings;
+pub mod disconnect_queue;
 pub mod epoch;
 pub mod frames;
+pub mod handshake;
 pub mod health;
+pub mod heartbeats;
 pub mod keys;
 pub mod kicks;
 pub mod lease;
@@ -27,14 +27,14 @@ use crate::config::gateway::{Admission, Config, Tokens};
 use crate::metrics;
 use crate::presence::{Conn, Epoch};
 use audience::Audience;
-use beats::Beats;
-use door::Visitor;
-use endings::{Ending, Outbox};
+use disconnect_queue::{Outbox, QueuedDisconnect};
 use frames::Close;
+use handshake::Visitor;
 use health::{End, Health, guarded, keep};
+use heartbeats::HeartbeatBatches;
 use keys::{Bearer, Keys};
-use limits::{Counts, Handshakes, Ramp, network_of};
-use roster::{Order, Roster};
+use limits::{BoundedCounts, Handshakes, Ramp, network_of};
+use roster::{ConnectionCommand, Roster};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -93,18 +93,18 @@ pub enum Phase {
 }
 
 /// What all connections share.
-pub struct Edge {
+pub struct GatewayState {
     pub config: Config,
     pub clock: Arc<dyn Clock>,
     pub uplink: Arc<dyn Uplink>,
     pub epoch: Epoch,
     pub roster: Roster,
-    pub beats: Beats,
+    pub beats: HeartbeatBatches,
     pub audience: Arc<Audience>,
-    pub users: Arc<Counts<Box<str>>>,
-    pub addresses: Arc<Counts<IpAddr>>,
+    pub users: Arc<BoundedCounts<Box<str>>>,
+    pub addresses: Arc<BoundedCounts<IpAddr>>,
     /// Handshakes under way, by address.
-    knocking: Arc<Counts<IpAddr>>,
+    knocking: Arc<BoundedCounts<IpAddr>>,
     pub certificate: Option<Certificate>,
     keys: Option<Keys>,
     ramp: Ramp,
@@ -114,14 +114,14 @@ pub struct Edge {
     log_is_well: AtomicBool,
     /// Told when it is not any more.
     log_is_ill: Notify,
-    endings: Mutex<Option<endings::Sender>>,
+    endings: Mutex<Option<disconnect_queue::Sender>>,
     health: Health,
     platforms: Mutex<Platforms>,
     asking_for_platforms: tokio::sync::Mutex<()>,
     superseded: watch::Sender<Option<u64>>,
 }
 
-impl Edge {
+impl GatewayState {
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
@@ -163,23 +163,23 @@ impl Edge {
     }
 
     /// A connection's end is on its way to the log when this returns. If too many are, it waits.
-    pub async fn ended(&self, ending: Ending) {
+    pub async fn ended(&self, ending: QueuedDisconnect) {
         let sender = self.endings.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let sent = match sender {
             Some(sender) => sender.send(ending).await.is_ok(),
             None => false,
         };
         if !sent {
-            Edge::lost_an_end();
+            GatewayState::lost_an_end();
         }
     }
 
     /// The same where nothing can wait.
-    pub fn ended_suddenly(&self, ending: Ending) {
+    pub fn ended_suddenly(&self, ending: QueuedDisconnect) {
         let endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = endings.as_ref().is_some_and(|sender| sender.try_send(ending).is_ok());
         if !sent {
-            Edge::lost_an_end();
+            GatewayState::lost_an_end();
         }
     }
 
@@ -292,7 +292,7 @@ fn unanswered(error: &Unavailable) -> &'static str {
 
 /// A running gateway.
 pub struct Gateway {
-    edge: Arc<Edge>,
+    edge: Arc<GatewayState>,
     address: SocketAddr,
     /// End with the gateway.
     tasks: Vec<JoinHandle<()>>,
@@ -300,7 +300,7 @@ pub struct Gateway {
     /// Is waited for.
     endings: JoinHandle<()>,
     ended: watch::Receiver<Option<u64>>,
-    _seat: epoch::Seat,
+    _lock: epoch::DirectoryLock,
 }
 
 impl Gateway {
@@ -315,26 +315,26 @@ impl Gateway {
             Some((chain, key)) => Some(Certificate::open(chain, key)?),
             None => None,
         };
-        let seat = epoch::Seat::take(&config.data.join(&config.name))?;
-        let (sender, outbox) = Outbox::open(seat.directory(), config.queue_bytes).map_err(Error::Queue)?;
+        let lock = epoch::DirectoryLock::take(&config.data.join(&config.name))?;
+        let (sender, outbox) = Outbox::open(lock.directory(), config.queue_bytes).map_err(Error::Queue)?;
         let listener = listen(config.listen).map_err(|cause| Error::Listen {
             address: config.listen,
             cause,
         })?;
         let address = listener.local_addr().map_err(Error::Queue)?;
         let known = until_it_works("the engine", || uplink.epoch(&config.name)).await;
-        let epoch = seat.next(known)?;
+        let epoch = lock.next(known)?;
         // Before the lease, so that no kick for this epoch is missed.
         let kicks = until_it_works("kicks", || uplink.kicks(&config.name)).await;
         let (phase, _) = watch::channel(Phase::Open);
         let (superseded, ended) = watch::channel(None);
-        let edge = Arc::new(Edge {
+        let edge = Arc::new(GatewayState {
             roster: Roster::default(),
-            beats: Beats::new(uplink.partitions(), config.beats_max),
+            beats: HeartbeatBatches::new(uplink.partitions(), config.beats_max),
             audience: Arc::default(),
-            users: Counts::new(config.user_connections_max),
-            addresses: Counts::new(config.address_connections_max),
-            knocking: Counts::new(ADDRESS_HANDSHAKES_MAX),
+            users: BoundedCounts::new(config.user_connections_max),
+            addresses: BoundedCounts::new(config.address_connections_max),
+            knocking: BoundedCounts::new(ADDRESS_HANDSHAKES_MAX),
             certificate,
             keys,
             ramp: Ramp::new(clock.clone(), config.accept_rate),
@@ -374,13 +374,15 @@ impl Gateway {
         }
         edge.ramp.set_back();
         let outbox = Arc::new(tokio::sync::Mutex::new(outbox));
-        let endings = keep(&edge, endings::TASK, move |edge| endings::run(edge, outbox.clone()));
+        let endings = keep(&edge, disconnect_queue::TASK, move |edge| {
+            disconnect_queue::run(edge, outbox.clone())
+        });
         // The first subscription was opened before the lease; later ones are opened by the task itself.
         let kicks = Arc::new(Mutex::new(Some(kicks)));
         let listener = Arc::new(listener);
         let tasks = vec![
             keep(&edge, "lease", move |edge| lease::run(edge, first_ms)),
-            keep(&edge, "heartbeats", beats::run),
+            keep(&edge, "heartbeats", heartbeats::run),
             keep(&edge, "kicks", move |edge| kicks::run(edge, kicks.clone())),
             keep(&edge, "changes", audience::run),
             keep(&edge, "keys and certificates", reload),
@@ -393,7 +395,7 @@ impl Gateway {
             accepting,
             endings,
             ended,
-            _seat: seat,
+            _lock: lock,
         })
     }
 
@@ -402,7 +404,7 @@ impl Gateway {
         self.address
     }
 
-    pub fn edge(&self) -> &Arc<Edge> {
+    pub fn edge(&self) -> &Arc<GatewayState> {
         &self.edge
     }
 
@@ -432,7 +434,7 @@ impl Gateway {
         let told = edge.roster.count();
         edge.roster.for_each(|session| {
             let after_ms = edge.chance(told_within_ms + 1);
-            session.order(Order::Reconnect { after_ms });
+            session.order(ConnectionCommand::Reconnect { after_ms });
         });
         if told > 0 && elsewhere {
             let gone = async {
@@ -473,7 +475,7 @@ impl Gateway {
     async fn close_all(&self) {
         let edge = &self.edge;
         edge.roster
-            .for_each(|session| session.order(Order::Close(Close::Restart)));
+            .for_each(|session| session.order(ConnectionCommand::Close(Close::Restart)));
         let closed = async {
             while edge.roster.count() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -526,7 +528,7 @@ async fn open_keys(settings: &Tokens, clock: &Arc<dyn Clock>) -> Result<Keys, ke
 }
 
 /// Accepts connections at the rate that is let in, for as long as the gateway runs.
-async fn accept(edge: Arc<Edge>, listener: Arc<TcpListener>) -> End {
+async fn accept(edge: Arc<GatewayState>, listener: Arc<TcpListener>) -> End {
     let handshakes = Handshakes::new(HANDSHAKES_MAX);
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -560,7 +562,7 @@ async fn accept(edge: Arc<Edge>, listener: Arc<TcpListener>) -> End {
         let edge = edge.clone();
         tokio::spawn(guarded("handshake", async move {
             tokio::select! {
-                () = door::enter(edge, stream, peer) => {}
+                () = handshake::enter(edge, stream, peer) => {}
                 Ok(()) = given_up => metrics::gateway_refused("handshake_given_up"),
             }
             drop((place, slot));
@@ -569,7 +571,7 @@ async fn accept(edge: Arc<Edge>, listener: Arc<TcpListener>) -> End {
 }
 
 /// Reads keys and certificates again.
-async fn reload(edge: Arc<Edge>) -> End {
+async fn reload(edge: Arc<GatewayState>) -> End {
     loop {
         tokio::time::sleep(edge.config.reload).await;
         edge.reload_keys().await;

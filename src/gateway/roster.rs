@@ -3,7 +3,7 @@
 use super::frames::Close;
 use super::uplink::AsOf;
 use crate::presence::change::KickReason;
-use crate::presence::event::{Beat, Via, Who};
+use crate::presence::event::{ConnRef, DeviceRef, HeartbeatEntry};
 use crate::presence::{Conn, Epoch, Partition};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// What a connection is told to do by somebody other than its client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Order {
+pub enum ConnectionCommand {
     /// To tell its client to come back elsewhere.
     Reconnect { after_ms: u64 },
     /// To end because the engine says so.
@@ -24,7 +24,7 @@ pub enum Order {
 
 /// A change of somebody whom a connection is subscribed to, as the frame that it becomes.
 #[derive(Debug)]
-pub struct News {
+pub struct SubscribedChange {
     pub user: Box<str>,
     /// The record that it came from.
     pub at: AsOf,
@@ -48,9 +48,9 @@ pub struct Session {
     naming: AtomicBool,
     open: AtomicBool,
     /// One that ends it is the last.
-    orders: Mutex<Vec<Order>>,
+    orders: Mutex<Vec<ConnectionCommand>>,
     woken: Notify,
-    news: Mutex<Option<mpsc::Sender<Arc<News>>>>,
+    news: Mutex<Option<mpsc::Sender<Arc<SubscribedChange>>>>,
 }
 
 impl Session {
@@ -70,24 +70,24 @@ impl Session {
         }
     }
 
-    pub fn who(&self) -> Who<'static> {
-        Who {
+    pub fn who(&self) -> DeviceRef<'static> {
+        DeviceRef {
             user: self.user.to_string().into(),
             platform: self.platform.to_string().into(),
             device: self.device.to_string().into(),
         }
     }
 
-    pub fn via(&self, gateway: &str, epoch: Epoch) -> Via<'static> {
-        Via {
+    pub fn via(&self, gateway: &str, epoch: Epoch) -> ConnRef<'static> {
+        ConnRef {
             gateway: gateway.to_owned().into(),
             epoch,
             conn: self.conn,
         }
     }
 
-    pub fn beat(&self) -> Beat<'static> {
-        Beat {
+    pub fn beat(&self) -> HeartbeatEntry<'static> {
+        HeartbeatEntry {
             who: self.who(),
             conn: self.conn,
         }
@@ -121,9 +121,9 @@ impl Session {
     }
 
     /// After what ends a connection nothing more is ordered.
-    pub fn order(&self, order: Order) {
+    pub fn order(&self, order: ConnectionCommand) {
         let mut orders = lock(&self.orders);
-        if matches!(orders.last(), None | Some(Order::Reconnect { .. })) {
+        if matches!(orders.last(), None | Some(ConnectionCommand::Reconnect { .. })) {
             orders.push(order);
         }
         drop(orders);
@@ -131,7 +131,7 @@ impl Session {
     }
 
     /// Waits for the next order.
-    pub async fn ordered(&self) -> Order {
+    pub async fn ordered(&self) -> ConnectionCommand {
         loop {
             {
                 let mut orders = lock(&self.orders);
@@ -144,20 +144,20 @@ impl Session {
     }
 
     /// From now on changes may come.
-    pub fn listens(&self) -> mpsc::Receiver<Arc<News>> {
+    pub fn listens(&self) -> mpsc::Receiver<Arc<SubscribedChange>> {
         let (sender, receiver) = mpsc::channel(NEWS_WAITING);
         *lock(&self.news) = Some(sender);
         receiver
     }
 
     /// Gives it a change; one that has too many waiting is told to end.
-    pub fn tell(&self, news: &Arc<News>) {
+    pub fn tell(&self, news: &Arc<SubscribedChange>) {
         let full = match &*lock(&self.news) {
             Some(sender) => matches!(sender.try_send(news.clone()), Err(mpsc::error::TrySendError::Full(_))),
             None => false,
         };
         if full {
-            self.order(Order::Close(Close::TooSlow));
+            self.order(ConnectionCommand::Close(Close::TooSlow));
         }
     }
 }
@@ -213,12 +213,12 @@ mod tests {
     #[tokio::test]
     async fn orders_come_in_turn_and_none_after_one_that_ends() {
         let session = session();
-        session.order(Order::Reconnect { after_ms: 5 });
-        session.order(Order::Kick(KickReason::Displaced));
-        session.order(Order::Reconnect { after_ms: 7 });
-        session.order(Order::Close(Close::TooSlow));
-        assert_eq!(session.ordered().await, Order::Reconnect { after_ms: 5 });
-        assert_eq!(session.ordered().await, Order::Kick(KickReason::Displaced));
+        session.order(ConnectionCommand::Reconnect { after_ms: 5 });
+        session.order(ConnectionCommand::Kick(KickReason::Displaced));
+        session.order(ConnectionCommand::Reconnect { after_ms: 7 });
+        session.order(ConnectionCommand::Close(Close::TooSlow));
+        assert_eq!(session.ordered().await, ConnectionCommand::Reconnect { after_ms: 5 });
+        assert_eq!(session.ordered().await, ConnectionCommand::Kick(KickReason::Displaced));
         assert!(lock(&session.orders).is_empty());
     }
 
@@ -226,7 +226,7 @@ mod tests {
     async fn who_does_not_take_its_changes_is_told_to_end() {
         let session = session();
         let mut receiver = session.listens();
-        let news = Arc::new(News {
+        let news = Arc::new(SubscribedChange {
             user: "u".into(),
             at: AsOf {
                 partition: 0,
@@ -237,7 +237,7 @@ mod tests {
         (0..NEWS_WAITING).for_each(|_| session.tell(&news));
         assert!(lock(&session.orders).is_empty());
         session.tell(&news);
-        assert_eq!(session.ordered().await, Order::Close(Close::TooSlow));
+        assert_eq!(session.ordered().await, ConnectionCommand::Close(Close::TooSlow));
         session.ended();
         session.tell(&news);
         assert_eq!(receiver.len(), NEWS_WAITING);

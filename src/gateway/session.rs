@@ -7,13 +7,13 @@
 //! is silent is not judged here: the engine decides, and only long after its time-out the socket is closed, without a
 //! word to the log.
 
-use super::door::{Guest, Places, Socket, close_with};
-use super::endings::Ending;
-use super::frames::{self, Close, Hello, Said, USERS};
-use super::limits::Allowance;
-use super::roster::{News, Order, Session};
-use super::uplink::{AsOf, Pace, Standing, Unavailable};
-use super::{Edge, Phase, unanswered};
+use super::disconnect_queue::QueuedDisconnect;
+use super::frames::{self, ClientMessage, Close, Hello, USERS};
+use super::handshake::{AdmittedClient, Places, Socket, close_with};
+use super::limits::RateLimit;
+use super::roster::{ConnectionCommand, Session, SubscribedChange};
+use super::uplink::{AsOf, Pace, Unavailable, UserSnapshot};
+use super::{GatewayState, Phase, unanswered};
 use crate::metrics;
 use crate::presence::change::KickReason;
 use crate::presence::event::{self, Event};
@@ -51,22 +51,22 @@ enum Ended {
     TooSlow,
 }
 
-struct Life {
-    edge: Arc<Edge>,
+struct Connection {
+    edge: Arc<GatewayState>,
     socket: Socket,
     session: Arc<Session>,
     pace: Pace,
-    pulse: Pulse,
+    pulse: LinkActivity,
     silent_after_ms: u64,
-    allowance: Allowance,
+    allowance: RateLimit,
     bad_frames: u32,
     subscriptions: VecDeque<Subscription>,
-    news: Option<mpsc::Receiver<Arc<News>>>,
+    news: Option<mpsc::Receiver<Arc<SubscribedChange>>>,
 }
 
 /// When a link was used last, by the monotonic clock.
 #[derive(Clone, Copy, Debug)]
-struct Pulse {
+struct LinkActivity {
     /// How often it is pinged while it is quiet.
     every_ms: u64,
     heard_ms: u64,
@@ -78,9 +78,9 @@ struct Pulse {
     pinged: bool,
 }
 
-impl Pulse {
-    fn new(ping_ms: u64, pace: Pace, now_ms: u64) -> Pulse {
-        Pulse {
+impl LinkActivity {
+    fn new(ping_ms: u64, pace: Pace, now_ms: u64) -> LinkActivity {
+        LinkActivity {
             // Two within the time-out, so that one answer that is late does no harm.
             every_ms: ping_ms.min(pace.timeout_ms / 2).max(PING_MS_MIN),
             heard_ms: now_ms,
@@ -112,18 +112,18 @@ struct Subscription {
 }
 
 /// Either it goes on, or it has ended.
-type Going = Result<(), Ended>;
+type Flow = Result<(), Ended>;
 
 /// A connection that is in the roster. However its task ends, by a panic too, it leaves the roster, and what is to be
 /// published of its end is.
 struct Presence {
-    edge: Arc<Edge>,
+    edge: Arc<GatewayState>,
     session: Arc<Session>,
     left: bool,
 }
 
 impl Presence {
-    fn new(edge: &Arc<Edge>, session: &Arc<Session>) -> Presence {
+    fn new(edge: &Arc<GatewayState>, session: &Arc<Session>) -> Presence {
         // Before its connect is in the log, since a kick may come at once.
         edge.roster.insert(session.clone());
         metrics::gateway_connections(1);
@@ -135,7 +135,7 @@ impl Presence {
     }
 
     /// Leaves, and gives what is to be published.
-    fn leave(&mut self, ended: &Ended) -> Option<Ending> {
+    fn leave(&mut self, ended: &Ended) -> Option<QueuedDisconnect> {
         self.left = true;
         self.session.ended();
         self.edge.roster.remove(self.session.conn);
@@ -150,7 +150,7 @@ impl Presence {
             // The engine knows, or is to decide.
             Ended::Silent | Ended::LoggedOut | Ended::Kicked(_) => return None,
         };
-        Some(Ending {
+        Some(QueuedDisconnect {
             event: Event::Disconnect {
                 who: self.session.who(),
                 via: self.session.via(&self.edge.config.name, self.edge.epoch),
@@ -173,9 +173,9 @@ impl Drop for Presence {
     }
 }
 
-pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
+pub async fn run(edge: Arc<GatewayState>, mut socket: Socket, guest: AdmittedClient) {
     let conn = edge.next_conn();
-    let home = super::beats::home(&guest.user, edge.uplink.partitions());
+    let home = super::heartbeats::home(&guest.user, edge.uplink.partitions());
     let session = Session::new(conn, &guest.user, &guest.visitor.platform, &guest.visitor.device, home);
     let session = Arc::new(session);
     let connect = Event::Connect {
@@ -190,7 +190,7 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
     let mut presence = Presence::new(&edge, &session);
     let published = edge.uplink.append(vec![connect]).await;
     let now_ms = edge.clock.monotonic_ms();
-    let pulse = Pulse::new(edge.config.ping_ms, pace, now_ms);
+    let pulse = LinkActivity::new(edge.config.ping_ms, pace, now_ms);
     let hello = frames::hello(&Hello {
         user: &session.user,
         gateway: &edge.config.name,
@@ -211,8 +211,8 @@ pub async fn run(edge: Arc<Edge>, mut socket: Socket, guest: Guest) {
     let write = edge.config.write;
     let ended = match first {
         Ok(hello) => {
-            let life = Box::new(Life {
-                allowance: Allowance::new(edge.config.message_rate_max, now_ms),
+            let life = Box::new(Connection {
+                allowance: RateLimit::new(edge.config.message_rate_max, now_ms),
                 edge: edge.clone(),
                 socket,
                 session: session.clone(),
@@ -260,7 +260,7 @@ async fn farewell(mut socket: Socket, ended: &Ended, places: Places) {
     drop(places);
 }
 
-impl Life {
+impl Connection {
     /// Boxed, or the task would hold it several times over: as an argument, as a variable, and as part of the result.
     async fn run(mut self: Box<Self>, hello: String) -> (Socket, Ended) {
         let ended = match self.say(hello).await {
@@ -305,17 +305,17 @@ impl Life {
     }
 
     /// Says something, within the time that a client has to take it.
-    async fn say(&mut self, frame: impl Into<Utf8Bytes>) -> Going {
+    async fn say(&mut self, frame: impl Into<Utf8Bytes>) -> Flow {
         self.send(Message::Text(frame.into())).await
     }
 
-    async fn ping(&mut self, now_ms: u64) -> Going {
+    async fn ping(&mut self, now_ms: u64) -> Flow {
         self.pulse.pinged = true;
         self.pulse.pinged_ms = now_ms;
         self.send(Message::Ping(Bytes::new())).await
     }
 
-    async fn send(&mut self, message: Message) -> Going {
+    async fn send(&mut self, message: Message) -> Flow {
         self.pulse.said_ms = self.edge.clock.monotonic_ms();
         match tokio::time::timeout(self.edge.config.write, self.socket.send(message)).await {
             Ok(Ok(())) => Ok(()),
@@ -324,16 +324,16 @@ impl Life {
         }
     }
 
-    async fn obey(&mut self, order: Order) -> Going {
+    async fn obey(&mut self, order: ConnectionCommand) -> Flow {
         match order {
-            Order::Reconnect { after_ms } => self.say(frames::reconnect(after_ms)).await,
-            Order::Kick(reason) => Err(Ended::Kicked(reason)),
-            Order::Close(Close::TooSlow) => Err(Ended::TooSlow),
-            Order::Close(close) => Err(Ended::Closed(close)),
+            ConnectionCommand::Reconnect { after_ms } => self.say(frames::reconnect(after_ms)).await,
+            ConnectionCommand::Kick(reason) => Err(Ended::Kicked(reason)),
+            ConnectionCommand::Close(Close::TooSlow) => Err(Ended::TooSlow),
+            ConnectionCommand::Close(close) => Err(Ended::Closed(close)),
         }
     }
 
-    async fn pass_on(&mut self, news: &News) -> Going {
+    async fn pass_on(&mut self, news: &SubscribedChange) -> Flow {
         let wanted = self
             .subscriptions
             .iter()
@@ -350,7 +350,7 @@ impl Life {
         }
     }
 
-    async fn take(&mut self, message: Option<Result<Message, WsError>>) -> Going {
+    async fn take(&mut self, message: Option<Result<Message, WsError>>) -> Flow {
         let message = match message {
             None => return Err(Ended::Gone),
             Some(Err(error)) => return Err(broken(&error)),
@@ -411,36 +411,36 @@ impl Life {
         self.pulse.heard_ms = now_ms;
     }
 
-    async fn answer(&mut self, said: Said, id: Option<u64>, now_ms: u64) -> Going {
+    async fn answer(&mut self, said: ClientMessage, id: Option<u64>, now_ms: u64) -> Flow {
         match said {
-            Said::Auth { .. } => {
+            ClientMessage::Auth { .. } => {
                 let message = "`auth` is for the first frame of a connection without a token";
                 self.say(frames::error(id, "bad_frame", message, None)).await
             }
-            Said::Heartbeat => {
+            ClientMessage::Heartbeat => {
                 self.showed_life(now_ms);
                 self.say(frames::alive()).await
             }
-            Said::Ping => {
+            ClientMessage::Ping => {
                 self.answered(now_ms);
                 self.say(frames::pong(id)).await
             }
-            Said::Background => {
+            ClientMessage::Background => {
                 let (who, via) = self.link();
                 self.publish(Event::Background { who, via }, id, now_ms).await
             }
-            Said::Foreground => {
+            ClientMessage::Foreground => {
                 let (who, via) = self.link();
                 self.publish(Event::Foreground { who, via }, id, now_ms).await
             }
-            Said::CustomStatus { text } => {
+            ClientMessage::CustomStatus { text } => {
                 let user = self.session.user.to_string().into();
                 let text = text.map(Into::into);
                 self.publish(Event::CustomStatus { user, text }, id, now_ms).await
             }
-            Said::Logout => self.log_out(id).await,
-            Said::Exit => Err(Ended::Exit),
-            Said::Query { users } => {
+            ClientMessage::Logout => self.log_out(id).await,
+            ClientMessage::Exit => Err(Ended::Exit),
+            ClientMessage::Query { users } => {
                 self.showed_life(now_ms);
                 let users = once(users);
                 let answered = self.edge.uplink.users(users.clone()).await;
@@ -450,12 +450,12 @@ impl Life {
                 };
                 self.say(answer).await
             }
-            Said::Subscribe { users } => {
+            ClientMessage::Subscribe { users } => {
                 self.showed_life(now_ms);
                 let answer = self.subscribe(once(users), id).await;
                 self.say(answer).await
             }
-            Said::Unsubscribe { users } => {
+            ClientMessage::Unsubscribe { users } => {
                 self.showed_life(now_ms);
                 for user in &users {
                     self.forget(user);
@@ -465,13 +465,13 @@ impl Life {
         }
     }
 
-    fn link(&self) -> (event::Who<'static>, event::Via<'static>) {
+    fn link(&self) -> (event::DeviceRef<'static>, event::ConnRef<'static>) {
         let session = &self.session;
         (session.who(), session.via(&self.edge.config.name, self.edge.epoch))
     }
 
     /// Appends an event and says when it is durable.
-    async fn publish(&mut self, event: Event<'static>, id: Option<u64>, now_ms: u64) -> Going {
+    async fn publish(&mut self, event: Event<'static>, id: Option<u64>, now_ms: u64) -> Flow {
         // Each of them shows life, which the log is told by the event itself or by a beat.
         self.showed_life(now_ms);
         let answer = match self.edge.uplink.append(vec![event]).await {
@@ -486,10 +486,10 @@ impl Life {
     }
 
     /// Ends only when the logout is safe, in the log or in the queue.
-    async fn log_out(&mut self, id: Option<u64>) -> Going {
+    async fn log_out(&mut self, id: Option<u64>) -> Flow {
         let (who, via) = self.link();
         let (done, durable) = oneshot::channel();
-        let logout = Ending {
+        let logout = QueuedDisconnect {
             event: Event::Logout { who, via },
             done: Some(done),
         };
@@ -557,7 +557,7 @@ impl Life {
     }
 }
 
-async fn next_news(news: &mut Option<mpsc::Receiver<Arc<News>>>) -> Arc<News> {
+async fn next_news(news: &mut Option<mpsc::Receiver<Arc<SubscribedChange>>>) -> Arc<SubscribedChange> {
     if let Some(receiver) = news
         && let Some(news) = receiver.recv().await
     {
@@ -573,7 +573,7 @@ fn once(users: Vec<String>) -> Vec<String> {
     users.into_iter().filter(|user| seen.insert(user.clone())).collect()
 }
 
-fn unknown<'u>(users: &'u [String], found: &[Option<Standing>]) -> Vec<&'u str> {
+fn unknown<'u>(users: &'u [String], found: &[Option<UserSnapshot>]) -> Vec<&'u str> {
     let unknown = users.iter().zip(found).filter(|(_, found)| found.is_none());
     unknown.map(|(user, _)| user.as_str()).collect()
 }
@@ -605,7 +605,7 @@ mod tests {
 
     /// A link whose client says nothing and answers pings at once: when it is pinged, and when that is published.
     fn quiet(ping_ms: u64, pace: Pace, for_ms: u64) -> (Vec<u64>, Vec<u64>) {
-        let mut pulse = Pulse::new(ping_ms, pace, 0);
+        let mut pulse = LinkActivity::new(ping_ms, pace, 0);
         let (mut pings, mut beats) = (Vec::new(), Vec::new());
         for now_ms in 0..for_ms {
             if pulse.due_ms() > now_ms {
@@ -654,7 +654,7 @@ mod tests {
             heartbeat_ms: 20_000,
             timeout_ms: 60_000,
         };
-        let mut pulse = Pulse::new(25_000, pace, 0);
+        let mut pulse = LinkActivity::new(25_000, pace, 0);
         pulse.said_ms = 20_000;
         assert_eq!(pulse.due_ms(), 25_000, "much is said to it, nothing is heard");
         pulse.heard_ms = 22_000;

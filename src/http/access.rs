@@ -9,7 +9,7 @@
 
 use super::tickets::{self, Limited};
 use super::users::parameter;
-use super::{Face, Fault, follow};
+use super::{ApiError, AppState, follow};
 use crate::config::Scopes;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -85,7 +85,7 @@ impl Grant {
 /// See the module.
 pub struct Access {
     /// Hashes, so that comparing them tells nothing about a token by its time. None: everybody is let in.
-    tokens: Option<RwLock<Arc<[Known]>>>,
+    tokens: Option<RwLock<Arc<[KnownToken]>>>,
     /// Counts replacements of the tokens.
     replaced: watch::Sender<u64>,
     loopback: bool,
@@ -93,14 +93,14 @@ pub struct Access {
     origins: Vec<String>,
 }
 
-struct Known {
+struct KnownToken {
     hash: blake3::Hash,
     scopes: Arc<Scopes>,
     who: Arc<str>,
 }
 
-fn known(tokens: &[(String, Scopes)]) -> Arc<[Known]> {
-    let known = tokens.iter().enumerate().map(|(number, (token, scopes))| Known {
+fn known(tokens: &[(String, Scopes)]) -> Arc<[KnownToken]> {
+    let known = tokens.iter().enumerate().map(|(number, (token, scopes))| KnownToken {
         hash: blake3::hash(token.as_bytes()),
         scopes: Arc::new(scopes.clone()),
         who: match &scopes.name {
@@ -133,12 +133,12 @@ impl Access {
     }
 
     /// What a ticket grants.
-    fn with_ticket(&self, ticket: &str, now_ms: u64) -> Result<Grant, Fault> {
+    fn with_ticket(&self, ticket: &str, now_ms: u64) -> Result<Grant, ApiError> {
         let tokens = self.tokens().unwrap_or_default();
         let readers = || tokens.iter().filter(|known| known.scopes.read);
         let (token, limited) = tickets::verify(ticket, readers().map(|known| &known.hash), now_ms)?;
         let known = readers().find(|known| known.hash == *token);
-        let known = known.ok_or_else(|| Fault::bad_request("unknown_ticket", "its token is gone"))?;
+        let known = known.ok_or_else(|| ApiError::bad_request("unknown_ticket", "its token is gone"))?;
         Ok(Grant {
             scopes: known.scopes.clone(),
             who: known.who.clone(),
@@ -169,12 +169,12 @@ impl Access {
             .any(|known| known.hash == hash && known.scopes == grant.scopes)
     }
 
-    fn tokens(&self) -> Option<Arc<[Known]>> {
+    fn tokens(&self) -> Option<Arc<[KnownToken]>> {
         let tokens = self.tokens.as_ref()?;
         Some(tokens.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    fn grant(&self, headers: &HeaderMap) -> Result<Grant, Fault> {
+    fn grant(&self, headers: &HeaderMap) -> Result<Grant, ApiError> {
         let Some(tokens) = self.tokens() else {
             return Ok(Grant {
                 scopes: Arc::new(Scopes::everything()),
@@ -187,13 +187,13 @@ impl Access {
         let scheme_and_token = authorization.and_then(|value| value.split_once(' '));
         let Some((_, token)) = scheme_and_token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
             let message = "an Authorization header with a bearer token is needed";
-            return Err(Fault::new(StatusCode::UNAUTHORIZED, "no_token", message));
+            return Err(ApiError::new(StatusCode::UNAUTHORIZED, "no_token", message));
         };
         let hash = blake3::hash(token.trim().as_bytes());
         let known = tokens.iter().find(|known| known.hash == hash);
         let known = known.ok_or_else(|| {
             let message = "this bearer token is not known here";
-            Fault::new(StatusCode::UNAUTHORIZED, "unknown_token", message)
+            ApiError::new(StatusCode::UNAUTHORIZED, "unknown_token", message)
         })?;
         Ok(Grant {
             scopes: known.scopes.clone(),
@@ -204,7 +204,7 @@ impl Access {
     }
 
     /// Only where no token protects: see the module.
-    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Fault> {
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if self.tokens.is_some() || !self.loopback {
             return Ok(());
         }
@@ -220,7 +220,7 @@ impl Access {
         let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         let foreign = |what: &str| {
             let message = format!("{what}; only this machine is served without --token-file");
-            Err(Fault::new(StatusCode::FORBIDDEN, "foreign_origin", message))
+            Err(ApiError::new(StatusCode::FORBIDDEN, "foreign_origin", message))
         };
         if !host.is_empty() && name != "localhost" && !is_address {
             return foreign(&format!("the host {name:?} is not an address of this machine"));
@@ -236,12 +236,12 @@ impl Access {
 }
 
 /// Lets a request through with what it is granted, or refuses it.
-pub async fn check(State((face, needs)): State<(Face, Arc<Needs>)>, mut request: Request, next: Next) -> Response {
+pub async fn check(State((app, needs)): State<(AppState, Arc<Needs>)>, mut request: Request, next: Next) -> Response {
     let need = needs.of(&request);
     if need == Need::Nothing {
         return next.run(request).await;
     }
-    if let Some(peers) = &face.peers
+    if let Some(peers) = &app.peers
         && let Some(proven) = peers.proven(&request)
     {
         return match proven {
@@ -249,7 +249,7 @@ pub async fn check(State((face, needs)): State<(Face, Arc<Needs>)>, mut request:
                 request.extensions_mut().insert(Grant::of_a_node());
                 peers.clone().answer(proof, request, next).await
             }
-            Err(fault) => fault.into_response(),
+            Err(api_error) => api_error.into_response(),
         };
     }
     let ticket = match need {
@@ -258,17 +258,17 @@ pub async fn check(State((face, needs)): State<(Face, Arc<Needs>)>, mut request:
     };
     let headers = request.headers();
     // A browser's EventSource is shown no refusal but one that it can follow.
-    let refuse = |fault: Fault| match need {
-        Need::Follow => follow::refused(headers, fault),
-        Need::Nothing | Need::Read | Need::Publish | Need::Metrics => fault.into_response(),
+    let refuse = |api_error: ApiError| match need {
+        Need::Follow => follow::refused(headers, api_error),
+        Need::Nothing | Need::Read | Need::Publish | Need::Metrics => api_error.into_response(),
     };
-    let allowed = face.access.check_origin(headers).and_then(|()| match &ticket {
-        Some(ticket) if face.access.tokens.is_some() => face.access.with_ticket(ticket, face.engine.now_ms()),
-        Some(_) | None => face.access.grant(headers),
+    let allowed = app.access.check_origin(headers).and_then(|()| match &ticket {
+        Some(ticket) if app.access.tokens.is_some() => app.access.with_ticket(ticket, app.engine.now_ms()),
+        Some(_) | None => app.access.grant(headers),
     });
     let grant = match allowed {
         Ok(grant) => grant,
-        Err(fault) => return refuse(fault),
+        Err(api_error) => return refuse(api_error),
     };
     let scopes = &grant.scopes;
     let (needed, has) = match need {
@@ -285,7 +285,7 @@ pub async fn check(State((face, needs)): State<(Face, Arc<Needs>)>, mut request:
 }
 
 /// The token lacks a scope.
-pub fn forbidden(scope: &str) -> Fault {
+pub fn forbidden(scope: &str) -> ApiError {
     let message = format!("this bearer token does not have the scope {scope}, which this needs");
-    Fault::new(StatusCode::FORBIDDEN, "forbidden", message)
+    ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
 }

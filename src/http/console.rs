@@ -3,7 +3,7 @@
 //! Everything it loads is from here. Its policy lets it talk to this listener and to the gateway of this process, and
 //! to nobody else.
 
-use super::{Face, json};
+use super::{AppState, json};
 use crate::schema::json::Object;
 use axum::extract::State;
 use axum::http::uri::Authority;
@@ -31,7 +31,7 @@ pub const FILES: [(&str, &str); 14] = [
 
 /// The gateway of this process, for clients that ask where to connect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Edge {
+pub struct GatewayAddress {
     /// Where it listens.
     pub address: SocketAddr,
     /// Whether with TLS.
@@ -40,7 +40,7 @@ pub struct Edge {
     pub token: bool,
 }
 
-impl Edge {
+impl GatewayAddress {
     /// Its URL, for a client that reached this listener by the name in its `Host`. `None` if that is no name or address.
     fn url(&self, headers: &HeaderMap) -> Option<String> {
         let scheme = if self.tls { "wss" } else { "ws" };
@@ -55,8 +55,8 @@ impl Edge {
 }
 
 /// `GET /v1/edge`: where clients connect, if this process has a gateway.
-pub async fn edge(State(face): State<Face>, headers: HeaderMap) -> Response {
-    let edge = *face.edge.borrow();
+pub async fn edge(State(app): State<AppState>, headers: HeaderMap) -> Response {
+    let edge = *app.edge.borrow();
     let mut body = Vec::new();
     let mut object = Object::new(&mut body);
     match edge.and_then(|edge| Some((edge, edge.url(&headers)?))) {
@@ -77,8 +77,8 @@ pub async fn edge(State(face): State<Face>, headers: HeaderMap) -> Response {
 }
 
 /// `GET /`: the page.
-pub async fn page(State(face): State<Face>, headers: HeaderMap) -> Response {
-    let edge = *face.edge.borrow();
+pub async fn page(State(app): State<AppState>, headers: HeaderMap) -> Response {
+    let edge = *app.edge.borrow();
     let mut page = Html(include_str!("console/page.html")).into_response();
     let sent = page.headers_mut();
     sent.insert(header::CONTENT_SECURITY_POLICY, policy(edge, &headers));
@@ -105,7 +105,7 @@ fn shared(headers: &mut HeaderMap) {
 }
 
 /// What the page may load and whom it may talk to.
-fn policy(edge: Option<Edge>, headers: &HeaderMap) -> HeaderValue {
+fn policy(edge: Option<GatewayAddress>, headers: &HeaderMap) -> HeaderValue {
     let url = edge.and_then(|edge| edge.url(headers));
     let plain = |url: &str| {
         url.bytes()

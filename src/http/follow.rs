@@ -6,9 +6,9 @@
 
 use super::access::{Access, Grant};
 use super::payload::Payload;
-use super::tail::{Following, Shown, Taken, show};
+use super::tail::{ShownRecord, TailSubscription, Taken, show};
 use super::users::{Texts, number, only, parameter, parameters};
-use super::{Face, Fault};
+use super::{ApiError, AppState};
 use crate::log::{self, Limit, Log, Range, Topic};
 use crate::metrics;
 use crate::presence::event::bounds;
@@ -69,75 +69,75 @@ impl Cursor {
 
 /// `GET /v1/changes?user=…&partition=…&after=…`
 pub async fn changes(
-    State(face): State<Face>,
+    State(app): State<AppState>,
     Extension(grant): Extension<Grant>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
     let wanted = Wanted::of_query(Topic::Changes, &headers, query.as_deref());
     let opened = match wanted {
-        Ok(wanted) => open(face, grant, Topic::Changes, wanted).await,
-        Err(fault) => Err(fault),
+        Ok(wanted) => open(app, grant, Topic::Changes, wanted).await,
+        Err(api_error) => Err(api_error),
     };
-    opened.unwrap_or_else(|fault| refused(&headers, fault))
+    opened.unwrap_or_else(|api_error| refused(&headers, api_error))
 }
 
 /// `GET /v1/kicks?gateway=…&partition=…&after=…`
 pub async fn kicks(
-    State(face): State<Face>,
+    State(app): State<AppState>,
     Extension(grant): Extension<Grant>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
     let wanted = Wanted::of_query(Topic::Kicks, &headers, query.as_deref());
     let opened = match wanted {
-        Ok(wanted) => open(face, grant, Topic::Kicks, wanted).await,
-        Err(fault) => Err(fault),
+        Ok(wanted) => open(app, grant, Topic::Kicks, wanted).await,
+        Err(api_error) => Err(api_error),
     };
-    opened.unwrap_or_else(|fault| refused(&headers, fault))
+    opened.unwrap_or_else(|api_error| refused(&headers, api_error))
 }
 
 /// `POST /v1/changes/query`: the same with the filter as a body, which may be larger than an address.
 pub async fn changes_of(
-    State(face): State<Face>,
+    State(app): State<AppState>,
     Extension(grant): Extension<Grant>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-    payload: Result<Payload, Fault>,
+    payload: Result<Payload, ApiError>,
 ) -> Response {
     let wanted = only(query.as_deref(), &["ticket"])
         .and(payload)
         .and_then(|payload| Wanted::of_body(Topic::Changes, &headers, &payload));
     let opened = match wanted {
-        Ok(wanted) => open(face, grant, Topic::Changes, wanted).await,
-        Err(fault) => Err(fault),
+        Ok(wanted) => open(app, grant, Topic::Changes, wanted).await,
+        Err(api_error) => Err(api_error),
     };
-    opened.unwrap_or_else(|fault| refused(&headers, fault))
+    opened.unwrap_or_else(|api_error| refused(&headers, api_error))
 }
 
 /// `POST /v1/kicks/query`
 pub async fn kicks_of(
-    State(face): State<Face>,
+    State(app): State<AppState>,
     Extension(grant): Extension<Grant>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-    payload: Result<Payload, Fault>,
+    payload: Result<Payload, ApiError>,
 ) -> Response {
     let wanted = only(query.as_deref(), &["ticket"])
         .and(payload)
         .and_then(|payload| Wanted::of_body(Topic::Kicks, &headers, &payload));
     let opened = match wanted {
-        Ok(wanted) => open(face, grant, Topic::Kicks, wanted).await,
-        Err(fault) => Err(fault),
+        Ok(wanted) => open(app, grant, Topic::Kicks, wanted).await,
+        Err(api_error) => Err(api_error),
     };
-    opened.unwrap_or_else(|fault| refused(&headers, fault))
+    opened.unwrap_or_else(|api_error| refused(&headers, api_error))
 }
 
 /// A refusal of a subscription.
 ///
 /// A browser's `EventSource` shows its page nothing of an answer that is not 200, and never tries again. So what says
 /// that it wants an event stream gets one, with the refusal as an event of its own name.
-pub fn refused(headers: &HeaderMap, fault: Fault) -> Response {
+pub fn refused(headers: &HeaderMap, api_error: ApiError) -> Response {
     let accepts = headers.get_all(header::ACCEPT).iter();
     let mut accepts = accepts
         .filter_map(|value| value.to_str().ok())
@@ -147,9 +147,9 @@ pub fn refused(headers: &HeaderMap, fault: Fault) -> Response {
         kind.eq_ignore_ascii_case("text/event-stream")
     });
     if !wants_stream {
-        return fault.into_response();
+        return api_error.into_response();
     }
-    let body = fault.body();
+    let body = api_error.body();
     let text = format!(
         "retry: {REFUSED_RETRY_MS}\nevent: refused\ndata: {}\n\n",
         String::from_utf8_lossy(&body)
@@ -194,7 +194,7 @@ fn last_seen(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Wanted {
-    fn of_query(topic: Topic, headers: &HeaderMap, query: Option<&str>) -> Result<Wanted, Fault> {
+    fn of_query(topic: Topic, headers: &HeaderMap, query: Option<&str>) -> Result<Wanted, ApiError> {
         let (filter, _) = filter_of(topic);
         only(
             query,
@@ -213,8 +213,8 @@ impl Wanted {
         .checked(topic, filter, count)
     }
 
-    fn of_body(topic: Topic, headers: &HeaderMap, payload: &Payload) -> Result<Wanted, Fault> {
-        let body: WantedBody = serde_json::from_slice(&payload.bytes).map_err(|error| Fault::json(&error))?;
+    fn of_body(topic: Topic, headers: &HeaderMap, payload: &Payload) -> Result<Wanted, ApiError> {
+        let body: WantedBody = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
         let (_, filter) = filter_of(topic);
         let (named, other) = match topic {
             Topic::Kicks => (body.gateways, body.users),
@@ -222,7 +222,7 @@ impl Wanted {
         };
         if other.is_some() {
             let message = format!("this subscription is filtered by `{filter}`");
-            return Err(Fault::bad_request("bad_parameter", message));
+            return Err(ApiError::bad_request("bad_parameter", message));
         }
         let Texts { texts, count } = named.unwrap_or_default();
         Wanted {
@@ -233,14 +233,14 @@ impl Wanted {
         .checked(topic, filter, count)
     }
 
-    fn checked(self, topic: Topic, filter: &str, count: usize) -> Result<Wanted, Fault> {
+    fn checked(self, topic: Topic, filter: &str, count: usize) -> Result<Wanted, ApiError> {
         let (least, most) = match topic {
             Topic::Kicks => bounds::GATEWAY_BYTES,
             Topic::Changes | Topic::Events | Topic::Quarantine => bounds::USER_BYTES,
         };
         if count > FILTER_MAX {
             let message = format!("at most {FILTER_MAX} `{filter}` may be given, not {count}");
-            return Err(Fault::bad_request("bad_parameter", message));
+            return Err(ApiError::bad_request("bad_parameter", message));
         }
         if let Some(wrong) = self.keys.iter().find(|key| !(least..=most).contains(&key.len())) {
             // It would be a subscription to nothing, which nobody means.
@@ -248,20 +248,20 @@ impl Wanted {
                 "`{filter}` must have {least} to {most} bytes of UTF-8, not {}",
                 wrong.len()
             );
-            return Err(Fault::bad_request("bad_parameter", message));
+            return Err(ApiError::bad_request("bad_parameter", message));
         }
         Ok(self)
     }
 
     /// Holds it against what a ticket allows; of a ticket for some users all of them are followed if none is named.
-    fn limited(mut self, topic: Topic, grant: &Grant) -> Result<Wanted, Fault> {
+    fn limited(mut self, topic: Topic, grant: &Grant) -> Result<Wanted, ApiError> {
         let Some(limited) = grant.limited.as_ref().filter(|limited| !limited.users.is_empty()) else {
             return Ok(self);
         };
         let allowed: BTreeSet<Vec<u8>> = limited.users.iter().map(|user| user.clone().into_bytes()).collect();
         if topic != Topic::Changes || !self.keys.is_subset(&allowed) {
             let message = "this ticket is for the changes of other users";
-            return Err(Fault::new(StatusCode::FORBIDDEN, "forbidden", message));
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message));
         }
         if self.keys.is_empty() {
             self.keys = allowed;
@@ -270,8 +270,8 @@ impl Wanted {
     }
 }
 
-async fn open(face: Face, grant: Grant, topic: Topic, wanted: Wanted) -> Result<Response, Fault> {
-    let log = face.engine.log().clone();
+async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Result<Response, ApiError> {
+    let log = app.engine.log().clone();
     let count = log.partitions();
     let Wanted { keys, partition, after } = wanted.limited(topic, &grant)?;
     let mut followed: BTreeSet<Partition> = (0..count).map(Partition).collect();
@@ -283,7 +283,7 @@ async fn open(face: Face, grant: Grant, topic: Topic, wanted: Wanted) -> Result<
     if let Some(partition) = partition {
         if partition >= count.into() {
             let message = format!("partition {partition} does not exist: there are {count}, from 0");
-            return Err(Fault::bad_request("bad_parameter", message));
+            return Err(ApiError::bad_request("bad_parameter", message));
         }
         followed.retain(|other| u64::from(other.0) == partition);
     }
@@ -292,31 +292,31 @@ async fn open(face: Face, grant: Grant, topic: Topic, wanted: Wanted) -> Result<
     let started = tokio::task::spawn_blocking(move || start(&*asked, topic, &followed, after.as_deref()));
     let (cursor, ends) = started
         .await
-        .map_err(|_| Fault::unavailable("stopping", "the server is stopping"))??;
+        .map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))??;
     let keys = Arc::new(keys);
-    let place = face.subscriptions.clone().try_acquire_owned().map_err(|_| {
+    let place = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
         let message = "as many subscriptions are open as this server has connections for; try again shortly";
-        Fault::unavailable("busy", message)
+        ApiError::unavailable("busy", message)
     })?;
     let tail = match topic {
-        Topic::Kicks => face.kicks.clone(),
-        Topic::Changes | Topic::Events | Topic::Quarantine => face.changes.clone(),
+        Topic::Kicks => app.kicks.clone(),
+        Topic::Changes | Topic::Events | Topic::Quarantine => app.changes.clone(),
     };
-    let following = Following::begin(Arc::clone(&tail), ends, keys.clone());
+    let following = TailSubscription::begin(Arc::clone(&tail), ends, keys.clone());
     let subscription = Subscription {
         log,
-        schemas: face.engine.schemas().clone(),
+        schemas: app.engine.schemas().clone(),
         topic,
         keys,
         cursor,
         following,
-        stopping: face.stopping.clone(),
+        stopping: app.stopping.clone(),
         state: Progress::Opened,
         // The first is next.
         turn: Partition(u32::MAX),
-        access: face.access.clone(),
+        access: app.access.clone(),
         grant,
-        replaced: face.access.replaced(),
+        replaced: app.access.replaced(),
         _place: place,
         _counted: Counted::new(),
     };
@@ -343,7 +343,7 @@ fn start(
     topic: Topic,
     followed: &BTreeSet<Partition>,
     after: Option<&str>,
-) -> Result<(Cursor, Vec<(Partition, Offset)>), Fault> {
+) -> Result<(Cursor, Vec<(Partition, Offset)>), ApiError> {
     let mut ranges = Vec::new();
     for partition in followed {
         ranges.push((*partition, log.range(topic, *partition)?));
@@ -367,7 +367,7 @@ fn start(
             let back = text[BEFORE_LATEST.len()..].parse().ok();
             let back: u64 = back.filter(|back| *back <= BACK_MAX).ok_or_else(|| {
                 let message = format!("{text:?} is no cursor: after `{BEFORE_LATEST}` comes a number up to {BACK_MAX}");
-                Fault::bad_request("bad_cursor", message)
+                ApiError::bad_request("bad_cursor", message)
             })?;
             let before = |range: &Range| Offset(range.end.0.saturating_sub(back).max(range.start.0));
             let cursor = ranges.iter().map(|(partition, range)| (*partition, before(range)));
@@ -375,24 +375,24 @@ fn start(
         }
         Some(text) => Cursor::parse(text).ok_or_else(|| {
             let message = format!("{text:?} is no cursor: it looks like 0:12,1:7, or is `earliest` or `latest`");
-            Fault::bad_request("bad_cursor", message)
+            ApiError::bad_request("bad_cursor", message)
         })?,
     };
     let mut cursor = Vec::new();
     for (partition, range) in &ranges {
         let Some((_, next)) = given.iter().find(|(given, _)| given == partition) else {
             let message = format!("the cursor says nothing of partition {partition}, which is followed");
-            return Err(Fault::bad_request("bad_cursor", message));
+            return Err(ApiError::bad_request("bad_cursor", message));
         };
         if *next < range.start {
-            return Err(Fault::gone(oldest().text()));
+            return Err(ApiError::gone(oldest().text()));
         }
         if *next > range.end {
             let message = format!(
                 "the cursor is ahead of partition {partition}, which ends at {}",
                 range.end
             );
-            return Err(Fault::bad_request("bad_cursor", message));
+            return Err(ApiError::bad_request("bad_cursor", message));
         }
         cursor.push((*partition, *next));
     }
@@ -407,7 +407,7 @@ struct Subscription {
     /// Users or gateways; empty: all.
     keys: Arc<BTreeSet<Vec<u8>>>,
     cursor: Cursor,
-    following: Following,
+    following: TailSubscription,
     stopping: watch::Receiver<bool>,
     state: Progress,
     /// The partition that was read last, so that none waits for the others to be quiet.
@@ -471,9 +471,9 @@ impl Subscription {
             match self.read().await {
                 Ok(Some(text)) => return Some((Ok(Bytes::from(text)), self)),
                 Ok(None) => {}
-                Err(fault) => {
+                Err(api_error) => {
                     self.state = Progress::Ended;
-                    let text = format!("event: error\ndata: {}\n\n", String::from_utf8_lossy(&fault.body()));
+                    let text = format!("event: error\ndata: {}\n\n", String::from_utf8_lossy(&api_error.body()));
                     return Some((Ok(Bytes::from(text)), self));
                 }
             }
@@ -493,7 +493,7 @@ impl Subscription {
     }
 
     /// The next events, as text; none where there is nothing more.
-    async fn read(&mut self) -> Result<Option<String>, Fault> {
+    async fn read(&mut self) -> Result<Option<String>, ApiError> {
         let mut text = String::new();
         let mut skipped = false;
         while text.len() < CHUNK_BYTES {
@@ -544,10 +544,10 @@ impl Subscription {
         partition: Partition,
         next: Offset,
         bytes: usize,
-    ) -> Result<(Vec<Arc<Shown>>, Offset), Fault> {
+    ) -> Result<(Vec<Arc<ShownRecord>>, Offset), ApiError> {
         let (log, topic, keys) = (self.log.clone(), self.topic, self.keys.clone());
         let (schemas, cursor) = (self.schemas.clone(), self.cursor.clone());
-        let read = tokio::task::spawn_blocking(move || -> Result<(Vec<Arc<Shown>>, Offset), Fault> {
+        let read = tokio::task::spawn_blocking(move || -> Result<(Vec<Arc<ShownRecord>>, Offset), ApiError> {
             let mut records = Vec::new();
             match log.read(topic, partition, next, READ, &mut records) {
                 Ok(()) => {}
@@ -557,9 +557,9 @@ impl Subscription {
                     if let Some((_, next)) = place {
                         *next = start;
                     }
-                    return Err(Fault::gone(cursor.text()));
+                    return Err(ApiError::gone(cursor.text()));
                 }
-                Err(error) => return Err(Fault::from(error)),
+                Err(error) => return Err(ApiError::from(error)),
             }
             let (mut shown, mut end, mut left) = (Vec::new(), next, bytes);
             for record in &records {
@@ -577,7 +577,7 @@ impl Subscription {
             Ok((shown, end))
         });
         read.await
-            .map_err(|_| Fault::unavailable("stopping", "the server is stopping"))?
+            .map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))?
     }
 
     /// Moves the cursor past records of others, of which nobody told this subscription; whether it moved.
@@ -594,7 +594,7 @@ impl Subscription {
     }
 }
 
-fn event(text: &mut String, shown: &Shown, cursor: &Cursor) {
+fn event(text: &mut String, shown: &ShownRecord, cursor: &Cursor) {
     let _ = write!(
         text,
         "event: {}\nid: {}\ndata: {}\n\n",

@@ -6,7 +6,7 @@
 
 use super::overview::{local_stats, others};
 use super::peers::Asker;
-use super::{Face, Fault};
+use super::{ApiError, AppState};
 use crate::engine::PartitionStats;
 use crate::presence::Status;
 use crate::schema::json::Object;
@@ -113,13 +113,13 @@ impl History {
 }
 
 /// Takes a sample now and at every multiple of ten seconds, until the process stops.
-pub async fn keep(face: Face) {
-    let mut stopping = face.stopping.clone();
+pub async fn keep(app: AppState) {
+    let mut stopping = app.stopping.clone();
     loop {
-        let now_ms = face.engine.clock().now_ms();
-        if let Ok(local) = local_stats(&face).await {
+        let now_ms = app.engine.clock().now_ms();
+        if let Ok(local) = local_stats(&app).await {
             let at = now_ms / EVERY_MS * EVERY_MS;
-            face.history.record(Sample::of(at, &local.here));
+            app.history.record(Sample::of(at, &local.here));
         }
         let pause = Duration::from_millis(EVERY_MS - now_ms % EVERY_MS);
         tokio::select! {
@@ -133,23 +133,23 @@ pub async fn keep(face: Face) {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct HistoryAnswer {
     samples: Vec<Sample>,
 }
 
 /// `GET /v1/stats/history`: of the whole cluster, as far as its nodes answer.
-pub async fn history(State(face): State<Face>, headers: HeaderMap) -> Result<Response, Fault> {
+pub async fn history(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
     let mut sums: BTreeMap<u64, Sample> = BTreeMap::new();
-    for sample in face.history.samples() {
+    for sample in app.history.samples() {
         sums.insert(sample.at, sample);
     }
-    if face.peers.is_some() && !asker.is_node() {
-        let elsewhere = local_stats(&face).await?.elsewhere;
-        for (_, _, answer) in others(&face, &asker, &elsewhere, "/v1/stats/history").await {
+    if app.peers.is_some() && !asker.is_node() {
+        let elsewhere = local_stats(&app).await?.elsewhere;
+        for (_, _, answer) in others(&app, &asker, &elsewhere, "/v1/stats/history").await {
             // What a node does not say is missing in `partitions`.
             let answer = answer.ok().and_then(|body| serde_json::from_slice(&body).ok());
-            let answer: Answer = answer.unwrap_or(Answer { samples: Vec::new() });
+            let answer: HistoryAnswer = answer.unwrap_or(HistoryAnswer { samples: Vec::new() });
             for sample in answer.samples {
                 let empty = Sample {
                     at: sample.at,
@@ -162,7 +162,7 @@ pub async fn history(State(face): State<Face>, headers: HeaderMap) -> Result<Res
     let mut body = Vec::new();
     Object::new(&mut body)
         .number("every_ms", EVERY_MS)
-        .number("partitions", face.engine.log().partitions().into())
+        .number("partitions", app.engine.log().partitions().into())
         .list("samples", sums.into_values(), |out, sample| sample.write(out))
         .end();
     Ok(super::json(body))

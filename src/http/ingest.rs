@@ -3,10 +3,10 @@
 
 use super::access::Grant;
 use super::outcomes::{self, Applied};
-use super::payload::{Held, Payload};
+use super::payload::{BudgetShare, Payload};
 use super::peers::Asker;
 use super::users::{flag, only, parameter};
-use super::{Face, Fault, access};
+use super::{ApiError, AppState, access};
 use crate::engine::{Engine, Placed};
 use crate::log::{self, Appended, Log};
 use crate::metrics;
@@ -57,12 +57,12 @@ struct Judged {
 
 /// `POST /v1/events`
 pub async fn events(
-    State(face): State<Face>,
+    State(app): State<AppState>,
     Extension(grant): Extension<Grant>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
     payload: Payload,
-) -> Result<Response, Fault> {
+) -> Result<Response, ApiError> {
     only(query.as_deref(), &["strict", "wait"])?;
     let strict = flag(query.as_deref(), "strict")?;
     let waits = match parameter(query.as_deref(), "wait").as_deref() {
@@ -70,16 +70,16 @@ pub async fn events(
         Some("applied") => true,
         Some(other) => {
             let message = format!("`wait` must be durable or applied, not {other:?}");
-            return Err(Fault::bad_request("bad_parameter", message));
+            return Err(ApiError::bad_request("bad_parameter", message));
         }
     };
     let asker = Asker::of(&headers);
-    refuse_if_stopping(&face)?;
+    refuse_if_stopping(&app)?;
     let Payload { bytes, mut held } = payload;
     let new = read(&bytes, &headers)?;
-    check_epochs(&face.engine, &new).await?;
+    check_epochs(&app.engine, &new).await?;
     let unknown_fields = known_fields(&new, strict)?;
-    let judged = judge(new, &grant, &face.engine, &mut held)?;
+    let judged = judge(new, &grant, &app.engine, &mut held)?;
     let Judged {
         records,
         shapes,
@@ -88,23 +88,23 @@ pub async fn events(
     let watching = match waits {
         true => {
             let partitions = records.iter().map(|(partition, _)| *partition).collect();
-            Some(outcomes::watch(&face, &asker, partitions).await)
+            Some(outcomes::watch(&app, &asker, partitions).await)
         }
         false => None,
     };
-    let log = face.engine.log();
-    let began = face.engine.clock().monotonic();
-    let appended = append(&face, &**log, records, &shapes).await?;
+    let log = app.engine.log();
+    let began = app.engine.clock().monotonic();
+    let appended = append(&app, &**log, records, &shapes).await?;
     if appended.iter().any(Result::is_err) {
         let body = answer(&appended, &[], &shapes, &unknown_fields);
         return Ok((StatusCode::SERVICE_UNAVAILABLE, super::json(body)).into_response());
     }
-    durable(&face, shapes.len(), began);
+    durable(&app, shapes.len(), began);
     for (kind, user, index) in administrative {
         tracing::info!(by = %grant.who, kind, user, event = index, "administrative event accepted");
     }
     let applied = match watching {
-        Some(watching) => watching.applied(&face, &appended).await,
+        Some(watching) => watching.applied(&app, &appended).await,
         None => Vec::new(),
     };
     Ok(super::json(answer(&appended, &applied, &shapes, &unknown_fields)))
@@ -116,11 +116,11 @@ pub async fn events(
 /// In a log on several machines that takes a transaction. The other events of the request are not drawn into it: they go
 /// by themselves, before and after, in the order of the request.
 async fn append(
-    face: &Face,
+    app: &AppState,
     log: &dyn Log,
     records: Vec<Placed>,
     shapes: &[Shape],
-) -> Result<Vec<Result<Appended, Arc<str>>>, Fault> {
+) -> Result<Vec<Result<Appended, Arc<str>>>, ApiError> {
     let mut runs: Vec<(bool, usize)> = Vec::new();
     for shape in shapes {
         let (together, count) = match shape {
@@ -130,7 +130,7 @@ async fn append(
         };
         match runs.last_mut() {
             // Where one write takes everything there is nothing to part.
-            Some((last, before)) if *last == together || face.peers.is_none() => {
+            Some((last, before)) if *last == together || app.peers.is_none() => {
                 *last |= together;
                 *before += count;
             }
@@ -156,7 +156,7 @@ async fn append(
             Err(error) if appended.iter().all(Result::is_err) => return Err(error.into()),
             Err(error) => {
                 // Nothing after it is tried: it would overtake this.
-                let why: Arc<str> = Fault::from(error).message().into();
+                let why: Arc<str> = ApiError::from(error).message().into();
                 let missing = count + rest.len();
                 appended.extend(std::iter::repeat_n(Err(why), missing));
                 break;
@@ -173,11 +173,11 @@ enum Unconfirmed {
     Silent,
 }
 
-impl From<Unconfirmed> for Fault {
-    fn from(unconfirmed: Unconfirmed) -> Fault {
+impl From<Unconfirmed> for ApiError {
+    fn from(unconfirmed: Unconfirmed) -> ApiError {
         match unconfirmed {
-            Unconfirmed::Log(error) => Fault::from(error),
-            Unconfirmed::Silent => Fault::unavailable(
+            Unconfirmed::Log(error) => ApiError::from(error),
+            Unconfirmed::Silent => ApiError::unavailable(
                 "log_unavailable",
                 format!(
                     "the log did not confirm the events within {} s; they may or may not be in it: send them again",
@@ -199,14 +199,14 @@ async fn confirmed(
 }
 
 /// Appends one event about one user that another route made; it is durable when this returns.
-pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Fault> {
-    refuse_if_stopping(face)?;
-    let log = face.engine.log();
+pub(super) async fn append_one(app: &AppState, event: Event<'_>) -> Result<(), ApiError> {
+    refuse_if_stopping(app)?;
+    let log = app.engine.log();
     let mut records = Vec::new();
-    face.engine
+    app.engine
         .place(event, None, &mut records)
-        .map_err(|error| Fault::bad_request("bad_event", error.to_string()))?;
-    let began = face.engine.clock().monotonic();
+        .map_err(|error| ApiError::bad_request("bad_event", error.to_string()))?;
+    let began = app.engine.clock().monotonic();
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
         // As above.
@@ -214,19 +214,19 @@ pub(super) async fn append_one(face: &Face, event: Event<'_>) -> Result<(), Faul
     });
     log.append(records, acknowledge);
     confirmed(acknowledged).await?;
-    durable(face, 1, began);
+    durable(app, 1, began);
     Ok(())
 }
 
 /// Events that were given to the log at this time are durable now.
-fn durable(face: &Face, events: usize, began: Duration) {
+fn durable(app: &AppState, events: usize, began: Duration) {
     metrics::appended(events);
-    metrics::append(face.engine.clock().monotonic().saturating_sub(began).as_secs_f64());
+    metrics::append(app.engine.clock().monotonic().saturating_sub(began).as_secs_f64());
 }
 
-fn refuse_if_stopping(face: &Face) -> Result<(), Fault> {
-    if *face.stopping.borrow() {
-        return Err(Fault::unavailable(
+fn refuse_if_stopping(app: &AppState) -> Result<(), ApiError> {
+    if *app.stopping.borrow() {
+        return Err(ApiError::unavailable(
             "stopping",
             "the server is stopping; no event was taken",
         ));
@@ -235,8 +235,8 @@ fn refuse_if_stopping(face: &Face) -> Result<(), Fault> {
 }
 
 /// Reads the events of a body: JSON, or a JSON object a line if its type says so.
-fn read<'a>(body: &'a [u8], headers: &HeaderMap) -> Result<NewEvents<'a>, Fault> {
-    let text = std::str::from_utf8(body).map_err(|error| Fault::not_utf8(body, &error))?;
+fn read<'a>(body: &'a [u8], headers: &HeaderMap) -> Result<NewEvents<'a>, ApiError> {
+    let text = std::str::from_utf8(body).map_err(|error| ApiError::not_utf8(body, &error))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -247,10 +247,10 @@ fn read<'a>(body: &'a [u8], headers: &HeaderMap) -> Result<NewEvents<'a>, Fault>
     let new = if is_lines {
         read_request_lines(text, most, POLICY_BYTES_MAX).map_err(|(line, error)| {
             let message = format!("line {line} is not a JSON object: {error}");
-            Fault::bad_request("bad_json", message)
+            ApiError::bad_request("bad_json", message)
         })?
     } else {
-        read_request(text, most, POLICY_BYTES_MAX).map_err(|error| Fault::json(&error))?
+        read_request(text, most, POLICY_BYTES_MAX).map_err(|error| ApiError::json(&error))?
     };
     if !EVENTS.contains(&new.count) {
         let message = format!(
@@ -258,20 +258,20 @@ fn read<'a>(body: &'a [u8], headers: &HeaderMap) -> Result<NewEvents<'a>, Fault>
             EVENTS.start(),
             new.count
         );
-        return Err(Fault::bad_request("bad_events", message));
+        return Err(ApiError::bad_request("bad_events", message));
     }
     if let Some((index, bad)) = &new.bad {
-        return Err(Fault::event(*index, bad.field, &bad.message));
+        return Err(ApiError::event(*index, bad.field, &bad.message));
     }
     Ok(new)
 }
 
 /// The unknown fields, to be named in the answer; refused if they are to be.
-fn known_fields(new: &NewEvents<'_>, strict: bool) -> Result<Vec<Box<str>>, Fault> {
+fn known_fields(new: &NewEvents<'_>, strict: bool) -> Result<Vec<Box<str>>, ApiError> {
     match new.unknown_fields.first() {
         Some((index, field)) if strict => {
             let message = format!("{field:?} is no field of an event, and `strict` allows none that is not");
-            Err(Fault::event(*index, field.to_string(), message))
+            Err(ApiError::event(*index, field.to_string(), message))
         }
         _ => Ok(new.unknown_fields.iter().map(|(_, field)| field.clone()).collect()),
     }
@@ -281,7 +281,7 @@ fn known_fields(new: &NewEvents<'_>, strict: bool) -> Result<Vec<Box<str>>, Faul
 ///
 /// An epoch only ever grows, and all before it is stale. So one request may raise it by no more than a bound, or, where
 /// epochs are taken from a clock, up to that clock.
-async fn check_epochs(engine: &Engine, new: &NewEvents<'_>) -> Result<(), Fault> {
+async fn check_epochs(engine: &Engine, new: &NewEvents<'_>) -> Result<(), ApiError> {
     let mut greatest: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
     for (index, new) in new.events.iter().enumerate() {
         if let Event::Lease { gateway, epoch, .. } = &new.event {
@@ -306,7 +306,7 @@ async fn check_epochs(engine: &Engine, new: &NewEvents<'_>) -> Result<(), Fault>
                 "`epoch` {epoch} is too far ahead of {than}: at most {most} is accepted, since no smaller epoch could \
                  follow. Use one more than the last"
             );
-            return Err(Fault::event(index, "epoch", message));
+            return Err(ApiError::event(index, "epoch", message));
         }
     }
     Ok(())
@@ -332,7 +332,7 @@ fn most_epoch(known: Option<Epoch>, now_ms: u64) -> u64 {
 }
 
 /// Judges every event before anything is appended.
-fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut Held) -> Result<Judged, Fault> {
+fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut BudgetShare) -> Result<Judged, ApiError> {
     let partitions = engine.log().partitions() as usize;
     let mut judged = Judged {
         records: Vec::with_capacity(new.events.len()),
@@ -350,7 +350,7 @@ fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut Held) ->
                 .push((event.name(), event.user().map(str::to_owned), index));
         }
         if let Some(gateway) = gateway_of(&event) {
-            check_gateway(grant, gateway).map_err(|fault| fault.at(index, "gateway"))?;
+            check_gateway(grant, gateway).map_err(|api_error| api_error.at(index, "gateway"))?;
         }
         let everywhere = goes_everywhere(&event);
         if everywhere {
@@ -360,19 +360,20 @@ fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut Held) ->
                 _ => 0,
             };
             let more = partitions * (RECORD_BYTES + length);
-            bounded(judged.records.len() + partitions, bytes + more).map_err(|fault| fault.at(index, "type"))?;
+            bounded(judged.records.len() + partitions, bytes + more)
+                .map_err(|api_error| api_error.at(index, "type"))?;
         }
         let before = judged.records.len();
         let single = engine
             .place(event, partition, &mut judged.records)
-            .map_err(|error| Fault::event(index, error.field(), error.to_string()))?;
+            .map_err(|error| ApiError::event(index, error.field(), error.to_string()))?;
         let count = judged.records.len() - before;
         let size = |(_, record): &Placed| {
             RECORD_BYTES + record.value.capacity() + record.key.as_ref().map_or(0, Vec::capacity)
         };
         let more: usize = judged.records[before..].iter().map(size).sum();
         bytes += more;
-        bounded(judged.records.len(), bytes).map_err(|fault| fault.at(index, "type"))?;
+        bounded(judged.records.len(), bytes).map_err(|api_error| api_error.at(index, "type"))?;
         held.more(more)?;
         judged.shapes.push(match (single, everywhere) {
             (true, _) => Shape::One,
@@ -384,7 +385,7 @@ fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut Held) ->
 }
 
 /// Refuses what would become more records, or larger ones, than one append may have.
-fn bounded(records: usize, bytes: usize) -> Result<(), Fault> {
+fn bounded(records: usize, bytes: usize) -> Result<(), ApiError> {
     if records <= RECORDS_MAX && bytes <= RECORD_BYTES_MAX {
         return Ok(());
     }
@@ -393,11 +394,15 @@ fn bounded(records: usize, bytes: usize) -> Result<(), Fault> {
          policy and tick go to every partition; send fewer events at a time",
         RECORD_BYTES_MAX >> 20
     );
-    Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_records", message))
+    Err(ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_many_records",
+        message,
+    ))
 }
 
 /// Whether a token may publish for a gateway.
-fn check_gateway(grant: &Grant, gateway: &str) -> Result<(), Fault> {
+fn check_gateway(grant: &Grant, gateway: &str) -> Result<(), ApiError> {
     let bound = &grant.scopes.gateways;
     if bound.is_empty() || bound.iter().any(|bound| bound == gateway) {
         return Ok(());
@@ -406,7 +411,7 @@ fn check_gateway(grant: &Grant, gateway: &str) -> Result<(), Fault> {
         "this bearer token publishes for the gateway {} only, and the event names {gateway:?}",
         bound.join(", ")
     );
-    Err(Fault::new(StatusCode::FORBIDDEN, "forbidden", message))
+    Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message))
 }
 
 /// The gateway that an event speaks for.

@@ -4,8 +4,8 @@
 //! shape: `{"error":{"code","message",…}}`.
 
 mod access;
+mod api_error;
 mod console;
-mod fault;
 mod follow;
 mod history;
 mod ingest;
@@ -28,6 +28,7 @@ use crate::engine::Engine;
 use crate::log::Topic;
 pub use access::Access;
 use access::{Need, Needs};
+use api_error::ApiError;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::FromRef;
@@ -36,11 +37,10 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-pub use console::Edge;
-use fault::Fault;
+pub use console::GatewayAddress;
 pub use payload::{BODY_BYTES_MAX, BUDGET_BYTES_DEFAULT, Budget};
 pub use peer_key::PeerKey;
-pub use peers::{Peers, Trust};
+pub use peers::{PeerTrust, Peers};
 pub use server::{Limits, serve};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -48,14 +48,14 @@ use std::time::Duration;
 use tail::{Tail, TailOwner};
 use tokio::sync::{Semaphore, watch};
 use tower_http::cors::{AllowOrigin, CorsLayer};
-pub use transport::Patience;
+pub use transport::ConnectionTimeouts;
 
 /// How many subscriptions may be open, if nothing else is set.
 const SUBSCRIPTIONS_DEFAULT: usize = 3_072;
 
 /// What every handler has.
 #[derive(Clone)]
-pub struct Face {
+pub struct AppState {
     engine: Arc<Engine>,
     access: Arc<Access>,
     /// The other nodes; none where this one has everything.
@@ -66,9 +66,9 @@ pub struct Face {
     /// True once the process is stopping: no events are taken and subscriptions end.
     stopping: watch::Receiver<bool>,
     /// The Tencent-compatible routes, if they are wanted.
-    tim: Option<tim::Terms>,
+    tim: Option<tim::TimAccess>,
     /// The gateway of this process, once there is one.
-    edge: watch::Receiver<Option<Edge>>,
+    edge: watch::Receiver<Option<GatewayAddress>>,
     history: history::History,
     /// Whose pages may use this from elsewhere.
     origins: Vec<String>,
@@ -78,33 +78,33 @@ pub struct Face {
     subscriptions: Arc<Semaphore>,
 }
 
-impl FromRef<Face> for Budget {
-    fn from_ref(face: &Face) -> Budget {
-        face.budget.clone()
+impl FromRef<AppState> for Budget {
+    fn from_ref(app: &AppState) -> Budget {
+        app.budget.clone()
     }
 }
 
 /// Routes, each with what it needs.
 struct Routes {
-    router: Router<Face>,
+    router: Router<AppState>,
     needs: Needs,
 }
 
 impl Routes {
-    fn get<H: Handler<T, Face>, T: 'static>(mut self, need: Need, path: &'static str, handler: H) -> Routes {
+    fn get<H: Handler<T, AppState>, T: 'static>(mut self, need: Need, path: &'static str, handler: H) -> Routes {
         self.needs.add(path, Method::GET, need);
         self.router = self.router.route(path, get(handler));
         self
     }
 
-    fn post<H: Handler<T, Face>, T: 'static>(mut self, need: Need, path: &'static str, handler: H) -> Routes {
+    fn post<H: Handler<T, AppState>, T: 'static>(mut self, need: Need, path: &'static str, handler: H) -> Routes {
         self.needs.add(path, Method::POST, need);
         self.router = self.router.route(path, post(handler));
         self
     }
 }
 
-impl Face {
+impl AppState {
     /// For an engine, with the tokens that are let in (none: everybody is), served at this address, beside other nodes
     /// or alone. An error if a thread cannot be started.
     pub fn new(
@@ -113,7 +113,7 @@ impl Face {
         listen: SocketAddr,
         peers: Option<Peers>,
         stopping: watch::Receiver<bool>,
-    ) -> std::io::Result<Face> {
+    ) -> std::io::Result<AppState> {
         let start = |topic| Tail::start(topic, engine.log().clone(), engine.schemas().clone());
         let (changes, kicks) = (Arc::new(start(Topic::Changes)?), Arc::new(start(Topic::Kicks)?));
         let (changed, kicked) = (Arc::downgrade(&changes), Arc::downgrade(&kicks));
@@ -127,7 +127,7 @@ impl Face {
                 tail.added(partition);
             }
         }));
-        Ok(Face {
+        Ok(AppState {
             engine,
             access: Arc::new(Access::new(tokens, listen)),
             peers,
@@ -144,8 +144,8 @@ impl Face {
     }
 
     /// Bounds the memory of all requests together, in bytes, and how many subscriptions may be open.
-    pub fn with_bounds(self, body_bytes: usize, subscriptions: usize) -> Face {
-        Face {
+    pub fn with_bounds(self, body_bytes: usize, subscriptions: usize) -> AppState {
+        AppState {
             budget: Budget::new(body_bytes),
             subscriptions: Arc::new(Semaphore::new(subscriptions)),
             ..self
@@ -153,9 +153,9 @@ impl Face {
     }
 
     /// Lets pages of other origins in.
-    pub fn with_origins(self, origins: Vec<String>) -> Face {
+    pub fn with_origins(self, origins: Vec<String>) -> AppState {
         let access = Arc::into_inner(self.access).map(|access| access.with_origins(origins.clone()));
-        Face {
+        AppState {
             access: Arc::new(access.expect("nobody has the access yet")),
             origins,
             ..self
@@ -168,16 +168,16 @@ impl Face {
     }
 
     /// Tells where this process has a gateway, once it has: the console tries devices there.
-    pub fn with_edge(self, edge: watch::Receiver<Option<Edge>>) -> Face {
-        Face { edge, ..self }
+    pub fn with_edge(self, edge: watch::Receiver<Option<GatewayAddress>>) -> AppState {
+        AppState { edge, ..self }
     }
 
     /// Adds the Tencent-compatible routes below `/v4`.
     ///
     /// Their signatures expire by this clock.
-    pub fn with_tim(self, tim: Tim, clock: Arc<dyn Clock>) -> Face {
-        let tim = Some(tim::Terms::new(tim, clock));
-        Face { tim, ..self }
+    pub fn with_tim(self, tim: Tim, clock: Arc<dyn Clock>) -> AppState {
+        let tim = Some(tim::TimAccess::new(tim, clock));
+        AppState { tim, ..self }
     }
 
     /// Keeps a history of how many are online, until the process stops.
@@ -217,8 +217,8 @@ impl Face {
             .get(Need::Nothing, "/readyz", overview::readyz);
         let state = (self.clone(), Arc::new(needs));
         let ours = router
-            .fallback(async || Fault::not_found("not_found", "there is nothing at this path"))
-            .method_not_allowed_fallback(async |method: Method| Fault::method(&method))
+            .fallback(async || ApiError::not_found("not_found", "there is nothing at this path"))
+            .method_not_allowed_fallback(async |method: Method| ApiError::method(&method))
             .layer(middleware::from_fn_with_state(state, access::check))
             .with_state(self.clone());
         let ours = match self.origins.is_empty() {
@@ -228,7 +228,7 @@ impl Face {
         };
         match self.tim.clone() {
             // Outside of the check above: who calls there shows a signature, from wherever.
-            Some(terms) => ours.merge(tim::Desk { face: self, terms }.router()),
+            Some(terms) => ours.merge(tim::TimState { app: self, terms }.router()),
             None => ours,
         }
     }

@@ -5,7 +5,7 @@
 
 use super::payload::Payload;
 use super::peers::Asker;
-use super::{Face, Fault};
+use super::{ApiError, AppState};
 use crate::engine::{Interest, Outcome, QueryError};
 use crate::log::Appended;
 use crate::presence::{Offset, Partition};
@@ -102,25 +102,27 @@ pub struct Watching {
 }
 
 /// Says where the partitions are folded that their outcomes are wanted.
-pub async fn watch(face: &Face, asker: &Asker, partitions: BTreeSet<Partition>) -> Watching {
+pub async fn watch(app: &AppState, asker: &Asker, partitions: BTreeSet<Partition>) -> Watching {
     let mut watching = Watching {
         _here: Vec::new(),
         elsewhere: BTreeMap::new(),
     };
     let mut others = Vec::new();
     for partition in partitions {
-        watching._here.push(face.engine.interest(partition));
-        if !face.engine.has(partition) {
+        watching._here.push(app.engine.interest(partition));
+        if !app.engine.has(partition) {
             others.push(partition);
         }
     }
-    let Some(peers) = face.peers.as_ref().filter(|_| !others.is_empty() && !asker.is_node()) else {
+    let Some(peers) = app.peers.as_ref().filter(|_| !others.is_empty() && !asker.is_node()) else {
         return watching;
     };
     let (owned, moving) = peers.by_owner(others.into_iter());
     for partition in moving {
-        let fault = super::peers::moving(partition);
-        watching.elsewhere.insert(partition, Err(fault.message().to_owned()));
+        let api_error = super::peers::moving(partition);
+        watching
+            .elsewhere
+            .insert(partition, Err(api_error.message().to_owned()));
     }
     let asked = owned.into_iter().map(|(url, partitions)| async move {
         let wanted = Wanted {
@@ -128,7 +130,7 @@ pub async fn watch(face: &Face, asker: &Asker, partitions: BTreeSet<Partition>) 
             partition: None,
             offsets: Vec::new(),
         };
-        let told = ask(face, &url, &wanted).await.map(|_| url);
+        let told = ask(app, &url, &wanted).await.map(|_| url);
         (partitions, told)
     });
     for (partitions, told) in futures_util::future::join_all(asked).await {
@@ -141,7 +143,7 @@ pub async fn watch(face: &Face, asker: &Asker, partitions: BTreeSet<Partition>) 
 
 impl Watching {
     /// What became of what was appended, in that order; nothing of what was not.
-    pub async fn applied(&self, face: &Face, appended: &[Result<Appended, Arc<str>>]) -> Vec<Option<Applied>> {
+    pub async fn applied(&self, app: &AppState, appended: &[Result<Appended, Arc<str>>]) -> Vec<Option<Applied>> {
         let mut parts: BTreeMap<Partition, Vec<(usize, Offset)>> = BTreeMap::new();
         for (number, appended) in appended.iter().enumerate() {
             if let Ok(appended) = appended {
@@ -152,7 +154,7 @@ impl Watching {
         let asked = parts.into_iter().map(|(partition, part)| async move {
             let offsets: Vec<Offset> = part.iter().map(|(_, offset)| *offset).collect();
             let answers = match self.elsewhere.get(&partition) {
-                None => here(face, partition, offsets).await,
+                None => here(app, partition, offsets).await,
                 Some(Err(why)) => Err(why.clone()),
                 Some(Ok(url)) => {
                     let wanted = Wanted {
@@ -160,7 +162,7 @@ impl Watching {
                         partition: Some(partition.0),
                         offsets: offsets.iter().map(|offset| offset.0).collect(),
                     };
-                    ask(face, url, &wanted).await
+                    ask(app, url, &wanted).await
                 }
             };
             (part, answers)
@@ -181,8 +183,8 @@ impl Watching {
 }
 
 /// The outcomes of records of a partition of this node, once the last of them is folded and committed.
-async fn here(face: &Face, partition: Partition, offsets: Vec<Offset>) -> Result<Vec<Applied>, String> {
-    let asked = face.engine.outcomes(partition, offsets);
+async fn here(app: &AppState, partition: Partition, offsets: Vec<Offset>) -> Result<Vec<Applied>, String> {
+    let asked = app.engine.outcomes(partition, offsets);
     match tokio::time::timeout(APPLIED_WAIT, asked).await {
         Ok(Ok(outcomes)) => {
             let each = outcomes.each.into_iter();
@@ -217,14 +219,14 @@ struct Answered {
     outcomes: Vec<Applied>,
 }
 
-async fn ask(face: &Face, url: &str, wanted: &Wanted) -> Result<Vec<Applied>, String> {
+async fn ask(app: &AppState, url: &str, wanted: &Wanted) -> Result<Vec<Applied>, String> {
     let unclear = || format!("node {url} returned an unreadable response");
-    let Some(peers) = &face.peers else {
+    let Some(peers) = &app.peers else {
         return Err(unclear());
     };
     let body = serde_json::to_vec(wanted).map_err(|error| error.to_string())?;
     let asked = peers.ask(url, "/v1/outcomes", Some(body)).await;
-    let (status, body) = asked.map_err(|fault| fault.message().to_owned())?;
+    let (status, body) = asked.map_err(|api_error| api_error.message().to_owned())?;
     if !status.is_success() {
         return Err(format!("node {url} cannot say at the moment ({status})"));
     }
@@ -233,21 +235,21 @@ async fn ask(face: &Face, url: &str, wanted: &Wanted) -> Result<Vec<Applied>, St
 }
 
 /// `POST /v1/outcomes`: what nodes ask each other.
-pub async fn outcomes(State(face): State<Face>, headers: HeaderMap, payload: Payload) -> Result<Response, Fault> {
-    let wanted: Wanted = serde_json::from_slice(&payload.bytes).map_err(|error| Fault::json(&error))?;
+pub async fn outcomes(State(app): State<AppState>, headers: HeaderMap, payload: Payload) -> Result<Response, ApiError> {
+    let wanted: Wanted = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
     if !Asker::of(&headers).is_node() {
-        return Err(Fault::not_found(
+        return Err(ApiError::not_found(
             "not_found",
             "only the nodes of a cluster ask this of each other",
         ));
     }
-    let partitions = face.engine.log().partitions();
+    let partitions = app.engine.log().partitions();
     let exists = |partition: &u32| *partition < partitions;
     let watched: BTreeSet<u32> = wanted.watch.into_iter().filter(exists).collect();
     if !watched.is_empty() {
         let interests: Vec<Interest> = watched
             .into_iter()
-            .map(|partition| face.engine.interest(Partition(partition)))
+            .map(|partition| app.engine.interest(Partition(partition)))
             .collect();
         tokio::spawn(async move {
             tokio::time::sleep(WATCHED).await;
@@ -258,11 +260,11 @@ pub async fn outcomes(State(face): State<Face>, headers: HeaderMap, payload: Pay
     if let Some(partition) = wanted.partition.filter(exists) {
         let offsets: Vec<Offset> = wanted.offsets.into_iter().map(Offset).collect();
         let count = offsets.len();
-        answered.outcomes = match here(&face, Partition(partition), offsets).await {
+        answered.outcomes = match here(&app, Partition(partition), offsets).await {
             Ok(outcomes) => outcomes,
             Err(why) => vec![Applied::unknown(why); count],
         };
     }
-    let body = serde_json::to_vec(&answered).map_err(|error| Fault::json(&error))?;
+    let body = serde_json::to_vec(&answered).map_err(|error| ApiError::json(&error))?;
     Ok(super::json(body))
 }

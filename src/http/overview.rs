@@ -1,7 +1,7 @@
 //! The whole at a glance: policy, gateways, stats, health, metrics.
 
 use super::peers::{Asker, moving};
-use super::{Face, Fault, Peers};
+use super::{ApiError, AppState, Peers};
 use crate::engine::census::Census;
 use crate::engine::rejected::Reason;
 use crate::engine::{PartitionStats, QueryError};
@@ -18,23 +18,19 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
 
-fn partitions(face: &Face) -> impl Iterator<Item = Partition> + use<> {
-    (0..face.engine.log().partitions()).map(Partition)
+fn partitions(app: &AppState) -> impl Iterator<Item = Partition> + use<> {
+    (0..app.engine.log().partitions()).map(Partition)
 }
 
 /// What other nodes say of a path, for the partitions that are not here; each with where it was asked. Another node that
 /// asks is not told what others say.
 pub(super) async fn others(
-    face: &Face,
+    app: &AppState,
     asker: &Asker,
     elsewhere: &[Partition],
     path: &str,
-) -> Vec<(String, Vec<Partition>, Result<Bytes, Fault>)> {
-    let Some(peers) = face
-        .peers
-        .as_ref()
-        .filter(|_| !asker.is_node() && !elsewhere.is_empty())
-    else {
+) -> Vec<(String, Vec<Partition>, Result<Bytes, ApiError>)> {
+    let Some(peers) = app.peers.as_ref().filter(|_| !asker.is_node() && !elsewhere.is_empty()) else {
         return Vec::new();
     };
     let (owned, _) = peers.by_owner(elsewhere.iter().copied());
@@ -43,9 +39,9 @@ pub(super) async fn others(
             Ok((status, body)) if status.is_success() => Ok(body),
             Ok((status, _)) => {
                 let message = format!("the node {url} cannot say at the moment ({status})");
-                Err(Fault::unavailable("moving", message))
+                Err(ApiError::unavailable("moving", message))
             }
-            Err(fault) => Err(fault),
+            Err(api_error) => Err(api_error),
         };
         (url, partitions, answer)
     });
@@ -53,13 +49,13 @@ pub(super) async fn others(
 }
 
 /// An answer of another node, read.
-fn read<'a, T: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<T, Fault> {
+fn read<'a, T: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body)
-        .map_err(|_| Fault::unavailable("moving", format!("node {url} returned an unreadable response")))
+        .map_err(|_| ApiError::unavailable("moving", format!("node {url} returned an unreadable response")))
 }
 
 /// Everything must be heard of, or the answer would be half of one.
-fn all_heard(missing: &BTreeSet<Partition>) -> Result<(), Fault> {
+fn all_heard(missing: &BTreeSet<Partition>) -> Result<(), ApiError> {
     missing.first().map_or(Ok(()), |partition| Err(moving(*partition)))
 }
 
@@ -77,13 +73,13 @@ struct Since {
 }
 
 /// `GET /v1/policy`: the completed policy and since which record each partition has it.
-pub async fn policy(State(face): State<Face>, headers: HeaderMap) -> Result<Response, Fault> {
+pub async fn policy(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
     let mut since: BTreeMap<Partition, Option<u64>> = BTreeMap::new();
     let mut policy = None;
     let mut elsewhere = Vec::new();
-    let engine = &face.engine;
-    let asked = partitions(&face).map(|partition| async move { (partition, engine.policy(partition).await) });
+    let engine = &app.engine;
+    let asked = partitions(&app).map(|partition| async move { (partition, engine.policy(partition).await) });
     for (partition, answer) in futures_util::future::join_all(asked).await {
         match answer {
             Ok(answer) => {
@@ -91,12 +87,12 @@ pub async fn policy(State(face): State<Face>, headers: HeaderMap) -> Result<Resp
                 since.insert(partition, offset.map(|offset| offset.0));
                 policy.get_or_insert(document);
             }
-            Err(QueryError::Elsewhere) if face.peers.is_some() => elsewhere.push(partition),
+            Err(QueryError::Elsewhere) if app.peers.is_some() => elsewhere.push(partition),
             Err(error) => return Err(error.into()),
         }
     }
     let mut missing: BTreeSet<Partition> = elsewhere.iter().copied().collect();
-    for (url, _, answer) in others(&face, &asker, &elsewhere, "/v1/policy").await {
+    for (url, _, answer) in others(&app, &asker, &elsewhere, "/v1/policy").await {
         let body = answer?;
         let answer: PolicyAnswer<'_> = read(&url, &body)?;
         policy.get_or_insert_with(|| answer.policy.get().to_owned());
@@ -138,7 +134,7 @@ struct GatewayLine {
 }
 
 /// `GET /v1/gateways`: each with the greatest epoch that any partition knows, and the latest lease of that.
-pub async fn gateways(State(face): State<Face>, headers: HeaderMap) -> Result<Response, Fault> {
+pub async fn gateways(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
     let mut gateways: BTreeMap<String, GatewayLine> = BTreeMap::new();
     let mut add = |line: GatewayLine| {
@@ -150,22 +146,22 @@ pub async fn gateways(State(face): State<Face>, headers: HeaderMap) -> Result<Re
     };
     let mut elsewhere = Vec::new();
     let mut heard = Vec::new();
-    let engine = &face.engine;
-    let asked = partitions(&face).map(|partition| async move { (partition, engine.partition(partition).await) });
+    let engine = &app.engine;
+    let asked = partitions(&app).map(|partition| async move { (partition, engine.partition(partition).await) });
     for (partition, answer) in futures_util::future::join_all(asked).await {
         match answer {
             Ok(line) => {
                 let line: Gateways = serde_json::from_slice(&line)
-                    .map_err(|error| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()))?;
+                    .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()))?;
                 line.gateways.into_iter().for_each(&mut add);
                 heard.push(partition);
             }
-            Err(QueryError::Elsewhere) if face.peers.is_some() => elsewhere.push(partition),
+            Err(QueryError::Elsewhere) if app.peers.is_some() => elsewhere.push(partition),
             Err(error) => return Err(error.into()),
         }
     }
     let mut missing: BTreeSet<Partition> = elsewhere.iter().copied().collect();
-    for (url, _, answer) in others(&face, &asker, &elsewhere, "/v1/gateways").await {
+    for (url, _, answer) in others(&app, &asker, &elsewhere, "/v1/gateways").await {
         let body = answer?;
         let answer: Gateways = read(&url, &body)?;
         for partition in answer.heard {
@@ -204,14 +200,14 @@ pub(super) struct Local {
     pub elsewhere: Vec<Partition>,
 }
 
-pub(super) async fn local_stats(face: &Face) -> Result<Local, Fault> {
-    let answers = partitions(face).map(|partition| async move { (partition, face.engine.stats(partition).await) });
+pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
+    let answers = partitions(app).map(|partition| async move { (partition, app.engine.stats(partition).await) });
     let mut local = Local::default();
     for (partition, answer) in futures_util::future::join_all(answers).await {
         match answer {
             Ok(stats) => local.here.push(stats),
             Err(QueryError::Unavailable) => local.silent.push(partition),
-            Err(QueryError::Elsewhere) if face.peers.is_some() => local.elsewhere.push(partition),
+            Err(QueryError::Elsewhere) if app.peers.is_some() => local.elsewhere.push(partition),
             // Its worker has ended and is started again; the others are none the worse.
             Err(QueryError::Elsewhere) => local.silent.push(partition),
             Err(error) => return Err(error.into()),
@@ -444,15 +440,15 @@ fn bare_line(partition: Partition, state: &str, owner: Option<&str>, error: Opti
 }
 
 /// `GET /v1/stats`: of the whole cluster, as far as its nodes answer.
-pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Response, Fault> {
+pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
     let Local {
         here,
         silent,
         elsewhere,
-    } = local_stats(&face).await?;
+    } = local_stats(&app).await?;
     let mut counts = Counts::of(&here);
-    let me = face.peers.as_ref().map(|peers| peers.me().to_owned());
+    let me = app.peers.as_ref().map(|peers| peers.me().to_owned());
     let mut lines: BTreeMap<Partition, Vec<u8>> = BTreeMap::new();
     for stats in &here {
         lines.insert(stats.partition, stats_line(stats, me.as_deref()));
@@ -461,14 +457,14 @@ pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Respo
         let line = bare_line(partition, "waiting", me.as_deref(), Some(WAITS));
         lines.insert(partition, line);
     }
-    for (url, partitions, answer) in others(&face, &asker, &elsewhere, "/v1/stats").await {
+    for (url, partitions, answer) in others(&app, &asker, &elsewhere, "/v1/stats").await {
         let body = match answer {
             Ok(body) => body,
-            Err(fault) => {
+            Err(api_error) => {
                 for partition in partitions {
                     lines.insert(
                         partition,
-                        bare_line(partition, "moving", Some(&url), Some(fault.message())),
+                        bare_line(partition, "moving", Some(&url), Some(api_error.message())),
                     );
                 }
                 continue;
@@ -483,7 +479,7 @@ pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Respo
     }
     if !asker.is_node() {
         for partition in elsewhere {
-            let owner = || face.peers.as_ref().and_then(|peers| peers.owner(partition));
+            let owner = || app.peers.as_ref().and_then(|peers| peers.owner(partition));
             lines
                 .entry(partition)
                 .or_insert_with(|| bare_line(partition, "moving", owner().as_deref(), None));
@@ -507,7 +503,7 @@ pub async fn stats(State(face): State<Face>, headers: HeaderMap) -> Result<Respo
                 .text("error", &group.error)
                 .end();
         })
-        .number("now", face.engine.clock().now_ms())
+        .number("now", app.engine.clock().now_ms())
         .text("version", version::VERSION)
         .text("commit", version::COMMIT)
         .end();
@@ -521,23 +517,23 @@ pub async fn healthz() -> &'static str {
 
 /// `GET /readyz`: every partition that is this node's is live, and it knows which those are. A node that is ready may have
 /// warnings to give, a line each. It asks for no token, so it says no paths of this machine.
-pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
-    if *face.stopping.borrow() {
-        return Err(Fault::unavailable("stopping", "the server is stopping"));
+pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
+    if *app.stopping.borrow() {
+        return Err(ApiError::unavailable("stopping", "the server is stopping"));
     }
     if let Some(failure) = tasks::failure() {
-        return Err(Fault::unavailable("not_ready", failure));
+        return Err(ApiError::unavailable("not_ready", failure));
     }
-    if !face.engine.is_seated() {
-        return Err(Fault::unavailable(
+    if !app.engine.has_assignment() {
+        return Err(ApiError::unavailable(
             "not_ready",
             "the group has not said which partitions are this node's, or took all back because it did not hear from it: see \
              whether the brokers can be reached",
         ));
     }
-    let local = local_stats(&face).await?;
+    let local = local_stats(&app).await?;
     if let Some(partition) = local.silent.first() {
-        return Err(Fault::unavailable(
+        return Err(ApiError::unavailable(
             "not_ready",
             format!("partition {partition}: {WAITS}"),
         ));
@@ -548,7 +544,7 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
         let why = stats.error.as_deref().or(stats.warning.as_deref());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         let message = format!("partition {} is {}{why}", stats.partition, stats.state);
-        return Err(Fault::unavailable("not_ready", without_paths(&message)));
+        return Err(ApiError::unavailable("not_ready", without_paths(&message)));
     }
     // Also of a node that has no partitions.
     let refusal = local
@@ -557,18 +553,18 @@ pub async fn readyz(State(face): State<Face>) -> Result<String, Fault> {
         .find_map(|stats| stats.refusal.as_deref().map(str::to_owned));
     // The embedded log may take a moment to say, and its workers have asked.
     let of_log = || {
-        let log = face.engine.log();
+        let log = app.engine.log();
         local.here.is_empty().then(|| log.refusal()).flatten()
     };
     if let Some(refusal) = refusal.or_else(|| of_log().map(|refusal| refusal.to_string())) {
-        return Err(Fault::unavailable("not_ready", without_paths(&refusal)));
+        return Err(ApiError::unavailable("not_ready", without_paths(&refusal)));
     }
     let held = local.here.iter().filter(|stats| stats.state == "held").count();
     let mut answer = match held {
         0 => "ready\n".to_owned(),
         held => format!("ready, but {held} partitions are held by open transactions of publishers\n"),
     };
-    if let Some(warning) = face.peers.as_ref().and_then(Peers::warning) {
+    if let Some(warning) = app.peers.as_ref().and_then(Peers::warning) {
         answer.push_str(&format!("warning: {warning}\n"));
     }
     for stats in &local.here {

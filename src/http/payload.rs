@@ -4,7 +4,7 @@
 //! long as its request is answered; so does what is made of it where that may be far more. Where the budget is used up
 //! the answer is 503 `busy`, and nothing was taken.
 
-use super::Fault;
+use super::ApiError;
 use axum::body::BodyDataStream;
 use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -34,8 +34,8 @@ impl Budget {
         Budget(Arc::new(Semaphore::new(bytes)))
     }
 
-    pub fn hold(&self) -> Held {
-        Held {
+    pub fn hold(&self) -> BudgetShare {
+        BudgetShare {
             budget: self.clone(),
             permits: None,
         }
@@ -44,18 +44,18 @@ impl Budget {
 
 /// What one request has of the budget, given back when it is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct BudgetShare {
     budget: Budget,
     permits: Option<OwnedSemaphorePermit>,
 }
 
-impl Held {
+impl BudgetShare {
     /// Takes more of the budget, or says that there is no more.
-    pub fn more(&mut self, bytes: usize) -> Result<(), Fault> {
+    pub fn more(&mut self, bytes: usize) -> Result<(), ApiError> {
         let busy = || {
             let message = "requests of others use up all memory that there is for bodies; nothing was taken, try again \
                            shortly";
-            Fault::unavailable("busy", message)
+            ApiError::unavailable("busy", message)
         };
         let count = u32::try_from(bytes).map_err(|_| busy())?;
         let taken = self.budget.0.clone().try_acquire_many_owned(count);
@@ -72,7 +72,7 @@ impl Held {
 #[derive(Debug)]
 pub struct Payload {
     pub bytes: Vec<u8>,
-    pub held: Held,
+    pub held: BudgetShare,
 }
 
 impl<S> FromRequest<S> for Payload
@@ -80,9 +80,9 @@ where
     Budget: FromRef<S>,
     S: Send + Sync,
 {
-    type Rejection = Fault;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Payload, Fault> {
+    async fn from_request(request: Request, state: &S) -> Result<Payload, ApiError> {
         let encoding = Encoding::of(request.headers())?;
         let announced = request.headers().get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -101,7 +101,7 @@ where
     }
 }
 
-async fn read(mut body: BodyDataStream, held: &mut Held) -> Result<Vec<u8>, Fault> {
+async fn read(mut body: BodyDataStream, held: &mut BudgetShare) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     loop {
         let next = tokio::time::timeout(PROGRESS, body.next()).await;
@@ -116,13 +116,13 @@ async fn read(mut body: BodyDataStream, held: &mut Held) -> Result<Vec<u8>, Faul
             }
             Some(Err(error)) => {
                 let message = format!("the body cannot be read: {error}");
-                return Err(Fault::bad_request("bad_body", message));
+                return Err(ApiError::bad_request("bad_body", message));
             }
         }
     }
 }
 
-fn inflate(packed: &[u8], held: &mut Held) -> Result<Vec<u8>, Fault> {
+fn inflate(packed: &[u8], held: &mut BudgetShare) -> Result<Vec<u8>, ApiError> {
     let mut decoder = MultiGzDecoder::new(packed);
     let mut bytes = Vec::new();
     let mut part = vec![0; INFLATED_AT_ONCE];
@@ -138,7 +138,7 @@ fn inflate(packed: &[u8], held: &mut Held) -> Result<Vec<u8>, Fault> {
             }
             Err(error) => {
                 let message = format!("the body is not the gzip that Content-Encoding says it is: {error}");
-                return Err(Fault::bad_request("bad_body", message));
+                return Err(ApiError::bad_request("bad_body", message));
             }
         }
     }
@@ -151,7 +151,7 @@ enum Encoding {
 }
 
 impl Encoding {
-    fn of(headers: &HeaderMap) -> Result<Encoding, Fault> {
+    fn of(headers: &HeaderMap) -> Result<Encoding, ApiError> {
         let Some(encoding) = headers.get(header::CONTENT_ENCODING) else {
             return Ok(Encoding::Identity);
         };
@@ -161,20 +161,24 @@ impl Encoding {
             other => {
                 let other = String::from_utf8_lossy(other).into_owned();
                 let message = format!("Content-Encoding must be gzip or be left out, not {other:?}");
-                Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_encoding", message))
+                Err(ApiError::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "bad_encoding",
+                    message,
+                ))
             }
         }
     }
 }
 
-fn too_large() -> Fault {
+fn too_large() -> ApiError {
     let message = format!("a body may have at most {BODY_BYTES_MAX} bytes");
-    Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
 }
 
-fn too_slow(limit: Duration, what: &str) -> Fault {
+fn too_slow(limit: Duration, what: &str) -> ApiError {
     let message = format!("the body was not {what} within {} s", limit.as_secs());
-    Fault::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
 }
 
 #[cfg(test)]

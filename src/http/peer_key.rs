@@ -28,7 +28,7 @@ pub struct Proof(blake3::Hash);
 
 /// What is asked of whom.
 #[derive(Clone, Copy)]
-pub struct Question<'a> {
+pub struct PeerQuestion<'a> {
     /// The URLs of both nodes, as they stand in the topic of owners.
     pub from: &'a str,
     pub to: &'a str,
@@ -52,8 +52,8 @@ impl PeerKey {
         hasher.finalize()
     }
 
-    fn of_question(&self, time_ms: u64, number: u64, scope: &str, question: Question<'_>) -> blake3::Hash {
-        let Question { from, to, method, path } = question;
+    fn of_question(&self, time_ms: u64, number: u64, scope: &str, question: PeerQuestion<'_>) -> blake3::Hash {
+        let PeerQuestion { from, to, method, path } = question;
         let (time, number) = (time_ms.to_be_bytes(), number.to_be_bytes());
         let method = method.as_str();
         let texts = ["question", scope, from, to, method, path].map(str::as_bytes);
@@ -62,7 +62,7 @@ impl PeerKey {
     }
 
     /// The proof of a question, and the header that carries it.
-    pub fn prove(&self, now_ms: u64, question: Question<'_>) -> (Proof, HeaderValue) {
+    pub fn prove(&self, now_ms: u64, question: PeerQuestion<'_>) -> (Proof, HeaderValue) {
         // No two questions have the same proof, so no answer fits another question.
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -73,7 +73,7 @@ impl PeerKey {
     }
 
     /// The proof in a request, if it is one of ours for this very question and not old. An error says what is wrong.
-    pub fn check(&self, headers: &HeaderMap, now_ms: u64, question: Question<'_>) -> Result<Proof, &'static str> {
+    pub fn check(&self, headers: &HeaderMap, now_ms: u64, question: PeerQuestion<'_>) -> Result<Proof, &'static str> {
         let text = headers.get(PROOF).and_then(|value| value.to_str().ok());
         let parts: Vec<&str> = text.unwrap_or_default().split(' ').collect();
         let ["v1", time_ms, number, SCOPE, hash] = parts[..] else {
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     const NOW_MS: u64 = 1_800_000_000_000;
-    const QUESTION: Question<'_> = Question {
+    const QUESTION: PeerQuestion<'_> = PeerQuestion {
         from: "http://a:1",
         to: "http://b:1",
         method: &Method::GET,
@@ -144,24 +144,24 @@ mod tests {
         let headers = headers(header.clone());
         assert_eq!(key.check(&headers, NOW_MS + 1_000, QUESTION), Ok(proof));
         let others = [
-            Question {
+            PeerQuestion {
                 from: "http://c:1",
                 ..QUESTION
             },
             // Who was asked cannot ask others with it.
-            Question {
+            PeerQuestion {
                 to: "http://a:1",
                 ..QUESTION
             },
-            Question {
+            PeerQuestion {
                 method: &Method::POST,
                 ..QUESTION
             },
-            Question {
+            PeerQuestion {
                 path: "/v1/users/bob",
                 ..QUESTION
             },
-            Question {
+            PeerQuestion {
                 from: "http://a:1http",
                 to: "://b:1",
                 ..QUESTION

@@ -5,8 +5,8 @@
 //! answer at the moment is a 503 with a moment to wait, never a guess. Nodes know each other by a secret of their own
 //! ([`PeerKey`]); what a caller has shown to one of them is never sent to another.
 
-use super::Fault;
-use super::peer_key::{self, PeerKey, Proof, Question};
+use super::ApiError;
+use super::peer_key::{self, PeerKey, PeerQuestion, Proof};
 use crate::cause::reason;
 use crate::clock::Clock;
 use crate::log::kafka::Owners;
@@ -34,13 +34,13 @@ pub struct Peers {
     owners: Owners,
     me: HeaderValue,
     client: reqwest::Client,
-    trust: Trust,
+    trust: PeerTrust,
     clock: Arc<dyn Clock>,
 }
 
 /// How other nodes are known.
 #[derive(Clone)]
-pub enum Trust {
+pub enum PeerTrust {
     /// By the secret that all nodes have.
     Key(PeerKey),
     /// Everybody on this machine may ask everything, and so may its nodes.
@@ -75,7 +75,7 @@ impl Asker {
 
 impl Peers {
     /// `url` is where the others reach this node.
-    pub fn new(owners: Owners, url: &str, trust: Trust, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
+    pub fn new(owners: Owners, url: &str, trust: PeerTrust, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .timeout(ANSWER)
@@ -102,7 +102,7 @@ impl Peers {
     }
 
     /// Whom to ask for a partition that is not here.
-    pub fn elsewhere(&self, partition: Partition, asker: &Asker) -> Result<String, Fault> {
+    pub fn elsewhere(&self, partition: Partition, asker: &Asker) -> Result<String, ApiError> {
         let (owned, _) = self.by_owner(std::iter::once(partition));
         let url = owned.into_keys().next().filter(|_| !asker.is_node());
         url.ok_or_else(|| moving(partition))
@@ -128,13 +128,13 @@ impl Peers {
     /// What is to be said of asking other nodes, if they are not asked.
     pub fn warning(&self) -> Option<&'static str> {
         match self.trust {
-            Trust::Nobody => Some(NO_KEY),
-            Trust::Key(_) | Trust::Everybody => None,
+            PeerTrust::Nobody => Some(NO_KEY),
+            PeerTrust::Key(_) | PeerTrust::Everybody => None,
         }
     }
 
     /// Asks a node for a path with its query; with a body it is a POST.
-    pub async fn ask(&self, url: &str, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Bytes), Fault> {
+    pub async fn ask(&self, url: &str, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Bytes), ApiError> {
         let method = if body.is_some() { Method::POST } else { Method::GET };
         let mut request = self.client.request(method.clone(), format!("{url}{path}"));
         if let Some(body) = body {
@@ -142,10 +142,10 @@ impl Peers {
         }
         request = request.header(FROM_NODE, self.me.clone());
         let proof = match &self.trust {
-            Trust::Everybody => None,
-            Trust::Nobody => return Err(Fault::unavailable("no_peer_token", NO_KEY)),
-            Trust::Key(key) => {
-                let question = Question {
+            PeerTrust::Everybody => None,
+            PeerTrust::Nobody => return Err(ApiError::unavailable("no_peer_token", NO_KEY)),
+            PeerTrust::Key(key) => {
+                let question = PeerQuestion {
                     from: self.me(),
                     to: url,
                     method: &method,
@@ -158,7 +158,7 @@ impl Peers {
         };
         let unreached = |error: reqwest::Error| {
             let why = reason(error);
-            Fault::unavailable(
+            ApiError::unavailable(
                 "moving",
                 format!("the node {url}, which had the partition last, does not answer: {why}"),
             )
@@ -171,22 +171,22 @@ impl Peers {
                 "{url}, which the topic of owners names, did not prove that it is a node of this cluster ({status}); is \
                  --peer-token-file the same on all nodes?"
             );
-            return Err(Fault::unavailable("unknown_peer", message));
+            return Err(ApiError::unavailable("unknown_peer", message));
         }
         Ok((status, body))
     }
 
     /// Whether a request claims to be a node's, and if so, whether it is. None: it is anybody's.
-    pub fn proven(&self, request: &Request) -> Option<Result<Proof, Fault>> {
-        let Trust::Key(key) = &self.trust else { return None };
+    pub fn proven(&self, request: &Request) -> Option<Result<Proof, ApiError>> {
+        let PeerTrust::Key(key) = &self.trust else { return None };
         let headers = request.headers();
         headers.get(peer_key::PROOF)?;
         let refused = |why: &str| {
             let message = format!("this request is not from a node of this cluster: {why}");
-            Err(Fault::new(StatusCode::UNAUTHORIZED, "unknown_peer", message))
+            Err(ApiError::new(StatusCode::UNAUTHORIZED, "unknown_peer", message))
         };
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
-        let question = Question {
+        let question = PeerQuestion {
             from: headers
                 .get(FROM_NODE)
                 .and_then(|url| url.to_str().ok())
@@ -208,7 +208,7 @@ impl Peers {
     /// Answers another node, in a way that it can believe.
     pub async fn answer(&self, proof: Proof, request: Request, next: Next) -> Response {
         let (mut parts, body) = next.run(request).await.into_parts();
-        let Trust::Key(key) = &self.trust else {
+        let PeerTrust::Key(key) = &self.trust else {
             return Response::from_parts(parts, body);
         };
         match to_bytes(body, ANSWER_BYTES_MAX).await {
@@ -219,7 +219,7 @@ impl Peers {
             }
             Err(error) => {
                 let message = format!("the answer cannot be given to another node: {error}");
-                Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message).into_response()
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message).into_response()
             }
         }
     }
@@ -230,7 +230,7 @@ const NO_KEY: &str = "this node asks no other node, because there is a --token-f
                       nodes the same secret with --peer-token-file";
 
 /// What there is to say of a partition that nobody can be asked about.
-pub fn moving(partition: Partition) -> Fault {
+pub fn moving(partition: Partition) -> ApiError {
     let message = format!("partition {partition} is between two nodes; try again shortly");
-    Fault::unavailable("moving", message)
+    ApiError::unavailable("moving", message)
 }

@@ -4,8 +4,8 @@
 //! When all places are taken, the connection that has been idle for the longest is closed: a client that opens connections and
 //! sends nothing cannot keep others out. Without an idle one the newcomer is refused, with a sentence.
 
-use super::fault::Fault;
-use super::transport::{Patience, Requests, Watched};
+use super::api_error::ApiError;
+use super::transport::{ConnectionTimeouts, Requests, Watched};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderValue, Request, Response, header};
@@ -33,14 +33,14 @@ const EVICTION: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub connections: usize,
-    pub patience: Patience,
+    pub patience: ConnectionTimeouts,
 }
 
 impl Limits {
     pub fn of(connections: usize) -> Limits {
         Limits {
             connections,
-            patience: Patience::default(),
+            patience: ConnectionTimeouts::default(),
         }
     }
 }
@@ -104,7 +104,7 @@ async fn place(places: &Arc<Semaphore>, idle: &Idle) -> Option<OwnedSemaphorePer
 /// Says that there is no room, as far as the socket takes it at once.
 fn refuse(stream: &TcpStream, connections: usize) {
     let message = format!("all {connections} connections are in use; try again shortly");
-    let answer = Fault::unavailable("busy", message).raw();
+    let answer = ApiError::unavailable("busy", message).raw();
     let _ = stream.try_write(&answer);
 }
 
@@ -112,14 +112,14 @@ fn run(
     stream: TcpStream,
     connection: Arc<Connection>,
     router: Router,
-    patience: Patience,
+    patience: ConnectionTimeouts,
     graceful: &GracefulShutdown,
     place: OwnedSemaphorePermit,
 ) -> impl Future<Output = ()> + use<> {
     let service = TowerToHyperService::new(router);
     let held = connection.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let under_way = UnderWay::of(held.clone());
+        let under_way = InFlight::of(held.clone());
         let requests = held.requests.clone();
         let answered = service.call(request.map(|body| Sent {
             body,
@@ -239,17 +239,17 @@ impl Connection {
 }
 
 /// A request and its response, until the last byte of that is handed over.
-struct UnderWay(Arc<Connection>);
+struct InFlight(Arc<Connection>);
 
-impl UnderWay {
-    fn of(connection: Arc<Connection>) -> UnderWay {
+impl InFlight {
+    fn of(connection: Arc<Connection>) -> InFlight {
         connection.requests.begin();
         connection.leave();
-        UnderWay(connection)
+        InFlight(connection)
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.requests.end();
         self.0.clone().wait();
@@ -293,7 +293,7 @@ impl Drop for Sent {
 /// A response's body, which holds its request under way.
 struct Held {
     body: Body,
-    _under_way: UnderWay,
+    _under_way: InFlight,
 }
 
 impl HttpBody for Held {

@@ -27,7 +27,7 @@ const KEPT_PART_BYTES: (usize, usize) = (16 << 10, 512 << 10);
 
 /// A record as subscriptions show it.
 #[derive(Debug)]
-pub struct Shown {
+pub struct ShownRecord {
     pub offset: Offset,
     pub key: Option<Vec<u8>>,
     /// The name of the event.
@@ -37,7 +37,7 @@ pub struct Shown {
 }
 
 /// Makes what is shown of a record.
-pub fn show(topic: Topic, record: &Record, schemas: &Schemas) -> Result<Shown, log::Error> {
+pub fn show(topic: Topic, record: &Record, schemas: &Schemas) -> Result<ShownRecord, log::Error> {
     let value = &record.value;
     let read = match topic {
         Topic::Kicks => schemas
@@ -54,7 +54,7 @@ pub fn show(topic: Topic, record: &Record, schemas: &Schemas) -> Result<Shown, l
     })?;
     let mut line = Vec::new();
     output_line(&mut line, &output);
-    Ok(Shown {
+    Ok(ShownRecord {
         offset: record.offset,
         key: record.key.clone(),
         name,
@@ -102,7 +102,7 @@ type Subscribers = HashMap<u64, Arc<Subscriber>>;
 
 /// One partition.
 #[derive(Default)]
-struct Part {
+struct TailPartition {
     /// Who follows everything, and who some keys.
     all: Subscribers,
     by_key: HashMap<Vec<u8>, Subscribers>,
@@ -110,11 +110,11 @@ struct Part {
     /// What is known here: the records from `from` up to before `end`. None while nobody follows, or after it could not
     /// be read: then every follower reads for himself, and meets what is wrong.
     known: Option<(Offset, Offset)>,
-    kept: VecDeque<Arc<Shown>>,
+    kept: VecDeque<Arc<ShownRecord>>,
     bytes: usize,
 }
 
-impl Part {
+impl TailPartition {
     fn forget(&mut self) {
         self.known = None;
         self.kept = VecDeque::new();
@@ -130,7 +130,7 @@ impl Part {
 /// What there is for a subscription in a partition.
 pub enum Taken {
     /// Those that it follows, where it stands after them, and whether there is more.
-    Here(Vec<Arc<Shown>>, Offset, bool),
+    Here(Vec<Arc<ShownRecord>>, Offset, bool),
     /// It is further behind, or nothing is known here: it reads the log.
     Behind,
 }
@@ -138,7 +138,7 @@ pub enum Taken {
 /// See the module.
 pub struct Tail {
     topic: Topic,
-    parts: Vec<Mutex<Part>>,
+    parts: Vec<Mutex<TailPartition>>,
     /// How many follow each partition, to be looked at without a lock.
     followed: Vec<AtomicUsize>,
     part_bytes: usize,
@@ -179,7 +179,7 @@ impl Tail {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn part(&self, partition: Partition) -> Option<MutexGuard<'_, Part>> {
+    fn part(&self, partition: Partition) -> Option<MutexGuard<'_, TailPartition>> {
         let part = self.parts.get(partition.0 as usize)?;
         Some(part.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -235,7 +235,7 @@ impl Tail {
             let shown = records
                 .iter()
                 .map(|record| show(self.topic, record, schemas).map(Arc::new));
-            let shown: Vec<Arc<Shown>> = shown.collect::<Result<_, _>>()?;
+            let shown: Vec<Arc<ShownRecord>> = shown.collect::<Result<_, _>>()?;
             let Some(mut part) = self.part(partition) else {
                 return Ok(());
             };
@@ -316,7 +316,7 @@ impl Drop for TailOwner {
 }
 
 /// A subscriber's places in the tail, until it is dropped.
-pub struct Following {
+pub struct TailSubscription {
     tail: Arc<Tail>,
     id: u64,
     pub subscriber: Arc<Subscriber>,
@@ -324,10 +324,10 @@ pub struct Following {
     keys: Arc<BTreeSet<Vec<u8>>>,
 }
 
-impl Following {
+impl TailSubscription {
     /// Follows partitions from where they end at the moment, as far as it is not known already. It is to read each of
     /// them once: what it follows may be behind.
-    pub fn begin(tail: Arc<Tail>, ends: Vec<(Partition, Offset)>, keys: Arc<BTreeSet<Vec<u8>>>) -> Following {
+    pub fn begin(tail: Arc<Tail>, ends: Vec<(Partition, Offset)>, keys: Arc<BTreeSet<Vec<u8>>>) -> TailSubscription {
         let id = tail.next_id.fetch_add(1, Ordering::Relaxed);
         let subscriber = Arc::new(Subscriber::default());
         let mut partitions = Vec::with_capacity(ends.len());
@@ -354,7 +354,7 @@ impl Following {
             // What came since the end was asked for.
             tail.added(partition);
         }
-        Following {
+        TailSubscription {
             tail,
             id,
             subscriber,
@@ -368,7 +368,7 @@ impl Following {
     }
 }
 
-impl Drop for Following {
+impl Drop for TailSubscription {
     fn drop(&mut self) {
         for partition in &self.partitions {
             let Some(mut part) = self.tail.part(*partition) else {

@@ -7,7 +7,7 @@
 use super::access::{Access, Grant};
 use super::payload::Payload;
 use super::users::Texts;
-use super::{Face, Fault};
+use super::{ApiError, AppState};
 use crate::presence::event::bounds;
 use crate::schema::json::Object;
 use axum::extract::{Extension, State};
@@ -64,8 +64,8 @@ pub fn verify<'t>(
     ticket: &str,
     mut tokens: impl Iterator<Item = &'t blake3::Hash>,
     now_ms: u64,
-) -> Result<(&'t blake3::Hash, Limited), Fault> {
-    let refused = |code, message: &str| Fault::new(StatusCode::UNAUTHORIZED, code, message);
+) -> Result<(&'t blake3::Hash, Limited), ApiError> {
+    let refused = |code, message: &str| ApiError::new(StatusCode::UNAUTHORIZED, code, message);
     let unknown = || {
         refused(
             "unknown_ticket",
@@ -96,19 +96,19 @@ pub fn verify<'t>(
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct Asked {
+struct TicketRequest {
     users: Texts<USERS_MAX>,
 }
 
 /// `POST /v1/tickets`
 pub async fn ticket(
-    State(face): State<Face>,
+    State(app): State<AppState>,
     Extension(grant): Extension<Grant>,
     payload: Payload,
-) -> Result<Response, Fault> {
-    let asked: Asked = match payload.bytes.trim_ascii().is_empty() {
-        true => Asked::default(),
-        false => serde_json::from_slice(&payload.bytes).map_err(|error| Fault::json(&error))?,
+) -> Result<Response, ApiError> {
+    let asked: TicketRequest = match payload.bytes.trim_ascii().is_empty() {
+        true => TicketRequest::default(),
+        false => serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?,
     };
     let Texts { texts: users, count } = asked.users;
     let (least, most) = bounds::USER_BYTES;
@@ -118,9 +118,9 @@ pub async fn ticket(
             "`users` may have up to {USERS_MAX} ids of {least} to {most} bytes, {USERS_BYTES_MAX} bytes together; without \
              them the ticket is for all users"
         );
-        return Err(Fault::bad_request("bad_users", message));
+        return Err(ApiError::bad_request("bad_users", message));
     }
-    let until_ms = face.engine.now_ms().saturating_add(TICKET_MS);
+    let until_ms = app.engine.now_ms().saturating_add(TICKET_MS);
     let ticket = sign(&Access::signing(&grant), until_ms, &users);
     let mut body = Vec::new();
     Object::new(&mut body)

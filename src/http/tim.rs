@@ -6,8 +6,8 @@
 use super::payload::{Budget, Payload};
 use super::peers::Asker;
 use super::users::{Found, look_up, parameter};
-use super::usersig::{self, Refused};
-use super::{Face, Fault, ingest};
+use super::usersig::{self, SignatureRefusal};
+use super::{ApiError, AppState, ingest};
 use crate::clock::Clock;
 use crate::config::{Tim, TimUnknown};
 use crate::presence::event::{Event, Target, bounds};
@@ -52,14 +52,14 @@ mod code {
 
 /// Who is let in, and by which clock.
 #[derive(Clone)]
-pub(super) struct Terms {
+pub(super) struct TimAccess {
     tim: Arc<Tim>,
     clock: Arc<dyn Clock>,
 }
 
-impl Terms {
-    pub fn new(tim: Tim, clock: Arc<dyn Clock>) -> Terms {
-        Terms {
+impl TimAccess {
+    pub fn new(tim: Tim, clock: Arc<dyn Clock>) -> TimAccess {
+        TimAccess {
             tim: Arc::new(tim),
             clock,
         }
@@ -68,12 +68,12 @@ impl Terms {
 
 /// What the routes have.
 #[derive(Clone)]
-pub(super) struct Desk {
-    pub face: Face,
-    pub terms: Terms,
+pub(super) struct TimState {
+    pub app: AppState,
+    pub terms: TimAccess,
 }
 
-impl Desk {
+impl TimState {
     /// The routes. A base address that ends in a slash makes two of the first.
     pub fn router(self) -> Router {
         let nothing = async || Refusal::new(code::NO_SUCH_COMMAND, "this command is not served here");
@@ -116,21 +116,25 @@ impl Desk {
         let verified = usersig::verify(&given("usersig"), app, &self.terms.tim.key, &identifier, now_s);
         verified.map_err(|refused| {
             let (code, info) = match refused {
-                Refused::Ambiguous => (
+                SignatureRefusal::Ambiguous => (
                     code::BAD_USERSIG,
                     "the identifier of usersig has a control character, or its userbuf is not Base64; such a signature \
                      could be read in more than one way",
                 ),
-                Refused::Fraction(field) => {
+                SignatureRefusal::Fraction(field) => {
                     let info = format!("{field} of usersig has a fraction; it must be an integer, so round it");
                     return Refusal::new(code::BAD_USERSIG, info);
                 }
-                Refused::Empty => (code::NO_USERSIG, "the query string has no usersig"),
-                Refused::Unreadable => (code::BAD_USERSIG, "usersig is no UserSig of version 2, or is cut off"),
-                Refused::Forged => (code::BAD_USERSIG, "usersig is not signed with the key of this app"),
-                Refused::Expired => (code::EXPIRED, "usersig has expired; sign a new one"),
-                Refused::OtherApp => (code::OTHER_APP, "usersig is signed for another sdkappid"),
-                Refused::OtherIdentifier => (code::OTHER_IDENTIFIER, "usersig is signed for another identifier"),
+                SignatureRefusal::Empty => (code::NO_USERSIG, "the query string has no usersig"),
+                SignatureRefusal::Unreadable => {
+                    (code::BAD_USERSIG, "usersig is no UserSig of version 2, or is cut off")
+                }
+                SignatureRefusal::Forged => (code::BAD_USERSIG, "usersig is not signed with the key of this app"),
+                SignatureRefusal::Expired => (code::EXPIRED, "usersig has expired; sign a new one"),
+                SignatureRefusal::OtherApp => (code::OTHER_APP, "usersig is signed for another sdkappid"),
+                SignatureRefusal::OtherIdentifier => {
+                    (code::OTHER_IDENTIFIER, "usersig is signed for another identifier")
+                }
             };
             Refusal::new(code, info)
         })?;
@@ -142,9 +146,9 @@ impl Desk {
     }
 }
 
-impl FromRef<Desk> for Budget {
-    fn from_ref(desk: &Desk) -> Budget {
-        desk.face.budget.clone()
+impl FromRef<TimState> for Budget {
+    fn from_ref(desk: &TimState) -> Budget {
+        desk.app.budget.clone()
     }
 }
 
@@ -152,10 +156,10 @@ impl FromRef<Desk> for Budget {
 /// says to everybody else.
 struct Admin<const NO_ADMIN: u32>;
 
-impl<const NO_ADMIN: u32> FromRequestParts<Desk> for Admin<NO_ADMIN> {
+impl<const NO_ADMIN: u32> FromRequestParts<TimState> for Admin<NO_ADMIN> {
     type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, desk: &TimState) -> Result<Self, Refusal> {
         desk.authorize(parts.uri.query(), NO_ADMIN).map(|()| Admin)
     }
 }
@@ -173,8 +177,8 @@ impl Refusal {
     }
 
     /// The server's own trouble. Its message is for people; clients try again on any of these codes.
-    fn failed(code: u32, fault: &Fault) -> Refusal {
-        Refusal::new(code, fault.message())
+    fn failed(code: u32, api_error: &ApiError) -> Refusal {
+        Refusal::new(code, api_error.message())
     }
 }
 
@@ -201,13 +205,13 @@ fn fine(body: &mut Vec<u8>) -> Object<'_> {
 }
 
 /// The body, without the byte order mark that some write before it.
-fn read_body(payload: &Result<Payload, Fault>) -> Result<&[u8], Refusal> {
-    let payload = payload.as_ref().map_err(|fault| {
-        let code = match fault.status() {
+fn read_body(payload: &Result<Payload, ApiError>) -> Result<&[u8], Refusal> {
+    let payload = payload.as_ref().map_err(|api_error| {
+        let code = match api_error.status() {
             StatusCode::PAYLOAD_TOO_LARGE => code::TOO_LARGE,
             _ => code::NOT_READ,
         };
-        Refusal::new(code, fault.message())
+        Refusal::new(code, api_error.message())
     })?;
     if payload.bytes.len() > BODY_BYTES_MAX {
         let info = format!("a body may have at most {BODY_BYTES_MAX} bytes");
@@ -219,8 +223,8 @@ fn read_body(payload: &Result<Payload, Fault>) -> Result<&[u8], Refusal> {
 /// The newer command, which says `Status`.
 async fn query_online_status(
     _: Admin<{ code::QUERY_NO_ADMIN }>,
-    State(desk): State<Desk>,
-    payload: Result<Payload, Fault>,
+    State(desk): State<TimState>,
+    payload: Result<Payload, ApiError>,
 ) -> Result<Response, Refusal> {
     answer(&desk, &payload, "Status").await
 }
@@ -228,8 +232,8 @@ async fn query_online_status(
 /// The older one, which says `State`.
 async fn query_state(
     _: Admin<{ code::QUERY_NO_ADMIN }>,
-    State(desk): State<Desk>,
-    payload: Result<Payload, Fault>,
+    State(desk): State<TimState>,
+    payload: Result<Payload, ApiError>,
 ) -> Result<Response, Refusal> {
     answer(&desk, &payload, "State").await
 }
@@ -302,10 +306,10 @@ struct Device {
     status: Box<str>,
 }
 
-async fn answer(desk: &Desk, payload: &Result<Payload, Fault>, status_key: &str) -> Result<Response, Refusal> {
+async fn answer(desk: &TimState, payload: &Result<Payload, ApiError>, status_key: &str) -> Result<Response, Refusal> {
     let question = Question::read(read_body(payload)?)?;
-    let found = look_up(&desk.face, &question.accounts, &Asker::caller()).await;
-    let found = found.map_err(|fault| Refusal::failed(code::QUERY_FAILED, &fault))?;
+    let found = look_up(&desk.app, &question.accounts, &Asker::caller()).await;
+    let found = found.map_err(|api_error| Refusal::failed(code::QUERY_FAILED, &api_error))?;
     let mut results = Vec::new();
     let mut errors = Vec::new();
     for (account, found) in question.accounts.iter().zip(found) {
@@ -397,9 +401,9 @@ fn platform_name(platform: &str) -> &str {
 /// All devices of a user are logged out, once it is in the log.
 async fn kick(
     _: Admin<{ code::KICK_NO_ADMIN }>,
-    State(desk): State<Desk>,
+    State(desk): State<TimState>,
     RawQuery(query): RawQuery,
-    payload: Result<Payload, Fault>,
+    payload: Result<Payload, ApiError>,
 ) -> Result<Response, Refusal> {
     let body = read_body(&payload)?;
     let bad = |info: String| Refusal::new(code::KICK_BAD_BODY, info);
@@ -411,10 +415,10 @@ async fn kick(
         .and_then(Value::as_str);
     let user = user.filter(|user| !user.is_empty());
     let user = user.ok_or_else(|| bad("the body must be an object with UserID, a string".to_owned()))?;
-    let failed = |fault: Fault| Refusal::failed(code::KICK_FAILED, &fault);
+    let failed = |api_error: ApiError| Refusal::failed(code::KICK_FAILED, &api_error);
     let (_, most) = bounds::USER_BYTES;
     let found = match user.len() <= most {
-        true => look_up(&desk.face, &[user.to_owned()], &Asker::caller())
+        true => look_up(&desk.app, &[user.to_owned()], &Asker::caller())
             .await
             .map_err(failed)?
             .pop(),
@@ -426,7 +430,7 @@ async fn kick(
                 user: user.into(),
                 target: Target::All,
             };
-            ingest::append_one(&desk.face, event).await.map_err(failed)?;
+            ingest::append_one(&desk.app, event).await.map_err(failed)?;
             let by = parameter(query.as_deref(), "identifier").unwrap_or_default();
             tracing::info!(?by, kind = "kick", ?user, "administrative event accepted");
         }

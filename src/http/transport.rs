@@ -4,7 +4,7 @@
 //! client that does not read. Here a head has its time from its first byte on, an idle connection has more, and what is
 //! written must make progress. The few answers that hyper gives by itself, before there is a request, get a body.
 
-use super::fault::Fault;
+use super::api_error::ApiError;
 use axum::http::StatusCode;
 use std::future::Future as _;
 use std::io;
@@ -18,7 +18,7 @@ use tokio::time::Sleep;
 
 /// How long a connection may take for what.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct ConnectionTimeouts {
     /// From the first byte of a request's head to its end, and from the opening of a connection to its first byte.
     pub head: Duration,
     /// Between a response and the next request.
@@ -27,9 +27,9 @@ pub struct Patience {
     pub write: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
+impl Default for ConnectionTimeouts {
+    fn default() -> ConnectionTimeouts {
+        ConnectionTimeouts {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             write: Duration::from_secs(30),
@@ -89,7 +89,7 @@ enum Phase {
 pub struct Watched<S> {
     stream: S,
     requests: Arc<Requests>,
-    patience: Patience,
+    patience: ConnectionTimeouts,
     phase: Phase,
     /// When the phase has lasted too long.
     reading: Pin<Box<Sleep>>,
@@ -106,7 +106,7 @@ pub struct Watched<S> {
 }
 
 impl<S> Watched<S> {
-    pub fn new(stream: S, requests: Arc<Requests>, patience: Patience) -> Watched<S> {
+    pub fn new(stream: S, requests: Arc<Requests>, patience: ConnectionTimeouts) -> Watched<S> {
         Watched {
             stream,
             requests,
@@ -251,8 +251,8 @@ fn instead_of(bytes: &[u8], has_line: bool) -> Option<Vec<u8>> {
         return None;
     }
     let bytes_max = super::server::HEAD_BYTES_MAX;
-    let fault = match head.get(..2)? {
-        "14" | "31" if !has_line => Fault::new(
+    let api_error = match head.get(..2)? {
+        "14" | "31" if !has_line => ApiError::new(
             StatusCode::URI_TOO_LONG,
             "uri_too_long",
             format!(
@@ -260,19 +260,19 @@ fn instead_of(bytes: &[u8], has_line: bool) -> Option<Vec<u8>> {
                  or POST /v1/users/query"
             ),
         ),
-        "14" => Fault::new(
+        "14" => ApiError::new(
             StatusCode::URI_TOO_LONG,
             "uri_too_long",
             "the address is too long; send a long filter as the body of POST /v1/changes/query or POST /v1/users/query",
         ),
-        "31" => Fault::new(
+        "31" => ApiError::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "head_too_large",
             format!("the head of a request may have at most {bytes_max} bytes and 100 fields"),
         ),
-        _ => Fault::bad_request("bad_request", "this is not a request of HTTP/1.1"),
+        _ => ApiError::bad_request("bad_request", "this is not a request of HTTP/1.1"),
     };
-    Some(fault.raw())
+    Some(api_error.raw())
 }
 
 #[cfg(test)]
@@ -282,9 +282,9 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_read_is_given_up_and_who_reads_slowly_is_not() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let patience = Patience {
+        let patience = ConnectionTimeouts {
             write: Duration::from_millis(200),
-            ..Patience::default()
+            ..ConnectionTimeouts::default()
         };
         let (ours, theirs) = tokio::io::duplex(64);
         let mut watched = Watched::new(ours, Arc::default(), patience);

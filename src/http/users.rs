@@ -2,7 +2,7 @@
 
 use super::payload::Payload;
 use super::peers::Asker;
-use super::{Face, Fault, Peers};
+use super::{ApiError, AppState, Peers};
 use crate::engine::QueryError;
 use crate::log::{self, Limit, Topic};
 use crate::presence::change::Output;
@@ -49,26 +49,26 @@ pub(super) fn parameters(query: Option<&str>, name: &str) -> impl Iterator<Item 
 const HARMLESS: [&str; 5] = ["_", "cb", "nocache", "t", "ts"];
 
 /// Refuses parameters that a route does not have: a misspelt filter would be no filter.
-pub(super) fn only(query: Option<&str>, names: &[&str]) -> Result<(), Fault> {
+pub(super) fn only(query: Option<&str>, names: &[&str]) -> Result<(), ApiError> {
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     match pairs.find(|(key, _)| !names.contains(&&**key) && !HARMLESS.contains(&&**key)) {
         None => Ok(()),
         Some((key, _)) => {
             let has = names.join("`, `");
             let message = format!("{key:?} is no parameter of this path, which has `{has}`");
-            Err(Fault::bad_request("bad_parameter", message))
+            Err(ApiError::bad_request("bad_parameter", message))
         }
     }
 }
 
 /// A parameter in a query string that is there or not: `strict`, `strict=1`, `strict=true`.
-pub(super) fn flag(query: Option<&str>, name: &'static str) -> Result<bool, Fault> {
+pub(super) fn flag(query: Option<&str>, name: &'static str) -> Result<bool, ApiError> {
     match parameter(query, name).as_deref() {
         None | Some("0" | "false") => Ok(false),
         Some("" | "1" | "true") => Ok(true),
         Some(other) => {
             let message = format!("`{name}` must be true or false, not {other:?}");
-            Err(Fault::bad_request("bad_parameter", message))
+            Err(ApiError::bad_request("bad_parameter", message))
         }
     }
 }
@@ -78,13 +78,13 @@ pub(super) fn number(
     query: Option<&str>,
     name: &'static str,
     bounds: RangeInclusive<u64>,
-) -> Result<Option<u64>, Fault> {
+) -> Result<Option<u64>, ApiError> {
     let Some(text) = parameter(query, name) else {
         return Ok(None);
     };
     let number = text.parse().ok().filter(|number| bounds.contains(number));
     let bad = || {
-        Fault::bad_request(
+        ApiError::bad_request(
             "bad_parameter",
             format!(
                 "`{name}` must be an integer from {} to {}, not {text:?}",
@@ -98,50 +98,50 @@ pub(super) fn number(
 
 /// `GET /v1/users/{user}`
 pub async fn user(
-    State(face): State<Face>,
+    State(app): State<AppState>,
     headers: HeaderMap,
     user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Fault> {
+) -> Result<Response, ApiError> {
     let Path(user) = user?;
-    one(&face, &Asker::of(&headers), user, query.as_deref()).await
+    one(&app, &Asker::of(&headers), user, query.as_deref()).await
 }
 
 /// `GET /v1/user?id=…`: every id can be asked for so. In a path `.` and `..` are folded away, and a proxy in between
 /// may take `%2F` for a slash.
 pub async fn user_by_id(
-    State(face): State<Face>,
+    State(app): State<AppState>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-) -> Result<Response, Fault> {
+) -> Result<Response, ApiError> {
     let id = required_id(query.as_deref())?;
-    one(&face, &Asker::of(&headers), id, query.as_deref()).await
+    one(&app, &Asker::of(&headers), id, query.as_deref()).await
 }
 
-fn required_id(query: Option<&str>) -> Result<String, Fault> {
-    let missing = || Fault::bad_request("bad_parameter", "`id`, the user, is missing: /v1/user?id=alice");
+fn required_id(query: Option<&str>) -> Result<String, ApiError> {
+    let missing = || ApiError::bad_request("bad_parameter", "`id`, the user, is missing: /v1/user?id=alice");
     let id = parameter(query, "id").ok_or_else(missing)?;
     let (least, most) = bounds::USER_BYTES;
     if !(least..=most).contains(&id.len()) {
         let message = format!("`id` must have {least} to {most} bytes of UTF-8, not {}", id.len());
-        return Err(Fault::bad_request("bad_parameter", message));
+        return Err(ApiError::bad_request("bad_parameter", message));
     }
     Ok(id)
 }
 
-async fn one(face: &Face, asker: &Asker, user: String, query: Option<&str>) -> Result<Response, Fault> {
+async fn one(app: &AppState, asker: &Asker, user: String, query: Option<&str>) -> Result<Response, ApiError> {
     only(query, &["at_least", "id"])?;
     let at_least = number(query, "at_least", 0..=i64::MAX as u64)?.map(Offset);
-    let partition = partition_of(&user, face.engine.log().partitions());
-    let asked = face.engine.users(partition, vec![user.clone()], at_least);
+    let partition = partition_of(&user, app.engine.log().partitions());
+    let asked = app.engine.users(partition, vec![user.clone()], at_least);
     let answered = match at_least {
         None => asked.await,
         Some(offset) => tokio::time::timeout(AT_LEAST_WAIT, asked).await.map_err(|_| {
             let message = format!("offset {offset} of partition {partition} is not folded yet");
-            Fault::unavailable("not_yet", message)
+            ApiError::unavailable("not_yet", message)
         })?,
     };
-    if let (Err(QueryError::Elsewhere), Some(peers)) = (&answered, &face.peers) {
+    if let (Err(QueryError::Elsewhere), Some(peers)) = (&answered, &app.peers) {
         let url = peers.elsewhere(partition, asker)?;
         let escaped: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
         let mut path = format!("/v1/user?id={escaped}");
@@ -153,7 +153,10 @@ async fn one(face: &Face, asker: &Asker, user: String, query: Option<&str>) -> R
     }
     match answered?.into_iter().next().flatten() {
         Some(body) => Ok(super::json(body)),
-        None => Err(Fault::not_found("unknown_user", format!("no user {user:?} is known"))),
+        None => Err(ApiError::not_found(
+            "unknown_user",
+            format!("no user {user:?} is known"),
+        )),
     }
 }
 
@@ -227,17 +230,17 @@ pub enum Found {
 }
 
 /// `POST /v1/users/query`
-pub async fn query(State(face): State<Face>, headers: HeaderMap, payload: Payload) -> Result<Response, Fault> {
-    let query: Query = serde_json::from_slice(&payload.bytes).map_err(|error| Fault::json(&error))?;
+pub async fn query(State(app): State<AppState>, headers: HeaderMap, payload: Payload) -> Result<Response, ApiError> {
+    let query: Query = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
     let Query {
         users: Texts { texts: users, count },
     } = query;
     if !USERS.contains(&count) {
         let (least, most) = (USERS.start(), USERS.end());
         let message = format!("`users` must have {least} to {most} ids, not {count}");
-        return Err(Fault::bad_request("bad_users", message));
+        return Err(ApiError::bad_request("bad_users", message));
     }
-    let found = look_up(&face, &users, &Asker::of(&headers)).await?;
+    let found = look_up(&app, &users, &Asker::of(&headers)).await?;
     let mut body = Vec::new();
     let known = found.iter().filter_map(|found| match found {
         Found::Known(line) => Some(line),
@@ -267,8 +270,8 @@ pub async fn query(State(face): State<Face>, headers: HeaderMap, payload: Payloa
 }
 
 /// Looks users up wherever they are, in the order asked. An error only if nothing could be read at all.
-pub async fn look_up(face: &Face, users: &[String], asker: &Asker) -> Result<Vec<Found>, Fault> {
-    let partitions = face.engine.log().partitions();
+pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<Vec<Found>, ApiError> {
+    let partitions = app.engine.log().partitions();
     let mut parts: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
     for (number, user) in users.iter().enumerate() {
         parts.entry(partition_of(user, partitions)).or_default().push(number);
@@ -279,7 +282,7 @@ pub async fn look_up(face: &Face, users: &[String], asker: &Asker) -> Result<Vec
     let mut failure = None;
     // All at once: one that is not ready to answer holds up no other.
     let asked = parts.iter().map(async |(partition, numbers)| {
-        let answer = face.engine.users(*partition, named(numbers), None).await;
+        let answer = app.engine.users(*partition, named(numbers), None).await;
         (partition, numbers, answer)
     });
     for (partition, numbers, answer) in futures_util::future::join_all(asked).await {
@@ -289,16 +292,16 @@ pub async fn look_up(face: &Face, users: &[String], asker: &Asker) -> Result<Vec
                     found[*number] = Some(answer.map_or(Found::Unknown, Found::Known));
                 }
             }
-            Err(QueryError::Elsewhere) if face.peers.is_some() => elsewhere.push(*partition),
+            Err(QueryError::Elsewhere) if app.peers.is_some() => elsewhere.push(*partition),
             Err(error) => {
                 for number in numbers {
                     found[*number] = Some(Found::Unread(error.to_string()));
                 }
-                failure = Some(Fault::from(error));
+                failure = Some(ApiError::from(error));
             }
         }
     }
-    if let Some(peers) = face.peers.as_ref().filter(|_| !elsewhere.is_empty()) {
+    if let Some(peers) = app.peers.as_ref().filter(|_| !elsewhere.is_empty()) {
         let (owned, mut nowhere) = peers.by_owner(elsewhere.iter().copied());
         let mut asked = Vec::new();
         for (url, partitions) in owned {
@@ -320,37 +323,37 @@ pub async fn look_up(face: &Face, users: &[String], asker: &Asker) -> Result<Vec
                         found[number] = Some(answer);
                     }
                 }
-                Err(fault) => {
+                Err(api_error) => {
                     for number in numbers {
-                        found[number] = Some(Found::Unread(fault.message().to_owned()));
+                        found[number] = Some(Found::Unread(api_error.message().to_owned()));
                     }
-                    failure = Some(fault);
+                    failure = Some(api_error);
                 }
             }
         }
         for partition in nowhere {
-            let fault = super::peers::moving(partition);
+            let api_error = super::peers::moving(partition);
             for number in &parts[&partition] {
-                found[*number] = Some(Found::Unread(fault.message().to_owned()));
+                found[*number] = Some(Found::Unread(api_error.message().to_owned()));
             }
-            failure = Some(fault);
+            failure = Some(api_error);
         }
     }
     let unread = |found: &Option<Found>| matches!(found, None | Some(Found::Unread(_)));
     match failure {
-        Some(fault) if found.iter().all(unread) => Err(fault),
+        Some(api_error) if found.iter().all(unread) => Err(api_error),
         _ => Ok(found.into_iter().map(|found| found.unwrap_or(Found::Unknown)).collect()),
     }
 }
 
 /// Has another node look up users; in their order.
-async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Found>, Fault> {
-    let unclear = || Fault::unavailable("moving", format!("node {url} returned an unreadable response"));
-    let body = serde_json::to_vec(&Asked { users: &users }).map_err(|error| Fault::json(&error))?;
+async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Found>, ApiError> {
+    let unclear = || ApiError::unavailable("moving", format!("node {url} returned an unreadable response"));
+    let body = serde_json::to_vec(&Asked { users: &users }).map_err(|error| ApiError::json(&error))?;
     let (status, body) = peers.ask(url, "/v1/users/query", Some(body)).await?;
     if !status.is_success() {
         let message = format!("the node {url} cannot say at the moment ({status})");
-        return Err(Fault::unavailable("moving", message));
+        return Err(ApiError::unavailable("moving", message));
     }
     let answered: Answered<'_> = serde_json::from_slice(&body).map_err(|_| unclear())?;
     let mut known = HashMap::new();
@@ -369,25 +372,25 @@ async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Fo
 
 /// `GET /v1/users/{user}/changes`: the newest first, of those that the log still has and not too far back.
 pub async fn changes(
-    State(face): State<Face>,
+    State(app): State<AppState>,
     user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Fault> {
+) -> Result<Response, ApiError> {
     let Path(user) = user?;
     only(query.as_deref(), &["limit"])?;
-    newest(&face, user, query.as_deref()).await
+    newest(&app, user, query.as_deref()).await
 }
 
 /// `GET /v1/user/changes?id=…`
-pub async fn changes_by_id(State(face): State<Face>, RawQuery(query): RawQuery) -> Result<Response, Fault> {
+pub async fn changes_by_id(State(app): State<AppState>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let id = required_id(query.as_deref())?;
     only(query.as_deref(), &["limit", "id"])?;
-    newest(&face, id, query.as_deref()).await
+    newest(&app, id, query.as_deref()).await
 }
 
-async fn newest(face: &Face, user: String, query: Option<&str>) -> Result<Response, Fault> {
+async fn newest(app: &AppState, user: String, query: Option<&str>) -> Result<Response, ApiError> {
     let wanted = number(query, "limit", CHANGES)?.unwrap_or(CHANGES_DEFAULT) as usize;
-    let (log, schemas) = (face.engine.log().clone(), face.engine.schemas().clone());
+    let (log, schemas) = (app.engine.log().clone(), app.engine.schemas().clone());
     let partition = partition_of(&user, log.partitions());
     let found = tokio::task::spawn_blocking(move || -> Result<(Vec<Vec<u8>>, u64), log::Error> {
         const CHUNK: u64 = 4_000;
@@ -441,7 +444,7 @@ async fn newest(face: &Face, user: String, query: Option<&str>) -> Result<Respon
     });
     let (lines, unreadable) = found
         .await
-        .map_err(|_| Fault::unavailable("stopping", "the server is stopping"))??;
+        .map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))??;
     let mut body = Vec::new();
     let mut object = Object::new(&mut body);
     object.list("changes", &lines, |out, line| out.extend_from_slice(line));

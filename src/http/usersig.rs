@@ -18,7 +18,7 @@ const JSON_BYTES_MAX: u64 = 64 << 10;
 
 /// Why a signature is not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
+pub enum SignatureRefusal {
     Empty,
     /// Not a UserSig of version 2, or cut off.
     Unreadable,
@@ -34,52 +34,52 @@ pub enum Refused {
 }
 
 /// Verifies a signature for an app and an identifier, at a time in seconds since 1970.
-pub fn verify(usersig: &str, app: u64, key: &Credential, identifier: &str, now_s: u64) -> Result<(), Refused> {
+pub fn verify(usersig: &str, app: u64, key: &Credential, identifier: &str, now_s: u64) -> Result<(), SignatureRefusal> {
     if usersig.is_empty() {
-        return Err(Refused::Empty);
+        return Err(SignatureRefusal::Empty);
     }
-    let fields = read(usersig).ok_or(Refused::Unreadable)?;
+    let fields = read(usersig).ok_or(SignatureRefusal::Unreadable)?;
     let text = |name: &str| fields.get(name).and_then(Value::as_str);
     for name in ["TLS.sdkappid", "TLS.time", "TLS.expire"] {
         if fields.get(name).is_some_and(Value::is_f64) {
-            return Err(Refused::Fraction(name));
+            return Err(SignatureRefusal::Fraction(name));
         }
     }
-    let signed_app = number(&fields, "TLS.sdkappid").ok_or(Refused::Unreadable)?;
-    let signed_for = text("TLS.identifier").ok_or(Refused::Unreadable)?;
-    let time = number(&fields, "TLS.time").ok_or(Refused::Unreadable)?;
-    let expire = number(&fields, "TLS.expire").ok_or(Refused::Unreadable)?;
+    let signed_app = number(&fields, "TLS.sdkappid").ok_or(SignatureRefusal::Unreadable)?;
+    let signed_for = text("TLS.identifier").ok_or(SignatureRefusal::Unreadable)?;
+    let time = number(&fields, "TLS.time").ok_or(SignatureRefusal::Unreadable)?;
+    let expire = number(&fields, "TLS.expire").ok_or(SignatureRefusal::Unreadable)?;
     let signature = text("TLS.sig").and_then(|text| STANDARD.decode(text).ok());
-    let signature = signature.ok_or(Refused::Unreadable)?;
+    let signature = signature.ok_or(SignatureRefusal::Unreadable)?;
     if text("TLS.ver") != Some("2.0") {
-        return Err(Refused::Unreadable);
+        return Err(SignatureRefusal::Unreadable);
     }
     let userbuf = match fields.get("TLS.userbuf") {
         None | Some(Value::Null) => None,
         Some(Value::String(userbuf)) if is_base64(userbuf) => Some(userbuf),
-        Some(_) => return Err(Refused::Ambiguous),
+        Some(_) => return Err(SignatureRefusal::Ambiguous),
     };
     if signed_for.contains(is_control) || identifier.contains(is_control) {
-        return Err(Refused::Ambiguous);
+        return Err(SignatureRefusal::Ambiguous);
     }
     if u64::try_from(signed_app) != Ok(app) {
-        return Err(Refused::OtherApp);
+        return Err(SignatureRefusal::OtherApp);
     }
     if signed_for != identifier {
-        return Err(Refused::OtherIdentifier);
+        return Err(SignatureRefusal::OtherIdentifier);
     }
     let mut signed =
         format!("TLS.identifier:{signed_for}\nTLS.sdkappid:{signed_app}\nTLS.time:{time}\nTLS.expire:{expire}\n");
     if let Some(userbuf) = userbuf {
         signed.push_str(&format!("TLS.userbuf:{userbuf}\n"));
     }
-    let mut hmac = Hmac::<Sha256>::new_from_slice(key.reveal().as_bytes()).map_err(|_| Refused::Forged)?;
+    let mut hmac = Hmac::<Sha256>::new_from_slice(key.reveal().as_bytes()).map_err(|_| SignatureRefusal::Forged)?;
     hmac.update(signed.as_bytes());
     // In constant time.
-    hmac.verify_slice(&signature).map_err(|_| Refused::Forged)?;
+    hmac.verify_slice(&signature).map_err(|_| SignatureRefusal::Forged)?;
     let now_s = i64::try_from(now_s).unwrap_or(i64::MAX);
     if time.saturating_add(expire) <= now_s {
-        return Err(Refused::Expired);
+        return Err(SignatureRefusal::Expired);
     }
     Ok(())
 }
@@ -158,7 +158,7 @@ mod tests {
         pack(fields.to_string().as_bytes())
     }
 
-    fn verified_at(usersig: &str, now_s: u64) -> Result<(), Refused> {
+    fn verified_at(usersig: &str, now_s: u64) -> Result<(), SignatureRefusal> {
         verify(usersig, APP, &key(), "administrator", now_s)
     }
 
@@ -167,13 +167,16 @@ mod tests {
         let usersig = sign(key().reveal(), |_| {});
         assert_eq!(verified_at(&usersig, NOW), Ok(()));
         assert_eq!(verified_at(&usersig, NOW + 49), Ok(()));
-        assert_eq!(verified_at(&usersig, NOW + 50), Err(Refused::Expired));
-        assert_eq!(verified_at(&usersig, u64::MAX), Err(Refused::Expired));
+        assert_eq!(verified_at(&usersig, NOW + 50), Err(SignatureRefusal::Expired));
+        assert_eq!(verified_at(&usersig, u64::MAX), Err(SignatureRefusal::Expired));
         assert_eq!(
             verify(&usersig, 1, &key(), "administrator", NOW),
-            Err(Refused::OtherApp)
+            Err(SignatureRefusal::OtherApp)
         );
-        assert_eq!(verify(&usersig, APP, &key(), "bob", NOW), Err(Refused::OtherIdentifier));
+        assert_eq!(
+            verify(&usersig, APP, &key(), "bob", NOW),
+            Err(SignatureRefusal::OtherIdentifier)
+        );
     }
 
     #[test]
@@ -182,13 +185,19 @@ mod tests {
             let usersig = sign(key().reveal(), |fields| fields[name] = value.clone());
             verified_at(&usersig, NOW)
         };
-        assert_eq!(verified_at(&sign("another key", |_| {}), NOW), Err(Refused::Forged));
-        assert_eq!(altered("TLS.expire", json!(6_000)), Err(Refused::Forged));
-        assert_eq!(altered("TLS.time", json!(NOW)), Err(Refused::Forged));
-        assert_eq!(altered("TLS.userbuf", json!("YWJj")), Err(Refused::Forged));
-        assert_eq!(altered("TLS.sig", json!("")), Err(Refused::Forged));
-        assert_eq!(altered("TLS.identifier", json!("bob")), Err(Refused::OtherIdentifier));
-        assert_eq!(altered("TLS.sdkappid", json!(1)), Err(Refused::OtherApp));
+        assert_eq!(
+            verified_at(&sign("another key", |_| {}), NOW),
+            Err(SignatureRefusal::Forged)
+        );
+        assert_eq!(altered("TLS.expire", json!(6_000)), Err(SignatureRefusal::Forged));
+        assert_eq!(altered("TLS.time", json!(NOW)), Err(SignatureRefusal::Forged));
+        assert_eq!(altered("TLS.userbuf", json!("YWJj")), Err(SignatureRefusal::Forged));
+        assert_eq!(altered("TLS.sig", json!("")), Err(SignatureRefusal::Forged));
+        assert_eq!(
+            altered("TLS.identifier", json!("bob")),
+            Err(SignatureRefusal::OtherIdentifier)
+        );
+        assert_eq!(altered("TLS.sdkappid", json!(1)), Err(SignatureRefusal::OtherApp));
         assert_eq!(altered("TLS.sdkappid", json!(APP.to_string())), Ok(()));
         for (name, value) in [
             ("TLS.ver", json!("1.0")),
@@ -199,7 +208,11 @@ mod tests {
             ("TLS.time", json!("+1")),
             ("TLS.expire", json!([])),
         ] {
-            assert_eq!(altered(name, value.clone()), Err(Refused::Unreadable), "{name} {value}");
+            assert_eq!(
+                altered(name, value.clone()),
+                Err(SignatureRefusal::Unreadable),
+                "{name} {value}"
+            );
         }
     }
 
@@ -218,19 +231,22 @@ mod tests {
                 "TLS.expire": expire, "TLS.sig": signature})
         };
         let as_user = pack(fields(&evil, 180).to_string().as_bytes());
-        assert_eq!(verify(&as_user, APP, &key(), &evil, NOW), Err(Refused::Ambiguous));
+        assert_eq!(
+            verify(&as_user, APP, &key(), &evil, NOW),
+            Err(SignatureRefusal::Ambiguous)
+        );
         let mut forged = fields(name, 315_360_000);
         forged["TLS.userbuf"] = json!(format!("x\nTLS.sdkappid:{APP}\nTLS.time:{time}\nTLS.expire:180"));
         assert_eq!(
             verified_at(&pack(forged.to_string().as_bytes()), NOW),
-            Err(Refused::Ambiguous)
+            Err(SignatureRefusal::Ambiguous)
         );
         for control in ["\n", "\r", "\0", "\t", "\u{7f}", "\u{85}", "\u{2028}"] {
             let name = format!("a{control}b");
             let usersig = pack(fields(&name, 180).to_string().as_bytes());
             assert_eq!(
                 verify(&usersig, APP, &key(), &name, NOW),
-                Err(Refused::Ambiguous),
+                Err(SignatureRefusal::Ambiguous),
                 "{name:?}"
             );
         }
@@ -243,27 +259,31 @@ mod tests {
             json!("\n"),
         ] {
             let usersig = sign(key().reveal(), |fields| fields["TLS.userbuf"] = userbuf.clone());
-            assert_eq!(verified_at(&usersig, NOW), Err(Refused::Ambiguous), "{userbuf}");
+            assert_eq!(
+                verified_at(&usersig, NOW),
+                Err(SignatureRefusal::Ambiguous),
+                "{userbuf}"
+            );
         }
         for name in ["TLS.time", "TLS.expire", "TLS.sdkappid"] {
             let usersig = sign(key().reveal(), |fields| fields[name] = json!(1.5));
-            assert_eq!(verified_at(&usersig, NOW), Err(Refused::Fraction(name)));
+            assert_eq!(verified_at(&usersig, NOW), Err(SignatureRefusal::Fraction(name)));
         }
     }
 
     #[test]
     fn what_is_no_signature_is_refused_and_a_bomb_is_not_inflated() {
-        assert_eq!(verified_at("", NOW), Err(Refused::Empty));
+        assert_eq!(verified_at("", NOW), Err(SignatureRefusal::Empty));
         let whole = sign(key().reveal(), |_| {});
         for cut in 1..whole.len() {
             let refused = verified_at(&whole[..cut], NOW);
-            assert_eq!(refused, Err(Refused::Unreadable), "{}", &whole[..cut]);
+            assert_eq!(refused, Err(SignatureRefusal::Unreadable), "{}", &whole[..cut]);
         }
         for text in ["x", "%", "eJw", "äöü", &pack(b"[]"), &pack(b"{}"), &pack(b"\xff")] {
-            assert_eq!(verified_at(text, NOW), Err(Refused::Unreadable), "{text}");
+            assert_eq!(verified_at(text, NOW), Err(SignatureRefusal::Unreadable), "{text}");
         }
         let bomb = pack(&vec![b' '; 64 << 20]);
         assert!(bomb.len() < 128 << 10);
-        assert_eq!(verified_at(&bomb, NOW), Err(Refused::Unreadable));
+        assert_eq!(verified_at(&bomb, NOW), Err(SignatureRefusal::Unreadable));
     }
 }

@@ -10,9 +10,9 @@ use crate::cause::reason;
 use crate::clock::Clock;
 use crate::config::SecretUrl;
 use crate::gateway::uplink::http::HttpUplink;
-use crate::gateway::uplink::{Told, Unavailable, Uplink as _};
+use crate::gateway::uplink::{Unavailable, Uplink as _, UserUpdate};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use person::{Person, Weather};
+use person::{LoadConditions, Person};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -263,8 +263,8 @@ fn raise_descriptors(people: usize) {
 /// Gives everybody their changes, with when they came.
 async fn hand_out(
     clock: Arc<dyn Clock>,
-    mut changes: mpsc::Receiver<Told>,
-    people: HashMap<String, mpsc::UnboundedSender<(Told, Duration)>>,
+    mut changes: mpsc::Receiver<UserUpdate>,
+    people: HashMap<String, mpsc::UnboundedSender<(UserUpdate, Duration)>>,
 ) {
     while let Some(told) = changes.recv().await {
         let at = clock.monotonic();
@@ -287,7 +287,7 @@ pub async fn run(settings: Settings, clock: Arc<dyn Clock>) -> Result<Report, Er
     let uplink = uplink.await.map_err(unavailable)?;
     let changes = uplink.changes().await.map_err(unavailable)?;
     let tally = Arc::new(Tally::default());
-    let (tell, weather) = watch::channel(Weather::Calm);
+    let (tell, weather) = watch::channel(LoadConditions::Calm);
     let mut people = HashMap::new();
     let mut living = JoinSet::new();
     for number in 0..settings.people {
@@ -313,10 +313,10 @@ pub async fn run(settings: Settings, clock: Arc<dyn Clock>) -> Result<Report, Er
         if settings.storm_seconds > 0 && passed >= next_storm {
             next_storm += Duration::from_secs(settings.storm_seconds);
             storms += 1;
-            tell.send_replace(Weather::Storm(storms));
+            tell.send_replace(LoadConditions::Storm(storms));
         }
     }
-    tell.send_replace(Weather::Over);
+    tell.send_replace(LoadConditions::Over);
     let ended = async { while living.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST, ended).await.is_err() {
         tally.missed(|| "some people are still waiting for something".to_owned());

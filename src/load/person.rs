@@ -6,7 +6,7 @@
 
 use super::tally::Tally;
 use super::{Chance, Plan};
-use crate::gateway::uplink::Told;
+use crate::gateway::uplink::UserUpdate;
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ struct Expected {
 
 /// How a device stands with the engine, as far as its person knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Standing {
+enum DeviceStatus {
     Out,
     On,
     /// The link is lost.
@@ -53,7 +53,7 @@ enum Standing {
 struct Device {
     platform: &'static str,
     id: String,
-    standing: Standing,
+    standing: DeviceStatus,
     socket: Option<Socket>,
     heartbeat: Duration,
     beat_at: Duration,
@@ -84,7 +84,7 @@ pub struct Person {
 
 /// What happens in the world, for everybody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Weather {
+pub enum LoadConditions {
     Calm,
     /// The network fails for many at once; the number tells one storm from the next.
     Storm(u32),
@@ -97,7 +97,7 @@ impl Person {
         let device = |platform: &'static str| Device {
             platform,
             id: format!("{platform}-{number}"),
-            standing: Standing::Out,
+            standing: DeviceStatus::Out,
             socket: None,
             heartbeat: Duration::MAX,
             beat_at: Duration::MAX,
@@ -122,8 +122,8 @@ impl Person {
     pub async fn live(
         mut self,
         begins_after: Duration,
-        mut changes: mpsc::UnboundedReceiver<(Told, Duration)>,
-        mut weather: watch::Receiver<Weather>,
+        mut changes: mpsc::UnboundedReceiver<(UserUpdate, Duration)>,
+        mut weather: watch::Receiver<LoadConditions>,
     ) {
         tokio::time::sleep(begins_after).await;
         self.log_in_by_phone().await;
@@ -147,13 +147,13 @@ impl Person {
                     let now = *weather.borrow_and_update();
                     match now {
                         _ if changed.is_err() => return,
-                        Weather::Calm => {}
-                        Weather::Storm(_) => {
+                        LoadConditions::Calm => {}
+                        LoadConditions::Storm(_) => {
                             if self.is_settled() && self.chance.below(100) < self.plan.storm_percent {
                                 act_at = self.storm(act_at);
                             }
                         }
-                        Weather::Over => {
+                        LoadConditions::Over => {
                             is_over = true;
                             act_at = self.plan.clock.monotonic();
                         }
@@ -234,9 +234,9 @@ impl Person {
 
     /// The user's status, as it should be.
     fn status(&self) -> &'static str {
-        if self.phone.standing == Standing::On || self.page.standing == Standing::On {
+        if self.phone.standing == DeviceStatus::On || self.page.standing == DeviceStatus::On {
             "online"
-        } else if self.phone.standing == Standing::Away && self.plan.phone_has_push {
+        } else if self.phone.standing == DeviceStatus::Away && self.plan.phone_has_push {
             "push_online"
         } else {
             "offline"
@@ -253,7 +253,7 @@ impl Person {
         });
     }
 
-    fn judge(&mut self, told: &Told, at: Duration) {
+    fn judge(&mut self, told: &UserUpdate, at: Duration) {
         let follows = told.version == self.version + 1;
         if !follows {
             let version = self.version;
@@ -347,23 +347,23 @@ impl Person {
     async fn act(&mut self) {
         let dice = self.chance.below(100);
         match (self.phone.standing, self.page.standing) {
-            (Standing::On, _) => match dice {
+            (DeviceStatus::On, _) => match dice {
                 ..25 => self.kill(true),
                 25..50 => self.tunnel().await,
                 50..65 => self.say_something().await,
                 65..75 => self.log_out().await,
                 _ => self.turn_page().await,
             },
-            (Standing::Away, _) => self.resume_by_phone().await,
-            (Standing::Displaced, _) if dice < 30 => self.resume_though_displaced().await,
-            (Standing::Displaced, Standing::On) if dice < 70 => self.turn_page().await,
-            (Standing::Out | Standing::Displaced, _) => self.log_in_by_phone().await,
+            (DeviceStatus::Away, _) => self.resume_by_phone().await,
+            (DeviceStatus::Displaced, _) if dice < 30 => self.resume_though_displaced().await,
+            (DeviceStatus::Displaced, DeviceStatus::On) if dice < 70 => self.turn_page().await,
+            (DeviceStatus::Out | DeviceStatus::Displaced, _) => self.log_in_by_phone().await,
         }
     }
 
     /// The network fails and is back after a moment; when this person acts next.
     fn storm(&mut self, act_at: Duration) -> Duration {
-        if self.phone.standing != Standing::On {
+        if self.phone.standing != DeviceStatus::On {
             return act_at;
         }
         self.kill(true);
@@ -383,7 +383,7 @@ impl Person {
 
     /// The page is opened, or closed if it is open.
     async fn turn_page(&mut self) {
-        if self.page.standing == Standing::On {
+        if self.page.standing == DeviceStatus::On {
             self.kill(false);
             return;
         }
@@ -403,8 +403,8 @@ impl Person {
             return;
         }
         let device = if phone { &mut self.phone } else { &mut self.page };
-        if matches!(device.standing, Standing::On | Standing::Away) {
-            device.standing = Standing::Displaced;
+        if matches!(device.standing, DeviceStatus::On | DeviceStatus::Away) {
+            device.standing = DeviceStatus::Displaced;
         }
         device.beat_at = Duration::MAX;
         if let Some(socket) = device.socket.take() {
@@ -421,7 +421,7 @@ impl Person {
         self.tally.action(if phone { "kill" } else { "page_closed" });
         let since = self.plan.clock.monotonic();
         let device = if phone { &mut self.phone } else { &mut self.page };
-        device.standing = Standing::Away;
+        device.standing = DeviceStatus::Away;
         device.beat_at = Duration::MAX;
         if device.socket.take().is_some() {
             self.tally.open.fetch_sub(1, Ordering::Relaxed);
@@ -430,13 +430,13 @@ impl Person {
     }
 
     fn is_on(&self) -> bool {
-        self.phone.standing == Standing::On || self.page.standing == Standing::On
+        self.phone.standing == DeviceStatus::On || self.page.standing == DeviceStatus::On
     }
 
     fn close_one(&mut self) {
-        if self.phone.standing == Standing::On {
+        if self.phone.standing == DeviceStatus::On {
             self.kill(true);
-        } else if self.page.standing == Standing::On {
+        } else if self.page.standing == DeviceStatus::On {
             self.kill(false);
         }
     }
@@ -504,7 +504,7 @@ impl Person {
             });
         }
         self.phone.beat_at = Duration::MAX;
-        self.phone.standing = Standing::Out;
+        self.phone.standing = DeviceStatus::Out;
         self.expect("logout", "logout", since);
     }
 
@@ -525,7 +525,7 @@ impl Person {
         // The first one comes anywhere in the interval: people do not begin together.
         let first = self.chance.between(0, heartbeat.as_millis() as u64);
         let device = if phone { &mut self.phone } else { &mut self.page };
-        device.standing = Standing::On;
+        device.standing = DeviceStatus::On;
         device.socket = Some(socket);
         device.heartbeat = heartbeat;
         device.beat_at = now + Duration::from_millis(first);

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 /// A log of partitions in memory. See the module.
 pub struct MemoryLog {
     clock: Arc<dyn Clock>,
-    world: Mutex<World>,
+    world: Mutex<MemoryState>,
     // Beside the world, not in it: a listener may call the log.
     listeners: RwLock<Vec<Arc<Listener>>>,
 }
@@ -28,15 +28,15 @@ pub enum CommitFault {
     Applied,
 }
 
-struct World {
-    partitions: Vec<Shelf>,
+struct MemoryState {
+    partitions: Vec<MemoryPartition>,
     failing_appends: VecDeque<Error>,
     failing_reads: VecDeque<Error>,
     failing_commits: VecDeque<(CommitFault, Error)>,
 }
 
 #[derive(Default)]
-struct Shelf {
+struct MemoryPartition {
     topics: [Sequence; Topic::ALL.len()],
     position: Position,
 }
@@ -54,8 +54,8 @@ impl MemoryLog {
     pub fn new(partitions: u32, clock: Arc<dyn Clock>) -> MemoryLog {
         MemoryLog {
             clock,
-            world: Mutex::new(World {
-                partitions: (0..partitions).map(|_| Shelf::default()).collect(),
+            world: Mutex::new(MemoryState {
+                partitions: (0..partitions).map(|_| MemoryPartition::default()).collect(),
                 failing_appends: VecDeque::new(),
                 failing_reads: VecDeque::new(),
                 failing_commits: VecDeque::new(),
@@ -129,7 +129,7 @@ impl MemoryLog {
         Ok(())
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
+    fn world(&self) -> MutexGuard<'_, MemoryState> {
         // Nothing here is left half done by a panic of a caller.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -279,8 +279,8 @@ impl Log for MemoryLog {
     }
 }
 
-impl World {
-    fn shelf(&mut self, partition: Partition, or: fn(Arc<str>) -> Error) -> Result<&mut Shelf, Error> {
+impl MemoryState {
+    fn shelf(&mut self, partition: Partition, or: fn(Arc<str>) -> Error) -> Result<&mut MemoryPartition, Error> {
         let count = self.partitions.len();
         self.partitions
             .get_mut(partition.0 as usize)

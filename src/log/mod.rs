@@ -287,7 +287,7 @@ pub trait Log: Send + Sync {
 /// How partitions are shared out among the nodes that work on one log.
 pub trait Group: Send {
     /// What is new, without waiting. An error concerns the group as a whole and is tried again.
-    fn poll(&mut self) -> Result<Option<News>, Error>;
+    fn poll(&mut self) -> Result<Option<GroupEvent>, Error>;
 
     /// How often it wants to be polled, in milliseconds; none: once is enough.
     fn poll_every_ms(&self) -> Option<u64>;
@@ -301,7 +301,7 @@ pub trait Group: Send {
 
 /// What a group has to say.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum News {
+pub enum GroupEvent {
     /// These are ours.
     Assigned(Vec<Partition>),
     /// These are wanted back; others wait until they were let go of.
@@ -312,24 +312,24 @@ pub enum News {
 
 /// A group of one, which has everything.
 #[derive(Debug)]
-pub struct Alone {
+pub struct SingleNode {
     partitions: u32,
     told: bool,
 }
 
-impl Alone {
-    pub fn new(partitions: u32) -> Alone {
-        Alone {
+impl SingleNode {
+    pub fn new(partitions: u32) -> SingleNode {
+        SingleNode {
             partitions,
             told: false,
         }
     }
 }
 
-impl Group for Alone {
-    fn poll(&mut self) -> Result<Option<News>, Error> {
+impl Group for SingleNode {
+    fn poll(&mut self) -> Result<Option<GroupEvent>, Error> {
         let first = !std::mem::replace(&mut self.told, true);
-        Ok(first.then(|| News::Assigned((0..self.partitions).map(Partition).collect())))
+        Ok(first.then(|| GroupEvent::Assigned((0..self.partitions).map(Partition).collect())))
     }
 
     fn poll_every_ms(&self) -> Option<u64> {

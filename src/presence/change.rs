@@ -256,7 +256,7 @@ pub enum Part {
     /// The whole event.
     Whole,
     /// The beat with this index in a `heartbeats` record.
-    Beat(usize),
+    Heartbeat(usize),
     /// The connection with this number in an `alive` record.
     Conn(Conn),
 }

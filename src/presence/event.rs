@@ -28,7 +28,7 @@ pub mod bounds {
 
 /// Whom an event is about: one installation or browser tab of a user.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Who<'a> {
+pub struct DeviceRef<'a> {
     pub user: Cow<'a, str>,
     pub platform: Cow<'a, str>,
     pub device: Cow<'a, str>,
@@ -36,7 +36,7 @@ pub struct Who<'a> {
 
 /// One connection, as an event names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Via<'a> {
+pub struct ConnRef<'a> {
     pub gateway: Cow<'a, str>,
     pub epoch: Epoch,
     pub conn: Conn,
@@ -44,8 +44,8 @@ pub struct Via<'a> {
 
 /// One entry of a `heartbeats` record; gateway and epoch are the record's.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Beat<'a> {
-    pub who: Who<'a>,
+pub struct HeartbeatEntry<'a> {
+    pub who: DeviceRef<'a>,
     pub conn: Conn,
 }
 
@@ -79,8 +79,8 @@ pub enum Target<'a> {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event<'a> {
     Connect {
-        who: Who<'a>,
-        via: Via<'a>,
+        who: DeviceRef<'a>,
+        via: ConnRef<'a>,
         intent: Intent,
         /// What is known of the link (address, app and system version), free text.
         client: Option<Cow<'a, str>>,
@@ -88,13 +88,13 @@ pub enum Event<'a> {
         auth_at: Option<u64>,
     },
     Heartbeat {
-        who: Who<'a>,
-        via: Via<'a>,
+        who: DeviceRef<'a>,
+        via: ConnRef<'a>,
     },
     Heartbeats {
         gateway: Cow<'a, str>,
         epoch: Epoch,
-        beats: Vec<Beat<'a>>,
+        beats: Vec<HeartbeatEntry<'a>>,
     },
     /// Heartbeats by the numbers of their connections alone.
     Alive {
@@ -104,21 +104,21 @@ pub enum Event<'a> {
         conns: Vec<Conn>,
     },
     Background {
-        who: Who<'a>,
-        via: Via<'a>,
+        who: DeviceRef<'a>,
+        via: ConnRef<'a>,
     },
     Foreground {
-        who: Who<'a>,
-        via: Via<'a>,
+        who: DeviceRef<'a>,
+        via: ConnRef<'a>,
     },
     Disconnect {
-        who: Who<'a>,
-        via: Via<'a>,
+        who: DeviceRef<'a>,
+        via: ConnRef<'a>,
         reason: Ending,
     },
     Logout {
-        who: Who<'a>,
-        via: Via<'a>,
+        who: DeviceRef<'a>,
+        via: ConnRef<'a>,
     },
     Kick {
         user: Cow<'a, str>,

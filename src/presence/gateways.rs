@@ -19,9 +19,9 @@ impl State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct GatewayId(pub u32);
 
-pub(super) struct Gateway {
+pub(super) struct GatewayEntry {
     pub name: Box<str>,
-    pub known: Option<Known>,
+    pub known: Option<KnownGateway>,
     /// How many devices name it, online or not.
     devices: u32,
     /// Whose link is open, by epoch.
@@ -31,7 +31,7 @@ pub(super) struct Gateway {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
+pub(super) struct KnownGateway {
     pub epoch: Epoch,
     pub ended: bool,
     pub lease_until: Option<LogTime>,
@@ -49,7 +49,7 @@ pub(super) fn deferred(deadline: LogTime, grace_until: Option<LogTime>) -> LogTi
     }
 }
 
-impl Named for Gateway {
+impl Named for GatewayEntry {
     fn name(&self) -> &str {
         &self.name
     }
@@ -60,7 +60,7 @@ impl Named for Gateway {
 /// Names, epochs and connections come from strangers, so whatever a lease does costs in proportion to the devices that
 /// it concerns, however many gateways and users there are beside.
 pub(super) struct Gateways {
-    pub table: Table<Gateway>,
+    pub table: Table<GatewayEntry>,
     /// Active leases by their `until`, as it was set.
     leases: BTreeSet<(LogTime, u32)>,
     /// When those without an active lease are forgotten.
@@ -86,7 +86,7 @@ impl Gateways {
         self.table.get(id.0).map_or("", |gateway| &gateway.name)
     }
 
-    pub fn known(&self, id: GatewayId) -> Option<&Known> {
+    pub fn known(&self, id: GatewayId) -> Option<&KnownGateway> {
         self.table.get(id.0)?.known.as_ref()
     }
 
@@ -106,7 +106,7 @@ impl Gateways {
 
     fn intern(&mut self, name: &str) -> GatewayId {
         self.find(name).unwrap_or_else(|| {
-            GatewayId(self.table.insert(Gateway {
+            GatewayId(self.table.insert(GatewayEntry {
                 name: name.into(),
                 known: None,
                 devices: 0,
@@ -198,7 +198,7 @@ impl Gateways {
     }
 
     /// Notes what a lease says of its gateway.
-    pub fn learn(&mut self, name: &str, known: Known) -> GatewayId {
+    pub fn learn(&mut self, name: &str, known: KnownGateway) -> GatewayId {
         let id = self.intern(name);
         let Some(gateway) = self.table.get_mut(id.0) else {
             return id;

@@ -3,7 +3,7 @@
 use super::deadlines::NEVER;
 use super::ends::EarlyEndImage;
 use super::event::Ending;
-use super::gateways::Known;
+use super::gateways::KnownGateway;
 use super::policy::Policy;
 use super::state::{Device, DeviceState, Dirt, Link, Marks, Session, Slot, State, User};
 use super::table::HashSeed;
@@ -152,7 +152,7 @@ impl State {
         state.seq = image.seq;
         state.policy_since = image.policy_since;
         for gateway in &image.gateways {
-            let known = Known {
+            let known = KnownGateway {
                 epoch: gateway.epoch,
                 ended: gateway.ended,
                 lease_until: gateway.lease_until,

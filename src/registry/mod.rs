@@ -70,7 +70,7 @@ pub enum Error {
 
 /// What became of asking for an id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub enum Lookup {
     /// Decode again.
     Known,
     /// There is no such schema, or none that can be used: the record is malformed.
@@ -84,12 +84,12 @@ pub struct Registry {
     /// Without credentials.
     shown: String,
     runtime: Handle,
-    known: RwLock<HashMap<Name, Result<WriterSchema, Malformed>>>,
+    known: RwLock<HashMap<SchemaName, Result<WriterSchema, Malformed>>>,
 }
 
 /// What a record calls a schema by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Name {
+enum SchemaName {
     Id(u32),
     Guid(Guid),
 }
@@ -140,26 +140,26 @@ impl Registry {
     }
 
     /// Asks for an id, unless it is known already.
-    pub fn ask(&self, id: u32) -> Result<Answer, Error> {
-        self.ask_for(Name::Id(id))
+    pub fn ask(&self, id: u32) -> Result<Lookup, Error> {
+        self.ask_for(SchemaName::Id(id))
     }
 
     /// Asks for a GUID, unless it is known already.
-    pub fn ask_guid(&self, guid: Guid) -> Result<Answer, Error> {
-        self.ask_for(Name::Guid(guid))
+    pub fn ask_guid(&self, guid: Guid) -> Result<Lookup, Error> {
+        self.ask_for(SchemaName::Guid(guid))
     }
 
-    fn ask_for(&self, name: Name) -> Result<Answer, Error> {
+    fn ask_for(&self, name: SchemaName) -> Result<Lookup, Error> {
         let answer = |known: &Result<WriterSchema, Malformed>| match known {
-            Ok(_) => Answer::Known,
-            Err(_) => Answer::Absent,
+            Ok(_) => Lookup::Known,
+            Err(_) => Lookup::Absent,
         };
         if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&name) {
             return Ok(answer(known));
         }
         let called = match name {
-            Name::Id(id) => self.call(Method::GET, &["schemas", "ids", &id.to_string()], None),
-            Name::Guid(guid) => self.call(Method::GET, &["schemas", "guids", &guid.to_string()], None),
+            SchemaName::Id(id) => self.call(Method::GET, &["schemas", "ids", &id.to_string()], None),
+            SchemaName::Guid(guid) => self.call(Method::GET, &["schemas", "guids", &guid.to_string()], None),
         };
         let found = match called {
             Ok(found) => self.usable(&found)?.map_err(|why| {
@@ -287,7 +287,7 @@ impl Registry {
         let mut ids = [0; Schema::ALL.len()];
         for schema in Schema::ALL {
             let id = id(schema)?;
-            self.learn(Name::Id(id), Ok(WriterSchema::own(schema)));
+            self.learn(SchemaName::Id(id), Ok(WriterSchema::own(schema)));
             ids[schema as usize] = id;
         }
         Ok(Framing::Ids(ids))
@@ -316,7 +316,7 @@ impl Registry {
         }
     }
 
-    fn learn(&self, name: Name, schema: Result<WriterSchema, Malformed>) {
+    fn learn(&self, name: SchemaName, schema: Result<WriterSchema, Malformed>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if schema.is_err() && known.values().filter(|schema| schema.is_err()).count() >= ABSENT_MAX {
             known.retain(|_, schema| schema.is_ok());
@@ -324,7 +324,7 @@ impl Registry {
         known.insert(name, schema);
     }
 
-    fn known(&self, name: Name) -> Result<WriterSchema, Malformed> {
+    fn known(&self, name: SchemaName) -> Result<WriterSchema, Malformed> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(&name).cloned().unwrap_or_else(|| Err(name.unknown()))
     }
@@ -405,28 +405,28 @@ impl Registry {
 
 impl WriterSchemas for Registry {
     fn by_id(&self, id: u32) -> Result<WriterSchema, Malformed> {
-        self.known(Name::Id(id))
+        self.known(SchemaName::Id(id))
     }
 
     fn by_guid(&self, guid: Guid) -> Result<WriterSchema, Malformed> {
-        self.known(Name::Guid(guid))
+        self.known(SchemaName::Guid(guid))
     }
 }
 
-impl Name {
+impl SchemaName {
     fn unknown(self) -> Malformed {
         match self {
-            Name::Id(id) => Malformed::UnknownSchemaId(id),
-            Name::Guid(guid) => Malformed::UnknownSchemaGuid(guid),
+            SchemaName::Id(id) => Malformed::UnknownSchemaId(id),
+            SchemaName::Guid(guid) => Malformed::UnknownSchemaGuid(guid),
         }
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for SchemaName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Name::Id(id) => write!(f, "id {id}"),
-            Name::Guid(guid) => write!(f, "GUID {guid}"),
+            SchemaName::Id(id) => write!(f, "id {id}"),
+            SchemaName::Guid(guid) => write!(f, "GUID {guid}"),
         }
     }
 }

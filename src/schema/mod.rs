@@ -9,11 +9,11 @@
 //! where a user belongs.
 
 pub mod avro;
-mod flat;
 pub mod json;
 pub mod nearest;
 pub mod partitioner;
 pub mod policy;
+mod wire_event;
 
 use crate::presence::change::OutputId;
 use std::fmt;
@@ -24,7 +24,7 @@ use thiserror::Error;
 pub enum Malformed {
     /// The bytes or the values in them break a rule.
     #[error("{0}")]
-    Invalid(Sentence),
+    Invalid(Explanation),
     /// Avro single-object encoding of a schema that this version does not know: probably written by a newer one.
     #[error("no schema with the fingerprint {0:016x} is known")]
     UnknownFingerprint(u64),
@@ -37,18 +37,18 @@ pub enum Malformed {
     UnknownSchemaGuid(avro::Guid),
     /// Its schema is named, and cannot be used or asked for; says why.
     #[error("{0}")]
-    UnusableSchema(Sentence),
+    UnusableSchema(Explanation),
 }
 
 impl Malformed {
     /// A record that breaks a rule; `what` names the field and its bound.
     pub fn invalid(what: impl Into<String>) -> Malformed {
-        Malformed::Invalid(Sentence::new(what.into()))
+        Malformed::Invalid(Explanation::new(what.into()))
     }
 
     /// A record whose schema is of no use; `why` names the schema.
     pub fn unusable_schema(why: impl Into<String>) -> Malformed {
-        Malformed::UnusableSchema(Sentence::new(why.into()))
+        Malformed::UnusableSchema(Explanation::new(why.into()))
     }
 }
 
@@ -83,27 +83,27 @@ fn write_output_id(id: OutputId, out: &mut Vec<u8>) {
     write_decimal(out, id.index);
 }
 
-/// What is wrong, for a person to read: at most [`Sentence::BYTES_MAX`] bytes.
+/// What is wrong, for a person to read: at most [`Explanation::BYTES_MAX`] bytes.
 ///
 /// Bounded because it may quote its input and is written beside it: a record that just fits in the log must still fit
 /// in the quarantine topic together with the sentence about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Sentence(Box<str>);
+pub struct Explanation(Box<str>);
 
-impl Sentence {
+impl Explanation {
     pub const BYTES_MAX: usize = 512;
 
-    fn new(mut text: String) -> Sentence {
+    fn new(mut text: String) -> Explanation {
         const CUT: &str = "…";
         if text.len() > Self::BYTES_MAX {
             text.truncate(text.floor_char_boundary(Self::BYTES_MAX - CUT.len()));
             text.push_str(CUT);
         }
-        Sentence(text.into_boxed_str())
+        Explanation(text.into_boxed_str())
     }
 }
 
-impl fmt::Display for Sentence {
+impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_sentence_about_a_huge_input_is_cut_between_characters() {
         let sentence = Malformed::invalid("é".repeat(1_000)).to_string();
-        assert!(sentence.len() <= Sentence::BYTES_MAX);
+        assert!(sentence.len() <= Explanation::BYTES_MAX);
         assert!(sentence.ends_with("é…"));
         assert_eq!(Malformed::invalid("short").to_string(), "short");
     }

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::presence::Conn;
     use crate::presence::Epoch;
-    use crate::presence::event::{Beat, Target, Who};
+    use crate::presence::event::{DeviceRef, HeartbeatEntry, Target};
 
     /// Kafka's UtilsTest.testMurmur2.
     const OF_THE_JAVA_CLIENT: [(&str, i32); 6] = [
@@ -135,8 +135,8 @@ mod tests {
             "{error}"
         );
 
-        let beat = |user: &'static str| Beat {
-            who: Who {
+        let beat = |user: &'static str| HeartbeatEntry {
+            who: DeviceRef {
                 user: user.into(),
                 platform: "web".into(),
                 device: "d".into(),

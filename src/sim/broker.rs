@@ -9,7 +9,7 @@
 use super::fault::{Counts, Fault};
 use super::history::Random;
 use super::input::Input;
-use super::shelf::{Flight, Shelf};
+use super::shelf::{CommitInFlight, SimulatedLog};
 use crate::clock::ManualClock;
 use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Which faults may happen, and how often things go wrong.
 #[derive(Clone, Debug, Default)]
-pub struct Weather {
+pub struct FaultRates {
     pub without: Vec<Fault>,
     /// Of a thousand calls.
     pub fails: u64,
@@ -32,7 +32,7 @@ pub struct Weather {
     pub counts: Counts,
 }
 
-impl Weather {
+impl FaultRates {
     pub fn may(&self, fault: Fault) -> bool {
         !self.calm && !self.without.contains(&fault)
     }
@@ -71,8 +71,8 @@ pub struct Broker {
 
 pub struct World {
     pub random: Random,
-    pub weather: Weather,
-    pub shelves: Vec<Shelf>,
+    pub weather: FaultRates,
+    pub shelves: Vec<SimulatedLog>,
     /// The first thing that was wrong.
     pub wrong: Option<String>,
     /// How many records were handed out.
@@ -82,7 +82,7 @@ pub struct World {
 }
 
 /// Whether a process lives. Its calls of log and store count down to its death.
-pub struct Life {
+pub struct ProcessLife {
     dead: AtomicBool,
     calls_left: AtomicU64,
     /// What is called last has its effect.
@@ -100,9 +100,9 @@ pub enum Call {
     Dead,
 }
 
-impl Life {
-    pub fn new() -> Arc<Life> {
-        Arc::new(Life {
+impl ProcessLife {
+    pub fn new() -> Arc<ProcessLife> {
+        Arc::new(ProcessLife {
             dead: AtomicBool::new(false),
             calls_left: AtomicU64::new(u64::MAX),
             last_works: AtomicBool::new(false),
@@ -140,13 +140,13 @@ impl Life {
 }
 
 impl Broker {
-    pub fn new(inputs: Vec<Input>, random: Random, weather: Weather, clock: Arc<ManualClock>) -> Broker {
+    pub fn new(inputs: Vec<Input>, random: Random, weather: FaultRates, clock: Arc<ManualClock>) -> Broker {
         Broker {
             partitions: u32::try_from(inputs.len()).unwrap_or(u32::MAX),
             world: Mutex::new(World {
                 random,
                 weather,
-                shelves: inputs.into_iter().map(Shelf::new).collect(),
+                shelves: inputs.into_iter().map(SimulatedLog::new).collect(),
                 wrong: None,
                 read: 0,
                 outage: 0,
@@ -216,7 +216,7 @@ pub struct Handle {
     broker: Arc<Broker>,
     partition: Partition,
     token: AtomicU64,
-    life: Arc<Life>,
+    life: Arc<ProcessLife>,
     /// After so many calls; never for the greatest number.
     pause_in: AtomicU64,
     meanwhile: Mutex<Option<Meanwhile>>,
@@ -227,7 +227,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub fn new(broker: Arc<Broker>, partition: Partition, token: u64, life: Arc<Life>) -> Handle {
+    pub fn new(broker: Arc<Broker>, partition: Partition, token: u64, life: Arc<ProcessLife>) -> Handle {
         Handle {
             broker,
             partition,
@@ -407,7 +407,7 @@ impl Log for Handle {
         if unanswered || weather.strikes(Fault::CommitLost, rate, random) {
             return failed;
         }
-        let flight: Flight = shelf.write(token, commit, usize::MAX);
+        let flight: CommitInFlight = shelf.write(token, commit, usize::MAX);
         if weather.strikes(Fault::CommitLate, rate, random) {
             shelf.flight.push(flight);
             return failed;

@@ -1,18 +1,18 @@
 //! Who owns the partitions of a simulated world: machines with stores, processes that open a walk, stand still, die and
 //! are deposed without knowing. Who is given what is the group's to say (`group`).
 
-use super::broker::{Broker, Handle, Life};
-use super::disk::{Drive, Platter, Rows};
+use super::broker::{Broker, Handle, ProcessLife};
+use super::disk::{DiskImage, ProcessDisk, Rows};
 use super::fault::Fault;
-use super::group::{Group, Part};
+use super::group::{Group, Membership};
 use crate::clock::ManualClock;
 use crate::engine::ownership::{Command, Fact};
-use crate::engine::partition::Walk;
+use crate::engine::partition::PartitionProcessor;
 use crate::engine::{Error, Tuning};
 use crate::log::{self, Limit};
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
-use crate::store::{Home, keys};
+use crate::store::{StoreLocation, keys};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +23,7 @@ const COPIES_MAX: usize = 6;
 
 /// Where one machine keeps one partition's store.
 pub enum Disk {
-    Simulated(Platter),
+    Simulated(DiskImage),
     /// With RocksDB.
     Directory(PathBuf),
 }
@@ -39,16 +39,16 @@ pub struct Machine {
 
 /// One process's ownership of a partition.
 pub struct Owner {
-    pub walk: Walk,
-    pub life: Arc<Life>,
+    pub processor: PartitionProcessor,
+    pub life: Arc<ProcessLife>,
     pub handle: Arc<Handle>,
     pub machine: usize,
 }
 
 /// A partition's machines, and what they and the group know of one another.
-pub struct Seat {
+pub struct PartitionNodes {
     machines: Vec<Machine>,
-    parts: Vec<Part>,
+    parts: Vec<Membership>,
     group: Group,
     /// A store that reaches back to where the log starts.
     backup: Rows,
@@ -59,12 +59,12 @@ pub struct Seat {
     pub lives: usize,
 }
 
-impl Seat {
-    pub fn group(&mut self) -> (&mut Group, &mut [Part]) {
+impl PartitionNodes {
+    pub fn group(&mut self) -> (&mut Group, &mut [Membership]) {
         (&mut self.group, &mut self.parts)
     }
 
-    pub fn part(&mut self, machine: usize) -> &mut Part {
+    pub fn part(&mut self, machine: usize) -> &mut Membership {
         &mut self.parts[machine]
     }
 
@@ -77,9 +77,9 @@ impl Seat {
 
     /// The owner that nobody has deposed, if it is the only one left and at work.
     pub fn live(&self) -> Option<usize> {
-        let live = self.parts.iter().position(Part::is_live)?;
+        let live = self.parts.iter().position(Membership::is_live)?;
         let others = self.parts.iter().enumerate().filter(|(machine, _)| *machine != live);
-        let alone = others.map(|(_, part)| part).all(Part::is_absent);
+        let alone = others.map(|(_, part)| part).all(Membership::is_absent);
         (alone && self.machines[live].owner.is_some()).then_some(live)
     }
 
@@ -99,7 +99,7 @@ pub struct Cast {
     pub clock: Arc<ManualClock>,
     pub tuning: Tuning,
     policies: Vec<Policy>,
-    seats: Vec<Mutex<Seat>>,
+    partitions: Vec<Mutex<PartitionNodes>>,
 }
 
 impl Cast {
@@ -111,19 +111,19 @@ impl Cast {
         policies: Vec<Policy>,
         directory: Option<&PathBuf>,
     ) -> Cast {
-        let seat = |partition: usize| {
+        let nodes = |partition: usize| {
             let machine = |number: usize| Machine {
                 disk: match directory {
                     Some(directory) => Disk::Directory(directory.join(format!("{partition}-{number}"))),
-                    None => Disk::Simulated(Platter::default()),
+                    None => Disk::Simulated(DiskImage::default()),
                 },
                 owner: None,
                 foreign: false,
                 copies: Vec::new(),
             };
-            Mutex::new(Seat {
+            Mutex::new(PartitionNodes {
                 machines: (0..MACHINES).map(machine).collect(),
-                parts: (0..MACHINES).map(|_| Part::default()).collect(),
+                parts: (0..MACHINES).map(|_| Membership::default()).collect(),
                 group: Group::default(),
                 backup: Rows::new(),
                 needs_backup: false,
@@ -132,7 +132,7 @@ impl Cast {
             })
         };
         Cast {
-            seats: (0..policies.len()).map(seat).collect(),
+            partitions: (0..policies.len()).map(nodes).collect(),
             broker,
             clock,
             tuning,
@@ -140,9 +140,9 @@ impl Cast {
         }
     }
 
-    pub fn seat(&self, partition: Partition) -> MutexGuard<'_, Seat> {
-        let seat = &self.seats[partition.0 as usize];
-        seat.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn nodes(&self, partition: Partition) -> MutexGuard<'_, PartitionNodes> {
+        let nodes = &self.partitions[partition.0 as usize];
+        nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn wrong(&self, what: String) {
@@ -166,13 +166,13 @@ impl Cast {
         let home = self.found(partition, machine);
         // Taken before the position is read, so that nothing comes in between.
         let token = self.broker.take_over(partition);
-        let life = Life::new();
+        let life = ProcessLife::new();
         let handle = Arc::new(Handle::new(self.broker.clone(), partition, token, life.clone()));
         if self.strikes(Fault::Crash, 30) {
             life.dies_after(self.below(8), self.below(2) == 0);
         }
-        let home: Box<dyn Home> = match home {
-            Disk::Simulated(platter) => Box::new(Drive {
+        let home: Box<dyn StoreLocation> = match home {
+            Disk::Simulated(platter) => Box::new(ProcessDisk {
                 platter,
                 life: life.clone(),
                 broker: self.broker.clone(),
@@ -181,11 +181,11 @@ impl Cast {
         };
         let policy = &self.policies[partition.0 as usize];
         let (clock, log) = (self.clock.clone(), handle.clone());
-        match Walk::open_at(partition, log, Some(&*home), policy, clock, self.tuning) {
-            Ok(walk) => {
-                self.seat(partition).machines[machine].foreign = false;
+        match PartitionProcessor::open_at(partition, log, Some(&*home), policy, clock, self.tuning) {
+            Ok(processor) => {
+                self.nodes(partition).machines[machine].foreign = false;
                 Some(Owner {
-                    walk,
+                    processor,
                     life,
                     handle,
                     machine,
@@ -200,13 +200,13 @@ impl Cast {
 
     /// A machine's store as it is found.
     fn found(&self, partition: Partition, machine: usize) -> Disk {
-        let mut seat = self.seat(partition);
-        let Seat {
+        let mut nodes = self.nodes(partition);
+        let PartitionNodes {
             machines,
             backup,
             needs_backup,
             ..
-        } = &mut *seat;
+        } = &mut *nodes;
         let found = &mut machines[machine];
         match &found.disk {
             Disk::Simulated(platter) => {
@@ -222,7 +222,7 @@ impl Cast {
                     platter.lose_a_part();
                 } else if self.strikes(Fault::StoreLost, 40) {
                     platter.put_back(Rows::new());
-                } else if self.seats.len() > 1 && self.strikes(Fault::StoreForeign, 40) {
+                } else if self.partitions.len() > 1 && self.strikes(Fault::StoreForeign, 40) {
                     platter.put_back(self.foreign_rows(partition).unwrap_or_default());
                     found.foreign = true;
                 } else if self.strikes(Fault::StoreDamaged, 20) {
@@ -245,8 +245,8 @@ impl Cast {
 
     /// The rows of another partition's store.
     fn foreign_rows(&self, partition: Partition) -> Option<Rows> {
-        let other = (partition.0 as usize + 1) % self.seats.len();
-        match &self.seats[other].try_lock().ok()?.machines.first()?.disk {
+        let other = (partition.0 as usize + 1) % self.partitions.len();
+        match &self.partitions[other].try_lock().ok()?.machines.first()?.disk {
             Disk::Simulated(platter) => Some(platter.copy()),
             Disk::Directory(_) => None,
         }
@@ -267,13 +267,13 @@ impl Cast {
     }
 
     /// What comes of an error: whether the owner goes on all the same.
-    fn fails(&self, partition: Partition, machine: usize, life: &Life, is_present: bool, error: &Error) -> bool {
-        self.seat(partition).failure = Some(error.to_string());
+    fn fails(&self, partition: Partition, machine: usize, life: &ProcessLife, is_present: bool, error: &Error) -> bool {
+        self.nodes(partition).failure = Some(error.to_string());
         if life.is_dead() {
             let lost = self.strikes(Fault::WriteLost, 500);
-            let mut seat = self.seat(partition);
-            seat.parts[machine].dies();
-            if let Disk::Simulated(platter) = &seat.machines[machine].disk {
+            let mut nodes = self.nodes(partition);
+            nodes.parts[machine].dies();
+            if let Disk::Simulated(platter) = &nodes.machines[machine].disk {
                 platter.crash(lost);
             }
             return false;
@@ -292,7 +292,7 @@ impl Cast {
                 if start == 0 {
                     self.wrong(format!("nothing was cut, but: {error}"));
                 }
-                self.seat(partition).needs_backup = true;
+                self.nodes(partition).needs_backup = true;
                 false
             }
             Error::Store(crate::store::Error::Failed { .. }) => false,
@@ -318,7 +318,7 @@ impl Cast {
             records,
             bytes: usize::MAX,
         };
-        let stepped = owner.walk.step(limit);
+        let stepped = owner.processor.step(limit);
         owner.handle.pauses_no_more();
         let error = match stepped {
             Ok(_) if !owner.life.is_dead() => return Some(owner),
@@ -337,7 +337,7 @@ impl Cast {
 
     /// A machine's worker opens the partition, or folds a batch.
     pub fn work(&self, partition: Partition, machine: usize, records: usize) {
-        let owner = self.seat(partition).take_owner(machine);
+        let owner = self.nodes(partition).take_owner(machine);
         let owner = match owner {
             Some(owner) => self.step(partition, owner, records),
             None => self.open(partition, machine),
@@ -350,9 +350,9 @@ impl Cast {
     /// An owner goes on; it has caught up, perhaps.
     pub fn settle_down(&self, partition: Partition, owner: Owner) {
         let shown = self.broker.world().shelves[partition.0 as usize].shown();
-        let caught_up = owner.walk.applied() == shown && owner.walk.is_caught_up();
+        let caught_up = owner.processor.applied() == shown && owner.processor.is_caught_up();
         let machine = owner.machine;
-        self.seat(partition).put_owner(owner);
+        self.nodes(partition).put_owner(owner);
         if caught_up {
             self.learn(partition, machine, Fact::CaughtUp);
         }
@@ -361,11 +361,11 @@ impl Cast {
     /// The worker does what it was told; whether it was told anything.
     pub fn obey(&self, partition: Partition, machine: usize) -> bool {
         let (told, owner) = {
-            let mut seat = self.seat(partition);
-            let Some(told) = seat.parts[machine].told else {
+            let mut nodes = self.nodes(partition);
+            let Some(told) = nodes.parts[machine].told else {
                 return false;
             };
-            (told, seat.take_owner(machine))
+            (told, nodes.take_owner(machine))
         };
         match owner {
             Some(owner) if told == Command::Release => self.close(partition, owner),
@@ -377,10 +377,13 @@ impl Cast {
     /// The worker ends in good order.
     pub fn close(&self, partition: Partition, owner: Owner) {
         let Owner {
-            walk, life, machine, ..
+            processor,
+            life,
+            machine,
+            ..
         } = owner;
         // What fails now is folded again.
-        let _ = walk.close();
+        let _ = processor.close();
         if life.is_dead() {
             self.fails(partition, machine, &life, false, &Error::Unreadable);
         } else {
@@ -390,8 +393,8 @@ impl Cast {
 
     /// Keeps a copy of the owner's store to be put back later.
     pub fn copy_store(&self, partition: Partition, owner: &mut Owner) {
-        let mut seat = self.seat(partition);
-        let machine = &mut seat.machines[owner.machine];
+        let mut nodes = self.nodes(partition);
+        let machine = &mut nodes.machines[owner.machine];
         match &machine.disk {
             Disk::Simulated(platter) => {
                 machine.copies.push(platter.copy());
@@ -401,21 +404,21 @@ impl Cast {
             }
             Disk::Directory(directory) => {
                 let copy = copy_of(directory);
-                drop(seat);
+                drop(nodes);
                 remove(&copy);
                 // What fails in it is met again by the next step.
-                let _ = owner.walk.checkpoint(&copy);
+                let _ = owner.processor.checkpoint(&copy);
             }
         }
     }
 
     /// Cuts the log up to what the present owner needs no more, after making a backup of its store.
     pub fn retain(&self, partition: Partition, owner: &Owner) {
-        let mut seat = self.seat(partition);
-        let Disk::Simulated(platter) = &seat.machines[owner.machine].disk else {
+        let mut nodes = self.nodes(partition);
+        let Disk::Simulated(platter) = &nodes.machines[owner.machine].disk else {
             return;
         };
-        if seat.needs_backup || owner.life.is_dead() || !owner.handle.is_present() {
+        if nodes.needs_backup || owner.life.is_dead() || !owner.handle.is_present() {
             return;
         }
         let rows = platter.copy();
@@ -434,7 +437,7 @@ impl Cast {
         }
         let start = self.below(floor.min(applied) + 1);
         if self.strikes(Fault::Retention, 1_000) {
-            seat.backup = rows;
+            nodes.backup = rows;
             self.broker.world().shelves[partition.0 as usize].cut(start);
         }
     }

@@ -1,8 +1,8 @@
 //! A simulated disk: what was not flushed may be lost with the process, and a copy of it can be put back hours later.
 
-use super::broker::{Broker, Call, Life};
+use super::broker::{Broker, Call, ProcessLife};
 use super::fault::Fault;
-use crate::store::{Disk, DiskError, Error, Home, Look, Store};
+use crate::store::{Disk, DiskError, Error, Store, StoreLocation, Visitor};
 use rocksdb::{WriteBatch, WriteBatchIterator};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -15,10 +15,10 @@ pub type Rows = BTreeMap<Bytes, Bytes>;
 
 /// What one store is on.
 #[derive(Clone, Default)]
-pub struct Platter(Arc<Mutex<Grooves>>);
+pub struct DiskImage(Arc<Mutex<DiskRows>>);
 
 #[derive(Default)]
-struct Grooves {
+struct DiskRows {
     /// As it is read.
     rows: Rows,
     /// What each write since the last flush has replaced, the last one last.
@@ -34,7 +34,7 @@ fn set(rows: &mut Rows, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
     }
 }
 
-impl Grooves {
+impl DiskRows {
     fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
         let key = Bytes::from(key);
         let before = set(&mut self.rows, key.clone(), value.map(Bytes::from));
@@ -48,8 +48,8 @@ impl Grooves {
     }
 }
 
-impl Platter {
-    fn grooves(&self) -> MutexGuard<'_, Grooves> {
+impl DiskImage {
+    fn grooves(&self) -> MutexGuard<'_, DiskRows> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -106,14 +106,14 @@ impl Platter {
 }
 
 /// A platter as one process sees it while it lives.
-pub struct Drive {
-    pub platter: Platter,
-    pub life: Arc<Life>,
+pub struct ProcessDisk {
+    pub platter: DiskImage,
+    pub life: Arc<ProcessLife>,
     /// Whose weather it is.
     pub broker: Arc<Broker>,
 }
 
-impl Home for Drive {
+impl StoreLocation for ProcessDisk {
     fn open(&self) -> Result<Store, Error> {
         if self.platter.grooves().is_half {
             return Err(Error::Damaged {
@@ -121,7 +121,7 @@ impl Home for Drive {
                 what: "a part of it is missing".into(),
             });
         }
-        let drive = Drive {
+        let drive = ProcessDisk {
             platter: self.platter.clone(),
             life: self.life.clone(),
             broker: self.broker.clone(),
@@ -139,7 +139,7 @@ impl Home for Drive {
     }
 }
 
-impl WriteBatchIterator for Grooves {
+impl WriteBatchIterator for DiskRows {
     fn put(&mut self, key: &[u8], value: &[u8]) {
         self.write(key, Some(value));
     }
@@ -149,7 +149,7 @@ impl WriteBatchIterator for Grooves {
     }
 }
 
-impl Drive {
+impl ProcessDisk {
     fn call(&self) -> Result<Call, String> {
         let call = self.life.call();
         if matches!(call, Call::Dies | Call::Dead) {
@@ -172,21 +172,24 @@ impl Drive {
     }
 }
 
-impl Disk for Drive {
+impl Disk for ProcessDisk {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         let call = self.call()?;
         let grooves = self.platter.grooves();
-        Ok(Drive::answer(call, grooves.rows.get(key).map(|value| value.to_vec()))?)
+        Ok(ProcessDisk::answer(
+            call,
+            grooves.rows.get(key).map(|value| value.to_vec()),
+        )?)
     }
 
     fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, DiskError> {
         let call = self.call()?;
         let grooves = self.platter.grooves();
         let value = |key: Vec<u8>| grooves.rows.get(&*key).map(|value| value.to_vec());
-        Ok(Drive::answer(call, keys.map(value).collect())?)
+        Ok(ProcessDisk::answer(call, keys.map(value).collect())?)
     }
 
-    fn look(&self, from: &[u8], before: &[u8], _ahead: bool, look: Look<'_>) -> Result<(), DiskError> {
+    fn look(&self, from: &[u8], before: &[u8], _ahead: bool, look: Visitor<'_>) -> Result<(), DiskError> {
         let call = self.call()?;
         let grooves = self.platter.grooves();
         let range = (Bound::Included(from), Bound::Excluded(before));
@@ -195,18 +198,18 @@ impl Disk for Drive {
                 break;
             }
         }
-        Ok(Drive::answer(call, ())?)
+        Ok(ProcessDisk::answer(call, ())?)
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), DiskError> {
         let call = self.call()?;
         batch.iterate(&mut *self.platter.grooves());
-        Ok(Drive::answer(call, ())?)
+        Ok(ProcessDisk::answer(call, ())?)
     }
 
     fn flush(&self) -> Result<(), DiskError> {
         let call = self.call()?;
         self.platter.grooves().unflushed.clear();
-        Ok(Drive::answer(call, ())?)
+        Ok(ProcessDisk::answer(call, ())?)
     }
 }

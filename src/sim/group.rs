@@ -21,7 +21,7 @@ pub struct Group {
 
 /// A machine's part in one partition.
 #[derive(Default)]
-pub struct Part {
+pub struct Membership {
     life: Life,
     /// What it has not heard yet.
     news: VecDeque<Fact>,
@@ -34,7 +34,7 @@ pub struct Part {
 }
 
 impl Group {
-    fn assign(&mut self, parts: &mut [Part], machine: usize) {
+    fn assign(&mut self, parts: &mut [Membership], machine: usize) {
         self.member = Some(machine);
         self.wanted = None;
         self.last = machine;
@@ -42,14 +42,14 @@ impl Group {
     }
 
     /// The member has had its time: others do not wait for it.
-    fn give_up(&mut self, parts: &mut [Part]) {
+    fn give_up(&mut self, parts: &mut [Membership]) {
         if let Some(member) = self.member.take() {
             parts[member].news.push_back(Fact::Lost);
         }
     }
 }
 
-impl Part {
+impl Membership {
     pub fn is_live(&self) -> bool {
         self.life == Life::Live && self.news.is_empty() && self.told.is_none()
     }
@@ -60,7 +60,7 @@ impl Part {
 
     /// The process has died, and nobody remembers anything.
     pub fn dies(&mut self) {
-        *self = Part::default();
+        *self = Membership::default();
     }
 }
 
@@ -71,8 +71,8 @@ impl Cast {
         let moves = self.strikes(Fault::Move, 200);
         let [other, patience] = [self.below(MACHINES as u64 - 1), self.below(8)];
         let is_given_up = {
-            let mut seat = self.seat(partition);
-            let (group, parts) = seat.group();
+            let mut nodes = self.nodes(partition);
+            let (group, parts) = nodes.group();
             let next = match moves {
                 true => (group.last + 1 + other as usize) % MACHINES,
                 false => group.last,
@@ -114,8 +114,8 @@ impl Cast {
     pub fn move_on(&self, partition: Partition, stepping: Option<usize>) -> usize {
         let others = self.below(2) as usize;
         let machine = {
-            let mut seat = self.seat(partition);
-            let (group, parts) = seat.group();
+            let mut nodes = self.nodes(partition);
+            let (group, parts) = nodes.group();
             let fit = |machine: &usize| *machine != group.last && Some(*machine) != stepping;
             let mut fit = (0..MACHINES).filter(fit).cycle().skip(others);
             let machine = fit.next().unwrap_or(group.last);
@@ -130,8 +130,8 @@ impl Cast {
     /// The group asks for a partition back and gives it to somebody, perhaps the same, before anybody has answered.
     pub fn shake(&self, partition: Partition) {
         let machine = self.below(MACHINES as u64) as usize;
-        let mut seat = self.seat(partition);
-        let (group, parts) = seat.group();
+        let mut nodes = self.nodes(partition);
+        let (group, parts) = nodes.group();
         if let Some(member) = group.member {
             parts[member].news.push_back(Fact::Revoked);
             if member != machine {
@@ -143,7 +143,7 @@ impl Cast {
 
     /// A machine hears the next of its news; whether there was any.
     pub fn hear(&self, partition: Partition, machine: usize) -> bool {
-        let fact = self.seat(partition).part(machine).news.pop_front();
+        let fact = self.nodes(partition).part(machine).news.pop_front();
         if let Some(fact) = fact {
             self.learn(partition, machine, fact);
         }
@@ -153,8 +153,8 @@ impl Cast {
     /// A round of a pause has passed.
     pub fn rest(&self, partition: Partition, machine: usize) {
         let is_over = {
-            let mut seat = self.seat(partition);
-            let part = seat.part(machine);
+            let mut nodes = self.nodes(partition);
+            let part = nodes.part(machine);
             part.pause = part.pause.saturating_sub(1);
             part.life == Life::Paused && part.pause == 0
         };
@@ -167,8 +167,8 @@ impl Cast {
     pub fn learn(&self, partition: Partition, machine: usize, fact: Fact) {
         let rounds = 1 + self.below(5);
         let wrong = {
-            let mut seat = self.seat(partition);
-            let (group, parts) = seat.group();
+            let mut nodes = self.nodes(partition);
+            let (group, parts) = nodes.group();
             let part = &mut parts[machine];
             if fact == Fact::Ended {
                 part.works = false;

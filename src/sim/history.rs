@@ -13,7 +13,7 @@ mod policies;
 pub use lines::{event_json, record_json};
 pub use policies::{document_json, policy, policy_document};
 
-use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
 use crate::presence::policy::{LoginMode, Policy, PolicyDocument};
 use crate::presence::{Conn, Epoch, Offset};
 use policies::{completed, random_document};
@@ -171,7 +171,7 @@ pub fn records(seed: u64, count: usize) -> impl Iterator<Item = (Offset, u64, Op
 }
 
 impl Connection {
-    fn is_of(&self, who: &Who<'_>) -> bool {
+    fn is_of(&self, who: &DeviceRef<'_>) -> bool {
         self.user == who.user && self.platform == who.platform && self.device == who.device
     }
 }
@@ -449,7 +449,7 @@ impl History {
         }
     }
 
-    fn shows_life(&mut self, who: &Who<'_>) {
+    fn shows_life(&mut self, who: &DeviceRef<'_>) {
         if let Some(platform) = self.policy.platforms.get(&*who.platform) {
             let (timeout_ms, away_ms) = (platform.timeout_ms, platform.away_ms);
             let lives_until = self.time + timeout_ms;
@@ -465,7 +465,7 @@ impl History {
     }
 
     /// A device's link is lost after a span, perhaps; then a text may be kept from then on.
-    fn may_be_away_in(&mut self, span: u64, who: &Who<'_>) {
+    fn may_be_away_in(&mut self, span: u64, who: &DeviceRef<'_>) {
         let custom_keep_ms = self.policy.custom_keep_ms;
         if custom_keep_ms > 0
             && self.random.percent(30)
@@ -487,13 +487,13 @@ impl History {
             .min(bounds::NUMBER_MAX)
     }
 
-    fn named(&self, connection: &Connection) -> (Who<'static>, Via<'static>) {
-        let who = Who {
+    fn named(&self, connection: &Connection) -> (DeviceRef<'static>, ConnRef<'static>) {
+        let who = DeviceRef {
             user: Cow::Borrowed(connection.user),
             platform: Cow::Borrowed(connection.platform),
             device: Cow::Borrowed(connection.device),
         };
-        let via = Via {
+        let via = ConnRef {
             gateway: Cow::Borrowed(GATEWAYS[connection.gateway]),
             epoch: Epoch(connection.epoch),
             conn: Conn(connection.conn),
@@ -549,7 +549,7 @@ impl History {
         connection
     }
 
-    fn speaker(&mut self) -> (Who<'static>, Via<'static>) {
+    fn speaker(&mut self) -> (DeviceRef<'static>, ConnRef<'static>) {
         let connection = self.speaking();
         self.named(&connection)
     }
@@ -780,7 +780,7 @@ impl History {
             };
             let (who, via) = self.named(&connection);
             self.shows_life(&who);
-            beats.push(Beat { who, conn: via.conn });
+            beats.push(HeartbeatEntry { who, conn: via.conn });
         }
         Event::Heartbeats {
             gateway: Cow::Borrowed(GATEWAYS[first.gateway]),

@@ -9,7 +9,7 @@ use super::oracle_input::partition_of;
 use super::oracle_lines::newest_line;
 use crate::log::{NewRecord, Position, Topic};
 use crate::presence::change::Output;
-use crate::presence::event::{Ending, Event, Intent, Via, Who};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent};
 use crate::presence::policy::Policy;
 use crate::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use crate::schema::avro;
@@ -102,15 +102,15 @@ impl Burst {
         self.devices + self.early_ends + 16
     }
 
-    fn via(conn: usize) -> Via<'static> {
-        Via {
+    fn via(conn: usize) -> ConnRef<'static> {
+        ConnRef {
             gateway: Burst::GATEWAY,
             epoch: Burst::EPOCH,
             conn: Conn(conn as u64),
         }
     }
 
-    fn connect(who: Who<'static>, conn: usize) -> Event<'static> {
+    fn connect(who: DeviceRef<'static>, conn: usize) -> Event<'static> {
         Event::Connect {
             who,
             via: Burst::via(conn),
@@ -146,7 +146,7 @@ impl Burst {
             events.push((ts, Burst::lease(30_000)));
             for (number, user) in users.by_ref().take(self.devices).enumerate() {
                 ts += self.step_ms;
-                let who = Who {
+                let who = DeviceRef {
                     user: Cow::Owned(user),
                     platform: Cow::Borrowed(["android", "web", "windows"][number % 3]),
                     device: Cow::Borrowed("d"),
@@ -166,7 +166,7 @@ impl Burst {
         }
         if let Some(user) = users.next().filter(|_| self.early_ends > 0) {
             // Each of a device of its own, so that none is superseded.
-            let who = |number: usize| Who {
+            let who = |number: usize| DeviceRef {
                 user: Cow::Owned(user.clone()),
                 platform: Cow::Borrowed("web"),
                 device: Cow::Owned(format!("d{number}")),
@@ -212,7 +212,7 @@ impl Burst {
 
 /// How a record is made unreadable, if it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Spoil {
+pub enum Malformation {
     No,
     Poison,
     Key,
@@ -275,7 +275,7 @@ impl Input {
     }
 
     /// The next record of the plan, as it is to be appended.
-    pub fn next(&mut self, random: &mut Random, spoil: Spoil) -> Option<Published> {
+    pub fn next(&mut self, random: &mut Random, spoil: Malformation) -> Option<Published> {
         let (offset, ts, event) = self.planned.pop_front()?;
         self.thousands = self.thousands.saturating_sub(1);
         // Where the plan has a gap there may be something else by now.
@@ -290,14 +290,14 @@ impl Input {
         let mut event = event;
         let mut is_null = false;
         match spoil {
-            Spoil::No => {}
-            Spoil::Key => {
+            Malformation::No => {}
+            Malformation::Key => {
                 if key.is_some() {
                     key = random.percent(50).then(|| b"somebody else".to_vec());
                     event = None;
                 }
             }
-            Spoil::Poison => {
+            Malformation::Poison => {
                 match random.below(3) {
                     0 => {
                         value.clear();

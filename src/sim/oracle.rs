@@ -10,7 +10,7 @@ use super::oracle_state::{Device, Devices, EarlyEnd, Gateway, Key, Link, Login, 
 use crate::presence::change::{
     Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, KickedDevice, Output, OutputId, Part,
 };
-use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
 use crate::presence::policy::{LoginMode, Platform, Policy};
 use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 use std::collections::{BTreeMap, BTreeSet};
@@ -277,7 +277,7 @@ impl Oracle {
                         epoch: *epoch,
                         conn: beat.conn,
                     };
-                    self.life(&beat.who, &link, Life::Heartbeat, Part::Beat(index));
+                    self.life(&beat.who, &link, Life::Heartbeat, Part::Heartbeat(index));
                 }
             }
             Event::Alive { gateway, epoch, conns } => self.alive(gateway, *epoch, conns),
@@ -304,7 +304,14 @@ impl Oracle {
         }
     }
 
-    fn connect(&mut self, who: &Who<'_>, via: &Via<'_>, intent: Intent, client: Option<&str>, auth_at: Option<u64>) {
+    fn connect(
+        &mut self,
+        who: &DeviceRef<'_>,
+        via: &ConnRef<'_>,
+        intent: Intent,
+        client: Option<&str>,
+        auth_at: Option<u64>,
+    ) {
         let now = self.now();
         let name: &str = &who.user;
         let key = key_of(who);
@@ -527,7 +534,7 @@ impl Oracle {
     }
 
     /// heartbeat, foreground, background, and each beat.
-    fn life(&mut self, who: &Who<'_>, link: &Link, life: Life, part: Part) {
+    fn life(&mut self, who: &DeviceRef<'_>, link: &Link, life: Life, part: Part) {
         let now = self.now();
         let name: &str = &who.user;
         let key = key_of(who);
@@ -658,7 +665,7 @@ impl Oracle {
         }
     }
 
-    fn disconnect(&mut self, who: &Who<'_>, link: &Link, reason: Ending) {
+    fn disconnect(&mut self, who: &DeviceRef<'_>, link: &Link, reason: Ending) {
         let now = self.now();
         let name: &str = &who.user;
         let key = key_of(who);
@@ -697,7 +704,7 @@ impl Oracle {
         }
     }
 
-    fn logout(&mut self, who: &Who<'_>, link: &Link) {
+    fn logout(&mut self, who: &DeviceRef<'_>, link: &Link) {
         let name: &str = &who.user;
         let key = key_of(who);
         let before = self.copy_of(name);

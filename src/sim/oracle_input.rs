@@ -4,7 +4,7 @@
 
 use super::oracle::Oracle;
 use super::oracle_lines::{output_line, text};
-use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
 use crate::presence::policy::{LoginMode, PlatformDocument, Policy, PolicyDocument};
 use crate::presence::{Conn, Epoch, Offset, Partition};
 use serde_json::{Map, Value};
@@ -133,7 +133,7 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
             let mut beats = Vec::new();
             for beat in list {
                 let beat = beat.as_object().ok_or("a beat is no object")?;
-                beats.push(Beat {
+                beats.push(HeartbeatEntry {
                     who: who(beat)?,
                     conn: Conn(integer(beat, "conn", bounds::NUMBER_MAX)?),
                 });
@@ -221,16 +221,16 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
     Ok(event)
 }
 
-fn who(object: &Object) -> Result<Who<'static>, String> {
-    Ok(Who {
+fn who(object: &Object) -> Result<DeviceRef<'static>, String> {
+    Ok(DeviceRef {
         user: Cow::Owned(string(object, "user", bounds::USER_BYTES)?),
         platform: Cow::Owned(string(object, "platform", bounds::PLATFORM_BYTES)?),
         device: Cow::Owned(string(object, "device", bounds::DEVICE_BYTES)?),
     })
 }
 
-fn via(object: &Object) -> Result<Via<'static>, String> {
-    Ok(Via {
+fn via(object: &Object) -> Result<ConnRef<'static>, String> {
+    Ok(ConnRef {
         gateway: Cow::Owned(string(object, "gateway", bounds::GATEWAY_BYTES)?),
         epoch: Epoch(integer(object, "epoch", bounds::NUMBER_MAX)?),
         conn: Conn(integer(object, "conn", bounds::NUMBER_MAX)?),

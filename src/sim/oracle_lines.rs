@@ -204,7 +204,7 @@ pub fn output_line(output: &Output) -> String {
         Output::Ignored(ignored) => {
             let part = match ignored.part {
                 Part::Whole => String::new(),
-                Part::Beat(index) => format!(r#","beat":{index}"#),
+                Part::Heartbeat(index) => format!(r#","beat":{index}"#),
                 Part::Conn(conn) => format!(r#","conn":{}"#, conn.0),
             };
             format!(

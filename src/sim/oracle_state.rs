@@ -1,6 +1,6 @@
 //! What the oracle remembers: the state of section 5 of `docs/rules.md`, as plain as it is written there.
 
-use crate::presence::event::{Via, Who};
+use crate::presence::event::{ConnRef, DeviceRef};
 use crate::presence::{Conn, Epoch, KickedBy, LostBy, Offset, Status};
 use std::sync::Arc;
 
@@ -161,7 +161,7 @@ impl Device {
 }
 
 impl Link {
-    pub fn of(via: &Via<'_>) -> Link {
+    pub fn of(via: &ConnRef<'_>) -> Link {
         Link {
             gateway: name_of(&via.gateway),
             epoch: via.epoch,
@@ -174,6 +174,6 @@ pub(super) fn name_of(text: &str) -> Name {
     Arc::from(text)
 }
 
-pub(super) fn key_of(who: &Who<'_>) -> Key {
+pub(super) fn key_of(who: &DeviceRef<'_>) -> Key {
     (name_of(&who.platform), name_of(&who.device))
 }

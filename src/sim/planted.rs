@@ -8,13 +8,13 @@ use std::io::{Write, stderr};
 
 const SEEDS: u64 = 300;
 
-fn found(walk: Option<Bug>, broker: Option<BrokerBug>) -> Vec<u64> {
+fn found(processor: Option<Bug>, broker: Option<BrokerBug>) -> Vec<u64> {
     let options = Options {
         bug: broker,
         ..Options::default()
     };
     let found = many::each(1..=SEEDS, |seed| {
-        plant(walk);
+        plant(processor);
         run(seed, &options).err()
     });
     found.into_iter().map(|(seed, _)| seed).collect()
@@ -29,11 +29,11 @@ fn every_planted_bug_is_found() {
             told(panic);
         }
     }));
-    let walk = Bug::ALL.map(|bug| (format!("{bug:?}"), Some(bug), None));
+    let processor = Bug::ALL.map(|bug| (format!("{bug:?}"), Some(bug), None));
     let broker = BrokerBug::ALL.map(|bug| (format!("{bug:?}"), None, Some(bug)));
     let mut missed = Vec::new();
-    for (name, walk, broker) in walk.into_iter().chain(broker) {
-        let found = found(walk, broker);
+    for (name, processor, broker) in processor.into_iter().chain(broker) {
+        let found = found(processor, broker);
         let first = found.first().map_or("none".to_owned(), u64::to_string);
         // Past what the test harness keeps to itself: the figures are wanted.
         let count = found.len();

@@ -35,7 +35,7 @@ struct Written {
 }
 
 /// An owner's commit on its way.
-pub struct Flight {
+pub struct CommitInFlight {
     pub token: u64,
     number: usize,
     /// Of what was written.
@@ -44,7 +44,7 @@ pub struct Flight {
     position: Position,
 }
 
-pub struct Shelf {
+pub struct SimulatedLog {
     pub input: Input,
     /// What can be read, in order.
     events: VecDeque<Record>,
@@ -75,16 +75,16 @@ pub struct Shelf {
     /// The token of the present owner.
     pub token: u64,
     /// Commits that are on their way.
-    pub flight: Vec<Flight>,
+    pub flight: Vec<CommitInFlight>,
     /// What the owner says it needs no more.
     pub floor: u64,
     /// Bug: what was aborted can be read.
     pub reads_aborted: bool,
 }
 
-impl Shelf {
-    pub fn new(input: Input) -> Shelf {
-        Shelf {
+impl SimulatedLog {
+    pub fn new(input: Input) -> SimulatedLog {
+        SimulatedLog {
             events: VecDeque::with_capacity(input.planned()),
             start: 0,
             end: 0,
@@ -290,7 +290,7 @@ impl Shelf {
     // Owners.
 
     /// Writes what a commit consists of, or only the first records of it; it is decided later.
-    pub fn write(&mut self, token: u64, commit: &Commit, records: usize) -> Flight {
+    pub fn write(&mut self, token: u64, commit: &Commit, records: usize) -> CommitInFlight {
         let number = self.committed.len();
         self.committed.push(false);
         let first = self.written.len();
@@ -309,7 +309,7 @@ impl Shelf {
         }
         self.written
             .truncate(first.saturating_add(records).min(self.written.len()));
-        Flight {
+        CommitInFlight {
             token,
             number,
             records: first..self.written.len(),
@@ -319,7 +319,7 @@ impl Shelf {
     }
 
     /// Commits what was written.
-    pub fn decide(&mut self, flight: Flight, wrong: &mut Option<String>) {
+    pub fn decide(&mut self, flight: CommitInFlight, wrong: &mut Option<String>) {
         if wrong.is_none() {
             *wrong = self.check(&flight).err();
         }
@@ -330,7 +330,7 @@ impl Shelf {
     }
 
     /// Whether a commit adds exactly what the oracle expects between the position before and its own.
-    fn check(&self, commit: &Flight) -> Result<(), String> {
+    fn check(&self, commit: &CommitInFlight) -> Result<(), String> {
         let (from, to) = (self.position, commit.position);
         let place = |position: Position| format!("({}, {})", position.next, position.outputs);
         if (to.next, to.outputs) < (from.next, from.outputs) {

@@ -3,14 +3,14 @@
 //!
 //! Nothing here comes from outside of the seed: the same seed and the same options give the same run, byte for byte.
 
-use super::broker::{Broker, BrokerBug, Weather, World};
+use super::broker::{Broker, BrokerBug, FaultRates, World};
 use super::cast::{Cast, MACHINES, Owner};
 use super::fault::{Counts, Fault};
 use super::history::{self, Random};
-use super::input::{Burst, Input, Spoil};
+use super::input::{Burst, Input, Malformation};
 use crate::clock::ManualClock;
 use crate::engine::Tuning;
-use crate::engine::partition::Walk;
+use crate::engine::partition::PartitionProcessor;
 use crate::log::Topic;
 use crate::presence::{LogTime, Partition, Status};
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
     if let Some(directory) = &directory {
         std::fs::create_dir_all(directory).map_err(|error| format!("no directory for RocksDB: {error}"))?;
     }
-    let played = catch_unwind(AssertUnwindSafe(|| Play::new(seed, options, directory.as_ref()).run()));
+    let played = catch_unwind(AssertUnwindSafe(|| Run::new(seed, options, directory.as_ref()).run()));
     if let Some(directory) = &directory {
         // Only leftovers of a store that was checked already.
         let _ = std::fs::remove_dir_all(directory);
@@ -103,7 +103,7 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
     })
 }
 
-struct Play {
+struct Run {
     cast: Arc<Cast>,
     /// For what the world does; the calls of log and store have their own.
     random: Random,
@@ -115,16 +115,16 @@ struct Play {
     in_transactions: u64,
 }
 
-impl Play {
-    fn new(seed: u64, options: &Options, directory: Option<&PathBuf>) -> Play {
+impl Run {
+    fn new(seed: u64, options: &Options, directory: Option<&PathBuf>) -> Run {
         let mut random = Random(seed ^ 0x776f_726c_6421);
         let partitions = *random.pick(&[1, 1, 2, 3]);
-        let mut weather = Weather {
+        let mut weather = FaultRates {
             without: options.without.clone(),
             fails: *random.pick(&[0, 4, 15, 60]),
             settles_anew: random.percent(50),
             keeps_current: random.percent(30),
-            ..Weather::default()
+            ..FaultRates::default()
         };
         let share = options.records / partitions as usize;
         let mut inputs = Vec::new();
@@ -168,7 +168,7 @@ impl Play {
         let broker = Broker::new(inputs, Random(random.next()), weather, clock.clone()).with_bug(options.bug);
         let cast = Cast::new(Arc::new(broker), clock, tuning, policies, directory);
         let in_transactions = *random.pick(&[0, 0, 20, 60]);
-        Play {
+        Run {
             cast: Arc::new(cast),
             random,
             partitions,
@@ -258,7 +258,7 @@ impl Play {
             while self.random.percent(60) && self.cast.hear(partition, machine) {}
             self.cast.rest(partition, machine);
         }
-        let working = self.cast.seat(partition).working();
+        let working = self.cast.nodes(partition).working();
         if !working.is_empty() {
             let machine = *self.random.pick(&working);
             self.turn(partition, machine);
@@ -313,11 +313,11 @@ impl Play {
         let times = if is_rush { THOUSANDS_FASTER } else { 1 };
         for _ in 0..times * *self.random.pick(&[1, 1, 3, 10, 30]) {
             let spoil = if self.strikes(Fault::Poison, 10) {
-                Spoil::Poison
+                Malformation::Poison
             } else if self.strikes(Fault::WrongKey, 5) {
-                Spoil::Key
+                Malformation::Key
             } else {
-                Spoil::No
+                Malformation::No
             };
             let shelf = &mut self.cast.broker.world().shelves[partition.0 as usize];
             let Some(record) = shelf.input.next(&mut self.random, spoil) else {
@@ -369,7 +369,7 @@ impl Play {
         if self.random.percent(80) && self.cast.obey(partition, machine) {
             return;
         }
-        let owner = self.cast.seat(partition).take_owner(machine);
+        let owner = self.cast.nodes(partition).take_owner(machine);
         let Some(owner) = owner else {
             if self.random.percent(80) {
                 self.cast.work(partition, machine, 1);
@@ -388,7 +388,7 @@ impl Play {
             return None;
         }
         if self.strikes(Fault::TickDue, 20)
-            && let Some(due) = owner.walk.next_deadline()
+            && let Some(due) = owner.processor.next_deadline()
         {
             let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts;
             let ts = (due.0 + self.random.below(3)).saturating_sub(1);
@@ -427,13 +427,13 @@ impl Play {
 
     /// If it has all that was published and shows it, it is what the oracle says.
     fn check_state(&self, partition: Partition, owner: &Owner) {
-        let walk = &owner.walk;
+        let processor = &owner.processor;
         let shown = self.cast.broker.world().shelves[partition.0 as usize].shown();
-        if walk.applied() != shown || !walk.is_settled() || !walk.is_caught_up() {
+        if processor.applied() != shown || !processor.is_settled() || !processor.is_caught_up() {
             return;
         }
         // A store that fails is no wrong answer.
-        let Ok(lines) = walk.state_lines() else { return };
+        let Ok(lines) = processor.state_lines() else { return };
         let mut world = self.cast.broker.world();
         let expected = world.shelves[partition.0 as usize].input.state_lines();
         if expected.as_bytes() != lines {
@@ -449,16 +449,16 @@ impl Play {
         let mut owner = self.come_to_life(partition)?;
         owner = self.let_time_pass(partition, owner)?;
         // One that was deposed, but is the only one by now, learns of it at its next commit.
-        while let Err(error) = owner.walk.commit_store() {
+        while let Err(error) = owner.processor.commit_store() {
             self.cast.has_failed(partition, owner, &error);
             owner = self.come_to_life(partition)?;
         }
-        self.check_end(partition, &owner.walk)?;
+        self.check_end(partition, &owner.processor)?;
         self.cast.close(partition, owner);
         let owner = self.come_to_life(partition)?;
-        self.check_end(partition, &owner.walk)
+        self.check_end(partition, &owner.processor)
             .map_err(|what| format!("opened again: {what}"))?;
-        self.cast.seat(partition).put_owner(owner);
+        self.cast.nodes(partition).put_owner(owner);
         Ok(())
     }
 
@@ -475,12 +475,12 @@ impl Play {
     /// the end of the log.
     fn come_to_life(&self, partition: Partition) -> Result<Owner, String> {
         let lives = {
-            let mut seat = self.cast.seat(partition);
-            seat.lives += 1;
-            seat.lives
+            let mut nodes = self.cast.nodes(partition);
+            nodes.lives += 1;
+            nodes.lives
         };
         if lives > LIVES_MAX {
-            let failure = self.cast.seat(partition).failure.take();
+            let failure = self.cast.nodes(partition).failure.take();
             return Err(format!("it fails again and again without any fault: {failure:?}"));
         }
         for _ in 0..100 {
@@ -489,29 +489,29 @@ impl Play {
                 while self.cast.hear(partition, machine) {}
                 self.cast.rest(partition, machine);
                 let works = {
-                    let mut seat = self.cast.seat(partition);
-                    let owner = seat.take_owner(machine);
+                    let mut nodes = self.cast.nodes(partition);
+                    let owner = nodes.take_owner(machine);
                     if let Some(owner) = owner {
                         owner.life.dies_after(u64::MAX, false);
-                        seat.put_owner(owner);
+                        nodes.put_owner(owner);
                     }
-                    seat.part(machine).works
+                    nodes.part(machine).works
                 };
                 if works && !self.cast.obey(partition, machine) {
                     self.cast.work(partition, machine, 1_000);
                 }
             }
             self.check_wrong()?;
-            let mut seat = self.cast.seat(partition);
-            let live = seat.live();
-            if let Some(owner) = live.and_then(|machine| seat.take_owner(machine)) {
-                drop(seat);
+            let mut nodes = self.cast.nodes(partition);
+            let live = nodes.live();
+            if let Some(owner) = live.and_then(|machine| nodes.take_owner(machine)) {
+                drop(nodes);
                 if let Some(owner) = self.catch_up(partition, owner)? {
                     return Ok(owner);
                 }
             }
         }
-        let failure = self.cast.seat(partition).failure.take();
+        let failure = self.cast.nodes(partition).failure.take();
         Err(format!("no owner comes to life: {failure:?}"))
     }
 
@@ -523,7 +523,7 @@ impl Play {
             };
             owner = went_on;
             let shown = self.cast.broker.world().shelves[partition.0 as usize].shown();
-            if owner.walk.applied() == shown && owner.walk.is_caught_up() {
+            if owner.processor.applied() == shown && owner.processor.is_caught_up() {
                 return Ok(Some(owner));
             }
         }
@@ -535,14 +535,14 @@ impl Play {
     fn let_time_pass(&self, partition: Partition, mut owner: Owner) -> Result<Owner, String> {
         let mut in_vain = 0;
         for _ in 0..LAST_TICKS_MAX {
-            let walk = &owner.walk;
-            let Some(time) = walk.state().time() else {
+            let processor = &owner.processor;
+            let Some(time) = processor.state().time() else {
                 return Ok(owner);
             };
-            let outage = walk.state().policy().outage;
-            let watched = outage.silence_ms > 0 && walk.census().online_devices() > 0;
+            let outage = processor.state().policy().outage;
+            let watched = outage.silence_ms > 0 && processor.census().online_devices() > 0;
             let watch = watched.then(|| time.plus(outage.silence_ms / 2));
-            let due = walk.next_deadline();
+            let due = processor.next_deadline();
             let least = self.cast.broker.world().shelves[partition.0 as usize]
                 .input
                 .next_deadline();
@@ -566,8 +566,8 @@ impl Play {
         Err("it ticks without an end".to_owned())
     }
 
-    fn check_end(&self, partition: Partition, walk: &Walk) -> Result<(), String> {
-        let lines = walk.state_lines().map_err(|error| error.to_string())?;
+    fn check_end(&self, partition: Partition, processor: &PartitionProcessor) -> Result<(), String> {
+        let lines = processor.state_lines().map_err(|error| error.to_string())?;
         let mut world = self.cast.broker.world();
         let keeps_current = world.weather.keeps_current;
         let shelf = &mut world.shelves[partition.0 as usize];
@@ -594,7 +594,7 @@ impl Play {
         }
         for status in Status::ALL {
             let should = of_users.get(status.name()).copied().unwrap_or(0);
-            let counted = walk.census().users(status);
+            let counted = processor.census().users(status);
             if counted != should {
                 return Err(format!(
                     "{counted} users are counted as {} instead of {should}",
@@ -603,10 +603,10 @@ impl Play {
             }
         }
         let known = of_users.values().sum::<u64>();
-        if walk.census().known() != known {
+        if processor.census().known() != known {
             return Err(format!(
                 "{} users are counted instead of {known}",
-                walk.census().known()
+                processor.census().known()
             ));
         }
         Ok(())
@@ -614,7 +614,7 @@ impl Play {
 }
 
 /// What comes before a partition's history.
-fn burst(share: usize, weather: &mut Weather, random: &mut Random) -> Burst {
+fn burst(share: usize, weather: &mut FaultRates, random: &mut Random) -> Burst {
     if weather.strikes(Fault::EarlyEnds, 6, random) {
         let early_ends = 1_020 + random.index(12);
         return Burst {
@@ -651,7 +651,7 @@ fn burst(share: usize, weather: &mut Weather, random: &mut Random) -> Burst {
 fn take_over(cast: &Cast, partition: Partition, steps: u64, stepping: Option<usize>) {
     let machine = cast.move_on(partition, stepping);
     for _ in 0..=steps {
-        if cast.seat(partition).part(machine).works && !cast.obey(partition, machine) {
+        if cast.nodes(partition).part(machine).works && !cast.obey(partition, machine) {
             cast.work(partition, machine, 20);
         }
     }

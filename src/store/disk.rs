@@ -12,7 +12,7 @@ const CACHE_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 
 /// Visitor of a range; returns `Break` to stop.
-pub type Look<'l> = &'l mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+pub type Visitor<'l> = &'l mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// Why a disk did not do what it was asked for, in a sentence.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub trait Disk: Send {
     fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, DiskError>;
 
     /// Looks at the keys from one on and before another. `ahead`: it will be many.
-    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Look<'_>) -> Result<(), DiskError>;
+    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Visitor<'_>) -> Result<(), DiskError>;
 
     /// All of the batch or nothing; it may be lost until [`Disk::flush`], but never before one written earlier.
     fn write(&self, batch: WriteBatch) -> Result<(), DiskError>;
@@ -98,7 +98,7 @@ impl Disk for DB {
             .collect()
     }
 
-    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Look<'_>) -> Result<(), DiskError> {
+    fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Visitor<'_>) -> Result<(), DiskError> {
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(from);
         options.set_iterate_upper_bound(before);

@@ -12,7 +12,7 @@ mod image;
 pub mod keys;
 
 pub use beats::SlotBeats;
-pub use disk::{Disk, DiskError, Look};
+pub use disk::{Disk, DiskError, Visitor};
 pub use image::SavedPartition;
 
 use crate::presence::state::{PartitionImage, Slot, UserImage};
@@ -55,7 +55,7 @@ pub struct Applied {
 
 /// Where a user's value stands in the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Place {
+pub enum UserLocation {
     #[default]
     Nowhere,
     Online,
@@ -64,7 +64,7 @@ pub enum Place {
 }
 
 /// What is read at start.
-pub struct Opened<'a> {
+pub struct StoredState<'a> {
     pub applied: Applied,
     pub partition: SavedPartition<'a>,
     /// What the engine counts, in its own form.
@@ -79,7 +79,7 @@ pub struct DueKey {
 }
 
 /// Where a store is kept, so that it can be opened again and again.
-pub trait Home {
+pub trait StoreLocation {
     /// Opens the store, which is made if it is not there.
     fn open(&self) -> Result<Store, Error>;
 
@@ -88,7 +88,7 @@ pub trait Home {
 }
 
 /// In a directory, by RocksDB.
-impl Home for PathBuf {
+impl StoreLocation for PathBuf {
     fn open(&self) -> Result<Store, Error> {
         Store::open(self)
     }
@@ -192,7 +192,7 @@ impl Store {
     }
 
     /// Where the store stands.
-    pub fn read_meta<'a>(&self, meta: &'a [u8]) -> Result<Opened<'a>, Error> {
+    pub fn read_meta<'a>(&self, meta: &'a [u8]) -> Result<StoredState<'a>, Error> {
         let mut bytes = Bytes(meta);
         let layout = bytes.number().ok_or_else(|| self.damaged("no layout"))?;
         if layout != LAYOUT {
@@ -202,7 +202,7 @@ impl Store {
             });
         }
         let mut read = || {
-            Some(Opened {
+            Some(StoredState {
                 applied: Applied {
                     next: Offset(bytes.number()?),
                     outputs: bytes.number()?,
@@ -333,54 +333,54 @@ impl Store {
 }
 
 /// A value of [`Store::get_away`], and where it stands.
-pub fn read_away<'a>(user: &'a str, value: &'a [u8]) -> Option<(UserImage<'a>, Place)> {
+pub fn read_away<'a>(user: &'a str, value: &'a [u8]) -> Option<(UserImage<'a>, UserLocation)> {
     let user = image::user(user, &mut Bytes(value))?;
     let due = user.next_deadline();
-    Some((user, Place::Away(due)))
+    Some((user, UserLocation::Away(due)))
 }
 
 impl Commit {
     /// Writes a user whose value stood at `before`; gives where it stands now.
-    pub fn put(&mut self, slot: Slot, user: &UserImage<'_>, before: Place) -> Place {
+    pub fn put(&mut self, slot: Slot, user: &UserImage<'_>, before: UserLocation) -> UserLocation {
         self.value.clear();
         if user.has_online_device() {
             self.remove_row(user.user, before);
-            if let Place::Away(_) = before {
+            if let UserLocation::Away(_) = before {
                 self.batch.delete(keys::away(user.user));
             }
             image::put_number(&mut self.value, slot.0.into());
             image::put_user(&mut self.value, user);
             self.batch.put(keys::online(user.user), &self.value);
-            Place::Online
+            UserLocation::Online
         } else {
             let due = user.next_deadline();
-            if before != Place::Away(due) {
+            if before != UserLocation::Away(due) {
                 self.remove_row(user.user, before);
                 if let Some(due) = due {
                     self.batch.put(keys::due(due, user.user), []);
                 }
             }
-            if before == Place::Online {
+            if before == UserLocation::Online {
                 self.batch.delete(keys::online(user.user));
             }
             image::put_user(&mut self.value, user);
             self.batch.put(keys::away(user.user), &self.value);
-            Place::Away(due)
+            UserLocation::Away(due)
         }
     }
 
     /// Takes a user away whose value stood at `before`.
-    pub fn delete(&mut self, user: &str, before: Place) {
+    pub fn delete(&mut self, user: &str, before: UserLocation) {
         self.remove_row(user, before);
         match before {
-            Place::Nowhere => {}
-            Place::Online => self.batch.delete(keys::online(user)),
-            Place::Away(_) => self.batch.delete(keys::away(user)),
+            UserLocation::Nowhere => {}
+            UserLocation::Online => self.batch.delete(keys::online(user)),
+            UserLocation::Away(_) => self.batch.delete(keys::away(user)),
         }
     }
 
-    fn remove_row(&mut self, user: &str, before: Place) {
-        if let Place::Away(Some(due)) = before {
+    fn remove_row(&mut self, user: &str, before: UserLocation) {
+        if let UserLocation::Away(Some(due)) = before {
             self.batch.delete(keys::due(due, user));
         }
     }

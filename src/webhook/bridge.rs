@@ -1,10 +1,10 @@
 //! What is under way, between a source and a receiver: which change is posted when, and what is done.
 
-use super::letters::Letters;
-use super::lines::Lines;
+use super::dead_letters::DeadLetterFile;
 use super::position::{Frontier, Keep, Positions};
 use super::post::{Outcome, Receiver};
-use super::{Error, Followed, News, Source, TakenBack, WINDOW};
+use super::user_queues::Lines;
+use super::{Error, Followed, RevokedPartitions, Source, SourceEvent, WINDOW};
 use crate::presence::Partition;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub async fn run(
     mut source: Source,
     keep: impl Keep,
     receiver: Receiver,
-    letters: Letters,
+    dead_letters: DeadLetterFile,
     parallel: usize,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), Error> {
@@ -34,9 +34,9 @@ pub async fn run(
         desks: BTreeMap::new(),
         leaving: Vec::new(),
         early: VecDeque::new(),
-        means: Arc::new(Means {
+        context: Arc::new(PostContext {
             receiver,
-            letters,
+            dead_letters,
             permits: Semaphore::new(parallel),
         }),
         counted: Counted::default(),
@@ -73,22 +73,22 @@ pub async fn run(
 }
 
 /// What posts need.
-struct Means {
+struct PostContext {
     receiver: Receiver,
-    letters: Letters,
+    dead_letters: DeadLetterFile,
     permits: Semaphore,
 }
 
 /// The posts of one partition.
 #[derive(Default)]
-struct Desk {
+struct PartitionPosts {
     /// Told when they are to be cut short.
     leave: watch::Sender<bool>,
     posts: usize,
 }
 
 /// A post that has ended; or was cut short, and may have been taken or not.
-struct Ended {
+struct FinishedPost {
     followed: Followed,
     is_done: bool,
 }
@@ -97,29 +97,29 @@ struct Bridge<K> {
     keep: K,
     frontier: Frontier,
     lines: Lines,
-    posts: JoinSet<Result<Ended, Error>>,
-    desks: BTreeMap<Partition, Desk>,
+    posts: JoinSet<Result<FinishedPost, Error>>,
+    desks: BTreeMap<Partition, PartitionPosts>,
     /// Who waits until nothing is under way any more.
-    leaving: Vec<TakenBack>,
+    leaving: Vec<RevokedPartitions>,
     /// Read, while something else had to come first.
-    early: VecDeque<News>,
-    means: Arc<Means>,
+    early: VecDeque<SourceEvent>,
+    context: Arc<PostContext>,
     counted: Counted,
 }
 
 impl<K: Keep> Bridge<K> {
-    fn take(&mut self, news: News) -> Result<(), Error> {
+    fn take(&mut self, news: SourceEvent) -> Result<(), Error> {
         match news {
-            News::Begins(positions) => {
+            SourceEvent::Begins(positions) => {
                 self.frontier.begin(positions);
                 // Where it begins is kept before anything is posted.
                 self.keep()?;
             }
-            News::Reached(partition, next) => {
+            SourceEvent::Reached(partition, next) => {
                 self.frontier.begun(partition, next);
                 self.frontier.done(partition, next);
             }
-            News::Change(followed) => {
+            SourceEvent::Change(followed) => {
                 self.counted.read += 1;
                 self.frontier.begun(followed.partition, followed.next);
                 if let Some(first) = self.lines.add(followed) {
@@ -134,29 +134,29 @@ impl<K: Keep> Bridge<K> {
         let desk = self.desks.entry(followed.partition).or_default();
         desk.posts += 1;
         let mut leave = desk.leave.subscribe();
-        let means = self.means.clone();
+        let context = self.context.clone();
         self.posts.spawn(async move {
-            let Means {
+            let PostContext {
                 receiver,
-                letters,
+                dead_letters,
                 permits,
-            } = &*means;
+            } = &*context;
             let outcome = tokio::select! {
                 outcome = receiver.deliver(&followed.change, permits) => outcome,
-                _ = leave.wait_for(|leave| *leave) => return Ok(Ended { followed, is_done: false }),
+                _ = leave.wait_for(|leave| *leave) => return Ok(FinishedPost { followed, is_done: false }),
             };
             match outcome {
                 Outcome::Taken => {}
-                Outcome::GivenUp { body, why } => letters.write(&followed.change, &body, &why)?,
+                Outcome::GivenUp { body, why } => dead_letters.write(&followed.change, &body, &why)?,
                 Outcome::Stop { why } => return Err(Error::RefusedByAll(why)),
             }
             let is_done = true;
-            Ok(Ended { followed, is_done })
+            Ok(FinishedPost { followed, is_done })
         });
     }
 
     fn done(&mut self, done: Option<Joined>) -> Result<(), Error> {
-        let Ended { followed, is_done } = finished(done)?;
+        let FinishedPost { followed, is_done } = finished(done)?;
         let partition = followed.partition;
         let desk = self.desks.get_mut(&partition).expect("something was posted");
         desk.posts -= 1;
@@ -176,8 +176,8 @@ impl<K: Keep> Bridge<K> {
 
     fn give_back(
         &mut self,
-        taken_back: TakenBack,
-        news: &mut mpsc::Receiver<Result<News, Error>>,
+        taken_back: RevokedPartitions,
+        news: &mut mpsc::Receiver<Result<SourceEvent, Error>>,
     ) -> Result<(), Error> {
         // What was read before is of before.
         while let Ok(news) = news.try_recv() {
@@ -199,18 +199,18 @@ impl<K: Keep> Bridge<K> {
     /// Lets go of what nothing is under way of any more.
     fn settle(&mut self) {
         let desks = &self.desks;
-        let is_settled = |taken_back: &TakenBack| {
+        let is_settled = |taken_back: &RevokedPartitions| {
             let mut desks = taken_back
                 .partitions
                 .iter()
                 .filter_map(|partition| desks.get(partition));
             desks.all(|desk| desk.posts == 0)
         };
-        let settled: Vec<TakenBack> = self
+        let settled: Vec<RevokedPartitions> = self
             .leaving
             .extract_if(.., |taken_back| is_settled(taken_back))
             .collect();
-        for TakenBack { partitions, done } in settled {
+        for RevokedPartitions { partitions, done } in settled {
             let mut positions = Positions::default();
             for partition in partitions {
                 self.desks.remove(&partition);
@@ -234,7 +234,7 @@ impl<K: Keep> Bridge<K> {
     async fn end(mut self) -> Result<(), Error> {
         let rest = async {
             while let Some(done) = self.posts.join_next().await {
-                if let Ok(Ended {
+                if let Ok(FinishedPost {
                     followed,
                     is_done: true,
                 }) = finished(Some(done))
@@ -259,9 +259,9 @@ struct Counted {
     done: u64,
 }
 
-type Joined = Result<Result<Ended, Error>, tokio::task::JoinError>;
+type Joined = Result<Result<FinishedPost, Error>, tokio::task::JoinError>;
 
-fn finished(done: Option<Joined>) -> Result<Ended, Error> {
+fn finished(done: Option<Joined>) -> Result<FinishedPost, Error> {
     match done.expect("there was one to wait for") {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
@@ -273,7 +273,7 @@ fn finished(done: Option<Joined>) -> Result<Ended, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Patience, PositionFile, Shape};
+    use super::super::{PositionFile, PostTimeouts, Shape};
     use super::*;
     use crate::clock::SystemClock;
 
@@ -289,17 +289,17 @@ mod tests {
             push_expired: false,
             web: Vec::new(),
         };
-        let patience = Patience {
+        let patience = PostTimeouts {
             timeout: GRACEFUL,
             give_up_after: None,
         };
         let to = "http://127.0.0.1:9/".parse().expect("a URL");
         let receiver = Receiver::new(to, shape, patience, Arc::new(SystemClock::new())).expect("a client");
-        let letters = Letters::open(&directory.path().join("letters")).expect("opened");
+        let dead_letters = DeadLetterFile::open(&directory.path().join("letters")).expect("opened");
         let (_news, news) = mpsc::channel(1);
         let (_back, back) = mpsc::unbounded_channel();
         let (_stop, stopping) = watch::channel(true);
-        let ended = run(Source { news, back }, file, receiver, letters, 1, stopping).await;
+        let ended = run(Source { news, back }, file, receiver, dead_letters, 1, stopping).await;
         ended.expect("it ends well");
         assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "0:12,1:7\n");
     }

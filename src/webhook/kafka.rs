@@ -4,8 +4,8 @@
 //! speaking with the group meanwhile, and lets go of a partition only when nothing of it is under way.
 
 use super::position::{Keep, Positions};
-use super::{Error, Followed, News, Source, TakenBack};
-use crate::log::kafka::{Follower, Heard, Offsets};
+use super::{Error, Followed, RevokedPartitions, Source, SourceEvent};
+use crate::log::kafka::{Follower, Offsets, PollResult};
 use crate::log::{self, Record};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
@@ -31,7 +31,7 @@ pub fn follow(
     let (back, taken_back) = unbounded_channel();
     let (left, has_left) = oneshot::channel();
     let commits = Commits(follower.offsets());
-    let reader = Reader {
+    let reader = ChangeReader {
         follower,
         schemas,
         group: group.to_owned(),
@@ -82,18 +82,18 @@ impl Keep for Commits {
     }
 }
 
-struct Reader {
+struct ChangeReader {
     follower: Follower,
     schemas: Schemas,
     group: String,
     /// Read, and not taken by the bridge yet.
-    ready: VecDeque<Waiting>,
-    news: Sender<Result<News, Error>>,
-    back: UnboundedSender<TakenBack>,
+    ready: VecDeque<ReadAhead>,
+    news: Sender<Result<SourceEvent, Error>>,
+    back: UnboundedSender<RevokedPartitions>,
     is_warned: bool,
 }
 
-impl Reader {
+impl ChangeReader {
     fn run(mut self) {
         while !self.news.is_closed() {
             match self.step() {
@@ -130,11 +130,11 @@ impl Reader {
         let mut any = false;
         while let Some(waiting) = self.ready.pop_front() {
             let news = match waiting {
-                Waiting::News(news) => news,
-                Waiting::Record(partition, record) => match self.change(partition, &record) {
-                    Ok(followed) => News::Change(followed),
+                ReadAhead::SourceEvent(news) => news,
+                ReadAhead::Record(partition, record) => match self.change(partition, &record) {
+                    Ok(followed) => SourceEvent::Change(followed),
                     Err(failed) => {
-                        self.ready.push_front(Waiting::Record(partition, record));
+                        self.ready.push_front(ReadAhead::Record(partition, record));
                         return Err(failed);
                     }
                 },
@@ -142,7 +142,7 @@ impl Reader {
             match self.news.try_send(Ok(news)) {
                 Ok(()) => any = true,
                 Err(TrySendError::Full(Ok(news))) => {
-                    self.ready.push_front(Waiting::News(news));
+                    self.ready.push_front(ReadAhead::SourceEvent(news));
                     break;
                 }
                 Err(_) => break,
@@ -151,20 +151,23 @@ impl Reader {
         Ok(any)
     }
 
-    fn take(&mut self, heard: Heard) {
+    fn take(&mut self, heard: PollResult) {
         match heard {
-            Heard::Begins(begins) => {
+            PollResult::Begins(begins) => {
                 let positions = Positions(begins);
                 tracing::info!(position = %positions, group = self.group, "following");
-                self.ready.push_back(Waiting::News(News::Begins(positions)));
+                self.ready
+                    .push_back(ReadAhead::SourceEvent(SourceEvent::Begins(positions)));
             }
-            Heard::Reached(partition, next) => self.ready.push_back(Waiting::News(News::Reached(partition, next))),
-            Heard::Records(partition, records) => {
+            PollResult::Reached(partition, next) => self
+                .ready
+                .push_back(ReadAhead::SourceEvent(SourceEvent::Reached(partition, next))),
+            PollResult::Records(partition, records) => {
                 let records = records.into_iter();
                 self.ready
-                    .extend(records.map(|record| Waiting::Record(partition, record)));
+                    .extend(records.map(|record| ReadAhead::Record(partition, record)));
             }
-            Heard::Ends { partitions, lost } => self.give_back(partitions, lost),
+            PollResult::Ends { partitions, lost } => self.give_back(partitions, lost),
         }
     }
 
@@ -188,7 +191,7 @@ impl Reader {
         let waiting = std::mem::take(&mut self.ready).into_iter();
         self.ready = waiting.filter_map(|waiting| waiting.without(&partitions)).collect();
         let (done, settled) = oneshot::channel();
-        let taken_back = TakenBack {
+        let taken_back = RevokedPartitions {
             partitions: partitions.clone(),
             done,
         };
@@ -223,17 +226,17 @@ impl Reader {
 }
 
 /// What the bridge has not taken yet.
-enum Waiting {
-    News(News),
+enum ReadAhead {
+    SourceEvent(SourceEvent),
     /// Not decoded yet, which may have to wait for the registry.
     Record(Partition, Record),
 }
 
-impl Waiting {
-    fn without(self, partitions: &[Partition]) -> Option<Waiting> {
+impl ReadAhead {
+    fn without(self, partitions: &[Partition]) -> Option<ReadAhead> {
         match self {
-            Waiting::News(news) => news.without(partitions).map(Waiting::News),
-            Waiting::Record(partition, _) if partitions.contains(&partition) => None,
+            ReadAhead::SourceEvent(news) => news.without(partitions).map(ReadAhead::SourceEvent),
+            ReadAhead::Record(partition, _) if partitions.contains(&partition) => None,
             record => Some(record),
         }
     }

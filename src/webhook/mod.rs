@@ -9,21 +9,21 @@
 
 mod bridge;
 mod callback;
-mod engine;
+mod dead_letters;
+mod engine_client;
 mod kafka;
-mod letters;
-mod lines;
 mod position;
 mod post;
 mod refusals;
+mod user_queues;
 
 pub use bridge::run;
 pub use callback::Shape;
-pub use engine::{Engine, Start};
+pub use dead_letters::DeadLetterFile;
+pub use engine_client::{EngineClient, Start};
 pub use kafka::follow as follow_kafka;
-pub use letters::Letters;
 pub use position::{Keep, PositionFile, Positions};
-pub use post::{Patience, Receiver};
+pub use post::{PostTimeouts, Receiver};
 
 use crate::presence::change::Change;
 use crate::presence::{Offset, Partition};
@@ -60,7 +60,7 @@ pub enum Error {
     },
     #[error(
         "the receiver refuses nearly every callback: {0}. These are kept for the next start and are not in the dead \
-         letters. Look at the receiver, then start again"
+         dead_letters. Look at the receiver, then start again"
     )]
     RefusedByAll(String),
     #[error("{what}: {cause}")]
@@ -80,7 +80,7 @@ pub struct Followed {
 
 /// What a source tells of.
 #[derive(Debug)]
-pub enum News {
+pub enum SourceEvent {
     /// These partitions are followed from here on.
     Begins(Positions),
     /// The next change of its partition.
@@ -89,17 +89,19 @@ pub enum News {
     Reached(Partition, Offset),
 }
 
-impl News {
+impl SourceEvent {
     /// What is left of it without some partitions.
-    fn without(self, partitions: &[Partition]) -> Option<News> {
+    fn without(self, partitions: &[Partition]) -> Option<SourceEvent> {
         match self {
-            News::Begins(Positions(mut begins)) => {
+            SourceEvent::Begins(Positions(mut begins)) => {
                 begins.retain(|partition, _| !partitions.contains(partition));
-                (!begins.is_empty()).then_some(News::Begins(Positions(begins)))
+                (!begins.is_empty()).then_some(SourceEvent::Begins(Positions(begins)))
             }
-            News::Change(followed) => (!partitions.contains(&followed.partition)).then_some(News::Change(followed)),
-            News::Reached(partition, next) => {
-                (!partitions.contains(&partition)).then_some(News::Reached(partition, next))
+            SourceEvent::Change(followed) => {
+                (!partitions.contains(&followed.partition)).then_some(SourceEvent::Change(followed))
+            }
+            SourceEvent::Reached(partition, next) => {
+                (!partitions.contains(&partition)).then_some(SourceEvent::Reached(partition, next))
             }
         }
     }
@@ -108,7 +110,7 @@ impl News {
 /// Partitions that are another's from now on. Their posts are cut short, and once none is under way it is told how far
 /// they are done; until then nothing comes of the source.
 #[derive(Debug)]
-pub struct TakenBack {
+pub struct RevokedPartitions {
     partitions: Vec<Partition>,
     done: oneshot::Sender<Positions>,
 }
@@ -116,8 +118,8 @@ pub struct TakenBack {
 /// Where changes come from, each partition in its order. What is not there yet is waited for, and so is an engine or a
 /// broker that does not answer.
 pub struct Source {
-    news: mpsc::Receiver<Result<News, Error>>,
-    back: mpsc::UnboundedReceiver<TakenBack>,
+    news: mpsc::Receiver<Result<SourceEvent, Error>>,
+    back: mpsc::UnboundedReceiver<RevokedPartitions>,
 }
 
 /// Unique, and the same whenever the change is posted again.

@@ -28,7 +28,7 @@ const SHOWN_BYTES_MAX: usize = 200;
 
 /// How long is waited for a receiver.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct PostTimeouts {
     /// For one answer.
     pub timeout: Duration,
     /// From the first attempt on; none: for ever.
@@ -39,7 +39,7 @@ pub struct Receiver {
     client: Client,
     to: Url,
     shape: Shape,
-    patience: Patience,
+    patience: PostTimeouts,
     clock: Arc<dyn Clock>,
     /// Whether a warning was given, and nothing has gone well since.
     is_warned: AtomicBool,
@@ -74,7 +74,12 @@ enum Failed {
 }
 
 impl Receiver {
-    pub fn new(to: Url, shape: Shape, patience: Patience, clock: Arc<dyn Clock>) -> Result<Receiver, reqwest::Error> {
+    pub fn new(
+        to: Url,
+        shape: Shape,
+        patience: PostTimeouts,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Receiver, reqwest::Error> {
         let client = Client::builder()
             .timeout(patience.timeout)
             // A callback that was sent elsewhere was not taken.

@@ -23,9 +23,9 @@ pub struct Refusals {
 
 /// Nearly everything is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Storm(String);
+pub struct MassRefusal(String);
 
-impl Storm {
+impl MassRefusal {
     /// For the end of the bridge; `why` is what the receiver said last.
     pub fn told(&self, why: &str) -> String {
         format!("{}; last {why}", self.0)
@@ -40,7 +40,7 @@ impl Refusals {
     }
 
     /// One of this user was refused, and is tried again.
-    pub fn refused(&mut self, user: &str) -> Option<Storm> {
+    pub fn refused(&mut self, user: &str) -> Option<MassRefusal> {
         if self.users.len() < USERS {
             self.users.insert(user.into());
         }
@@ -53,7 +53,7 @@ impl Refusals {
     }
 
     /// One of this user was refused, and is to be given up, unless a storm is the answer.
-    pub fn given_up(&mut self, user: &str) -> Option<Storm> {
+    pub fn given_up(&mut self, user: &str) -> Option<MassRefusal> {
         self.note(true);
         self.refused(user)
     }
@@ -65,14 +65,14 @@ impl Refusals {
         self.last.push_back(is_given_up);
     }
 
-    fn storm(&self) -> Option<Storm> {
+    fn storm(&self) -> Option<MassRefusal> {
         if self.users.len() >= USERS {
-            return Some(Storm(format!(
+            return Some(MassRefusal(format!(
                 "it refused callbacks of {USERS} users and took none in between"
             )));
         }
         let given_up = self.last.iter().filter(|is_given_up| **is_given_up).count();
-        (given_up >= GIVEN_UP).then(|| Storm(format!("it refused {given_up} of the last {LAST} callbacks")))
+        (given_up >= GIVEN_UP).then(|| MassRefusal(format!("it refused {given_up} of the last {LAST} callbacks")))
     }
 }
 

@@ -2,7 +2,7 @@
 //! running systems. A line may be added; one that changes says that old records can no longer be read.
 
 use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, KickedDevice, OutputId};
-use rollcall::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who};
+use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target};
 use rollcall::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use rollcall::schema::avro::*;
 use rollcall::schema::policy::parse_policy;
@@ -11,16 +11,16 @@ const GOLDEN: &str = include_str!("../golden/avro.txt");
 /// Written with the schemas of `schemas/older/`.
 const OLDER: &str = include_str!("../golden/avro-1.txt");
 
-fn who() -> Who<'static> {
-    Who {
+fn who() -> DeviceRef<'static> {
+    DeviceRef {
         user: "alice".into(),
         platform: "android".into(),
         device: "a1".into(),
     }
 }
 
-fn via() -> Via<'static> {
-    Via {
+fn via() -> ConnRef<'static> {
+    ConnRef {
         gateway: "g1".into(),
         epoch: Epoch(3),
         conn: Conn(1_000_000),
@@ -39,8 +39,8 @@ fn events() -> Vec<(&'static str, Event<'static>)> {
         user: "alice".into(),
         target,
     };
-    let beat = |user: &'static str| Beat {
-        who: Who {
+    let beat = |user: &'static str| HeartbeatEntry {
+        who: DeviceRef {
             user: user.into(),
             platform: "web".into(),
             device: "t".into(),

@@ -5,7 +5,7 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use rollcall::presence::change::{Change, Kick, OutputId};
-use rollcall::presence::event::{Ending, Event, Intent, Target, Via, Who};
+use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
 use rollcall::schema::avro::{Frame, Quarantined, Schema, UserState, unframe};
 
 pub fn write(schema: &AvroSchema, value: Value) -> Vec<u8> {
@@ -54,8 +54,8 @@ fn id(id: OutputId) -> Value {
 
 #[derive(Default)]
 struct Fields<'e> {
-    who: Option<&'e Who<'e>>,
-    via: Option<&'e Via<'e>>,
+    who: Option<&'e DeviceRef<'e>>,
+    via: Option<&'e ConnRef<'e>>,
     user: Option<&'e str>,
     platform: Option<&'e str>,
     device: Option<&'e str>,

@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, KickedDevice, OutputId};
-use rollcall::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
+use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
 use rollcall::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use rollcall::schema::avro::{DeviceState, Quarantined, UserState};
 use rollcall::schema::policy::parse_policy;
@@ -39,26 +39,26 @@ fn number() -> impl Strategy<Value = u64> {
     (any::<u64>(), 1..64_u32).prop_map(|(bits, shift)| bits >> shift)
 }
 
-fn who() -> impl Strategy<Value = Who<'static>> {
+fn who() -> impl Strategy<Value = DeviceRef<'static>> {
     (
         text(bounds::USER_BYTES),
         text(bounds::PLATFORM_BYTES),
         text(bounds::DEVICE_BYTES),
     )
-        .prop_map(|(user, platform, device)| Who { user, platform, device })
+        .prop_map(|(user, platform, device)| DeviceRef { user, platform, device })
 }
 
-fn via() -> impl Strategy<Value = Via<'static>> {
-    (text(bounds::GATEWAY_BYTES), number(), number()).prop_map(|(gateway, epoch, conn)| Via {
+fn via() -> impl Strategy<Value = ConnRef<'static>> {
+    (text(bounds::GATEWAY_BYTES), number(), number()).prop_map(|(gateway, epoch, conn)| ConnRef {
         gateway,
         epoch: Epoch(epoch),
         conn: Conn(conn),
     })
 }
 
-fn beats() -> impl Strategy<Value = Vec<Beat<'static>>> {
+fn beats() -> impl Strategy<Value = Vec<HeartbeatEntry<'static>>> {
     vec(
-        (who(), number()).prop_map(|(who, conn)| Beat { who, conn: Conn(conn) }),
+        (who(), number()).prop_map(|(who, conn)| HeartbeatEntry { who, conn: Conn(conn) }),
         1..20,
     )
 }

@@ -5,7 +5,7 @@ use crate::house::wait_until;
 use futures_util::{StreamExt as _, stream};
 use rollcall::clock::SystemClock;
 use rollcall::gateway::uplink::http::HttpUplink;
-use rollcall::gateway::uplink::{Told, Uplink as _};
+use rollcall::gateway::uplink::{Uplink as _, UserUpdate};
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::{Log as _, NewRecord};
 use rollcall::presence::event::Event;
@@ -136,11 +136,11 @@ const LEASE_MS: u64 = 3_000;
 
 /// How many changes of each cause every user has had, as they come.
 #[derive(Default)]
-struct Tally(BTreeMap<Box<str>, Vec<Told>>);
+struct Tally(BTreeMap<Box<str>, Vec<UserUpdate>>);
 
 impl Tally {
     /// Takes in what comes until every user has had so many.
-    async fn until_all_have(&mut self, changes: &mut mpsc::Receiver<Told>, users: usize, each: usize) {
+    async fn until_all_have(&mut self, changes: &mut mpsc::Receiver<UserUpdate>, users: usize, each: usize) {
         let all = |tally: &Tally| tally.0.values().filter(|told| told.len() >= each).count();
         while all(self) < users {
             let told = tokio::time::timeout(PATIENCE, changes.recv())

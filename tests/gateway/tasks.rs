@@ -3,7 +3,7 @@
 use crate::client::Heard;
 use crate::house::{House, connect, flags, wait_until};
 use rollcall::gateway::uplink::log::LogUplink;
-use rollcall::gateway::uplink::{Asked, Kick, Pace, Standing, Told, Uplink};
+use rollcall::gateway::uplink::{Asked, Kick, Pace, Uplink, UserSnapshot, UserUpdate};
 use rollcall::log::Error;
 use rollcall::presence::event::Event;
 use rollcall::presence::{Epoch, Partition};
@@ -79,11 +79,11 @@ impl Uplink for Faulty {
         self.until_cut(self.uplink.kicks(gateway))
     }
 
-    fn changes(&self) -> Asked<mpsc::Receiver<Told>> {
+    fn changes(&self) -> Asked<mpsc::Receiver<UserUpdate>> {
         self.until_cut(self.uplink.changes())
     }
 
-    fn users(&self, users: Vec<String>) -> Asked<Vec<Option<Standing>>> {
+    fn users(&self, users: Vec<String>) -> Asked<Vec<Option<UserSnapshot>>> {
         self.uplink.users(users)
     }
 

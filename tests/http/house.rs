@@ -4,7 +4,7 @@ use crate::client::Client;
 use rollcall::clock::ManualClock;
 use rollcall::config::Scopes;
 use rollcall::engine::{Engine, Tuning};
-use rollcall::http::{Access, Edge, Face, Limits, serve};
+use rollcall::http::{Access, AppState, GatewayAddress, Limits, serve};
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{Log as _, Topic};
 use rollcall::presence::Partition;
@@ -20,12 +20,12 @@ pub struct House {
     pub clock: Arc<ManualClock>,
     pub stop: watch::Sender<bool>,
     /// Where the gateway is, if there were one.
-    pub edge: watch::Sender<Option<Edge>>,
+    pub edge: watch::Sender<Option<GatewayAddress>>,
     pub access: Arc<Access>,
     _serving: watch::Sender<bool>,
     client: Client,
     engine: Arc<Engine>,
-    face: Face,
+    face: AppState,
     runtime: Option<Runtime>,
 }
 
@@ -62,7 +62,7 @@ impl House {
         let address = listener.local_addr().expect("an address");
         let (stop, stopping) = watch::channel(false);
         let (edge, edges) = watch::channel(None);
-        let face = Face::new(engine.clone(), tokens, address, None, stopping)
+        let face = AppState::new(engine.clone(), tokens, address, None, stopping)
             .expect("threads")
             .with_edge(edges)
             .with_origins(origins);

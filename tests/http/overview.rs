@@ -1,7 +1,7 @@
 //! Policy, gateways, stats, health, metrics, the console, and paths that are not there.
 
 use crate::house::{House, connect, on, user_of, wait_until};
-use rollcall::http::Edge;
+use rollcall::http::GatewayAddress;
 use rollcall::log::{self, Log as _};
 use rollcall::presence::Partition;
 use serde_json::{Value, json};
@@ -297,7 +297,7 @@ fn it_says_where_the_gateway_is_and_lets_the_page_go_there() {
     let house = House::new(1);
     assert_eq!(house.get("/v1/edge").ok(), json!({"edge": null}));
     let everywhere = |port: u16| SocketAddr::from(([0, 0, 0, 0], port));
-    let edge = |address, tls, token| Edge { address, tls, token };
+    let edge = |address, tls, token| GatewayAddress { address, tls, token };
     let loopback_v6 = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 8090);
     let address = SocketAddr::from(([127, 0, 0, 1], 8090));
     let by_address = format!("ws://{}:90", house.address.ip());

@@ -3,7 +3,7 @@
 use crate::client::PATIENCE;
 use crate::house::{House, connect, wait_until};
 use rollcall::config::Scopes;
-use rollcall::http::{Limits, Patience};
+use rollcall::http::{ConnectionTimeouts, Limits};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -15,10 +15,10 @@ const TOKEN: &str = "publish-publish-publish";
 fn short(connections: usize, head_ms: u64, idle_ms: u64) -> Limits {
     Limits {
         connections,
-        patience: Patience {
+        patience: ConnectionTimeouts {
             head: Duration::from_millis(head_ms),
             idle: Duration::from_millis(idle_ms),
-            ..Patience::default()
+            ..ConnectionTimeouts::default()
         },
     }
 }

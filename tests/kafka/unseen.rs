@@ -59,7 +59,7 @@ pub fn a_thread_that_panics_makes_the_node_not_ready_and_says_which_it_was(boots
         ("panic:tail:3", "kafka-tail"),
         ("panic:owners:20", "kafka-owners"),
         ("panic:source:20", "kafka-source"),
-        ("panic:seats:50", "seats"),
+        ("panic:assignments:50", "assignments"),
         ("panic:together:1", "kafka-together"),
     ];
     for (number, (failpoint, task)) in places.into_iter().enumerate() {

@@ -32,7 +32,9 @@ fn of_store(house: &House, begins: &str, ends: &str) -> Vec<PathBuf> {
 
 /// Fills a file with zeros in place. A file that is gone meanwhile stays gone.
 fn overwrite(file: &PathBuf) {
-    let Ok(mut open) = fs::OpenOptions::new().write(true).open(file) else { return };
+    let Ok(mut open) = fs::OpenOptions::new().write(true).open(file) else {
+        return;
+    };
     let size = open.metadata().unwrap().len() as usize;
     open.write_all(&vec![0; size]).unwrap();
 }

@@ -92,7 +92,7 @@ impl House {
     }
 
     #[track_caller]
-    pub fn until(&self, what: &str, so: impl Fn(&PartitionStats) -> bool) -> PartitionStats {
+    pub fn until(&self, what: &str, mut so: impl FnMut(&PartitionStats) -> bool) -> PartitionStats {
         let began = Instant::now();
         loop {
             match self.stats() {

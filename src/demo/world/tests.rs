@@ -31,7 +31,7 @@ fn fold(users: u32, seed: u64, seconds: u64) -> Day {
         ..Policy::default()
     };
     let mut state = State::new(Partition(0), policy);
-    let mut world = World::new(users, seed);
+    let mut world = DemoWorld::new(users, seed);
     let mut day = Day {
         changes: vec![0; seconds as usize],
         causes: BTreeMap::new(),
@@ -99,8 +99,8 @@ fn events_are_valid_whatever_the_seed_and_the_size() {
 
 #[test]
 fn the_same_seed_gives_the_same_world_and_another_one_another() {
-    let world = |seed| -> Vec<Happening> {
-        let mut world = World::new(50, seed);
+    let world = |seed| -> Vec<DemoEvent> {
+        let mut world = DemoWorld::new(50, seed);
         (0..400).flat_map(|step| world.advance(BEGIN + step * STEP)).collect()
     };
     assert_eq!(world(1), world(1));
@@ -110,7 +110,7 @@ fn the_same_seed_gives_the_same_world_and_another_one_another() {
 #[test]
 fn within_a_minute_everybody_was_there_a_gateway_died_and_a_disconnect_came_late() {
     for (users, seed) in [(1_000, 1), (1_000, 2), (100, 3), (5_000, 4)] {
-        let mut world = World::new(users, seed);
+        let mut world = DemoWorld::new(users, seed);
         let mut seen = std::collections::BTreeSet::new();
         for step in 0..10 * SECOND / STEP + 2 {
             for happening in world.advance(BEGIN + step * STEP) {
@@ -129,7 +129,7 @@ fn within_a_minute_everybody_was_there_a_gateway_died_and_a_disconnect_came_late
 
 #[test]
 fn a_machine_that_slept_owes_nothing() {
-    let mut world = World::new(1_000, 1);
+    let mut world = DemoWorld::new(1_000, 1);
     for step in 0..400 {
         world.advance(BEGIN + step * STEP);
     }
@@ -142,7 +142,7 @@ fn a_machine_that_slept_owes_nothing() {
 
 #[test]
 fn a_gateway_that_comes_back_has_a_greater_epoch_and_begins_with_its_lease() {
-    let mut world = World::new(200, 3);
+    let mut world = DemoWorld::new(200, 3);
     let mut epochs: BTreeMap<String, u64> = BTreeMap::new();
     let mut restarts = 0;
     for step in 0..10 * MINUTE / STEP {

@@ -3,7 +3,7 @@
 use super::{Answer, PartitionStats, QueryError, Question, Waiting, Worker};
 use crate::engine::millis;
 use crate::engine::outcomes::Outcomes;
-use crate::engine::partition::Walk;
+use crate::engine::partition::PartitionProcessor;
 use crate::log::Topic;
 use crate::presence::Offset;
 use crate::schema::{json, policy::policy_json};
@@ -20,19 +20,19 @@ impl Worker {
     /// Whether a question cannot be answered now but will be by itself: when an offset was folded, or when what was
     /// folded is committed, which is a matter of milliseconds.
     fn is_to_wait(&self, at_least: Option<Offset>) -> bool {
-        let Some(walk) = &self.walk else {
+        let Some(processor) = &self.processor else {
             return at_least.is_some();
         };
-        let unsettled = self.failure.is_none() && walk.is_caught_up() && !walk.is_settled();
-        self.overslept || unsettled || at_least.is_some_and(|at_least| walk.applied() <= at_least)
+        let unsettled = self.failure.is_none() && processor.is_caught_up() && !processor.is_settled();
+        self.overslept || unsettled || at_least.is_some_and(|at_least| processor.applied() <= at_least)
     }
 
     fn answer(&self, question: Question) {
         match question {
             Question::Outcomes(offsets, reply) => {
-                let answer = self.shown().map(|walk| Outcomes {
-                    each: walk.outcomes().each(&offsets, walk.applied()),
-                    platforms: walk.state().policy().platforms.keys().cloned().collect(),
+                let answer = self.shown().map(|processor| Outcomes {
+                    each: processor.outcomes().each(&offsets, processor.applied()),
+                    platforms: processor.state().policy().platforms.keys().cloned().collect(),
                 });
                 let _ = reply.send(answer);
             }
@@ -40,8 +40,8 @@ impl Worker {
                 let _ = reply.send(self.users(&users));
             }
             Question::Policy(reply) => {
-                let answer = self.shown().map(|walk| {
-                    let image = walk.state().partition_image();
+                let answer = self.shown().map(|processor| {
+                    let image = processor.state().partition_image();
                     Answer {
                         value: (policy_json(image.policy), image.policy_since),
                         as_of: image.offset,
@@ -50,9 +50,9 @@ impl Worker {
                 let _ = reply.send(answer);
             }
             Question::Partition(reply) => {
-                let answer = self.shown().map(|walk| {
+                let answer = self.shown().map(|processor| {
                     let mut line = Vec::new();
-                    json::partition_line(&mut line, &walk.state().partition_image());
+                    json::partition_line(&mut line, &processor.state().partition_image());
                     line
                 });
                 let _ = reply.send(answer);
@@ -61,26 +61,26 @@ impl Worker {
     }
 
     /// The walk, if what it has may be shown.
-    fn shown(&self) -> Result<&Walk, QueryError> {
-        let walk = self
-            .walk
+    fn shown(&self) -> Result<&PartitionProcessor, QueryError> {
+        let processor = self
+            .processor
             .as_ref()
-            .filter(|walk| walk.is_settled() && walk.is_caught_up() && !self.is_outdated);
-        walk.ok_or(QueryError::Unavailable)
+            .filter(|processor| processor.is_settled() && processor.is_caught_up() && !self.is_outdated);
+        processor.ok_or(QueryError::Unavailable)
     }
 
     fn users(&self, users: &[String]) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
-        let walk = self.shown()?;
+        let processor = self.shown()?;
         let mut as_of = Vec::new();
         json::Object::new(&mut as_of)
             .number("partition", self.partition.0.into())
-            .optional_number("offset", walk.state().offset().map(|offset| offset.0))
-            .optional_number("time", millis(walk.state().time()))
+            .optional_number("offset", processor.state().offset().map(|offset| offset.0))
+            .optional_number("time", millis(processor.state().time()))
             .end();
         let names: Vec<&str> = users.iter().map(String::as_str).collect();
-        let lines = walk.look_up_all(&names, |image| {
+        let lines = processor.look_up_all(&names, |image| {
             let mut line = Vec::new();
-            json::user_fields(&mut line, image, walk.state().time());
+            json::user_fields(&mut line, image, processor.state().time());
             json::Object::more(&mut line).raw("as_of", &as_of).end();
             line
         });
@@ -104,8 +104,8 @@ impl Worker {
             .log
             .range(Topic::Events, self.partition)
             .map_or(Offset(0), |range| range.end);
-        let walk = self.walk.as_ref();
-        let applied = walk.map_or(Offset(0), Walk::applied);
+        let processor = self.processor.as_ref();
+        let applied = processor.map_or(Offset(0), PartitionProcessor::applied);
         let held = self.standstill.map(|standstill| {
             let reason = standstill.reason();
             format!("{reason} ({} s so far)", standstill.for_ms / 1_000).into()
@@ -117,14 +117,20 @@ impl Worker {
             refusal: self.refusal.clone(),
             warning: held.or_else(|| self.warning()),
             log_end: end,
-            committed: walk.map_or(Offset(0), |walk| walk.committed().next),
+            committed: processor.map_or(Offset(0), |processor| processor.committed().next),
             applied,
             lag: self.lag(applied, end),
-            time: walk.and_then(|walk| walk.state().time()),
-            census: walk.map(|walk| walk.census().clone()).unwrap_or_default(),
-            changes: walk.map_or(0, |walk| walk.state().seq()),
-            ignored: walk.map(|walk| *walk.without_effect().0).unwrap_or_default(),
-            rejected: walk.map(|walk| walk.without_effect().1.clone()).unwrap_or_default(),
+            time: processor.and_then(|processor| processor.state().time()),
+            census: processor
+                .map(|processor| processor.census().clone())
+                .unwrap_or_default(),
+            changes: processor.map_or(0, |processor| processor.state().seq()),
+            ignored: processor
+                .map(|processor| *processor.without_effect().0)
+                .unwrap_or_default(),
+            rejected: processor
+                .map(|processor| processor.without_effect().1.clone())
+                .unwrap_or_default(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! few requests may be under way at once. Within a connection order holds because the connection waits for each of
 //! its events. Subscriptions are resumed from their cursor whenever they break.
 
-use super::{AHEAD, Asked, Kick, KickLine, Pace, Standing, Told, Unavailable, Uplink};
+use super::{AHEAD, Asked, Kick, KickLine, Pace, Unavailable, Uplink, UserSnapshot, UserUpdate};
 use crate::cause::reason;
 use crate::config::address::masked;
 use crate::gateway::health::guarded;
@@ -46,14 +46,14 @@ struct Append {
 }
 
 pub struct HttpUplink {
-    engine: Engine,
+    engine: EngineClient,
     partitions: u32,
     appends: mpsc::Sender<Append>,
 }
 
 /// The other end.
 #[derive(Clone)]
-struct Engine {
+struct EngineClient {
     client: Client,
     url: Url,
     token: Option<Arc<str>>,
@@ -66,7 +66,7 @@ struct Stats {
 
 #[derive(Deserialize)]
 struct Users {
-    users: Vec<Standing>,
+    users: Vec<UserSnapshot>,
     /// Users whom nobody could look up at the moment, while a partition moves between nodes.
     #[serde(default)]
     unread: Vec<Unread>,
@@ -141,7 +141,7 @@ impl From<Failed> for Unavailable {
     }
 }
 
-impl Engine {
+impl EngineClient {
     fn at(&self, path: &str) -> Result<Url, Unavailable> {
         self.url
             .join(path)
@@ -192,7 +192,7 @@ impl HttpUplink {
             .map_err(|error| Unavailable(format!("{:?} is not the URL of an engine: {error}", masked(url))))?;
         // Between a gateway and its engine there is nothing, whatever the environment says of proxies.
         let client = Client::builder().no_proxy().connect_timeout(PATIENCE).build()?;
-        let engine = Engine {
+        let engine = EngineClient {
             client,
             url,
             token: token.map(Arc::from),
@@ -213,7 +213,7 @@ impl HttpUplink {
 }
 
 /// Makes requests of what waits for as long as there is an uplink. A panic fails what it was about, and no more.
-async fn gather_always(engine: Engine, mut waiting: mpsc::Receiver<Append>) {
+async fn gather_always(engine: EngineClient, mut waiting: mpsc::Receiver<Append>) {
     while let Err(panic) = AssertUnwindSafe(gather(&engine, &mut waiting)).catch_unwind().await {
         metrics::task_failed("uplink");
         tracing::error!(
@@ -224,7 +224,7 @@ async fn gather_always(engine: Engine, mut waiting: mpsc::Receiver<Append>) {
     }
 }
 
-async fn gather(engine: &Engine, waiting: &mut mpsc::Receiver<Append>) {
+async fn gather(engine: &EngineClient, waiting: &mut mpsc::Receiver<Append>) {
     let at_once = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
     while let Some(first) = waiting.recv().await {
         let Ok(permit) = at_once.clone().acquire_owned().await else {
@@ -260,7 +260,7 @@ fn body<'a>(events: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     body
 }
 
-async fn request(engine: &Engine, appends: Vec<Append>) {
+async fn request(engine: &EngineClient, appends: Vec<Append>) {
     let together = body(appends.iter().map(|append| append.events.as_slice()));
     let result = engine.post("v1/events", together).await.map(drop);
     if matches!(result, Err(Failed::Refused(_))) && appends.len() > 1 {
@@ -282,7 +282,7 @@ async fn request(engine: &Engine, appends: Vec<Append>) {
 
 /// One subscription, opened again whenever it breaks.
 struct Subscription {
-    engine: Engine,
+    engine: EngineClient,
     path: String,
     cursor: Option<String>,
 }
@@ -410,7 +410,7 @@ impl Lines {
     }
 }
 
-fn follow<T, L>(engine: &Engine, path: String) -> Asked<mpsc::Receiver<T>>
+fn follow<T, L>(engine: &EngineClient, path: String) -> Asked<mpsc::Receiver<T>>
 where
     T: Send + From<L> + 'static,
     L: DeserializeOwned + Send + 'static,
@@ -478,11 +478,11 @@ impl Uplink for HttpUplink {
         follow::<Kick, KickLine>(&self.engine, format!("v1/kicks?gateway={name}"))
     }
 
-    fn changes(&self) -> Asked<mpsc::Receiver<Told>> {
-        follow::<Told, Told>(&self.engine, "v1/changes".to_owned())
+    fn changes(&self) -> Asked<mpsc::Receiver<UserUpdate>> {
+        follow::<UserUpdate, UserUpdate>(&self.engine, "v1/changes".to_owned())
     }
 
-    fn users(&self, users: Vec<String>) -> Asked<Vec<Option<Standing>>> {
+    fn users(&self, users: Vec<String>) -> Asked<Vec<Option<UserSnapshot>>> {
         let engine = self.engine.clone();
         Box::pin(async move {
             let body = serde_json::json!({ "users": users }).to_string().into_bytes();

@@ -1,6 +1,6 @@
 //! The uplink of a gateway that runs in the process that owns the log.
 
-use super::{AHEAD, Asked, Cursor, Kick, Pace, Standing, Told, Unavailable, Uplink};
+use super::{AHEAD, Asked, Cursor, Kick, Pace, Unavailable, Uplink, UserSnapshot, UserUpdate};
 use crate::engine::{Engine, QueryError};
 use crate::log::{self, Limit, Log, Record, Topic};
 use crate::metrics;
@@ -218,7 +218,7 @@ impl Uplink for LogUplink {
         Box::pin(async move { Ok(follow(log, Topic::Kicks, woken, each)?) })
     }
 
-    fn changes(&self) -> Asked<mpsc::Receiver<Told>> {
+    fn changes(&self) -> Asked<mpsc::Receiver<UserUpdate>> {
         let (log, woken) = (self.engine.log().clone(), self.changed.clone());
         let schemas = self.engine.schemas().clone();
         let each = move |record: &Record| {
@@ -228,12 +228,12 @@ impl Uplink for LogUplink {
                 .inspect_err(|malformed| {
                     tracing::error!("skipping the change at offset {}: {malformed}", record.offset)
                 });
-            Ok(change.ok().map(Told::from))
+            Ok(change.ok().map(UserUpdate::from))
         };
         Box::pin(async move { Ok(follow(log, Topic::Changes, woken, each)?) })
     }
 
-    fn users(&self, users: Vec<String>) -> Asked<Vec<Option<Standing>>> {
+    fn users(&self, users: Vec<String>) -> Asked<Vec<Option<UserSnapshot>>> {
         let engine = self.engine.clone();
         let partitions = self.partitions();
         Box::pin(async move {
@@ -241,7 +241,7 @@ impl Uplink for LogUplink {
             for (number, user) in users.iter().enumerate() {
                 parts[partition_of(user, partitions).0 as usize].push(number);
             }
-            let mut found: Vec<Option<Standing>> = vec![None; users.len()];
+            let mut found: Vec<Option<UserSnapshot>> = vec![None; users.len()];
             for (partition, numbers) in (0..).map(Partition).zip(parts) {
                 if numbers.is_empty() {
                     continue;

@@ -44,10 +44,10 @@ pub trait Uplink: Send + Sync {
     fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>>;
 
     /// Everybody's changes from now on, likewise.
-    fn changes(&self) -> Asked<mpsc::Receiver<Told>>;
+    fn changes(&self) -> Asked<mpsc::Receiver<UserUpdate>>;
 
     /// Users as they stand, in the order asked; none for who is not known.
-    fn users(&self, users: Vec<String>) -> Asked<Vec<Option<Standing>>>;
+    fn users(&self, users: Vec<String>) -> Asked<Vec<Option<UserSnapshot>>>;
 
     /// The platforms of the policy in force.
     fn platforms(&self) -> Asked<BTreeMap<String, Pace>>;
@@ -73,7 +73,7 @@ pub struct Pace {
 
 /// What a client is told of a change of somebody.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub struct Told {
+pub struct UserUpdate {
     pub partition: u32,
     pub offset: u64,
     pub user: Box<str>,
@@ -93,14 +93,14 @@ pub struct ToldDevice {
     pub after: Box<str>,
 }
 
-impl From<Change> for Told {
-    fn from(change: Change) -> Told {
+impl From<Change> for UserUpdate {
+    fn from(change: Change) -> UserUpdate {
         let devices = change.devices.into_iter().map(|device| ToldDevice {
             platform: device.platform,
             before: device.before.name().into(),
             after: device.after.name().into(),
         });
-        Told {
+        UserUpdate {
             partition: change.id.partition.0,
             offset: change.id.offset.0,
             user: change.user,
@@ -116,7 +116,7 @@ impl From<Change> for Told {
 
 /// A user as it stands, as far as others are told.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub struct Standing {
+pub struct UserSnapshot {
     pub user: Box<str>,
     pub version: u64,
     pub status: Box<str>,
@@ -139,9 +139,9 @@ pub struct AsOf {
     pub offset: u64,
 }
 
-impl Standing {
+impl UserSnapshot {
     /// Whether a change is part of what was answered already.
-    pub fn covers(&self, told: &Told) -> bool {
+    pub fn covers(&self, told: &UserUpdate) -> bool {
         told.partition == self.as_of.partition && told.offset <= self.as_of.offset
     }
 }

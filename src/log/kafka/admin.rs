@@ -4,9 +4,12 @@
 //! topics were made with is kept in the owners' topic under a key of its own ([`MADE_WITH_KEY`]), since Kafka lets
 //! anybody raise it later.
 
-use super::client::Quiet;
+use super::client::DefaultContext;
 use super::settings::Connection;
-use super::topics::{Facts, Finding, Impossible, NewTopic, Part, Plan, TopicFacts, Wanted, Weight, judge, plan};
+use super::topics::{
+    ClusterFacts, Finding, Impossible, ManagedTopic, NewTopic, RequestedTopics, Severity, TopicFacts, TopicPlan, judge,
+    plan,
+};
 use crate::log::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -51,14 +54,16 @@ pub struct Checked {
 impl Checked {
     /// What keeps the engine from starting.
     pub fn refusals(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().filter(|finding| finding.weight == Weight::Refused)
+        self.findings
+            .iter()
+            .filter(|finding| finding.weight == Severity::Refused)
     }
 }
 
 /// What was done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Created {
-    pub plan: Plan,
+    pub plan: TopicPlan,
     pub checked: Checked,
 }
 
@@ -69,13 +74,13 @@ pub fn check(connection: &Connection) -> Result<Checked, Error> {
 
 /// Makes the topics that are not there. Topics that are there stay as they are; what is wrong with them is in the answer.
 /// Waits like [`check`].
-pub fn create(connection: &Connection, wanted: Wanted) -> Result<Created, Error> {
+pub fn create(connection: &Connection, wanted: RequestedTopics) -> Result<Created, Error> {
     let admin = Admin::new(connection)?;
     let plan = plan(connection, &admin.facts()?, wanted)?;
     admin.make(&plan.make)?;
     let mut facts = admin.facts()?;
     for _ in 0..SETTLES.0 {
-        if Part::ALL.iter().all(|part| facts.topics.contains_key(part)) {
+        if ManagedTopic::ALL.iter().all(|part| facts.topics.contains_key(part)) {
             break;
         }
         std::thread::sleep(SETTLES.1);
@@ -91,13 +96,13 @@ pub fn create(connection: &Connection, wanted: Wanted) -> Result<Created, Error>
 
 struct Admin<'c> {
     connection: &'c Connection,
-    client: AdminClient<Quiet>,
+    client: AdminClient<DefaultContext>,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Admin<'_> {
     fn new(connection: &Connection) -> Result<Admin<'_>, Error> {
-        let client = connection.client("rollcall-topics").create_with_context(Quiet);
+        let client = connection.client("rollcall-topics").create_with_context(DefaultContext);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Admin {
             connection,
@@ -113,8 +118,8 @@ impl Admin<'_> {
         Ok(self.judged(&self.facts()?))
     }
 
-    fn judged(&self, facts: &Facts) -> Checked {
-        let events = facts.topics.get(&Part::Log(Topic::Events));
+    fn judged(&self, facts: &ClusterFacts) -> Checked {
+        let events = facts.topics.get(&ManagedTopic::Log(Topic::Events));
         Checked {
             partitions: events.map_or(0, |topic| topic.partitions),
             brokers: facts.brokers,
@@ -123,7 +128,7 @@ impl Admin<'_> {
     }
 
     /// A broker that has not heard of a topic yet knows no setting of it, not even a default: it is asked again.
-    fn facts(&self) -> Result<Facts, Error> {
+    fn facts(&self) -> Result<ClusterFacts, Error> {
         let mut facts = self.ask()?;
         for _ in 0..SETTLES.0 {
             if facts.topics.values().all(|topic| !topic.settings.is_empty()) {
@@ -135,18 +140,18 @@ impl Admin<'_> {
         Ok(facts)
     }
 
-    fn ask(&self) -> Result<Facts, Error> {
+    fn ask(&self) -> Result<ClusterFacts, Error> {
         // All of them: who asks for one that is not there may make the broker create it.
         let metadata = self.client.inner().fetch_metadata(None, PATIENCE);
         let metadata = metadata.map_err(|error| Error::Unreachable {
             bootstrap: self.connection.bootstrap.clone(),
             cause: plain(&error),
         })?;
-        let mut facts = Facts {
+        let mut facts = ClusterFacts {
             brokers: metadata.brokers().len(),
-            ..Facts::default()
+            ..ClusterFacts::default()
         };
-        for part in Part::ALL {
+        for part in ManagedTopic::ALL {
             let name = part.name(self.connection);
             let found = metadata.topics().iter().find(|topic| topic.name() == name);
             if let Some(topic) = found.filter(|topic| !topic.partitions().is_empty()) {
@@ -162,14 +167,14 @@ impl Admin<'_> {
         if let Some(broker) = metadata.brokers().first() {
             self.settings(&mut facts, broker.id())?;
         }
-        if facts.topics.contains_key(&Part::Owners) {
+        if facts.topics.contains_key(&ManagedTopic::Owners) {
             facts.made_with = self.made_with()?;
         }
         Ok(facts)
     }
 
-    fn settings(&self, facts: &mut Facts, broker: i32) -> Result<(), Error> {
-        let names: Vec<(Part, String)> = facts
+    fn settings(&self, facts: &mut ClusterFacts, broker: i32) -> Result<(), Error> {
+        let names: Vec<(ManagedTopic, String)> = facts
             .topics
             .keys()
             .map(|part| (*part, part.name(self.connection)))
@@ -262,7 +267,7 @@ impl Admin<'_> {
         config
             .set("allow.auto.create.topics", "false")
             .set("fetch.queue.backoff.ms", "2");
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(cannot)?;
+        let consumer: BaseConsumer<DefaultContext> = config.create_with_context(DefaultContext).map_err(cannot)?;
         let mut from = TopicPartitionList::new();
         from.add_partition_offset(&owners, 0, KafkaOffset::Beginning)
             .map_err(cannot)?;

@@ -21,7 +21,7 @@ const IN_FLIGHT_MAX: usize = 400_000;
 const TOGETHER_MAX: usize = 256;
 const CALL: Duration = Duration::from_secs(10);
 
-type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<Place>>;
+type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<BatchSlot>>;
 
 /// One append, until every record of it has arrived or failed.
 struct Batch {
@@ -42,7 +42,7 @@ impl Batch {
     /// One of its records, on its way to a partition.
     fn outgoing<'r>(self: &Arc<Self>, topic: &'r str, at: usize, record: &'r (Partition, NewRecord)) -> Outgoing<'r> {
         let (partition, record) = record;
-        let place = Box::new(Place {
+        let place = Box::new(BatchSlot {
             batch: self.clone(),
             at,
         });
@@ -80,7 +80,7 @@ fn verdict(results: Vec<Result<Appended, Arc<str>>>) -> Result<Vec<Appended>, Er
 }
 
 /// A record's place in its batch.
-struct Place {
+struct BatchSlot {
     batch: Arc<Batch>,
     at: usize,
 }
@@ -90,9 +90,9 @@ struct Deliveries;
 quiet!(Deliveries);
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<Place>;
+    type DeliveryOpaque = Box<BatchSlot>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, place: Box<BatchSlot>) {
         let result = match result {
             Ok(message) => Ok(appended(message.partition(), message.offset())),
             Err((error, _)) => Err(error.to_string().into()),
@@ -114,10 +114,10 @@ pub struct Appender {
     config: ClientConfig,
     /// Replaced when it has failed for good.
     producer: RwLock<Arc<ThreadedProducer<Deliveries>>>,
-    together: SyncSender<Together>,
+    together: SyncSender<TransactionalAppender>,
 }
 
-struct Together {
+struct TransactionalAppender {
     records: Vec<(Partition, NewRecord)>,
     acknowledge: Acknowledge,
 }
@@ -182,7 +182,7 @@ impl Appender {
     }
 
     pub fn append_together(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
-        let together = Together { records, acknowledge };
+        let together = TransactionalAppender { records, acknowledge };
         match self.together.try_send(together) {
             Ok(()) => {}
             Err(TrySendError::Full(back)) => (back.acknowledge)(Err(Error::Busy)),
@@ -200,9 +200,9 @@ fn threaded(config: &ClientConfig) -> Result<Arc<ThreadedProducer<Deliveries>>, 
 
 /// The thread of those that are to be there all or none: one transaction after the other. A producer that has failed is
 /// given up; the next one settles what it had begun.
-fn append_together(topic: &str, config: &ClientConfig, waiting: &Receiver<Together>) {
+fn append_together(topic: &str, config: &ClientConfig, waiting: &Receiver<TransactionalAppender>) {
     let mut producer = None;
-    while let Ok(Together { records, acknowledge }) = waiting.recv() {
+    while let Ok(TransactionalAppender { records, acknowledge }) = waiting.recv() {
         failpoint::reach("together");
         let taken = match producer.take() {
             Some(producer) => Ok(producer),

@@ -33,18 +33,18 @@ pub(super) use quiet;
 
 /// The context of a client that needs no other.
 #[derive(Clone, Debug, Default)]
-pub struct Quiet;
+pub struct DefaultContext;
 
-quiet!(Quiet);
+quiet!(DefaultContext);
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for DefaultContext {}
 
 /// That of a producer, which counts what is on its way. The client's own count has other events in it, and one of those
 /// may stay for ever.
 #[derive(Debug, Default)]
-pub struct Sending(AtomicUsize);
+pub struct CountingContext(AtomicUsize);
 
-impl Sending {
+impl CountingContext {
     pub fn sent(&self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
@@ -54,9 +54,9 @@ impl Sending {
     }
 }
 
-quiet!(Sending);
+quiet!(CountingContext);
 
-impl ProducerContext for Sending {
+impl ProducerContext for CountingContext {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {

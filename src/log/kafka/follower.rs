@@ -6,10 +6,10 @@
 
 use super::group::{Member, Offsets};
 use super::owners::Owners;
+use super::partition_reader::{PartitionReader, Source, Wake};
 use super::settings::Connection;
-use super::tap::{Source, Tap, Wake};
 use crate::clock::Clock;
-use crate::log::{Error, Group as _, Limit, News, Record, Topic};
+use crate::log::{Error, Group as _, GroupEvent, Limit, Record, Topic};
 use crate::presence::{Offset, Partition};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ pub enum Beginning {
 
 /// What a follower was told, or has read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Heard {
+pub enum PollResult {
     /// These partitions are ours from now on; what comes of each begins at its offset.
     Begins(BTreeMap<Partition, Offset>),
     /// Nothing more comes of these. Others wait until they are [let go of](Follower::let_go); with `lost` they have
@@ -58,7 +58,7 @@ pub struct Follower {
     offsets: Offsets,
     /// Assigned, and where they begin is not known yet.
     coming: BTreeSet<Partition>,
-    places: BTreeMap<Partition, Place>,
+    places: BTreeMap<Partition, AssignedPartition>,
     /// Whose turn it is to be read.
     turn: Partition,
     wake: SyncSender<()>,
@@ -66,8 +66,8 @@ pub struct Follower {
 }
 
 /// A partition that is ours.
-struct Place {
-    tap: Tap,
+struct AssignedPartition {
+    partition_reader: PartitionReader,
     next: Offset,
     /// Up to here it was told that there is nothing more.
     told: Offset,
@@ -115,11 +115,11 @@ impl Follower {
 
     /// What the group has to say. To be called at least every few seconds, or the group takes this member for dead. An
     /// error other than [`Error::Gone`] passes: what it was about is tried again.
-    pub fn hear(&mut self) -> Result<Option<Heard>, Error> {
+    pub fn hear(&mut self) -> Result<Option<PollResult>, Error> {
         match self.member.poll()? {
-            Some(News::Assigned(partitions)) => self.coming.extend(partitions),
-            Some(News::Revoked(partitions)) => return Ok(Some(self.end(partitions, false))),
-            Some(News::Lost(partitions)) => return Ok(Some(self.end(partitions, true))),
+            Some(GroupEvent::Assigned(partitions)) => self.coming.extend(partitions),
+            Some(GroupEvent::Revoked(partitions)) => return Ok(Some(self.end(partitions, false))),
+            Some(GroupEvent::Lost(partitions)) => return Ok(Some(self.end(partitions, true))),
             None => {}
         }
         if self.coming.is_empty() {
@@ -132,7 +132,7 @@ impl Follower {
                 // Full: it will look anyway.
                 let _ = wake.try_send(());
             });
-            let tap = Tap::new(
+            let partition_reader = PartitionReader::new(
                 &self.source,
                 Some(self.topic),
                 self.name.clone(),
@@ -140,10 +140,17 @@ impl Follower {
                 Some(wake),
             )?;
             let (next, told) = (*next, *next);
-            self.places.insert(*partition, Place { tap, next, told });
+            self.places.insert(
+                *partition,
+                AssignedPartition {
+                    partition_reader,
+                    next,
+                    told,
+                },
+            );
         }
         self.coming.clear();
-        Ok(Some(Heard::Begins(begins)))
+        Ok(Some(PollResult::Begins(begins)))
     }
 
     fn where_they_begin(&self) -> Result<BTreeMap<Partition, Offset>, Error> {
@@ -162,12 +169,12 @@ impl Follower {
         Ok(begins)
     }
 
-    fn end(&mut self, partitions: Vec<Partition>, lost: bool) -> Heard {
+    fn end(&mut self, partitions: Vec<Partition>, lost: bool) -> PollResult {
         for partition in &partitions {
             self.coming.remove(partition);
             self.places.remove(partition);
         }
-        Heard::Ends { partitions, lost }
+        PollResult::Ends { partitions, lost }
     }
 
     /// These may be others' from now on.
@@ -176,7 +183,7 @@ impl Follower {
     }
 
     /// What is there of one partition, in turn. The same holds for errors as of [`hear`](Follower::hear).
-    pub fn read(&mut self) -> Result<Option<Heard>, Error> {
+    pub fn read(&mut self) -> Result<Option<PollResult>, Error> {
         let after = self.places.range(self.turn..).map(|(partition, _)| *partition);
         let before = self.places.range(..self.turn).map(|(partition, _)| *partition);
         let turns: Vec<Partition> = after.chain(before).collect();
@@ -184,14 +191,14 @@ impl Follower {
             let place = self.places.get_mut(&partition).expect("just listed");
             self.turn = Partition(partition.0 + 1);
             let mut records = Vec::new();
-            place.tap.read(place.next, LIMIT, &mut records)?;
+            place.partition_reader.read(place.next, LIMIT, &mut records)?;
             if let Some(last) = records.last() {
                 place.next = Offset(last.offset.0 + 1);
-                return Ok(Some(Heard::Records(partition, records)));
+                return Ok(Some(PollResult::Records(partition, records)));
             }
-            if place.tap.is_at_end() && place.tap.end() > place.told.max(place.next) {
-                place.told = place.tap.end();
-                return Ok(Some(Heard::Reached(partition, place.told)));
+            if place.partition_reader.is_at_end() && place.partition_reader.end() > place.told.max(place.next) {
+                place.told = place.partition_reader.end();
+                return Ok(Some(PollResult::Reached(partition, place.told)));
             }
         }
         Ok(None)

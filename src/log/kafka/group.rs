@@ -5,7 +5,7 @@
 //! events come from taps, at offsets that the group knows nothing of.
 
 use super::client::{quiet, unread, unwritten};
-use crate::log::{Error, Group, News, locked};
+use crate::log::{Error, Group, GroupEvent, locked};
 use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
@@ -23,17 +23,17 @@ const ASK: Duration = Duration::from_secs(10);
 
 /// What the group has told and nobody has heard yet.
 #[derive(Default)]
-struct Told {
+struct GroupInbox {
     news: Mutex<VecDeque<(bool, Vec<i32>)>>,
     /// No answers will be given any more.
     leaving: AtomicBool,
 }
 
-struct Ear(Arc<Told>);
+struct InboxContext(Arc<GroupInbox>);
 
-quiet!(Ear);
+quiet!(InboxContext);
 
-impl ConsumerContext for Ear {
+impl ConsumerContext for InboxContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, told: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         if self.0.leaving.load(Ordering::Acquire) {
             // Everything was let go of before; the group only wants to hear it.
@@ -59,8 +59,8 @@ impl ConsumerContext for Ear {
 /// A member of the group. See the module.
 pub struct Member {
     topic: Arc<str>,
-    consumer: Arc<BaseConsumer<Ear>>,
-    told: Arc<Told>,
+    consumer: Arc<BaseConsumer<InboxContext>>,
+    told: Arc<GroupInbox>,
     /// Asked back, and not let go of yet.
     asked: BTreeSet<Partition>,
     /// The rest of what was asked back at once; the group takes one answer.
@@ -92,9 +92,9 @@ impl Member {
             // Of what it is not to fetch, as little as can be.
             .set("auto.offset.reset", "latest")
             .set("queued.max.messages.kbytes", "1024");
-        let told = Arc::new(Told::default());
-        let consumer: BaseConsumer<Ear> = config
-            .create_with_context(Ear(told.clone()))
+        let told = Arc::new(GroupInbox::default());
+        let consumer: BaseConsumer<InboxContext> = config
+            .create_with_context(InboxContext(told.clone()))
             .map_err(|error| Error::Open(format!("a member of the group cannot be made: {error}").into()))?;
         consumer
             .subscribe(&[&topic])
@@ -130,7 +130,7 @@ impl Member {
 #[derive(Clone)]
 pub struct Offsets {
     topic: Arc<str>,
-    consumer: Arc<BaseConsumer<Ear>>,
+    consumer: Arc<BaseConsumer<InboxContext>>,
 }
 
 impl Offsets {
@@ -195,7 +195,7 @@ impl Drop for Member {
 }
 
 impl Group for Member {
-    fn poll(&mut self) -> Result<Option<News>, Error> {
+    fn poll(&mut self) -> Result<Option<GroupEvent>, Error> {
         let failed = match self.consumer.poll(Duration::ZERO) {
             // A record that came before it was paused: its reader has it from elsewhere.
             None | Some(Ok(_)) => None,
@@ -216,12 +216,12 @@ impl Group for Member {
                 .incremental_assign(&list)
                 .and_then(|()| self.consumer.pause(&list));
             taken.map_err(|error| unread("the assignment of the group", &error))?;
-            return Ok(Some(News::Assigned(partitions)));
+            return Ok(Some(GroupEvent::Assigned(partitions)));
         }
         self.asked.extend(partitions.iter().copied());
         Ok(Some(match self.consumer.assignment_lost() {
-            true => News::Lost(partitions),
-            false => News::Revoked(partitions),
+            true => GroupEvent::Lost(partitions),
+            false => GroupEvent::Revoked(partitions),
         }))
     }
 

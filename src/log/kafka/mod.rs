@@ -6,7 +6,7 @@
 //! | `topics`, `admin` | making the topics and judging them |
 //! | `group` | which partitions are this node's |
 //! | `owned` | a partition as its owner has it: the fence, and outputs with their position in one transaction |
-//! | `tap` | reading one partition, in batches |
+//! | `partition_reader` | reading one partition, in batches |
 //! | `tail`, `older` | changes and kicks for those who follow them: the newest from memory, older ones from the brokers |
 //! | `append` | events on their way in |
 //! | `owners` | who has which partition |
@@ -18,15 +18,15 @@ mod append;
 mod client;
 mod follower;
 mod group;
-mod older;
+mod history_readers;
 mod owned;
 mod owners;
+mod partition_reader;
 pub mod settings;
 mod tail;
-mod tap;
 pub mod topics;
 
-pub use follower::{Beginning, Follower, Heard};
+pub use follower::{Beginning, Follower, PollResult};
 pub use group::{Member, Offsets};
 pub use owners::{Owner, Owners};
 
@@ -34,8 +34,9 @@ use crate::clock::Clock;
 use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
 use append::Appender;
-use client::Quiet;
+use client::DefaultContext;
 use owned::Owned;
+use partition_reader::{PartitionReader, Source};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use settings::Connection;
@@ -43,7 +44,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tail::Tail;
-use tap::{Source, Tap};
 
 const OWNERS_WAIT: Duration = Duration::from_secs(30);
 /// Brokers that have not answered for so long are away.
@@ -184,7 +184,7 @@ impl KafkaLog {
         &self.events
     }
 
-    fn offsets(&self) -> &BaseConsumer<Quiet> {
+    fn offsets(&self) -> &BaseConsumer<DefaultContext> {
         self.offsets.consumer()
     }
 
@@ -291,7 +291,7 @@ pub struct KafkaReader {
     connection: Connection,
     source: Arc<Source>,
     partitions: u32,
-    taps: Vec<(Topic, Partition, Tap)>,
+    taps: Vec<(Topic, Partition, PartitionReader)>,
 }
 
 impl KafkaReader {
@@ -346,11 +346,11 @@ impl KafkaReader {
             Some(at) => at,
             None => {
                 let name = self.connection.topic(topic).into();
-                let tap = Tap::new(&self.source, Some(topic), name, partition, None)?;
-                self.taps.push((topic, partition, tap));
+                let partition_reader = PartitionReader::new(&self.source, Some(topic), name, partition, None)?;
+                self.taps.push((topic, partition, partition_reader));
                 self.taps.len() - 1
             }
         };
-        older::wait_for(&mut self.taps[at].2, from, limit, into)
+        history_readers::wait_for(&mut self.taps[at].2, from, limit, into)
     }
 }

@@ -11,8 +11,8 @@
 //! new one settles the old transaction, and the committed position tells.
 
 use super::KafkaLog;
-use super::client::{Sending, is_fenced, transactional, unread, unwritten};
-use super::tap::{Tap, Wake};
+use super::client::{CountingContext, is_fenced, transactional, unread, unwritten};
+use super::partition_reader::{PartitionReader, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{
@@ -47,14 +47,14 @@ const DRAIN_EVERY: Duration = Duration::from_micros(200);
 pub struct Owned {
     log: Arc<KafkaLog>,
     partition: Partition,
-    tap: Mutex<Tap>,
+    partition_reader: Mutex<PartitionReader>,
     ledger: Mutex<Ledger>,
 }
 
 /// How far the outputs are, and who writes them.
 struct Ledger {
     /// None after a failure: what was begun may have got through or not.
-    producer: Option<Arc<BaseProducer<Sending>>>,
+    producer: Option<Arc<BaseProducer<CountingContext>>>,
     position: Position,
     /// Another owner was let in: nothing is tried again.
     fenced: bool,
@@ -66,9 +66,9 @@ impl Owned {
         let told = log.clone();
         let wake: Wake = Box::new(move || told.tell(Topic::Events, partition));
         let name = log.name(Topic::Events);
-        let tap = Tap::new(log.events(), Some(Topic::Events), name, partition, Some(wake))?;
+        let partition_reader = PartitionReader::new(log.events(), Some(Topic::Events), name, partition, Some(wake))?;
         let owned = Owned {
-            tap: Mutex::new(tap),
+            partition_reader: Mutex::new(partition_reader),
             log,
             partition,
             ledger: Mutex::new(Ledger {
@@ -101,8 +101,8 @@ impl Owned {
             .set("queue.buffering.max.kbytes", "262144")
             .set("batch.size", "1000000");
         let what = |doing: &str| format!("partition {partition}, {doing}");
-        let producer: BaseProducer<Sending> = config
-            .create_with_context(Sending::default())
+        let producer: BaseProducer<CountingContext> = config
+            .create_with_context(CountingContext::default())
             .map_err(|error| unwritten(&what("a producer"), &error))?;
         producer.init_transactions(TAKE_UP).map_err(|error| {
             let fenced = is_fenced(&producer, &error);
@@ -133,7 +133,7 @@ impl Owned {
 
     /// Says in the topic of owners that the partition is here: in a transaction, so that an owner who was fenced off
     /// cannot say so later.
-    fn tell_others(&self, producer: &BaseProducer<Sending>) -> Result<(), KafkaError> {
+    fn tell_others(&self, producer: &BaseProducer<CountingContext>) -> Result<(), KafkaError> {
         let (key, value) = self.log.owner_record(self.partition);
         let name = self.log.owners_topic();
         producer.begin_transaction()?;
@@ -180,7 +180,7 @@ impl Owned {
     }
 
     /// One transaction.
-    fn transact(&self, producer: &Arc<BaseProducer<Sending>>, commit: &Commit) -> Result<(), KafkaError> {
+    fn transact(&self, producer: &Arc<BaseProducer<CountingContext>>, commit: &Commit) -> Result<(), KafkaError> {
         producer.begin_transaction()?;
         failpoint::reach("begin");
         let partition = self.partition.0 as i32;
@@ -234,7 +234,7 @@ impl Drop for Owned {
 }
 
 /// Hands a record over; waits while too many are on their way.
-fn send(producer: &BaseProducer<Sending>, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
+fn send(producer: &BaseProducer<CountingContext>, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
     let mut record = record;
     loop {
         match producer.send(record) {
@@ -253,7 +253,7 @@ fn send(producer: &BaseProducer<Sending>, record: BaseRecord<'_, [u8], [u8]>) ->
 
 /// Waits until everything handed over has arrived or failed. `flush` would look only every 100 ms, and so would the
 /// commit after it.
-fn drain(producer: &BaseProducer<Sending>, clock: &dyn Clock) -> Result<(), KafkaError> {
+fn drain(producer: &BaseProducer<CountingContext>, clock: &dyn Clock) -> Result<(), KafkaError> {
     let until_ms = clock.monotonic_ms() + DRAIN_MAX_MS;
     loop {
         producer.poll(Duration::ZERO);
@@ -271,7 +271,7 @@ fn drain(producer: &BaseProducer<Sending>, clock: &dyn Clock) -> Result<(), Kafk
 /// broker comes or goes, whatever the time-out (its issues 5456 and 5511): then the call is left behind in a thread of
 /// its own, with the producer, which is fenced off by the next.
 fn send_offsets(
-    producer: &Arc<BaseProducer<Sending>>,
+    producer: &Arc<BaseProducer<CountingContext>>,
     offsets: TopicPartitionList,
     group: ConsumerGroupMetadata,
 ) -> Result<(), KafkaError> {
@@ -316,7 +316,7 @@ impl Log for Owned {
         into: &mut Vec<Record>,
     ) -> Result<(), Error> {
         if (topic, partition) == (Topic::Events, self.partition) {
-            locked(&self.tap).read(from, limit, into)
+            locked(&self.partition_reader).read(from, limit, into)
         } else {
             self.log.read(topic, partition, from, limit, into)
         }
@@ -331,7 +331,7 @@ impl Log for Owned {
             Some(seen) => seen,
             None => self.log.events().ask_range(&name, partition)?,
         };
-        let end = Offset(end).max(locked(&self.tap).end());
+        let end = Offset(end).max(locked(&self.partition_reader).end());
         Ok(Range {
             start: Offset(start),
             end,
@@ -339,15 +339,15 @@ impl Log for Owned {
     }
 
     fn is_at_end(&self, _: Partition) -> bool {
-        locked(&self.tap).is_at_end()
+        locked(&self.partition_reader).is_at_end()
     }
 
     fn reading(&self, _: Partition) -> Reading {
-        let tap = locked(&self.tap);
+        let partition_reader = locked(&self.partition_reader);
         Reading {
-            reached: tap.reached(),
-            is_at_end: tap.is_at_end(),
-            unanswered_since_ms: tap.unanswered_since_ms(),
+            reached: partition_reader.reached(),
+            is_at_end: partition_reader.is_at_end(),
+            unanswered_since_ms: partition_reader.unanswered_since_ms(),
         }
     }
 

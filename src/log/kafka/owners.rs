@@ -5,7 +5,7 @@
 //! be late, never wrong for good: who is asked and does not have the partition says so.
 
 use super::client::spawn;
-use super::tap::{Source, Tap};
+use super::partition_reader::{PartitionReader, Source};
 use crate::failpoint;
 use crate::log::{Error, Limit, Record, locked};
 use crate::presence::{Offset, Partition};
@@ -40,10 +40,10 @@ pub fn record(partition: Partition, owner: &Owner) -> (String, String) {
 
 /// What is known of owners.
 #[derive(Clone, Default)]
-pub struct Owners(Arc<Mutex<Known>>);
+pub struct Owners(Arc<Mutex<KnownOwner>>);
 
 #[derive(Default)]
-struct Known {
+struct KnownOwner {
     owners: BTreeMap<Partition, Owner>,
     /// URLs that were refused: each is warned of once.
     refused: BTreeSet<String>,
@@ -77,7 +77,7 @@ impl Owners {
 
     fn learn(&self, records: &[Record]) {
         let mut known = locked(&self.0);
-        let Known { owners, refused } = &mut *known;
+        let KnownOwner { owners, refused } = &mut *known;
         for record in records {
             let partition = record
                 .key
@@ -104,15 +104,15 @@ impl Owners {
     pub fn follow(source: &Arc<Source>, name: Arc<str>, wait: Duration) -> Result<Owners, Error> {
         let (start, end) = source.ask_range(&name, Partition(0))?;
         let owners = Owners::default();
-        let mut tap = Tap::new(source, None, name.clone(), Partition(0), None)?;
+        let mut partition_reader = PartitionReader::new(source, None, name.clone(), Partition(0), None)?;
         let mut next = Offset(start);
         let mut records = Vec::new();
         let mut read = move |owners: &Owners| -> Result<(bool, Offset), Error> {
             records.clear();
-            tap.read(next, LIMIT, &mut records)?;
-            next = tap.next().unwrap_or(next);
+            partition_reader.read(next, LIMIT, &mut records)?;
+            next = partition_reader.next().unwrap_or(next);
             owners.learn(&records);
-            Ok((tap.is_at_end(), next))
+            Ok((partition_reader.is_at_end(), next))
         };
         let mut polls = (wait.as_millis() / POLL.as_millis()).max(1);
         loop {

@@ -94,30 +94,30 @@ pub enum Invalid {
     )]
     Prefix(String),
     #[error("{place}: `{key}` must be followed by = and a value")]
-    NoValue { place: Place, key: String },
+    NoValue { place: SettingSource, key: String },
     #[error("{place}: there is no key before the =")]
-    NoKey { place: Place },
+    NoKey { place: SettingSource },
     #[error("{place}: {key} is the engine's own: {why}")]
     Owned {
-        place: Place,
+        place: SettingSource,
         key: String,
         why: &'static str,
     },
     #[error("{place}: {key} is no setting of librdkafka{}", .hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
     Unknown {
-        place: Place,
+        place: SettingSource,
         key: String,
         hint: Option<&'static str>,
     },
     #[error("{place}: {what}")]
-    Refused { place: Place, what: String },
+    Refused { place: SettingSource, what: String },
     #[error("the properties {} cannot be read: {cause}", path.display())]
     Unreadable { path: PathBuf, cause: String },
 }
 
 /// Where a setting was given.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum SettingSource {
     Flag,
     Line(PathBuf, usize),
 }
@@ -172,16 +172,16 @@ impl Connection {
                 cause: error.to_string(),
             })?;
             for (line, setting) in logical_lines(&text) {
-                connection.add(&setting, &Place::Line(path.to_owned(), line))?;
+                connection.add(&setting, &SettingSource::Line(path.to_owned(), line))?;
             }
         }
         for setting in set {
-            connection.add(setting, &Place::Flag)?;
+            connection.add(setting, &SettingSource::Flag)?;
         }
         Ok(connection)
     }
 
-    fn add(&mut self, setting: &str, place: &Place) -> Result<(), Invalid> {
+    fn add(&mut self, setting: &str, place: &SettingSource) -> Result<(), Invalid> {
         let Some((key, value)) = setting.split_once('=') else {
             // The key alone: what follows it may be a password behind some other sign.
             let end = setting.find(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c));
@@ -276,11 +276,11 @@ impl fmt::Debug for Connection {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SettingSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Flag => f.write_str("--kafka-set"),
-            Place::Line(path, line) => write!(f, "{}, line {line}", path.display()),
+            SettingSource::Flag => f.write_str("--kafka-set"),
+            SettingSource::Line(path, line) => write!(f, "{}, line {line}", path.display()),
         }
     }
 }
@@ -305,7 +305,7 @@ fn is_secret(key: &str) -> bool {
 }
 
 /// librdkafka's own sentence, where that cannot give a secret away.
-fn refused(key: &str, value: &str, error: KafkaError, place: &Place) -> Invalid {
+fn refused(key: &str, value: &str, error: KafkaError, place: &SettingSource) -> Invalid {
     let place = place.clone();
     let KafkaError::ClientConfig(kind, what, ..) = error else {
         let what = format!("{key} has a value that is not text");

@@ -1,13 +1,13 @@
 //! Outputs as they come: the newest changes and kicks of every partition in memory, for all who follow them, and older
-//! ones from the brokers ([`Older`]).
+//! ones from the brokers ([`HistoryReaders`]).
 //!
 //! Read by one thread, committed records alone. That thread never waits: a partition that cannot be read is tried again
 //! later, after a pause of its own, and what is asked of brokers is asked by a second thread.
 
 use super::KafkaLog;
 use super::client::spawn;
-use super::older::Older;
-use super::tap::{Source, Tap, Wake};
+use super::history_readers::HistoryReaders;
+use super::partition_reader::{PartitionReader, Source, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{Error, Limit, Range, Record, Topic, locked};
@@ -41,7 +41,7 @@ const PAUSE_MS_MAX: u64 = 5_000;
 type Key = (Topic, Partition);
 
 /// The newest outputs of a partition.
-struct Lane {
+struct TailBuffer {
     name: Arc<str>,
     ring: VecDeque<Record>,
     bytes: usize,
@@ -57,7 +57,7 @@ struct Lane {
     is_stuck: bool,
 }
 
-impl Lane {
+impl TailBuffer {
     fn push(&mut self, records: Vec<Record>) {
         for record in records {
             self.bytes += size(&record);
@@ -80,20 +80,20 @@ fn size(record: &Record) -> usize {
 pub struct Tail {
     clock: Arc<dyn Clock>,
     source: Arc<Source>,
-    lanes: BTreeMap<Key, Mutex<Lane>>,
-    older: Older,
+    buffers: BTreeMap<Key, Mutex<TailBuffer>>,
+    older: HistoryReaders,
     /// Since when no broker has answered, by the monotonic clock.
     unanswered_since_ms: Mutex<Option<u64>>,
 }
 
 /// Tells the thread that reads which lanes to look at, each once until it has looked.
-struct Bell {
+struct WakeFlag {
     key: Key,
     is_rung: AtomicBool,
     rung: Sender<Key>,
 }
 
-impl Bell {
+impl WakeFlag {
     fn ring(&self) {
         if !self.is_rung.swap(true, Ordering::AcqRel) {
             // Nobody listens any more when the log is gone.
@@ -103,9 +103,9 @@ impl Bell {
 }
 
 /// A lane as the thread that reads has it.
-struct Followed {
-    tap: Tap,
-    bell: Arc<Bell>,
+struct BufferReader {
+    partition_reader: PartitionReader,
+    wake_flag: Arc<WakeFlag>,
     /// How often in a row it could not be read.
     failures: u32,
 }
@@ -119,12 +119,12 @@ impl Tail {
         name: impl Fn(Topic) -> Arc<str>,
     ) -> Result<Tail, Error> {
         let source = Source::new(config.clone(), clock.clone())?;
-        let mut lanes = BTreeMap::new();
+        let mut buffers = BTreeMap::new();
         for topic in FOLLOWED {
             for partition in (0..partitions).map(Partition) {
                 let name = name(topic);
                 let (_, end) = source.ask_range(&name, partition)?;
-                let lane = Lane {
+                let buffer = TailBuffer {
                     name,
                     ring: VecDeque::new(),
                     bytes: 0,
@@ -134,14 +134,14 @@ impl Tail {
                     heard_ms: clock.monotonic_ms(),
                     is_stuck: false,
                 };
-                lanes.insert((topic, partition), Mutex::new(lane));
+                buffers.insert((topic, partition), Mutex::new(buffer));
             }
         }
         Ok(Tail {
-            older: Older::new(config, clock.clone(), partitions),
+            older: HistoryReaders::new(config, clock.clone(), partitions),
             clock,
             source,
-            lanes,
+            buffers,
             unanswered_since_ms: Mutex::new(None),
         })
     }
@@ -156,63 +156,70 @@ impl Tail {
     pub fn follow(&self, log: Weak<KafkaLog>) -> Result<(), Error> {
         let (rung, rings) = channel();
         let mut followed = BTreeMap::new();
-        for (key, lane) in &self.lanes {
-            let bell = Arc::new(Bell {
+        for (key, buffer) in &self.buffers {
+            let wake_flag = Arc::new(WakeFlag {
                 key: *key,
                 is_rung: AtomicBool::new(false),
                 rung: rung.clone(),
             });
-            let rings = bell.clone();
+            let rings = wake_flag.clone();
             let wake: Wake = Box::new(move || rings.ring());
             let (topic, partition) = *key;
-            let name = locked(lane).name.clone();
-            let tap = Tap::new(&self.source, Some(topic), name, partition, Some(wake))?;
+            let name = locked(buffer).name.clone();
+            let partition_reader = PartitionReader::new(&self.source, Some(topic), name, partition, Some(wake))?;
             let failures = 0;
-            followed.insert(*key, Followed { tap, bell, failures });
+            followed.insert(
+                *key,
+                BufferReader {
+                    partition_reader,
+                    wake_flag,
+                    failures,
+                },
+            );
         }
-        let bells: Vec<Arc<Bell>> = followed.values().map(|lane| lane.bell.clone()).collect();
+        let bells: Vec<Arc<WakeFlag>> = followed.values().map(|buffer| buffer.wake_flag.clone()).collect();
         // Reading starts them.
-        bells.iter().for_each(|bell| bell.ring());
+        bells.iter().for_each(|wake_flag| wake_flag.ring());
         let (looks_at, clock) = (log.clone(), self.clock.clone());
         spawn("kafka-tail", move || read_lanes(&log, followed, &rings, &*clock))?;
         spawn("kafka-tail-look", move || look_after_lanes(&looks_at, &bells))
     }
 
     /// Reads what there is of a lane; whether there was anything.
-    fn advance(&self, key: Key, tap: &mut Tap) -> Result<bool, Error> {
-        let Some(lane) = self.lanes.get(&key) else {
+    fn advance(&self, key: Key, partition_reader: &mut PartitionReader) -> Result<bool, Error> {
+        let Some(buffer) = self.buffers.get(&key) else {
             return Ok(false);
         };
         let mut any = false;
         loop {
             let (from, is_stuck) = {
-                let mut lane = locked(lane);
-                (lane.end, std::mem::take(&mut lane.is_stuck))
+                let mut buffer = locked(buffer);
+                (buffer.end, std::mem::take(&mut buffer.is_stuck))
             };
             if is_stuck {
-                tap.restart()?;
+                partition_reader.restart()?;
             }
             let mut records = Vec::new();
-            match tap.read_here(from, LIMIT, &mut records) {
+            match partition_reader.read_here(from, LIMIT, &mut records) {
                 Ok(_) => {}
                 // Retention overtook it: what is there is shown, and who wants what is gone is told.
                 Err(Error::Gone { start, .. }) => {
-                    let mut lane = locked(lane);
-                    lane.ring.clear();
-                    lane.bytes = 0;
-                    (lane.first, lane.end, lane.reached) = (start, start, start);
+                    let mut buffer = locked(buffer);
+                    buffer.ring.clear();
+                    buffer.bytes = 0;
+                    (buffer.first, buffer.end, buffer.reached) = (start, start, start);
                     any = true;
                     continue;
                 }
                 Err(error) => return Err(error),
             }
             let none = records.is_empty();
-            let mut lane = locked(lane);
-            lane.push(records);
-            lane.end = tap.next().unwrap_or(from);
-            lane.reached = tap.reached();
+            let mut buffer = locked(buffer);
+            buffer.push(records);
+            buffer.end = partition_reader.next().unwrap_or(from);
+            buffer.reached = partition_reader.reached();
             if !none {
-                lane.heard_ms = self.clock.monotonic_ms();
+                buffer.heard_ms = self.clock.monotonic_ms();
             }
             if none {
                 return Ok(any);
@@ -223,10 +230,10 @@ impl Tail {
 
     /// What is kept and what was read.
     pub fn range(&self, topic: Topic, partition: Partition) -> Option<Result<Range, Error>> {
-        let lane = self.lanes.get(&(topic, partition))?;
+        let buffer = self.buffers.get(&(topic, partition))?;
         let (name, end) = {
-            let lane = locked(lane);
-            (lane.name.clone(), lane.end)
+            let buffer = locked(buffer);
+            (buffer.name.clone(), buffer.end)
         };
         let start = match self.source.seen_range(&name, partition) {
             Some((start, _)) => Ok(start),
@@ -247,12 +254,12 @@ impl Tail {
         limit: Limit,
         into: &mut Vec<Record>,
     ) -> Result<(), Error> {
-        if let Some(lane) = self.lanes.get(&(topic, partition)) {
-            let lane = locked(lane);
-            if from >= lane.first {
-                let begin = lane.ring.partition_point(|record| record.offset < from);
+        if let Some(buffer) = self.buffers.get(&(topic, partition)) {
+            let buffer = locked(buffer);
+            if from >= buffer.first {
+                let begin = buffer.ring.partition_point(|record| record.offset < from);
                 let mut bytes = 0;
-                for record in lane.ring.range(begin..).take(limit.records) {
+                for record in buffer.ring.range(begin..).take(limit.records) {
                     if bytes > 0 && bytes >= limit.bytes {
                         break;
                     }
@@ -268,17 +275,17 @@ impl Tail {
     /// Asks the brokers about a lane that is quiet; whether it is to be read again from where it is, since they have more
     /// than it gives. After a change of leaders librdkafka may sit still for ever.
     fn is_stuck(&self, key: Key) -> bool {
-        let Some(lane) = self.lanes.get(&key) else {
+        let Some(buffer) = self.buffers.get(&key) else {
             return false;
         };
         let now_ms = self.clock.monotonic_ms();
         let name = {
-            let mut lane = locked(lane);
-            if now_ms.saturating_sub(lane.heard_ms) <= QUIET_MS {
+            let mut buffer = locked(buffer);
+            if now_ms.saturating_sub(buffer.heard_ms) <= QUIET_MS {
                 return false;
             }
-            lane.heard_ms = now_ms;
-            lane.name.clone()
+            buffer.heard_ms = now_ms;
+            buffer.name.clone()
         };
         let end = self.source.glance(&name, key.1);
         let mut unanswered = locked(&self.unanswered_since_ms);
@@ -288,20 +295,20 @@ impl Tail {
         };
         *unanswered = None;
         drop(unanswered);
-        let mut lane = locked(lane);
-        lane.is_stuck = end > lane.reached.0;
-        if lane.is_stuck {
-            let (partition, next) = (key.1, lane.end);
+        let mut buffer = locked(buffer);
+        buffer.is_stuck = end > buffer.reached.0;
+        if buffer.is_stuck {
+            let (partition, next) = (key.1, buffer.end);
             tracing::warn!(topic = %name, %partition, %next, end, "fetch is stalled: the broker has more records; restarting it");
         }
-        lane.is_stuck
+        buffer.is_stuck
     }
 }
 
 /// The thread that reads.
 fn read_lanes(
     log: &Weak<KafkaLog>,
-    mut followed: BTreeMap<Key, Followed>,
+    mut followed: BTreeMap<Key, BufferReader>,
     rings: &Receiver<Key>,
     clock: &dyn Clock,
 ) -> End {
@@ -328,13 +335,13 @@ fn read_lanes(
         };
         let Some(log) = log.upgrade() else { return End::Asked };
         failpoint::reach("tail");
-        let Some(lane) = followed.get_mut(&key) else { continue };
+        let Some(buffer) = followed.get_mut(&key) else { continue };
         // Before reading, so that what comes meanwhile rings again.
-        lane.bell.is_rung.store(false, Ordering::Release);
+        buffer.wake_flag.is_rung.store(false, Ordering::Release);
         let (topic, partition) = key;
-        match log.tail().advance(key, &mut lane.tap) {
+        match log.tail().advance(key, &mut buffer.partition_reader) {
             Ok(any) => {
-                if std::mem::take(&mut lane.failures) > 0 {
+                if std::mem::take(&mut buffer.failures) > 0 {
                     tracing::info!(%topic, %partition, "outputs are followed again");
                 }
                 if any {
@@ -342,13 +349,13 @@ fn read_lanes(
                 }
             }
             Err(error) => {
-                if lane.failures == 0 {
+                if buffer.failures == 0 {
                     tracing::warn!(%topic, %partition, %error, "outputs cannot be followed, retrying");
                 }
                 // It does not ring while it rests; the others are read meanwhile.
-                lane.bell.is_rung.store(true, Ordering::Release);
-                let pause_ms = (PAUSE_MS << lane.failures.min(8)).min(PAUSE_MS_MAX);
-                lane.failures = lane.failures.saturating_add(1);
+                buffer.wake_flag.is_rung.store(true, Ordering::Release);
+                let pause_ms = (PAUSE_MS << buffer.failures.min(8)).min(PAUSE_MS_MAX);
+                buffer.failures = buffer.failures.saturating_add(1);
                 paused.insert(key, clock.monotonic_ms() + pause_ms);
             }
         }
@@ -356,12 +363,12 @@ fn read_lanes(
 }
 
 /// The thread that asks, lane by lane.
-fn look_after_lanes(log: &Weak<KafkaLog>, bells: &[Arc<Bell>]) -> End {
-    for bell in bells.iter().cycle() {
+fn look_after_lanes(log: &Weak<KafkaLog>, bells: &[Arc<WakeFlag>]) -> End {
+    for wake_flag in bells.iter().cycle() {
         std::thread::sleep(LOOK_AFTER);
         let Some(log) = log.upgrade() else { break };
-        if log.tail().is_stuck(bell.key) {
-            bell.ring();
+        if log.tail().is_stuck(wake_flag.key) {
+            wake_flag.ring();
         }
     }
     End::Asked

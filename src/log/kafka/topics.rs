@@ -1,7 +1,7 @@
 //! What our topics must be like, as pure functions from what was seen of a cluster to what is wrong with it.
 //!
-//! [`plan`] says which topics are to be made, [`judge`] what of those that are there breaks the rules ([`Weight::Refused`]:
-//! the engine does not start on them) or only endangers something ([`Weight::Warning`]). Each finding carries the
+//! [`plan`] says which topics are to be made, [`judge`] what of those that are there breaks the rules ([`Severity::Refused`]:
+//! the engine does not start on them) or only endangers something ([`Severity::Warning`]). Each finding carries the
 //! command that fixes it. Seeing and making is in [`super::admin`].
 
 use super::settings::Connection;
@@ -48,7 +48,7 @@ const OWNERS_SEGMENT_MS: &str = "600000";
 
 /// One of our topics.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Part {
+pub enum ManagedTopic {
     /// One that partitions consist of.
     Log(Topic),
     /// What each user is now.
@@ -57,43 +57,45 @@ pub enum Part {
     Owners,
 }
 
-impl Part {
-    pub const ALL: [Part; 6] = [
-        Part::Log(Topic::Events),
-        Part::Log(Topic::Changes),
-        Part::Log(Topic::Kicks),
-        Part::Log(Topic::Quarantine),
-        Part::Current,
-        Part::Owners,
+impl ManagedTopic {
+    pub const ALL: [ManagedTopic; 6] = [
+        ManagedTopic::Log(Topic::Events),
+        ManagedTopic::Log(Topic::Changes),
+        ManagedTopic::Log(Topic::Kicks),
+        ManagedTopic::Log(Topic::Quarantine),
+        ManagedTopic::Current,
+        ManagedTopic::Owners,
     ];
 
     pub fn name(self, connection: &Connection) -> String {
         match self {
-            Part::Log(topic) => connection.topic(topic),
-            Part::Current => connection.current(),
-            Part::Owners => connection.owners(),
+            ManagedTopic::Log(topic) => connection.topic(topic),
+            ManagedTopic::Current => connection.current(),
+            ManagedTopic::Owners => connection.owners(),
         }
     }
 
     fn is_compacted(self) -> bool {
-        matches!(self, Part::Current | Part::Owners)
+        matches!(self, ManagedTopic::Current | ManagedTopic::Owners)
     }
 
     fn message_bytes(self) -> usize {
         match self {
-            Part::Log(Topic::Events) => EVENTS_MESSAGE_BYTES,
-            Part::Log(Topic::Quarantine) => QUARANTINE_MESSAGE_BYTES,
-            Part::Log(Topic::Changes | Topic::Kicks) | Part::Current | Part::Owners => OUTPUT_MESSAGE_BYTES,
+            ManagedTopic::Log(Topic::Events) => EVENTS_MESSAGE_BYTES,
+            ManagedTopic::Log(Topic::Quarantine) => QUARANTINE_MESSAGE_BYTES,
+            ManagedTopic::Log(Topic::Changes | Topic::Kicks) | ManagedTopic::Current | ManagedTopic::Owners => {
+                OUTPUT_MESSAGE_BYTES
+            }
         }
     }
 }
 
 /// What was seen of a cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Facts {
+pub struct ClusterFacts {
     pub brokers: usize,
     /// Of our topics, those that are there.
-    pub topics: BTreeMap<Part, TopicFacts>,
+    pub topics: BTreeMap<ManagedTopic, TopicFacts>,
     /// Settings of a broker, where we may see them.
     pub broker: BTreeMap<String, String>,
     /// With how many partitions the topics were made, as the owners' topic says.
@@ -122,7 +124,7 @@ impl TopicFacts {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Weight {
+pub enum Severity {
     /// It would break the rules: the engine does not start.
     Refused,
     /// It may cost something one day.
@@ -132,7 +134,7 @@ pub enum Weight {
 /// Something that is not as it should be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    pub weight: Weight,
+    pub weight: Severity,
     /// Its name; several separated by commas.
     pub topic: String,
     /// What is wrong, and what follows from it.
@@ -158,7 +160,7 @@ pub struct NewTopic {
 
 /// What somebody asked for; the rest is ours to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Wanted {
+pub struct RequestedTopics {
     pub partitions: Option<u32>,
     pub replication: Option<usize>,
     pub retention_ms: Option<u64>,
@@ -166,7 +168,7 @@ pub struct Wanted {
 
 /// What is to be done for all topics to be there.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Plan {
+pub struct TopicPlan {
     pub make: Vec<NewTopic>,
     /// Topics that are there already.
     pub there: Vec<String>,
@@ -189,8 +191,8 @@ pub enum Impossible {
 }
 
 /// Which topics are to be made. Those that are there are left as they are, whatever [`judge`] finds.
-pub fn plan(connection: &Connection, facts: &Facts, wanted: Wanted) -> Result<Plan, Impossible> {
-    let counted = || facts.topics.iter().filter(|(part, _)| **part != Part::Owners);
+pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopics) -> Result<TopicPlan, Impossible> {
+    let counted = || facts.topics.iter().filter(|(part, _)| **part != ManagedTopic::Owners);
     let first = counted().next().map(|(_, topic)| topic.partitions);
     let known = facts.made_with.or(first);
     let partitions = wanted.partitions.or(known).unwrap_or(DEFAULT_PARTITIONS);
@@ -208,7 +210,7 @@ pub fn plan(connection: &Connection, facts: &Facts, wanted: Wanted) -> Result<Pl
         }
     }
     if let Some(made_with) = facts.made_with.filter(|&made_with| made_with != partitions) {
-        return Err(other(Part::Log(Topic::Events).name(connection), made_with));
+        return Err(other(ManagedTopic::Log(Topic::Events).name(connection), made_with));
     }
     let brokers = facts.brokers.max(1);
     let replication = wanted.replication.unwrap_or(brokers.min(3));
@@ -219,19 +221,19 @@ pub fn plan(connection: &Connection, facts: &Facts, wanted: Wanted) -> Result<Pl
         });
     }
     let retention_ms = wanted.retention_ms.unwrap_or(DEFAULT_RETENTION_HOURS * 3_600_000);
-    let mut plan = Plan {
+    let mut plan = TopicPlan {
         make: Vec::new(),
         there: Vec::new(),
         partitions,
     };
-    for part in Part::ALL {
+    for part in ManagedTopic::ALL {
         let name = part.name(connection);
         if facts.topics.contains_key(&part) {
             plan.there.push(name);
         } else {
             plan.make.push(NewTopic {
                 name,
-                partitions: if part == Part::Owners { 1 } else { partitions },
+                partitions: if part == ManagedTopic::Owners { 1 } else { partitions },
                 replication,
                 settings: settings(part, replication, retention_ms),
             });
@@ -241,7 +243,7 @@ pub fn plan(connection: &Connection, facts: &Facts, wanted: Wanted) -> Result<Pl
 }
 
 /// Written out, defaults of Kafka's too: the broker's own may be others.
-fn settings(part: Part, replication: usize, retention_ms: u64) -> Vec<(&'static str, String)> {
+fn settings(part: ManagedTopic, replication: usize, retention_ms: u64) -> Vec<(&'static str, String)> {
     let mut settings = vec![
         ("message.timestamp.type", "LogAppendTime".to_owned()),
         ("max.message.bytes", part.message_bytes().to_string()),
@@ -255,7 +257,7 @@ fn settings(part: Part, replication: usize, retention_ms: u64) -> Vec<(&'static 
         settings.push(("retention.ms", retention_ms.to_string()));
         settings.push(("retention.bytes", "-1".to_owned()));
     }
-    if part == Part::Owners {
+    if part == ManagedTopic::Owners {
         settings.push(("segment.ms", OWNERS_SEGMENT_MS.to_owned()));
     }
     settings
@@ -267,17 +269,17 @@ fn in_sync(replication: usize) -> usize {
 }
 
 /// What is wrong, the worst first.
-pub fn judge(connection: &Connection, facts: &Facts) -> Vec<Finding> {
-    let mut judge = Judge {
+pub fn judge(connection: &Connection, facts: &ClusterFacts) -> Vec<Finding> {
+    let mut judge = TopicChecker {
         connection,
         findings: Vec::new(),
     };
-    for part in Part::ALL {
+    for part in ManagedTopic::ALL {
         match facts.topics.get(&part) {
             Some(topic) => judge.topic(part, topic),
             None => {
                 let fix = format!("rollcall topics create {}", connection.flags());
-                judge.found(Weight::Refused, part, "the topic is not there", fix);
+                judge.found(Severity::Refused, part, "the topic is not there", fix);
             }
         }
     }
@@ -299,13 +301,13 @@ pub fn judge(connection: &Connection, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-struct Judge<'c> {
+struct TopicChecker<'c> {
     connection: &'c Connection,
     findings: Vec<Finding>,
 }
 
-impl Judge<'_> {
-    fn found(&mut self, weight: Weight, part: Part, what: impl Into<String>, fix: impl Into<String>) {
+impl TopicChecker<'_> {
+    fn found(&mut self, weight: Severity, part: ManagedTopic, what: impl Into<String>, fix: impl Into<String>) {
         self.findings.push(Finding {
             weight,
             topic: part.name(self.connection),
@@ -314,7 +316,7 @@ impl Judge<'_> {
         });
     }
 
-    fn set(&self, part: Part, key: &str, value: impl fmt::Display) -> String {
+    fn set(&self, part: ManagedTopic, key: &str, value: impl fmt::Display) -> String {
         format!(
             "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {} --add-config {key}={value}",
             self.connection.bootstrap,
@@ -322,13 +324,13 @@ impl Judge<'_> {
         )
     }
 
-    fn topic(&mut self, part: Part, topic: &TopicFacts) {
-        use Weight::{Refused, Warning};
+    fn topic(&mut self, part: ManagedTopic, topic: &TopicFacts) {
+        use Severity::{Refused, Warning};
         let by_itself = match topic.has_own_settings {
             true => "",
             false => " (nothing was set for it, so a broker may have made it by itself)",
         };
-        if part == Part::Log(Topic::Events) && topic.text("message.timestamp.type") != "LogAppendTime" {
+        if part == ManagedTopic::Log(Topic::Events) && topic.text("message.timestamp.type") != "LogAppendTime" {
             let what = format!(
                 "its records carry the time of who published them (message.timestamp.type={}), and the only clock of the \
                  rules is the broker's{by_itself}",
@@ -366,7 +368,7 @@ impl Judge<'_> {
         }
     }
 
-    fn replication(&mut self, part: Part, topic: &TopicFacts) {
+    fn replication(&mut self, part: ManagedTopic, topic: &TopicFacts) {
         let Some(in_sync) = topic
             .number("min.insync.replicas")
             .and_then(|n| usize::try_from(n).ok())
@@ -380,25 +382,25 @@ impl Judge<'_> {
             let what = format!(
                 "it has {replication} replicas and asks for {in_sync} in sync (min.insync.replicas), so nothing can be written"
             );
-            self.found(Weight::Refused, part, what, fix);
+            self.found(Severity::Refused, part, what, fix);
         } else if replication == 1 {
             let what = "it has one replica: what is on a broker that dies is gone until it is back";
             let fix = "kafka-reassign-partitions.sh, with a replication of 3 (docs/kafka.md)";
-            self.found(Weight::Warning, part, what, fix);
+            self.found(Severity::Warning, part, what, fix);
         } else if in_sync < wanted {
             let what = format!(
                 "what is acknowledged may be on one broker only (min.insync.replicas={in_sync}), and be lost with it"
             );
-            self.found(Weight::Warning, part, what, fix);
+            self.found(Severity::Warning, part, what, fix);
         } else if in_sync == replication {
             let what = format!(
                 "with {in_sync} replicas in sync asked for, of {replication}, one broker that is down stops it"
             );
-            self.found(Weight::Warning, part, what, fix);
+            self.found(Severity::Warning, part, what, fix);
         }
     }
 
-    fn retention(&mut self, part: Part, topic: &TopicFacts) {
+    fn retention(&mut self, part: ManagedTopic, topic: &TopicFacts) {
         let default_ms = DEFAULT_RETENTION_HOURS * 3_600_000;
         let kept = topic.number("retention.ms").filter(|&ms| ms >= 0);
         if let Some(ms) = kept.filter(|&ms| ms < DAY_MS) {
@@ -407,17 +409,22 @@ impl Judge<'_> {
                  date again, nor a follower",
                 ms / 60_000
             );
-            self.found(Weight::Warning, part, what, self.set(part, "retention.ms", default_ms));
+            self.found(
+                Severity::Warning,
+                part,
+                what,
+                self.set(part, "retention.ms", default_ms),
+            );
         }
         if let Some(bytes) = topic.number("retention.bytes").filter(|&bytes| bytes >= 0) {
             let what =
                 format!("records are dropped beyond {bytes} bytes a partition (retention.bytes), however new they are");
-            self.found(Weight::Warning, part, what, self.set(part, "retention.bytes", -1));
+            self.found(Severity::Warning, part, what, self.set(part, "retention.bytes", -1));
         }
     }
 
-    fn partitions(&mut self, facts: &Facts) {
-        let events = Part::Log(Topic::Events);
+    fn partitions(&mut self, facts: &ClusterFacts) {
+        let events = ManagedTopic::Log(Topic::Events);
         let Some(of_events) = facts.topics.get(&events).map(|topic| topic.partitions) else {
             return;
         };
@@ -428,14 +435,14 @@ impl Judge<'_> {
                     "it has {of_events} partitions and was made with {made_with}: users now belong to other partitions than \
                      those that know them"
                 );
-                self.found(Weight::Refused, events, what, read_on);
+                self.found(Severity::Refused, events, what, read_on);
             }
             Some(_) => {}
-            None if facts.topics.contains_key(&Part::Owners) => {
+            None if facts.topics.contains_key(&ManagedTopic::Owners) => {
                 let what =
                     "it does not say with how many partitions the topics were made, so a change would go unnoticed";
                 let fix = format!("rollcall topics create {}", self.connection.flags());
-                self.found(Weight::Warning, Part::Owners, what, fix);
+                self.found(Severity::Warning, ManagedTopic::Owners, what, fix);
             }
             None => {}
         }
@@ -444,12 +451,12 @@ impl Judge<'_> {
             if part == events {
                 continue;
             }
-            let wanted = if part == Part::Owners { 1 } else { right };
+            let wanted = if part == ManagedTopic::Owners { 1 } else { right };
             if topic.partitions == wanted {
                 continue;
             }
             let what = match part {
-                Part::Owners => format!("it has {} partitions where one belongs", topic.partitions),
+                ManagedTopic::Owners => format!("it has {} partitions where one belongs", topic.partitions),
                 _ => format!(
                     "it has {} partitions, and {} has {of_events}: what comes of a partition is written to the one of the same \
                      number",
@@ -461,7 +468,7 @@ impl Judge<'_> {
             let tool = format!("kafka-topics.sh --bootstrap-server {}", self.connection.bootstrap);
             let fix = if topic.partitions < wanted {
                 format!("{tool} --alter --topic {name} --partitions {wanted}")
-            } else if part == Part::Owners {
+            } else if part == ManagedTopic::Owners {
                 format!(
                     "{tool} --delete --topic {name}, then rollcall topics create {}",
                     self.connection.flags()
@@ -469,16 +476,16 @@ impl Judge<'_> {
             } else {
                 read_on.to_owned()
             };
-            self.found(Weight::Refused, part, what, fix);
+            self.found(Severity::Refused, part, what, fix);
         }
     }
 
-    fn sizes(&mut self, facts: &Facts) {
-        let bytes = |part: Part| {
+    fn sizes(&mut self, facts: &ClusterFacts) {
+        let bytes = |part: ManagedTopic| {
             let topic = facts.topics.get(&part)?;
             topic.number("max.message.bytes").and_then(|n| u64::try_from(n).ok())
         };
-        let (events, quarantine) = (Part::Log(Topic::Events), Part::Log(Topic::Quarantine));
+        let (events, quarantine) = (ManagedTopic::Log(Topic::Events), ManagedTopic::Log(Topic::Quarantine));
         let of_events = bytes(events).unwrap_or(EVENTS_MESSAGE_BYTES as u64);
         if of_events < EVENT_BYTES_MAX as u64 {
             let what = format!(
@@ -486,7 +493,7 @@ impl Judge<'_> {
                  {EVENT_BYTES_MAX}: the largest are refused when they are published"
             );
             self.found(
-                Weight::Warning,
+                Severity::Warning,
                 events,
                 what,
                 self.set(events, "max.message.bytes", EVENTS_MESSAGE_BYTES),
@@ -500,20 +507,24 @@ impl Judge<'_> {
             );
             let room = (2 * of_events).max(QUARANTINE_MESSAGE_BYTES as u64);
             self.found(
-                Weight::Refused,
+                Severity::Refused,
                 quarantine,
                 what,
                 self.set(quarantine, "max.message.bytes", room),
             );
         }
-        for part in [Part::Log(Topic::Changes), Part::Log(Topic::Kicks), Part::Current] {
+        for part in [
+            ManagedTopic::Log(Topic::Changes),
+            ManagedTopic::Log(Topic::Kicks),
+            ManagedTopic::Current,
+        ] {
             if let Some(is) = bytes(part).filter(|&is| is < OUTPUT_MESSAGE_BYTES_MIN) {
                 let what = format!(
                     "the broker takes at most {is} bytes at once (max.message.bytes), and outputs come in batches of up to \
                      {OUTPUT_MESSAGE_BYTES_MIN}: a partition would stand still"
                 );
                 self.found(
-                    Weight::Refused,
+                    Severity::Refused,
                     part,
                     what,
                     self.set(part, "max.message.bytes", OUTPUT_MESSAGE_BYTES),
@@ -522,14 +533,14 @@ impl Judge<'_> {
         }
     }
 
-    fn broker(&mut self, facts: &Facts) {
+    fn broker(&mut self, facts: &ClusterFacts) {
         let minutes = facts
             .broker
             .get("offsets.retention.minutes")
             .and_then(|n| n.parse::<i64>().ok());
         if let Some(minutes) = minutes.filter(|&minutes| minutes < POSITIONS_MINUTES_MIN) {
             self.findings.push(Finding {
-                weight: Weight::Warning,
+                weight: Severity::Warning,
                 topic: "the brokers".to_owned(),
                 what: format!(
                     "they forget the positions of a group that has been stopped for {minutes} minutes \

@@ -3,7 +3,7 @@
 //! While one group is synced the next one gathers, so the slower the disk, the more appends share a sync.
 
 use super::block::{Packer, Tail};
-use super::{Shared, keys, locked};
+use super::{AppenderState, keys, locked};
 use crate::log::{Acknowledge, Appended, Error, NewRecord, Topic};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
@@ -20,7 +20,7 @@ const GROUP_BYTES: usize = 8 * 1024 * 1024;
 const RECORD_BYTES: usize = 64;
 
 /// An append that waits.
-pub(super) struct Waiting {
+pub(super) struct PendingAppend {
     records: Vec<(Partition, NewRecord)>,
     bytes: usize,
     acknowledge: Acknowledge,
@@ -28,15 +28,15 @@ pub(super) struct Waiting {
 
 /// The bounded queue before the appender's thread.
 pub(super) struct Queue {
-    line: Mutex<Line>,
+    line: Mutex<AppendQueue>,
     /// Something came, or the queue was closed.
     moved: Condvar,
     bound: usize,
 }
 
 #[derive(Default)]
-struct Line {
-    waiting: VecDeque<Waiting>,
+struct AppendQueue {
+    waiting: VecDeque<PendingAppend>,
     bytes: usize,
     closed: bool,
 }
@@ -69,7 +69,7 @@ impl Queue {
             return Err((acknowledge, Error::Busy));
         }
         line.bytes += bytes;
-        line.waiting.push_back(Waiting {
+        line.waiting.push_back(PendingAppend {
             records,
             bytes,
             acknowledge,
@@ -85,7 +85,7 @@ impl Queue {
     }
 
     /// The next group, waiting for one; None when the queue is closed and empty.
-    fn take(&self) -> Option<Vec<Waiting>> {
+    fn take(&self) -> Option<Vec<PendingAppend>> {
         let mut line = locked(&self.line);
         while line.waiting.is_empty() {
             if line.closed {
@@ -109,13 +109,13 @@ impl Queue {
 }
 
 /// The appender's thread: until the queue is closed and empty.
-pub(super) fn run(shared: &Shared) {
+pub(super) fn run(shared: &AppenderState) {
     while let Some(group) = shared.queue.take() {
         write_group(shared, group);
     }
 }
 
-fn write_group(shared: &Shared, group: Vec<Waiting>) {
+fn write_group(shared: &AppenderState, group: Vec<PendingAppend>) {
     let (records, acknowledges): (Vec<_>, Vec<_>) = group
         .into_iter()
         .map(|waiting| (waiting.records, waiting.acknowledge))
@@ -141,7 +141,7 @@ fn write_group(shared: &Shared, group: Vec<Waiting>) {
 
 type Written = (Vec<Vec<Appended>>, Vec<Partition>);
 
-fn write(shared: &Shared, group: &[Vec<(Partition, NewRecord)>]) -> Result<Written, Error> {
+fn write(shared: &AppenderState, group: &[Vec<(Partition, NewRecord)>]) -> Result<Written, Error> {
     let open = shared.writable()?;
     let tables = shared.tables(&open)?;
     shared.still_there()?;
@@ -157,8 +157,8 @@ fn write(shared: &Shared, group: &[Vec<(Partition, NewRecord)>]) -> Result<Writt
             let packer = match packers.entry(*partition) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::btree_map::Entry::Vacant(entry) => {
-                    let lane = shared.shelf(*partition, Error::Write)?.lane(Topic::Events);
-                    entry.insert(Packer::after(*locked(&lane.tail), now_ms))
+                    let shard = shared.partition_shards(*partition, Error::Write)?.shard(Topic::Events);
+                    entry.insert(Packer::after(*locked(&shard.tail), now_ms))
                 }
             };
             let offset = Offset(packer.push(record.key.as_deref(), &record.value));
@@ -183,10 +183,10 @@ fn write(shared: &Shared, group: &[Vec<(Partition, NewRecord)>]) -> Result<Writt
 
     let mut touched = Vec::with_capacity(tails.len());
     for (partition, tail) in tails {
-        let lane = shared.shelf(partition, Error::Write)?.lane(Topic::Events);
-        *locked(&lane.tail) = tail;
+        let shard = shared.partition_shards(partition, Error::Write)?.shard(Topic::Events);
+        *locked(&shard.tail) = tail;
         durable[partition.0 as usize][usize::from(keys::number(Topic::Events))] = tail.end;
-        lane.show(tail.end);
+        shard.show(tail.end);
         touched.push(partition);
     }
     shared.ends_file.raise(&durable);

@@ -24,10 +24,10 @@ pub(super) type Ends = Vec<[u64; Topic::ALL.len()]>;
 
 /// The file, open for writing.
 pub(super) struct EndsFile {
-    at: Mutex<Known>,
+    at: Mutex<KnownEnd>,
 }
 
-struct Known {
+struct KnownEnd {
     file: File,
     ends: Ends,
     silent: bool,
@@ -65,7 +65,7 @@ impl EndsFile {
         file.set_len(bytes.len() as u64)?;
         file.sync_all()?;
         Ok(EndsFile {
-            at: Mutex::new(Known {
+            at: Mutex::new(KnownEnd {
                 file,
                 ends,
                 silent: false,

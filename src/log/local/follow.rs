@@ -5,8 +5,8 @@
 //! is durable, since the owner's sync is not visible from outside: good for people and tools that look on, not for a
 //! fold.
 
-use super::lane;
 use super::opening::partitions_of;
+use super::shard;
 use super::tables::{Damage, Mode, Tables, not_opened};
 use crate::log::{Error, Limit, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
@@ -88,7 +88,7 @@ impl LocalReader {
         if from >= end {
             return Ok(());
         }
-        lane::read(&self.tables, (topic, partition), (start.0, end.0), from.0, limit, into)
+        shard::read(&self.tables, (topic, partition), (start.0, end.0), from.0, limit, into)
             .map_err(|damage| damage.reading(&self.dir))
     }
 
@@ -100,7 +100,7 @@ impl LocalReader {
                 format!("there is no partition {partition}: the log has {count}").into(),
             ));
         }
-        let found = lane::find(&self.tables, topic, partition).map_err(|damage| damage.reading(&self.dir))?;
+        let found = shard::find(&self.tables, topic, partition).map_err(|damage| damage.reading(&self.dir))?;
         Ok(Range {
             start: Offset(found.start),
             end: Offset(found.tail.end),

@@ -11,7 +11,7 @@
 //! process dies before that may records of a failed append be found in the log afterwards.
 //!
 //! *Where things are.* Records are packed into blocks (`block`), blocks and everything else are keyed as `keys`
-//! says, `time` says when a record is appended, `tables` tunes RocksDB, `opening` judges what a directory holds, `lane` finds blocks, `append` is the
+//! says, `time` says when a record is appended, `tables` tunes RocksDB, `opening` judges what a directory holds, `shard` finds blocks, `append` is the
 //! thread that does group commit, `recovery` gets over failed writes, `retention` drops what is old, `ends`
 //! remembers what was durable, `follow` looks on from another process.
 //!
@@ -22,10 +22,10 @@ mod block;
 mod ends;
 mod follow;
 mod keys;
-mod lane;
 mod opening;
 mod recovery;
 mod retention;
+mod shard;
 mod tables;
 mod time;
 
@@ -38,9 +38,9 @@ use crate::presence::{Offset, Partition};
 use append::Queue;
 use block::{Packer, Tail};
 use ends::{Ends, EndsFile};
-use lane::Lane;
-use recovery::{Handle, Trouble};
+use recovery::{DatabaseHandle, WriteFailure};
 use rocksdb::WriteBatch;
+use shard::ShardWriter;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -85,22 +85,22 @@ impl Default for Settings {
 
 /// The embedded log. See the module.
 pub struct LocalLog {
-    shared: Arc<Shared>,
+    shared: Arc<AppenderState>,
     appender: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the appender's thread shares with the callers.
-struct Shared {
+struct AppenderState {
     dir: PathBuf,
     settings: Settings,
     clock: Arc<dyn Clock>,
     time: LogClock,
     /// A writer holds it for reading until what was written is noted in memory, so that nothing is half noted
     /// when RocksDB is reopened.
-    handle: RwLock<Handle>,
+    handle: RwLock<DatabaseHandle>,
     /// Locked after the handle.
-    trouble: Mutex<Option<Trouble>>,
-    shelves: Vec<Shelf>,
+    trouble: Mutex<Option<WriteFailure>>,
+    partitions_shards: Vec<PartitionShards>,
     queue: Queue,
     ends_file: EndsFile,
     listeners: RwLock<Arc<Vec<Arc<Listener>>>>,
@@ -108,17 +108,17 @@ struct Shared {
 }
 
 /// A partition.
-struct Shelf {
-    lanes: [Lane; Topic::ALL.len()],
+struct PartitionShards {
+    shards: [ShardWriter; Topic::ALL.len()],
     /// Of the last commit.
     position: Mutex<Position>,
     /// Held while one is written, so that commits come one after the other.
     committing: Mutex<()>,
 }
 
-impl Shelf {
-    fn lane(&self, topic: Topic) -> &Lane {
-        &self.lanes[usize::from(keys::number(topic))]
+impl PartitionShards {
+    fn shard(&self, topic: Topic) -> &ShardWriter {
+        &self.shards[usize::from(keys::number(topic))]
     }
 }
 
@@ -132,21 +132,21 @@ impl LocalLog {
             let text = format!("a log has 1 to {MAX_PARTITIONS} partitions, not {partitions}");
             return Err(Error::Open(text.into()));
         }
-        let opening::Opened {
+        let opening::OpenedTables {
             tables,
-            shelves,
+            partitions_shards,
             ends_file,
         } = opening::open(dir, settings.partitions)?;
-        let last_ms = newest_ms(&shelves);
-        let shared = Arc::new(Shared {
+        let last_ms = newest_ms(&partitions_shards);
+        let shared = Arc::new(AppenderState {
             dir: dir.to_owned(),
             queue: Queue::new(settings.queue_bytes),
             time: LogClock::start(clock.clone(), dir, last_ms, settings.accepted_time_ms),
             settings,
             clock,
-            handle: RwLock::new(Handle { tables: Some(tables) }),
+            handle: RwLock::new(DatabaseHandle { tables: Some(tables) }),
             trouble: Mutex::new(None),
-            shelves,
+            partitions_shards,
             ends_file,
             listeners: RwLock::default(),
             closed: AtomicBool::new(false),
@@ -222,14 +222,14 @@ impl Log for LocalLog {
         into: &mut Vec<Record>,
     ) -> Result<(), Error> {
         let shared = &self.shared;
-        let lane = shared.shelf(partition, Error::Read)?.lane(topic);
+        let shard = shared.partition_shards(partition, Error::Read)?.shard(topic);
         let gone = |start| Error::Gone {
             topic,
             partition,
             wanted: from,
             start: Offset(start),
         };
-        let (start, end) = (lane.start(), lane.end());
+        let (start, end) = (shard.start(), shard.end());
         if from.0 < start {
             return Err(gone(start));
         }
@@ -238,19 +238,19 @@ impl Log for LocalLog {
         }
         let open = shared.opened();
         let tables = shared.tables(&open)?;
-        match lane::read(tables, (topic, partition), (start, end), from.0, limit, into) {
+        match shard::read(tables, (topic, partition), (start, end), from.0, limit, into) {
             Ok(()) => Ok(()),
             // Retention came in between.
-            Err(_) if from.0 < lane.start() => Err(gone(lane.start())),
+            Err(_) if from.0 < shard.start() => Err(gone(shard.start())),
             Err(damage) => Err(damage.reading(&shared.dir)),
         }
     }
 
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
-        let lane = self.shared.shelf(partition, Error::Read)?.lane(topic);
+        let shard = self.shared.partition_shards(partition, Error::Read)?.shard(topic);
         // In this order, so that it is never upside down: a start is never past an earlier end.
-        let start = Offset(lane.start());
-        let end = Offset(lane.end());
+        let start = Offset(shard.start());
+        let end = Offset(shard.end());
         Ok(Range { start, end })
     }
 
@@ -267,7 +267,7 @@ impl Log for LocalLog {
     }
 
     fn position(&self, partition: Partition) -> Result<Position, Error> {
-        Ok(*locked(&self.shared.shelf(partition, Error::Read)?.position))
+        Ok(*locked(&self.shared.partition_shards(partition, Error::Read)?.position))
     }
 
     fn sync(&self) -> Result<(), Error> {
@@ -296,21 +296,26 @@ impl Log for LocalLog {
     }
 }
 
-impl Shared {
+impl AppenderState {
     fn partitions(&self) -> u32 {
-        u32::try_from(self.shelves.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.partitions_shards.len()).unwrap_or(u32::MAX)
     }
 
-    fn shelf(&self, partition: Partition, or: fn(Arc<str>) -> Error) -> Result<&Shelf, Error> {
-        self.shelves.get(partition.0 as usize).ok_or_else(|| {
-            let count = self.shelves.len();
+    fn partition_shards(&self, partition: Partition, or: fn(Arc<str>) -> Error) -> Result<&PartitionShards, Error> {
+        self.partitions_shards.get(partition.0 as usize).ok_or_else(|| {
+            let count = self.partitions_shards.len();
             or(format!("there is no partition {partition}: the log has {count}").into())
         })
     }
 
     /// Whether a partition takes appends, as far as it depends on the partition.
     fn takes_appends(&self, partition: Partition) -> Result<(), Error> {
-        let tail = *locked(&self.shelf(partition, Error::Write)?.lane(Topic::Events).tail);
+        let tail = *locked(
+            &self
+                .partition_shards(partition, Error::Write)?
+                .shard(Topic::Events)
+                .tail,
+        );
         if tail.ts <= time::TIME_MAX_MS {
             return Ok(());
         }
@@ -324,7 +329,7 @@ impl Shared {
 
     /// Where every lane ends at present.
     fn ends(&self) -> Ends {
-        self.shelves.iter().map(ends_of).collect()
+        self.partitions_shards.iter().map(ends_of).collect()
     }
 
     fn tell(&self, topic: Topic, partition: Partition) {
@@ -336,9 +341,9 @@ impl Shared {
 
     /// Writes a commit and says which topics got records.
     fn commit(&self, partition: Partition, commit: &Commit) -> Result<Vec<Topic>, Error> {
-        let shelf = self.shelf(partition, Error::Write)?;
-        let _alone = locked(&shelf.committing);
-        let end = shelf.lane(Topic::Events).end();
+        let partition_shards = self.partition_shards(partition, Error::Write)?;
+        let _alone = locked(&partition_shards.committing);
+        let end = partition_shards.shard(Topic::Events).end();
         if commit.position.next.0 > end {
             let next = commit.position.next;
             let text = format!("a position at {next} was to be committed, but partition {partition} ends at {end}");
@@ -358,7 +363,7 @@ impl Shared {
             if records.is_empty() {
                 continue;
             }
-            let mut packer = Packer::after(*locked(&shelf.lane(topic).tail), now_ms);
+            let mut packer = Packer::after(*locked(&partition_shards.shard(topic).tail), now_ms);
             for record in records {
                 packer.push(record.key.as_deref(), &record.value);
             }
@@ -370,12 +375,12 @@ impl Shared {
         }
         batch.put_cf(tables.meta(), keys::position(partition), commit.position.to_bytes());
         self.put(tables, batch, false)?;
-        *locked(&shelf.position) = commit.position;
+        *locked(&partition_shards.position) = commit.position;
         let mut touched = Vec::with_capacity(tails.len());
         for (topic, tail) in tails {
-            let lane = shelf.lane(topic);
-            *locked(&lane.tail) = tail;
-            lane.show(tail.end);
+            let shard = partition_shards.shard(topic);
+            *locked(&shard.tail) = tail;
+            shard.show(tail.end);
             touched.push(topic);
         }
         Ok(touched)
@@ -394,12 +399,14 @@ impl Shared {
 }
 
 /// The time of the newest record; of none with a time that no clock gives.
-fn newest_ms(shelves: &[Shelf]) -> Option<u64> {
-    let lanes = shelves.iter().flat_map(|shelf| &shelf.lanes);
-    let tails = lanes.map(|lane| *locked(&lane.tail)).filter(|tail| tail.end > 0);
+fn newest_ms(partitions_shards: &[PartitionShards]) -> Option<u64> {
+    let shards = partitions_shards
+        .iter()
+        .flat_map(|partition_shards| &partition_shards.shards);
+    let tails = shards.map(|shard| *locked(&shard.tail)).filter(|tail| tail.end > 0);
     tails.map(|tail| tail.ts).filter(|ts| *ts <= time::TIME_MAX_MS).max()
 }
 
-fn ends_of(shelf: &Shelf) -> [u64; Topic::ALL.len()] {
-    Topic::ALL.map(|topic| shelf.lane(topic).end())
+fn ends_of(partition_shards: &PartitionShards) -> [u64; Topic::ALL.len()] {
+    Topic::ALL.map(|topic| partition_shards.shard(topic).end())
 }

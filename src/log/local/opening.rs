@@ -1,9 +1,9 @@
 //! What a directory holds, judged before anything is written to it; and a new log where there is nothing.
 
 use super::ends::{Ends, EndsFile, first_short};
-use super::lane::{self, Lane};
+use super::shard::{self, ShardWriter};
 use super::tables::{Damage, Mode, Tables, not_opened};
-use super::{DEFAULT_PARTITIONS, MAX_PARTITIONS, Shelf, ends_of, keys};
+use super::{DEFAULT_PARTITIONS, MAX_PARTITIONS, PartitionShards, ends_of, keys};
 use crate::log::{Error, Position, Topic};
 use crate::presence::Partition;
 use rocksdb::{DB, IteratorMode, Options, WriteBatch, WriteOptions};
@@ -11,13 +11,13 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
 
-pub(super) struct Opened {
+pub(super) struct OpenedTables {
     pub tables: Tables,
-    pub shelves: Vec<Shelf>,
+    pub partitions_shards: Vec<PartitionShards>,
     pub ends_file: EndsFile,
 }
 
-pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<Opened, Error> {
+pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<OpenedTables, Error> {
     make_dir(dir).map_err(|error| unusable(dir, &error))?;
     judge_files(dir)?;
     let tables = Tables::open(dir, Mode::Make).map_err(|error| not_opened(dir, &error))?;
@@ -45,13 +45,13 @@ pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<Opened, Error>
         );
         return Err(Error::Open(text.into()));
     }
-    let shelves = load(dir, &tables, has)?;
-    let ends: Ends = shelves.iter().map(ends_of).collect();
+    let partitions_shards = load(dir, &tables, has)?;
+    let ends: Ends = partitions_shards.iter().map(ends_of).collect();
     check_claims(dir, &ends)?;
     let ends_file = EndsFile::open(dir, ends).map_err(|error| unusable(dir, &error))?;
-    Ok(Opened {
+    Ok(OpenedTables {
         tables,
-        shelves,
+        partitions_shards,
         ends_file,
     })
 }
@@ -150,29 +150,30 @@ fn write_meta(dir: &Path, tables: &Tables, partitions: u32) -> Result<(), Error>
         .map_err(|error| not_opened(dir, &error))
 }
 
-fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<Shelf>, Error> {
-    let load_one = |partition: Partition| -> Result<Shelf, Damage> {
-        let [events, changes, kicks, quarantine] = Topic::ALL.map(|topic| lane::find(tables, topic, partition));
-        let lanes = [events?, changes?, kicks?, quarantine?];
+fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionShards>, Error> {
+    let load_one = |partition: Partition| -> Result<PartitionShards, Damage> {
+        let [events, changes, kicks, quarantine] = Topic::ALL.map(|topic| shard::find(tables, topic, partition));
+        let shards = [events?, changes?, kicks?, quarantine?];
         let position = match tables.db().get_cf(tables.meta(), keys::position(partition))? {
             None => Position::default(),
             Some(bytes) => Position::from_bytes(&bytes)
                 .ok_or_else(|| Damage::new(format!("the position of partition {partition} is of no known version")))?,
         };
-        let end = lanes[usize::from(keys::number(Topic::Events))].tail.end;
+        let end = shards[usize::from(keys::number(Topic::Events))].tail.end;
         if position.next.0 > end {
             let next = position.next;
             let what = format!("partition {partition} of events ends at {end}, but was folded up to {next} already");
             return Err(Damage::new(what));
         }
-        Ok(Shelf {
-            lanes: lanes.map(Lane::new),
+        Ok(PartitionShards {
+            shards: shards.map(ShardWriter::new),
             position: Mutex::new(position),
             committing: Mutex::new(()),
         })
     };
-    let shelves: Result<Vec<Shelf>, Damage> = (0..partitions).map(|number| load_one(Partition(number))).collect();
-    shelves.map_err(|damage| damage.opening(dir))
+    let partitions_shards: Result<Vec<PartitionShards>, Damage> =
+        (0..partitions).map(|number| load_one(Partition(number))).collect();
+    partitions_shards.map_err(|damage| damage.opening(dir))
 }
 
 /// Refuses a log that ends before what was durable when it was last written.

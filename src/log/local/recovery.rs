@@ -4,9 +4,9 @@
 //! and whether the write is in its write-ahead log is open. Then the disk is made to say what was reported: what lies
 //! beyond it goes, and the positions are written again.
 
-use super::lane::{self, Found};
+use super::shard::{self, Found};
 use super::tables::{Mode, Tables};
-use super::{Shared, keys, locked};
+use super::{AppenderState, keys, locked};
 use crate::log::{Error, Topic};
 use crate::presence::Partition;
 use rocksdb::{WriteBatch, WriteOptions};
@@ -19,24 +19,24 @@ use std::time::Duration;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// RocksDB, or what is left of it.
-pub(super) struct Handle {
+pub(super) struct DatabaseHandle {
     /// None if it could not be opened again, not even for reading.
     pub tables: Option<Tables>,
 }
 
 /// Why nothing is written at present.
-pub(super) struct Trouble {
+pub(super) struct WriteFailure {
     why: Arc<str>,
     /// Monotonic time of the last attempt.
     tried: Duration,
 }
 
-impl Shared {
-    pub(super) fn opened(&self) -> RwLockReadGuard<'_, Handle> {
+impl AppenderState {
+    pub(super) fn opened(&self) -> RwLockReadGuard<'_, DatabaseHandle> {
         self.handle.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn tables<'a>(&self, open: &'a Handle) -> Result<&'a Tables, Error> {
+    pub(super) fn tables<'a>(&self, open: &'a DatabaseHandle) -> Result<&'a Tables, Error> {
         open.tables.as_ref().ok_or_else(|| {
             let dir = self.dir.display();
             Error::Read(format!("{dir} could not be opened again after a write had failed").into())
@@ -44,7 +44,7 @@ impl Shared {
     }
 
     /// The handle, fit for writing as far as is known. Reopens RocksDB if a write failed and it is time to.
-    pub(super) fn writable(&self) -> Result<RwLockReadGuard<'_, Handle>, Error> {
+    pub(super) fn writable(&self) -> Result<RwLockReadGuard<'_, DatabaseHandle>, Error> {
         loop {
             let open = self.opened();
             if locked(&self.trouble).is_none() {
@@ -79,7 +79,7 @@ impl Shared {
         if trouble.is_none() {
             tracing::error!(%why, "the log cannot be written; reading goes on");
         }
-        *trouble = Some(Trouble {
+        *trouble = Some(WriteFailure {
             why: why.clone(),
             tried: self.clock.monotonic(),
         });
@@ -88,7 +88,7 @@ impl Shared {
 
     fn recover(&self) -> Result<(), Error> {
         let now = self.clock.monotonic();
-        let too_early = |trouble: &Trouble| now.saturating_sub(trouble.tried) < PAUSE;
+        let too_early = |trouble: &WriteFailure| now.saturating_sub(trouble.tried) < PAUSE;
         if let Some(trouble) = locked(&self.trouble).as_ref()
             && too_early(trouble)
         {
@@ -111,7 +111,7 @@ impl Shared {
             }
             Err(why) => {
                 let why: Arc<str> = format!("{}: {why}", self.dir.display()).into();
-                *trouble = Some(Trouble {
+                *trouble = Some(WriteFailure {
                     why: why.clone(),
                     tried: now,
                 });
@@ -138,7 +138,7 @@ impl Shared {
     }
 
     /// Closes RocksDB and opens it again, for reading only if it must be so.
-    fn open_anew(&self, handle: &mut Handle) -> Result<(), String> {
+    fn open_anew(&self, handle: &mut DatabaseHandle) -> Result<(), String> {
         handle.tables = None;
         match Tables::open(&self.dir, Mode::Own) {
             Ok(tables) => {
@@ -158,12 +158,12 @@ impl Shared {
     /// Makes what is on disk what was reported as written: no more of it, and refuses if it is less.
     fn restore_truth(&self, tables: &Tables) -> Result<(), String> {
         let mut batch = WriteBatch::default();
-        for (partition, shelf) in (0..).map(Partition).zip(&self.shelves) {
+        for (partition, partition_shards) in (0..).map(Partition).zip(&self.partitions_shards) {
             for topic in Topic::ALL {
-                let lane = shelf.lane(topic);
-                let known = *locked(&lane.tail);
+                let shard = partition_shards.shard(topic);
+                let known = *locked(&shard.tail);
                 let Found { start, tail } =
-                    lane::find(tables, topic, partition).map_err(|damage| damage.reading(&self.dir).to_string())?;
+                    shard::find(tables, topic, partition).map_err(|damage| damage.reading(&self.dir).to_string())?;
                 if tail.end < known.end {
                     return Err(format!(
                         "partition {partition} of {topic} now ends at {} on disk, but {} was written before the \
@@ -175,11 +175,11 @@ impl Shared {
                     let beyond = (keys::block(partition, known.end), keys::block(partition, u64::MAX));
                     batch.delete_range_cf(tables.topic(topic), beyond.0, beyond.1);
                 }
-                if start > lane.start() {
-                    lane.start_at(start.min(known.end));
+                if start > shard.start() {
+                    shard.start_at(start.min(known.end));
                 }
             }
-            let position = *locked(&shelf.position);
+            let position = *locked(&partition_shards.position);
             batch.put_cf(tables.meta(), keys::position(partition), position.to_bytes());
         }
         let mut options = WriteOptions::default();
@@ -243,7 +243,7 @@ mod tests {
         let tables = shared.tables(&open).unwrap();
         let mut batch = WriteBatch::default();
         for topic in topics {
-            let tail = *locked(&shared.shelves[P.0 as usize].lane(*topic).tail);
+            let tail = *locked(&shared.partitions_shards[P.0 as usize].shard(*topic).tail);
             let mut packer = Packer::after(tail, 0);
             packer.push(None, b"reported as failed");
             for (first, block) in packer.finish().0 {

@@ -12,8 +12,8 @@
 //! Dropping begins when a sixty-fourth more than what is to be kept is there, so that there is a line in the log of
 //! the process for each time, and not too many of them.
 
-use super::lane::{self, Allowance, Lane, Oldest};
-use super::{Shared, keys, locked, time};
+use super::shard::{self, DropAllowance, Oldest, ShardWriter};
+use super::{AppenderState, keys, locked, time};
 use crate::log::{Error, Topic};
 use crate::presence::{Offset, Partition};
 use rocksdb::WriteBatch;
@@ -27,18 +27,18 @@ const PACE_SHARE: u32 = 20;
 /// What is too much is dropped when it is so large a part of what is to be kept.
 const SLACK: u64 = 64;
 
-pub(super) fn retain(shared: &Shared, partition: Partition, floor: Offset) -> Result<(), Error> {
+pub(super) fn retain(shared: &AppenderState, partition: Partition, floor: Offset) -> Result<(), Error> {
     let settings = &shared.settings;
     if settings.retention_ms.is_none() && settings.retention_bytes.is_none() {
         return Ok(());
     }
-    let shelf = shared.shelf(partition, Error::Write)?;
+    let partition_shards = shared.partition_shards(partition, Error::Write)?;
     for topic in Topic::ALL {
         let floor = match topic {
             Topic::Events => floor.0,
             Topic::Changes | Topic::Kicks | Topic::Quarantine => u64::MAX,
         };
-        retain_lane(shared, topic, partition, shelf.lane(topic), floor)?;
+        retain_lane(shared, topic, partition, partition_shards.shard(topic), floor)?;
     }
     Ok(())
 }
@@ -73,9 +73,15 @@ impl Rule {
     }
 }
 
-fn retain_lane(shared: &Shared, topic: Topic, partition: Partition, lane: &Lane, floor: u64) -> Result<(), Error> {
-    let mut retention = locked(&lane.retention);
-    let (start, end) = (lane.start(), lane.end());
+fn retain_lane(
+    shared: &AppenderState,
+    topic: Topic,
+    partition: Partition,
+    shard: &ShardWriter,
+    floor: u64,
+) -> Result<(), Error> {
+    let mut retention = locked(&shard.retention);
+    let (start, end) = (shard.start(), shard.end());
     if start == end {
         return Ok(());
     }
@@ -85,7 +91,7 @@ fn retain_lane(shared: &Shared, topic: Topic, partition: Partition, lane: &Lane,
     let mut rule = Rule {
         horizon: keep_ms.map_or(0, |keep| now_ms.saturating_sub(keep.saturating_add(keep / SLACK))),
         bytes_max,
-        bytes: locked(&lane.tail).bytes,
+        bytes: locked(&shard.tail).bytes,
         floor,
         until: u64::MAX,
     };
@@ -96,7 +102,7 @@ fn retain_lane(shared: &Shared, topic: Topic, partition: Partition, lane: &Lane,
         let tables = shared.tables(&open)?;
         let first = match retention.oldest {
             Some(first) => first,
-            None => lane::oldest(tables, topic, partition, start).map_err(|damage| damage.reading(&shared.dir))?,
+            None => shard::oldest(tables, topic, partition, start).map_err(|damage| damage.reading(&shared.dir))?,
         };
         retention.oldest = Some(first);
         first
@@ -110,7 +116,7 @@ fn retain_lane(shared: &Shared, topic: Topic, partition: Partition, lane: &Lane,
         let old_to = {
             let open = shared.opened();
             let tables = shared.tables(&open)?;
-            lane::first_kept(tables, (topic, partition), (start, end), |block| !rule.is_old(block))
+            shard::first_kept(tables, (topic, partition), (start, end), |block| !rule.is_old(block))
                 .map_err(|damage| damage.reading(&shared.dir))?
         };
         let pace = PACE.min(Duration::from_millis(keep_ms.unwrap_or(u64::MAX)) / PACE_SHARE);
@@ -133,22 +139,22 @@ fn retain_lane(shared: &Shared, topic: Topic, partition: Partition, lane: &Lane,
 
     let open = shared.writable()?;
     let tables = shared.tables(&open)?;
-    let new_start = lane::first_kept(tables, (topic, partition), (start, end), |block| rule.keeps(block))
+    let new_start = shard::first_kept(tables, (topic, partition), (start, end), |block| rule.keeps(block))
         .map_err(|damage| damage.reading(&shared.dir))?;
     if new_start == start {
         retention.oldest = None;
         return Ok(());
     }
-    let kept = lane::oldest(tables, topic, partition, new_start).map_err(|damage| damage.reading(&shared.dir))?;
+    let kept = shard::oldest(tables, topic, partition, new_start).map_err(|damage| damage.reading(&shared.dir))?;
     let (from, to) = (keys::block(partition, 0), keys::block(partition, new_start));
     let mut batch = WriteBatch::default();
     // From 0, not from the old start: a file removed below may have held the tombstone of an older round.
     batch.delete_range_cf(tables.topic(topic), from, to);
     batch.put_cf(tables.meta(), keys::start(topic, partition), new_start.to_be_bytes());
     // Readers first: one that still counts on the old start would take the deletion for damage.
-    lane.start_at(new_start);
+    shard.start_at(new_start);
     if let Err(error) = shared.put(tables, batch, true) {
-        lane.start_at(start);
+        shard.start_at(start);
         return Err(error);
     }
     retention.oldest = Some(kept);
@@ -171,24 +177,24 @@ fn shown(ms: u64) -> String {
 
 /// How far records may be dropped for their age from now on. None: as far as they are old, since that is little.
 fn next_allowance(
-    before: Option<Allowance>,
+    before: Option<DropAllowance>,
     now: Duration,
     pace: Duration,
     (start, end): (u64, u64),
     old_to: u64,
     first_end: u64,
-) -> Option<Allowance> {
+) -> Option<DropAllowance> {
     let part = start + (end - start) / SHARE;
     let share = part.max(first_end);
     match before {
         None if old_to <= part => None,
-        None => Some(Allowance {
+        None => Some(DropAllowance {
             since: now,
             until: start,
         }),
         Some(before) if now.saturating_sub(before.since) < pace => Some(before),
         Some(_) if old_to <= part => None,
-        Some(_) => Some(Allowance {
+        Some(_) => Some(DropAllowance {
             since: now,
             until: share,
         }),

@@ -48,7 +48,7 @@ pub(super) struct LogClock {
 }
 
 struct State {
-    line: Line,
+    line: ClockReference,
     /// The clock is not believed at present.
     is_refused: bool,
     /// The file is there.
@@ -57,7 +57,7 @@ struct State {
 
 /// Log time at a moment, and by what the clock is judged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Line {
+struct ClockReference {
     /// Since 1970.
     time: Duration,
     /// When that was, by [`Clock::passed`].
@@ -78,7 +78,7 @@ enum Basis {
 
 /// Why a clock is not believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Doubt {
+enum ClockDoubt {
     /// It is further ahead of what has really passed than it may be; this is the time by what has passed.
     Jumped { expected: Duration },
     /// At a start, it is later than a machine that was off explains.
@@ -87,13 +87,13 @@ enum Doubt {
     StillJumped { last: Duration },
 }
 
-impl Line {
+impl ClockReference {
     /// The line at a moment, by the clock and by what has passed. `is_refused`: it was not believed since.
-    fn follow(self, wall: Duration, at: Duration, is_refused: bool) -> Result<Line, Doubt> {
+    fn follow(self, wall: Duration, at: Duration, is_refused: bool) -> Result<ClockReference, ClockDoubt> {
         let passed = at.saturating_sub(self.at);
         let real = self.time.saturating_add(passed);
         let slow = self.time.saturating_add(passed - passed / 10);
-        let on = |time, basis| Ok(Line { time, at, basis });
+        let on = |time, basis| Ok(ClockReference { time, at, basis });
         let Some(ahead) = wall.checked_sub(real) else {
             let time = wall.max(slow);
             let basis = match self.basis {
@@ -107,8 +107,8 @@ impl Line {
         };
         match self.basis {
             Basis::Nothing => on(wall, Basis::Running { used: Duration::ZERO }),
-            Basis::Start { unless: Some(jumped) } if wall >= jumped => Err(Doubt::StillJumped { last: self.time }),
-            Basis::Start { .. } if ahead > OFF => Err(Doubt::Late { last: self.time }),
+            Basis::Start { unless: Some(jumped) } if wall >= jumped => Err(ClockDoubt::StillJumped { last: self.time }),
+            Basis::Start { .. } if ahead > OFF => Err(ClockDoubt::Late { last: self.time }),
             Basis::Start { .. } => on(wall, Basis::Running { used: Duration::ZERO }),
             Basis::Running { used } => {
                 let refill = passed / 10;
@@ -127,7 +127,7 @@ impl Line {
                     // It is followed when there is room again.
                     return on(real, Basis::Running { used: rest });
                 }
-                Err(Doubt::Jumped { expected: real })
+                Err(ClockDoubt::Jumped { expected: real })
             }
         }
     }
@@ -151,7 +151,7 @@ impl LogClock {
                 unless: jumped.map(|jumped| jumped.saturating_sub(AHEAD)),
             },
         };
-        let mut line = Line {
+        let mut line = ClockReference {
             time: Duration::from_millis(last_ms.unwrap_or(0)),
             at,
             basis,
@@ -169,7 +169,7 @@ impl LogClock {
                     "the machine's clock is taken as right, as --accept-time says"
                 );
                 let basis = Basis::Running { used: Duration::ZERO };
-                line = Line { time: wall, at, basis };
+                line = ClockReference { time: wall, at, basis };
             }
         }
         LogClock {
@@ -207,7 +207,7 @@ impl LogClock {
                 let why = sentence(doubt, wall);
                 if !std::mem::replace(&mut state.is_refused, true) {
                     tracing::error!("{why}");
-                    if let Doubt::Jumped { .. } = doubt {
+                    if let ClockDoubt::Jumped { .. } = doubt {
                         match write(&self.file, wall) {
                             Ok(()) => state.is_noted = true,
                             Err(error) => {
@@ -250,10 +250,10 @@ pub(super) fn shown(time: Duration) -> String {
     }
 }
 
-fn sentence(doubt: Doubt, wall: Duration) -> String {
+fn sentence(doubt: ClockDoubt, wall: Duration) -> String {
     let now = shown(wall);
     let why = match doubt {
-        Doubt::Jumped { expected } => {
+        ClockDoubt::Jumped { expected } => {
             let ahead = wall.saturating_sub(expected).as_secs();
             let expected = shown(expected);
             format!(
@@ -261,7 +261,7 @@ fn sentence(doubt: Doubt, wall: Duration) -> String {
                  passed ({expected})"
             )
         }
-        Doubt::Late { last } => {
+        ClockDoubt::Late { last } => {
             let (days, last) = (wall.saturating_sub(last).as_secs() / 86_400, shown(last));
             let most = OFF.as_secs() / 86_400;
             format!(
@@ -269,7 +269,7 @@ fn sentence(doubt: Doubt, wall: Duration) -> String {
                  it is believed for at most {most} days"
             )
         }
-        Doubt::StillJumped { last } => {
+        ClockDoubt::StillJumped { last } => {
             let last = shown(last);
             format!(
                 "the machine's clock says {now}: it jumped ahead while the log was last open, and was not set back; the \

@@ -1,7 +1,7 @@
 //! `connect`: login, resume and take over, and whom a login displaces (section 6).
 
 use super::super::change::{Cause, IgnoreReason, KickReason, Part};
-use super::super::event::{Intent, Via, Who};
+use super::super::event::{ConnRef, DeviceRef, Intent};
 use super::super::fold::{Out, PendingKick};
 use super::super::rulebook::{PlatformId, Rulebook};
 use super::super::state::{Device, DeviceState, Session, Slot, State, User};
@@ -17,7 +17,13 @@ enum Case {
 
 impl State {
     /// Section 6, connect: the first row of its table that matches.
-    pub(in super::super) fn connect(&mut self, who: &Who<'_>, via_event: &Via<'_>, terms: &Terms<'_>, out: Out<'_>) {
+    pub(in super::super) fn connect(
+        &mut self,
+        who: &DeviceRef<'_>,
+        via_event: &ConnRef<'_>,
+        terms: &Terms<'_>,
+        out: Out<'_>,
+    ) {
         let (via, intent) = (via(via_event), terms.intent);
         let Some(platform) = self.rules.find(&who.platform) else {
             return self.refuse(
@@ -86,8 +92,8 @@ impl State {
     fn bring_online(
         &mut self,
         slot: Slot,
-        who: &Who<'_>,
-        via_event: &Via<'_>,
+        who: &DeviceRef<'_>,
+        via_event: &ConnRef<'_>,
         platform: PlatformId,
         case: Case,
         terms: &Terms<'_>,

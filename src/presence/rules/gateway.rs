@@ -2,7 +2,7 @@
 
 use super::super::change::{Cause, IgnoreReason, Part};
 use super::super::fold::Out;
-use super::super::gateways::{GatewayId, Known};
+use super::super::gateways::{GatewayId, KnownGateway};
 use super::super::state::{Device, Slot, State};
 use super::super::{Epoch, LostBy};
 use super::{Pending, lose_link};
@@ -22,7 +22,7 @@ impl State {
         }
         let now = self.now();
         let until = now.plus(ttl_ms);
-        let known = Known {
+        let known = KnownGateway {
             epoch,
             ended: ttl_ms == 0,
             lease_until: (ttl_ms > 0).then_some(until),

@@ -2,7 +2,7 @@
 
 use super::super::ahead::USERS_AHEAD;
 use super::super::change::{Cause, IgnoreReason, KickReason, Part};
-use super::super::event::{Beat, Ending, Via, Who};
+use super::super::event::{ConnRef, DeviceRef, Ending, HeartbeatEntry};
 use super::super::fold::Out;
 use super::super::gateways::GatewayId;
 use super::super::state::{DeviceState, Slot, State};
@@ -27,7 +27,13 @@ enum Verdict {
 
 impl State {
     /// Each beat like a heartbeat of its own, in order.
-    pub(in super::super) fn heartbeats(&mut self, gateway: &str, epoch: Epoch, beats: &[Beat<'_>], out: Out<'_>) {
+    pub(in super::super) fn heartbeats(
+        &mut self,
+        gateway: &str,
+        epoch: Epoch,
+        beats: &[HeartbeatEntry<'_>],
+        out: Out<'_>,
+    ) {
         for (number, beat) in beats.iter().enumerate() {
             if number % USERS_AHEAD == 0 {
                 let next = beats[number..].iter().take(USERS_AHEAD);
@@ -38,7 +44,7 @@ impl State {
                 epoch,
                 conn: beat.conn,
             };
-            self.sign(Sign::Heartbeat, &beat.who, &via, Part::Beat(number), out);
+            self.sign(Sign::Heartbeat, &beat.who, &via, Part::Heartbeat(number), out);
         }
     }
 
@@ -100,7 +106,7 @@ impl State {
     }
 
     /// Section 6, early ends: the end of a connection that is not, or not yet, its device's is ignored, but remembered.
-    fn ignore_end(&mut self, who: &Who<'_>, via: &Via<'_>, why: IgnoreReason, out: Out<'_>) {
+    fn ignore_end(&mut self, who: &DeviceRef<'_>, via: &ConnRef<'_>, why: IgnoreReason, out: Out<'_>) {
         let may_still_begin = match why {
             IgnoreReason::UnknownConnection => true,
             IgnoreReason::Superseded => !self.is_on_a_later_connection(who, via),
@@ -124,7 +130,7 @@ impl State {
 
     /// Whether the device is on the same gateway and epoch with a greater number: then a connect of this one would be
     /// superseded anyway.
-    fn is_on_a_later_connection(&self, who: &Who<'_>, via: &Via<'_>) -> bool {
+    fn is_on_a_later_connection(&self, who: &DeviceRef<'_>, via: &ConnRef<'_>) -> bool {
         let on = || {
             let user = self.users.get(self.users.find(&who.user)?)?;
             let place = user.find(&self.rules, &who.platform, &who.device).ok()?;
@@ -136,7 +142,14 @@ impl State {
     }
 
     /// Section 6, the table of heartbeat, foreground and background.
-    pub(in super::super) fn sign(&mut self, what: Sign, who: &Who<'_>, via: &ViaRef<'_>, part: Part, out: Out<'_>) {
+    pub(in super::super) fn sign(
+        &mut self,
+        what: Sign,
+        who: &DeviceRef<'_>,
+        via: &ViaRef<'_>,
+        part: Part,
+        out: Out<'_>,
+    ) {
         let link = self.link(via);
         if self.gateways.is_stale(link.map(|link| link.gateway), via.epoch) {
             return self.refuse(who, via, IgnoreReason::StaleEpoch, KickReason::Stale, part, out);
@@ -254,7 +267,7 @@ impl State {
     }
 
     /// The device that an event's connection is current for, if its word counts (not kicked).
-    fn current(&self, who: &Who<'_>, via: &ViaRef<'_>) -> Result<(Slot, usize), IgnoreReason> {
+    fn current(&self, who: &DeviceRef<'_>, via: &ViaRef<'_>) -> Result<(Slot, usize), IgnoreReason> {
         let slot = self.users.find(&who.user).ok_or(IgnoreReason::UnknownConnection)?;
         let user = self.users.get(slot).ok_or(IgnoreReason::UnknownConnection)?;
         let place = user
@@ -271,7 +284,13 @@ impl State {
     }
 
     /// Section 6, disconnect.
-    pub(in super::super) fn disconnect(&mut self, who: &Who<'_>, via_event: &Via<'_>, reason: Ending, out: Out<'_>) {
+    pub(in super::super) fn disconnect(
+        &mut self,
+        who: &DeviceRef<'_>,
+        via_event: &ConnRef<'_>,
+        reason: Ending,
+        out: Out<'_>,
+    ) {
         let (slot, place) = match self.current(who, &via(via_event)) {
             Ok(found) => found,
             Err(why) => return self.ignore_end(who, via_event, why, out),
@@ -340,7 +359,7 @@ impl State {
     }
 
     /// Section 6, logout.
-    pub(in super::super) fn logout(&mut self, who: &Who<'_>, via_event: &Via<'_>, out: Out<'_>) {
+    pub(in super::super) fn logout(&mut self, who: &DeviceRef<'_>, via_event: &ConnRef<'_>, out: Out<'_>) {
         let (slot, place) = match self.current(who, &via(via_event)) {
             Ok(found) => found,
             Err(why) => return self.ignore_end(who, via_event, why, out),

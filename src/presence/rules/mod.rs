@@ -7,7 +7,7 @@ mod link;
 mod user;
 
 use super::change::{Cause, DeviceChange, IgnoreReason, KickReason, Part};
-use super::event::{Intent, Via, Who};
+use super::event::{ConnRef, DeviceRef, Intent};
 use super::fold::{Out, PendingKick};
 use super::gateways::Gateways;
 use super::rulebook::Rulebook;
@@ -37,7 +37,7 @@ pub(super) struct ViaRef<'a> {
     pub conn: Conn,
 }
 
-pub(super) fn via<'a>(via: &'a Via<'_>) -> ViaRef<'a> {
+pub(super) fn via<'a>(via: &'a ConnRef<'_>) -> ViaRef<'a> {
     ViaRef {
         gateway: &via.gateway,
         epoch: via.epoch,
@@ -249,7 +249,7 @@ impl State {
     /// Ignores an event, or a beat, and has its connection closed.
     pub(super) fn refuse(
         &mut self,
-        who: &Who<'_>,
+        who: &DeviceRef<'_>,
         via: &ViaRef<'_>,
         why: IgnoreReason,
         reason: KickReason,

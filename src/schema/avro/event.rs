@@ -4,9 +4,9 @@ use super::datum::{
     Reader, write_count, write_nullable_array, write_nullable_bytes, write_nullable_long, write_nullable_text,
     write_text,
 };
-use crate::presence::event::{Beat, Event, Target, Via, Who, bounds};
+use crate::presence::event::{ConnRef, DeviceRef, Event, HeartbeatEntry, Target, bounds};
 use crate::schema::Malformed;
-use crate::schema::flat::{Conns, Flat, HEARTBEATS, beat, number_of_beats, pack_conns};
+use crate::schema::wire_event::{Conns, HEARTBEATS, WireEvent, beat, number_of_beats, pack_conns};
 use std::borrow::Cow;
 
 /// Each of a beat's three strings and its number has at least one byte.
@@ -18,7 +18,7 @@ const ROOM_BYTES: usize = 256;
 pub(super) fn read(datum: &[u8]) -> Result<Event<'_>, Malformed> {
     let mut reader = Reader::new(datum);
     let kind = reader.text("type");
-    let mut flat = Flat {
+    let mut wire_event = WireEvent {
         kind,
         user: reader.nullable_text("user"),
         platform: reader.nullable_text("platform"),
@@ -26,27 +26,27 @@ pub(super) fn read(datum: &[u8]) -> Result<Event<'_>, Malformed> {
         gateway: reader.nullable_text("gateway"),
         epoch: reader.nullable_long("epoch"),
         conn: reader.nullable_long("conn"),
-        ..Flat::default()
+        ..WireEvent::default()
     };
     // Nearly every record is a heartbeat, and has no more.
     if !reader.end_after([0; 10]) {
-        flat.intent = reader.nullable_text("intent");
-        flat.client = reader.nullable_text("client");
-        flat.beats = read_beats(&mut reader, kind == HEARTBEATS);
-        flat.reason = reader.nullable_text("reason");
-        flat.text = reader.nullable_text("text");
-        flat.ttl_ms = reader.nullable_long("ttl_ms");
-        flat.policy = reader.nullable_text("policy");
-        flat.auth_at = reader.nullable_long("auth_at");
-        flat.conns = reader.nullable_bytes("conns").map(Conns::Packed);
-        flat.revision = reader.nullable_int("revision").map(i64::from);
+        wire_event.intent = reader.nullable_text("intent");
+        wire_event.client = reader.nullable_text("client");
+        wire_event.beats = read_beats(&mut reader, kind == HEARTBEATS);
+        wire_event.reason = reader.nullable_text("reason");
+        wire_event.text = reader.nullable_text("text");
+        wire_event.ttl_ms = reader.nullable_long("ttl_ms");
+        wire_event.policy = reader.nullable_text("policy");
+        wire_event.auth_at = reader.nullable_long("auth_at");
+        wire_event.conns = reader.nullable_bytes("conns").map(Conns::Packed);
+        wire_event.revision = reader.nullable_int("revision").map(i64::from);
     }
     reader.end()?;
-    flat.event()
+    wire_event.event()
 }
 
 /// Beats are checked and kept only where they matter; elsewhere they are read past.
-fn read_beats<'a>(reader: &mut Reader<'a>, wanted: bool) -> Option<Cow<'a, [Beat<'a>]>> {
+fn read_beats<'a>(reader: &mut Reader<'a>, wanted: bool) -> Option<Cow<'a, [HeartbeatEntry<'a>]>> {
     if !reader.present("beats") {
         return None;
     }
@@ -77,29 +77,29 @@ fn read_beat<'a>(reader: &mut Reader<'a>) -> (&'a str, &'a str, &'a str, i64) {
 }
 
 pub(super) fn write(event: &Event<'_>, out: &mut Vec<u8>) {
-    let flat = Flat::of(event);
+    let wire_event = WireEvent::of(event);
     out.reserve(ROOM_BYTES);
-    write_text(out, flat.kind);
-    write_nullable_text(out, flat.user);
-    write_nullable_text(out, flat.platform);
-    write_nullable_text(out, flat.device);
-    write_nullable_text(out, flat.gateway);
-    write_nullable_long(out, flat.epoch);
-    write_nullable_long(out, flat.conn);
-    write_nullable_text(out, flat.intent);
-    write_nullable_text(out, flat.client);
-    write_nullable_array(out, flat.beats.as_deref(), |out, beat| {
+    write_text(out, wire_event.kind);
+    write_nullable_text(out, wire_event.user);
+    write_nullable_text(out, wire_event.platform);
+    write_nullable_text(out, wire_event.device);
+    write_nullable_text(out, wire_event.gateway);
+    write_nullable_long(out, wire_event.epoch);
+    write_nullable_long(out, wire_event.conn);
+    write_nullable_text(out, wire_event.intent);
+    write_nullable_text(out, wire_event.client);
+    write_nullable_array(out, wire_event.beats.as_deref(), |out, beat| {
         write_text(out, &beat.who.user);
         write_text(out, &beat.who.platform);
         write_text(out, &beat.who.device);
         write_count(out, beat.conn.0);
     });
-    write_nullable_text(out, flat.reason);
-    write_nullable_text(out, flat.text);
-    write_nullable_long(out, flat.ttl_ms);
-    write_nullable_text(out, flat.policy);
-    write_nullable_long(out, flat.auth_at);
-    match flat.conns {
+    write_nullable_text(out, wire_event.reason);
+    write_nullable_text(out, wire_event.text);
+    write_nullable_long(out, wire_event.ttl_ms);
+    write_nullable_text(out, wire_event.policy);
+    write_nullable_long(out, wire_event.auth_at);
+    match wire_event.conns {
         None => write_nullable_bytes(out, None),
         Some(Conns::Packed(bytes)) => write_nullable_bytes(out, Some(bytes)),
         Some(Conns::Numbers(conns)) => {
@@ -108,7 +108,7 @@ pub(super) fn write(event: &Event<'_>, out: &mut Vec<u8>) {
             write_nullable_bytes(out, Some(&packed));
         }
     }
-    write_nullable_long(out, flat.revision);
+    write_nullable_long(out, wire_event.revision);
 }
 
 /// The event with text of its own, for when the bytes that it was read from do not last.
@@ -136,7 +136,7 @@ pub(super) fn into_owned(event: Event<'_>) -> Event<'static> {
             epoch,
             beats: beats
                 .into_iter()
-                .map(|beat| Beat {
+                .map(|beat| HeartbeatEntry {
                     who: own_who(beat.who),
                     conn: beat.conn,
                 })
@@ -191,16 +191,16 @@ pub(super) fn into_owned(event: Event<'_>) -> Event<'static> {
     }
 }
 
-fn own_who(who: Who<'_>) -> Who<'static> {
-    Who {
+fn own_who(who: DeviceRef<'_>) -> DeviceRef<'static> {
+    DeviceRef {
         user: own(who.user),
         platform: own(who.platform),
         device: own(who.device),
     }
 }
 
-fn own_via(via: Via<'_>) -> Via<'static> {
-    Via {
+fn own_via(via: ConnRef<'_>) -> ConnRef<'static> {
+    ConnRef {
         gateway: own(via.gateway),
         epoch: via.epoch,
         conn: via.conn,

@@ -35,7 +35,7 @@ pub(super) fn plain(text: &str, others: &[impl AsRef<str>]) -> Result<Plain, Unu
         .iter()
         .map(|other| parsed(other.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut walk = Walk::default();
+    let mut walk = Flattener::default();
     for other in &others {
         walk.gather(other, "", 0)?;
     }
@@ -47,7 +47,7 @@ pub(super) fn plain(text: &str, others: &[impl AsRef<str>]) -> Result<Plain, Unu
 }
 
 #[derive(Default)]
-struct Walk<'o> {
+struct Flattener<'o> {
     /// What other schemas define: full name to definition and the namespace around it.
     elsewhere: HashMap<String, (&'o Value, String)>,
     /// Full name to plain name and whether the walk is still within the definition.
@@ -56,7 +56,7 @@ struct Walk<'o> {
     types: usize,
 }
 
-impl<'o> Walk<'o> {
+impl<'o> Flattener<'o> {
     /// Notes the named types that another schema defines.
     fn gather(&mut self, other: &'o Value, around: &str, depth: usize) -> Result<(), UnusableSchema> {
         self.count(depth)?;

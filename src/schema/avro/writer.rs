@@ -112,7 +112,7 @@ impl WriterSchema {
         let invalid = |error: apache_avro::Error| UnusableSchema::Invalid(error.to_string());
         let schema = AvroSchema::parse(&plain.json).map_err(invalid)?;
         let resolved = ResolvedSchema::new(&schema).map_err(invalid)?;
-        let mut judge = Judge {
+        let mut judge = ResolutionCheck {
             names: resolved.get_names(),
             types: 0,
         };
@@ -168,12 +168,12 @@ fn older(schemas: &[&str]) -> HashMap<u64, WriterSchema> {
 }
 
 /// Walks a plain schema as a datum of it would be read. It does not refer to itself.
-struct Judge<'s, 'n> {
+struct ResolutionCheck<'s, 'n> {
     names: &'n HashMap<Name, &'s AvroSchema>,
     types: usize,
 }
 
-impl Judge<'_, '_> {
+impl ResolutionCheck<'_, '_> {
     /// Whether each value of this type takes at least a byte.
     fn takes_bytes(&mut self, schema: &AvroSchema, depth: usize) -> Result<bool, UnusableSchema> {
         self.types += 1;

@@ -9,7 +9,7 @@ mod request;
 mod skip;
 mod write;
 
-pub use read::{BadEvent, Line, LineError, NewEvent, policy_event, read_line};
+pub use read::{BadEvent, InputLine, LineError, NewEvent, policy_event, read_line};
 pub use request::{NewEvents, read_new_events, read_request, read_request_lines};
 pub use write::{
     Object, event_line, malformed_event_line, malformed_line, output_line, partition_line, quarantined_line,

@@ -2,7 +2,7 @@
 
 use super::conns::Conns;
 use super::skip::Skip;
-use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
 use crate::presence::{Conn, Epoch, Offset};
 use crate::schema::policy::policy_document;
 use crate::schema::{Malformed, policy::policy_json};
@@ -35,7 +35,7 @@ impl From<BadEvent> for Malformed {
 
 /// One line of the input of `rollcall fold`.
 #[derive(Debug)]
-pub struct Line<'a> {
+pub struct InputLine<'a> {
     pub offset: Offset,
     /// Milliseconds.
     pub ts: u64,
@@ -61,7 +61,7 @@ impl From<serde_json::Error> for LineError {
 }
 
 /// Reads one line: an event with `offset` and `ts` beside its fields.
-pub fn read_line(line: &str) -> Result<Line<'_>, LineError> {
+pub fn read_line(line: &str) -> Result<InputLine<'_>, LineError> {
     let mut reader = serde_json::Deserializer::from_str(line);
     let seen = Seen {
         event: 0,
@@ -77,7 +77,7 @@ pub fn read_line(line: &str) -> Result<Line<'_>, LineError> {
         Raw::Number(ts) if ts <= bounds::TIMESTAMP_MAX => ts,
         _ => return Err(LineError::Position("ts", bounds::TIMESTAMP_MAX)),
     };
-    Ok(Line {
+    Ok(InputLine {
         offset: Offset(offset),
         ts,
         event: fields.event(),
@@ -143,7 +143,7 @@ enum Beats<'a> {
     Missing,
     Null,
     /// Those that could be read, up to the first that is wrong; how many there are; and what is wrong.
-    List(Vec<Beat<'a>>, usize, Option<(usize, BadEvent)>),
+    List(Vec<HeartbeatEntry<'a>>, usize, Option<(usize, BadEvent)>),
     Other(&'static str),
 }
 
@@ -567,8 +567,8 @@ impl<'a> Fields<'a> {
         self.device.text("device", bounds::DEVICE_BYTES)
     }
 
-    fn who(&mut self) -> Result<Who<'a>, BadEvent> {
-        Ok(Who {
+    fn who(&mut self) -> Result<DeviceRef<'a>, BadEvent> {
+        Ok(DeviceRef {
             user: self.user()?,
             platform: required("platform", self.optional_platform()?)?,
             device: required("device", self.optional_device()?)?,
@@ -587,15 +587,15 @@ impl<'a> Fields<'a> {
         self.conn.number("conn", bounds::NUMBER_MAX).map(Conn)
     }
 
-    fn via(&mut self) -> Result<Via<'a>, BadEvent> {
-        Ok(Via {
+    fn via(&mut self) -> Result<ConnRef<'a>, BadEvent> {
+        Ok(ConnRef {
             gateway: self.gateway()?,
             epoch: self.epoch()?,
             conn: self.conn()?,
         })
     }
 
-    fn beats(&mut self) -> Result<Vec<Beat<'a>>, BadEvent> {
+    fn beats(&mut self) -> Result<Vec<HeartbeatEntry<'a>>, BadEvent> {
         let (least, most) = bounds::BEATS;
         let (beats, count, wrong) = match std::mem::take(&mut self.beats) {
             Beats::List(beats, count, wrong) => (beats, count, wrong),
@@ -614,8 +614,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn beat(&mut self) -> Result<Beat<'a>, BadEvent> {
-        Ok(Beat {
+    fn beat(&mut self) -> Result<HeartbeatEntry<'a>, BadEvent> {
+        Ok(HeartbeatEntry {
             who: self.who()?,
             conn: self.conn()?,
         })

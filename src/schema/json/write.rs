@@ -1,7 +1,7 @@
 //! Events, outputs and state to JSON.
 
 use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, OutputId, Part};
-use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
 use crate::presence::state::{DeviceImage, PartitionImage, Phase, SessionImage, UserImage};
 use crate::presence::{LogTime, Offset};
 use crate::schema::avro::Quarantined;
@@ -187,7 +187,7 @@ fn ignored_line(out: &mut Vec<u8>, ignored: &Ignored) {
         .text("reason", ignored.reason.name());
     match ignored.part {
         Part::Whole => {}
-        Part::Beat(beat) => {
+        Part::Heartbeat(beat) => {
             object.number("beat", beat as u64);
         }
         Part::Conn(conn) => {
@@ -467,14 +467,14 @@ fn shown_text(out: &mut Vec<u8>, value: &str) {
     }
 }
 
-fn who_fields(object: &mut Object<'_>, who: &Who<'_>) {
+fn who_fields(object: &mut Object<'_>, who: &DeviceRef<'_>) {
     object
         .text("user", &who.user)
         .text("platform", &who.platform)
         .text("device", &who.device);
 }
 
-fn link_fields(object: &mut Object<'_>, who: &Who<'_>, via: &Via<'_>) {
+fn link_fields(object: &mut Object<'_>, who: &DeviceRef<'_>, via: &ConnRef<'_>) {
     who_fields(object, who);
     object
         .text("gateway", &via.gateway)

@@ -1,7 +1,7 @@
 //! The records of histories as JSON lines (sections 3 and 8 of `docs/rules.md`).
 
 use crate::presence::Offset;
-use crate::presence::event::{Ending, Event, Intent, Target, Via, Who};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
 use crate::sim::oracle_lines::text;
 
 /// What malformed records say, each in place of what follows `"type":`.
@@ -168,13 +168,13 @@ pub fn event_json(offset: Offset, ts: u64, event: &Event<'_>) -> String {
     line
 }
 
-fn add_who(line: &mut String, who: &Who<'_>) {
+fn add_who(line: &mut String, who: &DeviceRef<'_>) {
     add_text(line, "user", &who.user);
     add_text(line, "platform", &who.platform);
     add_text(line, "device", &who.device);
 }
 
-fn add_via(line: &mut String, via: &Via<'_>) {
+fn add_via(line: &mut String, via: &ConnRef<'_>) {
     add_text(line, "gateway", &via.gateway);
     add_number(line, "epoch", via.epoch.0);
     add_number(line, "conn", via.conn.0);

@@ -7,14 +7,14 @@ fn connection() -> Connection {
 }
 
 /// What [`plan`] makes, once it is made.
-fn made(brokers: usize, partitions: u32) -> Facts {
-    let empty = Facts {
+fn made(brokers: usize, partitions: u32) -> ClusterFacts {
+    let empty = ClusterFacts {
         brokers,
-        ..Facts::default()
+        ..ClusterFacts::default()
     };
-    let wanted = Wanted {
+    let wanted = RequestedTopics {
         partitions: Some(partitions),
-        ..Wanted::default()
+        ..RequestedTopics::default()
     };
     let plan = plan(&connection(), &empty, wanted).expect("possible");
     let facts = |new: &NewTopic| TopicFacts {
@@ -27,19 +27,19 @@ fn made(brokers: usize, partitions: u32) -> Facts {
             .collect(),
         has_own_settings: true,
     };
-    Facts {
+    ClusterFacts {
         brokers,
-        topics: Part::ALL.into_iter().zip(plan.make.iter().map(facts)).collect(),
+        topics: ManagedTopic::ALL.into_iter().zip(plan.make.iter().map(facts)).collect(),
         broker: BTreeMap::new(),
         made_with: Some(partitions),
     }
 }
 
-const EVENTS: Part = Part::Log(Topic::Events);
+const EVENTS: ManagedTopic = ManagedTopic::Log(Topic::Events);
 
 /// What is found, a line each, once `change` was made to a cluster of three brokers.
 #[track_caller]
-fn found(change: impl FnOnce(&mut Facts)) -> Vec<String> {
+fn found(change: impl FnOnce(&mut ClusterFacts)) -> Vec<String> {
     let mut facts = made(3, 64);
     change(&mut facts);
     let findings = judge(&connection(), &facts);
@@ -47,7 +47,7 @@ fn found(change: impl FnOnce(&mut Facts)) -> Vec<String> {
     findings.iter().map(line).collect()
 }
 
-fn set(facts: &mut Facts, part: Part, key: &str, value: &str) {
+fn set(facts: &mut ClusterFacts, part: ManagedTopic, key: &str, value: &str) {
     let topic = facts.topics.get_mut(&part).expect("there");
     topic.settings.insert(key.to_owned(), value.to_owned());
 }
@@ -63,8 +63,8 @@ fn what_is_made_on_three_brokers_has_nothing_wrong_with_it() {
             .values()
             .all(|topic| topic.text("min.insync.replicas") == "2")
     );
-    assert_eq!(facts.topics[&Part::Owners].partitions, 1);
-    assert_eq!(facts.topics[&Part::Current].partitions, 64);
+    assert_eq!(facts.topics[&ManagedTopic::Owners].partitions, 1);
+    assert_eq!(facts.topics[&ManagedTopic::Current].partitions, 64);
     assert_eq!(facts.topics[&EVENTS].text("retention.ms"), "2592000000");
 }
 
@@ -72,7 +72,7 @@ fn what_is_made_on_three_brokers_has_nothing_wrong_with_it() {
 fn on_one_broker_the_only_complaint_is_the_one_replica() {
     let findings = judge(&connection(), &made(1, 4));
     assert_eq!(findings.len(), 1);
-    assert_eq!(findings[0].weight, Weight::Warning);
+    assert_eq!(findings[0].weight, Severity::Warning);
     assert!(findings[0].what.contains("one replica"), "{}", findings[0]);
     assert!(
         findings[0].topic.starts_with("presence.events, presence.changes, "),
@@ -84,7 +84,7 @@ fn on_one_broker_the_only_complaint_is_the_one_replica() {
 #[test]
 fn a_topic_that_is_not_there_is_refused_with_the_command_that_makes_it() {
     let found = found(|facts| {
-        facts.topics.remove(&Part::Log(Topic::Kicks));
+        facts.topics.remove(&ManagedTopic::Log(Topic::Kicks));
     });
     assert_eq!(
         found,
@@ -132,7 +132,7 @@ fn a_topic_that_a_broker_made_by_itself_is_told_to_be_one() {
 
 #[test]
 fn other_numbers_of_partitions_are_refused() {
-    let changes = Part::Log(Topic::Changes);
+    let changes = ManagedTopic::Log(Topic::Changes);
     let fewer = found(|facts| facts.topics.get_mut(&changes).expect("there").partitions = 63);
     assert_eq!(fewer.len(), 1);
     assert!(
@@ -144,14 +144,14 @@ fn other_numbers_of_partitions_are_refused() {
     assert!(more[0].ends_with("docs/kafka.md"), "{more:?}");
     let changed = found(|facts| {
         for (part, topic) in &mut facts.topics {
-            topic.partitions = if *part == Part::Owners { 1 } else { 128 };
+            topic.partitions = if *part == ManagedTopic::Owners { 1 } else { 128 };
         }
     });
     assert!(
         changed[0].contains("presence.events: it has 128 partitions and was made with 64"),
         "{changed:?}"
     );
-    let owners = found(|facts| facts.topics.get_mut(&Part::Owners).expect("there").partitions = 2);
+    let owners = found(|facts| facts.topics.get_mut(&ManagedTopic::Owners).expect("there").partitions = 2);
     assert!(owners[0].contains("--delete --topic presence.owners"), "{owners:?}");
     let unsaid = found(|facts| facts.made_with = None);
     assert!(
@@ -165,8 +165,8 @@ fn what_cleans_up_the_wrong_way_is_refused() {
     for (part, policy) in [
         (EVENTS, "compact"),
         (EVENTS, "compact,delete"),
-        (Part::Current, "delete"),
-        (Part::Owners, "compact,delete"),
+        (ManagedTopic::Current, "delete"),
+        (ManagedTopic::Owners, "compact,delete"),
     ] {
         let found = found(|facts| set(facts, part, "cleanup.policy", policy));
         assert_eq!(found.len(), 1, "{part:?} {policy}");
@@ -176,7 +176,7 @@ fn what_cleans_up_the_wrong_way_is_refused() {
 
 #[test]
 fn a_quarantine_that_is_no_larger_than_the_events_is_refused() {
-    let quarantine = Part::Log(Topic::Quarantine);
+    let quarantine = ManagedTopic::Log(Topic::Quarantine);
     let bytes = |more: usize| (EVENTS_MESSAGE_BYTES + more).to_string();
     let short = found(|facts| {
         set(
@@ -195,13 +195,13 @@ fn a_quarantine_that_is_no_larger_than_the_events_is_refused() {
     assert!(larger[0].ends_with("max.message.bytes=41943040"), "{larger:?}");
     let small = found(|facts| set(facts, EVENTS, "max.message.bytes", "1048588"));
     assert!(small[0].starts_with("Warning presence.events"), "{small:?}");
-    let outputs = found(|facts| set(facts, Part::Log(Topic::Changes), "max.message.bytes", "500000"));
+    let outputs = found(|facts| set(facts, ManagedTopic::Log(Topic::Changes), "max.message.bytes", "500000"));
     assert!(outputs[0].starts_with("Refused presence.changes"), "{outputs:?}");
 }
 
 #[test]
 fn replicas_and_retention_are_looked_at() {
-    let one = |change: &dyn Fn(&mut Facts), start: &str| {
+    let one = |change: &dyn Fn(&mut ClusterFacts), start: &str| {
         let found = found(change);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with(start), "{found:?}");
@@ -244,26 +244,29 @@ fn replicas_and_retention_are_looked_at() {
 #[test]
 fn a_plan_makes_what_is_missing_with_the_number_that_the_others_have() {
     let mut facts = made(3, 12);
-    facts.topics.remove(&Part::Current);
-    let plan = |facts: &Facts, wanted: Wanted| plan(&connection(), facts, wanted);
-    let made = plan(&facts, Wanted::default()).expect("possible");
+    facts.topics.remove(&ManagedTopic::Current);
+    let plan = |facts: &ClusterFacts, wanted: RequestedTopics| plan(&connection(), facts, wanted);
+    let made = plan(&facts, RequestedTopics::default()).expect("possible");
     assert_eq!(made.make.len(), 1);
     assert_eq!(
         (made.make[0].name.as_str(), made.make[0].partitions),
         ("presence.current", 12)
     );
     assert_eq!(made.there.len(), 5);
-    let error = |facts: &Facts, wanted: Wanted| plan(facts, wanted).expect_err("impossible").to_string();
-    let asks = |partitions: u32, replication: usize| Wanted {
+    let error =
+        |facts: &ClusterFacts, wanted: RequestedTopics| plan(facts, wanted).expect_err("impossible").to_string();
+    let asks = |partitions: u32, replication: usize| RequestedTopics {
         partitions: Some(partitions),
         replication: Some(replication),
         retention_ms: None,
     };
     assert!(error(&facts, asks(16, 1)).starts_with("presence.events has 12 partitions, and 16 are asked for"));
-    assert!(error(&Facts::default(), asks(16, 2)).contains("needs as many brokers, and there are 1"));
-    assert!(error(&Facts::default(), asks(0, 1)).contains("1 to 1024, not 0"));
+    assert!(error(&ClusterFacts::default(), asks(16, 2)).contains("needs as many brokers, and there are 1"));
+    assert!(error(&ClusterFacts::default(), asks(0, 1)).contains("1 to 1024, not 0"));
     assert_eq!(
-        plan(&Facts::default(), Wanted::default()).expect("possible").partitions,
+        plan(&ClusterFacts::default(), RequestedTopics::default())
+            .expect("possible")
+            .partitions,
         64
     );
 }

@@ -5,14 +5,14 @@
 
 use super::Malformed;
 use super::policy::parse_policy;
-use crate::presence::event::{Beat, Ending, Event, Intent, Target, Via, Who, bounds};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
 use crate::presence::{Conn, Epoch};
 use std::borrow::Cow;
 
 /// The fields of section 3; none where a field is null or missing. Nothing is checked yet but the beats, each of which
 /// was made by [`beat`].
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Flat<'a> {
+pub(crate) struct WireEvent<'a> {
     pub(crate) kind: &'a str,
     pub(crate) user: Option<&'a str>,
     pub(crate) platform: Option<&'a str>,
@@ -22,7 +22,7 @@ pub(crate) struct Flat<'a> {
     pub(crate) conn: Option<i64>,
     pub(crate) intent: Option<&'a str>,
     pub(crate) client: Option<&'a str>,
-    pub(crate) beats: Option<Cow<'a, [Beat<'a>]>>,
+    pub(crate) beats: Option<Cow<'a, [HeartbeatEntry<'a>]>>,
     pub(crate) reason: Option<&'a str>,
     pub(crate) text: Option<&'a str>,
     pub(crate) ttl_ms: Option<i64>,
@@ -42,7 +42,7 @@ pub(crate) enum Conns<'a> {
 /// The type of section 3 whose `beats` matter.
 pub(crate) const HEARTBEATS: &str = "heartbeats";
 
-impl<'a> Flat<'a> {
+impl<'a> WireEvent<'a> {
     /// The event, if every field that its type needs is there and within its bounds. Borrows all text; allocates only
     /// for a policy.
     #[inline]
@@ -153,8 +153,8 @@ impl<'a> Flat<'a> {
     }
 
     #[inline(always)]
-    fn who(&self) -> Result<Who<'a>, Malformed> {
-        Ok(Who {
+    fn who(&self) -> Result<DeviceRef<'a>, Malformed> {
+        Ok(DeviceRef {
             user: self.user()?,
             platform: self.platform()?,
             device: self.device()?,
@@ -162,8 +162,8 @@ impl<'a> Flat<'a> {
     }
 
     #[inline(always)]
-    fn via(&self) -> Result<Via<'a>, Malformed> {
-        Ok(Via {
+    fn via(&self) -> Result<ConnRef<'a>, Malformed> {
+        Ok(ConnRef {
             gateway: self.gateway()?,
             epoch: self.epoch()?,
             conn: Conn(integer("conn", required("conn", self.conn)?, bounds::NUMBER_MAX)?),
@@ -200,10 +200,10 @@ impl<'a> Flat<'a> {
     }
 
     /// The fields of an event, which is valid by its nature.
-    pub(crate) fn of(event: &'a Event<'_>) -> Flat<'a> {
-        let flat = Flat {
+    pub(crate) fn of(event: &'a Event<'_>) -> WireEvent<'a> {
+        let wire_event = WireEvent {
             kind: event.name(),
-            ..Flat::default()
+            ..WireEvent::default()
         };
         match event {
             Event::Connect {
@@ -212,37 +212,37 @@ impl<'a> Flat<'a> {
                 intent,
                 client,
                 auth_at,
-            } => Flat {
+            } => WireEvent {
                 intent: Some(match intent {
                     Intent::Login => "login",
                     Intent::Resume => "resume",
                 }),
                 client: client.as_deref(),
                 auth_at: auth_at.map(signed),
-                ..flat.on(who, via)
+                ..wire_event.on(who, via)
             },
             Event::Heartbeat { who, via }
             | Event::Background { who, via }
             | Event::Foreground { who, via }
-            | Event::Logout { who, via } => flat.on(who, via),
-            Event::Heartbeats { gateway, epoch, beats } => Flat {
+            | Event::Logout { who, via } => wire_event.on(who, via),
+            Event::Heartbeats { gateway, epoch, beats } => WireEvent {
                 gateway: Some(gateway),
                 epoch: Some(signed(epoch.0)),
                 beats: Some(Cow::Borrowed(beats)),
-                ..flat
+                ..wire_event
             },
-            Event::Alive { gateway, epoch, conns } => Flat {
+            Event::Alive { gateway, epoch, conns } => WireEvent {
                 gateway: Some(gateway),
                 epoch: Some(signed(epoch.0)),
                 conns: Some(Conns::Numbers(conns)),
-                ..flat
+                ..wire_event
             },
-            Event::Disconnect { who, via, reason } => Flat {
+            Event::Disconnect { who, via, reason } => WireEvent {
                 reason: Some(match reason {
                     Ending::Closed => "closed",
                     Ending::Exit => "exit",
                 }),
-                ..flat.on(who, via)
+                ..wire_event.on(who, via)
             },
             Event::Kick { user, target } => {
                 let (platform, device): (Option<&str>, Option<&str>) = match target {
@@ -250,42 +250,42 @@ impl<'a> Flat<'a> {
                     Target::Platform(platform) => (Some(platform), None),
                     Target::Device(platform, device) => (Some(platform), Some(device)),
                 };
-                Flat {
+                WireEvent {
                     user: Some(user),
                     platform,
                     device,
-                    ..flat
+                    ..wire_event
                 }
             }
-            Event::CustomStatus { user, text } => Flat {
+            Event::CustomStatus { user, text } => WireEvent {
                 user: Some(user),
                 text: text.as_deref(),
-                ..flat
+                ..wire_event
             },
-            Event::Forget { user } => Flat {
+            Event::Forget { user } => WireEvent {
                 user: Some(user),
-                ..flat
+                ..wire_event
             },
-            Event::Lease { gateway, epoch, ttl_ms } => Flat {
+            Event::Lease { gateway, epoch, ttl_ms } => WireEvent {
                 gateway: Some(gateway),
                 epoch: Some(signed(epoch.0)),
                 ttl_ms: Some(signed(*ttl_ms)),
-                ..flat
+                ..wire_event
             },
-            Event::Policy { policy: _, document } => Flat {
+            Event::Policy { policy: _, document } => WireEvent {
                 policy: Some(document),
-                ..flat
+                ..wire_event
             },
-            Event::Revision { revision } => Flat {
+            Event::Revision { revision } => WireEvent {
                 revision: Some((*revision).into()),
-                ..flat
+                ..wire_event
             },
-            Event::Tick => flat,
+            Event::Tick => wire_event,
         }
     }
 
-    fn on(self, who: &'a Who<'_>, via: &'a Via<'_>) -> Flat<'a> {
-        Flat {
+    fn on(self, who: &'a DeviceRef<'_>, via: &'a ConnRef<'_>) -> WireEvent<'a> {
+        WireEvent {
             user: Some(&who.user),
             platform: Some(&who.platform),
             device: Some(&who.device),
@@ -304,10 +304,10 @@ pub(crate) fn beat<'a>(
     platform: &'a str,
     device: &'a str,
     conn: i64,
-) -> Result<Beat<'a>, Malformed> {
+) -> Result<HeartbeatEntry<'a>, Malformed> {
     let checked = || {
-        Ok(Beat {
-            who: Who {
+        Ok(HeartbeatEntry {
+            who: DeviceRef {
                 user: text("user", user, bounds::USER_BYTES)?,
                 platform: text("platform", platform, bounds::PLATFORM_BYTES)?,
                 device: text("device", device, bounds::DEVICE_BYTES)?,

@@ -4,7 +4,7 @@
 //! those who want the same partition take turns. How many clients and readers there are follows from the partitions and
 //! never from how many ask: a client is a handful of threads and a connection to every broker.
 
-use super::tap::{Source, Tap};
+use super::partition_reader::{PartitionReader, Source};
 use crate::clock::Clock;
 use crate::log::{Error, Limit, Record, Topic, locked};
 use crate::presence::{Offset, Partition};
@@ -27,28 +27,28 @@ const LOOK: Duration = Duration::from_millis(2);
 type Key = (Topic, Partition);
 
 /// See the module.
-pub struct Older {
+pub struct HistoryReaders {
     config: ClientConfig,
     clock: Arc<dyn Clock>,
     readers_max: usize,
-    shared: Mutex<Shared>,
+    shared: Mutex<PoolState>,
     returned: Condvar,
 }
 
 #[derive(Default)]
-struct Shared {
+struct PoolState {
     clients: Vec<Arc<Source>>,
     /// Not in use, the one used last at the end.
-    idle: Vec<Reader>,
+    idle: Vec<PooledReader>,
     /// Which client reads which partition at the moment.
     busy: Vec<(usize, Key)>,
 }
 
-struct Reader {
+struct PooledReader {
     client: usize,
     key: Key,
     used_ms: u64,
-    tap: Tap,
+    partition_reader: PartitionReader,
 }
 
 /// Where a read can be done at once.
@@ -63,21 +63,21 @@ enum Choice {
 }
 
 /// A reader in use. It is given back when this is dropped.
-struct Lent<'a> {
-    older: &'a Older,
-    reader: Option<Reader>,
+struct BorrowedReader<'a> {
+    older: &'a HistoryReaders,
+    reader: Option<PooledReader>,
     is_good: bool,
 }
 
-impl Older {
+impl HistoryReaders {
     /// With a client's settings. Makes no client until somebody reads.
-    pub fn new(mut config: ClientConfig, clock: Arc<dyn Clock>, partitions: u32) -> Older {
+    pub fn new(mut config: ClientConfig, clock: Arc<dyn Clock>, partitions: u32) -> HistoryReaders {
         config
             // Many partitions may be read ahead of at a time, by readers who do not come back.
             .set("queued.min.messages", "2000")
             .set("queued.max.messages.kbytes", "1024")
             .set("fetch.message.max.bytes", "1048576");
-        Older {
+        HistoryReaders {
             config,
             clock,
             readers_max: (partitions as usize).max(READERS_MIN),
@@ -99,12 +99,12 @@ impl Older {
         let Some(reader) = &mut lent.reader else {
             return Ok(());
         };
-        let result = wait_for(&mut reader.tap, from, limit, into);
+        let result = wait_for(&mut reader.partition_reader, from, limit, into);
         lent.is_good = result.is_ok();
         result
     }
 
-    fn lend(&self, key: Key, name: Arc<str>, from: Offset) -> Result<Lent<'_>, Error> {
+    fn lend(&self, key: Key, name: Arc<str>, from: Offset) -> Result<BorrowedReader<'_>, Error> {
         let now_ms = self.clock.monotonic_ms();
         let shared = locked(&self.shared);
         let waited = self
@@ -130,26 +130,32 @@ impl Older {
             }
         };
         shared.busy.push((reader.client, key));
-        Ok(Lent {
+        Ok(BorrowedReader {
             older: self,
             reader: Some(reader),
             is_good: false,
         })
     }
 
-    fn open(&self, shared: &MutexGuard<'_, Shared>, client: usize, key: Key, name: Arc<str>) -> Result<Reader, Error> {
+    fn open(
+        &self,
+        shared: &MutexGuard<'_, PoolState>,
+        client: usize,
+        key: Key,
+        name: Arc<str>,
+    ) -> Result<PooledReader, Error> {
         let (topic, partition) = key;
-        let tap = Tap::new(&shared.clients[client], Some(topic), name, partition, None)?;
-        Ok(Reader {
+        let partition_reader = PartitionReader::new(&shared.clients[client], Some(topic), name, partition, None)?;
+        Ok(PooledReader {
             client,
             key,
             used_ms: 0,
-            tap,
+            partition_reader,
         })
     }
 
     /// Ends a reader, which takes a moment, while its place still counts as in use.
-    fn end(&self, reader: Reader) {
+    fn end(&self, reader: PooledReader) {
         let place = (reader.client, reader.key);
         drop(reader);
         locked(&self.shared).busy.retain(|busy| *busy != place);
@@ -157,10 +163,10 @@ impl Older {
     }
 }
 
-impl Shared {
+impl PoolState {
     fn choose(&self, key: Key, from: Offset, now_ms: u64) -> Option<Choice> {
         let idle = || self.idle.iter().enumerate().filter(|(_, reader)| reader.key == key);
-        if let Some((at, _)) = idle().find(|(_, reader)| reader.tap.next() == Some(from)) {
+        if let Some((at, _)) = idle().find(|(_, reader)| reader.partition_reader.next() == Some(from)) {
             return Some(Choice::Idle(at));
         }
         let is_used =
@@ -179,7 +185,7 @@ impl Shared {
     }
 }
 
-impl Drop for Lent<'_> {
+impl Drop for BorrowedReader<'_> {
     fn drop(&mut self) {
         let Some(mut reader) = self.reader.take() else { return };
         if !self.is_good {
@@ -203,11 +209,16 @@ impl Drop for Lent<'_> {
 }
 
 /// Reads until there is something or nothing more to come.
-pub fn wait_for(tap: &mut Tap, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+pub fn wait_for(
+    partition_reader: &mut PartitionReader,
+    from: Offset,
+    limit: Limit,
+    into: &mut Vec<Record>,
+) -> Result<(), Error> {
     let before = into.len();
     for _ in 0..WAIT.as_millis() / LOOK.as_millis() {
-        tap.read(from, limit, into)?;
-        if into.len() > before || tap.is_at_end() {
+        partition_reader.read(from, limit, into)?;
+        if into.len() > before || partition_reader.is_at_end() {
             return Ok(());
         }
         std::thread::sleep(LOOK);

@@ -4,7 +4,7 @@
 //! ends it: a token that is not let in, a cursor that the log does not have.
 
 use super::post::spread;
-use super::{Error, Followed, News, Positions, Source};
+use super::{Error, Followed, Positions, Source, SourceEvent};
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
 use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
@@ -36,7 +36,7 @@ pub enum Start {
     At(Positions),
 }
 
-pub struct Engine {
+pub struct EngineClient {
     client: Client,
     url: Url,
     shown: SecretUrl,
@@ -54,15 +54,15 @@ pub struct Engine {
     warned: Option<Duration>,
 }
 
-impl Engine {
+impl EngineClient {
     /// Follows an engine; waits until it has said where it begins.
     pub async fn follow(
         url: &SecretUrl,
         token: Option<Credential>,
         start: Start,
-    ) -> Result<(Engine, Positions), Error> {
+    ) -> Result<(EngineClient, Positions), Error> {
         let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build();
-        let mut engine = Engine {
+        let mut engine = EngineClient {
             client: client.map_err(|error| Error::Refused(reason(error)))?,
             url: changes_of(url.reveal()),
             shown: url.clone(),
@@ -127,7 +127,7 @@ impl Engine {
             return Ok(());
         }
         let fault = answer
-            .json::<Fault>()
+            .json::<ErrorBody>()
             .await
             .map(|fault| fault.error)
             .unwrap_or_default();
@@ -219,13 +219,13 @@ impl Engine {
     pub fn read(mut self, begins: Positions) -> Source {
         let (sender, news) = channel(super::AHEAD);
         tokio::spawn(async move {
-            let mut next = Ok(News::Begins(begins));
+            let mut next = Ok(SourceEvent::Begins(begins));
             loop {
                 let over = next.is_err();
                 if sender.send(next).await.is_err() || over {
                     return;
                 }
-                next = self.next().await.map(News::Change);
+                next = self.next().await.map(SourceEvent::Change);
             }
         });
         // Nobody else follows this position, so nothing is taken back.
@@ -243,7 +243,7 @@ fn changes_of(url: &Url) -> Url {
 
 /// The body of an error.
 #[derive(Deserialize)]
-struct Fault {
+struct ErrorBody {
     error: FaultError,
 }
 
@@ -256,7 +256,7 @@ struct FaultError {
 
 /// A change as the engine writes it.
 #[derive(Deserialize)]
-struct Told {
+struct WireChange {
     id: String,
     partition: u32,
     offset: u64,
@@ -284,7 +284,7 @@ struct ToldDevice {
 
 fn read_change(data: &str) -> Result<Change, serde_json::Error> {
     use serde::de::Error as _;
-    let told: Told = serde_json::from_str(data)?;
+    let told: WireChange = serde_json::from_str(data)?;
     let unknown = |what: &str, name: &str| serde_json::Error::custom(format!("there is no {what} {name:?}"));
     let status = |name: &str| {
         let status = Status::ALL.into_iter().find(|status| status.name() == name);

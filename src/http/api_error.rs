@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 /// `{"error":{"code","message",…}}` with its status.
 #[derive(Debug)]
-pub struct Fault {
+pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -21,9 +21,9 @@ pub struct Fault {
     retry_after_s: Option<u32>,
 }
 
-impl Fault {
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Fault {
-        Fault {
+impl ApiError {
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError {
             status,
             code,
             message: message.into(),
@@ -33,45 +33,45 @@ impl Fault {
         }
     }
 
-    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Fault {
-        Fault::new(StatusCode::BAD_REQUEST, code, message)
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    pub fn not_found(code: &'static str, message: impl Into<String>) -> Fault {
-        Fault::new(StatusCode::NOT_FOUND, code, message)
+    pub fn not_found(code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, code, message)
     }
 
-    pub fn method(method: &Method) -> Fault {
+    pub fn method(method: &Method) -> ApiError {
         let message = format!("this path does not take {method}; the Allow header says what it takes");
-        Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
 
     /// An event of a request is wrong.
-    pub fn event(index: usize, field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Fault {
-        Fault::bad_request("bad_event", message).at(index, field)
+    pub fn event(index: usize, field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> ApiError {
+        ApiError::bad_request("bad_event", message).at(index, field)
     }
 
     /// Says which event of the request it is about.
-    pub fn at(self, index: usize, field: impl Into<Cow<'static, str>>) -> Fault {
-        Fault {
+    pub fn at(self, index: usize, field: impl Into<Cow<'static, str>>) -> ApiError {
+        ApiError {
             event: Some((index, field.into())),
             ..self
         }
     }
 
-    pub fn gone(oldest: String) -> Fault {
+    pub fn gone(oldest: String) -> ApiError {
         let message = format!("the log no longer reaches back to this cursor; the oldest one is {oldest}");
-        Fault {
+        ApiError {
             oldest: Some(oldest),
-            ..Fault::new(StatusCode::GONE, "gone", message)
+            ..ApiError::new(StatusCode::GONE, "gone", message)
         }
     }
 
     /// Try again shortly.
-    pub fn unavailable(code: &'static str, message: impl Into<String>) -> Fault {
-        Fault {
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError {
             retry_after_s: Some(1),
-            ..Fault::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+            ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
         }
     }
 
@@ -83,21 +83,21 @@ impl Fault {
         &self.message
     }
 
-    pub fn json(error: &serde_json::Error) -> Fault {
+    pub fn json(error: &serde_json::Error) -> ApiError {
         // serde_json ends its messages with line and column.
-        Fault::bad_request(
+        ApiError::bad_request(
             "bad_json",
             format!("the body is not the JSON that is expected: {error}"),
         )
     }
 
     /// A body that is no text, which JSON must be.
-    pub fn not_utf8(body: &[u8], error: &std::str::Utf8Error) -> Fault {
+    pub fn not_utf8(body: &[u8], error: &std::str::Utf8Error) -> ApiError {
         let before = &body[..error.valid_up_to()];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         let column = 1 + before.iter().rev().take_while(|byte| **byte != b'\n').count();
         let message = format!("the body is not JSON: not UTF-8 at line {line} column {column}");
-        Fault::bad_request("bad_json", message)
+        ApiError::bad_request("bad_json", message)
     }
 
     /// The object for a body or for an `error` event.
@@ -118,7 +118,7 @@ impl Fault {
     }
 }
 
-impl Fault {
+impl ApiError {
     /// The whole response as bytes, for a client with whom there is no request: the connection ends after it.
     pub fn raw(&self) -> Vec<u8> {
         let body = self.body();
@@ -139,7 +139,7 @@ impl Fault {
     }
 }
 
-impl IntoResponse for Fault {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = super::json(self.body());
         *response.status_mut() = self.status;
@@ -156,35 +156,37 @@ impl IntoResponse for Fault {
     }
 }
 
-impl From<QueryError> for Fault {
-    fn from(error: QueryError) -> Fault {
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> ApiError {
         match error {
-            QueryError::Unavailable | QueryError::Elsewhere => Fault::unavailable("not_ready", error.to_string()),
-            QueryError::Failed(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
+            QueryError::Unavailable | QueryError::Elsewhere => ApiError::unavailable("not_ready", error.to_string()),
+            QueryError::Failed(_) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
         }
     }
 }
 
-impl From<log::Error> for Fault {
-    fn from(error: log::Error) -> Fault {
+impl From<log::Error> for ApiError {
+    fn from(error: log::Error) -> ApiError {
         match error {
-            log::Error::Busy => Fault::unavailable("busy", error.to_string()),
+            log::Error::Busy => ApiError::unavailable("busy", error.to_string()),
             log::Error::Write(_) => {
-                Fault::unavailable("log_unavailable", format!("{error}; no event was acknowledged"))
+                ApiError::unavailable("log_unavailable", format!("{error}; no event was acknowledged"))
             }
-            log::Error::Partly(_) => Fault::new(StatusCode::SERVICE_UNAVAILABLE, "partly_appended", error.to_string()),
-            log::Error::Closed => Fault::unavailable("stopping", "the server is stopping"),
+            log::Error::Partly(_) => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "partly_appended", error.to_string())
+            }
+            log::Error::Closed => ApiError::unavailable("stopping", "the server is stopping"),
             log::Error::Gone { .. } | log::Error::Read(_) | log::Error::Open(_) | log::Error::Fenced { .. } => {
-                Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "log_failed", error.to_string())
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "log_failed", error.to_string())
             }
         }
     }
 }
 
-impl From<PathRejection> for Fault {
-    fn from(_: PathRejection) -> Fault {
+impl From<PathRejection> for ApiError {
+    fn from(_: PathRejection) -> ApiError {
         // The routes take one segment as text, so this is all that can be wrong with it.
         let message = "the user id in the path is not UTF-8 once its %-escapes are decoded";
-        Fault::bad_request("bad_user", message)
+        ApiError::bad_request("bad_user", message)
     }
 }

@@ -6,11 +6,11 @@
 //! heartbeat that says so. After an outage most would be unknown, so all of them are published as `heartbeats` then.
 //! What could not be published is kept for the next window, so never more than one beat a connection waits.
 
-use super::Edge;
+use super::GatewayState;
 use super::health::End;
 use super::roster::Session;
 use crate::metrics;
-use crate::presence::event::{Beat, Event, bounds};
+use crate::presence::event::{Event, HeartbeatEntry, bounds};
 use crate::presence::{Conn, Epoch, Partition};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,8 +20,8 @@ use tokio::sync::Notify;
 const RECORD_BYTES_MAX: usize = 512 << 10;
 const BEAT_BYTES: usize = 16;
 
-pub struct Beats {
-    parts: Vec<Mutex<Part>>,
+pub struct HeartbeatBatches {
+    parts: Vec<Mutex<PartitionHeartbeats>>,
     waiting: AtomicUsize,
     most: usize,
     full: Notify,
@@ -31,22 +31,22 @@ pub struct Beats {
 
 /// The connections of one partition's users that beat.
 #[derive(Default)]
-struct Part {
+struct PartitionHeartbeats {
     by_number: Vec<Arc<Session>>,
     /// The engine asked whose they are.
     by_name: Vec<Arc<Session>>,
 }
 
-impl Part {
+impl PartitionHeartbeats {
     fn len(&self) -> usize {
         self.by_number.len() + self.by_name.len()
     }
 }
 
-impl Beats {
+impl HeartbeatBatches {
     /// For so many partitions; as soon as `most` wait they are published.
-    pub fn new(partitions: u32, most: usize) -> Beats {
-        Beats {
+    pub fn new(partitions: u32, most: usize) -> HeartbeatBatches {
+        HeartbeatBatches {
             parts: (0..partitions).map(|_| Mutex::default()).collect(),
             waiting: AtomicUsize::new(0),
             most,
@@ -69,7 +69,7 @@ impl Beats {
         }
     }
 
-    fn put(&self, session: &Session, put: impl FnOnce(&mut Part)) {
+    fn put(&self, session: &Session, put: impl FnOnce(&mut PartitionHeartbeats)) {
         let part = &self.parts[session.partition.0 as usize];
         let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
         put(&mut part);
@@ -82,8 +82,8 @@ impl Beats {
     }
 
     /// Those that wait, by partition. From now on they may beat again.
-    fn take(&self) -> Vec<Part> {
-        let take = |part: &Mutex<Part>| {
+    fn take(&self) -> Vec<PartitionHeartbeats> {
+        let take = |part: &Mutex<PartitionHeartbeats>| {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
             let taken = std::mem::take(&mut *part);
             self.waiting.fetch_sub(taken.len(), Ordering::AcqRel);
@@ -99,7 +99,7 @@ impl Beats {
 /// The records of a partition's beats that say whose the connections are: each within the bounds of a record.
 /// Connections that have ended are left out.
 fn by_name(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Event<'static>> {
-    let record = |beats: Vec<Beat<'static>>| Event::Heartbeats {
+    let record = |beats: Vec<HeartbeatEntry<'static>>| Event::Heartbeats {
         gateway: gateway.to_owned().into(),
         epoch,
         beats,
@@ -136,7 +136,7 @@ fn by_number(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Even
 }
 
 /// Publishes what waits.
-async fn publish(edge: &Edge) {
+async fn publish(edge: &GatewayState) {
     let after_outage = edge.beats.after_outage.load(Ordering::Acquire) || !edge.log_is_well();
     let mut parts = edge.beats.take();
     let (gateway, epoch) = (&edge.config.name, edge.epoch);
@@ -153,7 +153,7 @@ async fn publish(edge: &Edge) {
     if all.is_empty() {
         return;
     }
-    let beats: usize = parts.iter().map(Part::len).sum();
+    let beats: usize = parts.iter().map(PartitionHeartbeats::len).sum();
     let records = all.len();
     match edge.uplink.append_to(all).await {
         Ok(()) => {
@@ -174,7 +174,7 @@ async fn publish(edge: &Edge) {
 }
 
 /// Publishes for as long as the gateway runs.
-pub async fn run(edge: Arc<Edge>) -> End {
+pub async fn run(edge: Arc<GatewayState>) -> End {
     loop {
         tokio::select! {
             () = tokio::time::sleep(edge.config.beats_every) => {}
@@ -189,7 +189,7 @@ pub async fn run(edge: Arc<Edge>) -> End {
 }
 
 /// Every connection shows life, now: the lease may have ended, and a heartbeat brings back whom that took offline.
-pub async fn all(edge: &Edge) {
+pub async fn all(edge: &GatewayState) {
     edge.beats.after_outage.store(true, Ordering::Release);
     edge.roster.for_each(|session| edge.beats.add(session));
     publish(edge).await;
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_connection_beats_once_in_a_window_and_not_after_its_end() {
-        let beats = Beats::new(1, 1_000);
+        let beats = HeartbeatBatches::new(1, 1_000);
         let sessions = sessions(2, 9);
         for _ in 0..3 {
             sessions.iter().for_each(|session| beats.add(session));

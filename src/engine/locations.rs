@@ -1,21 +1,21 @@
 //! Where each user in memory stands in the store, by slot, and the heartbeat times of a block of slots.
 
 use crate::presence::state::{Slot, State};
-use crate::store::{Place, SlotBeats, keys};
+use crate::store::{SlotBeats, UserLocation, keys};
 
 #[derive(Default)]
-pub struct Places(Vec<Place>);
+pub struct UserLocations(Vec<UserLocation>);
 
-impl Places {
-    pub fn set(&mut self, slot: Slot, place: Place) {
+impl UserLocations {
+    pub fn set(&mut self, slot: Slot, place: UserLocation) {
         let at = slot.0 as usize;
         if self.0.len() <= at {
-            self.0.resize(at + 1, Place::Nowhere);
+            self.0.resize(at + 1, UserLocation::Nowhere);
         }
         self.0[at] = place;
     }
 
-    pub fn of(&self, slot: Slot) -> Place {
+    pub fn of(&self, slot: Slot) -> UserLocation {
         self.0.get(slot.0 as usize).copied().unwrap_or_default()
     }
 }

@@ -11,11 +11,11 @@
 //! not ready meanwhile. The file and the events under way belong to the [`Outbox`], not to the task, so a task that
 //! starts again goes on with them. Events wait in a bounded channel: when it is full, connections that end wait.
 
-use super::Edge;
+use super::GatewayState;
 use super::health::End;
 use crate::metrics;
 use crate::presence::Offset;
-use crate::presence::event::{Event, Via, Who};
+use crate::presence::event::{ConnRef, DeviceRef, Event};
 use crate::schema::json::{event_line, read_line};
 use crate::tasks::message;
 use std::fs::{File, OpenOptions};
@@ -37,14 +37,14 @@ const PAUSE: (Duration, Duration) = (RETRY, Duration::from_secs(30));
 pub const TASK: &str = "disconnects";
 
 /// One end.
-pub struct Ending {
+pub struct QueuedDisconnect {
     pub event: Event<'static>,
     /// Gets whether it is durable, here or in the log.
     pub done: Option<oneshot::Sender<bool>>,
 }
 
 /// Where they are put.
-pub type Sender = mpsc::Sender<Ending>;
+pub type Sender = mpsc::Sender<QueuedDisconnect>;
 
 /// What waits, in a file: a line an event, read from `next` on.
 pub struct Queue {
@@ -174,16 +174,16 @@ fn lose(count: usize) {
     metrics::gateway_endings_refused(count);
 }
 
-fn own(who: Who<'_>) -> Who<'static> {
-    Who {
+fn own(who: DeviceRef<'_>) -> DeviceRef<'static> {
+    DeviceRef {
         user: who.user.into_owned().into(),
         platform: who.platform.into_owned().into(),
         device: who.device.into_owned().into(),
     }
 }
 
-fn own_via(via: Via<'_>) -> Via<'static> {
-    Via {
+fn own_via(via: ConnRef<'_>) -> ConnRef<'static> {
+    ConnRef {
         gateway: via.gateway.into_owned().into(),
         epoch: via.epoch,
         conn: via.conn,
@@ -197,8 +197,8 @@ pub struct Outbox {
     /// `None` while the file must be opened again.
     queue: Option<Queue>,
     /// Taken from the channel, and neither in the log nor in the file.
-    batch: Vec<Ending>,
-    receiver: mpsc::Receiver<Ending>,
+    batch: Vec<QueuedDisconnect>,
+    receiver: mpsc::Receiver<QueuedDisconnect>,
 }
 
 impl Outbox {
@@ -289,7 +289,7 @@ struct FileState {
 }
 
 impl FileState {
-    fn failed(&mut self, edge: &Edge, error: &io::Error) {
+    fn failed(&mut self, edge: &GatewayState, error: &io::Error) {
         let pause = self.pause.map_or(PAUSE.0, |pause| (pause * 2).min(PAUSE.1));
         self.pause = Some(pause);
         let pause_ms = pause.as_millis() as u64;
@@ -297,7 +297,7 @@ impl FileState {
         edge.health.fails(TASK, format!("the queue does not work: {error}"));
     }
 
-    fn works(&mut self, edge: &Edge) {
+    fn works(&mut self, edge: &GatewayState) {
         if self.pause.take().is_some() {
             tracing::info!("the disconnect queue works again");
             edge.health.works(TASK);
@@ -306,7 +306,7 @@ impl FileState {
 }
 
 /// Runs until every sender is gone and the log has everything, or does not accept it.
-pub async fn run(edge: Arc<Edge>, outbox: Arc<Mutex<Outbox>>) -> End {
+pub async fn run(edge: Arc<GatewayState>, outbox: Arc<Mutex<Outbox>>) -> End {
     let mut outbox = outbox.lock().await;
     let mut file = FileState { pause: None };
     let mut open = true;
@@ -368,7 +368,7 @@ pub async fn run(edge: Arc<Edge>, outbox: Arc<Mutex<Outbox>>) -> End {
     End::Done
 }
 
-fn answer(ending: Ending, durable: bool) {
+fn answer(ending: QueuedDisconnect, durable: bool) {
     if let Some(done) = ending.done {
         // Its client may have gone meanwhile.
         let _ = done.send(durable);
@@ -383,12 +383,12 @@ mod tests {
 
     fn disconnect(conn: u64) -> Event<'static> {
         Event::Disconnect {
-            who: Who {
+            who: DeviceRef {
                 user: "alice".into(),
                 platform: "web".into(),
                 device: "tab".into(),
             },
-            via: Via {
+            via: ConnRef {
                 gateway: "edge".into(),
                 epoch: Epoch(3),
                 conn: Conn(conn),
@@ -430,7 +430,7 @@ mod tests {
         drop(queue);
         let (sender, mut outbox) = Outbox::open(directory.path(), 400).expect("opened");
         let (done, durable) = oneshot::channel();
-        outbox.batch.push(Ending {
+        outbox.batch.push(QueuedDisconnect {
             event: disconnect(11),
             done: Some(done),
         });

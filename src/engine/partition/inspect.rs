@@ -1,6 +1,6 @@
 //! Looking at what a partition has: single users, many at once, and all of them as lines.
 
-use super::Walk;
+use super::PartitionProcessor;
 use crate::engine::Error;
 use crate::presence::state::UserImage;
 use crate::schema::json;
@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Enough for the line of most users, with one or two devices.
 const USER_LINE_BYTES: usize = 512;
 
-impl Walk {
+impl PartitionProcessor {
     /// Calls `each` with a user, if there is such a one; shows what is settled only between steps.
     pub fn look_up<T>(&self, user: &str, each: impl FnMut(&UserImage<'_>) -> T) -> Result<Option<T>, Error> {
         Ok(self.look_up_all(&[user], each)?.pop().flatten())

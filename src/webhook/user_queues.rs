@@ -6,9 +6,9 @@ use std::collections::{HashMap, VecDeque};
 
 /// Users with a change under way, and what waits behind it.
 #[derive(Default)]
-pub struct Lines(HashMap<Box<str>, Line>);
+pub struct Lines(HashMap<Box<str>, UserQueue>);
 
-struct Line {
+struct UserQueue {
     partition: Partition,
     waiting: VecDeque<Followed>,
 }
@@ -22,7 +22,7 @@ impl Lines {
                 None
             }
             None => {
-                let line = Line {
+                let line = UserQueue {
                     partition: followed.partition,
                     waiting: VecDeque::new(),
                 };

@@ -8,20 +8,20 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-pub struct Letters {
+pub struct DeadLetterFile {
     path: PathBuf,
     file: Mutex<File>,
 }
 
-impl Letters {
+impl DeadLetterFile {
     /// Opens the file, or makes it; what it has stays.
-    pub fn open(path: &Path) -> Result<Letters, Error> {
+    pub fn open(path: &Path) -> Result<DeadLetterFile, Error> {
         let file = File::options().create(true).append(true).open(path);
         let file = file.map_err(|cause| Error::File {
             what: format!("cannot open the dead letters {}", path.display()),
             cause,
         })?;
-        Ok(Letters {
+        Ok(DeadLetterFile {
             path: path.to_owned(),
             file: Mutex::new(file),
         })

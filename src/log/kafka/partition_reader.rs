@@ -5,7 +5,7 @@
 //! it may have gone elsewhere; so these few calls are made directly. A tap gives what the broker has from the offset it
 //! was asked for, in order, or an error; it never goes on behind a gap that retention made.
 
-use super::client::{Quiet, spawn, unread};
+use super::client::{DefaultContext, spawn, unread};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{Error, Limit, Record, Topic};
@@ -30,7 +30,7 @@ const QUIET_MS: u64 = 5_000;
 
 /// A connection to the brokers that taps share.
 pub struct Source {
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<DefaultContext>,
     clock: Arc<dyn Clock>,
 }
 
@@ -63,8 +63,8 @@ impl Source {
                 config.set(key, value);
             }
         }
-        let consumer: BaseConsumer<Quiet> = config
-            .create_with_context(Quiet)
+        let consumer: BaseConsumer<DefaultContext> = config
+            .create_with_context(DefaultContext)
             .map_err(|error| Error::Open(format!("a Kafka consumer cannot be made: {error}").into()))?;
         let source = Arc::new(Source { consumer, clock });
         let weak = Arc::downgrade(&source);
@@ -84,7 +84,7 @@ impl Source {
         &*self.clock
     }
 
-    pub fn consumer(&self) -> &BaseConsumer<Quiet> {
+    pub fn consumer(&self) -> &BaseConsumer<DefaultContext> {
         &self.consumer
     }
 
@@ -127,7 +127,7 @@ impl Source {
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// One partition of a topic, to be read by one reader.
-pub struct Tap {
+pub struct PartitionReader {
     /// None for a topic that is not one of the log's.
     topic: Option<Topic>,
     name: Arc<str>,
@@ -151,7 +151,7 @@ pub struct Tap {
 }
 
 // SAFETY: librdkafka's handles may be used from any thread, and each tap is used by one at a time (`&mut self`).
-unsafe impl Send for Tap {}
+unsafe impl Send for PartitionReader {}
 
 /// The last header [`SCHEMA_HEADER`] of a message that has a value. A message without headers costs nothing more.
 ///
@@ -181,14 +181,14 @@ unsafe extern "C" fn woken(_: *mut native::rd_kafka_t, opaque: *mut c_void) {
     wake();
 }
 
-impl Tap {
+impl PartitionReader {
     pub fn new(
         source: &Arc<Source>,
         topic: Option<Topic>,
         name: Arc<str>,
         partition: Partition,
         wake: Option<Wake>,
-    ) -> Result<Tap, Error> {
+    ) -> Result<PartitionReader, Error> {
         let text = CString::new(&*name).map_err(|_| Error::Read("a topic's name has a zero byte".into()))?;
         let client = source.consumer.client().native_ptr();
         // SAFETY: the client lives in `source`, which the tap keeps; a null configuration means the client's.
@@ -204,7 +204,7 @@ impl Tap {
             // SAFETY: `woken` reads the pointer only while the queue lives, and the tap frees the queue first.
             unsafe { native::rd_kafka_queue_cb_event_enable(queue, Some(woken), opaque.cast_mut().cast()) };
         }
-        Ok(Tap {
+        Ok(PartitionReader {
             topic,
             name,
             partition,
@@ -442,7 +442,7 @@ impl Tap {
     }
 }
 
-impl Drop for Tap {
+impl Drop for PartitionReader {
     fn drop(&mut self) {
         self.stop();
         // SAFETY: both are ours, nothing else uses them; the queue goes before what its callback points to, and before

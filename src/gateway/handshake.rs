@@ -5,14 +5,14 @@
 //! others, and clients that show a token in a header, by a status and a body. The request is read here and not by the
 //! library, which answers what is no WebSocket with nothing at all and cannot wait for a key set meanwhile.
 
-use super::frames::{self, Close, Said};
+use super::frames::{self, ClientMessage, Close};
 use super::health::guarded;
 use super::keys::Bearer;
-use super::limits::{Place, network_of};
+use super::limits::{Permit, network_of};
 use super::session;
 use super::tls::Stream;
 use super::uplink::Pace;
-use super::{Edge, Phase, unanswered};
+use super::{GatewayState, Phase, unanswered};
 use crate::config::gateway::Admission;
 use crate::metrics;
 use crate::presence::event::{Intent, bounds};
@@ -57,7 +57,7 @@ pub struct Visitor {
     pub auth_at_ms: Option<u64>,
     /// A token that was not looked at yet.
     token: Option<String>,
-    address: Place<IpAddr>,
+    address: Permit<IpAddr>,
 }
 
 impl Visitor {
@@ -68,20 +68,20 @@ impl Visitor {
 }
 
 /// Who was let in.
-pub struct Guest {
+pub struct AdmittedClient {
     pub user: String,
     pub visitor: Visitor,
     pub pace: Pace,
-    place: Place<Box<str>>,
+    place: Permit<Box<str>>,
 }
 
 /// What a connection takes of the limits, given back with it.
 pub struct Places {
-    _user: Place<Box<str>>,
-    _address: Place<IpAddr>,
+    _user: Permit<Box<str>>,
+    _address: Permit<IpAddr>,
 }
 
-impl Guest {
+impl AdmittedClient {
     /// Only what a connection keeps for as long as it lasts.
     pub fn places(self) -> Places {
         Places {
@@ -118,12 +118,12 @@ fn later(status: StatusCode, code: &'static str, message: &str) -> Refusal {
 }
 
 /// Seconds, spread so that those who were refused together do not come back together.
-fn retry_after_s(edge: &Edge) -> u64 {
+fn retry_after_s(edge: &GatewayState) -> u64 {
     RETRY_AFTER_S.0 + edge.chance(RETRY_AFTER_S.1 - RETRY_AFTER_S.0 + 1)
 }
 
 impl Refusal {
-    fn response(&self, edge: &Edge) -> ErrorResponse {
+    fn response(&self, edge: &GatewayState) -> ErrorResponse {
         let body = serde_json::json!({"error": {"code": self.code, "message": self.message}}).to_string();
         let mut response = ErrorResponse::new(None);
         *response.status_mut() = self.status;
@@ -174,7 +174,7 @@ fn bounded(query: &str, name: &'static str, (least, most): (usize, usize)) -> Re
 }
 
 /// Where a token stands: in the header, or after `bearer.` among the subprotocols.
-enum Shown {
+enum TokenSource {
     Header(String),
     Subprotocol(String),
     Nothing,
@@ -186,17 +186,17 @@ fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     texts.flat_map(|text| text.split(',')).map(str::trim)
 }
 
-fn shown(headers: &HeaderMap) -> Shown {
+fn shown(headers: &HeaderMap) -> TokenSource {
     let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if let Some((scheme, token)) = header.and_then(|text| text.split_once(' '))
         && scheme.eq_ignore_ascii_case("bearer")
     {
-        return Shown::Header(token.trim().to_owned());
+        return TokenSource::Header(token.trim().to_owned());
     }
     let mut bearer = subprotocols(headers).filter_map(|text| text.strip_prefix(BEARER_PREFIX));
     bearer
         .next()
-        .map_or(Shown::Nothing, |token| Shown::Subprotocol(token.to_owned()))
+        .map_or(TokenSource::Nothing, |token| TokenSource::Subprotocol(token.to_owned()))
 }
 
 /// Without tokens a page from elsewhere could come in through somebody's browser, so it must be of this machine.
@@ -215,7 +215,7 @@ fn is_of_this_machine(headers: &HeaderMap) -> bool {
     }
 }
 
-fn address_of(edge: &Edge, headers: &HeaderMap, peer: SocketAddr) -> IpAddr {
+fn address_of(edge: &GatewayState, headers: &HeaderMap, peer: SocketAddr) -> IpAddr {
     let forwarded = || {
         let last = headers.get_all("x-forwarded-for").into_iter().next_back()?;
         last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
@@ -225,7 +225,7 @@ fn address_of(edge: &Edge, headers: &HeaderMap, peer: SocketAddr) -> IpAddr {
 }
 
 /// Judges a request.
-async fn judge(edge: &Edge, request: &Request, peer: SocketAddr) -> Result<Visitor, Refusal> {
+async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Result<Visitor, Refusal> {
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     match edge.phase() {
         Phase::Open => {}
@@ -288,7 +288,7 @@ async fn judge(edge: &Edge, request: &Request, peer: SocketAddr) -> Result<Visit
             }
             visitor.user = Some(bounded(query, "user", bounds::USER_BYTES)?);
         }
-        (Admission::Tokens(_), Shown::Header(token)) => {
+        (Admission::Tokens(_), TokenSource::Header(token)) => {
             let refused = |message| Refusal {
                 always_http: true,
                 ..refusal(StatusCode::UNAUTHORIZED, "unauthorized", message)
@@ -296,14 +296,14 @@ async fn judge(edge: &Edge, request: &Request, peer: SocketAddr) -> Result<Visit
             let bearer = edge.bearer(&token, &visitor).await.map_err(refused)?;
             visitor.let_in(bearer);
         }
-        (Admission::Tokens(_), Shown::Subprotocol(token)) => visitor.token = Some(token),
-        (Admission::Tokens(_), Shown::Nothing) => {}
+        (Admission::Tokens(_), TokenSource::Subprotocol(token)) => visitor.token = Some(token),
+        (Admission::Tokens(_), TokenSource::Nothing) => {}
     }
     Ok(visitor)
 }
 
 /// Takes a socket through its handshake, within the time that this may take.
-pub async fn enter(edge: Arc<Edge>, stream: TcpStream, peer: SocketAddr) {
+pub async fn enter(edge: Arc<GatewayState>, stream: TcpStream, peer: SocketAddr) {
     let entering = tokio::time::timeout(edge.config.handshake, handshake(&edge, stream, peer));
     match entering.await {
         Ok(Some((socket, guest))) => {
@@ -379,7 +379,7 @@ async fn write_head<T>(stream: &mut Stream, response: &http::Response<T>, body: 
 }
 
 /// Refuses by a status, and lets the other end read it.
-async fn refuse(edge: &Edge, mut stream: Stream, refusal: &Refusal) {
+async fn refuse(edge: &GatewayState, mut stream: Stream, refusal: &Refusal) {
     metrics::gateway_refused(refusal.code);
     let response = refusal.response(edge);
     let body = response.body().as_deref().unwrap_or_default();
@@ -388,7 +388,7 @@ async fn refuse(edge: &Edge, mut stream: Stream, refusal: &Refusal) {
     }
 }
 
-async fn handshake(edge: &Edge, stream: TcpStream, peer: SocketAddr) -> Option<(Socket, Guest)> {
+async fn handshake(edge: &GatewayState, stream: TcpStream, peer: SocketAddr) -> Option<(Socket, AdmittedClient)> {
     let mut stream = match &edge.certificate {
         Some(certificate) => match certificate.accept(stream).await {
             Ok(stream) => stream,
@@ -449,7 +449,7 @@ async fn handshake(edge: &Edge, stream: TcpStream, peer: SocketAddr) -> Option<(
 }
 
 /// Learns the user from the token in the subprotocol or in the first frame. `None` if the client went away.
-async fn token(edge: &Edge, socket: &mut Socket, visitor: &mut Visitor) -> Option<Result<(), TurnedAway>> {
+async fn token(edge: &GatewayState, socket: &mut Socket, visitor: &mut Visitor) -> Option<Result<(), ClosedWith>> {
     let unauthorized = |message: String| (Close::Unauthorized, "unauthorized", message);
     let first = || unauthorized("the first frame must be `auth` with a token".to_owned());
     let token = match visitor.token.take() {
@@ -457,7 +457,7 @@ async fn token(edge: &Edge, socket: &mut Socket, visitor: &mut Visitor) -> Optio
         None => loop {
             match socket.next().await? {
                 Ok(Message::Text(text)) if text.len() <= TOKEN_BYTES_MAX => match frames::read(&text) {
-                    Ok((Said::Auth { token }, _)) => break token,
+                    Ok((ClientMessage::Auth { token }, _)) => break token,
                     _ => return Some(Err(first())),
                 },
                 Ok(Message::Text(_) | Message::Binary(_)) => return Some(Err(first())),
@@ -474,9 +474,9 @@ async fn token(edge: &Edge, socket: &mut Socket, visitor: &mut Visitor) -> Optio
     Some(bearer.map(|bearer| visitor.let_in(bearer)).map_err(unauthorized))
 }
 
-type TurnedAway = (Close, &'static str, String);
+type ClosedWith = (Close, &'static str, String);
 
-async fn admit(edge: &Edge, mut visitor: Visitor) -> Result<Guest, TurnedAway> {
+async fn admit(edge: &GatewayState, mut visitor: Visitor) -> Result<AdmittedClient, ClosedWith> {
     let user = visitor.user.take().unwrap_or_default();
     let pace = match edge.pace(&visitor.platform).await {
         Ok(Some(pace)) => pace,
@@ -490,7 +490,7 @@ async fn admit(edge: &Edge, mut visitor: Visitor) -> Result<Guest, TurnedAway> {
         let message = "this user has too many connections here".to_owned();
         return Err((Close::TooMany, "too_many_of_user", message));
     };
-    Ok(Guest {
+    Ok(AdmittedClient {
         user,
         visitor,
         pace,
@@ -499,7 +499,7 @@ async fn admit(edge: &Edge, mut visitor: Visitor) -> Result<Guest, TurnedAway> {
 }
 
 /// Says why in a frame, then closes; all of it within the time of the handshake.
-async fn turn_away(edge: &Edge, socket: &mut Socket, close: Close, code: &str, message: &str) {
+async fn turn_away(edge: &GatewayState, socket: &mut Socket, close: Close, code: &str, message: &str) {
     let retry_ms = (close == Close::Later).then(|| retry_after_s(edge) * 1_000);
     let said = frames::error(None, code, message, retry_ms);
     let _ = socket.send(Message::Text(said.into())).await;

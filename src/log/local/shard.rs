@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What is known in memory. Readers need only the two numbers; writers take the locks.
-pub(super) struct Lane {
+pub(super) struct ShardWriter {
     start: AtomicU64,
     end: AtomicU64,
     pub tail: Mutex<Tail>,
@@ -27,12 +27,12 @@ pub(super) struct Retention {
     /// The oldest block kept, once it was looked at.
     pub oldest: Option<Oldest>,
     /// How far records may be dropped for their age at present. None: there is no need of a bound.
-    pub allowance: Option<Allowance>,
+    pub allowance: Option<DropAllowance>,
 }
 
 /// Since a moment, by [`crate::clock::Clock::passed`], records before `until` may be dropped for their age.
 #[derive(Clone, Copy)]
-pub(super) struct Allowance {
+pub(super) struct DropAllowance {
     pub since: Duration,
     pub until: u64,
 }
@@ -52,9 +52,9 @@ pub(super) struct Found {
     pub tail: Tail,
 }
 
-impl Lane {
-    pub fn new(found: Found) -> Lane {
-        Lane {
+impl ShardWriter {
+    pub fn new(found: Found) -> ShardWriter {
+        ShardWriter {
             start: AtomicU64::new(found.start),
             end: AtomicU64::new(found.tail.end),
             tail: Mutex::new(found.tail),

@@ -5,10 +5,10 @@ use super::outcomes::Interest;
 use super::ownership::{self, Command as Order, Fact, Life};
 use super::rejected::Warnings;
 use super::worker::{Command, Wake, Worker};
-use super::{Error, Outside, Tuning};
+use super::{Error, Services, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Group, Log, News};
+use crate::log::{Group, GroupEvent, Log};
 use crate::metrics;
 use crate::presence::Partition;
 use crate::tasks;
@@ -26,7 +26,7 @@ const PAUSE_MS: u64 = 3_000;
 const WARNING_MS: u64 = 30_000;
 
 /// What a worker tells of itself, and what the engine is told.
-pub enum Report {
+pub enum WorkerReport {
     Fact(Partition, Fact),
     /// End all workers, leave the group, and say what the last commits came to.
     Stop,
@@ -34,13 +34,13 @@ pub enum Report {
 
 /// Where the worker of a partition can be asked, while there is one.
 #[derive(Default)]
-pub struct Seat {
+pub struct Assignment {
     asked: Mutex<Option<(Sender<Command>, Arc<Wake>)>>,
     /// How many want to know the outcomes of records.
     outcomes: Arc<AtomicUsize>,
 }
 
-impl Seat {
+impl Assignment {
     fn locked(&self) -> MutexGuard<'_, Option<(Sender<Command>, Arc<Wake>)>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,30 +68,30 @@ impl Seat {
 
 /// What a worker needs beside its partition.
 #[derive(Clone)]
-pub struct Means {
+pub struct Dependencies {
     pub log: Arc<dyn Log>,
     /// The data directory.
     pub data: Option<PathBuf>,
     pub clock: Arc<dyn Clock>,
     pub tuning: Tuning,
-    pub outside: Outside,
+    pub services: Services,
     /// About malformed records, of all partitions together.
     pub warnings: Arc<Warnings>,
 }
 
-pub struct Seats {
-    means: Means,
+pub struct Assignments {
+    dependencies: Dependencies,
     group: Box<dyn Group>,
-    seats: Arc<[Seat]>,
+    assignments: Arc<[Assignment]>,
     lives: Vec<Life>,
     threads: Vec<Option<JoinHandle<Result<(), Error>>>>,
-    reports: Receiver<Report>,
-    reporter: Sender<Report>,
+    reports: Receiver<WorkerReport>,
+    reporter: Sender<WorkerReport>,
     /// When pauses end, by the monotonic clock.
     pauses: Vec<(u64, Partition)>,
     let_go: Vec<Partition>,
     /// The group has once said what is ours.
-    seated: Arc<AtomicBool>,
+    assigned: Arc<AtomicBool>,
     stopping: bool,
     /// No warning that the group cannot be polled before, by the monotonic clock.
     next_warning_ms: u64,
@@ -99,39 +99,39 @@ pub struct Seats {
     result: Result<(), Error>,
 }
 
-impl Seats {
+impl Assignments {
     pub fn new(
-        means: Means,
+        dependencies: Dependencies,
         group: Box<dyn Group>,
-        seats: Arc<[Seat]>,
-        reporter: Sender<Report>,
-        reports: Receiver<Report>,
-    ) -> Seats {
-        Seats {
-            means,
+        assignments: Arc<[Assignment]>,
+        reporter: Sender<WorkerReport>,
+        reports: Receiver<WorkerReport>,
+    ) -> Assignments {
+        Assignments {
+            dependencies,
             group,
-            lives: vec![Life::default(); seats.len()],
-            threads: seats.iter().map(|_| None).collect(),
-            seats,
+            lives: vec![Life::default(); assignments.len()],
+            threads: assignments.iter().map(|_| None).collect(),
+            assignments,
             reports,
             reporter,
             pauses: Vec::new(),
             let_go: Vec::new(),
-            seated: Arc::default(),
+            assigned: Arc::default(),
             stopping: false,
             next_warning_ms: 0,
             result: Ok(()),
         }
     }
 
-    pub fn seated(&self) -> &Arc<AtomicBool> {
-        &self.seated
+    pub fn assigned(&self) -> &Arc<AtomicBool> {
+        &self.assigned
     }
 
     /// Until it is told to stop and every worker has ended.
     pub fn run(mut self) -> Result<(), Error> {
         loop {
-            failpoint::reach("seats");
+            failpoint::reach("assignments");
             self.hear_the_group();
             self.end_pauses();
             if !self.let_go.is_empty() {
@@ -149,25 +149,25 @@ impl Seats {
         loop {
             match self.group.poll() {
                 Ok(None) => return,
-                Ok(Some(News::Assigned(partitions))) => {
+                Ok(Some(GroupEvent::Assigned(partitions))) => {
                     // A process that is leaving wants no more.
                     let (fact, wanted) = (Fact::Assigned, !self.stopping);
                     partitions
                         .iter()
                         .filter(|_| wanted)
                         .for_each(|one| self.learn(*one, fact));
-                    self.seated.store(true, Ordering::Release);
+                    self.assigned.store(true, Ordering::Release);
                 }
-                Ok(Some(News::Revoked(partitions))) => {
+                Ok(Some(GroupEvent::Revoked(partitions))) => {
                     partitions.iter().for_each(|one| self.learn(*one, Fact::Revoked))
                 }
-                Ok(Some(News::Lost(partitions))) => {
+                Ok(Some(GroupEvent::Lost(partitions))) => {
                     partitions.iter().for_each(|one| self.learn(*one, Fact::Lost));
                     // Until the group is heard of again nobody knows what is ours.
-                    self.seated.store(false, Ordering::Release);
+                    self.assigned.store(false, Ordering::Release);
                 }
                 Err(error) => {
-                    let now_ms = self.means.clock.monotonic_ms();
+                    let now_ms = self.dependencies.clock.monotonic_ms();
                     if now_ms >= self.next_warning_ms {
                         self.next_warning_ms = now_ms + WARNING_MS;
                         tracing::warn!(%error, "polling the consumer group failed, retrying");
@@ -179,7 +179,7 @@ impl Seats {
     }
 
     fn end_pauses(&mut self) {
-        let now_ms = self.means.clock.monotonic_ms();
+        let now_ms = self.dependencies.clock.monotonic_ms();
         let (over, later) = std::mem::take(&mut self.pauses)
             .into_iter()
             .partition(|(until_ms, _)| *until_ms <= now_ms);
@@ -190,7 +190,7 @@ impl Seats {
     }
 
     fn wait(&mut self) {
-        let now_ms = self.means.clock.monotonic_ms();
+        let now_ms = self.dependencies.clock.monotonic_ms();
         let pause = self
             .pauses
             .iter()
@@ -201,11 +201,11 @@ impl Seats {
             Some(wait_ms) => self.reports.recv_timeout(Duration::from_millis(wait_ms)),
             None => self.reports.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        let reports: Vec<Report> = first.into_iter().chain(self.reports.try_iter()).collect();
+        let reports: Vec<WorkerReport> = first.into_iter().chain(self.reports.try_iter()).collect();
         for report in reports {
             match report {
-                Report::Fact(partition, fact) => self.learn(partition, fact),
-                Report::Stop => {
+                WorkerReport::Fact(partition, fact) => self.learn(partition, fact),
+                WorkerReport::Stop => {
                     self.stopping = true;
                     for partition in (0..self.lives.len() as u32).map(Partition) {
                         // As if the group had asked: all that is ours is let go of.
@@ -235,11 +235,11 @@ impl Seats {
         for order in orders {
             match order {
                 Order::Start => self.start(partition),
-                Order::Release => drop(self.seats[at].send(Command::Stop)),
-                Order::Drop => drop(self.seats[at].send(Command::Drop)),
+                Order::Release => drop(self.assignments[at].send(Command::Stop)),
+                Order::Drop => drop(self.assignments[at].send(Command::Drop)),
                 Order::Acknowledge => self.let_go.push(partition),
                 Order::Pause => {
-                    let until_ms = self.means.clock.monotonic_ms() + PAUSE_MS;
+                    let until_ms = self.dependencies.clock.monotonic_ms() + PAUSE_MS;
                     self.pauses.push((until_ms, partition));
                 }
             }
@@ -248,17 +248,17 @@ impl Seats {
 
     fn start(&mut self, partition: Partition) {
         let (sender, commands) = channel();
-        let wanted = self.seats[partition.0 as usize].outcomes.clone();
+        let wanted = self.assignments[partition.0 as usize].outcomes.clone();
         let wake = Arc::new(Wake::new(sender.clone(), wanted));
         let worker = Worker::new(
             partition,
-            self.means.clone(),
+            self.dependencies.clone(),
             commands,
             wake.clone(),
             self.reporter.clone(),
         );
         let thread = std::thread::Builder::new().name(format!("partition-{partition}"));
-        let ending = Ending {
+        let ending = ReportsEnd {
             partition,
             reporter: self.reporter.clone(),
         };
@@ -269,7 +269,7 @@ impl Seats {
         match started {
             Ok(thread) => {
                 self.threads[partition.0 as usize] = Some(thread);
-                *self.seats[partition.0 as usize].locked() = Some((sender, wake));
+                *self.assignments[partition.0 as usize].locked() = Some((sender, wake));
             }
             // Its ending, dropped with it, has reported.
             Err(error) => tracing::error!(%partition, %error, "a thread cannot be started"),
@@ -277,7 +277,7 @@ impl Seats {
     }
 
     fn join(&mut self, at: usize) {
-        self.seats[at].locked().take();
+        self.assignments[at].locked().take();
         let ended = self.threads[at].take().map(JoinHandle::join);
         match ended {
             Some(Ok(Err(error))) if self.stopping => {
@@ -295,15 +295,15 @@ impl Seats {
 }
 
 /// Reports that a worker has ended, even by a panic.
-struct Ending {
+struct ReportsEnd {
     partition: Partition,
-    reporter: Sender<Report>,
+    reporter: Sender<WorkerReport>,
 }
 
-impl Drop for Ending {
+impl Drop for ReportsEnd {
     fn drop(&mut self) {
         // Before it can be started again.
         metrics::partition_gone(self.partition.0);
-        let _ = self.reporter.send(Report::Fact(self.partition, Fact::Ended));
+        let _ = self.reporter.send(WorkerReport::Fact(self.partition, Fact::Ended));
     }
 }
