@@ -6,6 +6,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`gateway`] | clients' WebSockets: connections become events, kicks close them |
+//! | [`api`] | what is said over HTTP: the table of routes, for who serves and who asks |
 //! | [`http`] | takes events in; at the other end answers questions and lets changes and kicks be followed |
 //! | [`log`] | keeps records durably, partition by partition, and writes outputs and position in one step |
 //! | [`schema`] | bytes to values and back; whatever comes in is judged here, once |
@@ -28,6 +29,7 @@
     deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)
 )]
 
+pub mod api;
 pub mod cause;
 pub mod checkpoint;
 pub mod clock;

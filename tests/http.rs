@@ -5,6 +5,8 @@
 
 #[path = "http/access.rs"]
 mod access;
+#[path = "http/api.rs"]
+mod api;
 #[path = "http/client.rs"]
 mod client;
 #[path = "http/events.rs"]

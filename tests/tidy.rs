@@ -27,6 +27,8 @@ const ARROWS: &[Arrow] = &[
     ("metrics", &["presence", "version"]),
     ("tasks", &["metrics"]),
     ("schema", &["presence"]),
+    // What is said over HTTP, for who serves and who asks.
+    ("api", &["presence", "schema"]),
     ("registry", &["presence", "schema", "cause"]),
     ("log", &["presence", "clock", "failpoint", "metrics", "tasks", "rocks"]),
     ("store", &["presence", "metrics", "rocks"]),
@@ -57,7 +59,7 @@ const ARROWS: &[Arrow] = &[
     (
         "http",
         &[
-            "presence", "schema", "registry", "log", "engine", "cause", "clock", "config", "metrics", "tasks",
+            "api", "presence", "schema", "registry", "log", "engine", "cause", "clock", "config", "metrics", "tasks",
             "version",
         ],
     ),

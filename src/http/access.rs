@@ -1,7 +1,7 @@
 //! Who may do what.
 //!
-//! Every route says beside it what it needs ([`Need`]); one that is not known needs the scope read, so that nothing is
-//! open by mistake. All of it is decided by the head of a request, before its body is read.
+//! The table of routes says what each needs ([`Need`]); a path or a method that is not in it needs the scope read even to
+//! learn that, so that nothing is open by mistake. All of it is decided by the head of a request, before its body is read.
 //!
 //! With a token file every request but the console and the probes needs a bearer token with the right scope.
 //! Without one (loopback only) a web page of somebody else must not reach in through the user's browser: a request
@@ -10,48 +10,20 @@
 use super::tickets::{self, Limited};
 use super::users::parameter;
 use super::{ApiError, AppState, follow};
+use crate::api::routes::{Need, Route};
 use crate::config::Scopes;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
-/// What a route needs of a caller.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Need {
-    /// Nothing: the console's page and the probes.
-    Nothing,
-    Read,
-    /// Read, or a ticket in the address: a subscription.
-    Follow,
-    Publish,
-    /// Scope metrics, or read.
-    Metrics,
-}
-
-/// What the routes need, by path and method.
-#[derive(Clone, Default, Debug)]
-pub struct Needs(HashMap<&'static str, Vec<(Method, Need)>>);
-
-impl Needs {
-    pub fn add(&mut self, path: &'static str, method: Method, need: Need) {
-        self.0.entry(path).or_default().push((method, need));
-    }
-
-    fn of(&self, request: &Request) -> Need {
-        let method = match request.method() {
-            &Method::HEAD => &Method::GET,
-            method => method,
-        };
-        let path = request.extensions().get::<MatchedPath>();
-        let needs = path.and_then(|path| self.0.get(path.as_str()));
-        let need = needs.and_then(|needs| needs.iter().find(|(other, _)| other == method));
-        need.map_or(Need::Read, |(_, need)| *need)
-    }
+/// The route that a request is for. None: there is no such path, or it does not take this method.
+fn route_of(request: &Request) -> Option<&'static Route> {
+    let path = request.extensions().get::<MatchedPath>()?;
+    Route::find(request.method().as_str(), path.as_str())
 }
 
 /// Who calls, and what that allows.
@@ -236,13 +208,14 @@ impl Access {
 }
 
 /// Lets a request through with what it is granted, or refuses it.
-pub async fn check(State((app, needs)): State<(AppState, Arc<Needs>)>, mut request: Request, next: Next) -> Response {
-    let need = needs.of(&request);
+pub async fn check(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
+    let route = route_of(&request);
+    let need = route.map_or(Need::Read, |route| route.need);
     if need == Need::Nothing {
         return next.run(request).await;
     }
     if let Some(peers) = &app.peers
-        && let Some(proven) = peers.proven(&request)
+        && let Some(proven) = peers.proven(&request, route)
     {
         return match proven {
             Ok(proof) => {
@@ -254,13 +227,13 @@ pub async fn check(State((app, needs)): State<(AppState, Arc<Needs>)>, mut reque
     }
     let ticket = match need {
         Need::Follow => parameter(request.uri().query(), "ticket"),
-        Need::Nothing | Need::Read | Need::Publish | Need::Metrics => None,
+        Need::Nothing | Need::Read | Need::Publish | Need::Metrics | Need::UserSig => None,
     };
     let headers = request.headers();
     // A browser's EventSource is shown no refusal but one that it can follow.
     let refuse = |api_error: ApiError| match need {
         Need::Follow => follow::refused(headers, api_error),
-        Need::Nothing | Need::Read | Need::Publish | Need::Metrics => api_error.into_response(),
+        Need::Nothing | Need::Read | Need::Publish | Need::Metrics | Need::UserSig => api_error.into_response(),
     };
     let allowed = app.access.check_origin(headers).and_then(|()| match &ticket {
         Some(ticket) if app.access.tokens.is_some() => app.access.with_ticket(ticket, app.engine.now_ms()),
@@ -273,6 +246,8 @@ pub async fn check(State((app, needs)): State<(AppState, Arc<Needs>)>, mut reque
     let scopes = &grant.scopes;
     let (needed, has) = match need {
         Need::Nothing => ("", true),
+        // Routes that ask for a UserSig are not behind this check; one that were would be closed.
+        Need::UserSig => ("usersig", false),
         Need::Read | Need::Follow => ("read", scopes.read),
         Need::Publish => ("publish", scopes.publish || scopes.admin),
         Need::Metrics => ("metrics", scopes.metrics || scopes.read),

@@ -3,16 +3,16 @@
 //! Everything it loads is from here. Its policy lets it talk to this listener and to the gateway of this process, and
 //! to nobody else.
 
-use super::{AppState, json};
+use super::{ApiError, AppState, json};
 use crate::schema::json::Object;
 use axum::extract::State;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use std::net::SocketAddr;
 
 /// What browsers load without a token: it is in the repository and says nothing of this server.
-pub const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 14] = [
     ("/rollcall.js", include_str!("../../clients/js/rollcall.js")),
     ("/console/style.css", include_str!("console/style.css")),
     ("/console/changes.js", include_str!("console/changes.js")),
@@ -87,15 +87,17 @@ pub async fn page(State(app): State<AppState>, headers: HeaderMap) -> Response {
     page
 }
 
-/// One of the [`FILES`].
-pub fn file(path: &str, text: &'static str) -> Response {
+/// `GET /rollcall.js`, `GET /console/…`: one of the [`FILES`].
+pub async fn file(uri: Uri) -> Result<Response, ApiError> {
+    let found = FILES.iter().find(|(path, _)| *path == uri.path());
+    let (path, text) = found.ok_or_else(super::nothing_here)?;
     let kind = match path.ends_with(".css") {
         true => HeaderValue::from_static("text/css; charset=utf-8"),
         false => HeaderValue::from_static("text/javascript; charset=utf-8"),
     };
-    let mut file = ([(header::CONTENT_TYPE, kind)], text).into_response();
+    let mut file = ([(header::CONTENT_TYPE, kind)], *text).into_response();
     shared(file.headers_mut());
-    file
+    Ok(file)
 }
 
 fn shared(headers: &mut HeaderMap) {

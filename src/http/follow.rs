@@ -9,6 +9,7 @@ use super::payload::Payload;
 use super::tail::{ShownRecord, TailSubscription, Taken, show};
 use super::users::{Texts, number, only, parameter, parameters};
 use super::{ApiError, AppState};
+use crate::api::routes::{FILTER_MAX, RouteId};
 use crate::log::{self, Limit, Log, Range, Topic};
 use crate::metrics;
 use crate::presence::event::bounds;
@@ -41,8 +42,6 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// `latest-50` begins so many records before the end of each partition, or at the oldest kept.
 const BEFORE_LATEST: &str = "latest-";
 const BACK_MAX: u64 = 1_000;
-/// How many users or gateways one subscription may name.
-const FILTER_MAX: usize = 1_000;
 
 /// The next position in each partition followed, by partition.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,7 +104,7 @@ pub async fn changes_of(
     RawQuery(query): RawQuery,
     payload: Result<Payload, ApiError>,
 ) -> Response {
-    let wanted = only(query.as_deref(), &["ticket"])
+    let wanted = only(query.as_deref(), RouteId::ChangesQuery)
         .and(payload)
         .and_then(|payload| Wanted::of_body(Topic::Changes, &headers, &payload));
     let opened = match wanted {
@@ -123,7 +122,7 @@ pub async fn kicks_of(
     RawQuery(query): RawQuery,
     payload: Result<Payload, ApiError>,
 ) -> Response {
-    let wanted = only(query.as_deref(), &["ticket"])
+    let wanted = only(query.as_deref(), RouteId::KicksQuery)
         .and(payload)
         .and_then(|payload| Wanted::of_body(Topic::Kicks, &headers, &payload));
     let opened = match wanted {
@@ -196,10 +195,11 @@ fn last_seen(headers: &HeaderMap) -> Option<String> {
 impl Wanted {
     fn of_query(topic: Topic, headers: &HeaderMap, query: Option<&str>) -> Result<Wanted, ApiError> {
         let (filter, _) = filter_of(topic);
-        only(
-            query,
-            &[filter, "partition", "after", "lastEventId", "Last-Event-ID", "ticket"],
-        )?;
+        let route = match topic {
+            Topic::Kicks => RouteId::Kicks,
+            Topic::Changes | Topic::Events | Topic::Quarantine => RouteId::Changes,
+        };
+        only(query, route)?;
         let keys: BTreeSet<Vec<u8>> = parameters(query, filter).map(String::into_bytes).collect();
         let count = keys.len();
         // A polyfill that can send a token in a header says where it was in the address.
@@ -207,7 +207,7 @@ impl Wanted {
         let in_query = in_query.into_iter().flatten().find(|cursor| !cursor.trim().is_empty());
         Wanted {
             keys,
-            partition: number(query, "partition", 0..=u32::MAX.into())?,
+            partition: number(query, route, "partition")?,
             after: last_seen(headers).or(in_query).or_else(|| parameter(query, "after")),
         }
         .checked(topic, filter, count)

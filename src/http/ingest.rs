@@ -7,6 +7,7 @@ use super::payload::{BudgetShare, Payload};
 use super::peers::Asker;
 use super::users::{flag, only, parameter};
 use super::{ApiError, AppState, access};
+use crate::api::routes::{EVENTS, RouteId};
 use crate::engine::{Engine, Placed};
 use crate::log::{self, Appended, Log};
 use crate::metrics;
@@ -21,8 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How many events a request may have.
-const EVENTS: std::ops::RangeInclusive<usize> = 1..=10_000;
 /// How long a policy document may be, in bytes.
 const POLICY_BYTES_MAX: usize = 512 << 10;
 /// How many records a request may become: some events go to every partition.
@@ -63,7 +62,7 @@ pub async fn events(
     RawQuery(query): RawQuery,
     payload: Payload,
 ) -> Result<Response, ApiError> {
-    only(query.as_deref(), &["strict", "wait"])?;
+    only(query.as_deref(), RouteId::Events)?;
     let strict = flag(query.as_deref(), "strict")?;
     let waits = match parameter(query.as_deref(), "wait").as_deref() {
         None | Some("durable") => false,

@@ -1,7 +1,8 @@
 //! The HTTP face: events in, questions, subscriptions, health, and the console.
 //!
 //! It reads through the engine's answers and the log, and writes only by appending events. Every error has the same
-//! shape: `{"error":{"code","message",…}}`.
+//! shape: `{"error":{"code","message",…}}`. Which routes there are, and what each needs of its caller, is a table in
+//! [`api::routes`](crate::api::routes); here each entry gets its handler.
 
 mod access;
 mod api_error;
@@ -22,21 +23,20 @@ mod transport;
 mod users;
 mod usersig;
 
+use crate::api::routes::{ROUTES, Route, RouteId, RouteMethod};
 use crate::clock::Clock;
 use crate::config::{Scopes, Tim};
 use crate::engine::Engine;
 use crate::log::Topic;
 pub use access::Access;
-use access::{Need, Needs};
 use api_error::ApiError;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::FromRef;
-use axum::handler::Handler;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, MethodRouter, on};
 pub use console::GatewayAddress;
 pub use payload::{BODY_BYTES_MAX, BUDGET_BYTES_DEFAULT, Budget};
 pub use peer_key::PeerKey;
@@ -84,24 +84,37 @@ impl FromRef<AppState> for Budget {
     }
 }
 
-/// Routes, each with what it needs.
-struct Routes {
-    router: Router<AppState>,
-    needs: Needs,
-}
-
-impl Routes {
-    fn get<H: Handler<T, AppState>, T: 'static>(mut self, need: Need, path: &'static str, handler: H) -> Routes {
-        self.needs.add(path, Method::GET, need);
-        self.router = self.router.route(path, get(handler));
-        self
-    }
-
-    fn post<H: Handler<T, AppState>, T: 'static>(mut self, need: Need, path: &'static str, handler: H) -> Routes {
-        self.needs.add(path, Method::POST, need);
-        self.router = self.router.route(path, post(handler));
-        self
-    }
+/// The handler of a route. None: it is served elsewhere, by [`tim`].
+fn handler(route: &Route) -> Option<MethodRouter<AppState>> {
+    let method = match route.method {
+        RouteMethod::Get => MethodFilter::GET,
+        RouteMethod::Post => MethodFilter::POST,
+    };
+    Some(match route.id {
+        RouteId::Events => on(method, ingest::events),
+        RouteId::User => on(method, users::user),
+        RouteId::UserById => on(method, users::user_by_id),
+        RouteId::UsersQuery => on(method, users::query),
+        RouteId::UserChanges => on(method, users::changes),
+        RouteId::UserChangesById => on(method, users::changes_by_id),
+        RouteId::Changes => on(method, follow::changes),
+        RouteId::Kicks => on(method, follow::kicks),
+        RouteId::ChangesQuery => on(method, follow::changes_of),
+        RouteId::KicksQuery => on(method, follow::kicks_of),
+        RouteId::Tickets => on(method, tickets::ticket),
+        RouteId::Policy => on(method, overview::policy),
+        RouteId::Gateways => on(method, overview::gateways),
+        RouteId::Stats => on(method, overview::stats),
+        RouteId::StatsHistory => on(method, history::history),
+        RouteId::Edge => on(method, console::edge),
+        RouteId::Metrics => on(method, overview::metrics),
+        RouteId::Healthz => on(method, overview::healthz),
+        RouteId::Readyz => on(method, overview::readyz),
+        RouteId::Page => on(method, console::page),
+        RouteId::RollcallJs | RouteId::ConsoleFile => on(method, console::file),
+        RouteId::Outcomes => on(method, outcomes::outcomes),
+        RouteId::Tim => return None,
+    })
 }
 
 impl AppState {
@@ -186,40 +199,16 @@ impl AppState {
     }
 
     pub fn router(self) -> Router {
-        let mut routes = Routes {
-            router: Router::new(),
-            needs: Needs::default(),
-        };
-        for (path, text) in console::FILES {
-            routes = routes.get(Need::Nothing, path, async move || console::file(path, text));
+        let mut router = Router::new();
+        for route in &ROUTES {
+            if let Some(handler) = handler(route) {
+                router = router.route(route.path, handler);
+            }
         }
-        let Routes { router, needs } = routes
-            .get(Need::Nothing, "/", console::page)
-            .post(Need::Publish, "/v1/events", ingest::events)
-            .post(Need::Publish, "/v1/outcomes", outcomes::outcomes)
-            .post(Need::Read, "/v1/users/query", users::query)
-            .get(Need::Read, "/v1/user", users::user_by_id)
-            .get(Need::Read, "/v1/user/changes", users::changes_by_id)
-            .post(Need::Read, "/v1/tickets", tickets::ticket)
-            .get(Need::Read, "/v1/users/{user}", users::user)
-            .get(Need::Read, "/v1/users/{user}/changes", users::changes)
-            .get(Need::Follow, "/v1/changes", follow::changes)
-            .get(Need::Follow, "/v1/kicks", follow::kicks)
-            .post(Need::Follow, "/v1/changes/query", follow::changes_of)
-            .post(Need::Follow, "/v1/kicks/query", follow::kicks_of)
-            .get(Need::Read, "/v1/policy", overview::policy)
-            .get(Need::Read, "/v1/gateways", overview::gateways)
-            .get(Need::Read, "/v1/edge", console::edge)
-            .get(Need::Read, "/v1/stats", overview::stats)
-            .get(Need::Read, "/v1/stats/history", history::history)
-            .get(Need::Metrics, "/metrics", overview::metrics)
-            .get(Need::Nothing, "/healthz", overview::healthz)
-            .get(Need::Nothing, "/readyz", overview::readyz);
-        let state = (self.clone(), Arc::new(needs));
         let ours = router
-            .fallback(async || ApiError::not_found("not_found", "there is nothing at this path"))
+            .fallback(async || nothing_here())
             .method_not_allowed_fallback(async |method: Method| ApiError::method(&method))
-            .layer(middleware::from_fn_with_state(state, access::check))
+            .layer(middleware::from_fn_with_state(self.clone(), access::check))
             .with_state(self.clone());
         let ours = match self.origins.is_empty() {
             true => ours,
@@ -232,6 +221,11 @@ impl AppState {
             None => ours,
         }
     }
+}
+
+/// There is no such path.
+fn nothing_here() -> ApiError {
+    ApiError::not_found("not_found", "there is nothing at this path")
 }
 
 /// What pages of these origins may do from elsewhere: everything that their token, or this machine, may. Cookies are

@@ -111,14 +111,6 @@ impl PeerKey {
     }
 }
 
-/// Whether a node may ask for this path: questions whose answer is finite.
-pub fn is_asked(path: &str) -> bool {
-    matches!(
-        path,
-        "/v1/policy" | "/v1/gateways" | "/v1/stats" | "/v1/stats/history" | "/v1/user" | "/v1/outcomes"
-    ) || path.starts_with("/v1/users/")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

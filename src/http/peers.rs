@@ -7,6 +7,7 @@
 
 use super::ApiError;
 use super::peer_key::{self, PeerKey, PeerQuestion, Proof};
+use crate::api::routes::Route;
 use crate::cause::reason;
 use crate::clock::Clock;
 use crate::log::kafka::Owners;
@@ -177,7 +178,7 @@ impl Peers {
     }
 
     /// Whether a request claims to be a node's, and if so, whether it is. None: it is anybody's.
-    pub fn proven(&self, request: &Request) -> Option<Result<Proof, ApiError>> {
+    pub fn proven(&self, request: &Request, route: Option<&Route>) -> Option<Result<Proof, ApiError>> {
         let PeerTrust::Key(key) = &self.trust else { return None };
         let headers = request.headers();
         headers.get(peer_key::PROOF)?;
@@ -199,7 +200,7 @@ impl Peers {
             Ok(proof) => proof,
             Err(why) => return Some(refused(why)),
         };
-        if !peer_key::is_asked(request.uri().path()) {
+        if !route.is_some_and(|route| route.by_nodes) {
             return Some(refused("nodes do not ask for this path"));
         }
         Some(Ok(proof))

@@ -3,6 +3,7 @@
 use super::payload::Payload;
 use super::peers::Asker;
 use super::{ApiError, AppState, Peers};
+use crate::api::routes::{CHANGES_DEFAULT, RouteId, USERS};
 use crate::engine::QueryError;
 use crate::log::{self, Limit, Topic};
 use crate::presence::change::Output;
@@ -19,16 +20,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// How long a question waits for `at_least`.
 const AT_LEAST_WAIT: Duration = Duration::from_secs(5);
-/// How many users one question may name.
-const USERS: RangeInclusive<usize> = 1..=1_000;
-/// How many of a user's changes are given at most, and if nothing is said.
-const CHANGES: RangeInclusive<u64> = 1..=100;
-const CHANGES_DEFAULT: u64 = 20;
 /// How far back the newest changes are looked for.
 const CHANGES_SCANNED: u64 = 200_000;
 
@@ -49,7 +44,13 @@ pub(super) fn parameters(query: Option<&str>, name: &str) -> impl Iterator<Item 
 const HARMLESS: [&str; 5] = ["_", "cb", "nocache", "t", "ts"];
 
 /// Refuses parameters that a route does not have: a misspelt filter would be no filter.
-pub(super) fn only(query: Option<&str>, names: &[&str]) -> Result<(), ApiError> {
+pub(super) fn only(query: Option<&str>, route: RouteId) -> Result<(), ApiError> {
+    let names: Vec<&str> = route
+        .route()
+        .parameters
+        .iter()
+        .map(|parameter| parameter.name)
+        .collect();
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     match pairs.find(|(key, _)| !names.contains(&&**key) && !HARMLESS.contains(&&**key)) {
         None => Ok(()),
@@ -73,12 +74,9 @@ pub(super) fn flag(query: Option<&str>, name: &'static str) -> Result<bool, ApiE
     }
 }
 
-/// A number in a query string, within its bounds.
-pub(super) fn number(
-    query: Option<&str>,
-    name: &'static str,
-    bounds: RangeInclusive<u64>,
-) -> Result<Option<u64>, ApiError> {
+/// A number in a query string, within the bounds that the route gives it.
+pub(super) fn number(query: Option<&str>, route: RouteId, name: &'static str) -> Result<Option<u64>, ApiError> {
+    let bounds = route.route().bounds(name);
     let Some(text) = parameter(query, name) else {
         return Ok(None);
     };
@@ -104,7 +102,7 @@ pub async fn user(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let Path(user) = user?;
-    one(&app, &Asker::of(&headers), user, query.as_deref()).await
+    one(&app, &Asker::of(&headers), RouteId::User, user, query.as_deref()).await
 }
 
 /// `GET /v1/user?id=…`: every id can be asked for so. In a path `.` and `..` are folded away, and a proxy in between
@@ -115,7 +113,7 @@ pub async fn user_by_id(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let id = required_id(query.as_deref())?;
-    one(&app, &Asker::of(&headers), id, query.as_deref()).await
+    one(&app, &Asker::of(&headers), RouteId::UserById, id, query.as_deref()).await
 }
 
 fn required_id(query: Option<&str>) -> Result<String, ApiError> {
@@ -129,9 +127,15 @@ fn required_id(query: Option<&str>) -> Result<String, ApiError> {
     Ok(id)
 }
 
-async fn one(app: &AppState, asker: &Asker, user: String, query: Option<&str>) -> Result<Response, ApiError> {
-    only(query, &["at_least", "id"])?;
-    let at_least = number(query, "at_least", 0..=i64::MAX as u64)?.map(Offset);
+async fn one(
+    app: &AppState,
+    asker: &Asker,
+    route: RouteId,
+    user: String,
+    query: Option<&str>,
+) -> Result<Response, ApiError> {
+    only(query, route)?;
+    let at_least = number(query, route, "at_least")?.map(Offset);
     let partition = partition_of(&user, app.engine.log().partitions());
     let asked = app.engine.users(partition, vec![user.clone()], at_least);
     let answered = match at_least {
@@ -163,7 +167,7 @@ async fn one(app: &AppState, asker: &Asker, user: String, query: Option<&str>) -
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Query {
-    users: Texts<1_000>,
+    users: Texts<{ *USERS.end() }>,
 }
 
 /// The same, to be sent.
@@ -377,19 +381,18 @@ pub async fn changes(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let Path(user) = user?;
-    only(query.as_deref(), &["limit"])?;
-    newest(&app, user, query.as_deref()).await
+    newest(&app, RouteId::UserChanges, user, query.as_deref()).await
 }
 
 /// `GET /v1/user/changes?id=…`
 pub async fn changes_by_id(State(app): State<AppState>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let id = required_id(query.as_deref())?;
-    only(query.as_deref(), &["limit", "id"])?;
-    newest(&app, id, query.as_deref()).await
+    newest(&app, RouteId::UserChangesById, id, query.as_deref()).await
 }
 
-async fn newest(app: &AppState, user: String, query: Option<&str>) -> Result<Response, ApiError> {
-    let wanted = number(query, "limit", CHANGES)?.unwrap_or(CHANGES_DEFAULT) as usize;
+async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str>) -> Result<Response, ApiError> {
+    only(query, route)?;
+    let wanted = number(query, route, "limit")?.unwrap_or(CHANGES_DEFAULT) as usize;
     let (log, schemas) = (app.engine.log().clone(), app.engine.schemas().clone());
     let partition = partition_of(&user, log.partitions());
     let found = tokio::task::spawn_blocking(move || -> Result<(Vec<Vec<u8>>, u64), log::Error> {

@@ -1,0 +1,465 @@
+//! The table of all HTTP routes: what can be asked, which scope it needs, and with which parameters.
+//!
+//! The server's router, its access check and the parameters that it accepts come from [`ROUTES`], so a route that is not
+//! in the table cannot be served, and a route in the table cannot be served without its scope.
+
+use crate::presence::event::bounds;
+use std::ops::RangeInclusive;
+
+/// The methods that routes have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteMethod {
+    Get,
+    Post,
+}
+
+impl RouteMethod {
+    pub const fn name(self) -> &'static str {
+        match self {
+            RouteMethod::Get => "GET",
+            RouteMethod::Post => "POST",
+        }
+    }
+}
+
+/// What a route needs of its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// Nothing: the console's files and the probes.
+    Nothing,
+    /// The scope `read`.
+    Read,
+    /// The scope `read`, or a ticket in the address.
+    Follow,
+    /// The scope `publish`, or `admin`.
+    Publish,
+    /// The scope `metrics`, or `read`.
+    Metrics,
+    /// A UserSig of Tencent Cloud IM; no bearer token is looked at.
+    UserSig,
+}
+
+/// Every route, in the order of [`ROUTES`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteId {
+    Events,
+    User,
+    UserById,
+    UsersQuery,
+    UserChanges,
+    UserChangesById,
+    Changes,
+    Kicks,
+    ChangesQuery,
+    KicksQuery,
+    Tickets,
+    Policy,
+    Gateways,
+    Stats,
+    StatsHistory,
+    Edge,
+    Metrics,
+    Healthz,
+    Readyz,
+    Page,
+    RollcallJs,
+    ConsoleFile,
+    Outcomes,
+    Tim,
+}
+
+impl RouteId {
+    /// Returns the entry of the table.
+    pub fn route(self) -> &'static Route {
+        &ROUTES[self as usize]
+    }
+}
+
+/// One route.
+#[derive(Debug)]
+pub struct Route {
+    pub id: RouteId,
+    pub method: RouteMethod,
+    /// With `{name}` for a segment that varies, and `{*name}` for all the rest.
+    pub path: &'static str,
+    pub need: Need,
+    pub parameters: &'static [Parameter],
+    /// What it does, as a sentence.
+    pub about: &'static str,
+    /// Whether nodes of a cluster ask it of each other.
+    pub by_nodes: bool,
+}
+
+/// A parameter in the query string.
+#[derive(Debug)]
+pub struct Parameter {
+    pub name: &'static str,
+    pub kind: ParameterKind,
+    pub required: bool,
+    pub about: &'static str,
+}
+
+/// What a parameter's value may be.
+#[derive(Debug)]
+pub enum ParameterKind {
+    /// An integer within bounds.
+    Integer(RangeInclusive<u64>),
+    /// Text of so many bytes.
+    Text((usize, usize)),
+    /// The same, which may be given so many times.
+    Texts((usize, usize), usize),
+    /// There or not: `strict`, `strict=1`, `strict=true`.
+    Flag,
+    /// One of these.
+    Words(&'static [&'static str]),
+    /// A cursor, or `earliest`, `latest` or `latest-N`.
+    Cursor,
+    /// A ticket.
+    Ticket,
+}
+
+impl Parameter {
+    const fn new(name: &'static str, kind: ParameterKind, about: &'static str) -> Parameter {
+        Parameter {
+            name,
+            kind,
+            required: false,
+            about,
+        }
+    }
+
+    const fn required(self) -> Parameter {
+        Parameter { required: true, ..self }
+    }
+}
+
+impl Route {
+    const fn new(id: RouteId, method: RouteMethod, path: &'static str, need: Need, about: &'static str) -> Route {
+        Route {
+            id,
+            method,
+            path,
+            need,
+            parameters: &[],
+            about,
+            by_nodes: false,
+        }
+    }
+
+    const fn with(self, parameters: &'static [Parameter]) -> Route {
+        Route { parameters, ..self }
+    }
+
+    const fn by_nodes(self) -> Route {
+        Route { by_nodes: true, ..self }
+    }
+
+    /// Returns the route of a method and a path as it stands in the table. A HEAD is a GET.
+    pub fn find(method: &str, path: &str) -> Option<&'static Route> {
+        let method = if method == "HEAD" { "GET" } else { method };
+        let mut routes = ROUTES.iter();
+        routes.find(|route| route.path == path && route.method.name() == method)
+    }
+
+    /// Returns the bounds of an integer among its parameters; a parameter that it does not have has none.
+    pub fn bounds(&self, name: &str) -> RangeInclusive<u64> {
+        let found = self.parameters.iter().find(|parameter| parameter.name == name);
+        match found.map(|parameter| &parameter.kind) {
+            Some(ParameterKind::Integer(bounds)) => bounds.clone(),
+            _ => 0..=u64::MAX,
+        }
+    }
+}
+
+/// How many events one request may have.
+pub const EVENTS: RangeInclusive<usize> = 1..=10_000;
+/// How many users one question may name.
+pub const USERS: RangeInclusive<usize> = 1..=1_000;
+/// How many of a user's changes are given at most, and how many if nothing is said.
+pub const CHANGES: RangeInclusive<u64> = 1..=100;
+pub const CHANGES_DEFAULT: u64 = 20;
+/// How many users or gateways one subscription may name.
+pub const FILTER_MAX: usize = 1_000;
+
+const ID: Parameter = Parameter::new("id", ParameterKind::Text(bounds::USER_BYTES), "The user.").required();
+const AT_LEAST: Parameter = Parameter::new(
+    "at_least",
+    ParameterKind::Integer(0..=i64::MAX as u64),
+    "Waits up to five seconds until this offset of the user's partition is folded.",
+);
+const LIMIT: Parameter = Parameter::new("limit", ParameterKind::Integer(CHANGES), "How many; 20 if not given.");
+const PARTITION: Parameter = Parameter::new(
+    "partition",
+    ParameterKind::Integer(0..=u32::MAX as u64),
+    "Only this partition.",
+);
+const AFTER: Parameter = Parameter::new(
+    "after",
+    ParameterKind::Cursor,
+    "Where to begin: `latest` (the default), `latest-50`, `earliest`, or a cursor.",
+);
+const LAST_EVENT_ID: [Parameter; 2] = [
+    Parameter::new(
+        "lastEventId",
+        ParameterKind::Cursor,
+        "Where a client was that comes back and cannot send the header `Last-Event-ID`. Wins over `after`.",
+    ),
+    Parameter::new("Last-Event-ID", ParameterKind::Cursor, "The same as `lastEventId`."),
+];
+const TICKET: Parameter = Parameter::new(
+    "ticket",
+    ParameterKind::Ticket,
+    "A ticket of `POST /v1/tickets`, in place of a bearer token.",
+);
+
+/// The parameters of a subscription that is filtered by its first one.
+const fn followed(filter: Parameter) -> [Parameter; 6] {
+    let [last_event_id, header] = LAST_EVENT_ID;
+    [filter, PARTITION, AFTER, last_event_id, header, TICKET]
+}
+
+/// See the module.
+pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
+    use Need::{Follow, Metrics, Nothing, Publish, Read, UserSig};
+    use RouteMethod::{Get, Post};
+    [
+        Route::new(
+            RouteId::Events,
+            Post,
+            "/v1/events",
+            Publish,
+            "Appends events and answers when they are durable.",
+        )
+        .with(
+            &const {
+                [
+                    Parameter::new(
+                        "strict",
+                        ParameterKind::Flag,
+                        "Refuses events with fields that no event has.",
+                    ),
+                    Parameter::new(
+                        "wait",
+                        ParameterKind::Words(&["durable", "applied"]),
+                        "`applied` answers when the events are also folded and committed, with the outcome of each.",
+                    ),
+                ]
+            },
+        ),
+        Route::new(
+            RouteId::User,
+            Get,
+            "/v1/users/{user}",
+            Read,
+            "Returns a user as it stands.",
+        )
+        .with(&const { [AT_LEAST] }),
+        Route::new(
+            RouteId::UserById,
+            Get,
+            "/v1/user",
+            Read,
+            "Returns a user as it stands, for any id.",
+        )
+        .with(&const { [AT_LEAST, ID] })
+        .by_nodes(),
+        Route::new(
+            RouteId::UsersQuery,
+            Post,
+            "/v1/users/query",
+            Read,
+            "Returns many users as they stand.",
+        )
+        .by_nodes(),
+        Route::new(
+            RouteId::UserChanges,
+            Get,
+            "/v1/users/{user}/changes",
+            Read,
+            "Returns a user's newest changes.",
+        )
+        .with(&const { [LIMIT] }),
+        Route::new(
+            RouteId::UserChangesById,
+            Get,
+            "/v1/user/changes",
+            Read,
+            "Returns a user's newest changes, for any id.",
+        )
+        .with(&const { [LIMIT, ID] }),
+        Route::new(
+            RouteId::Changes,
+            Get,
+            "/v1/changes",
+            Follow,
+            "Subscribes to changes, as server-sent events.",
+        )
+        .with(
+            &const {
+                followed(Parameter::new(
+                    "user",
+                    ParameterKind::Texts(bounds::USER_BYTES, FILTER_MAX),
+                    "Only changes of this user.",
+                ))
+            },
+        ),
+        Route::new(
+            RouteId::Kicks,
+            Get,
+            "/v1/kicks",
+            Follow,
+            "Subscribes to kicks, as server-sent events.",
+        )
+        .with(
+            &const {
+                followed(Parameter::new(
+                    "gateway",
+                    ParameterKind::Texts(bounds::GATEWAY_BYTES, FILTER_MAX),
+                    "Only kicks for this gateway.",
+                ))
+            },
+        ),
+        Route::new(
+            RouteId::ChangesQuery,
+            Post,
+            "/v1/changes/query",
+            Follow,
+            "Subscribes to changes, with the filter as a body.",
+        )
+        .with(&const { [TICKET] }),
+        Route::new(
+            RouteId::KicksQuery,
+            Post,
+            "/v1/kicks/query",
+            Follow,
+            "Subscribes to kicks, with the filter as a body.",
+        )
+        .with(&const { [TICKET] }),
+        Route::new(
+            RouteId::Tickets,
+            Post,
+            "/v1/tickets",
+            Read,
+            "Returns a ticket, with which a browser opens a subscription.",
+        ),
+        Route::new(
+            RouteId::Policy,
+            Get,
+            "/v1/policy",
+            Read,
+            "Returns the policy in force, and since when each partition has it.",
+        )
+        .by_nodes(),
+        Route::new(
+            RouteId::Gateways,
+            Get,
+            "/v1/gateways",
+            Read,
+            "Returns the gateways with epoch and lease.",
+        )
+        .by_nodes(),
+        Route::new(
+            RouteId::Stats,
+            Get,
+            "/v1/stats",
+            Read,
+            "Returns counts, and how each partition is doing.",
+        )
+        .by_nodes(),
+        Route::new(
+            RouteId::StatsHistory,
+            Get,
+            "/v1/stats/history",
+            Read,
+            "Returns how many users were online during the last hour.",
+        )
+        .by_nodes(),
+        Route::new(
+            RouteId::Edge,
+            Get,
+            "/v1/edge",
+            Read,
+            "Returns where clients connect, if this process has a gateway.",
+        ),
+        Route::new(
+            RouteId::Metrics,
+            Get,
+            "/metrics",
+            Metrics,
+            "Returns metrics in Prometheus' text format.",
+        ),
+        Route::new(
+            RouteId::Healthz,
+            Get,
+            "/healthz",
+            Nothing,
+            "Answers `ok` while the process answers.",
+        ),
+        Route::new(
+            RouteId::Readyz,
+            Get,
+            "/readyz",
+            Nothing,
+            "Answers `ready` while every partition of this node is live, or says what is wrong.",
+        ),
+        Route::new(RouteId::Page, Get, "/", Nothing, "Returns the console's page."),
+        Route::new(
+            RouteId::RollcallJs,
+            Get,
+            "/rollcall.js",
+            Nothing,
+            "Returns the browser's client.",
+        ),
+        Route::new(
+            RouteId::ConsoleFile,
+            Get,
+            "/console/{file}",
+            Nothing,
+            "Returns a script or the style sheet of the console.",
+        ),
+        Route::new(
+            RouteId::Outcomes,
+            Post,
+            "/v1/outcomes",
+            Publish,
+            "Returns outcomes of events; only nodes of a cluster ask this of each other.",
+        )
+        .by_nodes(),
+        Route::new(
+            RouteId::Tim,
+            Post,
+            "/v4/{*command}",
+            UserSig,
+            "Commands of Tencent Cloud IM, with --tim-app.",
+        ),
+    ]
+};
+
+// An id is the index of its entry.
+const _: () = {
+    let mut index = 0;
+    while index < ROUTES.len() {
+        assert!(
+            ROUTES[index].id as usize == index,
+            "the table is in the order of RouteId"
+        );
+        index += 1;
+    }
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_found_by_its_method_and_path_alone() {
+        for route in &ROUTES {
+            let found = Route::find(route.method.name(), route.path).expect("it is in the table");
+            assert_eq!(found.id, route.id);
+        }
+        assert!(Route::find("HEAD", "/v1/stats").is_some());
+        assert!(Route::find("POST", "/v1/stats").is_none());
+        assert!(Route::find("GET", "/v1/events").is_none());
+        assert!(Route::find("GET", "/v1/stats/").is_none());
+    }
+}
