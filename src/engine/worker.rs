@@ -1,8 +1,7 @@
 //! The thread of a partition: everything that can wake it is a [`Command`], and one loop takes them in turn.
 //!
 //! Between batches it answers questions, which therefore see committed state only. When nothing comes and a deadline
-//! is due by the time of the log it appends a `tick`, which comes back through the log like any other record: time never
-//! enters in any other way.
+//! is due by the time of the log, it appends a `tick` and reads it from the log: time never enters in any other way.
 
 mod answers;
 
@@ -38,8 +37,7 @@ const IDLE_MS: u64 = 1_000;
 /// After the log or the store failed it is tried again this much later.
 const RETRY_MS: u64 = 1_000;
 const PROGRESS_MS: u64 = 2_000;
-/// Between two reports to the metrics, unless the state changes.
-const REPORT_MS: u64 = 200;
+const REPORT_MS: u64 = 200; // unless the state changes
 /// How often the last commit is tried, and for how long at most until the last try begins.
 const CLOSINGS: u32 = 4;
 const CLOSING_MS: u64 = 8_000;
