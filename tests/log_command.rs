@@ -309,7 +309,7 @@ fn it_begins_where_it_is_told_to() {
     assert_eq!(house.lines(&["events", "--from", "5"]), Vec::<String>::new());
     let complaint = house.complaint(&["events", "--from", "1000"]);
     assert!(
-        complaint.contains("partition 1 ends at 5, so give 5 or less"),
+        complaint.contains("partition 1 ends at 5; give 5 or less"),
         "{complaint}"
     );
     house.log.retain(Partition(1), Offset(2)).unwrap();
@@ -323,12 +323,15 @@ fn what_does_not_exist_is_an_error() {
     let house = House::new();
     assert_eq!(
         house.complaint(&["changes", "--partition", "2"]),
-        "error: --partition 2 does not exist: of 2 partitions the last is 1\n"
+        "error: --partition 2 does not exist; the log has 2 partitions, 0 to 1\n"
     );
     let empty = tempfile::tempdir().unwrap();
     let complaint = complaint(command(empty.path(), &["events"]).output().unwrap());
     let log = empty.path().join("log");
-    let expected = format!("error: there is no log in {}; --data names", empty.path().display());
+    let expected = format!(
+        "error: there is no log in {}; give the data directory",
+        empty.path().display()
+    );
     assert!(complaint.starts_with(&expected), "{complaint}");
     assert!(!log.exists(), "looking makes nothing");
 }
@@ -503,7 +506,10 @@ fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
         .current_dir(data)
         .output();
     let error = complaint(output.unwrap());
-    assert!(error.contains("\"nonsense\", which should look like 0:12"), "{error}");
+    assert!(
+        error.contains("\"nonsense\", but each line must be PARTITION:OFFSET, such as 0:12"),
+        "{error}"
+    );
 }
 
 /// The log of a server on a data directory, a line each, until nobody asks for more. The server is killed with it.

@@ -61,13 +61,13 @@ fn tool(bootstrap: &str, name: &str, arguments: &[&str]) {
 }
 
 #[test]
-fn topics_are_made_once_and_a_change_to_them_is_found_with_the_command_that_mends_it() {
+fn topics_are_made_once_and_a_change_to_them_is_found_with_the_command_that_fixes_it() {
     let cluster = Cluster::start(1, &[]);
     let bootstrap = cluster.bootstrap.as_str();
     nothing_is_there_and_check_makes_nothing(bootstrap);
     made_twice_is_made_once(bootstrap);
     a_raised_number_of_partitions_is_found(bootstrap);
-    what_a_broker_made_by_itself_is_found_and_mended_as_the_sentences_say(bootstrap);
+    what_a_broker_made_by_itself_is_found_and_fixed_as_the_sentences_say(bootstrap);
     asked_from_a_program(bootstrap);
 }
 
@@ -81,9 +81,9 @@ fn nothing_is_there_and_check_makes_nothing(bootstrap: &str) {
             ),
             "{found:?}"
         );
-        let mend = format!("rollcall topics create --kafka {bootstrap} --topic-prefix none");
-        assert!(found[0].ends_with(&mend), "{found:?}");
-        assert!(error.contains("1 thing would break the rules"), "{error}");
+        let fix = format!("rollcall topics create --kafka {bootstrap} --topic-prefix none");
+        assert!(found[0].ends_with(&fix), "{found:?}");
+        assert!(error.contains("1 problem would break the rules"), "{error}");
     }
 }
 
@@ -95,12 +95,12 @@ fn made_twice_is_made_once(bootstrap: &str) {
         &["--partitions", "6", "--retention-hours", "48"],
     ));
     assert_eq!(
-        made.iter().filter(|line| line.starts_with("made ")).count(),
+        made.iter().filter(|line| line.starts_with("created ")).count(),
         6,
         "{made:?}"
     );
     assert!(
-        made[0].starts_with("made twice.events: 6 partitions, replication 1, message.timestamp.type=LogAppendTime"),
+        made[0].starts_with("created twice.events: 6 partitions, replication 1, message.timestamp.type=LogAppendTime"),
         "{made:?}"
     );
     assert!(made[0].contains("retention.ms=172800000"), "{made:?}");
@@ -110,10 +110,7 @@ fn made_twice_is_made_once(bootstrap: &str) {
     );
 
     let again = fine(topics("create", bootstrap, "twice", &[]));
-    assert_eq!(
-        again.iter().filter(|line| line.ends_with(" is there already")).count(),
-        6
-    );
+    assert_eq!(again.iter().filter(|line| line.ends_with(" exists already")).count(), 6);
     let checked = fine(topics("check", bootstrap, "twice", &[]));
     let warnings: Vec<&String> = checked.iter().filter(|line| line.starts_with("warning ")).collect();
     assert_eq!(warnings.len(), 1, "one replica each, and nothing else: {checked:?}");
@@ -155,7 +152,7 @@ fn a_raised_number_of_partitions_is_found(bootstrap: &str) {
 }
 
 /// Follows the sentences to the letter, until nothing is refused any more.
-fn what_a_broker_made_by_itself_is_found_and_mended_as_the_sentences_say(bootstrap: &str) {
+fn what_a_broker_made_by_itself_is_found_and_fixed_as_the_sentences_say(bootstrap: &str) {
     tool(
         bootstrap,
         "kafka-topics.sh",
@@ -184,8 +181,8 @@ fn what_a_broker_made_by_itself_is_found_and_mended_as_the_sentences_say(bootstr
             return;
         }
         for line in lines(&output.stdout).iter().filter(|line| line.starts_with("refused ")) {
-            let (_, mend) = line.split_once("To fix it: ").expect("a command");
-            let words: Vec<&str> = mend.split(' ').collect();
+            let (_, fix) = line.split_once("To fix it: ").expect("a command");
+            let words: Vec<&str> = fix.split(' ').collect();
             match words.as_slice() {
                 ["rollcall", "topics", "create", ..] => {
                     // It ends with what is still wrong.

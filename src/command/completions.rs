@@ -1,4 +1,4 @@
-//! `rollcall completions`: a script by which a shell completes our commands and options.
+//! `rollcall completions`: prints a script for shell completion.
 
 use clap_complete::{Shell, generate};
 use std::io::{self, Write as _};
@@ -9,18 +9,18 @@ use std::io::{self, Write as _};
 /// `_rollcall` in a directory of $fpath. For fish: `~/.config/fish/completions/rollcall.fish`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Which shell
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }
 
-/// `cli` is the whole command line.
+/// Prints the script for `cli`, the whole command line.
 pub fn run(args: Args, mut cli: clap::Command) -> anyhow::Result<()> {
     let name = cli.get_name().to_owned();
     let mut script = Vec::new();
     generate(args.shell, &mut cli, name, &mut script);
     match io::stdout().lock().write_all(&script) {
-        // The reader has seen enough.
+        // The reader has closed the pipe: not an error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }

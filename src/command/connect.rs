@@ -1,6 +1,6 @@
-//! What a start waits for: brokers, and a schema registry, which may be starting too.
+//! Connects to Kafka and to the schema registry at start, and waits while they are starting too.
 //!
-//! Each waits in a thread that nobody joins, so a signal ends the start at any moment.
+//! Each wait is in a thread that is never joined, so a signal ends the start at any time.
 
 use crate::clock::Clock;
 use crate::config;
@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// How long brokers may take to hear of topics.
-const NEWS_MS: u64 = 5_000;
+/// How long brokers may take to learn of new topics.
+const METADATA_MS: u64 = 5_000;
 const BROKERS_PAUSE: Duration = Duration::from_millis(500);
 const REGISTRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Connects to Kafka, without joining the group. What may pass by itself is tried again for a while.
+/// Connects to Kafka, without joining the group. Errors that may be temporary are retried for `wait_ms`.
 pub async fn kafka(
     kafka: &config::Kafka,
     listen: SocketAddr,
@@ -36,12 +36,12 @@ pub async fn kafka(
     let url = kafka.advertise.clone().unwrap_or_else(|| format!("http://{listen}"));
     let group = kafka.group.clone();
     let started_ms = clock.now_ms();
-    // Two processes have not both the same address and the same moment.
+    // Two processes never share the address, the process id and the start time.
     let id = blake3::hash(format!("{url} {} {started_ms}", std::process::id()).as_bytes()).to_hex();
     let id = id[..8].to_owned();
     let connect = move || {
         let log = || {
-            let partitions = judged(&connection)?;
+            let partitions = checked_partitions(&connection)?;
             let node = Node {
                 connection: connection.clone(),
                 group: group.clone(),
@@ -55,7 +55,7 @@ pub async fn kafka(
     };
     tokio::task::spawn_blocking(connect)
         .await
-        .context("Kafka was not reached")?
+        .context("the connection to Kafka was not finished")?
 }
 
 fn until_reached<T>(
@@ -70,33 +70,33 @@ fn until_reached<T>(
             Ok(reached) => return Ok(reached),
             Err(error) => error,
         };
-        let patience_ms = match patience(&error) {
-            Patience::None => 0,
-            Patience::ForNews => NEWS_MS.min(wait_ms),
-            Patience::ForBrokers => wait_ms,
+        let retry_ms = match retry(&error) {
+            Retry::No => 0,
+            Retry::ForMetadata => METADATA_MS.min(wait_ms),
+            Retry::ForBrokers => wait_ms,
         };
-        if clock.monotonic_ms() >= began_ms + patience_ms {
+        if clock.monotonic_ms() >= began_ms + retry_ms {
             return Err(error);
         }
-        if patience(&error) == Patience::ForBrokers && !std::mem::replace(&mut is_reported, true) {
-            tracing::warn!("{error}; trying again for {} s", wait_ms / 1_000);
+        if retry(&error) == Retry::ForBrokers && !std::mem::replace(&mut is_reported, true) {
+            tracing::warn!("{error}; retrying for {} s", wait_ms / 1_000);
         }
         std::thread::sleep(BROKERS_PAUSE);
     }
 }
 
-/// Whether what went wrong may pass by itself.
+/// Whether, and for how long, an error is retried.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
-    None,
-    /// Not every broker has heard of what was made a moment ago.
-    ForNews,
+enum Retry {
+    No,
+    /// Some broker may not have learned yet of topics that were just created.
+    ForMetadata,
     ForBrokers,
 }
 
-fn patience(error: &anyhow::Error) -> Patience {
+fn retry(error: &anyhow::Error) -> Retry {
     if error.is::<Refused>() {
-        return Patience::ForNews;
+        return Retry::ForMetadata;
     }
     let may_pass = error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(log::Error::Read(_) | log::Error::Write(_)))
@@ -105,16 +105,16 @@ fn patience(error: &anyhow::Error) -> Patience {
                 Some(admin::Error::Unreachable { .. } | admin::Error::Failed { .. })
             )
     });
-    if may_pass { Patience::ForBrokers } else { Patience::None }
+    if may_pass { Retry::ForBrokers } else { Retry::No }
 }
 
-/// What is wrong with the topics, and how to correct it.
+/// The topics would break the rules. The text says what is wrong and how to correct it.
 #[derive(Debug, thiserror::Error)]
 #[error("the engine cannot start on these topics: {0}")]
 struct Refused(String);
 
-/// How many partitions the topics have; refuses topics that would break the rules.
-fn judged(connection: &Connection) -> anyhow::Result<u32> {
+/// Returns how many partitions the topics have. Fails if they would break the rules.
+fn checked_partitions(connection: &Connection) -> anyhow::Result<u32> {
     let checked = admin::check(connection)?;
     let refusals: Vec<String> = checked.refusals().map(ToString::to_string).collect();
     if !refusals.is_empty() {
@@ -126,7 +126,7 @@ fn judged(connection: &Connection) -> anyhow::Result<u32> {
     Ok(checked.partitions)
 }
 
-/// Asks a registry for our schemas, or registers them. One that does not answer is asked again for a while.
+/// Looks up our schemas in a registry, or registers them. A registry that does not answer is retried for `wait_ms`.
 pub async fn registry(
     settings: &config::Registry,
     prefix: Option<&str>,
@@ -137,7 +137,7 @@ pub async fn registry(
     let prefix = prefix.unwrap_or(DEFAULT_PREFIX).to_owned();
     let ask = move || ask_registry(&settings, &prefix, runtime, wait_ms, &*clock);
     let asked = tokio::task::spawn_blocking(ask).await;
-    Ok(asked.context("the registry was not asked")??)
+    Ok(asked.context("the request to the registry was not finished")??)
 }
 
 fn ask_registry(
@@ -169,7 +169,7 @@ fn ask_registry(
             Ok(framing) => return Ok(Schemas::of(registry, framing)),
             Err(error @ registry::Error::Unreachable { .. }) if clock.monotonic_ms() < began_ms + wait_ms => {
                 if !std::mem::replace(&mut is_reported, true) {
-                    tracing::warn!("{error}; trying again for {} s", wait_ms / 1_000);
+                    tracing::warn!("{error}; retrying for {} s", wait_ms / 1_000);
                 }
                 std::thread::sleep(REGISTRY_PAUSE);
             }

@@ -1,25 +1,25 @@
-//! Open files: one limit that clients' connections share with the log and the stores, which must not go short.
+//! The limit of open files, which connections share with the log and the stores: connections must leave room for both.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Tables of the embedded log, or of a store, that RocksDB keeps open, and its other files.
+/// Files of one RocksDB database, the embedded log or a store: its open tables, and its other files.
 const DATABASE: usize = 256 + 32;
-/// Everything else: the runtime, librdkafka, the registry, other nodes, checkpoints.
-const BESIDE: usize = 64;
-/// HTTP connections where nothing else bounds them.
+/// Files of everything else: the runtime, librdkafka, the registry, other nodes, checkpoints.
+const OTHER: usize = 64;
+/// HTTP connections if neither the limit nor a setting bounds them.
 const HTTP_DEFAULT: usize = 4_096;
 
 /// The limit of open files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OpenFiles {
-    /// As it was found.
+    /// The soft limit before it was raised.
     pub before: u64,
     pub limit: u64,
 }
 
-/// Raises the soft limit to the hard one, and says so.
+/// Raises the soft limit to the hard limit. Returns both.
 pub fn raise() -> OpenFiles {
-    // Without a limit there is nothing to keep to.
+    // `None` means that there is no limit.
     let unlimited = u64::MAX;
     let found = getrlimit(Resource::Nofile);
     let before = found.current.unwrap_or(unlimited);
@@ -30,7 +30,7 @@ pub fn raise() -> OpenFiles {
     let limit = match setrlimit(Resource::Nofile, wanted) {
         Ok(()) => found.maximum.unwrap_or(unlimited),
         Err(error) => {
-            tracing::warn!(%error, limit = before, "the limit of open files could not be raised");
+            tracing::warn!(%error, limit = before, "cannot raise the limit of open files");
             before
         }
     };
@@ -38,12 +38,12 @@ pub fn raise() -> OpenFiles {
 }
 
 impl OpenFiles {
-    /// How many connections of HTTP leave the log, the stores and a gateway of this process what they may need, for so
-    /// many databases; at most as many as are wanted.
+    /// Returns how many HTTP connections can be served while the log, the stores and the gateway of this process keep the
+    /// files that they may need; `wanted` at most.
     pub fn http_connections(self, databases: usize, has_gateway: bool, wanted: Option<usize>) -> usize {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let rest = limit.saturating_sub(BESIDE + databases * DATABASE);
-        // Where stores could need everything they seldom do: a quarter is for connections all the same.
+        let rest = limit.saturating_sub(OTHER + databases * DATABASE);
+        // Stores seldom need all of their files at once, so connections always get a quarter of the limit.
         let room = rest.max(limit / 4).max(1);
         let room = if has_gateway { (room / 2).max(1) } else { room };
         let connections = wanted.unwrap_or(HTTP_DEFAULT).min(room);
@@ -51,16 +51,15 @@ impl OpenFiles {
             tracing::warn!(
                 connections,
                 limit,
-                "fewer HTTP connections than --http-connections-max are served, since open files leave no room for more; \
-                 raise the limit with ulimit -n"
+                "the limit of open files allows fewer HTTP connections than --http-connections-max; raise it with ulimit -n"
             );
         } else if rest < room {
             tracing::warn!(
                 connections,
                 limit,
-                needed = BESIDE + databases * DATABASE + connections,
-                "the limit of open files is lower than what log, stores and connections may need together; raise it with \
-                 ulimit -n"
+                needed = OTHER + databases * DATABASE + connections,
+                "the limit of open files is lower than what the log, the stores and connections may need together; raise it \
+                 with ulimit -n"
             );
         }
         connections

@@ -1,4 +1,4 @@
-//! The directories that a command writes to: apart from each other, and closed to other users of the machine.
+//! The directories that a command writes to: separate from each other, and not readable by other users of the machine.
 
 use anyhow::bail;
 use std::fs::Metadata;
@@ -6,13 +6,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use url::Url;
 
-/// Files that this process makes from here on are its user's alone.
+/// Makes files that this process creates from now on accessible to its user only.
 pub fn keep_to_ourselves() {
-    // SAFETY: `umask` takes any number, cannot fail and touches no memory of ours. Called before other threads make files.
+    // SAFETY: `umask` takes any number, cannot fail and touches no memory of ours. Called before other threads create files.
     unsafe { libc::umask(0o077) };
 }
 
-/// Warns of a file or directory that other users of the machine can read, if it is there.
+/// Warns if a file or directory exists that other users of the machine can read or change.
 pub fn warn_if_others_read(what: &str, path: &Path) {
     let others = |metadata: &Metadata| metadata.mode() & 0o007;
     if let Ok(metadata) = std::fs::metadata(path)
@@ -22,33 +22,33 @@ pub fn warn_if_others_read(what: &str, path: &Path) {
         let right = if metadata.is_dir() { "700" } else { "600" };
         tracing::warn!(
             path = %path.display(), mode,
-            "other users of this machine can read or change {what}; chmod {right} closes it"
+            "other users of this machine can read or change {what}; restrict it with chmod {right}"
         );
     }
 }
 
-/// Refuses a place of checkpoints within the data directory, or around it: what is in the one is not looked after by
-/// the other. Symbolic links are followed. A URL of another store is accepted.
+/// Fails if the checkpoint directory is within the data directory or contains it: a loss of one would take the other with
+/// it. Symbolic links are followed. A URL of an object store is accepted.
 pub fn apart(data: &Path, checkpoints: &str) -> anyhow::Result<()> {
-    let Some(place) = Url::parse(checkpoints).ok().filter(|url| url.scheme() == "file") else {
+    let Some(directory) = Url::parse(checkpoints).ok().filter(|url| url.scheme() == "file") else {
         return Ok(());
     };
-    let Ok(place) = place.to_file_path() else {
+    let Ok(directory) = directory.to_file_path() else {
         return Ok(());
     };
-    let (data, place) = (resolved(data), resolved(&place));
-    if place.starts_with(&data) || data.starts_with(&place) {
+    let (data, directory) = (resolved(data), resolved(&directory));
+    if directory.starts_with(&data) || data.starts_with(&directory) {
         bail!(
-            "--checkpoints names {}, which is within the data directory {} or around it; checkpoints are there for the day \
-             on which that is lost, so give them a directory of their own",
-            place.display(),
+            "--checkpoints names {}, which is within the data directory {} or contains it; checkpoints must survive the loss \
+             of the data directory, so give them a separate directory",
+            directory.display(),
             data.display()
         );
     }
     Ok(())
 }
 
-/// An absolute path without symbolic links, as far as it exists.
+/// Returns an absolute path. Symbolic links are resolved in the part that exists.
 fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut resolved = PathBuf::new();

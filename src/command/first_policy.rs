@@ -1,5 +1,5 @@
-//! Whether `--policy` names the policy that a log began with: then a restart with the same command line goes on, and the
-//! operator is not wrong about the file. Any other file is refused where the log has records.
+//! Checks whether `--policy` names the policy that a log began with. If it does, a restart with the same command line is
+//! accepted. Any other file is refused when the log has records, since it would have no effect.
 
 use crate::config::Config;
 use crate::engine::rejected::decode;
@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// In the data directory: the first policy, as it was written to the log or found there.
+/// A file in the data directory with the first policy, as it was written to the log or found there.
 const REMEMBERED: &str = "first-policy.json";
 const ONE: Limit = Limit {
     records: 1,
@@ -25,13 +25,13 @@ fn path(config: &Config) -> PathBuf {
     config.data.join(REMEMBERED)
 }
 
-/// Remembers the policy of `--policy` as the one that the log began with; its first record may be dropped some day.
+/// Stores the policy of `--policy` as the one that the log began with, since retention may drop the first record.
 pub(super) fn remember(config: &Config) -> anyhow::Result<()> {
     let path = path(config);
-    std::fs::write(&path, policy_json(&config.policy)).with_context(|| format!("{} cannot be written", path.display()))
+    std::fs::write(&path, policy_json(&config.policy)).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Whether the log began with the policy of `--policy`, as far as can be known.
+/// Whether the log is known to have begun with the policy of `--policy`.
 pub(super) fn is_first(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> anyhow::Result<bool> {
     let wanted = policy_json(&config.policy);
     if std::fs::read_to_string(path(config)).is_ok_and(|remembered| remembered == wanted) {
@@ -49,7 +49,7 @@ pub(super) fn is_first(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -
     Ok(is_first)
 }
 
-/// The record at offset 0 of the first partition that still has it.
+/// Returns the record at offset 0 of the first partition that still has it.
 fn first_record(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<Option<(Partition, Record)>> {
     let mut reader = match &config.kafka {
         None => None,

@@ -1,4 +1,4 @@
-//! `rollcall fold`: the rules and nothing else, events in, outputs out (`docs/rules.md` section 8).
+//! `rollcall fold`: applies the rules to events and prints the outputs, without a server (`docs/rules.md` section 8).
 
 use crate::presence::policy::Policy;
 use crate::presence::state::State;
@@ -9,42 +9,42 @@ use anyhow::{Context as _, bail};
 use std::io::{self, BufRead, Read as _, Write};
 use std::path::PathBuf;
 
-/// Folds events as one partition and prints what comes of them
+/// Folds events as one partition and prints the outputs
 ///
 /// Reads events as JSON lines, each with `offset` and `ts` (ms) beside its fields, and prints every change, kick,
 /// ignored event and malformed record as a JSON line, in order. Needs no data directory and no server: the same log
 /// gives the same bytes everywhere.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The first policy, a JSON file; without it the default policy
+    /// JSON file with the first policy [default: the default policy]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Number of the partition, from 0
+    /// Number of the partition, starting at 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     partition: u32,
-    /// How many partitions the log has; then a user of another partition makes a record malformed
+    /// Number of partitions of the log; if given, a user of another partition makes a record malformed
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     partitions: Option<u32>,
-    /// Prints the state after the last record: a line a user and one for the partition
+    /// Also prints the state after the last record: one line for each user, then one for the partition
     #[arg(long)]
     state: bool,
-    /// The events; standard input without it
+    /// File with the events [default: standard input]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 }
 
-/// What to fold under.
+/// The settings of a fold.
 pub struct Setting {
     pub policy: Policy,
     pub partition: Partition,
     pub partitions: Option<u32>,
-    /// Print the state in the end.
+    /// Whether the state is printed at the end.
     pub state: bool,
 }
 
-/// The longest line there may be: a line without an end is not gathered in memory. Ten times what the longest event has.
+/// The longest line that is accepted, ten times the longest event. It bounds memory for a line without an end.
 const LINE_BYTES_MAX: usize = 16 << 20;
-/// What was forgotten is let go of after so many records.
+/// Memory of forgotten users is released after this many records.
 const RECYCLE_EVERY: u64 = 10_000;
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -52,7 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         && args.partition >= partitions
     {
         bail!(
-            "--partition {} does not exist: of {partitions} partitions the last is {}",
+            "--partition {} does not exist; the log has {partitions} partitions, 0 to {}",
             args.partition,
             partitions - 1
         );
@@ -72,14 +72,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         None => fold(setting, io::stdin().lock(), output),
     };
     match folded {
-        // The reader of the output has had enough.
+        // The reader has closed the pipe: not an error.
         Err(error) if super::is_broken_pipe(&error) => Ok(()),
         folded => folded,
     }
 }
 
-/// Folds every line of `input`, which is never held in memory as a whole. What was folded before a bad line is
-/// written all the same.
+/// Folds every line of `input`, one at a time. The outputs of the lines before a bad line are
+/// written.
 pub fn fold(setting: Setting, mut input: impl BufRead, mut output: impl Write) -> anyhow::Result<()> {
     let mut state = State::seeded(setting.partition, setting.policy, super::hash_seed());
     let mut line = Vec::new();
@@ -157,7 +157,7 @@ fn fold_line(state: &mut State, line: &[u8], partitions: Option<u32>, lines: &mu
     Ok(())
 }
 
-/// One line a user, in user order, and one for the partition.
+/// Writes one line for each user, in order of user id, and one for the partition.
 pub fn write_state(state: &State, output: &mut impl Write) -> io::Result<()> {
     let slots: Vec<_> = state.slots().collect();
     let mut users: Vec<_> = slots

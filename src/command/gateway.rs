@@ -1,4 +1,4 @@
-//! `rollcall gateway`: the WebSocket edge as a process of its own, beside an engine.
+//! `rollcall gateway`: the WebSocket gateway as a separate process, connected to an engine.
 
 use super::descriptors;
 use super::directories;
@@ -23,17 +23,17 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 const RETRY: Duration = Duration::from_secs(1);
-/// While no engine answers, a warning after 1, 2, 4 … tries, and then after each so many.
+/// While no engine answers, a warning is logged after 1, 2, 4 … tries, and also after every 64 tries.
 const WARN_EVERY: u32 = 64;
-/// For metrics and probes.
+/// Connections for metrics and probes.
 const STATUS_CONNECTIONS: usize = 64;
 
-/// Takes clients' WebSockets and publishes what happens to them to an engine
+/// Accepts clients' WebSockets and publishes their connection events to an engine
 ///
-/// The protocol and all that a gateway promises are in docs/gateway.md.
+/// docs/gateway.md describes the protocol and the guarantees.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// Where clients connect
+    /// Address that clients connect to
     #[arg(
         long,
         value_name = "ADDR:PORT",
@@ -51,10 +51,10 @@ pub struct Args {
         hide_env_values = true
     )]
     pub engine: SecretUrl,
-    /// A file with the bearer token for it, with the scopes read and publish
+    /// File with the engine's bearer token, which needs the scopes read and publish
     #[arg(long, value_name = "FILE", env = "ROLLCALL_ENGINE_TOKEN_FILE")]
     pub engine_token_file: Option<PathBuf>,
-    /// Directory of the epoch and of what waits for the log, made if it is not there
+    /// Directory for the epoch and for events that wait to be published; created if it does not exist
     #[arg(
         long,
         value_name = "DIR",
@@ -62,7 +62,7 @@ pub struct Args {
         default_value = "rollcall-gateway"
     )]
     pub data: PathBuf,
-    /// Where /metrics, /healthz and /readyz are served, if anywhere. It asks for no token
+    /// Address that serves /metrics, /healthz and /readyz, without a token [default: not served]
     #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_STATUS", value_parser = address::listen)]
     pub status: Option<SocketAddr>,
     /// Format of the log on standard error
@@ -75,7 +75,7 @@ pub struct Args {
     pub edge: Flags,
 }
 
-/// Whether new clients should be sent here, and why not.
+/// Answers `/readyz`: whether new clients may be sent here, else why not.
 fn readiness(edge: Option<&Arc<GatewayState>>) -> (StatusCode, String) {
     let Some(edge) = edge else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the gateway is starting\n".to_owned());
@@ -93,7 +93,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         None => None,
         Some(file) => Some(
             std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read the token for the engine, {}", file.display()))?,
+                .with_context(|| format!("cannot read {} (--engine-token-file)", file.display()))?,
         ),
     };
     super::logging::start(args.log_format, args.log_level);
@@ -107,7 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         directories::warn_if_others_read(what, &path);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.context("the runtime cannot be started")?;
+    let runtime = runtime.context("cannot start the async runtime")?;
     let served = runtime.block_on(gateway(args, config, token.as_deref().map(str::trim)));
     runtime.shutdown_background();
     served
@@ -124,7 +124,7 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
                 anyhow!("cannot listen on {address} for /metrics: {error}; another port can be chosen with --status")
             })?;
             if !address.ip().to_canonical().is_loopback() {
-                tracing::warn!(%address, "other machines can read /metrics there without a token");
+                tracing::warn!(%address, "--status is not a loopback address: other machines can read /metrics without a token");
             }
             Some(listener)
         }
@@ -140,7 +140,7 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
             listener,
             router,
             Limits::of(STATUS_CONNECTIONS),
-            // It ends with the process.
+            // It never stops before the process.
             watch::channel(false).1,
         ));
     }
@@ -154,7 +154,7 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
                 Err(Unavailable(why)) if u32::is_power_of_two(tries) || tries.is_multiple_of(WARN_EVERY) => {
                     tracing::warn!(
                         tries,
-                        "no engine answers at {} (--engine), trying again every second: {why}",
+                        "no engine answers at {} (--engine), retrying every second: {why}",
                         args.engine
                     );
                 }
@@ -172,10 +172,10 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
         return Ok(());
     };
     let mut gateway = started?;
-    // Requests that came before are answered from now on.
+    // /readyz reports the gateway's state from now on.
     let _ = running.set(gateway.edge().clone());
     let scheme = if tls { "wss" } else { "ws" };
-    // A closed standard output is no reason not to serve.
+    // A closed standard output does not prevent serving.
     let _ = writeln!(std::io::stdout(), "clients  {scheme}://{}", gateway.address());
     let superseded = tokio::select! {
         () = signals.asked_to_stop() => None,

@@ -9,10 +9,10 @@ use serde_json::json;
 use std::io::Write as _;
 use std::time::Duration;
 
-/// Ends the logins of a user: all of them, those of a platform, or one device
+/// Ends a user's logins: all of them, those of one platform, or one device
 ///
-/// Publishes a `kick` event, which needs a token with the scope admin, waits until it is processed, and shows the user.
-/// The gateways close the connections.
+/// Publishes a `kick` event, which requires a token with the scope admin, waits until the event is processed, and shows the
+/// user. The gateways close the connections.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The user's id
@@ -20,24 +20,24 @@ pub struct Args {
     /// Only the devices of this platform, such as android
     #[arg(long, value_name = "NAME")]
     platform: Option<String>,
-    /// Only this device; needs --platform
+    /// Only this device; requires --platform
     #[arg(long, value_name = "ID", requires = "platform")]
     device: Option<String>,
     #[command(flatten)]
     server: Server,
 }
 
-/// Between two questions whether the event is processed, and how many are asked.
+/// The time between two checks whether the event is processed, and the number of checks.
 const POLL: Duration = Duration::from_millis(100);
 const POLLS: u32 = 100;
 
 #[derive(Deserialize)]
 struct Appended {
-    appended: Vec<Place>,
+    appended: Vec<RecordPosition>,
 }
 
 #[derive(Deserialize)]
-struct Place {
+struct RecordPosition {
     partition: u32,
     offset: u64,
 }
@@ -63,10 +63,12 @@ fn kick(args: Args) -> anyhow::Result<()> {
     }
     let answer = client.post("v1/events", &json!([event]))?;
     let Appended { appended } = answer.read()?;
-    let place = appended.first().context("the server does not say where the event is")?;
+    let position = appended
+        .first()
+        .context("the server's answer does not name the event's offset")?;
     for _ in 0..POLLS {
         if let Some((user, raw)) = users::one(&client, &args.user)?
-            && user.as_of.offset.is_some_and(|offset| offset >= place.offset)
+            && user.as_of.offset.is_some_and(|offset| offset >= position.offset)
         {
             let text = match args.server.json {
                 true => format!("{}\n", raw.get()),
@@ -78,9 +80,9 @@ fn kick(args: Args) -> anyhow::Result<()> {
         std::thread::sleep(POLL);
     }
     bail!(
-        "the kick is in the log (partition {}, offset {}) and will be processed, but was not within ten seconds; see \
-         `rollcall stats`",
-        place.partition,
-        place.offset
+        "the kick is in the log (partition {}, offset {}) but was not processed within ten seconds; it will be processed \
+         later, see `rollcall stats` for the partition's lag",
+        position.partition,
+        position.offset
     )
 }

@@ -1,4 +1,4 @@
-//! `rollcall load`: many people on real connections, who know what everything should lead to.
+//! `rollcall load`: simulates many people on real connections, and checks every change that they cause.
 
 use super::logging;
 use crate::clock::SystemClock;
@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 /// Opens many real WebSocket connections that behave like people, and checks every change
 ///
-/// Each person has a phone and a page, logs in, is killed, goes through tunnels, is displaced and comes back, one thing
-/// at a time, and knows which change that should lead to. Prints a JSON report; ends with status 2 if a change was
-/// missing or unexpected. The policy must have closed_ms 0. How to read it: docs/gateway.md.
+/// Each person has a phone and a web page. One action at a time, a person logs in, loses the connection, is killed, is
+/// replaced by another device and comes back, and expects the change that the action must cause. Prints a JSON report; ends
+/// with status 2 if a change was missing or unexpected. The policy must have closed_ms 0. docs/gateway.md explains the report.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// Where clients connect; given several times, each connection takes one of them
+    /// Address of a gateway; if given several times, each connection uses one of them
     #[arg(long = "gateway", value_name = "URL", default_value = "ws://127.0.0.1:8090", value_parser = websocket)]
     pub gateways: Vec<String>,
     /// The HTTP interface of `rollcall serve`
@@ -28,10 +28,10 @@ pub struct Args {
         hide_env_values = true
     )]
     pub engine: SecretUrl,
-    /// A file with the bearer token for it, with the scope read
+    /// File with the engine's bearer token, which needs the scope read
     #[arg(long, value_name = "FILE")]
     pub engine_token_file: Option<PathBuf>,
-    /// The secret that signs people's tokens (HS256); without it the gateway must be an insecure one
+    /// File with the secret that signs people's tokens (HS256); without it the gateway must be insecure
     #[arg(long, value_name = "FILE")]
     pub jwt_secret: Option<PathBuf>,
     /// Number of people, each with one connection most of the time
@@ -58,12 +58,12 @@ pub struct Args {
     /// Seed of the random numbers: the same seed gives the same people
     #[arg(long, value_name = "NUMBER", default_value = "1")]
     pub seed: u64,
-    /// File that the report is also written to, beside standard output
+    /// File that the report is written to, in addition to standard output
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 }
 
-/// Reads `ws://ADDRESS:PORT`: what a connection is opened to directly, from one of many addresses.
+/// Reads `ws://HOST:PORT`.
 fn websocket(text: &str) -> Result<String, String> {
     const FORM: &str = "give ws://HOST:PORT, such as ws://127.0.0.1:8090";
     let Some(authority) = text.strip_prefix("ws://") else {
@@ -105,17 +105,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     logging::start(LogFormat::Human, LogLevel::Info);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.context("the runtime cannot be started")?;
+    let runtime = runtime.context("cannot start the async runtime")?;
     let report = runtime.block_on(run_load(settings, Arc::new(SystemClock::new())))?;
     runtime.shutdown_background();
-    let mut text = serde_json::to_string_pretty(&report).context("the report cannot be written as JSON")?;
+    let mut text = serde_json::to_string_pretty(&report).context("cannot write the report as JSON")?;
     text.push('\n');
     if let Some(file) = &args.report {
         std::fs::write(file, &text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     std::io::stdout()
         .write_all(text.as_bytes())
-        .context("the report cannot be printed")?;
+        .context("cannot print the report")?;
     if !report.is_exact() {
         bail!(
             "{} changes were missing and {} unexpected",

@@ -1,8 +1,9 @@
-//! `rollcall log`: what is in the log, record by record, as JSON lines.
+//! `rollcall log`: prints the log, record by record, as JSON lines.
 //!
-//! Events are printed as `rollcall fold` reads them, changes and kicks as it prints them, so that the one can be fed
-//! to the other; the quarantine with what is wrong. It looks on from outside: a server may own the log and be writing to it. Nothing is ever skipped: what
-//! cannot be read is shown as malformed (events) or is an error.
+//! Events are printed in the form that `rollcall fold` reads, changes and kicks in the form that it prints, so that one can be
+//! piped into the other. Records of the quarantine come with their error. The command only reads: a server may own the log
+//! and write to it meanwhile. No record is skipped: an unreadable event is printed as malformed, any other unreadable record
+//! is an error.
 
 use super::cluster::Cluster;
 use crate::clock::SystemClock;
@@ -25,14 +26,14 @@ use tokio::runtime::Runtime;
 
 /// Prints the records of the log as JSON lines
 ///
-/// Events come as `rollcall fold` reads them, changes and kicks as it prints them. A server may be running on the same
-/// directory. Without --partition the partitions come one after the other.
+/// Events have the form that `rollcall fold` reads, changes and kicks the form that it prints. A server may be running on
+/// the same directory. Without --partition, all partitions are printed, one after the other.
 #[derive(clap::Args)]
 pub struct Args {
     /// What to print
     #[arg(value_enum)]
     topic: Sequence,
-    /// The server's data directory; the log is in its `log`
+    /// The server's data directory; the log is in its subdirectory `log`
     #[arg(
         long,
         value_name = "DIR",
@@ -40,53 +41,53 @@ pub struct Args {
         conflicts_with = "kafka"
     )]
     data: PathBuf,
-    /// Reads from Apache Kafka instead, committed records only: its brokers, separated by commas
+    /// Reads committed records from Apache Kafka instead: the brokers, separated by commas
     #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA")]
     kafka: Option<String>,
     #[command(flatten)]
     cluster: Cluster,
-    /// A schema registry, where one was used
+    /// The schema registry, if records were written with one
     #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
     registry: Option<SecretUrl>,
     /// Only this partition, from 0
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
-    /// Begins at this offset (of each partition), not at the oldest record kept
+    /// Starts at this offset of each partition, not at the oldest record that is kept
     #[arg(long, value_name = "OFFSET")]
     from: Option<u64>,
-    /// Goes on with what is written from now on, until interrupted
+    /// Continues with new records until interrupted
     #[arg(long)]
     follow: bool,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum Sequence {
-    /// What happened: the input
+    /// The input: what happened
     Events,
-    /// What became different about users
+    /// Changes of users' status
     Changes,
-    /// Orders to gateways to close a connection
+    /// Requests to gateways to close a connection
     Kicks,
-    /// Malformed events, whole, with what is wrong with them
+    /// Malformed events, complete, each with its error
     Quarantine,
 }
 
-/// Of one read.
+/// The most that one read returns.
 const LIMIT: Limit = Limit {
     records: 10_000,
     bytes: 4 << 20,
 };
 
-/// How often a follower looks whether there is more.
+/// How often `--follow` checks for new records.
 const POLL: Duration = Duration::from_millis(200);
 
-/// A partition and the next of its records to print.
+/// A partition, and the offset of its next record to print.
 struct PrintCursor {
     partition: Partition,
     next: Offset,
 }
 
-/// Where records are read from.
+/// Reads records from the embedded log or from Kafka.
 pub(super) enum Reader {
     Local(LocalReader),
     Kafka(Box<KafkaReader>),
@@ -98,8 +99,8 @@ impl Reader {
             let directory = super::log_directory(data);
             if !directory.exists() {
                 bail!(
-                    "there is no log in {}; --data names the data directory of a server, such as ./rollcall-data, and \
-                     --kafka the brokers of one on Kafka",
+                    "there is no log in {}; give the data directory of a server with --data, such as ./rollcall-data, or the \
+                     brokers of a server on Kafka with --kafka",
                     data.display()
                 );
             }
@@ -147,7 +148,7 @@ impl Reader {
         }
     }
 
-    /// Whether what failed may pass by itself: brokers come back, a file that cannot be read does not repair itself.
+    /// Whether a retry may succeed: brokers may come back, an unreadable file does not repair itself.
     fn may_recover(&self, error: &anyhow::Error) -> bool {
         matches!(self, Reader::Kafka(_)) && matches!(error.downcast_ref(), Some(Error::Read(_)))
     }
@@ -156,7 +157,7 @@ impl Reader {
 struct Printer<W> {
     reader: Reader,
     topic: Topic,
-    /// What is printed is shown, not read by a program.
+    /// Standard output is a terminal, not a pipe or file.
     is_terminal: bool,
     output: W,
     schemas: Schemas,
@@ -165,7 +166,7 @@ struct Printer<W> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    // From here on an interrupt does not end the process by itself, so that the reader can clean up behind it.
+    // From here on an interrupt does not end the process at once, so that the reader can remove its temporary files.
     let interrupted = on_interrupt()?;
     let reader = Reader::open(args.kafka.as_deref(), &args.data, &args.cluster)?;
     let topic = match args.topic {
@@ -174,7 +175,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Sequence::Kicks => Topic::Kicks,
         Sequence::Quarantine => Topic::Quarantine,
     };
-    let mut places = places(&reader, topic, args.partition, args.from)?;
+    let mut cursors = cursors(&reader, topic, args.partition, args.from)?;
     let (schemas, _runtime) = schemas(args.registry.as_ref())?;
     let mut printer = Printer {
         reader,
@@ -186,31 +187,31 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         line: Vec::new(),
     };
     let printed = if args.follow {
-        printer.follow(&mut places, &interrupted)
+        printer.follow(&mut cursors, &interrupted)
     } else {
-        printer.print_all(&mut places, &interrupted)
+        printer.print_all(&mut cursors, &interrupted)
     };
     match printed {
-        // The reader of the output has had enough.
+        // The reader has closed the pipe: not an error.
         Err(error) if super::is_broken_pipe(&error) => Ok(()),
         printed => printed,
     }
 }
 
-/// The schemas to read with, and what a registry is asked with for as long as they are used.
+/// Returns the schemas to read with, and the runtime for requests to the registry. Keep the runtime as long as the schemas.
 pub(super) fn schemas(registry: Option<&SecretUrl>) -> anyhow::Result<(Schemas, Option<Runtime>)> {
     let Some(url) = registry else {
         return Ok((Schemas::default(), None));
     };
     let builder = &mut tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(1).enable_all().build();
-    let runtime = runtime.context("the registry cannot be asked")?;
+    let runtime = runtime.context("cannot start the async runtime for the registry")?;
     let registry = Registry::new(url.reveal().as_str(), runtime.handle().clone())?;
     Ok((Schemas::to_read(registry), Some(runtime)))
 }
 
-/// Where to begin. An offset that is gone is told before anything is printed.
-fn places(
+/// Returns where each partition starts. Fails before anything is printed if the offset is no longer in the log.
+fn cursors(
     reader: &Reader,
     topic: Topic,
     partition: Option<u32>,
@@ -221,12 +222,12 @@ fn places(
         && partition >= count
     {
         bail!(
-            "--partition {partition} does not exist: of {count} partitions the last is {}",
+            "--partition {partition} does not exist; the log has {count} partitions, 0 to {}",
             count.saturating_sub(1)
         );
     }
     let partitions = partition.map_or(0..count, |partition| partition..partition + 1);
-    let mut places = Vec::new();
+    let mut cursors = Vec::new();
     let mut furthest = (Offset(0), Partition(0));
     for partition in partitions.map(Partition) {
         let Range { start, end } = reader.range(topic, partition)?;
@@ -240,23 +241,23 @@ fn places(
                 start,
             });
         }
-        places.push(PrintCursor { partition, next });
+        cursors.push(PrintCursor { partition, next });
     }
     let (end, longest) = furthest;
     if let Some(from) = from
         && Offset(from) > end
     {
         let name = topic.name();
-        bail!("--from {from} is beyond the end of {name}: partition {longest} ends at {end}, so give {end} or less");
+        bail!("--from {from} is beyond the end of {name}: partition {longest} ends at {end}; give {end} or less");
     }
-    Ok(places)
+    Ok(cursors)
 }
 
 impl<W: Write> Printer<W> {
-    /// What there is now, partition by partition.
-    fn print_all(&mut self, places: &mut [PrintCursor], interrupted: &Receiver<()>) -> anyhow::Result<()> {
-        'all: for place in places {
-            while self.print_some(place)? {
+    /// Prints the records that exist now, partition by partition.
+    fn print_all(&mut self, cursors: &mut [PrintCursor], interrupted: &Receiver<()>) -> anyhow::Result<()> {
+        'all: for cursor in cursors {
+            while self.print_some(cursor)? {
                 if interrupted.try_recv() != Err(TryRecvError::Empty) {
                     break 'all;
                 }
@@ -266,19 +267,19 @@ impl<W: Write> Printer<W> {
         Ok(())
     }
 
-    /// What there is and what comes, the partitions in turn.
-    fn follow(&mut self, places: &mut [PrintCursor], interrupted: &Receiver<()>) -> anyhow::Result<()> {
-        let mut told = String::new();
+    /// Prints existing and new records, the partitions in turn, until interrupted.
+    fn follow(&mut self, cursors: &mut [PrintCursor], interrupted: &Receiver<()>) -> anyhow::Result<()> {
+        let mut warned = String::new();
         loop {
             let mut more = false;
-            for place in &mut *places {
-                match self.print_some(place) {
+            for cursor in &mut *cursors {
+                match self.print_some(cursor) {
                     Ok(any) => more |= any,
                     Err(error) if self.reader.may_recover(&error) => {
                         let words = format!("{error:#}");
-                        if told != words {
-                            eprintln!("warning: {words}; trying again until interrupted");
-                            told = words;
+                        if warned != words {
+                            eprintln!("warning: {words}; retrying until interrupted");
+                            warned = words;
                         }
                     }
                     Err(error) => return Err(error),
@@ -300,21 +301,21 @@ impl<W: Write> Printer<W> {
         }
     }
 
-    /// Prints the next records of a partition; whether there were any.
-    fn print_some(&mut self, place: &mut PrintCursor) -> anyhow::Result<bool> {
+    /// Prints the next records of a partition. Returns whether there were any.
+    fn print_some(&mut self, cursor: &mut PrintCursor) -> anyhow::Result<bool> {
         let mut records = std::mem::take(&mut self.records);
         records.clear();
         self.reader
-            .read(self.topic, place.partition, place.next, LIMIT, &mut records)?;
+            .read(self.topic, cursor.partition, cursor.next, LIMIT, &mut records)?;
         for record in &records {
             self.line.clear();
-            self.record_line(place.partition, record)?;
+            self.record_line(cursor.partition, record)?;
             if self.is_terminal {
                 self.line = for_terminal(&self.line);
             }
             self.line.push(b'\n');
             self.output.write_all(&self.line)?;
-            place.next = Offset(record.offset.0 + 1);
+            cursor.next = Offset(record.offset.0 + 1);
         }
         let any = !records.is_empty();
         self.records = records;
@@ -361,8 +362,8 @@ impl<W: Write> Printer<W> {
     }
 }
 
-/// A line of JSON in which nothing acts on a terminal: C1 controls begin escape sequences there, and marks of direction
-/// let what follows appear where it is not. They only ever stand in strings, where an escape means the same.
+/// Escapes what a terminal would act on in a line of JSON: C1 controls, which begin escape sequences, and direction marks,
+/// which change where the following text appears. Both occur only within strings, where the escape means the same.
 fn for_terminal(line: &[u8]) -> Vec<u8> {
     let mut safe = Vec::with_capacity(line.len());
     for chunk in line.utf8_chunks() {
@@ -382,8 +383,8 @@ fn for_terminal(line: &[u8]) -> Vec<u8> {
     safe
 }
 
-/// Told once when the process is asked to end. Asked a second time, it ends at once: it may be waiting for a reader who
-/// never comes back.
+/// Returns a channel that receives once when the process is asked to end. A second request ends the process at once, because
+/// it may be blocked on a reader that never reads again.
 fn on_interrupt() -> anyhow::Result<Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -392,7 +393,7 @@ fn on_interrupt() -> anyhow::Result<Receiver<()>> {
         let _entered = runtime.enter();
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
     };
-    let (told, interrupted) = mpsc::sync_channel(1);
+    let (notify, interrupted) = mpsc::sync_channel(1);
     let wait = move || {
         runtime.block_on(async {
             for asked in 0..2 {
@@ -401,8 +402,8 @@ fn on_interrupt() -> anyhow::Result<Receiver<()>> {
                     _ = terminate.recv() => {}
                 }
                 if asked == 0 {
-                    // Nobody listens any more when it is ending anyway.
-                    let _ = told.send(());
+                    // The receiver is gone if the process is already ending.
+                    let _ = notify.send(());
                 }
             }
         });

@@ -1,4 +1,4 @@
-//! The log of the process: lines for people, or JSON objects for machines, on standard error.
+//! The log of the process on standard error: lines for people, or JSON objects for programs.
 
 use crate::config::{LogFormat, LogLevel};
 use crate::schema::json::Object;
@@ -22,7 +22,7 @@ pub fn start(format: LogFormat, level: LogLevel) {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    // At `trace` this library logs whole frames, and the first may hold a token.
+    // At `trace`, tungstenite logs whole frames, and the first frame may hold a token.
     let without_frames =
         filter_fn(|metadata| *metadata.level() < Level::TRACE || !metadata.target().starts_with("tungstenite"));
     match format {
@@ -31,7 +31,7 @@ pub fn start(format: LogFormat, level: LogLevel) {
     }
 }
 
-/// Fields that are numbers wherever they are logged, also where their type is one of ours and is logged as text.
+/// Fields that are written as JSON numbers, also if their type is one of ours and arrives as text.
 const NUMBERS: [&str; 8] = [
     "partition",
     "offset",
@@ -75,7 +75,7 @@ where
 
 struct Fields<'w> {
     object: Object<'w>,
-    /// Of a library that logs in the older way, whose target comes as a field.
+    /// The target of a library that uses the `log` crate, which arrives as a field.
     target: Option<String>,
 }
 
@@ -95,7 +95,7 @@ impl Visit for Fields<'_> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for what is no number.
+        // JSON has no form for NaN and the infinities.
         let text = if value.is_finite() {
             value.to_string()
         } else {

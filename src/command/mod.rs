@@ -1,4 +1,4 @@
-//! The subcommands, a module each: what it is asked (clap), and the run.
+//! The subcommands, one module each: its arguments (clap) and its `run`.
 
 mod cluster;
 pub mod completions;
@@ -31,27 +31,27 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The embedded log within a data directory.
+/// Returns the directory of the embedded log within a data directory.
 pub fn log_directory(data: &Path) -> PathBuf {
     data.join("log")
 }
 
-/// Ends the process with this status at once: no exit handler runs, and no thread is waited for. To be called when everything
-/// that has to be written is written.
+/// Ends the process with this status at once: no exit handler runs, and no thread is joined. Call it only when everything
+/// that must be written is written.
 pub fn leave(status: u8) -> ! {
     use std::io::Write as _;
-    // There is nobody left to say it to.
+    // An error here cannot be reported any more.
     let _ = io::stdout().flush();
     // Safety: ends the process; it has no requirements.
     unsafe { libc::_exit(status.into()) }
 }
 
-/// A seed that nobody outside of this process knows, for tables that are keyed by what strangers write.
+/// Returns a random seed, secret to this process, for hash tables whose keys are chosen by clients.
 pub fn hash_seed() -> HashSeed {
     HashSeed(RandomState::new().hash_one(0))
 }
 
-/// Whether the reader of our output has gone away.
+/// Whether the error is that the reader of our output has closed the pipe.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)

@@ -1,4 +1,4 @@
-//! `rollcall policy`: the rules in force at a running server, and others in their place.
+//! `rollcall policy`: shows or replaces the policy of a running server.
 
 use super::remote::{Client, Server, printed};
 use super::table::plain;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// Shows the policy in force at a running server, or publishes another one
+/// Shows the policy in force at a running server, or publishes a new one
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -19,18 +19,18 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
-    /// Shows the policy in force, completed
+    /// Shows the policy in force, with all defaults filled in
     Get {
         #[command(flatten)]
         server: Server,
     },
-    /// Publishes a policy, which needs a token with the scope admin, and shows what is different from the one in force
+    /// Publishes a policy and shows how it differs from the one in force; requires a token with the scope admin
     ///
-    /// The file is checked first. What it does not name gets its default, never what was in force.
+    /// The file is checked first. A setting that it does not name gets its default, not the value in force.
     Set {
-        /// A JSON file
+        /// JSON file with the policy
         file: PathBuf,
-        /// Only shows what would be different
+        /// Only shows the differences
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -66,7 +66,7 @@ fn in_force(client: &Client) -> anyhow::Result<Value> {
 }
 
 fn set(file: &std::path::Path, dry_run: bool, server: &Server) -> anyhow::Result<()> {
-    let policy = read_policy(Some(file))?.context("there is no policy in the file")?;
+    let policy = read_policy(Some(file))?.context("the file has no policy")?;
     let policy: Value = serde_json::from_str(&policy_json(&policy))?;
     let client = server.client()?;
     let mut changes = Vec::new();
@@ -87,17 +87,17 @@ fn set(file: &std::path::Path, dry_run: bool, server: &Server) -> anyhow::Result
     for change in &changes {
         writeln!(output, "{}", plain(change))?;
     }
-    let said = match (changes.is_empty(), dry_run) {
-        (true, true) => "nothing would be different",
-        (true, false) => "published; nothing is different",
+    let summary = match (changes.is_empty(), dry_run) {
+        (true, true) => "no differences",
+        (true, false) => "published; no differences",
         (false, true) => "not published (--dry-run)",
-        (false, false) => "published; it is in force from its record on in each partition",
+        (false, false) => "published; each partition applies it from its record on",
     };
-    writeln!(output, "{said}")?;
+    writeln!(output, "{summary}")?;
     Ok(())
 }
 
-/// Adds a line for each value that is different: `platforms.web.timeout_ms: 70000 → 90000`.
+/// Adds one line for each value that differs: `platforms.web.timeout_ms: 70000 → 90000`.
 fn differences(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
     let (Value::Object(old), Value::Object(new)) = (before, after) else {
         if before != after {

@@ -1,10 +1,10 @@
-//! `rollcall quarantine requeue`: malformed events that can be read now go to the log again.
+//! `rollcall quarantine requeue`: publishes malformed events that can be read now.
 //!
-//! A record stays in the quarantine with the words of the day. When what was wrong is put right afterwards (a schema is
-//! registered, a newer version reads more, a key or a partition was wrong and the event itself was not) the event is
-//! published like any other, to the partition of its user. Which records were requeued is kept in a file, so that doing it
-//! again does nothing. Deliberately absent: events that are about a moment that has passed (heartbeats, leases, ticks,
-//! policies, revisions), which would say now what was true then.
+//! A record stays in the quarantine with the error of its day. Its event may become readable later: a schema is registered, a
+//! newer version reads more, or only the key or the partition was wrong. Such an event is published like any other, to the
+//! partition of its user. A file lists the records that were requeued, so that a second run does nothing. Deliberately
+//! absent: events that are about a moment that has passed (heartbeats, leases, ticks, policies, revisions). Published now,
+//! they would state as current what was true then.
 
 use super::cluster::Cluster;
 use super::log::{Reader, schemas};
@@ -24,7 +24,7 @@ use std::fs::File;
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
-/// Malformed events: `rollcall log quarantine` shows them, `requeue` publishes those that can be read now
+/// Requeues malformed events that can be read now (`rollcall log quarantine` shows all of them)
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -36,13 +36,13 @@ enum Command {
     Requeue(Box<Requeue>),
 }
 
-/// Publishes malformed events again that can be read now
+/// Publishes malformed events again, if they can be read now
 ///
-/// Prints a JSON line per record with what is done with it. Without --yes nothing is published. Heartbeats, leases, ticks
-/// and policies are never requeued: they are about a moment that has passed.
+/// Prints one JSON line for each record, with what is done with it. Without --yes nothing is published. Heartbeats, leases,
+/// ticks, policies and revisions are never requeued: they are about a moment that has passed.
 #[derive(clap::Args)]
 struct Requeue {
-    /// The server's data directory, whose log has the quarantine
+    /// The server's data directory; its log has the quarantine
     #[arg(
         long,
         value_name = "DIR",
@@ -50,38 +50,38 @@ struct Requeue {
         conflicts_with = "kafka"
     )]
     data: PathBuf,
-    /// Reads the quarantine from Apache Kafka instead: its brokers, separated by commas
+    /// Reads the quarantine from Apache Kafka instead: the brokers, separated by commas
     #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA")]
     kafka: Option<String>,
     #[command(flatten)]
     cluster: Cluster,
-    /// A schema registry, where one was used
+    /// The schema registry, if records were written with one
     #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
     registry: Option<SecretUrl>,
     /// Only this partition, from 0
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
-    /// Older records are left where they are, 0 to 31536000 seconds; 0: none is too old
+    /// Ignores older records, 0 to 31536000 seconds; 0: no limit
     #[arg(long, value_name = "S", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     max_age_s: u64,
-    /// Keeps which records were requeued, a line each
+    /// File that lists the requeued records, one line each
     #[arg(long, value_name = "FILE", default_value = "rollcall-requeued")]
     done: PathBuf,
-    /// Publishes them; without it they are only shown
+    /// Publishes the events; without it they are only shown
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
     server: Server,
 }
 
-/// Of one read.
+/// The most that one read returns.
 const LIMIT: Limit = Limit {
     records: 1_000,
     bytes: 4 << 20,
 };
 const ONE: Limit = Limit { records: 1, bytes: 1 };
 
-/// What is to be done with a record, and why.
+/// What is done with a record, and why.
 enum Verdict {
     Requeue(Value),
     Stays(String),
@@ -104,7 +104,7 @@ fn requeue(args: &Requeue) -> anyhow::Result<()> {
     let partitions = reader.partitions();
     let wanted = match args.partition {
         Some(one) if one >= partitions => bail!(
-            "--partition {one} does not exist: of {partitions} partitions the last is {}",
+            "--partition {one} does not exist; the log has {partitions} partitions, 0 to {}",
             partitions.saturating_sub(1)
         ),
         Some(one) => one..one + 1,
@@ -127,7 +127,7 @@ fn requeue(args: &Requeue) -> anyhow::Result<()> {
                 let quarantined = avro::decode_quarantined_with(&record.value, &schemas);
                 let quarantined = quarantined.with_context(|| {
                     format!(
-                        "offset {} of the quarantine in partition {partition} cannot be read",
+                        "cannot read offset {} of the quarantine in partition {partition}",
                         record.offset
                     )
                 })?;
@@ -160,7 +160,7 @@ fn requeue(args: &Requeue) -> anyhow::Result<()> {
     output.flush()?;
     match args.yes {
         true => eprintln!("{requeued} requeued, {left} left"),
-        false => eprintln!("{requeued} would be requeued, {left} left; with --yes they are"),
+        false => eprintln!("{requeued} would be requeued, {left} left; add --yes to publish them"),
     }
     Ok(())
 }
@@ -180,7 +180,7 @@ fn judge(
         Ok(event) => return Ok(publishable(&event)),
         Err(malformed) => malformed.to_string(),
     };
-    // The record itself, if it is still there, may have a header that names its schema.
+    // The original record, if the log still has it, may have a header that names its schema.
     let (partition, offset) = (quarantined.partition, quarantined.offset);
     if reader.range(Topic::Events, partition)?.start <= offset {
         let mut records = Vec::new();
@@ -197,7 +197,7 @@ fn judge(
     Ok(Verdict::Stays(format!("it still cannot be read: {why}")))
 }
 
-/// The event as it is published.
+/// Returns the event in the form to publish, or why it is not published.
 fn publishable(event: &Event<'_>) -> Verdict {
     let stays = |why: &str| Verdict::Stays(why.to_owned());
     match event {
@@ -220,7 +220,7 @@ fn publishable(event: &Event<'_>) -> Verdict {
             json::event_line(&mut line, Offset(0), 0, event);
             match serde_json::from_slice(&line) {
                 Ok(Value::Object(mut event)) => {
-                    // Where it stood and when is the log's to say.
+                    // The log assigns offset and time.
                     event.remove("offset");
                     event.remove("ts");
                     Verdict::Requeue(Value::Object(event))
@@ -246,7 +246,7 @@ fn show(output: &mut impl Write, quarantined: &Quarantined<'_>, what: &str) -> a
     Ok(())
 }
 
-/// Which records were requeued.
+/// The file of `--done`: which records were requeued.
 struct Done {
     file: File,
     records: BTreeSet<(u32, u64)>,
@@ -258,45 +258,48 @@ impl Done {
         let file = File::options().create(true).read(true).append(true).open(path);
         let mut file = file.with_context(what)?;
         if file.try_lock().is_err() {
-            bail!("another process requeues with {} (--done)", path.display());
+            bail!(
+                "another process uses {} (--done); wait until it has ended",
+                path.display()
+            );
         }
         let mut text = String::new();
         file.read_to_string(&mut text).with_context(what)?;
         let mut records = BTreeSet::new();
         for line in text.lines() {
-            let place = line
+            let position = line
                 .split_once(':')
                 .and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
-            let Some(place) = place else {
+            let Some(position) = position else {
                 bail!(
-                    "{} (--done) has the line {line:?}, which should look like 0:12; is it another file?",
+                    "{} (--done) has the line {line:?}, but each line must be PARTITION:OFFSET, such as 0:12; name another file",
                     path.display()
                 );
             };
-            records.insert(place);
+            records.insert(position);
         }
         Ok(Done { file, records })
     }
 
     fn has(&self, quarantined: &Quarantined<'_>) -> bool {
-        let place = (quarantined.partition.0, quarantined.offset.0);
-        self.records.contains(&place)
+        let position = (quarantined.partition.0, quarantined.offset.0);
+        self.records.contains(&position)
     }
 
     fn add(&mut self, quarantined: &Quarantined<'_>) -> anyhow::Result<()> {
-        let place = (quarantined.partition.0, quarantined.offset.0);
-        let line = format!("{}:{}\n", place.0, place.1);
+        let position = (quarantined.partition.0, quarantined.offset.0);
+        let line = format!("{}:{}\n", position.0, position.1);
         let written = self
             .file
             .write_all(line.as_bytes())
             .and_then(|()| self.file.sync_data());
         written.with_context(|| {
             format!(
-                "partition {} offset {} was requeued, which cannot be noted",
-                place.0, place.1
+                "partition {} offset {} was requeued, but --done cannot record it, so a second run would publish it again",
+                position.0, position.1
             )
         })?;
-        self.records.insert(place);
+        self.records.insert(position);
         Ok(())
     }
 }

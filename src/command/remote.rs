@@ -1,4 +1,4 @@
-//! A running server, asked over HTTP: the flags of every command that speaks to one, and the client that they share.
+//! Asks a running server over HTTP: the flags and the client that several commands share.
 
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// For one answer. A server waits for an offset for half of it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time-out of one request. A server waits half as long for an offset.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which server, and how its answers are shown.
+/// Which server is asked, and how its answers are shown.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Server {
-    /// The HTTP interface of a running server; of several on Kafka any one
+    /// The HTTP interface of a running server; with several nodes on Kafka, any of them
     #[arg(
         long,
         value_name = "URL",
@@ -27,7 +27,7 @@ pub struct Server {
         hide_env_values = true
     )]
     url: SecretUrl,
-    /// A bearer token of the server. On the command line others on this machine can see it
+    /// A bearer token of the server. Other users of this machine can see it on the command line
     #[arg(
         long,
         value_name = "TOKEN",
@@ -36,10 +36,10 @@ pub struct Server {
         conflicts_with = "token_file"
     )]
     token: Option<Credential>,
-    /// A file with the bearer token in its first line
+    /// File with the bearer token in its first line
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Prints the server's answer as JSON, for programs, and not as a table for people
+    /// Prints the server's answer as JSON instead of a table
     #[arg(long)]
     pub json: bool,
 }
@@ -52,7 +52,7 @@ pub struct Client {
     token: Option<Credential>,
 }
 
-/// An answer as it came.
+/// The body of a successful answer, unchanged.
 pub struct Response(Vec<u8>);
 
 #[derive(Deserialize)]
@@ -66,18 +66,18 @@ struct Fault {
 }
 
 impl Server {
-    /// Reads the token; asks nothing yet.
+    /// Reads the token and returns a client. Sends no request yet.
     pub fn client(&self) -> anyhow::Result<Client> {
         let token = match &self.token_file {
             Some(file) => Some(Credential::read(file, "server's token")?),
             None => self.token.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        // Nothing is between an operator and the server, whatever the environment says of proxies.
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
+        // Requests never use a proxy, also if the environment names one.
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
         Ok(Client {
-            http: http.context("no HTTP client can be made")?,
-            runtime: runtime.context("the runtime cannot be started")?,
+            http: http.context("cannot create an HTTP client")?,
+            runtime: runtime.context("cannot start the async runtime")?,
             url: self.url.clone(),
             token,
         })
@@ -93,7 +93,7 @@ impl Client {
         self.ask(Method::POST, path, Some(body))
     }
 
-    /// Where it asks, without a password.
+    /// The server's URL, displayed without its password.
     pub fn url(&self) -> &SecretUrl {
         &self.url
     }
@@ -113,35 +113,38 @@ impl Client {
         });
         let (status, body) = answered.map_err(|error| {
             let (url, why) = (&self.url, reason(error));
-            anyhow!("no server answers at {url} (--url): {why}; start one with `rollcall serve`, or give its URL")
+            anyhow!("no server answers at {url} (--url): {why}; start one with `rollcall serve`, or give the URL of one that runs")
         })?;
         if status.is_success() {
             return Ok(Response(body.to_vec()));
         }
-        let said = serde_json::from_slice::<Refused>(&body).map(|refused| refused.error.message);
-        let (url, Ok(said)) = (&self.url, said) else {
+        let message = serde_json::from_slice::<Refused>(&body).map(|refused| refused.error.message);
+        let (url, Ok(message)) = (&self.url, message) else {
             bail!(
-                "{} (--url) answered {status}, which is not the answer of a Rollcall server; is the URL right?",
+                "{} (--url) answered {status} without an error of a Rollcall server; check that the URL is one",
                 self.url
             );
         };
         match status {
             StatusCode::UNAUTHORIZED => {
-                bail!("{url} refuses the request: {said}; give a bearer token with --token-file, or in ROLLCALL_TOKEN")
+                bail!(
+                    "{url} refuses the request: {message}; give a bearer token with --token-file, or in ROLLCALL_TOKEN"
+                )
             }
-            StatusCode::FORBIDDEN => bail!("{url} refuses the request: {said}"),
-            StatusCode::SERVICE_UNAVAILABLE => bail!("{url} cannot answer now, try again: {said}"),
-            _ => bail!("{url} answered {}: {said}", status.as_u16()),
+            StatusCode::FORBIDDEN => bail!("{url} refuses the request: {message}"),
+            StatusCode::SERVICE_UNAVAILABLE => bail!("{url} cannot answer now, try again: {message}"),
+            _ => bail!("{url} answered {}: {message}", status.as_u16()),
         }
     }
 }
 
 impl Response {
     pub fn read<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
-        serde_json::from_slice(&self.0).context("the server's answer is not what was expected; is it another version?")
+        serde_json::from_slice(&self.0)
+            .context("cannot read the server's answer; check that the server has the version of this command")
     }
 
-    /// Prints it as it came, in one line.
+    /// Prints the body unchanged, in one line.
     pub fn print(&self) -> anyhow::Result<()> {
         let mut output = std::io::stdout().lock();
         output.write_all(self.0.trim_ascii_end())?;
@@ -150,7 +153,7 @@ impl Response {
     }
 }
 
-/// Runs a command that prints; a reader that has seen enough is no error.
+/// Maps the result of a command that prints: a closed pipe is not an error.
 pub fn printed(result: anyhow::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if super::is_broken_pipe(&error) => Ok(()),

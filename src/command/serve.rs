@@ -1,4 +1,4 @@
-//! `rollcall serve`: the engine, on one machine or as one node of many on Kafka.
+//! `rollcall serve`: the engine, as a single process or as one of several nodes on Kafka.
 
 use super::descriptors::{self, OpenFiles};
 use super::signals::{Signals, within_bounds};
@@ -29,16 +29,16 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
-const POLICY_REFUSED: &str = "is for a new log, and this log has records and began with another policy; to change the \
-                              rules publish a `policy` event (rollcall policy set FILE), or start with --policy-if-new, \
-                              which ignores the file";
-/// How long open requests may take to end once the process is told to stop.
+const POLICY_REFUSED: &str = "is for a new log, but this log has records and began with another policy; to change the \
+                              rules, publish a `policy` event (rollcall policy set FILE); to ignore the file, start with \
+                              --policy-if-new";
+/// How long open requests may take to end once the process is asked to stop.
 const GRACEFUL: Duration = Duration::from_millis(1_500);
-/// How far apart transactions with outputs begin on Kafka at least: each takes milliseconds of a core.
+/// The shortest time between two transactions with outputs on Kafka. Each costs milliseconds of a core.
 const OUTPUT_COMMIT_MS: u64 = 20;
-/// A record that is so far ahead of this machine's clock is not folded.
+/// A record whose time is further ahead of this machine's clock than this is not folded.
 const AHEAD_MS: u64 = 5 * 60 * 1_000;
-/// How often the file of tokens is looked at.
+/// How often the token file is checked for changes.
 const TOKENS_EVERY: Duration = Duration::from_secs(1);
 
 pub fn run(flags: Flags) -> anyhow::Result<()> {
@@ -51,21 +51,20 @@ pub fn run(flags: Flags) -> anyhow::Result<()> {
         directories::warn_if_others_read(what, path);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.context("the runtime cannot be started")?;
+    let runtime = runtime.context("cannot start the async runtime")?;
     let mut kept = LeakedOnError::default();
     let served = runtime.block_on(serve(config, files, &mut kept));
-    // What still waits for brokers or a registry ends with the process, and nobody waits for it.
+    // Threads that still wait for brokers or a registry end with the process; nothing joins them.
     std::mem::forget(kept);
     runtime.shutdown_background();
     served
 }
 
-/// What outlives an error at the start: dropping a client of Kafka may wait for brokers, and the error is not to wait.
+/// Keeps a Kafka client from being dropped after a failed start: the drop may wait for brokers, and the error must not wait.
 #[derive(Default)]
 struct LeakedOnError(Option<Arc<KafkaLog>>);
 
-/// Everything but the group is checked before the group is joined: a member that is not ready to work would hold up those
-/// that are.
+/// Checks everything else before it joins the group: a member that is not ready to work would delay the members that are.
 async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let Some(started) = signals.unless_stopped(start(&config, kept)).await else {
@@ -80,32 +79,32 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         _lock,
     } = started?;
     let (stop, stopping) = watch::channel(false);
-    let mut face = AppState::new(
+    let mut app = AppState::new(
         engine.clone(),
         config.tokens.as_deref(),
         listen,
         peers,
         stopping.clone(),
     )
-    .context("a thread for subscriptions cannot be started")?;
+    .context("cannot start a thread for subscriptions")?;
     if let Some(tim) = config.tim.clone() {
-        face = face.with_tim(tim, clock.clone());
+        app = app.with_tim(tim, clock.clone());
     }
     let (edge, edges) = watch::channel(None);
-    face = face.with_edge(edges);
+    app = app.with_edge(edges);
     announce(&config, listen, engine.log().partitions());
 
-    face = face.with_origins(config.cors_origins.clone());
+    app = app.with_origins(config.cors_origins.clone());
     let connections = connections(&config, files, engine.log().partitions());
-    face = face.with_bounds(config.http_body_bytes, connections - connections / 4);
+    app = app.with_bounds(config.http_body_bytes, connections - connections / 4);
     if let Some(file) = &config.token_file {
         warn_if_shared(file);
-        tokio::spawn(reload_tokens(file.clone(), face.access(), stopping.clone()));
+        tokio::spawn(reload_tokens(file.clone(), app.access(), stopping.clone()));
     }
-    tokio::spawn(face.clone().keep_history());
+    tokio::spawn(app.clone().keep_history());
     let server = tokio::spawn(crate::http::serve(
         listener,
-        face.router(),
+        app.router(),
         Limits::of(connections),
         stopping.clone(),
     ));
@@ -117,20 +116,20 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         crate::demo::start(crate::demo::Settings { url, token, users }, clock.clone())
     });
 
-    // Whatever this comes to, the engine is stopped in good order.
+    // The engine is stopped in order, also after an error.
     let ran = run_until_asked(&config, &engine, &mut signals, &edge, clock.clone()).await;
     let began = clock.monotonic();
     let stopped = within_bounds(async {
         if let Some(demo) = demo {
-            // It may be in the middle of a request, which is answered.
+            // The demo may be in the middle of a request; the engine still answers it.
             tokio::task::spawn_blocking(move || demo.stop())
                 .await
                 .context("the demo did not end")?;
         }
         stop.send_replace(true);
         if tokio::time::timeout(GRACEFUL, server).await.is_err() {
-            // They end with the runtime; the engine does not wait for them.
-            tracing::warn!("some connections were still open and are cut");
+            // These connections end with the runtime; the engine does not wait for them.
+            tracing::warn!("closing connections that were still open");
         }
         tokio::task::spawn_blocking(move || engine.stop())
             .await
@@ -139,12 +138,13 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
     })
     .await;
     let took_ms = clock.monotonic().saturating_sub(began).as_millis() as u64;
-    // The caller that ends the process with the error prints it.
+    // The caller prints the error when it ends the process.
     tracing::info!(took_ms, in_good_order = stopped.is_ok(), "stopped");
     ran.and(stopped)
 }
 
-/// Runs the gateway, if there is to be one, until the process is asked to stop; then stops the gateway.
+/// Runs the gateway, if one is configured, until the process is asked to stop, and then stops it. Without a gateway, only
+/// waits.
 async fn run_until_asked(
     config: &Config,
     engine: &Arc<Engine>,
@@ -163,9 +163,9 @@ async fn run_until_asked(
     };
     let mut gateway = match started {
         Ok(gateway) => gateway,
-        // It came out of the log, where anybody may have put it: no reason to end the engine.
+        // The epoch came from the log, where any publisher may have written it: no reason to end the engine.
         Err(error @ gateway::Error::Epoch(gateway::epoch::Error::NoneLeft { .. })) => {
-            tracing::error!("{error}; no WebSockets are served here");
+            tracing::error!("the gateway cannot start, so this process serves no WebSockets: {error}");
             signals.asked_to_stop().await;
             return Ok(());
         }
@@ -186,8 +186,8 @@ async fn run_until_asked(
     match superseded {
         None => gateway.stop(false).await,
         Some(error) => {
-            // The engine is nobody else's, so it goes on.
-            tracing::error!("{error}; no more WebSockets are served here");
+            // Another gateway has taken over the name, but the engine is still ours, so it continues.
+            tracing::error!("the gateway stops, so this process serves no more WebSockets: {error}");
             edge.send_replace(None);
             gateway.abandon().await;
             signals.asked_to_stop().await;
@@ -196,14 +196,14 @@ async fn run_until_asked(
     Ok(())
 }
 
-/// A running engine, and what was made ready for serving it.
+/// A running engine, and what is needed to serve it.
 struct Started {
     engine: Arc<Engine>,
     listener: TcpListener,
     listen: SocketAddr,
     peers: Option<Peers>,
     clock: Arc<dyn Clock>,
-    /// The data directory is this process's for as long as this lives.
+    /// Holds the lock on the data directory.
     _lock: File,
 }
 
@@ -219,7 +219,7 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
     directories::warn_if_others_read("the events of all users in the data directory", &config.data);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let lock = lock(&config.data)?;
-    // What is nobody else's business first: it takes no time.
+    // First what needs no other process: it is quick.
     let checkpoints = checkpoints(config)?;
     let OpenedLog { log, kafka, tuning } = open(config, listen, clock.clone()).await?;
     kept.0.clone_from(&kafka);
@@ -233,7 +233,7 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
         schemas,
         checkpointer: checkpoints.map(|checkpoints| checkpoints.start(config)).transpose()?,
     };
-    // Nothing can fail any more that is not the engine's own.
+    // From here on only the engine itself can fail.
     let group: Box<dyn Group> = match &kafka {
         Some(kafka) => Box::new(kafka.join()?),
         None => Box::new(SingleNode::new(log.partitions())),
@@ -249,9 +249,9 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
     })
 }
 
-/// How many connections of HTTP are served, said in the log.
+/// Returns how many HTTP connections are served, and logs it.
 fn connections(config: &Config, files: OpenFiles, partitions: u32) -> usize {
-    // A store a partition, and the embedded log.
+    // One store for each partition, and the embedded log.
     let databases = partitions as usize + usize::from(config.kafka.is_none());
     let connections = files.http_connections(databases, config.gateway.is_some(), config.http_connections_max);
     tracing::info!(
@@ -263,7 +263,7 @@ fn connections(config: &Config, files: OpenFiles, partitions: u32) -> usize {
     connections
 }
 
-/// Reads the tokens again whenever their file has changed; what cannot be read leaves them as they are.
+/// Reads the token file again whenever it has changed. If that fails, the tokens in use stay.
 async fn reload_tokens(file: PathBuf, access: Arc<Access>, mut stopping: watch::Receiver<bool>) {
     let stamp = || {
         let metadata = std::fs::metadata(&file).ok()?;
@@ -283,20 +283,20 @@ async fn reload_tokens(file: PathBuf, access: Arc<Access>, mut stopping: watch::
         match read_tokens(&file) {
             Ok(tokens) => {
                 access.replace(&tokens);
-                tracing::info!(file = %file.display(), tokens = tokens.len(), "tokens were read again");
+                tracing::info!(file = %file.display(), tokens = tokens.len(), "token file reloaded");
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::error!(file = %file.display(), error, "the tokens cannot be read again; those before stay");
+                tracing::error!(file = %file.display(), error, "cannot reload the token file; the tokens read before stay in use");
             }
         }
     }
 }
 
-/// The log, and what of the engine depends on where it is.
+/// The log, and the engine's settings that depend on which log it is.
 struct OpenedLog {
     log: Arc<dyn Log>,
-    /// The same, if it is on Kafka.
+    /// The same log, if it is on Kafka.
     kafka: Option<Arc<KafkaLog>>,
     tuning: Tuning,
 }
@@ -341,7 +341,7 @@ fn peers(config: &Config, log: &KafkaLog, clock: Arc<dyn Clock>) -> anyhow::Resu
     Ok(peers)
 }
 
-/// The registry must answer before anything is written.
+/// Looks up or registers our schemas. The registry must answer before anything is written.
 async fn schemas(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Schemas> {
     match &config.registry {
         Some(registry) => {
@@ -352,7 +352,7 @@ async fn schemas(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Schem
     }
 }
 
-/// The place of checkpoints, opened, with what is needed to make some.
+/// An open checkpoint store, and how often a checkpoint is made.
 struct CheckpointSetup {
     checkpoints: Checkpoints,
     every_ms: u64,
@@ -379,7 +379,7 @@ impl CheckpointSetup {
     fn start(self, config: &Config) -> anyhow::Result<Arc<Checkpointer>> {
         let waiting = config.data.join("checkpoints-under-way");
         let checkpointer = Checkpointer::start(self.checkpoints, self.every_ms, waiting.clone());
-        let checkpointer = checkpointer.with_context(|| format!("{} cannot be made", waiting.display()))?;
+        let checkpointer = checkpointer.with_context(|| format!("cannot create {}", waiting.display()))?;
         Ok(Arc::new(checkpointer))
     }
 }
@@ -388,15 +388,15 @@ fn make_data(data: &Path) -> anyhow::Result<()> {
     let shown = data.display();
     std::fs::create_dir_all(data).map_err(|error| match data.is_file() {
         true => anyhow!("the data directory {shown} is a file; name a directory with --data"),
-        false => anyhow!("the data directory {shown} cannot be made: {error}; another one can be chosen with --data"),
+        false => anyhow!("cannot create the data directory {shown}: {error}; another one can be chosen with --data"),
     })
 }
 
-/// One process at a time has the data directory. The lock goes with the process.
+/// Locks the data directory for this process. The lock ends with the process.
 fn lock(data: &Path) -> anyhow::Result<File> {
     let path = data.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("{} cannot be made", path.display()))?;
+    let file = file.with_context(|| format!("cannot create {}", path.display()))?;
     if file.try_lock().is_err() {
         let shown = data.display();
         bail!("the data directory {shown} is in use by another process; another one can be chosen with --data");
@@ -404,7 +404,8 @@ fn lock(data: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// The first records of a new log get a time that the next ones are judged by.
+/// The earliest clock time, 2025-01-01, at which a new log may be started: the first records set the time that later ones
+/// are compared with.
 const CLOCK_MIN_MS: u64 = 1_735_689_600_000;
 
 fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> {
@@ -420,38 +421,39 @@ fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> 
     let is_new = ends.all(|range| range.is_ok_and(|range| range.end == Offset(0)));
     if is_new && clock.now_ms() < CLOCK_MIN_MS {
         bail!(
-            "this machine's clock is before 2025, and the first records of a new log would get its time; set the clock, \
-             then start"
+            "this machine's clock is before 2025, and the first records of a new log would get that time; set the clock, \
+             then start again"
         );
     }
     Ok(log)
 }
 
-/// Writes the first policy to every partition of an empty log: from then on the log alone says everything.
+/// Writes the first policy to every partition of an empty log. From then on the log alone determines every output.
 ///
-/// On Kafka only if one was asked for: many processes start at once there, and without any record the default is in force.
+/// On Kafka it is written only if `--policy` is given: many processes start at once there, and the default policy applies
+/// without any record.
 async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> anyhow::Result<()> {
     if config.kafka.is_some() && !config.policy_given {
         return Ok(());
     }
     let partitions = (0..log.partitions()).map(Partition);
     let (asked, mut of) = (log.clone(), partitions.clone());
-    // On Kafka it is the brokers that are asked.
+    // On Kafka this asks the brokers.
     let has_records = tokio::task::spawn_blocking(move || {
         of.try_fold(false, |any, partition| {
             let range = asked.range(Topic::Events, partition)?;
             Ok::<bool, log::Error>(any || range.end > Offset(0))
         })
     });
-    if has_records.await.context("the log was not asked")?? {
+    if has_records.await.context("cannot ask the log for its range")?? {
         if config.policy_given && config.policy_if_new {
-            tracing::info!("the log has records, so the policy of --policy was ignored");
+            tracing::info!("--policy is ignored: the log already has records (--policy-if-new)");
         } else if config.policy_given {
             let (config, log, schemas) = (config.clone(), log.clone(), schemas.clone());
             let judge = move || first_policy::is_first(&config, &log, &schemas);
             if !tokio::task::spawn_blocking(judge)
                 .await
-                .context("the log was not asked")??
+                .context("cannot ask the log for its range")??
             {
                 bail!(Invalid::new("policy", POLICY_REFUSED));
             }
@@ -471,14 +473,14 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
     acknowledged
         .await
         .context("the log closed")?
-        .context("the first policy cannot be written")?;
+        .context("cannot write the first policy")?;
     if config.policy_given {
         first_policy::remember(config)?;
     }
     Ok(())
 }
 
-/// One line a thing that somebody wants to know.
+/// Prints the addresses and settings of this process, one line each.
 fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
     let shown = |path: &Path| {
         path.canonicalize()
@@ -507,6 +509,6 @@ fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
     if let Some(users) = config.demo {
         lines.push(format!("demo     {users} simulated users"));
     }
-    // A closed standard output is no reason not to serve.
+    // A closed standard output does not prevent serving.
     let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
 }

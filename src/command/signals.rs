@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first asks the process to stop, the second ends it.
+//! SIGTERM and SIGINT: the first signal asks the process to stop, the second ends it at once.
 
 use anyhow::{Context as _, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -8,31 +8,31 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long a stop may take. Below the half minute that supervisors give before they kill.
+/// How long a stop may take: less than the 30 seconds that supervisors wait before they kill.
 pub const STOP: Duration = Duration::from_secs(20);
-/// Of a process that was ended by its second signal.
+/// The exit status of a process that its second signal ended.
 const STATUS: i32 = 2;
 
-/// What asks the process to stop. Listened for from the beginning, so that no moment is left at which it would end in
-/// the middle of something.
+/// The signals that ask the process to stop. Handlers are installed at the beginning of a command, so that a signal never
+/// ends the process in the middle of a step.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    /// Listens. From the second signal on the process ends at once, whatever it waits for.
+    /// Installs the handlers. The second signal ends the process at once, whatever it waits for.
     pub fn listen() -> anyhow::Result<Signals> {
         let came_before = Arc::new(AtomicBool::new(false));
         for number in [SIGTERM, SIGINT] {
-            // Both are done by the handler of each signal, in this order.
+            // Each signal runs both actions, in this order.
             flag::register_conditional_shutdown(number, STATUS, came_before.clone())
                 .and_then(|_| flag::register(number, came_before.clone()))
-                .context("signals cannot be listened for")?;
+                .context("cannot install signal handlers")?;
         }
         Ok(Signals {
-            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?,
-            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?,
+            terminate: signal(SignalKind::terminate()).context("cannot install a handler for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot install a handler for SIGINT")?,
         })
     }
 
@@ -42,10 +42,10 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-        tracing::info!("stopping; another signal ends the process at once");
+        tracing::info!("stopping; a second signal ends the process at once");
     }
 
-    /// Waits for something unless the process is asked to stop before: then none.
+    /// Waits for a future. Returns `None` if the process is asked to stop first.
     pub async fn unless_stopped<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = something => Some(done),
@@ -54,13 +54,13 @@ impl Signals {
     }
 }
 
-/// Bounds what is done to stop.
+/// Runs the steps of a stop, for [`STOP`] at most.
 pub async fn within_bounds(stopping: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     match tokio::time::timeout(STOP, stopping).await {
         Ok(stopped) => stopped,
         Err(_) => bail!(
-            "the stop took more than {} s and was cut short; nothing acknowledged is lost, and what was not committed is done \
-             again at the next start",
+            "the stop took longer than {} s and was aborted; no acknowledged event is lost, and what was not committed is \
+             processed again at the next start",
             STOP.as_secs()
         ),
     }

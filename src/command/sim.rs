@@ -7,29 +7,29 @@ use crate::sim::world::{Options, run as play};
 use anyhow::bail;
 use std::io::{self, Write};
 
-/// Plays seeded worlds in which everything goes wrong, and holds the engine against the rules
+/// Runs the engine in simulated worlds full of faults, and checks its outputs against the rules
 ///
-/// Each seed is a world of its own: a history of events, a simulated log and disks, owners that die, stand still and
-/// are deposed. Ends with an error at the first seed whose outputs or state are not as the rules say, and prints the
-/// command that plays the least of it again.
+/// Each seed gives one world: a history of events, a simulated log and disks, and owners that die, pause and lose their
+/// partition. Stops with an error at the first seed whose outputs or state differ from the rules, and prints the command
+/// that repeats the smallest failing case.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// One seed, or a range, both ends included
+    /// One seed, or a range A-B that includes both ends
     #[arg(long, value_name = "A-B", default_value = "1-300", value_parser = read_seeds)]
     seeds: (u64, u64),
-    /// How many records each world's history has
+    /// Number of records in the history of each world
     #[arg(long, value_name = "COUNT", default_value_t = Options::default().records, value_parser = read_records)]
     records: usize,
-    /// Kinds of faults that are left out
+    /// Kinds of faults that do not occur, separated by commas
     #[arg(long, value_name = "FAULT", value_delimiter = ',')]
     without: Vec<Fault>,
-    /// Keeps the stores of all worlds in RocksDB, not only those of every 400th seed
+    /// Keeps the stores of every world in RocksDB, not only of every 400th seed
     #[arg(long)]
     rocksdb: bool,
-    /// Plays each seed twice and compares every byte
+    /// Runs each seed twice and compares every byte
     #[arg(long)]
     twice: bool,
-    /// Goes on after a failing seed, without looking for the least of it
+    /// Continues after a failing seed, without reducing it
     #[arg(long)]
     keep_going: bool,
 }
@@ -41,7 +41,7 @@ fn read_seeds(text: &str) -> Result<(u64, u64), String> {
         None => (number(text)?, number(text)?),
     };
     if first > last {
-        return Err(format!("{first} is after {last}"));
+        return Err(format!("{first} is greater than {last}"));
     }
     Ok((first, last))
 }
@@ -54,7 +54,7 @@ fn read_records(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The command that plays a seed under these options.
+/// Returns the command that repeats a seed with these options.
 fn command(seed: u64, options: &Options) -> String {
     let mut command = format!("rollcall sim --seeds {seed} --records {}", options.records);
     if options.on_rocksdb {
@@ -67,7 +67,7 @@ fn command(seed: u64, options: &Options) -> String {
     command
 }
 
-/// Progress this often.
+/// How often progress is printed.
 const PROGRESS_MS: u64 = 5_000;
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -81,16 +81,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (first, last) = args.seeds;
     let clock = SystemClock::new();
     let mut out = io::stdout().lock();
-    let mut told_ms = 0;
+    let mut printed_ms = 0;
     let mut failed = Vec::new();
     let (mut seeds, mut events, mut folded, mut counts) = (0u64, 0u64, 0u64, Counts::default());
-    // A panic is a finding like others, and told as one.
+    // A panic is reported as a finding, so the default hook must not print it.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     for seed in first..=last {
         let played = play(seed, &options).and_then(|report| {
             if args.twice && play(seed, &options).as_ref() != Ok(&report) {
-                return Err("played twice, it is not the same".to_owned());
+                return Err("two runs of this seed differ".to_owned());
             }
             Ok(report)
         });
@@ -105,17 +105,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 writeln!(out, "seed {seed} fails: {what}")?;
                 failed.push(seed);
                 if !args.keep_going {
-                    let (least, said) = shrink(seed, &options);
-                    writeln!(out, "the least of it: {}", said.unwrap_or(what))?;
-                    writeln!(out, "to play it again: {}", command(seed, &least))?;
+                    let (least, finding) = shrink(seed, &options);
+                    writeln!(out, "smallest failing case: {}", finding.unwrap_or(what))?;
+                    writeln!(out, "repeat it with: {}", command(seed, &least))?;
                     break;
                 }
-                writeln!(out, "to play it again: {}", command(seed, &options))?;
+                writeln!(out, "repeat it with: {}", command(seed, &options))?;
             }
         }
         let now_ms = clock.monotonic_ms();
-        if now_ms - told_ms >= PROGRESS_MS {
-            told_ms = now_ms;
+        if now_ms - printed_ms >= PROGRESS_MS {
+            printed_ms = now_ms;
             writeln!(out, "{}", figures(seeds, events, folded, now_ms))?;
             out.flush()?;
         }
@@ -126,7 +126,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         writeln!(out, "{:>10} {fault}", counts.of(*fault))?;
     }
     if !failed.is_empty() {
-        bail!("{} of the seeds failed, the first was {}", failed.len(), failed[0]);
+        bail!("{} seeds failed; the first was {}", failed.len(), failed[0]);
     }
     Ok(())
 }

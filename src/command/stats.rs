@@ -1,4 +1,4 @@
-//! `rollcall stats` and `rollcall top`: counts and partitions of a running server, once or again and again.
+//! `rollcall stats` and `rollcall top`: counts and partitions of a running server, once or repeatedly.
 
 use super::remote::{Client, Server, printed};
 use super::table::columns;
@@ -9,22 +9,22 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-/// Shows how many users are online at a running server, and how its partitions are
+/// Shows how many users are online at a running server, and the state of its partitions
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
     server: Server,
 }
 
-/// Shows the same again and again, with how many records each partition processes per second
+/// Shows the output of `stats` repeatedly, with the records per second of each partition
 ///
-/// Ends with Ctrl-C. With --json, a line each time.
+/// Ends with Ctrl-C. With --json, it prints one line each time.
 #[derive(clap::Args, Debug)]
 pub struct TopArgs {
-    /// Seconds between two looks, 1 to 3600
+    /// Seconds between two updates, 1 to 3600
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3_600))]
     every: u64,
-    /// Ends after so many looks, 1 to 1000000
+    /// Ends after this many updates, 1 to 1000000
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     count: Option<u64>,
     #[command(flatten)]
@@ -51,7 +51,7 @@ struct PartitionStats {
     warning: Option<String>,
 }
 
-/// Where each partition was, and when.
+/// The applied offsets at the previous update, and its time.
 struct Before {
     at_ms: u64,
     applied: BTreeMap<u32, u64>,
@@ -73,14 +73,14 @@ fn once(server: &Server) -> anyhow::Result<()> {
 }
 
 pub fn top(args: TopArgs) -> anyhow::Result<()> {
-    printed(look(&args, &args.server.client()?))
+    printed(watch(&args, &args.server.client()?))
 }
 
-fn look(args: &TopArgs, client: &Client) -> anyhow::Result<()> {
+fn watch(args: &TopArgs, client: &Client) -> anyhow::Result<()> {
     let clock = SystemClock::new();
     let clears = std::io::stdout().is_terminal() && !args.server.json;
     let mut before: Option<Before> = None;
-    let mut looks = 0;
+    let mut updates = 0;
     loop {
         let answer = client.get("v1/stats")?;
         let now_ms = clock.monotonic_ms();
@@ -102,8 +102,8 @@ fn look(args: &TopArgs, client: &Client) -> anyhow::Result<()> {
                 applied: applied.filter_map(|one| Some((one.partition, one.applied?))).collect(),
             });
         }
-        looks += 1;
-        if args.count.is_some_and(|count| looks >= count) {
+        updates += 1;
+        if args.count.is_some_and(|count| updates >= count) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_secs(args.every));
@@ -148,8 +148,8 @@ fn page(stats: &Stats, before: Option<&Before>, now_ms: u64) -> String {
     text.push('\n');
     text.push_str(&columns(&rows));
     for one in &stats.partitions {
-        for said in one.error.iter().chain(&one.warning) {
-            let _ = writeln!(text, "partition {}: {}", one.partition, super::table::plain(said));
+        for problem in one.error.iter().chain(&one.warning) {
+            let _ = writeln!(text, "partition {}: {}", one.partition, super::table::plain(problem));
         }
     }
     text

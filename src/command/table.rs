@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// Returns rows as aligned columns, the first row being the head. What is in a cell cannot move the cursor.
+/// Returns rows as aligned columns. The first row is the header. Control characters in cells are escaped.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> = rows
         .iter()
@@ -26,7 +26,7 @@ pub fn columns(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Returns a text in which control characters and marks of direction are written out, as `\u{202e}`.
+/// Returns a text in which control characters and direction marks are escaped, as `\u{202e}`.
 pub fn plain(text: &str) -> String {
     let is_mark =
         |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
@@ -40,7 +40,7 @@ pub fn plain(text: &str) -> String {
     plain
 }
 
-/// Returns how far a time is from now: `3 min ago`, `in 12 s`.
+/// Returns the distance of a time from now: `3 min ago`, `in 12 s`.
 pub fn relative(at_ms: u64, now_ms: u64) -> String {
     let span = span(at_ms.abs_diff(now_ms));
     match at_ms > now_ms {

@@ -1,7 +1,7 @@
-//! `rollcall topics`: makes the topics of a Kafka cluster, or says what is wrong with those that are there.
+//! `rollcall topics`: creates the topics of a Kafka cluster, or checks those that exist.
 //!
-//! `create` may be run again and again: it makes what is missing, leaves the rest as it is, and ends with what `check`
-//! would say. Whatever would break the rules ends either with exit status 2.
+//! `create` may be run repeatedly: it creates what is missing, leaves the rest as it is, and ends with the report of `check`.
+//! Both end with exit status 2 if a setting would break the rules.
 
 use super::cluster::Cluster;
 use crate::checkpoint::Checkpoints;
@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 use std::io::{self, Write};
 use std::sync::Arc;
 
-/// Makes the topics of a Kafka cluster, or checks them
+/// Creates the topics of a Kafka cluster, or checks them
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -27,21 +27,21 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Makes the topics that are not there, with the settings that the rules need
+    /// Creates the missing topics, with the settings that Rollcall needs
     Create {
         #[command(flatten)]
         brokers: Brokers,
-        /// Partitions of each topic, 1 to 1024, for ever [default: what is there; 64 if nothing is]
+        /// Partitions of each topic, 1 to 1024; cannot be changed later [default: that of existing topics, else 64]
         #[arg(long, value_name = "N")]
         partitions: Option<u32>,
-        /// On how many brokers each partition is kept [default: 3, or as many as there are brokers]
+        /// Number of brokers that keep a copy of each partition [default: 3, or the number of brokers if fewer]
         #[arg(long, value_name = "N")]
         replication: Option<usize>,
-        /// How long events and outputs are kept, 1 to 876000 hours [default: 720, that is 30 days]
+        /// How long events and outputs are kept, 1 to 876000 hours [default: 720, which is 30 days]
         #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=876_000))]
         retention_hours: Option<u64>,
     },
-    /// Says what is wrong with the topics, each with the command that fixes it
+    /// Reports what is wrong with the topics, and the command that fixes each problem
     Check {
         #[command(flatten)]
         brokers: Brokers,
@@ -50,13 +50,13 @@ enum What {
     },
 }
 
-/// The checkpoints that the log is held against.
+/// The checkpoints that the log is compared with.
 #[derive(clap::Args)]
 struct Kept {
-    /// Where `rollcall serve` keeps checkpoints: says of which partitions the log's retention gets near the oldest
+    /// Where `rollcall serve` keeps checkpoints; warns of each partition whose oldest checkpoint the log will soon not reach
     #[arg(long, value_name = "URL", env = "ROLLCALL_CHECKPOINTS", hide_env_values = true)]
     checkpoints: Option<String>,
-    /// The group whose checkpoints they are
+    /// The group that made the checkpoints
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", default_value = DEFAULT_GROUP)]
     group: String,
 }
@@ -64,7 +64,7 @@ struct Kept {
 /// Which cluster.
 #[derive(clap::Args)]
 struct Brokers {
-    /// Brokers, host:port, several separated by commas
+    /// The brokers, as host:port, separated by commas
     #[arg(long, value_name = "BOOTSTRAP", env = "ROLLCALL_KAFKA")]
     kafka: String,
     #[command(flatten)]
@@ -114,7 +114,7 @@ fn create(connection: &Connection, wanted: RequestedTopics, output: &mut impl Wr
             .collect();
         writeln!(
             output,
-            "made {}: {}, replication {}, {}",
+            "created {}: {}, replication {}, {}",
             topic.name,
             counted(topic.partitions as usize, "partition"),
             topic.replication,
@@ -122,23 +122,24 @@ fn create(connection: &Connection, wanted: RequestedTopics, output: &mut impl Wr
         )?;
     }
     for topic in &created.plan.there {
-        writeln!(output, "{topic} is there already")?;
+        writeln!(output, "{topic} exists already")?;
     }
-    tell(connection, &created.checked, output)
+    report(connection, &created.checked, output)
 }
 
 fn check(connection: &Connection, output: &mut impl Write) -> anyhow::Result<()> {
-    tell(connection, &admin::check(connection)?, output)
+    report(connection, &admin::check(connection)?, output)
 }
 
-/// Warns of each partition whose checkpoints the log will soon no longer reach. That stops nobody.
+/// Prints a warning for each partition whose checkpoints the log will soon no longer reach. Warnings do not change the exit
+/// status.
 fn check_checkpoints(connection: Connection, kept: &Kept, output: &mut impl Write) -> anyhow::Result<()> {
     let Some(url) = &kept.checkpoints else {
         return Ok(());
     };
-    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let handle = runtime.handle().clone();
-    // Any number may be kept: nothing is taken away here.
+    // Nothing is deleted here, so no limit applies.
     let checkpoints = Checkpoints::open(url, &kept.group, usize::MAX, std::env::vars(), handle)?;
     let events = connection.topic(Topic::Events);
     let reader = KafkaReader::connect(connection, Arc::new(SystemClock::new()))?;
@@ -152,13 +153,17 @@ fn check_checkpoints(connection: Connection, kept: &Kept, output: &mut impl Writ
         }
     }
     if warned == 0 {
-        writeln!(output, "the log reaches the checkpoints of group {:?}", kept.group)?;
+        writeln!(
+            output,
+            "the log reaches back to every checkpoint of group {:?}",
+            kept.group
+        )?;
     }
     Ok(())
 }
 
-/// What was found, and how it ends.
-fn tell(connection: &Connection, checked: &Checked, output: &mut impl Write) -> anyhow::Result<()> {
+/// Prints the findings. Fails if one of them would break the rules.
+fn report(connection: &Connection, checked: &Checked, output: &mut impl Write) -> anyhow::Result<()> {
     for finding in &checked.findings {
         let weight = match finding.weight {
             Severity::Refused => "refused",
@@ -168,8 +173,10 @@ fn tell(connection: &Connection, checked: &Checked, output: &mut impl Write) -> 
     }
     let refused = checked.refusals().count();
     if refused > 0 {
-        let things = counted(refused, "thing");
-        bail!("{things} would break the rules, so the engine does not start on these topics");
+        let problems = counted(refused, "problem");
+        bail!(
+            "{problems} would break the rules, so the engine does not start on these topics; correct what is refused above"
+        );
     }
     writeln!(
         output,

@@ -1,5 +1,5 @@
-//! Errors as the command line shows them: in one line that names the input: a flag, an environment variable, or a
-//! line of the settings file.
+//! Formats errors for the command line: one line that names the input that is wrong, which is a flag, an environment
+//! variable, or a line of the settings file.
 
 use crate::config::Invalid;
 use crate::schema::nearest::nearest;
@@ -10,7 +10,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::num::{IntErrorKind, ParseIntError};
 
-/// Words that people try, and the flag that does it here.
+/// Flag names that people try, and the flag that they probably mean.
 const SYNONYMS: [(&str, &str); 18] = [
     ("address", "listen"),
     ("bind", "listen"),
@@ -32,7 +32,7 @@ const SYNONYMS: [(&str, &str); 18] = [
     ("url", "engine"),
 ];
 
-/// Returns an error with its causes. A cause that the text before has in its own words is not said again.
+/// Returns an error with its causes. A cause whose text is already included is not repeated.
 pub fn explain(error: &anyhow::Error, command: &Command, matches: &ArgMatches) -> String {
     if let Some(invalid) = error.downcast_ref::<Invalid>() {
         let (command, matches) = innermost(command, matches);
@@ -49,7 +49,7 @@ pub fn explain(error: &anyhow::Error, command: &Command, matches: &ArgMatches) -
     said
 }
 
-/// Takes the number of an error of the system out: `No such file or directory (os error 2)`.
+/// Removes the number of a system error: `No such file or directory (os error 2)`.
 fn without_number(text: &str) -> String {
     match text.split_once(" (os error ") {
         Some((before, after)) => {
@@ -60,7 +60,7 @@ fn without_number(text: &str) -> String {
     }
 }
 
-/// The subcommand that was asked for, and what it was given.
+/// Returns the subcommand that was called, and its arguments.
 fn innermost<'a>(mut command: &'a Command, mut matches: &'a ArgMatches) -> (&'a Command, &'a ArgMatches) {
     while let Some((name, inner)) = matches.subcommand()
         && let Some(found) = command.find_subcommand(name)
@@ -70,7 +70,7 @@ fn innermost<'a>(mut command: &'a Command, mut matches: &'a ArgMatches) -> (&'a 
     (command, matches)
 }
 
-/// Where the value of a setting came from.
+/// Names the input that a setting's value came from.
 fn source(invalid: &Invalid, command: &Command, matches: &ArgMatches) -> String {
     let arg = command.get_arguments().find(|arg| arg.get_id() == invalid.setting);
     let source = arg.and_then(|arg| matches.value_source(arg.get_id().as_str()));
@@ -86,13 +86,13 @@ fn variable(arg: &Arg) -> Option<String> {
     arg.get_env().map(|name| name.to_string_lossy().into_owned())
 }
 
-/// Returns what is wrong with a command line. None for what clap says itself: help, versions.
+/// Returns what is wrong with a command line. None for what clap prints itself: help and versions.
 pub fn refusal(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Option<String> {
     let arguments: Vec<String> = arguments
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
-    let command = asked(command, &arguments);
+    let command = called(command, &arguments);
     match error.kind() {
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let named = text(error, ContextKind::InvalidArg)?;
@@ -107,8 +107,8 @@ pub fn refusal(error: &clap::Error, command: &Command, arguments: &[OsString]) -
     }
 }
 
-/// The subcommand that the arguments lead to.
-fn asked<'c>(mut command: &'c Command, arguments: &[String]) -> &'c Command {
+/// Returns the subcommand that the arguments name.
+fn called<'c>(mut command: &'c Command, arguments: &[String]) -> &'c Command {
     for argument in arguments.iter().skip(1) {
         match command.find_subcommand(argument) {
             Some(found) => command = found,
@@ -126,7 +126,7 @@ fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
     }
 }
 
-/// Whether a flag stands on the command line.
+/// Whether a flag is given on the command line.
 fn is_typed(arg: &Arg, arguments: &[String]) -> bool {
     let Some(long) = arg.get_long() else { return true };
     let flag = format!("--{long}");
@@ -135,7 +135,7 @@ fn is_typed(arg: &Arg, arguments: &[String]) -> bool {
         .any(|argument| *argument == flag || argument.strip_prefix(&flag).is_some_and(|rest| rest.starts_with('=')))
 }
 
-/// The environment variable that gave a flag its value.
+/// Returns the environment variable that gave a flag its value.
 fn variable_of(arg: &Arg, arguments: &[String]) -> Option<String> {
     let name = arg.get_env()?;
     (std::env::var_os(name).is_some() && !is_typed(arg, arguments)).then(|| name.to_string_lossy().into_owned())
@@ -175,7 +175,7 @@ fn value_refused(error: &clap::Error, arg: &Arg, arguments: &[String]) -> String
     }
     let cause = cause.to_string();
     if let Some((_, range)) = cause.split_once(" is not in ") {
-        // The help has the bounds, where they are not those of the clause.
+        // If the help names bounds, they are shown instead of clap's.
         return match takes.contains(" to ") {
             true => format!("{input}: {value} is out of bounds{takes}"),
             false => format!(
@@ -193,7 +193,7 @@ fn value_refused(error: &clap::Error, arg: &Arg, arguments: &[String]) -> String
     }
 }
 
-/// The flag that was probably meant, where clap does not know one.
+/// Returns a tip with the flag that was probably meant, if clap gives none.
 fn meant(error: &clap::Error, command: &Command) -> String {
     if error.get(ContextKind::SuggestedArg).is_some() {
         return String::new();
@@ -212,7 +212,7 @@ fn meant(error: &clap::Error, command: &Command) -> String {
         .map_or(String::new(), |arg| format!("\n  tip: did you mean {arg}?\n"))
 }
 
-/// Flags in the error that nobody typed: they come from the environment, or may.
+/// Returns notes for flags in the error that are set, or can be set, by the environment.
 fn notes(error: &clap::Error, command: &Command, arguments: &[String]) -> String {
     let said = error.render().to_string();
     let said = said.split("\n\nUsage:").next().unwrap_or_default();

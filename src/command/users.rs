@@ -1,4 +1,4 @@
-//! `rollcall users`: what a running server knows of users.
+//! `rollcall users`: shows what a running server knows about users.
 
 use super::remote::{Client, Response, Server, printed};
 use super::table::{columns, plain, relative};
@@ -18,14 +18,14 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
-    /// Shows one user with every device
+    /// Shows one user with all devices
     Get {
         /// The user's id
         user: String,
         #[command(flatten)]
         server: Server,
     },
-    /// Shows many users, a line each
+    /// Shows several users, one line each
     Query {
         /// The users' ids, 1 to 1000
         #[arg(required = true)]
@@ -35,7 +35,7 @@ enum What {
     },
 }
 
-/// An answer about users; each also as it came.
+/// An answer about users. Each user is kept as raw JSON.
 #[derive(Deserialize)]
 struct Users<'a> {
     #[serde(borrow)]
@@ -52,7 +52,7 @@ struct Unread {
     why: String,
 }
 
-/// One user, as far as it is shown.
+/// The fields of a user that are shown.
 #[derive(Deserialize, Debug)]
 pub struct User {
     pub user: String,
@@ -83,12 +83,12 @@ pub struct AsOf {
     pub offset: Option<u64>,
 }
 
-/// Asks for users; ids never stand in a path, where some cannot.
+/// Asks for users. Ids are in the body, since some ids cannot be written in a path.
 fn query(client: &Client, users: &[String]) -> anyhow::Result<Response> {
     client.post("v1/users/query", &json!({ "users": users }))
 }
 
-/// Returns one user, in words and as it came. None if the server does not know it.
+/// Returns one user, decoded and as raw JSON. None if the server does not know the user.
 pub fn one(client: &Client, user: &str) -> anyhow::Result<Option<(User, Box<RawValue>)>> {
     let answer = query(client, &[user.to_owned()])?;
     let raw: Box<RawValue> = answer.read()?;
@@ -122,7 +122,7 @@ fn get(user: &str, server: &Server) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns everything of one user.
+/// Returns the table of one user with all devices.
 pub fn page(user: &User, now_ms: u64) -> String {
     let when = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), |ms| relative(ms, now_ms));
     let mut head = vec![
@@ -198,7 +198,7 @@ fn show_many(users: &[String], server: &Server) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
     output.write_all(columns(&rows).as_bytes())?;
     for Unread { user, why } in &found.unread {
-        eprintln!("warning: {} could not be read: {}", plain(user), plain(why));
+        eprintln!("warning: cannot read user {}: {}", plain(user), plain(why));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `rollcall webhook`: changes as callbacks, for those who still need them.
+//! `rollcall webhook`: posts changes as callbacks of Tencent Cloud IM.
 
 use super::cluster::Cluster;
 use super::directories;
@@ -19,12 +19,12 @@ use tokio::sync::watch;
 
 /// Posts every change as a State.StateChange callback of Tencent Cloud IM
 ///
-/// Follows the changes of an engine over HTTP, from the position that it keeps in a file; or with --kafka the change topic,
-/// as one of a consumer group that keeps the position. Posts them at least once, each user's in order. Every flag but
-/// the switches may also be given as the environment variable named beside it.
+/// Follows the changes of an engine over HTTP and keeps its position in a file. With --kafka it follows the change topic as a
+/// member of a consumer group, which keeps the position. Each change is posted at least once, and each user's changes in
+/// order. Every flag that takes a value can also be set with the environment variable shown beside it.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Where callbacks are posted
+    /// URL that callbacks are posted to
     #[arg(long, value_name = "URL", env = "ROLLCALL_WEBHOOK_TO", hide_env_values = true)]
     to: SecretUrl,
     /// The engine whose changes are followed
@@ -37,7 +37,7 @@ pub struct Args {
         conflicts_with = "kafka"
     )]
     engine: SecretUrl,
-    /// A file with the engine's bearer token in its first line; it needs the scope read
+    /// File with the engine's bearer token in its first line; the token needs the scope read
     #[arg(
         long,
         value_name = "FILE",
@@ -45,7 +45,7 @@ pub struct Args {
         conflicts_with = "kafka"
     )]
     engine_token_file: Option<PathBuf>,
-    /// Where the position is kept, in a file of this process alone
+    /// File that keeps the position; no other process may use it
     #[arg(
         long,
         value_name = "FILE",
@@ -54,10 +54,10 @@ pub struct Args {
         conflicts_with = "kafka"
     )]
     position: PathBuf,
-    /// Follows the change topic of Apache Kafka instead: its brokers, host:port, separated by commas
+    /// Follows the change topic of Apache Kafka instead: the brokers, as host:port, separated by commas
     #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_WEBHOOK_KAFKA")]
     kafka: Option<String>,
-    /// The consumer group that shares the partitions out and keeps the position
+    /// The consumer group that assigns the partitions and keeps the position
     #[arg(
         long,
         value_name = "NAME",
@@ -68,10 +68,10 @@ pub struct Args {
     group: String,
     #[command(flatten)]
     cluster: Cluster,
-    /// A schema registry, where one was used
+    /// The schema registry, if records were written with one
     #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
     registry: Option<SecretUrl>,
-    /// File that callbacks which are given up are written to, one JSON line each
+    /// File for callbacks that were given up, one JSON line each
     #[arg(
         long,
         value_name = "FILE",
@@ -79,19 +79,19 @@ pub struct Args {
         default_value = "rollcall-webhook.dead-letters"
     )]
     dead_letters: PathBuf,
-    /// Where to begin when there is no position yet
+    /// Where to start if there is no position yet
     #[arg(long, value_enum, env = "ROLLCALL_WEBHOOK_FROM", default_value_t = ChangeSource::Latest)]
     from: ChangeSource,
-    /// SDKAppID to be named in the query string, 1 to 4294967295
+    /// SDKAppID in the query string of callbacks, 1 to 4294967295
     #[arg(long, value_name = "ID", env = "ROLLCALL_WEBHOOK_APP", value_parser = value_parser!(u64).range(1..=u32::MAX.into()))]
     app: Option<u64>,
-    /// A file with the token in its first line that callbacks are signed with
+    /// File with the token that signs callbacks, in its first line
     #[arg(long, value_name = "FILE", env = "ROLLCALL_WEBHOOK_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// Also posts a callback when push_online ends, which Tencent does not
+    /// Also posts a callback when push_online ends; Tencent Cloud IM does not
     #[arg(long, action = ArgAction::SetTrue)]
     push_expired: bool,
-    /// Platforms of kind web, whose time-out is a closed link, separated by commas [default: mini_program,web]
+    /// Platforms of kind web, separated by commas; their time-out is posted as a closed link [default: mini_program,web]
     #[arg(
         long,
         value_name = "NAMES",
@@ -99,10 +99,10 @@ pub struct Args {
         value_delimiter = ','
     )]
     web_platforms: Option<Vec<String>>,
-    /// Number of posts under way at once, 1 to 1024
+    /// Number of concurrent posts, 1 to 1024
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_WEBHOOK_PARALLEL", default_value_t = 16, value_parser = value_parser!(u64).range(1..=1024))]
     parallel: u64,
-    /// Time limit for one answer, 100 to 60000 milliseconds
+    /// Time-out of one post, 100 to 60000 milliseconds
     #[arg(long, value_name = "MS", env = "ROLLCALL_WEBHOOK_TIMEOUT_MS", default_value_t = 5_000, value_parser = value_parser!(u64).range(100..=60_000))]
     timeout_ms: u64,
     /// A callback is given up after this many seconds, 1 to 604800; 0: never
@@ -116,7 +116,7 @@ pub struct Args {
     log_level: LogLevel,
 }
 
-/// How long it may take to leave the group.
+/// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(3);
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,9 +137,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.context("the runtime cannot be started")?;
+    let runtime = runtime.context("cannot start the async runtime")?;
     let posted = runtime.block_on(post(args));
-    // What still waits for brokers ends with the process, and nobody waits for it.
+    // Threads that still wait for brokers end with the process; nothing joins them.
     runtime.shutdown_background();
     posted
 }
@@ -154,13 +154,13 @@ async fn post(args: Args) -> anyhow::Result<()> {
         push_expired: args.push_expired,
         web: args.web_platforms.unwrap_or_else(Shape::default_web),
     };
-    let patience = PostTimeouts {
+    let timeouts = PostTimeouts {
         timeout: Duration::from_millis(args.timeout_ms),
         give_up_after: Some(args.give_up_after_s).filter(|s| *s > 0).map(Duration::from_secs),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let receiver = Receiver::new(args.to.reveal().clone(), shape, patience, clock.clone())
-        .context("no HTTP client can be made")?;
+    let receiver = Receiver::new(args.to.reveal().clone(), shape, timeouts, clock.clone())
+        .context("cannot create an HTTP client")?;
     let dead_letters = DeadLetterFile::open(&args.dead_letters)?;
     let parallel = usize::try_from(args.parallel).context("parallel is too large")?;
     let (stop, stopping) = watch::channel(false);
@@ -178,7 +178,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
         let (engine, from) = followed?;
         tracing::info!(position = %from, engine = %args.engine, "following");
         let posting = webhook::run(engine.read(from), file, receiver, dead_letters, parallel, stopping);
-        return until_told(posting, signals, &stop).await;
+        return until_stopped(posting, signals, &stop).await;
     };
     let beginning = match args.from {
         ChangeSource::Earliest => Beginning::Earliest,
@@ -186,7 +186,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
     };
     let connection = args.cluster.connection(&bootstrap)?;
     let (group, runtime) = (args.group.clone(), Handle::current());
-    // Both wait for others.
+    // Both block on other servers.
     let joined = tokio::task::spawn_blocking(move || {
         let schemas = match &args.registry {
             Some(url) => Schemas::to_read(Registry::new(url.reveal().as_str(), runtime)?),
@@ -201,14 +201,14 @@ async fn post(args: Args) -> anyhow::Result<()> {
     let (follower, schemas) = joined??;
     let (source, keep, left) = webhook::follow_kafka(follower, schemas, &group)?;
     let posting = webhook::run(source, keep, receiver, dead_letters, parallel, stopping);
-    until_told(posting, signals, &stop).await?;
-    // So that the others have its partitions at once, and not after its session.
+    until_stopped(posting, signals, &stop).await?;
+    // The other members then get the partitions at once, and not after the session time-out.
     let _ = tokio::time::timeout(LEAVE, left).await;
     Ok(())
 }
 
-/// Goes on until it cannot, or until a signal asks for the end.
-async fn until_told(
+/// Posts until posting ends by itself or a signal asks the process to stop.
+async fn until_stopped(
     posting: impl Future<Output = Result<(), webhook::Error>>,
     mut signals: Signals,
     stop: &watch::Sender<bool>,

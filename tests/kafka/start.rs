@@ -266,7 +266,7 @@ pub fn sigterm_ends_a_start_that_waits_for_others(bootstrap: &str) {
     let mut started =
         waits.map(|(name, more)| Started::new(directory.path(), name, &serve(directory.path(), name, more)));
     for start in &mut started {
-        until("it waits", || start.diary().contains("trying again for 60 s"));
+        until("it waits", || start.diary().contains("retrying for 60 s"));
         assert_eq!(start.ended(), None, "{}", start.diary());
         signal(&start.process, "TERM");
         let told = Instant::now();

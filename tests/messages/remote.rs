@@ -118,7 +118,7 @@ fn users_are_shown_and_kicked_and_stats_and_policy_are_read_and_set() {
         house.json(&["policy", "get"])["policy"]["outage"]["grace_ms"] == 5_000
     });
     let did = house.prints(&["policy", "set", "policy.json"]);
-    assert_eq!(did, "published; nothing is different\n");
+    assert_eq!(did, "published; no differences\n");
 }
 
 #[test]
