@@ -113,7 +113,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         let publisher = tokens.find(|(_, scopes)| scopes.publish && scopes.gateways.is_empty());
         let token = publisher.map(|(token, _)| token.clone());
         let url = format!("http://{listen}");
-        crate::demo::start(crate::demo::Settings { url, token, users }, clock.clone())
+        crate::demo::start(crate::demo::DemoSettings { url, token, users }, clock.clone())
     });
 
     // The engine is stopped in order, also after an error.

@@ -21,7 +21,7 @@ pub const USERS: std::ops::RangeInclusive<u32> = 1..=100_000;
 
 /// What may be chosen.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct DemoSettings {
     /// Of the server, with scheme and port and nothing after it: `http://127.0.0.1:8080`.
     pub url: String,
     /// Sent as `Authorization: Bearer`. One that may publish; without the right of an operator there are no kicks.
@@ -41,7 +41,7 @@ pub struct Demo {
 const STEP: Duration = Duration::from_millis(250);
 
 /// Sets the world going. The server may still be starting: the first events wait for it.
-pub fn start(settings: Settings, clock: Arc<dyn Clock>) -> Demo {
+pub fn start(settings: DemoSettings, clock: Arc<dyn Clock>) -> Demo {
     let (stop, stopping) = mpsc::sync_channel(1);
     let run = move || {
         let users = settings.users.clamp(*USERS.start(), *USERS.end());

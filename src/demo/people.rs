@@ -50,14 +50,14 @@ impl Platform {
 }
 
 /// One installation, or the browser, whose tabs are devices of their own.
-pub struct Device {
+pub struct DemoDevice {
     pub platform: Platform,
     id: String,
     /// Of a browser: how many tabs it has opened.
     tabs: u32,
 }
 
-impl Device {
+impl DemoDevice {
     pub fn id(&self) -> String {
         match self.platform {
             Platform::Web => format!("{}-tab-{}", self.id, self.tabs),
@@ -82,7 +82,7 @@ pub fn name(number: u32) -> String {
 }
 
 /// What a person carries: a phone always, the rest by chance.
-pub fn devices(number: u32) -> Vec<Device> {
+pub fn devices(number: u32) -> Vec<DemoDevice> {
     let mut dice = Dice::new(u64::from(number));
     let phone = |dice: &mut Dice| dice.choose(&[(60, Platform::Android), (40, Platform::Iphone)]);
     let mut platforms = vec![phone(&mut dice)];
@@ -98,7 +98,7 @@ pub fn devices(number: u32) -> Vec<Device> {
     if dice.percent(35) {
         platforms.push(Platform::MiniProgram);
     }
-    let device = |(nth, platform): (usize, Platform)| Device {
+    let device = |(nth, platform): (usize, Platform)| DemoDevice {
         platform,
         // The place in the list makes it unlike the person's others, whatever the dice say.
         id: format!("{}-{nth}{:03x}", platform.name(), dice.below(0x1000)),
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(name(25), "mia-25");
         for number in 0..1_000 {
             let devices = devices(number);
-            let ids: HashSet<String> = devices.iter().map(Device::id).collect();
+            let ids: HashSet<String> = devices.iter().map(DemoDevice::id).collect();
             assert_eq!(ids.len(), devices.len());
         }
     }

@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn it_stops_while_nobody_is_there() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let settings = crate::demo::Settings {
+        let settings = crate::demo::DemoSettings {
             url: format!("http://{free}"),
             token: None,
             users: 10,

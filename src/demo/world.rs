@@ -9,7 +9,7 @@
 //! it thinks displaced fall silent and time out.
 
 use super::dice::Dice;
-use super::people::{self, Device, Platform};
+use super::people::{self, DemoDevice, Platform};
 use crate::presence::policy::Policy;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
@@ -94,7 +94,7 @@ struct Link {
 
 struct Person {
     name: String,
-    devices: Vec<Device>,
+    devices: Vec<DemoDevice>,
     place: Location,
     /// The device that the person is logged in with, or was last.
     at: usize,

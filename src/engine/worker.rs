@@ -177,8 +177,7 @@ pub struct Worker {
     /// The store was rebuilt already after the fold had diverged from what was committed.
     rebuilt: bool,
     restoring: bool,
-    /// Since it was opened the walk has once been at the end of the log, or at what was its end then: behind a busy log's
-    /// end there is always something.
+    /// It has once been at the log's end, or at what was the end then: a busy log always has more.
     at_end_once: bool,
     end_at_opening: Offset,
     next_progress_ms: u64,
@@ -210,8 +209,7 @@ pub struct Worker {
     /// It was said that log time is ahead of the clock.
     is_ahead: bool,
     stopping: bool,
-    /// It slept longer than it meant to, stopped perhaps: whether the partition is still ours is asked before anything is
-    /// answered.
+    /// It slept longer than it meant to: before it answers, it asks whether the partition is still ours.
     overslept: bool,
     /// Why it ends by itself.
     deposed: Option<Error>,

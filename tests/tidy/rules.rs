@@ -1,6 +1,7 @@
 //! What is asked of one file, each as a function from its text to what is wrong with it.
 
 use super::source::{Token, module_of, paths, tokens, without_tests};
+use std::collections::BTreeMap;
 
 /// What is wrong, at which line, and what to do about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -305,33 +306,90 @@ pub fn links(text: &str) -> Vec<(usize, String)> {
 }
 
 /// Words that a reader of English as a second language has to look up, or reads twice, and what to write instead.
-pub const HARD_WORDS: [(&str, &str); 12] = [
+pub const HARD_WORDS: [(&str, &str); 24] = [
     ("anew", "again, rebuilt, restarted"),
-    ("whoever", "name the client, process or reader"),
+    ("are none", "say what there is not"),
+    ("as ever", "as usual, or say when"),
+    ("be it", "also if"),
+    ("becomes of", "happens to"),
+    ("became of", "outcome, result"),
+    ("but for", "except, without"),
+    ("came of it", "resulted"),
+    ("comes of it", "results"),
+    ("heed", "take into account"),
+    ("heeded", "taken into account"),
+    ("heeds", "takes into account"),
+    ("in a hurry", "quickly, without waiting"),
+    ("is none", "say what there is not"),
+    ("left aside", "skipped, ignored, not counted"),
     ("lest", "so that … not"),
     ("mend", "repair, fix"),
-    ("mends", "repairs, fixes"),
     ("mended", "repaired, fixed"),
-    ("heed", "take into account"),
-    ("is none", "say what there is not"),
-    ("be it", "also if"),
-    ("left aside", "skipped, ignored, not counted"),
+    ("mends", "repairs, fixes"),
+    ("of itself", "by itself, or about itself"),
+    ("told", "notified, sent, reported, given"),
+    ("whoever", "name the client, process or reader"),
+    ("without a word", "silently, without an error"),
     ("worked on", "processed"),
-    ("comes of it", "results"),
 ];
 
-/// The lines of such a word, each as often as it stands there.
-pub fn hard_word(text: &str, word: &str) -> Vec<usize> {
+/// The hard words of a text and their lines. A phrase is found across the end of a line too, and across the mark of a
+/// comment or a list.
+pub fn hard_words(text: &str) -> Vec<Finding> {
     let is_letter = |c: char| c.is_alphanumeric() || c == '_';
-    let stands_alone =
-        |line: &str, at: usize| !line[..at].ends_with(is_letter) && !line[at + word.len()..].starts_with(is_letter);
-    let mut lines = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.to_ascii_lowercase();
-        let found = line.match_indices(word).filter(|(at, _)| stands_alone(&line, *at));
-        lines.extend(found.map(|_| number));
+    // The text in one line, and where each line of it begins.
+    let (mut flat, mut starts) = (String::new(), Vec::new());
+    for line in text.lines() {
+        starts.push(flat.len());
+        let words = line.trim_start().trim_start_matches(['/', '!', '#', '>']);
+        flat.push_str(&words.trim_matches([' ', '\\']).to_ascii_lowercase());
+        flat.push(' ');
     }
-    lines
+    let mut found = Vec::new();
+    for (word, instead) in HARD_WORDS {
+        for (at, _) in flat.match_indices(word) {
+            if !flat[..at].ends_with(is_letter) && !flat[at + word.len()..].starts_with(is_letter) {
+                let line = starts.partition_point(|start| *start <= at);
+                found.push(finding(line, format!("{word:?}; write: {instead}")));
+            }
+        }
+    }
+    found.sort_by_key(|finding| finding.line);
+    found
+}
+
+/// The types of a file that others can name: structures, enumerations, traits and aliases, without those for tests.
+pub fn public_types(text: &str) -> Vec<(usize, String)> {
+    let tokens = without_tests(&tokens(text));
+    let at = |n: usize| tokens.get(n).map_or("", |token| token.text);
+    let mut types = Vec::new();
+    for n in 0..tokens.len() {
+        if at(n) != "pub" {
+            continue;
+        }
+        // After `pub(crate)`, `pub(in path)`.
+        let mut kind = n + 1;
+        if at(kind) == "(" {
+            kind += tokens[kind..].iter().take_while(|token| token.text != ")").count() + 1;
+        }
+        if matches!(at(kind), "struct" | "enum" | "trait" | "type" | "union") {
+            types.push((tokens[n].line, at(kind + 1).to_owned()));
+        }
+    }
+    types
+}
+
+/// The names that are public types in more than `most` files, each with where it is. `types` are those of every file.
+pub fn names_in_many_files(types: &[(String, usize, String)], most: usize) -> Vec<(String, Vec<String>)> {
+    let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (file, line, name) in types {
+        places.entry(name).or_default().push(format!("{file}:{line}"));
+    }
+    places.retain(|_, places| places.len() > most);
+    places
+        .into_iter()
+        .map(|(name, places)| (name.to_owned(), places))
+        .collect()
 }
 
 /// That a check passes says something only if it can fail.
@@ -481,12 +539,34 @@ mod tests {
 
     #[test]
     fn a_hard_word_is_found_and_a_longer_one_is_not() {
-        assert_eq!(hard_word("Whoever\nwhoever, whoever\nwhoevers", "whoever"), [1, 2, 2]);
+        let found = |text: &str| lines(&hard_words(text));
+        assert_eq!(found("Whoever\nwhoever, whoever\nwhoevers"), [1, 2, 2]);
+        assert_eq!(found("nothing is none\nx.is_none()\nis nonetheless"), [1]);
+        assert_eq!(found("amend a commend"), [0; 0]);
+        assert_eq!(found("    /// what is\n    /// none"), [1]);
+        assert_eq!(found("a\n\"without \\\n    a word\""), [2]);
+        assert_eq!(found("* to be\n* it is"), [0; 0]);
+        assert_eq!(found("fn without_a_word()"), [0; 0]);
+    }
+
+    #[test]
+    fn public_types_are_found_and_those_in_many_files_are_named() {
+        let text = "pub struct A;\nstruct B;\npub(crate) enum C {}\npub(in crate::x) trait D {}\n\
+            // pub struct E;\npub type F<T> = T; pub fn g() {}\n#[cfg(test)] mod tests { pub struct H; }";
+        let found = public_types(text);
+        let found: Vec<(usize, &str)> = found.iter().map(|(line, name)| (*line, name.as_str())).collect();
+        assert_eq!(found, [(1, "A"), (3, "C"), (4, "D"), (6, "F")]);
+
+        let types = [("a.rs", "A"), ("b.rs", "A"), ("c.rs", "B"), ("d.rs", "A")];
+        let types = types.map(|(file, name)| (file.to_owned(), 1, name.to_owned()));
         assert_eq!(
-            hard_word("nothing is none\nx.is_none()\nis nonetheless", "is none"),
-            [1]
+            names_in_many_files(&types, 2),
+            [(
+                "A".to_owned(),
+                vec!["a.rs:1".to_owned(), "b.rs:1".to_owned(), "d.rs:1".to_owned()]
+            )]
         );
-        assert_eq!(hard_word("amend a commend", "mend"), [0; 0]);
+        assert_eq!(names_in_many_files(&types, 3), []);
     }
 
     #[test]
