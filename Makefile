@@ -19,7 +19,7 @@ define say_how_long
 	librocksdb-sys); later ones take a minute or two. Cargo counts the crates below."
 endef
 
-.PHONY: help run build install test test-faults ci bench sim setup setup-build
+.PHONY: help run build install test bless test-faults ci bench sim setup setup-build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,6 +42,9 @@ install: build ## rollcall in ~/.local/bin, or in PREFIX=/usr/local
 
 test: setup ## every test; the last line counts them
 	scripts/test
+
+bless: setup-build ## expected texts are written again (golden bytes, scenarios); read the diff
+	scripts/bless
 
 # Advisories are left out: their database comes from the network, and a build must not turn red by itself. Run
 # `cargo deny check advisories` by hand. Formatting and cargo-deny come first: they fail within seconds.

@@ -30,6 +30,9 @@
 )]
 
 pub mod api;
+#[cfg(test)]
+#[path = "../tests/bless/mod.rs"]
+mod bless;
 pub mod cause;
 pub mod checkpoint;
 pub mod clock;

@@ -1,6 +1,8 @@
 //! The Avro layer held against `apache-avro`, which stands for every other program that reads the topics, and against
 //! golden bytes, which stand for the records that are already in them.
 
+#[path = "bless/mod.rs"]
+mod bless;
 #[path = "avro/bounds.rs"]
 mod bounds;
 #[path = "avro/foreign.rs"]

@@ -148,6 +148,22 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_written_and_read_as_its_golden_file_has_it() {
+        let manifest = manifest();
+        let text = format!(
+            "{}\n{}\n",
+            manifest.name(),
+            String::from_utf8(manifest.to_json()).expect("JSON")
+        );
+        let golden = include_str!("../../tests/golden/checkpoint-list.txt");
+        if let Some((name, json)) = golden.split_once('\n') {
+            assert_eq!(Name::read(name), Some(manifest.name()));
+            assert_eq!(Manifest::read(json.trim_end().as_bytes()), Some(manifest));
+        }
+        crate::bless::check([("tests/golden/checkpoint-list.txt", text.as_str())]);
+    }
+
+    #[test]
     fn names_are_in_order_of_position_and_read_as_written() {
         let early = manifest().name();
         let mut late = manifest();

@@ -419,6 +419,32 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).expect("there").len(), 0);
     }
 
+    #[test]
+    fn the_file_is_written_and_read_as_its_golden_file_has_it() {
+        let Event::Disconnect { who, via, .. } = disconnect(7) else {
+            unreachable!("it is a disconnect")
+        };
+        let exit = Event::Disconnect {
+            who: who.clone(),
+            via: via.clone(),
+            reason: Reason::Exit,
+        };
+        let events = [disconnect(7), exit, Event::Logout { who, via }];
+        let refs: Vec<&Event<'static>> = events.iter().collect();
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("queue.jsonl");
+        let mut queue = Queue::open(directory.path(), 1 << 20).expect("opened");
+        assert_eq!(queue.add(&refs).expect("written"), 3);
+        drop(queue);
+        let written = std::fs::read_to_string(&path).expect("read");
+
+        std::fs::write(&path, include_str!("../../tests/golden/disconnect-queue.txt")).expect("written");
+        let mut queue = Queue::open(directory.path(), 1 << 20).expect("opened");
+        let (read, _) = queue.read().expect("read");
+        crate::bless::check([("tests/golden/disconnect-queue.txt", written.as_str())]);
+        assert_eq!(read, events);
+    }
+
     #[tokio::test]
     async fn a_full_queue_takes_what_fits_and_says_how_much() {
         let directory = tempfile::tempdir().expect("a directory");

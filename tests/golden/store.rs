@@ -1,0 +1,392 @@
+//! Every kind of row that a store has (src/store/keys.rs): key and value.
+
+use super::{bless, hex, unhex};
+use rocksdb::{WriteBatch, WriteBatchIterator};
+use rollcall::presence::event::Ending;
+use rollcall::presence::policy::Policy;
+use rollcall::presence::state::{
+    BeatTimes, DeviceImage, EarlyEndImage, GatewayImage, KeptImage, PartitionImage, Phase, SessionImage, Slot,
+    UserImage,
+};
+use rollcall::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
+use rollcall::store::{Applied, Disk, DiskError, DueKey, SlotBeats, Store, UserLocation, Visitor, keys, read_away};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+const GOLDEN: &str = include_str!("store.txt");
+
+/// The rows of a store, in memory: what a test sees of it.
+#[derive(Clone, Default)]
+struct Rows(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>);
+
+struct Applying<'r>(&'r Rows);
+
+impl WriteBatchIterator for Applying<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.0.0.lock().unwrap().insert(key.to_vec(), value.to_vec());
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        self.0.0.lock().unwrap().remove(key);
+    }
+}
+
+impl Disk for Rows {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
+        Ok(self.0.lock().unwrap().get(key).cloned())
+    }
+
+    fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, DiskError> {
+        let rows = self.0.lock().unwrap();
+        Ok(keys.map(|key| rows.get(&key).cloned()).collect())
+    }
+
+    fn look(&self, from: &[u8], before: &[u8], _ahead: bool, look: Visitor<'_>) -> Result<(), DiskError> {
+        let rows = self.0.lock().unwrap();
+        let range = (Bound::Included(from), Bound::Excluded(before));
+        for (key, value) in rows.range::<[u8], _>(range) {
+            if look(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), DiskError> {
+        batch.iterate(&mut Applying(self));
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
+impl Rows {
+    fn store(&self) -> Store {
+        Store::on(Box::new(self.clone()), Path::new("golden"))
+    }
+}
+
+const NOW: LogTime = LogTime(1_700_000_000_000);
+
+fn session(client: Option<&'static str>) -> SessionImage<'static> {
+    SessionImage {
+        login_at: LogTime(NOW.0 - 5_000),
+        last_seen: NOW,
+        evidence: Offset(1_200),
+        client,
+    }
+}
+
+fn device(platform: &'static str, phase: Phase<'static>) -> DeviceImage<'static> {
+    let deadline = match phase {
+        Phase::Online { heartbeat_by, .. } => heartbeat_by,
+        Phase::Away { until, .. } | Phase::Kicked { until, .. } => until,
+    };
+    DeviceImage {
+        platform,
+        device: "d1",
+        gateway: "g1",
+        epoch: Epoch(3),
+        conn: Conn(1_000_000),
+        since: LogTime(NOW.0 - 4_000),
+        phase,
+        deadline,
+    }
+}
+
+fn online(background_by: Option<LogTime>, linger: Option<(Ending, LogTime)>) -> Phase<'static> {
+    Phase::Online {
+        session: session(linger.is_none().then_some("10.0.0.1 app 1.2")),
+        heartbeat_by: LogTime(NOW.0 + 400_000),
+        background_by,
+        linger,
+    }
+}
+
+fn away(push: bool, lost_by: LostBy) -> Phase<'static> {
+    Phase::Away {
+        session: session(None),
+        push,
+        lost_by,
+        until: LogTime(NOW.0 + 604_800_000),
+    }
+}
+
+fn user(user: &'static str, status: Status, devices: Vec<DeviceImage<'static>>) -> UserImage<'static> {
+    UserImage {
+        user,
+        version: 9,
+        status,
+        since: LogTime(NOW.0 - 4_000),
+        last_seen: NOW,
+        custom_status: None,
+        kept: None,
+        kicked_at: None,
+        barred: false,
+        devices,
+    }
+}
+
+/// Every phase, every way of losing a link, every mark.
+fn users() -> Vec<UserImage<'static>> {
+    let soon = LogTime(NOW.0 + 5_000);
+    let mut users = vec![
+        user(
+            "online",
+            Status::Online,
+            vec![
+                device("android", online(None, None)),
+                device("ios", online(Some(soon), None)),
+                device("mini", online(None, Some((Ending::Closed, soon)))),
+                device("web", online(Some(soon), Some((Ending::Exit, soon)))),
+                device("windows", away(false, LostBy::Timeout)),
+            ],
+        ),
+        user("à table", Status::Online, vec![device("web", online(None, None))]),
+    ];
+    users[1].custom_status = Some("à table");
+    for lost_by in LostBy::ALL {
+        let name = match lost_by {
+            LostBy::Closed => "closed",
+            LostBy::Exit => "exit",
+            LostBy::Background => "background",
+            LostBy::Timeout => "timeout",
+            LostBy::GatewayLost => "gateway_lost",
+        };
+        users.push(user(
+            name,
+            Status::PushOnline,
+            vec![device("android", away(true, lost_by))],
+        ));
+    }
+    for (name, by) in [("displaced", KickedBy::Displaced), ("admin", KickedBy::Admin)] {
+        let phase = Phase::Kicked {
+            by,
+            until: LogTime(NOW.0 + 60_000),
+        };
+        users.push(user(name, Status::Offline, vec![device("web", phase)]));
+    }
+    users.push(user("nothing", Status::Offline, vec![]));
+    users.push(UserImage {
+        kept: Some(KeptImage {
+            text: "busy",
+            until: soon,
+        }),
+        ..user("kept", Status::Offline, vec![])
+    });
+    users.push(UserImage {
+        kicked_at: Some(NOW),
+        ..user("kicked", Status::Offline, vec![])
+    });
+    users.push(UserImage {
+        kept: Some(KeptImage {
+            text: "busy",
+            until: soon,
+        }),
+        kicked_at: Some(NOW),
+        barred: true,
+        ..user("barred", Status::Offline, vec![])
+    });
+    users
+}
+
+fn beats() -> Vec<SlotBeats> {
+    let times = |ahead: u64, evidence: u64| BeatTimes {
+        last_seen: LogTime(NOW.0 + ahead),
+        evidence: Offset(evidence),
+        heartbeat_by: LogTime(NOW.0 + ahead + 400_000),
+    };
+    vec![
+        SlotBeats {
+            place: 0,
+            user_last_seen: NOW,
+            devices: vec![times(0, 1_200), times(7, 1_100)],
+        },
+        SlotBeats {
+            place: 255,
+            user_last_seen: LogTime(NOW.0 - 1_000),
+            devices: vec![times(0, u64::MAX)],
+        },
+    ]
+}
+
+fn partition(policy: &Policy) -> PartitionImage<'_> {
+    PartitionImage {
+        partition: Partition(5),
+        offset: Some(Offset(1_233)),
+        time: Some(NOW),
+        seq: 77,
+        grace_until: Some(LogTime(NOW.0 + 30_000)),
+        policy,
+        policy_since: Some(Offset(2)),
+        gateways: vec![
+            GatewayImage {
+                name: "g1",
+                epoch: Epoch(3),
+                ended: false,
+                lease_until: Some(LogTime(NOW.0 + 30_000)),
+                last_until: LogTime(NOW.0 + 30_000),
+            },
+            GatewayImage {
+                name: "g2",
+                epoch: Epoch(i64::MAX as u64),
+                ended: true,
+                lease_until: None,
+                last_until: NOW,
+            },
+        ],
+        early_ends: vec![EarlyEndImage {
+            gateway: "g1",
+            epoch: Epoch(3),
+            conn: Conn(1_000_001),
+            came: NOW,
+        }],
+    }
+}
+
+fn applied() -> Applied {
+    Applied {
+        next: Offset(1_234),
+        outputs: 3,
+        chain: [7; 32],
+    }
+}
+
+const DOCUMENT: &str = r#"{"login":"multi"}"#;
+const COUNTS: &[u8] = &[1, 2, 3];
+const BLOCK: u32 = 258;
+
+fn lines(title: &str, rows: &Rows) -> String {
+    let rows = rows.0.lock().unwrap();
+    let line = |(key, value): (&Vec<u8>, &Vec<u8>)| format!("{title}: {} = {}\n", hex(key), hex(value));
+    rows.iter().map(line).collect()
+}
+
+/// The rows that the golden file has under a title.
+fn golden_rows(title: &str) -> Rows {
+    let rows = Rows::default();
+    for line in GOLDEN.lines() {
+        let Some((key, value)) = line
+            .strip_prefix(title)
+            .and_then(|row| row.strip_prefix(": ")?.split_once(" = "))
+        else {
+            continue;
+        };
+        rows.0.lock().unwrap().insert(unhex(key), unhex(value));
+    }
+    rows
+}
+
+#[test]
+fn a_store_is_written_as_its_golden_file_has_it() {
+    let policy = Policy::default();
+    let empty = Rows::default();
+    let nothing = PartitionImage {
+        partition: Partition(0),
+        offset: None,
+        time: None,
+        seq: 0,
+        grace_until: None,
+        policy: &policy,
+        policy_since: None,
+        gateways: vec![],
+        early_ends: vec![],
+    };
+    let store = empty.store();
+    store
+        .commit(store.begin(), &Applied::default(), &nothing, "{}", &[])
+        .expect("written");
+
+    let full = Rows::default();
+    let store = full.store();
+    let mut commit = store.begin();
+    for (slot, user) in (0..).zip(&users()) {
+        commit.put(Slot(slot), user, UserLocation::Nowhere);
+    }
+    commit.put_beats(BLOCK, &beats());
+    store
+        .commit(commit, &applied(), &partition(&policy), DOCUMENT, COUNTS)
+        .expect("written");
+    let text = lines("empty", &empty) + &lines("full", &full);
+    bless::check([("tests/golden/store.txt", text.as_str())]);
+}
+
+#[test]
+fn the_golden_rows_of_a_store_are_read_as_what_they_were() {
+    let rows = golden_rows("full");
+    let store = rows.store();
+
+    let meta = store.meta().expect("read").expect("there is one");
+    let stored = store.read_meta(&meta).expect("known");
+    assert_eq!((stored.applied, stored.counts), (applied(), COUNTS));
+    let policy = Policy::default();
+    let was = partition(&policy);
+    let is = stored.partition;
+    assert_eq!(
+        (is.partition, is.offset, is.time),
+        (was.partition, was.offset, was.time)
+    );
+    assert_eq!((is.seq, is.grace_until), (was.seq, was.grace_until));
+    assert_eq!((is.policy, is.policy_since), (DOCUMENT, was.policy_since));
+    assert_eq!((is.gateways, is.early_ends), (was.gateways, was.early_ends));
+
+    let mut online = 0;
+    let users = users();
+    let mut is_read = |slot: Slot, user: &UserImage<'_>| {
+        assert_eq!(user, &users[slot.0 as usize]);
+        online += 1;
+    };
+    store.for_each_online(&mut is_read).expect("read");
+    assert_eq!(online, 2);
+
+    let mut due = Vec::new();
+    for user in &users[online..] {
+        let value = store
+            .get_away([user.user])
+            .expect("read")
+            .remove(0)
+            .expect("it is there");
+        let (is, location) = read_away(user.user, &value).expect("known");
+        assert_eq!((&is, location), (user, UserLocation::Away(user.next_deadline())));
+        due.extend(user.next_deadline().map(|time| DueKey {
+            time,
+            user: user.user.into(),
+        }));
+    }
+    due.sort();
+    let all = store.due(&DueKey::default(), LogTime(u64::MAX), usize::MAX);
+    assert_eq!(all.expect("read"), (due, None));
+
+    let mut blocks = Vec::new();
+    store
+        .for_each_beats(|slot, beats| blocks.push((slot, beats)))
+        .expect("read");
+    let expected = beats().into_iter().map(|beats| {
+        let slot = Slot(BLOCK * keys::SLOTS_PER_BLOCK + beats.place);
+        (slot, beats)
+    });
+    assert_eq!(blocks, expected.collect::<Vec<_>>());
+
+    let rows = golden_rows("empty");
+    let store = rows.store();
+    let meta = store.meta().expect("read").expect("there is one");
+    let stored = store.read_meta(&meta).expect("known");
+    assert_eq!((stored.applied, stored.counts), (Applied::default(), &[][..]));
+    let is = stored.partition;
+    assert_eq!((is.offset, is.time, is.policy_since), (None, None, None));
+}
+
+/// A row of a kind that the golden file has not would be written without anybody seeing it.
+#[test]
+fn the_golden_file_has_every_kind_of_row() {
+    let rows = golden_rows("full");
+    let rows = rows.0.lock().unwrap();
+    let kinds: Vec<u8> = rows.keys().map(|key| key[0]).collect();
+    for kind in [keys::META[0], keys::ONLINE, keys::AWAY, keys::DUE, keys::BEATS] {
+        assert!(kinds.contains(&kind), "no row begins with {kind}");
+    }
+}
