@@ -112,10 +112,9 @@ fn limit() -> Limit {
 fn caught_up(log: &Arc<LocalLog>, directory: &Path, clock: &Arc<dyn Clock>) -> Vec<PartitionProcessor> {
     let walk = |partition| {
         let store = store::directory_of(directory, partition);
-        let (log, clock): (Arc<dyn Log>, _) = (log.clone(), clock.clone());
+        let (log, clock) = (log.take_up(partition).expect("a partition"), clock.clone());
         let first = Policy::default();
-        let mut walk =
-            PartitionProcessor::open(partition, log, Some(&store), &first, clock, Tuning::default()).expect("opened");
+        let mut walk = PartitionProcessor::open(log, Some(&store), &first, clock, Tuning::default()).expect("opened");
         while walk.step(limit()).expect("folded").records > 0 {}
         assert!(walk.is_caught_up());
         walk

@@ -63,8 +63,14 @@ fn run(on: &str, rounds: u64, log: Arc<dyn Log>, clock: Arc<ManualClock>, store:
     let count = users::count();
     heading(&format!("walk {on}, {count} users"));
     let first = Policy::default();
-    let mut walk =
-        PartitionProcessor::open(P, log.clone(), store, &first, clock.clone(), Tuning::default()).expect("opened");
+    let mut walk = PartitionProcessor::open(
+        log.take_up(P).expect("a partition"),
+        store,
+        &first,
+        clock.clone(),
+        Tuning::default(),
+    )
+    .expect("opened");
     let mut pass = |order: &[u32], event: &dyn Fn(u32) -> Event<'static>| {
         clock.advance_ms(PASS_MS);
         appender::append(&*log, order.iter().map(|user| event(*user)));

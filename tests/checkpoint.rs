@@ -58,12 +58,12 @@ impl World {
             cached_users,
             ..Tuning::default()
         };
-        let (log, clock) = (self.log.clone(), self.clock.clone());
-        PartitionProcessor::open(PARTITION, log, Some(store), &self.policy, clock, tuning).expect("opened")
+        let (log, clock) = (self.log.take_up(PARTITION).expect("taken up"), self.clock.clone());
+        PartitionProcessor::open(log, Some(store), &self.policy, clock, tuning).expect("opened")
     }
 
     fn position(&self) -> Position {
-        self.log.position(PARTITION).expect("readable")
+        self.log.committed(PARTITION).expect("readable")
     }
 }
 

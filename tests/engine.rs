@@ -66,10 +66,8 @@ impl World {
     }
 
     fn open(&self, store: Option<&Path>) -> Result<PartitionProcessor, Error> {
-        let log = self.log.clone();
         PartitionProcessor::open(
-            self.partition,
-            log,
+            self.log.take_up(self.partition)?,
             store,
             &self.policy,
             self.clock.clone(),

@@ -107,8 +107,7 @@ impl House {
     fn fold(&self) {
         for partition in (0..PARTITIONS).map(Partition) {
             let mut walk = PartitionProcessor::open(
-                partition,
-                self.log.clone(),
+                self.log.take_up(partition).unwrap(),
                 None,
                 &Policy::default(),
                 self.clock.clone(),
@@ -312,7 +311,7 @@ fn it_begins_where_it_is_told_to() {
         complaint.contains("partition 1 ends at 5; give 5 or less"),
         "{complaint}"
     );
-    house.log.retain(Partition(1), Offset(2)).unwrap();
+    house.log.take_up(Partition(1)).unwrap().retain(Offset(2)).unwrap();
     let complaint = house.complaint(&["events", "--from", "1"]);
     assert!(complaint.contains("the oldest record kept is 2"), "{complaint}");
     assert_eq!(house.lines(&["events", "--partition", "1"]), all[2..]);

@@ -7,7 +7,7 @@ use super::Error;
 use super::census::Census;
 use super::outcomes::Kept;
 use super::rejected::{self, Groups, Rejected};
-use crate::log::{Commit, CurrentRecord, Log, NewRecord, Position};
+use crate::log::{Commit, CurrentRecord, NewRecord, OwnedPartition, Position};
 use crate::metrics;
 use crate::presence::change::{IgnoreReason, Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
@@ -129,7 +129,7 @@ impl Outbox {
     }
 
     /// Takes an output. `time` is the log time of its record.
-    pub fn take(&mut self, output: Output, time: Option<LogTime>, log: &dyn Log) -> Result<(), Error> {
+    pub fn take(&mut self, output: Output, time: Option<LogTime>, log: &mut dyn OwnedPartition) -> Result<(), Error> {
         self.outcomes.see(&output);
         let (id, schema) = match &output {
             Output::Change(change) => (change.id, avro::Schema::Change),
@@ -244,7 +244,13 @@ impl Outbox {
     }
 
     /// Commits all that was gathered with the position after it. Nothing while folding silently.
-    pub fn commit(&mut self, next: Offset, outputs: u64, time: Option<LogTime>, log: &dyn Log) -> Result<(), Error> {
+    pub fn commit(
+        &mut self,
+        next: Offset,
+        outputs: u64,
+        time: Option<LogTime>,
+        log: &mut dyn OwnedPartition,
+    ) -> Result<(), Error> {
         let position = self.position(next, outputs, time);
         let last = self.unsettled.back().map_or(self.committed, |commit| commit.position);
         let moved = (position.next, position.outputs) > (last.next, last.outputs);
@@ -259,12 +265,12 @@ impl Outbox {
     }
 
     /// Has every commit get through, once. Of one that failed it is asked first whether it did.
-    fn settle(&mut self, log: &dyn Log) -> Result<(), Error> {
+    fn settle(&mut self, log: &mut dyn OwnedPartition) -> Result<(), Error> {
         while let Some(commit) = self.unsettled.front() {
-            let there = log.position(self.partition)?;
+            let there = log.position()?;
             if there == self.committed {
                 let changes = commit.changes.len();
-                log.commit(self.partition, commit)?;
+                log.commit(commit)?;
                 metrics::committed(changes);
             } else if there != commit.position {
                 return Err(Error::Deposed {

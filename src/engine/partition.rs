@@ -12,6 +12,7 @@
 //! Start, recovery and the live path are this one path: what the log has already is folded silently ([`Outbox`]).
 
 mod inspect;
+mod opening;
 
 use super::census::Census;
 use super::current;
@@ -22,18 +23,17 @@ use super::rejected::{Groups, Rejected, decode};
 use super::{Error, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{self, CurrentRecord, Limit, Log, Position, Record, Topic};
+use crate::log::{self, CurrentRecord, Limit, OwnedPartition, Position, Record};
 use crate::metrics;
 use crate::presence::ahead::USERS_AHEAD;
 use crate::presence::change::{IgnoreReason, Output};
 use crate::presence::deadlines::Upto;
 use crate::presence::event::Event;
-use crate::presence::policy::Policy;
-use crate::presence::state::{PartitionImage, Slot, State};
-use crate::presence::{LogTime, Offset, Partition, Status};
+use crate::presence::state::{Slot, State};
+use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::avro::{self, Quarantined, Schema};
-use crate::schema::policy::{policy_json, written_policy};
+use crate::schema::policy::policy_json;
 use crate::store::{self, Applied, DueKey, Store, UserLocation, keys};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -44,7 +44,7 @@ use std::sync::atomic::AtomicUsize;
 /// A partition, from its log and its store to what it has in memory.
 pub struct PartitionProcessor {
     partition: Partition,
-    log: Arc<dyn Log>,
+    log: Box<dyn OwnedPartition>,
     clock: Arc<dyn Clock>,
     tuning: Tuning,
     /// None: everything stays in memory and is folded from the log at start.
@@ -91,167 +91,6 @@ pub struct Step {
 }
 
 impl PartitionProcessor {
-    /// Opens the store in a directory (or none) and gets ready to fold on from where it stands. `first` is the policy
-    /// of a partition without any record.
-    ///
-    /// A store that cannot be used (damaged, of another layout or another log, ahead of the log) is rebuilt if the
-    /// log still reaches back to its beginning, and else is an error that says so.
-    pub fn open(
-        partition: Partition,
-        log: Arc<dyn Log>,
-        directory: Option<&Path>,
-        first: &Policy,
-        clock: Arc<dyn Clock>,
-        tuning: Tuning,
-    ) -> Result<PartitionProcessor, Error> {
-        let directory = directory.map(Path::to_owned);
-        let home = directory
-            .as_ref()
-            .map(|directory| directory as &dyn store::StoreLocation);
-        PartitionProcessor::open_at(partition, log, home, first, clock, tuning)
-    }
-
-    /// The same with a store wherever it is kept.
-    pub fn open_at(
-        partition: Partition,
-        log: Arc<dyn Log>,
-        home: Option<&dyn store::StoreLocation>,
-        first: &Policy,
-        clock: Arc<dyn Clock>,
-        tuning: Tuning,
-    ) -> Result<PartitionProcessor, Error> {
-        let Some(home) = home else {
-            return PartitionProcessor::start(partition, log, None, first, clock, tuning);
-        };
-        let open = || -> Result<PartitionProcessor, Error> {
-            let store = home.open()?;
-            PartitionProcessor::start(partition, log.clone(), Some(store), first, clock.clone(), tuning)
-        };
-        match open() {
-            Err(error) if error.is_the_stores() => {
-                let start = log.range(Topic::Events, partition)?.start;
-                if start > Offset(0) {
-                    return Err(Error::Unrecoverable {
-                        start,
-                        cause: Box::new(error),
-                    });
-                }
-                tracing::warn!(%partition, %error, "rebuilding the store from the log");
-                home.destroy()?;
-                open()
-            }
-            opened => opened,
-        }
-    }
-
-    fn start(
-        partition: Partition,
-        log: Arc<dyn Log>,
-        store: Option<Store>,
-        first: &Policy,
-        clock: Arc<dyn Clock>,
-        tuning: Tuning,
-    ) -> Result<PartitionProcessor, Error> {
-        let target = log.position(partition)?;
-        let mut applied = Applied::default();
-        let mut state = None;
-        let mut census = Census::default();
-        let mut places = UserLocations::default();
-        let mut written = None;
-        let meta = store.as_ref().map(Store::meta).transpose()?.flatten();
-        if let (Some(store), Some(meta)) = (&store, &meta) {
-            let opened = store.read_meta(meta)?;
-            applied = opened.applied;
-            if opened.partition.partition != partition
-                || (applied.next, applied.outputs) > (target.next, target.outputs)
-            {
-                return Err(Error::ForeignStore {
-                    partition,
-                    applied: applied.next,
-                    committed: target.next,
-                });
-            }
-            let policy = written_policy(opened.partition.policy).ok_or(Error::Unreadable)?;
-            written = Some((opened.partition.policy_since, opened.partition.policy.to_owned()));
-            let mut saved = opened.partition;
-            if planted!(LeaseKept) {
-                for gateway in &mut saved.gateways {
-                    gateway.lease_until.get_or_insert(gateway.last_until);
-                }
-            }
-            if planted!(EarlyEndsLost) {
-                saved.early_ends.clear();
-            }
-            if planted!(TimeNotRestored) {
-                saved.time = None;
-            }
-            if planted!(ResumeOffset) {
-                applied.next = Offset(applied.next.0 + 1);
-            }
-            census = Census::from_bytes(opened.counts).ok_or(Error::Unreadable)?;
-            let image = PartitionImage {
-                partition,
-                offset: saved.offset,
-                time: saved.time,
-                seq: saved.seq,
-                grace_until: saved.grace_until,
-                policy: &policy,
-                policy_since: saved.policy_since,
-                gateways: saved.gateways,
-                early_ends: saved.early_ends,
-            };
-            let state = state.insert(State::restore(&image, tuning.hash_seed));
-            state.reserve(census.users(Status::Online));
-            store.for_each_online(|slot, user| {
-                state.put_back(slot, user);
-                places.set(slot, UserLocation::Online);
-            })?;
-            store.for_each_beats(|slot, beats| {
-                state.put_back_beats(slot, beats.user_last_seen, beats.devices);
-            })?;
-            state.seal();
-        }
-        let state = state.unwrap_or_else(|| State::seeded(partition, first.clone(), tuning.hash_seed));
-        let seq = state.seq();
-        let now = clock.monotonic_ms();
-        let mut walk = PartitionProcessor {
-            partition,
-            outbox: Outbox::new(partition, applied.chain, seq, census, target, tuning.commit_bytes),
-            log,
-            clock,
-            tuning,
-            store,
-            state,
-            next: applied.next,
-            resumed_outputs: applied.outputs,
-            places,
-            gone: HashMap::new(),
-            due_seen: DueKey::default(),
-            due_next: Some(LogTime(0)),
-            cached: VecDeque::new(),
-            policy: written,
-            folded_since: 0,
-            store_committed_ms: now,
-            log_committed_ms: now,
-            log_began_ms: 0,
-            batch: Vec::new(),
-            folding: None,
-            touched: Vec::new(),
-        };
-        if walk.resumed_outputs == 0 {
-            // A store that was committed inside of a record which had given nothing yet has that record's time.
-            let time = walk.state.time();
-            let is_target = (walk.next, 0) == (target.next, target.outputs);
-            let time = if is_target { time.min(target.time) } else { time };
-            walk.outbox.pass(walk.next, 0, time)?;
-        }
-        walk.due_next = match &walk.store {
-            Some(store) => store.due(&walk.due_seen, LogTime(0), 0)?.1,
-            None => None,
-        };
-        Ok(walk)
-    }
-
     /// Reads and writes with a registry's schemas too.
     pub fn with_schemas(mut self, schemas: Schemas) -> PartitionProcessor {
         self.outbox.schemas = schemas;
@@ -262,6 +101,16 @@ impl PartitionProcessor {
     pub fn with_outcomes(mut self, wanted: Arc<AtomicUsize>) -> PartitionProcessor {
         self.outbox.outcomes.want_by(wanted);
         self
+    }
+
+    /// The partition as its owner has it.
+    pub fn log(&self) -> &dyn OwnedPartition {
+        &*self.log
+    }
+
+    /// Asks the log whether the partition is still this process's.
+    pub fn confirm(&mut self) -> Result<(), Error> {
+        Ok(self.log.confirm()?)
     }
 
     pub(super) fn outcomes(&self) -> &Kept {
@@ -319,7 +168,7 @@ impl PartitionProcessor {
         let mut records = std::mem::take(&mut self.batch);
         records.clear();
         self.log
-            .read(Topic::Events, self.partition, self.next, limit, &mut records)
+            .read(self.next, limit, &mut records)
             .map_err(|error| match error {
                 log::Error::Gone { wanted, start, .. } => Error::Behind {
                     partition: self.partition,
@@ -540,7 +389,7 @@ impl PartitionProcessor {
                 touched.push(change.user.clone());
             }
             if failed.is_none()
-                && let Err(error) = outbox.take(output, time, &**log)
+                && let Err(error) = outbox.take(output, time, &mut **log)
             {
                 failed = Some(error);
             }
@@ -655,7 +504,8 @@ impl PartitionProcessor {
     /// `time` is the log time of the position.
     fn commit_log_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
         self.log_began_ms = self.clock.monotonic_ms();
-        self.outbox.commit(self.next, self.resumed_outputs, time, &*self.log)?;
+        self.outbox
+            .commit(self.next, self.resumed_outputs, time, &mut *self.log)?;
         if let Some(oldest) = self.outbox.take_oldest_committed() {
             let waited_ms = self.clock.now_ms().saturating_sub(oldest.0);
             metrics::change_committed(waited_ms as f64 / 1_000.0);
@@ -730,7 +580,7 @@ impl PartitionProcessor {
             }
         }
         // Someone evicted is found by name or by row from here on.
-        self.log.retain(self.partition, self.next)?;
+        self.log.retain(self.next)?;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::progress::{Cause, Progress, Standstill};
 use super::rejected::Groups;
 use super::{Error, Tuning};
 use crate::clock::Clock;
-use crate::log::{self, Limit, Log, NewRecord, Position, Topic};
+use crate::log::{self, Limit, NewRecord, OwnedPartition, Position, Topic};
 use crate::metrics;
 use crate::presence::change::IgnoreReason;
 use crate::presence::event::Event;
@@ -161,8 +161,6 @@ impl Wake {
 pub struct Worker {
     partition: Partition,
     dependencies: Dependencies,
-    /// The log as the owner of the partition has it, once it is.
-    log: Arc<dyn Log>,
     directory: Option<PathBuf>,
     clock: Arc<dyn Clock>,
     tuning: Tuning,
@@ -250,7 +248,6 @@ impl Worker {
     ) -> Worker {
         Worker {
             partition,
-            log: dependencies.log.clone(),
             directory: dependencies
                 .data
                 .as_deref()
@@ -360,10 +357,8 @@ impl Worker {
         self.reported = state;
         let processor = self.processor.as_ref();
         let applied = processor.map_or(Offset(0), PartitionProcessor::applied);
-        let end = self
-            .log
-            .range(Topic::Events, self.partition)
-            .ok()
+        let end = processor
+            .and_then(|processor| processor.log().range().ok())
             .map(|range| range.end);
         let census = processor.map(PartitionProcessor::census);
         let counted = |status| {
@@ -373,7 +368,7 @@ impl Worker {
         let held = self.standstill.filter(|one| one.cause == Cause::Transaction);
         let figures = metrics::Figures {
             state,
-            lag: processor.and(end).map(|end| self.lag(applied, end)),
+            lag: end.map(|end| self.lag(applied, end)),
             held_s: held.map_or(0, |held| held.for_ms / 1_000),
             users_in_memory: processor.map_or(0, |processor| processor.state().users_in_memory()),
             users: Status::ALL.map(|status| (status, census.map_or(0, |census| census.users(status)))),
@@ -441,7 +436,7 @@ impl Worker {
             return;
         }
         self.refusal_asked_ms = Some(now_ms);
-        let refusal = self.log.refusal();
+        let refusal = self.dependencies.log.refusal();
         metrics::log_writable(refusal.is_none());
         self.refusal = refusal.map(|refusal| refusal.to_string().into());
         let ahead_ms = self.ahead_ms();
@@ -501,7 +496,8 @@ impl Worker {
             Error::Diverged { .. } | Error::Store(store::Error::Damaged { .. }) if !self.rebuilt => {
                 self.processor = None;
                 self.rebuilt = true;
-                let start = self.log.range(Topic::Events, self.partition).map(|range| range.start);
+                let range = self.dependencies.log.range(Topic::Events, self.partition);
+                let start = range.map(|range| range.start);
                 let can_be_made = matches!(start, Ok(Offset(0))) || self.dependencies.services.checkpointer.is_some();
                 if let (Some(directory), true) = (&self.directory, can_be_made)
                     && let Err(error) = Store::destroy(directory)
@@ -552,33 +548,26 @@ impl Worker {
 
     fn try_work(&mut self) -> Result<bool, Error> {
         let Some(processor) = &mut self.processor else {
-            self.log = self.dependencies.log.clone().take_up(self.partition)?;
-            self.restore()?;
-            let (log, clock) = (self.log.clone(), self.clock.clone());
+            let mut log = self.dependencies.log.take_up(self.partition)?;
+            self.restore(&mut *log)?;
+            let clock = self.clock.clone();
             // Another first policy comes as a record, so that the log alone says everything.
             let first = Policy::default();
-            let processor = PartitionProcessor::open(
-                self.partition,
-                log,
-                self.directory.as_deref(),
-                &first,
-                clock,
-                self.tuning,
-            )?
-            .with_schemas(self.dependencies.services.schemas.clone())
-            .with_outcomes(self.wake.outcomes.clone());
+            let processor = PartitionProcessor::open(log, self.directory.as_deref(), &first, clock, self.tuning)?
+                .with_schemas(self.dependencies.services.schemas.clone())
+                .with_outcomes(self.wake.outcomes.clone());
             self.restoring = true;
             self.at_end_once = false;
-            self.end_at_opening = self.log.range(Topic::Events, self.partition)?.end;
+            self.end_at_opening = processor.log().range()?.end;
             self.next_progress_ms = self.clock.monotonic_ms() + PROGRESS_MS;
             self.processor = Some(processor);
             return Ok(true);
         };
         if std::mem::take(&mut self.overslept)
-            && let Err(error) = self.log.confirm(self.partition)
+            && let Err(error) = processor.confirm()
         {
             self.overslept = true;
-            return Err(error.into());
+            return Err(error);
         }
         let step = processor.step(Limit {
             records: self.tuning.batch_records,
@@ -587,7 +576,7 @@ impl Worker {
         if step.saw_tick {
             self.tick_sent_ms = None;
         }
-        let at_end = step.records == 0 && self.log.is_at_end(self.partition);
+        let at_end = step.records == 0 && processor.log().is_at_end();
         self.at_end_once |= at_end || (step.records > 0 && processor.applied() >= self.end_at_opening);
         if step.records > 0 || at_end {
             self.failure = None;
@@ -599,21 +588,23 @@ impl Worker {
         if !self.restoring {
             self.checkpoint()?;
         }
-        let applied = self.processor.as_ref().map_or(Offset(0), PartitionProcessor::applied);
-        let end = self.log.range(Topic::Events, self.partition)?.end;
-        self.look_at_progress(applied, end);
+        self.look_at_progress()?;
         Ok(step.records > 0)
     }
 
     fn lag(&self, applied: Offset, end: Offset) -> u64 {
-        Progress::lag(applied, self.log.reading(self.partition), end)
+        let reading = self.processor.as_ref().map(|processor| processor.log().reading());
+        reading.map_or(end.0, |reading| Progress::lag(applied, reading, end))
     }
 
     /// Reports a standstill when it begins and when it is over.
-    fn look_at_progress(&mut self, applied: Offset, end: Offset) {
+    fn look_at_progress(&mut self) -> Result<(), Error> {
+        let Some(processor) = &self.processor else {
+            return Ok(());
+        };
         let now_ms = self.clock.monotonic_ms();
-        let reading = self.log.reading(self.partition);
-        let standstill = self.progress.look(now_ms, applied, reading, end);
+        let (applied, log) = (processor.applied(), processor.log());
+        let standstill = self.progress.look(now_ms, applied, log.reading(), log.range()?.end);
         let cause = |standstill: &Option<Standstill>| standstill.as_ref().map(|standstill| standstill.cause);
         if cause(&standstill) != cause(&self.standstill) {
             match &standstill {
@@ -624,10 +615,11 @@ impl Worker {
             }
         }
         self.standstill = standstill;
+        Ok(())
     }
 
-    fn reach(&self, committed: Position) -> Result<LogBounds, Error> {
-        let range = self.log.range(Topic::Events, self.partition)?;
+    fn reach(log: &dyn OwnedPartition, committed: Position) -> Result<LogBounds, Error> {
+        let range = log.range()?;
         Ok(LogBounds {
             start: range.start,
             end: range.end,
@@ -636,18 +628,19 @@ impl Worker {
     }
 
     /// Takes a checkpoint in place of the store, where that is better.
-    fn restore(&mut self) -> Result<(), Error> {
+    fn restore(&mut self, log: &mut dyn OwnedPartition) -> Result<(), Error> {
         let Some(checkpointer) = self.dependencies.services.checkpointer.clone() else {
             return Ok(());
         };
         // The first is due at a different moment for each partition, so that not all come at once.
-        let share = u64::from(self.partition.0 + 1) * checkpointer.every_ms() / u64::from(self.log.partitions());
+        let share = u64::from(self.partition.0 + 1) * checkpointer.every_ms() / u64::from(log.partitions());
         self.next_checkpoint_ms = self.clock.monotonic_ms() + share;
         self.checkpointed = Offset(0);
         let Some(directory) = self.directory.clone() else {
             return Ok(());
         };
-        let reach = self.reach(self.log.position(self.partition)?)?;
+        let committed = log.position()?;
+        let reach = Worker::reach(log, committed)?;
         checkpointer.restore(self.partition, &directory, reach, self.tuning.store_commit_records)?;
         Ok(())
     }
@@ -673,14 +666,14 @@ impl Worker {
             return Ok(());
         }
         self.checkpointed = processor.applied();
-        let committed = processor.committed();
-        checkpointer.take(self.partition, place, self.reach(committed)?);
+        let reach = Worker::reach(processor.log(), processor.committed())?;
+        checkpointer.take(self.partition, place, reach);
         Ok(())
     }
 
     /// The time that a tick would get.
     fn log_now_ms(&self) -> u64 {
-        self.log.now_ms().unwrap_or_else(|| self.clock.now_ms())
+        self.dependencies.log.now_ms().unwrap_or_else(|| self.clock.now_ms())
     }
 
     /// When the partition, quiet as it is, needs a tick, by the time of the log.
@@ -716,7 +709,9 @@ impl Worker {
         self.tick_sent_ms = Some(now_ms);
         self.next_tick_ms = now_ms + TICK_MS;
         metrics::tick();
-        self.log.append(vec![(self.partition, record)], Box::new(|_| {}));
+        self.dependencies
+            .log
+            .append(vec![(self.partition, record)], Box::new(|_| {}));
         Ok(())
     }
 

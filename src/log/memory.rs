@@ -5,7 +5,10 @@
 //! be a log as other makers write them: with gaps between offsets, and with times that step back. It drops nothing of
 //! itself; a test says what is gone ([`MemoryLog::drop_before`]).
 
-use super::{Acknowledge, Appended, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
+use super::{
+    Acknowledge, Appended, Commit, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Position, Range, Record,
+    Topic,
+};
 use crate::clock::Clock;
 use crate::presence::{Offset, Partition};
 use std::collections::VecDeque;
@@ -13,6 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// A log of partitions in memory. See the module.
 pub struct MemoryLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     clock: Arc<dyn Clock>,
     world: Mutex<MemoryState>,
     // Beside the world, not in it: a listener may call the log.
@@ -39,6 +46,16 @@ struct MemoryState {
 struct MemoryPartition {
     topics: [Sequence; Topic::ALL.len()],
     position: Position,
+    /// How often it was taken up: the last one to do so commits.
+    owners: u64,
+}
+
+/// A partition as the one who took it up has it.
+struct Owned {
+    shared: Arc<Shared>,
+    partition: Partition,
+    /// Which of its owners this is.
+    owner: u64,
 }
 
 #[derive(Default)]
@@ -53,14 +70,16 @@ impl MemoryLog {
     /// An empty log of that many partitions, with times from the clock.
     pub fn new(partitions: u32, clock: Arc<dyn Clock>) -> MemoryLog {
         MemoryLog {
-            clock,
-            world: Mutex::new(MemoryState {
-                partitions: (0..partitions).map(|_| MemoryPartition::default()).collect(),
-                failing_appends: VecDeque::new(),
-                failing_reads: VecDeque::new(),
-                failing_commits: VecDeque::new(),
+            shared: Arc::new(Shared {
+                clock,
+                world: Mutex::new(MemoryState {
+                    partitions: (0..partitions).map(|_| MemoryPartition::default()).collect(),
+                    failing_appends: VecDeque::new(),
+                    failing_reads: VecDeque::new(),
+                    failing_commits: VecDeque::new(),
+                }),
+                listeners: RwLock::new(Vec::new()),
             }),
-            listeners: RwLock::new(Vec::new()),
         }
     }
 
@@ -86,7 +105,7 @@ impl MemoryLog {
             }
             events.push(offset.0, ts, NewRecord { key, value });
         }
-        self.tell(Topic::Events, partition);
+        self.shared.tell(Topic::Events, partition);
         Ok(())
     }
 
@@ -129,6 +148,17 @@ impl MemoryLog {
         Ok(())
     }
 
+    /// The position of the last commit, for a test that is not the owner.
+    pub fn committed(&self, partition: Partition) -> Result<Position, Error> {
+        Ok(self.world().shelf(partition, Error::Read)?.position)
+    }
+
+    fn world(&self) -> MutexGuard<'_, MemoryState> {
+        self.shared.world()
+    }
+}
+
+impl Shared {
     fn world(&self) -> MutexGuard<'_, MemoryState> {
         // Nothing here is left half done by a panic of a caller.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,28 +190,9 @@ impl MemoryLog {
         }
         Ok(appended)
     }
-}
-
-impl Log for MemoryLog {
-    fn take_up(self: Arc<Self>, _: Partition) -> Result<Arc<dyn Log>, Error> {
-        Ok(self)
-    }
 
     fn partitions(&self) -> u32 {
         u32::try_from(self.world().partitions.len()).unwrap_or(u32::MAX)
-    }
-
-    fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
-        let appended = self.take_append(records);
-        if let Ok(appended) = &appended {
-            let mut touched: Vec<Partition> = appended.iter().map(|to| to.partition).collect();
-            touched.sort_unstable();
-            touched.dedup();
-            for partition in touched {
-                self.tell(Topic::Events, partition);
-            }
-        }
-        acknowledge(appended);
     }
 
     fn read(
@@ -225,17 +236,91 @@ impl Log for MemoryLog {
             end: Offset(sequence.end),
         })
     }
+}
 
-    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error> {
+impl Log for MemoryLog {
+    fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+        let mut world = self.world();
+        let shelf = world.shelf(partition, Error::Open)?;
+        shelf.owners += 1;
+        Ok(Box::new(Owned {
+            shared: self.shared.clone(),
+            partition,
+            owner: shelf.owners,
+        }))
+    }
+
+    fn partitions(&self) -> u32 {
+        self.shared.partitions()
+    }
+
+    fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
+        let appended = self.shared.take_append(records);
+        if let Ok(appended) = &appended {
+            let mut touched: Vec<Partition> = appended.iter().map(|to| to.partition).collect();
+            touched.sort_unstable();
+            touched.dedup();
+            for partition in touched {
+                self.shared.tell(Topic::Events, partition);
+            }
+        }
+        acknowledge(appended);
+    }
+
+    fn read(
+        &self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        self.shared.read(topic, partition, from, limit, into)
+    }
+
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+        self.shared.range(topic, partition)
+    }
+
+    fn listen(&self, listener: Listener) {
+        self.shared
+            .listeners
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::new(listener));
+    }
+}
+
+impl OwnedPartition for Owned {
+    fn partition(&self) -> Partition {
+        self.partition
+    }
+
+    fn partitions(&self) -> u32 {
+        self.shared.partitions()
+    }
+
+    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        self.shared.read(Topic::Events, self.partition, from, limit, into)
+    }
+
+    fn range(&self) -> Result<Range, Error> {
+        self.shared.range(Topic::Events, self.partition)
+    }
+
+    fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
+        let partition = self.partition;
         let mut touched = Vec::new();
         let failed = {
-            let mut world = self.world();
-            world.shelf(partition, Error::Write)?;
+            let mut world = self.shared.world();
+            if world.shelf(partition, Error::Write)?.owners != self.owner {
+                return Err(Error::Fenced { partition });
+            }
             let fault = world.failing_commits.pop_front();
             if let Some((CommitFault::NotApplied, error)) = fault {
                 return Err(error);
             }
-            let now_ms = self.clock.now_ms();
+            let now_ms = self.shared.clock.now_ms();
             let shelf = world.shelf(partition, Error::Write)?;
             for (topic, records) in [
                 (Topic::Changes, &commit.changes),
@@ -254,28 +339,21 @@ impl Log for MemoryLog {
             fault
         };
         for topic in touched {
-            self.tell(topic, partition);
+            self.shared.tell(topic, partition);
         }
         failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    fn position(&self, partition: Partition) -> Result<Position, Error> {
-        Ok(self.world().shelf(partition, Error::Read)?.position)
+    fn position(&mut self) -> Result<Position, Error> {
+        Ok(self.shared.world().shelf(self.partition, Error::Read)?.position)
     }
 
-    fn sync(&self) -> Result<(), Error> {
+    fn sync(&mut self) -> Result<(), Error> {
         Ok(())
     }
 
-    fn retain(&self, _partition: Partition, _floor: Offset) -> Result<(), Error> {
+    fn retain(&mut self, _floor: Offset) -> Result<(), Error> {
         Ok(())
-    }
-
-    fn listen(&self, listener: Listener) {
-        self.listeners
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::new(listener));
     }
 }
 
@@ -420,15 +498,29 @@ mod tests {
             },
             ..Commit::default()
         };
+        let mut owned = log.take_up(P).unwrap();
         log.fail_commits(1, CommitFault::NotApplied, full());
         log.fail_commits(1, CommitFault::Applied, full());
-        assert!(log.commit(P, &commit(1)).is_err());
-        assert_eq!(log.position(P).unwrap().next, Offset(0));
-        assert!(log.commit(P, &commit(2)).is_err());
-        assert_eq!(log.position(P).unwrap().next, Offset(2));
-        assert!(log.commit(P, &commit(3)).is_ok());
+        assert!(owned.commit(&commit(1)).is_err());
+        assert_eq!(owned.position().unwrap().next, Offset(0));
+        assert!(owned.commit(&commit(2)).is_err());
+        assert_eq!(owned.position().unwrap().next, Offset(2));
+        assert!(owned.commit(&commit(3)).is_ok());
         assert_eq!(read(&log, Topic::Changes, 0, ALL).unwrap().len(), 2);
         assert_eq!(read(&log, Topic::Kicks, 0, ALL).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn only_the_last_one_to_take_a_partition_up_commits_to_it() {
+        let (log, _) = log();
+        let mut first = log.take_up(P).unwrap();
+        let mut elsewhere = log.take_up(Partition(0)).unwrap();
+        assert!(first.commit(&Commit::default()).is_ok());
+        let mut second = log.take_up(P).unwrap();
+        let refused = first.commit(&Commit::default());
+        assert!(matches!(refused, Err(Error::Fenced { partition: P })), "{refused:?}");
+        assert!(second.commit(&Commit::default()).is_ok());
+        assert!(elsewhere.commit(&Commit::default()).is_ok());
     }
 
     #[test]
@@ -474,7 +566,7 @@ mod tests {
             kicks,
             ..Commit::default()
         };
-        log.commit(P, &commit).unwrap();
+        log.take_up(P).unwrap().commit(&commit).unwrap();
         assert_eq!(heard.load(Ordering::SeqCst), 3);
     }
 }

@@ -1,6 +1,8 @@
 //! What a log is: partitions of records, appended durably, read from an offset, and one atomic step that writes what
 //! a fold gave together with how far it got.
 //!
+//! Everybody has the [`Log`]; the owner of a partition, and nobody else, has its [`OwnedPartition`].
+//!
 //! The log moves bytes and knows nothing of what they mean. [`local`] keeps it on one machine, [`kafka`] on a cluster,
 //! [`memory`] in memory for tests, failing on demand.
 
@@ -89,7 +91,7 @@ pub struct Commit {
     pub changes: Vec<NewRecord>,
     pub kicks: Vec<NewRecord>,
     pub quarantine: Vec<NewRecord>,
-    /// The newest state of users, for a log that keeps it ([`Log::keeps_current`]).
+    /// The newest state of users, for a log that keeps it ([`OwnedPartition::keeps_current`]).
     pub current: Vec<CurrentRecord>,
     pub position: Position,
 }
@@ -116,12 +118,12 @@ pub struct Range {
     pub end: Offset,
 }
 
-/// How reading goes ([`Log::reading`]).
+/// How reading goes ([`OwnedPartition::reading`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reading {
     /// Everything before this offset was read, also what is no record: on Kafka aborted records, and marks of transactions.
     pub reached: Offset,
-    /// [`Log::is_at_end`]: there is no more to read at the moment.
+    /// [`OwnedPartition::is_at_end`]: there is no more to read at the moment.
     pub is_at_end: bool,
     /// Since when the log gives no answer at all, by the monotonic clock.
     pub unanswered_since_ms: Option<u64>,
@@ -183,15 +185,12 @@ pub type Acknowledge = Box<dyn FnOnce(Result<Vec<Appended>, Error>) + Send>;
 /// return at once.
 pub type Listener = Box<dyn Fn(Topic, Partition) + Send + Sync>;
 
-/// A log of partitions.
-///
-/// Each partition has one owner at a time, who alone commits to it ([`Log::take_up`]). Calls may come from any thread; of
-/// commits only one at a time for a partition.
+/// A log of partitions, as everybody may use it: append, read and listen. Who wants to commit takes a partition up.
+/// Calls may come from any thread.
 pub trait Log: Send + Sync {
-    /// Makes this process the owner of a partition: its previous owner can commit nothing more. Gives the log as the
-    /// owner has it, whose calls concern this partition alone. May take seconds, until an open commit of the owner before
-    /// is settled.
-    fn take_up(self: Arc<Self>, partition: Partition) -> Result<Arc<dyn Log>, Error>;
+    /// Makes this process the owner of a partition: its previous owner can commit nothing more ([`Error::Fenced`]). May
+    /// take seconds, until an open commit of the owner before is settled.
+    fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error>;
 
     /// How many partitions every topic has; fixed when the log was made.
     fn partitions(&self) -> u32;
@@ -219,52 +218,6 @@ pub trait Log: Send + Sync {
 
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error>;
 
-    /// Whether a [`Log::read`] of events that gave nothing means that there is nothing: a log on other machines may only
-    /// be slow.
-    fn is_at_end(&self, partition: Partition) -> bool {
-        let _ = partition;
-        true
-    }
-
-    /// How reading a partition's events goes, to judge whether it makes progress.
-    fn reading(&self, partition: Partition) -> Reading {
-        let _ = partition;
-        Reading {
-            reached: Offset(0),
-            // Nobody else's transactions are in it.
-            is_at_end: false,
-            unanswered_since_ms: None,
-        }
-    }
-
-    /// Whether this process still owns what it took up: [`Error::Fenced`] if not. For one that was asleep and cannot know.
-    fn confirm(&self, partition: Partition) -> Result<(), Error> {
-        let _ = partition;
-        Ok(())
-    }
-
-    /// How far apart commits of outputs are to begin at least, in milliseconds: where a commit costs much and many
-    /// partitions share a machine.
-    fn commit_pause_ms(&self) -> u64 {
-        0
-    }
-
-    /// Whether commits are to bring the newest state of users along.
-    fn keeps_current(&self) -> bool {
-        false
-    }
-
-    /// Writes outputs and position in one atomic step. It survives the death of the process at once, that of the
-    /// machine after [`Log::sync`]: what is lost then is folded again, to the same bytes. A position past the end of
-    /// the events can only be a mistake of the caller; the embedded log refuses it.
-    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error>;
-
-    /// The position of the last commit; the default if there was none.
-    fn position(&self, partition: Partition) -> Result<Position, Error>;
-
-    /// Makes every commit so far survive the death of the machine.
-    fn sync(&self) -> Result<(), Error>;
-
     /// The time that an event would get if it were appended now, in milliseconds. None: another machine's clock says it,
     /// which is about this one's.
     fn now_ms(&self) -> Option<u64> {
@@ -277,11 +230,72 @@ pub trait Log: Send + Sync {
         None
     }
 
-    /// Drops old records as the log's retention says, but no event at or after `floor`, which is still needed.
-    fn retain(&self, partition: Partition, floor: Offset) -> Result<(), Error>;
-
     /// Adds a listener for as long as the log lives.
     fn listen(&self, listener: Listener);
+}
+
+/// A partition of a log in the hands of its owner: the permit to commit. There is one of it for each [`Log::take_up`], it
+/// cannot be copied, and what is not in it can only read and append. Of two that were given for the same partition the
+/// older one is refused with [`Error::Fenced`].
+pub trait OwnedPartition: Send {
+    fn partition(&self) -> Partition;
+
+    /// How many partitions the log has.
+    fn partitions(&self) -> u32;
+
+    /// Reads events, as [`Log::read`] does.
+    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error>;
+
+    /// What there is of the events.
+    fn range(&self) -> Result<Range, Error>;
+
+    /// Whether an [`OwnedPartition::read`] that gave nothing means that there is nothing: a log on other machines may
+    /// only be slow.
+    fn is_at_end(&self) -> bool {
+        true
+    }
+
+    /// How reading goes, to judge whether it makes progress.
+    fn reading(&self) -> Reading {
+        Reading {
+            reached: Offset(0),
+            // Nobody else's transactions are in it.
+            is_at_end: false,
+            unanswered_since_ms: None,
+        }
+    }
+
+    /// Writes outputs and position in one atomic step. It survives the death of the process at once, that of the
+    /// machine after [`OwnedPartition::sync`]: what is lost then is folded again, to the same bytes. A position past the
+    /// end of the events can only be a mistake of the caller; the embedded log refuses it.
+    fn commit(&mut self, commit: &Commit) -> Result<(), Error>;
+
+    /// The position of the last commit; the default if there was none. After a commit that failed this settles whether
+    /// it got through.
+    fn position(&mut self) -> Result<Position, Error>;
+
+    /// Asks the log whether this process still owns the partition: [`Error::Fenced`] if not. For a process that was
+    /// asleep and cannot know.
+    fn confirm(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Makes every commit so far survive the death of the machine.
+    fn sync(&mut self) -> Result<(), Error>;
+
+    /// Drops old records as the log's retention says, but no event at or after `floor`, which is still needed.
+    fn retain(&mut self, floor: Offset) -> Result<(), Error>;
+
+    /// How far apart commits of outputs are to begin at least, in milliseconds: where a commit costs much and many
+    /// partitions share a machine.
+    fn commit_pause_ms(&self) -> u64 {
+        0
+    }
+
+    /// Whether commits are to bring the newest state of users along.
+    fn keeps_current(&self) -> bool {
+        false
+    }
 }
 
 /// How partitions are shared out among the nodes that work on one log.

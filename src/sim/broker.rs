@@ -11,7 +11,7 @@ use super::history::Random;
 use super::input::Input;
 use super::shelf::{CommitInFlight, SimulatedLog};
 use crate::clock::ManualClock;
-use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
+use crate::log::{Commit, Error, Limit, OwnedPartition, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -314,35 +314,14 @@ impl Handle {
             Call::WorksUnseen | Call::Dies | Call::Dead => Err(Error::Closed),
         }
     }
-}
 
-impl Log for Handle {
-    fn take_up(self: Arc<Self>, _: Partition) -> Result<Arc<dyn Log>, Error> {
-        Ok(self)
-    }
-
-    fn partitions(&self) -> u32 {
-        self.broker.partitions
-    }
-
-    fn append(&self, _records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
-        // Only the world publishes.
-        acknowledge(Err(Error::Closed));
-    }
-
-    fn read(
-        &self,
-        topic: Topic,
-        partition: Partition,
-        from: Offset,
-        limit: Limit,
-        into: &mut Vec<Record>,
-    ) -> Result<(), Error> {
+    fn read(&self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        let partition = self.partition;
         let (call, mut world) = self.maybe_fails()?;
         let shelf = &world.shelves[partition.0 as usize];
         if from.0 < shelf.start() {
             return Err(Error::Gone {
-                topic,
+                topic: Topic::Events,
                 partition,
                 wanted: from,
                 start: Offset(shelf.start()),
@@ -354,7 +333,8 @@ impl Log for Handle {
         Handle::answer(call, ())
     }
 
-    fn range(&self, _topic: Topic, partition: Partition) -> Result<Range, Error> {
+    fn range(&self) -> Result<Range, Error> {
+        let partition = self.partition;
         let (call, world) = self.maybe_fails()?;
         let shelf = &world.shelves[partition.0 as usize];
         let range = Range {
@@ -364,11 +344,8 @@ impl Log for Handle {
         Handle::answer(call, range)
     }
 
-    fn keeps_current(&self) -> bool {
-        self.broker.world().weather.keeps_current
-    }
-
-    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error> {
+    fn commit(&self, commit: &Commit) -> Result<(), Error> {
+        let partition = self.partition;
         let (call, mut world) = self.call()?;
         let unanswered = self.is_unanswered(&mut world);
         let World {
@@ -420,7 +397,8 @@ impl Log for Handle {
         Handle::answer(call, ())
     }
 
-    fn position(&self, partition: Partition) -> Result<Position, Error> {
+    fn position(&self) -> Result<Position, Error> {
+        let partition = self.partition;
         let (call, mut world) = self.maybe_fails()?;
         let own = self.token.load(Ordering::Relaxed);
         if self.unsettled.swap(false, Ordering::Relaxed) && world.weather.settles_anew {
@@ -437,12 +415,8 @@ impl Log for Handle {
         Handle::answer(call, world.shelves[partition.0 as usize].position)
     }
 
-    fn sync(&self) -> Result<(), Error> {
-        let (call, _world) = self.maybe_fails()?;
-        Handle::answer(call, ())
-    }
-
-    fn retain(&self, partition: Partition, floor: Offset) -> Result<(), Error> {
+    fn retain(&self, floor: Offset) -> Result<(), Error> {
+        let partition = self.partition;
         let (call, mut world) = self.maybe_fails()?;
         let shelf = &mut world.shelves[partition.0 as usize];
         if shelf.token == self.token.load(Ordering::Relaxed) {
@@ -450,8 +424,46 @@ impl Log for Handle {
         }
         Handle::answer(call, ())
     }
+}
 
-    fn listen(&self, _listener: Listener) {
-        // The world calls whom it wants to.
+/// What the engine has of it.
+pub struct Owned(pub Arc<Handle>);
+
+impl OwnedPartition for Owned {
+    fn partition(&self) -> Partition {
+        self.0.partition
+    }
+
+    fn partitions(&self) -> u32 {
+        self.0.broker.partitions
+    }
+
+    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        self.0.read(from, limit, into)
+    }
+
+    fn range(&self) -> Result<Range, Error> {
+        self.0.range()
+    }
+
+    fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
+        self.0.commit(commit)
+    }
+
+    fn position(&mut self) -> Result<Position, Error> {
+        self.0.position()
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        let (call, _world) = self.0.maybe_fails()?;
+        Handle::answer(call, ())
+    }
+
+    fn retain(&mut self, floor: Offset) -> Result<(), Error> {
+        self.0.retain(floor)
+    }
+
+    fn keeps_current(&self) -> bool {
+        self.0.broker.world().weather.keeps_current
     }
 }

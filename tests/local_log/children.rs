@@ -47,11 +47,11 @@ fn child_appends_for_ever() {
     loop {
         let records = (next..next + 5).map(|at| (P, record(&format!("event {at}")))).collect();
         let last = append(&log, records).unwrap()[4].offset.0;
-        let done = log.position(P).unwrap().next.0;
+        let done = log.take_up(P).unwrap().position().unwrap().next.0;
         next = last + 1;
         // One change for each event folded.
         let changes = vec!["c"; (next - done) as usize];
-        log.commit(P, &commit_of(next, &changes, &[])).unwrap();
+        log.take_up(P).unwrap().commit(&commit_of(next, &changes, &[])).unwrap();
         println!("acknowledged {last}");
         std::io::stdout().flush().unwrap();
     }
@@ -66,7 +66,7 @@ fn child_appends_and_drops_for_ever() {
     loop {
         let value = format!("event {next} {}", "v".repeat(600));
         append(&log, vec![(P, record(&value))]).unwrap();
-        log.retain(P, Offset(next)).unwrap();
+        log.take_up(P).unwrap().retain(Offset(next)).unwrap();
         println!("acknowledged {next}");
         std::io::stdout().flush().unwrap();
         next += 1;
@@ -84,13 +84,13 @@ fn child_writes_under_a_limit() {
     let error = append(&log, vec![(P, record("x"))]).unwrap_err();
     a_log_that_cannot_be_written_can_be_read(&log, &dir, acknowledged, &error);
     assert!(matches!(
-        log.commit(P, &commit_of(1, &["c"], &[])),
+        log.take_up(P).unwrap().commit(&commit_of(1, &["c"], &[])),
         Err(Error::Write(_))
     ));
-    assert!(matches!(log.sync(), Err(Error::Write(_))));
+    assert!(matches!(log.take_up(P).unwrap().sync(), Err(Error::Write(_))));
     clock.advance_ms(2_000);
     assert_eq!(append_when_it_heals(&log), acknowledged);
-    log.commit(P, &commit_of(1, &["c"], &[])).unwrap();
+    log.take_up(P).unwrap().commit(&commit_of(1, &["c"], &[])).unwrap();
     println!("\nsaid: end {}", acknowledged + 1);
 }
 
@@ -131,7 +131,7 @@ fn child_writes_under_a_limit_from_many_threads() {
             let mut committed = Vec::new();
             for attempt in 0.. {
                 let change = format!("change {attempt}");
-                match log.commit(P, &commit_of(0, &[&change], &[])) {
+                match log.take_up(P).unwrap().commit(&commit_of(0, &[&change], &[])) {
                     Ok(()) => committed.push(change),
                     Err(error) => fail(&error),
                 }

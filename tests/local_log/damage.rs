@@ -33,7 +33,7 @@ fn a_process_that_is_killed_loses_nothing_acknowledged() {
         for (offset, value) in values.iter().enumerate() {
             assert_eq!(*value, format!("event {offset}"));
         }
-        let position = log.position(P).unwrap();
+        let position = log.take_up(P).unwrap().position().unwrap();
         assert_eq!(
             range(&log, Topic::Changes, P).1,
             position.next.0,
@@ -82,7 +82,7 @@ fn a_log_in_files(dir: &Path) -> u64 {
             let noise = |at: u64| format!("{round} {batch} {at} {}", (at * 7919) % 1_000_003);
             append(&log, (0..100).map(|at| (P, record(&noise(at)))).collect()).unwrap();
         }
-        log.commit(P, &commit_of(1, &["c"], &[])).unwrap();
+        log.take_up(P).unwrap().commit(&commit_of(1, &["c"], &[])).unwrap();
     }
     6_000
 }
@@ -211,7 +211,7 @@ fn events_that_were_folded_and_are_missing_are_noticed_without_any_claim() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     append_values(&log, &["a", "b", "c"]);
-    log.commit(P, &commit_of(3, &["c"], &[])).unwrap();
+    log.take_up(P).unwrap().commit(&commit_of(3, &["c"], &[])).unwrap();
     drop(log);
     let families = ["default", "events", "changes", "kicks", "quarantine"];
     let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), dir.path(), families).unwrap();
@@ -255,8 +255,8 @@ fn a_torn_end_that_was_never_durable_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     append_values(&log, &["a", "b", "c"]);
-    log.commit(P, &commit_of(1, &["first"], &[])).unwrap();
-    log.commit(P, &commit_of(2, &["second"], &[])).unwrap();
+    log.take_up(P).unwrap().commit(&commit_of(1, &["first"], &[])).unwrap();
+    log.take_up(P).unwrap().commit(&commit_of(2, &["second"], &[])).unwrap();
     // The machine dies: files are left as they are, and less of what was not synced.
     let mut changes = Vec::new();
     for lost in [0, 1, 60, 150] {
@@ -269,10 +269,14 @@ fn a_torn_end_that_was_never_durable_is_passed_over() {
         let log = open(left.path());
         assert_eq!(values(&log, Topic::Events, 0), ["a", "b", "c"]);
         let (_, end) = range(&log, Topic::Changes, P);
-        assert_eq!(log.position(P).unwrap().next.0, end, "outputs and position go together");
+        assert_eq!(
+            log.take_up(P).unwrap().position().unwrap().next.0,
+            end,
+            "outputs and position go together"
+        );
         changes.push(end);
         // And it goes on from there.
-        log.commit(P, &commit_of(3, &["third"], &[])).unwrap();
+        log.take_up(P).unwrap().commit(&commit_of(3, &["third"], &[])).unwrap();
         assert_eq!(values(&log, Topic::Changes, end), ["third"]);
     }
     assert_eq!(changes[..2], [2, 1]);
@@ -316,7 +320,7 @@ fn whatever_byte_is_altered_nothing_acknowledged_is_lost_without_a_word() {
                 while (into.len() as u64) < range.end.0 {
                     log.read(Topic::Events, P, Offset(into.len() as u64), ALL, &mut into)?;
                 }
-                Ok((log.position(P)?, into))
+                Ok((log.take_up(P).unwrap().position()?, into))
             });
             match read {
                 Ok((position, records)) => {

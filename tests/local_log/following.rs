@@ -58,7 +58,7 @@ fn a_follower_sees_that_records_are_gone() {
     }
     let reader = LocalLog::follow(dir.path()).unwrap();
     assert_eq!(reader.range(Topic::Events, P).unwrap().start, Offset(0));
-    log.retain(P, Offset(2)).unwrap();
+    log.take_up(P).unwrap().retain(Offset(2)).unwrap();
     reader.refresh().unwrap();
     let gone = reader.read(Topic::Events, P, Offset(1), ALL, &mut Vec::new());
     assert!(matches!(gone, Err(Error::Gone { start: Offset(2), .. })), "{gone:?}");

@@ -84,13 +84,13 @@ fn a_full_disk_is_an_error_until_there_is_room_again() {
     let ballast = disk.dir.path().join("ballast");
     std::fs::write(&ballast, vec![1; 8 << 20]).unwrap();
     append_values(&log, &["first"]);
-    log.commit(P, &commit_of(1, &["c"], &[])).unwrap();
+    log.take_up(P).unwrap().commit(&commit_of(1, &["c"], &[])).unwrap();
     let (more, error) = append_until_it_fails(&log, 1_000);
     let acknowledged = more + 1;
     a_log_that_cannot_be_written_can_be_read(&log, &dir, acknowledged, &error);
     assert!(error.to_string().contains("No space left"), "{error}");
     assert!(matches!(
-        log.commit(P, &commit_of(2, &["d"], &[])),
+        log.take_up(P).unwrap().commit(&commit_of(2, &["d"], &[])),
         Err(Error::Write(_))
     ));
     // Time enough to try anew, in vain.
@@ -100,12 +100,12 @@ fn a_full_disk_is_an_error_until_there_is_room_again() {
     std::fs::remove_file(&ballast).unwrap();
     assert_eq!(append_when_it_heals(&log), acknowledged);
     assert_eq!(values(&log, Topic::Changes, 0), ["c"]);
-    log.commit(P, &commit_of(2, &["d"], &[])).unwrap();
+    log.take_up(P).unwrap().commit(&commit_of(2, &["d"], &[])).unwrap();
     drop(log);
     let log = open(&dir);
     assert_eq!(values_len(&log), acknowledged + 1);
     assert_eq!(values(&log, Topic::Changes, 0), ["c", "d"]);
-    assert_eq!(log.position(P).unwrap().next, Offset(2));
+    assert_eq!(log.take_up(P).unwrap().position().unwrap().next, Offset(2));
 }
 
 /// A file system of 16 MiB.

@@ -109,7 +109,10 @@ fn a_closed_log_writes_what_waits_takes_no_more_and_can_be_read() {
     log.close().unwrap();
     assert!(waiting.into_iter().all(|told| told.recv().unwrap().is_ok()));
     assert!(matches!(append(&log, vec![(P, record("b"))]), Err(Error::Closed)));
-    assert!(matches!(log.commit(P, &commit_of(1, &[], &[])), Err(Error::Closed)));
+    assert!(matches!(
+        log.take_up(P).unwrap().commit(&commit_of(1, &[], &[])),
+        Err(Error::Closed)
+    ));
     assert_eq!(values(&log, Topic::Events, 0).len(), 100);
 }
 

@@ -119,7 +119,7 @@ proptest! {
                         }
                     }
                     model.positions[of] = position;
-                    now.commit(Partition(of as u32), &Commit { changes, kicks, quarantine, position, ..Commit::default() }).unwrap();
+                    now.take_up(Partition(of as u32)).unwrap().commit(&Commit { changes, kicks, quarantine, position, ..Commit::default() }).unwrap();
                 }
                 Step::Read(topic, of, from, limit) => {
                     let start = model.starts[of][topic];
@@ -129,7 +129,7 @@ proptest! {
                     }
                 }
                 Step::Retain(of, floor) => {
-                    now.retain(Partition(of as u32), Offset(floor)).unwrap();
+                    now.take_up(Partition(of as u32)).unwrap().retain(Offset(floor)).unwrap();
                     for topic in 0..4 {
                         let (start, end) = range(now, Topic::ALL[topic], Partition(of as u32));
                         prop_assert!(start >= model.starts[of][topic]);
@@ -139,7 +139,7 @@ proptest! {
                     }
                 }
                 Step::Clock(ms) => clock.set_ms(ms),
-                Step::Sync => now.sync().unwrap(),
+                Step::Sync => now.take_up(P).unwrap().sync().unwrap(),
                 Step::Reopen => {
                     // Closed first: one at a time can own it.
                     drop(log.take());
@@ -153,7 +153,7 @@ proptest! {
                     let expected = (model.starts[of][topic], model.topics[of][topic].len() as u64);
                     prop_assert_eq!(range(now, Topic::ALL[topic], Partition(of as u32)), expected);
                 }
-                prop_assert_eq!(now.position(Partition(of as u32)).unwrap(), model.positions[of]);
+                prop_assert_eq!(now.take_up(Partition(of as u32)).unwrap().position().unwrap(), model.positions[of]);
             }
         }
         let log = log.unwrap();

@@ -85,22 +85,28 @@ fn a_commit_writes_outputs_and_position_in_one_step() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     append_values(&log, &["a", "b"]);
-    assert_eq!(log.position(P).unwrap(), Position::default());
-    log.commit(P, &commit_of(1, &["c0", "c1"], &["k0"])).unwrap();
-    log.commit(P, &commit_of(1, &[], &[])).unwrap();
+    assert_eq!(log.take_up(P).unwrap().position().unwrap(), Position::default());
+    log.take_up(P)
+        .unwrap()
+        .commit(&commit_of(1, &["c0", "c1"], &["k0"]))
+        .unwrap();
+    log.take_up(P).unwrap().commit(&commit_of(1, &[], &[])).unwrap();
     let mut last = commit_of(2, &["c2"], &[]);
     last.quarantine = vec![record("q0")];
-    log.commit(P, &last).unwrap();
+    log.take_up(P).unwrap().commit(&last).unwrap();
     let holds = |log: &LocalLog| {
         assert_eq!(values(log, Topic::Changes, 0), ["c0", "c1", "c2"]);
         assert_eq!(values(log, Topic::Changes, 1), ["c1", "c2"]);
         assert_eq!(values(log, Topic::Kicks, 0), ["k0"]);
         assert_eq!(values(log, Topic::Quarantine, 0), ["q0"]);
-        assert_eq!(log.position(P).unwrap(), last.position);
-        assert_eq!(log.position(Partition(0)).unwrap(), Position::default());
+        assert_eq!(log.take_up(P).unwrap().position().unwrap(), last.position);
+        assert_eq!(
+            log.take_up(Partition(0)).unwrap().position().unwrap(),
+            Position::default()
+        );
     };
     holds(&log);
-    log.sync().unwrap();
+    log.take_up(P).unwrap().sync().unwrap();
     drop(log);
     holds(&open(dir.path()));
 }
@@ -110,7 +116,23 @@ fn a_position_past_the_end_is_not_committed() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     append_values(&log, &["a"]);
-    let refused = log.commit(P, &commit_of(2, &["c"], &[])).unwrap_err();
+    let refused = log.take_up(P).unwrap().commit(&commit_of(2, &["c"], &[])).unwrap_err();
     assert!(refused.to_string().contains("ends at 1"), "{refused}");
     assert_eq!(range(&log, Topic::Changes, P), (0, 0));
+}
+
+#[test]
+fn only_the_last_one_to_take_a_partition_up_commits_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append_values(&log, &["a"]);
+    let mut first = log.take_up(P).unwrap();
+    let mut elsewhere = log.take_up(Partition(0)).unwrap();
+    first.commit(&commit_of(1, &["c"], &[])).unwrap();
+    let mut second = log.take_up(P).unwrap();
+    let refused = first.commit(&commit_of(1, &["d"], &[]));
+    assert!(matches!(refused, Err(Error::Fenced { partition: P })), "{refused:?}");
+    second.commit(&commit_of(1, &["e"], &[])).unwrap();
+    elsewhere.commit(&commit_of(0, &["f"], &[])).unwrap();
+    assert_eq!(values(&log, Topic::Changes, 0), ["c", "e"]);
 }

@@ -11,7 +11,7 @@ fn old_records_are_dropped_by_age_but_no_event_from_the_floor_on() {
     // A block each of events and changes, from 1,000 to 901,000.
     for at in 0..10 {
         append_values(&log, &[&format!("{at}a"), &format!("{at}b")]);
-        log.commit(P, &commit_of(0, &["c"], &[])).unwrap();
+        log.take_up(P).unwrap().commit(&commit_of(0, &["c"], &[])).unwrap();
         clock.advance_ms(100_000);
     }
     retain_all(&log, &clock, 5);
@@ -49,7 +49,7 @@ fn retain_all(log: &LocalLog, clock: &ManualClock, floor: u64) {
     let mut unchanged = 0;
     let mut before = None;
     while unchanged < 3 {
-        log.retain(P, Offset(floor)).unwrap();
+        log.take_up(P).unwrap().retain(Offset(floor)).unwrap();
         let now = Some([Topic::Events, Topic::Changes].map(|topic| range(log, topic, P)));
         unchanged = if now == before { unchanged + 1 } else { 0 };
         before = now;
@@ -73,7 +73,7 @@ fn much_that_is_old_at_once_is_dropped_in_pieces_after_a_while() {
     let log = LocalLog::open(dir.path(), keeping(Some(720 * HOUR), None), clock.clone()).unwrap();
     let mut kept = Vec::new();
     for _ in 0..60 {
-        log.retain(P, Offset(u64::MAX)).unwrap();
+        log.take_up(P).unwrap().retain(Offset(u64::MAX)).unwrap();
         let (start, end) = range(&log, Topic::Events, P);
         kept.push(end - start);
         clock.advance_ms(HOUR / 4);
@@ -96,7 +96,7 @@ fn records_are_dropped_by_size_and_the_size_is_known_after_reopening() {
         for _ in 0..20 {
             append_values(&log, &[&"v".repeat(2_000)]);
         }
-        log.retain(P, Offset(u64::MAX)).unwrap();
+        log.take_up(P).unwrap().retain(Offset(u64::MAX)).unwrap();
         let (start, end) = range(&log, Topic::Events, P);
         let kept = (end - start) * 2_000;
         assert!(kept <= 100_000, "{kept}");
@@ -110,8 +110,8 @@ fn records_are_dropped_by_size_and_the_size_is_known_after_reopening() {
         }
     }
     assert!(starts.is_sorted() && starts[5] > 60);
-    log.retain(Partition(0), Offset(u64::MAX)).unwrap();
-    assert!(log.retain(Partition(9), Offset(0)).is_err());
+    log.take_up(Partition(0)).unwrap().retain(Offset(u64::MAX)).unwrap();
+    assert!(log.take_up(Partition(9)).is_err());
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn readers_during_retention_see_records_in_order_or_that_they_are_gone() {
         std::thread::spawn(move || {
             for at in 0..400 {
                 append_values(&*log, &[&format!("{at} {}", "v".repeat(500))]);
-                log.retain(P, Offset(u64::MAX)).unwrap();
+                log.take_up(P).unwrap().retain(Offset(u64::MAX)).unwrap();
             }
         })
     };
@@ -158,7 +158,7 @@ fn what_was_dropped_takes_no_room_on_disk() {
         let records = (0..20).map(|_| (P, noise.record(50_000))).collect();
         append(&log, records).unwrap();
         if round % 10 == 0 {
-            log.retain(P, Offset(u64::MAX)).unwrap();
+            log.take_up(P).unwrap().retain(Offset(u64::MAX)).unwrap();
         }
     }
     let size = || -> u64 {

@@ -22,7 +22,11 @@ fn store(house: &House) -> PathBuf {
 }
 
 fn of_store(house: &House, begins: &str, ends: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(store(house)).unwrap().map(|entry| entry.unwrap().path());
+    // It may be set aside at this moment.
+    let Ok(entries) = fs::read_dir(store(house)) else {
+        return Vec::new();
+    };
+    let entries = entries.map(|entry| entry.unwrap().path());
     let named = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap();
         name.starts_with(begins) && name.ends_with(ends)

@@ -100,11 +100,12 @@ impl Worker {
     }
 
     pub(super) fn stats(&self) -> PartitionStats {
-        let end = self
-            .log
-            .range(Topic::Events, self.partition)
-            .map_or(Offset(0), |range| range.end);
         let processor = self.processor.as_ref();
+        let range = match processor {
+            Some(processor) => processor.log().range(),
+            None => self.dependencies.log.range(Topic::Events, self.partition),
+        };
+        let end = range.map_or(Offset(0), |range| range.end);
         let applied = processor.map_or(Offset(0), PartitionProcessor::applied);
         let held = self.standstill.map(|standstill| {
             let reason = standstill.reason();

@@ -31,7 +31,7 @@ pub use group::{Member, Offsets};
 pub use owners::{Owner, Owners};
 
 use crate::clock::Clock;
-use crate::log::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic};
+use crate::log::{Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
 use append::Appender;
 use client::DefaultContext;
@@ -41,7 +41,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use settings::Connection;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use tail::Tail;
 
@@ -75,6 +75,8 @@ impl Node {
 
 /// See the module.
 pub struct KafkaLog {
+    /// Itself, for those who take partitions up.
+    this: Weak<KafkaLog>,
     node: Node,
     /// In the order of [`Topic::ALL`].
     names: Names,
@@ -121,7 +123,8 @@ impl KafkaLog {
         let id = format!("{}-events-{}", node.group, node.id);
         let appender = Appender::new(name(Topic::Events), node.client("append"), &id)?;
         let tail = Tail::new(node.client("tail"), clock, node.partitions, name)?;
-        let log = Arc::new(KafkaLog {
+        let log = Arc::new_cyclic(|this| KafkaLog {
+            this: this.clone(),
             node,
             names,
             events,
@@ -205,8 +208,9 @@ impl KafkaLog {
 }
 
 impl Log for KafkaLog {
-    fn take_up(self: Arc<Self>, partition: Partition) -> Result<Arc<dyn Log>, Error> {
-        Ok(Arc::new(Owned::take_up(self, partition)?))
+    fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+        let this = self.this.upgrade().ok_or(Error::Closed)?;
+        Ok(Box::new(Owned::take_up(this, partition)?))
     }
 
     fn partitions(&self) -> u32 {
@@ -242,10 +246,6 @@ impl Log for KafkaLog {
         })
     }
 
-    fn keeps_current(&self) -> bool {
-        true
-    }
-
     fn refusal(&self) -> Option<Error> {
         let unanswered_ms = self.tail.unanswered_ms().filter(|ms| *ms >= UNANSWERED_MS)?;
         let text = format!(
@@ -254,23 +254,6 @@ impl Log for KafkaLog {
             self.node.connection.bootstrap
         );
         Some(Error::Write(text.into()))
-    }
-
-    fn commit(&self, partition: Partition, _: &Commit) -> Result<(), Error> {
-        // Only who took it up commits.
-        Err(Error::Fenced { partition })
-    }
-
-    fn position(&self, partition: Partition) -> Result<Position, Error> {
-        Err(Error::Fenced { partition })
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn retain(&self, _: Partition, _: Offset) -> Result<(), Error> {
-        Ok(())
     }
 
     fn listen(&self, listener: Listener) {

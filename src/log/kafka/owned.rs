@@ -1,4 +1,4 @@
-//! A partition as its owner has it: events come from a tap, and what the fold gave goes out in transactions of a
+//! A partition as its owner has it: events come from a reader of their own, and what the fold gave goes out in transactions of a
 //! producer of the partition's own.
 //!
 //! The producer's transactional id is `{group}-{partition}`, and that is the fence: a process that takes the partition up
@@ -15,9 +15,7 @@ use super::client::{CountingContext, is_fenced, transactional, unread, unwritten
 use super::partition_reader::{PartitionReader, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{
-    Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Reading, Record, Topic, locked,
-};
+use crate::log::{Commit, Error, Limit, OwnedPartition, Position, Range, Reading, Record, Topic};
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -25,9 +23,9 @@ use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// For a call of a transaction.
@@ -47,14 +45,10 @@ const DRAIN_EVERY: Duration = Duration::from_micros(200);
 pub struct Owned {
     log: Arc<KafkaLog>,
     partition: Partition,
-    partition_reader: Mutex<PartitionReader>,
-    ledger: Mutex<Ledger>,
-}
-
-/// How far the outputs are, and who writes them.
-struct Ledger {
-    /// None after a failure: what was begun may have got through or not.
+    partition_reader: PartitionReader,
+    /// Who writes the outputs. None after a failure: what was begun may have got through or not.
     producer: Option<Arc<BaseProducer<CountingContext>>>,
+    /// How far the outputs are.
     position: Position,
     /// Another owner was let in: nothing is tried again.
     fenced: bool,
@@ -67,30 +61,28 @@ impl Owned {
         let wake: Wake = Box::new(move || told.tell(Topic::Events, partition));
         let name = log.name(Topic::Events);
         let partition_reader = PartitionReader::new(log.events(), Some(Topic::Events), name, partition, Some(wake))?;
-        let owned = Owned {
-            partition_reader: Mutex::new(partition_reader),
+        log.owned().fetch_add(1, Ordering::Relaxed);
+        let mut owned = Owned {
             log,
             partition,
-            ledger: Mutex::new(Ledger {
-                producer: None,
-                position: Position::default(),
-                fenced: false,
-            }),
+            partition_reader,
+            producer: None,
+            position: Position::default(),
+            fenced: false,
         };
-        owned.log.owned().fetch_add(1, Ordering::Relaxed);
-        owned.settle(&mut locked(&owned.ledger), true)?;
+        owned.settle(true)?;
         Ok(owned)
     }
 
     /// Makes a new producer, which fences off any other and settles what that had begun, and learns the position.
     /// `first`: others are to know that the partition is here.
-    fn settle(&self, ledger: &mut Ledger, first: bool) -> Result<(), Error> {
+    fn settle(&mut self, first: bool) -> Result<(), Error> {
         let partition = self.partition;
-        if ledger.fenced {
+        if self.fenced {
             return Err(Error::Fenced { partition });
         }
         // Its threads end before the next one's begin.
-        ledger.producer = None;
+        self.producer = None;
         let id = format!("{}-{partition}", self.log.group());
         let mut config = self.log.node().client("outputs");
         transactional(&mut config, &id);
@@ -106,26 +98,26 @@ impl Owned {
             .map_err(|error| unwritten(&what("a producer"), &error))?;
         producer.init_transactions(TAKE_UP).map_err(|error| {
             let fenced = is_fenced(&producer, &error);
-            self.judge(ledger, fenced, unwritten(&what("taking up"), &error))
+            self.judge(fenced, unwritten(&what("taking up"), &error))
         })?;
         if first {
             let told = self.tell_others(&producer);
             told.map_err(|error| {
                 let fenced = is_fenced(&producer, &error);
-                self.judge(ledger, fenced, unwritten(&what("saying whose it is"), &error))
+                self.judge(fenced, unwritten(&what("saying whose it is"), &error))
             })?;
         }
         failpoint::reach("take-up");
-        ledger.position = self.committed()?;
-        ledger.producer = Some(Arc::new(producer));
+        self.position = self.committed()?;
+        self.producer = Some(Arc::new(producer));
         Ok(())
     }
 
-    fn judge(&self, ledger: &mut Ledger, fenced: bool, error: Error) -> Error {
+    fn judge(&mut self, fenced: bool, error: Error) -> Error {
         if !fenced {
             return error;
         }
-        ledger.fenced = true;
+        self.fenced = true;
         Error::Fenced {
             partition: self.partition,
         }
@@ -290,132 +282,94 @@ fn send_offsets(
         .unwrap_or(Err(KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut)))
 }
 
-impl Log for Owned {
-    fn take_up(self: Arc<Self>, partition: Partition) -> Result<Arc<dyn Log>, Error> {
-        self.log.clone().take_up(partition)
+impl OwnedPartition for Owned {
+    fn partition(&self) -> Partition {
+        self.partition
     }
 
     fn partitions(&self) -> u32 {
-        self.log.partitions()
+        self.log.node().partitions
     }
 
-    fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
-        self.log.append(records, acknowledge);
+    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        self.partition_reader.read(from, limit, into)
     }
 
-    fn append_together(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
-        self.log.append_together(records, acknowledge);
-    }
-
-    fn read(
-        &self,
-        topic: Topic,
-        partition: Partition,
-        from: Offset,
-        limit: Limit,
-        into: &mut Vec<Record>,
-    ) -> Result<(), Error> {
-        if (topic, partition) == (Topic::Events, self.partition) {
-            locked(&self.partition_reader).read(from, limit, into)
-        } else {
-            self.log.read(topic, partition, from, limit, into)
-        }
-    }
-
-    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
-        if (topic, partition) != (Topic::Events, self.partition) {
-            return self.log.range(topic, partition);
-        }
-        let name = self.log.name(topic);
-        let (start, end) = match self.log.events().seen_range(&name, partition) {
+    fn range(&self) -> Result<Range, Error> {
+        let (events, name) = (self.log.events(), self.log.name(Topic::Events));
+        let (start, end) = match events.seen_range(&name, self.partition) {
             Some(seen) => seen,
-            None => self.log.events().ask_range(&name, partition)?,
+            None => events.ask_range(&name, self.partition)?,
         };
-        let end = Offset(end).max(locked(&self.partition_reader).end());
         Ok(Range {
             start: Offset(start),
-            end,
+            end: Offset(end).max(self.partition_reader.end()),
         })
     }
 
-    fn is_at_end(&self, _: Partition) -> bool {
-        locked(&self.partition_reader).is_at_end()
+    fn is_at_end(&self) -> bool {
+        self.partition_reader.is_at_end()
     }
 
-    fn reading(&self, _: Partition) -> Reading {
-        let partition_reader = locked(&self.partition_reader);
+    fn reading(&self) -> Reading {
         Reading {
-            reached: partition_reader.reached(),
-            is_at_end: partition_reader.is_at_end(),
-            unanswered_since_ms: partition_reader.unanswered_since_ms(),
+            reached: self.partition_reader.reached(),
+            is_at_end: self.partition_reader.is_at_end(),
+            unanswered_since_ms: self.partition_reader.unanswered_since_ms(),
         }
     }
 
-    fn confirm(&self, partition: Partition) -> Result<(), Error> {
+    fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
+        let Some(producer) = self.producer.take() else {
+            // The position was not asked for after a failure, and without it nothing may be sent.
+            self.settle(false)?;
+            return Err(Error::Write("the last commit had to be settled first".into()));
+        };
+        match self.transact(&producer, commit) {
+            Ok(()) => {
+                self.position = commit.position;
+                self.producer = Some(producer);
+                Ok(())
+            }
+            Err(error) => {
+                let fenced = is_fenced(&*producer, &error);
+                let error = unwritten(&format!("the commit of partition {}", self.partition), &error);
+                Err(self.judge(fenced, error))
+            }
+        }
+    }
+
+    fn position(&mut self) -> Result<Position, Error> {
+        if self.producer.is_none() {
+            self.settle(false)?;
+        }
+        Ok(self.position)
+    }
+
+    fn confirm(&mut self) -> Result<(), Error> {
         // The position as it is: a transaction that nobody but the owner can commit.
-        let position = self.position(partition)?;
-        self.commit(
-            partition,
-            &Commit {
-                position,
-                ..Commit::default()
-            },
-        )
+        let position = self.position()?;
+        self.commit(&Commit {
+            position,
+            ..Commit::default()
+        })
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        // A transaction is as durable as the topic once its commit returns.
+        Ok(())
+    }
+
+    fn retain(&mut self, _: Offset) -> Result<(), Error> {
+        // The topics' own retention does it.
+        Ok(())
     }
 
     fn commit_pause_ms(&self) -> u64 {
         self.log.owned().load(Ordering::Relaxed) * TRANSACTION_EVERY_MS
     }
 
-    fn refusal(&self) -> Option<Error> {
-        self.log.refusal()
-    }
-
     fn keeps_current(&self) -> bool {
-        self.log.keeps_current()
-    }
-
-    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error> {
-        debug_assert_eq!(partition, self.partition, "an owner commits to its own partition");
-        let mut ledger = locked(&self.ledger);
-        let Some(producer) = ledger.producer.take() else {
-            // The position was not asked for after a failure, and without it nothing may be sent.
-            self.settle(&mut ledger, false)?;
-            return Err(Error::Write("the last commit had to be settled first".into()));
-        };
-        match self.transact(&producer, commit) {
-            Ok(()) => {
-                ledger.position = commit.position;
-                ledger.producer = Some(producer);
-                Ok(())
-            }
-            Err(error) => {
-                let fenced = is_fenced(&*producer, &error);
-                let error = unwritten(&format!("the commit of partition {partition}"), &error);
-                Err(self.judge(&mut ledger, fenced, error))
-            }
-        }
-    }
-
-    fn position(&self, _: Partition) -> Result<Position, Error> {
-        let mut ledger = locked(&self.ledger);
-        if ledger.producer.is_none() {
-            self.settle(&mut ledger, false)?;
-        }
-        Ok(ledger.position)
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        // A transaction is as durable as the topic once its commit returns.
-        Ok(())
-    }
-
-    fn retain(&self, _: Partition, _: Offset) -> Result<(), Error> {
-        // The topics' own retention does it.
-        Ok(())
-    }
-
-    fn listen(&self, listener: Listener) {
-        self.log.listen(listener);
+        true
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! *Where things are.* Records are packed into blocks (`block`), blocks and everything else are keyed as `keys`
 //! says, `time` says when a record is appended, `tables` tunes RocksDB, `opening` judges what a directory holds, `shard` finds blocks, `append` is the
-//! thread that does group commit, `recovery` gets over failed writes, `retention` drops what is old, `ends`
+//! thread that does group commit, `owned` is a partition in the hands of its owner, `recovery` gets over failed writes, `retention` drops what is old, `ends`
 //! remembers what was durable, `follow` looks on from another process.
 //!
 //! Deliberately absent: more than one machine, and compression or encryption of its own.
@@ -23,6 +23,7 @@ mod ends;
 mod follow;
 mod keys;
 mod opening;
+mod owned;
 mod recovery;
 mod retention;
 mod shard;
@@ -31,15 +32,16 @@ mod time;
 
 pub use follow::LocalReader;
 
-use super::{Acknowledge, Commit, Error, Limit, Listener, Log, NewRecord, Position, Range, Record, Topic, locked};
+use super::{
+    Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Position, Range, Record, Topic, locked,
+};
 use crate::clock::Clock;
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use append::Queue;
-use block::{Packer, Tail};
 use ends::{Ends, EndsFile};
+use owned::Owned;
 use recovery::{DatabaseHandle, WriteFailure};
-use rocksdb::WriteBatch;
 use shard::ShardWriter;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -112,8 +114,8 @@ struct PartitionShards {
     shards: [ShardWriter; Topic::ALL.len()],
     /// Of the last commit.
     position: Mutex<Position>,
-    /// Held while one is written, so that commits come one after the other.
-    committing: Mutex<()>,
+    /// How often it was taken up: the last one to do so commits. Held while a commit is written.
+    owners: Mutex<u64>,
 }
 
 impl PartitionShards {
@@ -192,8 +194,8 @@ impl Drop for LocalLog {
 }
 
 impl Log for LocalLog {
-    fn take_up(self: Arc<Self>, _: Partition) -> Result<Arc<dyn Log>, Error> {
-        Ok(self)
+    fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+        Ok(Box::new(Owned::take_up(self.shared.clone(), partition)?))
     }
 
     fn partitions(&self) -> u32 {
@@ -221,57 +223,11 @@ impl Log for LocalLog {
         limit: Limit,
         into: &mut Vec<Record>,
     ) -> Result<(), Error> {
-        let shared = &self.shared;
-        let shard = shared.partition_shards(partition, Error::Read)?.shard(topic);
-        let gone = |start| Error::Gone {
-            topic,
-            partition,
-            wanted: from,
-            start: Offset(start),
-        };
-        let (start, end) = (shard.start(), shard.end());
-        if from.0 < start {
-            return Err(gone(start));
-        }
-        if from.0 >= end {
-            return Ok(());
-        }
-        let open = shared.opened();
-        let tables = shared.tables(&open)?;
-        match shard::read(tables, (topic, partition), (start, end), from.0, limit, into) {
-            Ok(()) => Ok(()),
-            // Retention came in between.
-            Err(_) if from.0 < shard.start() => Err(gone(shard.start())),
-            Err(damage) => Err(damage.reading(&shared.dir)),
-        }
+        self.shared.read(topic, partition, from, limit, into)
     }
 
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
-        let shard = self.shared.partition_shards(partition, Error::Read)?.shard(topic);
-        // In this order, so that it is never upside down: a start is never past an earlier end.
-        let start = Offset(shard.start());
-        let end = Offset(shard.end());
-        Ok(Range { start, end })
-    }
-
-    fn commit(&self, partition: Partition, commit: &Commit) -> Result<(), Error> {
-        let shared = &self.shared;
-        if shared.closed.load(Ordering::Acquire) {
-            return Err(Error::Closed);
-        }
-        let touched = shared.commit(partition, commit)?;
-        for topic in touched {
-            shared.tell(topic, partition);
-        }
-        Ok(())
-    }
-
-    fn position(&self, partition: Partition) -> Result<Position, Error> {
-        Ok(*locked(&self.shared.partition_shards(partition, Error::Read)?.position))
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        self.shared.sync()
+        self.shared.range(topic, partition)
     }
 
     fn now_ms(&self) -> Option<u64> {
@@ -282,10 +238,6 @@ impl Log for LocalLog {
         // The clock first: what is wrong with it needs a person.
         let refusal = self.shared.time.stamp_ms().err();
         refusal.or_else(|| self.shared.writable().err())
-    }
-
-    fn retain(&self, partition: Partition, floor: Offset) -> Result<(), Error> {
-        retention::retain(&self.shared, partition, floor)
     }
 
     fn listen(&self, listener: Listener) {
@@ -327,6 +279,46 @@ impl AppenderState {
         Err(Error::Write(text.into()))
     }
 
+    fn read(
+        &self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        let shard = self.partition_shards(partition, Error::Read)?.shard(topic);
+        let gone = |start| Error::Gone {
+            topic,
+            partition,
+            wanted: from,
+            start: Offset(start),
+        };
+        let (start, end) = (shard.start(), shard.end());
+        if from.0 < start {
+            return Err(gone(start));
+        }
+        if from.0 >= end {
+            return Ok(());
+        }
+        let open = self.opened();
+        let tables = self.tables(&open)?;
+        match shard::read(tables, (topic, partition), (start, end), from.0, limit, into) {
+            Ok(()) => Ok(()),
+            // Retention came in between.
+            Err(_) if from.0 < shard.start() => Err(gone(shard.start())),
+            Err(damage) => Err(damage.reading(&self.dir)),
+        }
+    }
+
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+        let shard = self.partition_shards(partition, Error::Read)?.shard(topic);
+        // In this order, so that it is never upside down: a start is never past an earlier end.
+        let start = Offset(shard.start());
+        let end = Offset(shard.end());
+        Ok(Range { start, end })
+    }
+
     /// Where every lane ends at present.
     fn ends(&self) -> Ends {
         self.partitions_shards.iter().map(ends_of).collect()
@@ -337,53 +329,6 @@ impl AppenderState {
         for listener in listeners.iter() {
             append::call(|| listener(topic, partition));
         }
-    }
-
-    /// Writes a commit and says which topics got records.
-    fn commit(&self, partition: Partition, commit: &Commit) -> Result<Vec<Topic>, Error> {
-        let partition_shards = self.partition_shards(partition, Error::Write)?;
-        let _alone = locked(&partition_shards.committing);
-        let end = partition_shards.shard(Topic::Events).end();
-        if commit.position.next.0 > end {
-            let next = commit.position.next;
-            let text = format!("a position at {next} was to be committed, but partition {partition} ends at {end}");
-            return Err(Error::Write(text.into()));
-        }
-        let open = self.writable()?;
-        let tables = self.tables(&open)?;
-        // Not refused, whatever the clock says: what is given out here was let in before.
-        let now_ms = self.time.stamp_ms().unwrap_or_else(|_| self.time.now_ms());
-        let mut batch = WriteBatch::default();
-        let mut tails: Vec<(Topic, Tail)> = Vec::new();
-        for (topic, records) in [
-            (Topic::Changes, &commit.changes),
-            (Topic::Kicks, &commit.kicks),
-            (Topic::Quarantine, &commit.quarantine),
-        ] {
-            if records.is_empty() {
-                continue;
-            }
-            let mut packer = Packer::after(*locked(&partition_shards.shard(topic).tail), now_ms);
-            for record in records {
-                packer.push(record.key.as_deref(), &record.value);
-            }
-            let (blocks, tail) = packer.finish();
-            for (first, block) in blocks {
-                batch.put_cf(tables.topic(topic), keys::block(partition, first), block);
-            }
-            tails.push((topic, tail));
-        }
-        batch.put_cf(tables.meta(), keys::position(partition), commit.position.to_bytes());
-        self.put(tables, batch, false)?;
-        *locked(&partition_shards.position) = commit.position;
-        let mut touched = Vec::with_capacity(tails.len());
-        for (topic, tail) in tails {
-            let shard = partition_shards.shard(topic);
-            *locked(&shard.tail) = tail;
-            shard.show(tail.end);
-            touched.push(topic);
-        }
-        Ok(touched)
     }
 
     fn sync(&self) -> Result<(), Error> {

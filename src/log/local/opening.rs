@@ -168,7 +168,7 @@ fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionSha
         Ok(PartitionShards {
             shards: shards.map(ShardWriter::new),
             position: Mutex::new(position),
-            committing: Mutex::new(()),
+            owners: Mutex::new(0),
         })
     };
     let partitions_shards: Result<Vec<PartitionShards>, Damage> =

@@ -269,18 +269,18 @@ mod tests {
             position: at(1),
             ..Commit::default()
         };
-        log.commit(P, &commit).unwrap();
+        log.take_up(P).unwrap().commit(&commit).unwrap();
         write_and_fail(&log, &[Topic::Events, Topic::Changes, Topic::Kicks], at(0));
         assert!(matches!(append(&log, "too early"), Err(Error::Write(_))));
         assert_eq!(values(&log, Topic::Events), ["a"]);
         clock.advance_ms(2_000);
-        log.commit(P, &commit).unwrap();
+        log.take_up(P).unwrap().commit(&commit).unwrap();
         append(&log, "b").unwrap();
         let holds = |log: &LocalLog| {
             assert_eq!(values(log, Topic::Events), ["a", "b"]);
             assert_eq!(values(log, Topic::Changes), ["c", "c"]);
             assert!(values(log, Topic::Kicks).is_empty());
-            assert_eq!(log.position(P).unwrap(), at(1));
+            assert_eq!(log.take_up(P).unwrap().position().unwrap(), at(1));
         };
         holds(&log);
         drop(log);
