@@ -21,7 +21,7 @@ use rollcall::engine::{Engine, Services, Tuning};
 use rollcall::log::kafka::settings::Connection;
 use rollcall::log::kafka::topics::RequestedTopics;
 use rollcall::log::kafka::{KafkaLog, KafkaReader, Node, admin};
-use rollcall::log::{Limit, Log, Topic};
+use rollcall::log::{Limit, Log, Reader as _, Topic};
 use rollcall::presence::event::{Ending, Event, Intent};
 use rollcall::presence::{Conn, Offset, Partition};
 use rollcall::schema::avro;

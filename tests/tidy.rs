@@ -8,7 +8,7 @@ mod rules;
 #[path = "tidy/source.rs"]
 mod source;
 
-use rules::{Arrow, Finding, LongFile};
+use rules::{Arrow, Finding, Inner, LongFile};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -243,6 +243,16 @@ fn only_the_clock_reads_the_clock() {
 fn imports_follow_the_arrows() {
     check(is_source, |file| {
         rules::arrows_are_followed(&file.path, &file.text, ARROWS)
+    });
+}
+
+/// Kafka is named where a process connects to it. Everybody else has a log, a reader, a follower or owners.
+const KAFKA: Inner = ("log", "kafka", &["src/command/connect.rs", "src/command/topics.rs"]);
+
+#[test]
+fn kafka_is_named_only_where_a_process_connects_to_it() {
+    check(is_source, |file| {
+        rules::inner_is_named_where_it_may_be(&file.path, &file.text, KAFKA)
     });
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Each wait is in a thread that is never joined, so a signal ends the start at any time.
 
-use crate::clock::Clock;
+use super::cluster::Cluster;
+use crate::clock::{Clock, SystemClock};
 use crate::config;
-use crate::log;
-use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX};
-use crate::log::kafka::{KafkaLog, Node, admin};
+use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX, Invalid};
+use crate::log::kafka::{KafkaFollower, KafkaLog, KafkaReader, Node, admin};
+use crate::log::{self, Beginning, Follower, Group, Log, Owners, Reader, Topic};
 use crate::registry::{self, Registry, Schemas};
 use crate::schema::avro::Schema;
 use anyhow::Context as _;
@@ -20,19 +21,83 @@ const METADATA_MS: u64 = 5_000;
 const BROKERS_PAUSE: Duration = Duration::from_millis(500);
 const REGISTRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// The log on Kafka, connected, and not yet a member of the group.
+#[derive(Clone)]
+pub struct ConnectedLog(Arc<KafkaLog>);
+
+impl ConnectedLog {
+    pub fn log(&self) -> Arc<dyn Log> {
+        self.0.clone()
+    }
+
+    /// Who has which partition.
+    pub fn owners(&self) -> Arc<dyn Owners> {
+        self.0.owners()
+    }
+
+    /// Where the others reach this node.
+    pub fn url(&self) -> &str {
+        &self.0.node().url
+    }
+
+    /// Joins the group that shares the partitions out.
+    pub fn join(&self) -> Result<Box<dyn Group>, log::Error> {
+        Ok(Box::new(self.0.join()?))
+    }
+}
+
+/// Checks the Kafka settings that the configuration does not check, before anything is created or connected.
+pub fn check(config: &config::Config) -> Result<(), Invalid> {
+    config.kafka.as_ref().map_or(Ok(()), |kafka| of_config(kafka).map(drop))
+}
+
+fn of_config(kafka: &config::Kafka) -> Result<Connection, Invalid> {
+    let (prefix, properties) = (kafka.topic_prefix.as_deref(), kafka.properties.as_deref());
+    Connection::new(&kafka.bootstrap, prefix, properties, &kafka.set.0)
+}
+
+/// How a cluster is reached, by a command's flags.
+pub fn of_flags(bootstrap: &str, cluster: &Cluster) -> Result<Connection, Invalid> {
+    let (prefix, properties) = (cluster.topic_prefix.as_deref(), cluster.kafka_properties.as_deref());
+    Connection::new(bootstrap, prefix, properties, &cluster.kafka_set)
+}
+
+/// Looks on at the topics of a cluster, by a command's flags.
+pub fn reader(bootstrap: &str, cluster: &Cluster) -> anyhow::Result<Box<dyn Reader>> {
+    let connection = of_flags(bootstrap, cluster)?;
+    Ok(Box::new(KafkaReader::connect(
+        connection,
+        Arc::new(SystemClock::new()),
+    )?))
+}
+
+/// Looks on at the topics of the server's own cluster.
+pub fn reader_of_server(kafka: &config::Kafka) -> anyhow::Result<Box<dyn Reader>> {
+    Ok(Box::new(KafkaReader::connect(
+        of_config(kafka)?,
+        Arc::new(SystemClock::new()),
+    )?))
+}
+
+/// Follows the change topic as a member of a group. Waits for brokers.
+pub fn follower(
+    connection: &Connection,
+    group: &str,
+    beginning: Beginning,
+    clock: Arc<dyn Clock>,
+) -> Result<Box<dyn Follower>, log::Error> {
+    let joined = KafkaFollower::join(connection, Topic::Changes, group, beginning, clock)?;
+    Ok(Box::new(joined))
+}
+
 /// Connects to Kafka, without joining the group. Errors that may be temporary are retried for `wait_ms`.
 pub async fn kafka(
     kafka: &config::Kafka,
     listen: SocketAddr,
     wait_ms: u64,
     clock: Arc<dyn Clock>,
-) -> anyhow::Result<Arc<KafkaLog>> {
-    let connection = Connection::new(
-        &kafka.bootstrap,
-        kafka.topic_prefix.as_deref(),
-        kafka.properties.as_deref(),
-        &kafka.set.0,
-    )?;
+) -> anyhow::Result<ConnectedLog> {
+    let connection = of_config(kafka)?;
     let url = kafka.advertise.clone().unwrap_or_else(|| format!("http://{listen}"));
     let group = kafka.group.clone();
     let started_ms = clock.now_ms();
@@ -49,7 +114,7 @@ pub async fn kafka(
                 id: id.clone(),
                 partitions,
             };
-            Ok(KafkaLog::connect(node, clock.clone())?)
+            Ok(ConnectedLog(KafkaLog::connect(node, clock.clone())?))
         };
         until_reached(log, wait_ms, &*clock)
     };

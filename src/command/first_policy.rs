@@ -1,10 +1,9 @@
 //! Checks whether `--policy` names the policy that a log began with. If it does, a restart with the same command line is
 //! accepted. Any other file is refused when the log has records, since it would have no effect.
 
+use super::connect;
 use crate::config::Config;
 use crate::engine::rejected::decode;
-use crate::log::kafka::KafkaReader;
-use crate::log::kafka::settings::Connection;
 use crate::log::{Limit, Log, Record, Topic};
 use crate::presence::Partition;
 use crate::presence::event::Event;
@@ -51,15 +50,7 @@ pub(super) fn is_first(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -
 
 /// Returns the record at offset 0 of the first partition that still has it.
 fn first_record(config: &Config, log: &Arc<dyn Log>) -> anyhow::Result<Option<(Partition, Record)>> {
-    let mut reader = match &config.kafka {
-        None => None,
-        Some(kafka) => {
-            let (prefix, properties) = (kafka.topic_prefix.as_deref(), kafka.properties.as_deref());
-            let connection = Connection::new(&kafka.bootstrap, prefix, properties, &kafka.set.0)?;
-            let clock = Arc::new(crate::clock::SystemClock::new());
-            Some(KafkaReader::connect(connection, clock)?)
-        }
-    };
+    let mut reader = config.kafka.as_ref().map(connect::reader_of_server).transpose()?;
     let mut records = Vec::new();
     for partition in (0..log.partitions()).map(Partition) {
         let range = log.range(Topic::Events, partition)?;

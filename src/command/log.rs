@@ -6,12 +6,11 @@
 //! is an error.
 
 use super::cluster::Cluster;
-use crate::clock::SystemClock;
+use super::connect;
 use crate::config::SecretUrl;
 use crate::engine::rejected::{Rejected, decode};
-use crate::log::kafka::KafkaReader;
-use crate::log::local::{LocalLog, LocalReader};
-use crate::log::{Error, Limit, Range, Record, Topic};
+use crate::log::local::LocalLog;
+use crate::log::{Error, Limit, Range, Reader, Record, Topic};
 use crate::presence::change::Output;
 use crate::presence::{Offset, Partition};
 use crate::registry::{Registry, Schemas};
@@ -19,7 +18,6 @@ use crate::schema::{avro, json};
 use anyhow::{Context as _, bail};
 use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -87,75 +85,24 @@ struct PrintCursor {
     next: Offset,
 }
 
-/// Reads records from the embedded log or from Kafka.
-pub(super) enum Reader {
-    Local(LocalReader),
-    Kafka(Box<KafkaReader>),
-}
-
-impl Reader {
-    pub(super) fn open(kafka: Option<&str>, data: &Path, cluster: &Cluster) -> anyhow::Result<Reader> {
-        let Some(bootstrap) = kafka else {
-            let directory = super::log_directory(data);
-            if !directory.exists() {
-                bail!(
-                    "there is no log in {}; give the data directory of a server with --data, such as ./rollcall-data, or the \
-                     brokers of a server on Kafka with --kafka",
-                    data.display()
-                );
-            }
-            return Ok(Reader::Local(LocalLog::follow(&directory)?));
-        };
-        let connection = cluster.connection(bootstrap)?;
-        Ok(Reader::Kafka(Box::new(KafkaReader::connect(
-            connection,
-            Arc::new(SystemClock::new()),
-        )?)))
+/// Opens the log of a data directory, or of a cluster, to look on.
+pub(super) fn open(kafka: Option<&str>, data: &Path, cluster: &Cluster) -> anyhow::Result<Box<dyn Reader>> {
+    if let Some(bootstrap) = kafka {
+        return connect::reader(bootstrap, cluster);
     }
-
-    pub(super) fn partitions(&self) -> u32 {
-        match self {
-            Reader::Local(reader) => reader.partitions(),
-            Reader::Kafka(reader) => reader.partitions(),
-        }
+    let directory = super::log_directory(data);
+    if !directory.exists() {
+        bail!(
+            "there is no log in {}; give the data directory of a server with --data, such as ./rollcall-data, or the \
+             brokers of a server on Kafka with --kafka",
+            data.display()
+        );
     }
-
-    pub(super) fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
-        match self {
-            Reader::Local(reader) => reader.range(topic, partition),
-            Reader::Kafka(reader) => reader.range(topic, partition),
-        }
-    }
-
-    pub(super) fn read(
-        &mut self,
-        topic: Topic,
-        partition: Partition,
-        from: Offset,
-        limit: Limit,
-        into: &mut Vec<Record>,
-    ) -> Result<(), Error> {
-        match self {
-            Reader::Local(reader) => reader.read(topic, partition, from, limit, into),
-            Reader::Kafka(reader) => reader.read(topic, partition, from, limit, into),
-        }
-    }
-
-    fn refresh(&self) -> Result<(), Error> {
-        match self {
-            Reader::Local(reader) => reader.refresh(),
-            Reader::Kafka(_) => Ok(()),
-        }
-    }
-
-    /// Whether a retry may succeed: brokers may come back, an unreadable file does not repair itself.
-    fn may_recover(&self, error: &anyhow::Error) -> bool {
-        matches!(self, Reader::Kafka(_)) && matches!(error.downcast_ref(), Some(Error::Read(_)))
-    }
+    Ok(Box::new(LocalLog::follow(&directory)?))
 }
 
 struct Printer<W> {
-    reader: Reader,
+    reader: Box<dyn Reader>,
     topic: Topic,
     /// Standard output is a terminal, not a pipe or file.
     is_terminal: bool,
@@ -168,14 +115,14 @@ struct Printer<W> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     // From here on an interrupt does not end the process at once, so that the reader can remove its temporary files.
     let interrupted = on_interrupt()?;
-    let reader = Reader::open(args.kafka.as_deref(), &args.data, &args.cluster)?;
+    let reader = open(args.kafka.as_deref(), &args.data, &args.cluster)?;
     let topic = match args.topic {
         Sequence::Events => Topic::Events,
         Sequence::Changes => Topic::Changes,
         Sequence::Kicks => Topic::Kicks,
         Sequence::Quarantine => Topic::Quarantine,
     };
-    let mut cursors = cursors(&reader, topic, args.partition, args.from)?;
+    let mut cursors = cursors(&*reader, topic, args.partition, args.from)?;
     let (schemas, _runtime) = schemas(args.registry.as_ref())?;
     let mut printer = Printer {
         reader,
@@ -212,7 +159,7 @@ pub(super) fn schemas(registry: Option<&SecretUrl>) -> anyhow::Result<(Schemas, 
 
 /// Returns where each partition starts. Fails before anything is printed if the offset is no longer in the log.
 fn cursors(
-    reader: &Reader,
+    reader: &dyn Reader,
     topic: Topic,
     partition: Option<u32>,
     from: Option<u64>,
@@ -275,7 +222,7 @@ impl<W: Write> Printer<W> {
             for cursor in &mut *cursors {
                 match self.print_some(cursor) {
                     Ok(any) => more |= any,
-                    Err(error) if self.reader.may_recover(&error) => {
+                    Err(error) if error.downcast_ref().is_some_and(|error| self.reader.may_recover(error)) => {
                         let words = format!("{error:#}");
                         if warned != words {
                             eprintln!("warning: {words}; retrying until interrupted");

@@ -7,11 +7,11 @@
 //! they would state as current what was true then.
 
 use super::cluster::Cluster;
-use super::log::{Reader, schemas};
+use super::log::{open, schemas};
 use super::remote::{Server, printed};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::SecretUrl;
-use crate::log::{Limit, Topic};
+use crate::log::{Limit, Reader, Topic};
 use crate::presence::event::Event;
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
@@ -93,7 +93,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn requeue(args: &Requeue) -> anyhow::Result<()> {
-    let mut reader = Reader::open(args.kafka.as_deref(), &args.data, &args.cluster)?;
+    let mut reader = open(args.kafka.as_deref(), &args.data, &args.cluster)?;
     let (schemas, _runtime) = schemas(args.registry.as_ref())?;
     let mut done = Done::open(&args.done)?;
     let client = args.server.client()?;
@@ -131,7 +131,7 @@ fn requeue(args: &Requeue) -> anyhow::Result<()> {
                         record.offset
                     )
                 })?;
-                let verdict = match judge(&mut reader, &schemas, &quarantined, oldest_ms)? {
+                let verdict = match judge(&mut *reader, &schemas, &quarantined, oldest_ms)? {
                     Verdict::Requeue(_) if done.has(&quarantined) => {
                         Verdict::Stays("it was requeued before".to_owned())
                     }
@@ -166,7 +166,7 @@ fn requeue(args: &Requeue) -> anyhow::Result<()> {
 }
 
 fn judge(
-    reader: &mut Reader,
+    reader: &mut dyn Reader,
     schemas: &Schemas,
     quarantined: &Quarantined<'_>,
     oldest_ms: u64,

@@ -1,5 +1,6 @@
 //! `rollcall serve`: the engine, as a single process or as one of several nodes on Kafka.
 
+use super::connect::ConnectedLog;
 use super::descriptors::{self, OpenFiles};
 use super::signals::{Signals, within_bounds};
 use super::{connect, directories, first_policy, logging};
@@ -11,7 +12,6 @@ use crate::engine::{Checkpointer, Engine, Services, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
 use crate::http::{Access, AppState, GatewayAddress, Limits, PeerKey, PeerTrust, Peers};
-use crate::log::kafka::KafkaLog;
 use crate::log::local::{LocalLog, Settings};
 use crate::log::{self, Group, Log, NewRecord, SingleNode, Topic};
 use crate::presence::{Offset, Partition};
@@ -44,7 +44,7 @@ const TOKENS_EVERY: Duration = Duration::from_secs(1);
 pub fn run(flags: Flags) -> anyhow::Result<()> {
     directories::keep_to_ourselves();
     let config = flags.config()?;
-    super::cluster::check(&config)?;
+    connect::check(&config)?;
     logging::start(config.log_format, config.log_level);
     let files = descriptors::raise();
     for (what, path) in &config.secret_files {
@@ -62,7 +62,7 @@ pub fn run(flags: Flags) -> anyhow::Result<()> {
 
 /// Keeps a Kafka client from being dropped after a failed start: the drop may wait for brokers, and the error must not wait.
 #[derive(Default)]
-struct LeakedOnError(Option<Arc<KafkaLog>>);
+struct LeakedOnError(Option<ConnectedLog>);
 
 /// Checks everything else before it joins the group: a member that is not ready to work would delay the members that are.
 async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> anyhow::Result<()> {
@@ -235,7 +235,7 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
     };
     // From here on only the engine itself can fail.
     let group: Box<dyn Group> = match &kafka {
-        Some(kafka) => Box::new(kafka.join()?),
+        Some(kafka) => kafka.join()?,
         None => Box::new(SingleNode::new(log.partitions())),
     };
     let engine = Engine::join(log, group, Some(&config.data), clock.clone(), tuning, outside)?;
@@ -297,7 +297,7 @@ async fn reload_tokens(file: PathBuf, access: Arc<Access>, mut stopping: watch::
 struct OpenedLog {
     log: Arc<dyn Log>,
     /// The same log, if it is on Kafka.
-    kafka: Option<Arc<KafkaLog>>,
+    kafka: Option<ConnectedLog>,
     tuning: Tuning,
 }
 
@@ -316,7 +316,7 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
     };
     let log = connect::kafka(kafka, listen, config.start_wait_ms, clock).await?;
     Ok(OpenedLog {
-        log: log.clone(),
+        log: log.log(),
         kafka: Some(log),
         tuning: Tuning {
             output_commit_ms: OUTPUT_COMMIT_MS,
@@ -327,14 +327,14 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
     })
 }
 
-fn peers(config: &Config, log: &KafkaLog, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
+fn peers(config: &Config, log: &ConnectedLog, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
     let secret = config.kafka.as_ref().and_then(|kafka| kafka.peer_token.as_ref());
     let trust = match (secret, &config.tokens) {
         (Some(secret), _) => PeerTrust::Key(PeerKey::new(secret.reveal())),
         (None, None) => PeerTrust::Everybody,
         (None, Some(_)) => PeerTrust::Nobody,
     };
-    let peers = Peers::new(log.owners().clone(), &log.node().url, trust, clock)?;
+    let peers = Peers::new(log.owners(), log.url(), trust, clock)?;
     if let Some(warning) = peers.warning() {
         tracing::warn!("{warning}");
     }

@@ -4,15 +4,16 @@
 //! Both end with exit status 2 if a setting would break the rules.
 
 use super::cluster::Cluster;
+use super::connect;
 use crate::checkpoint::Checkpoints;
 use crate::clock::SystemClock;
 use crate::config::DEFAULT_GROUP;
 use crate::engine::retention_warning;
-use crate::log::Topic;
 use crate::log::kafka::KafkaReader;
 use crate::log::kafka::admin::{self, Checked};
 use crate::log::kafka::settings::Connection;
 use crate::log::kafka::topics::{self, RequestedTopics, Severity};
+use crate::log::{Reader as _, Topic};
 use crate::presence::Partition;
 use anyhow::{Context as _, bail};
 use std::io::{self, Write};
@@ -73,7 +74,7 @@ struct Brokers {
 
 impl Brokers {
     fn connection(&self) -> anyhow::Result<Connection> {
-        Ok(self.cluster.connection(&self.kafka)?)
+        Ok(connect::of_flags(&self.kafka, &self.cluster)?)
     }
 }
 

@@ -1,12 +1,12 @@
 //! `rollcall webhook`: posts changes as callbacks of Tencent Cloud IM.
 
 use super::cluster::Cluster;
+use super::connect;
 use super::directories;
 use super::signals::{Signals, within_bounds};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Credential, LogFormat, LogLevel, SecretUrl};
-use crate::log::Topic;
-use crate::log::kafka::{Beginning, Follower};
+use crate::log::Beginning;
 use crate::registry::{Registry, Schemas};
 use crate::webhook::{self, DeadLetterFile, EngineClient, PositionFile, PostTimeouts, Receiver, Shape, Start};
 use anyhow::Context as _;
@@ -184,7 +184,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
         ChangeSource::Earliest => Beginning::Earliest,
         ChangeSource::Latest => Beginning::Latest,
     };
-    let connection = args.cluster.connection(&bootstrap)?;
+    let connection = connect::of_flags(&bootstrap, &args.cluster)?;
     let (group, runtime) = (args.group.clone(), Handle::current());
     // Both block on other servers.
     let joined = tokio::task::spawn_blocking(move || {
@@ -192,7 +192,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
             Some(url) => Schemas::to_read(Registry::new(url.reveal().as_str(), runtime)?),
             None => Schemas::default(),
         };
-        let follower = Follower::join(&connection, Topic::Changes, &args.group, beginning, clock)?;
+        let follower = connect::follower(&connection, &args.group, beginning, clock)?;
         Ok::<_, anyhow::Error>((follower, schemas))
     });
     let Some(joined) = signals.unless_stopped(joined).await else {

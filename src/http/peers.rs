@@ -10,7 +10,7 @@ use super::peer_key::{self, PeerKey, PeerQuestion, Proof};
 use crate::api::routes::Route;
 use crate::cause::reason;
 use crate::clock::Clock;
-use crate::log::kafka::Owners;
+use crate::log::Owners;
 use crate::presence::Partition;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
@@ -32,7 +32,7 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// See the module.
 #[derive(Clone)]
 pub struct Peers {
-    owners: Owners,
+    owners: Arc<dyn Owners>,
     me: HeaderValue,
     client: reqwest::Client,
     trust: PeerTrust,
@@ -76,7 +76,7 @@ impl Asker {
 
 impl Peers {
     /// `url` is where the others reach this node.
-    pub fn new(owners: Owners, url: &str, trust: PeerTrust, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
+    pub fn new(owners: Arc<dyn Owners>, url: &str, trust: PeerTrust, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .timeout(ANSWER)
@@ -99,7 +99,7 @@ impl Peers {
 
     /// Where a partition was last taken up: the start of a URL.
     pub fn owner(&self, partition: Partition) -> Option<String> {
-        self.owners.of(partition).map(|owner| owner.url)
+        self.owners.url_of(partition)
     }
 
     /// Whom to ask for a partition that is not here.

@@ -1,7 +1,8 @@
 //! What a log is: partitions of records, appended durably, read from an offset, and one atomic step that writes what
 //! a fold gave together with how far it got.
 //!
-//! Everybody has the [`Log`]; the owner of a partition, and nobody else, has its [`OwnedPartition`].
+//! Everybody has the [`Log`]; the owner of a partition, and nobody else, has its [`OwnedPartition`]. Who only reads has
+//! a [`Reader`] or a [`Follower`].
 //!
 //! The log moves bytes and knows nothing of what they mean. [`local`] keeps it on one machine, [`kafka`] on a cluster,
 //! [`memory`] in memory for tests, failing on demand.
@@ -9,6 +10,9 @@
 pub mod kafka;
 pub mod local;
 pub mod memory;
+mod readers;
+
+pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader};
 
 use crate::presence::{LogTime, Offset, Partition};
 use std::fmt;

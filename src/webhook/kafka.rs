@@ -1,12 +1,11 @@
-//! Changes from Kafka: the change topic, followed as a member of a consumer group, which also keeps the position.
+//! Changes from the log: the change topic, followed as a member of a consumer group, which also keeps the position.
 //!
-//! A thread of its own, since whatever it asks of Kafka waits. It reads ahead no further than the bridge takes, goes on
+//! A thread of its own, since whatever it asks of the group waits. It reads ahead no further than the bridge takes, goes on
 //! speaking with the group meanwhile, and lets go of a partition only when nothing of it is under way.
 
 use super::position::{Keep, Positions};
 use super::{Error, Followed, RevokedPartitions, Source, SourceEvent};
-use crate::log::kafka::{Follower, Offsets, PollResult};
-use crate::log::{self, Record};
+use crate::log::{self, Follower, GroupOffsets, PollResult, Record};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::tasks::{self, End};
@@ -23,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Starts to follow; the thread ends when the source is dropped, and tells by the last of these that it has left.
 pub fn follow(
-    follower: Follower,
+    follower: Box<dyn Follower>,
     schemas: Schemas,
     group: &str,
 ) -> Result<(Source, impl Keep, oneshot::Receiver<()>), Error> {
@@ -61,7 +60,7 @@ pub fn follow(
 }
 
 /// The group's offsets.
-struct Commits(Offsets);
+struct Commits(Box<dyn GroupOffsets>);
 
 impl Keep for Commits {
     /// Does not wait; one that fails is made good by the next.
@@ -83,7 +82,7 @@ impl Keep for Commits {
 }
 
 struct ChangeReader {
-    follower: Follower,
+    follower: Box<dyn Follower>,
     schemas: Schemas,
     group: String,
     /// Read, and not taken by the bridge yet.

@@ -2,6 +2,7 @@
 
 use crate::children::spawn_child;
 use crate::*;
+use rollcall::log::Reader as _;
 use std::io::{BufRead, BufReader};
 
 #[test]
@@ -18,7 +19,7 @@ fn a_follower_reads_while_another_process_writes() {
         }
     };
     acknowledged();
-    let reader = LocalLog::follow(dir.path()).unwrap();
+    let mut reader = LocalLog::follow(dir.path()).unwrap();
     assert_eq!(reader.partitions(), 4);
     let mut next = 0;
     while next < 1_000 {
@@ -56,7 +57,7 @@ fn a_follower_sees_that_records_are_gone() {
     for value in ["a", "b", "c"] {
         append_values(&log, &[value]);
     }
-    let reader = LocalLog::follow(dir.path()).unwrap();
+    let mut reader = LocalLog::follow(dir.path()).unwrap();
     assert_eq!(reader.range(Topic::Events, P).unwrap().start, Offset(0));
     log.take_up(P).unwrap().retain(Offset(2)).unwrap();
     reader.refresh().unwrap();

@@ -136,6 +136,21 @@ pub fn arrows_are_followed(file: &str, text: &str, arrows: &[Arrow]) -> Vec<Find
     found
 }
 
+/// A module below another, and the files that may name it; those in it may too.
+pub type Inner = (&'static str, &'static str, &'static [&'static str]);
+
+/// What stands behind a neutral type is named only where it is chosen.
+pub fn inner_is_named_where_it_may_be(file: &str, text: &str, (module, inner, allowed): Inner) -> Vec<Finding> {
+    if module_of(file).starts_with(&[module.to_owned(), inner.to_owned()]) || allowed.contains(&file) {
+        return Vec::new();
+    }
+    let names = |path: &[String]| matches!(path, [first, a, b, ..] if first == "crate" && a == module && b == inner);
+    let tokens = tokens(text);
+    let named = paths(file, &tokens).into_iter().filter(|path| names(&path.segments));
+    let what = format!("{module}::{inner} is for {allowed:?}; take what {module} offers beside it");
+    named.map(|path| finding(path.line, what.clone())).collect()
+}
+
 /// The oracle shares the vocabulary with the core and nothing else: what decides must be written twice.
 pub fn oracle_stands_alone(file: &str, text: &str) -> Vec<Finding> {
     let tokens = tokens(text);
@@ -481,6 +496,21 @@ mod tests {
             ),
             []
         );
+    }
+
+    #[test]
+    fn a_name_of_what_stands_behind_a_neutral_type_is_found() {
+        const KAFKA: Inner = ("log", "kafka", &["src/command/connect.rs"]);
+        let refused = |file, text| lines(&inner_is_named_where_it_may_be(file, text, KAFKA));
+        let text = "use crate::log::Log;\nuse crate::log::{self, kafka::Owners};";
+        assert_eq!(refused("src/http/peers.rs", text), [2]);
+        assert_eq!(
+            refused("src/http/peers.rs", "fn f() { crate::log::kafka::KafkaLog::connect() }"),
+            [1]
+        );
+        assert_eq!(refused("src/log/mod.rs", "use super::log::kafka::Owner;"), [1]);
+        assert_eq!(refused("src/command/connect.rs", text), []);
+        assert_eq!(refused("src/log/kafka/tail.rs", text), []);
     }
 
     #[test]

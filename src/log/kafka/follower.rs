@@ -5,11 +5,11 @@
 //! group was begun.
 
 use super::group::{Member, Offsets};
-use super::owners::Owners;
+use super::owners::KnownOwners;
 use super::partition_reader::{PartitionReader, Source, Wake};
 use super::settings::Connection;
 use crate::clock::Clock;
-use crate::log::{Error, Group as _, GroupEvent, Limit, Record, Topic};
+use crate::log::{Beginning, Error, Follower, Group as _, GroupEvent, GroupOffsets, Limit, PollResult, Topic};
 use crate::presence::{Offset, Partition};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,31 +25,8 @@ const LIMIT: Limit = Limit {
 /// For who works on the topics.
 const OWNERS_WAIT: Duration = Duration::from_secs(10);
 
-/// Where a group begins in a partition of which it has no offset yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Beginning {
-    /// With the oldest record that is kept.
-    Earliest,
-    /// With what comes.
-    Latest,
-}
-
-/// What a follower was told, or has read.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum PollResult {
-    /// These partitions are ours from now on; what comes of each begins at its offset.
-    Begins(BTreeMap<Partition, Offset>),
-    /// Nothing more comes of these. Others wait until they are [let go of](Follower::let_go); with `lost` they have
-    /// been given away already, and an offset committed for them would be another's.
-    Ends { partitions: Vec<Partition>, lost: bool },
-    /// The next records of a partition.
-    Records(Partition, Vec<Record>),
-    /// There are no more at the moment; behind the last one there may be marks of transactions.
-    Reached(Partition, Offset),
-}
-
 /// See the module.
-pub struct Follower {
+pub struct KafkaFollower {
     topic: Topic,
     name: Arc<str>,
     beginning: Beginning,
@@ -73,7 +50,7 @@ struct AssignedPartition {
     told: Offset,
 }
 
-impl Follower {
+impl KafkaFollower {
     /// Joins a group, which must not be the engine's own.
     pub fn join(
         connection: &Connection,
@@ -81,9 +58,9 @@ impl Follower {
         group: &str,
         beginning: Beginning,
         clock: Arc<dyn Clock>,
-    ) -> Result<Follower, Error> {
+    ) -> Result<KafkaFollower, Error> {
         let source = Source::new(connection.client("rollcall-follower"), clock)?;
-        let owners = Owners::follow(&source, connection.owners().into(), OWNERS_WAIT)?;
+        let owners = KnownOwners::follow(&source, connection.owners().into(), OWNERS_WAIT)?;
         if owners.all().iter().any(|(_, owner)| owner.group == group) {
             let text = format!("the group {group:?} is the engine's own: choose another with --group");
             return Err(Error::Open(text.into()));
@@ -93,7 +70,7 @@ impl Follower {
         config.set("group.id", group);
         let member = Member::join(name.clone(), config)?;
         let (wake, woken) = sync_channel(1);
-        Ok(Follower {
+        Ok(KafkaFollower {
             topic,
             name,
             beginning,
@@ -108,14 +85,33 @@ impl Follower {
         })
     }
 
-    /// Where the group keeps how far it is.
-    pub fn offsets(&self) -> Offsets {
-        self.offsets.clone()
+    fn where_they_begin(&self) -> Result<BTreeMap<Partition, Offset>, Error> {
+        let coming: Vec<Partition> = self.coming.iter().copied().collect();
+        let mut begins = self.offsets.committed(&coming)?;
+        for partition in coming {
+            if let Entry::Vacant(unknown) = begins.entry(partition) {
+                let (first, end) = self.source.ask_range(&self.name, partition)?;
+                let begin = match self.beginning {
+                    Beginning::Earliest => first,
+                    Beginning::Latest => end,
+                };
+                unknown.insert(Offset(begin));
+            }
+        }
+        Ok(begins)
     }
 
-    /// What the group has to say. To be called at least every few seconds, or the group takes this member for dead. An
-    /// error other than [`Error::Gone`] passes: what it was about is tried again.
-    pub fn hear(&mut self) -> Result<Option<PollResult>, Error> {
+    fn end(&mut self, partitions: Vec<Partition>, lost: bool) -> PollResult {
+        for partition in &partitions {
+            self.coming.remove(partition);
+            self.places.remove(partition);
+        }
+        PollResult::Ends { partitions, lost }
+    }
+}
+
+impl Follower for KafkaFollower {
+    fn hear(&mut self) -> Result<Option<PollResult>, Error> {
         match self.member.poll()? {
             Some(GroupEvent::Assigned(partitions)) => self.coming.extend(partitions),
             Some(GroupEvent::Revoked(partitions)) => return Ok(Some(self.end(partitions, false))),
@@ -153,37 +149,15 @@ impl Follower {
         Ok(Some(PollResult::Begins(begins)))
     }
 
-    fn where_they_begin(&self) -> Result<BTreeMap<Partition, Offset>, Error> {
-        let coming: Vec<Partition> = self.coming.iter().copied().collect();
-        let mut begins = self.offsets.committed(&coming)?;
-        for partition in coming {
-            if let Entry::Vacant(unknown) = begins.entry(partition) {
-                let (first, end) = self.source.ask_range(&self.name, partition)?;
-                let begin = match self.beginning {
-                    Beginning::Earliest => first,
-                    Beginning::Latest => end,
-                };
-                unknown.insert(Offset(begin));
-            }
-        }
-        Ok(begins)
+    fn offsets(&self) -> Box<dyn GroupOffsets> {
+        Box::new(self.offsets.clone())
     }
 
-    fn end(&mut self, partitions: Vec<Partition>, lost: bool) -> PollResult {
-        for partition in &partitions {
-            self.coming.remove(partition);
-            self.places.remove(partition);
-        }
-        PollResult::Ends { partitions, lost }
-    }
-
-    /// These may be others' from now on.
-    pub fn let_go(&mut self, partitions: &[Partition]) {
+    fn let_go(&mut self, partitions: &[Partition]) {
         self.member.let_go(partitions);
     }
 
-    /// What is there of one partition, in turn. The same holds for errors as of [`hear`](Follower::hear).
-    pub fn read(&mut self) -> Result<Option<PollResult>, Error> {
+    fn read(&mut self) -> Result<Option<PollResult>, Error> {
         let after = self.places.range(self.turn..).map(|(partition, _)| *partition);
         let before = self.places.range(..self.turn).map(|(partition, _)| *partition);
         let turns: Vec<Partition> = after.chain(before).collect();
@@ -204,14 +178,12 @@ impl Follower {
         Ok(None)
     }
 
-    /// Returns when there may be something to read, or after this long.
-    pub fn wait(&self, most: Duration) {
+    fn wait(&self, most: Duration) {
         // Late or early does no harm: a waiter looks itself.
         let _ = self.woken.recv_timeout(most);
     }
 
-    /// Lets the group share out at once what this one has.
-    pub fn leave(mut self) {
+    fn leave(mut self: Box<Self>) {
         self.places.clear();
         self.member.leave();
     }

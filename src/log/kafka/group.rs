@@ -5,7 +5,7 @@
 //! events come from taps, at offsets that the group knows nothing of.
 
 use super::client::{quiet, unread, unwritten};
-use crate::log::{Error, Group, GroupEvent, locked};
+use crate::log::{Error, Group, GroupEvent, GroupOffsets, locked};
 use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
@@ -154,9 +154,10 @@ impl Offsets {
         }
         Ok(offsets)
     }
+}
 
-    /// Commits the next offset of each partition; `wait`: until the group has it. What fails later is logged.
-    pub fn commit(&self, next: &BTreeMap<Partition, Offset>, wait: bool) -> Result<(), Error> {
+impl GroupOffsets for Offsets {
+    fn commit(&self, next: &BTreeMap<Partition, Offset>, wait: bool) -> Result<(), Error> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in next {
             // Refused beyond 2^63, where no topic goes.

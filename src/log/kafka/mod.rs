@@ -6,7 +6,7 @@
 //! | `topics`, `admin` | making the topics and judging them |
 //! | `group` | which partitions are this node's |
 //! | `owned` | a partition as its owner has it: the fence, and outputs with their position in one transaction |
-//! | `partition_reader` | reading one partition, in batches |
+//! | `partition_reader`, `native` | reading one partition, in batches, by calls of librdkafka that the crate does not have |
 //! | `tail`, `older` | changes and kicks for those who follow them: the newest from memory, older ones from the brokers |
 //! | `append` | events on their way in |
 //! | `owners` | who has which partition |
@@ -19,6 +19,7 @@ mod client;
 mod follower;
 mod group;
 mod history_readers;
+mod native;
 mod owned;
 mod owners;
 mod partition_reader;
@@ -26,12 +27,15 @@ pub mod settings;
 mod tail;
 pub mod topics;
 
-pub use follower::{Beginning, Follower, PollResult};
-pub use group::{Member, Offsets};
-pub use owners::{Owner, Owners};
+pub use follower::KafkaFollower;
+pub use group::Member;
+
+use owners::{KnownOwners, Owner};
 
 use crate::clock::Clock;
-use crate::log::{Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Range, Record, Topic};
+use crate::log::{
+    Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Range, Reader, Record, Topic,
+};
 use crate::presence::{Offset, Partition};
 use append::Appender;
 use client::DefaultContext;
@@ -85,7 +89,7 @@ pub struct KafkaLog {
     offsets: Arc<Source>,
     appender: Appender,
     tail: Tail,
-    owners: Owners,
+    owners: KnownOwners,
     /// How many partitions are taken up here.
     owned: AtomicU64,
     listeners: RwLock<Arc<Vec<Arc<Listener>>>>,
@@ -98,7 +102,7 @@ impl KafkaLog {
         let names = Topic::ALL.map(|topic| Arc::from(node.connection.topic(topic)));
         let name = |topic: Topic| name_among(&names, topic);
         let events = Source::new(node.client("events"), clock.clone())?;
-        let owners = Owners::follow(&events, node.connection.owners().into(), OWNERS_WAIT)?;
+        let owners = KnownOwners::follow(&events, node.connection.owners().into(), OWNERS_WAIT)?;
         for (partition, owner) in owners.all() {
             if owner.partitions != node.partitions {
                 let text = format!(
@@ -150,8 +154,9 @@ impl KafkaLog {
         self.events.clock()
     }
 
-    pub fn owners(&self) -> &Owners {
-        &self.owners
+    /// Who has which partition.
+    pub fn owners(&self) -> Arc<dyn Owners> {
+        Arc::new(self.owners.clone())
     }
 
     pub fn node(&self) -> &Node {
@@ -274,7 +279,7 @@ pub struct KafkaReader {
     connection: Connection,
     source: Arc<Source>,
     partitions: u32,
-    taps: Vec<(Topic, Partition, PartitionReader)>,
+    readers: Vec<(Topic, Partition, PartitionReader)>,
 }
 
 impl KafkaReader {
@@ -296,15 +301,17 @@ impl KafkaReader {
             connection,
             source,
             partitions: partitions as u32,
-            taps: Vec::new(),
+            readers: Vec::new(),
         })
     }
+}
 
-    pub fn partitions(&self) -> u32 {
+impl Reader for KafkaReader {
+    fn partitions(&self) -> u32 {
         self.partitions
     }
 
-    pub fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
         let (start, end) = self.source.ask_range(&self.connection.topic(topic), partition)?;
         Ok(Range {
             start: Offset(start),
@@ -312,8 +319,7 @@ impl KafkaReader {
         })
     }
 
-    /// Adds what there is from an offset on; nothing at the end.
-    pub fn read(
+    fn read(
         &mut self,
         topic: Topic,
         partition: Partition,
@@ -322,7 +328,7 @@ impl KafkaReader {
         into: &mut Vec<Record>,
     ) -> Result<(), Error> {
         let at = match self
-            .taps
+            .readers
             .iter()
             .position(|(of, at, _)| (*of, *at) == (topic, partition))
         {
@@ -330,10 +336,14 @@ impl KafkaReader {
             None => {
                 let name = self.connection.topic(topic).into();
                 let partition_reader = PartitionReader::new(&self.source, Some(topic), name, partition, None)?;
-                self.taps.push((topic, partition, partition_reader));
-                self.taps.len() - 1
+                self.readers.push((topic, partition, partition_reader));
+                self.readers.len() - 1
             }
         };
-        history_readers::wait_for(&mut self.taps[at].2, from, limit, into)
+        history_readers::wait_for(&mut self.readers[at].2, from, limit, into)
+    }
+
+    fn may_recover(&self, error: &Error) -> bool {
+        matches!(error, Error::Read(_))
     }
 }

@@ -7,7 +7,7 @@
 use super::client::spawn;
 use super::partition_reader::{PartitionReader, Source};
 use crate::failpoint;
-use crate::log::{Error, Limit, Record, locked};
+use crate::log::{Error, Limit, Owners, Record, locked};
 use crate::presence::{Offset, Partition};
 use crate::tasks::End;
 use serde::{Deserialize, Serialize};
@@ -40,10 +40,10 @@ pub fn record(partition: Partition, owner: &Owner) -> (String, String) {
 
 /// What is known of owners.
 #[derive(Clone, Default)]
-pub struct Owners(Arc<Mutex<KnownOwner>>);
+pub struct KnownOwners(Arc<Mutex<OwnersTable>>);
 
 #[derive(Default)]
-struct KnownOwner {
+struct OwnersTable {
     owners: BTreeMap<Partition, Owner>,
     /// URLs that were refused: each is warned of once.
     refused: BTreeSet<String>,
@@ -62,11 +62,7 @@ fn is_of_a_node(url: &str) -> bool {
     matches!(parsed.scheme(), "http" | "https") && parsed.has_host() && is_bare && !has_user && is_written_so
 }
 
-impl Owners {
-    pub fn of(&self, partition: Partition) -> Option<Owner> {
-        locked(&self.0).owners.get(&partition).cloned()
-    }
-
+impl KnownOwners {
     pub fn all(&self) -> Vec<(Partition, Owner)> {
         locked(&self.0)
             .owners
@@ -77,7 +73,7 @@ impl Owners {
 
     fn learn(&self, records: &[Record]) {
         let mut known = locked(&self.0);
-        let KnownOwner { owners, refused } = &mut *known;
+        let OwnersTable { owners, refused } = &mut *known;
         for record in records {
             let partition = record
                 .key
@@ -101,13 +97,13 @@ impl Owners {
     }
 
     /// Reads the topic to its end, and goes on reading in a thread for as long as anybody has what it gives.
-    pub fn follow(source: &Arc<Source>, name: Arc<str>, wait: Duration) -> Result<Owners, Error> {
+    pub fn follow(source: &Arc<Source>, name: Arc<str>, wait: Duration) -> Result<KnownOwners, Error> {
         let (start, end) = source.ask_range(&name, Partition(0))?;
-        let owners = Owners::default();
+        let owners = KnownOwners::default();
         let mut partition_reader = PartitionReader::new(source, None, name.clone(), Partition(0), None)?;
         let mut next = Offset(start);
         let mut records = Vec::new();
-        let mut read = move |owners: &Owners| -> Result<(bool, Offset), Error> {
+        let mut read = move |owners: &KnownOwners| -> Result<(bool, Offset), Error> {
             records.clear();
             partition_reader.read(next, LIMIT, &mut records)?;
             next = partition_reader.next().unwrap_or(next);
@@ -134,7 +130,7 @@ impl Owners {
         let follow = move || {
             while let Some(owners) = weak.upgrade() {
                 failpoint::reach("owners");
-                if let Err(error) = read(&Owners(owners)) {
+                if let Err(error) = read(&KnownOwners(owners)) {
                     tracing::debug!(%error, "who owns what cannot be read; trying again");
                     std::thread::sleep(Duration::from_secs(1));
                 }
@@ -144,6 +140,13 @@ impl Owners {
         };
         spawn("kafka-owners", follow)?;
         Ok(owners)
+    }
+}
+
+impl Owners for KnownOwners {
+    fn url_of(&self, partition: Partition) -> Option<String> {
+        let known = locked(&self.0);
+        known.owners.get(&partition).map(|owner| owner.url.clone())
     }
 }
 
@@ -170,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_url_is_taken_only_if_it_is_a_node_and_nothing_more_and_what_was_known_stays() {
-        let owners = Owners::default();
+        let owners = KnownOwners::default();
         let taken = [
             "http://10.0.0.7:8080",
             "https://node-1.example:443",
@@ -179,7 +182,7 @@ mod tests {
         ];
         for url in taken {
             owners.learn(&[record_of(1, url)]);
-            assert_eq!(owners.of(Partition(1)).map(|owner| owner.url).as_deref(), Some(url));
+            assert_eq!(owners.url_of(Partition(1)).as_deref(), Some(url));
         }
         let refused = [
             "http://10.0.0.7:8080/latest/meta-data?x=",
@@ -197,11 +200,7 @@ mod tests {
         ];
         for url in refused {
             owners.learn(&[record_of(1, url)]);
-            assert_eq!(
-                owners.of(Partition(1)).map(|owner| owner.url).as_deref(),
-                Some("http://node-1"),
-                "{url}"
-            );
+            assert_eq!(owners.url_of(Partition(1)).as_deref(), Some("http://node-1"), "{url}");
         }
     }
 }

@@ -2,25 +2,24 @@
 //! whole batches from a queue of the partition's own.
 //!
 //! The crate rdkafka offers one message at a time, and of a partition's queue only after it was assigned, when some of
-//! it may have gone elsewhere; so these few calls are made directly. A tap gives what the broker has from the offset it
-//! was asked for, in order, or an error; it never goes on behind a gap that retention made.
+//! it may have gone elsewhere; so these few calls are made directly (`native`). A reader gives what the broker has from
+//! the offset it was asked for, in order, or an error; it never goes on behind a gap that retention made.
 
 use super::client::{DefaultContext, spawn, unread};
+pub use super::native::Wake;
+use super::native::{self, Message, PartitionQueue};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{Error, Limit, Record, Topic};
 use crate::presence::{Offset, Partition};
 use crate::tasks::End;
-use rdkafka::bindings as native;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::RDKafkaRespErr;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::CStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Of one call to librdkafka.
-const BATCH: usize = 2_048;
 /// [`crate::log::SCHEMA_HEADER`], with the zero that librdkafka wants.
 const SCHEMA_HEADER_NAME: &CStr = c"__value_schema_id";
 const QUERY: Duration = Duration::from_secs(10);
@@ -28,9 +27,9 @@ const GLANCE: Duration = Duration::from_secs(2);
 /// After so long without a record it is asked whether there are any.
 const QUIET_MS: u64 = 5_000;
 
-/// A connection to the brokers that taps share.
+/// A connection to the brokers that readers share.
 pub struct Source {
-    consumer: BaseConsumer<DefaultContext>,
+    consumer: Arc<BaseConsumer<DefaultContext>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -66,7 +65,10 @@ impl Source {
         let consumer: BaseConsumer<DefaultContext> = config
             .create_with_context(DefaultContext)
             .map_err(|error| Error::Open(format!("a Kafka consumer cannot be made: {error}").into()))?;
-        let source = Arc::new(Source { consumer, clock });
+        let source = Arc::new(Source {
+            consumer: Arc::new(consumer),
+            clock,
+        });
         let weak = Arc::downgrade(&source);
         let serve = move || {
             while let Some(source) = weak.upgrade() {
@@ -106,25 +108,18 @@ impl Source {
 
     /// The same as was seen last, without asking; none while nothing was.
     pub fn seen_range(&self, topic: &str, partition: Partition) -> Option<(u64, u64)> {
-        let topic = CString::new(topic).ok()?;
-        let (mut low, mut high) = (-1, -1);
-        // SAFETY: the client lives as long as `self`; the name ends with a zero; both numbers are ours.
-        let error = unsafe {
-            native::rd_kafka_get_watermark_offsets(
-                self.consumer.client().native_ptr(),
-                topic.as_ptr(),
-                partition.0 as i32,
-                &mut low,
-                &mut high,
-            )
-        };
-        let seen = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && low >= 0 && high >= 0;
-        seen.then_some((low as u64, high as u64))
+        native::seen_range(&self.consumer, topic, partition.0 as i32)
     }
 }
 
-/// Told when there is something to read.
-pub type Wake = Box<dyn Fn() + Send + Sync>;
+/// How far reading got.
+#[derive(Default)]
+struct ReadPosition {
+    /// The record to come next; none while it is not started.
+    next: Option<u64>,
+    at_end: bool,
+    end: u64,
+}
 
 /// One partition of a topic, to be read by one reader.
 pub struct PartitionReader {
@@ -132,53 +127,15 @@ pub struct PartitionReader {
     topic: Option<Topic>,
     name: Arc<str>,
     partition: Partition,
-    handle: *mut native::rd_kafka_topic_t,
-    queue: *mut native::rd_kafka_queue_t,
-    /// The record to come next; none while it is not started.
-    next: Option<u64>,
-    at_end: bool,
-    end: u64,
+    queue: PartitionQueue,
+    position: ReadPosition,
     /// When it last gave a record or was looked after, by the monotonic clock.
     heard_ms: u64,
     /// Since when the broker has not answered when it was asked, by the monotonic clock, and how often in a row. Once
     /// says little of a busy machine.
     unanswered_since_ms: Option<u64>,
     unanswered: u32,
-    messages: Vec<*mut native::rd_kafka_message_t>,
-    /// Called by librdkafka for as long as the queue lives. Boxed twice, to have a thin pointer that does not move.
-    wake: Option<Box<Wake>>,
     source: Arc<Source>,
-}
-
-// SAFETY: librdkafka's handles may be used from any thread, and each tap is used by one at a time (`&mut self`).
-unsafe impl Send for PartitionReader {}
-
-/// The last header [`SCHEMA_HEADER`] of a message that has a value. A message without headers costs nothing more.
-///
-/// # Safety
-/// The message must be one that librdkafka gave and that was not destroyed.
-unsafe fn schema_header(message: *const native::rd_kafka_message_t) -> Option<Box<[u8]>> {
-    let none = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
-    let mut headers = std::ptr::null_mut();
-    // SAFETY: the caller's promise; the headers belong to the message.
-    if unsafe { native::rd_kafka_message_headers(message, &mut headers) } != none {
-        return None;
-    }
-    let (mut value, mut length) = (std::ptr::null(), 0);
-    let name = SCHEMA_HEADER_NAME.as_ptr();
-    // SAFETY: the headers live as long as the message, the name ends with a zero, both results are ours.
-    let found = unsafe { native::rd_kafka_header_get_last(headers, name, &mut value, &mut length) };
-    if found != none || value.is_null() {
-        return None;
-    }
-    // SAFETY: librdkafka's pointers and lengths belong together.
-    Some(unsafe { std::slice::from_raw_parts(value.cast::<u8>(), length) }.into())
-}
-
-unsafe extern "C" fn woken(_: *mut native::rd_kafka_t, opaque: *mut c_void) {
-    // SAFETY: the pointer is to the tap's own `wake`, which lives until the queue is gone.
-    let wake = unsafe { &*opaque.cast::<Wake>() };
-    wake();
 }
 
 impl PartitionReader {
@@ -189,59 +146,46 @@ impl PartitionReader {
         partition: Partition,
         wake: Option<Wake>,
     ) -> Result<PartitionReader, Error> {
-        let text = CString::new(&*name).map_err(|_| Error::Read("a topic's name has a zero byte".into()))?;
-        let client = source.consumer.client().native_ptr();
-        // SAFETY: the client lives in `source`, which the tap keeps; a null configuration means the client's.
-        let handle = unsafe { native::rd_kafka_topic_new(client, text.as_ptr(), std::ptr::null_mut()) };
-        if handle.is_null() {
-            return Err(Error::Read(format!("the topic {name} cannot be opened").into()));
-        }
-        // SAFETY: as above.
-        let queue = unsafe { native::rd_kafka_queue_new(client) };
-        let wake = wake.map(Box::new);
-        if let Some(wake) = &wake {
-            let opaque: *const Wake = &**wake;
-            // SAFETY: `woken` reads the pointer only while the queue lives, and the tap frees the queue first.
-            unsafe { native::rd_kafka_queue_cb_event_enable(queue, Some(woken), opaque.cast_mut().cast()) };
-        }
+        let consumer = source.consumer.clone();
+        let queue = PartitionQueue::open(consumer, &name, partition.0 as i32, wake)
+            .ok_or_else(|| Error::Read(format!("the topic {name} cannot be opened").into()))?;
         Ok(PartitionReader {
             topic,
             name,
             partition,
-            handle,
             queue,
-            next: None,
-            at_end: false,
-            end: 0,
+            position: ReadPosition::default(),
             heard_ms: source.clock.monotonic_ms(),
             unanswered_since_ms: None,
             unanswered: 0,
-            messages: vec![std::ptr::null_mut(); BATCH],
-            wake,
             source: source.clone(),
         })
     }
 
     /// Whether everything was read that there was.
     pub fn is_at_end(&self) -> bool {
-        self.at_end
+        self.position.at_end
     }
 
     /// The next record that it would give without being told where to go on.
     pub fn next(&self) -> Option<Offset> {
-        self.next.map(Offset)
+        self.position.next.map(Offset)
     }
 
     /// The greatest end that was seen.
     pub fn end(&self) -> Offset {
-        Offset(self.end.max(self.next.unwrap_or(0)))
+        Offset(self.position.end.max(self.position.next.unwrap_or(0)))
     }
 
     /// Everything before was read: the last record, and what is behind it and no record itself, such as marks of
     /// transactions and records of transactions that were aborted.
     pub fn reached(&self) -> Offset {
-        let next = self.next.unwrap_or(0);
-        Offset(if self.at_end { self.end.max(next) } else { next })
+        let next = self.position.next.unwrap_or(0);
+        Offset(if self.position.at_end {
+            self.position.end.max(next)
+        } else {
+            next
+        })
     }
 
     /// Since when the broker has not answered, by the monotonic clock. It is asked once nothing has come for a while.
@@ -251,31 +195,23 @@ impl PartitionReader {
 
     /// Begins to read again from the next record on.
     pub fn restart(&mut self) -> Result<(), Error> {
-        self.next.map_or(Ok(()), |next| self.start(next))
+        self.position.next.map_or(Ok(()), |next| self.start(next))
     }
 
     fn start(&mut self, from: u64) -> Result<(), Error> {
         self.stop();
         let offset = i64::try_from(from).map_err(|_| Error::Read(format!("no offset {from}").into()))?;
-        // SAFETY: both handles are ours and live.
-        let failed =
-            unsafe { native::rd_kafka_consume_start_queue(self.handle, self.partition.0 as i32, offset, self.queue) };
-        if failed != 0 {
-            let error = std::io::Error::last_os_error();
-            return Err(Error::Read(
-                format!("partition {} of {} cannot be read: {error}", self.partition, self.name).into(),
-            ));
-        }
-        self.next = Some(from);
-        self.at_end = false;
+        self.queue.start(offset).map_err(|error| {
+            Error::Read(format!("partition {} of {} cannot be read: {error}", self.partition, self.name).into())
+        })?;
+        self.position.next = Some(from);
+        self.position.at_end = false;
         Ok(())
     }
 
     fn stop(&mut self) {
-        if self.next.take().is_some() {
-            // SAFETY: it was started.
-            unsafe { native::rd_kafka_consume_stop(self.handle, self.partition.0 as i32) };
-        }
+        self.position.next = None;
+        self.queue.stop();
     }
 
     /// Adds the records from an offset on that are here already; those of a busy broker may not be. A record counts for
@@ -293,33 +229,28 @@ impl PartitionReader {
 
     /// The same without ever asking; returns how many records it added.
     pub fn read_here(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<usize, Error> {
-        if self.next != Some(from.0) {
+        if self.position.next != Some(from.0) {
             self.start(from.0)?;
         }
         let (mut records, mut bytes) = (0, 0);
         while records < limit.records && bytes < limit.bytes {
-            let wanted = BATCH.min(limit.records - records);
-            // SAFETY: the buffer has room for `wanted` pointers.
-            let got =
-                unsafe { native::rd_kafka_consume_batch_queue(self.queue, 0, self.messages.as_mut_ptr(), wanted) };
-            let got = usize::try_from(got).unwrap_or(0);
             let mut failed = None;
-            for at in 0..got {
-                let message = self.messages[at];
-                // SAFETY: librdkafka gave `got` messages, each ours until it is destroyed below.
-                let result = unsafe { self.take(message, into) };
-                // SAFETY: as above, and nothing of it is kept.
-                unsafe { native::rd_kafka_message_destroy(message) };
-                match result {
+            let PartitionReader {
+                queue, position, topic, ..
+            } = self;
+            let has_schema_header = *topic == Some(Topic::Events);
+            let (wanted, got) = queue.take(limit.records - records, |message| {
+                match position.take(&message, has_schema_header, into) {
                     Ok(size) if failed.is_none() => {
                         records += usize::from(size > 0);
                         bytes += size;
                     }
                     Ok(_) => {}
-                    Err(error) => failed = failed.or(Some(error)),
+                    Err(error) => failed = failed.or(Some((error, position.next))),
                 }
-            }
-            if let Some(error) = failed {
+            });
+            if let Some((error, next)) = failed {
+                let error = self.failed(error, next);
                 self.stop();
                 return Err(error);
             }
@@ -338,7 +269,7 @@ impl PartitionReader {
             return;
         }
         self.heard_ms = now_ms;
-        let Some(next) = self.next else { return };
+        let Some(next) = self.position.next else { return };
         let reached = self.reached().0;
         let end = self.source.glance(&self.name, self.partition);
         (self.unanswered_since_ms, self.unanswered) = match end {
@@ -355,64 +286,9 @@ impl PartitionReader {
         }
     }
 
-    /// Takes one message over; its size, at least 1, if it is a record.
-    ///
-    /// # Safety
-    /// The message must be one that librdkafka gave and that was not destroyed.
-    unsafe fn take(
-        &mut self,
-        message: *const native::rd_kafka_message_t,
-        into: &mut Vec<Record>,
-    ) -> Result<usize, Error> {
-        // SAFETY: the caller's promise.
-        let fields = unsafe { &*message };
-        match fields.err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
-                self.at_end = true;
-                // It may be less than before: elections that are unclean cut.
-                self.end = fields.offset.max(0) as u64;
-                return Ok(0);
-            }
-            error => return Err(self.failed(error)),
-        }
-        let (offset, next) = (fields.offset.max(0) as u64, self.next.unwrap_or(0));
-        if offset < next {
-            // Left over from before it was restarted.
-            return Ok(0);
-        }
-        let bytes = |at: *const c_void, length: usize| {
-            // SAFETY: librdkafka's pointers and lengths belong together; null has no bytes.
-            (!at.is_null()).then(|| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), length) }.to_vec())
-        };
-        let key = bytes(fields.key, fields.key_len);
-        let value = bytes(fields.payload, fields.len);
-        let is_null = value.is_none();
-        let value = value.unwrap_or_default();
-        let mut kind = native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-        // SAFETY: as above.
-        let ts = unsafe { native::rd_kafka_message_timestamp(message, &mut kind) };
-        let size = value.len() + key.as_ref().map_or(0, Vec::len);
-        let schema_header = match self.topic {
-            // SAFETY: the caller's promise.
-            Some(Topic::Events) => unsafe { schema_header(message) },
-            _ => None,
-        };
-        into.push(Record {
-            offset: Offset(offset),
-            ts: ts.max(0) as u64,
-            key,
-            value,
-            is_null,
-            schema_header,
-        });
-        self.next = Some(offset + 1);
-        self.at_end = false;
-        Ok(size.max(1))
-    }
-
-    fn failed(&self, error: RDKafkaRespErr) -> Error {
-        let wanted = Offset(self.next.unwrap_or(0));
+    /// What a failure before a record means.
+    fn failed(&self, error: RDKafkaRespErr, next: Option<u64>) -> Error {
+        let wanted = Offset(next.unwrap_or(0));
         match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
             | RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
@@ -442,16 +318,42 @@ impl PartitionReader {
     }
 }
 
-impl Drop for PartitionReader {
-    fn drop(&mut self) {
-        self.stop();
-        // SAFETY: both are ours, nothing else uses them; the queue goes before what its callback points to, and before
-        // the client, whose end would wait for it for ever.
-        unsafe {
-            native::rd_kafka_queue_cb_event_enable(self.queue, None, std::ptr::null_mut());
-            native::rd_kafka_queue_destroy(self.queue);
-            native::rd_kafka_topic_destroy(self.handle);
+impl ReadPosition {
+    /// Takes one message over; its size, at least 1, if it is a record.
+    fn take(
+        &mut self,
+        message: &Message<'_>,
+        has_schema_header: bool,
+        into: &mut Vec<Record>,
+    ) -> Result<usize, RDKafkaRespErr> {
+        match message.error() {
+            None => {}
+            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF) => {
+                self.at_end = true;
+                // It may be less than before: elections that are unclean cut.
+                self.end = message.offset();
+                return Ok(0);
+            }
+            Some(error) => return Err(error),
         }
-        self.wake = None;
+        let (offset, next) = (message.offset(), self.next.unwrap_or(0));
+        if offset < next {
+            // Left over from before it was restarted.
+            return Ok(0);
+        }
+        let (key, value) = (message.key(), message.value());
+        let size = value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
+        let schema_header = has_schema_header.then(|| message.header(SCHEMA_HEADER_NAME)).flatten();
+        into.push(Record {
+            offset: Offset(offset),
+            ts: message.timestamp_ms(),
+            key: key.map(<[u8]>::to_vec),
+            value: value.map(<[u8]>::to_vec).unwrap_or_default(),
+            is_null: value.is_none(),
+            schema_header: schema_header.map(Box::from),
+        });
+        self.next = Some(offset + 1);
+        self.at_end = false;
+        Ok(size.max(1))
     }
 }

@@ -1,14 +1,14 @@
 //! Looking on at a log that another process may own and be writing: a secondary instance of RocksDB, which reads the
 //! owner's files and never writes to them.
 //!
-//! It sees what was written up to its last [`LocalReader::refresh`]. An event may be seen some milliseconds before it
+//! It sees what was written up to its last [`Reader::refresh`]. An event may be seen some milliseconds before it
 //! is durable, since the owner's sync is not visible from outside: good for people and tools that look on, not for a
 //! fold.
 
 use super::opening::partitions_of;
 use super::shard;
 use super::tables::{Damage, Mode, Tables, not_opened};
-use crate::log::{Error, Limit, Range, Record, Topic};
+use crate::log::{Error, Limit, Range, Reader, Record, Topic};
 use crate::presence::{Offset, Partition};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,9 +50,10 @@ impl LocalReader {
             dir: dir.to_owned(),
         })
     }
+}
 
-    /// Sees what was written until now.
-    pub fn refresh(&self) -> Result<(), Error> {
+impl Reader for LocalReader {
+    fn refresh(&mut self) -> Result<(), Error> {
         let mut attempt = 1;
         loop {
             match self.tables.db().try_catch_up_with_primary() {
@@ -63,13 +64,12 @@ impl LocalReader {
         }
     }
 
-    pub fn partitions(&self) -> u32 {
+    fn partitions(&self) -> u32 {
         self.partitions
     }
 
-    /// As [`crate::log::Log::read`], of what was seen by the last refresh.
-    pub fn read(
-        &self,
+    fn read(
+        &mut self,
         topic: Topic,
         partition: Partition,
         from: Offset,
@@ -92,8 +92,7 @@ impl LocalReader {
             .map_err(|damage| damage.reading(&self.dir))
     }
 
-    /// As [`crate::log::Log::range`], of what was seen by the last refresh.
-    pub fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
+    fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
         if partition.0 >= self.partitions {
             let count = self.partitions;
             return Err(Error::Read(
@@ -105,6 +104,10 @@ impl LocalReader {
             start: Offset(found.start),
             end: Offset(found.tail.end),
         })
+    }
+
+    fn may_recover(&self, _: &Error) -> bool {
+        false
     }
 }
 
