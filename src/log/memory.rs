@@ -51,7 +51,7 @@ struct MemoryPartition {
 }
 
 /// A partition as the one who took it up has it.
-struct Owned {
+struct OwnedMemoryPartition {
     shared: Arc<Shared>,
     partition: Partition,
     /// Which of its owners this is.
@@ -243,7 +243,7 @@ impl Log for MemoryLog {
         let mut world = self.world();
         let shelf = world.shelf(partition, Error::Open)?;
         shelf.owners += 1;
-        Ok(Box::new(Owned {
+        Ok(Box::new(OwnedMemoryPartition {
             shared: self.shared.clone(),
             partition,
             owner: shelf.owners,
@@ -291,7 +291,7 @@ impl Log for MemoryLog {
     }
 }
 
-impl OwnedPartition for Owned {
+impl OwnedPartition for OwnedMemoryPartition {
     fn partition(&self) -> Partition {
         self.partition
     }

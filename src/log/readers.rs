@@ -1,4 +1,4 @@
-//! Those who only read: from outside, as a member of a group, and to learn who has which partition. What they are told
+//! Those who only read: from outside, as a member of a group, and to learn who has which partition. What they are given
 //! is the same wherever the log is.
 
 use super::{Error, Limit, Range, Record, Topic};
@@ -48,7 +48,7 @@ pub enum Beginning {
     Latest,
 }
 
-/// What a follower was told, or has read.
+/// News of the group, or what was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PollResult {
     /// These partitions are ours from now on; each begins at its offset.

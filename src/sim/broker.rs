@@ -427,9 +427,9 @@ impl Handle {
 }
 
 /// What the engine has of it.
-pub struct Owned(pub Arc<Handle>);
+pub struct SimulatedPartition(pub Arc<Handle>);
 
-impl OwnedPartition for Owned {
+impl OwnedPartition for SimulatedPartition {
     fn partition(&self) -> Partition {
         self.0.partition
     }

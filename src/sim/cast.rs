@@ -1,7 +1,7 @@
 //! Who owns the partitions of a simulated world: machines with stores, processes that open a walk, stand still, die and
 //! are deposed without knowing. Who is given what is the group's to say (`group`).
 
-use super::broker::{Broker, Handle, Owned, ProcessLife};
+use super::broker::{Broker, Handle, ProcessLife, SimulatedPartition};
 use super::disk::{DiskImage, ProcessDisk, Rows};
 use super::fault::Fault;
 use super::group::{Group, Membership};
@@ -180,7 +180,7 @@ impl Cast {
             Disk::Directory(directory) => Box::new(directory),
         };
         let policy = &self.policies[partition.0 as usize];
-        let (clock, log) = (self.clock.clone(), Box::new(Owned(handle.clone())));
+        let (clock, log) = (self.clock.clone(), Box::new(SimulatedPartition(handle.clone())));
         match PartitionProcessor::open_at(log, Some(&*home), policy, clock, self.tuning) {
             Ok(processor) => {
                 self.nodes(partition).machines[machine].foreign = false;

@@ -39,7 +39,7 @@ use crate::log::{
 use crate::presence::{Offset, Partition};
 use append::Appender;
 use client::DefaultContext;
-use owned::Owned;
+use owned::KafkaPartition;
 use partition_reader::{PartitionReader, Source};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -215,7 +215,7 @@ impl KafkaLog {
 impl Log for KafkaLog {
     fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
         let this = self.this.upgrade().ok_or(Error::Closed)?;
-        Ok(Box::new(Owned::take_up(this, partition)?))
+        Ok(Box::new(KafkaPartition::take_up(this, partition)?))
     }
 
     fn partitions(&self) -> u32 {

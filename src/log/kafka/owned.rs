@@ -42,7 +42,7 @@ const DRAIN_MAX_MS: u64 = 10_000;
 const DRAIN_EVERY: Duration = Duration::from_micros(200);
 
 /// See the module.
-pub struct Owned {
+pub struct KafkaPartition {
     log: Arc<KafkaLog>,
     partition: Partition,
     partition_reader: PartitionReader,
@@ -54,15 +54,15 @@ pub struct Owned {
     fenced: bool,
 }
 
-impl Owned {
+impl KafkaPartition {
     /// Takes a partition up: see the module. Waits until what another owner has begun is settled.
-    pub fn take_up(log: Arc<KafkaLog>, partition: Partition) -> Result<Owned, Error> {
+    pub fn take_up(log: Arc<KafkaLog>, partition: Partition) -> Result<KafkaPartition, Error> {
         let told = log.clone();
         let wake: Wake = Box::new(move || told.tell(Topic::Events, partition));
         let name = log.name(Topic::Events);
         let partition_reader = PartitionReader::new(log.events(), Some(Topic::Events), name, partition, Some(wake))?;
         log.owned().fetch_add(1, Ordering::Relaxed);
-        let mut owned = Owned {
+        let mut owned = KafkaPartition {
             log,
             partition,
             partition_reader,
@@ -219,7 +219,7 @@ impl Owned {
     }
 }
 
-impl Drop for Owned {
+impl Drop for KafkaPartition {
     fn drop(&mut self) {
         self.log.owned().fetch_sub(1, Ordering::Relaxed);
     }
@@ -282,7 +282,7 @@ fn send_offsets(
         .unwrap_or(Err(KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut)))
 }
 
-impl OwnedPartition for Owned {
+impl OwnedPartition for KafkaPartition {
     fn partition(&self) -> Partition {
         self.partition
     }

@@ -40,7 +40,7 @@ use crate::metrics;
 use crate::presence::{Offset, Partition};
 use append::Queue;
 use ends::{Ends, EndsFile};
-use owned::Owned;
+use owned::LocalPartition;
 use recovery::{DatabaseHandle, WriteFailure};
 use shard::ShardWriter;
 use std::path::{Path, PathBuf};
@@ -195,7 +195,7 @@ impl Drop for LocalLog {
 
 impl Log for LocalLog {
     fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
-        Ok(Box::new(Owned::take_up(self.shared.clone(), partition)?))
+        Ok(Box::new(LocalPartition::take_up(self.shared.clone(), partition)?))
     }
 
     fn partitions(&self) -> u32 {

@@ -12,21 +12,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// See the module.
-pub(super) struct Owned {
+pub(super) struct LocalPartition {
     shared: Arc<AppenderState>,
     partition: Partition,
     /// Which of its owners this is.
     owner: u64,
 }
 
-impl Owned {
-    pub fn take_up(shared: Arc<AppenderState>, partition: Partition) -> Result<Owned, Error> {
+impl LocalPartition {
+    pub fn take_up(shared: Arc<AppenderState>, partition: Partition) -> Result<LocalPartition, Error> {
         let owner = {
             let mut owners = locked(&shared.partition_shards(partition, Error::Open)?.owners);
             *owners += 1;
             *owners
         };
-        Ok(Owned {
+        Ok(LocalPartition {
             shared,
             partition,
             owner,
@@ -85,7 +85,7 @@ impl Owned {
     }
 }
 
-impl OwnedPartition for Owned {
+impl OwnedPartition for LocalPartition {
     fn partition(&self) -> Partition {
         self.partition
     }
