@@ -194,7 +194,7 @@ async function devices(page) {
   await second.press('Connect');
   await second.is('online');
   await phone.is('closed');
-  await phone.tells('kicked', 'displaced: a login elsewhere displaced it. It may not come back by itself.');
+  await phone.tells('kicked', 'displaced: a login elsewhere displaced it. The client may not reconnect by itself.');
   await phone.tells('closed', '4002 displaced');
   await phone.panel.locator('.note', { hasText: 'Kicked, displaced' }).waitFor();
   await stands(page, 'tess', 'online');
@@ -286,9 +286,9 @@ async function looks(page) {
   assert.equal(grounds.size, 2, 'dark looks like light');
 }
 
-/** The page's own gateway: what fails can be tried without one. */
+/** The page's simulated gateway, which works without a real one. */
 async function ownGateway(page) {
-  const gateway = page.getByRole('region', { name: 'A gateway of this page’s own' });
+  const gateway = page.getByRole('region', { name: 'Simulated gateway' });
   const press = (name) => gateway.getByRole('button', { name, exact: true }).click();
   const log = (kind, what) => gateway.locator(`.evs li[data-kind=${kind}]`, { hasText: what }).first().waitFor();
   await gateway.getByLabel('User').fill('bob');
@@ -368,7 +368,7 @@ const SCENES = {
     await onKafka(page);
   },
 
-  /** The gateway asks for a token: who the user is stands in it. */
+  /** The gateway requires a token, which names the user. */
   async token(page) {
     await page.goto(`${url}#try`);
     const device = new Device(page, 1);

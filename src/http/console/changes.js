@@ -1,4 +1,4 @@
-// The console's list of changes, each as a sentence: the newest that the log has, and those that come.
+// The console's list of changes, each as a sentence: the newest in the log, and new ones as they arrive.
 
 import { $, on, mono, num, text, h, timeEl, arrows } from './dom.js';
 import { Stream, observe } from './server.js';
@@ -17,7 +17,7 @@ function rowOf(c, fresh) {
 }
 
 const CAP = 200, BUF = 1000;
-/* How long after the stream was first opened changes of before are still arriving, partition by partition. */
+/* For this long after the stream was first opened, older changes still arrive, partition by partition. */
 const PAST_MS = 3000;
 const seen = [];               /* newest last, at most BUF */
 let pending = [], waiting = 0, flushAt = 0, flushSoon = 0, paused = false, pointing = false, focused = false, openedAt = 0, sorted = true;
@@ -26,7 +26,7 @@ const passes = (c) => { const f = $('filter').value; return c.gap || !f || (f ==
 
 export const stream = new Stream('v1/changes', 'change', {
   item: onChange,
-  lost: () => gap('The stream could not go on from where it was left: changes in between are not shown.'),
+  lost: () => gap('The stream could not continue from its last position: the changes in between are not shown.'),
   state: () => { if (stream && stream.state === 'open' && !openedAt) openedAt = mono(); showState(); },
 });
 
@@ -75,12 +75,12 @@ function flush() {
   waiting = 0;
   showHeld('');
 }
-const HELD = { paused: 'Paused', scroll: 'Held while scrolled down', focus: 'Held while you are in it', point: 'Held while you point at it' };
+const HELD = { paused: 'Paused', scroll: 'Held while scrolled down', focus: 'Held while the list has the focus', point: 'Held while the pointer is over the list' };
 export function showHeld(why) {
   $('newest').hidden = !why || !waiting;
   if (why && waiting) text($('newest'), HELD[why] + ' · show ' + num(waiting) + ' newer');
 }
-function empty() { list.replaceChildren(h('li.empty', null, $('filter').value ? 'Of the changes seen here none is of this kind.' : 'The log has no changes yet. They appear here as they happen.')); }
+function empty() { list.replaceChildren(h('li.empty', null, $('filter').value ? 'No change of this kind has been seen here.' : 'The log has no changes yet. They appear here as they happen.')); }
 function redraw() {
   const l = seen.filter(passes).slice(-CAP).reverse();
   pending = [];

@@ -1,20 +1,20 @@
 // The console's chart: users online and push online, and changes per second, for the last minutes or the last hour.
 //
-// What was before the page was opened is the server's history, a sample every ten seconds; from then on there is one
-// every second. While partitions are moving nobody counts their users, and the lines have a gap.
+// The server's history, with a sample every ten seconds, covers the time before the page was opened; from then on the page
+// takes a sample every second. While partitions move, their users are not counted, and the lines have a gap.
 
 import { $, on, mono, num, text, h, clock, dur, persec, rowHead } from './dom.js';
 
 const KEEP_MS = 3600000;
 /* Older samples than this are thinned to one in ten seconds. */
 const FINE_MS = 600000;
-/* {t, w, on, push, off, ch, ig, mal, old, hole}: when, by our monotonic and our wall clock; counts; whether it is of the
- * history; whether some partitions were not counted. Oldest first. */
+/* {t, w, on, push, off, ch, ig, mal, old, hole}: the time, by our monotonic and our wall clock; counts; whether the sample is
+ * from the history; whether some partitions were not counted. Oldest first. */
 let samples = [];
 let range = 600000;
 
 export const latest = () => samples[samples.length - 1];
-/** The whole sample nearest to so long ago. */
+/** Returns the complete sample nearest to `ms` ago. */
 export function since(ms) {
   const t = mono() - ms, whole = samples.filter((x) => !x.hole);
   return whole.reduce((a, b) => (a && Math.abs(a.t - t) <= Math.abs(b.t - t) ? a : b), undefined);
@@ -32,7 +32,7 @@ export function addSample(sample) {
   });
 }
 
-/** Puts the server's history before and between what was seen here; `now` is the server's clock. */
+/** Merges the server's history with the samples of this page; `now` is the server's clock. */
 export function addHistory(answer, now) {
   const at = mono(), wall = Date.now();
   const old = (answer.samples || []).map((s) => ({
@@ -62,10 +62,10 @@ const label = (y, name, v, note) => {
   return e;
 };
 function nice(x) { const e = 10 ** Math.floor(Math.log10(x)), f = x / e; return (f <= 1 ? 1 : f <= 2 ? 2 : f <= 5 ? 5 : 10) * e; }
-/* Whether nothing is known between two samples. */
+/* Whether there is a gap between two samples. */
 const apart = (a, b) => a.hole || b.hole || b.t - a.t > (a.old || b.old ? 25000 : 6000);
 
-/** Changes per second, in at most 64 steps, from the count of all changes. */
+/** Returns changes per second, in at most 64 steps, from the count of all changes. */
 function rateBins(t1, win) {
   const bin = [1, 2, 5, 10, 15, 30, 60].find((b) => win / 1000 / b <= 64) * 1000, count = Math.ceil(win / bin);
   const out = Array.from({ length: count }, (_, i) => ({ a: t1 - (i + 1) * bin, n: 0, known: 0 }));
@@ -81,7 +81,7 @@ function rateBins(t1, win) {
   for (const one of out) one.n = one.known > 0 ? (one.n / one.known) * 1000 : NaN;
   return { bin, out };
 }
-/** Changes per second over the last ten seconds. */
+/** Returns changes per second over the last ten seconds. */
 export function pace() {
   const b = latest(), a = since(10000);
   return a && b && !b.hole && b.t - a.t > 2000 && b.ch >= a.ch ? ((b.ch - a.ch) / (b.t - a.t)) * 1000 : NaN;
@@ -120,7 +120,7 @@ export function drawChart() {
       g.push(line(0, PW, y, y, i ? 'gl' : 'gl ax'), words(W, y + (i ? 4 : 0), 'end', num(lo + i * st)));
     }
     g.push(label(top + 11, name, cur.hole ? '–' : num(cur[key]), lo > 0 ? 'axis from ' + num(lo) : ''));
-    /* A zigzag where the axis is cut off from 0. */
+    /* A zigzag shows that the axis does not start at 0. */
     if (lo > 0) g.push(s('path', { d: `M0 ${y1}l4 -3l4 6l4 -6l4 3`, class: 'cut' }));
     const grp = s('g', { class: cls, 'clip-path': 'url(#cp)' }), f = (x) => x.toFixed(1);
     let d = '', fillPath = '', seg = [];
@@ -165,7 +165,7 @@ export function describe() {
   if (!n) return '';
   const f = (k, name) => {
     const v = whole.map((x) => x[k]);
-    return name + ': now ' + num(v[n - 1]) + ', at first ' + num(v[0]) + ', lowest ' + num(Math.min(...v)) + ', highest ' + num(Math.max(...v)) + '. ';
+    return name + ': now ' + num(v[n - 1]) + ', first ' + num(v[0]) + ', lowest ' + num(Math.min(...v)) + ', highest ' + num(Math.max(...v)) + '. ';
   };
   return 'Chart of the last ' + dur(whole[n - 1].t - whole[0].t) + '. ' + f('on', 'Users online') + f('push', 'Users push online') + 'The same figures are in the table below the chart.';
 }

@@ -1,5 +1,5 @@
-// The console's page: elements, numbers and times. Whatever comes from the server only ever becomes text nodes and
-// properties.
+// The console's helpers for elements, numbers and times. Data from the server only becomes text nodes and properties,
+// never markup.
 
 export const $ = (id) => document.getElementById(id);
 export const on = (el, type, fn, opt) => el.addEventListener(type, fn, opt);
@@ -8,7 +8,7 @@ const NF = new Intl.NumberFormat('en');
 export const num = (n) => (Number.isFinite(n) ? NF.format(n) : '–');
 export const text = (e, s) => { s = String(s); if (e.textContent !== s) e.textContent = s; };
 
-/** h('li.row.new', {title: 't'}, child, 'text', …): an element. */
+/** Creates an element: h('li.row.new', {title: 't'}, child, 'text', …). */
 export function h(tag, props, ...kids) {
   const [name, ...cls] = tag.split('.'), e = document.createElement(name);
   if (cls.length) e.className = cls.join(' ');
@@ -45,14 +45,14 @@ export function dur(ms) {
   return d > 729 ? Math.round(d / 365) + ' years' : d > 1 ? (hr % 24 ? two(d, 'd', hr % 24, 'h') : d + ' days') : hr ? two(hr, 'h', m % 60, 'min') : m ? two(m, 'min', s % 60, 's') : s + ' s';
 }
 
-/* ---- what is read out ---- */
+/* ---- announcements for screen readers ---- */
 let spoken = '';
 export function say(s) { if (s !== spoken) { spoken = s; $('say').textContent = s; } }
 
 /* ---- tables ---- */
 export const rowHead = (s) => h('th', { scope: 'row' }, s);
-/** A table body with rows kept by key: cells are touched only where they differ. `cls` has a class for each cell after the
- * heading. */
+/** Updates a table body, with rows kept by key. Only cells that differ are changed. `cls` has a class for each cell after
+ * the heading. */
 export function rows(body, list, name, cls, set) {
   const old = body._rows || new Map(), now = (body._rows = new Map());
   let at = body.firstChild;
@@ -71,7 +71,7 @@ export function rows(body, list, name, cls, set) {
 export const same = (x) => x;
 export const fill = (c, list) => list.forEach((v, i) => text(c[i], v));
 
-/** Arrow keys go from one user of a list to the next. */
+/** Lets arrow keys move from one user of a list to the next. */
 export const arrows = (list) => on(list, 'keydown', (e) => {
   const all = [...list.querySelectorAll('.u')], i = all.indexOf(document.activeElement), to = { ArrowDown: i + 1, ArrowUp: Math.max(0, i - 1), Home: 0, End: all.length - 1 }[e.key];
   if (all[to]) { e.preventDefault(); all[to].focus(); }

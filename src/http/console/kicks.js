@@ -1,4 +1,4 @@
-// The console's list of kicks: the newest that the log has, and those that come.
+// The console's list of kicks: the newest in the log, and new ones as they arrive.
 
 import { $, on, num, plural, text, h, timeEl, arrows } from './dom.js';
 import { Stream } from './server.js';
@@ -10,35 +10,35 @@ export const WHY = {
   replaced: 'another connection of this device took over',
   displaced: 'a login elsewhere displaced it',
   admin: 'an operator ended its login',
-  stale: 'it was not, or no longer, the connection that counts',
+  stale: 'it is not the current connection of its device',
   forgotten: 'the user was forgotten',
-  identify: 'the gateway is told whose connection it is',
+  identify: 'the gateway is asked whose connection it is',
 };
 
 const KEPT = 100;
 const list = $('kicks');
-/* Kicks, oldest first; null where some are missing. */
+/* Kicks, oldest first; null marks a gap. */
 let kicks = [], waiting = 0, soon = 0, focused = false, pointing = false;
 
 const stream = new Stream('v1/kicks', 'kick', { item: add, lost: () => add(null), state: () => { list.dataset.state = stream.state; summary(); } });
 
 function summary() {
   const shown = kicks.filter((kick) => kick).length, parts = shown ? ['the newest ' + plural(shown, 'kick')] : [];
-  if (stream.state === 'wait') parts.push('disconnected, trying again');
-  else if (waiting && held()) parts.push(num(waiting) + ' newer, held while you are in the list');
+  if (stream.state === 'wait') parts.push('disconnected, retrying');
+  else if (waiting && held()) parts.push(num(waiting) + ' newer, held back while you use the list');
   text($('ksum'), parts.join(' · '));
 }
 
 function add(kick) {
   let at = kicks.length;
-  /* Those of before come partition by partition. */
+  /* Kicks from before the page was opened arrive partition by partition. */
   while (kick && at > 0 && kicks[at - 1] && kicks[at - 1].at > kick.at) at--;
   kicks.splice(at, 0, kick);
   if (kicks.length > KEPT) kicks.splice(0, kicks.length - KEPT);
   waiting++;
   later();
 }
-/* Rows do not move while one is pointed at, has the focus, or older ones are read. */
+/* Rows do not move while the pointer is over the list, a row has the focus, or the list is scrolled down. */
 const held = () => focused || pointing || list.scrollTop > 8;
 function later() { if (!soon && !document.hidden) soon = requestAnimationFrame(() => { soon = 0; draw(); }); }
 function draw() {
@@ -49,8 +49,8 @@ function draw() {
   summary();
 }
 function row(kick) {
-  if (!kick) return h('li.row.gap', null, 'The list could not go on from where it was left: kicks in between are not shown.');
-  /* Of a connection that only its number names, nobody knows the user. */
+  if (!kick) return h('li.row.gap', null, 'The list could not continue from its last position: the kicks in between are not shown.');
+  /* A kick that names a connection by number alone has no user. */
   const user = kick.user == null ? h('span.mut', null, 'unknown user') : h('button.u', { type: 'button', tabIndex: -1, title: 'Look up ' + kick.user }, kick.user);
   if (kick.user != null) user.dataset.user = kick.user;
   const device = kick.user == null ? 'connection ' + kick.conn : kick.platform + ' ' + kick.device;

@@ -1,4 +1,4 @@
-// The console: its tabs, the token, and what happens once a second. The parts are in the scripts beside this one.
+// The console: its tabs, the token, and the updates once a second. Other scripts in this folder have the parts.
 
 import { $, on, mono, text, clock } from './dom.js';
 import { forgetToken, hasToken, isLocked, logNow, started, stopped, unlock } from './server.js';
@@ -24,7 +24,7 @@ on($('authf'), 'submit', (e) => {
   e.preventDefault();
   const v = $('tok').value.trim();
   if (!v) return;
-  if (!/^[\x21-\x7e]+$/.test(v)) { text($('autherr'), 'A token has no spaces and no characters beyond ASCII.'); $('autherr').hidden = false; return; }
+  if (!/^[\x21-\x7e]+$/.test(v)) { text($('autherr'), 'A token has only visible ASCII characters and no spaces.'); $('autherr').hidden = false; return; }
   unlock(v);
   $('auth').hidden = true;
   $('main').hidden = $('drop').hidden = $('find').hidden = false;
@@ -64,7 +64,7 @@ setInterval(() => {
 }, 1000);
 setInterval(pollRest, 5000);
 
-/* A page that is hidden for long keeps no streams open. */
+/* A page that is hidden for this long closes its streams. */
 const ASLEEP_MS = 120000;
 let hiddenAt = 0, asleep = 0;
 on(document, 'visibilitychange', () => {
@@ -74,7 +74,7 @@ on(document, 'visibilitychange', () => {
     asleep = setTimeout(() => { if (document.hidden && !isLocked()) { stopped(true); asleep = -1; } }, ASLEEP_MS);
     return;
   }
-  if (asleep === -1) gap('Not watched while this tab was in the background, since ' + clock(hiddenAt) + '.');
+  if (asleep === -1) gap('Changes since ' + clock(hiddenAt) + ' are not shown, because this tab was in the background.');
   clearTimeout(asleep);
   asleep = 0;
   if (isLocked()) return;
@@ -91,7 +91,7 @@ function start() {
 }
 
 new ResizeObserver(() => document.documentElement.style.setProperty('--top', $('top').offsetHeight + 'px')).observe($('top'));
-try { text($('tz'), 'Times are in ' + (Intl.DateTimeFormat().resolvedOptions().timeZone || 'your time zone')); } catch (e) { /* Nothing is said of it. */ }
+try { text($('tz'), 'Times are in ' + (Intl.DateTimeFormat().resolvedOptions().timeZone || 'your time zone')); } catch (e) { /* The page then shows no time zone. */ }
 $('drop').hidden = !hasToken();
 go();
 start();

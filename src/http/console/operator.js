@@ -1,16 +1,15 @@
-// What an operator may do to a user from the console: kick, and forget. Each shows the event that it publishes, as a curl
-// command, before it does.
+// The console's actions for operators: kick and forget a user. Each shows the event as a curl command before it publishes it.
 
 import { on, h, text, say } from './dom.js';
 import { api, hasToken } from './server.js';
 
 const ACTS = [
-  { label: 'Kick', type: 'kick', what: 'Ends every login of the user. Clients that come back by themselves are refused; a new login is not.' },
-  { label: 'Forget', type: 'forget', what: 'Erases everything about the user from the state and ends every connection. This cannot be undone. The log keeps what happened for as long as its retention says.' },
+  { label: 'Kick', type: 'kick', what: 'Ends every login of the user. Clients that reconnect by themselves are refused; a new login is accepted.' },
+  { label: 'Forget', type: 'forget', what: 'Erases everything about the user from the state and ends every connection. This cannot be undone. The log keeps the user’s events until its retention drops them.' },
 ];
-/* Kept while the page is open, for who reads with a token that may not do this. */
+/* Kept while the page is open, if the page's own token has not the scope admin. */
 let adminToken = '';
-/* What is open, since the panel is drawn again whenever the user changes. */
+/* The open action: it must survive when the panel is drawn again after a change of the user. */
 let open = null;
 
 const quoted = (s) => "'" + s.replaceAll("'", "'\\''") + "'";
@@ -19,18 +18,18 @@ function curl(event) {
   return `curl${token} ${quoted(new URL('v1/events', location.href).href)} -d ${quoted(JSON.stringify([event]))}`;
 }
 
-/** The part of the panel with the operator's actions. */
+/** Returns the part of the panel with the operator's actions. */
 export function actions(user) {
   if (open && open.user === user) return open.element;
   const element = h('section.ops');
   open = { user, element };
   const begin = (act) => {
-    const event = { type: act.type, user }, said = h('p.err', { role: 'alert' });
+    const event = { type: act.type, user }, problem = h('p.err', { role: 'alert' });
     const token = h('input.in', { type: 'password', autocomplete: 'off', id: 'ops-token', value: adminToken });
     const run = h('button.btn.bad', { type: 'submit' }, act.label + ' ' + user), cancel = h('button.btn', { type: 'button' }, 'Cancel');
     const form = h('form', null, h('p', null, act.what), h('pre', null, curl(event)),
-      hasToken() || adminToken ? h('div.fld', null, h('label', { htmlFor: 'ops-token' }, 'Admin token, if the page’s own may not do this'), token) : null,
-      h('div.acts', null, run, cancel), said);
+      hasToken() || adminToken ? h('div.fld', null, h('label', { htmlFor: 'ops-token' }, 'Admin token, if the page’s token has no scope admin'), token) : null,
+      h('div.acts', null, run, cancel), problem);
     on(cancel, 'click', choose);
     on(form, 'submit', async (e) => {
       e.preventDefault();
@@ -44,7 +43,7 @@ export function actions(user) {
         element.append(h('p.mut', null, 'Published' + (at && at.offset !== undefined ? ' at partition ' + at.partition + ', offset ' + at.offset : '') + (at && at.outcome ? ': ' + at.outcome + (at.reason ? ' (' + at.reason + ')' : '') + '.' : '; the change follows.')));
       } catch (error) {
         run.disabled = false;
-        text(said, error.message + '.');
+        text(problem, error.message + '.');
         if ([401, 403].includes(error.status) && !form.contains(token)) form.insertBefore(h('div.fld', null, h('label', { htmlFor: 'ops-token' }, 'Admin token'), token), form.lastChild);
       }
     });

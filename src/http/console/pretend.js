@@ -1,5 +1,5 @@
-// The console's gateway of its own: this page publishes what a gateway would, so that what Rollcall is for can be tried on
-// any server: a network that is cut, a disconnect that comes late, a gateway that dies.
+// The console's simulated gateway: this page publishes the events of a gateway, so that failures can be tried on any server:
+// a cut network, a late disconnect, a dead gateway.
 
 import { $, on, h, text, dur, clock, glyph, word, say } from './dom.js';
 import { api } from './server.js';
@@ -11,9 +11,9 @@ const LEASE_MS = 15000, RENEW_MS = 5000, KEPT = 100;
 const PLATFORM = 'web';
 const box = $('pretend');
 const name = 'page-' + Math.random().toString(36).slice(2, 6);
-/* The process that this page pretends to be; a restart is another epoch. */
+/* The simulated gateway process; a restart has a new epoch. */
 let epoch = 0, alive = false, lastConn = 0, lease = 0;
-/* The connection that stands, as the gateway knows it, and the one before. */
+/* The current connection, as the gateway knows it, and the one before. */
 let link = null, before = null, cut = false, beat = 0;
 
 const field = (label, value) => {
@@ -27,15 +27,15 @@ const button = (label, title, act) => {
   return made;
 };
 const start = button('Start the gateway', 'Publishes a lease: this gateway is alive', begin);
-const kill = button('Kill this gateway', 'It says nothing any more, and its lease runs out', die);
+const kill = button('Kill this gateway', 'The gateway publishes nothing more, and its lease ends', die);
 const connect = button('Connect', 'Publishes a connect with intent login', () => open('login'));
-const silence = button('Cut the network', 'The client falls silent, and nobody is told', hush);
-const back = button('Come back', 'The client connects again by itself', () => open('resume'));
-const late = button('Late disconnect', 'The end of the connection before the present one arrives only now', () => send(event('disconnect', before, { reason: 'closed' })));
-const close = button('Close', 'Publishes the disconnect of the present connection', () => { send(event('disconnect', link, { reason: 'closed' })); ended(); });
+const silence = button('Cut the network', 'The client sends nothing more, and no disconnect is published', hush);
+const back = button('Come back', 'The client reconnects by itself', () => open('resume'));
+const late = button('Late disconnect', 'Publishes the disconnect of the previous connection, which arrives only now', () => send(event('disconnect', before, { reason: 'closed' })));
+const close = button('Close', 'Publishes the disconnect of the current connection', () => { send(event('disconnect', link, { reason: 'closed' })); ended(); });
 const look = button('Look up', 'Looks the user up', () => openUser(user.value));
 const state = h('span.st', { role: 'status' }), hint = h('p.mut');
-const events = h('ol.evs', { tabIndex: 0, 'aria-label': 'What this gateway published, and what came of it, newest first' }, h('li.mut', null, 'Nothing was published yet.'));
+const events = h('ol.evs', { tabIndex: 0, 'aria-label': 'Events of this gateway and their outcomes, newest first' }, h('li.mut', null, 'No event published yet.'));
 events.setAttribute('role', 'log');
 
 function log(kind, what) {
@@ -60,7 +60,7 @@ async function send(one, quiet) {
   }
 }
 
-/** What became of an event, where the server says so. */
+/** The outcome of an event, if the server returns it. */
 const outcome = (at) => (!at || !at.outcome ? '' : ', ' + at.outcome + (at.reason ? ' (' + at.reason + ')' : ''));
 
 const renew = (quiet) => send({ type: 'lease', gateway: name, epoch, ttl_ms: LEASE_MS }, quiet);
@@ -81,7 +81,7 @@ function die() {
   clearInterval(beat);
   alive = false;
   paint();
-  text(hint, 'It publishes nothing any more. When its lease ends, within ' + dur(LEASE_MS) + ', its user is lost with it: cause gateway_lost. Start it again and that happens at once.');
+  text(hint, 'The gateway publishes nothing more. When its lease ends, within ' + dur(LEASE_MS) + ', its user is lost with cause gateway_lost. If you restart the gateway, that happens at once.');
 }
 async function open(intent) {
   const next = { epoch, conn: ++lastConn };
@@ -93,14 +93,14 @@ async function open(intent) {
   const pace = watch.policy && watch.policy.platforms && watch.policy.platforms[PLATFORM];
   beat = setInterval(() => send(event('heartbeat', link), true), Math.max(1000, (pace ? pace.heartbeat_ms : 20000) / 2));
   paint();
-  if (before) text(hint, 'Connection ' + before.conn + ' was replaced by ' + link.conn + '. Its disconnect, if it comes late, changes nothing.');
+  if (before) text(hint, 'Connection ' + before.conn + ' was replaced by ' + link.conn + '. A late disconnect of it changes nothing.');
 }
 function hush() {
   clearInterval(beat);
   cut = true;
   paint();
   const pace = watch.policy && watch.policy.platforms && watch.policy.platforms[PLATFORM];
-  text(hint, 'No heartbeat comes any more. ' + (pace ? 'After ' + dur(pace.timeout_ms) + ' of silence' : 'After a while') + ' the user is lost: cause timeout. Come back before that, and nothing happens.');
+  text(hint, 'No more heartbeats arrive. ' + (pace ? 'After ' + dur(pace.timeout_ms) + ' of silence' : 'After the platform’s time-out') + ' the user is lost with cause timeout. If the client comes back before that, nothing changes.');
 }
 function ended() {
   clearInterval(beat);
@@ -124,7 +124,7 @@ function paint() {
 on(document, 'rollcall-change', ({ detail }) => {
   if (epoch && detail.user === user.value) log('change', word(detail.before) + ' → ' + word(detail.after) + ' (' + detail.cause + '): ' + sentence(detail));
 });
-box.append(h('header', null, h('h2', { id: 'h-pretend' }, 'A gateway of this page’s own'), state, h('div.end', null, look)),
-  h('div.body', null, h('p.mut', null, 'This page publishes what the gateway ', h('code', null, name), ' would, to ', h('code', null, 'POST /v1/events'), ', and shows it: so what happens when a network or a gateway fails can be tried on any server.'),
+box.append(h('header', null, h('h2', { id: 'h-pretend' }, 'Simulated gateway'), state, h('div.end', null, look)),
+  h('div.body', null, h('p.mut', null, 'This page publishes the events of a gateway ', h('code', null, name), ' to ', h('code', null, 'POST /v1/events'), ' and shows them. Use it to try on any server what happens when a network or a gateway fails.'),
     h('div.acts', null, start, kill), h('div.flds', null, userField, deviceField), h('div.acts', null, connect, silence, back, late, close), hint), events);
 paint();

@@ -1,4 +1,4 @@
-// What changes mean, in sentences.
+// Describes changes in sentences.
 
 import { h, word, glyph, dur, STATUS } from './dom.js';
 
@@ -13,14 +13,14 @@ export function sentence(c) {
   switch (c.cause) {
     case 'login': x = (came.length ? 'logged in on ' + list(came) : 'logged in again') + (rest.length ? '; this displaced ' + list(rest) : ''); break;
     case 'resume': x = 'came back on ' + (came.length ? list(came) : all); break;
-    case 'revive': x = 'was heard from again on ' + who; break;
+    case 'revive': x = 'showed life again on ' + who; break;
     case 'logout': x = 'logged out on ' + who; break;
     case 'closed': x = 'connection closed on ' + who + then; break;
     case 'exit': x = 'exited on ' + who + then; break;
     case 'background': x = 'was in the background too long on ' + who + then; break;
     case 'timeout': x = 'heartbeats stopped on ' + who + then; break;
     case 'gateway_lost': x = 'gateway ' + (d ? d.gateway : '') + ' was lost, and with it ' + (d ? d.platform : 'a device') + then; break;
-    case 'push_expired': x = 'the time for push ran out on ' + who; break;
+    case 'push_expired': x = 'the push time ended on ' + who; break;
     case 'kicked': x = 'was kicked by an operator' + (all ? ' on ' + all : ''); break;
     case 'custom_status': x = c.custom_status == null ? 'cleared the custom status' : 'set the custom status “' + c.custom_status + '”'; break;
     case 'forgotten': x = 'was forgotten: everything about the user is erased' + (all ? '; was on ' + all : ''); break;

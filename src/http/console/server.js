@@ -1,13 +1,12 @@
-// The console's talk with the server: the token, questions, streams, and what time it is in the log.
+// The console's connection to the server: the token, requests, streams, and the current log time.
 //
-// Events of the document: `rollcall-start` when there is somebody to watch and a token if one is needed,
-// `rollcall-stop` when there is not (its detail says whether to forget where the streams are), `rollcall-locked` when
-// the server asks for a token.
+// Events of the document: `rollcall-start` when the page is visible and has a token if one is needed; `rollcall-stop` when
+// it is not (its detail says whether streams forget their position); `rollcall-locked` when the server requires a token.
 
 import { mono } from './dom.js';
 
 let token = null, locked = false;
-try { token = sessionStorage.getItem('rollcall.token'); } catch (e) { /* Without a storage it lasts as long as the page. */ }
+try { token = sessionStorage.getItem('rollcall.token'); } catch (e) { /* Without session storage, the token lasts as long as the page. */ }
 
 export const isLocked = () => locked;
 export const hasToken = () => !!token;
@@ -17,7 +16,7 @@ export class Failed extends Error {
   constructor(message, status) { super(message); this.status = status; }
 }
 
-/** Asks the server, or posts `body`; `given` is a token for this request alone. */
+/** Sends a GET, or a POST of `body`; `given` is a token for this request only. */
 export async function api(path, { ms = 8000, body, given } = {}) {
   if (locked) throw new Failed('a token is needed', 401);
   const c = new AbortController(), t = setTimeout(() => c.abort(), ms), used = token;
@@ -27,12 +26,12 @@ export async function api(path, { ms = 8000, body, given } = {}) {
     const r = await fetch(path, { ...post, headers, cache: 'no-store', signal: c.signal });
     if (r.status === 401 && !given) { lock(used); throw new Failed('a token is needed', 401); }
     let b = null;
-    try { b = await r.json(); } catch (e) { /* Said below. */ }
+    try { b = await r.json(); } catch (e) { /* Reported below. */ }
     if (!r.ok) throw new Failed((b && b.error && b.error.message) || 'the server answered ' + r.status, r.status);
     if (!b) throw new Failed('the answer is not JSON', 0);
     return b;
   } catch (e) {
-    throw e instanceof Failed ? e : new Failed(e.name === 'AbortError' ? 'no answer in time' : 'the server cannot be reached', 0);
+    throw e instanceof Failed ? e : new Failed(e.name === 'AbortError' ? 'the server did not answer in time' : 'the server cannot be reached', 0);
   } finally { clearTimeout(t); }
 }
 
@@ -59,8 +58,8 @@ export function unlock(given) {
 }
 
 /* ---- log time ---- */
-/* Log time moves with records. The best estimate of "now" is the furthest that log time, or the server's clock, has been
- * seen ahead of our own clock. */
+/* Log time advances with records. The best estimate of "now" adds to our own clock the greatest lead that log time, or the
+ * server's clock, has had over it. */
 const clocks = new Map();
 export function observe(partition, time) {
   if (!Number.isFinite(time)) return;
@@ -74,7 +73,7 @@ export function logNow(partition) {
 }
 
 /* ---- streams ---- */
-/** Reads server-sent events; the cursor and the pause that the server asks for go into `to`. */
+/** Parses server-sent events. Stores the cursor and the retry time that the server sends in `to`. */
 function sse(to, emit) {
   let buf = '', data = [], name = '', id = null;
   return (chunk) => {
@@ -97,22 +96,23 @@ function sse(to, emit) {
   };
 }
 
-/* The server says something every ten seconds; a link that is silent for longer is dead. */
+/* The server sends something every ten seconds, so a link that is silent for this long is dead. */
 const SILENCE_MS = 30000;
-/* So many records of each partition from before the page was opened. */
+/* How many older records of each partition a new stream starts with. */
 const BACK = 50;
 
-/** One subscription, opened again whenever it ends, from where it was. `tell` has `item`, for what comes; `lost`, for when
- * it cannot go on from where it was; `state`, for each change of `state`: idle, trying, open or wait. */
+/** One subscription, which reconnects at its last position whenever it ends. `notify` has three callbacks: `item` for each
+ * record; `lost` when the stream cannot continue at its last position; `state` for each change of `state`, which is idle,
+ * trying, open or wait. */
 export class Stream {
-  constructor(path, name, tell) {
-    Object.assign(this, { path, name, tell, state: 'idle', cursor: null, base: 1000, ever: false, fails: 0, retryAt: 0, downAt: 0, bytesAt: 0, err: '' });
+  constructor(path, name, notify) {
+    Object.assign(this, { path, name, notify, state: 'idle', cursor: null, base: 1000, ever: false, fails: 0, retryAt: 0, downAt: 0, bytesAt: 0, err: '' });
     Object.assign(this, { control: null, timer: 0 });
     document.addEventListener('rollcall-start', () => { if (this.state === 'idle' || this.state === 'wait') this.open(); });
     document.addEventListener('rollcall-stop', ({ detail }) => { this.stop(); if (detail.forget) this.cursor = null; });
   }
 
-  become(state) { this.state = state; this.tell.state(); }
+  become(state) { this.state = state; this.notify.state(); }
 
   stop() {
     clearTimeout(this.timer);
@@ -122,7 +122,7 @@ export class Stream {
     this.become('idle');
   }
 
-  lose() { this.cursor = null; this.tell.lost(); }
+  lose() { this.cursor = null; this.notify.lost(); }
 
   async open() {
     if (locked || this.state === 'open' || this.state === 'trying') return;
@@ -154,11 +154,11 @@ export class Stream {
           this.fails = 0;
           let item = null;
           try { item = JSON.parse(data); } catch (e) { return; }
-          this.tell.item(item);
+          this.notify.item(item);
         } else if (name === 'error') {
           refused = !got;
           why = data;
-          try { const o = JSON.parse(data), x = o.error || o; why = x.message || x.code || why; } catch (e) { /* As it is. */ }
+          try { const o = JSON.parse(data), x = o.error || o; why = x.message || x.code || why; } catch (e) { /* Not JSON: shown unchanged. */ }
           why = 'the server says: ' + String(why).slice(0, 200);
         }
       });
@@ -172,7 +172,7 @@ export class Stream {
       }
     } catch (e) {
       if (this.control !== mine) return;
-      why = e instanceof Failed ? e.message : openedAt ? 'the stream broke off' : 'the server cannot be reached';
+      why = e instanceof Failed ? e.message : openedAt ? 'the stream was interrupted' : 'the server cannot be reached';
     } finally { clearTimeout(dog); }
     if (refused && this.cursor) this.lose();
     const long = openedAt && mono() - openedAt > 10000;
@@ -187,6 +187,6 @@ export class Stream {
     this.become('wait');
   }
 
-  /** Whether it has been down for longer than a blink. */
+  /** Whether the stream is down, except for a short interruption. */
   isDown() { return this.fails > 0 && this.state !== 'open' && (this.fails > 1 || mono() - this.downAt > 1500); }
 }

@@ -1,4 +1,4 @@
-// The console's tab to try devices on: each is a real client of this process's gateway, by clients/js/rollcall.js.
+// The console's tab "Try it": each device is a real client of this process's gateway, with clients/js/rollcall.js.
 
 import { Rollcall } from '../rollcall.js';
 import { WHY } from './kicks.js';
@@ -14,31 +14,31 @@ const PLATFORMS = ['android', 'iphone', 'ipad', 'mac', 'windows', 'linux', 'web'
 const devices = [];
 let edge = null, made = 0;
 
-/* Whenever the tab is opened, since a gateway may have come or gone. */
+/* Runs whenever the tab is opened, since a gateway may have started or stopped. */
 async function look() {
   const about = $('try-about');
   try {
     ({ edge } = await api('v1/edge'));
   } catch (error) {
-    if (!edge) about.replaceChildren('Where the gateway is could not be asked: ' + error.message + '. Open this tab again to ask again.');
+    if (!edge) about.replaceChildren('Cannot find out where the gateway is: ' + error.message + '. To retry, open this tab again.');
     return;
   }
   $('try-add').hidden = !edge;
   if (edge) {
     about.replaceChildren('Each device below is a real client of the gateway at ', h('code', null, edge.url),
-      ': what it does is in the log, and everybody sees it.' + (edge.token ? ' The gateway asks for a token, which says who the user is.' : ''));
+      ': its events are in the log, and every subscriber sees its changes.' + (edge.token ? ' The gateway requires a token, which names the user.' : ''));
     if (!devices.length) add();
   } else {
     const here = new URL('/', location.href).href.replace(/\/$/, '');
     about.replaceChildren(...(watch.isKafka
-      ? ['On Kafka the gateway is a process of its own, which this page cannot reach. Start one with ', h('code', null, 'rollcall gateway --engine ' + here + ' --listen 127.0.0.1:8090 --gateway-insecure'),
-        ' and connect to it with the clients in clients/, or with ', h('code', null, 'rollcall load'), '. Below, this page plays a gateway itself.']
+      ? ['On Kafka the gateway is a separate process, which this page cannot reach. Start one with ', h('code', null, 'rollcall gateway --engine ' + here + ' --listen 127.0.0.1:8090 --gateway-insecure'),
+        ' and connect to it with the clients in clients/, or with ', h('code', null, 'rollcall load'), '. Below, this page simulates a gateway.']
       : ['This process has no gateway, so there is nothing to connect to. Start it with ',
-        h('code', null, 'rollcall serve --gateway 127.0.0.1:8090 --gateway-insecure'), ' and load this page again. Below, this page plays a gateway itself.']));
+        h('code', null, 'rollcall serve --gateway 127.0.0.1:8090 --gateway-insecure'), ' and load this page again. Below, this page simulates a gateway.']));
   }
 }
 
-/** One device: what it is, what it can do, what came of it. */
+/** One device: its settings, its actions, and its events. */
 class Device {
   constructor(before) {
     this.number = ++made;
@@ -56,7 +56,7 @@ class Device {
     for (const input of [this.user, this.device, this.token, this.status, this.other]) {
       Object.assign(input, { autocomplete: 'off', autocapitalize: 'none', spellcheck: false });
     }
-    /* Not around it: the options of a list would be part of its name. */
+    /* The label does not enclose the input: the options of a list would become part of its accessible name. */
     const field = (label, input) => {
       input.id = id + '-' + label.toLowerCase().replaceAll(' ', '-');
       return h('div.fld', null, h('label', { htmlFor: input.id }, label), input);
@@ -67,15 +67,15 @@ class Device {
       return made;
     };
     this.connect = button('Connect', 'A person logs in; this may displace other devices', null, 'submit');
-    this.back = button('Come back', 'Comes back by itself, as after a reload; displaces nobody', () => this.open('resume'));
+    this.back = button('Come back', 'Reconnects by itself, as after a reload; displaces no other device', () => this.open('resume'));
     this.drop = button('Drop', 'Closes the connection without logging out', () => this.client.close());
     const ask = (label, title, what) => button(label, title, () => this.ask(label, what));
     this.asks = [
       ask('Background', 'The app goes to the background', (client) => client.background()),
-      ask('Foreground', 'The app is looked at again', (client) => client.foreground()),
+      ask('Foreground', 'The app returns to the foreground', (client) => client.foreground()),
       ask('Log out', 'Ends the login', (client) => client.logout()),
       button('Set', 'Sets the custom status of the user', null, 'submit'),
-      button('Subscribe', 'Tells how this user stands, and each change', null, 'submit'),
+      button('Subscribe', 'Shows this user’s status and every change of it', null, 'submit'),
     ];
     const [background, foreground, logout, set, subscribe] = this.asks;
     const connecting = h('form.flds', null, edge.token ? field('Token', this.token) : field('User', this.user), field('Platform', this.platform), field('Device', this.device),
@@ -90,9 +90,9 @@ class Device {
     on(watching, 'submit', (event) => { event.preventDefault(); this.watch(this.other.value); });
     this.end = h('p.note', { hidden: true });
     this.hello = h('dl.kv');
-    this.events = h('ol.evs', { tabIndex: 0 }, h('li.mut', null, 'Nothing has come yet.'));
+    this.events = h('ol.evs', { tabIndex: 0 }, h('li.mut', null, 'No events yet.'));
     this.events.setAttribute('role', 'log');
-    this.events.setAttribute('aria-label', name + ': what came, newest first');
+    this.events.setAttribute('aria-label', name + ': events, newest first');
     const remove = h('button.x', { type: 'button', title: 'Remove' }, '×');
     remove.setAttribute('aria-label', 'Remove ' + name);
     on(remove, 'click', () => this.remove());
@@ -115,28 +115,28 @@ class Device {
     }));
     this.hello.replaceChildren();
     this.end.hidden = true;
-    const heard = (event, tell) => client.on(event, (value) => { if (this.client === client) tell(value); });
-    heard('state', (state) => { this.paint(state); if (state === 'connecting' || state === 'waiting') this.log('state', STATE[state]); });
-    heard('online', (hello) => {
+    const listen = (event, handle) => client.on(event, (value) => { if (this.client === client) handle(value); });
+    listen('state', (state) => { this.paint(state); if (state === 'connecting' || state === 'waiting') this.log('state', STATE[state]); });
+    listen('online', (hello) => {
       this.log('hello', 'user ' + hello.user + ', gateway ' + hello.gateway + ', epoch ' + hello.epoch + ', connection ' + hello.conn);
       this.hello.replaceChildren(...[['Connection', h('code', null, hello.gateway + ' / ' + hello.epoch + ' / ' + hello.conn)],
-        ['Heartbeats', 'by themselves, every ' + dur(hello.heartbeat_ms) + '; lost after ' + dur(hello.timeout_ms) + ' of silence'],
+        ['Heartbeats', 'automatic, every ' + dur(hello.heartbeat_ms) + '; lost after ' + dur(hello.timeout_ms) + ' of silence'],
       ].flatMap(([key, value]) => [h('dt', null, key), h('dd', null, value)]));
       say(name(this) + ' is online.');
     });
-    heard('change', (change) => this.log('change', stands(change) + ' (' + change.cause + ')'));
-    heard('standing', (user) => this.log('standing', stands(user)));
-    heard('evicted', (user) => this.log('evicted', 'no longer subscribed to ' + user));
-    heard('kicked', ({ reason, reconnect }) => {
-      const why = reason + ': ' + (WHY[reason] || 'no more is known') + '. ' + (reconnect ? 'It may come back by itself.' : 'It may not come back by itself.');
+    listen('change', (change) => this.log('change', stands(change) + ' (' + change.cause + ')'));
+    listen('standing', (user) => this.log('standing', stands(user)));
+    listen('evicted', (user) => this.log('evicted', 'no longer subscribed to ' + user));
+    listen('kicked', ({ reason, reconnect }) => {
+      const why = reason + ': ' + (WHY[reason] || 'no description') + '. ' + (reconnect ? 'The client may reconnect by itself.' : 'The client may not reconnect by itself.');
       this.log('kicked', why);
       this.ended('Kicked, ' + why);
     });
-    heard('offline', ({ code, reason, comesBack }) => {
+    listen('offline', ({ code, reason, comesBack }) => {
       this.hello.replaceChildren();
-      this.log('closed', code + (reason ? ' ' + reason : '') + (comesBack ? '; it comes back by itself' : ''));
+      this.log('closed', code + (reason ? ' ' + reason : '') + (comesBack ? '; reconnects by itself' : ''));
     });
-    heard('error', (error) => this.log('error', error.code + ': ' + error.message));
+    listen('error', (error) => this.log('error', error.code + ': ' + error.message));
     client[how]();
   }
 
@@ -153,7 +153,7 @@ class Device {
     if (!user) { this.other.focus(); return; }
     await this.ask('Subscribe to ' + user, async (client) => {
       const { unknown } = await client.subscribe([user]);
-      if (unknown.length) this.log('standing', user + ' is not known yet; a login will come as a change');
+      if (unknown.length) this.log('standing', user + ' is not known yet; a login will be shown as a change');
     });
   }
 
@@ -174,7 +174,7 @@ class Device {
     for (const input of [this.user, this.platform, this.device, this.token, this.connect, this.back]) input.disabled = !closed;
     this.drop.disabled = closed;
     for (const button of this.asks) button.disabled = state !== 'online';
-    /* The keyboard's focus stays where it is. */
+    /* Keep the keyboard focus within the panel. */
     if (mine && focus.disabled) (closed ? this.connect : this.drop).focus();
   }
 
@@ -197,13 +197,13 @@ function add() {
 }
 
 on($('try-add'), 'click', () => add().device.focus());
-/* The page's policy names the gateway that there was when it was loaded. */
+/* The page's content security policy names the gateway at the time of loading. */
 on(document, 'securitypolicyviolation', ({ effectiveDirective }) => {
   if (effectiveDirective !== 'connect-src') return;
   for (const device of devices) {
     if (device.client && ['connecting', 'waiting'].includes(device.client.state)) {
       device.client.close();
-      device.ended('The gateway was not there, or elsewhere, when this page was loaded. Load it again.');
+      device.ended('The gateway started or moved after this page was loaded. Load the page again.');
     }
   }
 });

@@ -1,5 +1,5 @@
-// The console's look-up of one user: status, devices, what happens next and when, the last changes, and what an operator
-// may do.
+// The console's look-up of one user: status, devices, the next deadline of each, the last changes, and the operator's
+// actions.
 
 import { $, on, mono, num, text, h, word, glyph, plural, clock, timeEl, dur, say, STATUS } from './dom.js';
 import { api, isLocked, logNow, observe } from './server.js';
@@ -42,7 +42,7 @@ function leave() { history.pushState(null, '', location.pathname + location.sear
 on(window, 'keydown', e => { if (e.key === 'Escape' && look.user != null && $('look').contains(document.activeElement)) leave(); });
 on($('find'), 'submit', e => { e.preventDefault(); const v = $('who').value.trim(); if (v) openUser(v); else $('who').focus(); });
 let lookTimer = 0;
-/** Looks again soon, if it is this user who is shown. */
+/** Refreshes the look-up soon, if it shows this user. */
 export function userChanged(user) { if (look.user === user) lookSoon(); }
 function lookSoon() { if (!lookTimer) lookTimer = setTimeout(() => { lookTimer = 0; fetchLook(); }, Math.max(150, 1000 - (mono() - look.at))); }
 export async function fetchLook(announce) {
@@ -63,7 +63,7 @@ export async function fetchLook(announce) {
   if (look.again) { look.again = false; lookSoon(); }
 }
 const LOSES = p => !p ? 'it loses its link' : p.away_ms === 0 ? 'it goes offline and its login ends' : p.push ? 'it becomes push online: messages reach it by push for ' + dur(p.away_ms) + ' more' : 'it goes offline; its login is kept for ' + dur(p.away_ms);
-/* What the deadline is, what happens at it, and where its meter begins. */
+/* Describes a device's deadline: its name, its effect, and where its meter begins. */
 function fate(d) {
   const p = watch.policy && watch.policy.platforms && watch.policy.platforms[d.platform], dl = d.deadline;
   if (d.state === 'online') {
@@ -77,9 +77,9 @@ function fate(d) {
   if (d.state === 'away') {
     const lost = LOST[d.lost_by] || d.lost_by, kept = 'Logged in, but away: ' + lost + '.';
     const push = d.status === 'push_online';
-    return {now: kept, name: push ? 'Push ends' : 'Login is forgotten', then: 'Unless it comes back by then, ' + (push ? 'it goes offline and its login ends.' : 'its login ends, silently.'), from: d.since};
+    return {now: kept, name: push ? 'Push ends' : 'Login is forgotten', then: 'Unless it comes back by then, ' + (push ? 'it goes offline and its login ends.' : 'its login ends without a change.'), from: d.since};
   }
-  return {now: (d.reason === 'admin' ? 'Kicked by an operator.' : 'Displaced by a login elsewhere.') + ' A client that reconnects by itself is refused; a new login is not.', name: 'Kick is forgotten', then: 'Then this entry is dropped, silently.', from: d.since};
+  return {now: (d.reason === 'admin' ? 'Kicked by an operator.' : 'Displaced by a login elsewhere.') + ' A client that reconnects by itself is refused; a new login is accepted.', name: 'Kick is forgotten', then: 'Then this entry is removed without a change.', from: d.since};
 }
 const ago = (ms, part) => { const n = logNow(part); return n == null ? '' : n - ms < 1000 ? 'just now' : dur(n - ms) + ' ago'; };
 const when = (ms, part) => ms == null ? null : h('span', timeEl(ms), ' · ', tick(h('span'), () => ago(ms, part)));
@@ -95,7 +95,7 @@ export function drawLook(force) {
   const out = [];
   if (!u && !look.err) out.push(h('p.mut', 'Looking up…'));
   if (look.err) {
-    if (look.err.status === 404) out.push(h('p', 'Not known. A user exists from the first change until forgotten; ids are case-sensitive.'));
+    if (look.err.status === 404) out.push(h('p', 'This user is not known. A user exists from the first change until forgotten; ids are case-sensitive.'));
     else out.push(h('p.err', 'Not refreshed: ' + look.err.message + '.' + (u ? ' Shown as of ' + clock(look.okAt) + '.' : '')));
   }
   if (u) {
@@ -104,7 +104,7 @@ export function drawLook(force) {
     out.push(h('p.big', glyph(u.status), h('b', null, word(u.status)), h('span.mut', 'since ', timeEl(u.since), ' · ', tick(h('span'), () => ago(u.since, part).replace(' ago', '')))));
     if (u.custom_status != null) out.push(h('p.quote', h('span.sr', 'Custom status: '), u.custom_status));
     out.push(pairs('Last seen', when(u.last_seen, part), 'Version', num(u.version), 'Read at', u.as_of && 'partition ' + part + ', offset ' + num(u.as_of.offset)), h('h3', null, ds.length ? plural(ds.length, 'device') : 'Devices'));
-    if (!ds.length) out.push(h('p.mut', 'None is logged in.'));
+    if (!ds.length) out.push(h('p.mut', 'No device is logged in.'));
     const ul = h('ul'); ds.forEach(d => ul.append(devOf(d, part))); out.push(ul);
   }
   if (u) out.push(actions(look.user));
@@ -112,7 +112,7 @@ export function drawLook(force) {
     const ol = h('ol.hist');
     for (const c of look.changes) ol.append(h('li', timeEl(c.at), h('div', null, transition(c), h('span.what', null, sentence(c)))));
     out.push(h('h3', 'Last changes'), ol);
-  } else if (u && look.changes) out.push(h('h3', 'Last changes'), h('p.mut', 'None is kept here.'));
+  } else if (u && look.changes) out.push(h('h3', 'Last changes'), h('p.mut', 'No changes are kept here.'));
   const top = $('look').scrollTop; body.replaceChildren(...out); $('look').scrollTop = top;
 }
 function devOf(d, part) {

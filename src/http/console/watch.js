@@ -1,4 +1,4 @@
-// The console's figures: what the server is asked every second, and how it is shown.
+// The console's figures: requests them every second and shows them.
 
 import { $, on, mono, num, text, h, plural, persec, clock, dur, say, rows, same, fill } from './dom.js';
 import { Failed, api, backoff, isLocked, logNow, observe, started } from './server.js';
@@ -6,7 +6,7 @@ import { addHistory, addSample, describe, drawChart, latest, pace, since } from 
 import { stream } from './changes.js';
 import { drawLook } from './user.js';
 
-/** What the other scripts look at: the newest answers, and how many questions failed since the last one that did not. */
+/** Shared with the other scripts: the newest answers, and the number of failed requests since the last success. */
 export const watch = { stats: null, gateways: [], policy: null, fails: 0, isKafka: false };
 const poll = { timer: 0, retryAt: 0, busy: false, okAt: 0, err: '', firstFail: 0 };
 const began = mono();
@@ -50,14 +50,14 @@ let policyAt = -1e9, historyAt = -1e9;
 export async function pollRest() {
   if (document.hidden || isLocked() || watch.fails) return;
   const skip = (e) => { if (!(e instanceof Failed)) throw e; };
-  /* Again now and then: while this page was in the background it took no samples. */
+  /* Repeated regularly: while this page was in the background it took no samples. */
   if (watch.stats && mono() - historyAt > 30000) {
     try { const answer = await api('v1/stats/history'); historyAt = mono(); addHistory(answer, watch.stats.now + (mono() - latest().t)); } catch (e) { skip(e); }
   }
   try { watch.gateways = (await api('v1/gateways')).gateways || []; drawGateways(); } catch (e) { skip(e); }
   if (mono() - policyAt > 60000) try { const p = await api('v1/policy'); policyAt = mono(); watch.policy = p.policy; drawPolicy(p); drawLook(); } catch (e) { skip(e); }
 }
-/** The history has a gap: it is asked for again at once. */
+/** The history has a gap: requests it again at once. */
 export function missed() { historyAt = -1e9; }
 
 /* ---- connection state, in words ---- */
@@ -72,7 +72,7 @@ export function showState() {
   $('banner').hidden = state !== 'down';
   if (state === 'down') {
     const due = Math.min((sd && poll.retryAt) || Infinity, (cd && stream.retryAt) || Infinity);
-    const b = h('b', null, what + ' – ' + (due === Infinity || due <= t ? 'trying now' : 'trying again in ' + Math.ceil((due - t) / 1000) + ' s'));
+    const b = h('b', null, what + ' – ' + (due === Infinity || due <= t ? 'retrying now' : 'retrying in ' + Math.ceil((due - t) / 1000) + ' s'));
     const why = sd ? poll.err : stream.err;
     const old = !sd ? ' Counts are still arriving; changes are not.' : poll.okAt ? ' The figures below are old: from ' + clock(poll.okAt) + ', ' + dur(Date.now() - poll.okAt) + ' ago.' : ' There are no figures yet.';
     const s = '(' + why + ').' + old;
@@ -80,7 +80,7 @@ export function showState() {
   }
   const key = state + (state === 'down' ? what : '');
   if (key !== lastState) {
-    if (state === 'down') say(what + ', trying again. ' + (sd ? 'The figures are old.' : ''));
+    if (state === 'down') say(what + ', retrying. ' + (sd ? 'The figures are old.' : ''));
     else if (state === 'live') say(lastState.startsWith('down') ? 'Connected again.' : 'Connected.');
     lastState = key;
   }
@@ -103,7 +103,7 @@ function onStats(s) {
   observe('server', s.now);
   for (const p of partitions) observe(p.partition, p.time);
   const malformed = (s.malformed || []).reduce((n, group) => n + group.count, 0);
-  /* Where figures are missing they are not to be taken for a drop. */
+  /* Missing figures must not look like a drop. */
   const hole = partitions.some((p) => !Number.isFinite(p.applied));
   addSample({ t, w: Date.now(), on: u.online || 0, push: u.push_online || 0, off: u.offline || 0, ch: s.changes, ig: total(s.ignored), mal: malformed, hole });
   const ref = since(60000) || latest(), span = t - ref.t, minute = span > 50000 ? '1 min' : Math.round(span / 1000) + ' s';
@@ -136,21 +136,21 @@ function onStats(s) {
 const IGNORED = {
   __proto__: null,
   unknown_platform: 'The platform is not in the policy. The publisher is wrong, or the policy lacks it.',
-  stale_epoch: 'Of a gateway process that has been succeeded, or of two that share a name.',
-  duplicate: 'Sent twice. Normal after a publisher had to try again.',
-  superseded: 'Of a connection that is not its device’s any more, such as a late disconnect. Normal.',
-  kicked: 'Of a device that was kicked.',
-  unknown_connection: 'Of a connection that nobody has, such as a disconnect that came twice. Normal.',
-  closed: 'Of a connection that is closed.',
-  ended: 'A connect that came after its own disconnect.',
-  unknown_user: 'About a user whom nobody knows.',
+  stale_epoch: 'From a gateway process that was replaced, or from one of two processes with the same name.',
+  duplicate: 'Sent twice. Normal after a publisher’s retry.',
+  superseded: 'From a connection that was replaced, such as a late disconnect. Normal.',
+  kicked: 'From a device that was kicked.',
+  unknown_connection: 'From an unknown connection, such as a disconnect that was sent twice. Normal.',
+  closed: 'From a closed connection.',
+  ended: 'A connect that arrived after its own disconnect.',
+  unknown_user: 'About an unknown user.',
   no_effect: 'It changes nothing.',
-  not_online: 'A custom status of somebody who is not online.',
-  platform_removed: 'A policy without a platform that the one in force has.',
+  not_online: 'A custom status of a user who is not online.',
+  platform_removed: 'A policy that lacks a platform of the policy in force.',
 };
 const MALFORMED = {
   __proto__: null,
-  unreadable: 'The bytes are no event, or a value is out of bounds.',
+  unreadable: 'The bytes are not an event, or a value is out of bounds.',
   unknown_schema: 'Written with a schema that neither this version nor the registry knows.',
   wrong_key: 'The record’s key is not its user.',
   wrong_partition: 'The user belongs to another partition: the publisher’s partitioner is not murmur2.',
@@ -193,7 +193,7 @@ function drawPartitions(ps, t) {
   rows($('t-part'), ps, (p) => p.partition, ['l', 'l own', 'xw', '', 'xw', '', ''], (p, c) => {
     let a = applied.get(p.partition);
     if (!a) applied.set(p.partition, (a = []));
-    /* One that waits for its log, or moves, has no figures; what it had before says nothing of its pace. */
+    /* A partition that waits for its log, or moves, has no figures; earlier figures say nothing about its rate. */
     if (!Number.isFinite(p.applied) || (a.length && a[a.length - 1].n > p.applied)) a.length = 0;
     if (Number.isFinite(p.applied)) a.push({ t, n: p.applied });
     while (a.length > 2 && a[0].t < t - 10000) a.shift();
@@ -213,7 +213,7 @@ function drawPartitions(ps, t) {
   if (late.length) text($('note'), (one ? 'Partition ' + late[0].partition + ' is ' + late[0].state + (late[0].error ? ' (' + late[0].error + ')' : '') + ': its' : late.length + ' of ' + ps.length + ' partitions are not live: their') + ' users may be missing from these figures, or old.');
   else if (warned) text($('note'), 'Partition ' + warned.partition + ': ' + warned.warning);
 }
-/* The last lease of each gateway process, since the engine forgets one that has run out. */
+/* The last lease of each gateway process, since the engine forgets a lease that has ended. */
 const leases = new Map();
 export function drawGateways() {
   const now = logNow();
@@ -236,7 +236,7 @@ function drawPolicy(p) {
   const many = Object.entries(y.instances || {}).filter((e) => e[1] > 1).map((e) => e[1] + ' ' + e[0]).join(', ');
   const since = (p.since || []).filter((s) => s.offset).map((s) => s.partition + '@' + s.offset).join(', ');
   $('pol').replaceChildren(h('b', null, y.exclusive ? 'Own groups' : 'Login “' + y.login + '”'), ': ' + (groups.length ? 'one at a time of ' + groups.join('; and one of ') : 'all platforms side by side') + '. '
-    + (many ? 'At once up to ' + many + '; of every other kind one device.' : 'One device of each kind.')
+    + (many ? 'Up to ' + many + ' at once; one device of every other kind.' : 'One device of each kind.')
     + (og.silence_ms ? ' After a silence of ' + dur(og.silence_ms) + ', heartbeats and leases get ' + dur(og.grace_ms) + ' of grace.' : '')
     + (since ? ' In force since ' + since + ' (partition@offset).' : ' In force from the start of the log.'));
   $('pold').hidden = false;
