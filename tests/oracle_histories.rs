@@ -1,6 +1,7 @@
 //! Random histories: that they are what they claim to be, and what the rules promise of every one of them.
 
 use rollcall::presence::change::{Output, Part};
+use rollcall::presence::event::{Event, EventType};
 use rollcall::presence::{LogTime, Partition, Status};
 use rollcall::sim::history;
 use rollcall::sim::oracle::Oracle;
@@ -77,6 +78,17 @@ fn the_oracle_remembers_the_least_deadline_of_everybody() {
             assert_eq!(checked, Ok(()), "seed {seed}, offset {offset}");
         }
     }
+}
+
+#[test]
+fn histories_have_every_type_of_event() {
+    let mut missing: Vec<EventType> = EventType::ALL.to_vec();
+    for seed in 0..50 {
+        for (_, _, event) in history::records(seed, RECORDS) {
+            missing.retain(|kind| event.as_ref().map(Event::event_type) != Some(*kind));
+        }
+    }
+    assert_eq!(missing, [], "src/sim/history.rs writes no such event");
 }
 
 /// What section 7 promises of the outputs, and that the histories reach every corner of them.

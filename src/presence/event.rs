@@ -151,6 +151,75 @@ pub enum Event<'a> {
     Tick,
 }
 
+/// The types of section 3, without what each one says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventType {
+    Connect,
+    Heartbeat,
+    Heartbeats,
+    Alive,
+    Background,
+    Foreground,
+    Disconnect,
+    Logout,
+    Kick,
+    CustomStatus,
+    Forget,
+    Lease,
+    Policy,
+    Revision,
+    Tick,
+}
+
+impl EventType {
+    pub const ALL: [EventType; 15] = [
+        EventType::Connect,
+        EventType::Heartbeat,
+        EventType::Heartbeats,
+        EventType::Alive,
+        EventType::Background,
+        EventType::Foreground,
+        EventType::Disconnect,
+        EventType::Logout,
+        EventType::Kick,
+        EventType::CustomStatus,
+        EventType::Forget,
+        EventType::Lease,
+        EventType::Policy,
+        EventType::Revision,
+        EventType::Tick,
+    ];
+
+    /// The `type` of section 3.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventType::Connect => "connect",
+            EventType::Heartbeat => "heartbeat",
+            EventType::Heartbeats => "heartbeats",
+            EventType::Alive => "alive",
+            EventType::Background => "background",
+            EventType::Foreground => "foreground",
+            EventType::Disconnect => "disconnect",
+            EventType::Logout => "logout",
+            EventType::Kick => "kick",
+            EventType::CustomStatus => "custom_status",
+            EventType::Forget => "forget",
+            EventType::Lease => "lease",
+            EventType::Policy => "policy",
+            EventType::Revision => "revision",
+            EventType::Tick => "tick",
+        }
+    }
+
+    /// The type that a record names, if there is such a type.
+    pub fn named(name: &str) -> Option<EventType> {
+        EventType::ALL.into_iter().find(|known| known.name() == name)
+    }
+}
+
+// A type that is missing in the list would be refused by every reader.
+const _: () = assert!(EventType::ALL.len() == EventType::Tick as usize + 1);
+
 impl Event<'_> {
     /// The user whom the record is about and whose partition it belongs to; none for what concerns a whole partition,
     /// for `heartbeats`, which names many, and for `alive`, which names connections.
@@ -193,25 +262,29 @@ impl Event<'_> {
         }
     }
 
+    pub fn event_type(&self) -> EventType {
+        match self {
+            Event::Connect { .. } => EventType::Connect,
+            Event::Heartbeat { .. } => EventType::Heartbeat,
+            Event::Heartbeats { .. } => EventType::Heartbeats,
+            Event::Alive { .. } => EventType::Alive,
+            Event::Background { .. } => EventType::Background,
+            Event::Foreground { .. } => EventType::Foreground,
+            Event::Disconnect { .. } => EventType::Disconnect,
+            Event::Logout { .. } => EventType::Logout,
+            Event::Kick { .. } => EventType::Kick,
+            Event::CustomStatus { .. } => EventType::CustomStatus,
+            Event::Forget { .. } => EventType::Forget,
+            Event::Lease { .. } => EventType::Lease,
+            Event::Policy { .. } => EventType::Policy,
+            Event::Revision { .. } => EventType::Revision,
+            Event::Tick => EventType::Tick,
+        }
+    }
+
     /// The `type` of section 3.
     pub fn name(&self) -> &'static str {
-        match self {
-            Event::Connect { .. } => "connect",
-            Event::Heartbeat { .. } => "heartbeat",
-            Event::Heartbeats { .. } => "heartbeats",
-            Event::Alive { .. } => "alive",
-            Event::Background { .. } => "background",
-            Event::Foreground { .. } => "foreground",
-            Event::Disconnect { .. } => "disconnect",
-            Event::Logout { .. } => "logout",
-            Event::Kick { .. } => "kick",
-            Event::CustomStatus { .. } => "custom_status",
-            Event::Forget { .. } => "forget",
-            Event::Lease { .. } => "lease",
-            Event::Policy { .. } => "policy",
-            Event::Revision { .. } => "revision",
-            Event::Tick => "tick",
-        }
+        self.event_type().name()
     }
 
     /// The revision that the event raises the partition to, if this program does not know it. The fold must end before

@@ -5,7 +5,7 @@
 
 use super::Malformed;
 use super::policy::parse_policy;
-use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, EventType, HeartbeatEntry, Intent, Target, bounds};
 use crate::presence::{Conn, Epoch};
 use std::borrow::Cow;
 
@@ -58,8 +58,11 @@ impl<'a> WireEvent<'a> {
     }
 
     fn event_but_heartbeat(&mut self) -> Result<Event<'a>, Malformed> {
-        Ok(match self.kind {
-            "connect" => Event::Connect {
+        let Some(kind) = EventType::named(self.kind) else {
+            return Err(Malformed::invalid(format!("type: there is none named {:?}", self.kind)));
+        };
+        Ok(match kind {
+            EventType::Connect => Event::Connect {
                 who: self.who()?,
                 via: self.via()?,
                 intent: match self.intent {
@@ -76,15 +79,19 @@ impl<'a> WireEvent<'a> {
                     .map(|auth_at| integer("auth_at", auth_at, bounds::TIMESTAMP_MAX))
                     .transpose()?,
             },
-            "background" => Event::Background {
+            EventType::Heartbeat => Event::Heartbeat {
                 who: self.who()?,
                 via: self.via()?,
             },
-            "foreground" => Event::Foreground {
+            EventType::Background => Event::Background {
                 who: self.who()?,
                 via: self.via()?,
             },
-            "disconnect" => Event::Disconnect {
+            EventType::Foreground => Event::Foreground {
+                who: self.who()?,
+                via: self.via()?,
+            },
+            EventType::Disconnect => Event::Disconnect {
                 who: self.who()?,
                 via: self.via()?,
                 reason: match self.reason {
@@ -93,11 +100,11 @@ impl<'a> WireEvent<'a> {
                     other => return Err(no_name("reason", "closed or exit", other)),
                 },
             },
-            "logout" => Event::Logout {
+            EventType::Logout => Event::Logout {
                 who: self.who()?,
                 via: self.via()?,
             },
-            HEARTBEATS => Event::Heartbeats {
+            EventType::Heartbeats => Event::Heartbeats {
                 gateway: self.gateway()?,
                 epoch: self.epoch()?,
                 beats: {
@@ -106,7 +113,7 @@ impl<'a> WireEvent<'a> {
                     beats.into_owned()
                 },
             },
-            "alive" => Event::Alive {
+            EventType::Alive => Event::Alive {
                 gateway: self.gateway()?,
                 epoch: self.epoch()?,
                 conns: match required("conns", self.conns)? {
@@ -114,7 +121,7 @@ impl<'a> WireEvent<'a> {
                     Conns::Numbers(conns) => conns.to_vec(),
                 },
             },
-            "kick" => {
+            EventType::Kick => {
                 let user = self.user()?;
                 let target = match (self.platform, self.device) {
                     (None, None) => Target::All,
@@ -124,31 +131,30 @@ impl<'a> WireEvent<'a> {
                 };
                 Event::Kick { user, target }
             }
-            "custom_status" => Event::CustomStatus {
+            EventType::CustomStatus => Event::CustomStatus {
                 user: self.user()?,
                 text: self
                     .text
                     .map(|given| text("text", given, bounds::STATUS_TEXT_BYTES))
                     .transpose()?,
             },
-            "forget" => Event::Forget { user: self.user()? },
-            "lease" => Event::Lease {
+            EventType::Forget => Event::Forget { user: self.user()? },
+            EventType::Lease => Event::Lease {
                 gateway: self.gateway()?,
                 epoch: self.epoch()?,
                 ttl_ms: integer("ttl_ms", required("ttl_ms", self.ttl_ms)?, bounds::TTL_MS_MAX)?,
             },
-            "policy" => {
+            EventType::Policy => {
                 let document = required("policy", self.policy)?;
                 Event::Policy {
                     policy: Box::new(parse_policy(document)?),
                     document: Cow::Borrowed(document),
                 }
             }
-            "revision" => Event::Revision {
+            EventType::Revision => Event::Revision {
                 revision: revision(required("revision", self.revision)?)?,
             },
-            "tick" => Event::Tick,
-            unknown => return Err(Malformed::invalid(format!("type: there is none named {unknown:?}"))),
+            EventType::Tick => Event::Tick,
         })
     }
 

@@ -4,7 +4,7 @@
 
 use super::oracle::Oracle;
 use super::oracle_lines::{output_line, text};
-use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, EventType, HeartbeatEntry, Intent, Target, bounds};
 use crate::presence::policy::{LoginMode, PlatformDocument, Policy, PolicyDocument};
 use crate::presence::{Conn, Epoch, Offset, Partition};
 use serde_json::{Map, Value};
@@ -84,8 +84,8 @@ fn record(line: &[u8], last: Option<u64>) -> Result<(u64, u64, Object), String> 
 /// The event of a record's fields, or why the record is malformed (section 3; with a number of partitions also 2.7).
 pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> Result<Event<'static>, String> {
     let kind = object.get("type").and_then(Value::as_str).ok_or("no type")?;
-    let event = match kind {
-        "connect" => Event::Connect {
+    let event = match EventType::named(kind).ok_or("unknown type")? {
+        EventType::Connect => Event::Connect {
             who: who(object)?,
             via: via(object)?,
             intent: match string(object, "intent", (0, usize::MAX))?.as_str() {
@@ -99,23 +99,23 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
                 Some(_) => Some(integer(object, "auth_at", bounds::TIMESTAMP_MAX)?),
             },
         },
-        "heartbeat" => Event::Heartbeat {
+        EventType::Heartbeat => Event::Heartbeat {
             who: who(object)?,
             via: via(object)?,
         },
-        "background" => Event::Background {
+        EventType::Background => Event::Background {
             who: who(object)?,
             via: via(object)?,
         },
-        "foreground" => Event::Foreground {
+        EventType::Foreground => Event::Foreground {
             who: who(object)?,
             via: via(object)?,
         },
-        "logout" => Event::Logout {
+        EventType::Logout => Event::Logout {
             who: who(object)?,
             via: via(object)?,
         },
-        "disconnect" => Event::Disconnect {
+        EventType::Disconnect => Event::Disconnect {
             who: who(object)?,
             via: via(object)?,
             reason: match string(object, "reason", (0, usize::MAX))?.as_str() {
@@ -124,7 +124,7 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
                 _ => return Err("bad reason".to_owned()),
             },
         },
-        "heartbeats" => {
+        EventType::Heartbeats => {
             let list = object.get("beats").and_then(Value::as_array).ok_or("no beats")?;
             let (least, most) = bounds::BEATS;
             if list.len() < least || list.len() > most {
@@ -144,7 +144,7 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
                 beats,
             }
         }
-        "alive" => {
+        EventType::Alive => {
             let list = object.get("conns").and_then(Value::as_array).ok_or("no conns")?;
             let (least, most) = bounds::CONNS;
             if list.len() < least || list.len() > most {
@@ -165,7 +165,7 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
                 conns,
             }
         }
-        "kick" => {
+        EventType::Kick => {
             let user = Cow::Owned(string(object, "user", bounds::USER_BYTES)?);
             let platform = optional(object, "platform", bounds::PLATFORM_BYTES)?;
             let device = optional(object, "device", bounds::DEVICE_BYTES)?;
@@ -177,26 +177,26 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
             };
             Event::Kick { user, target }
         }
-        "custom_status" => Event::CustomStatus {
+        EventType::CustomStatus => Event::CustomStatus {
             user: Cow::Owned(string(object, "user", bounds::USER_BYTES)?),
             text: optional(object, "text", bounds::STATUS_TEXT_BYTES)?.map(Cow::Owned),
         },
-        "forget" => Event::Forget {
+        EventType::Forget => Event::Forget {
             user: Cow::Owned(string(object, "user", bounds::USER_BYTES)?),
         },
-        "lease" => Event::Lease {
+        EventType::Lease => Event::Lease {
             gateway: Cow::Owned(string(object, "gateway", bounds::GATEWAY_BYTES)?),
             epoch: Epoch(integer(object, "epoch", bounds::NUMBER_MAX)?),
             ttl_ms: integer(object, "ttl_ms", bounds::TTL_MS_MAX)?,
         },
-        "policy" => {
+        EventType::Policy => {
             let document = object.get("policy").ok_or("no policy")?;
             Event::Policy {
                 policy: Box::new(policy(document)?),
                 document: Cow::Owned(document.to_string()),
             }
         }
-        "revision" => {
+        EventType::Revision => {
             let (least, most) = bounds::REVISION;
             let revision = integer(object, "revision", most)?;
             if revision < least {
@@ -206,8 +206,7 @@ pub fn event(object: &Object, partition: Partition, partitions: Option<u32>) -> 
                 revision: u32::try_from(revision).map_err(|error| error.to_string())?,
             }
         }
-        "tick" => Event::Tick,
-        _ => return Err("unknown type".to_owned()),
+        EventType::Tick => Event::Tick,
     };
     if let Some(partitions) = partitions {
         let mut users: Vec<&str> = event.user().into_iter().collect();

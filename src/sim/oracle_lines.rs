@@ -3,7 +3,7 @@
 use super::oracle::Oracle;
 use super::oracle_state::{Device, Key, State, User};
 use crate::presence::Status;
-use crate::presence::change::{Output, OutputId, Part};
+use crate::presence::change::{Change, Output, OutputId, Part};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -157,8 +157,21 @@ fn or_null(value: Option<impl ToString>) -> String {
 pub fn output_line(output: &Output) -> String {
     match output {
         Output::Change(change) => {
-            let devices: Vec<String> = change
-                .devices
+            let Change {
+                id: of,
+                seq,
+                user,
+                version,
+                at,
+                logged_at,
+                cause,
+                before,
+                after,
+                devices,
+                custom_status,
+                evidence,
+            } = change;
+            let devices: Vec<String> = devices
                 .iter()
                 .map(|device| {
                     format!(
@@ -173,20 +186,20 @@ pub fn output_line(output: &Output) -> String {
                 .collect();
             format!(
                 r#"{{"type":"change","id":"{}","partition":{},"offset":{},"seq":{},"user":{},"version":{},"at":{},"logged_at":{},"cause":"{}","before":"{}","after":"{}","devices":[{}],"custom_status":{},"evidence":{}}}"#,
-                id(&change.id),
-                change.id.partition,
-                change.id.offset,
-                change.seq,
-                text(&change.user),
-                change.version,
-                change.at,
-                change.logged_at,
-                change.cause.name(),
-                change.before.name(),
-                change.after.name(),
+                id(of),
+                of.partition,
+                of.offset,
+                seq,
+                text(user),
+                version,
+                at,
+                logged_at,
+                cause.name(),
+                before.name(),
+                after.name(),
                 devices.join(","),
-                or_null(change.custom_status.as_deref().map(text)),
-                change.evidence,
+                or_null(custom_status.as_deref().map(text)),
+                evidence,
             )
         }
         Output::Kick(kick) => format!(

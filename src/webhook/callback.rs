@@ -34,11 +34,26 @@ impl Shape {
 
     /// JSON; none if this change is not told.
     pub fn body(&self, change: &Change) -> Option<Vec<u8>> {
+        // Tencent's form is fixed: what it has no place for is not sent.
+        let Change {
+            id: _,
+            seq: _,
+            user,
+            version: _,
+            at,
+            logged_at: _,
+            cause,
+            before: _,
+            after: _,
+            devices,
+            custom_status,
+            evidence: _,
+        } = change;
         let is_web = || {
-            let device = change.devices.first();
+            let device = devices.first();
             device.is_some_and(|device| self.web.iter().any(|web| **web == *device.platform))
         };
-        let (action, reason) = match change.cause {
+        let (action, reason) = match cause {
             Cause::Login | Cause::Resume | Cause::Revive => ("Login", "Register"),
             Cause::Logout | Cause::Kicked | Cause::Forgotten => ("Logout", "Unregister"),
             Cause::Closed | Cause::Exit | Cause::Background | Cause::GatewayLost => ("Disconnect", "LinkClose"),
@@ -52,21 +67,21 @@ impl Shape {
         let mut object = Object::new(&mut info);
         object
             .text("Action", action)
-            .text("To_Account", &change.user)
+            .text("To_Account", user)
             .text("Reason", reason);
-        if change.cause == Cause::CustomStatus {
-            object.text("CustomStatus", change.custom_status.as_deref().unwrap_or_default());
+        if *cause == Cause::CustomStatus {
+            object.text("CustomStatus", custom_status.as_deref().unwrap_or_default());
         }
         object.end();
         let mut body = Vec::new();
         let mut object = Object::new(&mut body);
         object
             .text("CallbackCommand", COMMAND)
-            .number("EventTime", change.at.0)
+            .number("EventTime", at.0)
             .raw("Info", &info);
         // The device that logged in is online now; what went offline with it was displaced.
         let displaced = || {
-            let devices = change.devices.iter().filter(|_| action == "Login");
+            let devices = devices.iter().filter(|_| action == "Login");
             devices.filter(|device| device.after == Status::Offline)
         };
         if displaced().next().is_some() {

@@ -2,7 +2,7 @@
 //! running systems. A line may be added; one that changes says that old records can no longer be read.
 
 use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, KickedDevice, OutputId};
-use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target};
+use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, EventType, HeartbeatEntry, Intent, Target};
 use rollcall::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use rollcall::schema::avro::*;
 use rollcall::schema::policy::parse_policy;
@@ -266,6 +266,14 @@ fn lines() -> String {
 #[test]
 fn what_is_written_is_what_was_always_written() {
     crate::bless::check([("tests/golden/avro.txt", lines().as_str())]);
+}
+
+#[test]
+fn every_type_of_event_has_golden_bytes() {
+    for kind in EventType::ALL {
+        let is_there = events().iter().any(|(_, event)| event.event_type() == kind);
+        assert!(is_there, "add a {} to events()", kind.name());
+    }
 }
 
 /// The bytes that a golden file has for something, if it has it.

@@ -284,7 +284,21 @@ fn leb128(mut number: u64, out: &mut Vec<u8>) {
 }
 
 pub fn change(change: &Change) -> Value {
-    let devices = change.devices.iter().map(|device| {
+    let Change {
+        id: of,
+        seq,
+        user,
+        version,
+        at,
+        logged_at,
+        cause,
+        before,
+        after,
+        devices,
+        custom_status,
+        evidence,
+    } = change;
+    let devices = devices.iter().map(|device| {
         record([
             ("platform", text(&*device.platform)),
             ("device", text(&*device.device)),
@@ -294,20 +308,20 @@ pub fn change(change: &Change) -> Value {
         ])
     });
     record([
-        ("id", id(change.id)),
-        ("partition", Value::Int(change.id.partition.0 as i32)),
-        ("offset", long(change.id.offset.0)),
-        ("seq", long(change.seq)),
-        ("user", text(&*change.user)),
-        ("version", long(change.version)),
-        ("at", time(change.at.0)),
-        ("logged_at", time(change.logged_at.0)),
-        ("cause", text(change.cause.name())),
-        ("before", text(change.before.name())),
-        ("after", text(change.after.name())),
+        ("id", id(*of)),
+        ("partition", Value::Int(of.partition.0 as i32)),
+        ("offset", long(of.offset.0)),
+        ("seq", long(*seq)),
+        ("user", text(&**user)),
+        ("version", long(*version)),
+        ("at", time(at.0)),
+        ("logged_at", time(logged_at.0)),
+        ("cause", text(cause.name())),
+        ("before", text(before.name())),
+        ("after", text(after.name())),
         ("devices", Value::Array(devices.collect())),
-        ("custom_status", nullable(change.custom_status.as_deref().map(text))),
-        ("evidence", long(change.evidence.0)),
+        ("custom_status", nullable(custom_status.as_deref().map(text))),
+        ("evidence", long(evidence.0)),
     ])
 }
 

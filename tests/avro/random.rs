@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, KickedDevice, OutputId};
-use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
+use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, EventType, HeartbeatEntry, Intent, Target, bounds};
 use rollcall::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use rollcall::schema::avro::{DeviceState, Quarantined, UserState};
 use rollcall::schema::policy::parse_policy;
@@ -84,58 +84,75 @@ pub fn event() -> impl Strategy<Value = Event<'static>> {
         r#"{"rules":1}"#,
         r#" {"login":"multi","platforms":{"tv":{"timeout_ms":9,"push":true}}}"#,
     ];
-    prop_oneof![
-        (
+    let one = move |kind: EventType| match kind {
+        EventType::Connect => (
             who(),
             via(),
             select(vec![Intent::Login, Intent::Resume]),
             option::of(text(bounds::CLIENT_BYTES)),
-            option::of(0..=bounds::TIMESTAMP_MAX)
+            option::of(0..=bounds::TIMESTAMP_MAX),
         )
             .prop_map(|(who, via, intent, client, auth_at)| Event::Connect {
                 who,
                 via,
                 intent,
                 client,
-                auth_at
-            }),
-        (text(bounds::GATEWAY_BYTES), number(), conns()).prop_map(|(gateway, epoch, conns)| Event::Alive {
-            gateway,
-            epoch: Epoch(epoch),
-            conns
-        }),
-        (1..=i32::MAX as u32).prop_map(|revision| Event::Revision { revision }),
-        (who(), via()).prop_map(|(who, via)| Event::Heartbeat { who, via }),
-        (text(bounds::GATEWAY_BYTES), number(), beats()).prop_map(|(gateway, epoch, beats)| Event::Heartbeats {
-            gateway,
-            epoch: Epoch(epoch),
-            beats
-        }),
-        (who(), via()).prop_map(|(who, via)| Event::Background { who, via }),
-        (who(), via()).prop_map(|(who, via)| Event::Foreground { who, via }),
-        (who(), via(), select(vec![Ending::Closed, Ending::Exit])).prop_map(|(who, via, reason)| Event::Disconnect {
-            who,
-            via,
-            reason
-        }),
-        (who(), via()).prop_map(|(who, via)| Event::Logout { who, via }),
-        (user(), target()).prop_map(|(user, target)| Event::Kick { user, target }),
-        (user(), option::of(text(bounds::STATUS_TEXT_BYTES)))
-            .prop_map(|(user, text)| Event::CustomStatus { user, text }),
-        user().prop_map(|user| Event::Forget { user }),
-        (text(bounds::GATEWAY_BYTES), number(), 0..=bounds::TTL_MS_MAX).prop_map(|(gateway, epoch, ttl_ms)| {
-            Event::Lease {
+                auth_at,
+            })
+            .boxed(),
+        EventType::Alive => (text(bounds::GATEWAY_BYTES), number(), conns())
+            .prop_map(|(gateway, epoch, conns)| Event::Alive {
+                gateway,
+                epoch: Epoch(epoch),
+                conns,
+            })
+            .boxed(),
+        EventType::Revision => (1..=i32::MAX as u32)
+            .prop_map(|revision| Event::Revision { revision })
+            .boxed(),
+        EventType::Heartbeat => (who(), via())
+            .prop_map(|(who, via)| Event::Heartbeat { who, via })
+            .boxed(),
+        EventType::Heartbeats => (text(bounds::GATEWAY_BYTES), number(), beats())
+            .prop_map(|(gateway, epoch, beats)| Event::Heartbeats {
+                gateway,
+                epoch: Epoch(epoch),
+                beats,
+            })
+            .boxed(),
+        EventType::Background => (who(), via())
+            .prop_map(|(who, via)| Event::Background { who, via })
+            .boxed(),
+        EventType::Foreground => (who(), via())
+            .prop_map(|(who, via)| Event::Foreground { who, via })
+            .boxed(),
+        EventType::Disconnect => (who(), via(), select(vec![Ending::Closed, Ending::Exit]))
+            .prop_map(|(who, via, reason)| Event::Disconnect { who, via, reason })
+            .boxed(),
+        EventType::Logout => (who(), via()).prop_map(|(who, via)| Event::Logout { who, via }).boxed(),
+        EventType::Kick => (user(), target())
+            .prop_map(|(user, target)| Event::Kick { user, target })
+            .boxed(),
+        EventType::CustomStatus => (user(), option::of(text(bounds::STATUS_TEXT_BYTES)))
+            .prop_map(|(user, text)| Event::CustomStatus { user, text })
+            .boxed(),
+        EventType::Forget => user().prop_map(|user| Event::Forget { user }).boxed(),
+        EventType::Lease => (text(bounds::GATEWAY_BYTES), number(), 0..=bounds::TTL_MS_MAX)
+            .prop_map(|(gateway, epoch, ttl_ms)| Event::Lease {
                 gateway,
                 epoch: Epoch(epoch),
                 ttl_ms,
-            }
-        }),
-        select(documents).prop_map(|document| Event::Policy {
-            policy: Box::new(parse_policy(document).unwrap()),
-            document: document.into()
-        }),
-        Just(Event::Tick),
-    ]
+            })
+            .boxed(),
+        EventType::Policy => select(documents.clone())
+            .prop_map(|document| Event::Policy {
+                policy: Box::new(parse_policy(document).unwrap()),
+                document: document.into(),
+            })
+            .boxed(),
+        EventType::Tick => Just(Event::Tick).boxed(),
+    };
+    select(EventType::ALL.to_vec()).prop_flat_map(one)
 }
 
 fn status() -> impl Strategy<Value = Status> {

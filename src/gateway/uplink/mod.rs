@@ -95,21 +95,36 @@ pub struct ToldDevice {
 
 impl From<Change> for UserUpdate {
     fn from(change: Change) -> UserUpdate {
-        let devices = change.devices.into_iter().map(|device| ToldDevice {
+        // A client is not sent what is for operators.
+        let Change {
+            id,
+            seq: _,
+            user,
+            version,
+            at,
+            logged_at: _,
+            cause,
+            before: _,
+            after,
+            devices,
+            custom_status,
+            evidence: _,
+        } = change;
+        let devices = devices.into_iter().map(|device| ToldDevice {
             platform: device.platform,
             before: device.before.name().into(),
             after: device.after.name().into(),
         });
         UserUpdate {
-            partition: change.id.partition.0,
-            offset: change.id.offset.0,
-            user: change.user,
-            version: change.version,
-            at: change.at.0,
-            cause: change.cause.name().into(),
-            after: change.after.name().into(),
+            partition: id.partition.0,
+            offset: id.offset.0,
+            user,
+            version,
+            at: at.0,
+            cause: cause.name().into(),
+            after: after.name().into(),
             devices: devices.collect(),
-            custom_status: change.custom_status,
+            custom_status,
         }
     }
 }

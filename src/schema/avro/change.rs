@@ -46,26 +46,47 @@ pub(super) fn read(datum: &[u8]) -> Result<Change, Malformed> {
 }
 
 pub(super) fn write(change: &Change, out: &mut Vec<u8>) {
-    write_id(change.id, out);
-    write_int(out, change.id.partition.0);
-    write_count(out, change.id.offset.0);
-    write_count(out, change.seq);
-    write_text(out, &change.user);
-    write_count(out, change.version);
-    write_count(out, change.at.0);
-    write_count(out, change.logged_at.0);
-    write_text(out, change.cause.name());
-    write_text(out, change.before.name());
-    write_text(out, change.after.name());
-    write_array(out, &change.devices, |out, device| {
-        write_text(out, &device.platform);
-        write_text(out, &device.device);
-        write_text(out, &device.gateway);
-        write_text(out, device.before.name());
-        write_text(out, device.after.name());
+    let Change {
+        id,
+        seq,
+        user,
+        version,
+        at,
+        logged_at,
+        cause,
+        before,
+        after,
+        devices,
+        custom_status,
+        evidence,
+    } = change;
+    write_id(*id, out);
+    write_int(out, id.partition.0);
+    write_count(out, id.offset.0);
+    write_count(out, *seq);
+    write_text(out, user);
+    write_count(out, *version);
+    write_count(out, at.0);
+    write_count(out, logged_at.0);
+    write_text(out, cause.name());
+    write_text(out, before.name());
+    write_text(out, after.name());
+    write_array(out, devices, |out, device| {
+        let DeviceChange {
+            platform,
+            device,
+            gateway,
+            before,
+            after,
+        } = device;
+        write_text(out, platform);
+        write_text(out, device);
+        write_text(out, gateway);
+        write_text(out, before.name());
+        write_text(out, after.name());
     });
-    write_nullable_text(out, change.custom_status.as_deref());
-    write_count(out, change.evidence.0);
+    write_nullable_text(out, custom_status.as_deref());
+    write_count(out, evidence.0);
 }
 
 /// `{partition}-{offset}-{index}`. The longest has 51 bytes, so the length takes one byte, written afterwards.

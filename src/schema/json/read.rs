@@ -2,7 +2,7 @@
 
 use super::conns::Conns;
 use super::skip::Skip;
-use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, EventType, HeartbeatEntry, Intent, Target, bounds};
 use crate::presence::{Conn, Epoch, Offset};
 use crate::schema::policy::policy_document;
 use crate::schema::{Malformed, policy::policy_json};
@@ -697,8 +697,18 @@ impl<'a> Fields<'a> {
             Raw::Missing | Raw::Null => return bad("type", "`type` is missing"),
             Raw::Number(_) | Raw::Other(_) => return bad("type", "`type` must be a string"),
         };
-        Ok(match &*kind {
-            "connect" => Event::Connect {
+        let Some(known) = EventType::named(&kind) else {
+            let shown: String = kind.chars().take(40).collect();
+            let names = EventType::ALL.map(EventType::name);
+            let (last, others) = names.split_last().expect("there are types");
+            let names = others.join(", ");
+            return bad(
+                "type",
+                format!("`type` {shown:?} is unknown; it must be {names} or {last}"),
+            );
+        };
+        Ok(match known {
+            EventType::Connect => Event::Connect {
                 who: self.who()?,
                 via: self.via()?,
                 intent: self
@@ -707,68 +717,58 @@ impl<'a> Fields<'a> {
                 client: self.client.text("client", bounds::CLIENT_BYTES)?,
                 auth_at: self.auth_at()?,
             },
-            "heartbeat" => Event::Heartbeat {
+            EventType::Heartbeat => Event::Heartbeat {
                 who: self.who()?,
                 via: self.via()?,
             },
-            "heartbeats" => Event::Heartbeats {
+            EventType::Heartbeats => Event::Heartbeats {
                 gateway: self.gateway()?,
                 epoch: self.epoch()?,
                 beats: self.beats()?,
             },
-            "alive" => Event::Alive {
+            EventType::Alive => Event::Alive {
                 gateway: self.gateway()?,
                 epoch: self.epoch()?,
                 conns: self.conns()?,
             },
-            "background" => Event::Background {
+            EventType::Background => Event::Background {
                 who: self.who()?,
                 via: self.via()?,
             },
-            "foreground" => Event::Foreground {
+            EventType::Foreground => Event::Foreground {
                 who: self.who()?,
                 via: self.via()?,
             },
-            "disconnect" => Event::Disconnect {
+            EventType::Disconnect => Event::Disconnect {
                 who: self.who()?,
                 via: self.via()?,
                 reason: self
                     .reason
                     .word("reason", &[("closed", Ending::Closed), ("exit", Ending::Exit)])?,
             },
-            "logout" => Event::Logout {
+            EventType::Logout => Event::Logout {
                 who: self.who()?,
                 via: self.via()?,
             },
-            "kick" => Event::Kick {
+            EventType::Kick => Event::Kick {
                 user: self.user()?,
                 target: self.target()?,
             },
-            "custom_status" => Event::CustomStatus {
+            EventType::CustomStatus => Event::CustomStatus {
                 user: self.user()?,
                 text: self.text.text("text", bounds::STATUS_TEXT_BYTES)?,
             },
-            "forget" => Event::Forget { user: self.user()? },
-            "lease" => Event::Lease {
+            EventType::Forget => Event::Forget { user: self.user()? },
+            EventType::Lease => Event::Lease {
                 gateway: self.gateway()?,
                 epoch: self.epoch()?,
                 ttl_ms: self.ttl_ms.number("ttl_ms", bounds::TTL_MS_MAX)?,
             },
-            "policy" => self.policy()?,
-            "revision" => Event::Revision {
+            EventType::Policy => self.policy()?,
+            EventType::Revision => Event::Revision {
                 revision: self.revision()?,
             },
-            "tick" => Event::Tick,
-            other => {
-                let shown: String = other.chars().take(40).collect();
-                return bad(
-                    "type",
-                    format!(
-                        "`type` {shown:?} is unknown; it must be connect, heartbeat, heartbeats, alive, background, foreground, \
-                         disconnect, logout, kick, custom_status, forget, lease, policy, revision or tick"
-                    ),
-                );
-            }
+            EventType::Tick => Event::Tick,
         })
     }
 }

@@ -134,31 +134,54 @@ pub fn output_line(out: &mut Vec<u8>, output: &Output) {
 }
 
 fn change_line(out: &mut Vec<u8>, change: &Change) {
+    let Change {
+        id: of,
+        seq,
+        user,
+        version,
+        at,
+        logged_at,
+        cause,
+        before,
+        after,
+        devices,
+        custom_status,
+        evidence,
+    } = change;
     let mut object = Object::new(out);
     object.text("type", "change");
-    id(object.key("id"), &change.id);
+    id(object.key("id"), of);
     object
-        .number("partition", change.id.partition.0.into())
-        .number("offset", change.id.offset.0)
-        .number("seq", change.seq)
-        .text("user", &change.user)
-        .number("version", change.version)
-        .number("at", change.at.0)
-        .number("logged_at", change.logged_at.0)
-        .text("cause", change.cause.name())
-        .text("before", change.before.name())
-        .text("after", change.after.name())
-        .list("devices", &change.devices, |out, device: &DeviceChange| {
-            Object::new(out)
-                .text("platform", &device.platform)
-                .text("device", &device.device)
-                .text("gateway", &device.gateway)
-                .text("before", device.before.name())
-                .text("after", device.after.name())
-                .end();
-        })
-        .optional_text("custom_status", change.custom_status.as_deref())
-        .number("evidence", change.evidence.0)
+        .number("partition", of.partition.0.into())
+        .number("offset", of.offset.0)
+        .number("seq", *seq)
+        .text("user", user)
+        .number("version", *version)
+        .number("at", at.0)
+        .number("logged_at", logged_at.0)
+        .text("cause", cause.name())
+        .text("before", before.name())
+        .text("after", after.name())
+        .list("devices", devices, device_change)
+        .optional_text("custom_status", custom_status.as_deref())
+        .number("evidence", evidence.0)
+        .end();
+}
+
+fn device_change(out: &mut Vec<u8>, device: &DeviceChange) {
+    let DeviceChange {
+        platform,
+        device,
+        gateway,
+        before,
+        after,
+    } = device;
+    Object::new(out)
+        .text("platform", platform)
+        .text("device", device)
+        .text("gateway", gateway)
+        .text("before", before.name())
+        .text("after", after.name())
         .end();
 }
 
