@@ -53,7 +53,7 @@ const ARROWS: &[Arrow] = &[
     (
         "gateway",
         &[
-            "presence", "schema", "log", "engine", "cause", "clock", "config", "metrics", "tasks",
+            "api", "presence", "schema", "log", "engine", "cause", "clock", "config", "metrics", "tasks",
         ],
     ),
     (
@@ -79,16 +79,17 @@ const ARROWS: &[Arrow] = &[
     (
         "webhook",
         &[
-            "presence", "schema", "cause", "clock", "config", "log", "registry", "tasks",
+            "api", "presence", "schema", "cause", "clock", "config", "log", "registry", "tasks",
         ],
     ),
     // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
-    ("load", &["gateway", "cause", "clock", "config"]),
+    ("load", &["api", "gateway", "cause", "clock", "config"]),
     // It comes in over HTTP like everybody else.
     ("demo", &["presence", "schema", "clock"]),
     (
         "command",
         &[
+            "api",
             "presence",
             "schema",
             "registry",

@@ -2,10 +2,11 @@
 
 use super::remote::{Server, printed};
 use super::users;
+use crate::api::answers::{AppendedPlaces, EventsAnswer};
+use crate::api::requests::{EventType, NewEvent};
+use crate::api::routes::RouteId;
 use crate::clock::{Clock as _, SystemClock};
 use anyhow::{Context as _, bail};
-use serde::Deserialize;
-use serde_json::json;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -31,17 +32,6 @@ pub struct Args {
 const POLL: Duration = Duration::from_millis(100);
 const POLLS: u32 = 100;
 
-#[derive(Deserialize)]
-struct Appended {
-    appended: Vec<RecordPosition>,
-}
-
-#[derive(Deserialize)]
-struct RecordPosition {
-    partition: u32,
-    offset: u64,
-}
-
 pub fn run(args: Args) -> anyhow::Result<()> {
     printed(kick(args))
 }
@@ -55,20 +45,22 @@ fn kick(args: Args) -> anyhow::Result<()> {
             client.url()
         );
     }
-    let mut event = json!({"type": "kick", "user": args.user});
-    for (name, value) in [("platform", &args.platform), ("device", &args.device)] {
-        if let Some(value) = value {
-            event[name] = json!(value);
-        }
-    }
-    let answer = client.post("v1/events", &json!([event]))?;
-    let Appended { appended } = answer.read()?;
-    let position = appended
-        .first()
-        .context("the server's answer does not name the event's offset")?;
+    let event = NewEvent {
+        kind: EventType::Kick,
+        user: Some(args.user.clone()),
+        platform: args.platform.clone(),
+        device: args.device.clone(),
+        ..NewEvent::default()
+    };
+    let answer: EventsAnswer = client.post(RouteId::Events, &[event])?.read()?;
+    let place = match answer.appended.first() {
+        Some(AppendedPlaces::One(place)) => place.partition.zip(place.offset),
+        Some(AppendedPlaces::Many(_)) | None => None,
+    };
+    let (partition, offset) = place.context("the server's answer does not name the event's offset")?;
     for _ in 0..POLLS {
         if let Some((user, raw)) = users::one(&client, &args.user)?
-            && user.as_of.offset.is_some_and(|offset| offset >= position.offset)
+            && user.as_of.offset.is_some_and(|folded| folded >= offset)
         {
             let text = match args.server.json {
                 true => format!("{}\n", raw.get()),
@@ -80,9 +72,7 @@ fn kick(args: Args) -> anyhow::Result<()> {
         std::thread::sleep(POLL);
     }
     bail!(
-        "the kick is in the log (partition {}, offset {}) but was not processed within ten seconds; it will be processed \
-         later, see `rollcall stats` for the partition's lag",
-        position.partition,
-        position.offset
+        "the kick is in the log (partition {partition}, offset {offset}) but was not processed within ten seconds; it will \
+         be processed later, see `rollcall stats` for the partition's lag"
     )
 }

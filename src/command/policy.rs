@@ -2,10 +2,12 @@
 
 use super::remote::{Client, Server, printed};
 use super::table::plain;
+use crate::api::answers::PolicyAnswer;
+use crate::api::requests::{EventType, NewEvent};
+use crate::api::routes::RouteId;
 use crate::config::read_policy;
 use crate::schema::policy::policy_json;
 use anyhow::Context as _;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -38,11 +40,6 @@ enum What {
     },
 }
 
-#[derive(Deserialize)]
-struct InForce {
-    policy: Value,
-}
-
 pub fn run(args: Args) -> anyhow::Result<()> {
     printed(match args.what {
         What::Get { server } => get(&server),
@@ -51,18 +48,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn get(server: &Server) -> anyhow::Result<()> {
-    let answer = server.client()?.get("v1/policy")?;
+    let answer = server.client()?.get(RouteId::Policy)?;
     if server.json {
         return answer.print();
     }
-    let InForce { policy } = answer.read()?;
+    let PolicyAnswer::<Value> { policy, since: _ } = answer.read()?;
     let text = serde_json::to_string_pretty(&policy)?;
     writeln!(std::io::stdout().lock(), "{text}")?;
     Ok(())
 }
 
 fn in_force(client: &Client) -> anyhow::Result<Value> {
-    Ok(client.get("v1/policy")?.read::<InForce>()?.policy)
+    Ok(client.get(RouteId::Policy)?.read::<PolicyAnswer<Value>>()?.policy)
 }
 
 fn set(file: &std::path::Path, dry_run: bool, server: &Server) -> anyhow::Result<()> {
@@ -73,7 +70,12 @@ fn set(file: &std::path::Path, dry_run: bool, server: &Server) -> anyhow::Result
     differences("", &in_force(&client)?, &policy, &mut changes);
     let mut answer = None;
     if !dry_run {
-        answer = Some(client.post("v1/events", &json!([{"type": "policy", "policy": policy}]))?);
+        let event = NewEvent {
+            kind: EventType::Policy,
+            policy: Some(policy),
+            ..NewEvent::default()
+        };
+        answer = Some(client.post(RouteId::Events, &[event])?);
     }
     match (server.json, answer) {
         (true, Some(answer)) => return answer.print(),

@@ -9,6 +9,7 @@
 use super::cluster::Cluster;
 use super::log::{open, schemas};
 use super::remote::{Server, printed};
+use crate::api::routes::RouteId;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::SecretUrl;
 use crate::log::{Limit, Reader, Topic};
@@ -143,7 +144,7 @@ fn requeue(args: &Requeue) -> anyhow::Result<()> {
                         why
                     }
                     Verdict::Requeue(event) if args.yes => {
-                        client.post("v1/events", &Value::Array(vec![event]))?;
+                        client.post(RouteId::Events, &[event])?;
                         done.add(&quarantined)?;
                         requeued += 1;
                         "requeued".to_owned()

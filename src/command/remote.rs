@@ -1,12 +1,13 @@
 //! Asks a running server over HTTP: the flags and the client that several commands share.
 
+use crate::api::client::{self as api, ClientError};
+use crate::api::routes::RouteId;
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
-use anyhow::{Context as _, anyhow, bail};
-use reqwest::{Method, StatusCode};
-use serde::Deserialize;
+use anyhow::{Context as _, bail};
+use reqwest::StatusCode;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,23 +47,15 @@ pub struct Server {
 
 /// A connection to a server, for one command.
 pub struct Client {
-    http: reqwest::Client,
+    server: api::Client,
     runtime: Runtime,
     url: SecretUrl,
-    token: Option<Credential>,
 }
 
 /// The body of a successful answer, unchanged.
-pub struct Response(Vec<u8>);
-
-#[derive(Deserialize)]
-struct Refused {
-    error: Fault,
-}
-
-#[derive(Deserialize)]
-struct Fault {
-    message: String,
+pub struct Response {
+    route: RouteId,
+    body: Vec<u8>,
 }
 
 impl Server {
@@ -75,22 +68,26 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         // Requests never use a proxy, also if the environment names one.
         let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
+        let http = http.context("cannot create an HTTP client")?;
+        let token = token.as_ref().map(|token| token.reveal());
         Ok(Client {
-            http: http.context("cannot create an HTTP client")?,
+            server: api::Client::new(http, self.url.reveal(), token),
             runtime: runtime.context("cannot start the async runtime")?,
             url: self.url.clone(),
-            token,
         })
     }
 }
 
 impl Client {
-    pub fn get(&self, path: &str) -> anyhow::Result<Response> {
-        self.ask(Method::GET, path, None)
+    pub fn get(&self, route: RouteId) -> anyhow::Result<Response> {
+        let answered = self.runtime.block_on(self.server.get_bytes(route));
+        self.answer(route, answered)
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Response> {
-        self.ask(Method::POST, path, Some(body))
+    pub fn post(&self, route: RouteId, body: &impl Serialize) -> anyhow::Result<Response> {
+        let body = serde_json::to_vec(body)?;
+        let answered = self.runtime.block_on(self.server.post_bytes(route, body));
+        self.answer(route, answered)
     }
 
     /// The server's URL, displayed without its password.
@@ -98,32 +95,23 @@ impl Client {
         &self.url
     }
 
-    fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Response> {
-        let url = format!("{}/{path}", self.url.reveal().as_str().trim_end_matches('/'));
-        let mut request = self.http.request(method, url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.reveal());
-        }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answered = self.runtime.block_on(async {
-            let answer = request.send().await?;
-            Ok((answer.status(), answer.bytes().await?))
-        });
-        let (status, body) = answered.map_err(|error| {
-            let (url, why) = (&self.url, reason(error));
-            anyhow!("no server answers at {url} (--url): {why}; start one with `rollcall serve`, or give the URL of one that runs")
-        })?;
-        if status.is_success() {
-            return Ok(Response(body.to_vec()));
-        }
-        let message = serde_json::from_slice::<Refused>(&body).map(|refused| refused.error.message);
-        let (url, Ok(message)) = (&self.url, message) else {
-            bail!(
-                "{} (--url) answered {status} without an error of a Rollcall server; check that the URL is one",
-                self.url
-            );
+    fn answer(&self, route: RouteId, answered: Result<Vec<u8>, ClientError>) -> anyhow::Result<Response> {
+        let url = &self.url;
+        let (status, message) = match answered {
+            Ok(body) => return Ok(Response { route, body }),
+            Err(ClientError::Unreached(error)) => {
+                let why = reason(error);
+                bail!(
+                    "no server answers at {url} (--url): {why}; start one with `rollcall serve`, or give the URL of one that runs"
+                )
+            }
+            Err(ClientError::Refused {
+                status, is_ours: false, ..
+            }) => bail!(
+                "{url} (--url) answered {status} without an error of a Rollcall server; check that the URL is one"
+            ),
+            Err(ClientError::Refused { status, detail, .. }) => (status, detail.message),
+            Err(error @ ClientError::Unreadable { .. }) => return Err(error.into()),
         };
         match status {
             StatusCode::UNAUTHORIZED => {
@@ -140,14 +128,14 @@ impl Client {
 
 impl Response {
     pub fn read<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
-        serde_json::from_slice(&self.0)
-            .context("cannot read the server's answer; check that the server has the version of this command")
+        let read = api::read(self.route, &self.body);
+        read.context("cannot read the server's answer; check that the server has the version of this command")
     }
 
     /// Prints the body unchanged, in one line.
     pub fn print(&self) -> anyhow::Result<()> {
         let mut output = std::io::stdout().lock();
-        output.write_all(self.0.trim_ascii_end())?;
+        output.write_all(self.body.trim_ascii_end())?;
         output.write_all(b"\n")?;
         Ok(())
     }

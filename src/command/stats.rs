@@ -2,8 +2,9 @@
 
 use super::remote::{Client, Server, printed};
 use super::table::columns;
+use crate::api::answers::Stats;
+use crate::api::routes::RouteId;
 use crate::clock::{Clock, SystemClock};
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -31,26 +32,6 @@ pub struct TopArgs {
     server: Server,
 }
 
-#[derive(Deserialize)]
-struct Stats {
-    users: BTreeMap<String, u64>,
-    devices: BTreeMap<String, BTreeMap<String, u64>>,
-    partitions: Vec<PartitionStats>,
-    version: String,
-}
-
-#[derive(Deserialize)]
-struct PartitionStats {
-    partition: u32,
-    state: String,
-    owner: Option<String>,
-    applied: Option<u64>,
-    log_end: Option<u64>,
-    lag: Option<u64>,
-    error: Option<String>,
-    warning: Option<String>,
-}
-
 /// The applied offsets at the previous update, and its time.
 struct Before {
     at_ms: u64,
@@ -62,7 +43,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn once(server: &Server) -> anyhow::Result<()> {
-    let answer = server.client()?.get("v1/stats")?;
+    let answer = server.client()?.get(RouteId::Stats)?;
     if server.json {
         return answer.print();
     }
@@ -82,7 +63,7 @@ fn watch(args: &TopArgs, client: &Client) -> anyhow::Result<()> {
     let mut before: Option<Before> = None;
     let mut updates = 0;
     loop {
-        let answer = client.get("v1/stats")?;
+        let answer = client.get(RouteId::Stats)?;
         let now_ms = clock.monotonic_ms();
         if args.server.json {
             answer.print()?;
@@ -115,8 +96,19 @@ fn page(stats: &Stats, before: Option<&Before>, now_ms: u64) -> String {
         let counts = counts.iter().map(|(name, count)| format!("{count} {name}"));
         counts.collect::<Vec<_>>().join(", ")
     };
-    let mut head = vec![vec!["users".to_owned(), of(&stats.users)]];
-    for (status, platforms) in &stats.devices {
+    let users = &stats.users;
+    let users = [
+        (users.known, "known"),
+        (users.offline, "offline"),
+        (users.online, "online"),
+        (users.push_online, "push_online"),
+    ];
+    let users = users.map(|(count, status)| format!("{count} {status}"));
+    let mut head = vec![vec!["users".to_owned(), users.join(", ")]];
+    for (status, platforms) in [
+        ("online", &stats.devices.online),
+        ("push_online", &stats.devices.push_online),
+    ] {
         let by_platform = if platforms.is_empty() {
             "0".to_owned()
         } else {

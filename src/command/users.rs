@@ -2,10 +2,11 @@
 
 use super::remote::{Client, Response, Server, printed};
 use super::table::{columns, plain, relative};
+use crate::api::answers::{Unread, User, Users};
+use crate::api::requests::UsersQuery;
+use crate::api::routes::RouteId;
 use crate::clock::{Clock as _, SystemClock};
 use anyhow::bail;
-use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
 use std::io::Write as _;
 
@@ -35,64 +36,19 @@ enum What {
     },
 }
 
-/// An answer about users. Each user is kept as raw JSON.
-#[derive(Deserialize)]
-struct Users<'a> {
-    #[serde(borrow)]
-    users: Vec<&'a RawValue>,
-    #[serde(default)]
-    unknown: Vec<String>,
-    #[serde(default)]
-    unread: Vec<Unread>,
-}
-
-#[derive(Deserialize)]
-struct Unread {
-    user: String,
-    why: String,
-}
-
-/// The fields of a user that are shown.
-#[derive(Deserialize, Debug)]
-pub struct User {
-    pub user: String,
-    pub version: u64,
-    pub status: String,
-    since: Option<u64>,
-    last_seen: Option<u64>,
-    custom_status: Option<String>,
-    devices: Vec<Device>,
-    pub as_of: AsOf,
-}
-
-#[derive(Deserialize, Debug)]
-struct Device {
-    platform: String,
-    device: String,
-    status: String,
-    gateway: Option<String>,
-    conn: Option<u64>,
-    since: Option<u64>,
-    last_seen: Option<u64>,
-    deadline: Option<u64>,
-}
-
-#[derive(Deserialize, Debug)]
-pub struct AsOf {
-    pub partition: u32,
-    pub offset: Option<u64>,
-}
-
 /// Asks for users. Ids are in the body, since some ids cannot be written in a path.
 fn query(client: &Client, users: &[String]) -> anyhow::Result<Response> {
-    client.post("v1/users/query", &json!({ "users": users }))
+    let query = UsersQuery {
+        users: users.to_vec().into(),
+    };
+    client.post(RouteId::UsersQuery, &query)
 }
 
 /// Returns one user, decoded and as raw JSON. None if the server does not know the user.
 pub fn one(client: &Client, user: &str) -> anyhow::Result<Option<(User, Box<RawValue>)>> {
     let answer = query(client, &[user.to_owned()])?;
     let raw: Box<RawValue> = answer.read()?;
-    let found: Users<'_> = serde_json::from_str(raw.get())?;
+    let found: Users<&RawValue> = serde_json::from_str(raw.get())?;
     if let Some(unread) = found.unread.first() {
         bail!("{} cannot answer now, try again: {}", client.url(), unread.why);
     }
@@ -129,9 +85,9 @@ pub fn page(user: &User, now_ms: u64) -> String {
         vec!["user".to_owned(), user.user.clone()],
         vec![
             "status".to_owned(),
-            format!("{}, since {}", user.status, when(user.since)),
+            format!("{}, since {}", user.status, when(Some(user.since))),
         ],
-        vec!["last seen".to_owned(), when(user.last_seen)],
+        vec!["last seen".to_owned(), when(Some(user.last_seen))],
         vec!["version".to_owned(), user.version.to_string()],
     ];
     if let Some(text) = &user.custom_status {
@@ -157,11 +113,11 @@ pub fn page(user: &User, now_ms: u64) -> String {
             device.platform.clone(),
             device.device.clone(),
             device.status.clone(),
-            device.gateway.clone().unwrap_or_else(|| "-".to_owned()),
-            device.conn.map_or_else(|| "-".to_owned(), |conn| conn.to_string()),
-            when(device.since),
+            device.gateway.clone(),
+            device.conn.to_string(),
+            when(Some(device.since)),
             when(device.last_seen),
-            when(device.deadline),
+            when(Some(device.deadline)),
         ]);
     }
     text.push('\n');
@@ -176,7 +132,7 @@ fn show_many(users: &[String], server: &Server) -> anyhow::Result<()> {
         return answer.print();
     }
     let raw: Box<RawValue> = answer.read()?;
-    let found: Users<'_> = serde_json::from_str(raw.get())?;
+    let found: Users<&RawValue> = serde_json::from_str(raw.get())?;
     let now_ms = SystemClock::new().now_ms();
     let titles = ["USER", "STATUS", "SINCE", "DEVICES"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
@@ -189,7 +145,7 @@ fn show_many(users: &[String], server: &Server) -> anyhow::Result<()> {
         rows.push(vec![
             user.user.clone(),
             user.status.clone(),
-            user.since.map_or_else(|| "-".to_owned(), |ms| relative(ms, now_ms)),
+            relative(user.since, now_ms),
             devices.join(", "),
         ]);
     }

@@ -30,6 +30,7 @@ use crate::checkpoint;
 use crate::clock::Clock;
 use crate::log::{self, Group, Log, Position, SingleNode, Topic};
 use crate::metrics;
+use crate::presence::policy::Policy;
 use crate::presence::state::HashSeed;
 use crate::presence::{Epoch, LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
@@ -226,6 +227,18 @@ impl Error {
     }
 }
 
+/// A gateway, as a partition knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KnownGateway {
+    pub name: String,
+    /// The greatest known.
+    pub epoch: Epoch,
+    /// Whether that has ended.
+    pub ended: bool,
+    /// Until when its active lease holds, if it has one.
+    pub lease_until: Option<LogTime>,
+}
+
 /// What is neither log nor disk: the registry's schemas, and checkpoints. None of either by default.
 #[derive(Clone, Default)]
 pub struct Services {
@@ -370,13 +383,13 @@ impl Engine {
         answer
     }
 
-    /// The policy in force, completed, as JSON, and the record that put it in force.
-    pub async fn policy(&self, partition: Partition) -> Result<Answer<(String, Option<Offset>)>, QueryError> {
+    /// The policy in force, completed, and the record that put it in force.
+    pub async fn policy(&self, partition: Partition) -> Result<Answer<(Policy, Option<Offset>)>, QueryError> {
         self.ask(partition, |reply| Command::Policy { reply }).await?
     }
 
-    /// The partition's line of `rollcall fold --state`, as JSON: gateways with epoch and lease.
-    pub async fn partition(&self, partition: Partition) -> Result<Vec<u8>, QueryError> {
+    /// The gateways that a partition knows, by name.
+    pub async fn gateways(&self, partition: Partition) -> Result<Vec<KnownGateway>, QueryError> {
         self.ask(partition, |reply| Command::Partition { reply }).await?
     }
 

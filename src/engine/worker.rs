@@ -12,7 +12,7 @@ use super::ownership::Fact;
 use super::partition::PartitionProcessor;
 use super::progress::{Cause, Progress, Standstill};
 use super::rejected::Groups;
-use super::{Error, Tuning};
+use super::{Error, KnownGateway, Tuning};
 use crate::clock::Clock;
 use crate::log::{self, Limit, NewRecord, OwnedPartition, Position, Topic};
 use crate::metrics;
@@ -83,10 +83,10 @@ pub enum Command {
         reply: Reply<Vec<Option<Vec<u8>>>>,
     },
     Policy {
-        reply: Reply<Answer<(String, Option<Offset>)>>,
+        reply: Reply<Answer<(Policy, Option<Offset>)>>,
     },
     Partition {
-        reply: Reply<Vec<u8>>,
+        reply: Reply<Vec<KnownGateway>>,
     },
     Outcomes {
         offsets: Vec<Offset>,
@@ -222,8 +222,8 @@ struct Waiting {
 /// What is asked about the state.
 enum Question {
     Users(Vec<String>, Reply<Vec<Option<Vec<u8>>>>),
-    Policy(Reply<Answer<(String, Option<Offset>)>>),
-    Partition(Reply<Vec<u8>>),
+    Policy(Reply<Answer<(Policy, Option<Offset>)>>),
+    Partition(Reply<Vec<KnownGateway>>),
     Outcomes(Vec<Offset>, Reply<Outcomes>),
 }
 

@@ -1,8 +1,8 @@
 //! Refusals and failures, as the body of a response.
 
+use crate::api::error::{ErrorAnswer, ErrorDetail};
 use crate::engine::QueryError;
 use crate::log;
-use crate::schema::json::Object;
 use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -102,19 +102,15 @@ impl ApiError {
 
     /// The object for a body or for an `error` event.
     pub fn body(&self) -> Vec<u8> {
-        let mut inner = Vec::new();
-        let mut object = Object::new(&mut inner);
-        object.text("code", self.code).text("message", &self.message);
-        if let Some((index, field)) = &self.event {
-            object.number("event", *index as u64).text("field", field);
-        }
-        if let Some(oldest) = &self.oldest {
-            object.text("oldest", oldest);
-        }
-        object.end();
-        let mut body = Vec::new();
-        Object::new(&mut body).raw("error", &inner).end();
-        body
+        let (index, field) = self.event.clone().unzip();
+        let error = ErrorDetail {
+            code: self.code.into(),
+            message: self.message.clone(),
+            event: index.map(|index| index as u64),
+            field,
+            oldest: self.oldest.clone(),
+        };
+        serde_json::to_vec(&ErrorAnswer { error }).expect("an error is made of names, numbers and text")
     }
 }
 

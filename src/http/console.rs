@@ -3,8 +3,8 @@
 //! Everything it loads is from here. Its policy lets it talk to this listener and to the gateway of this process, and
 //! to nobody else.
 
-use super::{ApiError, AppState, json};
-use crate::schema::json::Object;
+use super::{ApiError, AppState, answer};
+use crate::api::answers::{Edge, EdgeAddress};
 use axum::extract::State;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
@@ -57,23 +57,13 @@ impl GatewayAddress {
 /// `GET /v1/edge`: where clients connect, if this process has a gateway.
 pub async fn edge(State(app): State<AppState>, headers: HeaderMap) -> Response {
     let edge = *app.edge.borrow();
-    let mut body = Vec::new();
-    let mut object = Object::new(&mut body);
-    match edge.and_then(|edge| Some((edge, edge.url(&headers)?))) {
-        Some((edge, url)) => {
-            let mut shown = Vec::new();
-            Object::new(&mut shown)
-                .text("url", &url)
-                .boolean("token", edge.token)
-                .end();
-            object.raw("edge", &shown);
-        }
-        None => {
-            object.raw("edge", b"null");
-        }
-    }
-    object.end();
-    json(body)
+    let shown = edge.and_then(|edge| {
+        Some(EdgeAddress {
+            url: edge.url(&headers)?,
+            token: edge.token,
+        })
+    });
+    answer(&Edge { edge: shown })
 }
 
 /// `GET /`: the page.

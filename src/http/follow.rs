@@ -7,9 +7,12 @@
 use super::access::{Access, Grant};
 use super::payload::Payload;
 use super::tail::{ShownRecord, TailSubscription, Taken, show};
-use super::users::{Texts, number, only, parameter, parameters};
+use super::users::{number, only, parameter, parameters};
 use super::{ApiError, AppState};
+use crate::api::cursor::Cursor;
+use crate::api::requests::{FollowQuery, Texts};
 use crate::api::routes::{FILTER_MAX, RouteId};
+use crate::api::sse;
 use crate::log::{self, Limit, Log, Range, Topic};
 use crate::metrics;
 use crate::presence::event::bounds;
@@ -21,9 +24,7 @@ use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde::Deserialize;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -42,29 +43,6 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// `latest-50` begins so many records before the end of each partition, or at the oldest kept.
 const BEFORE_LATEST: &str = "latest-";
 const BACK_MAX: u64 = 1_000;
-
-/// The next position in each partition followed, by partition.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Cursor(Vec<(Partition, Offset)>);
-
-impl Cursor {
-    fn text(&self) -> String {
-        let mut text = String::new();
-        for (partition, next) in &self.0 {
-            let comma = if text.is_empty() { "" } else { "," };
-            let _ = write!(text, "{comma}{partition}:{next}");
-        }
-        text
-    }
-
-    fn parse(text: &str) -> Option<Vec<(Partition, Offset)>> {
-        let one = |part: &str| {
-            let (partition, next) = part.trim().split_once(':')?;
-            Some((Partition(partition.parse().ok()?), Offset(next.parse().ok()?)))
-        };
-        text.split(',').map(one).collect()
-    }
-}
 
 /// `GET /v1/changes?user=…&partition=…&after=…`
 pub async fn changes(
@@ -143,16 +121,13 @@ pub fn refused(headers: &HeaderMap, api_error: ApiError) -> Response {
         .flat_map(|value| value.split(','));
     let wants_stream = accepts.any(|kind| {
         let kind = kind.split(';').next().unwrap_or_default().trim();
-        kind.eq_ignore_ascii_case("text/event-stream")
+        kind.eq_ignore_ascii_case(sse::CONTENT_TYPE)
     });
     if !wants_stream {
         return api_error.into_response();
     }
-    let body = api_error.body();
-    let text = format!(
-        "retry: {REFUSED_RETRY_MS}\nevent: refused\ndata: {}\n\n",
-        String::from_utf8_lossy(&body)
-    );
+    let mut text = String::new();
+    sse::write_refused(&mut text, REFUSED_RETRY_MS, &api_error.body());
     (STREAM, text).into_response()
 }
 
@@ -160,20 +135,6 @@ pub fn refused(headers: &HeaderMap, api_error: ApiError) -> Response {
 struct Wanted {
     keys: BTreeSet<Vec<u8>>,
     partition: Option<u64>,
-    after: Option<String>,
-}
-
-/// The same as the body of a request.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WantedBody {
-    #[serde(default)]
-    users: Option<Texts<FILTER_MAX>>,
-    #[serde(default)]
-    gateways: Option<Texts<FILTER_MAX>>,
-    #[serde(default)]
-    partition: Option<u64>,
-    #[serde(default)]
     after: Option<String>,
 }
 
@@ -214,7 +175,7 @@ impl Wanted {
     }
 
     fn of_body(topic: Topic, headers: &HeaderMap, payload: &Payload) -> Result<Wanted, ApiError> {
-        let body: WantedBody = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
+        let body: FollowQuery = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
         let (_, filter) = filter_of(topic);
         let (named, other) = match topic {
             Topic::Kicks => (body.gateways, body.users),
@@ -302,7 +263,7 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
         Topic::Kicks => app.kicks.clone(),
         Topic::Changes | Topic::Events | Topic::Quarantine => app.changes.clone(),
     };
-    let following = TailSubscription::begin(Arc::clone(&tail), ends, keys.clone());
+    let following = TailSubscription::begin(Arc::clone(&tail), ends.0.into_iter().collect(), keys.clone());
     let subscription = Subscription {
         log,
         schemas: app.engine.schemas().clone(),
@@ -326,7 +287,7 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
 
 /// The headers of an event stream.
 const STREAM: [(HeaderName, HeaderValue); 4] = [
-    (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+    (header::CONTENT_TYPE, HeaderValue::from_static(sse::CONTENT_TYPE)),
     (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store")),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     // A proxy that gathers would hold changes back.
@@ -343,7 +304,7 @@ fn start(
     topic: Topic,
     followed: &BTreeSet<Partition>,
     after: Option<&str>,
-) -> Result<(Cursor, Vec<(Partition, Offset)>), ApiError> {
+) -> Result<(Cursor, Cursor), ApiError> {
     let mut ranges = Vec::new();
     for partition in followed {
         ranges.push((*partition, log.range(topic, *partition)?));
@@ -356,12 +317,14 @@ fn start(
                 .collect(),
         )
     };
-    let ends: Vec<(Partition, Offset)> = ranges
-        .iter()
-        .map(|(partition, range)| (*partition, range.end))
-        .collect();
+    let ends = Cursor(
+        ranges
+            .iter()
+            .map(|(partition, range)| (*partition, range.end))
+            .collect(),
+    );
     let given = match after {
-        None | Some("latest") => return Ok((Cursor(ends.clone()), ends)),
+        None | Some("latest") => return Ok((ends.clone(), ends)),
         Some("earliest") => return Ok((oldest(), ends)),
         Some(text) if text.starts_with(BEFORE_LATEST) => {
             let back = text[BEFORE_LATEST.len()..].parse().ok();
@@ -378,14 +341,14 @@ fn start(
             ApiError::bad_request("bad_cursor", message)
         })?,
     };
-    let mut cursor = Vec::new();
+    let mut cursor = Cursor::default();
     for (partition, range) in &ranges {
-        let Some((_, next)) = given.iter().find(|(given, _)| given == partition) else {
+        let Some(next) = given.0.get(partition) else {
             let message = format!("the cursor says nothing of partition {partition}, which is followed");
             return Err(ApiError::bad_request("bad_cursor", message));
         };
         if *next < range.start {
-            return Err(ApiError::gone(oldest().text()));
+            return Err(ApiError::gone(oldest().to_string()));
         }
         if *next > range.end {
             let message = format!(
@@ -394,9 +357,9 @@ fn start(
             );
             return Err(ApiError::bad_request("bad_cursor", message));
         }
-        cursor.push((*partition, *next));
+        cursor.0.insert(*partition, *next);
     }
-    Ok((Cursor(cursor), ends))
+    Ok((cursor, ends))
 }
 
 /// One open subscription.
@@ -451,7 +414,8 @@ impl Subscription {
             Progress::Opened => {
                 // Tells the client at once that it is heard, and from where.
                 self.state = Progress::Running;
-                let hello = format!("retry: 2000\n: from {}\n\n", self.cursor.text());
+                let mut hello = String::new();
+                sse::write_begin(&mut hello, &self.cursor);
                 return Some((Ok(Bytes::from(hello)), self));
             }
             Progress::Running => {}
@@ -473,7 +437,8 @@ impl Subscription {
                 Ok(None) => {}
                 Err(api_error) => {
                     self.state = Progress::Ended;
-                    let text = format!("event: error\ndata: {}\n\n", String::from_utf8_lossy(&api_error.body()));
+                    let mut text = String::new();
+                    sse::write_error(&mut text, &api_error.body());
                     return Some((Ok(Bytes::from(text)), self));
                 }
             }
@@ -482,11 +447,12 @@ impl Subscription {
                 stopped = self.stopping.changed() => stopped.ok()?,
                 Ok(()) = self.replaced.changed() => self.replaced.mark_changed(),
                 () = tokio::time::sleep(KEEP_ALIVE) => {
-                    let text = match self.advance() {
-                        true => Bytes::from(format!("id: {}\n\n", self.cursor.text())),
-                        false => Bytes::from_static(b": still here\n\n"),
-                    };
-                    return Some((Ok(text), self));
+                    let mut text = String::new();
+                    match self.advance() {
+                        true => sse::write_cursor(&mut text, &self.cursor),
+                        false => text.push_str(sse::STILL_HERE),
+                    }
+                    return Some((Ok(Bytes::from(text)), self));
                 }
             }
         }
@@ -501,10 +467,9 @@ impl Subscription {
                 break;
             };
             self.turn = partition;
-            let Some(at) = self.cursor.0.iter().position(|(other, _)| *other == partition) else {
+            let Some(next) = self.cursor.0.get(&partition).copied() else {
                 continue;
             };
-            let next = self.cursor.0[at].1;
             let room = CHUNK_BYTES - text.len();
             let (shown, end, more) = match self.following.tail().take(partition, next, &self.keys, room) {
                 Taken::Here(shown, end, more) => (shown, end, more),
@@ -520,20 +485,23 @@ impl Subscription {
             }
             let mut shown = shown.into_iter();
             for shown in shown.by_ref() {
-                self.cursor.0[at].1 = Offset(shown.offset.0 + 1);
-                event(&mut text, &shown, &self.cursor);
+                self.cursor.0.insert(partition, Offset(shown.offset.0 + 1));
+                sse::write_event(&mut text, shown.name, &self.cursor, &shown.line);
                 if text.len() >= CHUNK_BYTES {
                     break;
                 }
             }
             match shown.len() {
-                0 => self.cursor.0[at].1 = end.max(self.cursor.0[at].1),
+                0 => {
+                    let next = self.cursor.0.entry(partition).or_insert(end);
+                    *next = end.max(*next);
+                }
                 // The rest comes in the next chunk.
                 _ => self.following.subscriber.mark(partition),
             }
         }
         if text.is_empty() && skipped {
-            let _ = write!(text, "id: {}\n\n", self.cursor.text());
+            sse::write_cursor(&mut text, &self.cursor);
         }
         Ok((!text.is_empty()).then_some(text))
     }
@@ -553,11 +521,8 @@ impl Subscription {
                 Ok(()) => {}
                 Err(log::Error::Gone { start, .. }) => {
                     let mut cursor = cursor;
-                    let place = cursor.0.iter_mut().find(|(other, _)| *other == partition);
-                    if let Some((_, next)) = place {
-                        *next = start;
-                    }
-                    return Err(ApiError::gone(cursor.text()));
+                    cursor.0.insert(partition, start);
+                    return Err(ApiError::gone(cursor.to_string()));
                 }
                 Err(error) => return Err(ApiError::from(error)),
             }
@@ -592,14 +557,4 @@ impl Subscription {
         }
         moved
     }
-}
-
-fn event(text: &mut String, shown: &ShownRecord, cursor: &Cursor) {
-    let _ = write!(
-        text,
-        "event: {}\nid: {}\ndata: {}\n\n",
-        shown.name,
-        cursor.text(),
-        shown.line
-    );
 }

@@ -7,13 +7,13 @@
 use super::overview::{local_stats, others};
 use super::peers::Asker;
 use super::{ApiError, AppState};
+use crate::api::answers::{History, Sample};
+use crate::api::routes::RouteId;
 use crate::engine::PartitionStats;
 use crate::presence::Status;
-use crate::schema::json::Object;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde::Deserialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,22 +26,6 @@ const SAMPLES_MAX: usize = 360;
 /// Whether the users of a partition in this state are known. One that cannot read on for the moment still knows them.
 fn is_counted(state: &str) -> bool {
     matches!(state, "live" | "held" | "stalled")
-}
-
-/// How it was at a moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-pub struct Sample {
-    /// Wall time in milliseconds, a multiple of [`EVERY_MS`].
-    at: u64,
-    online: u64,
-    push_online: u64,
-    offline: u64,
-    /// Changes so far, ever; events without effect and malformed records since their partition was taken up.
-    changes: u64,
-    ignored: u64,
-    malformed: u64,
-    /// How many partitions are counted.
-    partitions: u64,
 }
 
 impl Sample {
@@ -74,26 +58,13 @@ impl Sample {
         self.malformed += other.malformed;
         self.partitions += other.partitions;
     }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        Object::new(out)
-            .number("at", self.at)
-            .number("online", self.online)
-            .number("push_online", self.push_online)
-            .number("offline", self.offline)
-            .number("changes", self.changes)
-            .number("ignored", self.ignored)
-            .number("malformed", self.malformed)
-            .number("partitions", self.partitions)
-            .end();
-    }
 }
 
 /// The samples of this node, oldest first.
 #[derive(Clone, Debug, Default)]
-pub struct History(Arc<Mutex<VecDeque<Sample>>>);
+pub struct Samples(Arc<Mutex<VecDeque<Sample>>>);
 
-impl History {
+impl Samples {
     fn record(&self, sample: Sample) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // One of the same moment is replaced; where the clock was set back, what came after is no longer the past.
@@ -132,11 +103,6 @@ pub async fn keep(app: AppState) {
     }
 }
 
-#[derive(Deserialize)]
-struct HistoryAnswer {
-    samples: Vec<Sample>,
-}
-
 /// `GET /v1/stats/history`: of the whole cluster, as far as its nodes answer.
 pub async fn history(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
@@ -146,10 +112,10 @@ pub async fn history(State(app): State<AppState>, headers: HeaderMap) -> Result<
     }
     if app.peers.is_some() && !asker.is_node() {
         let elsewhere = local_stats(&app).await?.elsewhere;
-        for (_, _, answer) in others(&app, &asker, &elsewhere, "/v1/stats/history").await {
+        for (_, _, answer) in others(&app, &asker, &elsewhere, RouteId::StatsHistory).await {
             // What a node does not say is missing in `partitions`.
             let answer = answer.ok().and_then(|body| serde_json::from_slice(&body).ok());
-            let answer: HistoryAnswer = answer.unwrap_or(HistoryAnswer { samples: Vec::new() });
+            let answer: History = answer.unwrap_or_default();
             for sample in answer.samples {
                 let empty = Sample {
                     at: sample.at,
@@ -159,13 +125,11 @@ pub async fn history(State(app): State<AppState>, headers: HeaderMap) -> Result<
             }
         }
     }
-    let mut body = Vec::new();
-    Object::new(&mut body)
-        .number("every_ms", EVERY_MS)
-        .number("partitions", app.engine.log().partitions().into())
-        .list("samples", sums.into_values(), |out, sample| sample.write(out))
-        .end();
-    Ok(super::json(body))
+    Ok(super::answer(&History {
+        every_ms: EVERY_MS,
+        partitions: app.engine.log().partitions(),
+        samples: sums.into_values().collect(),
+    }))
 }
 
 #[cfg(test)]
@@ -182,7 +146,7 @@ mod tests {
 
     #[test]
     fn an_hour_is_kept_and_a_clock_that_is_set_back_leaves_no_second_past() {
-        let history = History::default();
+        let history = Samples::default();
         for number in 0..=SAMPLES_MAX as u64 {
             history.record(at(number * EVERY_MS, number));
         }

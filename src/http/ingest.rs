@@ -2,11 +2,12 @@
 //! machines and that cannot be, with what became of each.
 
 use super::access::Grant;
-use super::outcomes::{self, Applied};
+use super::outcomes;
 use super::payload::{BudgetShare, Payload};
 use super::peers::Asker;
 use super::users::{flag, only, parameter};
 use super::{ApiError, AppState, access};
+use crate::api::answers::EventOutcome;
 use crate::api::routes::{EVENTS, RouteId};
 use crate::engine::{Engine, Placed};
 use crate::log::{self, Appended, Log};
@@ -473,11 +474,11 @@ fn needs_admin(event: &Event<'_>) -> bool {
 /// Where each event went, or why it did not.
 fn answer(
     appended: &[Result<Appended, Arc<str>>],
-    applied: &[Option<Applied>],
+    applied: &[Option<EventOutcome>],
     shapes: &[Shape],
     unknown_fields: &[Box<str>],
 ) -> Vec<u8> {
-    fn one(out: &mut Vec<u8>, (appended, applied): (&Result<Appended, Arc<str>>, Option<&Applied>)) {
+    fn one(out: &mut Vec<u8>, (appended, applied): (&Result<Appended, Arc<str>>, Option<&EventOutcome>)) {
         let mut object = Object::new(out);
         match appended {
             Ok(appended) => object

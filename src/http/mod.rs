@@ -41,6 +41,7 @@ pub use console::GatewayAddress;
 pub use payload::{BODY_BYTES_MAX, BUDGET_BYTES_DEFAULT, Budget};
 pub use peer_key::PeerKey;
 pub use peers::{PeerTrust, Peers};
+use serde::Serialize;
 pub use server::{Limits, serve};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,7 +70,7 @@ pub struct AppState {
     tim: Option<tim::TimAccess>,
     /// The gateway of this process, once there is one.
     edge: watch::Receiver<Option<GatewayAddress>>,
-    history: history::History,
+    history: history::Samples,
     /// Whose pages may use this from elsewhere.
     origins: Vec<String>,
     /// Of the bodies of all requests.
@@ -149,7 +150,7 @@ impl AppState {
             stopping,
             tim: None,
             edge: watch::channel(None).1,
-            history: history::History::default(),
+            history: history::Samples::default(),
             origins: Vec::new(),
             budget: Budget::new(BUDGET_BYTES_DEFAULT),
             subscriptions: Arc::new(Semaphore::new(SUBSCRIPTIONS_DEFAULT)),
@@ -255,6 +256,11 @@ fn passed_on(status: StatusCode, body: Bytes) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
     }
     response
+}
+
+/// An answer as JSON.
+fn answer(answer: &impl Serialize) -> Response {
+    json(serde_json::to_vec(answer).expect("an answer is made of names, numbers and text"))
 }
 
 /// A body of JSON.

@@ -6,13 +6,15 @@
 use super::payload::Payload;
 use super::peers::Asker;
 use super::{ApiError, AppState};
+use crate::api::answers::{EventOutcome, Outcomes as OutcomesAnswer};
+use crate::api::requests::OutcomesQuery;
+use crate::api::routes::RouteId;
 use crate::engine::{Interest, Outcome, QueryError};
 use crate::log::Appended;
 use crate::presence::{Offset, Partition};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,22 +24,9 @@ const APPLIED_WAIT: Duration = Duration::from_secs(5);
 /// How long another node remembers that they are wanted.
 const WATCHED: Duration = Duration::from_secs(30);
 
-/// What became of a record, as it is answered.
-#[derive(Clone, Serialize, Deserialize, Debug)]
-pub struct Applied {
-    pub outcome: String,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub hint: Option<String>,
-    /// Of a record of many: how many of them were ignored.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub ignored: Option<u64>,
-}
-
-impl Applied {
-    fn unknown(why: impl Into<String>) -> Applied {
-        Applied {
+impl EventOutcome {
+    fn unknown(why: impl Into<String>) -> EventOutcome {
+        EventOutcome {
             outcome: "unknown".to_owned(),
             reason: Some("not_known".to_owned()),
             hint: Some(why.into()),
@@ -45,12 +34,12 @@ impl Applied {
         }
     }
 
-    fn of(outcome: Option<Outcome>, platforms: &[String]) -> Applied {
+    fn of(outcome: Option<Outcome>, platforms: &[String]) -> EventOutcome {
         let Some(outcome) = outcome else {
-            return Applied::unknown("the event is in the log, and its outcome is no longer kept; read the user");
+            return EventOutcome::unknown("the event is in the log, and its outcome is no longer kept; read the user");
         };
         if let Some((reason, error)) = outcome.malformed {
-            return Applied {
+            return EventOutcome {
                 outcome: "malformed".to_owned(),
                 reason: Some(reason.to_owned()),
                 hint: Some(error),
@@ -63,7 +52,7 @@ impl Applied {
             (false, None) => "accepted",
         };
         let reason = outcome.ignored.map(|(reason, _)| reason.name());
-        Applied {
+        EventOutcome {
             outcome: name.to_owned(),
             reason: reason.map(str::to_owned),
             hint: reason.and_then(|reason| hint(reason, platforms)),
@@ -125,7 +114,7 @@ pub async fn watch(app: &AppState, asker: &Asker, partitions: BTreeSet<Partition
             .insert(partition, Err(api_error.message().to_owned()));
     }
     let asked = owned.into_iter().map(|(url, partitions)| async move {
-        let wanted = Wanted {
+        let wanted = OutcomesQuery {
             watch: partitions.iter().map(|partition| partition.0).collect(),
             partition: None,
             offsets: Vec::new(),
@@ -143,7 +132,7 @@ pub async fn watch(app: &AppState, asker: &Asker, partitions: BTreeSet<Partition
 
 impl Watching {
     /// What became of what was appended, in that order; nothing of what was not.
-    pub async fn applied(&self, app: &AppState, appended: &[Result<Appended, Arc<str>>]) -> Vec<Option<Applied>> {
+    pub async fn applied(&self, app: &AppState, appended: &[Result<Appended, Arc<str>>]) -> Vec<Option<EventOutcome>> {
         let mut parts: BTreeMap<Partition, Vec<(usize, Offset)>> = BTreeMap::new();
         for (number, appended) in appended.iter().enumerate() {
             if let Ok(appended) = appended {
@@ -157,7 +146,7 @@ impl Watching {
                 None => here(app, partition, offsets).await,
                 Some(Err(why)) => Err(why.clone()),
                 Some(Ok(url)) => {
-                    let wanted = Wanted {
+                    let wanted = OutcomesQuery {
                         watch: Vec::new(),
                         partition: Some(partition.0),
                         offsets: offsets.iter().map(|offset| offset.0).collect(),
@@ -173,9 +162,9 @@ impl Watching {
             for (number, _) in part {
                 let answer = match &mut answers {
                     Ok(answers) => answers.next(),
-                    Err(why) => Some(Applied::unknown(why.clone())),
+                    Err(why) => Some(EventOutcome::unknown(why.clone())),
                 };
-                applied[number] = answer.or_else(|| Some(Applied::unknown("the node gave no outcome")));
+                applied[number] = answer.or_else(|| Some(EventOutcome::unknown("the node gave no outcome")));
             }
         }
         applied
@@ -183,12 +172,14 @@ impl Watching {
 }
 
 /// The outcomes of records of a partition of this node, once the last of them is folded and committed.
-async fn here(app: &AppState, partition: Partition, offsets: Vec<Offset>) -> Result<Vec<Applied>, String> {
+async fn here(app: &AppState, partition: Partition, offsets: Vec<Offset>) -> Result<Vec<EventOutcome>, String> {
     let asked = app.engine.outcomes(partition, offsets);
     match tokio::time::timeout(APPLIED_WAIT, asked).await {
         Ok(Ok(outcomes)) => {
             let each = outcomes.each.into_iter();
-            Ok(each.map(|outcome| Applied::of(outcome, &outcomes.platforms)).collect())
+            Ok(each
+                .map(|outcome| EventOutcome::of(outcome, &outcomes.platforms))
+                .collect())
         }
         Ok(Err(error)) => Err(match error {
             QueryError::Elsewhere => super::peers::moving(partition).message().to_owned(),
@@ -201,42 +192,24 @@ async fn here(app: &AppState, partition: Partition, offsets: Vec<Offset>) -> Res
     }
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wanted {
-    /// Partitions of which outcomes will be wanted.
-    #[serde(default)]
-    watch: Vec<u32>,
-    /// The one of which they are.
-    #[serde(default)]
-    partition: Option<u32>,
-    #[serde(default)]
-    offsets: Vec<u64>,
-}
-
-#[derive(Serialize, Deserialize, Default)]
-struct Answered {
-    outcomes: Vec<Applied>,
-}
-
-async fn ask(app: &AppState, url: &str, wanted: &Wanted) -> Result<Vec<Applied>, String> {
+async fn ask(app: &AppState, url: &str, wanted: &OutcomesQuery) -> Result<Vec<EventOutcome>, String> {
     let unclear = || format!("node {url} returned an unreadable response");
     let Some(peers) = &app.peers else {
         return Err(unclear());
     };
     let body = serde_json::to_vec(wanted).map_err(|error| error.to_string())?;
-    let asked = peers.ask(url, "/v1/outcomes", Some(body)).await;
+    let asked = peers.ask(url, RouteId::Outcomes.route().path, Some(body)).await;
     let (status, body) = asked.map_err(|api_error| api_error.message().to_owned())?;
     if !status.is_success() {
         return Err(format!("node {url} cannot say at the moment ({status})"));
     }
-    let answered: Answered = serde_json::from_slice(&body).map_err(|_| unclear())?;
+    let answered: OutcomesAnswer = serde_json::from_slice(&body).map_err(|_| unclear())?;
     Ok(answered.outcomes)
 }
 
 /// `POST /v1/outcomes`: what nodes ask each other.
 pub async fn outcomes(State(app): State<AppState>, headers: HeaderMap, payload: Payload) -> Result<Response, ApiError> {
-    let wanted: Wanted = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
+    let wanted: OutcomesQuery = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
     if !Asker::of(&headers).is_node() {
         return Err(ApiError::not_found(
             "not_found",
@@ -256,15 +229,14 @@ pub async fn outcomes(State(app): State<AppState>, headers: HeaderMap, payload: 
             drop(interests);
         });
     }
-    let mut answered = Answered::default();
+    let mut answered = OutcomesAnswer::default();
     if let Some(partition) = wanted.partition.filter(exists) {
         let offsets: Vec<Offset> = wanted.offsets.into_iter().map(Offset).collect();
         let count = offsets.len();
         answered.outcomes = match here(&app, Partition(partition), offsets).await {
             Ok(outcomes) => outcomes,
-            Err(why) => vec![Applied::unknown(why); count],
+            Err(why) => vec![EventOutcome::unknown(why); count],
         };
     }
-    let body = serde_json::to_vec(&answered).map_err(|error| ApiError::json(&error))?;
-    Ok(super::json(body))
+    Ok(super::answer(&answered))
 }

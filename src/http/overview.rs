@@ -2,12 +2,17 @@
 
 use super::peers::{Asker, moving};
 use super::{ApiError, AppState, Peers};
+use crate::api::answers::PartitionStats as PartitionLine;
+use crate::api::answers::{
+    DeviceCounts, GatewayState, Gateways, MalformedGroup, PolicyAnswer, PolicySince, Stats, UserCounts,
+};
+use crate::api::routes::RouteId;
 use crate::engine::census::Census;
 use crate::engine::rejected::Reason;
-use crate::engine::{PartitionStats, QueryError};
+use crate::engine::{KnownGateway, PartitionStats, QueryError, millis};
 use crate::presence::change::IgnoreReason;
 use crate::presence::{Partition, Status};
-use crate::schema::json::Object;
+use crate::schema::policy::policy_json;
 use crate::tasks;
 use crate::version;
 use axum::body::Bytes;
@@ -28,14 +33,14 @@ pub(super) async fn others(
     app: &AppState,
     asker: &Asker,
     elsewhere: &[Partition],
-    path: &str,
+    route: RouteId,
 ) -> Vec<(String, Vec<Partition>, Result<Bytes, ApiError>)> {
     let Some(peers) = app.peers.as_ref().filter(|_| !asker.is_node() && !elsewhere.is_empty()) else {
         return Vec::new();
     };
     let (owned, _) = peers.by_owner(elsewhere.iter().copied());
     let asked = owned.into_iter().map(async |(url, partitions)| {
-        let answer = match peers.ask(&url, path, None).await {
+        let answer = match peers.ask(&url, route.route().path, None).await {
             Ok((status, body)) if status.is_success() => Ok(body),
             Ok((status, _)) => {
                 let message = format!("the node {url} cannot say at the moment ({status})");
@@ -59,19 +64,6 @@ fn all_heard(missing: &BTreeSet<Partition>) -> Result<(), ApiError> {
     missing.first().map_or(Ok(()), |partition| Err(moving(*partition)))
 }
 
-#[derive(Deserialize)]
-struct PolicyAnswer<'a> {
-    #[serde(borrow)]
-    policy: &'a RawValue,
-    since: Vec<Since>,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-struct Since {
-    partition: u32,
-    offset: Option<u64>,
-}
-
 /// `GET /v1/policy`: the completed policy and since which record each partition has it.
 pub async fn policy(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
@@ -85,16 +77,16 @@ pub async fn policy(State(app): State<AppState>, headers: HeaderMap) -> Result<R
             Ok(answer) => {
                 let (document, offset) = answer.value;
                 since.insert(partition, offset.map(|offset| offset.0));
-                policy.get_or_insert(document);
+                policy.get_or_insert_with(|| policy_json(&document));
             }
             Err(QueryError::Elsewhere) if app.peers.is_some() => elsewhere.push(partition),
             Err(error) => return Err(error.into()),
         }
     }
     let mut missing: BTreeSet<Partition> = elsewhere.iter().copied().collect();
-    for (url, _, answer) in others(&app, &asker, &elsewhere, "/v1/policy").await {
+    for (url, _, answer) in others(&app, &asker, &elsewhere, RouteId::Policy).await {
         let body = answer?;
-        let answer: PolicyAnswer<'_> = read(&url, &body)?;
+        let answer: PolicyAnswer<&RawValue> = read(&url, &body)?;
         policy.get_or_insert_with(|| answer.policy.get().to_owned());
         for one in answer.since {
             if missing.remove(&Partition(one.partition)) {
@@ -105,41 +97,26 @@ pub async fn policy(State(app): State<AppState>, headers: HeaderMap) -> Result<R
     if !asker.is_node() {
         all_heard(&missing)?;
     }
-    let mut body = Vec::new();
-    Object::new(&mut body)
-        .raw("policy", policy.as_deref().unwrap_or("null").as_bytes())
-        .list("since", since, |out, (partition, offset)| {
-            Object::new(out)
-                .number("partition", partition.0.into())
-                .optional_number("offset", offset)
-                .end();
-        })
-        .end();
-    Ok(super::json(body))
-}
-
-#[derive(Deserialize)]
-struct Gateways {
-    gateways: Vec<GatewayLine>,
-    #[serde(default)]
-    heard: Vec<u32>,
-}
-
-#[derive(Deserialize, Clone)]
-struct GatewayLine {
-    gateway: String,
-    epoch: u64,
-    ended: bool,
-    lease_until: Option<u64>,
+    let policy = RawValue::from_string(policy.unwrap_or_else(|| "null".to_owned()));
+    let policy =
+        policy.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()))?;
+    let since = since.into_iter().map(|(partition, offset)| PolicySince {
+        partition: partition.0,
+        offset,
+    });
+    Ok(super::answer(&PolicyAnswer {
+        policy,
+        since: since.collect(),
+    }))
 }
 
 /// `GET /v1/gateways`: each with the greatest epoch that any partition knows, and the latest lease of that.
 pub async fn gateways(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
-    let mut gateways: BTreeMap<String, GatewayLine> = BTreeMap::new();
-    let mut add = |line: GatewayLine| {
+    let mut gateways: BTreeMap<String, GatewayState> = BTreeMap::new();
+    let mut add = |line: GatewayState| {
         let newest = gateways.entry(line.gateway.clone()).or_insert_with(|| line.clone());
-        let rank = |line: &GatewayLine| (line.epoch, line.ended, line.lease_until);
+        let rank = |line: &GatewayState| (line.epoch, line.ended, line.lease_until);
         if rank(&line) > rank(newest) {
             *newest = line;
         }
@@ -147,24 +124,22 @@ pub async fn gateways(State(app): State<AppState>, headers: HeaderMap) -> Result
     let mut elsewhere = Vec::new();
     let mut heard = Vec::new();
     let engine = &app.engine;
-    let asked = partitions(&app).map(|partition| async move { (partition, engine.partition(partition).await) });
+    let asked = partitions(&app).map(|partition| async move { (partition, engine.gateways(partition).await) });
     for (partition, answer) in futures_util::future::join_all(asked).await {
         match answer {
-            Ok(line) => {
-                let line: Gateways = serde_json::from_slice(&line)
-                    .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()))?;
-                line.gateways.into_iter().for_each(&mut add);
-                heard.push(partition);
+            Ok(known) => {
+                known.into_iter().map(GatewayState::from).for_each(&mut add);
+                heard.push(partition.0);
             }
             Err(QueryError::Elsewhere) if app.peers.is_some() => elsewhere.push(partition),
             Err(error) => return Err(error.into()),
         }
     }
     let mut missing: BTreeSet<Partition> = elsewhere.iter().copied().collect();
-    for (url, _, answer) in others(&app, &asker, &elsewhere, "/v1/gateways").await {
+    for (url, _, answer) in others(&app, &asker, &elsewhere, RouteId::Gateways).await {
         let body = answer?;
         let answer: Gateways = read(&url, &body)?;
-        for partition in answer.heard {
+        for partition in answer.heard.unwrap_or_default() {
             missing.remove(&Partition(partition));
         }
         answer.gateways.into_iter().for_each(&mut add);
@@ -172,23 +147,21 @@ pub async fn gateways(State(app): State<AppState>, headers: HeaderMap) -> Result
     if !asker.is_node() {
         all_heard(&missing)?;
     }
-    let mut body = Vec::new();
-    let mut object = Object::new(&mut body);
-    object.list("gateways", gateways.into_values(), |out, gateway| {
-        Object::new(out)
-            .text("gateway", &gateway.gateway)
-            .number("epoch", gateway.epoch)
-            .boolean("ended", gateway.ended)
-            .optional_number("lease_until", gateway.lease_until)
-            .end();
-    });
-    if asker.is_node() {
-        object.list("heard", heard, |out, partition| {
-            out.extend_from_slice(partition.to_string().as_bytes());
-        });
+    Ok(super::answer(&Gateways {
+        gateways: gateways.into_values().collect(),
+        heard: asker.is_node().then_some(heard),
+    }))
+}
+
+impl From<KnownGateway> for GatewayState {
+    fn from(known: KnownGateway) -> GatewayState {
+        GatewayState {
+            gateway: known.name,
+            epoch: known.epoch.0,
+            ended: known.ended,
+            lease_until: millis(known.lease_until),
+        }
     }
-    object.end();
-    Ok(super::json(body))
 }
 
 /// What this node knows of the partitions.
@@ -249,44 +222,21 @@ fn without_paths(sentence: &str) -> String {
     said
 }
 
-#[derive(Deserialize)]
-struct StatsAnswer<'a> {
-    users: BTreeMap<String, u64>,
-    devices: BTreeMap<String, BTreeMap<String, u64>>,
-    #[serde(borrow)]
-    partitions: Vec<&'a RawValue>,
-    // A node of an older version says nothing of these.
-    #[serde(default)]
-    changes: u64,
-    #[serde(default)]
-    ignored: BTreeMap<String, u64>,
-    #[serde(default)]
-    malformed: Vec<MalformedGroup>,
-}
-
-/// Malformed records of one reason: how many, and the newest of one partition.
-#[derive(Deserialize, Clone)]
-struct MalformedGroup {
-    reason: String,
-    count: u64,
-    partition: u32,
-    offset: u64,
-    error: String,
-}
-
-#[derive(Deserialize)]
-struct Numbered {
-    partition: u32,
-}
-
-/// Counts by name, of several nodes.
+/// Counts of several nodes.
 #[derive(Default)]
 struct Counts {
-    users: BTreeMap<String, u64>,
-    devices: BTreeMap<String, BTreeMap<String, u64>>,
+    users: UserCounts,
+    devices: DeviceCounts,
     changes: u64,
     ignored: BTreeMap<String, u64>,
     malformed: BTreeMap<String, MalformedGroup>,
+}
+
+/// Adds counts by name.
+fn add_all(sums: &mut BTreeMap<String, u64>, counts: &BTreeMap<String, u64>) {
+    for (name, count) in counts {
+        *sums.entry(name.clone()).or_default() += count;
+    }
 }
 
 impl Counts {
@@ -315,13 +265,20 @@ impl Counts {
                 }
             }
         }
-        counts.users.insert("known".to_owned(), census.known());
-        for status in Status::ALL {
-            counts.users.insert(status.name().to_owned(), census.users(status));
+        counts.users = UserCounts {
+            known: census.known(),
+            online: census.users(Status::Online),
+            push_online: census.users(Status::PushOnline),
+            offline: census.users(Status::Offline),
+        };
+        let devices = |status| {
             let devices = census.devices(status).filter(|(_, count)| *count > 0);
-            let devices = devices.map(|(platform, count)| (platform.to_owned(), count)).collect();
-            counts.devices.insert(status.name().to_owned(), devices);
-        }
+            devices.map(|(platform, count)| (platform.to_owned(), count)).collect()
+        };
+        counts.devices = DeviceCounts {
+            online: devices(Status::Online),
+            push_online: devices(Status::PushOnline),
+        };
         counts
     }
 
@@ -337,106 +294,55 @@ impl Counts {
         }
     }
 
-    fn add(&mut self, other: &StatsAnswer<'_>) {
+    fn add(&mut self, other: &Stats) {
         self.changes += other.changes;
-        for (reason, count) in &other.ignored {
-            *self.ignored.entry(reason.clone()).or_default() += count;
-        }
+        add_all(&mut self.ignored, &other.ignored);
         for group in &other.malformed {
             self.add_malformed(group.clone());
         }
-        for (name, count) in &other.users {
-            *self.users.entry(name.clone()).or_default() += count;
-        }
-        for (status, platforms) in &other.devices {
-            let sums = self.devices.entry(status.clone()).or_default();
-            for (platform, count) in platforms {
-                *sums.entry(platform.clone()).or_default() += count;
-            }
-        }
-    }
-
-    fn users(&self) -> Vec<u8> {
-        let mut users = Vec::new();
-        let mut object = Object::new(&mut users);
-        let names = Status::ALL.iter().rev().map(|status| status.name());
-        for name in std::iter::once("known").chain(names) {
-            object.number(name, self.users.get(name).copied().unwrap_or_default());
-        }
-        object.end();
-        users
-    }
-
-    fn ignored(&self) -> Vec<u8> {
-        let mut ignored = Vec::new();
-        let mut object = Object::new(&mut ignored);
-        for (reason, count) in &self.ignored {
-            object.count(reason, *count);
-        }
-        object.end();
-        ignored
-    }
-
-    fn devices(&self) -> Vec<u8> {
-        let mut devices = Vec::new();
-        let mut object = Object::new(&mut devices);
-        for status in [Status::Online, Status::PushOnline] {
-            let mut platforms = Vec::new();
-            let mut counts = Object::new(&mut platforms);
-            for (platform, count) in self.devices.get(status.name()).into_iter().flatten() {
-                counts.count(platform, *count);
-            }
-            counts.end();
-            object.raw(status.name(), &platforms);
-        }
-        object.end();
-        devices
+        let UserCounts {
+            known,
+            online,
+            push_online,
+            offline,
+        } = other.users;
+        self.users.known += known;
+        self.users.online += online;
+        self.users.push_online += push_online;
+        self.users.offline += offline;
+        add_all(&mut self.devices.online, &other.devices.online);
+        add_all(&mut self.devices.push_online, &other.devices.push_online);
     }
 }
 
-fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> Vec<u8> {
-    let mut line = Vec::new();
-    let mut object = Object::new(&mut line);
-    object
-        .number("partition", stats.partition.0.into())
-        .text("state", stats.state)
-        .number("log_end", stats.log_end.0)
-        .number("committed", stats.committed.0)
-        .number("applied", stats.applied.0)
-        .optional_number("time", crate::engine::millis(stats.time))
-        .number("lag", stats.lag);
-    if let Some(owner) = owner {
-        object.text("owner", owner);
+fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> PartitionLine {
+    PartitionLine {
+        partition: stats.partition.0,
+        state: stats.state.to_owned(),
+        log_end: Some(stats.log_end.0),
+        committed: Some(stats.committed.0),
+        applied: Some(stats.applied.0),
+        time: Some(millis(stats.time)),
+        lag: Some(stats.lag),
+        owner: owner.map(str::to_owned),
+        error: stats.error.clone(),
+        warning: match (&stats.refusal, &stats.warning) {
+            (None, None) => None,
+            (Some(one), None) | (None, Some(one)) => Some(one.to_string()),
+            (Some(refusal), Some(warning)) => Some(format!("{refusal}; {warning}")),
+        },
     }
-    if let Some(error) = &stats.error {
-        object.text("error", error);
-    }
-    match (&stats.refusal, &stats.warning) {
-        (None, None) => {}
-        (Some(one), None) | (None, Some(one)) => {
-            object.text("warning", one);
-        }
-        (Some(refusal), Some(warning)) => {
-            object.text("warning", &format!("{refusal}; {warning}"));
-        }
-    }
-    object.end();
-    line
 }
 
 /// One of which there are no figures: nobody works on it at the moment, or its node gives no answer.
-fn bare_line(partition: Partition, state: &str, owner: Option<&str>, error: Option<&str>) -> Vec<u8> {
-    let mut line = Vec::new();
-    let mut object = Object::new(&mut line);
-    object.number("partition", partition.0.into()).text("state", state);
-    if let Some(owner) = owner {
-        object.text("owner", owner);
+fn bare_line(partition: Partition, state: &str, owner: Option<&str>, error: Option<&str>) -> PartitionLine {
+    PartitionLine {
+        partition: partition.0,
+        state: state.to_owned(),
+        owner: owner.map(str::to_owned),
+        error: error.map(str::to_owned),
+        ..PartitionLine::default()
     }
-    if let Some(error) = error {
-        object.text("error", error);
-    }
-    object.end();
-    line
 }
 
 /// `GET /v1/stats`: of the whole cluster, as far as its nodes answer.
@@ -449,7 +355,7 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
     } = local_stats(&app).await?;
     let mut counts = Counts::of(&here);
     let me = app.peers.as_ref().map(|peers| peers.me().to_owned());
-    let mut lines: BTreeMap<Partition, Vec<u8>> = BTreeMap::new();
+    let mut lines: BTreeMap<Partition, PartitionLine> = BTreeMap::new();
     for stats in &here {
         lines.insert(stats.partition, stats_line(stats, me.as_deref()));
     }
@@ -457,7 +363,7 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
         let line = bare_line(partition, "waiting", me.as_deref(), Some(WAITS));
         lines.insert(partition, line);
     }
-    for (url, partitions, answer) in others(&app, &asker, &elsewhere, "/v1/stats").await {
+    for (url, partitions, answer) in others(&app, &asker, &elsewhere, RouteId::Stats).await {
         let body = match answer {
             Ok(body) => body,
             Err(api_error) => {
@@ -470,11 +376,10 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
                 continue;
             }
         };
-        let answer: StatsAnswer<'_> = read(&url, &body)?;
+        let answer: Stats = read(&url, &body)?;
         counts.add(&answer);
-        for line in &answer.partitions {
-            let numbered: Numbered = read(&url, line.get().as_bytes())?;
-            lines.insert(Partition(numbered.partition), line.get().as_bytes().to_vec());
+        for line in answer.partitions {
+            lines.insert(Partition(line.partition), line);
         }
     }
     if !asker.is_node() {
@@ -485,29 +390,17 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
                 .or_insert_with(|| bare_line(partition, "moving", owner().as_deref(), None));
         }
     }
-    let mut body = Vec::new();
-    Object::new(&mut body)
-        .raw("users", &counts.users())
-        .raw("devices", &counts.devices())
-        .list("partitions", lines.into_values(), |out, line| {
-            out.extend_from_slice(&line)
-        })
-        .number("changes", counts.changes)
-        .raw("ignored", &counts.ignored())
-        .list("malformed", counts.malformed.values(), |out, group| {
-            Object::new(out)
-                .text("reason", &group.reason)
-                .number("count", group.count)
-                .number("partition", group.partition.into())
-                .number("offset", group.offset)
-                .text("error", &group.error)
-                .end();
-        })
-        .number("now", app.engine.clock().now_ms())
-        .text("version", version::VERSION)
-        .text("commit", version::COMMIT)
-        .end();
-    Ok(super::json(body))
+    Ok(super::answer(&Stats {
+        users: counts.users,
+        devices: counts.devices,
+        partitions: lines.into_values().collect(),
+        changes: counts.changes,
+        ignored: counts.ignored,
+        malformed: counts.malformed.into_values().collect(),
+        now: app.engine.clock().now_ms(),
+        version: version::VERSION.to_owned(),
+        commit: version::COMMIT.to_owned(),
+    }))
 }
 
 /// `GET /healthz`: the process answers.

@@ -6,22 +6,19 @@
 
 use super::access::{Access, Grant};
 use super::payload::Payload;
-use super::users::Texts;
 use super::{ApiError, AppState};
+use crate::api::answers::Ticket;
+use crate::api::requests::{TICKET_USERS_MAX, Texts, TicketRequest};
 use crate::presence::event::bounds;
-use crate::schema::json::Object;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
 use std::sync::Arc;
 
 /// For how long a ticket opens subscriptions, in milliseconds.
 pub const TICKET_MS: u64 = 60_000;
-/// How many users a ticket may name: it must fit into an address.
-const USERS_MAX: usize = 100;
 const USERS_BYTES_MAX: usize = 8_192;
 /// Of what is signed; another form of ticket would have another.
 const CONTEXT: &str = "rollcall 2026-11 ticket v1";
@@ -94,12 +91,6 @@ pub fn verify<'t>(
     Ok((token, Limited { users: users.into() }))
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct TicketRequest {
-    users: Texts<USERS_MAX>,
-}
-
 /// `POST /v1/tickets`
 pub async fn ticket(
     State(app): State<AppState>,
@@ -113,21 +104,22 @@ pub async fn ticket(
     let Texts { texts: users, count } = asked.users;
     let (least, most) = bounds::USER_BYTES;
     let bytes: usize = users.iter().map(String::len).sum();
-    if count > USERS_MAX || bytes > USERS_BYTES_MAX || users.iter().any(|user| !(least..=most).contains(&user.len())) {
+    if count > TICKET_USERS_MAX
+        || bytes > USERS_BYTES_MAX
+        || users.iter().any(|user| !(least..=most).contains(&user.len()))
+    {
         let message = format!(
-            "`users` may have up to {USERS_MAX} ids of {least} to {most} bytes, {USERS_BYTES_MAX} bytes together; without \
+            "`users` may have up to {TICKET_USERS_MAX} ids of {least} to {most} bytes, {USERS_BYTES_MAX} bytes together; without \
              them the ticket is for all users"
         );
         return Err(ApiError::bad_request("bad_users", message));
     }
     let until_ms = app.engine.now_ms().saturating_add(TICKET_MS);
     let ticket = sign(&Access::signing(&grant), until_ms, &users);
-    let mut body = Vec::new();
-    Object::new(&mut body)
-        .text("ticket", &ticket)
-        .number("expires_in_ms", TICKET_MS)
-        .end();
-    Ok(super::json(body))
+    Ok(super::answer(&Ticket {
+        ticket,
+        expires_in_ms: TICKET_MS,
+    }))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use super::payload::Payload;
 use super::peers::Asker;
 use super::{ApiError, AppState, Peers};
+use crate::api::answers::Users;
+use crate::api::requests::{Texts, UsersQuery};
 use crate::api::routes::{CHANGES_DEFAULT, RouteId, USERS};
 use crate::engine::QueryError;
 use crate::log::{self, Limit, Topic};
@@ -15,11 +17,9 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::time::Duration;
 
 /// How long a question waits for `at_least`.
@@ -148,7 +148,7 @@ async fn one(
     if let (Err(QueryError::Elsewhere), Some(peers)) = (&answered, &app.peers) {
         let url = peers.elsewhere(partition, asker)?;
         let escaped: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
-        let mut path = format!("/v1/user?id={escaped}");
+        let mut path = format!("{}?id={escaped}", RouteId::UserById.route().path);
         if let Some(offset) = at_least {
             path.push_str(&format!("&at_least={offset}"));
         }
@@ -162,60 +162,6 @@ async fn one(
             format!("no user {user:?} is known"),
         )),
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Query {
-    users: Texts<{ *USERS.end() }>,
-}
-
-/// The same, to be sent.
-#[derive(Serialize)]
-struct Asked<'a> {
-    users: &'a [String],
-}
-
-/// A list of texts of which at most so many are built; the others are only counted.
-#[derive(Default)]
-pub(super) struct Texts<const MOST: usize> {
-    pub texts: Vec<String>,
-    pub count: usize,
-}
-
-impl<'de, const MOST: usize> Deserialize<'de> for Texts<MOST> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List<const MOST: usize>;
-        impl<'de, const MOST: usize> Visitor<'de> for List<MOST> {
-            type Value = Texts<MOST>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array of strings")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Texts<MOST>, A::Error> {
-                let mut list = Texts::default();
-                while list.count < MOST {
-                    let Some(text) = items.next_element()? else {
-                        return Ok(list);
-                    };
-                    list.texts.push(text);
-                    list.count += 1;
-                }
-                while items.next_element::<IgnoredAny>()?.is_some() {
-                    list.count += 1;
-                }
-                Ok(list)
-            }
-        }
-        deserializer.deserialize_seq(List)
-    }
-}
-
-/// What another node answers to a [`Query`].
-#[derive(Deserialize)]
-struct Answered<'a> {
-    #[serde(borrow)]
-    users: Vec<&'a RawValue>,
-    unknown: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -235,8 +181,8 @@ pub enum Found {
 
 /// `POST /v1/users/query`
 pub async fn query(State(app): State<AppState>, headers: HeaderMap, payload: Payload) -> Result<Response, ApiError> {
-    let query: Query = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
-    let Query {
+    let query: UsersQuery = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
+    let UsersQuery {
         users: Texts { texts: users, count },
     } = query;
     if !USERS.contains(&count) {
@@ -252,6 +198,7 @@ pub async fn query(State(app): State<AppState>, headers: HeaderMap, payload: Pay
     });
     let named = || users.iter().zip(&found);
     let unknown = named().filter(|(_, found)| matches!(found, Found::Unknown));
+    // What is known is JSON already, and is not read again to be written as it was.
     let unread: Vec<(&String, &String)> = named()
         .filter_map(|(user, found)| match found {
             Found::Unread(why) => Some((user, why)),
@@ -353,13 +300,16 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
 /// Has another node look up users; in their order.
 async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Found>, ApiError> {
     let unclear = || ApiError::unavailable("moving", format!("node {url} returned an unreadable response"));
-    let body = serde_json::to_vec(&Asked { users: &users }).map_err(|error| ApiError::json(&error))?;
-    let (status, body) = peers.ask(url, "/v1/users/query", Some(body)).await?;
+    let query = UsersQuery {
+        users: users.clone().into(),
+    };
+    let body = serde_json::to_vec(&query).map_err(|error| ApiError::json(&error))?;
+    let (status, body) = peers.ask(url, RouteId::UsersQuery.route().path, Some(body)).await?;
     if !status.is_success() {
         let message = format!("the node {url} cannot say at the moment ({status})");
         return Err(ApiError::unavailable("moving", message));
     }
-    let answered: Answered<'_> = serde_json::from_slice(&body).map_err(|_| unclear())?;
+    let answered: Users<&RawValue> = serde_json::from_slice(&body).map_err(|_| unclear())?;
     let mut known = HashMap::new();
     for line in answered.users {
         let named: Named = serde_json::from_str(line.get()).map_err(|_| unclear())?;

@@ -6,6 +6,9 @@
 mod person;
 pub mod tally;
 
+use crate::api::answers::{Policy, PolicyAnswer, PolicyPlatform};
+use crate::api::client::{Client, ClientError};
+use crate::api::routes::RouteId;
 use crate::cause::reason;
 use crate::clock::Clock;
 use crate::config::SecretUrl;
@@ -13,7 +16,7 @@ use crate::gateway::uplink::http::HttpUplink;
 use crate::gateway::uplink::{Unavailable, Uplink as _, UserUpdate};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use person::{LoadConditions, Person};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::process::Command;
@@ -26,6 +29,8 @@ use tokio::task::JoinSet;
 
 /// Descriptors beside those of people's connections.
 const DESCRIPTORS_BESIDE: u64 = 1_000;
+/// For the policy.
+const PATIENCE: Duration = Duration::from_secs(10);
 const PROGRESS: Duration = Duration::from_secs(5);
 /// How long the last changes may take, once everybody is told that it is over.
 const LAST: Duration = Duration::from_secs(90);
@@ -149,66 +154,44 @@ pub enum Error {
     Setting(String),
 }
 
-#[derive(Deserialize)]
-struct PolicyAnswer {
-    policy: Policy,
-}
-
-#[derive(Deserialize)]
-struct Policy {
-    login: String,
-    exclusive: Option<Vec<Vec<String>>>,
-    platforms: BTreeMap<String, Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    kind: String,
-    heartbeat_ms: u64,
-    closed_ms: u64,
-    push: bool,
-}
-
-impl Policy {
-    fn platform(&self, name: &str) -> Result<&Platform, Error> {
-        let platform = self.platforms.get(name);
-        let platform = platform.ok_or_else(|| Error::Setting(format!("the policy has no platform {name}")))?;
-        if platform.closed_ms > 0 {
-            let why =
-                format!("the policy's closed_ms of {name} is not 0: what a cut leads to then depends on when it ends");
-            return Err(Error::Setting(why));
-        }
-        Ok(platform)
+fn platform<'p>(policy: &'p Policy, name: &str) -> Result<&'p PolicyPlatform, Error> {
+    let platform = policy.platforms.get(name);
+    let platform = platform.ok_or_else(|| Error::Setting(format!("the policy has no platform {name}")))?;
+    if platform.closed_ms > 0 {
+        let why =
+            format!("the policy's closed_ms of {name} is not 0: what a cut leads to then depends on when it ends");
+        return Err(Error::Setting(why));
     }
-
-    /// Whether a phone and a page share an exclusive group.
-    fn puts_out(&self) -> Result<bool, Error> {
-        let (phone, page) = (self.platform(PHONE)?, self.platform(PAGE)?);
-        Ok(match &self.exclusive {
-            Some(groups) => groups
-                .iter()
-                .any(|group| group.contains(&phone.kind) && group.contains(&page.kind)),
-            None => self.login == "single",
-        })
-    }
+    Ok(platform)
 }
 
-async fn ask_policy(settings: &Settings) -> reqwest::Result<PolicyAnswer> {
-    let url = format!("{}/v1/policy", settings.engine.reveal().as_str().trim_end_matches('/'));
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let mut request = client.get(url).timeout(Duration::from_secs(10));
-    if let Some(token) = &settings.engine_token {
-        request = request.bearer_auth(token);
-    }
-    request.send().await?.error_for_status()?.json().await
+/// Whether a phone and a page share an exclusive group.
+fn puts_out(policy: &Policy) -> Result<bool, Error> {
+    let (phone, page) = (platform(policy, PHONE)?, platform(policy, PAGE)?);
+    Ok(match &policy.exclusive {
+        Some(groups) => groups
+            .iter()
+            .any(|group| group.contains(&phone.kind) && group.contains(&page.kind)),
+        None => policy.login == "single",
+    })
+}
+
+async fn ask_policy(settings: &Settings) -> Result<Policy, ClientError> {
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+    let engine = Client::new(http, settings.engine.reveal(), settings.engine_token.as_deref());
+    let PolicyAnswer { policy, since: _ } = engine.get(RouteId::Policy).await?;
+    Ok(policy)
 }
 
 async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error> {
-    let PolicyAnswer { policy } = ask_policy(settings).await.map_err(|error| Error::Engine {
+    let policy = ask_policy(settings).await.map_err(|error| Error::Engine {
         url: settings.engine.clone(),
-        why: reason(error),
+        why: match error {
+            ClientError::Unreached(error) => reason(error),
+            ClientError::Refused { .. } | ClientError::Unreadable { .. } => error.to_string(),
+        },
     })?;
-    let (phone, page) = (policy.platform(PHONE)?, policy.platform(PAGE)?);
+    let (phone, page) = (platform(&policy, PHONE)?, platform(&policy, PAGE)?);
     if page.push {
         return Err(Error::Setting(format!(
             "the policy's {PAGE} has push, which pages have not"
@@ -237,7 +220,7 @@ async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error>
         storm_percent: settings.storm_percent,
         quiet: QUIET,
         addresses: settings.addresses,
-        exclusive: policy.puts_out()?,
+        exclusive: puts_out(&policy)?,
         phone_has_push: phone.push,
         phone_beats: Duration::from_millis(phone.heartbeat_ms),
         page_beats: Duration::from_millis(page.heartbeat_ms),

@@ -5,16 +5,18 @@
 
 use super::post::spread;
 use super::{Error, Followed, Positions, Source, SourceEvent};
+use crate::api::answers;
+use crate::api::client::{Client, ClientError, EventStream, StreamEnd};
+use crate::api::routes::RouteId;
+use crate::api::sse::StreamEvent;
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
 use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Status};
-use reqwest::{Client, Response, StatusCode};
-use serde::Deserialize;
+use reqwest::StatusCode;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc::{channel, unbounded_channel};
-use url::Url;
 
 /// Between attempts: doubled each time.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -23,8 +25,6 @@ const WARN_EVERY: Duration = Duration::from_secs(30);
 /// The engine says something every ten seconds.
 const SILENCE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
-/// More than any change has.
-const BLOCK_BYTES_MAX: usize = 4 << 20;
 
 /// Where to begin.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,14 +38,11 @@ pub enum Start {
 
 pub struct EngineClient {
     client: Client,
-    url: Url,
     shown: SecretUrl,
-    token: Option<Credential>,
     /// Up to here everything is read; none before the engine has said where it begins.
     read: Option<Positions>,
     start: Start,
-    answer: Option<Response>,
-    buffer: Vec<u8>,
+    stream: Option<EventStream>,
     ready: VecDeque<Followed>,
     back_off: Duration,
     /// Pauses since something was read.
@@ -61,16 +58,17 @@ impl EngineClient {
         token: Option<Credential>,
         start: Start,
     ) -> Result<(EngineClient, Positions), Error> {
-        let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .build()
+            .map_err(|error| Error::Refused(reason(error)))?;
         let mut engine = EngineClient {
-            client: client.map_err(|error| Error::Refused(reason(error)))?,
-            url: changes_of(url.reveal()),
+            client: Client::new(http, url.reveal(), token.as_ref().map(|token| token.reveal())),
             shown: url.clone(),
-            token,
             read: None,
             start,
-            answer: None,
-            buffer: Vec::new(),
+            stream: None,
             ready: VecDeque::new(),
             back_off: BACK_OFF.0,
             waited: Duration::ZERO,
@@ -86,20 +84,20 @@ impl EngineClient {
 
     /// Connects if need be and reads once.
     async fn receive(&mut self) -> Result<(), Error> {
-        let Some(answer) = &mut self.answer else {
+        let Some(stream) = &mut self.stream else {
             return self.connect().await;
         };
-        match answer.chunk().await {
-            Ok(Some(bytes)) => {
+        match stream.next().await {
+            Ok(event) => {
                 self.back_off = BACK_OFF.0;
                 self.waited = Duration::ZERO;
                 self.warned = None;
-                self.buffer.extend_from_slice(&bytes);
-                self.take_blocks()
+                self.take(event)
             }
             // It stops, and will be there again.
-            Ok(None) => self.pause("the engine has ended the subscription").await,
-            Err(error) => self.pause(&reason(error)).await,
+            Err(StreamEnd::Ended) => self.pause("the engine has ended the subscription").await,
+            Err(StreamEnd::Broken(error)) => self.pause(&reason(error)).await,
+            Err(StreamEnd::TooLong(error)) => Err(Error::Unreadable(error.to_string())),
         }
     }
 
@@ -110,41 +108,33 @@ impl EngineClient {
             (None, Start::Earliest) => "earliest".to_owned(),
             (None, Start::Latest) => "latest".to_owned(),
         };
-        let mut url = self.url.clone();
-        url.query_pairs_mut().append_pair("after", &after);
-        let mut request = self.client.get(url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.reveal());
-        }
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => return self.pause(&reason(error)).await,
-        };
-        let status = answer.status();
-        if status == StatusCode::OK {
-            self.buffer.clear();
-            self.answer = Some(answer);
-            return Ok(());
-        }
-        let fault = answer
-            .json::<ErrorBody>()
-            .await
-            .map(|fault| fault.error)
-            .unwrap_or_default();
-        let message = format!("{}: {}", status.as_u16(), fault.message);
-        match status {
-            StatusCode::GONE => Err(Error::Lost {
-                position: after,
-                oldest: fault.oldest,
-            }),
-            _ if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => Err(Error::Refused(message)),
-            _ => self.pause(&message).await,
+        let query = [("after", after.as_str())];
+        match self.client.follow(RouteId::Changes, &query, None).await {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                Ok(())
+            }
+            Err(ClientError::Unreached(error)) => self.pause(&reason(error)).await,
+            Err(error @ ClientError::Unreadable { .. }) => Err(Error::Unreadable(error.to_string())),
+            Err(ClientError::Refused { status, detail, .. }) => {
+                let message = format!("{}: {}", status.as_u16(), detail.message);
+                match status {
+                    StatusCode::GONE => Err(Error::Lost {
+                        position: after,
+                        oldest: detail.oldest.unwrap_or_default(),
+                    }),
+                    _ if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                        Err(Error::Refused(message))
+                    }
+                    _ => self.pause(&message).await,
+                }
+            }
         }
     }
 
     /// Gives the connection up and waits.
     async fn pause(&mut self, why: &str) -> Result<(), Error> {
-        self.answer = None;
+        self.stream = None;
         if self.warned.is_none_or(|warned| self.waited >= warned + WARN_EVERY) {
             self.warned = Some(self.waited);
             let waited_s = self.waited.as_secs();
@@ -157,34 +147,16 @@ impl EngineClient {
         Ok(())
     }
 
-    /// Takes what has come whole: blocks of lines with an empty line after each.
-    fn take_blocks(&mut self) -> Result<(), Error> {
-        let mut taken = 0;
-        while let Some(length) = self.buffer[taken..].windows(2).position(|two| two == b"\n\n") {
-            let block = String::from_utf8_lossy(&self.buffer[taken..taken + length]).into_owned();
-            taken += length + 2;
-            self.take_block(&block)?;
-        }
-        self.buffer.drain(..taken);
-        if self.buffer.len() > BLOCK_BYTES_MAX {
-            return Err(Error::Unreadable(format!(
-                "more than {BLOCK_BYTES_MAX} bytes without an end"
-            )));
-        }
-        Ok(())
-    }
-
-    fn take_block(&mut self, block: &str) -> Result<(), Error> {
-        let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+    fn take(&mut self, event: StreamEvent) -> Result<(), Error> {
         let cursor = |text: &str| {
             let no_cursor = || Error::Unreadable(format!("{text:?} is no cursor"));
             Positions::parse(text).ok_or_else(no_cursor)
         };
-        if let Some(from) = field(": from ") {
+        if let Some(from) = event.begins() {
             self.read = Some(cursor(from)?);
         }
-        let id = field("id: ").map(cursor).transpose()?;
-        match (field("event: "), field("data: ")) {
+        let id = event.id.as_deref().map(cursor).transpose()?;
+        match (event.name.as_deref(), &event.data) {
             (Some("change"), Some(data)) => {
                 let change = read_change(data).map_err(|error| Error::Unreadable(error.to_string()))?;
                 let partition = change.id.partition;
@@ -197,7 +169,7 @@ impl EngineClient {
                 });
             }
             // What it says comes again as the answer to the next attempt, if it is still so.
-            (Some("error"), _) => self.answer = None,
+            (Some("error"), _) => self.stream = None,
             _ => {}
         }
         if let Some(id) = id {
@@ -234,57 +206,10 @@ impl EngineClient {
     }
 }
 
-/// The subscription of an engine at an address, which may have a path.
-fn changes_of(url: &Url) -> Url {
-    let mut changes = url.clone();
-    changes.set_path(&format!("{}/v1/changes", url.path().trim_end_matches('/')));
-    changes
-}
-
-/// The body of an error.
-#[derive(Deserialize)]
-struct ErrorBody {
-    error: FaultError,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct FaultError {
-    message: String,
-    oldest: String,
-}
-
-/// A change as the engine writes it.
-#[derive(Deserialize)]
-struct WireChange {
-    id: String,
-    partition: u32,
-    offset: u64,
-    seq: u64,
-    user: Box<str>,
-    version: u64,
-    at: u64,
-    logged_at: u64,
-    cause: String,
-    before: String,
-    after: String,
-    devices: Vec<ToldDevice>,
-    custom_status: Option<Box<str>>,
-    evidence: u64,
-}
-
-#[derive(Deserialize)]
-struct ToldDevice {
-    platform: Box<str>,
-    device: Box<str>,
-    gateway: Box<str>,
-    before: String,
-    after: String,
-}
-
+/// Reads a change as the engine writes it.
 fn read_change(data: &str) -> Result<Change, serde_json::Error> {
     use serde::de::Error as _;
-    let told: WireChange = serde_json::from_str(data)?;
+    let told: answers::Change = serde_json::from_str(data)?;
     let unknown = |what: &str, name: &str| serde_json::Error::custom(format!("there is no {what} {name:?}"));
     let status = |name: &str| {
         let status = Status::ALL.into_iter().find(|status| status.name() == name);
@@ -342,19 +267,5 @@ mod tests {
             newer.to_string().contains("there is no cause \"teleported\""),
             "{newer}"
         );
-    }
-
-    #[test]
-    fn the_subscription_is_below_the_path_of_the_engine() {
-        for (url, changes) in [
-            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1/changes"),
-            ("http://127.0.0.1:8080/", "http://127.0.0.1:8080/v1/changes"),
-            (
-                "https://example.com/presence/",
-                "https://example.com/presence/v1/changes",
-            ),
-        ] {
-            assert_eq!(changes_of(&Url::parse(url).expect("a URL")).as_str(), changes);
-        }
     }
 }

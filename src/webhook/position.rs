@@ -3,35 +3,12 @@
 use super::Error;
 use crate::presence::{Offset, Partition};
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// The next offset of the change topic in each partition: everything before it is done. Written as the engine's cursor,
-/// `0:12,1:7`.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Positions(pub BTreeMap<Partition, Offset>);
-
-impl Positions {
-    pub fn parse(text: &str) -> Option<Positions> {
-        let one = |part: &str| {
-            let (partition, next) = part.trim().split_once(':')?;
-            Some((Partition(partition.parse().ok()?), Offset(next.parse().ok()?)))
-        };
-        text.split(',').map(one).collect::<Option<_>>().map(Positions)
-    }
-}
-
-impl fmt::Display for Positions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, (partition, next)) in self.0.iter().enumerate() {
-            let comma = if number > 0 { "," } else { "" };
-            write!(f, "{comma}{partition}:{next}")?;
-        }
-        Ok(())
-    }
-}
+/// The next offset of the change topic in each partition: everything before it is done.
+pub use crate::api::cursor::Cursor as Positions;
 
 /// Where the position is kept, so that a later process goes on there.
 pub trait Keep: Send {

@@ -57,7 +57,7 @@ impl House {
         wait_until("the policy is in force", async || {
             let policies = (0..PARTITIONS).map(|partition| house.engine.policy(Partition(partition)));
             let policies = futures_util::future::join_all(policies).await;
-            let in_force = |answer: &Result<rollcall::engine::Answer<(String, Option<_>)>, _>| {
+            let in_force = |answer: &Result<rollcall::engine::Answer<(_, Option<_>)>, _>| {
                 answer.as_ref().is_ok_and(|answer| answer.value.1.is_some())
             };
             policies.iter().all(in_force)

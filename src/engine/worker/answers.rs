@@ -1,12 +1,12 @@
 //! What a worker answers, between batches: what is committed and nothing else.
 
 use super::{Answer, PartitionStats, QueryError, Question, Waiting, Worker};
-use crate::engine::millis;
 use crate::engine::outcomes::Outcomes;
 use crate::engine::partition::PartitionProcessor;
+use crate::engine::{KnownGateway, millis};
 use crate::log::Topic;
 use crate::presence::Offset;
-use crate::schema::{json, policy::policy_json};
+use crate::schema::json;
 
 impl Worker {
     pub(super) fn ask(&mut self, at_least: Option<Offset>, question: Question) {
@@ -43,7 +43,7 @@ impl Worker {
                 let answer = self.shown().map(|processor| {
                     let image = processor.state().partition_image();
                     Answer {
-                        value: (policy_json(image.policy), image.policy_since),
+                        value: (image.policy.clone(), image.policy_since),
                         as_of: image.offset,
                     }
                 });
@@ -51,9 +51,14 @@ impl Worker {
             }
             Question::Partition(reply) => {
                 let answer = self.shown().map(|processor| {
-                    let mut line = Vec::new();
-                    json::partition_line(&mut line, &processor.state().partition_image());
-                    line
+                    let image = processor.state().partition_image();
+                    let gateways = image.gateways.iter().map(|gateway| KnownGateway {
+                        name: gateway.name.into(),
+                        epoch: gateway.epoch,
+                        ended: gateway.ended,
+                        lease_until: gateway.lease_until,
+                    });
+                    gateways.collect()
                 });
                 let _ = reply.send(answer);
             }

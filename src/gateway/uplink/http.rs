@@ -5,6 +5,11 @@
 //! its events. Subscriptions are resumed from their cursor whenever they break.
 
 use super::{AHEAD, Asked, Kick, KickLine, Pace, Unavailable, Uplink, UserSnapshot, UserUpdate};
+use crate::api::answers::{Gateways, PolicyAnswer, Stats, Users};
+use crate::api::client::{Client, ClientError, EventStream, StreamEnd};
+use crate::api::requests::UsersQuery;
+use crate::api::routes::RouteId;
+use crate::api::sse::StreamEvent;
 use crate::cause::reason;
 use crate::config::address::masked;
 use crate::gateway::health::guarded;
@@ -13,9 +18,8 @@ use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::json::event_line;
 use crate::tasks::message;
-use futures_util::{FutureExt as _, StreamExt as _};
-use reqwest::{Client, RequestBuilder, StatusCode, Url};
-use serde::Deserialize;
+use futures_util::FutureExt as _;
+use reqwest::{StatusCode, Url};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -35,8 +39,6 @@ const BODY_MAX: usize = 4 << 20;
 const REQUESTS_AT_ONCE: usize = 4;
 /// Appends that wait for their request; more are refused.
 const WAITING_MAX: usize = 65_536;
-/// A longer line of a subscription is no line of ours.
-const LINE_MAX: usize = 4 << 20;
 
 /// Events as JSON, with who waits for them.
 struct Append {
@@ -46,73 +48,9 @@ struct Append {
 }
 
 pub struct HttpUplink {
-    engine: EngineClient,
+    engine: Client,
     partitions: u32,
     appends: mpsc::Sender<Append>,
-}
-
-/// The other end.
-#[derive(Clone)]
-struct EngineClient {
-    client: Client,
-    url: Url,
-    token: Option<Arc<str>>,
-}
-
-#[derive(Deserialize)]
-struct Stats {
-    partitions: Vec<serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Users {
-    users: Vec<UserSnapshot>,
-    /// Users whom nobody could look up at the moment, while a partition moves between nodes.
-    #[serde(default)]
-    unread: Vec<Unread>,
-}
-
-#[derive(Deserialize)]
-struct Unread {
-    why: String,
-}
-
-#[derive(Deserialize)]
-struct PolicyAnswer {
-    policy: PolicyDocument,
-}
-
-#[derive(Deserialize)]
-struct PolicyDocument {
-    platforms: BTreeMap<String, Pace>,
-}
-
-#[derive(Deserialize)]
-struct Gateways {
-    gateways: Vec<GatewayLine>,
-}
-
-#[derive(Deserialize)]
-struct GatewayLine {
-    gateway: String,
-    epoch: u64,
-}
-
-#[derive(Deserialize)]
-struct Refused {
-    error: RefusedFields,
-}
-
-#[derive(Deserialize)]
-struct RefusedFields {
-    message: String,
-    oldest: Option<String>,
-}
-
-impl From<reqwest::Error> for Unavailable {
-    fn from(error: reqwest::Error) -> Unavailable {
-        Unavailable(reason(error))
-    }
 }
 
 /// Whether the engine did not like a request, or could not be asked.
@@ -121,15 +59,31 @@ enum Failed {
     Unavailable(Unavailable),
 }
 
-impl From<reqwest::Error> for Failed {
-    fn from(error: reqwest::Error) -> Failed {
-        Failed::Unavailable(error.into())
+impl From<ClientError> for Failed {
+    fn from(error: ClientError) -> Failed {
+        match error {
+            ClientError::Unreached(error) => Failed::Unavailable(Unavailable(reason(error))),
+            ClientError::Refused { status, detail, .. } => {
+                let why = Unavailable(format!("the engine answered {status}: {}", detail.message));
+                match status.is_client_error() {
+                    true => Failed::Refused(why),
+                    false => Failed::Unavailable(why),
+                }
+            }
+            ClientError::Unreadable { path, why } => {
+                let why = format!("{path} of the engine is not what was expected: {why}");
+                Failed::Unavailable(Unavailable(why))
+            }
+        }
     }
 }
 
-impl From<Unavailable> for Failed {
-    fn from(error: Unavailable) -> Failed {
-        Failed::Unavailable(error)
+impl From<StreamEnd> for Unavailable {
+    fn from(end: StreamEnd) -> Unavailable {
+        Unavailable(match end {
+            StreamEnd::Broken(error) => reason(error),
+            StreamEnd::Ended | StreamEnd::TooLong(_) => end.to_string(),
+        })
     }
 }
 
@@ -141,47 +95,16 @@ impl From<Failed> for Unavailable {
     }
 }
 
-impl EngineClient {
-    fn at(&self, path: &str) -> Result<Url, Unavailable> {
-        self.url
-            .join(path)
-            .map_err(|error| Unavailable(format!("{path} cannot follow the engine's URL: {error}")))
-    }
-
-    fn with_token(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        }
-    }
-
-    async fn answer(&self, request: RequestBuilder) -> Result<Vec<u8>, Failed> {
-        let response = self.with_token(request).timeout(PATIENCE).send().await?;
-        let status = response.status();
-        let body = response.bytes().await?;
-        if status.is_success() {
-            return Ok(body.to_vec());
-        }
-        let said = serde_json::from_slice::<Refused>(&body).map(|refused| refused.error.message);
-        let why = Unavailable(format!("the engine answered {status}: {}", said.unwrap_or_default()));
-        Err(match status.is_client_error() {
-            true => Failed::Refused(why),
-            false => Failed::Unavailable(why),
-        })
-    }
-
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Unavailable> {
-        let body = self.answer(self.client.get(self.at(path)?)).await?;
-        serde_json::from_slice(&body).map_err(|error| unreadable(path, &error))
-    }
-
-    async fn post(&self, path: &str, body: Vec<u8>) -> Result<Vec<u8>, Failed> {
-        self.answer(self.client.post(self.at(path)?).body(body)).await
+/// Waits for an answer, and not for ever.
+async fn within<T>(asked: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failed> {
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(answered) => answered.map_err(Failed::from),
+        Err(_) => Err(Failed::Unavailable(Unavailable("no answer in time".to_owned()))),
     }
 }
 
-fn unreadable(what: &str, error: &serde_json::Error) -> Unavailable {
-    Unavailable(format!("{what} of the engine is not what was expected: {error}"))
+async fn get<T: DeserializeOwned>(engine: &Client, route: RouteId) -> Result<T, Unavailable> {
+    Ok(within(engine.get(route)).await?)
 }
 
 impl HttpUplink {
@@ -191,13 +114,9 @@ impl HttpUplink {
         let url = Url::parse(url)
             .map_err(|error| Unavailable(format!("{:?} is not the URL of an engine: {error}", masked(url))))?;
         // Between a gateway and its engine there is nothing, whatever the environment says of proxies.
-        let client = Client::builder().no_proxy().connect_timeout(PATIENCE).build()?;
-        let engine = EngineClient {
-            client,
-            url,
-            token: token.map(Arc::from),
-        };
-        let stats: Stats = engine.get("v1/stats").await?;
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(PATIENCE).build();
+        let engine = Client::new(http.map_err(|error| Unavailable(reason(error)))?, &url, token);
+        let stats: Stats = get(&engine, RouteId::Stats).await?;
         let partitions = stats.partitions.len() as u32;
         if partitions == 0 {
             return Err(Unavailable("the engine says that it has no partitions".to_owned()));
@@ -213,7 +132,7 @@ impl HttpUplink {
 }
 
 /// Makes requests of what waits for as long as there is an uplink. A panic fails what it was about, and no more.
-async fn gather_always(engine: EngineClient, mut waiting: mpsc::Receiver<Append>) {
+async fn gather_always(engine: Client, mut waiting: mpsc::Receiver<Append>) {
     while let Err(panic) = AssertUnwindSafe(gather(&engine, &mut waiting)).catch_unwind().await {
         metrics::task_failed("uplink");
         tracing::error!(
@@ -224,7 +143,7 @@ async fn gather_always(engine: EngineClient, mut waiting: mpsc::Receiver<Append>
     }
 }
 
-async fn gather(engine: &EngineClient, waiting: &mut mpsc::Receiver<Append>) {
+async fn gather(engine: &Client, waiting: &mut mpsc::Receiver<Append>) {
     let at_once = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
     while let Some(first) = waiting.recv().await {
         let Ok(permit) = at_once.clone().acquire_owned().await else {
@@ -260,15 +179,14 @@ fn body<'a>(events: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     body
 }
 
-async fn request(engine: &EngineClient, appends: Vec<Append>) {
+async fn request(engine: &Client, appends: Vec<Append>) {
     let together = body(appends.iter().map(|append| append.events.as_slice()));
-    let result = engine.post("v1/events", together).await.map(drop);
+    let result = within(engine.post_bytes(RouteId::Events, together)).await.map(drop);
     if matches!(result, Err(Failed::Refused(_))) && appends.len() > 1 {
         // Nothing was taken; but what is wrong with one must not be everybody's.
         for append in appends {
-            let alone = engine
-                .post("v1/events", body([append.events.as_slice()].into_iter()))
-                .await;
+            let alone = body([append.events.as_slice()].into_iter());
+            let alone = within(engine.post_bytes(RouteId::Events, alone)).await;
             let _ = append.done.send(alone.map(drop).map_err(Unavailable::from));
         }
         return;
@@ -282,69 +200,72 @@ async fn request(engine: &EngineClient, appends: Vec<Append>) {
 
 /// One subscription, opened again whenever it breaks.
 struct Subscription {
-    engine: EngineClient,
-    path: String,
+    engine: Client,
+    route: RouteId,
+    /// Of a filter, its name and value.
+    filter: Option<(&'static str, String)>,
     cursor: Option<String>,
 }
 
 impl Subscription {
+    fn path(&self) -> &'static str {
+        self.route.route().path
+    }
+
     /// Opens it where it was, or at the end of the topic.
-    async fn open(&mut self) -> Result<Lines, Unavailable> {
-        let mut request = self.engine.client.get(self.engine.at(&self.path)?);
-        if let Some(cursor) = &self.cursor {
-            request = request.header("Last-Event-ID", cursor);
-        }
-        let opening = self.engine.with_token(request).send();
-        let response = tokio::time::timeout(PATIENCE, opening)
+    async fn open(&mut self) -> Result<EventStream, Unavailable> {
+        let filter: Vec<(&str, &str)> = self
+            .filter
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let opening = self.engine.follow(self.route, &filter, self.cursor.as_deref());
+        let opened = tokio::time::timeout(PATIENCE, opening)
             .await
-            .map_err(|_| Unavailable(format!("{} was not answered", self.path)))??;
-        let status = response.status();
-        if status != StatusCode::OK {
-            let refused = response.json::<Refused>().await.map(|refused| refused.error);
-            if let Ok(RefusedFields { message, oldest }) = refused {
-                if status == StatusCode::GONE {
-                    tracing::warn!("{}: {message}", self.path);
-                    self.cursor = oldest;
+            .map_err(|_| Unavailable(format!("{} was not answered", self.path())))?;
+        let mut stream = match opened {
+            Ok(stream) => stream,
+            Err(error) => {
+                if let ClientError::Refused { status, detail, .. } = &error
+                    && *status == StatusCode::GONE
+                {
+                    tracing::warn!("{}: {}", self.path(), detail.message);
+                    self.cursor = detail.oldest.clone();
                 }
-                return Err(Unavailable(format!("the engine answered {status}: {message}")));
+                return Err(Failed::from(error).into());
             }
-            return Err(Unavailable(format!("the engine answered {status}")));
-        }
-        let mut lines = Lines {
-            stream: Box::pin(response.bytes_stream()),
-            unread: Vec::new(),
         };
         // It begins by saying from where.
         loop {
-            let line = lines.next().await?;
-            if let Some(from) = line.strip_prefix(": from ") {
+            let event = next(&mut stream).await?;
+            if let Some(from) = event.begins() {
                 self.cursor = Some(from.to_owned());
-                return Ok(lines);
+                return Ok(stream);
             }
         }
     }
 
     /// Gives what it brings until nobody listens.
-    async fn run<T: DeserializeOwned>(mut self, mut lines: Lines, sender: mpsc::Sender<T>) {
+    async fn run<T: DeserializeOwned>(mut self, mut stream: EventStream, sender: mpsc::Sender<T>) {
         loop {
             let broken = tokio::select! {
-                broken = self.pass_on(&mut lines, &sender) => broken,
+                broken = self.pass_on(&mut stream, &sender) => broken,
                 () = sender.closed() => return,
             };
             let Err(broken) = broken else { return };
-            tracing::debug!("{} is opened again: {broken}", self.path);
+            tracing::debug!("{} is opened again: {broken}", self.path());
             let mut tries = 0;
-            lines = loop {
+            stream = loop {
                 tries += 1;
                 tokio::time::sleep(RETRY).await;
                 if sender.is_closed() {
                     return;
                 }
                 match self.open().await {
-                    Ok(lines) => break lines,
+                    Ok(stream) => break stream,
                     // Rarer and rarer: the second after the first, the fourth, the eighth.
                     Err(error) if u32::is_power_of_two(tries) => {
-                        tracing::warn!(tries, "{} cannot be followed, trying again: {error}", self.path);
+                        tracing::warn!(tries, "{} cannot be followed, trying again: {error}", self.path());
                     }
                     Err(_) => {}
                 }
@@ -355,62 +276,35 @@ impl Subscription {
     /// Ends well when nobody listens.
     async fn pass_on<T: DeserializeOwned>(
         &mut self,
-        lines: &mut Lines,
+        stream: &mut EventStream,
         sender: &mpsc::Sender<T>,
     ) -> Result<(), Unavailable> {
-        let (mut id, mut data, mut failed) = (None, None, false);
         loop {
-            let line = lines.next().await?;
-            if let Some(text) = line.strip_prefix("id: ") {
-                id = Some(text.to_owned());
-            } else if let Some(text) = line.strip_prefix("data: ") {
-                data = Some(text.to_owned());
-            } else if line == "event: error" {
-                failed = true;
-            } else if line.is_empty() {
-                if failed {
-                    return Err(Unavailable(data.unwrap_or_default()));
-                }
-                if let Some(data) = data.take() {
-                    let told = serde_json::from_str(&data).map_err(|error| unreadable(&self.path, &error))?;
-                    if sender.send(told).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                self.cursor = id.take().or(self.cursor.take());
+            let event = next(stream).await?;
+            if event.name.as_deref() == Some("error") {
+                return Err(Unavailable(event.data.unwrap_or_default()));
             }
+            if let Some(data) = event.data {
+                let told = serde_json::from_str(&data).map_err(|error| {
+                    let path = self.path();
+                    Unavailable(format!("{path} of the engine is not what was expected: {error}"))
+                })?;
+                if sender.send(told).await.is_err() {
+                    return Ok(());
+                }
+            }
+            self.cursor = event.id.or(self.cursor.take());
         }
     }
 }
 
-/// The lines of a subscription.
-struct Lines {
-    stream: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>,
-    unread: Vec<u8>,
+/// The next event of a subscription that is not silent.
+async fn next(stream: &mut EventStream) -> Result<StreamEvent, Unavailable> {
+    let next = stream.next_within(SILENCE).await;
+    Ok(next.ok_or_else(|| Unavailable(format!("nothing came for {SILENCE:?}")))??)
 }
 
-impl Lines {
-    async fn next(&mut self) -> Result<String, Unavailable> {
-        let mut seen = 0;
-        loop {
-            if let Some(end) = self.unread[seen..].iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.unread.drain(..=seen + end).collect();
-                return Ok(String::from_utf8_lossy(&line[..line.len() - 1]).into_owned());
-            }
-            seen = self.unread.len();
-            if seen > LINE_MAX {
-                return Err(Unavailable("a line of the subscription has no end".to_owned()));
-            }
-            let chunk = tokio::time::timeout(SILENCE, self.stream.next())
-                .await
-                .map_err(|_| Unavailable(format!("nothing came for {SILENCE:?}")))?;
-            let chunk = chunk.ok_or_else(|| Unavailable("the subscription ended".to_owned()))??;
-            self.unread.extend_from_slice(&chunk);
-        }
-    }
-}
-
-fn follow<T, L>(engine: &EngineClient, path: String) -> Asked<mpsc::Receiver<T>>
+fn follow<T, L>(engine: &Client, route: RouteId, filter: Option<(&'static str, String)>) -> Asked<mpsc::Receiver<T>>
 where
     T: Send + From<L> + 'static,
     L: DeserializeOwned + Send + 'static,
@@ -419,13 +313,14 @@ where
     Box::pin(async move {
         let mut subscription = Subscription {
             engine,
-            path,
+            route,
+            filter,
             cursor: None,
         };
-        let lines = subscription.open().await?;
+        let stream = subscription.open().await?;
         let (raw, mut read) = mpsc::channel::<L>(AHEAD);
         let (sender, receiver) = mpsc::channel(AHEAD);
-        tokio::spawn(guarded("uplink", subscription.run(lines, raw)));
+        tokio::spawn(guarded("uplink", subscription.run(stream, raw)));
         tokio::spawn(async move {
             while let Some(line) = read.recv().await {
                 if sender.send(T::from(line)).await.is_err() {
@@ -474,20 +369,21 @@ impl Uplink for HttpUplink {
     }
 
     fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>> {
-        let name: String = form_urlencoded::byte_serialize(gateway.as_bytes()).collect();
-        follow::<Kick, KickLine>(&self.engine, format!("v1/kicks?gateway={name}"))
+        let filter = Some(("gateway", gateway.to_owned()));
+        follow::<Kick, KickLine>(&self.engine, RouteId::Kicks, filter)
     }
 
     fn changes(&self) -> Asked<mpsc::Receiver<UserUpdate>> {
-        follow::<UserUpdate, UserUpdate>(&self.engine, "v1/changes".to_owned())
+        follow::<UserUpdate, UserUpdate>(&self.engine, RouteId::Changes, None)
     }
 
     fn users(&self, users: Vec<String>) -> Asked<Vec<Option<UserSnapshot>>> {
         let engine = self.engine.clone();
         Box::pin(async move {
-            let body = serde_json::json!({ "users": users }).to_string().into_bytes();
-            let answer = engine.post("v1/users/query", body).await?;
-            let known: Users = serde_json::from_slice(&answer).map_err(|error| unreadable("v1/users/query", &error))?;
+            let query = UsersQuery {
+                users: users.clone().into(),
+            };
+            let known: Users<UserSnapshot> = within(engine.post(RouteId::UsersQuery, &query)).await?;
             if let Some(unread) = known.unread.into_iter().next() {
                 // To leave them out would be to say that they are unknown.
                 return Err(Unavailable(unread.why));
@@ -504,15 +400,22 @@ impl Uplink for HttpUplink {
     fn platforms(&self) -> Asked<BTreeMap<String, Pace>> {
         let engine = self.engine.clone();
         Box::pin(async move {
-            let answer: PolicyAnswer = engine.get("v1/policy").await?;
-            Ok(answer.policy.platforms)
+            let answer: PolicyAnswer = get(&engine, RouteId::Policy).await?;
+            let platforms = answer.policy.platforms.into_iter().map(|(name, platform)| {
+                let pace = Pace {
+                    heartbeat_ms: platform.heartbeat_ms,
+                    timeout_ms: platform.timeout_ms,
+                };
+                (name, pace)
+            });
+            Ok(platforms.collect())
         })
     }
 
     fn epoch(&self, gateway: &str) -> Asked<Option<Epoch>> {
         let (engine, gateway) = (self.engine.clone(), gateway.to_owned());
         Box::pin(async move {
-            let answer: Gateways = engine.get("v1/gateways").await?;
+            let answer: Gateways = get(&engine, RouteId::Gateways).await?;
             let known = answer.gateways.into_iter().find(|known| known.gateway == gateway);
             Ok(known.map(|known| Epoch(known.epoch)))
         })

@@ -7,7 +7,6 @@ use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::partitioner::partition_of;
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,22 +136,6 @@ fn read(
     Ok(more)
 }
 
-#[derive(Deserialize)]
-struct PolicyDocument {
-    platforms: BTreeMap<String, Pace>,
-}
-
-#[derive(Deserialize)]
-struct PartitionLine {
-    gateways: Vec<GatewayLine>,
-}
-
-#[derive(Deserialize)]
-struct GatewayLine {
-    gateway: String,
-    epoch: u64,
-}
-
 /// The registry did not say what a record is: it is read again.
 fn unanswered(error: impl std::fmt::Display) -> log::Error {
     log::Error::Read(error.to_string().into())
@@ -260,9 +243,15 @@ impl Uplink for LogUplink {
     fn platforms(&self) -> Asked<BTreeMap<String, Pace>> {
         let engine = self.engine.clone();
         Box::pin(async move {
-            let (document, _) = engine.policy(Partition(0)).await?.value;
-            let policy: PolicyDocument = serde_json::from_str(&document).map_err(unreadable)?;
-            Ok(policy.platforms)
+            let (policy, _) = engine.policy(Partition(0)).await?.value;
+            let platforms = policy.platforms.into_iter().map(|(name, platform)| {
+                let pace = Pace {
+                    heartbeat_ms: platform.heartbeat_ms,
+                    timeout_ms: platform.timeout_ms,
+                };
+                (name, pace)
+            });
+            Ok(platforms.collect())
         })
     }
 
@@ -271,10 +260,9 @@ impl Uplink for LogUplink {
         Box::pin(async move {
             let mut greatest = None;
             for partition in (0..partitions).map(Partition) {
-                let line: PartitionLine =
-                    serde_json::from_slice(&engine.partition(partition).await?).map_err(unreadable)?;
-                let epochs = line.gateways.iter().filter(|known| known.gateway == gateway);
-                greatest = greatest.max(epochs.map(|known| Epoch(known.epoch)).max());
+                let known = engine.gateways(partition).await?;
+                let epochs = known.iter().filter(|known| known.name == gateway);
+                greatest = greatest.max(epochs.map(|known| known.epoch).max());
             }
             Ok(greatest)
         })

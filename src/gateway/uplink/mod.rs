@@ -65,7 +65,7 @@ pub struct Kick {
 }
 
 /// How clients of a platform are to behave, in milliseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pace {
     pub heartbeat_ms: u64,
     pub timeout_ms: u64,

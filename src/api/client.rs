@@ -1,0 +1,210 @@
+//! The client of a running server: one request and its answer as types, or a subscription.
+//!
+//! It tries nothing twice and knows no time-outs but those that it is made with: whether to wait and ask again is for
+//! each caller to say. A server may be below a path of its URL.
+
+use super::error::{ErrorAnswer, ErrorDetail};
+use super::routes::{RouteId, RouteMethod};
+use super::sse::{EventReader, StreamEvent};
+use reqwest::header::{CONTENT_TYPE, HeaderName};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// No event of ours is as long.
+const EVENT_BYTES_MAX: usize = 4 << 20;
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Why there is no answer, or not the one that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server was not reached, or its answer broke off.
+    #[error("{0}")]
+    Unreached(#[from] reqwest::Error),
+    /// It answered, and not with a success. The detail is empty if the body is not an error of ours.
+    #[error("{status}: {}", detail.message)]
+    Refused {
+        status: StatusCode,
+        detail: Box<ErrorDetail>,
+        /// Whether the body is one of ours: if not, something else answers there.
+        is_ours: bool,
+    },
+    #[error("{path} of the server is not what was expected: {why}")]
+    Unreadable { path: &'static str, why: String },
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    url: Url,
+    token: Option<Arc<str>>,
+}
+
+impl Client {
+    /// Asks the server at a URL, with a bearer token if it wants one.
+    pub fn new(http: reqwest::Client, url: &Url, token: Option<&str>) -> Client {
+        Client {
+            http,
+            url: url.clone(),
+            token: token.map(Arc::from),
+        }
+    }
+
+    /// Begins a request for a route without a varying segment.
+    fn request(&self, route: RouteId, query: &[(&str, &str)]) -> RequestBuilder {
+        let route = route.route();
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{}", self.url.path().trim_end_matches('/'), route.path));
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let request = match route.method {
+            RouteMethod::Get => self.http.get(url),
+            RouteMethod::Post => self.http.post(url),
+        };
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// Asks for a route and returns the body of its answer.
+    pub async fn get_bytes(&self, route: RouteId) -> Result<Vec<u8>, ClientError> {
+        answered(self.request(route, &[])).await
+    }
+
+    /// Asks for a route.
+    pub async fn get<T: DeserializeOwned>(&self, route: RouteId) -> Result<T, ClientError> {
+        read(route, &self.get_bytes(route).await?)
+    }
+
+    /// Posts a body that is JSON already and returns that of the answer.
+    pub async fn post_bytes(&self, route: RouteId, body: Vec<u8>) -> Result<Vec<u8>, ClientError> {
+        let request = self.request(route, &[]).header(CONTENT_TYPE, "application/json");
+        answered(request.body(body)).await
+    }
+
+    /// Posts a body.
+    pub async fn post<T: DeserializeOwned>(&self, route: RouteId, body: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| unreadable(route, &error))?;
+        read(route, &self.post_bytes(route, body).await?)
+    }
+
+    /// Opens a subscription, where it was if a cursor is given for the header `Last-Event-ID`.
+    pub async fn follow(
+        &self,
+        route: RouteId,
+        query: &[(&str, &str)],
+        last_event_id: Option<&str>,
+    ) -> Result<EventStream, ClientError> {
+        let mut request = self.request(route, query);
+        if let Some(cursor) = last_event_id {
+            request = request.header(LAST_EVENT_ID, cursor);
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(refused(status, &response.bytes().await?));
+        }
+        Ok(EventStream {
+            response,
+            reader: EventReader::new(EVENT_BYTES_MAX),
+            ready: VecDeque::new(),
+        })
+    }
+}
+
+async fn answered(request: RequestBuilder) -> Result<Vec<u8>, ClientError> {
+    let response = request.send().await?;
+    let status = response.status();
+    let body = response.bytes().await?;
+    match status.is_success() {
+        true => Ok(body.to_vec()),
+        false => Err(refused(status, &body)),
+    }
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> ClientError {
+    let read = serde_json::from_slice::<ErrorAnswer>(body);
+    ClientError::Refused {
+        status,
+        is_ours: read.is_ok(),
+        detail: Box::new(read.map(|answer| answer.error).unwrap_or_default()),
+    }
+}
+
+/// Reads an answer.
+pub fn read<T: DeserializeOwned>(route: RouteId, body: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(body).map_err(|error| unreadable(route, &error))
+}
+
+fn unreadable(route: RouteId, error: &serde_json::Error) -> ClientError {
+    ClientError::Unreadable {
+        path: route.route().path,
+        why: error.to_string(),
+    }
+}
+
+/// Why a subscription brings nothing more.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamEnd {
+    #[error("the subscription has ended")]
+    Ended,
+    #[error("{0}")]
+    Broken(#[from] reqwest::Error),
+    #[error("{0}")]
+    TooLong(#[from] super::sse::TooLong),
+}
+
+/// An open subscription.
+pub struct EventStream {
+    response: Response,
+    reader: EventReader,
+    ready: VecDeque<StreamEvent>,
+}
+
+impl EventStream {
+    /// Returns the next event, cursor or comment. Dropping the future in between loses nothing.
+    pub async fn next(&mut self) -> Result<StreamEvent, StreamEnd> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            let chunk = self.response.chunk().await?.ok_or(StreamEnd::Ended)?;
+            self.ready.extend(self.reader.push(&chunk)?);
+        }
+    }
+
+    /// The same, and None if nothing comes for so long.
+    pub async fn next_within(&mut self, silence: Duration) -> Option<Result<StreamEvent, StreamEnd>> {
+        tokio::time::timeout(silence, self.next()).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_below_the_path_of_the_server() {
+        for (url, changes) in [
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1/changes?after=0%3A1"),
+            ("http://127.0.0.1:8080/", "http://127.0.0.1:8080/v1/changes?after=0%3A1"),
+            (
+                "https://example.com/presence/",
+                "https://example.com/presence/v1/changes?after=0%3A1",
+            ),
+        ] {
+            let client = Client::new(reqwest::Client::new(), &Url::parse(url).expect("a URL"), None);
+            let request = client
+                .request(RouteId::Changes, &[("after", "0:1")])
+                .build()
+                .expect("a request");
+            assert_eq!(request.url().as_str(), changes);
+        }
+    }
+}

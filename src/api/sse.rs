@@ -1,0 +1,245 @@
+//! Server-sent events: the one writer and the one reader of them.
+//!
+//! The reader follows the WHATWG's text (lines end in LF, CR LF or CR, a field's value may begin with a space, several
+//! `data` lines are one value), but for a stream that begins with a byte order mark, which ours do not. A block without
+//! an end is refused before it takes more memory than is set.
+
+use super::cursor::Cursor;
+use std::fmt::Write as _;
+
+/// The media type of a stream.
+pub const CONTENT_TYPE: &str = "text/event-stream";
+/// A comment, for proxies to keep a quiet connection open.
+pub const STILL_HERE: &str = ": still here\n\n";
+/// Before the cursor where a subscription begins, in its first comment.
+const FROM: &str = "from ";
+/// A client comes back so much later when a stream ends.
+const RETRY_MS: u64 = 2_000;
+
+/// Appends the head of a subscription: when to come back, and from where it goes on.
+pub fn write_begin(text: &mut String, from: &Cursor) {
+    let _ = write!(text, "retry: {RETRY_MS}\n: {FROM}{from}\n\n");
+}
+
+/// Appends an event with the cursor after it. `data` is one line.
+pub fn write_event(text: &mut String, name: &str, id: &Cursor, data: &str) {
+    let _ = write!(text, "event: {name}\nid: {id}\ndata: {data}\n\n");
+}
+
+/// Appends a cursor without an event: nothing before it is of interest.
+pub fn write_cursor(text: &mut String, id: &Cursor) {
+    let _ = write!(text, "id: {id}\n\n");
+}
+
+/// Appends the last event of a stream, which says why it ends.
+pub fn write_error(text: &mut String, error: &[u8]) {
+    let _ = write!(text, "event: error\ndata: {}\n\n", String::from_utf8_lossy(error));
+}
+
+/// Appends a refusal in the form of an event, with when to come back.
+pub fn write_refused(text: &mut String, retry_ms: u64, error: &[u8]) {
+    let error = String::from_utf8_lossy(error);
+    let _ = write!(text, "retry: {retry_ms}\nevent: refused\ndata: {error}\n\n");
+}
+
+/// What comes between two empty lines.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StreamEvent {
+    /// `message` if the stream gives none.
+    pub name: Option<String>,
+    pub id: Option<String>,
+    pub data: Option<String>,
+    /// The last comment.
+    pub comment: Option<String>,
+}
+
+impl StreamEvent {
+    /// Returns where the subscription begins, if this is its head.
+    pub fn begins(&self) -> Option<&str> {
+        self.comment.as_deref()?.strip_prefix(FROM)
+    }
+}
+
+/// A block has no end within the bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("an event of the stream has more than {0} bytes")]
+pub struct TooLong(pub usize);
+
+/// Takes a stream apart as it comes.
+#[derive(Debug)]
+pub struct EventReader {
+    /// What is not yet a whole line.
+    unread: Vec<u8>,
+    /// So much of it is known to have no end of a line.
+    searched: usize,
+    /// The line before ended in CR, so that a LF ends nothing.
+    after_cr: bool,
+    event: StreamEvent,
+    /// Bytes of the event so far.
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl EventReader {
+    /// Reads events of so many bytes at most.
+    pub fn new(bytes_max: usize) -> EventReader {
+        EventReader {
+            unread: Vec::new(),
+            searched: 0,
+            after_cr: false,
+            event: StreamEvent::default(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// Takes what came, and returns the events that are whole with it.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<StreamEvent>, TooLong> {
+        self.unread.extend_from_slice(bytes);
+        let mut events = Vec::new();
+        let mut begin = 0;
+        while let Some(length) = self.unread[begin + self.searched..]
+            .iter()
+            .position(|byte| matches!(byte, b'\n' | b'\r'))
+        {
+            let end = begin + self.searched + length;
+            let is_rest_of_cr = self.after_cr && self.unread[end] == b'\n' && end == begin;
+            self.after_cr = self.unread[end] == b'\r';
+            if !is_rest_of_cr {
+                let line = String::from_utf8_lossy(&self.unread[begin..end]).into_owned();
+                self.bytes += line.len();
+                events.extend(self.take_line(&line));
+            }
+            begin = end + 1;
+            self.searched = 0;
+        }
+        self.unread.drain(..begin);
+        self.searched = self.unread.len();
+        if self.bytes + self.unread.len() > self.bytes_max {
+            return Err(TooLong(self.bytes_max));
+        }
+        Ok(events)
+    }
+
+    /// Returns the event that an empty line ends.
+    fn take_line(&mut self, line: &str) -> Option<StreamEvent> {
+        if line.is_empty() {
+            self.bytes = 0;
+            let event = std::mem::take(&mut self.event);
+            return (event != StreamEvent::default()).then_some(event);
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "" => self.event.comment = Some(value.to_owned()),
+            "event" => self.event.name = Some(value.to_owned()),
+            "id" => self.event.id = Some(value.to_owned()),
+            "data" => match &mut self.event.data {
+                Some(data) => {
+                    data.push('\n');
+                    data.push_str(value);
+                }
+                None => self.event.data = Some(value.to_owned()),
+            },
+            // `retry`, which our clients have settings for, and fields to come.
+            _ => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written() -> String {
+        let cursor = |text| Cursor::parse(text).expect("a cursor");
+        let mut text = String::new();
+        write_begin(&mut text, &cursor("0:1,1:2"));
+        write_event(&mut text, "change", &cursor("0:2,1:2"), r#"{"user":"é: ü"}"#);
+        text.push_str(STILL_HERE);
+        write_cursor(&mut text, &cursor("0:3,1:2"));
+        write_error(&mut text, b"{}");
+        write_refused(&mut text, 5_000, b"{}");
+        text
+    }
+
+    fn expected() -> Vec<StreamEvent> {
+        let text = |text: &str| Some(text.to_owned());
+        let none = StreamEvent::default;
+        vec![
+            StreamEvent {
+                comment: text("from 0:1,1:2"),
+                ..none()
+            },
+            StreamEvent {
+                name: text("change"),
+                id: text("0:2,1:2"),
+                data: text(r#"{"user":"é: ü"}"#),
+                ..none()
+            },
+            StreamEvent {
+                comment: text("still here"),
+                ..none()
+            },
+            StreamEvent {
+                id: text("0:3,1:2"),
+                ..none()
+            },
+            StreamEvent {
+                name: text("error"),
+                data: text("{}"),
+                ..none()
+            },
+            StreamEvent {
+                name: text("refused"),
+                data: text("{}"),
+                ..none()
+            },
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_however_it_is_cut_and_wherever_its_lines_end() {
+        for end in ["\n", "\r\n", "\r"] {
+            let text = written().replace('\n', end);
+            for size in [1, 2, 3, 7, text.len()] {
+                let mut reader = EventReader::new(1_000);
+                let parts = text.as_bytes().chunks(size);
+                let read: Vec<StreamEvent> = parts.flat_map(|part| reader.push(part).expect("short")).collect();
+                assert_eq!(read, expected(), "{end:?} {size}");
+            }
+        }
+        assert_eq!(expected()[0].begins(), Some("0:1,1:2"));
+        assert_eq!(expected()[2].begins(), None);
+    }
+
+    #[test]
+    fn fields_are_read_as_the_standard_has_it() {
+        let mut reader = EventReader::new(1_000);
+        let read = reader
+            .push(b"data:one\ndata:  two\ndata\nid\nevents: x\n\n\n:\n\n")
+            .expect("short");
+        let text = |text: &str| Some(text.to_owned());
+        let first = StreamEvent {
+            id: text(""),
+            data: text("one\n two\n"),
+            ..StreamEvent::default()
+        };
+        let second = StreamEvent {
+            comment: text(""),
+            ..StreamEvent::default()
+        };
+        assert_eq!(read, [first, second]);
+    }
+
+    #[test]
+    fn an_event_without_an_end_is_refused() {
+        let mut reader = EventReader::new(10);
+        assert_eq!(reader.push(b"data: 4567").map(|events| events.len()), Ok(0));
+        assert_eq!(reader.push(b"8"), Err(TooLong(10)));
+        let mut reader = EventReader::new(20);
+        assert!(reader.push(b"data: 1\ndata: 2\n").is_ok());
+        assert_eq!(reader.push(b"data: 3\n"), Err(TooLong(20)));
+    }
+}
