@@ -2,7 +2,8 @@
 //!
 //! [`routes`] is the table of every route. Whoever serves, asks or documents takes paths, scopes and parameters from
 //! there and from nowhere else. [`requests`], [`answers`] and [`error`] are what goes over the wire, [`cursor`] is where a
-//! subscription is, [`sse`] writes and reads event streams, and [`client`] asks a server.
+//! subscription is, [`sse`] writes and reads event streams, [`client`] asks a server, and [`openapi`] is the
+//! document of all of it.
 //!
 //! The frames of WebSockets are not here: they have no body in common with HTTP, and are one file already
 //! (`gateway/frames`), which writes them for each connection into one buffer.
@@ -11,6 +12,7 @@ pub mod answers;
 pub mod client;
 pub mod cursor;
 pub mod error;
+pub mod openapi;
 pub mod requests;
 pub mod routes;
 pub mod sse;

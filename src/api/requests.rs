@@ -118,15 +118,6 @@ pub struct OutcomesQuery {
     pub offsets: Vec<u64>,
 }
 
-/// The body of `POST /v1/events`: events, or an object that has them, or one event.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum EventsRequest {
-    Events(Vec<NewEvent>),
-    Object { events: Vec<NewEvent> },
-    One(Box<NewEvent>),
-}
-
 /// The types of events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

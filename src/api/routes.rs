@@ -61,6 +61,7 @@ pub enum RouteId {
     Metrics,
     Healthz,
     Readyz,
+    OpenApi,
     Page,
     RollcallJs,
     ConsoleFile,
@@ -401,6 +402,13 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             "/readyz",
             Nothing,
             "Answers `ready` while every partition of this node is live, or says what is wrong.",
+        ),
+        Route::new(
+            RouteId::OpenApi,
+            Get,
+            "/openapi.json",
+            Nothing,
+            "Returns the document that describes this interface.",
         ),
         Route::new(RouteId::Page, Get, "/", Nothing, "Returns the console's page."),
         Route::new(

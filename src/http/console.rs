@@ -90,9 +90,11 @@ pub async fn file(uri: Uri) -> Result<Response, ApiError> {
     Ok(file)
 }
 
+/// Asked for again each time, since another version may serve another page.
+pub const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
+
 fn shared(headers: &mut HeaderMap) {
-    // Asked for again each time, since another version may serve another page.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::CACHE_CONTROL, REVALIDATED);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 

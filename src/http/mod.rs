@@ -23,6 +23,7 @@ mod transport;
 mod users;
 mod usersig;
 
+use crate::api::openapi;
 use crate::api::routes::{ROUTES, Route, RouteId, RouteMethod};
 use crate::clock::Clock;
 use crate::config::{Scopes, Tim};
@@ -44,7 +45,7 @@ pub use peers::{PeerTrust, Peers};
 use serde::Serialize;
 pub use server::{Limits, serve};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tail::{Tail, TailOwner};
 use tokio::sync::{Semaphore, watch};
@@ -111,6 +112,7 @@ fn handler(route: &Route) -> Option<MethodRouter<AppState>> {
         RouteId::Metrics => on(method, overview::metrics),
         RouteId::Healthz => on(method, overview::healthz),
         RouteId::Readyz => on(method, overview::readyz),
+        RouteId::OpenApi => on(method, openapi),
         RouteId::Page => on(method, console::page),
         RouteId::RollcallJs | RouteId::ConsoleFile => on(method, console::file),
         RouteId::Outcomes => on(method, outcomes::outcomes),
@@ -222,6 +224,16 @@ impl AppState {
             None => ours,
         }
     }
+}
+
+/// `GET /openapi.json`
+async fn openapi() -> Response {
+    static DOCUMENT: LazyLock<Vec<u8>> = LazyLock::new(|| openapi::document().to_string().into_bytes());
+    let mut document = json(DOCUMENT.clone());
+    document
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, console::REVALIDATED);
+    document
 }
 
 /// There is no such path.

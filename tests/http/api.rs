@@ -1,9 +1,17 @@
-//! The table of routes, held against the server and against its documentation.
+//! The table of routes and the document that is made of it, held against the server, against its documentation, and
+//! against tools of others.
 
-use crate::house::House;
+use crate::client::{Client, Reply, Told};
+use crate::house::{House, connect, on, says, wait_until};
 use rollcall::api::routes::{Need, ROUTES, Route};
 use rollcall::config::Scopes;
+use rollcall::http::GatewayAddress;
+use rollcall::log::Topic;
+use rollcall::presence::{Offset, Partition};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A token with every scope.
 const TOKEN: &str = "everything-everything";
@@ -99,4 +107,244 @@ fn every_route_and_parameter_is_documented_and_nothing_else_is() {
         let forms = [format!("`{name}`"), format!("?{name}"), format!("&{name}=")];
         assert!(forms.iter().any(|form| text.contains(form.as_str())), "{name}");
     }
+}
+
+/// Where the foreign libraries are; installs them where this machine does not have them yet.
+fn python() -> String {
+    let output = Command::new(root("scripts/clients"))
+        .arg("python")
+        .output()
+        .expect("bash runs it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+}
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Runs a script of tests/clients, which prints JSON; or what it says is wrong.
+fn script(name: &str, arguments: &[&str]) -> Result<Value, String> {
+    let output = Command::new(python())
+        .arg(root("tests/clients").join(name))
+        .args(arguments)
+        .output()
+        .expect("started");
+    match output.status.success() {
+        true => Ok(serde_json::from_slice(&output.stdout).expect("JSON")),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// What the server has answered.
+#[derive(Default)]
+struct Answers(Vec<Value>);
+
+impl Answers {
+    /// Asks, and keeps what is answered under a path of the table.
+    fn ask(&mut self, client: &Client, method: &str, path: &str, asked: &str, body: &str) -> Reply {
+        let reply = client.send(method, asked, body.as_bytes());
+        self.0.push(json!({
+            "method": method,
+            "path": path,
+            "status": reply.status,
+            "media": reply.header("content-type"),
+            "body": reply.body,
+        }));
+        reply
+    }
+
+    /// Keeps events of a stream.
+    fn stream(&mut self, method: &str, path: &str, told: &[Told]) {
+        let events: Vec<Value> = told.iter().map(|told| json!([told.name, told.data])).collect();
+        assert!(!events.is_empty());
+        self.0.push(json!({
+            "method": method,
+            "path": path,
+            "status": 200,
+            "media": "text/event-stream",
+            "body": "",
+            "events": events,
+        }));
+    }
+}
+
+/// Has the server give every answer that it has, with as many of the fields as there are.
+fn real_answers(house: &House) -> Vec<Value> {
+    let token = house.token(TOKEN);
+    let node = token.with("rollcall-from-node", "http://127.0.0.1:1");
+    let mut answers = Answers::default();
+    let post = |answers: &mut Answers, query: &str, events: Value| {
+        let reply = answers.ask(
+            &token,
+            "POST",
+            "/v1/events",
+            &format!("/v1/events{query}"),
+            &events.to_string(),
+        );
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    };
+    post(
+        &mut answers,
+        "?wait=applied",
+        json!([
+            {"type": "policy", "policy": {"login": "multi", "custom_keep_ms": 60_000, "platforms": {"web": {"closed_ms": 30_000}}}},
+            on("connect", "alice", 1, json!({"intent": "login", "client": "app/1", "auth_at": 1})),
+            {"type": "connect", "user": "alice", "platform": "web", "device": "tab", "gateway": "g1", "epoch": 1, "conn": 2,
+             "intent": "login"},
+            on("connect", "bob", 3, json!({"intent": "login"})),
+            on("heartbeat", "nobody", 9, json!({"clinet": 1})),
+            {"type": "connect", "user": "alice", "platform": "toaster", "device": "t", "gateway": "g1", "epoch": 1,
+             "conn": 4, "intent": "login"},
+            {"type": "lease", "gateway": "g1", "epoch": 1, "ttl_ms": 30_000},
+            {"type": "lease", "gateway": "g2", "epoch": 1, "ttl_ms": 0},
+            says("alice", "busy"),
+            {"type": "heartbeats", "gateway": "g1", "epoch": 1, "beats": [
+                {"user": "x", "platform": "web", "device": "d", "conn": 7}, {"user": "y", "platform": "web", "device": "d", "conn": 8}]},
+            {"type": "alive", "gateway": "g1", "epoch": 1, "conns": [1, 99], "partition": 0},
+            {"type": "disconnect", "user": "alice", "platform": "web", "device": "tab", "gateway": "g1", "epoch": 1, "conn": 2,
+             "reason": "closed"},
+            {"type": "kick", "user": "bob"},
+        ]),
+    );
+    post(&mut answers, "", json!([{"type": "tick"}, connect("carol", 5)]));
+    post(
+        &mut answers,
+        "?wait=applied",
+        json!([on("disconnect", "alice", 1, json!({"reason": "exit"}))]),
+    );
+    answers
+        .ask(&token, "POST", "/v1/events", "/v1/events", "[{}]")
+        .error(400, "bad_event");
+    answers
+        .ask(&token, "POST", "/v1/events", "/v1/events?x", "[]")
+        .error(400, "bad_parameter");
+    house.token("nobody").get("/v1/stats").error(401, "unknown_token");
+    let gone = json!({"oldest": "0:2"});
+    house
+        .log
+        .drop_before(Topic::Changes, Partition(0), Offset(2))
+        .expect("dropped");
+    let reply = answers.ask(&token, "GET", "/v1/changes", "/v1/changes?after=0:0", "");
+    assert_eq!(reply.error(410, "gone")["oldest"], gone["oldest"]);
+    for user in ["alice", "bob", "carol", "nobody"] {
+        answers.ask(&token, "GET", "/v1/users/{user}", &format!("/v1/users/{user}"), "");
+        answers.ask(&token, "GET", "/v1/user", &format!("/v1/user?id={user}"), "");
+        answers.ask(
+            &token,
+            "GET",
+            "/v1/users/{user}/changes",
+            &format!("/v1/users/{user}/changes"),
+            "",
+        );
+        answers.ask(
+            &token,
+            "GET",
+            "/v1/user/changes",
+            &format!("/v1/user/changes?id={user}"),
+            "",
+        );
+    }
+    let users = json!({"users": ["alice", "nobody", "bob"]}).to_string();
+    answers.ask(&token, "POST", "/v1/users/query", "/v1/users/query", &users);
+    answers.ask(&token, "POST", "/v1/tickets", "/v1/tickets", "");
+    answers.ask(&token, "POST", "/v1/tickets", "/v1/tickets", r#"{"users":["alice"]}"#);
+    let outcomes = json!({"watch": [0], "partition": 0, "offsets": [0, 1]}).to_string();
+    answers.ask(&node, "POST", "/v1/outcomes", "/v1/outcomes", &outcomes);
+    answers
+        .ask(&token, "POST", "/v1/outcomes", "/v1/outcomes", &outcomes)
+        .error(404, "not_found");
+    answers.ask(&node, "GET", "/v1/gateways", "/v1/gateways", "");
+    for path in ["/v1/changes", "/v1/kicks"] {
+        let told = token.follow(&format!("{path}?after=earliest")).take(1);
+        answers.stream("GET", path, &told);
+        let body = r#"{"after":"earliest"}"#;
+        let told = token.follow_with(&format!("{path}/query"), body).take(1);
+        answers.stream("POST", &format!("{path}/query"), &told);
+        let asks_for_events = token.with("Accept", "text/event-stream");
+        answers.stream(
+            "GET",
+            path,
+            &[asks_for_events.follow_refused(&format!("{path}?after=x"))],
+        );
+    }
+    for route in always().filter(|route| route.method.name() == "GET") {
+        answers.ask(&token, "GET", route.path, &example(route), "");
+        if route.need != Need::Nothing {
+            answers.ask(house, "GET", route.path, &example(route), "");
+        }
+    }
+    answers.0
+}
+
+#[test]
+fn the_document_is_valid_and_every_real_answer_is_as_it_says() {
+    let house = guarded();
+    house.edge.send_replace(Some(GatewayAddress {
+        address: "127.0.0.1:8090".parse().expect("an address"),
+        tls: false,
+        token: true,
+    }));
+    house.keep_history();
+    wait_until("there is a sample", || {
+        house.token(TOKEN).get("/v1/stats/history").ok()["samples"] != json!([])
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    // Nobody needs a token to learn how to ask.
+    let text = house.get("/openapi.json").body;
+    let document = file("openapi.json", &text);
+    let answers = real_answers(&house);
+    let all = file("answers.json", &json!(answers).to_string());
+    let checked = script("openapi.py", &[&document, &all]).unwrap_or_else(|wrong| panic!("{wrong}"));
+    println!("{checked}");
+    assert_eq!(checked["routes"], always().count());
+    // It notices what is wrong: with the document, with an answer, with an event, and what is missing.
+    let no_document = text.replacen("\"responses\"", "\"response\"", 1);
+    assert!(script("openapi.py", &[&file("wrong.json", &no_document), &all]).is_err());
+    let alter = |alter: &dyn Fn(&mut Vec<Value>)| {
+        let mut altered = answers.clone();
+        alter(&mut altered);
+        file("altered.json", &json!(altered).to_string())
+    };
+    let is_of = |answer: &Value, path: &str| answer["path"] == path && answer["status"] == 200;
+    let edit = |path: &'static str, from: &'static str, to: &'static str| {
+        alter(&|answers: &mut Vec<Value>| {
+            let answer = answers.iter_mut().find(|answer| is_of(answer, path)).expect("asked");
+            let key = if answer["events"].is_null() { "body" } else { "events" };
+            let text = answer[key].to_string();
+            assert!(text.contains(from), "{text}");
+            answer[key] = serde_json::from_str(&text.replacen(from, to, 1)).expect("JSON");
+        })
+    };
+    for wrong in [
+        edit("/v1/users/{user}", r#"\"version\":"#, r#"\"versions\":"#),
+        edit("/v1/events", r#"\"offset\":"#, r#"\"offset\":-"#),
+        edit("/v1/stats", r#"\"state\":"#, r#"\"more\":1,\"state\":"#),
+        edit("/v1/kicks", r#"\"epoch\":1"#, r#"\"epoch\":\"1\""#),
+        alter(&|answers| answers.retain(|answer| !is_of(answer, "/v1/policy"))),
+    ] {
+        let said = script("openapi.py", &[&document, &wrong]);
+        assert!(said.is_err(), "{said:?}");
+    }
+}
+
+#[test]
+fn a_client_that_is_generated_from_the_document_posts_an_event_and_reads_a_user() {
+    let house = guarded();
+    let directory = tempfile::tempdir().expect("a directory");
+    let document = directory.path().join("openapi.json");
+    std::fs::write(&document, house.get("/openapi.json").body).expect("written");
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let url = format!("http://{}", house.address);
+    let said = script(
+        "generated.py",
+        &[&path(&document), &path(directory.path()), &url, TOKEN],
+    );
+    let expected = json!({"outcome": "changed", "status": "online", "device": "tab", "nobody": "unknown_user"});
+    assert_eq!(said, Ok(expected));
 }

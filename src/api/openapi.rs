@@ -1,0 +1,234 @@
+//! The document that describes the HTTP interface (OpenAPI 3.1), made of the table of routes and the types.
+//!
+//! It is served as `GET /openapi.json`. It tells what the documentation tells and nothing of this server, not even its
+//! version, so it needs no token. Not in it: the commands of Tencent Cloud IM, which have documents of their own.
+
+use super::answers::{
+    Change, Edge, EventsAnswer, Gateways, History, Kick, Outcomes, PolicyAnswer, Stats, Ticket, User, UserChanges,
+    Users,
+};
+use super::error::ErrorAnswer;
+use super::requests::{FollowQuery, NewEvent, OutcomesQuery, TicketRequest, UsersQuery};
+use super::routes::{Need, Parameter, ParameterKind, ROUTES, Route, RouteId, RouteMethod};
+use super::sse;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+/// What a route takes and gives.
+struct Bodies {
+    /// A JSON body, and whether it must be there.
+    request: Option<(Value, bool)>,
+    /// The media type of a success, and its schema.
+    answer: (&'static str, Value),
+    /// Of a stream: the data of its events, by name.
+    events: Option<Value>,
+}
+
+/// Returns the document.
+pub fn document() -> Value {
+    let settings = || {
+        SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+        })
+    };
+    // Of what is read nothing may be missing that has no default; of what is written nothing is.
+    let mut requests = settings().for_deserialize().into_generator();
+    let mut answers = settings().for_serialize().into_generator();
+    let error = schema::<ErrorAnswer>(&mut answers);
+    let mut paths = Map::new();
+    for route in &ROUTES {
+        let Some(bodies) = bodies(route.id, &mut requests, &mut answers) else {
+            continue;
+        };
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        let method = match route.method {
+            RouteMethod::Get => "get",
+            RouteMethod::Post => "post",
+        };
+        path[method] = operation(route, bodies, &error);
+    }
+    let mut schemas = answers.take_definitions(true);
+    schemas.extend(requests.take_definitions(true));
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Rollcall",
+            "version": "1",
+            "description": "Events in, presence out. Times are milliseconds. Readers skip fields that they do not know: \
+                            later versions may add some. A server without a token file asks for no token and serves its \
+                            own machine alone.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "A token of the server's token file."},
+                "ticket": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "ticket",
+                    "description": "A ticket of `POST /v1/tickets`, for subscriptions.",
+                },
+            },
+        },
+    })
+}
+
+fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+    generator.subschema_for::<T>().into()
+}
+
+/// What a route takes and gives. None: it is not in the document.
+fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGenerator) -> Option<Bodies> {
+    let json = |answer| Bodies {
+        request: None,
+        answer: ("application/json", answer),
+        events: None,
+    };
+    let text = |media| Bodies {
+        request: None,
+        answer: (media, json!({"type": "string"})),
+        events: None,
+    };
+    let with = |request, bodies| Bodies {
+        request: Some((request, true)),
+        ..bodies
+    };
+    let error = schema::<ErrorAnswer>(answers);
+    let stream = |name: &str, data| {
+        let mut events = json!({"error": error.clone(), "refused": error});
+        events[name] = data;
+        Bodies {
+            events: Some(events),
+            ..text(sse::CONTENT_TYPE)
+        }
+    };
+    Some(match id {
+        RouteId::Events => {
+            let mut events = schema::<Vec<NewEvent>>(requests);
+            events["minItems"] = json!(super::routes::EVENTS.start());
+            events["maxItems"] = json!(super::routes::EVENTS.end());
+            with(events, json(schema::<EventsAnswer>(answers)))
+        }
+        RouteId::User | RouteId::UserById => json(schema::<User>(answers)),
+        RouteId::UsersQuery => with(schema::<UsersQuery>(requests), json(schema::<Users>(answers))),
+        RouteId::UserChanges | RouteId::UserChangesById => json(schema::<UserChanges>(answers)),
+        RouteId::Changes => stream("change", schema::<Change>(answers)),
+        RouteId::Kicks => stream("kick", schema::<Kick>(answers)),
+        RouteId::ChangesQuery => with(
+            schema::<FollowQuery>(requests),
+            stream("change", schema::<Change>(answers)),
+        ),
+        RouteId::KicksQuery => with(schema::<FollowQuery>(requests), stream("kick", schema::<Kick>(answers))),
+        RouteId::Tickets => Bodies {
+            request: Some((schema::<TicketRequest>(requests), false)),
+            ..json(schema::<Ticket>(answers))
+        },
+        RouteId::Policy => json(schema::<PolicyAnswer>(answers)),
+        RouteId::Gateways => json(schema::<Gateways>(answers)),
+        RouteId::Stats => json(schema::<Stats>(answers)),
+        RouteId::StatsHistory => json(schema::<History>(answers)),
+        RouteId::Edge => json(schema::<Edge>(answers)),
+        RouteId::Outcomes => with(schema::<OutcomesQuery>(requests), json(schema::<Outcomes>(answers))),
+        RouteId::Metrics => text("text/plain"),
+        RouteId::Healthz | RouteId::Readyz => text("text/plain"),
+        RouteId::OpenApi => json(json!({"type": "object", "additionalProperties": true})),
+        RouteId::Page => text("text/html"),
+        RouteId::RollcallJs | RouteId::ConsoleFile => text("text/javascript"),
+        RouteId::Tim => return None,
+    })
+}
+
+fn operation(route: &Route, bodies: Bodies, error: &Value) -> Value {
+    let mut parameters: Vec<Value> = in_path(route.path).map(path_parameter).collect();
+    // A ticket is a way to be let in, and stands among those.
+    let query = route.parameters.iter();
+    let query = query.filter(|parameter| !matches!(parameter.kind, ParameterKind::Ticket));
+    parameters.extend(query.map(query_parameter));
+    let (media, answer) = bodies.answer;
+    let mut success = json!({"description": "It worked.", "content": {media: {"schema": answer}}});
+    if let Some(events) = bodies.events {
+        success["description"] = json!("A stream of server-sent events; `x-events` has the data of each by its name.");
+        success["x-events"] = events;
+    }
+    let refused = |why: &str| json!({"description": why, "content": {"application/json": {"schema": error}}});
+    let mut responses = json!({"200": success, "default": refused("It did not work; `code` says why.")});
+    if bodies.request.is_some() || !parameters.is_empty() {
+        responses["400"] = refused("The request is wrong.");
+    }
+    let (scope, security) = match route.need {
+        Need::Nothing => ("No token.", json!([])),
+        Need::Read => ("The scope `read`.", json!([{"bearer": []}])),
+        Need::Follow => (
+            "The scope `read`, or a ticket.",
+            json!([{"bearer": []}, {"ticket": []}]),
+        ),
+        Need::Publish => ("The scope `publish`.", json!([{"bearer": []}])),
+        Need::Metrics => ("The scope `metrics` or `read`.", json!([{"bearer": []}])),
+        Need::UserSig => ("A UserSig.", json!([])),
+    };
+    if route.need != Need::Nothing {
+        responses["401"] = refused("No token, or one that is not known.");
+        responses["403"] = refused("The token lacks the scope.");
+    }
+    let mut operation = json!({
+        "operationId": operation_id(route.id),
+        "summary": route.about,
+        "description": format!("Needs: {scope}"),
+        "security": security,
+        "responses": responses,
+    });
+    if !parameters.is_empty() {
+        operation["parameters"] = json!(parameters);
+    }
+    if let Some((body, required)) = bodies.request {
+        operation["requestBody"] = json!({"required": required, "content": {"application/json": {"schema": body}}});
+    }
+    operation
+}
+
+/// `UserById` to `user_by_id`.
+fn operation_id(id: RouteId) -> String {
+    let mut name = String::new();
+    for letter in format!("{id:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.extend(letter.to_lowercase());
+    }
+    name
+}
+
+/// The names of the segments that vary.
+fn in_path(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/')
+        .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
+}
+
+fn path_parameter(name: &str) -> Value {
+    json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}})
+}
+
+fn query_parameter(parameter: &Parameter) -> Value {
+    let text = |(least, most): (usize, usize)| json!({"type": "string", "minLength": least, "maxLength": most});
+    let schema = match &parameter.kind {
+        ParameterKind::Integer(bounds) => {
+            json!({"type": "integer", "minimum": bounds.start(), "maximum": bounds.end()})
+        }
+        ParameterKind::Text(bytes) => text(*bytes),
+        ParameterKind::Texts(bytes, most) => json!({"type": "array", "items": text(*bytes), "maxItems": most}),
+        ParameterKind::Flag => json!({"type": "boolean"}),
+        ParameterKind::Words(words) => json!({"type": "string", "enum": words}),
+        ParameterKind::Cursor | ParameterKind::Ticket => json!({"type": "string"}),
+    };
+    json!({
+        "name": parameter.name,
+        "in": "query",
+        "required": parameter.required,
+        "description": parameter.about,
+        "schema": schema,
+    })
+}
