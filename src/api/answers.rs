@@ -15,7 +15,7 @@ fn is_none<T>(option: &Option<T>) -> bool {
     option.is_none()
 }
 
-/// Where an event went, and what became of it if that was waited for.
+/// Where an event went, and its outcome if that was waited for.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct AppendedPlace {
@@ -143,9 +143,10 @@ pub struct Unread {
     pub why: String,
 }
 
-/// A change (rules, section 7).
+/// A change (rules, section 7): the data of an event of `GET /v1/changes`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Change {
+#[schemars(rename = "Change")]
+pub struct ChangeData {
     /// `change`
     #[serde(rename = "type")]
     pub kind: String,
@@ -176,9 +177,10 @@ pub struct ChangedDevice {
     pub after: String,
 }
 
-/// An order to a gateway to close a connection (rules, section 7).
+/// An order to a gateway to close a connection (rules, section 7): the data of an event of `GET /v1/kicks`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Kick {
+#[schemars(rename = "Kick")]
+pub struct KickData {
     /// `kick`
     #[serde(rename = "type")]
     pub kind: String,
@@ -197,7 +199,7 @@ pub struct Kick {
 /// `GET /v1/users/{user}/changes`: the newest first.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct UserChanges {
-    pub changes: Vec<Change>,
+    pub changes: Vec<ChangeData>,
     /// How many could not be read and are left out.
     #[serde(default, skip_serializing_if = "is_none")]
     pub unreadable: Option<u64>,
@@ -404,13 +406,13 @@ pub struct EdgeAddress {
     pub token: bool,
 }
 
-/// `POST /v1/outcomes`: what became of records, in the order asked.
+/// `POST /v1/outcomes`: the outcomes of records, in the order asked.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Outcomes {
     pub outcomes: Vec<EventOutcome>,
 }
 
-/// What became of a record.
+/// The outcome of a record.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EventOutcome {
     /// `changed`, `accepted`, `ignored`, `malformed` or `unknown`.

@@ -4,8 +4,8 @@
 //! version, so it needs no token. Not in it: the commands of Tencent Cloud IM, which have documents of their own.
 
 use super::answers::{
-    Change, Edge, EventsAnswer, Gateways, History, Kick, Outcomes, PolicyAnswer, Stats, Ticket, User, UserChanges,
-    Users,
+    ChangeData, Edge, EventsAnswer, Gateways, History, KickData, Outcomes, PolicyAnswer, Stats, Ticket, User,
+    UserChanges, Users,
 };
 use super::error::ErrorAnswer;
 use super::requests::{FollowQuery, NewEvent, OutcomesQuery, TicketRequest, UsersQuery};
@@ -116,13 +116,16 @@ fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGener
         RouteId::User | RouteId::UserById => json(schema::<User>(answers)),
         RouteId::UsersQuery => with(schema::<UsersQuery>(requests), json(schema::<Users>(answers))),
         RouteId::UserChanges | RouteId::UserChangesById => json(schema::<UserChanges>(answers)),
-        RouteId::Changes => stream("change", schema::<Change>(answers)),
-        RouteId::Kicks => stream("kick", schema::<Kick>(answers)),
+        RouteId::Changes => stream("change", schema::<ChangeData>(answers)),
+        RouteId::Kicks => stream("kick", schema::<KickData>(answers)),
         RouteId::ChangesQuery => with(
             schema::<FollowQuery>(requests),
-            stream("change", schema::<Change>(answers)),
+            stream("change", schema::<ChangeData>(answers)),
         ),
-        RouteId::KicksQuery => with(schema::<FollowQuery>(requests), stream("kick", schema::<Kick>(answers))),
+        RouteId::KicksQuery => with(
+            schema::<FollowQuery>(requests),
+            stream("kick", schema::<KickData>(answers)),
+        ),
         RouteId::Tickets => Bodies {
             request: Some((schema::<TicketRequest>(requests), false)),
             ..json(schema::<Ticket>(answers))

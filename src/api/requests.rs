@@ -167,7 +167,7 @@ pub struct NewEvent {
     /// Of `connect`: `login` or `resume`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intent: Option<EventIntent>,
-    /// Of `connect`: what the client says of itself.
+    /// Of `connect`: a name and version that the client gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
     /// Of `connect`: when the user proved who it is, in milliseconds.

@@ -1,8 +1,8 @@
 //! Server-sent events: the one writer and the one reader of them.
 //!
-//! The reader follows the WHATWG's text (lines end in LF, CR LF or CR, a field's value may begin with a space, several
-//! `data` lines are one value), but for a stream that begins with a byte order mark, which ours do not. A block without
-//! an end is refused before it takes more memory than is set.
+//! The reader follows the HTML standard: lines end in LF, CR LF or CR, one space before a field's value is skipped, and
+//! several `data` lines are one value. It does not skip a byte order mark, which no stream of ours has. An event without an
+//! end is refused before it takes more memory than is allowed.
 
 use super::cursor::Cursor;
 use std::fmt::Write as _;

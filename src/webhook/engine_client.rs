@@ -209,7 +209,7 @@ impl EngineClient {
 /// Reads a change as the engine writes it.
 fn read_change(data: &str) -> Result<Change, serde_json::Error> {
     use serde::de::Error as _;
-    let told: answers::Change = serde_json::from_str(data)?;
+    let told: answers::ChangeData = serde_json::from_str(data)?;
     let unknown = |what: &str, name: &str| serde_json::Error::custom(format!("there is no {what} {name:?}"));
     let status = |name: &str| {
         let status = Status::ALL.into_iter().find(|status| status.name() == name);
