@@ -1,8 +1,8 @@
 """Follows presence.changes: changes.py BOOTSTRAP [--registry URL] [--count N] prints each change as a JSON line.
 
-Reads both framings: Avro's single-object encoding, and Confluent's wire format with a registry. Each change is handled
-once as long as what is done with it and its (partition, offset) are kept together; here the position is the consumer
-group's. See docs/subscribing.md. Needs confluent-kafka and fastavro.
+It reads both framings: Avro's single-object encoding, and Confluent's wire format with a registry. To process each change
+exactly once, store the result and the (partition, offset) of the change together; this example uses the position of the
+consumer group. See docs/subscribing.md. It needs confluent-kafka and fastavro.
 """
 
 import argparse
@@ -26,10 +26,10 @@ class Decoder:
         self.writers = {}
 
     def writer(self, number):
-        """The schema with an id of the registry's, which never changes."""
+        """Returns the registry's schema with this id, which never changes."""
         if number not in self.writers:
             if self.registry is None:
-                raise SystemExit(f"a change has the schema id {number}: name the registry with --registry")
+                raise SystemExit(f"a change has the schema id {number}; give the URL of the registry with --registry")
             with urllib.request.urlopen(f"{self.registry}/schemas/ids/{number}", timeout=10) as answer:
                 self.writers[number] = fastavro.parse_schema(json.loads(json.load(answer)["schema"]))
         return self.writers[number]
@@ -40,7 +40,7 @@ class Decoder:
         if value[:1] == b"\x00":
             writer = self.writer(int.from_bytes(value[1:5], "big"))
             return fastavro.schemaless_reader(io.BytesIO(value[5:]), writer, READER)
-        raise SystemExit("a change was written with a schema that is not here: take the newer schemas/change.avsc")
+        raise SystemExit("a change has an unknown schema; use a newer schemas/change.avsc")
 
 
 def milliseconds(time):
@@ -50,19 +50,19 @@ def milliseconds(time):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("bootstrap")
-    parser.add_argument("--registry", help="where the registry's REST interface begins")
+    parser.add_argument("--registry", help="URL of the registry's REST interface")
     parser.add_argument("--topic", default="presence.changes")
     parser.add_argument("--group", default="changes-example")
-    parser.add_argument("--count", type=int, help="ends after so many")
+    parser.add_argument("--count", type=int, help="ends after this many changes")
     arguments = parser.parse_args()
     consumer = Consumer(
         {
             "bootstrap.servers": arguments.bootstrap,
             "group.id": arguments.group,
             "auto.offset.reset": "earliest",
-            # Changes are written in transactions: those that were given up must not be seen. It is the default.
+            # Changes are written in transactions, and aborted ones must not be read. This is the default.
             "isolation.level": "read_committed",
-            # Only once a change is dealt with, below.
+            # Commit only after a change was processed, below.
             "enable.auto.commit": False,
         }
     )
@@ -75,7 +75,7 @@ def main():
             continue
         if message.error():
             raise KafkaException(message.error())
-        # Times come as datetimes, since the schema says what they are.
+        # fastavro returns times as datetimes, because of the schema's logical types.
         print(json.dumps(decoder.decode(message.value()), ensure_ascii=False, default=milliseconds), flush=True)
         consumer.commit(message, asynchronous=False)
         left = None if left is None else left - 1

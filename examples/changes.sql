@@ -1,4 +1,4 @@
--- Flink SQL over the topics. Flink has no format for single-object encoding, so the engine must write with a schema
+-- Flink SQL for the topics. Flink has no format for single-object encoding, so the engine must write with a schema
 -- registry; broker and registry are examples. Needs flink-sql-connector-kafka and flink-sql-avro-confluent-registry.
 
 CREATE TABLE changes (
@@ -28,9 +28,9 @@ CREATE TABLE changes (
   'avro-confluent.url' = 'http://127.0.0.1:8081'
 );
 
--- How many came online and how many left it, by the minute; a minute's row is corrected with each of its changes. No
--- windows: a quiet partition has no changes, and without them no watermark. It would hold all windows open, and with
--- 'scan.watermark.idle-timeout' its next changes can be lost.
+-- The number of users who went online and who left this status, for each minute. Each change updates the row of its minute.
+-- The query has no windows: a quiet partition has no changes, and therefore no watermark. It would keep all windows open, and
+-- with 'scan.watermark.idle-timeout' its next changes can be lost.
 SELECT
   FLOOR(`time` TO MINUTE) AS `minute`,
   COUNT(*) FILTER (WHERE `after` = 'online' AND `before` <> 'online') AS came,
@@ -62,5 +62,5 @@ CREATE TABLE current_users (
   'value.fields-include' = 'EXCEPT_KEY'
 );
 
--- How many users have each status now.
+-- The number of users with each status now.
 SELECT `status`, COUNT(*) AS users FROM current_users GROUP BY `status`;

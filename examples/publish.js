@@ -1,7 +1,7 @@
-// Publishes events straight to Kafka: node publish.js BOOTSTRAP USER TEXT logs somebody in and sets their custom status.
+// Publishes events directly to Kafka: node publish.js BOOTSTRAP USER TEXT logs a user in and sets the user's custom status.
 //
-// What makes an event valid: the user as key, Java's partitioner (the default of kafkajs from 2.0 on), and Avro in
-// single-object encoding. See docs/publishing.md. Needs kafkajs and avsc.
+// A valid event has the user as key, the partition of Java's partitioner (the default of kafkajs from 2.0 on), and a value in
+// Avro's single-object encoding. See docs/publishing.md. This example needs kafkajs and avsc.
 
 if (process.argv.length !== 5) {
   console.error('usage: node publish.js BOOTSTRAP USER TEXT, such as: node publish.js 127.0.0.1:9092 bob hello');
@@ -33,7 +33,7 @@ async function main() {
   const partitions = await admin.fetchTopicOffsets(TOPIC);
   await admin.disconnect();
 
-  // The gateway lives for ten minutes more. Every partition must hear it, so it has no key.
+  // A lease of ten minutes. Every partition needs the record, so it has no key.
   const lease = encode({ type: 'lease', gateway: 'node-1', epoch: 1, ttl_ms: 600_000 });
   const leases = partitions.map(({ partition }) => ({ partition, value: lease }));
   const events = [

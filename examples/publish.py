@@ -1,7 +1,7 @@
-"""Publishes events straight to Kafka: publish.py BOOTSTRAP USER TEXT logs somebody in and sets their custom status.
+"""Publishes events directly to Kafka: publish.py BOOTSTRAP USER TEXT logs a user in and sets the user's custom status.
 
-What makes an event valid: the user as key, Java's partitioner, and Avro in single-object encoding. See
-docs/publishing.md. Needs confluent-kafka and fastavro.
+A valid event has the user as key, the partition of Java's partitioner, and a value in Avro's single-object encoding. See
+docs/publishing.md. This example needs confluent-kafka and fastavro.
 """
 
 import io
@@ -20,7 +20,7 @@ TOPIC = "presence.events"
 SCHEMA = json.loads((pathlib.Path(__file__).parent.parent / "schemas" / "event.avsc").read_text())
 PARSED = fastavro.parse_schema(SCHEMA)
 CANONICAL = fastavro.schema.to_parsing_canonical_form(SCHEMA)
-# The digits are in the order of the bytes on the wire.
+# fastavro returns the digits in the order of the bytes on the wire.
 HEADER = b"\xc3\x01" + bytes.fromhex(fastavro.schema.fingerprint(CANONICAL, "CRC-64-AVRO"))
 
 
@@ -33,7 +33,7 @@ def encode(event):
 
 def delivered(error, message):
     if error is not None:
-        sys.exit(f"an event was not taken: {error}")
+        sys.exit(f"Kafka did not accept an event: {error}")
     print(message.partition(), message.offset())
 
 
@@ -42,13 +42,13 @@ def main():
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
-            # librdkafka's own default puts users elsewhere, where their events are malformed.
+            # librdkafka's default selects other partitions, where the events would be malformed.
             "partitioner": "murmur2_random",
-            # In order and once, whatever is tried again.
+            # Retries keep the order and write each event once.
             "enable.idempotence": True,
         }
     )
-    # The gateway lives for ten minutes more. Every partition must hear it, so it has no key.
+    # A lease of ten minutes. Every partition needs the record, so it has no key.
     lease = encode({"type": "lease", "gateway": "python-1", "epoch": 1, "ttl_ms": 600_000})
     for partition in producer.list_topics(TOPIC, timeout=30).topics[TOPIC].partitions:
         producer.produce(TOPIC, lease, partition=partition, on_delivery=delivered)
@@ -60,7 +60,7 @@ def main():
     for event in events:
         producer.produce(TOPIC, encode(event), key=user, on_delivery=delivered)
     if producer.flush(60):
-        sys.exit("not all events were taken within a minute")
+        sys.exit("Kafka did not accept all events within a minute")
 
 
 main()

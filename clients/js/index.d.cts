@@ -1,6 +1,6 @@
-// Made of index.d.ts by build.mjs.
+// Generated from index.d.ts by build.mjs.
 
-/** Of a user on one platform: `push_online` is reachable by push only. */
+/** The status of a user or device; `push_online` means reachable by push only. */
 export type Status = "online" | "push_online" | "offline";
 
 export type State = "closed" | "connecting" | "online" | "waiting";
@@ -21,10 +21,10 @@ export type ErrorCode =
   | "too_fast"
   | "not_ready"
   | "log_unavailable"
-  // A later gateway may have more.
+  // A newer gateway may have more codes.
   | (string & {});
 
-/** What a request fails with, and what `error` events carry. */
+/** The error of failed requests and of `error` events. */
 export class RollcallError extends Error {
   constructor(code: ErrorCode, message: string);
   readonly code: ErrorCode;
@@ -33,7 +33,7 @@ export class RollcallError extends Error {
 export interface TokenRequest {
   device: string;
   platform: string;
-  /** Why the token before was refused, or null. */
+  /** Why the previous token was refused, or null. */
   refused: string | null;
 }
 
@@ -42,17 +42,17 @@ export interface Options {
   url: string;
   /** One of the policy's platforms, 1 to 64 bytes. */
   platform: string;
-  /** An id of this installation or tab, 1 to 128 bytes. Without one a page makes its own, in sessionStorage. */
+  /** An id of this installation or tab, 1 to 128 bytes. Without it a page generates an id and keeps it in sessionStorage. */
   device?: string;
-  /** A JWT, or a function that gives one for each connection. */
+  /** A JWT, or a function that returns one for each connection. */
   token?: string | ((request: TokenRequest) => string | Promise<string>);
-  /** For a gateway that asks for no token. */
+  /** For a gateway without tokens. */
   user?: string;
   /** Name and version of the app. */
   app?: string;
   /** The class to connect with, if not the global one. */
   WebSocket?: new (url: string, protocols: string[]) => any;
-  /** false: the device id is known to be held by nobody else, and not checked. */
+  /** false: do not check whether another tab holds the device id. */
   claim?: boolean;
 }
 
@@ -66,7 +66,7 @@ export interface Hello {
   ping_ms?: number;
 }
 
-/** How a user stands. */
+/** The current status of a user. */
 export interface Standing {
   user: string;
   status: Status;
@@ -92,10 +92,10 @@ export interface Events {
   offline: { code: number; reason: string; comesBack: boolean };
   change: Change;
   standing: Standing;
-  /** A user that this client is not subscribed to any more, because it subscribed to too many. */
+  /** A user whose subscription was removed, because the client subscribed to too many users. */
   evicted: string;
   kicked: { reason: string; reconnect: boolean };
-  /** The new device id: another tab holds the one that was given. */
+  /** The new device id, because another tab holds the previous one. */
   device: string;
   error: RollcallError;
 }
@@ -108,15 +108,15 @@ export class Rollcall {
   readonly device: string;
   /** The last `hello`. */
   readonly hello: Hello | null;
-  /** Gives a function that takes the listener off. */
+  /** Returns a function that removes the listener. */
   on<E extends keyof Events>(event: E, listener: (value: Events[E]) => void): () => void;
   /** A person logs in: connects, and may displace the user's other devices. Throws `no_websocket`. */
   login(): void;
-  /** Comes back without displacing anybody. Throws `no_websocket`. */
+  /** Reconnects without displacing another device. Throws `no_websocket`. */
   resume(): void;
-  /** Logs out; done once that is safe. */
+  /** Logs out. Resolves when the logout is durable. */
   logout(): Promise<void>;
-  /** Closes the connection and stays away. */
+  /** Closes the connection and does not reconnect. */
   close(): void;
   background(): Promise<unknown>;
   foreground(): Promise<unknown>;
@@ -124,7 +124,7 @@ export class Rollcall {
   setCustomStatus(text: string | null): Promise<unknown>;
   /** Up to 200 users. */
   query(users: string[]): Promise<{ users: Standing[]; unknown: string[] }>;
-  /** Up to 200 users. Renewed by itself after each reconnect. */
+  /** Up to 200 users. Repeated automatically after each reconnect. */
   subscribe(users: string[]): Promise<{ users: Standing[]; unknown: string[]; evicted: string[] }>;
   unsubscribe(users: string[]): Promise<void>;
 }

@@ -1,11 +1,11 @@
-// A client of Rollcall's WebSocket edge (docs/gateway.md) for browsers and other runtimes with a WebSocket; one file, no
+// A client of Rollcall's WebSocket gateway (docs/gateway.md) for browsers and other runtimes with a WebSocket; one file, no
 // dependencies.
 //
-// It keeps a device online: heartbeats at the pace of its platform, reconnecting with `resume`, exponential back-off and
-// random jitter, but never after a close that only a person's login may follow. It tries again at once when the page is
-// used again or the network is back, and then also checks a connection that seems to be there. Subscriptions survive a
-// reconnect. One device id has one holder: a duplicated tab gets an id of its own. It never throws from a timer;
-// everything that happens is an event, and everything that goes wrong is an `error`.
+// It keeps a device online: it sends heartbeats at the rate of its platform, and reconnects with `resume`, exponential back-off
+// and random jitter, but never after a close that requires a person's login. When the page is used again or the network is
+// back, it reconnects at once, and checks a connection that is still open. Subscriptions survive a reconnect. One device id has
+// one holder: a duplicated tab gets a new id. It never throws from a timer; it reports everything as an event, and every
+// failure as an `error`.
 //
 //   const me = new Rollcall({ url: "wss://edge.example.com", platform: "web", token: () => getToken() });
 //   me.on("change", (change) => show(change.user, change.status));
@@ -19,22 +19,22 @@ const REPLACED = 4001;
 const UNAUTHORIZED = 4010;
 const BACK_OFF_MS = [500, 30_000];
 const ANSWER_MS = 10_000;
-/** How long after its error a socket may take to close. */
+/** How long a socket may take to close after its error. */
 const CLOSE_MS = 500;
-/** For an answer after the page is used again: a socket may seem open although the machine slept. */
+/** Time limit for an answer when the page is used again: a socket may seem open although the machine slept. */
 const AWAKE_ANSWER_MS = 2_000;
-/** Of the page's events, only one in this time counts. */
+/** Only one of the page's events within this time counts. */
 const AWAKE_EVERY_MS = 1_000;
-/** How often another token is asked for after one was refused. */
+/** How many times a new token is requested after one was refused. */
 const TOKENS_MAX = 3;
-/** How long another holder of a device id has to say so: one that is leaving, and one that is there. */
+/** How long another holder of a device id may take to answer: one that is unloading, and one that stays. */
 const LOCK_MS = 700;
 const ASK_MS = 150;
 const DEVICE_KEY = "rollcall.device";
 const BYTES = { platform: 64, device: 128, user: 128 };
 
 /**
- * What a request fails with, and what `error` events carry. `code` is that of the gateway's `error` frame, or
+ * The error of failed requests and of `error` events. `code` is that of the gateway's `error` frame, or
  * `bad_option`, `no_websocket`, `no_token`, `cannot_connect`, `bad_frame`, `disconnected`, `no_answer`.
  */
 export class RollcallError extends Error {
@@ -52,14 +52,14 @@ export class Rollcall {
    * @param {object} options
    * @param {string} options.url where the gateway is, ws:// or wss://
    * @param {string} options.platform one of the policy's platforms
-   * @param {string} [options.device] an id of this installation or tab, 1 to 128 bytes. Without one a page makes its own
-   *   and keeps it in sessionStorage
-   * @param {string|function} [options.token] a JWT, or a function (perhaps async) that gives one for each connection. It
-   *   is called with {device, platform, refused}: why the one before was refused, or null
-   * @param {string} [options.user] for a gateway that asks for no token
+   * @param {string} [options.device] an id of this installation or tab, 1 to 128 bytes. Without it a page generates an
+   *   id and keeps it in sessionStorage
+   * @param {string|function} [options.token] a JWT, or a function (may be async) that returns one for each connection. It
+   *   is called with {device, platform, refused}: why the previous token was refused, or null
+   * @param {string} [options.user] for a gateway without tokens
    * @param {string} [options.app] name and version of the app
-   * @param {function} [options.WebSocket] the class to connect with, if not the global one (the npm package ws, say)
-   * @param {boolean} [options.claim] false: the device id is known to be held by nobody else, and not checked
+   * @param {function} [options.WebSocket] the class to connect with, if not the global one (for example of the npm package ws)
+   * @param {boolean} [options.claim] false: do not check whether another tab holds the device id
    */
   constructor(options) {
     this.options = options = { ...options };
@@ -73,12 +73,12 @@ export class Rollcall {
     /** The device id in use. It changes if another tab holds it already; then there is an event `device`. */
     this.device = options.device ?? storedDevice();
     if (this.device == null) {
-      throw new RollcallError("bad_option", "device is missing, and there is no sessionStorage to keep one in");
+      throw new RollcallError("bad_option", "device is missing, and there is no sessionStorage to keep a generated id; give options.device");
     }
     checked("platform", options.platform, true);
     checked("device", this.device, true);
     checked("user", options.user, false);
-    /** `closed` (nothing goes on by itself), `connecting`, `online` or `waiting` (for the next attempt). */
+    /** `closed` (does not reconnect by itself), `connecting`, `online` or `waiting` (for the next attempt). */
     this.state = "closed";
     /** The last `hello`. */
     this.hello = null;
@@ -101,10 +101,10 @@ export class Rollcall {
   }
 
   /**
-   * Events: `state` (the new one), `online` (hello), `offline` ({code, reason, comesBack}), `change`, `standing`
-   * (how a subscribed user stands, after each connect), `evicted` (user), `kicked` ({reason, reconnect}), `device` (the
-   * new id, because another tab holds the one that was given), `error` ({code, message}).
-   * Gives a function that takes the listener off.
+   * Events: `state` (the new state), `online` (hello), `offline` ({code, reason, comesBack}), `change`, `standing` (the
+   * current status of a subscribed user, after each connect), `evicted` (user), `kicked` ({reason, reconnect}), `device` (a
+   * new id, because another tab holds the previous one), `error` ({code, message}).
+   * Returns a function that removes the listener.
    */
   on(event, listener) {
     if (!this.listeners.has(event)) this.listeners.set(event, new Set());
@@ -117,17 +117,17 @@ export class Rollcall {
     this.#begin("login");
   }
 
-  /** The device was logged in before, for example before a page was reloaded: comes back without displacing anybody. */
+  /** The device was logged in before, for example before a page was reloaded: reconnects without displacing another device. */
   resume() {
     this.#begin("resume");
   }
 
-  /** Logs out; done once that is safe. */
+  /** Logs out. Resolves when the logout is durable. */
   async logout() {
     await this.#request({ type: "logout" });
   }
 
-  /** Closes the connection and stays away. For others this device has lost its link. */
+  /** Closes the connection and does not reconnect. For others this device has lost its link. */
   close() {
     this.#leave(1000, "closed by the client", false);
   }
@@ -145,12 +145,12 @@ export class Rollcall {
     return this.#request({ type: "custom_status", text });
   }
 
-  /** How up to 200 users stand: {users, unknown}. */
+  /** Returns the status of up to 200 users: {users, unknown}. */
   query(users) {
     return this.#request({ type: "query", users });
   }
 
-  /** Subscribes to up to 200 users: {users, unknown, evicted}. Renewed by itself after each reconnect. */
+  /** Subscribes to up to 200 users: {users, unknown, evicted}. Repeated automatically after each reconnect. */
   async subscribe(users) {
     for (const user of users) {
       this.subscribed.delete(user);
@@ -169,18 +169,18 @@ export class Rollcall {
     const answer = await this.#request({ type: "subscribe", users });
     for (const user of answer.evicted) {
       this.subscribed.delete(user);
-      this.#tell("evicted", user);
+      this.#emit("evicted", user);
     }
-    for (const standing of answer.users) this.#tell("standing", standing);
+    for (const standing of answer.users) this.#emit("standing", standing);
     return answer;
   }
 
-  #tell(event, value) {
+  #emit(event, value) {
     for (const listener of this.listeners.get(event) ?? []) {
       try {
         listener(value);
       } catch (error) {
-        // One listener's mistake is not the connection's.
+        // An error in a listener must not break the connection.
         console.error(error);
       }
     }
@@ -188,19 +188,19 @@ export class Rollcall {
 
   #fail(code, message) {
     const error = new RollcallError(code, message);
-    this.#tell("error", error);
+    this.#emit("error", error);
     return error;
   }
 
   #become(state) {
     if (this.state === state) return;
     this.state = state;
-    this.#tell("state", state);
+    this.#emit("state", state);
   }
 
   #begin(intent) {
     if (typeof this.WebSocket !== "function") {
-      throw this.#fail("no_websocket", "there is no WebSocket here: Node has one from version 22 on; before, " +
+      throw this.#fail("no_websocket", "this runtime has no global WebSocket (Node has one from version 22 on); " +
         "give the class of the npm package ws as options.WebSocket");
     }
     this.attempts = 0;
@@ -217,7 +217,7 @@ export class Rollcall {
     this.#become("connecting");
     const attempt = (this.attempt = {});
     this.attemptAt = Date.now();
-    // Somebody else may decide otherwise while this waits.
+    // The application may close or log in again while this waits.
     const goesOn = () => attempt === this.attempt;
     if (!this.claim && this.options.claim !== false) {
       const claim = await claimDevice(this.device, this.options);
@@ -229,7 +229,7 @@ export class Rollcall {
         if (claim.device !== this.device) {
           this.device = claim.device;
           if (this.ownDevice) storeDevice(this.device);
-          this.#tell("device", this.device);
+          this.#emit("device", this.device);
         }
       }
     }
@@ -258,7 +258,7 @@ export class Rollcall {
     }
     let trouble = "";
     socket.onmessage = ({ data }) => this.#hear(socket, data);
-    // Without a listener some classes end the process; and some say nothing more after an error.
+    // Without a listener some WebSocket classes end the process; and some emit no further event after an error.
     socket.onerror = (event) => {
       trouble = event?.message ?? event?.error?.message ?? "";
       setTimeout(() => this.#closed(socket, 1006, trouble), CLOSE_MS);
@@ -266,17 +266,17 @@ export class Rollcall {
     socket.onclose = ({ code, reason }) => this.#closed(socket, code, reason || trouble);
     if (this.opening) this.#drop(this.opening);
     this.opening = socket;
-    this.timers.attempt = setTimeout(() => this.#closed(socket, 1006, "no hello came"), ANSWER_MS);
+    this.timers.attempt = setTimeout(() => this.#closed(socket, 1006, "no hello arrived"), ANSWER_MS);
   }
 
-  /** This attempt came to nothing before there was a socket. */
+  /** This attempt failed before there was a socket. */
   #failed(code, message) {
     this.#fail(code, message);
     if (this.socket) this.#stay();
     else this.#comeBack();
   }
 
-  /** Going elsewhere did not work; the connection that is there stays until it is closed. */
+  /** The move to another gateway failed; the open connection stays until it is closed. */
   #stay() {
     this.#beat();
     this.#become("online");
@@ -288,11 +288,11 @@ export class Rollcall {
     try {
       frame = JSON.parse(data);
     } catch {
-      this.#fail("bad_frame", "the gateway said something that is not JSON");
+      this.#fail("bad_frame", "the gateway sent a message that is not JSON");
       return;
     }
     if (socket === this.socket) {
-      // Whatever it is, the link works.
+      // Every message shows that the link works.
       clearTimeout(this.timers.answer);
       this.timers.answer = null;
     }
@@ -302,17 +302,17 @@ export class Rollcall {
       this.opening = null;
       this.socket = socket;
       this.hello = frame;
-      // The person has logged in; from now on the device comes back by itself.
+      // The login is done; from now on the device reconnects with `resume`.
       this.intent = "resume";
       this.attempts = 0;
       this.retryAfterMs = 0;
       this.refused = null;
       this.tokensRefused = 0;
-      // The one before is left only now, so that the device is never without a connection.
+      // The previous connection is closed only now, so that the device always has a connection.
       if (before) this.#drop(before);
       this.#beat();
       this.#become("online");
-      this.#tell("online", frame);
+      this.#emit("online", frame);
       this.#renew();
       return;
     }
@@ -326,13 +326,13 @@ export class Rollcall {
       case "pong":
         break;
       case "change":
-        this.#tell("change", frame);
+        this.#emit("change", frame);
         break;
       case "kicked":
-        this.#tell("kicked", frame);
+        this.#emit("kicked", frame);
         break;
       case "reconnect":
-        // If it closes before, not earlier than this either.
+        // If the gateway closes earlier, the client still waits this long.
         this.retryAfterMs = frame.after_ms;
         clearTimeout(this.timers.attempt);
         this.timers.attempt = setTimeout(() => this.#connect(), frame.after_ms);
@@ -356,13 +356,13 @@ export class Rollcall {
 
   async #renew() {
     const users = [...this.subscribed];
-    // The youngest, if there are more than a connection may have.
+    // Only the newest ones, if there are more than a connection may have.
     const young = users.slice(-200);
     if (young.length > 0) {
       try {
         await this.#subscribe(young);
       } catch (error) {
-        this.#tell("error", error);
+        this.#emit("error", error);
         if (error.code === "not_ready") setTimeout(() => this.state === "online" && this.#renew(), 2_000);
       }
     }
@@ -370,7 +370,7 @@ export class Rollcall {
 
   #request(frame) {
     if (this.state !== "online") {
-      return Promise.reject(new RollcallError("disconnected", "there is no connection at the moment"));
+      return Promise.reject(new RollcallError("disconnected", "the device is not connected at the moment"));
     }
     const id = this.nextId++;
     return new Promise((resolve, reject) => {
@@ -383,7 +383,7 @@ export class Rollcall {
     });
   }
 
-  /** A socket that is closing takes nothing, and says so by its close. */
+  /** A closing socket accepts no data; its close event reports this. */
   #send(socket, frame) {
     try {
       socket.send(JSON.stringify(frame));
@@ -399,7 +399,7 @@ export class Rollcall {
     const socket = this.socket;
     const { heartbeat_ms, ping_ms } = this.hello;
     let beatAt = Date.now();
-    // Pings of the gateway are not shown to a page, so a link is tried as often as the gateway tries it.
+    // A page cannot see the gateway's pings, so it tests the link as often as the gateway does.
     this.timers.heartbeat = setInterval(() => {
       const due = !ping_ms || Date.now() - beatAt > heartbeat_ms - ping_ms / 2;
       if (due) beatAt = Date.now();
@@ -407,7 +407,7 @@ export class Rollcall {
     }, Math.min(heartbeat_ms, ping_ms ?? heartbeat_ms));
   }
 
-  /** A link that is half open takes everything and answers nothing. */
+  /** A half-open link accepts data but never answers. */
   #ask(type, withinMs, otherwise) {
     this.#send(this.socket, { type });
     this.timers.answer ??= setTimeout(otherwise, withinMs);
@@ -421,15 +421,15 @@ export class Rollcall {
     if (now - this.awakeAt < AWAKE_EVERY_MS) return;
     this.awakeAt = now;
     if (this.state === "closed") {
-      // Who uses this page again has left the other one.
+      // A person who uses this page again has left the other one.
       if (this.replaced && !hidden) this.resume();
     } else if (this.opening || this.state === "connecting") {
-      // It may have been begun while there was no network.
+      // The attempt may have begun without a network.
       if (now - this.attemptAt > AWAKE_ANSWER_MS) this.#connect();
     } else if (this.state === "online") {
       clearTimeout(this.timers.answer);
       this.timers.answer = null;
-      // The connection that does not answer is left when the next one is there.
+      // The connection that does not answer is closed when the next one is open.
       this.#ask("heartbeat", AWAKE_ANSWER_MS, () => this.#connect());
     } else if (!this.retryAfterMs) {
       this.#connect();
@@ -451,7 +451,7 @@ export class Rollcall {
       return;
     }
     if (socket === this.socket && this.opening) {
-      // The next connection is on its way already.
+      // The next connection is already being opened.
       this.socket = null;
       this.#drop(socket);
       return;
@@ -459,7 +459,7 @@ export class Rollcall {
     if (socket === this.opening && !STAYS_AWAY.has(code) && !MAY_COME_BACK.has(code)) {
       this.#fail("cannot_connect", `cannot connect to ${this.options.url}: ${reason || `it closed with ${code}`}`);
     }
-    // Keys change, and a function may have another token.
+    // Keys change, and a function may return another token.
     const another = code === UNAUTHORIZED && typeof this.options.token === "function" && this.tokensRefused++ < TOKENS_MAX;
     this.#leave(code, reason, another || MAY_COME_BACK.has(code) || !STAYS_AWAY.has(code));
   }
@@ -471,7 +471,7 @@ export class Rollcall {
     this.#stopTimers();
     for (const request of this.requests.values()) {
       clearTimeout(request.timer);
-      request.reject(new RollcallError("disconnected", "the connection ended before an answer came"));
+      request.reject(new RollcallError("disconnected", "the connection ended before an answer arrived"));
     }
     this.requests.clear();
     this.replaced = code === REPLACED;
@@ -480,19 +480,19 @@ export class Rollcall {
       this.claim?.release();
       this.claim = null;
     }
-    if (this.state !== "closed") this.#tell("offline", { code, reason, comesBack });
+    if (this.state !== "closed") this.#emit("offline", { code, reason, comesBack });
     if (comesBack) this.#comeBack();
     else this.#become("closed");
   }
 
   #drop(socket) {
     socket.onmessage = socket.onclose = null;
-    // An error of a socket that nobody listens to is nobody's.
+    // Errors of an abandoned socket are ignored.
     socket.onerror = () => {};
     socket.close();
   }
 
-  /** Half of the pause is chance, for those who were cut off together not to come back together. */
+  /** Half of the pause is random, so that clients that were cut off together do not reconnect together. */
   #pause() {
     const [least, most] = BACK_OFF_MS;
     const pause = Math.max(Math.min(most, least * 2 ** this.attempts++), this.retryAfterMs);
@@ -532,7 +532,7 @@ function randomId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** The id that this tab had before it was reloaded, or a new one. */
+/** Returns the id that this tab had before it was reloaded, or a new one. */
 function storedDevice() {
   try {
     const stored = globalThis.sessionStorage.getItem(DEVICE_KEY);
@@ -549,13 +549,13 @@ function storeDevice(device) {
   try {
     globalThis.sessionStorage.setItem(DEVICE_KEY, device);
   } catch {
-    // Then the next load of this page has another id.
+    // Without storage, the next load of this page has another id.
   }
 }
 
 /**
- * Claims a device id, or a new one if somebody else in this browser or process holds it. Tabs are duplicated with
- * everything that they stored, so an id that was random once may have two holders.
+ * Claims a device id, or a new one if another client in this browser or process holds it. A duplicated tab has all data
+ * of the original, so a random id may have two holders.
  */
 async function claimDevice(device, { platform, user }) {
   const name = (id) => JSON.stringify(["rollcall", platform, user ?? null, id]);
@@ -566,7 +566,7 @@ async function claimDevice(device, { platform, user }) {
   return { device: other, release: (await claim(name(other))) ?? (() => {}) };
 }
 
-/** By a lock, which goes with its page. One that is held for a moment more may be that of the page before. */
+/** Claims with a lock, which ends with its page. A lock that is still held for a moment may be of the previous page. */
 function lockDevice(name) {
   return new Promise((resolve) => {
     const tooLong = new AbortController();
@@ -577,13 +577,13 @@ function lockDevice(name) {
     };
     globalThis.navigator.locks.request(name, { signal: tooLong.signal }, held).catch((error) => {
       clearTimeout(timer);
-      // Where pages may have no locks, nothing is known of others.
+      // If the page may not use locks, other holders cannot be detected.
       resolve(error?.name === "AbortError" ? null : () => {});
     });
   });
 }
 
-/** By asking all others, where there are no locks. */
+/** Claims by asking all other clients, if there are no locks. */
 async function askForDevice(name) {
   if (typeof globalThis.BroadcastChannel !== "function") return () => {};
   const channel = new BroadcastChannel("rollcall.device");
@@ -593,13 +593,13 @@ async function askForDevice(name) {
   channel.onmessage = ({ data }) => {
     if (data?.name !== name) return;
     if (data.ask) {
-      // Of two that ask at once, the lesser one gets it.
+      // Of two that ask at the same time, the smaller one gets the id.
       if (isMine || me < data.ask) channel.postMessage({ name, held: data.ask });
     } else if (data.held === me) {
       isHeld = true;
     }
   };
-  // It keeps no process alive.
+  // The channel must not keep a process alive.
   channel.unref?.();
   channel.postMessage({ name, ask: me });
   await new Promise((resolve) => setTimeout(resolve, ASK_MS));

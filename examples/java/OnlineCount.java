@@ -1,7 +1,7 @@
 // Kafka Streams over the changes: java -cp 'lib/*' OnlineCount.java SCHEMAS BOOTSTRAP STATE counts users by their status
 // and prints each count as it changes. SCHEMAS is the directory of the .avsc files, STATE one for the state of Streams.
 //
-// A user's newest change says all of what they are, so a table by user, regrouped by status, is the whole of it. See
+// A user's newest change has the complete state, so a table by user, regrouped by status, is sufficient. See
 // docs/subscribing.md.
 
 import java.nio.file.Files;
@@ -27,7 +27,7 @@ public class OnlineCount {
 
     public static void main(String[] args) throws Exception {
         Schema schema = new Schema.Parser().parse(Files.readString(Path.of(args[0], "change.avsc")));
-        // Resolves what a newer or older schema wrote, if it is told of that with addSchema.
+        // Also reads values of a newer or older schema that was added with addSchema.
         var decoder = new BinaryMessageDecoder<GenericRecord>(GenericData.get(), schema);
         Deserializer<GenericRecord> deserializer = (topic, bytes) -> {
             try {
@@ -54,9 +54,9 @@ public class OnlineCount {
             "bootstrap.servers", args[1],
             "state.dir", args[2],
             "auto.offset.reset", "earliest",
-            // Reads committed changes only, and counts each once.
+            // Reads only committed changes, and counts each once.
             "processing.guarantee", "exactly_once_v2",
-            // Prints at once.
+            // Prints without delay.
             "statestore.cache.max.bytes", "0",
             "commit.interval.ms", "100"));
         var streams = new KafkaStreams(builder.build(), settings);

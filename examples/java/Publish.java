@@ -1,7 +1,7 @@
-// Publishes events straight to Kafka: java -cp 'lib/*' Publish.java SCHEMAS BOOTSTRAP USER TEXT logs somebody in and sets
-// their custom status. SCHEMAS is the directory of the .avsc files.
+// Publishes events directly to Kafka: java -cp 'lib/*' Publish.java SCHEMAS BOOTSTRAP USER TEXT logs a user in and sets the
+// user's custom status. SCHEMAS is the directory of the .avsc files.
 //
-// What makes an event valid: the user as key, the partitioner that Kafka's Java client has anyway, and Avro in
+// A valid event has the user as key, the partition of the Java client's default partitioner, and a value in Avro's
 // single-object encoding, which Avro's BinaryMessageEncoder writes. See docs/publishing.md.
 
 import java.nio.ByteBuffer;
@@ -29,11 +29,11 @@ public class Publish {
         String bootstrap = args[1], user = args[2], text = args[3];
         Schema schema = new Schema.Parser().parse(Files.readString(Path.of(args[0], "event.avsc")));
         var encoder = new BinaryMessageEncoder<GenericRecord>(GenericData.get(), schema);
-        // In order and once, whatever is tried again: that is this client's default.
+        // Retries keep the order and write each event once: this is the client's default.
         Map<String, Object> settings = Map.of("bootstrap.servers", bootstrap, "acks", "all");
         try (var producer = new KafkaProducer<>(settings, new StringSerializer(), new ByteArraySerializer())) {
             List<Future<RecordMetadata>> sent = new ArrayList<>();
-            // The gateway lives for ten minutes more. Every partition must hear it, so it has no key.
+            // A lease of ten minutes. Every partition needs the record, so it has no key.
             byte[] lease = bytes(encoder, new GenericRecordBuilder(schema)
                 .set("type", "lease").set("gateway", "java-1").set("epoch", 1L).set("ttl_ms", 600_000L));
             for (var partition : producer.partitionsFor(TOPIC)) {

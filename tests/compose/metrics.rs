@@ -183,7 +183,7 @@ fn the_dashboard_shows_every_metric_and_only_what_there_is() {
             );
         }
     }
-    assert_eq!(rows, ["Users", "Edge", "Engine", "Log", "Checkpoints"]);
+    assert_eq!(rows, ["Users", "Gateway", "Engine", "Log", "Checkpoints"]);
     let variables = dashboard["templating"]["list"].as_array().expect("variables");
     let names: Vec<&Value> = variables.iter().map(|variable| &variable["name"]).collect();
     assert_eq!(json!(names), json!(["job", "instance"]));
