@@ -19,7 +19,7 @@ define say_how_long
 	librocksdb-sys); later ones take a minute or two. Cargo counts the crates below."
 endef
 
-.PHONY: help run build install test bless test-faults ci bench sim setup setup-build
+.PHONY: help run build install test quick bless test-faults ci bench sim setup setup-build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,6 +39,9 @@ install: build ## rollcall in ~/.local/bin, or in PREFIX=/usr/local
 	install -m 755 $(BIN)/rollcall $(PREFIX)/bin/rollcall
 	@echo "$(PREFIX)/bin/rollcall"
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo 'Add it to the path: export PATH="$(PREFIX)/bin:$$PATH"' ;; esac
+
+quick: setup-build ## the tests that need no Java, Node, browser, Python or Kafka; under five minutes once built
+	scripts/quick
 
 test: setup ## every test; the last line counts them
 	scripts/test
