@@ -1,7 +1,7 @@
-//! Bytes in and out: heartbeats in Avro, events posted as JSON, the embedded log's appends and reads.
+//! Encoding and decoding: heartbeats in Avro, events posted as JSON, the embedded log's appends and reads.
 //!
-//! Beside our own straight-line code stand `apache-avro` and `serde_json::Value` over the same bytes, as yardsticks.
-//! Appends are durable when they are counted: each waits for its synced write, one at a time or sixteen at a time.
+//! `apache-avro` and `serde_json::Value` process the same bytes, as yardsticks for our own code. An append counts when it is
+//! durable: each waits for its synced write, one at a time or sixteen at a time.
 
 mod allocator;
 mod measure;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 const ROUNDS: usize = 9;
-/// Few enough to stay in the cache: what is measured is the code.
+/// Few enough to stay in the cache, so that the code is measured and not the memory.
 const EVENTS: u32 = 1_000;
 const REPEATED: usize = 200;
 const P: Partition = Partition(0);
@@ -40,7 +40,7 @@ fn heartbeats() -> Vec<Event<'static>> {
     order.into_iter().map(heartbeat).collect()
 }
 
-/// How many a second, of several rounds that each do `count` of them.
+/// Returns the rate per second of several rounds, each with `count` items.
 fn rounds(count: usize, mut what: impl FnMut()) -> Vec<f64> {
     (0..ROUNDS).map(|_| rate(count, timed(&mut what).1)).collect()
 }
@@ -153,8 +153,8 @@ fn log_rows() {
     let (done, acknowledged) = mpsc::channel();
     let append = || {
         let done = done.clone();
-        let told = move |result: Result<_, _>| done.send(result.map(|_: Vec<_>| ())).expect("waited for");
-        log.append(records.clone(), Box::new(told));
+        let acknowledge = move |result: Result<_, _>| done.send(result.map(|_: Vec<_>| ())).expect("waited for");
+        log.append(records.clone(), Box::new(acknowledge));
     };
     let wait = || acknowledged.recv().expect("acknowledged").expect("appended");
     let one_at_a_time = rounds(50 * records.len(), || {
@@ -163,7 +163,7 @@ fn log_rows() {
             wait();
         }
     });
-    // A fifth of everybody.
+    // A fifth of all users.
     let appends = (users::count() as usize / 5 / records.len()).max(16);
     let many_at_a_time = rounds(appends * records.len(), || {
         (0..16).for_each(|_| append());

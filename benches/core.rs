@@ -1,12 +1,11 @@
-//! The core alone, in memory, on one thread: a million users with one online device each, ids of 20 bytes.
+//! The core only, in memory, on one thread: a million users with one online device each, ids of 20 bytes.
 //!
-//! Users come in random order. Events are decoded from Avro a batch of 10,000 ahead, as the walk does it, and only the
-//! fold is measured, unless a row says otherwise. Passes lie two minutes of log time apart, so that every timer comes
-//! up and is set again every few passes. Beside it, in the same run and order: a `HashMap<String, u64>` whose values
-//! are overwritten, as a yardstick of the machine.
+//! Users come in random order. Events are decoded from Avro a batch of 10,000 ahead, as the partition processor does, and only
+//! the fold is measured, unless a row says otherwise. Passes are two minutes of log time apart, so that every timer fires and is
+//! set again every few passes. The yardstick, in the same run and order, overwrites the values of a `HashMap<String, u64>`.
 //!
-//! Runs itself once for each allocator, since memory is told apart best by process. `ROLLCALL_BENCH_USERS` makes it
-//! smaller or larger.
+//! The benchmark starts itself once for each allocator, since memory is measured per process. `ROLLCALL_BENCH_USERS` sets the
+//! number of users.
 
 mod measure;
 mod memory;
@@ -36,10 +35,10 @@ const BATCH: usize = 10_000;
 const ROUNDS: u64 = 7;
 const START_MS: u64 = 1_700_000_000_000;
 const PASS_MS: u64 = 120_000;
-/// Users written by one commit of the store, as by default.
+/// Users that one commit of the store writes, the default.
 const STORE_COMMIT_USERS: usize = 100_000;
 
-/// The allocator that the environment names, counting what is asked of it and not given back.
+/// The allocator that the environment names. Counts the bytes that are allocated and not freed.
 struct Chosen;
 
 const UNDECIDED: u8 = 0;
@@ -52,7 +51,7 @@ thread_local! {
 }
 
 fn count(bytes: isize) {
-    // When a thread ends its counter may be gone already.
+    // At the end of a thread its counter may already be dropped.
     let _ = LIVE_BYTES.try_with(|live| live.set(live.get() + bytes));
 }
 
@@ -67,7 +66,7 @@ fn is_mimalloc() -> bool {
     }
 }
 
-/// Before `main` and without allocating, since the first thing allocated must be freed by the same allocator.
+/// Runs before `main` and does not allocate, since the first allocation must be freed by the same allocator.
 #[cold]
 fn decide() -> bool {
     unsafe extern "C" {
@@ -82,7 +81,7 @@ fn decide() -> bool {
     !system
 }
 
-// Safety: every call goes to one and the same allocator as it came.
+// Safety: every call is passed unchanged to one and the same allocator.
 unsafe impl GlobalAlloc for Chosen {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
@@ -144,7 +143,7 @@ fn run() {
 
     let (resident, live) = (resident_bytes() as f64, live_bytes());
     let took = world.pass(&dice.order(users), |world, batch| world.connects(batch, Conn(1)));
-    // What is still to be saved is no part of what is kept.
+    // Changes that are not saved yet do not count as memory of users.
     world.save();
     let per_device = |bytes: f64| bytes / f64::from(users) - (users::id('u', 0).len() + users::id('d', 0).len()) as f64;
     let (resident, live) = (resident_bytes() as f64 - resident, live_bytes() - live);
@@ -234,14 +233,14 @@ impl World {
         }
     }
 
-    /// What a commit of the store does to the state.
+    /// Changes the state as a commit of the store does.
     fn save(&mut self) {
         black_box(self.state.take_dirt());
         self.state.release_long_timers();
         self.since_save = 0;
     }
 
-    /// Everybody once, a batch at a time; the sum of what the batches measured.
+    /// Processes every user once, a batch at a time. Returns the sum of the batches' times.
     fn pass(&mut self, order: &[u32], mut batch: impl FnMut(&mut World, &[u32]) -> Duration) -> Duration {
         let mut sum = Duration::ZERO;
         for users in order.chunks(BATCH) {
@@ -254,7 +253,7 @@ impl World {
         sum
     }
 
-    /// How long the fold of these events took, and how long their decoding.
+    /// Returns how long the fold of these events took, and how long their decoding took.
     fn fold(&mut self, values: &[Vec<u8>]) -> (Duration, Duration) {
         let mut events = Vec::with_capacity(values.len());
         let ((), decoding) = timed(|| {
@@ -291,7 +290,7 @@ impl World {
         self.fold(&values)
     }
 
-    /// A record carries beats of one gateway.
+    /// A record has heartbeats of one gateway.
     fn packed_heartbeats(&mut self, users: &[u32]) -> Duration {
         let mut values = Vec::new();
         for gateway in 0..users::GATEWAYS {

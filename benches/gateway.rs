@@ -1,6 +1,6 @@
-//! The edge: what an idle connection costs in memory, and what gathering heartbeats saves.
+//! The gateway: memory of an idle connection, and what batched heartbeats save.
 //!
-//! The gateway is a process of its own, so that its memory is nobody else's.
+//! The gateway is a separate process, so that its memory can be measured.
 
 #[path = "../tests/gateway/certificate.rs"]
 mod certificate;
@@ -64,7 +64,7 @@ impl Drop for Process {
     }
 }
 
-/// A connection's bytes, with or without TLS.
+/// Returns the bytes of one connection, with or without TLS.
 trait Bytes: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Bytes for S {}
@@ -82,7 +82,7 @@ async fn connect(address: SocketAddr, tls: Option<&TlsConnector>, number: usize)
     let small = WebSocketConfig::default().read_buffer_size(1_024).write_buffer_size(0);
     let (mut socket, _) = client_async_with_config(url, stream, Some(small))
         .await
-        .expect("let in");
+        .expect("accepted");
     socket.next().await.expect("a hello").expect("a hello");
     socket
 }
@@ -126,7 +126,7 @@ async fn idle_connection_bytes(with_tls: bool) -> f64 {
     }
     let line = if with_tls { "clients  wss://" } else { "clients  ws://" };
     let gateway = Process::start(&arguments, line);
-    // What is allocated once is there after the first thousand.
+    // One-time allocations are done after the first thousand connections.
     let open = async |numbers: std::ops::Range<usize>| -> Vec<_> {
         let connecting = numbers.map(|number| connect(gateway.address, tls.as_ref(), number));
         stream::iter(connecting).buffer_unordered(64).collect().await
@@ -141,7 +141,7 @@ async fn idle_connection_bytes(with_tls: bool) -> f64 {
     bytes
 }
 
-/// A thousand heartbeats, as records of their own and gathered for four partitions.
+/// A thousand heartbeats, as single records and batched for four partitions.
 fn heartbeats() {
     const BEATS: usize = 1_000;
     const PARTITIONS: usize = 4;
@@ -154,7 +154,7 @@ fn heartbeats() {
         let bytes = |event: &Event<'_>| {
             let mut bytes = Vec::new();
             avro::encode_event(event, &mut bytes);
-            // The key of a record is its user.
+            // A record's key is its user.
             bytes.len() + event.user().map_or(0, str::len)
         };
         events.iter().map(bytes).sum()
@@ -183,7 +183,7 @@ fn heartbeats() {
         })
         .collect();
     println!(
-        "{BEATS} heartbeats: {} records, {} bytes; gathered: {} records, {} bytes",
+        "{BEATS} heartbeats: {} records, {} bytes; batched: {} records, {} bytes",
         alone.len(),
         bytes(&alone),
         gathered.len(),

@@ -1,7 +1,7 @@
-//! The whole, over HTTP: how many events a second the embedded server takes, and how long a change is under way.
+//! The whole server over HTTP: events per second, and the time from an event to its change.
 //!
-//! The client runs beside the server on the same machine and costs processor time too. Absolute figures are of the
-//! machine; beside them stands a yardstick measured in the same run, reading the same bodies as JSON on one core.
+//! The client runs on the same machine as the server and uses processor time too. Absolute figures depend on the machine; the
+//! yardstick of the same run reads the same bodies as JSON on one core.
 
 use rollcall::schema::json::read_new_events;
 use std::io::{BufRead, BufReader};
@@ -87,7 +87,7 @@ fn bodies(events: impl Iterator<Item = String>, batch: usize) -> Vec<String> {
         .collect()
 }
 
-/// Posts all of it from several connections; the time until everything was acknowledged and folded.
+/// Posts all bodies over several connections. Returns the time until every event was acknowledged and folded.
 fn post_all(server: &Server, bodies: Vec<String>) -> Duration {
     let bodies = Arc::new(bodies);
     let next = Arc::new(AtomicUsize::new(0));
@@ -115,7 +115,7 @@ fn rate(events: usize, time: Duration) -> f64 {
     events as f64 / time.as_secs_f64()
 }
 
-/// The `parts`-th of the sorted times, in ms.
+/// Returns a quantile of the sorted times, in ms.
 fn percentile(times: &[Duration], percent: usize) -> f64 {
     times[(times.len() - 1) * percent / 100].as_secs_f64() * 1_000.0
 }
@@ -171,7 +171,7 @@ fn main() {
     latency(&server);
 }
 
-/// From the POST of a connect or disconnect, among 10,000 events a second, to its line at a subscriber.
+/// Measures the time from the POST of a connect or disconnect, at 10,000 events a second, to its line at a subscriber.
 fn latency(server: &Server) {
     let sent: Arc<Mutex<std::collections::HashMap<String, Instant>>> = Arc::default();
     let (report, reports) = mpsc::channel();

@@ -1,12 +1,12 @@
-//! The engine on a real broker, on the same machine, beside what the same broker gives to a bare reader in the same run.
+//! The engine on a real broker on the same machine, compared with a plain reader of the same broker in the same run.
 //!
-//! Catch-up: users connect and then send heartbeats, all of it in the topics before the engine starts; measured is from
-//! its start until everything is folded, committed exactly once, and shown. Latency: from just before an event is handed
-//! over to just after its change was read, committed records only, at a steady rate. Transactions: one for each partition
-//! beside one for all.
+//! Catch-up: users connect and then send heartbeats, and all events are in the topics before the engine starts; the time from
+//! its start until every event is folded and committed is measured. Latency: the time from just before an event is published to
+//! just after its change was read, committed records only, at a steady rate. Transactions: one for each partition, compared
+//! with one for all.
 //!
-//! Starts a broker of its own (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`. `ROLLCALL_BENCH_USERS` and
-//! `ROLLCALL_BENCH_BEATS` (a user) make it smaller or larger.
+//! The benchmark starts a broker (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`. `ROLLCALL_BENCH_USERS` and
+//! `ROLLCALL_BENCH_BEATS` (heartbeats per user) set its size.
 
 mod allocator;
 mod appender;
@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 const PARTITIONS: u32 = 4;
 const EVENTS_PER_S: u64 = 5_000;
 const LATENCY_S: u64 = 60;
-/// A broker's code is still being compiled for most of a minute; not counted.
+/// The broker compiles its code for most of a minute; this time is not counted.
 const WARM_S: u64 = 30;
 
 fn main() {
@@ -61,7 +61,7 @@ fn main() {
         folded.push(rate(total, took));
     }
     let ratio: Vec<f64> = folded.iter().zip(&bare).map(|(folded, bare)| folded / bare).collect();
-    row("bare consumption, batches, a thread a partition", &bare, "/s", "");
+    row("plain reader, batches, a thread per partition", &bare, "/s", "");
     row(
         "folded, committed exactly once",
         &folded,
@@ -93,7 +93,7 @@ fn connect(conn: u64) -> impl Fn(u32) -> Event<'static> {
     }
 }
 
-/// A reader a partition, which does nothing with what it reads.
+/// One reader per partition, which ignores what it reads.
 fn read_all(connection: &Connection, ends: &[Offset]) -> usize {
     std::thread::scope(|scope| {
         let readers: Vec<_> = partitions()
@@ -124,7 +124,7 @@ fn read_all(connection: &Connection, ends: &[Offset]) -> usize {
     })
 }
 
-/// Connects and heartbeats of everybody; where each partition ends then.
+/// Publishes connects and heartbeats of all users. Returns where each partition ends.
 fn fill(node: &Node, users: u32, beats: u32) -> Vec<Offset> {
     let log = KafkaLog::connect(node.clone(), Arc::new(SystemClock::new())).expect("connected");
     let mut dice = Dice(1);
@@ -140,7 +140,7 @@ fn fill(node: &Node, users: u32, beats: u32) -> Vec<Offset> {
     partitions().map(|partition| range(partition).end).collect()
 }
 
-/// The engine on a node's partitions, with stores in a directory of its own.
+/// The engine on a node's partitions, with stores in a separate directory.
 fn start(node: Node, clock: Arc<dyn Clock>) -> (Arc<KafkaLog>, Engine, tempfile::TempDir) {
     let log = KafkaLog::connect(node, clock.clone()).expect("connected");
     let group = Box::new(log.join().expect("joined"));
@@ -177,7 +177,7 @@ fn latency(node: Node, clock: Arc<dyn Clock>) {
     let (log, engine, _directory) = start(node, clock);
     let began = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
-    // Each user connects and disconnects in turn, so that every event is a change, known by user and version.
+    // Each user connects and disconnects alternately, so that every event causes a change, identified by user and version.
     let readers: Vec<_> = partitions()
         .map(|partition| {
             let (connection, stop) = (connection.clone(), stop.clone());
@@ -266,12 +266,12 @@ fn latency(node: Node, clock: Arc<dyn Clock>) {
         .collect();
     took.sort_by(f64::total_cmp);
     let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
-    for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("most", 1.0)] {
+    for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
         row(name, &[at(part)], "ms", "");
     }
 }
 
-/// A broker that lives as long as this does.
+/// A broker that runs as long as this value lives.
 struct Broker {
     bootstrap: String,
     child: Option<Child>,
@@ -301,7 +301,7 @@ impl Broker {
     }
 
     fn topics(&self, prefix: &str) -> (Node, Connection) {
-        // A broker that is used again has the topics of the run before.
+        // A broker that is used again has the topics of the previous run.
         let prefix = format!("{prefix}-{}", std::process::id());
         let connection = Connection::new(&self.bootstrap, Some(&prefix), None, &[]).expect("settings");
         let wanted = RequestedTopics {

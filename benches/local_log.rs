@@ -1,4 +1,4 @@
-//! What the embedded log does in a second, on this machine and disk: appended, read, committed. Prints figures.
+//! The rate of the embedded log on this machine and disk: appends, reads, commits.
 
 mod allocator;
 
@@ -37,16 +37,16 @@ fn open(dir: &Path) -> LocalLog {
 }
 
 fn append(log: &LocalLog, records: Vec<(Partition, NewRecord)>) -> Told {
-    let (tell, told) = mpsc::channel();
+    let (tell, acknowledged) = mpsc::channel();
     log.append(records, Box::new(move |result| tell.send(result).unwrap_or(())));
-    told
+    acknowledged
 }
 
-fn done(told: &Told) {
-    told.recv().expect("an append is acknowledged").expect("it succeeds");
+fn done(acknowledged: &Told) {
+    acknowledged.recv().expect("an append is acknowledged").expect("it succeeds");
 }
 
-/// 2 M records of some 80 bytes over four partitions, in appends of 5,000, eight of them under way.
+/// 2 M records of some 80 bytes over four partitions, in appends of 5,000, eight of them in flight.
 fn appends(log: &LocalLog) {
     let (rounds, size) = (400_u32, 5_000_u32);
     let event = |at: u32| NewRecord {
@@ -64,9 +64,9 @@ fn appends(log: &LocalLog) {
     for batch in batches {
         waiting.push_back(append(log, batch));
         if waiting.len() > 8
-            && let Some(told) = waiting.pop_front()
+            && let Some(acknowledged) = waiting.pop_front()
         {
-            done(&told);
+            done(&acknowledged);
         }
     }
     waiting.iter().for_each(done);

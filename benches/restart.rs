@@ -1,11 +1,11 @@
-//! A restart: from opening the log and the stores to caught up, after a clean close and with records to catch up with.
+//! A restart: from opening the log and the stores until they have caught up, after a clean stop, without and with new records.
 //!
-//! A million users are known, half of them online; ids of 20 bytes, default policy, one partition and four, each
-//! opened by a thread of its own as the engine does it. The second process opens what the first one left, so what is
-//! measured starts with cold caches of its own, but with the files in the operating system's. Then 100,000 logins are
-//! appended that no store has seen, and opened once more.
+//! A million users are known, half of them online; ids of 20 bytes, default policy, one partition and four. Each partition is
+//! opened by its own thread, as in the engine. A second process opens the files of the first one, so its own caches are cold,
+//! but the files are in the operating system's cache. Then 100,000 logins are appended that no store has seen, and the files are
+//! opened again.
 //!
-//! Runs itself to leave and to open. `ROLLCALL_BENCH_USERS` makes it smaller or larger.
+//! The benchmark starts itself to write the files and to open them. `ROLLCALL_BENCH_USERS` sets the number of users.
 
 mod allocator;
 mod appender;
@@ -35,7 +35,7 @@ const DIRECTORY: &str = "ROLLCALL_BENCH_DIRECTORY";
 const PARTITIONS: &str = "ROLLCALL_BENCH_PARTITIONS";
 /// `leave`, `append` or `open`.
 const PART: &str = "ROLLCALL_BENCH_PART";
-/// Openings of the same directory.
+/// How many times the same directory is opened.
 const ROUNDS: usize = 3;
 
 fn main() {
@@ -81,16 +81,16 @@ fn conduct() {
         let column = |at: usize| -> Vec<f64> { opened.iter().map(|figures| figures[at]).collect() };
         let what = |what: &str| format!("{what} ({partitions})");
         row(&what("open the log"), &column(0), "s", "");
-        row(&what("open the stores to caught up"), &column(1), "s", "target 5");
+        row(&what("open the stores and catch up"), &column(1), "s", "target 5");
         row(&what("online users put back"), &column(3), "/s", "");
         row(
             &what("memory per online device, resident"),
             &column(2),
             "bytes",
-            "over its ids; all of the process",
+            "over its ids; of the whole process",
         );
         run("append");
-        row(&what("the same with 100,000 records more"), &[run("open")[1]], "s", "");
+        row(&what("the same, with 100,000 more records"), &[run("open")[1]], "s", "");
     }
 }
 
@@ -108,7 +108,7 @@ fn limit() -> Limit {
     }
 }
 
-/// Each partition's walk, opened and caught up, all at a time.
+/// Opens each partition and catches up, all at the same time.
 fn caught_up(log: &Arc<LocalLog>, directory: &Path, clock: &Arc<dyn Clock>) -> Vec<PartitionProcessor> {
     let walk = |partition| {
         let store = store::directory_of(directory, partition);
@@ -148,7 +148,7 @@ fn open(directory: &Path, partitions: u32) {
         opening.as_secs_f64(),
         restoring.as_secs_f64()
     );
-    // Neither closed nor dropped: what was left is to be found again by the next.
+    // Neither closed nor dropped: the next process must find the files as they are.
     std::process::exit(0);
 }
 
@@ -160,7 +160,7 @@ fn append_more(directory: &Path, partitions: u32) {
     log.close().expect("closed");
 }
 
-/// Has everybody log in and every second one leave.
+/// Logs all users in, and every second user out.
 fn leave(directory: &Path, partitions: u32) {
     let users = users::count();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());

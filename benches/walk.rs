@@ -1,9 +1,9 @@
-//! The whole walk of a partition: read, decode, fold, and what the fold gave encoded, chained and committed; first on a
-//! log in memory without a store, then on the embedded log with a store, its commits included.
+//! The whole partition processor: it reads, decodes and folds records, and encodes, chains and commits the outputs; first on a
+//! log in memory without a store, then on the embedded log with a store, including its commits.
 //!
-//! A million users with one online device each, in random order, one record each; appending them is not measured. What
-//! it takes beyond the core (`benches/core.rs`) is the cost of records, of outputs and of disks. `ROLLCALL_BENCH_USERS`
-//! makes it smaller or larger.
+//! A million users with one online device each, in random order, one record each; appending them is not measured. The
+//! difference to the core (`benches/core.rs`) is the cost of records, outputs and disks. `ROLLCALL_BENCH_USERS` sets the number
+//! of users.
 
 mod allocator;
 mod appender;
@@ -23,7 +23,7 @@ use rollcall::presence::{Conn, Partition};
 use std::path::Path;
 use std::sync::Arc;
 
-/// In memory, and on disk, where a round takes a minute.
+/// Rounds in memory, and on disk, where one round takes a minute.
 const ROUNDS: (u64, u64) = (3, 1);
 const START_MS: u64 = 1_700_000_000_000;
 const PASS_MS: u64 = 120_000;

@@ -1,4 +1,4 @@
-//! The binary's allocator, for what is measured in the benchmark's own process.
+//! The binary's allocator, for benchmarks that measure their own process.
 
 use mimalloc::MiMalloc;
 

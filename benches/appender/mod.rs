@@ -26,8 +26,8 @@ pub fn append(log: &dyn Log, mut events: impl Iterator<Item = Event<'static>>) {
             break;
         }
         let done = done.clone();
-        let told = move |result: Result<_, _>| done.send(result.map(|_: Vec<_>| ())).expect("waited for");
-        log.append(records, Box::new(told));
+        let acknowledge = move |result: Result<_, _>| done.send(result.map(|_: Vec<_>| ())).expect("waited for");
+        log.append(records, Box::new(acknowledge));
         in_flight += 1;
         if in_flight == IN_FLIGHT {
             wait();

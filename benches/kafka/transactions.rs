@@ -1,5 +1,5 @@
-//! What it costs to commit each partition by itself, with a producer of its own, beside one transaction for all of a
-//! process' partitions: as many of either a second, with the same outputs and positions.
+//! Compares the cost of one transaction and producer for each partition with one transaction for all partitions of a process,
+//! at the same rate, with the same outputs and positions.
 
 use super::{PARTITIONS, partitions};
 use crate::measure::{heading, median, row};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const EVERY: Duration = Duration::from_millis(20);
 const ROUNDS: u32 = 400;
-/// Of a partition in a transaction, as at 5,000 changes a second.
+/// Outputs of a partition in a transaction, as at 5,000 changes a second.
 const RECORDS: usize = 25;
 const RECORD: [u8; 300] = [7; 300];
 const CALL: Duration = Duration::from_secs(10);
@@ -28,13 +28,13 @@ pub fn run(node: &Node) {
     // Once to warm up the broker.
     measured(node, &own);
     for (what, shares) in [
-        ("a producer a partition", own.as_slice()),
-        ("one for all of them", &[all]),
+        ("one producer per partition", own.as_slice()),
+        ("one for all partitions", &[all]),
     ] {
         let (took, cores) = measured(node, shares);
-        row(&format!("{what}: a transaction, median"), &[took], "ms", "");
+        row(&format!("{what}: transaction, median"), &[took], "ms", "");
         row(
-            &format!("{what}: of the machine, client and broker"),
+            &format!("{what}: CPU of client and broker"),
             &[cores - idle],
             "cores",
             "",
@@ -42,7 +42,7 @@ pub fn run(node: &Node) {
     }
 }
 
-/// A transaction's median, in milliseconds, and how many cores were busy.
+/// Returns the median time of a transaction, in milliseconds, and how many cores were busy.
 fn measured(node: &Node, shares: &[Vec<i32>]) -> (f64, f64) {
     let (took, cores) = busy(|| {
         std::thread::scope(|scope| {
@@ -105,7 +105,7 @@ fn commits(node: &Node, share: &[i32]) -> Vec<f64> {
     took
 }
 
-/// What it gives, and how many of the machine's cores were busy meanwhile.
+/// Returns the result of a function, and how many of the machine's cores were busy meanwhile.
 fn busy<T>(what: impl FnOnce() -> T) -> (T, f64) {
     let (before, start) = (busy_ticks(), Instant::now());
     let value = what();
@@ -114,7 +114,7 @@ fn busy<T>(what: impl FnOnce() -> T) -> (T, f64) {
     (value, ticks as f64 / 100.0 / start.elapsed().as_secs_f64())
 }
 
-/// Of all cores together: user, nice, system, and both kinds of interrupts.
+/// Returns the busy time of all cores: user, nice, system, and both kinds of interrupts.
 fn busy_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/stat").expect("Linux");
     let first = stat.lines().next().expect("the line of all cores");

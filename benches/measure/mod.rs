@@ -1,11 +1,11 @@
-//! What the benchmarks share: a table of figures, a fixed source of choices.
+//! Shared by the benchmarks: a table of figures, and deterministic random choices.
 //!
-//! Every figure is the median of several rounds, with the least and the greatest beside it, because other programs
-//! share the machine. A rate that depends on the machine stands beside a yardstick measured in the same run.
+//! Every figure is the median of several rounds, with the minimum and the maximum, because other programs share the machine. A
+//! rate that depends on the machine is compared with a yardstick of the same run.
 
 use std::time::{Duration, Instant};
 
-/// A small deterministic source of choices.
+/// A small deterministic random generator.
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -17,7 +17,7 @@ impl Dice {
         (self.0 >> 33) % sides
     }
 
-    /// The numbers below `count` in a random order.
+    /// Returns the numbers below `count` in a random order.
     pub fn order(&mut self, count: u32) -> Vec<u32> {
         let mut order: Vec<u32> = (0..count).collect();
         for at in (1..order.len()).rev() {
@@ -27,21 +27,21 @@ impl Dice {
     }
 }
 
-/// How long something took.
+/// Runs a function. Returns its result and its duration.
 pub fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {
     let start = Instant::now();
     let value = what();
     (value, start.elapsed())
 }
 
-/// The middle one of some figures.
+/// Returns the median.
 pub fn median(figures: &[f64]) -> f64 {
     let mut figures = figures.to_vec();
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
 
-/// How many a second.
+/// Returns the rate per second.
 pub fn rate(count: usize, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
 }
@@ -50,7 +50,7 @@ pub fn heading(text: &str) {
     println!("\n{text}");
 }
 
-/// One row: what was measured, the median of its rounds, and how far they lay apart.
+/// Prints one row: what was measured, the median of its rounds, and their range.
 pub fn row(what: &str, rounds: &[f64], unit: &str, note: &str) {
     let least = rounds.iter().copied().fold(f64::INFINITY, f64::min);
     let most = rounds.iter().copied().fold(0.0, f64::max);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// Memory of this process that is really there, in bytes; 0 where the system does not say it as Linux does.
+/// Returns the resident memory of this process, in bytes; 0 if the system does not report it as Linux does.
 pub fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

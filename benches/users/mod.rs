@@ -1,11 +1,11 @@
-//! The made-up users of the benchmarks: each with one device, on one of twenty gateways.
+//! The simulated users of the benchmarks: each with one device, on one of twenty gateways.
 
 use rollcall::presence::event::{ConnRef, DeviceRef};
 use rollcall::presence::{Conn, Epoch};
 use std::borrow::Cow;
 use std::env;
 
-/// Of a user or device: 20 bytes.
+/// An id of a user or device, of 20 bytes.
 pub fn id(kind: char, number: u32) -> String {
     format!(
         "{kind}{:019}",
@@ -38,7 +38,7 @@ const GATEWAY_NAMES: [&str; GATEWAYS as usize] = [
     "gateway-19",
 ];
 
-/// The gateway that a user's device is on.
+/// The gateway of a user's device.
 pub fn gateway(user: u32) -> Cow<'static, str> {
     GATEWAY_NAMES[(user % GATEWAYS) as usize].into()
 }
@@ -61,7 +61,7 @@ pub fn via(user: u32, conn: Conn) -> ConnRef<'static> {
     }
 }
 
-/// How many there are: a million, unless the environment says otherwise.
+/// The number of users: a million, unless the environment sets another number.
 pub fn count() -> u32 {
     match env::var("ROLLCALL_BENCH_USERS") {
         Ok(users) => users.parse().expect("ROLLCALL_BENCH_USERS is a number"),
