@@ -43,7 +43,10 @@ fn append(log: &LocalLog, records: Vec<(Partition, NewRecord)>) -> Told {
 }
 
 fn done(acknowledged: &Told) {
-    acknowledged.recv().expect("an append is acknowledged").expect("it succeeds");
+    acknowledged
+        .recv()
+        .expect("an append is acknowledged")
+        .expect("it succeeds");
 }
 
 /// 2 M records of some 80 bytes over four partitions, in appends of 5,000, eight of them in flight.

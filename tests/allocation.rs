@@ -1,5 +1,5 @@
-//! What decoding takes from the allocator: nothing for a heartbeat, and never more on the word of a claimed length than
-//! in proportion to the bytes that are really there.
+//! Memory that decoding allocates: none for a heartbeat, and never more than in proportion to the real number of bytes, whatever
+//! length a record claims.
 
 use rollcall::presence::event::{ConnRef, DeviceRef, Event};
 use rollcall::presence::{Conn, Epoch};

@@ -1,5 +1,4 @@
-//! docs/asyncapi.yaml, read by AsyncAPI's official parser: it is well formed, and describes the topics and the schemas
-//! that there are.
+//! Checks docs/asyncapi.yaml with AsyncAPI's official parser: it is well formed, and describes the existing topics and schemas.
 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

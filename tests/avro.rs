@@ -1,5 +1,5 @@
-//! The Avro layer held against `apache-avro`, which stands for every other program that reads the topics, and against
-//! golden bytes, which stand for the records that are already in them.
+//! Compares the Avro layer with `apache-avro`, in place of other programs that read the topics, and with golden bytes, in place
+//! of the records that are already in them.
 
 #[path = "bless/mod.rs"]
 mod bless;

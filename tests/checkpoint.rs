@@ -1,4 +1,4 @@
-//! Checkpoints: what is published is what is restored, whatever became of it in between; in a directory and on S3.
+//! Checkpoints: a restored store equals the published one, or the checkpoint is refused; in a directory and on S3.
 
 #[path = "checkpoint/s3.rs"]
 mod s3;
@@ -107,7 +107,7 @@ struct Publisher {
     walk: PartitionProcessor,
     directory: TempDir,
     checkpoints: Checkpoints,
-    /// Those that were published, the newest last: where each stood, and the digest of its store.
+    /// The published checkpoints, the newest last: the position of each, and the digest of its store.
     published: Vec<(Applied, [u8; 32])>,
     _runtime: Runtime,
 }
@@ -233,7 +233,7 @@ fn what_is_published_is_restored_and_folded_on(mut publisher: Publisher) {
     assert_eq!(listed, published);
     assert_eq!(publisher.checkpoints.newest(Partition(1)).expect("listed"), []);
 
-    // Not after what is committed: a state that is ahead of its outputs is none.
+    // Not after the committed position: a state that is ahead of its outputs is invalid.
     for (applied, _) in &publisher.published {
         let (restored, _) = publisher.restored(not_after(applied)).expect("one");
         assert_eq!(restored, *applied);
@@ -286,7 +286,7 @@ fn the_newest_three_are_kept_and_pieces_of_older_ones_are_not() {
     assert_eq!(kept, 3, "{places:?}");
     assert_eq!(publisher.checkpoints.newest(PARTITION).expect("listed").len(), 3);
     assert_eq!(publisher.age_restored(), Some(0));
-    // The same once more is the same.
+    // A second restore gives the same result.
     let copy = publisher.directory.path().join("copy");
     publisher.walk.checkpoint(&copy).expect("committed").expect("copied");
     for _ in 0..2 {
@@ -417,10 +417,10 @@ fn a_place_that_cannot_be_used_is_told_without_its_credentials() {
         "{}",
         error("checkpoints")
     );
-    let told = error("s3://key:hunter2@bucket/x");
+    let message = error("s3://key:hunter2@bucket/x");
     assert!(
-        told.contains("AWS_SECRET_ACCESS_KEY") && !told.contains("hunter2"),
-        "{told}"
+        message.contains("AWS_SECRET_ACCESS_KEY") && !message.contains("hunter2"),
+        "{message}"
     );
 }
 

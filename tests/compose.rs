@@ -1,5 +1,4 @@
-//! docker-compose.yml and what it mounts, held against the program and the files there are, as far as that goes without
-//! Docker.
+//! Compares docker-compose.yml and what it mounts with the program and the existing files, as far as possible without Docker.
 
 #[path = "compose/metrics.rs"]
 mod metrics;
@@ -15,7 +14,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A YAML file as JSON, read by somebody else's YAML.
+/// A YAML file as JSON, read by a third-party parser.
 #[track_caller]
 fn yaml(path: &str) -> Value {
     let program = "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)";
@@ -260,7 +259,7 @@ fn engines_are_where_they_say_and_prometheus_asks_them_all() {
 #[test]
 fn every_secret_is_made_at_random_and_none_is_in_the_repository() {
     let compose = compose();
-    // The script, in a copy, since the secrets of this machine are nobody's.
+    // A copy of the script, so that the secrets of this machine are not touched.
     let copy = tempfile::tempdir().expect("a directory");
     let script = std::fs::read(root().join("scripts/compose-secrets")).expect("a script");
     let path = copy.path().join("scripts/compose-secrets");

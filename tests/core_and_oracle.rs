@@ -1,4 +1,4 @@
-//! The core against the independent oracle, byte for byte, on random hostile histories.
+//! Compares the core with the independent oracle, byte for byte, on random hostile histories.
 
 use rollcall::command::fold::{Setting, fold};
 use rollcall::presence::Partition;
@@ -28,7 +28,7 @@ fn same_errors(lines: &str) -> impl Iterator<Item = &str> {
         })
 }
 
-/// Folds lines by both, and holds what they print against one another.
+/// Folds lines with both, and compares their outputs.
 fn compare(what: &str, input: &str, policy: Policy, partition: Partition, partitions: Option<u32>) {
     let setting = Setting {
         policy: policy.clone(),

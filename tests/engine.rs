@@ -1,4 +1,5 @@
-//! The walk on a log in memory: the same bytes however the log is cut into batches, whatever fails, wherever it dies.
+//! The partition processor on a log in memory: the outputs are the same for every division into batches, every failure and every
+//! crash.
 
 mod story;
 
@@ -203,7 +204,7 @@ fn every_scenario_comes_out_of_the_engine_in_one_batch() {
 /// What happens between two records.
 #[derive(Clone, Copy)]
 enum Between {
-    /// The process ends in good order and starts again.
+    /// The process stops normally and starts again.
     Restart,
     /// It dies, and what the store did not commit is lost.
     Death,

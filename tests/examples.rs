@@ -1,5 +1,4 @@
-//! The examples, run as they are against a real Kafka and the engine on it: what they publish is valid, and what they
-//! follow is what happened.
+//! Runs the examples unchanged against a real Kafka and an engine: they publish valid events, and they print the right changes.
 
 #[path = "kafka/broker.rs"]
 mod broker;
@@ -261,7 +260,7 @@ fn the_tables_for_flink_have_the_fields_of_the_schemas() {
         "{}\n{changes}",
         table("changes")
     );
-    // All but the key may be missing, of somebody who was forgotten.
+    // All fields but the key may be missing, for a user who was forgotten.
     let nullable = |column: &String| column.strip_suffix(" NOT NULL").unwrap_or(column).to_owned();
     let current: Vec<String> = columns("user_state.avsc").iter().map(nullable).collect();
     let current = format!("`key` STRING NOT NULL,\n{},\n", current.join(",\n"));

@@ -1,9 +1,9 @@
-//! The long fault runs, one kind after the other, over and over until the time is up; `make test-faults`.
+//! The long fault runs (`make test-faults`): one kind after the other, repeated until the time is up.
 //!
 //!   cargo test --release --test faults -- [--minutes 25] [--seed N] [--only NAME] [--table FILE]
 //!
-//! Prints the seed first and the table last, also into a file, and ends with status 1 if anything was wrong. Everything
-//! is on 127.0.0.1: a Kafka of three brokers and the engines are processes of this one, and end with it.
+//! It prints the seed first and the table last, also into a file, and ends with status 1 if anything was wrong. Everything
+//! runs on 127.0.0.1: a Kafka of three brokers and the engines are processes of this one, and end with it.
 
 #[path = "kafka/broker.rs"]
 mod broker;

@@ -1,6 +1,5 @@
-//! What `rollcall fold` makes of its input as text: blank lines, lines that are no record, bad arguments. And what every
-//! command says to mistakes that need nothing but the program ([`messages`]), and the commands that ask a running server
-//! ([`remote`]).
+//! The input of `rollcall fold` as text: blank lines, lines that are not records, bad arguments. Also the errors of every command
+//! that need only the program ([`messages`]), and the commands that ask a running server ([`remote`]).
 
 #[path = "messages/mod.rs"]
 mod messages;

@@ -1,8 +1,8 @@
-//! The WebSocket edge from outside, through real sockets: what it says, what it publishes, whom it keeps out, and what
-//! it survives.
+//! The WebSocket gateway through real sockets: its frames, the events it publishes, the clients it refuses, and the failures it
+//! survives.
 //!
-//! Most of it is asked of a gateway in this process on a log in memory ([`house`]); what must die or be told apart by
-//! its process is the real binary ([`process`]).
+//! Most tests use a gateway in this process on a log in memory ([`house`]). Tests that kill or restart a process use the real
+//! binary ([`process`]).
 
 #[path = "gateway/certificate.rs"]
 mod certificate;

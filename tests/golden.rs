@@ -2,7 +2,7 @@
 //! (tests/avro/golden.rs).
 //!
 //! Each file in `tests/golden` has a line per value, in hexadecimal. Today's code must write these bytes, and read them as
-//! what they were. A line may be added; one that changes says that what is on disks can no longer be read.
+//! what they were. Lines may be added; a changed line means that data on disks can no longer be read.
 
 #[path = "bless/mod.rs"]
 mod bless;

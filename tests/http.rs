@@ -1,7 +1,7 @@
-//! The HTTP face from outside: what it answers, what it refuses and how, and how the process ends.
+//! The HTTP interface: its answers, its refusals, and the end of the process.
 //!
-//! Most of it is asked of a server in this process on a log in memory ([`house`]), where time stands still and records
-//! can be taken away; the rest of the real binary ([`process`]).
+//! Most tests use a server in this process on a log in memory ([`house`]), where time is fixed and records can be removed. The
+//! others use the real binary ([`process`]).
 
 #[path = "http/access.rs"]
 mod access;

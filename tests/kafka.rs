@@ -1,6 +1,6 @@
-//! The engine on a real Kafka: whatever dies, each change is there once and in order, as an independent reader finds.
+//! The engine on a real Kafka: no matter which process dies, an independent reader finds each change once and in order.
 //!
-//! Engines are processes; the load and the reader are not ours (Python: confluent-kafka and fastavro). These are the
+//! Engines are processes; the load and the reader use third-party clients (Python: confluent-kafka and fastavro). These are the
 //! short runs; `make test-faults` has the long ones. `ROLLCALL_TEST_SEED` repeats one.
 
 #[path = "kafka/broker.rs"]
@@ -56,7 +56,7 @@ fn seed() -> u64 {
     }
 }
 
-/// Engines only are struck, so the broker is everybody's.
+/// Only engines get faults, so tests can share the broker.
 fn engines(plan: &Plan) {
     let _busy = shared::busy(1);
     ends_well(plan, shared::bootstrap(), None);
@@ -68,7 +68,7 @@ fn ends_well(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>) {
     row.must_be_right();
 }
 
-/// Each of them does harm to a partition of its own: what is said of it. The last partition is as it should be.
+/// Each kind of error is in a separate partition, with the reader's report. The last partition is correct.
 const SPOILS: [(&str, &str); 12] = [
     ("doubled_change", "doubled: offset "),
     ("missing_change", "lost: output "),

@@ -1,10 +1,10 @@
-//! The real process, killed at random moments while many talk to it: what was acknowledged is in the log, what comes
-//! of it is in the log once and in order, and every answer was the truth.
+//! The real process, killed at random moments while many clients use it: every acknowledged event is in the log, its outputs are
+//! in the log once and in order, and every answer was right.
 //!
-//! Nothing in memory may survive here, so nothing is taken from the process but what it said over HTTP; the rest is
-//! read from its log when it is gone, and held against `rollcall fold`.
+//! No state in memory survives, so the tests only use the process' HTTP answers. The rest is read from its log after its end, and
+//! compared with `rollcall fold`.
 //!
-//! A subscriber's cursor is never ahead of the log: SIGKILL takes the process, not what it has handed to the operating
+//! A subscriber's cursor is never ahead of the log: SIGKILL ends the process, but keeps what it has written to the operating
 //! system, and a change is readable only after that. (When the *machine* dies, changes that were committed and not yet
 //! synced can be lost. They are folded again to the same bytes; until then a cursor may be ahead, which is answered
 //! with `bad_cursor`. No test here can do that to a machine.)
@@ -40,7 +40,7 @@ const CLIENTS: u64 = 4;
 const FOLLOWED: [&str; 2] = ["changes", "kicks"];
 /// Nothing takes longer than this, or the test fails.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How soon a process that is told to stop has ended.
+/// How soon a process must end after it is asked to stop.
 const STOPPED: Duration = Duration::from_secs(5);
 
 /// A small deterministic source of choices.
@@ -105,7 +105,7 @@ fn whatever_moment_it_is_killed_nothing_acknowledged_is_lost_and_nothing_comes_t
         for kill in 1..=KILLS {
             let mut server = start(&mut dice);
             if kill % 6 == 0 {
-                // Stopped in good order, at once or while everybody is in the middle of something. What this saves in
+                // Stopped normally, at once or while all clients have open requests. What this saves in
                 // the store is where the next ones begin; else it is saved only after half a minute.
                 world.address.set(server.port());
                 let most = 400 * dice.roll(2);
@@ -146,7 +146,7 @@ fn whatever_moment_it_is_killed_nothing_acknowledged_is_lost_and_nothing_comes_t
         check_outputs(&shelves);
         check_shown(&shelves, &shown);
 
-        // Once more: what it tells of itself now. Deadlines fire meanwhile, as the log says afterwards.
+        // Again: the state that it reports now. Deadlines fire meanwhile, as the log shows afterwards.
         let mut server = start(&mut dice);
         world.address.set(server.port());
         let now = show_everybody(world);
@@ -161,8 +161,8 @@ fn whatever_moment_it_is_killed_nothing_acknowledged_is_lost_and_nothing_comes_t
         let shelves = read_log(&data);
         let users = check_outputs(&shelves);
         check_shown(&shelves, &now);
-        let told: BTreeSet<&str> = now.iter().map(|shown| &*shown.user).collect();
-        assert_eq!(told, users.iter().map(|user| &**user).collect());
+        let reported: BTreeSet<&str> = now.iter().map(|shown| &*shown.user).collect();
+        assert_eq!(reported, users.iter().map(|user| &**user).collect());
         for (topic, seen) in seen.iter().enumerate() {
             check_followed(&shelves, topic, seen);
         }
@@ -223,23 +223,23 @@ fn refused(arguments: &[&str]) -> (Option<i32>, String) {
         child.kill().expect("killed");
         panic!("{arguments:?} is served");
     };
-    let mut told = String::new();
+    let mut reported = String::new();
     let mut stderr = child.stderr.take().expect("piped");
-    stderr.read_to_string(&mut told).expect("UTF-8");
-    (status, told)
+    stderr.read_to_string(&mut reported).expect("UTF-8");
+    (status, reported)
 }
 
 /// It ends with status 2 and one sentence, in which all of this is said.
 #[track_caller]
 fn refuses(arguments: &[&str], said: &[&str]) {
-    let (status, told) = refused(arguments);
-    assert_eq!(status, Some(2), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
-    assert!(told.starts_with("error: "), "{told}");
+    let (status, reported) = refused(arguments);
+    assert_eq!(status, Some(2), "{reported}");
+    assert_eq!(reported.lines().count(), 1, "{reported}");
+    assert!(reported.starts_with("error: "), "{reported}");
     for said in said {
-        assert!(told.contains(said), "nothing of {said:?} in: {told}");
+        assert!(reported.contains(said), "nothing of {said:?} in: {reported}");
     }
-    println!("{told}");
+    println!("{reported}");
 }
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -278,7 +278,7 @@ fn what_cannot_be_served_is_refused_with_one_sentence() {
         refuses(&["serve", "--listen", open, "--data", &other], &[open, "--token-file"]);
     }
 
-    // A setting that is none, and one that is not what it must be.
+    // An unknown setting, and a setting with a wrong value.
     let config = path("rollcall.toml");
     let settings = [
         ("partitions = 2\n# a comment\ncached_user = 5\n", "cached_user"),
@@ -305,7 +305,7 @@ fn what_cannot_be_served_is_refused_with_one_sentence() {
     refuses(&["serve", "--listen", ANY_PORT, "--data", &below], &[&below]);
 }
 
-/// Whoever hangs on must not keep the process from ending in good order.
+/// Clients with open connections must not keep the process from stopping.
 #[test]
 fn connections_that_do_nothing_do_not_keep_it_from_stopping() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -341,7 +341,7 @@ fn connections_that_do_nothing_do_not_keep_it_from_stopping() {
     let deaf = hang(&format!(
         "GET /v1/changes?after=earliest HTTP/1.1\r\nhost: {address}\r\n\r\n"
     ));
-    // They are heard.
+    // They get answers.
     let mut answer = [0; 15];
     asked.read_exact(&mut answer).expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 200 OK");

@@ -1,4 +1,4 @@
-//! `rollcall log`, the real binary on a real log: what it prints can be folded, and what it cannot do it says.
+//! `rollcall log`, the real binary on a real log: its output can be folded, and its failures are errors.
 
 mod server;
 
@@ -52,12 +52,12 @@ impl House {
     }
 
     fn append(&self, partition: Partition, key: Option<&str>, value: Vec<u8>) {
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let key = key.map(|key| key.as_bytes().to_vec());
-        let acknowledge = Box::new(move |result: Result<Vec<Appended>, _>| tell.send(result).unwrap());
+        let acknowledge = Box::new(move |result: Result<Vec<Appended>, _>| sender.send(result).unwrap());
         self.log
             .append(vec![(partition, NewRecord { key, value })], acknowledge);
-        told.recv().unwrap().unwrap();
+        receiver.recv().unwrap().unwrap();
     }
 
     /// An event as JSON, to the partition of its user or to every one.
@@ -344,17 +344,17 @@ fn follow(house: &House, arguments: &[&str]) -> (Child, mpsc::Receiver<String>) 
         .spawn()
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
-    (child, told)
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    (child, receiver)
 }
 
 #[test]
 fn a_follower_sees_what_is_appended_later_in_every_partition_until_it_is_interrupted() {
     let house = House::new();
     house.publish(r#"{"type":"tick"}"#);
-    let (mut child, told) = follow(&house, &["events"]);
-    let next = || told.recv_timeout(Duration::from_secs(30)).unwrap();
+    let (mut child, receiver) = follow(&house, &["events"]);
+    let next = || receiver.recv_timeout(Duration::from_secs(30)).unwrap();
     assert!(next().starts_with(r#"{"offset":0,"#));
     assert!(next().starts_with(r#"{"offset":0,"#));
     for user in ["alice", "bob", "carol", "dave"] {
@@ -389,11 +389,11 @@ fn it_ends_quietly_when_nobody_reads_its_output() {
         let key = Some(b"alice".to_vec());
         (partition_of("alice", PARTITIONS), NewRecord { key, value })
     });
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     house
         .log
-        .append(records.collect(), Box::new(move |result| tell.send(result).unwrap()));
-    told.recv().unwrap().unwrap();
+        .append(records.collect(), Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv().unwrap().unwrap();
     let mut child = house
         .command(&["events"])
         .stdout(Stdio::piped())
@@ -454,7 +454,7 @@ fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
     });
 
     let said = |what: &[(String, String)], error: &str| {
-        let of: Vec<_> = what.iter().filter(|(told, _)| told.contains(error)).collect();
+        let of: Vec<_> = what.iter().filter(|(receiver, _)| receiver.contains(error)).collect();
         assert_eq!(of.len(), 1, "{error}: {what:?}");
         of[0].1.clone()
     };
@@ -511,7 +511,7 @@ fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
     );
 }
 
-/// The log of a server on a data directory, a line each, until nobody asks for more. The server is killed with it.
+/// A running server on a data directory, and the lines of its log. Dropping this value kills the server.
 struct Serving {
     process: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
@@ -572,10 +572,10 @@ fn a_server_warns_of_malformed_records_once_with_reason_count_and_the_newest() {
             },
         )
     };
-    let (tell, told) = mpsc::channel();
-    let acknowledge = Box::new(move |result: Result<Vec<Appended>, _>| tell.send(result).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let acknowledge = Box::new(move |result: Result<Vec<Appended>, _>| sender.send(result).unwrap());
     log.append(vec![malformed(), malformed(), malformed()], acknowledge);
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
     drop(log);
     let mut serving = Serving::start(data.path());
     let (warning, _) = serving.next(WARNING, "");

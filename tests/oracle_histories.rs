@@ -1,4 +1,4 @@
-//! Random histories: that they are what they claim to be, and what the rules promise of every one of them.
+//! Random histories: they have the claimed content, and the rules' guarantees hold for each of them.
 
 use rollcall::presence::change::{Output, Part};
 use rollcall::presence::event::{Event, EventType};

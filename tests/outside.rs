@@ -1,4 +1,4 @@
-//! What an engine reaches beside log and disk, in the real process: a schema registry and checkpoints.
+//! The services that an engine uses besides log and disk, in the real process: a schema registry and checkpoints.
 
 #[path = "kafka/broker.rs"]
 mod broker;
@@ -159,10 +159,10 @@ fn a_partition_waits_for_a_registry_that_does_not_answer(cluster: &Cluster) {
     let registry = Canned::start_at(&url, &answers);
     wait_until("it goes on", || engine.get("/readyz").0 == 200);
     wait_until("both are folded", || partition(&engine)["applied"] == 2);
-    // The one whose schema nobody has is malformed, the other is not.
+    // The record with an unknown schema is malformed, the other is not.
     assert_eq!(engine.metric("rollcall_malformed_total"), 1.0);
 
-    // The schema may be named in a header, beside others; the last one of its name counts.
+    // The schema may be named in a header, among other headers; the last one with this name counts.
     let named = |value: &'static [u8]| Header {
         key: "__value_schema_id",
         value: Some(value),

@@ -340,7 +340,7 @@ fn beginning<'t>(text: &'t str, with: &str) -> Vec<&'t str> {
 
 #[test]
 fn every_setting_and_metric_is_told_and_none_that_is_not_there() {
-    let told = include_str!("../docs/operating.md");
+    let documented = include_str!("../docs/operating.md");
     for (code, with, least) in [
         (
             concat!(
@@ -353,7 +353,7 @@ fn every_setting_and_metric_is_told_and_none_that_is_not_there() {
         (include_str!("../src/metrics.rs"), "rollcall_", 13),
     ] {
         let mut there = beginning(code, with);
-        let mut here = beginning(told, with);
+        let mut here = beginning(documented, with);
         for names in [&mut there, &mut here] {
             names.sort_unstable();
             names.dedup();

@@ -1,4 +1,4 @@
-//! The registry's client against a real registry, and against what is none.
+//! The registry's client with a real registry, and with servers that are not registries.
 
 #[path = "registry/servers.rs"]
 mod servers;
@@ -48,7 +48,7 @@ impl House {
         })
     }
 
-    /// Registers a schema as somebody else would.
+    /// Registers a schema as another client would.
     fn foreign(&self, subject: &str, schema: &str) -> u32 {
         let path = format!("subjects/{subject}/versions");
         let answer = self.raw("POST", &path, Some(json!({ "schema": schema })));
@@ -73,10 +73,10 @@ fn a_real_registry_gives_ids_once_and_schemas_by_them() {
 fn what_is_not_registered_is_told(house: &House) {
     match house.registry().look_up(subject) {
         Err(error @ Error::NotRegistered { .. }) => {
-            let told = error.to_string();
+            let message = error.to_string();
             assert!(
-                told.contains("under presence.Event-value") && told.contains("schemas/event.avsc"),
-                "{told}"
+                message.contains("under presence.Event-value") && message.contains("schemas/event.avsc"),
+                "{message}"
             );
         }
         other => panic!("{other:?}"),
@@ -149,13 +149,13 @@ fn what_is_not_there_or_of_no_use_is_absent(house: &House) {
     let list = r#"{"type":"record","name":"List","namespace":"n","fields":[{"name":"next","type":["null","List"]}]}"#;
     let recursive = house.foreign("recursive-value", list);
     assert_eq!(registry.ask(recursive), Ok(Lookup::Absent));
-    let told = registry.by_id(recursive).expect_err("it is of no use").to_string();
-    assert!(told.contains(&format!("id {recursive} cannot be used")), "{told}");
-    assert!(told.contains("refers to itself at n.List"), "{told}");
+    let message = registry.by_id(recursive).expect_err("it is of no use").to_string();
+    assert!(message.contains(&format!("id {recursive} cannot be used")), "{message}");
+    assert!(message.contains("refers to itself at n.List"), "{message}");
 }
 
 fn a_schema_that_breaks_the_subject_is_refused(house: &House) {
-    // Somebody has taken the subject for something else, and holds it to that.
+    // Another client uses the subject for another schema, and its compatibility rule refuses ours.
     let other = r#"{"type":"record","name":"rollcall.Other","fields":[{"name":"x","type":"string"}]}"#;
     house.foreign("taken-Event-value", other);
     let level = json!({ "compatibility": "FULL_TRANSITIVE" });
@@ -163,8 +163,11 @@ fn a_schema_that_breaks_the_subject_is_refused(house: &House) {
     let taken = |schema: Schema| format!("taken-{}-value", schema.name());
     match house.registry().register(taken) {
         Err(error @ Error::Refused { .. }) => {
-            let told = error.to_string();
-            assert!(told.contains("does not take the schema of taken-Event-value"), "{told}");
+            let message = error.to_string();
+            assert!(
+                message.contains("does not take the schema of taken-Event-value"),
+                "{message}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -217,10 +220,10 @@ fn a_guid_is_asked_for_by_its_name() {
     ];
     assert_eq!(server.asked(), asked);
     assert_eq!(avro::decode_event_of(Some(&known), &datum, &schemas), Ok(Event::Tick));
-    let told = avro::decode_event_of(Some(&unknown), &datum, &schemas).expect_err("not there");
+    let message = avro::decode_event_of(Some(&unknown), &datum, &schemas).expect_err("not there");
     assert!(
-        told.to_string().contains("08080808-0808-0808-0808-080808080808"),
-        "{told}"
+        message.to_string().contains("08080808-0808-0808-0808-080808080808"),
+        "{message}"
     );
 }
 
@@ -276,15 +279,15 @@ fn references_that_lead_nowhere_or_never_end_are_told_and_those_that_are_late_ar
     // Nothing is judged while the registry does not answer.
     assert!(matches!(registry.ask(7), Err(Error::Unreachable { .. })));
     assert_eq!(registry.ask(7), Ok(Lookup::Absent));
-    let told = registry.by_id(7).expect_err("of no use").to_string();
+    let message = registry.by_id(7).expect_err("of no use").to_string();
     assert!(
-        told.contains("id 7 cannot be used: it refers to version 2 of a/b c, which the registry does not have"),
-        "{told}"
+        message.contains("id 7 cannot be used: it refers to version 2 of a/b c, which the registry does not have"),
+        "{message}"
     );
     assert_eq!(server.asked()[1], "GET /subjects/a%2Fb%20c/versions/2?deleted=true");
     assert_eq!(registry.ask(8), Ok(Lookup::Absent));
-    let told = registry.by_id(8).expect_err("of no use").to_string();
-    assert!(told.contains("more than 10 deep"), "{told}");
+    let message = registry.by_id(8).expect_err("of no use").to_string();
+    assert!(message.contains("more than 10 deep"), "{message}");
 }
 
 #[test]
@@ -313,8 +316,8 @@ fn credentials_are_sent_and_never_shown() {
     let url = server.url.replace("http://", "http://user:hunter2@");
     let house = House::at(&url);
     let registry = house.registry();
-    let told = registry.ask(7).expect_err("refused").to_string();
-    assert!(!told.contains("hunter2") && told.contains("401"), "{told}");
+    let message = registry.ask(7).expect_err("refused").to_string();
+    assert!(!message.contains("hunter2") && message.contains("401"), "{message}");
     // Base64 of user:hunter2.
     assert!(
         server.heads()[0].contains("Basic dXNlcjpodW50ZXIy"),
@@ -323,12 +326,12 @@ fn credentials_are_sent_and_never_shown() {
     );
 
     drop(server);
-    let told = registry.ask(7).expect_err("nobody is there").to_string();
-    assert!(!told.contains("hunter2"), "{told}");
+    let message = registry.ask(7).expect_err("nobody is there").to_string();
+    assert!(!message.contains("hunter2"), "{message}");
     for wrong in ["user:hunter2@host", "ftp://user:hunter2@host", "http://user:hunter2@"] {
         let refused = Registry::new(wrong, house.runtime.handle().clone());
-        let told = refused.err().expect("refused").to_string();
-        assert!(!told.contains("hunter2"), "{told}");
+        let message = refused.err().expect("refused").to_string();
+        assert!(!message.contains("hunter2"), "{message}");
     }
 }
 

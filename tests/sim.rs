@@ -1,4 +1,4 @@
-//! Simulated worlds: whatever goes wrong, outputs and state are as the rules say.
+//! Simulated worlds: with every kind of fault, outputs and state follow the rules.
 
 use rollcall::sim::many;
 use rollcall::sim::world::{Options, run};
@@ -6,23 +6,23 @@ use std::io::{Write, stderr};
 use std::process::Command;
 
 const SEEDS: u64 = 300;
-/// How many worlds a commit has of its own.
+/// The number of worlds that are derived from the commit.
 const SEEDS_OF_COMMIT: u64 = 30;
 const SEEDS_ON_ROCKSDB: u64 = 12;
 
 /// The command that plays it again, and what was wrong, of every seed that fails.
 fn failing(first: u64, count: u64, options: &Options) -> String {
     let wrong = many::each(first..=first + count - 1, |seed| run(seed, options).err());
-    let told = wrong
+    let failures = wrong
         .iter()
         .map(|(seed, what)| format!("make sim SEED={seed}\n    {what}"));
-    told.collect::<Vec<_>>().join("\n")
+    failures.collect::<Vec<_>>().join("\n")
 }
 
 #[test]
 fn three_hundred_worlds_come_out_as_the_rules_say() {
-    let told = failing(1, SEEDS, &Options::default());
-    assert!(told.is_empty(), "to play it again:\n{told}");
+    let failures = failing(1, SEEDS, &Options::default());
+    assert!(failures.is_empty(), "to play it again:\n{failures}");
 }
 
 #[test]
@@ -31,15 +31,15 @@ fn worlds_on_rocksdb_come_out_as_the_rules_say() {
         on_rocksdb: true,
         ..Options::default()
     };
-    let told = failing(1, SEEDS_ON_ROCKSDB, &options);
-    assert!(told.is_empty(), "to play it again, with --rocksdb:\n{told}");
+    let failures = failing(1, SEEDS_ON_ROCKSDB, &options);
+    assert!(failures.is_empty(), "to play it again, with --rocksdb:\n{failures}");
 }
 
 /// So that every commit sees worlds that none before it has seen.
 #[test]
 fn the_worlds_that_the_commit_names_come_out_as_the_rules_say() {
     let output = Command::new("git")
-        // A clone that somebody else owns is read all the same.
+        // Also reads a clone that another user owns.
         .args(["-c", "safe.directory=*", "rev-parse", "HEAD"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
@@ -50,8 +50,8 @@ fn the_worlds_that_the_commit_names_come_out_as_the_rules_say() {
     let last = first + SEEDS_OF_COMMIT - 1;
     // Not by `println`, which is not shown of a test that passes.
     writeln!(stderr(), "the commit's worlds: make sim SEED={first}-{last}").expect("standard error can be written");
-    let told = failing(first, SEEDS_OF_COMMIT, &Options::default());
-    assert!(told.is_empty(), "to play it again:\n{told}");
+    let failures = failing(first, SEEDS_OF_COMMIT, &Options::default());
+    assert!(failures.is_empty(), "to play it again:\n{failures}");
 }
 
 #[test]

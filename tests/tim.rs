@@ -1,5 +1,5 @@
-//! The Tencent-compatible routes of the real binary, called by libraries that nobody here wrote: PyPI's timsdk and
-//! tls-sig-api-v2, and npm's tls-sig-api-v2, as they are. Only where their host name leads is ours (`tim/entrance.rs`).
+//! The Tencent-compatible routes of the real binary, called by third-party libraries: PyPI's timsdk and
+//! tls-sig-api-v2, and npm's tls-sig-api-v2, unchanged. Only the address of their host name is ours (`tim/entrance.rs`).
 
 #[path = "tim/entrance.rs"]
 mod entrance;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-/// Where timsdk goes, whatever it is told.
+/// The host that timsdk always connects to.
 const HOST: &str = "console.tim.qq.com";
 const APP: &str = "1400000000";
 const KEY: &str = "5bd2850fff3ecb11d7c805251c51ee463a25727bddc2385f3fa8bfee1bb93b5e";

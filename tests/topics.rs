@@ -1,4 +1,4 @@
-//! `rollcall topics` against a real Kafka: what it makes, what it finds, and that it may be run again.
+//! `rollcall topics` with a real Kafka: what it creates, what it reports, and that it may be run again.
 
 #[path = "kafka/broker.rs"]
 mod broker;

@@ -35,8 +35,8 @@ impl Bridge {
 
     /// As a service manager does.
     fn stop(mut self) {
-        let told = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
-        assert!(told.expect("kill is installed").success());
+        let signalled = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        assert!(signalled.expect("kill is installed").success());
         let mut status = None;
         wait_until("it has ended", || {
             status = self.0.try_wait().expect("waited for");
@@ -164,7 +164,7 @@ fn who_does_not_answer_holds_up_neither_the_others_nor_the_engine() {
     wait_until("a position is kept", || position() == "0:0\n");
     let (status, stats) = server.get("/v1/stats", "");
     assert_eq!(status, 200, "{stats}");
-    // Nothing of theirs is behind the position, so whoever comes after begins with it.
+    // The position is before all of their changes, so the next process begins with them.
     bridge.kill();
     receiver.answer(|_| Answer::Status(200));
     let bridge = Bridge::start(directory.path(), &url(&server), &receiver, &patient);
@@ -194,7 +194,7 @@ fn what_is_never_taken_is_in_the_dead_letters_and_the_rest_goes_on() {
             .iter()
             .any(|posted| posted.user == user && posted.version == DAY && posted.taken)
     };
-    wait_until("all have been told what can be", || users.iter().all(|user| last(user)));
+    wait_until("all have been posted", || users.iter().all(|user| last(user)));
     bridge.stop();
     let letters = std::fs::read_to_string(directory.path().join("rollcall-webhook.dead-letters")).expect("a file");
     let mut letters: Vec<Value> = letters
@@ -256,8 +256,8 @@ fn a_receiver_that_asks_for_a_rest_gets_it_from_everybody() {
             _ => Answer::Status(200),
         }
     });
-    // One at a time, so that none is under way when the receiver asks. It is given up after less than the rest, and
-    // tried once more after it all the same.
+    // One at a time, so that none is in flight when the receiver asks for the pause. The callback is given up in less time than
+    // the pause, and is still tried once more after it.
     let bridge = Bridge::start(
         directory.path(),
         &url(&server),
@@ -295,7 +295,7 @@ fn a_receiver_that_refuses_everybody_stops_the_bridge_and_nothing_is_given_up() 
     assert!(said.contains("the receiver answered 400"), "{said}");
     let letters = || std::fs::read_to_string(directory.path().join("rollcall-webhook.dead-letters")).expect("a file");
     assert_eq!(letters(), "");
-    // One user alone is refused now, and twice somebody for a moment, as by a proxy whose route is being changed.
+    // Only one user is refused now, and two others for a moment, as by a proxy whose route is being changed.
     let mut seen = 0;
     receiver.answer(move |posted| {
         seen += 1;
@@ -436,7 +436,7 @@ fn callbacks_are_signed_and_say_what_tencents_say() {
     }
 }
 
-/// Runs a bridge that cannot go on; what it says.
+/// Runs a bridge that cannot continue. Returns its error.
 fn refused(directory: &Path, engine: &str, more: &[&str]) -> String {
     let defaults = [("--to", "http://127.0.0.1:9/hook"), ("--engine", engine)];
     let output = rollcall(&["webhook", "--log-level", "error"])

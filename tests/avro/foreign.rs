@@ -1,4 +1,4 @@
-//! Events written with the schemas of others, which say the same with the same bytes and call it something else.
+//! Events written with other schemas, whose bytes have the same meaning under other names.
 
 use super::{Test, heartbeat, oracle, random};
 use apache_avro::Schema as AvroSchema;
@@ -9,7 +9,7 @@ use rollcall::schema::Malformed;
 use rollcall::schema::avro::*;
 use serde_json::{Value as Json, json};
 
-/// Every one that the specification or the library knows, and one that nobody does.
+/// Every logical type that the specification or the library knows, and an unknown one.
 const LOGICAL_TYPES: [&str; 15] = [
     "decimal",
     "big-decimal",
@@ -51,16 +51,16 @@ impl WriterSchemas for One {
     }
 }
 
-/// The event in a datum that was written with `bare`, for a reader who is told that it was `told`.
-fn read(told: &Json, bare: &Json, value: Value) -> Result<Event<'static>, String> {
+/// The event in a datum that was written with `bare`, for a reader that gets the schema `claimed`.
+fn read(claimed: &Json, bare: &Json, value: Value) -> Result<Event<'static>, String> {
     let bare = AvroSchema::parse(bare).expect("the bare schema is valid");
     let mut framed = Vec::new();
     frame_with_id(1, &mut framed);
     framed.extend(oracle::write(&bare, value));
-    let event = decode_event_with(&framed, &One::of(told)).map_err(|malformed| malformed.to_string())?;
+    let event = decode_event_with(&framed, &One::of(claimed)).map_err(|malformed| malformed.to_string())?;
     // The same in its other form.
     assert_eq!(
-        decode_event_of(Some(&[1; 17]), &framed[5..], &One::of(told)),
+        decode_event_of(Some(&[1; 17]), &framed[5..], &One::of(claimed)),
         Ok(event.clone())
     );
     let mut ours = Vec::new();
@@ -106,7 +106,7 @@ fn bare_value(value: Value) -> Value {
 fn no_logical_type_on_any_field_changes_an_event() {
     for logical in LOGICAL_TYPES {
         for order in [["null", "TYPE"], ["TYPE", "null"], ["TYPE", "TYPE"]] {
-            let (mut told, mut bare, mut values) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut claimed, mut bare, mut values) = (Vec::new(), Vec::new(), Vec::new());
             for (name, value) in fields_of(oracle::event(&connect())) {
                 let value = bare_value(value);
                 let kind = match value {
@@ -120,7 +120,7 @@ fn no_logical_type_on_any_field_changes_an_event() {
                     ["null", _] => json!(["null", kind]),
                     _ => json!([kind, "null"]),
                 };
-                told.push(
+                claimed.push(
                     json!({"name": name, "type": of(&annotated), "logicalType": logical, "default": {"not": "valid"}}),
                 );
                 bare.push(json!({"name": name, "type": of(&json!(kind))}));
@@ -130,10 +130,10 @@ fn no_logical_type_on_any_field_changes_an_event() {
                 };
                 values.push((name, value));
             }
-            let told = json!({"type": "record", "name": "é-x.Event", "fields": told, "logicalType": logical});
+            let claimed = json!({"type": "record", "name": "é-x.Event", "fields": claimed, "logicalType": logical});
             let bare = json!({"type": "record", "name": "E", "fields": bare});
             assert_eq!(
-                read(&told, &bare, Value::Record(values)),
+                read(&claimed, &bare, Value::Record(values)),
                 Ok(connect()),
                 "{logical} {order:?}"
             );
@@ -177,8 +177,8 @@ impl Choices {
     }
 }
 
-/// A schema as somebody might have it for this value, and what of it determines the bytes.
-fn told_and_bare(value: Value, names: &mut u32, choices: &mut Choices) -> (Json, Json, Value) {
+/// A schema that a publisher may use for this value, and the part of it that determines the bytes.
+fn claimed_and_bare(value: Value, names: &mut u32, choices: &mut Choices) -> (Json, Json, Value) {
     let logical = choices.one(&LOGICAL_TYPES);
     match value {
         Value::String(text) => match choices.of(4) {
@@ -186,10 +186,10 @@ fn told_and_bare(value: Value, names: &mut u32, choices: &mut Choices) -> (Json,
             1 => (json!("bytes"), json!("bytes"), Value::Bytes(text.into_bytes())),
             2 => {
                 *names += 1;
-                let told = json!({"type": "enum", "name": format!("Kind{names}"), "namespace": "x.y",
+                let claimed = json!({"type": "enum", "name": format!("Kind{names}"), "namespace": "x.y",
                                   "symbols": ["another", text], "default": "another", "aliases": ["Z"], "doc": "d"});
                 let bare = json!({"type": "enum", "name": format!("Kind{names}"), "symbols": ["another", "this"]});
-                (told, bare, Value::Enum(1, "this".to_owned()))
+                (claimed, bare, Value::Enum(1, "this".to_owned()))
             }
             _ => (
                 json!({"type": "string", "logicalType": logical, "avro.java.string": "String"}),
@@ -249,13 +249,13 @@ fn told_and_bare(value: Value, names: &mut u32, choices: &mut Choices) -> (Json,
     }
 }
 
-/// The value in a schema of somebody's: that schema, what of it determines the bytes, and the value to be written.
+/// The value in a publisher's schema: the schema, the part of it that determines the bytes, and the value to write.
 fn somebodys(event: &Event<'_>, choices: &mut Choices) -> (Json, Json, Value) {
-    let (mut told, mut bare, mut values, mut names) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    let mut add = |told_field: Json, bare_type: Json, value: Value, at: u64| {
-        let name = format!("f{}", told.len());
-        let at = at as usize % (told.len() + 1);
-        told.insert(at, told_field);
+    let (mut claimed, mut bare, mut values, mut names) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let mut add = |claimed_field: Json, bare_type: Json, value: Value, at: u64| {
+        let name = format!("f{}", claimed.len());
+        let at = at as usize % (claimed.len() + 1);
+        claimed.insert(at, claimed_field);
         bare.insert(at, json!({"name": name, "type": bare_type}));
         values.insert(at, (name, value));
     };
@@ -268,9 +268,9 @@ fn somebodys(event: &Event<'_>, choices: &mut Choices) -> (Json, Json, Value) {
         let value = bare_value(value);
         if value == Value::Null {
             if choices.of(2) == 0 {
-                let told = json!({"name": name, "type": ["null", {"type": "string", "logicalType": "uuid"}]});
+                let claimed = json!({"name": name, "type": ["null", {"type": "string", "logicalType": "uuid"}]});
                 add(
-                    told,
+                    claimed,
                     json!(["null", "string"]),
                     Value::Union(0, Box::new(value)),
                     choices.of(100),
@@ -278,28 +278,28 @@ fn somebodys(event: &Event<'_>, choices: &mut Choices) -> (Json, Json, Value) {
             }
             continue;
         }
-        let (told_type, bare_type, value) = told_and_bare(value, &mut names, choices);
-        let (told_type, bare_type, value) = match choices.of(4) {
+        let (claimed_type, bare_type, value) = claimed_and_bare(value, &mut names, choices);
+        let (claimed_type, bare_type, value) = match choices.of(4) {
             0 => (
-                json!(["null", told_type]),
+                json!(["null", claimed_type]),
                 json!(["null", bare_type]),
                 Value::Union(1, Box::new(value)),
             ),
             1 => (
-                json!([told_type, "null"]),
+                json!([claimed_type, "null"]),
                 json!([bare_type, "null"]),
                 Value::Union(0, Box::new(value)),
             ),
             2 => (
-                json!(["boolean", "null", told_type]),
+                json!(["boolean", "null", claimed_type]),
                 json!(["boolean", "null", bare_type]),
                 Value::Union(2, Box::new(value)),
             ),
-            _ => (told_type, bare_type, value),
+            _ => (claimed_type, bare_type, value),
         };
-        let told = json!({"name": name, "type": told_type, "doc": "d", "order": "ignore", "default": choices.of(2),
+        let claimed = json!({"name": name, "type": claimed_type, "doc": "d", "order": "ignore", "default": choices.of(2),
                           "aliases": ["user", "type"], "connect.parameters": {"a": "b"}});
-        add(told, bare_type, value, choices.of(100));
+        add(claimed, bare_type, value, choices.of(100));
     }
     for number in 0..choices.of(3) {
         let extra = match choices.of(3) {
@@ -327,7 +327,7 @@ fn somebodys(event: &Event<'_>, choices: &mut Choices) -> (Json, Json, Value) {
         );
     }
     (
-        json!({"type": "record", "name": "KsqlDataSourceSchema", "namespace": "io.confluent.ksql", "fields": told}),
+        json!({"type": "record", "name": "KsqlDataSourceSchema", "namespace": "io.confluent.ksql", "fields": claimed}),
         json!({"type": "record", "name": "E", "fields": bare}),
         Value::Record(values),
     )
@@ -338,8 +338,8 @@ proptest! {
 
     #[test]
     fn an_event_is_the_same_whatever_its_schema_says_beside_how_the_bytes_lie(event in random::event(), choices in any::<u64>()) {
-        let (told, bare, value) = somebodys(&event, &mut Choices(choices));
-        prop_assert_eq!(read(&told, &bare, value), Ok(event), "{}", told);
+        let (claimed, bare, value) = somebodys(&event, &mut Choices(choices));
+        prop_assert_eq!(read(&claimed, &bare, value), Ok(event), "{}", claimed);
     }
 }
 
@@ -418,9 +418,9 @@ fn what_is_something_else_is_refused_with_a_sentence_that_names_the_field() {
             "text (written as TEXT) is a boolean, where text is wanted",
         ),
     ];
-    for (name, kind, value, told) in refused {
-        let error = heartbeat_with(name, kind, value).expect_err(told);
-        assert!(error.contains(told), "{error}");
+    for (name, kind, value, expected) in refused {
+        let error = heartbeat_with(name, kind, value).expect_err(expected);
+        assert!(error.contains(expected), "{error}");
     }
     // The same text as ours is taken, in whichever type it comes.
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Golden bytes: each schema, each type of event, each name that stands for a value. They are what is in the topics of
-//! running systems. A line may be added; one that changes says that old records can no longer be read.
+//! Golden bytes: each schema, each type of event, each name of a value, as they are in the topics of running systems. Lines may
+//! be added; a changed line means that old records can no longer be read.
 
 use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, KickedDevice, OutputId};
 use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, EventType, HeartbeatEntry, Intent, Target};

@@ -1,4 +1,4 @@
-//! What `apache-avro` makes of our values; built from the schemas and the rules, not from the code under test.
+//! Our values as `apache-avro` reads and writes them, built from the schemas and the rules, not from the code under test.
 
 use apache_avro::Schema as AvroSchema;
 use apache_avro::reader::datum::GenericDatumReader;

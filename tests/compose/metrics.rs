@@ -1,4 +1,4 @@
-//! Metrics: what docs/operating.md lists, the dashboard shows and the alerts are about is what a server has.
+//! Metrics: a server has exactly the metrics that docs/operating.md lists, the dashboard shows and the alerts use.
 
 use crate::server::{ANYWHERE, Server, wait_until};
 use crate::{root, texts, yaml};
@@ -106,7 +106,7 @@ fn a_loaded_server_gives_every_metric_that_is_documented_and_no_other() {
     });
     assert_eq!(given(&text(&server)), documented);
 
-    // As many are online as the server says elsewhere; somebody comes and goes, so they are asked until they agree.
+    // The numbers equal those of /v1/stats. Users log in and out, so both are read until they agree.
     wait_until("users and devices are counted", || {
         let stats: Value = serde_json::from_str(&server.get("/v1/stats", "").1).expect("JSON");
         let text = text(&server);
@@ -133,7 +133,7 @@ fn a_loaded_server_gives_every_metric_that_is_documented_and_no_other() {
         let live = format!("rollcall_partition_state{{partition=\"{partition}\",state=\"live\"}}");
         assert_eq!(value(&text, &live), Some(1.0));
     }
-    // What the demo did was appended, became changes, and nobody asked yet.
+    // The demo's events were appended and caused changes, and no query was made yet.
     assert!(value(&text, "rollcall_append_seconds_count") > Some(0.0));
     assert!(value(&text, "rollcall_change_seconds_count") > Some(0.0));
     assert_eq!(value(&text, "rollcall_query_seconds_count"), Some(0.0));

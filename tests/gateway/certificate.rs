@@ -1,4 +1,4 @@
-//! A certificate for this machine, in files for a gateway, and a client that trusts it alone.
+//! A certificate for this machine, in files for a gateway, and a client that trusts only this certificate.
 
 use std::path::Path;
 use std::sync::Arc;

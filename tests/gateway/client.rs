@@ -14,13 +14,13 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 /// Longer than anything here takes; what is waited for longer does not come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a client is told.
+/// What a client receives.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Heard {
     Frame(Value),
     /// The code with which the gateway closed.
     Closed(u16),
-    /// The connection is gone without a word.
+    /// The connection ended without a close frame.
     Gone,
 }
 
@@ -166,7 +166,7 @@ impl Client {
         self.frame().await
     }
 
-    /// Shows life and waits until that was heard.
+    /// Sends a heartbeat and waits until it was answered.
     pub async fn beat(&mut self) {
         self.say(json!({"type": "heartbeat"})).await;
         self.frame_of("alive").await;

@@ -1,4 +1,4 @@
-//! Clients that do what they should not: the gateway lives, its memory is bounded, and others notice nothing.
+//! Misbehaving clients: the gateway survives, its memory is bounded, and other clients are not affected.
 
 use crate::client::{Client, Dial, Heard, PATIENCE};
 use crate::house::{House, connect, dial, wait_until};
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Somebody who behaves is served as ever.
+/// A well-behaved client is served as usual.
 async fn lives(gateway: &Gateway) {
     let mut client = connect(gateway, "somebody", "web", "else", "login").await;
     client.beat().await;
@@ -48,7 +48,7 @@ async fn bad_frames_are_answered_and_too_many_of_them_close() {
 async fn what_is_no_websocket_frame_ends_the_connection() {
     let house = House::new(json!({})).await;
     let gateway = house.gateway(&[]).await;
-    // Not masked; a reserved opcode; a length that goes on for ever; not UTF-8.
+    // Not masked; a reserved opcode; an endless length; not UTF-8.
     let frames: [&[u8]; 4] = [
         b"\x81\x02{}",
         b"\x83\x80\0\0\0\0",
@@ -125,7 +125,7 @@ async fn half_handshakes_keep_nobody_waiting() {
             half.push(stream);
         }
     }
-    // Each of them may take ten seconds; nobody else has to wait for that.
+    // Each of them may take ten seconds; other clients do not wait for it.
     let began = std::time::Instant::now();
     lives(&gateway).await;
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
@@ -189,7 +189,7 @@ async fn a_flood_closes_and_others_notice_nothing() {
     gateway.stop(false).await;
 }
 
-/// How much memory this process holds, in bytes.
+/// The memory of this process, in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status
@@ -217,7 +217,7 @@ async fn who_does_not_read_is_closed_and_holds_no_memory() {
     let _busy = connect(&gateway, "busy", "web", "tab", "login").await;
     let before = resident();
     let text = "y".repeat(90);
-    // More than the buffers between hold, of each of them.
+    // More than the buffers between can hold, for each of them.
     for round in 0..60 {
         for number in 0..1_000 {
             house.publish(

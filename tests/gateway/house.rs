@@ -31,7 +31,7 @@ pub struct House {
     pub data: tempfile::TempDir,
 }
 
-/// Settings for tests: everything soon, everybody let in.
+/// Settings for tests: short times, and every client is accepted.
 pub fn flags(more: &[&str]) -> Flags {
     let quick = ["test", "--beats-every-ms", "50", "--drain-ms", "1000"];
     let arguments: Vec<&str> = quick.iter().chain(more).copied().collect();

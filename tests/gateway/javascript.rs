@@ -1,4 +1,4 @@
-//! The JavaScript client (clients/js) against real servers: in Node, and in a real Chromium.
+//! The JavaScript client (clients/js) with real servers, in Node and in a real Chromium.
 
 use crate::house::path;
 use crate::process::Process;

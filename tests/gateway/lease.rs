@@ -1,4 +1,4 @@
-//! Leases and epochs: a gateway that is gone takes its users with it, one that comes back is another.
+//! Leases and epochs: the users of a dead gateway go offline, and a restarted gateway has another epoch.
 
 use crate::client::{Heard, PATIENCE};
 use crate::house::{House, connect, flags, greet, wait_until};
@@ -71,7 +71,7 @@ async fn a_gateway_whose_name_somebody_else_took_ends_without_a_word() {
     house.causes("alice", "login").await;
     house.publish(json!({"type": "lease", "gateway": "edge", "epoch": 7, "ttl_ms": 60_000}));
     house.causes("alice", "gateway_lost").await;
-    // Its next word is stale, and it is told so.
+    // Its next event is stale, and it gets a `stale` kick.
     client.say(json!({"type": "heartbeat"})).await;
     let error = tokio::time::timeout(PATIENCE, gateway.superseded())
         .await
@@ -158,9 +158,9 @@ async fn who_goes_elsewhere_while_a_gateway_stops_does_not_flap() {
     let address = first.address();
     let stopping = tokio::spawn(first.stop(true));
     for client in [&mut goes_over, &mut closes_first, &mut stays] {
-        let told = client.frame().await;
-        assert_eq!(told["type"], "reconnect");
-        assert!(told["after_ms"].as_u64().is_some_and(|ms| ms <= 3_000), "{told}");
+        let frame = client.frame().await;
+        assert_eq!(frame["type"], "reconnect");
+        assert!(frame["after_ms"].as_u64().is_some_and(|ms| ms <= 3_000), "{frame}");
     }
     wait_until("nobody new is let in", async || {
         tokio::net::TcpStream::connect(address).await.is_err()

@@ -1,4 +1,4 @@
-//! The load generator: it passes where all is well, and says so where something is not.
+//! The load generator: it passes if every change is right, and reports what is wrong otherwise.
 
 use crate::client::PATIENCE;
 use crate::process::Process;
@@ -66,11 +66,11 @@ async fn a_change_out_of_nothing_is_found() {
     let uplink = HttpUplink::open(&url, None).await.expect("open");
     let mut changes = uplink.changes().await.expect("followed");
     let meddle = async {
-        let told = tokio::time::timeout(PATIENCE, changes.recv())
+        let change = tokio::time::timeout(PATIENCE, changes.recv())
             .await
             .expect("one comes")
             .expect("it goes on");
-        let forget = json!([{"type": "forget", "user": told.user}]).to_string();
+        let forget = json!([{"type": "forget", "user": change.user}]).to_string();
         let posted = reqwest::Client::new()
             .post(format!("{url}/v1/events"))
             .body(forget)

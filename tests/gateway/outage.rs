@@ -1,4 +1,4 @@
-//! The log takes nothing for a while: nobody new comes in, nobody who is here goes, and no end is lost.
+//! The log accepts no events for a while: new connections are refused, open ones stay, and no disconnect is lost.
 
 use crate::client::Heard;
 use crate::house::{House, connect, dial, wait_until};
@@ -18,7 +18,7 @@ async fn nobody_comes_in_nobody_goes_and_ends_arrive_later() {
     let goes = connect(&gateway, "goes", "web", "tab", "login").await;
     let mut leaves = connect(&gateway, "leaves", "web", "tab", "login").await;
     house.log.fail_appends(crate::house::FOR_NOW, full());
-    // Whoever comes first learns it for everybody.
+    // The first connection detects it for all others.
     wait_until("it is noticed", async || !gateway.edge().log_is_well()).await;
     let refused = dial(&gateway, "new", "web", "tab", "login").refused().await;
     assert_eq!((refused.status, &*refused.code), (503, "log_unavailable"));

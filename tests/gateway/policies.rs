@@ -5,7 +5,7 @@ use crate::house::{House, connect};
 use rollcall::gateway::Gateway;
 use serde_json::json;
 
-/// Still open, and heard.
+/// Still open, and answered.
 async fn stays(client: &mut Client) {
     client.beat().await;
 }
@@ -88,7 +88,7 @@ async fn one_displaced_while_its_network_was_down_is_refused_when_it_resumes() {
     drop(login(&gateway, "android").await);
     house.causes("alice", "closed").await;
     let mut web = login(&gateway, "web").await;
-    // It comes back by itself, which displaces nobody; a person who logs in does.
+    // A resume displaces no device; a login does.
     let mut android = connect(&gateway, "alice", "android", "android-1", "resume").await;
     assert_eq!(
         android.frame_of("kicked").await,

@@ -1,4 +1,4 @@
-//! The real binary: a gateway of its own beside an engine, killed, stopped, cut off.
+//! The real binary: a separate gateway and its engine, killed, stopped, cut off.
 
 use crate::client::{Client, Dial, Heard, PATIENCE};
 use crate::house::wait_until;
@@ -99,8 +99,8 @@ impl Process {
 
     async fn terminate(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(told.expect("kill is installed").success());
+        let signalled = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(signalled.expect("kill is installed").success());
         let mut status = None;
         wait_until("it ends", async || {
             status = self.child.try_wait().expect("waited for");
@@ -141,13 +141,13 @@ struct Tally(BTreeMap<Box<str>, Vec<UserUpdate>>);
 impl Tally {
     /// Takes in what comes until every user has had so many.
     async fn until_all_have(&mut self, changes: &mut mpsc::Receiver<UserUpdate>, users: usize, each: usize) {
-        let all = |tally: &Tally| tally.0.values().filter(|told| told.len() >= each).count();
+        let all = |tally: &Tally| tally.0.values().filter(|received| received.len() >= each).count();
         while all(self) < users {
-            let told = tokio::time::timeout(PATIENCE, changes.recv())
+            let received = tokio::time::timeout(PATIENCE, changes.recv())
                 .await
                 .expect("all of them come");
-            let told = told.expect("it goes on");
-            self.0.entry(told.user.clone()).or_default().push(told);
+            let received = received.expect("it goes on");
+            self.0.entry(received.user.clone()).or_default().push(received);
         }
     }
 
@@ -155,7 +155,7 @@ impl Tally {
         let mut causes: Vec<Vec<&str>> = self
             .0
             .values()
-            .map(|told| told.iter().map(|told| &*told.cause).collect())
+            .map(|received| received.iter().map(|received| &*received.cause).collect())
             .collect();
         causes.dedup();
         causes
@@ -190,8 +190,8 @@ async fn users_of_a_killed_gateway_leave_once_with_its_lease_and_return_once_els
     let last = tally
         .0
         .values()
-        .filter_map(|told| told.last())
-        .map(|told| told.at)
+        .filter_map(|received| received.last())
+        .map(|received| received.at)
         .max();
     let last = last.expect("there are users");
     assert!(
@@ -259,7 +259,7 @@ async fn a_gateway_outlives_its_engine_and_what_ended_meanwhile_arrives() {
     .await;
     stays.beat().await;
     let engine = Process::engine(data.path(), &address);
-    // What it subscribed to before the outage is told after it, from where it was.
+    // After the outage it gets the changes of its subscriptions from before, from the last position on.
     let change = stays.frame_of("change").await;
     assert_eq!(
         (&change["user"], &change["cause"]),
@@ -306,11 +306,11 @@ async fn one_process_serves_clients_too_and_tells_them_when_it_stops() {
     let mut client = server.connect("alice", "login").await;
     let answer = client.ask(json!({"type": "query", "users": ["bob"]})).await;
     assert_eq!(answer["unknown"], json!(["bob"]));
-    let told = async {
+    let received = async {
         assert_eq!(client.frame().await["type"], "reconnect");
         assert_eq!(client.hear().await, Heard::Closed(1012));
     };
-    let (status, ()) = tokio::join!(server.terminate(), told);
+    let (status, ()) = tokio::join!(server.terminate(), received);
     assert_eq!(status, Some(0));
 }
 

@@ -1,4 +1,4 @@
-//! What a connection is told, and what is published of it.
+//! The frames that a connection receives, and the events that are published for it.
 
 use crate::client::{Client, Dial, Heard, PATIENCE};
 use crate::house::{House, connect, dial, greet, wait_until};
@@ -91,7 +91,7 @@ async fn whatever_a_client_says_is_published_and_answered() {
             &json!([{"platform": "web", "status": "online"}])
         )
     );
-    // No address, device or gateway of anybody.
+    // No address, device or gateway of another user.
     assert!(
         !answer.to_string().contains("127.0.0.1") && !answer.to_string().contains("tab"),
         "{answer}"
@@ -274,7 +274,7 @@ async fn kicks_close_with_their_code_and_one_for_nobody_is_no_error() {
     let gone = connect(&gateway, "gone", "web", "d", "login").await;
     drop(gone);
     house.causes("gone", "closed").await;
-    // A heartbeat of a connection that nobody knows is answered with a kick, for nobody.
+    // A heartbeat of an unknown connection causes a kick, which no client gets.
     house.publish(
         json!({"type": "heartbeat", "user": "gone", "platform": "web", "device": "x",
                          "gateway": "edge", "epoch": 1, "conn": 999}),
@@ -315,7 +315,7 @@ async fn who_is_no_connection_any_more_is_told_at_the_next_heartbeat_and_may_com
     assert_eq!(client.hear().await, Heard::Closed(4005));
     let mut back = connect(&gateway, "alice", "web", "tab", "resume").await;
     back.beat().await;
-    // To the engine nobody was there to resume, so it is a login.
+    // The engine knows no device to resume, so it counts as a login.
     wait_until("alice is back", async || house.changes_of("alice").len() == 3).await;
     assert_eq!(house.causes("alice", "login").await, ["login", "logout", "login"]);
     gateway.stop(false).await;
@@ -339,7 +339,7 @@ async fn a_request_that_is_wrong_is_refused_with_a_sentence() {
         let dial = Dial::new(gateway.address(), query.clone());
         let refused = dial.refused().await;
         assert_eq!((refused.status, &*refused.code), (400, "bad_parameter"), "{query}");
-        // A page is shown neither, so it is told by a frame and a close.
+        // A page can see neither status nor body, so it gets a frame and a close.
         let dial = dial.header("sec-websocket-protocol", "rollcall.v1");
         let mut client = dial.open().await.expect("a WebSocket");
         let said = client.frame().await;
@@ -400,7 +400,7 @@ async fn without_tokens_pages_of_elsewhere_are_kept_out() {
     gateway.stop(false).await;
 }
 
-/// Anything but a gateway's own events is nobody's.
+/// A client may send a frame before it has received `hello`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_before_the_greeting_is_taken_after_it() {
     let house = House::new(json!({})).await;

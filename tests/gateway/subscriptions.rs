@@ -1,4 +1,4 @@
-//! Changes of others: from the answer to a subscription on, each once and none missed.
+//! Changes of other users: from the answer to a subscription on, each is sent once and none is missing.
 
 use crate::client::Heard;
 use crate::house::{House, connect};
@@ -117,15 +117,15 @@ async fn of_more_than_two_hundred_the_oldest_go_and_the_client_is_told() {
         .ask(json!({"type": "subscribe", "users": users(200..205)}))
         .await;
     assert_eq!(answer["evicted"], json!(users(10..15)));
-    let (mut told, mut clients) = (Vec::new(), Vec::new());
+    let (mut received, mut clients) = (Vec::new(), Vec::new());
     for user in ["user-12", "user-3", "user-203"] {
         clients.push(connect(&gateway, user, "web", "w", "login").await);
         if user != "user-12" {
-            told.push(watcher.frame().await["user"].clone());
+            received.push(watcher.frame().await["user"].clone());
         }
         house.causes(user, "login").await;
     }
-    assert_eq!(json!(told), json!(["user-3", "user-203"]));
+    assert_eq!(json!(received), json!(["user-3", "user-203"]));
     gateway.stop(false).await;
 }
 

@@ -1,4 +1,4 @@
-//! Tasks of the gateway fail in the middle of their work: nothing is lost, and nobody has to find out by himself.
+//! Tasks of the gateway fail in the middle of their work: no event is lost, and the failure is reported.
 
 use crate::client::Heard;
 use crate::house::{House, connect, flags, wait_until};
@@ -135,7 +135,7 @@ async fn a_panic_of_a_lease_or_of_a_heartbeat_stops_neither() {
     let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
     client.beat().await;
     wait_until("it is noticed", async || failures("heartbeats") > 0).await;
-    // What was under way is lost with the panic; the next one is not.
+    // The item that was processed is lost with the panic; the next one is not.
     wait_until("a heartbeat", async || {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         client.beat().await;

@@ -63,10 +63,10 @@ async fn a_new_certificate_is_taken_up_without_a_restart_and_a_broken_one_is_not
         .send(Message::text(r#"{"type":"heartbeat"}"#))
         .await
         .expect("sent");
-    // The later connections of this device have replaced it, or it is heard still.
+    // Later connections of this device have replaced it, or it is still answered.
     let heard = hear(&mut early).await;
     assert!(heard["type"] == "alive" || heard["reason"] == "replaced", "{heard}");
-    // Without TLS nobody comes in.
+    // A client without TLS is refused.
     let plain = TcpStream::connect(gateway.address()).await.expect("connected");
     let url = "ws://localhost/?user=alice&platform=web&device=tab&intent=login";
     let refused = tokio::time::timeout(PATIENCE, client_async(url, plain)).await;

@@ -1,4 +1,4 @@
-//! Who is let in: tokens of three kinds, shown in three ways, with keys that change.
+//! Authentication: tokens of three kinds, sent in three ways, with keys that change.
 
 use crate::client::{Client, Dial, Heard};
 use crate::house::{House, flags, path, wait_until};
@@ -153,7 +153,7 @@ async fn whatever_is_wrong_with_a_token_nobody_comes_in() {
     ];
     for (what, token) in &bad {
         assert_eq!(in_header(&gateway, token).await, Err(401), "{what}");
-        // A page is not shown a status, so it is told by the close.
+        // A page cannot see the status, so it gets a close code.
         let protocols = format!("rollcall.v1, bearer.{token}");
         if let Ok(mut client) = dial(&gateway).header("sec-websocket-protocol", protocols).open().await {
             assert_eq!(client.frame().await["code"], "unauthorized", "{what}");
@@ -259,7 +259,7 @@ impl Issuer {
                 let mut request = [0; 4_096];
                 let _ = stream.read(&mut request).await.expect("asked");
                 let text = answers.lock().expect("unpoisoned").clone();
-                // It may have heard enough.
+                // It may have read enough.
                 let _ = stream.write_all(text.as_bytes()).await;
             }
         });
@@ -316,7 +316,7 @@ async fn when_the_issuer_changes_its_key_the_next_client_is_let_in_at_once() {
     issuer.gives(Issuer::ok(&set(&[&second])));
     assert_eq!(in_header(&gateway, &second_token).await, Ok("second".to_owned()));
     assert_eq!(issuer.asked(), 2);
-    // Whatever tokens come, the issuer is asked once in five seconds.
+    // The issuer is asked once in five seconds, no matter how many tokens come.
     let began = Instant::now();
     for number in 0..100 {
         let (_, token) = signed(&format!("odd-{number}"), Algorithm::ES256);

@@ -380,7 +380,7 @@ fn the_golden_rows_of_a_store_are_read_as_what_they_were() {
     assert_eq!((is.offset, is.time, is.policy_since), (None, None, None));
 }
 
-/// A row of a kind that the golden file has not would be written without anybody seeing it.
+/// A kind of row that the golden file lacks would change unnoticed.
 #[test]
 fn the_golden_file_has_every_kind_of_row() {
     let rows = golden_rows("full");

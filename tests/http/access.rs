@@ -1,4 +1,4 @@
-//! Who is let in.
+//! Authentication and scopes.
 
 use crate::house::{House, connect, on, says};
 use rollcall::config::Scopes;

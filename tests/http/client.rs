@@ -1,5 +1,4 @@
-//! A small HTTP client over a socket: it sends what it is told to, whether that is right or not, and every wait of it
-//! is bounded.
+//! A small HTTP client over a socket: it sends any bytes, valid or not, and each of its waits is bounded.
 
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -93,11 +92,11 @@ impl Client {
     #[track_caller]
     pub fn send(&self, method: &str, path: &str, body: &[u8]) -> Reply {
         let mut stream = self.open(method, path, Some(body.len()));
-        // One that has heard enough answers before it has all of it.
+        // A server may answer before it has read the whole body.
         let _ = stream.write_all(body);
         let (status, headers, mut rest) = head(stream);
         let mut bytes = Vec::new();
-        // A subscription has no end to wait for; nobody who asks in this way expects one.
+        // A subscription has no end; tests do not use this function for one.
         if find(&headers, "content-type") == Some("text/event-stream") {
             rest = BufReader::new(Box::new(io::empty()));
         }

@@ -58,7 +58,7 @@ fn heartbeats_are_split_by_the_partitions_of_their_users() {
     let beat = |user: &str, conn| json!({"user": user, "platform": "android", "device": "a1", "conn": conn});
     let beats = json!([beat(&c, 3), beat(&a, 1), beat(&b, 2)]);
     let appended = house.publish(&[json!({"type": "heartbeats", "gateway": "g1", "epoch": 1, "beats": beats})]);
-    // Nothing for the partition of nobody.
+    // No record for the partition without any of these users.
     assert_eq!(json!(appended), json!([[at(0, 1), at(2, 2)]]));
     for (user, offset) in [(&a, 1), (&b, 2), (&c, 2)] {
         assert_eq!(house.user_at(user, &json!(offset)).ok()["last_seen"], 6_000, "{user}");

@@ -161,7 +161,7 @@ fn users_can_be_chosen() {
         (here.json()["custom_status"].as_str(), here.id.as_str()),
         (Some("here"), "0:2003")
     );
-    // Resumed with its own cursor, and with that of somebody who followed more.
+    // Resumed with its own cursor, and with the cursor of a subscription to more users.
     for cursor in ["0:1", "0:1,1:1"] {
         let mut again = house
             .with("Last-Event-ID", cursor)
@@ -417,7 +417,7 @@ fn a_reader_that_does_not_read_slows_nobody_and_gets_everything_later() {
         scope.spawn(|| take_flood(&mut quick));
         flood(&house);
     });
-    // The engine has done everything, others have heard of it; now the slow one begins.
+    // The engine has processed everything and other followers have read it; now the slow one begins.
     take_flood(&mut slow);
     house.publish(&[connect("bob", 1)]);
     for follower in [&mut slow, &mut quick] {
@@ -445,7 +445,7 @@ fn a_reader_that_is_slower_than_the_log_keeps_is_told_so_and_from_where_it_goes_
         assert_eq!(told.json()["seq"], number);
     };
     assert!(number < end, "{number}");
-    // Without an id: a client that comes back by itself asks from where it was, and is told 410.
+    // Without an id: a client that reconnects by itself sends its last position, and gets 410.
     assert_eq!(last.id, "");
     let error = &last.json()["error"];
     assert_eq!(
@@ -654,7 +654,7 @@ fn pages_of_named_origins_are_let_in_and_no_others() {
             "{origin}"
         );
     }
-    // Without tokens a named origin is let in, and still no other.
+    // Without tokens, the named origin is accepted, and still no other.
     let open = House::with_origins(1, None, origins.clone());
     open.with("Origin", origins[0].as_str()).get("/v1/stats").ok();
     open.with("Origin", "https://evil.example")

@@ -1,4 +1,4 @@
-//! A server in this process, on a log in memory and a clock that stands still: 1970, one second past midnight.
+//! A server in this process, on a log in memory and a fixed clock: 1970, one second past midnight.
 
 use crate::client::Client;
 use rollcall::clock::ManualClock;
@@ -67,7 +67,7 @@ impl House {
             .with_edge(edges)
             .with_origins(origins);
         let access = face.access();
-        // It goes on while the face says that it stops.
+        // The engine continues while the HTTP interface reports that it stops.
         let serving = watch::channel(false).0;
         runtime.spawn(serve(listener, face.clone().router(), limits, serving.subscribe()));
         let house = House {

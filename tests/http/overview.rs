@@ -1,4 +1,4 @@
-//! Policy, gateways, stats, health, metrics, the console, and paths that are not there.
+//! Policy, gateways, stats, health, metrics, the console, and unknown paths.
 
 use crate::house::{House, connect, on, user_of, wait_until};
 use rollcall::http::GatewayAddress;
@@ -140,7 +140,7 @@ fn health_is_of_the_process_and_readiness_of_every_partition() {
         "{stats}"
     );
     house.log.heal();
-    // It tries again by itself after a pause, by its clock.
+    // It retries after a pause, by its clock.
     house.clock.advance_ms(1_000);
     wait_until("it is ready again", || house.get("/readyz").status == 200);
     house.stop.send_replace(true);

@@ -1,4 +1,4 @@
-//! The real binary: how it starts, what it keeps, how it ends.
+//! The real binary: its start, its data, its end.
 
 use crate::client::Client;
 use crate::house::{connect, on, says, wait_until};
@@ -92,7 +92,7 @@ fn ends(stats: &Value) -> Vec<u64> {
 fn it_ends_well_and_goes_on_where_it_was_whoever_is_still_connected() {
     let data = tempfile::tempdir().expect("a directory");
     let server = Server::start(data.path(), &["--partitions", "2"]);
-    // Of one user, since how two partitions are mixed is nobody's promise.
+    // Changes of one user, since the order between two partitions is not guaranteed.
     let user = "x".repeat(120);
     let path = format!("/v1/changes?user={user}");
     let mut follower = server.follow(&path);
@@ -182,7 +182,7 @@ fn the_first_policy_comes_from_its_file_and_the_log_keeps_it() {
         let partitions = stats["partitions"].as_array().expect("partitions");
         partitions.iter().all(|partition| partition["lag"] == 0)
     };
-    // The log begins with it, so whatever else is in the log comes after it; but a question may come before.
+    // The log begins with this record, so every other record comes after it; but a query may come before.
     wait_until("it is folded", || folded(&server));
     let shown = server.get("/v1/policy").ok();
     assert_eq!(shown["policy"]["login"], "dual");
@@ -351,7 +351,7 @@ fn health_is_one_line_and_a_status_that_says_whether_it_is_ready() {
     let healthz = format!("{url}/healthz");
     assert_eq!(run(&["health", "--url", &healthz]), ("ok\n".to_owned(), Some(0)));
 
-    // A server that is not ready says why, in the form of every error; one that is none says something else.
+    // A server that is not ready says why, in the usual form of errors; another program answers something else.
     let unready = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = unready.local_addr().expect("an address");
     let answers = [
@@ -375,7 +375,7 @@ fn health_is_one_line_and_a_status_that_says_whether_it_is_ready() {
         assert_eq!(status, Some(1));
     }
     serving.join().expect("it answered twice");
-    // Now nobody is there.
+    // Now no process listens.
     let (printed, status) = run(&["health", "--url", &format!("http://{address}")]);
     assert_eq!(status, Some(1));
     assert!(

@@ -1,4 +1,4 @@
-//! What a client may leave undone, and what that costs.
+//! Slow and incomplete clients, and the resources that they may use.
 
 use crate::client::PATIENCE;
 use crate::house::{House, connect, wait_until};
@@ -61,7 +61,7 @@ fn a_connection_without_requests_is_closed_and_one_with_them_is_not() {
     }
     let answer = rest(kept);
     assert!(answer.ends_with("ok\n"), "{answer}");
-    // A subscription is a request under way, however quiet it is.
+    // A subscription is an active request, also without traffic.
     let mut follower = house.follow("/v1/changes");
     let idle = opened(&house, request);
     assert!(rest(idle).ends_with("ok\n"));
@@ -74,7 +74,7 @@ fn idle_connections_keep_nobody_out() {
     let house = House::with(1, None, short(4, 60_000, 60_000));
     let held: Vec<TcpStream> = (0..40).map(|_| opened(&house, "GET / HTTP/1.1\r\nX: ")).collect();
     assert_eq!(house.get("/healthz").status, 200);
-    // Those that were there first have gone, and without a word.
+    // The oldest ones were closed, without an answer.
     assert_eq!(rest(held.into_iter().next().expect("the first")), "");
     // With all places in use by requests there is a sentence, and afterwards room again.
     let followers: Vec<_> = (0..4).map(|_| house.follow("/v1/changes")).collect();
@@ -98,7 +98,7 @@ fn nothing_of_a_body_is_read_before_its_sender_is_let_in() {
     // Nor is what is sent all the same a reason for the answer to be lost.
     let error = house.post("/v1/events", vec![b'x'; 8 << 20]).error(401, "no_token");
     assert!(error["message"].as_str().is_some());
-    // Whoever would use the connection again is told that it ends; one whose body was read may.
+    // The answer says that the connection ends; a client whose body was read may use it again.
     for (client, closes) in [((*house).clone(), true), (house.token(TOKEN), false)] {
         for body in ["5\r\n[0,0]\r\n0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n"] {
             let mut stream = client

@@ -1,4 +1,4 @@
-//! Questions about users.
+//! Queries for users.
 
 use crate::client::encoded;
 use crate::house::{House, connect, on, says, user_of};

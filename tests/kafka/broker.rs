@@ -1,5 +1,5 @@
-//! A real Kafka for tests: started by `scripts/kafka` on ports that nobody has, and gone with the process that started
-//! it, however that ends: the script lives as long as its standard input is open.
+//! A real Kafka for tests, started by `scripts/kafka` on free ports. It ends with the process that started it, also if that is
+//! killed, since the script runs as long as its standard input is open.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;

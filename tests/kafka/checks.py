@@ -12,8 +12,8 @@ COUNTED = (
     "events", "malformed", "changes", "kicks", "lost", "doubled", "out_of_order", "altered", "unexpected", "wrong",
     "longest_stall_ms",
 )  # fmt: skip
-# Of one kind of complaint about one partition, only the first are told; all are counted.
-TOLD = 5
+# Of one kind of complaint about one partition, only the first are shown; all are counted.
+SHOWN_MAX = 5
 
 
 def in_hex(quarantined):
@@ -24,9 +24,9 @@ def in_hex(quarantined):
 class Sequence:
     """The expected outputs of a topic, and those found there."""
 
-    def __init__(self, name, tell):
+    def __init__(self, name, report):
         self.name = name
-        self.tell = tell
+        self.report = report
         self.expected = {}  # order: (rank, line)
         self.found = {}  # order: offset in the topic, of the first
         self.last_rank = -1
@@ -40,17 +40,17 @@ class Sequence:
         name = f"{order[0]}-{order[1]}"
         place = f"offset {offset} of {self.name}"
         if order in self.found:
-            self.tell("doubled", f"{place} is output {name} again, which is at offset {self.found[order]} already")
+            self.report("doubled", f"{place} is output {name} again, which is at offset {self.found[order]} already")
             return False
         self.found[order] = offset
         if order not in self.expected:
-            self.tell("unexpected", f"{place} is output {name}, which the fold does not give: {line}")
+            self.report("unexpected", f"{place} is output {name}, which the fold does not give: {line}")
             return False
         rank, wanted = self.expected[order]
         if line != wanted:
-            self.tell("altered", f"{place} is output {name} but is not what the fold gives\n  is     {line}\n  must be {wanted}")
+            self.report("altered", f"{place} is output {name} but is not what the fold gives\n  is     {line}\n  must be {wanted}")
         if rank < self.last_rank:
-            self.tell("out_of_order", f"{place} is output {name} but {self.last[0]}-{self.last[1]} came before it")
+            self.report("out_of_order", f"{place} is output {name} but {self.last[0]}-{self.last[1]} came before it")
         else:
             self.last_rank, self.last = rank, order
         return True
@@ -58,7 +58,7 @@ class Sequence:
     def finish(self):
         for order, (_, line) in self.expected.items():
             if order not in self.found:
-                self.tell("lost", f"output {order[0]}-{order[1]} is not in {self.name}: {line}")
+                self.report("lost", f"output {order[0]}-{order[1]} is not in {self.name}: {line}")
 
 
 class Partition:
@@ -69,9 +69,9 @@ class Partition:
         self.counts = collections.Counter()
         self.complaints = []
         self.wrong = 0
-        self.told = collections.Counter()
-        self.changes = Sequence("changes", self.tell)
-        self.kicks = Sequence("kicks", self.tell)
+        self.shown = collections.Counter()
+        self.changes = Sequence("changes", self.report)
+        self.kicks = Sequence("kicks", self.report)
         self.events = {}  # offset: (timestamp, digest of key and value)
         self.epochs = {}  # offset: the epoch of the leader that took the event
         self.malformed = collections.deque()
@@ -88,11 +88,11 @@ class Partition:
         self.chain = bytes(32)
         self.longest_stall_ms = 0
 
-    def tell(self, kind, sentence):
+    def report(self, kind, sentence):
         self.wrong += 1
         self.counts[kind] += 1
-        self.told[kind] += 1
-        if self.told[kind] <= TOLD:
+        self.shown[kind] += 1
+        if self.shown[kind] <= SHOWN_MAX:
             self.complaints.append(f"partition {self.number}: {kind}: {sentence}")
 
     # Where it stands.
@@ -101,14 +101,14 @@ class Partition:
         """The next offset, and how many outputs of it are out."""
         if committed is None:
             if acknowledged is not None:
-                self.tell("position", "nothing was ever committed")
+                self.report("position", "nothing was ever committed")
             return 0, 0
         offset, self.committed = committed
         self.has_positions = True
         if offset != self.committed.next:
-            self.tell("position", f"the group's offset is {offset} and its metadata says {self.committed.next}")
+            self.report("position", f"the group's offset is {offset} and its metadata says {self.committed.next}")
         if acknowledged is not None and self.committed.next <= acknowledged:
-            self.tell(
+            self.report(
                 "position",
                 f"folded up to {self.committed.next} only, but offset {acknowledged} was acknowledged to a writer",
             )
@@ -119,7 +119,7 @@ class Partition:
     def event(self, message, registry):
         kind, ts = message.timestamp()
         if kind != kafka.TIMESTAMP_LOG_APPEND_TIME:
-            self.tell("timestamp", f"offset {message.offset()} of events has its writer's time, not the log's")
+            self.report("timestamp", f"offset {message.offset()} of events has its writer's time, not the log's")
         self.counts["events"] += 1
         self.events[message.offset()] = (ts, message.key(), message.value())
         self.epochs[message.offset()] = message.leader_epoch()
@@ -160,13 +160,13 @@ class Partition:
         try:
             record = wire.decode(name, message.value(), registry)
         except wire.Malformed as malformed:
-            self.tell("altered", f"{place} cannot be read: {malformed}")
+            self.report("altered", f"{place} cannot be read: {malformed}")
             return None
         datum, writer = wire.unframe(name, message.value(), registry)
         if writer is wire.FORMATS[name].schema and datum != wire.FORMATS[name].datum(record):
-            self.tell("altered", f"{place} is not encoded as others encode it")
+            self.report("altered", f"{place} is not encoded as others encode it")
         if key is not None and message.key() != record[key].encode():
-            self.tell("altered", f"{place} has the key {message.key()!r}, not its {key}")
+            self.report("altered", f"{place} has the key {message.key()!r}, not its {key}")
         return record
 
     def change(self, message, registry):
@@ -179,12 +179,12 @@ class Partition:
             return
         place = f"offset {message.offset()} of changes"
         if change["seq"] != self.seq + 1:
-            self.tell("seq", f"{place} has seq {change['seq']} after {self.seq}")
+            self.report("seq", f"{place} has seq {change['seq']} after {self.seq}")
         self.seq = change["seq"]
         user = change["user"]
         version = self.versions.get(user, 0)
         if change["version"] != version + 1:
-            self.tell("version", f"{place} has version {change['version']} of {user!r} after {version}")
+            self.report("version", f"{place} has version {change['version']} of {user!r} after {version}")
         self.versions[user] = change["version"]
         if change["cause"] == "forgotten":
             del self.versions[user]
@@ -213,10 +213,10 @@ class Partition:
         else:
             rank = self.ranks.get((user, state["version"], state["offset"]))
         if rank is None:
-            self.tell("current", f"{place}, of {user!r}, belongs to no change: {state}")
+            self.report("current", f"{place}, of {user!r}, belongs to no change: {state}")
             return
         if rank <= self.last_state[user]:
-            self.tell("current", f"{place}, of {user!r}, is older than what is before it: {state}")
+            self.report("current", f"{place}, of {user!r}, is older than what is before it: {state}")
         self.last_state[user] = max(self.last_state[user], rank)
         self.latest[user] = (message.offset(), state)
         if state is None:
@@ -228,7 +228,7 @@ class Partition:
             ("partition", self.number),
         ):
             if state[name] != wanted:
-                self.tell("current", f"{place}, of {user!r}, has {name} {state[name]!r} and not {wanted!r}")
+                self.report("current", f"{place}, of {user!r}, has {name} {state[name]!r} and not {wanted!r}")
 
     def quarantined(self, message, registry):
         place = f"offset {message.offset()} of quarantine"
@@ -237,16 +237,16 @@ class Partition:
             return
         if not self.malformed or self.malformed[0] != record["offset"]:
             wanted = self.malformed[0] if self.malformed else "none"
-            self.tell("quarantine", f"{place} holds the event at {record['offset']}; the next malformed one is {wanted}")
+            self.report("quarantine", f"{place} holds the event at {record['offset']}; the next malformed one is {wanted}")
             while self.malformed and self.malformed[0] < record["offset"]:
                 self.malformed.popleft()
         if self.malformed and self.malformed[0] == record["offset"]:
             self.malformed.popleft()
             ts, key, value = self.events[record["offset"]]
             if (record["partition"], record["ts"], record["key"], record["value"]) != (self.number, ts, key, value):
-                self.tell("quarantine", f"{place} does not hold the event at {record['offset']} whole")
+                self.report("quarantine", f"{place} does not hold the event at {record['offset']} whole")
             if not record["error"]:
-                self.tell("quarantine", f"{place} does not say what is wrong")
+                self.report("quarantine", f"{place} does not say what is wrong")
 
     # The sum.
 
@@ -254,39 +254,39 @@ class Partition:
         self.changes.finish()
         self.kicks.finish()
         for offset in self.malformed:
-            self.tell("quarantine", f"the malformed event at {offset} is not in quarantine")
+            self.report("quarantine", f"the malformed event at {offset} is not in quarantine")
         for user, change in dict(self.states).items():
             offset, state = self.latest.get(user, (None, None))
             if change["cause"] != "forgotten" and (state is None or state["version"] != change["version"]):
-                self.tell("current", f"the change {change['id']} of {user!r} has nothing in current")
+                self.report("current", f"the change {change['id']} of {user!r} has nothing in current")
             elif change["cause"] == "forgotten" and state is not None:
-                self.tell("current", f"the change {change['id']} of {user!r} has no null in current")
+                self.report("current", f"the change {change['id']} of {user!r} has no null in current")
             elif self.is_whole:
                 self.compare(user, offset, state)
         lost = next((order for order in self.changes.expected if order not in self.changes.found), None)
         if lost is not None:
             around = range(lost[0] - 3, lost[0] + 4)
             there = [(offset, self.events[offset][0], self.epochs[offset]) for offset in around if offset in self.events]
-            self.tell("events", f"around the lost output: (offset, timestamp, leader epoch) {there}")
+            self.report("events", f"around the lost output: (offset, timestamp, leader epoch) {there}")
         if self.has_positions:
             if self.committed.seq != len(self.changes.expected):
-                self.tell("position", f"it says {self.committed.seq} changes, not {len(self.changes.expected)}")
+                self.report("position", f"it says {self.committed.seq} changes, not {len(self.changes.expected)}")
             if self.committed.chain != self.chain:
-                self.tell("position", "its chain is not that of the outputs")
+                self.report("position", "its chain is not that of the outputs")
 
     def compare(self, user, offset, state):
         """What is said of a user now is what the fold remembers, but for devices that went away in silence."""
         wanted = self.users.get(user)
         if state is None or wanted is None:
             if state is not None or wanted is not None:
-                self.tell("current", f"it and the fold do not agree whether {user!r} is forgotten")
+                self.report("current", f"it and the fold do not agree whether {user!r} is forgotten")
             return
         place = f"offset {offset} of current, the last of {user!r},"
         for name in ("version", "status", "since", "custom_status"):
             if state[name] != wanted[name]:
-                self.tell("current", f"{place} has {name} {state[name]!r} and not {wanted[name]!r}")
+                self.report("current", f"{place} has {name} {state[name]!r} and not {wanted[name]!r}")
         devices = {(device["platform"], device["device"]): device["status"] for device in state["devices"]}
         known = {(device["platform"], device["device"]): device["status"] for device in wanted["devices"]}
         left = {device: status for device, status in devices.items() if device not in known}
         if any(devices.get(device) != status for device, status in known.items()) or set(left.values()) - {"offline"}:
-            self.tell("current", f"{place} has the devices {devices} and not {known}")
+            self.report("current", f"{place} has the devices {devices} and not {known}")

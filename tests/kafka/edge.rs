@@ -1,4 +1,4 @@
-//! A gateway of its own in front of a cluster: it talks to one node, and its clients' users are on all of them.
+//! A separate gateway for a cluster: it connects to one node, and the users of its clients are on all nodes.
 
 use crate::client::{Client, Dial, Heard};
 use crate::engine::Node;
@@ -126,7 +126,7 @@ pub async fn a_gateway_serves_a_cluster_through_any_node(bootstrap: &str) {
     }
     until(first, "they are offline", async || online(first) == Some(USERS - 8)).await;
 
-    // A node dies. Nobody is told anything wrong meanwhile: all who are asked for, or that it cannot be said now.
+    // A node dies. Meanwhile no answer is wrong: it has all requested users, or says that it cannot answer now.
     second.kill();
     let asker = &mut clients[0];
     let mut refusals = 0;

@@ -1,4 +1,4 @@
-//! Engines: real processes, started, killed, stopped, put to sleep, and their directories.
+//! Engines: real processes, started, killed, stopped, paused, and their directories.
 
 use crate::python::{self, mortal};
 use crate::space::Space;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const SIGABRT: i32 = 6;
 const SIGTERM: i32 = 15;
 
-/// How soon a process that is told to stop has ended.
+/// How soon a process must end after it is asked to stop.
 const STOPPED: Duration = Duration::from_secs(30);
 
 /// A node: a directory and an address that stay, and the process, if it runs.
@@ -96,7 +96,7 @@ impl Node {
         assert!(sent.expect("kill is there").success());
     }
 
-    /// SIGTERM, which it obeys in good order.
+    /// SIGTERM: it stops normally.
     pub fn stop(&mut self) {
         if !self.is_running() {
             self.process = None;
@@ -107,7 +107,7 @@ impl Node {
         while self.is_running() {
             assert!(
                 begun.elapsed() < STOPPED,
-                "it does not end when told to:\n{}",
+                "it does not end when asked to:\n{}",
                 self.diary()
             );
             thread::sleep(Duration::from_millis(20));
@@ -147,7 +147,7 @@ impl Node {
         String::from_utf8_lossy(&diary[from..]).into_owned()
     }
 
-    /// Its answer to a GET: status and body. None where nobody answers.
+    /// Its answer to a GET: status and body. None if nothing answers.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)

@@ -1,4 +1,4 @@
-//! The faults, and what each does to a run.
+//! The faults, and how each changes a run.
 
 use crate::engine::Node;
 use crate::python;
@@ -19,17 +19,17 @@ const REACHED: Duration = Duration::from_secs(90);
 pub enum Fault {
     /// SIGKILL at a random moment, so many times, and started again.
     Kills(u32),
-    /// Ends by itself at a step of the walk, reached for the n-th time.
+    /// Ends itself at a step of the partition processor, reached for the n-th time.
     Failpoint(&'static str, u32),
     /// SIGSTOP for longer than session and transaction last; another takes over; then it wakes up.
     Sleep,
     /// SIGSTOP for less than that.
     Nap,
-    /// Nodes come and go, so many times, some in good order and some not.
+    /// Nodes join and leave, this many times, some by SIGTERM and some by SIGKILL.
     Storm(u32),
     /// SIGKILL of one broker, and started again.
     BrokerKilled,
-    /// The broker that has the group ends in good order, and starts again.
+    /// The broker that coordinates the group stops normally, and starts again.
     CoordinatorMoved,
     /// SIGKILL of all brokers, for so long.
     AllDown(Duration),
@@ -88,8 +88,8 @@ impl Fault {
                 run.settle();
             }
             Fault::CoordinatorMoved => {
-                let told = python::run("topics.py", &run.space, &["coordinator", &run.space.group]);
-                let broker = told.trim().parse().expect("a number");
+                let printed = python::run("topics.py", &run.space, &["coordinator", &run.space.group]);
+                let broker = printed.trim().parse().expect("a number");
                 brokers(run, "stop", &[broker]);
                 run.dice.pause(3_000, 6_000);
                 brokers(run, "start", &[broker]);

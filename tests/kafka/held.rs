@@ -1,4 +1,4 @@
-//! Publishers' transactions: one that stays open holds everybody, and is reported; one that was aborted is no lag.
+//! Publishers' transactions: an open one blocks the partition and is reported; an aborted one does not count as lag.
 
 use crate::engine::Node;
 use crate::python::{dead_publisher, publisher};

@@ -285,9 +285,9 @@ class Writer:
                 self.transactional.init_transactions(20)
             self.transactional.begin_transaction()
             sent = []
-            told = lambda error, message: sent.append(message) if error is None else None
+            delivered = lambda error, message: sent.append(message) if error is None else None
             for partition in range(self.partitions):
-                self.transactional.produce(self.topic, value, partition=partition, on_delivery=told)
+                self.transactional.produce(self.topic, value, partition=partition, on_delivery=delivered)
             if self.choice.random() < 0.3:
                 self.transactional.flush(5)
                 self.transactional.abort_transaction(20)
@@ -340,7 +340,7 @@ class Writer:
 
 
 class Ends:
-    """The last offset of each partition of which a writer was told that it is in the log."""
+    """The last offset of each partition that was acknowledged to a writer."""
 
     def __init__(self):
         self.lock = threading.Lock()

@@ -1,5 +1,5 @@
-//! Nodes among themselves: what a caller has shown to one of them goes no further, whoever says that they are the owner, and
-//! what is no node of the cluster is not believed.
+//! Nodes among themselves: a caller's token never leaves the node that got it, no matter who claims to be an owner, and answers
+//! from a process that is not a node are refused.
 
 use crate::engine::Node;
 use crate::python::publisher;

@@ -1,4 +1,4 @@
-//! The runs there are; how long each is, whoever runs it says.
+//! The kinds of runs; the caller sets their length.
 
 use crate::faults::Fault;
 use crate::run::Plan;

@@ -1,4 +1,4 @@
-//! The Python side: topics, the load, the independent reader and what it finds.
+//! The Python programs: topics, the load, the independent reader and its findings.
 
 use crate::space::Space;
 use serde_json::Value;
@@ -15,7 +15,7 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka")
 }
 
-/// A process that the kernel ends when the thread that started it does, so that a test that is killed leaves nobody.
+/// A process that the kernel ends when the thread that started it does, so that a killed test leaves no process behind.
 pub fn mortal(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]);
@@ -37,9 +37,9 @@ fn python(script: &str, space: &Space) -> Command {
 pub fn run(script: &str, space: &Space, arguments: &[&str]) -> String {
     let output = python(script, space).args(arguments).stderr(Stdio::inherit()).output();
     let output = output.expect("it starts");
-    let told = String::from_utf8(output.stdout).expect("UTF-8");
-    assert!(output.status.success(), "{script} {arguments:?} failed: {told}");
-    told
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(output.status.success(), "{script} {arguments:?} failed: {printed}");
+    printed
 }
 
 /// Something that a publisher does; see `publisher.py`.
@@ -74,11 +74,11 @@ impl Load {
     /// Ends it: what it counted, and the last acknowledged offset of each partition.
     pub fn end(mut self) -> Value {
         self.0.stdin = None;
-        let mut told = String::new();
+        let mut printed = String::new();
         let stdout = self.0.stdout.as_mut().expect("piped");
-        stdout.read_to_string(&mut told).expect("UTF-8");
-        assert!(self.0.wait().expect("ended").success(), "the load failed: {told}");
-        serde_json::from_str(&told).expect("JSON")
+        stdout.read_to_string(&mut printed).expect("UTF-8");
+        assert!(self.0.wait().expect("ended").success(), "the load failed: {printed}");
+        serde_json::from_str(&printed).expect("JSON")
     }
 }
 
@@ -113,22 +113,23 @@ pub fn check(space: &Space, ends: Option<&Value>) -> Verdict {
         command.arg("--ends").arg(file.path());
     }
     let output = command.stderr(Stdio::inherit()).output().expect("it starts");
-    let told = String::from_utf8(output.stdout).expect("UTF-8");
-    let (complaints, sums) = match told.trim_end().rsplit_once('\n') {
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    let (complaints, sums) = match printed.trim_end().rsplit_once('\n') {
         Some((complaints, sums)) => (complaints.lines().map(str::to_owned).collect(), sums),
-        None => (Vec::new(), told.trim_end()),
+        None => (Vec::new(), printed.trim_end()),
     };
-    let sums: Value = serde_json::from_str(sums).unwrap_or_else(|_| panic!("the check did not end: {told}"));
-    assert_eq!(output.status.success(), sums["wrong"] == 0, "{told}");
+    let sums: Value = serde_json::from_str(sums).unwrap_or_else(|_| panic!("the check did not end: {printed}"));
+    assert_eq!(output.status.success(), sums["wrong"] == 0, "{printed}");
     Verdict { complaints, sums }
 }
 
 /// How far the group has committed each partition, and the end of its events.
 pub fn places(space: &Space) -> Vec<(u64, u64)> {
-    let told = run("reader.py", space, &["where", "--group", &space.group]);
-    let told: Vec<Value> = serde_json::from_str(&told).expect("JSON");
+    let printed = run("reader.py", space, &["where", "--group", &space.group]);
+    let printed: Vec<Value> = serde_json::from_str(&printed).expect("JSON");
     let number = |place: &Value, name: &str| place[name].as_u64().expect("a number");
-    told.iter()
+    printed
+        .iter()
         .map(|place| (number(place, "committed"), number(place, "end")))
         .collect()
 }

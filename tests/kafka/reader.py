@@ -170,11 +170,11 @@ def printed(cluster, name, message):
 def where(cluster):
     positions = cluster.positions()
     ends = cluster.offsets("events", OffsetSpec.latest(), committed=True)
-    told = []
+    results = []
     for partition, (position, end) in enumerate(zip(positions, ends)):
         committed, outputs = (0, 0) if position is None else (position[1].next, position[1].outputs)
-        told.append({"partition": partition, "committed": committed, "outputs": outputs, "end": end})
-    print(json.dumps(told))
+        results.append({"partition": partition, "committed": committed, "outputs": outputs, "end": end})
+    print(json.dumps(results))
 
 
 def fold(program, lines, partition, partitions):
@@ -236,7 +236,7 @@ def main():
     parser.add_argument("--registry", help="its Confluent interface, for values in Confluent's framing")
     parser.add_argument("--partition", type=int)
     parser.add_argument("--program", help="the rollcall binary, of which `fold` is used")
-    parser.add_argument("--ends", help="JSON object: partition to the last offset that a writer was told of")
+    parser.add_argument("--ends", help="JSON object: partition to the last offset that was acknowledged to a writer")
     args = parser.parse_args()
     cluster = Cluster(args.kafka, args.prefix, args.group, args.registry)
     if args.what == "print":

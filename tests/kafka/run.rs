@@ -1,5 +1,5 @@
-//! A run: engines fold while a load is written and faults strike; in the end the independent reader says what came of
-//! it. Everything that is chosen is chosen by the seed.
+//! A run: engines fold while a load is written and faults happen; at the end the independent reader checks the topics. The seed
+//! determines every choice.
 
 use crate::broker::Cluster;
 use crate::engine::Node;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a partition may stand still once nothing is wrong any more.
+/// How long a partition may make no progress when no fault is active.
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A small deterministic source of choices.
@@ -60,7 +60,7 @@ pub struct Run<'c> {
     pub checkpoints: PathBuf,
 }
 
-/// Runs a plan to its end and tells what came of it. Panics where a partition stands still for good.
+/// Runs a plan to its end and returns the result. Panics if a partition stops making progress.
 pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -> Row {
     let begun = Instant::now();
     let directory = tempfile::tempdir().expect("a directory");
@@ -114,7 +114,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
         node.stop();
     }
     let verdict = python::check(&run.space, Some(&load["ends"]));
-    run.tell(&verdict);
+    run.report(&verdict);
     if !verdict.complaints.is_empty()
         && let Some(cluster) = cluster
     {
@@ -126,7 +126,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
 }
 
 impl Run<'_> {
-    /// Everybody runs, and whatever is in the log now is folded and committed.
+    /// Starts every engine, and waits until the current log is folded and committed.
     pub fn settle(&mut self) {
         for node in &mut self.nodes {
             if !node.is_running() {
@@ -134,7 +134,7 @@ impl Run<'_> {
             }
         }
         let ends: Vec<u64> = python::places(&self.space).iter().map(|(_, end)| *end).collect();
-        // The load goes on, so that there is always a record after what is the end now.
+        // The load continues, so that there is always a record after the current end.
         self.until("what is in the log is folded", |places| {
             places.iter().zip(&ends).all(|((committed, _), end)| committed >= end)
         });
@@ -179,7 +179,7 @@ impl Run<'_> {
     }
 
     /// What the engines said, if anything is wrong; else only what troubled them.
-    fn tell(&self, verdict: &Verdict) {
+    fn report(&self, verdict: &Verdict) {
         let is_well = verdict.complaints.is_empty();
         for node in &self.nodes {
             println!("== {}, node {}", self.space.prefix, node.name);

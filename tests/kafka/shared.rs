@@ -1,10 +1,10 @@
-//! One broker for all tests of a binary. `ROLLCALL_TEST_KAFKA=host:port` takes another instead.
+//! One broker for all tests of a binary. `ROLLCALL_TEST_KAFKA=host:port` uses another broker.
 
 use crate::broker::Cluster;
 use crate::plans::GROUP;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
-/// Its address. It is started when it is asked for first.
+/// The broker's address. The first call starts it.
 pub fn bootstrap() -> &'static str {
     static SHARED: OnceLock<String> = OnceLock::new();
     SHARED.get_or_init(|| {

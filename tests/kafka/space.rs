@@ -11,7 +11,7 @@ pub struct Space {
 }
 
 impl Space {
-    /// The topics are there when this returns. The names tell which test they are of.
+    /// Creates the topics. Their names include the name of the test.
     pub fn new(bootstrap: &str, name: &str, partitions: usize) -> Space {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::SeqCst);
@@ -40,8 +40,9 @@ impl Space {
             .args(more)
             .output()
             .expect("it starts");
-        let [told, failed] = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned());
-        assert!(output.status.success(), "{told}{failed}");
-        told
+        let [printed, failed] =
+            [output.stdout, output.stderr].map(|printed| String::from_utf8_lossy(&printed).into_owned());
+        assert!(output.status.success(), "{printed}{failed}");
+        printed
     }
 }

@@ -1,5 +1,4 @@
-//! Starts that fail, and stops: whatever happens, the process ends by itself, says why, and takes nothing from the nodes
-//! that work.
+//! Failing starts, and stops: the process always ends by itself, says why, and takes no partition from the nodes that work.
 
 use crate::broker::Cluster;
 use crate::engine::Node;
@@ -16,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Starts of each kind; three at a time, since other tests run beside it.
+/// Starts of each kind, three at a time, since other tests run too.
 const STARTS: usize = 4;
 const AT_A_TIME: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,7 +61,7 @@ impl Started {
         self.process.try_wait().expect("ours")
     }
 
-    /// How it ends, which it must, by itself.
+    /// Waits until it ends by itself, which it must. Returns its exit status.
     #[track_caller]
     fn end(&mut self, what: &str) -> ExitStatus {
         let begun = Instant::now();
@@ -103,7 +102,7 @@ const NOT_REGISTERED: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: LENGTH\r
                               {\"error_code\":40401,\"message\":\"Subject not found\"}";
 const BROKEN: &str = "HTTP/1.1 500 Oops\r\nContent-Length: LENGTH\r\nConnection: close\r\n\r\noops";
 
-/// An address where nobody listens, and nobody will.
+/// An address where no process listens.
 fn nowhere() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -228,7 +227,7 @@ pub fn a_start_that_fails_ends_by_itself_and_says_why(bootstrap: &str) {
     healthy.stop();
 }
 
-/// The words of `rollcall serve` with a data directory of its own.
+/// The arguments of `rollcall serve` with its own data directory.
 fn serve(directory: &Path, name: &str, more: &[&str]) -> Vec<String> {
     let data = directory.join(name);
     let mut arguments = vec![
@@ -269,14 +268,14 @@ pub fn sigterm_ends_a_start_that_waits_for_others(bootstrap: &str) {
         until("it waits", || start.diary().contains("retrying for 60 s"));
         assert_eq!(start.ended(), None, "{}", start.diary());
         signal(&start.process, "TERM");
-        let told = Instant::now();
+        let asked_at = Instant::now();
         let status = start.end("SIGTERM while it waits");
         assert!(status.success(), "{status}: {}", start.diary());
-        assert!(told.elapsed() < Duration::from_secs(10), "{}", start.diary());
+        assert!(asked_at.elapsed() < Duration::from_secs(10), "{}", start.diary());
     }
 }
 
-fn tell(cluster: &Cluster, what: &str) {
+fn command(cluster: &Cluster, what: &str) {
     let mut script = cluster.script.lock().expect("nobody panicked with it");
     let commands = script.commands.as_mut().expect("open until the end");
     writeln!(commands, "{what}").expect("the script listens");
@@ -294,7 +293,7 @@ pub fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_on
             node.get("/readyz").is_some_and(|(status, _)| status == 200)
         });
     }
-    tell(&cluster, "kill 1");
+    command(&cluster, "kill 1");
     for node in &nodes {
         // A cluster that is gone is no ready partition, though nothing is to be done.
         let begun = Instant::now();
@@ -309,7 +308,7 @@ pub fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_on
         }
     }
     let [first, second] = &mut nodes;
-    let told = Instant::now();
+    let asked_at = Instant::now();
     first.signal("TERM");
     second.signal("TERM");
     until("it has begun to stop", || second.diary().contains("stopping"));
@@ -318,12 +317,12 @@ pub fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_on
         let status = second.ended();
         assert!(matches!(status.code(), Some(0 | 2)), "{status}\n{}", second.diary());
         assert!(
-            told.elapsed() < Duration::from_secs(15),
+            asked_at.elapsed() < Duration::from_secs(15),
             "the second signal was not heeded"
         );
     }
     let status = first.ended();
-    let took = told.elapsed();
+    let took = asked_at.elapsed();
     assert!(matches!(status.code(), Some(0 | 2)), "{status}\n{}", first.diary());
     assert!(status.signal().is_none());
     assert!(took < Duration::from_secs(25), "{took:?}:\n{}", first.diary());

@@ -1,4 +1,4 @@
-//! What a run came to, as a row of a table in Markdown.
+//! The result of a run, as a row of a table in Markdown.
 
 use crate::python::Verdict;
 use serde_json::Value;
@@ -64,10 +64,10 @@ pub fn markdown(rows: &[Row]) -> String {
     );
     text.push_str(&"---:|".repeat(12));
     text.push('\n');
-    let told = ["lost", "doubled", "out_of_order", "altered"];
+    let counted = ["lost", "doubled", "out_of_order", "altered"];
     for row in rows {
         let sum = |name| row.verdict.sum(name);
-        let other = sum("wrong").saturating_sub(told.iter().map(|name| sum(name)).sum());
+        let other = sum("wrong").saturating_sub(counted.iter().map(|name| sum(name)).sum());
         let _ = writeln!(
             text,
             "| {} | {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {other} | {:.1} |",

@@ -36,8 +36,8 @@ def main():
         ends = admin.list_offsets({place: OffsetSpec.latest() for place in places}, request_timeout=30)
         print(json.dumps([(committed.get(place.partition, -1), ends[place].result().offset) for place in places]))
     else:
-        told = admin.describe_consumer_groups([args.words[0]], request_timeout=30)
-        print(told[args.words[0]].result().coordinator.id)
+        groups = admin.describe_consumer_groups([args.words[0]], request_timeout=30)
+        print(groups[args.words[0]].result().coordinator.id)
 
 
 def patiently():

@@ -1,4 +1,4 @@
-//! Events that are gone before they were folded: the partition halts and says so, and the others go on.
+//! Events that are deleted before they were folded: the partition halts and reports it, and the others continue.
 
 use crate::engine::Node;
 use crate::python::{self, Load};
@@ -67,19 +67,19 @@ pub fn events_that_are_gone_halt_their_partition_only(bootstrap: &str, seed: u64
     node.start(None);
     until(&node, "the others go on", &|| has_all(&second, 1..PARTITIONS));
 
-    let told = |node: &Node| node.diary()[said_before.min(node.diary().len())..].to_owned();
+    let logged = |node: &Node| node.diary()[said_before.min(node.diary().len())..].to_owned();
     until(&node, "it says which offset is gone", &|| {
-        told(&node)
+        logged(&node)
             .lines()
             .any(|line| line.contains("partition 0") && line.contains(&before[0].to_string()))
     });
-    // It is not skipped, however long one waits, and whoever asks hears of it.
+    // The gap is never skipped, and every request about the partition reports it.
     thread::sleep(Duration::from_secs(3));
     assert_eq!(committed()[0], before[0], "it went on:\n{}", node.diary());
     let (status, body) = node.get("/readyz").expect("it answers");
     assert_eq!(status, 503, "{body}");
     println!("{body}");
-    for line in told(&node).lines().filter(|line| line.contains("partition 0")) {
+    for line in logged(&node).lines().filter(|line| line.contains("partition 0")) {
         println!("{line}");
     }
     node.stop();

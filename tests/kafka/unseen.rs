@@ -1,4 +1,4 @@
-//! What must not happen unseen: a thread that ends, a record that cannot be folded, clients without number.
+//! Failures that must be reported: a thread that ends, a record that cannot be folded, too many clients.
 
 use crate::engine::Node;
 use crate::space::Space;
@@ -69,7 +69,7 @@ pub fn a_thread_that_panics_makes_the_node_not_ready_and_says_which_it_was(boots
             until(&node, "it is ready", || {
                 node.get("/readyz").is_some_and(|(status, _)| status == 200)
             });
-            // A lease goes to all partitions in one transaction; nobody is there any more who would answer.
+            // A lease goes to all partitions in one transaction, and the thread that would acknowledge it has ended.
             let lease = json!([{"type": "lease", "gateway": "g", "epoch": 1, "ttl_ms": 60_000}]);
             let _ = ureq::post(format!("{}/v1/events", node.url())).send(lease.to_string());
         }
@@ -103,8 +103,8 @@ pub fn a_record_whose_folding_panics_halts_its_partition_with_the_offset(bootstr
             .iter()
             .any(|one| one["error"].to_string().contains("halts"))
     });
-    let told = states(&node);
-    let at = &told[partition as usize];
+    let reported = states(&node);
+    let at = &reported[partition as usize];
     assert_eq!(at["state"], "failed", "{at}");
     let error = at["error"].as_str().expect("text");
     let said = format!("partition {partition}: folding at offset {OFFSET} panicked: the failpoint record:{OFFSET}");
@@ -119,7 +119,7 @@ pub fn a_record_whose_folding_panics_halts_its_partition_with_the_offset(bootstr
         status == 503 && ready.contains(&format!("offset {OFFSET}")),
         "{status} {ready}"
     );
-    // The others go on, and it is not tried again meanwhile.
+    // The others continue, and the record is not retried.
     let others: Vec<Value> = (0..40).map(|number| login(&format!("user-{number}"))).collect();
     publish(&node, &others);
     until(&node, "the others have folded them", || {
@@ -130,7 +130,7 @@ pub fn a_record_whose_folding_panics_halts_its_partition_with_the_offset(bootstr
             == 3
     });
     assert!(panics(), "{}", node.get("/metrics").expect("it answers").1);
-    // With a program that folds it, it goes on from there.
+    // A program that can fold the record continues from there.
     node.stop();
     node.start(None);
     until(&node, "all are folded", || {

@@ -1,4 +1,4 @@
-//! `rollcall webhook --kafka`: bridges that share the change topic out as a consumer group, which keeps their position.
+//! `rollcall webhook --kafka`: bridges that share the change topic as a consumer group, which keeps their position.
 
 use crate::engine::Node;
 use crate::python::{self, mortal, program};
@@ -58,10 +58,10 @@ impl Bridge {
 
     /// As a service manager does.
     fn stop(mut self) {
-        let told = Command::new("kill")
+        let signalled = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
             .status();
-        assert!(told.expect("kill is there").success());
+        assert!(signalled.expect("kill is there").success());
         let mut status = None;
         until("it has ended", || {
             status = self.child.try_wait().expect("waited for");
@@ -117,8 +117,8 @@ fn wait_until_taken(receiver: &Receiver, days: u64) {
 
 /// What the group has committed and the end, by partition, as a client that is not ours sees it.
 fn lag(space: &Space, group: &str) -> Vec<(i64, i64)> {
-    let told = python::run("topics.py", space, &["lag", "changes", group]);
-    serde_json::from_str(&told).expect("JSON")
+    let printed = python::run("topics.py", space, &["lag", "changes", group]);
+    serde_json::from_str(&printed).expect("JSON")
 }
 
 /// In how many partitions the group has got further since.
@@ -157,7 +157,7 @@ pub fn bridges_of_a_group_post_everything_in_order_whichever_of_them_dies(bootst
         lag(&space, &group).iter().all(|(committed, end)| committed == end)
     });
 
-    // A second one joins while callbacks are under way, and gets some of the partitions.
+    // A second one joins while callbacks are in flight, and gets some of the partitions.
     day(&node, 2);
     let second = start(1);
     until("the second has partitions", || gives(1, "following") > 0);
@@ -165,14 +165,14 @@ pub fn bridges_of_a_group_post_everything_in_order_whichever_of_them_dies(bootst
     day(&node, 3);
     wait_until_taken(&receiver, 3);
 
-    // The first is killed in the middle, and the second goes on where it was.
+    // The first is killed in the middle, and the second continues at its position.
     let before = receiver.count();
     day(&node, 4);
     until("it goes on", || receiver.count() > before + 20);
     first.kill();
     wait_until_taken(&receiver, 4);
 
-    // It comes back; the second leaves in good order, and what it had done is not done again.
+    // The first starts again. The second stops normally, and its callbacks are not posted again.
     let first = start(0);
     until("the first has partitions again", || gives(0, "following") > 1);
     second.stop();
@@ -207,7 +207,7 @@ pub fn a_bridge_says_what_it_cannot_follow(bootstrap: &str) {
     until("it is known whose the topics are", || lag(&space, &group)[0].1 > 0);
     let receiver = Receiver::open();
     let to = format!("http://{}/hook", receiver.address);
-    // It ends by itself, or the test does not.
+    // The bridge must end by itself.
     let refused = |group: &str| {
         let output = command(directory.path(), &space, group, &to)
             .output()

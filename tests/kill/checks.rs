@@ -1,4 +1,4 @@
-//! The log, when nobody writes it: held against what was sent, and against `rollcall fold`.
+//! Checks the log when no process writes it: compares it with the sent events and with `rollcall fold`.
 
 use crate::clients::{Request, Shown, first_policy, markers};
 use crate::followers::Seen;
@@ -224,7 +224,7 @@ pub fn check_outputs(shelves: &[Shelf]) -> Vec<String> {
     (0..).map(Partition).zip(shelves).flat_map(check).collect()
 }
 
-/// As `assert_eq!`, but tells only where they part.
+/// As `assert_eq!`, but prints only the first difference.
 pub fn same(found: &[String], wanted: &[String], what: &str) {
     for (number, (found, wanted)) in found.iter().zip(wanted).enumerate() {
         assert_eq!(found, wanted, "{what}, number {number}");

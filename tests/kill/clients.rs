@@ -1,4 +1,4 @@
-//! Who sends events and asks questions, and remembers what was answered.
+//! Clients that send events and queries, and record the answers.
 
 use crate::process::{Address, agent, get};
 use crate::{Dice, PARTITIONS, PATIENCE};
@@ -7,10 +7,10 @@ use rollcall::schema::partitioner::partition_of;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// What was sent with one request, and what became of it.
+/// The events of one request, and their outcome.
 pub struct Request {
     pub events: Vec<Value>,
-    /// Where each record belongs, and what it must hold.
+    /// The partition of each record, and its expected content.
     pub records: Vec<(Partition, Value)>,
     /// It begins with an event in each partition by which it is found in the log.
     pub marked: bool,
@@ -125,7 +125,7 @@ pub struct World {
     pub epochs: [AtomicU64; GATEWAYS.len()],
 }
 
-/// However the test ends, everybody is told.
+/// Notifies all threads, however the test ends.
 pub struct Over<'w>(pub &'w World);
 
 impl Drop for Over<'_> {

@@ -1,4 +1,4 @@
-//! Who subscribes, and comes back after every death.
+//! Subscribers that reconnect after every kill.
 
 use crate::clients::World;
 use crate::process::agent;

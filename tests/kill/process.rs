@@ -1,4 +1,4 @@
-//! The process: started, killed, stopped, talked to.
+//! The process: started, killed, stopped, queried.
 
 use crate::{PATIENCE, STOPPED};
 use std::io::{BufRead, BufReader};
@@ -57,11 +57,11 @@ impl Server {
         self.child.wait().expect("ended");
     }
 
-    /// Tells it to stop; it ends in good order, and soon.
+    /// Asks it to stop; it must end soon, with status 0.
     pub fn stop(mut self) {
         let pid = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(told.expect("kill is installed").success());
+        let signalled = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(signalled.expect("kill is installed").success());
         let status = wait(&mut self.child, STOPPED).unwrap_or_else(|| panic!("it did not stop:\n{}", self.diary()));
         assert_eq!(status, Some(0), "{}", self.diary());
     }
@@ -75,7 +75,7 @@ impl Drop for Server {
     }
 }
 
-/// The exit status of a process that ends within some time; a signal gives none of its own.
+/// Waits for the end of a process. None if it does not end in time; Some(None) if a signal ended it.
 pub fn wait(child: &mut Child, patience: Duration) -> Option<Option<i32>> {
     let began = Instant::now();
     while began.elapsed() < patience {
@@ -87,7 +87,7 @@ pub fn wait(child: &mut Child, patience: Duration) -> Option<Option<i32>> {
     None
 }
 
-/// Where the process listens at the moment, for everybody who talks to it.
+/// The address where the process listens at the moment, shared by all clients.
 #[derive(Default)]
 pub struct Address(AtomicU16);
 

@@ -1,4 +1,5 @@
-//! Other processes: the tests here are run again by others, through [`spawn_child`], and do nothing by themselves.
+//! Child processes: other tests run the tests of this file in a second process, with [`spawn_child`]. Run directly, they do
+//! nothing.
 
 use crate::full_disk::{a_log_that_cannot_be_written_can_be_read, append_until_it_fails, append_when_it_heals};
 use crate::*;
@@ -19,8 +20,8 @@ pub fn spawn_child(test: &str, dir: &Path) -> Child {
 /// Runs a child to its end and gives what it said.
 pub fn run_child(test: &str, dir: &Path) -> String {
     let output = spawn_child(test, dir).wait_with_output().unwrap();
-    let told = String::from_utf8(output.stdout).unwrap();
-    let said = told.split("said: ").nth(1).expect("the child says something");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let said = printed.split("said: ").nth(1).expect("the child says something");
     said.lines().next().unwrap().to_owned()
 }
 
@@ -80,7 +81,7 @@ fn child_writes_under_a_limit() {
     let log = LocalLog::open(&dir, Settings::default(), clock.clone()).unwrap();
     let (acknowledged, error) = append_until_it_fails(&log, 1_000);
     a_log_that_cannot_be_written_can_be_read(&log, &dir, acknowledged, &error);
-    // No time has passed, so it is not tried anew.
+    // No time has passed, so it is not retried.
     let error = append(&log, vec![(P, record("x"))]).unwrap_err();
     a_log_that_cannot_be_written_can_be_read(&log, &dir, acknowledged, &error);
     assert!(matches!(

@@ -1,4 +1,4 @@
-//! Deaths of the process, and files that were altered, cut or lost.
+//! Crashes of the process, and files that were altered, truncated or lost.
 
 use crate::children::spawn_child;
 use crate::*;
@@ -275,7 +275,7 @@ fn a_torn_end_that_was_never_durable_is_passed_over() {
             "outputs and position go together"
         );
         changes.push(end);
-        // And it goes on from there.
+        // And it continues from there.
         log.take_up(P).unwrap().commit(&commit_of(3, &["third"], &[])).unwrap();
         assert_eq!(values(&log, Topic::Changes, end), ["third"]);
     }

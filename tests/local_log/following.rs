@@ -1,4 +1,4 @@
-//! Looking on from another process.
+//! Reading from another process.
 
 use crate::children::spawn_child;
 use crate::*;
@@ -37,7 +37,7 @@ fn a_follower_reads_while_another_process_writes() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    // The owner may come back while one looks on, and one may look on when there is none.
+    // The owner may restart while a reader follows, and a reader may follow without an owner.
     let log = open(dir.path());
     append_values(&log, &["after"]);
     reader.refresh().unwrap();

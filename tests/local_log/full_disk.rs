@@ -1,11 +1,11 @@
-//! A disk that takes no more.
+//! A full disk.
 
 use crate::*;
 use rollcall::clock::{Clock, SystemClock};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Appends until it fails, then checks what must hold of a log that cannot be written. Gives what was acknowledged.
+/// Appends until an append fails, then checks a log that cannot be written. Returns the number of acknowledged records.
 pub fn append_until_it_fails(log: &LocalLog, most: u64) -> (u64, Error) {
     let mut noise = Noise::new();
     for acknowledged in 0..most {
@@ -46,10 +46,10 @@ fn run_under_a_limit(test: &str, dir: &Path) -> u64 {
         .env("ROLLCALL_TEST_DIR", dir)
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&child.stdout);
+    let printed = String::from_utf8_lossy(&child.stdout);
     let complaint = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "{told}\n{complaint}");
-    let end = told.split("said: end ").nth(1).and_then(|end| end.lines().next());
+    assert!(child.status.success(), "{printed}\n{complaint}");
+    let end = printed.split("said: end ").nth(1).and_then(|end| end.lines().next());
     end.expect("the child says how many").parse().unwrap()
 }
 
@@ -93,7 +93,7 @@ fn a_full_disk_is_an_error_until_there_is_room_again() {
         log.take_up(P).unwrap().commit(&commit_of(2, &["d"], &[])),
         Err(Error::Write(_))
     ));
-    // Time enough to try anew, in vain.
+    // Enough time for a retry, which fails.
     std::thread::sleep(Duration::from_millis(1_100));
     let error = append(&log, vec![(P, record("x"))]).unwrap_err();
     a_log_that_cannot_be_written_can_be_read(&log, &dir, acknowledged, &error);

@@ -1,4 +1,4 @@
-//! Group commit, and what becomes of appends that wait.
+//! Group commit, and the results of waiting appends.
 
 use crate::*;
 use std::sync::Mutex;
@@ -38,11 +38,11 @@ fn appends_that_wait_together_share_one_write() {
     first.recv().unwrap().unwrap();
     let mut offsets: Vec<u64> = waiting
         .into_iter()
-        .map(|told| told.recv().unwrap().unwrap()[0].offset.0)
+        .map(|acknowledged| acknowledged.recv().unwrap().unwrap()[0].offset.0)
         .collect();
     offsets.sort_unstable();
     assert_eq!(offsets, (1..=50).collect::<Vec<_>>());
-    // Listeners are told once for each write.
+    // Listeners are notified once for each write.
     assert_eq!(heard.load(Ordering::SeqCst), 2);
 }
 
@@ -56,7 +56,7 @@ fn what_is_acknowledged_is_readable_by_then_and_not_before_it_is_written() {
     assert_eq!(
         values(&log, Topic::Events, 0),
         ["first"],
-        "a listener is told of what can be read"
+        "a listener is notified of what can be read"
     );
     let second = start_append(&log, vec![(P, record("second"))]);
     assert_eq!(values(&log, Topic::Events, 0), ["first"]);
@@ -107,7 +107,11 @@ fn a_closed_log_writes_what_waits_takes_no_more_and_can_be_read() {
     let log = open(dir.path());
     let waiting: Vec<_> = (0..100).map(|_| start_append(&log, vec![(P, record("a"))])).collect();
     log.close().unwrap();
-    assert!(waiting.into_iter().all(|told| told.recv().unwrap().is_ok()));
+    assert!(
+        waiting
+            .into_iter()
+            .all(|acknowledged| acknowledged.recv().unwrap().is_ok())
+    );
     assert!(matches!(append(&log, vec![(P, record("b"))]), Err(Error::Closed)));
     assert!(matches!(
         log.take_up(P).unwrap().commit(&commit_of(1, &[], &[])),
@@ -120,15 +124,15 @@ fn a_closed_log_writes_what_waits_takes_no_more_and_can_be_read() {
 fn an_acknowledge_may_be_what_drops_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let log = Arc::new(open(dir.path()));
-    let (tell, told) = mpsc::channel();
+    let (acknowledge, acknowledged) = mpsc::channel();
     let held = log.clone();
     log.append(
         vec![(P, record("a"))],
         Box::new(move |result| {
             drop(held);
-            tell.send(result).unwrap();
+            acknowledge.send(result).unwrap();
         }),
     );
     drop(log);
-    told.recv().unwrap().unwrap();
+    acknowledged.recv().unwrap().unwrap();
 }

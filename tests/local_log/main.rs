@@ -1,4 +1,4 @@
-//! The embedded log from outside: what it promises, held against deaths, damage, full disks and a second process.
+//! The embedded log through its public interface: its guarantees under crashes, damage, full disks and a second process.
 //!
 //! Tests that need a second process run their own binary again, with one of the tests in [`children`].
 
@@ -60,9 +60,9 @@ fn record(value: &str) -> NewRecord {
 
 /// An append whose acknowledge can be waited for.
 fn start_append(log: &dyn Log, records: Vec<(Partition, NewRecord)>) -> mpsc::Receiver<Result<Vec<Appended>, Error>> {
-    let (tell, told) = mpsc::channel();
-    log.append(records, Box::new(move |result| tell.send(result).unwrap_or(())));
-    told
+    let (acknowledge, acknowledged) = mpsc::channel();
+    log.append(records, Box::new(move |result| acknowledge.send(result).unwrap_or(())));
+    acknowledged
 }
 
 fn append(log: &dyn Log, records: Vec<(Partition, NewRecord)>) -> Result<Vec<Appended>, Error> {

@@ -1,10 +1,10 @@
-//! The log against vectors, with random steps.
+//! Compares the log with vectors, in random steps.
 
 use crate::*;
 use proptest::prelude::*;
 use rollcall::clock::Clock;
 
-/// What the log must hold, kept in vectors.
+/// The expected content of the log, in vectors.
 #[derive(Default)]
 struct Model {
     topics: [[Vec<Record>; Topic::ALL.len()]; 2],

@@ -1,4 +1,4 @@
-//! Whose directory it is, and what is in it.
+//! Opening: locks, layouts and settings of a directory.
 
 use crate::children::run_child;
 use crate::*;
@@ -11,9 +11,9 @@ fn a_log_that_is_in_use_is_refused_by_name() {
     let text = why_not(dir.path());
     assert!(text.contains("in use by another process"), "{text}");
     assert!(text.contains(&dir.path().display().to_string()), "{text}");
-    let told = run_child("child_tries_to_open", dir.path());
-    assert!(told.contains("in use by another process"), "{told}");
-    assert!(told.contains(&dir.path().display().to_string()), "{told}");
+    let printed = run_child("child_tries_to_open", dir.path());
+    assert!(printed.contains("in use by another process"), "{printed}");
+    assert!(printed.contains(&dir.path().display().to_string()), "{printed}");
     append_values(&log, &["b"]);
     drop(log);
     assert_eq!(run_child("child_tries_to_open", dir.path()), "opened");

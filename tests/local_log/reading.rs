@@ -1,4 +1,4 @@
-//! What is written is read.
+//! Reads return what was written.
 
 use crate::*;
 

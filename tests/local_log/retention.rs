@@ -1,4 +1,4 @@
-//! Old records go, and nothing else.
+//! Retention drops old records, and no others.
 
 use crate::*;
 use rollcall::clock::Clock as _;

@@ -1,4 +1,4 @@
-//! A store that is damaged is made again from the log, whatever is damaged; one that only cannot be read now is kept.
+//! A damaged store is rebuilt from the log, whichever file is damaged; a store that only cannot be read now is kept.
 
 use crate::time::{House, ONLY};
 use crate::*;
@@ -34,7 +34,7 @@ fn of_store(house: &House, begins: &str, ends: &str) -> Vec<PathBuf> {
     entries.filter(named).collect()
 }
 
-/// Fills a file with zeros in place. A file that is gone meanwhile stays gone.
+/// Overwrites a file with zeros. A file that was deleted meanwhile is not created.
 fn overwrite(file: &PathBuf) {
     let Ok(mut open) = fs::OpenOptions::new().write(true).open(file) else {
         return;

@@ -1,4 +1,4 @@
-//! A clock decides nothing that cannot be undone: not what time a record gets, and not what is deleted.
+//! A wrong clock causes nothing irreversible: neither the times of records nor deletions.
 
 use crate::*;
 use rollcall::clock::Clock as _;
@@ -147,7 +147,7 @@ fn a_clock_that_jumps_ahead_expires_nobody_and_deletes_nothing() {
     );
     house.online(50);
 
-    // It is right again: everything goes on, and who is silent times out.
+    // The clock is right again: the log continues, and silent devices time out.
     house.clock.set_ms(NOW);
     house.connect("late", 99).unwrap();
     house.until("it takes events", |stats| stats.refusal.is_none());
@@ -187,7 +187,7 @@ fn behind_a_clock_that_was_set_back_deadlines_come_and_it_is_said() {
     // A web page times out after a minute; behind, time goes a tenth slower.
     house.clock.advance_ms(70_000);
     house.online(0);
-    // So it does after a restart, whatever the clock says.
+    // The same after a restart, regardless of the clock.
     house.stop();
     house.clock.set_ms(5_000);
     house.start(None);
@@ -204,7 +204,7 @@ fn a_record_with_a_time_that_no_clock_gives_stops_its_partition_alone() {
     let log = open(dir.path());
     append(&log, vec![(P, record("a")), (Partition(2), record("b"))]).unwrap();
     drop(log);
-    // As a block with a good checksum that somebody else has written.
+    // As a block with a valid checksum, written by another program.
     let mut options = rocksdb::Options::default();
     options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::TolerateCorruptedTailRecords);
     let families = rocksdb::DB::list_cf(&options, dir.path()).unwrap();

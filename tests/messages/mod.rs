@@ -1,5 +1,5 @@
-//! Mistakes at the command line, each with what its error must say: the input it came from (flag, variable or line), what
-//! was expected, and what to do. Nothing here reaches anything, so each ends at once.
+//! Wrong command lines, and what their errors must name: the input (flag, variable or line), what was expected, and what to do.
+//! None of them connects to a server, so each ends at once.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

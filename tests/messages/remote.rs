@@ -1,5 +1,5 @@
-//! `users`, `kick`, `policy`, `stats` and `top` against a running server: tables for people, JSON for programs, and what
-//! they say when it cannot be asked.
+//! `users`, `kick`, `policy`, `stats` and `top` against a running server: tables for people, JSON for programs, and
+//! errors when the server cannot be asked.
 
 use crate::server::{ANYWHERE, Server, rollcall};
 use serde_json::{Value, json};
@@ -261,7 +261,7 @@ fn a_policy_file_that_is_not_the_one_the_log_began_with_is_refused_unless_only_f
         assert!(said.contains(word), "{said}");
     }
     start(&["--policy", &other, "--policy-if-new"]);
-    // What is remembered beside the log is not needed while the log has its beginning.
+    // The stored copy is not needed while the log has its beginning.
     std::fs::remove_file(data.join("first-policy.json")).expect("it is there");
     start(&["--policy", &one]);
     refused_start(&data, &["--policy", &other]);

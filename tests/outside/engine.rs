@@ -18,7 +18,7 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A command of the program, whatever is set where the tests run.
+/// A command of the program, without the environment's settings.
 pub fn rollcall(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
     command.args(arguments).stdin(Stdio::null());
@@ -101,10 +101,10 @@ impl Engine {
 
     /// In good order.
     pub fn stop(mut self) {
-        let told = Command::new("kill")
+        let signalled = Command::new("kill")
             .args(["-TERM", &self.process.id().to_string()])
             .status();
-        assert!(told.expect("kill is installed").success());
+        assert!(signalled.expect("kill is installed").success());
         wait_until("it has ended", || {
             self.process.try_wait().expect("waited for").is_some()
         });

@@ -1,4 +1,4 @@
-//! The real binary as a server for one test, and someone who talks to it.
+//! The real binary as a server for one test, and a client.
 
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};

@@ -1,5 +1,5 @@
-//! A way in for a client that speaks https to one host whatever it is told: a proxy that takes every CONNECT and shows
-//! a certificate of that host, which its own authority has signed.
+//! A proxy for a client that always connects to one host with HTTPS: it accepts every CONNECT and presents a certificate for that
+//! host, signed by its own authority.
 
 use crate::HOST;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};

@@ -1,4 +1,4 @@
-//! Somebody who is called back: takes callbacks, or does not, as a test says; can be killed and come back.
+//! A receiver of callbacks: accepts or refuses them as the test decides, and can be killed and restarted.
 
 use axum::Router;
 use axum::body::Bytes;
