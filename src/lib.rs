@@ -30,6 +30,7 @@
 )]
 
 pub mod api;
+pub mod audit;
 #[cfg(test)]
 #[path = "../tests/bless/mod.rs"]
 mod bless;

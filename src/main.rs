@@ -26,6 +26,7 @@ enum Command {
     Gateway(Box<command::gateway::Args>),
     Fold(command::fold::Args),
     Log(command::log::Args),
+    Audit(Box<command::audit::Args>),
     Quarantine(command::quarantine::Args),
     Load(command::load::Args),
     Sim(command::sim::Args),
@@ -68,6 +69,10 @@ fn run() -> u8 {
         Command::Gateway(args) => command::gateway::run(*args),
         Command::Fold(args) => command::fold::run(args),
         Command::Log(args) => command::log::run(args),
+        Command::Audit(args) => match command::audit::run(*args) {
+            Ok(status) => return status,
+            Err(error) => Err(error),
+        },
         Command::Quarantine(args) => command::quarantine::run(args),
         Command::Load(args) => command::load::run(args),
         Command::Sim(args) => command::sim::run(args),

@@ -1,5 +1,6 @@
 //! The subcommands, one module each: its arguments (clap) and its `run`.
 
+pub mod audit;
 mod cluster;
 pub mod completions;
 mod connect;

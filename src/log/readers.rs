@@ -1,7 +1,7 @@
 //! Those who only read: from outside, as a member of a group, and to learn who has which partition. What they are given
 //! is the same wherever the log is.
 
-use super::{Error, Limit, Range, Record, Topic};
+use super::{Error, Limit, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,6 +23,10 @@ pub trait Reader {
         limit: Limit,
         into: &mut Vec<Record>,
     ) -> Result<(), Error>;
+
+    /// Returns how far the engines have folded and committed a partition; the default if they have not begun. `group` is
+    /// theirs, where the log is on Kafka.
+    fn position(&self, group: &str, partition: Partition) -> Result<Position, Error>;
 
     /// Sees what was written until now.
     fn refresh(&mut self) -> Result<(), Error> {

@@ -7,6 +7,7 @@
 //!
 //! A lease is no timer of each of its devices: at its expiry the devices on the gateway's connections are looked up.
 
+use super::change::Cause;
 use super::gateways::{Gateways, deferred};
 use super::state::{Device, DeviceState, Slot, State, User};
 use super::{LogTime, LostBy};
@@ -122,6 +123,15 @@ impl User {
     }
 }
 
+/// A change that a device's deadline will give unless something comes before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PendingChange<'a> {
+    pub platform: &'a str,
+    pub device: &'a str,
+    pub deadline: LogTime,
+    pub cause: Cause,
+}
+
 /// A point in the order of firings: everything up to it, itself included, may fire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Upto<'a> {
@@ -130,6 +140,30 @@ pub struct Upto<'a> {
 }
 
 impl State {
+    /// Returns the changes that the deadlines of a user in memory will give, by platform and device. A deadline that only
+    /// removes an offline device gives no change and is left out.
+    pub fn pending_of(&self, slot: Slot) -> Vec<PendingChange<'_>> {
+        let devices = self.users.get(slot).into_iter().flat_map(|user| &user.devices);
+        let pending = devices.filter_map(|device| {
+            let (deadline, firing) = device.deadline(&self.gateways, self.grace_until);
+            let cause = match (firing, &device.state) {
+                (Firing::LoseLink(lost_by), _) => Cause::from(lost_by),
+                (Firing::Remove, DeviceState::Away { push: true, .. }) => Cause::PushExpired,
+                (
+                    Firing::Remove,
+                    DeviceState::Online { .. } | DeviceState::Away { push: false, .. } | DeviceState::Kicked { .. },
+                ) => return None,
+            };
+            Some(PendingChange {
+                platform: self.rules.name(device.platform),
+                device: &device.device,
+                deadline,
+                cause,
+            })
+        });
+        pending.collect()
+    }
+
     /// Sees to it that the user's next deadline is not missed. Only the lease is left to its own pass.
     pub(super) fn arm(&mut self, slot: Slot) {
         let Some(user) = self.users.get(slot) else { return };

@@ -97,6 +97,16 @@ impl Phase<'_> {
     }
 }
 
+impl<'a> Phase<'a> {
+    /// Returns the login that the device still has; none for a kicked device.
+    pub fn session(&self) -> Option<&SessionImage<'a>> {
+        match self {
+            Phase::Online { session, .. } | Phase::Away { session, .. } => Some(session),
+            Phase::Kicked { .. } => None,
+        }
+    }
+}
+
 impl UserImage<'_> {
     /// Users without one may be evicted.
     pub fn has_online_device(&self) -> bool {

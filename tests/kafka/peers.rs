@@ -103,6 +103,40 @@ fn publish(node: &Node) {
     );
 }
 
+/// What became of events of users of both partitions, published through one node: outcome and reason by event.
+fn outcomes(node: &Node, events: &[Value]) -> Vec<(String, String)> {
+    let request = ureq::post(format!("{}/v1/events?wait=applied", node.url()));
+    let answer = request
+        .header("Authorization", format!("Bearer {TOKEN}"))
+        .send(json!(events).to_string());
+    let body = answer.expect("posted").body_mut().read_to_string().expect("an answer");
+    let body: Value = serde_json::from_str(&body).expect("JSON");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let appended = body["appended"].as_array().expect("an array");
+    assert_eq!(appended.len(), events.len());
+    appended
+        .iter()
+        .map(|one| (text(&one["outcome"]), text(&one["reason"])))
+        .collect()
+}
+
+/// Every node says what became of events, whichever of the nodes folded them.
+fn outcomes_are_said_across_nodes(nodes: &[Node]) {
+    for (at, node) in nodes.iter().enumerate() {
+        let connect = |number: usize, platform: &str, version: u64| {
+            json!({"type": "connect", "user": format!("u{number}"), "platform": platform, "device": "d", "gateway": "g",
+                "epoch": 1, "conn": version, "intent": "login"})
+        };
+        let mut events: Vec<Value> = (0..16).map(|number| connect(number, "linux", 1)).collect();
+        events.extend((0..16).map(|number| connect(number, "toaster", 1)));
+        events.extend((100..116).map(|number| connect(number + 100 * at, "linux", 1)));
+        let mut expected = vec![("ignored".to_owned(), "duplicate".to_owned()); 16];
+        expected.extend(vec![("ignored".to_owned(), "unknown_platform".to_owned()); 16]);
+        expected.extend(vec![("changed".to_owned(), String::new()); 16]);
+        assert_eq!(outcomes(node, &events), expected, "{}", node.diary());
+    }
+}
+
 fn known(node: &Node) -> usize {
     let asked = (0..16).map(|number| get(node, &format!("/v1/users/u{number}")));
     asked
@@ -124,6 +158,7 @@ pub fn no_callers_token_leaves_the_node_and_who_has_no_secret_is_not_believed(bo
     until(&nodes, "both know everybody", || {
         nodes.iter().all(|node| known(node) == 16)
     });
+    outcomes_are_said_across_nodes(&nodes);
 
     let (url, asked) = evil();
     let claim = |url: &str| {

@@ -23,6 +23,7 @@ mod native;
 mod owned;
 mod owners;
 mod partition_reader;
+mod position;
 pub mod settings;
 mod tail;
 pub mod topics;
@@ -34,7 +35,7 @@ use owners::{KnownOwners, Owner};
 
 use crate::clock::Clock;
 use crate::log::{
-    Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Range, Reader, Record, Topic,
+    Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Position, Range, Reader, Record, Topic,
 };
 use crate::presence::{Offset, Partition};
 use append::Appender;
@@ -341,6 +342,10 @@ impl Reader for KafkaReader {
             }
         };
         history_readers::wait_for(&mut self.readers[at].2, from, limit, into)
+    }
+
+    fn position(&self, group: &str, partition: Partition) -> Result<Position, Error> {
+        self.committed(group, partition)
     }
 
     fn may_recover(&self, error: &Error) -> bool {

@@ -6,9 +6,9 @@
 //! fold.
 
 use super::opening::partitions_of;
-use super::shard;
 use super::tables::{Damage, Mode, Tables, not_opened};
-use crate::log::{Error, Limit, Range, Reader, Record, Topic};
+use super::{keys, shard};
+use crate::log::{Error, Limit, Position, Range, Reader, Record, Topic};
 use crate::presence::{Offset, Partition};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,6 +90,17 @@ impl Reader for LocalReader {
         }
         shard::read(&self.tables, (topic, partition), (start.0, end.0), from.0, limit, into)
             .map_err(|damage| damage.reading(&self.dir))
+    }
+
+    fn position(&self, _: &str, partition: Partition) -> Result<Position, Error> {
+        let stored = self.tables.db().get_cf(self.tables.meta(), keys::position(partition));
+        let stored = stored.map_err(|error| Damage::from(error).reading(&self.dir))?;
+        let Some(bytes) = stored else {
+            return Ok(Position::default());
+        };
+        Position::from_bytes(&bytes).ok_or_else(|| {
+            Damage::new(format!("the position of partition {partition} is of no known version")).reading(&self.dir)
+        })
     }
 
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {

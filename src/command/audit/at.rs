@@ -1,0 +1,226 @@
+//! `rollcall audit at`: who was online at a time.
+
+use super::source::{AuditSource, SourceFlags};
+use super::{json_line, parse_time, shown};
+use crate::audit::Knowledge;
+use crate::audit::snapshot::{Filter, Snapshot, Totals, UserLine};
+use crate::command::table;
+use crate::log::Topic;
+use crate::presence::change::Change;
+use crate::presence::{LogTime, Offset, Partition, Status};
+use anyhow::bail;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::ControlFlow;
+
+/// Who was online at a time
+///
+/// With everything that is known by now, or with --as-known as it was known then: a device that fell silent at 12:00 is found
+/// out minutes later.
+#[derive(clap::Args)]
+pub struct Args {
+    /// RFC 3339, milliseconds since 1970, or a span before now such as -3h
+    #[arg(allow_hyphen_values = true)]
+    time: String,
+    /// Only this user, as often as needed: a line for each
+    #[arg(long, value_name = "USER")]
+    user: Vec<String>,
+    /// Only users with a device on this platform that was not offline
+    #[arg(long)]
+    platform: Option<String>,
+    /// Only users of this status
+    #[arg(long, value_parser = status)]
+    status: Option<Status>,
+    /// As this engine had answered then
+    #[arg(long)]
+    as_known: bool,
+    /// A line for every user instead of the totals
+    #[arg(long, conflicts_with = "user")]
+    list: bool,
+    #[command(flatten)]
+    source: SourceFlags,
+}
+
+fn status(name: &str) -> Result<Status, String> {
+    let found = Status::ALL.into_iter().find(|status| status.name() == name);
+    found.ok_or_else(|| "expected online, push_online or offline".to_owned())
+}
+
+/// What a partition has to say about a time.
+struct PartAt {
+    totals: Totals,
+    users: Vec<(usize, UserLine)>,
+    all: Vec<UserLine>,
+    behind: Option<u32>,
+}
+
+pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
+    let time = parse_time(&args.time)?;
+    let knowledge = if args.as_known {
+        Knowledge::AsKnown
+    } else {
+        Knowledge::True
+    };
+    let filter = Filter {
+        platform: args.platform.clone(),
+        status: args.status,
+    };
+    let parts = args.source.each_partition(|source, partition| {
+        let wanted: Vec<(usize, &String)> = args
+            .user
+            .iter()
+            .enumerate()
+            .filter(|(_, user)| source.partition_of(user) == partition)
+            .collect();
+        let behind = source.log_time(partition)?.is_none_or(|log_time| log_time < time);
+        let mut snapshot = Snapshot::default();
+        if args.user.is_empty() || !wanted.is_empty() {
+            changes_until(source, partition, time, knowledge, |change| {
+                if args.user.is_empty() || wanted.iter().any(|(_, user)| **user == *change.user) {
+                    snapshot.apply(change);
+                }
+            })?;
+        }
+        let users = wanted.into_iter();
+        Ok(PartAt {
+            totals: snapshot.totals(&filter),
+            users: users
+                .filter_map(|(at, user)| Some((at, snapshot.user(user, &filter)?)))
+                .collect(),
+            all: if args.list { snapshot.all(&filter) } else { Vec::new() },
+            behind: behind.then_some(partition.0),
+        })
+    })?;
+    let behind: Vec<u32> = parts.iter().filter_map(|part| part.behind).collect();
+    if !args.user.is_empty() || args.list {
+        if !behind.is_empty() {
+            eprintln!(
+                "warning: the log time of these partitions is before {}: {behind:?}",
+                shown(time.0)
+            );
+        }
+        let lines = if args.list {
+            let mut all: Vec<UserLine> = parts.into_iter().flat_map(|part| part.all).collect();
+            all.sort_unstable_by(|a, b| a.user.cmp(&b.user));
+            all.into_iter().map(Some).collect()
+        } else {
+            let mut lines = vec![None; args.user.len()];
+            for (at, line) in parts.into_iter().flat_map(|part| part.users) {
+                lines[at] = Some(line);
+            }
+            lines
+        };
+        return if args.source.json {
+            lines.iter().try_for_each(|line| json_line(output, line)).map(|()| 0)
+        } else {
+            users_table(args, &lines, output)
+        };
+    }
+    let mut totals = Totals::default();
+    parts.iter().for_each(|part| totals.add(&part.totals));
+    let line = totals.line(time, args.as_known, behind);
+    if args.source.json {
+        json_line(output, &line)?;
+        return Ok(0);
+    }
+    let users = &line.users;
+    writeln!(
+        output,
+        "{}: {} users online, {} reachable by push, {} offline",
+        shown(line.time),
+        users.online,
+        users.push_online,
+        users.offline
+    )?;
+    let mut rows = vec![["platform", "online", "push_online"].map(str::to_owned).to_vec()];
+    let mut platforms: Vec<_> = line
+        .devices
+        .online
+        .keys()
+        .chain(line.devices.push_online.keys())
+        .collect();
+    platforms.sort_unstable();
+    platforms.dedup();
+    for platform in platforms {
+        let count = |of: &BTreeMap<Box<str>, u64>| of.get(platform).copied().unwrap_or(0).to_string();
+        rows.push(vec![
+            platform.to_string(),
+            count(&line.devices.online),
+            count(&line.devices.push_online),
+        ]);
+    }
+    output.write_all(table::columns(&rows).as_bytes())?;
+    if !line.behind.is_empty() {
+        writeln!(
+            output,
+            "The log time of these partitions is before that time, so they may not know everything yet: {:?}",
+            line.behind
+        )?;
+    }
+    Ok(0)
+}
+
+fn users_table(args: &Args, lines: &[Option<UserLine>], output: &mut impl Write) -> anyhow::Result<u8> {
+    let mut rows = vec![
+        ["user", "status", "since", "change", "devices"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for (at, line) in lines.iter().enumerate() {
+        let Some(line) = line else {
+            let user = args.user.get(at).cloned().unwrap_or_default();
+            rows.push(vec![user, "nothing known".to_owned()]);
+            continue;
+        };
+        let devices: Vec<String> = line
+            .devices
+            .iter()
+            .map(|one| format!("{}/{} {}", one.platform, one.device, one.status))
+            .collect();
+        rows.push(vec![
+            line.user.clone(),
+            line.status.to_owned(),
+            shown(line.since),
+            line.change.clone(),
+            devices.join(", "),
+        ]);
+    }
+    output.write_all(table::columns(&rows).as_bytes())?;
+    Ok(0)
+}
+
+/// Reads a partition's changes that count at a time.
+fn changes_until(
+    source: &mut AuditSource<'_>,
+    partition: Partition,
+    time: LogTime,
+    knowledge: Knowledge,
+    mut each: impl FnMut(&Change),
+) -> anyhow::Result<()> {
+    let start = source.range(Topic::Changes, partition)?.start;
+    let mut first = None;
+    source.changes(partition, |change| {
+        first.get_or_insert(knowledge.time_of(&change));
+        // Neither time goes back within a partition, so what counts is a prefix.
+        if knowledge.time_of(&change) > time {
+            return Ok(ControlFlow::Break(()));
+        }
+        each(&change);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if start > Offset(0) {
+        match first {
+            Some(first) if first <= time => eprintln!(
+                "warning: changes of partition {partition} before {} are gone (retention); users without a change since then are \
+                 not counted",
+                shown(first.0)
+            ),
+            _ => bail!(
+                "the changes of partition {partition} up to {} are gone (retention): the oldest one kept is at {}",
+                shown(time.0),
+                first.map_or("no time yet".to_owned(), |first| shown(first.0))
+            ),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! `rollcall audit history`: what held of a user, and when.
+
+use super::source::SourceFlags;
+use super::{json_line, parse_time, shown};
+use crate::audit::history::{History, IntervalLine};
+use crate::command::table;
+use crate::log::Topic;
+use crate::presence::Offset;
+use anyhow::bail;
+use std::io::Write;
+use std::ops::ControlFlow;
+
+/// What held of a user, and when
+#[derive(clap::Args)]
+pub struct Args {
+    user: String,
+    /// Leaves out what ended before this time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    from: Option<String>,
+    /// Leaves out what began after this time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    to: Option<String>,
+    #[command(flatten)]
+    source: SourceFlags,
+}
+
+pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
+    let bound = |text: &Option<String>| text.as_deref().map(parse_time).transpose();
+    let (from, to) = (bound(&args.from)?, bound(&args.to)?);
+    if let (Some(from), Some(to)) = (from, to)
+        && from > to
+    {
+        bail!("--from {} is after --to {}", shown(from.0), shown(to.0));
+    }
+    let mut source = args.source.open()?;
+    let partition = source.partition_of(&args.user);
+    let start = source.range(Topic::Changes, partition)?.start;
+    let mut history = History::new(&args.user);
+    source.changes(partition, |change| {
+        history.apply(&change);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if start > Offset(0) {
+        eprintln!("warning: changes of partition {partition} before its offset {start} are gone (retention)");
+    }
+    let lines = history.lines(from, to);
+    if args.source.json {
+        lines.iter().try_for_each(|line| json_line(output, line))?;
+        return Ok(0);
+    }
+    if lines.is_empty() {
+        writeln!(output, "nothing is known of {:?} in that time", args.user)?;
+        return Ok(0);
+    }
+    let head = ["device", "status", "from", "to", "because", "record", "until"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for line in &lines {
+        rows.push(history_row(line));
+    }
+    output.write_all(table::columns(&rows).as_bytes())?;
+    Ok(0)
+}
+
+fn history_row(line: &IntervalLine) -> Vec<String> {
+    let device = match (&line.platform, &line.device) {
+        (Some(platform), Some(device)) => format!("{platform}/{device}"),
+        _ => "(user)".to_owned(),
+    };
+    vec![
+        device,
+        line.status.to_owned(),
+        shown(line.from),
+        line.to.map_or_else(|| "now".to_owned(), shown),
+        line.cause.to_owned(),
+        line.evidence.to_string(),
+        line.end_cause.unwrap_or_default().to_owned(),
+    ]
+}

@@ -1,0 +1,603 @@
+//! Where an audit reads: a data directory, Kafka, or files that `rollcall log` printed.
+
+use crate::audit::lines;
+use crate::audit::verify::QuarantinedEvent;
+use crate::clock::{Clock, SystemClock};
+use crate::command::cluster::Cluster;
+use crate::command::log::{open, schemas};
+use crate::config::SecretUrl;
+use crate::engine::rejected::decode;
+use crate::log::{Limit, Position, Range, Reader, Record, Topic};
+use crate::presence::change::{Change, Kick};
+use crate::presence::event::Event;
+use crate::presence::policy::Policy;
+use crate::presence::{LogTime, Offset, Partition};
+use crate::registry::Schemas;
+use crate::schema::partitioner::check_partition;
+use crate::schema::{avro, json};
+use anyhow::{Context as _, bail};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use tokio::runtime::Runtime;
+
+/// Of one read.
+const LIMIT: Limit = Limit {
+    records: 10_000,
+    bytes: 4 << 20,
+};
+/// Between two lines of progress.
+const PROGRESS_MS: u64 = 2_000;
+
+/// Where the records are.
+#[derive(clap::Args, Debug)]
+pub struct SourceFlags {
+    /// The data directory of a server, which may be running; the log is in its `log`
+    #[arg(long, value_name = "DIR", default_value = "./rollcall-data", conflicts_with_all = ["kafka", "events", "changes", "kicks"])]
+    data: PathBuf,
+    /// Reads from Apache Kafka instead, committed records only: its brokers, separated by commas
+    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA", conflicts_with_all = ["events", "changes", "kicks"])]
+    kafka: Option<String>,
+    #[command(flatten)]
+    cluster: Cluster,
+    /// The consumer group of the engines on Kafka, whose position says how far they are
+    #[arg(long, value_name = "NAME", requires = "kafka", default_value = "rollcall")]
+    group: String,
+    /// A schema registry, where one was used
+    #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
+    registry: Option<SecretUrl>,
+    /// Events of one partition in a file, as `rollcall log events` prints them
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// Changes of one partition in a file, as `rollcall log changes` prints them
+    #[arg(long, value_name = "FILE")]
+    changes: Option<PathBuf>,
+    /// Kicks of one partition in a file, as `rollcall log kicks` prints them
+    #[arg(long, value_name = "FILE")]
+    kicks: Option<PathBuf>,
+    /// Only this partition, from 0; with files: the partition that they are of [default with files: 0]
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
+    /// With files: how many partitions the log has; then a user of another partition makes a record malformed
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: Option<u32>,
+    /// The first policy, a JSON file; without it the default policy. Policy records of the log replace it
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Prints JSON, an object a line, instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Records of one reader at a time; a thread that reads in parallel opens its own.
+pub enum AuditSource<'f> {
+    Log {
+        flags: &'f SourceFlags,
+        reader: Box<dyn Reader>,
+        schemas: Box<Schemas>,
+        /// What the registry is asked with.
+        _runtime: Option<Box<Runtime>>,
+    },
+    Files {
+        flags: &'f SourceFlags,
+        partition: Partition,
+    },
+}
+
+impl SourceFlags {
+    pub fn first_policy(&self) -> anyhow::Result<Policy> {
+        Ok(crate::config::read_policy(self.policy.as_deref())?.unwrap_or_default())
+    }
+
+    fn has_files(&self) -> bool {
+        self.events.is_some() || self.changes.is_some() || self.kicks.is_some()
+    }
+
+    pub fn open(&self) -> anyhow::Result<AuditSource<'_>> {
+        if !self.has_files() {
+            if let Some(count) = self.partitions {
+                bail!("--partitions {count} is only for files; a log knows how many partitions it has");
+            }
+            let reader = open(self.kafka.as_deref(), &self.data, &self.cluster)?;
+            let (schemas, runtime) = schemas(self.registry.as_ref())?;
+            return Ok(AuditSource::Log {
+                flags: self,
+                reader,
+                schemas: Box::new(schemas),
+                _runtime: runtime.map(Box::new),
+            });
+        }
+        let partition = self.partition.unwrap_or(0);
+        if let Some(count) = self.partitions
+            && partition >= count
+        {
+            bail!(
+                "--partition {partition} does not exist: of {count} partitions the last is {}",
+                count - 1
+            );
+        }
+        Ok(AuditSource::Files {
+            flags: self,
+            partition: Partition(partition),
+        })
+    }
+
+    /// Runs `each` for every partition asked about, in parallel, and returns the results in the order of partitions. Each
+    /// thread has a reader of its own.
+    pub fn each_partition<T: Send>(
+        &self,
+        each: impl Fn(&mut AuditSource<'_>, Partition) -> anyhow::Result<T> + Sync,
+    ) -> anyhow::Result<Vec<T>> {
+        let mut first = self.open()?;
+        let partitions = first.asked()?;
+        let threads = thread::available_parallelism()
+            .map_or(1, |cores| cores.get())
+            .min(partitions.len());
+        if threads <= 1 {
+            return partitions
+                .into_iter()
+                .map(|partition| each(&mut first, partition))
+                .collect();
+        }
+        let next = AtomicUsize::new(0);
+        let work = |mut source: AuditSource<'_>| {
+            let mut done = Vec::new();
+            while let Some(partition) = partitions.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.push((*partition, each(&mut source, *partition)?));
+            }
+            anyhow::Ok(done)
+        };
+        let done = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work(self.open()?))).collect();
+            let mut done = vec![work(first)];
+            for other in others {
+                let panicked = || bail!("a thread that reads partitions panicked, so there is no answer");
+                done.push(other.join().unwrap_or_else(|_| panicked()));
+            }
+            done.into_iter().collect::<anyhow::Result<Vec<_>>>()
+        })?;
+        let mut done: Vec<_> = done.into_iter().flatten().collect();
+        done.sort_by_key(|(partition, _)| *partition);
+        Ok(done.into_iter().map(|(_, one)| one).collect())
+    }
+}
+
+/// An event as it was read, or why the record is malformed.
+pub type Read<'e> = Result<Event<'e>, QuarantinedEvent>;
+
+impl AuditSource<'_> {
+    fn asked(&self) -> anyhow::Result<Vec<Partition>> {
+        match self {
+            AuditSource::Files { partition, .. } => Ok(vec![*partition]),
+            AuditSource::Log { flags, reader, .. } => {
+                let count = reader.partitions();
+                match flags.partition {
+                    Some(partition) if partition >= count => bail!(
+                        "--partition {partition} does not exist: of {count} partitions the last is {}",
+                        count.saturating_sub(1)
+                    ),
+                    Some(partition) => Ok(vec![Partition(partition)]),
+                    None => Ok((0..count).map(Partition).collect()),
+                }
+            }
+        }
+    }
+
+    /// Returns the partition of a user.
+    pub fn partition_of(&self, user: &str) -> Partition {
+        match self {
+            AuditSource::Files { partition, .. } => *partition,
+            AuditSource::Log { reader, .. } => crate::schema::partitioner::partition_of(user, reader.partitions()),
+        }
+    }
+
+    /// Returns how far the engine has committed a partition; none where the records do not say.
+    pub fn position(&self, partition: Partition) -> anyhow::Result<Option<Position>> {
+        match self {
+            AuditSource::Files { .. } => Ok(None),
+            AuditSource::Log { flags, reader, .. } => Ok(Some(reader.position(&flags.group, partition)?)),
+        }
+    }
+
+    /// Returns whether there are records of a topic to be read: files may be given for some only.
+    pub fn has(&self, topic: Topic) -> bool {
+        match self {
+            AuditSource::Log { .. } => true,
+            AuditSource::Files { flags, .. } => match topic {
+                Topic::Events => flags.events.is_some(),
+                Topic::Changes => flags.changes.is_some(),
+                Topic::Kicks => flags.kicks.is_some(),
+                Topic::Quarantine => false,
+            },
+        }
+    }
+
+    /// Returns the oldest offset that is kept of a topic, and the end.
+    pub fn range(&self, topic: Topic, partition: Partition) -> anyhow::Result<Range> {
+        match self {
+            AuditSource::Log { reader, .. } => Ok(reader.range(topic, partition)?),
+            AuditSource::Files { .. } => Ok(Range {
+                start: Offset(0),
+                end: Offset(u64::MAX),
+            }),
+        }
+    }
+
+    /// Refuses to go on if records from the beginning of a topic are gone.
+    pub fn reaches_the_beginning(&self, topic: Topic, partition: Partition, why: &str) -> anyhow::Result<()> {
+        let start = self.range(topic, partition)?.start;
+        if start > Offset(0) {
+            bail!(
+                "the {topic} of partition {partition} before offset {start} are gone (retention), and {why} needs them from the \
+                 beginning"
+            );
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with every event of a partition in order, until it breaks.
+    pub fn events(
+        &mut self,
+        partition: Partition,
+        mut each: impl FnMut(Offset, u64, Read<'_>) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
+        match self {
+            AuditSource::Log { .. } => self.records(Topic::Events, partition, |record, partitions, schemas| {
+                let malformed = |error: String| QuarantinedEvent {
+                    offset: record.offset,
+                    ts: record.ts,
+                    error,
+                    key: record.key.clone(),
+                    value: (!record.is_null).then(|| record.value.clone()),
+                };
+                let event = decode(record, partition, partitions, schemas);
+                each(
+                    record.offset,
+                    record.ts,
+                    event.map_err(|rejected| malformed(rejected.error)),
+                )
+            }),
+            AuditSource::Files { flags, .. } => {
+                let (file, partitions) = (flags.events.as_deref(), flags.partitions);
+                let mut before = None;
+                each_line(file, "--events", |line| {
+                    let line = json::read_line(line)?;
+                    if before.is_some_and(|before| line.offset <= before) {
+                        bail!(
+                            "its offset {} does not follow the one before: offsets grow",
+                            line.offset
+                        );
+                    }
+                    before = Some(line.offset);
+                    let checked = line.event.map_err(|bad| bad.message).and_then(|event| {
+                        let right = partitions.map_or(Ok(()), |count| check_partition(&event, partition, count));
+                        right.map(|()| event).map_err(|malformed| malformed.to_string())
+                    });
+                    let malformed = |error: String| QuarantinedEvent {
+                        offset: line.offset,
+                        ts: line.ts,
+                        error,
+                        key: None,
+                        value: None,
+                    };
+                    each(line.offset, line.ts, checked.map_err(malformed))
+                })
+            }
+        }
+    }
+
+    /// Calls `each` with every change of a partition in order, until it breaks.
+    pub fn changes(
+        &mut self,
+        partition: Partition,
+        mut each: impl FnMut(Change) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
+        match self {
+            AuditSource::Log { .. } => self.records(Topic::Changes, partition, |record, _, schemas| {
+                each(change_of(record, partition, schemas)?)
+            }),
+            AuditSource::Files { flags, .. } => {
+                let file = flags.changes.as_deref();
+                each_line(file, "--changes", |line| each(lines::change(line)?))
+            }
+        }
+    }
+
+    /// Returns a partition's log time: that of its last event. None without events, and where no events can be read that of
+    /// the last change.
+    pub fn log_time(&mut self, partition: Partition) -> anyhow::Result<Option<LogTime>> {
+        let mut time = None;
+        if matches!(self, AuditSource::Files { .. }) {
+            if self.has(Topic::Events) {
+                self.events(partition, |_, ts, _| {
+                    time = time.max(Some(LogTime(ts)));
+                    Ok(ControlFlow::Continue(()))
+                })?;
+            } else {
+                self.changes(partition, |change| {
+                    time = time.max(Some(change.logged_at));
+                    Ok(ControlFlow::Continue(()))
+                })?;
+            }
+            return Ok(time);
+        }
+        let Range { start, end } = self.range(Topic::Events, partition)?;
+        // Timestamps may step back on Kafka, and marks of transactions have offsets: the last thousand say enough.
+        let from = Offset(end.0.saturating_sub(1_000).max(start.0));
+        self.records_from(Topic::Events, partition, from, |record, _, _| {
+            time = time.max(Some(LogTime(record.ts)));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(time)
+    }
+
+    fn records(
+        &mut self,
+        topic: Topic,
+        partition: Partition,
+        each: impl FnMut(&Record, u32, &Schemas) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
+        let start = self.range(topic, partition)?.start;
+        self.records_from(topic, partition, start, each)
+    }
+
+    /// Reads what there is now from an offset on, and says on standard error how far it is when that takes long.
+    fn records_from(
+        &mut self,
+        topic: Topic,
+        partition: Partition,
+        from: Offset,
+        mut each: impl FnMut(&Record, u32, &Schemas) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
+        let AuditSource::Log { reader, schemas, .. } = self else {
+            return Ok(());
+        };
+        let partitions = reader.partitions();
+        let end = reader.range(topic, partition)?.end;
+        let mut progress = Progress::new(topic, partition, from, end);
+        let mut next = from;
+        let mut records = Vec::new();
+        while next < end {
+            records.clear();
+            reader.read(topic, partition, next, LIMIT, &mut records)?;
+            let Some(last) = records.last() else { break };
+            next = Offset(last.offset.0 + 1);
+            progress.tell(next, last.ts);
+            for record in &records {
+                schemas.learn([record.framed()])?;
+                if each(record, partitions, schemas)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An output topic or file, read record by record beside the events.
+pub struct Outputs<T> {
+    ready: std::vec::IntoIter<T>,
+    next: Option<Offset>,
+}
+
+impl<T> Outputs<T> {
+    /// Of records in memory: the lines of a file.
+    fn of(lines: Vec<T>) -> Outputs<T> {
+        Outputs {
+            ready: lines.into_iter(),
+            next: None,
+        }
+    }
+}
+
+/// The outputs of one partition that `verify` compares with. A file is read whole; a log in batches.
+pub struct FoundOutputs {
+    pub changes: Outputs<Change>,
+    pub kicks: Outputs<Kick>,
+    pub quarantined: Outputs<QuarantinedEvent>,
+}
+
+impl FoundOutputs {
+    pub fn open(source: &AuditSource<'_>, partition: Partition) -> anyhow::Result<FoundOutputs> {
+        match source {
+            AuditSource::Log { .. } => {
+                let start = |topic| anyhow::Ok(Some(source.range(topic, partition)?.start));
+                Ok(FoundOutputs {
+                    changes: Outputs {
+                        ready: Vec::new().into_iter(),
+                        next: start(Topic::Changes)?,
+                    },
+                    kicks: Outputs {
+                        ready: Vec::new().into_iter(),
+                        next: start(Topic::Kicks)?,
+                    },
+                    quarantined: Outputs {
+                        ready: Vec::new().into_iter(),
+                        next: start(Topic::Quarantine)?,
+                    },
+                })
+            }
+            AuditSource::Files { flags, .. } => {
+                let mut changes = Vec::new();
+                let mut kicks = Vec::new();
+                if flags.changes.is_some() {
+                    each_line(flags.changes.as_deref(), "--changes", |line| {
+                        changes.push(lines::change(line)?);
+                        Ok(ControlFlow::Continue(()))
+                    })?;
+                }
+                if flags.kicks.is_some() {
+                    each_line(flags.kicks.as_deref(), "--kicks", |line| {
+                        kicks.push(lines::kick(line)?);
+                        Ok(ControlFlow::Continue(()))
+                    })?;
+                }
+                Ok(FoundOutputs {
+                    changes: Outputs::of(changes),
+                    kicks: Outputs::of(kicks),
+                    quarantined: Outputs::of(Vec::new()),
+                })
+            }
+        }
+    }
+
+    pub fn next_change(
+        &mut self,
+        source: &mut AuditSource<'_>,
+        partition: Partition,
+    ) -> anyhow::Result<Option<Change>> {
+        let FoundOutputs { changes, .. } = self;
+        next(changes, source, Topic::Changes, partition, |record, schemas| {
+            change_of(record, partition, schemas)
+        })
+    }
+
+    pub fn next_kick(&mut self, source: &mut AuditSource<'_>, partition: Partition) -> anyhow::Result<Option<Kick>> {
+        let FoundOutputs { kicks, .. } = self;
+        next(kicks, source, Topic::Kicks, partition, |record, schemas| {
+            let kick = avro::decode_kick_with(&record.value, schemas);
+            kick.with_context(|| unreadable(Topic::Kicks, partition, record.offset))
+        })
+    }
+
+    pub fn next_malformed(
+        &mut self,
+        source: &mut AuditSource<'_>,
+        partition: Partition,
+    ) -> anyhow::Result<Option<QuarantinedEvent>> {
+        let FoundOutputs { quarantined, .. } = self;
+        next(quarantined, source, Topic::Quarantine, partition, |record, schemas| {
+            let one = avro::decode_quarantined_with(&record.value, schemas);
+            let one = one.with_context(|| unreadable(Topic::Quarantine, partition, record.offset))?;
+            Ok(QuarantinedEvent {
+                offset: one.offset,
+                ts: one.ts,
+                error: one.error.into_owned(),
+                key: one.key.map(|key| key.into_owned()),
+                value: one.value.map(|value| value.into_owned()),
+            })
+        })
+    }
+}
+
+fn next<T>(
+    outputs: &mut Outputs<T>,
+    source: &mut AuditSource<'_>,
+    topic: Topic,
+    partition: Partition,
+    decode: impl Fn(&Record, &Schemas) -> anyhow::Result<T>,
+) -> anyhow::Result<Option<T>> {
+    if let Some(one) = outputs.ready.next() {
+        return Ok(Some(one));
+    }
+    let (Some(from), AuditSource::Log { reader, schemas, .. }) = (outputs.next, source) else {
+        return Ok(None);
+    };
+    let mut records = Vec::new();
+    reader.read(topic, partition, from, LIMIT, &mut records)?;
+    let Some(last) = records.last() else { return Ok(None) };
+    outputs.next = Some(Offset(last.offset.0 + 1));
+    let mut ready = Vec::with_capacity(records.len());
+    for record in &records {
+        schemas.learn([record.framed()])?;
+        ready.push(decode(record, schemas)?);
+    }
+    outputs.ready = ready.into_iter();
+    Ok(outputs.ready.next())
+}
+
+/// Decodes a change, whose key is its user.
+fn change_of(record: &Record, partition: Partition, schemas: &Schemas) -> anyhow::Result<Change> {
+    let change = avro::decode_change_with(&record.value, schemas)
+        .with_context(|| unreadable(Topic::Changes, partition, record.offset))?;
+    if record.key.as_deref() != Some(change.user.as_bytes()) {
+        bail!(
+            "offset {} of changes in partition {partition} is of user {:?}, but its key is not that user: somebody else wrote it",
+            record.offset,
+            change.user
+        );
+    }
+    Ok(change)
+}
+
+fn unreadable(topic: Topic, partition: Partition, offset: Offset) -> String {
+    format!("offset {offset} of {topic} in partition {partition} cannot be read")
+}
+
+fn each_line(
+    file: Option<&Path>,
+    flag: &str,
+    mut each: impl FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
+) -> anyhow::Result<()> {
+    let Some(path) = file else {
+        bail!("{flag} FILE is needed for this question");
+    };
+    let open = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut reader = BufReader::with_capacity(1 << 16, open);
+    let mut line = String::new();
+    let mut number = 0u64;
+    loop {
+        line.clear();
+        number += 1;
+        let what = || format!("line {number} of {} is not a record", path.display());
+        if reader.read_line(&mut line).with_context(what)? == 0 {
+            return Ok(());
+        }
+        let text = line.trim_end();
+        if text.is_empty() {
+            continue;
+        }
+        if each(text).with_context(what)?.is_break() {
+            return Ok(());
+        }
+    }
+}
+
+/// Says how far a long reading is.
+struct Progress {
+    clock: SystemClock,
+    topic: Topic,
+    partition: Partition,
+    from: Offset,
+    end: Offset,
+    began_ms: u64,
+    next_ms: u64,
+}
+
+impl Progress {
+    fn new(topic: Topic, partition: Partition, from: Offset, end: Offset) -> Progress {
+        let clock = SystemClock::new();
+        let began_ms = clock.monotonic_ms();
+        Progress {
+            clock,
+            topic,
+            partition,
+            from,
+            end,
+            began_ms,
+            next_ms: began_ms + PROGRESS_MS,
+        }
+    }
+
+    fn tell(&mut self, next: Offset, ts: u64) {
+        let now_ms = self.clock.monotonic_ms();
+        if now_ms < self.next_ms {
+            return;
+        }
+        let done = next.0.saturating_sub(self.from.0).max(1);
+        let all = self.end.0.saturating_sub(self.from.0);
+        let left_s = (now_ms - self.began_ms) * all.saturating_sub(done) / done / 1_000;
+        let time = chrono::DateTime::from_timestamp_millis(ts as i64).map(|time| time.to_rfc3339());
+        eprintln!(
+            "{} of partition {}: {done} of {all} records ({} %), log time {}, about {left_s} s left",
+            self.topic,
+            self.partition,
+            done * 100 / all.max(1),
+            time.unwrap_or_default()
+        );
+        self.next_ms = now_ms + PROGRESS_MS;
+    }
+}

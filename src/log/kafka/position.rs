@@ -1,0 +1,41 @@
+//! The position of a partition, read by somebody who is no member of the group.
+
+use super::{KafkaReader, client};
+use crate::log::{Error, Position, Topic};
+use crate::presence::Partition;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use std::time::Duration;
+
+/// How long the group's coordinator is waited for.
+const ANSWER: Duration = Duration::from_secs(10);
+
+impl KafkaReader {
+    pub(super) fn committed(&self, group: &str, partition: Partition) -> Result<Position, Error> {
+        let mut config = self.connection.client("rollcall-log");
+        config.set("group.id", group);
+        let what = format!("the position of partition {partition} in the group {group:?}");
+        let consumer: BaseConsumer = config.create().map_err(|error| client::unread(&what, &error))?;
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(&self.connection.topic(Topic::Events), partition.0 as i32);
+        let committed = consumer.committed_offsets(wanted, ANSWER);
+        let committed = committed.map_err(|error| client::unread(&what, &error))?;
+        let elements = committed.elements();
+        let Some(element) = elements.first() else {
+            return Ok(Position::default());
+        };
+        element.error().map_err(|error| client::unread(&what, &error))?;
+        if !matches!(element.offset(), rdkafka::Offset::Offset(_)) {
+            return Ok(Position::default());
+        }
+        let bytes = BASE64.decode(element.metadata()).ok();
+        bytes.and_then(|bytes| Position::from_bytes(&bytes)).ok_or_else(|| {
+            Error::Read(
+                format!("{what} is not one of an engine; expected the --group that the engines were started with")
+                    .into(),
+            )
+        })
+    }
+}
