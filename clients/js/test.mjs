@@ -1,4 +1,4 @@
-// Holds rollcall.js against a real server. tests/gateway/javascript.rs runs it; by hand, with Node 22 or later (20 with
+// Tests rollcall.js with a real server. tests/gateway/javascript.rs runs it; by hand, with Node 22 or later (20 with
 // --experimental-websocket):
 //
 //   node --test clients/js/test.mjs        with the program as ROLLCALL, or `rollcall` on the path
@@ -14,7 +14,7 @@ import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { Rollcall, RollcallError } from "./rollcall.js";
 
-// Timers of a hidden page run seldom; a page's events are what wakes it. Node has none of them, so they are made here.
+// Timers of a hidden page run seldom, and a page's events wake it. Node has no such events, so they are simulated here.
 const page = new EventTarget();
 globalThis.addEventListener = page.addEventListener.bind(page);
 globalThis.removeEventListener = page.removeEventListener.bind(page);
@@ -58,7 +58,7 @@ function client(user, more = {}) {
   return new Rollcall({ url: server.clients, platform: "web", device: `${user}-tab`, user, app: "test/1", ...more });
 }
 
-/** The next event of a name. */
+/** Returns the next event with this name. */
 function next(me, event, so = () => true) {
   return new Promise((resolve) => {
     const off = me.on(event, (value) => {
@@ -89,7 +89,7 @@ test("options that cannot work are refused by name", () => {
   refused({ device: "é".repeat(65) }, "device");
   refused({ device: "" }, "device");
   refused({ device: 7 }, "device");
-  // Without an id of its own it needs a page that keeps one.
+  // Without an id it needs a page that stores one.
   refused({ device: undefined }, "device");
   refused({ platform: undefined }, "platform");
   refused({ platform: "p".repeat(65) }, "platform");
@@ -140,7 +140,7 @@ test("a refused connection is an error event, also where an error without a list
 
 test("a parameter that the gateway refuses ends it with an error that names it", async () => {
   const me = client("gina", { platform: "web" });
-  // As an older client would ask.
+  // As an older client connects.
   me.options.platform = "w".repeat(65);
   const [said, left] = [next(me, "error"), next(me, "offline")];
   me.login();
@@ -183,7 +183,7 @@ test("one that was replaced comes back when its page is used again", async () =>
   await back;
   assert.equal((await one.query(["hugo"])).users[0].status, "online");
   one.close();
-  // A client that closed it itself has to ask for it.
+  // A client that closed its connection must connect explicitly.
   awake("focus");
   assert.equal(one.state, "closed");
 });
@@ -228,7 +228,7 @@ test("one that is displaced or kicked does not come back by itself", async () =>
 });
 
 test("one that is cut off comes back, and is subscribed as before", async () => {
-  // Somebody in between, who can cut.
+  // A proxy that can cut the connection.
   const through = new Set();
   const target = new URL(server.clients);
   const proxy = createServer((near) => {
@@ -273,12 +273,12 @@ test("when the network is back it is online at once, whether the link seemed ope
   await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
   const lara = client("lara", { url: `ws://127.0.0.1:${proxy.address().port}`, platform: "linux" });
   await online(lara);
-  // Gone without a word, as when a lid is closed: the next heartbeat would be due in two minutes.
+  // The link is lost without a close, as when a lid is closed: the next heartbeat would be due in two minutes.
   for (const link of ends) link.dead = true;
   let back = next(lara, "online");
   awake("online");
   await back;
-  // Cut, and back after so many attempts that the next one would be far away.
+  // Cut, and restored after so many attempts that the next one would be much later.
   up = false;
   for (const link of ends) link.near.destroy();
   await next(lara, "state", (state) => state === "waiting");

@@ -1,6 +1,6 @@
-// Drives the console in a headless Chromium: node console.js MODULES URL DIRECTORY SCENE [TOKEN] ends with 0 if all is as it
-// should be, and otherwise says what was not. Screenshots go to the directory. Nothing here depends on how long
-// anything takes: whatever is waited for must come, within a minute.
+// Drives the console in a headless Chromium: node console.js MODULES URL DIRECTORY SCENE [TOKEN] ends with 0 if every
+// check passes, and otherwise prints what failed. Screenshots go to the directory. No check depends on timing: everything that
+// is waited for must happen within a minute.
 
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
@@ -23,7 +23,7 @@ function browser() {
   );
 }
 
-/** A page that nothing may complain about. */
+/** A page that must not log errors. */
 async function open(chromium, options, complaints) {
   const context = await chromium.newContext(options);
   context.setDefaultTimeout(PATIENCE_MS);
@@ -38,7 +38,7 @@ async function open(chromium, options, complaints) {
   return page;
 }
 
-/** The number-th device of the tab, by what a person sees. */
+/** The device with this number, found by its visible texts. */
 class Device {
   constructor(page, number) {
     this.panel = page.getByRole('region', { name: `Device ${number}`, exact: true });
@@ -56,7 +56,7 @@ class Device {
     await this.panel.and(this.panel.page().locator(`[data-state=${state}]`)).waitFor();
   }
 
-  /** Waits for a line of what came. */
+  /** Waits for a line in the device's list of events. */
   async tells(kind, what) {
     await this.panel.locator(`.evs li[data-kind="${kind}"]`, { hasText: what }).first().waitFor();
   }
@@ -73,7 +73,7 @@ async function figures(page) {
   assert.equal(await page.locator('#t-part tr').count(), 4);
 }
 
-/** A partition whose worker waits for its log has no figures, and the page says so. */
+/** A partition whose worker waits for its log has no figures, and the page shows this. */
 async function waiting(page) {
   const error = 'no answer; it waits for the log';
   await page.route('**/v1/stats', async (route) => {
@@ -89,11 +89,11 @@ async function waiting(page) {
   await page.unrouteAll({ behavior: 'wait' });
   await row.locator('td', { hasText: /^live$/ }).waitFor();
   await page.locator('#note').waitFor({ state: 'hidden' });
-  // Its pace is counted from now on, not from what was not known.
+  // Its rate is counted from now on, without the time of missing figures.
   await page.waitForFunction(() => document.querySelectorAll('#t-part tr')[2].lastChild.textContent !== '–');
 }
 
-/** What the server says, with something else in it. */
+/** Changes the server's answer on its way to the page. */
 async function pretendThat(page, change) {
   await page.route('**/v1/stats', async (route) => {
     const response = await route.fetch();
@@ -121,7 +121,7 @@ async function malformed(page) {
   await page.unrouteAll({ behavior: 'wait' });
 }
 
-/** The chart begins with what the server remembers, and says where its axis does. */
+/** The chart begins with the server's history, and shows where its axis begins. */
 async function past(page) {
   const now = Date.now();
   await page.route('**/v1/stats/history', (route) => {
@@ -135,7 +135,7 @@ async function past(page) {
   await page.locator('#chart tspan', { hasText: /^axis from \d,\d+$/ }).first().waitFor();
   await page.getByLabel('How far back').selectOption('1 hour');
   await page.locator('#span', { hasText: /^hour$/ }).waitFor();
-  // While two of the partitions were moving nobody knew: the line is in two pieces.
+  // While two of the partitions were moving there are no figures: the line has two pieces.
   const pieces = await page.locator('#chart .lo path.l').getAttribute('d');
   assert.equal(pieces.split('M').length - 1, 2, pieces.slice(0, 200));
   await page.locator('#d-online', { hasText: /in 1 min$/ }).waitFor();
@@ -144,7 +144,7 @@ async function past(page) {
   await page.locator('#conn.live').waitFor();
 }
 
-/** By the keyboard, as whoever has no mouse. */
+/** Opens a tab with the keyboard. */
 async function openTab(page, name) {
   const tab = page.getByRole('tab', { name });
   if ((await tab.getAttribute('aria-selected')) === 'true') return;
@@ -153,7 +153,7 @@ async function openTab(page, name) {
   assert.equal(await tab.getAttribute('aria-selected'), 'true');
 }
 
-/** Waits until the engine says so. It is not asked by the page, where a user who is not known yet is an error. */
+/** Waits until the engine reports the status. The page does not ask, since an unknown user would be an error there. */
 async function stands(page, user, wanted) {
   const until = Date.now() + PATIENCE_MS;
   for (;;) {
@@ -183,7 +183,7 @@ async function devices(page) {
   await page.locator('#look .dev.online', { hasText: 'phone' }).waitFor();
   await page.getByRole('button', { name: 'Close the look-up' }).click();
 
-  // Under the policy of a new log one of a person's phones at a time.
+  // The policy of a new log allows one phone of a person at a time.
   await page.getByRole('button', { name: 'Add another device' }).click();
   const second = new Device(page, 2);
   assert.deepEqual(
@@ -198,7 +198,7 @@ async function devices(page) {
   await phone.tells('closed', '4002 displaced');
   await phone.panel.locator('.note', { hasText: 'Kicked, displaced' }).waitFor();
   await stands(page, 'tess', 'online');
-  // By itself it is not let in again, and says so once more.
+  // A reconnect by itself is refused, and the page shows this again.
   await phone.press('Come back');
   await phone.panel.locator('.evs li[data-kind=kicked]').nth(1).waitFor();
   await phone.is('closed');
@@ -248,7 +248,7 @@ async function devices(page) {
   await page.getByRole('button', { name: 'Close the look-up' }).click();
 }
 
-/** Everything that can be used has a name for who does not see it. */
+/** Every control has an accessible name. */
 async function named(page) {
   const nameless = await page.evaluate(() =>
     [...document.querySelectorAll('button, input, select, [tabindex="0"]')]
@@ -265,7 +265,7 @@ async function named(page) {
   assert.deepEqual(nameless, []);
 }
 
-/** Both tabs, in both colours and both widths; none of it wider than the screen. */
+/** Both tabs, in both colour schemes and both widths; nothing is wider than the screen. */
 async function looks(page) {
   const grounds = new Set();
   for (const colorScheme of ['light', 'dark']) {
@@ -312,10 +312,10 @@ async function ownGateway(page) {
   await stands(page, 'bob', 'offline');
 }
 
-/** An operator sees what will be published, and it is. */
+/** An operator sees the event before it is published. */
 async function operator(page) {
   await openTab(page, 'Watch');
-  // What was in the log before the page was opened is there at once.
+  // Records from before the page was opened are shown at once.
   await page.locator('#rows .row', { hasText: 'logged in on web (g1)' }).first().waitFor();
   await page.locator('#t-gw tr', { hasText: 'gone' }).locator('td', { hasText: /^dead$/ }).waitFor();
   await page.locator('#t-gw tr', { hasText: 'gone' }).locator('td', { hasText: /^ended/ }).waitFor();
@@ -333,7 +333,7 @@ async function operator(page) {
   await page.getByRole('button', { name: 'Close the look-up' }).click();
 }
 
-/** On Kafka partitions have nodes, and a gateway is started otherwise. */
+/** On Kafka partitions have nodes, and a gateway is started in another way. */
 async function onKafka(page) {
   assert.equal(await page.locator('#t-part .own').first().isVisible(), false);
   await pretendThat(page, (stats) => stats.partitions.forEach((partition) => Object.assign(partition, { owner: `http://node-${partition.partition % 2}:8080` })));
@@ -400,7 +400,7 @@ async function main() {
     try {
       await SCENES[scene](page);
     } catch (error) {
-      // What a person would have seen says more than the name of what did not come.
+      // A screenshot shows more than the name of the missing element.
       await page.screenshot({ path: path.join(directory, 'failed.png'), fullPage: true });
       error.message += `\nthe page said: ${JSON.stringify(complaints)}; see failed.png in ${directory}`;
       throw error;

@@ -1,5 +1,5 @@
-"""Copies changes into another framing: reframe.py BOOTSTRAP FROM TO ID COUNT writes so many records of the topic FROM to
-the topic TO, which it makes, in Confluent's wire format with that schema id."""
+"""Copies changes into another framing: reframe.py BOOTSTRAP FROM TO ID COUNT writes COUNT records of the topic FROM to
+the topic TO, which it creates, in Confluent's wire format with that schema id."""
 
 import sys
 

@@ -1,5 +1,5 @@
 // Duplicates a tab in a headless Chromium: node tabs.js MODULES ENGINE GATEWAY CLIENT ends with 0 if both tabs stay online,
-// each with a device id of its own. CLIENT is the path of rollcall.js.
+// each with its own device id. CLIENT is the path of rollcall.js.
 
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
@@ -20,7 +20,7 @@ function browser() {
   throw new Error(`there is none of ${NAMES.join(', ')} on the path; run scripts/setup`);
 }
 
-/** A page that is its user's only one, or one of several: the first time it logs in, later it comes back. */
+/** A page of a user, which logs in the first time and resumes later. */
 const PAGE = `<!doctype html><title>tab</title><script type=module>
 import { Rollcall } from "/rollcall.js";
 window.copied = sessionStorage.getItem("rollcall.device");
@@ -49,7 +49,7 @@ async function main() {
   await first.goto(home);
   await online(first);
   const id = await device(first);
-  // What "Duplicate tab" does too: the new tab begins with a copy of everything in sessionStorage.
+  // As "Duplicate tab" does: the new tab begins with a copy of sessionStorage.
   const [second] = await Promise.all([context.waitForEvent('page'), first.evaluate(() => void window.open(location.href))]);
   await online(second);
   assert.equal(await second.evaluate(() => window.copied), id, 'the browser copied the id');
@@ -68,7 +68,7 @@ async function main() {
     assert.equal(await page.evaluate(() => window.me.state), 'online');
     assert.deepEqual(await page.evaluate(() => window.kicked), []);
   }
-  // Whichever of them is closed, the other one is there.
+  // When one of them is closed, the other one stays online.
   await second.close();
   const until = Date.now() + PATIENCE_MS;
   for (;;) {

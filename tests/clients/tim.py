@@ -1,4 +1,4 @@
-"""Calls a server through PyPI's timsdk as it is: tim.py APP KEY IDENTIFIER CALLS prints the answers, as JSON.
+"""Calls a server with PyPI's timsdk, unchanged: tim.py APP KEY IDENTIFIER CALLS prints the answers, as JSON.
 
 Each call is a list: query_state and user ids, kick and a user id, or post with a command and its body. The library
 speaks https to its one host; where that leads is the caller's business (HTTPS_PROXY, REQUESTS_CA_BUNDLE).

@@ -1,4 +1,4 @@
-"""What must be true of one partition, and the sentence that is said where it is not."""
+"""Checks of one partition, with a sentence for each failure."""
 
 import collections
 import json
@@ -12,17 +12,17 @@ COUNTED = (
     "events", "malformed", "changes", "kicks", "lost", "doubled", "out_of_order", "altered", "unexpected", "wrong",
     "longest_stall_ms",
 )  # fmt: skip
-# Of one kind of complaint about one partition, only the first are shown; all are counted.
+# Only the first complaints of each kind about a partition are shown; all are counted.
 SHOWN_MAX = 5
 
 
 def in_hex(quarantined):
-    """For JSON, which has no bytes."""
+    """Converts bytes for JSON."""
     return {name: field.hex() if isinstance(field, bytes) else field for name, field in quarantined.items()}
 
 
 class Sequence:
-    """The expected outputs of a topic, and those found there."""
+    """The expected outputs of a topic, and the outputs in it."""
 
     def __init__(self, name, report):
         self.name = name
@@ -36,7 +36,7 @@ class Sequence:
         self.expected[order] = (len(self.expected), line)
 
     def find(self, offset, order, line):
-        """Whether it is there for the first time and was expected."""
+        """Whether it was expected and was not found before."""
         name = f"{order[0]}-{order[1]}"
         place = f"offset {offset} of {self.name}"
         if order in self.found:
@@ -62,7 +62,7 @@ class Sequence:
 
 
 class Partition:
-    """Fed with the records of a partition, topic after topic, each from its beginning to its end."""
+    """Gets the records of a partition, topic after topic, each from its beginning to its end."""
 
     def __init__(self, number):
         self.number = number
@@ -73,16 +73,16 @@ class Partition:
         self.changes = Sequence("changes", self.report)
         self.kicks = Sequence("kicks", self.report)
         self.events = {}  # offset: (timestamp, digest of key and value)
-        self.epochs = {}  # offset: the epoch of the leader that took the event
+        self.epochs = {}  # offset: the epoch of the leader that accepted the event
         self.malformed = collections.deque()
-        self.users = {}  # as the fold left them: the line of --state
+        self.users = {}  # the fold's state: the line of --state
         self.seq = 0
         self.versions = {}
-        self.states = []  # (user, change), of which `current` tells
+        self.states = []  # (user, change), the expected records of `current`
         self.ranks = {}  # (user, version, offset): place in the list above
         self.forgotten = collections.defaultdict(list)  # user: places in it
         self.last_state = collections.defaultdict(lambda: -1)  # user: place in it
-        self.latest = {}  # user: what `current` said last
+        self.latest = {}  # user: the last record in `current`
         self.has_positions = False
         self.is_whole = False
         self.chain = bytes(32)
@@ -95,10 +95,10 @@ class Partition:
         if self.shown[kind] <= SHOWN_MAX:
             self.complaints.append(f"partition {self.number}: {kind}: {sentence}")
 
-    # Where it stands.
+    # The position.
 
     def position(self, committed, acknowledged):
-        """The next offset, and how many outputs of it are out."""
+        """The next offset, and how many outputs of its record are published."""
         if committed is None:
             if acknowledged is not None:
                 self.report("position", "nothing was ever committed")
@@ -114,7 +114,7 @@ class Partition:
             )
         return self.committed.next, self.committed.outputs
 
-    # What went in.
+    # The input.
 
     def event(self, message, registry):
         kind, ts = message.timestamp()
@@ -146,16 +146,16 @@ class Partition:
         for record in merged:
             kind = "Change" if record.pop("type") == "change" else "Kick"
             self.chain = blake3.blake3(self.chain + wire.FORMATS[kind].datum(record)).digest()
-        # Only who was malformed is looked at again as bytes, and of the others only the time.
+        # The bytes are needed only for malformed records; of the others only the time.
         kept = set(self.malformed)
         self.events = {
             offset: event if offset in kept else (event[0], None, None) for offset, event in self.events.items()
         }
 
-    # What came out.
+    # The outputs.
 
     def decoded(self, name, message, key, registry):
-        """None, and a complaint, if it is not what its topic holds."""
+        """Decodes a record. None, with a complaint, if it is not a record of this topic."""
         place = f"offset {message.offset()} of {message.topic()}"
         try:
             record = wire.decode(name, message.value(), registry)
@@ -204,7 +204,7 @@ class Partition:
             self.kicks.find(message.offset(), wire.order(kick["id"]), wire.kick_line(kick))
 
     def current(self, message, registry):
-        """Each belongs to a change; of a user, in the order of the changes, of which any but the last may be missing."""
+        """Each record belongs to a change. The records of a user are in the order of the changes; all but the last may be missing."""
         place = f"offset {message.offset()} of current"
         state = None if message.value() is None else self.decoded("UserState", message, "user", registry)
         user = message.key().decode()
@@ -248,7 +248,7 @@ class Partition:
             if not record["error"]:
                 self.report("quarantine", f"{place} does not say what is wrong")
 
-    # The sum.
+    # The result.
 
     def finish(self):
         self.changes.finish()
@@ -275,7 +275,7 @@ class Partition:
                 self.report("position", "its chain is not that of the outputs")
 
     def compare(self, user, offset, state):
-        """What is said of a user now is what the fold remembers, but for devices that went away in silence."""
+        """The current record of a user equals the fold's state, except for devices that were removed without a change."""
         wanted = self.users.get(user)
         if state is None or wanted is None:
             if state is not None or wanted is not None:

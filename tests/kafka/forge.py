@@ -1,4 +1,4 @@
-"""Writes by way of `rollcall fold` what an engine would write, and with --spoil something wrong.
+"""Writes the outputs of an engine, computed by `rollcall fold`, and with --spoil adds an error.
 
   forge.py --kafka HOST:PORT --prefix P --group G --program FILE [--spoil KIND,KIND,...]
 
@@ -63,7 +63,7 @@ def one(cluster, program, producer, partition, partitions, end, spoil):
             if line["cause"] == "forgotten":
                 records["current"].append((user, None))
             elif final[line["user"]] == line["id"]:
-                # As if compaction had taken all but the last.
+                # As after compaction: only the last record remains.
                 state = dict(last[line["user"]], partition=partition, offset=line["offset"])
                 records["current"].append((user, wire.FORMATS["UserState"].encode(state)))
         elif kind == "kick":
@@ -102,7 +102,7 @@ def spoiled(records, spoil):
         of.insert(middle + 2, of[middle])
     elif what == "missing":
         if topic == "current":
-            # A null could have been taken by compaction, too.
+            # Compaction may also remove a null.
             middle = max(place for place, (_, value) in enumerate(of) if value is not None)
         del of[middle]
     elif what == "swapped":

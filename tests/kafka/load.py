@@ -1,4 +1,4 @@
-"""A load of random events, written straight to Kafka by what is not Rollcall, as hostile as publishers can be.
+"""A load of random events, written directly to Kafka by third-party clients, as hostile as publishers can be.
 
   load.py --kafka HOST:PORT --prefix P --seed N --seconds S [--rate R] [--writers W] [--users U] [--http URL]...
 
@@ -31,7 +31,7 @@ DEVICES = ("d1", "d2", "～", "😀")
 TEXTS = ("busy", "在忙 😀", 'a"b\\c\n\u0001', "away", None)
 CLIENTS = ("10.0.0.7; App 3.1", 'tab "1"\t', "会议室 😀", None, None)
 GATEWAYS = ("g1", "g2", "gateway/3", "g4")
-# Names that are no plain text come among them.
+# They include names with special characters.
 ODD_USERS = ("～", "😀", 'u"1\\', "zoë")
 
 WEIGHTS = {
@@ -42,7 +42,7 @@ WEIGHTS = {
 
 
 def policy(choice):
-    """Deadlines within seconds, so that they fall due while the load is there."""
+    """Deadlines within seconds, so that they are due during the load."""
     ms = lambda *of: choice.choice(of)
     platforms = {
         "android": {"timeout_ms": ms(1_500, 4_000), "away_ms": ms(3_000, 20_000), "closed_ms": ms(0, 500)},
@@ -66,7 +66,7 @@ def event(kind, **fields):
 
 
 class Gateways:
-    """What all writers know of the gateways: the epoch of each, and its last connection."""
+    """The gateways, shared by all writers: the epoch of each, and its last connection."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -100,8 +100,8 @@ class Writer:
         self.counts = collections.Counter()
         self.topic = f"{args.prefix}.events"
         self.users = [f"user {n}" for n in range(args.users - len(ODD_USERS))] + list(ODD_USERS)
-        self.links = collections.deque(maxlen=200)  # connections that may speak
-        self.before = collections.deque(maxlen=300)  # records that may come again, or late
+        self.links = collections.deque(maxlen=200)  # connections that may send events
+        self.before = collections.deque(maxlen=300)  # records that may be sent again, or late
         self.held = []
         self.settings = {
             "bootstrap.servers": args.kafka,
@@ -119,7 +119,7 @@ class Writer:
         self.transactional = None
         self.transactional_id = f"{args.prefix}-load-{number}"
 
-    # Writing.
+    # Writes.
 
     def send(self, key, value, partition=None):
         place = {} if partition is None else {"partition": partition}
@@ -139,7 +139,7 @@ class Writer:
             self.counts["not_acknowledged"] += 1
 
     def publish(self, record):
-        """As a good publisher does: the user is the key and chooses the partition."""
+        """Publishes correctly: the user is the key and determines the partition."""
         value = wire.FORMATS["Event"].encode(record)
         user = record["user"]
         if user is not None:
@@ -155,7 +155,7 @@ class Writer:
             for partition in range(self.partitions):
                 self.send(None, value, partition)
 
-    # What happens.
+    # Events.
 
     def who(self):
         link = {
@@ -213,7 +213,7 @@ class Writer:
         return event("tick")
 
     def poison(self):
-        """A record that is none, in one of the ways in which it can be."""
+        """A malformed record, of a random kind."""
         choice = self.choice
         link = self.link()
         good = wire.FORMATS["Event"].encode(event("heartbeat", **link))
@@ -269,7 +269,7 @@ class Writer:
                 self.publish(record)
 
     def transaction(self):
-        """A lease or a policy to every partition at once, or to none: aborted records are nobody's events."""
+        """A lease or a policy to every partition in one transaction, which may be aborted: then the events do not exist."""
         record = self.gateways.lease(self.choice)
         if self.choice.random() < 0.2:
             record = self.happening("policy")
@@ -297,7 +297,7 @@ class Writer:
                 for message in sent:
                     self.ends.acknowledged(message.partition(), message.offset())
         except kafka.KafkaException:
-            # It may be open, committed or aborted. The next one with this id settles it.
+            # The transaction may be open, committed or aborted. The next producer with this id settles it.
             self.transactional = None
             self.counts["transactions_failed"] += 1
 
@@ -311,12 +311,12 @@ class Writer:
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 for appended in json.load(answer)["appended"]:
-                    # An event that goes to every partition has a place in each.
+                    # An event for every partition has a position in each.
                     for place in appended if isinstance(appended, list) else [appended]:
                         self.ends.acknowledged(place["partition"], place["offset"])
                 self.counts["http_acknowledged"] += 1
         except (OSError, ValueError, KeyError):
-            # Nobody there, or not able to: the publisher's own loss.
+            # No engine answered or accepted the events: they were not published.
             self.counts["http_not_acknowledged"] += 1
 
     def run(self):
@@ -330,7 +330,7 @@ class Writer:
             while due <= now:
                 self.write(self.choice.choices(kinds, weights)[0])
                 due += every
-            # What an outage held up is not made up for.
+            # The delay of an outage is not made up for.
             due = max(due, now - 1)
             for _, late in [held for held in self.held if held[0] <= now]:
                 self.send(*late)
@@ -347,7 +347,7 @@ class Ends:
         self.offsets = {}
 
     def acknowledged(self, partition, offset):
-        # A record that was sent twice was in the log already: the broker does not say where.
+        # A retried record was in the log already: the broker does not return its offset.
         if offset is None:
             return
         with self.lock:
@@ -376,7 +376,7 @@ def main():
         sys.exit(f"there is no topic {topic}")
     gateways, ends = Gateways(), Ends()
     writers = [Writer(number, args, partitions, gateways, ends) for number in range(args.writers)]
-    # The rules come first, so that deadlines are near from the beginning.
+    # The policy comes first, so that deadlines are short from the beginning.
     writers[0].publish(event("policy", policy=json.dumps(policy(writers[0].choice))))
     threads = [threading.Thread(target=writer.run, daemon=True) for writer in writers]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""A publisher who is not Rollcall and does what none should, or what any may.
+"""A third-party publisher, which also does what publishers should not do.
 
   publisher.py --kafka HOST:PORT --prefix P hold TIMEOUT_MS           opens a transaction over all partitions of the events
                                                                      and dies, so that it is open until it times out

@@ -1,4 +1,4 @@
-"""Rollcall's topics read by a client that is not Rollcall's, and held against `rollcall fold`.
+"""Reads Rollcall's topics with a third-party client, and compares them with `rollcall fold`.
 
   reader.py print  --kafka HOST:PORT --prefix P TOPIC [--partition N]     records as JSON lines, read-committed
   reader.py where  --kafka HOST:PORT --prefix P --group G                 committed positions and ends, one JSON object
@@ -33,7 +33,7 @@ PATIENCE_S = 120
 
 
 def patiently(ask):
-    """Asks again while brokers are away or do not know yet what they are asked."""
+    """Retries while brokers are down or do not know the answer yet."""
 
     def asked(*args, **named):
         deadline = time.monotonic() + PATIENCE_S
@@ -69,14 +69,14 @@ class Cluster:
 
     @patiently
     def offsets(self, name, spec, committed):
-        """The first or the next offset of each partition; `committed` leaves out what is in open transactions."""
+        """The first or the next offset of each partition; `committed` excludes records in open transactions."""
         level = confluent_kafka.IsolationLevel.READ_COMMITTED if committed else confluent_kafka.IsolationLevel.READ_UNCOMMITTED
         places = [confluent_kafka.TopicPartition(self.topic(name), partition) for partition in range(self.partitions(name))]
         asked = self.admin.list_offsets({place: spec for place in places}, isolation_level=level, request_timeout=30)
         return [asked[place].result().offset for place in places]
 
     def settled_ends(self, name):
-        """The ends, once no transaction is open: its time-out ends one whose producer is gone."""
+        """The ends, when no transaction is open: a time-out ends the transaction of a dead producer."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             ends = self.offsets(name, OffsetSpec.latest(), committed=False)
@@ -88,9 +88,9 @@ class Cluster:
 
     @patiently
     def positions(self):
-        """The committed offset of each partition of the events and the position beside it; None where there is none."""
-        # By another client: confluent-kafka takes metadata for text that ends with a zero, which it need not, and
-        # reads on behind it.
+        """The committed offset of each partition of the events and the position stored with it; None if nothing is committed."""
+        # With another client: confluent-kafka reads metadata as text that ends with a zero, which it may lack, and then reads
+        # past its end.
         wanted = [TopicPartition(self.topic("events"), partition) for partition in range(self.partitions())]
         client = KafkaAdminClient(bootstrap_servers=self.settings["bootstrap.servers"].split(","))
         try:
@@ -178,12 +178,12 @@ def where(cluster):
 
 
 def fold(program, lines, partition, partitions):
-    """What `rollcall fold --state` prints."""
+    """The output of `rollcall fold --state`."""
     command = [program, "fold", "--partition", str(partition), "--partitions", str(partitions), "--state", lines]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
-    # Not splitlines: it would split at characters that may be in a name.
+    # Not splitlines: it also splits at characters that may be in a name.
     return done.stdout.decode().split("\n")[:-1]
 
 
@@ -202,7 +202,7 @@ def check(cluster, program, ends):
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8", newline="\n") as file:
             next_offset, outputs = one.position(positions[partition], (ends or {}).get(str(partition)))
             for message in read("events"):
-                # Of a record in the middle of which the commit fell, some outputs are out.
+                # If the commit is within a record, only some of its outputs are published.
                 if message.offset() < next_offset + (1 if outputs else 0):
                     file.write(one.event(message, cluster.registry))
             file.flush()

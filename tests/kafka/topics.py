@@ -1,4 +1,4 @@
-"""What a test does to topics, by a client that is not Rollcall's.
+"""Changes topics for tests, with a third-party client.
 
   topics.py --kafka HOST:PORT --prefix P truncate TOPIC PARTITION OFFSET    what was before OFFSET is gone
   topics.py --kafka HOST:PORT --prefix P lag TOPIC GROUP    prints for each partition what is committed, and the end
@@ -41,7 +41,7 @@ def main():
 
 
 def patiently():
-    """A broker that has just changed leaders, as one that was busy does, says so and answers a moment later."""
+    """Retries: a busy broker, or one that has just changed leaders, returns an error and answers a moment later."""
     give_up = time.monotonic() + 30
     while True:
         try:

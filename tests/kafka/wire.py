@@ -1,4 +1,4 @@
-"""Records of Rollcall's topics, read and written by what is not Rollcall.
+"""Reads and writes records of Rollcall's topics with third-party libraries.
 
 Everything here comes from docs/rules.md and schemas/*.avsc: Avro by fastavro, Kafka's default partitioner, and the JSON
 lines of `rollcall fold`. It shares no code with the engine, so that a mistake of the one is not repeated by the other.
@@ -23,14 +23,14 @@ TOPICS = ("events", "changes", "kicks", "current", "quarantine")
 
 
 def plain(schema):
-    """Without logical types, so that times are the integers that are on the wire."""
+    """Removes logical types, so that times are the integers on the wire."""
     if isinstance(schema, dict):
         return {key: plain(value) for key, value in schema.items() if key != "logicalType"}
     return [plain(item) for item in schema] if isinstance(schema, list) else schema
 
 
 class Malformed(Exception):
-    """These bytes are no record of that type."""
+    """These bytes are not a record of the expected type."""
 
 
 class Format:
@@ -41,7 +41,7 @@ class Format:
         self.schema = fastavro.parse_schema(plain(text))
         canonical = fastavro.schema.to_parsing_canonical_form(text)
         fingerprint = fastavro.schema.fingerprint(canonical, "CRC-64-AVRO")
-        # fastavro gives the digits in the order of the bytes on the wire.
+        # fastavro returns the digits in the order of the bytes on the wire.
         self.header = b"\xc3\x01" + bytes.fromhex(fingerprint)
 
     def datum(self, record):
@@ -57,7 +57,7 @@ FORMATS = {name: Format(name) for name in FILES}
 
 
 class Registry:
-    """Writers' schemas by their id, each asked for once."""
+    """Writers' schemas by their id, each requested once."""
 
     def __init__(self, url):
         self.url = url
@@ -85,13 +85,13 @@ def unframe(name, value, registry=None):
 
 
 def decode(name, value, registry=None):
-    """A record of that type. Raises Malformed for anything else, and for bytes that are left over."""
+    """Returns a record of that type. Raises Malformed for anything else, and for remaining bytes."""
     datum, writer = unframe(name, value, registry)
     source = io.BytesIO(datum)
     reader = None if writer is FORMATS[name].schema else FORMATS[name].schema
     try:
         record = fastavro.schemaless_reader(source, writer, reader)
-    except Exception as error:  # fastavro raises whatever the broken bytes led it to
+    except Exception as error:  # fastavro raises any kind of exception for broken bytes
         raise Malformed(f"no {name}: {error!r}") from None
     if source.report() != len(datum):
         raise Malformed(f"{len(datum) - source.report()} bytes after the {name}")
@@ -121,7 +121,7 @@ def line(record):
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
 
 
-# Events that are about one user, who then must be the record's key.
+# Events about one user, who must be the record's key.
 OF_A_USER = {
     "connect", "heartbeat", "background", "foreground", "disconnect", "logout", "kick", "custom_status", "forget",
 }  # fmt: skip
@@ -150,7 +150,7 @@ def unpack_conns(packed):
 
 
 def event_line(offset, ts, key, value, registry=None):
-    """A record of the events topic as `rollcall fold` reads it; what no reader could make sense of only moves time."""
+    """Returns a record of the events topic in the form that `rollcall fold` reads; a malformed record only moves time."""
     place = {"offset": offset, "ts": ts}
     try:
         event = decode("Event", value, registry)
@@ -180,7 +180,7 @@ def order(identity):
 
 
 class Position:
-    """What is committed with the outputs: base64 in the metadata of the group's offset."""
+    """The position that is committed with the outputs: base64 in the metadata of the group's offset."""
 
     def __init__(self, data):
         if len(data) != 66 or data[0] != 1:
