@@ -93,8 +93,8 @@ def decode(name, value, registry=None):
         record = fastavro.schemaless_reader(source, writer, reader)
     except Exception as error:  # fastavro raises any kind of exception for broken bytes
         raise Malformed(f"no {name}: {error!r}") from None
-    if source.report() != len(datum):
-        raise Malformed(f"{len(datum) - source.report()} bytes after the {name}")
+    if source.tell() != len(datum):
+        raise Malformed(f"{len(datum) - source.tell()} bytes after the {name}")
     return record
 
 
