@@ -1,6 +1,7 @@
 //! What requests say in their bodies.
 
 use super::routes::{FILTER_MAX, USERS};
+use crate::presence::event::EventType;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -118,26 +119,29 @@ pub struct OutcomesQuery {
     pub offsets: Vec<u64>,
 }
 
-/// The types of events.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EventType {
-    Connect,
-    Heartbeat,
-    Heartbeats,
-    Alive,
-    Background,
-    Foreground,
-    Disconnect,
-    Logout,
-    Kick,
-    CustomStatus,
-    Forget,
-    Lease,
-    Policy,
-    Revision,
-    #[default]
-    Tick,
+/// The type of an event, as its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TypeName(pub EventType);
+
+impl Serialize for TypeName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.name().serialize(serializer)
+    }
+}
+
+impl Default for TypeName {
+    fn default() -> TypeName {
+        TypeName(EventType::Tick)
+    }
+}
+
+impl JsonSchema for TypeName {
+    fn schema_name() -> Cow<'static, str> {
+        "EventType".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "enum": EventType::ALL.map(EventType::name)})
+    }
 }
 
 /// An event to be published. Which fields a type needs is in the rules, section 3; fields that it does not need are
@@ -147,7 +151,7 @@ pub enum EventType {
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct NewEvent {
     #[serde(rename = "type")]
-    pub kind: EventType,
+    pub kind: TypeName,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub user: Option<String>,

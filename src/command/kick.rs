@@ -3,9 +3,10 @@
 use super::remote::{Server, printed};
 use super::users;
 use crate::api::answers::{AppendedPlaces, EventsAnswer};
-use crate::api::requests::{EventType, NewEvent};
+use crate::api::requests::{NewEvent, TypeName};
 use crate::api::routes::RouteId;
 use crate::clock::{Clock as _, SystemClock};
+use crate::presence::event::EventType;
 use anyhow::{Context as _, bail};
 use std::io::Write as _;
 use std::time::Duration;
@@ -46,7 +47,7 @@ fn kick(args: Args) -> anyhow::Result<()> {
         );
     }
     let event = NewEvent {
-        kind: EventType::Kick,
+        kind: TypeName(EventType::Kick),
         user: Some(args.user.clone()),
         platform: args.platform.clone(),
         device: args.device.clone(),

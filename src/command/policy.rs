@@ -3,9 +3,10 @@
 use super::remote::{Client, Server, printed};
 use super::table::plain;
 use crate::api::answers::PolicyAnswer;
-use crate::api::requests::{EventType, NewEvent};
+use crate::api::requests::{NewEvent, TypeName};
 use crate::api::routes::RouteId;
 use crate::config::read_policy;
+use crate::presence::event::EventType;
 use crate::schema::policy::policy_json;
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -71,7 +72,7 @@ fn set(file: &std::path::Path, dry_run: bool, server: &Server) -> anyhow::Result
     let mut answer = None;
     if !dry_run {
         let event = NewEvent {
-            kind: EventType::Policy,
+            kind: TypeName(EventType::Policy),
             policy: Some(policy),
             ..NewEvent::default()
         };

@@ -1,7 +1,8 @@
 //! An event as the flat list of fields that it is on the wire (`docs/rules.md` section 3), and the judgement over them.
 //!
-//! Every wire format has the same fields with the same bounds, so they are checked here once. Fields that a type does
-//! not need are ignored, whatever they hold.
+//! Every wire format has the same fields with the same bounds, so they are checked here once: [`event`] judges what a
+//! format gives through [`EventFields`]. Fields that a type does not need are ignored, whatever they hold. Each format
+//! judges by itself what it alone has: the packed connections of Avro, the lists and the wrong types of JSON.
 
 use super::Malformed;
 use super::policy::parse_policy;
@@ -10,7 +11,7 @@ use crate::presence::{Conn, Epoch};
 use std::borrow::Cow;
 
 /// The fields of section 3; none where a field is null or missing. Nothing is checked yet but the beats, each of which
-/// was made by [`beat`].
+/// was judged when it was read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WireEvent<'a> {
     pub(crate) kind: &'a str,
@@ -42,167 +43,502 @@ pub(crate) enum Conns<'a> {
 /// The type of section 3 whose `beats` matter.
 pub(crate) const HEARTBEATS: &str = "heartbeats";
 
-impl<'a> WireEvent<'a> {
-    /// The event, if every field that its type needs is there and within its bounds. Borrows all text; allocates only
-    /// for a policy.
-    #[inline]
-    pub(crate) fn event(&mut self) -> Result<Event<'a>, Malformed> {
-        match self.kind {
-            // Apart and in line, because nearly every record is one.
-            "heartbeat" => Ok(Event::Heartbeat {
-                who: self.who()?,
-                via: self.via()?,
-            }),
-            _ => self.event_but_heartbeat(),
+/// The fields that hold text.
+#[derive(Clone, Copy)]
+pub(crate) enum TextField {
+    User,
+    Platform,
+    Device,
+    Gateway,
+    Client,
+    Text,
+}
+
+impl TextField {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            TextField::User => "user",
+            TextField::Platform => "platform",
+            TextField::Device => "device",
+            TextField::Gateway => "gateway",
+            TextField::Client => "client",
+            TextField::Text => "text",
         }
     }
 
-    fn event_but_heartbeat(&mut self) -> Result<Event<'a>, Malformed> {
-        let Some(kind) = EventType::named(self.kind) else {
-            return Err(Malformed::invalid(format!("type: there is none named {:?}", self.kind)));
+    /// In bytes, both ends included.
+    pub(crate) const fn bounds(self) -> (usize, usize) {
+        match self {
+            TextField::User => bounds::USER_BYTES,
+            TextField::Platform => bounds::PLATFORM_BYTES,
+            TextField::Device => bounds::DEVICE_BYTES,
+            TextField::Gateway => bounds::GATEWAY_BYTES,
+            TextField::Client => bounds::CLIENT_BYTES,
+            TextField::Text => bounds::STATUS_TEXT_BYTES,
+        }
+    }
+}
+
+/// The fields that hold an integer.
+#[derive(Clone, Copy)]
+pub(crate) enum NumberField {
+    Epoch,
+    Conn,
+    AuthAt,
+    TtlMs,
+    Revision,
+}
+
+impl NumberField {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            NumberField::Epoch => "epoch",
+            NumberField::Conn => "conn",
+            NumberField::AuthAt => "auth_at",
+            NumberField::TtlMs => "ttl_ms",
+            NumberField::Revision => "revision",
+        }
+    }
+
+    pub(crate) const fn bounds(self) -> (u64, u64) {
+        match self {
+            NumberField::Epoch | NumberField::Conn => (0, bounds::NUMBER_MAX),
+            NumberField::AuthAt => (0, bounds::TIMESTAMP_MAX),
+            NumberField::TtlMs => (0, bounds::TTL_MS_MAX),
+            NumberField::Revision => bounds::REVISION,
+        }
+    }
+}
+
+/// The fields that hold one of a few words.
+#[derive(Clone, Copy)]
+pub(crate) enum WordField {
+    Intent,
+    Reason,
+}
+
+impl WordField {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            WordField::Intent => "intent",
+            WordField::Reason => "reason",
+        }
+    }
+}
+
+/// Where the fields that name a device and a connection are read from, and the sentences about what is wrong with them.
+///
+/// The judgement is here, and is the same for every format. A format knows how its fields are read and which values are
+/// of no type that a field may have, and has sentences of its own: those about Avro are in quarantine topics, byte for
+/// byte, and those about JSON name the field as it is written there.
+pub(crate) trait DeviceFields<'a> {
+    type Wrong;
+
+    /// Returns a field, unless it is null or missing. An error if it is no text.
+    fn text(&mut self, field: TextField) -> Result<Option<Cow<'a, str>>, Self::Wrong>;
+
+    /// The same for a number. An error if it is no integer, or negative.
+    fn number(&mut self, field: NumberField) -> Result<Option<u64>, Self::Wrong>;
+
+    fn missing(name: &'static str) -> Self::Wrong;
+
+    fn wrong_length(field: TextField, bytes: usize) -> Self::Wrong;
+
+    fn out_of_range(field: NumberField, number: u64) -> Self::Wrong;
+}
+
+/// The same for all fields of an event.
+pub(crate) trait EventFields<'a>: DeviceFields<'a> {
+    /// Whether a field is neither null nor missing.
+    fn has(&self, field: TextField) -> bool;
+
+    /// Returns a field, unless it is null or missing. One that is no text gives an empty word.
+    fn word(&self, field: WordField) -> Option<&str>;
+
+    /// Returns the beats, unless they are null or missing. An error if they are no list.
+    fn beats(&mut self) -> Result<Option<GivenBeats<'a, Self::Wrong>>, Self::Wrong>;
+
+    /// Returns the connections, judged: each format has a form of its own for them.
+    fn conns(&mut self) -> Result<Vec<Conn>, Self::Wrong>;
+
+    /// Returns the event of a policy document, judged by [`policy`](super::policy).
+    fn policy(&mut self) -> Result<Event<'a>, Self::Wrong>;
+
+    fn no_such_word(field: WordField, words: &[&str], found: &str) -> Self::Wrong;
+
+    fn wrong_number_of_beats(count: usize) -> Self::Wrong;
+
+    /// Of a kick that names a device and no platform.
+    fn platform_needed() -> Self::Wrong;
+
+    fn unknown_type(kind: &str) -> Self::Wrong;
+}
+
+/// The beats of a record, as far as they were read.
+pub(crate) struct GivenBeats<'a, W> {
+    /// Each judged by [`beat`], up to the first that is wrong.
+    pub(crate) beats: Vec<HeartbeatEntry<'a>>,
+    /// How many there are, read or not.
+    pub(crate) count: usize,
+    pub(crate) wrong: Option<W>,
+}
+
+/// Judges fields: the event, if every field that its type needs is there and within its bounds. Borrows what its fields
+/// borrow; allocates for lists and policies alone.
+#[inline]
+pub(crate) fn event<'a, F: EventFields<'a>>(kind: &str, fields: &mut F) -> Result<Event<'a>, F::Wrong> {
+    match kind {
+        // Apart and in line, because nearly every record is one.
+        "heartbeat" => Ok(Event::Heartbeat {
+            who: who(fields)?,
+            via: via(fields)?,
+        }),
+        _ => event_but_heartbeat(kind, fields),
+    }
+}
+
+fn event_but_heartbeat<'a, F: EventFields<'a>>(kind: &str, fields: &mut F) -> Result<Event<'a>, F::Wrong> {
+    let known = EventType::named(kind).ok_or_else(|| F::unknown_type(kind))?;
+    Ok(match known {
+        EventType::Heartbeat => Event::Heartbeat {
+            who: who(fields)?,
+            via: via(fields)?,
+        },
+        EventType::Connect => Event::Connect {
+            who: who(fields)?,
+            via: via(fields)?,
+            intent: word(
+                fields,
+                WordField::Intent,
+                &[("login", Intent::Login), ("resume", Intent::Resume)],
+            )?,
+            client: text(fields, TextField::Client)?,
+            auth_at: number(fields, NumberField::AuthAt)?,
+        },
+        EventType::Background => Event::Background {
+            who: who(fields)?,
+            via: via(fields)?,
+        },
+        EventType::Foreground => Event::Foreground {
+            who: who(fields)?,
+            via: via(fields)?,
+        },
+        EventType::Disconnect => Event::Disconnect {
+            who: who(fields)?,
+            via: via(fields)?,
+            reason: word(
+                fields,
+                WordField::Reason,
+                &[("closed", Ending::Closed), ("exit", Ending::Exit)],
+            )?,
+        },
+        EventType::Logout => Event::Logout {
+            who: who(fields)?,
+            via: via(fields)?,
+        },
+        EventType::Heartbeats => Event::Heartbeats {
+            gateway: required_text(fields, TextField::Gateway)?,
+            epoch: epoch(fields)?,
+            beats: beats(fields)?,
+        },
+        EventType::Alive => Event::Alive {
+            gateway: required_text(fields, TextField::Gateway)?,
+            epoch: epoch(fields)?,
+            conns: fields.conns()?,
+        },
+        EventType::Kick => Event::Kick {
+            user: required_text(fields, TextField::User)?,
+            target: match (fields.has(TextField::Platform), fields.has(TextField::Device)) {
+                (false, false) => Target::All,
+                (true, false) => Target::Platform(required_text(fields, TextField::Platform)?),
+                (true, true) => Target::Device(
+                    required_text(fields, TextField::Platform)?,
+                    required_text(fields, TextField::Device)?,
+                ),
+                (false, true) => return Err(F::platform_needed()),
+            },
+        },
+        EventType::CustomStatus => Event::CustomStatus {
+            user: required_text(fields, TextField::User)?,
+            text: text(fields, TextField::Text)?,
+        },
+        EventType::Forget => Event::Forget {
+            user: required_text(fields, TextField::User)?,
+        },
+        EventType::Lease => Event::Lease {
+            gateway: required_text(fields, TextField::Gateway)?,
+            epoch: epoch(fields)?,
+            ttl_ms: required_number(fields, NumberField::TtlMs)?,
+        },
+        EventType::Policy => fields.policy()?,
+        EventType::Revision => Event::Revision {
+            revision: required_number(fields, NumberField::Revision)? as u32,
+        },
+        EventType::Tick => Event::Tick,
+    })
+}
+
+/// Judges one beat of a `heartbeats` record.
+pub(crate) fn beat<'a, F: DeviceFields<'a>>(fields: &mut F) -> Result<HeartbeatEntry<'a>, F::Wrong> {
+    Ok(HeartbeatEntry {
+        who: who(fields)?,
+        conn: Conn(required_number(fields, NumberField::Conn)?),
+    })
+}
+
+fn beats<'a, F: EventFields<'a>>(fields: &mut F) -> Result<Vec<HeartbeatEntry<'a>>, F::Wrong> {
+    let given = fields.beats()?.ok_or_else(|| F::missing("beats"))?;
+    let (least, most) = bounds::BEATS;
+    if !(least..=most).contains(&given.count) {
+        return Err(F::wrong_number_of_beats(given.count));
+    }
+    given.wrong.map_or(Ok(given.beats), Err)
+}
+
+#[inline(always)]
+fn who<'a, F: DeviceFields<'a>>(fields: &mut F) -> Result<DeviceRef<'a>, F::Wrong> {
+    Ok(DeviceRef {
+        user: required_text(fields, TextField::User)?,
+        platform: required_text(fields, TextField::Platform)?,
+        device: required_text(fields, TextField::Device)?,
+    })
+}
+
+#[inline(always)]
+fn via<'a, F: DeviceFields<'a>>(fields: &mut F) -> Result<ConnRef<'a>, F::Wrong> {
+    Ok(ConnRef {
+        gateway: required_text(fields, TextField::Gateway)?,
+        epoch: epoch(fields)?,
+        conn: Conn(required_number(fields, NumberField::Conn)?),
+    })
+}
+
+#[inline(always)]
+fn epoch<'a, F: DeviceFields<'a>>(fields: &mut F) -> Result<Epoch, F::Wrong> {
+    required_number(fields, NumberField::Epoch).map(Epoch)
+}
+
+/// Text within its bounds.
+#[inline(always)]
+fn text<'a, F: DeviceFields<'a>>(fields: &mut F, field: TextField) -> Result<Option<Cow<'a, str>>, F::Wrong> {
+    let (least, most) = field.bounds();
+    match fields.text(field)? {
+        Some(text) if text.len() < least || text.len() > most => Err(F::wrong_length(field, text.len())),
+        text => Ok(text),
+    }
+}
+
+#[inline(always)]
+fn required_text<'a, F: DeviceFields<'a>>(fields: &mut F, field: TextField) -> Result<Cow<'a, str>, F::Wrong> {
+    text(fields, field)?.ok_or_else(|| F::missing(field.name()))
+}
+
+/// An integer within its bounds.
+#[inline(always)]
+fn number<'a, F: DeviceFields<'a>>(fields: &mut F, field: NumberField) -> Result<Option<u64>, F::Wrong> {
+    let (least, most) = field.bounds();
+    match fields.number(field)? {
+        Some(number) if number < least || number > most => Err(F::out_of_range(field, number)),
+        number => Ok(number),
+    }
+}
+
+#[inline(always)]
+fn required_number<'a, F: DeviceFields<'a>>(fields: &mut F, field: NumberField) -> Result<u64, F::Wrong> {
+    number(fields, field)?.ok_or_else(|| F::missing(field.name()))
+}
+
+fn word<'a, F: EventFields<'a>, T: Copy>(fields: &mut F, field: WordField, words: &[(&str, T)]) -> Result<T, F::Wrong> {
+    let found = fields.word(field).ok_or_else(|| F::missing(field.name()))?;
+    match words.iter().find(|(word, _)| *word == found) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            Err(F::no_such_word(field, &words, found))
+        }
+    }
+}
+
+impl<'a> DeviceFields<'a> for WireEvent<'a> {
+    type Wrong = Malformed;
+
+    #[inline(always)]
+    fn text(&mut self, field: TextField) -> Result<Option<Cow<'a, str>>, Malformed> {
+        let text = match field {
+            TextField::User => self.user,
+            TextField::Platform => self.platform,
+            TextField::Device => self.device,
+            TextField::Gateway => self.gateway,
+            TextField::Client => self.client,
+            TextField::Text => self.text,
         };
-        Ok(match kind {
-            EventType::Connect => Event::Connect {
-                who: self.who()?,
-                via: self.via()?,
-                intent: match self.intent {
-                    Some("login") => Intent::Login,
-                    Some("resume") => Intent::Resume,
-                    other => return Err(no_name("intent", "login or resume", other)),
-                },
-                client: self
-                    .client
-                    .map(|client| text("client", client, bounds::CLIENT_BYTES))
-                    .transpose()?,
-                auth_at: self
-                    .auth_at
-                    .map(|auth_at| integer("auth_at", auth_at, bounds::TIMESTAMP_MAX))
-                    .transpose()?,
+        Ok(text.map(Cow::Borrowed))
+    }
+
+    #[inline(always)]
+    fn number(&mut self, field: NumberField) -> Result<Option<u64>, Malformed> {
+        unsigned(
+            field,
+            match field {
+                NumberField::Epoch => self.epoch,
+                NumberField::Conn => self.conn,
+                NumberField::AuthAt => self.auth_at,
+                NumberField::TtlMs => self.ttl_ms,
+                NumberField::Revision => self.revision,
             },
-            EventType::Heartbeat => Event::Heartbeat {
-                who: self.who()?,
-                via: self.via()?,
-            },
-            EventType::Background => Event::Background {
-                who: self.who()?,
-                via: self.via()?,
-            },
-            EventType::Foreground => Event::Foreground {
-                who: self.who()?,
-                via: self.via()?,
-            },
-            EventType::Disconnect => Event::Disconnect {
-                who: self.who()?,
-                via: self.via()?,
-                reason: match self.reason {
-                    Some("closed") => Ending::Closed,
-                    Some("exit") => Ending::Exit,
-                    other => return Err(no_name("reason", "closed or exit", other)),
-                },
-            },
-            EventType::Logout => Event::Logout {
-                who: self.who()?,
-                via: self.via()?,
-            },
-            EventType::Heartbeats => Event::Heartbeats {
-                gateway: self.gateway()?,
-                epoch: self.epoch()?,
-                beats: {
-                    let beats = required("beats", self.beats.take())?;
-                    number_of_beats(beats.len())?;
-                    beats.into_owned()
-                },
-            },
-            EventType::Alive => Event::Alive {
-                gateway: self.gateway()?,
-                epoch: self.epoch()?,
-                conns: match required("conns", self.conns)? {
-                    Conns::Packed(bytes) => unpack_conns(bytes)?,
-                    Conns::Numbers(conns) => conns.to_vec(),
-                },
-            },
-            EventType::Kick => {
-                let user = self.user()?;
-                let target = match (self.platform, self.device) {
-                    (None, None) => Target::All,
-                    (Some(_), None) => Target::Platform(self.platform()?),
-                    (Some(_), Some(_)) => Target::Device(self.platform()?, self.device()?),
-                    (None, Some(_)) => return Err(Malformed::invalid("platform must be given where device is")),
-                };
-                Event::Kick { user, target }
-            }
-            EventType::CustomStatus => Event::CustomStatus {
-                user: self.user()?,
-                text: self
-                    .text
-                    .map(|given| text("text", given, bounds::STATUS_TEXT_BYTES))
-                    .transpose()?,
-            },
-            EventType::Forget => Event::Forget { user: self.user()? },
-            EventType::Lease => Event::Lease {
-                gateway: self.gateway()?,
-                epoch: self.epoch()?,
-                ttl_ms: integer("ttl_ms", required("ttl_ms", self.ttl_ms)?, bounds::TTL_MS_MAX)?,
-            },
-            EventType::Policy => {
-                let document = required("policy", self.policy)?;
-                Event::Policy {
-                    policy: Box::new(parse_policy(document)?),
-                    document: Cow::Borrowed(document),
-                }
-            }
-            EventType::Revision => Event::Revision {
-                revision: revision(required("revision", self.revision)?)?,
-            },
-            EventType::Tick => Event::Tick,
+        )
+    }
+
+    #[cold]
+    fn missing(name: &'static str) -> Malformed {
+        Malformed::invalid(format!("{name} is missing"))
+    }
+
+    #[cold]
+    fn wrong_length(field: TextField, bytes: usize) -> Malformed {
+        let (name, (least, most)) = (field.name(), field.bounds());
+        Malformed::invalid(format!("{name} must have {least} to {most} bytes, not {bytes}"))
+    }
+
+    #[cold]
+    fn out_of_range(field: NumberField, number: u64) -> Malformed {
+        out_of_range(field, number)
+    }
+}
+
+impl<'a> EventFields<'a> for WireEvent<'a> {
+    fn has(&self, field: TextField) -> bool {
+        match field {
+            TextField::User => self.user.is_some(),
+            TextField::Platform => self.platform.is_some(),
+            TextField::Device => self.device.is_some(),
+            TextField::Gateway => self.gateway.is_some(),
+            TextField::Client => self.client.is_some(),
+            TextField::Text => self.text.is_some(),
+        }
+    }
+
+    fn word(&self, field: WordField) -> Option<&str> {
+        match field {
+            WordField::Intent => self.intent,
+            WordField::Reason => self.reason,
+        }
+    }
+
+    fn beats(&mut self) -> Result<Option<GivenBeats<'a, Malformed>>, Malformed> {
+        Ok(self.beats.take().map(|beats| GivenBeats {
+            count: beats.len(),
+            beats: beats.into_owned(),
+            wrong: None,
+        }))
+    }
+
+    fn conns(&mut self) -> Result<Vec<Conn>, Malformed> {
+        match self.conns.ok_or_else(|| Self::missing("conns"))? {
+            Conns::Packed(bytes) => unpack_conns(bytes),
+            Conns::Numbers(conns) => Ok(conns.to_vec()),
+        }
+    }
+
+    fn policy(&mut self) -> Result<Event<'a>, Malformed> {
+        let document = self.policy.ok_or_else(|| Self::missing("policy"))?;
+        Ok(Event::Policy {
+            policy: Box::new(parse_policy(document)?),
+            document: Cow::Borrowed(document),
+        })
+    }
+
+    fn no_such_word(field: WordField, words: &[&str], found: &str) -> Malformed {
+        let (name, words) = (field.name(), words.join(" or "));
+        Malformed::invalid(format!("{name} must be {words}, not {found:?}"))
+    }
+
+    fn wrong_number_of_beats(count: usize) -> Malformed {
+        let (least, most) = bounds::BEATS;
+        Malformed::invalid(format!("beats must be {least} to {most}, not {count}"))
+    }
+
+    fn platform_needed() -> Malformed {
+        Malformed::invalid("platform must be given where device is")
+    }
+
+    fn unknown_type(kind: &str) -> Malformed {
+        Malformed::invalid(format!("type: there is none named {kind:?}"))
+    }
+}
+
+/// One beat of a `heartbeats` record, as it is in Avro.
+pub(crate) struct WireBeat<'a> {
+    pub(crate) user: &'a str,
+    pub(crate) platform: &'a str,
+    pub(crate) device: &'a str,
+    pub(crate) conn: i64,
+}
+
+impl<'a> WireBeat<'a> {
+    /// Judges it; `index` is for the error.
+    pub(crate) fn judge(mut self, index: usize) -> Result<HeartbeatEntry<'a>, Malformed> {
+        beat(&mut self).map_err(|error| Malformed::invalid(format!("beats[{index}]: {error}")))
+    }
+}
+
+impl<'a> DeviceFields<'a> for WireBeat<'a> {
+    type Wrong = Malformed;
+
+    #[inline(always)]
+    fn text(&mut self, field: TextField) -> Result<Option<Cow<'a, str>>, Malformed> {
+        Ok(match field {
+            TextField::User => Some(Cow::Borrowed(self.user)),
+            TextField::Platform => Some(Cow::Borrowed(self.platform)),
+            TextField::Device => Some(Cow::Borrowed(self.device)),
+            TextField::Gateway | TextField::Client | TextField::Text => None,
         })
     }
 
     #[inline(always)]
-    fn who(&self) -> Result<DeviceRef<'a>, Malformed> {
-        Ok(DeviceRef {
-            user: self.user()?,
-            platform: self.platform()?,
-            device: self.device()?,
-        })
+    fn number(&mut self, field: NumberField) -> Result<Option<u64>, Malformed> {
+        match field {
+            NumberField::Conn => unsigned(field, Some(self.conn)),
+            NumberField::Epoch | NumberField::AuthAt | NumberField::TtlMs | NumberField::Revision => Ok(None),
+        }
     }
 
-    #[inline(always)]
-    fn via(&self) -> Result<ConnRef<'a>, Malformed> {
-        Ok(ConnRef {
-            gateway: self.gateway()?,
-            epoch: self.epoch()?,
-            conn: Conn(integer("conn", required("conn", self.conn)?, bounds::NUMBER_MAX)?),
-        })
+    #[cold]
+    fn missing(name: &'static str) -> Malformed {
+        WireEvent::missing(name)
     }
 
+    #[cold]
+    fn wrong_length(field: TextField, bytes: usize) -> Malformed {
+        WireEvent::wrong_length(field, bytes)
+    }
+
+    #[cold]
+    fn out_of_range(field: NumberField, number: u64) -> Malformed {
+        out_of_range(field, number)
+    }
+}
+
+/// A number of Avro, unless it is negative.
+#[inline(always)]
+fn unsigned(field: NumberField, number: Option<i64>) -> Result<Option<u64>, Malformed> {
+    match number {
+        Some(number) if number < 0 => Err(out_of_range(field, number)),
+        number => Ok(number.map(|number| number as u64)),
+    }
+}
+
+#[cold]
+fn out_of_range(field: NumberField, number: impl std::fmt::Display) -> Malformed {
+    let (name, (least, most)) = (field.name(), field.bounds());
+    Malformed::invalid(format!("{name} must be {least} to {most}, not {number}"))
+}
+
+impl<'a> WireEvent<'a> {
+    /// Judges it. Borrows all text; allocates only for lists and a policy.
     #[inline]
-    fn user(&self) -> Result<Cow<'a, str>, Malformed> {
-        text("user", required("user", self.user)?, bounds::USER_BYTES)
-    }
-
-    #[inline]
-    fn platform(&self) -> Result<Cow<'a, str>, Malformed> {
-        text("platform", required("platform", self.platform)?, bounds::PLATFORM_BYTES)
-    }
-
-    #[inline]
-    fn device(&self) -> Result<Cow<'a, str>, Malformed> {
-        text("device", required("device", self.device)?, bounds::DEVICE_BYTES)
-    }
-
-    #[inline]
-    fn gateway(&self) -> Result<Cow<'a, str>, Malformed> {
-        text("gateway", required("gateway", self.gateway)?, bounds::GATEWAY_BYTES)
-    }
-
-    #[inline]
-    fn epoch(&self) -> Result<Epoch, Malformed> {
-        Ok(Epoch(integer(
-            "epoch",
-            required("epoch", self.epoch)?,
-            bounds::NUMBER_MAX,
-        )?))
+    pub(crate) fn event(&mut self) -> Result<Event<'a>, Malformed> {
+        event(self.kind, self)
     }
 
     /// The fields of an event, which is valid by its nature.
@@ -303,27 +639,6 @@ impl<'a> WireEvent<'a> {
     }
 }
 
-/// One beat of a `heartbeats` record; `index` is for the error.
-pub(crate) fn beat<'a>(
-    index: usize,
-    user: &'a str,
-    platform: &'a str,
-    device: &'a str,
-    conn: i64,
-) -> Result<HeartbeatEntry<'a>, Malformed> {
-    let checked = || {
-        Ok(HeartbeatEntry {
-            who: DeviceRef {
-                user: text("user", user, bounds::USER_BYTES)?,
-                platform: text("platform", platform, bounds::PLATFORM_BYTES)?,
-                device: text("device", device, bounds::DEVICE_BYTES)?,
-            },
-            conn: Conn(integer("conn", conn, bounds::NUMBER_MAX)?),
-        })
-    };
-    checked().map_err(|error: Malformed| Malformed::invalid(format!("beats[{index}]: {error}")))
-}
-
 /// Appends connections as `conns` has them in Avro (section 9): unsigned LEB128, the first number, then each one's
 /// difference to the one before.
 pub(crate) fn pack_conns(conns: &[Conn], out: &mut Vec<u8>) {
@@ -391,80 +706,6 @@ pub(crate) fn number_of_conns(count: usize) -> Result<(), Malformed> {
         Err(Malformed::invalid(format!(
             "conns must be {least} to {most} numbers, not {count}"
         )))
-    }
-}
-
-fn revision(value: i64) -> Result<u32, Malformed> {
-    let (least, most) = bounds::REVISION;
-    match u32::try_from(value) {
-        Ok(revision) if (least..=most).contains(&revision.into()) => Ok(revision),
-        _ => Err(Malformed::invalid(format!(
-            "revision must be {least} to {most}, not {value}"
-        ))),
-    }
-}
-
-/// How many beats a record has.
-pub(crate) fn number_of_beats(count: usize) -> Result<(), Malformed> {
-    let (least, most) = bounds::BEATS;
-    if (least..=most).contains(&count) {
-        Ok(())
-    } else {
-        Err(Malformed::invalid(format!(
-            "beats must be {least} to {most}, not {count}"
-        )))
-    }
-}
-
-/// A field that its type needs.
-#[inline(always)]
-pub(crate) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, Malformed> {
-    value.ok_or_else(|| missing(field))
-}
-
-/// Text within its bounds, in bytes.
-#[inline(always)]
-pub(crate) fn text<'a>(
-    field: &'static str,
-    text: &'a str,
-    (least, most): (usize, usize),
-) -> Result<Cow<'a, str>, Malformed> {
-    if least <= text.len() && text.len() <= most {
-        Ok(Cow::Borrowed(text))
-    } else {
-        Err(wrong_length(field, text.len(), least, most))
-    }
-}
-
-/// An integer, 0 to `most`.
-#[inline(always)]
-pub(crate) fn integer(field: &'static str, value: i64, most: u64) -> Result<u64, Malformed> {
-    match u64::try_from(value) {
-        Ok(value) if value <= most => Ok(value),
-        _ => Err(out_of_range(field, value, most)),
-    }
-}
-
-#[cold]
-fn missing(field: &str) -> Malformed {
-    Malformed::invalid(format!("{field} is missing"))
-}
-
-#[cold]
-fn wrong_length(field: &str, length: usize, least: usize, most: usize) -> Malformed {
-    Malformed::invalid(format!("{field} must have {least} to {most} bytes, not {length}"))
-}
-
-#[cold]
-fn out_of_range(field: &str, value: i64, most: u64) -> Malformed {
-    Malformed::invalid(format!("{field} must be 0 to {most}, not {value}"))
-}
-
-#[cold]
-fn no_name(field: &'static str, names: &str, found: Option<&str>) -> Malformed {
-    match found {
-        None => missing(field),
-        Some(found) => Malformed::invalid(format!("{field} must be {names}, not {found:?}")),
     }
 }
 

@@ -6,7 +6,7 @@ use super::datum::{
 };
 use crate::presence::event::{ConnRef, DeviceRef, Event, HeartbeatEntry, Target, bounds};
 use crate::schema::Malformed;
-use crate::schema::wire_event::{Conns, HEARTBEATS, WireEvent, beat, number_of_beats, pack_conns};
+use crate::schema::wire_event::{Conns, EventFields as _, HEARTBEATS, WireBeat, WireEvent, pack_conns};
 use std::borrow::Cow;
 
 /// Each of a beat's three strings and its number has at least one byte.
@@ -59,21 +59,20 @@ fn read_beats<'a>(reader: &mut Reader<'a>, wanted: bool) -> Option<Cow<'a, [Hear
     }
     let beats = reader.array("beats", BEAT_BYTES_MIN, |reader, index| {
         if index == bounds::BEATS.1 {
-            number_of_beats(index + 1)?;
+            return Err(WireEvent::wrong_number_of_beats(index + 1));
         }
-        let (user, platform, device, conn) = read_beat(reader);
-        beat(index, user, platform, device, conn)
+        read_beat(reader).judge(index)
     });
     Some(Cow::Owned(beats))
 }
 
-fn read_beat<'a>(reader: &mut Reader<'a>) -> (&'a str, &'a str, &'a str, i64) {
-    (
-        reader.text("a beat's user"),
-        reader.text("a beat's platform"),
-        reader.text("a beat's device"),
-        reader.long("a beat's conn"),
-    )
+fn read_beat<'a>(reader: &mut Reader<'a>) -> WireBeat<'a> {
+    WireBeat {
+        user: reader.text("a beat's user"),
+        platform: reader.text("a beat's platform"),
+        device: reader.text("a beat's device"),
+        conn: reader.long("a beat's conn"),
+    }
 }
 
 pub(super) fn write(event: &Event<'_>, out: &mut Vec<u8>) {

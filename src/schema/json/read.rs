@@ -2,9 +2,10 @@
 
 use super::conns::Conns;
 use super::skip::Skip;
-use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, EventType, HeartbeatEntry, Intent, Target, bounds};
-use crate::presence::{Conn, Epoch, Offset};
+use crate::presence::event::{Event, EventType, HeartbeatEntry, bounds};
+use crate::presence::{Conn, Offset};
 use crate::schema::policy::policy_document;
+use crate::schema::wire_event::{self, DeviceFields, EventFields, GivenBeats, NumberField, TextField, WordField};
 use crate::schema::{Malformed, policy::policy_json};
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -501,168 +502,139 @@ fn bad<T>(field: &'static str, message: impl Into<String>) -> Result<T, BadEvent
     })
 }
 
-fn required<T>(field: &'static str, value: Option<T>) -> Result<T, BadEvent> {
-    value.map_or_else(|| bad(field, format!("`{field}` is missing")), Ok)
-}
-
 impl<'a> Raw<'a> {
-    fn text(&mut self, field: &'static str, (least, most): (usize, usize)) -> Result<Option<Cow<'a, str>>, BadEvent> {
-        match std::mem::take(self) {
-            Raw::Missing | Raw::Null => Ok(None),
-            Raw::Text(text) if (least..=most).contains(&text.len()) => Ok(Some(text)),
-            Raw::Text(text) => bad(
-                field,
-                format!(
-                    "`{field}` must have {least} to {most} bytes of UTF-8, not {}",
-                    text.len()
-                ),
-            ),
-            Raw::Number(_) => bad(field, format!("`{field}` must be a string, not a number")),
-            Raw::Other(what) => bad(field, format!("`{field}` must be a string, not {what}")),
-        }
-    }
-
-    fn number(&self, field: &'static str, most: u64) -> Result<u64, BadEvent> {
+    fn is_given(&self) -> bool {
         match self {
-            Raw::Number(number) if *number <= most => Ok(*number),
-            Raw::Missing | Raw::Null => bad(field, format!("`{field}` is missing")),
-            Raw::Number(_) => bad(field, format!("`{field}` must be an integer from 0 to {most}")),
-            Raw::Text(_) => bad(
-                field,
-                format!("`{field}` must be an integer from 0 to {most}, not a string"),
-            ),
-            Raw::Other(what) => bad(
-                field,
-                format!("`{field}` must be an integer from 0 to {most}, not {what}"),
-            ),
+            Raw::Missing | Raw::Null => false,
+            Raw::Text(_) | Raw::Number(_) | Raw::Other(_) => true,
         }
-    }
-
-    fn word<T: Copy>(&self, field: &'static str, words: &[(&str, T)]) -> Result<T, BadEvent> {
-        let found = match self {
-            Raw::Text(text) => words.iter().find(|(word, _)| word == text).map(|(_, value)| *value),
-            Raw::Missing | Raw::Null => return bad(field, format!("`{field}` is missing")),
-            Raw::Number(_) | Raw::Other(_) => None,
-        };
-        found.map_or_else(
-            || {
-                let names: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-                bad(field, format!("`{field}` must be {}", names.join(" or ")))
-            },
-            Ok,
-        )
     }
 }
 
 impl<'a> Fields<'a> {
-    fn user(&mut self) -> Result<Cow<'a, str>, BadEvent> {
-        required("user", self.user.text("user", bounds::USER_BYTES)?)
+    fn text_field(&mut self, field: TextField) -> &mut Raw<'a> {
+        match field {
+            TextField::User => &mut self.user,
+            TextField::Platform => &mut self.platform,
+            TextField::Device => &mut self.device,
+            TextField::Gateway => &mut self.gateway,
+            TextField::Client => &mut self.client,
+            TextField::Text => &mut self.text,
+        }
+    }
+}
+
+impl<'a> DeviceFields<'a> for Fields<'a> {
+    type Wrong = BadEvent;
+
+    fn text(&mut self, field: TextField) -> Result<Option<Cow<'a, str>>, BadEvent> {
+        let name = field.name();
+        match std::mem::take(self.text_field(field)) {
+            Raw::Missing | Raw::Null => Ok(None),
+            Raw::Text(text) => Ok(Some(text)),
+            Raw::Number(_) => bad(name, format!("`{name}` must be a string, not a number")),
+            Raw::Other(what) => bad(name, format!("`{name}` must be a string, not {what}")),
+        }
     }
 
-    fn optional_platform(&mut self) -> Result<Option<Cow<'a, str>>, BadEvent> {
-        self.platform.text("platform", bounds::PLATFORM_BYTES)
-    }
-
-    fn optional_device(&mut self) -> Result<Option<Cow<'a, str>>, BadEvent> {
-        self.device.text("device", bounds::DEVICE_BYTES)
-    }
-
-    fn who(&mut self) -> Result<DeviceRef<'a>, BadEvent> {
-        Ok(DeviceRef {
-            user: self.user()?,
-            platform: required("platform", self.optional_platform()?)?,
-            device: required("device", self.optional_device()?)?,
-        })
-    }
-
-    fn gateway(&mut self) -> Result<Cow<'a, str>, BadEvent> {
-        required("gateway", self.gateway.text("gateway", bounds::GATEWAY_BYTES)?)
-    }
-
-    fn epoch(&self) -> Result<Epoch, BadEvent> {
-        self.epoch.number("epoch", bounds::NUMBER_MAX).map(Epoch)
-    }
-
-    fn conn(&self) -> Result<Conn, BadEvent> {
-        self.conn.number("conn", bounds::NUMBER_MAX).map(Conn)
-    }
-
-    fn via(&mut self) -> Result<ConnRef<'a>, BadEvent> {
-        Ok(ConnRef {
-            gateway: self.gateway()?,
-            epoch: self.epoch()?,
-            conn: self.conn()?,
-        })
-    }
-
-    fn beats(&mut self) -> Result<Vec<HeartbeatEntry<'a>>, BadEvent> {
-        let (least, most) = bounds::BEATS;
-        let (beats, count, wrong) = match std::mem::take(&mut self.beats) {
-            Beats::List(beats, count, wrong) => (beats, count, wrong),
-            Beats::Missing | Beats::Null => return bad("beats", "`beats` is missing"),
-            Beats::Other(what) => return bad("beats", format!("`beats` must be an array, not {what}")),
+    fn number(&mut self, field: NumberField) -> Result<Option<u64>, BadEvent> {
+        let (name, (_, most)) = (field.name(), field.bounds());
+        let given = match field {
+            NumberField::Epoch => &self.epoch,
+            NumberField::Conn => &self.conn,
+            NumberField::AuthAt => &self.auth_at,
+            NumberField::TtlMs => &self.ttl_ms,
+            NumberField::Revision => &self.revision,
         };
-        if !(least..=most).contains(&count) {
-            return bad(
-                "beats",
-                format!("`beats` must have {least} to {most} entries, not {count}"),
-            );
-        }
-        match wrong {
-            None => Ok(beats),
-            Some((number, wrong)) => bad(wrong.field, format!("beat {number}: {}", wrong.message)),
+        let what = match given {
+            Raw::Missing | Raw::Null => return Ok(None),
+            Raw::Number(number) => return Ok(Some(*number)),
+            Raw::Text(_) => "a string",
+            Raw::Other(what) => what,
+        };
+        bad(
+            name,
+            format!("`{name}` must be an integer from 0 to {most}, not {what}"),
+        )
+    }
+
+    fn missing(name: &'static str) -> BadEvent {
+        BadEvent {
+            field: name,
+            message: format!("`{name}` is missing"),
         }
     }
 
-    fn beat(&mut self) -> Result<HeartbeatEntry<'a>, BadEvent> {
-        Ok(HeartbeatEntry {
-            who: self.who()?,
-            conn: self.conn()?,
-        })
+    fn wrong_length(field: TextField, bytes: usize) -> BadEvent {
+        let (name, (least, most)) = (field.name(), field.bounds());
+        BadEvent {
+            field: name,
+            message: format!("`{name}` must have {least} to {most} bytes of UTF-8, not {bytes}"),
+        }
+    }
+
+    fn out_of_range(field: NumberField, number: u64) -> BadEvent {
+        let (name, (least, most)) = (field.name(), field.bounds());
+        let least = if number > most { 0 } else { least };
+        BadEvent {
+            field: name,
+            message: format!("`{name}` must be an integer from {least} to {most}"),
+        }
+    }
+}
+
+impl<'a> EventFields<'a> for Fields<'a> {
+    fn has(&self, field: TextField) -> bool {
+        let given = match field {
+            TextField::User => &self.user,
+            TextField::Platform => &self.platform,
+            TextField::Device => &self.device,
+            TextField::Gateway => &self.gateway,
+            TextField::Client => &self.client,
+            TextField::Text => &self.text,
+        };
+        given.is_given()
+    }
+
+    fn word(&self, field: WordField) -> Option<&str> {
+        let given = match field {
+            WordField::Intent => &self.intent,
+            WordField::Reason => &self.reason,
+        };
+        match given {
+            Raw::Missing | Raw::Null => None,
+            Raw::Text(word) => Some(word),
+            Raw::Number(_) | Raw::Other(_) => Some(""),
+        }
+    }
+
+    fn beats(&mut self) -> Result<Option<GivenBeats<'a, BadEvent>>, BadEvent> {
+        match std::mem::take(&mut self.beats) {
+            Beats::Missing | Beats::Null => Ok(None),
+            Beats::Other(what) => bad("beats", format!("`beats` must be an array, not {what}")),
+            Beats::List(beats, count, wrong) => Ok(Some(GivenBeats {
+                beats,
+                count,
+                wrong: wrong.map(|(number, wrong)| BadEvent {
+                    field: wrong.field,
+                    message: format!("beat {number}: {}", wrong.message),
+                }),
+            })),
+        }
     }
 
     fn conns(&mut self) -> Result<Vec<Conn>, BadEvent> {
         match std::mem::take(&mut self.conns) {
             Conns::List(conns) => Ok(conns),
-            Conns::Missing => bad("conns", "`conns` is missing"),
+            Conns::Missing => Err(Self::missing("conns")),
             Conns::Bad(what) => bad("conns", what),
-        }
-    }
-
-    fn auth_at(&self) -> Result<Option<u64>, BadEvent> {
-        match self.auth_at {
-            Raw::Missing | Raw::Null => Ok(None),
-            Raw::Number(_) | Raw::Text(_) | Raw::Other(_) => {
-                self.auth_at.number("auth_at", bounds::TIMESTAMP_MAX).map(Some)
-            }
-        }
-    }
-
-    fn revision(&self) -> Result<u32, BadEvent> {
-        let (least, most) = bounds::REVISION;
-        let revision = self.revision.number("revision", most)?;
-        match u32::try_from(revision) {
-            Ok(number) if revision >= least => Ok(number),
-            _ => bad(
-                "revision",
-                format!("`revision` must be an integer from {least} to {most}"),
-            ),
-        }
-    }
-
-    fn target(&mut self) -> Result<Target<'a>, BadEvent> {
-        match (self.optional_platform()?, self.optional_device()?) {
-            (None, None) => Ok(Target::All),
-            (Some(platform), None) => Ok(Target::Platform(platform)),
-            (Some(platform), Some(device)) => Ok(Target::Device(platform, device)),
-            (None, Some(_)) => bad("platform", "a kick of one `device` needs its `platform`"),
         }
     }
 
     fn policy(&mut self) -> Result<Event<'a>, BadEvent> {
         let value = match std::mem::take(&mut self.policy) {
             PolicyField::Value(value @ Value::Object(_)) => value,
-            PolicyField::Value(Value::Null) | PolicyField::Missing => return bad("policy", "`policy` is missing"),
+            PolicyField::Value(Value::Null) | PolicyField::Missing => return Err(Self::missing("policy")),
             PolicyField::Value(_) => return bad("policy", "`policy` must be an object"),
             PolicyField::TooLong(length, most) => {
                 return bad(
@@ -681,6 +653,46 @@ impl<'a> Fields<'a> {
         }
     }
 
+    fn no_such_word(field: WordField, words: &[&str], _: &str) -> BadEvent {
+        let (name, words) = (field.name(), words.join("\" or \""));
+        BadEvent {
+            field: name,
+            message: format!("`{name}` must be \"{words}\""),
+        }
+    }
+
+    fn wrong_number_of_beats(count: usize) -> BadEvent {
+        let (least, most) = bounds::BEATS;
+        BadEvent {
+            field: "beats",
+            message: format!("`beats` must have {least} to {most} entries, not {count}"),
+        }
+    }
+
+    fn platform_needed() -> BadEvent {
+        BadEvent {
+            field: "platform",
+            message: "a kick of one `device` needs its `platform`".to_owned(),
+        }
+    }
+
+    fn unknown_type(kind: &str) -> BadEvent {
+        let shown: String = kind.chars().take(40).collect();
+        let names = EventType::ALL.map(EventType::name);
+        let (last, others) = names.split_last().expect("there are types");
+        let names = others.join(", ");
+        BadEvent {
+            field: "type",
+            message: format!("`type` {shown:?} is unknown; it must be {names} or {last}"),
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn beat(&mut self) -> Result<HeartbeatEntry<'a>, BadEvent> {
+        wire_event::beat(self)
+    }
+
     pub fn new_event(&mut self) -> Result<NewEvent<'a>, BadEvent> {
         Ok(NewEvent {
             event: self.event()?,
@@ -697,79 +709,7 @@ impl<'a> Fields<'a> {
             Raw::Missing | Raw::Null => return bad("type", "`type` is missing"),
             Raw::Number(_) | Raw::Other(_) => return bad("type", "`type` must be a string"),
         };
-        let Some(known) = EventType::named(&kind) else {
-            let shown: String = kind.chars().take(40).collect();
-            let names = EventType::ALL.map(EventType::name);
-            let (last, others) = names.split_last().expect("there are types");
-            let names = others.join(", ");
-            return bad(
-                "type",
-                format!("`type` {shown:?} is unknown; it must be {names} or {last}"),
-            );
-        };
-        Ok(match known {
-            EventType::Connect => Event::Connect {
-                who: self.who()?,
-                via: self.via()?,
-                intent: self
-                    .intent
-                    .word("intent", &[("login", Intent::Login), ("resume", Intent::Resume)])?,
-                client: self.client.text("client", bounds::CLIENT_BYTES)?,
-                auth_at: self.auth_at()?,
-            },
-            EventType::Heartbeat => Event::Heartbeat {
-                who: self.who()?,
-                via: self.via()?,
-            },
-            EventType::Heartbeats => Event::Heartbeats {
-                gateway: self.gateway()?,
-                epoch: self.epoch()?,
-                beats: self.beats()?,
-            },
-            EventType::Alive => Event::Alive {
-                gateway: self.gateway()?,
-                epoch: self.epoch()?,
-                conns: self.conns()?,
-            },
-            EventType::Background => Event::Background {
-                who: self.who()?,
-                via: self.via()?,
-            },
-            EventType::Foreground => Event::Foreground {
-                who: self.who()?,
-                via: self.via()?,
-            },
-            EventType::Disconnect => Event::Disconnect {
-                who: self.who()?,
-                via: self.via()?,
-                reason: self
-                    .reason
-                    .word("reason", &[("closed", Ending::Closed), ("exit", Ending::Exit)])?,
-            },
-            EventType::Logout => Event::Logout {
-                who: self.who()?,
-                via: self.via()?,
-            },
-            EventType::Kick => Event::Kick {
-                user: self.user()?,
-                target: self.target()?,
-            },
-            EventType::CustomStatus => Event::CustomStatus {
-                user: self.user()?,
-                text: self.text.text("text", bounds::STATUS_TEXT_BYTES)?,
-            },
-            EventType::Forget => Event::Forget { user: self.user()? },
-            EventType::Lease => Event::Lease {
-                gateway: self.gateway()?,
-                epoch: self.epoch()?,
-                ttl_ms: self.ttl_ms.number("ttl_ms", bounds::TTL_MS_MAX)?,
-            },
-            EventType::Policy => self.policy()?,
-            EventType::Revision => Event::Revision {
-                revision: self.revision()?,
-            },
-            EventType::Tick => Event::Tick,
-        })
+        wire_event::event(&kind, self)
     }
 }
 
