@@ -209,16 +209,32 @@ impl EngineClient {
 /// Reads a change as the engine writes it.
 fn read_change(data: &str) -> Result<Change, serde_json::Error> {
     use serde::de::Error as _;
-    let told: answers::ChangeData = serde_json::from_str(data)?;
+    let answers::ChangeData {
+        kind: _,
+        id,
+        partition,
+        offset,
+        seq,
+        user,
+        version,
+        at,
+        logged_at,
+        cause,
+        before,
+        after,
+        devices: changed,
+        custom_status,
+        evidence,
+    } = serde_json::from_str(data)?;
     let unknown = |what: &str, name: &str| serde_json::Error::custom(format!("there is no {what} {name:?}"));
     let status = |name: &str| {
         let status = Status::ALL.into_iter().find(|status| status.name() == name);
         status.ok_or_else(|| unknown("status", name))
     };
-    let cause = Cause::ALL.into_iter().find(|cause| cause.name() == told.cause);
-    let index = told.id.rsplit('-').next().and_then(|index| index.parse().ok());
-    let mut devices = Vec::with_capacity(told.devices.len());
-    for device in told.devices {
+    let known_cause = Cause::ALL.into_iter().find(|known| known.name() == cause);
+    let index = id.rsplit('-').next().and_then(|index| index.parse().ok());
+    let mut devices = Vec::with_capacity(changed.len());
+    for device in changed {
         devices.push(DeviceChange {
             before: status(&device.before)?,
             after: status(&device.after)?,
@@ -229,21 +245,21 @@ fn read_change(data: &str) -> Result<Change, serde_json::Error> {
     }
     Ok(Change {
         id: OutputId {
-            partition: Partition(told.partition),
-            offset: Offset(told.offset),
-            index: index.ok_or_else(|| unknown("id", &told.id))?,
+            partition: Partition(partition),
+            offset: Offset(offset),
+            index: index.ok_or_else(|| unknown("id", &id))?,
         },
-        seq: told.seq,
-        user: told.user,
-        version: told.version,
-        at: LogTime(told.at),
-        logged_at: LogTime(told.logged_at),
-        cause: cause.ok_or_else(|| unknown("cause", &told.cause))?,
-        before: status(&told.before)?,
-        after: status(&told.after)?,
+        seq,
+        user,
+        version,
+        at: LogTime(at),
+        logged_at: LogTime(logged_at),
+        cause: known_cause.ok_or_else(|| unknown("cause", &cause))?,
+        before: status(&before)?,
+        after: status(&after)?,
         devices,
-        custom_status: told.custom_status,
-        evidence: Offset(told.evidence),
+        custom_status,
+        evidence: Offset(evidence),
     })
 }
 
