@@ -1,7 +1,7 @@
 //! The client of a running server: one request and its answer as types, or a subscription.
 //!
-//! It tries nothing twice and knows no time-outs but those that it is made with: whether to wait and ask again is for
-//! each caller to say. A server may be below a path of its URL.
+//! It never retries and has only the time-outs of the HTTP client that it is given: each caller decides whether to wait
+//! and ask again. The server's URL may have a path.
 
 use super::error::{ErrorAnswer, ErrorDetail};
 use super::routes::{RouteId, RouteMethod};
@@ -14,22 +14,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// No event of ours is as long.
+/// Above the longest event that a server sends.
 const EVENT_BYTES_MAX: usize = 4 << 20;
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Why there is no answer, or not the one that was asked for.
+/// Why a request has no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The server was not reached, or its answer broke off.
+    /// The server was not reached, or the connection broke before the end of the answer.
     #[error("{0}")]
     Unreached(#[from] reqwest::Error),
-    /// It answered, and not with a success. The detail is empty if the body is not an error of ours.
+    /// The answer has another status than success. The detail is empty if the body is not an API error.
     #[error("{status}: {}", detail.message)]
     Refused {
         status: StatusCode,
         detail: Box<ErrorDetail>,
-        /// Whether the body is one of ours: if not, something else answers there.
+        /// Whether the body is an API error: if not, the URL is probably of another service.
         is_ours: bool,
     },
     #[error("{path} of the server is not what was expected: {why}")]
@@ -45,7 +45,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Asks the server at a URL, with a bearer token if it wants one.
+    /// Returns a client of the server at a URL, with a bearer token if the server needs one.
     pub fn new(http: reqwest::Client, url: &Url, token: Option<&str>) -> Client {
         Client {
             http,
@@ -94,7 +94,7 @@ impl Client {
         read(route, &self.post_bytes(route, body).await?)
     }
 
-    /// Opens a subscription, where it was if a cursor is given for the header `Last-Event-ID`.
+    /// Opens a subscription. A cursor that is given goes into the header `Last-Event-ID`: the subscription continues there.
     pub async fn follow(
         &self,
         route: RouteId,
@@ -149,7 +149,7 @@ fn unreadable(route: RouteId, error: &serde_json::Error) -> ClientError {
     }
 }
 
-/// Why a subscription brings nothing more.
+/// Why a subscription has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamEnd {
     #[error("the subscription has ended")]
@@ -168,7 +168,7 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Returns the next event, cursor or comment. Dropping the future in between loses nothing.
+    /// Returns the next event, cursor or comment. Cancel safe.
     pub async fn next(&mut self) -> Result<StreamEvent, StreamEnd> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -179,7 +179,7 @@ impl EventStream {
         }
     }
 
-    /// The same, and None if nothing comes for so long.
+    /// Like [`EventStream::next`], but returns None after `silence` without anything.
     pub async fn next_within(&mut self, silence: Duration) -> Option<Result<StreamEvent, StreamEnd>> {
         tokio::time::timeout(silence, self.next()).await.ok()
     }

@@ -1,4 +1,4 @@
-//! Where a subscription is.
+//! The position of a subscription.
 
 use crate::presence::{Offset, Partition};
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::fmt;
 pub struct Cursor(pub BTreeMap<Partition, Offset>);
 
 impl Cursor {
-    /// Reads what `Display` wrote; spaces around the pairs are skipped. None for anything else.
+    /// Reads what `Display` wrote; spaces around the pairs are skipped. Returns None for anything else.
     pub fn parse(text: &str) -> Option<Cursor> {
         let one = |part: &str| {
             let (partition, next) = part.trim().split_once(':')?;

@@ -1,12 +1,11 @@
 //! What is said over HTTP: one model for the server, for the clients in this program, and for their documentation.
 //!
-//! [`routes`] is the table of every route. Whoever serves, asks or documents takes paths, scopes and parameters from
-//! there and from nowhere else. [`requests`], [`answers`] and [`error`] are what goes over the wire, [`cursor`] is where a
-//! subscription is, [`sse`] writes and reads event streams, [`client`] asks a server, and [`openapi`] is the
-//! document of all of it.
+//! [`routes`] is the table of every route. The server, the clients and the documentation take paths, scopes
+//! and parameters from there and from nowhere else. [`requests`], [`answers`] and [`error`] are the bodies, [`cursor`] is the position of
+//! a subscription, [`sse`] writes and reads event streams, [`client`] asks a server, and [`openapi`] describes all of it.
 //!
-//! The frames of WebSockets are not here: they have no body in common with HTTP, and are one file already
-//! (`gateway/frames`), which writes them for each connection into one buffer.
+//! The frames of WebSockets are in `gateway/frames`: no body of HTTP is also a frame, and frames are written into a
+//! buffer that each connection reuses.
 
 pub mod answers;
 pub mod client;

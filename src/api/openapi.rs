@@ -1,7 +1,7 @@
 //! The document that describes the HTTP interface (OpenAPI 3.1), made of the table of routes and the types.
 //!
-//! It is served as `GET /openapi.json`. It tells what the documentation tells and nothing of this server, not even its
-//! version, so it needs no token. Not in it: the commands of Tencent Cloud IM, which have documents of their own.
+//! It is served as `GET /openapi.json` without a token: it contains what the documentation contains and nothing about this
+//! server, not even its version. The commands of Tencent Cloud IM are not in it; they have documents of their own.
 
 use super::answers::{
     ChangeData, Edge, EventsAnswer, Gateways, History, KickData, Outcomes, PolicyAnswer, Stats, Ticket, User,
@@ -33,7 +33,7 @@ pub fn document() -> Value {
             settings.meta_schema = None;
         })
     };
-    // Of what is read nothing may be missing that has no default; of what is written nothing is.
+    // In a request fields with a default may be missing; in an answer they are always there.
     let mut requests = settings().for_deserialize().into_generator();
     let mut answers = settings().for_serialize().into_generator();
     let error = schema::<ErrorAnswer>(&mut answers);
@@ -147,7 +147,7 @@ fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGener
 
 fn operation(route: &Route, bodies: Bodies, error: &Value) -> Value {
     let mut parameters: Vec<Value> = in_path(route.path).map(path_parameter).collect();
-    // A ticket is a way to be let in, and stands among those.
+    // The ticket is among the security schemes.
     let query = route.parameters.iter();
     let query = query.filter(|parameter| !matches!(parameter.kind, ParameterKind::Ticket));
     parameters.extend(query.map(query_parameter));

@@ -81,7 +81,7 @@ impl RouteId {
 pub struct Route {
     pub id: RouteId,
     pub method: RouteMethod,
-    /// With `{name}` for a segment that varies, and `{*name}` for all the rest.
+    /// `{name}` stands for one segment, `{*name}` for the rest of the path.
     pub path: &'static str,
     pub need: Need,
     pub parameters: &'static [Parameter],
@@ -107,9 +107,9 @@ pub enum ParameterKind {
     Integer(RangeInclusive<u64>),
     /// Text of so many bytes.
     Text((usize, usize)),
-    /// The same, which may be given so many times.
+    /// Text of so many bytes, which may be repeated up to this many times.
     Texts((usize, usize), usize),
-    /// There or not: `strict`, `strict=1`, `strict=true`.
+    /// Present or absent: `strict`, `strict=1`, `strict=true`.
     Flag,
     /// One of these.
     Words(&'static [&'static str]),

@@ -11,12 +11,12 @@ use std::fmt::Write as _;
 pub const CONTENT_TYPE: &str = "text/event-stream";
 /// A comment, for proxies to keep a quiet connection open.
 pub const STILL_HERE: &str = ": still here\n\n";
-/// Before the cursor where a subscription begins, in its first comment.
+/// The start of a subscription's first comment; the cursor where it begins follows.
 const FROM: &str = "from ";
-/// A client comes back so much later when a stream ends.
+/// Milliseconds after which a client opens a stream again that has ended.
 const RETRY_MS: u64 = 2_000;
 
-/// Appends the head of a subscription: when to come back, and from where it goes on.
+/// Appends the start of a subscription: when to reconnect, and the cursor where it begins.
 pub fn write_begin(text: &mut String, from: &Cursor) {
     let _ = write!(text, "retry: {RETRY_MS}\n: {FROM}{from}\n\n");
 }
@@ -26,7 +26,7 @@ pub fn write_event(text: &mut String, name: &str, id: &Cursor, data: &str) {
     let _ = write!(text, "event: {name}\nid: {id}\ndata: {data}\n\n");
 }
 
-/// Appends a cursor without an event: nothing before it is of interest.
+/// Appends a cursor without an event: no record before it matches the subscription.
 pub fn write_cursor(text: &mut String, id: &Cursor) {
     let _ = write!(text, "id: {id}\n\n");
 }
@@ -36,16 +36,16 @@ pub fn write_error(text: &mut String, error: &[u8]) {
     let _ = write!(text, "event: error\ndata: {}\n\n", String::from_utf8_lossy(error));
 }
 
-/// Appends a refusal in the form of an event, with when to come back.
+/// Appends a refusal as an event, with the time after which to reconnect.
 pub fn write_refused(text: &mut String, retry_ms: u64, error: &[u8]) {
     let error = String::from_utf8_lossy(error);
     let _ = write!(text, "retry: {retry_ms}\nevent: refused\ndata: {error}\n\n");
 }
 
-/// What comes between two empty lines.
+/// The fields between two empty lines.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StreamEvent {
-    /// `message` if the stream gives none.
+    /// None stands for `message`.
     pub name: Option<String>,
     pub id: Option<String>,
     pub data: Option<String>,
@@ -54,25 +54,25 @@ pub struct StreamEvent {
 }
 
 impl StreamEvent {
-    /// Returns where the subscription begins, if this is its head.
+    /// Returns the cursor where the subscription begins, if this is its first comment.
     pub fn begins(&self) -> Option<&str> {
         self.comment.as_deref()?.strip_prefix(FROM)
     }
 }
 
-/// A block has no end within the bound.
+/// An event exceeds the bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("an event of the stream has more than {0} bytes")]
 pub struct TooLong(pub usize);
 
-/// Takes a stream apart as it comes.
+/// Reads events from a stream that arrives in pieces.
 #[derive(Debug)]
 pub struct EventReader {
-    /// What is not yet a whole line.
+    /// Bytes after the last complete line.
     unread: Vec<u8>,
-    /// So much of it is known to have no end of a line.
+    /// The first bytes of `unread`, as many as this, hold no line end.
     searched: usize,
-    /// The line before ended in CR, so that a LF ends nothing.
+    /// The previous line ended in CR: a LF that follows belongs to it.
     after_cr: bool,
     event: StreamEvent,
     /// Bytes of the event so far.
@@ -81,7 +81,7 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// Reads events of so many bytes at most.
+    /// Reads events of at most `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> EventReader {
         EventReader {
             unread: Vec::new(),
@@ -93,7 +93,7 @@ impl EventReader {
         }
     }
 
-    /// Takes what came, and returns the events that are whole with it.
+    /// Adds bytes and returns the events that they complete.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<StreamEvent>, TooLong> {
         self.unread.extend_from_slice(bytes);
         let mut events = Vec::new();
@@ -141,7 +141,7 @@ impl EventReader {
                 }
                 None => self.event.data = Some(value.to_owned()),
             },
-            // `retry`, which our clients have settings for, and fields to come.
+            // `retry`, which our clients do not use, and fields of later versions.
             _ => {}
         }
         None
