@@ -298,11 +298,15 @@ fn no_source_file_is_longer_than_a_sitting() {
 const NOT_YET_PLAIN: &str = include_str!("tidy/not_yet_plain.txt");
 
 /// Words that stay, and why.
-const HARD_WORDS_THAT_STAY: [(&str, &str, &str); 1] = [(
-    "src/schema/wire_event.rs",
-    "is none",
-    "the text of a malformed record: every log keeps its bytes",
-)];
+const HARD_WORDS_THAT_STAY: [(&str, &str, &str); 3] = [
+    (
+        "src/schema/wire_event.rs",
+        "is none",
+        "the text of a malformed record: every log keeps its bytes",
+    ),
+    ("schemas/README.md", "is none", "the same text, quoted"),
+    ("tests/scenarios/README.md", "told", "the name of a scenario"),
+];
 
 #[test]
 fn no_hard_word_stands_in_source_or_documentation() {
