@@ -1,9 +1,9 @@
-//! Who is subscribed to whom, and the changes on their way to them.
+//! Subscriptions: which connections are subscribed to which users, and the delivery of changes to them.
 //!
-//! Changes are followed from the first subscription on, once for the whole gateway. A connection is entered before the
-//! engine is asked how the user stands, so that no change falls between the answer and what follows it. If following
-//! ends, changes may have been missed: connections that are subscribed are closed with `restart`, come back with
-//! `resume` and subscribe again.
+//! The gateway follows the change topic once for all its connections, from the first subscription on. A connection is
+//! registered before the engine is asked for the user's current state, so that no change falls between the answer and
+//! the changes that follow it. If the subscription to the engine ends, changes may have been missed. The gateway then
+//! closes all subscribed connections with `restart`; their clients come back with `resume` and subscribe again.
 
 use super::GatewayState;
 use super::frames::{self, Close};
@@ -15,42 +15,42 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
-/// Of one user, by their number: some have very many.
+/// The subscribed connections of one user, by connection number. A map, because some users have very many.
 type Listeners = BTreeMap<Conn, Arc<Session>>;
 
 #[derive(Default)]
 pub struct Audience {
-    /// By whom they listen to.
+    /// The subscribed connections, by the user they listen to.
     listeners: Mutex<HashMap<Box<str>, Listeners>>,
     feed: tokio::sync::Mutex<ChangeFeed>,
     opened: Notify,
 }
 
-/// The changes of everybody.
+/// The state of the subscription to all users' changes.
 #[derive(Default)]
 enum ChangeFeed {
-    /// Nobody needs them.
+    /// No connection is subscribed, so no changes are needed.
     #[default]
     Closed,
-    /// They come, and the task that passes them on has not seen that yet.
+    /// Changes arrive, but the delivery task has not taken the receiver yet.
     Opened(mpsc::Receiver<UserUpdate>),
-    /// They are passed on.
+    /// The delivery task has the receiver and delivers the changes.
     Followed,
 }
 
-/// Passes changes on to those who are subscribed.
+/// Delivers changes to the connections that are subscribed to their users.
 pub async fn run(edge: Arc<GatewayState>) -> End {
     let audience = &edge.audience;
     audience.start_over().await;
     let mut changes = audience.changes().await;
-    while let Some(told) = changes.recv().await {
-        audience.pass_on(told);
+    while let Some(update) = changes.recv().await {
+        audience.pass_on(update);
     }
     End::Failed("the subscription ended".to_owned())
 }
 
 impl Audience {
-    /// Follows changes from now on, if that was not begun before.
+    /// Starts following changes, unless that was done before.
     pub async fn follow(&self, uplink: &dyn Uplink) -> Result<(), Unavailable> {
         let mut feed = self.feed.lock().await;
         if let ChangeFeed::Closed = *feed {
@@ -60,7 +60,7 @@ impl Audience {
         Ok(())
     }
 
-    /// If changes were followed before and are not any more, nobody knows what was missed.
+    /// Closes all subscribed connections if changes were followed before and no longer are: some may have been missed.
     async fn start_over(&self) {
         let mut feed = self.feed.lock().await;
         if !matches!(*feed, ChangeFeed::Followed) {
@@ -107,7 +107,7 @@ impl Audience {
         }
     }
 
-    /// Where nobody remembers whom a connection was subscribed to.
+    /// Removes a connection from every user. Used where it is no longer known to whom the connection was subscribed.
     pub fn remove_everywhere(&self, session: &Session) {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|_, sessions| {
@@ -116,19 +116,19 @@ impl Audience {
         });
     }
 
-    fn pass_on(&self, told: UserUpdate) {
+    fn pass_on(&self, update: UserUpdate) {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sessions) = listeners.get(&told.user) else {
+        let Some(sessions) = listeners.get(&update.user) else {
             return;
         };
-        let news = Arc::new(SubscribedChange {
-            frame: frames::change(&told).into(),
+        let change = Arc::new(SubscribedChange {
+            frame: frames::change(&update).into(),
             at: AsOf {
-                partition: told.partition,
-                offset: told.offset,
+                partition: update.partition,
+                offset: update.offset,
             },
-            user: told.user,
+            user: update.user,
         });
-        sessions.values().for_each(|session| session.tell(&news));
+        sessions.values().for_each(|session| session.deliver(&change));
     }
 }

@@ -1,15 +1,15 @@
-//! Disconnects and logouts on their way to the log.
+//! Disconnects and logouts that wait to be appended to the log.
 //!
-//! While the log accepts them they go there at once, many together. While it does not they wait in a file, synced, and
-//! follow in their order when it does again, also after a restart of the gateway: the rules let them come late, since
-//! only the connection that a device is still on can be ended by them. The file is bounded. When it is full, a logout
-//! is refused and its client is informed; a disconnect is counted and logged, and its device goes offline when the
-//! engine decides on its silence.
+//! While the log accepts events, they are appended at once, in batches. While it does not, they wait in a synced file
+//! and are appended in order when the log works again, also after a restart of the gateway. The rules allow late ends,
+//! since an end affects only a device that is still on that connection. The size of the file is bounded. When it is
+//! full, a logout is refused and its client is informed; a disconnect is counted and logged, and its device goes
+//! offline when the engine's time-out for it expires.
 //!
-//! The task that does this must not end before the gateway does. Whatever fails (the file cannot be read or written, a
-//! line of it is damaged, the code panics) is logged, counted and tried again with a growing pause, and the gateway is
-//! not ready meanwhile. The file and the events under way belong to the [`Outbox`], not to the task, so a task that
-//! starts again goes on with them. Events wait in a bounded channel: when it is full, connections that end wait.
+//! The task must not end before the gateway does. Every failure (the file cannot be read or written, a line is damaged,
+//! the code panics) is logged, counted and retried with a growing pause, and meanwhile the gateway is not ready. The
+//! file and the events in progress belong to the [`Outbox`], not to the task, so a restarted task continues with them.
+//! Events wait in a bounded channel: when it is full, connections that end wait.
 
 use super::GatewayState;
 use super::health::End;
@@ -26,27 +26,27 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-/// Sent to the log or to the file together.
+/// How many events are sent to the log, or written to the file, together.
 const BATCH: usize = 1_000;
-/// How many may wait for the task. Beyond this, connections that end wait too.
+/// How many events may wait for the task. When more arrive, connections that end have to wait.
 pub const WAITING: usize = 8_192;
 const RETRY: Duration = Duration::from_secs(1);
-/// The pause after a failure of the file: at first, and at most.
+/// The first and the longest pause after a failure of the file.
 const PAUSE: (Duration, Duration) = (RETRY, Duration::from_secs(30));
 /// The name of this task in logs, metrics and `/readyz`.
 pub const TASK: &str = "disconnects";
 
-/// One end.
+/// One disconnect or logout.
 pub struct QueuedDisconnect {
     pub event: Event<'static>,
-    /// Gets whether it is durable, here or in the log.
+    /// Receives whether the event is durable, in the file or in the log.
     pub done: Option<oneshot::Sender<bool>>,
 }
 
-/// Where they are put.
+/// The sending end of the queue.
 pub type Sender = mpsc::Sender<QueuedDisconnect>;
 
-/// What waits, in a file: a line an event, read from `next` on.
+/// The file of waiting events: one JSON event per line, read from `next` on.
 pub struct Queue {
     file: File,
     next: u64,
@@ -55,7 +55,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Opens what is there from before. A last line that a crash has cut is taken off: nobody was told that it is safe.
+    /// Opens the file that an earlier process may have left. Truncates an incomplete last line, which a crash has cut:
+    /// nobody was notified that it is durable.
     pub fn open(directory: &Path, bytes_max: u64) -> io::Result<Queue> {
         let path = directory.join("queue.jsonl");
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
@@ -83,7 +84,7 @@ impl Queue {
         self.next == self.end
     }
 
-    /// Adds as many as there is room for, durably; how many.
+    /// Appends as many events as fit and syncs the file. Returns how many.
     fn add(&mut self, events: &[&Event<'static>]) -> io::Result<usize> {
         let mut text = Vec::new();
         let mut added = 0;
@@ -99,7 +100,7 @@ impl Queue {
         }
         let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // A piece of it may be there.
+            // A part of the event may have been written.
             self.file.set_len(self.end)?;
             return Err(error);
         }
@@ -107,7 +108,7 @@ impl Queue {
         Ok(added)
     }
 
-    /// The next ones, with where they end. A line that is damaged is counted as lost, and what follows it is read.
+    /// Reads the next events and the offset after them. Counts a damaged line as lost and continues with the next line.
     fn read(&mut self) -> io::Result<(Vec<Event<'static>>, u64)> {
         self.file.seek(SeekFrom::Start(self.next))?;
         let mut reader = BufReader::new(&mut self.file);
@@ -122,7 +123,7 @@ impl Queue {
                 lose(1);
                 tracing::error!(
                     missing_bytes,
-                    "the disconnect queue is shorter than what was written to it"
+                    "the disconnect queue is shorter than what was written to it, its disconnects are lost"
                 );
                 self.end = upto;
                 break;
@@ -140,7 +141,7 @@ impl Queue {
         Ok((events, upto.min(self.end)))
     }
 
-    /// They are in the log. When all are, the file is empty again.
+    /// Marks events up to this offset as appended to the log. Truncates the file when all of them are.
     fn passed(&mut self, upto: u64) -> io::Result<()> {
         self.next = upto;
         if self.is_empty() {
@@ -152,7 +153,7 @@ impl Queue {
     }
 }
 
-/// The event of a line, if it is one that can be here.
+/// Parses a line. Returns `None` unless it is an event that this queue writes.
 fn event_of(line: &[u8]) -> Option<Event<'static>> {
     let line = std::str::from_utf8(line).ok()?;
     match read_line(line).ok()?.event.ok()? {
@@ -169,7 +170,7 @@ fn event_of(line: &[u8]) -> Option<Event<'static>> {
     }
 }
 
-/// So many ends get into the log never.
+/// Counts disconnects that will never be appended to the log.
 fn lose(count: usize) {
     metrics::gateway_endings_refused(count);
 }
@@ -190,19 +191,19 @@ fn own_via(via: ConnRef<'_>) -> ConnRef<'static> {
     }
 }
 
-/// What is on its way: it outlives the task that sends it.
+/// The file and the events in progress. It outlives the task that sends them.
 pub struct Outbox {
     directory: PathBuf,
     bytes_max: u64,
-    /// `None` while the file must be opened again.
+    /// `None` when the file has to be opened again.
     queue: Option<Queue>,
-    /// Taken from the channel, and neither in the log nor in the file.
+    /// Events that were received from the channel and are neither in the log nor in the file yet.
     batch: Vec<QueuedDisconnect>,
     receiver: mpsc::Receiver<QueuedDisconnect>,
 }
 
 impl Outbox {
-    /// Opens the file. What is put into the sender goes out.
+    /// Opens the file. What is put into the sender is appended to the log by [`run`].
     pub fn open(directory: &Path, bytes_max: u64) -> io::Result<(Sender, Outbox)> {
         let (sender, receiver) = mpsc::channel(WAITING);
         let outbox = Outbox {
@@ -215,12 +216,12 @@ impl Outbox {
         Ok((sender, outbox))
     }
 
-    /// Whether nothing waits in the file; not if nobody knows.
+    /// Returns whether no event waits in the file; false while the file is not open.
     fn is_empty(&self) -> bool {
         self.queue.as_ref().is_some_and(Queue::is_empty)
     }
 
-    /// Takes what comes, for as long as there is nothing else to do; whether more may come.
+    /// Collects new events until the pause is over. Returns whether more may come.
     async fn gather(&mut self, pause: Option<Duration>) -> bool {
         let coming = self.receiver.recv_many(&mut self.batch, BATCH);
         match pause {
@@ -232,7 +233,8 @@ impl Outbox {
         }
     }
 
-    /// Works on the file, in a thread that may block. A panic is an error, after which the file is opened again.
+    /// Runs an operation on the file in a blocking thread. A panic becomes an error, after which the file is opened
+    /// again.
     async fn with_file<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Queue) -> io::Result<T> + Send + 'static,
@@ -256,7 +258,7 @@ impl Outbox {
         result
     }
 
-    /// Puts the batch into the file, as far as there is room. The rest is lost, which is counted and logged.
+    /// Writes the batch to the file as far as it fits. Counts and logs the rest as lost.
     async fn put_by(&mut self) -> io::Result<()> {
         let events: Vec<Event<'static>> = self.batch.iter().map(|ending| ending.event.clone()).collect();
         let added = self
@@ -271,8 +273,8 @@ impl Outbox {
             lose(lost);
             tracing::error!(
                 lost,
-                "disconnects lost: the log is unavailable and the queue has no room; their devices go offline when \
-                 the engine decides on their silence"
+                "disconnects lost: the log is unavailable and the queue is full; their devices go offline when the \
+                 engine's time-out expires"
             );
         }
         for (number, ending) in self.batch.drain(..).enumerate() {
@@ -282,9 +284,9 @@ impl Outbox {
     }
 }
 
-/// How the file does.
+/// Whether the file works, and the pause between retries.
 struct FileState {
-    /// The next pause, while it does not work.
+    /// The next pause, while the file does not work.
     pause: Option<Duration>,
 }
 
@@ -293,8 +295,8 @@ impl FileState {
         let pause = self.pause.map_or(PAUSE.0, |pause| (pause * 2).min(PAUSE.1));
         self.pause = Some(pause);
         let pause_ms = pause.as_millis() as u64;
-        tracing::error!(%error, pause_ms, "the disconnect queue does not work, trying it again");
-        edge.health.fails(TASK, format!("the queue does not work: {error}"));
+        tracing::error!(%error, pause_ms, "the disconnect queue failed, retrying");
+        edge.health.fails(TASK, format!("the disconnect queue failed: {error}"));
     }
 
     fn works(&mut self, edge: &GatewayState) {
@@ -305,7 +307,7 @@ impl FileState {
     }
 }
 
-/// Runs until every sender is gone and the log has everything, or does not accept it.
+/// Runs until every sender is gone, and until the log has every event or refuses it.
 pub async fn run(edge: Arc<GatewayState>, outbox: Arc<Mutex<Outbox>>) -> End {
     let mut outbox = outbox.lock().await;
     let mut file = FileState { pause: None };
@@ -316,13 +318,14 @@ pub async fn run(edge: Arc<GatewayState>, outbox: Arc<Mutex<Outbox>>) -> End {
             let pause = match file.pause {
                 Some(pause) => Some(pause),
                 None if outbox.is_empty() => None,
-                // What waits goes first; what comes meanwhile waits behind it.
+                // Events in the file go first; new ones are queued behind them.
                 None if refused || !edge.log_is_well() => Some(RETRY),
                 None => Some(Duration::ZERO),
             };
             open = outbox.gather(pause).await;
         }
-        // A file that does not work holds up nothing: order matters within one connection only, which has one end.
+        // New events do not wait for a file that does not work: order matters only within one connection, and a
+        // connection ends once.
         if !outbox.batch.is_empty() && (outbox.is_empty() || file.pause.is_some()) {
             let events = outbox.batch.iter().map(|ending| ending.event.clone()).collect();
             match edge.uplink.append(events).await {
@@ -347,7 +350,7 @@ pub async fn run(edge: Arc<GatewayState>, outbox: Arc<Mutex<Outbox>>) -> End {
         let (events, upto) = match outbox.with_file(Queue::read).await {
             Ok(read) => read,
             Err(error) => {
-                // Opened again the next time.
+                // The file is opened again at the next attempt.
                 outbox.queue = None;
                 file.failed(&edge, &error);
                 continue;
@@ -370,7 +373,7 @@ pub async fn run(edge: Arc<GatewayState>, outbox: Arc<Mutex<Outbox>>) -> End {
 
 fn answer(ending: QueuedDisconnect, durable: bool) {
     if let Some(done) = ending.done {
-        // Its client may have gone meanwhile.
+        // The client may have gone in the meantime.
         let _ = done.send(durable);
     }
 }

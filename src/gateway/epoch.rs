@@ -1,8 +1,9 @@
 //! The epoch of a gateway: a number that grows with each start and survives crashes.
 //!
-//! It is kept in a file, synced before it is used, under a lock by which two processes do not share one directory. An
-//! engine that knows of a greater one (the directory was lost) is asked too, so that the next is greater than both. What
-//! the engine knows came from a publisher, so it may be any number, also the greatest there is.
+//! The last epoch is kept in a file, which is synced before the epoch is used. A lock prevents two processes from
+//! sharing the directory. The engine is asked for the greatest epoch it knows, in case the directory was lost, so that
+//! the next one is greater than both. The engine's number came from a publisher, so it may be anything, even the
+//! greatest number possible.
 
 use crate::presence::Epoch;
 use crate::presence::event::bounds::NUMBER_MAX;
@@ -10,30 +11,30 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Why there is no epoch.
+/// Why no epoch can be given out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the gateway's directory {} cannot be used: {cause}", .directory.display())]
+    #[error("cannot use the gateway's directory {}: {cause}", .directory.display())]
     Directory { directory: PathBuf, cause: io::Error },
-    #[error("the gateway's directory {} is in use by another process", .0.display())]
+    #[error("the gateway's directory {} is in use by another process: stop it, or set another directory with --data-dir", .0.display())]
     InUse(PathBuf),
     #[error(
-        "the epoch in {} is not a number: {text:?}. Correct it to the last one that was used, or remove the file if \
-         this gateway's name was never used",
+        "the epoch in {} is not a number: {text:?}. Replace it with the last epoch that was used, or remove the file \
+         if this gateway's name was never used",
         .file.display()
     )]
     NoNumber { file: PathBuf, text: String },
     #[error(
-        "there is no epoch left for this gateway: the last one is {last}, and {} is the greatest there can be. Somebody \
-         published a lease in its name with that epoch, or it is in {}. Start the gateway under another name \
-         (--gateway-name)",
+        "no epoch is left for this gateway: the last one is {last}, and {} is the greatest possible. Either a lease \
+         with that epoch was published under this gateway's name, or the epoch is in the file {}. Start the gateway \
+         under another name (--gateway-name)",
         NUMBER_MAX,
         .file.display()
     )]
     NoneLeft { last: u64, file: PathBuf },
 }
 
-/// A directory that is this process' alone, for as long as this lives.
+/// A gateway's directory, locked for this process as long as this value lives.
 #[derive(Debug)]
 pub struct DirectoryLock {
     directory: PathBuf,
@@ -41,7 +42,7 @@ pub struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Makes the directory if it is not there.
+    /// Creates the directory if it does not exist, and locks it.
     pub fn take(directory: &Path) -> Result<DirectoryLock, Error> {
         let lock = fs::create_dir_all(directory).and_then(|()| File::create(directory.join("lock")));
         let lock = lock.map_err(|cause| failed(directory, cause))?;
@@ -59,7 +60,7 @@ impl DirectoryLock {
         &self.directory
     }
 
-    /// An epoch greater than any before, and than one that somebody else knows of. It is on disk when this returns.
+    /// Returns an epoch greater than any before and greater than `known`. It is on disk when this returns.
     pub fn next(&self, known: Option<Epoch>) -> Result<Epoch, Error> {
         let file = self.directory.join("epoch");
         let before: u64 = match fs::read_to_string(&file) {
@@ -79,8 +80,8 @@ impl DirectoryLock {
             tracing::warn!(
                 known,
                 last_used = before,
-                "the log knows a greater epoch of this gateway than it has used: another process used its name, or \
-                 published a lease in its name"
+                "the log has a greater epoch for this gateway than it ever used: another process used its name, or \
+                 published a lease under its name"
             );
         }
         self.write(&file, epoch)

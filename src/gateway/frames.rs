@@ -1,34 +1,35 @@
-//! The protocol: what a client may say, what it is told, and the codes with which a connection is closed.
+//! The protocol: the messages of client and gateway, and the codes with which a connection is closed.
 //!
-//! One JSON object a text frame, told apart by `type`. `docs/gateway.md` is its reference.
+//! Each text frame is one JSON object; its `type` says which message it is. The reference is `docs/gateway.md`.
 
-use super::uplink::{StandingDevice, ToldDevice, UserSnapshot, UserUpdate};
+use super::uplink::{ChangedDevice, StandingDevice, UserSnapshot, UserUpdate};
 use crate::presence::change::KickReason;
 use crate::presence::event::bounds::STATUS_TEXT_BYTES;
 use crate::schema::json::Object;
 use serde::Deserialize;
 use std::ops::RangeInclusive;
 
-/// How many users one question or subscription may name, and how many a connection may be subscribed to.
+/// How many users one query or subscription may name. The maximum is also how many users a connection may be subscribed
+/// to.
 pub const USERS: RangeInclusive<usize> = 1..=200;
 const USER_BYTES_MAX: usize = 128;
 
-/// What a client says.
+/// A message from a client.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ClientMessage {
-    /// The token, where it did not come with the request. Only as the first frame.
+    /// The token, if it did not come with the request. Allowed only as the first frame.
     Auth {
         token: String,
     },
     Heartbeat,
-    /// The client asks whether the link works.
+    /// The client checks whether the link works.
     Ping,
     Background,
     Foreground,
-    /// The user logs out; the connection ends once that is in the log.
+    /// The user logs out. The connection ends as soon as the logout is in the log.
     Logout,
-    /// The platform's own exit button; the connection ends.
+    /// The user left with the platform's own exit button. The connection ends.
     Exit,
     CustomStatus {
         text: Option<String>,
@@ -46,7 +47,7 @@ pub enum ClientMessage {
 
 #[derive(Deserialize)]
 struct Frame {
-    /// Comes back with the answer.
+    /// The client's number for this message, repeated in the response.
     id: Option<u64>,
     #[serde(flatten)]
     said: ClientMessage,
@@ -57,17 +58,17 @@ struct Numbered {
     id: Option<u64>,
 }
 
-/// What is wrong with a frame, and the number to say so under, if it has one.
+/// What is wrong with a frame, and the number of the message if it has one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BadFrame {
     pub message: String,
     pub id: Option<u64>,
 }
 
-/// Reads a frame: what is said, and the number to answer under.
+/// Parses a frame into the message and its number.
 pub fn read(text: &str) -> Result<(ClientMessage, Option<u64>), BadFrame> {
     let frame: Frame = serde_json::from_str(text).map_err(|error| BadFrame {
-        message: format!("this is no frame of a client: {error}"),
+        message: format!("this is not a valid client frame: {error}"),
         id: serde_json::from_str::<Numbered>(text)
             .ok()
             .and_then(|numbered| numbered.id),
@@ -110,7 +111,7 @@ fn check(said: &ClientMessage) -> Result<(), String> {
     Ok(())
 }
 
-/// Why the gateway closes a connection; the codes of `docs/gateway.md`.
+/// Why the gateway closes a connection. The codes are documented in `docs/gateway.md`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Close {
     LoggedOut,
@@ -172,7 +173,7 @@ impl Close {
         }
     }
 
-    /// The reason beside the code, and the label of the metric.
+    /// The reason text that is sent with the code; also the label of the metric.
     pub fn name(self) -> &'static str {
         match self {
             Close::LoggedOut => "logged_out",
@@ -194,7 +195,7 @@ impl Close {
         }
     }
 
-    /// Whether a client may come back by itself; if not, only a person's login may.
+    /// Whether the client may reconnect by itself. If not, the user must log in again first.
     pub fn may_come_back(self) -> bool {
         match self {
             Close::Restart | Close::Later | Close::Stale | Close::Silent | Close::TooFast | Close::TooSlow => true,
@@ -213,7 +214,7 @@ impl Close {
 }
 
 impl Close {
-    /// How a kick ends a connection; none for one that does not end it.
+    /// The close code for a kick; `None` if this kick does not end the connection.
     pub fn of_kick(reason: KickReason) -> Option<Close> {
         match reason {
             KickReason::Replaced => Some(Close::Replaced),
@@ -239,7 +240,7 @@ fn frame(kind: &str, id: Option<u64>, fields: impl FnOnce(&mut Object<'_>)) -> S
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// What a client needs to know of its connection.
+/// What a client needs to know about its connection.
 pub struct Hello<'a> {
     pub user: &'a str,
     pub gateway: &'a str,
@@ -247,7 +248,7 @@ pub struct Hello<'a> {
     pub conn: u64,
     pub heartbeat_ms: u64,
     pub timeout_ms: u64,
-    /// On a quiet link the gateway says something this often.
+    /// On a quiet link the gateway sends something at this interval.
     pub ping_ms: u64,
 }
 
@@ -264,17 +265,17 @@ pub fn hello(hello: &Hello<'_>) -> String {
     })
 }
 
-/// The answer to a heartbeat, by which a client knows that its link works in both directions.
+/// The response to a heartbeat, which shows the client that its link works in both directions.
 pub fn alive() -> String {
     frame("alive", None, |_| {})
 }
 
-/// The answer to a ping.
+/// The response to a ping.
 pub fn pong(id: Option<u64>) -> String {
     frame("pong", id, |_| {})
 }
 
-/// The answer to what has no other: it is in the log.
+/// The response to a message that has no other response: the event is in the log.
 pub fn done(id: Option<u64>) -> String {
     frame("done", id, |_| {})
 }
@@ -301,7 +302,7 @@ fn ids<'a>(object: &mut Object<'_>, key: &str, users: impl IntoIterator<Item = &
     });
 }
 
-/// The answer to a question: who is known as they stand, and who is not.
+/// The response to a query: the known users with their state, and the unknown ids.
 pub fn users<'a>(id: Option<u64>, known: impl Iterator<Item = &'a UserSnapshot>, unknown: Vec<&'a str>) -> String {
     frame("users", id, |object| {
         object.list("users", known, standing);
@@ -309,7 +310,7 @@ pub fn users<'a>(id: Option<u64>, known: impl Iterator<Item = &'a UserSnapshot>,
     })
 }
 
-/// The answer to a subscription: from where the changes go on, and whom it put out.
+/// The response to a subscription: where the changes continue, and which users were dropped from the subscription.
 pub fn subscribed<'a>(
     id: Option<u64>,
     known: impl Iterator<Item = &'a UserSnapshot>,
@@ -323,16 +324,16 @@ pub fn subscribed<'a>(
     })
 }
 
-pub fn change(told: &UserUpdate) -> String {
+pub fn change(update: &UserUpdate) -> String {
     frame("change", None, |object| {
         object
-            .text("user", &told.user)
-            .text("status", &told.after)
-            .number("version", told.version)
-            .number("at", told.at)
-            .text("cause", &told.cause)
-            .optional_text("custom_status", told.custom_status.as_deref())
-            .list("devices", &told.devices, |out, device: &ToldDevice| {
+            .text("user", &update.user)
+            .text("status", &update.after)
+            .number("version", update.version)
+            .number("at", update.at)
+            .text("cause", &update.cause)
+            .optional_text("custom_status", update.custom_status.as_deref())
+            .list("devices", &update.devices, |out, device: &ChangedDevice| {
                 Object::new(out)
                     .text("platform", &device.platform)
                     .text("before", &device.before)
@@ -350,7 +351,7 @@ pub fn kicked(reason: KickReason) -> String {
     })
 }
 
-/// The gateway is about to stop: connect again, with resume, so long from now.
+/// The gateway is about to stop: the client reconnects with `resume` after this time.
 pub fn reconnect(after_ms: u64) -> String {
     frame("reconnect", None, |object| {
         object.number("after_ms", after_ms);

@@ -1,9 +1,10 @@
-//! The handshake: from an accepted socket to a known user, or to a refusal that says why.
+//! The handshake: turns an accepted socket into an authenticated user, or refuses it with a reason.
 //!
-//! A page in a browser is shown neither the status nor the body of a refused handshake, only how a WebSocket was
-//! closed. So a client that offers `rollcall.v1` is refused after the WebSocket began, with a frame and a close code;
-//! others, and clients that show a token in a header, by a status and a body. The request is read here and not by the
-//! library, which answers what is no WebSocket with nothing at all and cannot wait for a key set meanwhile.
+//! A page in a browser sees neither the status nor the body of a refused handshake, only how a WebSocket was closed. So
+//! a client that offers `rollcall.v1` is refused after the WebSocket is open, with a frame and a close code. Other
+//! clients, and clients that send a token in a header, are refused with a status and a body. The request is parsed here
+//! and not by the library, because the library sends no response to a request that is not a WebSocket, and because it
+//! cannot wait for the keys to be read.
 
 use super::frames::{self, ClientMessage, Close};
 use super::health::guarded;
@@ -30,20 +31,21 @@ use tokio_tungstenite::tungstenite::handshake::server::{
 use tokio_tungstenite::tungstenite::http::{self, HeaderMap, HeaderValue, StatusCode, header};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
-/// What a gateway speaks; what a client offers beside a token in the subprotocol.
+/// The subprotocol of a gateway; what a client offers beside a token in the subprotocol header.
 pub const PROTOCOL: &str = "rollcall.v1";
 const BEARER_PREFIX: &str = "bearer.";
-/// A connection is idle nearly always, so its buffer is small; a longer frame lets it grow.
+/// A connection is idle nearly all the time, so its buffer is small. It grows for a longer frame.
 const READ_BUFFER_BYTES: usize = 1 << 10;
-/// Seconds after which who was refused for a while may try again: at least, and how much chance may add.
+/// After how many seconds a client that was refused temporarily may retry: the minimum, and the greatest random
+/// addition.
 const RETRY_AFTER_S: (u64, u64) = (1, 5);
 const TOKEN_BYTES_MAX: usize = 8 << 10;
-/// Of the head of a request, which may hold a token.
+/// The greatest size of a request's head, which may contain a token.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-const NO_WEBSOCKET: &str = "this is a WebSocket endpoint: connect to it with ws:// or wss:// and the parameters platform, \
-                            device and intent";
+const NOT_WEBSOCKET: &str = "this is a WebSocket endpoint: connect to it with ws:// or wss:// and the parameters platform, \
+                             device and intent";
 
-/// Who stands at the door, by what the request says.
+/// A client in the handshake, as its request describes it.
 #[derive(Debug)]
 pub struct Visitor {
     pub platform: String,
@@ -51,11 +53,11 @@ pub struct Visitor {
     pub intent: Intent,
     /// Address and version of the client, for the log.
     pub client: String,
-    /// Who they are, if that is known already.
+    /// The user, if it is known already.
     user: Option<String>,
-    /// When they proved it, by their token.
+    /// When the user authenticated, according to the token.
     pub auth_at_ms: Option<u64>,
-    /// A token that was not looked at yet.
+    /// A token that was not verified yet.
     token: Option<String>,
     address: Permit<IpAddr>,
 }
@@ -67,7 +69,7 @@ impl Visitor {
     }
 }
 
-/// Who was let in.
+/// A client that passed the handshake.
 pub struct AdmittedClient {
     pub user: String,
     pub visitor: Visitor,
@@ -75,14 +77,14 @@ pub struct AdmittedClient {
     place: Permit<Box<str>>,
 }
 
-/// What a connection takes of the limits, given back with it.
+/// What a connection uses of the limits; given back when this is dropped.
 pub struct Places {
     _user: Permit<Box<str>>,
     _address: Permit<IpAddr>,
 }
 
 impl AdmittedClient {
-    /// Only what a connection keeps for as long as it lasts.
+    /// Keeps only what a connection needs for as long as it lasts.
     pub fn places(self) -> Places {
         Places {
             _user: self.place,
@@ -96,7 +98,7 @@ struct Refusal {
     code: &'static str,
     message: String,
     retry: bool,
-    /// By this status whatever the client offers: it can show headers, so it is shown a status.
+    /// Refuse with this status whatever the client offers: it sent a header, so it can read a status.
     always_http: bool,
 }
 
@@ -117,7 +119,7 @@ fn later(status: StatusCode, code: &'static str, message: &str) -> Refusal {
     }
 }
 
-/// Seconds, spread so that those who were refused together do not come back together.
+/// Returns a random number of seconds, so that clients that were refused together do not come back together.
 fn retry_after_s(edge: &GatewayState) -> u64 {
     RETRY_AFTER_S.0 + edge.chance(RETRY_AFTER_S.1 - RETRY_AFTER_S.0 + 1)
 }
@@ -152,13 +154,13 @@ impl Refusal {
         response
     }
 
-    /// The code with which the same is said after the WebSocket began.
+    /// The close code with the same meaning, for a refusal after the WebSocket is open.
     fn close(&self) -> Close {
         if self.retry { Close::Later } else { Close::BadRequest }
     }
 }
 
-/// One value of the query string.
+/// Returns one value of the query string.
 fn parameter(query: &str, name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(query.as_bytes());
     pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
@@ -173,7 +175,7 @@ fn bounded(query: &str, name: &'static str, (least, most): (usize, usize)) -> Re
     Err(refusal(StatusCode::BAD_REQUEST, "bad_parameter", message))
 }
 
-/// Where a token stands: in the header, or after `bearer.` among the subprotocols.
+/// Where the token is: in a header, or after `bearer.` among the subprotocols.
 enum TokenSource {
     Header(String),
     Subprotocol(String),
@@ -199,13 +201,14 @@ fn shown(headers: &HeaderMap) -> TokenSource {
         .map_or(TokenSource::Nothing, |token| TokenSource::Subprotocol(token.to_owned()))
 }
 
-/// Without tokens a page from elsewhere could come in through somebody's browser, so it must be of this machine.
+/// Returns whether the request comes from a page of this machine. Without tokens, a page from elsewhere could connect
+/// through a user's browser.
 fn is_of_this_machine(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return true;
     };
     let origin = origin.to_str().ok().and_then(|text| url::Url::parse(text).ok());
-    // An extension of the browser is a page of nobody's machine.
+    // A browser extension has an origin of another scheme; it is no page.
     let origin = origin.filter(|origin| matches!(origin.scheme(), "http" | "https"));
     match origin.as_ref().and_then(url::Url::host) {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -224,7 +227,7 @@ fn address_of(edge: &GatewayState, headers: &HeaderMap, peer: SocketAddr) -> IpA
     forwarded.unwrap_or(peer.ip())
 }
 
-/// Judges a request.
+/// Checks a request against limits, parameters and keys.
 async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Result<Visitor, Refusal> {
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     match edge.phase() {
@@ -233,25 +236,25 @@ async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Resu
             return Err(later(
                 unavailable,
                 "stopping",
-                "this gateway is stopping; connect to another",
+                "this gateway is stopping; connect to another one",
             ));
         }
     }
     if !edge.log_is_well() {
-        let message = "the log takes nothing at the moment, so nobody can come online here";
+        let message = "the log is unavailable, so no client can connect here; retry later";
         return Err(later(unavailable, "log_unavailable", message));
     }
     if edge.roster.count() >= edge.config.connections_max {
         return Err(later(
             unavailable,
             "full",
-            "this gateway has as many connections as it may",
+            "this gateway has reached its maximum number of connections",
         ));
     }
     let headers = request.headers();
     let address = address_of(edge, headers, peer);
     let Some(place) = edge.addresses.take(network_of(address)) else {
-        let message = "there are too many connections from this address";
+        let message = "too many connections from this address";
         return Err(later(StatusCode::TOO_MANY_REQUESTS, "too_many_of_address", message));
     };
     let query = request.uri().query().unwrap_or_default();
@@ -261,7 +264,7 @@ async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Resu
         Some("login") => Intent::Login,
         Some("resume") => Intent::Resume,
         _ => {
-            let message = "`intent` must be login (a person logs in) or resume (the client comes back by itself)";
+            let message = "`intent` must be login (a person logs in) or resume (the client reconnects by itself)";
             return Err(refusal(StatusCode::BAD_REQUEST, "bad_parameter", message));
         }
     };
@@ -283,7 +286,7 @@ async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Resu
     match (&edge.config.admission, shown(headers)) {
         (Admission::Insecure, _) => {
             if !is_of_this_machine(headers) {
-                let message = "without tokens only pages of this machine are served";
+                let message = "this gateway has no tokens configured, so it accepts only pages from this machine";
                 return Err(refusal(StatusCode::FORBIDDEN, "foreign_origin", message));
             }
             visitor.user = Some(bounded(query, "user", bounds::USER_BYTES)?);
@@ -302,12 +305,12 @@ async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Resu
     Ok(visitor)
 }
 
-/// Takes a socket through its handshake, within the time that this may take.
+/// Performs the handshake of a socket within the time allowed, and then runs its session.
 pub async fn enter(edge: Arc<GatewayState>, stream: TcpStream, peer: SocketAddr) {
     let entering = tokio::time::timeout(edge.config.handshake, handshake(&edge, stream, peer));
     match entering.await {
         Ok(Some((socket, guest))) => {
-            // A task of its own, for the handshake's memory to go.
+            // A separate task, so that the handshake's memory is freed.
             tokio::spawn(guarded("connection", session::run(edge, socket, guest)));
         }
         Ok(None) => {}
@@ -317,13 +320,13 @@ pub async fn enter(edge: Arc<GatewayState>, stream: TcpStream, peer: SocketAddr)
 
 pub type Socket = WebSocketStream<Stream>;
 
-/// Reads the head of a request. `None` if the other end went away before its end.
+/// Reads the head of a request. `None` if the client closed before the head was complete.
 async fn read_head(stream: &mut Stream) -> Option<Result<Request, Refusal>> {
     let mut head = Vec::with_capacity(1_024);
     loop {
         match Request::try_parse(&head) {
             Ok(Some((end, _))) if end < head.len() => {
-                let message = "a request must have no body, and frames begin after the answer to it";
+                let message = "a request must have no body, and frames may be sent only after the response to it";
                 return Some(Err(refusal(StatusCode::BAD_REQUEST, "bad_request", message)));
             }
             Ok(Some((_, request))) => return Some(Ok(request)),
@@ -334,10 +337,14 @@ async fn read_head(stream: &mut Stream) -> Option<Result<Request, Refusal>> {
                 return Some(Err(refusal(status, "head_too_big", message)));
             }
             Err(WsError::Protocol(ProtocolError::WrongHttpMethod)) => {
-                return Some(Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "bad_method", NO_WEBSOCKET)));
+                return Some(Err(refusal(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "bad_method",
+                    NOT_WEBSOCKET,
+                )));
             }
             Err(error) => {
-                let message = format!("this is no request for a WebSocket: {error}");
+                let message = format!("this is not a WebSocket request: {error}");
                 return Some(Err(refusal(StatusCode::BAD_REQUEST, "bad_request", message)));
             }
         }
@@ -349,7 +356,7 @@ async fn read_head(stream: &mut Stream) -> Option<Result<Request, Refusal>> {
     }
 }
 
-/// What a request for a WebSocket is answered with; or what it is instead.
+/// Returns the response to a WebSocket request, or the refusal of one that is not.
 fn upgrade(request: &Request) -> Result<Response, Refusal> {
     let mut response = create_response(request).map_err(|error| match error {
         WsError::Protocol(ProtocolError::MissingSecWebSocketKey) => refusal(
@@ -357,7 +364,7 @@ fn upgrade(request: &Request) -> Result<Response, Refusal> {
             "bad_request",
             "the header Sec-WebSocket-Key is missing",
         ),
-        _ => refusal(StatusCode::UPGRADE_REQUIRED, "upgrade_required", NO_WEBSOCKET),
+        _ => refusal(StatusCode::UPGRADE_REQUIRED, "upgrade_required", NOT_WEBSOCKET),
     })?;
     if offers_protocol(request) {
         let protocol = HeaderValue::from_static(PROTOCOL);
@@ -378,7 +385,7 @@ async fn write_head<T>(stream: &mut Stream, response: &http::Response<T>, body: 
     stream.flush().await.ok()
 }
 
-/// Refuses by a status, and lets the other end read it.
+/// Refuses with a status and waits until the client has read it.
 async fn refuse(edge: &GatewayState, mut stream: Stream, refusal: &Refusal) {
     metrics::gateway_refused(refusal.code);
     let response = refusal.response(edge);
@@ -393,7 +400,7 @@ async fn handshake(edge: &GatewayState, stream: TcpStream, peer: SocketAddr) -> 
         Some(certificate) => match certificate.accept(stream).await {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::debug!("no TLS with {peer}: {error}");
+                tracing::debug!("TLS handshake with {peer} failed: {error}");
                 metrics::gateway_refused("tls");
                 return None;
             }
@@ -448,7 +455,7 @@ async fn handshake(edge: &GatewayState, stream: TcpStream, peer: SocketAddr) -> 
     }
 }
 
-/// Learns the user from the token in the subprotocol or in the first frame. `None` if the client went away.
+/// Reads the token from the subprotocol or from the first frame and verifies it. `None` if the client went away.
 async fn token(edge: &GatewayState, socket: &mut Socket, visitor: &mut Visitor) -> Option<Result<(), ClosedWith>> {
     let unauthorized = |message: String| (Close::Unauthorized, "unauthorized", message);
     let first = || unauthorized("the first frame must be `auth` with a token".to_owned());
@@ -481,13 +488,13 @@ async fn admit(edge: &GatewayState, mut visitor: Visitor) -> Result<AdmittedClie
     let pace = match edge.pace(&visitor.platform).await {
         Ok(Some(pace)) => pace,
         Ok(None) => {
-            let message = format!("there is no platform {:?} in the policy", visitor.platform);
+            let message = format!("the policy has no platform {:?}", visitor.platform);
             return Err((Close::BadRequest, "unknown_platform", message));
         }
         Err(error) => return Err((Close::Later, "not_ready", unanswered(&error).to_owned())),
     };
     let Some(place) = edge.users.take(user.as_str().into()) else {
-        let message = "this user has too many connections here".to_owned();
+        let message = "this user has too many connections to this gateway".to_owned();
         return Err((Close::TooMany, "too_many_of_user", message));
     };
     Ok(AdmittedClient {
@@ -498,7 +505,7 @@ async fn admit(edge: &GatewayState, mut visitor: Visitor) -> Result<AdmittedClie
     })
 }
 
-/// Says why in a frame, then closes; all of it within the time of the handshake.
+/// Sends the reason in a frame and closes, within the time allowed for the handshake.
 async fn turn_away(edge: &GatewayState, socket: &mut Socket, close: Close, code: &str, message: &str) {
     let retry_ms = (close == Close::Later).then(|| retry_after_s(edge) * 1_000);
     let said = frames::error(None, code, message, retry_ms);
@@ -506,7 +513,7 @@ async fn turn_away(edge: &GatewayState, socket: &mut Socket, close: Close, code:
     close_with(socket, close).await;
 }
 
-/// Closes and waits for the other end to do so too; the caller bounds the time.
+/// Closes and waits until the client has closed too. The caller bounds the time.
 pub async fn close_with(socket: &mut Socket, close: Close) {
     let frame = CloseFrame {
         code: close.code().into(),
@@ -518,8 +525,8 @@ pub async fn close_with(socket: &mut Socket, close: Close) {
     }
 }
 
-/// Says that nothing more comes, and reads what does until the other end says so too; the caller bounds the time. What
-/// is closed with something unread makes the kernel reset the link, and the last words are lost with that.
+/// Shuts down our direction and reads until the client has closed too. The caller bounds the time. If unread bytes were
+/// left when the socket is closed, the kernel would reset the connection, and our last message would be lost.
 async fn drain(stream: &mut Stream) {
     let mut unread = [0; 1_024];
     if stream.shutdown().await.is_ok() {

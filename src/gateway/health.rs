@@ -1,8 +1,7 @@
-//! Tasks that must run for as long as the gateway does, and what does not work at the moment.
+//! Tasks that must run as long as the gateway does, and what does not work at the moment.
 //!
-//! A task that panics or returns is logged, counted and started again after a pause. Until it has run again for a
-//! while the gateway is not ready, so that a load balancer sends new clients elsewhere. There is no task of a gateway
-//! that ends without anybody noticing.
+//! A task that panics or returns is logged, counted and restarted after a pause. Until it has run for a while the
+//! gateway is not ready, so that a load balancer sends new clients elsewhere. No task of a gateway ends unnoticed.
 
 use super::GatewayState;
 use crate::metrics;
@@ -15,12 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// The pause before a failed task is started again: at first, and at most.
+/// The first and the longest pause before a failed task is restarted.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// A task that was started again counts as failing for this long.
+/// How long a restarted task still counts as failing.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// What does not work, by task, and why.
+/// The tasks that do not work, each with the reason.
 #[derive(Default)]
 pub struct Health {
     troubles: Mutex<BTreeMap<&'static str, String>>,
@@ -31,20 +30,20 @@ impl Health {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task does not work until it says otherwise; counted.
+    /// Records that a task does not work, and counts that. It stays so until [`Health::works`] is called.
     pub fn fails(&self, task: &'static str, why: impl Into<String>) {
         let why = why.into();
         tasks::troubled(task, &why);
         self.troubled().insert(task, why);
     }
 
-    /// A task works again.
+    /// Records that a task works again.
     pub fn works(&self, task: &'static str) {
         tasks::recovered(task);
         self.troubled().remove(task);
     }
 
-    /// A sentence for each task that does not work.
+    /// Returns a sentence for each task that does not work.
     pub fn troubles(&self) -> Vec<String> {
         let sentence = |(task, why): (&&str, &String)| format!("{task}: {why}");
         self.troubled().iter().map(sentence).collect()
@@ -53,13 +52,13 @@ impl Health {
 
 /// Why a task returned.
 pub enum End {
-    /// There is nothing more to do: the gateway is closing.
+    /// Nothing is left to do: the gateway is closing.
     Done,
-    /// It cannot go on; it is to be started again.
+    /// The task cannot continue and must be restarted.
     Failed(String),
 }
 
-/// Runs a task until it is done, and starts it again whenever it fails.
+/// Runs a task until it is done, and restarts it whenever it fails.
 pub fn keep<F>(
     edge: &Arc<GatewayState>,
     task: &'static str,
@@ -90,7 +89,7 @@ where
                 Err(panic) => format!("panicked: {}", message(&*panic)),
             };
             failed = true;
-            tracing::error!(task, %why, pause_ms = pause.as_millis() as u64, "task failed, starting it again");
+            tracing::error!(task, %why, pause_ms = pause.as_millis() as u64, "task failed, restarting it");
             edge.health.fails(task, why);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE.1);
@@ -98,10 +97,14 @@ where
     })
 }
 
-/// Runs something that belongs to one client only: if it panics, that is logged and counted.
+/// Runs something that belongs to one client only. A panic is logged and counted.
 pub async fn guarded(task: &'static str, work: impl Future<Output = ()>) {
     if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
         metrics::task_failed(task);
-        tracing::error!(task, why = message(&*panic), "panicked, given up");
+        tracing::error!(
+            task,
+            why = message(&*panic),
+            "task of one connection panicked, its connection is closed"
+        );
     }
 }

@@ -1,10 +1,11 @@
-//! Heartbeats of many connections, gathered into few records.
+//! Heartbeats of many connections, combined into few records.
 //!
-//! Within a window a connection beats once, however often its client shows life. A window is a second or 1,000 beats
-//! by default. They are published as `alive`, which names connections by their numbers alone. The engine finds only
-//! devices that are online by a number; for another one it asks whose it is (a kick `identify`), and is answered by a
-//! heartbeat that says so. After an outage most would be unknown, so all of them are published as `heartbeats` then.
-//! What could not be published is kept for the next window, so never more than one beat a connection waits.
+//! Within a window (by default one second or 1,000 heartbeats) each connection counts once, however often its client
+//! shows life. The heartbeats are published as `alive` records, which name connections by their numbers only. By number
+//! the engine finds only devices that are online. For any other connection it sends a kick `identify`, and the gateway
+//! answers with a heartbeat that names the user. After an outage most connections would be unknown, so all of them are
+//! then published as `heartbeats`. What could not be published is kept for the next window, so at most one heartbeat
+//! per connection waits.
 
 use super::GatewayState;
 use super::health::End;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
-/// Of one record, by its text; what Avro adds to a beat is counted as `BEAT_BYTES`.
+/// The greatest size of a record's text; what Avro adds for each heartbeat is counted as `BEAT_BYTES`.
 const RECORD_BYTES_MAX: usize = 512 << 10;
 const BEAT_BYTES: usize = 16;
 
@@ -25,15 +26,16 @@ pub struct HeartbeatBatches {
     waiting: AtomicUsize,
     most: usize,
     full: Notify,
-    /// Whether the engine may have lost many: until something was published, everybody is named.
+    /// Whether the engine may have lost many connections. Until a publication succeeds, all heartbeats name their
+    /// users.
     after_outage: AtomicBool,
 }
 
-/// The connections of one partition's users that beat.
+/// The waiting heartbeats of the users of one partition.
 #[derive(Default)]
 struct PartitionHeartbeats {
     by_number: Vec<Arc<Session>>,
-    /// The engine asked whose they are.
+    /// Connections of which the engine asked for the user.
     by_name: Vec<Arc<Session>>,
 }
 
@@ -44,7 +46,7 @@ impl PartitionHeartbeats {
 }
 
 impl HeartbeatBatches {
-    /// For so many partitions; as soon as `most` wait they are published.
+    /// Creates the batches for this many partitions. They are published as soon as `most` heartbeats wait.
     pub fn new(partitions: u32, most: usize) -> HeartbeatBatches {
         HeartbeatBatches {
             parts: (0..partitions).map(|_| Mutex::default()).collect(),
@@ -55,14 +57,14 @@ impl HeartbeatBatches {
         }
     }
 
-    /// A connection showed life.
+    /// Adds the heartbeat of a connection that showed life.
     pub fn add(&self, session: &Arc<Session>) {
         if session.begins_to_beat() {
             self.put(session, |part| part.by_number.push(session.clone()));
         }
     }
 
-    /// The engine asked whose a connection is.
+    /// Adds a heartbeat that names the user, because the engine asked for it.
     pub fn identify(&self, session: &Arc<Session>) {
         if session.is_to_be_named() {
             self.put(session, |part| part.by_name.push(session.clone()));
@@ -73,7 +75,7 @@ impl HeartbeatBatches {
         let part = &self.parts[session.partition.0 as usize];
         let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
         put(&mut part);
-        // Under the lock, so that nobody takes away what is not counted yet.
+        // Inside the lock, so that nobody removes an entry that is not counted yet.
         let waiting = self.waiting.fetch_add(1, Ordering::AcqRel) + 1;
         drop(part);
         if waiting >= self.most {
@@ -81,7 +83,7 @@ impl HeartbeatBatches {
         }
     }
 
-    /// Those that wait, by partition. From now on they may beat again.
+    /// Takes the waiting heartbeats, by partition. From now on the same connections may be added again.
     fn take(&self) -> Vec<PartitionHeartbeats> {
         let take = |part: &Mutex<PartitionHeartbeats>| {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,8 +98,8 @@ impl HeartbeatBatches {
     }
 }
 
-/// The records of a partition's beats that say whose the connections are: each within the bounds of a record.
-/// Connections that have ended are left out.
+/// Returns the `heartbeats` records of one partition's connections, with the user of each, within the bounds of a
+/// record. Leaves out connections that have ended.
 fn by_name(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Event<'static>> {
     let record = |beats: Vec<HeartbeatEntry<'static>>| Event::Heartbeats {
         gateway: gateway.to_owned().into(),
@@ -112,7 +114,7 @@ fn by_name(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Event<
             found.push(record(std::mem::take(&mut beats)));
             bytes = 0;
         }
-        beats.push(session.beat());
+        beats.push(session.heartbeat());
         bytes += more;
     }
     if !beats.is_empty() {
@@ -121,7 +123,7 @@ fn by_name(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Event<
     found
 }
 
-/// The same by number.
+/// Returns the `alive` records of one partition's connections, by number.
 fn by_number(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Event<'static>> {
     let open = sessions.iter().filter(|session| session.is_open());
     let mut conns: Vec<Conn> = open.map(|session| session.conn).collect();
@@ -137,8 +139,8 @@ fn by_number(gateway: &str, epoch: Epoch, sessions: &[Arc<Session>]) -> Vec<Even
 
 /// Publishes what waits.
 async fn publish(edge: &GatewayState) {
-    let after_outage = edge.beats.after_outage.load(Ordering::Acquire) || !edge.log_is_well();
-    let mut parts = edge.beats.take();
+    let after_outage = edge.heartbeats.after_outage.load(Ordering::Acquire) || !edge.log_is_well();
+    let mut parts = edge.heartbeats.take();
     let (gateway, epoch) = (&edge.config.name, edge.epoch);
     let mut all = Vec::new();
     for (partition, part) in (0..).map(Partition).zip(&mut parts) {
@@ -159,43 +161,46 @@ async fn publish(edge: &GatewayState) {
         Ok(()) => {
             metrics::gateway_beats(beats, records);
             if after_outage {
-                edge.beats.after_outage.store(false, Ordering::Release);
+                edge.heartbeats.after_outage.store(false, Ordering::Release);
             }
         }
         Err(error) => {
             edge.log_failed(&error);
-            edge.beats.after_outage.store(true, Ordering::Release);
+            edge.heartbeats.after_outage.store(true, Ordering::Release);
             for part in &parts {
-                part.by_number.iter().for_each(|session| edge.beats.add(session));
-                part.by_name.iter().for_each(|session| edge.beats.identify(session));
+                part.by_number.iter().for_each(|session| edge.heartbeats.add(session));
+                part.by_name
+                    .iter()
+                    .for_each(|session| edge.heartbeats.identify(session));
             }
         }
     }
 }
 
-/// Publishes for as long as the gateway runs.
+/// Publishes heartbeats as long as the gateway runs.
 pub async fn run(edge: Arc<GatewayState>) -> End {
     loop {
         tokio::select! {
             () = tokio::time::sleep(edge.config.beats_every) => {}
-            () = edge.beats.full.notified() => {}
+            () = edge.heartbeats.full.notified() => {}
         }
         publish(&edge).await;
         if !edge.log_is_well() {
-            // What failed waits for its second and is not asked for again at once.
+            // A failed publication is retried in the next window, not at once.
             tokio::time::sleep(edge.config.beats_every).await;
         }
     }
 }
 
-/// Every connection shows life, now: the lease may have ended, and a heartbeat brings back whom that took offline.
+/// Publishes a heartbeat of every connection now. The lease may have ended; heartbeats bring back the users whom that
+/// took offline.
 pub async fn all(edge: &GatewayState) {
-    edge.beats.after_outage.store(true, Ordering::Release);
-    edge.roster.for_each(|session| edge.beats.add(session));
+    edge.heartbeats.after_outage.store(true, Ordering::Release);
+    edge.roster.for_each(|session| edge.heartbeats.add(session));
     publish(edge).await;
 }
 
-/// The partition of a user, for a connection to be gathered under.
+/// Returns the partition of a user, under which its connection's heartbeats are collected.
 pub fn home(user: &str, partitions: u32) -> Partition {
     crate::schema::partitioner::partition_of(user, partitions)
 }
@@ -249,7 +254,7 @@ mod tests {
         };
         assert_eq!(conns, &[Conn(1)]);
         beats.add(&sessions[1]);
-        // Whose it is is said besides.
+        // The request for the user is a second entry.
         beats.identify(&sessions[1]);
         beats.identify(&sessions[1]);
         let taken = beats.take();
@@ -261,7 +266,7 @@ mod tests {
     fn numbers_grow_within_a_record_and_none_has_too_many() {
         let mut sessions = sessions(100_001, 1);
         sessions.reverse();
-        // One that could not be published before may be there twice.
+        // A connection that could not be published before may be listed twice.
         sessions.push(sessions[0].clone());
         let mut all = Vec::new();
         for record in by_number("edge", Epoch(1), &sessions) {

@@ -1,10 +1,10 @@
 //! The keys that verify tokens: HS256, RS256 and ES256, from a file or a JSON Web Key Set.
 //!
-//! A key is used for its own algorithm only, whatever a token says of itself: else a public key could be shown as the
-//! secret of a token that anybody can make. Keys are read again without a restart; what cannot be read then leaves
-//! those before in force. An issuer may change its keys at any moment, so a token that no key here verifies makes the
-//! set be read again at once, at most every few seconds. One key of a set that cannot be used is skipped with a warning.
-//! A token is judged once, when its connection begins.
+//! A key is used only for its own algorithm, whatever the token's header says. Otherwise a public key could be
+//! presented as the secret of a token that anybody can make. Keys can be reloaded without a restart; if that fails, the
+//! previous keys stay in force. An issuer may change its keys at any moment, so a token that no key verifies triggers
+//! an immediate reload, at most once every few seconds. A key of a set that cannot be used is skipped with a warning. A
+//! token is verified once, when its connection begins.
 
 use crate::cause::reason;
 use crate::clock::Clock;
@@ -24,17 +24,18 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 const SECRET_BYTES_MIN: usize = 32;
-/// How long a key set at an address may take.
+/// The time limit for fetching a key set from a URL.
 const FETCH: Duration = Duration::from_secs(5);
-/// Of a key set or a key.
+/// The greatest size of a key or a key set.
 const BYTES_MAX: usize = 1 << 20;
-/// Of one set; a token without a `kid` is tried with each of them.
+/// The greatest number of keys of one set. A token without a `kid` is tried with each of them.
 const KEYS_MAX: usize = 256;
-/// For a token that no key verifies the keys are read again at most this often.
+/// How often, at most, a token that no key verifies triggers a reload.
 const AGAIN_MS: u64 = 5_000;
-/// Clocks of issuers differ: a token is good for so much longer, and from so much earlier on.
+/// Clock tolerance: a token is accepted this much before and after its period of validity, since issuers' clocks
+/// differ.
 pub const LEEWAY_S: u64 = 60;
-/// The greatest time that an event can carry.
+/// The greatest time that an event can have.
 const TIME_MS_MAX: u64 = (1 << 53) - 1;
 
 struct VerificationKey {
@@ -48,9 +49,9 @@ pub struct Keys {
     settings: Tokens,
     clock: Arc<dyn Clock>,
     current: RwLock<Arc<Vec<VerificationKey>>>,
-    /// The bytes that they were read from.
+    /// The bytes that the keys were parsed from.
     read: Mutex<Sources>,
-    /// When they were last read for a token that no key verified. One reads at a time.
+    /// When a token that no key verified last triggered a reload. The lock lets only one reload run at a time.
     reading: tokio::sync::Mutex<Option<u64>>,
     client: reqwest::Client,
 }
@@ -61,36 +62,36 @@ struct Sources {
     jwks: Option<Vec<u8>>,
 }
 
-/// What is wrong with keys.
+/// Why keys cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum BadKeys {
-    /// They are not what they should be; somebody must act.
+    /// The keys are wrong; the operator must act.
     #[error("{0}")]
     Unusable(String),
-    /// They are at an address that does not give them at the moment.
+    /// The URL of the keys does not respond correctly at the moment.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// Whose a token is.
+/// The user whom a token authenticates.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bearer {
     pub user: String,
-    /// When the user proved who it is (`iat`), in ms by the issuer's clock.
+    /// When the user authenticated (`iat`), in ms of the issuer's clock.
     pub auth_at_ms: Option<u64>,
 }
 
 /// Why a token is refused.
 enum TokenRefusal {
-    /// No key here verifies it; the issuer may have others by now.
+    /// No key here verifies it; the issuer may have published new keys.
     NoKey(String),
     Bad(String),
 }
 
 impl Keys {
-    /// Reads them for the first time; an error ends the start.
+    /// Loads the keys for the first time. An error ends the start.
     pub async fn open(settings: Tokens, clock: Arc<dyn Clock>) -> Result<Keys, BadKeys> {
-        // Where a redirect leads to is not the address that was configured.
+        // Redirects are not followed: their target is not the URL that was configured.
         let client = reqwest::Client::builder()
             .timeout(FETCH)
             .redirect(reqwest::redirect::Policy::none())
@@ -101,13 +102,13 @@ impl Keys {
             current: RwLock::default(),
             read: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
-            client: client.map_err(|error| BadKeys::Unusable(format!("no HTTP client can be made: {error}")))?,
+            client: client.map_err(|error| BadKeys::Unusable(format!("creating an HTTP client failed: {error}")))?,
         };
         keys.reload().await?;
         Ok(keys)
     }
 
-    /// Reads them again; whether they are others now.
+    /// Reloads the keys. Returns whether they changed.
     pub async fn reload(&self) -> Result<bool, BadKeys> {
         let _alone = self.reading.lock().await;
         self.read_again().await
@@ -143,7 +144,7 @@ impl Keys {
         }
         let shown = masked(place);
         let failed = |error: reqwest::Error| {
-            BadKeys::Unavailable(format!("the key set at {shown} cannot be fetched: {}", reason(error)))
+            BadKeys::Unavailable(format!("fetching the key set from {shown} failed: {}", reason(error)))
         };
         let mut answer = self.client.get(place).send().await.map_err(failed)?;
         let status = answer.status();
@@ -154,14 +155,14 @@ impl Keys {
                 ""
             };
             return Err(BadKeys::Unavailable(format!(
-                "the key set at {shown} cannot be fetched: it answered {status}{hint}"
+                "fetching the key set from {shown} failed: it responded with {status}{hint}"
             )));
         }
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(failed)? {
             if bytes.len() + chunk.len() > BYTES_MAX {
                 return Err(BadKeys::Unavailable(format!(
-                    "the key set at {shown} has more than {BYTES_MAX} bytes, which are the most that are read"
+                    "the key set at {shown} has more than {BYTES_MAX} bytes, which is the limit"
                 )));
             }
             bytes.extend_from_slice(&chunk);
@@ -169,7 +170,7 @@ impl Keys {
         Ok(bytes)
     }
 
-    /// Whose a token is, for a connection of this platform and device; or what is wrong with it, without the token.
+    /// Verifies a token for a connection of this platform and device. The error says what is wrong, without the token.
     pub async fn bearer(&self, token: &str, platform: &str, device: &str) -> Result<Bearer, String> {
         let known = self.current();
         match self.judge(&known, token, platform, device) {
@@ -186,7 +187,8 @@ impl Keys {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The keys after those that did not verify a token: read again, unless that was done a moment ago.
+    /// Returns the keys after a reload, unless a reload has just been done. `known` are the keys that did not verify a
+    /// token.
     async fn newer_than(&self, known: &Arc<Vec<VerificationKey>>) -> Arc<Vec<VerificationKey>> {
         let mut read_ms = self.reading.lock().await;
         let current = self.current();
@@ -196,9 +198,9 @@ impl Keys {
         }
         *read_ms = Some(now_ms);
         match self.read_again().await {
-            Ok(true) => tracing::info!("keys of tokens read again for a token that none of them verified"),
+            Ok(true) => tracing::info!("token keys reloaded, because no key verified a token"),
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "keys of tokens stay as they are"),
+            Err(error) => tracing::warn!(%error, "reloading the token keys failed, keeping the previous ones"),
         }
         self.current()
     }
@@ -210,16 +212,16 @@ impl Keys {
         platform: &str,
         device: &str,
     ) -> Result<Bearer, TokenRefusal> {
-        let header = decode_header(token).map_err(|_| TokenRefusal::Bad("this is no token".to_owned()))?;
+        let header = decode_header(token).map_err(|_| TokenRefusal::Bad("this is not a JSON Web Token".to_owned()))?;
         if header.crit.is_some() {
-            let why = "the token's header demands extensions (`crit`), and none is known here";
+            let why = "the token's header requires extensions (`crit`), and this gateway supports none";
             return Err(TokenRefusal::Bad(why.to_owned()));
         }
         let named = |key: &&VerificationKey| match (&key.id, &header.kid) {
             (Some(id), Some(kid)) => id == kid,
             (None, _) | (_, None) => true,
         };
-        let mut wrong = format!("no key here is for {:?} and the token's kid", header.alg);
+        let mut wrong = format!("this gateway has no key for {:?} and the token's `kid`", header.alg);
         for key in keys.iter().filter(named).filter(|key| key.algorithm == header.alg) {
             let claims = decode::<Map<String, Value>>(token, &key.key, &self.validation(key.algorithm));
             match claims {
@@ -227,7 +229,7 @@ impl Keys {
                 Err(error) => {
                     let why = format!("the token is refused: {error}");
                     if !matches!(error.kind(), ErrorKind::InvalidSignature) {
-                        // It is signed by this key, so no other key makes it better.
+                        // This key signed it, so trying other keys cannot help.
                         return Err(TokenRefusal::Bad(why));
                     }
                     wrong = why;
@@ -259,13 +261,13 @@ impl Keys {
         let name = &self.settings.user_claim;
         let Some(user) = claims.get(name).and_then(id) else {
             return Err(format!(
-                "the token has neither text nor an integer as `{name}`, which names the user"
+                "the token's claim `{name}`, which names the user, must be a string or an integer"
             ));
         };
         let (least, most) = bounds::USER_BYTES;
         if !(least..=most).contains(&user.len()) {
             return Err(format!(
-                "`{name}` names the user and must have {least} to {most} bytes, not {}",
+                "the token's claim `{name}`, which names the user, must have {least} to {most} bytes, not {}",
                 user.len()
             ));
         }
@@ -277,7 +279,7 @@ impl Keys {
                 && let Some(must) = claims.get(claim)
                 && id(must).as_deref() != Some(is)
             {
-                return Err(format!("the token's `{claim}` is of another one"));
+                return Err(format!("the token's `{claim}` differs from the connection's"));
             }
         }
         let auth_at_ms = claims.get("iat").and_then(time_ms);
@@ -285,7 +287,7 @@ impl Keys {
     }
 }
 
-/// An id in a claim. Many issuers have integers for users, which are taken as their decimal text.
+/// Returns the id in a claim. Many issuers use integers for users; they become their decimal text.
 fn id(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -294,11 +296,11 @@ fn id(value: &Value) -> Option<String> {
     }
 }
 
-/// A time in seconds, perhaps with a fraction, in milliseconds.
+/// Converts a time in seconds, possibly with a fraction, to milliseconds.
 fn time_ms(value: &Value) -> Option<u64> {
     let ms = match value.as_u64() {
         Some(seconds) => seconds.checked_mul(1_000)?,
-        // Negative, not a number and beyond bounds become the nearest that there is.
+        // Negative values, NaN and values that are too large become the nearest possible one.
         None => (value.as_f64()? * 1_000.0) as u64,
     };
     (ms <= TIME_MS_MAX).then_some(ms)
@@ -309,7 +311,7 @@ fn is_url(place: &str) -> bool {
 }
 
 fn file(path: &Path) -> Result<Vec<u8>, BadKeys> {
-    let unreadable = |error| BadKeys::Unusable(format!("the key {} cannot be read: {error}", path.display()));
+    let unreadable = |error| BadKeys::Unusable(format!("reading the key {} failed: {error}", path.display()));
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
     file.take(BYTES_MAX as u64 + 1)
@@ -341,7 +343,7 @@ fn one_key(bytes: &[u8]) -> Result<VerificationKey, BadKeys> {
             ))),
         };
     }
-    // An editor ends the last line; that is no part of a secret.
+    // Editors end the last line with a line feed, which is not part of the secret.
     let secret = bytes.trim_ascii_end();
     if secret.len() < SECRET_BYTES_MIN {
         return Err(BadKeys::Unusable(format!(
@@ -354,19 +356,19 @@ fn one_key(bytes: &[u8]) -> Result<VerificationKey, BadKeys> {
 
 #[derive(Deserialize)]
 struct KeySet {
-    /// Each is read by itself, so that one that is odd spoils only itself.
+    /// Each key is parsed separately, so that an unusable one does not affect the others.
     keys: Vec<Value>,
 }
 
-/// The keys of a set that verify signatures of an algorithm known here. Others are skipped: with a warning, if they look
-/// as if they were meant to.
+/// Returns the keys of a set that verify signatures of a supported algorithm. The others are skipped: with a warning,
+/// if they seem to be meant for verification.
 fn key_set(bytes: &[u8], from_file: bool) -> Result<Vec<VerificationKey>, BadKeys> {
     let set: KeySet = serde_json::from_slice(bytes)
-        .map_err(|error| BadKeys::Unusable(format!("this is no JSON Web Key Set: {error}")))?;
+        .map_err(|error| BadKeys::Unusable(format!("this is not a JSON Web Key Set: {error}")))?;
     let mut keys = Vec::new();
     for (number, value) in set.keys.iter().enumerate() {
         if keys.len() == KEYS_MAX {
-            tracing::warn!("a key set has more than {KEYS_MAX} keys that can be used; the others are skipped");
+            tracing::warn!("the key set has more than {KEYS_MAX} usable keys, skipping the others");
             break;
         }
         match key_of(value, from_file) {
@@ -380,25 +382,26 @@ fn key_set(bytes: &[u8], from_file: bool) -> Result<Vec<VerificationKey>, BadKey
     }
     if keys.is_empty() {
         return Err(BadKeys::Unusable(
-            "the key set has no key that verifies signatures of RS256, ES256 or HS256".to_owned(),
+            "the key set has no key that verifies RS256, ES256 or HS256 signatures".to_owned(),
         ));
     }
     Ok(keys)
 }
 
-/// A key of a set, if it is one for us; or why it cannot be used though it seems to be.
+/// Converts a key of a set. `None` if it is not for signatures we verify; an error if it seems to be but cannot be
+/// used.
 fn key_of(value: &Value, from_file: bool) -> Result<Option<VerificationKey>, String> {
-    // Of a kind that is not known here, and perhaps of another shape.
+    // Another kind of key has other fields.
     if !matches!(value.get("kty").and_then(Value::as_str), Some("RSA" | "EC" | "oct")) {
         return Ok(None);
     }
     let jwk = Jwk::deserialize(value).map_err(|error| error.to_string())?;
-    // The library takes what lacks a field for a kind that it does not know.
+    // The library takes a key that lacks a field for one of a kind that it does not know.
     if !matches!(
         jwk.algorithm,
         AlgorithmParameters::RSA(_) | AlgorithmParameters::EllipticCurve(_) | AlgorithmParameters::OctetKey(_)
     ) {
-        return Err("a field of a key of its kind is missing, or has another type".to_owned());
+        return Err("a field that a key of its kind must have is missing or has the wrong type".to_owned());
     }
     let for_signatures = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
     let operations = jwk.common.key_operations.as_deref();
@@ -424,7 +427,7 @@ fn key_of(value: &Value, from_file: bool) -> Result<Option<VerificationKey>, Str
     }
     if let AlgorithmParameters::OctetKey(parameters) = &jwk.algorithm {
         if !from_file {
-            return Err("it is a secret (`oct`), and what is at an address is no secret; give it as a file".to_owned());
+            return Err("it is a secret (`oct`), which must not be published at a URL; give it as a file".to_owned());
         }
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(&parameters.value);
         let bytes = bytes.map_err(|error| format!("`k` is not base64url: {error}"))?;

@@ -1,7 +1,7 @@
-//! Kicks: the engine's orders to close connections, carried out.
+//! Kicks: the engine's commands to close connections.
 //!
-//! A kick for a connection that is not here any more is no error. A subscription that ends is opened again, from now
-//! on; a kick that was missed meanwhile is given again at the connection's next heartbeat.
+//! A kick for a connection that is no longer here is not an error. When the subscription ends, it is opened again at
+//! the current end of the topic. A kick that was missed meanwhile is sent again at the connection's next heartbeat.
 
 use super::GatewayState;
 use super::frames::Close;
@@ -14,17 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// The engine is asked at most so often whether somebody else took this gateway's name.
+/// How often, at most, the engine is asked whether another process uses this gateway's name.
 const ASK_AGAIN_MS: u64 = 1_000;
 
-/// Runs on the subscription that is there, or on one of its own.
+/// Carries out kicks from the subscription that is already open, or from a new one.
 pub async fn run(edge: Arc<GatewayState>, opened: Arc<Mutex<Option<mpsc::Receiver<Kick>>>>) -> End {
     let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
     let mut kicks = match opened {
         Some(kicks) => kicks,
         None => match edge.uplink.kicks(&edge.config.name).await {
             Ok(kicks) => kicks,
-            Err(error) => return End::Failed(format!("no subscription: {error}")),
+            Err(error) => return End::Failed(format!("subscribing to kicks failed: {error}")),
         },
     };
     let mut ask_at_ms = 0;
@@ -33,7 +33,7 @@ pub async fn run(edge: Arc<GatewayState>, opened: Arc<Mutex<Option<mpsc::Receive
         let kick = tokio::select! {
             kick = kicks.recv() => match kick {
                 Some(kick) => kick,
-                None => return End::Failed("the subscription ended".to_owned()),
+                None => return End::Failed("the subscription to kicks ended".to_owned()),
             },
             () = tokio::time::sleep(Duration::from_millis(ASK_AGAIN_MS)), if doubt => {
                 doubt = is_superseded(&edge).await.is_none();
@@ -48,11 +48,12 @@ pub async fn run(edge: Arc<GatewayState>, opened: Arc<Mutex<Option<mpsc::Receive
                     metrics::gateway_kick(kick.reason);
                     session.order(ConnectionCommand::Kick(kick.reason));
                 }
-                // The engine asks whose it is: a heartbeat says so, and the engine then knows it again, or kicks it.
-                None => edge.beats.identify(&session),
+                // The engine asks for the user. A heartbeat names it; the engine then knows the connection again, or
+                // kicks it.
+                None => edge.heartbeats.identify(&session),
             }
         }
-        // `stale` is also said of one connection only; whether it is the whole gateway, the engine knows.
+        // `stale` may concern this connection only. Whether it concerns the whole gateway, only the engine knows.
         let now_ms = edge.clock.monotonic_ms();
         let suspicious = kick.epoch > edge.epoch || kick.epoch == edge.epoch && kick.reason == KickReason::Stale;
         if suspicious && now_ms >= ask_at_ms {
@@ -62,7 +63,8 @@ pub async fn run(edge: Arc<GatewayState>, opened: Arc<Mutex<Option<mpsc::Receive
     }
 }
 
-/// Whether a greater epoch of this name is known; then the gateway ends. None if nobody could say.
+/// Asks whether the engine knows a greater epoch of this name, in which case this gateway must end. `None` if there is
+/// no response.
 async fn is_superseded(edge: &GatewayState) -> Option<bool> {
     match edge.uplink.epoch(&edge.config.name).await {
         Ok(Some(epoch)) if epoch > edge.epoch => {

@@ -1,7 +1,7 @@
-//! The lease: every few seconds a word to every partition that this gateway is alive.
+//! The lease, which tells every partition every few seconds that this gateway is alive.
 //!
-//! When it ends, because the gateway was killed or cut off, the engine takes its users offline at once instead of
-//! waiting for each one's time-out. Publishing it is also how the gateway knows whether the log takes anything.
+//! When the lease ends, because the gateway was killed or cut off, the engine takes its users offline at once instead
+//! of waiting for each time-out. Publishing the lease is also how the gateway finds out whether the log accepts events.
 
 use super::GatewayState;
 use super::health::End;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const RETRY: Duration = Duration::from_secs(1);
 
-/// One word to every partition; acknowledged by all of them when this returns.
+/// Publishes the lease to every partition. All of them have acknowledged it when this returns.
 pub async fn renew(edge: &GatewayState, ttl_ms: u64) -> Result<(), Unavailable> {
     let lease = Event::Lease {
         gateway: edge.config.name.clone().into(),
@@ -22,25 +22,28 @@ pub async fn renew(edge: &GatewayState, ttl_ms: u64) -> Result<(), Unavailable> 
     edge.uplink.append(vec![lease]).await
 }
 
-/// Renews for as long as the gateway runs, from a first one that was sent at this monotonic time.
+/// Renews the lease as long as the gateway runs. `first_ms` is the monotonic time at which the first one was sent.
 pub async fn run(edge: Arc<GatewayState>, first_ms: u64) -> End {
     let mut last_ms = first_ms;
     let retry = RETRY.min(edge.config.lease_every);
     loop {
         tokio::select! {
             () = tokio::time::sleep(edge.config.lease_every) => {}
-            // Whether the log takes anything again is asked by a lease, and soon.
+            // After a failure, a lease soon tests whether the log accepts events again.
             () = edge.log_is_ill.notified() => tokio::time::sleep(retry).await,
         }
         let sent_ms = edge.clock.monotonic_ms();
         match renew(&edge, edge.config.lease_ms).await {
             Ok(()) => {
                 edge.log_works();
-                // From when the one before was sent it cannot have run longer than this; nor can this one.
+                // The lease before this one was sent at `last_ms` and cannot have lasted longer than `lease_ms` from
+                // then.
                 let late = edge.clock.monotonic_ms().saturating_sub(last_ms) > edge.config.lease_ms;
                 last_ms = sent_ms;
                 if late {
-                    tracing::warn!("the lease may have ended before it was renewed, so every connection shows life");
+                    tracing::warn!(
+                        "the lease may have ended before it was renewed, publishing a heartbeat of every connection"
+                    );
                     super::heartbeats::all(&edge).await;
                 }
             }

@@ -1,5 +1,5 @@
-//! How much is let in: connections in all, of a user and from an address, messages of a connection, and how fast
-//! connections are accepted after a start or an outage.
+//! Limits: the number of connections in total, per user and per address; the rate of messages of a connection; and the
+//! rate at which connections are accepted after a start or an outage.
 
 use crate::clock::Clock;
 use std::borrow::Borrow;
@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Counts by key, each up to a bound. A place that is taken is given back when it is dropped.
+/// Counts by key, each up to a maximum. Dropping a [`Permit`] decreases its count.
 #[derive(Debug)]
 pub struct BoundedCounts<K: Hash + Eq> {
     most: u32,
     taken: Mutex<HashMap<K, u32>>,
 }
 
-/// One taken place.
+/// One counted use of a key.
 #[derive(Debug)]
 pub struct Permit<K: Hash + Eq + Clone> {
     of: Arc<BoundedCounts<K>>,
@@ -32,7 +32,7 @@ impl<K: Hash + Eq + Clone> BoundedCounts<K> {
         })
     }
 
-    /// None if all are taken.
+    /// Counts one more use; `None` if the key has reached its maximum.
     pub fn take(self: &Arc<Self>, key: K) -> Option<Permit<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(key.clone()).or_default();
@@ -65,12 +65,13 @@ impl<K: Hash + Eq + Clone> Drop for Permit<K> {
     }
 }
 
-/// Handshakes under way, up to a bound. Where one more begins, the oldest is given up: it is slow, or it is one of many
-/// that were begun only to keep others out, and who is served in time is never the oldest.
+/// Handshakes in progress, up to a maximum. When one more begins, the oldest is cancelled: it is slow, or it is one of
+/// many that were started only to keep others out. A client that completes its handshake in normal time is never the
+/// oldest.
 pub struct Handshakes {
     slots: Arc<Semaphore>,
     most: usize,
-    /// The oldest first; also those that are over.
+    /// The oldest first. Contains handshakes that are over, too.
     begun: Mutex<VecDeque<oneshot::Sender<()>>>,
 }
 
@@ -83,13 +84,14 @@ impl Handshakes {
         }
     }
 
-    /// Begins one. What is received says that it is given up. Waits only for the oldest to go.
+    /// Begins a handshake. The receiver is notified when the handshake is cancelled. Waits only until the oldest has
+    /// gone.
     pub async fn begin(&self) -> Option<(OwnedSemaphorePermit, oneshot::Receiver<()>)> {
         let slot = match self.slots.clone().try_acquire_owned() {
             Ok(slot) => slot,
             Err(_) => {
                 self.give_up_the_oldest();
-                // Closed it is never.
+                // The semaphore is never closed.
                 self.slots.clone().acquire_owned().await.ok()?
             }
         };
@@ -112,7 +114,7 @@ impl Handshakes {
     }
 }
 
-/// An address as limits know it: of IPv6 the network of 64 bits, of which one customer has all addresses.
+/// Returns the address by which limits count: of IPv6 the /64 network, since one customer has all its addresses.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -123,10 +125,10 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// So many messages a second over a while, four times as many at once.
+/// A limit of messages per second on average, with bursts of four times as many.
 #[derive(Clone, Copy, Debug)]
 pub struct RateLimit {
-    /// In thousandths of a message.
+    /// The remaining allowance, in thousandths of a message.
     left: u64,
     at_ms: u64,
 }
@@ -141,11 +143,11 @@ impl RateLimit {
         }
     }
 
-    /// Takes one; false if nothing is left.
+    /// Takes one message from the allowance. Returns false if nothing is left.
     pub fn take(&mut self, rate: u64, now_ms: u64) -> bool {
         let passed = now_ms.saturating_sub(self.at_ms);
         self.at_ms = now_ms;
-        // A message a second is a thousandth a millisecond.
+        // One message per second is a thousandth of a message per millisecond.
         let grown = self.left.saturating_add(passed.saturating_mul(rate));
         self.left = grown.min(rate * Self::AT_ONCE * 1_000);
         let enough = self.left >= 1_000;
@@ -156,7 +158,7 @@ impl RateLimit {
     }
 }
 
-/// Lets connections in one after the other at a rate that doubles every second from when it was last set back.
+/// Limits how fast connections are accepted. The rate starts low and doubles every second from the last reset on.
 pub struct Ramp {
     clock: Arc<dyn Clock>,
     first_rate: u64,
@@ -165,12 +167,12 @@ pub struct Ramp {
 
 struct RampState {
     began: Duration,
-    /// When the next may come.
+    /// When the next connection may be accepted.
     next: Duration,
 }
 
 impl Ramp {
-    /// After so many doublings the rate is no limit any more.
+    /// After this many doublings the rate no longer limits anything.
     const DOUBLINGS: u32 = 16;
 
     pub fn new(clock: Arc<dyn Clock>, first_rate: u64) -> Ramp {
@@ -182,13 +184,13 @@ impl Ramp {
         }
     }
 
-    /// Begins again at the first rate.
+    /// Resets the rate to the first one.
     pub fn set_back(&self) {
         let now = self.clock.monotonic();
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = RampState { began: now, next: now };
     }
 
-    /// How long the next one has to wait; it counts as let in.
+    /// Counts one connection and returns how long it has to wait.
     pub fn wait(&self) -> Duration {
         let now = self.clock.monotonic();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

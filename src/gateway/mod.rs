@@ -1,10 +1,11 @@
-//! The WebSocket edge: clients' connections become events, kicks close them, leases say that the gateway is alive.
+//! The WebSocket gateway: publishes events for clients' connections, closes them when they are kicked, and keeps a
+//! lease that says that it is alive.
 //!
-//! It writes to the log and follows kicks and changes through its [`uplink`]; it has no path to the state. A
-//! connection comes in through the [`handshake`] and is a [`session`] from then on. What all of them share is the [`GatewayState`]:
-//! who is there ([`roster`]), heartbeats on their way ([`beats`]), ends on theirs ([`endings`]), who listens to whom
-//! ([`audience`]), the [`lease`], the [`kicks`] and the [`limits`]; [`health`] keeps their tasks running. The protocol is
-//! in [`frames`], and for people in `docs/gateway.md`.
+//! It writes to the log and follows kicks and changes through its [`uplink`]; it has no access to the state. A
+//! connection passes the [`handshake`] and is a [`session`] afterwards. All connections share the [`GatewayState`]: the
+//! open connections ([`roster`]), the waiting [`heartbeats`], the [`disconnect_queue`], the subscriptions
+//! ([`audience`]), the [`lease`], the [`kicks`] and the [`limits`]. [`health`] keeps the tasks running. The protocol is
+//! in [`frames`] and documented in `docs/gateway.md`.
 
 pub mod audience;
 pub mod disconnect_queue;
@@ -47,41 +48,41 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use uplink::{Pace, Unavailable, Uplink};
 
-/// Connections that wait to be accepted, as far as the machine lets them.
+/// The backlog of the listening socket, as far as the machine allows it.
 const BACKLOG: u32 = 4_096;
-/// Handshakes at once. One more, and the oldest is given up.
+/// The greatest number of handshakes at the same time. When one more begins, the oldest is cancelled.
 const HANDSHAKES_MAX: usize = 2_048;
-/// From one address; more are cut.
+/// The greatest number of handshakes at the same time from one address; more are closed.
 const ADDRESS_HANDSHAKES_MAX: u32 = 256;
-/// How long the platforms of the policy are believed before the engine is asked again.
+/// How long the known platforms of the policy are used before the engine is asked again.
 const PLATFORMS_MS: u64 = 5_000;
-/// The engine is asked again for a platform that it did not know, or did not answer for, after this.
+/// How long to wait before the engine is asked again for a platform that it did not know or did not respond for.
 const ASKED_MS: u64 = 1_000;
 const RETRY: Duration = Duration::from_secs(1);
-/// A shorter wait of the ramp is not waited for but added up: timers are no finer than a millisecond.
+/// Waits of the ramp that are shorter than this are added up first: timers are no finer than a millisecond.
 const PACE: Duration = Duration::from_millis(5);
-/// After the last client has gone elsewhere its new connection has this long to be in the log.
+/// How long a client that went to another gateway has until its new connection must be in the log.
 const SETTLE: Duration = Duration::from_secs(2);
-/// How long the end of the process may wait for ends to be published.
+/// How long the end of the process waits for disconnects to be published.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// Why a gateway cannot run, or not any longer.
+/// Why a gateway cannot run, or cannot continue to run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot listen on {address} for WebSockets: {cause}")]
+    #[error("cannot listen on {address} for WebSocket connections: {cause}")]
     Listen { address: SocketAddr, cause: io::Error },
     #[error(transparent)]
     Epoch(#[from] epoch::Error),
-    #[error("the queue of disconnects and logouts cannot be opened: {0}")]
+    #[error("cannot open the disconnect queue: {0}")]
     Queue(io::Error),
     #[error(transparent)]
     Keys(#[from] keys::BadKeys),
     #[error(transparent)]
     Certificate(#[from] tls::BadCertificate),
     #[error(
-        "this process is not the gateway {name:?} any more: the log has a lease of that name with epoch {known}, greater \
-         than its own {own}. Either another process was started under this name (give each gateway a name of its own), \
-         or somebody whose token may publish for this name wrote that lease"
+        "another process is the gateway {name:?} now: the log has a lease of that name with epoch {known}, which is \
+         greater than this process's own {own}. Either a second process was started with this name (give each gateway \
+         a name of its own), or somebody whose token allows publishing for this name wrote that lease"
     )]
     Superseded { name: String, own: u64, known: u64 },
 }
@@ -92,19 +93,19 @@ pub enum Phase {
     Stopping,
 }
 
-/// What all connections share.
+/// The state that all connections share.
 pub struct GatewayState {
     pub config: Config,
     pub clock: Arc<dyn Clock>,
     pub uplink: Arc<dyn Uplink>,
     pub epoch: Epoch,
     pub roster: Roster,
-    pub beats: HeartbeatBatches,
+    pub heartbeats: HeartbeatBatches,
     pub audience: Arc<Audience>,
     pub users: Arc<BoundedCounts<Box<str>>>,
     pub addresses: Arc<BoundedCounts<IpAddr>>,
-    /// Handshakes under way, by address.
-    knocking: Arc<BoundedCounts<IpAddr>>,
+    /// Handshakes in progress, by address.
+    handshakes_by_address: Arc<BoundedCounts<IpAddr>>,
     pub certificate: Option<Certificate>,
     keys: Option<Keys>,
     ramp: Ramp,
@@ -112,7 +113,7 @@ pub struct GatewayState {
     chances: AtomicU64,
     phase: watch::Sender<Phase>,
     log_is_well: AtomicBool,
-    /// Told when it is not any more.
+    /// Notified when the log stops accepting events.
     log_is_ill: Notify,
     endings: Mutex<Option<disconnect_queue::Sender>>,
     health: Health,
@@ -126,43 +127,43 @@ impl GatewayState {
         *self.phase.borrow()
     }
 
-    /// A number that no connection of this epoch has had.
+    /// Returns a number that no connection of this epoch has had.
     pub fn next_conn(&self) -> Conn {
         Conn(self.conns.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A number below `below`, for things to spread; nothing depends on it being hard to guess.
+    /// Returns a number below `below`, to spread things in time. It may be easy to guess.
     pub fn chance(&self, below: u64) -> u64 {
-        // SplitMix64 of Steele, Lea and Flood.
+        // This is SplitMix64 by Steele, Lea and Flood.
         let mut z = self.chances.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % below.max(1)
     }
 
-    /// Whether the log takes what it is given. It does not from the first failure on until a lease has got through: one
-    /// judge only, or under load what is late and what is not would contradict each other.
+    /// Whether the log accepts events. False from the first failure until a lease has succeeded. Only a lease decides
+    /// that it works again, because under load late and timely appends would contradict each other.
     pub fn log_is_well(&self) -> bool {
         self.log_is_well.load(Ordering::Acquire)
     }
 
-    /// A lease got through.
+    /// Records that a lease was appended.
     pub fn log_works(&self) {
         if !self.log_is_well.swap(true, Ordering::AcqRel) {
-            tracing::info!("the log takes events again");
-            // Everybody who was refused comes now.
+            tracing::info!("the log accepts events again");
+            // All clients that were refused reconnect now.
             self.ramp.set_back();
         }
     }
 
     pub fn log_failed(&self, error: &Unavailable) {
         if self.log_is_well.swap(false, Ordering::AcqRel) {
-            tracing::warn!("the log is unavailable, so no new connections are taken: {error}");
+            tracing::warn!("the log is unavailable, refusing new connections: {error}");
             self.log_is_ill.notify_one();
         }
     }
 
-    /// A connection's end is on its way to the log when this returns. If too many are, it waits.
+    /// Puts a connection's end into the queue for the log. Waits if the queue is full.
     pub async fn ended(&self, ending: QueuedDisconnect) {
         let sender = self.endings.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let sent = match sender {
@@ -174,7 +175,7 @@ impl GatewayState {
         }
     }
 
-    /// The same where nothing can wait.
+    /// Like [`GatewayState::ended`], for callers that cannot wait.
     pub fn ended_suddenly(&self, ending: QueuedDisconnect) {
         let endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = endings.as_ref().is_some_and(|sender| sender.try_send(ending).is_ok());
@@ -185,10 +186,10 @@ impl GatewayState {
 
     fn lost_an_end() {
         metrics::gateway_endings_refused(1);
-        tracing::warn!("disconnect lost: the gateway is stopping; the end of its lease takes the device offline");
+        tracing::warn!("disconnect lost: the gateway is stopping and the end of its lease takes the device offline");
     }
 
-    /// A sentence for everything that keeps this gateway from serving clients as it should; empty if it is ready.
+    /// Returns a sentence for every problem that keeps this gateway from serving clients; empty if it is ready.
     pub fn troubles(&self) -> Vec<String> {
         let mut troubles = self.health.troubles();
         if !self.log_is_well() {
@@ -200,37 +201,37 @@ impl GatewayState {
         troubles
     }
 
-    /// Somebody else is this gateway now.
+    /// Records that another process is this gateway now.
     pub fn superseded(&self, known: Epoch) {
         self.superseded.send_replace(Some(known.0));
     }
 
-    /// Whose a token is, or what is wrong with it.
+    /// Returns the user whom a token authenticates, or what is wrong with it.
     pub async fn bearer(&self, token: &str, visitor: &Visitor) -> Result<Bearer, String> {
         match &self.keys {
             Some(keys) => keys.bearer(token, &visitor.platform, &visitor.device).await,
-            None => Err("no tokens are accepted here".to_owned()),
+            None => Err("this gateway accepts no tokens".to_owned()),
         }
     }
 
-    /// Reads the keys of tokens again; what cannot be read leaves those before in force.
+    /// Reloads the token keys. If that fails, the previous ones stay in force.
     pub async fn reload_keys(&self) {
         let Some(keys) = &self.keys else { return };
         match keys.reload().await {
-            Ok(true) => tracing::info!("keys of tokens read again"),
+            Ok(true) => tracing::info!("token keys reloaded"),
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, "keys of tokens stay as they are"),
+            Err(error) => tracing::error!(%error, "reloading the token keys failed, keeping the previous ones"),
         }
     }
 
-    /// How clients of a platform are to behave; `None` if the policy has no such platform. The engine is asked at most
-    /// once a second, by one handshake at a time, whatever clients say their platforms are.
+    /// Returns how clients of a platform have to behave; `None` if the policy has no such platform. The engine is asked
+    /// at most once a second, by one handshake at a time, whatever platforms clients claim.
     pub async fn pace(&self, platform: &str) -> Result<Option<Pace>, Unavailable> {
         if let Some(answer) = self.platforms().pace(platform, self.clock.monotonic_ms()) {
             return answer;
         }
         let _alone = self.asking_for_platforms.lock().await;
-        // A caller that asked meanwhile asked for this one too.
+        // Another handshake may have asked for this platform in the meantime.
         if let Some(answer) = self.platforms().pace(platform, self.clock.monotonic_ms()) {
             return answer;
         }
@@ -256,26 +257,26 @@ impl GatewayState {
     }
 }
 
-/// The platforms of the policy, as the engine said last.
+/// The platforms of the policy, from the engine's last response.
 #[derive(Default)]
 struct Platforms {
     known: BTreeMap<String, Pace>,
-    /// When the engine last answered, and when it was last asked, by the monotonic clock.
+    /// When the engine last responded, and when it was last asked, in ms of the monotonic clock.
     answered_ms: Option<u64>,
     asked_ms: u64,
-    /// What went wrong when it was last asked.
+    /// The error of the last request, if it failed.
     failed: Option<Unavailable>,
 }
 
 impl Platforms {
-    /// The answer, if the engine need not be asked for it.
+    /// Returns the response if the engine need not be asked for it.
     fn pace(&self, platform: &str, now_ms: u64) -> Option<Result<Option<Pace>, Unavailable>> {
         let known = self.known.get(platform).copied();
         let is_fresh = self.answered_ms.is_some_and(|at_ms| now_ms < at_ms + PLATFORMS_MS);
         let was_asked = (self.answered_ms.is_some() || self.failed.is_some()) && now_ms < self.asked_ms + ASKED_MS;
         match (known, &self.failed) {
             (Some(pace), _) if is_fresh || was_asked => Some(Ok(Some(pace))),
-            // A platform that is not known may be of a policy that is newer.
+            // An unknown platform may be in a newer policy.
             (None, None) if was_asked => Some(Ok(None)),
             (None, Some(error)) if was_asked => Some(Err(error.clone())),
             _ => None,
@@ -283,29 +284,29 @@ impl Platforms {
     }
 }
 
-/// What a client is told where its question has no answer now. Why is for the operator: it names the engine's addresses,
-/// which are no client's business.
+/// Returns the text for a client whose query cannot be answered now. The reason is logged only: it contains the
+/// engine's addresses, which clients must not see.
 fn unanswered(error: &Unavailable) -> &'static str {
-    tracing::debug!(%error, "a client's question has no answer now");
-    "nobody can answer at the moment; try again"
+    tracing::debug!(%error, "a client's query cannot be answered now");
+    "the engine is unavailable; retry later"
 }
 
 /// A running gateway.
 pub struct Gateway {
     edge: Arc<GatewayState>,
     address: SocketAddr,
-    /// End with the gateway.
+    /// Aborted when the gateway ends.
     tasks: Vec<JoinHandle<()>>,
     accepting: JoinHandle<()>,
-    /// Is waited for.
+    /// Awaited when the gateway ends.
     endings: JoinHandle<()>,
     ended: watch::Receiver<Option<u64>>,
     _lock: epoch::DirectoryLock,
 }
 
 impl Gateway {
-    /// Listens, takes its epoch, follows its kicks and has its first lease acknowledged by every partition; then it
-    /// takes connections. Waits for an engine that is not there yet.
+    /// Listens, takes an epoch, follows the kicks, waits until every partition has acknowledged the first lease, and
+    /// then accepts connections. Waits for an engine that is not reachable yet.
     pub async fn start(config: Config, uplink: Arc<dyn Uplink>, clock: Arc<dyn Clock>) -> Result<Gateway, Error> {
         let keys = match &config.admission {
             Admission::Tokens(tokens) => Some(open_keys(tokens, &clock).await?),
@@ -324,17 +325,17 @@ impl Gateway {
         let address = listener.local_addr().map_err(Error::Queue)?;
         let known = until_it_works("the engine", || uplink.epoch(&config.name)).await;
         let epoch = lock.next(known)?;
-        // Before the lease, so that no kick for this epoch is missed.
+        // Done before the lease, so that no kick for this epoch is missed.
         let kicks = until_it_works("kicks", || uplink.kicks(&config.name)).await;
         let (phase, _) = watch::channel(Phase::Open);
         let (superseded, ended) = watch::channel(None);
         let edge = Arc::new(GatewayState {
             roster: Roster::default(),
-            beats: HeartbeatBatches::new(uplink.partitions(), config.beats_max),
+            heartbeats: HeartbeatBatches::new(uplink.partitions(), config.beats_max),
             audience: Arc::default(),
             users: BoundedCounts::new(config.user_connections_max),
             addresses: BoundedCounts::new(config.address_connections_max),
-            knocking: BoundedCounts::new(ADDRESS_HANDSHAKES_MAX),
+            handshakes_by_address: BoundedCounts::new(ADDRESS_HANDSHAKES_MAX),
             certificate,
             keys,
             ramp: Ramp::new(clock.clone(), config.accept_rate),
@@ -359,17 +360,17 @@ impl Gateway {
             match lease::renew(&edge, edge.config.lease_ms).await {
                 Ok(()) => break,
                 Err(error) => {
-                    tracing::warn!("the first lease is tried again: {error}");
+                    tracing::warn!("the first lease failed, retrying: {error}");
                     tokio::time::sleep(RETRY).await;
                 }
             }
         }
-        tracing::info!(name = edge.config.name, epoch = epoch.0, %address, "the gateway takes connections");
+        tracing::info!(name = edge.config.name, epoch = epoch.0, %address, "the gateway accepts connections");
         if edge.certificate.is_none() && !address.ip().to_canonical().is_loopback() {
             tracing::warn!(
                 %address,
-                "other machines can connect without TLS, so tokens go over the network in clear; set --tls-cert and \
-                 --tls-key, or put a proxy with TLS before this address"
+                "other machines can connect without TLS, so tokens cross the network unencrypted; set --tls-cert and \
+                 --tls-key, or put a proxy with TLS in front of this address"
             );
         }
         edge.ramp.set_back();
@@ -377,7 +378,7 @@ impl Gateway {
         let endings = keep(&edge, disconnect_queue::TASK, move |edge| {
             disconnect_queue::run(edge, outbox.clone())
         });
-        // The first subscription was opened before the lease; later ones are opened by the task itself.
+        // The first subscription was opened before the lease; the task opens later ones itself.
         let kicks = Arc::new(Mutex::new(Some(kicks)));
         let listener = Arc::new(listener);
         let tasks = vec![
@@ -399,7 +400,7 @@ impl Gateway {
         })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -408,7 +409,7 @@ impl Gateway {
         &self.edge
     }
 
-    /// Waits until somebody else is this gateway; then this one must end, without a lease of its own.
+    /// Waits until another process is this gateway. This one must then end, without ending the lease.
     pub async fn superseded(&mut self) -> Error {
         let known = match self.ended.wait_for(Option::is_some).await {
             Ok(known) => known.unwrap_or_default(),
@@ -421,22 +422,23 @@ impl Gateway {
         }
     }
 
-    /// Stops. Clients are told to come back, each after a time of its own within the time to drain. If they can go
-    /// elsewhere meanwhile, they are waited for until then; the rest are closed. At last the lease ends.
+    /// Stops. Each client is asked to reconnect, at a time of its own within the drain time. If clients can go to
+    /// another gateway meanwhile (`elsewhere`), the gateway waits for them that long; then it closes the rest. Finally
+    /// it ends the lease.
     pub async fn stop(self, elsewhere: bool) {
         let edge = &self.edge;
         edge.phase.send_replace(Phase::Stopping);
-        // No more are accepted: the socket closes with its task.
+        // No more connections are accepted: the socket is closed with its task.
         self.accepting.abort();
         let drain_ms = edge.config.drain.as_millis() as u64;
-        // What comes after half of it still has time to arrive elsewhere.
-        let told_within_ms = if elsewhere { drain_ms / 2 } else { drain_ms };
-        let told = edge.roster.count();
+        // The second half of the drain time is for clients that were asked last to arrive elsewhere.
+        let asked_within_ms = if elsewhere { drain_ms / 2 } else { drain_ms };
+        let clients = edge.roster.count();
         edge.roster.for_each(|session| {
-            let after_ms = edge.chance(told_within_ms + 1);
+            let after_ms = edge.chance(asked_within_ms + 1);
             session.order(ConnectionCommand::Reconnect { after_ms });
         });
-        if told > 0 && elsewhere {
+        if clients > 0 && elsewhere {
             let gone = async {
                 while edge.roster.count() > 0 {
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -445,24 +447,24 @@ impl Gateway {
             };
             let _ = tokio::time::timeout(edge.config.drain, gone).await;
         }
-        tracing::info!(told, left = edge.roster.count(), "the gateway closes");
+        tracing::info!(clients, left = edge.roster.count(), "closing the gateway");
         self.close_all().await;
         let edge = self.edge;
-        // Those that are on their way go into the log before the lease ends, or stay in the queue.
+        // Waiting disconnects are appended to the log before the lease ends, or stay in the queue's file.
         drop(edge.endings.lock().unwrap_or_else(PoisonError::into_inner).take());
         if tokio::time::timeout(FLUSH, self.endings).await.is_err() {
-            tracing::warn!("some disconnects were not published; the lease ends their connections");
+            tracing::warn!("some disconnects were not published, the end of the lease ends their connections");
         }
         for task in self.tasks {
             task.abort();
             let _ = task.await;
         }
         if let Err(error) = lease::renew(&edge, 0).await {
-            tracing::warn!("the lease could not be ended and runs out by itself: {error}");
+            tracing::warn!("ending the lease failed, it expires by itself: {error}");
         }
     }
 
-    /// Ends without a word to the log, since somebody else speaks in this name. Clients are told to come back.
+    /// Ends without an event to the log, since another process uses this name. Clients are asked to reconnect.
     pub async fn abandon(self) {
         self.edge.phase.send_replace(Phase::Stopping);
         self.accepting.abort();
@@ -471,7 +473,7 @@ impl Gateway {
         self.endings.abort();
     }
 
-    /// Waits until the last of the clients has closed, within bounds.
+    /// Waits until the last client has closed, within a time limit.
     async fn close_all(&self) {
         let edge = &self.edge;
         edge.roster
@@ -480,7 +482,7 @@ impl Gateway {
             while edge.roster.count() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            // Their last frames leave after they are off the roster.
+            // The last frames are sent after the connections have left the roster.
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
         let _ = tokio::time::timeout(FLUSH, closed).await;
@@ -492,7 +494,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A gateway that is started again takes its port at once.
+    // A restarted gateway can bind its port at once.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -502,23 +504,20 @@ async fn until_it_works<T>(what: &str, mut ask: impl FnMut() -> uplink::Asked<T>
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(error) => tracing::info!("{what} cannot be asked yet: {error}"),
+            Err(error) => tracing::info!("waiting for {what}: {error}"),
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Reads the keys. Those at an address are waited for: that they cannot be had now must not end an engine's start.
+/// Loads the keys. Waits for keys at a URL: if they are unavailable now, the engine must still start.
 async fn open_keys(settings: &Tokens, clock: &Arc<dyn Clock>) -> Result<Keys, keys::BadKeys> {
     let mut tries = 0u32;
     loop {
         tries += 1;
         match Keys::open(settings.clone(), clock.clone()).await {
             Err(error @ keys::BadKeys::Unavailable(_)) if tries.is_power_of_two() => {
-                tracing::warn!(
-                    tries,
-                    "no connections are accepted yet, trying again every second: {error}"
-                );
+                tracing::warn!(tries, "not accepting connections yet, retrying every second: {error}");
             }
             Err(keys::BadKeys::Unavailable(_)) => {}
             opened => return opened,
@@ -527,22 +526,22 @@ async fn open_keys(settings: &Tokens, clock: &Arc<dyn Clock>) -> Result<Keys, ke
     }
 }
 
-/// Accepts connections at the rate that is let in, for as long as the gateway runs.
+/// Accepts connections at the rate that [`Ramp`] allows, as long as the gateway runs.
 async fn accept(edge: Arc<GatewayState>, listener: Arc<TcpListener>) -> End {
     let handshakes = Handshakes::new(HANDSHAKES_MAX);
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("no connection can be accepted at the moment: {error}");
+                tracing::warn!("accepting a connection failed, retrying: {error}");
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
         };
-        // Behind a proxy everybody comes from one address.
+        // Behind a proxy all clients come from one address.
         let place = match edge.config.trust_forwarded {
             true => None,
-            false => match edge.knocking.take(network_of(peer.ip())) {
+            false => match edge.handshakes_by_address.take(network_of(peer.ip())) {
                 Some(place) => Some(place),
                 None => {
                     metrics::gateway_refused("too_many_handshakes");
@@ -554,10 +553,10 @@ async fn accept(edge: Arc<GatewayState>, listener: Arc<TcpListener>) -> End {
         if wait >= PACE {
             tokio::time::sleep(wait).await;
         }
-        // Frames are small and wanted at once; a failure only costs time.
+        // Frames are small and should leave at once. If this fails, they are only later.
         let _ = stream.set_nodelay(true);
         let Some((slot, given_up)) = handshakes.begin().await else {
-            return End::Failed("the handshakes are closed".to_owned());
+            return End::Failed("the limit of handshakes is closed".to_owned());
         };
         let edge = edge.clone();
         tokio::spawn(guarded("handshake", async move {
@@ -570,16 +569,18 @@ async fn accept(edge: Arc<GatewayState>, listener: Arc<TcpListener>) -> End {
     }
 }
 
-/// Reads keys and certificates again.
+/// Reloads keys and certificates.
 async fn reload(edge: Arc<GatewayState>) -> End {
     loop {
         tokio::time::sleep(edge.config.reload).await;
         edge.reload_keys().await;
         if let Some(certificate) = &edge.certificate {
             match certificate.reload() {
-                Ok(true) => tracing::info!("the certificate was read again"),
+                Ok(true) => tracing::info!("TLS certificate reloaded"),
                 Ok(false) => {}
-                Err(error) => tracing::error!("the certificate stays as it is: {error}"),
+                Err(error) => {
+                    tracing::error!("reloading the TLS certificate failed, keeping the previous one: {error}")
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The connections that are open, by their number; and what each of them is to others.
+//! The open connections by their number, and what the rest of the gateway can do with each.
 
 use super::frames::Close;
 use super::uplink::AsOf;
@@ -11,28 +11,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// What a connection is told to do by somebody other than its client.
+/// A command to a connection from somebody other than its client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConnectionCommand {
-    /// To tell its client to come back elsewhere.
+    /// Ask the client to reconnect elsewhere.
     Reconnect { after_ms: u64 },
-    /// To end because the engine says so.
+    /// End because the engine kicks the connection.
     Kick(KickReason),
-    /// To end because the gateway says so.
+    /// End because the gateway closes the connection.
     Close(Close),
 }
 
-/// A change of somebody whom a connection is subscribed to, as the frame that it becomes.
+/// A change of a user to whom a connection is subscribed, as the frame that is sent.
 #[derive(Debug)]
 pub struct SubscribedChange {
     pub user: Box<str>,
-    /// The record that it came from.
+    /// The record that the change came from.
     pub at: AsOf,
     pub frame: Utf8Bytes,
 }
 
-/// How many changes may wait for a connection; who takes them more slowly is closed.
-pub const NEWS_WAITING: usize = 256;
+/// How many changes may wait for a connection. A connection that takes them more slowly is closed.
+pub const CHANGES_WAITING_MAX: usize = 256;
 
 /// One open connection, as the rest of the gateway sees it.
 #[derive(Debug)]
@@ -42,15 +42,15 @@ pub struct Session {
     pub platform: Box<str>,
     pub device: Box<str>,
     pub partition: Partition,
-    /// Whether a heartbeat of it waits to be published.
+    /// Whether a heartbeat of this connection waits to be published.
     beating: AtomicBool,
-    /// Whether one that says whose it is does.
+    /// Whether a heartbeat that names the user waits to be published.
     naming: AtomicBool,
     open: AtomicBool,
-    /// One that ends it is the last.
+    /// Commands in order. One that ends the connection is the last.
     orders: Mutex<Vec<ConnectionCommand>>,
     woken: Notify,
-    news: Mutex<Option<mpsc::Sender<Arc<SubscribedChange>>>>,
+    changes: Mutex<Option<mpsc::Sender<Arc<SubscribedChange>>>>,
 }
 
 impl Session {
@@ -66,7 +66,7 @@ impl Session {
             open: AtomicBool::new(true),
             orders: Mutex::default(),
             woken: Notify::new(),
-            news: Mutex::new(None),
+            changes: Mutex::new(None),
         }
     }
 
@@ -86,14 +86,14 @@ impl Session {
         }
     }
 
-    pub fn beat(&self) -> HeartbeatEntry<'static> {
+    pub fn heartbeat(&self) -> HeartbeatEntry<'static> {
         HeartbeatEntry {
             who: self.who(),
             conn: self.conn,
         }
     }
 
-    /// Marks that a heartbeat waits; false if one did already.
+    /// Marks that a heartbeat waits. Returns false if one waits already.
     pub fn begins_to_beat(&self) -> bool {
         !self.beating.swap(true, Ordering::AcqRel)
     }
@@ -102,7 +102,7 @@ impl Session {
         self.beating.store(false, Ordering::Release);
     }
 
-    /// Marks that a heartbeat waits that says whose it is; false if one did already.
+    /// Marks that a heartbeat that names the user waits. Returns false if one waits already.
     pub fn is_to_be_named(&self) -> bool {
         !self.naming.swap(true, Ordering::AcqRel)
     }
@@ -117,10 +117,10 @@ impl Session {
 
     pub fn ended(&self) {
         self.open.store(false, Ordering::Release);
-        lock(&self.news).take();
+        lock(&self.changes).take();
     }
 
-    /// After what ends a connection nothing more is ordered.
+    /// Adds a command. Ignored after one that ends the connection.
     pub fn order(&self, order: ConnectionCommand) {
         let mut orders = lock(&self.orders);
         if matches!(orders.last(), None | Some(ConnectionCommand::Reconnect { .. })) {
@@ -130,7 +130,7 @@ impl Session {
         self.woken.notify_one();
     }
 
-    /// Waits for the next order.
+    /// Waits for the next command.
     pub async fn ordered(&self) -> ConnectionCommand {
         loop {
             {
@@ -143,17 +143,17 @@ impl Session {
         }
     }
 
-    /// From now on changes may come.
-    pub fn listens(&self) -> mpsc::Receiver<Arc<SubscribedChange>> {
-        let (sender, receiver) = mpsc::channel(NEWS_WAITING);
-        *lock(&self.news) = Some(sender);
+    /// Opens the connection's channel for changes.
+    pub fn open_changes(&self) -> mpsc::Receiver<Arc<SubscribedChange>> {
+        let (sender, receiver) = mpsc::channel(CHANGES_WAITING_MAX);
+        *lock(&self.changes) = Some(sender);
         receiver
     }
 
-    /// Gives it a change; one that has too many waiting is told to end.
-    pub fn tell(&self, news: &Arc<SubscribedChange>) {
-        let full = match &*lock(&self.news) {
-            Some(sender) => matches!(sender.try_send(news.clone()), Err(mpsc::error::TrySendError::Full(_))),
+    /// Delivers a change to the connection. Closes the connection if too many changes wait.
+    pub fn deliver(&self, change: &Arc<SubscribedChange>) {
+        let full = match &*lock(&self.changes) {
+            Some(sender) => matches!(sender.try_send(change.clone()), Err(mpsc::error::TrySendError::Full(_))),
             None => false,
         };
         if full {
@@ -168,7 +168,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 const SHARDS: usize = 16;
 
-/// All of them.
+/// All open connections.
 #[derive(Debug, Default)]
 pub struct Roster {
     shards: [Mutex<HashMap<u64, Arc<Session>>>; SHARDS],
@@ -223,10 +223,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_take_its_changes_is_told_to_end() {
+    async fn a_session_that_does_not_read_its_changes_is_ended() {
         let session = session();
-        let mut receiver = session.listens();
-        let news = Arc::new(SubscribedChange {
+        let mut receiver = session.open_changes();
+        let change = Arc::new(SubscribedChange {
             user: "u".into(),
             at: AsOf {
                 partition: 0,
@@ -234,13 +234,13 @@ mod tests {
             },
             frame: "{}".into(),
         });
-        (0..NEWS_WAITING).for_each(|_| session.tell(&news));
+        (0..CHANGES_WAITING_MAX).for_each(|_| session.deliver(&change));
         assert!(lock(&session.orders).is_empty());
-        session.tell(&news);
+        session.deliver(&change);
         assert_eq!(session.ordered().await, ConnectionCommand::Close(Close::TooSlow));
         session.ended();
-        session.tell(&news);
-        assert_eq!(receiver.len(), NEWS_WAITING);
+        session.deliver(&change);
+        assert_eq!(receiver.len(), CHANGES_WAITING_MAX);
         receiver.close();
     }
 }

@@ -1,11 +1,11 @@
-//! The life of one connection, from its `connect` in the log to what is published of its end.
+//! The life of one connection, from its `connect` in the log to the event about its end.
 //!
-//! A task each. It waits for its client, for orders of the gateway and for changes of others; whatever it says is given
-//! a bounded time, so that a client which does not read holds up nobody and no memory. A link that is quiet is pinged:
-//! scripts in a hidden page hardly run, but every browser answers a ping by itself, and whatever is between the two ends
-//! sees that the link is used. An answer counts as life, and is published at the pace of the platform's heartbeats. Who
-//! is silent is not judged here: the engine decides, and only long after its time-out the socket is closed, without a
-//! word to the log.
+//! Each connection has its own task. It waits for its client, for commands of the gateway and for changes of other
+//! users. Every send has a time limit, so a client that does not read blocks nobody and holds no memory. The gateway
+//! pings a link that is quiet: scripts in a hidden page hardly run, but every browser answers a ping by itself, and
+//! every proxy between the two ends sees that the link is used. A pong counts as a sign of life and is published at the
+//! interval of the platform's heartbeats. The gateway does not decide that a silent user is offline: the engine does.
+//! Only long after the platform's time-out does the gateway close the socket, without an event.
 
 use super::disconnect_queue::QueuedDisconnect;
 use super::frames::{self, ClientMessage, Close, Hello, USERS};
@@ -27,27 +27,27 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-/// Frames of a connection that are none, before it is closed.
+/// How many invalid frames a client may send before the connection is closed.
 const BAD_FRAMES_MAX: u32 = 10;
-/// How long the other end may take to close, once it is told.
+/// How long the client may take to close after the gateway has sent its close frame.
 const CLOSING: Duration = Duration::from_secs(5);
-/// After a time at which the log took nothing, a client may try again after this.
+/// After how long a client may retry what failed because the log was unavailable.
 const RETRY_MS: u64 = 2_000;
-/// However short the time-out of a platform is.
+/// The shortest ping interval, however short a platform's time-out is.
 const PING_MS_MIN: u64 = 100;
 
 /// How a connection ended.
 enum Ended {
-    /// The client, or the network for it, closed.
+    /// The client closed the connection, or the network did.
     Gone,
-    /// The link is dead, but nobody said so: as good as silence.
+    /// The link is dead but was not closed: the engine decides by its time-out.
     Silent,
     Exit,
     LoggedOut,
     Kicked(KickReason),
-    /// The gateway closes it.
+    /// The gateway closes the connection.
     Closed(Close),
-    /// The client does not take what it is sent, not even a close.
+    /// The client does not read what is sent, not even a close frame.
     TooSlow,
 }
 
@@ -61,44 +61,45 @@ struct Connection {
     allowance: RateLimit,
     bad_frames: u32,
     subscriptions: VecDeque<Subscription>,
-    news: Option<mpsc::Receiver<Arc<SubscribedChange>>>,
+    changes: Option<mpsc::Receiver<Arc<SubscribedChange>>>,
 }
 
-/// When a link was used last, by the monotonic clock.
+/// When a link was last used, in ms of the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 struct LinkActivity {
-    /// How often it is pinged while it is quiet.
+    /// The interval between pings while the link is quiet.
     every_ms: u64,
-    heard_ms: u64,
-    said_ms: u64,
+    received_ms: u64,
+    sent_ms: u64,
     pinged_ms: u64,
-    /// When the last sign of life was published.
+    /// When a sign of life was last published.
     beat_ms: u64,
-    /// Whether a ping of ours has no answer yet.
+    /// Whether a ping was sent that has not been answered yet.
     pinged: bool,
 }
 
 impl LinkActivity {
     fn new(ping_ms: u64, pace: Pace, now_ms: u64) -> LinkActivity {
         LinkActivity {
-            // Two within the time-out, so that one answer that is late does no harm.
+            // Two pings within the time-out, so that one late answer does no harm.
             every_ms: ping_ms.min(pace.timeout_ms / 2).max(PING_MS_MIN),
-            heard_ms: now_ms,
-            said_ms: now_ms,
+            received_ms: now_ms,
+            sent_ms: now_ms,
             pinged_ms: now_ms,
             beat_ms: now_ms,
             pinged: false,
         }
     }
 
-    /// When the next ping is due: nothing was said, or nothing was heard, for long enough.
+    /// Returns when the next ping is due: nothing was sent, or nothing was received, for the ping interval.
     fn due_ms(&self) -> u64 {
-        self.said_ms
-            .min(self.heard_ms.max(self.pinged_ms))
+        self.sent_ms
+            .min(self.received_ms.max(self.pinged_ms))
             .saturating_add(self.every_ms)
     }
 
-    /// Whether the answer to a ping is published: at the pace of the platform, and before the time-out in any case.
+    /// Returns whether a pong has to be published: at the interval of the platform's heartbeats, and always before the
+    /// time-out.
     fn beat_is_due(&self, pace: Pace, now_ms: u64) -> bool {
         let since_ms = now_ms.saturating_sub(self.beat_ms);
         since_ms >= pace.heartbeat_ms || since_ms.saturating_add(2 * self.every_ms) > pace.timeout_ms
@@ -107,15 +108,14 @@ impl LinkActivity {
 
 struct Subscription {
     user: Box<str>,
-    /// What of its changes the client was told already by the answer to its subscription.
-    told: Option<AsOf>,
+    /// The last record whose changes were part of the response to the subscription.
+    included: Option<AsOf>,
 }
 
-/// Either it goes on, or it has ended.
+/// Whether the connection goes on or has ended.
 type Flow = Result<(), Ended>;
 
-/// A connection that is in the roster. However its task ends, by a panic too, it leaves the roster, and what is to be
-/// published of its end is.
+/// A connection in the roster. However its task ends, also by a panic, it leaves the roster and its end is published.
 struct Presence {
     edge: Arc<GatewayState>,
     session: Arc<Session>,
@@ -124,7 +124,7 @@ struct Presence {
 
 impl Presence {
     fn new(edge: &Arc<GatewayState>, session: &Arc<Session>) -> Presence {
-        // Before its connect is in the log, since a kick may come at once.
+        // Entered before its connect is in the log, since a kick may follow at once.
         edge.roster.insert(session.clone());
         metrics::gateway_connections(1);
         Presence {
@@ -134,20 +134,21 @@ impl Presence {
         }
     }
 
-    /// Leaves, and gives what is to be published.
+    /// Leaves the roster and returns the event to be published, if any.
     fn leave(&mut self, ended: &Ended) -> Option<QueuedDisconnect> {
         self.left = true;
         self.session.ended();
         self.edge.roster.remove(self.session.conn);
         metrics::gateway_connections(-1);
         let reason = match ended {
-            // While the gateway stops its clients go elsewhere; those who do not end with its lease.
+            // While the gateway stops, its clients reconnect elsewhere. Those that do not are ended by the end of the
+            // lease.
             Ended::Gone | Ended::TooSlow if self.edge.phase() == Phase::Stopping => return None,
             Ended::Gone | Ended::TooSlow => event::Ending::Closed,
             Ended::Exit => event::Ending::Exit,
             Ended::Closed(Close::Restart) => return None,
             Ended::Closed(_) => event::Ending::Closed,
-            // The engine knows, or is to decide.
+            // The engine knows already, or has to decide.
             Ended::Silent | Ended::LoggedOut | Ended::Kicked(_) => return None,
         };
         Some(QueuedDisconnect {
@@ -204,7 +205,7 @@ pub async fn run(edge: Arc<GatewayState>, mut socket: Socket, guest: AdmittedCli
         Ok(()) => Ok(hello),
         Err(error) => {
             edge.log_failed(&error);
-            let message = "the connection could not be put into the log";
+            let message = "the connection could not be appended to the log; retry later";
             Err(frames::error(None, "log_unavailable", message, Some(RETRY_MS)))
         }
     };
@@ -221,7 +222,7 @@ pub async fn run(edge: Arc<GatewayState>, mut socket: Socket, guest: AdmittedCli
                 silent_after_ms: pace.timeout_ms.saturating_add(edge.config.silence_ms),
                 bad_frames: 0,
                 subscriptions: VecDeque::new(),
-                news: None,
+                changes: None,
             });
             let (rest, ended) = life.run(hello).await;
             socket = rest;
@@ -238,7 +239,7 @@ pub async fn run(edge: Arc<GatewayState>, mut socket: Socket, guest: AdmittedCli
     farewell(socket, &ended, places).await;
 }
 
-/// The last words, within a bounded time.
+/// Sends the last frames and closes, within a time limit.
 async fn farewell(mut socket: Socket, ended: &Ended, places: Places) {
     let close = match ended {
         Ended::Gone | Ended::TooSlow => None,
@@ -261,9 +262,10 @@ async fn farewell(mut socket: Socket, ended: &Ended, places: Places) {
 }
 
 impl Connection {
-    /// Boxed, or the task would hold it several times over: as an argument, as a variable, and as part of the result.
+    /// Boxed, because the task would otherwise hold it several times: as argument, as variable and as part of the
+    /// result.
     async fn run(mut self: Box<Self>, hello: String) -> (Socket, Ended) {
-        let ended = match self.say(hello).await {
+        let ended = match self.send_text(hello).await {
             Ok(()) => self.until_it_ends().await,
             Err(ended) => ended,
         };
@@ -280,12 +282,12 @@ impl Connection {
             let session = self.session.clone();
             let step = tokio::select! {
                 biased;
-                order = session.ordered() => self.obey(order).await,
-                news = next_news(&mut self.news) => self.pass_on(&news).await,
+                command = session.ordered() => self.run_command(command).await,
+                change = next_change(&mut self.changes) => self.pass_on(&change).await,
                 message = self.socket.next() => self.take(message).await,
                 () = &mut timer => {
                     let now_ms = self.edge.clock.monotonic_ms();
-                    let silent_ms = now_ms.saturating_sub(self.pulse.heard_ms);
+                    let silent_ms = now_ms.saturating_sub(self.pulse.received_ms);
                     if silent_ms >= self.silent_after_ms {
                         return Ended::Silent;
                     }
@@ -304,8 +306,8 @@ impl Connection {
         }
     }
 
-    /// Says something, within the time that a client has to take it.
-    async fn say(&mut self, frame: impl Into<Utf8Bytes>) -> Flow {
+    /// Sends a text frame within the time that a client has to read it.
+    async fn send_text(&mut self, frame: impl Into<Utf8Bytes>) -> Flow {
         self.send(Message::Text(frame.into())).await
     }
 
@@ -316,7 +318,7 @@ impl Connection {
     }
 
     async fn send(&mut self, message: Message) -> Flow {
-        self.pulse.said_ms = self.edge.clock.monotonic_ms();
+        self.pulse.sent_ms = self.edge.clock.monotonic_ms();
         match tokio::time::timeout(self.edge.config.write, self.socket.send(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(broken(&error)),
@@ -324,29 +326,29 @@ impl Connection {
         }
     }
 
-    async fn obey(&mut self, order: ConnectionCommand) -> Flow {
+    async fn run_command(&mut self, order: ConnectionCommand) -> Flow {
         match order {
-            ConnectionCommand::Reconnect { after_ms } => self.say(frames::reconnect(after_ms)).await,
+            ConnectionCommand::Reconnect { after_ms } => self.send_text(frames::reconnect(after_ms)).await,
             ConnectionCommand::Kick(reason) => Err(Ended::Kicked(reason)),
             ConnectionCommand::Close(Close::TooSlow) => Err(Ended::TooSlow),
             ConnectionCommand::Close(close) => Err(Ended::Closed(close)),
         }
     }
 
-    async fn pass_on(&mut self, news: &SubscribedChange) -> Flow {
+    async fn pass_on(&mut self, change: &SubscribedChange) -> Flow {
         let wanted = self
             .subscriptions
             .iter()
-            .find(|subscription| subscription.user == news.user);
+            .find(|subscription| subscription.user == change.user);
         let Some(subscription) = wanted else {
             return Ok(());
         };
         let known = subscription
-            .told
-            .is_some_and(|told| told.partition == news.at.partition && news.at.offset <= told.offset);
+            .included
+            .is_some_and(|included| included.partition == change.at.partition && change.at.offset <= included.offset);
         match known {
             true => Ok(()),
-            false => self.say(news.frame.clone()).await,
+            false => self.send_text(change.frame.clone()).await,
         }
     }
 
@@ -359,15 +361,16 @@ impl Connection {
         let now_ms = self.edge.clock.monotonic_ms();
         if !self.allowance.take(self.edge.config.message_rate_max, now_ms) {
             let rate = self.edge.config.message_rate_max;
-            let message = format!("more than {rate} messages a second over a while");
-            self.say(frames::error(None, "too_fast", &message, None)).await?;
+            let message =
+                format!("the client sent more than {rate} messages per second on average, which is the limit");
+            self.send_text(frames::error(None, "too_fast", &message, None)).await?;
             return Err(Ended::Closed(Close::TooFast));
         }
         let text = match message {
             Message::Text(text) => text,
             Message::Binary(_) => {
-                let message = "frames are JSON in text messages";
-                self.say(frames::error(None, "not_text", message, None)).await?;
+                let message = "the client sent a binary message; frames must be JSON in text messages";
+                self.send_text(frames::error(None, "not_text", message, None)).await?;
                 return Err(Ended::Closed(Close::NotText));
             }
             Message::Close(_) => return Err(Ended::Gone),
@@ -386,7 +389,8 @@ impl Connection {
                 self.answer(said, id, now_ms).await
             }
             Err(bad) => {
-                self.say(frames::error(bad.id, "bad_frame", &bad.message, None)).await?;
+                self.send_text(frames::error(bad.id, "bad_frame", &bad.message, None))
+                    .await?;
                 self.bad_frames += 1;
                 match self.bad_frames {
                     ..BAD_FRAMES_MAX => Ok(()),
@@ -396,34 +400,35 @@ impl Connection {
         }
     }
 
-    /// The client said something by itself.
+    /// Records that the client sent something.
     fn showed_life(&mut self, now_ms: u64) {
-        self.pulse.heard_ms = now_ms;
+        self.pulse.received_ms = now_ms;
         self.pulse.beat_ms = now_ms;
-        self.edge.beats.add(&self.session);
+        self.edge.heartbeats.add(&self.session);
     }
 
-    /// The other end answered a ping, or sent one that is to be answered: life, but of no other pace than its platform's.
+    /// Records that the client answered a ping, or sent one. That is a sign of life, but is published only at the
+    /// platform's interval.
     fn answered(&mut self, now_ms: u64) {
         if self.pulse.beat_is_due(self.pace, now_ms) {
             self.showed_life(now_ms);
         }
-        self.pulse.heard_ms = now_ms;
+        self.pulse.received_ms = now_ms;
     }
 
     async fn answer(&mut self, said: ClientMessage, id: Option<u64>, now_ms: u64) -> Flow {
         match said {
             ClientMessage::Auth { .. } => {
-                let message = "`auth` is for the first frame of a connection without a token";
-                self.say(frames::error(id, "bad_frame", message, None)).await
+                let message = "`auth` is allowed only as the first frame of a connection without a token";
+                self.send_text(frames::error(id, "bad_frame", message, None)).await
             }
             ClientMessage::Heartbeat => {
                 self.showed_life(now_ms);
-                self.say(frames::alive()).await
+                self.send_text(frames::alive()).await
             }
             ClientMessage::Ping => {
                 self.answered(now_ms);
-                self.say(frames::pong(id)).await
+                self.send_text(frames::pong(id)).await
             }
             ClientMessage::Background => {
                 let (who, via) = self.link();
@@ -448,19 +453,19 @@ impl Connection {
                     Ok(found) => frames::users(id, found.iter().flatten(), unknown(&users, &found)),
                     Err(error) => not_ready(id, &error),
                 };
-                self.say(answer).await
+                self.send_text(answer).await
             }
             ClientMessage::Subscribe { users } => {
                 self.showed_life(now_ms);
                 let answer = self.subscribe(once(users), id).await;
-                self.say(answer).await
+                self.send_text(answer).await
             }
             ClientMessage::Unsubscribe { users } => {
                 self.showed_life(now_ms);
                 for user in &users {
                     self.forget(user);
                 }
-                self.say(frames::done(id)).await
+                self.send_text(frames::done(id)).await
             }
         }
     }
@@ -470,22 +475,22 @@ impl Connection {
         (session.who(), session.via(&self.edge.config.name, self.edge.epoch))
     }
 
-    /// Appends an event and says when it is durable.
+    /// Appends an event and responds when it is durable.
     async fn publish(&mut self, event: Event<'static>, id: Option<u64>, now_ms: u64) -> Flow {
-        // Each of them shows life, which the log is told by the event itself or by a beat.
+        // Each of these events is a sign of life, which the log gets from the event itself or from a heartbeat.
         self.showed_life(now_ms);
         let answer = match self.edge.uplink.append(vec![event]).await {
             Ok(()) => frames::done(id),
             Err(error) => {
                 self.edge.log_failed(&error);
-                let message = "the log takes nothing at the moment";
+                let message = "the log is unavailable; retry later";
                 frames::error(id, "log_unavailable", message, Some(RETRY_MS))
             }
         };
-        self.say(answer).await
+        self.send_text(answer).await
     }
 
-    /// Ends only when the logout is safe, in the log or in the queue.
+    /// Ends the connection only when the logout is durable, in the log or in the queue.
     async fn log_out(&mut self, id: Option<u64>) -> Flow {
         let (who, via) = self.link();
         let (done, durable) = oneshot::channel();
@@ -495,12 +500,12 @@ impl Connection {
         };
         self.edge.ended(logout).await;
         if durable.await == Ok(true) {
-            // Whether it takes this or not, it is logged out.
-            let _ = self.say(frames::done(id)).await;
+            // The user is logged out whether or not the client reads this.
+            let _ = self.send_text(frames::done(id)).await;
             return Err(Ended::LoggedOut);
         }
-        let message = "the log takes nothing at the moment and no more can wait for it; the user is still logged in";
-        self.say(frames::error(id, "log_unavailable", message, Some(RETRY_MS)))
+        let message = "the log is unavailable and the queue is full, so the user is still logged in; retry later";
+        self.send_text(frames::error(id, "log_unavailable", message, Some(RETRY_MS)))
             .await
     }
 
@@ -512,10 +517,10 @@ impl Connection {
         }
     }
 
-    /// Subscribes to users and gives the answer. Entered before the engine is asked: nothing falls between.
+    /// Subscribes to users and returns the response. Registers before the engine is asked, so that no change is missed.
     async fn subscribe(&mut self, users: Vec<String>, id: Option<u64>) -> String {
-        if self.news.is_none() {
-            self.news = Some(self.session.listens());
+        if self.changes.is_none() {
+            self.changes = Some(self.session.open_changes());
         }
         for user in &users {
             // Inserted again, so that it is the youngest.
@@ -523,7 +528,7 @@ impl Connection {
             self.edge.audience.add(user, &self.session);
             self.subscriptions.push_back(Subscription {
                 user: user.as_str().into(),
-                told: None,
+                included: None,
             });
         }
         let mut evicted = Vec::new();
@@ -544,7 +549,7 @@ impl Connection {
                 for standing in found.iter().flatten() {
                     let subscription = self.subscriptions.iter_mut().find(|one| one.user == standing.user);
                     if let Some(subscription) = subscription {
-                        subscription.told = Some(standing.as_of);
+                        subscription.included = Some(standing.as_of);
                     }
                 }
                 frames::subscribed(id, found.iter().flatten(), unknown(&users, &found), &evicted)
@@ -557,17 +562,17 @@ impl Connection {
     }
 }
 
-async fn next_news(news: &mut Option<mpsc::Receiver<Arc<SubscribedChange>>>) -> Arc<SubscribedChange> {
-    if let Some(receiver) = news
-        && let Some(news) = receiver.recv().await
+async fn next_change(change: &mut Option<mpsc::Receiver<Arc<SubscribedChange>>>) -> Arc<SubscribedChange> {
+    if let Some(receiver) = change
+        && let Some(change) = receiver.recv().await
     {
-        return news;
+        return change;
     }
-    // Nothing will come.
+    // No channel is open, so nothing will come.
     std::future::pending().await
 }
 
-/// Each user once, in the order given.
+/// Returns each user once, in the order given.
 fn once(users: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     users.into_iter().filter(|user| seen.insert(user.clone())).collect()
@@ -582,11 +587,11 @@ fn not_ready(id: Option<u64>, error: &Unavailable) -> String {
     frames::error(id, "not_ready", unanswered(error), Some(RETRY_MS))
 }
 
-/// How a connection ended whose socket failed.
+/// Returns how a connection ended whose socket failed.
 fn broken(error: &WsError) -> Ended {
     match error {
         WsError::Capacity(CapacityError::MessageTooLong { .. }) => Ended::Closed(Close::TooBig),
-        // The network gave up on the other end; nobody said that the connection is over.
+        // The network gave up, but the client did not close the connection.
         WsError::Io(io)
             if matches!(
                 io.kind(),
@@ -603,7 +608,8 @@ fn broken(error: &WsError) -> Ended {
 mod tests {
     use super::*;
 
-    /// A link whose client says nothing and answers pings at once: when it is pinged, and when that is published.
+    /// Simulates a link whose client sends nothing and answers pings at once. Returns when it is pinged and when that
+    /// is published.
     fn quiet(ping_ms: u64, pace: Pace, for_ms: u64) -> (Vec<u64>, Vec<u64>) {
         let mut pulse = LinkActivity::new(ping_ms, pace, 0);
         let (mut pings, mut beats) = (Vec::new(), Vec::new());
@@ -612,12 +618,12 @@ mod tests {
                 continue;
             }
             pings.push(now_ms);
-            (pulse.said_ms, pulse.pinged_ms) = (now_ms, now_ms);
+            (pulse.sent_ms, pulse.pinged_ms) = (now_ms, now_ms);
             if pulse.beat_is_due(pace, now_ms) {
                 beats.push(now_ms);
                 pulse.beat_ms = now_ms;
             }
-            pulse.heard_ms = now_ms;
+            pulse.received_ms = now_ms;
         }
         (pings, beats)
     }
@@ -628,10 +634,10 @@ mod tests {
             heartbeat_ms,
             timeout_ms,
         };
-        // Ten minutes of a page that is hidden: never 60 s without life, never 30 s without a word.
+        // Ten minutes of a hidden page: never 60 s without a sign of life, never 30 s without a frame.
         let (pings, beats) = quiet(25_000, pace(20_000, 60_000), 600_000);
         assert_eq!((pings[0], pings.len(), beats.len()), (25_000, 23, 23));
-        // A phone's life is published each two minutes at most.
+        // A phone's sign of life is published at most every two minutes.
         let (pings, beats) = quiet(25_000, pace(120_000, 400_000), 600_000);
         assert_eq!(pings.len(), 23);
         assert_eq!(beats, [125_000, 250_000, 375_000, 500_000]);
@@ -655,11 +661,11 @@ mod tests {
             timeout_ms: 60_000,
         };
         let mut pulse = LinkActivity::new(25_000, pace, 0);
-        pulse.said_ms = 20_000;
-        assert_eq!(pulse.due_ms(), 25_000, "much is said to it, nothing is heard");
-        pulse.heard_ms = 22_000;
-        assert_eq!(pulse.due_ms(), 45_000, "nothing is said to it");
-        pulse.said_ms = 30_000;
+        pulse.sent_ms = 20_000;
+        assert_eq!(pulse.due_ms(), 25_000, "much is sent, nothing is received");
+        pulse.received_ms = 22_000;
+        assert_eq!(pulse.due_ms(), 45_000, "nothing is sent");
+        pulse.sent_ms = 30_000;
         assert_eq!(pulse.due_ms(), 47_000);
     }
 }

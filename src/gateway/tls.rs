@@ -1,4 +1,4 @@
-//! TLS by certificate files, read again when they change; and a stream that may or may not have it.
+//! TLS with certificate files, which are reloaded when they change; and a stream with or without TLS.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,32 +23,32 @@ pub struct Certificate {
     chain: PathBuf,
     key: PathBuf,
     current: RwLock<Arc<ServerConfig>>,
-    /// The bytes that it was read from.
+    /// The bytes that it was parsed from.
     read: Mutex<(Vec<u8>, Vec<u8>)>,
 }
 
 fn file(path: &Path) -> Result<Vec<u8>, BadCertificate> {
-    std::fs::read(path).map_err(|error| BadCertificate(format!("{} cannot be read: {error}", path.display())))
+    std::fs::read(path).map_err(|error| BadCertificate(format!("reading {} failed: {error}", path.display())))
 }
 
 fn server(chain: &[u8], key: &[u8]) -> Result<ServerConfig, BadCertificate> {
     let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(chain).collect();
-    let chain = chain.map_err(|error| BadCertificate(format!("the certificate chain is no PEM: {error}")))?;
+    let chain = chain.map_err(|error| BadCertificate(format!("the certificate chain is not PEM: {error}")))?;
     let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|error| BadCertificate(format!("the private key is no PEM: {error}")))?;
+        .map_err(|error| BadCertificate(format!("the private key is not PEM: {error}")))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| BadCertificate(format!("the certificate cannot be used: {error}")))?;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Tickets are kept by clients; a cache of sessions would be memory for each of them.
+    // Clients keep tickets; a cache of sessions would cost memory for each client.
     server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(server)
 }
 
 impl Certificate {
-    /// Reads it for the first time; an error ends the start.
+    /// Loads it for the first time. An error ends the start.
     pub fn open(chain: &Path, key: &Path) -> Result<Certificate, BadCertificate> {
         let read = (file(chain)?, file(key)?);
         Ok(Certificate {
@@ -59,14 +59,14 @@ impl Certificate {
         })
     }
 
-    /// Reads it again; whether it is another one now.
+    /// Reloads it. Returns whether it changed.
     pub fn reload(&self) -> Result<bool, BadCertificate> {
         let bytes = (file(&self.chain)?, file(&self.key)?);
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if *read == bytes {
             return Ok(false);
         }
-        // Both files change, one after the other: until they fit together the one before stays.
+        // The two files change one after the other. Until they match, the previous certificate stays in force.
         let server = server(&bytes.0, &bytes.1)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(server);
         *read = bytes;
@@ -80,7 +80,7 @@ impl Certificate {
     }
 }
 
-/// A connection's bytes.
+/// The bytes of a connection.
 pub enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),

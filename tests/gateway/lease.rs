@@ -78,7 +78,7 @@ async fn a_gateway_whose_name_somebody_else_took_ends_without_a_word() {
         .expect("it learns of it");
     let said = error.to_string();
     assert!(
-        said.contains("with epoch 7, greater than its own 1.") && said.contains("token"),
+        said.contains("with epoch 7, which is greater than this process's own 1.") && said.contains("token"),
         "{said}"
     );
     let published = house.events().len();
@@ -117,7 +117,7 @@ async fn an_epoch_that_has_no_successor_is_an_error_with_a_sentence() {
         let started = Gateway::start(config.expect("settings"), uplink, house.clock.clone()).await;
         let said = started.map(drop).expect_err("there is none left").to_string();
         assert!(
-            said.contains("no epoch left") && said.contains("--gateway-name"),
+            said.contains("no epoch is left") && said.contains("--gateway-name"),
             "{said}"
         );
     }

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// An append that is not acknowledged by then has failed, as far as anybody here is concerned.
+/// An append that is not acknowledged within this time counts as failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Something that cannot be read is tried again after this.
+/// The pause before a failed read is retried.
 const RETRY: Duration = Duration::from_secs(1);
 const READ: Limit = Limit {
     records: 1_000,
@@ -23,7 +23,7 @@ const READ: Limit = Limit {
 
 pub struct LogUplink {
     engine: Arc<Engine>,
-    /// Move whenever there is something new to read.
+    /// Both counts change when there is something new to read.
     kicked: watch::Receiver<u64>,
     changed: watch::Receiver<u64>,
 }
@@ -57,7 +57,7 @@ impl From<log::Error> for Unavailable {
     }
 }
 
-/// Reads a topic from its end on and gives each record that `each` makes something of, until nobody listens.
+/// Follows a topic from its current end and sends what `each` makes of a record, until the receiver is dropped.
 fn follow<T: Send + 'static>(
     log: Arc<dyn Log>,
     topic: Topic,
@@ -72,7 +72,7 @@ fn follow<T: Send + 'static>(
     let each = Arc::new(each);
     tokio::spawn(async move {
         loop {
-            // Marked as seen before reading, so that what comes meanwhile wakes again.
+            // Marked as seen before reading, so that what arrives meanwhile wakes the task again.
             woken.borrow_and_update();
             let (log, each, mut at) = (log.clone(), each.clone(), cursor.clone());
             let read = tokio::task::spawn_blocking(move || {
@@ -98,7 +98,7 @@ fn follow<T: Send + 'static>(
                 },
                 Err(log::Error::Closed) => return,
                 Err(error) => {
-                    tracing::warn!("{topic} cannot be read and is tried again: {error}");
+                    tracing::warn!("reading {topic} failed, retrying: {error}");
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -107,7 +107,7 @@ fn follow<T: Send + 'static>(
     Ok(receiver)
 }
 
-/// Reads a stretch of every partition; whether there may be more.
+/// Reads some records of every partition. Returns whether there may be more.
 fn read(
     log: &dyn Log,
     topic: Topic,
@@ -120,7 +120,7 @@ fn read(
         match log.read(topic, *partition, *next, READ, &mut records) {
             Ok(()) => {}
             Err(log::Error::Gone { start, .. }) => {
-                tracing::warn!("{topic} of partition {partition} were dropped by retention before they were read");
+                tracing::warn!("retention dropped records of {topic} of partition {partition} before they were read");
                 *next = start;
                 more = true;
                 continue;
@@ -136,13 +136,13 @@ fn read(
     Ok(more)
 }
 
-/// The registry did not say what a record is: it is read again.
+/// The error for a schema registry that did not respond: the record is read again.
 fn unanswered(error: impl std::fmt::Display) -> log::Error {
     log::Error::Read(error.to_string().into())
 }
 
 fn unreadable(error: serde_json::Error) -> Unavailable {
-    Unavailable(format!("the engine's answer is not what was expected: {error}"))
+    Unavailable(format!("the engine's response has an unexpected form: {error}"))
 }
 
 impl Uplink for LogUplink {
@@ -161,14 +161,14 @@ impl Uplink for LogUplink {
         let clock = self.engine.clock().clone();
         let began = clock.monotonic();
         let (acknowledge, acknowledged) = oneshot::channel();
-        // At once, not when it is first waited for: what is asked first is written first.
+        // Appended at once and not when the result is first awaited: events are written in the order of the calls.
         self.engine.log().append(
             records,
             Box::new(move |result| {
                 if Result::is_ok(&result) {
                     metrics::append(clock.monotonic().saturating_sub(began).as_secs_f64());
                 }
-                // The waiter may have given up.
+                // The caller may have given up.
                 let _ = acknowledge.send(result);
             }),
         );
@@ -176,7 +176,9 @@ impl Uplink for LogUplink {
             match tokio::time::timeout(PATIENCE, acknowledged).await {
                 Ok(Ok(result)) => result.map(drop).map_err(Unavailable::from),
                 Ok(Err(_)) => Err(log::Error::Closed.into()),
-                Err(_) => Err(Unavailable(format!("the log did not answer within {PATIENCE:?}"))),
+                Err(_) => Err(Unavailable(format!(
+                    "the log did not acknowledge the append within {PATIENCE:?}"
+                ))),
             }
         })
     }

@@ -1,8 +1,8 @@
-//! Where a gateway's events go and its kicks come from.
+//! Where a gateway's events go and where its kicks come from.
 //!
-//! [`log`] is for a gateway in the process that owns the log, [`http`] for one of its own beside it. The trait is as
-//! narrow as a gateway's duties: append, follow kicks and changes from now on, ask who is online. What it brings of
-//! other users is what a client may see of them, and no more: no device ids, gateways or addresses.
+//! [`log`] is for a gateway in the process that owns the log, [`http`] for a gateway in a process of its own. The trait
+//! has only what a gateway needs: append, follow kicks and changes from now on, ask who is online. What it returns
+//! about other users is what a client may see of them: no device ids, gateways or addresses.
 
 pub mod http;
 pub mod log;
@@ -15,48 +15,49 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
-/// The log or the engine cannot be reached at the moment, or does not take what it is given. Of an append, what it
-/// would have written may or may not be in the log.
+/// The log or the engine is unreachable at the moment or refuses the request. After a failed append, the events may or
+/// may not be in the log.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
 pub type Asked<T> = BoxFuture<'static, Result<T, Unavailable>>;
 
-/// How many kicks or changes may wait to be looked at before no more are read.
+/// How many kicks or changes may wait to be delivered before no more are read.
 const AHEAD: usize = 1_024;
 
 pub trait Uplink: Send + Sync {
-    /// How many partitions users are spread over.
+    /// The number of partitions that users are spread over.
     fn partitions(&self) -> u32;
 
-    /// Appends events, each where it belongs: one about a user to the user's partition, a `heartbeats` to that of its
-    /// users, who are all of one partition, a `lease` to every one, an `alive` to the partition that is given with it.
-    /// Done when all are durable.
+    /// Appends events to their partitions: an event about a user to the user's partition, `heartbeats` to the partition
+    /// of its users (all of one partition), a `lease` to every partition, an `alive` to the partition given with it.
+    /// Completes when all are durable.
     fn append_to(&self, events: Vec<(Option<Partition>, Event<'static>)>) -> Asked<()>;
 
-    /// The same for events that say themselves where they belong.
+    /// Appends events that determine their partitions themselves.
     fn append(&self, events: Vec<Event<'static>>) -> Asked<()> {
         self.append_to(events.into_iter().map(|event| (None, event)).collect())
     }
 
-    /// The kicks for the connections of a gateway from now on. Now is before this is answered. Ends with its receiver.
+    /// Follows the kicks for a gateway's connections, from a moment before this completes. Ends when the receiver is
+    /// dropped.
     fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>>;
 
-    /// Everybody's changes from now on, likewise.
+    /// Follows the changes of all users in the same way.
     fn changes(&self) -> Asked<mpsc::Receiver<UserUpdate>>;
 
-    /// Users as they stand, in the order asked; none for who is not known.
+    /// Returns the current state of users, in the order given; `None` for an unknown user.
     fn users(&self, users: Vec<String>) -> Asked<Vec<Option<UserSnapshot>>>;
 
-    /// The platforms of the policy in force.
+    /// Returns the platforms of the policy in force.
     fn platforms(&self) -> Asked<BTreeMap<String, Pace>>;
 
-    /// The greatest epoch of a gateway that any partition knows.
+    /// Returns the greatest epoch of a gateway that any partition knows.
     fn epoch(&self, gateway: &str) -> Asked<Option<Epoch>>;
 }
 
-/// An order to close one connection.
+/// A command to close one connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Kick {
     pub epoch: Epoch,
@@ -64,14 +65,14 @@ pub struct Kick {
     pub reason: KickReason,
 }
 
-/// How clients of a platform are to behave, in milliseconds.
+/// How clients of a platform have to behave, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pace {
     pub heartbeat_ms: u64,
     pub timeout_ms: u64,
 }
 
-/// What a client is told of a change of somebody.
+/// The part of a user's change that a client may see.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct UserUpdate {
     pub partition: u32,
@@ -81,13 +82,13 @@ pub struct UserUpdate {
     pub at: u64,
     pub cause: Box<str>,
     pub after: Box<str>,
-    pub devices: Vec<ToldDevice>,
+    pub devices: Vec<ChangedDevice>,
     pub custom_status: Option<Box<str>>,
 }
 
-/// A device whose status changed, as far as others are told.
+/// The part of a device's changed status that a client may see.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-pub struct ToldDevice {
+pub struct ChangedDevice {
     pub platform: Box<str>,
     pub before: Box<str>,
     pub after: Box<str>,
@@ -95,7 +96,7 @@ pub struct ToldDevice {
 
 impl From<Change> for UserUpdate {
     fn from(change: Change) -> UserUpdate {
-        // A client is not sent what is for operators.
+        // Clients must not see the fields for operators.
         let Change {
             id,
             seq: _,
@@ -110,7 +111,7 @@ impl From<Change> for UserUpdate {
             custom_status,
             evidence: _,
         } = change;
-        let devices = devices.into_iter().map(|device| ToldDevice {
+        let devices = devices.into_iter().map(|device| ChangedDevice {
             platform: device.platform,
             before: device.before.name().into(),
             after: device.after.name().into(),
@@ -129,7 +130,7 @@ impl From<Change> for UserUpdate {
     }
 }
 
-/// A user as it stands, as far as others are told.
+/// The part of a user's state that a client may see.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct UserSnapshot {
     pub user: Box<str>,
@@ -147,7 +148,7 @@ pub struct StandingDevice {
     pub status: Box<str>,
 }
 
-/// The last record that is folded into what was answered.
+/// The last record that is folded into a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 pub struct AsOf {
     pub partition: u32,
@@ -155,13 +156,13 @@ pub struct AsOf {
 }
 
 impl UserSnapshot {
-    /// Whether a change is part of what was answered already.
-    pub fn covers(&self, told: &UserUpdate) -> bool {
-        told.partition == self.as_of.partition && told.offset <= self.as_of.offset
+    /// Returns whether a change is already part of this state.
+    pub fn covers(&self, update: &UserUpdate) -> bool {
+        update.partition == self.as_of.partition && update.offset <= self.as_of.offset
     }
 }
 
-/// The gateway's own view of a kick, from its JSON.
+/// The fields of a kick's JSON that the gateway needs.
 #[derive(Deserialize)]
 struct KickLine {
     epoch: u64,
@@ -173,7 +174,7 @@ struct KickLine {
 fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KickReason, D::Error> {
     let name = String::deserialize(deserializer)?;
     let known = KickReason::ALL.into_iter().find(|reason| reason.name() == name);
-    known.ok_or_else(|| serde::de::Error::custom(format!("{name:?} is no reason of a kick")))
+    known.ok_or_else(|| serde::de::Error::custom(format!("{name:?} is not a kick reason")))
 }
 
 impl From<KickLine> for Kick {
@@ -186,5 +187,5 @@ impl From<KickLine> for Kick {
     }
 }
 
-/// The next offset in each partition that is followed.
+/// The next offset of each partition that is followed.
 type Cursor = Vec<(Partition, Offset)>;
