@@ -1,15 +1,15 @@
-//! Why a request failed, in one clause: the innermost cause, without the URL, which may hold a password.
+//! The cause of a failed request in one clause: the innermost error, without the URL, which may contain a password.
 
 use std::error::Error;
 use std::io;
 
-/// Returns a clause such as `connection refused`, to stand behind a colon.
+/// Returns a clause such as `connection refused`, to be written after a colon.
 pub fn reason(error: reqwest::Error) -> String {
     if let Some(status) = error.status() {
-        return format!("it answered {status}");
+        return format!("it responded with {status}");
     }
     if error.is_timeout() {
-        return "no answer came in time".to_owned();
+        return "no response in time".to_owned();
     }
     let error = error.without_url();
     let mut innermost: &dyn Error = &error;
@@ -22,7 +22,7 @@ pub fn reason(error: reqwest::Error) -> String {
     }
 }
 
-/// An error of the system without its number, and without a capital letter inside a sentence.
+/// Returns the text of a system error without its number, and without the capital letter at its start.
 fn of_io(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

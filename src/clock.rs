@@ -1,28 +1,29 @@
 //! The only file that reads the machine's clock.
 //!
-//! Two times that must not be mixed up. *Wall time* is the hour that people agree on; it may step in both directions
-//! when the machine is corrected, and becomes the time of a record. *Monotonic time* never steps back and means
-//! nothing outside this process; it measures spans: time-outs, pauses, how long something took.
+//! Two kinds of time, which must not be mixed up. *Wall time* is the time of day; it may step in both directions when
+//! the machine's clock is corrected, and becomes the time of a record. *Monotonic time* never steps back and means
+//! nothing outside this process; it measures durations: time-outs, pauses, how long something took.
 
 #![expect(clippy::disallowed_methods, reason = "the one file that reads the clock")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Where the time comes from. Passed in, so that tests and simulated worlds have time of their own.
+/// A source of time. It is passed in, so that tests and simulated worlds have their own time.
 pub trait Clock: Send + Sync {
-    /// Wall time in milliseconds since 1970; 0 if the machine thinks it is earlier than that. May step back.
+    /// Returns wall time in milliseconds since 1970; 0 if the machine's clock is before 1970. May step back.
     fn now_ms(&self) -> u64;
 
-    /// Time since some moment before this clock was first asked. Never steps back.
+    /// Returns the time since a fixed moment before this clock was first read. Never steps back.
     fn monotonic(&self) -> Duration;
 
-    /// The same in milliseconds.
+    /// Returns monotonic time in milliseconds.
     fn monotonic_ms(&self) -> u64 {
         u64::try_from(self.monotonic().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Monotonic time that also counts while the machine sleeps: how much time has really passed between two readings.
+    /// Returns monotonic time that also counts while the machine sleeps: how much time has really passed between two
+    /// readings.
     fn passed(&self) -> Duration {
         self.monotonic()
     }
@@ -56,7 +57,7 @@ impl Clock for SystemClock {
         self.start.elapsed()
     }
 
-    /// On Linux monotonic time stands still while the machine is suspended, and this clock does not.
+    /// On Linux monotonic time does not count while the machine is suspended; this clock does.
     #[cfg(target_os = "linux")]
     fn passed(&self) -> Duration {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -64,13 +65,13 @@ impl Clock for SystemClock {
         let read = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
         match (read, u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec)) {
             (0, Ok(seconds), Ok(nanos)) => Duration::new(seconds, nanos),
-            // Every Linux since 2.6.39 has this clock, so this is never mixed with the other.
+            // Every Linux since 2.6.39 has this clock, so a process never mixes the two.
             _ => self.monotonic(),
         }
     }
 }
 
-/// A clock that moves only when it is told to.
+/// A clock that moves only when its methods are called.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     now_ms: AtomicU64,
@@ -78,7 +79,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Starts at a wall time; its monotonic time starts at 0.
+    /// Starts at a wall time. Its monotonic time starts at 0.
     pub fn new(now_ms: u64) -> ManualClock {
         ManualClock {
             now_ms: AtomicU64::new(now_ms),
@@ -86,13 +87,13 @@ impl ManualClock {
         }
     }
 
-    /// Time passes: both times move on.
+    /// Advances both times.
     pub fn advance_ms(&self, ms: u64) {
         self.now_ms.fetch_add(ms, Ordering::SeqCst);
         self.monotonic_ms.fetch_add(ms, Ordering::SeqCst);
     }
 
-    /// The machine's wall time is corrected, in either direction; no time passes.
+    /// Sets wall time, in either direction. Monotonic time stays.
     pub fn set_ms(&self, now_ms: u64) {
         self.now_ms.store(now_ms, Ordering::SeqCst);
     }

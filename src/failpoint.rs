@@ -1,6 +1,6 @@
-//! Places where a test has the process die: `ROLLCALL_FAILPOINT=offsets:3` ends it the third time that it comes to
-//! `offsets`. With `panic:` before the place the thread panics instead. `record:7` has every fold of a record at offset 7
-//! panic. Off, and one comparison, where the variable is not set.
+//! Places where a test makes the process die: `ROLLCALL_FAILPOINT=offsets:3` aborts it the third time that it reaches
+//! `offsets`. With `panic:` in front the thread panics instead. `record:7` makes every fold of a record at offset 7
+//! panic. Without the variable, failpoints are off and cost one comparison.
 //!
 //! | place | between |
 //! |---|---|
@@ -46,7 +46,7 @@ const RECORD: &str = "record";
 struct Failpoint {
     place: String,
     panics: bool,
-    /// How many times it is still to come here; of [`RECORD`] the offset.
+    /// How many times this place is still to be reached; for [`RECORD`], the offset.
     left: AtomicU64,
 }
 
@@ -65,7 +65,7 @@ fn chosen() -> Option<&'static Failpoint> {
             eprintln!("error: ROLLCALL_FAILPOINT must be one of {places}, with :N for the N-th time, not {text:?}");
             std::process::exit(2);
         }
-        tracing::warn!("this process will die at the failpoint {text}");
+        tracing::warn!("failpoint {text} is set, this process will die there");
         Some(Failpoint {
             place: place.to_owned(),
             panics,
@@ -75,22 +75,22 @@ fn chosen() -> Option<&'static Failpoint> {
     CHOSEN.get_or_init(read).as_ref()
 }
 
-/// Dies here, if it was asked to.
+/// Dies here if this failpoint is set.
 pub fn reach(place: &'static str) {
     if let Some(chosen) = chosen()
         && chosen.place == place
         && chosen.left.fetch_sub(1, Ordering::AcqRel) == 1
     {
-        assert!(!chosen.panics, "the failpoint {place} was asked for");
-        // No destructors, no buffers: as if it were killed.
+        assert!(!chosen.panics, "the failpoint {place} is set");
+        // No destructors run and no buffers are written, as if the process were killed.
         std::process::abort();
     }
 }
 
-/// Panics if a test has chosen the record at this offset.
+/// Panics if a test has set the failpoint for the record at this offset.
 pub fn fold_record(offset: u64) {
     if let Some(chosen) = chosen() {
         let is_chosen = chosen.place == RECORD && chosen.left.load(Ordering::Relaxed) == offset;
-        assert!(!is_chosen, "the failpoint record:{offset} was asked for");
+        assert!(!is_chosen, "the failpoint record:{offset} is set");
     }
 }

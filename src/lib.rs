@@ -1,29 +1,30 @@
 //! Rollcall: an event-sourced presence engine.
 //!
-//! Gateways publish what happens to their connections to a log; a fold over it, with deadlines, knows who is online, and
-//! every change comes out exactly once and in order. The modules, in the order data flows:
+//! Gateways publish what happens to their connections to a log. A fold over the log, with deadlines, computes who is
+//! online. Every change is published exactly once and in order. The modules, in the order in which data flows:
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`gateway`] | clients' WebSockets: connections become events, kicks close them |
-//! | [`api`] | what is said over HTTP: the table of routes, for who serves and who asks |
-//! | [`http`] | takes events in; at the other end answers questions and lets changes and kicks be followed |
-//! | [`log`] | keeps records durably, partition by partition, and writes outputs and position in one step |
-//! | [`schema`] | bytes to values and back; whatever comes in is judged here, once |
-//! | [`registry`] | asks a schema registry what an id stands for |
-//! | [`presence`] | the core: the rules as a pure fold; values in, values out, nothing of the outside world |
-//! | [`store`] | keeps a partition's state on disk; may be behind the log, never ahead of it |
-//! | [`checkpoint`] | copies of stores, where another machine can take them from |
-//! | [`engine`] | the walk of a batch through the four above, a worker a partition |
+//! | [`gateway`] | serves clients' WebSocket connections: publishes their events, closes kicked ones |
+//! | [`api`] | declares the HTTP API: one table of routes for servers and clients |
+//! | [`http`] | accepts events, answers queries, streams changes and kicks |
+//! | [`log`] | stores records durably by partition; commits outputs and position atomically |
+//! | [`schema`] | converts bytes to values and back; validates all input once |
+//! | [`registry`] | looks up schemas in a schema registry |
+//! | [`presence`] | the core: the rules as a pure fold from values to values, without I/O |
+//! | [`store`] | stores a partition's state on disk; may lag behind the log, never leads it |
+//! | [`checkpoint`] | stores copies of stores where other machines can restore them |
+//! | [`engine`] | processes each partition with a worker that composes log, schema, presence and store |
 //!
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
-//! line) and [`config`] start it, [`clock`] is the only file that reads the machine's clock, [`metrics`] counts, [`version`] is
-//! what was built, [`tasks`] watches helper threads, [`rocks`] knows what RocksDB's errors mean,
-//! [`failpoint`] lets tests kill it where it hurts, and [`demo`] has simulated users, [`load`] many of them on real
-//! connections; [`webhook`] posts changes as callbacks, from a process of its own. [`sim`] holds the core against a
-//! second, naive reading of its rules.
+//! line) and [`config`] start the process; [`clock`] is the only file that reads the machine's clock; [`metrics`]
+//! declares every metric; [`version`] holds the version of the build; [`tasks`] watches helper threads; [`rocks`]
+//! interprets RocksDB's errors; [`failpoint`] lets tests kill the process at chosen places; [`demo`] simulates users;
+//! [`load`] simulates many users on real connections; [`webhook`] posts changes as callbacks from a process of its own;
+//! [`sim`] compares the core with a second, naive implementation of the rules.
 //!
-//! The rules are in `docs/rules.md`, how it all fits together and which test holds what in `ARCHITECTURE.md`.
+//! The rules are in `docs/rules.md`. `ARCHITECTURE.md` describes how the parts fit together and which test checks which
+//! invariant.
 #![cfg_attr(
     not(test),
     deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)

@@ -8,7 +8,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use mimalloc::MiMalloc;
 use rollcall::command::{self, usage};
 
-/// Small things that come and go by the million, on several threads.
+/// The allocator. The program allocates and frees millions of small values on several threads, for which mimalloc is
+/// fast.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -43,8 +44,9 @@ enum Command {
 
 fn main() {
     let status = run();
-    // A stop leaves behind what it need not wait for: readers of the log, threads that wait for brokers. Exit handlers of
-    // C++ libraries would take away under them what they use (`pthread lock: Invalid argument`). Everything is safe by now.
+    // Some threads are still running: readers of the log, threads that wait for brokers. Exit handlers of C++ libraries
+    // would destroy what these threads use (`pthread lock: Invalid argument`), so none is run. Everything is durable by
+    // now.
     command::leave(status)
 }
 

@@ -1,4 +1,4 @@
-//! Every metric, a named function each. Nobody else touches the registry.
+//! Every metric, each with a function of its own. No other file accesses the registry.
 
 mod partitions;
 
@@ -15,7 +15,8 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 struct Metrics {
     registry: Registry,
     folded: IntCounter,
-    /// These three by number: to find a counter by its label takes as long as a good part of the fold.
+    /// These three are indexed by number: finding a counter by its label would take a considerable part of the fold's
+    /// time.
     changes: Vec<IntCounter>,
     kicks: Vec<IntCounter>,
     ignored: Vec<IntCounter>,
@@ -24,7 +25,7 @@ struct Metrics {
     committed_changes: IntCounter,
     ticks: IntCounter,
     partitions: Mutex<Partitions>,
-    /// Held while everything is gathered, so that no reader sees sums that another is about to set again.
+    /// Held while metrics are gathered, so that no reader sees sums that another one is about to reset.
     gathering: Mutex<()>,
     store_commit_seconds: Histogram,
     append_seconds: Histogram,
@@ -51,8 +52,8 @@ struct Metrics {
 const LATENCIES: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-/// Why records are malformed, and the usual reasons why connections are refused and end: their counters begin at 0, so that the first one counts as an
-/// increase. Others appear when they happen.
+/// Why records are malformed, and the usual reasons why connections are refused and end. Their counters start at 0, so
+/// that the first one counts as an increase. Counters of other reasons appear when they are first used.
 const MALFORMED: [&str; 4] = ["unreadable", "unknown_schema", "wrong_key", "wrong_partition"];
 const REFUSED: [&str; 5] = [
     "bad_parameter",
@@ -77,7 +78,7 @@ const TASKS: [&str; 11] = [
 ];
 const CLOSED: [&str; 4] = ["gone", "silent", "replaced", "displaced"];
 
-/// A name or label that is not allowed is a bug that every start would show.
+/// Panic message for an invalid name or label, which is a bug that every start would show.
 const VALID: &str = "the metrics are declared with valid names, each once";
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
@@ -129,25 +130,25 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         ),
         changes: counters_of(
             "rollcall_changes_total",
-            "Changes given, by cause",
+            "Changes published, by cause",
             "cause",
             &Cause::ALL.map(Cause::name),
         ),
         kicks: counters_of(
             "rollcall_kicks_total",
-            "Kicks given, by reason",
+            "Kicks published, by reason",
             "reason",
             &KickReason::ALL.map(KickReason::name),
         ),
         ignored: counters_of(
             "rollcall_ignored_total",
-            "Events or beats without effect, by reason",
+            "Events or heartbeats without effect, by reason",
             "reason",
             &IgnoreReason::ALL.map(IgnoreReason::name),
         ),
         malformed: counters_from(
             "rollcall_malformed_total",
-            "Records put into quarantine, by reason",
+            "Records written to the quarantine topic, by reason",
             "reason",
             &MALFORMED,
         ),
@@ -164,7 +165,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             users_in_memory: gauges("rollcall_users_in_memory", "Users held in memory", &["partition"]),
             checkpoint: gauges(
                 "rollcall_checkpoint_offset",
-                "The next offset to be folded in the last checkpoint published",
+                "Applied position (next offset to be folded) of the last published checkpoint",
                 &["partition"],
             ),
             time_ahead: gauges(
@@ -179,7 +180,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             ),
             held: gauges(
                 "rollcall_held_by_transaction_seconds",
-                "For how long a publisher's open transaction has held the partition; 0: it does not",
+                "Seconds for which a publisher's open transaction has blocked the partition; 0 if none does",
                 &["partition"],
             ),
             users: gauges(
@@ -196,7 +197,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         gathering: Mutex::new(()),
         store_commit_seconds: histogram(
             "rollcall_store_commit_seconds",
-            "Time that a commit of the store took",
+            "Duration of a store commit",
             &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
         ),
         append_seconds: histogram(
@@ -222,7 +223,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             &registry,
             prometheus::IntGauge::new(
                 "rollcall_partitions",
-                "Partitions of the log, whichever process has them; 0 in a process without an engine",
+                "Partitions of the log on all processes together; 0 in a process without an engine",
             )
             .expect(VALID),
         ),
@@ -231,9 +232,9 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "Appends of events that the log refused or failed to make durable",
         ),
         log_writable: {
-            let gauge = prometheus::IntGauge::new("rollcall_log_writable", "Whether the log takes events: 1, or 0");
+            let gauge = prometheus::IntGauge::new("rollcall_log_writable", "1 if the log accepts events, else 0");
             let gauge = add(&registry, gauge.expect(VALID));
-            // Until something else is known.
+            // The log counts as writable until an append fails.
             gauge.set(1);
             gauge
         },
@@ -243,11 +244,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         ),
         checkpoint_failures: counter(
             "rollcall_checkpoint_failures_total",
-            "Checkpoints that could not be published",
+            "Checkpoints whose publication failed",
         ),
         registry_failures: counter(
             "rollcall_registry_failures_total",
-            "Times that the schema registry did not answer and a partition waited",
+            "Times that a partition waited because the schema registry did not respond",
         ),
         gateway_connections: add(
             &registry,
@@ -255,37 +256,37 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         ),
         gateway_refused: counters_from(
             "rollcall_gateway_refused_total",
-            "Connections that were not let in, by reason",
+            "Connections that were refused, by reason",
             "reason",
             &REFUSED,
         ),
         gateway_closed: counters_from(
             "rollcall_gateway_closed_total",
-            "Connections that ended, by how",
+            "Connections that ended, by reason",
             "reason",
             &CLOSED,
         ),
         gateway_kicks: counters_from(
             "rollcall_gateway_kicks_total",
-            "Connections closed because the engine said so, by reason",
+            "Connections closed by a kick of the engine, by reason",
             "reason",
             &KickReason::ALL.map(KickReason::name),
         ),
         gateway_beats: counter(
             "rollcall_gateway_beats_total",
-            "Heartbeats published, one a connection and window",
+            "Heartbeats published, at most one per connection and window",
         ),
         gateway_beat_records: counter(
             "rollcall_gateway_beat_records_total",
-            "Records that they were published in",
+            "Records in which heartbeats were published",
         ),
         gateway_endings_refused: counter(
             "rollcall_gateway_endings_refused_total",
-            "Disconnects and logouts that neither the log nor the queue took",
+            "Disconnects and logouts that neither the log nor the queue accepted",
         ),
         task_failures: counters_from(
             "rollcall_task_failures_total",
-            "Helper threads and tasks that ended although nobody asked them to",
+            "Helper threads and tasks that ended unexpectedly",
             "task",
             &TASKS,
         ),
@@ -332,17 +333,17 @@ fn partitions() -> std::sync::MutexGuard<'static, Partitions> {
     METRICS.partitions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reports how a partition of this process is doing.
+/// Reports the figures of a partition of this process.
 pub fn partition(partition: u32, figures: Figures) {
     partitions().report(partition, figures);
 }
 
-/// How many partitions the log has, on whichever process.
+/// Sets the number of partitions of the log, on all processes together.
 pub fn partitions_of_log(count: u32) {
     METRICS.partitions_of_log.set(count.into());
 }
 
-/// Removes what was reported of a partition: this process no longer has it.
+/// Removes the metrics of a partition that this process no longer owns.
 pub fn partition_gone(partition: u32) {
     partitions().remove(partition);
 }
@@ -351,17 +352,17 @@ pub fn store_commit(seconds: f64) {
     METRICS.store_commit_seconds.observe(seconds);
 }
 
-/// Events became durable so long after they were given to the log.
+/// Records how long an append took until its events were durable.
 pub fn append(seconds: f64) {
     METRICS.append_seconds.observe(seconds);
 }
 
-/// Changes were committed so long after the time of the oldest record that caused them.
+/// Records the time from the oldest record that caused a change in a commit until that commit.
 pub fn change_committed(seconds: f64) {
     METRICS.change_seconds.observe(seconds);
 }
 
-/// A question about users was answered after so long.
+/// Records how long a query about users took.
 pub fn query(seconds: f64) {
     METRICS.query_seconds.observe(seconds);
 }
@@ -382,7 +383,7 @@ pub fn log_time_ahead(partition: u32, ms: u64) {
     partitions().time_ahead(partition, ms / 1_000);
 }
 
-/// One more, or one less, open subscription.
+/// Changes the number of open subscriptions by 1 or -1.
 pub fn followers(difference: i64) {
     METRICS.followers.add(difference);
 }
@@ -399,7 +400,7 @@ pub fn registry_failed() {
     METRICS.registry_failures.inc();
 }
 
-/// One more, or one less, open connection of a client.
+/// Changes the number of open client connections by 1 or -1.
 pub fn gateway_connections(difference: i64) {
     METRICS.gateway_connections.add(difference);
 }
@@ -425,12 +426,12 @@ pub fn gateway_endings_refused(endings: usize) {
     METRICS.gateway_endings_refused.inc_by(endings as u64);
 }
 
-/// A task ended although nobody asked it to.
+/// Counts a task that ended unexpectedly.
 pub fn task_failed(task: &str) {
     METRICS.task_failures.with_label_values(&[task]).inc();
 }
 
-/// Everything in Prometheus' text format.
+/// Returns all metrics in Prometheus' text format.
 pub fn text() -> String {
     let mut text = Vec::new();
     let gathered = {

@@ -1,27 +1,27 @@
-//! What RocksDB's errors mean. Its interface gives a kind and a text; everything that is read from the text is read here.
+//! The meaning of RocksDB's errors. Its interface gives a kind and a text; only this file interprets the text.
 
 use rocksdb::ErrorKind;
 use std::path::Path;
 
-/// What an error of a RocksDB in a directory means.
+/// The meaning of an error of a RocksDB in a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Meaning {
-    /// Files are missing or altered: trying again gives the same.
+    /// Files are missing or altered. A retry gives the same error.
     Damage,
-    /// Another process has the directory open, or this one already does.
+    /// Another process has the directory open, or this process already does.
     InUse,
-    /// It holds other column families than were asked for.
+    /// The directory holds other column families than expected.
     Foreign,
-    /// The machine or the disk failed (no descriptors, no space, no permission, a device's error): it may pass, and says
+    /// The machine or the disk failed (no descriptors, no space, no permission, a device error). This may pass and says
     /// nothing about the files.
     Failure,
 }
 
-/// What an error means.
+/// Returns what an error means.
 ///
-/// An error of input or output is damage only if the file that it names is not there or is no file: too many open files,
-/// a failing device or a missing permission say nothing about what is on disk. RocksDB also reports as corruption what it
-/// could not look at, with the error of input or output in the text.
+/// An I/O error is damage only if the file that it names does not exist or is a directory: too many open files, a
+/// failing device or a missing permission say nothing about what is on disk. RocksDB reports files that it could not
+/// access as corruption, too, with the I/O error in the text.
 pub fn meaning(dir: &Path, error: &rocksdb::Error) -> Meaning {
     let text: &str = error.as_ref();
     if dir.exists() && !dir.is_dir() {
@@ -45,7 +45,7 @@ fn is_of_the_lock(text: &str) -> bool {
     text.contains("While lock file") || text.contains("lock hold by current process")
 }
 
-/// Whether the text names a file of the directory that is not there, or is a directory.
+/// Returns whether the text names a file of the directory that does not exist or is a directory.
 fn names_missing_file(dir: &Path, text: &str) -> bool {
     let prefix = format!("{}/", dir.display());
     text.match_indices(&prefix).any(|(at, _)| {
@@ -108,7 +108,7 @@ mod tests {
                     }
                 }
                 if (begins, harm) == ("CURRENT", 0) {
-                    // RocksDB takes that for a new one.
+                    // RocksDB treats a directory without this file as a new database.
                     continue;
                 }
                 assert_eq!(opened(dir.path()), Meaning::Damage, "{begins}{ends}, harm {harm}");

@@ -1,9 +1,9 @@
-//! Helper threads and tasks that run for as long as the process does, and what happens when one does not.
+//! Helper threads and tasks that run as long as the process does, and what happens when one of them ends.
 //!
-//! One that ends although nobody asked it to, by a panic or by itself, is logged once, counted in
-//! `rollcall_task_failures_total{task}`, and makes the process not ready ([`failure`] says which task and why). It is not
-//! restarted: half of the process would then run on what the other half no longer has. ARCHITECTURE.md lists the tasks.
-//! Tasks of the gateway are made to be started again, and do so: the process is not ready until they work
+//! A task that ends unexpectedly, by a panic or by returning, is logged once, counted in
+//! `rollcall_task_failures_total{task}`, and makes the process not ready ([`failure`] returns which task and why). It
+//! is not restarted, because the rest of the process may depend on state that was lost with it. ARCHITECTURE.md lists
+//! the tasks. Tasks of the gateway can be restarted and are: the process is not ready until they work again
 //! ([`troubled`], [`recovered`]).
 
 use crate::metrics;
@@ -13,19 +13,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// How a task ended.
+/// Why a task ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum End {
-    /// It was asked to end, or what it served is gone.
+    /// The task was asked to end, or what it served is gone.
     Asked,
-    /// It cannot go on.
+    /// The task cannot continue.
     Failed(String),
 }
 
-/// The first failure of each task that failed.
+/// The first failure of each task that ended unexpectedly.
 static FAILURES: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
 
-/// What is wrong with each task that is being started again.
+/// The problem of each task that is being restarted.
 static TROUBLES: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
 
 fn troubles() -> MutexGuard<'static, BTreeMap<&'static str, String>> {
@@ -36,52 +36,56 @@ fn failures() -> MutexGuard<'static, BTreeMap<&'static str, String>> {
     FAILURES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a thread that is watched. `name` is its `task` in the metric, and the thread's name.
+/// Starts a watched thread. `name` is the label `task` of the metric and the thread's name.
 pub fn spawn(name: &'static str, run: impl FnOnce() -> End + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     let watched = move || match catch_unwind(AssertUnwindSafe(run)) {
         Ok(End::Asked) => {}
         Ok(End::Failed(why)) => failed(name, &why),
-        Err(panic) => failed(name, &format!("it panicked: {}", message(&*panic))),
+        Err(panic) => failed(name, &format!("panicked: {}", message(&*panic))),
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(watched)
 }
 
-/// Notes that a task has ended although nobody asked it to.
+/// Records that a task ended unexpectedly.
 pub fn failed(name: &'static str, why: &str) {
     metrics::task_failed(name);
     let first = failures().insert(name, why.to_owned()).is_none();
     if first {
-        tracing::error!(task = name, reason = why, "a task has ended; start the process again");
+        tracing::error!(
+            task = name,
+            reason = why,
+            "a task ended unexpectedly, restart the process"
+        );
     }
 }
 
-/// Notes that a task has failed and is started again by who runs it; counted. The process is not ready until
-/// [`recovered`].
+/// Records and counts that a task failed and is restarted by its owner. The process is not ready until [`recovered`] is
+/// called.
 pub fn troubled(name: &'static str, why: &str) {
     metrics::task_failed(name);
     troubles().insert(name, why.to_owned());
 }
 
-/// A task that was troubled works again.
+/// Records that a restarted task works again.
 pub fn recovered(name: &'static str) {
     troubles().remove(name);
 }
 
-/// Which task of this process has failed, and why.
+/// Returns which task of this process has failed, and why.
 pub fn failure() -> Option<String> {
     if let Some((name, why)) = failures().first_key_value() {
-        return Some(format!("the task {name} has ended: {why}; start the process again"));
+        return Some(format!("the task {name} has ended: {why}; restart the process"));
     }
     let troubles = troubles();
     let (name, why) = troubles.first_key_value()?;
-    Some(format!("the task {name} does not work and is tried again: {why}"))
+    Some(format!("the task {name} failed and is being restarted: {why}"))
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("it gave no message")
+        .unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -97,7 +101,7 @@ mod tests {
         join(spawn("test-returns", || End::Failed("the disk is gone".to_owned())));
         assert_eq!(failures()["test-returns"], "the disk is gone");
         join(spawn("test-panics", || panic!("offset {}", 7)));
-        assert_eq!(failures()["test-panics"], "it panicked: offset 7");
+        assert_eq!(failures()["test-panics"], "panicked: offset 7");
         let said = failure().expect("some have failed");
         assert!(said.starts_with("the task test-"), "{said}");
         let text = metrics::text();

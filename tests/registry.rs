@@ -165,7 +165,7 @@ fn a_schema_that_breaks_the_subject_is_refused(house: &House) {
         Err(error @ Error::Refused { .. }) => {
             let message = error.to_string();
             assert!(
-                message.contains("does not take the schema of taken-Event-value"),
+                message.contains("refuses the schema of taken-Event-value"),
                 "{message}"
             );
         }

@@ -220,13 +220,13 @@ fn what_is_never_taken_is_in_the_dead_letters_and_the_rest_goes_on() {
             (
                 &text("user-0"),
                 &json!(2),
-                &text("the receiver answered 422"),
+                &text("the receiver responded with 422"),
                 &text("SetCustomStatus")
             ),
             (
                 &text("user-1"),
                 &json!(1),
-                &text("the receiver answered 500"),
+                &text("the receiver responded with 500"),
                 &text("Register")
             ),
         ]
@@ -292,7 +292,7 @@ fn a_receiver_that_refuses_everybody_stops_the_bridge_and_nothing_is_given_up() 
     let to = format!("http://{}/hook", receiver.address);
     let said = refused(directory.path(), &url(&server), &["--to", &to, "--from", "earliest"]);
     assert!(said.contains("the receiver refuses nearly every callback"), "{said}");
-    assert!(said.contains("the receiver answered 400"), "{said}");
+    assert!(said.contains("the receiver responded with 400"), "{said}");
     let letters = || std::fs::read_to_string(directory.path().join("rollcall-webhook.dead-letters")).expect("a file");
     assert_eq!(letters(), "");
     // Only one user is refused now, and two others for a moment, as by a proxy whose route is being changed.
@@ -464,7 +464,10 @@ fn what_no_waiting_mends_ends_it_with_a_sentence() {
     let position = |text: &str| std::fs::write(directory.join("rollcall-webhook.position"), text).expect("written");
     position("nonsense");
     let said = refused(directory, &url(&server), &[]);
-    assert!(said.contains("holds no position, which looks like 0:12,1:7"), "{said}");
+    assert!(
+        said.contains("does not contain a position; expected text such as 0:12,1:7"),
+        "{said}"
+    );
     position("0:17\n");
     let said = refused(directory, &url(&server), &[]);
     assert!(
@@ -483,7 +486,7 @@ fn what_no_waiting_mends_ends_it_with_a_sentence() {
     server.publish("", &day("alice", 1));
     wait_until_taken(&receiver, &["alice".to_owned()], DAY);
     let said = refused(directory, &url(&server), &[]);
-    assert!(said.contains("another process posts from the position"), "{said}");
+    assert!(said.contains("another process uses the position file"), "{said}");
     bridge.stop();
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -496,7 +499,7 @@ fn what_no_waiting_mends_ends_it_with_a_sentence() {
     let router = axum::Router::new().route("/v1/changes", axum::routing::get(gone));
     runtime.spawn(async move { axum::serve(listener, router).await });
     let said = refused(directory, &forgetful, &[]);
-    assert!(said.contains("no longer reaches back to the position 0:11"), "{said}");
+    assert!(said.contains("no longer has the position 0:11"), "{said}");
     assert!(said.contains("from 0:500"), "{said}");
     runtime.shutdown_timeout(PATIENCE);
 }

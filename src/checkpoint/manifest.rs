@@ -1,24 +1,24 @@
-//! What a checkpoint consists of: the list that is written last and makes it one.
+//! The manifest of a checkpoint: the list of its files, which is written last and makes the checkpoint complete.
 
 use crate::presence::{Offset, Partition};
 use crate::store::Applied;
 use serde::{Deserialize, Serialize};
 
-/// The form of the list and of the names below; another one is left alone.
+/// The format of the manifest and of the names below. A manifest of another format is ignored.
 const FORMAT: u32 = 1;
 
-/// The list of one checkpoint, as JSON.
+/// The manifest of one checkpoint, as JSON.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Manifest {
     format: u32,
     pub partition: u32,
     pub next: u64,
     pub outputs: u64,
-    /// Hexadecimal, of the position.
+    /// The chain of the position, hexadecimal.
     pub chain: String,
-    /// Hexadecimal, of [`crate::store::Store::digest`].
+    /// The result of [`crate::store::Store::digest`], hexadecimal.
     pub digest: String,
-    /// By name.
+    /// Sorted by name.
     pub files: Vec<File>,
 }
 
@@ -27,7 +27,7 @@ pub struct Manifest {
 pub struct File {
     pub name: String,
     pub bytes: u64,
-    /// Hexadecimal.
+    /// The BLAKE3 hash, hexadecimal.
     pub blake3: String,
 }
 
@@ -45,7 +45,8 @@ impl Manifest {
         }
     }
 
-    /// None for what is no list of a known form to the last byte, or names files that lie elsewhere.
+    /// Parses a manifest. `None` unless it has a known format to the last byte and names only files of its own
+    /// directory.
     pub fn read(json: &[u8]) -> Option<Manifest> {
         let manifest: Manifest = serde_json::from_slice(json).ok()?;
         let is_name = |file: &File| {
@@ -64,7 +65,7 @@ impl Manifest {
         serde_json::to_vec_pretty(self).expect("text and numbers are JSON")
     }
 
-    /// The name under which it is published.
+    /// Returns the name under which the checkpoint is published.
     pub fn name(&self) -> Name {
         let content = blake3::hash(&self.to_json());
         Name {
@@ -81,8 +82,8 @@ impl Manifest {
     }
 }
 
-/// A checkpoint's name: its applied position, so that names are in order of age, and what its files are, so that two
-/// owners who publish at the same position do not write over each other.
+/// The name of a checkpoint. It starts with the applied position, so that names sort by age, and contains a hash of the
+/// files, so that two owners who publish at the same position do not overwrite each other.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Name {
     pub next: Offset,

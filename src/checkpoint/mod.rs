@@ -1,13 +1,14 @@
-//! Checkpoints: whole copies of a partition's store, kept where another machine can take them from.
+//! Checkpoints: complete copies of a partition's store, kept where other machines can restore them.
 //!
-//! A checkpoint lies under `GROUP/PARTITION/NAME/`: the files of the store, and a list of them with their sizes and
-//! hashes that is written last. Without the list there is no checkpoint, so a publication that was cut off leaves nothing
-//! that could be taken for one. What is restored is held against the list, and the resulting store against the
-//! list's digest; a checkpoint that fails is skipped with a warning, and the next older one is taken.
+//! A checkpoint is stored under `GROUP/PARTITION/NAME/`: the files of the store, and a manifest with their sizes and
+//! hashes, which is written last. Without the manifest the checkpoint does not exist, so an interrupted publication
+//! leaves nothing that could be restored by mistake. A restore compares the files with the manifest, and the resulting
+//! store with the manifest's digest. A checkpoint that fails this is skipped with a warning, and the next older one is
+//! restored.
 //!
-//! Nobody coordinates with anybody: names hold the position and the content, and two owners at once, one of whom does
-//! not know yet that it has been replaced, publish side by side. Calls wait for disk and network, so they are for threads of their
-//! own, never for one of the runtime.
+//! No coordination is needed: names contain the position and a hash of the content, so two owners can publish at the
+//! same time while one does not know yet that it has been replaced. Calls block on disk and network; call them from a
+//! thread of their own, never from one of the runtime.
 
 mod manifest;
 
@@ -29,43 +30,43 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Handle;
 use url::Url;
 
-/// How many are kept of a partition where nobody says how many.
+/// How many checkpoints of a partition are kept by default.
 pub const DEFAULT_KEPT: usize = 3;
 const MANIFEST: &str = "MANIFEST.json";
-/// Read and written at once.
+/// How many bytes are read and written at once.
 const PIECE_BYTES: usize = 1 << 20;
-/// Of one request, and for how long; then the caller decides.
+/// How often one request is retried. After that the caller decides.
 const RETRIES: usize = 4;
 const RETRY_FOR: Duration = Duration::from_secs(20);
-/// What RocksDB makes for the process that has the directory open, and no state is in.
+/// Files that RocksDB creates for the process that has the directory open. They hold no state.
 const OF_THE_PROCESS: [&str; 2] = ["LOCK", "LOG"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the checkpoints {url} cannot be used: {cause}; give a file:///DIRECTORY or an s3://BUCKET/PREFIX")]
+    #[error("the checkpoint location {url} cannot be used: {cause}; give a file:///DIRECTORY or an s3://BUCKET/PREFIX")]
     Url { url: String, cause: String },
-    /// Worth trying again.
-    #[error("the checkpoints {at} cannot be reached: {cause}")]
+    /// The location did not respond correctly; retry later.
+    #[error("the checkpoint location {at} is unavailable: {cause}")]
     Unreachable { at: String, cause: String },
     #[error("{}: {cause}", path.display())]
     Local { path: PathBuf, cause: String },
     #[error(transparent)]
     Store(#[from] store::Error),
-    #[error("{} is no checkpoint of a store: nothing was ever committed to it", directory.display())]
+    #[error("{} is not a checkpoint: nothing was ever committed to the store in it", directory.display())]
     Empty { directory: PathBuf },
 }
 
-/// A checkpoint that is complete, as far as its list says.
+/// A checkpoint that is complete according to its manifest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {
-    /// The next offset to be folded, and how many outputs of it are out.
+    /// The next offset to be folded, and how many of its outputs are published.
     pub next: Offset,
     pub outputs: u64,
     name: Name,
 }
 
 impl Listed {
-    /// One at an offset, for tests of what is made of a list.
+    /// Returns a checkpoint at an offset, for tests.
     #[cfg(test)]
     pub fn at(next: u64) -> Listed {
         let name = Name::read(&format!("{next}-0-0123456789abcdef")).expect("a name");
@@ -77,19 +78,19 @@ impl Listed {
     }
 }
 
-/// Where the checkpoints of one group of engines are.
+/// The location of the checkpoints of one group of engines.
 #[derive(Clone)]
 pub struct Checkpoints {
     objects: Arc<dyn ObjectStore>,
-    /// Of the group.
+    /// The path of the group.
     base: Key,
-    /// For messages; no credentials are in it.
+    /// The URL for messages, without credentials.
     shown: String,
     kept: usize,
     runtime: Handle,
 }
 
-/// Why a checkpoint is not taken, or could not be looked at.
+/// Why a checkpoint cannot be restored or examined.
 enum Unusable {
     Damaged(String),
     Failed(Error),
@@ -102,9 +103,9 @@ impl From<Error> for Unusable {
 }
 
 impl Checkpoints {
-    /// `url` is `file:///DIRECTORY` or `s3://BUCKET/PREFIX`; for the latter the `AWS_…` variables of the environment hold,
-    /// of which the URL alone says which bucket. Of each partition the newest `kept` stay. Nothing is asked of the network
-    /// yet.
+    /// Opens a location. `url` is `file:///DIRECTORY` or `s3://BUCKET/PREFIX`. For S3, credentials and endpoint come
+    /// from the `AWS_…` environment variables, but the bucket only from the URL. The newest `kept` checkpoints of each
+    /// partition are kept. Does not access the network yet.
     pub fn open(
         url: &str,
         group: &str,
@@ -119,7 +120,7 @@ impl Checkpoints {
         let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
         if !parsed.username().is_empty() || parsed.password().is_some() {
             return Err(wrong(
-                "credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned(),
+                "it contains credentials; set them with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned(),
             ));
         }
         let (objects, path): (Arc<dyn ObjectStore>, Key) = match parsed.scheme() {
@@ -144,7 +145,7 @@ impl Checkpoints {
                 let path = Key::from_url_path(parsed.path()).map_err(|error| wrong(error.to_string()))?;
                 (Arc::new(objects), path)
             }
-            other => return Err(wrong(format!("{other} is not known"))),
+            other => return Err(wrong(format!("the scheme {other} is not supported"))),
         };
         Ok(Checkpoints {
             objects,
@@ -155,8 +156,8 @@ impl Checkpoints {
         })
     }
 
-    /// Publishes what [`Store::checkpoint`] has made in a directory, and takes away what is beyond the number kept. The
-    /// directory stays as it is. Gives where the store stood.
+    /// Publishes the copy that [`Store::checkpoint`] made in a directory, and deletes the checkpoints beyond the number
+    /// kept. The directory stays unchanged. Returns the applied position of the copy.
     pub fn publish(&self, partition: Partition, directory: &Path) -> Result<Applied, Error> {
         let (applied, digest) = looked_at(directory, partition)?;
         let files = files_of(directory)?;
@@ -174,7 +175,8 @@ impl Checkpoints {
         Ok(applied)
     }
 
-    /// The complete checkpoints of a partition, the newest first. Whether their files are sound is not looked at.
+    /// Returns the complete checkpoints of a partition, the newest first. Does not check whether their files are
+    /// intact.
     pub fn newest(&self, partition: Partition) -> Result<Vec<Listed>, Error> {
         let found = self.runtime.block_on(self.found(partition))?;
         let complete = found.into_iter().rev().filter(|(_, keys)| is_complete(keys));
@@ -186,8 +188,9 @@ impl Checkpoints {
         Ok(listed.collect())
     }
 
-    /// Makes a store in `into`, which must not be there yet, of the newest sound checkpoint that is not after a position
-    /// (next offset, outputs of it). None if there is no such one. An error only where it cannot be known whether there is.
+    /// Restores into `into`, which must not exist yet, the newest intact checkpoint that is not after a position (next
+    /// offset, outputs of it). `None` if there is none. An error means that it cannot be determined whether there is
+    /// one.
     pub fn restore(
         &self,
         partition: Partition,
@@ -214,11 +217,11 @@ impl Checkpoints {
                 }
                 Err(Unusable::Damaged(what)) => {
                     tracing::warn!(
-                        %partition, checkpoint = %listed.name, what, "a checkpoint is damaged; the next older one is taken"
+                        %partition, checkpoint = %listed.name, what, "the checkpoint is damaged, trying the next older one"
                     );
                 }
                 Err(Unusable::Failed(error)) => {
-                    // What was fetched so far is of no use, and it is no worse if it stays.
+                    // The files fetched so far are useless. If they cannot be removed, they do no harm.
                     let _ = remove_directory(&partial);
                     return Err(error);
                 }
@@ -239,7 +242,7 @@ impl Checkpoints {
         }
     }
 
-    /// Everything of a partition that has the name of a checkpoint, by age, each with its objects.
+    /// Returns everything of a partition that has the name of a checkpoint, by age, each with its objects.
     async fn found(&self, partition: Partition) -> Result<BTreeMap<Name, Vec<Key>>, Error> {
         let base = self.of(partition);
         let objects: Vec<Key> = self
@@ -282,19 +285,20 @@ impl Checkpoints {
         }
     }
 
-    /// Those beyond the number kept, and pieces of publications that something newer has overtaken.
+    /// Deletes the checkpoints beyond the number kept, and incomplete publications that are older than a complete
+    /// checkpoint.
     async fn take_away_old(&self, partition: Partition) -> Result<(), Error> {
         let mut complete = 0;
         for keys in self.found(partition).await?.values().rev() {
             if complete == 0 && !is_complete(keys) {
-                // Somebody may be at work on it.
+                // Another process may still be publishing it.
                 continue;
             }
             complete += usize::from(is_complete(keys));
             if complete <= self.kept && is_complete(keys) {
                 continue;
             }
-            // The list first: from then on nobody takes the rest for a checkpoint.
+            // The manifest first: without it the rest is no longer a checkpoint.
             let (list, rest): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| is_list(key));
             for key in list.into_iter().chain(rest) {
                 match self.objects.delete(key).await {
@@ -311,12 +315,14 @@ impl Checkpoints {
             let at = self.of(partition).join(listed.name.to_string());
             let json = match self.objects.get(&at.clone().join(MANIFEST)).await {
                 Ok(found) => found.bytes().await.map_err(|error| self.unreachable(&error))?,
-                Err(error) => return Err(self.gone("its list", &error)),
+                Err(error) => return Err(self.gone("its manifest", &error)),
             };
             let manifest =
-                Manifest::read(&json).ok_or_else(|| Unusable::Damaged("its list cannot be read".to_owned()))?;
+                Manifest::read(&json).ok_or_else(|| Unusable::Damaged("its manifest is unreadable".to_owned()))?;
             if manifest.name() != listed.name || manifest.partition != partition.0 {
-                return Err(Unusable::Damaged("its list is another's, or was altered".to_owned()));
+                return Err(Unusable::Damaged(
+                    "its manifest belongs to another checkpoint or was altered".to_owned(),
+                ));
             }
             for file in &manifest.files {
                 self.fetch(&at, file, into).await?;
@@ -326,7 +332,7 @@ impl Checkpoints {
         let damaged = |what: &dyn std::fmt::Display| Unusable::Damaged(format!("its store cannot be used: {what}"));
         let (applied, digest) = looked_at(into, partition).map_err(|error| damaged(&error))?;
         if !manifest.is_of(&applied, &digest) {
-            return Err(damaged(&"its digest is another than was published"));
+            return Err(damaged(&"its digest differs from the published one"));
         }
         Ok(applied)
     }
@@ -358,23 +364,24 @@ impl Checkpoints {
         to.sync_all().map_err(local)?;
         if hex(hash.finalize().as_bytes()) != file.blake3 {
             return Err(Unusable::Damaged(format!(
-                "{} has another content than was published",
+                "the content of {} differs from what was published",
                 file.name
             )));
         }
         Ok(())
     }
 
-    /// That something is not there is damage; that nobody answers is not.
+    /// Returns the error for a failed read: an object that does not exist is damage, a location that does not respond
+    /// is not.
     fn gone(&self, what: &str, error: &object_store::Error) -> Unusable {
         match error {
-            object_store::Error::NotFound { .. } => Unusable::Damaged(format!("{what} is gone")),
+            object_store::Error::NotFound { .. } => Unusable::Damaged(format!("{what} is missing")),
             other => Unusable::Failed(self.unreachable(other)),
         }
     }
 }
 
-/// A URL as it may be shown.
+/// Returns a URL without its credentials, for messages.
 fn without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
@@ -401,7 +408,7 @@ fn remove_directory(directory: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Where the store in a directory stands, and its digest. Alters nothing in it.
+/// Returns the applied position of the store in a directory, and its digest. Does not change the directory.
 fn looked_at(directory: &Path, partition: Partition) -> Result<(Applied, [u8; 32]), Error> {
     let empty = || Error::Empty {
         directory: directory.to_owned(),

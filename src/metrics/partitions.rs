@@ -1,20 +1,21 @@
-//! What workers report of their partitions: gauges per partition, removed with it, and sums over all of them.
+//! The metrics that workers report for their partitions: gauges per partition, which are removed with it, and sums over
+//! all partitions.
 
 use crate::presence::Status;
 use prometheus::IntGaugeVec;
 use std::collections::BTreeMap;
 
-/// How a partition is doing.
+/// The figures of one partition.
 pub struct Figures {
-    /// `restoring`, `live`, `failed` and so on: one word.
+    /// One word, such as `restoring`, `live` or `failed`.
     pub state: &'static str,
-    /// Records between the end of the log and what is applied. `None`: not known at the moment.
+    /// Records between the end of the log and the applied position. `None` if that is not known at the moment.
     pub lag: Option<u64>,
-    /// For how many seconds a publisher's open transaction has held it.
+    /// For how many seconds a publisher's open transaction has blocked the partition.
     pub held_s: u64,
     pub users_in_memory: usize,
     pub users: [(Status, u64); Status::ALL.len()],
-    /// Status, platform, and how many devices.
+    /// Status, platform, and the number of devices.
     pub devices: Vec<(Status, Box<str>, u64)>,
 }
 
@@ -52,7 +53,8 @@ impl Partitions {
     }
 
     pub fn checkpointed(&mut self, partition: u32, next: u64) {
-        // A copy may be published after its partition was given away; it is no longer this process's figure.
+        // A checkpoint may be published after the partition was handed over; it is then no longer a figure of this
+        // process.
         if self.reported.contains_key(&partition) {
             let label = partition.to_string();
             self.checkpoint.with_label_values(&[&label]).set(gauge(next));
@@ -79,17 +81,17 @@ impl Partitions {
             &self.held,
         ];
         for gauges in all {
-            // An error says that there was no such gauge.
+            // An error means that the gauge did not exist.
             let _ = gauges.remove_label_values(&[&label]);
         }
     }
 
     fn forget_state(&self, partition: &str, state: &str) {
-        // As above.
+        // An error means that the gauge did not exist.
         let _ = self.state.remove_label_values(&[partition, state]);
     }
 
-    /// Sets the gauges that are sums over partitions.
+    /// Sets the gauges that are sums over all partitions.
     pub fn sum(&self) {
         let mut users = Status::ALL.map(|status| (status, 0));
         let mut devices: BTreeMap<(&str, Status), u64> = BTreeMap::new();
@@ -105,7 +107,7 @@ impl Partitions {
         for (status, count) in users {
             self.users.with_label_values(&[status.name()]).set(gauge(count));
         }
-        // The policies in force name the platforms; of one that no partition has any more nothing is shown.
+        // The policies in force determine the platforms. A platform that no partition has any more is not shown.
         self.devices.reset();
         for ((platform, status), count) in devices {
             let labels = [platform, status.name()];
@@ -149,7 +151,7 @@ mod tests {
         }
     }
 
-    /// Every value of a family, by its labels.
+    /// Returns every value of a family, by its labels.
     fn shown(gauges: &IntGaugeVec) -> BTreeMap<String, f64> {
         let families = gauges.collect();
         let metrics = families.iter().flat_map(|family| family.get_metric());
@@ -192,14 +194,14 @@ mod tests {
         assert_eq!(shown(&partitions.state), map([("7 live", 1.0), ("8 failed", 1.0)]));
         partitions.checkpointed(7, 100);
         partitions.remove(7);
-        // Its copy is published a moment later.
+        // The checkpoint is published a moment after the handover.
         partitions.checkpointed(7, 200);
         for gauges in [&partitions.lag, &partitions.users_in_memory, &partitions.held] {
             assert_eq!(shown(gauges).into_keys().collect::<Vec<_>>(), ["8"]);
         }
         assert_eq!(shown(&partitions.state), map([("8 failed", 1.0)]));
         assert_eq!(shown(&partitions.checkpoint), map([]));
-        // Taken up again, and then the log cannot say where it ends: what was known of the lag stays.
+        // The partition is taken over again, and the log's end is unknown: the last known lag stays.
         partitions.report(7, figures("live", 1, "web"));
         let unknown = Figures {
             lag: None,

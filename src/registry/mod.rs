@@ -1,9 +1,9 @@
-//! A schema registry: which schema has which id, asked over Confluent's REST interface.
+//! A client of a schema registry: looks up schemas by id over Confluent's REST interface.
 //!
-//! What was asked once is known for as long as the process lives, also that an id is not there, so that a record that is
-//! read again is read alike. A registry that does not answer is an error that is worth trying again, never a reason to
-//! take a record for malformed. Calls wait for the network, so they are for threads of their own, never for one of the
-//! runtime; only what [`WriterSchemas`] asks is answered at once, from what is known.
+//! Every result is remembered as long as the process lives, also that an id does not exist, so that a record that is
+//! read twice is decoded the same way twice. A registry that does not respond is an error that can be retried, and
+//! never makes a record malformed. Calls block on the network; call them from a thread of their own, never from one of
+//! the runtime. Only [`WriterSchemas`] responds at once, from what is remembered.
 
 mod schemas;
 
@@ -21,23 +21,23 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use url::Url;
 
-/// Of a subject: each schema can read what every earlier one wrote.
+/// The compatibility of a subject: each schema must be able to read what every earlier one wrote.
 const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
-/// It asks for that and for more.
+/// A compatibility that includes ours and more.
 const STRICTER: &str = "FULL_TRANSITIVE";
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
-/// Records made up of random ids shall not fill the memory.
+/// The limit of remembered missing ids. Without it, records with random ids could fill the memory.
 const ABSENT_MAX: usize = 10_000;
-/// How many other schemas one may refer to, directly or through others, and how deep.
+/// How many other schemas one schema may refer to, directly or through others, and how deep.
 const REFERENCES_MAX: usize = 100;
 const REFERENCE_DEPTH_MAX: usize = 10;
-/// Of all their text together.
+/// The total size of the texts of all referenced schemas.
 const REFERENCE_BYTES_MAX: usize = 4 << 20;
-/// A message of the registry's, in ours.
+/// The length to which a registry's message is cut when it is quoted in ours.
 const QUOTED_BYTES_MAX: usize = 300;
 
-/// Confluent's codes of what is not there.
+/// Confluent's error codes for things that do not exist.
 const NO_SUBJECT: u64 = 40_401;
 const NO_VERSION: u64 = 40_402;
 const NO_SCHEMA: u64 = 40_403;
@@ -45,20 +45,20 @@ const NO_LEVEL: u64 = 40_408;
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the registry {url} cannot be used: {cause}; give the URL that its REST interface begins with")]
+    #[error("the schema registry URL {url} cannot be used: {cause}; give the base URL of its REST interface")]
     Url { url: String, cause: String },
-    /// Worth trying again.
-    #[error("the schema registry {url} cannot be asked: {cause}")]
+    /// The registry did not respond correctly; retry later.
+    #[error("the schema registry {url} is unavailable: {cause}")]
     Unreachable { url: String, cause: String },
-    /// Somebody has to act.
-    #[error("the schema registry {url} does not take the schema of {subject}: {cause}")]
+    /// The registry refused; the operator must act.
+    #[error("the schema registry {url} refuses the schema of {subject}: {cause}")]
     Refused {
         url: String,
         subject: String,
         cause: String,
     },
     #[error(
-        "the schema registry {url} has no such schema under {subject}: register schemas/{file} there, or start once with \
+        "the schema registry {url} does not have our schema under {subject}: register schemas/{file} there, or start once with \
          --registry-register"
     )]
     NotRegistered {
@@ -68,33 +68,33 @@ pub enum Error {
     },
 }
 
-/// What became of asking for an id.
+/// The result of asking for an id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lookup {
-    /// Decode again.
+    /// The schema is known now: decode again.
     Known,
-    /// There is no such schema, or none that can be used: the record is malformed.
+    /// The schema does not exist or cannot be used: the record is malformed.
     Absent,
 }
 
-/// One registry, and what is known of it.
+/// A registry, and what is remembered of its responses.
 pub struct Registry {
     client: reqwest::Client,
     base: Url,
-    /// Without credentials.
+    /// The URL without credentials.
     shown: String,
     runtime: Handle,
     known: RwLock<HashMap<SchemaName, Result<WriterSchema, Malformed>>>,
 }
 
-/// What a record calls a schema by.
+/// How a record refers to its schema.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum SchemaName {
     Id(u32),
     Guid(Guid),
 }
 
-/// A request that was answered, but not as hoped.
+/// An error response of the registry.
 struct Failure {
     status: StatusCode,
     code: Option<u64>,
@@ -102,20 +102,20 @@ struct Failure {
 }
 
 enum Wrong {
-    /// The registry says so, in its own form.
+    /// The registry refused, with an error of its own form.
     Said(Failure),
     Failed(Error),
 }
 
 impl Registry {
-    /// `url` is what the REST interface begins with; a user and a password in it are used and never shown. Nothing is
-    /// asked yet.
+    /// Creates a client. `url` is the base URL of the REST interface. A user and a password in it are used and never
+    /// shown. Sends no request yet.
     pub fn new(url: &str, runtime: Handle) -> Result<Registry, Error> {
         let wrong = |url: &str, cause: String| Error::Url {
             url: url.to_owned(),
             cause,
         };
-        // One that is not of the form may have its password anywhere.
+        // A URL that cannot be parsed may contain a password anywhere, so it is not shown.
         let mut base = Url::parse(url).map_err(|error| wrong("given", error.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") {
             return Err(wrong(
@@ -139,12 +139,12 @@ impl Registry {
         })
     }
 
-    /// Asks for an id, unless it is known already.
+    /// Looks up a schema by id, unless it is known already.
     pub fn ask(&self, id: u32) -> Result<Lookup, Error> {
         self.ask_for(SchemaName::Id(id))
     }
 
-    /// Asks for a GUID, unless it is known already.
+    /// Looks up a schema by GUID, unless it is known already.
     pub fn ask_guid(&self, guid: Guid) -> Result<Lookup, Error> {
         self.ask_for(SchemaName::Guid(guid))
     }
@@ -167,7 +167,7 @@ impl Registry {
                 tracing::warn!(
                     schema = shown,
                     why,
-                    "a schema of the registry cannot be used; records with it are malformed"
+                    "a schema of the registry cannot be used, records with it are malformed"
                 );
                 Malformed::unusable_schema(format!("the schema with the registry's {shown} cannot be used: {why}"))
             }),
@@ -179,14 +179,14 @@ impl Registry {
         Ok(answered)
     }
 
-    /// The schema in an answer with what it refers to, or why it cannot be used.
+    /// Returns the schema in a response together with the schemas it refers to, or why it cannot be used.
     fn usable(&self, answer: &Value) -> Result<Result<WriterSchema, String>, Error> {
         let kind = answer["schemaType"].as_str().unwrap_or("AVRO");
         if kind != "AVRO" {
-            return Ok(Err(format!("it is {kind}, not AVRO")));
+            return Ok(Err(format!("its type is {kind}, not AVRO")));
         }
         let Some(schema) = answer["schema"].as_str() else {
-            return Ok(Err("the registry gives no text for it".to_owned()));
+            return Ok(Err("the registry returned no text for it".to_owned()));
         };
         let others = match self.referenced(answer)? {
             Ok(others) => others,
@@ -195,7 +195,7 @@ impl Registry {
         Ok(WriterSchema::parse_with(schema, &others).map_err(|unusable| unusable.to_string()))
     }
 
-    /// The texts of all schemas that an answer refers to, each once.
+    /// Returns the texts of all schemas that a response refers to, each once.
     fn referenced(&self, answer: &Value) -> Result<Result<Vec<String>, String>, Error> {
         let mut texts = Vec::new();
         let mut seen = HashSet::new();
@@ -209,7 +209,7 @@ impl Registry {
                     return Ok(Err(format!("it refers to more than {REFERENCES_MAX} other schemas")));
                 }
                 let path = ["subjects", &subject, "versions", &version.to_string()];
-                // One that was deleted softly is still what was written with.
+                // A schema that was soft-deleted may still be needed to read old records.
                 let found = match self.call_with(Method::GET, &path, Some("deleted=true"), None) {
                     Ok(found) => found,
                     Err(Wrong::Said(failure)) if failure.says(&[NO_SUBJECT, NO_VERSION, NO_SCHEMA]) => {
@@ -221,13 +221,13 @@ impl Registry {
                 };
                 let Some(text) = found["schema"].as_str() else {
                     return Ok(Err(format!(
-                        "it refers to version {version} of {subject}, of which the registry gives no text"
+                        "it refers to version {version} of {subject}, for which the registry returned no text"
                     )));
                 };
                 texts.push(text.to_owned());
                 if texts.iter().map(String::len).sum::<usize>() > REFERENCE_BYTES_MAX {
                     return Ok(Err(format!(
-                        "what it refers to has more than {REFERENCE_BYTES_MAX} bytes"
+                        "the schemas it refers to have more than {REFERENCE_BYTES_MAX} bytes"
                     )));
                 }
                 open.extend(references_of(&found));
@@ -237,16 +237,17 @@ impl Registry {
             }
         }
         Ok(Err(format!(
-            "it refers to other schemas more than {REFERENCE_DEPTH_MAX} deep"
+            "its references are nested more than {REFERENCE_DEPTH_MAX} deep"
         )))
     }
 
-    /// Registers our schemas, each under `subject` of it, where they are not there yet, and sees to it that each subject
-    /// stays readable. Gives the framing to write with.
+    /// Registers our schemas where they do not exist yet, each under its `subject`, and sets each subject's
+    /// compatibility. Returns the framing for writing.
     pub fn register(&self, subject: impl Fn(Schema) -> String) -> Result<Framing, Error> {
         self.framing(|schema| {
             let subject = subject(schema);
-            // Before the first version where a registry allows that, so that no other gets in between.
+            // Set before the first version where the registry allows that, so that no incompatible version can be
+            // registered in between.
             let early = self.set_compatibility(&subject)?;
             let body = json!({ "schema": schema.json() });
             let id = match self.call(Method::POST, &["subjects", &subject, "versions"], Some(&body)) {
@@ -257,14 +258,14 @@ impl Registry {
                 return Err(Error::Refused {
                     url: self.shown.clone(),
                     subject,
-                    cause: "its compatibility cannot be set".to_owned(),
+                    cause: "setting its compatibility failed".to_owned(),
                 });
             }
             Ok(id)
         })
     }
 
-    /// The same without writing: all must be there.
+    /// Like [`Registry::register`], but writes nothing: all schemas must exist.
     pub fn look_up(&self, subject: impl Fn(Schema) -> String) -> Result<Framing, Error> {
         self.framing(|schema| {
             let subject = subject(schema);
@@ -293,7 +294,8 @@ impl Registry {
         Ok(Framing::Ids(ids))
     }
 
-    /// Whether the subject asks for enough now; false if the registry does not know it yet.
+    /// Sets the subject's compatibility unless it is strict enough. Returns false if the registry does not know the
+    /// subject yet.
     fn set_compatibility(&self, subject: &str) -> Result<bool, Error> {
         let unset = [NO_SUBJECT, NO_LEVEL];
         match self.call(Method::GET, &["config", subject], None) {
@@ -331,7 +333,7 @@ impl Registry {
 
     fn id(&self, answer: &Value) -> Result<u32, Error> {
         let id = answer["id"].as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| self.silent("its answer has no id that fits into 4 bytes".to_owned()))
+        id.ok_or_else(|| self.silent("its response has no id that fits into 4 bytes".to_owned()))
     }
 
     fn silent(&self, cause: String) -> Error {
@@ -348,7 +350,7 @@ impl Registry {
         }
     }
 
-    /// What the registry has judged does not become better by asking again.
+    /// Returns the error for a request that the registry judged and refused: a retry cannot help.
     fn refused(&self, subject: &str, wrong: Wrong) -> Error {
         match wrong {
             Wrong::Said(failure) if failure.code.is_some() && failure.status.is_client_error() => Error::Refused {
@@ -377,7 +379,7 @@ impl Registry {
             segments.pop_if_empty().extend(path);
         }
         let failed = |error: reqwest::Error| {
-            // Its own sentence would show the URL as it was given.
+            // reqwest's own text would show the URL with its credentials.
             Wrong::Failed(self.silent(reason(error)))
         };
         self.runtime.block_on(async {
@@ -390,7 +392,7 @@ impl Registry {
             let text = answer.text().await.map_err(failed)?;
             let value: Option<Value> = serde_json::from_str(&text).ok();
             if status.is_success() {
-                let not_json = || Wrong::Failed(self.silent("its answer is not JSON; is the URL right?".to_owned()));
+                let not_json = || Wrong::Failed(self.silent("its response is not JSON; check the URL".to_owned()));
                 return value.ok_or_else(not_json);
             }
             let of = |name: &str| value.as_ref().and_then(|value| value.get(name));
@@ -432,7 +434,8 @@ impl fmt::Display for SchemaName {
 }
 
 impl Failure {
-    /// A proxy, or another server at that address, says 404 too, but not with a code.
+    /// Returns whether this is the registry's own error with one of these codes. A proxy or another server also
+    /// responds with 404, but without a code.
     fn says(&self, codes: &[u64]) -> bool {
         self.status == StatusCode::NOT_FOUND && self.code.is_some_and(|code| codes.contains(&code))
     }
@@ -443,13 +446,13 @@ impl fmt::Display for Failure {
         let mut message = self.message.replace('\n', " ");
         message.truncate(message.floor_char_boundary(QUOTED_BYTES_MAX));
         match self.code {
-            Some(code) => write!(f, "it answers {code}: {message}"),
-            None => write!(f, "it answers {}; is the URL right?", self.status),
+            Some(code) => write!(f, "it responded with {code}: {message}"),
+            None => write!(f, "it responded with {}; check the URL", self.status),
         }
     }
 }
 
-/// Subject and version of each schema that an answer refers to.
+/// Returns subject and version of each schema that a response refers to.
 fn references_of(answer: &Value) -> Vec<(String, u64)> {
     let references = answer["references"].as_array();
     let of = |reference: &Value| {
@@ -463,7 +466,7 @@ fn references_of(answer: &Value) -> Vec<(String, u64)> {
 
 fn shown(url: &Url) -> String {
     let mut shown = url.clone();
-    // Both fail only for URLs that have no room for credentials.
+    // These fail only for URLs that cannot contain credentials.
     let _ = (shown.set_username(""), shown.set_password(None));
     shown.set_query(None);
     shown.set_fragment(None);

@@ -1,4 +1,4 @@
-//! With which schemas values are written and read: ours alone, or a registry's too.
+//! The schemas with which values are written and read: only our own, or also a registry's.
 
 use super::{Error, Registry};
 use crate::presence::change::{Change, Kick};
@@ -7,7 +7,8 @@ use crate::schema::Malformed;
 use crate::schema::avro::{self, Frame, Framing, Guid, SCHEMA_HEADER, Schema, WriterSchema, WriterSchemas};
 use std::sync::Arc;
 
-/// Without a registry: single-object encoding, and whatever is framed for a registry is malformed. Cheap to clone.
+/// The known schemas. Without a registry, values are written in single-object encoding, and a value framed for a
+/// registry is malformed. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Schemas {
     registry: Option<Arc<Registry>>,
@@ -15,7 +16,7 @@ pub struct Schemas {
 }
 
 impl Schemas {
-    /// What the registry gave to write with goes with it.
+    /// Uses a registry, and the framing it returned for writing.
     pub fn of(registry: Registry, framing: Framing) -> Schemas {
         Schemas {
             registry: Some(Arc::new(registry)),
@@ -23,14 +24,14 @@ impl Schemas {
         }
     }
 
-    /// The same for one who only reads: nothing is written, so with which ids does not matter.
+    /// Uses a registry for reading only. Nothing is written, so the ids for writing do not matter.
     pub fn to_read(registry: Registry) -> Schemas {
         Schemas::of(registry, Framing::default())
     }
 
-    /// Asks for every schema of these values that is not known yet; with each value comes the header of its record that
-    /// names the schema, if it has one. Waits for the registry, and fails if it does not answer: then none of them is to be
-    /// decoded.
+    /// Looks up every schema of these values that is not known yet. Each value comes with the header of its record that
+    /// names the schema, if it has one. Blocks on the registry. If the registry does not respond, fails, and none of
+    /// the values may be decoded.
     pub fn learn<'v>(&self, values: impl IntoIterator<Item = (Option<&'v [u8]>, &'v [u8])>) -> Result<(), Error> {
         let Some(registry) = &self.registry else { return Ok(()) };
         for (header, value) in values {
@@ -43,19 +44,19 @@ impl Schemas {
         Ok(())
     }
 
-    /// Reads a change in any writer's schema. Waits for the registry if its schema is not known yet.
+    /// Decodes a change of any writer's schema. Blocks on the registry if the schema is not known yet.
     pub fn change(&self, value: &[u8]) -> Result<Result<Change, Malformed>, Error> {
         self.learn([(None, value)])?;
         Ok(avro::decode_change_with(value, self))
     }
 
-    /// Reads a kick in the same way.
+    /// Decodes a kick in the same way.
     pub fn kick(&self, value: &[u8]) -> Result<Result<Kick, Malformed>, Error> {
         self.learn([(None, value)])?;
         Ok(avro::decode_kick_with(value, self))
     }
 
-    /// Appends the framing of a datum of our own schema. The datum comes next.
+    /// Appends the framing of a datum of our own schema. The datum has to follow.
     #[inline]
     pub fn frame(&self, schema: Schema, out: &mut Vec<u8>) {
         self.framing.frame(schema, out);
@@ -73,7 +74,7 @@ impl WriterSchemas for Schemas {
         match &self.registry {
             Some(registry) => registry.by_id(id),
             None => Err(Malformed::unusable_schema(format!(
-                "no schema with the registry's id {id} is known: no registry was given; name it with --registry URL"
+                "the record refers to the schema with the registry's id {id}, but no registry is configured; set it with --registry URL"
             ))),
         }
     }
@@ -82,8 +83,8 @@ impl WriterSchemas for Schemas {
         match &self.registry {
             Some(registry) => registry.by_guid(guid),
             None => Err(Malformed::unusable_schema(format!(
-                "the header {SCHEMA_HEADER} names the schema by its GUID {guid}, and no registry was given; name it with \
-                 --registry URL"
+                "the record's header {SCHEMA_HEADER} names the schema with GUID {guid}, but no registry is configured; \
+                 set it with --registry URL"
             ))),
         }
     }

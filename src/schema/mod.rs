@@ -1,12 +1,12 @@
-//! Bytes to values and back: what a record's bytes mean, and which bytes mean it.
+//! The schema: converts the bytes of records to values and back.
 //!
-//! Whatever comes in is judged here, once, against every bound of `docs/rules.md` sections 3 and 4, so that an
-//! [`Event`](crate::presence::event::Event) in the hands of the fold is always valid. What is wrong with a record is
-//! data, not a failure: a [`Malformed`] that says so in a sentence, which ends up beside the record in the quarantine
-//! topic. Nothing here does IO, and no input makes it panic.
+//! All input is validated here, once, against every bound of `docs/rules.md` sections 3 and 4, so that the fold gets
+//! only valid [`Event`](crate::presence::event::Event)s. A record that is wrong is data, not a failure: it becomes a
+//! [`Malformed`] with a sentence that says why, which is written beside the record to the quarantine topic. This module
+//! does no I/O, and no input makes it panic.
 //!
-//! [`avro`] is the form of everything in the topics, [`json`] that of the command line and of HTTP, [`policy`] reads and writes policy documents, [`partitioner`] says
-//! where a user belongs.
+//! [`avro`] is the encoding of all topics, [`json`] that of the command line and HTTP; [`policy`] reads and writes
+//! policy documents; [`partitioner`] computes the partition of a user.
 
 pub mod avro;
 pub mod json;
@@ -19,34 +19,34 @@ use crate::presence::change::OutputId;
 use std::fmt;
 use thiserror::Error;
 
-/// Why a record cannot be read.
+/// Why a record is malformed.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Malformed {
     /// The bytes or the values in them break a rule.
     #[error("{0}")]
     Invalid(Explanation),
-    /// Avro single-object encoding of a schema that this version does not know: probably written by a newer one.
+    /// Avro single-object encoding with a schema that this version does not know; probably written by a newer version.
     #[error("no schema with the fingerprint {0:016x} is known")]
     UnknownFingerprint(u64),
-    /// Framed for a schema registry with an id that is not known. Who has a registry can look the id up and decode
-    /// again; only when the registry does not know it either is the record malformed.
+    /// Framed for a schema registry with an unknown id. A caller that has a registry can look the id up and decode
+    /// again. Only if the registry does not know the id either is the record malformed.
     #[error("no schema with the registry's id {0} is known")]
     UnknownSchemaId(u32),
-    /// The same by a GUID, which was in a header.
+    /// A header names the schema by an unknown GUID.
     #[error("no schema with the GUID {0} is known, which the header __value_schema_id names")]
     UnknownSchemaGuid(avro::Guid),
-    /// Its schema is named, and cannot be used or asked for; says why.
+    /// The schema is named but cannot be used or looked up. Contains the reason.
     #[error("{0}")]
     UnusableSchema(Explanation),
 }
 
 impl Malformed {
-    /// A record that breaks a rule; `what` names the field and its bound.
+    /// Returns the error for a record that breaks a rule. `what` names the field and its bound.
     pub fn invalid(what: impl Into<String>) -> Malformed {
         Malformed::Invalid(Explanation::new(what.into()))
     }
 
-    /// A record whose schema is of no use; `why` names the schema.
+    /// Returns the error for a record whose schema cannot be used. `why` names the schema.
     pub fn unusable_schema(why: impl Into<String>) -> Malformed {
         Malformed::UnusableSchema(Explanation::new(why.into()))
     }
@@ -58,7 +58,7 @@ impl From<crate::presence::policy::InvalidPolicy> for Malformed {
     }
 }
 
-/// Appends a number's digits without the formatting machinery: this runs a dozen times a change.
+/// Appends a number's digits without `core::fmt`, since this runs a dozen times per change.
 fn write_decimal(out: &mut Vec<u8>, value: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
@@ -83,10 +83,10 @@ fn write_output_id(id: OutputId, out: &mut Vec<u8>) {
     write_decimal(out, id.index);
 }
 
-/// What is wrong, for a person to read: at most [`Explanation::BYTES_MAX`] bytes.
+/// What is wrong, as a sentence of at most [`Explanation::BYTES_MAX`] bytes.
 ///
-/// Bounded because it may quote its input and is written beside it: a record that just fits in the log must still fit
-/// in the quarantine topic together with the sentence about it.
+/// It is bounded because it may quote its input and is written beside it: a record that just fits into the log must
+/// still fit into the quarantine topic together with this sentence.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explanation(Box<str>);
 

@@ -1,9 +1,9 @@
-//! The word that was probably meant.
+//! Suggestions for mistyped words.
 
-/// How alike two words must be (Jaro) for one to be offered for the other.
+/// The least similarity (Jaro) at which a word is suggested.
 const ALIKE: f64 = 0.75;
 
-/// Returns the candidate that is most like `word`, if one is much like it.
+/// Returns the candidate most similar to `word`, if it is similar enough.
 pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let word = word.to_ascii_lowercase();
     let rated = candidates

@@ -1,20 +1,22 @@
-//! Where a user belongs (`docs/rules.md` section 9), and whether a record is where it belongs (section 2.7).
+//! The partition of a user (`docs/rules.md` section 9), and the check that a record is in the right partition (section
+//! 2.7).
 //!
-//! The same as Kafka's Java client computes for a key: murmur2, made positive, modulo the number of partitions. A
-//! publisher with another partitioner would split users without anybody noticing, which is why records are checked.
+//! The partition is the one that Kafka's Java client computes for a key: murmur2, made positive, modulo the number of
+//! partitions. A publisher with another partitioner would split users between partitions without an error, so records
+//! are checked.
 
 use super::Malformed;
 use crate::presence::Partition;
 use crate::presence::event::Event;
 
-/// The partition of a user among `partitions`, which is at least 1.
+/// Returns the partition of a user among `partitions`, which must be at least 1.
 pub fn partition_of(user: &str, partitions: u32) -> Partition {
     assert!(partitions > 0, "a topic has at least one partition");
     let positive = murmur2(user.as_bytes()) & 0x7fff_ffff;
     Partition(positive % partitions)
 }
 
-/// Every user whom the event is about, in beats too, must belong to this partition.
+/// Checks that every user of the event, also in heartbeats, belongs to this partition.
 pub fn check_partition(event: &Event<'_>, partition: Partition, partitions: u32) -> Result<(), Malformed> {
     let mut stray = None;
     event.for_each_user(|user| {
@@ -34,7 +36,7 @@ pub fn check_partition(event: &Event<'_>, partition: Partition, partitions: u32)
     }
 }
 
-/// The key of a record about a user must be the user. Records about no single user may have any key, or none.
+/// Checks that the key of a record about a user is that user. Records about no single user may have any key, or none.
 pub fn check_key(event: &Event<'_>, key: Option<&[u8]>) -> Result<(), Malformed> {
     match (event.user(), key) {
         (None, _) => Ok(()),
@@ -50,14 +52,14 @@ pub fn check_key(event: &Event<'_>, key: Option<&[u8]>) -> Result<(), Malformed>
     }
 }
 
-/// What a key that is not its user seems to have been written with.
+/// Returns a hint on how a wrong key was probably written.
 fn looks_like(key: &[u8]) -> &'static str {
     match key {
         [b'"', .., b'"'] => ": it looks like JSON text with its quotes; write the key with a string serializer",
         [b'{' | b'[', ..] => ": it looks like JSON; write the user alone, with a string serializer",
         [0, _, _, _, _, _, ..] => ": it looks like Avro framed for a registry; write the key with a string serializer",
         [0xc3, 0x01, ..] => ": it looks like Avro in single-object encoding; write the key with a string serializer",
-        // A string of Avro begins with twice its length.
+        // An Avro string begins with twice its length.
         [length, text @ ..] if text.len() < 64 && usize::from(*length) == 2 * text.len() => {
             ": it looks like an Avro string; write the key with a string serializer"
         }
@@ -65,7 +67,7 @@ fn looks_like(key: &[u8]) -> &'static str {
     }
 }
 
-/// MurmurHash2 with Kafka's seed, as `org.apache.kafka.common.utils.Utils.murmur2`; all arithmetic wraps.
+/// Returns MurmurHash2 with Kafka's seed, like `org.apache.kafka.common.utils.Utils.murmur2`; all arithmetic wraps.
 fn murmur2(data: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
@@ -95,7 +97,7 @@ mod tests {
     use crate::presence::Epoch;
     use crate::presence::event::{DeviceRef, HeartbeatEntry, Target};
 
-    /// Kafka's UtilsTest.testMurmur2.
+    /// The values of Kafka's UtilsTest.testMurmur2.
     const OF_THE_JAVA_CLIENT: [(&str, i32); 6] = [
         ("21", -973932308),
         ("foobar", -790332482),

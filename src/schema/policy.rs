@@ -1,8 +1,7 @@
-//! Policy documents as JSON (`docs/rules.md` section 4): strict in, and one fixed form out.
+//! Policy documents as JSON (`docs/rules.md` section 4): read strictly, written in one fixed form.
 //!
-//! What is read here are the shapes: keys, JSON types, where null may stand. The bounds and the defaults belong to
-//! [`PolicyDocument::complete`], so that they are written down once. Whatever is wrong is told in a sentence that names
-//! the key.
+//! This file checks the shape: keys, JSON types, and where null is allowed. [`PolicyDocument::complete`] has the bounds
+//! and the defaults, so that they exist once. Every error names the key.
 
 use super::nearest::did_you_mean;
 use crate::presence::policy::{
@@ -34,7 +33,7 @@ const PLATFORM_KEYS: [&str; 8] = [
     "away_ms",
 ];
 
-/// Reads a policy document and completes it from the defaults.
+/// Parses a policy document and completes it with the defaults.
 pub fn parse_policy(text: &str) -> Result<Policy, InvalidPolicy> {
     let value = serde_json::from_str(text).map_err(|error| {
         InvalidPolicy(match error.classify() {
@@ -45,8 +44,8 @@ pub fn parse_policy(text: &str) -> Result<Policy, InvalidPolicy> {
     policy_document(&value)?.complete()
 }
 
-/// Reads what a policy document gives. Unknown keys, at any level, are an error; null stands only for `exclusive` and
-/// `background_ms`. Bounds are checked by [`PolicyDocument::complete`].
+/// Reads the fields of a policy document. Unknown keys, at any level, are an error. Null is allowed only for
+/// `exclusive` and `background_ms`. [`PolicyDocument::complete`] checks the bounds.
 pub fn policy_document(value: &Value) -> Result<PolicyDocument, InvalidPolicy> {
     let mut document = PolicyDocument::default();
     for (key, value) in object("policy", value)? {
@@ -85,7 +84,7 @@ pub fn policy_document(value: &Value) -> Result<PolicyDocument, InvalidPolicy> {
 
 fn platform(name: &str, value: &Value) -> Result<PlatformDocument, InvalidPolicy> {
     struct At<'k>(&'k str, &'k str);
-    // Written out only if something is wrong with it.
+    // Formatted only if something is wrong with the value.
     impl Display for At<'_> {
         fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
             write!(f, "platforms.{}.{}", self.0, self.1)
@@ -164,8 +163,8 @@ fn span(key: impl Display, value: &Value, least: u64) -> Result<u64, InvalidPoli
     integer(key, value, least, bounds::MS_MAX)
 }
 
-/// An integer of any size that is not negative; the bounds are only told, since `complete` checks them. A number
-/// written with a fraction or an exponent, such as `1.0`, is not accepted.
+/// Returns a non-negative integer of any size. The bounds are only for the error text, since `complete` checks them. A
+/// number with a fraction or an exponent, such as `1.0`, is not accepted.
 fn integer(key: impl Display, value: &Value, least: u64, most: u64) -> Result<u64, InvalidPolicy> {
     match value.as_u64() {
         Some(number) => Ok(number),
@@ -196,16 +195,16 @@ fn unknown_key<T>(within: &str, key: &str, known: &[&str]) -> Result<T, InvalidP
     Err(InvalidPolicy(format!("policy: unknown key {key:?}{within}{meant}")))
 }
 
-/// The completed policy as compact JSON, with the keys in the order of section 4 and the names in byte order. Parsing
-/// it gives the same policy again.
+/// Returns the completed policy as compact JSON, with the keys in the order of section 4 and the names in byte order.
+/// Parsing it returns the same policy.
 pub fn policy_json(policy: &Policy) -> String {
     let mut json = String::with_capacity(2_048);
     write_policy(policy, &mut json).expect("writing to a string does not fail");
     json
 }
 
-/// Reads what [`policy_json`] wrote, several times as fast as [`parse_policy`]: nothing is missing there, and every bound
-/// was checked before it was written. None for anything else.
+/// Parses the output of [`policy_json`], several times as fast as [`parse_policy`]: nothing is missing in it, and every
+/// bound was checked before it was written. `None` for any other text.
 pub fn written_policy(text: &str) -> Option<Policy> {
     #[derive(Deserialize)]
     struct Written {

@@ -1,8 +1,9 @@
-//! Heartbeat times of many users in one value: what a heartbeat changes, packed, so that it costs no write of its own.
+//! Heartbeat times of many users, packed into one value, so that a heartbeat needs no write of its own.
 //!
-//! A block covers [`super::keys::SLOTS_PER_BLOCK`] slots. For each slot that has somebody online: its number within
-//! the block, the user's `last_seen`, and for each online device `last_seen`, `evidence` and heartbeat deadline, all
-//! as varints and as differences from the one before, most of which are one to three bytes.
+//! A block covers [`super::keys::SLOTS_PER_BLOCK`] slots. For each slot whose user has a device online, it holds the
+//! slot's number within the block, the user's `last_seen`, and for each online device `last_seen`, `evidence` and
+//! heartbeat deadline. All numbers are varints of the difference to the previous one, most of which take one to three
+//! bytes.
 
 use super::image::{Bytes, put_number};
 use crate::presence::state::BeatTimes;
@@ -11,13 +12,13 @@ use crate::presence::{LogTime, Offset};
 /// The heartbeat times of one slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlotBeats {
-    /// Within the block.
+    /// The slot's number within the block.
     pub place: u32,
     pub user_last_seen: LogTime,
     pub devices: Vec<BeatTimes>,
 }
 
-/// Small for small differences of either sign.
+/// Encodes a difference, so that small differences of either sign become small numbers.
 fn zigzag(from: u64, to: u64) -> u64 {
     let difference = to.wrapping_sub(from) as i64;
     ((difference << 1) ^ (difference >> 63)) as u64

@@ -1,9 +1,9 @@
-//! A hash of what a store says, whichever way it came to say it.
+//! A hash of a store's content that does not depend on how the content came about.
 //!
-//! Digested, in this order: the position (next offset, outputs of it, chain); the partition without its users, as it is
-//! written; then every user with a device online and after them every other user, each group by id: the id and the user,
-//! as it is written. Heartbeat times come from their blocks, where they are newest. Left out is what differs between
-//! stores that say the same: slots, rows of deadlines, which follow from the users, and what the engine counts.
+//! The digest covers, in this order: the position (next offset, outputs of it, chain); the partition without its users,
+//! as written; every user with a device online, by id; every other user, by id. Of each user it covers the id and the
+//! user as written, with the newest heartbeat times from their blocks. It leaves out what can differ between stores of
+//! the same content: slots, rows of deadlines (which follow from the users), and the engine's counts.
 
 use super::beats::SlotBeats;
 use super::{Error, LAYOUT, Store, image, keys};
@@ -12,8 +12,8 @@ use image::{Bytes, put_bytes, put_number};
 use std::collections::HashMap;
 
 impl Store {
-    /// The digest; that of nothing, where nothing was committed. Reads the whole store, and holds the heartbeat times of
-    /// everybody online meanwhile.
+    /// Returns the digest; the digest of no bytes if nothing was committed. Reads the whole store, and holds the
+    /// heartbeat times of all online users in memory meanwhile.
     pub fn digest(&self) -> Result<[u8; 32], Error> {
         let mut hash = blake3::Hasher::new();
         let mut value = Vec::new();
@@ -44,7 +44,7 @@ impl Store {
         Ok(*hash.finalize().as_bytes())
     }
 
-    /// The position and the partition, without the engine's counts between them.
+    /// Appends the position and the partition, without the engine's counts between them.
     fn position_of(&self, meta: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
         let applied = self.read_meta(meta)?.applied;
         put_number(into, applied.next.0);
@@ -60,13 +60,13 @@ impl Store {
             }
             Some(())
         };
-        skip().ok_or_else(|| self.damaged("its position cannot be read"))?;
+        skip().ok_or_else(|| self.damaged("its position is unreadable"))?;
         into.extend_from_slice(rest.0);
         Ok(())
     }
 }
 
-/// As the engine does when it opens a store.
+/// Applies heartbeat times to a user, as the engine does when it opens a store.
 fn lay_over(user: &mut UserImage<'_>, beats: &SlotBeats) {
     user.last_seen = beats.user_last_seen;
     let mut times = beats.devices.iter();

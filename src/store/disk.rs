@@ -1,4 +1,5 @@
-//! What a store needs of a disk, and RocksDB as one. A simulated world has another, which fails on demand.
+//! The interface of a store to a disk, and its implementation with RocksDB. The simulator has another one, which fails
+//! on demand.
 
 use crate::rocks::{self, Meaning};
 use rocksdb::checkpoint::Checkpoint;
@@ -7,18 +8,19 @@ use rocksdb::{WriteBatch, WriteOptions};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Shared by all of a store's blocks.
+/// The size of the cache for the store's blocks.
 const CACHE_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 
 /// Visitor of a range; returns `Break` to stop.
 pub type Visitor<'l> = &'l mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
-/// Why a disk did not do what it was asked for, in a sentence.
+/// Why a disk operation failed, in a sentence.
 #[derive(Debug)]
 pub struct DiskError {
     pub cause: String,
-    /// What is there is altered or missing, and will be when it is asked again; not so if the disk failed for now.
+    /// Whether data is altered or missing, so that a retry gives the same error. False if the disk may work again
+    /// later.
     pub is_damage: bool,
 }
 
@@ -38,34 +40,35 @@ fn failed(directory: &Path, error: rocksdb::Error) -> DiskError {
     }
 }
 
-/// Keys and values in the order of the keys' bytes.
+/// An ordered map from keys to values, in the order of the keys' bytes.
 pub trait Disk: Send {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
 
-    /// Several at once, in the order asked.
+    /// Returns the values of several keys, in the order given.
     fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, DiskError>;
 
-    /// Looks at the keys from one on and before another. `ahead`: it will be many.
+    /// Visits the keys from `from` on and before `before`. `ahead` announces many reads.
     fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Visitor<'_>) -> Result<(), DiskError>;
 
-    /// All of the batch or nothing; it may be lost until [`Disk::flush`], but never before one written earlier.
+    /// Writes all of the batch or nothing. The batch may be lost until [`Disk::flush`], but never before one written
+    /// earlier.
     fn write(&self, batch: WriteBatch) -> Result<(), DiskError>;
 
-    /// Everything written survives the death of the process.
+    /// Makes everything written so far survive the death of the process.
     fn flush(&self) -> Result<(), DiskError>;
 
-    /// Copies everything into a directory that is not there yet, as a store that can be opened.
+    /// Copies everything into a directory that does not exist yet, as a store that can be opened.
     fn checkpoint(&self, _into: &Path) -> Result<(), DiskError> {
-        Err("what this store is on cannot be copied".to_owned().into())
+        Err("this kind of disk does not support checkpoints".to_owned().into())
     }
 }
 
-/// Opens a directory that nobody has open, only to read.
+/// Opens a directory that no process has open, for reading only.
 pub(super) fn open_to_look(directory: &Path) -> Result<DB, rocksdb::Error> {
     DB::open_for_read_only(&Options::default(), directory, false)
 }
 
-/// Opens a directory, which is made if it is not there.
+/// Opens a directory. Creates it if it does not exist.
 pub(super) fn open(directory: &Path) -> Result<DB, rocksdb::Error> {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -76,7 +79,8 @@ pub(super) fn open(directory: &Path) -> Result<DB, rocksdb::Error> {
     options.set_max_open_files(256);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
-    // It lists files, of which there are few; the default of 4 MiB is zeroed at every start where files are in memory.
+    // The manifest lists files, of which there are few. The default of 4 MiB is filled with zeros at every start where
+    // files are in memory.
     options.set_manifest_preallocation_size(64 << 10);
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));

@@ -1,7 +1,7 @@
-//! The values of a store: users and partitions as bytes.
+//! The encoding of a store's values: users and partitions as bytes.
 //!
-//! Numbers are varints (LEB128), text is its length and its bytes. What reads is total: bytes that are no value of
-//! this layout give none, never a panic.
+//! Numbers are varints (LEB128); text is its length and its bytes. The decoders return `None` for bytes that are not a
+//! value of this layout, and never panic.
 
 use crate::presence::event::Ending;
 use crate::presence::state::{
@@ -22,7 +22,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// 0 for none, else one more.
+/// Appends 0 for `None`, else the number plus one.
 fn put_optional(out: &mut Vec<u8>, number: Option<u64>) {
     put_number(out, number.map_or(0, |number| number.saturating_add(1)));
 }
@@ -34,7 +34,7 @@ fn put_optional_text(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-/// What is left to read.
+/// The bytes that are left to read.
 pub(super) struct Bytes<'a>(pub &'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -126,7 +126,7 @@ const HAS_KEPT: u8 = 1;
 const HAS_KICKED_AT: u8 = 2;
 const IS_BARRED: u8 = 4;
 
-/// What few users have: one byte for all others.
+/// Appends the fields that few users have; one byte for all other users.
 fn put_marks(out: &mut Vec<u8>, user: &UserImage<'_>) {
     let mark = |is: bool, mark: u8| if is { mark } else { 0 };
     out.push(
@@ -143,7 +143,7 @@ fn put_marks(out: &mut Vec<u8>, user: &UserImage<'_>) {
     }
 }
 
-/// A user; the id is the key's.
+/// Appends a user without its id, which is in the key.
 pub(super) fn put_user(out: &mut Vec<u8>, user: &UserImage<'_>) {
     put_number(out, user.version);
     out.push(status_number(user.status));
@@ -264,7 +264,7 @@ fn device<'a>(bytes: &mut Bytes<'a>) -> Option<DeviceImage<'a>> {
         },
         _ => return None,
     };
-    // Exact for who is not online, and of no use for who is: there the state works it out.
+    // The exact deadline if the device is not online. If it is online, the state computes the deadline.
     let deadline = match &phase {
         Phase::Online { heartbeat_by, .. } => *heartbeat_by,
         Phase::Away { until, .. } | Phase::Kicked { until, .. } => *until,
@@ -281,7 +281,7 @@ fn device<'a>(bytes: &mut Bytes<'a>) -> Option<DeviceImage<'a>> {
     })
 }
 
-/// The partition apart from its users; `policy` is its completed document.
+/// Appends the partition without its users. `policy` is its completed document.
 pub(super) fn put_partition(out: &mut Vec<u8>, image: &PartitionImage<'_>, policy: &str) {
     put_number(out, image.partition.0.into());
     put_optional(out, image.offset.map(|offset| offset.0));
@@ -307,7 +307,7 @@ pub(super) fn put_partition(out: &mut Vec<u8>, image: &PartitionImage<'_>, polic
     }
 }
 
-/// What [`put_partition`] wrote, with the policy still a document.
+/// The values that [`put_partition`] wrote, with the policy still as a document.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SavedPartition<'a> {
     pub partition: Partition,

@@ -1,15 +1,16 @@
-//! Every key ever written to a store, in one table. Numbers are never used again for something else.
+//! Every key ever written to a store, in one table. Numbers are never reused.
 //!
-//! | first byte | rest of the key | value | there while |
+//! | first byte | rest of the key | value | exists while |
 //! |---|---|---|---|
-//! | 1 | | layout, applied position, partition, counts ([`super::image`]) | always, once anything was committed |
+//! | 1 | | layout, applied position, partition, counts ([`super::image`]) | always, from the first commit on |
 //! | 2 | user id | slot and user ([`super::image`]) | the user has a device online |
 //! | 3 | user id | next deadline and user | the user exists without a device online |
 //! | 4 | time, 8 bytes big-endian; user id | nothing | the user has a key of 3 whose next deadline is that time |
-//! | 5 | number of the block, 4 bytes big-endian | heartbeat times of 256 slots ([`super::beats`]) | any of them is online |
+//! | 5 | number of the block, 4 bytes big-endian | heartbeat times of 256 slots ([`super::beats`]) | a user of one of the slots has a device online |
 //!
-//! Users with a device online (2) are all read at start, the others (3) when named or due; so they are kept apart.
-//! Heartbeats change 5 alone. A row of 4 may be early, never late: the deadline in the user says when it really is.
+//! Users with a device online (2) are all read at start. The others (3) are read when an event names them or a deadline
+//! is due, so the two are kept apart. Heartbeats change only 5. A row of 4 may be early, never late: the user's
+//! deadline says the exact time.
 
 use crate::presence::LogTime;
 
@@ -36,7 +37,7 @@ pub fn due(time: LogTime, user: &str) -> Vec<u8> {
     key
 }
 
-/// The time and the user of a key that [`due`] made.
+/// Returns the time and the user of a key that [`due`] made.
 pub fn read_due(key: &[u8]) -> Option<(LogTime, &str)> {
     let (time, user) = key.strip_prefix(&[DUE])?.split_first_chunk::<8>()?;
     Some((LogTime(u64::from_be_bytes(*time)), std::str::from_utf8(user).ok()?))

@@ -1,9 +1,9 @@
-//! The store: one partition's users and where the fold of them stands, in a RocksDB of their own.
+//! The store: one partition's users and the position up to which they are folded, in a RocksDB of its own.
 //!
-//! It keeps bytes and knows no rules. A commit is one write batch: users, heartbeat times and the applied position
-//! together, so that the store is always a state that the fold once had. It is written without a write-ahead log and
-//! flushed: what a crash loses is folded again from the log, which is why the applied position may be behind what the
-//! log has committed, never ahead of it (the caller sees to that).
+//! It stores bytes and knows no rules. A commit is one write batch with users, heartbeat times and the applied
+//! position, so that the store always holds a state that the fold once had. It is written without a write-ahead log and
+//! flushed. What a crash loses is folded again from the log. So the applied position may be behind what the log has
+//! committed, but never ahead of it; the caller ensures that.
 
 mod beats;
 mod digest;
@@ -25,16 +25,16 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// The layout of keys and values. Another one is rebuilt from the log.
+/// The layout of keys and values. A store of another layout is rebuilt from the log.
 const LAYOUT: u64 = 2;
 
-/// The store failed, or what is in it cannot be read. What is damaged or of another layout the caller can give up and fold
-/// the log again; the rest may pass and says nothing about what the store holds.
+/// A store operation failed. A store that is damaged or of another layout can be given up and folded again from the
+/// log. The other errors may pass and say nothing about the store's content.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the store {} cannot be used: {cause}", directory.display())]
     Open { directory: PathBuf, cause: String },
-    #[error("the store {} has the layout {found}, this version needs {LAYOUT}", directory.display())]
+    #[error("the store {} has the layout {found}, but this version needs {LAYOUT}", directory.display())]
     Layout { directory: PathBuf, found: u64 },
     #[error("the store {} is damaged: {what}", directory.display())]
     Damaged {
@@ -45,7 +45,8 @@ pub enum Error {
     Failed { directory: PathBuf, cause: String },
 }
 
-/// How far the store's state is: everything before `next`, and `outputs` of the record at `next`.
+/// The position of the store's state: everything before `next` is folded, and `outputs` outputs of the record at
+/// `next`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Applied {
     pub next: Offset,
@@ -53,41 +54,41 @@ pub struct Applied {
     pub chain: [u8; 32],
 }
 
-/// Where a user's value stands in the store.
+/// Where a user's value is in the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum UserLocation {
     #[default]
     Nowhere,
     Online,
-    /// With the time of its row among the due ones, if it has one.
+    /// With the time of its row among the deadlines, if it has one.
     Away(Option<LogTime>),
 }
 
-/// What is read at start.
+/// The value that is read at start.
 pub struct StoredState<'a> {
     pub applied: Applied,
     pub partition: SavedPartition<'a>,
-    /// What the engine counts, in its own form.
+    /// The engine's counts, in the engine's own encoding.
     pub counts: &'a [u8],
 }
 
-/// Who is due next, without a device online: a point in the order of deadlines.
+/// A point in the order of deadlines: the deadline of a user without a device online.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct DueKey {
     pub time: LogTime,
     pub user: Box<str>,
 }
 
-/// Where a store is kept, so that it can be opened again and again.
+/// The location of a store, which can be opened again and again.
 pub trait StoreLocation {
-    /// Opens the store, which is made if it is not there.
+    /// Opens the store. Creates it if it does not exist.
     fn open(&self) -> Result<Store, Error>;
 
-    /// Removes it, to be rebuilt.
+    /// Removes the store, to be rebuilt.
     fn destroy(&self) -> Result<(), Error>;
 }
 
-/// In a directory, by RocksDB.
+/// A directory, used with RocksDB.
 impl StoreLocation for PathBuf {
     fn open(&self) -> Result<Store, Error> {
         Store::open(self)
@@ -103,14 +104,14 @@ pub struct Store {
     directory: PathBuf,
 }
 
-/// One commit in the making.
+/// A commit that is being assembled.
 pub struct Commit {
     batch: WriteBatch,
     value: Vec<u8>,
 }
 
 impl Store {
-    /// Opens the store in a directory, which is made if it is not there.
+    /// Opens the store in a directory. Creates it if it does not exist.
     pub fn open(directory: &Path) -> Result<Store, Error> {
         let db = disk::open(directory).map_err(|error| match rocks::meaning(directory, &error) {
             Meaning::Damage => Error::Damaged {
@@ -125,7 +126,7 @@ impl Store {
         Ok(Store::on(Box::new(db), directory))
     }
 
-    /// Opens a store that nobody has open, to read it and to leave every file as it is.
+    /// Opens a store that no process has open, for reading only. Changes no file.
     pub fn open_to_look(directory: &Path) -> Result<Store, Error> {
         let db = disk::open_to_look(directory).map_err(|error| Error::Open {
             directory: directory.to_owned(),
@@ -134,13 +135,13 @@ impl Store {
         Ok(Store::on(Box::new(db), directory))
     }
 
-    /// Copies what was committed into a directory, which must not be there yet: a store of its own, at once and by links
-    /// where both are on one file system.
+    /// Copies what was committed into a directory, which must not exist yet, as a separate store. Fast, since it uses
+    /// hard links if both are on one file system.
     pub fn checkpoint(&self, into: &Path) -> Result<(), Error> {
         self.disk.checkpoint(into).map_err(|cause| self.failed(cause))
     }
 
-    /// A store on a disk, which goes by the name of a directory.
+    /// Creates a store on a disk. `name` is the directory that its errors name.
     pub fn on(disk: Box<dyn Disk>, name: &Path) -> Store {
         Store {
             disk,
@@ -148,7 +149,7 @@ impl Store {
         }
     }
 
-    /// Takes a store out of the way, so that it is made again. It is kept beside, as `N.old`, until the next one is.
+    /// Moves a store away, so that it is rebuilt. It is kept as `N.old` until the next one is moved away.
     pub fn destroy(directory: &Path) -> Result<(), Error> {
         let mut aside = directory.as_os_str().to_owned();
         aside.push(".old");
@@ -159,7 +160,7 @@ impl Store {
         match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::Failed {
                 directory: directory.to_owned(),
-                cause: format!("it cannot be set aside: {error}"),
+                cause: format!("moving it away failed: {error}"),
             }),
             _ => Ok(()),
         }
@@ -186,15 +187,15 @@ impl Store {
         }
     }
 
-    /// The value that [`Store::read_meta`] reads; none while nothing was committed.
+    /// Returns the value that [`Store::read_meta`] decodes; `None` if nothing was committed yet.
     pub fn meta(&self) -> Result<Option<Vec<u8>>, Error> {
         self.disk.get(keys::META).map_err(|cause| self.failed(cause))
     }
 
-    /// Where the store stands.
+    /// Decodes the position and the partition.
     pub fn read_meta<'a>(&self, meta: &'a [u8]) -> Result<StoredState<'a>, Error> {
         let mut bytes = Bytes(meta);
-        let layout = bytes.number().ok_or_else(|| self.damaged("no layout"))?;
+        let layout = bytes.number().ok_or_else(|| self.damaged("its layout is missing"))?;
         if layout != LAYOUT {
             return Err(Error::Layout {
                 directory: self.directory.clone(),
@@ -212,28 +213,28 @@ impl Store {
                 partition: image::partition(&mut bytes)?,
             })
         };
-        read().ok_or_else(|| self.damaged("its position cannot be read"))
+        read().ok_or_else(|| self.damaged("its position is unreadable"))
     }
 
-    /// Every user with a device online, with the slot each had.
+    /// Visits every user with a device online, with the slot of each.
     pub fn for_each_online(&self, mut each: impl FnMut(Slot, &UserImage<'_>)) -> Result<(), Error> {
         self.scan(keys::ONLINE, |key, value| {
             let mut bytes = Bytes(value);
             let slot = bytes.number().and_then(|slot| u32::try_from(slot).ok());
             let id = std::str::from_utf8(key).ok();
             let user = id.and_then(|id| Some((slot?, image::user(id, &mut bytes)?)));
-            let (slot, user) = user.ok_or_else(|| self.damaged("an online user cannot be read"))?;
+            let (slot, user) = user.ok_or_else(|| self.damaged("an online user is unreadable"))?;
             each(Slot(slot), &user);
             Ok(())
         })
     }
 
-    /// The heartbeat times of every slot that has somebody online.
+    /// Visits the heartbeat times of every slot whose user has a device online.
     pub fn for_each_beats(&self, mut each: impl FnMut(Slot, SlotBeats)) -> Result<(), Error> {
         self.scan(keys::BEATS, |key, value| {
             let block = key.try_into().ok().map(u32::from_be_bytes);
             let slots = block.zip(beats::read(value));
-            let (block, slots) = slots.ok_or_else(|| self.damaged("heartbeat times cannot be read"))?;
+            let (block, slots) = slots.ok_or_else(|| self.damaged("a block of heartbeat times is unreadable"))?;
             for slot in slots {
                 each(Slot(block * keys::SLOTS_PER_BLOCK + slot.place), slot);
             }
@@ -241,12 +242,12 @@ impl Store {
         })
     }
 
-    /// Every user without a device online, by id.
+    /// Visits every user without a device online, by id.
     pub fn for_each_away(&self, mut each: impl FnMut(&UserImage<'_>)) -> Result<(), Error> {
         self.scan(keys::AWAY, |key, value| {
             let id = std::str::from_utf8(key).ok();
             let user = id.and_then(|id| read_away(id, value));
-            each(&user.ok_or_else(|| self.damaged("a user cannot be read"))?.0);
+            each(&user.ok_or_else(|| self.damaged("a user is unreadable"))?.0);
             Ok(())
         })
     }
@@ -265,17 +266,18 @@ impl Store {
         result
     }
 
-    /// The values of users without a device online, in the order asked; none for those whom the store has not.
-    /// [`read_away`] reads them.
+    /// Returns the values of users without a device online, in the order given; `None` for users who are not in the
+    /// store. [`read_away`] decodes them.
     pub fn get_away<'u>(&self, users: impl IntoIterator<Item = &'u str>) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let mut keys = users.into_iter().map(keys::away);
         self.disk.get_many(&mut keys).map_err(|cause| self.failed(cause))
     }
 
-    /// Users without a device online who may be due after a point in their order and by a time: at most `limit`, the
-    /// earliest first. And the time of the one after them, if there is one.
+    /// Returns users without a device online whose deadline may be due: after a point in the order of deadlines and not
+    /// after a time, at most `limit`, the earliest first. Also returns the time of the next deadline after them, if
+    /// there is one.
     ///
-    /// Without the point every look would walk over the tombstones of all who were due before.
+    /// Without the starting point, every call would visit the tombstones of all earlier deadlines.
     pub fn due(&self, after: &DueKey, upto: LogTime, limit: usize) -> Result<(Vec<DueKey>, Option<LogTime>), Error> {
         let mut start = keys::due(after.time, &after.user);
         // The least key that is greater.
@@ -284,7 +286,7 @@ impl Store {
         let mut next = Ok(None);
         let looked = self.disk.look(&start, &[keys::DUE + 1], false, &mut |key, _| {
             let Some((time, user)) = keys::read_due(key) else {
-                next = Err(self.damaged("a due row cannot be read"));
+                next = Err(self.damaged("a deadline row is unreadable"));
                 return ControlFlow::Break(());
             };
             if time > upto || due.len() == limit {
@@ -304,7 +306,7 @@ impl Store {
     pub fn begin(&self) -> Commit {
         Commit {
             batch: WriteBatch::default(),
-            // The policy in force is in it.
+            // The policy in force is part of the value.
             value: Vec::with_capacity(2_048),
         }
     }
@@ -332,7 +334,7 @@ impl Store {
     }
 }
 
-/// A value of [`Store::get_away`], and where it stands.
+/// Decodes a value of [`Store::get_away`]. Returns the user and where the value is.
 pub fn read_away<'a>(user: &'a str, value: &'a [u8]) -> Option<(UserImage<'a>, UserLocation)> {
     let user = image::user(user, &mut Bytes(value))?;
     let due = user.next_deadline();
@@ -340,7 +342,7 @@ pub fn read_away<'a>(user: &'a str, value: &'a [u8]) -> Option<(UserImage<'a>, U
 }
 
 impl Commit {
-    /// Writes a user whose value stood at `before`; gives where it stands now.
+    /// Writes a user whose value was at `before`. Returns where the value is now.
     pub fn put(&mut self, slot: Slot, user: &UserImage<'_>, before: UserLocation) -> UserLocation {
         self.value.clear();
         if user.has_online_device() {
@@ -369,7 +371,7 @@ impl Commit {
         }
     }
 
-    /// Takes a user away whose value stood at `before`.
+    /// Deletes a user whose value was at `before`.
     pub fn delete(&mut self, user: &str, before: UserLocation) {
         self.remove_row(user, before);
         match before {
@@ -385,7 +387,8 @@ impl Commit {
         }
     }
 
-    /// Writes the heartbeat times of a block of slots: of all in it who are online, or of nobody.
+    /// Writes the heartbeat times of a block of slots: of all its users with a device online. Deletes the block if
+    /// there are none.
     pub fn put_beats(&mut self, block: u32, slots: &[SlotBeats]) {
         if slots.is_empty() {
             self.batch.delete(keys::beats(block));
@@ -396,13 +399,13 @@ impl Commit {
         }
     }
 
-    /// About how large the commit has become.
+    /// Returns the approximate size of the commit.
     pub fn bytes(&self) -> usize {
         self.batch.size_in_bytes()
     }
 }
 
-/// The store of a partition within a data directory.
+/// Returns the directory of a partition's store within a data directory.
 pub fn directory_of(data: &Path, partition: Partition) -> PathBuf {
     data.join("store").join(partition.to_string())
 }

@@ -1,9 +1,9 @@
-//! What is under way, between a source and a receiver: which change is posted when, and what is done.
+//! The bridge between a source and a receiver: decides when each change is posted, and tracks which are done.
 
 use super::dead_letters::DeadLetterFile;
 use super::position::{Frontier, Keep, Positions};
 use super::post::{Outcome, Receiver};
-use super::user_queues::Lines;
+use super::user_queues::UserQueues;
 use super::{Error, Followed, RevokedPartitions, Source, SourceEvent, WINDOW};
 use crate::presence::Partition;
 use std::collections::{BTreeMap, VecDeque};
@@ -12,12 +12,12 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-/// How often the position is kept, at most.
+/// How often, at most, the position is saved.
 const KEEP_EVERY: Duration = Duration::from_millis(500);
-/// How long posts may take to end once the process is told to stop.
+/// How long posts in progress may take after the process was asked to stop.
 const GRACEFUL: Duration = Duration::from_secs(5);
 
-/// Posts what a source brings until it is told to stop or cannot go on; `parallel` posts at a time.
+/// Posts the changes of a source, `parallel` at a time, until it is asked to stop or cannot continue.
 pub async fn run(
     mut source: Source,
     keep: impl Keep,
@@ -29,9 +29,9 @@ pub async fn run(
     let mut bridge = Bridge {
         keep,
         frontier: Frontier::default(),
-        lines: Lines::default(),
+        queues: UserQueues::default(),
         posts: JoinSet::new(),
-        desks: BTreeMap::new(),
+        by_partition: BTreeMap::new(),
         leaving: Vec::new(),
         early: VecDeque::new(),
         context: Arc::new(PostContext {
@@ -45,22 +45,22 @@ pub async fn run(
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let ended = loop {
         let has_room = bridge.frontier.under_way() < WINDOW && bridge.leaving.is_empty();
-        if has_room && let Some(news) = bridge.early.pop_front() {
-            if let Err(error) = bridge.take(news) {
+        if has_room && let Some(event) = bridge.early.pop_front() {
+            if let Err(error) = bridge.take(event) {
                 break Err(error);
             }
             continue;
         }
         let step = tokio::select! {
-            // What is done makes room before what is new comes.
+            // Finished posts make room before new changes are read.
             biased;
             _ = stopping.wait_for(|stopping| *stopping) => break Ok(()),
             _ = tick.tick() => bridge.keep(),
             done = bridge.posts.join_next(), if !bridge.posts.is_empty() => bridge.done(done),
-            Some(taken_back) = source.back.recv() => bridge.give_back(taken_back, &mut source.news),
-            news = source.news.recv(), if has_room => match news {
+            Some(revoked) = source.back.recv() => bridge.give_back(revoked, &mut source.events),
+            event = source.events.recv(), if has_room => match event {
                 None => break Ok(()),
-                Some(news) => news.and_then(|news| bridge.take(news)),
+                Some(event) => event.and_then(|event| bridge.take(event)),
             },
         };
         if let Err(error) = step {
@@ -72,7 +72,7 @@ pub async fn run(
     ended.and(bridge.end().await)
 }
 
-/// What posts need.
+/// What the post tasks share.
 struct PostContext {
     receiver: Receiver,
     dead_letters: DeadLetterFile,
@@ -82,12 +82,12 @@ struct PostContext {
 /// The posts of one partition.
 #[derive(Default)]
 struct PartitionPosts {
-    /// Told when they are to be cut short.
+    /// Set to true when the posts have to be cancelled.
     leave: watch::Sender<bool>,
     posts: usize,
 }
 
-/// A post that has ended; or was cut short, and may have been taken or not.
+/// A post that has ended. If it was cancelled, the receiver may or may not have accepted it.
 struct FinishedPost {
     followed: Followed,
     is_done: bool,
@@ -96,23 +96,23 @@ struct FinishedPost {
 struct Bridge<K> {
     keep: K,
     frontier: Frontier,
-    lines: Lines,
+    queues: UserQueues,
     posts: JoinSet<Result<FinishedPost, Error>>,
-    desks: BTreeMap<Partition, PartitionPosts>,
-    /// Who waits until nothing is under way any more.
+    by_partition: BTreeMap<Partition, PartitionPosts>,
+    /// Revoked partitions whose posts have not all ended yet.
     leaving: Vec<RevokedPartitions>,
-    /// Read, while something else had to come first.
+    /// Events that were read while something else had to be handled first.
     early: VecDeque<SourceEvent>,
     context: Arc<PostContext>,
     counted: Counted,
 }
 
 impl<K: Keep> Bridge<K> {
-    fn take(&mut self, news: SourceEvent) -> Result<(), Error> {
-        match news {
+    fn take(&mut self, event: SourceEvent) -> Result<(), Error> {
+        match event {
             SourceEvent::Begins(positions) => {
                 self.frontier.begin(positions);
-                // Where it begins is kept before anything is posted.
+                // The starting position is saved before anything is posted.
                 self.keep()?;
             }
             SourceEvent::Reached(partition, next) => {
@@ -122,7 +122,7 @@ impl<K: Keep> Bridge<K> {
             SourceEvent::Change(followed) => {
                 self.counted.read += 1;
                 self.frontier.begun(followed.partition, followed.next);
-                if let Some(first) = self.lines.add(followed) {
+                if let Some(first) = self.queues.add(followed) {
                     self.post(first);
                 }
             }
@@ -131,9 +131,9 @@ impl<K: Keep> Bridge<K> {
     }
 
     fn post(&mut self, followed: Followed) {
-        let desk = self.desks.entry(followed.partition).or_default();
-        desk.posts += 1;
-        let mut leave = desk.leave.subscribe();
+        let entry = self.by_partition.entry(followed.partition).or_default();
+        entry.posts += 1;
+        let mut leave = entry.leave.subscribe();
         let context = self.context.clone();
         self.posts.spawn(async move {
             let PostContext {
@@ -158,17 +158,17 @@ impl<K: Keep> Bridge<K> {
     fn done(&mut self, done: Option<Joined>) -> Result<(), Error> {
         let FinishedPost { followed, is_done } = finished(done)?;
         let partition = followed.partition;
-        let desk = self.desks.get_mut(&partition).expect("something was posted");
-        desk.posts -= 1;
+        let entry = self.by_partition.get_mut(&partition).expect("something was posted");
+        entry.posts -= 1;
         if is_done {
             self.counted.done += 1;
             self.frontier.done(partition, followed.next);
         }
-        if !*desk.leave.borrow() {
-            if let Some(next) = self.lines.done(&followed.change.user) {
+        if !*entry.leave.borrow() {
+            if let Some(next) = self.queues.done(&followed.change.user) {
                 self.post(next);
             }
-        } else if desk.posts == 0 {
+        } else if entry.posts == 0 {
             self.settle();
         }
         Ok(())
@@ -176,49 +176,46 @@ impl<K: Keep> Bridge<K> {
 
     fn give_back(
         &mut self,
-        taken_back: RevokedPartitions,
-        news: &mut mpsc::Receiver<Result<SourceEvent, Error>>,
+        revoked: RevokedPartitions,
+        events: &mut mpsc::Receiver<Result<SourceEvent, Error>>,
     ) -> Result<(), Error> {
-        // What was read before is of before.
-        while let Ok(news) = news.try_recv() {
-            self.early.push_back(news?);
+        // Events already in the channel are from before the revocation.
+        while let Ok(event) = events.try_recv() {
+            self.early.push_back(event?);
         }
         let early = std::mem::take(&mut self.early).into_iter();
-        self.early = early.filter_map(|news| news.without(&taken_back.partitions)).collect();
-        for partition in &taken_back.partitions {
-            self.lines.clear(*partition);
-            if let Some(desk) = self.desks.get(partition) {
-                desk.leave.send_replace(true);
+        self.early = early.filter_map(|event| event.without(&revoked.partitions)).collect();
+        for partition in &revoked.partitions {
+            self.queues.clear(*partition);
+            if let Some(entry) = self.by_partition.get(partition) {
+                entry.leave.send_replace(true);
             }
         }
-        self.leaving.push(taken_back);
+        self.leaving.push(revoked);
         self.settle();
         Ok(())
     }
 
-    /// Lets go of what nothing is under way of any more.
+    /// Releases the revoked partitions whose posts have all ended.
     fn settle(&mut self) {
-        let desks = &self.desks;
-        let is_settled = |taken_back: &RevokedPartitions| {
-            let mut desks = taken_back
+        let by_partition = &self.by_partition;
+        let is_settled = |revoked: &RevokedPartitions| {
+            let mut by_partition = revoked
                 .partitions
                 .iter()
-                .filter_map(|partition| desks.get(partition));
-            desks.all(|desk| desk.posts == 0)
+                .filter_map(|partition| by_partition.get(partition));
+            by_partition.all(|entry| entry.posts == 0)
         };
-        let settled: Vec<RevokedPartitions> = self
-            .leaving
-            .extract_if(.., |taken_back| is_settled(taken_back))
-            .collect();
+        let settled: Vec<RevokedPartitions> = self.leaving.extract_if(.., |revoked| is_settled(revoked)).collect();
         for RevokedPartitions { partitions, done } in settled {
             let mut positions = Positions::default();
             for partition in partitions {
-                self.desks.remove(&partition);
+                self.by_partition.remove(&partition);
                 positions
                     .0
                     .extend(self.frontier.end(partition).map(|next| (partition, next)));
             }
-            // The asker may have gone.
+            // The receiver of the positions may have gone.
             let _ = done.send(positions);
         }
     }
@@ -230,7 +227,7 @@ impl<K: Keep> Bridge<K> {
         }
     }
 
-    /// A post that is under way may still succeed; what waits its turn is left to the next process.
+    /// Waits for the posts in progress, which may still succeed. Queued changes are left for the next process.
     async fn end(mut self) -> Result<(), Error> {
         let rest = async {
             while let Some(done) = self.posts.join_next().await {
@@ -245,14 +242,14 @@ impl<K: Keep> Bridge<K> {
         };
         let _ = tokio::time::timeout(GRACEFUL, rest).await;
         match self.frontier.positions() {
-            // Nothing has begun, so whatever is kept stands.
+            // No partition was followed, so the saved position stays valid.
             positions if positions.0.is_empty() => Ok(()),
             positions => self.keep.keep_last(positions),
         }
     }
 }
 
-/// For the log.
+/// Counts for the log.
 #[derive(Default)]
 struct Counted {
     read: u64,
@@ -296,10 +293,10 @@ mod tests {
         let to = "http://127.0.0.1:9/".parse().expect("a URL");
         let receiver = Receiver::new(to, shape, patience, Arc::new(SystemClock::new())).expect("a client");
         let dead_letters = DeadLetterFile::open(&directory.path().join("letters")).expect("opened");
-        let (_news, news) = mpsc::channel(1);
+        let (_sender, events) = mpsc::channel(1);
         let (_back, back) = mpsc::unbounded_channel();
         let (_stop, stopping) = watch::channel(true);
-        let ended = run(Source { news, back }, file, receiver, dead_letters, 1, stopping).await;
+        let ended = run(Source { events, back }, file, receiver, dead_letters, 1, stopping).await;
         ended.expect("it ends well");
         assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "0:12,1:7\n");
     }

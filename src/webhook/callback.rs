@@ -1,4 +1,4 @@
-//! A change as a State.StateChange callback: its body, and the query string it is posted with.
+//! A change as a State.StateChange callback: its body, and the query string with which it is posted.
 
 use crate::config::Credential;
 use crate::presence::Status;
@@ -11,28 +11,28 @@ use url::Url;
 
 const COMMAND: &str = "State.StateChange";
 
-/// What depends on who is called.
+/// The parts of a callback that depend on the receiver.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// SdkAppid in the query string, if there is one.
+    /// SdkAppid in the query string, if configured.
     pub app: Option<u64>,
-    /// With it the callbacks are signed.
+    /// The token with which callbacks are signed, if configured.
     pub token: Option<Credential>,
-    /// Whether the end of push_online is told, which Tencent does not.
+    /// Whether the end of push_online is posted, which Tencent does not do.
     pub push_expired: bool,
-    /// Platforms of kind web: their time-out is a closed link.
+    /// The platforms of kind web: their time-out is posted as a closed link.
     pub web: Vec<String>,
 }
 
 impl Shape {
-    /// The platforms of kind web in the default policy.
+    /// Returns the platforms of kind web in the default policy.
     pub fn default_web() -> Vec<String> {
         let platforms = Policy::default().platforms.into_iter();
         let web = platforms.filter(|(_, platform)| platform.kind == "web");
         web.map(|(name, _)| name).collect()
     }
 
-    /// JSON; none if this change is not told.
+    /// Returns the body as JSON; `None` if this change has no callback.
     pub fn body(&self, change: &Change) -> Option<Vec<u8>> {
         // Tencent's form is fixed: what it has no place for is not sent.
         let Change {
@@ -79,7 +79,7 @@ impl Shape {
             .text("CallbackCommand", COMMAND)
             .number("EventTime", at.0)
             .raw("Info", &info);
-        // The device that logged in is online now; what went offline with it was displaced.
+        // The device that logged in is online after the change. The others went offline: they were displaced.
         let displaced = || {
             let devices = devices.iter().filter(|_| action == "Login");
             devices.filter(|device| device.after == Status::Offline)
@@ -93,7 +93,7 @@ impl Shape {
         Some(body)
     }
 
-    /// The receiver's address with what Tencent adds to it, signed at a time in seconds since 1970.
+    /// Returns the receiver's URL with the query parameters that Tencent adds, signed at a time in seconds since 1970.
     pub fn address(&self, to: &Url, change: &Change, now_s: u64) -> Url {
         let mut address = to.clone();
         let mut query = address.query_pairs_mut();
@@ -116,7 +116,7 @@ impl Shape {
     }
 }
 
-/// SHA-256 of token and time, in hexadecimal.
+/// Returns SHA-256 of token and time, in hexadecimal.
 fn sign(token: &Credential, now_s: u64) -> String {
     let hash = Sha256::digest(format!("{}{now_s}", token.reveal()));
     hash.iter().fold(String::with_capacity(64), |mut text, byte| {
@@ -125,7 +125,7 @@ fn sign(token: &Credential, now_s: u64) -> String {
     })
 }
 
-/// Platforms that only a policy of ours has keep their names.
+/// Returns Tencent's name of a platform. Platforms that exist only in our policies keep their names.
 fn platform_name(platform: &str) -> &str {
     match platform {
         "android" => "Android",
@@ -182,8 +182,8 @@ mod tests {
         }
     }
 
-    fn told(change: &Change) -> String {
-        String::from_utf8(shape().body(change).expect("it is told")).expect("UTF-8")
+    fn body(change: &Change) -> String {
+        String::from_utf8(shape().body(change).expect("it has a callback")).expect("UTF-8")
     }
 
     const ON: (&str, Status, Status) = ("iphone", Status::Offline, Status::Online);
@@ -208,16 +208,16 @@ mod tests {
                 "{{\"CallbackCommand\":\"State.StateChange\",\"EventTime\":1629883332497,\"Info\":{{\"Action\":\"{action}\",\
                  \"To_Account\":\"al\\\"ice\",\"Reason\":\"{reason}\"}}}}"
             );
-            assert_eq!(told(&change(cause, &[LOST])), expected);
+            assert_eq!(body(&change(cause, &[LOST])), expected);
         }
         for web in ["web", "mini_program"] {
             let lost = (web, Status::Online, Status::Offline);
-            assert!(told(&change(Cause::Timeout, &[lost])).contains(r#""Reason":"LinkClose""#));
+            assert!(body(&change(Cause::Timeout, &[lost])).contains(r#""Reason":"LinkClose""#));
         }
         let mut custom = change(Cause::CustomStatus, &[]);
         custom.custom_status = Some("busy".into());
         let expected = r#""Info":{"Action":"CustomStatusChange","To_Account":"al\"ice","Reason":"SetCustomStatus","CustomStatus":"busy"}"#;
-        assert!(told(&custom).contains(expected), "{}", told(&custom));
+        assert!(body(&custom).contains(expected), "{}", told(&custom));
         let expired = change(Cause::PushExpired, &[("iphone", Status::PushOnline, Status::Offline)]);
         assert_eq!(shape().body(&expired), None);
         let shape = Shape {
@@ -235,12 +235,12 @@ mod tests {
             ("android", Status::PushOnline, Status::Offline),
         ];
         let expected = r#","KickedDevice":[{"Platform":"Windows"},{"Platform":"Android"}]}"#;
-        assert!(told(&change(Cause::Login, &displaced)).ends_with(expected));
-        // A take-over changes nothing about the device that logged in.
+        assert!(body(&change(Cause::Login, &displaced)).ends_with(expected));
+        // A take-over does not change the device that logged in.
         let expected = r#","KickedDevice":[{"Platform":"Windows"}]}"#;
-        assert!(told(&change(Cause::Login, &displaced[1..2])).ends_with(expected));
-        assert!(!told(&change(Cause::Login, &[ON])).contains("KickedDevice"));
-        assert!(!told(&change(Cause::Kicked, &displaced[1..])).contains("KickedDevice"));
+        assert!(body(&change(Cause::Login, &displaced[1..2])).ends_with(expected));
+        assert!(!body(&change(Cause::Login, &[ON])).contains("KickedDevice"));
+        assert!(!body(&change(Cause::Kicked, &displaced[1..])).contains("KickedDevice"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The dead-letter file: callbacks that nobody took, a JSON line each.
+//! The dead-letter file: callbacks that the receiver never accepted, one JSON line each.
 
 use super::Error;
 use crate::presence::change::Change;
@@ -14,11 +14,11 @@ pub struct DeadLetterFile {
 }
 
 impl DeadLetterFile {
-    /// Opens the file, or makes it; what it has stays.
+    /// Opens the file for appending. Creates it if it does not exist.
     pub fn open(path: &Path) -> Result<DeadLetterFile, Error> {
         let file = File::options().create(true).append(true).open(path);
         let file = file.map_err(|cause| Error::File {
-            what: format!("cannot open the dead letters {}", path.display()),
+            what: format!("cannot open the dead-letter file {}", path.display()),
             cause,
         })?;
         Ok(DeadLetterFile {
@@ -27,7 +27,7 @@ impl DeadLetterFile {
         })
     }
 
-    /// Adds a callback; it is on disk when this returns.
+    /// Appends a callback and syncs the file.
     pub fn write(&self, change: &Change, body: &[u8], why: &str) -> Result<(), Error> {
         let mut line = Vec::new();
         Object::new(&mut line)
@@ -41,7 +41,7 @@ impl DeadLetterFile {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let written = file.write_all(&line).and_then(|()| file.sync_data());
         written.map_err(|cause| Error::File {
-            what: format!("cannot write the dead letters {}", self.path.display()),
+            what: format!("cannot write to the dead-letter file {}", self.path.display()),
             cause,
         })
     }

@@ -189,7 +189,7 @@ impl EngineClient {
 
     /// Reads ahead a little, in a task of its own: reading must not begin again whenever a post is done.
     pub fn read(mut self, begins: Positions) -> Source {
-        let (sender, news) = channel(super::AHEAD);
+        let (sender, events) = channel(super::AHEAD);
         tokio::spawn(async move {
             let mut next = Ok(SourceEvent::Begins(begins));
             loop {
@@ -202,7 +202,7 @@ impl EngineClient {
         });
         // Nobody else follows this position, so nothing is taken back.
         let (_, back) = unbounded_channel();
-        Source { news, back }
+        Source { events, back }
     }
 }
 

@@ -1,7 +1,7 @@
-//! Changes from the log: the change topic, followed as a member of a consumer group, which also keeps the position.
+//! Changes from the log: follows the change topic as a member of a consumer group, which also stores the position.
 //!
-//! A thread of its own, since whatever it asks of the group waits. It reads ahead no further than the bridge takes, goes on
-//! speaking with the group meanwhile, and lets go of a partition only when nothing of it is under way.
+//! The source has a thread of its own, since calls to the group block. It reads ahead only as far as the bridge accepts
+//! changes, polls the group meanwhile, and releases a partition only after the bridge has ended all posts of it.
 
 use super::position::{Keep, Positions};
 use super::{Error, Followed, RevokedPartitions, Source, SourceEvent};
@@ -15,19 +15,20 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Sender, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
 
-/// How often the group is listened to.
+/// The interval at which the group is polled.
 const LISTEN: Duration = Duration::from_millis(20);
-/// After a failure, before it is tried again.
+/// The pause before a failed operation is retried.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Starts to follow; the thread ends when the source is dropped, and tells by the last of these that it has left.
+/// Starts following. The thread ends when the source is dropped; the last of the returned values is notified when it
+/// has left the group.
 pub fn follow(
     follower: Box<dyn Follower>,
     schemas: Schemas,
     group: &str,
 ) -> Result<(Source, impl Keep, oneshot::Receiver<()>), Error> {
-    let (news, coming) = channel(super::AHEAD);
-    let (back, taken_back) = unbounded_channel();
+    let (sender, events) = channel(super::AHEAD);
+    let (back, revoked) = unbounded_channel();
     let (left, has_left) = oneshot::channel();
     let commits = Commits(follower.offsets());
     let reader = ChangeReader {
@@ -35,38 +36,31 @@ pub fn follow(
         schemas,
         group: group.to_owned(),
         ready: VecDeque::new(),
-        news,
+        events: sender,
         back,
         is_warned: false,
     };
     let run = move || {
         reader.run();
-        // Nobody waits any more where it was stopped in a hurry.
+        // Nobody waits if the process did not stop gracefully.
         let _ = left.send(());
         End::Asked
     };
     tasks::spawn("webhook-kafka", run).map_err(|cause| Error::File {
-        what: "a thread cannot be started".to_owned(),
+        what: "cannot start the thread that follows Kafka".to_owned(),
         cause,
     })?;
-    Ok((
-        Source {
-            news: coming,
-            back: taken_back,
-        },
-        commits,
-        has_left,
-    ))
+    Ok((Source { events, back: revoked }, commits, has_left))
 }
 
-/// The group's offsets.
+/// Saves positions as the group's offsets.
 struct Commits(Box<dyn GroupOffsets>);
 
 impl Keep for Commits {
-    /// Does not wait; one that fails is made good by the next.
+    /// Does not wait for the commit. The next commit replaces one that fails.
     fn keep(&mut self, positions: &Positions) -> Result<(), Error> {
         if let Err(error) = self.0.commit(&positions.0, false) {
-            tracing::warn!("the position is not kept for now: {error}");
+            tracing::warn!("saving the position failed, retrying with the next one: {error}");
         }
         Ok(())
     }
@@ -75,7 +69,7 @@ impl Keep for Commits {
         let kept = self.0.commit(&positions.0, true);
         kept.map_err(|error| {
             Error::Position(format!(
-                "the last position is not kept, so some is posted again: {error}"
+                "saving the last position failed, some changes will be posted again: {error}"
             ))
         })
     }
@@ -85,29 +79,29 @@ struct ChangeReader {
     follower: Box<dyn Follower>,
     schemas: Schemas,
     group: String,
-    /// Read, and not taken by the bridge yet.
+    /// Poll results that the bridge has not accepted yet.
     ready: VecDeque<ReadAhead>,
-    news: Sender<Result<SourceEvent, Error>>,
+    events: Sender<Result<SourceEvent, Error>>,
     back: UnboundedSender<RevokedPartitions>,
     is_warned: bool,
 }
 
 impl ChangeReader {
     fn run(mut self) {
-        while !self.news.is_closed() {
+        while !self.events.is_closed() {
             match self.step() {
                 Ok(true) => {}
                 Ok(false) => self.follower.wait(LISTEN),
                 Err(Failed::ForNow(why)) => {
                     if !self.is_warned {
                         self.is_warned = true;
-                        tracing::warn!("the changes cannot be followed for now: {why}");
+                        tracing::warn!("following changes failed, retrying: {why}");
                     }
                     self.follower.wait(PAUSE);
                 }
                 Err(Failed::ForGood(error)) => {
-                    // The bridge ends with it, or has ended.
-                    let _ = self.news.blocking_send(Err(error));
+                    // The bridge ends with this error, or has ended already.
+                    let _ = self.events.blocking_send(Err(error));
                     break;
                 }
             }
@@ -115,21 +109,21 @@ impl ChangeReader {
         self.follower.leave();
     }
 
-    /// Whether there was anything to do.
+    /// Polls once. Returns whether there was anything to do.
     fn step(&mut self) -> Result<bool, Failed> {
-        if let Some(heard) = self.follower.hear().map_err(|error| self.failed(error))? {
-            self.take(heard);
+        if let Some(result) = self.follower.hear().map_err(|error| self.failed(error))? {
+            self.take(result);
         }
         if self.ready.is_empty()
-            && let Some(heard) = self.follower.read().map_err(|error| self.failed(error))?
+            && let Some(result) = self.follower.read().map_err(|error| self.failed(error))?
         {
             self.is_warned = false;
-            self.take(heard);
+            self.take(result);
         }
         let mut any = false;
         while let Some(waiting) = self.ready.pop_front() {
-            let news = match waiting {
-                ReadAhead::SourceEvent(news) => news,
+            let event = match waiting {
+                ReadAhead::SourceEvent(event) => event,
                 ReadAhead::Record(partition, record) => match self.change(partition, &record) {
                     Ok(followed) => SourceEvent::Change(followed),
                     Err(failed) => {
@@ -138,10 +132,10 @@ impl ChangeReader {
                     }
                 },
             };
-            match self.news.try_send(Ok(news)) {
+            match self.events.try_send(Ok(event)) {
                 Ok(()) => any = true,
-                Err(TrySendError::Full(Ok(news))) => {
-                    self.ready.push_front(ReadAhead::SourceEvent(news));
+                Err(TrySendError::Full(Ok(event))) => {
+                    self.ready.push_front(ReadAhead::SourceEvent(event));
                     break;
                 }
                 Err(_) => break,
@@ -150,8 +144,8 @@ impl ChangeReader {
         Ok(any)
     }
 
-    fn take(&mut self, heard: PollResult) {
-        match heard {
+    fn take(&mut self, result: PollResult) {
+        match result {
             PollResult::Begins(begins) => {
                 let positions = Positions(begins);
                 tracing::info!(position = %positions, group = self.group, "following");
@@ -170,7 +164,7 @@ impl ChangeReader {
         }
     }
 
-    /// Waits for the registry, where the record has a schema that is not known yet.
+    /// Decodes a change. Blocks on the registry if the record has a schema that is not known yet.
     fn change(&self, partition: Partition, record: &Record) -> Result<Followed, Failed> {
         let read = self.schemas.change(&record.value);
         let change = read.map_err(|error| Failed::ForNow(error.to_string()))?;
@@ -185,24 +179,26 @@ impl ChangeReader {
         })
     }
 
-    /// Ends with nothing of these under way.
+    /// Releases partitions after the bridge has ended all their posts.
     fn give_back(&mut self, partitions: Vec<Partition>, lost: bool) {
         let waiting = std::mem::take(&mut self.ready).into_iter();
         self.ready = waiting.filter_map(|waiting| waiting.without(&partitions)).collect();
         let (done, settled) = oneshot::channel();
-        let taken_back = RevokedPartitions {
+        let revoked = RevokedPartitions {
             partitions: partitions.clone(),
             done,
         };
-        // A bridge that has ended has nothing under way, and has kept its position.
-        if self.back.send(taken_back).is_ok()
+        // A bridge that has ended has no posts in progress and has saved its position.
+        if self.back.send(revoked).is_ok()
             && let Ok(positions) = settled.blocking_recv()
             && !lost
             && let Err(error) = self.follower.offsets().commit(&positions.0, true)
         {
-            tracing::warn!("the next owner will post some again: {error}");
+            tracing::warn!(
+                "saving the position of released partitions failed, their next owner will post some changes again: {error}"
+            );
         }
-        tracing::info!(?partitions, lost, "given back");
+        tracing::info!(?partitions, lost, "partitions released");
         self.follower.let_go(&partitions);
     }
 
@@ -224,17 +220,17 @@ impl ChangeReader {
     }
 }
 
-/// What the bridge has not taken yet.
+/// A poll result that the bridge has not accepted yet.
 enum ReadAhead {
     SourceEvent(SourceEvent),
-    /// Not decoded yet, which may have to wait for the registry.
+    /// Not decoded yet. Decoding may have to wait for the registry.
     Record(Partition, Record),
 }
 
 impl ReadAhead {
     fn without(self, partitions: &[Partition]) -> Option<ReadAhead> {
         match self {
-            ReadAhead::SourceEvent(news) => news.without(partitions).map(ReadAhead::SourceEvent),
+            ReadAhead::SourceEvent(event) => event.without(partitions).map(ReadAhead::SourceEvent),
             ReadAhead::Record(partition, _) if partitions.contains(&partition) => None,
             record => Some(record),
         }

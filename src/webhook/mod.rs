@@ -1,11 +1,12 @@
-//! The webhook bridge: changes, posted as State.StateChange callbacks (rules, section 10) to those who still need them.
+//! The webhook bridge: posts changes as State.StateChange callbacks (rules, section 10) to servers that still need
+//! them.
 //!
-//! It is a follower like any other, in a process of its own, so whatever becomes of the receiver is nothing to the
-//! engine. It follows over HTTP, one process for all partitions, or from Kafka as a member of a group. Guarantees: every
-//! change is posted at least once, or is in the dead-letter file; a user's changes are posted in their order, the next
-//! one when the one before was taken; users do not wait for each other, until [`WINDOW`] changes are under way. After a
-//! death it goes on at the position kept, which is behind nothing that is not done. Deliberately absent: a queue of its
-//! own. What is not posted yet is in the log, and the log alone keeps it.
+//! It is a follower like any other, in a process of its own, so a failing receiver does not affect the engine. It
+//! follows over HTTP, with one process for all partitions, or from Kafka as a member of a group. Guarantees: every
+//! change is posted at least once or is in the dead-letter file. A user's changes are posted in order, each one after
+//! the receiver has accepted the one before. Users do not wait for each other until [`WINDOW`] changes are in progress.
+//! After a crash it continues at the saved position, and everything before that position is done. It deliberately has
+//! no queue of its own: changes that are not posted yet stay in the log.
 
 mod bridge;
 mod callback;
@@ -29,26 +30,26 @@ use crate::presence::change::Change;
 use crate::presence::{Offset, Partition};
 use tokio::sync::{mpsc, oneshot};
 
-/// How many changes may be read and not done. A user whose changes are not taken holds the position back, so this
-/// bounds what is posted again after a death, and memory.
+/// How many changes may be read and not done. A user whose changes are not accepted keeps the position from moving, so
+/// this limits how many are posted again after a crash, and how much memory they take.
 pub const WINDOW: usize = 10_000;
-/// How many changes are read ahead of that.
+/// How many more changes are read ahead.
 const AHEAD: usize = 256;
 
-/// Why the bridge cannot go on. What passes by itself is waited for and is not among these.
+/// Why the bridge cannot continue. Errors that may pass are retried and are not listed here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the engine refuses to be followed: {0}")]
+    #[error("the engine refuses the subscription to changes: {0}")]
     Refused(String),
-    #[error("a change cannot be read: {0}; perhaps the engine is newer than this program")]
+    #[error("a change is unreadable: {0}. If the engine is newer than this program, update this program")]
     Unreadable(String),
     #[error(
-        "changes were lost: the log no longer reaches back to the position {position}. To go on with what it still has, \
-         from {oldest}, remove the position file and start with --from earliest"
+        "changes were lost: the log no longer has the position {position}. To continue with the oldest change it has, \
+         at {oldest}, remove the position file and start with --from earliest"
     )]
     Lost { position: String, oldest: String },
     #[error(
-        "changes were lost: partition {partition} no longer reaches back to offset {wanted}. To go on with what it still \
+        "changes were lost: partition {partition} no longer has offset {wanted}. To continue with the oldest change it \
          has, stop every bridge of the group {group} and set its offset to {start} (kafka-consumer-groups.sh \
          --reset-offsets)"
     )]
@@ -59,8 +60,8 @@ pub enum Error {
         group: String,
     },
     #[error(
-        "the receiver refuses nearly every callback: {0}. These are kept for the next start and are not in the dead \
-         dead_letters. Look at the receiver, then start again"
+        "the receiver refuses nearly every callback: {0}. These callbacks are posted again at the next start and are not \
+         in the dead-letter file. Check the receiver, then restart the bridge"
     )]
     RefusedByAll(String),
     #[error("{what}: {cause}")]
@@ -69,19 +70,19 @@ pub enum Error {
     Position(String),
 }
 
-/// A change, and where to go on once it is done.
+/// A change, and the position after it.
 #[derive(Clone, Debug)]
 pub struct Followed {
     pub partition: Partition,
-    /// The next offset of the change topic in that partition.
+    /// The next offset of the change topic in this partition.
     pub next: Offset,
     pub change: Change,
 }
 
-/// What a source tells of.
+/// An event of a source.
 #[derive(Debug)]
 pub enum SourceEvent {
-    /// These partitions are followed from here on.
+    /// These partitions are followed from these offsets on.
     Begins(Positions),
     /// The next change of its partition.
     Change(Followed),
@@ -90,7 +91,7 @@ pub enum SourceEvent {
 }
 
 impl SourceEvent {
-    /// What is left of it without some partitions.
+    /// Returns the event without these partitions; `None` if nothing is left.
     fn without(self, partitions: &[Partition]) -> Option<SourceEvent> {
         match self {
             SourceEvent::Begins(Positions(mut begins)) => {
@@ -107,22 +108,22 @@ impl SourceEvent {
     }
 }
 
-/// Partitions that are another's from now on. Their posts are cut short, and once none is under way it is told how far
-/// they are done; until then nothing comes of the source.
+/// Partitions that this process has lost. Their posts are cancelled. When all have ended, `done` receives how far each
+/// partition is done; until then no more events are taken from the source.
 #[derive(Debug)]
 pub struct RevokedPartitions {
     partitions: Vec<Partition>,
     done: oneshot::Sender<Positions>,
 }
 
-/// Where changes come from, each partition in its order. What is not there yet is waited for, and so is an engine or a
-/// broker that does not answer.
+/// A source of changes, in order within each partition. It waits for changes that are not there yet, and for an engine
+/// or a broker that does not respond.
 pub struct Source {
-    news: mpsc::Receiver<Result<SourceEvent, Error>>,
+    events: mpsc::Receiver<Result<SourceEvent, Error>>,
     back: mpsc::UnboundedReceiver<RevokedPartitions>,
 }
 
-/// Unique, and the same whenever the change is posted again.
+/// Returns an id that is unique to the change and the same whenever it is posted again.
 fn id(change: &Change) -> String {
     let id = &change.id;
     format!("{}-{}-{}", id.partition, id.offset, id.index)

@@ -1,4 +1,4 @@
-//! How far everything is done, and the file that keeps it.
+//! The position up to which everything is done, and the file that stores it.
 
 use super::Error;
 use crate::presence::{Offset, Partition};
@@ -7,21 +7,21 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// The next offset of the change topic in each partition: everything before it is done.
+/// The next offset of the change topic in each partition; everything before it is done.
 pub use crate::api::cursor::Cursor as Positions;
 
-/// Where the position is kept, so that a later process goes on there.
+/// A place where the position is saved, from which a later process continues.
 pub trait Keep: Send {
     fn keep(&mut self, positions: &Positions) -> Result<(), Error>;
 
-    /// The same, for the last time: it is kept when this returns.
+    /// Saves the position for the last time. It is stored when this returns.
     fn keep_last(&mut self, positions: &Positions) -> Result<(), Error> {
         self.keep(positions)
     }
 }
 
-/// What is under way, partition by partition, in the order it came. It ends in any order; the position moves past what
-/// is done without a gap.
+/// The changes in progress, by partition, in the order they were read. They end in any order; the position advances
+/// over those that are done without a gap.
 #[derive(Default)]
 pub struct Frontier {
     positions: Positions,
@@ -31,13 +31,13 @@ pub struct Frontier {
 }
 
 impl Frontier {
-    /// Partitions that it had not.
+    /// Adds partitions that were not followed before.
     pub fn begin(&mut self, positions: Positions) {
         self.positions.0.extend(positions.0);
         self.moved = true;
     }
 
-    /// Forgets a partition, and says how far it is done.
+    /// Removes a partition. Returns how far it is done.
     pub fn end(&mut self, partition: Partition) -> Option<Offset> {
         self.count -= self.under_way.remove(&partition).map_or(0, |line| line.len());
         self.positions.0.remove(&partition)
@@ -47,7 +47,7 @@ impl Frontier {
         &self.positions
     }
 
-    /// How many are begun and not yet behind the position.
+    /// Returns how many changes have begun and are not before the position yet.
     pub fn under_way(&self) -> usize {
         self.count
     }
@@ -61,7 +61,7 @@ impl Frontier {
         let Some(line) = self.under_way.get_mut(&partition) else {
             return;
         };
-        // They come in order, so they can be searched.
+        // Entries are in order, so they can be searched.
         if let Ok(at) = line.binary_search_by_key(&next, |(next, _)| *next) {
             line[at].1 = true;
         }
@@ -73,34 +73,34 @@ impl Frontier {
         }
     }
 
-    /// The position, if it has moved since it was last asked for.
+    /// Returns the position if it has moved since the last call.
     pub fn moved(&mut self) -> Option<&Positions> {
         std::mem::take(&mut self.moved).then_some(&self.positions)
     }
 }
 
-/// A file that holds the position, for one process at a time.
+/// The file that stores the position, for one process at a time.
 pub struct PositionFile {
     path: PathBuf,
-    /// Held while this lives.
+    /// Held as long as this value lives.
     _lock: File,
 }
 
 impl PositionFile {
-    /// Opens it, or says that another process has it; and what it holds, if there is one.
+    /// Opens the file and returns the position in it, if there is one. Fails if another process has it.
     pub fn open(path: &Path) -> Result<(PositionFile, Option<Positions>), Error> {
         let failed = |what: &str| {
             let what = format!("{what} {}", path.display());
             move |cause| Error::File { what, cause }
         };
         let beside = beside(path, "lock");
-        let lock = File::create(&beside).map_err(failed("cannot make the lock of"))?;
+        let lock = File::create(&beside).map_err(failed("cannot create the lock of"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 let path = path.display();
                 let message =
-                    format!("another process posts from the position in {path}; each needs a file of its own");
+                    format!("another process uses the position file {path}; give each process a file of its own");
                 return Err(Error::Position(message));
             }
             Err(fs::TryLockError::Error(cause)) => return Err(failed("cannot lock")(cause)),
@@ -112,10 +112,13 @@ impl PositionFile {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((file, None)),
-            Err(error) => return Err(failed("cannot read the position")(error)),
+            Err(error) => return Err(failed("cannot read the position file")(error)),
         };
         let positions = Positions::parse(text.trim()).ok_or_else(|| {
-            let message = format!("{} holds no position, which looks like 0:12,1:7", path.display());
+            let message = format!(
+                "{} does not contain a position; expected text such as 0:12,1:7",
+                path.display()
+            );
             Error::Position(message)
         })?;
         Ok((file, Some(positions)))
@@ -130,7 +133,7 @@ fn beside(path: &Path, extension: &str) -> PathBuf {
 }
 
 impl Keep for PositionFile {
-    /// Replaces the file in one step: after a death it is the old one or the new one, whole.
+    /// Replaces the file atomically: after a crash it has either the old or the new content.
     fn keep(&mut self, positions: &Positions) -> Result<(), Error> {
         let write = || {
             let new = beside(&self.path, "new");
@@ -142,7 +145,7 @@ impl Keep for PositionFile {
             File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
         };
         write().map_err(|cause| Error::File {
-            what: format!("cannot keep the position in {}", self.path.display()),
+            what: format!("cannot save the position in {}", self.path.display()),
             cause,
         })
     }
@@ -171,7 +174,7 @@ mod tests {
         assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:9,1:0"));
         frontier.done(Partition(1), Offset(1));
         assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:9,1:1"));
-        // One that goes takes along what is under way.
+        // Removing a partition also removes its changes in progress.
         frontier.begun(Partition(1), Offset(2));
         frontier.begun(Partition(0), Offset(12));
         assert_eq!(frontier.end(Partition(1)), Some(Offset(1)));
@@ -188,13 +191,13 @@ mod tests {
         let positions = Positions::parse("0:12,1:7").expect("a position");
         file.keep(&positions).expect("kept");
         let taken = PositionFile::open(&path).err().expect("it is in use").to_string();
-        assert!(taken.contains("another process posts from the position"), "{taken}");
+        assert!(taken.contains("another process uses the position file"), "{taken}");
         drop(file);
         let (file, kept) = PositionFile::open(&path).expect("opened");
         assert_eq!(kept, Some(positions));
         drop(file);
         fs::write(&path, "nonsense\n").expect("written");
         let refused = PositionFile::open(&path).err().expect("refused").to_string();
-        assert!(refused.contains("holds no position"), "{refused}");
+        assert!(refused.contains("does not contain a position"), "{refused}");
     }
 }

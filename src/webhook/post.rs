@@ -1,4 +1,4 @@
-//! One callback, posted until it is taken or given up.
+//! One callback, posted until the receiver accepts it or it is given up.
 
 use super::Shape;
 use super::refusals::Refusals;
@@ -15,23 +15,24 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use url::Url;
 
-/// Between attempts: doubled each time.
+/// The first and the longest pause between attempts; doubled after each.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
-/// Of an answer so much is read, so that the connection can be used again.
+/// How much of a response is read, so that the connection can be used again.
 const ANSWER_BYTES: usize = 64 << 10;
-/// The longest rest that a receiver is given on its word (`Retry-After`).
+/// The longest pause that a receiver can request (`Retry-After`).
 const REST_MAX: Duration = Duration::from_secs(300);
-/// After so many attempts, half a minute, a body is taken to be what is refused though nothing else was posted.
+/// After so many attempts, about half a minute, the body itself counts as refused although no other callback was
+/// posted.
 const REFUSED_ALONE: u32 = 8;
-/// Of an address in the log.
+/// The length to which an address in the log is cut.
 const SHOWN_BYTES_MAX: usize = 200;
 
-/// How long is waited for a receiver.
+/// How long the bridge waits for a receiver.
 #[derive(Clone, Copy, Debug)]
 pub struct PostTimeouts {
-    /// For one answer.
+    /// The time limit for one response.
     pub timeout: Duration,
-    /// From the first attempt on; none: for ever.
+    /// The time limit from the first attempt on; `None`: no limit.
     pub give_up_after: Option<Duration>,
 }
 
@@ -41,35 +42,36 @@ pub struct Receiver {
     shape: Shape,
     patience: PostTimeouts,
     clock: Arc<dyn Clock>,
-    /// Whether a warning was given, and nothing has gone well since.
+    /// Whether a warning was logged and no callback was accepted since.
     is_warned: AtomicBool,
-    /// How many callbacks were taken.
+    /// How many callbacks were accepted.
     taken: AtomicU64,
     refusals: Mutex<Refusals>,
-    /// Nothing is posted before, by the monotonic clock: the receiver has asked for a rest.
+    /// No callback is posted before this monotonic time: the receiver requested a pause.
     rest_until_ms: AtomicU64,
 }
 
-/// Delivery outcome. A change with no callback configured counts as taken.
+/// Delivery outcome. A change with no callback configured counts as accepted.
 pub enum Outcome {
     Taken,
     GivenUp {
         body: Vec<u8>,
         why: String,
     },
-    /// The receiver refuses nearly everything, so it is not the callback that is wrong: the bridge must stop.
+    /// The receiver refuses nearly everything, so the callback is not the problem: the bridge must stop.
     Stop {
         why: String,
     },
 }
 
-/// Why an attempt did not succeed.
+/// Why an attempt failed.
 enum Failed {
-    /// Worth another attempt, not before a rest if one was asked for.
+    /// Retry, but not before the pause that the receiver requested, if any.
     Later(String, Option<Duration>),
-    /// This body will never be taken, if others are: a proxy whose route is being changed says the same.
+    /// The receiver will never accept this body, provided that it accepts others: a proxy without a route responds the
+    /// same way.
     Refused(String),
-    /// This body will never be taken.
+    /// The receiver will never accept this body.
     Never(String),
 }
 
@@ -82,7 +84,7 @@ impl Receiver {
     ) -> Result<Receiver, reqwest::Error> {
         let client = Client::builder()
             .timeout(patience.timeout)
-            // A callback that was sent elsewhere was not taken.
+            // A callback that was redirected was not accepted.
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         Ok(Receiver {
@@ -98,7 +100,7 @@ impl Receiver {
         })
     }
 
-    /// Posts a change as often as it takes, each attempt with a permit, none between attempts.
+    /// Posts a change until it is accepted or given up. Holds a permit during each attempt and none between attempts.
     pub async fn deliver(&self, change: &Change, permits: &Semaphore) -> Outcome {
         let Some(body) = self.shape.body(change) else {
             return Outcome::Taken;
@@ -107,7 +109,7 @@ impl Receiver {
         let mut back_off = BACK_OFF.0;
         let (mut is_late, mut refused) = (false, 0);
         loop {
-            let permit = permits.acquire().await.expect("it is never closed");
+            let permit = permits.acquire().await.expect("the semaphore is never closed");
             if let Some(rest) = self.rest() {
                 drop(permit);
                 tokio::time::sleep(rest).await;
@@ -122,7 +124,7 @@ impl Receiver {
                     self.taken.fetch_add(1, Ordering::Relaxed);
                     self.refusals().taken();
                     if self.is_warned.swap(false, Ordering::Relaxed) {
-                        tracing::info!("callbacks are taken again");
+                        tracing::info!("the receiver accepts callbacks again");
                     }
                     return Outcome::Taken;
                 }
@@ -134,7 +136,9 @@ impl Receiver {
                         return self.refused(change, body, why);
                     }
                     if let Some(storm) = self.refusals().refused(&change.user) {
-                        return Outcome::Stop { why: storm.told(&why) };
+                        return Outcome::Stop {
+                            why: storm.sentence(&why),
+                        };
                     }
                     why
                 }
@@ -146,12 +150,12 @@ impl Receiver {
             };
             if !self.is_warned.swap(true, Ordering::Relaxed) {
                 match self.rest() {
-                    None => tracing::warn!("a callback was not taken, and is tried again: {why}"),
+                    None => tracing::warn!("a callback was not accepted, retrying: {why}"),
                     Some(rest) => {
                         let rest_s = rest.as_secs_f32().round();
                         tracing::warn!(
                             rest_s,
-                            "a callback was not taken, and the receiver asks for a rest: {why}"
+                            "a callback was not accepted, retrying after the pause that the receiver requested: {why}"
                         );
                     }
                 }
@@ -159,7 +163,7 @@ impl Receiver {
             let pause = spread(back_off);
             let waited = self.clock.monotonic().saturating_sub(began) + pause;
             if self.patience.give_up_after.is_some_and(|most| waited > most) {
-                // A receiver that asked for a rest is asked once more after it.
+                // After a pause that the receiver requested, it gets one more attempt.
                 if is_late || self.rest().is_none() {
                     return given_up(change, body, why);
                 }
@@ -170,7 +174,7 @@ impl Receiver {
         }
     }
 
-    /// How long nothing is to be posted from now on.
+    /// Returns how long nothing may be posted from now on, if the receiver requested a pause.
     fn rest(&self) -> Option<Duration> {
         let until_ms = self.rest_until_ms.load(Ordering::Relaxed);
         let left_ms = until_ms.saturating_sub(self.clock.monotonic_ms());
@@ -181,17 +185,19 @@ impl Receiver {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A body that will never be taken; unless nearly all of them are refused.
+    /// Gives up a body that will never be accepted, or stops the bridge if nearly all are refused.
     fn refused(&self, change: &Change, body: Vec<u8>, why: String) -> Outcome {
         match self.refusals().given_up(&change.user) {
-            Some(storm) => Outcome::Stop { why: storm.told(&why) },
+            Some(storm) => Outcome::Stop {
+                why: storm.sentence(&why),
+            },
             None => given_up(change, body, why),
         }
     }
 
     async fn attempt(&self, change: &Change, body: &[u8]) -> Result<(), Failed> {
         let address = self.shape.address(&self.to, change, self.clock.now_ms() / 1_000);
-        // Beside what Tencent has: by these a receiver can tell what it got twice, and what is older.
+        // Headers beyond Tencent's, by which a receiver can recognize duplicates and older changes.
         let request = self
             .client
             .post(address)
@@ -199,7 +205,7 @@ impl Receiver {
             .header(HeaderName::from_static("rollcall-change"), super::id(change))
             .header(HeaderName::from_static("rollcall-version"), change.version)
             .body(body.to_vec());
-        // Without the address, which has the signature.
+        // Without the URL, which contains the signature.
         let reason = |error: reqwest::Error| Failed::Later(reason(error), None);
         let mut answer = request.send().await.map_err(reason)?;
         let status = answer.status();
@@ -211,7 +217,7 @@ impl Receiver {
         {
             read += chunk.len();
         }
-        let why = format!("the receiver answered {}", status.as_u16());
+        let why = format!("the receiver responded with {}", status.as_u16());
         match status {
             _ if status.is_success() => Ok(()),
             StatusCode::BAD_REQUEST => Err(Failed::Refused(why)),
@@ -220,7 +226,7 @@ impl Receiver {
                 && let Some(location) = location =>
             {
                 let why = format!(
-                    "{why}, a redirect to {location}; redirects are not followed: give the final URL with --to"
+                    "{why}, a redirect to {location}, and redirects are not followed; give the final URL with --to"
                 );
                 Err(Failed::Later(why, rest))
             }
@@ -229,12 +235,12 @@ impl Receiver {
     }
 }
 
-/// How long the receiver asks not to be called: seconds, or a date, as HTTP has it.
+/// Returns how long the receiver asks for no calls. `Retry-After` is a number of seconds or an HTTP date.
 fn retry_after(headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let asked = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
-        // More digits than a number has.
+        // The number has too many digits.
         Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => REST_MAX,
         Err(_) => {
             let date = httpdate::parse_http_date(text).ok()?;
@@ -245,7 +251,7 @@ fn retry_after(headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
     Some(asked.min(REST_MAX))
 }
 
-/// Where a redirect leads, without what may be a secret: a user, a password, a query string.
+/// Returns the target of a redirect without its possible secrets: user, password and query string.
 fn location(headers: &HeaderMap, to: &Url) -> Option<String> {
     let location = to.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
     let mut shown = masked(location.as_str());
@@ -255,11 +261,12 @@ fn location(headers: &HeaderMap, to: &Url) -> Option<String> {
 
 fn given_up(change: &Change, body: Vec<u8>, why: String) -> Outcome {
     let id = super::id(change);
-    tracing::error!(change = id, user = &*change.user, "a callback is given up: {why}");
+    tracing::error!(change = id, user = &*change.user, "giving up a callback: {why}");
     Outcome::GivenUp { body, why }
 }
 
-/// Three quarters to five quarters of a span, so that those who failed together do not all come back together.
+/// Returns a random duration between three quarters and five quarters of `span`, so that callbacks that failed together
+/// are not retried together.
 pub(super) fn spread(span: Duration) -> Duration {
     let random = RandomState::new().hash_one(span) % 1_000;
     span * 3 / 4 + span * random as u32 / 2_000

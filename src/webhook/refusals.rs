@@ -1,45 +1,45 @@
-//! Tells a callback that a receiver will never take from a receiver that takes nothing.
+//! Distinguishes a callback that the receiver will never accept from a receiver that accepts nothing.
 //!
-//! 400, 413 and 422 speak of the body, so a callback that is answered so is given up, and the user's next one goes on. But a
-//! proxy without a route, or a receiver that lost its schema, says the same to everybody. Giving everything up would empty
-//! the log into the dead-letter file, so the bridge stops instead.
+//! 400, 413 and 422 are about the body, so a callback with such a response is given up, and the user's next one is
+//! posted. But a proxy without a route, or a receiver that lost its schema, responds to every callback that way. Giving
+//! all of them up would move the whole log into the dead-letter file, so the bridge stops instead.
 
 use std::collections::{HashSet, VecDeque};
 
-/// So many users refused, and nobody taken in between.
+/// How many users must be refused, with no callback accepted in between, to stop the bridge.
 const USERS: usize = 10;
-/// Of the last so many callbacks that were taken or given up, so many given up.
+/// The bridge also stops if, of this many last callbacks that were accepted or given up, [`GIVEN_UP`] were given up.
 const LAST: usize = 50;
 const GIVEN_UP: usize = 40;
 
-/// What the receiver said of the last callbacks.
+/// The receiver's responses to the last callbacks.
 #[derive(Default)]
 pub struct Refusals {
-    /// Whose were refused since one was taken.
+    /// The users with a callback refused since one was last accepted.
     users: HashSet<Box<str>>,
-    /// Of the last [`LAST`]: whether each was given up.
+    /// Whether each of the last [`LAST`] callbacks was given up.
     last: VecDeque<bool>,
 }
 
-/// Nearly everything is refused.
+/// The receiver refuses nearly everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MassRefusal(String);
 
 impl MassRefusal {
-    /// For the end of the bridge; `why` is what the receiver said last.
-    pub fn told(&self, why: &str) -> String {
-        format!("{}; last {why}", self.0)
+    /// Returns the text for the bridge's error. `why` is the receiver's last response.
+    pub fn sentence(&self, why: &str) -> String {
+        format!("{}; last response: {why}", self.0)
     }
 }
 
 impl Refusals {
-    /// A callback was taken.
+    /// Records that a callback was accepted.
     pub fn taken(&mut self) {
         self.users.clear();
         self.note(false);
     }
 
-    /// One of this user was refused, and is tried again.
+    /// Records that a callback of this user was refused and will be retried.
     pub fn refused(&mut self, user: &str) -> Option<MassRefusal> {
         if self.users.len() < USERS {
             self.users.insert(user.into());
@@ -47,12 +47,13 @@ impl Refusals {
         self.storm()
     }
 
-    /// Whether nobody but this user was refused since somebody was taken.
+    /// Returns whether only this user's callbacks were refused since one was last accepted.
     pub fn are_only(&self, user: &str) -> bool {
         self.users.iter().all(|refused| **refused == *user)
     }
 
-    /// One of this user was refused, and is to be given up, unless a storm is the answer.
+    /// Records that a callback of this user was refused and is about to be given up. A returned refusal stops the
+    /// bridge instead.
     pub fn given_up(&mut self, user: &str) -> Option<MassRefusal> {
         self.note(true);
         self.refused(user)
@@ -68,7 +69,7 @@ impl Refusals {
     fn storm(&self) -> Option<MassRefusal> {
         if self.users.len() >= USERS {
             return Some(MassRefusal(format!(
-                "it refused callbacks of {USERS} users and took none in between"
+                "it refused callbacks of {USERS} users and accepted none in between"
             )));
         }
         let given_up = self.last.iter().filter(|is_given_up| **is_given_up).count();
@@ -87,7 +88,7 @@ mod tests {
             assert_eq!(refusals.given_up("alice"), None);
             refusals.taken();
         }
-        // Nor is it one alone, while it is not known what others would get.
+        // Nor is one user alone, while it is unknown how others would fare.
         let mut refusals = Refusals::default();
         for _ in 0..1_000 {
             assert_eq!(refusals.refused("alice"), None);
@@ -105,12 +106,14 @@ mod tests {
         for number in 1..USERS {
             assert_eq!(refusals.given_up(&format!("u{number}")), None);
         }
-        let told = refusals
+        let sentence = refusals
             .refused("one more")
-            .map(|storm| storm.told("the receiver answered 400"));
+            .map(|storm| storm.sentence("the receiver responded with 400"));
         assert_eq!(
-            told.as_deref(),
-            Some("it refused callbacks of 10 users and took none in between; last the receiver answered 400")
+            sentence.as_deref(),
+            Some(
+                "it refused callbacks of 10 users and accepted none in between; last response: the receiver responded with 400"
+            )
         );
     }
 

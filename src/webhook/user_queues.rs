@@ -1,20 +1,20 @@
-//! A line for each user: one change at a time, the others behind it.
+//! A queue for each user: one change is posted at a time, and the others wait.
 
 use super::Followed;
 use crate::presence::Partition;
 use std::collections::{HashMap, VecDeque};
 
-/// Users with a change under way, and what waits behind it.
+/// The users with a change in progress, and the changes that wait behind it.
 #[derive(Default)]
-pub struct Lines(HashMap<Box<str>, UserQueue>);
+pub struct UserQueues(HashMap<Box<str>, UserQueue>);
 
 struct UserQueue {
     partition: Partition,
     waiting: VecDeque<Followed>,
 }
 
-impl Lines {
-    /// Gives the change back if nothing of its user is under way; it is under way then.
+impl UserQueues {
+    /// Adds a change. Returns it if no change of its user is in progress; it is in progress then.
     pub fn add(&mut self, followed: Followed) -> Option<Followed> {
         match self.0.get_mut(&followed.change.user) {
             Some(line) => {
@@ -32,7 +32,7 @@ impl Lines {
         }
     }
 
-    /// The user's change is done; the next one is under way now.
+    /// Ends the user's change in progress. Returns the next one, which is in progress then.
     pub fn done(&mut self, user: &str) -> Option<Followed> {
         let next = self.0.get_mut(user)?.waiting.pop_front();
         if next.is_none() {
@@ -41,7 +41,7 @@ impl Lines {
         next
     }
 
-    /// Forgets the users of a partition, what waits with them.
+    /// Removes the users of a partition and their waiting changes.
     pub fn clear(&mut self, partition: Partition) {
         self.0.retain(|_, line| line.partition != partition);
     }

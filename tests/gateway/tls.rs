@@ -86,5 +86,5 @@ async fn a_certificate_that_cannot_be_used_ends_the_start_with_a_sentence() {
     let uplink = rollcall::gateway::uplink::log::LogUplink::new(house.engine.clone());
     let started = Gateway::start(config, Arc::new(uplink), house.clock.clone()).await;
     let said = started.map(drop).expect_err("no key").to_string();
-    assert!(said.contains("the private key is no PEM"), "{said}");
+    assert!(said.contains("the private key is not PEM"), "{said}");
 }

@@ -139,7 +139,7 @@ pub fn a_start_that_fails_ends_by_itself_and_says_why(bootstrap: &str) {
     let kinds: Vec<(Vec<&str>, &str)> = vec![
         (vec!["--registry", "http://127.0.0.1:1"], "the schema registry"),
         (vec!["--registry", &silent], "the schema registry"),
-        (vec!["--registry", &absent], "has no such schema"),
+        (vec!["--registry", &absent], "does not have our schema"),
         (vec!["--registry", &broken], "the schema registry"),
         (vec!["--checkpoints", "/var/backup"], "/var/backup"),
         (vec!["--listen", &taken_at], "cannot listen on"),

@@ -74,7 +74,7 @@ pub fn a_thread_that_panics_makes_the_node_not_ready_and_says_which_it_was(boots
             let _ = ureq::post(format!("{}/v1/events", node.url())).send(lease.to_string());
         }
         until(&node, "it is not ready and says why", || {
-            let said = format!("the task {task} has ended: it panicked: the failpoint");
+            let said = format!("the task {task} has ended: panicked: the failpoint");
             node.get("/readyz")
                 .is_some_and(|(status, body)| status == 503 && body.contains(&said))
         });

@@ -237,8 +237,8 @@ pub fn a_bridge_says_what_it_cannot_follow(bootstrap: &str) {
     python::run("topics.py", &space, &["truncate", "changes", "0", &start.to_string()]);
     let said = refused(&group);
     let expected = format!(
-        "changes were lost: partition 0 no longer reaches back to offset {committed}. To go on with what it still has, stop \
-         every bridge of the group {group} and set its offset to {start}"
+        "changes were lost: partition 0 no longer has offset {committed}. To continue with the oldest change it has, \
+         stop every bridge of the group {group} and set its offset to {start}"
     );
     assert!(said.contains(&expected), "{said}");
     let posted: Vec<Value> = receiver.posted().iter().map(|posted| json!(posted.version)).collect();

@@ -369,7 +369,7 @@ fn plain(error: &KafkaError) -> String {
             return "no connection could be made".to_owned();
         }
         Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut) => {
-            return "no answer came in time".to_owned();
+            return "no response in time".to_owned();
         }
         _ => {}
     }

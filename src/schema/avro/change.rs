@@ -1,11 +1,11 @@
-//! The datum of `schemas/change.avsc`, field by field in its order; and the id that changes and kicks have.
+//! The datum of `schemas/change.avsc`, field by field in the schema's order; and the id of changes and kicks.
 
 use super::datum::{Reader, write_array, write_count, write_int, write_nullable_text, write_text};
 use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::schema::{Malformed, write_output_id};
 
-/// Each of a device's five strings has at least one byte.
+/// The fewest bytes of a device: each of its five strings takes at least one.
 const DEVICE_BYTES_MIN: usize = 5;
 
 pub(super) fn read(datum: &[u8]) -> Result<Change, Malformed> {
@@ -89,7 +89,8 @@ pub(super) fn write(change: &Change, out: &mut Vec<u8>) {
     write_count(out, evidence.0);
 }
 
-/// `{partition}-{offset}-{index}`. The longest has 51 bytes, so the length takes one byte, written afterwards.
+/// Writes `{partition}-{offset}-{index}`. The longest has 51 bytes, so the length takes one byte, which is written
+/// afterwards.
 pub(super) fn write_id(id: OutputId, out: &mut Vec<u8>) {
     let length_at = out.len();
     out.push(0);
@@ -114,7 +115,7 @@ pub(super) fn read_id(reader: &mut Reader<'_>) -> OutputId {
 }
 
 fn parse_id(text: &str) -> Option<OutputId> {
-    /// Digits as they are written: no sign, no zero in front.
+    /// Parses digits without a sign and without leading zeros.
     fn number(digits: &str) -> Option<u64> {
         let canonical = digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
         if canonical { digits.parse().ok() } else { None }

@@ -1,19 +1,19 @@
-//! The pieces of an Avro binary datum: numbers, text, lists; one after the other, in and out.
+//! The parts of an Avro binary datum: numbers, text, arrays; how each is read and written.
 //!
-//! Reading never looks past the bytes it was given, reserves nothing on the word of a length, and takes each error to
-//! the field it is about. Text is borrowed. Writing cannot fail.
+//! Reading never accesses more than the given bytes, reserves no memory on the basis of a claimed length alone, and
+//! names the field in each error. Text is borrowed. Writing cannot fail.
 
 use crate::presence::Status;
 use crate::schema::Malformed;
 
-/// How many items are reserved at once; as many as the longest array that is valid has.
+/// How many items are reserved at once: the length of the longest valid array.
 const RESERVED_ITEMS_MAX: usize = crate::presence::event::bounds::BEATS.1;
 
-/// What is left of a datum that is being read. `what` in its methods names the field for the error.
+/// Reads a datum field by field. `what` in its methods is the name of the field for error messages.
 ///
-/// The first error is kept, and from then on nothing is left and every field reads as zero or empty, until
-/// [`end`](Reader::end) tells the error. So reading is straight-line code, and each field comes in registers: a `Result`
-/// for each goes through memory, which took half as long again.
+/// The first error is remembered. After it, nothing is left to read and every field is zero or empty, until
+/// [`end`](Reader::end) returns the error. So the code that reads is straight-line code, and each field is returned in
+/// registers. A `Result` for each field would be returned in memory, which took half as long again.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
     error: Option<Malformed>,
@@ -27,7 +27,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether all was well. A datum that is followed by anything was not written with the schema that it claims.
+    /// Returns the first error, if any. Bytes after the datum are an error: it was not written with the schema that it
+    /// claims.
     #[inline]
     pub(super) fn end(self) -> Result<(), Malformed> {
         match (self.error, self.rest.len()) {
@@ -37,7 +38,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes these bytes if they, and nothing else, are left.
+    /// Consumes these bytes if exactly they are left.
     #[inline]
     pub(super) fn end_after<const N: usize>(&mut self, bytes: [u8; N]) -> bool {
         let left = self.rest == bytes;
@@ -55,13 +56,13 @@ impl<'a> Reader<'a> {
 
     #[cold]
     pub(super) fn fail_with(&mut self, what: &str, trouble: &str) {
-        // After the first error nothing is left, which is no news.
+        // After the first error every field is missing, which is not worth reporting.
         if self.error.is_none() {
             self.fail(Malformed::invalid(format!("{what} {trouble}")));
         }
     }
 
-    /// An `int` or `long`: zigzag, seven bits a byte, least first, at most ten bytes.
+    /// Reads an `int` or `long`: zigzag, seven bits per byte, least significant first, at most ten bytes.
     #[inline(always)]
     pub(super) fn long(&mut self, what: &'static str) -> i64 {
         if let [first, rest @ ..] = self.rest
@@ -78,7 +79,7 @@ impl<'a> Reader<'a> {
         let mut value = 0_u64;
         for (i, byte) in self.rest.iter().take(10).enumerate() {
             let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room for the last bit only.
+            // The tenth byte has room only for the last bit.
             if i == 9 && bits > 1 {
                 break;
             }
@@ -100,7 +101,7 @@ impl<'a> Reader<'a> {
         0
     }
 
-    /// A number that counts something, or a time: 0…2^63−1.
+    /// Reads a count or a time: 0…2^63−1.
     pub(super) fn count(&mut self, what: &'static str) -> u64 {
         let value = self.long(what);
         u64::try_from(value).unwrap_or_else(|_| {
@@ -109,7 +110,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// An `int` that is not negative.
+    /// Reads an `int` that is not negative.
     pub(super) fn int(&mut self, what: &'static str) -> u32 {
         match self.long(what) {
             value @ 0..=0x7fff_ffff => value as u32,
@@ -149,8 +150,8 @@ impl<'a> Reader<'a> {
     pub(super) fn text(&mut self, what: &'static str) -> &'a str {
         let bytes = self.bytes(what);
         if bytes.is_ascii() {
-            // Safety: ASCII is UTF-8. `from_utf8` goes byte by byte through text as short as ids are; without it, a
-            // heartbeat takes a third fewer instructions.
+            // Safety: ASCII is UTF-8. On text as short as ids, `from_utf8` works byte by byte; without it, a heartbeat
+            // takes a third fewer instructions.
             return unsafe { std::str::from_utf8_unchecked(bytes) };
         }
         std::str::from_utf8(bytes).unwrap_or_else(|_| {
@@ -159,7 +160,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Whether a nullable field, a union of null and something, has something.
+    /// Returns whether a nullable field, a union of null and one type, has a value.
     #[inline(always)]
     pub(super) fn present(&mut self, what: &'static str) -> bool {
         match self.long(what) {
@@ -177,7 +178,7 @@ impl<'a> Reader<'a> {
         self.present(what).then(|| self.long(what))
     }
 
-    /// As [`Reader::nullable_long`] for an `int`.
+    /// Reads a nullable `int`.
     pub(super) fn nullable_int(&mut self, what: &'static str) -> Option<i32> {
         let value = self.nullable_long(what)?;
         i32::try_from(value).map_or_else(
@@ -199,12 +200,12 @@ impl<'a> Reader<'a> {
         self.present(what).then(|| self.text(what))
     }
 
-    /// A status by its name.
+    /// Reads a status by its name.
     pub(super) fn status(&mut self, what: &'static str) -> Status {
         self.name(what, &Status::ALL, Status::name)
     }
 
-    /// One of `all`, by its name.
+    /// Reads one of `all` by its name.
     pub(super) fn name<T: Copy>(&mut self, what: &'static str, all: &[T], name: fn(T) -> &'static str) -> T {
         let text = self.text(what);
         all.iter().copied().find(|each| name(*each) == text).unwrap_or_else(|| {
@@ -214,8 +215,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// An array: `item` is called for each with its index. An item has at least `item_bytes` ≥ 1 bytes, so that a count
-    /// that the bytes cannot hold is an error before anything is reserved.
+    /// Reads an array. Calls `item` for each item with its index. An item has at least `item_bytes` ≥ 1 bytes, so a
+    /// count that the remaining bytes cannot hold is an error before anything is reserved.
     pub(super) fn array<T>(
         &mut self,
         what: &'static str,
@@ -226,7 +227,7 @@ impl<'a> Reader<'a> {
         loop {
             let count = self.long(what);
             if count < 0 {
-                // The size of the block in bytes, for readers who skip it.
+                // The size of the block in bytes, by which a reader could skip it.
                 self.count(what);
             }
             let fits = self.rest.len() / item_bytes;
@@ -269,8 +270,8 @@ pub(super) fn write_long(out: &mut Vec<u8>, value: i64) {
     out.push(rest as u8);
 }
 
-/// A number that counts something, or a time. All of ours stay below 2^63: times are below 2^53 and spans at most ten
-/// years, offsets and epochs are 63 bits wide, and what counts starts at 0 or 1.
+/// Writes a count or a time. All of ours are below 2^63: times are below 2^53 and spans at most ten years, offsets and
+/// epochs have 63 bits, and counts start at 0 or 1.
 pub(super) fn write_count(out: &mut Vec<u8>, value: u64) {
     let value = i64::try_from(value).expect("a number of the log is below 2^63");
     write_long(out, value);
@@ -322,7 +323,7 @@ pub(super) fn write_nullable_text(out: &mut Vec<u8>, text: Option<&str>) {
     write_nullable_bytes(out, text.map(str::as_bytes));
 }
 
-/// An array as one block.
+/// Writes an array as one block.
 pub(super) fn write_array<T>(out: &mut Vec<u8>, items: &[T], mut item: impl FnMut(&mut Vec<u8>, &T)) {
     if !items.is_empty() {
         write_long(out, items.len() as i64);

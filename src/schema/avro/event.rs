@@ -1,4 +1,4 @@
-//! The datum of `schemas/event.avsc`, field by field in its order.
+//! The datum of `schemas/event.avsc`, field by field in the schema's order.
 
 use super::datum::{
     Reader, write_count, write_nullable_array, write_nullable_bytes, write_nullable_long, write_nullable_text,
@@ -9,10 +9,10 @@ use crate::schema::Malformed;
 use crate::schema::wire_event::{Conns, EventFields as _, HEARTBEATS, WireBeat, WireEvent, pack_conns};
 use std::borrow::Cow;
 
-/// Each of a beat's three strings and its number has at least one byte.
+/// The fewest bytes of a heartbeat entry: each of its three strings and its number takes at least one.
 const BEAT_BYTES_MIN: usize = 4;
 
-/// Enough for most events, so that memory is asked for once.
+/// Room for most events, so that memory is allocated once.
 const ROOM_BYTES: usize = 256;
 
 pub(super) fn read(datum: &[u8]) -> Result<Event<'_>, Malformed> {
@@ -28,7 +28,7 @@ pub(super) fn read(datum: &[u8]) -> Result<Event<'_>, Malformed> {
         conn: reader.nullable_long("conn"),
         ..WireEvent::default()
     };
-    // Nearly every record is a heartbeat, and has no more.
+    // Nearly every record is a heartbeat, which has no more fields.
     if !reader.end_after([0; 10]) {
         wire_event.intent = reader.nullable_text("intent");
         wire_event.client = reader.nullable_text("client");
@@ -45,7 +45,7 @@ pub(super) fn read(datum: &[u8]) -> Result<Event<'_>, Malformed> {
     wire_event.event()
 }
 
-/// Beats are checked and kept only where they matter; elsewhere they are read past.
+/// Reads heartbeat entries. They are checked and kept only if wanted; otherwise they are skipped.
 fn read_beats<'a>(reader: &mut Reader<'a>, wanted: bool) -> Option<Cow<'a, [HeartbeatEntry<'a>]>> {
     if !reader.present("beats") {
         return None;
@@ -110,7 +110,7 @@ pub(super) fn write(event: &Event<'_>, out: &mut Vec<u8>) {
     write_nullable_long(out, wire_event.revision);
 }
 
-/// The event with text of its own, for when the bytes that it was read from do not last.
+/// Returns the event with owned text, for use after the bytes that it was read from are gone.
 pub(super) fn into_owned(event: Event<'_>) -> Event<'static> {
     match event {
         Event::Connect {

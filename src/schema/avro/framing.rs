@@ -1,8 +1,9 @@
-//! Our schemas, and the few bytes before a datum that say with which one it was written.
+//! Our schemas, and the framing: the few bytes before a datum that say with which schema it was written.
 //!
-//! Two framings are known (`docs/rules.md` section 9). Avro single-object encoding: C3 01, then the schema's fingerprint,
-//! 8 bytes, least first. Confluent's: 00, then the schema's id in a registry, 4 bytes, greatest first; or, in a header of
-//! the record, the same five bytes or 01 and the schema's GUID, 16 bytes, and then the value is the datum alone.
+//! Two framings are known (`docs/rules.md` section 9). Avro single-object encoding: C3 01, then the schema's
+//! fingerprint, 8 bytes, little-endian. Confluent's wire format: 00, then the schema's id in a registry, 4 bytes,
+//! big-endian. Confluent's framing may also be in a header of the record: the same five bytes, or 01 and the schema's
+//! GUID of 16 bytes; the value is then the datum alone.
 
 use crate::schema::Malformed;
 use std::fmt;
@@ -28,7 +29,7 @@ impl Schema {
         Schema::Quarantined,
     ];
 
-    /// The name of the record type, without its namespace.
+    /// Returns the name of the record type, without its namespace.
     pub fn name(self) -> &'static str {
         match self {
             Schema::Event => "Event",
@@ -39,7 +40,7 @@ impl Schema {
         }
     }
 
-    /// The file's name in `schemas/`.
+    /// Returns the file's name in `schemas/`.
     pub fn file(self) -> &'static str {
         match self {
             Schema::Event => "event.avsc",
@@ -50,7 +51,7 @@ impl Schema {
         }
     }
 
-    /// The schema as JSON, as it is registered.
+    /// Returns the schema as JSON, as it is registered.
     pub fn json(self) -> &'static str {
         match self {
             Schema::Event => include_str!("../../../schemas/event.avsc"),
@@ -61,8 +62,8 @@ impl Schema {
         }
     }
 
-    /// CRC-64-AVRO of the schema's Parsing Canonical Form. A constant, so that framing costs nothing; a test holds it
-    /// against the schema's text.
+    /// Returns CRC-64-AVRO of the schema's Parsing Canonical Form. It is a constant, so that framing costs nothing; a
+    /// test compares it with the schema's text.
     pub const fn fingerprint(self) -> u64 {
         match self {
             Schema::Event => 0xd6cd_b638_91b9_1905,
@@ -73,7 +74,7 @@ impl Schema {
         }
     }
 
-    /// The schema for `apache-avro`, parsed once.
+    /// Returns the schema for `apache-avro`, parsed once.
     #[cfg(test)]
     fn parsed(self) -> &'static apache_avro::Schema {
         static PARSED: LazyLock<[apache_avro::Schema; Schema::ALL.len()]> = LazyLock::new(|| {
@@ -89,7 +90,7 @@ impl Schema {
 }
 
 const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
-/// How long the framing in single-object encoding is: the mark and the fingerprint.
+/// The length of the framing in single-object encoding: the mark and the fingerprint.
 pub const SINGLE_OBJECT_BYTES: usize = 10;
 const CONFLUENT: u8 = 0;
 /// The first byte of a header with a GUID.
@@ -97,7 +98,7 @@ const CONFLUENT_GUID: u8 = 1;
 /// The header of a record that names the schema of its value.
 pub const SCHEMA_HEADER: &str = "__value_schema_id";
 
-/// What the bytes before a datum say about its schema.
+/// The schema that the framing of a datum names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
     /// Single-object encoding: the fingerprint of the writer's schema.
@@ -108,7 +109,7 @@ pub enum Frame {
     Guid(Guid),
 }
 
-/// What a registry calls a schema by, wherever it is registered.
+/// A registry's global id of a schema, wherever the schema is registered.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Guid(pub [u8; 16]);
 
@@ -122,29 +123,29 @@ impl fmt::Display for Guid {
     }
 }
 
-/// Appends the framing of a datum of our own schema, in single-object encoding. The datum comes next.
+/// Appends the framing of a datum of our own schema, in single-object encoding. The datum has to follow.
 #[inline]
 pub fn frame(schema: Schema, out: &mut Vec<u8>) {
     out.extend_from_slice(&schema.header());
 }
 
-/// Appends Confluent's framing of a datum whose schema has this id in the registry. The datum comes next.
+/// Appends Confluent's framing of a datum whose schema has this id in the registry. The datum has to follow.
 pub fn frame_with_id(id: u32, out: &mut Vec<u8>) {
     out.push(CONFLUENT);
     out.extend_from_slice(&id.to_be_bytes());
 }
 
-/// With which framing we write.
+/// The framing with which we write.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Framing {
     #[default]
     SingleObject,
-    /// Confluent's, with the ids that our schemas have in the registry, in the order of [`Schema::ALL`].
+    /// Confluent's framing, with the registry's ids of our schemas, in the order of [`Schema::ALL`].
     Ids([u32; Schema::ALL.len()]),
 }
 
 impl Framing {
-    /// Appends the framing of a datum of our own schema. The datum comes next.
+    /// Appends the framing of a datum of our own schema. The datum has to follow.
     #[inline]
     pub fn frame(&self, schema: Schema, out: &mut Vec<u8>) {
         match self {
@@ -154,7 +155,7 @@ impl Framing {
     }
 }
 
-/// Splits a record's value into what its framing says and the datum, which is not looked at.
+/// Splits a record's value into its framing and the datum. Does not check the datum.
 pub fn unframe(value: &[u8]) -> Result<(Frame, &[u8]), Malformed> {
     if let Some((fingerprint, datum)) = value.strip_prefix(&SINGLE_OBJECT).and_then(<[u8]>::split_first_chunk) {
         return Ok((Frame::Fingerprint(u64::from_le_bytes(*fingerprint)), datum));
@@ -174,8 +175,9 @@ pub fn unframe(value: &[u8]) -> Result<(Frame, &[u8]), Malformed> {
     }))
 }
 
-/// The same for a value whose schema a header of its record may name. Ours in single-object encoding are known by
-/// themselves: a program that copies headers from one record to another may leave the header of another value on them.
+/// Splits a value whose schema may be named by a header of its record. For our own schemas in single-object encoding
+/// the header is ignored: a program that copies headers from one record to another may have left the header of another
+/// value.
 pub fn unframe_with<'v>(header: Option<&[u8]>, value: &'v [u8]) -> Result<(Frame, &'v [u8]), Malformed> {
     let is_ours = || Schema::ALL.into_iter().any(|schema| own_datum(schema, value).is_some());
     let Some(header) = header.filter(|_| !is_ours()) else {
@@ -199,7 +201,7 @@ pub fn unframe_with<'v>(header: Option<&[u8]>, value: &'v [u8]) -> Result<(Frame
     )))
 }
 
-/// The datum, if the value is framed as our own `schema` in single-object encoding: the fast way in.
+/// Returns the datum if the value is framed as our own `schema` in single-object encoding. This is the fast path.
 #[inline]
 pub(super) fn own_datum(schema: Schema, value: &[u8]) -> Option<&[u8]> {
     value.strip_prefix(&schema.header())

@@ -1,4 +1,4 @@
-//! The datum of `schemas/kick.avsc`, field by field in its order.
+//! The datum of `schemas/kick.avsc`, field by field in the schema's order.
 
 use super::change::{read_id, write_id};
 use super::datum::{Reader, write_count, write_nullable_text, write_text};

@@ -1,12 +1,13 @@
-//! Avro, the form of everything in the topics (`docs/rules.md` section 9, `schemas/README.md`).
+//! Avro, the encoding of all values in the topics (`docs/rules.md` section 9, `schemas/README.md`).
 //!
-//! Our own schemas are written and read by straight-line code, one field after the other; `apache-avro` is its oracle in
-//! the tests, and reads what was written with other schemas. A heartbeat is read without allocating: its text is
-//! borrowed from the bytes.
+//! Our own schemas are written and read by straight-line code, field by field. `apache-avro` checks that code in the
+//! tests, and reads values of other schemas. Reading a heartbeat allocates nothing: its text is borrowed from the
+//! bytes.
 //!
-//! For each type there is `encode_…`, a value with its framing in single-object encoding; `write_…_datum`, the datum
-//! alone, for another framing ([`frame_with_id`]) or a hash; `decode_…`, which knows our schemas and their earlier
-//! versions; and `decode_…_with`, which asks a registry's [`WriterSchemas`] besides. What is encoded is appended.
+//! For each type there are four kinds of functions. `encode_…` writes a value in single-object encoding.
+//! `write_…_datum` writes the datum alone, for another framing ([`frame_with_id`]) or a hash. `decode_…` knows our
+//! schemas and their earlier versions. `decode_…_with` also knows a registry's schemas ([`WriterSchemas`]). Functions
+//! that write append to their buffer.
 
 mod change;
 mod datum;
@@ -43,12 +44,12 @@ pub fn encode_event(event: &Event<'_>, out: &mut Vec<u8>) {
     event::write(event, out);
 }
 
-/// Reads an event and checks every bound of section 3.
+/// Decodes an event and checks every bound of section 3.
 pub fn decode_event(value: &[u8]) -> Result<Event<'_>, Malformed> {
     decode_event_with(value, &NoRegistry)
 }
 
-/// As [`decode_event`], with a registry's schemas too.
+/// Decodes an event like [`decode_event`], also with a registry's schemas.
 pub fn decode_event_with<'v>(value: &'v [u8], schemas: &dyn WriterSchemas) -> Result<Event<'v>, Malformed> {
     if let Some(datum) = own_datum(Schema::Event, value) {
         return event::read(datum);
@@ -59,7 +60,7 @@ pub fn decode_event_with<'v>(value: &'v [u8], schemas: &dyn WriterSchemas) -> Re
     }
 }
 
-/// As [`decode_event_with`], for a record that may have a header [`SCHEMA_HEADER`].
+/// Decodes an event like [`decode_event_with`], for a record that may have the header [`SCHEMA_HEADER`].
 pub fn decode_event_of<'v>(
     header: Option<&[u8]>,
     value: &'v [u8],
@@ -85,12 +86,12 @@ pub fn encode_change(change: &Change, out: &mut Vec<u8>) {
     change::write(change, out);
 }
 
-/// Reads a change.
+/// Decodes a change.
 pub fn decode_change(value: &[u8]) -> Result<Change, Malformed> {
     decode_change_with(value, &NoRegistry)
 }
 
-/// As [`decode_change`], with a registry's schemas too.
+/// Decodes a change like [`decode_change`], also with a registry's schemas.
 pub fn decode_change_with(value: &[u8], schemas: &dyn WriterSchemas) -> Result<Change, Malformed> {
     change::read(&writer::datum(Schema::Change, value, schemas)?)
 }
@@ -106,12 +107,12 @@ pub fn encode_kick(kick: &Kick, out: &mut Vec<u8>) {
     kick::write(kick, out);
 }
 
-/// Reads a kick.
+/// Decodes a kick.
 pub fn decode_kick(value: &[u8]) -> Result<Kick, Malformed> {
     decode_kick_with(value, &NoRegistry)
 }
 
-/// As [`decode_kick`], with a registry's schemas too.
+/// Decodes a kick like [`decode_kick`], also with a registry's schemas.
 pub fn decode_kick_with(value: &[u8], schemas: &dyn WriterSchemas) -> Result<Kick, Malformed> {
     kick::read(&writer::datum(Schema::Kick, value, schemas)?)
 }
@@ -127,12 +128,12 @@ pub fn encode_user_state(state: &UserState<'_>, out: &mut Vec<u8>) {
     user_state::write(state, out);
 }
 
-/// Reads a user's state.
+/// Decodes a user's state.
 pub fn decode_user_state(value: &[u8]) -> Result<UserState<'_>, Malformed> {
     decode_user_state_with(value, &NoRegistry)
 }
 
-/// As [`decode_user_state`], with a registry's schemas too.
+/// Decodes a user's state like [`decode_user_state`], also with a registry's schemas.
 pub fn decode_user_state_with<'v>(value: &'v [u8], schemas: &dyn WriterSchemas) -> Result<UserState<'v>, Malformed> {
     match writer::datum(Schema::UserState, value, schemas)? {
         Cow::Borrowed(datum) => user_state::read(datum),
@@ -151,12 +152,12 @@ pub fn encode_quarantined(quarantined: &Quarantined<'_>, out: &mut Vec<u8>) {
     quarantined::write(quarantined, out);
 }
 
-/// Reads a quarantined record.
+/// Decodes a quarantined record.
 pub fn decode_quarantined(value: &[u8]) -> Result<Quarantined<'_>, Malformed> {
     decode_quarantined_with(value, &NoRegistry)
 }
 
-/// As [`decode_quarantined`], with a registry's schemas too.
+/// Decodes a quarantined record like [`decode_quarantined`], also with a registry's schemas.
 pub fn decode_quarantined_with<'v>(value: &'v [u8], schemas: &dyn WriterSchemas) -> Result<Quarantined<'v>, Malformed> {
     match writer::datum(Schema::Quarantined, value, schemas)? {
         Cow::Borrowed(datum) => quarantined::read(datum),

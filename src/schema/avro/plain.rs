@@ -1,31 +1,31 @@
-//! A schema of somebody else, reduced to what says how its bytes lie.
+//! Reduces a foreign schema to the parts that determine its binary encoding.
 //!
-//! Avro lets a schema carry much that changes no byte: logical types, defaults, aliases, documentation, properties of any
-//! tool, and names. None of it may decide whether a record can be read, so none of it is given to the library: the types
-//! get names of ours, an enum's symbols too (the real ones are in [`Plain::symbols`]), and the rest is dropped. What other
-//! schemas define that it refers to is put in where it is used first.
+//! A schema may contain much that changes no byte: logical types, defaults, aliases, documentation, properties of any
+//! tool, and names. None of these may decide whether a record can be read, so the library does not get them. Types and
+//! enum symbols get names of ours (the real symbols are in [`Plain::symbols`]), and the rest is dropped. Definitions
+//! from other schemas are inserted where they are first used.
 
 use super::writer::UnusableSchema;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
-/// How deep the JSON may nest, with what it refers to put in.
+/// How deep the JSON may nest, including inserted definitions.
 const DEPTH_MAX: usize = 200;
-/// How many types it may have, each counted once.
+/// How many types the schema may have, each counted once.
 const TYPES_MAX: usize = 10_000;
-/// The longest `fixed`: its bytes are reserved before they are there.
+/// The longest `fixed`. Its bytes are reserved before they are read.
 const FIXED_BYTES_MAX: u64 = 1 << 20;
 
 const PRIMITIVES: [&str; 8] = ["null", "boolean", "int", "long", "float", "double", "bytes", "string"];
 
-/// See the module.
+/// A schema in its plain form; see the module.
 pub(super) struct Plain {
     pub json: Value,
-    /// The text of the symbol that is called `s0` now, that of `s1`, and so on, over all enums.
+    /// The real names of the symbols called `s0`, `s1` and so on, over all enums.
     pub symbols: Vec<Box<str>>,
 }
 
-/// The plain form of a schema; `others` are the schemas that it refers to, in any order.
+/// Returns the plain form of a schema. `others` are the schemas that it refers to, in any order.
 pub(super) fn plain(text: &str, others: &[impl AsRef<str>]) -> Result<Plain, UnusableSchema> {
     let parsed = |text: &str| -> Result<Value, UnusableSchema> {
         serde_json::from_str(text).map_err(|error| UnusableSchema::Invalid(format!("it is not JSON: {error}")))
@@ -48,16 +48,16 @@ pub(super) fn plain(text: &str, others: &[impl AsRef<str>]) -> Result<Plain, Unu
 
 #[derive(Default)]
 struct Flattener<'o> {
-    /// What other schemas define: full name to definition and the namespace around it.
+    /// The types that other schemas define: from full name to the definition and its enclosing namespace.
     elsewhere: HashMap<String, (&'o Value, String)>,
-    /// Full name to plain name and whether the walk is still within the definition.
+    /// From full name to plain name, and whether its definition is still being read.
     defined: HashMap<String, (String, bool)>,
     symbols: Vec<Box<str>>,
     types: usize,
 }
 
 impl<'o> Flattener<'o> {
-    /// Notes the named types that another schema defines.
+    /// Collects the named types that another schema defines.
     fn gather(&mut self, other: &'o Value, around: &str, depth: usize) -> Result<(), UnusableSchema> {
         self.count(depth)?;
         match other {
@@ -102,7 +102,7 @@ impl<'o> Flattener<'o> {
                 return Ok(Value::Array(variants.collect::<Result<_, _>>()?));
             }
             Value::Object(object) => object,
-            other => return invalid(format!("{other} is no type")),
+            other => return invalid(format!("{other} is not a type")),
         };
         let part = |name: &str| {
             let part = object.get(name);
@@ -118,12 +118,12 @@ impl<'o> Flattener<'o> {
         }
     }
 
-    /// A primitive type, or one that was or is defined elsewhere.
+    /// Resolves the name of a primitive type or of a type that is defined earlier or elsewhere.
     fn name(&mut self, name: &str, around: &str, depth: usize) -> Result<Value, UnusableSchema> {
         if PRIMITIVES.contains(&name) {
             return Ok(json!(name));
         }
-        // Without a namespace of its own a name means one of the namespace around it, or else one without any.
+        // A name without a namespace means a type of the enclosing namespace, or else one without a namespace.
         for full in [qualified(name, around), name.to_owned()] {
             if let Some((plain, is_open)) = self.defined.get(&full) {
                 return match is_open {
@@ -146,7 +146,7 @@ impl<'o> Flattener<'o> {
         depth: usize,
     ) -> Result<Value, UnusableSchema> {
         let full = full_name(object, around)?;
-        // What two of the schemas referred to both define is one type.
+        // A type that two of the referenced schemas define counts as one type.
         if self.defined.contains_key(&full) {
             return match self.elsewhere.contains_key(&full) {
                 true => self.name(&full, "", depth),
@@ -183,7 +183,7 @@ impl<'o> Flattener<'o> {
                     let (Some(name), Some(schema)) = (field["name"].as_str(), field.get("type")) else {
                         return invalid(format!("{full} has a field without name or type"));
                     };
-                    // No name that only other libraries allow is one of ours.
+                    // Names that only other libraries allow are replaced.
                     let name = match is_allowed(name) {
                         true => name.to_owned(),
                         false => format!("__field_{number}"),
@@ -223,7 +223,7 @@ fn namespace(full: &str) -> &str {
     full.rsplit_once('.').map_or("", |(namespace, _)| namespace)
 }
 
-/// Whether Avro's specification allows it as the name of a field.
+/// Returns whether Avro's specification allows this name for a field.
 fn is_allowed(name: &str) -> bool {
     let may = |c: char| c.is_ascii_alphanumeric() || c == '_';
     name.starts_with(|c: char| may(c) && !c.is_ascii_digit()) && name.chars().all(may)
@@ -299,7 +299,7 @@ mod tests {
             of(schema, &[outer]).expect_err("Inner is missing"),
             "the schema is not valid: there is no type \"Inner\""
         );
-        // A union of the types of others, as where one topic has several.
+        // A union of the types of others, as used when a topic has several types.
         assert!(json_of(r#"["n.Inner","n.Outer"]"#, &[outer, inner]).starts_with(r#"[{"fields""#));
     }
 
@@ -315,7 +315,7 @@ mod tests {
         let huge = r#"{"type":"fixed","name":"F","size":1152921504606846976}"#;
         assert!(refused(huge).contains("more than"));
         assert!(refused(&format!("{}\"null\"{}", "[".repeat(130), "]".repeat(130))).contains("not"));
-        assert!(refused("7").contains("7 is no type"));
+        assert!(refused("7").contains("7 is not a type"));
         assert!(refused(r#"{"name":"x"}"#).contains("no \"type\""));
         assert!(refused(r#"{"type":"record","name":"R"}"#).contains("R has no list \"fields\""));
         assert!(refused(r#"{"type":"enum","name":"E","symbols":[1]}"#).contains("not text"));

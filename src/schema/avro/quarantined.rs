@@ -1,11 +1,11 @@
-//! The datum of `schemas/quarantined.avsc`, field by field in its order.
+//! The datum of `schemas/quarantined.avsc`, field by field in the schema's order.
 
 use super::datum::{Reader, write_count, write_int, write_nullable_bytes, write_text};
 use crate::presence::{Offset, Partition};
 use crate::schema::Malformed;
 use std::borrow::Cow;
 
-/// A malformed record, kept whole, and what is wrong with it (`docs/rules.md` section 9).
+/// A malformed record, kept unchanged, with what is wrong with it (`docs/rules.md` section 9).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Quarantined<'a> {
     pub partition: Partition,
@@ -14,7 +14,7 @@ pub struct Quarantined<'a> {
     pub ts: u64,
     /// The text of a [`Malformed`].
     pub error: Cow<'a, str>,
-    /// The record's key and value as they were; none where it had none.
+    /// The record's key and value, unchanged; `None` if the record had none.
     pub key: Option<Cow<'a, [u8]>>,
     pub value: Option<Cow<'a, [u8]>>,
 }
@@ -43,7 +43,7 @@ pub(super) fn write(quarantined: &Quarantined<'_>, out: &mut Vec<u8>) {
 }
 
 impl Quarantined<'_> {
-    /// The same with bytes of its own, for when those that it was read from do not last.
+    /// Returns the value with owned bytes, for use after the bytes that it was read from are gone.
     pub fn into_owned(self) -> Quarantined<'static> {
         let own = |bytes: Cow<'_, [u8]>| Cow::Owned(bytes.into_owned());
         Quarantined {

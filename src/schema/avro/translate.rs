@@ -1,23 +1,24 @@
-//! A value that was read with somebody else's schema becomes a datum of ours.
+//! Translates a value that was read with a foreign schema into a datum of ours.
 //!
-//! Fields are found by name; where none of ours has that name, by the only one that differs in capitals (ksqlDB writes its names
-//! so). A type is taken where its bytes say the same as ours: an enum is its symbol's text, an `int` a `long`, `bytes` are
-//! text if they are UTF-8, a union is what is in it. What is missing is null where we allow for that, and what we have no
-//! name for is ignored. The rest is refused with a sentence that names the field.
+//! Fields are matched by name. If the writer has no field of our name, the only one that differs in upper and lower
+//! case matches (ksqlDB writes its names in capitals). A type is accepted if its value means the same as ours: an enum
+//! is its symbol's text, an `int` is a `long`, `bytes` are text if they are UTF-8, a union is the value in it. Missing
+//! fields are null where our schema allows null, and unknown fields are ignored. Everything else is refused with an
+//! error that names the field.
 
 use super::datum::{write_bytes, write_long, write_text};
 use crate::schema::Malformed;
 use apache_avro::Schema as AvroSchema;
 use apache_avro::types::Value;
 
-/// Which of our fields a value belongs to, and how its writer calls it.
+/// One of our fields, and the writer's name of it.
 #[derive(Clone, Copy)]
 struct Field<'n> {
     ours: &'n str,
     theirs: &'n str,
 }
 
-/// Appends the datum of `wanted`, which is one of our schemas in its plain form. `symbols` are those of the writer's enums.
+/// Appends the datum of `wanted`, one of our schemas in plain form. `symbols` are the symbols of the writer's enums.
 pub(super) fn translate(
     wanted: &AvroSchema,
     value: Value,
@@ -46,14 +47,14 @@ fn put(
         };
         let is = describe(value);
         Err(Malformed::invalid(format!(
-            "{ours}{called} is {is}, where {what} is wanted"
+            "{ours}{called} is {is}, but {what} is expected"
         )))
     };
     match (wanted, bare(value)) {
         (AvroSchema::Union(_), Value::Null) => write_long(out, 0),
         (AvroSchema::Union(union), value) => {
             write_long(out, 1);
-            // Of ours each has two variants, and null comes first.
+            // Each of our unions has two variants, and null is the first.
             if let Some(wanted) = union.variants().last() {
                 put(wanted, value, field, symbols, out)?;
             }
@@ -88,7 +89,7 @@ fn put(
         (AvroSchema::Array(_), value) => return refuse(&value, "an array"),
         (AvroSchema::Long, Value::Long(number)) => write_long(out, number),
         (AvroSchema::Long | AvroSchema::Int, Value::Int(number)) => write_long(out, number.into()),
-        // Our reader holds it against the bounds.
+        // Our reader checks the bounds.
         (AvroSchema::Int, Value::Long(number)) => write_long(out, number),
         (AvroSchema::Long | AvroSchema::Int, value) => return refuse(&value, "a whole number"),
         (AvroSchema::Boolean, Value::Boolean(is)) => out.push(u8::from(is)),
@@ -96,7 +97,7 @@ fn put(
         (AvroSchema::String | AvroSchema::Bytes, Value::String(text)) => write_text(out, &text),
         (AvroSchema::String, Value::Enum(_, name)) => match symbol(&name, symbols) {
             Some(text) => write_text(out, text),
-            None => return Err(Malformed::invalid(format!("{} is no symbol of its enum", field.ours))),
+            None => return Err(Malformed::invalid(format!("{} is not a symbol of its enum", field.ours))),
         },
         (AvroSchema::String, Value::Bytes(bytes)) => match std::str::from_utf8(&bytes) {
             Ok(text) => write_text(out, text),
@@ -110,7 +111,7 @@ fn put(
     Ok(())
 }
 
-/// A union is what is in it.
+/// Returns the value inside a union.
 fn bare(mut value: Value) -> Value {
     while let Value::Union(_, inner) = value {
         value = *inner;
@@ -118,7 +119,7 @@ fn bare(mut value: Value) -> Value {
     value
 }
 
-/// Where the field is that we call so.
+/// Returns the index of the field that matches our name.
 fn find(name: &str, fields: &[(String, Value)]) -> Result<Option<usize>, Malformed> {
     if let Some(at) = fields.iter().position(|(theirs, _)| theirs == name) {
         return Ok(Some(at));
@@ -134,7 +135,7 @@ fn find(name: &str, fields: &[(String, Value)]) -> Result<Option<usize>, Malform
     }
 }
 
-/// The text behind the plain name of a symbol.
+/// Returns the real name of a symbol by its plain name.
 fn symbol<'s>(name: &str, symbols: &'s [Box<str>]) -> Option<&'s str> {
     let at: usize = name.strip_prefix('s')?.parse().ok()?;
     symbols.get(at).map(|text| &**text)

@@ -1,24 +1,24 @@
-//! The datum of `schemas/user_state.avsc`, field by field in its order.
+//! The datum of `schemas/user_state.avsc`, field by field in the schema's order.
 
 use super::datum::{Reader, write_array, write_count, write_int, write_nullable_text, write_text};
 use crate::presence::{LogTime, Offset, Partition, Status};
 use crate::schema::Malformed;
 use std::borrow::Cow;
 
-/// A user's presence as it stands: the value of the compacted topic (`docs/rules.md` section 9). A user who was
-/// forgotten has none; the topic then gets a null value.
+/// A user's current presence: the value in the compacted topic (`docs/rules.md` section 9). A forgotten user has none;
+/// the topic then gets a null value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserState<'a> {
     pub user: Cow<'a, str>,
-    /// That of the change which led here.
+    /// The version of the user's last change.
     pub version: u64,
     pub status: Status,
-    /// When the status became what it is.
+    /// Since when the user has this status.
     pub since: LogTime,
     pub custom_status: Option<Cow<'a, str>>,
-    /// By (platform, device).
+    /// Sorted by (platform, device).
     pub devices: Vec<DeviceState<'a>>,
-    /// Of the input record whose change led here.
+    /// The partition of the input record that caused the last change; `offset` likewise.
     pub partition: Partition,
     pub offset: Offset,
 }
@@ -31,7 +31,7 @@ pub struct DeviceState<'a> {
     pub status: Status,
 }
 
-/// Each of a device's three strings has at least one byte.
+/// The fewest bytes of a device: each of its three strings takes at least one.
 const DEVICE_BYTES_MIN: usize = 3;
 
 pub(super) fn read(datum: &[u8]) -> Result<UserState<'_>, Malformed> {
@@ -72,7 +72,7 @@ pub(super) fn write(state: &UserState<'_>, out: &mut Vec<u8>) {
 }
 
 impl UserState<'_> {
-    /// The state with text of its own, for when the bytes that it was read from do not last.
+    /// Returns the state with owned text, for use after the bytes that it was read from are gone.
     pub fn into_owned(self) -> UserState<'static> {
         let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         UserState {

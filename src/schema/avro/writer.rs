@@ -1,12 +1,12 @@
-//! Values written with other schemas than ours: older ones, and those of a registry.
+//! Values written with other schemas than ours: earlier versions of ours, and those of a registry.
 //!
-//! Such a value is translated: `apache-avro` reads it with the plain form of its writer's schema (module `plain`), and what
-//! it gives is written as a datum of ours (module `translate`), which is read like any other. That takes microseconds, not
-//! nanoseconds, so no checks are written twice, and who wants speed publishes with our schema.
+//! Such a value is translated: `apache-avro` reads it with the plain form of its writer's schema (module `plain`), the
+//! result is written as a datum of ours (module `translate`), and that datum is read like any other. So no check exists
+//! twice. Translating takes microseconds instead of nanoseconds; publishers that need speed use our schema.
 //!
-//! A foreign schema may come from anyone who can write to the registry, so it is judged before it is used: it must not
-//! refer to itself (a datum could then nest without end, and so overflow the stack), nor be so large, nor have arrays of
-//! items without bytes (a few bytes could then claim a million of them).
+//! A foreign schema may come from anyone who can write to the registry, so it is checked before it is used. It must not
+//! refer to itself (a datum could then nest without end and overflow the stack), must not be too large, and must not
+//! have arrays whose items take no bytes (a few bytes could then claim a million items).
 
 use super::framing::{Frame, Guid, SCHEMA_HEADER, Schema, unframe_with};
 use super::plain::plain;
@@ -23,35 +23,35 @@ use std::io;
 use std::sync::{Arc, LazyLock};
 use thiserror::Error;
 
-/// Earlier versions of our schemas, whose records may still be in the log. Each becomes a line here when its file
-/// changes; none is ever removed.
+/// Earlier versions of our schemas, whose records may still be in the log. When a schema's file changes, its earlier
+/// text is added here; none is ever removed.
 const OLDER: [&str; 2] = [
     include_str!("../../../schemas/older/event-1.avsc"),
     include_str!("../../../schemas/older/kick-1.avsc"),
 ];
 
-/// The most that `apache-avro` may reserve on the word of one length in a datum. No record is nearly as large.
+/// The most memory that `apache-avro` may reserve for one claimed length in a datum. No record is nearly as large.
 const RESERVED_BYTES_MAX: usize = 16 << 20;
-/// How many types, counted where they are used, a foreign schema may have.
+/// How many types a foreign schema may have, counted at each use.
 const TYPES_MAX: usize = 1_000;
-/// How deep they may nest.
+/// How deep the types may nest.
 const DEPTH_MAX: usize = 32;
 
-/// Who knows with which schema a value was written. The methods are called for each record that is not framed as our own
-/// schema, so they must not wait: a registry answers from what it has already fetched, and a caller that gets
-/// [`Malformed::UnknownSchemaId`] or [`Malformed::UnknownSchemaGuid`] may have it fetch the schema and decode again.
+/// Looks up the schema with which a value was written. The methods are called for each record that is not framed as our
+/// own schema, so they must not block: a registry responds from what it has already fetched. A caller that gets
+/// [`Malformed::UnknownSchemaId`] or [`Malformed::UnknownSchemaGuid`] may fetch the schema and decode again.
 pub trait WriterSchemas {
-    /// The schema with this id in the registry, or why it cannot be used.
+    /// Returns the schema with this id in the registry, or why it cannot be used.
     fn by_id(&self, id: u32) -> Result<WriterSchema, Malformed> {
         Err(Malformed::UnknownSchemaId(id))
     }
 
-    /// The schema with this GUID in the registry, or why it cannot be used.
+    /// Returns the schema with this GUID in the registry, or why it cannot be used.
     fn by_guid(&self, guid: Guid) -> Result<WriterSchema, Malformed> {
         Err(Malformed::UnknownSchemaGuid(guid))
     }
 
-    /// The schema with this fingerprint, if it is known: by default ours and their earlier versions.
+    /// Returns the schema with this fingerprint if it is known: by default our own schemas and their earlier versions.
     fn by_fingerprint(&self, fingerprint: u64) -> Option<WriterSchema> {
         own(fingerprint).or_else(|| {
             static TABLE: LazyLock<HashMap<u64, WriterSchema>> = LazyLock::new(|| older(&OLDER));
@@ -60,12 +60,12 @@ pub trait WriterSchemas {
     }
 }
 
-/// Without a registry: our own schemas and their earlier versions.
+/// Knows only our own schemas and their earlier versions.
 pub struct NoRegistry;
 
 impl WriterSchemas for NoRegistry {}
 
-/// A schema that values were written with, ready for use. Cheap to clone.
+/// A schema with which values were written, prepared for use. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WriterSchema(Kind);
 
@@ -96,16 +96,16 @@ pub enum UnusableSchema {
 }
 
 impl WriterSchema {
-    /// A schema from its JSON. Where it lays data out as one of ours does, by its canonical form, they take the fast
-    /// way.
+    /// Parses a schema from its JSON. A schema whose canonical form is that of one of ours is treated as ours, which is
+    /// the fast path.
     pub fn parse(json: &str) -> Result<WriterSchema, UnusableSchema> {
         WriterSchema::parse_with(json, &[] as &[&str])
     }
 
-    /// The same for one that refers to types which `others` define, in any order.
+    /// Parses a schema that refers to types which `others` define, in any order.
     pub fn parse_with(json: &str, others: &[impl AsRef<str>]) -> Result<WriterSchema, UnusableSchema> {
         let plain = plain(json, others)?;
-        // Only now that it is known to be neither huge nor deep.
+        // Computed only now, when the schema is known to be neither huge nor deep.
         if let Some(own) = fingerprint(json).and_then(own) {
             return Ok(own);
         }
@@ -121,7 +121,7 @@ impl WriterSchema {
         Ok(WriterSchema(Kind::Foreign(Arc::new(Foreign { schema, symbols }))))
     }
 
-    /// Our own schema of this kind.
+    /// Returns our own schema of this kind.
     pub fn own(schema: Schema) -> WriterSchema {
         WriterSchema(Kind::Own(schema))
     }
@@ -134,8 +134,8 @@ fn own(fingerprint: u64) -> Option<WriterSchema> {
         .map(WriterSchema::own)
 }
 
-/// CRC-64-AVRO of a schema's Parsing Canonical Form, if the text is a schema. Logical types are no part of that form, but
-/// `apache-avro` leaves a trace of them in it, so they go first.
+/// Returns CRC-64-AVRO of a schema's Parsing Canonical Form, if the text is a schema. Logical types are not part of
+/// that form, but `apache-avro` leaves a trace of them in it, so they are removed first.
 pub(super) fn fingerprint(json: &str) -> Option<u64> {
     let schema = without_logical_types(serde_json::from_str(json).ok()?);
     let bytes = AvroSchema::parse(&schema).ok()?.fingerprint::<Rabin>().bytes;
@@ -167,14 +167,14 @@ fn older(schemas: &[&str]) -> HashMap<u64, WriterSchema> {
     schemas.iter().map(entry).collect()
 }
 
-/// Walks a plain schema as a datum of it would be read. It does not refer to itself.
+/// Visits a plain schema in the order in which a datum of it would be read. The schema does not refer to itself.
 struct ResolutionCheck<'s, 'n> {
     names: &'n HashMap<Name, &'s AvroSchema>,
     types: usize,
 }
 
 impl ResolutionCheck<'_, '_> {
-    /// Whether each value of this type takes at least a byte.
+    /// Returns whether each value of this type takes at least one byte.
     fn takes_bytes(&mut self, schema: &AvroSchema, depth: usize) -> Result<bool, UnusableSchema> {
         self.types += 1;
         if self.types > TYPES_MAX || depth > DEPTH_MAX {
@@ -210,7 +210,8 @@ impl ResolutionCheck<'_, '_> {
     }
 }
 
-/// The datum of a value in our own schema `wanted`: as it is where it was written with that, else translated.
+/// Returns the value as a datum of our own schema `wanted`: unchanged if it was written with that schema, else
+/// translated.
 pub(super) fn datum<'v>(
     wanted: Schema,
     value: &'v [u8],
@@ -219,7 +220,7 @@ pub(super) fn datum<'v>(
     datum_with(wanted, None, value, schemas)
 }
 
-/// The same for a value whose schema may be named in a header of its record.
+/// Returns the datum of a value whose schema may be named in a header of its record.
 pub(super) fn datum_with<'v>(
     wanted: Schema,
     header: Option<&[u8]>,
@@ -231,7 +232,7 @@ pub(super) fn datum_with<'v>(
         Frame::Fingerprint(fingerprint) => schemas
             .by_fingerprint(fingerprint)
             .ok_or(Malformed::UnknownFingerprint(fingerprint))?,
-        // Where the value is the datum alone, a header names the id.
+        // If the value is the datum alone, a header contains the id.
         Frame::Id(id) if datum.len() == value.len() => schemas.by_id(id).map_err(|malformed| {
             Malformed::unusable_schema(format!("the header {SCHEMA_HEADER} names the schema, but {malformed}"))
         })?,
@@ -243,12 +244,12 @@ pub(super) fn datum_with<'v>(
         Kind::Own(schema) => {
             let (is, belongs) = (schema.name(), wanted.name());
             Err(Malformed::invalid(format!(
-                "the value is of type {is}, where {belongs} belongs"
+                "the value is of type {is}, but {belongs} is expected"
             )))
         }
         Kind::Foreign(foreign) => {
             let unreadable =
-                |why: &dyn std::fmt::Display| Malformed::invalid(format!("not readable with its schema: {why}"));
+                |why: &dyn std::fmt::Display| Malformed::invalid(format!("unreadable with its schema: {why}"));
             let value = read(datum, &foreign.schema).map_err(|error| unreadable(&error))?;
             let mut translated = Vec::with_capacity(datum.len() + 16);
             translate(plain_of(wanted), value, &foreign.symbols, &mut translated)
@@ -258,7 +259,7 @@ pub(super) fn datum_with<'v>(
     }
 }
 
-/// Our own schema in its plain form, so that no logical type of ours matters either.
+/// Returns our own schema in its plain form, so that its logical types do not matter either.
 fn plain_of(schema: Schema) -> &'static AvroSchema {
     static PLAIN: LazyLock<[AvroSchema; Schema::ALL.len()]> = LazyLock::new(|| {
         Schema::ALL.map(|schema| {
@@ -277,8 +278,8 @@ fn read(datum: &[u8], writer: &AvroSchema) -> Result<Value, apache_avro::Error> 
     Ok(value)
 }
 
-/// A datum that must be there to its last byte and no further. `apache-avro` takes an end that comes too early for
-/// nulls, but only when it is told so with `UnexpectedEof`; so it is told otherwise.
+/// A reader of a datum that must be complete and must have no extra bytes. `apache-avro` treats an end that comes too
+/// early as nulls if it gets the error `UnexpectedEof`, so it gets another error.
 struct Whole<'d> {
     rest: &'d [u8],
 }

@@ -1,4 +1,4 @@
-//! The connections of an `alive` event from JSON: judged while they are read, since there may be 100,000 of them.
+//! The connections of an `alive` event from JSON, checked while they are read, since there may be 100,000 of them.
 
 use super::read::{AN_OBJECT, Raw};
 use super::skip::Skip;

@@ -1,7 +1,7 @@
-//! JSON, as `rollcall fold` reads and prints it and as the HTTP face speaks it (`docs/rules.md` sections 3 and 8).
+//! JSON, as `rollcall fold` reads and prints it and as the HTTP API uses it (`docs/rules.md` sections 3 and 8).
 //!
-//! Reading is strict where the rules are (`1.0` and `true` are no integers) and lenient where they say so (unknown
-//! fields are skipped, but must be JSON). Writing gives the keys in the order shown there, without spaces.
+//! Reading is as strict as the rules (`1.0` and `true` are not integers) and as lenient (unknown fields are skipped,
+//! but must be JSON). Writing outputs the keys in the order of the rules, without spaces.
 
 mod conns;
 mod read;

@@ -1,4 +1,4 @@
-//! The events of an HTTP request: counted while they are read, and built only up to a bound.
+//! The events of an HTTP request: counted while they are read, and built only up to a limit.
 
 use super::read::{BadEvent, Fields, ItemSeed, Key, NewEvent, Raw, Seen};
 use super::skip::Skip;
@@ -7,22 +7,23 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use std::borrow::Cow;
 use std::fmt;
 
-/// The events of a request, as far as they could be read.
+/// The events of a request, up to the first unreadable one.
 ///
-/// Nothing is built of what is beyond the bound, or behind the first event that is wrong: those are only counted.
+/// Nothing is built for events beyond the limit or after the first unreadable one; those are only counted.
 #[derive(Debug, Default)]
 pub struct NewEvents<'a> {
     pub events: Vec<NewEvent<'a>>,
-    /// How many there are, read or not.
+    /// The number of events, read or not.
     pub count: usize,
-    /// The first event that cannot be read: its index, and why.
+    /// The first event that cannot be read: its index, and the reason.
     pub bad: Option<(usize, BadEvent)>,
-    /// Names of fields that no event has, each once, with the index of the first event that has it; only the first few.
+    /// Names of fields that no event type has, each once, with the index of the first event that has it. Only the first
+    /// few are kept.
     pub unknown_fields: Vec<(usize, Box<str>)>,
 }
 
-/// Reads a request's events: a JSON array, an object that has it as `events`, or one event. At most `most` are built,
-/// and no policy document of more than `policy_bytes`.
+/// Reads a request's events: a JSON array, an object with the array as `events`, or one event. Builds at most `most`
+/// events, and no policy document of more than `policy_bytes`.
 pub fn read_request(body: &str, most: usize, policy_bytes: usize) -> Result<NewEvents<'_>, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_str(body);
     let mut new = NewEvents::default();
@@ -36,8 +37,8 @@ pub fn read_request(body: &str, most: usize, policy_bytes: usize) -> Result<NewE
     Ok(new)
 }
 
-/// Reads a request's events from lines, each a JSON object; empty lines are skipped. An error comes with the number of
-/// its line, from 1.
+/// Reads a request's events from lines. Each line is a JSON object; empty lines are skipped. An error comes with its
+/// line number, counted from 1.
 pub fn read_request_lines(
     body: &str,
     most: usize,
@@ -65,7 +66,7 @@ pub fn read_request_lines(
     Ok(new)
 }
 
-/// Reads events without bounds: each, or the reason why it cannot be read, up to the first that cannot.
+/// Reads events without limits. Returns each event or the reason why it cannot be read, up to the first that cannot.
 pub fn read_new_events(body: &str) -> Result<Vec<Result<NewEvent<'_>, BadEvent>>, serde_json::Error> {
     let new = read_request(body, usize::MAX, usize::MAX)?;
     let bad = new.bad.map(|(_, bad)| Err(bad));
@@ -94,7 +95,7 @@ impl<'a> NewEvents<'a> {
     }
 }
 
-/// Reads the events of a request.
+/// Reads the events of a request, in any of its forms.
 struct RequestSeed<'s, 'de> {
     new: &'s mut NewEvents<'de>,
     most: usize,
@@ -135,7 +136,7 @@ impl<'de> Visitor<'de> for RequestSeed<'_, 'de> {
             }
         }
     }
-    /// An object with such an array as `events`, or one event.
+    /// Reads an object with an array of events as `events`, or one event.
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         let mut fields = Fields::default();
         let mut found = false;
@@ -174,7 +175,7 @@ impl<'de> Visitor<'de> for RequestSeed<'_, 'de> {
     }
 }
 
-/// The array that `events` must be.
+/// Reads the array in `events`.
 struct RequestItems<'s, 'de>(RequestSeed<'s, 'de>);
 
 impl<'de> DeserializeSeed<'de> for RequestItems<'_, 'de> {

@@ -1,10 +1,10 @@
-//! Values of JSON that nobody wants.
+//! JSON values that are skipped.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// Skips a value without building it, but unlike [`IgnoredAny`](serde::de::IgnoredAny) looks at its strings and numbers: a lone
-/// surrogate is no JSON.
+/// Skips a value without building it, but unlike [`IgnoredAny`](serde::de::IgnoredAny) it checks strings and numbers: a
+/// lone surrogate is not valid JSON.
 pub(super) struct Skip;
 
 impl<'de> Deserialize<'de> for Skip {

@@ -1,4 +1,4 @@
-//! Events, outputs and state to JSON.
+//! Writes events, outputs and state as JSON.
 
 use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, OutputId, Part};
 use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
@@ -9,7 +9,7 @@ use crate::schema::{write_decimal, write_output_id};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// An object being written: keys in the order of the calls, no spaces.
+/// Writes an object: keys in the order of the calls, without spaces.
 pub struct Object<'w> {
     out: &'w mut Vec<u8>,
     first: bool,
@@ -21,7 +21,7 @@ impl<'w> Object<'w> {
         Object { out, first: true }
     }
 
-    /// Adds keys to an object that is not yet empty and was left open.
+    /// Adds keys to an object that is not empty and was left open.
     pub fn more(out: &'w mut Vec<u8>) -> Object<'w> {
         Object { out, first: false }
     }
@@ -49,7 +49,7 @@ impl<'w> Object<'w> {
         }
     }
 
-    /// A list of texts.
+    /// Writes a list of strings.
     pub fn texts<T: AsRef<str>>(&mut self, key: &str, values: &[T]) -> &mut Self {
         self.list(key, values, |out, value| text(out, value.as_ref()))
     }
@@ -59,7 +59,7 @@ impl<'w> Object<'w> {
         self
     }
 
-    /// A number under a key that is data, not a name of ours.
+    /// Writes a number under a key that is data, not one of our names.
     pub fn count(&mut self, key: &str, value: u64) -> &mut Self {
         if !self.first {
             self.out.push(b',');
@@ -82,13 +82,13 @@ impl<'w> Object<'w> {
         self.raw(key, if value { b"true" } else { b"false" })
     }
 
-    /// A value that is JSON already.
+    /// Writes a value that is already JSON.
     pub fn raw(&mut self, key: &str, json: &[u8]) -> &mut Self {
         self.key(key).extend_from_slice(json);
         self
     }
 
-    /// An array, each element written by `each`.
+    /// Writes an array, each element with `each`.
     pub fn list<T>(
         &mut self,
         key: &str,
@@ -124,7 +124,7 @@ fn id(out: &mut Vec<u8>, id: &OutputId) {
     out.push(b'"');
 }
 
-/// The line of an output (section 8), without a line end.
+/// Writes the line of an output (section 8), without a line end.
 pub fn output_line(out: &mut Vec<u8>, output: &Output) {
     match output {
         Output::Change(change) => change_line(out, change),
@@ -229,13 +229,13 @@ pub fn malformed_line(out: &mut Vec<u8>, offset: Offset, error: &str) {
         .end();
 }
 
-/// The line of a user (section 8, `--state`) at a log time of its partition.
+/// Writes the line of a user (section 8, `--state`) at a log time of the user's partition.
 pub fn user_line(out: &mut Vec<u8>, user: &UserImage<'_>, time: Option<LogTime>) {
     user_fields(out, user, time);
     out.push(b'}');
 }
 
-/// The line of a user, left open for more keys.
+/// Writes the line of a user and leaves it open for more keys.
 pub fn user_fields(out: &mut Vec<u8>, user: &UserImage<'_>, time: Option<LogTime>) {
     let mut object = Object::new(out);
     object
@@ -313,7 +313,7 @@ fn ending_name(ending: Ending) -> &'static str {
     }
 }
 
-/// The line of a partition (section 8, `--state`).
+/// Writes the line of a partition (section 8, `--state`).
 pub fn partition_line(out: &mut Vec<u8>, partition: &PartitionImage<'_>) {
     let time = |time: Option<LogTime>| time.map(|time| time.0);
     Object::new(out)
@@ -334,7 +334,7 @@ pub fn partition_line(out: &mut Vec<u8>, partition: &PartitionImage<'_>) {
         .end();
 }
 
-/// A record of the input log as `rollcall fold` reads it.
+/// Writes a record of the input log in the form that `rollcall fold` reads.
 pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>) {
     let mut object = Object::new(out);
     object
@@ -409,8 +409,8 @@ pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>)
                 .number("ttl_ms", *ttl_ms);
         }
         Event::Policy { document, .. } => {
-            // As it was published, but for line breaks: a record is one line. In valid JSON they stand between tokens
-            // only, so nothing changes its meaning when they go.
+            // As published, but without line breaks, since a record is one line. In valid JSON, line breaks occur only
+            // between tokens, so removing them does not change the meaning.
             let out = object.key("policy");
             out.extend(document.bytes().filter(|byte| !matches!(byte, b'\n' | b'\r')));
         }
@@ -422,8 +422,8 @@ pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>)
     object.end();
 }
 
-/// A malformed record, in place of its event: what is wrong with it, and its key. `rollcall fold` reads it as malformed
-/// too, whatever else is in it.
+/// Writes a malformed record in place of its event: what is wrong with it, and its key. `rollcall fold` reads the line
+/// as malformed, too.
 pub fn malformed_event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, reason: &str, error: &str, key: Option<&[u8]>) {
     let mut object = Object::new(out);
     object
@@ -436,8 +436,8 @@ pub fn malformed_event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, reason: 
     object.end();
 }
 
-/// A record of the quarantine: where it stood, what is wrong with it, its key and its value. A value that is an event,
-/// as it is in one with a wrong key or in a wrong partition, is shown as that.
+/// Writes a record of the quarantine: its position, what is wrong with it, its key and its value. If the value is an
+/// event, as in a record with a wrong key or in a wrong partition, it is written as an event.
 pub fn quarantined_line(out: &mut Vec<u8>, quarantined: &Quarantined<'_>, event: Option<&Event<'_>>) {
     let mut object = Object::new(out);
     object
@@ -457,7 +457,7 @@ pub fn quarantined_line(out: &mut Vec<u8>, quarantined: &Quarantined<'_>, event:
     object.end();
 }
 
-/// Bytes of a stranger's, as text where they are text.
+/// Writes bytes from an untrusted source, as text if they are UTF-8.
 fn shown_bytes(object: &mut Object<'_>, text_key: &str, bytes_key: &str, bytes: Option<&[u8]>) {
     let Some(bytes) = bytes else {
         object.raw(text_key, b"null");
@@ -471,8 +471,8 @@ fn shown_bytes(object: &mut Object<'_>, text_key: &str, bytes_key: &str, bytes: 
     }
 }
 
-/// A string of a stranger's, with nothing in it that a terminal obeys or that turns around what is beside it: such
-/// characters are written as escapes, which mean the same.
+/// Writes a string from an untrusted source. Characters that control a terminal or change the direction of text are
+/// written as escapes with the same meaning.
 fn shown_text(out: &mut Vec<u8>, value: &str) {
     let obeyed = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let from = out.len();
