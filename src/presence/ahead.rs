@@ -1,23 +1,24 @@
-//! Looking ahead: memory is waited for once for many users, not once for each of them.
+//! Prefetching: waits for memory once for many users instead of once for each.
 //!
-//! With a million users nearly every heartbeat finds its user, the device and both ids outside of the processor's
-//! caches, one after the other, and the fold would do nothing but wait. Who is about to be folded is known some
-//! records before; touching them in small groups, each step for the whole group, makes those waits overlap. That is
-//! about speed only: nothing is changed, and a user who is not found here is found by the rules.
+//! With a million users, nearly every heartbeat finds its user, the device and both ids outside of the processor's
+//! caches, one after the other, and the fold would mostly wait for memory. The users to be folded are known some
+//! records earlier. Touching them in small groups, each step for the whole group, makes the waits overlap. This affects
+//! speed only: it changes nothing, and the rules look up every user again.
 
 use super::gateways::GatewayId;
 use super::state::{DeviceState, Slot, State};
 use super::{Conn, Epoch};
 use std::hint::black_box;
 
-/// The memory of fewer users is in the caches anyway.
+/// With fewer users than this, all memory is in the caches anyway.
 const FEW: usize = 2_000;
 
-/// Enough for the waits to overlap, few enough that the first is still in the cache when the last is folded.
+/// Enough users for the waits to overlap, few enough that the first is still cached when the last is folded.
 pub const USERS_AHEAD: usize = 64;
 
 impl State {
-    /// Touches what the fold of an event of each of these users reads. Best for [`USERS_AHEAD`] users at a time.
+    /// Touches the memory that folding an event of each of these users reads. Works best for [`USERS_AHEAD`] users at a
+    /// time.
     pub fn look_ahead<'u>(&self, mut users: impl Iterator<Item = &'u str>) {
         if self.users_in_memory() < FEW {
             return;
@@ -36,7 +37,7 @@ impl State {
         }
     }
 
-    /// The same for the users of the first [`USERS_AHEAD`] of these connections.
+    /// Touches the users of the first [`USERS_AHEAD`] of these connections in the same way.
     pub(super) fn look_ahead_on(&self, gateway: GatewayId, epoch: Epoch, conns: &[Conn]) {
         if self.users_in_memory() < FEW {
             return;

@@ -1,10 +1,10 @@
-//! What is told: changes, kicks, and events that were ignored (section 7).
+//! The outputs of the fold: changes, kicks, and ignored events (section 7).
 
 use super::event::Ending;
 use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 
-/// Where an output stands: the record being folded, and a count from 0 over the changes and kicks that it gives.
-/// Written `{partition}-{offset}-{index}`.
+/// The id of an output: the record being folded, and a count from 0 over the changes and kicks of that record. Written
+/// `{partition}-{offset}-{index}`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutputId {
     pub partition: Partition,
@@ -88,7 +88,7 @@ impl From<Ending> for LostBy {
     }
 }
 
-/// What became different about a user.
+/// What changed about a user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
     pub id: OutputId,
@@ -97,19 +97,19 @@ pub struct Change {
     pub user: Box<str>,
     /// Counts the user's changes from 1 without a gap.
     pub version: u64,
-    /// When it holds from.
+    /// The time from which the change holds.
     pub at: LogTime,
-    /// The log time at which it was found out.
+    /// The log time at which the change was found out.
     pub logged_at: LogTime,
     pub cause: Cause,
-    /// The user's status.
+    /// The user's status before the change.
     pub before: Status,
     pub after: Status,
     /// Each device whose status changed: first the one that the event or firing is about, then by (platform, device).
     pub devices: Vec<DeviceChange>,
-    /// The text after.
+    /// The custom status after the change.
     pub custom_status: Option<Box<str>>,
-    /// For a firing: the device's evidence; for what an event does: the event's own offset.
+    /// For a firing: the device's evidence. For an event: the event's own offset.
     pub evidence: Offset,
 }
 
@@ -118,13 +118,13 @@ pub struct Change {
 pub struct DeviceChange {
     pub platform: Box<str>,
     pub device: Box<str>,
-    /// Of the connection it is on, or was on last.
+    /// The gateway of the connection it is on, or was on last.
     pub gateway: Box<str>,
     pub before: Status,
     pub after: Status,
 }
 
-/// Why a gateway is to close a connection.
+/// Why a gateway has to close a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KickReason {
     Replaced,
@@ -132,7 +132,7 @@ pub enum KickReason {
     Admin,
     Stale,
     Forgotten,
-    /// Not an order to close: the gateway is to say whose connection it is.
+    /// Not a command to close: the gateway has to report whose connection it is.
     Identify,
 }
 
@@ -168,20 +168,20 @@ impl From<KickedBy> for KickReason {
     }
 }
 
-/// An order to a gateway to close one connection, or, for the reason `identify`, to say whose it is.
+/// A command to a gateway to close one connection or, with the reason `identify`, to report whose it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kick {
     pub id: OutputId,
     pub gateway: Box<str>,
     pub epoch: Epoch,
     pub conn: Conn,
-    /// Whose connection it is; none where an `alive` record named only the connection.
+    /// The device whose connection it is; `None` if an `alive` record named only the connection.
     pub whose: Option<KickedDevice>,
     pub reason: KickReason,
     pub at: LogTime,
 }
 
-/// Whose connection a kick is about.
+/// The device whose connection a kick is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KickedDevice {
     pub user: Box<str>,
@@ -203,7 +203,7 @@ pub enum IgnoreReason {
     NoEffect,
     NotOnline,
     PlatformRemoved,
-    /// A connect of a connection that has ended already.
+    /// A connect for a connection that has ended already.
     Ended,
 }
 
@@ -242,7 +242,8 @@ impl IgnoreReason {
     }
 }
 
-/// An event, or one part of it, that had no effect. Not written to any topic; counted, and printed by `rollcall fold`.
+/// An event, or one part of it, that had no effect. It is counted and printed by `rollcall fold`, and not written to
+/// any topic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ignored {
     pub offset: Offset,
@@ -250,18 +251,18 @@ pub struct Ignored {
     pub part: Part,
 }
 
-/// What of a record was ignored.
+/// The part of a record that was ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
     /// The whole event.
     Whole,
-    /// The beat with this index in a `heartbeats` record.
+    /// The heartbeat with this index in a `heartbeats` record.
     Heartbeat(usize),
     /// The connection with this number in an `alive` record.
     Conn(Conn),
 }
 
-/// What a fold gives, in order.
+/// An output of the fold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
     Change(Change),

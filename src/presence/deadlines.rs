@@ -1,11 +1,14 @@
-//! Who is due by a time, in the order of section 2.3: the least (deadline, user, platform, device) first.
+//! Deadlines: which devices are due by a time, in the order of section 2.3, the least (deadline, user, platform,
+//! device) first.
 //!
-//! One timer a user, armed lazily: it may come up early, never late. Heartbeats move a deadline away without touching
-//! the timer; when it comes up, the state says whether anything is really due, and if not it is set again. Timers of
-//! users without an online device are kept apart, so that a store that keeps those users elsewhere, ordered by their next
-//! deadline, can let go of all of them at once ([`State::release_long_timers`]).
+//! Each user has one timer, which is set lazily: it may expire early, never late. Heartbeats move a deadline to a later
+//! time without touching the timer. When the timer expires, the state tells whether anything is really due; if not, the
+//! timer is set again. Timers of users without an online device are kept separately, so that a store that keeps those
+//! users on disk, ordered by their next deadline, can discard all of these timers at once
+//! ([`State::release_long_timers`]).
 //!
-//! A lease is no timer of each of its devices: at its expiry the devices on the gateway's connections are looked up.
+//! A lease is not a timer of each of its devices: when it expires, the devices on the gateway's connections are looked
+//! up.
 
 use super::change::Cause;
 use super::gateways::{Gateways, deferred};
@@ -22,23 +25,23 @@ pub(super) const NEVER: LogTime = LogTime(u64::MAX);
 pub(super) enum Firing {
     /// An online device loses its link.
     LoseLink(LostBy),
-    /// A device without a link, or a kicked one, is remembered no longer.
+    /// A device without a link, or a kicked one, is forgotten.
     Remove,
 }
 
 type Timer = Reverse<(LogTime, Slot)>;
 
 pub(super) struct Deadlines {
-    /// Of users with an online device.
+    /// Timers of users with an online device.
     short: BinaryHeap<Timer>,
-    /// Of users without.
+    /// Timers of users without an online device.
     long: BinaryHeap<Timer>,
-    /// Due in this record, in order from `next` on, and found in one go.
+    /// Users due in this record, in order from `next` on, found in one pass.
     run: Vec<(LogTime, Slot)>,
     next: usize,
-    /// Due in this record, found later.
+    /// Users due in this record, found after that pass.
     later: BinaryHeap<Reverse<(LogTime, Box<str>, Slot)>>,
-    /// The leases that expire with this record were looked at.
+    /// Whether the leases that expire with this record were handled.
     leases_seen: bool,
 }
 
@@ -54,15 +57,15 @@ impl Deadlines {
         }
     }
 
-    /// To be called when a record begins.
+    /// Prepares for a new record.
     pub fn begin(&mut self) {
         self.leases_seen = false;
     }
 }
 
 impl Device {
-    /// Section 5: when something happens to the device by itself, and what. At equal times the background deadline
-    /// comes before the lease and the lease before the heartbeat.
+    /// Returns when something happens to the device by itself, and what (section 5). At equal times the background
+    /// deadline comes before the lease, and the lease before the heartbeat.
     pub fn deadline(&self, gateways: &Gateways, grace_until: Option<LogTime>) -> (LogTime, Firing) {
         match &self.state {
             DeviceState::Online {
@@ -91,7 +94,7 @@ impl Device {
         }
     }
 
-    /// No later than [`Device::deadline`] will be under any grace, if its gateway's lease is not counted.
+    /// Returns a time no later than [`Device::deadline`] under any grace, without its gateway's lease.
     fn earliest(&self) -> LogTime {
         match &self.state {
             DeviceState::Online {
@@ -110,7 +113,7 @@ impl Device {
 }
 
 impl User {
-    /// The device that is due first, with its deadline.
+    /// Returns the device that is due first, with its deadline.
     fn first_due(&self, gateways: &Gateways, grace_until: Option<LogTime>) -> Option<(LogTime, usize, Firing)> {
         let mut first: Option<(LogTime, usize, Firing)> = None;
         for (at, device) in self.devices.iter().enumerate() {
@@ -132,7 +135,7 @@ pub struct PendingChange<'a> {
     pub cause: Cause,
 }
 
-/// A point in the order of firings: everything up to it, itself included, may fire.
+/// A point in the order of firings. Everything up to and including it may fire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Upto<'a> {
     pub deadline: LogTime,
@@ -164,7 +167,7 @@ impl State {
         pending.collect()
     }
 
-    /// Sees to it that the user's next deadline is not missed. Only the lease is left to its own pass.
+    /// Sets the user's timer so that the next deadline is not missed. Leases are handled by a pass of their own.
     pub(super) fn arm(&mut self, slot: Slot) {
         let Some(user) = self.users.get(slot) else { return };
         let Some(earliest) = user.devices.iter().map(Device::earliest).min() else {
@@ -190,15 +193,15 @@ impl State {
         }
     }
 
-    /// Sets the timers of users without an online device aside, for good. For an owner that has saved all of them and
-    /// calls [`State::wake`] when one is due.
+    /// Discards the timers of users without an online device. For an owner that has saved all of them and calls
+    /// [`State::wake`] when one is due.
     pub fn release_long_timers(&mut self) {
         for Reverse((time, slot)) in std::mem::take(&mut self.deadlines.long) {
             if let Some(user) = self.users.keep(slot)
                 && user.armed == time
             {
                 user.armed = NEVER;
-                // Somebody who came online since has short deadlines, whose timer this one stood for.
+                // A user who has come online since then has short deadlines, which depended on this timer.
                 if user
                     .devices
                     .iter()
@@ -215,9 +218,9 @@ impl State {
         self.arm(slot);
     }
 
-    /// When a timer of a user in memory comes up next, or a lease expires; perhaps early, never late. Where nobody is
-    /// online a lease's expiry makes no difference, and is left out: with outage grace it may be put off for ever by
-    /// the very records that look for it.
+    /// Returns when the next timer of a user in memory or the next lease expires; possibly early, never late. If no
+    /// user is online, a lease's expiry changes nothing and is left out: under outage grace, the very records that
+    /// check for it could defer it for ever.
     pub fn next_timer(&self, anybody_online: bool) -> Option<LogTime> {
         let timers = [self.deadlines.short.peek(), self.deadlines.long.peek()];
         let timers = timers.into_iter().flatten().map(|Reverse((time, _))| *time);
@@ -226,7 +229,7 @@ impl State {
         (next != NEVER).then_some(next)
     }
 
-    /// Collects who is due by the log time and was not seen before.
+    /// Collects the users who are due by the log time and were not collected before.
     pub(super) fn collect_due(&mut self) {
         let Some(now) = self.time else { return };
         let mut found = Vec::new();
@@ -264,7 +267,7 @@ impl State {
                     break;
                 }
                 heap.pop();
-                // Others are left over from deadlines that an earlier timer stood in for, or from someone gone.
+                // Other timers are left over from deadlines that an earlier timer covered, or from users that are gone.
                 if let Some(user) = self.users.keep(slot)
                     && user.armed == time
                 {
@@ -276,7 +279,7 @@ impl State {
         None
     }
 
-    /// Notes a user as due, or sets the timer again.
+    /// Records a user as due, or sets the timer again.
     fn collect(&mut self, slot: Slot, now: LogTime, found: &mut Vec<(LogTime, Slot)>) {
         let Some(user) = self.users.keep(slot) else { return };
         if user.due {
@@ -299,11 +302,12 @@ impl State {
         }
     }
 
-    /// Sets the timer of a user of whom nothing is due at the moment.
+    /// Sets the timer of a user for whom nothing is due at the moment.
     fn rearm(&mut self, slot: Slot) {
         let Some(user) = self.users.get(slot) else { return };
         let grace_until = self.grace_until;
-        // The lease is not counted: it has its own pass. Grace only defers, so what it defers is set to its end.
+        // The lease is not counted: it has its own pass. Grace only defers, so a deferred deadline is set to the end of
+        // grace.
         let next = user.devices.iter().map(|device| match &device.state {
             DeviceState::Online {
                 heartbeat_by,
@@ -323,13 +327,13 @@ impl State {
         }
     }
 
-    /// Arms every user again, after the end of a grace came nearer.
+    /// Sets every user's timer again after the end of a grace has become earlier.
     pub(super) fn rearm_all(&mut self) {
         let slots: Vec<Slot> = self.slots().collect();
         slots.into_iter().for_each(|slot| self.arm(slot));
     }
 
-    /// The next device to fire, up to a point in the order if one is given.
+    /// Returns the next device to fire, up to a point in the order if one is given.
     pub(super) fn next_firing(&mut self, upto: Option<Upto<'_>>) -> Option<(LogTime, Slot, usize, Firing)> {
         let in_run = self.deadlines.run.get(self.deadlines.next).copied();
         let id = |slot: Slot| self.users.get(slot).map(|user| &*user.id);
@@ -365,7 +369,7 @@ impl State {
         Some((deadline, slot, device, firing))
     }
 
-    /// To be called after a device of the user has fired: notes the user as due again, or sets the timer.
+    /// Records the user as due again or sets the timer, after one of the user's devices has fired.
     pub(super) fn after_firing(&mut self, slot: Slot) {
         let Some(now) = self.time else { return };
         let mut found = Vec::new();

@@ -1,20 +1,20 @@
-//! Early ends: connections whose end came before their beginning (section 6).
+//! Early ends: connections whose end arrived before their beginning (section 6).
 
 use super::{Conn, Epoch, LogTime};
 use std::collections::{BTreeSet, VecDeque};
 
-/// A partition keeps at most so many; one more pushes out the one that came first.
+/// The most early ends of a partition. One more removes the oldest.
 pub const EARLY_ENDS_MAX: usize = 1_024;
-/// How long one is kept.
+/// How long an early end is kept.
 pub const EARLY_END_MS: u64 = 60_000;
 
-/// A connection by what a log calls it.
+/// A connection as the log names it.
 type Ended = (Conn, Epoch, Box<str>);
 
 /// The early ends of a partition.
 #[derive(Default)]
 pub(super) struct EarlyEnds {
-    /// In the order in which they came, so also in that of time.
+    /// In order of arrival, and so also in order of time.
     queue: VecDeque<(LogTime, Ended)>,
     known: BTreeSet<Ended>,
 }
@@ -25,7 +25,7 @@ pub struct EarlyEndImage<'a> {
     pub gateway: &'a str,
     pub epoch: Epoch,
     pub conn: Conn,
-    /// The log time at which it came.
+    /// The log time at which it arrived.
     pub came: LogTime,
 }
 
@@ -37,7 +37,7 @@ impl EarlyEnds {
         of_number.any(|(_, _, name)| &**name == gateway)
     }
 
-    /// Adds one; one that is there already stays as it is.
+    /// Adds an early end. One that is present already stays unchanged.
     pub fn add(&mut self, gateway: &str, epoch: Epoch, conn: Conn, came: LogTime) {
         let ended: Ended = (conn, epoch, gateway.into());
         if !self.known.insert(ended.clone()) {
@@ -49,7 +49,7 @@ impl EarlyEnds {
         }
     }
 
-    /// Drops those that came [`EARLY_END_MS`] or more before `time`.
+    /// Drops early ends that arrived [`EARLY_END_MS`] or more before `time`.
     pub fn expire(&mut self, time: LogTime) {
         while self
             .queue
@@ -66,7 +66,7 @@ impl EarlyEnds {
         }
     }
 
-    /// In the order in which they came.
+    /// Returns the early ends in order of arrival.
     pub fn images(&self) -> impl Iterator<Item = EarlyEndImage<'_>> {
         self.queue.iter().map(|(came, (conn, epoch, gateway))| EarlyEndImage {
             gateway,

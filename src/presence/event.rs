@@ -1,13 +1,13 @@
-//! What can happen: the events of the input log (section 3).
+//! The events of the input log (section 3).
 //!
-//! An [`Event`] is already valid: lengths and ranges were checked where its bytes were decoded, so that the rules have
-//! no malformed case. Text is borrowed from those bytes where it can be, which is why a heartbeat allocates nothing.
+//! An [`Event`] is always valid: lengths and ranges were checked when its bytes were decoded, so the rules need not
+//! handle malformed events. Text is borrowed from those bytes where possible, so a heartbeat allocates nothing.
 
 use super::policy::Policy;
 use super::{Conn, Epoch};
 use std::borrow::Cow;
 
-/// Bounds of section 3, in bytes of UTF-8 or in milliseconds, both ends included.
+/// The bounds of section 3, in bytes of UTF-8 or in milliseconds, both ends included.
 pub mod bounds {
     pub const USER_BYTES: (usize, usize) = (1, 128);
     pub const DEVICE_BYTES: (usize, usize) = (1, 128);
@@ -16,17 +16,17 @@ pub mod bounds {
     pub const CLIENT_BYTES: (usize, usize) = (1, 256);
     pub const STATUS_TEXT_BYTES: (usize, usize) = (1, 100);
     pub const BEATS: (usize, usize) = (1, 10_000);
-    /// Of the numbers in `conns`.
+    /// The count of the numbers in `conns`.
     pub const CONNS: (usize, usize) = (1, 100_000);
     pub const REVISION: (u64, u64) = (1, (1 << 31) - 1);
-    /// Of `epoch` and `conn`.
+    /// The greatest `epoch` and `conn`.
     pub const NUMBER_MAX: u64 = i64::MAX as u64;
     pub const TTL_MS_MAX: u64 = 86_400_000;
-    /// Of a record's timestamp, and of `auth_at`.
+    /// The greatest record timestamp and `auth_at`.
     pub const TIMESTAMP_MAX: u64 = (1 << 53) - 1;
 }
 
-/// Whom an event is about: one installation or browser tab of a user.
+/// The device that an event is about: one installation or browser tab of a user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceRef<'a> {
     pub user: Cow<'a, str>,
@@ -42,19 +42,19 @@ pub struct ConnRef<'a> {
     pub conn: Conn,
 }
 
-/// One entry of a `heartbeats` record; gateway and epoch are the record's.
+/// One entry of a `heartbeats` record. Gateway and epoch are those of the record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HeartbeatEntry<'a> {
     pub who: DeviceRef<'a>,
     pub conn: Conn,
 }
 
-/// Why a connection is made.
+/// Why a client connects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Intent {
     /// A person or program logged in.
     Login,
-    /// The client came back by itself.
+    /// The client reconnected by itself.
     Resume,
 }
 
@@ -67,7 +67,7 @@ pub enum Ending {
     Exit,
 }
 
-/// Which of a user's devices an operator's kick ends. A device is named only together with its platform.
+/// The devices of a user whose login an operator's kick ends. A device is named only together with its platform.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target<'a> {
     All,
@@ -82,9 +82,9 @@ pub enum Event<'a> {
         who: DeviceRef<'a>,
         via: ConnRef<'a>,
         intent: Intent,
-        /// What is known of the link (address, app and system version), free text.
+        /// Free text about the link (address, app and system version).
         client: Option<Cow<'a, str>>,
-        /// When the user proved who it is, in ms by the issuer's clock.
+        /// When the user authenticated, in ms of the issuer's clock.
         auth_at: Option<u64>,
     },
     Heartbeat {
@@ -96,11 +96,11 @@ pub enum Event<'a> {
         epoch: Epoch,
         beats: Vec<HeartbeatEntry<'a>>,
     },
-    /// Heartbeats by the numbers of their connections alone.
+    /// Heartbeats that name only the numbers of their connections.
     Alive {
         gateway: Cow<'a, str>,
         epoch: Epoch,
-        /// Each greater than the one before.
+        /// Strictly increasing.
         conns: Vec<Conn>,
     },
     Background {
@@ -137,13 +137,13 @@ pub enum Event<'a> {
         ttl_ms: u64,
     },
     Policy {
-        /// The completed policy that `document` gives.
+        /// The completed policy of `document`.
         policy: Box<Policy>,
         /// The JSON text as it was published.
         document: Cow<'a, str>,
     },
-    /// From here on records are folded, and outputs encoded, as this revision says. One that is not greater than the
-    /// one in force moves time and does nothing else; one that this program does not know must not be folded
+    /// From this record on, records are folded and outputs encoded according to this revision. A revision that is not
+    /// greater than the one in force only moves time. A revision that this program does not know must not be folded
     /// ([`Event::unknown_revision`]).
     Revision {
         revision: u32,
@@ -221,8 +221,8 @@ impl EventType {
 const _: () = assert!(EventType::ALL.len() == EventType::Tick as usize + 1);
 
 impl Event<'_> {
-    /// The user whom the record is about and whose partition it belongs to; none for what concerns a whole partition,
-    /// for `heartbeats`, which names many, and for `alive`, which names connections.
+    /// Returns the user whom the record is about and whose partition it belongs to. `None` for events about a whole
+    /// partition, for `heartbeats`, which names many users, and for `alive`, which names connections.
     pub fn user(&self) -> Option<&str> {
         match self {
             Event::Connect { who, .. }
@@ -241,7 +241,7 @@ impl Event<'_> {
         }
     }
 
-    /// Calls `each` with every user that the fold of this event reads or writes by name.
+    /// Calls `each` with every user whom the fold of this event reads or writes by name.
     pub fn for_each_user<'e>(&'e self, mut each: impl FnMut(&'e str)) {
         match self {
             Event::Heartbeats { beats, .. } => beats.iter().for_each(|beat| each(&beat.who.user)),
@@ -282,13 +282,13 @@ impl Event<'_> {
         }
     }
 
-    /// The `type` of section 3.
+    /// Returns the `type` of section 3.
     pub fn name(&self) -> &'static str {
         self.event_type().name()
     }
 
-    /// The revision that the event raises the partition to, if this program does not know it. The fold must end before
-    /// such a record.
+    /// Returns the revision to which the event raises the partition, if this program does not know it. The fold must
+    /// stop before such a record.
     pub fn unknown_revision(&self) -> Option<u32> {
         match self {
             Event::Revision { revision } if *revision > super::REVISION => Some(*revision),

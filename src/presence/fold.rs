@@ -1,8 +1,8 @@
-//! The fold: one record after the other gives outputs and leaves a state (sections 2 and 6).
+//! The fold: applies records one by one, returns outputs and updates the state (sections 2 and 6).
 //!
-//! A record is folded in three steps, in one go with [`State::fold`] or one by one where a record must be cut, because
-//! more users are due than fit into memory: [`State::begin`] moves time, [`State::fire`] fires what is due, perhaps
-//! only up to a point, and [`State::apply`] applies the record's own event.
+//! A record is folded in three steps. [`State::fold`] does all of them. If a record must be split, because more users
+//! are due than fit into memory, they are called one by one: [`State::begin`] moves time, [`State::fire`] fires what is
+//! due, possibly only up to a point, and [`State::apply`] applies the record's own event.
 
 use super::change::{
     Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, KickedDevice, Output, OutputId, Part,
@@ -15,7 +15,7 @@ use super::rules::{self, Pending, Sign};
 use super::state::{Device, Slot, State};
 use super::{Conn, Epoch, LogTime, Offset};
 
-/// Where outputs go, in order.
+/// Receives the outputs, in order.
 pub type Out<'o> = &'o mut dyn FnMut(Output);
 
 impl State {
@@ -42,27 +42,27 @@ impl State {
         if outage.silence_ms > 0 && now.0 - before.0 > outage.silence_ms {
             let grace_until = now.plus(outage.grace_ms);
             let was = self.grace_until.replace(grace_until);
-            // Timers were set for the end of the grace before, which another policy may have made longer.
+            // Timers were set for the end of the previous grace, which another policy may have made longer.
             if was.is_some_and(|was| was > grace_until) {
                 self.rearm_all();
             }
         }
     }
 
-    /// Goes on with a record of which a part was folded before this state was saved: its time has come already, and so
-    /// many changes and kicks are out.
+    /// Continues with a record that was partly folded before this state was saved: time has moved to it already, and
+    /// this many changes and kicks are published.
     pub fn resume(&mut self, offset: Offset, outputs: u64) {
         self.offset = Some(offset);
         self.index = outputs;
         self.deadlines.begin();
     }
 
-    /// How many changes and kicks the record being folded has given so far.
+    /// Returns how many changes and kicks the record being folded has given so far.
     pub fn outputs_of_record(&self) -> u64 {
         self.index
     }
 
-    /// Fires every deadline `<= T`, or those of them up to a point in the order, each with `at` = its deadline.
+    /// Fires every deadline `<= T`, or those of them up to a point in the order. Each has `at` = its deadline.
     pub fn fire(&mut self, upto: Option<Upto<'_>>, out: Out<'_>) {
         self.collect_due();
         while let Some((deadline, slot, device, firing)) = self.next_firing(upto) {
@@ -91,8 +91,8 @@ impl State {
         self.conclude(slot, at, cause, evidence, pending, out);
     }
 
-    /// Drops leases that have expired, forgets gateways long without one and early ends that are too old, then applies the
-    /// event at time `T`.
+    /// Drops expired leases, forgets gateways that had no lease for long and early ends that are too old, and then
+    /// applies the event at time `T`.
     pub fn apply(&mut self, event: Option<&Event<'_>>, out: Out<'_>) {
         let Some(now) = self.time else { return };
         self.gateways.tidy(now, self.grace_until);
@@ -131,17 +131,18 @@ impl State {
                     self.policy_since = self.offset;
                 }
             }
-            // There is only one: none is greater than the one in force. One that is not known here is not folded.
+            // A known revision is never greater than the one in force, since only one exists. An unknown one is not
+            // folded.
             Event::Revision { .. } | Event::Tick => {}
         }
     }
 
-    /// `T` of the record being folded.
+    /// Returns `T` of the record being folded.
     pub(super) fn now(&self) -> LogTime {
         self.time.unwrap_or_default()
     }
 
-    /// The offset of the record being folded.
+    /// Returns the offset of the record being folded.
     pub(super) fn here(&self) -> Offset {
         self.offset.unwrap_or_default()
     }
@@ -156,8 +157,8 @@ impl State {
         id
     }
 
-    /// Brings the user's status up to its devices and gives the change, if any device's status did change, then the
-    /// kicks.
+    /// Updates the user's status from its devices. Outputs the change, if the status of any device changed, and then
+    /// the kicks.
     pub(super) fn conclude(
         &mut self,
         slot: Slot,
@@ -177,7 +178,7 @@ impl State {
         }
     }
 
-    /// Gives a change of the user, with what its devices now make of its status.
+    /// Outputs a change of the user, with the status that follows from its devices.
     pub(super) fn change(
         &mut self,
         slot: Slot,
@@ -217,7 +218,7 @@ impl State {
         out(Output::Change(change));
     }
 
-    /// Gives a kick of a connection.
+    /// Outputs a kick of a connection.
     pub(super) fn emit_kick(&mut self, kick: PendingKick, user: Option<Box<str>>, out: Out<'_>) {
         let kick = Kick {
             id: self.next_id(),
@@ -235,7 +236,7 @@ impl State {
         out(Output::Kick(kick));
     }
 
-    /// Says that the event, or a part of it, has no effect.
+    /// Outputs that the event, or a part of it, has no effect.
     pub(super) fn ignore(&mut self, reason: IgnoreReason, part: Part, out: Out<'_>) {
         out(Output::Ignored(Ignored {
             offset: self.here(),
@@ -245,7 +246,7 @@ impl State {
     }
 }
 
-/// A kick still without what all kicks of an event share.
+/// A kick without the fields that all kicks of an event share.
 pub(super) struct PendingKick {
     pub gateway: Box<str>,
     pub epoch: Epoch,
@@ -256,7 +257,7 @@ pub(super) struct PendingKick {
 }
 
 impl PendingKick {
-    /// Of the connection that the device is on.
+    /// Returns the kick of the connection that the device is on.
     pub fn of(device: &Device, reason: KickReason, rules: &Rulebook, gateways: &Gateways) -> PendingKick {
         PendingKick {
             gateway: gateways.name(device.link.gateway).into(),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeBounds;
 
 impl State {
-    /// The greatest epoch known of a gateway.
+    /// Returns the greatest known epoch of a gateway.
     pub fn epoch_of(&self, gateway: &str) -> Option<Epoch> {
         let known = self.gateways.known(self.gateways.find(gateway)?)?;
         Some(known.epoch)
@@ -22,11 +22,11 @@ pub(super) struct GatewayId(pub u32);
 pub(super) struct GatewayEntry {
     pub name: Box<str>,
     pub known: Option<KnownGateway>,
-    /// How many devices name it, online or not.
+    /// How many devices refer to it, online or not.
     devices: u32,
-    /// Whose link is open, by epoch.
+    /// Devices with an open link, by epoch.
     open: BTreeMap<Epoch, Links>,
-    /// Who lingers, by epoch.
+    /// Lingering devices, by epoch.
     lingering: BTreeMap<Epoch, Links>,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct KnownGateway {
 /// A gateway without an active lease is forgotten this long after its last lease's end (section 5).
 pub const GATEWAY_FORGOTTEN_MS: u64 = 86_400_000;
 
-/// A heartbeat deadline or lease expiry under outage grace (section 2.4).
+/// Returns a heartbeat deadline or lease expiry as deferred by outage grace (section 2.4).
 pub(super) fn deferred(deadline: LogTime, grace_until: Option<LogTime>) -> LogTime {
     match grace_until {
         Some(grace_until) => deadline.max(grace_until),
@@ -55,15 +55,15 @@ impl Named for GatewayEntry {
     }
 }
 
-/// Every gateway that has a known epoch or is named by a device.
+/// Every gateway that has a known epoch or is referred to by a device.
 ///
-/// Names, epochs and connections come from strangers, so whatever a lease does costs in proportion to the devices that
-/// it concerns, however many gateways and users there are beside.
+/// Names, epochs and connections come from untrusted publishers. So the cost of a lease is proportional to the devices
+/// that it concerns, however many other gateways and users there are.
 pub(super) struct Gateways {
     pub table: Table<GatewayEntry>,
-    /// Active leases by their `until`, as it was set.
+    /// Active leases by their `until` as set.
     leases: BTreeSet<(LogTime, u32)>,
-    /// When those without an active lease are forgotten.
+    /// Gateways without an active lease, by the time when they are forgotten.
     idle: BTreeSet<(LogTime, u32)>,
     hasher: Hasher,
 }
@@ -90,7 +90,7 @@ impl Gateways {
         self.table.get(id.0)?.known.as_ref()
     }
 
-    /// Whether an epoch of a gateway is stale (section 6).
+    /// Returns whether an epoch of a gateway is stale (section 6).
     pub fn is_stale(&self, id: Option<GatewayId>, epoch: Epoch) -> bool {
         match id.and_then(|id| self.known(id)) {
             Some(known) => known.epoch > epoch || (known.epoch == epoch && known.ended),
@@ -98,7 +98,7 @@ impl Gateways {
         }
     }
 
-    /// The active lease that counts for connections of this epoch, as it was set.
+    /// Returns the active lease that covers connections of this epoch, as set.
     pub fn lease_of(&self, id: GatewayId, epoch: Epoch) -> Option<LogTime> {
         let known = self.known(id)?;
         if known.epoch == epoch { known.lease_until } else { None }
@@ -116,7 +116,7 @@ impl Gateways {
         })
     }
 
-    /// The number for a device that is to name this gateway; to be given back with [`Gateways::release`].
+    /// Returns the number for a device that will refer to this gateway. Give it back with [`Gateways::release`].
     pub fn acquire(&mut self, name: &str) -> GatewayId {
         let id = self.intern(name);
         if let Some(gateway) = self.table.get_mut(id.0) {
@@ -135,7 +135,7 @@ impl Gateways {
         }
     }
 
-    /// Notes that a device is online, if it is: to be called after each change of its link or state.
+    /// Adds a device to the index if it is online. Call it after each change of the device's link or state.
     pub fn enter(&mut self, slot: Slot, device: &Device) {
         let key = self.hasher.number(device.link.conn.0);
         if let Some(links) = self.links_of(device) {
@@ -143,7 +143,7 @@ impl Gateways {
         }
     }
 
-    /// Takes back what [`Gateways::enter`] noted: to be called before each change of a device's link or state.
+    /// Removes what [`Gateways::enter`] added. Call it before each change of the device's link or state.
     pub fn leave(&mut self, slot: Slot, device: &Device) {
         let key = self.hasher.number(device.link.conn.0);
         let Some(links) = self.links_of(device) else { return };
@@ -164,8 +164,8 @@ impl Gateways {
         }
     }
 
-    /// Users with a device online on this connection, lingering ones too, in no meaningful order and some perhaps twice;
-    /// appended.
+    /// Appends the users with a device online on this connection, also a lingering one, in arbitrary order and possibly
+    /// twice.
     pub fn on_connection(&self, link: Link, found: &mut Vec<Slot>) {
         #[cfg(test)]
         if super::planted::is_lost(link) {
@@ -182,13 +182,13 @@ impl Gateways {
         }
     }
 
-    /// A user with a device on this connection, if any; only for looking ahead.
+    /// Returns some user with a device on this connection, if any. Only for prefetching.
     pub fn likely_on(&self, gateway: GatewayId, epoch: Epoch, conn: Conn) -> Option<Slot> {
         let links = self.table.get(gateway.0)?.open.get(&epoch)?;
         links.first(self.hasher.number(conn.0)).map(Slot)
     }
 
-    /// Users with an open link on this gateway in these epochs, in no meaningful order and some perhaps twice.
+    /// Returns the users with an open link on this gateway in these epochs, in arbitrary order and possibly twice.
     pub fn with_open_link(&self, id: GatewayId, epochs: impl RangeBounds<Epoch>) -> Vec<Slot> {
         let Some(gateway) = self.table.get(id.0) else {
             return Vec::new();
@@ -197,7 +197,7 @@ impl Gateways {
         links.map(Slot).collect()
     }
 
-    /// Notes what a lease says of its gateway.
+    /// Records what a lease says about its gateway.
     pub fn learn(&mut self, name: &str, known: KnownGateway) -> GatewayId {
         let id = self.intern(name);
         let Some(gateway) = self.table.get_mut(id.0) else {
@@ -216,14 +216,14 @@ impl Gateways {
         id
     }
 
-    /// When a lease expires or a gateway is forgotten next.
+    /// Returns when the next lease expires or the next gateway is forgotten.
     pub fn attention_at(&self, grace_until: Option<LogTime>) -> LogTime {
         let lease = self.leases.first().map(|(until, _)| deferred(*until, grace_until));
         let idle = self.idle.first().map(|(until, _)| *until);
         lease.into_iter().chain(idle).min().unwrap_or(NEVER)
     }
 
-    /// Those whose active lease has expired by `time`.
+    /// Returns the gateways whose active lease has expired by `time`.
     pub fn expired(&self, time: LogTime, grace_until: Option<LogTime>) -> Vec<(GatewayId, Epoch)> {
         if grace_until.is_some_and(|grace_until| grace_until > time) {
             return Vec::new();
@@ -234,7 +234,7 @@ impl Gateways {
             .collect()
     }
 
-    /// Drops expired leases, then forgets gateways long without one (section 5).
+    /// Drops expired leases, then forgets gateways that had no lease for long (section 5).
     pub fn tidy(&mut self, time: LogTime, grace_until: Option<LogTime>) {
         if time < self.attention_at(grace_until) {
             return;

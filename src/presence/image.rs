@@ -1,4 +1,4 @@
-//! Users and partitions outside of a [`State`], with everything by name: what is shown and what is saved.
+//! Images: users and partitions outside of a [`State`], with names instead of numbers, for display and storage.
 
 use super::deadlines::NEVER;
 use super::ends::EarlyEndImage;
@@ -9,19 +9,19 @@ use super::state::{Device, DeviceState, Dirt, Link, Marks, Session, Slot, State,
 use super::table::HashSeed;
 use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
 
-/// What is known of a gateway whose epoch is known.
+/// What is remembered of a gateway with a known epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GatewayImage<'a> {
     pub name: &'a str,
     pub epoch: Epoch,
     pub ended: bool,
-    /// Of the active lease, as it was set.
+    /// The `until` of the active lease, as set.
     pub lease_until: Option<LogTime>,
-    /// Of the last lease, as it was set; for a lease of 0 ms its log time.
+    /// The `until` of the last lease, as set; for a lease of 0 ms, its log time.
     pub last_until: LogTime,
 }
 
-/// A user outside of a [`State`], with everything by name.
+/// A user outside of a [`State`], with names instead of numbers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserImage<'a> {
     pub user: &'a str,
@@ -30,16 +30,16 @@ pub struct UserImage<'a> {
     pub since: LogTime,
     pub last_seen: LogTime,
     pub custom_status: Option<&'a str>,
-    /// A custom status that was lost with the link; kept here also after its moment ([`UserImage::kept_at`]).
+    /// A custom status that was lost with the link; kept here also after its time ([`UserImage::kept_at`]).
     pub kept: Option<KeptImage<'a>>,
-    /// When the whole user was kicked last.
+    /// When the whole user was last kicked.
     pub kicked_at: Option<LogTime>,
     pub barred: bool,
-    /// By (platform, device).
+    /// Sorted by (platform, device).
     pub devices: Vec<DeviceImage<'a>>,
 }
 
-/// A custom status that comes back with its user until a moment.
+/// A custom status that is restored if the user returns before `until`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeptImage<'a> {
     pub text: &'a str,
@@ -55,7 +55,7 @@ pub struct DeviceImage<'a> {
     pub conn: Conn,
     pub since: LogTime,
     pub phase: Phase<'a>,
-    /// Section 5, with lease and grace counted in.
+    /// The deadline of section 5, with lease and grace taken into account.
     pub deadline: LogTime,
 }
 
@@ -108,25 +108,25 @@ impl<'a> Phase<'a> {
 }
 
 impl UserImage<'_> {
-    /// Users without one may be evicted.
+    /// Returns whether any device is online. Users without one may be evicted.
     pub fn has_online_device(&self) -> bool {
         self.devices
             .iter()
             .any(|device| device.phase.status() == Status::Online)
     }
 
-    /// The kept text whose moment is after the partition's log time.
+    /// Returns the kept text if its time is after the partition's log time.
     pub fn kept_at(&self, time: Option<LogTime>) -> Option<KeptImage<'_>> {
         self.kept.filter(|kept| time.is_none_or(|time| kept.until > time))
     }
 
-    /// When something next happens to the user by itself.
+    /// Returns when something next happens to the user by itself.
     pub fn next_deadline(&self) -> Option<LogTime> {
         self.devices.iter().map(|device| device.deadline).min()
     }
 }
 
-/// What a partition is, apart from its users.
+/// A partition without its users.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartitionImage<'a> {
     pub partition: Partition,
@@ -135,15 +135,15 @@ pub struct PartitionImage<'a> {
     pub seq: u64,
     pub grace_until: Option<LogTime>,
     pub policy: &'a Policy,
-    /// The record that put the policy in force; none for the one given at creation.
+    /// The record that put the policy in force; `None` for the policy given at creation.
     pub policy_since: Option<Offset>,
-    /// By name.
+    /// Sorted by name.
     pub gateways: Vec<GatewayImage<'a>>,
-    /// In the order in which they came.
+    /// In order of arrival.
     pub early_ends: Vec<EarlyEndImage<'a>>,
 }
 
-/// Times of one online device that a heartbeat changes.
+/// The times of one online device that a heartbeat changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BeatTimes {
     pub last_seen: LogTime,
@@ -152,8 +152,8 @@ pub struct BeatTimes {
 }
 
 impl State {
-    /// A partition as it was saved, still without its users: all that have an online device must be put back with
-    /// [`State::put_back`] before anything is folded.
+    /// Restores a partition that was saved, still without its users. All users with an online device must be put back
+    /// with [`State::put_back`] before anything is folded.
     pub fn restore(image: &PartitionImage<'_>, seed: HashSeed) -> State {
         let mut state = State::seeded(image.partition, image.policy.clone(), seed);
         state.time = image.time;
@@ -176,7 +176,7 @@ impl State {
         state
     }
 
-    /// The partition apart from its users.
+    /// Returns the partition without its users.
     pub fn partition_image(&self) -> PartitionImage<'_> {
         let known = self
             .gateways
@@ -206,7 +206,7 @@ impl State {
         }
     }
 
-    /// A user in memory.
+    /// Returns a user in memory.
     pub fn image(&self, slot: Slot) -> Option<UserImage<'_>> {
         let user = self.users.get(slot)?;
         Some(UserImage {
@@ -272,8 +272,8 @@ impl State {
         }
     }
 
-    /// Brings a user who is not in memory back into it. A device of a platform that no policy of this partition had
-    /// cannot be; its entry is left out.
+    /// Loads a user who is not in memory. A device of a platform that no policy of this partition has had cannot exist;
+    /// such an entry is left out.
     pub fn admit(&mut self, image: &UserImage<'_>) -> Slot {
         let user = self.user_from(image);
         let slot = Slot(self.users.table.insert(user));
@@ -282,14 +282,15 @@ impl State {
         slot
     }
 
-    /// Makes room for users to be put back. What is said of their number is not trusted with more than a little memory.
+    /// Reserves memory for users to be put back. Because the number may be wrong, only a little memory is reserved at
+    /// once.
     pub fn reserve(&mut self, users: u64) {
         const MOST: u64 = 1 << 20;
         self.users.table.reserve(users.min(MOST) as usize);
     }
 
-    /// Puts a user back into the slot it had; only into a [`State`] that nothing was folded into yet, and followed by
-    /// one [`State::seal`].
+    /// Puts a user back into the slot it had. Only for a [`State`] into which nothing was folded yet; call
+    /// [`State::seal`] afterwards.
     pub fn put_back(&mut self, slot: Slot, image: &UserImage<'_>) {
         let user = self.user_from(image);
         self.users.table.insert_at(slot.0, user);
@@ -302,14 +303,14 @@ impl State {
         devices.for_each(|device| gateways.enter(slot, device));
     }
 
-    /// Ends a series of [`State::put_back`] and [`State::put_back_beats`].
+    /// Ends a series of [`State::put_back`] and [`State::put_back_beats`] calls.
     pub fn seal(&mut self) {
         self.users.table.seal();
         let slots: Vec<Slot> = self.slots().collect();
         slots.into_iter().for_each(|slot| self.arm(slot));
     }
 
-    /// The heartbeat times of a user in memory: its own `last_seen`, then one entry an online device.
+    /// Returns the heartbeat times of a user in memory: the user's own `last_seen`, then one entry per online device.
     pub fn beat_times(&self, slot: Slot) -> Option<(LogTime, impl Iterator<Item = BeatTimes>)> {
         let user = self.users.get(slot)?;
         let times = user.devices.iter().filter_map(|device| match &device.state {
@@ -325,7 +326,7 @@ impl State {
         Some((user.last_seen, times))
     }
 
-    /// Sets what [`State::beat_times`] gave. Entries beyond the online devices are left out.
+    /// Sets the times that [`State::beat_times`] returned. Entries beyond the number of online devices are ignored.
     pub fn put_back_beats(&mut self, slot: Slot, user_last_seen: LogTime, times: impl IntoIterator<Item = BeatTimes>) {
         let Some(user) = self.users.keep(slot) else { return };
         user.last_seen = user_last_seen;

@@ -1,15 +1,15 @@
-//! Who is on which connection of one epoch of a gateway: slots of users by the number of the connection.
+//! An index of one epoch of a gateway: from connection numbers to the slots of their users.
 //!
-//! A connection belongs to one device normally, and has one entry of the index. Nothing stops a publisher from naming
-//! the same connection for thousands of devices; all but the first then stand in an ordered map beside the index, where
-//! they do not slow each other down.
+//! Normally a connection belongs to one device and has one entry in the hash index. A publisher may name the same
+//! connection for thousands of devices; all but the first are then in an ordered map beside the index, where they do
+//! not slow each other down.
 
 use super::table::{Index, NumberKey};
 use std::collections::BTreeMap;
 
 pub(super) struct Links {
     first: Index<NumberKey>,
-    /// The others of the same connection, each with how often it is there: a user may have two devices on one.
+    /// The other users of the same connection, with a count each: a user may have two devices on one connection.
     more: BTreeMap<(NumberKey, u32), u32>,
 }
 
@@ -34,7 +34,7 @@ impl Links {
         }
     }
 
-    /// Takes back one [`Links::insert`] of the same arguments.
+    /// Reverts one [`Links::insert`] with the same arguments.
     pub fn remove(&mut self, conn: NumberKey, slot: u32) {
         if let Some(count) = self.more.get_mut(&(conn, slot)) {
             *count -= 1;
@@ -51,7 +51,7 @@ impl Links {
         }
     }
 
-    /// Calls `each` with every slot on this connection, some perhaps more than once.
+    /// Calls `each` with every slot on this connection, possibly more than once.
     pub fn each(&self, conn: NumberKey, mut each: impl FnMut(u32)) {
         if let Some(slot) = self.first.likely(conn) {
             each(slot);
@@ -59,12 +59,12 @@ impl Links {
         }
     }
 
-    /// Some slot on this connection.
+    /// Returns some slot on this connection.
     pub fn first(&self, conn: NumberKey) -> Option<u32> {
         self.first.likely(conn)
     }
 
-    /// Every slot, some perhaps more than once, in no meaningful order.
+    /// Returns every slot, possibly more than once, in arbitrary order.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         self.first.slots().chain(self.more.keys().map(|(_, slot)| *slot))
     }

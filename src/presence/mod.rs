@@ -1,11 +1,12 @@
-//! The core: what it means to be online, as a pure fold over a log.
+//! The core: presence as a pure fold over a log.
 //!
-//! Values in, values out. No IO, no async, no clock, no randomness, no hash-map order: the same records give the same
-//! outputs, byte for byte, on every machine and in every year. Only `std` is imported. The rules are those of
-//! `docs/rules.md`; section numbers in this module are its sections.
+//! It maps values to values, without I/O, async, clock, randomness or hash-map order: the same records give the same
+//! outputs, byte for byte, on every machine and at any time. It imports only `std`. The rules are those of
+//! `docs/rules.md`; section numbers in this module refer to it.
 //!
-//! The vocabulary is here; [`event`] says what can happen, [`policy`] holds the rules' data, [`state`] what is
-//! remembered (by its gateways, rulebook and images), [`change`] what is told, [`deadlines`] who is due, and [`fold`] the rules themselves.
+//! This file has the vocabulary. [`event`] defines the events, [`policy`] the rules' data, [`state`] what is remembered
+//! (with its gateways, rulebook and images), [`change`] the outputs, [`deadlines`] which devices are due, and [`fold`]
+//! the rules themselves.
 
 pub mod ahead;
 pub mod change;
@@ -29,11 +30,12 @@ use std::fmt;
 /// The newest revision of rules and encodings that this program knows (section 3, `revision`).
 pub const REVISION: u32 = 1;
 
-/// Log time in milliseconds: the greatest record timestamp of a partition so far (section 2). The only clock here.
+/// Log time in milliseconds: the greatest record timestamp of a partition so far (section 2). The only clock of the
+/// core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct LogTime(pub u64);
 
-/// The place of a record in its partition. Grows, with gaps allowed.
+/// The position of a record in its partition. Offsets grow and may have gaps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Offset(pub u64);
 
@@ -41,15 +43,15 @@ pub struct Offset(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Partition(pub u32);
 
-/// Grows each time a gateway process starts; 0…2^63−1.
+/// A number that grows with each start of a gateway process; 0…2^63−1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Epoch(pub u64);
 
-/// One connection within an epoch of a gateway; never used twice there; 0…2^63−1.
+/// The number of a connection within an epoch of a gateway, never reused there; 0…2^63−1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Conn(pub u64);
 
-/// Status of a device and, as the greatest over its devices, of a user.
+/// The status of a device. A user's status is the greatest one of its devices.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Status {
     #[default]
@@ -117,7 +119,7 @@ impl KickedBy {
 }
 
 impl LogTime {
-    /// A span later. Times stay far below 2^63: timestamps are below 2^53 and spans at most ten years.
+    /// Returns the time `ms` later. Times stay far below 2^63: timestamps are below 2^53 and spans at most ten years.
     pub fn plus(self, ms: u64) -> LogTime {
         LogTime(self.0.saturating_add(ms))
     }

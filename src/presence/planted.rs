@@ -1,5 +1,5 @@
-//! A bug to be planted in the core, to see whether the simulator finds it (`src/sim/planted.rs`). Only the build of the
-//! library's own tests has this file: in any other the core has no state but what it is given.
+//! A planted bug of the core, to check whether the simulator finds it (`src/sim/planted.rs`). Only the library's own
+//! test build contains this file: in every other build the core has no state except its arguments.
 
 use super::state::Link;
 use std::cell::{Cell, RefCell};
@@ -9,7 +9,7 @@ thread_local! {
     static LOST: RefCell<Vec<Link>> = const { RefCell::new(Vec::new()) };
 }
 
-/// From now on, in this thread, the index of connections does not learn of a connection that takes a device over.
+/// Plants the bug in this thread: the index of connections is not updated when a connection takes a device over.
 pub fn stale_links(is_planted: bool) {
     IS_PLANTED.set(is_planted);
     LOST.with_borrow_mut(Vec::clear);

@@ -1,7 +1,8 @@
-//! The rules' data (section 4): what a policy document says, and the completed policy that the fold uses.
+//! The rules' data (section 4): the policy document, and the completed policy that the fold uses.
 //!
-//! A document is always completed from the defaults, never from the policy before it. The defaults belong to the
-//! number in `rules`: a later change of either takes the next number, and old numbers keep their defaults for ever.
+//! A document is always completed from the defaults, never from the previous policy. The defaults belong to the number
+//! in `rules`. A later change of the rules or the defaults takes the next number, and old numbers keep their defaults
+//! for ever.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,13 +10,13 @@ use std::fmt;
 /// The only version of the rules and of their defaults.
 pub const RULES: u64 = 1;
 
-/// Bounds of section 4, both ends included.
+/// The bounds of section 4, both ends included.
 pub mod bounds {
     /// Ten years.
     pub const MS_MAX: u64 = 315_360_000_000;
     pub const TIMEOUT_MS_MIN: u64 = 1;
     pub const BACKGROUND_MS_MIN: u64 = 1;
-    /// Of `outage.silence_ms`, when it is not 0.
+    /// The least `outage.silence_ms` that is not 0.
     pub const SILENCE_MS_MIN: u64 = 2_000;
     pub const PLATFORMS_MAX: usize = 32;
     pub const INSTANCES: (u64, u64) = (1, 32);
@@ -27,7 +28,7 @@ const TEN_MINUTES_MS: u64 = 600_000;
 const DEFAULT_KICKED_MAX: u64 = 16;
 const DEFAULT_INSTANCES: [&str; 7] = ["android", "iphone", "ipad", "mac", "windows", "linux", "web"];
 
-/// A ready set of exclusive groups.
+/// A predefined set of exclusive groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LoginMode {
     #[default]
@@ -66,18 +67,18 @@ pub struct Outage {
     pub grace_ms: u64,
 }
 
-/// The rules of one platform; all spans in milliseconds.
+/// The rules of one platform. All durations are in milliseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Platform {
-    /// Platforms of one kind share its instance limit and its groups.
+    /// Platforms of one kind share the kind's instance limit and groups.
     pub kind: String,
-    /// What clients are told; the fold itself uses the time-out.
+    /// The heartbeat interval for clients. The fold itself uses only the time-out.
     pub heartbeat_ms: u64,
     pub timeout_ms: u64,
     pub closed_ms: u64,
     pub exit_ms: u64,
     pub background_ms: Option<u64>,
-    /// Whether who loses the link is push_online (else offline).
+    /// Whether a device that loses its link becomes push_online; else it becomes offline.
     pub push: bool,
     /// How long a device without a link is remembered.
     pub away_ms: u64,
@@ -87,17 +88,17 @@ pub struct Platform {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
     pub login: LoginMode,
-    /// Groups of kinds of which a user is logged in on one at a time; none: those of `login`.
+    /// Groups of kinds; a user can be logged in on one kind of a group at a time. `None`: the groups of `login`.
     pub exclusive: Option<Vec<Vec<String>>>,
     pub instances: BTreeMap<String, u64>,
     pub kicked_max: u64,
-    /// For how long a custom status that was lost with the link is kept; 0: not at all.
+    /// How long a custom status that was lost with the link is kept; 0 to drop it at once.
     pub custom_keep_ms: u64,
     pub outage: Outage,
     pub platforms: BTreeMap<String, Platform>,
 }
 
-/// What a policy document gives; each part optional.
+/// The fields that a policy document sets, all optional.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PolicyDocument {
     pub rules: Option<u64>,
@@ -111,7 +112,7 @@ pub struct PolicyDocument {
     pub platforms: BTreeMap<String, PlatformDocument>,
 }
 
-/// What a policy document gives for one platform.
+/// The fields that a policy document sets for one platform.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PlatformDocument {
     pub kind: Option<String>,
@@ -119,13 +120,13 @@ pub struct PlatformDocument {
     pub timeout_ms: Option<u64>,
     pub closed_ms: Option<u64>,
     pub exit_ms: Option<u64>,
-    /// `Some(None)` is a null, which takes the default away.
+    /// `Some(None)` is a null, which removes the default.
     pub background_ms: Option<Option<u64>>,
     pub push: Option<bool>,
     pub away_ms: Option<u64>,
 }
 
-/// What is wrong with a policy document; a sentence that names the key and its bounds.
+/// What is wrong with a policy document, as a sentence that names the key and its bounds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InvalidPolicy(pub String);
 
@@ -138,7 +139,7 @@ impl fmt::Display for InvalidPolicy {
 impl std::error::Error for InvalidPolicy {}
 
 impl Default for Policy {
-    /// The defaults of rules 1.
+    /// Returns the defaults of rules 1.
     fn default() -> Policy {
         let phone = |kind: &str| Platform {
             kind: kind.to_owned(),
@@ -194,7 +195,7 @@ fn invalid<T>(what: impl Into<String>) -> Result<T, InvalidPolicy> {
     Err(InvalidPolicy(what.into()))
 }
 
-/// `key` is written out only if the value is wrong.
+/// Returns the value if it is within bounds. `key` is formatted only if it is not.
 fn bounded(key: impl fmt::Display, value: u64, least: u64, most: u64) -> Result<u64, InvalidPolicy> {
     if (least..=most).contains(&value) {
         Ok(value)
@@ -204,7 +205,7 @@ fn bounded(key: impl fmt::Display, value: u64, least: u64, most: u64) -> Result<
 }
 
 impl PolicyDocument {
-    /// Checks every bound and fills in what is missing from the defaults.
+    /// Checks all bounds and completes missing fields with the defaults.
     pub fn complete(self) -> Result<Policy, InvalidPolicy> {
         let mut policy = Policy::default();
         if let Some(rules) = self.rules
@@ -311,12 +312,12 @@ impl PlatformDocument {
 }
 
 impl Policy {
-    /// At most how many devices of a kind a user is logged in on.
+    /// Returns on how many devices of a kind a user can be logged in at most.
     pub fn instances_of(&self, kind: &str) -> u64 {
         self.instances.get(kind).copied().unwrap_or(1)
     }
 
-    /// A platform of `other` that this policy lacks, if there is one.
+    /// Returns a platform of `other` that this policy lacks, if there is one.
     pub fn lacks(&self, other: &Policy) -> Option<String> {
         other
             .platforms

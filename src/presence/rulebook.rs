@@ -1,21 +1,21 @@
-//! A policy made ready for the fold.
+//! A policy prepared for the fold.
 
 use super::policy::{Platform, Policy};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PlatformId(u8);
 
-/// A policy made ready for the fold: platforms by number, kinds compared ahead.
+/// A policy prepared for the fold: platforms by number, with the comparisons of kinds precomputed.
 pub(super) struct Rulebook {
     policy: Policy,
-    /// By number. Numbers stay: a platform is never taken away.
+    /// The platforms by number. A number stays valid, since a platform is never removed.
     platforms: Vec<PlatformRules>,
 }
 
 pub(super) struct PlatformRules {
     name: Box<str>,
     pub rules: Platform,
-    /// At most how many devices of its kind.
+    /// The greatest number of logged-in devices of its kind.
     pub instances: u64,
     same_kind: u32,
     excluded: u32,
@@ -61,7 +61,7 @@ impl Rulebook {
                     rules: rules.clone(),
                     instances: policy.instances_of(&rules.kind),
                     same_kind,
-                    // Two different kinds that stand in one exclusive group.
+                    // Platforms of a different kind that share an exclusive group with this one.
                     excluded: its.fold(0, |set, group| set | group) & !same_kind,
                 })
             })
@@ -69,7 +69,7 @@ impl Rulebook {
         Rulebook { policy, platforms }
     }
 
-    /// Puts another policy in force, or says which platform it lacks.
+    /// Puts another policy in force. The error is a platform that the new policy lacks.
     pub fn replace(&mut self, policy: Policy) -> Result<(), String> {
         if let Some(name) = policy.lacks(&self.policy) {
             return Err(name);

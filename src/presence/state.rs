@@ -1,11 +1,11 @@
-//! What is remembered of a partition (section 5), and how it enters and leaves memory.
+//! The state of a partition (section 5), and how users enter and leave memory.
 //!
-//! A [`State`] need not hold every user: those without an online device may be evicted when the keeper of the rest has
-//! saved them, as long as they are admitted again before a record that names them, or at which they are due, is
-//! folded. What changed since it was last asked is told by [`State::take_dirt`].
+//! A [`State`] need not hold every user. Users without an online device may be evicted after the owner of the state has
+//! saved them. They must be admitted again before a record is folded that names them, or at which they are due.
+//! [`State::take_dirt`] returns what has changed since its last call.
 //!
-//! Users and gateways live in numbered slots, devices name their gateway by its number; an [`UserImage`] is a user
-//! outside, with everything by name.
+//! Users and gateways are in numbered slots, and devices refer to their gateway by its number. A [`UserImage`] is a
+//! user outside of the state, with names instead of numbers.
 
 use super::deadlines::{Deadlines, NEVER};
 use super::ends::EarlyEnds;
@@ -23,11 +23,11 @@ pub use super::image::{
 };
 pub use super::table::HashSeed;
 
-/// The number of a user's place in memory. Stays while the user is there; used again later.
+/// The number of a user's place in memory. It stays while the user is there and is reused later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Slot(pub u32);
 
-/// All that is remembered of one partition.
+/// Everything that is remembered of one partition.
 pub struct State {
     pub(super) partition: Partition,
     pub(super) time: Option<LogTime>,
@@ -51,25 +51,25 @@ pub(super) struct User {
     pub since: LogTime,
     pub last_seen: LogTime,
     pub custom_status: Option<Box<str>>,
-    /// What few users have.
+    /// The fields that few users have.
     pub marks: Option<Box<Marks>>,
-    /// By (platform, device).
+    /// Sorted by (platform, device).
     pub devices: Vec<Device>,
-    /// The time of the earliest timer that was set for this user and has not come up.
+    /// The time of the earliest timer that was set for this user and has not expired.
     pub armed: LogTime,
     pub dirt: Dirt,
-    /// Already among those that fire in this record.
+    /// Whether the user is already among those that fire in this record.
     pub due: bool,
 }
 
-/// What is remembered of a user beside status and devices, for those of whom there is any.
+/// Fields that only few users have, beside status and devices.
 #[derive(Default)]
 pub(super) struct Marks {
     /// The custom status that was lost with the link, and until when it is kept.
     pub kept: Option<(Box<str>, LogTime)>,
-    /// When the whole user was kicked last.
+    /// When the whole user was last kicked.
     pub kicked_at: Option<LogTime>,
-    /// Kicked as a whole, and nobody has logged in since.
+    /// Whether the whole user was kicked and nobody has logged in since.
     pub barred: bool,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct Device {
     pub state: DeviceState,
 }
 
-/// A connection, with its gateway by number.
+/// A connection, with the number of its gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Link {
     pub gateway: GatewayId,
@@ -142,13 +142,13 @@ impl User {
         self.devices.iter().map(Device::status).max().unwrap_or_default()
     }
 
-    /// Where the device is, or else where it belongs.
+    /// Returns the place of the device, or the place where it belongs.
     pub fn find(&self, rules: &Rulebook, platform: &str, device: &str) -> Result<usize, usize> {
         self.devices
             .binary_search_by(|entry| (rules.name(entry.platform), &*entry.device).cmp(&(platform, device)))
     }
 
-    /// To write what few users have.
+    /// Returns the rare fields for writing.
     pub fn marks(&mut self) -> &mut Marks {
         self.marks.get_or_insert_default()
     }
@@ -161,7 +161,7 @@ impl User {
         self.marks.as_ref().is_some_and(|marks| marks.barred)
     }
 
-    /// Ends the keeping of a custom status, and gives it with the time until which it was to be kept.
+    /// Stops keeping a custom status. Returns it and the time until which it would have been kept.
     pub fn take_kept(&mut self) -> Option<(Box<str>, LogTime)> {
         self.marks.as_mut()?.kept.take()
     }
@@ -180,7 +180,7 @@ impl Device {
         }
     }
 
-    /// Logged in, when `login_at` is known: online or away.
+    /// Returns `login_at` if the device is logged in, that is, online or away.
     pub fn login_at(&self) -> Option<LogTime> {
         match &self.state {
             DeviceState::Online { session, .. } | DeviceState::Away { session, .. } => Some(session.login_at),
@@ -188,7 +188,8 @@ impl Device {
         }
     }
 
-    /// Online with a link that has not ended: what a kick can close and a lost gateway can take.
+    /// Returns whether the device is online with a link that has not ended. A kick can close such a link, and a lost
+    /// gateway ends it.
     pub fn has_open_link(&self) -> bool {
         match self.state {
             DeviceState::Online { linger, .. } => linger.is_none(),
@@ -206,14 +207,15 @@ pub(super) enum Dirt {
     Everything,
 }
 
-/// What changed since it was last asked.
+/// What has changed since the last call of [`State::take_dirt`].
 #[derive(Default, Debug)]
 pub struct Dirty {
-    /// To be saved whole.
+    /// Users to be saved as a whole.
     pub users: Vec<Slot>,
-    /// Of these only the times of [`UserImage::last_seen`], `last_seen`, `evidence` and `heartbeat_by`.
+    /// Users of whom only heartbeat times changed: [`UserImage::last_seen`] and the devices' `last_seen`, `evidence`
+    /// and `heartbeat_by`.
     pub beats: Vec<Slot>,
-    /// Forgotten; they may exist again and then are among `users` too.
+    /// Forgotten users. If they exist again, they are among `users` too.
     pub forgotten: Vec<(Slot, Box<str>)>,
 }
 
@@ -238,7 +240,7 @@ impl Users {
         self.table.find(id).map(Slot)
     }
 
-    /// As [`Users::find`] for the id of this hash, but perhaps somebody else.
+    /// Returns the slot of the user whose id has this hash, or of another user with the same hash.
     pub fn likely(&self, hash: u32) -> Option<Slot> {
         self.table.likely(hash).map(Slot)
     }
@@ -247,7 +249,7 @@ impl Users {
         self.table.get(slot.0)
     }
 
-    /// To change something other than what [`Users::beat`] is for.
+    /// Returns a user for changes other than those of [`Users::beat`].
     pub fn change(&mut self, slot: Slot) -> Option<&mut User> {
         let user = self.table.get_mut(slot.0)?;
         if user.dirt != Dirt::Everything {
@@ -257,7 +259,7 @@ impl Users {
         Some(user)
     }
 
-    /// To change `last_seen`, `evidence` and the heartbeat deadline.
+    /// Returns a user for changes of `last_seen`, `evidence` and the heartbeat deadline.
     pub fn beat(&mut self, slot: Slot) -> Option<&mut User> {
         let user = self.table.get_mut(slot.0)?;
         if user.dirt == Dirt::Clean {
@@ -267,7 +269,7 @@ impl Users {
         Some(user)
     }
 
-    /// To change what is not part of a user but of its keeping here.
+    /// Returns a user for changes that need not be saved, such as its timer.
     pub fn keep(&mut self, slot: Slot) -> Option<&mut User> {
         self.table.get_mut(slot.0)
     }
@@ -288,12 +290,13 @@ impl Users {
 }
 
 impl State {
-    /// An empty partition under its first policy, with a fixed hash seed: for logs that no stranger wrote.
+    /// Creates an empty partition under its first policy, with a fixed hash seed. Only for logs without untrusted
+    /// publishers.
     pub fn new(partition: Partition, policy: Policy) -> State {
         State::seeded(partition, policy, HashSeed::default())
     }
 
-    /// An empty partition under its first policy.
+    /// Creates an empty partition under its first policy.
     pub fn seeded(partition: Partition, policy: Policy, seed: HashSeed) -> State {
         State {
             partition,
@@ -315,17 +318,17 @@ impl State {
         self.partition
     }
 
-    /// The log time, unless no record came yet.
+    /// Returns the log time; `None` before the first record.
     pub fn time(&self) -> Option<LogTime> {
         self.time
     }
 
-    /// The last record folded.
+    /// Returns the offset of the last record folded.
     pub fn offset(&self) -> Option<Offset> {
         self.offset
     }
 
-    /// How many changes there have been.
+    /// Returns the number of changes so far.
     pub fn seq(&self) -> u64 {
         self.seq
     }
@@ -334,7 +337,7 @@ impl State {
         self.rules.policy()
     }
 
-    /// How many users are in memory.
+    /// Returns how many users are in memory.
     pub fn users_in_memory(&self) -> usize {
         self.users.table.len()
     }
@@ -343,18 +346,18 @@ impl State {
         self.users.find(user)
     }
 
-    /// Every user in memory, in no meaningful order.
+    /// Returns every user in memory, in arbitrary order.
     pub fn slots(&self) -> impl Iterator<Item = Slot> {
         self.users.iter().map(|(slot, _)| slot)
     }
 
-    /// The id of a user in memory.
+    /// Returns the id of a user in memory.
     pub fn user_id(&self, slot: Slot) -> Option<&str> {
         self.users.get(slot).map(|user| &*user.id)
     }
 
-    /// Takes a user out of memory whose state is kept elsewhere. Refused (false) for one with an online device or with
-    /// changes that [`State::take_dirt`] has not told yet.
+    /// Removes from memory a user whose state is kept elsewhere. Returns false and does nothing if the user has an
+    /// online device or changes that [`State::take_dirt`] has not returned yet.
     pub fn evict(&mut self, slot: Slot) -> bool {
         let Some(user) = self.users.get(slot) else { return false };
         if user.dirt != Dirt::Clean || user.due || user.has_online_device() {
@@ -369,20 +372,20 @@ impl State {
         true
     }
 
-    /// Whether a user in memory has a device online, and so must stay there.
+    /// Returns whether a user in memory has a device online, and so must stay in memory.
     pub fn has_online_device(&self, slot: Slot) -> bool {
         self.users.get(slot).is_some_and(User::has_online_device)
     }
 
-    /// What changed since the last call; all of it counts as clean from here on, and the slots of those who were
-    /// forgotten may be used again.
+    /// Returns what has changed since the last call. All of it counts as saved from here on, and the slots of forgotten
+    /// users may be reused.
     pub fn take_dirt(&mut self) -> Dirty {
         let mut dirty = Dirty {
             users: std::mem::take(&mut self.users.dirty),
             beats: std::mem::take(&mut self.users.beats),
             forgotten: std::mem::take(&mut self.users.forgotten),
         };
-        // A slot may have changed hands within the stretch, or a user have gone from beats to everything.
+        // A slot may have been given to another user meanwhile, and a user in `beats` may be in `users`, too.
         let users = &mut self.users.table;
         let mut wash = |slots: &mut Vec<Slot>, dirt: Dirt| {
             slots.sort_unstable();
@@ -400,13 +403,13 @@ impl State {
         dirty
     }
 
-    /// Users forgotten since [`State::take_dirt`] was last asked, with the slots they had.
+    /// Returns the users forgotten since the last call of [`State::take_dirt`], with the slots they had.
     pub fn forgotten(&self) -> impl Iterator<Item = &(Slot, Box<str>)> {
         self.users.forgotten.iter()
     }
 
-    /// How many users are to be saved whole or were forgotten, which [`State::take_dirt`] has not told yet. Those of
-    /// whom only the heartbeat times changed are not counted.
+    /// Returns how many users have to be saved as a whole or were forgotten since the last call of
+    /// [`State::take_dirt`]. Users of whom only heartbeat times changed are not counted.
     pub fn changed_users(&self) -> usize {
         self.users.dirty.len() + self.users.forgotten.len()
     }

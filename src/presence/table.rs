@@ -1,15 +1,15 @@
-//! An index from keys to the numbers of slots, and slots with names.
+//! An index from keys to slot numbers, and a table of named slots.
 //!
-//! Of its own because the standard map would keep every user id twice. Names come from strangers, so the hash is keyed:
-//! who does not know the seed cannot make names that fall into one place, and so make each look-up a walk. Neither the
-//! seed nor the order of slots, which depends on history, ever reaches an output.
+//! The standard map would store every user id twice. Names come from untrusted publishers, so the hash is keyed:
+//! without the seed, nobody can choose names that collide and so make look-ups slow. Neither the seed nor the order of
+//! slots, which depends on history, ever affects an output.
 
-/// The key of the hashes of a [`State`](super::state::State). A process takes one at random; runs that must do the same
-/// work, step for step, fix it.
+/// The key of the hashes of a [`State`](super::state::State). A process draws it at random; runs that must be
+/// reproducible step by step fix it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HashSeed(pub u64);
 
-/// The words that a [`HashSeed`] is drawn out to.
+/// The words into which a [`HashSeed`] is expanded.
 #[derive(Clone, Copy)]
 pub(super) struct Hasher {
     start: u64,
@@ -18,7 +18,7 @@ pub(super) struct Hasher {
     end: u64,
 }
 
-/// The upper and lower half of a product, one over the other: each bit of it depends on each bit of both.
+/// Combines the upper and lower half of a product by XOR: each bit of the result depends on each bit of both factors.
 fn fold(x: u64, y: u64) -> u64 {
     let wide = u128::from(x) * u128::from(y);
     (wide as u64) ^ ((wide >> 64) as u64)
@@ -26,7 +26,7 @@ fn fold(x: u64, y: u64) -> u64 {
 
 impl Hasher {
     pub fn new(seed: HashSeed) -> Hasher {
-        // SplitMix64.
+        // This is SplitMix64.
         let mut state = seed.0;
         let mut next = || {
             state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -43,7 +43,7 @@ impl Hasher {
         }
     }
 
-    /// Of a name: sixteen bytes a multiplication, both factors secret.
+    /// Returns the hash of a name: one multiplication per sixteen bytes, with both factors secret.
     pub fn name(&self, name: &str) -> u32 {
         let word = |bytes: &[u8]| {
             let mut word = [0; 8];
@@ -62,45 +62,45 @@ impl Hasher {
         fold(state ^ self.end, self.right) as u32
     }
 
-    /// A number as an index keeps it: one to one, and spread by a secret multiplier.
+    /// Returns a number as an index stores it: a bijection that spreads numbers by a secret multiplier.
     pub fn number(&self, number: u64) -> NumberKey {
         let spread = (number ^ self.start).wrapping_mul(self.end | 1);
         NumberKey([spread as u32, (spread >> 32) as u32])
     }
 }
 
-/// What an [`Index`] finds slots by.
+/// The key by which an [`Index`] finds slots.
 pub(super) trait Key: Copy + Eq + Default {
-    /// Where it would stand in an index of unlimited size.
+    /// Returns the position of the key in an index of unlimited size.
     fn home(self) -> usize;
 }
 
-/// The hash of a name; different names may have the same.
+/// The hash of a name. Different names may have the same hash.
 impl Key for u32 {
     fn home(self) -> usize {
         self as usize
     }
 }
 
-/// A spread number. In halves, so that an entry of an index takes 12 bytes and not 16.
+/// A spread number, stored in halves, so that an entry of an index takes 12 bytes and not 16.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct NumberKey([u32; 2]);
 
 impl Key for NumberKey {
     fn home(self) -> usize {
-        // Of a product the upper half depends on all bits of the number.
+        // The upper half of a product depends on all bits of the number.
         self.0[1] as usize
     }
 }
 
 const EMPTY: u32 = u32::MAX;
-/// Grow when more than 7/8 full would follow.
+/// The index grows before it is more than 7/8 full.
 const LOAD: (usize, usize) = (7, 8);
 const FIRST_ENTRIES: usize = 16;
 
-/// Open addressing with linear probing; an entry is a key and the number of a slot.
+/// A hash table with open addressing and linear probing. An entry is a key and a slot number.
 pub(super) struct Index<K> {
-    /// None at first, then a power of two.
+    /// Empty at first, then its length is a power of two.
     entries: Vec<(K, u32)>,
     len: usize,
 }
@@ -121,7 +121,7 @@ impl<K: Key> Index<K> {
         self.entries.len() - 1
     }
 
-    /// The first slot under this key that `is` the one.
+    /// Returns the first slot under this key for which `is` returns true.
     pub fn find(&self, key: K, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
         if self.entries.is_empty() {
             return None;
@@ -139,7 +139,7 @@ impl<K: Key> Index<K> {
         }
     }
 
-    /// The slot of some entry with this key.
+    /// Returns the slot of some entry with this key.
     pub fn likely(&self, key: K) -> Option<u32> {
         self.find(key, |_| true)
     }
@@ -153,7 +153,7 @@ impl<K: Key> Index<K> {
         self.len += 1;
     }
 
-    /// Makes room for so many more, so that it does not grow step by step.
+    /// Reserves room for this many more entries, so that the index does not grow step by step.
     pub fn reserve(&mut self, more: usize) {
         let wanted = (self.len + more) * LOAD.1 / LOAD.0 + 1;
         self.grow(wanted.next_power_of_two().max(FIRST_ENTRIES));
@@ -179,7 +179,7 @@ impl<K: Key> Index<K> {
         self.entries[at] = (key, slot);
     }
 
-    /// Removes a slot; entries behind it move up, so that no tombstones gather.
+    /// Removes a slot. Entries behind it move up, so no tombstones accumulate.
     pub fn remove(&mut self, key: K, slot: u32) {
         if self.entries.is_empty() {
             return;
@@ -205,24 +205,24 @@ impl<K: Key> Index<K> {
         self.len -= 1;
     }
 
-    /// Every slot, in no meaningful order.
+    /// Returns every slot, in arbitrary order.
     pub fn slots(&self) -> impl Iterator<Item = u32> {
         self.entries.iter().map(|(_, slot)| *slot).filter(|slot| *slot != EMPTY)
     }
 }
 
-/// Named things in numbered slots.
+/// Named entries in numbered slots.
 pub(super) struct Table<T> {
     hasher: Hasher,
     index: Index<u32>,
     slots: Vec<Option<T>>,
     free: Vec<u32>,
-    /// Freed, but not to be used again before [`Table::recycle`].
+    /// Slots that were freed and may not be reused before [`Table::recycle`].
     resting: Vec<u32>,
     len: usize,
 }
 
-/// What a table's entries are called by.
+/// The name of a table's entry.
 pub(super) trait Named {
     fn name(&self) -> &str;
 }
@@ -243,12 +243,12 @@ impl<T: Named> Table<T> {
         self.len
     }
 
-    /// The hash of a name, for [`Table::likely`].
+    /// Returns the hash of a name, for [`Table::likely`].
     pub fn hash(&self, name: &str) -> u32 {
         self.hasher.name(name)
     }
 
-    /// Makes room for so many more.
+    /// Reserves room for this many more entries.
     pub fn reserve(&mut self, more: usize) {
         self.index.reserve(more);
         self.slots.reserve(more);
@@ -262,7 +262,8 @@ impl<T: Named> Table<T> {
         })
     }
 
-    /// Where the entry of this hash's name is, or another one of the same hash. The entry itself is not looked at.
+    /// Returns the slot of an entry whose name has this hash, which may be another name. Does not read the entry
+    /// itself.
     pub fn likely(&self, hash: u32) -> Option<u32> {
         self.index.likely(hash)
     }
@@ -275,7 +276,7 @@ impl<T: Named> Table<T> {
         self.slots.get_mut(slot as usize)?.as_mut()
     }
 
-    /// Adds an entry whose name is not in the table.
+    /// Adds an entry whose name is not in the table, and returns its slot.
     pub fn insert(&mut self, entry: T) -> u32 {
         let hash = self.hash(entry.name());
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -288,8 +289,8 @@ impl<T: Named> Table<T> {
         slot
     }
 
-    /// Adds an entry at a slot of the caller's choice, which must be vacant. Only for filling an empty table;
-    /// [`Table::seal`] afterwards.
+    /// Adds an entry at a given slot, which must be vacant. Only for filling an empty table; call [`Table::seal`]
+    /// afterwards.
     pub fn insert_at(&mut self, slot: u32, entry: T) {
         if self.slots.len() <= slot as usize {
             self.slots.resize_with(slot as usize + 1, || None);
@@ -307,7 +308,7 @@ impl<T: Named> Table<T> {
         self.resting.clear();
     }
 
-    /// Takes an entry out. Its slot is not used again before [`Table::recycle`].
+    /// Removes an entry. Its slot is not reused before [`Table::recycle`].
     pub fn remove(&mut self, slot: u32) -> Option<T> {
         let entry = self.slots.get_mut(slot as usize)?.take()?;
         let hash = self.hash(entry.name());
@@ -371,7 +372,7 @@ mod tests {
         }
     }
 
-    /// Sixteen bytes whose second half takes back what the first half did, which collided under a public multiplier.
+    /// Names of sixteen bytes whose second half cancels the first half, which collided under a public multiplier.
     #[test]
     fn names_that_collide_under_one_seed_do_not_under_another() {
         let names: Vec<String> = (0..200_000).map(|number| format!("user-{number:011}")).collect();

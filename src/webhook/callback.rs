@@ -217,7 +217,7 @@ mod tests {
         let mut custom = change(Cause::CustomStatus, &[]);
         custom.custom_status = Some("busy".into());
         let expected = r#""Info":{"Action":"CustomStatusChange","To_Account":"al\"ice","Reason":"SetCustomStatus","CustomStatus":"busy"}"#;
-        assert!(body(&custom).contains(expected), "{}", told(&custom));
+        assert!(body(&custom).contains(expected), "{}", body(&custom));
         let expired = change(Cause::PushExpired, &[("iphone", Status::PushOnline, Status::Offline)]);
         assert_eq!(shape().body(&expired), None);
         let shape = Shape {

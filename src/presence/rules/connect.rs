@@ -1,4 +1,4 @@
-//! `connect`: login, resume and take over, and whom a login displaces (section 6).
+//! `connect`: login, resume and take-over, and which devices a login displaces (section 6).
 
 use super::super::change::{Cause, IgnoreReason, KickReason, Part};
 use super::super::event::{ConnRef, DeviceRef, Intent};
@@ -8,7 +8,7 @@ use super::super::state::{Device, DeviceState, Session, Slot, State, User};
 use super::super::{KickedBy, Status};
 use super::{Pending, Terms, kick_devices, order_after_first, via};
 
-/// What a connect comes to, of the rows of the table that do not refuse it.
+/// The rows of the connect table that do not refuse the connect.
 enum Case {
     TakeOver,
     Resume,
@@ -16,7 +16,7 @@ enum Case {
 }
 
 impl State {
-    /// Section 6, connect: the first row of its table that matches.
+    /// Applies a connect: the first matching row of the table in section 6, connect.
     pub(in super::super) fn connect(
         &mut self,
         who: &DeviceRef<'_>,
@@ -88,7 +88,7 @@ impl State {
         self.bring_online(slot, who, via_event, platform, case, terms, out);
     }
 
-    #[allow(clippy::too_many_arguments)] // The parts of one event, taken apart once.
+    #[allow(clippy::too_many_arguments)] // They are the parts of one event, destructured once.
     fn bring_online(
         &mut self,
         slot: Slot,
@@ -159,7 +159,7 @@ impl State {
                 };
                 pending.altered(&device, Status::Offline, rules, gateways);
                 gateways.enter(slot, &device);
-                // Most users have one device, and a vector's own first step would be room for four.
+                // Most users have one device; without this, the vector would reserve room for four.
                 user.devices.reserve_exact(1);
                 user.devices.insert(place, device);
             }
@@ -199,8 +199,8 @@ impl State {
     }
 }
 
-/// Whether a kick of the whole user still holds against a connect (section 6): it shows a proof of who the user is that
-/// is not newer than the kick, or it shows none, comes by itself, and nobody has logged in since.
+/// Returns whether a kick of the whole user still applies to a connect (section 6): the connect has a proof of identity
+/// that is not newer than the kick, or it has none, is a resume, and nobody has logged in since the kick.
 fn is_kept_out(user: &User, terms: &Terms<'_>) -> bool {
     let Some(kicked_at) = user.kicked_at() else {
         return false;
@@ -211,7 +211,7 @@ fn is_kept_out(user: &User, terms: &Terms<'_>) -> bool {
     }
 }
 
-/// *Displace*: which of the user's other logged-in devices a login on this platform ends, in (platform, device) order.
+/// Returns which of the user's other logged-in devices a login on this platform displaces, in (platform, device) order.
 fn displaced(user: &User, platform: PlatformId, own: Option<usize>, rules: &Rulebook) -> Vec<usize> {
     let platform = rules.of(platform);
     let logged_in = user.devices.iter().enumerate().filter_map(|(place, device)| {
@@ -224,7 +224,7 @@ fn displaced(user: &User, platform: PlatformId, own: Option<usize>, rules: &Rule
         if platform.excludes(device.platform) {
             chosen.push(place);
         } else if platform.is_of_same_kind(device.platform) {
-            // Offline ones first, then the longest logged in; places are in (platform, device) order.
+            // Offline devices first, then those that logged in earliest; places are in (platform, device) order.
             same_kind.push((device.status() != Status::Offline, login_at, place));
         }
     }

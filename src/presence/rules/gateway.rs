@@ -1,4 +1,4 @@
-//! `lease`: what a gateway process says of itself (section 6).
+//! `lease`: what a gateway process reports about itself (section 6).
 
 use super::super::change::{Cause, IgnoreReason, Part};
 use super::super::fold::Out;
@@ -9,7 +9,7 @@ use super::{Pending, lose_link};
 use std::ops::RangeBounds;
 
 impl State {
-    /// Section 6, lease.
+    /// Applies a lease (section 6, lease).
     pub(in super::super) fn lease(&mut self, gateway: &str, epoch: Epoch, ttl_ms: u64, out: Out<'_>) {
         let id = self.gateways.find(gateway);
         if self.gateways.is_stale(id, epoch) {
@@ -36,7 +36,7 @@ impl State {
         self.gateways.learn(gateway, known);
     }
 
-    /// Every open link of this gateway and of these epochs is lost now, in (user, platform, device) order.
+    /// Ends every open link of this gateway and these epochs now, in (user, platform, device) order.
     fn lose_links(&mut self, gateway: GatewayId, epochs: impl RangeBounds<Epoch> + Clone, out: Out<'_>) {
         let (now, here) = (self.now(), self.here());
         let hits = self.gateways.with_open_link(gateway, epochs.clone());
@@ -51,7 +51,7 @@ impl State {
         hits.dedup();
         let slots: Vec<Slot> = hits.into_iter().map(|(_, slot)| slot).collect();
         for slot in slots {
-            // One change a device; a device may leave the list, so the place is looked up each time.
+            // One change per device. A device may leave the list, so its place is looked up each time.
             while let Some(place) = self.users.get(slot).and_then(|user| user.devices.iter().position(hit)) {
                 let State {
                     users, rules, gateways, ..

@@ -1,4 +1,4 @@
-//! What comes over an open connection: heartbeat, foreground and background, disconnect, logout (section 6).
+//! Events of an open connection: heartbeat, foreground and background, disconnect, logout (section 6).
 
 use super::super::ahead::USERS_AHEAD;
 use super::super::change::{Cause, IgnoreReason, KickReason, Part};
@@ -17,7 +17,7 @@ pub(in super::super) enum Sign {
     Background,
 }
 
-/// What the table of section 6 says of such an event.
+/// The result of looking such an event up in the table of section 6.
 enum Verdict {
     Ignore(IgnoreReason),
     Refuse(IgnoreReason, KickReason),
@@ -26,7 +26,7 @@ enum Verdict {
 }
 
 impl State {
-    /// Each beat like a heartbeat of its own, in order.
+    /// Applies each heartbeat of the record, in order, like a `heartbeat` event.
     pub(in super::super) fn heartbeats(
         &mut self,
         gateway: &str,
@@ -48,7 +48,8 @@ impl State {
         }
     }
 
-    /// Section 6, alive: each connection, in order, like a heartbeat of the devices online on it.
+    /// Applies an `alive` record: each connection, in order, like a heartbeat of the devices that are online on it
+    /// (section 6, alive).
     pub(in super::super) fn alive(&mut self, gateway: &str, epoch: Epoch, conns: &[Conn], out: Out<'_>) {
         let id = self.gateways.find(gateway);
         let is_stale = self.gateways.is_stale(id, epoch);
@@ -84,7 +85,7 @@ impl State {
         }
     }
 
-    /// A user's part of an `alive` connection: its devices online there, in (platform, device) order.
+    /// Refreshes a user's devices that are online on an `alive` connection, in (platform, device) order.
     fn refresh_all_on(&mut self, slot: Slot, gateway: Option<GatewayId>, via: &ViaRef<'_>, out: Out<'_>) {
         let devices = self.users.get(slot).map_or(0, |user| user.devices.len());
         for place in 0..devices {
@@ -105,7 +106,8 @@ impl State {
         }
     }
 
-    /// Section 6, early ends: the end of a connection that is not, or not yet, its device's is ignored, but remembered.
+    /// Ignores the end of a connection that is not, or not yet, its device's current one, but remembers it (section 6,
+    /// early ends).
     fn ignore_end(&mut self, who: &DeviceRef<'_>, via: &ConnRef<'_>, why: IgnoreReason, out: Out<'_>) {
         let may_still_begin = match why {
             IgnoreReason::UnknownConnection => true,
@@ -128,8 +130,8 @@ impl State {
         self.ignore(why, Part::Whole, out);
     }
 
-    /// Whether the device is on the same gateway and epoch with a greater number: then a connect of this one would be
-    /// superseded anyway.
+    /// Returns whether the device is on the same gateway and epoch with a greater number. A connect of this connection
+    /// would then be superseded anyway.
     fn is_on_a_later_connection(&self, who: &DeviceRef<'_>, via: &ConnRef<'_>) -> bool {
         let on = || {
             let user = self.users.get(self.users.find(&who.user)?)?;
@@ -141,7 +143,7 @@ impl State {
         })
     }
 
-    /// Section 6, the table of heartbeat, foreground and background.
+    /// Applies a heartbeat, foreground or background event by the table of section 6.
     pub(in super::super) fn sign(
         &mut self,
         what: Sign,
@@ -227,14 +229,14 @@ impl State {
             session.evidence = here;
             *heartbeat_by = now.plus(platform.timeout_ms);
             *background_by = background;
-            // A heartbeat mostly moves its deadline away from a timer that may come up early.
+            // A heartbeat usually moves the deadline to later than the timer, which may expire early.
             if *heartbeat_by < armed || !only_beats {
                 self.arm(slot);
             }
         }
     }
 
-    /// Online again on the same connection; `login_at` stays.
+    /// Makes the device online again on the same connection; `login_at` stays.
     fn revive(&mut self, slot: Slot, place: usize, out: Out<'_>) {
         let (now, here) = (self.now(), self.here());
         let State {
@@ -266,7 +268,7 @@ impl State {
         self.arm(slot);
     }
 
-    /// The device that an event's connection is current for, if its word counts (not kicked).
+    /// Returns the device whose current connection is the event's, unless the device is kicked.
     fn current(&self, who: &DeviceRef<'_>, via: &ViaRef<'_>) -> Result<(Slot, usize), IgnoreReason> {
         let slot = self.users.find(&who.user).ok_or(IgnoreReason::UnknownConnection)?;
         let user = self.users.get(slot).ok_or(IgnoreReason::UnknownConnection)?;
@@ -283,7 +285,7 @@ impl State {
         }
     }
 
-    /// Section 6, disconnect.
+    /// Applies a disconnect (section 6, disconnect).
     pub(in super::super) fn disconnect(
         &mut self,
         who: &DeviceRef<'_>,
@@ -358,7 +360,7 @@ impl State {
         self.arm(slot);
     }
 
-    /// Section 6, logout.
+    /// Applies a logout (section 6, logout).
     pub(in super::super) fn logout(&mut self, who: &DeviceRef<'_>, via_event: &ConnRef<'_>, out: Out<'_>) {
         let (slot, place) = match self.current(who, &via(via_event)) {
             Ok(found) => found,

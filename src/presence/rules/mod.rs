@@ -1,5 +1,5 @@
-//! What each event does (section 6), split by what it is about. The one match that leads here is in
-//! [`super::fold`]; this file has what the rules share.
+//! The effects of each event (section 6), split by subject. The one `match` that calls them is in [`super::fold`]; this
+//! file has what the rules share.
 
 mod connect;
 mod gateway;
@@ -15,14 +15,14 @@ use super::state::{Device, DeviceState, Link, Session, Slot, State, User};
 use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Status};
 pub(super) use link::Sign;
 
-/// What an event has done to devices so far, still to be told.
+/// What an event has done to devices so far and has not been output yet.
 #[derive(Default)]
 pub(super) struct Pending {
     pub devices: Vec<DeviceChange>,
     pub kicks: Vec<PendingKick>,
 }
 
-/// What a connect says beside who and where.
+/// The parts of a connect beside device and connection.
 pub(super) struct Terms<'a> {
     pub intent: Intent,
     pub client: Option<&'a str>,
@@ -46,7 +46,7 @@ pub(super) fn via<'a>(via: &'a ConnRef<'_>) -> ViaRef<'a> {
 }
 
 impl Pending {
-    /// Notes a device whose status was `before`, if it is another now.
+    /// Records a device whose status was `before`, if its status has changed.
     pub fn altered(&mut self, device: &Device, before: Status, rules: &Rulebook, gateways: &Gateways) {
         self.altered_to(device, before, device.status(), rules, gateways);
     }
@@ -71,8 +71,8 @@ impl Pending {
     }
 }
 
-/// Section 6, custom status: cleared when the user's status leaves online, kept for a while if the link was lost, and
-/// brought back when the status is online again in time.
+/// Updates the custom status (section 6, custom status): clears it when the user's status leaves online, keeps it for a
+/// while if the link was lost, and restores it when the status is online again in time.
 pub(super) fn carry_custom_status(
     user: &mut User,
     before: Status,
@@ -113,7 +113,7 @@ pub(super) fn carry_custom_status(
     }
 }
 
-/// The offset of the last event accepted from the device. A kicked one has none, and never needs one.
+/// Returns the offset of the last event accepted from the device. A kicked device has none and never needs one.
 pub(super) fn evidence_of(device: &Device) -> Offset {
     match &device.state {
         DeviceState::Online { session, .. } | DeviceState::Away { session, .. } => session.evidence,
@@ -121,8 +121,8 @@ pub(super) fn evidence_of(device: &Device) -> Offset {
     }
 }
 
-/// *Lose link*: the device becomes away, or is gone if its platform remembers nobody.
-#[allow(clippy::too_many_arguments)] // Parts of one state, borrowed apart.
+/// *Lose link*: the device becomes away, or is removed if its platform does not remember devices.
+#[allow(clippy::too_many_arguments)] // They are parts of one state, borrowed separately.
 pub(super) fn lose_link(
     slot: Slot,
     user: &mut User,
@@ -159,7 +159,7 @@ pub(super) fn lose_link(
     pending.altered(device, before, rules, gateways);
 }
 
-/// Takes the device's entry away: it is offline, and as one never seen.
+/// Removes the device's entry: the device is offline, as if it had never been seen.
 pub(super) fn remove(
     slot: Slot,
     user: &mut User,
@@ -174,9 +174,9 @@ pub(super) fn remove(
     gateways.release(device.link.gateway);
 }
 
-/// Makes the devices at these places, which are logged in and in order, kicked; each open link is to be closed.
-/// Then *trim*.
-#[allow(clippy::too_many_arguments)] // Parts of one state, borrowed apart.
+/// Makes the devices at these places kicked; they are logged in and in order. Adds a kick for each open link. Then
+/// *trim*.
+#[allow(clippy::too_many_arguments)] // They are parts of one state, borrowed separately.
 pub(super) fn kick_devices(
     slot: Slot,
     user: &mut User,
@@ -239,14 +239,14 @@ fn trim(user: &mut User, rules: &Rulebook, gateways: &mut Gateways) {
     }
 }
 
-/// A device at the front of the list stays there; the others in (platform, device) order. Kicks likewise.
+/// Sorts devices by (platform, device), except those before `first_device`, which stay in front. Sorts kicks likewise.
 pub(super) fn order_after_first(pending: &mut Pending, first_device: usize, first_kicks: usize) {
     pending.devices[first_device..].sort_by(|a, b| (&a.platform, &a.device).cmp(&(&b.platform, &b.device)));
     pending.kicks[first_kicks..].sort_by(|a, b| (&a.platform, &a.device).cmp(&(&b.platform, &b.device)));
 }
 
 impl State {
-    /// Ignores an event, or a beat, and has its connection closed.
+    /// Ignores an event or a heartbeat, and kicks its connection.
     pub(super) fn refuse(
         &mut self,
         who: &DeviceRef<'_>,
@@ -268,7 +268,7 @@ impl State {
         self.emit_kick(kick, Some(who.user.as_ref().into()), out);
     }
 
-    /// Ignores a connection of an `alive` record, and has its gateway close it or say whose it is.
+    /// Ignores a connection of an `alive` record, and has its gateway close it or report whose it is.
     pub(super) fn refuse_connection(&mut self, via: &ViaRef<'_>, why: IgnoreReason, reason: KickReason, out: Out<'_>) {
         self.ignore(why, Part::Conn(via.conn), out);
         let kick = PendingKick {
@@ -282,7 +282,8 @@ impl State {
         self.emit_kick(kick, None, out);
     }
 
-    /// The connection of an event with its gateway by number; none when no device and no lease names that gateway.
+    /// Returns the connection of an event with its gateway's number; `None` if no device and no lease refers to that
+    /// gateway.
     pub(super) fn link(&self, via: &ViaRef<'_>) -> Option<Link> {
         Some(Link {
             gateway: self.gateways.find(via.gateway)?,

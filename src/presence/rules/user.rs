@@ -1,4 +1,4 @@
-//! What is about a user as a whole: kick, custom status, forget (section 6).
+//! Events about a user as a whole: kick, custom status, forget (section 6).
 
 use super::super::change::{Cause, IgnoreReason, KickReason, Part};
 use super::super::event::Target;
@@ -8,7 +8,7 @@ use super::super::{KickedBy, Status};
 use super::{Pending, kick_devices};
 
 impl State {
-    /// Section 6, kick: an operator ends a user's logins.
+    /// Applies a kick, by which an operator ends a user's logins (section 6, kick).
     pub(in super::super) fn kick(&mut self, user: &str, target: &Target<'_>, out: Out<'_>) {
         let Some(slot) = self.users.find(user) else {
             return self.ignore(IgnoreReason::UnknownUser, Part::Whole, out);
@@ -44,7 +44,7 @@ impl State {
         self.arm(slot);
     }
 
-    /// Section 6, custom_status.
+    /// Applies a custom status (section 6, custom_status).
     pub(in super::super) fn custom_status(&mut self, user: &str, text: Option<&str>, out: Out<'_>) {
         let (now, here) = (self.now(), self.here());
         let found = self
@@ -65,7 +65,7 @@ impl State {
         }
     }
 
-    /// Section 6, forget: always a change, and then the user is gone.
+    /// Forgets a user (section 6, forget): always a change, and then the user is gone.
     pub(in super::super) fn forget(&mut self, user: &str, out: Out<'_>) {
         let Some(slot) = self.users.find(user) else {
             return self.ignore(IgnoreReason::UnknownUser, Part::Whole, out);
