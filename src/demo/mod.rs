@@ -1,7 +1,7 @@
-//! Simulated users for `serve --demo N`, coming in through the same door as everybody else: `POST /v1/events`.
+//! Simulated users for `serve --demo N`, which use the same interface as every publisher: `POST /v1/events`.
 //!
-//! [`world`] is who they are and what they do, without IO; [`poster`] sends it, on one thread of its own. It has no
-//! other path into the server: what it can do, any publisher can. Deliberately absent: it does not listen to kicks.
+//! [`world`] simulates what the users do, without I/O. [`poster`] sends it, on a thread of its own. The demo has no
+//! other access to the server, so it can do only what any publisher can. It deliberately does not listen to kicks.
 
 mod dice;
 mod people;
@@ -16,43 +16,44 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use world::DemoWorld;
 
-/// How many users there may be.
+/// The allowed number of users.
 pub const USERS: std::ops::RangeInclusive<u32> = 1..=100_000;
 
-/// What may be chosen.
+/// The settings of the demo.
 #[derive(Clone, Debug)]
 pub struct DemoSettings {
-    /// Of the server, with scheme and port and nothing after it: `http://127.0.0.1:8080`.
+    /// The server's URL with scheme and port and no path: `http://127.0.0.1:8080`.
     pub url: String,
-    /// Sent as `Authorization: Bearer`. One that may publish; without the right of an operator there are no kicks.
+    /// Sent as `Authorization: Bearer`. The token must allow publishing; if it lacks the rights of an operator, there
+    /// are no kicks.
     pub token: Option<String>,
-    /// How many, within [`USERS`]; what is outside is taken as its nearest end.
+    /// How many users. A number outside of [`USERS`] becomes the nearest one in it.
     pub users: u32,
 }
 
-/// The running demo. It goes on until it is stopped or dropped.
+/// The running demo. It runs until it is stopped or dropped.
 pub struct Demo {
-    /// None when it is stopping.
+    /// `None` when it is stopping.
     stop: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// How often the world moves on.
+/// How often the world advances.
 const STEP: Duration = Duration::from_millis(250);
 
-/// Sets the world going. The server may still be starting: the first events wait for it.
+/// Starts the demo. The server may still be starting: the first events wait for it.
 pub fn start(settings: DemoSettings, clock: Arc<dyn Clock>) -> Demo {
     let (stop, stopping) = mpsc::sync_channel(1);
     let run = move || {
         let users = settings.users.clamp(*USERS.start(), *USERS.end());
-        // Wall time may step; the world's people do not. So only its beginning is taken from there.
+        // Wall time may step; the world's people do not. So only the beginning is taken from wall time.
         let began_ms = clock.now_ms();
         let began = clock.monotonic_ms();
         let mut world = DemoWorld::new(users, began_ms);
         let mut poster = Poster::new(&settings.url, settings.token, stopping);
         loop {
             let now_ms = began_ms + clock.monotonic_ms().saturating_sub(began);
-            // While the server takes nothing, the world stands still behind this.
+            // While the server accepts nothing, the world waits here.
             if poster.post(world.advance(now_ms)).is_break() || poster.pause(STEP).is_break() {
                 return;
             }
@@ -60,7 +61,9 @@ pub fn start(settings: DemoSettings, clock: Arc<dyn Clock>) -> Demo {
     };
     let thread = std::thread::Builder::new().name("demo".into()).spawn(run);
     let thread = thread
-        .inspect_err(|error| tracing::warn!(%error, "the simulated users stay at home: no thread for them"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "cannot start the thread of the simulated users, so there are none"),
+        )
         .ok();
     Demo {
         stop: Some(stop),
@@ -69,13 +72,13 @@ pub fn start(settings: DemoSettings, clock: Arc<dyn Clock>) -> Demo {
 }
 
 impl Demo {
-    /// Sends nothing more and waits for what is under way: at most one request.
+    /// Sends nothing more and waits for the request in progress, if any.
     pub fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
-        // The poster takes it as the end that nobody can tell it anything any more.
+        // The poster treats the closed channel as the signal to stop.
         self.stop = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -91,7 +94,7 @@ impl Drop for Demo {
     }
 }
 
-/// Waits on the channel that says the end; whether it came.
+/// Waits on the channel that signals the end. Returns whether the end came.
 fn is_over(stopping: &mpsc::Receiver<()>, within: Duration) -> bool {
     stopping.recv_timeout(within) != Err(RecvTimeoutError::Timeout)
 }

@@ -1,6 +1,6 @@
-//! Who lives in the simulated world: people with names that one can read, and what they carry.
+//! The people of the simulated world, with readable names and their devices.
 //!
-//! The same person has the same devices in every run, so that a server started again meets old acquaintances.
+//! The same person has the same devices in every run, so that a restarted server meets users that it already knows.
 
 use super::dice::Dice;
 
@@ -36,7 +36,7 @@ impl Platform {
         }
     }
 
-    /// What a client says of itself when it connects.
+    /// What a client reports about itself when it connects.
     pub fn client(self) -> &'static str {
         match self {
             Platform::Android => "app 5.2, Android 16",
@@ -49,11 +49,11 @@ impl Platform {
     }
 }
 
-/// One installation, or the browser, whose tabs are devices of their own.
+/// One app installation, or a browser, whose tabs are devices of their own.
 pub struct DemoDevice {
     pub platform: Platform,
     id: String,
-    /// Of a browser: how many tabs it has opened.
+    /// How many tabs a browser has opened.
     tabs: u32,
 }
 
@@ -76,12 +76,12 @@ const NAMES: [&str; 40] = [
     "paul", "pia", "ravi", "rosa", "sam", "tara", "theo", "uma", "yara", "zoe",
 ];
 
-/// The name of a person, which no other person has.
+/// Returns the name of a person. No other person has the same.
 pub fn name(number: u32) -> String {
     format!("{}-{number}", NAMES[number as usize % NAMES.len()])
 }
 
-/// What a person carries: a phone always, the rest by chance.
+/// Returns a person's devices: always a phone, the others at random.
 pub fn devices(number: u32) -> Vec<DemoDevice> {
     let mut dice = Dice::new(u64::from(number));
     let phone = |dice: &mut Dice| dice.choose(&[(60, Platform::Android), (40, Platform::Iphone)]);
@@ -100,7 +100,7 @@ pub fn devices(number: u32) -> Vec<DemoDevice> {
     }
     let device = |(nth, platform): (usize, Platform)| DemoDevice {
         platform,
-        // The place in the list makes it unlike the person's others, whatever the dice say.
+        // The index makes the id differ from the person's other ids, whatever the random number is.
         id: format!("{}-{nth}{:03x}", platform.name(), dice.below(0x1000)),
         tabs: 0,
     };

@@ -1,8 +1,8 @@
-//! Sends what happened to the server, in order, until it is told to stop.
+//! Sends the world's events to the server, in order, until it is asked to stop.
 //!
-//! A request that the server did not take (it is busy, stopping, or not there) is sent again, later and later. What it
-//! got twice that way it can tell, since no connection begins twice. What it refuses is dropped. Either is said once,
-//! and again only after it had gone well in between.
+//! A request that the server did not accept (it is busy, stopping, or not there) is sent again, with growing pauses.
+//! The server recognizes duplicates, since no connection begins twice. A request that the server refuses is dropped.
+//! Each of the two is logged once, and again only after a success in between.
 
 use super::is_over;
 use super::world::DemoEvent;
@@ -10,12 +10,12 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-/// Of one request.
+/// The greatest number of events in one request.
 const EVENTS_MAX: usize = 1_000;
 const BODY_BYTES_MAX: usize = 512 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between attempts: doubled each time.
+/// The first and the longest pause between attempts; doubled after each.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
 pub struct Poster {
@@ -23,16 +23,16 @@ pub struct Poster {
     url: String,
     authorization: Option<String>,
     stopping: Receiver<()>,
-    /// Whether a warning was given, and nothing has gone well since.
+    /// Whether a warning was logged and no request has succeeded since.
     is_warned: bool,
-    /// The server does not let us do what operators do.
+    /// Whether the server does not allow us what operators may do.
     is_no_operator: bool,
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 enum Attempt {
     Taken,
-    /// Worth another attempt.
+    /// Retry later.
     Later(String),
     Refused(u16, String),
 }
@@ -42,7 +42,7 @@ impl Poster {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
-            // The server is this process; whatever the environment says, there is nothing in between.
+            // The server is this process, so no proxy is used, whatever the environment says.
             .proxy(None)
             .build();
         Poster {
@@ -55,7 +55,7 @@ impl Poster {
         }
     }
 
-    /// Sends everything, as often as it takes. Breaks when it is time to stop.
+    /// Sends all events, retrying as often as needed. Breaks when it is time to stop.
     pub fn post(&mut self, happenings: Vec<DemoEvent>) -> ControlFlow<()> {
         for part in requests(&happenings) {
             let by_operator = part.first().is_some_and(|first| first.by_operator);
@@ -78,7 +78,7 @@ impl Poster {
                         break;
                     }
                     Attempt::Refused(status, text) => {
-                        self.warn(&format!("the server refused them with {status}: {text}"));
+                        self.warn(&format!("the server refused them, {status}: {text}"));
                         break;
                     }
                     Attempt::Later(why) => {
@@ -92,7 +92,7 @@ impl Poster {
         ControlFlow::Continue(())
     }
 
-    /// Waits. Breaks when it is time to stop.
+    /// Pauses. Breaks when it is time to stop.
     pub fn pause(&self, pause: Duration) -> ControlFlow<()> {
         match is_over(&self.stopping, pause) {
             true => ControlFlow::Break(()),
@@ -107,17 +107,17 @@ impl Poster {
         }
         let mut response = match request.send(body) {
             Ok(response) => response,
-            Err(error) => return Attempt::Later(format!("the server cannot be reached: {error}")),
+            Err(error) => return Attempt::Later(format!("the server is unreachable: {error}")),
         };
         let status = response.status();
-        // To its end, or the connection could not be used again.
+        // Read to the end, so that the connection can be used again.
         let text = response.body_mut().read_to_string();
         if status.is_success() {
             return Attempt::Taken;
         }
         let text: String = text.unwrap_or_default().chars().take(200).collect();
         match status.as_u16() {
-            429 | 500..=599 => Attempt::Later(format!("the server answers {status}: {text}")),
+            429 | 500..=599 => Attempt::Later(format!("the server responded with {status}: {text}")),
             status => Attempt::Refused(status, text),
         }
     }
@@ -125,12 +125,12 @@ impl Poster {
     fn warn(&mut self, why: &str) {
         if !self.is_warned {
             self.is_warned = true;
-            tracing::warn!("events of the simulated users are held up or lost: {why}");
+            tracing::warn!("events of the simulated users are delayed or lost: {why}");
         }
     }
 }
 
-/// Cuts what happened into requests. What an operator did goes alone, since it alone may be refused.
+/// Splits events into requests. An operator's event goes alone, since the server may refuse only that one.
 fn requests(happenings: &[DemoEvent]) -> Vec<&[DemoEvent]> {
     let mut requests = Vec::new();
     let (mut start, mut bytes) = (0, 0);
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(lengths(&[large.clone(), plain, large.clone(), large]), [2, 1, 1]);
     }
 
-    /// Answers each request on one connection with the next status, and gives its head and body.
+    /// Responds to each request on one connection with the next status. Returns each request's head and body.
     fn serve(listener: TcpListener, statuses: &'static [u16]) -> mpsc::Receiver<(String, String)> {
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {

@@ -1,12 +1,12 @@
-//! A day in a small world: what its people, their clients and the gateways do, as events.
+//! A simulated day: what people, their clients and the gateways do, as events.
 //!
-//! Pure: time comes in, events come out, and the same seed gives the same world. Its people are more restless than
-//! real ones, so that there is always something to see: at 1,000 users some ten changes a second.
+//! The simulation is pure: time goes in, events come out, and the same seed gives the same world. Its people are more
+//! restless than real ones, so that there is always something to see: at 1,000 users about ten changes a second.
 //!
-//! Clients keep the rules. They beat as often as the policy's defaults say, come back with `resume` when they lost
-//! their link and with a login when they are logged out. That another login displaced them they are not told but know:
-//! the world assumes the login mode `single`, one device at a time. Where another policy is in force, the clients that
-//! it thinks displaced fall silent and time out.
+//! Clients follow the rules. They send heartbeats as often as the policy's defaults say, reconnect with `resume` after
+//! they lost their link, and log in after they were logged out. A client is not notified that another login displaced
+//! it, but knows: the world assumes the login mode `single`, one device at a time. Under another policy, the clients
+//! that the world considers displaced fall silent and time out.
 
 use super::dice::Dice;
 use super::people::{self, DemoDevice, Platform};
@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// Something that happened, to be published.
+/// An event to be published.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DemoEvent {
     /// The event, a JSON object.
     pub json: String,
-    /// An operator did it, who may do more than gateways may.
+    /// Whether an operator did it, who may do more than gateways may.
     pub by_operator: bool,
 }
 
@@ -30,28 +30,28 @@ const MINUTE: u64 = 60 * SECOND;
 const GATEWAYS: [&str; 5] = ["gw-ams-1", "gw-ams-2", "gw-fra-1", "gw-iad-1", "gw-sin-1"];
 const LEASE_EVERY: u64 = 5 * SECOND;
 const LEASE_TTL: u64 = 30 * SECOND;
-/// As a gateway would bound them; a record may have ten times as many.
+/// As a gateway would limit them; a record may have ten times as many.
 const BEATS_MAX: usize = 1_000;
 
-/// The world moves on by at most this at a time: what a machine that slept has missed is not made up for.
+/// The most by which the world advances at once: what a machine missed while it slept is not simulated later.
 const STEP_MAX: u64 = 5 * SECOND;
 
-/// How many per cent of the people are there at once, and how soon; the others follow until all have been there once.
+/// The percentage of people who are online early, and until when; the others follow until each has been online once.
 const EARLY_PERCENT: u64 = 40;
 const EARLY_WITHIN: u64 = 5 * SECOND;
 const ALL_BETWEEN: (u64, u64) = (6 * SECOND, 10 * SECOND);
-/// Of those who follow, how many per cent only look in, and until when they have left again.
+/// The percentage of the people who follow that come only briefly, and until when they have left again.
 const BRIEF_PERCENT: u64 = 65;
 const BRIEF_UNTIL: u64 = 50 * SECOND;
-/// How long those who logged out stay away.
+/// How long people who logged out stay away.
 const OUT_FOR: u64 = 12 * MINUTE;
-/// How long until somebody who is there does something.
+/// The mean time until an online person does something.
 const NEXT_ACT: u64 = 45 * SECOND;
 
-/// The first gateway dies so early that the person who starts the demo sees it.
+/// The first gateway crashes so early that the person who starts the demo sees it.
 const FIRST_CRASH: (u64, u64) = (20 * SECOND, 30 * SECOND);
-/// Of the connections that another replaces, how many per cent end with a disconnect that comes late, and how late. The
-/// first few all do, so that there is something to see.
+/// The percentage of replaced connections that end with a late disconnect, and how late it is. The first few all do, so
+/// that there is something to see.
 const LATE_PERCENT: u64 = 4;
 const LATE_FIRST: u32 = 3;
 const LATE_BY: (u64, u64) = (2 * SECOND, 20 * SECOND);
@@ -67,7 +67,7 @@ const STATUS_TEXTS: [&str; 8] = [
     "do not disturb",
 ];
 
-/// Where somebody is, as their client knows it.
+/// Where a person is, as far as the client knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Location {
     /// Not logged in.
@@ -76,11 +76,11 @@ enum Location {
     Here,
     /// Connected, but the app is in the background.
     Background,
-    /// In a tunnel: the client is silent and thinks that its connection still stands.
+    /// In a tunnel: the client is silent and believes that its connection still works.
     Tunnel,
-    /// The app was closed; logged in still.
+    /// The app was closed; the person is still logged in.
     Closed,
-    /// The gateway died, and the client is about to try another.
+    /// The gateway crashed, and the client is about to try another one.
     Cut,
 }
 
@@ -96,12 +96,12 @@ struct Person {
     name: String,
     devices: Vec<DemoDevice>,
     place: Location,
-    /// The device that the person is logged in with, or was last.
+    /// The device with which the person is logged in, or was last.
     at: usize,
     link: Link,
-    /// Counts the connections, so that the heartbeat of an earlier one ends.
+    /// Counts the person's connections, so that the heartbeats of an earlier one stop.
     links: u32,
-    /// Counts what the person does, so that what was planned before counts no more.
+    /// Counts the person's actions, so that plans from before the last one are ignored.
     acts: u32,
     /// The custom status, as far as the client knows.
     text: Option<usize>,
@@ -111,13 +111,13 @@ struct Gateway {
     epoch: u64,
     next_conn: u64,
     is_up: bool,
-    /// Of this step: person, platform, device and connection.
+    /// The heartbeats of this step: person, platform, device and connection.
     beats: Vec<Value>,
-    /// Disconnects that are published late, each at its time; null if it died before.
+    /// Disconnects that are published late, each with its time; null if the gateway crashed before.
     late: VecDeque<(u64, Value)>,
 }
 
-/// What is planned.
+/// A planned step.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Plan {
     Leases,
@@ -130,14 +130,14 @@ enum Plan {
     HeartbeatEntry { person: usize, links: u32 },
 }
 
-/// What somebody who is there does next.
+/// What an online person does next.
 #[derive(Clone, Copy)]
 enum Act {
     Close,
     Exit,
     Background,
     Tunnel,
-    /// The network changed: a new connection at once.
+    /// The network changed: the client opens a new connection at once.
     Roam,
     OtherDevice,
     StatusText,
@@ -149,15 +149,15 @@ pub struct DemoWorld {
     gateways: Vec<Gateway>,
     heartbeat_ms: [u64; Platform::ALL.len()],
     dice: Dice,
-    /// Time since the beginning. Plans are in it.
+    /// Time since the beginning. Plans use this time.
     time: u64,
-    /// The hour that people agree on, at the last advance; none before the first.
+    /// Wall time at the last advance; `None` before the first.
     hour: Option<u64>,
     plans: BinaryHeap<Reverse<(u64, u64, Plan)>>,
-    /// Tells plans of the same time apart, in the order they were made.
+    /// Distinguishes plans of the same time, in the order in which they were made.
     planned: u64,
     happenings: Vec<DemoEvent>,
-    /// How many disconnects were made late so far.
+    /// How many disconnects were delayed so far.
     lates: u32,
 }
 
@@ -218,7 +218,8 @@ impl DemoWorld {
         world
     }
 
-    /// What happened since the last time, in order. `now_ms` is wall time; it gives new gateway processes their epoch.
+    /// Returns what has happened since the last call, in order. `now_ms` is wall time, from which new gateway processes
+    /// take their epoch.
     pub fn advance(&mut self, now_ms: u64) -> Vec<DemoEvent> {
         match self.hour {
             None => self.gateways.iter_mut().for_each(|gateway| gateway.epoch = now_ms),
@@ -231,7 +232,8 @@ impl DemoWorld {
             self.plans.pop();
             self.carry_out(time, plan);
         }
-        // A heartbeat is of a connection that stood before this step, and may have ended in it: so they come first.
+        // A heartbeat is for a connection that existed before this step and may have ended in it, so heartbeats come
+        // first.
         let mut happenings = self.beats();
         happenings.append(&mut self.happenings);
         happenings
@@ -271,7 +273,7 @@ impl DemoWorld {
             Plan::Late(gateway) => {
                 let late = self.gateways[gateway].late.pop_front();
                 if let Some((_, event)) = late.filter(|(_, event)| !event.is_null()) {
-                    self.tell(event);
+                    self.publish(event);
                 }
             }
             Plan::Leave { person } => {
@@ -293,13 +295,13 @@ impl DemoWorld {
     fn lease(&mut self, gateway: usize) {
         let Gateway { epoch, is_up, .. } = self.gateways[gateway];
         if is_up {
-            self.tell(json!({
+            self.publish(json!({
                 "type": "lease", "gateway": GATEWAYS[gateway], "epoch": epoch, "ttl_ms": LEASE_TTL,
             }));
         }
     }
 
-    /// One dies, without a word to anybody. Its clients notice sooner or later.
+    /// Crashes a gateway, without an event. Its clients notice sooner or later.
     fn crash(&mut self, time: u64) {
         let gateway = self.dice.index(self.gateways.len());
         if !self.gateways[gateway].is_up {
@@ -331,7 +333,7 @@ impl DemoWorld {
             return;
         }
         let device = &somebody.devices[somebody.at];
-        // In the background a mini program is suspended, and an app is not.
+        // In the background, a mini program is suspended and an app is not.
         let beats = match somebody.place {
             Location::Here => true,
             Location::Background => device.platform != Platform::MiniProgram,
@@ -350,7 +352,7 @@ impl DemoWorld {
         self.plan(time + every, Plan::HeartbeatEntry { person, links });
     }
 
-    /// A gateway sends the heartbeats of its clients together.
+    /// Returns the heartbeats of each gateway's clients as one event per gateway.
     fn beats(&mut self) -> Vec<DemoEvent> {
         let mut happenings = Vec::new();
         for (gateway, name) in self.gateways.iter_mut().zip(GATEWAYS) {
@@ -370,7 +372,7 @@ impl DemoWorld {
 
     // People.
 
-    /// From now on somebody is at a place, for so long.
+    /// Moves a person to a place for this long.
     fn goes(&mut self, time: u64, person: usize, place: Location, lasts: u64) {
         let somebody = &mut self.people[person];
         somebody.place = place;
@@ -392,7 +394,7 @@ impl DemoWorld {
             Location::Here => self.act_here(time, person),
             Location::Background => {
                 if self.dice.percent(80) {
-                    self.tell_of(person, "foreground", json!({}));
+                    self.publish_of(person, "foreground", json!({}));
                     let lasts = self.until_act();
                     self.goes(time, person, Location::Here, lasts);
                 } else {
@@ -404,7 +406,7 @@ impl DemoWorld {
                 let Link { gateway, epoch, .. } = self.people[person].link;
                 let stands = self.gateways[gateway].is_up && self.gateways[gateway].epoch == epoch;
                 if stands && self.dice.percent(50) {
-                    self.tell_of(person, "heartbeat", json!({}));
+                    self.publish_of(person, "heartbeat", json!({}));
                     let lasts = self.until_act();
                     self.goes(time, person, Location::Here, lasts);
                 } else {
@@ -417,7 +419,7 @@ impl DemoWorld {
                 if self.dice.percent(20) {
                     self.take_other_device(time, person);
                 } else if is_web {
-                    // What was closed is gone for good; it is another tab that is opened.
+                    // A closed tab is gone for good, so another tab is opened.
                     self.log_in(time, person, at);
                 } else {
                     self.connect(time, person, "resume");
@@ -469,7 +471,7 @@ impl DemoWorld {
             Act::Close => self.close(time, person, "closed"),
             Act::Exit => self.close(time, person, "exit"),
             Act::Background => {
-                self.tell_of(person, "background", json!({}));
+                self.publish_of(person, "background", json!({}));
                 let lasts = self.dice.between(8 * SECOND, 80 * SECOND);
                 self.goes(time, person, Location::Background, lasts);
             }
@@ -489,7 +491,7 @@ impl DemoWorld {
     }
 
     fn log_out(&mut self, time: u64, person: usize) {
-        self.tell_of(person, "logout", json!({}));
+        self.publish_of(person, "logout", json!({}));
         let lasts = 10 * SECOND + self.dice.wait(OUT_FOR);
         self.goes(time, person, Location::Out, lasts);
     }
@@ -498,7 +500,7 @@ impl DemoWorld {
         3 * SECOND + self.dice.wait(NEXT_ACT)
     }
 
-    /// How long one stays in a tunnel: some so long that they time out.
+    /// Returns how long a person stays in a tunnel; some so long that they time out.
     fn tunnel(&mut self, platform: Platform) -> u64 {
         let (percent_long, long) = match platform {
             Platform::Android | Platform::Iphone | Platform::Mac | Platform::Windows => {
@@ -513,7 +515,7 @@ impl DemoWorld {
     }
 
     fn close(&mut self, time: u64, person: usize, reason: &str) {
-        self.tell_of(person, "disconnect", json!({ "reason": reason }));
+        self.publish_of(person, "disconnect", json!({ "reason": reason }));
         let lasts = match self.dice.percent(70) {
             true => self.dice.wait(40 * SECOND),
             false => self.dice.wait(6 * MINUTE),
@@ -523,7 +525,7 @@ impl DemoWorld {
 
     fn take_other_device(&mut self, time: u64, person: usize) {
         let Person { at, devices, .. } = &self.people[person];
-        // Who has only one logs in again on it.
+        // A person with only one device logs in again on it.
         let device = (at + 1 + self.dice.index(devices.len().max(2) - 1)) % devices.len();
         self.log_in(time, person, device);
     }
@@ -537,7 +539,7 @@ impl DemoWorld {
         self.connect(time, person, "login");
     }
 
-    /// Connects the device that the person is at, to any gateway that is up.
+    /// Connects the person's current device to any gateway that is up.
     fn connect(&mut self, time: u64, person: usize, intent: &str) {
         let up: Vec<usize> = (0..GATEWAYS.len()).filter(|n| self.gateways[*n].is_up).collect();
         if up.is_empty() {
@@ -564,16 +566,16 @@ impl DemoWorld {
         somebody.links += 1;
         let links = somebody.links;
         let platform = somebody.devices[somebody.at].platform;
-        // An address that documentation may use and nobody has.
+        // An address from the range for documentation, which nobody has.
         let client = format!("198.51.100.{} {}", 1 + person % 254, platform.client());
-        self.tell_of(person, "connect", json!({ "intent": intent, "client": client }));
+        self.publish_of(person, "connect", json!({ "intent": intent, "client": client }));
         let beat = self.heartbeat_ms[platform as usize];
         self.plan(time + beat, Plan::HeartbeatEntry { person, links });
         let lasts = self.until_act();
         self.goes(time, person, Location::Here, lasts);
     }
 
-    /// The gateway of the present connection notices only after the next has begun that this one has ended.
+    /// Ends the current connection late: its gateway notices the end only after the next connection has begun.
     fn end_late(&mut self, time: u64, person: usize) {
         let Link { gateway, epoch, .. } = self.people[person].link;
         if !self.gateways[gateway].is_up || self.gateways[gateway].epoch != epoch {
@@ -582,7 +584,7 @@ impl DemoWorld {
         let end = self.event_of(person, "disconnect", json!({ "reason": "closed" }));
         let due = time + self.dice.between(LATE_BY.0, LATE_BY.1);
         self.lates += 1;
-        // In order, since a gateway takes the first that is due.
+        // In order of time, since a gateway publishes the first one that is due.
         let late = &mut self.gateways[gateway].late;
         let at = late.partition_point(|(other, _)| *other <= due);
         late.insert(at, (due, end));
@@ -592,7 +594,7 @@ impl DemoWorld {
     fn set_text(&mut self, person: usize) {
         let text = match self.people[person].text {
             Some(_) if self.dice.percent(25) => None,
-            // Another one than before.
+            // A different text than before.
             before => {
                 let step = 1 + self.dice.index(STATUS_TEXTS.len() - 1);
                 Some((before.unwrap_or_default() + step) % STATUS_TEXTS.len())
@@ -601,18 +603,18 @@ impl DemoWorld {
         self.people[person].text = text;
         let user = &self.people[person].name;
         let event = json!({ "type": "custom_status", "user": user, "text": text.map(|text| STATUS_TEXTS[text]) });
-        self.tell(event);
+        self.publish(event);
     }
 
     // Operators.
 
-    /// The more people, the more often; but one need not wait for it for ever.
+    /// Returns the time until an operator acts. With more people it is shorter, and it is bounded.
     fn until_operator(&mut self) -> u64 {
         let mean = 3 * MINUTE * 1_000 / (self.people.len() as u64).max(1);
         self.dice.wait(mean.clamp(15 * SECOND, 30 * MINUTE)) + SECOND
     }
 
-    /// Ends all logins of somebody who is there; another throw decides whom, and it may be nobody.
+    /// Ends all logins of a randomly chosen online person, or of nobody.
     fn kick_somebody(&mut self, time: u64) {
         for _ in 0..20 {
             let person = self.dice.index(self.people.len().max(1));
@@ -630,19 +632,19 @@ impl DemoWorld {
         }
     }
 
-    // Telling.
+    // Events.
 
-    fn tell(&mut self, event: Value) {
+    fn publish(&mut self, event: Value) {
         self.happenings.push(DemoEvent {
             json: event.to_string(),
             by_operator: false,
         });
     }
 
-    /// Tells of the connection that somebody is on; `more` are the fields beside its own.
-    fn tell_of(&mut self, person: usize, kind: &str, more: Value) {
+    /// Publishes an event of the person's connection. `more` are the fields beyond those of every event.
+    fn publish_of(&mut self, person: usize, kind: &str, more: Value) {
         let event = self.event_of(person, kind, more);
-        self.tell(event);
+        self.publish(event);
     }
 
     fn event_of(&self, person: usize, kind: &str, more: Value) -> Value {

@@ -1,4 +1,4 @@
-//! Folds a simulated world and checks what the fold gives.
+//! Folds a simulated world and checks the outputs.
 
 use super::*;
 use crate::presence::change::{Cause, Output};
@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 const BEGIN: u64 = 1_800_000_000_000;
 const STEP: u64 = 250;
 
-/// What came of folding a world's events.
+/// The result of folding a world's events.
 struct Day {
-    /// Per second.
+    /// Changes per second.
     changes: Vec<u64>,
     causes: BTreeMap<&'static str, u64>,
     ignored: BTreeMap<&'static str, u64>,
     events: u64,
-    /// The share of the people who are online, in per cent, each minute.
+    /// The percentage of people who are online, each minute.
     online: Vec<u64>,
 }
 
@@ -70,7 +70,7 @@ fn fold(users: u32, seed: u64, seconds: u64) -> Day {
 fn an_hour_has_everything_that_an_hour_can_have_at_a_believable_rate() {
     let day = fold(1_000, 7, 3_600);
     for cause in Cause::ALL {
-        // Nobody is away for a week, and nobody forgets anybody.
+        // Nobody is away for a week, and no user is forgotten.
         let possible = !matches!(cause, Cause::PushExpired | Cause::Forgotten);
         let count = day.causes.get(cause.name()).copied().unwrap_or_default();
         assert_eq!(count > 0, possible, "{}: {:?}", cause.name(), day.causes);
@@ -135,7 +135,7 @@ fn a_machine_that_slept_owes_nothing() {
     }
     let hours_later = world.advance(BEGIN + 10 * 3_600 * SECOND);
     assert!(hours_later.len() < 300, "{}", hours_later.len());
-    // The wall clock steps back: nothing happens, and then it goes on.
+    // The wall clock steps back: nothing happens, and then time goes on.
     assert!(world.advance(BEGIN).is_empty());
     assert!(!world.advance(BEGIN + STEP_MAX).is_empty());
 }

@@ -97,7 +97,12 @@ fn put(
         (AvroSchema::String | AvroSchema::Bytes, Value::String(text)) => write_text(out, &text),
         (AvroSchema::String, Value::Enum(_, name)) => match symbol(&name, symbols) {
             Some(text) => write_text(out, text),
-            None => return Err(Malformed::invalid(format!("{} is not a symbol of its enum", field.ours))),
+            None => {
+                return Err(Malformed::invalid(format!(
+                    "{} is not a symbol of its enum",
+                    field.ours
+                )));
+            }
         },
         (AvroSchema::String, Value::Bytes(bytes)) => match std::str::from_utf8(&bytes) {
             Ok(text) => write_text(out, text),
