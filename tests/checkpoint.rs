@@ -408,7 +408,7 @@ fn a_place_that_cannot_be_used_is_told_without_its_credentials() {
         opened.err().expect("refused").to_string()
     };
     assert!(
-        error("ftp://there").contains("ftp is not known"),
+        error("ftp://there").contains("the scheme ftp is not supported"),
         "{}",
         error("ftp://there")
     );

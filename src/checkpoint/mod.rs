@@ -189,8 +189,8 @@ impl Checkpoints {
     }
 
     /// Restores into `into`, which must not exist yet, the newest intact checkpoint that is not after a position (next
-    /// offset, outputs of it). `None` if there is none. An error means that it cannot be determined whether there is
-    /// one.
+    /// offset, outputs of it). `None` if no such checkpoint exists. An error means that this cannot be
+    /// determined.
     pub fn restore(
         &self,
         partition: Partition,

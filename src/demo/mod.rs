@@ -62,7 +62,7 @@ pub fn start(settings: DemoSettings, clock: Arc<dyn Clock>) -> Demo {
     let thread = std::thread::Builder::new().name("demo".into()).spawn(run);
     let thread = thread
         .inspect_err(
-            |error| tracing::warn!(%error, "cannot start the thread of the simulated users, so there are none"),
+            |error| tracing::warn!(%error, "cannot start the thread of the simulated users, running without them"),
         )
         .ok();
     Demo {

@@ -185,7 +185,7 @@ mod tests {
 
     /// Responds to each request on one connection with the next status. Returns each request's head and body.
     fn serve(listener: TcpListener, statuses: &'static [u16]) -> mpsc::Receiver<(String, String)> {
-        let (tell, told) = mpsc::channel();
+        let (sender, requests) = mpsc::channel();
         std::thread::spawn(move || {
             let mut stream: TcpStream = listener.accept().unwrap().0;
             let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -198,25 +198,25 @@ mod tests {
                 let length = head.split("content-length: ").nth(1).unwrap();
                 let mut body = vec![0; length.split("\r\n").next().unwrap().parse().unwrap()];
                 reader.read_exact(&mut body).unwrap();
-                tell.send((head, String::from_utf8(body).unwrap())).unwrap();
+                sender.send((head, String::from_utf8(body).unwrap())).unwrap();
                 write!(stream, "HTTP/1.1 {status} Whatever\r\nContent-Length: 2\r\n\r\n[]").unwrap();
             }
         });
-        told
+        requests
     }
 
     #[test]
     fn what_was_not_taken_is_sent_again_and_what_was_refused_is_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let told = serve(listener, &[503, 200, 403, 400, 200]);
+        let received = serve(listener, &[503, 200, 403, 400, 200]);
         let (_stop, stopping) = mpsc::sync_channel(1);
         let mut poster = Poster::new(&url, Some("secret".to_owned()), stopping);
         let mut post = |happenings: &[DemoEvent]| assert!(poster.post(happenings.to_vec()).is_continue());
         post(&[happening("1", false), happening("2", false)]);
         post(&[happening("3", true), happening("4", false), happening("5", true)]);
         post(&[happening("6", false)]);
-        let bodies: Vec<String> = told
+        let bodies: Vec<String> = received
             .iter()
             .map(|(head, body)| {
                 assert!(head.starts_with("post /v1/events http/1.1\r\n"), "{head}");

@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_key_of_another_serializer_is_called_what_it_looks_like() {
         let forget = Event::Forget { user: "abc".into() };
-        let told = |key: &[u8]| check_key(&forget, Some(key)).unwrap_err().to_string();
+        let error = |key: &[u8]| check_key(&forget, Some(key)).unwrap_err().to_string();
         for (key, looks_like) in [
             (&b"\"abc\""[..], "looks like JSON text with its quotes"),
             (b"{\"schema\":null,\"payload\":\"abc\"}", "looks like JSON; write"),
@@ -179,9 +179,9 @@ mod tests {
             ),
             (b"\x06abc", "looks like an Avro string"),
         ] {
-            assert!(told(key).contains(looks_like), "{}", told(key));
+            assert!(error(key).contains(looks_like), "{}", error(key));
         }
-        assert!(told(b"abd").ends_with("not \"abd\""));
-        assert!(told(b"").ends_with("not \"\""));
+        assert!(error(b"abd").ends_with("not \"abd\""));
+        assert!(error(b"").ends_with("not \"\""));
     }
 }

@@ -440,13 +440,13 @@ mod tests {
 
     #[test]
     fn unknown_keys_at_any_level_are_an_error() {
-        let told = |text: &str, begins: &str| assert!(refused(text).starts_with(begins), "{}", refused(text));
-        told(r#"{"Rules":1}"#, r#"policy: unknown key "Rules""#);
-        told(
+        let check = |text: &str, begins: &str| assert!(refused(text).starts_with(begins), "{}", refused(text));
+        check(r#"{"Rules":1}"#, r#"policy: unknown key "Rules""#);
+        check(
             r#"{"outage":{"silence":1}}"#,
             r#"policy: unknown key "silence" in outage"#,
         );
-        told(
+        check(
             r#"{"platforms":{"web":{"timeout":1}}}"#,
             r#"policy: unknown key "timeout" in platforms.web"#,
         );

@@ -373,7 +373,7 @@ fn what_is_something_else_is_refused_with_a_sentence_that_names_the_field() {
             "device",
             fixed,
             Value::Fixed(16, vec![0; 16]),
-            "device is a fixed of 16 bytes, such as a binary UUID, where text is wanted",
+            "device is a fixed of 16 bytes, such as a binary UUID, but text is expected",
         ),
         (
             "device",
@@ -385,37 +385,37 @@ fn what_is_something_else_is_refused_with_a_sentence_that_names_the_field() {
             "conn",
             json!("string"),
             Value::String("7".to_owned()),
-            "conn is text, where a whole number is wanted",
+            "conn is text, but a whole number is expected",
         ),
         (
             "epoch",
             json!("double"),
             Value::Double(3.0),
-            "epoch is a floating-point number, where a whole number is wanted",
+            "epoch is a floating-point number, but a whole number is expected",
         ),
         (
             "user",
             json!({"type": "array", "items": "string"}),
             Value::Array(vec![]),
-            "user is an array, where text is wanted",
+            "user is an array, but text is expected",
         ),
         (
             "type",
             json!(["null", "string"]),
             Value::Union(0, Box::new(Value::Null)),
-            "type is null, where text is wanted",
+            "type is null, but text is expected",
         ),
         (
             "beats",
             json!("string"),
             Value::String(String::new()),
-            "beats is text, where an array is wanted",
+            "beats is text, but an array is expected",
         ),
         (
             "TEXT",
             json!("boolean"),
             Value::Boolean(true),
-            "text (written as TEXT) is a boolean, where text is wanted",
+            "text (written as TEXT) is a boolean, but text is expected",
         ),
     ];
     for (name, kind, value, expected) in refused {
@@ -465,7 +465,7 @@ fn names_in_other_capitals_are_taken_where_one_alone_can_be_meant() {
 fn a_schema_that_is_no_record_says_so_and_a_union_of_records_is_what_is_in_it() {
     let schema = json!("string");
     let error = read(&schema, &schema, Value::String("tick".to_owned())).expect_err("it is text");
-    assert!(error.contains("the value is text, where a record is wanted"), "{error}");
+    assert!(error.contains("the value is text, but a record is expected"), "{error}");
     let tick = json!({"type": "record", "name": "A", "fields": [{"name": "type", "type": "string"}]});
     let schema = json!([{"type": "record", "name": "B", "fields": []}, tick]);
     let value = Value::Record(vec![("type".to_owned(), Value::String("tick".to_owned()))]);

@@ -262,13 +262,16 @@ mod tests {
         frame_of_ours(&mut ours);
         assert_eq!(unframe_with(Some(&guid), &ours), unframe(&ours));
         assert_eq!(unframe_with(None, &ours), unframe(&ours));
-        for (wrong, told) in [
+        for (wrong, expected) in [
             (&[][..], "not 0 bytes"),
             (&guid[..16], "not 16 bytes beginning with 01"),
             (&[7], "with 07"),
         ] {
             let error = unframe_with(Some(wrong), b"datum").unwrap_err().to_string();
-            assert!(error.contains("__value_schema_id") && error.contains(told), "{error}");
+            assert!(
+                error.contains("__value_schema_id") && error.contains(expected),
+                "{error}"
+            );
         }
     }
 
