@@ -325,7 +325,7 @@ fn unknown_schemas_are_errors_of_their_own_kind() {
     let mut value = Vec::new();
     encode_event(&heartbeat(), &mut value);
     let error = decode_change(&value).unwrap_err().to_string();
-    assert_eq!(error, "the value is of type Event, but Change is expected");
+    assert_eq!(error, "the value is of type Event; expected Change");
 }
 
 #[test]

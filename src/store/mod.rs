@@ -387,8 +387,8 @@ impl Commit {
         }
     }
 
-    /// Writes the heartbeat times of a block of slots: of all its users with a device online. Deletes the block if
-    /// there are none.
+    /// Writes the heartbeat times of a block of slots: of all its users with a device online. Deletes the block
+    /// if it is empty.
     pub fn put_beats(&mut self, block: u32, slots: &[SlotBeats]) {
         if slots.is_empty() {
             self.batch.delete(keys::beats(block));

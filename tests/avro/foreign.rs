@@ -373,49 +373,49 @@ fn what_is_something_else_is_refused_with_a_sentence_that_names_the_field() {
             "device",
             fixed,
             Value::Fixed(16, vec![0; 16]),
-            "device is a fixed of 16 bytes, such as a binary UUID, but text is expected",
+            "device is a fixed of 16 bytes, such as a binary UUID; expected text",
         ),
         (
             "device",
             json!("bytes"),
             Value::Bytes(vec![0xff]),
-            "device is bytes that are not UTF-8, where text",
+            "device is bytes that are not UTF-8; expected text",
         ),
         (
             "conn",
             json!("string"),
             Value::String("7".to_owned()),
-            "conn is text, but a whole number is expected",
+            "conn is text; expected a whole number",
         ),
         (
             "epoch",
             json!("double"),
             Value::Double(3.0),
-            "epoch is a floating-point number, but a whole number is expected",
+            "epoch is a floating-point number; expected a whole number",
         ),
         (
             "user",
             json!({"type": "array", "items": "string"}),
             Value::Array(vec![]),
-            "user is an array, but text is expected",
+            "user is an array; expected text",
         ),
         (
             "type",
             json!(["null", "string"]),
             Value::Union(0, Box::new(Value::Null)),
-            "type is null, but text is expected",
+            "type is null; expected text",
         ),
         (
             "beats",
             json!("string"),
             Value::String(String::new()),
-            "beats is text, but an array is expected",
+            "beats is text; expected an array",
         ),
         (
             "TEXT",
             json!("boolean"),
             Value::Boolean(true),
-            "text (written as TEXT) is a boolean, but text is expected",
+            "text (written as TEXT) is a boolean; expected text",
         ),
     ];
     for (name, kind, value, expected) in refused {
@@ -465,7 +465,7 @@ fn names_in_other_capitals_are_taken_where_one_alone_can_be_meant() {
 fn a_schema_that_is_no_record_says_so_and_a_union_of_records_is_what_is_in_it() {
     let schema = json!("string");
     let error = read(&schema, &schema, Value::String("tick".to_owned())).expect_err("it is text");
-    assert!(error.contains("the value is text, but a record is expected"), "{error}");
+    assert!(error.contains("the value is text; expected a record"), "{error}");
     let tick = json!({"type": "record", "name": "A", "fields": [{"name": "type", "type": "string"}]});
     let schema = json!([{"type": "record", "name": "B", "fields": []}, tick]);
     let value = Value::Record(vec![("type".to_owned(), Value::String("tick".to_owned()))]);

@@ -46,9 +46,7 @@ fn put(
             false => format!(" (written as {theirs})"),
         };
         let is = describe(value);
-        Err(Malformed::invalid(format!(
-            "{ours}{called} is {is}, but {what} is expected"
-        )))
+        Err(Malformed::invalid(format!("{ours}{called} is {is}; expected {what}")))
     };
     match (wanted, bare(value)) {
         (AvroSchema::Union(_), Value::Null) => write_long(out, 0),
@@ -106,7 +104,7 @@ fn put(
         },
         (AvroSchema::String, Value::Bytes(bytes)) => match std::str::from_utf8(&bytes) {
             Ok(text) => write_text(out, text),
-            Err(_) => return refuse(&Value::Bytes(bytes), "text, or bytes that are UTF-8,"),
+            Err(_) => return refuse(&Value::Bytes(bytes), "text or bytes in UTF-8"),
         },
         (AvroSchema::String, value) => return refuse(&value, "text"),
         (AvroSchema::Bytes, Value::Bytes(bytes) | Value::Fixed(_, bytes)) => write_bytes(out, &bytes),

@@ -244,7 +244,7 @@ pub(super) fn datum_with<'v>(
         Kind::Own(schema) => {
             let (is, belongs) = (schema.name(), wanted.name());
             Err(Malformed::invalid(format!(
-                "the value is of type {is}, but {belongs} is expected"
+                "the value is of type {is}; expected {belongs}"
             )))
         }
         Kind::Foreign(foreign) => {
