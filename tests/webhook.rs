@@ -352,7 +352,9 @@ fn a_redirect_is_told_with_where_it_leads_and_without_secrets() {
     let bridge = Bridge(child.expect("started"));
     let said = || std::fs::read_to_string(&log).expect("a log");
     wait_until("it says so", || {
-        said().contains("answered 301, a redirect to https://***@chat.example.com/hook?***; redirects are not followed")
+        said().contains(
+            "responded with 301, a redirect to https://***@chat.example.com/hook?***, and redirects are not followed",
+        )
     });
     bridge.stop();
     assert!(!said().contains("hunter2"), "{}", said());
@@ -500,6 +502,6 @@ fn what_no_waiting_mends_ends_it_with_a_sentence() {
     runtime.spawn(async move { axum::serve(listener, router).await });
     let said = refused(directory, &forgetful, &[]);
     assert!(said.contains("no longer has the position 0:11"), "{said}");
-    assert!(said.contains("from 0:500"), "{said}");
+    assert!(said.contains("at 0:500"), "{said}");
     runtime.shutdown_timeout(PATIENCE);
 }

@@ -81,7 +81,12 @@ pub fn a_thread_that_panics_makes_the_node_not_ready_and_says_which_it_was(boots
         let counted = format!("rollcall_task_failures_total{{task=\"{task}\"}} 1");
         let (_, metrics) = node.get("/metrics").expect("it answers");
         assert!(metrics.contains(&counted), "{metrics}");
-        assert_eq!(node.diary().matches("a task has ended").count(), 1, "{}", node.diary());
+        assert_eq!(
+            node.diary().matches("a task ended unexpectedly").count(),
+            1,
+            "{}",
+            node.diary()
+        );
         node.kill();
     }
 }
