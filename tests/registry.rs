@@ -164,10 +164,7 @@ fn a_schema_that_breaks_the_subject_is_refused(house: &House) {
     match house.registry().register(taken) {
         Err(error @ Error::Refused { .. }) => {
             let message = error.to_string();
-            assert!(
-                message.contains("refuses the schema of taken-Event-value"),
-                "{message}"
-            );
+            assert!(message.contains("refuses the schema of taken-Event-value"), "{message}");
         }
         other => panic!("{other:?}"),
     }
