@@ -4,7 +4,7 @@
 use super::outcomes::Interest;
 use super::ownership::{self, Command as Order, Fact, Life};
 use super::rejected::Warnings;
-use super::worker::{Command, Wake, Worker};
+use super::worker::{self, Command, Wake, Worker};
 use super::{Error, Services, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
@@ -249,14 +249,9 @@ impl Assignments {
     fn start(&mut self, partition: Partition) {
         let (sender, commands) = channel();
         let wanted = self.assignments[partition.0 as usize].outcomes.clone();
-        let wake = Arc::new(Wake::new(sender.clone(), wanted));
-        let worker = Worker::new(
-            partition,
-            self.dependencies.clone(),
-            commands,
-            wake.clone(),
-            self.reporter.clone(),
-        );
+        let wake = Arc::new(Wake::new(sender.clone()));
+        let worker = Worker::new(partition, self.dependencies.clone(), wanted);
+        let (woken, reporter) = (wake.clone(), self.reporter.clone());
         let thread = std::thread::Builder::new().name(format!("partition-{partition}"));
         let ending = ReportsEnd {
             partition,
@@ -264,7 +259,7 @@ impl Assignments {
         };
         let started = thread.spawn(move || {
             let _ending = ending;
-            worker.run()
+            worker::run(worker, &commands, &woken, &reporter)
         });
         match started {
             Ok(thread) => {

@@ -7,7 +7,7 @@
 #[macro_use]
 pub mod planted;
 
-mod assignments;
+pub(crate) mod assignments;
 pub mod census;
 mod checkpoints;
 mod current;
@@ -19,7 +19,7 @@ pub mod partition;
 mod placement;
 mod progress;
 pub mod rejected;
-mod worker;
+pub(crate) mod worker;
 
 pub use checkpoints::{Checkpointer, LogBounds, retention_warning};
 pub use outcomes::{Interest, Outcome, Outcomes};

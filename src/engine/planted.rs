@@ -23,7 +23,7 @@ pub use garden::{Bug, is, plant};
 mod garden {
     use std::cell::Cell;
 
-    /// What can be planted in the walk and, for one of them, in the core.
+    /// What can be planted in the worker and the partition processor and, for one of them, in the core.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub enum Bug {
         /// The store is committed before the log.
@@ -46,10 +46,14 @@ mod garden {
         EarlyEndsLost,
         /// The index of connections does not learn of one that takes a device over.
         StaleLinks,
+        /// An answer shows what is not committed.
+        UncommittedShown,
+        /// Ticks follow one another whatever is on its way.
+        TickStorm,
     }
 
     impl Bug {
-        pub const ALL: [Bug; 10] = [
+        pub const ALL: [Bug; 12] = [
             Bug::StoreBeforeLog,
             Bug::LateDeadline,
             Bug::ResumeOffset,
@@ -60,6 +64,8 @@ mod garden {
             Bug::TickMovesTime,
             Bug::EarlyEndsLost,
             Bug::StaleLinks,
+            Bug::UncommittedShown,
+            Bug::TickStorm,
         ];
     }
 

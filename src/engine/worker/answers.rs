@@ -1,12 +1,38 @@
 //! What a worker answers, between batches: what is committed and nothing else.
 
-use super::{Answer, PartitionStats, QueryError, Question, Waiting, Worker};
+use super::{Answer, PartitionStats, QueryError, Reply, Worker};
 use crate::engine::outcomes::Outcomes;
 use crate::engine::partition::PartitionProcessor;
 use crate::engine::{KnownGateway, millis};
 use crate::log::Topic;
 use crate::presence::Offset;
+use crate::presence::policy::Policy;
 use crate::schema::json;
+
+/// A question, and the offset that must be folded before it is answered.
+pub(super) struct Waiting {
+    at_least: Option<Offset>,
+    question: Question,
+}
+
+/// What is asked about the state.
+pub(super) enum Question {
+    Users(Vec<String>, Reply<Vec<Option<Vec<u8>>>>),
+    Policy(Reply<Answer<(Policy, Option<Offset>)>>),
+    Partition(Reply<Vec<KnownGateway>>),
+    Outcomes(Vec<Offset>, Reply<Outcomes>),
+}
+
+impl Question {
+    fn is_given_up(&self) -> bool {
+        match self {
+            Question::Users(_, reply) => reply.is_closed(),
+            Question::Policy(reply) => reply.is_closed(),
+            Question::Partition(reply) => reply.is_closed(),
+            Question::Outcomes(_, reply) => reply.is_closed(),
+        }
+    }
+}
 
 impl Worker {
     pub(super) fn ask(&mut self, at_least: Option<Offset>, question: Question) {
@@ -17,14 +43,8 @@ impl Worker {
         }
     }
 
-    /// Whether a question cannot be answered now but will be by itself: when an offset was folded, or when what was
-    /// folded is committed, which is a matter of milliseconds.
     fn is_to_wait(&self, at_least: Option<Offset>) -> bool {
-        let Some(processor) = &self.processor else {
-            return at_least.is_some();
-        };
-        let unsettled = self.failure.is_none() && processor.is_caught_up() && !processor.is_settled();
-        self.overslept || unsettled || at_least.is_some_and(|at_least| processor.applied() <= at_least)
+        self.control.is_to_wait(self.view().as_ref(), at_least)
     }
 
     fn answer(&self, question: Question) {
@@ -65,12 +85,10 @@ impl Worker {
         }
     }
 
-    /// The walk, if what it has may be shown.
+    /// The partition, if what it has may be shown.
     fn shown(&self) -> Result<&PartitionProcessor, QueryError> {
-        let processor = self
-            .processor
-            .as_ref()
-            .filter(|processor| processor.is_settled() && processor.is_caught_up() && !self.is_outdated);
+        let may_show = self.control.may_show(self.view().as_ref());
+        let processor = self.processor.as_ref().filter(|_| may_show);
         processor.ok_or(QueryError::Unavailable)
     }
 
@@ -112,14 +130,14 @@ impl Worker {
         };
         let end = range.map_or(Offset(0), |range| range.end);
         let applied = processor.map_or(Offset(0), PartitionProcessor::applied);
-        let held = self.standstill.map(|standstill| {
+        let held = self.control.standstill().map(|standstill| {
             let reason = standstill.reason();
             format!("{reason} ({} s so far)", standstill.for_ms / 1_000).into()
         });
         PartitionStats {
             partition: self.partition,
-            state: self.state(),
-            error: self.failure.clone(),
+            state: self.control.state(self.view().as_ref()),
+            error: self.failure.clone().filter(|_| self.control.has_failed()),
             refusal: self.refusal.clone(),
             warning: held.or_else(|| self.warning()),
             log_end: end,

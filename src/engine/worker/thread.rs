@@ -1,0 +1,132 @@
+//! The thread of a worker: it waits for as long as the worker says, hands on what comes meanwhile, and reports.
+//!
+//! Everything that can wake it is a [`Command`] in one channel.
+
+use super::control::View;
+use super::{Command, Rest, Worker};
+use crate::engine::Error;
+use crate::engine::assignments::WorkerReport;
+use crate::engine::ownership;
+use crate::engine::partition::PartitionProcessor;
+use crate::engine::progress::Cause;
+use crate::metrics;
+use crate::presence::{Offset, Status};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::Duration;
+
+/// Between two reports to the metrics, unless the state changes.
+const REPORT_MS: u64 = 200;
+
+/// Wakes a worker, at most once until it has looked.
+pub struct Wake {
+    sender: Sender<Command>,
+    pending: AtomicBool,
+}
+
+impl Wake {
+    pub fn new(sender: Sender<Command>) -> Wake {
+        Wake {
+            sender,
+            pending: AtomicBool::new(false),
+        }
+    }
+
+    pub fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            // A worker that has ended needs no waking.
+            let _ = self.sender.send(Command::Wake);
+        }
+    }
+}
+
+/// Runs a worker until it is asked to end, or another owner was let in. An error only if it was deposed or the last commit
+/// failed.
+pub fn run(
+    mut worker: Worker,
+    commands: &Receiver<Command>,
+    wake: &Wake,
+    reporter: &Sender<WorkerReport>,
+) -> Result<(), Error> {
+    let mut metrics = Figures::default();
+    loop {
+        // Before it looks: what comes from now on wakes it again.
+        wake.pending.store(false, Ordering::Release);
+        let turn = worker.turn();
+        if turn.became_live {
+            // A receiver that is gone is stopping.
+            let live = WorkerReport::Fact(worker.partition(), ownership::Fact::CaughtUp);
+            let _ = reporter.send(live);
+        }
+        metrics.report(&worker);
+        worker.warn_of_malformed();
+        match turn.rest {
+            Rest::Ended(result) => return result,
+            Rest::Wait(wait_ms) => take_commands(&mut worker, commands, wait_ms),
+        }
+    }
+}
+
+fn take_commands(worker: &mut Worker, commands: &Receiver<Command>, wait_ms: u64) {
+    let began_ms = worker.clock.monotonic_ms();
+    let first = if wait_ms == 0 {
+        commands.try_recv().map_err(|error| match error {
+            TryRecvError::Empty => RecvTimeoutError::Timeout,
+            TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+        })
+    } else {
+        commands.recv_timeout(Duration::from_millis(wait_ms))
+    };
+    worker.woke(wait_ms, worker.clock.monotonic_ms().saturating_sub(began_ms));
+    match first {
+        Ok(command) => {
+            worker.take(command);
+            commands.try_iter().for_each(|command| worker.take(command));
+        }
+        Err(RecvTimeoutError::Timeout) => {}
+        Err(RecvTimeoutError::Disconnected) => worker.take(Command::Stop),
+    }
+}
+
+/// Reports to the metrics how the partition is doing.
+#[derive(Default)]
+struct Figures {
+    /// No report before, by the monotonic clock, unless the state is another than was reported.
+    next_report_ms: u64,
+    reported: &'static str,
+}
+
+impl Figures {
+    fn report(&mut self, worker: &Worker) {
+        let now_ms = worker.clock.monotonic_ms();
+        let view: Option<View> = worker.view();
+        let state = worker.control.state(view.as_ref());
+        // The last report before a quiet spell comes when the worker next looks around.
+        if now_ms < self.next_report_ms && self.reported == state {
+            return;
+        }
+        self.next_report_ms = now_ms + REPORT_MS;
+        self.reported = state;
+        let processor = worker.processor();
+        let applied = processor.map_or(Offset(0), PartitionProcessor::applied);
+        let end = processor
+            .and_then(|processor| processor.log().range().ok())
+            .map(|range| range.end);
+        let census = processor.map(PartitionProcessor::census);
+        let counted = |status| {
+            let devices = census.into_iter().flat_map(move |census| census.devices(status));
+            devices.map(move |(platform, count)| (status, platform.into(), count))
+        };
+        let standstill = worker.control.standstill();
+        let held = standstill.filter(|one| one.cause == Cause::Transaction);
+        let figures = metrics::Figures {
+            state,
+            lag: end.map(|end| worker.lag(applied, end)),
+            held_s: held.map_or(0, |held| held.for_ms / 1_000),
+            users_in_memory: processor.map_or(0, |processor| processor.state().users_in_memory()),
+            users: Status::ALL.map(|status| (status, census.map_or(0, |census| census.users(status)))),
+            devices: Status::ALL.into_iter().flat_map(counted).collect(),
+        };
+        metrics::partition(worker.partition().0, figures);
+    }
+}
