@@ -150,9 +150,10 @@ impl PartitionProcessor {
         self.folding
     }
 
-    /// Whether the log has settled everything that the state has in it, so that it may be shown.
+    /// Whether the log has settled everything that the state has in it, so that it may be shown. A state in the middle of a
+    /// record is not, though that record may have no outputs: folding failed there, or it is how the store was committed.
     pub fn is_settled(&self) -> bool {
-        self.outbox.is_settled()
+        self.outbox.is_settled() && self.state.offset().is_none_or(|offset| offset < self.next)
     }
 
     /// Whether everything that the log has was folded again.
