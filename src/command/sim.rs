@@ -84,6 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut printed_ms = 0;
     let mut failed = Vec::new();
     let (mut seeds, mut events, mut folded, mut counts) = (0u64, 0u64, 0u64, Counts::default());
+    let (mut questions, mut answers) = (0u64, 0u64);
     // A panic is reported as a finding, so the default hook must not print it.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -99,6 +100,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 seeds += 1;
                 events += report.events;
                 folded += report.folded;
+                questions += report.questions;
+                answers += report.answers;
                 counts.add(&report.counts);
             }
             Err(what) => {
@@ -122,6 +125,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     std::panic::set_hook(hook);
     writeln!(out, "{}", figures(seeds, events, folded, clock.monotonic_ms()))?;
+    writeln!(out, "{questions} questions, {answers} of them answered with a state")?;
     for fault in Fault::ALL {
         writeln!(out, "{:>10} {fault}", counts.of(*fault))?;
     }

@@ -13,7 +13,7 @@ use super::shelf::{CommitInFlight, SimulatedLog};
 use crate::clock::ManualClock;
 use crate::log::{Commit, Error, Limit, OwnedPartition, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Which faults may happen, and how often things go wrong.
@@ -77,6 +77,9 @@ pub struct World {
     pub wrong: Option<String>,
     /// How many records were handed out.
     pub read: u64,
+    /// How many questions were asked, and how many got an answer.
+    pub questions: u64,
+    pub answers: u64,
     /// So many calls from now on fail: the log is not there.
     pub outage: u64,
 }
@@ -87,6 +90,8 @@ pub struct ProcessLife {
     calls_left: AtomicU64,
     /// What is called last has its effect.
     last_works: AtomicBool,
+    /// How many records a read gives at most.
+    reads_at_most: AtomicUsize,
 }
 
 /// What becomes of a call.
@@ -106,7 +111,13 @@ impl ProcessLife {
             dead: AtomicBool::new(false),
             calls_left: AtomicU64::new(u64::MAX),
             last_works: AtomicBool::new(false),
+            reads_at_most: AtomicUsize::new(usize::MAX),
         })
+    }
+
+    /// A read gives so many records at most from now on: a log gives what it has at hand.
+    pub fn reads_at_most(&self, records: usize) {
+        self.reads_at_most.store(records, Ordering::Relaxed);
     }
 
     pub fn is_dead(&self) -> bool {
@@ -141,14 +152,21 @@ impl ProcessLife {
 
 impl Broker {
     pub fn new(inputs: Vec<Input>, random: Random, weather: FaultRates, clock: Arc<ManualClock>) -> Broker {
+        let partitions = u32::try_from(inputs.len()).unwrap_or(u32::MAX);
+        let shelves = inputs
+            .into_iter()
+            .map(|input| SimulatedLog::new(input, clock.clone()))
+            .collect();
         Broker {
-            partitions: u32::try_from(inputs.len()).unwrap_or(u32::MAX),
+            partitions,
             world: Mutex::new(World {
                 random,
                 weather,
-                shelves: inputs.into_iter().map(SimulatedLog::new).collect(),
+                shelves,
                 wrong: None,
                 read: 0,
+                questions: 0,
+                answers: 0,
                 outage: 0,
             }),
             clock,
@@ -162,6 +180,10 @@ impl Broker {
             shelf.reads_aborted = bug == Some(BrokerBug::AbortedRead);
         }
         self
+    }
+
+    pub fn partitions(&self) -> u32 {
+        self.partitions
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -328,7 +350,8 @@ impl Handle {
             });
         }
         let before = into.len();
-        shelf.read(from, limit.records, into);
+        let most = self.life.reads_at_most.load(Ordering::Relaxed);
+        shelf.read(from, limit.records.min(most), into);
         world.read += (into.len() - before) as u64;
         Handle::answer(call, ())
     }
@@ -452,6 +475,16 @@ impl OwnedPartition for SimulatedPartition {
 
     fn position(&mut self) -> Result<Position, Error> {
         self.0.position()
+    }
+
+    fn confirm(&mut self) -> Result<(), Error> {
+        let (call, world) = self.0.maybe_fails()?;
+        let partition = self.0.partition;
+        let is_owner = world.shelves[partition.0 as usize].token == self.0.token.load(Ordering::Relaxed);
+        if !is_owner && self.0.broker.bug.is_none() {
+            return Err(Error::Fenced { partition });
+        }
+        Handle::answer(call, ())
     }
 
     fn sync(&mut self) -> Result<(), Error> {

@@ -1,20 +1,22 @@
-//! Who owns the partitions of a simulated world: machines with stores, processes that open a walk, stand still, die and
-//! are deposed without knowing. Who is given what is the group's to say (`group`).
+//! Who owns the partitions of a simulated world: machines with stores, and processes on them (`process`) that run the
+//! engine's worker, stand still, die and are deposed without knowing. Who is given what is the group's to say (`group`).
 
-use super::broker::{Broker, Handle, ProcessLife, SimulatedPartition};
+use super::broker::{Broker, ProcessLife};
 use super::disk::{DiskImage, ProcessDisk, Rows};
 use super::fault::Fault;
 use super::group::{Group, Membership};
-use crate::clock::ManualClock;
-use crate::engine::ownership::{Command, Fact};
-use crate::engine::partition::PartitionProcessor;
-use crate::engine::{Error, Tuning};
-use crate::log::{self, Limit};
+use super::process::{Process, ProcessLog};
+use crate::clock::{Clock as _, ManualClock};
+use crate::engine::assignments::Dependencies;
+use crate::engine::ownership::{Command as Order, Fact};
+use crate::engine::worker::{Command, Rest, Worker};
+use crate::engine::{Error, Services, Tuning};
+use crate::log;
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
 use crate::store::{StoreLocation, keys};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Machines that can own a partition.
 pub const MACHINES: usize = 3;
@@ -30,19 +32,11 @@ pub enum Disk {
 
 pub struct Machine {
     disk: Disk,
-    /// None while its worker has nothing open, or is in the middle of a step.
-    owner: Option<Owner>,
+    /// None while nothing is to be done, or before it has begun, or in the middle of its turn.
+    process: Option<Process>,
     /// What is there is not its own.
     foreign: bool,
     copies: Vec<Rows>,
-}
-
-/// One process's ownership of a partition.
-pub struct Owner {
-    pub processor: PartitionProcessor,
-    pub life: Arc<ProcessLife>,
-    pub handle: Arc<Handle>,
-    pub machine: usize,
 }
 
 /// A partition's machines, and what they and the group know of one another.
@@ -80,21 +74,23 @@ impl PartitionNodes {
         let live = self.parts.iter().position(Membership::is_live)?;
         let others = self.parts.iter().enumerate().filter(|(machine, _)| *machine != live);
         let alone = others.map(|(_, part)| part).all(Membership::is_absent);
-        (alone && self.machines[live].owner.is_some()).then_some(live)
+        (alone && self.machines[live].process.is_some()).then_some(live)
     }
 
-    pub fn take_owner(&mut self, machine: usize) -> Option<Owner> {
-        self.machines[machine].owner.take()
+    pub fn take_process(&mut self, machine: usize) -> Option<Process> {
+        self.machines[machine].process.take()
     }
 
-    pub fn put_owner(&mut self, owner: Owner) {
-        let machine = owner.machine;
-        self.machines[machine].owner = Some(owner);
+    pub fn put_process(&mut self, process: Process) {
+        let machine = process.machine;
+        self.machines[machine].process = Some(process);
     }
 }
 
 /// Everything that lives, with what it lives on.
 pub struct Cast {
+    /// Itself, for processes.
+    pub this: Weak<Cast>,
     pub broker: Arc<Broker>,
     pub clock: Arc<ManualClock>,
     pub tuning: Tuning,
@@ -110,14 +106,14 @@ impl Cast {
         tuning: Tuning,
         policies: Vec<Policy>,
         directory: Option<&PathBuf>,
-    ) -> Cast {
+    ) -> Arc<Cast> {
         let nodes = |partition: usize| {
             let machine = |number: usize| Machine {
                 disk: match directory {
                     Some(directory) => Disk::Directory(directory.join(format!("{partition}-{number}"))),
                     None => Disk::Simulated(DiskImage::default()),
                 },
-                owner: None,
+                process: None,
                 foreign: false,
                 copies: Vec::new(),
             };
@@ -131,13 +127,14 @@ impl Cast {
                 lives: 0,
             })
         };
-        Cast {
+        Arc::new_cyclic(|this| Cast {
+            this: this.clone(),
             partitions: (0..policies.len()).map(nodes).collect(),
             broker,
             clock,
             tuning,
             policies,
-        }
+        })
     }
 
     pub fn nodes(&self, partition: Partition) -> MutexGuard<'_, PartitionNodes> {
@@ -160,46 +157,40 @@ impl Cast {
         self.broker.world().random.below(limit)
     }
 
-    /// A machine's worker takes the partition up, with whatever store it finds. Most attempts give an owner; one that
-    /// fails may be made again.
-    pub fn open(&self, partition: Partition, machine: usize) -> Option<Owner> {
-        let home = self.found(partition, machine);
-        // Taken before the position is read, so that nothing comes in between.
-        let token = self.broker.take_over(partition);
+    /// A machine's process begins, with a worker that has nothing open yet.
+    pub fn start(&self, partition: Partition, machine: usize) -> Process {
         let life = ProcessLife::new();
-        let handle = Arc::new(Handle::new(self.broker.clone(), partition, token, life.clone()));
-        if self.strikes(Fault::Crash, 30) {
-            life.dies_after(self.below(8), self.below(2) == 0);
-        }
-        let home: Box<dyn StoreLocation> = match home {
+        let log = Arc::new(ProcessLog::new(self, partition, machine, life.clone()));
+        let store: Box<dyn StoreLocation + Send> = match &self.nodes(partition).machines[machine].disk {
             Disk::Simulated(platter) => Box::new(ProcessDisk {
-                platter,
+                platter: platter.clone(),
                 life: life.clone(),
                 broker: self.broker.clone(),
             }),
-            Disk::Directory(directory) => Box::new(directory),
+            Disk::Directory(directory) => Box::new(directory.clone()),
         };
-        let policy = &self.policies[partition.0 as usize];
-        let (clock, log) = (self.clock.clone(), Box::new(SimulatedPartition(handle.clone())));
-        match PartitionProcessor::open_at(log, Some(&*home), policy, clock, self.tuning) {
-            Ok(processor) => {
-                self.nodes(partition).machines[machine].foreign = false;
-                Some(Owner {
-                    processor,
-                    life,
-                    handle,
-                    machine,
-                })
-            }
-            Err(error) => {
-                self.fails(partition, machine, &life, handle.is_present(), &error);
-                None
-            }
+        let dependencies = Dependencies {
+            log: log.clone(),
+            data: None,
+            clock: self.clock.clone(),
+            tuning: self.tuning,
+            services: Services::default(),
+            warnings: Arc::default(),
+        };
+        let policy = self.policies[partition.0 as usize].clone();
+        Process {
+            worker: Worker::new(partition, dependencies, Arc::default()).with_store(store, policy),
+            life,
+            log,
+            machine,
+            waits_since_ms: self.clock.monotonic_ms(),
+            wait_ms: 0,
+            asked: Vec::new(),
         }
     }
 
-    /// A machine's store as it is found.
-    fn found(&self, partition: Partition, machine: usize) -> Disk {
+    /// What has happened to a machine's store when it is opened.
+    pub fn find_store(&self, partition: Partition, machine: usize) {
         let mut nodes = self.nodes(partition);
         let PartitionNodes {
             machines,
@@ -228,7 +219,6 @@ impl Cast {
                 } else if self.strikes(Fault::StoreDamaged, 20) {
                     platter.spoil(keys::META, |meta| meta.truncate(meta.len() / 2));
                 }
-                Disk::Simulated(platter.clone())
             }
             Disk::Directory(directory) => {
                 if self.strikes(Fault::StoreLost, 100) {
@@ -238,7 +228,6 @@ impl Cast {
                 } else if self.strikes(Fault::StoreOld, 100) {
                     copy_files(&copy_of(directory), directory);
                 }
-                Disk::Directory(directory.clone())
             }
         }
     }
@@ -266,26 +255,63 @@ impl Cast {
         }
     }
 
-    /// What comes of an error: whether the owner goes on all the same.
-    fn fails(&self, partition: Partition, machine: usize, life: &ProcessLife, is_present: bool, error: &Error) -> bool {
-        self.nodes(partition).failure = Some(error.to_string());
-        if life.is_dead() {
-            let lost = self.strikes(Fault::WriteLost, 500);
-            let mut nodes = self.nodes(partition);
-            nodes.parts[machine].dies();
-            if let Disk::Simulated(platter) = &nodes.machines[machine].disk {
-                platter.crash(lost);
-            }
-            return false;
+    /// A process's turn, in which reads give so many records at most; the process, if it goes on. Nobody else has it
+    /// meanwhile.
+    pub fn turn(&self, partition: Partition, mut process: Process, records: usize) -> Option<Process> {
+        process.life.reads_at_most(records);
+        let slept_ms = self.clock.monotonic_ms() - process.waits_since_ms;
+        process.worker.woke(process.wait_ms, slept_ms);
+        let turn = process.worker.turn();
+        process.log.pauses_no_more();
+        let machine = process.machine;
+        if process.life.is_dead() {
+            self.bury(partition, machine);
+            return None;
         }
-        match error {
-            Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => true,
-            Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => {
-                if is_present {
-                    self.wrong(format!("the only owner of partition {partition} is told: {error}"));
+        if process.worker.processor().is_some() {
+            self.nodes(partition).machines[machine].foreign = false;
+        }
+        self.check_answers(partition, &mut process);
+        if let Some(error) = &turn.error {
+            self.judge(partition, &process, error);
+        }
+        if turn.became_live {
+            self.learn(partition, machine, Fact::CaughtUp);
+        }
+        match turn.rest {
+            Rest::Wait(wait_ms) => {
+                (process.waits_since_ms, process.wait_ms) = (self.clock.monotonic_ms(), wait_ms);
+                Some(process)
+            }
+            Rest::Ended(result) => {
+                if let Err(error) = &result {
+                    self.judge(partition, &process, error);
                 }
                 self.learn(partition, machine, Fact::Ended);
-                false
+                None
+            }
+        }
+    }
+
+    /// A process has died.
+    fn bury(&self, partition: Partition, machine: usize) {
+        let lost = self.strikes(Fault::WriteLost, 500);
+        let mut nodes = self.nodes(partition);
+        nodes.parts[machine].dies();
+        if let Disk::Simulated(platter) = &nodes.machines[machine].disk {
+            platter.crash(lost);
+        }
+    }
+
+    /// Whether an error may be.
+    fn judge(&self, partition: Partition, process: &Process, error: &Error) {
+        self.nodes(partition).failure = Some(error.to_string());
+        match error {
+            Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => {}
+            Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => {
+                if process.log.is_present() {
+                    self.wrong(format!("the only owner of partition {partition} is deposed: {error}"));
+                }
             }
             Error::Log(log::Error::Gone { .. }) | Error::Behind { .. } | Error::Unrecoverable { .. } => {
                 let start = self.broker.world().shelves[partition.0 as usize].start();
@@ -293,9 +319,8 @@ impl Cast {
                     self.wrong(format!("nothing was cut, but: {error}"));
                 }
                 self.nodes(partition).needs_backup = true;
-                false
             }
-            Error::Store(crate::store::Error::Failed { .. }) => false,
+            Error::Store(crate::store::Error::Failed { .. }) => {}
             Error::Store(_)
             | Error::Registry(_)
             | Error::Checkpoint(_)
@@ -305,94 +330,53 @@ impl Cast {
             | Error::Ahead { .. }
             | Error::UnknownRevision { .. }
             | Error::Panicked { .. }
-            | Error::Unreadable => {
-                self.wrong(error.to_string());
-                false
-            }
+            | Error::Unreadable => self.wrong(error.to_string()),
         }
     }
 
-    /// The owner's next batch; the owner, if it goes on. Nobody else has it meanwhile.
-    pub fn step(&self, partition: Partition, mut owner: Owner, records: usize) -> Option<Owner> {
-        let limit = Limit {
-            records,
-            bytes: usize::MAX,
-        };
-        let stepped = owner.processor.step(limit);
-        owner.handle.pauses_no_more();
-        let error = match stepped {
-            Ok(_) if !owner.life.is_dead() => return Some(owner),
-            Ok(_) => Error::Log(log::Error::Closed),
-            Err(error) => error,
-        };
-        self.has_failed(partition, owner, &error)
-    }
-
-    /// An owner failed; the owner, if it goes on.
-    pub fn has_failed(&self, partition: Partition, owner: Owner, error: &Error) -> Option<Owner> {
-        let is_present = owner.handle.is_present();
-        self.fails(partition, owner.machine, &owner.life, is_present, error)
-            .then_some(owner)
-    }
-
-    /// A machine's worker opens the partition, or folds a batch.
+    /// A machine's process has a turn, and begins if it has not.
     pub fn work(&self, partition: Partition, machine: usize, records: usize) {
-        let owner = self.nodes(partition).take_owner(machine);
-        let owner = match owner {
-            Some(owner) => self.step(partition, owner, records),
-            None => self.open(partition, machine),
-        };
-        if let Some(owner) = owner {
-            self.settle_down(partition, owner);
+        let process = self.nodes(partition).take_process(machine);
+        let process = process.unwrap_or_else(|| self.start(partition, machine));
+        if let Some(process) = self.turn(partition, process, records) {
+            self.nodes(partition).put_process(process);
         }
     }
 
-    /// An owner goes on; it has caught up, perhaps.
-    pub fn settle_down(&self, partition: Partition, owner: Owner) {
-        let shown = self.broker.world().shelves[partition.0 as usize].shown();
-        let caught_up = owner.processor.applied() == shown && owner.processor.is_caught_up();
-        let machine = owner.machine;
-        self.nodes(partition).put_owner(owner);
-        if caught_up {
-            self.learn(partition, machine, Fact::CaughtUp);
-        }
-    }
-
-    /// The worker does what it was told; whether it was told anything.
+    /// The worker does what the group's answer waits for; whether there was anything.
     pub fn obey(&self, partition: Partition, machine: usize) -> bool {
-        let (told, owner) = {
+        let (order, process) = {
             let mut nodes = self.nodes(partition);
-            let Some(told) = nodes.parts[machine].told else {
+            let Some(order) = nodes.parts[machine].told else {
                 return false;
             };
-            (told, nodes.take_owner(machine))
+            (order, nodes.take_process(machine))
         };
-        match owner {
-            Some(owner) if told == Command::Release => self.close(partition, owner),
-            _ => self.learn(partition, machine, Fact::Ended),
+        let Some(mut process) = process else {
+            self.learn(partition, machine, Fact::Ended);
+            return true;
+        };
+        let stops = order == Order::Release;
+        process.worker.take(if stops { Command::Stop } else { Command::Drop });
+        if let Some(process) = self.turn(partition, process, usize::MAX) {
+            self.nodes(partition).put_process(process);
         }
         true
     }
 
     /// The worker ends in good order.
-    pub fn close(&self, partition: Partition, owner: Owner) {
-        let Owner {
-            processor,
-            life,
-            machine,
-            ..
-        } = owner;
-        // What fails now is folded again.
-        let _ = processor.close();
-        if life.is_dead() {
-            self.fails(partition, machine, &life, false, &Error::Unreadable);
-        } else {
-            self.learn(partition, machine, Fact::Ended);
+    pub fn close(&self, partition: Partition, process: Process) {
+        let mut process = process;
+        process.worker.take(Command::Stop);
+        while let Some(mut waits) = self.turn(partition, process, usize::MAX) {
+            self.clock.advance_ms(waits.wait_ms);
+            waits.wait_ms = 0;
+            process = waits;
         }
     }
 
     /// Keeps a copy of the owner's store to be put back later.
-    pub fn copy_store(&self, partition: Partition, owner: &mut Owner) {
+    pub fn copy_store(&self, partition: Partition, owner: &mut Process) {
         let mut nodes = self.nodes(partition);
         let machine = &mut nodes.machines[owner.machine];
         match &machine.disk {
@@ -407,18 +391,18 @@ impl Cast {
                 drop(nodes);
                 remove(&copy);
                 // What fails in it is met again by the next step.
-                let _ = owner.processor.checkpoint(&copy);
+                let _ = owner.worker.processor_mut().map(|open| open.checkpoint(&copy));
             }
         }
     }
 
     /// Cuts the log up to what the present owner needs no more, after making a backup of its store.
-    pub fn retain(&self, partition: Partition, owner: &Owner) {
+    pub fn retain(&self, partition: Partition, owner: &Process) {
         let mut nodes = self.nodes(partition);
         let Disk::Simulated(platter) = &nodes.machines[owner.machine].disk else {
             return;
         };
-        if nodes.needs_backup || owner.life.is_dead() || !owner.handle.is_present() {
+        if nodes.needs_backup || owner.life.is_dead() || !owner.log.is_present() {
             return;
         }
         let rows = platter.copy();

@@ -72,6 +72,11 @@ pub struct Input {
     out: Vec<Output>,
     /// Of the state, once they were asked for.
     lines: Option<String>,
+    first_policy: Policy,
+    /// What the oracle has folded.
+    folded: Vec<(Offset, u64, Option<Event<'static>>)>,
+    /// An oracle that follows the answers, and how much of that it has folded.
+    follower: (Oracle, usize),
 }
 
 /// What one gateway publishes before everything else: devices that connect, or connections that end before their
@@ -245,7 +250,10 @@ impl Input {
             shift: 0,
             end: 0,
             last_ts: start,
-            oracle: Oracle::new(partition, policy),
+            oracle: Oracle::new(partition, policy.clone()),
+            follower: (Oracle::new(partition, policy.clone()), 0),
+            first_policy: policy,
+            folded: Vec::with_capacity(records + 2 * burst.records()),
             time: None,
             expected: Vec::with_capacity(records + 2 * burst.records()),
             malformed: Vec::new(),
@@ -254,6 +262,34 @@ impl Input {
             out: Vec::new(),
             lines: None,
         }
+    }
+
+    /// When the next record of the plan comes, by the time of the log.
+    pub fn next_ts(&self) -> Option<u64> {
+        self.planned.front().map(|(_, ts, _)| *ts)
+    }
+
+    /// Somebody of whom something was published, mostly.
+    pub fn any_user(&self, random: &mut Random) -> String {
+        let event = (!self.folded.is_empty()).then(|| &self.folded[random.index(self.folded.len())].2);
+        let user = event.and_then(|event| event.as_ref()?.user());
+        user.unwrap_or("nobody").to_owned()
+    }
+
+    /// What the oracle says as of an offset that could be read.
+    pub fn as_of(&mut self, offset: Offset) -> &Oracle {
+        let (oracle, done) = &mut self.follower;
+        // Answers go back where an owner knows less than another before.
+        if done.checked_sub(1).is_some_and(|last| self.folded[last].0 > offset) {
+            (*oracle, *done) = (Oracle::new(self.partition, self.first_policy.clone()), 0);
+        }
+        let mut out = Vec::new();
+        while let Some((at, ts, event)) = self.folded.get(*done).filter(|(at, ..)| *at <= offset) {
+            oracle.fold(*at, *ts, event.as_ref(), &mut out);
+            out.clear();
+            *done += 1;
+        }
+        oracle
     }
 
     pub fn is_empty(&self) -> bool {
@@ -360,7 +396,7 @@ impl Input {
     }
 
     /// Has the oracle fold the next record that can be read.
-    pub fn fold(&mut self, record: &Published) {
+    pub fn fold(&mut self, record: &mut Published) {
         let Published { offset, ts, .. } = *record;
         self.time = Some(self.time.map_or(ts, |time| time.max(ts)));
         self.lines = None;
@@ -378,6 +414,7 @@ impl Input {
                 value: (!record.is_null).then(|| record.value.clone()),
             });
         }
+        self.folded.push((offset, ts, record.event.take()));
     }
 
     fn expect(&mut self, output: &Output) {

@@ -5,8 +5,9 @@
 //! one of them, or the text, has a bug. [`oracle_input`] does the same for reading JSON lines.
 //!
 //! [`world`] plays such histories through the real engine, over a simulated log (`broker`) and simulated disks
-//! (`disk`), among owners that die, stand still and are deposed (`cast`, `group`), and checks all of its results
-//! against the oracle (`input`, `shelf`). `docs/simulation.md` says how to use it.
+//! (`disk`), among processes that run its worker, die, stand still and are deposed (`process`, `cast`, `group`), and
+//! checks all of its results and answers against the oracle (`input`, `shelf`, `questions`). `docs/simulation.md` says
+//! how to use it.
 
 mod broker;
 mod cast;
@@ -22,6 +23,8 @@ pub mod oracle_lines;
 mod oracle_state;
 #[cfg(test)]
 mod planted;
+mod process;
+mod questions;
 mod shelf;
 pub mod shrink;
 pub mod world;

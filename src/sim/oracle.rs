@@ -168,6 +168,10 @@ impl Oracle {
         }
     }
 
+    pub fn time(&self) -> Option<u64> {
+        self.time
+    }
+
     /// The least deadline.
     pub fn next_deadline(&mut self) -> Option<u64> {
         for name in std::mem::take(&mut self.touched) {

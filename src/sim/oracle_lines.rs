@@ -25,29 +25,7 @@ impl Oracle {
 
     /// The lines of `--state` (section 8): one per user, and one for the partition.
     pub fn state_lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (name, user) in &self.users {
-            let mut devices = String::with_capacity(512);
-            for (key, device) in user.devices.iter() {
-                if !devices.is_empty() {
-                    devices.push(',');
-                }
-                self.write_device(key, device, &mut devices)
-                    .expect("writing to a string does not fail");
-            }
-            lines.push(format!(
-                r#"{{"type":"user","user":{},"version":{},"status":"{}","since":{},"last_seen":{},"custom_status":{}{}{},"devices":[{}]}}"#,
-                text(name),
-                user.version,
-                user.status().name(),
-                user.since,
-                user.last_seen,
-                or_null(user.custom_status.as_deref().map(text)),
-                self.kept(user),
-                kicked(user),
-                devices,
-            ));
-        }
+        let mut lines: Vec<String> = self.users.iter().map(|(name, user)| self.line(name, user)).collect();
         let gateways: Vec<String> = self
             .gateways
             .iter()
@@ -71,6 +49,35 @@ impl Oracle {
             gateways.join(","),
         ));
         lines
+    }
+
+    /// The line of a user, who may not be known.
+    pub fn user_line(&self, name: &str) -> Option<String> {
+        let (name, user) = self.users.get_key_value(name)?;
+        Some(self.line(name, user))
+    }
+
+    fn line(&self, name: &str, user: &User) -> String {
+        let mut devices = String::with_capacity(512);
+        for (key, device) in user.devices.iter() {
+            if !devices.is_empty() {
+                devices.push(',');
+            }
+            self.write_device(key, device, &mut devices)
+                .expect("writing to a string does not fail");
+        }
+        format!(
+            r#"{{"type":"user","user":{},"version":{},"status":"{}","since":{},"last_seen":{},"custom_status":{}{}{},"devices":[{}]}}"#,
+            text(name),
+            user.version,
+            user.status().name(),
+            user.since,
+            user.last_seen,
+            or_null(user.custom_status.as_deref().map(text)),
+            self.kept(user),
+            kicked(user),
+            devices,
+        )
     }
 
     /// The text that a return would bring back, while it would.

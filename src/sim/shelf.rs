@@ -10,11 +10,13 @@
 
 use super::history::Random;
 use super::input::{Input, Published};
+use crate::clock::{Clock as _, ManualClock};
 use crate::log::{Commit, CurrentRecord, NewRecord, Position, Record, Topic};
 use crate::presence::Offset;
 use crate::presence::event::bounds;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A publisher's transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +66,11 @@ pub struct SimulatedLog {
     unknown: Option<u64>,
     /// How far the leader's clock is off.
     skew_ms: i64,
+    clock: Arc<ManualClock>,
+    /// The time of the log when it was last set, and when that was, by the monotonic clock.
+    time: (u64, u64),
+    /// How many ticks workers have appended.
+    pub ticks: u64,
     /// The first calls from now on that fail: nobody leads the partition.
     pub leaderless: u64,
     written: Vec<Written>,
@@ -83,8 +90,11 @@ pub struct SimulatedLog {
 }
 
 impl SimulatedLog {
-    pub fn new(input: Input) -> SimulatedLog {
+    pub fn new(input: Input, clock: Arc<ManualClock>) -> SimulatedLog {
         SimulatedLog {
+            time: (input.last_ts, clock.monotonic_ms()),
+            clock,
+            ticks: 0,
             events: VecDeque::with_capacity(input.planned()),
             start: 0,
             end: 0,
@@ -145,11 +155,26 @@ impl SimulatedLog {
         }
     }
 
+    /// The time that a tick would get. It goes on with the clock, but not past the next record of the plan: what the
+    /// history has beside a deadline is to come beside it.
+    pub fn now_ms(&self) -> u64 {
+        let (set, since_ms) = self.time;
+        let now = set + (self.clock.monotonic_ms() - since_ms);
+        let next = self.input.next_ts().map_or(bounds::TIMESTAMP_MAX, |next| next.max(set));
+        now.min(next).min(bounds::TIMESTAMP_MAX)
+    }
+
+    /// The time of the log is not before this one any more.
+    pub fn advance_to(&mut self, time: u64) {
+        self.time = (self.now_ms().max(time), self.clock.monotonic_ms());
+    }
+
     // Publishers.
 
     pub fn append(&mut self, mut record: Published, transaction: Option<Transaction>) {
         record.ts = record.ts.saturating_add_signed(self.skew_ms).min(bounds::TIMESTAMP_MAX);
         self.input.last_ts = record.ts;
+        self.advance_to(record.ts);
         self.hidden.push_back(Hidden { record, transaction });
         self.show();
     }
@@ -203,11 +228,11 @@ impl SimulatedLog {
                 break;
             }
             let is_aborted = is_in(&self.aborted);
-            let Some(Hidden { record, .. }) = self.hidden.pop_front() else {
+            let Some(Hidden { mut record, .. }) = self.hidden.pop_front() else {
                 break;
             };
             if !is_aborted {
-                self.input.fold(&record);
+                self.input.fold(&mut record);
             }
             if !is_aborted || self.reads_aborted {
                 self.count += 1;

@@ -1,16 +1,19 @@
-//! A seeded world in one thread: the real walk, outbox, schemas, core and store over a simulated log, with everything
+//! A seeded world in one thread: the real worker with all that it drives, over a simulated log and store, with everything
 //! going wrong that can, and at last nothing any more. Then all must be as the oracle says.
 //!
 //! Nothing here comes from outside of the seed: the same seed and the same options give the same run, byte for byte.
 
 use super::broker::{Broker, BrokerBug, FaultRates, World};
-use super::cast::{Cast, MACHINES, Owner};
+use super::cast::{Cast, MACHINES};
 use super::fault::{Counts, Fault};
 use super::history::{self, Random};
 use super::input::{Burst, Input, Malformation};
+use super::process::Process;
+use crate::clock::Clock as _;
 use crate::clock::ManualClock;
 use crate::engine::Tuning;
 use crate::engine::partition::PartitionProcessor;
+use crate::engine::worker::Command;
 use crate::log::Topic;
 use crate::presence::{LogTime, Partition, Status};
 use std::collections::BTreeMap;
@@ -67,6 +70,9 @@ pub struct Report {
     pub events: u64,
     /// Records that owners have read, most of them more than once.
     pub folded: u64,
+    /// Questions that were asked, and how many of them were answered with a state.
+    pub questions: u64,
+    pub answers: u64,
     pub counts: Counts,
     /// Every output and the state, all partitions, if it was asked for.
     pub transcript: Vec<u8>,
@@ -169,7 +175,7 @@ impl Run {
         let cast = Cast::new(Arc::new(broker), clock, tuning, policies, directory);
         let in_transactions = *random.pick(&[0, 0, 20, 60]);
         Run {
-            cast: Arc::new(cast),
+            cast,
             random,
             partitions,
             on_rocksdb,
@@ -216,6 +222,8 @@ impl Run {
         Ok(Report {
             events: world.shelves.iter().map(|shelf| shelf.count()).sum(),
             folded: world.read,
+            questions: world.questions,
+            answers: world.answers,
             counts: world.weather.counts.clone(),
             transcript,
         })
@@ -369,26 +377,25 @@ impl Run {
         if self.random.percent(80) && self.cast.obey(partition, machine) {
             return;
         }
-        let owner = self.cast.nodes(partition).take_owner(machine);
-        let Some(owner) = owner else {
-            if self.random.percent(80) {
-                self.cast.work(partition, machine, 1);
-            }
-            return;
-        };
-        if let Some(owner) = self.step(partition, owner) {
-            self.cast.settle_down(partition, owner);
+        let process = self.cast.nodes(partition).take_process(machine);
+        let process = process.unwrap_or_else(|| self.cast.start(partition, machine));
+        // It sleeps for as long as it wants to, or is woken before.
+        let sleeps_ms = process.wakes_ms().saturating_sub(self.cast.clock.monotonic_ms());
+        if sleeps_ms > 0 && self.random.percent(30) {
+            self.cast.clock.advance_ms(sleeps_ms);
+        }
+        if let Some(process) = self.step(partition, process) {
+            self.cast.nodes(partition).put_process(process);
         }
     }
 
-    /// One owner's turn; the owner, if it goes on.
-    fn step(&mut self, partition: Partition, owner: Owner) -> Option<Owner> {
+    /// One process's turn; the process, if it goes on.
+    fn step(&mut self, partition: Partition, mut process: Process) -> Option<Process> {
         if self.strikes(Fault::Restart, 15) {
-            self.cast.close(partition, owner);
-            return None;
+            process.worker.take(Command::Stop);
         }
         if self.strikes(Fault::TickDue, 20)
-            && let Some(due) = owner.processor.next_deadline()
+            && let Some(due) = process.worker.processor().and_then(PartitionProcessor::next_deadline)
         {
             let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts;
             let ts = (due.0 + self.random.below(3)).saturating_sub(1);
@@ -398,36 +405,43 @@ impl Run {
             }
         }
         if self.strikes(Fault::Crash, 40) {
-            owner.life.dies_after(self.random.below(14), self.random.percent(50));
+            process.life.dies_after(self.random.below(14), self.random.percent(50));
         }
         if self.strikes(Fault::Pause, 15) {
             let cast = self.cast.clone();
             let steps = self.random.below(4);
-            let machine = owner.machine;
+            let machine = process.machine;
             let meanwhile = Box::new(move || take_over(&cast, partition, steps, Some(machine)));
-            owner.handle.pause_after(self.random.below(6), meanwhile);
+            process.log.pause_after(self.random.below(6), meanwhile);
+        }
+        if self.random.percent(10) {
+            let waits = self.random.percent(50);
+            self.cast.ask(partition, &mut process, waits);
         }
         let records = *self.random.pick(&[1, 1, 4, 20, 1_000]);
-        let mut owner = self.cast.step(partition, owner, records)?;
+        let mut process = self.cast.turn(partition, process, records)?;
+        if process.worker.processor().is_none() {
+            // Its store may be anything.
+            return Some(process);
+        }
         if self.random.percent(5) {
-            self.cast.copy_store(partition, &mut owner);
-            if owner.life.is_dead() {
-                return self.cast.step(partition, owner, 1);
-            }
+            self.cast.copy_store(partition, &mut process);
         }
         if self.random.percent(3) && !self.on_rocksdb {
-            self.cast.retain(partition, &owner);
+            self.cast.retain(partition, &process);
         }
         // With thousands of users a look at all of them takes as long as thousands of events.
         if self.random.percent(if self.has_thousands { 1 } else { 5 }) {
-            self.check_state(partition, &owner);
+            self.check_state(partition, &process);
         }
-        Some(owner)
+        Some(process)
     }
 
     /// If it has all that was published and shows it, it is what the oracle says.
-    fn check_state(&self, partition: Partition, owner: &Owner) {
-        let processor = &owner.processor;
+    fn check_state(&self, partition: Partition, process: &Process) {
+        let Some(processor) = process.worker.processor() else {
+            return;
+        };
         let shown = self.cast.broker.world().shelves[partition.0 as usize].shown();
         if processor.applied() != shown || !processor.is_settled() || !processor.is_caught_up() {
             return;
@@ -446,19 +460,16 @@ impl Run {
     fn calm(&mut self, partition: Partition) -> Result<(), String> {
         self.cast.broker.deliver(partition);
         self.cast.broker.world().shelves[partition.0 as usize].calm();
-        let mut owner = self.come_to_life(partition)?;
-        owner = self.let_time_pass(partition, owner)?;
-        // One that was deposed, but is the only one by now, learns of it at its next commit.
-        while let Err(error) = owner.processor.commit_store() {
-            self.cast.has_failed(partition, owner, &error);
-            owner = self.come_to_life(partition)?;
-        }
-        self.check_end(partition, &owner.processor)?;
-        self.cast.close(partition, owner);
-        let owner = self.come_to_life(partition)?;
-        self.check_end(partition, &owner.processor)
+        let process = self.come_to_life(partition)?;
+        let process = self.let_time_pass(partition, process)?;
+        let process = self.commit_all(partition, process)?;
+        self.check_end(partition, &process)?;
+        self.cast.check_none_waits(&process)?;
+        self.cast.close(partition, process);
+        let process = self.come_to_life(partition)?;
+        self.check_end(partition, &process)
             .map_err(|what| format!("opened again: {what}"))?;
-        self.cast.nodes(partition).put_owner(owner);
+        self.cast.nodes(partition).put_process(process);
         Ok(())
     }
 
@@ -473,7 +484,7 @@ impl Run {
 
     /// Everybody hears what there is to hear and does what it was told, until one machine has the partition and is at
     /// the end of the log.
-    fn come_to_life(&self, partition: Partition) -> Result<Owner, String> {
+    fn come_to_life(&self, partition: Partition) -> Result<Process, String> {
         let lives = {
             let mut nodes = self.cast.nodes(partition);
             nodes.lives += 1;
@@ -484,16 +495,17 @@ impl Run {
             return Err(format!("it fails again and again without any fault: {failure:?}"));
         }
         for _ in 0..100 {
+            // What failed is tried again after a while.
+            self.cast.clock.advance_ms(1_000);
             self.cast.group_round(partition);
             for machine in 0..MACHINES {
                 while self.cast.hear(partition, machine) {}
                 self.cast.rest(partition, machine);
                 let works = {
                     let mut nodes = self.cast.nodes(partition);
-                    let owner = nodes.take_owner(machine);
-                    if let Some(owner) = owner {
-                        owner.life.dies_after(u64::MAX, false);
-                        nodes.put_owner(owner);
+                    if let Some(process) = nodes.take_process(machine) {
+                        process.life.dies_after(u64::MAX, false);
+                        nodes.put_process(process);
                     }
                     nodes.part(machine).works
                 };
@@ -504,10 +516,10 @@ impl Run {
             self.check_wrong()?;
             let mut nodes = self.cast.nodes(partition);
             let live = nodes.live();
-            if let Some(owner) = live.and_then(|machine| nodes.take_owner(machine)) {
+            if let Some(process) = live.and_then(|machine| nodes.take_process(machine)) {
                 drop(nodes);
-                if let Some(owner) = self.catch_up(partition, owner)? {
-                    return Ok(owner);
+                if let Some(process) = self.catch_up(partition, process)? {
+                    return Ok(process);
                 }
             }
         }
@@ -515,33 +527,60 @@ impl Run {
         Err(format!("no owner comes to life: {failure:?}"))
     }
 
-    fn catch_up(&self, partition: Partition, owner: Owner) -> Result<Option<Owner>, String> {
-        let mut owner = owner;
+    /// Waits for as long as the process wants to, and gives it a turn.
+    fn wait_and_turn(&self, partition: Partition, process: Process) -> Option<Process> {
+        self.cast.clock.advance_ms(process.wait_ms);
+        self.cast.turn(partition, process, 1_000)
+    }
+
+    fn catch_up(&self, partition: Partition, process: Process) -> Result<Option<Process>, String> {
+        let mut process = process;
         for _ in 0..100 {
-            let Some(went_on) = self.cast.step(partition, owner, 1_000) else {
+            let Some(went_on) = self.wait_and_turn(partition, process) else {
                 return Ok(None);
             };
-            owner = went_on;
-            let shown = self.cast.broker.world().shelves[partition.0 as usize].shown();
-            if owner.processor.applied() == shown && owner.processor.is_caught_up() {
-                return Ok(Some(owner));
+            process = went_on;
+            if self.has_everything(partition, &process) {
+                return Ok(Some(process));
             }
         }
         Err("its lag does not end".to_owned())
     }
 
-    /// Ticks when the owner would have one, until it needs no more. A deadline that the owner would miss is an error, and so
-    /// are ticks that go on without moving time.
-    fn let_time_pass(&self, partition: Partition, mut owner: Owner) -> Result<Owner, String> {
+    fn has_everything(&self, partition: Partition, process: &Process) -> bool {
+        let shown = self.cast.broker.world().shelves[partition.0 as usize].shown();
+        let processor = process.worker.processor();
+        processor.is_some_and(|processor| processor.applied() == shown && processor.is_caught_up())
+    }
+
+    /// Gives it turns until everything is committed, as it does by itself.
+    fn commit_all(&self, partition: Partition, process: Process) -> Result<Process, String> {
+        let mut process = process;
+        for _ in 0..20 {
+            let is_done = |open: &PartitionProcessor| open.committed().next == open.applied() && open.is_settled();
+            if process.worker.processor().is_some_and(is_done) {
+                return Ok(process);
+            }
+            process = match self.wait_and_turn(partition, process) {
+                Some(process) => process,
+                // It was deposed before, and is the only one by now.
+                None => self.come_to_life(partition)?,
+            };
+        }
+        Err("it does not commit what it has".to_owned())
+    }
+
+    /// Lets the time of the log come to each deadline, at which the worker has to tick, until it needs no more. A deadline
+    /// that it would miss is an error, and so are ticks that go on without moving time.
+    fn let_time_pass(&self, partition: Partition, mut process: Process) -> Result<Process, String> {
         let mut in_vain = 0;
         for _ in 0..LAST_TICKS_MAX {
-            let processor = &owner.processor;
-            let Some(time) = processor.state().time() else {
-                return Ok(owner);
+            let Some(processor) = process.worker.processor() else {
+                return Err("it gave the partition up without any fault".to_owned());
             };
-            let outage = processor.state().policy().outage;
-            let watched = outage.silence_ms > 0 && processor.census().online_devices() > 0;
-            let watch = watched.then(|| time.plus(outage.silence_ms / 2));
+            let Some(time) = processor.state().time() else {
+                return Ok(process);
+            };
             let due = processor.next_deadline();
             let least = self.cast.broker.world().shelves[partition.0 as usize]
                 .input
@@ -549,16 +588,15 @@ impl Run {
             if least.is_some_and(|least| due.is_none_or(|due| due > least)) {
                 return Err(format!("a deadline is at {least:?}, but the owner looks at {due:?}"));
             }
-            let Some(next) = [due, watch].into_iter().flatten().min() else {
-                return Ok(owner);
+            let Some(next) = process.worker.tick_due_ms() else {
+                return Ok(process);
             };
-            in_vain = if next <= time { in_vain + 1 } else { 0 };
+            in_vain = if next <= time.0 { in_vain + 1 } else { 0 };
             if in_vain > 20 {
                 return Err(format!("it ticks for ever at {time}, its next deadline is {next}"));
             }
-            self.tick_at(partition, next.max(time).0);
-            owner = match self.catch_up(partition, owner)? {
-                Some(owner) => owner,
+            process = match self.tick_by_worker(partition, process, next.max(time.0))? {
+                Some(process) => process,
                 // It was deposed before, and is the only one by now.
                 None => self.come_to_life(partition)?,
             };
@@ -566,7 +604,29 @@ impl Run {
         Err("it ticks without an end".to_owned())
     }
 
-    fn check_end(&self, partition: Partition, processor: &PartitionProcessor) -> Result<(), String> {
+    /// The time of the log is this one: the worker ticks and folds its tick.
+    fn tick_by_worker(&self, partition: Partition, process: Process, time: u64) -> Result<Option<Process>, String> {
+        let ticks = || self.cast.broker.world().shelves[partition.0 as usize].ticks;
+        let before = ticks();
+        self.cast.broker.world().shelves[partition.0 as usize].advance_to(time);
+        let mut process = process;
+        for _ in 0..20 {
+            let Some(went_on) = self.wait_and_turn(partition, process) else {
+                return Ok(None);
+            };
+            process = went_on;
+            self.check_wrong()?;
+            if ticks() > before && self.has_everything(partition, &process) {
+                return Ok(Some(process));
+            }
+        }
+        Err(format!("it does not tick, though {time} has come"))
+    }
+
+    fn check_end(&self, partition: Partition, process: &Process) -> Result<(), String> {
+        let Some(processor) = process.worker.processor() else {
+            return Err("nothing is open".to_owned());
+        };
         let lines = processor.state_lines().map_err(|error| error.to_string())?;
         let mut world = self.cast.broker.world();
         let keeps_current = world.weather.keeps_current;

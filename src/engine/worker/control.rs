@@ -242,7 +242,7 @@ pub struct Control {
     panics: (Option<Offset>, u32),
     /// It panicked there too often, and waits for another version of the program.
     is_halted: bool,
-    /// Between two checkpoints; none: there are none.
+    /// Between two checkpoints. Without it no checkpoints are made.
     checkpoint_every_ms: Option<u64>,
     next_checkpoint_ms: u64,
     /// Where the last checkpoint stood.
@@ -488,7 +488,7 @@ impl Control {
         self.is_halted
     }
 
-    /// When the first checkpoint is due, and that there is none yet since it was opened.
+    /// Sets when the first checkpoint since the opening is due.
     pub fn expect_checkpoint(&mut self, at_ms: u64) {
         self.next_checkpoint_ms = at_ms;
         self.checkpointed = Offset(0);

@@ -1,0 +1,152 @@
+//! Questions to the workers of a simulated world, and whether their answers are what the oracle says.
+//!
+//! An answer names the offset as of which it is. It must be what the oracle says as of that offset, no earlier than the
+//! offset that it was to wait for, and the log must have every output up to there: who is shown a state can follow what
+//! comes after it, and nothing of what is shown can be lost.
+
+use super::cast::Cast;
+use super::process::Process;
+use super::shelf::SimulatedLog;
+use crate::engine::QueryError;
+use crate::engine::worker::Command;
+use crate::presence::{Offset, Partition};
+use tokio::sync::oneshot::{self, Receiver, error::TryRecvError};
+
+type Users = Vec<Option<Vec<u8>>>;
+
+/// A question that was asked.
+pub struct Asked {
+    users: Vec<String>,
+    at_least: Option<Offset>,
+    answer: Receiver<Result<Users, QueryError>>,
+}
+
+impl Asked {
+    /// Whether a worker that has all of the log, committed, can answer it.
+    fn can_be_answered(&self, applied: Offset) -> bool {
+        self.at_least.is_none_or(|at_least| at_least < applied)
+    }
+}
+
+impl Cast {
+    /// Asks a worker for some users, as they are or once an offset was folded.
+    pub fn ask(&self, partition: Partition, process: &mut Process, waits: bool) {
+        let mut users = Vec::new();
+        {
+            let mut world = self.broker.world();
+            let world = &mut *world;
+            let shelf = &world.shelves[partition.0 as usize];
+            for _ in 0..=world.random.below(3) {
+                users.push(shelf.input.any_user(&mut world.random));
+            }
+            world.questions += 1;
+        }
+        let applied = process.worker.processor().map_or(Offset(0), |open| open.applied());
+        let at_least = waits.then(|| Offset((applied.0 + self.below(8)).saturating_sub(2)));
+        let (reply, answer) = oneshot::channel();
+        process.worker.take(Command::Users {
+            users: users.clone(),
+            at_least,
+            reply,
+        });
+        let asked = Asked {
+            users,
+            at_least,
+            answer,
+        };
+        process.asked.push(asked);
+    }
+
+    /// Holds the answers that have come against the oracle.
+    pub fn check_answers(&self, partition: Partition, process: &mut Process) {
+        let mut wrong = None;
+        process.asked.retain_mut(|asked| match asked.answer.try_recv() {
+            Err(TryRecvError::Empty) => true,
+            // It was not ready, or its store failed: those are no answers.
+            Err(TryRecvError::Closed) | Ok(Err(_)) => false,
+            Ok(Ok(lines)) => {
+                let mut world = self.broker.world();
+                world.answers += 1;
+                let shelf = &mut world.shelves[partition.0 as usize];
+                let checked = check(partition, shelf, asked, &lines);
+                wrong = wrong.take().or(checked.err());
+                false
+            }
+        });
+        if let Some(wrong) = wrong {
+            self.wrong(format!("partition {partition}, an answer: {wrong}"));
+        }
+    }
+
+    /// A worker that has everything and is not in trouble leaves no question without an answer that it could give.
+    pub fn check_none_waits(&self, process: &Process) -> Result<(), String> {
+        let Some(open) = process.worker.processor() else {
+            return Ok(());
+        };
+        let waits = process.asked.iter().find(|asked| asked.can_be_answered(open.applied()));
+        waits.map_or(Ok(()), |asked| {
+            let (users, at_least) = (&asked.users, asked.at_least);
+            let applied = open.applied();
+            Err(format!(
+                "{users:?} at {at_least:?} is not answered, though {applied} is applied"
+            ))
+        })
+    }
+}
+
+/// A line, apart from what it says of where it is from: that offset and time.
+fn taken_apart(line: &[u8]) -> Option<(String, AsOf)> {
+    let line = std::str::from_utf8(line).ok()?;
+    let (fields, as_of) = line.rsplit_once(r#","as_of":"#)?;
+    let as_of: serde_json::Value = serde_json::from_str(as_of.strip_suffix('}')?).ok()?;
+    let as_of = AsOf {
+        partition: as_of["partition"].as_u64()?,
+        offset: as_of["offset"].as_u64()?,
+        time: as_of["time"].as_u64(),
+    };
+    Some((format!("{fields}}}"), as_of))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct AsOf {
+    partition: u64,
+    offset: u64,
+    time: Option<u64>,
+}
+
+fn check(partition: Partition, shelf: &mut SimulatedLog, asked: &Asked, lines: &Users) -> Result<(), String> {
+    if lines.len() != asked.users.len() {
+        return Err(format!("{} users for {}", lines.len(), asked.users.len()));
+    }
+    let mut as_of = None;
+    for line in lines.iter().flatten() {
+        let (_, at) = taken_apart(line).ok_or_else(|| format!("unreadable: {}", String::from_utf8_lossy(line)))?;
+        if *as_of.get_or_insert(at) != at {
+            return Err(format!("of two moments, {as_of:?} and {at:?}"));
+        }
+    }
+    // Where nobody is known nothing says as of when.
+    let Some(as_of) = as_of else { return Ok(()) };
+    let offset = Offset(as_of.offset);
+    if as_of.partition != u64::from(partition.0) || asked.at_least.is_some_and(|at_least| at_least > offset) {
+        return Err(format!("{as_of:?} for at least {:?}", asked.at_least));
+    }
+    let next = Offset(offset.0 + 1);
+    let (_, _, expected) = shelf.input.before(next, 0);
+    let committed = shelf.position;
+    if (committed.next, committed.outputs) < (next, 0) && committed.chain != expected.chain {
+        let Offset(upto) = committed.next;
+        return Err(format!("as of {offset}, but committed is only what is before {upto}"));
+    }
+    for (user, line) in asked.users.iter().zip(lines) {
+        let said = line.as_deref().and_then(taken_apart).map(|(line, _)| line);
+        let oracle = shelf.input.as_of(offset);
+        let (should, time) = (oracle.user_line(user), oracle.time());
+        if said != should || as_of.time != time {
+            return Err(format!(
+                "as of {as_of:?} {user} is\n  {said:?} instead of\n  {should:?} at {time:?}"
+            ));
+        }
+    }
+    Ok(())
+}
