@@ -40,6 +40,14 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Of a partition that was opened at this time: it has not stood still before.
+    pub fn since(now_ms: u64) -> Progress {
+        Progress {
+            reached: Offset(0),
+            since_ms: now_ms,
+        }
+    }
+
     /// Takes note of where a partition is: `applied`, what its log says of reading, and the log's end.
     pub fn look(&mut self, now_ms: u64, applied: Offset, reading: Reading, end: Offset) -> Option<Standstill> {
         if let Some(since_ms) = reading.unanswered_since_ms {

@@ -370,6 +370,7 @@ impl Control {
                 self.restoring = true;
                 self.at_end_once = false;
                 self.end_at_opening = end;
+                self.progress = Progress::since(now_ms);
                 self.next_progress_ms = now_ms + PROGRESS_MS;
             }
             Fact::Confirmed => self.overslept = false,
@@ -629,6 +630,20 @@ mod tests {
             [Fold, LookAtLog, Answer, Wait(1_000)]
         );
         assert_eq!(control.state(Some(&QUIET)), "live");
+    }
+
+    #[test]
+    fn a_partition_that_was_just_opened_has_not_stood_still() {
+        let mut control = Control::new(None);
+        let view = View {
+            applied: Offset(0),
+            ..QUIET
+        };
+        let opened = Fact::Opened { end: Offset(10) };
+        control.learn(60_000, opened, Some(&view));
+        assert_eq!(control.learn(60_000, folded(0), Some(&view)).standstill, None);
+        let notes = control.learn(65_000, folded(0), Some(&view));
+        assert!(matches!(notes.standstill, Some(StandstillNote::Began(_))), "{notes:?}");
     }
 
     #[test]
