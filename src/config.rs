@@ -6,6 +6,7 @@ pub mod gateway;
 mod invalid;
 mod tim;
 mod tokens;
+pub mod units;
 
 pub use address::{SecretUrl, masked};
 pub use invalid::Invalid;
@@ -22,11 +23,13 @@ use file::SettingsFile;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use units::{Hours, Mebibytes, Span};
 
 /// Runs the engine: on one machine with an embedded log, or with --kafka as one of many
 ///
 /// Without arguments: data in ./rollcall-data, HTTP and the console on http://127.0.0.1:8080. Every flag may also be
 /// given as the environment variable named beside it, or in a TOML file (`--config`) under its name with underscores.
+/// A time or a size may have a unit, such as 30s, 10m or 64MiB.
 #[derive(clap::Args, Deserialize, Clone, Default, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Flags {
@@ -60,17 +63,17 @@ pub struct Flags {
     pub http_connections_max: Option<u64>,
     /// Memory for the bodies of all HTTP requests together, in MiB, 16 to 65536 [default: 256]
     #[arg(long, value_name = "MIB", env = "ROLLCALL_HTTP_BODY_MIB")]
-    pub http_body_mib: Option<u64>,
+    pub http_body_mib: Option<Mebibytes>,
     /// An origin whose pages may use HTTP, such as https://chat.example.com; any number of times
     #[arg(long, value_name = "ORIGIN", env = "ROLLCALL_CORS_ORIGIN", value_delimiter = ',')]
     #[serde(default)]
     pub cors_origin: Vec<String>,
     /// Records older than this many hours are deleted, 1 to 876000 [default: 720, that is 30 days]
     #[arg(long, value_name = "HOURS", env = "ROLLCALL_RETENTION_HOURS")]
-    pub retention_hours: Option<u64>,
+    pub retention_hours: Option<Hours>,
     /// Maximum size of each topic partition in MiB, 1 to 1048576; older records are deleted [default: 4096]
     #[arg(long, value_name = "MIB", env = "ROLLCALL_RETENTION_MIB")]
-    pub retention_mib: Option<u64>,
+    pub retention_mib: Option<Mebibytes>,
     /// Maximum number of users with no online device to keep in memory, per partition, 0 to 10000000 [default: 50000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_CACHED_USERS")]
     pub cached_users: Option<usize>,
@@ -104,7 +107,7 @@ pub struct Flags {
     pub peer_token_file: Option<PathBuf>,
     /// How long a start waits for brokers and a schema registry that do not answer: 0s to 10m [default: 60s]
     #[arg(long, value_name = "TIME", env = "ROLLCALL_START_WAIT", help_heading = "Kafka")]
-    pub start_wait: Option<String>,
+    pub start_wait: Option<Span<0>>,
     /// A setting of librdkafka (SASL, TLS, tuning), any number of times
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Kafka")]
     #[serde(default)]
@@ -145,7 +148,7 @@ pub struct Flags {
     pub checkpoints: Option<String>,
     /// Time between two checkpoints of a partition: 1s to 24h [default: 10m]
     #[arg(long, value_name = "TIME", env = "ROLLCALL_CHECKPOINT_EVERY", help_heading = "Kafka")]
-    pub checkpoint_every: Option<String>,
+    pub checkpoint_every: Option<Span<0>>,
     /// Number of checkpoints kept per partition, 1 to 1000 [default: 3]
     #[arg(
         long,
@@ -358,13 +361,8 @@ impl Flags {
         };
         let registry = registry(&self, &file)?;
         let checkpoints = checkpoints(&self, &file)?;
-        let start_wait = self.start_wait.clone().or_else(|| file.start_wait.clone());
-        let start_wait = start_wait.unwrap_or_else(|| "60s".to_owned());
-        let start_wait_ms = span_ms(&start_wait).filter(|ms| *ms <= 600_000);
-        let start_wait_ms = start_wait_ms.ok_or_else(|| {
-            let problem = format!("must be 0s to 10m, a number and one of s, m, h, not {start_wait:?}");
-            Invalid::new("start_wait", problem)
-        })?;
+        let start_wait = self.start_wait.or(file.start_wait);
+        let start_wait_ms = Span::within("start_wait", start_wait, 60_000, 0, 600_000)?;
         let policy_file = self.policy.or(file.policy);
         let given = read_policy(policy_file.as_deref())?;
         let policy_given = given.is_some();
@@ -395,31 +393,18 @@ impl Flags {
             );
             bail!(Invalid::new("advertise", problem));
         }
-        let hours = within(
-            "retention_hours",
-            self.retention_hours.or(file.retention_hours),
-            720,
-            1,
-            876_000,
-        )?;
-        let mib = within(
-            "retention_mib",
-            self.retention_mib.or(file.retention_mib),
-            4_096,
-            1,
-            1 << 20,
-        )?;
+        const HOUR_MS: u64 = 3_600_000;
+        const MIB: u64 = 1 << 20;
+        let retention = self.retention_hours.or(file.retention_hours);
+        let retention_ms = Hours::within("retention_hours", retention, 720 * HOUR_MS, HOUR_MS, 876_000 * HOUR_MS)?;
+        let retention = self.retention_mib.or(file.retention_mib);
+        let retention_bytes = Mebibytes::within("retention_mib", retention, 4_096 * MIB, MIB, MIB * MIB)?;
         let http_connections_max = match self.http_connections_max.or(file.http_connections_max) {
             Some(count) => Some(within("http_connections_max", Some(count), 1, 1, 1_000_000)? as usize),
             None => None,
         };
-        let body_mib = within(
-            "http_body_mib",
-            self.http_body_mib.or(file.http_body_mib),
-            256,
-            16,
-            65_536,
-        )?;
+        let bodies = self.http_body_mib.or(file.http_body_mib);
+        let http_body_bytes = Mebibytes::within("http_body_mib", bodies, 256 * MIB, 16 * MIB, 65_536 * MIB)? as usize;
         let cors_origins = match self.cors_origin.is_empty() {
             true => file.cors_origin,
             false => self.cors_origin,
@@ -459,10 +444,10 @@ impl Flags {
             tokens: token_file.as_deref().map(read_tokens).transpose()?,
             token_file,
             http_connections_max,
-            http_body_bytes: (body_mib << 20) as usize,
+            http_body_bytes,
             cors_origins,
-            retention_ms: hours * 3_600_000,
-            retention_bytes: mib << 20,
+            retention_ms,
+            retention_bytes,
             accepted_time_ms,
             secret_files,
             cached_users: within("cached_users", cached_users, 50_000, 0, 10_000_000)? as usize,
@@ -534,10 +519,13 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
         ));
     }
     for (name, given) in [
-        ("retention_hours", flags.retention_hours.or(file.retention_hours)),
-        ("retention_mib", flags.retention_mib.or(file.retention_mib)),
+        (
+            "retention_hours",
+            flags.retention_hours.or(file.retention_hours).is_some(),
+        ),
+        ("retention_mib", flags.retention_mib.or(file.retention_mib).is_some()),
     ] {
-        if given.is_some() {
+        if given {
             bail!(Invalid::new(
                 name,
                 "cannot be combined with --kafka: it is for the embedded log; on Kafka set it with `rollcall topics \
@@ -630,7 +618,7 @@ fn registry(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Registry>> {
 }
 
 fn checkpoints(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Checkpoints>> {
-    let every = flags.checkpoint_every.clone().or_else(|| file.checkpoint_every.clone());
+    let every = flags.checkpoint_every.or(file.checkpoint_every);
     let kept = flags.checkpoints_kept.or(file.checkpoints_kept);
     let Some(url) = flags.checkpoints.clone().or_else(|| file.checkpoints.clone()) else {
         for (name, given) in [
@@ -651,15 +639,9 @@ fn checkpoints(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Checkpoints
         };
         bail!(Invalid::new("checkpoints", problem));
     }
-    let every = every.unwrap_or_else(|| "10m".to_owned());
-    let every_ms = span_ms(&every).filter(|ms| (1_000..=86_400_000).contains(ms));
-    let every_ms = every_ms.ok_or_else(|| {
-        let problem = format!("must be 1s to 24h, a number and one of s, m, h, not {every:?}");
-        Invalid::new("checkpoint_every", problem)
-    })?;
     Ok(Some(Checkpoints {
         url,
-        every_ms,
+        every_ms: Span::within("checkpoint_every", every, 600_000, 1_000, 86_400_000)?,
         kept: within("checkpoints_kept", kept, 3, 1, 1_000)? as usize,
     }))
 }
@@ -678,18 +660,6 @@ fn check_origin(origin: &str) -> anyhow::Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Milliseconds of a span such as 90s, 10m or 1h.
-fn span_ms(text: &str) -> Option<u64> {
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let unit_ms = match unit {
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit_ms)
 }
 
 fn within(name: &'static str, value: Option<u64>, default: u64, least: u64, most: u64) -> anyhow::Result<u64> {

@@ -8,6 +8,7 @@ use super::connect;
 use crate::checkpoint::Checkpoints;
 use crate::clock::SystemClock;
 use crate::config::DEFAULT_GROUP;
+use crate::config::units::Hours;
 use crate::engine::retention_warning;
 use crate::log::kafka::KafkaReader;
 use crate::log::kafka::admin::{self, Checked};
@@ -39,8 +40,8 @@ enum What {
         #[arg(long, value_name = "N")]
         replication: Option<usize>,
         /// How long events and outputs are kept, 1 to 876000 hours [default: 720, which is 30 days]
-        #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=876_000))]
-        retention_hours: Option<u64>,
+        #[arg(long, value_name = "HOURS")]
+        retention_hours: Option<Hours>,
     },
     /// Reports what is wrong with the topics, and the command that fixes each problem
     Check {
@@ -87,10 +88,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             replication,
             retention_hours,
         } => {
+            const HOUR_MS: u64 = 3_600_000;
+            let checked = |hours| Hours::within("retention_hours", Some(hours), 0, HOUR_MS, 876_000 * HOUR_MS);
             let wanted = RequestedTopics {
                 partitions: *partitions,
                 replication: *replication,
-                retention_ms: retention_hours.map(|hours| hours * 3_600_000),
+                retention_ms: retention_hours.map(checked).transpose()?,
             };
             create(&brokers.connection()?, wanted, &mut output)
         }

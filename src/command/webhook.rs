@@ -5,6 +5,7 @@ use super::connect;
 use super::directories;
 use super::signals::{Signals, within_bounds};
 use crate::clock::{Clock, SystemClock};
+use crate::config::units::{Milliseconds, Seconds, Span};
 use crate::config::{Credential, LogFormat, LogLevel, SecretUrl};
 use crate::log::Beginning;
 use crate::registry::{Registry, Schemas};
@@ -103,11 +104,11 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_WEBHOOK_PARALLEL", default_value_t = 16, value_parser = value_parser!(u64).range(1..=1024))]
     parallel: u64,
     /// Time-out of one post, 100 to 60000 milliseconds
-    #[arg(long, value_name = "MS", env = "ROLLCALL_WEBHOOK_TIMEOUT_MS", default_value_t = 5_000, value_parser = value_parser!(u64).range(100..=60_000))]
-    timeout_ms: u64,
+    #[arg(long, value_name = "MS", env = "ROLLCALL_WEBHOOK_TIMEOUT_MS", default_value_t = Span(5_000))]
+    timeout_ms: Milliseconds,
     /// A callback is given up after this many seconds, 1 to 604800; 0: never
-    #[arg(long, value_name = "S", env = "ROLLCALL_WEBHOOK_GIVE_UP_AFTER_S", default_value_t = 3_600, value_parser = value_parser!(u64).range(0..=604_800))]
-    give_up_after_s: u64,
+    #[arg(long, value_name = "S", env = "ROLLCALL_WEBHOOK_GIVE_UP_AFTER_S", default_value_t = Span(3_600_000))]
+    give_up_after_s: Seconds,
     /// Format of the log on standard error
     #[arg(long, value_enum, env = "ROLLCALL_LOG_FORMAT", default_value_t = LogFormat::Human)]
     log_format: LogFormat,
@@ -154,9 +155,11 @@ async fn post(args: Args) -> anyhow::Result<()> {
         push_expired: args.push_expired,
         web: args.web_platforms.unwrap_or_else(Shape::default_web),
     };
+    let timeout_ms = Milliseconds::within("timeout_ms", Some(args.timeout_ms), 0, 100, 60_000)?;
+    let give_up_after_ms = Seconds::within("give_up_after_s", Some(args.give_up_after_s), 0, 0, 604_800_000)?;
     let timeouts = PostTimeouts {
-        timeout: Duration::from_millis(args.timeout_ms),
-        give_up_after: Some(args.give_up_after_s).filter(|s| *s > 0).map(Duration::from_secs),
+        timeout: Duration::from_millis(timeout_ms),
+        give_up_after: Some(give_up_after_ms).filter(|ms| *ms > 0).map(Duration::from_millis),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let receiver = Receiver::new(args.to.reveal().clone(), shape, timeouts, clock.clone())

@@ -1,5 +1,6 @@
 //! Settings of the WebSocket edge, the same for `rollcall gateway` and for `rollcall serve --gateway`.
 
+use super::units::{Bytes, Mebibytes, Milliseconds, Seconds};
 use super::{Invalid, address, within};
 use anyhow::bail;
 use clap::Args;
@@ -29,7 +30,7 @@ pub struct Flags {
     pub jwks: Option<String>,
     /// How often keys and certificates are read again, in seconds, 1 to 86400 [default: 60]
     #[arg(long, value_name = "SECONDS", env = "ROLLCALL_RELOAD_SECONDS")]
-    pub reload_seconds: Option<u64>,
+    pub reload_seconds: Option<Seconds>,
     /// The claim that names the user [default: sub]
     #[arg(long, value_name = "CLAIM", env = "ROLLCALL_JWT_USER_CLAIM")]
     pub jwt_user_claim: Option<String>,
@@ -65,44 +66,44 @@ pub struct Flags {
     pub address_connections_max: Option<u64>,
     /// Maximum size of a client's message in bytes, 1024 to 1048576 [default: 65536]
     #[arg(long, value_name = "BYTES", env = "ROLLCALL_MESSAGE_BYTES_MAX")]
-    pub message_bytes_max: Option<u64>,
+    pub message_bytes_max: Option<Bytes>,
     /// Messages per second per connection, 1 to 10000; bursts may have four times as many [default: 25]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_MESSAGE_RATE_MAX")]
     pub message_rate_max: Option<u64>,
     /// Time limit from the first byte to a valid token, in ms, 100 to 60000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_HANDSHAKE_MS")]
-    pub handshake_ms: Option<u64>,
+    pub handshake_ms: Option<Milliseconds>,
     /// Connections accepted per second at first, 1 to 1000000; the rate doubles each second [default: 1000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_ACCEPT_RATE")]
     pub accept_rate: Option<u64>,
     /// A client that does not read what is sent to it for this long is closed, in ms, 100 to 600000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_WRITE_MS")]
-    pub write_ms: Option<u64>,
+    pub write_ms: Option<Milliseconds>,
     /// A link without a word in this time gets a WebSocket ping, in ms, 100 to 600000; half of the platform's time-out, if
     /// that is shorter [default: 25000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_PING_MS")]
-    pub ping_ms: Option<u64>,
+    pub ping_ms: Option<Milliseconds>,
     /// A silent socket is closed this long after its time-out, in ms, 0 to 3600000 [default: 30000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_SILENCE_MS")]
-    pub silence_ms: Option<u64>,
+    pub silence_ms: Option<Milliseconds>,
     /// Duration of the lease, in ms, 1000 to 86400000 [default: 30000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_LEASE_MS")]
-    pub lease_ms: Option<u64>,
+    pub lease_ms: Option<Milliseconds>,
     /// Time between two renewals of the lease, in ms, 100 up to half of --lease-ms [default: a sixth of --lease-ms]
     #[arg(long, value_name = "MS", env = "ROLLCALL_LEASE_EVERY_MS")]
-    pub lease_every_ms: Option<u64>,
+    pub lease_every_ms: Option<Milliseconds>,
     /// Longest time that heartbeats are gathered before they are published, in ms, 10 to 60000 [default: 1000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_BEATS_EVERY_MS")]
-    pub beats_every_ms: Option<u64>,
+    pub beats_every_ms: Option<Milliseconds>,
     /// Number of heartbeats that are published at once without waiting, 1 to 10000 [default: 1000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_BEATS_MAX")]
     pub beats_max: Option<u64>,
     /// When the gateway stops: time over which clients are asked to go elsewhere, in ms, 0 to 600000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_DRAIN_MS")]
-    pub drain_ms: Option<u64>,
+    pub drain_ms: Option<Milliseconds>,
     /// Disk space for disconnects and logouts that wait for the log, in MiB, 1 to 65536 [default: 64]
     #[arg(long, value_name = "MIB", env = "ROLLCALL_QUEUE_MIB")]
-    pub queue_mib: Option<u64>,
+    pub queue_mib: Option<Mebibytes>,
 }
 
 /// Who may connect.
@@ -225,16 +226,23 @@ impl Flags {
             (Some(_), None) => bail!(Invalid::new("tls_cert", "requires --tls-key, the private key")),
             (None, Some(_)) => bail!(Invalid::new("tls_key", "requires --tls-cert, the certificate chain")),
         };
-        let ms = |name: &'static str, value: Option<u64>, default: u64, least: u64, most: u64| {
-            within(name, value, default, least, most).map(Duration::from_millis)
+        let ms = |name: &'static str, value: Option<Milliseconds>, default: u64, least: u64, most: u64| {
+            Milliseconds::within(name, value, default, least, most).map(Duration::from_millis)
         };
-        let lease_ms = within("lease_ms", self.lease_ms, 30_000, 1_000, 86_400_000)?;
+        const MIB: u64 = 1 << 20;
+        let lease_ms = Milliseconds::within("lease_ms", self.lease_ms, 30_000, 1_000, 86_400_000)?;
         Ok(Config {
             listen,
             data,
             name,
             admission,
-            reload: Duration::from_secs(within("reload_seconds", self.reload_seconds, 60, 1, 86_400)?),
+            reload: Duration::from_millis(Seconds::within(
+                "reload_seconds",
+                self.reload_seconds,
+                60_000,
+                1_000,
+                86_400_000,
+            )?),
             tls,
             trust_forwarded: self.trust_forwarded,
             connections_max: within("connections_max", self.connections_max, 100_000, 1, 10_000_000)? as usize,
@@ -246,19 +254,20 @@ impl Flags {
                 1,
                 10_000_000,
             )? as u32,
-            message_bytes_max: within("message_bytes_max", self.message_bytes_max, 65_536, 1_024, 1 << 20)? as usize,
+            message_bytes_max: Bytes::within("message_bytes_max", self.message_bytes_max, 65_536, 1_024, 1 << 20)?
+                as usize,
             message_rate_max: within("message_rate_max", self.message_rate_max, 25, 1, 10_000)?,
             handshake: ms("handshake_ms", self.handshake_ms, 10_000, 100, 60_000)?,
             accept_rate: within("accept_rate", self.accept_rate, 1_000, 1, 1_000_000)?,
             write: ms("write_ms", self.write_ms, 10_000, 100, 600_000)?,
-            ping_ms: within("ping_ms", self.ping_ms, 25_000, 100, 600_000)?,
-            silence_ms: within("silence_ms", self.silence_ms, 30_000, 0, 3_600_000)?,
+            ping_ms: Milliseconds::within("ping_ms", self.ping_ms, 25_000, 100, 600_000)?,
+            silence_ms: Milliseconds::within("silence_ms", self.silence_ms, 30_000, 0, 3_600_000)?,
             lease_ms,
             lease_every: ms("lease_every_ms", self.lease_every_ms, lease_ms / 6, 100, lease_ms / 2)?,
             beats_every: ms("beats_every_ms", self.beats_every_ms, 1_000, 10, 60_000)?,
             beats_max: within("beats_max", self.beats_max, 1_000, 1, 10_000)? as usize,
             drain: ms("drain_ms", self.drain_ms, 10_000, 0, 600_000)?,
-            queue_bytes: within("queue_mib", self.queue_mib, 64, 1, 65_536)? << 20,
+            queue_bytes: Mebibytes::within("queue_mib", self.queue_mib, 64 * MIB, MIB, 65_536 * MIB)?,
         })
     }
 

@@ -164,8 +164,8 @@ fn a_value_from_the_environment_is_told_by_the_name_of_its_variable() {
         (
             "gateway",
             "ROLLCALL_LEASE_MS",
-            "1s",
-            ["\"1s\" is not a whole number", "1000 to 86400000"],
+            "1x",
+            ["\"1x\" is not a whole number, nor", "ms, s, m, h or d"],
         ),
         (
             "gateway",
@@ -239,6 +239,15 @@ fn a_settings_file_is_told_by_line_and_key_and_what_the_key_takes() {
             "partitions = 2\nretention_hours = 0\n",
             &["line 2: retention_hours", "must be 1 to 876000, not 0"],
         ),
+        (
+            "retention_hours = \"30m\"\n",
+            &["line 1: retention_hours", "must be 1h to 36500d, not 30m"],
+        ),
+        (
+            "retention_mib = \"64MB\"\n",
+            &["line 1, `retention_mib`", "one of the units B, KiB, MiB or GiB"],
+        ),
+        ("start_wait = 60\n", &["line 1, `start_wait`", "one of the units ms, s"]),
         (
             "registry_register = \"yes\"\n",
             &["`registry_register`", "true or false"],
@@ -333,12 +342,12 @@ fn every_other_mistake_names_its_input_and_the_way_out() {
                 &["--partitions", "rollcall topics create"],
             ),
             (
-                &serve(&["--checkpoint-every", "10"]),
+                &serve(&["--checkpoint-every", "10s"]),
                 &["--checkpoint-every", "--checkpoints"],
             ),
             (
-                &serve(&["--checkpoints", "file:///x", "--checkpoint-every", "10"]),
-                &["--checkpoint-every", "1s to 24h"],
+                &serve(&["--checkpoints", "file:///x", "--checkpoint-every", "25h"]),
+                &["--checkpoint-every", "1s to 1d"],
             ),
             (
                 &serve(&["--gateway", "127.0.0.1:0", "--tls-key", "k", "--jwt-key", "k"]),
