@@ -211,7 +211,7 @@ mod tests {
             ("nothing", "expected"),
             (
                 r#"{"type":"kick","id":"0-1-0","gateway":"g","epoch":1,"conn":1,"user":null,"platform":null,"device":null,"reason":"x","at":1}"#,
-                "missing field",
+                "invalid type: null",
             ),
         ] {
             let error = change(line).expect_err(line).to_string();
