@@ -387,6 +387,21 @@ fn no_type_name_means_different_things_in_many_files() {
 }
 
 #[test]
+fn the_code_map_names_every_source_file_and_no_other() {
+    let files = files();
+    let sources: Vec<&str> = files
+        .iter()
+        .filter(|file| is_source(file))
+        .map(|file| &*file.path)
+        .collect();
+    let architecture = |file: &File| file.path == "ARCHITECTURE.md";
+    check(architecture, |file| {
+        let map = file.text.split("## ").find(|part| part.starts_with("Code map"));
+        rules::the_map_is_complete(map.expect("there is a code map"), &sources)
+    });
+}
+
+#[test]
 fn every_relative_link_in_markdown_points_to_a_file() {
     check(
         |file| file.path.ends_with(".md"),

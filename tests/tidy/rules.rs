@@ -408,6 +408,73 @@ pub fn names_in_many_files(types: &[(String, usize, String)], most: usize) -> Ve
 }
 
 /// That a check passes says something only if it can fail.
+/// The code map: each source file is named by the row of its folder, and each file named is there. `text` is the map as
+/// Markdown, a table of two columns; a row's first column names folders, with `/` at their end, and files.
+pub fn the_map_is_complete(text: &str, sources: &[&str]) -> Vec<Finding> {
+    let rows: Vec<(usize, Vec<&str>, Vec<&str>)> = text
+        .lines()
+        .enumerate()
+        .filter_map(|(number, line)| {
+            let (first, second) = line.strip_prefix("| ")?.split_once(" | ")?;
+            Some((number + 1, in_code(first), in_code(second)))
+        })
+        .collect();
+    let mut found = Vec::new();
+    for path in sources {
+        let name = path.strip_suffix(".rs").unwrap_or(path);
+        if rows.iter().any(|(_, places, _)| places.contains(path)) || name.ends_with("/tests") {
+            continue;
+        }
+        let folders = rows
+            .iter()
+            .flat_map(|(_, places, named)| places.iter().map(move |place| (*place, named)));
+        let nearest = folders
+            .filter(|(place, _)| place.ends_with('/') && name.starts_with(place))
+            .max_by_key(|(place, _)| place.len());
+        let Some((folder, named)) = nearest else {
+            let what = format!("{path}: no row of the code map is about its folder; add one");
+            found.push(finding(1, what));
+            continue;
+        };
+        let name = &name[folder.len()..];
+        let name = name.strip_suffix("/mod").unwrap_or(name);
+        if name != "mod" && !named.contains(&name) {
+            let what = format!("{path}: the row of {folder} in the code map does not name `{name}`");
+            found.push(finding(1, what));
+        }
+    }
+    for (line, places, named) in &rows {
+        for place in places.iter().filter(|place| place.starts_with("src/")) {
+            if !sources
+                .iter()
+                .any(|path| path == place || place.ends_with('/') && path.starts_with(place))
+            {
+                found.push(finding(*line, format!("{place}: there is no such file or folder")));
+            }
+        }
+        let is_module = |name: &&&str| name.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '/'));
+        for name in named.iter().filter(is_module) {
+            let is_there = |place: &&str| {
+                let below = format!("{place}{name}");
+                sources.iter().any(|path| {
+                    path.strip_prefix(&below)
+                        .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+                })
+            };
+            if !places.iter().any(is_there) {
+                let what = format!("`{name}`: there is no such module in {}", places.join(", "));
+                found.push(finding(*line, what));
+            }
+        }
+    }
+    found
+}
+
+/// What stands in backticks.
+fn in_code(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
 mod tests {
     use super::*;
 
@@ -605,5 +672,37 @@ mod tests {
         let found = links(text);
         let found: Vec<(usize, &str)> = found.iter().map(|(line, path)| (*line, path.as_str())).collect();
         assert_eq!(found, [(1, "b.md"), (1, "../e.png"), (6, "o/p.md")]);
+    }
+
+    #[test]
+    fn what_the_map_leaves_out_or_makes_up_is_found() {
+        let sources = [
+            "src/a/mod.rs",
+            "src/a/b.rs",
+            "src/a/c/d.rs",
+            "src/a/b/tests.rs",
+            "src/e.rs",
+        ];
+        let found = |map: &str| -> Vec<String> {
+            let found = the_map_is_complete(map, &sources);
+            found.into_iter().map(|finding| finding.what).collect()
+        };
+        let whole = "| where | what |\n|---|---|\n| `src/a/` | `b` and `c/d`, of `State` |\n| `src/e.rs` | it |\n";
+        assert_eq!(found(whole), [""; 0]);
+        assert_eq!(
+            found(&whole.replace("`b`", "b")),
+            ["src/a/b.rs: the row of src/a/ in the code map does not name `b`"]
+        );
+        assert_eq!(
+            found(&whole.replace("`b`", "`b`, `x`")),
+            ["`x`: there is no such module in src/a/"]
+        );
+        assert_eq!(
+            found(&whole.replace("src/e.rs", "src/f.rs")),
+            [
+                "src/e.rs: no row of the code map is about its folder; add one",
+                "src/f.rs: there is no such file or folder"
+            ]
+        );
     }
 }
