@@ -146,7 +146,7 @@ pub enum Error {
         "partition {partition}: {} panicked: {message}. {}",
         offset.map_or("opening it".to_owned(), |offset| format!("folding at offset {offset}")),
         if *halted {
-            "It panicked there before, so the partition halts; other partitions go on. WorkerReport it with the record at that \
+            "It panicked there before, so the partition halts; other partitions go on. Report it with the record at that \
              offset (rollcall log events); a version that folds the record goes on from there"
         } else {
             "It is tried once more, from the store"

@@ -1,8 +1,8 @@
-//! The HTTP face: events in, questions, subscriptions, health, and the console.
+//! The HTTP server: publishing events, queries, subscriptions, health, and the console.
 //!
-//! It reads through the engine's answers and the log, and writes only by appending events. Every error has the same
-//! shape: `{"error":{"code","message",…}}`. Which routes there are, and what each needs of its caller, is a table in
-//! [`api::routes`](crate::api::routes); here each entry gets its handler.
+//! It reads through the engine and from the log, and writes only by appending events. Every error has the same
+//! shape: `{"error":{"code","message",…}}`. The table in [`api::routes`](crate::api::routes) lists the routes and what
+//! each route requires of its caller. This module assigns a handler to each entry.
 
 mod access;
 mod api_error;
@@ -52,31 +52,31 @@ use tokio::sync::{Semaphore, watch};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 pub use transport::ConnectionTimeouts;
 
-/// How many subscriptions may be open, if nothing else is set.
+/// The default for the maximum number of open subscriptions.
 const SUBSCRIPTIONS_DEFAULT: usize = 3_072;
 
-/// What every handler has.
+/// The state that every handler receives.
 #[derive(Clone)]
 pub struct AppState {
     engine: Arc<Engine>,
     access: Arc<Access>,
-    /// The other nodes; none where this one has everything.
+    /// The other nodes. `None` if this node serves every partition itself.
     peers: Option<Peers>,
-    /// The ends of the two topics that are followed.
+    /// The tails of the two topics that clients can subscribe to.
     changes: Arc<TailOwner>,
     kicks: Arc<TailOwner>,
-    /// True once the process is stopping: no events are taken and subscriptions end.
+    /// Becomes true when the process is stopping. Events are then refused and subscriptions end.
     stopping: watch::Receiver<bool>,
-    /// The Tencent-compatible routes, if they are wanted.
+    /// The Tencent-compatible routes, if they are enabled.
     tim: Option<tim::TimAccess>,
-    /// The gateway of this process, once there is one.
+    /// The address of the gateway in this process, once it has one.
     edge: watch::Receiver<Option<GatewayAddress>>,
     history: history::Samples,
-    /// Whose pages may use this from elsewhere.
+    /// The other origins whose pages may call this server.
     origins: Vec<String>,
-    /// Of the bodies of all requests.
+    /// The memory budget that the bodies of all requests share.
     budget: Budget,
-    /// Places of subscriptions: they leave connections for everything else.
+    /// The permits for open subscriptions. They are limited so that connections remain for other requests.
     subscriptions: Arc<Semaphore>,
 }
 
@@ -86,7 +86,7 @@ impl FromRef<AppState> for Budget {
     }
 }
 
-/// The handler of a route. None: it is served elsewhere, by [`tim`].
+/// Returns the handler of a route, or `None` if [`tim`] serves the route.
 fn handler(route: &Route) -> Option<MethodRouter<AppState>> {
     let method = match route.method {
         RouteMethod::Get => MethodFilter::GET,
@@ -121,8 +121,10 @@ fn handler(route: &Route) -> Option<MethodRouter<AppState>> {
 }
 
 impl AppState {
-    /// For an engine, with the tokens that are let in (none: everybody is), served at this address, beside other nodes
-    /// or alone. An error if a thread cannot be started.
+    /// Creates the state for an engine.
+    ///
+    /// `tokens` are the accepted bearer tokens; `None` accepts every caller. `listen` is the address that the server
+    /// listens on. `peers` are the other nodes, if there are any. Returns an error if a thread cannot be started.
     pub fn new(
         engine: Arc<Engine>,
         tokens: Option<&[(String, Scopes)]>,
@@ -159,7 +161,7 @@ impl AppState {
         })
     }
 
-    /// Bounds the memory of all requests together, in bytes, and how many subscriptions may be open.
+    /// Limits the memory that all request bodies use together, in bytes, and the number of open subscriptions.
     pub fn with_bounds(self, body_bytes: usize, subscriptions: usize) -> AppState {
         AppState {
             budget: Budget::new(body_bytes),
@@ -168,7 +170,7 @@ impl AppState {
         }
     }
 
-    /// Lets pages of other origins in.
+    /// Allows pages of other origins to call this server.
     pub fn with_origins(self, origins: Vec<String>) -> AppState {
         let access = Arc::into_inner(self.access).map(|access| access.with_origins(origins.clone()));
         AppState {
@@ -178,25 +180,25 @@ impl AppState {
         }
     }
 
-    /// Who is let in, which may change.
+    /// Returns the access rules. Their tokens can be replaced while the server runs.
     pub fn access(&self) -> Arc<Access> {
         self.access.clone()
     }
 
-    /// Tells where this process has a gateway, once it has: the console tries devices there.
+    /// Sets the source of the address of this process's gateway. The console tries devices at that address.
     pub fn with_edge(self, edge: watch::Receiver<Option<GatewayAddress>>) -> AppState {
         AppState { edge, ..self }
     }
 
     /// Adds the Tencent-compatible routes below `/v4`.
     ///
-    /// Their signatures expire by this clock.
+    /// `clock` decides when their signatures expire.
     pub fn with_tim(self, tim: Tim, clock: Arc<dyn Clock>) -> AppState {
         let tim = Some(tim::TimAccess::new(tim, clock));
         AppState { tim, ..self }
     }
 
-    /// Keeps a history of how many are online, until the process stops.
+    /// Records a history of the number of users online, until the process stops.
     pub async fn keep_history(self) {
         history::keep(self).await;
     }
@@ -215,18 +217,18 @@ impl AppState {
             .with_state(self.clone());
         let ours = match self.origins.is_empty() {
             true => ours,
-            // Outside of the check: a browser asks first, without a token, whether it may ask.
+            // This layer is outside the access check: a browser sends its preflight request without a token.
             false => ours.layer(cors(&self.origins)),
         };
         match self.tim.clone() {
-            // Outside of the check above: who calls there shows a signature, from wherever.
+            // These routes are outside the access check: callers present a signature, from any origin.
             Some(terms) => ours.merge(tim::TimState { app: self, terms }.router()),
             None => ours,
         }
     }
 }
 
-/// `GET /openapi.json`
+/// Handles `GET /openapi.json`.
 async fn openapi() -> Response {
     static DOCUMENT: LazyLock<Vec<u8>> = LazyLock::new(|| openapi::document().to_string().into_bytes());
     let mut document = json(DOCUMENT.clone());
@@ -236,13 +238,13 @@ async fn openapi() -> Response {
     document
 }
 
-/// There is no such path.
+/// Returns the error for a path that does not exist.
 fn nothing_here() -> ApiError {
     ApiError::not_found("not_found", "there is nothing at this path")
 }
 
-/// What pages of these origins may do from elsewhere: everything that their token, or this machine, may. Cookies are
-/// nothing here, so browsers are told to send none.
+/// Returns the CORS layer for pages of these origins. They may do everything that their token, or this machine, may
+/// do. The server does not use cookies, so the layer does not allow browsers to send them.
 fn cors(origins: &[String]) -> CorsLayer {
     let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     CorsLayer::new()
@@ -260,7 +262,7 @@ fn cors(origins: &[String]) -> CorsLayer {
         .max_age(Duration::from_secs(600))
 }
 
-/// Another node's answer, as it is.
+/// Returns another node's response unchanged.
 fn passed_on(status: StatusCode, body: Bytes) -> Response {
     let mut response = json(body.to_vec());
     *response.status_mut() = status;
@@ -270,17 +272,17 @@ fn passed_on(status: StatusCode, body: Bytes) -> Response {
     response
 }
 
-/// An answer as JSON.
+/// Serializes an answer into a JSON response.
 fn answer(answer: &impl Serialize) -> Response {
     json(serde_json::to_vec(answer).expect("an answer is made of names, numbers and text"))
 }
 
-/// A body of JSON.
+/// Returns a response with this JSON body.
 fn json(body: Vec<u8>) -> Response {
     (
         [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            // Who is online is nobody's to keep.
+            // Caches must not store who is online.
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
             (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         ],
