@@ -6,6 +6,8 @@
 //! which a newer server may add.
 
 use super::error::ErrorDetail;
+use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
+use crate::presence::{LogTime, Offset, Partition, Status};
 use schemars::JsonSchema;
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
@@ -165,6 +167,72 @@ pub struct ChangeData {
     pub devices: Vec<ChangedDevice>,
     pub custom_status: Option<Box<str>>,
     pub evidence: u64,
+}
+
+/// A name in a change that this version does not know.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("there is no {what} {name:?}")]
+pub struct UnknownName {
+    what: &'static str,
+    name: String,
+}
+
+impl TryFrom<ChangeData> for Change {
+    type Error = UnknownName;
+
+    fn try_from(data: ChangeData) -> Result<Change, UnknownName> {
+        let ChangeData {
+            kind: _,
+            id,
+            partition,
+            offset,
+            seq,
+            user,
+            version,
+            at,
+            logged_at,
+            cause,
+            before,
+            after,
+            devices: changed,
+            custom_status,
+            evidence,
+        } = data;
+        let unknown = |what, name: &str| UnknownName {
+            what,
+            name: name.to_owned(),
+        };
+        let status = |name: &str| Status::named(name).ok_or_else(|| unknown("status", name));
+        let index = id.rsplit('-').next().and_then(|index| index.parse().ok());
+        let mut devices = Vec::with_capacity(changed.len());
+        for device in changed {
+            devices.push(DeviceChange {
+                before: status(&device.before)?,
+                after: status(&device.after)?,
+                platform: device.platform,
+                device: device.device,
+                gateway: device.gateway,
+            });
+        }
+        Ok(Change {
+            id: OutputId {
+                partition: Partition(partition),
+                offset: Offset(offset),
+                index: index.ok_or_else(|| unknown("id", &id))?,
+            },
+            seq,
+            user,
+            version,
+            at: LogTime(at),
+            logged_at: LogTime(logged_at),
+            cause: Cause::named(&cause).ok_or_else(|| unknown("cause", &cause))?,
+            before: status(&before)?,
+            after: status(&after)?,
+            devices,
+            custom_status,
+            evidence: Offset(evidence),
+        })
+    }
 }
 
 /// A device whose status a change alters.

@@ -22,6 +22,7 @@ pub mod rejected;
 pub(crate) mod worker;
 
 pub use checkpoints::{Checkpointer, LogBounds, retention_warning};
+pub use outbox::extend_chain;
 pub use outcomes::{Interest, Outcome, Outcomes};
 pub use placement::{Placed, Unplaced};
 pub use worker::{Answer, PartitionStats, QueryError};

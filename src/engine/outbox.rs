@@ -15,6 +15,14 @@ use crate::registry::Schemas;
 use crate::schema::avro;
 use std::collections::VecDeque;
 
+/// Returns the chain with one more output, given by its Avro datum ([`Position::chain`]).
+pub fn extend_chain(chain: &[u8; 32], datum: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(chain);
+    hasher.update(datum);
+    *hasher.finalize().as_bytes()
+}
+
 pub struct Outbox {
     partition: Partition,
     /// What the log has: anything before it is folded silently.
@@ -154,10 +162,7 @@ impl Outbox {
             Output::Kick(kick) => avro::write_kick_datum(kick, &mut self.datum),
             Output::Ignored(_) => {}
         }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.chain);
-        hasher.update(&self.datum);
-        self.chain = *hasher.finalize().as_bytes();
+        self.chain = extend_chain(&self.chain, &self.datum);
         let outputs = if planted!(HalfRepeated) { 0 } else { self.target.outputs };
         if (id.offset, id.index) < (self.target.next, outputs) {
             return Ok(());

@@ -65,6 +65,11 @@ impl Cause {
             Cause::Forgotten => "forgotten",
         }
     }
+
+    /// Returns the cause of this name, if there is one.
+    pub fn named(name: &str) -> Option<Cause> {
+        Cause::ALL.into_iter().find(|cause| cause.name() == name)
+    }
 }
 
 impl From<LostBy> for Cause {

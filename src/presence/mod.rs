@@ -70,6 +70,11 @@ impl Status {
             Status::Online => "online",
         }
     }
+
+    /// Returns the status of this name, if there is one.
+    pub fn named(name: &str) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| status.name() == name)
+    }
 }
 
 /// How a device lost its link (section 5, away).

@@ -11,8 +11,7 @@ use crate::api::routes::RouteId;
 use crate::api::sse::StreamEvent;
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
-use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
-use crate::presence::{LogTime, Offset, Partition, Status};
+use crate::presence::change::Change;
 use reqwest::StatusCode;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -208,65 +207,14 @@ impl EngineClient {
 
 /// Reads a change as the engine writes it.
 fn read_change(data: &str) -> Result<Change, serde_json::Error> {
-    use serde::de::Error as _;
-    let answers::ChangeData {
-        kind: _,
-        id,
-        partition,
-        offset,
-        seq,
-        user,
-        version,
-        at,
-        logged_at,
-        cause,
-        before,
-        after,
-        devices: changed,
-        custom_status,
-        evidence,
-    } = serde_json::from_str(data)?;
-    let unknown = |what: &str, name: &str| serde_json::Error::custom(format!("there is no {what} {name:?}"));
-    let status = |name: &str| {
-        let status = Status::ALL.into_iter().find(|status| status.name() == name);
-        status.ok_or_else(|| unknown("status", name))
-    };
-    let known_cause = Cause::ALL.into_iter().find(|known| known.name() == cause);
-    let index = id.rsplit('-').next().and_then(|index| index.parse().ok());
-    let mut devices = Vec::with_capacity(changed.len());
-    for device in changed {
-        devices.push(DeviceChange {
-            before: status(&device.before)?,
-            after: status(&device.after)?,
-            platform: device.platform,
-            device: device.device,
-            gateway: device.gateway,
-        });
-    }
-    Ok(Change {
-        id: OutputId {
-            partition: Partition(partition),
-            offset: Offset(offset),
-            index: index.ok_or_else(|| unknown("id", &id))?,
-        },
-        seq,
-        user,
-        version,
-        at: LogTime(at),
-        logged_at: LogTime(logged_at),
-        cause: known_cause.ok_or_else(|| unknown("cause", &cause))?,
-        before: status(&before)?,
-        after: status(&after)?,
-        devices,
-        custom_status,
-        evidence: Offset(evidence),
-    })
+    let data: answers::ChangeData = serde_json::from_str(data)?;
+    Change::try_from(data).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::change::Output;
+    use crate::presence::change::{Cause, Output};
     use crate::schema::json::output_line;
 
     #[test]

@@ -42,8 +42,7 @@ pub struct Args {
 }
 
 fn status(name: &str) -> Result<Status, String> {
-    let found = Status::ALL.into_iter().find(|status| status.name() == name);
-    found.ok_or_else(|| "expected online, push_online or offline".to_owned())
+    Status::named(name).ok_or_else(|| "expected online, push_online or offline".to_owned())
 }
 
 /// What a partition has to say about a time.
