@@ -2,11 +2,12 @@
 
 mod server;
 
+use rollcall::api::answers::ChangeData;
 use rollcall::audit::Knowledge;
 use rollcall::audit::history::History;
-use rollcall::audit::lines;
 use rollcall::audit::snapshot::{Filter, Snapshot};
 use rollcall::audit::why::Why;
+use rollcall::presence::change::Change;
 use rollcall::presence::policy::Policy;
 use rollcall::presence::state::HashSeed;
 use rollcall::presence::{LogTime, Partition};
@@ -93,6 +94,12 @@ impl Story {
     }
 }
 
+/// A change from its line.
+fn change(line: &Value) -> Change {
+    let data: ChangeData = serde_json::from_value(line.clone()).unwrap();
+    Change::try_from(data).unwrap()
+}
+
 fn parsed(line: &str) -> Value {
     serde_json::from_str(line).unwrap()
 }
@@ -142,11 +149,7 @@ fn naive_user(changes: &[&Value], user: &str) -> Value {
 fn who_was_online_at_any_time_is_what_the_changes_say_one_by_one() {
     for seed in 0..SEEDS {
         let story = Story::new(seed);
-        let changes: Vec<_> = story
-            .changes
-            .iter()
-            .map(|line| lines::change(&line.to_string()).unwrap())
-            .collect();
+        let changes: Vec<_> = story.changes.iter().map(change).collect();
         for time in story.moments() {
             for (knowledge, key) in [(Knowledge::True, "at"), (Knowledge::AsKnown, "logged_at")] {
                 let counted = counting(&story, time, key);
@@ -217,7 +220,7 @@ fn a_history_is_what_the_changes_say_one_by_one() {
             let own: Vec<&Value> = story.changes.iter().filter(|change| change["user"] == user).collect();
             let mut history = History::new(user);
             for change in &story.changes {
-                history.apply(&lines::change(&change.to_string()).unwrap());
+                history.apply(&self::change(change));
             }
             let steps: Vec<_> = own.iter().map(|change| (&change["after"], *change)).collect();
             let mut expected = naive_intervals(json!({"user": user, "platform": null, "device": null}), &steps);
@@ -601,6 +604,20 @@ fn whatever_is_altered_is_found_and_named() {
         );
         assert_eq!(found["expected"], parsed(&changes[at]));
         assert_eq!(found["found"], parsed(&altered[at]));
+        let fields = parsed(&changes[at]);
+        for (name, value) in fields.as_object().unwrap() {
+            let mut one = fields.clone();
+            one[name] = match value {
+                Value::Number(number) => json!(number.as_u64().unwrap() + 1),
+                Value::String(text) => json!(format!("{text}x")),
+                Value::Null => json!("x"),
+                _ => json!(["x"]),
+            };
+            let mut altered = changes.clone();
+            altered[at] = one.to_string();
+            let found = wrong(name, "changes", &altered);
+            assert_eq!((&found["found"], &found["expected"]), (&one, &fields), "{name}");
+        }
         let mut removed = changes.clone();
         removed.remove(at);
         wrong("removed", "changes", &removed);

@@ -6,7 +6,6 @@
 //! fed one partition's records in the order of their offsets; what it keeps does not grow with the number of records.
 
 pub mod history;
-pub mod lines;
 pub mod snapshot;
 pub mod time;
 pub mod verify;

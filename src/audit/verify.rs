@@ -1,5 +1,6 @@
 //! Folds a partition's events again and compares record for record with what its topics hold.
 
+use crate::engine::extend_chain;
 use crate::presence::change::{Change, Kick, Output};
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
@@ -8,6 +9,7 @@ use crate::presence::{LogTime, Offset, Partition};
 use crate::schema::avro;
 use crate::schema::json;
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
 
@@ -20,6 +22,8 @@ pub enum Compared {
 }
 
 impl Compared {
+    pub const ALL: [Compared; 3] = [Compared::Changes, Compared::Kicks, Compared::Quarantine];
+
     pub fn name(self) -> &'static str {
         match self {
             Compared::Changes => "changes",
@@ -39,34 +43,36 @@ pub struct QuarantinedEvent {
     pub value: Option<Vec<u8>>,
 }
 
+/// A record of one of the compared topics.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OutputRecord {
+    Change(Change),
+    Kick(Kick),
+    Quarantined(QuarantinedEvent),
+    /// A line of a file that `rollcall log` printed; only ever found.
+    Line(String),
+}
+
 /// Folds one partition and holds what it gives until it is compared.
 ///
-/// The caller feeds events and found outputs in their order: [`Verifier::fold`] adds what is expected, `found_…` take the next
-/// record of a topic. Both sides may be ahead of each other; the caller bounds by how much ([`Verifier::expected`]).
+/// The caller feeds events ([`Verifier::fold`]) and found records ([`Verifier::compare`]), each in their order. Both sides may be
+/// ahead of each other; the caller bounds by how much ([`Verifier::expected`]).
 pub struct Verifier {
     state: State,
-    changes: Side<Change>,
-    kicks: Side<Kick>,
-    quarantined: Side<QuarantinedEvent>,
+    /// By [`Compared`].
+    topics: [Expected; Compared::ALL.len()],
     chain: [u8; 32],
     datum: Vec<u8>,
     events: u64,
     from: Option<LogTime>,
 }
 
-/// Outputs of one topic that were folded and not yet found.
-struct Side<T> {
-    expected: VecDeque<T>,
+/// What a topic should have.
+#[derive(Default)]
+struct Expected {
+    /// Folded, and not yet compared.
+    records: VecDeque<OutputRecord>,
     count: u64,
-}
-
-impl<T> Default for Side<T> {
-    fn default() -> Side<T> {
-        Side {
-            expected: VecDeque::new(),
-            count: 0,
-        }
-    }
 }
 
 /// The first record that is not what the events say.
@@ -103,9 +109,7 @@ impl Verifier {
     pub fn new(partition: Partition, policy: Policy, seed: HashSeed) -> Verifier {
         Verifier {
             state: State::seeded(partition, policy, seed),
-            changes: Side::default(),
-            kicks: Side::default(),
-            quarantined: Side::default(),
+            topics: Default::default(),
             chain: [0; 32],
             datum: Vec::new(),
             events: 0,
@@ -123,8 +127,7 @@ impl Verifier {
     ) {
         let Verifier {
             state,
-            changes,
-            kicks,
+            topics,
             chain,
             datum,
             ..
@@ -132,7 +135,7 @@ impl Verifier {
         let event = match event {
             Ok(event) => Some(event),
             Err(malformed) => {
-                self.quarantined.expect(malformed);
+                topics[Compared::Quarantine as usize].push(OutputRecord::Quarantined(malformed));
                 None
             }
         };
@@ -141,11 +144,11 @@ impl Verifier {
             match output {
                 Output::Change(change) => {
                     avro::write_change_datum(&change, datum);
-                    changes.expect(change);
+                    topics[Compared::Changes as usize].push(OutputRecord::Change(change));
                 }
                 Output::Kick(kick) => {
                     avro::write_kick_datum(&kick, datum);
-                    kicks.expect(kick);
+                    topics[Compared::Kicks as usize].push(OutputRecord::Kick(kick));
                 }
                 Output::Ignored(_) => return,
             }
@@ -159,71 +162,49 @@ impl Verifier {
         }
     }
 
-    /// Returns how many folded outputs of a topic wait to be found.
+    /// Returns how many folded outputs of a topic wait to be compared.
     pub fn expected(&self, topic: Compared) -> usize {
-        match topic {
-            Compared::Changes => self.changes.expected.len(),
-            Compared::Kicks => self.kicks.expected.len(),
-            Compared::Quarantine => self.quarantined.expected.len(),
-        }
-    }
-
-    /// Compares the next record of the change topic.
-    pub fn found_change(&mut self, found: &Change) -> Result<(), Box<Difference>> {
-        let expected = self.changes.expected.pop_front();
-        self.compare(Compared::Changes, Some(found), expected.as_ref(), |change| {
-            (change.id.offset, output_json(&Output::Change(change.clone())))
-        })
-    }
-
-    /// Compares the next record of the kick topic.
-    pub fn found_kick(&mut self, found: &Kick) -> Result<(), Box<Difference>> {
-        let expected = self.kicks.expected.pop_front();
-        self.compare(Compared::Kicks, Some(found), expected.as_ref(), |kick| {
-            (kick.id.offset, output_json(&Output::Kick(kick.clone())))
-        })
-    }
-
-    /// Compares the next record of the quarantine.
-    pub fn found_malformed(&mut self, found: &QuarantinedEvent) -> Result<(), Box<Difference>> {
-        let expected = self.quarantined.expected.pop_front();
-        self.compare(Compared::Quarantine, Some(found), expected.as_ref(), malformed_json)
-    }
-
-    /// Reports the first folded output of a topic that its topic does not have, to be called when the topic has no more records.
-    pub fn missing(&mut self, topic: Compared) -> Result<(), Box<Difference>> {
-        match topic {
-            Compared::Changes => {
-                let expected = self.changes.expected.pop_front();
-                self.compare(topic, None, expected.as_ref(), |change| {
-                    (change.id.offset, output_json(&Output::Change(change.clone())))
-                })
-            }
-            Compared::Kicks => {
-                let expected = self.kicks.expected.pop_front();
-                self.compare(topic, None, expected.as_ref(), |kick| {
-                    (kick.id.offset, output_json(&Output::Kick(kick.clone())))
-                })
-            }
-            Compared::Quarantine => {
-                let expected = self.quarantined.expected.pop_front();
-                self.compare(topic, None, expected.as_ref(), malformed_json)
-            }
-        }
+        self.topics[topic as usize].records.len()
     }
 
     /// Drops what was folded for a topic that is not compared.
     pub fn skip(&mut self, topic: Compared) {
-        match topic {
-            Compared::Changes => self.changes.expected.clear(),
-            Compared::Kicks => self.kicks.expected.clear(),
-            Compared::Quarantine => self.quarantined.expected.clear(),
+        self.topics[topic as usize].records.clear();
+    }
+
+    /// Compares the next record of a topic, or none where the topic ends, with the next one that was folded.
+    pub fn compare(&mut self, topic: Compared, found: Option<OutputRecord>) -> Result<(), Box<Difference>> {
+        let expected = self.topics[topic as usize].records.pop_front();
+        let is_same = match (&found, &expected) {
+            (Some(OutputRecord::Line(line)), Some(expected)) => is_same_json(line, &expected.json()),
+            (found, expected) => found == expected,
+        };
+        if is_same {
+            return Ok(());
         }
+        let offset = [&expected, &found]
+            .into_iter()
+            .flatten()
+            .next()
+            .map(OutputRecord::offset);
+        let raw = |record: &OutputRecord| RawValue::from_string(record.json()).ok();
+        Err(Box::new(Difference {
+            partition: self.state.partition().0,
+            verified: false,
+            offset: offset.unwrap_or_default().0,
+            topic: topic.name(),
+            found: found.as_ref().and_then(raw),
+            expected: expected.as_ref().and_then(raw),
+        }))
+    }
+
+    fn count(&self, topic: Compared) -> u64 {
+        self.topics[topic as usize].count
     }
 
     /// Returns the chain over the outputs so far, and how many changes there are.
     pub fn head(&self) -> ([u8; 32], u64) {
-        (self.chain, self.changes.count)
+        (self.chain, self.count(Compared::Changes))
     }
 
     /// Returns the difference between the chain and another that it should be, or should have passed through.
@@ -245,77 +226,64 @@ impl Verifier {
             partition: self.state.partition().0,
             verified: true,
             events: self.events,
-            changes: self.changes.count,
-            kicks: self.kicks.count,
-            quarantined: self.quarantined.count,
+            changes: self.count(Compared::Changes),
+            kicks: self.count(Compared::Kicks),
+            quarantined: self.count(Compared::Quarantine),
             from: self.from.map(|time| time.0),
             to: self.state.time().map(|time| time.0),
             head: hex(&self.chain),
         }
-    }
-
-    fn compare<T: PartialEq>(
-        &self,
-        topic: Compared,
-        found: Option<&T>,
-        expected: Option<&T>,
-        shown: impl Fn(&T) -> (Offset, Option<Box<RawValue>>),
-    ) -> Result<(), Box<Difference>> {
-        if found == expected {
-            return Ok(());
-        }
-        let (found, expected) = (found.map(&shown), expected.map(&shown));
-        let offset = expected
-            .as_ref()
-            .or(found.as_ref())
-            .map_or(Offset(0), |(offset, _)| *offset);
-        Err(Box::new(Difference {
-            partition: self.state.partition().0,
-            verified: false,
-            offset: offset.0,
-            topic: topic.name(),
-            found: found.and_then(|(_, json)| json),
-            expected: expected.and_then(|(_, json)| json),
-        }))
     }
 }
 
 /// What was forgotten is let go of after so many records.
 const RECYCLE_EVERY: u64 = 10_000;
 
-impl<T> Side<T> {
-    fn expect(&mut self, output: T) {
-        self.expected.push_back(output);
+impl Expected {
+    fn push(&mut self, record: OutputRecord) {
+        self.records.push_back(record);
         self.count += 1;
     }
 }
 
-/// Returns the chain with one more output, given by its Avro datum.
-fn extend_chain(chain: &[u8; 32], datum: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(chain);
-    hasher.update(datum);
-    *hasher.finalize().as_bytes()
+impl OutputRecord {
+    /// Returns the offset of the event that it is an output of.
+    pub fn offset(&self) -> Offset {
+        match self {
+            OutputRecord::Change(change) => change.id.offset,
+            OutputRecord::Kick(kick) => kick.id.offset,
+            OutputRecord::Quarantined(event) => event.offset,
+            OutputRecord::Line(line) => offset_of_line(line).unwrap_or_default(),
+        }
+    }
+
+    /// Returns it as `rollcall log` prints it.
+    fn json(&self) -> String {
+        let mut line = Vec::new();
+        match self {
+            OutputRecord::Change(change) => json::output_line(&mut line, &Output::Change(change.clone())),
+            OutputRecord::Kick(kick) => json::output_line(&mut line, &Output::Kick(kick.clone())),
+            OutputRecord::Quarantined(event) => json::malformed_line(&mut line, event.offset, &event.error),
+            OutputRecord::Line(line) => return line.clone(),
+        }
+        String::from_utf8_lossy(&line).into_owned()
+    }
+}
+
+/// Returns the offset in an output's id, `{partition}-{offset}-{index}`.
+fn offset_of_line(line: &str) -> Option<Offset> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let offset = value["id"].as_str()?.split('-').nth(1)?.parse();
+    offset.ok().map(Offset)
+}
+
+/// Whether two texts are the same JSON value, however it is written.
+fn is_same_json(a: &str, b: &str) -> bool {
+    let value = |text| serde_json::from_str::<Value>(text).ok();
+    value(a).is_some_and(|a| Some(a) == value(b))
 }
 
 /// Writes bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn output_json(output: &Output) -> Option<Box<RawValue>> {
-    let mut line = Vec::new();
-    json::output_line(&mut line, output);
-    String::from_utf8(line)
-        .ok()
-        .and_then(|line| RawValue::from_string(line).ok())
-}
-
-fn malformed_json(malformed: &QuarantinedEvent) -> (Offset, Option<Box<RawValue>>) {
-    let mut line = Vec::new();
-    json::malformed_line(&mut line, malformed.offset, &malformed.error);
-    let json = String::from_utf8(line)
-        .ok()
-        .and_then(|line| RawValue::from_string(line).ok());
-    (malformed.offset, json)
 }

@@ -1,14 +1,14 @@
 //! Where an audit reads: a data directory, Kafka, or files that `rollcall log` printed.
 
-use crate::audit::lines;
-use crate::audit::verify::QuarantinedEvent;
+use crate::api::answers::ChangeData;
+use crate::audit::verify::{Compared, OutputRecord, QuarantinedEvent};
 use crate::clock::{Clock, SystemClock};
 use crate::command::cluster::Cluster;
 use crate::command::log::{open, schemas};
 use crate::config::SecretUrl;
 use crate::engine::rejected::decode;
 use crate::log::{Limit, Position, Range, Reader, Record, Topic};
-use crate::presence::change::{Change, Kick};
+use crate::presence::change::Change;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Offset, Partition};
@@ -16,6 +16,7 @@ use crate::registry::Schemas;
 use crate::schema::partitioner::check_partition;
 use crate::schema::{avro, json};
 use anyhow::{Context as _, bail};
+use serde_json::value::RawValue;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::ops::ControlFlow;
@@ -90,6 +91,17 @@ pub enum AuditSource<'f> {
 impl SourceFlags {
     pub fn first_policy(&self) -> anyhow::Result<Policy> {
         Ok(crate::config::read_policy(self.policy.as_deref())?.unwrap_or_default())
+    }
+
+    /// Returns the file with a topic's records, if one was given.
+    fn file_of(&self, topic: Topic) -> Option<&Path> {
+        let file = match topic {
+            Topic::Events => &self.events,
+            Topic::Changes => &self.changes,
+            Topic::Kicks => &self.kicks,
+            Topic::Quarantine => return None,
+        };
+        file.as_deref()
     }
 
     fn has_files(&self) -> bool {
@@ -206,12 +218,7 @@ impl AuditSource<'_> {
     pub fn has(&self, topic: Topic) -> bool {
         match self {
             AuditSource::Log { .. } => true,
-            AuditSource::Files { flags, .. } => match topic {
-                Topic::Events => flags.events.is_some(),
-                Topic::Changes => flags.changes.is_some(),
-                Topic::Kicks => flags.kicks.is_some(),
-                Topic::Quarantine => false,
-            },
+            AuditSource::Files { flags, .. } => flags.file_of(topic).is_some(),
         }
     }
 
@@ -301,7 +308,10 @@ impl AuditSource<'_> {
             }),
             AuditSource::Files { flags, .. } => {
                 let file = flags.changes.as_deref();
-                each_line(file, "--changes", |line| each(lines::change(line)?))
+                each_line(file, "--changes", |line| {
+                    let data: ChangeData = serde_json::from_str(line)?;
+                    each(Change::try_from(data)?)
+                })
             }
         }
     }
@@ -377,136 +387,99 @@ impl AuditSource<'_> {
     }
 }
 
-/// An output topic or file, read record by record beside the events.
-pub struct Outputs<T> {
-    ready: std::vec::IntoIter<T>,
-    next: Option<Offset>,
-}
-
-impl<T> Outputs<T> {
-    /// Of records in memory: the lines of a file.
-    fn of(lines: Vec<T>) -> Outputs<T> {
-        Outputs {
-            ready: lines.into_iter(),
-            next: None,
-        }
-    }
-}
-
-/// The outputs of one partition that `verify` compares with. A file is read whole; a log in batches.
+/// The outputs of one partition that `verify` compares with, read beside the events.
 pub struct FoundOutputs {
-    pub changes: Outputs<Change>,
-    pub kicks: Outputs<Kick>,
-    pub quarantined: Outputs<QuarantinedEvent>,
+    partition: Partition,
+    /// By [`Compared`].
+    topics: [Found; Compared::ALL.len()],
+}
+
+enum Found {
+    /// What was read of a log and not yet given, and the next offset to read.
+    Log(std::vec::IntoIter<OutputRecord>, Offset),
+    File(Lines),
+    /// There are no such records to be read.
+    Nothing,
+}
+
+/// The topic of a log in which the records are.
+pub fn topic_of(compared: Compared) -> Topic {
+    match compared {
+        Compared::Changes => Topic::Changes,
+        Compared::Kicks => Topic::Kicks,
+        Compared::Quarantine => Topic::Quarantine,
+    }
 }
 
 impl FoundOutputs {
     pub fn open(source: &AuditSource<'_>, partition: Partition) -> anyhow::Result<FoundOutputs> {
-        match source {
-            AuditSource::Log { .. } => {
-                let start = |topic| anyhow::Ok(Some(source.range(topic, partition)?.start));
-                Ok(FoundOutputs {
-                    changes: Outputs {
-                        ready: Vec::new().into_iter(),
-                        next: start(Topic::Changes)?,
-                    },
-                    kicks: Outputs {
-                        ready: Vec::new().into_iter(),
-                        next: start(Topic::Kicks)?,
-                    },
-                    quarantined: Outputs {
-                        ready: Vec::new().into_iter(),
-                        next: start(Topic::Quarantine)?,
-                    },
-                })
-            }
-            AuditSource::Files { flags, .. } => {
-                let mut changes = Vec::new();
-                let mut kicks = Vec::new();
-                if flags.changes.is_some() {
-                    each_line(flags.changes.as_deref(), "--changes", |line| {
-                        changes.push(lines::change(line)?);
-                        Ok(ControlFlow::Continue(()))
-                    })?;
-                }
-                if flags.kicks.is_some() {
-                    each_line(flags.kicks.as_deref(), "--kicks", |line| {
-                        kicks.push(lines::kick(line)?);
-                        Ok(ControlFlow::Continue(()))
-                    })?;
-                }
-                Ok(FoundOutputs {
-                    changes: Outputs::of(changes),
-                    kicks: Outputs::of(kicks),
-                    quarantined: Outputs::of(Vec::new()),
-                })
-            }
+        let mut topics = [Found::Nothing, Found::Nothing, Found::Nothing];
+        for compared in Compared::ALL {
+            let topic = topic_of(compared);
+            topics[compared as usize] = match source {
+                AuditSource::Log { .. } => Found::Log(Vec::new().into_iter(), source.range(topic, partition)?.start),
+                AuditSource::Files { flags, .. } => match flags.file_of(topic) {
+                    Some(path) => Found::File(Lines::open(path)?),
+                    None => Found::Nothing,
+                },
+            };
         }
+        Ok(FoundOutputs { partition, topics })
     }
 
-    pub fn next_change(
-        &mut self,
-        source: &mut AuditSource<'_>,
-        partition: Partition,
-    ) -> anyhow::Result<Option<Change>> {
-        let FoundOutputs { changes, .. } = self;
-        next(changes, source, Topic::Changes, partition, |record, schemas| {
-            change_of(record, partition, schemas)
-        })
-    }
-
-    pub fn next_kick(&mut self, source: &mut AuditSource<'_>, partition: Partition) -> anyhow::Result<Option<Kick>> {
-        let FoundOutputs { kicks, .. } = self;
-        next(kicks, source, Topic::Kicks, partition, |record, schemas| {
-            let kick = avro::decode_kick_with(&record.value, schemas);
-            kick.with_context(|| unreadable(Topic::Kicks, partition, record.offset))
-        })
-    }
-
-    pub fn next_malformed(
-        &mut self,
-        source: &mut AuditSource<'_>,
-        partition: Partition,
-    ) -> anyhow::Result<Option<QuarantinedEvent>> {
-        let FoundOutputs { quarantined, .. } = self;
-        next(quarantined, source, Topic::Quarantine, partition, |record, schemas| {
-            let one = avro::decode_quarantined_with(&record.value, schemas);
-            let one = one.with_context(|| unreadable(Topic::Quarantine, partition, record.offset))?;
-            Ok(QuarantinedEvent {
-                offset: one.offset,
-                ts: one.ts,
-                error: one.error.into_owned(),
-                key: one.key.map(|key| key.into_owned()),
-                value: one.value.map(|value| value.into_owned()),
-            })
-        })
+    /// Returns the next record of a topic; none at its end.
+    pub fn next(&mut self, compared: Compared, source: &mut AuditSource<'_>) -> anyhow::Result<Option<OutputRecord>> {
+        let partition = self.partition;
+        match (&mut self.topics[compared as usize], source) {
+            (Found::File(lines), _) => {
+                let line = lines.next()?.map(str::to_owned);
+                line.map(|line| match serde_json::from_str::<&RawValue>(&line) {
+                    Ok(_) => Ok(OutputRecord::Line(line)),
+                    Err(error) => Err(error).with_context(|| lines.here()),
+                })
+                .transpose()
+            }
+            (Found::Log(ready, next), AuditSource::Log { reader, schemas, .. }) => {
+                if ready.len() == 0 {
+                    let mut records = Vec::new();
+                    reader.read(topic_of(compared), partition, *next, LIMIT, &mut records)?;
+                    if let Some(last) = records.last() {
+                        *next = Offset(last.offset.0 + 1);
+                    }
+                    schemas.learn(records.iter().map(Record::framed))?;
+                    let read = records
+                        .iter()
+                        .map(|record| output_of(compared, record, partition, schemas));
+                    *ready = read.collect::<anyhow::Result<Vec<_>>>()?.into_iter();
+                }
+                Ok(ready.next())
+            }
+            (Found::Log(..) | Found::Nothing, _) => Ok(None),
+        }
     }
 }
 
-fn next<T>(
-    outputs: &mut Outputs<T>,
-    source: &mut AuditSource<'_>,
-    topic: Topic,
+fn output_of(
+    compared: Compared,
+    record: &Record,
     partition: Partition,
-    decode: impl Fn(&Record, &Schemas) -> anyhow::Result<T>,
-) -> anyhow::Result<Option<T>> {
-    if let Some(one) = outputs.ready.next() {
-        return Ok(Some(one));
-    }
-    let (Some(from), AuditSource::Log { reader, schemas, .. }) = (outputs.next, source) else {
-        return Ok(None);
-    };
-    let mut records = Vec::new();
-    reader.read(topic, partition, from, LIMIT, &mut records)?;
-    let Some(last) = records.last() else { return Ok(None) };
-    outputs.next = Some(Offset(last.offset.0 + 1));
-    let mut ready = Vec::with_capacity(records.len());
-    for record in &records {
-        schemas.learn([record.framed()])?;
-        ready.push(decode(record, schemas)?);
-    }
-    outputs.ready = ready.into_iter();
-    Ok(outputs.ready.next())
+    schemas: &Schemas,
+) -> anyhow::Result<OutputRecord> {
+    let unreadable = || unreadable(topic_of(compared), partition, record.offset);
+    Ok(match compared {
+        Compared::Changes => OutputRecord::Change(change_of(record, partition, schemas)?),
+        Compared::Kicks => OutputRecord::Kick(avro::decode_kick_with(&record.value, schemas).with_context(unreadable)?),
+        Compared::Quarantine => {
+            let event = avro::decode_quarantined_with(&record.value, schemas).with_context(unreadable)?;
+            OutputRecord::Quarantined(QuarantinedEvent {
+                offset: event.offset,
+                ts: event.ts,
+                error: event.error.into_owned(),
+                key: event.key.map(|key| key.into_owned()),
+                value: event.value.map(|value| value.into_owned()),
+            })
+        }
+    })
 }
 
 /// Decodes a change, whose key is its user.
@@ -527,6 +500,45 @@ fn unreadable(topic: Topic, partition: Partition, offset: Offset) -> String {
     format!("offset {offset} of {topic} in partition {partition} cannot be read")
 }
 
+/// The lines of a file that are not empty.
+struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    line: String,
+    number: u64,
+}
+
+impl Lines {
+    fn open(path: &Path) -> anyhow::Result<Lines> {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Lines {
+            path: path.to_owned(),
+            reader: BufReader::with_capacity(1 << 16, file),
+            line: String::new(),
+            number: 0,
+        })
+    }
+
+    fn next(&mut self) -> anyhow::Result<Option<&str>> {
+        loop {
+            self.line.clear();
+            self.number += 1;
+            let read = self.reader.read_line(&mut self.line);
+            if read.with_context(|| self.here())? == 0 {
+                return Ok(None);
+            }
+            if !self.line.trim_end().is_empty() {
+                return Ok(Some(self.line.trim_end()));
+            }
+        }
+    }
+
+    /// What is wrong with the last line if it cannot be read.
+    fn here(&self) -> String {
+        format!("line {} of {} is not a record", self.number, self.path.display())
+    }
+}
+
 fn each_line(
     file: Option<&Path>,
     flag: &str,
@@ -535,25 +547,14 @@ fn each_line(
     let Some(path) = file else {
         bail!("{flag} FILE is needed for this question");
     };
-    let open = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut reader = BufReader::with_capacity(1 << 16, open);
-    let mut line = String::new();
-    let mut number = 0u64;
-    loop {
-        line.clear();
-        number += 1;
-        let what = || format!("line {number} of {} is not a record", path.display());
-        if reader.read_line(&mut line).with_context(what)? == 0 {
-            return Ok(());
-        }
-        let text = line.trim_end();
-        if text.is_empty() {
-            continue;
-        }
-        if each(text).with_context(what)?.is_break() {
-            return Ok(());
+    let mut lines = Lines::open(path)?;
+    while let Some(line) = lines.next()? {
+        let done = each(line);
+        if done.with_context(|| lines.here())?.is_break() {
+            break;
         }
     }
+    Ok(())
 }
 
 /// Says how far a long reading is.

@@ -1,7 +1,7 @@
 //! `rollcall audit verify` and `heads`: whether the topics are what the events say.
 
 use super::json_line;
-use super::source::{AuditSource, FoundOutputs, SourceFlags};
+use super::source::{AuditSource, FoundOutputs, SourceFlags, topic_of};
 use crate::audit::verify::{Compared, Difference, Verified, Verifier, hex};
 use crate::command::{hash_seed, table};
 use crate::log::{Position, Topic};
@@ -120,7 +120,7 @@ fn verify_partition(
             Ok(event) => verifier.fold(offset, ts, Ok(event), &mut heads),
             Err(malformed) => verifier.fold(offset, ts, Err(malformed.clone()), &mut heads),
         }
-        match compare_ready(&mut verifier, &mut found, &mut outputs, partition)? {
+        match compare_ready(&mut verifier, &mut found, &mut outputs)? {
             Ok(()) => Ok(ControlFlow::Continue(())),
             Err(one) => {
                 difference = Some(one);
@@ -131,7 +131,7 @@ fn verify_partition(
     if let Some(difference) = difference {
         return Ok(Checked::Wrong(difference));
     }
-    if let Err(difference) = compare_rest(&mut verifier, &mut found, &mut outputs, partition, until)? {
+    if let Err(difference) = compare_rest(&mut verifier, &mut found, &mut outputs, until)? {
         return Ok(Checked::Wrong(difference));
     }
     let (chain, changes) = verifier.head();
@@ -147,14 +147,6 @@ fn verify_partition(
     Ok(Checked::Right(verifier.verified()))
 }
 
-fn topic_of(compared: Compared) -> Topic {
-    match compared {
-        Compared::Changes => Topic::Changes,
-        Compared::Kicks => Topic::Kicks,
-        Compared::Quarantine => Topic::Quarantine,
-    }
-}
-
 type Compare = Result<(), Box<Difference>>;
 
 /// Compares every folded output with the next record of its topic.
@@ -162,15 +154,13 @@ fn compare_ready(
     verifier: &mut Verifier,
     found: &mut FoundOutputs,
     outputs: &mut AuditSource<'_>,
-    partition: Partition,
 ) -> anyhow::Result<Compare> {
-    for topic in [Compared::Changes, Compared::Kicks, Compared::Quarantine] {
+    for topic in Compared::ALL {
         if !outputs.has(topic_of(topic)) {
             verifier.skip(topic);
-            continue;
         }
         while verifier.expected(topic) > 0 {
-            if let Err(difference) = compare_next(topic, verifier, found, outputs, partition)? {
+            if let Err(difference) = verifier.compare(topic, found.next(topic, outputs)?) {
                 return Ok(Err(difference));
             }
         }
@@ -178,55 +168,19 @@ fn compare_ready(
     Ok(Ok(()))
 }
 
-fn compare_next(
-    topic: Compared,
-    verifier: &mut Verifier,
-    found: &mut FoundOutputs,
-    outputs: &mut AuditSource<'_>,
-    partition: Partition,
-) -> anyhow::Result<Compare> {
-    Ok(match topic {
-        Compared::Changes => match found.next_change(outputs, partition)? {
-            Some(change) => verifier.found_change(&change),
-            None => verifier.missing(topic),
-        },
-        Compared::Kicks => match found.next_kick(outputs, partition)? {
-            Some(kick) => verifier.found_kick(&kick),
-            None => verifier.missing(topic),
-        },
-        Compared::Quarantine => match found.next_malformed(outputs, partition)? {
-            Some(malformed) => verifier.found_malformed(&malformed),
-            None => verifier.missing(topic),
-        },
-    })
-}
-
 /// Reports the first record that a topic has beyond what the events give. What a running engine has added meanwhile is left out.
 fn compare_rest(
     verifier: &mut Verifier,
     found: &mut FoundOutputs,
     outputs: &mut AuditSource<'_>,
-    partition: Partition,
     until: Option<Offset>,
 ) -> anyhow::Result<Compare> {
-    let is_later = |offset: Offset| until.is_some_and(|until| offset >= until);
-    if outputs.has(Topic::Changes)
-        && let Some(change) = found.next_change(outputs, partition)?
-        && !is_later(change.id.offset)
-    {
-        return Ok(verifier.found_change(&change));
-    }
-    if outputs.has(Topic::Kicks)
-        && let Some(kick) = found.next_kick(outputs, partition)?
-        && !is_later(kick.id.offset)
-    {
-        return Ok(verifier.found_kick(&kick));
-    }
-    if outputs.has(Topic::Quarantine)
-        && let Some(malformed) = found.next_malformed(outputs, partition)?
-        && !is_later(malformed.offset)
-    {
-        return Ok(verifier.found_malformed(&malformed));
+    for topic in Compared::ALL {
+        if let Some(record) = found.next(topic, outputs)?
+            && until.is_none_or(|until| record.offset() < until)
+        {
+            return Ok(verifier.compare(topic, Some(record)));
+        }
     }
     Ok(Ok(()))
 }
@@ -256,7 +210,7 @@ pub fn heads(args: &HeadsArgs, output: &mut impl Write) -> anyhow::Result<u8> {
         let mut next = 0;
         source.events(partition, |offset, ts, event| {
             verifier.fold(offset, ts, event.as_ref().map_err(Clone::clone), &mut |_| {});
-            for topic in [Compared::Changes, Compared::Kicks, Compared::Quarantine] {
+            for topic in Compared::ALL {
                 verifier.skip(topic);
             }
             next = offset.0 + 1;
