@@ -143,6 +143,7 @@ fn log_rows() {
         .iter()
         .map(|event| {
             let record = NewRecord {
+                headers: Vec::new(),
                 key: event.user().map(|user| user.as_bytes().to_vec()),
                 value: encoded(event),
             };

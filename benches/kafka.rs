@@ -240,6 +240,7 @@ fn latency(node: Node, clock: Arc<dyn Clock>) {
         let user = event.user().expect("of one user").to_owned();
         let partition = rollcall::schema::partitioner::partition_of(&user, PARTITIONS);
         let record = rollcall::log::NewRecord {
+            headers: Vec::new(),
             key: Some(user.into_bytes()),
             value,
         };

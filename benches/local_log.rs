@@ -53,6 +53,7 @@ fn done(acknowledged: &Told) {
 fn appends(log: &LocalLog) {
     let (rounds, size) = (400_u32, 5_000_u32);
     let event = |at: u32| NewRecord {
+        headers: Vec::new(),
         key: Some(format!("user-{at}").into_bytes()),
         value: format!("{at:0>20}{:0>50}", u64::from(at) * 7_919 % 1_000_003).into_bytes(),
     };
@@ -101,6 +102,7 @@ fn reads(log: &LocalLog, records: usize, steps: u32) {
 fn commits(log: &LocalLog) {
     let rounds = 10_000;
     let change = || NewRecord {
+        headers: Vec::new(),
         key: Some(b"user".to_vec()),
         value: vec![7; 60],
     };
@@ -125,6 +127,7 @@ fn appends_one_by_one(log: &LocalLog) {
     let start = Instant::now();
     for _ in 0..rounds {
         let record = NewRecord {
+            headers: Vec::new(),
             key: None,
             value: vec![7; 60],
         };

@@ -115,6 +115,14 @@ pub struct Flags {
     /// A file of such settings, one per line; for those that are secret
     #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES", help_heading = "Kafka")]
     pub kafka_properties: Option<PathBuf>,
+    /// A URI: output records get the attributes of CloudEvents as headers too, with a source that begins with it
+    #[arg(
+        long,
+        value_name = "URI",
+        env = "ROLLCALL_CLOUDEVENTS_SOURCE",
+        help_heading = "Kafka"
+    )]
+    pub cloudevents_source: Option<String>,
     /// Accepts a time that was refused: this machine's clock if it is within an hour of TIME (2026-01-31T12:00:00Z), or
     /// on Kafka the timestamp of one record, PARTITION:OFFSET
     #[arg(long, value_name = "TIME")]
@@ -249,6 +257,8 @@ pub struct Config {
     /// None: the log is embedded.
     pub kafka: Option<Kafka>,
     pub registry: Option<Registry>,
+    /// What `ce_source` begins with, without a slash at its end. None: no attributes of CloudEvents.
+    pub cloudevents_source: Option<String>,
     pub checkpoints: Option<Checkpoints>,
     /// How long a start waits for brokers and a registry that do not answer.
     pub start_wait_ms: u64,
@@ -332,6 +342,7 @@ impl Scopes {
 const FIRST_SILENCE_MS: u64 = 10_000;
 const FIRST_GRACE_MS: u64 = 30_000;
 const GROUP_BYTES_MAX: usize = 200;
+const SOURCE_BYTES_MAX: usize = 256;
 pub const DEFAULT_DATA: &str = "rollcall-data";
 /// Of the processes that share the partitions of a Kafka cluster out.
 pub const DEFAULT_GROUP: &str = "rollcall";
@@ -360,6 +371,7 @@ impl Flags {
             None => accepted_time_ms(&self, &file)?,
         };
         let registry = registry(&self, &file)?;
+        let cloudevents_source = cloudevents_source(&self, &file)?;
         let checkpoints = checkpoints(&self, &file)?;
         let start_wait = self.start_wait.or(file.start_wait);
         let start_wait_ms = Span::within("start_wait", start_wait, 60_000, 0, 600_000)?;
@@ -457,6 +469,7 @@ impl Flags {
             tim,
             kafka,
             registry,
+            cloudevents_source,
             checkpoints,
             start_wait_ms,
             gateway,
@@ -496,10 +509,14 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
     let advertise = first(&flags.advertise, &file.advertise);
     let peer_token_file = first(&flags.peer_token_file, &file.peer_token_file);
     let Some(bootstrap) = first(&flags.kafka, &file.kafka) else {
-        let given: [(&'static str, bool); 6] = [
+        let given: [(&'static str, bool); 7] = [
             ("topic_prefix", first(&flags.topic_prefix, &file.topic_prefix).is_some()),
             ("group", first(&flags.group, &file.group).is_some()),
             ("advertise", advertise.is_some()),
+            (
+                "cloudevents_source",
+                first(&flags.cloudevents_source, &file.cloudevents_source).is_some(),
+            ),
             ("peer_token_file", peer_token_file.is_some()),
             ("kafka_set", !set.is_empty()),
             (
@@ -615,6 +632,20 @@ fn registry(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Registry>> {
         )),
         None => Ok(None),
     }
+}
+
+fn cloudevents_source(flags: &Flags, file: &Flags) -> anyhow::Result<Option<String>> {
+    let given = flags.cloudevents_source.as_ref().or(file.cloudevents_source.as_ref());
+    let Some(source) = given else { return Ok(None) };
+    let is_uri = source.starts_with('/') || url::Url::parse(source).is_ok();
+    if !is_uri || source.len() > SOURCE_BYTES_MAX || !source.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let problem = format!(
+            "must be a URI of at most {SOURCE_BYTES_MAX} bytes, such as https://chat.example.com/presence or /presence, \
+             not {source:?}"
+        );
+        bail!(Invalid::new("cloudevents_source", problem));
+    }
+    Ok(Some(source.trim_end_matches('/').to_owned()))
 }
 
 fn checkpoints(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Checkpoints>> {

@@ -14,6 +14,8 @@ mod edge;
 mod engine;
 #[path = "kafka/faults.rs"]
 mod faults;
+#[path = "kafka/headers.rs"]
+mod headers;
 #[path = "kafka/held.rs"]
 mod held;
 #[path = "kafka/peers.rs"]
@@ -205,6 +207,11 @@ fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_once()
 #[test]
 fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag() {
     held::a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(shared::bootstrap());
+}
+
+#[test]
+fn every_output_has_its_id_and_the_trace_of_its_event() {
+    headers::every_output_has_its_id_and_the_trace_of_its_event(shared::bootstrap());
 }
 
 #[test]

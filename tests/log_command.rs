@@ -55,8 +55,17 @@ impl House {
         let (sender, receiver) = mpsc::channel();
         let key = key.map(|key| key.as_bytes().to_vec());
         let acknowledge = Box::new(move |result: Result<Vec<Appended>, _>| sender.send(result).unwrap());
-        self.log
-            .append(vec![(partition, NewRecord { key, value })], acknowledge);
+        self.log.append(
+            vec![(
+                partition,
+                NewRecord {
+                    key,
+                    value,
+                    headers: Vec::new(),
+                },
+            )],
+            acknowledge,
+        );
         receiver.recv().unwrap().unwrap();
     }
 
@@ -387,7 +396,14 @@ fn it_ends_quietly_when_nobody_reads_its_output() {
         let mut value = Vec::new();
         avro::encode_event(&event.unwrap().event, &mut value);
         let key = Some(b"alice".to_vec());
-        (partition_of("alice", PARTITIONS), NewRecord { key, value })
+        (
+            partition_of("alice", PARTITIONS),
+            NewRecord {
+                key,
+                value,
+                headers: Vec::new(),
+            },
+        )
     });
     let (sender, receiver) = mpsc::channel();
     house
@@ -567,6 +583,7 @@ fn a_server_warns_of_malformed_records_once_with_reason_count_and_the_newest() {
         (
             Partition(0),
             NewRecord {
+                headers: Vec::new(),
                 key: None,
                 value: b"no event".to_vec(),
             },

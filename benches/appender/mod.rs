@@ -17,7 +17,14 @@ pub fn append(log: &dyn Log, mut events: impl Iterator<Item = Event<'static>>) {
         let mut value = Vec::new();
         avro::encode_event(&event, &mut value);
         let key = Some(user.into_bytes());
-        (partition, NewRecord { key, value })
+        (
+            partition,
+            NewRecord {
+                key,
+                value,
+                headers: Vec::new(),
+            },
+        )
     };
     let mut in_flight = 0;
     loop {

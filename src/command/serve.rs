@@ -232,6 +232,7 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
     let outside = Services {
         schemas,
         checkpointer: checkpoints.map(|checkpoints| checkpoints.start(config)).transpose()?,
+        cloud_events: config.cloudevents_source.as_deref().map(Arc::from),
     };
     // From here on only the engine itself can fail.
     let group: Box<dyn Group> = match &kafka {
@@ -462,7 +463,11 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
     }
     let mut value = Vec::new();
     schemas.encode_event(&json::policy_event(config.policy.clone()), &mut value);
-    let record = NewRecord { key: None, value };
+    let record = NewRecord {
+        key: None,
+        value,
+        headers: Vec::new(),
+    };
     let (acknowledge, acknowledged) = oneshot::channel();
     log.append_together(
         partitions.map(|partition| (partition, record.clone())).collect(),

@@ -11,6 +11,7 @@ pub(crate) mod assignments;
 pub mod census;
 mod checkpoints;
 mod current;
+mod headers;
 mod locations;
 mod outbox;
 mod outcomes;
@@ -245,6 +246,8 @@ pub struct KnownGateway {
 pub struct Services {
     pub schemas: Schemas,
     pub checkpointer: Option<Arc<Checkpointer>>,
+    /// Output records get CloudEvents attributes as headers too, with a source that begins with this.
+    pub cloud_events: Option<Arc<str>>,
 }
 
 /// A running engine. Its methods may be called from any task or thread.

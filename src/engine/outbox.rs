@@ -5,9 +5,10 @@
 
 use super::Error;
 use super::census::Census;
+use super::headers::{HeaderWriter, OutputFacts};
 use super::outcomes::Kept;
 use super::rejected::{self, Groups, Rejected};
-use crate::log::{Commit, CurrentRecord, NewRecord, OwnedPartition, Position};
+use crate::log::{Commit, CurrentRecord, Headers, NewRecord, OwnedPartition, Position};
 use crate::metrics;
 use crate::presence::change::{IgnoreReason, Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
@@ -51,6 +52,8 @@ pub struct Outbox {
     datum: Vec<u8>,
     /// Written with.
     pub schemas: Schemas,
+    /// None where the log keeps no headers.
+    pub headers: Option<HeaderWriter>,
     /// What became of records, while somebody wants to know.
     pub outcomes: Kept,
 }
@@ -83,6 +86,7 @@ impl Outbox {
             unwarned: Groups::default(),
             datum: Vec::new(),
             schemas: Schemas::default(),
+            headers: None,
             outcomes: Kept::default(),
         }
     }
@@ -170,17 +174,18 @@ impl Outbox {
         let mut value = Vec::with_capacity(self.datum.len() + 10);
         self.schemas.frame(schema, &mut value);
         value.extend_from_slice(&self.datum);
+        let headers = self.headers_of(|| OutputFacts::of(&output));
         match output {
             Output::Change(change) => {
                 metrics::change(change.cause);
                 self.oldest.get_or_insert(change.logged_at);
                 let key = Some(change.user.into_string().into_bytes());
-                self.gather(|gathered| &mut gathered.changes, NewRecord { key, value });
+                self.gather(|gathered| &mut gathered.changes, NewRecord { key, value, headers });
             }
             Output::Kick(kick) => {
                 metrics::kick(kick.reason);
                 let key = Some(kick.gateway.into_string().into_bytes());
-                self.gather(|gathered| &mut gathered.kicks, NewRecord { key, value });
+                self.gather(|gathered| &mut gathered.kicks, NewRecord { key, value, headers });
             }
             Output::Ignored(_) => {}
         }
@@ -206,7 +211,13 @@ impl Outbox {
             metrics::malformed(reason.name());
             rejected::add(&mut self.rejected, *reason, 1, offset, error);
             rejected::add(&mut self.unwarned, *reason, 1, offset, error);
-            self.gather(|gathered| &mut gathered.quarantine, NewRecord { key: None, value });
+            let headers = self.headers_of(|| Some(OutputFacts::of_quarantined(self.partition, offset)));
+            let record = NewRecord {
+                key: None,
+                value,
+                headers,
+            };
+            self.gather(|gathered| &mut gathered.quarantine, record);
         }
     }
 
@@ -215,8 +226,18 @@ impl Outbox {
         id.offset >= self.target.next
     }
 
+    /// Returns the headers of an output; none where the log keeps none.
+    fn headers_of<'o>(&self, facts: impl FnOnce() -> Option<OutputFacts<'o>>) -> Headers {
+        let headers = self.headers.as_ref();
+        let headers = headers.and_then(|headers| facts().map(|facts| headers.of(&facts)));
+        headers.unwrap_or_default()
+    }
+
     /// Takes the newest state of a user, to go out with the rest.
-    pub fn current(&mut self, record: CurrentRecord) {
+    pub fn current(&mut self, user: Box<str>, value: Option<Vec<u8>>, by: OutputId, is_of_event: bool) {
+        let headers = self.headers_of(|| Some(OutputFacts::of_user_state(&user, by, is_of_event)));
+        let key = user.into_string().into_bytes();
+        let record = CurrentRecord { key, value, headers };
         self.gathered_bytes += record.key.len() + record.value.as_ref().map_or(0, Vec::len);
         self.gathered.current.push(record);
     }

@@ -16,6 +16,7 @@ mod opening;
 
 use super::census::Census;
 use super::current;
+use super::headers::HeaderWriter;
 use super::locations::{UserLocations, beats_of};
 use super::outbox::Outbox;
 use super::outcomes::Kept;
@@ -23,10 +24,10 @@ use super::rejected::{Groups, Rejected, decode};
 use super::{Error, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{self, CurrentRecord, Limit, OwnedPartition, Position, Record};
+use crate::log::{self, Limit, OwnedPartition, Position, Record};
 use crate::metrics;
 use crate::presence::ahead::USERS_AHEAD;
-use crate::presence::change::{IgnoreReason, Output};
+use crate::presence::change::{IgnoreReason, Output, OutputId};
 use crate::presence::deadlines::Upto;
 use crate::presence::event::Event;
 use crate::presence::state::{Slot, State};
@@ -78,7 +79,16 @@ pub struct PartitionProcessor {
     /// The record that is being folded.
     folding: Option<Offset>,
     /// Who had changes in the part of a record that was folded last, for a log that keeps the newest state of users.
-    touched: Vec<Box<str>>,
+    touched: Vec<Touched>,
+}
+
+/// A user who had a change.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Touched {
+    user: Box<str>,
+    /// The change, as its place among the outputs of its record.
+    index: u64,
+    is_of_event: bool,
 }
 
 /// What a step came to.
@@ -94,6 +104,12 @@ impl PartitionProcessor {
     /// Reads and writes with a registry's schemas too.
     pub fn with_schemas(mut self, schemas: Schemas) -> PartitionProcessor {
         self.outbox.schemas = schemas;
+        self
+    }
+
+    /// Writes headers beside outputs, where the log keeps them; with the attributes of CloudEvents if a source is given.
+    pub fn with_headers(mut self, source: Option<Arc<str>>) -> PartitionProcessor {
+        self.outbox.headers = self.log.keeps_headers().then(|| HeaderWriter::new(source));
         self
     }
 
@@ -306,6 +322,9 @@ impl PartitionProcessor {
         rest: &[Result<Event<'_>, Rejected>],
     ) -> Result<(), Error> {
         self.folding = Some(record.offset);
+        if let Some(headers) = &mut self.outbox.headers {
+            headers.begin(record);
+        }
         failpoint::fold_record(record.offset.0);
         let resumed = std::mem::take(&mut self.resumed_outputs);
         let before = self.state.time();
@@ -387,7 +406,11 @@ impl PartitionProcessor {
                 && let Output::Change(change) = &output
                 && outbox.is_of_the_rest(change.id)
             {
-                touched.push(change.user.clone());
+                touched.push(Touched {
+                    user: change.user.clone(),
+                    index: change.id.index,
+                    is_of_event: change.evidence == change.id.offset,
+                });
             }
             if failed.is_none()
                 && let Err(error) = outbox.take(output, time, &mut **log)
@@ -404,9 +427,17 @@ impl PartitionProcessor {
     fn gather_current(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
-        touched.dedup();
+        // The last change of each.
+        touched.reverse();
+        touched.dedup_by(|later, first| later.user == first.user);
+        touched.reverse();
         let offset = self.state.offset().unwrap_or_default();
-        for user in touched.drain(..) {
+        for Touched {
+            user,
+            index,
+            is_of_event,
+        } in touched.drain(..)
+        {
             let image = self.state.slot_of(&user).and_then(|slot| self.state.image(slot));
             let value = image.map(|image| {
                 let state = current::user_state(&image, self.partition, offset);
@@ -415,8 +446,12 @@ impl PartitionProcessor {
                 avro::write_user_state_datum(&state, &mut value);
                 value
             });
-            let key = user.into_string().into_bytes();
-            self.outbox.current(CurrentRecord { key, value });
+            let by = OutputId {
+                partition: self.partition,
+                offset,
+                index,
+            };
+            self.outbox.current(user, value, by, is_of_event);
         }
         self.touched = touched;
     }

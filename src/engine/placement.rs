@@ -53,6 +53,7 @@ impl Engine {
         };
         if let Some(user) = event.user() {
             let record = NewRecord {
+                headers: Vec::new(),
                 key: Some(user.as_bytes().to_vec()),
                 value: encode(&event),
             };
@@ -73,7 +74,14 @@ impl Engine {
                         beats,
                     };
                     let value = encode(&part);
-                    records.push((partition, NewRecord { key: None, value }));
+                    records.push((
+                        partition,
+                        NewRecord {
+                            key: None,
+                            value,
+                            headers: Vec::new(),
+                        },
+                    ));
                 }
             }
             return Ok(false);
@@ -83,13 +91,27 @@ impl Engine {
             let number = u32::try_from(partition).ok().filter(|number| *number < partitions);
             let number = number.ok_or(Unplaced::UnknownPartition { partition, partitions })?;
             let value = encode(&event);
-            records.push((Partition(number), NewRecord { key: None, value }));
+            records.push((
+                Partition(number),
+                NewRecord {
+                    key: None,
+                    value,
+                    headers: Vec::new(),
+                },
+            ));
             return Ok(true);
         }
         let value = encode(&event);
         for partition in (0..partitions).map(Partition) {
             let value = value.clone();
-            records.push((partition, NewRecord { key: None, value }));
+            records.push((
+                partition,
+                NewRecord {
+                    key: None,
+                    value,
+                    headers: Vec::new(),
+                },
+            ));
         }
         Ok(false)
     }

@@ -318,6 +318,7 @@ impl Worker {
         let clock = self.clock.clone();
         let processor = PartitionProcessor::open_at(log, store, &self.first_policy, clock, self.tuning)?
             .with_schemas(self.dependencies.services.schemas.clone())
+            .with_headers(self.dependencies.services.cloud_events.clone())
             .with_outcomes(self.outcomes.clone());
         let end = processor.log().range()?.end;
         self.processor = Some(processor);
@@ -420,7 +421,11 @@ impl Worker {
         let schemas = &self.dependencies.services.schemas;
         schemas.encode_event(&Event::Tick, &mut value);
         metrics::tick();
-        let record = NewRecord { key: None, value };
+        let record = NewRecord {
+            key: None,
+            value,
+            headers: Vec::new(),
+        };
         let log = &self.dependencies.log;
         log.append(vec![(self.partition, record)], Box::new(|_| {}));
     }

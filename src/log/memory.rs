@@ -103,7 +103,15 @@ impl MemoryLog {
                     format!("offset {offset} of partition {partition} is before its end, {end}").into(),
                 ));
             }
-            events.push(offset.0, ts, NewRecord { key, value });
+            events.push(
+                offset.0,
+                ts,
+                NewRecord {
+                    key,
+                    value,
+                    headers: Vec::new(),
+                },
+            );
         }
         self.shared.tell(Topic::Events, partition);
         Ok(())
@@ -377,6 +385,7 @@ impl Sequence {
             value: record.value,
             is_null: false,
             schema_header: None,
+            traceparent: None,
         });
     }
 }
@@ -414,6 +423,7 @@ mod tests {
 
     fn record(value: &str) -> NewRecord {
         NewRecord {
+            headers: Vec::new(),
             key: None,
             value: value.into(),
         }

@@ -46,10 +46,16 @@ impl Topic {
 pub struct NewRecord {
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
+    pub headers: Headers,
 }
 
-/// The one header of a record that is read: serializers name the schema of a value there.
+/// Names and values beside a record. Only a log that keeps headers gets any ([`OwnedPartition::keeps_headers`]).
+pub type Headers = Vec<(&'static str, Vec<u8>)>;
+
+/// The header of a record in which serializers name the schema of its value. It and [`TRACE_HEADER`] are read, no others.
 pub const SCHEMA_HEADER: &str = "__value_schema_id";
+/// The header that says which trace a record belongs to (W3C Trace Context).
+pub const TRACE_HEADER: &str = "traceparent";
 
 /// A record as it was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,8 +67,10 @@ pub struct Record {
     pub value: Vec<u8>,
     /// It has no value at all, which only a log that others write to may have; `value` is empty then.
     pub is_null: bool,
-    /// The header [`SCHEMA_HEADER`], which only a log that others write to may have. No other header is kept.
+    /// The header [`SCHEMA_HEADER`], which only a log that others write to may have.
     pub schema_header: Option<Box<[u8]>>,
+    /// The header [`TRACE_HEADER`], as its writer set it.
+    pub traceparent: Option<Box<[u8]>>,
 }
 
 impl Record {
@@ -106,6 +114,7 @@ pub struct CurrentRecord {
     pub key: Vec<u8>,
     /// None: there is nothing any more.
     pub value: Option<Vec<u8>>,
+    pub headers: Headers,
 }
 
 /// How much to read at most; at least one record is given if there is one.
@@ -298,6 +307,11 @@ pub trait OwnedPartition: Send {
 
     /// Whether commits are to bring the newest state of users along.
     fn keeps_current(&self) -> bool {
+        false
+    }
+
+    /// Whether records keep headers.
+    fn keeps_headers(&self) -> bool {
         false
     }
 }

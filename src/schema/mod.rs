@@ -75,7 +75,7 @@ fn write_decimal(out: &mut Vec<u8>, value: u64) {
 }
 
 /// Appends `{partition}-{offset}-{index}`.
-fn write_output_id(id: OutputId, out: &mut Vec<u8>) {
+pub(crate) fn write_output_id(id: OutputId, out: &mut Vec<u8>) {
     write_decimal(out, id.partition.0.into());
     out.push(b'-');
     write_decimal(out, id.offset.0);

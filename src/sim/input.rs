@@ -441,6 +441,7 @@ impl Input {
             index: id.index,
             topic,
             record: NewRecord {
+                headers: Vec::new(),
                 key: Some(key.as_bytes().to_vec()),
                 value,
             },

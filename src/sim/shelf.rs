@@ -244,6 +244,7 @@ impl SimulatedLog {
                     value: record.value,
                     is_null: record.is_null,
                     schema_header: None,
+                    traceparent: None,
                 });
             }
         }

@@ -101,6 +101,7 @@ impl House {
             for home in homes {
                 let key = event.user().map(|user| user.as_bytes().to_vec());
                 let record = NewRecord {
+                    headers: Vec::new(),
                     key,
                     value: value.clone(),
                 };

@@ -322,7 +322,14 @@ fn append_everywhere(data: &Path, event: &Event<'_>) {
     encode_event(event, &mut value);
     let record = |partition| {
         let value = value.clone();
-        (Partition(partition), NewRecord { key: None, value })
+        (
+            Partition(partition),
+            NewRecord {
+                key: None,
+                value,
+                headers: Vec::new(),
+            },
+        )
     };
     let (appended, answer) = std::sync::mpsc::channel();
     let records = (0..log.partitions()).map(record).collect();

@@ -244,6 +244,7 @@ fn events_without_effect_are_counted_by_reason_and_malformed_records_with_an_exa
     ]);
     // What no HTTP request lets in, as a publisher on Kafka would write it.
     let wrong = rollcall::log::NewRecord {
+        headers: Vec::new(),
         key: Some(b"bob".to_vec()),
         value: b"no event".to_vec(),
     };

@@ -53,6 +53,7 @@ fn why_not(dir: &Path) -> String {
 
 fn record(value: &str) -> NewRecord {
     NewRecord {
+        headers: Vec::new(),
         key: Some(b"k".to_vec()),
         value: value.into(),
     }
@@ -142,6 +143,10 @@ impl Noise {
             value.extend_from_slice(&(self.state >> 32).to_le_bytes()[..4]);
         }
         value.truncate(size);
-        NewRecord { key: None, value }
+        NewRecord {
+            key: None,
+            value,
+            headers: Vec::new(),
+        }
     }
 }

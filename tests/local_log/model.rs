@@ -30,6 +30,7 @@ impl Model {
             value: record.value.clone(),
             is_null: false,
             schema_header: None,
+            traceparent: None,
         });
         offset
     }
@@ -63,6 +64,7 @@ fn any_record() -> impl Strategy<Value = NewRecord> {
     let size = prop_oneof![8 => 0..200_usize, 1 => 60_000..70_000_usize];
     let key = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20));
     (key, size, any::<u8>()).prop_map(|(key, size, byte)| NewRecord {
+        headers: Vec::new(),
         key,
         value: vec![byte; size],
     })

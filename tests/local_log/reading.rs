@@ -9,6 +9,7 @@ fn what_is_acknowledged_is_read_back_and_after_reopening_too() {
     let log = LocalLog::open(dir.path(), Settings::default(), clock.clone()).unwrap();
     assert_eq!(log.partitions(), 4);
     let bare = NewRecord {
+        headers: Vec::new(),
         key: None,
         value: Vec::new(),
     };

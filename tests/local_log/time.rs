@@ -73,7 +73,17 @@ impl House {
         let mut value = Vec::new();
         avro::encode_event(&event, &mut value);
         let key = event.user().map(|user| user.as_bytes().to_vec());
-        append(self.log(), vec![(ONLY, NewRecord { key, value })])
+        append(
+            self.log(),
+            vec![(
+                ONLY,
+                NewRecord {
+                    key,
+                    value,
+                    headers: Vec::new(),
+                },
+            )],
+        )
     }
 
     pub fn connect(&self, user: &str, conn: u64) -> Result<Vec<Appended>, Error> {

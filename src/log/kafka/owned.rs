@@ -15,12 +15,13 @@ use super::client::{CountingContext, is_fenced, transactional, unread, unwritten
 use super::partition_reader::{PartitionReader, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Commit, Error, Limit, OwnedPartition, Position, Range, Reading, Record, Topic};
+use crate::log::{Commit, Error, Headers, Limit, OwnedPartition, Position, Range, Reading, Record, Topic};
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use std::sync::Arc;
@@ -190,7 +191,7 @@ impl KafkaPartition {
                 if let Some(key) = &record.key {
                     to = to.key(key);
                 }
-                send(producer, to)?;
+                send(producer, to.headers(headers(&record.headers)))?;
             }
         }
         let name = self.log.current_topic();
@@ -201,7 +202,7 @@ impl KafkaPartition {
             if let Some(value) = &record.value {
                 to = to.payload(value);
             }
-            send(producer, to)?;
+            send(producer, to.headers(headers(&record.headers)))?;
         }
         drain(producer, self.log.clock())?;
         failpoint::reach("send");
@@ -223,6 +224,17 @@ impl Drop for KafkaPartition {
     fn drop(&mut self) {
         self.log.owned().fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn headers(of: &Headers) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new_with_capacity(of.len());
+    for (key, value) in of {
+        headers = headers.insert(Header {
+            key,
+            value: Some(value),
+        });
+    }
+    headers
 }
 
 /// Hands a record over; waits while too many are on their way.
@@ -370,6 +382,10 @@ impl OwnedPartition for KafkaPartition {
     }
 
     fn keeps_current(&self) -> bool {
+        true
+    }
+
+    fn keeps_headers(&self) -> bool {
         true
     }
 }

@@ -168,6 +168,7 @@ mod tests {
             value: value.into_bytes(),
             is_null: false,
             schema_header: None,
+            traceparent: None,
         }
     }
 

@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// [`crate::log::SCHEMA_HEADER`], with the zero that librdkafka wants.
 const SCHEMA_HEADER_NAME: &CStr = c"__value_schema_id";
+/// The same of [`crate::log::TRACE_HEADER`].
+const TRACE_HEADER_NAME: &CStr = c"traceparent";
 const QUERY: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_secs(2);
 /// After so long without a record it is asked whether there are any.
@@ -238,9 +240,9 @@ impl PartitionReader {
             let PartitionReader {
                 queue, position, topic, ..
             } = self;
-            let has_schema_header = *topic == Some(Topic::Events);
+            let reads_headers = *topic == Some(Topic::Events);
             let (wanted, got) = queue.take(limit.records - records, |message| {
-                match position.take(&message, has_schema_header, into) {
+                match position.take(&message, reads_headers, into) {
                     Ok(size) if failed.is_none() => {
                         records += usize::from(size > 0);
                         bytes += size;
@@ -323,7 +325,7 @@ impl ReadPosition {
     fn take(
         &mut self,
         message: &Message<'_>,
-        has_schema_header: bool,
+        reads_headers: bool,
         into: &mut Vec<Record>,
     ) -> Result<usize, RDKafkaRespErr> {
         match message.error() {
@@ -343,14 +345,15 @@ impl ReadPosition {
         }
         let (key, value) = (message.key(), message.value());
         let size = value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
-        let schema_header = has_schema_header.then(|| message.header(SCHEMA_HEADER_NAME)).flatten();
+        let header = |name| reads_headers.then(|| message.header(name)).flatten().map(Box::from);
         into.push(Record {
             offset: Offset(offset),
             ts: message.timestamp_ms(),
             key: key.map(<[u8]>::to_vec),
             value: value.map(<[u8]>::to_vec).unwrap_or_default(),
             is_null: value.is_none(),
-            schema_header: schema_header.map(Box::from),
+            schema_header: header(SCHEMA_HEADER_NAME),
+            traceparent: header(TRACE_HEADER_NAME),
         });
         self.next = Some(offset + 1);
         self.at_end = false;

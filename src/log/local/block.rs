@@ -82,6 +82,7 @@ impl<'a> Block<'a> {
                 value: value.to_vec(),
                 is_null: false,
                 schema_header: None,
+                traceparent: None,
             });
         }
         rest.is_empty()

@@ -211,6 +211,7 @@ mod tests {
 
     fn record(value: &str) -> NewRecord {
         NewRecord {
+            headers: Vec::new(),
             key: None,
             value: value.into(),
         }
