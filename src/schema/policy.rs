@@ -13,12 +13,13 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Write};
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "rules",
     "login",
     "exclusive",
     "instances",
     "kicked_max",
+    "custom_keep_ms",
     "outage",
     "platforms",
 ];

@@ -6,6 +6,7 @@ mod at;
 mod history;
 mod source;
 mod verify;
+mod what_if;
 mod why;
 
 use crate::audit::time;
@@ -32,6 +33,7 @@ enum Question {
     Why(why::Args),
     Verify(verify::Args),
     Heads(verify::HeadsArgs),
+    WhatIf(what_if::Args),
 }
 
 /// Runs the question; returns the exit status.
@@ -43,6 +45,7 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         Question::Why(args) => why::run(&args, &mut output),
         Question::Verify(args) => verify::run(&args, &mut output),
         Question::Heads(args) => verify::heads(&args, &mut output),
+        Question::WhatIf(args) => what_if::run(&args, &mut output),
     };
     let flushed = output.flush().map_err(anyhow::Error::from);
     match answered.and_then(|status| flushed.map(|()| status)) {

@@ -65,7 +65,8 @@ pub struct SourceFlags {
     /// With files: how many partitions the log has; then a user of another partition makes a record malformed
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     partitions: Option<u32>,
-    /// The first policy, a JSON file; without it the default policy. Policy records of the log replace it
+    /// The first policy, a JSON file; without it the default policy. Policy records of the log replace it. For `what-if`: the
+    /// policy to try
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
     /// Prints JSON, an object a line, instead of text
