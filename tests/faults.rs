@@ -6,14 +6,26 @@
 //! runs on 127.0.0.1: a Kafka of three brokers and the engines are processes of this one, and end with it.
 
 #[path = "kafka/broker.rs"]
+#[expect(dead_code, reason = "every cluster has a proxy here")]
 mod broker;
 #[path = "kafka/engine.rs"]
+#[expect(dead_code, reason = "no node ends by itself here")]
 mod engine;
 #[path = "kafka/faults.rs"]
 mod faults;
+#[path = "kafka/frames.rs"]
+mod frames;
+#[path = "kafka/network.rs"]
+mod network;
 #[path = "kafka/plans.rs"]
 mod plans;
+#[path = "kafka/proxied.rs"]
+mod proxied;
+#[path = "kafka/proxy.rs"]
+#[expect(dead_code, reason = "only what happens at random is asked for")]
+mod proxy;
 #[path = "kafka/python.rs"]
+#[expect(dead_code, reason = "the load has transactions of its own")]
 mod python;
 #[path = "kafka/run.rs"]
 mod run;
@@ -24,9 +36,10 @@ mod table;
 #[path = "kafka/truncated.rs"]
 mod truncated;
 
-use broker::Cluster;
+use proxied::Proxied;
 use rollcall::failpoint::PLACES;
 use run::Plan;
+use sha2::{Digest as _, Sha256};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,7 +86,7 @@ fn failpoints() -> Plan {
     plan
 }
 
-fn plans() -> [Plan; 11] {
+fn plans() -> [Plan; 12] {
     [
         plans::kills(60),
         failpoints(),
@@ -85,8 +98,26 @@ fn plans() -> [Plan; 11] {
         plans::checkpoints(3),
         plans::brokers(9),
         plans::pauses(16),
+        plans::network(14, Duration::from_millis(400)),
         plans::blackout(Duration::from_secs(60)),
     ]
+}
+
+/// From now on engines and `fold` are one copy of the binary, whatever is compiled meanwhile. Prints its hash.
+fn use_a_copy() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    let copy = directory.path().join("rollcall");
+    std::fs::copy(python::program(), &copy).expect("copied");
+    let bytes = std::fs::read(&copy).expect("readable");
+    let hash: String = Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    println!("rollcall, SHA-256 {hash}");
+    python::COPY
+        .set(copy.to_str().expect("UTF-8").to_owned())
+        .expect("used once");
+    directory
 }
 
 fn main() -> ExitCode {
@@ -103,7 +134,9 @@ fn main() -> ExitCode {
     let long = Duration::from_secs(60 * asked.minutes);
     let plans = plans();
     let plans: Vec<&Plan> = plans.iter().filter(|plan| is_asked(plan.name)).collect();
-    let cluster = Cluster::start(3, &plans::GROUP);
+    let program = use_a_copy();
+    let proxied = Proxied::start(3, &plans::GROUP);
+    let cluster = &proxied.cluster;
     let mut rows: Vec<table::Row> = Vec::new();
     let mut failed = Vec::new();
     if is_asked("truncated") {
@@ -116,7 +149,7 @@ fn main() -> ExitCode {
             break;
         }
         let seed = asked.seed + (number / plans.len()) as u64;
-        let run = || run::run(plan, &cluster.bootstrap, Some(&cluster), seed);
+        let run = || run::run(plan, &cluster.bootstrap, Some(&proxied), seed);
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(row) => rows.push(row),
             // It has said why.
@@ -137,6 +170,7 @@ fn main() -> ExitCode {
     println!("{text}");
     std::fs::write(&asked.table, &text).expect("the table can be written");
     println!("written to {}", asked.table.display());
+    drop(program);
     for row in &rows {
         row.must_be_right();
     }

@@ -26,11 +26,17 @@ pub struct Script {
 impl Cluster {
     /// Brokers with small heaps; `settings` are lines of their configuration.
     pub fn start(brokers: usize, settings: &[&str]) -> Cluster {
+        Cluster::start_with(brokers, settings, &[])
+    }
+
+    /// The same with more `options` of `scripts/kafka run`.
+    pub fn start_with(brokers: usize, settings: &[&str], options: &[&str]) -> Cluster {
         let directory = tempfile::tempdir().expect("a directory");
         let mut command = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"));
         command
             .args(["run", "--port", "0", "--brokers", &brokers.to_string(), "--dir"])
             .arg(directory.path().join("kafka"))
+            .args(options)
             .env("KAFKA_HEAP", "320m")
             // It lives for minutes: what a better compiler would cost it never earns.
             .env("KAFKA_JVM", "-XX:TieredStopAtLevel=1")

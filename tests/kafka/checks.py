@@ -73,6 +73,7 @@ class Partition:
         self.changes = Sequence("changes", self.report)
         self.kicks = Sequence("kicks", self.report)
         self.events = {}  # offset: (timestamp, digest of key and value)
+        self.events_again = {}  # the same, by other fetches
         self.epochs = {}  # offset: the epoch of the leader that accepted the event
         self.malformed = collections.deque()
         self.users = {}  # the fold's state: the line of --state
@@ -124,6 +125,23 @@ class Partition:
         self.events[message.offset()] = (ts, message.key(), message.value())
         self.epochs[message.offset()] = message.leader_epoch()
         return wire.event_line(message.offset(), ts, message.key(), message.value(), registry) + "\n"
+
+    def event_again(self, message):
+        self.events_again[message.offset()] = (message.timestamp()[1], message.key(), message.value())
+
+    def compare_readings(self, fetch_bytes, other_fetch_bytes):
+        """What was read must not depend on where fetches end."""
+        for offset in sorted(self.events.keys() | self.events_again.keys()):
+            if self.events.get(offset) == self.events_again.get(offset):
+                continue
+            place = f"offset {offset} of events, read with fetches of {fetch_bytes} and of {other_fetch_bytes} bytes,"
+            if offset not in self.events:
+                self.report("readings", f"{place} is there with the second only")
+            elif offset not in self.events_again:
+                self.report("readings", f"{place} is there with the first only")
+            else:
+                self.report("readings", f"{place} differs")
+        self.events_again = {}
 
     def folded(self, lines, next_offset, outputs):
         self.is_whole = outputs == 0

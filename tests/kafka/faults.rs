@@ -191,7 +191,7 @@ fn storm(run: &mut Run<'_>, times: u32) {
 fn brokers(run: &Run<'_>, what: &str, which: &[usize]) {
     let which: Vec<String> = which.iter().map(usize::to_string).collect();
     let cluster = run.cluster.expect("a cluster of its own");
-    let mut script = cluster.script.lock().expect("nobody panicked with it");
+    let mut script = cluster.cluster.script.lock().expect("nobody panicked with it");
     let commands = script.commands.as_mut().expect("open until the end");
     writeln!(commands, "{what} {}", which.join(" ")).expect("the script listens");
     assert_eq!(script.answer(), "ok", "{what} {which:?}");

@@ -8,7 +8,8 @@ partitions that are wrong; leases in transactions, some of which are aborted. Wi
 engines instead, at any of the addresses. Whatever fails is tried again by the client, or is dropped: a publisher's loss
 is no loss of the engine's. It ends after S seconds, with --attached also when its standard input ends.
 
-Prints a JSON object in the end: records by kind, and for each partition the last offset that was acknowledged.
+Prints a JSON object in the end: records by kind, for each partition the last offset that was acknowledged, and some of what was
+refused: nothing should be.
 """
 
 import argparse
@@ -65,6 +66,15 @@ def event(kind, **fields):
     return nothing | {"type": kind} | fields
 
 
+# Nobody knows whether the record is in the log.
+UNKNOWN_OUTCOMES = (
+    kafka.KafkaError._MSG_TIMED_OUT,
+    kafka.KafkaError._PURGE_QUEUE,
+    kafka.KafkaError._PURGE_INFLIGHT,
+    kafka.KafkaError._TRANSPORT,
+)
+
+
 class Gateways:
     """The gateways, shared by all writers: the epoch of each, and its last connection."""
 
@@ -103,6 +113,7 @@ class Writer:
         self.links = collections.deque(maxlen=200)  # connections that may send events
         self.before = collections.deque(maxlen=300)  # records that may be sent again, or late
         self.held = []
+        self.refusals = collections.deque(maxlen=3)
         self.settings = {
             "bootstrap.servers": args.kafka,
             "enable.idempotence": True,
@@ -135,8 +146,15 @@ class Writer:
         if error is None:
             self.counts["acknowledged"] += 1
             self.ends.acknowledged(message.partition(), message.offset())
-        else:
+        elif error.code() in UNKNOWN_OUTCOMES:
             self.counts["not_acknowledged"] += 1
+        else:
+            self.refused(str(error))
+
+    def refused(self, why):
+        """Somebody has judged what was written, and has not taken it: then this load is not what it should be."""
+        self.counts["refused"] += 1
+        self.refusals.append(why)
 
     def publish(self, record):
         """Publishes correctly: the user is the key and determines the partition."""
@@ -315,6 +333,11 @@ class Writer:
                     for place in appended if isinstance(appended, list) else [appended]:
                         self.ends.acknowledged(place["partition"], place["offset"])
                 self.counts["http_acknowledged"] += 1
+        except urllib.error.HTTPError as error:
+            if 400 <= error.code < 500 and error.code not in (408, 429):
+                self.refused(f"{error.code} for {json.dumps(body)}: {error.read(500).decode(errors='replace')}")
+            else:
+                self.counts["http_not_acknowledged"] += 1
         except (OSError, ValueError, KeyError):
             # No engine answered or accepted the events: they were not published.
             self.counts["http_not_acknowledged"] += 1
@@ -386,7 +409,8 @@ def main():
     total = collections.Counter()
     for writer in writers:
         total.update(writer.counts)
-    print(json.dumps({"counts": total, "ends": ends.offsets}))
+    refusals = [why for writer in writers for why in writer.refusals]
+    print(json.dumps({"counts": total, "ends": ends.offsets, "refusals": refusals}))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ fn plan(name: &'static str, faults: Vec<Fault>) -> Plan {
         checkpoints: false,
         arguments: &[],
         of_every_second: &[],
+        network: None,
         faults,
     }
 }
@@ -89,6 +90,23 @@ pub fn checkpoints(count: usize) -> Plan {
 pub fn brokers(count: usize) -> Plan {
     let faults = [Fault::BrokerKilled, Fault::BrokersPaused(300), Fault::CoordinatorMoved];
     plan("brokers", in_turn(&faults, count))
+}
+
+/// Something happens to requests all the time, beside faults of engines and brokers.
+pub fn network(count: usize, every: Duration) -> Plan {
+    let faults = [
+        Fault::Kills(8),
+        Fault::BrokerKilled,
+        Fault::BrokersPaused(300),
+        Fault::Nap,
+        Fault::Storm(6),
+        Fault::CoordinatorMoved,
+        Fault::Sleep,
+    ];
+    Plan {
+        network: Some(every),
+        ..plan("network", in_turn(&faults, count))
+    }
 }
 
 pub fn pauses(count: usize) -> Plan {

@@ -5,10 +5,15 @@ use serde_json::Value;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+/// A copy of the binary, if one was made.
+pub static COPY: OnceLock<String> = OnceLock::new();
 
 /// The binary that is tested; `ROLLCALL_TEST_PROGRAM` names another than the one that was built along.
 pub fn program() -> String {
-    std::env::var("ROLLCALL_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_rollcall").to_owned())
+    let built = || std::env::var("ROLLCALL_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_rollcall").to_owned());
+    COPY.get().cloned().unwrap_or_else(built)
 }
 
 fn directory() -> PathBuf {

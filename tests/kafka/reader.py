@@ -6,7 +6,8 @@
 
 `check` folds the events of each partition from offset 0 and compares with what is in the topics: each change and kick
 once, in order, the same bytes; `seq` and `version` without gaps; the malformed records in quarantine, whole; `current`
-as the changes left it; the committed position and its chain. It says which offset differs, prints a JSON object with
+as the changes left it; the committed position and its chain. Events are read twice, with two fetch sizes, and must be the
+same both times. It says which offset differs, prints a JSON object with
 the sums as its last line, and ends with status 1 if anything is wrong.
 """
 
@@ -30,6 +31,11 @@ import checks
 import wire
 
 PATIENCE_S = 120
+
+# What a fetch brings at most. Brokers have shown a record of an aborted transaction to those whose fetches ended at certain
+# places, so events are read twice, with sizes whose fetches end at different ones.
+FETCH_BYTES = 64 << 20
+OTHER_FETCH_BYTES = 700_001
 
 
 def patiently(ask):
@@ -103,7 +109,7 @@ class Cluster:
             for one in committed
         ]
 
-    def read(self, name, partition, end):
+    def read(self, name, partition, end, fetch_bytes=FETCH_BYTES):
         """The committed records of a partition before `end`, in order."""
         consumer = confluent_kafka.Consumer(
             self.settings
@@ -115,6 +121,10 @@ class Cluster:
                 "auto.offset.reset": "error",
                 "fetch.queue.backoff.ms": 2,
                 "fetch.wait.max.ms": 10,
+                "fetch.message.max.bytes": fetch_bytes,
+                "fetch.max.bytes": fetch_bytes,
+                "message.max.bytes": fetch_bytes,
+                "receive.message.max.bytes": fetch_bytes + (1 << 20),
             }
         )
         try:
@@ -198,7 +208,7 @@ def check(cluster, program, ends):
     total = collections.Counter({name: 0 for name in checks.COUNTED})
     for partition in range(partitions):
         one = checks.Partition(partition)
-        read = lambda name: cluster.read(name, partition, settled[name][partition])
+        read = lambda name, **sizes: cluster.read(name, partition, settled[name][partition], **sizes)
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8", newline="\n") as file:
             next_offset, outputs = one.position(positions[partition], (ends or {}).get(str(partition)))
             for message in read("events"):
@@ -206,6 +216,10 @@ def check(cluster, program, ends):
                 if message.offset() < next_offset + (1 if outputs else 0):
                     file.write(one.event(message, cluster.registry))
             file.flush()
+            for message in read("events", fetch_bytes=OTHER_FETCH_BYTES):
+                if message.offset() < next_offset + (1 if outputs else 0):
+                    one.event_again(message)
+            one.compare_readings(FETCH_BYTES, OTHER_FETCH_BYTES)
             one.folded(fold(program, file.name, partition, partitions), next_offset, outputs)
         for message in read("changes"):
             one.change(message, cluster.registry)

@@ -1,9 +1,10 @@
 //! A run: engines fold while a load is written and faults happen; at the end the independent reader checks the topics. The seed
 //! determines every choice.
 
-use crate::broker::Cluster;
 use crate::engine::Node;
 use crate::faults::Fault;
+use crate::network::{self, RandomFaults};
+use crate::proxied::Proxied;
 use crate::python::{self, Load, Verdict};
 use crate::space::Space;
 use crate::table::Row;
@@ -47,12 +48,14 @@ pub struct Plan {
     pub arguments: &'static [&'static str],
     /// Still more, of every second node.
     pub of_every_second: &'static [&'static str],
+    /// How often, on average, something happens to a request between the engines and the brokers, if anything does.
+    pub network: Option<Duration>,
     pub faults: Vec<Fault>,
 }
 
 pub struct Run<'c> {
     /// Whose brokers may be struck; None where only engines are.
-    pub cluster: Option<&'c Cluster>,
+    pub cluster: Option<&'c Proxied>,
     pub space: Space,
     pub dice: Dice,
     pub nodes: Vec<Node>,
@@ -61,7 +64,7 @@ pub struct Run<'c> {
 }
 
 /// Runs a plan to its end and returns the result. Panics if a partition stops making progress.
-pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -> Row {
+pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -> Row {
     let begun = Instant::now();
     let directory = tempfile::tempdir().expect("a directory");
     let space = Space::new(bootstrap, plan.name, plan.partitions);
@@ -78,9 +81,16 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
             "5",
         ]);
     }
+    let network = plan
+        .network
+        .map(|every| (&cluster.expect("a cluster of its own").proxy, every));
+    let way = match network {
+        Some((proxy, _)) => space.reached_by(&proxy.bootstrap()),
+        None => space.reached_by(bootstrap),
+    };
     let nodes = (0..plan.nodes).map(|name| {
         let its = if name % 2 == 1 { plan.of_every_second } else { &[] };
-        Node::new(directory.path(), &space, name, &[&*more, its].concat())
+        Node::new(directory.path(), &way, name, &[&*more, its].concat())
     });
     let nodes: Vec<Node> = nodes.collect();
     let mut run = Run {
@@ -101,11 +111,17 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
     }
     let load = Load::start(&run.space, seed, &arguments);
     run.settle();
+    if let Some((proxy, every)) = network {
+        proxy.start_faults(RandomFaults::new(seed, every, directory.path().to_owned()));
+    }
     let mut struck = BTreeMap::new();
     for fault in &plan.faults {
         println!("{}: {fault}", plan.name);
         fault.strike(&mut run);
         *struck.entry(fault.kind()).or_insert(0) += fault.times();
+    }
+    if let Some((proxy, _)) = network {
+        struck.extend(proxy.end_faults());
     }
     run.settle();
     let load = load.end();
@@ -120,7 +136,8 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Cluster>, seed: u64) -
     {
         let name = format!("rollcall-{}-{}", plan.name, std::process::id());
         let keep = std::env::temp_dir().join(name);
-        cluster.script.lock().expect("nobody panicked with it").keep = Some(keep);
+        network::copy_fetched(directory.path(), &keep);
+        cluster.cluster.script.lock().expect("nobody panicked with it").keep = Some(keep);
     }
     Row::new(plan.name, begun.elapsed(), struck, verdict, &load)
 }

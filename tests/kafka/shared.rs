@@ -1,20 +1,20 @@
 //! One broker for all tests of a binary. `ROLLCALL_TEST_KAFKA=host:port` uses another broker.
 
-use crate::broker::Cluster;
 use crate::plans::GROUP;
+use crate::proxied::Proxied;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 /// The broker's address. The first call starts it.
 pub fn bootstrap() -> &'static str {
     static SHARED: OnceLock<String> = OnceLock::new();
-    SHARED.get_or_init(|| {
-        if let Ok(bootstrap) = std::env::var("ROLLCALL_TEST_KAFKA") {
-            return bootstrap;
-        }
-        // Never dropped: it ends with the process, or the other tests would lose it.
-        let cluster = Box::leak(Box::new(Cluster::start(1, &GROUP)));
-        cluster.bootstrap.clone()
-    })
+    SHARED.get_or_init(|| std::env::var("ROLLCALL_TEST_KAFKA").unwrap_or_else(|_| proxied().cluster.bootstrap.clone()))
+}
+
+/// The same broker with the proxy before it. Always one of our own: it needs a listener for the proxy.
+pub fn proxied() -> &'static Proxied {
+    // Never dropped: it ends with the process, or the other tests would lose it.
+    static PROXIED: OnceLock<Proxied> = OnceLock::new();
+    PROXIED.get_or_init(|| Proxied::start(1, &GROUP))
 }
 
 /// How many of the tests that keep processors and brokers busy run at once. Beside more of them a broker answers after

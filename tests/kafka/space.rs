@@ -26,6 +26,15 @@ impl Space {
         space
     }
 
+    /// The same by other addresses of the brokers.
+    pub fn reached_by(&self, bootstrap: &str) -> Space {
+        Space {
+            bootstrap: bootstrap.to_owned(),
+            prefix: self.prefix.clone(),
+            group: self.group.clone(),
+        }
+    }
+
     /// What `rollcall topics create` or `check` says of them.
     pub fn topics(&self, what: &str, more: &[&str]) -> String {
         let output = Command::new(python::program())

@@ -11,6 +11,9 @@ pub struct Row {
     took: Duration,
     struck: BTreeMap<&'static str, u32>,
     written: u64,
+    over_http: u64,
+    /// What of the load an engine or a broker refused; a few of the sentences.
+    refused: (u64, Value),
     pub verdict: Verdict,
 }
 
@@ -23,13 +26,15 @@ impl Row {
         verdict: Verdict,
         load: &Value,
     ) -> Row {
-        let counts =
-            ["acknowledged", "http_acknowledged"].map(|name| load["counts"][name].as_u64().unwrap_or_default());
+        let count = |name: &str| load["counts"][name].as_u64().unwrap_or_default();
+        let over_http = count("http_acknowledged");
         Row {
             name,
             took,
             struck,
-            written: counts.iter().sum(),
+            written: count("acknowledged") + over_http,
+            over_http,
+            refused: (count("refused"), load["refusals"].clone()),
             verdict,
         }
     }
@@ -39,6 +44,9 @@ impl Row {
     pub fn must_be_right(&self) {
         let complaints = self.verdict.complaints.join("\n");
         assert_eq!(self.verdict.sum("wrong"), 0, "{}:\n{complaints}", self.name);
+        let (refused, sentences) = &self.refused;
+        assert_eq!(*refused, 0, "{}: writers were refused: {sentences}", self.name);
+        assert!(self.over_http > 0, "{}: nothing was published over HTTP", self.name);
         // A load that gave nothing would prove nothing.
         for name in ["events", "malformed", "changes", "kicks"] {
             assert!(self.verdict.sum(name) > 0, "{}: no {name}", self.name);
@@ -59,10 +67,10 @@ pub fn markdown(rows: &[Row]) -> String {
         let _ = writeln!(text, "| {kind} | {times} |");
     }
     text.push_str(
-        "\n| run | minutes | events | acknowledged to the load | malformed | changes | kicks | lost | doubled | out of \
+        "\n| run | minutes | events | acknowledged to the load | of these over HTTP | malformed | changes | kicks | lost | doubled | out of \
          order | altered | anything else wrong | longest stall, s |\n|---|",
     );
-    text.push_str(&"---:|".repeat(12));
+    text.push_str(&"---:|".repeat(13));
     text.push('\n');
     let counted = ["lost", "doubled", "out_of_order", "altered"];
     for row in rows {
@@ -70,11 +78,12 @@ pub fn markdown(rows: &[Row]) -> String {
         let other = sum("wrong").saturating_sub(counted.iter().map(|name| sum(name)).sum());
         let _ = writeln!(
             text,
-            "| {} | {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {other} | {:.1} |",
+            "| {} | {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {other} | {:.1} |",
             row.name,
             row.took.as_secs_f64() / 60.0,
             sum("events"),
             row.written,
+            row.over_http,
             sum("malformed"),
             sum("changes"),
             sum("kicks"),
