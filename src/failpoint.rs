@@ -1,6 +1,7 @@
 //! Places where a test makes the process die: `ROLLCALL_FAILPOINT=offsets:3` aborts it the third time that it reaches
-//! `offsets`. With `panic:` in front the thread panics instead. `record:7` makes every fold of a record at offset 7
-//! panic. Without the variable, failpoints are off and cost one comparison.
+//! `offsets`. With `panic:` in front the thread panics instead, with `hang:` it waits for ever. `offsets:3+` means from the third
+//! time on. `record:7` makes every fold of a record at offset 7 panic. Without the variable, failpoints are off and cost one
+//! comparison.
 //!
 //! | place | between |
 //! |---|---|
@@ -14,14 +15,15 @@
 //! | `store` | the log was committed · the store |
 //! | `stored` | the store was committed · anything after |
 //! | `take-up` | the fence is taken · the position read |
-//! | `tail`, `owners`, `source`, `together`, `checkpoints`, `assignments` | a turn of that task · the next |
+//! | `tail`, `owners`, `source`, `checkpoints`, `assignments` | a turn of that task · the next |
+//! | `rd_kafka_…` | a helper was given that call of librdkafka · the call |
 //! | `record` | see above |
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
-/// Every place, as in the table.
-pub const PLACES: [&str; 17] = [
+/// Every place, as in the table, but the calls of librdkafka.
+pub const PLACES: [&str; 16] = [
     "poll",
     "fetch",
     "fold",
@@ -35,62 +37,93 @@ pub const PLACES: [&str; 17] = [
     "tail",
     "owners",
     "source",
-    "together",
     "checkpoints",
     "assignments",
     RECORD,
 ];
 
 const RECORD: &str = "record";
+/// What the names of librdkafka's calls begin with.
+const CALL: &str = "rd_kafka_";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Abort,
+    Panic,
+    Hang,
+}
 
 struct Failpoint {
     place: String,
-    panics: bool,
+    effect: Effect,
     /// How many times this place is still to be reached; for [`RECORD`], the offset.
-    left: AtomicU64,
+    left: AtomicI64,
+    /// It happens each time from then on.
+    repeats: bool,
 }
 
 fn chosen() -> Option<&'static Failpoint> {
     static CHOSEN: OnceLock<Option<Failpoint>> = OnceLock::new();
     let read = || {
         let text = std::env::var("ROLLCALL_FAILPOINT").ok()?;
-        let (panics, rest) = match text.strip_prefix("panic:") {
-            Some(rest) => (true, rest),
-            None => (false, text.as_str()),
+        let (effect, rest) = match text.split_once(':') {
+            Some(("panic", rest)) => (Effect::Panic, rest),
+            Some(("hang", rest)) => (Effect::Hang, rest),
+            _ => (Effect::Abort, text.as_str()),
         };
         let (place, times) = rest.split_once(':').unwrap_or((rest, "1"));
-        let times = times.parse().ok().filter(|times| *times > 0 || place == RECORD);
-        if !PLACES.contains(&place) || times.is_none() {
+        let (times, repeats) = times.strip_suffix('+').map_or((times, false), |times| (times, true));
+        let times = times
+            .parse()
+            .ok()
+            .filter(|times| *times > 0 || (place == RECORD && *times == 0));
+        if !(PLACES.contains(&place) || place.starts_with(CALL)) || times.is_none() {
             let places = PLACES.join(", ");
-            eprintln!("error: ROLLCALL_FAILPOINT must be one of {places}, with :N for the N-th time, not {text:?}");
+            eprintln!(
+                "error: ROLLCALL_FAILPOINT must be one of {places} or a call ({CALL}…), with :N for the N-th time, not {text:?}"
+            );
             std::process::exit(2);
         }
-        tracing::warn!("failpoint {text} is set, this process will die there");
+        tracing::warn!("failpoint {text} is set, this process will fail there");
         Some(Failpoint {
             place: place.to_owned(),
-            panics,
-            left: AtomicU64::new(times?),
+            effect,
+            left: AtomicI64::new(times?),
+            repeats,
         })
     };
     CHOSEN.get_or_init(read).as_ref()
 }
 
-/// Dies here if this failpoint is set.
+/// Dies, panics or waits here if this failpoint is set.
 pub fn reach(place: &'static str) {
     if let Some(chosen) = chosen()
         && chosen.place == place
-        && chosen.left.fetch_sub(1, Ordering::AcqRel) == 1
     {
-        assert!(!chosen.panics, "the failpoint {place} is set");
-        // No destructors run and no buffers are written, as if the process were killed.
-        std::process::abort();
+        let left = chosen.left.fetch_sub(1, Ordering::AcqRel);
+        if left != 1 && !(chosen.repeats && left < 1) {
+            return;
+        }
+        match chosen.effect {
+            // No destructors run and no buffers are written, as if the process were killed.
+            Effect::Abort => std::process::abort(),
+            Effect::Panic => panic!("the failpoint {place} is set"),
+            Effect::Hang => loop {
+                std::thread::park();
+            },
+        }
     }
+}
+
+/// Whether a test makes something hang: then what it may take is waited for a shorter time.
+pub fn is_hanging() -> bool {
+    chosen().is_some_and(|chosen| chosen.effect == Effect::Hang)
 }
 
 /// Panics if a test has set the failpoint for the record at this offset.
 pub fn fold_record(offset: u64) {
     if let Some(chosen) = chosen() {
-        let is_chosen = chosen.place == RECORD && chosen.left.load(Ordering::Relaxed) == offset;
+        let is_chosen = chosen.place == RECORD && u64::try_from(chosen.left.load(Ordering::Relaxed)) == Ok(offset);
         assert!(!is_chosen, "the failpoint record:{offset} is set");
     }
 }

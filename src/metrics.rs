@@ -46,6 +46,7 @@ struct Metrics {
     gateway_beat_records: IntCounter,
     gateway_endings_refused: IntCounter,
     task_failures: IntCounterVec,
+    kafka_clients_given_up: IntCounterVec,
 }
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -62,6 +63,8 @@ const REFUSED: [&str; 5] = [
     "tls",
     "too_many_handshakes",
 ];
+/// Why a client of Kafka was given up.
+const GIVEN_UP: [&str; 2] = ["hung", "silent"];
 /// The helper threads of an engine and the tasks of a gateway.
 const TASKS: [&str; 11] = [
     "accept",
@@ -290,6 +293,12 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "task",
             &TASKS,
         ),
+        kafka_clients_given_up: counters_from(
+            "rollcall_kafka_clients_given_up_total",
+            "Clients of Kafka that were replaced because a call did not return, or because they read nothing",
+            "reason",
+            &GIVEN_UP,
+        ),
         registry,
     }
 });
@@ -429,6 +438,11 @@ pub fn gateway_endings_refused(endings: usize) {
 /// Counts a task that ended unexpectedly.
 pub fn task_failed(task: &str) {
     METRICS.task_failures.with_label_values(&[task]).inc();
+}
+
+/// Counts a client of Kafka that was given up.
+pub fn kafka_client_given_up(reason: &str) {
+    METRICS.kafka_clients_given_up.with_label_values(&[reason]).inc();
 }
 
 /// Returns all metrics in Prometheus' text format.

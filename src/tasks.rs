@@ -81,6 +81,14 @@ pub fn failure() -> Option<String> {
     Some(format!("the task {name} failed and is being restarted: {why}"))
 }
 
+/// Ends the process at once, with status 2 and one log line, because it cannot do its work any more. No thread is joined and
+/// no exit handler runs: what hangs would hang them too. Everything acknowledged is in the log, as after a crash.
+pub fn end_process(reason: &str) -> ! {
+    tracing::error!(reason, "the process ends");
+    // Safety: ends the process; it has no requirements.
+    unsafe { libc::_exit(2) }
+}
+
 /// Returns the message of a panic.
 pub fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -20,6 +20,8 @@ mod frames;
 mod headers;
 #[path = "kafka/held.rs"]
 mod held;
+#[path = "kafka/hung.rs"]
+mod hung;
 #[path = "kafka/network.rs"]
 mod network;
 #[path = "kafka/peers.rs"]
@@ -230,6 +232,12 @@ fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag() {
 #[test]
 fn every_output_has_its_id_and_the_trace_of_its_event() {
     headers::every_output_has_its_id_and_the_trace_of_its_event(shared::bootstrap());
+}
+
+#[test]
+fn a_call_that_never_returns_costs_its_client_and_not_the_partition() {
+    let _busy = shared::busy(1);
+    hung::a_call_that_never_returns_costs_its_client_and_not_the_partition(shared::bootstrap());
 }
 
 #[test]

@@ -2,8 +2,12 @@
 //!
 //! The group shares partitions out, cooperatively: what stays with a node is not touched. Its callbacks only write down
 //! what they are told; the answer is given after the workers have let go. The member's partitions are paused, since
-//! events come from taps, at offsets that the group knows nothing of.
+//! events come from partition readers, at offsets that the group knows nothing of.
+//!
+//! A member that hangs ends the process ([`Guarded::irreplaceable`]): its heartbeats may go on, and then the group would
+//! count partitions as worked on that nobody works on.
 
+use super::calls::{Guarded, Hung};
 use super::client::{quiet, unread, unwritten};
 use crate::log::{Error, Group, GroupEvent, GroupOffsets, locked};
 use crate::presence::{Offset, Partition};
@@ -20,6 +24,11 @@ use std::time::Duration;
 const POLL_MS: u64 = 20;
 /// For the group's offsets.
 const ASK: Duration = Duration::from_secs(10);
+/// How long leaving the group may take.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// The client of a member.
+type MemberClient = Guarded<BaseConsumer<InboxContext>>;
 
 /// What the group has told and nobody has heard yet.
 #[derive(Default)]
@@ -59,7 +68,7 @@ impl ConsumerContext for InboxContext {
 /// A member of the group. See the module.
 pub struct Member {
     topic: Arc<str>,
-    consumer: Arc<BaseConsumer<InboxContext>>,
+    client: Arc<MemberClient>,
     told: Arc<GroupInbox>,
     /// Asked back, and not let go of yet.
     asked: BTreeSet<Partition>,
@@ -92,16 +101,22 @@ impl Member {
             // Of what it is not to fetch, as little as can be.
             .set("auto.offset.reset", "latest")
             .set("queued.max.messages.kbytes", "1024");
+        let name = config.get("client.id").unwrap_or_default().to_owned();
         let told = Arc::new(GroupInbox::default());
         let consumer: BaseConsumer<InboxContext> = config
             .create_with_context(InboxContext(told.clone()))
             .map_err(|error| Error::Open(format!("a member of the group cannot be made: {error}").into()))?;
-        consumer
-            .subscribe(&[&topic])
+        let client = Guarded::irreplaceable(name, consumer);
+        let wanted = topic.clone();
+        let subscribed = client.call("rd_kafka_subscribe", Duration::ZERO, move |consumer| {
+            consumer.subscribe(&[&wanted])
+        });
+        subscribed
+            .map_err(Hung::unread)?
             .map_err(|error| Error::Open(format!("the group cannot be joined: {error}").into()))?;
         Ok(Member {
             topic,
-            consumer: Arc::new(consumer),
+            client,
             told,
             asked: BTreeSet::new(),
             answered: Vec::new(),
@@ -112,7 +127,7 @@ impl Member {
     pub fn offsets(&self) -> Offsets {
         Offsets {
             topic: self.topic.clone(),
-            consumer: self.consumer.clone(),
+            client: self.client.clone(),
         }
     }
 
@@ -130,7 +145,7 @@ impl Member {
 #[derive(Clone)]
 pub struct Offsets {
     topic: Arc<str>,
-    consumer: Arc<BaseConsumer<InboxContext>>,
+    client: Arc<MemberClient>,
 }
 
 impl Offsets {
@@ -141,10 +156,9 @@ impl Offsets {
             list.add_partition(&self.topic, partition.0 as i32);
         }
         let what = "the group's offsets";
-        let committed = self
-            .consumer
-            .committed_offsets(list, ASK)
-            .map_err(|error| unread(what, &error))?;
+        let ask = move |consumer: &BaseConsumer<_>| consumer.committed_offsets(list, ASK);
+        let committed = self.client.call("rd_kafka_committed", ASK, ask);
+        let committed = committed.map_err(Hung::unread)?.map_err(|error| unread(what, &error))?;
         let mut offsets = BTreeMap::new();
         for one in committed.elements() {
             one.error().map_err(|error| unread(what, &error))?;
@@ -167,7 +181,10 @@ impl GroupOffsets for Offsets {
             return Ok(());
         }
         let mode = if wait { CommitMode::Sync } else { CommitMode::Async };
-        let committed = self.consumer.commit(&list, mode);
+        let commit = move |consumer: &BaseConsumer<_>| consumer.commit(&list, mode);
+        // Waiting has no time-out of its own.
+        let committed = self.client.call("rd_kafka_commit", ASK, commit);
+        let committed = committed.map_err(Hung::unwritten)?;
         committed.map_err(|error| unwritten("the group's offsets", &error))
     }
 }
@@ -181,27 +198,37 @@ impl Drop for Member {
         let news = std::mem::take(&mut *locked(&self.told.news));
         let mut owed: BTreeSet<Partition> = std::mem::take(&mut self.asked);
         owed.extend(std::mem::take(&mut self.answered));
+        let mut taken = Vec::new();
         for (assigned, partitions) in news {
             let partitions = partitions.iter().map(|one| Partition((*one).max(0) as u32));
             match assigned {
-                // An error means that there was nothing to answer.
-                true => drop(self.consumer.incremental_assign(&self.list(partitions))),
+                true => taken.push(self.list(partitions)),
                 false => owed.extend(partitions),
             }
         }
-        if !owed.is_empty() {
-            let _ = self.consumer.incremental_unassign(&self.list(owed));
-        }
+        let owed = (!owed.is_empty()).then(|| self.list(owed));
+        // An error means that there was nothing to answer.
+        let _ = self
+            .client
+            .call("rd_kafka_incremental_unassign", LEAVE, move |consumer| {
+                for list in &taken {
+                    let _ = consumer.incremental_assign(list);
+                }
+                owed.map(|list| consumer.incremental_unassign(&list))
+            });
     }
 }
 
 impl Group for Member {
     fn poll(&mut self) -> Result<Option<GroupEvent>, Error> {
-        let failed = match self.consumer.poll(Duration::ZERO) {
-            // A record that came before it was paused: its reader has it from elsewhere.
-            None | Some(Ok(_)) => None,
-            Some(Err(error)) => Some(error),
-        };
+        let failed = self.client.call("rd_kafka_consumer_poll", Duration::ZERO, |consumer| {
+            match consumer.poll(Duration::ZERO) {
+                // A record that came before it was paused: its reader has it from elsewhere.
+                None | Some(Ok(_)) => None,
+                Some(Err(error)) => Some(error),
+            }
+        });
+        let failed = failed.map_err(Hung::unread)?;
         let next = locked(&self.told.news).pop_front();
         let Some((assigned, partitions)) = next else {
             return match failed {
@@ -212,15 +239,19 @@ impl Group for Member {
         let partitions: Vec<Partition> = partitions.iter().map(|one| Partition((*one).max(0) as u32)).collect();
         if assigned {
             let list = self.list(partitions.iter().copied());
-            let taken = self
-                .consumer
-                .incremental_assign(&list)
-                .and_then(|()| self.consumer.pause(&list));
+            let take = move |consumer: &BaseConsumer<_>| {
+                consumer.incremental_assign(&list)?;
+                consumer.pause(&list)
+            };
+            let taken = self.client.call("rd_kafka_incremental_assign", Duration::ZERO, take);
+            let taken = taken.map_err(Hung::unread)?;
             taken.map_err(|error| unread("the assignment of the group", &error))?;
             return Ok(Some(GroupEvent::Assigned(partitions)));
         }
         self.asked.extend(partitions.iter().copied());
-        Ok(Some(match self.consumer.assignment_lost() {
+        let is_lost = |consumer: &BaseConsumer<_>| consumer.assignment_lost();
+        let is_lost = self.client.call("rd_kafka_assignment_lost", Duration::ZERO, is_lost);
+        Ok(Some(match is_lost.map_err(Hung::unread)? {
             true => GroupEvent::Lost(partitions),
             false => GroupEvent::Revoked(partitions),
         }))
@@ -239,7 +270,11 @@ impl Group for Member {
         if self.asked.is_empty() && !self.answered.is_empty() {
             let answered = std::mem::take(&mut self.answered);
             let list = self.list(answered);
-            if let Err(error) = self.consumer.incremental_unassign(&list) {
+            let unassign = move |consumer: &BaseConsumer<_>| consumer.incremental_unassign(&list);
+            let unassigned = self
+                .client
+                .call("rd_kafka_incremental_unassign", Duration::ZERO, unassign);
+            if let Ok(Err(error)) = unassigned {
                 // The group takes them after the session's time-out.
                 tracing::warn!(%error, "the group did not hear that partitions were let go of");
             }
@@ -249,7 +284,9 @@ impl Group for Member {
     fn leave(&mut self) {
         self.told.leaving.store(true, Ordering::Release);
         // Its end, right after, leaves the group.
-        self.consumer.unsubscribe();
-        let _ = self.consumer.poll(Duration::from_millis(100));
+        let _ = self.client.call("rd_kafka_unsubscribe", LEAVE, |consumer| {
+            consumer.unsubscribe();
+            let _ = consumer.poll(Duration::from_millis(100));
+        });
     }
 }

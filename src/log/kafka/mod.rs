@@ -6,6 +6,7 @@
 //! | `topics`, `admin` | making the topics and judging them |
 //! | `group` | which partitions are this node's |
 //! | `owned` | a partition as its owner has it: the fence, and outputs with their position in one transaction |
+//! | `calls` | calls of librdkafka that do not return, and what is left behind then |
 //! | `partition_reader`, `native` | reading one partition, in batches, by calls of librdkafka that the crate does not have |
 //! | `tail`, `older` | changes and kicks for those who follow them: the newest from memory, older ones from the brokers |
 //! | `append` | events on their way in |
@@ -15,6 +16,7 @@
 
 pub mod admin;
 mod append;
+mod calls;
 mod client;
 mod follower;
 mod group;
@@ -39,11 +41,10 @@ use crate::log::{
 };
 use crate::presence::{Offset, Partition};
 use append::Appender;
-use client::DefaultContext;
 use owned::KafkaPartition;
 use partition_reader::{PartitionReader, Source};
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer as _;
 use settings::Connection;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -51,6 +52,7 @@ use std::time::Duration;
 use tail::Tail;
 
 const OWNERS_WAIT: Duration = Duration::from_secs(30);
+const METADATA: Duration = Duration::from_secs(10);
 /// Brokers that have not answered for so long are away.
 const UNANSWERED_MS: u64 = 5_000;
 
@@ -193,8 +195,8 @@ impl KafkaLog {
         &self.events
     }
 
-    fn offsets(&self) -> &BaseConsumer<DefaultContext> {
-        self.offsets.consumer()
+    fn offsets(&self) -> &Arc<Source> {
+        &self.offsets
     }
 
     fn owned(&self) -> &AtomicU64 {
@@ -288,11 +290,13 @@ impl KafkaReader {
     pub fn connect(connection: Connection, clock: Arc<dyn Clock>) -> Result<KafkaReader, Error> {
         let source = Source::new(connection.client("rollcall-log"), clock)?;
         let name = connection.topic(Topic::Events);
-        let metadata = source
-            .consumer()
-            .fetch_metadata(Some(&name), Duration::from_secs(10))
+        let asked = name.clone();
+        let partitions = source.ask("rd_kafka_metadata", METADATA, move |consumer| {
+            let metadata = consumer.fetch_metadata(Some(&asked), METADATA)?;
+            Ok(metadata.topics().first().map_or(0, |topic| topic.partitions().len()))
+        })?;
+        let partitions = partitions
             .map_err(|error| client::unread(&format!("no broker of {} answers", connection.bootstrap), &error))?;
-        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
         if partitions == 0 {
             return Err(Error::Open(
                 format!("there is no topic {name} at {}", connection.bootstrap).into(),

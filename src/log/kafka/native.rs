@@ -1,6 +1,7 @@
 //! The calls of librdkafka that the crate rdkafka does not have, made safe: its simple consumer, which gives whole
 //! batches from a queue of the partition's own. Everything that is unsafe is here, and nothing else is.
 
+use super::calls::Guarded;
 use super::client::DefaultContext;
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -12,6 +13,9 @@ use std::sync::Arc;
 const NO_ERROR: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
 /// Of one call.
 const BATCH: usize = 2_048;
+
+/// A consumer whose calls cannot hang their callers.
+pub type GuardedConsumer = Guarded<BaseConsumer<DefaultContext>>;
 
 /// Called when there is something to read.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
@@ -35,12 +39,13 @@ pub struct PartitionQueue {
     queue: *mut native::rd_kafka_queue_t,
     is_started: bool,
     messages: Vec<*mut native::rd_kafka_message_t>,
-    /// Called by librdkafka for as long as the queue lives. Boxed twice, to have a thin pointer that does not move.
-    wake: Option<Box<Wake>>,
+    /// Called by librdkafka for as long as the queue lives. Boxed within, to have a thin pointer that does not move.
+    wake: Option<Arc<Wake>>,
     /// The client, which must outlive both handles.
-    _consumer: Arc<BaseConsumer<DefaultContext>>,
+    client: Arc<GuardedConsumer>,
 }
 
+// Its methods call librdkafka, so they may hang: they are for `Guarded::call`, and so is its end.
 // SAFETY: librdkafka's handles may be used from any thread, and each queue is used by one at a time (`&mut self`).
 unsafe impl Send for PartitionQueue {}
 
@@ -53,23 +58,22 @@ unsafe extern "C" fn woken(_: *mut native::rd_kafka_t, opaque: *mut c_void) {
 impl PartitionQueue {
     /// None for a name with a zero byte, or if librdkafka refuses.
     pub fn open(
-        consumer: Arc<BaseConsumer<DefaultContext>>,
+        client: Arc<GuardedConsumer>,
         topic: &str,
         partition: i32,
-        wake: Option<Wake>,
+        wake: Option<Arc<Wake>>,
     ) -> Option<PartitionQueue> {
         let text = CString::new(topic).ok()?;
-        let client = consumer.client().native_ptr();
-        // SAFETY: the client lives in `consumer`, which the queue keeps; a null configuration means the client's.
-        let handle = unsafe { native::rd_kafka_topic_new(client, text.as_ptr(), std::ptr::null_mut()) };
+        let consumer = client.direct().client().native_ptr();
+        // SAFETY: the consumer lives in `client`, which the queue keeps; a null configuration means the client's.
+        let handle = unsafe { native::rd_kafka_topic_new(consumer, text.as_ptr(), std::ptr::null_mut()) };
         if handle.is_null() {
             return None;
         }
         // SAFETY: as above.
-        let queue = unsafe { native::rd_kafka_queue_new(client) };
-        let wake = wake.map(Box::new);
+        let queue = unsafe { native::rd_kafka_queue_new(consumer) };
         if let Some(wake) = &wake {
-            let opaque: *const Wake = &**wake;
+            let opaque: *const Wake = Arc::as_ptr(wake);
             // SAFETY: `woken` reads the pointer only while the queue lives, and the queue is freed before it.
             unsafe { native::rd_kafka_queue_cb_event_enable(queue, Some(woken), opaque.cast_mut().cast()) };
         }
@@ -80,8 +84,18 @@ impl PartitionQueue {
             is_started: false,
             messages: vec![std::ptr::null_mut(); BATCH],
             wake,
-            _consumer: consumer,
+            client,
         })
+    }
+
+    /// The client that it belongs to.
+    pub fn client(&self) -> &Arc<GuardedConsumer> {
+        &self.client
+    }
+
+    /// From where to where the partition goes, as the client saw it last.
+    pub fn seen_range(&self, topic: &str) -> Option<(u64, u64)> {
+        seen_range(self.client.direct(), topic, self.partition)
     }
 
     /// Begins to fetch from an offset on; what is fetched already may still be given.
@@ -121,6 +135,11 @@ impl PartitionQueue {
 
 impl Drop for PartitionQueue {
     fn drop(&mut self) {
+        if self.client.is_given_up() {
+            // Its threads may call back for as long as the process lives.
+            std::mem::forget(self.wake.take());
+            return;
+        }
         self.stop();
         // SAFETY: both are ours, nothing else uses them; the queue goes before what its callback points to, and before
         // the client, whose end would wait for it for ever.

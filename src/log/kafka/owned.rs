@@ -11,6 +11,7 @@
 //! new one settles the old transaction, and the committed position tells.
 
 use super::KafkaLog;
+use super::calls::{Guarded, Hung};
 use super::client::{CountingContext, is_fenced, transactional, unread, unwritten};
 use super::partition_reader::{PartitionReader, Wake};
 use crate::clock::Clock;
@@ -19,20 +20,17 @@ use crate::log::{Commit, Error, Headers, Limit, OwnedPartition, Position, Range,
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 /// For a call of a transaction.
 const CALL: Duration = Duration::from_secs(10);
-/// For a call that does not keep to its time-out.
-const GRACE: Duration = Duration::from_secs(2);
 /// For the first call of a new producer, which may have to wait for an old one's transaction to be settled.
 const TAKE_UP: Duration = Duration::from_secs(30);
 /// Of all partitions of a process together: a transaction takes milliseconds of a core, here and at the broker.
@@ -42,13 +40,16 @@ const DRAIN_MAX_MS: u64 = 10_000;
 /// Between two looks for what has arrived. A poll with a time-out of a millisecond would spin.
 const DRAIN_EVERY: Duration = Duration::from_micros(200);
 
+/// Writes the outputs of one partition.
+type OutputProducer = Guarded<BaseProducer<CountingContext>>;
+
 /// See the module.
 pub struct KafkaPartition {
     log: Arc<KafkaLog>,
     partition: Partition,
     partition_reader: PartitionReader,
     /// Who writes the outputs. None after a failure: what was begun may have got through or not.
-    producer: Option<Arc<BaseProducer<CountingContext>>>,
+    producer: Option<Arc<OutputProducer>>,
     /// How far the outputs are.
     position: Position,
     /// Another owner was let in: nothing is tried again.
@@ -97,20 +98,24 @@ impl KafkaPartition {
         let producer: BaseProducer<CountingContext> = config
             .create_with_context(CountingContext::default())
             .map_err(|error| unwritten(&what("a producer"), &error))?;
-        producer.init_transactions(TAKE_UP).map_err(|error| {
-            let fenced = is_fenced(&producer, &error);
+        let producer = Guarded::new(self.log.node().client_id("outputs"), producer);
+        let taken = producer.call("rd_kafka_init_transactions", TAKE_UP, |producer| {
+            producer.init_transactions(TAKE_UP)
+        });
+        taken.map_err(Hung::unwritten)?.map_err(|error| {
+            let fenced = is_fenced(producer.direct(), &error);
             self.judge(fenced, unwritten(&what("taking up"), &error))
         })?;
         if first {
             let told = self.tell_others(&producer);
             told.map_err(|error| {
-                let fenced = is_fenced(&producer, &error);
+                let fenced = is_fenced(producer.direct(), &error);
                 self.judge(fenced, unwritten(&what("saying whose it is"), &error))
             })?;
         }
         failpoint::reach("take-up");
         self.position = self.committed()?;
-        self.producer = Some(Arc::new(producer));
+        self.producer = Some(producer);
         Ok(())
     }
 
@@ -126,14 +131,14 @@ impl KafkaPartition {
 
     /// Says in the topic of owners that the partition is here: in a transaction, so that an owner who was fenced off
     /// cannot say so later.
-    fn tell_others(&self, producer: &BaseProducer<CountingContext>) -> Result<(), KafkaError> {
+    fn tell_others(&self, producer: &OutputProducer) -> Result<(), KafkaError> {
         let (key, value) = self.log.owner_record(self.partition);
         let name = self.log.owners_topic();
-        producer.begin_transaction()?;
+        begin(producer)?;
         let record = BaseRecord::<[u8], [u8]>::to(&name).partition(0);
-        send(producer, record.key(key.as_bytes()).payload(value.as_bytes()))?;
-        drain(producer, self.log.clock())?;
-        producer.commit_transaction(CALL)
+        send(producer.direct(), record.key(key.as_bytes()).payload(value.as_bytes()))?;
+        drain(producer.direct(), self.log.clock())?;
+        commit(producer)
     }
 
     /// What the group has committed, with no transaction open.
@@ -142,11 +147,10 @@ impl KafkaPartition {
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&name, self.partition.0 as i32);
         let what = format!("the committed position of partition {}", self.partition);
-        let found = self
-            .log
-            .offsets()
-            .committed_offsets(wanted, TAKE_UP)
-            .map_err(|error| unread(&what, &error))?;
+        let ask = self.log.offsets().ask("rd_kafka_committed", TAKE_UP, move |consumer| {
+            consumer.committed_offsets(wanted, TAKE_UP)
+        });
+        let found = ask?.map_err(|error| unread(&what, &error))?;
         let elements = found.elements();
         let Some(element) = elements.first() else {
             return Err(Error::Read(format!("{what}: the broker says nothing").into()));
@@ -173,14 +177,15 @@ impl KafkaPartition {
     }
 
     /// One transaction.
-    fn transact(&self, producer: &Arc<BaseProducer<CountingContext>>, commit: &Commit) -> Result<(), KafkaError> {
-        producer.begin_transaction()?;
+    fn transact(&self, guarded: &OutputProducer, outputs: &Commit) -> Result<(), KafkaError> {
+        begin(guarded)?;
         failpoint::reach("begin");
+        let producer = guarded.direct();
         let partition = self.partition.0 as i32;
         let topics = [
-            (Topic::Changes, &commit.changes),
-            (Topic::Kicks, &commit.kicks),
-            (Topic::Quarantine, &commit.quarantine),
+            (Topic::Changes, &outputs.changes),
+            (Topic::Kicks, &outputs.kicks),
+            (Topic::Quarantine, &outputs.quarantine),
         ];
         for (topic, records) in topics {
             let name = self.log.name(topic);
@@ -195,7 +200,7 @@ impl KafkaPartition {
             }
         }
         let name = self.log.current_topic();
-        for record in &commit.current {
+        for record in &outputs.current {
             let mut to = BaseRecord::<[u8], [u8]>::to(&name)
                 .partition(partition)
                 .key(&record.key);
@@ -209,12 +214,23 @@ impl KafkaPartition {
         let mut offsets = TopicPartitionList::new();
         let events = self.log.name(Topic::Events);
         let mut element = offsets.add_partition(&events, partition);
-        element.set_offset(KafkaOffset::Offset(commit.position.next.0 as i64))?;
-        element.set_metadata(BASE64.encode(commit.position.to_bytes()));
-        let group = self.log.offsets().group_metadata().ok_or(KafkaError::Canceled)?;
-        send_offsets(producer, offsets, group)?;
+        element.set_offset(KafkaOffset::Offset(outputs.position.next.0 as i64))?;
+        element.set_metadata(BASE64.encode(outputs.position.to_bytes()));
+        let ask = |consumer: &BaseConsumer<_>| consumer.group_metadata();
+        let group = self
+            .log
+            .offsets()
+            .ask("rd_kafka_consumer_group_metadata", Duration::ZERO, ask);
+        let group = group.ok().flatten().ok_or(KafkaError::Canceled)?;
+        // librdkafka may wait for a coordinator that has gone for as long as no other broker comes or goes, whatever the
+        // time-out (its issues 5456 and 5511).
+        guarded
+            .call("rd_kafka_send_offsets_to_transaction", CALL, move |producer| {
+                producer.send_offsets_to_transaction(&offsets, &group, CALL)
+            })
+            .map_err(timed_out)??;
         failpoint::reach("offsets");
-        producer.commit_transaction(CALL)?;
+        commit(guarded)?;
         failpoint::reach("commit");
         Ok(())
     }
@@ -271,27 +287,20 @@ fn drain(producer: &BaseProducer<CountingContext>, clock: &dyn Clock) -> Result<
     }
 }
 
-/// Puts the position into the transaction. librdkafka may wait for a coordinator that has gone for as long as no other
-/// broker comes or goes, whatever the time-out (its issues 5456 and 5511): then the call is left behind in a thread of
-/// its own, with the producer, which is fenced off by the next.
-fn send_offsets(
-    producer: &Arc<BaseProducer<CountingContext>>,
-    offsets: TopicPartitionList,
-    group: ConsumerGroupMetadata,
-) -> Result<(), KafkaError> {
-    let (told, result) = sync_channel(1);
-    let producer = producer.clone();
-    let call = move || {
-        let result = producer.send_offsets_to_transaction(&offsets, &group, CALL);
-        // Before the notification: the waiter may want to be the last to have the producer.
-        drop(producer);
-        let _ = told.send(result);
-    };
-    let thread = std::thread::Builder::new().name("kafka-offsets".to_owned());
-    thread.spawn(call).map_err(|_| KafkaError::Canceled)?;
-    result
-        .recv_timeout(CALL + GRACE)
-        .unwrap_or(Err(KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut)))
+fn begin(producer: &OutputProducer) -> Result<(), KafkaError> {
+    let begin = |producer: &BaseProducer<_>| producer.begin_transaction();
+    let begun = producer.call("rd_kafka_begin_transaction", Duration::ZERO, begin);
+    begun.map_err(timed_out)?
+}
+
+fn commit(producer: &OutputProducer) -> Result<(), KafkaError> {
+    let commit = |producer: &BaseProducer<_>| producer.commit_transaction(CALL);
+    let committed = producer.call("rd_kafka_commit_transaction", CALL, commit);
+    committed.map_err(timed_out)?
+}
+
+fn timed_out(_: Hung) -> KafkaError {
+    KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut)
 }
 
 impl OwnedPartition for KafkaPartition {
@@ -308,10 +317,12 @@ impl OwnedPartition for KafkaPartition {
     }
 
     fn range(&self) -> Result<Range, Error> {
-        let (events, name) = (self.log.events(), self.log.name(Topic::Events));
-        let (start, end) = match events.seen_range(&name, self.partition) {
+        let (start, end) = match self.partition_reader.seen_range() {
             Some(seen) => seen,
-            None => events.ask_range(&name, self.partition)?,
+            None => self
+                .log
+                .events()
+                .ask_range(&self.log.name(Topic::Events), self.partition)?,
         };
         Ok(Range {
             start: Offset(start),
@@ -344,7 +355,7 @@ impl OwnedPartition for KafkaPartition {
                 Ok(())
             }
             Err(error) => {
-                let fenced = is_fenced(&*producer, &error);
+                let fenced = is_fenced(producer.direct(), &error);
                 let error = unwritten(&format!("the commit of partition {}", self.partition), &error);
                 Err(self.judge(fenced, error))
             }

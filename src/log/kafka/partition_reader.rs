@@ -5,19 +5,22 @@
 //! it may have gone elsewhere; so these few calls are made directly (`native`). A reader gives what the broker has from
 //! the offset it was asked for, in order, or an error; it never goes on behind a gap that retention made.
 
+use super::calls::{Guarded, Hung};
 use super::client::{DefaultContext, spawn, unread};
 pub use super::native::Wake;
-use super::native::{self, Message, PartitionQueue};
+use super::native::{self, GuardedConsumer, Message, PartitionQueue};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Error, Limit, Record, Topic};
+use crate::log::{Error, Limit, Record, Topic, locked};
+use crate::metrics;
 use crate::presence::{Offset, Partition};
 use crate::tasks::End;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use std::ffi::CStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// [`crate::log::SCHEMA_HEADER`], with the zero that librdkafka wants.
@@ -28,11 +31,18 @@ const QUERY: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_secs(2);
 /// After so long without a record it is asked whether there are any.
 const QUIET_MS: u64 = 5_000;
+/// A partition that gave nothing although it was restarted so many times in a row, or a client that got no answer from the
+/// brokers for so long, may be stuck: a new client takes its place.
+const RESTARTS_MAX: u32 = 4;
+const SILENT_MS: u64 = 60_000;
 
-/// A connection to the brokers that readers share.
+/// A connection to the brokers that readers share: one client, and a new one in its place if it was given up.
 pub struct Source {
-    consumer: Arc<BaseConsumer<DefaultContext>>,
+    config: ClientConfig,
     clock: Arc<dyn Clock>,
+    client: Mutex<Arc<GuardedConsumer>>,
+    /// Since when no broker has answered, by the monotonic clock.
+    silent_since_ms: Mutex<Option<u64>>,
 }
 
 impl Source {
@@ -64,63 +74,137 @@ impl Source {
                 config.set(key, value);
             }
         }
-        let consumer: BaseConsumer<DefaultContext> = config
-            .create_with_context(DefaultContext)
-            .map_err(|error| Error::Open(format!("a Kafka consumer cannot be made: {error}").into()))?;
-        let source = Arc::new(Source {
-            consumer: Arc::new(consumer),
+        Ok(Arc::new(Source {
+            client: Mutex::new(connect(&config)?),
+            config,
             clock,
-        });
-        let weak = Arc::downgrade(&source);
-        let serve = move || {
-            while let Some(source) = weak.upgrade() {
-                failpoint::reach("source");
-                // What is not read piles up; there are no messages here, only words.
-                let _ = source.consumer.poll(Duration::from_millis(200));
-            }
-            End::Asked
-        };
-        spawn("kafka-source", serve)?;
-        Ok(source)
+            silent_since_ms: Mutex::new(None),
+        }))
     }
 
     pub fn clock(&self) -> &dyn Clock {
         &*self.clock
     }
 
-    pub fn consumer(&self) -> &BaseConsumer<DefaultContext> {
-        &self.consumer
+    /// The client, or a new one if it was given up.
+    pub fn client(&self) -> Result<Arc<GuardedConsumer>, Error> {
+        let mut client = locked(&self.client);
+        if client.is_given_up() {
+            *client = connect(&self.config)?;
+        }
+        Ok(client.clone())
+    }
+
+    /// Puts a new client in the place of one that gives nothing, though its calls return.
+    fn replace(&self, silent: &Arc<GuardedConsumer>, why: &str) -> Result<(), Error> {
+        let mut client = locked(&self.client);
+        if Arc::ptr_eq(&client, silent) && !client.is_given_up() {
+            let new = connect(&self.config)?;
+            metrics::kafka_client_given_up("silent");
+            tracing::warn!(reason = why, "a client of Kafka is replaced");
+            super::calls::drop_later(std::mem::replace(&mut *client, new));
+        }
+        Ok(())
+    }
+
+    /// Asks the client something that it answers within a time.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        within: Duration,
+        ask: impl FnOnce(&BaseConsumer<DefaultContext>) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.client()?.call(call, within, ask).map_err(Hung::unread)
     }
 
     /// From where to where a topic's partition goes now, asked of the broker: the oldest record kept, and the end of what
     /// is committed.
     pub fn ask_range(&self, topic: &str, partition: Partition) -> Result<(u64, u64), Error> {
-        let (low, high) = self
-            .consumer
-            .fetch_watermarks(topic, partition.0 as i32, QUERY)
-            .map_err(|error| unread(&format!("the ends of {topic}, partition {partition}"), &error))?;
-        Ok((low.max(0) as u64, high.max(0) as u64))
+        let range = self.watermarks(topic, partition, QUERY)?;
+        range.map_err(|error| unread(&format!("the ends of {topic}, partition {partition}"), &error))
+    }
+
+    fn watermarks(
+        &self,
+        topic: &str,
+        partition: Partition,
+        within: Duration,
+    ) -> Result<Result<(u64, u64), KafkaError>, Error> {
+        let topic = topic.to_owned();
+        self.ask("rd_kafka_query_watermark_offsets", within, move |consumer| {
+            let range = consumer.fetch_watermarks(&topic, partition.0 as i32, within);
+            range.map(|(low, high)| (low.max(0) as u64, high.max(0) as u64))
+        })
     }
 
     /// The end of what is committed, like [`ask_range`](Source::ask_range) with the short time-out of the stall check.
     pub fn glance(&self, topic: &str, partition: Partition) -> Option<u64> {
-        let range = self.consumer.fetch_watermarks(topic, partition.0 as i32, GLANCE);
-        range.ok().map(|(_, high)| high.max(0) as u64)
+        let client = self.client().ok()?;
+        let end = match self.watermarks(topic, partition, GLANCE) {
+            Ok(Ok((_, end))) => Some(end),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let now_ms = self.clock.monotonic_ms();
+        let mut since_ms = locked(&self.silent_since_ms);
+        if end.is_some() {
+            *since_ms = None;
+        } else if now_ms.saturating_sub(*since_ms.get_or_insert(now_ms)) >= SILENT_MS {
+            *since_ms = None;
+            let why = format!("no broker has answered it for {} s", SILENT_MS / 1_000);
+            // An error is met again at the next call.
+            let _ = self.replace(&client, &why);
+        }
+        end
     }
 
     /// The same as was seen last, without asking; none while nothing was.
     pub fn seen_range(&self, topic: &str, partition: Partition) -> Option<(u64, u64)> {
-        native::seen_range(&self.consumer, topic, partition.0 as i32)
+        let topic = topic.to_owned();
+        let see =
+            move |consumer: &BaseConsumer<DefaultContext>| native::seen_range(consumer, &topic, partition.0 as i32);
+        self.ask("rd_kafka_get_watermark_offsets", Duration::ZERO, see).ok()?
     }
 }
 
+/// Makes a client and keeps it served.
+fn connect(config: &ClientConfig) -> Result<Arc<GuardedConsumer>, Error> {
+    let consumer: BaseConsumer<DefaultContext> = config
+        .create_with_context(DefaultContext)
+        .map_err(|error| Error::Open(format!("a Kafka consumer cannot be made: {error}").into()))?;
+    let name = config.get("client.id").unwrap_or_default();
+    let client = Guarded::new(name, consumer);
+    let weak: Weak<GuardedConsumer> = Arc::downgrade(&client);
+    let serve = move || {
+        while let Some(client) = weak.upgrade().filter(|client| !client.is_given_up()) {
+            failpoint::reach("source");
+            // What is not read piles up; there are no messages here, only words. Nobody waits for this thread.
+            let _ = client.direct().poll(Duration::from_millis(200));
+        }
+        End::Asked
+    };
+    spawn("kafka-source", serve)?;
+    Ok(client)
+}
+
 /// How far reading got.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct ReadPosition {
     /// The record to come next; none while it is not started.
     next: Option<u64>,
     at_end: bool,
     end: u64,
+}
+
+/// What one look into the queue gave.
+#[derive(Default)]
+struct Taken {
+    position: ReadPosition,
+    records: Vec<Record>,
+    bytes: usize,
+    /// What was met behind them, and at which record.
+    failed: Option<(RDKafkaRespErr, Option<u64>)>,
+    /// From where to where the partition goes, as the client has seen it.
+    seen: Option<(u64, u64)>,
 }
 
 /// One partition of a topic, to be read by one reader.
@@ -129,14 +213,21 @@ pub struct PartitionReader {
     topic: Option<Topic>,
     name: Arc<str>,
     partition: Partition,
-    queue: PartitionQueue,
+    /// None after its client was given up.
+    queue: Option<PartitionQueue>,
+    wake: Option<Arc<Wake>>,
     position: ReadPosition,
+    seen: Option<(u64, u64)>,
+    /// The end of what is committed, as the broker said when it was last asked.
+    asked_end: u64,
     /// When it last gave a record or was looked after, by the monotonic clock.
     heard_ms: u64,
     /// Since when the broker has not answered when it was asked, by the monotonic clock, and how often in a row. Once
     /// says little of a busy machine.
     unanswered_since_ms: Option<u64>,
     unanswered: u32,
+    /// How often in a row it was restarted because the broker has more than it gave.
+    restarts: u32,
     source: Arc<Source>,
 }
 
@@ -148,20 +239,66 @@ impl PartitionReader {
         partition: Partition,
         wake: Option<Wake>,
     ) -> Result<PartitionReader, Error> {
-        let consumer = source.consumer.clone();
-        let queue = PartitionQueue::open(consumer, &name, partition.0 as i32, wake)
-            .ok_or_else(|| Error::Read(format!("the topic {name} cannot be opened").into()))?;
-        Ok(PartitionReader {
+        let mut reader = PartitionReader {
             topic,
             name,
             partition,
-            queue,
+            queue: None,
+            wake: wake.map(Arc::new),
             position: ReadPosition::default(),
+            seen: None,
+            asked_end: 0,
             heard_ms: source.clock.monotonic_ms(),
             unanswered_since_ms: None,
             unanswered: 0,
+            restarts: 0,
             source: source.clone(),
-        })
+        };
+        reader.queue = Some(reader.open()?);
+        Ok(reader)
+    }
+
+    /// The partition's queue of the client that there is now.
+    fn open(&mut self) -> Result<PartitionQueue, Error> {
+        let client = self.source.client()?;
+        if let Some(queue) = self.queue.take() {
+            if Arc::ptr_eq(queue.client(), &client) {
+                return Ok(queue);
+            }
+            end(queue);
+        }
+        self.position.next = None;
+        let (name, wake, partition) = (self.name.clone(), self.wake.clone(), self.partition.0 as i32);
+        let own = client.clone();
+        let open = move |_: &BaseConsumer<DefaultContext>| PartitionQueue::open(own, &name, partition, wake);
+        let opened = client
+            .call("rd_kafka_topic_new", Duration::ZERO, open)
+            .map_err(Hung::unread)?;
+        opened.ok_or_else(|| Error::Read(format!("the topic {} cannot be opened", self.name).into()))
+    }
+
+    /// Does something with the queue that may hang.
+    fn with_queue<T: Send + 'static>(
+        &mut self,
+        call: &'static str,
+        act: impl FnOnce(&mut PartitionQueue) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut queue = self.open()?;
+        let client = queue.client().clone();
+        let act = move |_: &BaseConsumer<DefaultContext>| {
+            let made = act(&mut queue);
+            (queue, made)
+        };
+        match client.call(call, Duration::ZERO, act) {
+            Ok((queue, made)) => {
+                self.queue = Some(queue);
+                Ok(made)
+            }
+            Err(hung) => {
+                self.position.next = None;
+                Err(hung.unread())
+            }
+        }
     }
 
     /// Whether everything was read that there was.
@@ -174,9 +311,19 @@ impl PartitionReader {
         self.position.next.map(Offset)
     }
 
-    /// The greatest end that was seen.
+    /// The greatest end that was seen or asked for.
     pub fn end(&self) -> Offset {
-        Offset(self.position.end.max(self.position.next.unwrap_or(0)))
+        Offset(
+            self.position
+                .end
+                .max(self.position.next.unwrap_or(0))
+                .max(self.asked_end),
+        )
+    }
+
+    /// From where to where the partition goes, as was seen when it was last read.
+    pub fn seen_range(&self) -> Option<(u64, u64)> {
+        self.seen
     }
 
     /// Everything before was read: the last record, and what is behind it and no record itself, such as marks of
@@ -195,15 +342,29 @@ impl PartitionReader {
         self.unanswered_since_ms.filter(|_| self.unanswered > 1)
     }
 
-    /// Begins to read again from the next record on.
+    /// Begins to read again from the next record on, because the broker has more than it gives. After a few times in a row a
+    /// new client is taken.
     pub fn restart(&mut self) -> Result<(), Error> {
-        self.position.next.map_or(Ok(()), |next| self.start(next))
+        let Some(next) = self.position.next else { return Ok(()) };
+        self.restarts += 1;
+        if self.restarts > RESTARTS_MAX
+            && let Some(queue) = &self.queue
+        {
+            self.restarts = 0;
+            let why = format!(
+                "it gives nothing of {}, partition {}, from offset {next} on, although the broker has more",
+                self.name, self.partition
+            );
+            self.source.replace(queue.client(), &why)?;
+        }
+        self.start(next)
     }
 
     fn start(&mut self, from: u64) -> Result<(), Error> {
-        self.stop();
+        self.stop()?;
         let offset = i64::try_from(from).map_err(|_| Error::Read(format!("no offset {from}").into()))?;
-        self.queue.start(offset).map_err(|error| {
+        let started = self.with_queue("rd_kafka_consume_start", move |queue| queue.start(offset))?;
+        started.map_err(|error| {
             Error::Read(format!("partition {} of {} cannot be read: {error}", self.partition, self.name).into())
         })?;
         self.position.next = Some(from);
@@ -211,9 +372,11 @@ impl PartitionReader {
         Ok(())
     }
 
-    fn stop(&mut self) {
-        self.position.next = None;
-        self.queue.stop();
+    fn stop(&mut self) -> Result<(), Error> {
+        match self.position.next.take() {
+            Some(_) => self.with_queue("rd_kafka_consume_stop", PartitionQueue::stop),
+            None => Ok(()),
+        }
     }
 
     /// Adds the records from an offset on that are here already; those of a busy broker may not be. A record counts for
@@ -231,36 +394,38 @@ impl PartitionReader {
 
     /// The same without ever asking; returns how many records it added.
     pub fn read_here(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<usize, Error> {
+        // A new client, where there is one, begins with nothing.
+        self.queue = Some(self.open()?);
         if self.position.next != Some(from.0) {
             self.start(from.0)?;
         }
-        let (mut records, mut bytes) = (0, 0);
-        while records < limit.records && bytes < limit.bytes {
-            let mut failed = None;
-            let PartitionReader {
-                queue, position, topic, ..
-            } = self;
-            let reads_headers = *topic == Some(Topic::Events);
-            let (wanted, got) = queue.take(limit.records - records, |message| {
-                match position.take(&message, reads_headers, into) {
-                    Ok(size) if failed.is_none() => {
-                        records += usize::from(size > 0);
-                        bytes += size;
-                    }
-                    Ok(_) => {}
-                    Err(error) => failed = failed.or(Some((error, position.next))),
-                }
-            });
-            if let Some((error, next)) = failed {
-                let error = self.failed(error, next);
-                self.stop();
-                return Err(error);
-            }
-            if got < wanted {
-                break;
-            }
+        let (position, name) = (self.position, self.name.clone());
+        let reads_headers = self.topic == Some(Topic::Events);
+        let take = move |queue: &mut PartitionQueue| {
+            let mut taken = position.take(queue, limit, reads_headers);
+            taken.seen = queue.seen_range(&name);
+            taken
+        };
+        let Taken {
+            position,
+            mut records,
+            failed,
+            seen,
+            ..
+        } = self.with_queue("rd_kafka_consume_batch", take)?;
+        self.position = position;
+        self.seen = seen.or(self.seen);
+        let count = records.len();
+        if count > 0 {
+            self.restarts = 0;
         }
-        Ok(records)
+        into.append(&mut records);
+        if let Some((error, next)) = failed {
+            let error = self.failed(error, next);
+            self.stop()?;
+            return Err(error);
+        }
+        Ok(count)
     }
 
     /// Once it has given nothing for a while: if the broker has more than it gives, it is restarted. After a change of
@@ -281,10 +446,11 @@ impl PartitionReader {
                 self.unanswered.saturating_add(1),
             ),
         };
+        self.asked_end = end.unwrap_or(self.asked_end);
         if end.is_some_and(|end| end > reached) {
             tracing::warn!(topic = %self.name, partition = %self.partition, next, ?end, "fetch is stalled: the broker has more records; restarting it");
             // An error is met again at the next read.
-            let _ = self.start(next);
+            let _ = self.restart();
         }
     }
 
@@ -320,9 +486,52 @@ impl PartitionReader {
     }
 }
 
+impl Drop for PartitionReader {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            end(queue);
+        }
+    }
+}
+
+/// Stops a queue and frees it, unless its client hangs.
+fn end(queue: PartitionQueue) {
+    let client = queue.client().clone();
+    // A client that hangs was counted and logged.
+    let _ = client.call("rd_kafka_consume_stop", Duration::ZERO, move |_| drop(queue));
+}
+
 impl ReadPosition {
+    /// Takes what is in the queue and fits.
+    fn take(self, queue: &mut PartitionQueue, limit: Limit, reads_headers: bool) -> Taken {
+        let mut taken = Taken {
+            position: self,
+            ..Taken::default()
+        };
+        while taken.records.len() < limit.records && taken.bytes < limit.bytes {
+            let Taken {
+                position,
+                records,
+                bytes,
+                failed,
+                ..
+            } = &mut taken;
+            let (wanted, got) = queue.take(limit.records - records.len(), |message| {
+                match position.message(&message, reads_headers, records) {
+                    _ if failed.is_some() => {}
+                    Ok(size) => *bytes += size,
+                    Err(error) => *failed = Some((error, position.next)),
+                }
+            });
+            if taken.failed.is_some() || got < wanted {
+                break;
+            }
+        }
+        taken
+    }
+
     /// Takes one message over; its size, at least 1, if it is a record.
-    fn take(
+    fn message(
         &mut self,
         message: &Message<'_>,
         reads_headers: bool,

@@ -1,5 +1,6 @@
 //! The position of a partition, read by somebody who is no member of the group.
 
+use super::calls::{Guarded, Hung};
 use super::{KafkaReader, client};
 use crate::log::{Error, Position, Topic};
 use crate::presence::Partition;
@@ -20,7 +21,9 @@ impl KafkaReader {
         let consumer: BaseConsumer = config.create().map_err(|error| client::unread(&what, &error))?;
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&self.connection.topic(Topic::Events), partition.0 as i32);
-        let committed = consumer.committed_offsets(wanted, ANSWER);
+        let consumer = Guarded::new("rollcall-log", consumer);
+        let ask = move |consumer: &BaseConsumer| consumer.committed_offsets(wanted, ANSWER);
+        let committed = consumer.call("rd_kafka_committed", ANSWER, ask).map_err(Hung::unread)?;
         let committed = committed.map_err(|error| client::unread(&what, &error))?;
         let elements = committed.elements();
         let Some(element) = elements.first() else {

@@ -1,0 +1,291 @@
+//! Clients of librdkafka whose calls cannot hang their callers.
+//!
+//! librdkafka can stop for good: two of its threads wait for each other's lock, and a thread that calls it then waits with
+//! them, whatever the call's time-out (its issues 5304 and 5476). So calls that may block are made by helper threads. A
+//! caller waits for as long as the call may take by its own time-out, and [`PATIENCE`] more. Then the client is *given up*:
+//! the helper, the client, its threads and its memory stay behind until the process ends, the caller gets an error, and a new
+//! client takes the place of the old one. Nothing of a client that was given up is called or freed again, because that
+//! would hang as well. [`GIVEN_UP_MAX`] bounds how much stays behind: then the process ends, and the group gives its
+//! partitions to other nodes.
+//!
+//! Calls that only hand something over (a record, a poll without a time-out) are made directly.
+
+use crate::failpoint;
+use crate::log::{Error, locked};
+use crate::metrics;
+use crate::tasks::{self, End};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How much longer than its own time-out a call may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where a test has a call hang.
+const TEST_PATIENCE: Duration = Duration::from_secs(1);
+/// Waiting is counted in pieces of this length, so that a process that was stopped for a while finds no call too slow.
+const PIECE: Duration = Duration::from_millis(250);
+/// The process ends when this many clients were given up.
+const GIVEN_UP_MAX: usize = 5;
+
+/// A piece of work of a helper. It returns how its result is delivered.
+type Job = Box<dyn FnOnce() -> Box<dyn FnOnce()> + Send>;
+
+/// Helpers that wait for work, the one that worked last at the end. There are as many as calls were made at a time.
+static IDLE_HELPERS: Mutex<Vec<Sender<Job>>> = Mutex::new(Vec::new());
+
+/// How many clients of this process were given up.
+static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
+
+/// A call that has not returned.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the client {client} of Kafka hangs: {call} has not returned. A new client takes its place")]
+pub struct Hung {
+    client: String,
+    call: &'static str,
+}
+
+impl Hung {
+    /// As a failure to read.
+    pub fn unread(self) -> Error {
+        Error::Read(self.to_string().into())
+    }
+
+    /// As a failure to write.
+    pub fn unwritten(self) -> Error {
+        Error::Write(self.to_string().into())
+    }
+}
+
+/// A client, or what belongs to one, and whether it was given up. See the module.
+pub struct Guarded<C: Send + Sync + 'static> {
+    name: String,
+    /// None only while it is dropped.
+    client: Option<Arc<C>>,
+    is_given_up: AtomicBool,
+    /// No other client can take its place.
+    is_irreplaceable: bool,
+}
+
+impl<C: Send + Sync + 'static> Guarded<C> {
+    /// `name` is the client's id, for messages.
+    pub fn new(name: impl Into<String>, client: C) -> Arc<Guarded<C>> {
+        Arc::new(Guarded::of(name.into(), client, false))
+    }
+
+    /// A client that no other can replace: if a call of it hangs, the process ends.
+    pub fn irreplaceable(name: impl Into<String>, client: C) -> Arc<Guarded<C>> {
+        Arc::new(Guarded::of(name.into(), client, true))
+    }
+
+    fn of(name: String, client: C, is_irreplaceable: bool) -> Guarded<C> {
+        Guarded {
+            name,
+            client: Some(Arc::new(client)),
+            is_given_up: AtomicBool::new(false),
+            is_irreplaceable,
+        }
+    }
+
+    /// The client, for calls that do not block.
+    pub fn direct(&self) -> &C {
+        self.client.as_deref().expect("it is taken only when this is dropped")
+    }
+
+    pub fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Acquire)
+    }
+
+    /// Makes a call that returns within a time by its own time-out; zero: as soon as it can. `call` is librdkafka's name of
+    /// it.
+    pub fn call<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        within: Duration,
+        make: impl FnOnce(&C) -> T + Send + 'static,
+    ) -> Result<T, Hung> {
+        let hung = || Hung {
+            client: self.name.clone(),
+            call,
+        };
+        let Some(client) = self.client.clone().filter(|_| !self.is_given_up()) else {
+            return Err(hung());
+        };
+        let made = on_a_helper(call, within + patience(), move || make(&client));
+        made.ok_or_else(|| {
+            self.give_up(call);
+            hung()
+        })
+    }
+
+    fn give_up(&self, call: &'static str) {
+        if self.is_given_up.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let given_up = note_given_up(&self.name, call);
+        if self.is_irreplaceable {
+            tasks::end_process(&format!(
+                "the client {} of Kafka hangs in {call}, and the group may count it as alive: the process ends, so that \
+                 its partitions go to other nodes. Start it again",
+                self.name
+            ));
+        }
+        if given_up >= GIVEN_UP_MAX {
+            tasks::end_process(&format!(
+                "{given_up} clients of Kafka were given up because calls into librdkafka did not return, the last one, {}, in \
+                 {call}: the process ends, so that its partitions go to other nodes. Start it again",
+                self.name
+            ));
+        }
+    }
+}
+
+impl<C: Send + Sync + 'static> Drop for Guarded<C> {
+    fn drop(&mut self) {
+        let Some(client) = self.client.take() else { return };
+        if self.is_given_up() {
+            std::mem::forget(client);
+        } else if on_a_helper("rd_kafka_destroy", patience(), move || drop(client)).is_none() {
+            // It was to end anyway, so no other takes its place.
+            note_given_up(&self.name, "rd_kafka_destroy");
+        }
+    }
+}
+
+/// Counts and logs it. Returns how many there are now.
+fn note_given_up(client: &str, call: &'static str) -> usize {
+    metrics::kafka_client_given_up("hung");
+    let given_up = GIVEN_UP.fetch_add(1, Ordering::AcqRel) + 1;
+    tracing::error!(
+        client,
+        call,
+        given_up,
+        "a client of Kafka is given up: a call has not returned"
+    );
+    given_up
+}
+
+/// Drops something of librdkafka without waiting for it.
+pub fn drop_later<T: Send + 'static>(dropped: T) {
+    hand_over(Box::new(move || {
+        drop(dropped);
+        Box::new(|| {})
+    }));
+}
+
+fn patience() -> Duration {
+    match failpoint::is_hanging() {
+        true => TEST_PATIENCE,
+        false => PATIENCE,
+    }
+}
+
+/// The result of a call made by a helper; none if it has not come after a while.
+fn on_a_helper<T: Send + 'static>(
+    call: &'static str,
+    patience: Duration,
+    make: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done, result) = sync_channel(1);
+    hand_over(Box::new(move || {
+        failpoint::reach(call);
+        let made = make();
+        // The caller may have given up.
+        Box::new(move || drop(done.send(made)))
+    }));
+    wait_for(&result, patience)
+}
+
+fn wait_for<T>(result: &Receiver<T>, patience: Duration) -> Option<T> {
+    for _ in 0..patience.as_millis().div_ceil(PIECE.as_millis()) {
+        match result.recv_timeout(PIECE) {
+            Ok(made) => return Some(made),
+            Err(RecvTimeoutError::Timeout) => {}
+            // It panicked, and that was reported.
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+    None
+}
+
+fn hand_over(job: Job) {
+    let mut job = job;
+    // A helper that panicked is gone.
+    while let Some(helper) = locked(&IDLE_HELPERS).pop() {
+        match helper.send(job) {
+            Ok(()) => return,
+            Err(back) => job = back.0,
+        }
+    }
+    let (sender, jobs) = channel();
+    let own = sender.clone();
+    sender.send(job).expect("the receiver is in this function");
+    let started = tasks::spawn("kafka-call", move || {
+        while let Ok(job) = jobs.recv() {
+            let deliver = job();
+            // Before the delivery, so that the next call finds this helper.
+            locked(&IDLE_HELPERS).push(own.clone());
+            deliver();
+        }
+        End::Asked
+    });
+    if let Err(error) = started {
+        // The job is dropped with its channel, so that its caller hears of it at once.
+        tracing::error!(%error, "a thread cannot be started");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_gives_its_result_from_another_thread() {
+        let client = Guarded::new("one", ());
+        for number in 0..100 {
+            assert_eq!(
+                client.call("double", Duration::ZERO, move |_| number * 2),
+                Ok(number * 2)
+            );
+        }
+        let thread = client.call("id", Duration::ZERO, |_| std::thread::current().id());
+        assert_ne!(thread, Ok(std::thread::current().id()));
+    }
+
+    #[test]
+    fn a_call_that_does_not_return_is_left_behind_with_its_client_and_nothing_more_is_called() {
+        assert!(on_a_helper("waits", PIECE, || std::thread::sleep(PIECE * 20)).is_none());
+        let client = Guarded::new("two", ());
+        client.give_up("waits");
+        // Each client counts once: six would end the process.
+        (0..GIVEN_UP_MAX).for_each(|_| client.give_up("waits"));
+        let refused = client.call("another", Duration::ZERO, |_| panic!("it is called")).err();
+        assert!(
+            refused
+                .expect("hung")
+                .to_string()
+                .contains("the client two of Kafka hangs: another")
+        );
+        drop(client);
+    }
+
+    #[test]
+    fn a_call_that_panics_is_no_call_that_is_waited_for() {
+        let client = Guarded::new("three", ());
+        let failed = client.call("panics", Duration::from_secs(60), |_| -> () { panic!("on purpose") });
+        assert!(failed.is_err() && client.is_given_up());
+    }
+
+    #[test]
+    fn the_last_of_a_client_is_dropped_by_a_helper_too() {
+        struct Reports(Sender<std::thread::ThreadId>);
+        impl Drop for Reports {
+            fn drop(&mut self) {
+                self.0.send(std::thread::current().id()).expect("the test listens");
+            }
+        }
+        let (reported, reports) = channel();
+        drop(Guarded::new("four", Mutex::new(Reports(reported))));
+        assert_ne!(reports.recv(), Ok(std::thread::current().id()));
+    }
+}
