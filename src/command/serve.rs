@@ -32,6 +32,8 @@ use tokio::sync::{oneshot, watch};
 const POLICY_REFUSED: &str = "is for a new log, but this log has records and began with another policy; to change the \
                               rules, publish a `policy` event (rollcall policy set FILE); to ignore the file, start with \
                               --policy-if-new";
+/// How often the first policy is sent to partitions that did not get it.
+const POLICY_ATTEMPTS: u32 = 5;
 /// How long open requests may take to end once the process is asked to stop.
 const GRACEFUL: Duration = Duration::from_millis(1_500);
 /// The shortest time between two transactions with outputs on Kafka. Each costs milliseconds of a core.
@@ -429,7 +431,8 @@ fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> 
     Ok(log)
 }
 
-/// Writes the first policy to every partition of an empty log. From then on the log alone determines every output.
+/// Writes the first policy to every partition of an empty log. From then on the log alone determines every output. A
+/// partition that did not get it, because the process ended in between, gets it at the next start.
 ///
 /// On Kafka it is written only if `--policy` is given: many processes start at once there, and the default policy applies
 /// without any record.
@@ -437,30 +440,48 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
     if config.kafka.is_some() && !config.policy_given {
         return Ok(());
     }
-    let partitions = (0..log.partitions()).map(Partition);
-    let (asked, mut of) = (log.clone(), partitions.clone());
+    let asked = log.clone();
     // On Kafka this asks the brokers.
-    let has_records = tokio::task::spawn_blocking(move || {
-        of.try_fold(false, |any, partition| {
-            let range = asked.range(Topic::Events, partition)?;
-            Ok::<bool, log::Error>(any || range.end > Offset(0))
-        })
+    let empty = tokio::task::spawn_blocking(move || {
+        let mut empty = Vec::new();
+        for partition in (0..asked.partitions()).map(Partition) {
+            if asked.range(Topic::Events, partition)?.end == Offset(0) {
+                empty.push(partition);
+            }
+        }
+        Ok::<_, log::Error>(empty)
     });
-    if has_records.await.context("cannot ask the log for its range")?? {
+    let empty = empty.await.context("cannot ask the log for its range")??;
+    if empty.len() < log.partitions() as usize {
         if config.policy_given && config.policy_if_new {
             tracing::info!("--policy is ignored: the log already has records (--policy-if-new)");
         } else if config.policy_given {
-            let (config, log, schemas) = (config.clone(), log.clone(), schemas.clone());
-            let judge = move || first_policy::is_first(&config, &log, &schemas);
+            let (own, judged, learned) = (config.clone(), log.clone(), schemas.clone());
+            let judge = move || first_policy::is_first(&own, &judged, &learned);
             if !tokio::task::spawn_blocking(judge)
                 .await
                 .context("cannot ask the log for its range")??
             {
                 bail!(Invalid::new("policy", POLICY_REFUSED));
             }
+            write_first_policy(config, log, schemas, empty).await?;
         }
         return Ok(());
     }
+    write_first_policy(config, log, schemas, empty).await?;
+    if config.policy_given {
+        first_policy::remember(config)?;
+    }
+    Ok(())
+}
+
+/// Writes the policy of the settings to partitions, to each once if the log says what it did.
+async fn write_first_policy(
+    config: &Config,
+    log: &Arc<dyn Log>,
+    schemas: &Schemas,
+    mut missing: Vec<Partition>,
+) -> anyhow::Result<()> {
     let mut value = Vec::new();
     schemas.encode_event(&json::policy_event(config.policy.clone()), &mut value);
     let record = NewRecord {
@@ -468,21 +489,27 @@ async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> an
         value,
         headers: Vec::new(),
     };
-    let (acknowledge, acknowledged) = oneshot::channel();
-    log.append_together(
-        partitions.map(|partition| (partition, record.clone())).collect(),
-        Box::new(move |result| {
-            let _ = acknowledge.send(result);
-        }),
-    );
-    acknowledged
-        .await
-        .context("the log closed")?
-        .context("cannot write the first policy")?;
-    if config.policy_given {
-        first_policy::remember(config)?;
+    for _ in 0..POLICY_ATTEMPTS {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (acknowledge, acknowledged) = oneshot::channel();
+        let records = missing.iter().map(|partition| (*partition, record.clone()));
+        let acknowledge = Box::new(move |result| drop(acknowledge.send(result)));
+        log.append(records.collect(), acknowledge);
+        match acknowledged.await.context("the log closed")? {
+            Ok(_) => return Ok(()),
+            Err(log::Error::Partly(results)) => {
+                let mut failed = results.iter().map(Result::is_err);
+                missing.retain(|_| failed.next().unwrap_or(true));
+            }
+            Err(error) => return Err(error).context("cannot write the first policy"),
+        }
     }
-    Ok(())
+    bail!(
+        "cannot write the first policy to {} partitions; start again",
+        missing.len()
+    )
 }
 
 /// Prints the addresses and settings of this process, one line each.

@@ -43,8 +43,6 @@ enum Shape {
     One,
     /// Parts of one, for the partitions that they concern.
     Many(usize),
-    /// The same for every partition.
-    All(usize),
 }
 
 /// Events that are let in.
@@ -94,7 +92,7 @@ pub async fn events(
     };
     let log = app.engine.log();
     let began = app.engine.clock().monotonic();
-    let appended = append(&app, &**log, records, &shapes).await?;
+    let appended = append(&**log, records).await?;
     if appended.iter().any(Result::is_err) {
         let body = answer(&appended, &[], &shapes, &unknown_fields);
         return Ok((StatusCode::SERVICE_UNAVAILABLE, super::json(body)).into_response());
@@ -110,60 +108,20 @@ pub async fn events(
     Ok(super::json(answer(&appended, &applied, &shapes, &unknown_fields)))
 }
 
-/// Appends the records of a request: what every partition is to hear, all or none of it. An error only if nothing was
-/// appended; otherwise where each record is, or why it is not.
-///
-/// In a log on several machines that takes a transaction. The other events of the request are not drawn into it: they go
-/// by themselves, before and after, in the order of the request.
-async fn append(
-    app: &AppState,
-    log: &dyn Log,
-    records: Vec<Placed>,
-    shapes: &[Shape],
-) -> Result<Vec<Result<Appended, Arc<str>>>, ApiError> {
-    let mut runs: Vec<(bool, usize)> = Vec::new();
-    for shape in shapes {
-        let (together, count) = match shape {
-            Shape::One => (false, 1),
-            Shape::Many(count) => (false, *count),
-            Shape::All(count) => (true, *count),
-        };
-        match runs.last_mut() {
-            // Where one write takes everything there is nothing to part.
-            Some((last, before)) if *last == together || app.peers.is_none() => {
-                *last |= together;
-                *before += count;
-            }
-            Some(_) | None => runs.push((together, count)),
-        }
+/// Appends the records of a request. An error only if it is not known of any record that it was appended; otherwise where
+/// each record is, or why it is not.
+async fn append(log: &dyn Log, records: Vec<Placed>) -> Result<Vec<Result<Appended, Arc<str>>>, ApiError> {
+    let (acknowledge, acknowledged) = oneshot::channel();
+    let acknowledge = Box::new(move |result| {
+        // The publisher may have gone; they are in the log all the same.
+        let _ = acknowledge.send(result);
+    });
+    log.append(records, acknowledge);
+    match confirmed(acknowledged).await {
+        Ok(appended) => Ok(appended.into_iter().map(Ok).collect()),
+        Err(Unconfirmed::Log(log::Error::Partly(results))) => Ok(results.to_vec()),
+        Err(error) => Err(error.into()),
     }
-    let mut appended = Vec::with_capacity(records.len());
-    let mut rest = records.into_iter();
-    for (together, count) in runs {
-        let run: Vec<Placed> = rest.by_ref().take(count).collect();
-        let (acknowledge, acknowledged) = oneshot::channel();
-        let acknowledge = Box::new(move |result| {
-            // The publisher may have gone; they are in the log all the same.
-            let _ = acknowledge.send(result);
-        });
-        match together {
-            true => log.append_together(run, acknowledge),
-            false => log.append(run, acknowledge),
-        }
-        match confirmed(acknowledged).await {
-            Ok(done) => appended.extend(done.into_iter().map(Ok)),
-            Err(Unconfirmed::Log(log::Error::Partly(results))) => appended.extend(results.iter().cloned()),
-            Err(error) if appended.iter().all(Result::is_err) => return Err(error.into()),
-            Err(error) => {
-                // Nothing after it is tried: it would overtake this.
-                let why: Arc<str> = ApiError::from(error).message().into();
-                let missing = count + rest.len();
-                appended.extend(std::iter::repeat_n(Err(why), missing));
-                break;
-            }
-        }
-    }
-    Ok(appended)
 }
 
 /// Why it is not known whether an append is durable.
@@ -352,8 +310,7 @@ fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut BudgetSh
         if let Some(gateway) = gateway_of(&event) {
             check_gateway(grant, gateway).map_err(|api_error| api_error.at(index, "gateway"))?;
         }
-        let everywhere = goes_everywhere(&event);
-        if everywhere {
+        if goes_everywhere(&event) {
             // Before it is made, since a small event may become much.
             let length = match &event {
                 Event::Policy { document, .. } => document.len(),
@@ -375,10 +332,9 @@ fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut BudgetSh
         bytes += more;
         bounded(judged.records.len(), bytes).map_err(|api_error| api_error.at(index, "type"))?;
         held.more(more)?;
-        judged.shapes.push(match (single, everywhere) {
-            (true, _) => Shape::One,
-            (false, false) => Shape::Many(count),
-            (false, true) => Shape::All(count),
+        judged.shapes.push(match single {
+            true => Shape::One,
+            false => Shape::Many(count),
         });
     }
     Ok(judged)
@@ -516,7 +472,7 @@ fn answer(
     }
     object.list("appended", shapes, |out, shape| match shape {
         Shape::One => rest.by_ref().take(1).for_each(|appended| one(out, appended)),
-        Shape::Many(count) | Shape::All(count) => {
+        Shape::Many(count) => {
             out.push(b'[');
             for (number, appended) in rest.by_ref().take(*count).enumerate() {
                 if number > 0 {

@@ -212,11 +212,6 @@ pub trait Log: Send + Sync {
     /// then says what became of each ([`Error::Partly`]). Several appends may share one write.
     fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge);
 
-    /// Appends events, all or none, wherever the log is.
-    fn append_together(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
-        self.append(records, acknowledge);
-    }
-
     /// Adds to `into` what there is from an offset on, in order; nothing if that is the end or past it. A record counts
     /// for the bytes of its key and value. Only durable events are read. An offset below the oldest record kept is an
     /// error, never skipped.

@@ -60,19 +60,10 @@ pub fn a_thread_that_panics_makes_the_node_not_ready_and_says_which_it_was(boots
         ("panic:owners:20", "kafka-owners"),
         ("panic:source:20", "kafka-source"),
         ("panic:assignments:50", "assignments"),
-        ("panic:together:1", "kafka-together"),
     ];
     for (number, (failpoint, task)) in places.into_iter().enumerate() {
         let mut node = Node::new(directory.path(), &space, number, &[]);
         node.start(Some(failpoint));
-        if task == "kafka-together" {
-            until(&node, "it is ready", || {
-                node.get("/readyz").is_some_and(|(status, _)| status == 200)
-            });
-            // A lease goes to all partitions in one transaction, and the thread that would acknowledge it has ended.
-            let lease = json!([{"type": "lease", "gateway": "g", "epoch": 1, "ttl_ms": 60_000}]);
-            let _ = ureq::post(format!("{}/v1/events", node.url())).send(lease.to_string());
-        }
         until(&node, "it is not ready and says why", || {
             let said = format!("the task {task} has ended: panicked: the failpoint");
             node.get("/readyz")

@@ -1,25 +1,20 @@
-//! Events on their way to their partitions: by an idempotent producer, each record acknowledged by all replicas; and in
-//! one transaction where all of them are to be there or none.
+//! Events on their way to their partitions: by an idempotent producer, each record acknowledged by all replicas.
+//!
+//! Never in a transaction, not even what every partition is to have: a read-committed client may be shown a record of an
+//! aborted transaction (docs/publishing.md). An append of which a part failed says so, and is repeated by its publisher.
 
-use super::client::{REQUEST_BYTES_MAX, quiet, spawn, transactional, unwritten};
-use crate::failpoint;
+use super::calls::drop_later;
+use super::client::{REQUEST_BYTES_MAX, quiet, unwritten};
 use crate::log::{Acknowledge, Appended, Error, NewRecord, locked};
 use crate::presence::{Offset, Partition};
-use crate::tasks::End;
 use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 /// How many records may be on their way; more are refused as [`Error::Busy`].
 const IN_FLIGHT_MAX: usize = 400_000;
-/// How many appends may wait for their transaction.
-const TOGETHER_MAX: usize = 256;
-const CALL: Duration = Duration::from_secs(10);
 
 type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<BatchSlot>>;
 
@@ -114,21 +109,14 @@ pub struct Appender {
     config: ClientConfig,
     /// Replaced when it has failed for good.
     producer: RwLock<Arc<ThreadedProducer<Deliveries>>>,
-    together: SyncSender<TransactionalAppender>,
-}
-
-struct TransactionalAppender {
-    records: Vec<(Partition, NewRecord)>,
-    acknowledge: Acknowledge,
 }
 
 impl Appender {
-    /// To a topic, with a client's settings. `id` is a transactional id that no other process has.
-    pub fn new(topic: Arc<str>, mut config: ClientConfig, id: &str) -> Result<Appender, Error> {
-        config.set("acks", "all").set("queue.buffering.max.kbytes", "524288");
-        let mut together_config = config.clone();
-        transactional(&mut together_config, id);
+    /// To a topic, with a client's settings.
+    pub fn new(topic: Arc<str>, mut config: ClientConfig) -> Result<Appender, Error> {
         config
+            .set("acks", "all")
+            .set("queue.buffering.max.kbytes", "524288")
             .remove("transaction.timeout.ms")
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", "20000")
@@ -138,18 +126,11 @@ impl Appender {
         if config.get("linger.ms").is_none() {
             config.set("linger.ms", "2");
         }
-        let producer = threaded(&config)?;
-        let (together, waiting) = sync_channel(TOGETHER_MAX);
-        let name = topic.clone();
-        spawn("kafka-together", move || {
-            append_together(&name, &together_config, &waiting);
-            End::Asked
-        })?;
+        let producer = RwLock::new(threaded(&config)?);
         Ok(Appender {
             topic,
             config,
-            producer: RwLock::new(producer),
-            together,
+            producer,
         })
     }
 
@@ -160,7 +141,8 @@ impl Appender {
         }
         let mut slot = self.producer.write().unwrap_or_else(PoisonError::into_inner);
         if slot.client().fatal_error().is_some() {
-            *slot = threaded(&self.config)?;
+            let failed = std::mem::replace(&mut *slot, threaded(&self.config)?);
+            drop_later(failed);
         }
         Ok(slot.clone())
     }
@@ -180,15 +162,6 @@ impl Appender {
             }
         }
     }
-
-    pub fn append_together(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
-        let together = TransactionalAppender { records, acknowledge };
-        match self.together.try_send(together) {
-            Ok(()) => {}
-            Err(TrySendError::Full(back)) => (back.acknowledge)(Err(Error::Busy)),
-            Err(TrySendError::Disconnected(back)) => (back.acknowledge)(Err(Error::Closed)),
-        }
-    }
 }
 
 fn threaded(config: &ClientConfig) -> Result<Arc<ThreadedProducer<Deliveries>>, Error> {
@@ -196,67 +169,4 @@ fn threaded(config: &ClientConfig) -> Result<Arc<ThreadedProducer<Deliveries>>, 
         .create_with_context(Deliveries)
         .map_err(|error| unwritten("a producer of events", &error))?;
     Ok(Arc::new(producer))
-}
-
-/// The thread of those that are to be there all or none: one transaction after the other. A producer that has failed is
-/// given up; the next one settles what it had begun.
-fn append_together(topic: &str, config: &ClientConfig, waiting: &Receiver<TransactionalAppender>) {
-    let mut producer = None;
-    while let Ok(TransactionalAppender { records, acknowledge }) = waiting.recv() {
-        failpoint::reach("together");
-        let taken = match producer.take() {
-            Some(producer) => Ok(producer),
-            None => beginning(config),
-        };
-        let result = taken.and_then(|taken| {
-            let appended = transact(&taken, topic, &records);
-            match appended {
-                Ok(appended) => {
-                    producer = Some(taken);
-                    Ok(appended)
-                }
-                Err(error) => {
-                    // A failed abort leaves the transaction to the broker's time-out.
-                    let _ = taken.abort_transaction(CALL);
-                    Err(error)
-                }
-            }
-        });
-        let result = result.map_err(|error| unwritten("events that are to be written together", &error));
-        acknowledge(result);
-    }
-}
-
-fn beginning(config: &ClientConfig) -> Result<BaseProducer<Deliveries>, KafkaError> {
-    let producer: BaseProducer<Deliveries> = config.create_with_context(Deliveries)?;
-    producer.init_transactions(CALL)?;
-    Ok(producer)
-}
-
-fn transact(
-    producer: &BaseProducer<Deliveries>,
-    topic: &str,
-    records: &[(Partition, NewRecord)],
-) -> Result<Vec<Appended>, KafkaError> {
-    let (arrived, results) = std::sync::mpsc::channel();
-    let batch = Batch::new(
-        records,
-        Box::new(move |result| {
-            let _ = arrived.send(result);
-        }),
-    );
-    producer.begin_transaction()?;
-    for (at, record) in records.iter().enumerate() {
-        let sent = producer.send(batch.outgoing(topic, at, record));
-        sent.map_err(|(error, _)| error)?;
-    }
-    // Every record arrives or fails within the transaction's time-out.
-    let appended = loop {
-        producer.poll(Duration::from_millis(1));
-        if let Ok(result) = results.try_recv() {
-            break result.map_err(|_| KafkaError::Canceled)?;
-        }
-    };
-    producer.commit_transaction(CALL)?;
-    Ok(appended)
 }

@@ -127,8 +127,7 @@ impl KafkaLog {
         let mut committed = node.client("offsets");
         committed.set("group.id", &node.group);
         let offsets = Source::of_group(committed, clock.clone())?;
-        let id = format!("{}-events-{}", node.group, node.id);
-        let appender = Appender::new(name(Topic::Events), node.client("append"), &id)?;
+        let appender = Appender::new(name(Topic::Events), node.client("append"))?;
         let tail = Tail::new(node.client("tail"), clock, node.partitions, name)?;
         let log = Arc::new_cyclic(|this| KafkaLog {
             this: this.clone(),
@@ -227,10 +226,6 @@ impl Log for KafkaLog {
 
     fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
         self.appender.append(records, acknowledge);
-    }
-
-    fn append_together(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
-        self.appender.append_together(records, acknowledge);
     }
 
     fn read(
