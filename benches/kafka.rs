@@ -23,7 +23,7 @@ use rollcall::log::kafka::topics::RequestedTopics;
 use rollcall::log::kafka::{KafkaLog, KafkaReader, Node, admin};
 use rollcall::log::{Limit, Log, Reader as _, Topic};
 use rollcall::presence::event::{Ending, Event, Intent};
-use rollcall::presence::{Conn, Offset, Partition};
+use rollcall::presence::{Conn, Offset, Partition, Revision};
 use rollcall::schema::avro;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -316,6 +316,7 @@ impl Broker {
             url: "http://127.0.0.1:1".to_owned(),
             id: prefix,
             partitions: PARTITIONS,
+            revision: Revision::NEWEST,
         };
         (node, connection)
     }

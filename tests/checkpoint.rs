@@ -451,3 +451,45 @@ fn a_directory_that_is_no_store_of_the_partition_is_not_published() {
         .publish(PARTITION, &publisher.directory.path().join("gone"));
     assert!(matches!(gone, Err(Error::Store(_))), "{gone:?}");
 }
+
+#[test]
+fn a_checkpoint_of_a_later_version_is_an_error_and_neither_skipped_nor_taken() {
+    let mut publisher = Publisher::in_a_directory(3);
+    publisher.publish();
+    publisher.publish();
+    let newest = publisher.places().pop().expect("one");
+    let list = newest.join("MANIFEST.json");
+    let json = fs::read_to_string(&list).expect("a list");
+    let later = json.replacen("\"format\": 2", "\"format\": 9", 1);
+    assert_ne!(later, json);
+    fs::write(&list, &later).expect("written");
+    let into = publisher.directory.path().join("restored");
+    let error = publisher.checkpoints.restore(PARTITION, &into, ANY);
+    let text = error.expect_err("it is not known").to_string();
+    assert!(text.contains("the format 9: a later version wrote it"), "{text}");
+    assert!(!into.exists());
+    assert_eq!(fs::read_to_string(&list).expect("a list"), later);
+
+    // The same where the list is known, and the revision is not.
+    let raised = json.replacen("\"revision\": 1", "\"revision\": 7", 1);
+    assert_ne!(raised, json);
+    fs::write(&list, &raised).expect("written");
+    let hash = blake3::hash(raised.as_bytes()).to_hex();
+    let name = newest.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+    let (position, _) = name.rsplit_once('-').expect("a name");
+    let renamed = newest.with_file_name(format!("{position}-{}", &hash[..16]));
+    fs::rename(&newest, &renamed).expect("renamed");
+    let error = publisher.checkpoints.restore(PARTITION, &into, ANY);
+    let text = error.expect_err("it is not known").to_string();
+    assert!(
+        text.contains("the revision 7, and this version knows revisions up to 1"),
+        "{text}"
+    );
+
+    // Who needs none of it goes on with an older one.
+    let (first, _) = publisher.published[0];
+    assert_eq!(
+        publisher.restored(not_after(&first)).map(|(applied, _)| applied),
+        Some(first)
+    );
+}

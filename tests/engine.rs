@@ -5,12 +5,12 @@ mod story;
 
 use rollcall::clock::ManualClock;
 use rollcall::engine::partition::PartitionProcessor;
-use rollcall::engine::{Error, Tuning};
+use rollcall::engine::{Error, RevisionAt, Tuning};
 use rollcall::log::memory::{CommitFault, MemoryLog};
 use rollcall::log::{self, Limit, Log as _, Record, Topic};
 use rollcall::presence::change::Output;
 use rollcall::presence::policy::Policy;
-use rollcall::presence::{Offset, Partition};
+use rollcall::presence::{Offset, Partition, Revision};
 use rollcall::schema::{avro, json};
 use rollcall::sim::{history, oracle_input};
 use std::path::Path;
@@ -355,8 +355,8 @@ fn a_revision_that_is_not_known_halts_the_partition_before_its_record_and_a_rest
             }) {
                 Ok(_) => {}
                 Err(Error::UnknownRevision {
-                    offset: Offset(3),
-                    revision: 2,
+                    at: RevisionAt::Record(Offset(3)),
+                    revision: Revision(2),
                     ..
                 }) => halted += 1,
                 Err(error) => panic!("{error}"),
@@ -368,4 +368,92 @@ fn a_revision_that_is_not_known_halts_the_partition_before_its_record_and_a_rest
         walk.commit_store().expect("committed");
     }
     assert_eq!(world.outputs().len(), 2);
+}
+
+/// What is in a directory, without the files that RocksDB makes for who has it open.
+fn files(directory: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let entries = entries.map(|entry| entry.expect("an entry"));
+    let mut files: Vec<_> = entries
+        .filter(|entry| entry.path().extension().is_some_and(|kind| kind == "sst"))
+        .map(|entry| (entry.file_name(), std::fs::read(entry.path()).expect("a file")))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn what_a_later_version_wrote_halts_the_partition_and_is_left_as_it_is() {
+    let lines = [
+        r#"{"offset":0,"ts":1000,"type":"revision","revision":7}"#,
+        r#"{"offset":1,"ts":1001,"type":"connect","user":"u","platform":"android","device":"a","gateway":"g","epoch":1,"conn":1,"intent":"login"}"#,
+    ];
+    let later = Tuning {
+        revision: Revision(7),
+        ..Tuning::default()
+    };
+    let mut world = World::new(&lines.join("\n"), Partition(0), 1, Policy::default(), later);
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = directory.path().join("0");
+    let mut walk = world.open(Some(&store)).expect("opened");
+    while walk.step(one_record()).expect("folded").records > 0 {}
+    walk.close().expect("closed");
+    let position = world.log.committed(Partition(0)).expect("readable");
+    assert_eq!(position.revision, Revision(7));
+    let written = files(&store);
+
+    // Not even without a store, from which nothing could be read that is not known.
+    world.tuning = Tuning::default();
+    for store in [Some(store.as_path()), None] {
+        let error = world.open(store).err().expect("halted");
+        assert!(
+            matches!(
+                error,
+                Error::UnknownRevision {
+                    at: RevisionAt::Position(Offset(2)),
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("revision 7") && text.contains("revisions up to 1"),
+            "{text}"
+        );
+    }
+
+    let set_layout = |layout: u8| {
+        let db = rocksdb::DB::open_default(&store).expect("opened");
+        let mut meta = db.get([1]).expect("read").expect("it is there");
+        meta[0] = layout;
+        db.put([1], meta).expect("written");
+        db.flush().expect("flushed");
+    };
+    world.tuning = later;
+    set_layout(9);
+    let before = files(&store);
+    assert_ne!(before, written);
+    for _ in 0..2 {
+        let error = world.open(Some(&store)).err().expect("halted");
+        assert!(
+            matches!(
+                error,
+                Error::Store(rollcall::store::Error::LaterLayout { found: 9, .. })
+            ),
+            "{error}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("a later version wrote it") && text.contains("left as it is"),
+            "{text}"
+        );
+        assert_eq!(files(&store), before);
+        assert!(!directory.path().join("0.old").exists());
+    }
+    // One that was never released is made again, as long as the log reaches back.
+    set_layout(1);
+    let walk = world.open(Some(&store)).expect("made again");
+    assert!(directory.path().join("0.old").exists());
+    assert_eq!(walk.applied(), Offset(0));
 }

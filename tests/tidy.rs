@@ -23,7 +23,7 @@ const ARROWS: &[Arrow] = &[
     ("rocks", &[]),
     // A policy file is one of its settings.
     ("config", &["presence", "schema"]),
-    ("version", &[]),
+    ("version", &["presence"]),
     ("metrics", &["presence", "version"]),
     ("tasks", &["metrics"]),
     ("schema", &["presence"]),

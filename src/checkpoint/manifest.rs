@@ -1,17 +1,20 @@
 //! The manifest of a checkpoint: the list of its files, which is written last and makes the checkpoint complete.
 
-use crate::presence::{Offset, Partition};
+use crate::presence::{Offset, Partition, Revision};
 use crate::store::Applied;
 use serde::{Deserialize, Serialize};
 
-/// The format of the manifest and of the names below. A manifest of another format is ignored.
-const FORMAT: u32 = 1;
+/// The format of the manifest and of the names below. Format 1 has no `revision`; there was only the first then.
+const FORMAT: u32 = 2;
 
 /// The manifest of one checkpoint, as JSON.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Manifest {
     format: u32,
     pub partition: u32,
+    /// In force in the store; since format 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revision: Option<u32>,
     pub next: u64,
     pub outputs: u64,
     /// The chain of the position, hexadecimal.
@@ -31,12 +34,29 @@ pub struct File {
     pub blake3: String,
 }
 
+/// Why bytes are not a manifest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnreadableManifest {
+    Damaged,
+    /// A later version wrote it, in this format.
+    Later {
+        format: u64,
+    },
+}
+
 impl Manifest {
-    pub fn new(partition: Partition, applied: &Applied, digest: &[u8; 32], mut files: Vec<File>) -> Manifest {
+    pub fn new(
+        partition: Partition,
+        revision: Revision,
+        applied: &Applied,
+        digest: &[u8; 32],
+        mut files: Vec<File>,
+    ) -> Manifest {
         files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Manifest {
             format: FORMAT,
             partition: partition.0,
+            revision: Some(revision.0),
             next: applied.next.0,
             outputs: applied.outputs,
             chain: hex(&applied.chain),
@@ -45,9 +65,22 @@ impl Manifest {
         }
     }
 
-    /// Parses a manifest. `None` unless it has a known format to the last byte and names only files of its own
-    /// directory.
-    pub fn read(json: &[u8]) -> Option<Manifest> {
+    /// Parses a manifest of this or an earlier format, which must have that format to the last byte and name only files
+    /// of its own directory.
+    pub fn read(json: &[u8]) -> Result<Manifest, UnreadableManifest> {
+        /// What every format has.
+        #[derive(Deserialize)]
+        struct Head {
+            format: u64,
+        }
+        let head: Head = serde_json::from_slice(json).map_err(|_| UnreadableManifest::Damaged)?;
+        if head.format > FORMAT.into() {
+            return Err(UnreadableManifest::Later { format: head.format });
+        }
+        Self::of_known_format(json).ok_or(UnreadableManifest::Damaged)
+    }
+
+    fn of_known_format(json: &[u8]) -> Option<Manifest> {
         let manifest: Manifest = serde_json::from_slice(json).ok()?;
         let is_name = |file: &File| {
             !file.name.is_empty()
@@ -57,8 +90,18 @@ impl Manifest {
                     .chars()
                     .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         };
-        let is_ours = manifest.format == FORMAT && manifest.files.iter().all(is_name) && manifest.to_json() == json;
+        let has_its_fields = match manifest.format {
+            1 => manifest.revision.is_none(),
+            FORMAT => manifest.revision.is_some(),
+            _ => false,
+        };
+        let is_ours = has_its_fields && manifest.files.iter().all(is_name) && manifest.to_json() == json;
         is_ours.then_some(manifest)
+    }
+
+    /// Returns the revision in force in the store.
+    pub fn revision(&self) -> Revision {
+        self.revision.map_or(Revision::FIRST, Revision)
     }
 
     pub fn to_json(&self) -> Vec<u8> {
@@ -129,23 +172,34 @@ mod tests {
             bytes: 5,
             blake3: hex(&[1; 32]),
         };
-        Manifest::new(Partition(2), &applied, &[9; 32], vec![file("b.sst"), file("CURRENT")])
+        Manifest::new(
+            Partition(2),
+            Revision(3),
+            &applied,
+            &[9; 32],
+            vec![file("b.sst"), file("CURRENT")],
+        )
     }
 
     #[test]
     fn a_list_is_read_as_it_was_written_and_names_no_file_elsewhere() {
         let manifest = manifest();
-        assert_eq!(Manifest::read(&manifest.to_json()), Some(manifest.clone()));
+        assert_eq!(Manifest::read(&manifest.to_json()), Ok(manifest.clone()));
         for name in ["../x", "/x", "a/b", "", ".x"] {
             let mut outside = manifest.clone();
             outside.files[0].name = name.to_owned();
-            assert_eq!(Manifest::read(&outside.to_json()), None, "{name}");
+            assert_eq!(
+                Manifest::read(&outside.to_json()),
+                Err(UnreadableManifest::Damaged),
+                "{name}"
+            );
         }
         let json = manifest.to_json();
         for cut in 0..json.len() {
-            assert_eq!(Manifest::read(&json[..cut]), None);
+            assert_eq!(Manifest::read(&json[..cut]), Err(UnreadableManifest::Damaged));
         }
-        assert_eq!(Manifest::read(&[json.as_slice(), b"\n"].concat()), None);
+        let longer = [json.as_slice(), b"\n"].concat();
+        assert_eq!(Manifest::read(&longer), Err(UnreadableManifest::Damaged));
     }
 
     #[test]
@@ -159,9 +213,24 @@ mod tests {
         let golden = include_str!("../../tests/golden/checkpoint-list.txt");
         if let Some((name, json)) = golden.split_once('\n') {
             assert_eq!(Name::read(name), Some(manifest.name()));
-            assert_eq!(Manifest::read(json.trim_end().as_bytes()), Some(manifest));
+            assert_eq!(Manifest::read(json.trim_end().as_bytes()), Ok(manifest));
         }
         crate::bless::check([("tests/golden/checkpoint-list.txt", text.as_str())]);
+    }
+
+    /// As 0.1 wrote it.
+    #[test]
+    fn a_list_of_the_first_format_is_read_and_one_of_a_later_format_is_no_damage() {
+        let golden = include_str!("../../tests/golden/checkpoint-list-1.txt");
+        let (name, json) = golden.split_once('\n').expect("a name and a list");
+        let read = Manifest::read(json.trim_end().as_bytes()).expect("known");
+        assert_eq!(Name::read(name), Some(read.name()));
+        assert_eq!((read.revision(), read.next), (Revision::FIRST, 70));
+        let later = json.replacen("\"format\": 1", "\"format\": 9", 1);
+        assert_eq!(
+            Manifest::read(later.as_bytes()),
+            Err(UnreadableManifest::Later { format: 9 })
+        );
     }
 
     #[test]

@@ -12,10 +12,10 @@
 
 mod manifest;
 
-use crate::presence::{Offset, Partition};
+use crate::presence::{Offset, Partition, Revision};
 use crate::store::{self, Applied, Store};
 use futures_util::TryStreamExt as _;
-use manifest::{File, Manifest, Name, hex};
+use manifest::{File, Manifest, Name, UnreadableManifest, hex};
 use object_store::aws::AmazonS3Builder;
 use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
@@ -52,6 +52,10 @@ pub enum Error {
     Local { path: PathBuf, cause: String },
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(
+        "the checkpoint {name} has {what}: a later version wrote it. It is left as it is; start that version, or one after it"
+    )]
+    Later { name: String, what: String },
     #[error("{} is not a checkpoint: nothing was ever committed to the store in it", directory.display())]
     Empty { directory: PathBuf },
 }
@@ -87,6 +91,8 @@ pub struct Checkpoints {
     /// The URL for messages, without credentials.
     shown: String,
     kept: usize,
+    /// The newest that is known.
+    revision: Revision,
     runtime: Handle,
 }
 
@@ -152,16 +158,23 @@ impl Checkpoints {
             base: path.join(group),
             shown: without_credentials(url),
             kept: kept.max(1),
+            revision: Revision::NEWEST,
             runtime,
         })
+    }
+
+    /// Restores checkpoints up to another revision than the newest of this version, for tests.
+    pub fn knowing(mut self, revision: Revision) -> Checkpoints {
+        self.revision = revision;
+        self
     }
 
     /// Publishes the copy that [`Store::checkpoint`] made in a directory, and deletes the checkpoints beyond the number
     /// kept. The directory stays unchanged. Returns the applied position of the copy.
     pub fn publish(&self, partition: Partition, directory: &Path) -> Result<Applied, Error> {
-        let (applied, digest) = looked_at(directory, partition)?;
+        let (applied, revision, digest) = looked_at(directory, partition)?;
         let files = files_of(directory)?;
-        let manifest = Manifest::new(partition, &applied, &digest, files);
+        let manifest = Manifest::new(partition, revision, &applied, &digest, files);
         self.runtime.block_on(async {
             let at = self.of(partition).join(manifest.name().to_string());
             for file in &manifest.files {
@@ -311,18 +324,30 @@ impl Checkpoints {
     }
 
     fn download(&self, partition: Partition, listed: &Listed, into: &Path) -> Result<Applied, Unusable> {
+        let later = |what: String| {
+            let name = listed.name.to_string();
+            Unusable::Failed(Error::Later { name, what })
+        };
         let manifest = self.runtime.block_on(async {
             let at = self.of(partition).join(listed.name.to_string());
             let json = match self.objects.get(&at.clone().join(MANIFEST)).await {
                 Ok(found) => found.bytes().await.map_err(|error| self.unreachable(&error))?,
                 Err(error) => return Err(self.gone("its manifest", &error)),
             };
-            let manifest =
-                Manifest::read(&json).ok_or_else(|| Unusable::Damaged("its manifest is unreadable".to_owned()))?;
+            let manifest = Manifest::read(&json).map_err(|unreadable| match unreadable {
+                UnreadableManifest::Damaged => Unusable::Damaged("its manifest is unreadable".to_owned()),
+                UnreadableManifest::Later { format } => later(format!("the format {format}")),
+            })?;
             if manifest.name() != listed.name || manifest.partition != partition.0 {
                 return Err(Unusable::Damaged(
                     "its manifest belongs to another checkpoint or was altered".to_owned(),
                 ));
+            }
+            if manifest.revision() > self.revision {
+                let (has, newest) = (manifest.revision(), self.revision);
+                return Err(later(format!(
+                    "the revision {has}, and this version knows revisions up to {newest}"
+                )));
             }
             for file in &manifest.files {
                 self.fetch(&at, file, into).await?;
@@ -330,7 +355,10 @@ impl Checkpoints {
             Ok(manifest)
         })?;
         let damaged = |what: &dyn std::fmt::Display| Unusable::Damaged(format!("its store cannot be used: {what}"));
-        let (applied, digest) = looked_at(into, partition).map_err(|error| damaged(&error))?;
+        let (applied, _, digest) = looked_at(into, partition).map_err(|error| match error {
+            Error::Store(store::Error::LaterLayout { found, .. }) => later(format!("a store of layout {found}")),
+            error => damaged(&error),
+        })?;
         if !manifest.is_of(&applied, &digest) {
             return Err(damaged(&"its digest differs from the published one"));
         }
@@ -408,8 +436,8 @@ fn remove_directory(directory: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Returns the applied position of the store in a directory, and its digest. Does not change the directory.
-fn looked_at(directory: &Path, partition: Partition) -> Result<(Applied, [u8; 32]), Error> {
+/// Returns the applied position of the store in a directory, the revision in force, and its digest. Does not change the directory.
+fn looked_at(directory: &Path, partition: Partition) -> Result<(Applied, Revision, [u8; 32]), Error> {
     let empty = || Error::Empty {
         directory: directory.to_owned(),
     };
@@ -422,7 +450,7 @@ fn looked_at(directory: &Path, partition: Partition) -> Result<(Applied, [u8; 32
             cause: format!("it is of partition {}, not {partition}", opened.partition.partition),
         });
     }
-    Ok((opened.applied, store.digest()?))
+    Ok((opened.applied, opened.partition.revision, store.digest()?))
 }
 
 fn files_of(directory: &Path) -> Result<Vec<File>, Error> {

@@ -10,6 +10,7 @@ use crate::log::kafka::{KafkaFollower, KafkaLog, KafkaReader, Node, admin};
 use crate::log::{self, Beginning, Follower, Group, Log, Owners, Reader, Topic};
 use crate::registry::{self, Registry, Schemas};
 use crate::schema::avro::Schema;
+use crate::version::newest_revision;
 use anyhow::Context as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -113,6 +114,7 @@ pub async fn kafka(
                 url: url.clone(),
                 id: id.clone(),
                 partitions,
+                revision: newest_revision(),
             };
             Ok(ConnectedLog(KafkaLog::connect(node, clock.clone())?))
         };

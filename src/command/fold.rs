@@ -1,10 +1,11 @@
 //! `rollcall fold`: applies the rules to events and prints the outputs, without a server (`docs/rules.md` section 8).
 
+use crate::presence::Partition;
 use crate::presence::policy::Policy;
 use crate::presence::state::State;
-use crate::presence::{Partition, REVISION};
 use crate::schema::json;
 use crate::schema::partitioner::check_partition;
+use crate::version::newest_revision;
 use anyhow::{Context as _, bail};
 use std::io::{self, BufRead, Read as _, Write};
 use std::path::PathBuf;
@@ -135,11 +136,12 @@ fn fold_line(state: &mut State, line: &[u8], partitions: Option<u32>, lines: &mu
         event = Err(malformed.to_string());
     }
     if let Ok(valid) = &event
-        && let Some(revision) = valid.unknown_revision()
+        && let Some(revision) = valid.unknown_revision(newest_revision())
     {
         bail!(
-            "it raises the partition to revision {revision}, but this version knows revisions up to {REVISION}: use a \
-             version that knows it"
+            "it raises the partition to revision {revision}, but this version knows revisions up to {}: use a \
+             version that knows it",
+            newest_revision()
         );
     }
     let mut print = |output| {

@@ -17,6 +17,7 @@ use crate::log::{self, Group, Log, NewRecord, SingleNode, Topic};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::json;
+use crate::version::newest_revision;
 use anyhow::{Context as _, anyhow, bail};
 use std::fs::File;
 use std::io::Write as _;
@@ -308,6 +309,7 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
     let tuning = Tuning {
         cached_users: config.cached_users,
         hash_seed: super::hash_seed(),
+        revision: newest_revision(),
         ..Tuning::default()
     };
     let Some(kafka) = &config.kafka else {
@@ -371,7 +373,8 @@ fn checkpoints(config: &Config) -> anyhow::Result<Option<CheckpointSetup>> {
         .map_or(DEFAULT_GROUP, |kafka| kafka.group.as_str());
     directories::apart(&config.data, &settings.url)?;
     let environment = std::env::vars();
-    let checkpoints = Checkpoints::open(&settings.url, group, settings.kept, environment, Handle::current())?;
+    let checkpoints = Checkpoints::open(&settings.url, group, settings.kept, environment, Handle::current())?
+        .knowing(newest_revision());
     Ok(Some(CheckpointSetup {
         checkpoints,
         every_ms: settings.every_ms,

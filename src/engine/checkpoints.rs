@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoints, Error, Listed};
 use crate::failpoint;
 use crate::metrics;
 use crate::presence::{Offset, Partition};
-use crate::store::{Applied, Store};
+use crate::store::{self, Applied, Store};
 use crate::tasks::{self, End};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ impl Checkpointer {
     /// Puts a checkpoint in the store's place where the store is of no use, or so far behind that fetching is quicker than
     /// folding `worth` records. An error only where the partition cannot go on without.
     pub fn restore(&self, partition: Partition, store: &Path, reach: LogBounds, worth: u64) -> Result<(), Error> {
-        let own = standing(store, partition).filter(|own| reach.allows(*own));
+        let own = standing(store, partition)?.filter(|own| reach.allows(*own));
         if reach.committed.0 == Offset(0) || own.is_some_and(|own| reach.committed.0.0 - own.0.0 <= worth) {
             return Ok(());
         }
@@ -199,14 +199,22 @@ fn choose(own: Option<Point>, reach: LogBounds, listed: &[Listed], worth: u64) -
 }
 
 /// Where the store in a directory stands, if there is one that can be read.
-fn standing(directory: &Path, partition: Partition) -> Option<Point> {
+/// An error for a store that a later version wrote: nothing may be put in its place.
+fn standing(directory: &Path, partition: Partition) -> Result<Option<Point>, Error> {
     if !directory.join("CURRENT").exists() {
-        return None;
+        return Ok(None);
     }
-    let store = Store::open_to_look(directory).ok()?;
-    let meta = store.meta().ok()??;
-    let opened = store.read_meta(&meta).ok()?;
-    (opened.partition.partition == partition).then_some((opened.applied.next, opened.applied.outputs))
+    let Ok(store) = Store::open_to_look(directory) else {
+        return Ok(None);
+    };
+    let Ok(Some(meta)) = store.meta() else { return Ok(None) };
+    let opened = match store.read_meta(&meta) {
+        Ok(opened) => opened,
+        Err(later @ store::Error::LaterLayout { .. }) => return Err(later.into()),
+        Err(_) => return Ok(None),
+    };
+    let is_own = opened.partition.partition == partition;
+    Ok(is_own.then_some((opened.applied.next, opened.applied.outputs)))
 }
 
 /// Takes a store out of the way. The last such one is kept beside it, to be looked at.

@@ -34,11 +34,12 @@ use crate::log::{self, Group, Log, Position, SingleNode, Topic};
 use crate::metrics;
 use crate::presence::policy::Policy;
 use crate::presence::state::HashSeed;
-use crate::presence::{Epoch, LogTime, Offset, Partition};
+use crate::presence::{Epoch, LogTime, Offset, Partition, Revision};
 use crate::registry::{self, Schemas};
 use crate::store;
 use crate::tasks::{self, End};
 use assignments::{Assignment, Assignments, Dependencies, WorkerReport};
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -74,6 +75,8 @@ pub struct Tuning {
     pub ahead_ms: Option<u64>,
     /// One record that is folded all the same.
     pub accepted: Option<(Partition, Offset)>,
+    /// The newest revision of rules and encodings that is known.
+    pub revision: Revision,
     /// Of the tables in memory that are keyed by what strangers write. A process takes one at random; it reaches no output.
     pub hash_seed: HashSeed,
 }
@@ -93,6 +96,7 @@ impl Default for Tuning {
             batch_bytes: 2 << 20,
             ahead_ms: None,
             accepted: None,
+            revision: Revision::NEWEST,
             hash_seed: HashSeed::default(),
         }
     }
@@ -175,16 +179,16 @@ pub enum Error {
         ahead_ms: u64,
         bound_ms: u64,
     },
-    /// The log was raised to a revision of a later version of this program.
+    /// The partition was raised to a revision of a later version of this program.
     #[error(
-        "partition {partition}: the record at offset {offset} raises the partition to revision {revision}, but this \
-         version knows revisions up to {}. Nothing from there on is folded or answered: start a version that knows it",
-        crate::presence::REVISION
+        "partition {partition}: {at} revision {revision}, but this version knows revisions up to {newest}. Nothing from \
+         there on is folded or answered: start a version that knows it"
     )]
     UnknownRevision {
         partition: Partition,
-        offset: Offset,
-        revision: u32,
+        at: RevisionAt,
+        revision: Revision,
+        newest: Revision,
     },
     /// Retention has overtaken the state: what would have to be folded next is gone.
     #[error(
@@ -206,12 +210,34 @@ pub enum Error {
     Unrecoverable { start: Offset, cause: Box<Error> },
 }
 
+/// Where a revision was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RevisionAt {
+    /// In a record of the events.
+    Record(Offset),
+    /// In the position that was committed with the outputs.
+    Position(Offset),
+    Store,
+}
+
+impl fmt::Display for RevisionAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RevisionAt::Record(offset) => write!(f, "the record at offset {offset} raises the partition to"),
+            RevisionAt::Position(next) => write!(f, "its outputs are committed up to offset {next} with"),
+            RevisionAt::Store => f.write_str("its store has"),
+        }
+    }
+}
+
 impl Error {
     /// Whether folding the log again from its start may repair it.
     fn is_the_stores(&self) -> bool {
         match self {
             // In use by another process, or a disk that fails: that says nothing about what the store holds.
             Error::Store(store::Error::Open { .. } | store::Error::Failed { .. }) => false,
+            // What a later version wrote is not for this one to throw away.
+            Error::Store(store::Error::LaterLayout { .. }) => false,
             Error::Store(store::Error::Damaged { .. } | store::Error::Layout { .. })
             | Error::ForeignStore { .. }
             | Error::Unreadable
@@ -254,6 +280,8 @@ pub struct Services {
 pub struct Engine {
     log: Arc<dyn Log>,
     schemas: Schemas,
+    /// The newest that is known.
+    revision: Revision,
     clock: Arc<dyn Clock>,
     assignments: Arc<[Assignment]>,
     assigned: Arc<AtomicBool>,
@@ -316,6 +344,7 @@ impl Engine {
         Ok(Engine {
             log,
             schemas,
+            revision: tuning.revision,
             clock,
             assignments,
             assigned,
@@ -326,6 +355,11 @@ impl Engine {
 
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
+    }
+
+    /// The newest revision that this node knows.
+    pub fn newest_revision(&self) -> Revision {
+        self.revision
     }
 
     /// The clock that it goes by.

@@ -11,7 +11,7 @@ use super::rejected::{self, Groups, Rejected};
 use crate::log::{Commit, CurrentRecord, Headers, NewRecord, OwnedPartition, Position};
 use crate::metrics;
 use crate::presence::change::{IgnoreReason, Output, OutputId};
-use crate::presence::{LogTime, Offset, Partition};
+use crate::presence::{LogTime, Offset, Partition, Revision};
 use crate::registry::Schemas;
 use crate::schema::avro;
 use std::collections::VecDeque;
@@ -32,6 +32,8 @@ pub struct Outbox {
     checked: bool,
     chain: [u8; 32],
     seq: u64,
+    /// In force before the record that is folded next.
+    pub revision: Revision,
     /// What is gathered for the next commit.
     gathered: Commit,
     gathered_bytes: usize,
@@ -74,6 +76,7 @@ impl Outbox {
             checked: false,
             chain,
             seq,
+            revision: Revision::FIRST,
             gathered: Commit::default(),
             gathered_bytes: 0,
             commit_bytes,
@@ -118,7 +121,7 @@ impl Outbox {
         self.checked = true;
         // Nothing was given since the point itself, even if a record ended at it: the chain would tell.
         let here = self.position(next, outputs, time);
-        let check = |position: &Position| (position.time, position.seq, position.chain);
+        let check = |position: &Position| (position.time, position.seq, position.chain, position.revision);
         if check(&here) == check(&self.target) {
             return Ok(());
         }
@@ -137,6 +140,7 @@ impl Outbox {
             time,
             seq: self.seq,
             chain: self.chain,
+            revision: self.revision,
         }
     }
 

@@ -21,7 +21,7 @@ use super::locations::{UserLocations, beats_of};
 use super::outbox::Outbox;
 use super::outcomes::Kept;
 use super::rejected::{Groups, Rejected, decode};
-use super::{Error, Tuning};
+use super::{Error, RevisionAt, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{self, Limit, OwnedPartition, Position, Record};
@@ -276,15 +276,17 @@ impl PartitionProcessor {
             .map(|record| decode(record, self.partition, partitions, &self.outbox.schemas))
             .collect();
         let events = decoded.iter().enumerate();
-        let mut unknown = events.filter_map(|(at, event)| Some((at, event.as_ref().ok()?.unknown_revision()?)));
+        let newest = self.tuning.revision;
+        let mut unknown = events.filter_map(|(at, event)| Some((at, event.as_ref().ok()?.unknown_revision(newest)?)));
         let halt = unknown.next().map(|(at, revision)| {
             let offset = records[at].offset;
             records = &records[..at];
             decoded.truncate(at);
             Error::UnknownRevision {
                 partition: self.partition,
-                offset,
+                at: RevisionAt::Record(offset),
                 revision,
+                newest,
             }
         });
         if self.store.is_some() {
@@ -384,6 +386,7 @@ impl PartitionProcessor {
         self.next = Offset(record.offset.0 + 1);
         self.folding = None;
         self.folded_since += 1;
+        self.outbox.revision = self.state.revision();
         self.outbox.pass(self.next, 0, self.state.time())
     }
 

@@ -2,8 +2,8 @@
 
 use super::Engine;
 use crate::log::NewRecord;
-use crate::presence::Partition;
 use crate::presence::event::{Event, HeartbeatEntry};
+use crate::presence::{Partition, Revision};
 use crate::schema::partitioner::partition_of;
 use thiserror::Error;
 
@@ -21,11 +21,10 @@ pub enum Unplaced {
     #[error("`partition` must be a number from 0 to {}, not {partition}", partitions - 1)]
     UnknownPartition { partition: u64, partitions: u32 },
     #[error(
-        "this version knows revisions up to {}, not {revision}: every partition would halt until a version that knows it \
-         runs",
-        crate::presence::REVISION
+        "this version knows revisions up to {newest}, not {revision}: every partition would halt until a version that \
+         knows it runs"
     )]
-    UnknownRevision { revision: u32 },
+    UnknownRevision { revision: Revision, newest: Revision },
 }
 
 impl Unplaced {
@@ -43,8 +42,9 @@ impl Engine {
     /// `partition` is where an `alive` belongs, which names no user; other events do not need it.
     pub fn place(&self, event: Event<'_>, partition: Option<u64>, records: &mut Vec<Placed>) -> Result<bool, Unplaced> {
         let partitions = self.log().partitions();
-        if let Some(revision) = event.unknown_revision() {
-            return Err(Unplaced::UnknownRevision { revision });
+        let newest = self.revision;
+        if let Some(revision) = event.unknown_revision(newest) {
+            return Err(Unplaced::UnknownRevision { revision, newest });
         }
         let encode = |event: &Event<'_>| {
             let mut value = Vec::with_capacity(128);

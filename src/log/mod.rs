@@ -14,7 +14,7 @@ mod readers;
 
 pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader};
 
-use crate::presence::{LogTime, Offset, Partition};
+use crate::presence::{LogTime, Offset, Partition, Revision};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -95,6 +95,21 @@ pub struct Position {
     pub seq: u64,
     /// BLAKE3 over the chain before and the datum of an output, for each output so far.
     pub chain: [u8; 32],
+    /// The revision in force before the record at `next`.
+    pub revision: Revision,
+}
+
+/// Why bytes are no position.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UnreadablePosition {
+    #[error("is not a position of an engine")]
+    NotOne,
+    #[error(
+        "has version {version}, but this program knows versions up to {}: a later version wrote it; start that version, \
+         or one after it",
+        Position::VERSION
+    )]
+    Later { version: u8 },
 }
 
 /// What one atomic step adds to a partition.
@@ -369,9 +384,10 @@ impl Group for SingleNode {
 }
 
 impl Position {
-    const VERSION: u8 = 1;
+    /// Of the layout of its bytes. Version 1 ended before `revision`; there was only the first then.
+    const VERSION: u8 = 2;
 
-    /// At most 4,096 bytes, the bound of an offset's metadata in Kafka; in fact 66.
+    /// At most 4,096 bytes, the bound of an offset's metadata in Kafka; in fact 70.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![Self::VERSION];
         bytes.extend_from_slice(&self.next.0.to_be_bytes());
@@ -380,16 +396,33 @@ impl Position {
         bytes.extend_from_slice(&self.time.unwrap_or_default().0.to_be_bytes());
         bytes.extend_from_slice(&self.seq.to_be_bytes());
         bytes.extend_from_slice(&self.chain);
+        bytes.extend_from_slice(&self.revision.0.to_be_bytes());
         bytes
     }
 
-    /// None for bytes that are no position of a known version.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Position> {
-        let (version, rest) = bytes.split_first()?;
-        if *version != Self::VERSION || rest.len() != 8 + 8 + 1 + 8 + 8 + 32 {
+    /// Reads bytes of this version of the layout and of every earlier one.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Position, UnreadablePosition> {
+        let version = *bytes.first().ok_or(UnreadablePosition::NotOne)?;
+        if version > Self::VERSION {
+            return Err(UnreadablePosition::Later { version });
+        }
+        Self::of_version(version, &bytes[1..]).ok_or(UnreadablePosition::NotOne)
+    }
+
+    fn of_version(version: u8, rest: &[u8]) -> Option<Position> {
+        const FIRST: usize = 8 + 8 + 1 + 8 + 8 + 32;
+        let number = |at: usize| Some(u64::from_be_bytes(rest.get(at..at + 8)?.try_into().ok()?));
+        let (length, revision) = match version {
+            1 => (FIRST, Revision::FIRST),
+            2 => {
+                let revision = rest.get(FIRST..FIRST + 4)?.try_into().ok()?;
+                (FIRST + 4, Revision(u32::from_be_bytes(revision)))
+            }
+            _ => return None,
+        };
+        if rest.len() != length {
             return None;
         }
-        let number = |at: usize| Some(u64::from_be_bytes(rest.get(at..at + 8)?.try_into().ok()?));
         Some(Position {
             next: Offset(number(0)?),
             outputs: number(8)?,
@@ -398,7 +431,8 @@ impl Position {
                 _ => Some(LogTime(number(17)?)),
             },
             seq: number(25)?,
-            chain: rest[33..].try_into().ok()?,
+            chain: rest[33..FIRST].try_into().ok()?,
+            revision,
         })
     }
 }

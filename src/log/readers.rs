@@ -2,7 +2,7 @@
 //! is the same wherever the log is.
 
 use super::{Error, Limit, Position, Range, Record, Topic};
-use crate::presence::{Offset, Partition};
+use crate::presence::{Offset, Partition, Revision};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -41,6 +41,9 @@ pub trait Reader {
 pub trait Owners: Send + Sync {
     /// Where the node answers that took a partition up last: the start of a URL.
     fn url_of(&self, partition: Partition) -> Option<String>;
+
+    /// The newest revision that every node knows which has taken a partition up; none while there is no such node.
+    fn lowest_revision(&self) -> Option<Revision>;
 }
 
 /// Where a group begins in a partition of which it has no offset yet.

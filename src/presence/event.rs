@@ -4,7 +4,7 @@
 //! handle malformed events. Text is borrowed from those bytes where possible, so a heartbeat allocates nothing.
 
 use super::policy::Policy;
-use super::{Conn, Epoch};
+use super::{Conn, Epoch, Revision};
 use std::borrow::Cow;
 
 /// The bounds of section 3, in bytes of UTF-8 or in milliseconds, both ends included.
@@ -287,11 +287,11 @@ impl Event<'_> {
         self.event_type().name()
     }
 
-    /// Returns the revision to which the event raises the partition, if this program does not know it. The fold must
-    /// stop before such a record.
-    pub fn unknown_revision(&self) -> Option<u32> {
+    /// Returns the revision to which the event raises the partition, if it is later than the newest one known. The fold
+    /// must stop before such a record.
+    pub fn unknown_revision(&self, newest: Revision) -> Option<Revision> {
         match self {
-            Event::Revision { revision } if *revision > super::REVISION => Some(*revision),
+            Event::Revision { revision } if *revision > newest.0 => Some(Revision(*revision)),
             Event::Revision { .. }
             | Event::Connect { .. }
             | Event::Heartbeat { .. }

@@ -13,7 +13,7 @@ use super::gateways::Gateways;
 use super::rulebook::Rulebook;
 use super::rules::{self, Pending, Sign};
 use super::state::{Device, Slot, State};
-use super::{Conn, Epoch, LogTime, Offset};
+use super::{Conn, Epoch, LogTime, Offset, Revision};
 
 /// Receives the outputs, in order.
 pub type Out<'o> = &'o mut dyn FnMut(Output);
@@ -131,9 +131,9 @@ impl State {
                     self.policy_since = self.offset;
                 }
             }
-            // A known revision is never greater than the one in force, since only one exists. An unknown one is not
-            // folded.
-            Event::Revision { .. } | Event::Tick => {}
+            // One that is not known is not folded ([`Event::unknown_revision`]).
+            Event::Revision { revision } => self.revision = self.revision.max(Revision(*revision)),
+            Event::Tick => {}
         }
     }
 

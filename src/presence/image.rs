@@ -7,7 +7,7 @@ use super::gateways::KnownGateway;
 use super::policy::Policy;
 use super::state::{Device, DeviceState, Dirt, Link, Marks, Session, Slot, State, User};
 use super::table::HashSeed;
-use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
+use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Revision, Status};
 
 /// What is remembered of a gateway with a known epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -133,6 +133,7 @@ pub struct PartitionImage<'a> {
     pub offset: Option<Offset>,
     pub time: Option<LogTime>,
     pub seq: u64,
+    pub revision: Revision,
     pub grace_until: Option<LogTime>,
     pub policy: &'a Policy,
     /// The record that put the policy in force; `None` for the policy given at creation.
@@ -160,6 +161,7 @@ impl State {
         state.offset = image.offset;
         state.grace_until = image.grace_until;
         state.seq = image.seq;
+        state.revision = image.revision;
         state.policy_since = image.policy_since;
         for gateway in &image.gateways {
             let known = KnownGateway {
@@ -198,6 +200,7 @@ impl State {
             offset: self.offset,
             time: self.time,
             seq: self.seq,
+            revision: self.revision,
             grace_until: self.grace_until,
             policy: self.rules.policy(),
             policy_since: self.policy_since,

@@ -27,8 +27,27 @@ mod table;
 
 use std::fmt;
 
-/// The newest revision of rules and encodings that this program knows (section 3, `revision`).
-pub const REVISION: u32 = 1;
+/// A revision of rules and encodings (section 3, `revision`). A partition begins with the first and only ever goes up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Revision(pub u32);
+
+impl Revision {
+    pub const FIRST: Revision = Revision(1);
+    /// The newest that this version knows.
+    pub const NEWEST: Revision = Revision(1);
+}
+
+impl Default for Revision {
+    fn default() -> Revision {
+        Revision::FIRST
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Log time in milliseconds: the greatest record timestamp of a partition so far (section 2). The only clock of the
 /// core.

@@ -14,7 +14,7 @@ use super::gateways::{GatewayId, Gateways};
 use super::policy::Policy;
 use super::rulebook::{PlatformId, Rulebook};
 use super::table::{Named, Table};
-use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
+use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Revision, Status};
 
 pub use super::ends::{EARLY_END_MS, EARLY_ENDS_MAX, EarlyEndImage};
 pub use super::gateways::GATEWAY_FORGOTTEN_MS;
@@ -34,6 +34,8 @@ pub struct State {
     pub(super) offset: Option<Offset>,
     pub(super) grace_until: Option<LogTime>,
     pub(super) seq: u64,
+    /// In force: as which records are folded and outputs encoded.
+    pub(super) revision: Revision,
     pub(super) rules: Rulebook,
     pub(super) policy_since: Option<Offset>,
     pub(super) gateways: Gateways,
@@ -304,6 +306,7 @@ impl State {
             offset: None,
             grace_until: None,
             seq: 0,
+            revision: Revision::FIRST,
             rules: Rulebook::new(policy),
             policy_since: None,
             gateways: Gateways::new(seed),
@@ -331,6 +334,11 @@ impl State {
     /// Returns the number of changes so far.
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// Returns the revision in force.
+    pub fn revision(&self) -> Revision {
+        self.revision
     }
 
     pub fn policy(&self) -> &Policy {

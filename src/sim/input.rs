@@ -11,7 +11,7 @@ use crate::log::{NewRecord, Position, Topic};
 use crate::presence::change::Output;
 use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent};
 use crate::presence::policy::Policy;
-use crate::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
+use crate::presence::{Conn, Epoch, LogTime, Offset, Partition, Revision, Status};
 use crate::schema::avro;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -463,6 +463,7 @@ impl Input {
             time: None,
             seq: last.map_or(0, |last| last.seq),
             chain: last.map_or([0; 32], |last| last.chain),
+            revision: Revision::FIRST,
         };
         (count, malformed, position)
     }

@@ -6,7 +6,7 @@
 //! the same content: slots, rows of deadlines (which follow from the users), and the engine's counts.
 
 use super::beats::SlotBeats;
-use super::{Error, LAYOUT, Store, image, keys};
+use super::{Error, LAYOUT, Store, StoredState, image, keys};
 use crate::presence::state::{Phase, Slot, UserImage};
 use image::{Bytes, put_bytes, put_number};
 use std::collections::HashMap;
@@ -17,9 +17,9 @@ impl Store {
     pub fn digest(&self) -> Result<[u8; 32], Error> {
         let mut hash = blake3::Hasher::new();
         let mut value = Vec::new();
-        put_number(&mut value, LAYOUT);
-        if let Some(meta) = self.meta()? {
-            self.position_of(&meta, &mut value)?;
+        match self.meta()? {
+            Some(meta) => self.position_of(&meta, &mut value)?,
+            None => put_number(&mut value, LAYOUT),
         }
         hash.update(&value);
         let mut beats: HashMap<Slot, SlotBeats> = HashMap::new();
@@ -44,9 +44,11 @@ impl Store {
         Ok(*hash.finalize().as_bytes())
     }
 
-    /// Appends the position and the partition, without the engine's counts between them.
+    /// Appends layout, position and partition as they were written, without the engine's counts between them. So a
+    /// checkpoint of an earlier layout has the digest that its writer gave it.
     fn position_of(&self, meta: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
-        let applied = self.read_meta(meta)?.applied;
+        let StoredState { layout, applied, .. } = self.read_meta(meta)?;
+        put_number(into, layout);
         put_number(into, applied.next.0);
         put_number(into, applied.outputs);
         put_bytes(into, &applied.chain);

@@ -7,7 +7,10 @@ use crate::presence::event::Ending;
 use crate::presence::state::{
     DeviceImage, EarlyEndImage, GatewayImage, KeptImage, PartitionImage, Phase, SessionImage, UserImage,
 };
-use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
+use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Revision, Status};
+
+/// The first layout that has the revision in force.
+const REVISION_SINCE: u64 = 3;
 
 pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
@@ -305,6 +308,7 @@ pub(super) fn put_partition(out: &mut Vec<u8>, image: &PartitionImage<'_>, polic
         put_number(out, end.conn.0);
         put_number(out, end.came.0);
     }
+    put_number(out, image.revision.0.into());
 }
 
 /// The values that [`put_partition`] wrote, with the policy still as a document.
@@ -314,6 +318,7 @@ pub struct SavedPartition<'a> {
     pub offset: Option<Offset>,
     pub time: Option<LogTime>,
     pub seq: u64,
+    pub revision: Revision,
     pub grace_until: Option<LogTime>,
     pub policy: &'a str,
     pub policy_since: Option<Offset>,
@@ -321,12 +326,13 @@ pub struct SavedPartition<'a> {
     pub early_ends: Vec<EarlyEndImage<'a>>,
 }
 
-pub(super) fn partition<'a>(bytes: &mut Bytes<'a>) -> Option<SavedPartition<'a>> {
+pub(super) fn partition<'a>(bytes: &mut Bytes<'a>, layout: u64) -> Option<SavedPartition<'a>> {
     let mut image = SavedPartition {
         partition: Partition(u32::try_from(bytes.number()?).ok()?),
         offset: bytes.optional()?.map(Offset),
         time: bytes.optional()?.map(LogTime),
         seq: bytes.number()?,
+        revision: Revision::FIRST,
         grace_until: bytes.optional()?.map(LogTime),
         policy: bytes.text()?,
         policy_since: bytes.optional()?.map(Offset),
@@ -349,6 +355,9 @@ pub(super) fn partition<'a>(bytes: &mut Bytes<'a>) -> Option<SavedPartition<'a>>
             conn: Conn(bytes.number()?),
             came: bytes.time()?,
         });
+    }
+    if layout >= REVISION_SINCE {
+        image.revision = Revision(u32::try_from(bytes.number()?).ok()?);
     }
     Some(image)
 }

@@ -25,17 +25,36 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// The layout of keys and values. A store of another layout is rebuilt from the log.
-const LAYOUT: u64 = 2;
+/// The layout of keys and values. A store of an earlier layout is read as what it is, and what is written to it next has
+/// this layout:
+///
+/// | layout | what it has not | how it is read |
+/// |---|---|---|
+/// | 1 | much: it was never released | not at all; rebuilt from the log |
+/// | 2 | the revision in force | as of the first |
+/// | 3 | | as it is |
+const LAYOUT: u64 = 3;
+/// The earliest that is read.
+const LAYOUT_READ: u64 = 2;
 
-/// A store operation failed. A store that is damaged or of another layout can be given up and folded again from the
-/// log. The other errors may pass and say nothing about the store's content.
+/// A store operation failed. A store that is damaged or of a layout that is no longer read can be given up and folded
+/// again from the log. The other errors may pass or need another version, and the store is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the store {} cannot be used: {cause}", directory.display())]
     Open { directory: PathBuf, cause: String },
-    #[error("the store {} has the layout {found}, but this version needs {LAYOUT}", directory.display())]
+    #[error(
+        "the store {} has the layout {found}, which was never released; this version reads the layouts {LAYOUT_READ} to \
+         {LAYOUT}",
+        directory.display()
+    )]
     Layout { directory: PathBuf, found: u64 },
+    #[error(
+        "the store {} has the layout {found}, but this version knows layouts up to {LAYOUT}: a later version wrote it. It \
+         is left as it is; start that version, or one after it",
+        directory.display()
+    )]
+    LaterLayout { directory: PathBuf, found: u64 },
     #[error("the store {} is damaged: {what}", directory.display())]
     Damaged {
         directory: PathBuf,
@@ -66,6 +85,8 @@ pub enum UserLocation {
 
 /// The value that is read at start.
 pub struct StoredState<'a> {
+    /// Of the store as it was written.
+    pub layout: u64,
     pub applied: Applied,
     pub partition: SavedPartition<'a>,
     /// The engine's counts, in the engine's own encoding.
@@ -196,21 +217,25 @@ impl Store {
     pub fn read_meta<'a>(&self, meta: &'a [u8]) -> Result<StoredState<'a>, Error> {
         let mut bytes = Bytes(meta);
         let layout = bytes.number().ok_or_else(|| self.damaged("its layout is missing"))?;
-        if layout != LAYOUT {
-            return Err(Error::Layout {
-                directory: self.directory.clone(),
-                found: layout,
-            });
+        let (directory, found) = (|| self.directory.clone(), layout);
+        if layout > LAYOUT {
+            let directory = directory();
+            return Err(Error::LaterLayout { directory, found });
+        }
+        if layout < LAYOUT_READ {
+            let directory = directory();
+            return Err(Error::Layout { directory, found });
         }
         let mut read = || {
             Some(StoredState {
+                layout,
                 applied: Applied {
                     next: Offset(bytes.number()?),
                     outputs: bytes.number()?,
                     chain: image::bytes(&mut bytes)?.try_into().ok()?,
                 },
                 counts: image::bytes(&mut bytes)?,
-                partition: image::partition(&mut bytes)?,
+                partition: image::partition(&mut bytes, layout)?,
             })
         };
         read().ok_or_else(|| self.damaged("its position is unreadable"))

@@ -2,11 +2,13 @@
 
 use super::{bless, hex, unhex, value};
 use rollcall::engine::census::Census;
-use rollcall::log::Position;
+use rollcall::log::{Position, UnreadablePosition};
 use rollcall::presence::change::{Cause, Change, DeviceChange, OutputId};
-use rollcall::presence::{LogTime, Offset, Partition, Status};
+use rollcall::presence::{LogTime, Offset, Partition, Revision, Status};
 
 const GOLDEN: &str = include_str!("position.txt");
+/// The position inside a record, as 0.1 wrote it.
+const VERSION_1: &str = "0100000000000004d20000000000000003010000018bcfe56800000000000000004d0707070707070707070707070707070707070707070707070707070707070707";
 
 fn positions() -> Vec<(&'static str, Position)> {
     vec![
@@ -19,6 +21,7 @@ fn positions() -> Vec<(&'static str, Position)> {
                 time: Some(LogTime(1_700_000_000_000)),
                 seq: 77,
                 chain: [7; 32],
+                revision: Revision(5),
             },
         ),
         (
@@ -29,6 +32,7 @@ fn positions() -> Vec<(&'static str, Position)> {
                 time: Some(LogTime(u64::MAX)),
                 seq: u64::MAX,
                 chain: [255; 32],
+                revision: Revision(u32::MAX),
             },
         ),
     ]
@@ -93,11 +97,31 @@ fn golden_positions_and_counts_are_read_as_what_they_were() {
     for (what, position) in positions() {
         assert_eq!(
             Position::from_bytes(&unhex(value(GOLDEN, what))),
-            Some(position),
+            Ok(position),
             "{what}"
         );
     }
     for (what, census) in censuses() {
         assert_eq!(Census::from_bytes(&unhex(value(GOLDEN, what))), Some(census), "{what}");
+    }
+}
+
+#[test]
+fn a_position_of_the_first_version_is_read_as_what_it_was_and_one_of_a_later_version_is_refused() {
+    let bytes = unhex(VERSION_1);
+    let (_, expected) = positions().remove(1);
+    let first = Position {
+        revision: Revision::FIRST,
+        ..expected
+    };
+    assert_eq!(Position::from_bytes(&bytes), Ok(first));
+    let mut later = expected.to_bytes();
+    later[0] = 9;
+    assert_eq!(
+        Position::from_bytes(&later),
+        Err(UnreadablePosition::Later { version: 9 })
+    );
+    for cut in 0..bytes.len() {
+        assert_eq!(Position::from_bytes(&bytes[..cut]), Err(UnreadablePosition::NotOne));
     }
 }

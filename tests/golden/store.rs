@@ -8,14 +8,18 @@ use rollcall::presence::state::{
     BeatTimes, DeviceImage, EarlyEndImage, GatewayImage, KeptImage, PartitionImage, Phase, SessionImage, Slot,
     UserImage,
 };
-use rollcall::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Status};
-use rollcall::store::{Applied, Disk, DiskError, DueKey, SlotBeats, Store, UserLocation, Visitor, keys, read_away};
+use rollcall::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Revision, Status};
+use rollcall::store::{
+    Applied, Disk, DiskError, DueKey, Error, SlotBeats, Store, UserLocation, Visitor, keys, read_away,
+};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 const GOLDEN: &str = include_str!("store.txt");
+/// The first row of a store, as it was written in layout 2.
+const LAYOUT_2: &str = "02d209032007070707070707070707070707070707070707070707070707070707070707070301020305d20981d095ffbc314db1ba97ffbc31117b226c6f67696e223a226d756c7469227d03020267310300b1ba97ffbc31b0ba97ffbc31026732ffffffffffffffff7f010080d095ffbc310102673103c1843d80d095ffbc31";
 
 /// The rows of a store, in memory: what a test sees of it.
 #[derive(Clone, Default)]
@@ -220,6 +224,7 @@ fn partition(policy: &Policy) -> PartitionImage<'_> {
         offset: Some(Offset(1_233)),
         time: Some(NOW),
         seq: 77,
+        revision: Revision(5),
         grace_until: Some(LogTime(NOW.0 + 30_000)),
         policy,
         policy_since: Some(Offset(2)),
@@ -290,6 +295,7 @@ fn a_store_is_written_as_its_golden_file_has_it() {
         offset: None,
         time: None,
         seq: 0,
+        revision: Revision::FIRST,
         grace_until: None,
         policy: &policy,
         policy_since: None,
@@ -330,7 +336,10 @@ fn the_golden_rows_of_a_store_are_read_as_what_they_were() {
         (is.partition, is.offset, is.time),
         (was.partition, was.offset, was.time)
     );
-    assert_eq!((is.seq, is.grace_until), (was.seq, was.grace_until));
+    assert_eq!(
+        (is.seq, is.revision, is.grace_until),
+        (was.seq, was.revision, was.grace_until)
+    );
     assert_eq!((is.policy, is.policy_since), (DOCUMENT, was.policy_since));
     assert_eq!((is.gateways, is.early_ends), (was.gateways, was.early_ends));
 
@@ -378,6 +387,33 @@ fn the_golden_rows_of_a_store_are_read_as_what_they_were() {
     assert_eq!((stored.applied, stored.counts), (Applied::default(), &[][..]));
     let is = stored.partition;
     assert_eq!((is.offset, is.time, is.policy_since), (None, None, None));
+}
+
+/// The earlier layout ended before the revision.
+#[test]
+fn the_golden_rows_of_the_earlier_layout_are_read_as_what_they_were_and_those_of_a_later_one_are_refused() {
+    let rows = Rows::default();
+    let meta = unhex(LAYOUT_2);
+    rows.0.lock().unwrap().insert(keys::META.to_vec(), meta.clone());
+    let store = rows.store();
+    let stored = store.read_meta(&meta).expect("known");
+    let policy = Policy::default();
+    let was = partition(&policy);
+    assert_eq!((stored.layout, stored.applied), (2, applied()));
+    assert_eq!(stored.partition.early_ends, was.early_ends);
+    assert_eq!(stored.partition.revision, Revision::FIRST);
+    let current = store.meta().expect("read").expect("there is one");
+    for (layout, is_later) in [(1, false), (9, true)] {
+        let mut other = current.clone();
+        other[0] = layout;
+        let refused = store.read_meta(&other).map(|stored| stored.layout);
+        let as_expected = match refused {
+            Err(Error::Layout { found, .. }) => !is_later && found == u64::from(layout),
+            Err(Error::LaterLayout { found, .. }) => is_later && found == u64::from(layout),
+            _ => false,
+        };
+        assert!(as_expected, "{refused:?}");
+    }
 }
 
 /// A kind of row that the golden file lacks would change unnoticed.

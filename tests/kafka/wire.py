@@ -183,7 +183,7 @@ class Position:
     """The position that is committed with the outputs: base64 in the metadata of the group's offset."""
 
     def __init__(self, data):
-        if len(data) != 66 or data[0] != 1:
+        if len(data) != 70 or data[0] != 2:
             raise Malformed(f"no position: {data!r}")
         number = lambda at: int.from_bytes(data[at : at + 8], "big")
         self.next = number(1)
@@ -191,3 +191,4 @@ class Position:
         self.time = number(18) if data[17] else None
         self.seq = number(26)
         self.chain = data[34:66]
+        self.revision = int.from_bytes(data[66:70], "big")

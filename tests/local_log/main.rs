@@ -111,6 +111,7 @@ fn commit_of(next: u64, changes: &[&str], kicks: &[&str]) -> Commit {
             time: Some(LogTime(77)),
             seq: 5,
             chain: [9; 32],
+            ..Position::default()
         },
     }
 }

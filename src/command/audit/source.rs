@@ -15,6 +15,7 @@ use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::partitioner::check_partition;
 use crate::schema::{avro, json};
+use crate::version::newest_revision;
 use anyhow::{Context as _, bail};
 use serde_json::value::RawValue;
 use std::fs::File;
@@ -262,6 +263,7 @@ impl AuditSource<'_> {
                     value: (!record.is_null).then(|| record.value.clone()),
                 };
                 let event = decode(record, partition, partitions, schemas);
+                check_revision(event.as_ref().ok(), partition, record.offset)?;
                 each(
                     record.offset,
                     record.ts,
@@ -284,6 +286,7 @@ impl AuditSource<'_> {
                         let right = partitions.map_or(Ok(()), |count| check_partition(&event, partition, count));
                         right.map(|()| event).map_err(|malformed| malformed.to_string())
                     });
+                    check_revision(checked.as_ref().ok(), partition, line.offset)?;
                     let malformed = |error: String| QuarantinedEvent {
                         offset: line.offset,
                         ts: line.ts,
@@ -602,4 +605,16 @@ impl Progress {
         );
         self.next_ms = now_ms + PROGRESS_MS;
     }
+}
+
+/// Refuses to go on where the log goes on in a revision that is not known.
+fn check_revision(event: Option<&Event<'_>>, partition: Partition, offset: Offset) -> anyhow::Result<()> {
+    let newest = newest_revision();
+    if let Some(revision) = event.and_then(|event| event.unknown_revision(newest)) {
+        bail!(
+            "partition {partition}: the record at offset {offset} raises the partition to revision {revision}, but this version \
+             knows revisions up to {newest}; use a version that knows it"
+        );
+    }
+    Ok(())
 }

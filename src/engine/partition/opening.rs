@@ -5,11 +5,11 @@ use crate::clock::Clock;
 use crate::engine::census::Census;
 use crate::engine::locations::UserLocations;
 use crate::engine::outbox::Outbox;
-use crate::engine::{Error, Tuning};
+use crate::engine::{Error, RevisionAt, Tuning};
 use crate::log::OwnedPartition;
 use crate::presence::policy::Policy;
 use crate::presence::state::{PartitionImage, State};
-use crate::presence::{LogTime, Offset, Status};
+use crate::presence::{LogTime, Offset, Revision, Status};
 use crate::schema::policy::written_policy;
 use crate::store::{self, Applied, DueKey, Store, UserLocation};
 use std::collections::{HashMap, VecDeque};
@@ -87,6 +87,16 @@ impl Opened {
     ) -> Result<Opened, Error> {
         let partition = log.partition();
         let target = log.position()?;
+        let known = |at: RevisionAt, revision: Revision| match revision > tuning.revision {
+            true => Err(Error::UnknownRevision {
+                partition,
+                at,
+                revision,
+                newest: tuning.revision,
+            }),
+            false => Ok(()),
+        };
+        known(RevisionAt::Position(target.next), target.revision)?;
         let mut applied = Applied::default();
         let mut state = None;
         let mut census = Census::default();
@@ -96,6 +106,7 @@ impl Opened {
         if let (Some(store), Some(meta)) = (&store, &meta) {
             let opened = store.read_meta(meta)?;
             applied = opened.applied;
+            known(RevisionAt::Store, opened.partition.revision)?;
             if opened.partition.partition != partition
                 || (applied.next, applied.outputs) > (target.next, target.outputs)
             {
@@ -128,6 +139,7 @@ impl Opened {
                 offset: saved.offset,
                 time: saved.time,
                 seq: saved.seq,
+                revision: saved.revision,
                 grace_until: saved.grace_until,
                 policy: &policy,
                 policy_since: saved.policy_since,
@@ -148,6 +160,7 @@ impl Opened {
         let state = state.unwrap_or_else(|| State::seeded(partition, first.clone(), tuning.hash_seed));
         let seq = state.seq();
         let mut outbox = Outbox::new(partition, applied.chain, seq, census, target, tuning.commit_bytes);
+        outbox.revision = state.revision();
         if applied.outputs == 0 {
             // A store that was committed inside of a record which had given nothing yet has that record's time.
             let time = state.time();

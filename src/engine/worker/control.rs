@@ -174,7 +174,7 @@ impl Failure {
             Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => Failure::Passing,
             // Nothing was folded of a batch with a schema that is still to be asked for, or a time that is still to come.
             Error::Registry(_) | Error::Ahead { .. } => Failure::Passing,
-            Error::UnknownRevision { .. } => Failure::UnknownRevision,
+            Error::UnknownRevision { .. } | Error::Store(store::Error::LaterLayout { .. }) => Failure::UnknownRevision,
             Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => Failure::Deposed,
             Error::Unrecoverable { .. } => Failure::Unrecoverable,
             Error::Diverged { .. } | Error::Store(store::Error::Damaged { .. }) => Failure::StoreSuspect,

@@ -39,7 +39,7 @@ use crate::clock::Clock;
 use crate::log::{
     Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Position, Range, Reader, Record, Topic,
 };
-use crate::presence::{Offset, Partition};
+use crate::presence::{Offset, Partition, Revision};
 use append::Appender;
 use owned::KafkaPartition;
 use partition_reader::{PartitionReader, Source};
@@ -67,6 +67,8 @@ pub struct Node {
     /// Unlike that of any other process, for its transactional id.
     pub id: String,
     pub partitions: u32,
+    /// The newest revision that it knows.
+    pub revision: Revision,
 }
 
 impl Node {
@@ -186,6 +188,7 @@ impl KafkaLog {
             url: self.node.url.clone(),
             group: self.node.group.clone(),
             partitions: self.node.partitions,
+            revision: self.node.revision.0,
         };
         owners::record(partition, &owner)
     }

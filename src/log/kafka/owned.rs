@@ -16,7 +16,9 @@ use super::client::{CountingContext, is_fenced, transactional, unread, unwritten
 use super::partition_reader::{PartitionReader, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Commit, Error, Headers, Limit, OwnedPartition, Position, Range, Reading, Record, Topic};
+use crate::log::{
+    Commit, Error, Headers, Limit, OwnedPartition, Position, Range, Reading, Record, Topic, UnreadablePosition,
+};
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -159,9 +161,13 @@ impl KafkaPartition {
         let KafkaOffset::Offset(offset) = element.offset() else {
             return Ok(Position::default());
         };
-        let bytes = BASE64.decode(element.metadata()).ok();
-        let position = bytes.and_then(|bytes| Position::from_bytes(&bytes));
+        let bytes = BASE64.decode(element.metadata()).unwrap_or_default();
+        let position = Position::from_bytes(&bytes);
+        if let Err(later @ UnreadablePosition::Later { .. }) = position {
+            return Err(Error::Read(format!("{what} {later}").into()));
+        }
         position
+            .ok()
             .filter(|position| position.next.0 as i64 == offset)
             .ok_or_else(|| {
                 Error::Read(

@@ -8,7 +8,7 @@ use super::client::spawn;
 use super::partition_reader::{PartitionReader, Source};
 use crate::failpoint;
 use crate::log::{Error, Limit, Owners, Record, locked};
-use crate::presence::{Offset, Partition};
+use crate::presence::{Offset, Partition, Revision};
 use crate::tasks::End;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,13 @@ pub struct Owner {
     pub group: String,
     /// How many partitions the topics had then.
     pub partitions: u32,
+    /// The newest revision that it knows. Nodes of 0.1 did not say.
+    #[serde(default = "first_revision")]
+    pub revision: u32,
+}
+
+fn first_revision() -> u32 {
+    Revision::FIRST.0
 }
 
 pub fn record(partition: Partition, owner: &Owner) -> (String, String) {
@@ -144,6 +151,11 @@ impl KnownOwners {
 }
 
 impl Owners for KnownOwners {
+    fn lowest_revision(&self) -> Option<Revision> {
+        let known = locked(&self.0);
+        known.owners.values().map(|owner| Revision(owner.revision)).min()
+    }
+
     fn url_of(&self, partition: Partition) -> Option<String> {
         let known = locked(&self.0);
         known.owners.get(&partition).map(|owner| owner.url.clone())
@@ -159,6 +171,7 @@ mod tests {
             url: url.to_owned(),
             group: "rollcall".to_owned(),
             partitions: 4,
+            revision: Revision::NEWEST.0,
         };
         let (key, value) = record(Partition(partition), &owner);
         Record {

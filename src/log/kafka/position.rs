@@ -2,7 +2,7 @@
 
 use super::calls::{Guarded, Hung};
 use super::{KafkaReader, client};
-use crate::log::{Error, Position, Topic};
+use crate::log::{Error, Position, Topic, UnreadablePosition};
 use crate::presence::Partition;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -33,12 +33,13 @@ impl KafkaReader {
         if !matches!(element.offset(), rdkafka::Offset::Offset(_)) {
             return Ok(Position::default());
         }
-        let bytes = BASE64.decode(element.metadata()).ok();
-        bytes.and_then(|bytes| Position::from_bytes(&bytes)).ok_or_else(|| {
-            Error::Read(
-                format!("{what} is not one of an engine; expected the --group that the engines were started with")
-                    .into(),
-            )
+        let bytes = BASE64.decode(element.metadata()).unwrap_or_default();
+        Position::from_bytes(&bytes).map_err(|unreadable| {
+            let fix = match unreadable {
+                UnreadablePosition::NotOne => "; expected the --group that the engines were started with",
+                UnreadablePosition::Later { .. } => "",
+            };
+            Error::Read(format!("{what} {unreadable}{fix}").into())
         })
     }
 }

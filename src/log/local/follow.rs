@@ -8,7 +8,7 @@
 use super::opening::partitions_of;
 use super::tables::{Damage, Mode, Tables, not_opened};
 use super::{keys, shard};
-use crate::log::{Error, Limit, Position, Range, Reader, Record, Topic};
+use crate::log::{Error, Limit, Position, Range, Reader, Record, Topic, UnreadablePosition};
 use crate::presence::{Offset, Partition};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,8 +98,12 @@ impl Reader for LocalReader {
         let Some(bytes) = stored else {
             return Ok(Position::default());
         };
-        Position::from_bytes(&bytes).ok_or_else(|| {
-            Damage::new(format!("the position of partition {partition} is of no known version")).reading(&self.dir)
+        Position::from_bytes(&bytes).map_err(|unreadable| {
+            let what = format!("the position of partition {partition} {unreadable}");
+            match unreadable {
+                UnreadablePosition::NotOne => Damage::new(what).reading(&self.dir),
+                UnreadablePosition::Later { .. } => Error::Read(format!("{what} (in {})", self.dir.display()).into()),
+            }
         })
     }
 

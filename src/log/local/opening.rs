@@ -4,7 +4,7 @@ use super::ends::{Ends, EndsFile, first_short};
 use super::shard::{self, ShardWriter};
 use super::tables::{Damage, Mode, Tables, not_opened};
 use super::{DEFAULT_PARTITIONS, MAX_PARTITIONS, PartitionShards, ends_of, keys};
-use crate::log::{Error, Position, Topic};
+use crate::log::{Error, Position, Topic, UnreadablePosition};
 use crate::presence::Partition;
 use rocksdb::{DB, IteratorMode, Options, WriteBatch, WriteOptions};
 use std::fs::File;
@@ -68,9 +68,10 @@ pub(super) fn partitions_of(dir: &Path, tables: &Tables) -> Result<u32, Error> {
     };
     let layout = number(keys::META_LAYOUT)?;
     if layout != keys::LAYOUT {
+        // The first layout is the only one so far, so any other is a later version's.
         let text = format!(
             "the log in {} has layout {layout}, and this program knows layout {}: use the version that wrote it, or \
-             another directory",
+             one after it, or another directory",
             dir.display(),
             keys::LAYOUT
         );
@@ -151,19 +152,29 @@ fn write_meta(dir: &Path, tables: &Tables, partitions: u32) -> Result<(), Error>
 }
 
 fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionShards>, Error> {
-    let load_one = |partition: Partition| -> Result<PartitionShards, Damage> {
-        let [events, changes, kicks, quarantine] = Topic::ALL.map(|topic| shard::find(tables, topic, partition));
+    let damaged = |damage: Damage| damage.opening(dir);
+    let load_one = |partition: Partition| -> Result<PartitionShards, Error> {
+        let find = |topic| shard::find(tables, topic, partition).map_err(damaged);
+        let [events, changes, kicks, quarantine] = Topic::ALL.map(find);
         let shards = [events?, changes?, kicks?, quarantine?];
-        let position = match tables.db().get_cf(tables.meta(), keys::position(partition))? {
+        let stored = tables.db().get_cf(tables.meta(), keys::position(partition));
+        let position = match stored.map_err(Damage::from).map_err(damaged)? {
             None => Position::default(),
-            Some(bytes) => Position::from_bytes(&bytes)
-                .ok_or_else(|| Damage::new(format!("the position of partition {partition} is of no known version")))?,
+            Some(bytes) => Position::from_bytes(&bytes).map_err(|unreadable| {
+                let what = format!("the position of partition {partition} {unreadable}");
+                match unreadable {
+                    UnreadablePosition::NotOne => damaged(Damage::new(what)),
+                    UnreadablePosition::Later { .. } => {
+                        Error::Open(format!("the log in {}: {what}", dir.display()).into())
+                    }
+                }
+            })?,
         };
         let end = shards[usize::from(keys::number(Topic::Events))].tail.end;
         if position.next.0 > end {
             let next = position.next;
             let what = format!("partition {partition} of events ends at {end}, but was folded up to {next} already");
-            return Err(Damage::new(what));
+            return Err(damaged(Damage::new(what)));
         }
         Ok(PartitionShards {
             shards: shards.map(ShardWriter::new),
@@ -171,9 +182,7 @@ fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionSha
             owners: Mutex::new(0),
         })
     };
-    let partitions_shards: Result<Vec<PartitionShards>, Damage> =
-        (0..partitions).map(|number| load_one(Partition(number))).collect();
-    partitions_shards.map_err(|damage| damage.opening(dir))
+    (0..partitions).map(|number| load_one(Partition(number))).collect()
 }
 
 /// Refuses a log that ends before what was durable when it was last written.
