@@ -1,6 +1,8 @@
 //! `rollcall audit`: its answers against a naive recomputation, told stories, and logs that somebody has altered.
 
 mod server;
+#[path = "audit/tampered.rs"]
+mod tampered;
 #[path = "audit/what_if.rs"]
 mod what_if;
 

@@ -7,6 +7,7 @@
 
 pub mod history;
 pub mod snapshot;
+pub mod stored;
 pub mod time;
 pub mod verify;
 pub mod what_if;

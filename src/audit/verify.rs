@@ -1,5 +1,6 @@
 //! Folds a partition's events again and compares record for record with what its topics hold.
 
+use super::stored::StoredFold;
 use crate::engine::extend_chain;
 use crate::presence::change::{Change, Kick, Output};
 use crate::presence::event::Event;
@@ -117,6 +118,37 @@ impl Verifier {
         }
     }
 
+    /// Begins where a stored fold has come to.
+    pub fn resume(stored: StoredFold) -> Verifier {
+        Verifier {
+            from: stored.state.time(),
+            chain: stored.applied.chain,
+            state: stored.state,
+            topics: Default::default(),
+            datum: Vec::new(),
+            events: 0,
+        }
+    }
+
+    /// Compares with a stored fold that has come just as far. `place` names it in the difference.
+    pub fn compare_stored(&self, stored: &StoredFold, place: &'static str) -> Result<(), Box<Difference>> {
+        if stored.applied.chain != self.chain {
+            return Err(self.other_head(place, Some(&stored.applied.chain)));
+        }
+        let Some(difference) = stored.difference_from(&self.state) else {
+            return Ok(());
+        };
+        let raw = |line: Option<String>| line.and_then(|line| RawValue::from_string(line).ok());
+        Err(Box::new(Difference {
+            partition: self.state.partition().0,
+            verified: false,
+            offset: stored.applied.next.0,
+            topic: place,
+            found: raw(difference.found),
+            expected: raw(difference.expected),
+        }))
+    }
+
     /// Folds the next event, or a malformed record. `heads` is called with the chain after each output.
     pub fn fold(
         &mut self,
@@ -204,7 +236,7 @@ impl Verifier {
 
     /// Returns the chain over the outputs so far, and how many changes there are.
     pub fn head(&self) -> ([u8; 32], u64) {
-        (self.chain, self.count(Compared::Changes))
+        (self.chain, self.state.seq())
     }
 
     /// Returns the difference between the chain and another that it should be, or should have passed through.

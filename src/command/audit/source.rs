@@ -106,6 +106,11 @@ impl SourceFlags {
         file.as_deref()
     }
 
+    /// Returns the name under which the engines keep checkpoints.
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
     fn has_files(&self) -> bool {
         self.events.is_some() || self.changes.is_some() || self.kicks.is_some()
     }
@@ -247,29 +252,52 @@ impl AuditSource<'_> {
         Ok(())
     }
 
+    /// Returns the directory of the engine's store of a partition, where it is on this machine.
+    pub fn store_directory(&self, partition: Partition) -> Option<PathBuf> {
+        match self {
+            AuditSource::Log { flags, .. } if flags.kafka.is_none() => {
+                Some(crate::store::directory_of(&flags.data, partition)).filter(|directory| directory.exists())
+            }
+            AuditSource::Log { .. } | AuditSource::Files { .. } => None,
+        }
+    }
+
     /// Calls `each` with every event of a partition in order, until it breaks.
     pub fn events(
         &mut self,
         partition: Partition,
+        each: impl FnMut(Offset, u64, Read<'_>) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
+        self.events_from(partition, Offset(0), each)
+    }
+
+    /// Calls `each` with every event of a partition from an offset on, in order, until it breaks.
+    pub fn events_from(
+        &mut self,
+        partition: Partition,
+        from: Offset,
         mut each: impl FnMut(Offset, u64, Read<'_>) -> anyhow::Result<ControlFlow<()>>,
     ) -> anyhow::Result<()> {
         match self {
-            AuditSource::Log { .. } => self.records(Topic::Events, partition, |record, partitions, schemas| {
-                let malformed = |error: String| QuarantinedEvent {
-                    offset: record.offset,
-                    ts: record.ts,
-                    error,
-                    key: record.key.clone(),
-                    value: (!record.is_null).then(|| record.value.clone()),
-                };
-                let event = decode(record, partition, partitions, schemas);
-                check_revision(event.as_ref().ok(), partition, record.offset)?;
-                each(
-                    record.offset,
-                    record.ts,
-                    event.map_err(|rejected| malformed(rejected.error)),
-                )
-            }),
+            AuditSource::Log { .. } => {
+                let from = from.max(self.range(Topic::Events, partition)?.start);
+                self.records_from(Topic::Events, partition, from, |record, partitions, schemas| {
+                    let malformed = |error: String| QuarantinedEvent {
+                        offset: record.offset,
+                        ts: record.ts,
+                        error,
+                        key: record.key.clone(),
+                        value: (!record.is_null).then(|| record.value.clone()),
+                    };
+                    let event = decode(record, partition, partitions, schemas);
+                    check_revision(event.as_ref().ok(), partition, record.offset)?;
+                    each(
+                        record.offset,
+                        record.ts,
+                        event.map_err(|rejected| malformed(rejected.error)),
+                    )
+                })
+            }
             AuditSource::Files { flags, .. } => {
                 let (file, partitions) = (flags.events.as_deref(), flags.partitions);
                 let mut before = None;
@@ -282,6 +310,9 @@ impl AuditSource<'_> {
                         );
                     }
                     before = Some(line.offset);
+                    if line.offset < from {
+                        return Ok(ControlFlow::Continue(()));
+                    }
                     let checked = line.event.map_err(|bad| bad.message).and_then(|event| {
                         let right = partitions.map_or(Ok(()), |count| check_partition(&event, partition, count));
                         right.map(|()| event).map_err(|malformed| malformed.to_string())
@@ -416,12 +447,16 @@ pub fn topic_of(compared: Compared) -> Topic {
 }
 
 impl FoundOutputs {
-    pub fn open(source: &AuditSource<'_>, partition: Partition) -> anyhow::Result<FoundOutputs> {
+    /// Begins with the first output of the event at `from` or of one after it.
+    pub fn open(source: &mut AuditSource<'_>, partition: Partition, from: Offset) -> anyhow::Result<FoundOutputs> {
         let mut topics = [Found::Nothing, Found::Nothing, Found::Nothing];
         for compared in Compared::ALL {
             let topic = topic_of(compared);
             topics[compared as usize] = match source {
-                AuditSource::Log { .. } => Found::Log(Vec::new().into_iter(), source.range(topic, partition)?.start),
+                AuditSource::Log { reader, schemas, .. } => {
+                    let first = first_output(&mut **reader, schemas, compared, partition, from)?;
+                    Found::Log(Vec::new().into_iter(), first)
+                }
                 AuditSource::Files { flags, .. } => match flags.file_of(topic) {
                     Some(path) => Found::File(Lines::open(path)?),
                     None => Found::Nothing,
@@ -461,6 +496,37 @@ impl FoundOutputs {
             (Found::Log(..) | Found::Nothing, _) => Ok(None),
         }
     }
+}
+
+/// Searches the first record of a topic that is an output of the event at an offset or of one after it: outputs are in the
+/// order of their events.
+fn first_output(
+    reader: &mut dyn Reader,
+    schemas: &Schemas,
+    compared: Compared,
+    partition: Partition,
+    event: Offset,
+) -> anyhow::Result<Offset> {
+    let topic = topic_of(compared);
+    let Range { start, end } = reader.range(topic, partition)?;
+    let (mut first, mut after) = (start, end);
+    if event == Offset(0) {
+        return Ok(start);
+    }
+    let one = Limit { records: 1, bytes: 1 };
+    while first < after {
+        let middle = Offset(first.0 + (after.0 - first.0) / 2);
+        let mut records = Vec::new();
+        reader.read(topic, partition, middle, one, &mut records)?;
+        schemas.learn(records.iter().map(Record::framed))?;
+        match records.first() {
+            Some(record) if output_of(compared, record, partition, schemas)?.offset() < event => {
+                first = Offset(record.offset.0 + 1);
+            }
+            Some(_) | None => after = middle,
+        }
+    }
+    Ok(first)
 }
 
 fn output_of(

@@ -2,12 +2,14 @@
 
 use super::json_line;
 use super::source::{AuditSource, FoundOutputs, SourceFlags, topic_of};
+use crate::audit::stored::StoredFold;
 use crate::audit::verify::{Compared, Difference, Verified, Verifier, hex};
+use crate::checkpoint::Checkpoints;
 use crate::command::{hash_seed, table};
 use crate::log::{Position, Topic};
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::io::Write;
@@ -19,6 +21,13 @@ pub struct Args {
     /// The history must also pass through this head, which `rollcall audit heads` printed before; for one partition
     #[arg(long, value_name = "HEX", value_parser = head)]
     head: Option<Head>,
+    /// Begins with the newest checkpoint of each partition and verifies what came after it. What came before is not read
+    #[arg(long, requires = "checkpoints")]
+    from_checkpoint: bool,
+    /// Where the engines keep checkpoints: file:///DIRECTORY or s3://BUCKET/PREFIX. Without --from-checkpoint the newest one is
+    /// compared with the fold
+    #[arg(long, value_name = "URL", env = "ROLLCALL_CHECKPOINTS", hide_env_values = true)]
+    checkpoints: Option<String>,
     #[command(flatten)]
     source: SourceFlags,
 }
@@ -100,19 +109,43 @@ fn verify_partition(
     source: &mut AuditSource<'_>,
     partition: Partition,
 ) -> anyhow::Result<Checked> {
-    for topic in [Topic::Events, Topic::Changes, Topic::Kicks] {
-        source.reaches_the_beginning(topic, partition, "`verify`")?;
+    let mut stored = stored_folds(args, source, partition)?;
+    let begin = match stored.iter().position(|(place, _)| *place == CHECKPOINT) {
+        Some(at) if args.from_checkpoint => Some(stored.swap_remove(at).1),
+        None if args.from_checkpoint => bail!(
+            "there is no checkpoint of partition {partition} that `verify` can begin with; leave --from-checkpoint out to verify \
+             from the beginning"
+        ),
+        Some(_) | None => None,
+    };
+    let from = begin.as_ref().map_or(Offset(0), |stored| stored.applied.next);
+    if begin.is_none() {
+        for topic in [Topic::Events, Topic::Changes, Topic::Kicks] {
+            source.reaches_the_beginning(topic, partition, "`verify`")?;
+        }
+    } else if source.range(Topic::Events, partition)?.start > from {
+        bail!(
+            "the events of partition {partition} after its newest checkpoint, at offset {from}, are gone (retention)"
+        );
     }
-    // Before the topics are read: they have everything up to it.
+    // Before the topics are read: they have everything up to it. After the stores, which never lead it.
     let position = source.position(partition)?;
     let until = position.map(|position| position.next);
     let mut outputs = args.source.open()?;
-    let mut found = FoundOutputs::open(&outputs, partition)?;
-    let mut verifier = Verifier::new(partition, policy.clone(), hash_seed());
-    let mut passed_head = args.head.is_none_or(|head| head == [0; 32]);
+    let mut found = FoundOutputs::open(&mut outputs, partition, from)?;
+    let mut verifier = match begin {
+        Some(stored) => Verifier::resume(stored),
+        None => Verifier::new(partition, policy.clone(), hash_seed()),
+    };
+    let (first_head, _) = verifier.head();
+    let mut passed_head = args.head.is_none_or(|head| head == first_head);
     let mut difference = None;
-    source.events(partition, |offset, ts, event| {
+    source.events_from(partition, from, |offset, ts, event| {
         if until.is_some_and(|until| offset >= until) {
+            return Ok(ControlFlow::Break(()));
+        }
+        if let Err(one) = compare_stored(&verifier, &mut stored, offset) {
+            difference = Some(one);
             return Ok(ControlFlow::Break(()));
         }
         let mut heads = |chain: &Head| passed_head |= args.head.is_some_and(|head| head == *chain);
@@ -134,6 +167,9 @@ fn verify_partition(
     if let Err(difference) = compare_rest(&mut verifier, &mut found, &mut outputs, until)? {
         return Ok(Checked::Wrong(difference));
     }
+    if let Err(difference) = compare_stored(&verifier, &mut stored, Offset(u64::MAX)) {
+        return Ok(Checked::Wrong(difference));
+    }
     let (chain, changes) = verifier.head();
     let is_whole = |position: &Position| position.outputs == 0;
     if let Some(position) = position.filter(is_whole)
@@ -145,6 +181,79 @@ fn verify_partition(
         return Ok(Checked::Wrong(verifier.other_head("head", args.head.as_ref())));
     }
     Ok(Checked::Right(verifier.verified()))
+}
+
+/// What the engine's own store and a checkpoint are called where they differ.
+const STORE: &str = "store";
+const CHECKPOINT: &str = "checkpoint";
+/// A running engine may remove a file of its store that is just being opened; then it is tried again.
+const ATTEMPTS: usize = 10;
+
+/// Reads the stores that a partition's fold can be compared with.
+fn stored_folds(
+    args: &Args,
+    source: &AuditSource<'_>,
+    partition: Partition,
+) -> anyhow::Result<Vec<(&'static str, StoredFold)>> {
+    let mut folds = Vec::new();
+    if let Some(directory) = source.store_directory(partition) {
+        let mut read = StoredFold::read(&directory, partition, hash_seed());
+        for _ in 1..ATTEMPTS {
+            if read.is_ok() {
+                break;
+            }
+            read = StoredFold::read(&directory, partition, hash_seed());
+        }
+        match read {
+            Ok(stored) => folds.extend(stored.map(|stored| (STORE, stored))),
+            Err(error) => eprintln!("warning: the newest states of partition {partition} are not compared: {error}"),
+        }
+    }
+    if let Some(url) = &args.checkpoints {
+        let restored = restored(url, args.source.group(), partition)?;
+        folds.extend(restored.map(|stored| (CHECKPOINT, stored)));
+    }
+    folds.retain(|(place, stored)| {
+        let is_usable = stored.is_between_records();
+        if !is_usable {
+            eprintln!(
+                "warning: the {place} of partition {partition} is not compared: it was taken in the middle of the record at offset {}",
+                stored.applied.next
+            );
+        }
+        is_usable
+    });
+    Ok(folds)
+}
+
+/// Restores the newest checkpoint of a partition into a directory of its own, which is removed again.
+fn restored(url: &str, group: &str, partition: Partition) -> anyhow::Result<Option<StoredFold>> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let handle = runtime.handle().clone();
+    // Nothing is deleted here, so no limit applies.
+    let checkpoints = Checkpoints::open(url, group, usize::MAX, std::env::vars(), handle)?;
+    let name = format!("rollcall-audit-{}-{partition}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    let stored = checkpoints
+        .restore(partition, &directory, (Offset(u64::MAX), u64::MAX))
+        .map_err(anyhow::Error::from)
+        .and_then(|applied| match applied {
+            Some(_) => Ok(StoredFold::read(&directory, partition, hash_seed())?),
+            None => Ok(None),
+        });
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+    }
+    stored
+}
+
+/// Compares with each store that has come just as far, before the event at an offset is folded.
+fn compare_stored(verifier: &Verifier, stored: &mut Vec<(&'static str, StoredFold)>, next: Offset) -> Compare {
+    while let Some(at) = stored.iter().position(|(_, stored)| stored.applied.next <= next) {
+        let (place, stored) = stored.swap_remove(at);
+        verifier.compare_stored(&stored, place)?;
+    }
+    Ok(())
 }
 
 type Compare = Result<(), Box<Difference>>;
