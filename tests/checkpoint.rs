@@ -401,6 +401,46 @@ fn a_store_makes_way_only_for_a_checkpoint_that_is_better() {
 }
 
 #[test]
+fn a_checkpoint_leaves_the_index_of_changes_out_and_is_the_same_state() {
+    let mut publisher = Publisher::in_a_directory(6);
+    let waiting = publisher.directory.path().join("waiting");
+    let keeper = Checkpointer::start(publisher.checkpoints.clone(), 1_000, waiting).expect("started");
+    fold(&mut publisher.walk, 200, 50);
+    let place = keeper.place(PARTITION).expect("none is on its way");
+    publisher.walk.checkpoint(&place).expect("committed").expect("copied");
+    let copied = Store::open_to_look(&place).expect("a store");
+    let indexed = copied.indexed().expect("readable").expect("the copy still has it");
+    assert!(indexed.from == 0 && indexed.upto > 0, "{indexed:?}");
+    drop(copied);
+    let was = digest(&place);
+    let reach = LogBounds {
+        start: Offset(0),
+        end: Offset(u64::MAX),
+        committed: ANY,
+    };
+    keeper.take(PARTITION, place, reach);
+    for _ in 0..6_000 {
+        if keeper.place(PARTITION).is_some() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let (_, restored) = publisher.restored(ANY).expect("one was published");
+    assert_eq!(digest(&restored), was);
+    let store = Store::open_to_look(&restored).expect("a store");
+    assert_eq!(store.indexed().expect("readable"), None);
+    drop(store);
+    // Who goes on with it begins an index there.
+    let world = &publisher.world;
+    let walk = world.open(&restored, 2);
+    let seq = walk.state().seq();
+    walk.close().expect("closed");
+    let store = Store::open_to_look(&restored).expect("a store");
+    let begun = store.indexed().expect("readable").expect("there is one");
+    assert_eq!((begun.from, begun.upto), (seq, seq));
+}
+
+#[test]
 fn a_place_that_cannot_be_used_is_told_without_its_credentials() {
     let runtime = Runtime::new().expect("a runtime");
     let error = |url: &str| {

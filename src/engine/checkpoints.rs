@@ -231,6 +231,11 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Ch
     while let Ok(copy) = copies.recv() {
         failpoint::reach("checkpoints");
         let partition = copy.partition;
+        // The index of changes may be larger than the state, and is no part of it: whoever restores begins another one.
+        let left_out = Store::open(&copy.directory).and_then(|store| store.remove_index());
+        if let Err(error) = left_out {
+            tracing::warn!(%partition, %error, "the index of changes stays in a checkpoint");
+        }
         match checkpoints.publish(partition, &copy.directory) {
             Ok(applied) => {
                 metrics::checkpoint(partition.0, applied.next.0);

@@ -12,11 +12,13 @@ pub mod census;
 mod checkpoints;
 mod current;
 mod headers;
+mod index;
 mod locations;
 mod outbox;
 mod outcomes;
 pub mod ownership;
 pub mod partition;
+pub mod past;
 mod placement;
 mod progress;
 pub mod rejected;
@@ -39,6 +41,7 @@ use crate::registry::{self, Schemas};
 use crate::store;
 use crate::tasks::{self, End};
 use assignments::{Assignment, Assignments, Dependencies, WorkerReport};
+use past::Past;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +70,8 @@ pub struct Tuning {
     pub fetch_users: usize,
     /// How many users without a device online stay in memory.
     pub cached_users: usize,
+    /// How many changes the index of changes has at most, in each partition; 0: there is no index.
+    pub index_changes: u64,
     /// Of one batch.
     pub batch_records: usize,
     pub batch_bytes: usize,
@@ -92,6 +97,7 @@ impl Default for Tuning {
             store_commit_ms: 30_000,
             fetch_users: 10_000,
             cached_users: 50_000,
+            index_changes: 100_000_000,
             batch_records: 10_000,
             batch_bytes: 2 << 20,
             ahead_ms: None,
@@ -283,6 +289,7 @@ pub struct Engine {
     /// The newest that is known.
     revision: Revision,
     clock: Arc<dyn Clock>,
+    hash_seed: HashSeed,
     assignments: Arc<[Assignment]>,
     assigned: Arc<AtomicBool>,
     reporter: mpsc::Sender<WorkerReport>,
@@ -346,6 +353,7 @@ impl Engine {
             schemas,
             revision: tuning.revision,
             clock,
+            hash_seed: tuning.hash_seed,
             assignments,
             assigned,
             reporter,
@@ -465,6 +473,16 @@ impl Engine {
     pub async fn outcomes(&self, partition: Partition, offsets: Vec<Offset>) -> Result<Outcomes, QueryError> {
         self.ask(partition, |reply| Command::Outcomes { offsets, reply })
             .await?
+    }
+
+    /// A partition's past; with the newest changes of this user, if one is named.
+    pub async fn past(&self, partition: Partition, user: Option<String>) -> Result<Past, QueryError> {
+        self.ask(partition, |reply| Command::Past { user, reply }).await?
+    }
+
+    /// The seed of the tables in memory that are keyed by what strangers write.
+    pub fn hash_seed(&self) -> HashSeed {
+        self.hash_seed
     }
 
     /// The wall clock's milliseconds since 1970.

@@ -6,6 +6,7 @@
 use super::Error;
 use super::census::Census;
 use super::headers::{HeaderWriter, OutputFacts};
+use super::index::UserIndex;
 use super::outcomes::Kept;
 use super::rejected::{self, Groups, Rejected};
 use crate::log::{Commit, CurrentRecord, Headers, NewRecord, OwnedPartition, Position};
@@ -58,6 +59,8 @@ pub struct Outbox {
     pub headers: Option<HeaderWriter>,
     /// What became of records, while somebody wants to know.
     pub outcomes: Kept,
+    /// Of all changes, where there is a store to keep it.
+    pub index: Option<UserIndex>,
 }
 
 impl Outbox {
@@ -91,6 +94,7 @@ impl Outbox {
             schemas: Schemas::default(),
             headers: None,
             outcomes: Kept::default(),
+            index: None,
         }
     }
 
@@ -166,6 +170,9 @@ impl Outbox {
                 self.seq = change.seq;
                 self.census.count(change);
                 avro::write_change_datum(change, &mut self.datum);
+                if let Some(index) = &mut self.index {
+                    index.add(change, &self.schemas, &self.datum, &self.census);
+                }
             }
             Output::Kick(kick) => avro::write_kick_datum(kick, &mut self.datum),
             Output::Ignored(_) => {}

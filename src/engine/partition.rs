@@ -17,6 +17,7 @@ mod opening;
 use super::census::Census;
 use super::current;
 use super::headers::HeaderWriter;
+use super::index;
 use super::locations::{UserLocations, beats_of};
 use super::outbox::Outbox;
 use super::outcomes::Kept;
@@ -216,6 +217,7 @@ impl PartitionProcessor {
         }
         if self.folded_since >= self.tuning.store_commit_records
             || self.state.changed_users() >= self.tuning.store_commit_users
+            || self.index_is_full()
             || (self.folded_since > 0 && self.is_over(self.store_committed_ms, self.tuning.store_commit_ms))
         {
             self.commit_store()?;
@@ -224,6 +226,12 @@ impl PartitionProcessor {
             Some(error) if step.records == 0 => Err(error),
             _ => Ok(step),
         }
+    }
+
+    /// Whether so much of the index of changes is in memory that it is to be stored.
+    fn index_is_full(&self) -> bool {
+        let index = self.outbox.index.as_ref();
+        index.is_some_and(|index| index.pending_bytes() >= index::COMMIT_BYTES)
     }
 
     /// When what was folded is to be committed to the log, by the monotonic clock; none: there is nothing.
@@ -597,6 +605,9 @@ impl PartitionProcessor {
         for block in blocks {
             commit.put_beats(block, &beats_of(&self.state, block));
         }
+        if let Some(index) = &mut self.outbox.index {
+            index.write(&mut commit);
+        }
         let applied = Applied {
             next: self.next,
             outputs: self.resumed_outputs,
@@ -608,6 +619,9 @@ impl PartitionProcessor {
             .policy
             .insert(written.unwrap_or_else(|| (image.policy_since, policy_json(image.policy))));
         store.commit(commit, &applied, &image, policy, &self.outbox.census.to_bytes())?;
+        if let Some(index) = &mut self.outbox.index {
+            index.tidy(store)?;
+        }
         failpoint::reach("stored");
         metrics::store_commit(self.clock.monotonic_ms().saturating_sub(began) as f64 / 1_000.0);
         self.state.release_long_timers();

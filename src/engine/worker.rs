@@ -16,6 +16,7 @@ use super::assignments::Dependencies;
 use super::checkpoints::{LogBounds, set_aside};
 use super::outcomes::Outcomes;
 use super::partition::PartitionProcessor;
+use super::past::{self, Past};
 use super::progress::Progress;
 use super::rejected::Groups;
 use super::{Error, KnownGateway, Tuning};
@@ -38,6 +39,9 @@ use tokio::sync::oneshot;
 
 /// Log time may be so far ahead of the clock without a warning: clocks are corrected a little all the time.
 const TIME_AHEAD_MS: u64 = 5_000;
+
+/// Between two looks at which changes the log still has.
+const INDEX_CUT_MS: u64 = 600_000;
 
 /// A question's answer, with where it was taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,6 +82,11 @@ pub enum Command {
     Outcomes {
         offsets: Vec<Offset>,
         reply: Reply<Outcomes>,
+    },
+    Past {
+        /// Whose pending changes are wanted.
+        user: Option<String>,
+        reply: Reply<Past>,
     },
     Epochs {
         gateways: Vec<String>,
@@ -144,6 +153,8 @@ pub struct Worker {
     refusal: Option<Arc<str>>,
     /// It was reported that log time is ahead of the clock.
     is_ahead: bool,
+    /// When the index of changes is cut next to what the log still has, by the monotonic clock.
+    index_cut_at_ms: u64,
     /// What the end came to.
     result: Result<(), Error>,
 }
@@ -187,6 +198,7 @@ impl Worker {
             waiting: Vec::new(),
             refusal: None,
             is_ahead: false,
+            index_cut_at_ms: 0,
             result: Ok(()),
         }
     }
@@ -293,6 +305,17 @@ impl Worker {
                 Ok(Fact::Confirmed)
             }
             Order::Fold => {
+                let now_ms = self.clock.monotonic_ms();
+                if processor.index().is_some() && now_ms >= self.index_cut_at_ms {
+                    self.index_cut_at_ms = now_ms + INDEX_CUT_MS;
+                    let (log, schemas) = (&*self.dependencies.log, &self.dependencies.services.schemas);
+                    match past::first_kept(log, schemas, self.partition) {
+                        Ok(first) => processor.cut_index(first),
+                        Err(error) => {
+                            tracing::debug!(partition = %self.partition, %error, "the index of changes is cut later");
+                        }
+                    }
+                }
                 let step = processor.step(Limit {
                     records: self.tuning.batch_records,
                     bytes: self.tuning.batch_bytes,
@@ -550,6 +573,7 @@ impl Worker {
             Command::Users { users, at_least, reply } => self.ask(at_least, Question::Users(users, reply)),
             Command::Policy { reply } => self.ask(None, Question::Policy(reply)),
             Command::Partition { reply } => self.ask(None, Question::Partition(reply)),
+            Command::Past { user, reply } => self.ask(None, Question::Past(user, reply)),
             Command::Outcomes { offsets, reply } => {
                 let last = offsets.iter().max().copied();
                 self.ask(last, Question::Outcomes(offsets, reply));

@@ -7,6 +7,7 @@ use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Direction, Iterat
 use rocksdb::{WriteBatch, WriteOptions};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The size of the cache for the store's blocks.
 const CACHE_BYTES: usize = 32 << 20;
@@ -57,10 +58,33 @@ pub trait Disk: Send {
     /// Makes everything written so far survive the death of the process.
     fn flush(&self) -> Result<(), DiskError>;
 
+    /// Removes the keys from `from` on and before `before`, with the next [`Disk::flush`] at the latest.
+    fn remove(&self, from: &[u8], before: &[u8]) -> Result<(), DiskError> {
+        let mut batch = WriteBatch::default();
+        self.look(from, before, true, &mut |key, _| {
+            batch.delete(key);
+            ControlFlow::Continue(())
+        })?;
+        self.write(batch)
+    }
+
+    /// Returns the same rows for reading from other threads; `None` if this kind of disk has one reader only.
+    fn shared(&self) -> Option<Arc<dyn SharedRows>> {
+        None
+    }
+
     /// Copies everything into a directory that does not exist yet, as a store that can be opened.
     fn checkpoint(&self, _into: &Path) -> Result<(), DiskError> {
         Err("this kind of disk does not support checkpoints".to_owned().into())
     }
+}
+
+/// Rows that may be read from any thread while they are written.
+pub trait SharedRows: Send + Sync {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
+
+    /// Visits the keys from `from` on and before `before`.
+    fn look(&self, from: &[u8], before: &[u8], look: Visitor<'_>) -> Result<(), DiskError>;
 }
 
 /// Opens a directory that no process has open, for reading only.
@@ -90,7 +114,33 @@ pub(super) fn open(directory: &Path) -> Result<DB, rocksdb::Error> {
     DB::open(&options, directory)
 }
 
-impl Disk for DB {
+impl SharedRows for DB {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
+        DB::get(self, key).map_err(|error| failed(self.path(), error))
+    }
+
+    fn look(&self, from: &[u8], before: &[u8], look: Visitor<'_>) -> Result<(), DiskError> {
+        visit(self, from, before, false, look)
+    }
+}
+
+fn visit(db: &DB, from: &[u8], before: &[u8], ahead: bool, look: Visitor<'_>) -> Result<(), DiskError> {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(before);
+    if ahead {
+        options.set_readahead_size(1 << 20);
+    }
+    for entry in db.iterator_opt(IteratorMode::From(from, Direction::Forward), options) {
+        let (key, value) = entry.map_err(|error| failed(db.path(), error))?;
+        if look(&key, &value).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl Disk for Arc<DB> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         DB::get(self, key).map_err(|error| failed(self.path(), error))
     }
@@ -103,19 +153,7 @@ impl Disk for DB {
     }
 
     fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Visitor<'_>) -> Result<(), DiskError> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(from);
-        options.set_iterate_upper_bound(before);
-        if ahead {
-            options.set_readahead_size(1 << 20);
-        }
-        for entry in self.iterator_opt(IteratorMode::From(from, Direction::Forward), options) {
-            let (key, value) = entry.map_err(|error| failed(self.path(), error))?;
-            if look(&key, &value).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        visit(self, from, before, ahead, look)
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), DiskError> {
@@ -129,8 +167,21 @@ impl Disk for DB {
         DB::flush(self).map_err(|error| failed(self.path(), error))
     }
 
+    fn remove(&self, from: &[u8], before: &[u8]) -> Result<(), DiskError> {
+        // Whole files are gone at once; compaction removes what is left.
+        self.delete_file_in_range(from, before)
+            .map_err(|error| failed(self.path(), error))?;
+        let mut batch = WriteBatch::default();
+        batch.delete_range(from, before);
+        Disk::write(self, batch)
+    }
+
+    fn shared(&self) -> Option<Arc<dyn SharedRows>> {
+        Some(self.clone())
+    }
+
     fn checkpoint(&self, into: &Path) -> Result<(), DiskError> {
-        let checkpoint = Checkpoint::new(self).map_err(|error| failed(self.path(), error))?;
+        let checkpoint = Checkpoint::new(&**self).map_err(|error| failed(self.path(), error))?;
         checkpoint
             .create_checkpoint(into)
             .map_err(|error| failed(self.path(), error))

@@ -9,11 +9,13 @@ mod beats;
 mod digest;
 mod disk;
 mod image;
+mod index;
 pub mod keys;
 
 pub use beats::SlotBeats;
-pub use disk::{Disk, DiskError, Visitor};
+pub use disk::{Disk, DiskError, SharedRows, Visitor};
 pub use image::SavedPartition;
+pub use index::{IndexMark, IndexReader, Indexed, MARK_CHANGES};
 
 use crate::presence::state::{PartitionImage, Slot, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
@@ -24,6 +26,7 @@ use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The layout of keys and values. A store of an earlier layout is read as what it is, and what is written to it next has
 /// this layout:
@@ -144,7 +147,7 @@ impl Store {
                 cause: error.into_string(),
             },
         })?;
-        Ok(Store::on(Box::new(db), directory))
+        Ok(Store::on(Box::new(Arc::new(db)), directory))
     }
 
     /// Opens a store that no process has open, for reading only. Changes no file.
@@ -153,7 +156,7 @@ impl Store {
             directory: directory.to_owned(),
             cause: error.into_string(),
         })?;
-        Ok(Store::on(Box::new(db), directory))
+        Ok(Store::on(Box::new(Arc::new(db)), directory))
     }
 
     /// Copies what was committed into a directory, which must not exist yet, as a separate store. Fast, since it uses
@@ -188,17 +191,7 @@ impl Store {
     }
 
     fn failed(&self, error: DiskError) -> Error {
-        let directory = self.directory.clone();
-        match error {
-            DiskError { cause, is_damage: true } => Error::Damaged {
-                directory,
-                what: cause.into(),
-            },
-            DiskError {
-                cause,
-                is_damage: false,
-            } => Error::Failed { directory, cause },
-        }
+        failed(&self.directory, error)
     }
 
     fn damaged(&self, what: &'static str) -> Error {
@@ -356,6 +349,20 @@ impl Store {
         commit.batch.put(keys::META, &commit.value);
         self.disk.write(commit.batch).map_err(|cause| self.failed(cause))?;
         self.disk.flush().map_err(|cause| self.failed(cause))
+    }
+}
+
+fn failed(directory: &Path, error: DiskError) -> Error {
+    let directory = directory.to_owned();
+    match error {
+        DiskError { cause, is_damage: true } => Error::Damaged {
+            directory,
+            what: cause.into(),
+        },
+        DiskError {
+            cause,
+            is_damage: false,
+        } => Error::Failed { directory, cause },
     }
 }
 

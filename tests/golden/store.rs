@@ -10,10 +10,11 @@ use rollcall::presence::state::{
 };
 use rollcall::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Revision, Status};
 use rollcall::store::{
-    Applied, Disk, DiskError, DueKey, Error, SlotBeats, Store, UserLocation, Visitor, keys, read_away,
+    Applied, Disk, DiskError, DueKey, Error, IndexMark, Indexed, SharedRows, SlotBeats, Store, UserLocation,
 };
+use rollcall::store::{Visitor, keys, read_away};
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -65,6 +66,20 @@ impl Disk for Rows {
 
     fn flush(&self) -> Result<(), DiskError> {
         Ok(())
+    }
+
+    fn shared(&self) -> Option<Arc<dyn SharedRows>> {
+        Some(Arc::new(self.clone()))
+    }
+}
+
+impl SharedRows for Rows {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
+        Disk::get(self, key)
+    }
+
+    fn look(&self, from: &[u8], before: &[u8], look: Visitor<'_>) -> Result<(), DiskError> {
+        Disk::look(self, from, before, false, look)
     }
 }
 
@@ -265,6 +280,30 @@ const DOCUMENT: &str = r#"{"login":"multi"}"#;
 const COUNTS: &[u8] = &[1, 2, 3];
 const BLOCK: u32 = 258;
 
+const INDEXED: Indexed = Indexed {
+    from: 3,
+    upto: 3 * keys::CHANGES_PER_SEGMENT,
+};
+
+/// Numbers of changes at the ends of segments, with what stands for their records.
+fn changes() -> [(u64, &'static str, &'static [u8]); 4] {
+    let second = keys::CHANGES_PER_SEGMENT;
+    [
+        (4, "alice", b"first"),
+        (second - 1, "alice", b"last of a segment"),
+        (second, "alice", b"first of a segment"),
+        (second + 1, "al", b"another's"),
+    ]
+}
+
+fn index_mark() -> IndexMark {
+    IndexMark {
+        at: LogTime(NOW.0 - 1),
+        logged_at: NOW,
+        counts: COUNTS.to_vec(),
+    }
+}
+
 fn lines(title: &str, rows: &Rows) -> String {
     let rows = rows.0.lock().unwrap();
     let line = |(key, value): (&Vec<u8>, &Vec<u8>)| format!("{title}: {} = {}\n", hex(key), hex(value));
@@ -314,6 +353,11 @@ fn a_store_is_written_as_its_golden_file_has_it() {
         commit.put(Slot(slot), user, UserLocation::Nowhere);
     }
     commit.put_beats(BLOCK, &beats());
+    for (number, user, record) in changes() {
+        commit.put_change(number, user, record);
+    }
+    commit.put_mark(4_096, &index_mark());
+    commit.put_indexed(INDEXED);
     store
         .commit(commit, &applied(), &partition(&policy), DOCUMENT, COUNTS)
         .expect("written");
@@ -380,6 +424,21 @@ fn the_golden_rows_of_a_store_are_read_as_what_they_were() {
     });
     assert_eq!(blocks, expected.collect::<Vec<_>>());
 
+    let reader = store.index_reader().expect("it can be shared");
+    assert_eq!(store.indexed().expect("read"), Some(INDEXED));
+    assert_eq!(reader.mark(4_096).expect("read"), Some(index_mark()));
+    for user in ["alice", "al", "a"] {
+        let mut found = Vec::new();
+        let each = |number, record: &[u8]| {
+            found.push((number, record.to_vec()));
+            ControlFlow::Continue(())
+        };
+        reader.changes_of(user, INDEXED, each).expect("read");
+        let of_user = changes().into_iter().filter(|(_, of, _)| *of == user);
+        let expected = of_user.map(|(number, _, record)| (number, record.to_vec()));
+        assert_eq!(found, expected.collect::<Vec<_>>());
+    }
+
     let rows = golden_rows("empty");
     let store = rows.store();
     let meta = store.meta().expect("read").expect("there is one");
@@ -422,7 +481,8 @@ fn the_golden_file_has_every_kind_of_row() {
     let rows = golden_rows("full");
     let rows = rows.0.lock().unwrap();
     let kinds: Vec<u8> = rows.keys().map(|key| key[0]).collect();
-    for kind in [keys::META[0], keys::ONLINE, keys::AWAY, keys::DUE, keys::BEATS] {
+    let state = [keys::META[0], keys::ONLINE, keys::AWAY, keys::DUE, keys::BEATS];
+    for kind in state.into_iter().chain([keys::INDEX[0], keys::CHANGES, keys::MARKS]) {
         assert!(kinds.contains(&kind), "no row begins with {kind}");
     }
 }

@@ -2,9 +2,11 @@
 
 use super::PartitionProcessor;
 use crate::engine::Error;
+use crate::engine::index::UserIndex;
+use crate::presence::change::Change;
 use crate::presence::state::UserImage;
 use crate::schema::json;
-use crate::store;
+use crate::store::{self, IndexReader};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -12,6 +14,21 @@ use std::ops::Range;
 const USER_LINE_BYTES: usize = 512;
 
 impl PartitionProcessor {
+    /// The index of changes, with its reader where the store can be shared.
+    pub fn index(&self) -> Option<(&UserIndex, Option<IndexReader>)> {
+        let reader = self.store.as_ref()?.index_reader();
+        Some((self.outbox.index.as_ref()?, reader))
+    }
+
+    /// Leaves out of the index what the log no longer has. `first`: the oldest change kept, if older ones are gone.
+    pub fn cut_index(&mut self, first: Option<Option<Change>>) {
+        let committed = self.outbox.committed().seq;
+        let gone = first.map(|first| first.map_or(committed, |first| first.seq - 1));
+        if let (Some(index), Some(gone)) = (&mut self.outbox.index, gone) {
+            index.cut(gone);
+        }
+    }
+
     /// Calls `each` with a user, if there is such a one; shows what is settled only between steps.
     pub fn look_up<T>(&self, user: &str, each: impl FnMut(&UserImage<'_>) -> T) -> Result<Option<T>, Error> {
         Ok(self.look_up_all(&[user], each)?.pop().flatten())

@@ -3,6 +3,7 @@
 use super::PartitionProcessor;
 use crate::clock::Clock;
 use crate::engine::census::Census;
+use crate::engine::index::UserIndex;
 use crate::engine::locations::UserLocations;
 use crate::engine::outbox::Outbox;
 use crate::engine::{Error, RevisionAt, Tuning};
@@ -159,8 +160,10 @@ impl Opened {
         }
         let state = state.unwrap_or_else(|| State::seeded(partition, first.clone(), tuning.hash_seed));
         let seq = state.seq();
+        let index = UserIndex::open(store.as_ref(), seq, state.time(), &census, tuning.index_changes)?;
         let mut outbox = Outbox::new(partition, applied.chain, seq, census, target, tuning.commit_bytes);
         outbox.revision = state.revision();
+        outbox.index = index;
         if applied.outputs == 0 {
             // A store that was committed inside of a record which had given nothing yet has that record's time.
             let time = state.time();

@@ -3,11 +3,13 @@
 use super::{Answer, PartitionStats, QueryError, Reply, Worker};
 use crate::engine::outcomes::Outcomes;
 use crate::engine::partition::PartitionProcessor;
+use crate::engine::past::{IndexView, Past};
 use crate::engine::{KnownGateway, millis};
 use crate::log::Topic;
 use crate::presence::Offset;
 use crate::presence::policy::Policy;
 use crate::schema::json;
+use std::sync::Arc;
 
 /// A question, and the offset that must be folded before it is answered.
 pub(super) struct Waiting {
@@ -21,6 +23,7 @@ pub(super) enum Question {
     Policy(Reply<Answer<(Policy, Option<Offset>)>>),
     Partition(Reply<Vec<KnownGateway>>),
     Outcomes(Vec<Offset>, Reply<Outcomes>),
+    Past(Option<String>, Reply<Past>),
 }
 
 impl Question {
@@ -30,6 +33,7 @@ impl Question {
             Question::Policy(reply) => reply.is_closed(),
             Question::Partition(reply) => reply.is_closed(),
             Question::Outcomes(_, reply) => reply.is_closed(),
+            Question::Past(_, reply) => reply.is_closed(),
         }
     }
 }
@@ -55,6 +59,9 @@ impl Worker {
                     platforms: processor.state().policy().platforms.keys().cloned().collect(),
                 });
                 let _ = reply.send(answer);
+            }
+            Question::Past(user, reply) => {
+                let _ = reply.send(self.shown().map(|processor| self.past(processor, user.as_deref())));
             }
             Question::Users(users, reply) => {
                 let _ = reply.send(self.users(&users));
@@ -90,6 +97,28 @@ impl Worker {
         let may_show = self.control.may_show(self.view().as_ref());
         let processor = self.processor.as_ref().filter(|_| may_show);
         processor.ok_or(QueryError::Unavailable)
+    }
+
+    fn past(&self, processor: &PartitionProcessor, user: Option<&str>) -> Past {
+        let index = processor.index().and_then(|(index, reader)| {
+            Some(IndexView {
+                reader: reader?,
+                stored: index.stored(),
+                pending: user.map(|user| index.pending_of(user)).unwrap_or_default(),
+                marks: index.pending_marks(),
+            })
+        });
+        Past {
+            partition: self.partition,
+            log: self.dependencies.log.clone(),
+            schemas: self.dependencies.services.schemas.clone(),
+            index,
+            time: processor.state().time(),
+            changes: processor.state().seq(),
+            applied: processor.applied(),
+            most: u64::MAX,
+            given_up: Arc::default(),
+        }
     }
 
     fn users(&self, users: &[String]) -> Result<Vec<Option<Vec<u8>>>, QueryError> {

@@ -1,0 +1,436 @@
+//! What was: a partition's changes and events, for those who ask about the past.
+//!
+//! A user's changes are read from the store's index where it has them, and from the change topic where it has not (a
+//! store that is older than its index, or no store at all); the counts at a time from the nearest mark before it and the
+//! changes from there on. What is read of the log for one question is bounded. Calls block on disk and network: call them
+//! from a thread that may wait, never from one of the runtime. A worker gives the view ([`Past`]) between batches, so it
+//! has committed changes only, and is not held up by what is read afterwards.
+
+use super::census::Census;
+use super::rejected::decode;
+use crate::log::{self, Limit, Log, Range, Record, Topic};
+use crate::presence::change::Change;
+use crate::presence::event::Event;
+use crate::presence::{LogTime, Offset, Partition};
+use crate::registry::{self, Schemas};
+use crate::store::{self, IndexMark, IndexReader, Indexed, MARK_CHANGES};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Of one read.
+const LIMIT: Limit = Limit {
+    records: 10_000,
+    bytes: 4 << 20,
+};
+
+/// Why a question about the past has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PastError {
+    /// Retention has removed what would have to be read. `since`: the first time that can be asked about, if there is one.
+    #[error(
+        "the {topic} of partition {partition} that this needs are gone (retention): {}",
+        since.map_or("none are kept".to_owned(), |since| format!("the oldest ones kept are of {since}"))
+    )]
+    Gone {
+        topic: Topic,
+        partition: Partition,
+        since: Option<LogTime>,
+    },
+    #[error(
+        "this needs more than {most} records of the {topic} of partition {partition} to be read, the most for a question \
+         over HTTP (--audit-records); `rollcall audit` has no such bound"
+    )]
+    TooMany {
+        topic: Topic,
+        partition: Partition,
+        most: u64,
+    },
+    /// Rows of the index were removed while they were read.
+    #[error("the index of changes of partition {partition} was cut just now; try again")]
+    Cut { partition: Partition },
+    /// Nobody waits for the answer any more.
+    #[error("the question was given up")]
+    GivenUp,
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error("the change at offset {offset} of partition {partition} is unreadable: {why}")]
+    Unreadable {
+        partition: Partition,
+        offset: Offset,
+        why: String,
+    },
+}
+
+/// What the index has, stored and pending.
+pub(super) struct IndexView {
+    pub reader: IndexReader,
+    pub stored: Indexed,
+    /// Of the user who was asked about.
+    pub pending: Vec<(u64, Vec<u8>)>,
+    pub marks: Vec<(u64, IndexMark)>,
+}
+
+/// A partition as it stood when its worker was asked, and where its past is read.
+pub struct Past {
+    pub(super) partition: Partition,
+    pub(super) log: Arc<dyn Log>,
+    pub(super) schemas: Schemas,
+    pub(super) index: Option<IndexView>,
+    pub(super) time: Option<LogTime>,
+    /// How many changes there are.
+    pub(super) changes: u64,
+    /// Every event before it is folded.
+    pub(super) applied: Offset,
+    /// How many records of the log may be read for an answer.
+    pub(super) most: u64,
+    pub(super) given_up: Arc<AtomicBool>,
+}
+
+/// A point from which changes are counted on.
+struct CountedUpTo {
+    /// The number of the last change that is counted.
+    number: u64,
+    census: Census,
+}
+
+impl Past {
+    /// Bounds how many records of the log are read for an answer; `given_up` becomes true when nobody waits for it any more.
+    pub fn bounded(self, most: u64, given_up: Arc<AtomicBool>) -> Past {
+        Past { most, given_up, ..self }
+    }
+
+    pub fn partition(&self) -> Partition {
+        self.partition
+    }
+
+    /// Returns the partition's log time.
+    pub fn time(&self) -> Option<LogTime> {
+        self.time
+    }
+
+    /// What is to be said of changes that retention has removed.
+    pub fn gone(&self, since: Option<LogTime>) -> PastError {
+        PastError::Gone {
+            topic: Topic::Changes,
+            partition: self.partition,
+            since,
+        }
+    }
+
+    /// Returns the oldest change that the log has, if older ones are gone; `Some(None)` if all are gone.
+    pub fn first_kept(&self) -> Result<Option<Option<Change>>, PastError> {
+        first_kept(&*self.log, &self.schemas, self.partition)
+    }
+
+    /// Visits all changes of a user that the log still has, in order.
+    pub fn changes_of(&self, user: &str, mut each: impl FnMut(&Change) -> ControlFlow<()>) -> Result<(), PastError> {
+        let gone = match self.first_kept()? {
+            None => 0,
+            Some(first) => first.map_or(self.changes, |first| first.seq - 1),
+        };
+        let Some(index) = &self.index else {
+            return self.scan_changes_of(user, gone, self.changes, &mut each).map(drop);
+        };
+        if index.stored.from > gone
+            && self
+                .scan_changes_of(user, gone, index.stored.from, &mut each)?
+                .is_break()
+        {
+            return Ok(());
+        }
+        let among = Indexed {
+            from: index.stored.from.max(gone),
+            upto: index.stored.upto,
+        };
+        let mut failed = None;
+        let mut done = ControlFlow::Continue(());
+        if among.from < among.upto {
+            index.reader.changes_of(user, among, |number, value| {
+                done = match self.indexed_change(number, value) {
+                    Ok(change) => each(&change),
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                };
+                done
+            })?;
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        self.check_uncut(index)?;
+        for (number, value) in index.pending.iter().filter(|(number, _)| *number > gone) {
+            if done.is_break() {
+                break;
+            }
+            done = each(&self.indexed_change(*number, value)?);
+        }
+        Ok(())
+    }
+
+    /// Fails if rows were removed since the worker was asked: they would be missing in the answer.
+    fn check_uncut(&self, index: &IndexView) -> Result<(), PastError> {
+        // Before the first commit nothing says what the index has.
+        match index.reader.indexed()? {
+            Some(now) if now.from > index.stored.from => Err(PastError::Cut {
+                partition: self.partition,
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn indexed_change(&self, number: u64, value: &[u8]) -> Result<Change, PastError> {
+        self.schemas.change(value)?.map_err(|malformed| PastError::Unreadable {
+            partition: self.partition,
+            offset: Offset(number),
+            why: malformed.to_string(),
+        })
+    }
+
+    /// Reads the changes of a user after one number and up to another from the change topic.
+    fn scan_changes_of(
+        &self,
+        user: &str,
+        after: u64,
+        upto: u64,
+        each: &mut impl FnMut(&Change) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, PastError> {
+        let count = upto.saturating_sub(after);
+        if count > self.most {
+            return Err(self.too_many(Topic::Changes));
+        }
+        let mut left = count;
+        let mut done = ControlFlow::Continue(());
+        let start = self.log.range(Topic::Changes, self.partition)?.start;
+        self.read(Topic::Changes, start, |record| {
+            if left == 0 {
+                return Ok(ControlFlow::Break(()));
+            }
+            left -= 1;
+            if record.key.as_deref() == Some(user.as_bytes()) {
+                let change = change_of(&self.schemas, self.partition, record)?;
+                if change.seq > upto {
+                    return Ok(ControlFlow::Break(()));
+                }
+                done = each(&change);
+            }
+            Ok(done)
+        })?;
+        Ok(done)
+    }
+
+    /// Counts users and devices at a time: as the changes say that hold from then or earlier on, or with `as_known` those
+    /// that were found out by then.
+    pub fn census_at(&self, time: LogTime, as_known: bool) -> Result<Census, PastError> {
+        let chosen = |at: LogTime, logged_at: LogTime| if as_known { logged_at } else { at };
+        let kept = self.first_kept()?;
+        let gone = match &kept {
+            None => 0,
+            Some(first) => first.as_ref().map_or(self.changes, |first| first.seq - 1),
+        };
+        let CountedUpTo { number, mut census } = self
+            .mark_before(gone, |mark| chosen(mark.at, mark.logged_at) <= time)?
+            .unwrap_or(CountedUpTo {
+                number: 0,
+                census: Census::default(),
+            });
+        if let Some(index) = &self.index {
+            self.check_uncut(index)?;
+        }
+        if number < gone {
+            // At a time before all that is kept nobody can say; and what is kept alone gives no counts.
+            return Err(self.gone(self.first_mark(gone)?));
+        }
+        let mut left = self.most;
+        let from = self.offset_of(number + 1)?;
+        self.read(Topic::Changes, from, |record| {
+            let change = change_of(&self.schemas, self.partition, record)?;
+            if change.seq <= number {
+                return Ok(ControlFlow::Continue(()));
+            }
+            if change.seq > self.changes || chosen(change.at, change.logged_at) > time {
+                return Ok(ControlFlow::Break(()));
+            }
+            left = left.checked_sub(1).ok_or_else(|| self.too_many(Topic::Changes))?;
+            census.count(&change);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(census)
+    }
+
+    /// Returns the last mark that counts, among those from which the log has all changes.
+    fn mark_before(&self, gone: u64, counts: impl Fn(&IndexMark) -> bool) -> Result<Option<CountedUpTo>, PastError> {
+        let Some(index) = &self.index else { return Ok(None) };
+        let mark = |number: u64| -> Result<Option<IndexMark>, PastError> {
+            let pending = index.marks.iter().find(|(pending, _)| *pending == number);
+            match pending {
+                Some((_, mark)) => Ok(Some(mark.clone())),
+                None => Ok(index.reader.mark(number)?),
+            }
+        };
+        let least = index.stored.from.max(gone);
+        let (mut low, mut high) = (least.div_ceil(MARK_CHANGES), self.changes / MARK_CHANGES + 1);
+        let mut found = None;
+        // All before `low` count, none from `high` on does.
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let number = middle * MARK_CHANGES;
+            match mark(number)?.filter(|mark| counts(mark)) {
+                Some(mark) => {
+                    found = Some((number, mark));
+                    low = middle + 1;
+                }
+                None => high = middle,
+            }
+        }
+        if found.is_none() {
+            let first = mark(index.stored.from)?.filter(|mark| index.stored.from >= gone && counts(mark));
+            found = first.map(|mark| (index.stored.from, mark));
+        }
+        Ok(found.and_then(|(number, mark)| {
+            let census = Census::from_bytes(&mark.counts)?;
+            Some(CountedUpTo { number, census })
+        }))
+    }
+
+    /// Returns the time of the first mark from which the log has all changes.
+    fn first_mark(&self, gone: u64) -> Result<Option<LogTime>, PastError> {
+        let Some(index) = &self.index else { return Ok(None) };
+        let number = index.stored.from.max(gone).div_ceil(MARK_CHANGES) * MARK_CHANGES;
+        let pending = index.marks.iter().find(|(pending, _)| *pending == number);
+        let stored = match pending {
+            Some((_, mark)) => return Ok(Some(mark.logged_at)),
+            None => index.reader.mark(number)?,
+        };
+        Ok(stored.map(|mark| mark.logged_at))
+    }
+
+    /// Returns where the change of a number is in the topic, or an offset before it and after the change before.
+    fn offset_of(&self, number: u64) -> Result<Offset, PastError> {
+        let Range { start, end } = self.log.range(Topic::Changes, self.partition)?;
+        let (mut low, mut high) = (start.0, end.0);
+        if number > self.changes {
+            return Ok(end);
+        }
+        // Offsets are numbers where nothing but changes has any: on Kafka marks of transactions have some too.
+        let mut probe = (number - 1).clamp(low, high);
+        while low < high {
+            match self.first_from(Offset(probe), Offset(high))? {
+                Some((offset, found)) if found < number => low = offset + 1,
+                Some((offset, found)) if found == number => return Ok(Offset(offset)),
+                Some(_) | None => high = probe,
+            }
+            probe = low + (high - low) / 2;
+        }
+        Ok(Offset(low))
+    }
+
+    /// Returns offset and number of the first change at or after an offset and before another.
+    fn first_from(&self, from: Offset, before: Offset) -> Result<Option<(u64, u64)>, PastError> {
+        let one = Limit { records: 1, bytes: 1 };
+        let mut records = Vec::new();
+        self.log.read(Topic::Changes, self.partition, from, one, &mut records)?;
+        let Some(record) = records.first().filter(|record| record.offset < before) else {
+            return Ok(None);
+        };
+        let change = change_of(&self.schemas, self.partition, record)?;
+        Ok(Some((record.offset.0, change.seq)))
+    }
+
+    /// Visits all events in order, up to what the partition has folded: offset, timestamp, and the event, `None` for a
+    /// malformed record.
+    pub fn events(
+        &self,
+        mut each: impl FnMut(Offset, u64, Option<&Event<'_>>) -> ControlFlow<()>,
+    ) -> Result<(), PastError> {
+        let start = self.log.range(Topic::Events, self.partition)?.start;
+        if start > Offset(0) {
+            let mut records = Vec::new();
+            let one = Limit { records: 1, bytes: 1 };
+            self.log.read(Topic::Events, self.partition, start, one, &mut records)?;
+            return Err(PastError::Gone {
+                topic: Topic::Events,
+                partition: self.partition,
+                since: records.first().map(|record| LogTime(record.ts)),
+            });
+        }
+        let partitions = self.log.partitions();
+        let mut left = self.most;
+        self.read(Topic::Events, start, |record| {
+            if record.offset >= self.applied {
+                return Ok(ControlFlow::Break(()));
+            }
+            left = left.checked_sub(1).ok_or_else(|| self.too_many(Topic::Events))?;
+            self.schemas.learn([record.framed()])?;
+            let event = decode(record, self.partition, partitions, &self.schemas);
+            Ok(each(record.offset, record.ts, event.as_ref().ok()))
+        })
+    }
+
+    fn too_many(&self, topic: Topic) -> PastError {
+        PastError::TooMany {
+            topic,
+            partition: self.partition,
+            most: self.most,
+        }
+    }
+
+    fn read(
+        &self,
+        topic: Topic,
+        from: Offset,
+        mut each: impl FnMut(&Record) -> Result<ControlFlow<()>, PastError>,
+    ) -> Result<(), PastError> {
+        let end = self.log.range(topic, self.partition)?.end;
+        let mut next = from;
+        let mut records = Vec::new();
+        while next < end {
+            if self.given_up.load(Ordering::Relaxed) {
+                return Err(PastError::GivenUp);
+            }
+            records.clear();
+            self.log.read(topic, self.partition, next, LIMIT, &mut records)?;
+            let Some(last) = records.last() else { break };
+            next = Offset(last.offset.0 + 1);
+            for record in &records {
+                if each(record)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn change_of(schemas: &Schemas, partition: Partition, record: &Record) -> Result<Change, PastError> {
+    schemas
+        .change(&record.value)?
+        .map_err(|malformed| PastError::Unreadable {
+            partition,
+            offset: record.offset,
+            why: malformed.to_string(),
+        })
+}
+
+/// Returns the oldest change that the log has, if older ones are gone; `Some(None)` if all are gone.
+pub(super) fn first_kept(
+    log: &dyn Log,
+    schemas: &Schemas,
+    partition: Partition,
+) -> Result<Option<Option<Change>>, PastError> {
+    let start = log.range(Topic::Changes, partition)?.start;
+    if start == Offset(0) {
+        return Ok(None);
+    }
+    let one = Limit { records: 1, bytes: 1 };
+    let mut records = Vec::new();
+    log.read(Topic::Changes, partition, start, one, &mut records)?;
+    let first = records.first().map(|record| change_of(schemas, partition, record));
+    Ok(Some(first.transpose()?))
+}
