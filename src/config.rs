@@ -77,6 +77,13 @@ pub struct Flags {
     /// Maximum number of users with no online device to keep in memory, per partition, 0 to 10000000 [default: 50000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_CACHED_USERS")]
     pub cached_users: Option<usize>,
+    /// Maximum number of changes in the index of changes, per partition, 0 (no index) to 10^12 [default: 100000000]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_INDEX_CHANGES")]
+    pub index_changes: Option<u64>,
+    /// Maximum number of records of a partition read to answer a question about the past over HTTP, 0 to 10^12
+    /// [default: 2000000]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_AUDIT_RECORDS")]
+    pub audit_records: Option<u64>,
     /// Format of the log on standard error [default: human]
     #[arg(long, value_enum, env = "ROLLCALL_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -249,6 +256,10 @@ pub struct Config {
     /// Files that hold secrets, each with what they hold.
     pub secret_files: Vec<(&'static str, PathBuf)>,
     pub cached_users: usize,
+    /// Maximum number of changes in the index of each partition; 0: no index.
+    pub index_changes: u64,
+    /// Read of a partition for one question about the past.
+    pub audit_records: u64,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub demo: Option<u32>,
@@ -446,6 +457,9 @@ impl Flags {
             None => None,
         };
         let cached_users = self.cached_users.or(file.cached_users).map(|users| users as u64);
+        let index_changes = self.index_changes.or(file.index_changes);
+        let audit_records = self.audit_records.or(file.audit_records);
+        const COUNT_MAX: u64 = 1_000_000_000_000;
         Ok(Config {
             data,
             listen,
@@ -463,6 +477,8 @@ impl Flags {
             accepted_time_ms,
             secret_files,
             cached_users: within("cached_users", cached_users, 50_000, 0, 10_000_000)? as usize,
+            index_changes: within("index_changes", index_changes, 100_000_000, 0, COUNT_MAX)?,
+            audit_records: within("audit_records", audit_records, 2_000_000, 0, COUNT_MAX)?,
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_level: self.log_level.or(file.log_level).unwrap_or_default(),
             demo,

@@ -17,6 +17,8 @@ mod follow;
 mod house;
 #[path = "http/overview.rs"]
 mod overview;
+#[path = "http/past.rs"]
+mod past;
 #[path = "http/process.rs"]
 mod process;
 #[path = "http/server.rs"]

@@ -59,8 +59,8 @@ const ARROWS: &[Arrow] = &[
     (
         "http",
         &[
-            "api", "presence", "schema", "registry", "log", "engine", "cause", "clock", "config", "metrics", "tasks",
-            "version",
+            "api", "presence", "schema", "registry", "log", "engine", "audit", "cause", "clock", "config", "metrics",
+            "tasks", "version",
         ],
     ),
     (

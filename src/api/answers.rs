@@ -493,3 +493,96 @@ pub struct EventOutcome {
     #[serde(default, skip_serializing_if = "is_none")]
     pub ignored: Option<u64>,
 }
+
+/// `GET /v1/users/{user}/history`: the user's own intervals, then those of each device, each newest last.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct UserHistory {
+    pub intervals: Vec<StatusInterval>,
+}
+
+/// A stretch of one status. What ends it is null while it still holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StatusInterval {
+    pub user: String,
+    /// Null, and so is `device`, for the user's own intervals.
+    pub platform: Option<String>,
+    pub device: Option<String>,
+    pub status: String,
+    pub from: u64,
+    pub to: Option<u64>,
+    pub cause: String,
+    /// The change that began it.
+    pub change: String,
+    pub evidence: u64,
+    pub end_cause: Option<String>,
+    pub end_change: Option<String>,
+    pub end_evidence: Option<u64>,
+}
+
+/// `GET /v1/users/{user}/why`: the change that gave a user its status, and the records behind it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Explanation {
+    pub user: String,
+    pub status: String,
+    pub since: u64,
+    /// From the change to its evidence.
+    pub steps: Vec<ExplanationStep>,
+    /// What will happen by itself unless something comes before.
+    pub pending: Vec<ExpectedChange>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum ExplanationStep {
+    Change {
+        id: String,
+        /// Of the record with which the change was found out.
+        offset: u64,
+        at: u64,
+        logged_at: u64,
+        cause: String,
+    },
+    Deadline {
+        /// `heartbeat`, `lease`, `background`, `linger` or `away`.
+        kind: String,
+        deadline: u64,
+    },
+    Event {
+        offset: u64,
+        ts: u64,
+        #[serde(rename = "type")]
+        name: String,
+        /// `evidence`, `login` or `lease`.
+        role: String,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ExpectedChange {
+    pub platform: String,
+    pub device: String,
+    pub deadline: u64,
+    /// The cause of the change that it would be.
+    pub then: String,
+}
+
+/// `GET /v1/at`: how many users and devices had which status.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PastTotals {
+    pub time: u64,
+    pub as_known: bool,
+    pub users: PastUserCounts,
+    pub devices: DeviceCounts,
+    /// Partitions whose log time is before `time`: they cannot know yet what holds then.
+    pub behind: Vec<u32>,
+    /// Between nodes: the partitions that this is of.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub heard: Option<Vec<u32>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PastUserCounts {
+    pub online: u64,
+    pub push_online: u64,
+    pub offline: u64,
+}

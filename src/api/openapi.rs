@@ -4,8 +4,8 @@
 //! server, not even its version. The commands of Tencent Cloud IM are not in it; they have documents of their own.
 
 use super::answers::{
-    ChangeData, Edge, EventsAnswer, Gateways, History, KickData, Outcomes, PolicyAnswer, Stats, Ticket, User,
-    UserChanges, Users,
+    ChangeData, Edge, EventsAnswer, Explanation, Gateways, History, KickData, Outcomes, PastTotals, PolicyAnswer,
+    Stats, Ticket, User, UserChanges, UserHistory, Users,
 };
 use super::error::ErrorAnswer;
 use super::requests::{FollowQuery, NewEvent, OutcomesQuery, TicketRequest, UsersQuery};
@@ -116,6 +116,9 @@ fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGener
         RouteId::User | RouteId::UserById => json(schema::<User>(answers)),
         RouteId::UsersQuery => with(schema::<UsersQuery>(requests), json(schema::<Users>(answers))),
         RouteId::UserChanges | RouteId::UserChangesById => json(schema::<UserChanges>(answers)),
+        RouteId::UserHistory | RouteId::UserHistoryById => json(schema::<UserHistory>(answers)),
+        RouteId::UserWhy | RouteId::UserWhyById => json(schema::<Option<Explanation>>(answers)),
+        RouteId::At => json(schema::<PastTotals>(answers)),
         RouteId::Changes => stream("change", schema::<ChangeData>(answers)),
         RouteId::Kicks => stream("kick", schema::<KickData>(answers)),
         RouteId::ChangesQuery => with(
@@ -225,7 +228,7 @@ fn query_parameter(parameter: &Parameter) -> Value {
         ParameterKind::Texts(bytes, most) => json!({"type": "array", "items": text(*bytes), "maxItems": most}),
         ParameterKind::Flag => json!({"type": "boolean"}),
         ParameterKind::Words(words) => json!({"type": "string", "enum": words}),
-        ParameterKind::Cursor | ParameterKind::Ticket => json!({"type": "string"}),
+        ParameterKind::Cursor | ParameterKind::Ticket | ParameterKind::Time => json!({"type": "string"}),
     };
     json!({
         "name": parameter.name,

@@ -48,6 +48,11 @@ pub enum RouteId {
     UsersQuery,
     UserChanges,
     UserChangesById,
+    UserHistory,
+    UserHistoryById,
+    UserWhy,
+    UserWhyById,
+    At,
     Changes,
     Kicks,
     ChangesQuery,
@@ -105,6 +110,8 @@ pub struct Parameter {
 pub enum ParameterKind {
     /// An integer within bounds.
     Integer(RangeInclusive<u64>),
+    /// A time: RFC 3339, milliseconds since 1970, or a span before now such as `-3h`.
+    Time,
     /// Text of so many bytes.
     Text((usize, usize)),
     /// Text of so many bytes, which may be repeated up to this many times.
@@ -188,6 +195,9 @@ const AT_LEAST: Parameter = Parameter::new(
     ParameterKind::Integer(0..=i64::MAX as u64),
     "Waits up to five seconds until this offset of the user's partition is folded.",
 );
+const FROM: Parameter = Parameter::new("from", ParameterKind::Time, "Leaves out what ended before this time.");
+const TO: Parameter = Parameter::new("to", ParameterKind::Time, "Leaves out what began after this time.");
+const AT: Parameter = Parameter::new("at", ParameterKind::Time, "At this time; now if not given.");
 const LIMIT: Parameter = Parameter::new("limit", ParameterKind::Integer(CHANGES), "How many; 20 if not given.");
 const PARTITION: Parameter = Parameter::new(
     "partition",
@@ -288,6 +298,60 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             "Returns a user's newest changes, for any id.",
         )
         .with(&const { [LIMIT, ID] }),
+        Route::new(
+            RouteId::UserHistory,
+            Get,
+            "/v1/users/{user}/history",
+            Read,
+            "Returns which status a user and its devices had, and when.",
+        )
+        .with(&const { [FROM, TO] }),
+        Route::new(
+            RouteId::UserHistoryById,
+            Get,
+            "/v1/user/history",
+            Read,
+            "Returns which status a user and its devices had, and when, for any id.",
+        )
+        .with(&const { [FROM, TO, ID] })
+        .by_nodes(),
+        Route::new(
+            RouteId::UserWhy,
+            Get,
+            "/v1/users/{user}/why",
+            Read,
+            "Returns the records of the log behind a user's status; null if nothing was known of the user.",
+        )
+        .with(&const { [AT] }),
+        Route::new(
+            RouteId::UserWhyById,
+            Get,
+            "/v1/user/why",
+            Read,
+            "Returns the records of the log behind a user's status, for any id; null if nothing was known of the user.",
+        )
+        .with(&const { [AT, ID] })
+        .by_nodes(),
+        Route::new(
+            RouteId::At,
+            Get,
+            "/v1/at",
+            Read,
+            "Returns how many users and devices had which status at a time.",
+        )
+        .with(
+            &const {
+                [
+                    Parameter::new("time", ParameterKind::Time, "The time.").required(),
+                    Parameter::new(
+                        "as_known",
+                        ParameterKind::Flag,
+                        "As this engine would have answered then, without what was found out later.",
+                    ),
+                ]
+            },
+        )
+        .by_nodes(),
         Route::new(
             RouteId::Changes,
             Get,

@@ -1,9 +1,10 @@
 //! Who was online at a time: the changes up to it, user by user.
 
 use super::id_text;
+use crate::engine::census::Census;
 use crate::presence::change::{Cause, Change, OutputId};
 use crate::presence::{LogTime, Status};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
 /// The users of a partition as the changes left them so far. Keeps one entry a user that has a change and is not forgotten.
@@ -70,7 +71,7 @@ pub struct DeviceLine {
 }
 
 /// The totals, as they are printed.
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct TotalsLine {
     pub time: u64,
     pub as_known: bool,
@@ -80,7 +81,7 @@ pub struct TotalsLine {
     pub behind: Vec<u32>,
 }
 
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct UsersByStatus {
     pub online: u64,
     pub push_online: u64,
@@ -88,7 +89,7 @@ pub struct UsersByStatus {
 }
 
 /// Devices by platform, in byte order.
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct DevicesByStatus {
     pub online: BTreeMap<Box<str>, u64>,
     pub push_online: BTreeMap<Box<str>, u64>,
@@ -191,6 +192,42 @@ impl Filter {
     fn accepts(&self, user: &UserAt) -> bool {
         let has_platform = |wanted: &String| user.devices.keys().any(|(platform, _)| **platform == **wanted);
         self.status.is_none_or(|status| user.status == status) && self.platform.as_ref().is_none_or(has_platform)
+    }
+}
+
+impl From<&Census> for Totals {
+    fn from(census: &Census) -> Totals {
+        let devices = |status| {
+            let counts = census.devices(status).filter(|(_, count)| *count > 0);
+            counts.map(|(platform, count)| (platform.into(), count)).collect()
+        };
+        let mut totals = Totals::default();
+        for status in Status::ALL {
+            totals.users[status as usize] = census.users(status);
+            totals.devices[status as usize] = devices(status);
+        }
+        totals
+    }
+}
+
+impl From<TotalsLine> for Totals {
+    fn from(line: TotalsLine) -> Totals {
+        let mut totals = Totals::default();
+        let UsersByStatus {
+            online,
+            push_online,
+            offline,
+        } = line.users;
+        let counts = [
+            (Status::Online, online, line.devices.online),
+            (Status::PushOnline, push_online, line.devices.push_online),
+            (Status::Offline, offline, BTreeMap::new()),
+        ];
+        for (status, users, devices) in counts {
+            totals.users[status as usize] = users;
+            totals.devices[status as usize] = devices;
+        }
+        totals
     }
 }
 

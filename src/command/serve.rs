@@ -100,6 +100,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
     app = app.with_origins(config.cors_origins.clone());
     let connections = connections(&config, files, engine.log().partitions());
     app = app.with_bounds(config.http_body_bytes, connections - connections / 4);
+    app = app.with_past_records(config.audit_records);
     if let Some(file) = &config.token_file {
         warn_if_shared(file);
         tokio::spawn(reload_tokens(file.clone(), app.access(), stopping.clone()));
@@ -308,6 +309,7 @@ struct OpenedLog {
 async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> anyhow::Result<OpenedLog> {
     let tuning = Tuning {
         cached_users: config.cached_users,
+        index_changes: config.index_changes,
         hash_seed: super::hash_seed(),
         revision: newest_revision(),
         ..Tuning::default()

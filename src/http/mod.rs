@@ -12,6 +12,7 @@ mod history;
 mod ingest;
 mod outcomes;
 mod overview;
+mod past;
 mod payload;
 mod peer_key;
 mod peers;
@@ -72,6 +73,7 @@ pub struct AppState {
     /// The address of the gateway in this process, once it has one.
     edge: watch::Receiver<Option<GatewayAddress>>,
     history: history::Samples,
+    past: past::PastBounds,
     /// The other origins whose pages may call this server.
     origins: Vec<String>,
     /// The memory budget that the bodies of all requests share.
@@ -99,6 +101,11 @@ fn handler(route: &Route) -> Option<MethodRouter<AppState>> {
         RouteId::UsersQuery => on(method, users::query),
         RouteId::UserChanges => on(method, users::changes),
         RouteId::UserChangesById => on(method, users::changes_by_id),
+        RouteId::UserHistory => on(method, past::history),
+        RouteId::UserHistoryById => on(method, past::history_by_id),
+        RouteId::UserWhy => on(method, past::why),
+        RouteId::UserWhyById => on(method, past::why_by_id),
+        RouteId::At => on(method, past::at),
         RouteId::Changes => on(method, follow::changes),
         RouteId::Kicks => on(method, follow::kicks),
         RouteId::ChangesQuery => on(method, follow::changes_of),
@@ -155,6 +162,7 @@ impl AppState {
             tim: None,
             edge: watch::channel(None).1,
             history: history::Samples::default(),
+            past: past::PastBounds::default(),
             origins: Vec::new(),
             budget: Budget::new(BUDGET_BYTES_DEFAULT),
             subscriptions: Arc::new(Semaphore::new(SUBSCRIPTIONS_DEFAULT)),
@@ -166,6 +174,14 @@ impl AppState {
         AppState {
             budget: Budget::new(body_bytes),
             subscriptions: Arc::new(Semaphore::new(subscriptions)),
+            ..self
+        }
+    }
+
+    /// Limits how many records of a partition are read to answer a question about the past.
+    pub fn with_past_records(self, records: u64) -> AppState {
+        AppState {
+            past: past::PastBounds::new(records),
             ..self
         }
     }

@@ -116,7 +116,7 @@ pub async fn user_by_id(
     one(&app, &Asker::of(&headers), RouteId::UserById, id, query.as_deref()).await
 }
 
-fn required_id(query: Option<&str>) -> Result<String, ApiError> {
+pub(super) fn required_id(query: Option<&str>) -> Result<String, ApiError> {
     let missing = || ApiError::bad_request("bad_parameter", "`id`, the user, is missing: /v1/user?id=alice");
     let id = parameter(query, "id").ok_or_else(missing)?;
     let (least, most) = bounds::USER_BYTES;

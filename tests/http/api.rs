@@ -220,6 +220,15 @@ fn real_answers(house: &House) -> Vec<Value> {
         .ask(&token, "POST", "/v1/events", "/v1/events?x", "[]")
         .error(400, "bad_parameter");
     house.token("nobody").get("/v1/stats").error(401, "unknown_token");
+    for (route, path) in [
+        ("/v1/users/{user}/history", "/v1/users/alice/history?from=0&to=-0s"),
+        ("/v1/user/history", "/v1/user/history?id=alice"),
+        ("/v1/users/{user}/why", "/v1/users/alice/why?at=2000"),
+        ("/v1/user/why", "/v1/user/why?id=nobody"),
+        ("/v1/at", "/v1/at?time=2000&as_known"),
+    ] {
+        answers.ask(&token, "GET", route, path, "").ok();
+    }
     let gone = json!({"oldest": "0:2"});
     house
         .log

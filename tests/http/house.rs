@@ -11,6 +11,7 @@ use rollcall::presence::Partition;
 use rollcall::schema::partitioner::partition_of;
 use serde_json::{Value, json};
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -50,6 +51,30 @@ impl House {
         let clock = Arc::new(ManualClock::new(1_000));
         let log = Arc::new(MemoryLog::new(partitions, clock.clone()));
         let engine = Engine::start(log.clone(), None, clock.clone(), Tuning::default()).expect("started");
+        House::of(log, clock, engine, tokens, limits, origins, None)
+    }
+
+    /// On a log that is there already, with stores in a directory. `records`: how many a question about the past may read.
+    pub fn on(
+        log: Arc<MemoryLog>,
+        clock: Arc<ManualClock>,
+        data: Option<&Path>,
+        tuning: Tuning,
+        records: Option<u64>,
+    ) -> House {
+        let engine = Engine::start(log.clone(), data, clock.clone(), tuning).expect("started");
+        House::of(log, clock, engine, None, Limits::of(1_000), Vec::new(), records)
+    }
+
+    fn of(
+        log: Arc<MemoryLog>,
+        clock: Arc<ManualClock>,
+        engine: Engine,
+        tokens: Option<&[(String, Scopes)]>,
+        limits: Limits,
+        origins: Vec<String>,
+        records: Option<u64>,
+    ) -> House {
         let engine = Arc::new(engine);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -66,6 +91,10 @@ impl House {
             .expect("threads")
             .with_edge(edges)
             .with_origins(origins);
+        let face = match records {
+            Some(records) => face.with_past_records(records),
+            None => face,
+        };
         let access = face.access();
         // The engine continues while the HTTP interface reports that it stops.
         let serving = watch::channel(false).0;

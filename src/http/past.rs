@@ -1,0 +1,411 @@
+//! Questions about the past: a user's history, why a user has a status, and how many were online at a time.
+//!
+//! The answers are the objects of `rollcall audit` (`docs/audit.md`), made by the same code ([`crate::audit`]) from what
+//! the partition's owner has: the index of changes in its store, and the log. What one request can cost is bounded: how
+//! many records are read, how many of a user's changes, and how many requests read at the same time. Reading runs on
+//! threads of its own and ends when nobody waits for the answer any more.
+
+use super::peers::{Asker, moving};
+use super::users::{flag, only, parameter, required_id};
+use super::{ApiError, AppState};
+use crate::api::routes::RouteId;
+use crate::audit::history::{History, IntervalLine};
+use crate::audit::snapshot::{Totals, TotalsLine};
+use crate::audit::time;
+use crate::audit::why::{Answer, Why};
+use crate::engine::QueryError;
+use crate::engine::past::{Past, PastError};
+use crate::log;
+use crate::presence::policy::Policy;
+use crate::presence::{LogTime, Partition};
+use crate::schema::partitioner::partition_of;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// How many records of a partition are read for one answer, if nothing else is set.
+const RECORDS_DEFAULT: u64 = 2_000_000;
+/// How many changes of a user one answer is made of.
+const USER_CHANGES_MAX: usize = 100_000;
+/// How many questions that mostly read the index are answered at a time, and how many that fold a partition.
+const READING: usize = 4;
+const FOLDING: usize = 1;
+/// How long a request waits for its turn.
+const TURN: Duration = Duration::from_secs(4);
+
+/// What questions about the past may cost this process.
+#[derive(Clone)]
+pub struct PastBounds {
+    records: u64,
+    reading: Arc<Semaphore>,
+    folding: Arc<Semaphore>,
+}
+
+impl Default for PastBounds {
+    fn default() -> PastBounds {
+        PastBounds::new(RECORDS_DEFAULT)
+    }
+}
+
+impl PastBounds {
+    pub fn new(records: u64) -> PastBounds {
+        PastBounds {
+            records,
+            reading: Arc::new(Semaphore::new(READING)),
+            folding: Arc::new(Semaphore::new(FOLDING)),
+        }
+    }
+}
+
+/// Ends the reading when the request is dropped.
+struct Asking(Arc<AtomicBool>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs what blocks on a thread of its own, when it is its turn.
+async fn read<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    pasts: Vec<Past>,
+    records: u64,
+    answer: impl FnOnce(Vec<Past>) -> Result<T, PastError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let turn = tokio::time::timeout(TURN, turns.clone().acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else {
+        let message = "too many questions about the past are being answered; try again shortly";
+        return Err(ApiError::unavailable("busy", message));
+    };
+    let asking = Asking(Arc::default());
+    let given_up = asking.0.clone();
+    let done = tokio::task::spawn_blocking(move || {
+        let pasts = pasts.into_iter().map(|past| past.bounded(records, given_up.clone()));
+        let answer = answer(pasts.collect());
+        drop(turn);
+        answer
+    });
+    let answered = done.await;
+    drop(asking);
+    Ok(answered.map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))??)
+}
+
+impl From<PastError> for ApiError {
+    fn from(error: PastError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            PastError::Gone { .. } | PastError::Log(log::Error::Gone { .. }) => {
+                ApiError::new(StatusCode::GONE, "gone", message)
+            }
+            PastError::TooMany { .. } => ApiError::bad_request("too_much_to_read", message),
+            PastError::Cut { .. } | PastError::GivenUp => ApiError::unavailable("not_ready", message),
+            PastError::Registry(_) => ApiError::unavailable("registry_unavailable", message),
+            PastError::Log(error) => error.into(),
+            PastError::Store(_) | PastError::Unreadable { .. } => {
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message)
+            }
+        }
+    }
+}
+
+/// Returns the time that a parameter names, in one of the forms that `rollcall audit` takes.
+fn time_of(app: &AppState, query: Option<&str>, name: &str) -> Result<Option<LogTime>, ApiError> {
+    let Some(text) = parameter(query, name) else {
+        return Ok(None);
+    };
+    let time = time::parse(&text, app.engine.now_ms());
+    let bad = |error| ApiError::bad_request("bad_parameter", format!("`{name}`: {error}"));
+    time.map(Some).map_err(bad)
+}
+
+/// What is asked about one user.
+enum Question {
+    History { from: Option<LogTime>, to: Option<LogTime> },
+    Why { at: Option<LogTime> },
+}
+
+impl Question {
+    fn history(app: &AppState, query: Option<&str>) -> Result<Question, ApiError> {
+        let (from, to) = (time_of(app, query, "from")?, time_of(app, query, "to")?);
+        if let (Some(from), Some(to)) = (from, to)
+            && from > to
+        {
+            let message = format!("`from` ({from}) is after `to` ({to})");
+            return Err(ApiError::bad_request("bad_parameter", message));
+        }
+        Ok(Question::History { from, to })
+    }
+
+    fn why(app: &AppState, query: Option<&str>) -> Result<Question, ApiError> {
+        let at = time_of(app, query, "at")?;
+        Ok(Question::Why { at })
+    }
+
+    /// The path under which another node is asked the same. Times are absolute in it.
+    fn path(&self, user: &str) -> String {
+        let (route, times) = match self {
+            Question::History { from, to } => (RouteId::UserHistoryById, vec![("from", from), ("to", to)]),
+            Question::Why { at } => (RouteId::UserWhyById, vec![("at", at)]),
+        };
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("id", user);
+        for (name, time) in times {
+            if let Some(time) = time {
+                query.append_pair(name, &time.to_string());
+            }
+        }
+        format!("{}?{}", route.route().path, query.finish())
+    }
+}
+
+/// `GET /v1/users/{user}/history`
+pub async fn history(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    user: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let Path(user) = user?;
+    only(query.as_deref(), RouteId::UserHistory)?;
+    let question = Question::history(&app, query.as_deref())?;
+    about_user(&app, &Asker::of(&headers), user, question).await
+}
+
+/// `GET /v1/user/history?id=…`
+pub async fn history_by_id(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let user = required_id(query.as_deref())?;
+    only(query.as_deref(), RouteId::UserHistoryById)?;
+    let question = Question::history(&app, query.as_deref())?;
+    about_user(&app, &Asker::of(&headers), user, question).await
+}
+
+/// `GET /v1/users/{user}/why`
+pub async fn why(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    user: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let Path(user) = user?;
+    only(query.as_deref(), RouteId::UserWhy)?;
+    let question = Question::why(&app, query.as_deref())?;
+    about_user(&app, &Asker::of(&headers), user, question).await
+}
+
+/// `GET /v1/user/why?id=…`
+pub async fn why_by_id(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let user = required_id(query.as_deref())?;
+    only(query.as_deref(), RouteId::UserWhyById)?;
+    let question = Question::why(&app, query.as_deref())?;
+    about_user(&app, &Asker::of(&headers), user, question).await
+}
+
+#[derive(Serialize)]
+struct Intervals {
+    intervals: Vec<IntervalLine>,
+}
+
+async fn about_user(app: &AppState, asker: &Asker, user: String, question: Question) -> Result<Response, ApiError> {
+    let partition = partition_of(&user, app.engine.log().partitions());
+    let past = match app.engine.past(partition, Some(user.clone())).await {
+        Ok(past) => past,
+        Err(QueryError::Elsewhere) if app.peers.is_some() => {
+            let Some(peers) = &app.peers else {
+                return Err(moving(partition));
+            };
+            let url = peers.elsewhere(partition, asker)?;
+            let (status, body) = peers.ask(&url, &question.path(&user), None).await?;
+            return Ok(super::passed_on(status, body));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let bounds = &app.past;
+    match question {
+        Question::History { from, to } => {
+            let read = read(&bounds.reading, vec![past], bounds.records, move |pasts| {
+                pasts
+                    .first()
+                    .map_or(Ok(Ok(Vec::new())), |past| history_of(past, &user, from, to))
+            });
+            let intervals = read.await??;
+            Ok(super::answer(&Intervals { intervals }))
+        }
+        Question::Why { at } => {
+            let seed = app.engine.hash_seed();
+            let read = read(&bounds.folding, vec![past], bounds.records, move |pasts| {
+                let Some(past) = pasts.first() else { return Ok(None) };
+                // Another first policy comes as a record.
+                let mut why = Why::new(&user, past.partition(), Policy::default(), at, seed);
+                past.events(|offset, ts, event| match why.apply(offset, ts, event) {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                })?;
+                Ok(why.answer())
+            });
+            let answer: Option<Answer> = read.await?;
+            Ok(super::answer(&answer))
+        }
+    }
+}
+
+/// The inner error: the user has too many changes.
+fn history_of(
+    past: &Past,
+    user: &str,
+    from: Option<LogTime>,
+    to: Option<LogTime>,
+) -> Result<Result<Vec<IntervalLine>, ApiError>, PastError> {
+    if let (Some(from), Some(first)) = (from, past.first_kept()?)
+        && first.as_ref().is_none_or(|first| first.at > from)
+    {
+        return Err(past.gone(first.map(|first| first.at)));
+    }
+    let mut history = History::new(user);
+    let mut left = USER_CHANGES_MAX;
+    let mut is_cut = false;
+    past.changes_of(user, |change| {
+        is_cut = left == 0;
+        if is_cut {
+            return ControlFlow::Break(());
+        }
+        left -= 1;
+        history.apply(change);
+        ControlFlow::Continue(())
+    })?;
+    if is_cut {
+        let message = format!(
+            "the user has more than {USER_CHANGES_MAX} changes, the most for an answer over HTTP; `rollcall audit history` has \
+             no such bound"
+        );
+        return Ok(Err(ApiError::bad_request("too_much_to_read", message)));
+    }
+    Ok(Ok(history.lines(from, to)))
+}
+
+/// The totals, with the partitions that they are of, where another node asks.
+#[derive(Serialize, Deserialize)]
+struct AtAnswer {
+    #[serde(flatten)]
+    totals: TotalsLine,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heard: Option<Vec<u32>>,
+}
+
+/// `GET /v1/at`: of the whole cluster. Every partition must be heard of.
+pub async fn at(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let (asker, query) = (Asker::of(&headers), query.as_deref());
+    only(query, RouteId::At)?;
+    let missing = || ApiError::bad_request("bad_parameter", "`time` is missing: /v1/at?time=-3h");
+    let time = time_of(&app, query, "time")?.ok_or_else(missing)?;
+    let as_known = flag(query, "as_known")?;
+    let mut here = Vec::new();
+    let mut elsewhere = Vec::new();
+    let engine = &app.engine;
+    let partitions = (0..engine.log().partitions()).map(Partition);
+    let asked = partitions.map(|partition| async move { (partition, engine.past(partition, None).await) });
+    for (partition, answer) in futures_util::future::join_all(asked).await {
+        match answer {
+            Ok(past) => here.push(past),
+            Err(QueryError::Elsewhere) if app.peers.is_some() => elsewhere.push(partition),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let heard: Vec<u32> = here.iter().map(|past| past.partition().0).collect();
+    let is_behind = |past: &&Past| past.time().is_none_or(|log_time| log_time < time);
+    let mut behind: Vec<u32> = here.iter().filter(is_behind).map(|past| past.partition().0).collect();
+    let bounds = &app.past;
+    let local = read(&bounds.reading, here, bounds.records, move |pasts| {
+        let mut totals = Totals::default();
+        for past in &pasts {
+            totals.add(&Totals::from(&past.census_at(time, as_known)?));
+        }
+        Ok(totals)
+    });
+    let others = others_at(&app, &asker, &elsewhere, time, as_known);
+    let (local, others) = tokio::join!(local, others);
+    let mut totals = local?;
+    for (partial, partials_behind) in others? {
+        totals.add(&partial);
+        behind.extend(partials_behind);
+    }
+    behind.sort_unstable();
+    Ok(super::answer(&AtAnswer {
+        totals: totals.line(time, as_known, behind),
+        heard: asker.is_node().then_some(heard),
+    }))
+}
+
+/// Asks the other nodes about their partitions, all of which must be heard of.
+async fn others_at(
+    app: &AppState,
+    asker: &Asker,
+    elsewhere: &[Partition],
+    time: LogTime,
+    as_known: bool,
+) -> Result<Vec<(Totals, Vec<u32>)>, ApiError> {
+    let Some(peers) = app.peers.as_ref().filter(|_| !asker.is_node()) else {
+        return Ok(Vec::new());
+    };
+    let (owned, between) = peers.by_owner(elsewhere.iter().copied());
+    if let Some(partition) = between.first() {
+        return Err(moving(*partition));
+    }
+    let path = format!("{}?time={time}&as_known={as_known}", RouteId::At.route().path);
+    let asked = owned.iter().map(|(url, partitions)| {
+        let path = &path;
+        async move { (url, partitions, peers.ask(url, path, None).await) }
+    });
+    let mut answers = Vec::new();
+    for (url, partitions, answer) in futures_util::future::join_all(asked).await {
+        let (status, body) = answer?;
+        if status == StatusCode::GONE || status == StatusCode::BAD_REQUEST {
+            let said = serde_json::from_slice(&body);
+            let said: crate::api::error::ErrorAnswer = said.map_err(|_| unreadable(url))?;
+            let code = if status == StatusCode::GONE {
+                "gone"
+            } else {
+                "too_much_to_read"
+            };
+            return Err(ApiError::new(status, code, said.error.message));
+        }
+        if !status.is_success() {
+            let message = format!("the node {url} cannot say at the moment ({status})");
+            return Err(ApiError::unavailable("moving", message));
+        }
+        let answer: AtAnswer = serde_json::from_slice(&body).map_err(|_| unreadable(url))?;
+        let heard: BTreeSet<u32> = answer.heard.unwrap_or_default().into_iter().collect();
+        let wanted: BTreeSet<u32> = partitions.iter().map(|partition| partition.0).collect();
+        if heard != wanted {
+            let unheard = wanted.symmetric_difference(&heard).next().copied().unwrap_or_default();
+            return Err(moving(Partition(unheard)));
+        }
+        let behind = answer.totals.behind.clone();
+        answers.push((Totals::from(answer.totals), behind));
+    }
+    Ok(answers)
+}
+
+fn unreadable(url: &str) -> ApiError {
+    ApiError::unavailable("moving", format!("node {url} returned an unreadable response"))
+}

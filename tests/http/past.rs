@@ -1,0 +1,379 @@
+//! Questions about the past over HTTP: the same answers as `rollcall audit` gives of the same records.
+
+use crate::client::encoded;
+use crate::house::{House, connect, on, says, user_of};
+use rollcall::clock::ManualClock;
+use rollcall::engine::Tuning;
+use rollcall::log::memory::MemoryLog;
+use rollcall::log::{Limit, Log as _, Topic};
+use rollcall::presence::change::{Change, Output};
+use rollcall::presence::{Offset, Partition};
+use rollcall::registry::Schemas;
+use rollcall::schema::{avro, json as schema_json};
+use rollcall::sim::history;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+const ONLY: Partition = Partition(0);
+const RECORDS: usize = 260;
+
+/// A log with a random history, and where a server keeps its stores.
+struct World {
+    log: Arc<MemoryLog>,
+    clock: Arc<ManualClock>,
+    directory: tempfile::TempDir,
+    /// The lines of the records, as `rollcall log events` prints them.
+    events: Vec<String>,
+    seed: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let clock = Arc::new(ManualClock::new(1_000));
+        let world = World {
+            log: Arc::new(MemoryLog::new(1, clock.clone())),
+            clock,
+            directory: tempfile::tempdir().expect("a directory"),
+            events: Vec::new(),
+            seed,
+        };
+        world.with_records(0, RECORDS / 2)
+    }
+
+    /// Appends these of the seed's records.
+    fn with_records(mut self, from: usize, before: usize) -> World {
+        for (offset, ts, event) in history::records(self.seed, before).skip(from) {
+            let line = history::record_json(offset, ts, event.as_ref());
+            let (mut key, mut value) = (None, Vec::new());
+            match schema_json::read_line(&line).expect("a record").event {
+                Ok(event) => {
+                    avro::encode_event(&event, &mut value);
+                    key = event.user().map(|user| user.as_bytes().to_vec());
+                }
+                Err(_) => value.extend_from_slice(b"this is no event"),
+            }
+            self.log.append_at(ONLY, offset, ts, key, value).expect("appended");
+            self.events.push(line);
+        }
+        self
+    }
+
+    fn house(&self, kind: &Kind) -> House {
+        let data = self.directory.path().join("data");
+        let tuning = Tuning {
+            index_changes: kind.index_changes,
+            // Much of the index is in the store, and some is still to be written.
+            store_commit_records: 40,
+            batch_records: 30,
+            ..Tuning::default()
+        };
+        let data = kind.has_store.then_some(data);
+        let house = House::on(self.log.clone(), self.clock.clone(), data.as_deref(), tuning, None);
+        house.wait_until_folded();
+        house
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        changes(&self.log)
+    }
+
+    /// Prints the log into files; returns the arguments that name them.
+    fn files(&self, changes: &[Change]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for change in changes {
+            schema_json::output_line(&mut lines, &Output::Change(change.clone()));
+            lines.push(b'\n');
+        }
+        let path = |name: &str| self.directory.path().join(name);
+        let text = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
+        std::fs::write(path("changes"), lines).expect("written");
+        std::fs::write(path("events"), self.events.join("\n") + "\n").expect("written");
+        let named = ["--events", &text(path("events")), "--changes", &text(path("changes"))];
+        named.map(str::to_owned).to_vec()
+    }
+}
+
+fn changes(log: &MemoryLog) -> Vec<Change> {
+    let mut records = Vec::new();
+    let all = Limit {
+        records: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let start = log.range(Topic::Changes, ONLY).expect("a range").start;
+    log.read(Topic::Changes, ONLY, start, all, &mut records).expect("read");
+    let schemas = Schemas::default();
+    let change = |value: &[u8]| schemas.change(value).expect("known").expect("readable");
+    records.iter().map(|record| change(&record.value)).collect()
+}
+
+/// What a server has of changes.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    has_store: bool,
+    index_changes: u64,
+}
+
+const INDEXED: Kind = Kind {
+    has_store: true,
+    index_changes: 1_000_000,
+};
+const NOT_INDEXED: Kind = Kind {
+    has_store: true,
+    index_changes: 0,
+};
+const IN_MEMORY: Kind = Kind {
+    has_store: false,
+    index_changes: 1_000_000,
+};
+
+/// What the command prints, a line each.
+fn audit(arguments: &[&str], files: &[String]) -> Vec<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+        .arg("audit")
+        .args(arguments)
+        .arg("--json")
+        .args(files)
+        .output()
+        .expect("started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Asks the server and the command the same about a few users and moments.
+fn compare(house: &House, world: &World, about: &str) {
+    let changes = world.changes();
+    let files = world.files(&changes);
+    let last = changes.last().expect("there are changes");
+    let users: BTreeSet<&str> = changes.iter().map(|change| &*change.user).collect();
+    let mut users: Vec<&str> = users.into_iter().step_by(3).take(4).collect();
+    users.push("nobody at all");
+    let moments: Vec<u64> = changes
+        .iter()
+        .step_by(changes.len() / 3 + 1)
+        .flat_map(|change| [change.at.0, change.logged_at.0 - 1])
+        .chain([0, last.logged_at.0, last.logged_at.0 + 1_000_000_000])
+        .collect();
+    for moment in &moments {
+        for as_known in [false, true] {
+            let time = moment.to_string();
+            let mut arguments = vec!["at", &time];
+            arguments.extend(as_known.then_some("--as-known"));
+            let asked = house.get(&format!("/v1/at?time={time}&as_known={as_known}"));
+            asked.ok();
+            assert_eq!(
+                vec![asked.body],
+                audit(&arguments, &files),
+                "{about}: at {time}, {as_known}"
+            );
+        }
+    }
+    for (number, user) in users.iter().enumerate() {
+        let (from, to) = (moments[number % moments.len()], moments[(number + 1) % moments.len()]);
+        let (from, to) = (from.min(to).to_string(), from.max(to).to_string());
+        for (query, arguments) in [
+            (String::new(), vec!["history", user]),
+            (
+                format!("&from={from}&to={to}"),
+                vec!["history", user, "--from", &from, "--to", &to],
+            ),
+        ] {
+            let asked = house.get(&format!("/v1/user/history?id={}{query}", encoded(user)));
+            asked.ok();
+            let expected = format!("{{\"intervals\":[{}]}}", audit(&arguments, &files).join(","));
+            assert_eq!(asked.body, expected, "{about}: history of {user}{query}");
+        }
+        for at in [None, Some(&from)] {
+            let (query, mut arguments) = (at.map(|at| format!("?at={at}")), vec!["why", user]);
+            arguments.extend(at.into_iter().flat_map(|at| ["--at", at]));
+            let path = format!("/v1/users/{}/why{}", encoded(user), query.unwrap_or_default());
+            let asked = house.get(&path);
+            asked.ok();
+            assert_eq!(vec![asked.body], audit(&arguments, &files), "{about}: {path}");
+        }
+    }
+}
+
+#[test]
+fn what_is_answered_of_the_past_is_what_the_command_prints() {
+    // Each is started twice with half of the records: the second has what the first one left.
+    let pairs = [
+        (INDEXED, INDEXED),
+        (IN_MEMORY, IN_MEMORY),
+        (NOT_INDEXED, INDEXED),
+        (INDEXED, NOT_INDEXED),
+        (INDEXED, IN_MEMORY),
+    ];
+    for (seed, (first, second)) in (1..).zip(pairs) {
+        let world = World::new(seed);
+        let house = world.house(&first);
+        compare(&house, &world, &format!("seed {seed}, {first:?}"));
+        drop(house);
+        let world = world.with_records(RECORDS / 2, RECORDS);
+        let house = world.house(&second);
+        compare(&house, &world, &format!("seed {seed}, {first:?}, then {second:?}"));
+    }
+}
+
+/// The answers for two users and some moments, to be compared with those of another server.
+fn answers(house: &House, users: &[&str], moments: &[u64]) -> Vec<String> {
+    let users = users.iter().map(|user| format!("/v1/users/{user}/history"));
+    let moments = moments.iter().flat_map(|moment| {
+        let at = |as_known| format!("/v1/at?time={moment}&as_known={as_known}");
+        [at(true), at(false)]
+    });
+    let asked = users.chain(moments).map(|path| {
+        let asked = house.get(&path);
+        asked.ok();
+        asked.body
+    });
+    asked.collect()
+}
+
+#[test]
+fn the_index_gives_the_same_counts_as_all_changes_one_by_one() {
+    // More changes than there are between two marks.
+    let clock = Arc::new(ManualClock::new(1_000));
+    let log = Arc::new(MemoryLog::new(1, clock.clone()));
+    let mut offset = 0;
+    for round in 0..4_500u64 {
+        for user in 0..7 {
+            let name = format!("u{}", (user * 31 + round) % 50);
+            let conn = round * 7 + user;
+            let event = match (round + user) % 3 {
+                0 => json!({"type": "custom_status", "user": name, "text": format!("{conn}")}),
+                1 => on("logout", &name, conn.saturating_sub(50), json!({})),
+                _ => connect(&name, conn),
+            };
+            let mut line = json!({"offset": offset, "ts": 5_000 + round * 977});
+            let (Some(into), Some(more)) = (line.as_object_mut(), event.as_object()) else {
+                continue;
+            };
+            into.extend(more.clone());
+            let line = line.to_string();
+            let event = schema_json::read_line(&line).expect("a record");
+            let event = event.event.unwrap_or_else(|bad| panic!("{}", bad.message));
+            let mut value = Vec::new();
+            avro::encode_event(&event, &mut value);
+            let key = Some(name.into_bytes());
+            log.append_at(ONLY, Offset(offset), 5_000 + round * 977, key, value)
+                .expect("appended");
+            offset += 1;
+        }
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let serve = |data: Option<&Path>, index_changes| {
+        let tuning = Tuning {
+            index_changes,
+            ..Tuning::default()
+        };
+        let house = House::on(log.clone(), clock.clone(), data, tuning, None);
+        house.wait_until_folded();
+        house
+    };
+    let house = serve(None, 0);
+    let changes = changes(&log);
+    assert!(changes.len() > 9_000, "{}", changes.len());
+    let moments: Vec<u64> = changes.iter().step_by(700).map(|change| change.at.0).collect();
+    let users = ["u0", "u49"];
+    let expected = answers(&house, &users, &moments);
+    drop(house);
+    // In memory still, then from the store.
+    for _ in 0..2 {
+        let house = serve(Some(directory.path()), 1_000_000);
+        assert_eq!(answers(&house, &users, &moments), expected);
+    }
+    // One that begins anew at the end has to read the topic for what was before.
+    drop(serve(Some(directory.path()), 0));
+    for _ in 0..2 {
+        let house = serve(Some(directory.path()), 1_000_000);
+        assert_eq!(answers(&house, &users, &moments), expected);
+    }
+}
+
+#[test]
+fn what_is_gone_or_too_much_to_be_read_is_said() {
+    let clock = Arc::new(ManualClock::new(1_000));
+    let log = Arc::new(MemoryLog::new(1, clock.clone()));
+    let directory = tempfile::tempdir().expect("a directory");
+    let tuning = Tuning::default();
+    let house = House::on(log.clone(), clock.clone(), Some(directory.path()), tuning, Some(3));
+    for step in 0..4 {
+        house.publish(&[connect("alice", step), on("logout", "alice", step, json!({}))]);
+        house.clock.advance_ms(1_000);
+    }
+    house.wait_until_folded();
+    let error = house.get("/v1/users/alice/why").error(400, "too_much_to_read");
+    assert!(
+        error["message"]
+            .as_str()
+            .expect("text")
+            .contains("more than 3 records of the events of partition 0"),
+        "{error}"
+    );
+    // Of the index nothing of the log is read, and what is early takes few records.
+    assert_eq!(
+        house.get("/v1/users/alice/history").ok()["intervals"]
+            .as_array()
+            .map(Vec::len),
+        Some(16)
+    );
+    assert_eq!(
+        house.get("/v1/at?time=1000").ok()["users"],
+        json!({"online": 0, "push_online": 0, "offline": 1})
+    );
+    house.get("/v1/at?time=9000").error(400, "too_much_to_read");
+
+    for topic in [Topic::Changes, Topic::Events] {
+        log.drop_before(topic, ONLY, Offset(4)).expect("dropped");
+    }
+    // The oldest change that is left is of 3,000.
+    let kept = house.get("/v1/users/alice/history").ok();
+    assert_eq!(kept["intervals"][0]["from"], 3_000, "{kept}");
+    house.get("/v1/users/alice/history?from=3000").ok();
+    let error = house.get("/v1/users/alice/history?from=2999").error(410, "gone");
+    assert!(
+        error["message"]
+            .as_str()
+            .expect("text")
+            .contains("the oldest ones kept are of 3000"),
+        "{error}"
+    );
+    house.get("/v1/users/alice/why").error(410, "gone");
+    house.get("/v1/at?time=2999").error(410, "gone");
+}
+
+#[test]
+fn a_time_is_in_one_of_the_forms_of_the_command() {
+    let house = House::new(2);
+    let user = user_of(1, 2, 0);
+    house.publish(&[connect(&user, 1), says(&user, "hello")]);
+    house.wait_until_folded();
+    for time in ["1000", "1970-01-01T00:00:01Z", "-0s"] {
+        let counted = house.get(&format!("/v1/at?time={time}")).ok();
+        assert_eq!(counted["time"], 1_000, "{time}");
+        assert_eq!(counted["users"]["online"], 1);
+        // The other partition has no record, so it has no log time.
+        assert_eq!(counted["behind"], json!([0]));
+    }
+    for (path, says) in [
+        ("/v1/at?time=yesterday", "expected RFC 3339"),
+        ("/v1/at", "`time` is missing"),
+        ("/v1/at?time=5&as_known=perhaps", "must be true or false"),
+        ("/v1/users/a/history?from=5&to=4", "is after"),
+        ("/v1/users/a/history?at=5", "is no parameter of this path"),
+        ("/v1/users/a/why?at=x", "expected RFC 3339"),
+        ("/v1/user/why", "is missing"),
+    ] {
+        let error = house.get(path).error(400, "bad_parameter");
+        assert!(
+            error["message"].as_str().expect("text").contains(says),
+            "{path}: {error}"
+        );
+    }
+    assert_eq!(house.get("/v1/users/nobody/why").ok(), Value::Null);
+    assert_eq!(house.get("/v1/users/nobody/history").ok(), json!({"intervals": []}));
+}
