@@ -1,6 +1,6 @@
 //! Places where a test makes the process die: `ROLLCALL_FAILPOINT=offsets:3` aborts it the third time that it reaches
 //! `offsets`. With `panic:` in front the thread panics instead, with `hang:` it waits for ever. `offsets:3+` means from the third
-//! time on. `record:7` makes every fold of a record at offset 7 panic. Without the variable, failpoints are off and cost one
+//! time on. With `alter:` in front what is read at [`ALTERED`] is not what it is. `record:7` makes every fold of a record at offset 7 panic. Without the variable, failpoints are off and cost one
 //! comparison.
 //!
 //! | place | between |
@@ -46,11 +46,15 @@ const RECORD: &str = "record";
 /// What the names of librdkafka's calls begin with.
 const CALL: &str = "rd_kafka_";
 
+/// Where something that is read can be altered.
+pub const ALTERED: [&str; 1] = ["second-reading"];
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effect {
     Abort,
     Panic,
     Hang,
+    Alter,
 }
 
 struct Failpoint {
@@ -69,6 +73,7 @@ fn chosen() -> Option<&'static Failpoint> {
         let (effect, rest) = match text.split_once(':') {
             Some(("panic", rest)) => (Effect::Panic, rest),
             Some(("hang", rest)) => (Effect::Hang, rest),
+            Some(("alter", rest)) => (Effect::Alter, rest),
             _ => (Effect::Abort, text.as_str()),
         };
         let (place, times) = rest.split_once(':').unwrap_or((rest, "1"));
@@ -77,7 +82,11 @@ fn chosen() -> Option<&'static Failpoint> {
             .parse()
             .ok()
             .filter(|times| *times > 0 || (place == RECORD && *times == 0));
-        if !(PLACES.contains(&place) || place.starts_with(CALL)) || times.is_none() {
+        let is_known = match effect {
+            Effect::Alter => ALTERED.contains(&place),
+            Effect::Abort | Effect::Panic | Effect::Hang => PLACES.contains(&place) || place.starts_with(CALL),
+        };
+        if !is_known || times.is_none() {
             let places = PLACES.join(", ");
             eprintln!(
                 "error: ROLLCALL_FAILPOINT must be one of {places} or a call ({CALL}…), with :N for the N-th time, not {text:?}"
@@ -95,15 +104,20 @@ fn chosen() -> Option<&'static Failpoint> {
     CHOSEN.get_or_init(read).as_ref()
 }
 
+/// Whether it is to happen now, if this is the place.
+fn is_due(chosen: &Failpoint, place: &str) -> bool {
+    if chosen.place != place {
+        return false;
+    }
+    let left = chosen.left.fetch_sub(1, Ordering::AcqRel);
+    left == 1 || (chosen.repeats && left < 1)
+}
+
 /// Dies, panics or waits here if this failpoint is set.
 pub fn reach(place: &'static str) {
     if let Some(chosen) = chosen()
-        && chosen.place == place
+        && is_due(chosen, place)
     {
-        let left = chosen.left.fetch_sub(1, Ordering::AcqRel);
-        if left != 1 && !(chosen.repeats && left < 1) {
-            return;
-        }
         match chosen.effect {
             // No destructors run and no buffers are written, as if the process were killed.
             Effect::Abort => std::process::abort(),
@@ -111,8 +125,14 @@ pub fn reach(place: &'static str) {
             Effect::Hang => loop {
                 std::thread::park();
             },
+            Effect::Alter => {}
         }
     }
+}
+
+/// Whether what is read here is to be altered.
+pub fn alters(place: &'static str) -> bool {
+    chosen().is_some_and(|chosen| chosen.effect == Effect::Alter && is_due(chosen, place))
 }
 
 /// Whether a test makes something hang: then what it may take is waited for a shorter time.

@@ -47,6 +47,7 @@ struct Metrics {
     gateway_endings_refused: IntCounter,
     task_failures: IntCounterVec,
     kafka_clients_given_up: IntCounterVec,
+    event_offset_gaps: IntCounter,
 }
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -299,6 +300,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "reason",
             &GIVEN_UP,
         ),
+        event_offset_gaps: counter(
+            "rollcall_event_offset_gaps_total",
+            "Gaps in the offsets of events, which transactions of publishers leave; each was read twice",
+        ),
         registry,
     }
 });
@@ -443,6 +448,11 @@ pub fn task_failed(task: &str) {
 /// Counts a client of Kafka that was given up.
 pub fn kafka_client_given_up(reason: &str) {
     METRICS.kafka_clients_given_up.with_label_values(&[reason]).inc();
+}
+
+/// Counts gaps in the offsets of events.
+pub fn event_offset_gaps(gaps: u64) {
+    METRICS.event_offset_gaps.inc_by(gaps);
 }
 
 /// Returns all metrics in Prometheus' text format.

@@ -230,6 +230,11 @@ fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag() {
 }
 
 #[test]
+fn a_second_reading_that_differs_halts_the_partition_and_says_what_to_do() {
+    held::a_second_reading_that_differs_halts_the_partition_and_says_what_to_do(shared::bootstrap());
+}
+
+#[test]
 fn every_output_has_its_id_and_the_trace_of_its_event() {
     headers::every_output_has_its_id_and_the_trace_of_its_event(shared::bootstrap());
 }

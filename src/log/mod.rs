@@ -7,11 +7,13 @@
 //! The log moves bytes and knows nothing of what they mean. [`local`] keeps it on one machine, [`kafka`] on a cluster,
 //! [`memory`] in memory for tests, failing on demand.
 
+mod input;
 pub mod kafka;
 pub mod local;
 pub mod memory;
 mod readers;
 
+pub use input::LastRecord;
 pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader};
 
 use crate::presence::{LogTime, Offset, Partition, Revision};

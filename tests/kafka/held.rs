@@ -63,6 +63,14 @@ pub fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(bo
     });
 
     dead_publisher(&space, &["hold", "20000"]);
+    let gaps = |node: &Node| {
+        let (_, metrics) = node.get("/metrics").expect("it answers");
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("rollcall_event_offset_gaps_total "));
+        line.expect("the metric").parse::<u64>().expect("a number")
+    };
+    assert!(gaps(&node) > 0, "what was aborted leaves a gap");
     let event = |user: String| {
         json!({"type": "connect", "user": user, "platform": "linux", "device": "d", "gateway": "g", "epoch": 1, "conn": 1,
             "intent": "login"})
@@ -99,12 +107,52 @@ pub fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(bo
         is_ready(&node) && all(&node, |one| one["state"] == "live")
     });
     until(&node, "nothing is left to do", || all(&node, |one| one["lag"] == 0));
+    // Each partition has a mark of the transaction that was given up.
+    let warnings = node
+        .diary()
+        .matches("publishers use transactions in the topic of events")
+        .count();
+    assert_eq!(warnings, PARTITIONS, "one for each, once:\n{}", node.diary());
     let known = node.get("/v1/users/after-7").expect("it answers");
     assert_eq!(known.0, 200, "{known:?}");
     until(&node, "the metrics are back", || {
         gauges(&node, "rollcall_held_by_transaction_seconds")
             .iter()
             .all(|seconds| *seconds == 0.0)
+    });
+    node.stop();
+}
+
+pub fn a_second_reading_that_differs_halts_the_partition_and_says_what_to_do(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "unlike", PARTITIONS);
+    let mut node = Node::new(directory.path(), &space, 0, &[]);
+    node.start(Some("alter:second-reading:1+"));
+    until(&node, "it is ready", || is_ready(&node));
+    publisher(&space, &["abort", "2", "5"]);
+    let event = |user: String| {
+        json!({"type": "connect", "user": user, "platform": "linux", "device": "d", "gateway": "g", "epoch": 1, "conn": 1,
+            "intent": "login"})
+    };
+    let events: Vec<Value> = (0..32).map(|number| event(format!("user-{number}"))).collect();
+    let posted = ureq::post(format!("{}/v1/events", node.url())).send(json!(events).to_string());
+    assert!(posted.expect("posted").status().is_success());
+    until(&node, "the partition with the gap says so, and no other", || {
+        let says = |one: &Value| {
+            let error = one["error"].to_string();
+            error.contains("two clients that fetch different numbers of bytes")
+                && error.contains("kafka-leader-election.sh")
+        };
+        let partitions = partitions(&node);
+        partitions.len() == PARTITIONS
+            && (0..PARTITIONS).all(|one| says(&partitions[one]) == (one == 2))
+            && node.get("/readyz").is_some_and(|(status, _)| status == 503)
+    });
+    assert_eq!(partitions(&node)[2]["committed"], 0, "{:?}", partitions(&node)[2]);
+    node.stop();
+    node.start(None);
+    until(&node, "both readings are the same", || {
+        is_ready(&node) && all(&node, |one| one["lag"] == 0)
     });
     node.stop();
 }

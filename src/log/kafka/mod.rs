@@ -8,6 +8,7 @@
 //! | `owned` | a partition as its owner has it: the fence, and outputs with their position in one transaction |
 //! | `calls` | calls of librdkafka that do not return, and what is left behind then |
 //! | `partition_reader`, `native` | reading one partition, in batches, by calls of librdkafka that the crate does not have |
+//! | `event_reader` | events as their owner reads them: a gap in the offsets is read twice |
 //! | `tail`, `older` | changes and kicks for those who follow them: the newest from memory, older ones from the brokers |
 //! | `append` | events on their way in |
 //! | `owners` | who has which partition |
@@ -18,6 +19,7 @@ pub mod admin;
 mod append;
 mod calls;
 mod client;
+mod event_reader;
 mod follower;
 mod group;
 mod history_readers;
@@ -41,6 +43,7 @@ use crate::log::{
 };
 use crate::presence::{Offset, Partition, Revision};
 use append::Appender;
+use event_reader::SecondSource;
 use owned::KafkaPartition;
 use partition_reader::{PartitionReader, Source};
 use rdkafka::config::ClientConfig;
@@ -90,6 +93,8 @@ pub struct KafkaLog {
     /// In the order of [`Topic::ALL`].
     names: Names,
     events: Arc<Source>,
+    /// Reads events a second time.
+    seconds: Arc<SecondSource>,
     /// Asks for the group's committed offsets and is no member of it.
     offsets: Arc<Source>,
     appender: Appender,
@@ -130,12 +135,14 @@ impl KafkaLog {
         committed.set("group.id", &node.group);
         let offsets = Source::of_group(committed, clock.clone())?;
         let appender = Appender::new(name(Topic::Events), node.client("append"))?;
+        let seconds = Arc::new(SecondSource::new(node.client("second"), clock.clone()));
         let tail = Tail::new(node.client("tail"), clock, node.partitions, name)?;
         let log = Arc::new_cyclic(|this| KafkaLog {
             this: this.clone(),
             node,
             names,
             events,
+            seconds,
             offsets,
             appender,
             tail,
@@ -195,6 +202,10 @@ impl KafkaLog {
 
     fn events(&self) -> &Arc<Source> {
         &self.events
+    }
+
+    fn seconds(&self) -> &Arc<SecondSource> {
+        &self.seconds
     }
 
     fn offsets(&self) -> &Arc<Source> {

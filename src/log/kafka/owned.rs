@@ -13,7 +13,8 @@
 use super::KafkaLog;
 use super::calls::{Guarded, Hung};
 use super::client::{CountingContext, is_fenced, transactional, unread, unwritten};
-use super::partition_reader::{PartitionReader, Wake};
+use super::event_reader::EventReader;
+use super::partition_reader::Wake;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{
@@ -49,7 +50,7 @@ type OutputProducer = Guarded<BaseProducer<CountingContext>>;
 pub struct KafkaPartition {
     log: Arc<KafkaLog>,
     partition: Partition,
-    partition_reader: PartitionReader,
+    event_reader: EventReader,
     /// Who writes the outputs. None after a failure: what was begun may have got through or not.
     producer: Option<Arc<OutputProducer>>,
     /// How far the outputs are.
@@ -64,12 +65,12 @@ impl KafkaPartition {
         let told = log.clone();
         let wake: Wake = Box::new(move || told.tell(Topic::Events, partition));
         let name = log.name(Topic::Events);
-        let partition_reader = PartitionReader::new(log.events(), Some(Topic::Events), name, partition, Some(wake))?;
+        let event_reader = EventReader::new(log.events(), log.seconds().clone(), name, partition, wake)?;
         log.owned().fetch_add(1, Ordering::Relaxed);
         let mut owned = KafkaPartition {
             log,
             partition,
-            partition_reader,
+            event_reader,
             producer: None,
             position: Position::default(),
             fenced: false,
@@ -319,11 +320,11 @@ impl OwnedPartition for KafkaPartition {
     }
 
     fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
-        self.partition_reader.read(from, limit, into)
+        self.event_reader.read(from, limit, into)
     }
 
     fn range(&self) -> Result<Range, Error> {
-        let (start, end) = match self.partition_reader.seen_range() {
+        let (start, end) = match self.event_reader.seen_range() {
             Some(seen) => seen,
             None => self
                 .log
@@ -332,20 +333,16 @@ impl OwnedPartition for KafkaPartition {
         };
         Ok(Range {
             start: Offset(start),
-            end: Offset(end).max(self.partition_reader.end()),
+            end: Offset(end).max(self.event_reader.end()),
         })
     }
 
     fn is_at_end(&self) -> bool {
-        self.partition_reader.is_at_end()
+        self.event_reader.is_at_end()
     }
 
     fn reading(&self) -> Reading {
-        Reading {
-            reached: self.partition_reader.reached(),
-            is_at_end: self.partition_reader.is_at_end(),
-            unanswered_since_ms: self.partition_reader.unanswered_since_ms(),
-        }
+        self.event_reader.reading()
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), Error> {

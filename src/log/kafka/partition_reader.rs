@@ -27,6 +27,8 @@ use std::time::Duration;
 const SCHEMA_HEADER_NAME: &CStr = c"__value_schema_id";
 /// The same of [`crate::log::TRACE_HEADER`].
 const TRACE_HEADER_NAME: &CStr = c"traceparent";
+/// The setting of how many bytes of a partition are fetched at a time, by both of its names.
+pub const FETCH_BYTES: [&str; 2] = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
 const QUERY: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_secs(2);
 /// After so long without a record it is asked whether there are any.
