@@ -86,7 +86,7 @@ fn failpoints() -> Plan {
     plan
 }
 
-fn plans() -> [Plan; 12] {
+fn plans() -> [Plan; 13] {
     [
         plans::kills(60),
         failpoints(),
@@ -98,7 +98,8 @@ fn plans() -> [Plan; 12] {
         plans::checkpoints(3),
         plans::brokers(9),
         plans::pauses(16),
-        plans::network(14, Duration::from_millis(400)),
+        plans::leaders(12),
+        plans::network(14, Duration::from_millis(250)),
         plans::blackout(Duration::from_secs(60)),
     ]
 }

@@ -27,7 +27,7 @@ mod network;
 #[path = "kafka/peers.rs"]
 mod peers;
 #[path = "kafka/plans.rs"]
-#[expect(dead_code, reason = "the long runs have the network's faults")]
+#[expect(dead_code, reason = "the long runs have more kinds of faults")]
 mod plans;
 #[path = "kafka/proxied.rs"]
 mod proxied;

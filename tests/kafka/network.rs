@@ -24,7 +24,7 @@ pub const APIS: [Api; 9] = [
 ];
 
 /// How long to wait for a request of the chosen API; some are rare.
-const CHOICE_MAX: Duration = Duration::from_secs(2);
+const CHOICE_MAX: Duration = Duration::from_millis(200);
 
 /// The files of answers to fetches: the one that is written, and the one before it.
 const FETCHED: [&str; 2] = ["fetched", "fetched-before"];
@@ -110,15 +110,15 @@ impl RandomFaults {
 
     fn action(&mut self) -> (&'static str, Action) {
         match self.dice.roll(20) {
-            0..4 => ("network: request late", Action::Delay(self.time(1_500))),
-            4..8 => ("network: answer late", Action::DelayAnswer(self.time(1_500))),
+            0..4 => ("network: request late", Action::Delay(self.time(700))),
+            4..8 => ("network: answer late", Action::DelayAnswer(self.time(700))),
             8..11 => ("network: request lost, connection reset", Action::Lose),
             11..15 => ("network: answer lost, connection reset", Action::LoseAnswer),
             15..19 => (
                 "network: connection reset, request delivered afterwards",
                 Action::DeliverLate(self.time(800)),
             ),
-            _ => ("network: broker cut off", Action::CutOff(self.time(1_500))),
+            _ => ("network: broker cut off", Action::CutOff(self.time(1_000))),
         }
     }
 

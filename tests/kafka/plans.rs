@@ -1,7 +1,7 @@
 //! The kinds of runs; the caller sets their length.
 
 use crate::faults::Fault;
-use crate::run::Plan;
+use crate::run::{PATIENCE, Plan};
 use std::time::Duration;
 
 /// Settings of the brokers, for groups whose members do not say for themselves how long their sessions last (KIP-848):
@@ -23,6 +23,8 @@ fn plan(name: &'static str, faults: Vec<Fault>) -> Plan {
         arguments: &[],
         of_every_second: &[],
         network: None,
+        leaders_move: false,
+        patience: PATIENCE,
         faults,
     }
 }
@@ -106,6 +108,22 @@ pub fn network(count: usize, every: Duration) -> Plan {
     Plan {
         network: Some(every),
         ..plan("network", in_turn(&faults, count))
+    }
+}
+
+/// Leaders move all the time, beside faults of engines and brokers. No partition may stand still for long once its brokers
+/// are back.
+pub fn leaders(count: usize) -> Plan {
+    let faults = [
+        Fault::Kills(6),
+        Fault::BrokerKilled,
+        Fault::BrokersPaused(300),
+        Fault::CoordinatorMoved,
+    ];
+    Plan {
+        leaders_move: true,
+        patience: Duration::from_secs(60),
+        ..plan("leaders", in_turn(&faults, count))
     }
 }
 

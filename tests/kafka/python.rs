@@ -62,6 +62,27 @@ pub fn dead_publisher(space: &Space, what: &[&str]) {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "open\n", "{what:?} failed");
 }
 
+/// Leaders of partitions move as long as this is not ended; see `leaders.py`.
+pub struct LeaderMoves(Load);
+
+impl LeaderMoves {
+    pub fn start(space: &Space, seed: u64) -> LeaderMoves {
+        let mut command = python("leaders.py", space);
+        command.args(["--seed", &seed.to_string()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        LeaderMoves(Load(command.spawn().expect("it starts")))
+    }
+
+    /// Ends it. Returns how many leaders have moved.
+    pub fn end(self) -> u32 {
+        self.0
+            .end()
+            .as_u64()
+            .and_then(|moved| moved.try_into().ok())
+            .expect("a number")
+    }
+}
+
 /// The load, running.
 pub struct Load(Child);
 

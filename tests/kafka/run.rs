@@ -5,7 +5,7 @@ use crate::engine::Node;
 use crate::faults::Fault;
 use crate::network::{self, RandomFaults};
 use crate::proxied::Proxied;
-use crate::python::{self, Load, Verdict};
+use crate::python::{self, LeaderMoves, Load, Verdict};
 use crate::space::Space;
 use crate::table::Row;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a partition may make no progress when no fault is active.
-const PATIENCE: Duration = Duration::from_secs(150);
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A small deterministic source of choices.
 pub struct Dice(pub u64);
@@ -50,6 +50,10 @@ pub struct Plan {
     pub of_every_second: &'static [&'static str],
     /// How often, on average, something happens to a request between the engines and the brokers, if anything does.
     pub network: Option<Duration>,
+    /// Whether leaders of partitions move all the time.
+    pub leaders_move: bool,
+    /// How long a partition may make no progress when no fault is active.
+    pub patience: Duration,
     pub faults: Vec<Fault>,
 }
 
@@ -61,6 +65,7 @@ pub struct Run<'c> {
     pub nodes: Vec<Node>,
     /// Where checkpoints are, if any are made.
     pub checkpoints: PathBuf,
+    patience: Duration,
 }
 
 /// Runs a plan to its end and returns the result. Panics if a partition stops making progress.
@@ -99,6 +104,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
         nodes,
         checkpoints,
         space,
+        patience: plan.patience,
     };
     for node in &mut run.nodes {
         node.start(None);
@@ -114,6 +120,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
     if let Some((proxy, every)) = network {
         proxy.start_faults(RandomFaults::new(seed, every, directory.path().to_owned()));
     }
+    let moves = plan.leaders_move.then(|| LeaderMoves::start(&run.space, seed));
     let mut struck = BTreeMap::new();
     for fault in &plan.faults {
         println!("{}: {fault}", plan.name);
@@ -122,6 +129,9 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
     }
     if let Some((proxy, _)) = network {
         struck.extend(proxy.end_faults());
+    }
+    if let Some(moves) = moves {
+        struck.insert("leader moved", moves.end());
     }
     run.settle();
     let load = load.end();
@@ -174,8 +184,8 @@ impl Run<'_> {
             if holds(&places) {
                 return;
             }
-            if begun.elapsed() > PATIENCE {
-                self.give_up(&format!("not within {PATIENCE:?}: {what}: {places:?}"));
+            if begun.elapsed() > self.patience {
+                self.give_up(&format!("not within {:?}: {what}: {places:?}", self.patience));
             }
             thread::sleep(Duration::from_millis(300));
         }
