@@ -1,5 +1,7 @@
 //! `rollcall audit`: its answers against a naive recomputation, told stories, and logs that somebody has altered.
 
+#[path = "audit/proofs.rs"]
+mod proofs;
 mod server;
 #[path = "audit/tampered.rs"]
 mod tampered;

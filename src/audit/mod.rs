@@ -5,7 +5,9 @@
 //! [`verify`] and [`what_if`] fold events. Where the records come from (a data directory, Kafka, files) is the command's to know. Each type is
 //! fed one partition's records in the order of their offsets; what it keeps does not grow with the number of records.
 
+pub mod attested;
 pub mod history;
+pub mod merkle;
 pub mod snapshot;
 pub mod stored;
 pub mod time;

@@ -3,10 +3,12 @@
 //! Exit status: 0, 1 where a difference was found, 2 where there is no answer (wrong arguments, no log, records gone).
 
 mod at;
+mod heads;
 mod history;
-mod source;
+mod proof;
+pub(super) mod source;
 mod verify;
-mod what_if;
+pub(super) mod what_if;
 mod why;
 
 use crate::audit::time;
@@ -32,7 +34,9 @@ enum Question {
     History(history::Args),
     Why(why::Args),
     Verify(verify::Args),
-    Heads(verify::HeadsArgs),
+    Heads(heads::Args),
+    Prove(proof::ProveArgs),
+    CheckProof(proof::CheckArgs),
     WhatIf(what_if::Args),
 }
 
@@ -44,7 +48,9 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         Question::History(args) => history::run(&args, &mut output),
         Question::Why(args) => why::run(&args, &mut output),
         Question::Verify(args) => verify::run(&args, &mut output),
-        Question::Heads(args) => verify::heads(&args, &mut output),
+        Question::Heads(args) => heads::run(&args, &mut output),
+        Question::Prove(args) => proof::prove(&args, &mut output),
+        Question::CheckProof(args) => proof::check(&args, &mut output),
         Question::WhatIf(args) => what_if::run(&args, &mut output),
     };
     let flushed = output.flush().map_err(anyhow::Error::from);
@@ -66,7 +72,7 @@ fn json_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<
 }
 
 /// A time for people; the number itself where a calendar has no such day.
-fn shown(ms: u64) -> String {
+pub(super) fn shown(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis);
     time.map_or_else(
         || ms.to_string(),

@@ -205,6 +205,16 @@ impl AuditSource<'_> {
         }
     }
 
+    /// Refuses a partition that does not exist or that was not asked about.
+    pub fn asks_for(&self, partition: Partition) -> anyhow::Result<()> {
+        if !self.asked()?.contains(&partition) {
+            bail!(
+                "partition {partition} is not among those that are read; with files, --partition says which one they are of"
+            );
+        }
+        Ok(())
+    }
+
     /// Returns the partition of a user.
     pub fn partition_of(&self, user: &str) -> Partition {
         match self {

@@ -1,16 +1,16 @@
-//! `rollcall audit verify` and `heads`: whether the topics are what the events say.
+//! `rollcall audit verify`: whether the topics are what the events say.
 
 use super::json_line;
 use super::source::{AuditSource, FoundOutputs, SourceFlags, topic_of};
+use crate::audit::attested::bytes;
 use crate::audit::stored::StoredFold;
-use crate::audit::verify::{Compared, Difference, Verified, Verifier, hex};
+use crate::audit::verify::{Compared, Difference, Verified, Verifier};
 use crate::checkpoint::Checkpoints;
 use crate::command::{hash_seed, table};
 use crate::log::{Position, Topic};
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
 use anyhow::{Context as _, bail};
-use serde::Serialize;
 use serde_json::value::RawValue;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -32,22 +32,10 @@ pub struct Args {
     source: SourceFlags,
 }
 
-/// The chain over all outputs of each partition, to be kept elsewhere for `verify --head`
-#[derive(clap::Args)]
-pub struct HeadsArgs {
-    #[command(flatten)]
-    source: SourceFlags,
-}
-
 type Head = [u8; 32];
 
 fn head(text: &str) -> Result<Head, String> {
-    let digit = |at: usize| text.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
-    let bytes: Option<Vec<u8>> = (0..32).map(|byte| digit(2 * byte)).collect();
-    let bytes = bytes
-        .filter(|_| text.len() == 64)
-        .and_then(|bytes| bytes.try_into().ok());
-    bytes.ok_or_else(|| "expected the 64 hexadecimal digits that `rollcall audit heads` prints".to_owned())
+    bytes(text).ok_or_else(|| "expected the 64 hexadecimal digits that `rollcall audit heads` prints".to_owned())
 }
 
 enum Checked {
@@ -292,60 +280,4 @@ fn compare_rest(
         }
     }
     Ok(Ok(()))
-}
-
-/// The head of a partition, as it is printed.
-#[derive(Serialize)]
-struct HeadLine {
-    partition: u32,
-    /// The next event to be folded.
-    next: u64,
-    changes: u64,
-    head: String,
-}
-
-pub fn heads(args: &HeadsArgs, output: &mut impl Write) -> anyhow::Result<u8> {
-    let policy = args.source.first_policy()?;
-    let heads = args.source.each_partition(|source, partition| {
-        if let Some(position) = source.position(partition)? {
-            return Ok(HeadLine {
-                partition: partition.0,
-                next: position.next.0,
-                changes: position.seq,
-                head: hex(&position.chain),
-            });
-        }
-        let mut verifier = Verifier::new(partition, policy.clone(), hash_seed());
-        let mut next = 0;
-        source.events(partition, |offset, ts, event| {
-            verifier.fold(offset, ts, event.as_ref().map_err(Clone::clone), &mut |_| {});
-            for topic in Compared::ALL {
-                verifier.skip(topic);
-            }
-            next = offset.0 + 1;
-            Ok(ControlFlow::Continue(()))
-        })?;
-        let (chain, changes) = verifier.head();
-        Ok(HeadLine {
-            partition: partition.0,
-            next,
-            changes,
-            head: hex(&chain),
-        })
-    })?;
-    for head in &heads {
-        if args.source.json {
-            json_line(output, head)?;
-        } else {
-            writeln!(
-                output,
-                "partition {}: {} (events before offset {}, {} changes)",
-                head.partition, head.head, head.next, head.changes
-            )?;
-        }
-    }
-    if heads.is_empty() {
-        bail!("the log has no partitions");
-    }
-    Ok(0)
 }
