@@ -8,6 +8,7 @@ mod descriptors;
 mod directories;
 mod first_policy;
 pub mod fold;
+pub mod forget;
 pub mod gateway;
 pub mod health;
 pub mod kick;

@@ -1,4 +1,6 @@
-//! `rollcall policy`: shows or replaces the policy of a running server.
+//! `rollcall policy`: shows, checks or replaces the policy of a running server, and lists those of a log.
+
+mod check;
 
 use super::remote::{Client, Server, printed};
 use super::table::plain;
@@ -23,6 +25,7 @@ pub struct Args {
 #[derive(clap::Subcommand, Debug)]
 enum What {
     /// Shows the policy in force, with all defaults filled in
+    #[command(visible_alias = "show")]
     Get {
         #[command(flatten)]
         server: Server,
@@ -30,6 +33,7 @@ enum What {
     /// Publishes a policy and shows how it differs from the one in force; requires a token with the scope admin
     ///
     /// The file is checked first. A setting that it does not name gets its default, not the value in force.
+    #[command(visible_alias = "apply")]
     Set {
         /// JSON file with the policy
         file: PathBuf,
@@ -39,12 +43,18 @@ enum What {
         #[command(flatten)]
         server: Server,
     },
+    /// Says in words what a policy would change, and refuses one that is not valid; publishes nothing
+    Check(Box<check::CheckArgs>),
+    /// Lists the policies that the log has, each with its record and how it differs from the one before
+    History(Box<check::HistoryArgs>),
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     printed(match args.what {
         What::Get { server } => get(&server),
         What::Set { file, dry_run, server } => set(&file, dry_run, &server),
+        What::Check(args) => check::check(&args),
+        What::History(args) => check::history(&args),
     })
 }
 

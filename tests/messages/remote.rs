@@ -119,6 +119,35 @@ fn users_are_shown_and_kicked_and_stats_and_policy_are_read_and_set() {
     });
     let did = house.prints(&["policy", "set", "policy.json"]);
     assert_eq!(did, "published; no differences\n");
+
+    assert_eq!(
+        house.prints(&["policy", "check", "policy.json"]),
+        "valid; nothing would change\n"
+    );
+    std::fs::write(
+        &file,
+        r#"{"platforms":{"web":{"timeout_ms":70000}},"instances":{"web":3}}"#,
+    )
+    .expect("written");
+    let said = house.prints(&["policy", "check", "policy.json"]);
+    for word in [
+        "platforms.web.timeout_ms: 60000 → 70000",
+        "How long a device on web may be silent",
+        "On how many devices of kind web",
+    ] {
+        assert!(said.contains(word), "{said}");
+    }
+    let data = house.directory.path().join("data").display().to_string();
+    let said = house.prints(&["policy", "check", "policy.json", "--against", &data]);
+    assert!(said.contains("false offlines") && said.contains("would be"), "{said}");
+    let mut command = rollcall(&["policy", "history", "--partition", "0", "--data", &data]);
+    let said = String::from_utf8(command.output().expect("run").stdout).expect("text");
+    assert!(said.contains("outage.grace_ms") && said.contains("offset"), "{said}");
+
+    assert!(house.prints(&["forget", "alice"]).contains("docs/privacy.md"));
+    assert!(refused(house.command(&["forget", "alice"], ADMIN)).contains("nothing to forget"));
+    assert!(refused(house.command(&["forget", "a/b"], READER)).contains("scope"));
+    assert!(house.json(&["forget", "a/b"]).is_object());
 }
 
 #[test]
