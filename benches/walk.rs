@@ -1,5 +1,5 @@
 //! The whole partition processor: it reads, decodes and folds records, and encodes, chains and commits the outputs; first on a
-//! log in memory without a store, then on the embedded log with a store, including its commits.
+//! log in memory without a store, then on the embedded log with a store, including its commits, with an index of changes and without.
 //!
 //! A million users with one online device each, in random order, one record each; appending them is not measured. The
 //! difference to the core (`benches/core.rs`) is the cost of records, outputs and disks. `ROLLCALL_BENCH_USERS` sets the number
@@ -40,6 +40,12 @@ fn main() {
     };
     run("on a log in memory", ROUNDS.0, log.clone(), clock, None, drop_read);
 
+    // The difference of the two is the cost of the index of changes.
+    on_disk("on the embedded log, with a store", Tuning::default().index_changes);
+    on_disk("on the embedded log, with a store without an index of changes", 0);
+}
+
+fn on_disk(on: &str, index_changes: u64) {
     let directory = tempfile::tempdir().expect("a directory");
     let clock = Arc::new(ManualClock::new(START_MS));
     let settings = Settings {
@@ -49,26 +55,35 @@ fn main() {
     };
     let log = LocalLog::open(&directory.path().join("log"), settings, clock.clone()).expect("opened");
     let store = directory.path().join("store");
-    run(
-        "on the embedded log, with a store",
-        ROUNDS.1,
-        Arc::new(log),
-        clock,
-        Some(&store),
-        || (),
-    );
+    let kept = Some((&*store, index_changes));
+    run(on, ROUNDS.1, Arc::new(log), clock, kept, || ());
+    let bytes: u64 = std::fs::read_dir(&store)
+        .expect("a store")
+        .map(|file| file.expect("a file").metadata().expect("its size").len())
+        .sum();
+    println!("{:<44} {:>12}", "store on disk, KiB", bytes >> 10);
 }
 
-fn run(on: &str, rounds: u64, log: Arc<dyn Log>, clock: Arc<ManualClock>, store: Option<&Path>, drop_read: impl Fn()) {
+fn run(
+    on: &str,
+    rounds: u64,
+    log: Arc<dyn Log>,
+    clock: Arc<ManualClock>,
+    store: Option<(&Path, u64)>,
+    drop_read: impl Fn(),
+) {
     let count = users::count();
     heading(&format!("walk {on}, {count} users"));
     let first = Policy::default();
     let mut walk = PartitionProcessor::open(
         log.take_up(P).expect("a partition"),
-        store,
+        store.map(|(directory, _)| directory),
         &first,
         clock.clone(),
-        Tuning::default(),
+        Tuning {
+            index_changes: store.map_or(0, |(_, index_changes)| index_changes),
+            ..Tuning::default()
+        },
     )
     .expect("opened");
     let mut pass = |order: &[u32], event: &dyn Fn(u32) -> Event<'static>| {
