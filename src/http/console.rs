@@ -12,7 +12,7 @@ use axum::response::{Html, IntoResponse, Response};
 use std::net::SocketAddr;
 
 /// What browsers load without a token: it is in the repository and says nothing of this server.
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 15] = [
     ("/rollcall.js", include_str!("../../clients/js/rollcall.js")),
     ("/console/style.css", include_str!("console/style.css")),
     ("/console/changes.js", include_str!("console/changes.js")),
@@ -21,6 +21,7 @@ const FILES: [(&str, &str); 14] = [
     ("/console/kicks.js", include_str!("console/kicks.js")),
     ("/console/main.js", include_str!("console/main.js")),
     ("/console/operator.js", include_str!("console/operator.js")),
+    ("/console/past.js", include_str!("console/past.js")),
     ("/console/pretend.js", include_str!("console/pretend.js")),
     ("/console/sentences.js", include_str!("console/sentences.js")),
     ("/console/server.js", include_str!("console/server.js")),

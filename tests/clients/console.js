@@ -144,6 +144,87 @@ async function past(page) {
   await page.locator('#conn.live').waitFor();
 }
 
+/** A user's timeline, why the user has its status, and the totals at a time. */
+async function timeline(page, user) {
+  await openTab(page, 'Watch');
+  await page.locator('#who').fill(user);
+  await page.locator('#who').press('Enter');
+  await page.locator('#past .bar.online').first().waitFor();
+  const rows = await page.locator('#past text.t').allTextContents();
+  assert.equal(rows[0], 'User');
+  assert.ok(rows.length > 1, `a row for each device: ${rows}`);
+  // What a bar says is what the server says of it.
+  const answer = await page.request.get(new URL(`v1/users/${user}/history`, url).href);
+  const { intervals } = await answer.json();
+  assert.equal(await page.locator('#past .hit').count(), intervals.length);
+  assert.ok(intervals.some((one) => one.platform !== null), 'devices have intervals');
+  const causes = await page.locator('#past text.c').allTextContents();
+  assert.ok(causes.includes('login'), `causes are written beside the bars: ${causes}`);
+  const last = intervals.filter((one) => one.platform === null).length - 1;
+  await page.locator('#past .hit').nth(last).focus();
+  await page.keyboard.press('Enter');
+  await page.locator('#past-about', { hasText: `change ${intervals[last].change}` }).waitFor();
+  await page.locator('#past-about').getByRole('button', { name: /^Why was the user/ }).click();
+  await page.locator('#past-about .chain li').first().waitFor();
+  await page.locator('#why-ask').click();
+  const first = page.locator('#why .chain li').first();
+  await first.waitFor();
+  assert.match(await first.innerText(), /^Change \d+-\d+-\d+: .*, with the record at offset [\d,]+\.$/);
+  await page.locator('#why .chain li', { hasText: 'The evidence is the' }).waitFor();
+}
+
+/** The user's panel in both colour schemes and both widths. */
+async function timelineLooks(page) {
+  const now = Date.now(), hour = 3_600_000;
+  /* A day with a phone that is lost and comes back, a tablet, and a page that flaps. */
+  const row = (platform, device, ...stretches) => stretches.map(([status, ago, cause], at) => {
+    const next = stretches[at + 1];
+    const end = next ? { to: now - next[1] * hour, end_cause: next[2], end_change: `0-${at}-1`, end_evidence: at } : { to: null, end_cause: null, end_change: null, end_evidence: null };
+    return { user: 'bob', platform, device, status, from: now - ago * hour, cause, change: `0-${at}-0`, evidence: at, ...end };
+  });
+  const flaps = Array.from({ length: 12 }, (_, at) => [at % 2 ? 'offline' : 'online', 6 - at * 0.1, at % 2 ? 'closed' : 'resume']);
+  const intervals = [
+    ...row(null, null, ['online', 22, 'login'], ['push_online', 15, 'timeout'], ['offline', 10, 'push_expired'], ['online', 8, 'login']),
+    ...row('android', 'phone', ['online', 22, 'login'], ['push_online', 15, 'timeout'], ['offline', 10, 'push_expired'], ['online', 8, 'login'], ['push_online', 1, 'gateway_lost']),
+    ...row('ipad', 'tablet', ['online', 4, 'login']),
+    ...row('web', 'a-tab-with-a-rather-long-name', ...flaps),
+  ];
+  await page.route('**/history*', (route) => route.fulfill({ json: { intervals } }));
+  await page.getByLabel('How far back the timeline goes').selectOption('1 day');
+  await page.waitForFunction((count) => document.querySelectorAll('#past .hit').length === count, intervals.length);
+  const causes = await page.locator('#past text.c').allTextContents();
+  for (const cause of ['heartbeats stopped', 'gateway lost']) assert.ok(causes.includes(cause), `${cause}: ${causes}`);
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme });
+    for (const width of [1280, 360]) {
+      await page.setViewportSize({ width, height: 1100 });
+      const fits = () => {
+        const most = document.getElementById('past').clientWidth;
+        return [...document.querySelectorAll('#past .bar')].every((bar) => Number(bar.getAttribute('x')) + Number(bar.getAttribute('width')) <= most + 3);
+      };
+      await page.waitForFunction(fits);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(wide <= 0, `the user's panel in ${colorScheme} is ${wide} px wider than ${width}`);
+      await page.screenshot({ path: path.join(directory, `user-${colorScheme}-${width}.png`), fullPage: width < 1000 });
+      await page.locator('.past').screenshot({ path: path.join(directory, `timeline-${colorScheme}-${width}.png`) });
+    }
+  }
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await page.emulateMedia({ colorScheme: 'light' });
+  await page.unrouteAll({ behavior: 'wait' });
+}
+
+async function totals(page) {
+  await openTab(page, 'Watch');
+  await page.getByRole('button', { name: 'Compare with now' }).click();
+  await page.locator('#at-table').waitFor();
+  const rows = await page.locator('#at-rows tr').evaluateAll((list) => list.map((row) => [...row.children].map((cell) => cell.textContent)));
+  assert.deepEqual(rows.slice(0, 3).map((row) => row[0]), ['Users online', 'Users push online', 'Users offline']);
+  // Ten minutes ago nobody was there.
+  assert.deepEqual(rows[0][1], '0');
+  assert.notEqual(rows[0][2], '0');
+}
+
 /** Opens a tab with the keyboard. */
 async function openTab(page, name) {
   const tab = page.getByRole('tab', { name });
@@ -364,6 +445,10 @@ const SCENES = {
     assert.equal(await page.locator('#try-add').isVisible(), false);
     assert.equal(await page.locator('#tries .try').count(), 0);
     await ownGateway(page);
+    await timeline(page, 'bob');
+    await timelineLooks(page);
+    await page.getByRole('button', { name: 'Close the look-up' }).click();
+    await totals(page);
     await operator(page);
     await onKafka(page);
   },

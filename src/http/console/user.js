@@ -6,6 +6,7 @@ import { api, isLocked, logNow, observe } from './server.js';
 import { watch } from './watch.js';
 import { actions } from './operator.js';
 import { LOST, sentence, transition } from './sentences.js';
+import { drawPast, showPast, timeline, whyNow } from './past.js';
 
 export const look = {user: null, data: null, changes: null, err: null, at: 0, gen: 0, busy: false, again: false, from: null, y: 0, key: ''};
 let ticks = [];                /* functions run each second while the panel is open */
@@ -50,6 +51,7 @@ export async function fetchLook(announce) {
   if (look.busy) { look.again = true; return; }
   const gen = look.gen, path = 'v1/users/' + encodeURIComponent(look.user);
   look.busy = true; look.at = mono();
+  const asked = look.user;
   const [a, b] = await Promise.allSettled([api(path), api(path + '/changes?limit=20')]);
   if (gen !== look.gen) return;
   look.busy = false;
@@ -57,6 +59,7 @@ export async function fetchLook(announce) {
     look.data = a.value; look.err = null; look.okAt = Date.now();
     if (a.value.as_of) observe(a.value.as_of.partition, a.value.as_of.time);
   } else { look.err = a.reason; if (a.reason.status === 404) look.data = null; }
+  if (look.data) showPast(asked, look.data.as_of ? look.data.as_of.partition : 0); else timeline.hidden = true;
   if (b.status === 'fulfilled') look.changes = b.value.changes || [];
   if (announce) say(look.data ? look.user + ' is ' + word(look.data.status) + ', ' + plural((look.data.devices || []).length, 'device') + '.' : look.err.status === 404 ? 'User ' + look.user + ' is not known.' : 'The look-up failed.');
   drawLook();
@@ -101,19 +104,21 @@ export function drawLook(force) {
   if (u) {
     out.push(tick(h('p.err'), () => watch.fails ? 'Disconnected: as of ' + clock(look.okAt) + '.' : ''));
     const part = u.as_of ? u.as_of.partition : -1, ds = u.devices || [];
-    out.push(h('p.big', glyph(u.status), h('b', null, word(u.status)), h('span.mut', 'since ', timeEl(u.since), ' · ', tick(h('span'), () => ago(u.since, part).replace(' ago', '')))));
+    const [why, because] = whyNow(u.user);
+    out.push(h('p.big', glyph(u.status), h('b', null, word(u.status)), h('span.mut', 'since ', timeEl(u.since), ' · ', tick(h('span'), () => ago(u.since, part).replace(' ago', ''))), why));
+    out.push(because);
     if (u.custom_status != null) out.push(h('p.quote', h('span.sr', 'Custom status: '), u.custom_status));
     out.push(pairs('Last seen', when(u.last_seen, part), 'Version', num(u.version), 'Read at', u.as_of && 'partition ' + part + ', offset ' + num(u.as_of.offset)), h('h3', null, ds.length ? plural(ds.length, 'device') : 'Devices'));
     if (!ds.length) out.push(h('p.mut', 'No device is logged in.'));
     const ul = h('ul'); ds.forEach(d => ul.append(devOf(d, part))); out.push(ul);
   }
-  if (u) out.push(actions(look.user));
+  if (u) out.push(timeline, actions(look.user));
   if (look.changes && look.changes.length) {
     const ol = h('ol.hist');
     for (const c of look.changes) ol.append(h('li', timeEl(c.at), h('div', null, transition(c), h('span.what', null, sentence(c)))));
     out.push(h('h3', 'Last changes'), ol);
   } else if (u && look.changes) out.push(h('h3', 'Last changes'), h('p.mut', 'No changes are kept here.'));
-  const top = $('look').scrollTop; body.replaceChildren(...out); $('look').scrollTop = top;
+  const top = $('look').scrollTop; body.replaceChildren(...out); $('look').scrollTop = top; drawPast();
 }
 function devOf(d, part) {
   const f = fate(d), li = h('li', {className: 'dev ' + (d.status in STATUS ? d.status : '')});
