@@ -3,6 +3,8 @@
 //! Engines are processes; the load and the reader use third-party clients (Python: confluent-kafka and fastavro). These are the
 //! short runs; `make test-faults` has the long ones. `ROLLCALL_TEST_SEED` repeats one.
 
+#[path = "kafka/audited.rs"]
+mod audited;
 #[path = "kafka/broker.rs"]
 mod broker;
 #[path = "gateway/client.rs"]
@@ -232,6 +234,11 @@ fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag() {
 #[test]
 fn a_second_reading_that_differs_halts_the_partition_and_says_what_to_do() {
     held::a_second_reading_that_differs_halts_the_partition_and_says_what_to_do(shared::bootstrap());
+}
+
+#[test]
+fn what_is_published_is_verified_and_what_is_added_is_found() {
+    audited::what_is_published_is_verified_and_what_is_added_is_found(shared::bootstrap());
 }
 
 #[test]

@@ -4,6 +4,7 @@
                                                                      and dies, so that it is open until it times out
   publisher.py --kafka HOST:PORT --prefix P abort PARTITION COUNT     writes so many events and gives them up
   publisher.py --kafka HOST:PORT --prefix P owner PARTITION JSON      writes a record into the topic of owners
+  publisher.py --kafka HOST:PORT --prefix P again TOPIC               writes the last record of partition 0 once more
 """
 
 import argparse
@@ -19,7 +20,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kafka", required=True)
     parser.add_argument("--prefix", required=True)
-    parser.add_argument("what", choices=["hold", "abort", "owner"])
+    parser.add_argument("what", choices=["hold", "abort", "owner", "again"])
     parser.add_argument("words", nargs="*")
     args = parser.parse_args()
     events = f"{args.prefix}.events"
@@ -28,6 +29,18 @@ def main():
         partition, value = args.words
         producer = kafka.Producer(settings)
         producer.produce(f"{args.prefix}.owners", key=partition, value=value, partition=0)
+        sys.exit(producer.flush(30))
+    if args.what == "again":
+        topic = f"{args.prefix}.{args.words[0]}"
+        reading = {"group.id": "again", "isolation.level": "read_committed", "enable.partition.eof": True}
+        reader = kafka.Consumer(settings | reading)
+        reader.assign([kafka.TopicPartition(topic, 0, 0)])
+        last = None
+        while (record := reader.poll(30)) is not None and not record.error():
+            last = record
+        reader.close()
+        producer = kafka.Producer(settings)
+        producer.produce(topic, key=last.key(), value=last.value(), partition=0)
         sys.exit(producer.flush(30))
     settings["transactional.id"] = f"{args.prefix}-publisher"
     if args.what == "hold":

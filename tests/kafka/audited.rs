@@ -1,0 +1,54 @@
+//! `rollcall audit` on Kafka: what an engine has published is verified, and what somebody adds to it is found.
+
+use crate::engine::Node;
+use crate::python;
+use crate::space::Space;
+use serde_json::{Value, json};
+use std::process::Command;
+
+fn audit(space: &Space, arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
+    let output = Command::new(python::program())
+        .arg("audit")
+        .args(arguments)
+        .args(["--json", "--kafka", &space.bootstrap])
+        .args(["--topic-prefix", &space.prefix, "--group", &space.group])
+        .output()
+        .expect("it starts");
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines = printed.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let lines = lines.collect();
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() < Some(2), "{failed}");
+    (output.status.code(), lines)
+}
+
+pub fn what_is_published_is_verified_and_what_is_added_is_found(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "audited", 1);
+    let mut node = Node::new(directory.path(), &space, 0, &[]);
+    node.start(None);
+    // Three changes with a state each, two kicks, one malformed record.
+    python::run("headers.py", &space, &["9"]);
+    let (status, verified) = audit(&space, &["verify"]);
+    assert_eq!(status, Some(0), "{verified:?}");
+    let counts = ["changes", "kicks", "quarantined"].map(|key| &verified[0][key]);
+    assert_eq!(counts, [&json!(3), &json!(2), &json!(1)]);
+    assert_eq!(audit(&space, &["heads"]).1[0]["head"], verified[0]["head"]);
+
+    let policy = directory.path().join("policy.json");
+    std::fs::write(&policy, "{\"login\":\"multi\"}").expect("written");
+    let (status, lines) = audit(&space, &["what-if", "--policy", policy.to_str().expect("UTF-8")]);
+    assert_eq!(
+        (status, &lines[0]["changes"]),
+        (Some(0), &json!({"was": 3, "would": 3}))
+    );
+
+    node.stop();
+    python::publisher(&space, &["again", "changes"]);
+    let (status, lines) = audit(&space, &["verify"]);
+    let found = [&lines[0]["topic"], &lines[0]["expected"], &lines[0]["found"]["cause"]];
+    assert_eq!(
+        (status, found),
+        (Some(1), [&json!("changes"), &Value::Null, &json!("forgotten")])
+    );
+}
