@@ -47,7 +47,7 @@ const RECORD: &str = "record";
 const CALL: &str = "rd_kafka_";
 
 /// Where something that is read can be altered.
-pub const ALTERED: [&str; 1] = ["second-reading"];
+pub const ALTERED: [&str; 2] = ["second-reading", "last-record"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effect {

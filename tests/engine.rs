@@ -7,7 +7,7 @@ use rollcall::clock::ManualClock;
 use rollcall::engine::partition::PartitionProcessor;
 use rollcall::engine::{Error, RevisionAt, Tuning};
 use rollcall::log::memory::{CommitFault, MemoryLog};
-use rollcall::log::{self, Limit, Log as _, Record, Topic};
+use rollcall::log::{self, Commit, Limit, Log as _, Position, Record, Topic};
 use rollcall::presence::change::Output;
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Offset, Partition, Revision};
@@ -456,4 +456,65 @@ fn what_a_later_version_wrote_halts_the_partition_and_is_left_as_it_is() {
     let walk = world.open(Some(&store)).expect("made again");
     assert!(directory.path().join("0.old").exists());
     assert_eq!(walk.applied(), Offset(0));
+}
+
+#[test]
+fn who_reads_other_events_than_before_says_so_also_where_no_output_differs() {
+    let world = |conn: u64, position: Option<Position>| {
+        let event = |offset: u64, rest: &str| {
+            format!(
+                r#"{{"offset":{offset},"ts":{},"user":"alice","platform":"android","device":"a","gateway":"g","epoch":1,{rest}}}"#,
+                1_000 + offset
+            )
+        };
+        // The second is before its connect, so it is remembered and gives no output.
+        let lines = [
+            event(0, r#""type":"connect","conn":1,"intent":"login""#),
+            event(1, &format!(r#""type":"disconnect","conn":{conn},"reason":"closed""#)),
+        ];
+        let world = World::new(&lines.join("\n"), Partition(0), 1, Policy::default(), Tuning::default());
+        if let Some(position) = position {
+            let mut owned = world.log.take_up(Partition(0)).expect("taken up");
+            let commit = Commit {
+                position,
+                ..Commit::default()
+            };
+            owned.commit(&commit).expect("committed");
+        }
+        world
+    };
+    let fold = |world: &World| {
+        let mut walk = world.open(None)?;
+        while walk.step(one_record())?.records > 0 {}
+        walk.commit_store()?;
+        Ok::<Position, Error>(walk.committed())
+    };
+    let position = fold(&world(7, None)).expect("folded");
+    let last = position.input.expect("kept").last.expect("there was one");
+    assert_eq!((last.offset, last.ts), (Offset(1), 1_001));
+    assert_eq!(fold(&world(7, Some(position))).expect("the same"), position);
+    let error = fold(&world(8, Some(position)))
+        .expect_err("it is another event")
+        .to_string();
+    assert!(
+        error.contains("reading the log again up to offset 2 gives other events than were read"),
+        "{error}"
+    );
+    let folded_otherwise = Position {
+        chain: [1; 32],
+        ..position
+    };
+    let error = fold(&world(7, Some(folded_otherwise)))
+        .expect_err("another chain")
+        .to_string();
+    assert!(
+        error.contains("gives other outputs than were committed, from the same events"),
+        "{error}"
+    );
+    // A version that did not keep what was read leaves nothing to compare with.
+    let unknown = Position {
+        input: None,
+        ..position
+    };
+    fold(&world(8, Some(unknown))).expect("nothing is known of what was read");
 }

@@ -232,6 +232,11 @@ fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag() {
 }
 
 #[test]
+fn each_start_reads_the_last_record_again() {
+    held::each_start_reads_the_last_record_again(shared::bootstrap());
+}
+
+#[test]
 fn a_second_reading_that_differs_halts_the_partition_and_says_what_to_do() {
     held::a_second_reading_that_differs_halts_the_partition_and_says_what_to_do(shared::bootstrap());
 }

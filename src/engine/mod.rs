@@ -130,8 +130,8 @@ pub enum Error {
     Checkpoint(#[from] checkpoint::Error),
     /// Folding the log again does not give what was given before.
     #[error(
-        "partition {partition}: folding the log again up to offset {next} gives other outputs than were committed \
-         (time, seq or chain differ)"
+        "partition {partition}: {}",
+        divergence(*next, folded.was_read_alike(committed))
     )]
     Diverged {
         partition: Partition,
@@ -236,7 +236,29 @@ impl fmt::Display for RevisionAt {
     }
 }
 
+/// What went otherwise than before: reading, folding, or it is not known.
+fn divergence(next: Offset, was_read_alike: Option<bool>) -> String {
+    let outputs = format!("folding the log again up to offset {next} gives other outputs than were committed");
+    let parts = "time, seq, chain or revision differ";
+    match was_read_alike {
+        Some(false) => format!(
+            "reading the log again up to offset {next} gives other events than were read when its outputs were committed: \
+             the log was altered, or a broker does not give the same to everybody"
+        ),
+        Some(true) => format!("{outputs}, from the same events ({parts})"),
+        None => format!("{outputs} ({parts})"),
+    }
+}
+
 impl Error {
+    /// Whether other events may have been read than before.
+    fn may_be_of_reading(&self) -> bool {
+        match self {
+            Error::Diverged { folded, committed, .. } => folded.was_read_alike(committed) != Some(true),
+            _ => false,
+        }
+    }
+
     /// Whether folding the log again from its start may repair it.
     fn is_the_stores(&self) -> bool {
         match self {

@@ -9,7 +9,7 @@ use super::headers::{HeaderWriter, OutputFacts};
 use super::index::UserIndex;
 use super::outcomes::Kept;
 use super::rejected::{self, Groups, Rejected};
-use crate::log::{Commit, CurrentRecord, Headers, NewRecord, OwnedPartition, Position};
+use crate::log::{Commit, CurrentRecord, Headers, Input, NewRecord, OwnedPartition, Position, Record};
 use crate::metrics;
 use crate::presence::change::{IgnoreReason, Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Revision};
@@ -35,6 +35,10 @@ pub struct Outbox {
     seq: u64,
     /// In force before the record that is folded next.
     pub revision: Revision,
+    /// What was read before it; none: a version that did not keep it wrote the store.
+    pub input: Option<Input>,
+    /// The same without the record that was read last.
+    input_before_last: Option<Input>,
     /// What is gathered for the next commit.
     gathered: Commit,
     gathered_bytes: usize,
@@ -80,6 +84,8 @@ impl Outbox {
             chain,
             seq,
             revision: Revision::FIRST,
+            input: Some(Input::default()),
+            input_before_last: None,
             gathered: Commit::default(),
             gathered_bytes: 0,
             commit_bytes,
@@ -124,9 +130,22 @@ impl Outbox {
         }
         self.checked = true;
         // Nothing was given since the point itself, even if a record ended at it: the chain would tell.
-        let here = self.position(next, outputs, time);
+        let is_in_record = next == self.target.next;
+        let here = Position {
+            input: if is_in_record {
+                self.input
+            } else {
+                self.input_before_last
+            },
+            ..self.position(next, outputs, time)
+        };
         let check = |position: &Position| (position.time, position.seq, position.chain, position.revision);
-        if check(&here) == check(&self.target) {
+        let was_read_alike = here.was_read_alike(&self.target);
+        if check(&here) == check(&self.target) && was_read_alike != Some(false) {
+            if was_read_alike.is_none() {
+                let known = self.target.input.filter(|_| is_in_record);
+                self.input = known.or(self.input).or(Some(Input::since(next)));
+            }
             return Ok(());
         }
         Err(Error::Diverged {
@@ -145,6 +164,15 @@ impl Outbox {
             seq: self.seq,
             chain: self.chain,
             revision: self.revision,
+            input: self.input,
+        }
+    }
+
+    /// Notes that a record was read and is done.
+    pub fn read(&mut self, record: &Record) {
+        self.input_before_last = self.input;
+        if let Some(input) = &mut self.input {
+            input.take(record);
         }
     }
 

@@ -185,6 +185,7 @@ impl PartitionProcessor {
         }
         let mut records = std::mem::take(&mut self.batch);
         records.clear();
+        self.log.follows(self.outbox.input.and_then(|input| input.last));
         self.log
             .read(self.next, limit, &mut records)
             .map_err(|error| match error {
@@ -395,6 +396,7 @@ impl PartitionProcessor {
         self.folding = None;
         self.folded_since += 1;
         self.outbox.revision = self.state.revision();
+        self.outbox.read(record);
         self.outbox.pass(self.next, 0, self.state.time())
     }
 
@@ -618,7 +620,8 @@ impl PartitionProcessor {
         let (_, policy) = self
             .policy
             .insert(written.unwrap_or_else(|| (image.policy_since, policy_json(image.policy))));
-        store.commit(commit, &applied, &image, policy, &self.outbox.census.to_bytes())?;
+        let kept = opening::kept_bytes(&self.outbox.census, self.outbox.input);
+        store.commit(commit, &applied, &image, policy, &kept)?;
         if let Some(index) = &mut self.outbox.index {
             index.tidy(store)?;
         }

@@ -372,6 +372,10 @@ impl Worker {
         match recovery {
             Recovery::Keep => {}
             Recovery::Reopen => self.processor = None,
+            Recovery::Reread => {
+                self.processor = None;
+                self.dependencies.log.read_otherwise(self.partition);
+            }
             Recovery::Rebuild => {
                 self.processor = None;
                 self.remove_store(has_checkpoints);

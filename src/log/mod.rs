@@ -13,7 +13,7 @@ pub mod local;
 pub mod memory;
 mod readers;
 
-pub use input::LastRecord;
+pub use input::{Input, LastRecord};
 pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader};
 
 use crate::presence::{LogTime, Offset, Partition, Revision};
@@ -85,7 +85,7 @@ impl Record {
 /// How far the fold of a partition got, committed together with its outputs.
 ///
 /// A commit may fall inside a record: `outputs` changes and kicks of the record at `next` are out already, and all of
-/// every record before it. `time`, `seq` and `chain` are the check that folding again came to the same point.
+/// every record before it. `time`, `seq`, `chain` and `input` are the check that folding again came to the same point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Position {
     /// The first record of which not everything is out; its offset may not exist yet.
@@ -99,6 +99,8 @@ pub struct Position {
     pub chain: [u8; 32],
     /// The revision in force before the record at `next`.
     pub revision: Revision,
+    /// What was read before the record at `next`; none if a version wrote the position that did not keep it.
+    pub input: Option<Input>,
 }
 
 /// Why bytes are no position.
@@ -243,6 +245,10 @@ pub trait Log: Send + Sync {
 
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error>;
 
+    /// Has the events of a partition read in another way when it is taken up next, where there is one: they were not the
+    /// ones that were read before.
+    fn read_otherwise(&self, _: Partition) {}
+
     /// The time that an event would get if it were appended now, in milliseconds. None: another machine's clock says it,
     /// which is about this one's.
     fn now_ms(&self) -> Option<u64> {
@@ -270,6 +276,10 @@ pub trait OwnedPartition: Send {
 
     /// Reads events, as [`Log::read`] does.
     fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error>;
+
+    /// Says which record was folded last. A reader that starts again reads it as well, where that makes sense, and fails if
+    /// it is not there as it was.
+    fn follows(&mut self, _: Option<LastRecord>) {}
 
     /// What there is of the events.
     fn range(&self) -> Result<Range, Error>;
@@ -386,10 +396,17 @@ impl Group for SingleNode {
 }
 
 impl Position {
-    /// Of the layout of its bytes. Version 1 ended before `revision`; there was only the first then.
+    /// Whether the same was read before this point as before another; none: it is not known.
+    pub fn was_read_alike(&self, other: &Position) -> Option<bool> {
+        let (one, other) = (self.input?, other.input?);
+        (one.since == other.since).then_some(one == other)
+    }
+
+    /// Of the layout of its bytes. Version 1 ended before `revision`; there was only the first then, and `input` was not
+    /// kept.
     const VERSION: u8 = 2;
 
-    /// At most 4,096 bytes, the bound of an offset's metadata in Kafka; in fact 70.
+    /// At most 4,096 bytes, the bound of an offset's metadata in Kafka; in fact 112.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![Self::VERSION];
         bytes.extend_from_slice(&self.next.0.to_be_bytes());
@@ -399,6 +416,8 @@ impl Position {
         bytes.extend_from_slice(&self.seq.to_be_bytes());
         bytes.extend_from_slice(&self.chain);
         bytes.extend_from_slice(&self.revision.0.to_be_bytes());
+        bytes.push(u8::from(self.input.is_some()));
+        bytes.extend_from_slice(&self.input.unwrap_or_default().to_bytes());
         bytes
     }
 
@@ -414,11 +433,17 @@ impl Position {
     fn of_version(version: u8, rest: &[u8]) -> Option<Position> {
         const FIRST: usize = 8 + 8 + 1 + 8 + 8 + 32;
         let number = |at: usize| Some(u64::from_be_bytes(rest.get(at..at + 8)?.try_into().ok()?));
-        let (length, revision) = match version {
-            1 => (FIRST, Revision::FIRST),
+        let (length, revision, input) = match version {
+            1 => (FIRST, Revision::FIRST, None),
             2 => {
                 let revision = rest.get(FIRST..FIRST + 4)?.try_into().ok()?;
-                (FIRST + 4, Revision(u32::from_be_bytes(revision)))
+                let has_input = *rest.get(FIRST + 4)? != 0;
+                let input = Input::from_bytes(rest.get(FIRST + 5..)?)?;
+                (
+                    rest.len(),
+                    Revision(u32::from_be_bytes(revision)),
+                    has_input.then_some(input),
+                )
             }
             _ => return None,
         };
@@ -435,6 +460,7 @@ impl Position {
             seq: number(25)?,
             chain: rest[33..FIRST].try_into().ok()?,
             revision,
+            input,
         })
     }
 }

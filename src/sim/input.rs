@@ -464,6 +464,7 @@ impl Input {
             seq: last.map_or(0, |last| last.seq),
             chain: last.map_or([0; 32], |last| last.chain),
             revision: Revision::FIRST,
+            input: None,
         };
         (count, malformed, position)
     }

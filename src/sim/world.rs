@@ -644,6 +644,10 @@ impl Run {
             return Err(format!("the position's time is {:?}", position.time));
         }
         position.time = None;
+        let last = position.input.take().and_then(|input| input.last);
+        if last.map_or(0, |last| last.offset.0 + 1) != position.next.0 {
+            return Err(format!("the record read last is {last:?}"));
+        }
         if position != expected {
             return Err(format!("the position is {position:?} instead of {expected:?}"));
         }

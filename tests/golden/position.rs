@@ -2,7 +2,7 @@
 
 use super::{bless, hex, unhex, value};
 use rollcall::engine::census::Census;
-use rollcall::log::{Position, UnreadablePosition};
+use rollcall::log::{Input, LastRecord, Position, UnreadablePosition};
 use rollcall::presence::change::{Cause, Change, DeviceChange, OutputId};
 use rollcall::presence::{LogTime, Offset, Partition, Revision, Status};
 
@@ -22,6 +22,15 @@ fn positions() -> Vec<(&'static str, Position)> {
                 seq: 77,
                 chain: [7; 32],
                 revision: Revision(5),
+                input: Some(Input {
+                    last: Some(LastRecord {
+                        offset: Offset(1_233),
+                        ts: 1_699_999_999_999,
+                        checksum: 11,
+                    }),
+                    since: Offset(5),
+                    digest: 12,
+                }),
             },
         ),
         (
@@ -33,6 +42,15 @@ fn positions() -> Vec<(&'static str, Position)> {
                 seq: u64::MAX,
                 chain: [255; 32],
                 revision: Revision(u32::MAX),
+                input: Some(Input {
+                    last: Some(LastRecord {
+                        offset: Offset(u64::MAX),
+                        ts: u64::MAX,
+                        checksum: u64::MAX,
+                    }),
+                    since: Offset(u64::MAX),
+                    digest: u64::MAX,
+                }),
             },
         ),
     ]
@@ -112,6 +130,7 @@ fn a_position_of_the_first_version_is_read_as_what_it_was_and_one_of_a_later_ver
     let (_, expected) = positions().remove(1);
     let first = Position {
         revision: Revision::FIRST,
+        input: None,
         ..expected
     };
     assert_eq!(Position::from_bytes(&bytes), Ok(first));

@@ -90,7 +90,7 @@ def one(cluster, program, producer, partition, partitions, end, spoil):
         following = events[len(events) // 2].offset()
     numbers = [following, 0]
     head = b"\x02" + b"".join(number.to_bytes(8, "big") for number in numbers)
-    return following, head + b"\x00" + bytes(8) + seq.to_bytes(8, "big") + chain + b"\x00\x00\x00\x01"
+    return following, head + b"\x00" + bytes(8) + seq.to_bytes(8, "big") + chain + b"\x00\x00\x00\x01" + bytes(42)
 
 
 def spoiled(records, spoil):

@@ -1,7 +1,7 @@
 //! Publishers' transactions: an open one blocks the partition and is reported; an aborted one does not count as lag.
 
 use crate::engine::Node;
-use crate::python::{dead_publisher, publisher};
+use crate::python::{dead_publisher, places, publisher, run};
 use crate::space::Space;
 use serde_json::{Value, json};
 use std::thread;
@@ -123,6 +123,53 @@ pub fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(bo
     node.stop();
 }
 
+/// Sixteen users and more, so that each partition has some.
+fn log_in(node: &Node, name: &str) {
+    let event = |number| {
+        json!({"type": "connect", "user": format!("{name}-{number}"), "platform": "linux", "device": "d", "gateway": "g",
+            "epoch": 1, "conn": 1, "intent": "login"})
+    };
+    let events: Vec<Value> = (0..32).map(event).collect();
+    let posted = ureq::post(format!("{}/v1/events", node.url())).send(json!(events).to_string());
+    assert!(posted.expect("posted").status().is_success());
+}
+
+pub fn each_start_reads_the_last_record_again(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "last", PARTITIONS);
+    let mut node = Node::new(directory.path(), &space, 0, &[]);
+    let is_done = |node: &Node| is_ready(node) && all(node, |one| one["lag"] == 0 && one["log_end"] != 0);
+    node.start(None);
+    until(&node, "it is ready", || is_ready(&node));
+    log_in(&node, "before");
+    until(&node, "all are folded", || is_done(&node));
+    node.stop();
+
+    node.start(Some("alter:last-record:1+"));
+    until(&node, "all say that the log is another", || {
+        all(&node, |one| {
+            let error = one["error"].to_string();
+            error.contains("is not there as it was") && error.contains("begin again with other topics")
+        })
+    });
+    node.stop();
+
+    // Retention may drop the last record that was folded.
+    for (partition, (committed, end)) in places(&space).into_iter().enumerate() {
+        assert_eq!(committed, end, "partition {partition}");
+        run(
+            "topics.py",
+            &space,
+            &["truncate", "events", &partition.to_string(), &end.to_string()],
+        );
+    }
+    node.start(None);
+    until(&node, "all are live", || all(&node, |one| one["state"] == "live"));
+    log_in(&node, "after");
+    until(&node, "what came then is folded too", || is_done(&node));
+    node.stop();
+}
+
 pub fn a_second_reading_that_differs_halts_the_partition_and_says_what_to_do(bootstrap: &str) {
     let directory = tempfile::tempdir().expect("a directory");
     let space = Space::new(bootstrap, "unlike", PARTITIONS);
@@ -130,13 +177,7 @@ pub fn a_second_reading_that_differs_halts_the_partition_and_says_what_to_do(boo
     node.start(Some("alter:second-reading:1+"));
     until(&node, "it is ready", || is_ready(&node));
     publisher(&space, &["abort", "2", "5"]);
-    let event = |user: String| {
-        json!({"type": "connect", "user": user, "platform": "linux", "device": "d", "gateway": "g", "epoch": 1, "conn": 1,
-            "intent": "login"})
-    };
-    let events: Vec<Value> = (0..32).map(|number| event(format!("user-{number}"))).collect();
-    let posted = ureq::post(format!("{}/v1/events", node.url())).send(json!(events).to_string());
-    assert!(posted.expect("posted").status().is_success());
+    log_in(&node, "user");
     until(&node, "the partition with the gap says so, and no other", || {
         let says = |one: &Value| {
             let error = one["error"].to_string();

@@ -183,7 +183,7 @@ class Position:
     """The position that is committed with the outputs: base64 in the metadata of the group's offset."""
 
     def __init__(self, data):
-        if len(data) != 70 or data[0] != 2:
+        if len(data) != 112 or data[0] != 2:
             raise Malformed(f"no position: {data!r}")
         number = lambda at: int.from_bytes(data[at : at + 8], "big")
         self.next = number(1)

@@ -7,7 +7,7 @@ use crate::engine::index::UserIndex;
 use crate::engine::locations::UserLocations;
 use crate::engine::outbox::Outbox;
 use crate::engine::{Error, RevisionAt, Tuning};
-use crate::log::OwnedPartition;
+use crate::log::{Input, OwnedPartition};
 use crate::presence::policy::Policy;
 use crate::presence::state::{PartitionImage, State};
 use crate::presence::{LogTime, Offset, Revision, Status};
@@ -16,6 +16,9 @@ use crate::store::{self, Applied, DueKey, Store, UserLocation};
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+
+/// The first byte of [`kept_bytes`].
+const WITH_INPUT: u8 = 1;
 
 impl PartitionProcessor {
     /// Opens the store in a directory (or none) and gets ready to fold on from where it stands. `first` is the policy
@@ -68,6 +71,28 @@ impl PartitionProcessor {
     }
 }
 
+/// What the engine keeps in a store beside the state: the counts, and what was read. Without the latter the bytes are those
+/// of the counts, which begin with 0, since there are fewer than 2^56 users.
+pub(super) fn kept_bytes(census: &Census, input: Option<Input>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(input) = input {
+        bytes.push(WITH_INPUT);
+        bytes.extend_from_slice(&input.to_bytes());
+    }
+    bytes.extend_from_slice(&census.to_bytes());
+    bytes
+}
+
+fn kept(bytes: &[u8]) -> Option<(Census, Option<Input>)> {
+    match bytes.split_first() {
+        Some((&WITH_INPUT, rest)) => {
+            let (input, census) = rest.split_at_checked(Input::BYTES)?;
+            Some((Census::from_bytes(census)?, Some(Input::from_bytes(input)?)))
+        }
+        Some(_) | None => Some((Census::from_bytes(bytes)?, None)),
+    }
+}
+
 /// What a store and the log's position say of where to go on.
 struct Opened {
     store: Option<Store>,
@@ -100,7 +125,7 @@ impl Opened {
         known(RevisionAt::Position(target.next), target.revision)?;
         let mut applied = Applied::default();
         let mut state = None;
-        let mut census = Census::default();
+        let (mut census, mut input) = (Census::default(), Some(Input::default()));
         let mut places = UserLocations::default();
         let mut written = None;
         let meta = store.as_ref().map(Store::meta).transpose()?.flatten();
@@ -134,7 +159,7 @@ impl Opened {
             if planted!(ResumeOffset) {
                 applied.next = Offset(applied.next.0 + 1);
             }
-            census = Census::from_bytes(opened.counts).ok_or(Error::Unreadable)?;
+            (census, input) = kept(opened.counts).ok_or(Error::Unreadable)?;
             let image = PartitionImage {
                 partition,
                 offset: saved.offset,
@@ -164,6 +189,7 @@ impl Opened {
         let mut outbox = Outbox::new(partition, applied.chain, seq, census, target, tuning.commit_bytes);
         outbox.revision = state.revision();
         outbox.index = index;
+        outbox.input = input;
         if applied.outputs == 0 {
             // A store that was committed inside of a record which had given nothing yet has that record's time.
             let time = state.time();

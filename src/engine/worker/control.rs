@@ -149,6 +149,8 @@ pub enum Failure {
     Unrecoverable,
     /// A store that was damaged unnoticed gives other outputs, or shows it only now.
     StoreSuspect,
+    /// Other events were read than before, perhaps.
+    ReadSuspect,
     /// Folding the record at this offset panicked.
     Panicked(Option<Offset>),
     /// What is in memory no longer counts.
@@ -162,6 +164,8 @@ pub enum Recovery {
     Keep,
     /// Start over from the store.
     Reopen,
+    /// The same, and the log is read in another way, where there is one.
+    Reread,
     /// The same, from the log alone or from a checkpoint: the store is removed.
     Rebuild,
     /// The same from a checkpoint: the store is kept to be looked at.
@@ -177,6 +181,7 @@ impl Failure {
             Error::UnknownRevision { .. } | Error::Store(store::Error::LaterLayout { .. }) => Failure::UnknownRevision,
             Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => Failure::Deposed,
             Error::Unrecoverable { .. } => Failure::Unrecoverable,
+            Error::Diverged { .. } if error.may_be_of_reading() => Failure::ReadSuspect,
             Error::Diverged { .. } | Error::Store(store::Error::Damaged { .. }) => Failure::StoreSuspect,
             Error::Panicked { offset, .. } => Failure::Panicked(*offset),
             Error::Log(log::Error::Gone { .. } | log::Error::Open(_) | log::Error::Closed | log::Error::Partly(_))
@@ -228,6 +233,8 @@ pub struct Control {
     is_outdated: bool,
     /// The store was rebuilt already after the fold had diverged from what was committed.
     rebuilt: bool,
+    /// The log was read in another way already for the same reason.
+    reread: bool,
     /// Since it was opened it was not live.
     restoring: bool,
     /// Since it was opened it has once been at the end of the log, or at what was its end then: behind a busy log's end
@@ -268,6 +275,7 @@ impl Control {
             has_failed: false,
             is_outdated: false,
             rebuilt: false,
+            reread: false,
             restoring: false,
             at_end_once: false,
             end_at_opening: Offset(0),
@@ -450,14 +458,21 @@ impl Control {
                 self.rebuilt = true;
                 Recovery::SetStoreAside
             }
+            // Before the store is given up.
+            Failure::ReadSuspect if !self.reread => {
+                self.reread = true;
+                Recovery::Reread
+            }
             // Once, the log alone is asked, or else a checkpoint.
-            Failure::StoreSuspect if !self.rebuilt => {
+            Failure::StoreSuspect | Failure::ReadSuspect if !self.rebuilt => {
                 self.rebuilt = true;
                 Recovery::Rebuild
             }
-            Failure::Unrecoverable | Failure::StoreSuspect | Failure::Panicked(_) | Failure::StateLost => {
-                Recovery::Reopen
-            }
+            Failure::Unrecoverable
+            | Failure::StoreSuspect
+            | Failure::ReadSuspect
+            | Failure::Panicked(_)
+            | Failure::StateLost => Recovery::Reopen,
         }
     }
 
@@ -708,6 +723,9 @@ mod tests {
         assert_eq!(fails(&mut control, 7_000, Failure::StoreSuspect), Recovery::Rebuild);
         round(&mut control, 7_000, None, 0);
         assert_eq!(round(&mut control, 8_000, None, 0)[0], Order::Open);
+        let mut read = live();
+        let again = [(); 3].map(|()| read.fail(5_000, Failure::ReadSuspect, true));
+        assert_eq!(again, [Recovery::Reread, Recovery::Rebuild, Recovery::Reopen]);
         assert_eq!(
             fails(&mut control, 9_000, Failure::StoreSuspect),
             Recovery::Reopen,

@@ -270,13 +270,6 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_panics_is_no_call_that_is_waited_for() {
-        let client = Guarded::new("three", ());
-        let failed = client.call("panics", Duration::from_secs(60), |_| -> () { panic!("on purpose") });
-        assert!(failed.is_err() && client.is_given_up());
-    }
-
-    #[test]
     fn the_last_of_a_client_is_dropped_by_a_helper_too() {
         struct Reports(Sender<std::thread::ThreadId>);
         impl Drop for Reports {

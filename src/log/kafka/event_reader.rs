@@ -5,6 +5,9 @@
 //! show a record of an aborted transaction, depending on where a fetch ends (docs/publishing.md). So a batch with a gap is
 //! read a second time, by a client that fetches another number of bytes at a time, from the record before it. Only if both
 //! give the same records is the batch given; if not, nothing from there on is folded, until both do.
+//!
+//! And each start of the reader begins with the record that was folded last: if that is not there as it was, the log was
+//! cut or made again, and nothing more is folded.
 
 use super::partition_reader::{FETCH_BYTES, PartitionReader, Source, Wake};
 use crate::clock::Clock;
@@ -64,15 +67,23 @@ impl SecondSource {
     }
 }
 
+/// Gives the client of second readings.
+pub type OtherSource = Box<dyn Fn() -> Result<Arc<Source>, Error> + Send>;
+
 /// See the module.
 pub struct EventReader {
+    clock: Arc<dyn Clock>,
     name: Arc<str>,
     partition: Partition,
     first: PartitionReader,
     second: Option<PartitionReader>,
-    seconds: Arc<SecondSource>,
-    /// The record that was given last.
+    seconds: OtherSource,
+    /// The record that was folded last.
     last: Option<LastRecord>,
+    /// It was started at that record, which has not come yet.
+    expects_last: bool,
+    /// It is gone, as records of its age may be, so reading starts without it here.
+    unchecked: Option<Offset>,
     /// Up to here, gaps at the end of the log were looked at.
     confirmed: u64,
     has_warned: bool,
@@ -81,19 +92,22 @@ pub struct EventReader {
 impl EventReader {
     pub fn new(
         source: &Arc<Source>,
-        seconds: Arc<SecondSource>,
+        seconds: OtherSource,
         name: Arc<str>,
         partition: Partition,
         wake: Wake,
     ) -> Result<EventReader, Error> {
         let first = PartitionReader::new(source, Some(Topic::Events), name.clone(), partition, Some(wake))?;
         Ok(EventReader {
+            clock: source.clock().clone(),
             name,
             partition,
             first,
             second: None,
             seconds,
             last: None,
+            expects_last: false,
+            unchecked: None,
             confirmed: 0,
             has_warned: false,
         })
@@ -124,7 +138,11 @@ impl EventReader {
     /// Adds what there is from an offset on; see [`PartitionReader::read`]. Waits for the second reading, if there is a gap.
     pub fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
         let begin = into.len();
-        self.first.read(from, limit, into)?;
+        self.read_first(from, limit, into)
+            .inspect_err(|_| into.truncate(begin))?;
+        if self.expects_last {
+            return Ok(());
+        }
         let records = &into[begin..];
         let next = records.last().map_or(from.0, |last| last.offset.0 + 1);
         let reached = self.first.reached().0.max(next);
@@ -139,8 +157,70 @@ impl EventReader {
             }
             self.confirmed = until;
         }
-        self.last = into[begin..].last().map(LastRecord::of).or(self.last);
         Ok(())
+    }
+
+    /// Says which record was folded last.
+    pub fn follows(&mut self, last: Option<LastRecord>) {
+        self.last = last;
+    }
+
+    /// Reads with the first client. When it starts, the record before must come first, and is left out.
+    fn read_first(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        let goes_on = self.first.next() == Some(from) && !self.expects_last;
+        let last = self.last.filter(|last| last.offset < from);
+        let (Some(last), false, false) = (last, goes_on, self.unchecked == Some(from)) else {
+            self.expects_last = false;
+            return self.first.read(from, limit, into);
+        };
+        self.expects_last = true;
+        let begin = into.len();
+        match self.first.read(last.offset, limit, into) {
+            // Retention may have dropped it; if that also dropped what is to come, the error is about that.
+            Err(Error::Gone { .. }) => {
+                (self.expects_last, self.unchecked) = (false, Some(from));
+                return self.first.read(from, limit, into);
+            }
+            read => read?,
+        }
+        if failpoint::alters("last-record")
+            && let Some(record) = into.get_mut(begin)
+        {
+            record.ts += 1;
+        }
+        match into.get(begin) {
+            Some(record) if LastRecord::of(record) == last => {
+                into.remove(begin);
+                self.expects_last = false;
+                match into.get(begin) {
+                    Some(record) if record.offset < from => Err(self.is_another_log(last, Some(record))),
+                    Some(_) | None => Ok(()),
+                }
+            }
+            None if !self.first.is_at_end() => Ok(()),
+            found => Err(self.is_another_log(last, found)),
+        }
+    }
+
+    fn is_another_log(&self, last: LastRecord, found: Option<&Record>) -> Error {
+        let EventReader { name, partition, .. } = self;
+        let found = match found.map(LastRecord::of) {
+            None => "there is no record any more".to_owned(),
+            Some(found) => format!(
+                "the next record is that of offset {} with the time {}",
+                found.offset, found.ts
+            ),
+        };
+        Error::Read(
+            format!(
+                "partition {partition} of {name}: the record that was folded last, at offset {} with the time {}, is not there \
+                 as it was: {found}. The log was cut, or the topic was made again, and the state is not that of this log, \
+                 so nothing more is folded. Bring back a replica that has the record, or begin again with other topics \
+                 (--topic-prefix)",
+                last.offset, last.ts
+            )
+            .into(),
+        )
     }
 
     fn note(&mut self, gaps: u64, from: Offset) {
@@ -159,7 +239,7 @@ impl EventReader {
         let mut second = match self.second.take() {
             Some(second) => second,
             None => {
-                let source = self.seconds.source()?;
+                let source = (self.seconds)()?;
                 PartitionReader::new(&source, Some(Topic::Events), self.name.clone(), self.partition, None)?
             }
         };
@@ -169,7 +249,7 @@ impl EventReader {
             (_, Some(last)) => last.offset,
             (_, None) => from,
         };
-        let clock = self.seconds.clock.clone();
+        let clock = self.clock.clone();
         let late_ms = clock.monotonic_ms() + SECOND_READING_MS;
         let (mut again, mut next) = (Vec::new(), begin);
         while next.0 < until {

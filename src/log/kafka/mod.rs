@@ -39,18 +39,20 @@ use owners::{KnownOwners, Owner};
 
 use crate::clock::Clock;
 use crate::log::{
-    Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Position, Range, Reader, Record, Topic,
+    Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Position, Range, Reader, Record,
+    Topic, locked,
 };
 use crate::presence::{Offset, Partition, Revision};
 use append::Appender;
-use event_reader::SecondSource;
+use event_reader::{OtherSource, SecondSource};
 use owned::KafkaPartition;
 use partition_reader::{PartitionReader, Source};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use settings::Connection;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use tail::Tail;
 
@@ -95,6 +97,8 @@ pub struct KafkaLog {
     events: Arc<Source>,
     /// Reads events a second time.
     seconds: Arc<SecondSource>,
+    /// Partitions that are to be read with other fetches when they are taken up next.
+    read_otherwise: Mutex<BTreeSet<Partition>>,
     /// Asks for the group's committed offsets and is no member of it.
     offsets: Arc<Source>,
     appender: Appender,
@@ -143,6 +147,7 @@ impl KafkaLog {
             names,
             events,
             seconds,
+            read_otherwise: Mutex::default(),
             offsets,
             appender,
             tail,
@@ -162,7 +167,7 @@ impl KafkaLog {
     }
 
     fn clock(&self) -> &dyn Clock {
-        self.events.clock()
+        &**self.events.clock()
     }
 
     /// Who has which partition.
@@ -204,8 +209,13 @@ impl KafkaLog {
         &self.events
     }
 
-    fn seconds(&self) -> &Arc<SecondSource> {
-        &self.seconds
+    /// The client that reads a partition's events, and the one that reads them a second time.
+    fn sources(&self, partition: Partition) -> Result<(Arc<Source>, OtherSource), Error> {
+        let (events, seconds) = (self.events.clone(), self.seconds.clone());
+        if locked(&self.read_otherwise).remove(&partition) {
+            return Ok((seconds.source()?, Box::new(move || Ok(events.clone()))));
+        }
+        Ok((events, Box::new(move || seconds.source())))
     }
 
     fn offsets(&self) -> &Arc<Source> {
@@ -261,6 +271,10 @@ impl Log for KafkaLog {
                 end: Offset(end),
             })
         })
+    }
+
+    fn read_otherwise(&self, partition: Partition) {
+        locked(&self.read_otherwise).insert(partition);
     }
 
     fn refusal(&self) -> Option<Error> {

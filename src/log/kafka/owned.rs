@@ -18,7 +18,8 @@ use super::partition_reader::Wake;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{
-    Commit, Error, Headers, Limit, OwnedPartition, Position, Range, Reading, Record, Topic, UnreadablePosition,
+    Commit, Error, Headers, LastRecord, Limit, OwnedPartition, Position, Range, Reading, Record, Topic,
+    UnreadablePosition,
 };
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
@@ -65,7 +66,8 @@ impl KafkaPartition {
         let told = log.clone();
         let wake: Wake = Box::new(move || told.tell(Topic::Events, partition));
         let name = log.name(Topic::Events);
-        let event_reader = EventReader::new(log.events(), log.seconds().clone(), name, partition, wake)?;
+        let (source, other) = log.sources(partition)?;
+        let event_reader = EventReader::new(&source, other, name, partition, wake)?;
         log.owned().fetch_add(1, Ordering::Relaxed);
         let mut owned = KafkaPartition {
             log,
@@ -321,6 +323,10 @@ impl OwnedPartition for KafkaPartition {
 
     fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
         self.event_reader.read(from, limit, into)
+    }
+
+    fn follows(&mut self, last: Option<LastRecord>) {
+        self.event_reader.follows(last);
     }
 
     fn range(&self) -> Result<Range, Error> {

@@ -84,8 +84,8 @@ impl Source {
         }))
     }
 
-    pub fn clock(&self) -> &dyn Clock {
-        &*self.clock
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// The client, or a new one if it was given up.
