@@ -350,7 +350,8 @@ class Writer:
         due = begun
         self.gateways.lease(self.choice)
         while (now := time.monotonic()) < until and not self.args.stopped.is_set():
-            while due <= now:
+            # A request over HTTP may take long: what is due then is not written after the end.
+            while due <= now and not self.args.stopped.is_set():
                 self.write(self.choice.choices(kinds, weights)[0])
                 due += every
             # The delay of an outage is not made up for.
