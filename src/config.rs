@@ -134,6 +134,11 @@ pub struct Flags {
     /// on Kafka the timestamp of one record, PARTITION:OFFSET
     #[arg(long, value_name = "TIME")]
     pub accept_time: Option<String>,
+    /// Where the group has lost its position, or has one that does not go with the output topics: folds again, compares
+    /// with the outputs that are there, and sends only what is missing. For one start; without it such a partition halts
+    #[arg(long, help_heading = "Kafka")]
+    #[serde(default)]
+    pub adopt_tail: bool,
     /// A schema registry (Confluent's REST interface): values are framed for it, and schemas asked of it
     #[arg(
         long,
@@ -308,6 +313,8 @@ pub struct Kafka {
     pub properties: Option<PathBuf>,
     /// A record that is folded though its time is far ahead.
     pub accepted: Option<(Partition, Offset)>,
+    /// Outputs without a position that goes with them are compared and taken on.
+    pub adopt_tail: bool,
 }
 
 /// What may hold passwords and is not shown by accident.
@@ -525,7 +532,7 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
     let advertise = first(&flags.advertise, &file.advertise);
     let peer_token_file = first(&flags.peer_token_file, &file.peer_token_file);
     let Some(bootstrap) = first(&flags.kafka, &file.kafka) else {
-        let given: [(&'static str, bool); 7] = [
+        let given: [(&'static str, bool); 8] = [
             ("topic_prefix", first(&flags.topic_prefix, &file.topic_prefix).is_some()),
             ("group", first(&flags.group, &file.group).is_some()),
             ("advertise", advertise.is_some()),
@@ -535,6 +542,7 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
             ),
             ("peer_token_file", peer_token_file.is_some()),
             ("kafka_set", !set.is_empty()),
+            ("adopt_tail", flags.adopt_tail || file.adopt_tail),
             (
                 "kafka_properties",
                 first(&flags.kafka_properties, &file.kafka_properties).is_some(),
@@ -621,6 +629,7 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
         set: Secret(set),
         properties: first(&flags.kafka_properties, &file.kafka_properties),
         accepted: first(&flags.accept_time, &file.accept_time).map(accepted).transpose()?,
+        adopt_tail: flags.adopt_tail || file.adopt_tail,
     }))
 }
 

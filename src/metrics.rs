@@ -23,6 +23,7 @@ struct Metrics {
     malformed: IntCounterVec,
     commits: IntCounter,
     committed_changes: IntCounter,
+    reconciled: IntCounterVec,
     ticks: IntCounter,
     partitions: Mutex<Partitions>,
     /// Held while metrics are gathered, so that no reader sees sums that another one is about to reset.
@@ -80,6 +81,8 @@ const TASKS: [&str; 11] = [
     "assignments",
     "uplink",
 ];
+/// Why outputs were found behind the committed position.
+const RECONCILED: [&str; 4] = ["position_behind", "adopted", "commit_unknown", "commit_torn"];
 const CLOSED: [&str; 4] = ["gone", "silent", "replaced", "displaced"];
 
 /// Panic message for an invalid name or label, which is a bug that every start would show.
@@ -158,6 +161,12 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         ),
         commits: counter("rollcall_commits_total", "Commits of outputs and position"),
         committed_changes: counter("rollcall_committed_changes_total", "Changes in those commits"),
+        reconciled: counters_from(
+            "rollcall_reconciled_total",
+            "Outputs found in the log behind the committed position, compared and not sent again, by cause",
+            "cause",
+            &RECONCILED,
+        ),
         ticks: counter("rollcall_ticks_total", "Ticks appended to quiet partitions"),
         partitions: Mutex::new(Partitions {
             reported: Default::default(),
@@ -337,6 +346,11 @@ pub fn malformed(reason: &'static str) {
 pub fn committed(changes: usize) {
     METRICS.commits.inc();
     METRICS.committed_changes.inc_by(changes as u64);
+}
+
+/// Outputs were in the log already, though its position did not say so.
+pub fn reconciled(cause: &'static str, outputs: u64) {
+    METRICS.reconciled.with_label_values(&[cause]).inc_by(outputs);
 }
 
 pub fn tick() {

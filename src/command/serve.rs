@@ -329,6 +329,7 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
             output_commit_ms: OUTPUT_COMMIT_MS,
             ahead_ms: Some(AHEAD_MS),
             accepted: kafka.accepted,
+            adopt_tail: kafka.adopt_tail,
             ..tuning
         },
     })

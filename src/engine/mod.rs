@@ -21,6 +21,7 @@ pub mod partition;
 pub mod past;
 mod placement;
 mod progress;
+mod reconcile;
 pub mod rejected;
 pub(crate) mod worker;
 
@@ -32,7 +33,7 @@ pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::checkpoint;
 use crate::clock::Clock;
-use crate::log::{self, Group, Log, Position, SingleNode, Topic};
+use crate::log::{self, Group, Log, OutputTopic, Position, SingleNode, Topic};
 use crate::metrics;
 use crate::presence::policy::Policy;
 use crate::presence::state::HashSeed;
@@ -82,6 +83,9 @@ pub struct Tuning {
     pub accepted: Option<(Partition, Offset)>,
     /// The newest revision of rules and encodings that is known.
     pub revision: Revision,
+    /// Where the log has outputs and no position that goes with them, they are compared with what the fold gives from the
+    /// beginning, and taken on; else that is refused.
+    pub adopt_tail: bool,
     /// Of the tables in memory that are keyed by what strangers write. A process takes one at random; it reaches no output.
     pub hash_seed: HashSeed,
 }
@@ -103,6 +107,7 @@ impl Default for Tuning {
             ahead_ms: None,
             accepted: None,
             revision: Revision::NEWEST,
+            adopt_tail: false,
             hash_seed: HashSeed::default(),
         }
     }
@@ -139,6 +144,55 @@ pub enum Error {
         folded: Box<Position>,
         committed: Box<Position>,
     },
+    /// There are outputs, and nothing says which events they are of.
+    #[error(
+        "partition {partition}: the log has outputs up to that of the event at offset {last}, but the group has no position: \
+         it was lost, or this group is another one than before. Nothing is sent, so that nothing is sent twice. Start once \
+         with --adopt-tail: the events are folded again and compared with the outputs that are there, and only what is missing \
+         behind them is sent. Or, to begin again on purpose, use other topics (--topic-prefix)"
+    )]
+    OutputsWithoutPosition { partition: Partition, last: Offset },
+    /// The position says that changes are out which are not there.
+    #[error(
+        "partition {partition}: the committed position says that {committed} changes are in the log, but the last one there \
+         before offset {next} is number {seq}: {} are missing. Nothing is sent until somebody decides. Start once with \
+         --adopt-tail: the events are folded again and compared with the outputs that are there, and what is missing is sent",
+        committed.abs_diff(*seq)
+    )]
+    OutputsMissing {
+        partition: Partition,
+        next: Offset,
+        committed: u64,
+        seq: u64,
+    },
+    /// An output that is there is not what the fold gives.
+    #[error(
+        "partition {partition}: output {partition}-{offset}-{index} in {topic} is not what the fold gives. There: {found}. \
+         Folded: {folded}. Nothing is sent: somebody else has written to the topic, or the events are not those that were \
+         folded before (rollcall audit verify says where they part)"
+    )]
+    OutputDiffers {
+        partition: Partition,
+        topic: OutputTopic,
+        offset: Offset,
+        index: u64,
+        found: Box<str>,
+        folded: Box<str>,
+    },
+    /// A record in an output topic that no engine has written.
+    #[error(
+        "partition {partition}: the record at offset {at} of {topic} is no output of an engine: {why}. Nothing is sent: only \
+         engines may write to that topic"
+    )]
+    ForeignOutput {
+        partition: Partition,
+        topic: OutputTopic,
+        at: Offset,
+        why: Box<str>,
+    },
+    /// What is there could not be read while it was compared.
+    #[error("partition {partition}: the outputs that are there cannot be read, to compare them with the fold: {cause}")]
+    TailUnreadable { partition: Partition, cause: log::Error },
     /// Somebody else commits for this partition.
     #[error("partition {partition}: its position was moved by somebody else")]
     Deposed { partition: Partition },
@@ -269,8 +323,13 @@ impl Error {
             Error::Store(store::Error::Damaged { .. } | store::Error::Layout { .. })
             | Error::ForeignStore { .. }
             | Error::Unreadable
+            | Error::OutputDiffers { .. }
             | Error::Diverged { .. } => true,
             Error::Log(_)
+            | Error::OutputsWithoutPosition { .. }
+            | Error::OutputsMissing { .. }
+            | Error::ForeignOutput { .. }
+            | Error::TailUnreadable { .. }
             | Error::Registry(_)
             | Error::Checkpoint(_)
             | Error::Deposed { .. }

@@ -8,13 +8,15 @@ use super::census::Census;
 use super::headers::{HeaderWriter, OutputFacts};
 use super::index::UserIndex;
 use super::outcomes::Kept;
+use super::reconcile::{Comparison, KnownOutputs, OutputTail};
 use super::rejected::{self, Groups, Rejected};
-use crate::log::{Commit, CurrentRecord, Headers, Input, NewRecord, OwnedPartition, Position, Record};
+use crate::log::{Commit, CurrentRecord, Headers, Input, NewRecord, OutputTopic, OwnedPartition, Position, Record};
 use crate::metrics;
 use crate::presence::change::{IgnoreReason, Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Revision};
 use crate::registry::Schemas;
 use crate::schema::avro;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// Returns the chain with one more output, given by its Avro datum ([`Position::chain`]).
@@ -25,12 +27,43 @@ pub fn extend_chain(chain: &[u8; 32], datum: &[u8]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
+/// Why outputs were found in the log that its position does not know of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TailCause {
+    /// The position was an old one.
+    PositionBehind,
+    /// There was no position, or one that did not go with the outputs, and an operator has said to take them on.
+    Adopted,
+    /// A commit that failed had got through.
+    CommitUnknown,
+    /// A commit that failed had got through in part.
+    CommitTorn,
+}
+
+impl TailCause {
+    /// As the metric has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TailCause::PositionBehind => "position_behind",
+            TailCause::Adopted => "adopted",
+            TailCause::CommitUnknown => "commit_unknown",
+            TailCause::CommitTorn => "commit_torn",
+        }
+    }
+}
+
 pub struct Outbox {
     partition: Partition,
     /// What the log has: anything before it is folded silently.
     target: Position,
     /// The point up to which everything was compared with the log, once.
     checked: bool,
+    /// What the log has of outputs behind that point; none once all of it was compared.
+    tail: Option<Box<OutputTail>>,
+    /// Why there may be a tail, for the metric.
+    tail_cause: TailCause,
+    /// What the topics were found to have at the start.
+    known: KnownOutputs,
     chain: [u8; 32],
     seq: u64,
     /// In force before the record that is folded next.
@@ -46,8 +79,12 @@ pub struct Outbox {
     commit_bytes: usize,
     /// Made, but not known to have got through; the first may have.
     unsettled: VecDeque<Commit>,
+    /// Whether the first of them got through is not known: it was sent, and an error came back.
+    is_in_doubt: bool,
     /// The position of the last commit known to have got through.
     committed: Position,
+    /// The log's own position is an older one.
+    is_log_behind: bool,
     /// The log time of the oldest change that was gathered and is not known to be committed.
     oldest: Option<LogTime>,
     pub census: Census,
@@ -81,6 +118,9 @@ impl Outbox {
             partition,
             target,
             checked: false,
+            tail: None,
+            tail_cause: TailCause::PositionBehind,
+            known: KnownOutputs::default(),
             chain,
             seq,
             revision: Revision::FIRST,
@@ -90,7 +130,9 @@ impl Outbox {
             gathered_bytes: 0,
             commit_bytes,
             unsettled: VecDeque::new(),
+            is_in_doubt: false,
             committed: target,
+            is_log_behind: false,
             oldest: None,
             census,
             ignored: Default::default(),
@@ -102,6 +144,31 @@ impl Outbox {
             outcomes: Kept::default(),
             index: None,
         }
+    }
+
+    /// What the log has behind the point up to which it is folded silently: that is compared and not sent.
+    pub fn with_tail(mut self, tail: Box<OutputTail>, cause: TailCause) -> Outbox {
+        let (tail, partition) = (self.tail.insert(tail), self.partition);
+        if let Some((last, index)) = tail.last() {
+            tracing::warn!(
+                %partition, position = %self.target.next, %last, index, cause = cause.name(),
+                "the log has outputs behind the committed position: they are compared with the fold and not sent again"
+            );
+        }
+        self.known = tail.known();
+        self.tail_cause = cause;
+        self
+    }
+
+    /// The log's own position is older than the point to which everything is out, and is to be brought there.
+    pub fn with_log_behind(mut self) -> Outbox {
+        self.is_log_behind = true;
+        self
+    }
+
+    /// Whether the log has outputs that are not folded yet.
+    pub fn is_behind_tail(&self) -> bool {
+        self.tail.as_ref().is_some_and(|tail| tail.last().is_some())
     }
 
     pub fn chain(&self) -> [u8; 32] {
@@ -125,6 +192,14 @@ impl Outbox {
 
     /// Compares with the log when the point is reached up to which it has everything.
     pub fn pass(&mut self, next: Offset, outputs: u64, time: Option<LogTime>) -> Result<(), Error> {
+        if let Some(tail) = &self.tail
+            && tail.is_before((next, outputs))
+        {
+            let (partition, found) = (self.partition, tail.found);
+            tracing::info!(%partition, found, cause = self.tail_cause.name(), "all outputs of the log were compared");
+            metrics::reconciled(self.tail_cause.name(), found);
+            self.tail = None;
+        }
         if self.checked || (next, outputs) < (self.target.next, self.target.outputs) {
             return Ok(());
         }
@@ -210,6 +285,15 @@ impl Outbox {
         if (id.offset, id.index) < (self.target.next, outputs) {
             return Ok(());
         }
+        let topic = match &output {
+            Output::Change(_) | Output::Ignored(_) => OutputTopic::Changes,
+            Output::Kick(_) => OutputTopic::Kicks,
+        };
+        if let Some(tail) = &mut self.tail
+            && tail.has(topic, (id.offset, id.index), &self.datum, log)?
+        {
+            return Ok(());
+        }
         let mut value = Vec::with_capacity(self.datum.len() + 10);
         self.schemas.frame(schema, &mut value);
         value.extend_from_slice(&self.datum);
@@ -241,8 +325,14 @@ impl Outbox {
         self.close(self.position(id.offset, id.index + 1, time));
     }
 
-    /// Takes a malformed record, whole.
-    pub fn quarantine(&mut self, offset: Offset, rejected: &Rejected, value: Vec<u8>) {
+    /// Takes a malformed record, whole, as the datum that is to be published.
+    pub fn quarantine(
+        &mut self,
+        offset: Offset,
+        rejected: &Rejected,
+        datum: &[u8],
+        log: &mut dyn OwnedPartition,
+    ) -> Result<(), Error> {
         self.outcomes.malformed(offset, rejected.reason.name(), &rejected.error);
         // What is folded again is there already, and was counted before.
         if offset >= self.target.next {
@@ -250,14 +340,24 @@ impl Outbox {
             metrics::malformed(reason.name());
             rejected::add(&mut self.rejected, *reason, 1, offset, error);
             rejected::add(&mut self.unwarned, *reason, 1, offset, error);
-            let headers = self.headers_of(|| Some(OutputFacts::of_quarantined(self.partition, offset)));
-            let record = NewRecord {
-                key: None,
-                value,
-                headers,
+            let is_there = match &mut self.tail {
+                Some(tail) => tail.has(OutputTopic::Quarantine, (offset, 0), datum, log)?,
+                None => false,
             };
-            self.gather(|gathered| &mut gathered.quarantine, record);
+            if !is_there {
+                let mut value = Vec::with_capacity(datum.len() + 10);
+                self.schemas.frame(avro::Schema::Quarantined, &mut value);
+                value.extend_from_slice(datum);
+                let headers = self.headers_of(|| Some(OutputFacts::of_quarantined(self.partition, offset)));
+                let record = NewRecord {
+                    key: None,
+                    value,
+                    headers,
+                };
+                self.gather(|gathered| &mut gathered.quarantine, record);
+            }
         }
+        Ok(())
     }
 
     /// Whether an output is of a record of which not everything was out at the start.
@@ -272,8 +372,21 @@ impl Outbox {
         headers.unwrap_or_default()
     }
 
-    /// Takes the newest state of a user, to go out with the rest.
-    pub fn current(&mut self, user: Box<str>, value: Option<Vec<u8>>, by: OutputId, is_of_event: bool) {
+    /// Takes the newest state of a user, to go out with the rest: after a change, of this version; none where the user
+    /// was forgotten.
+    pub fn current(
+        &mut self,
+        user: Box<str>,
+        value: Option<Vec<u8>>,
+        by: OutputId,
+        version: Option<u64>,
+        is_of_event: bool,
+    ) {
+        if let Some(tail) = &mut self.tail
+            && tail.has_newest(user.as_bytes(), by.offset, version)
+        {
+            return;
+        }
         let headers = self.headers_of(|| Some(OutputFacts::of_user_state(&user, by, is_of_event)));
         let key = user.into_string().into_bytes();
         let record = CurrentRecord { key, value, headers };
@@ -300,7 +413,7 @@ impl Outbox {
 
     /// Whether the fold stands after everything that was committed.
     pub fn has_moved(&self, next: Offset) -> bool {
-        next > self.committed.next
+        next > self.committed.next || (self.is_log_behind && next == self.committed.next)
     }
 
     /// Whether anything is gathered, or only the position has moved.
@@ -318,8 +431,9 @@ impl Outbox {
     ) -> Result<(), Error> {
         let position = self.position(next, outputs, time);
         let last = self.unsettled.back().map_or(self.committed, |commit| commit.position);
-        let moved = (position.next, position.outputs) > (last.next, last.outputs);
-        if moved {
+        let reach = |position: &Position| (position.next, position.outputs);
+        let brings_log_on = self.is_log_behind && self.unsettled.is_empty() && reach(&position) == reach(&last);
+        if reach(&position) > reach(&last) || brings_log_on {
             self.close(position);
         } else if self.gathered_bytes > 0 {
             // Newest states of a record that was half out at the start: they go with the position as it is, which must
@@ -329,22 +443,73 @@ impl Outbox {
         self.settle(log)
     }
 
-    /// Has every commit get through, once. Of one that failed it is asked first whether it did.
+    /// Has every commit get through, once. Of one that failed it is asked first what of it did.
     fn settle(&mut self, log: &mut dyn OwnedPartition) -> Result<(), Error> {
         while let Some(commit) = self.unsettled.front() {
             let there = log.position()?;
-            if there == self.committed {
-                let changes = commit.changes.len();
-                log.commit(commit)?;
-                metrics::committed(changes);
-            } else if there != commit.position {
+            let reach = |position: &Position| (position.next, position.outputs);
+            // An old position may be given back; a newer one that is not ours is somebody else's.
+            if there != commit.position && there != self.committed && reach(&there) >= reach(&self.committed) {
                 return Err(Error::Deposed {
                     partition: self.partition,
                 });
             }
+            let is_known = there == self.committed && !self.is_in_doubt;
+            let rest = match is_known {
+                true => Some(Cow::Borrowed(commit)),
+                false => self.rest(commit, log)?,
+            };
+            let to_send = match rest {
+                Some(rest) if is_known || there != commit.position || has_any(&rest) => Some(rest),
+                None if there == self.committed => Some(Cow::Borrowed(commit)),
+                Some(_) | None => None,
+            };
+            if let Some(rest) = to_send {
+                let changes = rest.changes.len();
+                self.is_in_doubt = true;
+                log.commit(&rest)?;
+                self.is_log_behind = false;
+                metrics::committed(changes);
+            }
+            self.is_in_doubt = false;
             self.committed = commit.position;
             self.unsettled.pop_front();
         }
         Ok(())
     }
+
+    /// What of a commit is not in the log; none where the log's position alone tells.
+    fn rest<'c>(&self, commit: &'c Commit, log: &mut dyn OwnedPartition) -> Result<Option<Cow<'c, Commit>>, Error> {
+        let partition = self.partition;
+        if planted!(TailIgnoredInDoubt) {
+            return Ok(None);
+        }
+        Ok(match OutputTail::read_behind(log, &self.committed, &self.known)? {
+            Comparison::Unasked => None,
+            Comparison::Equal => Some(Cow::Borrowed(commit)),
+            Comparison::Behind(tail) => {
+                let (rest, there) = tail.rest_of(commit, log)?;
+                let cause = match has_any(&rest) {
+                    true => TailCause::CommitTorn,
+                    false => TailCause::CommitUnknown,
+                };
+                tracing::warn!(%partition, there, cause = cause.name(), "a commit that failed was found in the log");
+                metrics::reconciled(cause.name(), there);
+                Some(Cow::Owned(rest))
+            }
+            Comparison::Ahead { seq } => {
+                return Err(Error::OutputsMissing {
+                    partition,
+                    next: self.committed.next,
+                    committed: self.committed.seq,
+                    seq,
+                });
+            }
+        })
+    }
+}
+
+/// Whether a commit has more than a position.
+fn has_any(commit: &Commit) -> bool {
+    !(commit.changes.is_empty() && commit.kicks.is_empty() && commit.quarantine.is_empty() && commit.current.is_empty())
 }

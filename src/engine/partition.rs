@@ -175,7 +175,7 @@ impl PartitionProcessor {
 
     /// Whether everything that the log has was folded again.
     pub fn is_caught_up(&self) -> bool {
-        self.next >= self.outbox.committed().next
+        self.next >= self.outbox.committed().next && !self.outbox.is_behind_tail()
     }
 
     /// Folds the next batch.
@@ -387,10 +387,10 @@ impl PartitionProcessor {
                 key: record.key.as_deref().map(Cow::Borrowed),
                 value: (!record.is_null).then_some(Cow::Borrowed(&record.value)),
             };
-            let mut value = Vec::with_capacity(record.value.len() + 256);
-            self.outbox.schemas.frame(Schema::Quarantined, &mut value);
-            avro::write_quarantined_datum(&quarantined, &mut value);
-            self.outbox.quarantine(record.offset, rejected, value);
+            let mut datum = Vec::with_capacity(record.value.len() + 256);
+            avro::write_quarantined_datum(&quarantined, &mut datum);
+            self.outbox
+                .quarantine(record.offset, rejected, &datum, &mut *self.log)?;
         }
         self.next = Offset(record.offset.0 + 1);
         self.folding = None;
@@ -452,6 +452,7 @@ impl PartitionProcessor {
         } in touched.drain(..)
         {
             let image = self.state.slot_of(&user).and_then(|slot| self.state.image(slot));
+            let version = image.as_ref().map(|image| image.version);
             let value = image.map(|image| {
                 let state = current::user_state(&image, self.partition, offset);
                 let mut value = Vec::new();
@@ -464,7 +465,7 @@ impl PartitionProcessor {
                 offset,
                 index,
             };
-            self.outbox.current(user, value, by, is_of_event);
+            self.outbox.current(user, value, by, version, is_of_event);
         }
         self.touched = touched;
     }

@@ -50,10 +50,16 @@ mod garden {
         UncommittedShown,
         /// Ticks follow one another whatever is on its way.
         TickStorm,
+        /// A start believes the committed position alone.
+        TailIgnoredAtStart,
+        /// Of a commit that failed the committed position alone is believed.
+        TailIgnoredInDoubt,
+        /// Of the outputs that are there only the changes are compared.
+        KicksNotCompared,
     }
 
     impl Bug {
-        pub const ALL: [Bug; 12] = [
+        pub const ALL: [Bug; 15] = [
             Bug::StoreBeforeLog,
             Bug::LateDeadline,
             Bug::ResumeOffset,
@@ -66,6 +72,9 @@ mod garden {
             Bug::StaleLinks,
             Bug::UncommittedShown,
             Bug::TickStorm,
+            Bug::TailIgnoredAtStart,
+            Bug::TailIgnoredInDoubt,
+            Bug::KicksNotCompared,
         ];
     }
 

@@ -43,6 +43,27 @@ impl Topic {
     }
 }
 
+/// The topics that outputs go to; with [`Topic`] it has the names of those that every log has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum OutputTopic {
+    Changes,
+    Kicks,
+    Quarantine,
+    /// The newest state of users, in a log that keeps it ([`OwnedPartition::keeps_current`]).
+    Current,
+}
+
+impl OutputTopic {
+    pub fn name(self) -> &'static str {
+        match self {
+            OutputTopic::Changes => Topic::Changes.name(),
+            OutputTopic::Kicks => Topic::Kicks.name(),
+            OutputTopic::Quarantine => Topic::Quarantine.name(),
+            OutputTopic::Current => "current",
+        }
+    }
+}
+
 /// A record to be written. Where it stands and its time are the log's to say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewRecord {
@@ -309,6 +330,22 @@ pub trait OwnedPartition: Send {
     /// it got through.
     fn position(&mut self) -> Result<Position, Error>;
 
+    /// Whether the log has a position of this partition, which may be the default.
+    fn has_position(&self) -> bool {
+        true
+    }
+
+    /// What of an output topic is committed, asked now. None: outputs and position are written in one step that nothing
+    /// can tear, so that there is nothing to compare.
+    fn outputs_range(&mut self, _: OutputTopic) -> Result<Option<Range>, Error> {
+        Ok(None)
+    }
+
+    /// Reads committed outputs from an offset on. Waits until there is at least one, or none to come.
+    fn read_outputs(&mut self, _: OutputTopic, _: Offset, _: Limit, _: &mut Vec<Record>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Asks the log whether this process still owns the partition: [`Error::Fenced`] if not. For a process that was
     /// asleep and cannot know.
     fn confirm(&mut self) -> Result<(), Error> {
@@ -466,6 +503,12 @@ impl Position {
 }
 
 impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for OutputTopic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

@@ -11,7 +11,7 @@ use super::history::Random;
 use super::input::Input;
 use super::shelf::{CommitInFlight, SimulatedLog};
 use crate::clock::ManualClock;
-use crate::log::{Commit, Error, Limit, OwnedPartition, Position, Range, Record, Topic};
+use crate::log::{Commit, Error, Limit, OutputTopic, OwnedPartition, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -197,6 +197,20 @@ impl Broker {
         let shelf = &mut world.shelves[partition.0 as usize];
         shelf.token += 1;
         shelf.token
+    }
+
+    /// Whether there is no position, though outputs are there: it was lost, or nothing but a half of a commit ever got
+    /// through.
+    pub fn has_lost_position(&self, partition: Partition) -> bool {
+        let world = self.world();
+        let shelf = &world.shelves[partition.0 as usize];
+        let topics = [
+            OutputTopic::Changes,
+            OutputTopic::Kicks,
+            OutputTopic::Quarantine,
+            OutputTopic::Current,
+        ];
+        !shelf.has_position && topics.iter().any(|topic| shelf.count_of_outputs(*topic) > 0)
     }
 
     /// Decides what is on its way and of these tokens: it arrives or never does.
@@ -407,6 +421,10 @@ impl Handle {
         if unanswered || weather.strikes(Fault::CommitLost, rate, random) {
             return failed;
         }
+        if records > 0 && weather.strikes(Fault::CommitHalf, rate, random) {
+            shelf.commit_half(token, commit, random);
+            return failed;
+        }
         let flight: CommitInFlight = shelf.write(token, commit, usize::MAX);
         if weather.strikes(Fault::CommitLate, rate, random) {
             shelf.flight.push(flight);
@@ -435,7 +453,39 @@ impl Handle {
         } else {
             self.broker.decide(&mut world, partition, |token| token == own);
         }
-        Handle::answer(call, world.shelves[partition.0 as usize].position)
+        let World {
+            random,
+            weather,
+            shelves,
+            ..
+        } = &mut *world;
+        let shelf = &mut shelves[partition.0 as usize];
+        let rate = weather.fails / 4;
+        if weather.may(Fault::PositionOld) && random.below(1_000) < rate && shelf.go_back(random) {
+            weather.counts.note(Fault::PositionOld);
+        }
+        if weather.may(Fault::PositionGone) && random.below(1_000) < rate && shelf.lose_position() {
+            weather.counts.note(Fault::PositionGone);
+        }
+        Handle::answer(call, shelf.position)
+    }
+
+    fn outputs_end(&self, topic: OutputTopic) -> Result<Offset, Error> {
+        let (call, world) = self.maybe_fails()?;
+        let count = world.shelves[self.partition.0 as usize].count_of_outputs(topic);
+        Handle::answer(call, Offset(count as u64))
+    }
+
+    fn outputs(&self, topic: OutputTopic, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        let (call, world) = self.maybe_fails()?;
+        let from = usize::try_from(from.0).unwrap_or(usize::MAX);
+        let read = world.shelves[self.partition.0 as usize].outputs(topic, from, limit.records);
+        into.extend(Handle::answer(call, read)?);
+        Ok(())
+    }
+
+    fn has_position(&self) -> bool {
+        self.broker.world().shelves[self.partition.0 as usize].has_position
     }
 
     fn retain(&self, floor: Offset) -> Result<(), Error> {
@@ -475,6 +525,27 @@ impl OwnedPartition for SimulatedPartition {
 
     fn position(&mut self) -> Result<Position, Error> {
         self.0.position()
+    }
+
+    fn has_position(&self) -> bool {
+        self.0.has_position()
+    }
+
+    fn outputs_range(&mut self, topic: OutputTopic) -> Result<Option<Range>, Error> {
+        Ok(Some(Range {
+            start: Offset(0),
+            end: self.0.outputs_end(topic)?,
+        }))
+    }
+
+    fn read_outputs(
+        &mut self,
+        topic: OutputTopic,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<(), Error> {
+        self.0.outputs(topic, from, limit, into)
     }
 
     fn confirm(&mut self) -> Result<(), Error> {

@@ -47,6 +47,8 @@ pub struct PartitionNodes {
     /// A store that reaches back to where the log starts.
     backup: Rows,
     needs_backup: bool,
+    /// An operator has said to take on the outputs that are there.
+    adopts_tail: bool,
     /// Why a step or an opening failed last.
     pub failure: Option<String>,
     /// How often it came to life since nothing goes wrong any more.
@@ -123,6 +125,7 @@ impl Cast {
                 group: Group::default(),
                 backup: Rows::new(),
                 needs_backup: false,
+                adopts_tail: false,
                 failure: None,
                 lives: 0,
             })
@@ -173,7 +176,10 @@ impl Cast {
             log: log.clone(),
             data: None,
             clock: self.clock.clone(),
-            tuning: self.tuning,
+            tuning: Tuning {
+                adopt_tail: self.nodes(partition).adopts_tail,
+                ..self.tuning
+            },
             services: Services::default(),
             warnings: Arc::default(),
         };
@@ -246,7 +252,7 @@ impl Cast {
         let Some((next, outputs)) = meta.as_deref().and_then(applied) else {
             return;
         };
-        let committed = self.broker.world().shelves[partition.0 as usize].position;
+        let committed = self.broker.world().shelves[partition.0 as usize].furthest;
         if (Offset(next), outputs) > (committed.next, committed.outputs) {
             self.wrong(format!(
                 "the store has applied up to ({next}, {outputs}), the log has committed up to ({}, {})",
@@ -274,6 +280,12 @@ impl Cast {
         self.check_answers(partition, &mut process);
         if let Some(error) = &turn.error {
             self.judge(partition, &process, error);
+            if matches!(error, Error::OutputsWithoutPosition { .. }) {
+                // An operator reads it, and starts the machine again as the sentence says.
+                self.nodes(partition).adopts_tail = true;
+                self.bury(partition, machine);
+                return None;
+            }
         }
         if turn.became_live {
             self.learn(partition, machine, Fact::CaughtUp);
@@ -320,12 +332,20 @@ impl Cast {
                 }
                 self.nodes(partition).needs_backup = true;
             }
-            Error::Store(crate::store::Error::Failed { .. }) => {}
+            Error::Store(crate::store::Error::Failed { .. }) | Error::TailUnreadable { .. } => {}
+            Error::OutputsWithoutPosition { .. } => {
+                if !self.broker.has_lost_position(partition) {
+                    self.wrong(format!("no position was lost, but: {error}"));
+                }
+            }
             Error::Store(_)
             | Error::Registry(_)
             | Error::Checkpoint(_)
             | Error::Log(log::Error::Open(_) | log::Error::Closed | log::Error::Partly(_))
             | Error::Diverged { .. }
+            | Error::OutputsMissing { .. }
+            | Error::OutputDiffers { .. }
+            | Error::ForeignOutput { .. }
             | Error::ForeignStore { .. }
             | Error::Ahead { .. }
             | Error::UnknownRevision { .. }

@@ -66,6 +66,8 @@ pub struct Input {
     oracle: Oracle,
     pub time: Option<u64>,
     pub expected: Vec<Expected>,
+    /// Of the expected ones those of a topic, by number.
+    expected_by_topic: BTreeMap<Topic, Vec<usize>>,
     pub malformed: Vec<Malformed>,
     seq: u64,
     chain: [u8; 32],
@@ -256,6 +258,7 @@ impl Input {
             folded: Vec::with_capacity(records + 2 * burst.records()),
             time: None,
             expected: Vec::with_capacity(records + 2 * burst.records()),
+            expected_by_topic: BTreeMap::new(),
             malformed: Vec::new(),
             seq: 0,
             chain: [0; 32],
@@ -436,6 +439,8 @@ impl Input {
         // Over the datum alone.
         hasher.update(&value[avro::SINGLE_OBJECT_BYTES..]);
         self.chain = *hasher.finalize().as_bytes();
+        let number = self.expected.len();
+        self.expected_by_topic.entry(topic).or_default().push(number);
         self.expected.push(Expected {
             offset: id.offset,
             index: id.index,
@@ -448,6 +453,15 @@ impl Input {
             seq: self.seq,
             chain: self.chain,
         });
+    }
+
+    /// Of the first so many expected outputs those of a topic, without the first so many of these.
+    pub fn expected_of(&self, topic: Topic, but: usize, of: usize) -> impl Iterator<Item = &Expected> + Clone {
+        let numbers = self.expected_by_topic.get(&topic).map_or(&[][..], Vec::as_slice);
+        let last = numbers.partition_point(|number| *number < of);
+        numbers[but.min(last)..last]
+            .iter()
+            .map(|number| &self.expected[*number])
     }
 
     /// How many outputs and malformed records are before a point, and what position that is; its time is left out.

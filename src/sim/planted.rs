@@ -1,4 +1,4 @@
-//! Does the simulator find bugs? Fifteen are planted, one after the other, and each must be found within CI's seeds. A
+//! Does the simulator find bugs? Eighteen are planted, one after the other, and each must be found within CI's seeds. A
 //! test and nothing else: only the library's own tests are built with bugs to plant.
 
 use super::world::{Options, run};

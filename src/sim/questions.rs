@@ -133,7 +133,7 @@ fn check(partition: Partition, shelf: &mut SimulatedLog, asked: &Asked, lines: &
     }
     let next = Offset(offset.0 + 1);
     let (_, _, expected) = shelf.input.before(next, 0);
-    let committed = shelf.position;
+    let committed = shelf.furthest;
     if (committed.next, committed.outputs) < (next, 0) && committed.chain != expected.chain {
         let Offset(upto) = committed.next;
         return Err(format!("as of {offset}, but committed is only what is before {upto}"));

@@ -11,7 +11,7 @@
 use super::history::Random;
 use super::input::{Input, Published};
 use crate::clock::{Clock as _, ManualClock};
-use crate::log::{Commit, CurrentRecord, NewRecord, Position, Record, Topic};
+use crate::log::{Commit, CurrentRecord, NewRecord, OutputTopic, Position, Record, Topic};
 use crate::presence::Offset;
 use crate::presence::event::bounds;
 use std::collections::{BTreeMap, VecDeque};
@@ -32,14 +32,11 @@ struct Hidden {
 struct Written {
     topic: Topic,
     record: NewRecord,
-    /// By the number of the transaction.
-    transaction: usize,
 }
 
 /// An owner's commit on its way.
 pub struct CommitInFlight {
     pub token: u64,
-    number: usize,
     /// Of what was written.
     records: Range<usize>,
     current: Vec<CurrentRecord>,
@@ -74,11 +71,17 @@ pub struct SimulatedLog {
     /// The first calls from now on that fail: nobody leads the partition.
     pub leaderless: u64,
     written: Vec<Written>,
-    /// Of each of the owners' transactions, whether it was committed.
-    committed: Vec<bool>,
-    /// What is the newest of each key in the topic of users' states.
-    current: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Of what was written what was committed, by topic, in order.
+    committed: BTreeMap<Topic, Vec<usize>>,
+    /// The topic of users' states.
+    current: Vec<CurrentRecord>,
     pub position: Position,
+    /// None was ever committed, or it was lost.
+    pub has_position: bool,
+    /// The positions that were committed, the last ones.
+    positions: VecDeque<Position>,
+    /// The furthest that was ever committed.
+    pub furthest: Position,
     /// The token of the present owner.
     pub token: u64,
     /// Commits that are on their way.
@@ -87,6 +90,16 @@ pub struct SimulatedLog {
     pub floor: u64,
     /// Bug: what was aborted can be read.
     pub reads_aborted: bool,
+}
+
+/// Which topic of every log an output topic is. The topic of users' states belongs to some logs only.
+fn of_all(topic: OutputTopic) -> Option<Topic> {
+    match topic {
+        OutputTopic::Changes => Some(Topic::Changes),
+        OutputTopic::Kicks => Some(Topic::Kicks),
+        OutputTopic::Quarantine => Some(Topic::Quarantine),
+        OutputTopic::Current => None,
+    }
 }
 
 impl SimulatedLog {
@@ -109,9 +122,12 @@ impl SimulatedLog {
             skew_ms: 0,
             leaderless: 0,
             written: Vec::with_capacity(input.planned()),
-            committed: Vec::new(),
-            current: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            current: Vec::new(),
             position: Position::default(),
+            has_position: false,
+            positions: VecDeque::new(),
+            furthest: Position::default(),
             token: 0,
             flight: Vec::new(),
             floor: 0,
@@ -317,8 +333,6 @@ impl SimulatedLog {
 
     /// Writes what a commit consists of, or only the first records of it; it is decided later.
     pub fn write(&mut self, token: u64, commit: &Commit, records: usize) -> CommitInFlight {
-        let number = self.committed.len();
-        self.committed.push(false);
         let first = self.written.len();
         let topics = [
             (Topic::Changes, &commit.changes),
@@ -326,18 +340,13 @@ impl SimulatedLog {
             (Topic::Quarantine, &commit.quarantine),
         ];
         for (topic, records) in topics {
-            let records = records.iter().cloned().map(|record| Written {
-                topic,
-                record,
-                transaction: number,
-            });
+            let records = records.iter().cloned().map(|record| Written { topic, record });
             self.written.extend(records);
         }
         self.written
             .truncate(first.saturating_add(records).min(self.written.len()));
         CommitInFlight {
             token,
-            number,
             records: first..self.written.len(),
             current: commit.current.clone(),
             position: commit.position,
@@ -349,13 +358,99 @@ impl SimulatedLog {
         if wrong.is_none() {
             *wrong = self.check(&flight).err();
         }
-        self.committed[flight.number] = true;
+        self.show_outputs(flight.records.clone());
         self.position = flight.position;
-        let current = flight.current.into_iter();
-        self.current.extend(current.map(|record| (record.key, record.value)));
+        self.has_position = true;
+        if self.positions.len() >= 8 {
+            self.positions.pop_front();
+        }
+        self.positions.push_back(flight.position);
+        let reach = |position: &Position| (position.next, position.outputs);
+        if reach(&flight.position) > reach(&self.furthest) {
+            self.furthest = flight.position;
+        }
+        self.current.extend(flight.current);
     }
 
-    /// Whether a commit adds exactly what the oracle expects between the position before and its own.
+    /// Commits a part of a commit without its position: of each topic the first records.
+    pub fn commit_half(&mut self, token: u64, commit: &Commit, random: &mut Random) {
+        let mut first = |records: &[NewRecord]| records[..random.index(records.len() + 1)].to_vec();
+        let part = Commit {
+            changes: first(&commit.changes),
+            kicks: first(&commit.kicks),
+            quarantine: first(&commit.quarantine),
+            ..Commit::default()
+        };
+        let current = commit.current[..random.index(commit.current.len() + 1)].to_vec();
+        let flight = self.write(token, &part, usize::MAX);
+        self.show_outputs(flight.records);
+        self.current.extend(current);
+    }
+
+    fn show_outputs(&mut self, records: Range<usize>) {
+        for at in records {
+            self.committed.entry(self.written[at].topic).or_default().push(at);
+        }
+    }
+
+    /// How many records of an output topic its owner can read.
+    pub fn count_of_outputs(&self, topic: OutputTopic) -> usize {
+        match of_all(topic) {
+            Some(topic) => self.committed.get(&topic).map_or(0, Vec::len),
+            None => self.current.len(),
+        }
+    }
+
+    /// The log gives an old position back. Not one before the first change: outputs are what tells one log from another.
+    pub fn go_back(&mut self, random: &mut Random) -> bool {
+        let reach = |position: &Position| (position.next, position.outputs);
+        let is_old = |old: &&Position| old.seq > 0 && reach(old) <= reach(&self.position);
+        let old: Vec<Position> = self.positions.iter().filter(is_old).copied().collect();
+        let is_possible = !old.is_empty();
+        if is_possible {
+            self.position = *random.pick(&old);
+        }
+        is_possible
+    }
+
+    /// The log has lost the position.
+    pub fn lose_position(&mut self) -> bool {
+        let is_possible = self.has_position && self.furthest.seq > 0;
+        if is_possible {
+            self.position = Position::default();
+            self.has_position = false;
+        }
+        is_possible
+    }
+
+    /// The records of an output topic from one on, as its owner reads them.
+    pub fn outputs(&self, topic: OutputTopic, from: usize, records: usize) -> Vec<Record> {
+        let record = |at: usize, key: Option<&[u8]>, value: Option<&[u8]>| Record {
+            offset: Offset(at as u64),
+            ts: 0,
+            key: key.map(<[u8]>::to_vec),
+            value: value.unwrap_or_default().to_vec(),
+            is_null: value.is_none(),
+            schema_header: None,
+            traceparent: None,
+        };
+        match of_all(topic) {
+            Some(topic) => {
+                let there = self.committed(topic).enumerate().skip(from).take(records);
+                there
+                    .map(|(at, new)| record(at, new.key.as_deref(), Some(&new.value)))
+                    .collect()
+            }
+            None => {
+                let there = self.current.iter().enumerate().skip(from).take(records);
+                there
+                    .map(|(at, state)| record(at, Some(&state.key), state.value.as_deref()))
+                    .collect()
+            }
+        }
+    }
+
+    /// Whether a commit adds exactly what the oracle expects up to its position and is not there yet.
     fn check(&self, commit: &CommitInFlight) -> Result<(), String> {
         let (from, to) = (self.position, commit.position);
         let place = |position: Position| format!("({}, {})", position.next, position.outputs);
@@ -366,13 +461,12 @@ impl SimulatedLog {
             return Err(format!("a commit is at {}, past the end {}", place(to), self.shown));
         }
         let of = || format!("the commit from {} to {}", place(from), place(to));
-        let (first, first_malformed, _) = self.input.before(from.next, from.outputs);
         let (last, last_malformed, position) = self.input.before(to.next, to.outputs);
         let written = &self.written[commit.records.clone()];
         let records = |topic: Topic| written.iter().filter(move |written| written.topic == topic);
         for topic in [Topic::Changes, Topic::Kicks] {
-            let expected = self.input.expected[first..last].iter();
-            let expected = expected.filter(|expected| expected.topic == topic);
+            let there = self.committed.get(&topic).map_or(0, Vec::len);
+            let expected = self.input.expected_of(topic, there, last);
             for (number, (wanted, got)) in expected.clone().zip(records(topic)).enumerate() {
                 if wanted.record != got.record {
                     return Err(format!(
@@ -388,6 +482,7 @@ impl SimulatedLog {
                 return Err(format!("{} has {are} {topic} instead of {should}", of()));
             }
         }
+        let first_malformed = self.count_of_outputs(OutputTopic::Quarantine).min(last_malformed);
         let expected = &self.input.malformed[first_malformed..last_malformed];
         let quarantined = || records(Topic::Quarantine);
         let same = expected.iter().zip(quarantined()).all(|(expected, got)| {
@@ -413,15 +508,16 @@ impl SimulatedLog {
 
     /// The records of a topic as a reader is given them.
     pub fn committed(&self, topic: Topic) -> impl Iterator<Item = &NewRecord> {
-        let there = self.written.iter().filter(move |written| written.topic == topic);
-        let there = there.filter(|written| self.committed[written.transaction]);
-        there.map(|written| &written.record)
+        let there = self.committed.get(&topic).into_iter().flatten();
+        there.map(|at| &self.written[*at].record)
     }
 
     /// Reads the topics from their beginning: all that the oracle expects, each once, in order, and nothing else.
     pub fn check_topics(&self, keeps_current: bool) -> Result<(), String> {
         if keeps_current {
-            self.input.check_current(&self.current)?;
+            let newest = self.current.iter().cloned();
+            let newest: BTreeMap<_, _> = newest.map(|record| (record.key, record.value)).collect();
+            self.input.check_current(&newest)?;
         }
         for topic in [Topic::Changes, Topic::Kicks] {
             let mut expected = self.input.expected.iter().filter(|expected| expected.topic == topic);

@@ -5,12 +5,13 @@ use crate::clock::Clock;
 use crate::engine::census::Census;
 use crate::engine::index::UserIndex;
 use crate::engine::locations::UserLocations;
-use crate::engine::outbox::Outbox;
+use crate::engine::outbox::{Outbox, TailCause};
+use crate::engine::reconcile::{Comparison, OutputTail};
 use crate::engine::{Error, RevisionAt, Tuning};
-use crate::log::{Input, OwnedPartition};
+use crate::log::{Input, OwnedPartition, Position};
 use crate::presence::policy::Policy;
 use crate::presence::state::{PartitionImage, State};
-use crate::presence::{LogTime, Offset, Revision, Status};
+use crate::presence::{LogTime, Offset, Partition, Revision, Status};
 use crate::schema::policy::written_policy;
 use crate::store::{self, Applied, DueKey, Store, UserLocation};
 use std::collections::{HashMap, VecDeque};
@@ -93,6 +94,18 @@ fn kept(bytes: &[u8]) -> Option<(Census, Option<Input>)> {
     }
 }
 
+/// The store is ahead of the log, or another partition's.
+fn foreign(partition: Partition, applied: Offset, committed: &Position) -> Error {
+    Error::ForeignStore {
+        partition,
+        applied,
+        committed: committed.next,
+    }
+}
+
+/// What the output topics have behind the point up to which it is folded silently, and why.
+type FoundTail = (Box<OutputTail>, TailCause);
+
 /// What a store and the log's position say of where to go on.
 struct Opened {
     store: Option<Store>,
@@ -112,7 +125,7 @@ impl Opened {
         tuning: Tuning,
     ) -> Result<Opened, Error> {
         let partition = log.partition();
-        let target = log.position()?;
+        let committed = log.position()?;
         let known = |at: RevisionAt, revision: Revision| match revision > tuning.revision {
             true => Err(Error::UnknownRevision {
                 partition,
@@ -122,7 +135,7 @@ impl Opened {
             }),
             false => Ok(()),
         };
-        known(RevisionAt::Position(target.next), target.revision)?;
+        known(RevisionAt::Position(committed.next), committed.revision)?;
         let mut applied = Applied::default();
         let mut state = None;
         let (mut census, mut input) = (Census::default(), Some(Input::default()));
@@ -133,14 +146,8 @@ impl Opened {
             let opened = store.read_meta(meta)?;
             applied = opened.applied;
             known(RevisionAt::Store, opened.partition.revision)?;
-            if opened.partition.partition != partition
-                || (applied.next, applied.outputs) > (target.next, target.outputs)
-            {
-                return Err(Error::ForeignStore {
-                    partition,
-                    applied: applied.next,
-                    committed: target.next,
-                });
+            if opened.partition.partition != partition {
+                return Err(foreign(partition, applied.next, &committed));
             }
             let policy = written_policy(opened.partition.policy).ok_or(Error::Unreadable)?;
             written = Some((opened.partition.policy_since, opened.partition.policy.to_owned()));
@@ -184,12 +191,36 @@ impl Opened {
             state.seal();
         }
         let state = state.unwrap_or_else(|| State::seeded(partition, first.clone(), tuning.hash_seed));
-        let seq = state.seq();
-        let index = UserIndex::open(store.as_ref(), seq, state.time(), &census, tuning.index_changes)?;
-        let mut outbox = Outbox::new(partition, applied.chain, seq, census, target, tuning.commit_bytes);
+        let stands = Position {
+            next: applied.next,
+            outputs: applied.outputs,
+            time: state.time(),
+            seq: state.seq(),
+            chain: applied.chain,
+            revision: state.revision(),
+            input,
+        };
+        let (target, tail) = Opened::target(log, &committed, &stands, tuning)?;
+        let index = UserIndex::open(store.as_ref(), stands.seq, stands.time, &census, tuning.index_changes)?;
+        let mut outbox = Outbox::new(
+            partition,
+            applied.chain,
+            stands.seq,
+            census,
+            target,
+            tuning.commit_bytes,
+        );
         outbox.revision = state.revision();
         outbox.index = index;
         outbox.input = input;
+        if let Some((tail, cause)) = tail {
+            outbox = outbox.with_tail(tail, cause);
+        }
+        // In the middle of a record the state has that record's time; it moves the position when it is done.
+        let is_between = state.offset().is_none_or(|offset| offset < applied.next);
+        if is_between && (target.next, target.outputs) != (committed.next, committed.outputs) {
+            outbox = outbox.with_log_behind();
+        }
         if applied.outputs == 0 {
             // A store that was committed inside of a record which had given nothing yet has that record's time.
             let time = state.time();
@@ -210,6 +241,64 @@ impl Opened {
             policy: written,
             due_next,
         })
+    }
+
+    /// Up to which point the log has everything, so that it is folded silently, and what the log has behind it. That is
+    /// the committed position, or where the store stands if that is further: a broker may give an old position back.
+    fn target(
+        log: &mut dyn OwnedPartition,
+        committed: &Position,
+        stands: &Position,
+        tuning: Tuning,
+    ) -> Result<(Position, Option<FoundTail>), Error> {
+        let partition = log.partition();
+        let is_ahead = (stands.next, stands.outputs) > (committed.next, committed.outputs);
+        let adopts = tuning.adopt_tail;
+        if planted!(TailIgnoredAtStart) {
+            return Ok((*committed, None));
+        }
+        let cause = match OutputTail::read(log, committed)? {
+            Comparison::Unasked if is_ahead => return Err(foreign(partition, stands.next, committed)),
+            Comparison::Unasked => return Ok((*committed, None)),
+            // Outputs are what tells one log from another.
+            Comparison::Equal if is_ahead && (committed.seq == 0 || committed.chain != stands.chain) => {
+                return Err(foreign(partition, stands.next, committed));
+            }
+            Comparison::Equal if is_ahead => TailCause::PositionBehind,
+            Comparison::Equal => return Ok((*committed, None)),
+            Comparison::Ahead { seq } if !adopts => {
+                return Err(Error::OutputsMissing {
+                    partition,
+                    next: committed.next,
+                    committed: committed.seq,
+                    seq,
+                });
+            }
+            Comparison::Behind(tail) if !log.has_position() && !adopts => {
+                let last = tail.last().map_or(Offset(0), |(offset, _)| offset);
+                return Err(Error::OutputsWithoutPosition { partition, last });
+            }
+            Comparison::Behind(tail) if !is_ahead && log.has_position() => {
+                return Ok((*committed, Some((tail, TailCause::PositionBehind))));
+            }
+            Comparison::Behind(tail) if is_ahead => {
+                let chain = tail.chain_to(committed, (stands.next, stands.outputs), log)?;
+                if chain.is_some_and(|chain| chain != stands.chain) {
+                    return Err(foreign(partition, stands.next, committed));
+                }
+                match log.has_position() {
+                    true => TailCause::PositionBehind,
+                    false => TailCause::Adopted,
+                }
+            }
+            Comparison::Ahead { .. } | Comparison::Behind(_) => TailCause::Adopted,
+        };
+        // The last change before it must be the one it knows.
+        match OutputTail::read(log, stands)? {
+            Comparison::Behind(tail) => Ok((*stands, Some((tail, cause)))),
+            Comparison::Equal | Comparison::Unasked => Ok((*stands, None)),
+            Comparison::Ahead { .. } => Err(foreign(partition, stands.next, committed)),
+        }
     }
 
     fn with(self, log: Box<dyn OwnedPartition>, clock: Arc<dyn Clock>, tuning: Tuning) -> PartitionProcessor {

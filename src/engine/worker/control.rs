@@ -182,13 +182,19 @@ impl Failure {
             Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => Failure::Deposed,
             Error::Unrecoverable { .. } => Failure::Unrecoverable,
             Error::Diverged { .. } if error.may_be_of_reading() => Failure::ReadSuspect,
-            Error::Diverged { .. } | Error::Store(store::Error::Damaged { .. }) => Failure::StoreSuspect,
+            Error::Diverged { .. } | Error::OutputDiffers { .. } | Error::Store(store::Error::Damaged { .. }) => {
+                Failure::StoreSuspect
+            }
             Error::Panicked { offset, .. } => Failure::Panicked(*offset),
             Error::Log(log::Error::Gone { .. } | log::Error::Open(_) | log::Error::Closed | log::Error::Partly(_))
             | Error::Store(store::Error::Open { .. } | store::Error::Failed { .. } | store::Error::Layout { .. })
             | Error::Checkpoint(_)
             | Error::ForeignStore { .. }
             | Error::Unreadable
+            | Error::OutputsWithoutPosition { .. }
+            | Error::OutputsMissing { .. }
+            | Error::ForeignOutput { .. }
+            | Error::TailUnreadable { .. }
             | Error::Behind { .. } => Failure::StateLost,
         }
     }

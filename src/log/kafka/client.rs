@@ -42,26 +42,44 @@ impl ConsumerContext for DefaultContext {}
 /// That of a producer, which counts what is on its way. The client's own count has other events in it, and one of those
 /// may stay for ever.
 #[derive(Debug, Default)]
-pub struct CountingContext(AtomicUsize);
+pub struct CountingContext {
+    on_its_way: AtomicUsize,
+    /// How often a connection to a broker broke, or a broker did not answer in time.
+    broken: AtomicUsize,
+}
 
 impl CountingContext {
     pub fn sent(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        self.on_its_way.fetch_add(1, Ordering::AcqRel);
     }
 
     pub fn is_done(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 0
+        self.on_its_way.load(Ordering::Acquire) == 0
+    }
+
+    /// How many transport errors there were, of those that were polled for.
+    pub fn broken(&self) -> usize {
+        self.broken.load(Ordering::Acquire)
     }
 }
 
-quiet!(CountingContext);
+impl rdkafka::ClientContext for CountingContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+        self.broken.fetch_add(1, Ordering::AcqRel);
+    }
+}
 
 impl ProducerContext for CountingContext {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {
         // A record that fails makes its transaction fail.
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.on_its_way.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
