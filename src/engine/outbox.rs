@@ -448,20 +448,29 @@ impl Outbox {
         while let Some(commit) = self.unsettled.front() {
             let there = log.position()?;
             let reach = |position: &Position| (position.next, position.outputs);
-            // An old position may be given back; a newer one that is not ours is somebody else's.
-            if there != commit.position && there != self.committed && reach(&there) >= reach(&self.committed) {
-                return Err(Error::Deposed {
-                    partition: self.partition,
-                });
-            }
-            let is_known = there == self.committed && !self.is_in_doubt;
+            // A store knows less of a point than the log's position does.
+            let is_same = |one: &Position, other: &Position| {
+                (reach(one), one.seq, one.chain) == (reach(other), other.seq, other.chain)
+            };
+            let (is_before, is_after) = (is_same(&there, &self.committed), is_same(&there, &commit.position));
+            let is_known = is_before && !self.is_in_doubt;
             let rest = match is_known {
                 true => Some(Cow::Borrowed(commit)),
                 false => self.rest(commit, log)?,
             };
+            // Where outputs are compared, a position before ours may be an old one. One behind ours is somebody else's.
+            let is_others = match &rest {
+                Some(_) => reach(&there) > reach(&commit.position),
+                None => !is_before && !is_after,
+            };
+            if is_others {
+                return Err(Error::Deposed {
+                    partition: self.partition,
+                });
+            }
             let to_send = match rest {
-                Some(rest) if is_known || there != commit.position || has_any(&rest) => Some(rest),
-                None if there == self.committed => Some(Cow::Borrowed(commit)),
+                Some(rest) if is_known || !is_after || has_any(&rest) => Some(rest),
+                None if is_before => Some(Cow::Borrowed(commit)),
                 Some(_) | None => None,
             };
             if let Some(rest) = to_send {

@@ -7,6 +7,7 @@
 
 mod answers;
 mod control;
+mod failure;
 mod thread;
 
 pub use control::TICK_MS;
@@ -30,7 +31,8 @@ use crate::presence::{Epoch, LogTime, Offset, Partition};
 use crate::store::{self, StoreLocation};
 use crate::tasks;
 use answers::{Question, Waiting};
-use control::{Control, Fact, Failure, Folded, Notes, Order, Recovery, RestoreNote, StandstillNote, View};
+use control::{Control, Fact, Folded, Notes, Order, RestoreNote, StandstillNote, View};
+use failure::{Failure, Recovery};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
