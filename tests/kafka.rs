@@ -193,6 +193,21 @@ fn an_end_of_a_transaction_whose_answer_is_lost_doubles_nothing() {
     transactions::an_end_of_a_transaction_whose_answer_is_lost_doubles_nothing(shared::proxied());
 }
 
+#[test]
+fn an_end_of_a_transaction_that_arrives_in_the_next_one_doubles_nothing() {
+    transactions::an_end_of_a_transaction_that_arrives_in_the_next_one_doubles_nothing(shared::proxied());
+}
+
+#[test]
+fn an_old_position_that_is_given_back_doubles_nothing() {
+    transactions::an_old_position_that_is_given_back_doubles_nothing(shared::proxied());
+}
+
+#[test]
+fn a_position_that_is_gone_beside_outputs_is_refused() {
+    transactions::a_position_that_is_gone_beside_outputs_is_refused(shared::proxied());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_serves_a_cluster_through_any_node() {
     let _busy = shared::busy(1);

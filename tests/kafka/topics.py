@@ -3,6 +3,7 @@
   topics.py --kafka HOST:PORT --prefix P truncate TOPIC PARTITION OFFSET    what was before OFFSET is gone
   topics.py --kafka HOST:PORT --prefix P lag TOPIC GROUP    prints for each partition what is committed, and the end
   topics.py --kafka HOST:PORT --prefix P coordinator GROUP            prints the id of the broker that has the group
+  topics.py --kafka HOST:PORT --prefix P delete_group GROUP           a group without members, with all its offsets
 """
 
 import argparse
@@ -17,7 +18,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kafka", required=True)
     parser.add_argument("--prefix", required=True)
-    parser.add_argument("what", choices=["truncate", "lag", "coordinator"])
+    parser.add_argument("what", choices=["truncate", "lag", "coordinator", "delete_group"])
     parser.add_argument("words", nargs="*")
     args = parser.parse_args()
     admin = AdminClient({"bootstrap.servers": args.kafka})
@@ -35,6 +36,9 @@ def main():
         committed = {place.partition: place.offset for place in asked[group].result().topic_partitions}
         ends = admin.list_offsets({place: OffsetSpec.latest() for place in places}, request_timeout=30)
         print(json.dumps([(committed.get(place.partition, -1), ends[place].result().offset) for place in places]))
+    elif args.what == "delete_group":
+        for gone in admin.delete_consumer_groups([args.words[0]], request_timeout=30).values():
+            gone.result()
     else:
         groups = admin.describe_consumer_groups([args.words[0]], request_timeout=30)
         print(groups[args.words[0]].result().coordinator.id)

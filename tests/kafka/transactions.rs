@@ -2,7 +2,7 @@
 //! once and in order, or the engine says what it cannot decide.
 
 use crate::engine::Node;
-use crate::frames::Api;
+use crate::frames::{Api, Frame};
 use crate::proxied::Proxied;
 use crate::proxy::Action;
 use crate::python;
@@ -94,6 +94,38 @@ impl Story {
     }
 }
 
+/// The end of a transaction stays in the network until the next one has begun. The client has sent it again meanwhile, and
+/// the copy ends the next transaction in its middle.
+pub fn an_end_of_a_transaction_that_arrives_in_the_next_one_doubles_nothing(proxied: &Proxied) {
+    let mut story = Story::begin(proxied, "late-end");
+    let id = story.producer();
+    let end = proxied.proxy.next(Api::EndTxn, &id, Action::Keep);
+    story.login();
+    let kept = end.request();
+    story.settle();
+
+    let some = proxied.proxy.next(Api::Produce, &id, Action::Pass);
+    let others = proxied.proxy.next(Api::Produce, &id, Action::Hold);
+    story.login();
+    others.request();
+    some.answer();
+    assert_eq!(
+        error_of(&proxied.proxy.deliver(&kept)),
+        0,
+        "the broker believes the copy"
+    );
+    others.release();
+    story.settle();
+
+    story.login();
+    story.is_right();
+}
+
+/// The error of an answer that begins with the time for which the client is throttled.
+fn error_of(answer: &Frame) -> i16 {
+    i16::from_be_bytes(answer.0[8..10].try_into().expect("two bytes"))
+}
+
 pub fn an_end_of_a_transaction_whose_answer_is_lost_doubles_nothing(proxied: &Proxied) {
     let mut story = Story::begin(proxied, "lost-answer");
     let id = story.producer();
@@ -105,4 +137,46 @@ pub fn an_end_of_a_transaction_whose_answer_is_lost_doubles_nothing(proxied: &Pr
     }
     story.login();
     story.is_right();
+}
+
+/// Brokers have given an offset back that was committed before the last one (Redpanda's issue 9571).
+pub fn an_old_position_that_is_given_back_doubles_nothing(proxied: &Proxied) {
+    let mut story = Story::begin(proxied, "old-position");
+    let group = story.space.group.clone();
+    story.login();
+    story.settle();
+    story.node.stop();
+
+    let older = proxied.proxy.next(Api::OffsetFetch, &group, Action::Pass);
+    story.start();
+    let older = older.answer();
+    story.login();
+    story.login();
+    story.settle();
+    story.node.stop();
+
+    let given_back = proxied.proxy.next(Api::OffsetFetch, &group, Action::Answer(older));
+    story.start();
+    given_back.answer();
+    story.login();
+    story.is_right();
+}
+
+pub fn a_position_that_is_gone_beside_outputs_is_refused(proxied: &Proxied) {
+    let mut story = Story::begin(proxied, "no-position");
+    story.login();
+    story.login();
+    story.settle();
+    story.node.stop();
+    let outputs = || ["changes", "kicks"].map(|topic| python::run("reader.py", &story.space, &["print", topic]));
+    let before = outputs();
+
+    python::run("topics.py", &story.space, &["delete_group", &story.space.group]);
+    story.node.start(None);
+    story.until("it says that it cannot know how far the outputs are", || {
+        story.node.diary().contains("--adopt-tail")
+    });
+    assert!(!story.is_ready());
+    assert_eq!(outputs(), before);
+    story.node.stop();
 }
