@@ -99,7 +99,7 @@ fn plans() -> [Plan; 13] {
         plans::brokers(9),
         plans::pauses(16),
         plans::leaders(12),
-        plans::network(14, Duration::from_millis(250)),
+        plans::network(28, Duration::from_millis(200)),
         plans::blackout(Duration::from_secs(60)),
     ]
 }

@@ -24,7 +24,7 @@ pub const APIS: [Api; 9] = [
 ];
 
 /// How long to wait for a request of the chosen API; some are rare.
-const CHOICE_MAX: Duration = Duration::from_millis(200);
+const CHOICE_MAX: Duration = Duration::from_millis(100);
 
 /// The files of answers to fetches: the one that is written, and the one before it.
 const FETCHED: [&str; 2] = ["fetched", "fetched-before"];
