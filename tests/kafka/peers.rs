@@ -137,6 +137,44 @@ fn outcomes_are_said_across_nodes(nodes: &[Node]) {
     }
 }
 
+/// Every node answers questions about the past, whichever of the nodes has the partition.
+fn the_past_is_answered_across_nodes(nodes: &[Node]) {
+    let same = |path: &str| {
+        let answers: Vec<(u16, String)> = nodes.iter().map(|node| get(node, path)).collect();
+        assert!(
+            answers.iter().all(|answer| *answer == answers[0]),
+            "{path}: {answers:?}"
+        );
+        assert_eq!(answers[0].0, 200, "{path}: {answers:?}");
+        let body: Value = serde_json::from_str(&answers[0].1).expect("JSON");
+        body
+    };
+    for number in 0..16 {
+        let history = same(&format!("/v1/users/u{number}/history?from=0"));
+        assert_eq!(history["intervals"][0]["cause"], "login", "{history}");
+        let since = &history["intervals"][0]["from"];
+        let why = same(&format!("/v1/users/u{number}/why?at={since}"));
+        assert_eq!(
+            (&why["steps"][0]["id"], &why["since"]),
+            (&history["intervals"][0]["change"], since)
+        );
+    }
+    // No partition's log time is there yet, and each is named once.
+    for as_known in [false, true] {
+        let counted = same(&format!("/v1/at?time=2100-01-01T00:00:00Z&as_known={as_known}"));
+        assert_eq!(
+            counted["users"],
+            json!({"online": 48, "push_online": 0, "offline": 0}),
+            "{counted}"
+        );
+        assert_eq!(counted["behind"], json!([0, 1]));
+    }
+    assert_eq!(
+        same("/v1/at?time=0")["users"],
+        json!({"online": 0, "push_online": 0, "offline": 0})
+    );
+}
+
 fn known(node: &Node) -> usize {
     let asked = (0..16).map(|number| get(node, &format!("/v1/users/u{number}")));
     asked
@@ -159,6 +197,7 @@ pub fn no_callers_token_leaves_the_node_and_who_has_no_secret_is_not_believed(bo
         nodes.iter().all(|node| known(node) == 16)
     });
     outcomes_are_said_across_nodes(&nodes);
+    the_past_is_answered_across_nodes(&nodes);
 
     let (url, asked) = evil();
     let claim = |url: &str| {
