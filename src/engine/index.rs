@@ -25,8 +25,8 @@ pub struct UserIndex {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     marks: Vec<(u64, IndexMark)>,
-    /// Rows up to this change are to be removed from the store.
-    removed: Option<u64>,
+    /// Rows up to this change are to be removed from the store; true: every one of them, since the log has dropped them.
+    removed: Option<(u64, bool)>,
 }
 
 struct Entry {
@@ -101,7 +101,7 @@ impl UserIndex {
     pub fn cut(&mut self, upto: u64) {
         if upto > self.from {
             self.from = upto;
-            self.removed = Some(upto);
+            self.removed = Some((upto, true));
         }
     }
 
@@ -118,7 +118,9 @@ impl UserIndex {
     pub fn write(&mut self, commit: &mut Commit) {
         // Not change by change: each time a range of keys is removed.
         if self.upto() - self.from > self.most.saturating_add(CHANGES_PER_SEGMENT / 8) {
-            self.cut(self.upto() - self.most);
+            self.from = self.upto() - self.most;
+            let is_whole = self.removed.is_some_and(|(_, is_whole)| is_whole);
+            self.removed = Some((self.from, is_whole));
         }
         let ends = self.entries.iter().skip(1).map(|next| next.start);
         let ends = ends.chain([self.bytes.len()]);
@@ -143,7 +145,7 @@ impl UserIndex {
     /// Removes the rows that the commit before no longer counts.
     pub fn tidy(&mut self, store: &Store) -> Result<(), Error> {
         match self.removed.take() {
-            Some(upto) => store.remove_indexed(upto),
+            Some((upto, is_whole)) => store.remove_indexed(upto, is_whole),
             None => Ok(()),
         }
     }

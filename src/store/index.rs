@@ -14,6 +14,7 @@ use super::disk::SharedRows;
 use super::image::{Bytes, put_number};
 use super::{Commit, Error, Store, failed, keys};
 use crate::presence::LogTime;
+use rocksdb::WriteBatch;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,8 +62,9 @@ impl Store {
         indexed.transpose()
     }
 
-    /// Removes the rows of the index up to a change. Rows of the same segment stay; who reads leaves them out.
-    pub fn remove_indexed(&self, upto: u64) -> Result<(), Error> {
+    /// Removes the rows of the index up to a change; `within`: also those of the segment that has younger changes too,
+    /// which are found by reading all of the segment. Who reads leaves rows out that are left.
+    pub fn remove_indexed(&self, upto: u64, within: bool) -> Result<(), Error> {
         let kept = keys::segment_of(upto.saturating_add(1));
         let ranges = [
             (keys::segment_start(0), keys::segment_start(kept)),
@@ -73,7 +75,19 @@ impl Store {
                 self.disk.remove(&from, &before).map_err(|cause| self.failed(cause))?;
             }
         }
-        Ok(())
+        if !within {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        let (from, before) = (keys::segment_start(kept), keys::segment_start(kept + 1));
+        let looked = self.disk.look(&from, &before, true, &mut |key, _| {
+            if keys::read_change(key).is_some_and(|number| number <= upto) {
+                batch.delete(key);
+            }
+            ControlFlow::Continue(())
+        });
+        looked.map_err(|cause| self.failed(cause))?;
+        self.disk.write(batch).map_err(|cause| self.failed(cause))
     }
 
     /// Removes the index.

@@ -475,6 +475,40 @@ fn the_golden_rows_of_the_earlier_layout_are_read_as_what_they_were_and_those_of
     }
 }
 
+#[test]
+fn what_is_removed_from_the_index_is_gone_also_within_a_segment() {
+    let rows = Rows::default();
+    let store = rows.store();
+    let mut commit = store.begin();
+    let numbers = [1, 2, 3, keys::CHANGES_PER_SEGMENT, keys::CHANGES_PER_SEGMENT + 1];
+    for number in numbers {
+        commit.put_change(number, "alice", b"a change");
+    }
+    let policy = Policy::default();
+    let nothing = PartitionImage {
+        seq: numbers[4],
+        ..partition(&policy)
+    };
+    store
+        .commit(commit, &applied(), &nothing, DOCUMENT, COUNTS)
+        .expect("written");
+    let left = || {
+        let kept = rows.0.lock().unwrap();
+        let numbers = kept.keys().filter(|key| key[0] == keys::CHANGES);
+        let mut numbers: Vec<u64> = numbers.filter_map(|key| keys::read_change(key)).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    store.remove_indexed(2, false).expect("removed");
+    assert_eq!(left(), numbers, "only whole segments");
+    store.remove_indexed(2, true).expect("removed");
+    assert_eq!(left(), numbers[2..]);
+    store.remove_indexed(numbers[3], false).expect("removed");
+    assert_eq!(left(), numbers[3..]);
+    store.remove_indexed(numbers[3], true).expect("removed");
+    assert_eq!(left(), numbers[4..]);
+}
+
 /// A kind of row that the golden file lacks would change unnoticed.
 #[test]
 fn the_golden_file_has_every_kind_of_row() {

@@ -11,6 +11,7 @@ use rollcall::presence::{Offset, Partition};
 use rollcall::registry::Schemas;
 use rollcall::schema::{avro, json as schema_json};
 use rollcall::sim::history;
+use rollcall::store::{Indexed, Store, directory_of};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -344,6 +345,15 @@ fn what_is_gone_or_too_much_to_be_read_is_said() {
     );
     house.get("/v1/users/alice/why").error(410, "gone");
     house.get("/v1/at?time=2999").error(410, "gone");
+    drop(house);
+    // Whoever takes the partition up next removes from the index what the log has dropped.
+    let house = House::on(log.clone(), clock, Some(directory.path()), tuning, Some(3));
+    house.publish(&[connect("alice", 9)]);
+    house.wait_until_folded();
+    drop(house);
+    let store = directory_of(directory.path(), ONLY);
+    let store = Store::open_to_look(&store).expect("a store");
+    assert_eq!(store.indexed().expect("readable"), Some(Indexed { from: 4, upto: 9 }));
 }
 
 #[test]
