@@ -130,6 +130,9 @@ pub struct Flags {
         help_heading = "Kafka"
     )]
     pub cloudevents_source: Option<String>,
+    /// When partitions are raised to a newer revision [default: by-command]
+    #[arg(long, value_enum, env = "ROLLCALL_RAISE_REVISION")]
+    pub raise_revision: Option<RaiseRevision>,
     /// Accepts a time that was refused: this machine's clock if it is within an hour of TIME (2026-01-31T12:00:00Z), or
     /// on Kafka the timestamp of one record, PARTITION:OFFSET
     #[arg(long, value_name = "TIME")]
@@ -205,6 +208,16 @@ pub struct Flags {
 }
 
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[serde(rename_all = "kebab-case")]
+pub enum RaiseRevision {
+    /// When `rollcall upgrade` is run
+    #[default]
+    ByCommand,
+    /// As soon as every node that has partitions knows it
+    ByItself,
+}
+
+#[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     #[default]
@@ -275,6 +288,7 @@ pub struct Config {
     pub registry: Option<Registry>,
     /// What `ce_source` begins with, without a slash at its end. None: no attributes of CloudEvents.
     pub cloudevents_source: Option<String>,
+    pub raise_revision: RaiseRevision,
     pub checkpoints: Option<Checkpoints>,
     /// How long a start waits for brokers and a registry that do not answer.
     pub start_wait_ms: u64,
@@ -493,6 +507,7 @@ impl Flags {
             kafka,
             registry,
             cloudevents_source,
+            raise_revision: self.raise_revision.or(file.raise_revision).unwrap_or_default(),
             checkpoints,
             start_wait_ms,
             gateway,

@@ -41,6 +41,7 @@ enum Command {
     Policy(command::policy::Args),
     Stats(command::stats::Args),
     Top(command::stats::TopArgs),
+    Upgrade(command::upgrade::Args),
 }
 
 fn main() {
@@ -89,6 +90,7 @@ fn run() -> u8 {
         Command::Policy(args) => command::policy::run(args),
         Command::Stats(args) => command::stats::run(args),
         Command::Top(args) => command::stats::top(args),
+        Command::Upgrade(args) => command::upgrade::run(args),
     };
     match result {
         Ok(()) => 0,

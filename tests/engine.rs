@@ -518,3 +518,151 @@ fn who_reads_other_events_than_before_says_so_also_where_no_output_differs() {
     };
     fold(&world(8, Some(unknown))).expect("nothing is known of what was read");
 }
+
+/// A hostile history that is raised in its middle, as lines.
+fn raised_history(seed: u64, count: usize) -> (Vec<String>, Offset) {
+    let records: Vec<_> = history::records(seed, count).collect();
+    let middle = records.len() / 2;
+    let mut lines = Vec::new();
+    let mut raised = Offset(0);
+    for (number, (offset, ts, event)) in records.iter().enumerate() {
+        if number == middle {
+            raised = *offset;
+            lines.push(format!(
+                r#"{{"offset":{offset},"ts":{ts},"type":"revision","revision":2}}"#
+            ));
+        }
+        let shift = u64::from(number >= middle);
+        lines.push(history::record_json(Offset(offset.0 + shift), *ts, event.as_ref()));
+    }
+    (lines, raised)
+}
+
+/// A user who is away: a custom status is taken only as of the rehearsal.
+fn raised_story() -> (Vec<String>, Offset) {
+    let who = r#""user":"u","platform":"android","device":"a","gateway":"g","epoch":1,"conn":1"#;
+    let lines = [
+        format!(r#"{{"offset":0,"ts":1000,"type":"connect",{who},"intent":"login"}}"#),
+        format!(r#"{{"offset":1,"ts":1001,"type":"disconnect",{who},"reason":"closed"}}"#),
+        r#"{"offset":2,"ts":1002,"type":"custom_status","user":"u","text":"too early"}"#.to_owned(),
+        r#"{"offset":3,"ts":1003,"type":"revision","revision":2}"#.to_owned(),
+        r#"{"offset":4,"ts":1004,"type":"custom_status","user":"u","text":"after"}"#.to_owned(),
+        r#"{"offset":5,"ts":999999999,"type":"tick"}"#.to_owned(),
+    ];
+    (lines.into(), Offset(3))
+}
+
+fn fold_to_the_end(walk: &mut PartitionProcessor) -> Result<(), Error> {
+    while walk.step(one_record())?.records > 0 {}
+    Ok(())
+}
+
+#[test]
+fn a_partition_is_raised_once_and_what_is_before_the_record_stays_as_it_was_whatever_dies() {
+    let knows = |revision| Tuning {
+        revision,
+        cached_users: 2,
+        ..Tuning::default()
+    };
+    let mut stories = vec![raised_story()];
+    stories.extend((0..2).map(|seed| raised_history(seed, 16)));
+    for (number, (lines, raised)) in stories.iter().enumerate() {
+        let log = lines.join("\n");
+        let world = |tuning| World::new(&log, Partition(0), 1, Policy::default(), tuning);
+        let whole = world(knows(Revision::REHEARSAL));
+        let mut walk = whole.open(None).expect("opened");
+        fold_to_the_end(&mut walk).expect("folded");
+        walk.commit_store().expect("committed");
+        let (outputs, state) = (whole.outputs(), walk.state_lines().expect("readable"));
+        let position = whole.log.committed(Partition(0)).expect("readable");
+        assert_eq!(position.revision, Revision::REHEARSAL);
+        for line in outputs.iter().filter(|line| line.contains(r#""type":"change""#)) {
+            let offset = line
+                .split(r#""offset":"#)
+                .nth(1)
+                .and_then(|rest| rest.split(',').next());
+            let offset: u64 = offset.expect("an offset").parse().expect("a number");
+            assert_eq!(line.contains("rehearsal"), offset > raised.0, "{line}");
+        }
+        if number == 0 {
+            assert!(
+                outputs
+                    .iter()
+                    .any(|line| line.contains("after") && line.contains(r#""rehearsal":1"#))
+            );
+            assert!(!outputs.iter().any(|line| line.contains("too early")));
+            assert!(
+                outputs
+                    .last()
+                    .is_some_and(|line| line.ends_with(r#""rehearsal":null}"#))
+            );
+        }
+        // An older node has the partition for a while; then one dies, or its commit fails, at each record.
+        for cut in 0..lines.len() {
+            let faults = [None, Some(CommitFault::NotApplied), Some(CommitFault::Applied)];
+            // In the histories one in turn: each run opens some stores, which takes its time.
+            for fault in faults
+                .into_iter()
+                .cycle()
+                .skip(cut % 3)
+                .take(if number == 0 { 3 } else { 1 })
+            {
+                let directory = tempfile::tempdir().expect("a directory");
+                let mut world = world(knows(Revision::FIRST));
+                let mut old = world.open(Some(directory.path())).expect("opened");
+                let mut folded = 0;
+                let halted = loop {
+                    if folded == cut {
+                        break false;
+                    }
+                    match old.step(one_record()) {
+                        Ok(step) => folded += step.records,
+                        Err(Error::UnknownRevision { .. }) => break true,
+                        Err(error) => panic!("{error}"),
+                    }
+                };
+                assert_eq!(halted, cut > lines.len() / 2, "story {number}, cut {cut}");
+                if cut % 2 == 0 {
+                    old.commit_store().expect("committed");
+                }
+                drop(old);
+                world.tuning = knows(Revision::REHEARSAL);
+                if let Some(fault) = fault {
+                    world.log.fail_commits(1, fault, log::Error::Busy);
+                }
+                let story = format!("story {number}, cut {cut}, {fault:?}");
+                let mut walk = world.open(Some(directory.path())).expect("opened");
+                while folded < cut + 2 {
+                    match walk.step(one_record()) {
+                        Ok(step) if step.records == 0 => break,
+                        Ok(step) => folded += step.records,
+                        Err(Error::Log(log::Error::Busy)) => {}
+                        Err(error) => panic!("{story}: {error}"),
+                    }
+                }
+                // It dies, with or without what it has folded in its store.
+                if cut % 3 == 0 {
+                    let _ = walk.commit_store();
+                }
+                drop(walk);
+                world.log.heal();
+                let mut walk = world.open(Some(directory.path())).expect("opened");
+                fold_to_the_end(&mut walk).expect("folded");
+                walk.commit_store().expect("committed");
+                assert_eq!(world.outputs(), outputs, "{story}");
+                assert_eq!(walk.state_lines().expect("readable"), state, "{story}");
+                assert_eq!(
+                    world.log.committed(Partition(0)).expect("readable"),
+                    position,
+                    "{story}"
+                );
+                // The older one cannot take it back, and takes nothing from it.
+                drop(walk);
+                world.tuning = knows(Revision::FIRST);
+                let back = world.open(Some(directory.path())).err().expect("halted");
+                assert!(matches!(back, Error::UnknownRevision { .. }), "{story}: {back}");
+                assert_eq!(world.outputs(), outputs, "{story}");
+            }
+        }
+    }
+}

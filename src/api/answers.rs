@@ -231,6 +231,7 @@ impl TryFrom<ChangeData> for Change {
             devices,
             custom_status,
             evidence: Offset(evidence),
+            rehearsal: None,
         })
     }
 }
@@ -369,6 +370,9 @@ pub struct Stats {
     pub version: String,
     #[serde(default)]
     pub commit: String,
+    /// The newest revision that every node knows.
+    #[serde(default)]
+    pub revision: u32,
 }
 
 /// How many users there are, all and by status.
@@ -393,6 +397,9 @@ pub struct PartitionStats {
     pub partition: u32,
     /// `restoring`, `live`, `held`, `stalled`, `waiting`, `moving` or `failed`.
     pub state: String,
+    /// The revision of rules and encodings in force.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub revision: Option<u32>,
     /// The next offset to come.
     #[serde(default, skip_serializing_if = "is_none")]
     pub log_end: Option<u64>,

@@ -24,6 +24,7 @@ pub mod sim;
 pub mod stats;
 mod table;
 pub mod topics;
+pub mod upgrade;
 pub mod usage;
 pub mod users;
 pub mod webhook;

@@ -7,7 +7,7 @@ use super::{connect, directories, first_policy, logging};
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
-use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, read_tokens, warn_if_shared};
+use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, RaiseRevision, read_tokens, warn_if_shared};
 use crate::engine::{Checkpointer, Engine, Services, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
@@ -41,6 +41,8 @@ const GRACEFUL: Duration = Duration::from_millis(1_500);
 const OUTPUT_COMMIT_MS: u64 = 20;
 /// A record whose time is further ahead of this machine's clock than this is not folded.
 const AHEAD_MS: u64 = 5 * 60 * 1_000;
+/// How often it is looked whether partitions can be raised to a newer revision.
+const RAISE_EVERY: Duration = Duration::from_secs(5);
 /// How often the token file is checked for changes.
 const TOKENS_EVERY: Duration = Duration::from_secs(1);
 
@@ -106,6 +108,9 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         tokio::spawn(reload_tokens(file.clone(), app.access(), stopping.clone()));
     }
     tokio::spawn(app.clone().keep_history());
+    if config.raise_revision == RaiseRevision::ByItself {
+        tokio::spawn(raise_revision(engine.clone(), stopping.clone()));
+    }
     let server = tokio::spawn(crate::http::serve(
         listener,
         app.router(),
@@ -236,6 +241,7 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
     let outside = Services {
         schemas,
         checkpointer: checkpoints.map(|checkpoints| checkpoints.start(config)).transpose()?,
+        owners: kafka.as_ref().map(ConnectedLog::owners),
         cloud_events: config.cloudevents_source.as_deref().map(Arc::from),
     };
     // From here on only the engine itself can fail.
@@ -266,6 +272,33 @@ fn connections(config: &Config, files: OpenFiles, partitions: u32) -> usize {
         "limits"
     );
     connections
+}
+
+/// Raises this node's partitions to the newest revision that every node knows.
+async fn raise_revision(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RAISE_EVERY) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        let to = engine.common_revision();
+        for partition in (0..engine.log().partitions()).map(Partition) {
+            // Others raise what is theirs.
+            let Ok(stats) = engine.stats(partition).await else {
+                continue;
+            };
+            let Some(revision) = stats
+                .revision
+                .filter(|revision| *revision < to && stats.state == "live")
+            else {
+                continue;
+            };
+            match engine.raise(partition, to).await {
+                Ok(()) => tracing::info!(%partition, from = %revision, %to, "raised the revision: every node knows it"),
+                Err(error) => tracing::warn!(%partition, %error, "cannot raise the revision, trying again"),
+            }
+        }
+    }
 }
 
 /// Reads the token file again whenever it has changed. If that fails, the tokens in use stay.

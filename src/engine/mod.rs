@@ -33,8 +33,9 @@ pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::checkpoint;
 use crate::clock::Clock;
-use crate::log::{self, Group, Log, OutputTopic, Position, SingleNode, Topic};
+use crate::log::{self, Group, Log, NewRecord, OutputTopic, Owners, Position, SingleNode, Topic};
 use crate::metrics;
+use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::state::HashSeed;
 use crate::presence::{Epoch, LogTime, Offset, Partition, Revision};
@@ -361,6 +362,8 @@ pub struct Services {
     pub checkpointer: Option<Arc<Checkpointer>>,
     /// Output records get CloudEvents attributes as headers too, with a source that begins with this.
     pub cloud_events: Option<Arc<str>>,
+    /// Who else works on the log, if anybody does.
+    pub owners: Option<Arc<dyn Owners>>,
 }
 
 /// A running engine. Its methods may be called from any task or thread.
@@ -369,6 +372,7 @@ pub struct Engine {
     schemas: Schemas,
     /// The newest that is known.
     revision: Revision,
+    owners: Option<Arc<dyn Owners>>,
     clock: Arc<dyn Clock>,
     hash_seed: HashSeed,
     assignments: Arc<[Assignment]>,
@@ -402,6 +406,7 @@ impl Engine {
     ) -> Result<Engine, Error> {
         metrics::partitions_of_log(log.partitions());
         let schemas = services.schemas.clone();
+        let owners = services.owners.clone();
         let assignments: Arc<[Assignment]> = (0..log.partitions()).map(|_| Assignment::default()).collect();
         let (reporter, reports) = mpsc::channel();
         let dependencies = Dependencies {
@@ -433,6 +438,7 @@ impl Engine {
             log,
             schemas,
             revision: tuning.revision,
+            owners,
             clock,
             hash_seed: tuning.hash_seed,
             assignments,
@@ -446,9 +452,29 @@ impl Engine {
         &self.log
     }
 
-    /// The newest revision that this node knows.
-    pub fn newest_revision(&self) -> Revision {
-        self.revision
+    /// Returns the newest revision that every node knows: this one, and all that have taken a partition up last.
+    pub fn common_revision(&self) -> Revision {
+        let others = self.owners.as_ref().and_then(|owners| owners.lowest_revision());
+        others.map_or(self.revision, |lowest| lowest.min(self.revision))
+    }
+
+    /// Appends the record that raises a partition to a revision.
+    pub async fn raise(&self, partition: Partition, to: Revision) -> Result<(), log::Error> {
+        let mut value = Vec::new();
+        self.schemas
+            .encode_event(&Event::Revision { revision: to.0 }, &mut value);
+        let record = NewRecord {
+            key: None,
+            value,
+            headers: Vec::new(),
+        };
+        let (told, result) = oneshot::channel();
+        let acknowledge = Box::new(move |result: Result<_, _>| {
+            // Nobody waits any more: the record is there all the same.
+            let _ = told.send(result);
+        });
+        self.log.append(vec![(partition, record)], acknowledge);
+        result.await.unwrap_or(Err(log::Error::Closed)).map(|_| ())
     }
 
     /// The clock that it goes by.

@@ -295,7 +295,12 @@ impl Outbox {
             return Ok(());
         }
         let mut value = Vec::with_capacity(self.datum.len() + 10);
-        self.schemas.frame(schema, &mut value);
+        match &output {
+            Output::Change(change) => {
+                avro::frame_change(change, &mut value, |value| self.schemas.frame(schema, value));
+            }
+            Output::Kick(_) | Output::Ignored(_) => self.schemas.frame(schema, &mut value),
+        }
         value.extend_from_slice(&self.datum);
         let headers = self.headers_of(|| OutputFacts::of(&output));
         match output {

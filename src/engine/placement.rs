@@ -25,6 +25,11 @@ pub enum Unplaced {
          knows it runs"
     )]
     UnknownRevision { revision: Revision, newest: Revision },
+    #[error(
+        "a node of the group knows revisions up to {lowest}, not {revision}: its partitions would halt. Upgrade every node \
+         first"
+    )]
+    NodesBehind { revision: Revision, lowest: Revision },
 }
 
 impl Unplaced {
@@ -32,7 +37,7 @@ impl Unplaced {
     pub fn field(&self) -> &'static str {
         match self {
             Unplaced::NoPartition { .. } | Unplaced::UnknownPartition { .. } => "partition",
-            Unplaced::UnknownRevision { .. } => "revision",
+            Unplaced::UnknownRevision { .. } | Unplaced::NodesBehind { .. } => "revision",
         }
     }
 }
@@ -45,6 +50,10 @@ impl Engine {
         let newest = self.revision;
         if let Some(revision) = event.unknown_revision(newest) {
             return Err(Unplaced::UnknownRevision { revision, newest });
+        }
+        let lowest = self.common_revision();
+        if let Some(revision) = event.unknown_revision(lowest) {
+            return Err(Unplaced::NodesBehind { revision, lowest });
         }
         let encode = |event: &Event<'_>| {
             let mut value = Vec::with_capacity(128);

@@ -27,7 +27,7 @@ use crate::metrics;
 use crate::presence::change::IgnoreReason;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
-use crate::presence::{Epoch, LogTime, Offset, Partition};
+use crate::presence::{Epoch, LogTime, Offset, Partition, Revision};
 use crate::store::{self, StoreLocation};
 use crate::tasks;
 use answers::{Question, Waiting};
@@ -115,6 +115,8 @@ pub struct PartitionStats {
     pub refusal: Option<Arc<str>>,
     /// What holds it, or what is not wrong yet: of its checkpoints, the log's retention and its time.
     pub warning: Option<Arc<str>>,
+    /// In force; none while the partition is not open.
+    pub revision: Option<Revision>,
     /// The three offsets: the next record to come, to be committed, to be folded.
     pub log_end: Offset,
     pub committed: Offset,

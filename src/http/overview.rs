@@ -319,6 +319,7 @@ fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> PartitionLine {
     PartitionLine {
         partition: stats.partition.0,
         state: stats.state.to_owned(),
+        revision: stats.revision.map(|revision| revision.0),
         log_end: Some(stats.log_end.0),
         committed: Some(stats.committed.0),
         applied: Some(stats.applied.0),
@@ -400,6 +401,7 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
         now: app.engine.clock().now_ms(),
         version: version::VERSION.to_owned(),
         commit: version::COMMIT.to_owned(),
+        revision: app.engine.common_revision().0,
     }))
 }
 

@@ -116,7 +116,14 @@ pub struct Change {
     pub custom_status: Option<Box<str>>,
     /// For a firing: the device's evidence. For an event: the event's own offset.
     pub evidence: Offset,
+    /// None before [`Revision::REHEARSAL`](super::Revision::REHEARSAL).
+    pub rehearsal: Option<Rehearsal>,
 }
+
+/// What only the rehearsal of a revision has: how many changes the partition has given since it was raised. Null for what
+/// was due by time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rehearsal(pub Option<u64>);
 
 /// One device whose status changed.
 #[derive(Clone, PartialEq, Eq, Debug)]

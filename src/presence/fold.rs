@@ -6,6 +6,7 @@
 
 use super::change::{
     Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, KickedDevice, Output, OutputId, Part,
+    Rehearsal,
 };
 use super::deadlines::{Firing, Upto};
 use super::event::Event;
@@ -201,6 +202,10 @@ impl State {
         user.version += 1;
         let (id, version, custom_status) = (user.id.clone(), user.version, user.custom_status.clone());
         self.seq += 1;
+        let rehearsal = (self.revision >= Revision::REHEARSAL).then(|| {
+            self.rehearsed += 1;
+            Rehearsal((evidence == self.here()).then_some(self.rehearsed))
+        });
         let change = Change {
             id: self.next_id(),
             seq: self.seq,
@@ -214,6 +219,7 @@ impl State {
             devices,
             custom_status,
             evidence,
+            rehearsal,
         };
         out(Output::Change(change));
     }

@@ -134,6 +134,8 @@ pub struct PartitionImage<'a> {
     pub time: Option<LogTime>,
     pub seq: u64,
     pub revision: Revision,
+    /// How many changes there were since [`Revision::REHEARSAL`].
+    pub rehearsed: u64,
     pub grace_until: Option<LogTime>,
     pub policy: &'a Policy,
     /// The record that put the policy in force; `None` for the policy given at creation.
@@ -162,6 +164,7 @@ impl State {
         state.grace_until = image.grace_until;
         state.seq = image.seq;
         state.revision = image.revision;
+        state.rehearsed = image.rehearsed;
         state.policy_since = image.policy_since;
         for gateway in &image.gateways {
             let known = KnownGateway {
@@ -201,6 +204,7 @@ impl State {
             time: self.time,
             seq: self.seq,
             revision: self.revision,
+            rehearsed: self.rehearsed,
             grace_until: self.grace_until,
             policy: self.rules.policy(),
             policy_since: self.policy_since,

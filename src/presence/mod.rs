@@ -35,6 +35,10 @@ impl Revision {
     pub const FIRST: Revision = Revision(1);
     /// The newest that this version knows.
     pub const NEWEST: Revision = Revision(1);
+    /// A revision that no version knows by itself: only tests raise a partition to it, to show that raising works. From it on
+    /// a change has one more field ([`change::Rehearsal`]), a store one more number, and a custom status is taken from a
+    /// user who is not online but push_online. The real revision 2 will take its place.
+    pub const REHEARSAL: Revision = Revision(2);
 }
 
 impl Default for Revision {

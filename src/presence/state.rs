@@ -36,6 +36,8 @@ pub struct State {
     pub(super) seq: u64,
     /// In force: as which records are folded and outputs encoded.
     pub(super) revision: Revision,
+    /// How many changes there were since [`Revision::REHEARSAL`].
+    pub(super) rehearsed: u64,
     pub(super) rules: Rulebook,
     pub(super) policy_since: Option<Offset>,
     pub(super) gateways: Gateways,
@@ -307,6 +309,7 @@ impl State {
             grace_until: None,
             seq: 0,
             revision: Revision::FIRST,
+            rehearsed: 0,
             rules: Rulebook::new(policy),
             policy_since: None,
             gateways: Gateways::new(seed),

@@ -1011,6 +1011,7 @@ impl Oracle {
             devices,
             custom_status,
             evidence,
+            rehearsal: None,
         };
         self.given.push(Output::Change(change));
     }

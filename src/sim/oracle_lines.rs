@@ -177,6 +177,8 @@ pub fn output_line(output: &Output) -> String {
                 devices,
                 custom_status,
                 evidence,
+                // Revisions are not the oracle's.
+                rehearsal: _,
             } = change;
             let devices: Vec<String> = devices
                 .iter()

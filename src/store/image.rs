@@ -309,6 +309,9 @@ pub(super) fn put_partition(out: &mut Vec<u8>, image: &PartitionImage<'_>, polic
         put_number(out, end.came.0);
     }
     put_number(out, image.revision.0.into());
+    if image.revision >= Revision::REHEARSAL {
+        put_number(out, image.rehearsed);
+    }
 }
 
 /// The values that [`put_partition`] wrote, with the policy still as a document.
@@ -319,6 +322,7 @@ pub struct SavedPartition<'a> {
     pub time: Option<LogTime>,
     pub seq: u64,
     pub revision: Revision,
+    pub rehearsed: u64,
     pub grace_until: Option<LogTime>,
     pub policy: &'a str,
     pub policy_since: Option<Offset>,
@@ -333,6 +337,7 @@ pub(super) fn partition<'a>(bytes: &mut Bytes<'a>, layout: u64) -> Option<SavedP
         time: bytes.optional()?.map(LogTime),
         seq: bytes.number()?,
         revision: Revision::FIRST,
+        rehearsed: 0,
         grace_until: bytes.optional()?.map(LogTime),
         policy: bytes.text()?,
         policy_since: bytes.optional()?.map(Offset),
@@ -358,6 +363,9 @@ pub(super) fn partition<'a>(bytes: &mut Bytes<'a>, layout: u64) -> Option<SavedP
     }
     if layout >= REVISION_SINCE {
         image.revision = Revision(u32::try_from(bytes.number()?).ok()?);
+        if image.revision >= Revision::REHEARSAL {
+            image.rehearsed = bytes.number()?;
+        }
     }
     Some(image)
 }

@@ -48,6 +48,7 @@ impl Shape {
             devices,
             custom_status,
             evidence: _,
+            rehearsal: _,
         } = change;
         let is_web = || {
             let device = devices.first();
@@ -170,6 +171,7 @@ mod tests {
             devices: devices.iter().map(device).collect(),
             custom_status: None,
             evidence: Offset(2),
+            rehearsal: None,
         }
     }
 

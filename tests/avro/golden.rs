@@ -153,6 +153,7 @@ pub fn change() -> Change {
         }],
         custom_status: None,
         evidence: Offset(1_200),
+        rehearsal: None,
     }
 }
 

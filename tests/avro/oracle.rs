@@ -297,6 +297,7 @@ pub fn change(change: &Change) -> Value {
         devices,
         custom_status,
         evidence,
+        rehearsal: _,
     } = change;
     let devices = devices.iter().map(|device| {
         record([

@@ -209,6 +209,7 @@ pub fn change() -> impl Strategy<Value = Change> {
                     devices,
                     custom_status,
                     evidence: Offset(evidence),
+                    rehearsal: None,
                 }
             },
         )

@@ -38,6 +38,7 @@ fn change() -> Change {
         }],
         custom_status: None,
         evidence: Offset(1_200),
+        rehearsal: None,
     }
 }
 

@@ -83,6 +83,7 @@ fn change(user: &str, devices: &[(&str, Status)]) -> Change {
             .collect(),
         custom_status: None,
         evidence: Offset(1),
+        rehearsal: None,
     }
 }
 

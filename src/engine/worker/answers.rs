@@ -177,6 +177,7 @@ impl Worker {
             census: processor
                 .map(|processor| processor.census().clone())
                 .unwrap_or_default(),
+            revision: processor.map(|processor| processor.state().revision()),
             changes: processor.map_or(0, |processor| processor.state().seq()),
             ignored: processor
                 .map(|processor| *processor.without_effect().0)

@@ -110,6 +110,7 @@ impl From<Change> for UserUpdate {
             devices,
             custom_status,
             evidence: _,
+            rehearsal: _,
         } = change;
         let devices = devices.into_iter().map(|device| ChangedDevice {
             platform: device.platform,

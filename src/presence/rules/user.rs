@@ -4,7 +4,7 @@ use super::super::change::{Cause, IgnoreReason, KickReason, Part};
 use super::super::event::Target;
 use super::super::fold::{Out, PendingKick};
 use super::super::state::State;
-use super::super::{KickedBy, Status};
+use super::super::{KickedBy, Revision, Status};
 use super::{Pending, kick_devices};
 
 impl State {
@@ -51,8 +51,13 @@ impl State {
             .users
             .find(user)
             .and_then(|slot| Some((slot, self.users.get(slot)?)));
+        let takes = |status: Status| match status {
+            Status::Online => true,
+            Status::PushOnline => self.revision >= Revision::REHEARSAL,
+            Status::Offline => false,
+        };
         match found {
-            Some((slot, user)) if user.status == Status::Online => {
+            Some((slot, user)) if takes(user.status) => {
                 if user.custom_status.as_deref() == text {
                     return self.ignore(IgnoreReason::NoEffect, Part::Whole, out);
                 }

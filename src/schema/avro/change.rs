@@ -1,7 +1,7 @@
 //! The datum of `schemas/change.avsc`, field by field in the schema's order; and the id of changes and kicks.
 
-use super::datum::{Reader, write_array, write_count, write_int, write_nullable_text, write_text};
-use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
+use super::datum::{Reader, write_array, write_count, write_int, write_nullable_long, write_nullable_text, write_text};
+use crate::presence::change::{Cause, Change, DeviceChange, OutputId, Rehearsal};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::schema::{Malformed, write_output_id};
 
@@ -9,6 +9,18 @@ use crate::schema::{Malformed, write_output_id};
 const DEVICE_BYTES_MIN: usize = 5;
 
 pub(super) fn read(datum: &[u8]) -> Result<Change, Malformed> {
+    read_of(datum, |_| None)
+}
+
+/// Reads a change of the rehearsal of a revision, which has one more field at its end.
+pub(super) fn read_rehearsed(datum: &[u8]) -> Result<Change, Malformed> {
+    read_of(datum, |reader| {
+        let count = reader.nullable_long("rehearsal");
+        Some(Rehearsal(count.and_then(|count| u64::try_from(count).ok())))
+    })
+}
+
+fn read_of(datum: &[u8], rehearsal: impl FnOnce(&mut Reader<'_>) -> Option<Rehearsal>) -> Result<Change, Malformed> {
     let mut reader = Reader::new(datum);
     let id = read_id(&mut reader);
     let partition = Partition(reader.int("partition"));
@@ -34,6 +46,7 @@ pub(super) fn read(datum: &[u8]) -> Result<Change, Malformed> {
         }),
         custom_status: reader.nullable_text("custom_status").map(Into::into),
         evidence: Offset(reader.count("evidence")),
+        rehearsal: rehearsal(&mut reader),
     };
     reader.end()?;
     if (id.partition, id.offset) != (partition, offset) {
@@ -59,6 +72,7 @@ pub(super) fn write(change: &Change, out: &mut Vec<u8>) {
         devices,
         custom_status,
         evidence,
+        rehearsal,
     } = change;
     write_id(*id, out);
     write_int(out, id.partition.0);
@@ -87,6 +101,9 @@ pub(super) fn write(change: &Change, out: &mut Vec<u8>) {
     });
     write_nullable_text(out, custom_status.as_deref());
     write_count(out, evidence.0);
+    if let Some(Rehearsal(count)) = rehearsal {
+        write_nullable_long(out, count.map(|count| count as i64));
+    }
 }
 
 /// Writes `{partition}-{offset}-{index}`. The longest has 51 bytes, so the length takes one byte, which is written

@@ -89,6 +89,10 @@ impl Schema {
     }
 }
 
+/// The framing of a change as of the rehearsal of a revision, in single-object encoding: its schema is in
+/// `tests/rehearsal/change.avsc`, and in no registry.
+pub(super) const REHEARSAL: [u8; SINGLE_OBJECT_BYTES] = [0xc3, 0x01, 0x53, 0xa4, 0xb7, 0x1c, 0x0d, 0x97, 0xfb, 0xfc];
+
 const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 /// The length of the framing in single-object encoding: the mark and the fingerprint.
 pub const SINGLE_OBJECT_BYTES: usize = 10;
@@ -225,6 +229,14 @@ mod tests {
                 format!("rollcall.{}", schema.name())
             );
         }
+    }
+
+    #[test]
+    fn the_rehearsal_has_the_fingerprint_of_its_schema_s_text() {
+        let text = include_str!("../../../tests/rehearsal/change.avsc");
+        let fingerprint = super::super::writer::fingerprint(text).unwrap();
+        assert_eq!(REHEARSAL[..2], SINGLE_OBJECT);
+        assert_eq!(REHEARSAL[2..], fingerprint.to_le_bytes());
     }
 
     #[test]

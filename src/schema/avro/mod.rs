@@ -82,8 +82,16 @@ pub fn write_change_datum(change: &Change, out: &mut Vec<u8>) {
 
 /// Appends the change in single-object encoding.
 pub fn encode_change(change: &Change, out: &mut Vec<u8>) {
-    frame(Schema::Change, out);
+    frame_change(change, out, |out| frame(Schema::Change, out));
     change::write(change, out);
+}
+
+/// Appends the framing of a change: `usual`, unless it has fields that its schema lacks.
+pub fn frame_change(change: &Change, out: &mut Vec<u8>, usual: impl FnOnce(&mut Vec<u8>)) {
+    match change.rehearsal {
+        Some(_) => out.extend_from_slice(&framing::REHEARSAL),
+        None => usual(out),
+    }
 }
 
 /// Decodes a change.
@@ -93,6 +101,9 @@ pub fn decode_change(value: &[u8]) -> Result<Change, Malformed> {
 
 /// Decodes a change like [`decode_change`], also with a registry's schemas.
 pub fn decode_change_with(value: &[u8], schemas: &dyn WriterSchemas) -> Result<Change, Malformed> {
+    if let Some(datum) = value.strip_prefix(&framing::REHEARSAL) {
+        return change::read_rehearsed(datum);
+    }
     change::read(&writer::datum(Schema::Change, value, schemas)?)
 }
 

@@ -1,6 +1,6 @@
 //! Writes events, outputs and state as JSON.
 
-use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, OutputId, Part};
+use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, OutputId, Part, Rehearsal};
 use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
 use crate::presence::state::{DeviceImage, PartitionImage, Phase, SessionImage, UserImage};
 use crate::presence::{LogTime, Offset};
@@ -147,6 +147,7 @@ fn change_line(out: &mut Vec<u8>, change: &Change) {
         devices,
         custom_status,
         evidence,
+        rehearsal,
     } = change;
     let mut object = Object::new(out);
     object.text("type", "change");
@@ -164,8 +165,11 @@ fn change_line(out: &mut Vec<u8>, change: &Change) {
         .text("after", after.name())
         .list("devices", devices, device_change)
         .optional_text("custom_status", custom_status.as_deref())
-        .number("evidence", evidence.0)
-        .end();
+        .number("evidence", evidence.0);
+    if let Some(Rehearsal(count)) = rehearsal {
+        object.optional_number("rehearsal", *count);
+    }
+    object.end();
 }
 
 fn device_change(out: &mut Vec<u8>, device: &DeviceChange) {
