@@ -42,6 +42,7 @@ impl StoredFold {
             time: saved.time,
             seq: saved.seq,
             revision: saved.revision,
+            rehearsed: saved.rehearsed,
             grace_until: saved.grace_until,
             policy: &policy,
             policy_since: saved.policy_since,
