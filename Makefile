@@ -19,7 +19,7 @@ define say_how_long
 	librocksdb-sys); later ones take a minute or two. Cargo counts the crates below."
 endef
 
-.PHONY: help run build install test quick bless test-faults ci bench sim setup setup-build
+.PHONY: help run build install test quick bless golden-release test-faults ci bench sim setup setup-build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -48,6 +48,9 @@ test: setup ## every test; the last line counts them
 
 bless: setup-build ## expected texts are written again (golden bytes, scenarios); read the diff
 	scripts/bless
+
+golden-release: setup-build ## what this version leaves on disks, for every later version to open (tests/golden/releases)
+	scripts/golden-release
 
 # Advisories are left out: their database comes from the network, and a build must not turn red by itself. Run
 # `cargo deny check advisories` by hand. Formatting and cargo-deny come first: they fail within seconds.

@@ -10,6 +10,8 @@ mod bless;
 mod files;
 #[path = "golden/position.rs"]
 mod position;
+#[path = "golden/releases.rs"]
+mod releases;
 #[path = "golden/store.rs"]
 mod store;
 

@@ -58,6 +58,8 @@ mod transactions;
 mod truncated;
 #[path = "kafka/unseen.rs"]
 mod unseen;
+#[path = "kafka/upgrade.rs"]
+mod upgrade;
 #[path = "kafka/webhook.rs"]
 mod webhook;
 
@@ -270,6 +272,12 @@ fn every_output_has_its_id_and_the_trace_of_its_event() {
 fn a_call_that_never_returns_costs_its_client_and_not_the_partition() {
     let _busy = shared::busy(1);
     hung::a_call_that_never_returns_costs_its_client_and_not_the_partition(shared::bootstrap());
+}
+
+#[test]
+fn nodes_are_upgraded_one_by_one_rolled_back_and_raised_under_load() {
+    let _busy = shared::busy(1);
+    upgrade::nodes_are_upgraded_one_by_one_rolled_back_and_raised_under_load(shared::bootstrap(), seed());
 }
 
 #[test]

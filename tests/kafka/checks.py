@@ -163,7 +163,7 @@ class Partition:
         self.counts["malformed"] = len(self.malformed)
         for record in merged:
             kind = "Change" if record.pop("type") == "change" else "Kick"
-            self.chain = blake3.blake3(self.chain + wire.FORMATS[kind].datum(record)).digest()
+            self.chain = blake3.blake3(self.chain + wire.form_of(kind, record).datum(record)).digest()
         # The bytes are needed only for malformed records; of the others only the time.
         kept = set(self.malformed)
         self.events = {
@@ -181,7 +181,7 @@ class Partition:
             self.report("altered", f"{place} cannot be read: {malformed}")
             return None
         datum, writer = wire.unframe(name, message.value(), registry)
-        if writer is wire.FORMATS[name].schema and datum != wire.FORMATS[name].datum(record):
+        if writer is wire.form_of(name, record).schema and datum != wire.form_of(name, record).datum(record):
             self.report("altered", f"{place} is not encoded as others encode it")
         if key is not None and message.key() != record[key].encode():
             self.report("altered", f"{place} has the key {message.key()!r}, not its {key}")

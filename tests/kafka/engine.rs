@@ -23,6 +23,8 @@ pub struct Node {
     port: u16,
     diary: PathBuf,
     process: Option<Child>,
+    /// The newest revision that it pretends to know, if another than it does.
+    pub revision: Option<u32>,
     arguments: Vec<String>,
 }
 
@@ -47,6 +49,7 @@ impl Node {
             port,
             diary: directory.join(format!("node-{name}.log")),
             process: None,
+            revision: None,
             arguments: arguments.into_iter().map(str::to_owned).collect(),
             data,
         }
@@ -67,6 +70,9 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(diary.expect("a file"));
+        if let Some(revision) = self.revision {
+            command.env("ROLLCALL_REVISION", revision.to_string());
+        }
         if let Some(failpoint) = failpoint {
             command.env("ROLLCALL_FAILPOINT", failpoint);
         }

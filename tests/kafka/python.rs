@@ -32,6 +32,8 @@ fn python(script: &str, space: &Space) -> Command {
     let mut command = mortal(interpreter.to_str().expect("UTF-8"));
     command
         .arg(directory().join(script))
+        // `rollcall fold` is to know what any node may have known.
+        .env("ROLLCALL_REVISION", "2")
         .args(["--kafka", &space.bootstrap, "--prefix", &space.prefix])
         .stdin(Stdio::null());
     command

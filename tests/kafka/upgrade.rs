@@ -1,0 +1,131 @@
+//! Two revisions in one group: nodes are upgraded one after the other under load, rolled back, upgraded again and raised; an
+//! older node that comes back halts and spoils nothing. Which revision a node knows is pretended.
+
+use crate::engine::Node;
+use crate::python::{self, Load};
+use crate::space::Space;
+use serde_json::{Value, json};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PARTITIONS: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[track_caller]
+fn until(node: &Node, what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        let stats = node.get("/v1/stats");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "not yet: {what}\n{stats:?}\n{}",
+            node.diary()
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn stats(node: &Node) -> Value {
+    match node.get("/v1/stats") {
+        Some((200, stats)) => serde_json::from_str(&stats).expect("JSON"),
+        _ => Value::Null,
+    }
+}
+
+fn all(node: &Node, holds: impl Fn(&Value) -> bool) -> bool {
+    let stats = stats(node);
+    let partitions = stats["partitions"].as_array();
+    partitions.is_some_and(|partitions| partitions.len() == PARTITIONS && partitions.iter().all(holds))
+}
+
+/// Restarts a node as one that knows revisions up to this one.
+fn become_one_that_knows(node: &mut Node, revision: u32) {
+    node.stop();
+    node.revision = Some(revision);
+    node.start(None);
+}
+
+fn upgrade(node: &Node, more: &[&str]) -> (bool, String) {
+    let output = Command::new(python::program())
+        .args(["upgrade", "--url", &node.url()])
+        .args(more)
+        .output()
+        .expect("it runs");
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (output.status.success(), said.concat())
+}
+
+pub fn nodes_are_upgraded_one_by_one_rolled_back_and_raised_under_load(bootstrap: &str, seed: u64) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "upgrade", PARTITIONS);
+    let mut nodes = [0, 1].map(|name| Node::new(directory.path(), &space, name, &[]));
+    for node in &mut nodes {
+        node.revision = Some(1);
+        node.start(None);
+    }
+    let live = |one: &Value| one["state"] == "live";
+    until(&nodes[0], "all are live", || all(&nodes[0], live));
+    let load = Load::start(&space, seed, &["--seconds", "120", "--rate", "400"]);
+
+    // Rolling, and back.
+    become_one_that_knows(&mut nodes[0], 2);
+    until(&nodes[0], "all are live", || all(&nodes[0], live));
+    let (raised, said) = upgrade(&nodes[0], &["--to", "2"]);
+    assert!(
+        !raised && said.contains("a node knows revisions up to 1 only"),
+        "{said}"
+    );
+    become_one_that_knows(&mut nodes[0], 1);
+    until(&nodes[0], "all are live", || all(&nodes[0], live));
+    for at in [0, 1] {
+        become_one_that_knows(&mut nodes[at], 2);
+        until(&nodes[at], "all are live", || all(&nodes[at], live));
+    }
+    until(&nodes[1], "every node knows it", || stats(&nodes[1])["revision"] == 2);
+    assert!(
+        all(&nodes[1], |one| one["revision"] == 1),
+        "nothing is raised by itself"
+    );
+
+    let (raised, said) = upgrade(&nodes[1], &[]);
+    assert!(
+        raised && said.contains("published; each partition has revision 2"),
+        "{said}"
+    );
+    until(&nodes[1], "all are raised", || {
+        all(&nodes[1], |one| one["revision"] == 2)
+    });
+    let (again, said) = upgrade(&nodes[0], &[]);
+    assert!(
+        again && said.contains("every partition has revision 2 already"),
+        "{said}"
+    );
+
+    // An older node takes partitions over, and halts. Nothing is answered from them.
+    nodes[0].stop();
+    become_one_that_knows(&mut nodes[1], 1);
+    until(&nodes[1], "it halts", || {
+        all(&nodes[1], |one| {
+            one["state"] == "failed" && one["error"].to_string().contains("knows revisions up to 1")
+        })
+    });
+    let asked = nodes[1].get("/v1/users/u0").expect("it answers");
+    assert_eq!(asked.0, 503, "{asked:?}");
+
+    // By the next version everything goes on.
+    become_one_that_knows(&mut nodes[1], 2);
+    nodes[0].start(None);
+    let ends = load.end()["ends"].clone();
+    until(&nodes[1], "all is folded", || {
+        let places = python::places(&space);
+        let is_done = |(partition, (committed, _)): (usize, &(u64, u64))| {
+            ends[partition.to_string()].as_u64().is_none_or(|end| *committed > end)
+        };
+        places.iter().enumerate().all(is_done)
+    });
+    nodes.iter_mut().for_each(Node::stop);
+    let verdict = python::check(&space, Some(&ends));
+    assert_eq!(verdict.complaints, Vec::<String>::new());
+    assert!(verdict.sum("changes") > 0, "{}", json!(verdict.sums));
+}
