@@ -9,6 +9,8 @@ mod bounds;
 mod foreign;
 #[path = "avro/golden.rs"]
 mod golden;
+#[path = "avro/heartbeat_bytes.rs"]
+mod heartbeat_bytes;
 #[path = "avro/oracle.rs"]
 mod oracle;
 #[path = "avro/random.rs"]
