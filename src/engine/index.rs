@@ -7,7 +7,7 @@ use super::census::Census;
 use crate::presence::LogTime;
 use crate::presence::change::Change;
 use crate::registry::Schemas;
-use crate::schema::avro::Schema;
+use crate::schema::avro::{self, Schema};
 use crate::store::keys::CHANGES_PER_SEGMENT;
 use crate::store::{Commit, Error, IndexMark, Indexed, MARK_CHANGES, Store};
 
@@ -90,7 +90,7 @@ impl UserIndex {
             start: self.bytes.len(),
         });
         self.bytes.extend_from_slice(change.user.as_bytes());
-        schemas.frame(Schema::Change, &mut self.bytes);
+        avro::frame_change(change, &mut self.bytes, |value| schemas.frame(Schema::Change, value));
         self.bytes.extend_from_slice(datum);
         if change.seq.is_multiple_of(MARK_CHANGES) {
             self.mark(change.seq, change.at, change.logged_at, census);

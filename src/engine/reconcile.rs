@@ -82,7 +82,7 @@ fn entry(topic: OutputTopic, datum: &[u8]) -> Result<OutputEntry, Malformed> {
     };
     Ok(match topic {
         OutputTopic::Changes => {
-            let change = avro::decode_change(&with_own_frame(Schema::Change, datum))?;
+            let change = avro::decode_change_datum(datum)?;
             of(change.id, change.seq)
         }
         OutputTopic::Kicks => of(avro::decode_kick(&with_own_frame(Schema::Kick, datum))?.id, 0),

@@ -107,6 +107,11 @@ pub fn decode_change_with(value: &[u8], schemas: &dyn WriterSchemas) -> Result<C
     change::read(&writer::datum(Schema::Change, value, schemas)?)
 }
 
+/// Decodes the datum of a change that an engine wrote, as of whichever revision.
+pub fn decode_change_datum(datum: &[u8]) -> Result<Change, Malformed> {
+    change::read(datum).or_else(|malformed| change::read_rehearsed(datum).map_err(|_| malformed))
+}
+
 /// Appends the kick's datum.
 pub fn write_kick_datum(kick: &Kick, out: &mut Vec<u8>) {
     kick::write(kick, out);
