@@ -394,7 +394,12 @@ impl Outbox {
         }
         let headers = self.headers_of(|| Some(OutputFacts::of_user_state(&user, by, is_of_event)));
         let key = user.into_string().into_bytes();
-        let record = CurrentRecord { key, value, headers };
+        let record = CurrentRecord {
+            key,
+            offset: by.offset,
+            value,
+            headers,
+        };
         self.gathered_bytes += record.key.len() + record.value.as_ref().map_or(0, Vec::len);
         self.gathered.current.push(record);
     }

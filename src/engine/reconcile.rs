@@ -284,45 +284,40 @@ impl OutputTail {
         })))
     }
 
-    /// The newest states of records from one on.
+    /// The newest states that are of a record or of a later one. That a user was forgotten is in a record without a value,
+    /// which does not say when: it counts only behind a state that does.
     fn newest(log: &mut dyn OwnedPartition, from: Offset) -> Result<BTreeMap<Vec<u8>, Option<Place>>, Error> {
         let mut newest = BTreeMap::new();
         let Some(range) = log.outputs_range(OutputTopic::Current)? else {
             return Ok(newest);
         };
         let partition = log.partition();
+        let mut found: Vec<(Vec<u8>, Option<Place>)> = Vec::new();
         let (mut to, mut span, mut is_before) = (range.end, FIRST_SPAN, false);
         while to > range.start && !is_before {
             let back = Offset(to.0.saturating_sub(span).max(range.start.0));
-            let mut part = BTreeMap::new();
+            let mut part = Vec::new();
             each_between(log, OutputTopic::Current, back, to, |record| {
                 let place = match record.is_null {
                     true => None,
                     false => Some(read_entry(partition, OutputTopic::Current, &record)?.place),
                 };
-                match place {
-                    Some(place) if place.0 < from => {
-                        is_before = true;
-                        part.clear();
-                    }
-                    _ => drop(part.insert(record.key.unwrap_or_default(), place)),
+                if place.is_some_and(|place| place.0 < from) {
+                    is_before = true;
+                    part.clear();
+                } else {
+                    part.push((record.key.unwrap_or_default(), place));
                 }
                 Ok(())
             })?;
-            // What was read before is newer.
-            for (user, place) in part {
-                newest.entry(user).or_insert(place);
-            }
+            part.append(&mut found);
+            found = part;
             if range.end.0 - back.0 > NEWEST_MAX {
-                newest.clear();
-                break;
+                return Ok(newest);
             }
             (to, span) = (back, (span * 4).min(SPAN_MAX));
         }
-        // Without anything of a later record, a forgotten user at the end says nothing of when.
-        if newest.values().all(Option::is_none) {
-            newest.clear();
-        }
+        newest.extend(found.into_iter().skip_while(|(_, place)| place.is_none()));
         Ok(newest)
     }
 
@@ -337,10 +332,10 @@ impl OutputTail {
 
     /// The place of the last output that is there.
     pub fn last(&self) -> Option<Place> {
-        [&self.changes, &self.kicks, &self.quarantine]
-            .iter()
-            .filter_map(|lane| Some(lane.last?.0))
-            .max()
+        let place = |lane: &Lane| Some(lane.last?.0);
+        // A malformed record comes after the outputs that its time gives.
+        let quarantined = place(&self.quarantine).map(|(offset, _)| (offset, u64::MAX));
+        place(&self.changes).max(place(&self.kicks)).max(quarantined)
     }
 
     /// What is known to be there from now on.
@@ -482,14 +477,11 @@ impl OutputTail {
             rest.extend(records.cloned());
         }
         for record in &commit.current {
-            let place = record.value.as_deref().map(|value| {
+            let version = record.value.as_deref().map(|value| {
                 let datum = datum_of(value).unwrap_or_default();
-                entry(OutputTopic::Current, datum).map_or((Offset(0), 0), |entry| entry.place)
+                entry(OutputTopic::Current, datum).map_or(0, |entry| entry.place.1)
             });
-            let is_there = match place {
-                Some((offset, version)) => self.has_newest(&record.key, offset, Some(version)),
-                None => self.has_newest(&record.key, Offset(commit.position.next.0.saturating_sub(1)), None),
-            };
+            let is_there = self.has_newest(&record.key, record.offset, version);
             if !is_there {
                 rest.current.push(record.clone());
             }

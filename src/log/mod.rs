@@ -152,6 +152,8 @@ pub struct Commit {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CurrentRecord {
     pub key: Vec<u8>,
+    /// The event that it is of.
+    pub offset: Offset,
     /// None: there is nothing any more.
     pub value: Option<Vec<u8>>,
     pub headers: Headers,

@@ -98,11 +98,18 @@ class Cluster:
         # With another client: confluent-kafka reads metadata as text that ends with a zero, which it may lack, and then reads
         # past its end.
         wanted = [TopicPartition(self.topic("events"), partition) for partition in range(self.partitions())]
-        client = KafkaAdminClient(bootstrap_servers=self.settings["bootstrap.servers"].split(","))
-        try:
-            found = client.list_group_offsets({self.group: wanted})[self.group]
-        finally:
-            client.close()
+        # Where the group's coordinator has just moved, or its new one still reads, it is asked again.
+        for again in range(30, -1, -1):
+            client = KafkaAdminClient(bootstrap_servers=self.settings["bootstrap.servers"].split(","))
+            try:
+                found = client.list_group_offsets({self.group: wanted})[self.group]
+                break
+            except KafkaError as error:
+                if not error.retriable or not again:
+                    raise
+                time.sleep(1)
+            finally:
+                client.close()
         committed = [found.get(place) for place in wanted]
         return [
             None if one is None or one.offset < 0 else (one.offset, wire.Position(base64.b64decode(one.metadata)))
