@@ -1,9 +1,9 @@
-//! A log in memory, for tests and simulated worlds: it fails on demand, and every call has its effect before it
-//! returns, the acknowledge of an append included.
+//! A log in memory, for tests and simulations. It fails on demand. Every call takes effect before it returns; an append
+//! also calls its `acknowledge` before it returns.
 //!
-//! Unlike the embedded log it takes records at chosen offsets with chosen times ([`MemoryLog::append_at`]), so it can
-//! be a log as other makers write them: with gaps between offsets, and with times that step back. It drops nothing of
-//! itself; a test says what is gone ([`MemoryLog::drop_before`]).
+//! Unlike the embedded log it accepts records at chosen offsets with chosen times ([`MemoryLog::append_at`]). So it can
+//! imitate a log written by other programs, with gaps between offsets and with times that decrease. It drops no records
+//! by itself; a test drops them with [`MemoryLog::drop_before`].
 
 use super::{
     Acknowledge, Appended, Commit, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Position, Range, Record,
@@ -14,7 +14,7 @@ use crate::presence::{Offset, Partition};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-/// A log of partitions in memory. See the module.
+/// A log of partitions in memory; see the module documentation.
 pub struct MemoryLog {
     shared: Arc<Shared>,
 }
@@ -22,16 +22,16 @@ pub struct MemoryLog {
 struct Shared {
     clock: Arc<dyn Clock>,
     world: Mutex<MemoryState>,
-    // Beside the world, not in it: a listener may call the log.
+    // Outside the mutex `world`, because a listener may call the log.
     listeners: RwLock<Vec<Arc<Listener>>>,
 }
 
-/// What becomes of a commit that is made to fail. The caller is told the same of both: that is the point.
+/// How a commit fails. The caller gets the same error in both cases and cannot tell them apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommitFault {
-    /// Nothing of it is in the log.
+    /// Nothing of the commit is in the log.
     NotApplied,
-    /// All of it is in the log, though the caller is told that it failed.
+    /// The whole commit is in the log, although the caller gets an error.
     Applied,
 }
 
@@ -46,15 +46,15 @@ struct MemoryState {
 struct MemoryPartition {
     topics: [Sequence; Topic::ALL.len()],
     position: Position,
-    /// How often it was taken up: the last one to do so commits.
+    /// How many times the partition was taken up. Only the last owner can commit.
     owners: u64,
 }
 
-/// A partition as the one who took it up has it.
+/// An owner's handle to a partition.
 struct OwnedMemoryPartition {
     shared: Arc<Shared>,
     partition: Partition,
-    /// Which of its owners this is.
+    /// The number of this owner.
     owner: u64,
 }
 
@@ -67,7 +67,7 @@ struct Sequence {
 }
 
 impl MemoryLog {
-    /// An empty log of that many partitions, with times from the clock.
+    /// Creates an empty log of `partitions` partitions, which takes times from `clock`.
     pub fn new(partitions: u32, clock: Arc<dyn Clock>) -> MemoryLog {
         MemoryLog {
             shared: Arc::new(Shared {
@@ -83,9 +83,9 @@ impl MemoryLog {
         }
     }
 
-    /// Adds one event at an offset and with a time of the caller's choice. Offsets must grow, gaps are allowed; the
-    /// time may step back. An offset before the end or a partition that is not there is an error. Takes no part in
-    /// [`MemoryLog::fail_appends`]: it is how a test sets the scene.
+    /// Appends one event at a chosen offset with a chosen time. Offsets must increase, and gaps are allowed; times may
+    /// decrease. Returns an error if the offset is before the end or the partition does not exist.
+    /// [`MemoryLog::fail_appends`] does not apply, because tests use this method to prepare the log.
     pub fn append_at(
         &self,
         partition: Partition,
@@ -117,25 +117,25 @@ impl MemoryLog {
         Ok(())
     }
 
-    /// The next `count` appends fail with this error, and nothing of them is in the log.
+    /// Makes the next `count` appends fail with this error; none of their records is in the log.
     pub fn fail_appends(&self, count: usize, error: Error) {
         let mut world = self.world();
         world.failing_appends.extend(std::iter::repeat_n(error, count));
     }
 
-    /// The next `count` calls of [`Log::read`] fail with this error.
+    /// Makes the next `count` calls of [`Log::read`] fail with this error.
     pub fn fail_reads(&self, count: usize, error: Error) {
         let mut world = self.world();
         world.failing_reads.extend(std::iter::repeat_n(error, count));
     }
 
-    /// The next `count` commits fail with this error, before or after having been applied.
+    /// Makes the next `count` commits fail with this error, before or after they are applied.
     pub fn fail_commits(&self, count: usize, fault: CommitFault, error: Error) {
         let mut world = self.world();
         world.failing_commits.extend(std::iter::repeat_n((fault, error), count));
     }
 
-    /// From now on nothing fails that was to fail.
+    /// Cancels all failures that were requested and have not happened yet.
     pub fn heal(&self) {
         let mut world = self.world();
         world.failing_appends.clear();
@@ -143,8 +143,8 @@ impl MemoryLog {
         world.failing_commits.clear();
     }
 
-    /// Drops the records before an offset, as retention would. The start becomes that offset, or the end if that is
-    /// less; a start never moves back.
+    /// Drops the records before an offset, as retention would. The start moves to that offset, or to the end if the end
+    /// is lower. The start never moves back.
     pub fn drop_before(&self, topic: Topic, partition: Partition, offset: Offset) -> Result<(), Error> {
         let mut world = self.world();
         let sequence = &mut world.shelf(partition, Error::Write)?.topics[slot(topic)];
@@ -156,7 +156,7 @@ impl MemoryLog {
         Ok(())
     }
 
-    /// The position of the last commit, for a test that is not the owner.
+    /// Returns the position of the last commit, for tests that do not own the partition.
     pub fn committed(&self, partition: Partition) -> Result<Position, Error> {
         Ok(self.world().shelf(partition, Error::Read)?.position)
     }
@@ -168,7 +168,7 @@ impl MemoryLog {
 
 impl Shared {
     fn world(&self) -> MutexGuard<'_, MemoryState> {
-        // Nothing here is left half done by a panic of a caller.
+        // A panic of a caller leaves no partial change, so a poisoned lock is usable.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -390,7 +390,7 @@ impl Sequence {
     }
 }
 
-/// What a record counts for in a limit of bytes.
+/// Returns the size of a record that counts towards a byte limit.
 fn size(record: &Record) -> usize {
     record.key.as_ref().map_or(0, Vec::len) + record.value.len()
 }

@@ -1,11 +1,11 @@
-//! What a log is: partitions of records, appended durably, read from an offset, and one atomic step that writes what
-//! a fold gave together with how far it got.
+//! The log: partitions of records that are appended durably and read from an offset. One atomic step writes the outputs
+//! of a fold together with the position that the fold reached.
 //!
-//! Everybody has the [`Log`]; the owner of a partition, and nobody else, has its [`OwnedPartition`]. Who only reads has
-//! a [`Reader`] or a [`Follower`].
+//! Every component can use the [`Log`]. Only the owner of a partition has its [`OwnedPartition`]. Code that only reads
+//! uses a [`Reader`] or a [`Follower`].
 //!
-//! The log moves bytes and knows nothing of what they mean. [`local`] keeps it on one machine, [`kafka`] on a cluster,
-//! [`memory`] in memory for tests, failing on demand.
+//! The log moves bytes and does not interpret them. [`local`] keeps it on one machine, [`kafka`] on a cluster, and
+//! [`memory`] in memory for tests, where it fails on demand.
 
 mod input;
 pub mod kafka;
@@ -20,13 +20,13 @@ use crate::presence::{LogTime, Offset, Partition, Revision};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The sequences that a partition consists of; each has offsets of its own.
+/// The record sequences of a partition; each has its own offsets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Topic {
     Events,
     Changes,
     Kicks,
-    /// Malformed records of `Events`, kept whole.
+    /// Malformed records of `Events`, stored unchanged.
     Quarantine,
 }
 
@@ -43,13 +43,13 @@ impl Topic {
     }
 }
 
-/// The topics that outputs go to; with [`Topic`] it has the names of those that every log has.
+/// The topics that outputs are written to. Those that every log has have the same names as in [`Topic`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum OutputTopic {
     Changes,
     Kicks,
     Quarantine,
-    /// The newest state of users, in a log that keeps it ([`OwnedPartition::keeps_current`]).
+    /// The newest state of each user, in a log that keeps it ([`OwnedPartition::keeps_current`]).
     Current,
 }
 
@@ -64,7 +64,7 @@ impl OutputTopic {
     }
 }
 
-/// A record to be written. Where it stands and its time are the log's to say.
+/// A record to be written. The log sets its offset and its time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewRecord {
     pub key: Option<Vec<u8>>,
@@ -72,32 +72,34 @@ pub struct NewRecord {
     pub headers: Headers,
 }
 
-/// Names and values beside a record. Only a log that keeps headers gets any ([`OwnedPartition::keeps_headers`]).
+/// Names and values of a record's headers. Only a log that keeps headers stores them
+/// ([`OwnedPartition::keeps_headers`]).
 pub type Headers = Vec<(&'static str, Vec<u8>)>;
 
-/// The header of a record in which serializers name the schema of its value. It and [`TRACE_HEADER`] are read, no others.
+/// The record header in which serializers name the schema of the value. Only this header and [`TRACE_HEADER`] are read.
 pub const SCHEMA_HEADER: &str = "__value_schema_id";
-/// The header that says which trace a record belongs to (W3C Trace Context).
+/// The record header that names the trace of a record (W3C Trace Context).
 pub const TRACE_HEADER: &str = "traceparent";
 
-/// A record as it was read.
+/// A record that was read from the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
     pub offset: Offset,
-    /// Milliseconds, set by the log when it appended. Never steps back within a partition of the embedded log.
+    /// Time of the append in milliseconds, set by the log. Never decreases within a partition of the embedded log.
     pub ts: u64,
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
-    /// It has no value at all, which only a log that others write to may have; `value` is empty then.
+    /// The record has no value, and `value` is empty. Possible only in a log that other programs write to.
     pub is_null: bool,
-    /// The header [`SCHEMA_HEADER`], which only a log that others write to may have.
+    /// The header [`SCHEMA_HEADER`]. Possible only in a log that other programs write to.
     pub schema_header: Option<Box<[u8]>>,
-    /// The header [`TRACE_HEADER`], as its writer set it.
+    /// The header [`TRACE_HEADER`], as the writer of the record set it.
     pub traceparent: Option<Box<[u8]>>,
 }
 
 impl Record {
-    /// What says with which schema its value was written: the header, if there is one, and the value's first bytes.
+    /// Returns what identifies the schema of the value: the schema header, if there is one, and the value, whose first
+    /// bytes may name the schema.
     pub fn framed(&self) -> (Option<&[u8]>, &[u8]) {
         (self.schema_header.as_deref(), &self.value)
     }
@@ -105,26 +107,27 @@ impl Record {
 
 /// How far the fold of a partition got, committed together with its outputs.
 ///
-/// A commit may fall inside a record: `outputs` changes and kicks of the record at `next` are out already, and all of
-/// every record before it. `time`, `seq`, `chain` and `input` are the check that folding again came to the same point.
+/// A commit may end inside a record: the first `outputs` changes and kicks of the record at `next` are already written,
+/// and so is all output of every earlier record. `time`, `seq`, `chain` and `input` are used to check that a repeated
+/// fold reached the same point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Position {
-    /// The first record of which not everything is out; its offset may not exist yet.
+    /// The first record whose output is not completely written; no record with this offset may exist yet.
     pub next: Offset,
     pub outputs: u64,
-    /// Log time; of the record at `next` already, if `outputs` is not 0.
+    /// Log time. If `outputs` is not 0, it already includes the record at `next`.
     pub time: Option<LogTime>,
-    /// How many changes are out.
+    /// Number of changes written so far.
     pub seq: u64,
-    /// BLAKE3 over the chain before and the datum of an output, for each output so far.
+    /// BLAKE3 over the previous chain and the data of an output, updated for each output.
     pub chain: [u8; 32],
     /// The revision in force before the record at `next`.
     pub revision: Revision,
-    /// What was read before the record at `next`; none if a version wrote the position that did not keep it.
+    /// What was read before the record at `next`. `None` if the position was written by a version that did not keep it.
     pub input: Option<Input>,
 }
 
-/// Why bytes are no position.
+/// Why bytes cannot be read as a position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UnreadablePosition {
     #[error("is not a position of an engine")]
@@ -148,46 +151,47 @@ pub struct Commit {
     pub position: Position,
 }
 
-/// What is known of a user from here on, for a topic that keeps the newest of each key.
+/// The new state of a user, for a topic that keeps the newest record of each key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CurrentRecord {
     pub key: Vec<u8>,
     /// The event that it is of.
     pub offset: Offset,
-    /// None: there is nothing any more.
+    /// `None`: the user has no state any more.
     pub value: Option<Vec<u8>>,
     pub headers: Headers,
 }
 
-/// How much to read at most; at least one record is given if there is one.
+/// How much to read at most. A read returns at least one record if there is one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limit {
     pub records: usize,
     pub bytes: usize,
 }
 
-/// What is kept of a topic in a partition: from `start` (the oldest record kept) to before `end` (the next to come).
+/// The records of a topic that a partition keeps: from `start` (the oldest record kept) up to, but not including, `end`
+/// (the offset of the next record).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
     pub start: Offset,
     pub end: Offset,
 }
 
-/// How reading goes ([`OwnedPartition::reading`]).
+/// Progress of reading ([`OwnedPartition::reading`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reading {
-    /// Everything before this offset was read, also what is no record: on Kafka aborted records, and marks of transactions.
+    /// Everything before this offset was read. On Kafka this includes aborted records and transaction markers.
     pub reached: Offset,
-    /// [`OwnedPartition::is_at_end`]: there is no more to read at the moment.
+    /// [`OwnedPartition::is_at_end`]: there is nothing more to read at the moment.
     pub is_at_end: bool,
-    /// Since when the log gives no answer at all, by the monotonic clock.
+    /// Since when the log has not answered at all, by the monotonic clock.
     pub unanswered_since_ms: Option<u64>,
 }
 
-/// The world failed. What the caller can do is in the variant.
+/// A failure outside this program. The variant says what the caller can do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The records from this offset on are not there any more; `start` is the oldest one kept.
+    /// The records from offset `wanted` on were dropped; `start` is the oldest record kept.
     #[error(
         "partition {partition} of {topic} no longer has offset {wanted}: the oldest record kept is {start}",
         topic = .topic.name()
@@ -201,20 +205,21 @@ pub enum Error {
     /// Too much is waiting to be written; try again shortly.
     #[error("the log is busy: too much is waiting to be written")]
     Busy,
-    /// Nothing more can be written until somebody acts (disk full, directory gone). What was acknowledged is safe, and
-    /// reading goes on.
+    /// Nothing more can be written until an operator acts (disk full, directory gone). Acknowledged records are safe,
+    /// and reading continues.
     #[error("the log cannot be written: {0}")]
     Write(Arc<str>),
-    /// What is on disk cannot be read.
+    /// The data on disk cannot be read.
     #[error("the log cannot be read: {0}")]
     Read(Arc<str>),
-    /// The directory cannot be used at all: not writable, of another layout, open in another process.
+    /// The directory cannot be used at all: it is not writable, has another layout, or is open in another process.
     #[error("{0}")]
     Open(Arc<str>),
-    /// Another owner has taken the partition over: what this one folded no longer counts.
+    /// Another owner took the partition over; what this owner folded no longer counts.
     #[error("partition {partition} was taken over by another owner")]
     Fenced { partition: Partition },
-    /// Of an append to several partitions some records are durable and some are not, in the order they were given.
+    /// Of an append to several partitions some records are durable and some are not. The results are in the order of
+    /// the records.
     #[error("only {} of {} records were written", .0.iter().filter(|one| one.is_ok()).count(), .0.len())]
     Partly(Arc<[Result<Appended, Arc<str>>]>),
     /// The log is being closed.
@@ -222,41 +227,44 @@ pub enum Error {
     Closed,
 }
 
-/// Where an append went.
+/// The partition and offset at which a record was appended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Appended {
     pub partition: Partition,
     pub offset: Offset,
 }
 
-/// Called once, when an append is durable (every record, in the order given) or failed. After [`Error::Partly`] each
-/// record's own result says what became of it. After any other error nothing is promised about the log itself: where it is
-/// on other machines, an answer may have been lost on its way, and the records are there all the same. Who publishes them
-/// again appends them a second time, which the rules allow for. On one machine none of them is in the log. Called from a thread of the log, or from the caller's before the append returns, so it must return
-/// at once.
+/// Called once, when an append is durable (with a result for every record, in the order given) or failed.
+///
+/// After [`Error::Partly`] each record has its own result. After any other error, a log on one machine contains none of
+/// the records. A log on other machines may contain them, since its answer may have been lost. A client that publishes
+/// them again appends them a second time, which the rules allow.
+///
+/// Called from a thread of the log, or from the caller's thread before the append returns, so it must return at once.
 pub type Acknowledge = Box<dyn FnOnce(Result<Vec<Appended>, Error>) + Send>;
 
-/// Told after records of a topic became readable. Called from the log's threads or from the one that commits, so it must
-/// return at once.
+/// Called after records of a topic became readable, from one of the log's threads or from the thread that commits. It
+/// must return at once.
 pub type Listener = Box<dyn Fn(Topic, Partition) + Send + Sync>;
 
-/// A log of partitions, as everybody may use it: append, read and listen. Who wants to commit takes a partition up.
-/// Calls may come from any thread.
+/// A log of partitions, as every component may use it: append, read and listen. To commit, take ownership of a
+/// partition with [`Log::take_up`]. Methods may be called from any thread.
 pub trait Log: Send + Sync {
-    /// Makes this process the owner of a partition: its previous owner can commit nothing more ([`Error::Fenced`]). May
-    /// take seconds, until an open commit of the owner before is settled.
+    /// Makes this process the owner of a partition. The previous owner can no longer commit ([`Error::Fenced`]). May
+    /// take seconds, until an open commit of the previous owner is completed or aborted.
     fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error>;
 
-    /// How many partitions every topic has; fixed when the log was made.
+    /// Returns the number of partitions of every topic, which is fixed when the log is created.
     fn partitions(&self) -> u32;
 
-    /// Appends events and acknowledges when they are durable: all or none, unless the log is on several machines, which
-    /// then says what became of each ([`Error::Partly`]). Several appends may share one write.
+    /// Appends events and calls `acknowledge` when they are durable. On one machine either all records are appended or
+    /// none. A log on several machines may append only some and then reports the result of each ([`Error::Partly`]).
+    /// Several appends may share one write.
     fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge);
 
-    /// Adds to `into` what there is from an offset on, in order; nothing if that is the end or past it. A record counts
-    /// for the bytes of its key and value. Only durable events are read. An offset below the oldest record kept is an
-    /// error, never skipped.
+    /// Adds records from offset `from` on to `into`, in order; adds nothing if `from` is at or past the end. The size
+    /// of a record is that of its key and value. Only durable events are read. Returns an error if `from` is below the
+    /// oldest record kept; records are never skipped.
     fn read(
         &self,
         topic: Topic,
@@ -268,88 +276,89 @@ pub trait Log: Send + Sync {
 
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error>;
 
-    /// Has the events of a partition read in another way when it is taken up next, where there is one: they were not the
-    /// ones that were read before.
+    /// Called when the events of a partition differ from those that were read before. If the log has another way to
+    /// read them, it uses that way when the partition is next taken up.
     fn read_otherwise(&self, _: Partition) {}
 
-    /// The time that an event would get if it were appended now, in milliseconds. None: another machine's clock says it,
-    /// which is about this one's.
+    /// Returns the time that an event would get if it were appended now, in milliseconds. `None`: another machine's
+    /// clock sets it, and that clock is close to this machine's.
     fn now_ms(&self) -> Option<u64> {
         None
     }
 
-    /// Why no events can be appended at present, as far as this process knows; none: they can. Finds out by itself when
-    /// that is over.
+    /// Returns why no events can be appended at present, as far as this process knows. `None`: they can. The log itself
+    /// detects when the cause is gone.
     fn refusal(&self) -> Option<Error> {
         None
     }
 
-    /// Adds a listener for as long as the log lives.
+    /// Adds a listener, which is kept as long as the log.
     fn listen(&self, listener: Listener);
 }
 
-/// A partition of a log in the hands of its owner: the permit to commit. There is one of it for each [`Log::take_up`], it
-/// cannot be copied, and what is not in it can only read and append. Of two that were given for the same partition the
-/// older one is refused with [`Error::Fenced`].
+/// The owner's handle to a partition, which is the permit to commit. Each [`Log::take_up`] returns one. It cannot be
+/// copied, and code without it can only read and append. If a partition was taken up twice, the older handle is refused
+/// with [`Error::Fenced`].
 pub trait OwnedPartition: Send {
     fn partition(&self) -> Partition;
 
-    /// How many partitions the log has.
+    /// Returns the number of partitions of the log.
     fn partitions(&self) -> u32;
 
     /// Reads events, as [`Log::read`] does.
     fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error>;
 
-    /// Says which record was folded last. A reader that starts again reads it as well, where that makes sense, and fails if
-    /// it is not there as it was.
+    /// Sets which record was folded last. A reader that starts again also reads this record, if it supports that, and
+    /// fails if the record is missing or different.
     fn follows(&mut self, _: Option<LastRecord>) {}
 
-    /// What there is of the events.
+    /// Returns the range of the events.
     fn range(&self) -> Result<Range, Error>;
 
-    /// Whether an [`OwnedPartition::read`] that gave nothing means that there is nothing: a log on other machines may
-    /// only be slow.
+    /// Returns whether a [`OwnedPartition::read`] that returned nothing means that there is nothing to read. A log on
+    /// other machines may only be slow.
     fn is_at_end(&self) -> bool {
         true
     }
 
-    /// How reading goes, to judge whether it makes progress.
+    /// Returns the progress of reading, to judge whether it is stalled.
     fn reading(&self) -> Reading {
         Reading {
             reached: Offset(0),
-            // Nobody else's transactions are in it.
+            // This log contains no transactions of other writers.
             is_at_end: false,
             unanswered_since_ms: None,
         }
     }
 
-    /// Writes outputs and position in one atomic step. It survives the death of the process at once, that of the
-    /// machine after [`OwnedPartition::sync`]: what is lost then is folded again, to the same bytes. A position past the
-    /// end of the events can only be a mistake of the caller; the embedded log refuses it.
+    /// Writes outputs and position in one atomic step. A commit survives the death of the process at once, and the
+    /// death of the machine after [`OwnedPartition::sync`]. Commits that are lost are folded again and give the same
+    /// bytes. A position past the end of the events is a mistake of the caller; the embedded log refuses it.
     fn commit(&mut self, commit: &Commit) -> Result<(), Error>;
 
-    /// The position of the last commit; the default if there was none. After a commit that failed this settles whether
-    /// it got through.
+    /// Returns the position of the last commit, or the default if there was none. After a failed commit it shows
+    /// whether that commit was applied.
     fn position(&mut self) -> Result<Position, Error>;
 
-    /// Whether the log has a position of this partition, which may be the default.
+    /// Returns whether the log has a position of this partition, which may be the default.
     fn has_position(&self) -> bool {
         true
     }
 
-    /// What of an output topic is committed, asked now. None: outputs and position are written in one step that nothing
-    /// can tear, so that there is nothing to compare.
+    /// Asks the log for the committed range of an output topic. `None`: outputs and position are written in one atomic
+    /// step, so there is nothing to compare.
     fn outputs_range(&mut self, _: OutputTopic) -> Result<Option<Range>, Error> {
         Ok(None)
     }
 
-    /// Reads committed outputs from an offset on. Waits until there is at least one, or none to come.
+    /// Reads committed outputs from an offset on. Waits until there is at least one, or until it is clear that there
+    /// are no more.
     fn read_outputs(&mut self, _: OutputTopic, _: Offset, _: Limit, _: &mut Vec<Record>) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Asks the log whether this process still owns the partition: [`Error::Fenced`] if not. For a process that was
-    /// asleep and cannot know.
+    /// Asks the log whether this process still owns the partition; returns [`Error::Fenced`] if not. For a process that
+    /// was suspended and cannot know.
     fn confirm(&mut self) -> Result<(), Error> {
         Ok(())
     }
@@ -357,53 +366,53 @@ pub trait OwnedPartition: Send {
     /// Makes every commit so far survive the death of the machine.
     fn sync(&mut self) -> Result<(), Error>;
 
-    /// Drops old records as the log's retention says, but no event at or after `floor`, which is still needed.
+    /// Drops old records according to the log's retention, but no event at or after `floor`, which is still needed.
     fn retain(&mut self, floor: Offset) -> Result<(), Error>;
 
-    /// How far apart commits of outputs are to begin at least, in milliseconds: where a commit costs much and many
-    /// partitions share a machine.
+    /// Returns the minimum time between the starts of two commits of outputs, in milliseconds. It is above 0 where a
+    /// commit is expensive and many partitions share a machine.
     fn commit_pause_ms(&self) -> u64 {
         0
     }
 
-    /// Whether commits are to bring the newest state of users along.
+    /// Returns whether commits must include the newest state of users.
     fn keeps_current(&self) -> bool {
         false
     }
 
-    /// Whether records keep headers.
+    /// Returns whether records keep headers.
     fn keeps_headers(&self) -> bool {
         false
     }
 }
 
-/// How partitions are shared out among the nodes that work on one log.
+/// Distributes the partitions of a log among its nodes.
 pub trait Group: Send {
-    /// What is new, without waiting. An error concerns the group as a whole and is tried again.
+    /// Returns the next event without waiting. An error concerns the whole group; the poll is retried.
     fn poll(&mut self) -> Result<Option<GroupEvent>, Error>;
 
-    /// How often it wants to be polled, in milliseconds; none: once is enough.
+    /// Returns how often the group must be polled, in milliseconds. `None`: once is enough.
     fn poll_every_ms(&self) -> Option<u64>;
 
-    /// We have let go of partitions that we were asked for.
+    /// Reports that we released partitions that were revoked.
     fn let_go(&mut self, partitions: &[Partition]);
 
-    /// Leaves, after everything was let go of: what we had is given to others at once.
+    /// Leaves the group, after all partitions were released. The group gives them to other nodes at once.
     fn leave(&mut self);
 }
 
-/// What a group has to say.
+/// An event of the group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum GroupEvent {
-    /// These are ours.
+    /// These partitions are ours now.
     Assigned(Vec<Partition>),
-    /// These are wanted back; others wait until they were let go of.
+    /// These partitions must be released; other nodes wait for that.
     Revoked(Vec<Partition>),
-    /// These have been given to others already.
+    /// These partitions have already been given to other nodes.
     Lost(Vec<Partition>),
 }
 
-/// A group of one, which has everything.
+/// A group with a single member, which has all partitions.
 #[derive(Debug)]
 pub struct SingleNode {
     partitions: u32,
@@ -435,17 +444,17 @@ impl Group for SingleNode {
 }
 
 impl Position {
-    /// Whether the same was read before this point as before another; none: it is not known.
+    /// Returns whether both positions were reached after reading the same records. `None`: not known.
     pub fn was_read_alike(&self, other: &Position) -> Option<bool> {
         let (one, other) = (self.input?, other.input?);
         (one.since == other.since).then_some(one == other)
     }
 
-    /// Of the layout of its bytes. Version 1 ended before `revision`; there was only the first then, and `input` was not
-    /// kept.
+    /// Version of the byte layout. Version 1 ended before `revision`: only the first revision existed then, and `input`
+    /// was not kept.
     const VERSION: u8 = 2;
 
-    /// At most 4,096 bytes, the bound of an offset's metadata in Kafka; in fact 112.
+    /// Returns at most 4,096 bytes, Kafka's limit for the metadata of an offset; currently 112.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![Self::VERSION];
         bytes.extend_from_slice(&self.next.0.to_be_bytes());
@@ -516,7 +525,7 @@ impl fmt::Display for OutputTopic {
     }
 }
 
-/// A lock whose holders leave nothing half done, so that a panic of one is no reason to give up.
+/// Locks a mutex and ignores poisoning: its holders leave no partial change, so a panic of one of them does no harm.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! What a directory holds, judged before anything is written to it; and a new log where there is nothing.
+//! Opening the directory of a log: checks its content before writing to it, and creates a log in an empty directory.
 
 use super::ends::{Ends, EndsFile, first_short};
 use super::shard::{self, ShardWriter};
@@ -56,7 +56,7 @@ pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<OpenedTables, 
     })
 }
 
-/// The number of partitions, from a log of this layout.
+/// Returns the number of partitions of a log with this layout.
 pub(super) fn partitions_of(dir: &Path, tables: &Tables) -> Result<u32, Error> {
     let number = |key: &[u8]| -> Result<u32, Error> {
         let bytes = tables.db().get_cf(tables.meta(), key).map_err(Damage::from);
@@ -68,7 +68,7 @@ pub(super) fn partitions_of(dir: &Path, tables: &Tables) -> Result<u32, Error> {
     };
     let layout = number(keys::META_LAYOUT)?;
     if layout != keys::LAYOUT {
-        // The first layout is the only one so far, so any other is a later version's.
+        // This is the first layout, so any other number belongs to a later version.
         let text = format!(
             "the log in {} has layout {layout}, and this program knows layout {}: use the version that wrote it, or \
              one after it, or another directory",
@@ -83,12 +83,12 @@ pub(super) fn partitions_of(dir: &Path, tables: &Tables) -> Result<u32, Error> {
     }
 }
 
-/// The directory cannot be used for a reason that the operating system gives.
+/// Returns the error for a directory that cannot be used because of an error of the operating system.
 pub(super) fn unusable(dir: &Path, error: &std::io::Error) -> Error {
     Error::Open(format!("the directory {} cannot be used for the log: {error}", dir.display()).into())
 }
 
-/// Makes the directory if need be, so that it is still there after the machine died.
+/// Creates the directory if it does not exist, and syncs its parent so that it survives the death of the machine.
 fn make_dir(dir: &Path) -> std::io::Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -103,8 +103,8 @@ fn make_dir(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Refuses a directory that must not be made into a log: one of another RocksDB, or of a log that lost the file that
-/// RocksDB begins with, over which a new one would be made without a word.
+/// Refuses a directory in which no log must be created. Either it holds another program's RocksDB, or it holds a log
+/// without its CURRENT file, in whose place RocksDB would silently create a new database.
 fn judge_files(dir: &Path) -> Result<(), Error> {
     if !dir.join("CURRENT").exists() {
         let mut tables = EndsFile::path(dir).exists();
@@ -124,7 +124,8 @@ fn judge_files(dir: &Path) -> Result<(), Error> {
         return Err(foreign(dir));
     }
     if families.len() <= Topic::ALL.len() {
-        // A process that died while making a log leaves this, and nothing in it; so does another program, and more.
+        // Some column families are missing. If the process died while creating a log, the database is empty. If it
+        // contains data, it belongs to another program.
         let db = DB::open_cf_for_read_only(&Options::default(), dir, &families, false)
             .map_err(|error| not_opened(dir, &error))?;
         if db.iterator(IteratorMode::Start).next().is_some() {

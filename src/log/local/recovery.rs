@@ -1,8 +1,8 @@
-//! Getting over writes that failed.
+//! Recovery from failed writes.
 //!
-//! After one, nothing is written until RocksDB was closed and reopened: not all its failures heal by themselves,
-//! and whether the write is in its write-ahead log is open. Then the disk is made to say what was reported: what lies
-//! beyond it goes, and the positions are written again.
+//! After a failed write nothing is written until RocksDB has been closed and reopened. RocksDB does not recover from
+//! all failures by itself, and the failed write may or may not be in its write-ahead log. After reopening, the disk is
+//! made to match what was reported as written: records beyond that are deleted, and the positions are written again.
 
 use super::shard::{self, Found};
 use super::tables::{Mode, Tables};
@@ -15,16 +15,16 @@ use std::io::Write;
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
-/// After a failure, writing is not tried again before that.
+/// Minimum time between a failure and the next attempt to write.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// RocksDB, or what is left of it.
+/// The RocksDB database, if it is open.
 pub(super) struct DatabaseHandle {
-    /// None if it could not be opened again, not even for reading.
+    /// `None` if it could not be reopened, not even for reading.
     pub tables: Option<Tables>,
 }
 
-/// Why nothing is written at present.
+/// Why nothing can be written at present.
 pub(super) struct WriteFailure {
     why: Arc<str>,
     /// Monotonic time of the last attempt.
@@ -43,7 +43,7 @@ impl AppenderState {
         })
     }
 
-    /// The handle, fit for writing as far as is known. Reopens RocksDB if a write failed and it is time to.
+    /// Returns the handle, writable as far as is known. If a write failed and the pause is over, reopens RocksDB first.
     pub(super) fn writable(&self) -> Result<RwLockReadGuard<'_, DatabaseHandle>, Error> {
         loop {
             let open = self.opened();
@@ -55,7 +55,7 @@ impl AppenderState {
         }
     }
 
-    /// Writes a batch. On failure nothing may be written until RocksDB was reopened.
+    /// Writes a batch. After a failure nothing may be written until RocksDB has been reopened.
     pub(super) fn put(&self, tables: &Tables, batch: WriteBatch, sync: bool) -> Result<(), Error> {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
@@ -65,7 +65,8 @@ impl AppenderState {
             .map_err(|error| self.in_trouble(error.as_ref()))
     }
 
-    /// A directory that was removed takes writes as before, to files without a name.
+    /// Returns an error if the directory was removed. RocksDB would not notice: its open files still accept writes,
+    /// although they no longer have names.
     pub(super) fn still_there(&self) -> Result<(), Error> {
         match std::fs::metadata(self.dir.join("CURRENT")) {
             Ok(_) => Ok(()),
@@ -94,7 +95,7 @@ impl AppenderState {
         {
             return Err(Error::Write(trouble.why.clone()));
         }
-        // Before readers have to wait: is there anything to hope for?
+        // Check this first: reopening makes readers wait, so do it only if a write can succeed.
         let hope = self.probe();
         let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
         let mut trouble = locked(&self.trouble);
@@ -120,7 +121,7 @@ impl AppenderState {
         }
     }
 
-    /// Whether the directory takes a file of some size.
+    /// Returns an error if a file of 1 MiB cannot be written to the directory.
     fn probe(&self) -> Result<(), String> {
         if let Err(error) = std::fs::metadata(self.dir.join("CURRENT")) {
             return Err(format!("its files are gone: {error}"));
@@ -132,12 +133,13 @@ impl AppenderState {
             file.sync_all()
         };
         let written = write();
-        // Two may be probing at once, so it may be gone already; and what is left is overwritten by the next.
+        // Another thread may be probing too, so the file may already be gone. A file that remains is overwritten by the
+        // next probe.
         let _ = std::fs::remove_file(&path);
         written.map_err(|error| error.to_string())
     }
 
-    /// Closes RocksDB and opens it again, for reading only if it must be so.
+    /// Closes RocksDB and reopens it; if it cannot be opened for writing, opens it for reading only.
     fn open_anew(&self, handle: &mut DatabaseHandle) -> Result<(), String> {
         handle.tables = None;
         match Tables::open(&self.dir, Mode::Own) {
@@ -155,7 +157,8 @@ impl AppenderState {
         }
     }
 
-    /// Makes what is on disk what was reported as written: no more of it, and refuses if it is less.
+    /// Makes the data on disk match what was reported as written: deletes what is beyond, and returns an error if
+    /// something is missing.
     fn restore_truth(&self, tables: &Tables) -> Result<(), String> {
         let mut batch = WriteBatch::default();
         for (partition, partition_shards) in (0..).map(Partition).zip(&self.partitions_shards) {
@@ -237,7 +240,7 @@ mod tests {
         values.map(Result::unwrap).collect()
     }
 
-    /// Writes as the log does, but is told that it failed.
+    /// Writes as the log does, but reports the write as failed.
     fn write_and_fail(log: &LocalLog, topics: &[Topic], position: Position) {
         let shared = &log.shared;
         let open = shared.writable().unwrap();

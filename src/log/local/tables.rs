@@ -1,15 +1,16 @@
-//! RocksDB as the embedded log uses it: how it is opened and tuned, and how what it says is told on.
+//! RocksDB as the embedded log uses it: how it is opened and tuned, and how its errors are reported.
 //!
-//! *Recovery.* Of RocksDB's ways to read a write-ahead log back, `kTolerateCorruptedTailRecords` is the one that
-//! refuses a log that is altered in the middle: `kPointInTimeRecovery`, the default, would silently drop all that
-//! comes after, acknowledged or not, and `kAbsoluteConsistency` would refuse to start after every death of the
-//! machine, since commits are not synced one by one and their end may be torn. A torn end is passed over; that it
-//! held nothing acknowledged is checked by us ([`super::ends`]). The price: if the machine dies and its file system
-//! kept a later piece of an unsynced end but not an earlier one, the log is refused too, and a person has to decide.
-//! Write-ahead logs that were completed are noted in the manifest with their sizes, so a lost one is found as well.
+//! *Recovery.* RocksDB has several modes of reading a write-ahead log back. `kTolerateCorruptedTailRecords` is the one
+//! that refuses a log altered in the middle. `kPointInTimeRecovery`, the default, would silently drop everything after
+//! the damage, acknowledged or not. `kAbsoluteConsistency` would refuse to start after every death of the machine,
+//! because commits are not synced one by one and the end of the log may be torn. A torn end is ignored; [`super::ends`]
+//! checks that it held nothing acknowledged. The price: if the machine dies and its file system kept a later part of an
+//! unsynced end but not an earlier one, the log is refused too, and an operator has to decide. Completed write-ahead
+//! logs are listed with their sizes in the manifest, so a lost one is also found.
 //!
-//! *Bounds.* 48 MiB of memtables over all column families, 32 MiB of cache, 256 files open, 64 MiB of write-ahead log
-//! (what a start reads back at most, some memtables of one block over), 4 MiB of RocksDB's own diary.
+//! *Limits.* 48 MiB of memtables for all column families, 32 MiB of cache, 256 open files, 64 MiB of write-ahead log
+//! (the most that a start reads back, exceeded at most by one block of some memtables), 4 MiB of RocksDB's own log
+//! files.
 
 use super::keys;
 use crate::log::{Error, Topic};
@@ -28,16 +29,17 @@ pub(super) struct Tables {
     db: DB,
 }
 
-/// How to open.
+/// How RocksDB is opened.
 #[derive(Clone, Copy)]
 pub(super) enum Mode<'a> {
-    /// To read and write; made if it is not there.
+    /// Reads and writes; creates the database if it does not exist.
     Make,
-    /// To read and write what is there.
+    /// Reads and writes an existing database.
     Own,
-    /// To read what is there, writing nothing at all: for a full disk.
+    /// Reads an existing database and writes nothing at all; for a full disk.
     ReadOnly,
-    /// To read what another process may be writing; RocksDB keeps notes of its own in this directory.
+    /// Reads a database that another process may be writing; RocksDB keeps its own files for this reader in the given
+    /// directory.
     Follow(&'a Path),
 }
 
@@ -53,7 +55,7 @@ impl Tables {
         options.set_max_total_wal_size(64 * MIB as u64);
         options.set_db_write_buffer_size(48 * MIB);
         options.set_max_background_jobs(2);
-        // A follower keeps files open, since their owner may unlink them.
+        // A follower keeps all files open, since the owner of the log may unlink them.
         options.set_max_open_files(if matches!(mode, Mode::Follow(_)) { -1 } else { 256 });
         options.set_bytes_per_sync(MIB as u64);
         options.set_wal_bytes_per_sync(MIB as u64);
@@ -122,7 +124,8 @@ impl Tables {
 fn family(name: &str, memtable: usize, cache: &Cache) -> ColumnFamilyDescriptor {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
-    // A full block of records is larger and has one of RocksDB's to itself; those of quiet times share one.
+    // A full block of records is larger than this and fills a RocksDB block by itself. Small blocks of records, written
+    // in quiet times, share one.
     table.set_block_size(16 * 1024);
     table.set_format_version(6);
     let mut options = Options::default();
@@ -135,7 +138,8 @@ fn family(name: &str, memtable: usize, cache: &Cache) -> ColumnFamilyDescriptor 
     ColumnFamilyDescriptor::new(name, options)
 }
 
-/// Bounds of the blocks of a partition from one offset to before another, both firsts of blocks.
+/// Returns bounds for iterating over the blocks of a partition from `start` up to, but not including, `end`. Both are
+/// the first offsets of blocks.
 pub(super) fn within(partition: Partition, start: u64, end: u64) -> ReadOptions {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(keys::block(partition, start));
@@ -143,7 +147,7 @@ pub(super) fn within(partition: Partition, start: u64, end: u64) -> ReadOptions 
     options
 }
 
-/// What is on disk cannot be read, in words that fit after "…: ".
+/// The data on disk cannot be read. The text fits after "…: ".
 #[derive(Debug)]
 pub(super) struct Damage {
     what: String,
@@ -154,13 +158,13 @@ impl Damage {
         Damage { what }
     }
 
-    /// As an error of reading.
+    /// Converts the damage to an error of reading.
     pub fn reading(self, dir: &Path) -> Error {
         let Damage { what } = self;
         Error::Read(format!("{what} (in {}). {ADVICE}", dir.display()).into())
     }
 
-    /// As an error of opening.
+    /// Converts the damage to an error of opening.
     pub fn opening(self, dir: &Path) -> Error {
         let Damage { what } = self;
         Error::Open(format!("the log in {} is damaged: {what}. {ADVICE}", dir.display()).into())
@@ -175,7 +179,7 @@ impl From<rocksdb::Error> for Damage {
     }
 }
 
-/// Why RocksDB did not open, and what to do about it.
+/// Returns the error that says why RocksDB did not open and what to do about it.
 pub(super) fn not_opened(at: &Path, error: &rocksdb::Error) -> Error {
     let message: &str = error.as_ref();
     let dir = at.display();

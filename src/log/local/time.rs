@@ -1,22 +1,24 @@
-//! The time of the log: the machine's clock, as far as it can be believed.
+//! The time of the log: the machine's clock, within the limits in which the log trusts it.
 //!
-//! A time that a record got is there for good: everybody's deadlines are measured by it, and so is the age by which
-//! retention drops records. A wall clock can be wrong by years from one moment to the next. So the log believes it
-//! only within bounds of the time that has really passed:
+//! The time of a record is permanent. All deadlines are measured by it, and so is the age at which retention drops
+//! records. A wall clock can suddenly be wrong by years. So the log trusts it only within limits, compared with the
+//! time that has really passed:
 //!
 //! | the clock is | what the log does |
 //! |---|---|
-//! | while it is open, at most 5 minutes ahead of what has really passed | follows it |
-//! | while it is open, further ahead | takes no events and says so, until the clock is right or `--accept-time` says that it is |
-//! | at a start, at most 90 days after the newest record | follows it: the machine may have been off for that long |
-//! | at a start, further ahead, or still as far ahead as when the log was closed | takes no events and says so |
-//! | behind | goes on by the time that passes, a tenth slower, until the clock has caught up |
+//! | while it is open, at most 5 minutes ahead of what has really passed | follows the clock |
+//! | while it is open, further ahead | refuses events and reports that, until the clock is right or `--accept-time` says that it is |
+//! | at a start, at most 90 days after the newest record | follows the clock: the machine may have been off for that long |
+//! | at a start, further ahead, or still as far ahead as when the log was closed | refuses events and reports that |
+//! | behind | continues with the time that passes, a tenth slower, until the clock has caught up |
 //!
-//! The 5 minutes are a stock, not a licence: what was used of it comes back at a tenth of the time that passes, so that
-//! many small steps come to no more than one. While a clock is refused they grow at the same rate, so that a virtual
-//! machine that was paused for a quarter of an hour goes on without help after less than two.
+//! The 5 minutes are a budget. What was used of it is refilled at a tenth of the time that passes, so that many small
+//! steps add up to no more than one budget. While a clock is refused, the budget grows beyond 5 minutes at the same
+//! rate. So a virtual machine that was paused for a quarter of an hour continues without help after less than two
+//! hours.
 //!
-//! That a clock was not believed is kept in the file `CLOCK` beside RocksDB: a restart is no reason to believe it.
+//! If the clock jumped ahead and was refused, the file `CLOCK` beside RocksDB records it, so that a restart alone does
+//! not make the log trust the clock.
 
 use crate::clock::Clock;
 use crate::log::Error;
@@ -27,20 +29,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How far ahead of the time that has really passed the clock may be.
+/// How far the clock may be ahead of the time that has really passed.
 const AHEAD: Duration = Duration::from_secs(5 * 60);
-/// Never worth a refusal.
+/// A clock that is ahead by at most this is not worth a refusal.
 const LITTLE: Duration = Duration::from_secs(1);
 /// How long the machine may have been off.
 const OFF: Duration = Duration::from_secs(90 * 24 * 3_600);
-/// How near the clock must be to the time that an operator has said is right.
+/// How close the clock must be to the time that an operator has confirmed.
 const ACCEPTED: Duration = Duration::from_secs(3_600);
-/// No clock gets there; 2^53 milliseconds, the greatest number that every reader of JSON has.
+/// No clock reaches this time: 2^53 milliseconds, the greatest number that every JSON parser represents exactly.
 pub(super) const TIME_MAX_MS: u64 = 1 << 53;
 
 const NAME: &str = "CLOCK";
 
-/// The time of the log. See the module.
+/// The clock of the log; see the module documentation.
 pub(super) struct LogClock {
     clock: Arc<dyn Clock>,
     file: PathBuf,
@@ -49,46 +51,47 @@ pub(super) struct LogClock {
 
 struct State {
     line: ClockReference,
-    /// The clock is not believed at present.
+    /// The clock is refused at present.
     is_refused: bool,
-    /// The file is there.
+    /// The file `CLOCK` exists.
     is_noted: bool,
 }
 
-/// Log time at a moment, and by what the clock is judged.
+/// Log time at a moment, and what the clock is compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct ClockReference {
-    /// Since 1970.
+    /// Log time, since 1970.
     time: Duration,
-    /// When that was, by [`Clock::passed`].
+    /// When the log had this time, by [`Clock::passed`].
     at: Duration,
     basis: Basis,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Basis {
-    /// There is no record to judge by.
+    /// There is no record to compare with.
     Nothing,
-    /// The log was opened, and the clock has not been believed since. `unless` is from where on it had not been believed
-    /// when the log was closed.
+    /// The log was opened, and the clock has not been trusted since. If the clock was refused when the log was closed,
+    /// `unless` is the time from which on it stays refused.
     Start { unless: Option<Duration> },
-    /// The clock was believed. `used` is what was used up of the bound.
+    /// The clock was trusted. `used` is the part of the budget that is used up.
     Running { used: Duration },
 }
 
-/// Why a clock is not believed.
+/// Why the clock is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ClockDoubt {
-    /// It is further ahead of what has really passed than it may be; this is the time by what has passed.
+    /// The clock is too far ahead of the time that has really passed, which is `expected`.
     Jumped { expected: Duration },
-    /// At a start, it is later than a machine that was off explains.
+    /// At a start, the clock is further ahead than a machine that was off can explain.
     Late { last: Duration },
-    /// It is where it had jumped to, and was not set back.
+    /// The clock jumped ahead before the log was closed, and was not set back.
     StillJumped { last: Duration },
 }
 
 impl ClockReference {
-    /// The line at a moment, by the clock and by what has passed. `is_refused`: it was not believed since.
+    /// Returns the reference for the moment given by the clock (`wall`) and by the time passed (`at`). `is_refused`:
+    /// the clock has been refused since the last reference.
     fn follow(self, wall: Duration, at: Duration, is_refused: bool) -> Result<ClockReference, ClockDoubt> {
         let passed = at.saturating_sub(self.at);
         let real = self.time.saturating_add(passed);
@@ -113,7 +116,7 @@ impl ClockReference {
             Basis::Running { used } => {
                 let refill = passed / 10;
                 let rest = used.saturating_sub(refill);
-                // Only a clock that waits to be believed again has more than the full stock in time.
+                // The budget exceeds its normal limit only while a clock is refused.
                 let extra = if is_refused {
                     refill.saturating_sub(used)
                 } else {
@@ -124,7 +127,7 @@ impl ClockReference {
                     return on(wall, Basis::Running { used });
                 }
                 if ahead <= LITTLE {
-                    // It is followed when there is room again.
+                    // The clock is followed again when the budget is refilled.
                     return on(real, Basis::Running { used: rest });
                 }
                 Err(ClockDoubt::Jumped { expected: real })
@@ -132,15 +135,15 @@ impl ClockReference {
         }
     }
 
-    /// The time by what has passed, whatever the clock says.
+    /// Returns the log time computed from the time that has passed, ignoring the clock.
     fn without_clock(self, at: Duration) -> Duration {
         self.time.saturating_add(at.saturating_sub(self.at))
     }
 }
 
 impl LogClock {
-    /// `last_ms` is the time of the newest record. `accepted_ms` is what an operator has said is the right time: if the
-    /// clock is within an hour of it, it is believed.
+    /// Starts the clock. `last_ms` is the time of the newest record. `accepted_ms` is the time that an operator has
+    /// confirmed; if the clock is within an hour of it, the clock is trusted.
     pub fn start(clock: Arc<dyn Clock>, dir: &Path, last_ms: Option<u64>, accepted_ms: Option<u64>) -> LogClock {
         let file = dir.join(NAME);
         let jumped = read(&file);
@@ -183,7 +186,7 @@ impl LogClock {
         }
     }
 
-    /// The time of events that are appended now, in milliseconds, or why none can be.
+    /// Returns the time for events that are appended now, in milliseconds, or the reason why none can be appended.
     pub fn stamp_ms(&self) -> Result<u64, Error> {
         let (wall, at) = (wall(&*self.clock), self.clock.passed());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,8 +224,8 @@ impl LogClock {
         }
     }
 
-    /// The time of the log at present, in milliseconds. It never steps back; a clock that is not believed does not move
-    /// it.
+    /// Returns the present time of the log in milliseconds. It never decreases. While the clock is refused, it advances
+    /// with the time that passes.
     pub fn now_ms(&self) -> u64 {
         let (wall, at) = (wall(&*self.clock), self.clock.passed());
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,7 +242,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// As people write it, in UTC; what no calendar has, in milliseconds.
+/// Formats a time in UTC, or in milliseconds if it is outside the calendar's range.
 pub(super) fn shown(time: Duration) -> String {
     let date = i64::try_from(time.as_millis())
         .ok()
@@ -283,7 +286,7 @@ fn sentence(doubt: ClockDoubt, wall: Duration) -> String {
     )
 }
 
-/// Where the clock had jumped to, if it had when the log was closed.
+/// Reads where the clock had jumped to, if it was refused when the log was closed.
 fn read(file: &Path) -> Option<Duration> {
     match std::fs::read_to_string(file) {
         Ok(text) => {
@@ -331,7 +334,7 @@ mod tests {
             World { clock, dir, log }
         }
 
-        /// The process starts again.
+        /// Simulates a restart of the process.
         fn restart(&mut self, last_ms: u64, accepted_ms: Option<u64>) {
             self.log = LogClock::start(self.clock.clone(), self.dir.path(), Some(last_ms), accepted_ms);
         }
@@ -373,7 +376,7 @@ mod tests {
         world.clock.advance_ms(MINUTE);
         assert_eq!(world.log.stamp_ms().unwrap(), world.clock.now_ms());
         for _ in 0..1_000 {
-            // And then it is on time, but for the jitter of clocks.
+            // From here on the log is on time, except for clock jitter.
             world.clock.advance_ms(5);
             world.step_ms(1);
             let behind = world.clock.now_ms() - world.log.stamp_ms().unwrap();
@@ -390,7 +393,7 @@ mod tests {
         assert_eq!(world.log.stamp_ms().unwrap(), NOW);
         let mut taken = 0;
         for _ in 0..600 {
-            // A minute passes, and the clock says that two have.
+            // A minute passes, and the clock advances by two.
             world.clock.advance_ms(MINUTE);
             world.step_ms(MINUTE as i64);
             taken += u64::from(world.log.stamp_ms().is_ok());
@@ -434,7 +437,7 @@ mod tests {
             world.clock.now_ms(),
             "a tenth of eleven hours is more than an hour"
         );
-        // Set back by mistake, and then right again.
+        // The clock is set back by mistake and then corrected.
         world.step_ms(-(DAY as i64));
         world.clock.advance_ms(MINUTE);
         assert!(world.log.stamp_ms().is_ok());
@@ -491,13 +494,13 @@ mod tests {
         );
         world.restart(NOW, None);
         assert!(world.log.stamp_ms().is_err());
-        // It is right after all, as somebody says who has looked; that holds for later starts too.
+        // An operator confirms that the clock is right; this also holds for later starts.
         world.restart(NOW, Some(world.clock.now_ms()));
         assert_eq!(world.log.stamp_ms().unwrap(), world.clock.now_ms());
         world.restart(world.clock.now_ms(), None);
         assert_eq!(world.log.stamp_ms().unwrap(), world.clock.now_ms());
 
-        // Or it was set back while the log was closed.
+        // In the second case the clock is set back while the log is closed.
         world.step_ms(40 * DAY as i64);
         assert!(world.log.stamp_ms().is_err());
         world.step_ms(-(40 * DAY as i64));
