@@ -1,8 +1,8 @@
-//! Seeing what a cluster has of our topics, and making what it lacks.
+//! Inspects our topics in a cluster, and creates those that are missing.
 //!
-//! What is right and wrong is decided in [`super::topics`]; here is only the talking. The number of partitions that the
-//! topics were made with is kept in the owners' topic under a key of its own ([`MADE_WITH_KEY`]), since Kafka lets
-//! anybody raise it later.
+//! [`super::topics`] decides what is right and wrong; this module only talks to the cluster. The number of partitions
+//! that the topics were created with is stored in the owners' topic under its own key ([`MADE_WITH_KEY`]), because in
+//! Kafka the number can be raised later.
 
 use super::client::DefaultContext;
 use super::settings::Connection;
@@ -21,14 +21,15 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// For one answer of a broker.
+/// Time-out for one answer of a broker.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A new topic is known to every broker within moments; looked at so often, at most this many times.
+/// A new topic is soon known to every broker. This is how many times at most, and how often, the brokers are asked for
+/// it.
 const SETTLES: (u32, Duration) = (100, Duration::from_millis(100));
-/// The key, in the owners' topic, of a record whose value is [`made_with_value`]. Keys of partitions are numbers.
+/// The key, in the owners' topic, of the record whose value is [`made_with_value`]. The keys of partitions are numbers.
 pub const MADE_WITH_KEY: &[u8] = b"partitions";
 
-/// The cluster could not be asked, or did not do as asked.
+/// The cluster could not be reached, or a request to it failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
@@ -44,15 +45,15 @@ pub enum Error {
 /// What was found, and on how many partitions the engine may start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Checked {
-    /// Of the events; 0 if they are not there.
+    /// Number of partitions of the events' topic; 0 if the topic does not exist.
     pub partitions: u32,
     pub brokers: usize,
-    /// The worst first.
+    /// Most severe first.
     pub findings: Vec<Finding>,
 }
 
 impl Checked {
-    /// What keeps the engine from starting.
+    /// Returns the findings that prevent the engine from starting.
     pub fn refusals(&self) -> impl Iterator<Item = &Finding> {
         self.findings
             .iter()
@@ -60,20 +61,21 @@ impl Checked {
     }
 }
 
-/// What was done.
+/// What [`create`] did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Created {
     pub plan: TopicPlan,
     pub checked: Checked,
 }
 
-/// Looks at the topics and judges them. Waits for the brokers' answers, so it is not for a thread of a runtime.
+/// Inspects the topics and judges them. Blocks until the brokers answer, so it must not be called on a thread of an
+/// async runtime.
 pub fn check(connection: &Connection) -> Result<Checked, Error> {
     Admin::new(connection)?.check()
 }
 
-/// Makes the topics that are not there. Topics that are there stay as they are; what is wrong with them is in the answer.
-/// Waits like [`check`].
+/// Creates the topics that do not exist. Existing topics are not changed; the result lists what is wrong with them.
+/// Blocks like [`check`].
 pub fn create(connection: &Connection, wanted: RequestedTopics) -> Result<Created, Error> {
     let admin = Admin::new(connection)?;
     let plan = plan(connection, &admin.facts()?, wanted)?;
@@ -127,7 +129,8 @@ impl Admin<'_> {
         }
     }
 
-    /// A broker that has not heard of a topic yet knows no setting of it, not even a default: it is asked again.
+    /// Asks for the facts until every topic has settings. A broker that does not know a new topic yet returns no
+    /// settings of it, not even defaults.
     fn facts(&self) -> Result<ClusterFacts, Error> {
         let mut facts = self.ask()?;
         for _ in 0..SETTLES.0 {
@@ -141,7 +144,7 @@ impl Admin<'_> {
     }
 
     fn ask(&self) -> Result<ClusterFacts, Error> {
-        // All of them: who asks for one that is not there may make the broker create it.
+        // Ask for all topics: asking for one that does not exist may make the broker create it.
         let metadata = self.client.inner().fetch_metadata(None, PATIENCE);
         let metadata = metadata.map_err(|error| Error::Unreachable {
             bootstrap: self.connection.bootstrap.clone(),
@@ -187,7 +190,7 @@ impl Admin<'_> {
         for answer in answers {
             let resource = match answer {
                 Ok(resource) => resource,
-                // Not everybody may see a broker's settings; those of our topics are needed.
+                // Not every user may read a broker's settings; only those of our topics are required.
                 Err(RDKafkaErrorCode::ClusterAuthorizationFailed) => continue,
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition) => continue,
                 Err(code) => {
@@ -239,7 +242,7 @@ impl Admin<'_> {
         let made = self.runtime.block_on(self.client.create_topics(&native, &options()));
         for result in made.map_err(|error| failed("the topics cannot be made", &error))? {
             match result {
-                // Somebody else was faster; it is looked at like any other.
+                // Another process created the topic first; it is judged like any other.
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((name, code)) => {
                     return Err(failed(
@@ -252,12 +255,12 @@ impl Admin<'_> {
         Ok(())
     }
 
-    /// Reads the owners' topic for the number of partitions that the topics were made with.
+    /// Reads from the owners' topic the number of partitions that the topics were created with.
     fn made_with(&self) -> Result<Option<u32>, Error> {
         let owners = self.connection.owners();
         let cannot = |error: KafkaError| failed(&format!("{owners} cannot be read"), &error);
         let mut config = self.connection.client("rollcall-topics");
-        // Assigned by hand: the group is never joined.
+        // Partitions are assigned manually; the group is never joined.
         config
             .set("group.id", "rollcall-topics")
             .set("enable.auto.commit", "false");
@@ -279,7 +282,7 @@ impl Admin<'_> {
                     let number = record.payload().and_then(read_made_with);
                     match record.key() {
                         Some(MADE_WITH_KEY) => noted = number,
-                        // An owner says with how many it works.
+                        // The record of an owner contains its number of partitions.
                         _ => owned = number.or(owned),
                     }
                 }
@@ -294,7 +297,7 @@ impl Admin<'_> {
         }
     }
 
-    /// Writes that number.
+    /// Writes the number of partitions that the topics were created with.
     fn note(&self, partitions: u32) -> Result<(), Error> {
         let owners = self.connection.owners();
         let cannot = |error: KafkaError| failed(&format!("{owners} cannot be written"), &error);
@@ -321,7 +324,7 @@ impl Admin<'_> {
     }
 }
 
-/// Tells what became of a record.
+/// Reports the delivery result of a record.
 struct Delivery(mpsc::Sender<Result<(), KafkaError>>);
 
 impl ClientContext for Delivery {}
@@ -330,14 +333,14 @@ impl ProducerContext for Delivery {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
-        // Nobody waits any more once it took too long.
+        // After a time-out nothing receives the result any more.
         let _ = self
             .0
             .send(result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone()));
     }
 }
 
-/// The value under [`MADE_WITH_KEY`].
+/// Returns the value for [`MADE_WITH_KEY`].
 fn made_with_value(partitions: u32) -> String {
     serde_json::json!({ "partitions": partitions }).to_string()
 }
@@ -362,7 +365,7 @@ fn failed(what: &str, error: &KafkaError) -> Error {
     }
 }
 
-/// What went wrong in one clause, without the library's names; no setting's value is in it.
+/// Describes an error in one clause, without the library's type names and without the value of any setting.
 fn plain(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown) => {

@@ -1,7 +1,8 @@
-//! Events on their way to their partitions: by an idempotent producer, each record acknowledged by all replicas.
+//! Appends events to their partitions with an idempotent producer. Each record is acknowledged by all in-sync replicas.
 //!
-//! Never in a transaction, not even what every partition is to have: a read-committed client may be shown a record of an
-//! aborted transaction (docs/publishing.md). An append of which a part failed says so, and is repeated by its publisher.
+//! Events are never appended in a transaction, not even one event for every partition: a read-committed client may be
+//! shown a record of an aborted transaction (docs/publishing.md). If a part of an append failed, its result says so,
+//! and the publisher repeats it.
 
 use super::calls::drop_later;
 use super::client::{REQUEST_BYTES_MAX, quiet, unwritten};
@@ -13,12 +14,12 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// How many records may be on their way; more are refused as [`Error::Busy`].
+/// How many records may be in flight; more are refused with [`Error::Busy`].
 const IN_FLIGHT_MAX: usize = 400_000;
 
 type Outgoing<'r> = BaseRecord<'r, [u8], [u8], Box<BatchSlot>>;
 
-/// One append, until every record of it has arrived or failed.
+/// One append, until each of its records is delivered or has failed.
 struct Batch {
     left: AtomicUsize,
     results: Mutex<Vec<Result<Appended, Arc<str>>>>,
@@ -34,7 +35,7 @@ impl Batch {
         })
     }
 
-    /// One of its records, on its way to a partition.
+    /// Builds the producer's record for record `at` of the batch.
     fn outgoing<'r>(self: &Arc<Self>, topic: &'r str, at: usize, record: &'r (Partition, NewRecord)) -> Outgoing<'r> {
         let (partition, record) = record;
         let place = Box::new(BatchSlot {
@@ -65,7 +66,7 @@ impl Batch {
     }
 }
 
-/// All or none if it is that, else what became of each.
+/// Returns one result if all records were appended or none was, and otherwise the result of each record.
 fn verdict(results: Vec<Result<Appended, Arc<str>>>) -> Result<Vec<Appended>, Error> {
     match results.iter().find_map(|result| result.as_ref().err()) {
         None => Ok(results.into_iter().flatten().collect()),
@@ -74,7 +75,7 @@ fn verdict(results: Vec<Result<Appended, Arc<str>>>) -> Result<Vec<Appended>, Er
     }
 }
 
-/// A record's place in its batch.
+/// The index of a record in its batch.
 struct BatchSlot {
     batch: Arc<Batch>,
     at: usize,
@@ -103,16 +104,16 @@ fn appended(partition: i32, offset: i64) -> Appended {
     }
 }
 
-/// Writes events. See the module.
+/// Appends events; see the module documentation.
 pub struct Appender {
     topic: Arc<str>,
     config: ClientConfig,
-    /// Replaced when it has failed for good.
+    /// Replaced after a fatal error.
     producer: RwLock<Arc<ThreadedProducer<Deliveries>>>,
 }
 
 impl Appender {
-    /// To a topic, with a client's settings.
+    /// Creates an appender for a topic, with a client's settings.
     pub fn new(topic: Arc<str>, mut config: ClientConfig) -> Result<Appender, Error> {
         config
             .set("acks", "all")

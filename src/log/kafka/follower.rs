@@ -1,8 +1,9 @@
-//! A topic read by a group: each member has some of the partitions, and the group's offsets in Kafka say where it goes on.
+//! A topic read by a consumer group. Each member has some of the partitions, and the group's offsets in Kafka say where
+//! reading continues.
 //!
-//! For readers beside the engine, which have no state but their position. Committed records alone, in the order of their
-//! partition, and none is skipped: where the topic no longer reaches back to a position, that is an error, however the
-//! group was begun.
+//! For readers outside the engine that have no state except their position. They read only committed records, in the
+//! order of their partition, and none is skipped. If the topic no longer has the records from a position on, reading
+//! fails, wherever the group began.
 
 use super::group::{Member, Offsets};
 use super::owners::KnownOwners;
@@ -17,15 +18,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-/// Of one read.
+/// Limit of one read.
 const LIMIT: Limit = Limit {
     records: 500,
     bytes: 1 << 20,
 };
-/// For who works on the topics.
+/// Time-out for reading the owners of the partitions.
 const OWNERS_WAIT: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// See the module documentation.
 pub struct KafkaFollower {
     topic: Topic,
     name: Arc<str>,
@@ -33,20 +34,20 @@ pub struct KafkaFollower {
     source: Arc<Source>,
     member: Member,
     offsets: Offsets,
-    /// Assigned, and where they begin is not known yet.
+    /// Partitions that are assigned and whose first offset is not known yet.
     coming: BTreeSet<Partition>,
     places: BTreeMap<Partition, AssignedPartition>,
-    /// Whose turn it is to be read.
+    /// The partition to read next.
     turn: Partition,
     wake: SyncSender<()>,
     woken: Receiver<()>,
 }
 
-/// A partition that is ours.
+/// An assigned partition.
 struct AssignedPartition {
     partition_reader: PartitionReader,
     next: Offset,
-    /// Up to here it was told that there is nothing more.
+    /// The end that was last reported as reached.
     told: Offset,
 }
 
@@ -125,7 +126,7 @@ impl Follower for KafkaFollower {
         for (partition, next) in &begins {
             let wake = self.wake.clone();
             let wake: Wake = Box::new(move || {
-                // Full: it will look anyway.
+                // The channel is full, so the reader will check anyway.
                 let _ = wake.try_send(());
             });
             let partition_reader = PartitionReader::new(
@@ -179,7 +180,7 @@ impl Follower for KafkaFollower {
     }
 
     fn wait(&self, most: Duration) {
-        // Late or early does no harm: a waiter looks itself.
+        // An early or late return does no harm: the caller checks for records itself.
         let _ = self.woken.recv_timeout(most);
     }
 

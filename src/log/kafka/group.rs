@@ -1,11 +1,11 @@
-//! Which partitions are ours: a member of a consumer group that fetches nothing.
+//! Assigns partitions to this node: a member of a consumer group that fetches no records.
 //!
-//! The group shares partitions out, cooperatively: what stays with a node is not touched. Its callbacks only write down
-//! what they are told; the answer is given after the workers have let go. The member's partitions are paused, since
-//! events come from partition readers, at offsets that the group knows nothing of.
+//! The group rebalances cooperatively: partitions that stay with a node are not interrupted. The callbacks only store
+//! the events of the group; the group gets its answer after the workers have released the partitions. The member's
+//! partitions are paused, because partition readers read the events, at offsets that the group does not know.
 //!
-//! A member that hangs ends the process ([`Guarded::irreplaceable`]): its heartbeats may go on, and then the group would
-//! count partitions as worked on that nobody works on.
+//! A member that hangs ends the process ([`Guarded::irreplaceable`]). Its heartbeats may continue, and then the group
+//! would assume that its partitions are processed although no node processes them.
 
 use super::calls::{Guarded, Hung};
 use super::client::{quiet, unread, unwritten};
@@ -22,15 +22,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const POLL_MS: u64 = 20;
-/// For the group's offsets.
+/// Time-out for reading and committing the group's offsets.
 const ASK: Duration = Duration::from_secs(10);
-/// How long leaving the group may take.
+/// Time-out for leaving the group.
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// The client of a member.
 type MemberClient = Guarded<BaseConsumer<InboxContext>>;
 
-/// What the group has told and nobody has heard yet.
+/// Events of the group that have not been polled yet.
 #[derive(Default)]
 struct GroupInbox {
     news: Mutex<VecDeque<(bool, Vec<i32>)>>,
@@ -45,7 +45,7 @@ quiet!(InboxContext);
 impl ConsumerContext for InboxContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, told: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         if self.0.leaving.load(Ordering::Acquire) {
-            // Everything was let go of before; the group only wants to hear it.
+            // All partitions have already been released; the group only needs the answer.
             if consumer.incremental_unassign(partitions).is_err() {
                 let _ = consumer.unassign();
             }
@@ -58,33 +58,35 @@ impl ConsumerContext for InboxContext {
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        // It is committed again with the next one, and what is not committed is done again: nothing is lost by it.
+        // Not an error for the caller. The next commit includes these offsets, and records after the committed offset
+        // are processed again, so nothing is lost.
         if let Err(error) = result {
             tracing::warn!(%error, "the group did not take the offsets that were committed");
         }
     }
 }
 
-/// A member of the group. See the module.
+/// A member of the group; see the module documentation.
 pub struct Member {
     topic: Arc<str>,
     client: Arc<MemberClient>,
     told: Arc<GroupInbox>,
-    /// Asked back, and not let go of yet.
+    /// Revoked partitions that have not been released yet.
     asked: BTreeSet<Partition>,
-    /// The rest of what was asked back at once; the group takes one answer.
+    /// Released partitions of the same revocation. The group expects a single answer for all of them.
     answered: Vec<Partition>,
 }
 
 impl Member {
-    /// Joins the group of the settings.
+    /// Joins the group that the settings name.
     pub fn join(topic: Arc<str>, mut config: ClientConfig) -> Result<Member, Error> {
-        // With the other protocol these are the broker's, and the client refuses to be told.
+        // With the protocol `consumer` the broker sets these values, and the client refuses them.
         let is_the_brokers = config.get("group.protocol") == Some("consumer");
         for (key, value) in [
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("session.timeout.ms", "10000"),
-            // A member learns with its next heartbeat that partitions move, so this is most of the time that it takes.
+            // A member learns with its next heartbeat that partitions move, so this interval is most of the time that a
+            // move takes.
             ("heartbeat.interval.ms", "500"),
         ] {
             if is_the_brokers {
@@ -94,11 +96,11 @@ impl Member {
             }
         }
         config
-            // A producer's, if somebody has set it.
+            // A setting for producers, which an operator may have set.
             .remove("transaction.timeout.ms")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // Of what it is not to fetch, as little as can be.
+            // The member must not fetch anything; limit what it might fetch.
             .set("auto.offset.reset", "latest")
             .set("queued.max.messages.kbytes", "1024");
         let name = config.get("client.id").unwrap_or_default().to_owned();
@@ -123,7 +125,7 @@ impl Member {
         })
     }
 
-    /// Where the group's offsets are kept, for one that has no position of its own.
+    /// Returns access to the group's offsets, for a reader that stores no position of its own.
     pub fn offsets(&self) -> Offsets {
         Offsets {
             topic: self.topic.clone(),
@@ -134,14 +136,16 @@ impl Member {
     fn list(&self, partitions: impl IntoIterator<Item = Partition>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
-            // An offset of its own, or it would ask for the group's, which only the end has any use for.
+            // Start at the end. Without an offset, the client would ask for the group's offsets, which a member does
+            // not use.
             let _ = list.add_partition_offset(&self.topic, partition.0 as i32, KafkaOffset::End);
         }
         list
     }
 }
 
-/// The offsets that a group keeps in Kafka: of each partition the next record that is not done. For any thread.
+/// The offsets that a group stores in Kafka: for each partition the next record that is not processed yet. May be used
+/// on any thread.
 #[derive(Clone)]
 pub struct Offsets {
     topic: Arc<str>,
@@ -149,7 +153,7 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// What is committed, of each partition that has something. Waits for the group's coordinator.
+    /// Returns the committed offset of each partition that has one. Blocks until the group's coordinator answers.
     pub fn committed(&self, partitions: &[Partition]) -> Result<BTreeMap<Partition, Offset>, Error> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
@@ -174,7 +178,7 @@ impl GroupOffsets for Offsets {
     fn commit(&self, next: &BTreeMap<Partition, Offset>, wait: bool) -> Result<(), Error> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in next {
-            // Refused beyond 2^63, where no topic goes.
+            // Fails for offsets of 2^63 or more, which no topic reaches.
             let _ = list.add_partition_offset(&self.topic, partition.0 as i32, KafkaOffset::Offset(offset.0 as i64));
         }
         if list.count() == 0 {
@@ -182,19 +186,19 @@ impl GroupOffsets for Offsets {
         }
         let mode = if wait { CommitMode::Sync } else { CommitMode::Async };
         let commit = move |consumer: &BaseConsumer<_>| consumer.commit(&list, mode);
-        // Waiting has no time-out of its own.
+        // A commit that waits has no time-out of its own.
         let committed = self.client.call("rd_kafka_commit", ASK, commit);
         let committed = committed.map_err(Hung::unwritten)?;
         committed.map_err(|error| unwritten("the group's offsets", &error))
     }
 }
 
-/// However a member ends, the group gets its answers: closing the client waits for every one, and by then there is nobody
-/// else to give them.
+/// Answers the group however the member ends. Closing the client waits for every answer, and after this nothing else
+/// can give one.
 impl Drop for Member {
     fn drop(&mut self) {
         self.told.leaving.store(true, Ordering::Release);
-        // What came before is still to be answered: from here on the group itself takes everything back.
+        // Earlier events still need an answer. From here on the callback answers the group by itself.
         let news = std::mem::take(&mut *locked(&self.told.news));
         let mut owed: BTreeSet<Partition> = std::mem::take(&mut self.asked);
         owed.extend(std::mem::take(&mut self.answered));
@@ -223,7 +227,7 @@ impl Group for Member {
     fn poll(&mut self) -> Result<Option<GroupEvent>, Error> {
         let failed = self.client.call("rd_kafka_consumer_poll", Duration::ZERO, |consumer| {
             match consumer.poll(Duration::ZERO) {
-                // A record that came before it was paused: its reader has it from elsewhere.
+                // A record that was fetched before the partition was paused. A partition reader also reads it.
                 None | Some(Ok(_)) => None,
                 Some(Err(error)) => Some(error),
             }
@@ -275,7 +279,7 @@ impl Group for Member {
                 .client
                 .call("rd_kafka_incremental_unassign", Duration::ZERO, unassign);
             if let Ok(Err(error)) = unassigned {
-                // The group takes them after the session's time-out.
+                // The group reassigns them after the session time-out.
                 tracing::warn!(%error, "the group did not hear that partitions were let go of");
             }
         }
@@ -283,7 +287,7 @@ impl Group for Member {
 
     fn leave(&mut self) {
         self.told.leaving.store(true, Ordering::Release);
-        // Its end, right after, leaves the group.
+        // Closing the client, which follows, leaves the group.
         let _ = self.client.call("rd_kafka_unsubscribe", LEAVE, |consumer| {
             consumer.unsubscribe();
             let _ = consumer.poll(Duration::from_millis(100));

@@ -1,8 +1,8 @@
-//! Who has which partition: a compacted topic with a record a partition, which an owner writes when it takes it up, in a
-//! transaction of the producer that fences.
+//! Which node owns which partition: a compacted topic with one record for each partition. The owner writes the record
+//! when it takes the partition up, in a transaction of the producer that fences the previous owner.
 //!
-//! A reader of the topic knows which node to ask, through any rebalance, and needs no other service for it. What it says may
-//! be late, never wrong for good: who is asked and does not have the partition says so.
+//! A reader of the topic knows which node to ask, also during a rebalance, and needs no other service for it. The topic
+//! may be out of date, but not permanently wrong: a node that is asked for a partition it does not own says so.
 
 use super::client::spawn;
 use super::partition_reader::{PartitionReader, Source};
@@ -22,16 +22,16 @@ const LIMIT: Limit = Limit {
 };
 const POLL: Duration = Duration::from_millis(50);
 
-/// What an owner says of itself.
+/// What an owner says about itself.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Owner {
-    /// Where it answers: the start of a URL, as it was given.
+    /// Where the node answers: the start of a URL, as it was configured.
     pub url: String,
-    /// The group that it is a member of: only one may work on a topic of events.
+    /// The consumer group of the owner. Only one group may process a topic of events.
     pub group: String,
-    /// How many partitions the topics had then.
+    /// How many partitions the topics had when the record was written.
     pub partitions: u32,
-    /// The newest revision that it knows. Nodes of 0.1 did not say.
+    /// The newest revision that the node knows. Missing in records of version 0.1.
     #[serde(default = "first_revision")]
     pub revision: u32,
 }
@@ -45,26 +45,28 @@ pub fn record(partition: Partition, owner: &Owner) -> (String, String) {
     (partition.to_string(), value)
 }
 
-/// What is known of owners.
+/// The owners that are known.
 #[derive(Clone, Default)]
 pub struct KnownOwners(Arc<Mutex<OwnersTable>>);
 
 #[derive(Default)]
 struct OwnersTable {
     owners: BTreeMap<Partition, Owner>,
-    /// URLs that were refused: each is warned of once.
+    /// URLs that were refused; each is logged once.
     refused: BTreeSet<String>,
 }
 
-/// How many of those are remembered. Past it there are no more warnings: a writer of so many is known by then.
+/// Maximum number of refused URLs that are remembered. After that there are no more warnings, since an operator has
+/// seen enough of them.
 const REFUSED_MAX: usize = 1_000;
 
-/// Whether a URL is that of a node: scheme, host and port, and nothing that would make a request go elsewhere.
+/// Returns whether a URL is that of a node: scheme, host and port, without anything that would send a request
+/// elsewhere.
 fn is_of_a_node(url: &str) -> bool {
     let Ok(parsed) = Url::parse(url) else { return false };
     let is_bare = matches!(parsed.path(), "" | "/") && parsed.query().is_none() && parsed.fragment().is_none();
     let has_user = !parsed.username().is_empty() || parsed.password().is_some();
-    // What is asked for is put behind the text as it is.
+    // The path of a request is appended to this text unchanged.
     let is_written_so = !url.contains(['?', '#', '@', '\\']) && !url.ends_with('/');
     matches!(parsed.scheme(), "http" | "https") && parsed.has_host() && is_bare && !has_user && is_written_so
 }
@@ -87,7 +89,7 @@ impl KnownOwners {
                 .as_deref()
                 .and_then(|key| std::str::from_utf8(key).ok()?.parse().ok());
             let owner = serde_json::from_slice::<Owner>(&record.value);
-            // Somebody else's record in the topic says nothing to us.
+            // Ignore records that other programs wrote to the topic.
             let (Some(partition), Ok(owner)) = (partition, owner) else {
                 continue;
             };
@@ -103,7 +105,7 @@ impl KnownOwners {
         }
     }
 
-    /// Reads the topic to its end, and goes on reading in a thread for as long as anybody has what it gives.
+    /// Reads the topic to its end, and then continues in a thread until the result and all its clones are dropped.
     pub fn follow(source: &Arc<Source>, name: Arc<str>, wait: Duration) -> Result<KnownOwners, Error> {
         let (start, end) = source.ask_range(&name, Partition(0))?;
         let owners = KnownOwners::default();

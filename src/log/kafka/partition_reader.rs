@@ -1,9 +1,10 @@
-//! Reading one partition of a topic from an offset on, as fast as librdkafka can: its simple consumer, which gives
-//! whole batches from a queue of the partition's own.
+//! Reads one partition of a topic from an offset on, as fast as librdkafka can. It uses librdkafka's simple consumer,
+//! which returns whole batches from a queue that belongs to the partition.
 //!
-//! The crate rdkafka offers one message at a time, and of a partition's queue only after it was assigned, when some of
-//! it may have gone elsewhere; so these few calls are made directly (`native`). A reader gives what the broker has from
-//! the offset it was asked for, in order, or an error; it never goes on behind a gap that retention made.
+//! The crate rdkafka offers only one message at a time. It gives access to a partition's queue only after the partition
+//! was assigned, when some messages may already have gone to another queue. So this module makes these few calls
+//! directly (`native`). A reader returns the broker's records from the requested offset on, in order, or an error. It
+//! never continues after a gap that retention made.
 
 use super::calls::{Guarded, Hung};
 use super::client::{DefaultContext, spawn, unread};
@@ -23,22 +24,22 @@ use std::ffi::CStr;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-/// [`crate::log::SCHEMA_HEADER`], with the zero that librdkafka wants.
+/// [`crate::log::SCHEMA_HEADER`], terminated by zero as librdkafka requires.
 const SCHEMA_HEADER_NAME: &CStr = c"__value_schema_id";
-/// The same of [`crate::log::TRACE_HEADER`].
+/// [`crate::log::TRACE_HEADER`], terminated by zero.
 const TRACE_HEADER_NAME: &CStr = c"traceparent";
-/// The setting of how many bytes of a partition are fetched at a time, by both of its names.
+/// Both names of the setting for how many bytes of a partition are fetched at a time.
 pub const FETCH_BYTES: [&str; 2] = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
 const QUERY: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_secs(2);
-/// After so long without a record it is asked whether there are any.
+/// How long no record may arrive before the broker is asked whether there are any.
 const QUIET_MS: u64 = 5_000;
-/// A partition that gave nothing although it was restarted so many times in a row, or a client that got no answer from the
-/// brokers for so long, may be stuck: a new client takes its place.
+/// A client that exceeds one of these limits may be stuck and is replaced. One counts restarts of a partition in a row
+/// that returned nothing; the other is the time without an answer from the brokers.
 const RESTARTS_MAX: u32 = 4;
 const SILENT_MS: u64 = 60_000;
 
-/// A connection to the brokers that readers share: one client, and a new one in its place if it was given up.
+/// A connection to the brokers that readers share. It has one client, which is replaced if it was given up.
 pub struct Source {
     config: ClientConfig,
     clock: Arc<dyn Clock>,
@@ -48,23 +49,26 @@ pub struct Source {
 }
 
 impl Source {
-    /// With a client's settings, to which it adds how to read: committed records alone, and nothing skipped.
+    /// Creates a source from a client's settings. It adds the settings for reading: only committed records, and nothing
+    /// is skipped.
     pub fn new(mut config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
         config.remove("group.id");
         Source::of_group(config, clock)
     }
 
-    /// The same, which can ask for the offsets of the group in the settings; it is no member.
+    /// Like [`Source::new`], but keeps the group of the settings, so that the source can ask for the group's offsets.
+    /// It does not become a member.
     pub fn of_group(mut config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
         config
-            // A producer's, if somebody has set it.
+            // A setting for producers, which an operator may have set.
             .remove("transaction.timeout.ms")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "error")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
-            // The default of a second is how long it sleeps once enough is queued: four of five seconds, in catch-up.
+            // How long librdkafka pauses fetching once enough is queued. With the default of a second it paused for
+            // four of five seconds while catching up.
             .set("fetch.queue.backoff.ms", "2")
             .set("fetch.wait.max.ms", "100");
         for (key, value) in [
@@ -88,7 +92,7 @@ impl Source {
         &self.clock
     }
 
-    /// The client, or a new one if it was given up.
+    /// Returns the client, or a new one if it was given up.
     pub fn client(&self) -> Result<Arc<GuardedConsumer>, Error> {
         let mut client = locked(&self.client);
         if client.is_given_up() {
@@ -97,7 +101,7 @@ impl Source {
         Ok(client.clone())
     }
 
-    /// Puts a new client in the place of one that gives nothing, though its calls return.
+    /// Replaces a client that returns nothing, although its calls return.
     fn replace(&self, silent: &Arc<GuardedConsumer>, why: &str) -> Result<(), Error> {
         let mut client = locked(&self.client);
         if Arc::ptr_eq(&client, silent) && !client.is_given_up() {
@@ -109,7 +113,7 @@ impl Source {
         Ok(())
     }
 
-    /// Asks the client something that it answers within a time.
+    /// Makes a call to the client that must return within the given time.
     pub fn ask<T: Send + 'static>(
         &self,
         call: &'static str,
@@ -119,8 +123,7 @@ impl Source {
         self.client()?.call(call, within, ask).map_err(Hung::unread)
     }
 
-    /// From where to where a topic's partition goes now, asked of the broker: the oldest record kept, and the end of what
-    /// is committed.
+    /// Asks the broker for the present range of a partition: the oldest record kept, and the end of what is committed.
     pub fn ask_range(&self, topic: &str, partition: Partition) -> Result<(u64, u64), Error> {
         let range = self.watermarks(topic, partition, QUERY)?;
         range.map_err(|error| unread(&format!("the ends of {topic}, partition {partition}"), &error))
@@ -139,7 +142,8 @@ impl Source {
         })
     }
 
-    /// The end of what is committed, like [`ask_range`](Source::ask_range) with the short time-out of the stall check.
+    /// Returns the end of what is committed, like [`ask_range`](Source::ask_range), with the short time-out of the
+    /// stall check.
     pub fn glance(&self, topic: &str, partition: Partition) -> Option<u64> {
         let client = self.client().ok()?;
         let end = match self.watermarks(topic, partition, GLANCE) {
@@ -153,13 +157,13 @@ impl Source {
         } else if now_ms.saturating_sub(*since_ms.get_or_insert(now_ms)) >= SILENT_MS {
             *since_ms = None;
             let why = format!("no broker has answered it for {} s", SILENT_MS / 1_000);
-            // An error is met again at the next call.
+            // The next call reports the same error.
             let _ = self.replace(&client, &why);
         }
         end
     }
 
-    /// The same as was seen last, without asking; none while nothing was.
+    /// Returns the range that the client saw last, without asking the broker. `None` if it has seen none yet.
     pub fn seen_range(&self, topic: &str, partition: Partition) -> Option<(u64, u64)> {
         let topic = topic.to_owned();
         let see =
@@ -168,7 +172,7 @@ impl Source {
     }
 }
 
-/// Makes a client and keeps it served.
+/// Creates a client and a thread that polls it.
 fn connect(config: &ClientConfig) -> Result<Arc<GuardedConsumer>, Error> {
     let consumer: BaseConsumer<DefaultContext> = config
         .create_with_context(DefaultContext)
@@ -179,7 +183,8 @@ fn connect(config: &ClientConfig) -> Result<Arc<GuardedConsumer>, Error> {
     let serve = move || {
         while let Some(client) = weak.upgrade().filter(|client| !client.is_given_up()) {
             failpoint::reach("source");
-            // What is not read piles up; there are no messages here, only words. Nobody waits for this thread.
+            // Events that are not polled accumulate. This queue contains no messages, only notices of the client.
+            // Nothing waits for this thread.
             let _ = client.direct().poll(Duration::from_millis(200));
         }
         End::Asked
@@ -188,47 +193,47 @@ fn connect(config: &ClientConfig) -> Result<Arc<GuardedConsumer>, Error> {
     Ok(client)
 }
 
-/// How far reading got.
+/// Progress of reading.
 #[derive(Clone, Copy, Default)]
 struct ReadPosition {
-    /// The record to come next; none while it is not started.
+    /// The next record to read. `None` while reading is not started.
     next: Option<u64>,
     at_end: bool,
     end: u64,
 }
 
-/// What one look into the queue gave.
+/// The result of taking messages from the queue once.
 #[derive(Default)]
 struct Taken {
     position: ReadPosition,
     records: Vec<Record>,
     bytes: usize,
-    /// What was met behind them, and at which record.
+    /// An error that followed the records, and the offset at which it occurred.
     failed: Option<(RDKafkaRespErr, Option<u64>)>,
-    /// From where to where the partition goes, as the client has seen it.
+    /// The range of the partition, as the client has seen it.
     seen: Option<(u64, u64)>,
 }
 
-/// One partition of a topic, to be read by one reader.
+/// Reads one partition of a topic. Must have only one user.
 pub struct PartitionReader {
-    /// None for a topic that is not one of the log's.
+    /// `None` for a topic that is not one of the log's.
     topic: Option<Topic>,
     name: Arc<str>,
     partition: Partition,
-    /// None after its client was given up.
+    /// `None` after its client was given up.
     queue: Option<PartitionQueue>,
     wake: Option<Arc<Wake>>,
     position: ReadPosition,
     seen: Option<(u64, u64)>,
-    /// The end of what is committed, as the broker said when it was last asked.
+    /// The end of what is committed, as the broker last reported it.
     asked_end: u64,
-    /// When it last gave a record or was looked after, by the monotonic clock.
+    /// When the partition last returned a record or was last checked, by the monotonic clock.
     heard_ms: u64,
-    /// Since when the broker has not answered when it was asked, by the monotonic clock, and how often in a row. Once
-    /// says little of a busy machine.
+    /// Since when the broker has not answered, by the monotonic clock, and how many questions in a row it has not
+    /// answered. A single unanswered question is normal on a busy machine.
     unanswered_since_ms: Option<u64>,
     unanswered: u32,
-    /// How often in a row it was restarted because the broker has more than it gave.
+    /// How many times in a row reading was restarted because the broker had more records than it returned.
     restarts: u32,
     source: Arc<Source>,
 }
@@ -260,7 +265,7 @@ impl PartitionReader {
         Ok(reader)
     }
 
-    /// The partition's queue of the client that there is now.
+    /// Returns the partition's queue of the current client.
     fn open(&mut self) -> Result<PartitionQueue, Error> {
         let client = self.source.client()?;
         if let Some(queue) = self.queue.take() {
@@ -279,7 +284,7 @@ impl PartitionReader {
         opened.ok_or_else(|| Error::Read(format!("the topic {} cannot be opened", self.name).into()))
     }
 
-    /// Does something with the queue that may hang.
+    /// Calls a function that uses the queue and may hang.
     fn with_queue<T: Send + 'static>(
         &mut self,
         call: &'static str,
@@ -303,17 +308,17 @@ impl PartitionReader {
         }
     }
 
-    /// Whether everything was read that there was.
+    /// Returns whether everything that exists was read.
     pub fn is_at_end(&self) -> bool {
         self.position.at_end
     }
 
-    /// The next record that it would give without being told where to go on.
+    /// Returns the offset at which the next read continues without a restart.
     pub fn next(&self) -> Option<Offset> {
         self.position.next.map(Offset)
     }
 
-    /// The greatest end that was seen or asked for.
+    /// Returns the greatest end that was seen or that the broker reported.
     pub fn end(&self) -> Offset {
         Offset(
             self.position
@@ -323,13 +328,13 @@ impl PartitionReader {
         )
     }
 
-    /// From where to where the partition goes, as was seen when it was last read.
+    /// Returns the range of the partition, as seen by the last read.
     pub fn seen_range(&self) -> Option<(u64, u64)> {
         self.seen
     }
 
-    /// Everything before was read: the last record, and what is behind it and no record itself, such as marks of
-    /// transactions and records of transactions that were aborted.
+    /// Returns the offset before which everything was read. This includes what follows the last record and is not a
+    /// record itself, such as transaction markers and records of aborted transactions.
     pub fn reached(&self) -> Offset {
         let next = self.position.next.unwrap_or(0);
         Offset(if self.position.at_end {
@@ -339,13 +344,14 @@ impl PartitionReader {
         })
     }
 
-    /// Since when the broker has not answered, by the monotonic clock. It is asked once nothing has come for a while.
+    /// Returns since when the broker has not answered, by the monotonic clock. The broker is asked when no record has
+    /// arrived for a while.
     pub fn unanswered_since_ms(&self) -> Option<u64> {
         self.unanswered_since_ms.filter(|_| self.unanswered > 1)
     }
 
-    /// Begins to read again from the next record on, because the broker has more than it gives. After a few times in a row a
-    /// new client is taken.
+    /// Starts reading again from the next record on, because the broker has more records than it returns. After a few
+    /// restarts in a row it replaces the client.
     pub fn restart(&mut self) -> Result<(), Error> {
         let Some(next) = self.position.next else { return Ok(()) };
         self.restarts += 1;
@@ -381,9 +387,9 @@ impl PartitionReader {
         }
     }
 
-    /// Adds the records from an offset on that are here already; those of a busy broker may not be. A record counts for
-    /// the bytes of its key and value; a batch that has begun is given whole. Once nothing has come for a while the broker
-    /// is asked whether there is anything, for at most [`GLANCE`].
+    /// Adds records from an offset on that have already arrived at this client. A busy broker may have more. The size
+    /// of a record is that of its key and value. A batch that has begun is returned whole. When nothing has arrived for
+    /// a while, asks the broker whether there are records and waits at most [`GLANCE`].
     pub fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
         if self.read_here(from, limit, into)? > 0 {
             self.heard_ms = self.source.clock.monotonic_ms();
@@ -394,9 +400,9 @@ impl PartitionReader {
         Ok(())
     }
 
-    /// The same without ever asking; returns how many records it added.
+    /// Like [`PartitionReader::read`], but never asks the broker. Returns how many records it added.
     pub fn read_here(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<usize, Error> {
-        // A new client, where there is one, begins with nothing.
+        // If the client was replaced, its queue is not started yet.
         self.queue = Some(self.open()?);
         if self.position.next != Some(from.0) {
             self.start(from.0)?;
@@ -430,8 +436,8 @@ impl PartitionReader {
         Ok(count)
     }
 
-    /// Once it has given nothing for a while: if the broker has more than it gives, it is restarted. After a change of
-    /// leaders librdkafka may sit still for ever.
+    /// When nothing has arrived for a while, restarts reading if the broker has more records than it returns. After a
+    /// change of leaders librdkafka may stop fetching for ever.
     fn look_after(&mut self) {
         let now_ms = self.source.clock.monotonic_ms();
         if now_ms.saturating_sub(self.heard_ms) <= QUIET_MS {
@@ -451,12 +457,12 @@ impl PartitionReader {
         self.asked_end = end.unwrap_or(self.asked_end);
         if end.is_some_and(|end| end > reached) {
             tracing::warn!(topic = %self.name, partition = %self.partition, next, ?end, "fetch is stalled: the broker has more records; restarting it");
-            // An error is met again at the next read.
+            // The next read reports the same error.
             let _ = self.restart();
         }
     }
 
-    /// What a failure before a record means.
+    /// Converts an error that occurred before record `next`.
     fn failed(&self, error: RDKafkaRespErr, next: Option<u64>) -> Error {
         let wanted = Offset(next.unwrap_or(0));
         match error {
@@ -499,12 +505,12 @@ impl Drop for PartitionReader {
 /// Stops a queue and frees it, unless its client hangs.
 fn end(queue: PartitionQueue) {
     let client = queue.client().clone();
-    // A client that hangs was counted and logged.
+    // A client that hangs was already counted and logged.
     let _ = client.call("rd_kafka_consume_stop", Duration::ZERO, move |_| drop(queue));
 }
 
 impl ReadPosition {
-    /// Takes what is in the queue and fits.
+    /// Takes from the queue as many messages as the limit allows.
     fn take(self, queue: &mut PartitionQueue, limit: Limit, reads_headers: bool) -> Taken {
         let mut taken = Taken {
             position: self,
@@ -532,7 +538,7 @@ impl ReadPosition {
         taken
     }
 
-    /// Takes one message over; its size, at least 1, if it is a record.
+    /// Takes over one message. Returns the size of a record, at least 1, or 0 if the message is not a record.
     fn message(
         &mut self,
         message: &Message<'_>,
@@ -543,7 +549,7 @@ impl ReadPosition {
             None => {}
             Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF) => {
                 self.at_end = true;
-                // It may be less than before: elections that are unclean cut.
+                // May be lower than before: an unclean leader election truncates the partition.
                 self.end = message.offset();
                 return Ok(0);
             }
@@ -551,7 +557,7 @@ impl ReadPosition {
         }
         let (offset, next) = (message.offset(), self.next.unwrap_or(0));
         if offset < next {
-            // Left over from before it was restarted.
+            // A message from before the restart.
             return Ok(0);
         }
         let (key, value) = (message.key(), message.value());

@@ -1,8 +1,8 @@
-//! How a cluster is reached: bootstrap servers, the names of our topics, and what else an operator has set.
+//! How a cluster is reached: bootstrap servers, the names of our topics, and other settings of an operator.
 //!
-//! What is set goes to librdkafka as it is, except for what our promises rest on (acknowledgements, isolation, offsets,
-//! partitions): that is refused with a sentence. Values that may be secret are never shown, in no error and no log; so
-//! nothing here quotes a value before it knows its key.
+//! Settings are passed to librdkafka unchanged, except those that our guarantees depend on (acknowledgements,
+//! isolation, offsets, partitions): these are refused with an explanation. Values that may be secret are never shown,
+//! in no error and in no log. So nothing in this module quotes a value before its key is known.
 
 use crate::log::Topic;
 use rdkafka::ClientConfig;
@@ -11,16 +11,16 @@ use rdkafka::types::RDKafkaConfRes;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The prefix of the topics' names where nobody asks for another.
+/// The default prefix of the topics' names.
 pub const DEFAULT_PREFIX: &str = "presence";
 
 const DEFAULT_PORT: &str = "9092";
 
-/// Kafka allows 249 bytes for a topic's name; the longest of ours adds 11.
+/// Kafka allows 249 bytes for the name of a topic; our longest suffix has 11.
 const PREFIX_BYTES_MAX: usize = 200;
 
-/// Keys that the member of the group takes and no other client: some do not go together with `group.protocol=consumer`,
-/// and some clients fail where they are told.
+/// Keys that are given only to the member of the group. Some cannot be combined with `group.protocol=consumer`, and
+/// some make other clients fail.
 const OF_MEMBERS: [&str; 6] = [
     "group.protocol",
     "group.remote.assignor",
@@ -30,7 +30,7 @@ const OF_MEMBERS: [&str; 6] = [
     "max.poll.interval.ms",
 ];
 
-/// Keys that the engine sets itself, and why nobody else may.
+/// Keys that the engine sets itself, and why an operator must not set them.
 const OWNED: [(&str, &str); 27] = [
     ("bootstrap.servers", "it is what --kafka says"),
     ("metadata.broker.list", "it is what --kafka says"),
@@ -53,8 +53,8 @@ const OWNED: [(&str, &str); 27] = [
         "a topic that the broker makes by itself breaks the rules",
     ),
     ("transactional.id", "it decides who may write outputs"),
-    // It does not keep a record from standing twice: that happens where leaders change (librdkafka 4953), and the rules
-    // mostly ignore the second.
+    // This setting does not prevent duplicates: they occur when leaders change (librdkafka 4953), and the rules mostly
+    // ignore the second record.
     ("enable.idempotence", "what is sent again must keep its order"),
     ("enable.gapless.guarantee", "outputs come in order or not at all"),
     ("acks", ACKNOWLEDGED),
@@ -74,17 +74,17 @@ const ACKNOWLEDGED: &str = "what is acknowledged must be on every replica in syn
 const PARTITION: &str = "where a user belongs is fixed by the rules (murmur2)";
 const SIZES: &str = "sizes follow from the rules' bounds";
 
-/// Which cluster, and how it is spoken to.
+/// The address of a cluster and the settings of its clients.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Connection {
     /// `host:port`, several separated by commas.
     pub bootstrap: String,
     pub prefix: String,
-    /// Checked: none that the engine owns, and librdkafka takes each.
+    /// Checked: no key is owned by the engine, and librdkafka accepts each.
     set: Vec<(String, String)>,
 }
 
-/// What is wrong with a setting. No value of a secret is in it.
+/// What is wrong with a setting. Never contains the value of a secret.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Invalid {
     #[error(
@@ -124,12 +124,12 @@ pub enum SettingSource {
     Line(PathBuf, usize),
 }
 
-/// One of the brokers, with the port that Kafka's own tools use unless another is given.
+/// Parses the address of a broker. Without a port, adds the default port of Kafka's own tools.
 fn server(text: &str) -> Result<String, Invalid> {
     let text = text.trim();
     let authority = text.rsplit("://").next().unwrap_or_default();
     let (host, port) = match authority.rsplit_once(':') {
-        // The colons of an IPv6 address without a port are within its brackets.
+        // In an IPv6 address without a port, all colons are inside the brackets.
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (authority, DEFAULT_PORT),
     };
@@ -148,8 +148,8 @@ fn server(text: &str) -> Result<String, Invalid> {
 }
 
 impl Connection {
-    /// Reads and checks everything. What `set` says (`key=value`) wins over the properties file, a later one over an
-    /// earlier one.
+    /// Reads and checks all settings. An entry of `set` (`key=value`) overrides the properties file, and a later entry
+    /// overrides an earlier one.
     pub fn new(
         bootstrap: &str,
         prefix: Option<&str>,
@@ -185,7 +185,7 @@ impl Connection {
 
     fn add(&mut self, setting: &str, place: &SettingSource) -> Result<(), Invalid> {
         let Some((key, value)) = setting.split_once('=') else {
-            // The key alone: what follows it may be a password behind some other sign.
+            // Only the key: what follows may be a password after another separator.
             let end = setting.find(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c));
             return Err(Invalid::NoValue {
                 place: place.clone(),
@@ -213,17 +213,18 @@ impl Connection {
         Ok(())
     }
 
-    /// The name of a topic that partitions consist of.
+    /// Returns the Kafka name of one of the log's topics.
     pub fn topic(&self, topic: Topic) -> String {
         self.name(topic.name())
     }
 
-    /// The topic of what each user is now; compacted.
+    /// Returns the name of the topic with the present state of each user; compacted.
     pub fn current(&self) -> String {
         self.name("current")
     }
 
-    /// The topic of who owns which partition; compacted, one partition, keyed by the partition's number.
+    /// Returns the name of the topic that says who owns which partition: compacted, with one partition, keyed by the
+    /// partition's number.
     pub fn owners(&self) -> String {
         self.name("owners")
     }
@@ -232,8 +233,8 @@ impl Connection {
         format!("{}.{of}", self.prefix)
     }
 
-    /// What every client of librdkafka begins with. The caller adds what is the engine's own; `id` is what brokers show
-    /// in their logs and list as the member's client.id.
+    /// Returns the settings that all clients of librdkafka have in common. The caller adds the engine's own. Brokers
+    /// show `id` in their logs and list it as the member's client.id.
     pub fn client(&self, id: &str) -> ClientConfig {
         let mut config = self.member(id);
         for key in OF_MEMBERS {
@@ -242,7 +243,7 @@ impl Connection {
         config
     }
 
-    /// The same for the member of the group, which alone takes the settings of members.
+    /// Like [`Connection::client`], for the member of the group. It also includes the keys that only members accept.
     pub fn member(&self, id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         for (key, value) in &self.set {
@@ -253,7 +254,7 @@ impl Connection {
         config
     }
 
-    /// What an operator would type to reach the same cluster with the same names.
+    /// Returns the flags that an operator would type to reach the same cluster with the same topic names.
     pub fn flags(&self) -> String {
         let mut flags = format!("--kafka {}", self.bootstrap);
         if self.prefix != DEFAULT_PREFIX {
@@ -287,7 +288,7 @@ impl fmt::Display for SettingSource {
     }
 }
 
-/// Whether a value of this key may be a secret. Rather one too many: a path that is not shown costs nothing.
+/// Returns whether a value of this key may be a secret. If in doubt, it returns true: hiding a path does no harm.
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let signs = [
@@ -306,7 +307,7 @@ fn is_secret(key: &str) -> bool {
     signs.iter().any(|sign| key.contains(sign))
 }
 
-/// librdkafka's own sentence, where that cannot give a secret away.
+/// Returns an error with librdkafka's own message, unless that could reveal a secret.
 fn refused(key: &str, value: &str, error: KafkaError, place: &SettingSource) -> Invalid {
     let place = place.clone();
     let KafkaError::ClientConfig(kind, what, ..) = error else {
@@ -328,7 +329,7 @@ fn refused(key: &str, value: &str, error: KafkaError, place: &SettingSource) -> 
             hint: java.then_some("that is the Java client's; docs/kafka.md names what stands for it here"),
         };
     }
-    // A password may stand behind the wrong key; a number or a switch is not one.
+    // A password may have been given for the wrong key; a number or a boolean is not a password.
     let is_plain = value.parse::<f64>().is_ok() || matches!(value, "true" | "false");
     let what = match is_plain && !is_secret(key) {
         true => format!("librdkafka does not take {key}={value}: {what}"),
@@ -339,8 +340,8 @@ fn refused(key: &str, value: &str, error: KafkaError, place: &SettingSource) -> 
     Invalid::Refused { place, what }
 }
 
-/// The lines of a properties file that say something, with their numbers from 1: comments (`#`, `!`) are left out, and a
-/// line that ends with a backslash goes on in the next.
+/// Returns the lines of a properties file that have content, with their numbers from 1. Comments (`#`, `!`) are
+/// omitted, and a line that ends with a backslash is joined with the next.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut logical: Vec<(usize, String)> = Vec::new();
     let mut goes_on = false;
@@ -485,7 +486,7 @@ mod tests {
             format!("sasl.jaas.config=password {secret}"),
             format!("sasl.pasword={secret}"),
             format!("enable.sasl.oauthbearer.unsecure.jwt={secret}"),
-            // This build of librdkafka cannot ask for tokens.
+            // This build of librdkafka cannot request tokens.
             format!("sasl.oauthbearer.client.secret={secret}"),
         ] {
             let invalid = with(&[&wrong]).expect_err("refused");

@@ -1,8 +1,8 @@
-//! Outputs as they come: the newest changes and kicks of every partition in memory, for all who follow them, and older
-//! ones from the brokers ([`HistoryReaders`]).
+//! The tail of the outputs: the newest changes and kicks of every partition in memory, shared by all who follow them.
+//! Older outputs are read from the brokers ([`HistoryReaders`]).
 //!
-//! Read by one thread, committed records alone. That thread never waits: a partition that cannot be read is tried again
-//! later, after a pause of its own, and what is asked of brokers is asked by a second thread.
+//! One thread reads, and only committed records. This thread never waits: a partition that cannot be read is retried
+//! after a pause of its own, and a second thread asks the brokers for the ends of quiet partitions.
 
 use super::KafkaLog;
 use super::client::spawn;
@@ -20,21 +20,21 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-/// What every node follows.
+/// The topics that every node follows.
 const FOLLOWED: [Topic; 2] = [Topic::Changes, Topic::Kicks];
-/// Of a lane's ring.
+/// Maximum size of the records in one tail buffer.
 const RING_BYTES: usize = 1 << 20;
 const LIMIT: Limit = Limit {
     records: 2_000,
     bytes: RING_BYTES,
 };
-/// The thread looks around at least this often.
+/// How often, at least, the reading thread wakes up.
 const IDLE_MS: u64 = 500;
-/// How often the brokers are asked about one of the lanes that gave nothing lately.
+/// How often the brokers are asked about one of the quiet buffers.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
-/// A lane that gave nothing for so long is quiet.
+/// A buffer that has received nothing for this long is quiet.
 const QUIET_MS: u64 = 5_000;
-/// Before a lane that failed is read again: the first pause, doubled each time, and the longest.
+/// Pause before a buffer whose read failed is read again: the first pause, which doubles each time, and the longest.
 const PAUSE_MS: u64 = 200;
 const PAUSE_MS_MAX: u64 = 5_000;
 
@@ -45,15 +45,16 @@ struct TailBuffer {
     name: Arc<str>,
     ring: VecDeque<Record>,
     bytes: usize,
-    /// Every committed record from here on is in the ring.
+    /// Every committed record from this offset on is in the ring.
     first: Offset,
-    /// Everything before was read.
+    /// Everything before this offset was read.
     end: Offset,
-    /// The same, with what is behind the last record and none itself, such as marks of transactions.
+    /// Like `end`, but also includes what follows the last record and is not a record itself, such as transaction
+    /// markers.
     reached: Offset,
-    /// When it last gave something, by the monotonic clock.
+    /// When the buffer last received a record or was last checked, by the monotonic clock.
     heard_ms: u64,
-    /// The brokers have more than it gives: it is to be read from `end` again.
+    /// The brokers have more records than were received, so reading must restart at `end`.
     is_stuck: bool,
 }
 
@@ -76,7 +77,7 @@ fn size(record: &Record) -> usize {
     64 + record.value.len() + record.key.as_ref().map_or(0, Vec::len)
 }
 
-/// See the module.
+/// See the module documentation.
 pub struct Tail {
     clock: Arc<dyn Clock>,
     source: Arc<Source>,
@@ -86,7 +87,7 @@ pub struct Tail {
     unanswered_since_ms: Mutex<Option<u64>>,
 }
 
-/// Tells the thread that reads which lanes to look at, each once until it has looked.
+/// Notifies the reading thread that a buffer can be read. Until the thread reads, further calls send nothing.
 struct WakeFlag {
     key: Key,
     is_rung: AtomicBool,
@@ -96,22 +97,22 @@ struct WakeFlag {
 impl WakeFlag {
     fn ring(&self) {
         if !self.is_rung.swap(true, Ordering::AcqRel) {
-            // Nobody listens any more when the log is gone.
+            // The receiver is gone when the log is dropped.
             let _ = self.rung.send(self.key);
         }
     }
 }
 
-/// A lane as the thread that reads has it.
+/// The reading thread's state for a buffer.
 struct BufferReader {
     partition_reader: PartitionReader,
     wake_flag: Arc<WakeFlag>,
-    /// How often in a row it could not be read.
+    /// How many reads in a row failed.
     failures: u32,
 }
 
 impl Tail {
-    /// Begins at the end of what is committed now.
+    /// Creates a tail that begins at the present end of what is committed.
     pub fn new(
         config: ClientConfig,
         clock: Arc<dyn Clock>,
@@ -146,13 +147,13 @@ impl Tail {
         })
     }
 
-    /// For how long no broker has answered. They are asked all the time, also by a node without partitions.
+    /// Returns for how long no broker has answered. The brokers are asked regularly, also by a node without partitions.
     pub fn unanswered_ms(&self) -> Option<u64> {
         let since_ms = *locked(&self.unanswered_since_ms);
         since_ms.map(|since_ms| self.clock.monotonic_ms().saturating_sub(since_ms))
     }
 
-    /// Reads on, for as long as the log lives.
+    /// Starts the threads that follow the outputs. They run as long as the log exists.
     pub fn follow(&self, log: Weak<KafkaLog>) -> Result<(), Error> {
         let (rung, rings) = channel();
         let mut followed = BTreeMap::new();
@@ -178,14 +179,14 @@ impl Tail {
             );
         }
         let bells: Vec<Arc<WakeFlag>> = followed.values().map(|buffer| buffer.wake_flag.clone()).collect();
-        // Reading starts them.
+        // The first read starts fetching.
         bells.iter().for_each(|wake_flag| wake_flag.ring());
         let (looks_at, clock) = (log.clone(), self.clock.clone());
         spawn("kafka-tail", move || read_lanes(&log, followed, &rings, &*clock))?;
         spawn("kafka-tail-look", move || look_after_lanes(&looks_at, &bells))
     }
 
-    /// Reads what there is of a lane; whether there was anything.
+    /// Reads everything that is available for a buffer. Returns whether there was anything.
     fn advance(&self, key: Key, partition_reader: &mut PartitionReader) -> Result<bool, Error> {
         let Some(buffer) = self.buffers.get(&key) else {
             return Ok(false);
@@ -202,7 +203,8 @@ impl Tail {
             let mut records = Vec::new();
             match partition_reader.read_here(from, LIMIT, &mut records) {
                 Ok(_) => {}
-                // Retention overtook it: what is there is shown, and who wants what is gone is told.
+                // Retention dropped records before they were read. Continue with the oldest record kept; a reader that
+                // asks for dropped records gets an error.
                 Err(Error::Gone { start, .. }) => {
                     let mut buffer = locked(buffer);
                     buffer.ring.clear();
@@ -228,7 +230,7 @@ impl Tail {
         }
     }
 
-    /// What is kept and what was read.
+    /// Returns the range from the oldest record kept to the end of what was read.
     pub fn range(&self, topic: Topic, partition: Partition) -> Option<Result<Range, Error>> {
         let buffer = self.buffers.get(&(topic, partition))?;
         let (name, end) = {
@@ -245,7 +247,8 @@ impl Tail {
         }))
     }
 
-    /// Adds what there is from an offset on; from the ring, if it reaches back so far.
+    /// Adds records from an offset on to `into`: from the ring, if it reaches back that far, and otherwise from the
+    /// brokers.
     pub fn read(
         &self,
         (topic, name): (Topic, Arc<str>),
@@ -272,8 +275,8 @@ impl Tail {
         self.older.read((topic, name), partition, from, limit, into)
     }
 
-    /// Asks the brokers about a lane that is quiet; whether it is to be read again from where it is, since they have more
-    /// than it gives. After a change of leaders librdkafka may sit still for ever.
+    /// Asks the brokers about a buffer that is quiet. Returns whether reading must restart because the brokers have
+    /// more records than were received. After a change of leaders librdkafka may stop fetching for ever.
     fn is_stuck(&self, key: Key) -> bool {
         let Some(buffer) = self.buffers.get(&key) else {
             return false;
@@ -305,14 +308,14 @@ impl Tail {
     }
 }
 
-/// The thread that reads.
+/// The loop of the thread that reads.
 fn read_lanes(
     log: &Weak<KafkaLog>,
     mut followed: BTreeMap<Key, BufferReader>,
     rings: &Receiver<Key>,
     clock: &dyn Clock,
 ) -> End {
-    // Lanes that failed, and when each is read again.
+    // Buffers whose read failed, and when each is read again.
     let mut paused: BTreeMap<Key, u64> = BTreeMap::new();
     loop {
         let now_ms = clock.monotonic_ms();
@@ -336,7 +339,7 @@ fn read_lanes(
         let Some(log) = log.upgrade() else { return End::Asked };
         failpoint::reach("tail");
         let Some(buffer) = followed.get_mut(&key) else { continue };
-        // Before reading, so that what comes meanwhile rings again.
+        // Reset this before reading, so that records that arrive meanwhile notify the thread again.
         buffer.wake_flag.is_rung.store(false, Ordering::Release);
         let (topic, partition) = key;
         match log.tail().advance(key, &mut buffer.partition_reader) {
@@ -352,7 +355,7 @@ fn read_lanes(
                 if buffer.failures == 0 {
                     tracing::warn!(%topic, %partition, %error, "outputs cannot be followed, retrying");
                 }
-                // It does not ring while it rests; the others are read meanwhile.
+                // Suppress notifications during the pause; other buffers are read meanwhile.
                 buffer.wake_flag.is_rung.store(true, Ordering::Release);
                 let pause_ms = (PAUSE_MS << buffer.failures.min(8)).min(PAUSE_MS_MAX);
                 buffer.failures = buffer.failures.saturating_add(1);
@@ -362,7 +365,7 @@ fn read_lanes(
     }
 }
 
-/// The thread that asks, lane by lane.
+/// The loop of the thread that asks the brokers, about one buffer after another.
 fn look_after_lanes(log: &Weak<KafkaLog>, bells: &[Arc<WakeFlag>]) -> End {
     for wake_flag in bells.iter().cycle() {
         std::thread::sleep(LOOK_AFTER);
