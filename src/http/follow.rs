@@ -1,8 +1,9 @@
 //! `GET /v1/changes` and `GET /v1/kicks`: subscriptions as server-sent events, read from the log.
 //!
-//! A subscription is a cursor and nothing else: it holds no queue, so that a slow reader slows nobody and loses
-//! nothing for as long as the log keeps its records. Each event's `id` is the cursor after it. At the end of the log,
-//! which is read once for all, it sleeps until something comes that it follows ([`tail`](super::tail)).
+//! A subscription is a cursor without a queue. A slow reader therefore delays no other reader, and loses nothing as
+//! long as the log keeps its records. The `id` of each event is the cursor after it. The end of the log is read once
+//! for all subscriptions ([`tail`](super::tail)); a subscription that has reached it sleeps until a record arrives that
+//! it follows.
 
 use super::access::{Access, Grant};
 use super::payload::Payload;
@@ -29,18 +30,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-/// A comment is sent when nothing else was for so long, so that proxies keep the connection open.
+/// A comment is sent after this much time without any other output, so that proxies keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// After a refusal a browser comes back this much later.
+/// The delay after which a browser reconnects when its subscription was refused.
 const REFUSED_RETRY_MS: u64 = 5_000;
-/// Of one partition at a time.
+/// The limit of one read of one partition.
 const READ: Limit = Limit {
     records: 512,
     bytes: 64 << 10,
 };
-/// A chunk is closed when it has so many bytes: what a subscriber that does not read costs.
+/// The size in bytes at which a chunk is closed. It bounds the memory that a subscriber that does not read costs.
 const CHUNK_BYTES: usize = 64 << 10;
-/// `latest-50` begins so many records before the end of each partition, or at the oldest kept.
+/// `latest-50` starts 50 records before the end of each partition, or at its oldest record.
 const BEFORE_LATEST: &str = "latest-";
 const BACK_MAX: u64 = 1_000;
 
@@ -74,7 +75,7 @@ pub async fn kicks(
     opened.unwrap_or_else(|api_error| refused(&headers, api_error))
 }
 
-/// `POST /v1/changes/query`: the same with the filter as a body, which may be larger than an address.
+/// `POST /v1/changes/query`: like `GET /v1/changes`, with the filter in the body, which may be longer than a URL.
 pub async fn changes_of(
     State(app): State<AppState>,
     Extension(grant): Extension<Grant>,
@@ -92,7 +93,7 @@ pub async fn changes_of(
     opened.unwrap_or_else(|api_error| refused(&headers, api_error))
 }
 
-/// `POST /v1/kicks/query`
+/// `POST /v1/kicks/query`: like `GET /v1/kicks`, with the filter in the body.
 pub async fn kicks_of(
     State(app): State<AppState>,
     Extension(grant): Extension<Grant>,
@@ -110,10 +111,10 @@ pub async fn kicks_of(
     opened.unwrap_or_else(|api_error| refused(&headers, api_error))
 }
 
-/// A refusal of a subscription.
+/// Returns the response that refuses a subscription.
 ///
-/// A browser's `EventSource` shows its page nothing of an answer that is not 200, and never tries again. So what says
-/// that it wants an event stream gets one, with the refusal as an event of its own name.
+/// A browser's `EventSource` shows a page nothing of a response whose status is not 200, and does not retry it. So a
+/// client that accepts an event stream gets one, with the refusal as an event with a name of its own.
 pub fn refused(headers: &HeaderMap, api_error: ApiError) -> Response {
     let accepts = headers.get_all(header::ACCEPT).iter();
     let mut accepts = accepts
@@ -131,14 +132,14 @@ pub fn refused(headers: &HeaderMap, api_error: ApiError) -> Response {
     (STREAM, text).into_response()
 }
 
-/// What is to be followed, and from where.
+/// What a client wants to follow, and from where.
 struct Wanted {
     keys: BTreeSet<Vec<u8>>,
     partition: Option<u64>,
     after: Option<String>,
 }
 
-/// What a topic is filtered by, in an address and in a body.
+/// Returns the name of a topic's filter in a query string, and in a body.
 fn filter_of(topic: Topic) -> (&'static str, &'static str) {
     match topic {
         Topic::Kicks => ("gateway", "gateways"),
@@ -146,7 +147,8 @@ fn filter_of(topic: Topic) -> (&'static str, &'static str) {
     }
 }
 
-/// Where a client that comes back was, which wins over where it began. An empty one counts as missing.
+/// Returns the cursor of a client that reconnects, which takes precedence over `after`. An empty header counts as
+/// missing.
 fn last_seen(headers: &HeaderMap) -> Option<String> {
     let last_seen = headers.get("last-event-id").map(HeaderValue::as_bytes)?;
     let last_seen = String::from_utf8_lossy(last_seen).trim().to_owned();
@@ -163,7 +165,7 @@ impl Wanted {
         only(query, route)?;
         let keys: BTreeSet<Vec<u8>> = parameters(query, filter).map(String::into_bytes).collect();
         let count = keys.len();
-        // A polyfill that can send a token in a header says where it was in the address.
+        // A polyfill that can send a token in a header sends its cursor in the query string.
         let in_query = ["lastEventId", "Last-Event-ID"].map(|name| parameter(query, name));
         let in_query = in_query.into_iter().flatten().find(|cursor| !cursor.trim().is_empty());
         Wanted {
@@ -204,7 +206,7 @@ impl Wanted {
             return Err(ApiError::bad_request("bad_parameter", message));
         }
         if let Some(wrong) = self.keys.iter().find(|key| !(least..=most).contains(&key.len())) {
-            // It would be a subscription to nothing, which nobody means.
+            // Such a subscription would never match a record, which no client intends.
             let message = format!(
                 "`{filter}` must have {least} to {most} bytes of UTF-8, not {}",
                 wrong.len()
@@ -214,7 +216,7 @@ impl Wanted {
         Ok(self)
     }
 
-    /// Holds it against what a ticket allows; of a ticket for some users all of them are followed if none is named.
+    /// Checks the filter against the ticket. With a ticket for some users, an empty filter means all of them.
     fn limited(mut self, topic: Topic, grant: &Grant) -> Result<Wanted, ApiError> {
         let Some(limited) = grant.limited.as_ref().filter(|limited| !limited.users.is_empty()) else {
             return Ok(self);
@@ -249,7 +251,7 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
         followed.retain(|other| u64::from(other.0) == partition);
     }
     let asked = log.clone();
-    // The log may have to ask brokers or the disk.
+    // The log may have to ask brokers or to read from disk.
     let started = tokio::task::spawn_blocking(move || start(&*asked, topic, &followed, after.as_deref()));
     let (cursor, ends) = started
         .await
@@ -273,7 +275,7 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
         following,
         stopping: app.stopping.clone(),
         state: Progress::Opened,
-        // The first is next.
+        // The next partition after the last possible one is the first.
         turn: Partition(u32::MAX),
         access: app.access.clone(),
         grant,
@@ -290,15 +292,17 @@ const STREAM: [(HeaderName, HeaderValue); 4] = [
     (header::CONTENT_TYPE, HeaderValue::from_static(sse::CONTENT_TYPE)),
     (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store")),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    // A proxy that gathers would hold changes back.
+    // A proxy that buffers responses would delay changes.
     (
         HeaderName::from_static("x-accel-buffering"),
         HeaderValue::from_static("no"),
     ),
 ];
 
-/// Where to begin: now, at the oldest record (`earliest`), or at a cursor, if the log still has it. And where the topic
-/// ends.
+/// Returns the cursor at which a subscription starts, and the end of each partition.
+///
+/// It starts at the end (`latest`, or no cursor), at the oldest record (`earliest`), some records before the end
+/// (`latest-N`), or at a given cursor if the log still has its records.
 fn start(
     log: &dyn Log,
     topic: Topic,
@@ -367,17 +371,17 @@ struct Subscription {
     log: Arc<dyn Log>,
     schemas: Schemas,
     topic: Topic,
-    /// Users or gateways; empty: all.
+    /// The users or gateways that are followed; empty means all.
     keys: Arc<BTreeSet<Vec<u8>>>,
     cursor: Cursor,
     following: TailSubscription,
     stopping: watch::Receiver<bool>,
     state: Progress,
-    /// The partition that was read last, so that none waits for the others to be quiet.
+    /// The partition that was read last, so that no partition has to wait until the others are quiet.
     turn: Partition,
     access: Arc<Access>,
     grant: Grant,
-    /// Moves when the tokens were replaced.
+    /// Changes when the tokens were replaced.
     replaced: watch::Receiver<u64>,
     _place: OwnedSemaphorePermit,
     _counted: Counted,
@@ -390,7 +394,7 @@ enum Progress {
     Ended,
 }
 
-/// Counts itself among the open subscriptions while it lives.
+/// Counts one open subscription in the metrics for as long as it lives.
 struct Counted;
 
 impl Counted {
@@ -412,7 +416,7 @@ impl Subscription {
     async fn next(mut self) -> Option<(Chunk, Subscription)> {
         match self.state {
             Progress::Opened => {
-                // Tells the client at once that it is heard, and from where.
+                // Tells the client at once that the subscription is open, and from which cursor.
                 self.state = Progress::Running;
                 let mut hello = String::new();
                 sse::write_begin(&mut hello, &self.cursor);
@@ -458,7 +462,7 @@ impl Subscription {
         }
     }
 
-    /// The next events, as text; none where there is nothing more.
+    /// Returns the next events as text, or `None` if there are no more at the moment.
     async fn read(&mut self) -> Result<Option<String>, ApiError> {
         let mut text = String::new();
         let mut skipped = false;
@@ -475,7 +479,8 @@ impl Subscription {
                 Taken::Here(shown, end, more) => (shown, end, more),
                 Taken::Behind => {
                     let (shown, end) = self.read_log(partition, next, room).await?;
-                    // Nothing of interest to this subscription; but where it is now spares it reading that again.
+                    // No record concerns this subscription, but the client must get the new cursor so that they are not
+                    // read again.
                     skipped |= end != next && shown.is_empty();
                     (shown, end, end != next)
                 }
@@ -496,7 +501,7 @@ impl Subscription {
                     let next = self.cursor.0.entry(partition).or_insert(end);
                     *next = end.max(*next);
                 }
-                // The rest comes in the next chunk.
+                // The remaining events are sent in the next chunk.
                 _ => self.following.subscriber.mark(partition),
             }
         }
@@ -506,7 +511,8 @@ impl Subscription {
         Ok((!text.is_empty()).then_some(text))
     }
 
-    /// Reads what this subscription follows from the log itself, about so many bytes of it; and where it stands then.
+    /// Reads about this many bytes of the records that this subscription follows directly from the log, and returns
+    /// them with the offset after the last record read.
     async fn read_log(
         &self,
         partition: Partition,
@@ -545,7 +551,7 @@ impl Subscription {
             .map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))?
     }
 
-    /// Moves the cursor past records of others, of which nobody told this subscription; whether it moved.
+    /// Moves the cursor past records that do not concern this subscription. Returns whether it moved.
     fn advance(&mut self) -> bool {
         let mut moved = false;
         for (partition, next) in &mut self.cursor.0 {

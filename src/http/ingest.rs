@@ -1,5 +1,5 @@
-//! `POST /v1/events`: events in, acknowledged when they are durable: all or none, and where the log is on several
-//! machines and that cannot be, with what became of each.
+//! `POST /v1/events`: appends events and responds when they are durable. Either all of them are appended or none. Where
+//! the log is on several machines and cannot guarantee this, the response gives the result of each event.
 
 use super::access::Grant;
 use super::outcomes;
@@ -23,37 +23,37 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long a policy document may be, in bytes.
+/// The largest policy document, in bytes.
 const POLICY_BYTES_MAX: usize = 512 << 10;
-/// How many records a request may become: some events go to every partition.
+/// The greatest number of records that one request may become: some events go to every partition.
 const RECORDS_MAX: usize = 100_000;
-/// And of how many bytes: no more than the embedded log lets wait.
+/// The greatest size of these records, in bytes. It is no more than the embedded log lets wait.
 const RECORD_BYTES_MAX: usize = 32 << 20;
-/// What a record takes in memory beside its bytes.
+/// The memory that a record takes in addition to its bytes.
 const RECORD_BYTES: usize = 160;
-/// A log that has not said anything for so long is not waited for any longer.
+/// How long a request waits for a log that does not confirm an append.
 const APPEND_WAIT: Duration = Duration::from_secs(60);
-/// By how much the epoch of a gateway may grow at once.
+/// By how much one request may raise the epoch of a gateway.
 const EPOCH_STEP: u64 = 1 << 32;
-/// The greatest epoch of a gateway of which none is known: as much is left above it.
+/// The greatest epoch of a gateway that has no known epoch. As many epochs remain above it.
 const EPOCH_FIRST_MAX: u64 = 1 << 62;
 
-/// How many records an event became: one where it belongs to one user, else as many as partitions got it.
+/// How many records an event became: one if it belongs to one user, else one for each partition that got it.
 enum Shape {
     One,
-    /// Parts of one, for the partitions that they concern.
+    /// One event that became several records, one for each partition that it concerns.
     Many(usize),
 }
 
-/// Events that are let in.
+/// Events that were accepted.
 struct Judged {
     records: Vec<Placed>,
     shapes: Vec<Shape>,
-    /// What an operator does: its type, its user, and the index of its event.
+    /// Administrative events: type, user, and index of the event in the request.
     administrative: Vec<(&'static str, Option<String>, usize)>,
 }
 
-/// `POST /v1/events`
+/// `POST /v1/events`: appends the events of a request.
 pub async fn events(
     State(app): State<AppState>,
     Extension(grant): Extension<Grant>,
@@ -108,12 +108,12 @@ pub async fn events(
     Ok(super::json(answer(&appended, &applied, &shapes, &unknown_fields)))
 }
 
-/// Appends the records of a request. An error only if it is not known of any record that it was appended; otherwise where
-/// each record is, or why it is not.
+/// Appends the records of a request. Returns where each record is, or why it was not appended. Returns an error only if
+/// no record is known to have been appended.
 async fn append(log: &dyn Log, records: Vec<Placed>) -> Result<Vec<Result<Appended, Arc<str>>>, ApiError> {
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
-        // The publisher may have gone; they are in the log all the same.
+        // The publisher may have disconnected; its events are in the log nevertheless.
         let _ = acknowledge.send(result);
     });
     log.append(records, acknowledge);
@@ -124,10 +124,10 @@ async fn append(log: &dyn Log, records: Vec<Placed>) -> Result<Vec<Result<Append
     }
 }
 
-/// Why it is not known whether an append is durable.
+/// Why the durability of an append is not known.
 enum Unconfirmed {
     Log(log::Error),
-    /// The log says nothing.
+    /// The log did not respond in time.
     Silent,
 }
 
@@ -156,7 +156,7 @@ async fn confirmed(
     }
 }
 
-/// Appends one event about one user that another route made; it is durable when this returns.
+/// Appends one event about one user, made by another route. It is durable when this returns.
 pub(super) async fn append_one(app: &AppState, event: Event<'_>) -> Result<(), ApiError> {
     refuse_if_stopping(app)?;
     let log = app.engine.log();
@@ -167,7 +167,7 @@ pub(super) async fn append_one(app: &AppState, event: Event<'_>) -> Result<(), A
     let began = app.engine.clock().monotonic();
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
-        // As above.
+        // The caller may have disconnected; the event is in the log nevertheless.
         let _ = acknowledge.send(result);
     });
     log.append(records, acknowledge);
@@ -176,7 +176,7 @@ pub(super) async fn append_one(app: &AppState, event: Event<'_>) -> Result<(), A
     Ok(())
 }
 
-/// Events that were given to the log at this time are durable now.
+/// Counts events that are durable now, and measures the time since they were given to the log.
 fn durable(app: &AppState, events: usize, began: Duration) {
     metrics::appended(events);
     metrics::append(app.engine.clock().monotonic().saturating_sub(began).as_secs_f64());
@@ -192,7 +192,7 @@ fn refuse_if_stopping(app: &AppState) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Reads the events of a body: JSON, or a JSON object a line if its type says so.
+/// Reads the events of a body: one JSON document, or one JSON object per line if the content type says so.
 fn read<'a>(body: &'a [u8], headers: &HeaderMap) -> Result<NewEvents<'a>, ApiError> {
     let text = std::str::from_utf8(body).map_err(|error| ApiError::not_utf8(body, &error))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -224,7 +224,7 @@ fn read<'a>(body: &'a [u8], headers: &HeaderMap) -> Result<NewEvents<'a>, ApiErr
     Ok(new)
 }
 
-/// The unknown fields, to be named in the answer; refused if they are to be.
+/// Returns the unknown fields, which the response names. With `strict`, an unknown field is refused.
 fn known_fields(new: &NewEvents<'_>, strict: bool) -> Result<Vec<Box<str>>, ApiError> {
     match new.unknown_fields.first() {
         Some((index, field)) if strict => {
@@ -235,10 +235,10 @@ fn known_fields(new: &NewEvents<'_>, strict: bool) -> Result<Vec<Box<str>>, ApiE
     }
 }
 
-/// Refuses a lease whose epoch is so far ahead that nothing greater could follow.
+/// Refuses a lease whose epoch is so far ahead that no greater epoch could follow.
 ///
-/// An epoch only ever grows, and all before it is stale. So one request may raise it by no more than a bound, or, where
-/// epochs are taken from a clock, up to that clock.
+/// An epoch only grows, and every smaller epoch is stale. So one request may raise it by no more than a bound or, if
+/// the epochs are taken from a clock, up to the time of that clock.
 async fn check_epochs(engine: &Engine, new: &NewEvents<'_>) -> Result<(), ApiError> {
     let mut greatest: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
     for (index, new) in new.events.iter().enumerate() {
@@ -270,14 +270,14 @@ async fn check_epochs(engine: &Engine, new: &NewEvents<'_>) -> Result<(), ApiErr
     Ok(())
 }
 
-/// The greatest epoch that may follow a known one.
+/// Returns the greatest epoch that may follow a known one.
 fn most_epoch(known: Option<Epoch>, now_ms: u64) -> u64 {
-    /// Clocks differ.
+    /// Allows for clocks that differ.
     const AHEAD_MS: u64 = 86_400_000;
     let Some(Epoch(known)) = known else {
         return EPOCH_FIRST_MAX;
     };
-    // Epochs in milliseconds, microseconds or nanoseconds since 1970.
+    // Recognizes epochs in milliseconds, microseconds or nanoseconds since 1970.
     let clock = [1, 1_000, 1_000_000].into_iter().find_map(|unit| {
         let (now, most) = (
             now_ms.checked_mul(unit)?,
@@ -289,7 +289,7 @@ fn most_epoch(known: Option<Epoch>, now_ms: u64) -> u64 {
     stepped.max(clock.filter(|_| now_ms > AHEAD_MS).unwrap_or(0))
 }
 
-/// Judges every event before anything is appended.
+/// Checks and places every event before any of them is appended.
 fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut BudgetShare) -> Result<Judged, ApiError> {
     let partitions = engine.log().partitions() as usize;
     let mut judged = Judged {
@@ -311,7 +311,7 @@ fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut BudgetSh
             check_gateway(grant, gateway).map_err(|api_error| api_error.at(index, "gateway"))?;
         }
         if goes_everywhere(&event) {
-            // Before it is made, since a small event may become much.
+            // This is checked before the records are made, since a small event may become many records.
             let length = match &event {
                 Event::Policy { document, .. } => document.len(),
                 _ => 0,
@@ -340,7 +340,7 @@ fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut BudgetSh
     Ok(judged)
 }
 
-/// Refuses what would become more records, or larger ones, than one append may have.
+/// Refuses a request that would become more records, or more bytes, than one append may have.
 fn bounded(records: usize, bytes: usize) -> Result<(), ApiError> {
     if records <= RECORDS_MAX && bytes <= RECORD_BYTES_MAX {
         return Ok(());
@@ -357,7 +357,7 @@ fn bounded(records: usize, bytes: usize) -> Result<(), ApiError> {
     ))
 }
 
-/// Whether a token may publish for a gateway.
+/// Checks that a token may publish for a gateway.
 fn check_gateway(grant: &Grant, gateway: &str) -> Result<(), ApiError> {
     let bound = &grant.scopes.gateways;
     if bound.is_empty() || bound.iter().any(|bound| bound == gateway) {
@@ -370,7 +370,7 @@ fn check_gateway(grant: &Grant, gateway: &str) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message))
 }
 
-/// The gateway that an event speaks for.
+/// Returns the gateway on whose behalf an event is published.
 fn gateway_of<'e>(event: &'e Event<'_>) -> Option<&'e str> {
     match event {
         Event::Connect { via, .. }
@@ -391,7 +391,7 @@ fn gateway_of<'e>(event: &'e Event<'_>) -> Option<&'e str> {
     }
 }
 
-/// Whether every partition is to have it.
+/// Returns whether an event goes to every partition.
 fn goes_everywhere(event: &Event<'_>) -> bool {
     match event {
         Event::Lease { .. } | Event::Policy { .. } | Event::Revision { .. } | Event::Tick => true,
@@ -409,7 +409,7 @@ fn goes_everywhere(event: &Event<'_>) -> bool {
     }
 }
 
-/// What an operator does, not a client or a gateway.
+/// Returns whether an event is administrative, so that neither a client nor a gateway may publish it.
 fn needs_admin(event: &Event<'_>) -> bool {
     match event {
         Event::Policy { .. } | Event::Revision { .. } | Event::Kick { .. } | Event::Forget { .. } => true,
@@ -427,7 +427,7 @@ fn needs_admin(event: &Event<'_>) -> bool {
     }
 }
 
-/// Where each event went, or why it did not.
+/// Returns the response: where each event is in the log, or why it is not there.
 fn answer(
     appended: &[Result<Appended, Arc<str>>],
     applied: &[Option<EventOutcome>],
@@ -502,7 +502,7 @@ mod tests {
         assert_eq!(most(5), 5 + (1 << 32));
         assert_eq!(most(0), 1 << 32);
         assert_eq!(most(i64::MAX as u64), i64::MAX as u64 + (1 << 32));
-        // A gateway that was started a year ago, and takes its epochs from a clock.
+        // A gateway that was started a year ago and takes its epochs from a clock.
         let year_ms = 31_536_000_000;
         for unit in [1, 1_000, 1_000_000] {
             assert!(most((NOW_MS - year_ms) * unit) >= NOW_MS * unit, "{unit}");
@@ -511,7 +511,7 @@ mod tests {
                 "{unit}"
             );
         }
-        // Between clocks there is no such bound.
+        // An epoch that does not look like the time of a clock may grow by the step only.
         assert_eq!(most(NOW_MS * 30), NOW_MS * 30 + (1 << 32));
     }
 }

@@ -1,7 +1,7 @@
-//! `POST /v1/events?wait=applied`: what became of each event, from whichever node folded it.
+//! `POST /v1/events?wait=applied`: the outcome of each event, from the node that folded it.
 //!
-//! Who folds a partition must know before the events are appended that outcomes are wanted ([`Watching`]); another node
-//! is told, and asked afterwards, by `POST /v1/outcomes`.
+//! The node that folds a partition must know before the events are appended that outcomes are wanted ([`Watching`]).
+//! Another node is notified, and asked afterwards, with `POST /v1/outcomes`.
 
 use super::payload::Payload;
 use super::peers::Asker;
@@ -19,9 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long outcomes are waited for.
+/// How long a request waits for outcomes.
 const APPLIED_WAIT: Duration = Duration::from_secs(5);
-/// How long another node remembers that they are wanted.
+/// How long a node keeps outcomes that another node has asked for.
 const WATCHED: Duration = Duration::from_secs(30);
 
 impl EventOutcome {
@@ -61,7 +61,7 @@ impl EventOutcome {
     }
 }
 
-/// What can be done about an event without effect.
+/// Returns what a publisher can do about an event that had no effect.
 fn hint(reason: &str, platforms: &[String]) -> Option<String> {
     let hint = match reason {
         "unknown_platform" => return Some(format!("platforms: {}", platforms.join(", "))),
@@ -83,14 +83,14 @@ fn hint(reason: &str, platforms: &[String]) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// Outcomes of records in these partitions are wanted, until this is dropped.
+/// Registers interest in the outcomes of records in some partitions, until it is dropped.
 pub struct Watching {
     _here: Vec<Interest>,
-    /// Of partitions of other nodes: where they are asked, or why they cannot be.
+    /// For partitions of other nodes: the URL of the node to ask, or why it cannot be asked.
     elsewhere: BTreeMap<Partition, Result<String, String>>,
 }
 
-/// Says where the partitions are folded that their outcomes are wanted.
+/// Notifies the nodes that fold the partitions that their outcomes are wanted.
 pub async fn watch(app: &AppState, asker: &Asker, partitions: BTreeSet<Partition>) -> Watching {
     let mut watching = Watching {
         _here: Vec::new(),
@@ -131,7 +131,7 @@ pub async fn watch(app: &AppState, asker: &Asker, partitions: BTreeSet<Partition
 }
 
 impl Watching {
-    /// What became of what was appended, in that order; nothing of what was not.
+    /// Returns the outcomes of the appended records, in their order; `None` for a record that was not appended.
     pub async fn applied(&self, app: &AppState, appended: &[Result<Appended, Arc<str>>]) -> Vec<Option<EventOutcome>> {
         let mut parts: BTreeMap<Partition, Vec<(usize, Offset)>> = BTreeMap::new();
         for (number, appended) in appended.iter().enumerate() {
@@ -171,7 +171,7 @@ impl Watching {
     }
 }
 
-/// The outcomes of records of a partition of this node, once the last of them is folded and committed.
+/// Returns the outcomes of records of a partition of this node, as soon as the last of them is folded and committed.
 async fn here(app: &AppState, partition: Partition, offsets: Vec<Offset>) -> Result<Vec<EventOutcome>, String> {
     let asked = app.engine.outcomes(partition, offsets);
     match tokio::time::timeout(APPLIED_WAIT, asked).await {
@@ -207,7 +207,7 @@ async fn ask(app: &AppState, url: &str, wanted: &OutcomesQuery) -> Result<Vec<Ev
     Ok(answered.outcomes)
 }
 
-/// `POST /v1/outcomes`: what nodes ask each other.
+/// `POST /v1/outcomes`: how nodes ask each other for outcomes.
 pub async fn outcomes(State(app): State<AppState>, headers: HeaderMap, payload: Payload) -> Result<Response, ApiError> {
     let wanted: OutcomesQuery = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
     if !Asker::of(&headers).is_node() {

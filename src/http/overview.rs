@@ -1,4 +1,4 @@
-//! The whole at a glance: policy, gateways, stats, health, metrics.
+//! Answers about the whole cluster: policy, gateways, stats, health, metrics.
 
 use super::peers::{Asker, moving};
 use super::{ApiError, AppState, Peers};
@@ -27,8 +27,8 @@ fn partitions(app: &AppState) -> impl Iterator<Item = Partition> + use<> {
     (0..app.engine.log().partitions()).map(Partition)
 }
 
-/// What other nodes say of a path, for the partitions that are not here; each with where it was asked. Another node that
-/// asks is not told what others say.
+/// Asks the nodes that own the partitions that are not here. Returns the URL, the partitions and the response of each.
+/// Asks nobody if the request comes from another node.
 pub(super) async fn others(
     app: &AppState,
     asker: &Asker,
@@ -53,18 +53,18 @@ pub(super) async fn others(
     futures_util::future::join_all(asked).await
 }
 
-/// An answer of another node, read.
+/// Parses the response of another node.
 fn read<'a, T: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body)
         .map_err(|_| ApiError::unavailable("moving", format!("node {url} returned an unreadable response")))
 }
 
-/// Everything must be heard of, or the answer would be half of one.
+/// Fails if the answer of a partition is missing: a partial answer would be misleading.
 fn all_heard(missing: &BTreeSet<Partition>) -> Result<(), ApiError> {
     missing.first().map_or(Ok(()), |partition| Err(moving(*partition)))
 }
 
-/// `GET /v1/policy`: the completed policy and since which record each partition has it.
+/// `GET /v1/policy`: the completed policy, and the record since which each partition has it.
 pub async fn policy(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
     let mut since: BTreeMap<Partition, Option<u64>> = BTreeMap::new();
@@ -110,7 +110,8 @@ pub async fn policy(State(app): State<AppState>, headers: HeaderMap) -> Result<R
     }))
 }
 
-/// `GET /v1/gateways`: each with the greatest epoch that any partition knows, and the latest lease of that.
+/// `GET /v1/gateways`: each gateway with the greatest epoch that any partition knows, and the latest lease of that
+/// epoch.
 pub async fn gateways(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
     let mut gateways: BTreeMap<String, GatewayState> = BTreeMap::new();
@@ -164,11 +165,11 @@ impl From<KnownGateway> for GatewayState {
     }
 }
 
-/// What this node knows of the partitions.
+/// What this node knows about the partitions.
 #[derive(Default)]
 pub(super) struct Local {
     pub here: Vec<PartitionStats>,
-    /// Here, but their workers wait for the log, or have ended in this moment.
+    /// Partitions of this node whose workers wait for the log, or have just ended.
     silent: Vec<Partition>,
     pub elsewhere: Vec<Partition>,
 }
@@ -181,7 +182,7 @@ pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
             Ok(stats) => local.here.push(stats),
             Err(QueryError::Unavailable) => local.silent.push(partition),
             Err(QueryError::Elsewhere) if app.peers.is_some() => local.elsewhere.push(partition),
-            // Its worker has ended and is started again; the others are none the worse.
+            // Its worker has ended and is being restarted; the other partitions are not affected.
             Err(QueryError::Elsewhere) => local.silent.push(partition),
             Err(error) => return Err(error.into()),
         }
@@ -189,10 +190,10 @@ pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
     Ok(local)
 }
 
-/// Of a partition whose worker gives no answer.
+/// The error of a partition whose worker does not answer.
 const WAITS: &str = "no answer; it waits for the log, or is being started again";
 
-/// A sentence for those who show no token: of paths only the last part.
+/// Reduces each path in a sentence to its last part, for clients that show no token.
 fn without_paths(sentence: &str) -> String {
     let begins_path = |before: Option<char>| {
         before.is_none_or(|c| c.is_whitespace() || matches!(c, '(' | '[' | '"' | '\'' | '`' | '=' | ':' | ',' | ';'))
@@ -202,7 +203,7 @@ fn without_paths(sentence: &str) -> String {
     while let Some(at) = rest.find('/') {
         let before = rest[..at].chars().next_back().or_else(|| said.chars().next_back());
         let path = &rest[at..];
-        // Paths may have spaces; what follows one in a sentence is never another slash without a space before it.
+        // A path may contain spaces. In a sentence, no other slash follows a path without a space before it.
         let end = path.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | ',' | ';'));
         let path = &path[..end.unwrap_or(path.len())];
         said.push_str(&rest[..at]);
@@ -222,7 +223,7 @@ fn without_paths(sentence: &str) -> String {
     said
 }
 
-/// Counts of several nodes.
+/// Counts that are summed over several nodes.
 #[derive(Default)]
 struct Counts {
     users: UserCounts,
@@ -287,7 +288,7 @@ impl Counts {
             None => drop(self.malformed.insert(group.reason.clone(), group)),
             Some(sum) => {
                 let count = sum.count + group.count;
-                // Any example will do; the greater offset is more likely the newer one.
+                // Any example will do; the one with the greater offset is more likely to be the newer one.
                 let newest = if group.offset > sum.offset { group } else { sum.clone() };
                 *sum = MalformedGroup { count, ..newest };
             }
@@ -335,7 +336,7 @@ fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> PartitionLine {
     }
 }
 
-/// One of which there are no figures: nobody works on it at the moment, or its node gives no answer.
+/// Returns the line of a partition without figures: no worker processes it at the moment, or its node does not answer.
 fn bare_line(partition: Partition, state: &str, owner: Option<&str>, error: Option<&str>) -> PartitionLine {
     PartitionLine {
         partition: partition.0,
@@ -346,7 +347,7 @@ fn bare_line(partition: Partition, state: &str, owner: Option<&str>, error: Opti
     }
 }
 
-/// `GET /v1/stats`: of the whole cluster, as far as its nodes answer.
+/// `GET /v1/stats`: figures of the whole cluster, as far as its nodes answer.
 pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
     let Local {
@@ -405,13 +406,13 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
     }))
 }
 
-/// `GET /healthz`: the process answers.
+/// `GET /healthz`: responds if the process is running.
 pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: every partition that is this node's is live, and it knows which those are. A node that is ready may have
-/// warnings to give, a line each. It asks for no token, so it says no paths of this machine.
+/// `GET /readyz`: succeeds if this node knows its partitions and all of them are live. A node that is ready may report
+/// warnings, one per line. The route requires no token, so its text contains no paths of this machine.
 pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
     if *app.stopping.borrow() {
         return Err(ApiError::unavailable("stopping", "the server is stopping"));
@@ -433,7 +434,8 @@ pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
             format!("partition {partition}: {WAITS}"),
         ));
     }
-    // One that is held can do all but go on: what is published is kept, and what it knew is answered.
+    // A held partition works except that it does not advance: it keeps what is published, and answers from what it has
+    // folded.
     let works = |stats: &&PartitionStats| matches!(stats.state, "live" | "held");
     if let Some(stats) = local.here.iter().find(|stats| !works(stats)) {
         let why = stats.error.as_deref().or(stats.warning.as_deref());
@@ -441,12 +443,12 @@ pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
         let message = format!("partition {} is {}{why}", stats.partition, stats.state);
         return Err(ApiError::unavailable("not_ready", without_paths(&message)));
     }
-    // Also of a node that has no partitions.
+    // A node without partitions can have a refusal too.
     let refusal = local
         .here
         .iter()
         .find_map(|stats| stats.refusal.as_deref().map(str::to_owned));
-    // The embedded log may take a moment to say, and its workers have asked.
+    // The embedded log may take a moment to answer, and the workers, if there are any, have asked it already.
     let of_log = || {
         let log = app.engine.log();
         local.here.is_empty().then(|| log.refusal()).flatten()
@@ -471,7 +473,7 @@ pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
     Ok(answer)
 }
 
-/// `GET /metrics`, in Prometheus' text format.
+/// `GET /metrics`: the metrics in Prometheus' text format.
 pub async fn metrics() -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     ([(header::CONTENT_TYPE, kind)], crate::metrics::text()).into_response()

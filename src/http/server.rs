@@ -1,8 +1,9 @@
-//! The server of an HTTP face: hyper on a listener, with a bound on connections and time-outs for whatever a client may
-//! leave undone.
+//! Serves HTTP with hyper on a listener, with a bound on the number of connections and with timeouts for everything
+//! that a client may leave unfinished.
 //!
-//! When all places are taken, the connection that has been idle for the longest is closed: a client that opens connections and
-//! sends nothing cannot keep others out. Without an idle one the newcomer is refused, with a sentence.
+//! When all connections are in use, the one that has been idle for the longest is closed, so that a client that opens
+//! connections and sends nothing cannot keep others out. If no connection is idle, the new one is refused with an error
+//! message.
 
 use super::api_error::ApiError;
 use super::transport::{ConnectionTimeouts, Requests, Watched};
@@ -22,14 +23,15 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-/// The largest head of a request, in bytes: its address and its header fields. As much is buffered of an answer.
+/// The largest head of a request, in bytes: its URL and its header fields. The same number of bytes of a response is
+/// buffered.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
-/// After accepting failed, descriptors being used up say, it is tried again this much later.
+/// The pause after a failure to accept a connection, for example because all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long an idle connection may take to end.
+/// How long an idle connection may take to close.
 const EVICTION: Duration = Duration::from_millis(100);
 
-/// The bounds of a server.
+/// The limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub connections: usize,
@@ -45,7 +47,7 @@ impl Limits {
     }
 }
 
-/// Serves until it is told to stop and every request that was begun then is answered.
+/// Serves until `stopping` is set and every request that had begun by then is answered.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, mut stopping: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let idle = Arc::new(Idle::default());
@@ -58,7 +60,8 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, mut st
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Of this one connection alone, or of descriptors, which others will give back.
+                // The failure concerns this one connection, or descriptors are used up, which other connections will
+                // free.
                 tracing::debug!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -68,7 +71,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, mut st
             refuse(&stream, limits.connections);
             continue;
         };
-        // Answers are small and wanted at once; a failure only costs time.
+        // Responses are small and wanted at once. If this call fails, they only take longer.
         let _ = stream.set_nodelay(true);
         let connection = Connection::new(idle.clone());
         tokio::spawn(run(
@@ -84,7 +87,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, mut st
     graceful.shutdown().await;
 }
 
-/// Takes a place, that of the longest idle connection if there is no other.
+/// Takes a place for a connection. If no place is free, closes the connection that has been idle for the longest.
 async fn place(places: &Arc<Semaphore>, idle: &Idle) -> Option<OwnedSemaphorePermit> {
     loop {
         if let Ok(place) = places.clone().try_acquire_owned() {
@@ -93,7 +96,7 @@ async fn place(places: &Arc<Semaphore>, idle: &Idle) -> Option<OwnedSemaphorePer
         if !idle.evict() {
             return None;
         }
-        // Unless a request of it came at this moment, it goes at once.
+        // The idle connection closes at once, unless it received a request at this moment.
         let freed = tokio::time::timeout(EVICTION, places.clone().acquire_owned()).await;
         if let Ok(Ok(place)) = freed {
             return Some(place);
@@ -101,7 +104,7 @@ async fn place(places: &Arc<Semaphore>, idle: &Idle) -> Option<OwnedSemaphorePer
     }
 }
 
-/// Says that there is no room, as far as the socket takes it at once.
+/// Sends the error that no place is free, as far as the socket accepts it without waiting.
 fn refuse(stream: &TcpStream, connections: usize) {
     let message = format!("all {connections} connections are in use; try again shortly");
     let answer = ApiError::unavailable("busy", message).raw();
@@ -130,7 +133,8 @@ fn run(
         async move {
             let mut response: Response<Body> = answered.await?;
             if requests.is_unread() {
-                // What is still to come cannot be told from another request, so the connection ends; the client is to know.
+                // The unread rest of the body cannot be distinguished from a next request, so the connection closes
+                // after this response. The header informs the client.
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -144,14 +148,16 @@ fn run(
     let stream = TokioIo::new(Watched::new(stream, connection.requests.clone(), patience));
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        // Over idleness and head together, which transport tells apart; and with it hyper looks at an idle connection.
+        // This bounds idle time and head together; `transport` distinguishes the two. Without it hyper does not check
+        // an idle connection.
         .header_read_timeout(patience.idle + patience.head)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(stream, service);
     let served = graceful.watch(served);
     async move {
         let _place = place;
-        // Boxed, to be gone before the connection leaves: a request that is cut off with it comes to its end then.
+        // The future is boxed so that it can be dropped before the connection leaves: that drop ends a request that is
+        // cut off.
         let mut served = Box::pin(served);
         loop {
             tokio::select! {
@@ -173,7 +179,7 @@ fn run(
     }
 }
 
-/// Connections without a request, the longest idle first.
+/// Connections without a request, the one that has been idle for the longest first.
 #[derive(Default)]
 struct Idle(Mutex<IdleOrder>);
 
@@ -188,7 +194,7 @@ impl Idle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the longest idle connection end; false if none is idle.
+    /// Closes the connection that has been idle for the longest. Returns false if none is idle.
     fn evict(&self) -> bool {
         let first = self.order().waiting.pop_first();
         match first {
@@ -205,7 +211,7 @@ struct Connection {
     idle: Arc<Idle>,
     requests: Arc<Requests>,
     evicted: Notify,
-    /// Its place in the order, while it is idle.
+    /// The position in the idle order, while the connection is idle.
     number: Mutex<Option<u64>>,
 }
 
@@ -238,7 +244,7 @@ impl Connection {
     }
 }
 
-/// A request and its response, until the last byte of that is handed over.
+/// A request and its response, until the last byte of the response is handed over.
 struct InFlight(Arc<Connection>);
 
 impl InFlight {
@@ -256,7 +262,7 @@ impl Drop for InFlight {
     }
 }
 
-/// A request's body, which notes that it was not read to its end.
+/// The body of a request. It records whether it was dropped before its end was read.
 struct Sent {
     body: hyper::body::Incoming,
     ended: bool,
@@ -290,7 +296,7 @@ impl Drop for Sent {
     }
 }
 
-/// A response's body, which holds its request under way.
+/// The body of a response. It keeps its request counted as in flight.
 struct Held {
     body: Body,
     _under_way: InFlight,

@@ -1,7 +1,8 @@
-//! The Tencent-compatible face: three routes for servers that were written for Tencent Cloud IM (rules, section 10).
+//! The Tencent-compatible API: three routes for servers that were written for Tencent Cloud IM (rules, section 10).
 //!
-//! Who calls is told by a UserSig of the app's administrator, not by a bearer token, and may sit on any host. Whatever
-//! happens, the answer is HTTP 200 with `ActionStatus`, `ErrorCode` and `ErrorInfo`: that is what such clients look at.
+//! The caller is identified by a UserSig of an administrator of the app, not by a bearer token, and may run on any
+//! host. Every response has the status 200 with `ActionStatus`, `ErrorCode` and `ErrorInfo`, since such clients look at
+//! these.
 
 use super::payload::{Budget, Payload};
 use super::peers::Asker;
@@ -22,12 +23,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// How many users one question may name.
+/// The greatest number of users in one query.
 const ACCOUNTS_MAX: usize = 500;
-/// Far more than so many accounts are, in bytes.
+/// The largest body, in bytes: far more than that many accounts take.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// The codes of the public documents, and what each is used for here.
+/// The error codes of the public documentation that are used here.
 mod code {
     pub const NOT_READ: u32 = 60_002;
     pub const BAD_APP: u32 = 60_006;
@@ -50,7 +51,7 @@ mod code {
     pub const TOO_LARGE: u32 = 93_000;
 }
 
-/// Who is let in, and by which clock.
+/// The configuration that decides who has access, and the clock for the expiry of signatures.
 #[derive(Clone)]
 pub(super) struct TimAccess {
     tim: Arc<Tim>,
@@ -66,7 +67,7 @@ impl TimAccess {
     }
 }
 
-/// What the routes have.
+/// The state of the routes.
 #[derive(Clone)]
 pub(super) struct TimState {
     pub app: AppState,
@@ -74,7 +75,7 @@ pub(super) struct TimState {
 }
 
 impl TimState {
-    /// The routes. A base address that ends in a slash makes two of the first.
+    /// Returns the routes. With a base URL that ends in a slash, a client sends two slashes at the start.
     pub fn router(self) -> Router {
         let nothing = async || Refusal::new(code::NO_SUCH_COMMAND, "this command is not served here");
         let method = async |method: Method| {
@@ -95,7 +96,8 @@ impl TimState {
         router.method_not_allowed_fallback(method).with_state(self)
     }
 
-    /// Lets an administrator of the app through. `no_admin` is what the route says to everybody else.
+    /// Checks that the caller is an administrator of the app. `no_admin` is the error code for every other valid
+    /// identifier.
     fn authorize(&self, query: Option<&str>, no_admin: u32) -> Result<(), Refusal> {
         let given = |name| parameter(query, name).unwrap_or_default();
         let app = given("sdkappid");
@@ -152,8 +154,8 @@ impl FromRef<TimState> for Budget {
     }
 }
 
-/// An administrator, let in by the query string alone: nothing of a body is read before. The number is what the route
-/// says to everybody else.
+/// A caller authorized as an administrator from the query string alone, before the body is read. `NO_ADMIN` is the
+/// route's error code for every other valid identifier.
 struct Admin<const NO_ADMIN: u32>;
 
 impl<const NO_ADMIN: u32> FromRequestParts<TimState> for Admin<NO_ADMIN> {
@@ -164,7 +166,7 @@ impl<const NO_ADMIN: u32> FromRequestParts<TimState> for Admin<NO_ADMIN> {
     }
 }
 
-/// Whatever is not an answer.
+/// A response that is an error.
 struct Refusal {
     code: u32,
     info: String,
@@ -176,7 +178,7 @@ impl Refusal {
         Refusal { code, info }
     }
 
-    /// The server's own trouble. Its message is for people; clients try again on any of these codes.
+    /// A failure of the server. The message is for people; clients retry on any of these codes.
     fn failed(code: u32, api_error: &ApiError) -> Refusal {
         Refusal::new(code, api_error.message())
     }
@@ -194,7 +196,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Opens the body of a successful response.
+/// Starts the body of a successful response.
 fn fine(body: &mut Vec<u8>) -> Object<'_> {
     let mut object = Object::new(body);
     object
@@ -204,7 +206,7 @@ fn fine(body: &mut Vec<u8>) -> Object<'_> {
     object
 }
 
-/// The body, without the byte order mark that some write before it.
+/// Returns the body without the byte order mark that some clients put before it.
 fn read_body(payload: &Result<Payload, ApiError>) -> Result<&[u8], Refusal> {
     let payload = payload.as_ref().map_err(|api_error| {
         let code = match api_error.status() {
@@ -220,7 +222,7 @@ fn read_body(payload: &Result<Payload, ApiError>) -> Result<&[u8], Refusal> {
     Ok(payload.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&payload.bytes))
 }
 
-/// The newer command, which says `Status`.
+/// The newer query command, which names the status `Status`.
 async fn query_online_status(
     _: Admin<{ code::QUERY_NO_ADMIN }>,
     State(desk): State<TimState>,
@@ -229,7 +231,7 @@ async fn query_online_status(
     answer(&desk, &payload, "Status").await
 }
 
-/// The older one, which says `State`.
+/// The older query command, which names the status `State`.
 async fn query_state(
     _: Admin<{ code::QUERY_NO_ADMIN }>,
     State(desk): State<TimState>,
@@ -291,7 +293,7 @@ impl Question {
     }
 }
 
-/// What is read of a user's line.
+/// The fields that are read from the JSON of a user.
 #[derive(Deserialize)]
 struct Presence {
     status: Box<str>,
@@ -323,7 +325,7 @@ async fn answer(desk: &TimState, payload: &Result<Payload, ApiError>, status_key
             }
             (Found::Unknown, TimUnknown::Offline) => results.push((account, None)),
             (Found::Unknown, TimUnknown::Error) => errors.push((account, code::UNKNOWN_USER)),
-            // The others have their answers; this one is to be asked for again.
+            // The other users are answered; the client has to ask for this one again.
             (Found::Unread(_), _) => errors.push((account, code::QUERY_FAILED)),
         }
     }
@@ -369,7 +371,7 @@ fn status_name(status: &str) -> &'static str {
     }
 }
 
-/// Each of their platforms with a device that is not offline, once, with the greatest status.
+/// Returns each platform on which the user has a device that is not offline, once, with the greatest status.
 fn details(devices: &[Device]) -> Vec<(&str, &'static str)> {
     let mut details: Vec<(&str, &'static str)> = Vec::new();
     for device in devices {
@@ -385,7 +387,7 @@ fn details(devices: &[Device]) -> Vec<(&str, &'static str)> {
     details
 }
 
-/// Platforms that only a policy of ours has keep their names.
+/// Returns the Tencent name of a platform. A platform that exists only in our policy keeps its name.
 fn platform_name(platform: &str) -> &str {
     match platform {
         "iphone" => "iPhone",
@@ -398,7 +400,7 @@ fn platform_name(platform: &str) -> &str {
     }
 }
 
-/// All devices of a user are logged out, once it is in the log.
+/// Logs out all devices of a user. Responds when the event is in the log.
 async fn kick(
     _: Admin<{ code::KICK_NO_ADMIN }>,
     State(desk): State<TimState>,
@@ -408,7 +410,7 @@ async fn kick(
     let body = read_body(&payload)?;
     let bad = |info: String| Refusal::new(code::KICK_BAD_BODY, info);
     let value: Value = serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
-    // Identifier is what it was called before.
+    // `Identifier` is the older name of `UserID`.
     let user = value
         .get("UserID")
         .or_else(|| value.get("Identifier"))
