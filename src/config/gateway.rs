@@ -79,8 +79,8 @@ pub struct Flags {
     /// A client that does not read what is sent to it for this long is closed, in ms, 100 to 600000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_WRITE_MS")]
     pub write_ms: Option<Milliseconds>,
-    /// A link without a word in this time gets a WebSocket ping, in ms, 100 to 600000; half of the platform's time-out, if
-    /// that is shorter [default: 25000]
+    /// A link that is silent for this long gets a WebSocket ping, in ms, 100 to 600000; half of the platform's
+    /// time-out, if that is shorter [default: 25000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_PING_MS")]
     pub ping_ms: Option<Milliseconds>,
     /// A silent socket is closed this long after its time-out, in ms, 0 to 3600000 [default: 30000]
@@ -115,7 +115,7 @@ pub enum Admission {
     Insecure,
 }
 
-/// Where the keys are and what a token must say.
+/// The files of the keys, and what a token must say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tokens {
     pub key: Option<PathBuf>,
@@ -132,11 +132,11 @@ pub struct Tokens {
 pub struct Config {
     pub listen: SocketAddr,
     pub name: String,
-    /// Where the epoch and the queue are kept.
+    /// The directory of the epoch and the queue.
     pub data: PathBuf,
     pub admission: Admission,
     pub reload: Duration,
-    /// Certificate chain and key.
+    /// The files of the certificate chain and of the key.
     pub tls: Option<(PathBuf, PathBuf)>,
     pub trust_forwarded: bool,
     pub connections_max: usize,
@@ -160,7 +160,8 @@ pub struct Config {
 const NAME_BYTES_MAX: usize = 64;
 
 impl Flags {
-    /// Files that hold secrets, each with what they hold. A key that only verifies may be read by everybody.
+    /// Returns the files that hold secrets, each with a description. A key that only verifies may be readable by
+    /// everybody.
     pub fn secret_files(&self) -> Vec<(&'static str, PathBuf)> {
         let is_public = |path: &PathBuf| std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"-----BEGIN PUBLIC"));
         let jwt = self.jwt_key.clone().filter(|path| !is_public(path));
@@ -174,7 +175,7 @@ impl Flags {
             .collect()
     }
 
-    /// What is not given here is taken from there.
+    /// Takes each setting that is not given here from `file`.
     pub fn or(self, file: Flags) -> Flags {
         Flags {
             gateway_name: self.gateway_name.or(file.gateway_name),
@@ -209,7 +210,8 @@ impl Flags {
         }
     }
 
-    /// Checks everything, once, for a gateway that listens here and keeps what it must not lose there.
+    /// Checks all settings once, for a gateway with this listen address and this directory for the data that it must
+    /// not lose.
     pub fn config(self, listen: SocketAddr, data: PathBuf) -> anyhow::Result<Config> {
         let name = self.gateway_name.clone().unwrap_or_else(|| "edge".to_owned());
         if !(1..=NAME_BYTES_MAX).contains(&name.len()) || name.contains(['/', '\0']) || name.starts_with('.') {

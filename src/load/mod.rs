@@ -1,7 +1,9 @@
-//! Load: many people on real WebSocket connections, who know what everything they do should lead to.
+//! A load test: many simulated people on real WebSocket connections, each of which knows the expected effect of every
+//! action.
 //!
-//! [`person`] is one of them; here they are set going, told of storms and of the end, given the changes that the engine
-//! tells of them, and counted ([`tally`]). The run passes if no change is missing and none is unexpected.
+//! [`person`] is one person. This module starts all of them, announces storms and the end of the run, passes on the
+//! changes that the engine reports, and counts the results ([`tally`]). The run passes if no change is missing and none
+//! is unexpected.
 
 mod person;
 pub mod tally;
@@ -27,54 +29,54 @@ use tally::{Latency, Tally};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-/// Descriptors beside those of people's connections.
+/// The number of descriptors that are needed besides those of people's connections.
 const DESCRIPTORS_BESIDE: u64 = 1_000;
-/// For the policy.
+/// How long the policy is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PROGRESS: Duration = Duration::from_secs(5);
-/// How long the last changes may take, once everybody is told that it is over.
+/// How long the last changes may take after the end of the run is announced.
 const LAST: Duration = Duration::from_secs(90);
 const QUIET: Duration = Duration::from_secs(2);
 const PHONE: &str = "android";
 const PAGE: &str = "web";
 
 pub struct Settings {
-    /// `ws://ADDRESS:PORT`, of which each connection takes one.
+    /// The URLs of the gateways, `ws://ADDRESS:PORT`; each connection uses one of them.
     pub gateways: Vec<String>,
-    /// The HTTP interface, from which changes are followed.
+    /// The URL of the HTTP interface, from which changes are followed.
     pub engine: SecretUrl,
     pub engine_token: Option<String>,
-    /// What signs people's tokens; none for gateways that ask for none.
+    /// The secret that signs people's tokens; `None` for gateways that require no token.
     pub secret: Option<Vec<u8>>,
     pub people: usize,
     pub seconds: u64,
-    /// On average between two actions of a person.
+    /// The average time between two actions of a person.
     pub action_seconds: u64,
-    /// Who connect for the first time, a second.
+    /// The number of people per second that connect for the first time.
     pub connect_rate: u64,
-    /// Between two storms; 0: none.
+    /// The time between two storms; 0 means no storms.
     pub storm_seconds: u64,
-    /// Of the people, who are in a storm.
+    /// The percentage of the people that a storm affects.
     pub storm_percent: u64,
-    /// Of this machine, to connect from.
+    /// The number of addresses of this machine from which people connect.
     pub addresses: usize,
     pub seed: u64,
 }
 
-/// What everybody needs to know.
+/// What all people share: the settings, and what the policy says.
 pub struct Plan {
     clock: Arc<dyn Clock>,
     seed: u64,
     prefix: String,
     gateways: Vec<(String, SocketAddr)>,
     secret: Option<EncodingKey>,
-    /// Until when tokens are good, in seconds since 1970.
+    /// The time at which the tokens expire, in seconds since 1970.
     until_s: u64,
     action_every: Duration,
     storm_percent: u64,
     quiet: Duration,
     addresses: usize,
-    /// Whether a phone and a page put each other out.
+    /// Whether a phone and a page displace each other.
     exclusive: bool,
     phone_has_push: bool,
     phone_beats: Duration,
@@ -93,7 +95,7 @@ impl Plan {
     }
 }
 
-/// SplitMix64 of Steele, Lea and Flood: the same seed, the same people.
+/// SplitMix64 of Steele, Lea and Flood: the same seed gives the same people.
 struct Chance(u64);
 
 impl Chance {
@@ -114,29 +116,29 @@ impl Chance {
     }
 }
 
-/// How it went.
+/// The results of a run.
 #[derive(Serialize, Clone, Debug)]
 pub struct Report {
     pub people: usize,
     pub seconds: u64,
-    /// The most that were open at once, as seen every five seconds and at the end.
+    /// The greatest number of connections open at once, as measured every five seconds and at the end.
     pub connections_peak: i64,
     pub connects: u64,
-    /// Attempts that were refused or cut off, and made again.
+    /// Attempts that were refused or cut off, and retried.
     pub connects_refused: u64,
     pub heartbeats: u64,
     pub actions: BTreeMap<&'static str, u64>,
     pub changes_as_expected: u64,
     pub changes_missing: u64,
     pub changes_unexpected: u64,
-    /// From an action to its change at a follower.
+    /// From an action to the arrival of its change at a follower.
     pub change_latency: Latency,
     /// From dialling to the greeting.
     pub hello_latency: Latency,
-    /// From what led to it to the close of a connection that was replaced, displaced or logged out.
+    /// From the cause to the close of a connection that was replaced, displaced or logged out.
     pub close_latency: Latency,
     pub latency_by_action: BTreeMap<&'static str, Latency>,
-    /// The first of what was missing or unexpected, in words.
+    /// Descriptions of the first changes that were missing or unexpected.
     pub told: Vec<String>,
 }
 
@@ -165,7 +167,7 @@ fn platform<'p>(policy: &'p Policy, name: &str) -> Result<&'p PolicyPlatform, Er
     Ok(platform)
 }
 
-/// Whether a phone and a page share an exclusive group.
+/// Returns whether a phone and a page share an exclusive group.
 fn puts_out(policy: &Policy) -> Result<bool, Error> {
     let (phone, page) = (platform(policy, PHONE)?, platform(policy, PAGE)?);
     Ok(match &policy.exclusive {
@@ -211,7 +213,7 @@ async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error>
     let now_ms = clock.now_ms();
     Ok(Plan {
         seed: settings.seed,
-        // No two runs are about the same people.
+        // Each run has users of its own.
         prefix: format!("load-{now_ms:x}-"),
         gateways,
         secret: settings.secret.as_deref().map(EncodingKey::from_secret),
@@ -228,7 +230,7 @@ async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error>
     })
 }
 
-/// Raises this process' limit of descriptors, as far as it may. What cannot be raised shows when connections fail.
+/// Raises the limit of descriptors of this process as far as possible. If the limit stays too low, connections fail.
 fn raise_descriptors(people: usize) {
     let wanted = people as u64 * 2 + DESCRIPTORS_BESIDE;
     let pid = std::process::id().to_string();
@@ -243,7 +245,7 @@ fn raise_descriptors(people: usize) {
     tracing::warn!("the limit of open files could not be raised to {wanted}; raise it with ulimit -n");
 }
 
-/// Gives everybody their changes, with when they came.
+/// Sends each person the changes of its user, with the time of their arrival.
 async fn hand_out(
     clock: Arc<dyn Clock>,
     mut changes: mpsc::Receiver<UserUpdate>,
@@ -252,13 +254,13 @@ async fn hand_out(
     while let Some(told) = changes.recv().await {
         let at = clock.monotonic();
         if let Some(person) = people.get(&*told.user) {
-            // Who has left does not want to know; it is counted all the same, by those who are left.
+            // A person that has left does not need the change.
             let _ = person.send((told, at));
         }
     }
 }
 
-/// Runs, telling every few seconds how it goes.
+/// Runs the load test and logs the progress every few seconds.
 pub async fn run(settings: Settings, clock: Arc<dyn Clock>) -> Result<Report, Error> {
     raise_descriptors(settings.people);
     let plan = Arc::new(plan(&settings, clock.clone()).await?);

@@ -1,8 +1,9 @@
-//! One simulated person: a phone and a page on real sockets, and what each thing that happens to them should lead to.
+//! One simulated person: a phone and a page on real sockets, and the effect that each event of its life should have.
 //!
-//! A person does one thing at a time and waits for what it should lead to, so that the answer is known exactly: which
-//! change, with which status after it, or which close of which connection, and nothing else. What does not come in time
-//! is missing; what comes besides is unexpected; a gap in the user's versions is either.
+//! A person does one thing at a time and waits for its effect, so that the expected answer is known exactly: which
+//! change, with which status after it, or which connection is closed with which code, and nothing else. An effect that
+//! does not come in time is counted as missing. Anything else that comes is counted as unexpected. A gap in the user's
+//! versions counts as either.
 
 use super::tally::Tally;
 use super::{Chance, Plan};
@@ -21,17 +22,17 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-/// What is not there by then is missing.
+/// An effect that has not arrived after this long is missing.
 const MISSING: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(20);
-/// Refused connections are tried again after this, and as much again by chance.
+/// A refused connection is retried after this delay plus a random delay of up to the same length.
 const RETRY_MS: u64 = 1_000;
-/// Who waits for what the last thing should lead to looks again after this.
+/// A person that still waits for the effect of its last action checks again after this delay.
 const UNSETTLED: Duration = Duration::from_millis(200);
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// What a change should be.
+/// The change that an action should lead to.
 struct Expected {
     kind: &'static str,
     cause: &'static str,
@@ -39,7 +40,7 @@ struct Expected {
     since: Duration,
 }
 
-/// How a device stands with the engine, as far as its person knows.
+/// The state of a device in the engine, as far as its person knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum DeviceStatus {
     Out,
@@ -59,7 +60,7 @@ struct Device {
     beat_at: Duration,
 }
 
-/// A connection that is to be closed by the gateway, with this code.
+/// A connection that the gateway should close with this code.
 struct Leaving {
     socket: Socket,
     code: u16,
@@ -78,17 +79,17 @@ pub struct Person {
     expected: VecDeque<Expected>,
     version: u64,
     texts: u64,
-    /// Something went wrong that makes what follows unknown: said once, then quiet.
+    /// Something went wrong, so the effects of later actions are unknown. This is reported once; later errors are not.
     lost: bool,
 }
 
-/// What happens in the world, for everybody.
+/// The conditions of the run, the same for all people.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LoadConditions {
     Calm,
-    /// The network fails for many at once; the number tells one storm from the next.
+    /// The network fails for many people at once. The number distinguishes one storm from the next.
     Storm(u32),
-    /// It is over: everybody closes.
+    /// The run is over: everybody closes their connections.
     Over,
 }
 
@@ -118,7 +119,7 @@ impl Person {
         }
     }
 
-    /// Lives until it is over. `begins_after` spreads those who begin.
+    /// Lives until the run is over. `begins_after` spreads the first connects over time.
     pub async fn live(
         mut self,
         begins_after: Duration,
@@ -165,7 +166,7 @@ impl Person {
                     let now = self.plan.clock.monotonic();
                     if now >= act_at {
                         act_at = match (self.is_settled(), is_over) {
-                            // One thing after the other, or nobody could say what each should lead to.
+                            // One action at a time; otherwise the effect of each would not be known.
                             (false, _) => now + UNSETTLED,
                             (true, true) => {
                                 self.close_one();
@@ -181,7 +182,7 @@ impl Person {
             }
         }
         if !self.lost {
-            // Anything that comes now, nobody expects.
+            // From here on every change is unexpected.
             tokio::time::sleep(self.plan.quiet).await;
             while let Ok((told, at)) = changes.try_recv() {
                 self.judge(&told, at);
@@ -194,7 +195,7 @@ impl Person {
     }
 
     fn next_action(&mut self) -> Duration {
-        // Who is not there comes back before long; so nearly all are there.
+        // A person that is not online comes back soon, so that nearly all people are online.
         let share = if self.is_on() { 1 } else { 8 };
         let mean = self.plan.action_every.as_millis() as u64 / share;
         let ms = self.chance.between(mean / 2, mean + mean / 2);
@@ -232,7 +233,7 @@ impl Person {
         });
     }
 
-    /// The user's status, as it should be.
+    /// Returns the status that the user should have.
     fn status(&self) -> &'static str {
         if self.phone.standing == DeviceStatus::On || self.page.standing == DeviceStatus::On {
             "online"
@@ -336,7 +337,7 @@ impl Person {
             if now >= device.beat_at {
                 device.beat_at = now + device.heartbeat;
                 if let Some(socket) = &mut device.socket {
-                    // If it does not arrive, the connection says so when it is listened to.
+                    // If the heartbeat does not arrive, the next read from the connection fails.
                     let _ = socket.send(Message::text(r#"{"type":"heartbeat"}"#)).await;
                     self.tally.heartbeats.fetch_add(1, Ordering::Relaxed);
                 }
@@ -361,7 +362,7 @@ impl Person {
         }
     }
 
-    /// The network fails and is back after a moment; when this person acts next.
+    /// The network fails and is back after a moment. Returns the time of the person's next action.
     fn storm(&mut self, act_at: Duration) -> Duration {
         if self.phone.standing != DeviceStatus::On {
             return act_at;
@@ -381,7 +382,7 @@ impl Person {
         self.expect("login", "login", since);
     }
 
-    /// The page is opened, or closed if it is open.
+    /// Opens the page, or closes it if it is open.
     async fn turn_page(&mut self) {
         if self.page.standing == DeviceStatus::On {
             self.kill(false);
@@ -397,7 +398,7 @@ impl Person {
         self.expect("page", "login", since);
     }
 
-    /// A login of one device puts the other out, if the policy says so.
+    /// Records that a login on one device displaces the other one, if the policy says so.
     fn displace(&mut self, phone: bool, since: Duration) {
         if !self.plan.exclusive {
             return;
@@ -416,7 +417,7 @@ impl Person {
         }
     }
 
-    /// The app is killed, or the page closed: the link ends without a word.
+    /// The app is killed, or the page is closed: the link ends without a message from the client.
     fn kill(&mut self, phone: bool) {
         self.tally.action(if phone { "kill" } else { "page_closed" });
         let since = self.plan.clock.monotonic();
@@ -443,7 +444,7 @@ impl Person {
 
     async fn resume_by_phone(&mut self) {
         self.tally.action("resume");
-        // What ended it is told first; then it is another matter, which begins now.
+        // The change that ended the link has already been reported. The resume is measured from now.
         let since = self.plan.clock.monotonic();
         let Some(socket) = self.connect(true, "resume").await else {
             return;
@@ -452,7 +453,7 @@ impl Person {
         self.expect("resume", "resume", since);
     }
 
-    /// It comes back by itself, and is refused.
+    /// The displaced phone reconnects by itself and is refused.
     async fn resume_though_displaced(&mut self) {
         self.tally.action("resume_displaced");
         let since = self.plan.clock.monotonic();
@@ -466,7 +467,8 @@ impl Person {
         });
     }
 
-    /// From one network to another: a new connection while the gateway still has the old one. Nobody sees a change.
+    /// Changes from one network to another: a new connection opens while the gateway still has the old one. This causes
+    /// no change.
     async fn tunnel(&mut self) {
         self.tally.action("tunnel");
         let since = self.plan.clock.monotonic();
@@ -510,7 +512,7 @@ impl Person {
 
     async fn send(&mut self, frame: String) {
         if let Some(socket) = &mut self.phone.socket {
-            // If it does not arrive, what it should lead to is missing.
+            // If the message does not arrive, its effect is counted as missing.
             let _ = socket.send(Message::text(frame)).await;
         }
     }
@@ -522,7 +524,7 @@ impl Person {
         } else {
             self.plan.page_beats
         };
-        // The first one comes anywhere in the interval: people do not begin together.
+        // The first heartbeat comes at a random time within the interval, so that people do not send theirs together.
         let first = self.chance.between(0, heartbeat.as_millis() as u64);
         let device = if phone { &mut self.phone } else { &mut self.page };
         device.standing = DeviceStatus::On;
@@ -531,7 +533,8 @@ impl Person {
         device.beat_at = now + Duration::from_millis(first);
     }
 
-    /// A connection that was greeted; tried again while the gateway refuses. None if it was not to be had.
+    /// Opens a connection and waits for the greeting. Retries while the gateway refuses. Returns `None` if no
+    /// connection could be opened.
     async fn connect(&mut self, phone: bool, intent: &str) -> Option<Socket> {
         let began = self.plan.clock.monotonic();
         loop {
@@ -590,7 +593,7 @@ impl Person {
         }
     }
 
-    /// From one of many addresses of this machine: one alone has no more than some ten thousand ports.
+    /// Connects from one of many addresses of this machine, since one address has only some ten thousand ports.
     async fn stream(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,

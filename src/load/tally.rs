@@ -1,4 +1,4 @@
-//! What came of it all: counts, latencies, and the first few things that should not have been.
+//! The results of a load test: counts, latencies, and descriptions of the first errors.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Of what went wrong so many are told in words.
+/// The greatest number of errors that are described.
 const TOLD_MAX: usize = 20;
 /// Latencies are kept to three digits, from a microsecond to ten minutes.
 const LATENCY_US_MAX: u64 = 600_000_000;
@@ -15,15 +15,15 @@ const DIGITS: u8 = 3;
 
 #[derive(Default)]
 pub struct Tally {
-    /// Connections open now.
+    /// The number of connections that are open now.
     pub open: AtomicI64,
     pub connects: AtomicU64,
     pub heartbeats: AtomicU64,
-    /// Changes that came as they should.
+    /// Changes that came as expected.
     pub as_expected: AtomicU64,
     pub missing: AtomicU64,
     pub unexpected: AtomicU64,
-    /// Attempts to connect that failed, and were made again.
+    /// Attempts to connect that failed and were retried.
     pub refused: AtomicU64,
     inner: Mutex<Inner>,
 }
@@ -35,7 +35,7 @@ struct Inner {
     told: Vec<String>,
 }
 
-/// Milliseconds.
+/// Percentiles of latencies, in milliseconds.
 #[derive(Serialize, Clone, Copy, PartialEq, Debug)]
 pub struct Latency {
     pub count: u64,
@@ -68,7 +68,7 @@ impl Tally {
         *inner.actions.entry(kind).or_default() += 1;
     }
 
-    /// How long something took from an action to what it led to.
+    /// Records the time from an action to its effect.
     pub fn took(&self, kind: &'static str, time: Duration) {
         let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,7 +106,7 @@ impl Tally {
             .clone()
     }
 
-    /// Of all changes, of whatever kind of action.
+    /// Returns the latency of all actions of the selected kinds.
     pub fn latency(&self, of: impl Fn(&str) -> bool) -> Latency {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = histogram();

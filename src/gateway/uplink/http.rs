@@ -1,8 +1,8 @@
-//! The uplink of a gateway that is a process of its own: everything over the HTTP interface of `rollcall serve`.
+//! The uplink of a gateway that runs as its own process: everything goes over the HTTP interface of `rollcall serve`.
 //!
-//! Events are gathered while the request before is under way, so a request carries as many as came meanwhile, and a
-//! few requests may be under way at once. Within a connection order holds because the connection waits for each of
-//! its events. Subscriptions are resumed from their cursor whenever they break.
+//! While a request is in flight, new events are gathered, so that the next request carries all that arrived meanwhile.
+//! A few requests may be in flight at once. The order of events within a connection is kept because the connection
+//! waits for each of its events. A subscription that breaks is resumed from its cursor.
 
 use super::{AHEAD, Asked, Kick, KickLine, Pace, Unavailable, Uplink, UserSnapshot, UserUpdate};
 use crate::api::answers::{Gateways, PolicyAnswer, Stats, Users};
@@ -27,20 +27,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-/// A request that is not answered by then has failed.
+/// A request without a response after this long has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Subscriptions bring a comment every ten seconds; one that is silent for so long is opened again.
+/// A subscription sends a comment every ten seconds; one that is silent for this long is reopened.
 const SILENCE: Duration = Duration::from_secs(35);
 const RETRY: Duration = Duration::from_secs(1);
-/// Of one request; the interface takes 10,000.
+/// The greatest number of events in one request; the interface accepts 10,000.
 const EVENTS_MAX: usize = 1_000;
-/// Of one request; the interface takes 8 MiB.
+/// The largest body of one request, in bytes; the interface accepts 8 MiB.
 const BODY_MAX: usize = 4 << 20;
 const REQUESTS_AT_ONCE: usize = 4;
-/// Appends that wait for their request; more are refused.
+/// The greatest number of appends that wait for a request; more are refused.
 const WAITING_MAX: usize = 65_536;
 
-/// Events as JSON, with who waits for them.
+/// Events as JSON, and the channel on which their sender waits for the result.
 struct Append {
     events: Vec<u8>,
     count: usize,
@@ -53,7 +53,7 @@ pub struct HttpUplink {
     appends: mpsc::Sender<Append>,
 }
 
-/// Whether the engine did not like a request, or could not be asked.
+/// Why a request failed: the engine refused it, or could not be reached.
 enum Failed {
     Refused(Unavailable),
     Unavailable(Unavailable),
@@ -95,7 +95,7 @@ impl From<Failed> for Unavailable {
     }
 }
 
-/// Waits for an answer, and not for ever.
+/// Waits for a response, but not longer than `PATIENCE`.
 async fn within<T>(asked: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failed> {
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(answered) => answered.map_err(Failed::from),
@@ -108,12 +108,12 @@ async fn get<T: DeserializeOwned>(engine: &Client, route: RouteId) -> Result<T, 
 }
 
 impl HttpUplink {
-    /// For the engine at an address (`http://host:port`), asked with a bearer token if one is needed. Asks it at once
-    /// how many partitions it has.
+    /// Returns an uplink to the engine at a URL (`http://host:port`), with a bearer token if the engine requires one.
+    /// Asks the engine at once for its number of partitions.
     pub async fn open(url: &str, token: Option<&str>) -> Result<HttpUplink, Unavailable> {
         let url = Url::parse(url)
             .map_err(|error| Unavailable(format!("{:?} is not the URL of an engine: {error}", masked(url))))?;
-        // Between a gateway and its engine there is nothing, whatever the environment says of proxies.
+        // A gateway reaches its engine directly, whatever the environment says about proxies.
         let http = reqwest::Client::builder().no_proxy().connect_timeout(PATIENCE).build();
         let engine = Client::new(http.map_err(|error| Unavailable(reason(error)))?, &url, token);
         let stats: Stats = get(&engine, RouteId::Stats).await?;
@@ -131,7 +131,7 @@ impl HttpUplink {
     }
 }
 
-/// Makes requests of what waits for as long as there is an uplink. A panic fails what it was about, and no more.
+/// Gathers waiting appends into requests for as long as the uplink exists. A panic fails only the appends it concerned.
 async fn gather_always(engine: Client, mut waiting: mpsc::Receiver<Append>) {
     while let Err(panic) = AssertUnwindSafe(gather(&engine, &mut waiting)).catch_unwind().await {
         metrics::task_failed("uplink");
@@ -183,7 +183,7 @@ async fn request(engine: &Client, appends: Vec<Append>) {
     let together = body(appends.iter().map(|append| append.events.as_slice()));
     let result = within(engine.post_bytes(RouteId::Events, together)).await.map(drop);
     if matches!(result, Err(Failed::Refused(_))) && appends.len() > 1 {
-        // Nothing was taken; but what is wrong with one must not be everybody's.
+        // Nothing was appended. Each append is now sent by itself, so that an error in one does not fail the others.
         for append in appends {
             let alone = body([append.events.as_slice()].into_iter());
             let alone = within(engine.post_bytes(RouteId::Events, alone)).await;
@@ -198,11 +198,11 @@ async fn request(engine: &Client, appends: Vec<Append>) {
     }
 }
 
-/// One subscription, opened again whenever it breaks.
+/// One subscription, which is reopened whenever it breaks.
 struct Subscription {
     engine: Client,
     route: RouteId,
-    /// Of a filter, its name and value.
+    /// The name and the value of the filter, if there is one.
     filter: Option<(&'static str, String)>,
     cursor: Option<String>,
 }
@@ -212,7 +212,7 @@ impl Subscription {
         self.route.route().path
     }
 
-    /// Opens it where it was, or at the end of the topic.
+    /// Opens the subscription at its cursor or, without a cursor, at the end of the topic.
     async fn open(&mut self) -> Result<EventStream, Unavailable> {
         let filter: Vec<(&str, &str)> = self
             .filter
@@ -235,7 +235,7 @@ impl Subscription {
                 return Err(Failed::from(error).into());
             }
         };
-        // It begins by saying from where.
+        // The first event contains the cursor from which the subscription starts.
         loop {
             let event = next(&mut stream).await?;
             if let Some(from) = event.begins() {
@@ -245,7 +245,7 @@ impl Subscription {
         }
     }
 
-    /// Gives what it brings until nobody listens.
+    /// Sends the items of the subscription to the receiver until the receiver is gone.
     async fn run<T: DeserializeOwned>(mut self, mut stream: EventStream, sender: mpsc::Sender<T>) {
         loop {
             let broken = tokio::select! {
@@ -263,7 +263,7 @@ impl Subscription {
                 }
                 match self.open().await {
                     Ok(stream) => break stream,
-                    // Rarer and rarer: the second after the first, the fourth, the eighth.
+                    // Logged less and less often: at the first, second, fourth, eighth attempt and so on.
                     Err(error) if u32::is_power_of_two(tries) => {
                         tracing::warn!(tries, "{} cannot be followed, trying again: {error}", self.path());
                     }
@@ -273,7 +273,7 @@ impl Subscription {
         }
     }
 
-    /// Ends well when nobody listens.
+    /// Returns without an error when the receiver is gone.
     async fn pass_on<T: DeserializeOwned>(
         &mut self,
         stream: &mut EventStream,
@@ -298,7 +298,7 @@ impl Subscription {
     }
 }
 
-/// The next event of a subscription that is not silent.
+/// Returns the next event of a subscription, or an error if it is silent for too long.
 async fn next(stream: &mut EventStream) -> Result<StreamEvent, Unavailable> {
     let next = stream.next_within(SILENCE).await;
     Ok(next.ok_or_else(|| Unavailable(format!("nothing came for {SILENCE:?}")))??)
@@ -343,10 +343,10 @@ impl Uplink for HttpUplink {
             if !text.is_empty() {
                 text.push(b',');
             }
-            // Offset and time are the log's to say; the interface ignores what is given.
+            // The log assigns offset and time; the interface ignores the values given here.
             event_line(&mut text, Offset(0), 0, event);
             if let Some(partition) = partition {
-                // Beside the fields of the event.
+                // Adds the partition after the fields of the event.
                 text.pop();
                 text.extend_from_slice(format!(",\"partition\":{}}}", partition.0).as_bytes());
             }
@@ -385,11 +385,11 @@ impl Uplink for HttpUplink {
             };
             let known: Users<UserSnapshot> = within(engine.post(RouteId::UsersQuery, &query)).await?;
             if let Some(unread) = known.unread.into_iter().next() {
-                // To leave them out would be to say that they are unknown.
+                // Leaving these users out would report them as unknown.
                 return Err(Unavailable(unread.why));
             }
             let mut known = known.users.into_iter().peekable();
-            // Those who are known come in the order asked.
+            // The known users come in the order in which they were asked for.
             let found = users
                 .iter()
                 .map(|user| known.next_if(|standing| *standing.user == **user));
