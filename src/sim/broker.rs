@@ -1,9 +1,9 @@
-//! A simulated log, as hard as a distant one: calls fail, take long or never come back; commits fail and are there all
-//! the same, or arrive later; leaders change; an owner that was deposed is refused.
+//! A simulated log that fails in the ways a distant log can. Calls fail, take long or never return. A failed commit may
+//! have been written nevertheless, or is written later. Leaders change. An owner that was deposed is refused.
 //!
-//! Each owner has a [`Handle`] with a token of its own. A new owner of a partition gets the next token, and from
-//! then on the one before is fenced. What the engine may rely on: a commit whose outcome is unknown is decided, one
-//! way or the other, when its owner asks for the position or when another owner takes over. What is in a partition is
+//! Each owner has a [`Handle`] with a token of its own. A new owner of a partition gets the next token, and from then
+//! on the owner before it is fenced. The engine may rely on this: a commit with an unknown outcome is decided, one way
+//! or the other, when its owner asks for the position or when another owner takes over. The content of a partition is
 //! in `shelf`.
 
 use super::fault::{Counts, Fault};
@@ -16,18 +16,18 @@ use crate::presence::{Offset, Partition};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Which faults may happen, and how often things go wrong.
+/// Which faults may happen, and how often.
 #[derive(Clone, Debug, Default)]
 pub struct FaultRates {
     pub without: Vec<Fault>,
-    /// Of a thousand calls.
+    /// The number of calls in a thousand that fail.
     pub fails: u64,
-    /// After a commit of which nobody knows, an owner asks for the position as a new owner would, and fences off the owner that
-    /// is there by then.
+    /// Whether an owner asks for the position as a new owner would after a commit with an unknown outcome, and so
+    /// fences the owner that is there by then.
     pub settles_anew: bool,
-    /// Commits bring the newest state of users along.
+    /// Whether commits also contain the newest state of users.
     pub keeps_current: bool,
-    /// Nothing goes wrong any more.
+    /// Whether the faults have ended.
     pub calm: bool,
     pub counts: Counts,
 }
@@ -37,7 +37,7 @@ impl FaultRates {
         !self.calm && !self.without.contains(&fault)
     }
 
-    /// Whether the fault happens, by a chance of so many in a thousand.
+    /// Decides whether the fault happens, with this chance in a thousand.
     pub fn strikes(&mut self, fault: Fault, per_mille: u64, random: &mut Random) -> bool {
         let strikes = self.may(fault) && random.below(1_000) < per_mille;
         if strikes {
@@ -47,14 +47,14 @@ impl FaultRates {
     }
 }
 
-/// Bugs of the log's side that are planted to see whether they are found.
+/// Bugs on the side of the log that are planted to see whether they are found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BrokerBug {
-    /// Nobody is ever refused.
+    /// No owner is ever refused.
     FenceIgnored,
-    /// Who is refused takes a new token and sends the same again.
+    /// An owner that is refused takes a new token and sends the same commit again.
     FreshToken,
-    /// Owners are given records of publishers' transactions that were aborted.
+    /// Owners get records of publishers' transactions that were aborted.
     AbortedRead,
 }
 
@@ -75,32 +75,32 @@ pub struct World {
     pub shelves: Vec<SimulatedLog>,
     /// The first thing that was wrong.
     pub wrong: Option<String>,
-    /// How many records were handed out.
+    /// The number of records that were returned by reads.
     pub read: u64,
-    /// How many questions were asked, and how many got an answer.
+    /// The number of queries, and how many of them got an answer.
     pub questions: u64,
     pub answers: u64,
-    /// So many calls from now on fail: the log is not there.
+    /// The number of calls that fail from now on because the log is not available.
     pub outage: u64,
 }
 
-/// Whether a process lives. Its calls of log and store count down to its death.
+/// Whether a process is alive. Its calls to log and store count down to its death.
 pub struct ProcessLife {
     dead: AtomicBool,
     calls_left: AtomicU64,
-    /// What is called last has its effect.
+    /// Whether the last call has its effect.
     last_works: AtomicBool,
-    /// How many records a read gives at most.
+    /// The greatest number of records that a read returns.
     reads_at_most: AtomicUsize,
 }
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
     Works,
-    /// It has its effect, but nobody lives to see it.
+    /// The call has its effect, but the process dies before it gets the answer.
     WorksUnseen,
-    /// The last one, without its effect.
+    /// The last call of a process, without its effect.
     Dies,
     Dead,
 }
@@ -115,7 +115,7 @@ impl ProcessLife {
         })
     }
 
-    /// A read gives so many records at most from now on: a log gives what it has at hand.
+    /// Sets the greatest number of records that a read returns from now on: a log returns what it has available.
     pub fn reads_at_most(&self, records: usize) {
         self.reads_at_most.store(records, Ordering::Relaxed);
     }
@@ -190,7 +190,7 @@ impl Broker {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next owner's token. What is on its way from the one before is decided.
+    /// Returns the token of the next owner. Commits of the owner before it that are in flight are decided.
     pub fn take_over(&self, partition: Partition) -> u64 {
         let mut world = self.world();
         self.decide(&mut world, partition, |_| true);
@@ -199,8 +199,8 @@ impl Broker {
         shelf.token
     }
 
-    /// Whether there is no position, though outputs are there: it was lost, or nothing but a half of a commit ever got
-    /// through.
+    /// Returns whether there are outputs but no position: the position was lost, or only half of one commit was ever
+    /// written.
     pub fn has_lost_position(&self, partition: Partition) -> bool {
         let world = self.world();
         let shelf = &world.shelves[partition.0 as usize];
@@ -213,7 +213,7 @@ impl Broker {
         !shelf.has_position && topics.iter().any(|topic| shelf.count_of_outputs(*topic) > 0)
     }
 
-    /// Decides what is on its way and of these tokens: it arrives or never does.
+    /// Decides commits in flight with these tokens: each of them is written now or never.
     fn decide(&self, world: &mut World, partition: Partition, of: impl Fn(u64) -> bool) {
         if self.bug == Some(BrokerBug::FenceIgnored) {
             return;
@@ -231,7 +231,7 @@ impl Broker {
         }
     }
 
-    /// What is on its way arrives, and is refused if its owner was deposed.
+    /// Commits in flight arrive, and are refused if their owner was deposed.
     pub fn deliver(&self, partition: Partition) {
         let mut world = self.world();
         let World { shelves, wrong, .. } = &mut *world;
@@ -244,21 +244,21 @@ impl Broker {
     }
 }
 
-/// What happens to others while this owner stands still.
+/// What happens elsewhere while this owner stands still.
 pub type Meanwhile = Box<dyn FnOnce() + Send>;
 
-/// One owner's way to the log.
+/// The access of one owner to the log.
 pub struct Handle {
     broker: Arc<Broker>,
     partition: Partition,
     token: AtomicU64,
     life: Arc<ProcessLife>,
-    /// After so many calls; never for the greatest number.
+    /// The number of calls until the pause; the greatest number means never.
     pause_in: AtomicU64,
     meanwhile: Mutex<Option<Meanwhile>>,
-    /// A commit failed, and the position was not asked for since.
+    /// A commit has failed, and the position was not read since.
     unsettled: AtomicBool,
-    /// It was deposed, perhaps without ever knowing.
+    /// The owner was deposed, perhaps without ever knowing it.
     deposed: AtomicBool,
 }
 
@@ -276,13 +276,13 @@ impl Handle {
         }
     }
 
-    /// Whether nobody else ever took the partition over since.
+    /// Returns whether no other owner has taken the partition over since.
     pub fn is_present(&self) -> bool {
         let token = self.broker.world().shelves[self.partition.0 as usize].token;
         token == self.token.load(Ordering::Relaxed) && !self.deposed.load(Ordering::Relaxed)
     }
 
-    /// Within the call after so many, something else happens before the call has its effect.
+    /// Runs `meanwhile` during the call after this many calls, before that call has its effect.
     pub fn pause_after(&self, calls: u64, meanwhile: Meanwhile) {
         *self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner) = Some(meanwhile);
         self.pause_in.store(calls, Ordering::Relaxed);
@@ -292,7 +292,7 @@ impl Handle {
         self.pause_in.store(u64::MAX, Ordering::Relaxed);
     }
 
-    /// Counts a call and lets what may befall it befall it.
+    /// Counts a call and applies the faults that may happen to it.
     fn call(&self) -> Result<(Call, MutexGuard<'_, World>), Error> {
         match self.pause_in.load(Ordering::Relaxed) {
             u64::MAX => {}
@@ -318,7 +318,7 @@ impl Handle {
         Ok((call, world))
     }
 
-    /// Whether there is nobody to answer.
+    /// Returns whether the call gets no answer because of an outage or a missing leader.
     fn is_unanswered(&self, world: &mut World) -> bool {
         let left = match world.outage {
             0 => &mut world.shelves[self.partition.0 as usize].leaderless,
@@ -343,7 +343,7 @@ impl Handle {
         Ok((call, world))
     }
 
-    /// The answer, if anybody lives to hear it.
+    /// Returns the answer, if the process is still alive to get it.
     fn answer<T>(call: Call, answer: T) -> Result<T, Error> {
         match call {
             Call::Works => Ok(answer),
@@ -409,7 +409,8 @@ impl Handle {
         let rate = weather.fails;
         let failed = Err(Error::Write("simulated".into()));
         self.unsettled.store(true, Ordering::Relaxed);
-        // An owner that dies in the middle leaves a transaction open, which is aborted when the next one comes.
+        // An owner that dies in the middle of a commit leaves a transaction open, which is aborted when the next owner
+        // comes.
         let torn = if call == Call::Dies { 500 } else { rate };
         if !unanswered && records > 0 && weather.strikes(Fault::CommitTorn, torn, random) {
             shelf.write(token, commit, 1 + random.index(records));
@@ -499,7 +500,7 @@ impl Handle {
     }
 }
 
-/// What the engine has of it.
+/// The simulated partition as the engine sees it.
 pub struct SimulatedPartition(pub Arc<Handle>);
 
 impl OwnedPartition for SimulatedPartition {

@@ -1,5 +1,6 @@
-//! Who owns the partitions of a simulated world: machines with stores, and processes on them (`process`) that run the
-//! engine's worker, stand still, die and are deposed without knowing. Who is given what is the group's to say (`group`).
+//! The owners of the partitions of a simulated world: machines with stores, and processes on them (`process`) that run
+//! the engine's worker, stand still, die, and are deposed without knowing it. The group (`group`) decides which machine
+//! gets which partition.
 
 use super::broker::{Broker, ProcessLife};
 use super::disk::{DiskImage, ProcessDisk, Rows};
@@ -18,40 +19,40 @@ use crate::store::{StoreLocation, keys};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Machines that can own a partition.
+/// The number of machines that can own a partition.
 pub const MACHINES: usize = 3;
-/// Copies of a store that are kept to be put back later.
+/// The greatest number of copies of a store that are kept for a later restore.
 const COPIES_MAX: usize = 6;
 
 /// Where one machine keeps one partition's store.
 pub enum Disk {
     Simulated(DiskImage),
-    /// With RocksDB.
+    /// A directory with a RocksDB store.
     Directory(PathBuf),
 }
 
 pub struct Machine {
     disk: Disk,
-    /// None while nothing is to be done, or before it has begun, or in the middle of its turn.
+    /// `None` while there is nothing to do, before the process has started, and during its turn.
     process: Option<Process>,
-    /// What is there is not its own.
+    /// Whether the store on this disk is that of another partition.
     foreign: bool,
     copies: Vec<Rows>,
 }
 
-/// A partition's machines, and what they and the group know of one another.
+/// The machines of a partition, and what they and the group know about each other.
 pub struct PartitionNodes {
     machines: Vec<Machine>,
     parts: Vec<Membership>,
     group: Group,
-    /// A store that reaches back to where the log starts.
+    /// A store whose position the log still reaches back to.
     backup: Rows,
     needs_backup: bool,
-    /// An operator has said to take on the outputs that are there.
+    /// Whether an operator has accepted the outputs that exist without a position.
     adopts_tail: bool,
-    /// Why a step or an opening failed last.
+    /// Why a step or an opening last failed.
     pub failure: Option<String>,
-    /// How often it came to life since nothing goes wrong any more.
+    /// How often the partition has come to life since the faults ended.
     pub lives: usize,
 }
 
@@ -64,14 +65,14 @@ impl PartitionNodes {
         &mut self.parts[machine]
     }
 
-    /// Machines that have a worker.
+    /// Returns the machines that have a worker.
     pub fn working(&self) -> Vec<usize> {
         let parts = self.parts.iter().enumerate();
         let working = parts.filter(|(_, part)| part.works);
         working.map(|(machine, _)| machine).collect()
     }
 
-    /// The owner that nobody has deposed, if it is the only one left and at work.
+    /// Returns the live owner, if no other machine is a member any more and the owner has a process.
     pub fn live(&self) -> Option<usize> {
         let live = self.parts.iter().position(Membership::is_live)?;
         let others = self.parts.iter().enumerate().filter(|(machine, _)| *machine != live);
@@ -89,9 +90,9 @@ impl PartitionNodes {
     }
 }
 
-/// Everything that lives, with what it lives on.
+/// All machines of the world, and what they share.
 pub struct Cast {
-    /// Itself, for processes.
+    /// A reference to itself, for processes.
     pub this: Weak<Cast>,
     pub broker: Arc<Broker>,
     pub clock: Arc<ManualClock>,
@@ -101,7 +102,7 @@ pub struct Cast {
 }
 
 impl Cast {
-    /// With RocksDB below a directory, or with simulated disks.
+    /// Creates the machines, with RocksDB stores below a directory or with simulated disks.
     pub fn new(
         broker: Arc<Broker>,
         clock: Arc<ManualClock>,
@@ -160,7 +161,7 @@ impl Cast {
         self.broker.world().random.below(limit)
     }
 
-    /// A machine's process begins, with a worker that has nothing open yet.
+    /// Starts a process on a machine, with a worker that has nothing open yet.
     pub fn start(&self, partition: Partition, machine: usize) -> Process {
         let life = ProcessLife::new();
         let log = Arc::new(ProcessLog::new(self, partition, machine, life.clone()));
@@ -195,7 +196,7 @@ impl Cast {
         }
     }
 
-    /// What has happened to a machine's store when it is opened.
+    /// Decides what has happened to a machine's store by the time it is opened.
     pub fn find_store(&self, partition: Partition, machine: usize) {
         let mut nodes = self.nodes(partition);
         let PartitionNodes {
@@ -238,7 +239,7 @@ impl Cast {
         }
     }
 
-    /// The rows of another partition's store.
+    /// Returns the rows of another partition's store.
     fn foreign_rows(&self, partition: Partition) -> Option<Rows> {
         let other = (partition.0 as usize + 1) % self.partitions.len();
         match &self.partitions[other].try_lock().ok()?.machines.first()?.disk {
@@ -247,7 +248,7 @@ impl Cast {
         }
     }
 
-    /// The store must not be ahead of the log.
+    /// Checks that the store is not ahead of the log.
     fn check_store(&self, partition: Partition, meta: Option<Vec<u8>>) {
         let Some((next, outputs)) = meta.as_deref().and_then(applied) else {
             return;
@@ -261,8 +262,8 @@ impl Cast {
         }
     }
 
-    /// A process's turn, in which reads give so many records at most; the process, if it goes on. Nobody else has it
-    /// meanwhile.
+    /// Gives a process a turn in which a read returns at most this many records. Returns the process if it goes on. The
+    /// caller is its only holder meanwhile.
     pub fn turn(&self, partition: Partition, mut process: Process, records: usize) -> Option<Process> {
         process.life.reads_at_most(records);
         let slept_ms = self.clock.monotonic_ms() - process.waits_since_ms;
@@ -281,7 +282,7 @@ impl Cast {
         if let Some(error) = &turn.error {
             self.judge(partition, &process, error);
             if matches!(error, Error::OutputsWithoutPosition { .. }) {
-                // An operator reads it, and starts the machine again as the sentence says.
+                // The operator reads the error and restarts the machine as the error says.
                 self.nodes(partition).adopts_tail = true;
                 self.bury(partition, machine);
                 return None;
@@ -305,7 +306,7 @@ impl Cast {
         }
     }
 
-    /// A process has died.
+    /// Handles the death of a process.
     fn bury(&self, partition: Partition, machine: usize) {
         let lost = self.strikes(Fault::WriteLost, 500);
         let mut nodes = self.nodes(partition);
@@ -315,7 +316,7 @@ impl Cast {
         }
     }
 
-    /// Whether an error may be.
+    /// Checks that an error is one that may occur in this situation.
     fn judge(&self, partition: Partition, process: &Process, error: &Error) {
         self.nodes(partition).failure = Some(error.to_string());
         match error {
@@ -354,7 +355,7 @@ impl Cast {
         }
     }
 
-    /// A machine's process has a turn, and begins if it has not.
+    /// Gives the process of a machine a turn. A machine without a process starts one first.
     pub fn work(&self, partition: Partition, machine: usize, records: usize) {
         let process = self.nodes(partition).take_process(machine);
         let process = process.unwrap_or_else(|| self.start(partition, machine));
@@ -363,7 +364,7 @@ impl Cast {
         }
     }
 
-    /// The worker does what the group's answer waits for; whether there was anything.
+    /// The worker executes the command whose completion the group waits for. Returns whether there was a command.
     pub fn obey(&self, partition: Partition, machine: usize) -> bool {
         let (order, process) = {
             let mut nodes = self.nodes(partition);
@@ -384,7 +385,7 @@ impl Cast {
         true
     }
 
-    /// The worker ends in good order.
+    /// Stops the worker in an orderly way.
     pub fn close(&self, partition: Partition, process: Process) {
         let mut process = process;
         process.worker.take(Command::Stop);
@@ -395,7 +396,7 @@ impl Cast {
         }
     }
 
-    /// Keeps a copy of the owner's store to be put back later.
+    /// Keeps a copy of the owner's store for a later restore.
     pub fn copy_store(&self, partition: Partition, owner: &mut Process) {
         let mut nodes = self.nodes(partition);
         let machine = &mut nodes.machines[owner.machine];
@@ -410,13 +411,14 @@ impl Cast {
                 let copy = copy_of(directory);
                 drop(nodes);
                 remove(&copy);
-                // What fails in it is met again by the next step.
+                // A failure here is met again by the next step.
                 let _ = owner.worker.processor_mut().map(|open| open.checkpoint(&copy));
             }
         }
     }
 
-    /// Cuts the log up to what the present owner needs no more, after making a backup of its store.
+    /// Makes a backup of the present owner's store, then cuts the part of the log that the owner does not need any
+    /// more.
     pub fn retain(&self, partition: Partition, owner: &Process) {
         let mut nodes = self.nodes(partition);
         let Disk::Simulated(platter) = &nodes.machines[owner.machine].disk else {
@@ -435,7 +437,7 @@ impl Cast {
             let shelf = &world.shelves[partition.0 as usize];
             (shelf.floor, shelf.start())
         };
-        // An old copy that the log does not reach back to any more is no backup.
+        // A copy whose position the log does not reach back to any more is not a usable backup.
         if applied < start {
             return;
         }
@@ -447,12 +449,12 @@ impl Cast {
     }
 }
 
-/// Where a copy of a store in a directory is kept.
+/// Returns where the copy of a store in a directory is kept.
 fn copy_of(directory: &Path) -> PathBuf {
     directory.with_extension("copy")
 }
 
-/// It may never have been there.
+/// Removes a directory, which need not exist.
 fn remove(directory: &Path) {
     let _ = std::fs::remove_dir_all(directory);
 }
@@ -462,7 +464,8 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-/// A directory as another one is, which nobody has open. What cannot be copied is a missing part like others.
+/// Makes a directory a copy of another one that no process has open. A file that cannot be copied counts as a missing
+/// part.
 fn copy_files(from: &Path, to: &Path) {
     remove(to);
     let _ = std::fs::create_dir_all(to);
@@ -473,7 +476,7 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// Of each file with data only the first half is there.
+/// Cuts each data file to its first half.
 fn halve_files(directory: &Path) {
     for file in files(directory) {
         if file.extension().is_some_and(|extension| extension == "sst")
@@ -485,7 +488,7 @@ fn halve_files(directory: &Path) {
     }
 }
 
-/// How far a store is: the numbers after its layout.
+/// Returns the position of a store: the numbers after its layout.
 fn applied(meta: &[u8]) -> Option<(u64, u64)> {
     let mut bytes = meta.iter();
     let mut number = || {

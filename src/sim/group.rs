@@ -1,5 +1,6 @@
-//! Who is given the partitions of a simulated world: a group that asks for them back and gives them to others, with or
-//! without waiting for an answer, and machines that learn of it late, each by the engine's own table of ownership.
+//! The group that assigns the partitions of a simulated world. It revokes partitions and gives them to other machines,
+//! with or without waiting for an acknowledgement. Machines learn of this late, and each of them follows the engine's
+//! own table of ownership.
 
 use super::cast::{Cast, MACHINES};
 use super::fault::Fault;
@@ -7,29 +8,29 @@ use crate::engine::ownership::{self, Command, Fact, Life};
 use crate::presence::Partition;
 use std::collections::VecDeque;
 
-/// What the group knows of one partition.
+/// What the group knows about one partition.
 #[derive(Default)]
 pub struct Group {
-    /// Whom it was given to last, until that machine has let go or was given up.
+    /// The machine that got the partition last, until it has released it or was given up.
     member: Option<usize>,
-    /// Who is to have it next.
+    /// The machine that gets the partition next.
     wanted: Option<usize>,
-    /// Rounds that the group still waits for the member.
+    /// The number of rounds that the group still waits for the member.
     patience: u64,
     last: usize,
 }
 
-/// A machine's part in one partition.
+/// The membership of one machine in one partition.
 #[derive(Default)]
 pub struct Membership {
     life: Life,
-    /// What it has not heard yet.
+    /// Facts that the machine has not received yet.
     news: VecDeque<Fact>,
     /// Whether there is a worker.
     pub works: bool,
-    /// What the worker was told and has not done yet.
+    /// The command that the worker has received and not executed yet.
     pub told: Option<Command>,
-    /// Rounds until a pause ends.
+    /// The number of rounds until a pause ends.
     pause: u64,
 }
 
@@ -41,7 +42,7 @@ impl Group {
         parts[machine].news.push_back(Fact::Assigned);
     }
 
-    /// The member has had its time: others do not wait for it.
+    /// The member has not released the partition in time: the others stop waiting for it.
     fn give_up(&mut self, parts: &mut [Membership]) {
         if let Some(member) = self.member.take() {
             parts[member].news.push_back(Fact::Lost);
@@ -58,14 +59,14 @@ impl Membership {
         self.life == Life::Absent && self.news.is_empty()
     }
 
-    /// The process has died, and nobody remembers anything.
+    /// The process has died, and its state is lost.
     pub fn dies(&mut self) {
         *self = Membership::default();
     }
 }
 
 impl Cast {
-    /// What the group does about a partition by itself.
+    /// Performs one round of what the group does about a partition without a cause from outside.
     pub fn group_round(&self, partition: Partition) {
         let is_asked_back = self.strikes(Fault::Rebalance, 20);
         let moves = self.strikes(Fault::Move, 200);
@@ -92,7 +93,7 @@ impl Cast {
                     true
                 }
                 (Some(member), None) => {
-                    // One of which nothing is heard, and that has nothing to hear, has died.
+                    // A member that sends nothing and has nothing left to receive has died.
                     if parts[member].is_absent() {
                         group.member = None;
                     } else if is_asked_back {
@@ -109,8 +110,8 @@ impl Cast {
         }
     }
 
-    /// The group gives a partition to another machine than the one that has it, without waiting; that one, which has
-    /// heard of it. Not to one that is in the middle of a step.
+    /// The group gives a partition to another machine than its present member, without waiting. Returns the new
+    /// machine, which has received the news. A machine that is in the middle of a step is not chosen.
     pub fn move_on(&self, partition: Partition, stepping: Option<usize>) -> usize {
         let others = self.below(2) as usize;
         let machine = {
@@ -127,7 +128,8 @@ impl Cast {
         machine
     }
 
-    /// The group asks for a partition back and gives it to somebody, perhaps the same, before anybody has answered.
+    /// The group revokes a partition and assigns it to some machine, perhaps the same one, before the member has
+    /// answered.
     pub fn shake(&self, partition: Partition) {
         let machine = self.below(MACHINES as u64) as usize;
         let mut nodes = self.nodes(partition);
@@ -141,7 +143,7 @@ impl Cast {
         group.assign(parts, machine);
     }
 
-    /// A machine hears the next of its news; whether there was any.
+    /// A machine receives the next of its facts. Returns whether there was one.
     pub fn hear(&self, partition: Partition, machine: usize) -> bool {
         let fact = self.nodes(partition).part(machine).news.pop_front();
         if let Some(fact) = fact {
@@ -150,7 +152,7 @@ impl Cast {
         fact.is_some()
     }
 
-    /// A round of a pause has passed.
+    /// One round of a pause has passed.
     pub fn rest(&self, partition: Partition, machine: usize) {
         let is_over = {
             let mut nodes = self.nodes(partition);
@@ -163,7 +165,7 @@ impl Cast {
         }
     }
 
-    /// What the table says of a fact is done.
+    /// Executes the commands that the table of ownership gives for a fact.
     pub fn learn(&self, partition: Partition, machine: usize, fact: Fact) {
         let rounds = 1 + self.below(5);
         let wrong = {

@@ -1,10 +1,10 @@
 //! The rules, folded naively.
 //!
-//! Every sentence of `docs/rules.md` is followed as literally as it can be: the least deadline is found by looking at
-//! all of them, and what changed about a user by comparing it with a copy made before. Plain on purpose: its only use is
-//! that it is unlikely to be wrong in the same way as the core. The one thing that it remembers beside the state is each
-//! user's least deadline, until anything is done to the user or to what a deadline depends on; `check_deadlines` looks
-//! at all of them again. Section numbers are those of the rules.
+//! Every sentence of `docs/rules.md` is followed as literally as possible: the least deadline is found by looking at
+//! all of them, and the changes of a user by comparing it with a copy made before. The code is simple on purpose: it is
+//! useful only because it is unlikely to be wrong in the same way as the core. Besides the state it keeps one thing:
+//! the least deadline of each user, until something is done to the user or to what a deadline depends on.
+//! `check_deadlines` checks these against all deadlines. Section numbers are those of the rules.
 
 use super::oracle_state::{Device, Devices, EarlyEnd, Gateway, Key, Link, Login, Name, State, User, key_of, name_of};
 use crate::presence::change::{
@@ -27,7 +27,7 @@ const EARLY_ENDS_MAX: usize = 1_024;
 pub struct Oracle {
     pub(super) partition: Partition,
     policy: Policy,
-    /// The last record's; none before the first.
+    /// The offset of the last record; `None` before the first one.
     pub(super) offset: Option<Offset>,
     pub(super) time: Option<u64>,
     pub(super) grace_until: Option<u64>,
@@ -36,14 +36,14 @@ pub struct Oracle {
     pub(super) users: BTreeMap<Name, User>,
     /// In the order in which they came.
     early_ends: Vec<EarlyEnd>,
-    /// The least deadline of every user who has one, and the users in that order.
+    /// The least deadline of every user that has one, and the users in the order of these deadlines.
     deadlines: BTreeMap<Name, u64>,
     due: BTreeSet<(u64, Name)>,
-    /// Users of whom that may no longer be true.
+    /// Users whose least deadline may have changed.
     touched: Vec<Name>,
-    /// Of the record being folded: how many changes and kicks it has given.
+    /// The number of changes and kicks that the present record has given.
     index: u64,
-    /// Of the record being folded: what it has given.
+    /// The outputs that the present record has given.
     given: Vec<Output>,
 }
 
@@ -54,7 +54,7 @@ pub(super) enum Firing {
     Remove,
 }
 
-/// What a client says of its connection, besides that it is alive.
+/// What a client reports about its connection, besides that it is alive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Life {
     Heartbeat,
@@ -63,7 +63,7 @@ enum Life {
 }
 
 impl Oracle {
-    /// An empty partition under its first policy.
+    /// Returns an empty partition under its first policy.
     pub fn new(partition: Partition, policy: Policy) -> Oracle {
         Oracle {
             partition,
@@ -83,7 +83,7 @@ impl Oracle {
         }
     }
 
-    /// One record's step (sections 2 and 5). No event: a malformed record, which only moves time.
+    /// Folds one record (sections 2 and 5). `None` as the event is a malformed record, which only advances the time.
     pub fn fold(&mut self, offset: Offset, ts: u64, event: Option<&Event<'_>>, out: &mut Vec<Output>) {
         self.offset = Some(offset);
         self.index = 0;
@@ -91,7 +91,7 @@ impl Oracle {
         let now = earlier.map_or(ts, |time| time.max(ts));
         self.time = Some(now);
 
-        // 2.4, before anything fires.
+        // Section 2.4, before anything fires.
         let outage = self.policy.outage;
         if let Some(earlier) = earlier
             && outage.silence_ms > 0
@@ -138,7 +138,7 @@ impl Oracle {
 
     // Deadlines (sections 2.3 and 5).
 
-    /// When a device's deadline is, and what fires then.
+    /// Returns the time of a device's deadline, and what fires then.
     pub(super) fn deadline(&self, device: &Device) -> (u64, Firing) {
         match &device.state {
             State::Online {
@@ -156,7 +156,7 @@ impl Oracle {
                     expiry.map(|expiry| (expiry, LostBy::GatewayLost)),
                 ];
                 let mut least = (deferred(*heartbeat, self.grace_until), LostBy::Timeout);
-                // The first of equal ones in the order of the rules, so the heartbeat's last.
+                // Of equal deadlines the first in the order of the rules fires, so the heartbeat's is the last.
                 for candidate in candidates.into_iter().rev().flatten() {
                     if candidate.0 <= least.0 {
                         least = candidate;
@@ -172,7 +172,7 @@ impl Oracle {
         self.time
     }
 
-    /// The least deadline.
+    /// Returns the least deadline.
     pub fn next_deadline(&mut self) -> Option<u64> {
         for name in std::mem::take(&mut self.touched) {
             self.note_deadline(name);
@@ -180,7 +180,7 @@ impl Oracle {
         self.due.first().map(|(deadline, _)| *deadline)
     }
 
-    /// The least (deadline, user, platform, device), and what fires then.
+    /// Returns the least (deadline, user, platform, device), and what fires then.
     fn least_deadline(&mut self) -> Option<(u64, Name, Key, Firing)> {
         let (_, name) = self.due.first()?;
         let devices = self.users.get(name)?.devices.iter();
@@ -190,7 +190,7 @@ impl Oracle {
             .map(|((deadline, firing), key)| (deadline, name.clone(), key.clone(), firing))
     }
 
-    /// The least deadline of a user, by looking at all of the devices.
+    /// Returns the least deadline of a user, by looking at all of the devices.
     fn deadline_of(&self, user: &User) -> Option<u64> {
         user.devices.values().map(|device| self.deadline(device).0).min()
     }
@@ -212,7 +212,7 @@ impl Oracle {
         }
     }
 
-    /// What is done to a gateway is done to the deadlines of all users with a device on it.
+    /// Marks all users with a device on a gateway, since a change of the gateway may change their deadlines.
     fn touch_users_of(&mut self, gateway: &str) {
         for (name, user) in &self.users {
             if user.devices.values().any(|device| *device.link.gateway == *gateway) {
@@ -221,7 +221,8 @@ impl Oracle {
         }
     }
 
-    /// Looks at every deadline there is; a user whose least one is remembered otherwise.
+    /// Checks all deadlines against the remembered ones. Returns an error that names a user whose least deadline
+    /// differs.
     pub fn check_deadlines(&mut self) -> Result<(), String> {
         self.next_deadline();
         for (name, user) in &self.users {
@@ -303,7 +304,7 @@ impl Oracle {
                     self.policy = (**policy).clone();
                 }
             }
-            // There is no revision but the first, and it is in force from the start.
+            // There is only the first revision, and it is in force from the start.
             Event::Revision { .. } | Event::Tick => {}
         }
     }
@@ -422,7 +423,7 @@ impl Oracle {
         }
     }
 
-    /// Whom *displace* chooses for a login on a device, which need not be there yet.
+    /// Returns the devices that *displace* chooses for a login on a device, which need not exist yet.
     fn to_displace(&self, user: &User, key: &Key) -> BTreeSet<Key> {
         let kind = &self.platform(&key.0).kind;
         let others: Vec<(&Key, &Device, &Login)> = user
@@ -455,7 +456,7 @@ impl Oracle {
         chosen
     }
 
-    /// Gives the kicks, which are told after the change.
+    /// Displaces other devices of a user. Returns the kicks, which are emitted after the change.
     fn displace(&mut self, name: &str, key: &Key) -> Vec<(Key, Link, KickReason)> {
         let chosen = self.to_displace(&self.copy_of(name), key);
         let kicks = self.make_kicked(name, &chosen, KickedBy::Displaced);
@@ -537,7 +538,7 @@ impl Oracle {
         }
     }
 
-    /// heartbeat, foreground, background, and each beat.
+    /// Folds heartbeat, foreground, background, and each beat of heartbeats.
     fn life(&mut self, who: &DeviceRef<'_>, link: &Link, life: Life, part: Part) {
         let now = self.now();
         let name: &str = &who.user;
@@ -617,12 +618,13 @@ impl Oracle {
         self.tell(name, &before, Some(&key), now, Cause::Revive, evidence);
     }
 
-    /// Each number in turn: the device that is online on that connection shows life, and where nobody is, the gateway is asked.
+    /// Handles each connection number in turn: a device that is online on that connection shows life. If no device is
+    /// online on it, a kick asks the gateway to identify the connection.
     fn alive(&mut self, gateway: &str, epoch: Epoch, conns: &[Conn]) {
         let now = self.now();
         let evidence = self.this_record();
         let is_stale = self.is_stale(gateway, epoch);
-        // Who is online on what does not change within the record.
+        // Which devices are online on which connection does not change within the record.
         let mut online: BTreeMap<Conn, Vec<(Name, Key)>> = BTreeMap::new();
         for (name, user) in &self.users {
             for (key, device) in user.devices.iter() {
@@ -723,7 +725,7 @@ impl Oracle {
         self.tell(name, &before, Some(&key), self.now(), Cause::Logout, self.this_record());
     }
 
-    /// A disconnect or logout of a connection that its device is not on.
+    /// Handles a disconnect or logout of a connection that its device is not on.
     fn ends_early(&mut self, entry: Option<&Device>, link: &Link) {
         match entry {
             None => self.ignore(IgnoreReason::UnknownConnection, Part::Whole),
@@ -831,7 +833,7 @@ impl Oracle {
         }
     }
 
-    /// Every online, not lingering device on such a link loses it now, each with a change of its own.
+    /// Every online device on such a link that is not lingering loses the link now, each with a change of its own.
     fn lose_links_of(&mut self, such: impl Fn(&Link) -> bool) {
         let mut lost = Vec::new();
         for (name, user) in &self.users {
@@ -861,12 +863,13 @@ impl Oracle {
         self.early_ends.iter().any(|end| end.link == *link)
     }
 
-    /// A platform of the policy in force; it never loses one, so every device's is there.
+    /// Returns a platform of the policy in force. A policy never loses a platform, so the platform of every device
+    /// exists.
     fn platform(&self, name: &str) -> &Platform {
         &self.policy.platforms[name]
     }
 
-    /// A user, to be changed; there from now on.
+    /// Returns a user to be changed, and creates it if it does not exist.
     fn user(&mut self, name: &str) -> &mut User {
         let name = name_of(name);
         if self.touched.last() != Some(&name) {
@@ -875,7 +878,7 @@ impl Oracle {
         self.users.entry(name).or_default()
     }
 
-    /// The user as it is now; one without devices where the user does not exist.
+    /// Returns a copy of the user as it is now, or a user without devices if it does not exist.
     fn copy_of(&self, name: &str) -> User {
         self.users.get(name).cloned().unwrap_or_default()
     }
@@ -917,7 +920,7 @@ impl Oracle {
         self.given.push(Output::Kick(kick));
     }
 
-    /// A kick of a connection of which an `alive` record says nothing but its number.
+    /// Emits a kick of a connection of which an `alive` record gives only the number.
     fn kick_nobody(&mut self, link: &Link, reason: KickReason) {
         let kick = Kick {
             id: self.next_id(),
@@ -936,7 +939,7 @@ impl Oracle {
         self.kick(name, key, link, kicked);
     }
 
-    /// Compares a user with what it was before, and gives a change if there is anything to tell.
+    /// Compares a user with its state before, and emits a change if there is a difference to report.
     fn tell(&mut self, name: &str, before: &User, about: Option<&Key>, at: u64, cause: Cause, evidence: Offset) {
         let nobody = User::default();
         let after = self.users.get(name).unwrap_or(&nobody);
@@ -1017,7 +1020,7 @@ impl Oracle {
     }
 }
 
-/// A heartbeat deadline or a lease's expiry, as grace defers it (2.4).
+/// Returns a heartbeat deadline or the expiry of a lease, as grace defers it (2.4).
 fn deferred(deadline: u64, grace_until: Option<u64>) -> u64 {
     grace_until.map_or(deadline, |grace_until| deadline.max(grace_until))
 }

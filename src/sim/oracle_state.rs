@@ -1,22 +1,22 @@
-//! What the oracle remembers: the state of section 5 of `docs/rules.md`, as plain as it is written there.
+//! The state of the oracle: the state of section 5 of `docs/rules.md`, in the same simple form.
 
 use crate::presence::event::{ConnRef, DeviceRef};
 use crate::presence::{Conn, Epoch, KickedBy, LostBy, Offset, Status};
 use std::sync::Arc;
 
-/// Shared by the copies of what it names: a user is copied at every event.
+/// A name. Its text is shared between copies, since a user is copied at every event.
 pub(super) type Name = Arc<str>;
 
-/// (platform, device): what names a device within its user.
+/// (platform, device): identifies a device within its user.
 pub(super) type Key = (Name, Name);
 
 #[derive(Clone, Debug)]
 pub(super) struct Gateway {
     pub epoch: Epoch,
     pub ended: bool,
-    /// The last lease's `until`, as it was set.
+    /// The `until` of the last lease, as it was set.
     pub until: u64,
-    /// Whether that lease is still there.
+    /// Whether that lease is still active.
     pub active: bool,
 }
 
@@ -26,22 +26,22 @@ pub(super) struct User {
     pub since: u64,
     pub last_seen: u64,
     pub custom_status: Option<Name>,
-    /// A text that was lost with the link, and until when a return brings it back.
+    /// A custom status that was lost with the link, and the time until which a return restores it.
     pub kept: Option<(Name, u64)>,
-    /// When the whole user was kicked last.
+    /// When the whole user was last kicked.
     pub kicked_at: Option<u64>,
-    /// Since then nobody has logged in or shown a newer proof of who the user is.
+    /// Whether nobody has logged in or shown a newer proof of the user's identity since then.
     pub barred: bool,
     pub devices: Devices,
 }
 
-/// In order. A list, since a user has few and is copied at every event.
+/// The devices of a user, in order. A list, since a user has few devices and is copied at every event.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Devices(pub Vec<(Key, Device)>);
 
 #[derive(Clone, Debug)]
 pub(super) struct Device {
-    /// The connection it is on, or was on last.
+    /// The connection that the device is on, or was on last.
     pub link: Link,
     pub since: u64,
     pub state: State,
@@ -61,7 +61,7 @@ pub(super) struct EarlyEnd {
     pub came: u64,
 }
 
-/// What a device that is logged in carries, online or away.
+/// The data of a device that is logged in, online or away.
 #[derive(Clone, Debug)]
 pub(super) struct Login {
     pub client: Option<Name>,
@@ -146,7 +146,7 @@ impl Device {
         }
     }
 
-    /// A device that is logged in is online or away.
+    /// Returns the login of a device that is logged in, which means online or away.
     pub fn login(&self) -> Option<&Login> {
         match &self.state {
             State::Online { login, .. } | State::Away { login, .. } => Some(login),
@@ -154,7 +154,7 @@ impl Device {
         }
     }
 
-    /// Whether there is a link that a gateway could be told to close, or that could be lost.
+    /// Returns whether there is a link that a gateway could be asked to close, or that could be lost.
     pub fn has_link(&self) -> bool {
         matches!(self.state, State::Online { linger: None, .. })
     }

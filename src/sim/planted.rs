@@ -1,5 +1,5 @@
-//! Does the simulator find bugs? Eighteen are planted, one after the other, and each must be found within CI's seeds. A
-//! test and nothing else: only the library's own tests are built with bugs to plant.
+//! Checks that the simulator finds bugs. Eighteen bugs are planted, one after the other, and each must be found within
+//! CI's seeds. This is only a test: no build except that of the library's own tests contains bugs to plant.
 
 use super::world::{Options, run};
 use super::{BrokerBug, many};
@@ -22,7 +22,7 @@ fn found(processor: Option<Bug>, broker: Option<BrokerBug>) -> Vec<u64> {
 
 #[test]
 fn every_planted_bug_is_found() {
-    // What is found is told by the seeds, not by a page of panics. Those of other tests are told as ever.
+    // Planted bugs are reported by their seeds, without a page of panics. Panics in other tests are printed as usual.
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if std::thread::current().name() != Some(many::THREAD_NAME) {
@@ -35,7 +35,7 @@ fn every_planted_bug_is_found() {
     for (name, processor, broker) in processor.into_iter().chain(broker) {
         let found = found(processor, broker);
         let first = found.first().map_or("none".to_owned(), u64::to_string);
-        // Past what the test harness keeps to itself: the figures are wanted.
+        // The test harness does not capture `stderr()`, so the figures are printed also when the test passes.
         let count = found.len();
         writeln!(
             stderr(),

@@ -1,7 +1,8 @@
-//! A seeded world in one thread: the real worker with all that it drives, over a simulated log and store, with everything
-//! going wrong that can, and at last nothing any more. Then all must be as the oracle says.
+//! A seeded world in one thread: the real worker with everything that it drives, over a simulated log and store. First
+//! every possible fault may happen, then no fault happens any more, and the result must be what the oracle says.
 //!
-//! Nothing here comes from outside of the seed: the same seed and the same options give the same run, byte for byte.
+//! A run depends on nothing except the seed and the options: the same seed and options give the same run, byte for
+//! byte.
 
 use super::broker::{Broker, BrokerBug, FaultRates, World};
 use super::cast::{Cast, MACHINES};
@@ -22,32 +23,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Every so many seeds one has its stores in RocksDB, from the first one given on; it takes as long as twenty others.
+/// One seed in this many has its stores in RocksDB, from `ROCKSDB_FIRST` on. Such a run takes as long as twenty others.
 const ROCKSDB_EVERY: u64 = 400;
 const ROCKSDB_FIRST: u64 = 199;
-/// Where files need no disk, if there is such a place.
+/// A directory whose files are in memory, where the system has one.
 const IN_MEMORY: &str = "/dev/shm";
-/// Ticks until every device is gone, at most.
+/// The greatest number of ticks until every device is gone.
 const LAST_TICKS_MAX: usize = 20_000;
-/// How often a partition may have to come to life when nothing goes wrong any more.
+/// How often a partition may have to come to life after the faults have ended.
 const LIVES_MAX: usize = 5;
-/// Thousands of devices come in a rush. One by one, with an owner dying now and then and taking up all of them again, they
-/// would take as long as a hundred other worlds.
+/// How many times as many records are published at a time while thousands of devices connect. Published one by one,
+/// with an owner that dies now and then and replays all of them, they would take as long as a hundred other worlds.
 const THOUSANDS_FASTER: usize = 20;
-/// A little more than a week, the longest deadline of the ready policies.
+/// A little more than a week, which is the longest deadline of the ready policies.
 const WEEK_MS: u64 = 8 * 86_400_000;
 
-/// What of a seed's world is played.
+/// What to run of a seed's world.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many records of the history, over all partitions.
+    /// The number of records in the history, over all partitions.
     pub records: usize,
     /// Faults that do not happen.
     pub without: Vec<Fault>,
-    /// Stores are in RocksDB whatever the seed says.
+    /// Whether the stores are in RocksDB for every seed.
     pub on_rocksdb: bool,
     pub bug: Option<BrokerBug>,
-    /// Whether the report has the transcript: two runs are compared by it.
+    /// Whether the report contains the transcript, by which two runs are compared.
     pub transcribes: bool,
 }
 
@@ -63,26 +64,26 @@ impl Default for Options {
     }
 }
 
-/// A run in which everything was right.
+/// The result of a run without errors.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// Records in the log.
+    /// The number of records in the log.
     pub events: u64,
-    /// Records that owners have read, most of them more than once.
+    /// The number of records that owners have read; most records are read more than once.
     pub folded: u64,
-    /// Questions that were asked, and how many of them were answered with a state.
+    /// The number of queries, and how many of them were answered with a state.
     pub questions: u64,
     pub answers: u64,
     pub counts: Counts,
-    /// Every output and the state, all partitions, if it was asked for.
+    /// Every output and the state of all partitions, if the options ask for the transcript.
     pub transcript: Vec<u8>,
 }
 
-/// Plays a seed's world; what was wrong, if anything was.
+/// Runs a seed's world. Returns an error that describes the first thing that was wrong.
 pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
     let rocksdb = options.on_rocksdb || seed % ROCKSDB_EVERY == ROCKSDB_FIRST;
     let directory = rocksdb.then(|| {
-        // The same seed may be played in several threads.
+        // The same seed may run in several threads.
         static PLAYED: AtomicU64 = AtomicU64::new(0);
         let number = PLAYED.fetch_add(1, Ordering::Relaxed);
         let name = format!("rollcall-sim-{}-{number}", std::process::id());
@@ -99,7 +100,7 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
     }
     let played = catch_unwind(AssertUnwindSafe(|| Run::new(seed, options, directory.as_ref()).run()));
     if let Some(directory) = &directory {
-        // Only leftovers of a store that was checked already.
+        // These are only leftovers of a store that has been checked already.
         let _ = std::fs::remove_dir_all(directory);
     }
     played.unwrap_or_else(|panic| {
@@ -111,13 +112,13 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
 
 struct Run {
     cast: Arc<Cast>,
-    /// For what the world does; the calls of log and store have their own.
+    /// For the decisions of the world; the calls of log and store have their own random numbers.
     random: Random,
     partitions: u32,
     on_rocksdb: bool,
     has_thousands: bool,
     transcribes: bool,
-    /// Of a hundred times that something is published, how often in a transaction.
+    /// The percentage of publications that are made in a transaction.
     in_transactions: u64,
 }
 
@@ -140,7 +141,7 @@ impl Run {
             let of = seed.wrapping_mul(4).wrapping_add(partition.into());
             let burst = burst(share, &mut weather, &mut random);
             has_thousands |= burst.is_large;
-            // Those of a small burst count for records of the history.
+            // The records of a small burst count as records of the history.
             let records = if burst.is_large {
                 share
             } else {
@@ -188,7 +189,7 @@ impl Run {
     fn run(mut self) -> Result<Report, String> {
         let partitions: Vec<Partition> = (0..self.partitions).map(Partition).collect();
         let mut rounds_left = 40;
-        // A while longer after everything was published.
+        // The run continues for some rounds after everything was published.
         while rounds_left > 0 {
             let partition = *self.random.pick(&partitions);
             self.round(partition);
@@ -241,7 +242,7 @@ impl Run {
         weather.strikes(fault, per_mille, &mut self.random)
     }
 
-    /// A little of everything.
+    /// Performs one round, in which anything may happen.
     fn round(&mut self, partition: Partition) {
         let ms = *self.random.pick(&[0, 1, 3, 500, 4_000]);
         self.cast.clock.advance_ms(ms);
@@ -273,7 +274,7 @@ impl Run {
         }
     }
 
-    /// What happens to a partition of the log by itself.
+    /// Performs one round of what happens to a partition of the log by itself.
     fn log_round(&mut self, partition: Partition) {
         let strikes = [
             self.strikes(Fault::Outage, 3),
@@ -335,7 +336,7 @@ impl Run {
         }
     }
 
-    /// Owners follow one another faster than any of them gets anything done.
+    /// Owners follow each other faster than any of them can finish anything.
     fn storm(&mut self, partition: Partition) {
         for _ in 0..3 + self.random.below(6) {
             match self.random.below(3) {
@@ -372,14 +373,14 @@ impl Run {
         shelf.append(record, None);
     }
 
-    /// The turn of a machine that has a worker.
+    /// Gives a turn to a machine that has a worker.
     fn turn(&mut self, partition: Partition, machine: usize) {
         if self.random.percent(80) && self.cast.obey(partition, machine) {
             return;
         }
         let process = self.cast.nodes(partition).take_process(machine);
         let process = process.unwrap_or_else(|| self.cast.start(partition, machine));
-        // It sleeps for as long as it wants to, or is woken before.
+        // The process either sleeps for as long as it wants to, or is woken earlier.
         let sleeps_ms = process.wakes_ms().saturating_sub(self.cast.clock.monotonic_ms());
         if sleeps_ms > 0 && self.random.percent(30) {
             self.cast.clock.advance_ms(sleeps_ms);
@@ -389,7 +390,7 @@ impl Run {
         }
     }
 
-    /// One process's turn; the process, if it goes on.
+    /// Gives a process a turn. Returns the process if it goes on.
     fn step(&mut self, partition: Partition, mut process: Process) -> Option<Process> {
         if self.strikes(Fault::Restart, 15) {
             process.worker.take(Command::Stop);
@@ -399,7 +400,7 @@ impl Run {
         {
             let last = self.cast.broker.world().shelves[partition.0 as usize].input.last_ts;
             let ts = (due.0 + self.random.below(3)).saturating_sub(1);
-            // Nothing of the history would come before its time else.
+            // A tick further ahead would make the following records of the history late.
             if ts < last + 700_000_000 {
                 self.tick_at(partition, ts);
             }
@@ -421,7 +422,7 @@ impl Run {
         let records = *self.random.pick(&[1, 1, 4, 20, 1_000]);
         let mut process = self.cast.turn(partition, process, records)?;
         if process.worker.processor().is_none() {
-            // Its store may be anything.
+            // The store may be in any state.
             return Some(process);
         }
         if self.random.percent(5) {
@@ -430,14 +431,14 @@ impl Run {
         if self.random.percent(3) && !self.on_rocksdb {
             self.cast.retain(partition, &process);
         }
-        // With thousands of users a look at all of them takes as long as thousands of events.
+        // With thousands of users one check of all of them takes as long as thousands of events.
         if self.random.percent(if self.has_thousands { 1 } else { 5 }) {
             self.check_state(partition, &process);
         }
         Some(process)
     }
 
-    /// If it has all that was published and shows it, it is what the oracle says.
+    /// Checks the state of a process that has folded everything that was published and shows it against the oracle's.
     fn check_state(&self, partition: Partition, process: &Process) {
         let Some(processor) = process.worker.processor() else {
             return;
@@ -446,7 +447,7 @@ impl Run {
         if processor.applied() != shown || !processor.is_settled() || !processor.is_caught_up() {
             return;
         }
-        // A store that fails is no wrong answer.
+        // A store that fails does not give a wrong answer.
         let Ok(lines) = processor.state_lines() else { return };
         let mut world = self.cast.broker.world();
         let expected = world.shelves[partition.0 as usize].input.state_lines();
@@ -456,7 +457,7 @@ impl Run {
         }
     }
 
-    /// Nothing goes wrong any more: the partition comes to life, catches up, and time passes until nobody is left.
+    /// The faults have ended: the partition comes to life and catches up, and time passes until no device is left.
     fn calm(&mut self, partition: Partition) -> Result<(), String> {
         self.cast.broker.deliver(partition);
         self.cast.broker.world().shelves[partition.0 as usize].calm();
@@ -482,8 +483,8 @@ impl Run {
         transcript.extend_from_slice(shelf.input.state_lines().as_bytes());
     }
 
-    /// Everybody hears what there is to hear and does what it was told, until one machine has the partition and is at
-    /// the end of the log.
+    /// Delivers all news to all machines and lets them execute their commands, until one machine has the partition and
+    /// is at the end of the log.
     fn come_to_life(&self, partition: Partition) -> Result<Process, String> {
         let lives = {
             let mut nodes = self.cast.nodes(partition);
@@ -495,7 +496,7 @@ impl Run {
             return Err(format!("it fails again and again without any fault: {failure:?}"));
         }
         for _ in 0..100 {
-            // What failed is tried again after a while.
+            // A failed operation is retried after a while.
             self.cast.clock.advance_ms(1_000);
             self.cast.group_round(partition);
             for machine in 0..MACHINES {
@@ -527,7 +528,7 @@ impl Run {
         Err(format!("no owner comes to life: {failure:?}"))
     }
 
-    /// Waits for as long as the process wants to, and gives it a turn.
+    /// Waits for as long as the process wants to, then gives it a turn.
     fn wait_and_turn(&self, partition: Partition, process: Process) -> Option<Process> {
         self.cast.clock.advance_ms(process.wait_ms);
         self.cast.turn(partition, process, 1_000)
@@ -553,7 +554,7 @@ impl Run {
         processor.is_some_and(|processor| processor.applied() == shown && processor.is_caught_up())
     }
 
-    /// Gives it turns until everything is committed, as it does by itself.
+    /// Gives the process turns until it has committed everything, without a request to commit.
     fn commit_all(&self, partition: Partition, process: Process) -> Result<Process, String> {
         let mut process = process;
         for _ in 0..20 {
@@ -563,15 +564,15 @@ impl Run {
             }
             process = match self.wait_and_turn(partition, process) {
                 Some(process) => process,
-                // It was deposed before, and is the only one by now.
+                // The process was deposed earlier. Only one owner can be left by now.
                 None => self.come_to_life(partition)?,
             };
         }
         Err("it does not commit what it has".to_owned())
     }
 
-    /// Lets the time of the log come to each deadline, at which the worker has to tick, until it needs no more. A deadline
-    /// that it would miss is an error, and so are ticks that go on without moving time.
+    /// Advances the time of the log to each deadline, at which the worker has to tick, until no deadline is left. A
+    /// missed deadline is an error, and so are repeated ticks that do not advance the time.
     fn let_time_pass(&self, partition: Partition, mut process: Process) -> Result<Process, String> {
         let mut in_vain = 0;
         for _ in 0..LAST_TICKS_MAX {
@@ -597,28 +598,28 @@ impl Run {
             }
             process = match self.tick_by_worker(partition, process, next.max(time.0))? {
                 Some(process) => process,
-                // It was deposed before, and is the only one by now.
+                // The process was deposed earlier. Only one owner can be left by now.
                 None => self.come_to_life(partition)?,
             };
         }
         Err("it ticks without an end".to_owned())
     }
 
-    /// The time of the log is this one: the worker ticks and folds its tick.
+    /// Advances the log to a time and lets the worker append and fold its tick.
     fn tick_by_worker(&self, partition: Partition, process: Process, time: u64) -> Result<Option<Process>, String> {
         let ticks = || self.cast.broker.world().shelves[partition.0 as usize].ticks;
         let before = ticks();
         self.cast.broker.world().shelves[partition.0 as usize].advance_to(time);
         let mut process = process;
-        // A tick that was lost during the faults is missed only after ten seconds, which are many turns while there is
-        // something to commit.
+        // The worker notices only after ten seconds that a tick was lost during the faults. That takes many turns while
+        // there is something to commit.
         for _ in 0..100 {
             let Some(went_on) = self.wait_and_turn(partition, process) else {
                 return Ok(None);
             };
             process = went_on;
             self.check_wrong()?;
-            // Timers may be early: this turn found that nothing is due at this time. The caller checks that nothing is.
+            // Timers may be early: this turn found that nothing is due at this time. The caller checks this.
             let is_later = process.worker.tick_due_ms().is_none_or(|due| due > time);
             if is_later && self.has_everything(partition, &process) {
                 return Ok(Some(process));
@@ -684,7 +685,7 @@ impl Run {
     }
 }
 
-/// What comes before a partition's history.
+/// Returns the burst before a partition's history.
 fn burst(share: usize, weather: &mut FaultRates, random: &mut Random) -> Burst {
     if weather.strikes(Fault::EarlyEnds, 6, random) {
         let early_ends = 1_020 + random.index(12);
@@ -718,7 +719,7 @@ fn burst(share: usize, weather: &mut FaultRates, random: &mut Random) -> Burst {
     Burst::default()
 }
 
-/// The group gives the partition to another machine, which begins at once and makes some steps.
+/// The group gives the partition to another machine, which starts at once and makes some steps.
 fn take_over(cast: &Cast, partition: Partition, steps: u64, stepping: Option<usize>) {
     let machine = cast.move_on(partition, stepping);
     for _ in 0..=steps {
@@ -728,7 +729,7 @@ fn take_over(cast: &Cast, partition: Partition, steps: u64, stepping: Option<usi
     }
 }
 
-/// The first lines that differ.
+/// Returns a description of the first lines that differ.
 fn difference(expected: &str, got: &str) -> String {
     let mut expected_lines = expected.lines();
     let mut got_lines = got.lines();
