@@ -21,7 +21,7 @@ use std::time::Duration;
 
 /// How long a request waits for outcomes.
 const APPLIED_WAIT: Duration = Duration::from_secs(5);
-/// How long a node keeps outcomes that another node has asked for.
+/// How long a node remembers that another node wants outcomes.
 const WATCHED: Duration = Duration::from_secs(30);
 
 impl EventOutcome {

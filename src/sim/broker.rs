@@ -256,7 +256,7 @@ pub struct Handle {
     /// The number of calls until the pause; the greatest number means never.
     pause_in: AtomicU64,
     meanwhile: Mutex<Option<Meanwhile>>,
-    /// A commit has failed, and the position was not read since.
+    /// A commit has failed, and the position has not been read since.
     unsettled: AtomicBool,
     /// The owner was deposed, perhaps without ever knowing it.
     deposed: AtomicBool,

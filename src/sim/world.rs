@@ -438,7 +438,8 @@ impl Run {
         Some(process)
     }
 
-    /// Checks the state of a process that has folded everything that was published and shows it against the oracle's.
+    /// Compares the state of a process with that of the oracle, if the process has folded every record that owners can
+    /// see and its outputs are settled.
     fn check_state(&self, partition: Partition, process: &Process) {
         let Some(processor) = process.worker.processor() else {
             return;
