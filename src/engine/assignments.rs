@@ -1,5 +1,5 @@
-//! The thread that takes partitions up and gives them back: the group's news and the workers' ends go in, as facts of
-//! [`ownership`], and what that commands is done.
+//! The thread that starts and ends the processing of partitions. It gives the group's events and the ends of workers
+//! to [`ownership`] as facts, and carries out the commands that result.
 
 use super::outcomes::Interest;
 use super::ownership::{self, Command as Order, Fact, Life};
@@ -19,24 +19,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long a partition rests whose worker ended unasked: another owner, if there is one, is known to the group by then.
+/// How long a partition pauses after its worker ended by itself. By then the group knows of another owner, if there is
+/// one.
 const PAUSE_MS: u64 = 3_000;
 
-/// Between two warnings that the group cannot be polled.
+/// The least time between two warnings that the group cannot be polled.
 const WARNING_MS: u64 = 30_000;
 
-/// What a worker tells of itself, and what the engine is told.
+/// A message to the thread of the assignments: a fact from a worker, or a request from the engine.
 pub enum WorkerReport {
     Fact(Partition, Fact),
-    /// End all workers, leave the group, and say what the last commits came to.
+    /// End all workers, leave the group, and return the result of the last commits.
     Stop,
 }
 
-/// Where the worker of a partition can be asked, while there is one.
+/// Sends commands to the worker of a partition, while there is one.
 #[derive(Default)]
 pub struct Assignment {
     asked: Mutex<Option<(Sender<Command>, Arc<Wake>)>>,
-    /// How many want to know the outcomes of records.
+    /// How many publishers want to know the outcomes of records.
     outcomes: Arc<AtomicUsize>,
 }
 
@@ -53,7 +54,7 @@ impl Assignment {
         Interest::in_what(&self.outcomes)
     }
 
-    /// Whether there was somebody to tell.
+    /// Sends a command to the worker. Returns whether there was one.
     pub fn send(&self, command: Command) -> bool {
         let sender = self.locked().as_ref().map(|(sender, _)| sender.clone());
         sender.is_some_and(|sender| sender.send(command).is_ok())
@@ -66,7 +67,7 @@ impl Assignment {
     }
 }
 
-/// What a worker needs beside its partition.
+/// What a worker needs besides its partition.
 #[derive(Clone)]
 pub struct Dependencies {
     pub log: Arc<dyn Log>,
@@ -75,7 +76,7 @@ pub struct Dependencies {
     pub clock: Arc<dyn Clock>,
     pub tuning: Tuning,
     pub services: Services,
-    /// About malformed records, of all partitions together.
+    /// Warnings about malformed records, shared by all partitions.
     pub warnings: Arc<Warnings>,
 }
 
@@ -90,12 +91,13 @@ pub struct Assignments {
     /// When pauses end, by the monotonic clock.
     pauses: Vec<(u64, Partition)>,
     let_go: Vec<Partition>,
-    /// The group has once said what is ours.
+    /// Whether the group has said which partitions are ours. False again after the group has reported partitions as
+    /// lost.
     assigned: Arc<AtomicBool>,
     stopping: bool,
-    /// No warning that the group cannot be polled before, by the monotonic clock.
+    /// When the next warning that the group cannot be polled may be given, by the monotonic clock.
     next_warning_ms: u64,
-    /// Of the workers that ended while stopping.
+    /// The first error of the workers that ended while stopping.
     result: Result<(), Error>,
 }
 
@@ -128,7 +130,7 @@ impl Assignments {
         &self.assigned
     }
 
-    /// Until it is told to stop and every worker has ended.
+    /// Runs until it is asked to stop and every worker has ended.
     pub fn run(mut self) -> Result<(), Error> {
         loop {
             failpoint::reach("assignments");
@@ -150,7 +152,7 @@ impl Assignments {
             match self.group.poll() {
                 Ok(None) => return,
                 Ok(Some(GroupEvent::Assigned(partitions))) => {
-                    // A process that is leaving wants no more.
+                    // A process that is leaving takes no more partitions.
                     let (fact, wanted) = (Fact::Assigned, !self.stopping);
                     partitions
                         .iter()
@@ -163,7 +165,7 @@ impl Assignments {
                 }
                 Ok(Some(GroupEvent::Lost(partitions))) => {
                     partitions.iter().for_each(|one| self.learn(*one, Fact::Lost));
-                    // Until the group is heard of again nobody knows what is ours.
+                    // Until the group reports again, it is not known which partitions are ours.
                     self.assigned.store(false, Ordering::Release);
                 }
                 Err(error) => {
@@ -208,7 +210,7 @@ impl Assignments {
                 WorkerReport::Stop => {
                     self.stopping = true;
                     for partition in (0..self.lives.len() as u32).map(Partition) {
-                        // As if the group had asked: all that is ours is let go of.
+                        // As if the group had revoked them: all partitions that are ours are released.
                         if self.lives[partition.0 as usize] != Life::Absent {
                             self.learn(partition, Fact::Revoked);
                         }
@@ -266,7 +268,7 @@ impl Assignments {
                 self.threads[partition.0 as usize] = Some(thread);
                 *self.assignments[partition.0 as usize].locked() = Some((sender, wake));
             }
-            // Its ending, dropped with it, has reported.
+            // The closure was dropped and its `ReportsEnd` with it, which has reported the end.
             Err(error) => tracing::error!(%partition, %error, "a thread cannot be started"),
         }
     }
@@ -297,7 +299,7 @@ struct ReportsEnd {
 
 impl Drop for ReportsEnd {
     fn drop(&mut self) {
-        // Before it can be started again.
+        // This must happen before the partition can be started again.
         metrics::partition_gone(self.partition.0);
         let _ = self.reporter.send(WorkerReport::Fact(self.partition, Fact::Ended));
     }

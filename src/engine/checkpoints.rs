@@ -1,7 +1,7 @@
-//! When a partition's store is copied for others, and when such a copy is taken instead of what is on disk.
+//! Decides when a partition's store is copied for others, and when such a copy replaces the store on disk.
 //!
-//! A worker makes a copy by links, which takes it a moment; hashing and sending it is done by one thread for all
-//! partitions, one after the other. A partition whose last copy is still on its way makes none.
+//! A worker makes a copy with hard links, which takes a moment. One thread for all partitions then hashes and sends
+//! the copies, one after the other. A partition whose last copy is not sent yet makes no new one.
 
 use crate::checkpoint::{Checkpoints, Error, Listed};
 use crate::failpoint;
@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A place in a partition: the next offset to be folded, and how many outputs of it are out.
+/// A point in a partition: the next offset to be folded, and how many of its outputs are committed.
 type Point = (Offset, u64);
 
-/// What the log has of a partition.
+/// What the log holds of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogBounds {
     /// The oldest event kept.
@@ -26,11 +26,11 @@ pub struct LogBounds {
     pub committed: Point,
 }
 
-/// Makes checkpoints and takes them.
+/// Makes checkpoints and restores them.
 pub struct Checkpointer {
     checkpoints: Checkpoints,
     every_ms: u64,
-    /// Where copies wait, on the same file system as the stores.
+    /// Where copies wait to be sent, on the same file system as the stores.
     waiting: PathBuf,
     sender: Sender<Copy>,
     shared: Arc<Mutex<CheckpointerState>>,
@@ -38,9 +38,9 @@ pub struct Checkpointer {
 
 #[derive(Default)]
 struct CheckpointerState {
-    /// Partitions with a copy on its way.
+    /// Partitions with a copy that is not sent yet.
     under_way: BTreeSet<Partition>,
-    /// What was found when the last one had arrived.
+    /// The warnings found after the last checkpoint was published.
     warnings: BTreeMap<Partition, Arc<str>>,
 }
 
@@ -51,12 +51,13 @@ struct Copy {
 }
 
 impl Checkpointer {
-    /// Copies wait in a directory, from which those of an earlier process are removed, and nothing else.
+    /// Starts the thread that sends copies. They wait in a directory; copies of an earlier process are removed from
+    /// it.
     pub fn start(checkpoints: Checkpoints, every_ms: u64, waiting: PathBuf) -> std::io::Result<Checkpointer> {
         std::fs::create_dir_all(&waiting)?;
         for entry in std::fs::read_dir(&waiting)? {
             let entry = entry?;
-            // A copy has the number of its partition.
+            // A copy's directory has the partition's number as its name.
             let is_copy = entry
                 .file_name()
                 .to_str()
@@ -68,7 +69,8 @@ impl Checkpointer {
         let (sender, copies) = channel();
         let shared = Arc::new(Mutex::new(CheckpointerState::default()));
         let (place, done) = (checkpoints.clone(), shared.clone());
-        // It ends with the process: what it is sending then is no checkpoint yet, and hurts nobody.
+        // The thread ends with the process. A copy that is only half sent then is not a checkpoint yet and does no
+        // harm.
         tasks::spawn("checkpoints", move || {
             publish(&place, &copies, &done);
             End::Asked
@@ -82,20 +84,20 @@ impl Checkpointer {
         })
     }
 
-    /// The time between two of a partition.
+    /// The time between two checkpoints of a partition.
     pub fn every_ms(&self) -> u64 {
         self.every_ms
     }
 
-    /// Where a copy of a partition is to be made; none while the last one is on its way.
+    /// Returns the directory for a copy of a partition; `None` while the last copy is not sent yet.
     pub fn place(&self, partition: Partition) -> Option<PathBuf> {
         (!locked(&self.shared).under_way.contains(&partition)).then(|| self.waiting.join(partition.to_string()))
     }
 
-    /// Takes a copy that was made in that place.
+    /// Takes a copy that was made in that directory, to send it.
     pub fn take(&self, partition: Partition, directory: PathBuf, reach: LogBounds) {
         locked(&self.shared).under_way.insert(partition);
-        // The thread ends only with this.
+        // The thread ends only when this sender is dropped.
         let _ = self.sender.send(Copy {
             partition,
             directory,
@@ -103,13 +105,13 @@ impl Checkpointer {
         });
     }
 
-    /// What is to be said of a partition's checkpoints, as of the last one that was made here.
+    /// Returns the warning about a partition's checkpoints, as of the last one that was made here.
     pub fn warning(&self, partition: Partition) -> Option<Arc<str>> {
         locked(&self.shared).warnings.get(&partition).cloned()
     }
 
-    /// Puts a checkpoint in the store's place where the store is of no use, or so far behind that fetching is quicker than
-    /// folding `worth` records. An error only where the partition cannot go on without.
+    /// Replaces the store by a checkpoint if the store cannot be used, or if it is so far behind that fetching is
+    /// quicker than folding `worth` records. Returns an error only if the partition cannot go on without a checkpoint.
     pub fn restore(&self, partition: Partition, store: &Path, reach: LogBounds, worth: u64) -> Result<(), Error> {
         let own = standing(store, partition)?.filter(|own| reach.allows(*own));
         if reach.committed.0 == Offset(0) || own.is_some_and(|own| reach.committed.0.0 - own.0.0 <= worth) {
@@ -136,7 +138,7 @@ impl Checkpointer {
         }
     }
 
-    /// Fetches beside the store, which stays where it is until there is something better.
+    /// Fetches a checkpoint beside the store, which stays in place until there is something better.
     fn fetch(
         &self,
         partition: Partition,
@@ -150,7 +152,7 @@ impl Checkpointer {
             return Ok(None);
         };
         let point = (applied.next, applied.outputs);
-        // The newest may have been damaged, and an older one was taken.
+        // The newest checkpoint may have been damaged, so that an older one was fetched.
         if !reach.allows(point) || own.is_some_and(|own| own >= point) {
             remove(&fetched)?;
             return Ok(None);
@@ -182,13 +184,13 @@ fn remove(directory: &Path) -> Result<(), Error> {
 }
 
 impl LogBounds {
-    /// Whether a state that stands there can be brought up to date.
+    /// Whether a state at this point can be brought up to date.
     fn allows(&self, point: Point) -> bool {
         point.0 >= self.start && point <= self.committed
     }
 }
 
-/// The checkpoint to take, if one is better than what is on disk.
+/// Returns the checkpoint to take, if one is better than the store on disk.
 fn choose(own: Option<Point>, reach: LogBounds, listed: &[Listed], worth: u64) -> Option<&Listed> {
     let usable = listed
         .iter()
@@ -198,8 +200,8 @@ fn choose(own: Option<Point>, reach: LogBounds, listed: &[Listed], worth: u64) -
         .then_some(best)
 }
 
-/// Where the store in a directory stands, if there is one that can be read.
-/// An error for a store that a later version wrote: nothing may be put in its place.
+/// Returns the point that the store in a directory has reached, if there is a readable one. Returns an error for a
+/// store that a later version wrote, because it must not be replaced.
 fn standing(directory: &Path, partition: Partition) -> Result<Option<Point>, Error> {
     if !directory.join("CURRENT").exists() {
         return Ok(None);
@@ -217,7 +219,7 @@ fn standing(directory: &Path, partition: Partition) -> Result<Option<Point>, Err
     Ok(is_own.then_some((opened.applied.next, opened.applied.outputs)))
 }
 
-/// Takes a store out of the way. The last such one is kept beside it, to be looked at.
+/// Moves a store out of the way. The last store that was moved is kept beside it, to be examined.
 pub fn set_aside(store: &Path) -> Result<(), Error> {
     if !store.exists() {
         return Ok(());
@@ -231,7 +233,8 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Ch
     while let Ok(copy) = copies.recv() {
         failpoint::reach("checkpoints");
         let partition = copy.partition;
-        // The index of changes may be larger than the state, and is no part of it: whoever restores begins another one.
+        // The index of changes may be larger than the state and is not part of it: a restored store begins a new
+        // index.
         let left_out = Store::open(&copy.directory).and_then(|store| store.remove_index());
         if let Err(error) = left_out {
             tracing::warn!(%partition, %error, "the index of changes stays in a checkpoint");
@@ -247,7 +250,7 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Ch
                 tracing::warn!(%partition, %error, "a checkpoint is not published; the next is due as ever");
             }
         }
-        // One that stays is overwritten by none: it is removed before the next.
+        // A copy that stays here is not overwritten: it is removed before the next one is made.
         if let Err(error) = std::fs::remove_dir_all(&copy.directory) {
             tracing::warn!(%partition, %error, "a copy of the store cannot be removed");
         }
@@ -271,8 +274,8 @@ fn look_at_retention(checkpoints: &Checkpoints, copy: &Copy, shared: &Mutex<Chec
     }
 }
 
-/// What is to be said of a partition's checkpoints and of a log that goes from `start` to `end`: none of them reaches it
-/// any more, or it goes back behind the oldest that does by less than there is after that one.
+/// Returns a warning about a partition's checkpoints and a log that reaches from `start` to `end`: if the log reaches
+/// back to no checkpoint, or if it has fewer events before the oldest usable checkpoint than after it.
 pub fn retention_warning(listed: &[Listed], start: Offset, end: Offset) -> Option<String> {
     if start == Offset(0) {
         return None;

@@ -1,11 +1,11 @@
-//! A user's state as it is told to those who only want the newest: without connections and times of devices.
+//! A user's state for consumers that want only the newest: without connections and times of devices.
 
 use crate::presence::state::{DeviceImage, UserImage};
 use crate::presence::{Offset, Partition};
 use crate::schema::avro::{DeviceState, UserState};
 use std::borrow::Cow;
 
-/// What a user is after the record at an offset.
+/// Returns a user's state after the record at an offset.
 pub fn user_state<'a>(image: &UserImage<'a>, partition: Partition, offset: Offset) -> UserState<'a> {
     let device = |device: &DeviceImage<'a>| DeviceState {
         platform: Cow::Borrowed(device.platform),

@@ -1,8 +1,9 @@
-//! The engine: log, schema, core and store composed, a worker a partition.
+//! The engine: connects log, schemas, core and store, with one worker for each partition.
 //!
-//! [`partition`] is the walk of a batch, without threads; [`worker`] the thread that drives it, with everything that
-//! can wake it in one closed enum; [`ownership`] the table that says what a change of owner asks for, [`assignments`] the thread
-//! that does it; this file starts them and asks the workers ([`Engine`]).
+//! [`partition`] processes one batch and uses no threads. [`worker`] is the thread that runs it; everything that can
+//! wake a worker is a variant of one enum. [`ownership`] is the table that says what to do when a partition's owner
+//! changes, and [`assignments`] is the thread that does it. This file starts them and sends queries to the workers
+//! ([`Engine`]).
 
 #[macro_use]
 pub mod planted;
@@ -52,42 +53,45 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use worker::Command;
 
-/// When things are done that cost something. Times are milliseconds.
+/// When costly work is done, and how much of it at once. Times are in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tuning {
     /// How long the position may stay uncommitted when there are no outputs.
     pub log_commit_ms: u64,
-    /// How far apart commits of outputs begin at least; 0: they are committed after every batch.
+    /// The least time between the beginnings of two commits of outputs; 0: outputs are committed after every batch.
     pub output_commit_ms: u64,
-    /// Outputs are committed inside of a record when so much of them has gathered.
+    /// Outputs are committed in the middle of a record when this many bytes of them have gathered.
     pub commit_bytes: usize,
-    /// The store is committed after so many records: about what can be folded again in two seconds.
+    /// The store is committed after this many records: about as many as can be folded again in two seconds.
     pub store_commit_records: u64,
-    /// Or when so many users have changed, since they are written in one batch. Heartbeats do not count: their times
-    /// are packed by blocks of users, and writing a block costs the same for one of them as for all.
+    /// The store is also committed when this many users have changed, because they are written in one batch.
+    /// Heartbeats do not count: their times are packed in blocks of users, and writing a block costs the same for one
+    /// user as for all.
     pub store_commit_users: usize,
-    /// Or after so long.
+    /// The store is also committed after this long.
     pub store_commit_ms: u64,
     /// How many users are fetched from the store at a time.
     pub fetch_users: usize,
-    /// How many users without a device online stay in memory.
+    /// How many users without a device online stay in memory at most.
     pub cached_users: usize,
-    /// How many changes the index of changes has at most, in each partition; 0: there is no index.
+    /// The most changes that the index of changes holds in each partition; 0: there is no index.
     pub index_changes: u64,
-    /// Of one batch.
+    /// The most records and bytes in one batch.
     pub batch_records: usize,
     pub batch_bytes: usize,
-    /// A record whose time is so far ahead of the wall clock is not folded, where the log's time is not this machine's:
-    /// it would hold time still until then. None: any is.
+    /// Where the log's times do not come from this machine's clock: a record whose time is further ahead of the wall
+    /// clock than this is not folded, because log time would stand still until the other clocks have caught up.
+    /// `None`: there is no limit.
     pub ahead_ms: Option<u64>,
-    /// One record that is folded all the same.
+    /// One record that is folded even if its time is too far ahead.
     pub accepted: Option<(Partition, Offset)>,
-    /// The newest revision of rules and encodings that is known.
+    /// The newest known revision of rules and encodings.
     pub revision: Revision,
-    /// Where the log has outputs and no position that goes with them, they are compared with what the fold gives from the
-    /// beginning, and taken on; else that is refused.
+    /// What to do when the log has outputs but no position that goes with them. True: compare them with a fold from
+    /// the beginning, and continue after them. False: refuse to start.
     pub adopt_tail: bool,
-    /// Of the tables in memory that are keyed by what strangers write. A process takes one at random; it reaches no output.
+    /// The seed of the in-memory tables whose keys come from outside. A process chooses it at random; no output
+    /// depends on it.
     pub hash_seed: HashSeed,
 }
 
@@ -114,11 +118,11 @@ impl Default for Tuning {
     }
 }
 
-/// How long a question waits for its answer.
+/// How long a query waits for its answer.
 const ANSWER: Duration = Duration::from_secs(6);
-/// The same for what a lease is compared with, which must not wait for long.
+/// How long a query for epochs waits. A lease is compared with them and must not wait long.
 const EPOCHS_ANSWER: Duration = Duration::from_secs(1);
-/// The same for its stats, which it gives at once unless it waits for its log.
+/// How long a query for a worker's stats waits. A worker answers at once unless it is waiting for its log.
 const STATS_ANSWER: Duration = Duration::from_secs(2);
 
 /// Why a partition cannot go on.
@@ -128,13 +132,13 @@ pub enum Error {
     Log(#[from] log::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// A schema that is needed cannot be had at the moment.
+    /// A required schema is not available at the moment.
     #[error(transparent)]
     Registry(#[from] registry::Error),
-    /// A checkpoint that is needed cannot be had at the moment.
+    /// A required checkpoint is not available at the moment.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    /// Folding the log again does not give what was given before.
+    /// Folding the log again did not give the same result as before.
     #[error(
         "partition {partition}: {}",
         divergence(*next, folded.was_read_alike(committed))
@@ -145,7 +149,7 @@ pub enum Error {
         folded: Box<Position>,
         committed: Box<Position>,
     },
-    /// There are outputs, and nothing says which events they are of.
+    /// The log has outputs, but there is no position that says which events they belong to.
     #[error(
         "partition {partition}: the log has outputs up to that of the event at offset {last}, but the group has no position: \
          it was lost, or this group is another one than before. Nothing is sent, so that nothing is sent twice. Start once \
@@ -153,7 +157,7 @@ pub enum Error {
          behind them is sent. Or, to begin again on purpose, use other topics (--topic-prefix)"
     )]
     OutputsWithoutPosition { partition: Partition, last: Offset },
-    /// The position says that changes are out which are not there.
+    /// The position counts changes that are not in the log.
     #[error(
         "partition {partition}: the committed position says that {committed} changes are in the log, but the last one there \
          before offset {next} is number {seq}: {} are missing. Nothing is sent until somebody decides. Start once with \
@@ -166,7 +170,7 @@ pub enum Error {
         committed: u64,
         seq: u64,
     },
-    /// An output that is there is not what the fold gives.
+    /// An output in the log differs from what the fold gives.
     #[error(
         "partition {partition}: output {partition}-{offset}-{index} in {topic} is not what the fold gives. There: {found}. \
          Folded: {folded}. Nothing is sent: somebody else has written to the topic, or the events are not those that were \
@@ -180,7 +184,7 @@ pub enum Error {
         found: Box<str>,
         folded: Box<str>,
     },
-    /// A record in an output topic that no engine has written.
+    /// An output topic has a record that no engine wrote.
     #[error(
         "partition {partition}: the record at offset {at} of {topic} is no output of an engine: {why}. Nothing is sent: only \
          engines may write to that topic"
@@ -191,10 +195,10 @@ pub enum Error {
         at: Offset,
         why: Box<str>,
     },
-    /// What is there could not be read while it was compared.
+    /// The outputs in the log could not be read to compare them with the fold.
     #[error("partition {partition}: the outputs that are there cannot be read, to compare them with the fold: {cause}")]
     TailUnreadable { partition: Partition, cause: log::Error },
-    /// Somebody else commits for this partition.
+    /// Another process commits for this partition.
     #[error("partition {partition}: its position was moved by somebody else")]
     Deposed { partition: Partition },
     #[error(
@@ -208,7 +212,7 @@ pub enum Error {
     },
     #[error("a value in the store cannot be read")]
     Unreadable,
-    /// A bug of ours.
+    /// A bug in this program.
     #[error(
         "partition {partition}: {} panicked: {message}. {}",
         offset.map_or("opening it".to_owned(), |offset| format!("folding at offset {offset}")),
@@ -225,7 +229,8 @@ pub enum Error {
         halted: bool,
         message: Box<str>,
     },
-    /// A broker's clock is wrong: folding the record would hold time still until the others have caught up.
+    /// A broker's clock is wrong: if the record were folded, log time would stand still until the other clocks have
+    /// caught up.
     #[error(
         "partition {partition}: the record at offset {offset} has the time {ts}, {} s ahead of this machine's clock; \
          nothing is folded until the clock is within {} s of it. If the time is right after all, or is to be taken as \
@@ -251,7 +256,7 @@ pub enum Error {
         revision: Revision,
         newest: Revision,
     },
-    /// Retention has overtaken the state: what would have to be folded next is gone.
+    /// Retention has deleted events that were not folded yet, so that the state cannot go on.
     #[error(
         "partition {partition}: the state ends before offset {wanted}, but the oldest event kept is {start}, so \
          {} events are gone that were never folded. Put back a copy or a checkpoint of the partition's store that \
@@ -274,7 +279,7 @@ pub enum Error {
 /// Where a revision was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RevisionAt {
-    /// In a record of the events.
+    /// In a record of the events topic.
     Record(Offset),
     /// In the position that was committed with the outputs.
     Position(Offset),
@@ -291,7 +296,7 @@ impl fmt::Display for RevisionAt {
     }
 }
 
-/// What went otherwise than before: reading, folding, or it is not known.
+/// Describes what differs from the first time: what was read, what was folded, or that this is not known.
 fn divergence(next: Offset, was_read_alike: Option<bool>) -> String {
     let outputs = format!("folding the log again up to offset {next} gives other outputs than were committed");
     let parts = "time, seq, chain or revision differ";
@@ -306,7 +311,7 @@ fn divergence(next: Offset, was_read_alike: Option<bool>) -> String {
 }
 
 impl Error {
-    /// Whether other events may have been read than before.
+    /// Whether the cause may be that other events were read than before.
     fn may_be_of_reading(&self) -> bool {
         match self {
             Error::Diverged { folded, committed, .. } => folded.was_read_alike(committed) != Some(true),
@@ -314,12 +319,13 @@ impl Error {
         }
     }
 
-    /// Whether folding the log again from its start may repair it.
+    /// Whether folding the log again from its start may repair the error.
     fn is_the_stores(&self) -> bool {
         match self {
-            // In use by another process, or a disk that fails: that says nothing about what the store holds.
+            // The store is in use by another process, or the disk failed: neither says anything about the store's
+            // contents.
             Error::Store(store::Error::Open { .. } | store::Error::Failed { .. }) => false,
-            // What a later version wrote is not for this one to throw away.
+            // This version must not delete what a later version wrote.
             Error::Store(store::Error::LaterLayout { .. }) => false,
             Error::Store(store::Error::Damaged { .. } | store::Error::Layout { .. })
             | Error::ForeignStore { .. }
@@ -347,22 +353,23 @@ impl Error {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KnownGateway {
     pub name: String,
-    /// The greatest known.
+    /// The greatest known epoch.
     pub epoch: Epoch,
-    /// Whether that has ended.
+    /// Whether that epoch has ended.
     pub ended: bool,
-    /// Until when its active lease holds, if it has one.
+    /// When its active lease expires, if it has one.
     pub lease_until: Option<LogTime>,
 }
 
-/// What is neither log nor disk: the registry's schemas, and checkpoints. None of either by default.
+/// What the engine uses besides log and disk, such as the registry's schemas and checkpoints. By default all are
+/// absent.
 #[derive(Clone, Default)]
 pub struct Services {
     pub schemas: Schemas,
     pub checkpointer: Option<Arc<Checkpointer>>,
-    /// Output records get CloudEvents attributes as headers too, with a source that begins with this.
+    /// If set, output records also get CloudEvents attributes as headers; their source begins with this.
     pub cloud_events: Option<Arc<str>>,
-    /// Who else works on the log, if anybody does.
+    /// The owners of the log's partitions, if other processes may own some.
     pub owners: Option<Arc<dyn Owners>>,
 }
 
@@ -370,7 +377,7 @@ pub struct Services {
 pub struct Engine {
     log: Arc<dyn Log>,
     schemas: Schemas,
-    /// The newest that is known.
+    /// The newest known revision.
     revision: Revision,
     owners: Option<Arc<dyn Owners>>,
     clock: Arc<dyn Clock>,
@@ -378,13 +385,13 @@ pub struct Engine {
     assignments: Arc<[Assignment]>,
     assigned: Arc<AtomicBool>,
     reporter: mpsc::Sender<WorkerReport>,
-    /// What the last commits came to, once the thread has ended. None once that was asked for.
+    /// The result of the last commits, once the thread has ended. `None` after it was taken.
     result: Mutex<Option<mpsc::Receiver<Result<(), Error>>>>,
 }
 
 impl Engine {
-    /// Works on every partition of a log that nobody else works on, with stores below a directory. Gives the engine at
-    /// once; a partition says by its stats when it has caught up and is live.
+    /// Starts an engine that owns every partition of a log that no other process uses, with stores below a directory.
+    /// Returns at once; a partition's stats say when it has caught up and is live.
     pub fn start(
         log: Arc<dyn Log>,
         data: Option<&Path>,
@@ -395,7 +402,7 @@ impl Engine {
         Engine::join(log, Box::new(alone), data, clock, tuning, Services::default())
     }
 
-    /// Works on the partitions that a group gives to this process.
+    /// Starts an engine that processes the partitions that a group assigns to this process.
     pub fn join(
         log: Arc<dyn Log>,
         group: Box<dyn Group>,
@@ -421,7 +428,7 @@ impl Engine {
         let assigned = run.assigned().clone();
         let (ended, result) = mpsc::sync_channel(1);
         let thread = tasks::spawn("assignments", move || {
-            // Nobody listens who does not stop it.
+            // If the engine was never stopped, nobody receives this.
             let _ = ended.send(run.run());
             End::Asked
         });
@@ -452,7 +459,7 @@ impl Engine {
         &self.log
     }
 
-    /// Returns the newest revision that every node knows: this one, and all that have taken a partition up last.
+    /// Returns the newest revision that every node knows: this node, and the latest owner of each partition.
     pub fn common_revision(&self) -> Revision {
         let others = self.owners.as_ref().and_then(|owners| owners.lowest_revision());
         others.map_or(self.revision, |lowest| lowest.min(self.revision))
@@ -470,24 +477,24 @@ impl Engine {
         };
         let (told, result) = oneshot::channel();
         let acknowledge = Box::new(move |result: Result<_, _>| {
-            // Nobody waits any more: the record is there all the same.
+            // If the send fails, the caller has stopped waiting; the record is in the log anyway.
             let _ = told.send(result);
         });
         self.log.append(vec![(partition, record)], acknowledge);
         result.await.unwrap_or(Err(log::Error::Closed)).map(|_| ())
     }
 
-    /// The clock that it goes by.
+    /// The clock that the engine uses.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
-    /// With which schemas events are written, and outputs were.
+    /// The schemas with which events are written and outputs were written.
     pub fn schemas(&self) -> &Schemas {
         &self.schemas
     }
 
-    /// Whether the group has said which partitions are this process's, also if there are no such partitions.
+    /// Whether the group has said which partitions this process has; it may have none.
     pub fn has_assignment(&self) -> bool {
         self.assigned.load(Ordering::Acquire)
     }
@@ -514,12 +521,12 @@ impl Engine {
         if !assignment.send(command(reply)) {
             return Err(QueryError::Elsewhere);
         }
-        // A worker may be waiting for its log. A worker that ends in between has not answered wrongly.
+        // A worker may be waiting for its log, or may end before it answers. Both mean that no answer is available.
         let answer = tokio::time::timeout(limit, answer).await;
         answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)
     }
 
-    /// Users of one partition, as JSON with `as_of`; waits until an offset is folded, if one is given.
+    /// Returns users of one partition, as JSON with `as_of`. If an offset is given, waits until it is folded.
     pub async fn users(
         &self,
         partition: Partition,
@@ -529,25 +536,26 @@ impl Engine {
         let began = self.clock.monotonic();
         let ask = |reply| Command::Users { users, at_least, reply };
         let answer = self.ask(partition, ask).await?;
-        // Who waits for an offset has chosen to.
+        // A query that waits for an offset is not measured: the caller chose to wait.
         if at_least.is_none() {
             metrics::query(self.clock.monotonic().saturating_sub(began).as_secs_f64());
         }
         answer
     }
 
-    /// The policy in force, completed, and the record that put it in force.
+    /// Returns the policy in force, completed, and the offset of the record that put it in force.
     pub async fn policy(&self, partition: Partition) -> Result<Answer<(Policy, Option<Offset>)>, QueryError> {
         self.ask(partition, |reply| Command::Policy { reply }).await?
     }
 
-    /// The gateways that a partition knows, by name.
+    /// Returns the gateways that a partition knows, by name.
     pub async fn gateways(&self, partition: Partition) -> Result<Vec<KnownGateway>, QueryError> {
         self.ask(partition, |reply| Command::Partition { reply }).await?
     }
 
-    /// The greatest epoch known of each gateway, in the order asked, as the first partition knows it that answers.
-    /// Nothing where none of this process's can answer at the moment.
+    /// Returns the greatest known epoch of each gateway, in the order of `gateways`, from the first partition that
+    /// answers. Returns an empty list if this process has no partition, or if the first one it has cannot answer at
+    /// the moment.
     pub async fn epochs(&self, gateways: Vec<String>) -> Vec<Option<Epoch>> {
         for partition in (0..self.log.partitions()).map(Partition) {
             let gateways = gateways.clone();
@@ -561,13 +569,13 @@ impl Engine {
         Vec::new()
     }
 
-    /// Whether this process works on a partition.
+    /// Whether this process has a worker for a partition.
     pub fn has(&self, partition: Partition) -> bool {
         let assignment = self.assignments.get(partition.0 as usize);
         assignment.is_some_and(Assignment::is_taken)
     }
 
-    /// Has the outcomes of a partition's records kept from now on, for as long as what is returned lives.
+    /// Keeps the outcomes of a partition's records from now on, until the returned value is dropped.
     pub fn interest(&self, partition: Partition) -> Interest {
         match self.assignments.get(partition.0 as usize) {
             Some(assignment) => assignment.interest(),
@@ -575,19 +583,19 @@ impl Engine {
         }
     }
 
-    /// What became of records of a partition, once the last of them is folded and committed. An [`Engine::interest`]
-    /// must have been there since before they were appended.
+    /// Returns the outcomes of records of a partition, once the last of them is folded and committed. The value of an
+    /// [`Engine::interest`] must exist since before they were appended.
     pub async fn outcomes(&self, partition: Partition, offsets: Vec<Offset>) -> Result<Outcomes, QueryError> {
         self.ask(partition, |reply| Command::Outcomes { offsets, reply })
             .await?
     }
 
-    /// A partition's past; with the newest changes of this user, if one is named.
+    /// Returns a partition's past, with the newest changes of a user if one is given.
     pub async fn past(&self, partition: Partition, user: Option<String>) -> Result<Past, QueryError> {
         self.ask(partition, |reply| Command::Past { user, reply }).await?
     }
 
-    /// The seed of the tables in memory that are keyed by what strangers write.
+    /// The seed of the in-memory tables whose keys come from outside.
     pub fn hash_seed(&self) -> HashSeed {
         self.hash_seed
     }
@@ -597,22 +605,22 @@ impl Engine {
         self.clock.now_ms()
     }
 
-    /// Where a partition is. [`QueryError::Unavailable`] soon, if its worker waits for the log.
+    /// Returns a partition's stats. Returns [`QueryError::Unavailable`] soon if its worker is waiting for the log.
     pub async fn stats(&self, partition: Partition) -> Result<PartitionStats, QueryError> {
         let ask = |reply| Command::Stats { reply };
         self.ask_for(STATS_ANSWER, partition, ask).await
     }
 
-    /// Finishes the batches at hand, commits everything, ends the workers and leaves the group. A caller that still holds the
-    /// engine gets no more answers.
+    /// Finishes the current batches, commits everything, ends the workers and leaves the group. A caller that still
+    /// holds the engine gets no more answers.
     pub fn stop(&self) -> Result<(), Error> {
-        // One that has ended already needs no telling.
+        // The send fails only if the thread has already ended.
         let _ = self.reporter.send(WorkerReport::Stop);
         let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
         match result.map(|result| result.recv()) {
             None => Ok(()),
             Some(Ok(ended)) => ended,
-            // It was reported when it happened.
+            // The thread ended without a result, which was reported when it happened.
             Some(Err(_)) => Err(Error::Log(log::Error::Closed)),
         }
     }

@@ -1,7 +1,8 @@
-//! What the fold gave and the log has not settled yet.
+//! Outputs of the fold that are not yet known to be committed to the log.
 //!
-//! Each output extends the chain and is counted; then it is written, unless the log has it already (folding silently
-//! after a start). Outputs are kept until their commit is known to have got through: a failed call may have.
+//! Each output extends the chain and is counted; then it is written, unless the log already has it (silent folding
+//! after a start). Outputs are kept until their commit is known to have succeeded, because a commit that returned an
+//! error may have succeeded.
 
 use super::Error;
 use super::census::Census;
@@ -19,7 +20,7 @@ use crate::schema::avro;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-/// Returns the chain with one more output, given by its Avro datum ([`Position::chain`]).
+/// Returns the chain extended by one output, given as its Avro datum ([`Position::chain`]).
 pub fn extend_chain(chain: &[u8; 32], datum: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(chain);
@@ -27,21 +28,21 @@ pub fn extend_chain(chain: &[u8; 32], datum: &[u8]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Why outputs were found in the log that its position does not know of.
+/// Why the log has outputs that its position does not include.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TailCause {
     /// The position was an old one.
     PositionBehind,
-    /// There was no position, or one that did not go with the outputs, and an operator has said to take them on.
+    /// There was no position, or it did not match the outputs, and an operator asked to adopt them.
     Adopted,
-    /// A commit that failed had got through.
+    /// A commit that returned an error had succeeded.
     CommitUnknown,
-    /// A commit that failed had got through in part.
+    /// A commit that returned an error had succeeded in part.
     CommitTorn,
 }
 
 impl TailCause {
-    /// As the metric has it.
+    /// Returns the value of the metric's label.
     pub fn name(self) -> &'static str {
         match self {
             TailCause::PositionBehind => "position_behind",
@@ -54,58 +55,60 @@ impl TailCause {
 
 pub struct Outbox {
     partition: Partition,
-    /// What the log has: anything before it is folded silently.
+    /// The log's position: everything before it is folded silently.
     target: Position,
-    /// The point up to which everything was compared with the log, once.
+    /// Whether the fold was compared with the log at that position, which is done once.
     checked: bool,
-    /// What the log has of outputs behind that point; none once all of it was compared.
+    /// The outputs that the log has after that position; `None` once all of them were compared.
     tail: Option<Box<OutputTail>>,
     /// Why there may be a tail, for the metric.
     tail_cause: TailCause,
-    /// What the topics were found to have at the start.
+    /// What the topics contained at the start.
     known: KnownOutputs,
     chain: [u8; 32],
     seq: u64,
-    /// In force before the record that is folded next.
+    /// The revision in force before the next record to fold.
     pub revision: Revision,
-    /// What was read before it; none: a version that did not keep it wrote the store.
+    /// What was read before that record; `None`: the store was written by a version that did not keep it.
     pub input: Option<Input>,
-    /// The same without the record that was read last.
+    /// The input before the last record that was read.
     input_before_last: Option<Input>,
-    /// What is gathered for the next commit.
+    /// Outputs gathered for the next commit.
     gathered: Commit,
     gathered_bytes: usize,
-    /// When this much has gathered it is committed inside of a record.
+    /// When this many bytes have gathered, they are committed in the middle of a record.
     commit_bytes: usize,
-    /// Made, but not known to have got through; the first may have.
+    /// Commits that are not known to have succeeded; the first one may have.
     unsettled: VecDeque<Commit>,
-    /// Whether the first of them got through is not known: it was sent, and an error came back.
+    /// Whether the first of them was sent and returned an error, so that its result is not known.
     is_in_doubt: bool,
-    /// The position of the last commit known to have got through.
+    /// The position of the last commit known to have succeeded.
     committed: Position,
-    /// The log's own position is an older one.
+    /// Whether the position in the log is older than that.
     is_log_behind: bool,
-    /// The log time of the oldest change that was gathered and is not known to be committed.
+    /// The log time of the oldest gathered change that is not known to be committed.
     oldest: Option<LogTime>,
     pub census: Census,
-    /// Events and heartbeats without effect, by reason, and malformed records: since this process has the partition.
+    /// Counts since this process took the partition: events and heartbeats without effect, by reason, and malformed
+    /// records.
     pub ignored: [u64; IgnoreReason::ALL.len()],
     pub rejected: Groups,
-    /// Malformed records of which no warning was asked for yet.
+    /// Malformed records that no warning has reported yet.
     pub unwarned: Groups,
     datum: Vec<u8>,
-    /// Written with.
+    /// The schemas that outputs are written with.
     pub schemas: Schemas,
-    /// None where the log keeps no headers.
+    /// `None` if the log keeps no headers.
     pub headers: Option<HeaderWriter>,
-    /// What became of records, while somebody wants to know.
+    /// The outcomes of records, kept while a publisher asks for them.
     pub outcomes: Kept,
-    /// Of all changes, where there is a store to keep it.
+    /// The index of all changes, if there is a store to keep it.
     pub index: Option<UserIndex>,
 }
 
 impl Outbox {
-    /// To go on from where a state is (`chain`, `seq`), silently up to what the log has (`target`).
+    /// Returns an outbox that continues a state (`chain`, `seq`) and writes nothing before the log's position
+    /// (`target`).
     pub fn new(
         partition: Partition,
         chain: [u8; 32],
@@ -146,7 +149,7 @@ impl Outbox {
         }
     }
 
-    /// What the log has behind the point up to which it is folded silently: that is compared and not sent.
+    /// Adds the outputs that the log has after `target`: they are compared and not sent again.
     pub fn with_tail(mut self, tail: Box<OutputTail>, cause: TailCause) -> Outbox {
         let (tail, partition) = (self.tail.insert(tail), self.partition);
         if let Some((last, index)) = tail.last() {
@@ -160,7 +163,7 @@ impl Outbox {
         self
     }
 
-    /// The log's own position is older than the point to which everything is out, and is to be brought there.
+    /// Notes that the position in the log is older than `target`, so that the next commit brings it there.
     pub fn with_log_behind(mut self) -> Outbox {
         self.is_log_behind = true;
         self
@@ -175,7 +178,7 @@ impl Outbox {
         self.chain
     }
 
-    /// The position of the last commit known to have got through.
+    /// The position of the last commit known to have succeeded.
     pub fn committed(&self) -> Position {
         self.committed
     }
@@ -185,12 +188,13 @@ impl Outbox {
         self.unsettled.is_empty() && self.gathered_bytes == 0
     }
 
-    /// The log time of the oldest change that was committed since this was last asked, once all are.
+    /// Returns the log time of the oldest change committed since the last call, once all gathered changes are
+    /// committed.
     pub fn take_oldest_committed(&mut self) -> Option<LogTime> {
         self.is_settled().then(|| self.oldest.take()).flatten()
     }
 
-    /// Compares with the log when the point is reached up to which it has everything.
+    /// Compares the fold with the log's position when the fold reaches it.
     pub fn pass(&mut self, next: Offset, outputs: u64, time: Option<LogTime>) -> Result<(), Error> {
         if let Some(tail) = &self.tail
             && tail.is_before((next, outputs))
@@ -204,7 +208,7 @@ impl Outbox {
             return Ok(());
         }
         self.checked = true;
-        // Nothing was given since the point itself, even if a record ended at it: the chain would tell.
+        // No output was given after that position, even if its record has ended meanwhile: the chain would show it.
         let is_in_record = next == self.target.next;
         let here = Position {
             input: if is_in_record {
@@ -243,7 +247,7 @@ impl Outbox {
         }
     }
 
-    /// Notes that a record was read and is done.
+    /// Notes that a record was read and folded.
     pub fn read(&mut self, record: &Record) {
         self.input_before_last = self.input;
         if let Some(input) = &mut self.input {
@@ -258,7 +262,7 @@ impl Outbox {
             Output::Change(change) => (change.id, avro::Schema::Change),
             Output::Kick(kick) => (kick.id, avro::Schema::Kick),
             Output::Ignored(ignored) => {
-                // What is folded again was counted before.
+                // A record that is folded again was counted before.
                 if ignored.offset >= self.target.next {
                     metrics::ignored(ignored.reason);
                     self.ignored[ignored.reason as usize] += 1;
@@ -319,18 +323,18 @@ impl Outbox {
         }
         if self.gathered_bytes >= self.commit_bytes {
             self.cut(id, time);
-            // A failure is met again, and told, when the record is done.
+            // A failure shows again, and is returned, when the record is done.
             let _ = self.settle(log);
         }
         Ok(())
     }
 
-    /// A commit inside of a record, after this output.
+    /// Ends the gathered commit inside of a record, after this output.
     fn cut(&mut self, id: OutputId, time: Option<LogTime>) {
         self.close(self.position(id.offset, id.index + 1, time));
     }
 
-    /// Takes a malformed record, whole, as the datum that is to be published.
+    /// Takes a malformed record. `datum` is the whole record in the form in which it is published.
     pub fn quarantine(
         &mut self,
         offset: Offset,
@@ -339,7 +343,7 @@ impl Outbox {
         log: &mut dyn OwnedPartition,
     ) -> Result<(), Error> {
         self.outcomes.malformed(offset, rejected.reason.name(), &rejected.error);
-        // What is folded again is there already, and was counted before.
+        // A record that is folded again was published and counted before.
         if offset >= self.target.next {
             let Rejected { reason, error } = rejected;
             metrics::malformed(reason.name());
@@ -365,20 +369,20 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether an output is of a record of which not everything was out at the start.
+    /// Whether an output belongs to a record whose outputs were not all in the log at the start.
     pub fn is_of_the_rest(&self, id: OutputId) -> bool {
         id.offset >= self.target.next
     }
 
-    /// Returns the headers of an output; none where the log keeps none.
+    /// Returns the headers of an output; empty if the log keeps no headers.
     fn headers_of<'o>(&self, facts: impl FnOnce() -> Option<OutputFacts<'o>>) -> Headers {
         let headers = self.headers.as_ref();
         let headers = headers.and_then(|headers| facts().map(|facts| headers.of(&facts)));
         headers.unwrap_or_default()
     }
 
-    /// Takes the newest state of a user, to go out with the rest: after a change, of this version; none where the user
-    /// was forgotten.
+    /// Takes the newest state of a user for the next commit. `by` is the change that gave it and `version` the version
+    /// after it; `value` and `version` are `None` if the user was forgotten.
     pub fn current(
         &mut self,
         user: Box<str>,
@@ -416,22 +420,22 @@ impl Outbox {
         self.unsettled.push_back(commit);
     }
 
-    /// Whether a commit was made that is not known to have got through.
+    /// Whether there is a commit that is not known to have succeeded.
     pub fn has_failed(&self) -> bool {
         !self.unsettled.is_empty()
     }
 
-    /// Whether the fold stands after everything that was committed.
+    /// Whether the log's position must move: the fold is past it, or the position in the log is an older one.
     pub fn has_moved(&self, next: Offset) -> bool {
         next > self.committed.next || (self.is_log_behind && next == self.committed.next)
     }
 
-    /// Whether anything is gathered, or only the position has moved.
+    /// Whether there are outputs to commit, and not only a new position.
     pub fn has_outputs(&self) -> bool {
         self.gathered_bytes > 0 || !self.unsettled.is_empty()
     }
 
-    /// Commits all that was gathered with the position after it. Nothing while folding silently.
+    /// Commits everything gathered, with the position after it. Does nothing while folding silently.
     pub fn commit(
         &mut self,
         next: Offset,
@@ -446,19 +450,19 @@ impl Outbox {
         if reach(&position) > reach(&last) || brings_log_on {
             self.close(position);
         } else if self.gathered_bytes > 0 {
-            // Newest states of a record that was half out at the start: they go with the position as it is, which must
-            // not go back to where the fold is within that record.
+            // These are newest states of a record that was half committed at the start. They are committed with the
+            // last position, which must not go back to where the fold is within that record.
             self.close(last);
         }
         self.settle(log)
     }
 
-    /// Has every commit get through, once. Of one that failed it is asked first what of it did.
+    /// Makes every commit succeed exactly once. If a commit failed, first finds out which part of it is in the log.
     fn settle(&mut self, log: &mut dyn OwnedPartition) -> Result<(), Error> {
         while let Some(commit) = self.unsettled.front() {
             let there = log.position()?;
             let reach = |position: &Position| (position.next, position.outputs);
-            // A store knows less of a point than the log's position does.
+            // A position that comes from a store has fewer fields than the log's position.
             let is_same = |one: &Position, other: &Position| {
                 (reach(one), one.seq, one.chain) == (reach(other), other.seq, other.chain)
             };
@@ -468,7 +472,8 @@ impl Outbox {
                 true => Some(Cow::Borrowed(commit)),
                 false => self.rest(commit, log)?,
             };
-            // Where outputs are compared, a position before ours may be an old one. One behind ours is somebody else's.
+            // Where outputs are compared, a position before ours may be an old one. One after ours was committed by
+            // another process.
             let is_others = match &rest {
                 Some(_) => reach(&there) > reach(&commit.position),
                 None => !is_before && !is_after,
@@ -497,7 +502,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// What of a commit is not in the log; none where the log's position alone tells.
+    /// Returns the part of a commit that is not in the log; `None` if only the log's position can tell.
     fn rest<'c>(&self, commit: &'c Commit, log: &mut dyn OwnedPartition) -> Result<Option<Cow<'c, Commit>>, Error> {
         let partition = self.partition;
         if planted!(TailIgnoredInDoubt) {

@@ -1,7 +1,8 @@
-//! What became of records, for publishers that ask: kept only while somebody does, and for a bounded number
+//! Outcomes of records, for publishers that ask for them: kept only while a publisher asks, and for a limited number
 //! of records.
 //!
-//! A publisher that wants to know says so before the records are appended ([`Interest`]), so that none is folded unseen.
+//! A publisher declares its interest before the records are appended ([`Interest`]), so that no record is folded
+//! unseen.
 
 use crate::presence::Offset;
 use crate::presence::change::{IgnoreReason, Output};
@@ -9,29 +10,29 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Outcomes of so many records of a partition are kept while they are wanted.
+/// How many outcomes of records a partition keeps at most.
 const KEPT: usize = 200_000;
 
-/// What became of a record.
+/// The outcome of a record.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Outcome {
     /// Its event gave a change.
     pub changed: bool,
-    /// Its event, or some of its beats, had no effect: the first reason, and how many.
+    /// Its event, or some of its heartbeats, had no effect: the first reason, and how many.
     pub ignored: Option<(IgnoreReason, u64)>,
-    /// It is in quarantine: the reason, and a sentence.
+    /// The record is in quarantine: the reason, and a sentence.
     pub malformed: Option<(&'static str, String)>,
 }
 
-/// What became of records, in the order they were asked for; none of those that nobody knows any more.
+/// The outcomes of records, in the order they were asked for; `None` where the outcome is not known any more.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcomes {
     pub each: Vec<Option<Outcome>>,
-    /// The platforms that the policy in force has.
+    /// The platforms of the policy in force.
     pub platforms: Vec<String>,
 }
 
-/// Somebody wants to know outcomes, until this is dropped.
+/// A publisher's interest in outcomes: they are kept until this is dropped.
 #[derive(Debug)]
 pub struct Interest(Arc<AtomicUsize>);
 
@@ -48,13 +49,13 @@ impl Drop for Interest {
     }
 }
 
-/// The outcomes of a partition.
+/// The outcomes of a partition's records.
 #[derive(Default)]
 pub(super) struct Kept {
     wanted: Arc<AtomicUsize>,
-    /// Those from here on are known; none while nobody wants to know.
+    /// Outcomes from this offset on are known; `None` while no publisher asks for outcomes.
     from: Option<Offset>,
-    /// Without those that were accepted and changed nothing.
+    /// Outcomes except those of records that were accepted and changed nothing.
     seen: BTreeMap<Offset, Outcome>,
 }
 
@@ -63,7 +64,7 @@ impl Kept {
         self.wanted = wanted;
     }
 
-    /// Before records from an offset on are folded, and after they were read.
+    /// Must be called after records from an offset on were read, and before they are folded.
     pub fn begin(&mut self, next: Offset) {
         if self.wanted.load(Ordering::Acquire) > 0 {
             self.from.get_or_insert(next);
@@ -77,7 +78,7 @@ impl Kept {
             return;
         }
         match output {
-            // The evidence of a firing is older than its record.
+            // A change that a timer caused has evidence older than its record.
             Output::Change(change) if change.evidence == change.id.offset => {
                 self.of(change.id.offset).changed = true;
             }
@@ -104,7 +105,7 @@ impl Kept {
         self.seen.entry(offset).or_default()
     }
 
-    /// Of records of which all before `applied` are folded.
+    /// Returns the outcomes of records. Everything before `applied` has been folded.
     pub fn each(&self, offsets: &[Offset], applied: Offset) -> Vec<Option<Outcome>> {
         let known = |offset: &Offset| {
             let is_known = self.from.is_some_and(|from| (from..applied).contains(offset));

@@ -1,28 +1,28 @@
-//! A partition's life on this node, as a pure table: what happened, and what is to be done about it.
+//! A partition's life on this node, as a pure table: what happened, and what must be done about it.
 //!
-//! Partitions are shared out among nodes by a group, which gives them and asks for them back. A worker does the work of
-//! a partition; it is started only when no other of this node is at the same partition, and the group gets its answer
-//! only after the worker has ended, with everything it was doing committed or dropped. Whether outputs may go out is not
-//! decided here but at the log, which fences off the previous owner of the partition.
+//! A group distributes partitions among nodes: it assigns them and takes them back. A worker processes one partition.
+//! It is started only when no other worker of this node has the partition. The group gets its answer only after the
+//! worker has ended, with everything it was doing committed or dropped. This table does not decide whether outputs may
+//! be sent: the log does, by fencing off the previous owner of the partition.
 
-/// Where a partition is in its life on this node.
+/// The state of a partition on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Life {
-    /// Not ours, and nobody works on it.
+    /// Not ours, and without a worker.
     #[default]
     Absent,
     /// Ours; the worker folds what the log has.
     Restoring,
     /// Ours; the worker is at the end of the log and gives outputs.
     Live,
-    /// Ours as far as the group has said, but the worker has ended: another owner was let in at the log, or it failed.
-    /// Taken up again after a pause, unless the group takes it back before.
+    /// Assigned to us, but the worker has ended: the log has let in another owner, or the worker failed. Started again
+    /// after a pause, unless the group takes the partition back first.
     Paused,
-    /// The worker was told to end and has not yet.
+    /// The worker was asked to end and has not ended yet.
     Leaving {
-        /// The group waits for our word.
+        /// The group waits for our acknowledgement.
         awaited: bool,
-        /// Given to us again meanwhile.
+        /// The partition was assigned to us again in the meantime.
         again: bool,
     },
 }
@@ -30,36 +30,36 @@ pub enum Life {
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Fact {
-    /// The group gave us the partition.
+    /// The group has assigned the partition to us.
     Assigned,
-    /// The group wants it back, and waits until we say that we have let go.
+    /// The group wants the partition back, and waits until we acknowledge that we have released it.
     Revoked,
-    /// The group has given it to somebody else without waiting for us.
+    /// The group has given the partition to another node without waiting for us.
     Lost,
     /// The worker is at the end of the log.
     CaughtUp,
-    /// The worker has ended, told to or not.
+    /// The worker has ended, whether it was asked to or not.
     Ended,
     /// The pause is over.
     PauseOver,
 }
 
-/// What is to be done.
+/// What must be done.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Command {
     /// Start a worker.
     Start,
-    /// Tell the worker to commit what it has, and to end.
+    /// Ask the worker to commit what it has, and to end.
     Release,
-    /// Tell the worker to end without committing anything.
+    /// Ask the worker to end without committing anything.
     Drop,
-    /// Tell the group that we have let go.
+    /// Acknowledge to the group that we have released the partition.
     Acknowledge,
-    /// Say `PauseOver` in a while.
+    /// Report `PauseOver` after a pause.
     Pause,
 }
 
-/// The table.
+/// Returns the next state of a partition, and what must be done.
 pub fn next(life: Life, fact: Fact) -> (Life, Vec<Command>) {
     use Command::{Acknowledge, Drop, Pause, Release, Start};
     let leaving = Life::Leaving {
@@ -83,7 +83,8 @@ pub fn next(life: Life, fact: Fact) -> (Life, Vec<Command>) {
 
         (Life::Leaving { awaited, .. }, Fact::Assigned) => (Life::Leaving { awaited, again: true }, vec![]),
         (Life::Leaving { .. }, Fact::Revoked) => (leaving, vec![]),
-        // Told to commit before, perhaps: it is fenced off at the log, so that whatever it does then comes to nothing.
+        // The worker may have been asked to commit before. The log fences it off, so that a commit it still makes
+        // fails.
         (Life::Leaving { .. }, Fact::Lost) => (leaving, vec![Drop]),
         (Life::Leaving { awaited, again }, Fact::Ended) => {
             let mut commands = Vec::new();
@@ -108,7 +109,7 @@ mod tests {
         Fact::PauseOver,
     ];
 
-    /// A life, told as a story: each fact with what is done about it.
+    /// Checks a list of facts, each with the commands that must result from it.
     #[track_caller]
     fn check(story: &[(Fact, &[Command])], end: Life) {
         let mut life = Life::default();
@@ -167,7 +168,7 @@ mod tests {
         );
     }
 
-    /// Every sequence of facts up to a length, also those that should not come.
+    /// Tries every sequence of facts up to a length, including facts that should not come.
     #[test]
     fn whatever_happens_there_is_one_worker_at_most_and_the_group_gets_its_answer() {
         fn walk(life: Life, worker: bool, told_to_end: bool, asked: bool, depth: u32) {
@@ -175,7 +176,7 @@ mod tests {
                 return;
             }
             for fact in FACTS {
-                // Only a worker that is there can end or catch up.
+                // Only an existing worker can end or catch up.
                 if !worker && matches!(fact, Fact::Ended | Fact::CaughtUp) {
                     continue;
                 }
@@ -207,7 +208,7 @@ mod tests {
                     "{life:?} {fact:?}"
                 );
                 assert_eq!(told_to_end, matches!(then, Life::Leaving { .. }), "{life:?} {fact:?}");
-                // A partition that waits for our answer waits for a worker to end, and for nothing else.
+                // A group that waits for our answer waits only for a worker to end.
                 assert!(!asked || told_to_end, "the group waits for ever: {life:?} {fact:?}");
                 walk(then, worker, told_to_end, asked, depth - 1);
             }

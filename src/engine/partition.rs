@@ -1,15 +1,16 @@
-//! The walk: one partition's records from the log through the fold into log and store, a batch at a time.
+//! The partition processor: takes one partition's records from the log through the fold into log and store, one batch
+//! at a time.
 //!
 //! | step | what |
 //! |---|---|
 //! | poll | records from the log, under a count and a byte limit |
-//! | decode | bytes to an event, or a quarantine record that says why not |
-//! | fetch | users named or due who are not in memory, from the store |
+//! | decode | bytes to an event, or to a quarantine record with the reason |
+//! | fetch | users that are named or due and not in memory, from the store |
 //! | fold | outputs, per record |
 //! | commit log | outputs and position in one atomic step |
-//! | commit store | what changed and the applied position, late and never early |
+//! | commit store | what changed and the applied position: later than the log, never earlier |
 //!
-//! Start, recovery and the live path are this one path: what the log has already is folded silently ([`Outbox`]).
+//! Start, recovery and live processing share this path: what the log already has is folded silently ([`Outbox`]).
 
 mod inspect;
 mod opening;
@@ -43,34 +44,34 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-/// A partition, from its log and its store to what it has in memory.
+/// One partition: its log, its store, and its state in memory.
 pub struct PartitionProcessor {
     partition: Partition,
     log: Box<dyn OwnedPartition>,
     clock: Arc<dyn Clock>,
     tuning: Tuning,
-    /// None: everything stays in memory and is folded from the log at start.
+    /// `None`: everything stays in memory and is folded from the log at the start.
     store: Option<Store>,
     state: State,
     outbox: Outbox,
     /// The next record to fold.
     next: Offset,
-    /// How many outputs of that record the state has given already; not 0 only after a start from a store that was
-    /// committed inside a record.
+    /// How many outputs of that record the state has already given. Not 0 only after a start from a store that was
+    /// committed inside of a record.
     resumed_outputs: u64,
-    /// Where each user in memory stands in the store, by slot.
+    /// Where the store keeps each user in memory, by slot.
     places: UserLocations,
-    /// Users forgotten since the last commit of the store, who may still be in it.
+    /// Users forgotten since the last commit of the store, which may still have them.
     gone: HashMap<Box<str>, UserLocation>,
-    /// Everybody up to here in the store's order of deadlines is in memory or was, since they became due.
+    /// Every user up to here, in the store's order of deadlines, has been in memory since becoming due.
     due_seen: DueKey,
-    /// No row of the store after `due_seen` is before this time.
+    /// No row of the store after `due_seen` has an earlier deadline than this.
     due_next: Option<LogTime>,
-    /// Users without a device online who are in memory, the longest there first.
+    /// Users in memory without a device online, the oldest entry first.
     cached: VecDeque<Slot>,
     /// The policy in force as the store keeps it, with the record that put it in force.
     policy: Option<(Option<Offset>, String)>,
-    /// Since the last commit of the store.
+    /// How many records were folded since the last commit of the store.
     folded_since: u64,
     store_committed_ms: u64,
     /// When the last commit of the log ended, and when the last one began.
@@ -79,53 +80,53 @@ pub struct PartitionProcessor {
     batch: Vec<Record>,
     /// The record that is being folded.
     folding: Option<Offset>,
-    /// Who had changes in the part of a record that was folded last, for a log that keeps the newest state of users.
+    /// The users that changed in the part of a record folded last, for a log that keeps the newest state of users.
     touched: Vec<Touched>,
 }
 
-/// A user who had a change.
+/// A user that changed.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Touched {
     user: Box<str>,
-    /// The change, as its place among the outputs of its record.
+    /// The index of the change among the outputs of its record.
     index: u64,
     is_of_event: bool,
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Step {
     /// How many records were folded; 0: the end of the log.
     pub records: usize,
-    /// A tick was among them.
+    /// Whether a tick was among them.
     pub saw_tick: bool,
 }
 
 impl PartitionProcessor {
-    /// Reads and writes with a registry's schemas too.
+    /// Uses a registry's schemas too, for reading and writing.
     pub fn with_schemas(mut self, schemas: Schemas) -> PartitionProcessor {
         self.outbox.schemas = schemas;
         self
     }
 
-    /// Writes headers beside outputs, where the log keeps them; with the attributes of CloudEvents if a source is given.
+    /// Writes headers with outputs if the log keeps them, and CloudEvents attributes if a source is given.
     pub fn with_headers(mut self, source: Option<Arc<str>>) -> PartitionProcessor {
         self.outbox.headers = self.log.keeps_headers().then(|| HeaderWriter::new(source));
         self
     }
 
-    /// Keeps the outcomes of records while this many, if any, want to know them.
+    /// Keeps the outcomes of records while this count, of publishers that ask for them, is not 0.
     pub fn with_outcomes(mut self, wanted: Arc<AtomicUsize>) -> PartitionProcessor {
         self.outbox.outcomes.want_by(wanted);
         self
     }
 
-    /// The partition as its owner has it.
+    /// The log's partition, as its owner uses it.
     pub fn log(&self) -> &dyn OwnedPartition {
         &*self.log
     }
 
-    /// Asks the log whether the partition is still this process's.
+    /// Asks the log whether this process still owns the partition.
     pub fn confirm(&mut self) -> Result<(), Error> {
         Ok(self.log.confirm()?)
     }
@@ -142,17 +143,18 @@ impl PartitionProcessor {
         &self.outbox.census
     }
 
-    /// How many events and heartbeats had no effect, in the order of `IgnoreReason::ALL`, and which records were malformed.
+    /// Returns how many events and heartbeats had no effect, in the order of `IgnoreReason::ALL`, and the malformed
+    /// records.
     pub fn without_effect(&self) -> (&[u64; IgnoreReason::ALL.len()], &Groups) {
         (&self.outbox.ignored, &self.outbox.rejected)
     }
 
-    /// Malformed records since this was last asked.
+    /// Returns the malformed records since the last call.
     pub fn take_unwarned(&mut self) -> Groups {
         std::mem::take(&mut self.outbox.unwarned)
     }
 
-    /// The position of the last commit known to have got through.
+    /// The position of the last commit known to have succeeded.
     pub fn committed(&self) -> Position {
         self.outbox.committed()
     }
@@ -162,18 +164,19 @@ impl PartitionProcessor {
         self.next
     }
 
-    /// The record whose folding has begun and not ended, for a caller that finds that it panicked.
+    /// The record whose folding has begun and not ended, for a caller that has caught a panic.
     pub fn folding(&self) -> Option<Offset> {
         self.folding
     }
 
-    /// Whether the log has settled everything that the state has in it, so that it may be shown. A state in the middle of a
-    /// record is not, though that record may have no outputs: folding failed there, or it is how the store was committed.
+    /// Whether the log has committed everything that the state includes, so that the state may be shown. A state in
+    /// the middle of a record is not settled, even if the record has no outputs: folding failed there, or the store
+    /// was committed there.
     pub fn is_settled(&self) -> bool {
         self.outbox.is_settled() && self.state.offset().is_none_or(|offset| offset < self.next)
     }
 
-    /// Whether everything that the log has was folded again.
+    /// Whether everything in the log that was committed before has been folded again.
     pub fn is_caught_up(&self) -> bool {
         self.next >= self.outbox.committed().next && !self.outbox.is_behind_tail()
     }
@@ -200,7 +203,7 @@ impl PartitionProcessor {
         if !records.is_empty() {
             failpoint::reach("poll");
         }
-        // Before anything is folded: a retry reads the same records.
+        // This is done before anything is folded, so that a retry reads the same records.
         let learned = self.outbox.schemas.learn(records.iter().map(Record::framed));
         let step = learned.inspect_err(|_| metrics::registry_failed()).map_err(Error::from);
         let step = step.and_then(|()| {
@@ -229,16 +232,16 @@ impl PartitionProcessor {
         }
     }
 
-    /// Whether so much of the index of changes is in memory that it is to be stored.
+    /// Whether the part of the index of changes that is in memory is large enough to be stored.
     fn index_is_full(&self) -> bool {
         let index = self.outbox.index.as_ref();
         index.is_some_and(|index| index.pending_bytes() >= index::COMMIT_BYTES)
     }
 
-    /// When what was folded is to be committed to the log, by the monotonic clock; none: there is nothing.
+    /// Returns when the next commit to the log is due, by the monotonic clock; `None` if there is nothing to commit.
     pub fn commit_due_ms(&self) -> Option<u64> {
-        // From where the last one began: outputs that come alone do not wait, and those that keep coming wait no longer
-        // because commits take their time.
+        // Counted from the beginning of the last commit: single outputs do not wait, and a steady flow of outputs does
+        // not wait longer because commits take time.
         let pause_ms = || self.tuning.output_commit_ms.max(self.log.commit_pause_ms());
         let outputs = self.outbox.has_outputs().then(|| self.log_began_ms + pause_ms());
         let position = self.outbox.has_moved(self.next);
@@ -246,8 +249,8 @@ impl PartitionProcessor {
         outputs.into_iter().chain(position).min()
     }
 
-    /// Leaves out of a batch what is too far ahead of the wall clock, and all after it; says what was first. What the log
-    /// has outputs of already was let in before.
+    /// Removes from a batch the first record that is too far ahead of the wall clock and all records after it. Returns
+    /// an error about the first. Records before the committed position were accepted earlier and stay.
     fn cut_ahead(&self, records: &mut Vec<Record>) -> Option<Error> {
         let bound_ms = self.tuning.ahead_ms?;
         let now_ms = self.clock.now_ms();
@@ -256,7 +259,7 @@ impl PartitionProcessor {
             record.ts > now_ms.saturating_add(bound_ms)
                 && record.offset >= committed
                 && self.tuning.accepted != Some((self.partition, record.offset))
-                // Time stands there already.
+                // Log time has already reached the record's time.
                 && self.state.time().is_none_or(|time| record.ts > time.0)
         })?;
         let record = &records[first];
@@ -275,7 +278,7 @@ impl PartitionProcessor {
         self.clock.monotonic_ms().saturating_sub(since_ms) >= span_ms
     }
 
-    /// Folds the records; the error says at which of them it ended, if not behind the last one.
+    /// Folds the records. The returned error says at which record folding stopped, if it did not reach the last one.
     fn fold_batch(&mut self, mut records: &[Record]) -> Result<(Step, Option<Error>), Error> {
         self.outbox.outcomes.begin(self.next);
         let partitions = self.log.partitions();
@@ -325,7 +328,7 @@ impl PartitionProcessor {
         Ok((step, halt))
     }
 
-    /// `rest` are the events of the batch from this one on.
+    /// `rest` has the events of the batch from this one on.
     fn fold_record(
         &mut self,
         record: &Record,
@@ -346,7 +349,8 @@ impl PartitionProcessor {
             self.state.resume(record.offset, resumed);
         }
         let time = self.state.time();
-        // More may be due than fit into memory at a time: then they fire in slices, each committed before the next.
+        // More users may be due than fit into memory at once. They fire in slices, and each is committed before the
+        // next.
         while time.is_some_and(|time| self.may_be_due(time)) {
             let full = self.fetch_due(time.unwrap_or_default())?;
             if full {
@@ -361,8 +365,8 @@ impl PartitionProcessor {
                     );
                 })?;
                 let outputs = self.state.outputs_of_record();
-                // What gave nothing yet, silent removals, leaves the position where it was, with its time: who starts
-                // there comes to it before this record moves time.
+                // Silent removals give no output. They leave the position and its time where they were: a process that
+                // starts there makes the removals before this record advances log time.
                 let at = if outputs > 0 { time } else { before };
                 if outputs > 0 {
                     self.next = record.offset;
@@ -370,7 +374,7 @@ impl PartitionProcessor {
                 }
                 self.commit_store_at(at)?;
                 self.resumed_outputs = 0;
-                // That may have evicted some whom this batch is still to name.
+                // The commit may have evicted users that later events of this batch name.
                 self.fetch_named(rest.iter().filter_map(|event| event.as_ref().ok()))?;
             }
         }
@@ -435,12 +439,12 @@ impl PartitionProcessor {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The newest state of everybody whom the last part changed. Of a record that was half committed before, of all: who
-    /// was already told may not have had this.
+    /// Gathers the newest state of every user that the last part changed. For a record that was half committed before,
+    /// it gathers all of its users: a state that was sent before may not include this change.
     fn gather_current(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
-        // The last change of each.
+        // Keeps the last change of each user.
         touched.reverse();
         touched.dedup_by(|later, first| later.user == first.user);
         touched.reverse();
@@ -504,18 +508,18 @@ impl PartitionProcessor {
         Ok(())
     }
 
-    /// Whether the store may have somebody who is due by a time.
+    /// Whether the store may have a user that is due by a time.
     fn may_be_due(&self, upto: LogTime) -> bool {
         self.due_next
             .is_some_and(|next| next < upto || (next == upto && !planted!(LateDeadline)))
     }
 
-    /// Whether whatever the store says of a user no longer counts.
+    /// Whether a user was forgotten, so that the store's data about the user is out of date.
     fn is_gone(&self, user: &str) -> bool {
         self.gone.contains_key(user) && !planted!(OverlayForgotten)
     }
 
-    /// Brings users into memory who are due by a time, at most so many; whether there may be more.
+    /// Brings users that are due by a time into memory, a limited number at once. Returns whether there may be more.
     fn fetch_due(&mut self, upto: LogTime) -> Result<bool, Error> {
         if !self.may_be_due(upto) {
             return Ok(false);
@@ -546,7 +550,7 @@ impl PartitionProcessor {
         Ok(full)
     }
 
-    /// Commits what the fold gave; while folding silently only notes the time.
+    /// Commits the outputs of the fold. While folding silently it only notes the time.
     fn commit_log(&mut self) -> Result<(), Error> {
         self.commit_log_at(self.state.time())
     }
@@ -564,7 +568,7 @@ impl PartitionProcessor {
         Ok(())
     }
 
-    /// Saves what changed, after everything before it has been made safe in the log.
+    /// Saves what changed, after committing everything before it to the log.
     pub fn commit_store(&mut self) -> Result<(), Error> {
         self.commit_store_at(self.state.time())
     }
@@ -636,12 +640,12 @@ impl PartitionProcessor {
                 self.places.set(slot, UserLocation::Nowhere);
             }
         }
-        // Someone evicted is found by name or by row from here on.
+        // From here on, an evicted user is found in the store by name or by deadline.
         self.log.retain(self.next)?;
         Ok(())
     }
 
-    /// Remembers where those stand who were forgotten since.
+    /// Remembers where the store keeps the users that were forgotten since the last call.
     fn note_gone(&mut self) {
         for (slot, user) in self.state.forgotten() {
             let place = self.places.of(*slot);
@@ -652,19 +656,19 @@ impl PartitionProcessor {
         }
     }
 
-    /// Leaves everything so that a later start has nothing to fold again.
+    /// Commits everything, so that a later start has nothing to fold again.
     pub fn close(mut self) -> Result<(), Error> {
         self.commit_store()
     }
 
-    /// Commits the store and copies it into a directory that is not there yet, where others may look at it at leisure. A
-    /// failure of the copy alone, the inner one, does not concern the partition.
+    /// Commits the store and copies it into a new directory, where others may read it at any time. The inner error
+    /// means that only the copy failed, which does not affect the partition.
     pub fn checkpoint(&mut self, into: &Path) -> Result<Result<(), store::Error>, Error> {
         self.commit_store()?;
         Ok(self.store.as_ref().map_or(Ok(()), |store| store.checkpoint(into)))
     }
 
-    /// When something happens by itself next; perhaps early, never late.
+    /// Returns when the next change happens that no event causes; may be too early, but never too late.
     pub fn next_deadline(&self) -> Option<LogTime> {
         let due = self.due_next.filter(|_| self.store.is_some());
         [self.state.next_timer(self.census().online_devices() > 0), due]
