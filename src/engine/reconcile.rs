@@ -1,11 +1,12 @@
-//! What the output topics have already of what is folded: the tail behind the committed position.
+//! Finds the tail: the outputs that the output topics have after the committed position.
 //!
-//! A broker may give an old position back after a commit that succeeded, lose it, or commit a transaction in part. An
-//! output has an id, and the fold gives the same outputs again; so the position need not be believed alone. A process that
-//! takes a partition up, or does not know whether a commit succeeded, reads the last committed records of each output
-//! topic. What is there is compared, byte for byte, with what the fold gives, and only what is behind it is sent.
+//! After a commit that succeeded, a broker may return an old position, lose the position, or commit the transaction
+//! only in part. Every output has an id, and the fold gives the same outputs again, so that the position alone need
+//! not be trusted. A process that takes a partition, or does not know whether a commit succeeded, reads the last
+//! committed records of each output topic. It compares them byte for byte with what the fold gives, and sends only
+//! what comes after them.
 //!
-//! A log that writes outputs and position in one file has no tail ([`OwnedPartition::outputs_range`] gives none).
+//! A log that writes outputs and position to one file has no tail ([`OwnedPartition::outputs_range`] returns `None`).
 
 use super::{Error, extend_chain};
 use crate::log::{self, Commit, Limit, NewRecord, OutputTopic, OwnedPartition, Position, Record};
@@ -15,52 +16,52 @@ use crate::schema::Malformed;
 use crate::schema::avro::{self, Schema};
 use std::collections::{BTreeMap, VecDeque};
 
-/// How many offsets are looked at first, backwards from the end. The last ones are marks of transactions.
+/// How many offsets the first step reads, backwards from the end. The last ones are markers of transactions.
 const FIRST_SPAN: u64 = 64;
-/// The greatest number of offsets that are looked at in one step.
+/// The most offsets that one step reads.
 const SPAN_MAX: u64 = 1 << 16;
-/// Of what is compared, as much is in memory at a time.
+/// How much of what is compared is in memory at a time.
 const PART: Limit = Limit {
     records: 2_000,
     bytes: 4 << 20,
 };
-/// So many of the newest states at most are looked at. Behind more of them all are sent again, which changes none.
+/// The most newest states that are read. If there are more, all of them are sent again, which changes no state.
 const NEWEST_MAX: u64 = 100_000;
 
-/// Where an output is among those of its partition: the offset of its record, and its index.
+/// The place of an output among those of its partition: the offset of its record, and its index.
 type Place = (Offset, u64);
 
-/// What a topic has at a position and behind it.
+/// The records that a topic has after a position.
 struct Lane {
     topic: OutputTopic,
-    /// The next record of the topic to be read.
+    /// The next record of the topic to read.
     next: Offset,
-    /// After the last one.
+    /// The offset after the last record.
     end: Offset,
-    /// The place of the last one, and the number of a change; none: there is nothing behind the position.
+    /// The place of the last record, and the number if it is a change; `None`: there is nothing after the position.
     last: Option<(Place, u64)>,
-    /// Read and not compared yet.
+    /// Records that were read and not compared yet.
     read: VecDeque<(Place, Vec<u8>)>,
 }
 
-/// What the output topics of a partition have behind a position.
+/// The outputs that the topics of a partition have after a position.
 pub struct OutputTail {
     partition: Partition,
     changes: Lane,
     kicks: Lane,
     quarantine: Lane,
-    /// Of users whose newest state was written behind the position: the place it is of. None: the user was forgotten.
+    /// The users whose newest state was written after the position, with its place. `None`: the user was forgotten.
     newest: BTreeMap<Vec<u8>, Option<Place>>,
-    /// How many outputs were found where the fold gives them.
+    /// How many outputs were found to be what the fold gives.
     pub found: u64,
 }
 
-/// The datum of an output, without its framing.
+/// Returns the datum of an output, without its framing.
 fn datum_of(value: &[u8]) -> Result<&[u8], Malformed> {
     avro::unframe(value).map(|(_, datum)| datum)
 }
 
-/// An output as our own schema has it, whatever it is framed with: an engine has written it.
+/// Returns an output framed with our own schema, regardless of the frame it had: an engine wrote it.
 fn with_own_frame(schema: Schema, datum: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(datum.len() + 10);
     avro::frame(schema, &mut value);
@@ -68,10 +69,10 @@ fn with_own_frame(schema: Schema, datum: &[u8]) -> Vec<u8> {
     value
 }
 
-/// What is in a record of an output topic.
+/// What a record of an output topic says about its output.
 struct OutputEntry {
     place: Place,
-    /// Of a change.
+    /// The number of a change; 0 for other outputs.
     seq: u64,
 }
 
@@ -104,7 +105,7 @@ fn entry(topic: OutputTopic, datum: &[u8]) -> Result<OutputEntry, Malformed> {
     })
 }
 
-/// Reads all records of a topic from an offset to before another.
+/// Reads all records of a topic from an offset up to another, which is not included.
 fn each_between(
     log: &mut dyn OwnedPartition,
     topic: OutputTopic,
@@ -127,8 +128,8 @@ fn each_between(
 }
 
 impl Lane {
-    /// Finds where a topic goes on behind a position. Returns with it the last record before, if it is kept; and none at
-    /// all where outputs and position cannot differ.
+    /// Finds the records of a topic after a position. Also returns the last record before it, if it is kept. Returns
+    /// `None` if outputs and position cannot differ in this log.
     fn find(
         log: &mut dyn OwnedPartition,
         topic: OutputTopic,
@@ -168,7 +169,7 @@ impl Lane {
         Ok(Some((lane, before, range)))
     }
 
-    /// The next record to compare.
+    /// Returns the next record to compare.
     fn next(&mut self, log: &mut dyn OwnedPartition) -> Result<Option<(Place, Vec<u8>)>, Error> {
         if self.last.is_some() && self.read.is_empty() && self.next < self.end {
             let mut records = Vec::new();
@@ -189,7 +190,7 @@ impl Lane {
     }
 }
 
-/// What a record of an output topic is; one that no engine has written is an error that halts.
+/// Reads a record of an output topic. A record that no engine wrote is an error that halts the partition.
 fn read_entry(partition: Partition, topic: OutputTopic, record: &Record) -> Result<OutputEntry, Error> {
     let entry = datum_of(&record.value).and_then(|datum| entry(topic, datum));
     entry.map_err(|error| Error::ForeignOutput {
@@ -200,37 +201,37 @@ fn read_entry(partition: Partition, topic: OutputTopic, record: &Record) -> Resu
     })
 }
 
-/// How a position compares with what is in the topics.
+/// How a position compares with the output topics.
 pub enum Comparison {
     /// Outputs and position cannot differ in this log.
     Unasked,
-    /// Nothing is behind it.
+    /// The topics have nothing after the position.
     Equal,
-    /// More is behind it.
+    /// The topics have outputs after the position.
     Behind(Box<OutputTail>),
-    /// The change that it says was the last is not there.
+    /// The change that the position says was the last is not in the topic.
     Ahead {
-        /// The number of the last change that is there before it.
+        /// The number of the last change that the topic has before the position.
         seq: u64,
     },
 }
 
-/// The last outputs of a partition that are known to be in its topics, whatever its position is.
+/// The last outputs of a partition that are known to be in its topics, regardless of its position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KnownOutputs {
-    /// With its number.
+    /// The last change, with its number.
     change: Option<(Place, u64)>,
     kick: Option<Place>,
     quarantined: Option<Place>,
 }
 
 impl OutputTail {
-    /// Reads what the output topics have behind a position.
+    /// Reads the outputs that the topics have after a position.
     pub fn read(log: &mut dyn OwnedPartition, after: &Position) -> Result<Comparison, Error> {
         OutputTail::read_behind(log, after, &KnownOutputs::default())
     }
 
-    /// The same, behind what is known to be there too.
+    /// Reads the outputs that the topics have after a position and after the outputs known to be in the topics.
     pub fn read_behind(
         log: &mut dyn OwnedPartition,
         after: &Position,
@@ -244,7 +245,7 @@ impl OutputTail {
             return Ok(Comparison::Unasked);
         };
         let expected = last_change.map_or(after.seq, |(_, seq)| seq);
-        // What retention has cut cannot be asked any more.
+        // Records that retention has deleted cannot be compared any more.
         let seq = match &before {
             Some(before) => before.seq,
             None if range.start == Offset(0) => 0,
@@ -267,7 +268,7 @@ impl OutputTail {
             })
         };
         let kicks = find(log, OutputTopic::Kicks, behind(place, known.kick))?;
-        // The record at `next` is put there when it is done.
+        // The record at `next` is quarantined after its outputs, so that `after.outputs` does not count here.
         let quarantine = find(log, OutputTopic::Quarantine, behind((after.next, 0), known.quarantined))?;
         let newest = OutputTail::newest(log, after.next)?;
         let lanes = [&changes, &kicks, &quarantine];
@@ -284,8 +285,8 @@ impl OutputTail {
         })))
     }
 
-    /// The newest states that are of a record or of a later one. That a user was forgotten is in a record without a value,
-    /// which does not say when: it counts only behind a state that does.
+    /// Returns the newest states that belong to a record or to a later one. A forgotten user has a record without a
+    /// value, which does not say when that was: it counts only after a state that does.
     fn newest(log: &mut dyn OwnedPartition, from: Offset) -> Result<BTreeMap<Vec<u8>, Option<Place>>, Error> {
         let mut newest = BTreeMap::new();
         let Some(range) = log.outputs_range(OutputTopic::Current)? else {
@@ -330,15 +331,15 @@ impl OutputTail {
         }
     }
 
-    /// The place of the last output that is there.
+    /// Returns the place of the last output in the topics.
     pub fn last(&self) -> Option<Place> {
         let place = |lane: &Lane| Some(lane.last?.0);
-        // A malformed record comes after the outputs that its time gives.
+        // A malformed record is quarantined after the outputs that its time causes.
         let quarantined = place(&self.quarantine).map(|(offset, _)| (offset, u64::MAX));
         place(&self.changes).max(place(&self.kicks)).max(quarantined)
     }
 
-    /// What is known to be there from now on.
+    /// Returns the outputs that are known to be in the topics from now on.
     pub fn known(&self) -> KnownOutputs {
         let place = |lane: &Lane| lane.last.map(|(place, _)| place);
         KnownOutputs {
@@ -348,12 +349,13 @@ impl OutputTail {
         }
     }
 
-    /// Whether a position is behind all that is there.
+    /// Whether all outputs in the topics are before a place.
     pub fn is_before(&self, place: Place) -> bool {
         self.last().is_none_or(|last| last < place)
     }
 
-    /// The chain after all outputs that are there before a place, from a position's on. None, if some between are gone.
+    /// Returns a position's chain extended by all outputs in the topics before a place. `None` if some between are
+    /// gone.
     pub fn chain_to(
         mut self,
         from: &Position,
@@ -386,7 +388,8 @@ impl OutputTail {
         }
     }
 
-    /// Whether an output is in its topic already. It is an error that halts, if something else is there.
+    /// Whether an output is already in its topic. Returns an error that halts the partition if something else is
+    /// there.
     pub fn has(
         &mut self,
         topic: OutputTopic,
@@ -401,7 +404,8 @@ impl OutputTail {
         if !lane.reaches(place) || (planted!(KicksNotCompared) && topic != OutputTopic::Changes) {
             return Ok(false);
         }
-        // What is folded already cannot be folded once more in this life: a failure begins again from the store.
+        // A folded output is not folded again before a restart: after a failure the partition starts again from the
+        // store.
         let found = lane.next(log).map_err(|error| match error {
             Error::Log(cause) => Error::TailUnreadable { partition, cause },
             error => error,
@@ -429,8 +433,8 @@ impl OutputTail {
         })
     }
 
-    /// Whether this newest state of a user, or a newer one, is in the topic already. `place`: the record and the version
-    /// that it is of; a user who was forgotten has none.
+    /// Whether this newest state of a user, or a newer one, is already in the topic. `offset` is that of the record
+    /// that gave the state; `version` is `None` for a user that was forgotten.
     pub fn has_newest(&mut self, user: &[u8], offset: Offset, version: Option<u64>) -> bool {
         match (self.newest.get(user), version) {
             (None, _) => false,
@@ -440,7 +444,7 @@ impl OutputTail {
         }
     }
 
-    /// What of a commit is not there.
+    /// Returns the part of a commit that is not in the topics, and how many of its outputs are.
     pub fn rest_of(mut self, commit: &Commit, log: &mut dyn OwnedPartition) -> Result<(Commit, u64), Error> {
         let partition = self.partition;
         let mut there = 0;
@@ -457,7 +461,7 @@ impl OutputTail {
             let mut records = records.iter();
             while let Some((place, found)) = lane.next(log)? {
                 let Some(record) = records.next() else {
-                    // More than we have sent: somebody else has.
+                    // The topic has more than we have sent: another process wrote to it.
                     return Err(Error::Deposed { partition });
                 };
                 let sent: &NewRecord = record;
@@ -490,8 +494,8 @@ impl OutputTail {
     }
 }
 
-/// Whether two quarantined records are of the same record. What is said of it, a sentence for people, may differ from
-/// version to version.
+/// Whether two quarantined records are copies of the same record. The error in them, a sentence for people, may differ
+/// from version to version.
 fn is_the_same_record(found: &[u8], folded: &[u8]) -> bool {
     let (found, folded) = (
         with_own_frame(Schema::Quarantined, found),
@@ -505,7 +509,7 @@ fn is_the_same_record(found: &[u8], folded: &[u8]) -> bool {
     }
 }
 
-/// So many bytes of a value are shown at most.
+/// The most bytes of a value that are shown.
 const SHOWN: usize = 96;
 
 fn hex(bytes: &[u8]) -> String {

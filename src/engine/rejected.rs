@@ -1,4 +1,4 @@
-//! Events out of records, and what is malformed: how it is counted, and the warnings about it.
+//! Decodes events from records, counts malformed records and warns about them.
 
 use crate::log::Record;
 use crate::presence::event::Event;
@@ -7,13 +7,13 @@ use crate::registry::Schemas;
 use crate::schema::{Malformed, avro, partitioner};
 use std::sync::{Mutex, PoisonError};
 
-/// Between two warnings about the same reason.
+/// The least time between two warnings about the same reason.
 const WARN_EVERY_MS: u64 = 60_000;
 
-/// What kind of wrong a malformed record is. The sentence beside it says more.
+/// The category of what is wrong with a record. [`Rejected::error`] says more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
-    /// The bytes are no event, or its values are out of bounds.
+    /// The bytes are not an event, or a value of the event is out of bounds.
     Unreadable,
     /// It was written with a schema that neither this version nor the registry knows, or that cannot be used.
     UnknownSchema,
@@ -100,10 +100,10 @@ pub struct Warnings(Mutex<[Pending; Reason::ALL.len()]>);
 
 #[derive(Debug, Default)]
 struct Pending {
-    /// Of which no warning told yet.
+    /// How many records no warning has reported yet.
     count: u64,
     newest: Option<(Partition, Offset, String)>,
-    /// No warning before, by the monotonic clock.
+    /// When the next warning may be given, by the monotonic clock.
     not_before_ms: u64,
 }
 
@@ -118,7 +118,7 @@ pub struct Warning {
 }
 
 impl Warnings {
-    /// Adds what a partition has rejected (perhaps nothing) and gives the warnings that are due.
+    /// Adds what a partition has rejected (perhaps nothing) and returns the warnings that are due.
     pub fn due(&self, partition: Partition, groups: Groups, now_ms: u64) -> Vec<Warning> {
         let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
@@ -145,7 +145,7 @@ impl Warnings {
     }
 }
 
-/// Decodes a record and checks that it is where it belongs. Schemas of a registry must be known already.
+/// Decodes a record and checks its key and its partition. Schemas of a registry must be known already.
 pub fn decode<'r>(
     record: &'r Record,
     partition: Partition,

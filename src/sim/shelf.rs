@@ -1,12 +1,12 @@
 //! One partition of the simulated log: what was published, what of it can be read, and what owners have written.
 //!
-//! Publishers may use transactions. What stands behind an open one cannot be read, nor what is not replicated yet; what
-//! was aborted never can, and leaves holes, as do the markers. The oracle folds a record at the moment at which it can
-//! be read for the first time: from then on it must not be lost again.
+//! Publishers may use transactions. Records after an open transaction cannot be read, and neither can records that are
+//! not replicated yet. Aborted records can never be read and leave holes, as markers do. The oracle folds a record
+//! when it can be read for the first time: from then on the record must not be lost.
 //!
-//! Owners write outputs and position in transactions too. Their records are in the topics whatever comes of them; what
-//! a reader is given are those of committed ones. Every commit is held at once against what the oracle expects, so that
-//! a run ends at the first wrong one, and in the end the topics are read from their beginning.
+//! Owners also write outputs and position in transactions. Their records are in the topics whether the transaction is
+//! committed or not; a reader gets only the records of committed ones. Every commit is compared at once with what the
+//! oracle expects, so that a run ends at the first wrong one. At the end the topics are read from their beginning.
 
 use super::history::Random;
 use super::input::{Input, Published};
@@ -22,22 +22,22 @@ use std::sync::Arc;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transaction(u64);
 
-/// A record that cannot be read yet, or never.
+/// A record that cannot be read yet, or can never be read.
 struct Hidden {
     record: Published,
     transaction: Option<Transaction>,
 }
 
-/// What owners' transactions wrote: a reader is given what was committed.
+/// A record that an owner's transaction wrote. A reader gets it if the transaction was committed.
 struct Written {
     topic: Topic,
     record: NewRecord,
 }
 
-/// An owner's commit on its way.
+/// An owner's commit that is not decided yet.
 pub struct CommitInFlight {
     pub token: u64,
-    /// Of what was written.
+    /// Which of the written records belong to it.
     records: Range<usize>,
     current: Vec<CurrentRecord>,
     position: Position,
@@ -45,54 +45,54 @@ pub struct CommitInFlight {
 
 pub struct SimulatedLog {
     pub input: Input,
-    /// What can be read, in order.
+    /// The records that can be read, in order.
     events: VecDeque<Record>,
     start: u64,
     /// The first offset that cannot be read.
     end: u64,
-    /// After the last record that could be read.
+    /// The offset after the last record that could be read.
     shown: u64,
     count: u64,
     hidden: VecDeque<Hidden>,
     transactions: u64,
     open: Vec<Transaction>,
     aborted: Vec<Transaction>,
-    /// The replicas do not follow for a while: everything from here on cannot be read.
+    /// The replicas do not follow for a while: no record from this offset on can be read.
     replicated: Option<u64>,
-    /// A new leader does not know yet that what is from here on may be read.
+    /// A new leader does not know yet that the records from this offset on may be read.
     unknown: Option<u64>,
-    /// How far the leader's clock is off.
+    /// How far the leader's clock is wrong.
     skew_ms: i64,
     clock: Arc<ManualClock>,
-    /// The time of the log when it was last set, and when that was, by the monotonic clock.
+    /// The log's time when it was last set, and the monotonic clock's time at that moment.
     time: (u64, u64),
     /// How many ticks workers have appended.
     pub ticks: u64,
-    /// The first calls from now on that fail: nobody leads the partition.
+    /// How many of the next calls fail because no broker leads the partition.
     pub leaderless: u64,
     written: Vec<Written>,
-    /// Of what was written what was committed, by topic, in order.
+    /// Which of the written records were committed, by topic, in order.
     committed: BTreeMap<Topic, Vec<usize>>,
     /// The topic of users' states.
     current: Vec<CurrentRecord>,
     pub position: Position,
-    /// None was ever committed, or it was lost.
+    /// False if no position was ever committed, or if it was lost.
     pub has_position: bool,
-    /// The positions that were committed, the last ones.
+    /// The last positions that were committed.
     positions: VecDeque<Position>,
-    /// The furthest that was ever committed.
+    /// The furthest position that was ever committed.
     pub furthest: Position,
     /// The token of the present owner.
     pub token: u64,
-    /// Commits that are on their way.
+    /// Commits that are not decided yet.
     pub flight: Vec<CommitInFlight>,
-    /// What the owner says it needs no more.
+    /// The owner does not need the events before this offset any more.
     pub floor: u64,
-    /// Bug: what was aborted can be read.
+    /// A planted bug: aborted records can be read.
     pub reads_aborted: bool,
 }
 
-/// Which topic of every log an output topic is. The topic of users' states belongs to some logs only.
+/// Returns the topic for an output topic that every log has. Only some logs have the topic of users' states.
 fn of_all(topic: OutputTopic) -> Option<Topic> {
     match topic {
         OutputTopic::Changes => Some(Topic::Changes),
@@ -140,22 +140,22 @@ impl SimulatedLog {
         self.start
     }
 
-    /// The first offset that cannot be read, as the leader knows it.
+    /// Returns the first offset that cannot be read, as the leader knows it.
     pub fn end(&self) -> u64 {
         self.unknown.map_or(self.end, |unknown| unknown.min(self.end))
     }
 
-    /// How many records could be read so far.
+    /// Returns how many records could be read so far.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// What follows the last record that could be read. Holes may be between it and the end.
+    /// Returns the offset after the last record that could be read. There may be holes between it and the end.
     pub fn shown(&self) -> Offset {
         Offset(self.shown)
     }
 
-    /// At most so many records from an offset on.
+    /// Reads at most this many records from an offset on.
     pub fn read(&self, from: Offset, records: usize, into: &mut Vec<Record>) {
         let first = self.events.partition_point(|record| record.offset < from);
         let end = Offset(self.end());
@@ -163,7 +163,7 @@ impl SimulatedLog {
         into.extend(there.take(records.max(1)).cloned());
     }
 
-    /// Cuts the front.
+    /// Removes the records before an offset.
     pub fn cut(&mut self, before: u64) {
         self.start = self.start.max(before.min(self.end));
         while self.events.front().is_some_and(|first| first.offset.0 < self.start) {
@@ -171,8 +171,8 @@ impl SimulatedLog {
         }
     }
 
-    /// The time that a tick would get. It goes on with the clock, but not past the next record of the plan: what the
-    /// history has beside a deadline is to come beside it.
+    /// Returns the time that a tick would get. It advances with the clock, but not past the next record of the plan,
+    /// so that records that the history puts next to a deadline come next to it.
     pub fn now_ms(&self) -> u64 {
         let (set, since_ms) = self.time;
         let now = set + (self.clock.monotonic_ms() - since_ms);
@@ -180,7 +180,7 @@ impl SimulatedLog {
         now.min(next).min(bounds::TIMESTAMP_MAX)
     }
 
-    /// The time of the log is not before this one any more.
+    /// Advances the log's time to this one, if it is earlier.
     pub fn advance_to(&mut self, time: u64) {
         self.time = (self.now_ms().max(time), self.clock.monotonic_ms());
     }
@@ -195,7 +195,7 @@ impl SimulatedLog {
         self.show();
     }
 
-    /// None while as many are open as there may be.
+    /// Begins a transaction. Returns `None` while too many are open.
     pub fn begin(&mut self) -> Option<Transaction> {
         if self.open.len() >= 2 {
             return None;
@@ -206,12 +206,12 @@ impl SimulatedLog {
         Some(transaction)
     }
 
-    /// One that is open, the oldest.
+    /// Returns the oldest open transaction.
     pub fn first_open(&self) -> Option<Transaction> {
         self.open.first().copied()
     }
 
-    /// Ends a transaction. Not while the replicas do not follow: who coordinates it waits for them.
+    /// Ends a transaction. Does nothing while the replicas do not follow, because the coordinator waits for them.
     pub fn finish(&mut self, transaction: Transaction, committed: bool) {
         if self.replicated.is_some() {
             return;
@@ -221,7 +221,7 @@ impl SimulatedLog {
         } else {
             self.abort(transaction);
         }
-        // Where the marker is.
+        // The marker takes an offset.
         self.input.place();
         self.show();
     }
@@ -233,7 +233,7 @@ impl SimulatedLog {
         }
     }
 
-    /// Lets be read what can be.
+    /// Makes all records readable that may be read now.
     fn show(&mut self) {
         while let Some(first) = self.hidden.front() {
             let replicated = self
@@ -271,20 +271,20 @@ impl SimulatedLog {
         self.end = first.unwrap_or_else(|| self.input.end());
     }
 
-    /// From here on the replicas do not follow.
+    /// From now on the replicas do not follow.
     pub fn lag_behind(&mut self) {
         self.replicated.get_or_insert(self.input.end());
     }
 
-    /// The replicas have everything, and everybody knows it.
+    /// The replicas get everything, and the leader knows it.
     pub fn catch_up(&mut self) {
         self.replicated = None;
         self.unknown = None;
         self.show();
     }
 
-    /// Another replica leads: what it has not is lost, calls fail for a while, it has a clock of its own, and does not
-    /// know at first how far may be read.
+    /// Makes another replica the leader. Records that it does not have are lost, calls fail for a while, it has its
+    /// own clock, and at first it does not know how far records may be read.
     pub fn change_leader(&mut self, random: &mut Random) {
         self.leaderless = random.below(6);
         self.skew_ms = *random.pick(&[0, 0, 1, -1, 700, -700, 40_000, -40_000]);
@@ -300,9 +300,9 @@ impl SimulatedLog {
             } in lost
             {
                 match transaction {
-                    // What is lost in part cannot be committed any more.
+                    // A transaction that has lost records cannot be committed any more.
                     Some(transaction) => self.abort(transaction),
-                    // Its publisher does not know that it is there, and sends it again.
+                    // The publisher does not know that the record was written, and sends it again.
                     None if random.percent(50) => {
                         record.offset = self.input.place();
                         self.hidden.push_back(Hidden { record, transaction });
@@ -318,12 +318,12 @@ impl SimulatedLog {
         }
     }
 
-    /// Nothing goes wrong any more.
+    /// Ends all faults.
     pub fn calm(&mut self) {
         self.leaderless = 0;
         self.skew_ms = 0;
         self.catch_up();
-        // As the log does itself with those that stay open for too long.
+        // The log itself aborts transactions that stay open for too long.
         while let Some(open) = self.first_open() {
             self.finish(open, false);
         }
@@ -331,7 +331,7 @@ impl SimulatedLog {
 
     // Owners.
 
-    /// Writes what a commit consists of, or only the first records of it; it is decided later.
+    /// Writes the records of a commit, or only the first of them. The commit is decided later.
     pub fn write(&mut self, token: u64, commit: &Commit, records: usize) -> CommitInFlight {
         let first = self.written.len();
         let topics = [
@@ -372,7 +372,7 @@ impl SimulatedLog {
         self.current.extend(flight.current);
     }
 
-    /// Commits a part of a commit without its position: of each topic the first records.
+    /// Commits a part of a commit, without its position: the first records of each topic.
     pub fn commit_half(&mut self, token: u64, commit: &Commit, random: &mut Random) {
         let mut first = |records: &[NewRecord]| records[..random.index(records.len() + 1)].to_vec();
         let part = Commit {
@@ -393,7 +393,7 @@ impl SimulatedLog {
         }
     }
 
-    /// How many records of an output topic its owner can read.
+    /// Returns how many records of an output topic its owner can read.
     pub fn count_of_outputs(&self, topic: OutputTopic) -> usize {
         match of_all(topic) {
             Some(topic) => self.committed.get(&topic).map_or(0, Vec::len),
@@ -401,7 +401,8 @@ impl SimulatedLog {
         }
     }
 
-    /// The log gives an old position back. Not one before the first change: outputs are what tells one log from another.
+    /// Makes the log return an old position, but none before the first change, since only outputs tell one log from
+    /// another. Returns whether there was such a position.
     pub fn go_back(&mut self, random: &mut Random) -> bool {
         let reach = |position: &Position| (position.next, position.outputs);
         let is_old = |old: &&Position| old.seq > 0 && reach(old) <= reach(&self.position);
@@ -413,7 +414,7 @@ impl SimulatedLog {
         is_possible
     }
 
-    /// The log has lost the position.
+    /// Makes the log lose the position. Returns whether that was possible.
     pub fn lose_position(&mut self) -> bool {
         let is_possible = self.has_position && self.furthest.seq > 0;
         if is_possible {
@@ -423,7 +424,7 @@ impl SimulatedLog {
         is_possible
     }
 
-    /// The records of an output topic from one on, as its owner reads them.
+    /// Returns records of an output topic from a number on, as its owner reads them.
     pub fn outputs(&self, topic: OutputTopic, from: usize, records: usize) -> Vec<Record> {
         let record = |at: usize, key: Option<&[u8]>, value: Option<&[u8]>| Record {
             offset: Offset(at as u64),
@@ -450,7 +451,7 @@ impl SimulatedLog {
         }
     }
 
-    /// Whether a commit adds exactly what the oracle expects up to its position and is not there yet.
+    /// Checks that a commit adds exactly what the oracle expects up to its position and the topics do not have yet.
     fn check(&self, commit: &CommitInFlight) -> Result<(), String> {
         let (from, to) = (self.position, commit.position);
         let place = |position: Position| format!("({}, {})", position.next, position.outputs);
@@ -506,13 +507,14 @@ impl SimulatedLog {
         Ok(())
     }
 
-    /// The records of a topic as a reader is given them.
+    /// Returns the records of a topic that a reader gets.
     pub fn committed(&self, topic: Topic) -> impl Iterator<Item = &NewRecord> {
         let there = self.committed.get(&topic).into_iter().flatten();
         there.map(|at| &self.written[*at].record)
     }
 
-    /// Reads the topics from their beginning: all that the oracle expects, each once, in order, and nothing else.
+    /// Reads the topics from their beginning and checks that they have all that the oracle expects, each record once,
+    /// in order, and nothing else.
     pub fn check_topics(&self, keeps_current: bool) -> Result<(), String> {
         if keeps_current {
             let newest = self.current.iter().cloned();

@@ -1,4 +1,4 @@
-//! Opening a partition: the store and the log's position say where to go on.
+//! Opens a partition: the store and the log's position determine where to go on.
 
 use super::PartitionProcessor;
 use crate::clock::Clock;
@@ -18,15 +18,15 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-/// The first byte of [`kept_bytes`].
+/// The first byte of [`kept_bytes`] that include what was read.
 const WITH_INPUT: u8 = 1;
 
 impl PartitionProcessor {
-    /// Opens the store in a directory (or none) and gets ready to fold on from where it stands. `first` is the policy
-    /// of a partition without any record.
+    /// Opens the store in a directory, if one is given, and prepares to continue the fold from its position. `first`
+    /// is the policy of a partition without any record.
     ///
-    /// A store that cannot be used (damaged, of another layout or another log, ahead of the log) is rebuilt if the
-    /// log still reaches back to its beginning, and else is an error that says so.
+    /// A store that cannot be used (damaged, of another layout or another log, ahead of the log) is rebuilt if the log
+    /// still reaches back to its beginning. Otherwise the result is an error that says so.
     pub fn open(
         log: Box<dyn OwnedPartition>,
         directory: Option<&Path>,
@@ -41,7 +41,7 @@ impl PartitionProcessor {
         PartitionProcessor::open_at(log, home, first, clock, tuning)
     }
 
-    /// The same with a store wherever it is kept.
+    /// Opens a partition like [`PartitionProcessor::open`], with a store at any location.
     pub fn open_at(
         mut log: Box<dyn OwnedPartition>,
         home: Option<&dyn store::StoreLocation>,
@@ -72,8 +72,8 @@ impl PartitionProcessor {
     }
 }
 
-/// What the engine keeps in a store beside the state: the counts, and what was read. Without the latter the bytes are those
-/// of the counts, which begin with 0, since there are fewer than 2^56 users.
+/// Returns what the engine keeps in a store besides the state: the counts, and what was read. Without the latter the
+/// bytes are only those of the counts, which begin with 0 because there are fewer than 2^56 users.
 pub(super) fn kept_bytes(census: &Census, input: Option<Input>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(input) = input {
@@ -94,7 +94,7 @@ fn kept(bytes: &[u8]) -> Option<(Census, Option<Input>)> {
     }
 }
 
-/// The store is ahead of the log, or another partition's.
+/// Returns the error for a store that is ahead of the log, or that belongs to another partition.
 fn foreign(partition: Partition, applied: Offset, committed: &Position) -> Error {
     Error::ForeignStore {
         partition,
@@ -103,10 +103,10 @@ fn foreign(partition: Partition, applied: Offset, committed: &Position) -> Error
     }
 }
 
-/// What the output topics have behind the point up to which it is folded silently, and why.
+/// The outputs that the topics have after the point up to which the log is folded silently, and why.
 type FoundTail = (Box<OutputTail>, TailCause);
 
-/// What a store and the log's position say of where to go on.
+/// Where to go on, according to a store and the log's position.
 struct Opened {
     store: Option<Store>,
     state: State,
@@ -217,13 +217,13 @@ impl Opened {
         if let Some((tail, cause)) = tail {
             outbox = outbox.with_tail(tail, cause);
         }
-        // In the middle of a record the state has that record's time; it moves the position when it is done.
+        // In the middle of a record the state has that record's time. The position moves when the record is done.
         let is_between = state.offset().is_none_or(|offset| offset < applied.next);
         if is_between && (target.next, target.outputs) != (committed.next, committed.outputs) {
             outbox = outbox.with_log_behind();
         }
         if applied.outputs == 0 {
-            // A store that was committed inside of a record which had given nothing yet has that record's time.
+            // A store that was committed inside of a record, before its first output, has that record's time.
             let time = state.time();
             let is_target = (applied.next, 0) == (target.next, target.outputs);
             let time = if is_target { time.min(target.time) } else { time };
@@ -244,8 +244,9 @@ impl Opened {
         })
     }
 
-    /// Up to which point the log has everything, so that it is folded silently, and what the log has behind it. That is
-    /// the committed position, or where the store stands if that is further: a broker may give an old position back.
+    /// Returns the point up to which the log has everything, so that it is folded silently, and what the log has after
+    /// it. The point is the committed position, or the store's position if that is further: a broker may return an old
+    /// position.
     fn target(
         log: &mut dyn OwnedPartition,
         committed: &Position,
@@ -261,7 +262,7 @@ impl Opened {
         let cause = match OutputTail::read(log, committed)? {
             Comparison::Unasked if is_ahead => return Err(foreign(partition, stands.next, committed)),
             Comparison::Unasked => return Ok((*committed, None)),
-            // Outputs are what tells one log from another.
+            // Only outputs tell one log from another.
             Comparison::Equal if is_ahead && (committed.seq == 0 || committed.chain != stands.chain) => {
                 return Err(foreign(partition, stands.next, committed));
             }
@@ -294,7 +295,7 @@ impl Opened {
             }
             Comparison::Ahead { .. } | Comparison::Behind(_) => TailCause::Adopted,
         };
-        // The last change before it must be the one it knows.
+        // The last change before the store's position must be the one that the store knows.
         match OutputTail::read(log, stands)? {
             Comparison::Behind(tail) => Ok((*stands, Some((tail, cause)))),
             Comparison::Equal | Comparison::Unasked => Ok((*stands, None)),

@@ -1,17 +1,18 @@
-//! A partition as its owner has it: events come from a reader of their own, and what the fold gave goes out in transactions of a
-//! producer of the partition's own.
+//! A partition as its owner uses it: events come from a reader of its own, and the outputs of the fold are sent in
+//! transactions by a producer of its own.
 //!
-//! The producer's transactional id is `{group}-{partition}`, and that is the fence: a process that takes the partition up
-//! makes every earlier producer of that id fail, and settles what it had begun. Then the group's committed offset and
-//! its metadata say how far the outputs are. One producer a partition and not one a worker: the fence needs no
-//! generation of the group, which may change unseen, and a transaction that fails concerns one partition alone. Commits
-//! are paced, since each takes milliseconds of a core.
+//! The producer's transactional id is `{group}-{partition}`, and that is the fence: a process that takes the partition
+//! makes every earlier producer with that id fail, and settles the transaction that it had begun. Then the group's
+//! committed offset and its metadata say how far the outputs have been committed. Each partition has a producer, not
+//! each worker: the fence then needs no generation of the group, which may change unnoticed, and a transaction that
+//! fails affects only one partition. Commits are spaced out, because each takes milliseconds of a core.
 //!
-//! After any failure but a fence nobody knows whether a transaction has got through. Then the producer is given up; a
-//! new one settles the old transaction, and the committed position tells, with what is in the output topics. A success
-//! is not believed either if a connection broke on the way: librdkafka sends the end of a transaction again by itself
-//! and reports what the second answer says, while the first copy may still be on its way and end the next transaction
-//! half (its issue 5423; the analysis of Bufstream 0.1.0 by Jepsen).
+//! After any failure except a fence, it is not known whether a transaction has succeeded. Then the producer is dropped
+//! and a new one settles the old transaction. The committed position, together with what is in the output topics,
+//! shows what was committed. A reported success is not trusted either if a connection broke during the transaction:
+//! librdkafka sends the end of a transaction again by itself and reports what the second answer says, while the first
+//! copy may still be on its way and end the next transaction half-way (its issue 5423; the analysis of Bufstream 0.1.0
+//! by Jepsen).
 
 use super::KafkaLog;
 use super::calls::{Guarded, Hung};
@@ -37,39 +38,42 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// For a call of a transaction.
+/// The time-out of a call of a transaction.
 const CALL: Duration = Duration::from_secs(10);
-/// For the first call of a new producer, which may have to wait for an old one's transaction to be settled.
+/// The time-out of the first call of a new producer, which may have to wait until an old producer's transaction is
+/// settled.
 const TAKE_UP: Duration = Duration::from_secs(30);
-/// Of all partitions of a process together: a transaction takes milliseconds of a core, here and at the broker.
+/// The least average time between two transactions of a process, over all its partitions: a transaction takes
+/// milliseconds of a core, here and at the broker.
 const TRANSACTION_EVERY_MS: u64 = 5;
-/// A record that is longer on its way makes its producer be given up, whatever the client may still hope for.
+/// If a record is on its way for longer than this, its producer is dropped, even if the client would still wait.
 const DRAIN_MAX_MS: u64 = 10_000;
-/// Between two looks for what has arrived. A poll with a time-out of a millisecond would spin.
+/// The time between two checks for what has arrived. A poll with a time-out of a millisecond would be a busy loop.
 const DRAIN_EVERY: Duration = Duration::from_micros(200);
 
 /// Writes the outputs of one partition.
 type OutputProducer = Guarded<BaseProducer<CountingContext>>;
 
-/// See the module.
+/// A partition as its owner uses it; see the documentation of the module.
 pub struct KafkaPartition {
     log: Arc<KafkaLog>,
     partition: Partition,
     event_reader: EventReader,
-    /// Who writes the outputs. None after a failure: what was begun may have got through or not.
+    /// The producer of the outputs. `None` after a failure: the last transaction may have succeeded or not.
     producer: Option<Arc<OutputProducer>>,
-    /// How far the outputs are.
+    /// How far the outputs have been committed.
     position: Position,
     /// Whether the group has a position at all.
     has_position: bool,
-    /// Another owner was let in: nothing is tried again.
+    /// Whether another owner was let in. If so, nothing is tried again.
     fenced: bool,
-    /// Of the output topics, while they are compared.
+    /// Readers of the output topics, while outputs are compared.
     outputs: Vec<(OutputTopic, PartitionReader)>,
 }
 
 impl KafkaPartition {
-    /// Takes a partition up: see the module. Waits until what another owner has begun is settled.
+    /// Takes a partition; see the documentation of the module. Waits until another owner's open transaction is
+    /// settled.
     pub fn take_up(log: Arc<KafkaLog>, partition: Partition) -> Result<KafkaPartition, Error> {
         let told = log.clone();
         let wake: Wake = Box::new(move || told.tell(Topic::Events, partition));
@@ -91,20 +95,20 @@ impl KafkaPartition {
         Ok(owned)
     }
 
-    /// Makes a new producer, which fences off any other and settles what that had begun, and learns the position.
-    /// `first`: others are to know that the partition is here.
+    /// Makes a new producer, which fences off every other and settles its open transaction, and reads the position.
+    /// `first`: also announces to other nodes that this process has the partition.
     fn settle(&mut self, first: bool) -> Result<(), Error> {
         let partition = self.partition;
         if self.fenced {
             return Err(Error::Fenced { partition });
         }
-        // Its threads end before the next one's begin.
+        // The old producer's threads end before those of the new one start.
         self.producer = None;
         let id = format!("{}-{partition}", self.log.group());
         let mut config = self.log.node().client("outputs");
         transactional(&mut config, &id);
         config
-            // A malformed event may have been packed far better than it looks; so is its copy.
+            // A malformed event may have been compressed to much less than its size; its copy is compressed too.
             .set("compression.type", "lz4")
             .set("retry.backoff.max.ms", "200")
             .set("queue.buffering.max.kbytes", "262144")
@@ -146,8 +150,8 @@ impl KafkaPartition {
         }
     }
 
-    /// Says in the topic of owners that the partition is here: in a transaction, so that an owner who was fenced off
-    /// cannot say so later.
+    /// Announces in the topic of owners that this process has the partition. This is done in a transaction, so that an
+    /// owner that was fenced off cannot announce itself later.
     fn tell_others(&self, producer: &OutputProducer) -> Result<(), KafkaError> {
         let (key, value) = self.log.owner_record(self.partition);
         let name = self.log.owners_topic();
@@ -158,7 +162,7 @@ impl KafkaPartition {
         commit(producer)
     }
 
-    /// What the group has committed, with no transaction open.
+    /// Returns the position that the group has committed. No transaction may be open.
     fn committed(&self) -> Result<Option<Position>, Error> {
         let name = self.log.name(Topic::Events);
         let mut wanted = TopicPartitionList::new();
@@ -208,7 +212,7 @@ impl KafkaPartition {
         }
     }
 
-    /// One transaction.
+    /// Sends a commit in one transaction.
     fn transact(&self, guarded: &OutputProducer, outputs: &Commit) -> Result<(), KafkaError> {
         begin(guarded)?;
         failpoint::reach("begin");
@@ -254,8 +258,8 @@ impl KafkaPartition {
             .offsets()
             .ask("rd_kafka_consumer_group_metadata", Duration::ZERO, ask);
         let group = group.ok().flatten().ok_or(KafkaError::Canceled)?;
-        // librdkafka may wait for a coordinator that has gone for as long as no other broker comes or goes, whatever the
-        // time-out (its issues 5456 and 5511).
+        // If a coordinator is gone, librdkafka may wait until another broker comes or goes, regardless of the time-out
+        // (its issues 5456 and 5511).
         guarded
             .call("rd_kafka_send_offsets_to_transaction", CALL, move |producer| {
                 producer.send_offsets_to_transaction(&offsets, &group, CALL)
@@ -264,7 +268,7 @@ impl KafkaPartition {
         failpoint::reach("offsets");
         commit(guarded)?;
         failpoint::reach("commit");
-        // Has errors of connections told, if there were any.
+        // This reports errors of connections to the context, if there were any.
         producer.poll(Duration::ZERO);
         Ok(())
     }
@@ -287,7 +291,7 @@ fn headers(of: &Headers) -> OwnedHeaders {
     headers
 }
 
-/// Hands a record over; waits while too many are on their way.
+/// Hands a record to the producer. Waits while too many records are on their way.
 fn send(producer: &BaseProducer<CountingContext>, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
     let mut record = record;
     loop {
@@ -305,7 +309,7 @@ fn send(producer: &BaseProducer<CountingContext>, record: BaseRecord<'_, [u8], [
     }
 }
 
-/// Waits until everything handed over has arrived or failed. `flush` would look only every 100 ms, and so would the
+/// Waits until all records handed over have arrived or failed. `flush` would check only every 100 ms, and so would the
 /// commit after it.
 fn drain(producer: &BaseProducer<CountingContext>, clock: &dyn Clock) -> Result<(), KafkaError> {
     let until_ms = clock.monotonic_ms() + DRAIN_MAX_MS;
@@ -378,7 +382,7 @@ impl OwnedPartition for KafkaPartition {
 
     fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
         let Some(producer) = self.producer.take() else {
-            // The position was not asked for after a failure, and without it nothing may be sent.
+            // The position was not read again after a failure, and without it nothing may be sent.
             self.settle(false)?;
             return Err(Error::Write("the last commit had to be settled first".into()));
         };
@@ -446,7 +450,7 @@ impl OwnedPartition for KafkaPartition {
     }
 
     fn confirm(&mut self) -> Result<(), Error> {
-        // The position as it is: a transaction that nobody but the owner can commit.
+        // Commits the position unchanged, in a transaction that only the owner can commit.
         let position = self.position()?;
         self.commit(&Commit {
             position,
@@ -460,7 +464,7 @@ impl OwnedPartition for KafkaPartition {
     }
 
     fn retain(&mut self, _: Offset) -> Result<(), Error> {
-        // The topics' own retention does it.
+        // The topics' own retention deletes old records.
         Ok(())
     }
 
