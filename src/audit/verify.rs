@@ -214,11 +214,8 @@ impl Verifier {
         if is_same {
             return Ok(());
         }
-        let offset = [&expected, &found]
-            .into_iter()
-            .flatten()
-            .next()
-            .map(OutputRecord::offset);
+        let records = [&expected, &found].into_iter().flatten();
+        let offset = records.filter_map(OutputRecord::known_offset).min();
         let raw = |record: &OutputRecord| RawValue::from_string(record.json()).ok();
         Err(Box::new(Difference {
             partition: self.state.partition().0,
@@ -237,6 +234,18 @@ impl Verifier {
     /// Returns the chain over the outputs so far, and how many changes there are.
     pub fn head(&self) -> ([u8; 32], u64) {
         (self.chain, self.state.seq())
+    }
+
+    /// Returns the difference of events that end before the committed position.
+    pub fn missing_events(&self, end: Offset) -> Box<Difference> {
+        Box::new(Difference {
+            partition: self.state.partition().0,
+            verified: false,
+            offset: end.0,
+            topic: "events",
+            found: None,
+            expected: None,
+        })
     }
 
     /// Returns the difference between the chain and another that it should be, or should have passed through.
@@ -279,14 +288,32 @@ impl Expected {
 }
 
 impl OutputRecord {
-    /// Returns the offset of the event that it is an output of.
+    /// Returns the offset of the event that it is an output of; 0 for a line that does not say.
     pub fn offset(&self) -> Offset {
+        self.known_offset().unwrap_or_default()
+    }
+
+    fn known_offset(&self) -> Option<Offset> {
         match self {
-            OutputRecord::Change(change) => change.id.offset,
-            OutputRecord::Kick(kick) => kick.id.offset,
-            OutputRecord::Quarantined(event) => event.offset,
-            OutputRecord::Line(line) => offset_of_line(line).unwrap_or_default(),
+            OutputRecord::Change(change) => Some(change.id.offset),
+            OutputRecord::Kick(kick) => Some(kick.id.offset),
+            OutputRecord::Quarantined(event) => Some(event.offset),
+            OutputRecord::Line(line) => offset_of_line(line),
         }
+    }
+
+    /// Returns the partition that its id names, if it has an id.
+    pub fn partition(&self) -> Option<Partition> {
+        match self {
+            OutputRecord::Change(change) => Some(change.id.partition),
+            OutputRecord::Kick(kick) => Some(kick.id.partition),
+            OutputRecord::Quarantined(_) | OutputRecord::Line(_) => None,
+        }
+    }
+
+    /// A record that cannot be read, as the line that says why: it is equal to no record that was folded.
+    pub fn unreadable(why: &str) -> OutputRecord {
+        OutputRecord::Line(serde_json::json!({ "unreadable": why }).to_string())
     }
 
     /// Returns it as `rollcall log` prints it.

@@ -198,6 +198,17 @@ pub enum Error {
     /// The outputs in the log could not be read to compare them with the fold.
     #[error("partition {partition}: the outputs that are there cannot be read, to compare them with the fold: {cause}")]
     TailUnreadable { partition: Partition, cause: log::Error },
+    /// The events end before the outputs do.
+    #[error(
+        "partition {partition}: outputs are in the log that are of events at offset {next} or later, but the events end at {end}: \
+         they were cut (an unclean election, brokers that lost their disks), or the topic was made again. Bring back a replica \
+         that has the events, or begin again with other topics (--topic-prefix)"
+    )]
+    EventsMissing {
+        partition: Partition,
+        next: Offset,
+        end: Offset,
+    },
     /// Another process commits for this partition.
     #[error("partition {partition}: its position was moved by somebody else")]
     Deposed { partition: Partition },
@@ -337,6 +348,7 @@ impl Error {
             | Error::OutputsMissing { .. }
             | Error::ForeignOutput { .. }
             | Error::TailUnreadable { .. }
+            | Error::EventsMissing { .. }
             | Error::Registry(_)
             | Error::Checkpoint(_)
             | Error::Deposed { .. }

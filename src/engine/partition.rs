@@ -199,6 +199,12 @@ impl PartitionProcessor {
                 },
                 error => Error::Log(error),
             })?;
+        if records.is_empty() && self.log.is_at_end() && !self.is_caught_up() {
+            let (partition, next, end) = (self.partition, self.next, self.log.range()?.end);
+            if end <= next {
+                return Err(Error::EventsMissing { partition, next, end });
+            }
+        }
         let mut ahead = self.cut_ahead(&mut records);
         if !records.is_empty() {
             failpoint::reach("poll");

@@ -40,6 +40,8 @@ struct Lane {
     end: Offset,
     /// The place of the last record, and the number if it is a change; `None`: there is nothing after the position.
     last: Option<(Place, u64)>,
+    /// Retention has not deleted any of the records after the position.
+    is_whole: bool,
     /// Records that were read and not compared yet.
     read: VecDeque<(Place, Vec<u8>)>,
 }
@@ -144,6 +146,7 @@ impl Lane {
             next: range.end,
             end: range.end,
             last: None,
+            is_whole: true,
             read: VecDeque::new(),
         };
         let mut before = None;
@@ -164,9 +167,16 @@ impl Lane {
             })?;
             lane.next = first.unwrap_or(lane.next);
             lane.last = lane.last.or(last);
-            (to, span) = (from, (span * 4).min(SPAN_MAX));
+            (to, span) = (from, span.saturating_mul(4));
         }
+        lane.is_whole = before.is_some() || range.start == Offset(0);
         Ok(Some((lane, before, range)))
+    }
+
+    /// Finds the last record of a topic, whatever it is of.
+    fn last_of(log: &mut dyn OwnedPartition, topic: OutputTopic) -> Result<Option<Place>, Error> {
+        let found = Lane::find(log, topic, (Offset(u64::MAX), u64::MAX))?;
+        Ok(found.and_then(|(_, before, _)| Some(before?.place)))
     }
 
     /// Returns the next record to compare.
@@ -226,6 +236,16 @@ pub struct KnownOutputs {
 }
 
 impl OutputTail {
+    /// Returns the offset of the event that the last output in the topics is of, if there is any. It reads only the ends
+    /// of the topics.
+    pub fn last_in_topics(log: &mut dyn OwnedPartition) -> Result<Option<Offset>, Error> {
+        let mut last = None;
+        for topic in [OutputTopic::Changes, OutputTopic::Kicks, OutputTopic::Quarantine] {
+            last = last.max(Lane::last_of(log, topic)?);
+        }
+        Ok(last.map(|(offset, _)| offset))
+    }
+
     /// Reads the outputs that the topics have after a position.
     pub fn read(log: &mut dyn OwnedPartition, after: &Position) -> Result<Comparison, Error> {
         OutputTail::read_behind(log, after, &KnownOutputs::default())
@@ -263,6 +283,7 @@ impl OutputTail {
                     next: Offset(0),
                     end: Offset(0),
                     last: None,
+                    is_whole: true,
                     read: VecDeque::new(),
                 },
             })
@@ -362,6 +383,9 @@ impl OutputTail {
         to: Place,
         log: &mut dyn OwnedPartition,
     ) -> Result<Option<[u8; 32]>, Error> {
+        if !(self.changes.is_whole && self.kicks.is_whole) {
+            return Ok(None);
+        }
         let (mut chain, mut seq) = (from.chain, from.seq);
         let mut change = self.changes.next(log)?;
         let mut kick = self.kicks.next(log)?;
@@ -410,6 +434,14 @@ impl OutputTail {
             Error::Log(cause) => Error::TailUnreadable { partition, cause },
             error => error,
         })?;
+        // It was there, and retention has deleted it since.
+        if !lane.is_whole
+            && let Some((at, datum)) = &found
+            && *at > place
+        {
+            lane.read.push_front((*at, datum.clone()));
+            return Ok(true);
+        }
         let same = |found: &[u8]| match topic {
             OutputTopic::Quarantine => is_the_same_record(found, datum),
             _ => found == datum,

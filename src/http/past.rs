@@ -122,7 +122,8 @@ fn time_of(app: &AppState, query: Option<&str>, name: &str) -> Result<Option<Log
     let Some(text) = parameter(query, name) else {
         return Ok(None);
     };
-    let time = time::parse(&text, app.engine.now_ms());
+    // A bare `+` in a query is read as a space. No time has a space, and offsets from UTC have a `+`.
+    let time = time::parse(&text.replace(' ', "+"), app.engine.now_ms());
     let bad = |error| ApiError::bad_request("bad_parameter", format!("`{name}`: {error}"));
     time.map(Some).map_err(bad)
 }

@@ -333,7 +333,10 @@ impl Cast {
                 }
                 self.nodes(partition).needs_backup = true;
             }
-            Error::Store(crate::store::Error::Failed { .. }) | Error::TailUnreadable { .. } => {}
+            Error::Store(crate::store::Error::Failed { .. })
+            | Error::TailUnreadable { .. }
+            // A new leader that does not know yet how far may be read.
+            | Error::EventsMissing { .. } => {}
             Error::OutputsWithoutPosition { .. } => {
                 if !self.broker.has_lost_position(partition) {
                     self.wrong(format!("no position was lost, but: {error}"));

@@ -482,11 +482,10 @@ impl FoundOutputs {
         match (&mut self.topics[compared as usize], source) {
             (Found::File(lines), _) => {
                 let line = lines.next()?.map(str::to_owned);
-                line.map(|line| match serde_json::from_str::<&RawValue>(&line) {
-                    Ok(_) => Ok(OutputRecord::Line(line)),
-                    Err(error) => Err(error).with_context(|| lines.here()),
-                })
-                .transpose()
+                Ok(line.map(|line| match serde_json::from_str::<&RawValue>(&line) {
+                    Ok(_) => OutputRecord::Line(line),
+                    Err(error) => OutputRecord::unreadable(&format!("{}: {error}", lines.here())),
+                }))
             }
             (Found::Log(ready, next), AuditSource::Log { reader, schemas, .. }) => {
                 if ready.len() == 0 {
@@ -496,10 +495,12 @@ impl FoundOutputs {
                         *next = Offset(last.offset.0 + 1);
                     }
                     schemas.learn(records.iter().map(Record::framed))?;
-                    let read = records
-                        .iter()
-                        .map(|record| output_of(compared, record, partition, schemas));
-                    *ready = read.collect::<anyhow::Result<Vec<_>>>()?.into_iter();
+                    // What cannot be read was altered, and differs from whatever the events give.
+                    let read = records.iter().map(|record| {
+                        output_of(compared, record, partition, schemas)
+                            .unwrap_or_else(|error| OutputRecord::unreadable(&format!("{error:#}")))
+                    });
+                    *ready = read.collect::<Vec<_>>().into_iter();
                 }
                 Ok(ready.next())
             }

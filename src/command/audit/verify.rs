@@ -152,11 +152,18 @@ fn verify_partition(
     if let Some(difference) = difference {
         return Ok(Checked::Wrong(difference));
     }
-    if let Err(difference) = compare_rest(&mut verifier, &mut found, &mut outputs, until)? {
+    if let Err(difference) = compare_rest(&mut verifier, &mut found, &mut outputs, partition, until)? {
         return Ok(Checked::Wrong(difference));
     }
     if let Err(difference) = compare_stored(&verifier, &mut stored, Offset(u64::MAX)) {
         return Ok(Checked::Wrong(difference));
+    }
+    let events_end = match position {
+        Some(_) => source.range(Topic::Events, partition)?.end,
+        None => Offset(u64::MAX),
+    };
+    if position.is_some_and(|position| events_end < position.next) {
+        return Ok(Checked::Wrong(verifier.missing_events(events_end)));
     }
     let (chain, changes) = verifier.head();
     let is_whole = |position: &Position| position.outputs == 0;
@@ -270,13 +277,21 @@ fn compare_rest(
     verifier: &mut Verifier,
     found: &mut FoundOutputs,
     outputs: &mut AuditSource<'_>,
+    partition: Partition,
     until: Option<Offset>,
 ) -> anyhow::Result<Compare> {
     for topic in Compared::ALL {
-        if let Some(record) = found.next(topic, outputs)?
-            && until.is_none_or(|until| record.offset() < until)
-        {
-            return Ok(verifier.compare(topic, Some(record)));
+        if let Some(record) = found.next(topic, outputs)? {
+            // Read after the record: an output can be read only after its event.
+            let is_newer = match until {
+                Some(until) => {
+                    record.offset() >= until && record.offset() < outputs.range(Topic::Events, partition)?.end
+                }
+                None => false,
+            };
+            if !is_newer || record.partition().is_some_and(|of| of != partition) {
+                return Ok(verifier.compare(topic, Some(record)));
+            }
         }
     }
     Ok(Ok(()))

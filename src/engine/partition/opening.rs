@@ -259,11 +259,17 @@ impl Opened {
         if planted!(TailIgnoredAtStart) {
             return Ok((*committed, None));
         }
+        if !log.has_position()
+            && !adopts
+            && let Some(last) = OutputTail::last_in_topics(log)?
+        {
+            return Err(Error::OutputsWithoutPosition { partition, last });
+        }
         let cause = match OutputTail::read(log, committed)? {
             Comparison::Unasked if is_ahead => return Err(foreign(partition, stands.next, committed)),
             Comparison::Unasked => return Ok((*committed, None)),
             // Only outputs tell one log from another.
-            Comparison::Equal if is_ahead && (committed.seq == 0 || committed.chain != stands.chain) => {
+            Comparison::Equal if is_ahead && (committed.chain != stands.chain || (committed.seq == 0 && !adopts)) => {
                 return Err(foreign(partition, stands.next, committed));
             }
             Comparison::Equal if is_ahead => TailCause::PositionBehind,

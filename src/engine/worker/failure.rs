@@ -48,13 +48,13 @@ impl Failure {
             Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => Failure::Passing,
             // Nothing was folded of a batch with a schema that is still to be asked for, or a time that is still to come.
             Error::Registry(_) | Error::Ahead { .. } => Failure::Passing,
+            // A new leader may not know yet how far may be read.
+            Error::EventsMissing { .. } => Failure::Passing,
             Error::UnknownRevision { .. } | Error::Store(store::Error::LaterLayout { .. }) => Failure::UnknownRevision,
             Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => Failure::Deposed,
             Error::Unrecoverable { .. } => Failure::Unrecoverable,
             Error::Diverged { .. } if error.may_be_of_reading() => Failure::ReadSuspect,
-            Error::Diverged { .. } | Error::OutputDiffers { .. } | Error::Store(store::Error::Damaged { .. }) => {
-                Failure::StoreSuspect
-            }
+            Error::Diverged { .. } | Error::Store(store::Error::Damaged { .. }) => Failure::StoreSuspect,
             Error::Panicked { offset, .. } => Failure::Panicked(*offset),
             Error::Log(log::Error::Gone { .. } | log::Error::Open(_) | log::Error::Closed | log::Error::Partly(_))
             | Error::Store(store::Error::Open { .. } | store::Error::Failed { .. } | store::Error::Layout { .. })
@@ -64,6 +64,7 @@ impl Failure {
             | Error::OutputsWithoutPosition { .. }
             | Error::OutputsMissing { .. }
             | Error::ForeignOutput { .. }
+            | Error::OutputDiffers { .. }
             | Error::TailUnreadable { .. }
             | Error::Behind { .. } => Failure::StateLost,
         }

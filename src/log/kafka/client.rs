@@ -57,7 +57,7 @@ impl CountingContext {
         self.on_its_way.load(Ordering::Acquire) == 0
     }
 
-    /// How many transport errors there were, of those that were polled for.
+    /// Returns how many connections broke and requests timed out, of those that were polled for.
     pub fn broken(&self) -> usize {
         self.broken.load(Ordering::Acquire)
     }
@@ -65,6 +65,10 @@ impl CountingContext {
 
 impl rdkafka::ClientContext for CountingContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // A connection that a broker closed or reset is logged, at the level of information, and is no error event.
+        if matches!(facility, "FAIL" | "REQTMOUT") {
+            self.broken.fetch_add(1, Ordering::AcqRel);
+        }
         log_line(level, facility, message);
     }
 

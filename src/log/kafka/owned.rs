@@ -29,6 +29,7 @@ use crate::log::{
 use crate::presence::{Offset, Partition};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -48,6 +49,8 @@ const TAKE_UP: Duration = Duration::from_secs(30);
 const TRANSACTION_EVERY_MS: u64 = 5;
 /// If a record is on its way for longer than this, its producer is dropped, even if the client would still wait.
 const DRAIN_MAX_MS: u64 = 10_000;
+/// How many events of a producer are served before and after a commit.
+const EVENTS_MAX: usize = 64;
 /// The time between two checks for what has arrived. A poll with a time-out of a millisecond would be a busy loop.
 const DRAIN_EVERY: Duration = Duration::from_micros(200);
 
@@ -112,7 +115,10 @@ impl KafkaPartition {
             .set("compression.type", "lz4")
             .set("retry.backoff.max.ms", "200")
             .set("queue.buffering.max.kbytes", "262144")
-            .set("batch.size", "1000000");
+            .set("batch.size", "1000000")
+            // Without these, a connection that breaks is not reported at all.
+            .set("log.connection.close", "true")
+            .set_log_level(RDKafkaLogLevel::Info);
         let what = |doing: &str| format!("partition {partition}, {doing}");
         let producer: BaseProducer<CountingContext> = config
             .create_with_context(CountingContext::default())
@@ -126,11 +132,20 @@ impl KafkaPartition {
             self.judge(fenced, unwritten(&what("taking up"), &error))
         })?;
         if first {
+            serve(producer.direct());
+            let broken = producer.direct().context().broken();
             let told = self.tell_others(&producer);
             told.map_err(|error| {
                 let fenced = is_fenced(producer.direct(), &error);
                 self.judge(fenced, unwritten(&what("saying whose it is"), &error))
             })?;
+            serve(producer.direct());
+            // The next transaction has the same epoch, which a late copy of this one's end could commit in part.
+            if producer.direct().context().broken() != broken {
+                return Err(Error::Write(
+                    what("a connection to a broker broke while it said whose it is").into(),
+                ));
+            }
         }
         failpoint::reach("take-up");
         let committed = self.committed()?;
@@ -269,7 +284,7 @@ impl KafkaPartition {
         commit(guarded)?;
         failpoint::reach("commit");
         // This reports errors of connections to the context, if there were any.
-        producer.poll(Duration::ZERO);
+        serve(producer);
         Ok(())
     }
 }
@@ -289,6 +304,16 @@ fn headers(of: &Headers) -> OwnedHeaders {
         });
     }
     headers
+}
+
+/// Serves the events of a producer that are there, at most so many. A poll serves one.
+fn serve(producer: &BaseProducer<CountingContext>) {
+    for _ in 0..EVENTS_MAX {
+        if producer.in_flight_count() == 0 {
+            return;
+        }
+        producer.poll(Duration::ZERO);
+    }
 }
 
 /// Hands a record to the producer. Waits while too many records are on their way.
@@ -386,6 +411,8 @@ impl OwnedPartition for KafkaPartition {
             self.settle(false)?;
             return Err(Error::Write("the last commit had to be settled first".into()));
         };
+        // What happened before this commit says nothing of it.
+        serve(producer.direct());
         let broken = producer.direct().context().broken();
         match self.transact(&producer, commit) {
             Ok(()) if producer.direct().context().broken() != broken => {

@@ -235,6 +235,10 @@ pub struct PartitionReader {
     unanswered: u32,
     /// How many times in a row reading was restarted because the broker had more records than it returned.
     restarts: u32,
+    /// How often in a row it was restarted because it gave nothing, without a record in between.
+    stalls: u32,
+    /// When reading last started, by the monotonic clock.
+    started_ms: u64,
     source: Arc<Source>,
 }
 
@@ -259,6 +263,8 @@ impl PartitionReader {
             unanswered_since_ms: None,
             unanswered: 0,
             restarts: 0,
+            stalls: 0,
+            started_ms: 0,
             source: source.clone(),
         };
         reader.queue = Some(reader.open()?);
@@ -377,6 +383,7 @@ impl PartitionReader {
         })?;
         self.position.next = Some(from);
         self.position.at_end = false;
+        self.started_ms = self.source.clock.monotonic_ms();
         Ok(())
     }
 
@@ -426,6 +433,7 @@ impl PartitionReader {
         let count = records.len();
         if count > 0 {
             self.restarts = 0;
+            self.stalls = 0;
         }
         into.append(&mut records);
         if let Some((error, next)) = failed {
@@ -455,7 +463,11 @@ impl PartitionReader {
             ),
         };
         self.asked_end = end.unwrap_or(self.asked_end);
-        if end.is_some_and(|end| end > reached) {
+        // Aborted records are passed over unseen. A long run of them must not be started over and over again: once the
+        // client was replaced too, each restart waits twice as long as the one before.
+        let patience_ms = QUIET_MS << self.stalls.saturating_sub(RESTARTS_MAX + 2).min(7);
+        if end.is_some_and(|end| end > reached) && now_ms.saturating_sub(self.started_ms) >= patience_ms {
+            self.stalls += 1;
             tracing::warn!(topic = %self.name, partition = %self.partition, next, ?end, "fetch is stalled: the broker has more records; restarting it");
             // The next read reports the same error.
             let _ = self.restart();
