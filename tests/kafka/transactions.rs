@@ -109,10 +109,12 @@ pub fn an_end_of_a_transaction_that_arrives_in_the_next_one_doubles_nothing(prox
     story.login();
     others.request();
     some.answer();
-    assert_eq!(
+    // The engine met the broken connection and has fenced itself off with a new producer. Of the same one the broker
+    // believes a copy that comes late, and commits what the next transaction has so far.
+    assert_ne!(
         error_of(&proxied.proxy.deliver(&kept)),
         0,
-        "the broker believes the copy"
+        "the broker must not believe the copy"
     );
     others.release();
     story.settle();

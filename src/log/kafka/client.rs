@@ -65,16 +65,18 @@ impl CountingContext {
 
 impl rdkafka::ClientContext for CountingContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // A connection that a broker closed or reset is logged, at the level of information, and is no error event.
-        if matches!(facility, "FAIL" | "REQTMOUT") {
+        // A connection that a broker closed or reset is logged, at the level of information, and is no error event. One
+        // that could not be made has carried no request, of which the answer could be lost.
+        let was_open = message.contains("in state UP") || message.contains("in state REAUTH");
+        if facility == "REQTMOUT" || (facility == "FAIL" && was_open) {
             self.broken.fetch_add(1, Ordering::AcqRel);
         }
         log_line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // What breaks a connection is in the log too.
         tracing::debug!(%error, reason, "kafka");
-        self.broken.fetch_add(1, Ordering::AcqRel);
     }
 }
 
