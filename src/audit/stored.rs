@@ -36,19 +36,7 @@ impl StoredFold {
             return Err(damaged("it belongs to another partition"));
         }
         let policy = written_policy(saved.policy).ok_or_else(|| damaged("its policy is unreadable"))?;
-        let image = PartitionImage {
-            partition,
-            offset: saved.offset,
-            time: saved.time,
-            seq: saved.seq,
-            revision: saved.revision,
-            rehearsed: saved.rehearsed,
-            grace_until: saved.grace_until,
-            policy: &policy,
-            policy_since: saved.policy_since,
-            gateways: saved.gateways,
-            early_ends: saved.early_ends,
-        };
+        let image = saved.image(&policy);
         let mut state = State::restore(&image, seed);
         store.for_each_online(|slot, user| state.put_back(slot, user))?;
         store.for_each_beats(|slot, beats| state.put_back_beats(slot, beats.user_last_seen, beats.devices))?;

@@ -9,17 +9,15 @@
 //! A log that writes outputs and position to one file has no tail ([`OwnedPartition::outputs_range`] returns `None`).
 
 use super::{Error, extend_chain};
-use crate::log::{self, Commit, Limit, NewRecord, OutputTopic, OwnedPartition, Position, Record};
+use crate::log::{self, Commit, Limit, OutputTopic, OwnedPartition, Position, Record};
 use crate::presence::change::OutputId;
 use crate::presence::{Offset, Partition};
 use crate::schema::Malformed;
-use crate::schema::avro::{self, Schema};
+use crate::schema::avro;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How many offsets the first step reads, backwards from the end. The last ones are markers of transactions.
 const FIRST_SPAN: u64 = 64;
-/// The most offsets that one step reads.
-const SPAN_MAX: u64 = 1 << 16;
 /// How much of what is compared is in memory at a time.
 const PART: Limit = Limit {
     records: 2_000,
@@ -63,14 +61,6 @@ fn datum_of(value: &[u8]) -> Result<&[u8], Malformed> {
     avro::unframe(value).map(|(_, datum)| datum)
 }
 
-/// Returns an output framed with our own schema, regardless of the frame it had: an engine wrote it.
-fn with_own_frame(schema: Schema, datum: &[u8]) -> Vec<u8> {
-    let mut value = Vec::with_capacity(datum.len() + 10);
-    avro::frame(schema, &mut value);
-    value.extend_from_slice(datum);
-    value
-}
-
 /// What a record of an output topic says about its output.
 struct OutputEntry {
     place: Place,
@@ -88,22 +78,30 @@ fn entry(topic: OutputTopic, datum: &[u8]) -> Result<OutputEntry, Malformed> {
             let change = avro::decode_change_datum(datum)?;
             of(change.id, change.seq)
         }
-        OutputTopic::Kicks => of(avro::decode_kick(&with_own_frame(Schema::Kick, datum))?.id, 0),
-        OutputTopic::Quarantine => {
-            let value = with_own_frame(Schema::Quarantined, datum);
-            OutputEntry {
-                place: (avro::decode_quarantined(&value)?.offset, 0),
-                seq: 0,
-            }
-        }
+        OutputTopic::Kicks => of(avro::decode_kick_datum(datum)?.id, 0),
+        OutputTopic::Quarantine => OutputEntry {
+            place: (avro::decode_quarantined_datum(datum)?.offset, 0),
+            seq: 0,
+        },
         OutputTopic::Current => {
-            let value = with_own_frame(Schema::UserState, datum);
-            let state = avro::decode_user_state(&value)?;
+            let state = avro::decode_user_state_datum(datum)?;
             OutputEntry {
                 place: (state.offset, state.version),
                 seq: 0,
             }
         }
+    })
+}
+
+/// Returns the steps in which a topic is read backwards from its end: from where and up to where, each four times as long
+/// as the one before.
+fn backwards(range: log::Range) -> impl Iterator<Item = (Offset, Offset)> {
+    let (mut to, mut span) = (range.end, FIRST_SPAN);
+    std::iter::from_fn(move || {
+        let from = Offset(to.0.saturating_sub(span).max(range.start.0));
+        let step = (to > range.start).then_some((from, to));
+        (to, span) = (from, span.saturating_mul(4));
+        step
     })
 }
 
@@ -150,9 +148,7 @@ impl Lane {
             read: VecDeque::new(),
         };
         let mut before = None;
-        let (mut to, mut span) = (range.end, FIRST_SPAN);
-        while to > range.start && before.is_none() {
-            let from = Offset(to.0.saturating_sub(span).max(range.start.0));
+        for (from, to) in backwards(range) {
             let mut first = None;
             let mut last = None;
             each_between(log, topic, from, to, |record| {
@@ -167,7 +163,9 @@ impl Lane {
             })?;
             lane.next = first.unwrap_or(lane.next);
             lane.last = lane.last.or(last);
-            (to, span) = (from, span.saturating_mul(4));
+            if before.is_some() {
+                break;
+            }
         }
         lane.is_whole = before.is_some() || range.start == Offset(0);
         Ok(Some((lane, before, range)))
@@ -274,23 +272,12 @@ impl OutputTail {
         if seq != expected {
             return Ok(Comparison::Ahead { seq });
         }
-        let find = |log: &mut dyn OwnedPartition, topic, place| {
-            let found = Lane::find(log, topic, place)?;
-            Ok::<Lane, Error>(match found {
-                Some((lane, _, _)) => lane,
-                None => Lane {
-                    topic,
-                    next: Offset(0),
-                    end: Offset(0),
-                    last: None,
-                    is_whole: true,
-                    read: VecDeque::new(),
-                },
-            })
-        };
-        let kicks = find(log, OutputTopic::Kicks, behind(place, known.kick))?;
+        let kicks = Lane::find(log, OutputTopic::Kicks, behind(place, known.kick))?;
         // The record at `next` is quarantined after its outputs, so that `after.outputs` does not count here.
-        let quarantine = find(log, OutputTopic::Quarantine, behind((after.next, 0), known.quarantined))?;
+        let quarantine = Lane::find(log, OutputTopic::Quarantine, behind((after.next, 0), known.quarantined))?;
+        let (Some((kicks, ..)), Some((quarantine, ..))) = (kicks, quarantine) else {
+            return Ok(Comparison::Unasked);
+        };
         let newest = OutputTail::newest(log, after.next)?;
         let lanes = [&changes, &kicks, &quarantine];
         if lanes.iter().all(|lane| lane.last.is_none()) && newest.is_empty() {
@@ -315,9 +302,11 @@ impl OutputTail {
         };
         let partition = log.partition();
         let mut found: Vec<(Vec<u8>, Option<Place>)> = Vec::new();
-        let (mut to, mut span, mut is_before) = (range.end, FIRST_SPAN, false);
-        while to > range.start && !is_before {
-            let back = Offset(to.0.saturating_sub(span).max(range.start.0));
+        let mut is_before = false;
+        for (back, to) in backwards(range) {
+            if range.end.0 - back.0 > NEWEST_MAX {
+                return Ok(newest);
+            }
             let mut part = Vec::new();
             each_between(log, OutputTopic::Current, back, to, |record| {
                 let place = match record.is_null {
@@ -334,10 +323,9 @@ impl OutputTail {
             })?;
             part.append(&mut found);
             found = part;
-            if range.end.0 - back.0 > NEWEST_MAX {
-                return Ok(newest);
+            if is_before {
+                break;
             }
-            (to, span) = (back, (span * 4).min(SPAN_MAX));
         }
         newest.extend(found.into_iter().skip_while(|(_, place)| place.is_none()));
         Ok(newest)
@@ -496,8 +484,7 @@ impl OutputTail {
                     // The topic has more than we have sent: another process wrote to it.
                     return Err(Error::Deposed { partition });
                 };
-                let sent: &NewRecord = record;
-                let datum = datum_of(&sent.value).unwrap_or_default();
+                let datum = datum_of(&record.value).unwrap_or_default();
                 if datum != found {
                     return Err(Error::OutputDiffers {
                         partition,
@@ -529,11 +516,10 @@ impl OutputTail {
 /// Whether two quarantined records are copies of the same record. The error in them, a sentence for people, may differ
 /// from version to version.
 fn is_the_same_record(found: &[u8], folded: &[u8]) -> bool {
-    let (found, folded) = (
-        with_own_frame(Schema::Quarantined, found),
-        with_own_frame(Schema::Quarantined, folded),
-    );
-    match (avro::decode_quarantined(&found), avro::decode_quarantined(&folded)) {
+    match (
+        avro::decode_quarantined_datum(found),
+        avro::decode_quarantined_datum(folded),
+    ) {
         (Ok(found), Ok(folded)) => {
             (found.offset, found.ts, found.key, found.value) == (folded.offset, folded.ts, folded.key, folded.value)
         }

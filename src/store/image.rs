@@ -4,6 +4,7 @@
 //! value of this layout, and never panic.
 
 use crate::presence::event::Ending;
+use crate::presence::policy::Policy;
 use crate::presence::state::{
     DeviceImage, EarlyEndImage, GatewayImage, KeptImage, PartitionImage, Phase, SessionImage, UserImage,
 };
@@ -328,6 +329,38 @@ pub struct SavedPartition<'a> {
     pub policy_since: Option<Offset>,
     pub gateways: Vec<GatewayImage<'a>>,
     pub early_ends: Vec<EarlyEndImage<'a>>,
+}
+
+impl<'a> SavedPartition<'a> {
+    /// Returns the partition as a state is restored from it. `policy` is [`SavedPartition::policy`], parsed.
+    pub fn image(self, policy: &'a Policy) -> PartitionImage<'a> {
+        let SavedPartition {
+            partition,
+            offset,
+            time,
+            seq,
+            revision,
+            rehearsed,
+            grace_until,
+            policy: _,
+            policy_since,
+            gateways,
+            early_ends,
+        } = self;
+        PartitionImage {
+            partition,
+            offset,
+            time,
+            seq,
+            revision,
+            rehearsed,
+            grace_until,
+            policy,
+            policy_since,
+            gateways,
+            early_ends,
+        }
+    }
 }
 
 pub(super) fn partition<'a>(bytes: &mut Bytes<'a>, layout: u64) -> Option<SavedPartition<'a>> {

@@ -10,7 +10,7 @@ use crate::engine::reconcile::{Comparison, OutputTail};
 use crate::engine::{Error, RevisionAt, Tuning};
 use crate::log::{Input, OwnedPartition, Position};
 use crate::presence::policy::Policy;
-use crate::presence::state::{PartitionImage, State};
+use crate::presence::state::State;
 use crate::presence::{LogTime, Offset, Partition, Revision, Status};
 use crate::schema::policy::written_policy;
 use crate::store::{self, Applied, DueKey, Store, UserLocation};
@@ -167,19 +167,7 @@ impl Opened {
                 applied.next = Offset(applied.next.0 + 1);
             }
             (census, input) = kept(opened.counts).ok_or(Error::Unreadable)?;
-            let image = PartitionImage {
-                partition,
-                offset: saved.offset,
-                time: saved.time,
-                seq: saved.seq,
-                revision: saved.revision,
-                rehearsed: saved.rehearsed,
-                grace_until: saved.grace_until,
-                policy: &policy,
-                policy_since: saved.policy_since,
-                gateways: saved.gateways,
-                early_ends: saved.early_ends,
-            };
+            let image = saved.image(&policy);
             let state = state.insert(State::restore(&image, tuning.hash_seed));
             state.reserve(census.users(Status::Online));
             store.for_each_online(|slot, user| {

@@ -133,6 +133,11 @@ pub fn decode_kick_with(value: &[u8], schemas: &dyn WriterSchemas) -> Result<Kic
     kick::read(&writer::datum(Schema::Kick, value, schemas)?)
 }
 
+/// Decodes the datum of a kick that an engine wrote.
+pub fn decode_kick_datum(datum: &[u8]) -> Result<Kick, Malformed> {
+    kick::read(datum)
+}
+
 /// Appends the datum of a user's state.
 pub fn write_user_state_datum(state: &UserState<'_>, out: &mut Vec<u8>) {
     user_state::write(state, out);
@@ -157,6 +162,11 @@ pub fn decode_user_state_with<'v>(value: &'v [u8], schemas: &dyn WriterSchemas) 
     }
 }
 
+/// Decodes the datum of a user's state that an engine wrote.
+pub fn decode_user_state_datum(datum: &[u8]) -> Result<UserState<'_>, Malformed> {
+    user_state::read(datum)
+}
+
 /// Appends the datum of a quarantined record.
 pub fn write_quarantined_datum(quarantined: &Quarantined<'_>, out: &mut Vec<u8>) {
     quarantined::write(quarantined, out);
@@ -171,6 +181,11 @@ pub fn encode_quarantined(quarantined: &Quarantined<'_>, out: &mut Vec<u8>) {
 /// Decodes a quarantined record.
 pub fn decode_quarantined(value: &[u8]) -> Result<Quarantined<'_>, Malformed> {
     decode_quarantined_with(value, &NoRegistry)
+}
+
+/// Decodes the datum of a quarantined record that an engine wrote.
+pub fn decode_quarantined_datum(datum: &[u8]) -> Result<Quarantined<'_>, Malformed> {
+    quarantined::read(datum)
 }
 
 /// Decodes a quarantined record like [`decode_quarantined`], also with a registry's schemas.
