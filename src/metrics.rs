@@ -109,6 +109,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
     let gauges = |name: &str, help: &str, labels: &[&str]| {
         add(&registry, IntGaugeVec::new(Opts::new(name, help), labels).expect(VALID))
     };
+    let seconds = |name: &str, help: &str| {
+        let gauges = prometheus::GaugeVec::new(Opts::new(name, help), &["partition"]);
+        add(&registry, gauges.expect(VALID))
+    };
     let histogram = |name: &str, help: &str, buckets: &[f64]| {
         let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         add(&registry, Histogram::with_opts(options).expect(VALID))
@@ -174,6 +178,14 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
                 "rollcall_lag_records",
                 "Offsets between the end of the input log and what is applied",
                 &["partition"],
+            ),
+            lag_seconds: seconds(
+                "rollcall_lag_seconds",
+                "Seconds from log time to this machine's clock while there are records to fold; 0 if there are none",
+            ),
+            log_time_age: seconds(
+                "rollcall_log_time_age_seconds",
+                "Seconds from log time, which the last record set, to this machine's clock; 0 if log time is ahead",
             ),
             users_in_memory: gauges("rollcall_users_in_memory", "Users held in memory", &["partition"]),
             checkpoint: gauges(

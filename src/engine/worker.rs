@@ -479,6 +479,12 @@ impl Worker {
         }
     }
 
+    /// How long ago log time is, by this machine's clock, in milliseconds; 0 if it is ahead. `None` before the first record.
+    fn log_time_age_ms(&self) -> Option<u64> {
+        let time = self.processor.as_ref().and_then(|processor| processor.state().time());
+        time.map(|time| self.clock.now_ms().saturating_sub(time.0))
+    }
+
     /// How far log time is ahead of this machine's clock.
     fn ahead_ms(&self) -> u64 {
         let time = self.processor.as_ref().and_then(|processor| processor.state().time());

@@ -2,7 +2,7 @@
 //! all partitions.
 
 use crate::presence::Status;
-use prometheus::IntGaugeVec;
+use prometheus::{GaugeVec, IntGaugeVec};
 use std::collections::BTreeMap;
 
 /// The figures of one partition.
@@ -11,6 +11,8 @@ pub struct Figures {
     pub state: &'static str,
     /// Records between the end of the log and the applied position. `None` if that is not known at the moment.
     pub lag: Option<u64>,
+    /// Milliseconds between log time and this machine's clock; 0 if log time is ahead. `None` before the first record.
+    pub log_time_age_ms: Option<u64>,
     /// For how many seconds a publisher's open transaction has blocked the partition.
     pub held_s: u64,
     pub users_in_memory: usize,
@@ -22,6 +24,8 @@ pub struct Figures {
 pub(super) struct Partitions {
     pub reported: BTreeMap<u32, Figures>,
     pub lag: IntGaugeVec,
+    pub lag_seconds: GaugeVec,
+    pub log_time_age: GaugeVec,
     pub users_in_memory: IntGaugeVec,
     pub checkpoint: IntGaugeVec,
     pub time_ahead: IntGaugeVec,
@@ -40,6 +44,15 @@ impl Partitions {
         let label = partition.to_string();
         if let Some(lag) = figures.lag {
             self.lag.with_label_values(&[&label]).set(gauge(lag));
+        }
+        if let Some(age_ms) = figures.log_time_age_ms {
+            let age = age_ms as f64 / 1_000.0;
+            self.log_time_age.with_label_values(&[&label]).set(age);
+            // Log time stands still where nothing comes, so its age is a lag only while there is something to fold.
+            if let Some(lag) = figures.lag {
+                let seconds = if lag == 0 { 0.0 } else { age };
+                self.lag_seconds.with_label_values(&[&label]).set(seconds);
+            }
         }
         let users = gauge(figures.users_in_memory as u64);
         self.users_in_memory.with_label_values(&[&label]).set(users);
@@ -84,6 +97,9 @@ impl Partitions {
             // An error means that the gauge did not exist.
             let _ = gauges.remove_label_values(&[&label]);
         }
+        for gauges in [&self.lag_seconds, &self.log_time_age] {
+            let _ = gauges.remove_label_values(&[&label]);
+        }
     }
 
     fn forget_state(&self, partition: &str, state: &str) {
@@ -120,7 +136,7 @@ impl Partitions {
 mod tests {
     use super::*;
     use prometheus::Opts;
-    use prometheus::core::Collector as _;
+    use prometheus::core::Collector;
 
     fn gauges(name: &str, labels: &[&str]) -> IntGaugeVec {
         IntGaugeVec::new(Opts::new(name, name), labels).unwrap()
@@ -130,6 +146,8 @@ mod tests {
         Partitions {
             reported: BTreeMap::new(),
             lag: gauges("lag", &["partition"]),
+            lag_seconds: GaugeVec::new(Opts::new("lag_seconds", "lag"), &["partition"]).unwrap(),
+            log_time_age: GaugeVec::new(Opts::new("age", "age"), &["partition"]).unwrap(),
             users_in_memory: gauges("memory", &["partition"]),
             checkpoint: gauges("checkpoint", &["partition"]),
             time_ahead: gauges("ahead", &["partition"]),
@@ -144,6 +162,7 @@ mod tests {
         Figures {
             state,
             lag: Some(3),
+            log_time_age_ms: Some(1_500),
             held_s: 0,
             users_in_memory: 5,
             users: Status::ALL.map(|status| (status, if status == Status::Online { online } else { 1 })),
@@ -152,7 +171,7 @@ mod tests {
     }
 
     /// Returns every value of a family, by its labels.
-    fn shown(gauges: &IntGaugeVec) -> BTreeMap<String, f64> {
+    fn shown(gauges: &impl Collector) -> BTreeMap<String, f64> {
         let families = gauges.collect();
         let metrics = families.iter().flat_map(|family| family.get_metric());
         let one = |metric: &prometheus::proto::Metric| {
@@ -209,5 +228,29 @@ mod tests {
         };
         partitions.report(7, unknown);
         assert_eq!(shown(&partitions.lag)["7"], 3.0);
+    }
+
+    #[test]
+    fn a_lag_is_as_old_as_log_time_and_nothing_to_fold_is_no_lag() {
+        let mut partitions = partitions();
+        partitions.report(7, figures("live", 1, "web"));
+        assert_eq!(shown(&partitions.lag_seconds), map([("7", 1.5)]));
+        let quiet = Figures {
+            lag: Some(0),
+            log_time_age_ms: Some(3_600_000),
+            ..figures("live", 1, "web")
+        };
+        partitions.report(7, quiet);
+        assert_eq!(shown(&partitions.lag_seconds), map([("7", 0.0)]));
+        assert_eq!(shown(&partitions.log_time_age), map([("7", 3_600.0)]));
+        // Before the first record there is no log time.
+        let empty = Figures {
+            log_time_age_ms: None,
+            ..figures("live", 1, "web")
+        };
+        partitions.report(8, empty);
+        partitions.remove(7);
+        assert_eq!(shown(&partitions.lag_seconds), map([]));
+        assert_eq!(shown(&partitions.log_time_age), map([]));
     }
 }

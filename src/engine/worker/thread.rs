@@ -122,6 +122,7 @@ impl Figures {
         let figures = metrics::Figures {
             state,
             lag: end.map(|end| worker.lag(applied, end)),
+            log_time_age_ms: worker.log_time_age_ms(),
             held_s: held.map_or(0, |held| held.for_ms / 1_000),
             users_in_memory: processor.map_or(0, |processor| processor.state().users_in_memory()),
             users: Status::ALL.map(|status| (status, census.map_or(0, |census| census.users(status)))),
