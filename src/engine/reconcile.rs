@@ -50,7 +50,8 @@ pub struct OutputTail {
     changes: Lane,
     kicks: Lane,
     quarantine: Lane,
-    /// The users whose newest state was written after the position, with its place. `None`: the user was forgotten.
+    /// The users whose newest state was written after the position, with its place. `None`: the user was forgotten. A
+    /// user of whom something is sent again is removed.
     newest: BTreeMap<Vec<u8>, Option<Place>>,
     /// How many outputs were found to be what the fold gives.
     pub found: u64,
@@ -455,13 +456,21 @@ impl OutputTail {
 
     /// Whether this newest state of a user, or a newer one, is already in the topic. `offset` is that of the record
     /// that gave the state; `version` is `None` for a user that was forgotten.
+    ///
+    /// The answer is yes only if it is certain, and after a no for a user everything of that user is sent: the last
+    /// record of a user is then always the newest. Two things are uncertain. A record without a value does not say when
+    /// the user was forgotten. And one event can forget a user and make it known again, with both at the same offset.
     pub fn has_newest(&mut self, user: &[u8], offset: Offset, version: Option<u64>) -> bool {
-        match (self.newest.get(user), version) {
+        let is_there = match (self.newest.get(user), version) {
+            (Some(Some(there)), Some(version)) => (offset, version) <= *there,
+            (Some(Some(there)), None) => offset < there.0,
+            (Some(None), version) => version.is_none(),
             (None, _) => false,
-            (Some(Some(there)), version) => (offset, version.unwrap_or(u64::MAX)) <= *there,
-            (Some(None), Some(_)) => true,
-            (Some(None), None) => self.newest.remove(user).is_some(),
+        };
+        if !is_there {
+            self.newest.remove(user);
         }
+        is_there
     }
 
     /// Returns the part of a commit that is not in the topics, and how many of its outputs are.
