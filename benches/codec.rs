@@ -7,12 +7,13 @@ mod allocator;
 mod measure;
 mod users;
 
-use measure::{Dice, heading, median, rate, row, timed};
+use measure::{heading, median, rate, row, timed};
 use rollcall::clock::SystemClock;
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::{Limit, Log, NewRecord, Topic};
 use rollcall::presence::event::Event;
 use rollcall::presence::{Conn, Offset, Partition};
+use rollcall::random::Random;
 use rollcall::schema::{avro, json};
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -32,7 +33,7 @@ fn main() {
 }
 
 fn heartbeats() -> Vec<Event<'static>> {
-    let order = Dice(1).order(EVENTS);
+    let order = Random(1).order(EVENTS);
     let heartbeat = |user: u32| Event::Heartbeat {
         who: users::who(user),
         via: users::via(user, Conn(user.into())),

@@ -11,7 +11,7 @@ mod measure;
 mod memory;
 mod users;
 
-use measure::{Dice, heading, median, rate, row, timed};
+use measure::{heading, median, rate, row, timed};
 use memory::resident_bytes;
 use rollcall::presence::ahead::USERS_AHEAD;
 use rollcall::presence::change::Output;
@@ -19,6 +19,7 @@ use rollcall::presence::event::{Ending, Event, HeartbeatEntry, Intent};
 use rollcall::presence::policy::Policy;
 use rollcall::presence::state::State;
 use rollcall::presence::{Conn, Epoch, Offset, Partition};
+use rollcall::random::Random;
 use rollcall::schema::avro;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -138,11 +139,11 @@ fn run() {
     let users = users::count();
     let allocator = env::var(ALLOCATOR).unwrap_or_default();
     heading(&format!("core, {users} users, allocator: {allocator}"));
-    let mut dice = Dice(1);
+    let mut random = Random(1);
     let mut world = World::new();
 
     let (resident, live) = (resident_bytes() as f64, live_bytes());
-    let took = world.pass(&dice.order(users), |world, batch| world.connects(batch, Conn(1)));
+    let took = world.pass(&random.order(users), |world, batch| world.connects(batch, Conn(1)));
     // Changes that are not saved yet do not count as memory of users.
     world.save();
     let per_device = |bytes: f64| bytes / f64::from(users) - (users::id('u', 0).len() + users::id('d', 0).len()) as f64;
@@ -160,7 +161,7 @@ fn run() {
 
     let (mut beats, mut with_decoding, mut packed, mut map_updates) = (vec![], vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
-        let order = dice.order(users);
+        let order = random.order(users);
         world.ms += PASS_MS;
         let mut decoding = Duration::ZERO;
         let took = world.pass(&order, |world, batch| {
@@ -176,7 +177,7 @@ fn run() {
     }
     let (mut opened, mut closed) = (vec![], vec![]);
     for conn in 1..=ROUNDS {
-        let order = dice.order(users);
+        let order = random.order(users);
         world.ms += 1_000;
         let took = world.pass(&order, |world, batch| world.disconnects(batch, Conn(conn)));
         closed.push(rate(order.len(), took));
@@ -191,7 +192,7 @@ fn run() {
         .collect();
     let mut map: HashMap<String, u64> = (0..users).map(|user| (users::id('u', user), 0)).collect();
     for _ in 0..ROUNDS {
-        let order = dice.order(users);
+        let order = random.order(users);
         world.ms += PASS_MS;
         let took = world.pass(&order, |world, batch| world.map_updates(batch, &mut map));
         map_updates.push(rate(order.len(), took));

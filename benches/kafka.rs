@@ -15,7 +15,7 @@ mod measure;
 mod transactions;
 mod users;
 
-use measure::{Dice, heading, rate, row, timed};
+use measure::{heading, rate, row, timed};
 use rollcall::clock::{Clock, SystemClock};
 use rollcall::engine::{Engine, Services, Tuning};
 use rollcall::log::kafka::settings::Connection;
@@ -24,6 +24,7 @@ use rollcall::log::kafka::{KafkaLog, KafkaReader, Node, admin};
 use rollcall::log::{Limit, Log, Reader as _, Topic};
 use rollcall::presence::event::{Ending, Event, Intent};
 use rollcall::presence::{Conn, Offset, Partition, Revision};
+use rollcall::random::Random;
 use rollcall::schema::avro;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -127,14 +128,14 @@ fn read_all(connection: &Connection, ends: &[Offset]) -> usize {
 /// Publishes connects and heartbeats of all users. Returns where each partition ends.
 fn fill(node: &Node, users: u32, beats: u32) -> Vec<Offset> {
     let log = KafkaLog::connect(node.clone(), Arc::new(SystemClock::new())).expect("connected");
-    let mut dice = Dice(1);
-    appender::append(&*log, dice.order(users).into_iter().map(connect(0)));
+    let mut random = Random(1);
+    appender::append(&*log, random.order(users).into_iter().map(connect(0)));
     for _ in 0..beats {
         let beat = |user| Event::Heartbeat {
             who: users::who(user),
             via: users::via(user, Conn(0)),
         };
-        appender::append(&*log, dice.order(users).into_iter().map(beat));
+        appender::append(&*log, random.order(users).into_iter().map(beat));
     }
     let range = |partition| log.range(Topic::Events, partition).expect("a range");
     partitions().map(|partition| range(partition).end).collect()

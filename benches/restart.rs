@@ -14,7 +14,7 @@ mod memory;
 mod users;
 
 use appender::append;
-use measure::{Dice, heading, rate, row, timed};
+use measure::{heading, rate, row, timed};
 use memory::resident_bytes;
 use rollcall::clock::{Clock, SystemClock};
 use rollcall::engine::Tuning;
@@ -24,6 +24,7 @@ use rollcall::log::{Limit, Log};
 use rollcall::presence::event::{Ending, Event, Intent};
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Conn, Partition};
+use rollcall::random::Random;
 use rollcall::store;
 use std::env;
 use std::path::Path;
@@ -155,7 +156,7 @@ fn open(directory: &Path, partitions: u32) {
 fn append_more(directory: &Path, partitions: u32) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let log = LocalLog::open(&directory.join("log"), settings(partitions), clock).expect("opened");
-    let again = Dice(2).order(users::count()).into_iter().filter(|user| user % 2 == 0);
+    let again = Random(2).order(users::count()).into_iter().filter(|user| user % 2 == 0);
     append(&log, again.take(100_000).map(|user| connect(user, Conn(3))));
     log.close().expect("closed");
 }
@@ -168,9 +169,9 @@ fn leave(directory: &Path, partitions: u32) {
     let log = Arc::new(log.expect("opened"));
     append(
         &*log,
-        Dice(1).order(users).into_iter().map(|user| connect(user, Conn(1))),
+        Random(1).order(users).into_iter().map(|user| connect(user, Conn(1))),
     );
-    let half = Dice(3).order(users).into_iter().filter(|user| user % 2 == 1);
+    let half = Random(3).order(users).into_iter().filter(|user| user % 2 == 1);
     let closed = half.map(|user| Event::Disconnect {
         who: users::who(user),
         via: users::via(user, Conn(1)),

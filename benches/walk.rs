@@ -10,7 +10,7 @@ mod appender;
 mod measure;
 mod users;
 
-use measure::{Dice, heading, rate, row, timed};
+use measure::{heading, rate, row, timed};
 use rollcall::clock::ManualClock;
 use rollcall::engine::Tuning;
 use rollcall::engine::partition::PartitionProcessor;
@@ -20,6 +20,7 @@ use rollcall::log::{Limit, Log, Topic};
 use rollcall::presence::event::{Ending, Event, Intent};
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Conn, Partition};
+use rollcall::random::Random;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -94,7 +95,7 @@ fn run(
         drop_read();
         rate(folded, took)
     };
-    let mut dice = Dice(1);
+    let mut random = Random(1);
     let connect = |user, conn| Event::Connect {
         who: users::who(user),
         via: users::via(user, conn),
@@ -102,10 +103,10 @@ fn run(
         client: None,
         auth_at: None,
     };
-    pass(&dice.order(count), &|user| connect(user, Conn(0)));
+    pass(&random.order(count), &|user| connect(user, Conn(0)));
     let (mut beats, mut opened, mut closed) = (vec![], vec![], vec![]);
     for conn in 0..rounds {
-        let order = dice.order(count);
+        let order = random.order(count);
         beats.push(pass(&order, &|user| Event::Heartbeat {
             who: users::who(user),
             via: users::via(user, Conn(conn)),

@@ -32,6 +32,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod backoff;
 #[cfg(test)]
 #[path = "../tests/bless/mod.rs"]
 mod bless;
@@ -45,15 +46,18 @@ pub mod engine;
 pub mod failpoint;
 pub mod gateway;
 pub mod http;
+pub mod layout;
 pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod presence;
+pub mod random;
 pub mod registry;
 pub mod rocks;
 pub mod schema;
 pub mod sim;
 pub mod store;
 pub mod tasks;
+pub mod varint;
 pub mod version;
 pub mod webhook;

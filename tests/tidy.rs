@@ -17,21 +17,37 @@ use std::process::Command;
 /// rules, the engine composes the four; what faces the world stands on the engine.
 const ARROWS: &[Arrow] = &[
     ("presence", &[]),
+    ("backoff", &[]),
     ("clock", &[]),
     ("cause", &[]),
     ("failpoint", &[]),
+    ("layout", &[]),
+    ("random", &[]),
+    ("varint", &[]),
     ("rocks", &[]),
     // A policy file is one of its settings.
     ("config", &["presence", "schema"]),
     ("version", &["presence"]),
     ("metrics", &["presence", "version"]),
     ("tasks", &["metrics"]),
-    ("schema", &["presence"]),
+    ("schema", &["presence", "varint"]),
     // What is said over HTTP, for who serves and who asks.
     ("api", &["presence", "schema"]),
     ("registry", &["presence", "schema", "cause"]),
-    ("log", &["presence", "clock", "failpoint", "metrics", "tasks", "rocks"]),
-    ("store", &["presence", "metrics", "rocks"]),
+    (
+        "log",
+        &[
+            "presence",
+            "backoff",
+            "clock",
+            "failpoint",
+            "metrics",
+            "tasks",
+            "rocks",
+            "varint",
+        ],
+    ),
+    ("store", &["presence", "metrics", "rocks", "varint"]),
     ("checkpoint", &["presence", "store", "metrics"]),
     (
         "engine",
@@ -53,7 +69,8 @@ const ARROWS: &[Arrow] = &[
     (
         "gateway",
         &[
-            "api", "presence", "schema", "log", "engine", "cause", "clock", "config", "metrics", "tasks",
+            "api", "presence", "schema", "log", "engine", "backoff", "cause", "clock", "config", "layout", "metrics",
+            "random", "tasks",
         ],
     ),
     (
@@ -72,20 +89,20 @@ const ARROWS: &[Arrow] = &[
     (
         "sim",
         &[
-            "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
+            "presence", "schema", "log", "store", "engine", "clock", "config", "metrics", "random", "varint",
         ],
     ),
     // A follower in a process of its own; it meets the engine over HTTP, or in the change topic.
     (
         "webhook",
         &[
-            "api", "presence", "schema", "cause", "clock", "config", "log", "registry", "tasks",
+            "api", "presence", "schema", "backoff", "cause", "clock", "config", "layout", "log", "registry", "tasks",
         ],
     ),
     // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
-    ("load", &["api", "gateway", "cause", "clock", "config"]),
+    ("load", &["api", "gateway", "cause", "clock", "config", "random"]),
     // It comes in over HTTP like everybody else.
-    ("demo", &["presence", "schema", "clock"]),
+    ("demo", &["presence", "schema", "backoff", "clock", "random"]),
     (
         "command",
         &[
@@ -97,6 +114,7 @@ const ARROWS: &[Arrow] = &[
             "store",
             "checkpoint",
             "engine",
+            "backoff",
             "cause",
             "clock",
             "config",

@@ -1,31 +1,9 @@
-//! Shared by the benchmarks: a table of figures, and deterministic random choices.
+//! Shared by the benchmarks: a table of figures.
 //!
 //! Every figure is the median of several rounds, with the minimum and the maximum, because other programs share the machine. A
 //! rate that depends on the machine is compared with a yardstick of the same run.
 
 use std::time::{Duration, Instant};
-
-/// A small deterministic random generator.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % sides
-    }
-
-    /// Returns the numbers below `count` in a random order.
-    pub fn order(&mut self, count: u32) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..count).collect();
-        for at in (1..order.len()).rev() {
-            order.swap(at, self.roll(at as u64 + 1) as usize);
-        }
-        order
-    }
-}
 
 /// Runs a function. Returns its result and its duration.
 pub fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {

@@ -3,6 +3,7 @@
 //! Each wait is in a thread that is never joined, so a signal ends the start at any time.
 
 use super::cluster::Cluster;
+use crate::backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX, Invalid};
@@ -14,13 +15,10 @@ use crate::version::newest_revision;
 use anyhow::Context as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// How long brokers may take to learn of new topics.
 const METADATA_MS: u64 = 5_000;
-const BROKERS_PAUSE: Duration = Duration::from_millis(500);
-const REGISTRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The log on Kafka, connected, and not yet a member of the group.
 #[derive(Clone)]
@@ -132,6 +130,7 @@ fn until_reached<T>(
 ) -> anyhow::Result<T> {
     let began_ms = clock.monotonic_ms();
     let mut is_reported = false;
+    let mut backoff = backoff::BROKERS.start();
     loop {
         let error = match reach() {
             Ok(reached) => return Ok(reached),
@@ -148,7 +147,7 @@ fn until_reached<T>(
         if retry(&error) == Retry::ForBrokers && !std::mem::replace(&mut is_reported, true) {
             tracing::warn!("{error}; retrying for {} s", wait_ms / 1_000);
         }
-        std::thread::sleep(BROKERS_PAUSE);
+        std::thread::sleep(backoff.pause());
     }
 }
 
@@ -227,6 +226,7 @@ fn ask_registry(
     };
     let began_ms = clock.monotonic_ms();
     let mut is_reported = false;
+    let mut backoff = backoff::REGISTRY.start();
     loop {
         let framing = match settings.register {
             true => registry.register(subject),
@@ -238,7 +238,7 @@ fn ask_registry(
                 if !std::mem::replace(&mut is_reported, true) {
                     tracing::warn!("{error}; retrying for {} s", wait_ms / 1_000);
                 }
-                std::thread::sleep(REGISTRY_PAUSE);
+                std::thread::sleep(backoff.pause());
             }
             Err(error) => return Err(error),
         }

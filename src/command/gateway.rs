@@ -3,6 +3,7 @@
 use super::descriptors;
 use super::directories;
 use super::signals::Signals;
+use crate::backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::{Config, Flags};
 use crate::config::{LogFormat, LogLevel, SecretUrl, address};
@@ -18,11 +19,9 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-const RETRY: Duration = Duration::from_secs(1);
 /// While no engine answers, a warning is logged after 1, 2, 4 … tries, and also after every 64 tries.
 const WARN_EVERY: u32 = 64;
 /// Connections for metrics and probes.
@@ -146,6 +145,7 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
     }
     let tls = config.tls.is_some();
     let mut tries = 0u32;
+    let mut backoff = backoff::UPLINK.start();
     let starting = async {
         let uplink = loop {
             tries += 1;
@@ -154,13 +154,13 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
                 Err(Unavailable(why)) if u32::is_power_of_two(tries) || tries.is_multiple_of(WARN_EVERY) => {
                     tracing::warn!(
                         tries,
-                        "no engine answers at {} (--engine), retrying every second: {why}",
+                        "no engine answers at {} (--engine), retrying: {why}",
                         args.engine
                     );
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(backoff.pause()).await;
         };
         let started = Gateway::start(config, Arc::new(uplink), clock).await;
         started.map_err(|error| match error {

@@ -3,7 +3,6 @@
 //! [`world`] simulates what the users do, without I/O. [`poster`] sends it, on a thread of its own. The demo has no
 //! other access to the server, so it can do only what any publisher can. It deliberately does not listen to kicks.
 
-mod dice;
 mod people;
 mod poster;
 pub mod world;

@@ -2,7 +2,7 @@
 //!
 //! The same person has the same devices in every run, so that a restarted server meets users that it already knows.
 
-use super::dice::Dice;
+use crate::random::Random;
 
 /// A kind of client. Its name is that of a platform of the default policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,25 +83,25 @@ pub fn name(number: u32) -> String {
 
 /// Returns a person's devices: always a phone, the others at random.
 pub fn devices(number: u32) -> Vec<DemoDevice> {
-    let mut dice = Dice::new(u64::from(number));
-    let phone = |dice: &mut Dice| dice.choose(&[(60, Platform::Android), (40, Platform::Iphone)]);
-    let mut platforms = vec![phone(&mut dice)];
-    if dice.percent(20) {
-        platforms.push(phone(&mut dice));
+    let mut random = Random(u64::from(number));
+    let phone = |random: &mut Random| random.choose(&[(60, Platform::Android), (40, Platform::Iphone)]);
+    let mut platforms = vec![phone(&mut random)];
+    if random.percent(20) {
+        platforms.push(phone(&mut random));
     }
-    if dice.percent(50) {
-        platforms.push(dice.choose(&[(40, Platform::Mac), (60, Platform::Windows)]));
+    if random.percent(50) {
+        platforms.push(random.choose(&[(40, Platform::Mac), (60, Platform::Windows)]));
     }
-    if dice.percent(55) {
+    if random.percent(55) {
         platforms.push(Platform::Web);
     }
-    if dice.percent(35) {
+    if random.percent(35) {
         platforms.push(Platform::MiniProgram);
     }
     let device = |(nth, platform): (usize, Platform)| DemoDevice {
         platform,
         // The index makes the id differ from the person's other ids, whatever the random number is.
-        id: format!("{}-{nth}{:03x}", platform.name(), dice.below(0x1000)),
+        id: format!("{}-{nth}{:03x}", platform.name(), random.below(0x1000)),
         tabs: 0,
     };
     platforms.into_iter().enumerate().map(device).collect()

@@ -6,6 +6,7 @@
 
 use super::is_over;
 use super::world::DemoEvent;
+use crate::backoff;
 use std::ops::ControlFlow;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -14,9 +15,6 @@ use std::time::Duration;
 const EVENTS_MAX: usize = 1_000;
 const BODY_BYTES_MAX: usize = 512 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The first and the longest pause between attempts; doubled after each.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
 pub struct Poster {
     agent: ureq::Agent,
@@ -63,7 +61,7 @@ impl Poster {
                 continue;
             }
             let body = body(part);
-            let mut back_off = BACK_OFF.0;
+            let mut backoff = backoff::DEMO.start();
             loop {
                 if is_over(&self.stopping, Duration::ZERO) {
                     return ControlFlow::Break(());
@@ -83,8 +81,7 @@ impl Poster {
                     }
                     Attempt::Later(why) => {
                         self.warn(&why);
-                        self.pause(back_off)?;
-                        back_off = (back_off * 2).min(BACK_OFF.1);
+                        self.pause(backoff.pause())?;
                     }
                 }
             }

@@ -8,9 +8,9 @@
 //! it, but knows: the world assumes the login mode `single`, one device at a time. Under another policy, the clients
 //! that the world considers displaced fall silent and time out.
 
-use super::dice::Dice;
 use super::people::{self, DemoDevice, Platform};
 use crate::presence::policy::Policy;
+use crate::random::Random;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -148,7 +148,7 @@ pub struct DemoWorld {
     people: Vec<Person>,
     gateways: Vec<Gateway>,
     heartbeat_ms: [u64; Platform::ALL.len()],
-    dice: Dice,
+    random: Random,
     /// Time since the beginning. Plans use this time.
     time: u64,
     /// Wall time at the last advance; `None` before the first.
@@ -189,7 +189,7 @@ impl DemoWorld {
             people: (0..users).map(person).collect(),
             gateways: GATEWAYS.iter().map(gateway).collect(),
             heartbeat_ms: Platform::ALL.map(heartbeat_ms),
-            dice: Dice::new(seed),
+            random: Random(seed),
             time: 0,
             hour: None,
             plans: BinaryHeap::new(),
@@ -198,20 +198,20 @@ impl DemoWorld {
             lates: 0,
         };
         world.plan(0, Plan::Leases);
-        let crash = world.dice.between(FIRST_CRASH.0, FIRST_CRASH.1);
+        let crash = world.random.between(FIRST_CRASH.0, FIRST_CRASH.1);
         world.plan(crash, Plan::Crash);
         let operator = world.until_operator();
         world.plan(operator, Plan::Operator);
         for person in 0..world.people.len() {
-            if world.dice.percent(EARLY_PERCENT) {
-                let wait = world.dice.between(1, EARLY_WITHIN);
+            if world.random.percent(EARLY_PERCENT) {
+                let wait = world.random.between(1, EARLY_WITHIN);
                 world.plan(wait, Plan::Act { person, acts: 0 });
                 continue;
             }
-            let wait = world.dice.between(ALL_BETWEEN.0, ALL_BETWEEN.1);
+            let wait = world.random.between(ALL_BETWEEN.0, ALL_BETWEEN.1);
             world.plan(wait, Plan::Act { person, acts: 0 });
-            if world.dice.percent(BRIEF_PERCENT) {
-                let leaves = world.dice.between(wait + SECOND, BRIEF_UNTIL);
+            if world.random.percent(BRIEF_PERCENT) {
+                let leaves = world.random.between(wait + SECOND, BRIEF_UNTIL);
                 world.plan(leaves, Plan::Leave { person });
             }
         }
@@ -254,7 +254,7 @@ impl DemoWorld {
             }
             Plan::Crash => {
                 self.crash(time);
-                let next = 90 * SECOND + self.dice.wait(2 * MINUTE);
+                let next = 90 * SECOND + self.random.wait(2 * MINUTE);
                 self.plan(time + next, Plan::Crash);
             }
             Plan::Restart(gateway) => {
@@ -303,7 +303,7 @@ impl DemoWorld {
 
     /// Crashes a gateway, without an event. Its clients notice sooner or later.
     fn crash(&mut self, time: u64) {
-        let gateway = self.dice.index(self.gateways.len());
+        let gateway = self.random.index(self.gateways.len());
         if !self.gateways[gateway].is_up {
             return;
         }
@@ -316,14 +316,14 @@ impl DemoWorld {
         for person in 0..self.people.len() {
             let Person { place, link, .. } = self.people[person];
             if link.gateway == gateway && matches!(place, Location::Here | Location::Background) {
-                let notices = match self.dice.percent(80) {
-                    true => SECOND + self.dice.wait(6 * SECOND),
-                    false => self.dice.between(15 * SECOND, MINUTE),
+                let notices = match self.random.percent(80) {
+                    true => SECOND + self.random.wait(6 * SECOND),
+                    false => self.random.between(15 * SECOND, MINUTE),
                 };
                 self.goes(time, person, Location::Cut, notices);
             }
         }
-        let back = self.dice.between(40 * SECOND, 90 * SECOND);
+        let back = self.random.between(40 * SECOND, 90 * SECOND);
         self.plan(time + back, Plan::Restart(gateway));
     }
 
@@ -388,12 +388,12 @@ impl DemoWorld {
     fn act(&mut self, time: u64, person: usize) {
         match self.people[person].place {
             Location::Out => {
-                let device = self.dice.index(self.people[person].devices.len());
+                let device = self.random.index(self.people[person].devices.len());
                 self.log_in(time, person, device);
             }
             Location::Here => self.act_here(time, person),
             Location::Background => {
-                if self.dice.percent(80) {
+                if self.random.percent(80) {
                     self.publish_of(person, "foreground", json!({}));
                     let lasts = self.until_act();
                     self.goes(time, person, Location::Here, lasts);
@@ -405,7 +405,7 @@ impl DemoWorld {
                 self.people[person].text = None;
                 let Link { gateway, epoch, .. } = self.people[person].link;
                 let stands = self.gateways[gateway].is_up && self.gateways[gateway].epoch == epoch;
-                if stands && self.dice.percent(50) {
+                if stands && self.random.percent(50) {
                     self.publish_of(person, "heartbeat", json!({}));
                     let lasts = self.until_act();
                     self.goes(time, person, Location::Here, lasts);
@@ -416,7 +416,7 @@ impl DemoWorld {
             Location::Closed => {
                 let at = self.people[person].at;
                 let is_web = self.people[person].devices[at].platform == Platform::Web;
-                if self.dice.percent(20) {
+                if self.random.percent(20) {
                     self.take_other_device(time, person);
                 } else if is_web {
                     // A closed tab is gone for good, so another tab is opened.
@@ -432,7 +432,7 @@ impl DemoWorld {
     fn act_here(&mut self, time: u64, person: usize) {
         let somebody = &self.people[person];
         let platform = somebody.devices[somebody.at].platform;
-        let act = self.dice.choose(match platform {
+        let act = self.random.choose(match platform {
             Platform::Android | Platform::Iphone => &[
                 (32, Act::Close),
                 (14, Act::Background),
@@ -472,7 +472,7 @@ impl DemoWorld {
             Act::Exit => self.close(time, person, "exit"),
             Act::Background => {
                 self.publish_of(person, "background", json!({}));
-                let lasts = self.dice.between(8 * SECOND, 80 * SECOND);
+                let lasts = self.random.between(8 * SECOND, 80 * SECOND);
                 self.goes(time, person, Location::Background, lasts);
             }
             Act::Tunnel => {
@@ -492,12 +492,12 @@ impl DemoWorld {
 
     fn log_out(&mut self, time: u64, person: usize) {
         self.publish_of(person, "logout", json!({}));
-        let lasts = 10 * SECOND + self.dice.wait(OUT_FOR);
+        let lasts = 10 * SECOND + self.random.wait(OUT_FOR);
         self.goes(time, person, Location::Out, lasts);
     }
 
     fn until_act(&mut self) -> u64 {
-        3 * SECOND + self.dice.wait(NEXT_ACT)
+        3 * SECOND + self.random.wait(NEXT_ACT)
     }
 
     /// Returns how long a person stays in a tunnel; some so long that they time out.
@@ -508,17 +508,17 @@ impl DemoWorld {
             }
             Platform::Web | Platform::MiniProgram => (45, (62 * SECOND, 120 * SECOND)),
         };
-        match self.dice.percent(percent_long) {
-            true => self.dice.between(long.0, long.1),
-            false => self.dice.between(5 * SECOND, 50 * SECOND),
+        match self.random.percent(percent_long) {
+            true => self.random.between(long.0, long.1),
+            false => self.random.between(5 * SECOND, 50 * SECOND),
         }
     }
 
     fn close(&mut self, time: u64, person: usize, reason: &str) {
         self.publish_of(person, "disconnect", json!({ "reason": reason }));
-        let lasts = match self.dice.percent(70) {
-            true => self.dice.wait(40 * SECOND),
-            false => self.dice.wait(6 * MINUTE),
+        let lasts = match self.random.percent(70) {
+            true => self.random.wait(40 * SECOND),
+            false => self.random.wait(6 * MINUTE),
         };
         self.goes(time, person, Location::Closed, 3 * SECOND + lasts);
     }
@@ -526,7 +526,7 @@ impl DemoWorld {
     fn take_other_device(&mut self, time: u64, person: usize) {
         let Person { at, devices, .. } = &self.people[person];
         // A person with only one device logs in again on it.
-        let device = (at + 1 + self.dice.index(devices.len().max(2) - 1)) % devices.len();
+        let device = (at + 1 + self.random.index(devices.len().max(2) - 1)) % devices.len();
         self.log_in(time, person, device);
     }
 
@@ -550,10 +550,10 @@ impl DemoWorld {
             self.people[person].place,
             Location::Here | Location::Background | Location::Tunnel
         );
-        if stands && intent == "resume" && (self.lates < LATE_FIRST || self.dice.percent(LATE_PERCENT)) {
+        if stands && intent == "resume" && (self.lates < LATE_FIRST || self.random.percent(LATE_PERCENT)) {
             self.end_late(time, person);
         }
-        let gateway = up[self.dice.index(up.len())];
+        let gateway = up[self.random.index(up.len())];
         let Gateway { epoch, next_conn, .. } = &mut self.gateways[gateway];
         let link = Link {
             gateway,
@@ -582,7 +582,7 @@ impl DemoWorld {
             return;
         }
         let end = self.event_of(person, "disconnect", json!({ "reason": "closed" }));
-        let due = time + self.dice.between(LATE_BY.0, LATE_BY.1);
+        let due = time + self.random.between(LATE_BY.0, LATE_BY.1);
         self.lates += 1;
         // In order of time, since a gateway publishes the first one that is due.
         let late = &mut self.gateways[gateway].late;
@@ -593,10 +593,10 @@ impl DemoWorld {
 
     fn set_text(&mut self, person: usize) {
         let text = match self.people[person].text {
-            Some(_) if self.dice.percent(25) => None,
+            Some(_) if self.random.percent(25) => None,
             // A different text than before.
             before => {
-                let step = 1 + self.dice.index(STATUS_TEXTS.len() - 1);
+                let step = 1 + self.random.index(STATUS_TEXTS.len() - 1);
                 Some((before.unwrap_or_default() + step) % STATUS_TEXTS.len())
             }
         };
@@ -611,13 +611,13 @@ impl DemoWorld {
     /// Returns the time until an operator acts. With more people it is shorter, and it is bounded.
     fn until_operator(&mut self) -> u64 {
         let mean = 3 * MINUTE * 1_000 / (self.people.len() as u64).max(1);
-        self.dice.wait(mean.clamp(15 * SECOND, 30 * MINUTE)) + SECOND
+        self.random.wait(mean.clamp(15 * SECOND, 30 * MINUTE)) + SECOND
     }
 
     /// Ends all logins of a randomly chosen online person, or of nobody.
     fn kick_somebody(&mut self, time: u64) {
         for _ in 0..20 {
-            let person = self.dice.index(self.people.len().max(1));
+            let person = self.random.index(self.people.len().max(1));
             let Some(somebody) = self.people.get(person) else {
                 return;
             };
@@ -626,7 +626,7 @@ impl DemoWorld {
                     json: json!({ "type": "kick", "user": somebody.name }).to_string(),
                     by_operator: true,
                 });
-                let lasts = 5 * SECOND + self.dice.wait(MINUTE);
+                let lasts = 5 * SECOND + self.random.wait(MINUTE);
                 return self.goes(time, person, Location::Out, lasts);
             }
         }

@@ -4,6 +4,7 @@
 //! gateway is not ready, so that a load balancer sends new clients elsewhere. No task of a gateway ends unnoticed.
 
 use super::GatewayState;
+use crate::backoff;
 use crate::metrics;
 use crate::tasks::{self, message};
 use futures_util::FutureExt as _;
@@ -14,8 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// The first and the longest pause before a failed task is restarted.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long a restarted task still counts as failing.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -69,14 +68,14 @@ where
 {
     let edge = edge.clone();
     tokio::spawn(async move {
-        let mut pause = PAUSE.0;
+        let mut backoff = backoff::GATEWAY_TASK.start();
         let mut failed = false;
         loop {
             let mut running = pin!(AssertUnwindSafe(begin(edge.clone())).catch_unwind());
             let ended = tokio::select! {
                 ended = &mut running => ended,
                 () = tokio::time::sleep(STEADY) => {
-                    pause = PAUSE.0;
+                    backoff.reset();
                     if std::mem::take(&mut failed) {
                         edge.health.works(task);
                     }
@@ -89,10 +88,10 @@ where
                 Err(panic) => format!("panicked: {}", message(&*panic)),
             };
             failed = true;
+            let pause = backoff.pause();
             tracing::error!(task, %why, pause_ms = pause.as_millis() as u64, "task failed, restarting it");
             edge.health.fails(task, why);
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
         }
     })
 }

@@ -5,9 +5,10 @@
 //! does not come in time is counted as missing. Anything else that comes is counted as unexpected. A gap in the user's
 //! versions counts as either.
 
+use super::Plan;
 use super::tally::Tally;
-use super::{Chance, Plan};
 use crate::gateway::uplink::UserUpdate;
+use crate::random::Random;
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -70,7 +71,7 @@ struct Leaving {
 pub struct Person {
     plan: Arc<Plan>,
     tally: Arc<Tally>,
-    chance: Chance,
+    chance: Random,
     user: String,
     number: usize,
     phone: Device,
@@ -105,7 +106,7 @@ impl Person {
         };
         Person {
             user: plan.user(number),
-            chance: Chance::new(plan.seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            chance: Random::of(plan.seed, number as u64),
             number,
             plan,
             tally,
@@ -198,7 +199,7 @@ impl Person {
         // A person that is not online comes back soon, so that nearly all people are online.
         let share = if self.is_on() { 1 } else { 8 };
         let mean = self.plan.action_every.as_millis() as u64 / share;
-        let ms = self.chance.between(mean / 2, mean + mean / 2);
+        let ms = self.chance.between(mean / 2, mean + mean / 2 + 1);
         self.plan.clock.monotonic() + Duration::from_millis(ms)
     }
 
@@ -525,7 +526,7 @@ impl Person {
             self.plan.page_beats
         };
         // The first heartbeat comes at a random time within the interval, so that people do not send theirs together.
-        let first = self.chance.between(0, heartbeat.as_millis() as u64);
+        let first = self.chance.below(heartbeat.as_millis() as u64 + 1);
         let device = if phone { &mut self.phone } else { &mut self.page };
         device.standing = DeviceStatus::On;
         device.socket = Some(socket);

@@ -8,6 +8,7 @@ use super::Malformed;
 use super::policy::parse_policy;
 use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, EventType, HeartbeatEntry, Intent, Target, bounds};
 use crate::presence::{Conn, Epoch};
+use crate::varint;
 use std::borrow::Cow;
 
 /// The fields of section 3; none where a field is null or missing. Nothing is checked yet but the beats, each of which
@@ -644,13 +645,8 @@ impl<'a> WireEvent<'a> {
 pub(crate) fn pack_conns(conns: &[Conn], out: &mut Vec<u8>) {
     let mut before = 0;
     for conn in conns {
-        let mut rest = conn.0 - before;
+        varint::put(out, conn.0 - before);
         before = conn.0;
-        while rest >= 0x80 {
-            out.push(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        out.push(rest as u8);
     }
 }
 
@@ -664,25 +660,18 @@ fn unpack_conns(bytes: &[u8]) -> Result<Vec<Conn>, Malformed> {
     let mut before: Option<u64> = None;
     let mut rest = bytes;
     while !rest.is_empty() {
-        let mut number = 0u64;
-        let mut read = 0;
-        loop {
-            let byte = *rest.get(read).ok_or_else(|| bad("ends within a number"))?;
-            let bits = u64::from(byte & 0x7f);
+        let whole = rest;
+        let number = varint::take(&mut rest);
+        let taken = &whole[..whole.len() - rest.len()];
+        let number = match number {
             // Nine groups of seven bits are 63.
-            if read == 9 {
-                return Err(bad("has a number beyond 2^63-1"));
-            }
-            number |= bits << (7 * read);
-            read += 1;
-            if byte < 0x80 {
-                if byte == 0 && read > 1 {
-                    return Err(bad("has a number that is not in its shortest form"));
-                }
-                break;
-            }
+            Some(number) if taken.len() < varint::BYTES_MAX => number,
+            None if whole.len() < varint::BYTES_MAX => return Err(bad("ends within a number")),
+            Some(_) | None => return Err(bad("has a number beyond 2^63-1")),
+        };
+        if taken.len() > 1 && taken.ends_with(&[0]) {
+            return Err(bad("has a number that is not in its shortest form"));
         }
-        rest = &rest[read..];
         let conn = match before {
             None => number,
             Some(_) if number == 0 => return Err(bad("names a connection twice")),

@@ -9,17 +9,13 @@ use crate::presence::state::{
     DeviceImage, EarlyEndImage, GatewayImage, KeptImage, PartitionImage, Phase, SessionImage, UserImage,
 };
 use crate::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Revision, Status};
+use crate::varint;
+
+/// Appends a number.
+pub(super) use crate::varint::put as put_number;
 
 /// The first layout that has the revision in force.
 const REVISION_SINCE: u64 = 3;
-
-pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
     put_number(out, text.len() as u64);
@@ -49,15 +45,7 @@ impl<'a> Bytes<'a> {
     }
 
     pub fn number(&mut self) -> Option<u64> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
+        varint::take(&mut self.0)
     }
 
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {

@@ -3,12 +3,12 @@
 //! A connection that breaks, falls silent or is not there is made again, from the last cursor read. What waiting does not repair
 //! ends it: a token that is not let in, a cursor that the log does not have.
 
-use super::post::spread;
 use super::{Error, Followed, Positions, Source, SourceEvent};
 use crate::api::answers;
 use crate::api::client::{Client, ClientError, EventStream, StreamEnd};
 use crate::api::routes::RouteId;
 use crate::api::sse::StreamEvent;
+use crate::backoff::{self, Backoff};
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
 use crate::presence::change::Change;
@@ -17,8 +17,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc::{channel, unbounded_channel};
 
-/// Between attempts: doubled each time.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// How often it says that there is still no engine.
 const WARN_EVERY: Duration = Duration::from_secs(30);
 /// The engine says something every ten seconds.
@@ -43,7 +41,7 @@ pub struct EngineClient {
     start: Start,
     stream: Option<EventStream>,
     ready: VecDeque<Followed>,
-    back_off: Duration,
+    backoff: Backoff,
     /// Pauses since something was read.
     waited: Duration,
     /// So much of them was there at the last warning; none before the first.
@@ -69,7 +67,7 @@ impl EngineClient {
             start,
             stream: None,
             ready: VecDeque::new(),
-            back_off: BACK_OFF.0,
+            backoff: backoff::SUBSCRIPTION.start(),
             waited: Duration::ZERO,
             warned: None,
         };
@@ -88,7 +86,7 @@ impl EngineClient {
         };
         match stream.next().await {
             Ok(event) => {
-                self.back_off = BACK_OFF.0;
+                self.backoff.reset();
                 self.waited = Duration::ZERO;
                 self.warned = None;
                 self.take(event)
@@ -139,10 +137,9 @@ impl EngineClient {
             let waited_s = self.waited.as_secs();
             tracing::warn!(waited_s, engine = %self.shown, "the engine cannot be followed, trying again: {why}");
         }
-        let pause = spread(self.back_off);
+        let pause = self.backoff.pause();
         tokio::time::sleep(pause).await;
         self.waited += pause;
-        self.back_off = (self.back_off * 2).min(BACK_OFF.1);
         Ok(())
     }
 

@@ -2,21 +2,19 @@
 
 use super::Shape;
 use super::refusals::Refusals;
+use crate::backoff;
 use crate::cause::reason;
 use crate::clock::Clock;
 use crate::config::masked;
 use crate::presence::change::Change;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{Client, StatusCode};
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use url::Url;
 
-/// The first and the longest pause between attempts; doubled after each.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How much of a response is read, so that the connection can be used again.
 const ANSWER_BYTES: usize = 64 << 10;
 /// The longest pause that a receiver can request (`Retry-After`).
@@ -106,7 +104,7 @@ impl Receiver {
             return Outcome::Taken;
         };
         let mut first = None;
-        let mut back_off = BACK_OFF.0;
+        let mut backoff = backoff::CALLBACK.start();
         let (mut is_late, mut refused) = (false, 0);
         loop {
             let permit = permits.acquire().await.expect("the semaphore is never closed");
@@ -160,7 +158,7 @@ impl Receiver {
                     }
                 }
             }
-            let pause = spread(back_off);
+            let pause = backoff.pause();
             let waited = self.clock.monotonic().saturating_sub(began) + pause;
             if self.patience.give_up_after.is_some_and(|most| waited > most) {
                 // After a pause that the receiver requested, it gets one more attempt.
@@ -170,7 +168,6 @@ impl Receiver {
                 is_late = true;
             }
             tokio::time::sleep(pause).await;
-            back_off = (back_off * 2).min(BACK_OFF.1);
         }
     }
 
@@ -263,13 +260,6 @@ fn given_up(change: &Change, body: Vec<u8>, why: String) -> Outcome {
     let id = super::id(change);
     tracing::error!(change = id, user = &*change.user, "giving up a callback: {why}");
     Outcome::GivenUp { body, why }
-}
-
-/// Returns a random duration between three quarters and five quarters of `span`, so that callbacks that failed together
-/// are not retried together.
-pub(super) fn spread(span: Duration) -> Duration {
-    let random = RandomState::new().hash_one(span) % 1_000;
-    span * 3 / 4 + span * random as u32 / 2_000
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::api::client::{Client, ClientError, EventStream, StreamEnd};
 use crate::api::requests::UsersQuery;
 use crate::api::routes::RouteId;
 use crate::api::sse::StreamEvent;
+use crate::backoff;
 use crate::cause::reason;
 use crate::config::address::masked;
 use crate::gateway::health::guarded;
@@ -31,7 +32,6 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A subscription sends a comment every ten seconds; one that is silent for this long is reopened.
 const SILENCE: Duration = Duration::from_secs(35);
-const RETRY: Duration = Duration::from_secs(1);
 /// The greatest number of events in one request; the interface accepts 10,000.
 const EVENTS_MAX: usize = 1_000;
 /// The largest body of one request, in bytes; the interface accepts 8 MiB.
@@ -255,9 +255,10 @@ impl Subscription {
             let Err(broken) = broken else { return };
             tracing::debug!("{} is opened again: {broken}", self.path());
             let mut tries = 0;
+            let mut backoff = backoff::UPLINK.start();
             stream = loop {
                 tries += 1;
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(backoff.pause()).await;
                 if sender.is_closed() {
                     return;
                 }

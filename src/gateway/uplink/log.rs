@@ -1,6 +1,7 @@
 //! The uplink of a gateway that runs in the process that owns the log.
 
 use super::{AHEAD, Asked, Cursor, Kick, Pace, Unavailable, Uplink, UserSnapshot, UserUpdate};
+use crate::backoff;
 use crate::engine::{Engine, QueryError};
 use crate::log::{self, Limit, Log, Record, Topic};
 use crate::metrics;
@@ -14,8 +15,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// An append that is not acknowledged within this time counts as failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The pause before a failed read is retried.
-const RETRY: Duration = Duration::from_secs(1);
 const READ: Limit = Limit {
     records: 1_000,
     bytes: 1 << 20,
@@ -71,6 +70,7 @@ fn follow<T: Send + 'static>(
     let (sender, receiver) = mpsc::channel(AHEAD);
     let each = Arc::new(each);
     tokio::spawn(async move {
+        let mut backoff = backoff::UPLINK.start();
         loop {
             // Marked as seen before reading, so that what arrives meanwhile wakes the task again.
             woken.borrow_and_update();
@@ -99,7 +99,7 @@ fn follow<T: Send + 'static>(
                 Err(log::Error::Closed) => return,
                 Err(error) => {
                     tracing::warn!("reading {topic} failed, retrying: {error}");
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
             }
         }

@@ -8,6 +8,7 @@ use super::KafkaLog;
 use super::client::spawn;
 use super::history_readers::HistoryReaders;
 use super::partition_reader::{PartitionReader, Source, Wake};
+use crate::backoff::{self, Backoff};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{Error, Limit, Range, Record, Topic, locked};
@@ -34,9 +35,6 @@ const IDLE_MS: u64 = 500;
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// A buffer that has received nothing for this long is quiet.
 const QUIET_MS: u64 = 5_000;
-/// Pause before a buffer whose read failed is read again: the first pause, which doubles each time, and the longest.
-const PAUSE_MS: u64 = 200;
-const PAUSE_MS_MAX: u64 = 5_000;
 
 type Key = (Topic, Partition);
 
@@ -108,7 +106,8 @@ struct BufferReader {
     partition_reader: PartitionReader,
     wake_flag: Arc<WakeFlag>,
     /// How many reads in a row failed.
-    failures: u32,
+    /// The pauses before it is read again, while reading it fails.
+    failing: Option<Backoff>,
 }
 
 impl Tail {
@@ -168,13 +167,12 @@ impl Tail {
             let (topic, partition) = *key;
             let name = locked(buffer).name.clone();
             let partition_reader = PartitionReader::new(&self.source, Some(topic), name, partition, Some(wake))?;
-            let failures = 0;
             followed.insert(
                 *key,
                 BufferReader {
                     partition_reader,
                     wake_flag,
-                    failures,
+                    failing: None,
                 },
             );
         }
@@ -344,7 +342,7 @@ fn read_lanes(
         let (topic, partition) = key;
         match log.tail().advance(key, &mut buffer.partition_reader) {
             Ok(any) => {
-                if std::mem::take(&mut buffer.failures) > 0 {
+                if buffer.failing.take().is_some() {
                     tracing::info!(%topic, %partition, "outputs are followed again");
                 }
                 if any {
@@ -352,13 +350,13 @@ fn read_lanes(
                 }
             }
             Err(error) => {
-                if buffer.failures == 0 {
+                if buffer.failing.is_none() {
                     tracing::warn!(%topic, %partition, %error, "outputs cannot be followed, retrying");
                 }
                 // Suppress notifications during the pause; other buffers are read meanwhile.
                 buffer.wake_flag.is_rung.store(true, Ordering::Release);
-                let pause_ms = (PAUSE_MS << buffer.failures.min(8)).min(PAUSE_MS_MAX);
-                buffer.failures = buffer.failures.saturating_add(1);
+                let backoff = buffer.failing.get_or_insert_with(|| backoff::KAFKA_TAIL.start());
+                let pause_ms = backoff.pause().as_millis() as u64;
                 paused.insert(key, clock.monotonic_ms() + pause_ms);
             }
         }

@@ -16,6 +16,7 @@
 use super::keys;
 use crate::log::{Limit, Record};
 use crate::presence::Offset;
+use crate::varint;
 
 const VERSION: u8 = 1;
 const HEADER: usize = 1 + 8 + 8 + 4;
@@ -164,13 +165,13 @@ impl Packer {
             self.open.resize(HEADER, 0);
         }
         match key {
-            None => put_length(&mut self.open, 0),
+            None => varint::put(&mut self.open, 0),
             Some(key) => {
-                put_length(&mut self.open, key.len() as u64 + 1);
+                varint::put(&mut self.open, key.len() as u64 + 1);
                 self.open.extend_from_slice(key);
             }
         }
-        put_length(&mut self.open, value.len() as u64);
+        varint::put(&mut self.open, value.len() as u64);
         self.open.extend_from_slice(value);
         let offset = self.tail.end;
         self.tail.end += 1;
@@ -205,31 +206,6 @@ fn weight(value: usize) -> u64 {
     12 + value as u64
 }
 
-fn put_length(into: &mut Vec<u8>, mut length: u64) {
-    while length >= 0x80 {
-        into.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    into.push(length as u8);
-}
-
-fn take_length(rest: &mut &[u8]) -> Option<u64> {
-    let mut length = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, after) = rest.split_first()?;
-        *rest = after;
-        let bits = u64::from(byte & 0x7f);
-        length |= bits << shift;
-        if (bits << shift) >> shift != bits {
-            return None;
-        }
-        if byte & 0x80 == 0 {
-            return Some(length);
-        }
-    }
-    None
-}
-
 fn take_bytes<'a>(rest: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
     let (bytes, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
     *rest = after;
@@ -237,11 +213,11 @@ fn take_bytes<'a>(rest: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
 }
 
 fn take_record<'a>(rest: &mut &'a [u8]) -> Option<(Option<&'a [u8]>, &'a [u8])> {
-    let key = match take_length(rest)? {
+    let key = match varint::take(rest)? {
         0 => None,
         length => Some(take_bytes(rest, length - 1)?),
     };
-    let length = take_length(rest)?;
+    let length = varint::take(rest)?;
     Some((key, take_bytes(rest, length)?))
 }
 

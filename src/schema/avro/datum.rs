@@ -5,6 +5,7 @@
 
 use crate::presence::Status;
 use crate::schema::Malformed;
+use crate::varint;
 
 /// How many items are reserved at once: the length of the longest valid array.
 const RESERVED_ITEMS_MAX: usize = crate::presence::event::bounds::BEATS.1;
@@ -76,20 +77,10 @@ impl<'a> Reader<'a> {
 
     #[inline(never)]
     fn long_of_many_bytes(&mut self, what: &'static str) -> i64 {
-        let mut value = 0_u64;
-        for (i, byte) in self.rest.iter().take(10).enumerate() {
-            let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room only for the last bit.
-            if i == 9 && bits > 1 {
-                break;
-            }
-            value |= bits << (7 * i);
-            if *byte < 0x80 {
-                self.rest = &self.rest[i + 1..];
-                return unzigzag(value);
-            }
+        if let Some(value) = varint::take(&mut self.rest) {
+            return unzigzag(value);
         }
-        let ends_early = self.rest.len() < 10;
+        let ends_early = self.rest.len() < varint::BYTES_MAX;
         self.fail_with(
             what,
             if ends_early {
@@ -262,12 +253,7 @@ fn unzigzag(value: u64) -> i64 {
 
 #[inline]
 pub(super) fn write_long(out: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
+    varint::put(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
 /// Writes a count or a time. All of ours are below 2^63: times are below 2^53 and spans at most ten years, offsets and
