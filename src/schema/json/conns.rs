@@ -1,6 +1,6 @@
 //! The connections of an `alive` event from JSON, checked while they are read, since there may be 100,000 of them.
 
-use super::read::{AN_OBJECT, Raw};
+use super::raw::{AN_OBJECT, Raw};
 use super::skip::Skip;
 use crate::presence::Conn;
 use crate::presence::event::bounds;

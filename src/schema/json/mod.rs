@@ -3,13 +3,22 @@
 //! Reading is as strict as the rules (`1.0` and `true` are not integers) and as lenient (unknown fields are skipped,
 //! but must be JSON). Writing outputs the keys in the order of the rules, without spaces.
 
+mod bad_event;
 mod conns;
-mod read;
+mod fields;
+mod items;
+mod judged;
+mod line;
+mod policy_event;
+mod raw;
 mod request;
 mod skip;
 mod write;
 
-pub use read::{BadEvent, InputLine, LineError, NewEvent, policy_event, read_line};
+pub use bad_event::BadEvent;
+pub use fields::NewEvent;
+pub use line::{InputLine, LineError, read_line};
+pub use policy_event::policy_event;
 pub use request::{NewEvents, read_new_events, read_request, read_request_lines};
 pub use write::{
     Object, event_line, malformed_event_line, malformed_line, output_line, partition_line, quarantined_line,

@@ -1,6 +1,9 @@
 //! The events of an HTTP request: counted while they are read, and built only up to a limit.
 
-use super::read::{BadEvent, Fields, ItemSeed, Key, NewEvent, Raw, Seen};
+use super::bad_event::BadEvent;
+use super::fields::{Fields, Key, NewEvent, Seen};
+use super::items::ItemSeed;
+use super::raw::Raw;
 use super::skip::Skip;
 use serde::Deserialize as _;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};

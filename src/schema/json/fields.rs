@@ -1,0 +1,261 @@
+//! The fields of an object, in any order, before it is known which of them the event needs.
+
+use super::bad_event::{BadEvent, bad};
+use super::conns::Conns;
+use super::items::{Beats, BeatsSeed};
+use super::raw::Raw;
+use super::skip::Skip;
+use crate::presence::event::{Event, HeartbeatEntry};
+use crate::schema::wire_event;
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::fmt;
+
+/// An event of a request.
+#[derive(Debug)]
+pub struct NewEvent<'a> {
+    pub event: Event<'a>,
+    /// The number of the partition that the publisher names beside the event: an `alive` names no user, so nothing else
+    /// says where its connections belong. Not part of the record.
+    pub partition: Option<u64>,
+}
+
+/// How many unknown fields are remembered, and how many characters of each.
+const UNKNOWN_FIELDS: usize = 16;
+const UNKNOWN_CHARS: usize = 64;
+
+/// What reading an object needs beside it.
+pub(super) struct Seen<'s> {
+    /// The index of the event that it is, or is of.
+    pub event: usize,
+    /// Where names of unknown fields are put, if anywhere.
+    pub unknown: Option<&'s mut Vec<(usize, Box<str>)>>,
+    pub policy_bytes: usize,
+}
+
+impl Seen<'_> {
+    /// The same for something inside.
+    pub fn again(&mut self) -> Seen<'_> {
+        Seen {
+            event: self.event,
+            unknown: self.unknown.as_deref_mut(),
+            policy_bytes: self.policy_bytes,
+        }
+    }
+
+    fn note(&mut self, name: &str) {
+        let Some(unknown) = &mut self.unknown else { return };
+        let name: String = name.chars().take(UNKNOWN_CHARS).collect();
+        if unknown.len() < UNKNOWN_FIELDS && unknown.iter().all(|(_, known)| **known != *name) {
+            unknown.push((self.event, name.into()));
+        }
+    }
+}
+
+/// A policy document.
+#[derive(Default)]
+pub(super) enum PolicyField {
+    #[default]
+    Missing,
+    Value(Value),
+    /// Longer than is read.
+    TooLong(usize, usize),
+}
+
+/// The fields of any event, before it is known which are needed.
+#[derive(Default)]
+pub(super) struct Fields<'a> {
+    pub offset: Raw<'a>,
+    pub ts: Raw<'a>,
+    pub kind: Raw<'a>,
+    pub user: Raw<'a>,
+    pub platform: Raw<'a>,
+    pub device: Raw<'a>,
+    pub gateway: Raw<'a>,
+    pub epoch: Raw<'a>,
+    pub conn: Raw<'a>,
+    pub intent: Raw<'a>,
+    pub client: Raw<'a>,
+    pub reason: Raw<'a>,
+    pub text: Raw<'a>,
+    pub ttl_ms: Raw<'a>,
+    pub beats: Beats<'a>,
+    pub auth_at: Raw<'a>,
+    pub conns: Conns,
+    pub revision: Raw<'a>,
+    pub partition: Raw<'a>,
+    pub policy: PolicyField,
+}
+
+/// Reads an object's fields.
+pub(super) struct FieldsSeed<'s>(pub Seen<'s>);
+
+impl<'de> DeserializeSeed<'de> for FieldsSeed<'_> {
+    type Value = Fields<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Fields<'de>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+/// A key; of one that no event has the name is noted.
+pub(super) struct Key<'k, 's>(pub &'k mut Seen<'s>);
+
+impl<'de> DeserializeSeed<'de> for Key<'_, '_> {
+    type Value = Field;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_, '_> {
+    type Value = Field;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+    fn visit_str<E>(self, key: &str) -> Result<Field, E> {
+        Ok(match key {
+            "offset" => Field::Offset,
+            "ts" => Field::Ts,
+            "type" => Field::Type,
+            "user" => Field::User,
+            "platform" => Field::Platform,
+            "device" => Field::Device,
+            "gateway" => Field::Gateway,
+            "epoch" => Field::Epoch,
+            "conn" => Field::Conn,
+            "intent" => Field::Intent,
+            "client" => Field::Client,
+            "reason" => Field::Reason,
+            "text" => Field::Text,
+            "ttl_ms" => Field::TtlMs,
+            "beats" => Field::Beats,
+            "auth_at" => Field::AuthAt,
+            "conns" => Field::Conns,
+            "revision" => Field::Revision,
+            "partition" => Field::Partition,
+            "policy" => Field::Policy,
+            _ => {
+                self.0.note(key);
+                Field::Unknown
+            }
+        })
+    }
+}
+
+pub(super) enum Field {
+    Offset,
+    Ts,
+    Type,
+    User,
+    Platform,
+    Device,
+    Gateway,
+    Epoch,
+    Conn,
+    Intent,
+    Client,
+    Reason,
+    Text,
+    TtlMs,
+    Beats,
+    AuthAt,
+    Conns,
+    Revision,
+    Partition,
+    Policy,
+    Unknown,
+}
+
+impl<'de> Visitor<'de> for FieldsSeed<'_> {
+    type Value = Fields<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(field) = entries.next_key_seed(Key(&mut self.0))? {
+            fields.read(field, &mut self.0, &mut entries)?;
+        }
+        Ok(fields)
+    }
+}
+
+impl<'de> Fields<'de> {
+    /// Reads the value of a field.
+    pub fn read<A: MapAccess<'de>>(
+        &mut self,
+        field: Field,
+        seen: &mut Seen<'_>,
+        entries: &mut A,
+    ) -> Result<(), A::Error> {
+        let place = match field {
+            Field::Offset => &mut self.offset,
+            Field::Ts => &mut self.ts,
+            Field::Type => &mut self.kind,
+            Field::User => &mut self.user,
+            Field::Platform => &mut self.platform,
+            Field::Device => &mut self.device,
+            Field::Gateway => &mut self.gateway,
+            Field::Epoch => &mut self.epoch,
+            Field::Conn => &mut self.conn,
+            Field::Intent => &mut self.intent,
+            Field::Client => &mut self.client,
+            Field::Reason => &mut self.reason,
+            Field::Text => &mut self.text,
+            Field::TtlMs => &mut self.ttl_ms,
+            Field::AuthAt => &mut self.auth_at,
+            Field::Revision => &mut self.revision,
+            Field::Partition => &mut self.partition,
+            Field::Conns => {
+                self.conns = entries.next_value()?;
+                return Ok(());
+            }
+            Field::Beats => {
+                self.beats = entries.next_value_seed(BeatsSeed(seen.again()))?;
+                return Ok(());
+            }
+            Field::Policy => {
+                let raw: &'de RawValue = entries.next_value()?;
+                let length = raw.get().len();
+                self.policy = if length > seen.policy_bytes {
+                    PolicyField::TooLong(length, seen.policy_bytes)
+                } else {
+                    PolicyField::Value(serde_json::from_str(raw.get()).map_err(de::Error::custom)?)
+                };
+                return Ok(());
+            }
+            Field::Unknown => {
+                entries.next_value::<Skip>()?;
+                return Ok(());
+            }
+        };
+        *place = entries.next_value()?;
+        Ok(())
+    }
+}
+
+impl<'a> Fields<'a> {
+    pub fn beat(&mut self) -> Result<HeartbeatEntry<'a>, BadEvent> {
+        wire_event::beat(self)
+    }
+
+    pub fn new_event(&mut self) -> Result<NewEvent<'a>, BadEvent> {
+        Ok(NewEvent {
+            event: self.event()?,
+            partition: match self.partition {
+                Raw::Number(partition) => Some(partition),
+                Raw::Missing | Raw::Null | Raw::Text(_) | Raw::Other(_) => None,
+            },
+        })
+    }
+
+    pub fn event(&mut self) -> Result<Event<'a>, BadEvent> {
+        let kind = match std::mem::take(&mut self.kind) {
+            Raw::Text(kind) => kind,
+            Raw::Missing | Raw::Null => return bad("type", "`type` is missing"),
+            Raw::Number(_) | Raw::Other(_) => return bad("type", "`type` must be a string"),
+        };
+        wire_event::event(&kind, self)
+    }
+}
