@@ -13,6 +13,8 @@
 
 use super::GatewayState;
 use super::health::End;
+use crate::backoff::{self, Backoff};
+use crate::layout;
 use crate::metrics;
 use crate::presence::Offset;
 use crate::presence::event::{ConnRef, DeviceRef, Event};
@@ -31,8 +33,6 @@ const BATCH: usize = 1_000;
 /// How many events may wait for the task. When more arrive, connections that end have to wait.
 pub const WAITING: usize = 8_192;
 const RETRY: Duration = Duration::from_secs(1);
-/// The first and the longest pause after a failure of the file.
-const PAUSE: (Duration, Duration) = (RETRY, Duration::from_secs(30));
 /// The name of this task in logs, metrics and `/readyz`.
 pub const TASK: &str = "disconnects";
 
@@ -56,9 +56,10 @@ pub struct Queue {
 
 impl Queue {
     /// Opens the file that an earlier process may have left. Truncates an incomplete last line, which a crash has cut:
-    /// nobody was notified that it is durable.
+    /// nobody was notified that it is durable. A file of a later layout is an error and stays as it is.
     pub fn open(directory: &Path, bytes_max: u64) -> io::Result<Queue> {
         let path = directory.join("queue.jsonl");
+        layout::check_file(&path)?;
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         let mut end = 0;
         let mut line = Vec::new();
@@ -288,11 +289,12 @@ impl Outbox {
 struct FileState {
     /// The next pause, while the file does not work.
     pause: Option<Duration>,
+    backoff: Backoff,
 }
 
 impl FileState {
     fn failed(&mut self, edge: &GatewayState, error: &io::Error) {
-        let pause = self.pause.map_or(PAUSE.0, |pause| (pause * 2).min(PAUSE.1));
+        let pause = self.backoff.pause();
         self.pause = Some(pause);
         let pause_ms = pause.as_millis() as u64;
         tracing::error!(%error, pause_ms, "the disconnect queue failed, retrying");
@@ -301,6 +303,7 @@ impl FileState {
 
     fn works(&mut self, edge: &GatewayState) {
         if self.pause.take().is_some() {
+            self.backoff.reset();
             tracing::info!("the disconnect queue works again");
             edge.health.works(TASK);
         }
@@ -310,7 +313,10 @@ impl FileState {
 /// Runs until every sender is gone, and until the log has every event or refuses it.
 pub async fn run(edge: Arc<GatewayState>, outbox: Arc<Mutex<Outbox>>) -> End {
     let mut outbox = outbox.lock().await;
-    let mut file = FileState { pause: None };
+    let mut file = FileState {
+        pause: None,
+        backoff: backoff::DISCONNECT_QUEUE.start(),
+    };
     let mut open = true;
     let mut refused = false;
     while open || !outbox.batch.is_empty() || !(outbox.is_empty() || refused || file.pause.is_some()) {

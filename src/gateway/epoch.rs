@@ -5,6 +5,7 @@
 //! the next one is greater than both. The engine's number came from a publisher, so it may be anything, even the
 //! greatest number possible.
 
+use crate::layout::{self, UnknownLayout};
 use crate::presence::Epoch;
 use crate::presence::event::bounds::NUMBER_MAX;
 use std::fs::{self, File, TryLockError};
@@ -24,6 +25,8 @@ pub enum Error {
         .file.display()
     )]
     NoNumber { file: PathBuf, text: String },
+    #[error(transparent)]
+    Layout(#[from] UnknownLayout),
     #[error(
         "no epoch is left for this gateway: the last one is {last}, and {} is the greatest possible. Either a lease \
          with that epoch was published under this gateway's name, or the epoch is in the file {}. Start the gateway \
@@ -64,10 +67,13 @@ impl DirectoryLock {
     pub fn next(&self, known: Option<Epoch>) -> Result<Epoch, Error> {
         let file = self.directory.join("epoch");
         let before: u64 = match fs::read_to_string(&file) {
-            Ok(text) => match text.trim().parse() {
-                Ok(number) => number,
-                Err(_) => return Err(Error::NoNumber { file, text }),
-            },
+            Ok(text) => {
+                layout::check(&file, text.as_bytes())?;
+                match text.trim().parse() {
+                    Ok(number) => number,
+                    Err(_) => return Err(Error::NoNumber { file, text }),
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(cause) => return Err(failed(&self.directory, cause)),
         };

@@ -1,6 +1,7 @@
 //! The dead-letter file: callbacks that the receiver never accepted, one JSON line each.
 
 use super::Error;
+use crate::layout;
 use crate::presence::change::Change;
 use crate::schema::json::Object;
 use std::fs::File;
@@ -14,9 +15,9 @@ pub struct DeadLetterFile {
 }
 
 impl DeadLetterFile {
-    /// Opens the file for appending. Creates it if it does not exist.
+    /// Opens the file for appending. Creates it if it does not exist. Appends nothing to a file of a later layout.
     pub fn open(path: &Path) -> Result<DeadLetterFile, Error> {
-        let file = File::options().create(true).append(true).open(path);
+        let file = layout::check_file(path).and_then(|()| File::options().create(true).append(true).open(path));
         let file = file.map_err(|cause| Error::File {
             what: format!("cannot open the dead-letter file {}", path.display()),
             cause,

@@ -1,6 +1,7 @@
 //! The position up to which everything is done, and the file that stores it.
 
 use super::Error;
+use crate::layout;
 use crate::presence::{Offset, Partition};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -114,6 +115,7 @@ impl PositionFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((file, None)),
             Err(error) => return Err(failed("cannot read the position file")(error)),
         };
+        layout::check(path, text.as_bytes()).map_err(|unknown| Error::Position(unknown.to_string()))?;
         let positions = Positions::parse(text.trim()).ok_or_else(|| {
             let message = format!(
                 "{} does not contain a position; expected text such as 0:12,1:7",

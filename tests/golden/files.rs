@@ -1,6 +1,7 @@
 //! Small files of their own: a gateway's epoch, a webhook's position and dead letters.
 
 use super::bless;
+use rollcall::gateway::disconnect_queue::Queue;
 use rollcall::gateway::epoch::DirectoryLock;
 use rollcall::presence::change::{Cause, Change, DeviceChange, OutputId};
 use rollcall::presence::{Epoch, LogTime, Offset, Partition, Status};
@@ -68,6 +69,51 @@ fn small_files_are_written_as_their_golden_files_are() {
         ("tests/golden/webhook-position.txt", position.as_str()),
         ("tests/golden/dead-letters.txt", letters.as_str()),
     ]);
+}
+
+/// What a later version may have left in these files: its layout's number, then what this version cannot know.
+const LATER: &str = "{\"layout\":2}\n{\"what\":\"it knows\"}\nhalf a li";
+
+#[test]
+fn a_file_of_a_later_layout_is_refused_with_a_sentence_and_left_as_it_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| directory.path().join(name);
+    let lock = DirectoryLock::take(directory.path()).expect("free");
+    let open_queue = || {
+        Queue::open(directory.path(), 1 << 20)
+            .err()
+            .expect("refused")
+            .to_string()
+    };
+    let refusals: [(&str, &dyn Fn() -> String); 4] = [
+        ("epoch", &|| lock.next(Some(Epoch(7))).expect_err("refused").to_string()),
+        ("queue.jsonl", &open_queue),
+        ("position", &|| {
+            PositionFile::open(&file("position"))
+                .err()
+                .expect("refused")
+                .to_string()
+        }),
+        ("letters", &|| {
+            DeadLetterFile::open(&file("letters"))
+                .err()
+                .expect("refused")
+                .to_string()
+        }),
+    ];
+    for (name, refusal) in refusals {
+        fs::write(file(name), LATER).expect("written");
+        let said = refusal();
+        assert!(
+            said.contains("has layout 2, but this version knows layouts up to 1"),
+            "{said}"
+        );
+        assert!(
+            said.contains(name) && said.contains("start a version that knows the layout"),
+            "{said}"
+        );
+        assert_eq!(fs::read_to_string(file(name)).expect("it is there"), LATER, "{name}");
+    }
 }
 
 /// Nothing reads dead letters but people.
