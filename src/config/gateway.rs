@@ -92,10 +92,10 @@ pub struct Flags {
     /// Time between two renewals of the lease, in ms, 100 up to half of --lease-ms [default: a sixth of --lease-ms]
     #[arg(long, value_name = "MS", env = "ROLLCALL_LEASE_EVERY_MS")]
     pub lease_every_ms: Option<Milliseconds>,
-    /// Longest time that heartbeats are gathered before they are published, in ms, 10 to 60000 [default: 1000]
+    /// Longest time that heartbeats are gathered before they are published, in ms, 10 to 60000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_BEATS_EVERY_MS")]
     pub beats_every_ms: Option<Milliseconds>,
-    /// Number of heartbeats that are published at once without waiting, 1 to 10000 [default: 1000]
+    /// Number of heartbeats that are published at once without waiting, 1 to 100000 [default: 10000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_BEATS_MAX")]
     pub beats_max: Option<u64>,
     /// When the gateway stops: time over which clients are asked to go elsewhere, in ms, 0 to 600000 [default: 10000]
@@ -266,8 +266,8 @@ impl Flags {
             silence_ms: Milliseconds::within("silence_ms", self.silence_ms, 30_000, 0, 3_600_000)?,
             lease_ms,
             lease_every: ms("lease_every_ms", self.lease_every_ms, lease_ms / 6, 100, lease_ms / 2)?,
-            beats_every: ms("beats_every_ms", self.beats_every_ms, 1_000, 10, 60_000)?,
-            beats_max: within("beats_max", self.beats_max, 1_000, 1, 10_000)? as usize,
+            beats_every: ms("beats_every_ms", self.beats_every_ms, 10_000, 10, 60_000)?,
+            beats_max: within("beats_max", self.beats_max, 10_000, 1, 100_000)? as usize,
             drain: ms("drain_ms", self.drain_ms, 10_000, 0, 600_000)?,
             queue_bytes: Mebibytes::within("queue_mib", self.queue_mib, 64 * MIB, MIB, 65_536 * MIB)?,
         })

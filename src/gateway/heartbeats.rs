@@ -1,11 +1,11 @@
 //! Heartbeats of many connections, combined into few records.
 //!
-//! Within a window (by default one second or 1,000 heartbeats) each connection counts once, however often its client
+//! Within a window (by default ten seconds or 10,000 heartbeats) each connection counts once, however often its client
 //! shows life. The heartbeats are published as `alive` records, which name connections by their numbers only. By number
 //! the engine finds only devices that are online. For any other connection it sends a kick `identify`, and the gateway
-//! answers with a heartbeat that names the user. After an outage most connections would be unknown, so all of them are
-//! then published as `heartbeats`. What could not be published is kept for the next window, so at most one heartbeat
-//! per connection waits.
+//! answers with a heartbeat that names the user. It does so within a second, since the device may be offline for the
+//! engine. After an outage most connections would be unknown, so all of them are then published as `heartbeats`. What
+//! could not be published is kept for the next window, so at most one heartbeat per connection waits.
 
 use super::GatewayState;
 use super::health::End;
@@ -15,17 +15,23 @@ use crate::presence::event::{Event, HeartbeatEntry, bounds};
 use crate::presence::{Conn, Epoch, Partition};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The greatest size of a record's text; what Avro adds for each heartbeat is counted as `BEAT_BYTES`.
 const RECORD_BYTES_MAX: usize = 512 << 10;
 const BEAT_BYTES: usize = 16;
+/// The longest time that heartbeats which name their users wait.
+const NAMED_EVERY: Duration = Duration::from_secs(1);
 
 pub struct HeartbeatBatches {
     parts: Vec<Mutex<PartitionHeartbeats>>,
     waiting: AtomicUsize,
     most: usize,
     full: Notify,
+    /// The number of waiting heartbeats that name their users.
+    named: AtomicUsize,
+    named_first: Notify,
     /// Whether the engine may have lost many connections. Until a publication succeeds, all heartbeats name their
     /// users.
     after_outage: AtomicBool,
@@ -53,6 +59,8 @@ impl HeartbeatBatches {
             waiting: AtomicUsize::new(0),
             most,
             full: Notify::new(),
+            named: AtomicUsize::new(0),
+            named_first: Notify::new(),
             after_outage: AtomicBool::new(false),
         }
     }
@@ -68,7 +76,16 @@ impl HeartbeatBatches {
     pub fn identify(&self, session: &Arc<Session>) {
         if session.is_to_be_named() {
             self.put(session, |part| part.by_name.push(session.clone()));
+            if self.named.fetch_add(1, Ordering::AcqRel) == 0 {
+                self.named_first.notify_one();
+            }
         }
+    }
+
+    /// Returns when a heartbeat that names its user has waited for long enough.
+    async fn named_due(&self) {
+        self.named_first.notified().await;
+        tokio::time::sleep(NAMED_EVERY).await;
     }
 
     fn put(&self, session: &Session, put: impl FnOnce(&mut PartitionHeartbeats)) {
@@ -94,6 +111,7 @@ impl HeartbeatBatches {
             taken.by_name.iter().for_each(|session| session.was_named());
             taken
         };
+        self.named.store(0, Ordering::Release);
         self.parts.iter().map(take).collect()
     }
 }
@@ -180,14 +198,20 @@ async fn publish(edge: &GatewayState) {
 /// Publishes heartbeats as long as the gateway runs.
 pub async fn run(edge: Arc<GatewayState>) -> End {
     loop {
+        // What could not be published, and what names its users, waits for a second at most.
+        let window = match edge.heartbeats.after_outage.load(Ordering::Acquire) {
+            true => edge.beats_window().min(NAMED_EVERY),
+            false => edge.beats_window(),
+        };
         tokio::select! {
-            () = tokio::time::sleep(edge.config.beats_every) => {}
+            () = tokio::time::sleep(window) => {}
             () = edge.heartbeats.full.notified() => {}
+            () = edge.heartbeats.named_due() => {}
         }
         publish(&edge).await;
         if !edge.log_is_well() {
             // A failed publication is retried in the next window, not at once.
-            tokio::time::sleep(edge.config.beats_every).await;
+            tokio::time::sleep(edge.beats_window().min(NAMED_EVERY)).await;
         }
     }
 }
@@ -208,6 +232,7 @@ pub fn home(user: &str, partitions: u32) -> Partition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::uplink::Pace;
     use crate::presence::Conn;
     use crate::schema::avro;
 
@@ -236,6 +261,24 @@ mod tests {
                 assert!(bytes.len() <= RECORD_BYTES_MAX + 1_024, "{}", bytes.len());
             }
             assert_eq!(beats as u64, count);
+        }
+    }
+
+    #[test]
+    fn no_client_is_offline_because_its_gateway_waits() {
+        for (heartbeat_ms, timeout_ms, hold_ms) in [
+            (120_000, 400_000, 66_666),
+            (20_000, 60_000, 10_000),
+            (50_000, 60_000, 5_000),
+            (3_333, 10_000, 1_666),
+            (60_000, 60_000, 0),
+        ] {
+            let pace = Pace {
+                heartbeat_ms,
+                timeout_ms,
+            };
+            assert_eq!(pace.hold_ms(), hold_ms);
+            assert!(heartbeat_ms + hold_ms < timeout_ms || hold_ms == 0);
         }
     }
 

@@ -23,10 +23,12 @@ pub mod session;
 pub mod tls;
 pub mod uplink;
 
+use crate::backoff;
 use crate::clock::Clock;
 use crate::config::gateway::{Admission, Config, Tokens};
 use crate::metrics;
 use crate::presence::{Conn, Epoch};
+use crate::random::Random;
 use audience::Audience;
 use disconnect_queue::{Outbox, QueuedDisconnect};
 use frames::Close;
@@ -54,6 +56,8 @@ const BACKLOG: u32 = 4_096;
 const HANDSHAKES_MAX: usize = 2_048;
 /// The greatest number of handshakes at the same time from one address; more are closed.
 const ADDRESS_HANDSHAKES_MAX: u32 = 256;
+/// Heartbeats are gathered for at least this long, whatever the policy says.
+const BEATS_EVERY_LEAST: Duration = Duration::from_millis(10);
 /// How long the known platforms of the policy are used before the engine is asked again.
 const PLATFORMS_MS: u64 = 5_000;
 /// How long to wait before the engine is asked again for a platform that it did not know or did not respond for.
@@ -110,7 +114,7 @@ pub struct GatewayState {
     keys: Option<Keys>,
     ramp: Ramp,
     conns: AtomicU64,
-    chances: AtomicU64,
+    chances: Mutex<Random>,
     phase: watch::Sender<Phase>,
     log_is_well: AtomicBool,
     /// Notified when the log stops accepting events.
@@ -134,11 +138,8 @@ impl GatewayState {
 
     /// Returns a number below `below`, to spread things in time. It may be easy to guess.
     pub fn chance(&self, below: u64) -> u64 {
-        // This is SplitMix64 by Steele, Lea and Flood.
-        let mut z = self.chances.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % below.max(1)
+        let mut chances = self.chances.lock().unwrap_or_else(PoisonError::into_inner);
+        chances.below(below)
     }
 
     /// Whether the log accepts events. False from the first failure until a lease has succeeded. Only a lease decides
@@ -252,6 +253,13 @@ impl GatewayState {
         }
     }
 
+    /// Returns how long heartbeats may be gathered: as configured, and no longer than the platforms of the policy allow.
+    fn beats_window(&self) -> Duration {
+        let held_ms = self.platforms().known.values().map(|pace| pace.hold_ms()).min();
+        let allowed = held_ms.map_or(Duration::MAX, Duration::from_millis);
+        self.config.beats_every.min(allowed).max(BEATS_EVERY_LEAST)
+    }
+
     fn platforms(&self) -> MutexGuard<'_, Platforms> {
         self.platforms.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -340,7 +348,7 @@ impl Gateway {
             keys,
             ramp: Ramp::new(clock.clone(), config.accept_rate),
             conns: AtomicU64::new(1),
-            chances: AtomicU64::new(clock.now_ms() ^ u64::from(std::process::id()) << 32),
+            chances: Mutex::new(Random(clock.now_ms() ^ u64::from(std::process::id()) << 32)),
             phase,
             log_is_well: AtomicBool::new(true),
             log_is_ill: Notify::new(),
@@ -501,12 +509,13 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn until_it_works<T>(what: &str, mut ask: impl FnMut() -> uplink::Asked<T>) -> T {
+    let mut backoff = backoff::UPLINK.start();
     loop {
         match ask().await {
             Ok(answer) => return answer,
             Err(error) => tracing::info!("waiting for {what}: {error}"),
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 

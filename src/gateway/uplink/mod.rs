@@ -72,6 +72,15 @@ pub struct Pace {
     pub timeout_ms: u64,
 }
 
+impl Pace {
+    /// Returns how long a gateway may hold a heartbeat back: a sixth of the time-out, and at most half of what is left of it
+    /// after a heartbeat's interval, so that no client is offline because its gateway waited.
+    pub fn hold_ms(self) -> u64 {
+        let left_ms = self.timeout_ms.saturating_sub(self.heartbeat_ms);
+        (self.timeout_ms / 6).min(left_ms / 2)
+    }
+}
+
 /// The part of a user's change that a client may see.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct UserUpdate {
