@@ -6,7 +6,7 @@
 //! message.
 
 use super::api_error::ApiError;
-use super::transport::{ConnectionTimeouts, Requests, Watched};
+use super::transport::{ConnectionTimeouts, HEAD_BYTES_MAX, Requests, Watched};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderValue, Request, Response, header};
@@ -23,9 +23,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-/// The largest head of a request, in bytes: its URL and its header fields. The same number of bytes of a response is
-/// buffered.
-pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// The pause after a failure to accept a connection, for example because all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long an idle connection may take to close.

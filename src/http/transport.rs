@@ -16,6 +16,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+/// The largest head of a request, in bytes: its URL and its header fields. The same number of bytes of a response is
+/// buffered.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+
 /// How long a connection may take for what.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionTimeouts {
@@ -250,7 +254,7 @@ fn instead_of(bytes: &[u8], has_line: bool) -> Option<Vec<u8>> {
     if head.contains("content-type:") || !head.contains("content-length: 0\r\n") {
         return None;
     }
-    let bytes_max = super::server::HEAD_BYTES_MAX;
+    let bytes_max = HEAD_BYTES_MAX;
     let api_error = match head.get(..2)? {
         "14" | "31" if !has_line => ApiError::new(
             StatusCode::URI_TOO_LONG,
