@@ -56,10 +56,14 @@ mod garden {
         TailIgnoredInDoubt,
         /// Of the outputs that are there only the changes are compared.
         KicksNotCompared,
+        /// A record of a revision that is not known is skipped.
+        RevisionSkipped,
+        /// What is before a revision that is not known is still shown.
+        OutdatedShown,
     }
 
     impl Bug {
-        pub const ALL: [Bug; 15] = [
+        pub const ALL: [Bug; 17] = [
             Bug::StoreBeforeLog,
             Bug::LateDeadline,
             Bug::ResumeOffset,
@@ -75,6 +79,8 @@ mod garden {
             Bug::TailIgnoredAtStart,
             Bug::TailIgnoredInDoubt,
             Bug::KicksNotCompared,
+            Bug::RevisionSkipped,
+            Bug::OutdatedShown,
         ];
     }
 

@@ -7,12 +7,12 @@
 //! in `shelf`.
 
 use super::fault::{Counts, Fault};
-use super::history::Random;
 use super::input::Input;
 use super::shelf::{CommitInFlight, SimulatedLog};
 use crate::clock::ManualClock;
 use crate::log::{Commit, Error, Limit, OutputTopic, OwnedPartition, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
+use crate::random::Random;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

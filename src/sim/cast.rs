@@ -11,11 +11,13 @@ use crate::clock::{Clock as _, ManualClock};
 use crate::engine::assignments::Dependencies;
 use crate::engine::ownership::{Command as Order, Fact};
 use crate::engine::worker::{Command, Rest, Worker};
-use crate::engine::{Error, Services, Tuning};
+use crate::engine::{Error, RevisionAt, Services, Tuning};
 use crate::log;
 use crate::presence::policy::Policy;
-use crate::presence::{Offset, Partition};
+use crate::presence::{Offset, Partition, Revision};
+use crate::random::Random;
 use crate::store::{StoreLocation, keys};
+use crate::varint;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -38,6 +40,8 @@ pub struct Machine {
     /// Whether the store on this disk is that of another partition.
     foreign: bool,
     copies: Vec<Rows>,
+    /// The newest revision that the program on it knows.
+    knows: Revision,
 }
 
 /// The machines of a partition, and what they and the group know about each other.
@@ -50,6 +54,8 @@ pub struct PartitionNodes {
     needs_backup: bool,
     /// Whether an operator has accepted the outputs that exist without a position.
     adopts_tail: bool,
+    /// Decides which version a process is of; none where all machines know all revisions that occur.
+    versions: Option<Random>,
     /// Why a step or an opening last failed.
     pub failure: Option<String>,
     /// How often the partition has come to life since the faults ended.
@@ -88,6 +94,26 @@ impl PartitionNodes {
         let machine = process.machine;
         self.machines[machine].process = Some(process);
     }
+
+    /// Gives each machine one of two versions, of which only one knows the rehearsal of a revision.
+    pub fn mix_versions(&mut self, mut random: Random) {
+        for machine in &mut self.machines {
+            machine.knows = *random.pick(&[Revision::FIRST, Revision::REHEARSAL]);
+        }
+        self.versions = Some(random);
+    }
+
+    /// Returns the machines whose program does not know the rehearsal of a revision.
+    pub fn outdated(&self) -> Vec<usize> {
+        let outdated = self.machines.iter().enumerate();
+        let outdated = outdated.filter(|(_, machine)| machine.knows < Revision::REHEARSAL);
+        outdated.map(|(machine, _)| machine).collect()
+    }
+
+    /// Installs the newest version on a machine, for its next process.
+    pub fn upgrade(&mut self, machine: usize) {
+        self.machines[machine].knows = Revision::REHEARSAL;
+    }
 }
 
 /// All machines of the world, and what they share.
@@ -119,6 +145,7 @@ impl Cast {
                 process: None,
                 foreign: false,
                 copies: Vec::new(),
+                knows: Revision::FIRST,
             };
             Mutex::new(PartitionNodes {
                 machines: (0..MACHINES).map(machine).collect(),
@@ -127,6 +154,7 @@ impl Cast {
                 backup: Rows::new(),
                 needs_backup: false,
                 adopts_tail: false,
+                versions: None,
                 failure: None,
                 lives: 0,
             })
@@ -164,6 +192,7 @@ impl Cast {
     /// Starts a process on a machine, with a worker that has nothing open yet.
     pub fn start(&self, partition: Partition, machine: usize) -> Process {
         let life = ProcessLife::new();
+        let knows = self.version(partition, machine);
         let log = Arc::new(ProcessLog::new(self, partition, machine, life.clone()));
         let store: Box<dyn StoreLocation + Send> = match &self.nodes(partition).machines[machine].disk {
             Disk::Simulated(platter) => Box::new(ProcessDisk {
@@ -179,6 +208,7 @@ impl Cast {
             clock: self.clock.clone(),
             tuning: Tuning {
                 adopt_tail: self.nodes(partition).adopts_tail,
+                revision: knows,
                 ..self.tuning
             },
             services: Services::default(),
@@ -193,7 +223,26 @@ impl Cast {
             waits_since_ms: self.clock.monotonic_ms(),
             wait_ms: 0,
             asked: Vec::new(),
+            knows,
+            has_halted: false,
         }
+    }
+
+    /// Returns the newest revision that a machine's next process knows: that of its program, which may have been replaced.
+    fn version(&self, partition: Partition, machine: usize) -> Revision {
+        let mut nodes = self.nodes(partition);
+        let PartitionNodes { machines, versions, .. } = &mut *nodes;
+        let knows = &mut machines[machine].knows;
+        if let Some(random) = versions {
+            let weather = &mut self.broker.world().weather;
+            if weather.strikes(Fault::Version, 300, random) {
+                *knows = match *knows {
+                    Revision::REHEARSAL => Revision::FIRST,
+                    _ => Revision::REHEARSAL,
+                };
+            }
+        }
+        *knows
     }
 
     /// Decides what has happened to a machine's store by the time it is opened.
@@ -278,9 +327,12 @@ impl Cast {
         if process.worker.processor().is_some() {
             self.nodes(partition).machines[machine].foreign = false;
         }
-        self.check_answers(partition, &mut process);
         if let Some(error) = &turn.error {
             self.judge(partition, &process, error);
+            process.has_halted |= matches!(error, Error::UnknownRevision { .. });
+        }
+        self.check_answers(partition, &mut process);
+        if let Some(error) = &turn.error {
             if matches!(error, Error::OutputsWithoutPosition { .. }) {
                 // The operator reads the error and restarts the machine as the error says.
                 self.nodes(partition).adopts_tail = true;
@@ -337,6 +389,20 @@ impl Cast {
             | Error::TailUnreadable { .. }
             // A new leader that does not know yet how far may be read.
             | Error::EventsMissing { .. } => {}
+            Error::UnknownRevision {
+                at, revision, newest, ..
+            } => {
+                let raised_at = self.broker.world().shelves[partition.0 as usize].input.raised_at();
+                let is_so = raised_at.is_some_and(|raised| match at {
+                    RevisionAt::Record(offset) => *offset == raised,
+                    RevisionAt::Position(next) => *next > raised,
+                    RevisionAt::Store => true,
+                });
+                let is_known = process.knows >= *revision || *newest != process.knows;
+                if !is_so || is_known {
+                    self.wrong(format!("a node that knows revision {} says: {error}", process.knows));
+                }
+            }
             Error::OutputsWithoutPosition { .. } => {
                 if !self.broker.has_lost_position(partition) {
                     self.wrong(format!("no position was lost, but: {error}"));
@@ -352,7 +418,6 @@ impl Cast {
             | Error::ForeignOutput { .. }
             | Error::ForeignStore { .. }
             | Error::Ahead { .. }
-            | Error::UnknownRevision { .. }
             | Error::Panicked { .. }
             | Error::Unreadable => self.wrong(error.to_string()),
         }
@@ -493,18 +558,7 @@ fn halve_files(directory: &Path) {
 
 /// Returns the position of a store: the numbers after its layout.
 fn applied(meta: &[u8]) -> Option<(u64, u64)> {
-    let mut bytes = meta.iter();
-    let mut number = || {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = bytes.next()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
-    };
-    let _layout = number()?;
-    Some((number()?, number()?))
+    let mut bytes = meta;
+    let _layout = varint::take(&mut bytes)?;
+    Some((varint::take(&mut bytes)?, varint::take(&mut bytes)?))
 }

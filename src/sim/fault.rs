@@ -62,6 +62,8 @@ faults! {
     GatewayLost "gateway-lost" "Thousands of devices of one gateway, lost at once."
     WeekDue "week-due" "A week's deadlines of thousands of devices, due at one record."
     EarlyEnds "early-ends" "About as many connections end before their connect as are remembered."
+    Revision "revision" "A record raises the partition to a revision that some of its machines do not know."
+    Version "version" "A machine's next process is of the other version, which knows one revision more or less."
     AllAlive "all-alive" "A gateway names the connections of all its devices in one record."
 }
 

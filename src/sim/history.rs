@@ -16,6 +16,7 @@ pub use policies::{document_json, policy, policy_document};
 use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target, bounds};
 use crate::presence::policy::{LoginMode, Policy, PolicyDocument};
 use crate::presence::{Conn, Epoch, Offset};
+use crate::random::Random;
 use policies::{completed, random_document};
 use std::borrow::Cow;
 
@@ -55,57 +56,6 @@ const ENDED_MAX: usize = 12;
 const AWAY_MAX: usize = 12;
 /// A history at least as long as this may have a rush of early ends in it, more than the rules remember.
 const RUSH_RECORDS_MIN: usize = 2_000;
-
-/// splitmix64 (Steele, Lea and Flood, 2014): small, and good enough to choose with.
-#[derive(Clone, Debug)]
-pub(super) struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// 0 to `limit` − 1; 0 for a limit of 0.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next().checked_rem(limit).unwrap_or(0)
-    }
-
-    pub fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
-
-    pub fn index(&mut self, length: usize) -> usize {
-        self.below(length as u64) as usize
-    }
-
-    /// One of a list that is not empty.
-    pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        &list[self.index(list.len())]
-    }
-
-    /// The place of one of the weights, as often as it weighs.
-    pub fn weighted(&mut self, weights: &[u64]) -> usize {
-        let mut left = self.below(weights.iter().sum());
-        for (place, weight) in weights.iter().enumerate() {
-            if left < *weight {
-                return place;
-            }
-            left -= weight;
-        }
-        0
-    }
-
-    /// Some of a list, at least one, in a random order.
-    fn some_of<T: Clone>(&mut self, list: &[T], most: usize) -> Vec<T> {
-        let mut rest = list.to_vec();
-        let count = (1 + self.index(most)).min(rest.len());
-        (0..count).map(|_| rest.swap_remove(self.index(rest.len()))).collect()
-    }
-}
 
 /// A connection as the generator remembers it.
 #[derive(Clone, Debug)]

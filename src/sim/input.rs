@@ -3,7 +3,7 @@
 //! The history's events, with poison and bursts among them, each folded by the oracle once it can be read. So at any
 //! moment the world can be asked what should be in the log.
 
-use super::history::{self, Random};
+use super::history;
 use super::oracle::Oracle;
 use super::oracle_input::partition_of;
 use super::oracle_lines::newest_line;
@@ -12,6 +12,7 @@ use crate::presence::change::Output;
 use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent};
 use crate::presence::policy::Policy;
 use crate::presence::{Conn, Epoch, LogTime, Offset, Partition, Revision, Status};
+use crate::random::Random;
 use crate::schema::avro;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -75,6 +76,8 @@ pub struct Input {
     /// Of the state, once they were asked for.
     lines: Option<String>,
     first_policy: Policy,
+    /// The first record that raised the partition to a revision which not every machine knows.
+    raised_at: Option<Offset>,
     /// What the oracle has folded.
     folded: Vec<(Offset, u64, Option<Event<'static>>)>,
     /// An oracle that follows the answers, and how much of that it has folded.
@@ -255,6 +258,7 @@ impl Input {
             oracle: Oracle::new(partition, policy.clone()),
             follower: (Oracle::new(partition, policy.clone()), 0),
             first_policy: policy,
+            raised_at: None,
             folded: Vec::with_capacity(records + 2 * burst.records()),
             time: None,
             expected: Vec::with_capacity(records + 2 * burst.records()),
@@ -265,6 +269,21 @@ impl Input {
             out: Vec::new(),
             lines: None,
         }
+    }
+
+    /// Plans a record that raises the partition to the rehearsal of a revision, somewhere in the history.
+    pub fn raise(&mut self, random: &mut Random) {
+        let place = self.thousands + random.index(self.planned.len() + 1 - self.thousands);
+        let next = self.planned.get(place).or(self.planned.back());
+        let (offset, ts) = next.map_or((0, self.last_ts), |(offset, ts, _)| (*offset, *ts));
+        let Revision(revision) = Revision::REHEARSAL;
+        self.planned
+            .insert(place, (offset, ts, Some(Event::Revision { revision })));
+    }
+
+    /// Where the partition was raised, as far as can be read.
+    pub fn raised_at(&self) -> Option<Offset> {
+        self.raised_at
     }
 
     /// When the next record of the plan comes, by the time of the log.
@@ -417,6 +436,11 @@ impl Input {
                 value: (!record.is_null).then(|| record.value.clone()),
             });
         }
+        if let Some(Event::Revision { revision }) = record.event
+            && Revision(revision) == Revision::REHEARSAL
+        {
+            self.raised_at.get_or_insert(offset);
+        }
         self.folded.push((offset, ts, record.event.take()));
     }
 
@@ -477,7 +501,10 @@ impl Input {
             time: None,
             seq: last.map_or(0, |last| last.seq),
             chain: last.map_or([0; 32], |last| last.chain),
-            revision: Revision::FIRST,
+            revision: match self.raised_at.is_some_and(|raised| raised < next) {
+                true => Revision::REHEARSAL,
+                false => Revision::FIRST,
+            },
             input: None,
         };
         (count, malformed, position)

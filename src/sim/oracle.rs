@@ -9,6 +9,7 @@
 use super::oracle_state::{Device, Devices, EarlyEnd, Gateway, Key, Link, Login, Name, State, User, key_of, name_of};
 use crate::presence::change::{
     Cause, Change, DeviceChange, IgnoreReason, Ignored, Kick, KickReason, KickedDevice, Output, OutputId, Part,
+    Rehearsal,
 };
 use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
 use crate::presence::policy::{LoginMode, Platform, Policy};
@@ -22,6 +23,10 @@ const DAY_MS: u64 = 86_400_000;
 const EARLY_END_MS: u64 = 60_000;
 const EARLY_ENDS_MAX: usize = 1_024;
 
+/// The revision that only tests raise a partition to. From it on a change has the number of changes since then, if its
+/// evidence is the present record, and a custom status is also taken of a user who is push_online.
+const REHEARSAL: u32 = 2;
+
 /// One partition, folded record by record.
 #[derive(Clone, Debug)]
 pub struct Oracle {
@@ -34,6 +39,9 @@ pub struct Oracle {
     pub(super) gateways: BTreeMap<Name, Gateway>,
     pub(super) seq: u64,
     pub(super) users: BTreeMap<Name, User>,
+    revision: u32,
+    /// The number of changes since the partition was raised to the rehearsal of a revision.
+    rehearsed: u64,
     /// In the order in which they came.
     early_ends: Vec<EarlyEnd>,
     /// The least deadline of every user that has one, and the users in the order of these deadlines.
@@ -74,6 +82,8 @@ impl Oracle {
             gateways: BTreeMap::new(),
             seq: 0,
             users: BTreeMap::new(),
+            revision: 1,
+            rehearsed: 0,
             early_ends: Vec::new(),
             deadlines: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -304,8 +314,8 @@ impl Oracle {
                     self.policy = (**policy).clone();
                 }
             }
-            // There is only the first revision, and it is in force from the start.
-            Event::Revision { .. } | Event::Tick => {}
+            Event::Revision { revision } => self.revision = self.revision.max(*revision),
+            Event::Tick => {}
         }
     }
 
@@ -783,7 +793,12 @@ impl Oracle {
 
     fn custom_status(&mut self, name: &str, text: Option<&str>) {
         let before = self.copy_of(name);
-        if before.status() != Status::Online {
+        let is_taken = match before.status() {
+            Status::Online => true,
+            Status::PushOnline => self.revision >= REHEARSAL,
+            Status::Offline => false,
+        };
+        if !is_taken {
             return self.ignore(IgnoreReason::NotOnline, Part::Whole);
         }
         if before.custom_status.as_deref() == text {
@@ -1001,6 +1016,12 @@ impl Oracle {
         let version = user.version;
         let custom_status = user.custom_status.as_deref().map(Into::into);
         self.seq += 1;
+        let mut rehearsal = None;
+        if self.revision >= REHEARSAL {
+            self.rehearsed += 1;
+            let is_of_this_record = evidence == self.this_record();
+            rehearsal = Some(Rehearsal(is_of_this_record.then_some(self.rehearsed)));
+        }
         let change = Change {
             id: self.next_id(),
             seq: self.seq,
@@ -1014,7 +1035,7 @@ impl Oracle {
             devices,
             custom_status,
             evidence,
-            rehearsal: None,
+            rehearsal,
         };
         self.given.push(Output::Change(change));
     }

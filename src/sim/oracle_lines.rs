@@ -177,7 +177,7 @@ pub fn output_line(output: &Output) -> String {
                 devices,
                 custom_status,
                 evidence,
-                // Revisions are not the oracle's.
+                // These lines are compared as of the first revision only.
                 rehearsal: _,
             } = change;
             let devices: Vec<String> = devices

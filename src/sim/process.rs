@@ -8,7 +8,7 @@ use super::questions::Asked;
 use crate::clock::{Clock as _, ManualClock};
 use crate::engine::worker::{TICK_MS, Worker};
 use crate::log::{Acknowledge, Appended, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Range, Record, Topic};
-use crate::presence::{Offset, Partition};
+use crate::presence::{Offset, Partition, Revision};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// See the module.
@@ -22,6 +22,10 @@ pub struct Process {
     pub wait_ms: u64,
     /// Questions that were not answered yet.
     pub asked: Vec<Asked>,
+    /// The newest revision that its program knows.
+    pub knows: Revision,
+    /// Whether it has said that the partition has a later revision: from then on it must answer nothing.
+    pub has_halted: bool,
 }
 
 impl Process {

@@ -9,7 +9,7 @@ use super::process::Process;
 use super::shelf::SimulatedLog;
 use crate::engine::QueryError;
 use crate::engine::worker::Command;
-use crate::presence::{Offset, Partition};
+use crate::presence::{Offset, Partition, Revision};
 use tokio::sync::oneshot::{self, Receiver, error::TryRecvError};
 
 type Users = Vec<Option<Vec<u8>>>;
@@ -55,11 +55,14 @@ impl Cast {
             answer,
         };
         process.asked.push(asked);
+        // An answer that comes at once is of what was folded before this.
+        self.check_answers(partition, process);
     }
 
     /// Holds the answers that have come against the oracle.
     pub fn check_answers(&self, partition: Partition, process: &mut Process) {
         let mut wrong = None;
+        let (knows, has_halted) = (process.knows, process.has_halted);
         process.asked.retain_mut(|asked| match asked.answer.try_recv() {
             Err(TryRecvError::Empty) => true,
             // It was not ready, or its store failed: those are no answers.
@@ -68,7 +71,10 @@ impl Cast {
                 let mut world = self.broker.world();
                 world.answers += 1;
                 let shelf = &mut world.shelves[partition.0 as usize];
-                let checked = check(partition, shelf, asked, &lines);
+                let checked = match has_halted {
+                    true => Err(format!("{} users, of a later revision than {knows}", lines.len())),
+                    false => check(partition, shelf, asked, &lines, knows),
+                };
                 wrong = wrong.take().or(checked.err());
                 false
             }
@@ -114,7 +120,13 @@ struct AsOf {
     time: Option<u64>,
 }
 
-fn check(partition: Partition, shelf: &mut SimulatedLog, asked: &Asked, lines: &Users) -> Result<(), String> {
+fn check(
+    partition: Partition,
+    shelf: &mut SimulatedLog,
+    asked: &Asked,
+    lines: &Users,
+    knows: Revision,
+) -> Result<(), String> {
     if lines.len() != asked.users.len() {
         return Err(format!("{} users for {}", lines.len(), asked.users.len()));
     }
@@ -133,6 +145,12 @@ fn check(partition: Partition, shelf: &mut SimulatedLog, asked: &Asked, lines: &
     }
     let next = Offset(offset.0 + 1);
     let (_, _, expected) = shelf.input.before(next, 0);
+    if expected.revision > knows {
+        return Err(format!(
+            "as of {offset}, where revision {} is in force, not {knows}",
+            expected.revision
+        ));
+    }
     let committed = shelf.furthest;
     if (committed.next, committed.outputs) < (next, 0) && committed.chain != expected.chain {
         let Offset(upto) = committed.next;

@@ -8,12 +8,12 @@
 //! committed or not; a reader gets only the records of committed ones. Every commit is compared at once with what the
 //! oracle expects, so that a run ends at the first wrong one. At the end the topics are read from their beginning.
 
-use super::history::Random;
 use super::input::{Input, Published};
 use crate::clock::{Clock as _, ManualClock};
 use crate::log::{Commit, CurrentRecord, NewRecord, OutputTopic, Position, Record, Topic};
 use crate::presence::Offset;
 use crate::presence::event::bounds;
+use crate::random::Random;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
@@ -501,8 +501,8 @@ impl SimulatedLog {
         if !same || are != should {
             return Err(format!("{} has {are} quarantined instead of {should}, or others", of()));
         }
-        if (to.seq, to.chain) != (position.seq, position.chain) {
-            return Err(format!("the position {} has another seq or chain", place(to)));
+        if (to.seq, to.chain, to.revision) != (position.seq, position.chain, position.revision) {
+            return Err(format!("the position {} has another seq, chain or revision", place(to)));
         }
         Ok(())
     }

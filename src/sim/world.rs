@@ -7,7 +7,7 @@
 use super::broker::{Broker, BrokerBug, FaultRates, World};
 use super::cast::{Cast, MACHINES};
 use super::fault::{Counts, Fault};
-use super::history::{self, Random};
+use super::history;
 use super::input::{Burst, Input, Malformation};
 use super::process::Process;
 use crate::clock::Clock as _;
@@ -17,6 +17,7 @@ use crate::engine::partition::PartitionProcessor;
 use crate::engine::worker::Command;
 use crate::log::Topic;
 use crate::presence::{LogTime, Partition, Status};
+use crate::random::Random;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -172,9 +173,10 @@ impl Run {
             ..Tuning::default()
         };
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-        let broker = Broker::new(inputs, Random(random.next()), weather, clock.clone()).with_bug(options.bug);
+        let broker = Broker::new(inputs, Random(random.number()), weather, clock.clone()).with_bug(options.bug);
         let cast = Cast::new(Arc::new(broker), clock, tuning, policies, directory);
         let in_transactions = *random.pick(&[0, 0, 20, 60]);
+        mix_versions(&cast, seed);
         Run {
             cast,
             random,
@@ -462,6 +464,7 @@ impl Run {
     fn calm(&mut self, partition: Partition) -> Result<(), String> {
         self.cast.broker.deliver(partition);
         self.cast.broker.world().shelves[partition.0 as usize].calm();
+        self.upgrade(partition)?;
         let process = self.come_to_life(partition)?;
         let process = self.let_time_pass(partition, process)?;
         let process = self.commit_all(partition, process)?;
@@ -472,6 +475,40 @@ impl Run {
         self.check_end(partition, &process)
             .map_err(|what| format!("opened again: {what}"))?;
         self.cast.nodes(partition).put_process(process);
+        Ok(())
+    }
+
+    /// In a partition that was raised, each process of the older version halts, with what it said of that. Then an operator
+    /// stops it and installs the newer version.
+    fn upgrade(&self, partition: Partition) -> Result<(), String> {
+        if self.cast.broker.world().shelves[partition.0 as usize]
+            .input
+            .raised_at()
+            .is_none()
+        {
+            return Ok(());
+        }
+        let outdated = self.cast.nodes(partition).outdated();
+        for machine in outdated {
+            let mut process = self.cast.nodes(partition).take_process(machine);
+            for _ in 0..100 {
+                let Some(turned) = process.take_if(|process| !process.has_halted) else {
+                    break;
+                };
+                self.cast.clock.advance_ms(1_000);
+                process = self.cast.turn(partition, turned, 1_000);
+                self.check_wrong()?;
+            }
+            if let Some(process) = process {
+                if !process.has_halted {
+                    let failure = self.cast.nodes(partition).failure.take();
+                    return Err(format!("a node of the older version does not halt: {failure:?}"));
+                }
+                self.cast.close(partition, process);
+            }
+            self.check_wrong()?;
+            self.cast.nodes(partition).upgrade(machine);
+        }
         Ok(())
     }
 
@@ -683,6 +720,26 @@ impl Run {
             ));
         }
         Ok(())
+    }
+}
+
+/// Decides which partitions are raised to the rehearsal of a revision, and which machines know it. The decisions have random
+/// numbers of their own, so that the other worlds are as they were.
+fn mix_versions(cast: &Cast, seed: u64) {
+    let mut random = Random(seed ^ 0x7265_7669_7365_6421);
+    let partitions = cast.broker.partitions();
+    for partition in (0..partitions).map(Partition) {
+        {
+            let mut world = cast.broker.world();
+            let World { weather, shelves, .. } = &mut *world;
+            if !weather.strikes(Fault::Revision, 200, &mut random) {
+                continue;
+            }
+            for _ in 0..*random.pick(&[1, 1, 2]) {
+                shelves[partition.0 as usize].input.raise(&mut random);
+            }
+        }
+        cast.nodes(partition).mix_versions(Random(random.number()));
     }
 }
 

@@ -145,10 +145,11 @@ impl Opened {
         if let (Some(store), Some(meta)) = (&store, &meta) {
             let opened = store.read_meta(meta)?;
             applied = opened.applied;
-            known(RevisionAt::Store, opened.partition.revision)?;
+            // The revision of another partition's store says nothing about this one.
             if opened.partition.partition != partition {
                 return Err(foreign(partition, applied.next, &committed));
             }
+            known(RevisionAt::Store, opened.partition.revision)?;
             let policy = written_policy(opened.partition.policy).ok_or(Error::Unreadable)?;
             written = Some((opened.partition.policy_since, opened.partition.policy.to_owned()));
             let mut saved = opened.partition;

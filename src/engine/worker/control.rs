@@ -485,7 +485,8 @@ impl Control {
     /// Whether what the partition has may be shown.
     pub fn may_show(&self, view: Option<&View>) -> bool {
         let is_committed = |view: &View| view.is_settled || planted!(UncommittedShown);
-        view.is_some_and(|view| is_committed(view) && view.is_caught_up) && !self.is_outdated
+        view.is_some_and(|view| is_committed(view) && view.is_caught_up)
+            && (!self.is_outdated || planted!(OutdatedShown))
     }
 
     fn is_tick_in_flight(&self, now_ms: u64) -> bool {

@@ -1,7 +1,8 @@
 //! The policies of random histories: a random document, completed, and as JSON.
 
-use super::{KINDS, NEW_PLATFORMS, Random};
+use super::{KINDS, NEW_PLATFORMS};
 use crate::presence::policy::{LoginMode, PlatformDocument, Policy, PolicyDocument};
+use crate::random::Random;
 use serde_json::{Map, Value, json};
 
 /// The first policy of a seed's history as a document; often the default one.
