@@ -275,6 +275,11 @@ fn a_call_that_never_returns_costs_its_client_and_not_the_partition() {
 }
 
 #[test]
+fn a_group_raises_itself_once_every_node_can_and_not_before() {
+    upgrade::a_group_raises_itself_once_every_node_can_and_not_before(shared::bootstrap());
+}
+
+#[test]
 fn nodes_are_upgraded_one_by_one_rolled_back_and_raised_under_load() {
     let _busy = shared::busy(1);
     upgrade::nodes_are_upgraded_one_by_one_rolled_back_and_raised_under_load(shared::bootstrap(), seed());

@@ -276,12 +276,18 @@ fn connections(config: &Config, files: OpenFiles, partitions: u32) -> usize {
 
 /// Raises this node's partitions to the newest revision that every node knows.
 async fn raise_revision(engine: Arc<Engine>, mut stopping: watch::Receiver<bool>) {
+    let newest = newest_revision();
+    let mut noted = newest;
     loop {
         tokio::select! {
             () = tokio::time::sleep(RAISE_EVERY) => {}
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
         let to = engine.common_revision();
+        if to < newest && to != noted {
+            tracing::info!(every_node_knows = %to, this_node_knows = %newest, "the revision is not raised: a node is older");
+        }
+        noted = to;
         for partition in (0..engine.log().partitions()).map(Partition) {
             // Others raise what is theirs.
             let Ok(stats) = engine.stats(partition).await else {

@@ -56,6 +56,27 @@ fn upgrade(node: &Node, more: &[&str]) -> (bool, String) {
     (output.status.success(), said.concat())
 }
 
+pub fn a_group_raises_itself_once_every_node_can_and_not_before(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "byitself", PARTITIONS);
+    let flags = ["--raise-revision", "by-itself"];
+    let mut nodes = [0, 1].map(|name| Node::new(directory.path(), &space, name, &flags));
+    for node in &mut nodes {
+        node.revision = Some(1);
+        node.start(None);
+    }
+    let is_live_with = |revision: u64| move |one: &Value| one["state"] == "live" && one["revision"] == revision;
+    until(&nodes[0], "all are live", || all(&nodes[0], is_live_with(1)));
+    become_one_that_knows(&mut nodes[0], 2);
+    until(&nodes[0], "it has seen the older node", || {
+        nodes[0].diary().contains("the revision is not raised: a node is older")
+    });
+    until(&nodes[0], "all are live as before", || all(&nodes[0], is_live_with(1)));
+    become_one_that_knows(&mut nodes[1], 2);
+    until(&nodes[0], "all are raised", || all(&nodes[0], is_live_with(2)));
+    nodes.iter_mut().for_each(Node::stop);
+}
+
 pub fn nodes_are_upgraded_one_by_one_rolled_back_and_raised_under_load(bootstrap: &str, seed: u64) {
     let directory = tempfile::tempdir().expect("a directory");
     let space = Space::new(bootstrap, "upgrade", PARTITIONS);
