@@ -6,7 +6,7 @@
 //! threads of its own and ends when nobody waits for the answer any more.
 
 use super::peers::{Asker, moving};
-use super::users::{flag, only, parameter, required_id};
+use super::users::{flag, only, parameter, required_id, user_of_path};
 use super::{ApiError, AppState};
 use crate::api::routes::RouteId;
 use crate::audit::history::{History, IntervalLine};
@@ -175,7 +175,7 @@ pub async fn history(
     user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let Path(user) = user?;
+    let user = user_of_path(user)?;
     only(query.as_deref(), RouteId::UserHistory)?;
     let question = Question::history(&app, query.as_deref())?;
     about_user(&app, &Asker::of(&headers), user, question).await
@@ -200,7 +200,7 @@ pub async fn why(
     user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let Path(user) = user?;
+    let user = user_of_path(user)?;
     only(query.as_deref(), RouteId::UserWhy)?;
     let question = Question::why(&app, query.as_deref())?;
     about_user(&app, &Asker::of(&headers), user, question).await

@@ -101,7 +101,7 @@ pub async fn user(
     user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let Path(user) = user?;
+    let user = user_of_path(user)?;
     one(&app, &Asker::of(&headers), RouteId::User, user, query.as_deref()).await
 }
 
@@ -118,13 +118,22 @@ pub async fn user_by_id(
 
 pub(super) fn required_id(query: Option<&str>) -> Result<String, ApiError> {
     let missing = || ApiError::bad_request("bad_parameter", "`id`, the user, is missing: /v1/user?id=alice");
-    let id = parameter(query, "id").ok_or_else(missing)?;
+    of_right_length("`id`", parameter(query, "id").ok_or_else(missing)?)
+}
+
+/// Returns the user that a path names.
+pub(super) fn user_of_path(user: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
+    let Path(user) = user?;
+    of_right_length("the user", user)
+}
+
+fn of_right_length(what: &str, user: String) -> Result<String, ApiError> {
     let (least, most) = bounds::USER_BYTES;
-    if !(least..=most).contains(&id.len()) {
-        let message = format!("`id` must have {least} to {most} bytes of UTF-8, not {}", id.len());
+    if !(least..=most).contains(&user.len()) {
+        let message = format!("{what} must have {least} to {most} bytes of UTF-8, not {}", user.len());
         return Err(ApiError::bad_request("bad_parameter", message));
     }
-    Ok(id)
+    Ok(user)
 }
 
 async fn one(
@@ -330,7 +339,7 @@ pub async fn changes(
     user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let Path(user) = user?;
+    let user = user_of_path(user)?;
     newest(&app, RouteId::UserChanges, user, query.as_deref()).await
 }
 

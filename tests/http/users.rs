@@ -38,10 +38,22 @@ fn a_user_whom_nobody_knows_is_404() {
     let user = user_of(1, 2, 0);
     let appended = house.publish(&[connect(&user, 1), json!({"type": "forget", "user": user})]);
     house.user_at(&user, &appended[1]["offset"]).error(404, "unknown_user");
-    // Longer than any id can be.
-    house
-        .get(&format!("/v1/users/{}", "x".repeat(2_000)))
-        .error(404, "unknown_user");
+    // As long as an id can be, and longer; in the query as in the path.
+    let (longest, longer) = ("x".repeat(128), "x".repeat(129));
+    for path in ["", "/changes", "/history", "/why"] {
+        for (user, is_refused) in [(&longest, false), (&longer, true)] {
+            for path in [format!("/v1/users/{user}{path}"), format!("/v1/user{path}?id={user}")] {
+                let answered = house.get(&path);
+                if is_refused {
+                    let error = answered.error(400, "bad_parameter");
+                    let message = error["message"].as_str().expect("text");
+                    assert!(message.contains("1 to 128 bytes"), "{path}: {message}");
+                } else {
+                    assert_ne!(answered.status, 400, "{path}: {}", answered.body);
+                }
+            }
+        }
+    }
 }
 
 #[test]
