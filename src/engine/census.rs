@@ -43,6 +43,25 @@ impl Census {
         }
     }
 
+    /// Takes a change back: the counts become what they were before it.
+    pub fn uncount(&mut self, change: &Change) {
+        if change.cause != Cause::Forgotten {
+            self.users[place(change.after)] -= 1;
+        }
+        if change.version > 1 {
+            self.users[place(change.before)] += 1;
+        }
+        for device in &change.devices {
+            let counts = self.devices.entry(device.platform.clone()).or_default();
+            if let Some(after) = place(device.after).checked_sub(1) {
+                counts[after] -= 1;
+            }
+            if let Some(before) = place(device.before).checked_sub(1) {
+                counts[before] += 1;
+            }
+        }
+    }
+
     pub fn add(&mut self, other: &Census) {
         for (sum, users) in self.users.iter_mut().zip(other.users) {
             *sum += users;

@@ -82,8 +82,9 @@ pub struct Past {
     pub(super) schemas: Schemas,
     pub(super) index: Option<IndexView>,
     pub(super) time: Option<LogTime>,
-    /// How many changes there are.
+    /// How many changes there are, and the counts after them.
     pub(super) changes: u64,
+    pub(super) census: Census,
     /// Every event before it is folded.
     pub(super) applied: Offset,
     /// How many records of the log may be read for an answer.
@@ -244,8 +245,12 @@ impl Past {
             self.check_uncut(index)?;
         }
         if number < gone {
-            // At a time before all that is kept nobody can say; and what is kept alone gives no counts.
-            return Err(self.gone(self.first_mark(gone)?));
+            let first = kept.flatten().map(|first| chosen(first.at, first.logged_at));
+            // All that is gone counts only at a time that is not before the oldest change that is kept.
+            return match first.filter(|first| *first <= time) {
+                Some(_) => self.census_back_to(gone, |change| chosen(change.at, change.logged_at) <= time),
+                None => Err(self.gone(first)),
+            };
         }
         let mut left = self.most;
         let from = self.offset_of(number + 1)?;
@@ -259,6 +264,35 @@ impl Past {
             }
             left = left.checked_sub(1).ok_or_else(|| self.too_many(Topic::Changes))?;
             census.count(&change);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(census)
+    }
+
+    /// Counts as of the last change that counts, going back from the first mark of which the log has all later changes, or
+    /// from now. `gone`: the changes up to this number are gone, and all of them count.
+    fn census_back_to(&self, gone: u64, counts: impl Fn(&Change) -> bool) -> Result<Census, PastError> {
+        let (upto, mut census) = match self.first_mark(gone)? {
+            Some(CountedUpTo { number, census }) => (number, census),
+            None => (self.changes, self.census.clone()),
+        };
+        let mut left = self.most;
+        let mut first = gone + 1;
+        let start = self.log.range(Topic::Changes, self.partition)?.start;
+        self.read(Topic::Changes, start, |record| {
+            let change = change_of(&self.schemas, self.partition, record)?;
+            if change.seq > first {
+                // Retention has removed more meanwhile, and of those nobody knows whether they count.
+                return Err(self.gone(Some(change.logged_at)));
+            }
+            first = u64::MAX;
+            if change.seq > upto {
+                return Ok(ControlFlow::Break(()));
+            }
+            left = left.checked_sub(1).ok_or_else(|| self.too_many(Topic::Changes))?;
+            if !counts(&change) {
+                census.uncount(&change);
+            }
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(census)
@@ -299,16 +333,26 @@ impl Past {
         }))
     }
 
-    /// Returns the time of the first mark from which the log has all changes.
-    fn first_mark(&self, gone: u64) -> Result<Option<LogTime>, PastError> {
+    /// Returns the first mark from which the log has all changes.
+    fn first_mark(&self, gone: u64) -> Result<Option<CountedUpTo>, PastError> {
         let Some(index) = &self.index else { return Ok(None) };
-        let number = index.stored.from.max(gone).div_ceil(MARK_CHANGES) * MARK_CHANGES;
-        let pending = index.marks.iter().find(|(pending, _)| *pending == number);
-        let stored = match pending {
-            Some((_, mark)) => return Ok(Some(mark.logged_at)),
-            None => index.reader.mark(number)?,
-        };
-        Ok(stored.map(|mark| mark.logged_at))
+        let least = index.stored.from.max(gone);
+        let mut numbers = vec![least.div_ceil(MARK_CHANGES) * MARK_CHANGES];
+        // An index that did not begin with the first change has a mark where it begins.
+        if least == index.stored.from {
+            numbers.insert(0, least);
+        }
+        for number in numbers {
+            let pending = index.marks.iter().find(|(pending, _)| *pending == number);
+            let mark = match pending {
+                Some((_, mark)) => Some(mark.clone()),
+                None => index.reader.mark(number)?,
+            };
+            if let Some(census) = mark.and_then(|mark| Census::from_bytes(&mark.counts)) {
+                return Ok(Some(CountedUpTo { number, census }));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns where the change of a number is in the topic, or an offset before it and after the change before.

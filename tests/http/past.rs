@@ -2,12 +2,14 @@
 
 use crate::client::encoded;
 use crate::house::{House, connect, on, says, user_of};
+use rollcall::audit::snapshot::{Totals, TotalsLine};
 use rollcall::clock::ManualClock;
 use rollcall::engine::Tuning;
+use rollcall::engine::census::Census;
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{Limit, Log as _, Topic};
 use rollcall::presence::change::{Change, Output};
-use rollcall::presence::{Offset, Partition};
+use rollcall::presence::{LogTime, Offset, Partition};
 use rollcall::registry::Schemas;
 use rollcall::schema::{avro, json as schema_json};
 use rollcall::sim::history;
@@ -292,6 +294,45 @@ fn the_index_gives_the_same_counts_as_all_changes_one_by_one() {
     for _ in 0..2 {
         let house = serve(Some(directory.path()), 1_000_000);
         assert_eq!(answers(&house, &users, &moments), expected);
+    }
+    // The first changes are gone: what is later than them is counted back, from a mark behind them or from now.
+    let counted = |house: &House, moments: &[u64]| answers(house, &[], moments);
+    let indexed = tempfile::tempdir().expect("a directory");
+    drop(serve(Some(indexed.path()), 1_000_000));
+    for gone in [8_000, changes.len() - 500] {
+        log.drop_before(Topic::Changes, ONLY, Offset(gone as u64))
+            .expect("dropped");
+        let first = changes[gone].at.0;
+        let kept: Vec<u64> = moments.iter().copied().filter(|moment| *moment >= first).collect();
+        let kept = [&[first, first + 1][..], &kept, &[u64::MAX >> 12]].concat();
+        let whole = |moment: &u64| {
+            let mut census = Census::default();
+            changes
+                .iter()
+                .filter(|change| change.at.0 <= *moment)
+                .for_each(|change| census.count(change));
+            Totals::from(&census).line(LogTime(*moment), false, Vec::new())
+        };
+        for (data, index_changes) in [
+            (Some(indexed.path()), 1_000_000),
+            (Some(directory.path()), 0),
+            (None, 0),
+        ] {
+            let house = serve(data, index_changes);
+            let found = counted(&house, &kept);
+            for (moment, answer) in kept.iter().zip(found.iter().skip(1).step_by(2)) {
+                let answer: TotalsLine = serde_json::from_str(answer).expect("totals");
+                let expected = whole(moment);
+                assert_eq!(
+                    (answer.users, answer.devices),
+                    (expected.users, expected.devices),
+                    "at {moment}"
+                );
+            }
+            for moment in [0, first - 1] {
+                house.get(&format!("/v1/at?time={moment}")).error(410, "gone");
+            }
+        }
     }
 }
 

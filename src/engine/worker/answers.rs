@@ -115,6 +115,7 @@ impl Worker {
             index,
             time: processor.state().time(),
             changes: processor.state().seq(),
+            census: processor.census().clone(),
             applied: processor.applied(),
             most: u64::MAX,
             given_up: Arc::default(),
