@@ -1,5 +1,9 @@
 //! `rollcall audit`: its answers against a naive recomputation, told stories, and logs that somebody has altered.
 
+#[path = "audit/analytics.rs"]
+mod analytics;
+#[path = "audit/export.rs"]
+mod export;
 #[path = "audit/proofs.rs"]
 mod proofs;
 mod server;

@@ -69,7 +69,10 @@ impl History {
             change: change.id,
             evidence: change.evidence,
         };
-        advance(&mut self.own, change.after, bound);
+        // Without the changes before (retention), a change that keeps the status does not tell since when it holds.
+        if !self.own.is_empty() || change.before != change.after || change.version == 1 {
+            advance(&mut self.own, change.after, bound);
+        }
         for device in &change.devices {
             let key = (device.platform.clone(), device.device.clone());
             advance(self.devices.entry(key).or_default(), device.after, bound);

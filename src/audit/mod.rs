@@ -6,6 +6,7 @@
 //! fed one partition's records in the order of their offsets; what it keeps does not grow with the number of records.
 
 pub mod attested;
+pub mod export;
 pub mod history;
 pub mod merkle;
 pub mod snapshot;

@@ -11,7 +11,7 @@ pub mod planted;
 pub(crate) mod assignments;
 pub mod census;
 mod checkpoints;
-mod current;
+pub mod current;
 mod headers;
 mod index;
 mod locations;

@@ -1,6 +1,6 @@
 //! `rollcall audit at`: who was online at a time.
 
-use super::source::{AuditSource, SourceFlags};
+use super::source::{AuditSource, SourceFlags, gone};
 use super::{json_line, parse_time, shown};
 use crate::audit::Knowledge;
 use crate::audit::snapshot::{Filter, Snapshot, Totals, UserLine};
@@ -8,8 +8,7 @@ use crate::command::table;
 use crate::log::Topic;
 use crate::presence::change::Change;
 use crate::presence::{LogTime, Offset, Partition, Status};
-use anyhow::bail;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::ops::ControlFlow;
 
@@ -72,13 +71,25 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
             .filter(|(_, user)| source.partition_of(user) == partition)
             .collect();
         let behind = source.log_time(partition)?.is_none_or(|log_time| log_time < time);
+        let is_cut = source.range(Topic::Changes, partition)?.start > Offset(0);
+        if is_cut && args.user.is_empty() {
+            return Err(gone(source, partition, "to count users"));
+        }
         let mut snapshot = Snapshot::default();
+        // Users of whom all changes are kept.
+        let mut whole = BTreeSet::new();
         if args.user.is_empty() || !wanted.is_empty() {
             changes_until(source, partition, time, knowledge, |change| {
                 if args.user.is_empty() || wanted.iter().any(|(_, user)| **user == *change.user) {
+                    if is_cut && change.version == 1 {
+                        whole.insert(change.user.clone());
+                    }
                     snapshot.apply(change);
                 }
             })?;
+        }
+        if is_cut && let Some((_, user)) = wanted.iter().find(|(_, user)| !whole.contains(user.as_str())) {
+            return Err(gone(source, partition, &format!("for what was of {user:?}")));
         }
         let users = wanted.into_iter();
         Ok(PartAt {
@@ -188,7 +199,7 @@ fn users_table(args: &Args, lines: &[Option<UserLine>], output: &mut impl Write)
     Ok(0)
 }
 
-/// Reads a partition's changes that count at a time.
+/// Reads a partition's changes that count at a time, from the beginning on.
 fn changes_until(
     source: &mut AuditSource<'_>,
     partition: Partition,
@@ -196,30 +207,12 @@ fn changes_until(
     knowledge: Knowledge,
     mut each: impl FnMut(&Change),
 ) -> anyhow::Result<()> {
-    let start = source.range(Topic::Changes, partition)?.start;
-    let mut first = None;
     source.changes(partition, |change| {
-        first.get_or_insert(knowledge.time_of(&change));
         // Neither time goes back within a partition, so what counts is a prefix.
         if knowledge.time_of(&change) > time {
             return Ok(ControlFlow::Break(()));
         }
         each(&change);
         Ok(ControlFlow::Continue(()))
-    })?;
-    if start > Offset(0) {
-        match first {
-            Some(first) if first <= time => eprintln!(
-                "warning: changes of partition {partition} before {} are gone (retention); users without a change since then are \
-                 not counted",
-                shown(first.0)
-            ),
-            _ => bail!(
-                "the changes of partition {partition} up to {} are gone (retention): the oldest one kept is at {}",
-                shown(time.0),
-                first.map_or("no time yet".to_owned(), |first| shown(first.0))
-            ),
-        }
-    }
-    Ok(())
+    })
 }

@@ -1,6 +1,6 @@
 //! `rollcall audit history`: what held of a user, and when.
 
-use super::source::SourceFlags;
+use super::source::{SourceFlags, gone};
 use super::{json_line, parse_time, shown};
 use crate::audit::history::{History, IntervalLine};
 use crate::command::table;
@@ -34,14 +34,30 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     }
     let mut source = args.source.open()?;
     let partition = source.partition_of(&args.user);
-    let start = source.range(Topic::Changes, partition)?.start;
+    let is_cut = source.range(Topic::Changes, partition)?.start > Offset(0);
     let mut history = History::new(&args.user);
+    let (mut first, mut is_whole) = (None, false);
     source.changes(partition, |change| {
+        first.get_or_insert(change.at);
+        is_whole |= *change.user == *args.user && change.version == 1;
         history.apply(&change);
         Ok(ControlFlow::Continue(()))
     })?;
-    if start > Offset(0) {
-        eprintln!("warning: changes of partition {partition} before its offset {start} are gone (retention)");
+    if is_cut && !is_whole {
+        let what_for = format!("for the history of {:?}", args.user);
+        match from.filter(|from| first.is_some_and(|first| first <= *from)) {
+            Some(_) => eprintln!(
+                "warning: {}; intervals that began before are left out",
+                gone(&mut source, partition, &what_for)
+            ),
+            None => {
+                return Err(gone(
+                    &mut source,
+                    partition,
+                    &format!("{what_for} (a later --from has an answer)"),
+                ));
+            }
+        }
     }
     let lines = history.lines(from, to);
     if args.source.json {

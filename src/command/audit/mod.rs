@@ -3,8 +3,10 @@
 //! Exit status: 0, 1 where a difference was found, 2 where there is no answer (wrong arguments, no log, records gone).
 
 mod at;
+mod export;
 mod heads;
 mod history;
+mod interrupt;
 mod proof;
 pub(super) mod source;
 mod verify;
@@ -15,6 +17,7 @@ use crate::audit::time;
 use crate::clock::{Clock as _, SystemClock};
 use crate::presence::LogTime;
 use chrono::DateTime;
+use interrupt::{INTERRUPTED_STATUS, Interrupted};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -38,10 +41,12 @@ enum Question {
     Prove(proof::ProveArgs),
     CheckProof(proof::CheckArgs),
     WhatIf(what_if::Args),
+    Export(export::Args),
 }
 
 /// Runs the question; returns the exit status.
 pub fn run(args: Args) -> anyhow::Result<u8> {
+    interrupt::listen()?;
     let mut output = io::BufWriter::new(io::stdout().lock());
     let answered = match args.question {
         Question::At(args) => at::run(&args, &mut output),
@@ -52,11 +57,13 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         Question::Prove(args) => proof::prove(&args, &mut output),
         Question::CheckProof(args) => proof::check(&args, &mut output),
         Question::WhatIf(args) => what_if::run(&args, &mut output),
+        Question::Export(args) => export::run(&args, &mut output),
     };
     let flushed = output.flush().map_err(anyhow::Error::from);
     match answered.and_then(|status| flushed.map(|()| status)) {
         // The reader of the output has had enough.
         Err(error) if super::is_broken_pipe(&error) => Ok(0),
+        Err(error) if error.is::<Interrupted>() => Ok(INTERRUPTED_STATUS),
         answered => answered,
     }
 }

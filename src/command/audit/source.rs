@@ -1,8 +1,11 @@
 //! Where an audit reads: a data directory, Kafka, or files that `rollcall log` printed.
 
+mod lines;
+mod progress;
+
+use super::interrupt::check_interrupted;
 use crate::api::answers::ChangeData;
 use crate::audit::verify::{Compared, OutputRecord, QuarantinedEvent};
-use crate::clock::{Clock, SystemClock};
 use crate::command::cluster::Cluster;
 use crate::command::log::{open, schemas};
 use crate::config::SecretUrl;
@@ -13,13 +16,14 @@ use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::Schemas;
+use crate::schema::avro::UserState;
 use crate::schema::partitioner::check_partition;
 use crate::schema::{avro, json};
 use crate::version::newest_revision;
 use anyhow::{Context as _, bail};
+use lines::{Lines, each_line};
+use progress::Progress;
 use serde_json::value::RawValue;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,17 +35,17 @@ const LIMIT: Limit = Limit {
     records: 10_000,
     bytes: 4 << 20,
 };
-/// Between two lines of progress.
-const PROGRESS_MS: u64 = 2_000;
+/// The data directory where none is named.
+const DATA: &str = "./rollcall-data";
 
 /// Where the records are.
 #[derive(clap::Args, Debug)]
 pub struct SourceFlags {
-    /// The data directory of a server, which may be running; the log is in its `log`
-    #[arg(long, value_name = "DIR", default_value = "./rollcall-data", conflicts_with_all = ["kafka", "events", "changes", "kicks"])]
-    data: PathBuf,
+    /// The data directory of a server, which may be running; the log is in its `log` [default: ./rollcall-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Reads from Apache Kafka instead, committed records only: its brokers, separated by commas
-    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA", conflicts_with_all = ["events", "changes", "kicks"])]
+    #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA")]
     kafka: Option<String>,
     #[command(flatten)]
     cluster: Cluster,
@@ -103,7 +107,26 @@ impl SourceFlags {
             Topic::Kicks => &self.kicks,
             Topic::Quarantine => return None,
         };
-        file.as_deref()
+        // `export --changes` without a file says what is exported.
+        file.as_deref().filter(|file| !file.as_os_str().is_empty())
+    }
+
+    /// Returns whether a topic was named without a file, which `export` takes for what is exported.
+    pub fn is_bare(&self, topic: Topic) -> bool {
+        let file = match topic {
+            Topic::Events => &self.events,
+            Topic::Changes => &self.changes,
+            Topic::Kicks | Topic::Quarantine => return false,
+        };
+        file.as_ref().is_some_and(|file| file.as_os_str().is_empty())
+    }
+
+    pub fn has_file(&self, topic: Topic) -> bool {
+        self.file_of(topic).is_some()
+    }
+
+    fn data(&self) -> &Path {
+        self.data.as_deref().unwrap_or(Path::new(DATA))
     }
 
     /// Returns the name under which the engines keep checkpoints.
@@ -112,15 +135,32 @@ impl SourceFlags {
     }
 
     fn has_files(&self) -> bool {
-        self.events.is_some() || self.changes.is_some() || self.kicks.is_some()
+        [Topic::Events, Topic::Changes, Topic::Kicks]
+            .into_iter()
+            .any(|topic| self.file_of(topic).is_some())
     }
 
     pub fn open(&self) -> anyhow::Result<AuditSource<'_>> {
+        let given = [
+            ("--data", self.data.is_some()),
+            ("--kafka", self.kafka.is_some()),
+            ("files (--events, --changes, --kicks)", self.has_files()),
+        ];
+        let given: Vec<&str> = given
+            .into_iter()
+            .filter_map(|(name, is_given)| is_given.then_some(name))
+            .collect();
+        if given.len() > 1 {
+            bail!(
+                "{} cannot be combined; name one place to read from",
+                given.join(" and ")
+            );
+        }
         if !self.has_files() {
             if let Some(count) = self.partitions {
                 bail!("--partitions {count} is only for files; a log knows how many partitions it has");
             }
-            let reader = open(self.kafka.as_deref(), &self.data, &self.cluster)?;
+            let reader = open(self.kafka.as_deref(), self.data(), &self.cluster)?;
             let (schemas, runtime) = schemas(self.registry.as_ref())?;
             return Ok(AuditSource::Log {
                 flags: self,
@@ -262,11 +302,51 @@ impl AuditSource<'_> {
         Ok(())
     }
 
+    /// Calls `each` with the newest state of each user of a partition that the log keeps, and with `None` for one who has no
+    /// state any more. Earlier states of a user may come before. Returns false where the log keeps none.
+    pub fn current_states(
+        &mut self,
+        partition: Partition,
+        mut each: impl FnMut(&str, Option<UserState<'_>>),
+    ) -> anyhow::Result<bool> {
+        let AuditSource::Log { reader, schemas, .. } = self else {
+            return Ok(false);
+        };
+        let mut next = Offset(0);
+        let mut records = Vec::new();
+        loop {
+            check_interrupted()?;
+            records.clear();
+            if !reader.read_current(partition, next, LIMIT, &mut records)? {
+                return Ok(false);
+            }
+            let Some(last) = records.last() else { return Ok(true) };
+            next = Offset(last.offset.0 + 1);
+            schemas.learn(records.iter().filter(|record| !record.is_null).map(Record::framed))?;
+            for record in &records {
+                let unreadable = || {
+                    format!(
+                        "offset {} of the newest states of partition {partition} cannot be read",
+                        record.offset
+                    )
+                };
+                let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+                let user = key.with_context(unreadable)?;
+                if record.is_null {
+                    each(user, None);
+                } else {
+                    let state = avro::decode_user_state_with(&record.value, &**schemas).with_context(unreadable)?;
+                    each(user, Some(state));
+                }
+            }
+        }
+    }
+
     /// Returns the directory of the engine's store of a partition, where it is on this machine.
     pub fn store_directory(&self, partition: Partition) -> Option<PathBuf> {
         match self {
             AuditSource::Log { flags, .. } if flags.kafka.is_none() => {
-                Some(crate::store::directory_of(&flags.data, partition)).filter(|directory| directory.exists())
+                Some(crate::store::directory_of(flags.data(), partition)).filter(|directory| directory.exists())
             }
             AuditSource::Log { .. } | AuditSource::Files { .. } => None,
         }
@@ -309,7 +389,7 @@ impl AuditSource<'_> {
                 })
             }
             AuditSource::Files { flags, .. } => {
-                let (file, partitions) = (flags.events.as_deref(), flags.partitions);
+                let (file, partitions) = (flags.file_of(Topic::Events), flags.partitions);
                 let mut before = None;
                 each_line(file, "--events", |line| {
                     let line = json::read_line(line)?;
@@ -347,18 +427,57 @@ impl AuditSource<'_> {
         partition: Partition,
         mut each: impl FnMut(Change) -> anyhow::Result<ControlFlow<()>>,
     ) -> anyhow::Result<()> {
+        self.changes_from(partition, Offset(0), |_, change| each(change))
+    }
+
+    /// Calls `each` with every change of a partition from an offset of the change topic on, in order, until it breaks. Changes
+    /// of a file have the offsets from 0 on.
+    pub fn changes_from(
+        &mut self,
+        partition: Partition,
+        from: Offset,
+        mut each: impl FnMut(Offset, Change) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
         match self {
-            AuditSource::Log { .. } => self.records(Topic::Changes, partition, |record, _, schemas| {
-                each(change_of(record, partition, schemas)?)
-            }),
+            AuditSource::Log { .. } => {
+                let from = from.max(self.range(Topic::Changes, partition)?.start);
+                self.records_from(Topic::Changes, partition, from, |record, _, schemas| {
+                    each(record.offset, change_of(record, partition, schemas)?)
+                })
+            }
             AuditSource::Files { flags, .. } => {
-                let file = flags.changes.as_deref();
-                each_line(file, "--changes", |line| {
+                let mut next = Offset(0);
+                each_line(flags.file_of(Topic::Changes), "--changes", |line| {
+                    let here = next;
+                    next = Offset(here.0 + 1);
+                    if here < from {
+                        return Ok(ControlFlow::Continue(()));
+                    }
                     let data: ChangeData = serde_json::from_str(line)?;
-                    each(Change::try_from(data)?)
+                    each(here, Change::try_from(data)?)
                 })
             }
         }
+    }
+
+    /// Returns the time of the newest record of a topic: of a change its `at`, of an event its timestamp. None without
+    /// records, and for files.
+    pub fn newest_time(&mut self, topic: Topic, partition: Partition) -> anyhow::Result<Option<LogTime>> {
+        if matches!(self, AuditSource::Files { .. }) {
+            return Ok(None);
+        }
+        let Range { start, end } = self.range(topic, partition)?;
+        // Timestamps may step back on Kafka, and marks of transactions have offsets: the last thousand say enough.
+        let from = Offset(end.0.saturating_sub(1_000).max(start.0));
+        let mut time = None;
+        self.records_from(topic, partition, from, |record, _, schemas| {
+            time = time.max(Some(match topic {
+                Topic::Changes => change_of(record, partition, schemas)?.at,
+                Topic::Events | Topic::Kicks | Topic::Quarantine => LogTime(record.ts),
+            }));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(time)
     }
 
     /// Returns a partition's log time: that of its last event. None without events, and where no events can be read that of
@@ -379,24 +498,7 @@ impl AuditSource<'_> {
             }
             return Ok(time);
         }
-        let Range { start, end } = self.range(Topic::Events, partition)?;
-        // Timestamps may step back on Kafka, and marks of transactions have offsets: the last thousand say enough.
-        let from = Offset(end.0.saturating_sub(1_000).max(start.0));
-        self.records_from(Topic::Events, partition, from, |record, _, _| {
-            time = time.max(Some(LogTime(record.ts)));
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(time)
-    }
-
-    fn records(
-        &mut self,
-        topic: Topic,
-        partition: Partition,
-        each: impl FnMut(&Record, u32, &Schemas) -> anyhow::Result<ControlFlow<()>>,
-    ) -> anyhow::Result<()> {
-        let start = self.range(topic, partition)?.start;
-        self.records_from(topic, partition, start, each)
+        self.newest_time(Topic::Events, partition)
     }
 
     /// Reads what there is now from an offset on, and says on standard error how far it is when that takes long.
@@ -416,6 +518,7 @@ impl AuditSource<'_> {
         let mut next = from;
         let mut records = Vec::new();
         while next < end {
+            check_interrupted()?;
             records.clear();
             reader.read(topic, partition, next, LIMIT, &mut records)?;
             let Some(last) = records.last() else { break };
@@ -563,6 +666,23 @@ fn output_of(
     })
 }
 
+/// Returns what is to be said where retention has removed changes that are needed for something.
+pub fn gone(source: &mut AuditSource<'_>, partition: Partition, what_for: &str) -> anyhow::Error {
+    let mut since = None;
+    let read = source.changes(partition, |change| {
+        since = Some(change.at);
+        Ok(ControlFlow::Break(()))
+    });
+    match read {
+        Ok(()) => anyhow::anyhow!(
+            "the first changes of partition {partition} are gone (retention), and all of them are needed {what_for}; the oldest one \
+             kept is {}",
+            since.map_or("none".to_owned(), |since| format!("of {}", super::shown(since.0)))
+        ),
+        Err(error) => error,
+    }
+}
+
 /// Decodes a change, whose key is its user.
 fn change_of(record: &Record, partition: Partition, schemas: &Schemas) -> anyhow::Result<Change> {
     let change = avro::decode_change_with(&record.value, schemas)
@@ -579,109 +699,6 @@ fn change_of(record: &Record, partition: Partition, schemas: &Schemas) -> anyhow
 
 fn unreadable(topic: Topic, partition: Partition, offset: Offset) -> String {
     format!("offset {offset} of {topic} in partition {partition} cannot be read")
-}
-
-/// The lines of a file that are not empty.
-struct Lines {
-    path: PathBuf,
-    reader: BufReader<File>,
-    line: String,
-    number: u64,
-}
-
-impl Lines {
-    fn open(path: &Path) -> anyhow::Result<Lines> {
-        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Lines {
-            path: path.to_owned(),
-            reader: BufReader::with_capacity(1 << 16, file),
-            line: String::new(),
-            number: 0,
-        })
-    }
-
-    fn next(&mut self) -> anyhow::Result<Option<&str>> {
-        loop {
-            self.line.clear();
-            self.number += 1;
-            let read = self.reader.read_line(&mut self.line);
-            if read.with_context(|| self.here())? == 0 {
-                return Ok(None);
-            }
-            if !self.line.trim_end().is_empty() {
-                return Ok(Some(self.line.trim_end()));
-            }
-        }
-    }
-
-    /// What is wrong with the last line if it cannot be read.
-    fn here(&self) -> String {
-        format!("line {} of {} is not a record", self.number, self.path.display())
-    }
-}
-
-fn each_line(
-    file: Option<&Path>,
-    flag: &str,
-    mut each: impl FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
-) -> anyhow::Result<()> {
-    let Some(path) = file else {
-        bail!("{flag} FILE is needed for this question");
-    };
-    let mut lines = Lines::open(path)?;
-    while let Some(line) = lines.next()? {
-        let done = each(line);
-        if done.with_context(|| lines.here())?.is_break() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Says how far a long reading is.
-struct Progress {
-    clock: SystemClock,
-    topic: Topic,
-    partition: Partition,
-    from: Offset,
-    end: Offset,
-    began_ms: u64,
-    next_ms: u64,
-}
-
-impl Progress {
-    fn new(topic: Topic, partition: Partition, from: Offset, end: Offset) -> Progress {
-        let clock = SystemClock::new();
-        let began_ms = clock.monotonic_ms();
-        Progress {
-            clock,
-            topic,
-            partition,
-            from,
-            end,
-            began_ms,
-            next_ms: began_ms + PROGRESS_MS,
-        }
-    }
-
-    fn tell(&mut self, next: Offset, ts: u64) {
-        let now_ms = self.clock.monotonic_ms();
-        if now_ms < self.next_ms {
-            return;
-        }
-        let done = next.0.saturating_sub(self.from.0).max(1);
-        let all = self.end.0.saturating_sub(self.from.0);
-        let left_s = (now_ms - self.began_ms) * all.saturating_sub(done) / done / 1_000;
-        let time = chrono::DateTime::from_timestamp_millis(ts as i64).map(|time| time.to_rfc3339());
-        eprintln!(
-            "{} of partition {}: {done} of {all} records ({} %), log time {}, about {left_s} s left",
-            self.topic,
-            self.partition,
-            done * 100 / all.max(1),
-            time.unwrap_or_default()
-        );
-        self.next_ms = now_ms + PROGRESS_MS;
-    }
 }
 
 /// Refuses to go on where the log goes on in a revision that is not known.

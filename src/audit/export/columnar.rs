@@ -1,0 +1,237 @@
+//! Parquet: columns of 65,536 rows at a time, compressed with Snappy.
+//!
+//! Memory: the rows of one group, at most 65,536 of them or 32 MiB of text.
+
+use super::{Cell, ColumnKind, ExportColumn};
+use crate::schema::write_output_id;
+use bytes::Bytes;
+use parquet::basic::Compression;
+use parquet::column::writer::ColumnWriter;
+use parquet::data_type::ByteArray;
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+const GROUP_ROWS: usize = 65_536;
+const GROUP_BYTES: usize = 32 << 20;
+
+/// The fields of a device in a list of devices.
+const DEVICE_FIELDS: [&str; 5] = ["platform", "device", "gateway", "before", "after"];
+
+/// A Parquet file that is being written.
+pub struct ParquetFile<W: Write + Send> {
+    writer: SerializedFileWriter<W>,
+    columns: &'static [ExportColumn],
+    leaves: Vec<Leaf>,
+    rows: usize,
+    text_bytes: usize,
+}
+
+/// What is pending of a column that has no columns within.
+struct Leaf {
+    values: Values,
+    /// For each entry whether there is a value; none where there always is one.
+    definitions: Option<Vec<i16>>,
+    /// For each entry whether it goes on with the list before; none where there is no list.
+    repetitions: Option<Vec<i16>>,
+}
+
+enum Values {
+    Numbers(Vec<i64>),
+    /// One text after the other, and where each ends.
+    Texts(Vec<u8>, Vec<usize>),
+}
+
+fn failed(error: ParquetError) -> io::Error {
+    match error {
+        ParquetError::External(error) => match error.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(error) => io::Error::other(error),
+        },
+        error => io::Error::other(error),
+    }
+}
+
+/// The schema in the notation of Parquet.
+fn message_type(columns: &[ExportColumn]) -> String {
+    let mut text = "message rows {\n".to_owned();
+    for ExportColumn { name, kind, nullable } in columns {
+        let repetition = if *nullable { "OPTIONAL" } else { "REQUIRED" };
+        text += &match kind {
+            ColumnKind::Text => format!("{repetition} BYTE_ARRAY {name} (STRING);\n"),
+            ColumnKind::Number => format!("{repetition} INT64 {name};\n"),
+            ColumnKind::Time => format!("{repetition} INT64 {name} (TIMESTAMP(MILLIS,true));\n"),
+            ColumnKind::Devices => {
+                let fields = DEVICE_FIELDS.map(|field| format!("REQUIRED BYTE_ARRAY {field} (STRING);"));
+                format!(
+                    "REQUIRED group {name} (LIST) {{ REPEATED group list {{ REQUIRED group element {{ {} }} }} }}\n",
+                    fields.join(" ")
+                )
+            }
+        };
+    }
+    text + "}\n"
+}
+
+impl<W: Write + Send> ParquetFile<W> {
+    pub fn begin(output: W, columns: &'static [ExportColumn]) -> io::Result<ParquetFile<W>> {
+        let schema = parse_message_type(&message_type(columns)).map_err(failed)?;
+        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+        let writer = SerializedFileWriter::new(output, Arc::new(schema), Arc::new(properties)).map_err(failed)?;
+        let mut leaves = Vec::new();
+        for column in columns {
+            let leaf = |values| Leaf {
+                values,
+                definitions: column.nullable.then(Vec::new),
+                repetitions: None,
+            };
+            match column.kind {
+                ColumnKind::Text => leaves.push(leaf(Values::Texts(Vec::new(), Vec::new()))),
+                ColumnKind::Number | ColumnKind::Time => leaves.push(leaf(Values::Numbers(Vec::new()))),
+                ColumnKind::Devices => leaves.extend(DEVICE_FIELDS.map(|_| Leaf {
+                    values: Values::Texts(Vec::new(), Vec::new()),
+                    definitions: Some(Vec::new()),
+                    repetitions: Some(Vec::new()),
+                })),
+            }
+        }
+        Ok(ParquetFile {
+            writer,
+            columns,
+            leaves,
+            rows: 0,
+            text_bytes: 0,
+        })
+    }
+
+    pub fn row(&mut self, cells: &[Cell<'_>]) -> io::Result<()> {
+        let mut leaves = self.leaves.iter_mut();
+        for (column, cell) in self.columns.iter().zip(cells) {
+            if let Cell::Devices(devices) = cell {
+                for field in 0..DEVICE_FIELDS.len() {
+                    let Some(leaf) = leaves.next() else { break };
+                    if devices.is_empty() {
+                        leaf.levels(0, 0);
+                    }
+                    for (number, device) in devices.iter().enumerate() {
+                        leaf.levels(1, i16::from(number > 0));
+                        let texts: [&str; DEVICE_FIELDS.len()] = [
+                            &device.platform,
+                            &device.device,
+                            &device.gateway,
+                            device.before.name(),
+                            device.after.name(),
+                        ];
+                        self.text_bytes += texts[field].len();
+                        leaf.text(|bytes| bytes.extend_from_slice(texts[field].as_bytes()));
+                    }
+                }
+                continue;
+            }
+            let Some(leaf) = leaves.next() else { break };
+            let is_null = matches!(cell, Cell::Null);
+            assert!(
+                column.nullable || !is_null,
+                "the column {} always has a value",
+                column.name
+            );
+            leaf.levels(i16::from(!is_null), 0);
+            match cell {
+                Cell::Null | Cell::Devices(_) => {}
+                Cell::Text(text) => {
+                    self.text_bytes += text.len();
+                    leaf.text(|bytes| bytes.extend_from_slice(text.as_bytes()));
+                }
+                Cell::Id(id) => leaf.text(|bytes| write_output_id(*id, bytes)),
+                Cell::Number(number) => leaf.number(*number),
+                Cell::Time(time) => leaf.number(time.0),
+            }
+        }
+        self.rows += 1;
+        if self.rows >= GROUP_ROWS || self.text_bytes >= GROUP_BYTES {
+            self.write_group()?;
+        }
+        Ok(())
+    }
+
+    fn write_group(&mut self) -> io::Result<()> {
+        let mut group = self.writer.next_row_group().map_err(failed)?;
+        for leaf in &mut self.leaves {
+            let Some(mut column) = group.next_column().map_err(failed)? else {
+                break;
+            };
+            leaf.write(column.untyped()).map_err(failed)?;
+            column.close().map_err(failed)?;
+        }
+        group.close().map_err(failed)?;
+        self.rows = 0;
+        self.text_bytes = 0;
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> io::Result<W> {
+        if self.rows > 0 {
+            self.write_group()?;
+        }
+        self.writer.into_inner().map_err(failed)
+    }
+}
+
+impl Leaf {
+    fn levels(&mut self, definition: i16, repetition: i16) {
+        if let Some(definitions) = &mut self.definitions {
+            definitions.push(definition);
+        }
+        if let Some(repetitions) = &mut self.repetitions {
+            repetitions.push(repetition);
+        }
+    }
+
+    fn number(&mut self, number: u64) {
+        if let Values::Numbers(numbers) = &mut self.values {
+            // No number of the rules is greater than the greatest that a column can have.
+            numbers.push(i64::try_from(number).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn text(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Values::Texts(bytes, ends) = &mut self.values {
+            write(bytes);
+            ends.push(bytes.len());
+        }
+    }
+
+    /// Writes what is pending.
+    fn write(&mut self, column: &mut ColumnWriter<'_>) -> Result<(), ParquetError> {
+        let (definitions, repetitions) = (self.definitions.as_deref(), self.repetitions.as_deref());
+        match (&mut self.values, column) {
+            (Values::Numbers(numbers), ColumnWriter::Int64ColumnWriter(column)) => {
+                column.write_batch(numbers, definitions, repetitions)?;
+                numbers.clear();
+            }
+            (Values::Texts(bytes, ends), ColumnWriter::ByteArrayColumnWriter(column)) => {
+                let all = Bytes::from(std::mem::take(bytes));
+                let starts = [0].into_iter().chain(ends.iter().copied());
+                let texts = starts.zip(ends.iter());
+                let texts: Vec<ByteArray> = texts.map(|(start, end)| all.slice(start..*end).into()).collect();
+                column.write_batch(&texts, definitions, repetitions)?;
+                ends.clear();
+            }
+            (Values::Numbers(_) | Values::Texts(..), _) => {
+                return Err(ParquetError::General(
+                    "a column has another type than its schema".to_owned(),
+                ));
+            }
+        }
+        if let Some(definitions) = &mut self.definitions {
+            definitions.clear();
+        }
+        if let Some(repetitions) = &mut self.repetitions {
+            repetitions.clear();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,327 @@
+//! `rollcall audit export`: intervals, changes or events as files for analysts, one for each day and partition.
+//!
+//! Rows of a day are complete when a row of a later day was read. Then its file gets its name, and the place from which the
+//! next day can be read is kept in `_progress`. An export that was interrupted, or one of a log that has grown, goes on from
+//! there: it writes the last day again, to the same bytes, and then what is new.
+
+mod files;
+mod progress;
+
+use super::json_line;
+use super::source::{AuditSource, SourceFlags};
+use crate::audit::export::intervals::{EndedInterval, KeptInterval, OpenIntervals};
+use crate::audit::export::tables::{CHANGES, EVENTS, INTERVALS, change_row, event_row, interval_row};
+use crate::audit::export::{Cell, Day, ExportColumn, FileFormat};
+use crate::log::Topic;
+use crate::presence::{LogTime, Offset, Partition};
+use anyhow::{Context as _, bail};
+use files::{DayFiles, TableDirectory};
+use progress::{DayStart, Progress};
+use serde::Serialize;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+/// Writes intervals, changes or events as Parquet, CSV or JSON lines, in files of one day each
+///
+/// The files are DIR/TABLE/day=YYYY-MM-DD/partition-NNNNN.FORMAT. The same log gives the same files, byte for byte. Run
+/// again, it goes on with the last day: only that and what is new is read.
+#[derive(clap::Args)]
+#[command(mut_arg("events", is_also_a_choice), mut_arg("changes", is_also_a_choice))]
+pub struct Args {
+    /// A row for each stretch of a status of a user or a device. Without a file, --changes and --events export the changes or
+    /// the events
+    #[arg(long)]
+    intervals: bool,
+    #[arg(long, value_enum, default_value = "parquet")]
+    format: FileFormat,
+    /// The directory of the files
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// If retention has removed the first records, begins with the oldest one that is kept; intervals that began before are
+    /// left out. Without it that is an error
+    #[arg(long)]
+    from_oldest: bool,
+    #[command(flatten)]
+    source: SourceFlags,
+}
+
+/// `--changes` alone says what is exported; with a file it says where changes are read.
+fn is_also_a_choice(arg: clap::Arg) -> clap::Arg {
+    arg.num_args(0..=1).default_missing_value("")
+}
+
+/// What is exported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Exported {
+    Intervals,
+    Changes,
+    Events,
+}
+
+impl Exported {
+    fn name(self) -> &'static str {
+        match self {
+            Exported::Intervals => "intervals",
+            Exported::Changes => "changes",
+            Exported::Events => "events",
+        }
+    }
+
+    fn columns(self) -> &'static [ExportColumn] {
+        match self {
+            Exported::Intervals => INTERVALS,
+            Exported::Changes => CHANGES,
+            Exported::Events => EVENTS,
+        }
+    }
+
+    /// The topic that it is made of.
+    fn topic(self) -> Topic {
+        match self {
+            Exported::Intervals | Exported::Changes => Topic::Changes,
+            Exported::Events => Topic::Events,
+        }
+    }
+}
+
+/// What was written of a partition, as it is printed.
+#[derive(Serialize)]
+struct PartitionSummary {
+    partition: u32,
+    table: &'static str,
+    /// Rows that this run has written.
+    rows: u64,
+    files: u64,
+    /// The day with which this run began, and the last one; null without rows.
+    from: Option<String>,
+    to: Option<String>,
+}
+
+pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
+    let exported = exported(args)?;
+    let written = args
+        .source
+        .each_partition(|source, partition| export_partition(args, exported, source, partition))?;
+    for summary in &written {
+        if args.source.json {
+            json_line(output, summary)?;
+            continue;
+        }
+        let PartitionSummary {
+            partition,
+            table,
+            rows,
+            files,
+            from,
+            to,
+        } = summary;
+        match (from, to) {
+            (Some(from), Some(to)) => {
+                writeln!(
+                    output,
+                    "partition {partition}: {rows} rows of {table} in {files} files, {from} to {to}"
+                )?;
+            }
+            _ => writeln!(output, "partition {partition}: no {table}")?,
+        }
+    }
+    Ok(0)
+}
+
+fn exported(args: &Args) -> anyhow::Result<Exported> {
+    let choices = [
+        (Exported::Intervals, args.intervals),
+        (Exported::Changes, args.source.is_bare(Topic::Changes)),
+        (Exported::Events, args.source.is_bare(Topic::Events)),
+    ];
+    let mut chosen = choices
+        .into_iter()
+        .filter_map(|(choice, is_chosen)| is_chosen.then_some(choice));
+    match (chosen.next(), chosen.next()) {
+        (Some(choice), None) => return Ok(choice),
+        (Some(_), Some(_)) => bail!("choose one of --intervals, --changes and --events for an export"),
+        (None, _) => {}
+    }
+    // With one file there is no doubt.
+    match (
+        args.source.has_file(Topic::Changes),
+        args.source.has_file(Topic::Events),
+    ) {
+        (true, false) => Ok(Exported::Changes),
+        (false, true) => Ok(Exported::Events),
+        _ => bail!("choose what to export: --intervals, --changes or --events"),
+    }
+}
+
+/// An export of one partition that is under way.
+struct PartitionExport {
+    exported: Exported,
+    partition: Partition,
+    files: DayFiles,
+    progress: Progress,
+    /// What the place to go on from is to be compared with: the first record that is read.
+    expected: Option<DayStart>,
+    open: OpenIntervals,
+    /// The day that is being written.
+    day: Option<Day>,
+    first_day: Option<Day>,
+    /// The newest day of the log when the export began, if that is known.
+    newest: Option<Day>,
+    /// How many rows were written since progress was kept.
+    rows_unkept: u64,
+}
+
+fn export_partition(
+    args: &Args,
+    exported: Exported,
+    source: &mut AuditSource<'_>,
+    partition: Partition,
+) -> anyhow::Result<PartitionSummary> {
+    let topic = exported.topic();
+    let directory = TableDirectory::open(&args.out, exported.name())?;
+    let progress = Progress::open(&directory, exported.name(), args.format, partition)?;
+    let mut open = OpenIntervals::new(partition);
+    let expected = progress.read(|kept| open.restore(kept))?;
+    let range = source.range(topic, partition)?;
+    let from = match &expected {
+        Some(start) => {
+            if range.start > start.next {
+                bail!(
+                    "the {topic} of partition {partition} from offset {} on, where the export into {} goes on, are gone (retention): \
+                     the oldest one kept is at offset {}; export into another directory with --from-oldest",
+                    start.next,
+                    args.out.display(),
+                    range.start
+                );
+            }
+            start.next
+        }
+        None if args.from_oldest => range.start,
+        None => {
+            if range.start > Offset(0) {
+                bail!(
+                    "the {topic} of partition {partition} before offset {} are gone (retention); with --from-oldest the export \
+                     begins with what is kept",
+                    range.start
+                );
+            }
+            Offset(0)
+        }
+    };
+    let mut export = PartitionExport {
+        exported,
+        partition,
+        files: DayFiles::new(directory, exported.columns(), args.format, partition),
+        newest: source.newest_time(topic, partition)?.map(Day::of),
+        progress,
+        expected,
+        open,
+        day: None,
+        first_day: None,
+        rows_unkept: 0,
+    };
+    match exported {
+        Exported::Intervals => source.changes_from(partition, from, |offset, change| {
+            let start = || DayStart::of_change(offset, &change);
+            export.enter(Day::of(change.at), start)?;
+            for ended in export.open.apply(&change) {
+                let EndedInterval { start, device, .. } = &ended;
+                let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
+                let cells = interval_row(partition, &change.user, device, start, Some(&ended));
+                export.row(&cells)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?,
+        Exported::Changes => source.changes_from(partition, from, |offset, change| {
+            let start = || DayStart::of_change(offset, &change);
+            export.enter(Day::of(change.at), start)?;
+            export.row(&change_row(offset, &change))?;
+            Ok(ControlFlow::Continue(()))
+        })?,
+        Exported::Events => {
+            // The first record of a day is the one with which log time enters the day, so nothing before it counts.
+            let mut log_time = LogTime::default();
+            source.events_from(partition, from, |offset, ts, event| {
+                log_time = log_time.max(LogTime(ts));
+                let event = event.as_ref().map_err(|malformed| malformed.error.as_str());
+                let name = event.map_or("malformed", |event| event.name());
+                export.enter(Day::of(log_time), || DayStart::of_event(offset, ts, name))?;
+                export.row(&event_row(partition, offset, ts, log_time, event))?;
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+    }
+    export.finish()
+}
+
+impl PartitionExport {
+    /// Ends the day that is being written if the next record is of a later one. `start` describes that record.
+    fn enter(&mut self, day: Day, start: impl FnOnce() -> DayStart) -> anyhow::Result<()> {
+        if self.day == Some(day) {
+            return Ok(());
+        }
+        let begins = self.day.is_none();
+        self.files.end_day()?;
+        self.day = Some(day);
+        if begins {
+            self.first_day = Some(day);
+            if let Some(expected) = self.expected.take() {
+                let found = start();
+                if found != expected {
+                    bail!(
+                        "partition {} has {found} where the export had {expected}: this is another log than the one that was exported; \
+                         export into another directory",
+                        self.partition
+                    );
+                }
+                return Ok(());
+            }
+        }
+        // Progress costs as much as there are open intervals, so it is kept where as many rows were written since, and
+        // where the last day begins.
+        if self.rows_unkept >= self.open.len() as u64 || self.newest.is_some_and(|newest| day >= newest) {
+            self.progress.keep(&start(), self.open.len() as u64, |each| {
+                self.open
+                    .each(|user, device, start| each(&KeptInterval::of(user, device, start)))
+            })?;
+            self.rows_unkept = 0;
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, cells: &[Cell<'_>]) -> anyhow::Result<()> {
+        if let Some(day) = self.day {
+            self.files.row(day, cells)?;
+            self.rows_unkept += 1;
+        }
+        Ok(())
+    }
+
+    /// Ends the last day and writes what still holds.
+    fn finish(mut self) -> anyhow::Result<PartitionSummary> {
+        if let Some(expected) = &self.expected {
+            bail!(
+                "partition {} ends before {expected}, with which the export goes on: this is another log than the one that was \
+                 exported; export into another directory",
+                self.partition
+            );
+        }
+        self.files.end_day()?;
+        let partition = self.partition;
+        let files = &mut self.files;
+        self.open.each(|user, device, start| {
+            let cells = interval_row(partition, user, device, start, None);
+            files.row(Day::OPEN, &cells)
+        })?;
+        files.end_day().context("cannot write what still holds")?;
+        Ok(PartitionSummary {
+            partition: partition.0,
+            table: self.exported.name(),
+            rows: self.files.rows(),
+            files: self.files.count(),
+            from: self.first_day.map(|day| day.to_string()),
+            to: self.day.map(|day| day.to_string()),
+        })
+    }
+}

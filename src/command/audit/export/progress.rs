@@ -1,0 +1,163 @@
+//! From where an export of a partition goes on, and which intervals held there.
+//!
+//! A file in `_progress`, which tools that read partitioned directories leave out because of the underscore. Its first line
+//! says which record begins the day, each further line is an interval that holds before this record.
+
+use super::files::{NewFile, TableDirectory};
+use crate::audit::export::FileFormat;
+use crate::audit::export::intervals::KeptInterval;
+use crate::presence::change::Change;
+use crate::presence::{Offset, Partition};
+use anyhow::{Context as _, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Of the layout of the file.
+const LAYOUT: u32 = 1;
+
+/// The record that begins a day.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DayStart {
+    pub next: Offset,
+    /// What it is, so that another log is noticed.
+    record: String,
+}
+
+/// The first line.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    layout: u32,
+    table: String,
+    partition: u32,
+    next: u64,
+    record: String,
+    intervals: u64,
+}
+
+/// Where it is kept how far an export of a partition is.
+pub struct Progress {
+    path: PathBuf,
+    table: &'static str,
+    partition: Partition,
+}
+
+impl DayStart {
+    pub fn of_change(offset: Offset, change: &Change) -> DayStart {
+        let id = change.id;
+        DayStart {
+            next: offset,
+            record: format!(
+                "change {}-{}-{} of {:?} at {}",
+                id.partition, id.offset, id.index, change.user, change.at
+            ),
+        }
+    }
+
+    pub fn of_event(offset: Offset, ts: u64, name: &str) -> DayStart {
+        DayStart {
+            next: offset,
+            record: format!("{name} of {ts}"),
+        }
+    }
+}
+
+impl fmt::Display for DayStart {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} at offset {}", self.record, self.next)
+    }
+}
+
+impl Progress {
+    pub fn open(
+        directory: &TableDirectory,
+        table: &'static str,
+        format: FileFormat,
+        partition: Partition,
+    ) -> anyhow::Result<Progress> {
+        let name = format!("partition-{:05}.{}.jsonl", partition.0, format.name());
+        Ok(Progress {
+            path: directory.file("_progress", &name)?,
+            table,
+            partition,
+        })
+    }
+
+    /// Returns where the export goes on, and gives each interval that held there; none if nothing was exported yet.
+    pub fn read(&self, mut each: impl FnMut(KeptInterval) -> Result<(), String>) -> anyhow::Result<Option<DayStart>> {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.path.display())),
+        };
+        let unusable = || {
+            format!(
+                "{} is not what an export keeps; remove the directory and export again",
+                self.path.display()
+            )
+        };
+        let mut lines = BufReader::new(file).lines();
+        let head = lines
+            .next()
+            .ok_or_else(|| anyhow!("it is empty"))
+            .with_context(unusable)?;
+        let head: Head = serde_json::from_str(&head.with_context(unusable)?).with_context(unusable)?;
+        if head.layout != LAYOUT {
+            bail!(
+                "{} has layout {}, but this version knows {LAYOUT}; use the version that wrote it, or export into another directory",
+                self.path.display(),
+                head.layout
+            );
+        }
+        if (head.table.as_str(), head.partition) != (self.table, self.partition.0) {
+            let error = anyhow!("it is of {} of partition {}", head.table, head.partition);
+            return Err(error).with_context(unusable);
+        }
+        let mut count = 0;
+        for line in lines {
+            let kept = serde_json::from_str(&line.with_context(unusable)?).with_context(unusable)?;
+            each(kept).map_err(|error| anyhow!(error)).with_context(unusable)?;
+            count += 1;
+        }
+        if count != head.intervals {
+            let error = anyhow!("it has {count} intervals and should have {}", head.intervals);
+            return Err(error).with_context(unusable);
+        }
+        Ok(Some(DayStart {
+            next: Offset(head.next),
+            record: head.record,
+        }))
+    }
+
+    /// Keeps where the export goes on, with the `count` intervals that hold there.
+    pub fn keep(
+        &self,
+        start: &DayStart,
+        count: u64,
+        intervals: impl FnOnce(&mut dyn FnMut(&KeptInterval) -> anyhow::Result<()>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let (new, file) = NewFile::create(self.path.clone())?;
+        let failed = |path: &Path| format!("cannot write {}", path.display());
+        let mut output = BufWriter::new(file);
+        let head = Head {
+            layout: LAYOUT,
+            table: self.table.to_owned(),
+            partition: self.partition.0,
+            next: start.next.0,
+            record: start.record.clone(),
+            intervals: count,
+        };
+        let mut line = |value: &dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>| -> anyhow::Result<()> {
+            let mut bytes = Vec::new();
+            value(&mut bytes)?;
+            bytes.push(b'\n');
+            output.write_all(&bytes).with_context(|| failed(&self.path))
+        };
+        line(&|bytes| serde_json::to_writer(bytes, &head))?;
+        intervals(&mut |kept| line(&|bytes| serde_json::to_writer(bytes, kept)))?;
+        let file = output.into_inner().map_err(io::IntoInnerError::into_error);
+        new.finish(&file.with_context(|| failed(&self.path))?)
+    }
+}

@@ -1,0 +1,465 @@
+//! `rollcall audit export`: the rows are the histories of all users, and the files are the same however they came to be.
+
+use super::{Files, Story, a_day, change, event, link, of, parsed, served};
+use crate::server::{ANYWHERE, Server, rollcall};
+use rollcall::audit::export::intervals::{EndedInterval, IntervalStart, OpenIntervals};
+use rollcall::audit::history::History;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// An interval as `history` prints it.
+fn line(user: &str, device: Option<(&str, &str)>, start: &IntervalStart, ended: Option<&EndedInterval>) -> Value {
+    let id = |id: rollcall::presence::change::OutputId| format!("{}-{}-{}", id.partition, id.offset, id.index);
+    let end = ended.map(|ended| ended.end);
+    json!({"user": user, "platform": device.map(|device| device.0), "device": device.map(|device| device.1),
+        "status": start.status.name(), "from": start.by.at.0, "to": end.map(|end| end.at.0), "cause": start.by.cause.name(),
+        "change": id(start.by.change), "evidence": start.by.evidence.0, "end_cause": end.map(|end| end.cause.name()),
+        "end_change": end.map(|end| id(end.change)), "end_evidence": end.map(|end| end.evidence.0)})
+}
+
+#[test]
+fn the_intervals_are_the_histories_of_all_users() {
+    for seed in 0..super::SEEDS {
+        let story = Story::new(seed);
+        let mut open = OpenIntervals::new(story.partition);
+        let mut found = Vec::new();
+        for change in story.changes.iter().map(change) {
+            for ended in open.apply(&change) {
+                let device = ended.device.as_ref().map(|(platform, device)| (&**platform, &**device));
+                found.push(line(&change.user, device, &ended.start, Some(&ended)).to_string());
+            }
+        }
+        let holding = open.each(|user, device, start| {
+            found.push(line(user, device, start, None).to_string());
+            Ok::<(), ()>(())
+        });
+        holding.unwrap();
+        let mut expected = Vec::new();
+        for user in story.users() {
+            let mut history = History::new(user);
+            story.changes.iter().for_each(|one| history.apply(&change(one)));
+            let lines = history.lines(None, None);
+            expected.extend(lines.iter().map(|line| serde_json::to_value(line).unwrap().to_string()));
+        }
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "seed {seed}");
+    }
+}
+
+/// Every file of an export by its path, but where it would go on.
+fn tree(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn visit(directory: &Path, root: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap() == "_progress" {
+                continue;
+            }
+            if path.is_dir() {
+                visit(&path, root, found);
+            } else {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    if directory.exists() {
+        visit(directory, directory, &mut found);
+    }
+    found
+}
+
+fn export(arguments: &[&str], out: &Path) -> Command {
+    let mut command = rollcall(&["audit", "export"]);
+    command.args(arguments).arg("--out").arg(out);
+    command
+}
+
+fn exported(arguments: &[&str], out: &Path) -> BTreeMap<String, Vec<u8>> {
+    let output = export(arguments, out).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {error}");
+    tree(out)
+}
+
+/// The events of a random history, over some days.
+fn over_days(seed: u64) -> Vec<String> {
+    let story = Story::new(seed);
+    let last = *story.times.last().unwrap();
+    let events = story.input.iter().map(|line| {
+        let mut event = parsed(line);
+        let ts = event["ts"].as_u64().unwrap();
+        event["ts"] = json!(1_769_871_600_000 + ts * 400_000_000 / last.max(1));
+        event.to_string()
+    });
+    events.collect()
+}
+
+#[test]
+fn the_same_log_gives_the_same_files_at_once_and_bit_by_bit() {
+    let files = Files::of(&over_days(3), None);
+    let [events, changes] = ["events", "changes"].map(|name| files.path(name));
+    let directory = tempfile::tempdir().unwrap();
+    let out = |name: &str| directory.path().join(name);
+    for format in ["parquet", "csv", "jsonl"] {
+        let tables: [(&str, &[&str], &str); 3] = [
+            ("intervals", &["--intervals", "--changes", &changes], "changes"),
+            ("changes", &["--changes", &changes], "changes"),
+            ("events", &["--events", &events], "events"),
+        ];
+        for (table, what, name) in tables {
+            let arguments = [&["--format", format][..], what].concat();
+            let kind = format!("{format}-{table}");
+            let whole = exported(&arguments, &out(&format!("whole-{kind}")));
+            let days = whole.keys().filter(|path| path.contains("/day=2026-0")).count();
+            assert!(days >= 3, "{:?}", whole.keys());
+            assert!(whole.values().all(|bytes| !bytes.is_empty()));
+            assert_eq!(
+                whole.keys().any(|path| path.contains("day=9999-12-31")),
+                table == "intervals"
+            );
+            assert_eq!(exported(&arguments, &out(&format!("again-{kind}"))), whole);
+            // The log grows, and each export goes on where the one before had come to.
+            let grown = out(&format!("grown-{kind}"));
+            let lines = files.lines(name);
+            let mut last = BTreeMap::new();
+            for upto in [
+                lines.len() / 5,
+                lines.len() / 2,
+                lines.len() / 2 + 1,
+                lines.len(),
+                lines.len(),
+            ] {
+                files.write(name, &(lines[..upto].join("\n") + "\n"));
+                last = exported(&arguments, &grown);
+            }
+            assert_eq!(
+                last.keys().collect::<Vec<_>>(),
+                whole.keys().collect::<Vec<_>>(),
+                "{kind}"
+            );
+            assert!(last == whole, "{kind}: not the same bytes");
+        }
+    }
+}
+
+#[test]
+fn rows_have_these_values() {
+    let files = Files::of(&a_day(), None);
+    let [events, changes] = ["events", "changes"].map(|name| files.path(name));
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path();
+    let text = |tree: &BTreeMap<String, Vec<u8>>, name: &str| String::from_utf8(tree[name].clone()).unwrap();
+    let found = exported(&["--intervals", "--format", "jsonl", "--changes", &changes], out);
+    let ended = text(&found, "intervals/day=1970-01-01/partition-00000.jsonl");
+    assert_eq!(
+        ended.lines().nth(2).unwrap(),
+        "{\"partition\":0,\"user\":\"alice\",\"platform\":null,\"device\":null,\"status\":\"online\",\"valid_from\":\
+         \"1970-01-01T00:00:01.000Z\",\"valid_to\":\"1970-01-01T00:06:46.000Z\",\"cause\":\"login\",\"change\":\"0-0-0\",\
+         \"evidence\":0,\"logged_at\":\"1970-01-01T00:00:01.000Z\",\"gateway\":null,\"end_cause\":\"timeout\",\"end_change\":\
+         \"0-7-0\",\"end_evidence\":4,\"end_logged_at\":\"1970-01-01T00:06:50.000Z\"}"
+    );
+    let open = text(&found, "intervals/day=9999-12-31/partition-00000.jsonl");
+    assert_eq!(open.lines().count(), 4, "{open}");
+    assert!(open.lines().all(|line| parsed(line)["valid_to"] == Value::Null));
+    let found = exported(&["--format", "csv", "--changes", &changes], out);
+    let rows = text(&found, "changes/day=1970-01-01/partition-00000.csv");
+    assert_eq!(
+        rows.lines().nth(1).unwrap(),
+        "0,0,1,0-0-0,alice,1,1970-01-01T00:00:01.000Z,1970-01-01T00:00:01.000Z,login,offline,online,\"[{\"\"platform\"\":\
+         \"\"android\"\",\"\"device\"\":\"\"a1\"\",\"\"gateway\"\":\"\"g1\"\",\"\"before\"\":\"\"offline\"\",\"\"after\"\":\
+         \"\"online\"\"}]\",,0"
+    );
+    let found = exported(&["--format", "csv", "--events", &events], out);
+    let rows = text(&found, "events/day=1970-01-01/partition-00000.csv");
+    assert_eq!(rows.lines().count(), 12);
+    let policy = rows.lines().find(|row| row.contains(",policy,")).unwrap();
+    assert_eq!(
+        policy,
+        "0,6,1970-01-01T00:00:08.000Z,1970-01-01T00:00:08.000Z,policy,,,,,,,,,,,,,,\"{\"\"login\"\":\"\"multi\"\"}\",,"
+    );
+    let malformed = rows.lines().find(|row| row.contains(",malformed,")).unwrap();
+    assert!(malformed.starts_with("0,8,"), "{malformed}");
+    assert!(malformed.contains("nonsense"), "{malformed}");
+}
+
+/// A log of sixty days that takes a while.
+fn long() -> Files {
+    let mut events = Vec::new();
+    for number in 0..6_000u64 {
+        let ts = 1_769_871_600_000 + number * 864_000;
+        let who = link(&format!("u{}", number % 97), "android", "d", number + 1);
+        events.push(event(number, ts, "connect", &(who + ",\"intent\":\"login\"")));
+    }
+    let files = Files::of(&events, None);
+    // Each of its lines as often as it takes for the export to be slow enough to be ended in its midst.
+    let lines = files.lines("events");
+    let file = std::fs::File::create(files.path("many")).unwrap();
+    let mut file = std::io::BufWriter::new(file);
+    let mut offset = 0;
+    for line in lines {
+        for _ in 0..20 {
+            let mut event = parsed(&line);
+            event["offset"] = json!(offset);
+            writeln!(file, "{event}").unwrap();
+            offset += 1;
+        }
+    }
+    file.into_inner().unwrap();
+    files
+}
+
+/// Waits until an export has written some days; it must not have ended by then.
+fn in_its_midst(child: &mut Child, out: &Path) {
+    crate::server::wait_until("some days are written", || {
+        std::fs::read_dir(out.join("events")).is_ok_and(|days| days.count() > 8)
+    });
+    assert!(child.try_wait().unwrap().is_none(), "it has ended already");
+}
+
+#[test]
+fn an_export_that_is_ended_in_its_midst_and_started_again_gives_the_same_files() {
+    let files = long();
+    let events = files.path("many");
+    let arguments = ["--events", events.as_str()];
+    let directory = tempfile::tempdir().unwrap();
+    let whole = exported(&arguments, &directory.path().join("whole"));
+    let out = directory.path().join("ended");
+    let mut killed = export(&arguments, &out).stdout(Stdio::null()).spawn().unwrap();
+    in_its_midst(&mut killed, &out);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(tree(&out).len() < whole.len());
+    assert_eq!(
+        exported(&arguments, &out).keys().collect::<Vec<_>>(),
+        whole.keys().collect::<Vec<_>>()
+    );
+    assert!(tree(&out) == whole, "not the same bytes");
+
+    // Ctrl-C: nothing half-written is left, and the exit status is that of an interruption.
+    let out = directory.path().join("interrupted");
+    let mut interrupted = export(&arguments, &out).stdout(Stdio::null()).spawn().unwrap();
+    in_its_midst(&mut interrupted, &out);
+    let signalled = Command::new("kill")
+        .args(["-INT", &interrupted.id().to_string()])
+        .status();
+    assert!(signalled.unwrap().success());
+    assert_eq!(interrupted.wait().unwrap().code(), Some(130));
+    let left = tree(&out);
+    assert!(left.len() < whole.len());
+    assert!(left.keys().all(|path| !path.ends_with(".part")), "{:?}", left.keys());
+    assert!(
+        left.iter().all(|(path, bytes)| whole[path] == *bytes),
+        "a file is not whole"
+    );
+    assert!(exported(&arguments, &out) == whole, "not the same bytes");
+}
+
+#[test]
+fn what_cannot_be_exported_says_why() {
+    let files = Files::of(&over_days(5), None);
+    let [events, changes] = ["events", "changes"].map(|name| files.path(name));
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let refused = |arguments: &[&str], wants: &str| {
+        let output = export(arguments, &out).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(wants), "{arguments:?}: {error}");
+    };
+    refused(&["--events", &events, "--changes", &changes], "choose what to export");
+    refused(&["--intervals", "--events"], "choose one of");
+    refused(&["--intervals", "--events", &events], "--changes FILE is needed");
+    refused(&["--changes", "--data", "/nowhere/at/all"], "there is no log in");
+    refused(&["--changes", &changes, "--data", "x"], "cannot be combined");
+    exported(&["--intervals", "--changes", &changes], &out);
+    // Another log, or one that is shorter, is not mixed with the first.
+    let lines = files.lines("changes");
+    let other = lines.iter().map(|line| line.replace("\"user\":\"", "\"user\":\"x"));
+    files.write("other", &(other.collect::<Vec<_>>().join("\n") + "\n"));
+    refused(
+        &["--intervals", "--changes", &files.path("other")],
+        "this is another log",
+    );
+    files.write("short", &(lines[..3].join("\n") + "\n"));
+    refused(
+        &["--intervals", "--changes", &files.path("short")],
+        "this is another log",
+    );
+}
+
+#[test]
+fn beside_a_running_server_it_exports_what_the_log_has() {
+    let (directory, data) = served();
+    let server = Server::start(&data, ANYWHERE, &["--partitions", "2"], &[]);
+    let events: Vec<Value> = (0..30)
+        .map(|number| {
+            json!({"type": "connect", "user": format!("u{number}"), "platform": "android", "device": "d", "gateway": "g",
+                "epoch": 1, "conn": number, "intent": "login"})
+        })
+        .collect();
+    let (status, body) = server.post("/v1/events?wait=applied", "", Value::from(events).to_string());
+    assert_eq!(status, 200, "{body}");
+    let data = data.to_str().unwrap();
+    let out = directory.path().join("out");
+    let beside = exported(&["--intervals", "--format", "csv", "--data", data], &out);
+    assert_eq!(beside.len(), 2, "{:?}", beside.keys());
+    let rows: usize = beside
+        .values()
+        .map(|bytes| bytes.iter().filter(|byte| **byte == b'\n').count())
+        .sum();
+    assert_eq!(rows, 2 + 60);
+    // As from what is printed of it.
+    for partition in ["0", "1"] {
+        let printed = rollcall(&["log", "changes", "--data", data, "--partition", partition])
+            .output()
+            .unwrap();
+        let file = directory.path().join("changes");
+        std::fs::write(&file, printed.stdout).unwrap();
+        let arguments = [
+            "--intervals",
+            "--format",
+            "csv",
+            "--partition",
+            partition,
+            "--changes",
+            file.to_str().unwrap(),
+        ];
+        for (path, bytes) in exported(&arguments, &directory.path().join(partition)) {
+            assert!(beside[&path] == bytes, "{path}");
+        }
+    }
+    let (_, count) = of(
+        Path::new(data),
+        &["export", "--changes", "--out", out.to_str().unwrap()],
+    );
+    assert_eq!(count.iter().map(|one| one["rows"].as_u64().unwrap()).sum::<u64>(), 30);
+    drop(server);
+}
+
+/// A data directory whose log had these changes and has lost the first of them to retention; and how many it has lost.
+fn cut(directory: &Path, changes: &[rollcall::presence::change::Change]) -> usize {
+    use rollcall::clock::ManualClock;
+    use rollcall::log::local::{LocalLog, Settings};
+    use rollcall::log::{Commit, Log as _, NewRecord, Position, Topic};
+    use rollcall::presence::{Offset, Partition};
+    let clock = std::sync::Arc::new(ManualClock::new(1_000_000));
+    let settings = Settings {
+        partitions: Some(1),
+        retention_ms: Some(500_000),
+        ..Settings::default()
+    };
+    let log = LocalLog::open(&directory.join("log"), settings, clock.clone()).unwrap();
+    for (number, change) in changes.iter().enumerate() {
+        let mut value = Vec::new();
+        rollcall::schema::avro::encode_change(change, &mut value);
+        let record = NewRecord {
+            key: Some(change.user.as_bytes().to_vec()),
+            value,
+            headers: Vec::new(),
+        };
+        let commit = Commit {
+            changes: vec![record],
+            position: Position {
+                next: Offset(number as u64 + 1),
+                ..Position::default()
+            },
+            ..Commit::default()
+        };
+        log.take_up(Partition(0)).unwrap().commit(&commit).unwrap();
+        clock.advance_ms(100_000);
+    }
+    let start = || log.range(Topic::Changes, Partition(0)).unwrap().start.0 as usize;
+    for _ in 0..40 {
+        log.take_up(Partition(0)).unwrap().retain(Offset(u64::MAX)).unwrap();
+        if start() > 0 {
+            break;
+        }
+        clock.advance_ms(25_000);
+    }
+    start()
+}
+
+#[test]
+fn what_retention_has_cut_is_no_answer_and_the_rest_is() {
+    let mut events = Vec::new();
+    for number in 0..12u64 {
+        let user = if number < 10 { "early" } else { "late" };
+        let kind = ["connect", "disconnect"][number as usize % 2];
+        let more = [",\"intent\":\"login\"", ",\"reason\":\"closed\""][number as usize % 2];
+        let who = link(user, "android", "d", number / 2 + 1);
+        events.push(event(number, 1_000 * (number + 1), kind, &(who + more)));
+    }
+    let files = Files::of(&events, None);
+    let changes: Vec<_> = files
+        .lines("changes")
+        .iter()
+        .map(|line| change(&parsed(line)))
+        .collect();
+    let directory = tempfile::tempdir().unwrap();
+    let cut = cut(directory.path(), &changes);
+    assert!((1..10).contains(&cut), "{cut}");
+    let oldest = changes[cut].at.0;
+    let data = directory.path().to_str().unwrap();
+    let asked = |arguments: &[&str]| {
+        let output = rollcall(&["audit"])
+            .args(arguments)
+            .args(["--data", data, "--json"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        (
+            output.status.code().unwrap(),
+            lines.lines().map(parsed).collect::<Vec<_>>(),
+            said,
+        )
+    };
+    for arguments in [
+        &["at", "11000"] as &[&str],
+        &["at", "11000", "--list"],
+        &["at", "11000", "--user", "early"],
+        &["at", "11000", "--user", "late", "--user", "early"],
+        &["history", "early"],
+        &["history", "early", "--from", &(oldest - 1).to_string()],
+    ] {
+        let (status, lines, said) = asked(arguments);
+        assert_eq!((status, lines.len()), (2, 0), "{arguments:?}: {said}");
+        assert!(said.contains("are gone (retention)"), "{arguments:?}: {said}");
+    }
+    let (status, lines, _) = asked(&["at", "11000", "--user", "late"]);
+    assert_eq!((status, &lines[0]["status"]), (0, &json!("online")));
+    let (status, lines, said) = asked(&["history", "late"]);
+    assert_eq!((status, lines.len(), said.as_str()), (0, 4, ""));
+    let (status, lines, said) = asked(&["history", "early", "--from", &oldest.to_string()]);
+    assert_eq!(status, 0, "{said}");
+    assert!(!lines.is_empty() && said.contains("are left out"), "{said}");
+
+    let out = directory.path().join("out");
+    let refused = export(&["--intervals", "--data", data], &out).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--from-oldest"));
+    let found = exported(
+        &["--intervals", "--format", "jsonl", "--data", data, "--from-oldest"],
+        &out,
+    );
+    let rows: Vec<Value> = found
+        .values()
+        .flat_map(|bytes| std::str::from_utf8(bytes).unwrap().lines().map(parsed))
+        .collect();
+    assert!(
+        rows.iter().all(|row| row["evidence"].as_u64().unwrap() >= cut as u64),
+        "{rows:?}"
+    );
+    // Of each change that is kept one interval of the user and one of the device.
+    assert_eq!(rows.len(), 2 * (changes.len() - cut));
+    // The first run is what counts; the flag changes nothing about going on.
+    assert_eq!(
+        exported(&["--intervals", "--format", "jsonl", "--data", data], &out),
+        found
+    );
+}
