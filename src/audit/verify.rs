@@ -1,18 +1,20 @@
 //! Folds a partition's events again and compares record for record with what its topics hold.
 
 use super::stored::StoredFold;
+use crate::engine::current::user_state;
 use crate::engine::extend_chain;
 use crate::presence::change::{Change, Kick, Output};
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::state::{HashSeed, State};
-use crate::presence::{LogTime, Offset, Partition};
+use crate::presence::{LogTime, Offset, Partition, Status};
 use crate::schema::avro;
+use crate::schema::avro::UserState;
 use crate::schema::json;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The topics that are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,6 +196,49 @@ impl Verifier {
         }
     }
 
+    /// Compares what the log keeps as the newest state of each user (`None`: the user has none any more) with the state at the
+    /// end of the fold. A state of a record at or after `next` is newer than that, and counts as right.
+    ///
+    /// Devices that are offline are not compared: they end silently. `is_settled`: the engine has not committed anything since
+    /// the fold ended; only then is a user without a state a difference, since a state that is gone has no offset.
+    pub fn compare_current(
+        &self,
+        found: &BTreeMap<String, Option<UserState<'_>>>,
+        next: Offset,
+        is_settled: bool,
+    ) -> Result<(), Box<Difference>> {
+        let expected = |user: &str| {
+            let image = self.state.slot_of(user).and_then(|slot| self.state.image(slot));
+            image.map(|image| user_state(&image, self.state.partition(), next).into_owned())
+        };
+        let known = self.state.slots().filter_map(|slot| self.state.user_id(slot));
+        let users: BTreeSet<&str> = known.chain(found.keys().map(String::as_str)).collect();
+        for user in users {
+            let state = found.get(user).and_then(Option::as_ref);
+            let is_newer = state.is_some_and(|state| state.offset >= next);
+            let expected = expected(user);
+            let is_right = match (state, &expected) {
+                (Some(state), Some(expected)) => is_same_state(state, expected),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => !is_settled,
+            };
+            if is_newer || is_right {
+                continue;
+            }
+            let raw =
+                |state: Option<&UserState<'_>>| state.and_then(|state| RawValue::from_string(state_json(state)).ok());
+            return Err(Box::new(Difference {
+                partition: self.state.partition().0,
+                verified: false,
+                offset: state.map_or(next, |state| state.offset).0,
+                topic: "current",
+                found: raw(state),
+                expected: raw(expected.as_ref()),
+            }));
+        }
+        Ok(())
+    }
+
     /// Returns how many folded outputs of a topic wait to be compared.
     pub fn expected(&self, topic: Compared) -> usize {
         self.topics[topic as usize].records.len()
@@ -334,6 +379,51 @@ fn offset_of_line(line: &str) -> Option<Offset> {
     let value: Value = serde_json::from_str(line).ok()?;
     let offset = value["id"].as_str()?.split('-').nth(1)?.parse();
     offset.ok().map(Offset)
+}
+
+/// Whether two states say the same, whatever record they are of. Devices that are offline are left out.
+fn is_same_state(a: &UserState<'_>, b: &UserState<'_>) -> bool {
+    let said = |state: &UserState<'_>| {
+        let UserState {
+            user,
+            version,
+            status,
+            since,
+            custom_status,
+            devices,
+            partition,
+            offset: _,
+        } = state.clone();
+        let devices = devices.into_iter().filter(|device| device.status != Status::Offline);
+        let devices: Vec<_> = devices
+            .map(|device| (device.platform.into_owned(), device.device.into_owned(), device.status))
+            .collect();
+        let texts = (user.into_owned(), custom_status.map(|text| text.into_owned()));
+        (texts, version, status, since, devices, partition)
+    };
+    said(a) == said(b)
+}
+
+/// Writes a state as JSON, to be shown.
+fn state_json(state: &UserState<'_>) -> String {
+    let mut json = Vec::new();
+    json::Object::new(&mut json)
+        .text("user", &state.user)
+        .number("version", state.version)
+        .text("status", state.status.name())
+        .number("since", state.since.0)
+        .optional_text("custom_status", state.custom_status.as_deref())
+        .list("devices", &state.devices, |out, device| {
+            json::Object::new(out)
+                .text("platform", &device.platform)
+                .text("device", &device.device)
+                .text("status", device.status.name())
+                .end();
+        })
+        .number("partition", state.partition.0.into())
+        .number("offset", state.offset.0)
+        .end();
+    String::from_utf8_lossy(&json).into_owned()
 }
 
 /// Whether two texts are the same JSON value, however it is written.

@@ -28,6 +28,12 @@ pub trait Reader {
     /// theirs, where the log is on Kafka.
     fn position(&self, group: &str, partition: Partition) -> Result<Position, Error>;
 
+    /// Adds the states of users that are at or after an offset of their topic; nothing at its end. Returns false where the log
+    /// keeps none (see [`OwnedPartition::keeps_current`](super::OwnedPartition::keeps_current)).
+    fn read_current(&mut self, _: Partition, _: Offset, _: Limit, _: &mut Vec<Record>) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Sees what was written until now.
     fn refresh(&mut self) -> Result<(), Error> {
         Ok(())

@@ -43,7 +43,22 @@ pub fn what_is_published_is_verified_and_what_is_added_is_found(bootstrap: &str)
         (Some(0), &json!({"was": 3, "would": 3}))
     );
 
+    for (table, rows) in [("--intervals", 4), ("--changes", 3), ("--events", 5)] {
+        let out = directory.path().join("lake");
+        let (status, lines) = audit(&space, &["export", table, "--out", out.to_str().expect("UTF-8")]);
+        assert_eq!((status, &lines[0]["rows"]), (Some(0), &json!(rows)), "{table}");
+    }
+
     node.stop();
+    // The newest state of a user is one that she had before.
+    python::publisher(&space, &["again", "current", "first"]);
+    let (status, lines) = audit(&space, &["verify"]);
+    let found = [&lines[0]["topic"], &lines[0]["expected"], &lines[0]["found"]["user"]];
+    assert_eq!(
+        (status, found),
+        (Some(1), [&json!("current"), &Value::Null, &json!("alice")])
+    );
+
     python::publisher(&space, &["again", "changes"]);
     let (status, lines) = audit(&space, &["verify"]);
     let found = [&lines[0]["topic"], &lines[0]["expected"], &lines[0]["found"]["cause"]];

@@ -4,7 +4,8 @@
                                                                      and dies, so that it is open until it times out
   publisher.py --kafka HOST:PORT --prefix P abort PARTITION COUNT     writes so many events and gives them up
   publisher.py --kafka HOST:PORT --prefix P owner PARTITION JSON      writes a record into the topic of owners
-  publisher.py --kafka HOST:PORT --prefix P again TOPIC               writes the last record of partition 0 once more
+  publisher.py --kafka HOST:PORT --prefix P again TOPIC [first]       writes the last record of partition 0 once more, or
+                                                                     the first
 """
 
 import argparse
@@ -38,6 +39,8 @@ def main():
         last = None
         while (record := reader.poll(30)) is not None and not record.error():
             last = record
+            if "first" in args.words:
+                break
         reader.close()
         producer = kafka.Producer(settings)
         producer.produce(topic, key=last.key(), value=last.value(), partition=0)

@@ -10,8 +10,10 @@ use crate::command::{hash_seed, table};
 use crate::log::{Position, Topic};
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
+use crate::schema::avro::UserState;
 use anyhow::{Context as _, bail};
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 
@@ -158,6 +160,9 @@ fn verify_partition(
     if let Err(difference) = compare_stored(&verifier, &mut stored, Offset(u64::MAX)) {
         return Ok(Checked::Wrong(difference));
     }
+    if let Err(difference) = compare_current(&verifier, source, partition, position.as_ref())? {
+        return Ok(Checked::Wrong(difference));
+    }
     let events_end = match position {
         Some(_) => source.range(Topic::Events, partition)?.end,
         None => Offset(u64::MAX),
@@ -270,6 +275,27 @@ fn compare_ready(
         }
     }
     Ok(Ok(()))
+}
+
+/// Compares with the newest states that the log keeps, if it keeps them.
+fn compare_current(
+    verifier: &Verifier,
+    source: &mut AuditSource<'_>,
+    partition: Partition,
+    position: Option<&Position>,
+) -> anyhow::Result<Compare> {
+    let Some(position) = position.filter(|position| position.outputs == 0) else {
+        return Ok(Ok(()));
+    };
+    let mut states = BTreeMap::new();
+    let is_kept = source.current_states(partition, |user, state| {
+        states.insert(user.to_owned(), state.map(UserState::into_owned));
+    })?;
+    if !is_kept {
+        return Ok(Ok(()));
+    }
+    let is_settled = source.position(partition)?.is_some_and(|now| now.next == position.next);
+    Ok(verifier.compare_current(&states, position.next, is_settled))
 }
 
 /// Reports the first record that a topic has beyond what the events give. What a running engine has added meanwhile is left out.

@@ -306,6 +306,8 @@ pub struct KafkaReader {
     source: Arc<Source>,
     partitions: u32,
     readers: Vec<(Topic, Partition, PartitionReader)>,
+    /// Of the newest states of users.
+    current: Vec<(Partition, PartitionReader)>,
 }
 
 impl KafkaReader {
@@ -330,6 +332,7 @@ impl KafkaReader {
             source,
             partitions: partitions as u32,
             readers: Vec::new(),
+            current: Vec::new(),
         })
     }
 }
@@ -369,6 +372,28 @@ impl Reader for KafkaReader {
             }
         };
         history_readers::wait_for(&mut self.readers[at].2, from, limit, into)
+    }
+
+    fn read_current(
+        &mut self,
+        partition: Partition,
+        from: Offset,
+        limit: Limit,
+        into: &mut Vec<Record>,
+    ) -> Result<bool, Error> {
+        let at = match self.current.iter().position(|(at, _)| *at == partition) {
+            Some(at) => at,
+            None => {
+                let name = self.connection.current().into();
+                let partition_reader = PartitionReader::new(&self.source, None, name, partition, None)?;
+                self.current.push((partition, partition_reader));
+                self.current.len() - 1
+            }
+        };
+        let (start, _) = self.source.ask_range(&self.connection.current(), partition)?;
+        let from = from.max(Offset(start));
+        history_readers::wait_for(&mut self.current[at].1, from, limit, into)?;
+        Ok(true)
     }
 
     fn position(&self, group: &str, partition: Partition) -> Result<Position, Error> {
