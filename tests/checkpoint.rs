@@ -339,6 +339,40 @@ fn whatever_file_of_the_newest_is_damaged_the_next_older_one_is_taken() {
 }
 
 #[test]
+fn a_checkpoint_and_the_rest_of_the_log_are_the_fold_from_the_beginning() {
+    for seed in 0..8 {
+        let beginning = World::new(seed, 300);
+        let store = tempfile::tempdir().expect("a directory");
+        let mut walk = beginning.open(store.path(), 1_000);
+        fold(&mut walk, usize::MAX, 1_000);
+        walk.close().expect("closed");
+
+        let mut publisher = Publisher::in_a_directory(seed);
+        (0..3).for_each(|_| publisher.publish());
+        fold(&mut publisher.walk, usize::MAX, 50);
+        // The newest one on an emptied disk, and the one before where the newest is corrupted.
+        for age in [0, 1] {
+            if age == 1 {
+                let newest = publisher.places().pop().expect("three");
+                fs::write(newest.join("CURRENT"), b"nothing").expect("written");
+            }
+            let (applied, restored) = publisher.restored(ANY).expect("one");
+            assert_eq!(applied, publisher.published[2 - age].0, "seed {seed}");
+            assert!(applied.next < beginning.position().next, "seed {seed}: there is a rest");
+            let mut walk = publisher.world.open(&restored, 1 + age);
+            fold(&mut walk, usize::MAX, 11);
+            walk.close().expect("closed");
+            assert_eq!(digest(&restored), digest(store.path()), "seed {seed}, age {age}");
+            assert_eq!(
+                publisher.world.position().chain,
+                beginning.position().chain,
+                "seed {seed}, age {age}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_store_makes_way_only_for_a_checkpoint_that_is_better() {
     let mut publisher = Publisher::in_a_directory(4);
     publisher.publish();
