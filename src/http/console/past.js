@@ -184,7 +184,7 @@ async function showTotals() {
       for (const platform of [...platforms].sort()) rows.push([platform + ' ' + word(status), then.devices[status][platform] || 0, now.devices[status][platform] || 0]);
     }
     const most = Math.max(1, ...rows.flatMap((row) => row.slice(1)));
-    const cell = (n, cls) => { const bar = h('i'); bar.style.width = (100 * n / most).toFixed(1) + '%'; return h('td.' + cls, h('span.atb', { 'aria-hidden': 'true' }, bar), h('span', null, num(n))); };
+    const cell = (n, cls) => { const bar = h('i'); const count = h('span.atn', null, num(n)); bar.style.width = (100 * n / most).toFixed(1) + '%'; count.style.minWidth = num(most).length + 'ch'; return h('td.' + cls, h('span.atb', { 'aria-hidden': 'true' }, bar), count); };
     $('at-rows').replaceChildren(...rows.map(([what, a, b]) => h('tr', h('th', { scope: 'row' }, what), cell(a, 'then'), cell(b, 'now'), h('td', null, b === a ? '–' : (b > a ? '+' : '−') + num(Math.abs(b - a))))));
     text($('at-head'), clock(time));
     $('at-table').hidden = false;
