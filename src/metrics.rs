@@ -208,6 +208,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
                 "Seconds for which a publisher's open transaction has blocked the partition; 0 if none does",
                 &["partition"],
             ),
+            overdue: gauges(
+                "rollcall_deadline_overdue_seconds",
+                "For how long the partition's next deadline has been due; 0 if none is",
+                &["partition"],
+            ),
             users: gauges(
                 "rollcall_users",
                 "Users by status, in the partitions of this process",

@@ -15,6 +15,8 @@ pub struct Figures {
     pub log_time_age_ms: Option<u64>,
     /// For how many seconds a publisher's open transaction has blocked the partition.
     pub held_s: u64,
+    /// For how many seconds the partition's next deadline has been due. `None` if that is not known at the moment.
+    pub overdue_s: Option<u64>,
     pub users_in_memory: usize,
     pub users: [(Status, u64); Status::ALL.len()],
     /// Status, platform, and the number of devices.
@@ -31,6 +33,7 @@ pub(super) struct Partitions {
     pub time_ahead: IntGaugeVec,
     pub state: IntGaugeVec,
     pub held: IntGaugeVec,
+    pub overdue: IntGaugeVec,
     pub users: IntGaugeVec,
     pub devices: IntGaugeVec,
 }
@@ -58,6 +61,9 @@ impl Partitions {
         self.users_in_memory.with_label_values(&[&label]).set(users);
         self.state.with_label_values(&[&label, figures.state]).set(1);
         self.held.with_label_values(&[&label]).set(gauge(figures.held_s));
+        if let Some(overdue_s) = figures.overdue_s {
+            self.overdue.with_label_values(&[&label]).set(gauge(overdue_s));
+        }
         let state = figures.state;
         let before = self.reported.insert(partition, figures);
         if let Some(before) = before.filter(|before| before.state != state) {
@@ -92,6 +98,7 @@ impl Partitions {
             &self.checkpoint,
             &self.time_ahead,
             &self.held,
+            &self.overdue,
         ];
         for gauges in all {
             // An error means that the gauge did not exist.
@@ -153,6 +160,7 @@ mod tests {
             time_ahead: gauges("ahead", &["partition"]),
             state: gauges("state", &["partition", "state"]),
             held: gauges("held", &["partition"]),
+            overdue: gauges("overdue", &["partition"]),
             users: gauges("users", &["status"]),
             devices: gauges("devices", &["platform", "status"]),
         }
@@ -164,6 +172,7 @@ mod tests {
             lag: Some(3),
             log_time_age_ms: Some(1_500),
             held_s: 0,
+            overdue_s: Some(0),
             users_in_memory: 5,
             users: Status::ALL.map(|status| (status, if status == Status::Online { online } else { 1 })),
             devices: vec![(Status::Online, platform.into(), online)],
@@ -215,7 +224,12 @@ mod tests {
         partitions.remove(7);
         // The checkpoint is published a moment after the handover.
         partitions.checkpointed(7, 200);
-        for gauges in [&partitions.lag, &partitions.users_in_memory, &partitions.held] {
+        for gauges in [
+            &partitions.lag,
+            &partitions.users_in_memory,
+            &partitions.held,
+            &partitions.overdue,
+        ] {
             assert_eq!(shown(gauges).into_keys().collect::<Vec<_>>(), ["8"]);
         }
         assert_eq!(shown(&partitions.state), map([("8 failed", 1.0)]));

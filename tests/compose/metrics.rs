@@ -4,6 +4,7 @@ use crate::server::{ANYWHERE, Server, wait_until};
 use crate::{root, texts, yaml};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Child, Command, Stdio};
 
 fn file(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).expect("a file")
@@ -156,6 +157,16 @@ fn a_loaded_server_gives_every_metric_that_is_documented_and_no_other() {
     assert_eq!(value(&self::text(&server), "rollcall_query_seconds_count"), Some(1.0));
 }
 
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn text(server: &Server) -> String {
     server.get("/metrics", "").1
 }
@@ -189,57 +200,169 @@ fn the_dashboard_shows_every_metric_and_only_what_there_is() {
     assert_eq!(json!(names), json!(["job", "instance"]));
 }
 
-/// The anchor that a heading gets on a page.
-fn anchors(markdown: &str) -> BTreeSet<String> {
-    let headings = markdown.lines().filter(|line| line.starts_with('#'));
-    let anchor = |heading: &str| {
-        let words = heading.trim_start_matches('#').trim().to_lowercase();
-        let kept = words.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-    };
-    headings.map(anchor).collect()
+/// The rules that have this key, of all groups of the rule file.
+fn rules(key: &str) -> Vec<Value> {
+    let file = yaml("ops/alerts.yml");
+    let groups = file["groups"].as_array().expect("groups").iter();
+    let rules = groups.flat_map(|group| group["rules"].as_array().expect("rules").clone());
+    rules.filter(|rule| rule[key].is_string()).collect()
 }
 
 #[test]
 fn every_alert_is_about_metrics_that_there_are_and_says_what_to_do() {
-    let rules = yaml("ops/alerts.yml");
     let prometheus = yaml("ops/prometheus.yml");
     assert_eq!(texts(&prometheus["rule_files"]), ["alerts.yml"]);
     let job = &prometheus["scrape_configs"][0]["job_name"];
-    let (known, text) = (documented(), operating());
-    let anchors = anchors(&text);
-    let mut alerts = BTreeSet::new();
-    for rule in rules["groups"][0]["rules"].as_array().expect("rules") {
-        let alert = rule["alert"].as_str().expect("a name");
+    let of_prometheus = format!("up{{job={job}}}");
+    let (known, text) = (documented(), file("docs/runbook.md"));
+    let mut recorded = BTreeSet::new();
+    let mut check = |name: &str, rule: &Value| {
         let expression = rule["expr"].as_str().expect("an expression");
         let metrics = named(expression);
-        let of_prometheus = format!("up{{job={job}}}");
-        assert!(!metrics.is_empty() || expression.contains(&of_prometheus), "{alert}");
+        let uses_recorded = recorded
+            .iter()
+            .any(|record: &String| expression.contains(record.as_str()));
+        assert!(
+            !metrics.is_empty() || uses_recorded || expression.contains(&of_prometheus),
+            "{name}"
+        );
         for metric in metrics {
-            assert!(known.contains_key(&metric), "{alert}: {metric}");
+            assert!(known.contains_key(&metric), "{name}: {metric}");
         }
         // Only the job's own name, where one is given.
         for (_, rest) in expression
             .match_indices("job=\"")
             .map(|(at, found)| expression.split_at(at + found.len()))
         {
-            assert!(rest.starts_with(job.as_str().expect("a name")), "{alert}");
+            assert!(rest.starts_with(job.as_str().expect("a name")), "{name}");
         }
+        recorded.extend(rule["record"].as_str().map(str::to_owned));
+    };
+    let mut alerts = BTreeSet::new();
+    for record in rules("record") {
+        check(record["record"].as_str().expect("a name"), &record);
+    }
+    for rule in rules("alert") {
+        let alert = rule["alert"].as_str().expect("a name");
+        check(alert, &rule);
         let severity = rule["labels"]["severity"].as_str();
         assert!(matches!(severity, Some("critical" | "warning")), "{alert}");
         assert!(rule["annotations"]["summary"].is_string(), "{alert}");
-        let runbook = rule["annotations"]["runbook"]
-            .as_str()
-            .expect("where it says what to do");
-        let anchor = runbook
-            .strip_prefix("docs/operating.md#")
-            .expect("a section of operating.md");
-        assert!(anchors.contains(anchor), "{alert}: no section #{anchor}");
-        assert_eq!(anchor, alert.to_lowercase());
-        assert!(alerts.insert(alert.to_owned()), "{alert} is there twice");
+        let runbook = rule["annotations"]["runbook"].as_str();
+        let section = format!("docs/runbook.md#{}", alert.to_lowercase());
+        assert_eq!(runbook, Some(&*section), "{alert}");
+        assert!(
+            alerts.insert((alert.to_owned(), severity.map(str::to_owned))),
+            "{alert} is there twice with one severity"
+        );
     }
-    let (_, section) = text.split_once("\n## Alerts\n").expect("a section on alerts");
-    let section = section.split("\n## ").next().expect("its text");
-    let described = section.lines().filter_map(|line| line.strip_prefix("### "));
-    assert_eq!(described.map(str::to_owned).collect::<BTreeSet<_>>(), alerts);
+    let named: BTreeSet<&str> = alerts.iter().map(|(alert, _)| &**alert).collect();
+    let described: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(described, named, "a section for each alert, and no other");
+    for part in text.split("\n### ").skip(1) {
+        let section = part.split("\n## ").next().expect("a section");
+        for word in ["**Means**", "**You see**", "**Do**"] {
+            assert!(section.contains(word), "a section without {word}: {section}");
+        }
+    }
+
+    // The stories provoke each alert with each severity.
+    let stories = file("ops/alerts_test.yml");
+    for (alert, severity) in &alerts {
+        let fires = format!(
+            "{{alertname=\"{alert}\", severity=\"{}\"}}",
+            severity.as_deref().expect("one")
+        );
+        assert!(stories.contains(&fires), "no story provokes {fires}");
+    }
+}
+
+/// Runs Prometheus' own tool in the directory of the rules.
+#[track_caller]
+fn promtool(arguments: &[&str]) {
+    let output = Command::new("promtool")
+        .args(arguments)
+        .current_dir(root().join("ops"))
+        .output()
+        .expect("promtool is installed; scripts/setup installs it");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
+#[test]
+fn prometheus_accepts_the_rules_and_each_alert_fires_in_its_story_and_in_no_other() {
+    promtool(&["check", "rules", "alerts.yml"]);
+    promtool(&["test", "rules", "alerts_test.yml"]);
+}
+
+/// Queries of the dashboard that return nothing while all is well.
+const EMPTY_WHEN_WELL: [&str; 1] = ["rollcall_held_by_transaction_seconds"];
+
+#[test]
+fn a_real_prometheus_answers_every_query_of_the_dashboard_and_evaluates_every_rule() {
+    let (directory, server) = loaded();
+    let reserved = std::net::TcpListener::bind(ANYWHERE).expect("a port");
+    let listen = reserved.local_addr().expect("an address").to_string();
+    let config = directory.path().join("prometheus.yml");
+    let rules = root().join("ops/alerts.yml");
+    let text = json!({
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [rules],
+        "scrape_configs": [{"job_name": "rollcall", "static_configs": [{"targets": [server.address.to_string()]}]}],
+    });
+    // JSON is YAML.
+    std::fs::write(&config, text.to_string()).expect("written");
+    drop(reserved);
+    let process = Command::new("prometheus")
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            directory.path().join("prometheus").display()
+        ))
+        .arg(format!("--web.listen-address={listen}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("prometheus is installed; scripts/setup installs it");
+    let _process = Running(process);
+    let ask = |path: &str, query: &str| -> Value {
+        let output = Command::new("curl")
+            .args(["-s", "-G", "--data-urlencode", &format!("query={query}")])
+            .arg(format!("http://{listen}/api/v1/{path}"))
+            .output()
+            .expect("curl runs");
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    };
+    wait_until("Prometheus has scraped the server more than once", || {
+        let scraped = ask("query", "count_over_time(rollcall_build_info[1m]) > 2");
+        scraped["data"]["result"]
+            .as_array()
+            .is_some_and(|found| !found.is_empty())
+    });
+    server.get("/v1/users/ada-0", "");
+    for query in queries(&dashboard()) {
+        let query = query.replace("$__rate_interval", "1m").replace("$job", ".*");
+        let query = query.replace("$instance", ".*");
+        // The queries of the variables are Grafana's own: `label_values(METRIC, LABEL)`.
+        let query = match query.strip_prefix("label_values(") {
+            Some(rest) => rest.rsplit_once(',').expect("a label").0.to_owned(),
+            None => query,
+        };
+        wait_until(&format!("an answer to {query}"), || {
+            let answer = ask("query", &query);
+            assert_ne!(answer["status"], "error", "{query}: {answer}");
+            let is_empty = answer["data"]["result"].as_array().is_none_or(Vec::is_empty);
+            !is_empty || EMPTY_WHEN_WELL.iter().any(|metric| query.contains(metric))
+        });
+    }
+    wait_until("the service levels are recorded", || {
+        let answer = ask("query", "rollcall:reads_available:ratio");
+        answer["data"]["result"][0]["value"][1] == "1"
+    });
+    let all = ask("rules", "");
+    for group in all["data"]["groups"].as_array().expect("groups") {
+        for rule in group["rules"].as_array().expect("rules") {
+            assert_eq!(rule["health"], "ok", "{rule}");
+        }
+    }
 }

@@ -118,12 +118,15 @@ impl Figures {
             devices.map(move |(platform, count)| (status, platform.into(), count))
         };
         let standstill = worker.control.standstill();
+        let deadline = processor.and_then(PartitionProcessor::next_deadline);
+        let deadline_ms = deadline.map_or(u64::MAX, |deadline| deadline.0);
         let held = standstill.filter(|one| one.cause == Cause::Transaction);
         let figures = metrics::Figures {
             state,
             lag: end.map(|end| worker.lag(applied, end)),
             log_time_age_ms: worker.log_time_age_ms(),
             held_s: held.map_or(0, |held| held.for_ms / 1_000),
+            overdue_s: view.map(|view| view.log_now_ms.saturating_sub(deadline_ms) / 1_000),
             users_in_memory: processor.map_or(0, |processor| processor.state().users_in_memory()),
             users: Status::ALL.map(|status| (status, census.map_or(0, |census| census.users(status)))),
             devices: Status::ALL.into_iter().flat_map(counted).collect(),
