@@ -137,7 +137,13 @@ fn every_image_is_pinned_and_every_port_is_on_this_machine_alone() {
             );
         }
     }
+    let version = concat!("rollcall:", env!("CARGO_PKG_VERSION"));
+    for (name, service) in compose.ours() {
+        assert_eq!(service["image"], version, "{name}");
+    }
     let dockerfile = std::fs::read_to_string(root().join("Dockerfile")).expect("a Dockerfile");
+    let user = dockerfile.lines().find_map(|line| line.strip_prefix("USER "));
+    assert_eq!(user, Some("10001:10001"), "a user by number, and not root");
     for line in dockerfile.lines().filter(|line| line.starts_with("FROM ")) {
         assert!(line.contains("@sha256:"), "{line}");
     }
@@ -417,4 +423,66 @@ fn grafana_finds_its_dashboard_and_prometheus() {
     let dashboards = yaml("ops/grafana/provisioning/dashboards/rollcall.yml");
     let path = dashboards["providers"][0]["options"]["path"].as_str().expect("a path");
     assert!(grafana.contains(&format!(":{path}:")), "{grafana}");
+}
+
+/// The words of a text that begin with this.
+fn beginning<'t>(text: &'t str, with: &str) -> BTreeSet<&'t str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with(with)).collect()
+}
+
+/// Templates are no YAML before Helm has rendered them, so they are read as text.
+#[test]
+fn the_chart_uses_commands_variables_and_probes_that_the_program_has() {
+    let read = |path: &str| std::fs::read_to_string(root().join("ops/helm/rollcall").join(path)).expect(path);
+    for (template, command) in [
+        ("templates/engine.yaml", ["serve"].as_slice()),
+        ("templates/gateway.yaml", &["gateway"]),
+        ("templates/topics.yaml", &["topics", "create"]),
+    ] {
+        let text = read(template);
+        let arguments = format!("args: [{}", command.join(", "));
+        assert!(text.contains(&arguments), "{template} does not run {command:?}");
+        let help = rollcall(&[command, &["--help"]].concat());
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let variables = beginning(&text, "ROLLCALL_");
+        assert!(variables.len() > 2, "{template}");
+        for variable in variables {
+            let is_known = ["=", "]"]
+                .iter()
+                .any(|end| help.contains(&format!("[env: {variable}{end}")));
+            assert!(is_known, "{template}: {command:?} does not know {variable}");
+        }
+        let probes: Vec<&str> = text.lines().filter(|line| line.contains("httpGet:")).collect();
+        let expected = ["/healthz", "/healthz", "/readyz"];
+        let is_server = command != ["topics", "create"];
+        assert_eq!(probes.len(), if is_server { expected.len() } else { 0 }, "{template}");
+        for (probe, path) in probes.iter().zip(expected) {
+            assert!(probe.contains(&format!("path: {path},")), "{template}: {probe}");
+        }
+    }
+    let chart = yaml("ops/helm/rollcall/Chart.yaml");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        (&chart["version"], &chart["appVersion"]),
+        (&version.into(), &version.into())
+    );
+    let values = yaml("ops/helm/rollcall/values.yaml");
+    assert_eq!(values["image"]["tag"], version);
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).expect("JSON");
+    let keys = |value: &Value| -> BTreeSet<String> { value.as_object().expect("an object").keys().cloned().collect() };
+    let mut described = keys(&schema["properties"]);
+    // Helm's own.
+    described.remove("global");
+    assert_eq!(keys(&values), described);
+    // The keys of the Secret are those of the page, which a person creates it from.
+    let page = std::fs::read_to_string(root().join("docs/kubernetes.md")).expect("a page");
+    let templates = [read("templates/engine.yaml"), read("templates/gateway.yaml")].concat();
+    for (_, rest) in templates
+        .match_indices("/run/secrets/rollcall/")
+        .map(|(at, found)| templates.split_at(at + found.len()))
+    {
+        let key = rest.split('}').next().expect("a key");
+        assert!(page.contains(&format!("--from-literal={key}=")), "{key}");
+    }
 }
