@@ -111,10 +111,12 @@ fn what_the_examples_publish_is_valid_and_what_they_follow_is_what_happened() {
         !malformed.is_empty() && malformed.iter().all(|line| line.ends_with(" 0")),
         "{malformed:?}"
     );
-    let (_, gateways) = server.get("/v1/gateways", "");
-    for gateway in ["python-1", "node-1", "java-1"] {
-        assert!(gateways.contains(gateway), "{gateways}");
-    }
+    wait_until("their gateways are known", || {
+        let (_, gateways) = server.get("/v1/gateways", "");
+        ["python-1", "node-1", "java-1"]
+            .iter()
+            .all(|gateway| gateways.contains(gateway))
+    });
 
     // Followed, in either framing.
     let follow = |more: &[&str]| -> Vec<Value> {

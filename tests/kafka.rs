@@ -68,7 +68,7 @@ use python::Load;
 use run::Plan;
 use space::Space;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn seed() -> u64 {
     match std::env::var("ROLLCALL_TEST_SEED") {
@@ -108,8 +108,13 @@ const SPOILS: [(&str, &str); 12] = [
 #[test]
 fn the_reader_says_what_is_doubled_missing_swapped_or_altered() {
     let space = Space::new(shared::bootstrap(), "spoiled", SPOILS.len() + 1);
-    let load = Load::start(&space, seed(), &["--seconds", "60", "--rate", "3000"]);
-    thread::sleep(Duration::from_secs(6));
+    let load = Load::start(&space, seed(), &["--seconds", "300", "--rate", "3000"]);
+    // Enough in each partition for every kind of error.
+    let begun = Instant::now();
+    while python::places(&space).iter().any(|(_, end)| *end < 1_000) {
+        assert!(begun.elapsed() < Duration::from_secs(240), "the load does not come");
+        thread::sleep(Duration::from_millis(300));
+    }
     let ends = load.end()["ends"].clone();
     let names: Vec<&str> = SPOILS.iter().map(|(name, _)| *name).collect();
     let program = python::program();

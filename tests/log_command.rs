@@ -363,7 +363,7 @@ fn a_follower_sees_what_is_appended_later_in_every_partition_until_it_is_interru
     let house = House::new();
     house.publish(r#"{"type":"tick"}"#);
     let (mut child, receiver) = follow(&house, &["events"]);
-    let next = || receiver.recv_timeout(Duration::from_secs(30)).unwrap();
+    let next = || receiver.recv_timeout(Duration::from_secs(60)).unwrap();
     assert!(next().starts_with(r#"{"offset":0,"#));
     assert!(next().starts_with(r#"{"offset":0,"#));
     for user in ["alice", "bob", "carol", "dave"] {

@@ -27,7 +27,7 @@ const BROKER: &str = "127.0.0.1:9092";
 /// What a person takes for a command.
 const STEP_MS: u64 = 40_000;
 /// What only reads is asked again for so long: a position without outputs is committed within a second.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(PartialEq, Eq, Debug)]
 struct Example {
@@ -150,6 +150,16 @@ fn serve(directory: &Path, more: &[&str]) -> (Server, String) {
     (server, address)
 }
 
+/// Waits until a server is ready.
+fn wait_for(address: &str, directory: &Path) {
+    let ask = format!("curl -s -o /dev/null -w '%{{http_code}}' http://{address}/readyz");
+    let began = Instant::now();
+    while run(&ask, directory) != "200" {
+        assert!(began.elapsed() < PATIENCE, "{address} does not get ready");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// What a command prints, with the program first on the path.
 fn run(command: &str, directory: &Path) -> String {
     let programs = Path::new(env!("CARGO_BIN_EXE_rollcall")).parent().expect("a directory");
@@ -250,6 +260,7 @@ fn every_example_of_the_readme_prints_what_it_shows() {
     assert!(with_curl.count() >= 5, "the examples were not found");
     let directory = tempfile::tempdir().expect("a directory");
     let (_server, address) = serve(directory.path(), &made());
+    wait_for(&address, directory.path());
     run_examples(examples, directory.path(), &[(ADDRESS, &address)]);
 }
 
@@ -266,6 +277,9 @@ fn two_nodes_on_kafka_print_what_the_readme_shows() {
     let node = |data| serve(directory.path(), &["--kafka", &cluster.bootstrap, "--data", data]);
     let (_one, first) = node("node1");
     let (_other, second) = node("node2");
+    [&first, &second]
+        .iter()
+        .for_each(|address| wait_for(address, directory.path()));
     run_examples(
         examples,
         directory.path(),

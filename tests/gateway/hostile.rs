@@ -55,14 +55,18 @@ async fn what_is_no_websocket_frame_ends_the_connection() {
         b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0",
         b"\x81\x82\0\0\0\0\xff\xfe",
     ];
-    for frame in frames {
+    for (number, frame) in frames.into_iter().enumerate() {
         let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
         client.socket.get_mut().write_all(frame).await.expect("sent");
         assert!(
             matches!(client.closed().await, Heard::Closed(_) | Heard::Gone),
             "{frame:?}"
         );
-        house.causes("alice", "closed").await;
+        wait_until("its end is folded", async || {
+            house.changes_of("alice").len() == 2 * (number + 1)
+        })
+        .await;
+        assert_eq!(house.causes("alice", "closed").await.len(), 2 * (number + 1));
     }
     lives(&gateway).await;
     gateway.stop(false).await;
@@ -113,7 +117,9 @@ async fn whoever_sends_too_large_a_message_reads_why_it_was_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn half_handshakes_keep_nobody_waiting() {
     let house = House::new(json!({})).await;
-    let gateway = house.gateway(&["--accept-rate", "1000000"]).await;
+    let gateway = house
+        .gateway(&["--accept-rate", "1000000", "--handshake-ms", "60000"])
+        .await;
     let mut half = Vec::new();
     for address in 2..=11 {
         for _ in 0..256 {
@@ -125,10 +131,11 @@ async fn half_handshakes_keep_nobody_waiting() {
             half.push(stream);
         }
     }
-    // Each of them may take ten seconds; other clients do not wait for it.
-    let began = std::time::Instant::now();
-    lives(&gateway).await;
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // Each of them may take a minute; other clients do not wait for it.
+    tokio::time::timeout(PATIENCE / 2, lives(&gateway))
+        .await
+        .expect("served while the others wait");
+    drop(half);
     gateway.stop(false).await;
 }
 
@@ -246,7 +253,7 @@ async fn a_handshake_has_its_time_and_no_more() {
     let secret = house.data.path().join("secret");
     std::fs::write(&secret, "a secret of at least thirty-two bytes").expect("written");
     let key = secret.to_str().expect("text");
-    let gateway = house.gateway(&["--handshake-ms", "300", "--jwt-key", key]).await;
+    let gateway = house.gateway(&["--handshake-ms", "3000", "--jwt-key", key]).await;
     // Says nothing; says half; says all but who it is.
     let mut mute = TcpStream::connect(gateway.address()).await.expect("connected");
     let mut half = TcpStream::connect(gateway.address()).await.expect("connected");
@@ -328,7 +335,16 @@ async fn each_limit_is_kept_and_what_is_free_again_is_given() {
     open.clear();
     wait_until("they have gone", async || gateway.edge().roster.count() == 0).await;
     for device in ["1", "2"] {
-        open.push(connect(&gateway, "alice", "web", device, "login").await);
+        // What counts for an address is given back a moment after the connection has left the roster.
+        wait_until("there is room again", async || {
+            let Ok(mut client) = dial(&gateway, "alice", "web", device, "login").open().await else {
+                return false;
+            };
+            let is_greeted = client.frame().await["type"] == "hello";
+            open.push(client);
+            is_greeted
+        })
+        .await;
     }
     gateway.stop(false).await;
 }

@@ -20,8 +20,10 @@ fn leases(house: &House) -> Vec<Value> {
 async fn a_lease_is_in_every_partition_before_the_first_connection_and_ends_with_the_gateway() {
     let house = House::new(json!({})).await;
     let gateway = house.gateway(&["--lease-ms", "2000", "--lease-every-ms", "100"]).await;
+    // In each partition right after the policy; some may have been renewed already.
     let first = leases(&house);
-    assert_eq!(first.len(), crate::house::PARTITIONS as usize);
+    let after_policy = first.iter().filter(|lease| lease["offset"] == 1).count();
+    assert_eq!(after_policy, crate::house::PARTITIONS as usize);
     assert!(
         first
             .iter()
@@ -110,6 +112,8 @@ async fn an_epoch_that_has_no_successor_is_an_error_with_a_sentence() {
     assert_eq!(hello["epoch"], greatest);
     client.beat().await;
     gateway.stop(false).await;
+    // Its lease is in the log, but may not be folded yet.
+    known(greatest).await;
     for data in [None, Some(tempfile::tempdir().expect("a directory"))] {
         let data = data.as_ref().map_or(house.data.path(), |data| data.path());
         let config = flags(&[]).config("127.0.0.1:0".parse().expect("an address"), data.to_owned());
@@ -189,13 +193,14 @@ async fn who_goes_elsewhere_while_a_gateway_stops_does_not_flap() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_came_too_late_is_followed_by_heartbeats_of_everybody() {
     let house = House::new(json!({"login": "multi"})).await;
-    let gateway = house.gateway(&["--lease-ms", "1000", "--lease-every-ms", "200"]).await;
+    let gateway = house.gateway(&["--lease-ms", "3000", "--lease-every-ms", "200"]).await;
     let mut clients = Vec::new();
     for number in 0..20 {
         clients.push(connect(&gateway, &format!("user-{number}"), "web", "tab", "login").await);
     }
     house.log.fail_appends(crate::house::FOR_NOW, LogError::Busy);
-    tokio::time::sleep(std::time::Duration::from_millis(1_600)).await;
+    // Longer than any lease in the log lasts.
+    tokio::time::sleep(std::time::Duration::from_millis(3_200)).await;
     house.log.heal();
     // They said nothing, yet they are back.
     for number in 0..20 {

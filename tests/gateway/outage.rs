@@ -41,6 +41,7 @@ async fn nobody_comes_in_nobody_goes_and_ends_arrive_later() {
     house.causes("leaves", "logout").await;
     // By name, since the engine may not know its number any more.
     wait_until("the heartbeat arrives too", async || house.named_beats_of("stays") > 0).await;
+    wait_until("it is well again", async || gateway.edge().log_is_well()).await;
     let mut new = connect(&gateway, "new", "web", "tab", "login").await;
     new.beat().await;
     stays.beat().await;
@@ -50,7 +51,10 @@ async fn nobody_comes_in_nobody_goes_and_ends_arrive_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_the_log_does_not_take_is_told_to_come_later() {
     let house = House::new(json!({})).await;
-    let gateway = house.gateway(&["--lease-every-ms", "5000"]).await;
+    // No lease may notice it first.
+    let gateway = house
+        .gateway(&["--lease-ms", "600000", "--lease-every-ms", "300000"])
+        .await;
     house.log.fail_appends(crate::house::FOR_NOW, Error::Busy);
     let mut client = dial(&gateway, "alice", "web", "tab", "login")
         .open()

@@ -166,8 +166,8 @@ async fn a_panic_in_a_connection_ends_that_connection_and_its_end_is_published()
     client.say(json!({"type": "background"})).await;
     assert_eq!(client.hear().await, Heard::Gone);
     assert_eq!(house.causes("alice", "closed").await, ["login", "closed"]);
-    assert_eq!(gateway.edge().roster.count(), 1);
-    assert!(failures("connection") > 0);
+    wait_until("only the other is left", async || gateway.edge().roster.count() == 1).await;
+    wait_until("it is counted", async || failures("connection") > 0).await;
     stays.beat().await;
     gateway.stop(false).await;
 }

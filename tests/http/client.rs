@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// No answer within this is a failure; far more than any test needs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -163,10 +163,17 @@ impl Client {
         follower
     }
 
-    /// Waits until the record at an offset of a user's partition is folded.
+    /// Waits until the record at an offset of a user's partition is folded. The server waits a few seconds for it, so
+    /// on a slow machine it is asked again.
     #[track_caller]
     pub fn user_at(&self, user: &str, offset: &Value) -> Reply {
-        self.get(&format!("/v1/users/{}?at_least={offset}", encoded(user)))
+        let began = Instant::now();
+        loop {
+            let reply = self.get(&format!("/v1/users/{}?at_least={offset}", encoded(user)));
+            if reply.status != 503 || began.elapsed() > PATIENCE {
+                return reply;
+            }
+        }
     }
 
     /// Posts events that are fine; what was appended.

@@ -50,7 +50,7 @@ fn who_sends_half_a_head_or_nothing_is_closed() {
 
 #[test]
 fn a_connection_without_requests_is_closed_and_one_with_them_is_not() {
-    let house = House::with(1, None, short(1_000, 60_000, 500));
+    let house = House::with(1, None, short(1_000, 60_000, 2_000));
     let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut kept = opened(&house, request);
     for _ in 0..3 {

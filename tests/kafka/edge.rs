@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const PARTITIONS: usize = 4;
 /// Enough that every partition has some.
 const USERS: usize = 24;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const AGAIN: Duration = Duration::from_millis(200);
 
 struct Gateway {

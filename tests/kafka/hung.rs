@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PARTITIONS: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[track_caller]
 fn until(nodes: &[&Node], what: &str, mut holds: impl FnMut() -> bool) {
@@ -77,8 +77,9 @@ pub fn a_call_that_never_returns_costs_its_client_and_not_the_partition(bootstra
         until(&[&first, &second], "it was counted, and it goes on", || {
             given_up(node) && is_ready(node)
         });
-        let said = node.diary().matches("a client of Kafka is given up").count();
-        assert_eq!(said, 1, "{}", node.diary());
+        let said = || node.diary().matches("a client of Kafka is given up").count();
+        until(&[&first, &second], "it is logged", || said() > 0);
+        assert_eq!(said(), 1, "{}", node.diary());
     }
 
     // A client that hangs again and again, and a member that no other can replace.

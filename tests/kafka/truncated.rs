@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PARTITIONS: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub fn events_that_are_gone_halt_their_partition_only(bootstrap: &str, seed: u64) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -23,8 +23,13 @@ pub fn events_that_are_gone_halt_their_partition_only(bootstrap: &str, seed: u64
         }
     };
     let write = |seed| {
-        let load = Load::start(&space, seed, &["--seconds", "60", "--rate", "500"]);
-        thread::sleep(Duration::from_secs(3));
+        let before = ends();
+        let load = Load::start(&space, seed, &["--seconds", "300", "--rate", "500"]);
+        let begun = Instant::now();
+        while ends().iter().zip(&before).any(|(end, before)| *end < before + 200) {
+            assert!(begun.elapsed() < PATIENCE, "the load does not come");
+            thread::sleep(Duration::from_millis(200));
+        }
         load.end()["ends"].clone()
     };
     let has_all = |ends: &serde_json::Value, of: std::ops::Range<usize>| {

@@ -9,9 +9,12 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+
+/// No address is taken for longer than this.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One attempt, in the order they came.
 #[derive(Clone, Debug)]
@@ -72,9 +75,15 @@ impl Receiver {
             .enable_all()
             .build()
             .expect("a runtime");
-        let listener = runtime
-            .block_on(TcpListener::bind(self.address))
-            .expect("the address is free");
+        let began = Instant::now();
+        let listener = loop {
+            match runtime.block_on(TcpListener::bind(self.address)) {
+                Ok(listener) => break listener,
+                // The one that was killed may still be closing its socket.
+                Err(error) => assert!(began.elapsed() < PATIENCE, "{error}: {}", self.address),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         self.address = listener.local_addr().expect("an address");
         let (posted, rule) = (self.posted.clone(), self.rule.clone());
         let take = move |uri: Uri, headers: HeaderMap, body: Bytes| {
