@@ -247,7 +247,7 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Ch
             }
             Err(error) => {
                 metrics::checkpoint_failed();
-                tracing::warn!(%partition, %error, "a checkpoint is not published; the next is due as ever");
+                tracing::warn!(%partition, %error, "publishing a checkpoint failed, retrying at the next interval");
             }
         }
         // A copy that stays here is not overwritten: it is removed before the next one is made.

@@ -487,10 +487,10 @@ impl Engine {
             value,
             headers: Vec::new(),
         };
-        let (told, result) = oneshot::channel();
+        let (sender, result) = oneshot::channel();
         let acknowledge = Box::new(move |result: Result<_, _>| {
             // If the send fails, the caller has stopped waiting; the record is in the log anyway.
-            let _ = told.send(result);
+            let _ = sender.send(result);
         });
         self.log.append(vec![(partition, record)], acknowledge);
         result.await.unwrap_or(Err(log::Error::Closed)).map(|_| ())

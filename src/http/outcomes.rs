@@ -119,12 +119,12 @@ pub async fn watch(app: &AppState, asker: &Asker, partitions: BTreeSet<Partition
             partition: None,
             offsets: Vec::new(),
         };
-        let told = ask(app, &url, &wanted).await.map(|_| url);
-        (partitions, told)
+        let watched = ask(app, &url, &wanted).await.map(|_| url);
+        (partitions, watched)
     });
-    for (partitions, told) in futures_util::future::join_all(asked).await {
+    for (partitions, watched) in futures_util::future::join_all(asked).await {
         for partition in partitions {
-            watching.elsewhere.insert(partition, told.clone());
+            watching.elsewhere.insert(partition, watched.clone());
         }
     }
     watching

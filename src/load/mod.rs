@@ -118,7 +118,7 @@ pub struct Report {
     pub close_latency: Latency,
     pub latency_by_action: BTreeMap<&'static str, Latency>,
     /// Descriptions of the first changes that were missing or unexpected.
-    pub told: Vec<String>,
+    pub problems: Vec<String>,
 }
 
 impl Report {
@@ -230,11 +230,11 @@ async fn hand_out(
     mut changes: mpsc::Receiver<UserUpdate>,
     people: HashMap<String, mpsc::UnboundedSender<(UserUpdate, Duration)>>,
 ) {
-    while let Some(told) = changes.recv().await {
+    while let Some(update) = changes.recv().await {
         let at = clock.monotonic();
-        if let Some(person) = people.get(&*told.user) {
+        if let Some(person) = people.get(&*update.user) {
             // A person that has left does not need the change.
-            let _ = person.send((told, at));
+            let _ = person.send((update, at));
         }
     }
 }
@@ -302,7 +302,7 @@ pub async fn run(settings: Settings, clock: Arc<dyn Clock>) -> Result<Report, Er
         hello_latency: tally.latency(|kind| kind == "hello"),
         close_latency: tally.latency(|kind| kind == "kick"),
         latency_by_action: tally.latencies(),
-        told: tally.told(),
+        problems: tally.problems(),
     })
 }
 

@@ -138,8 +138,8 @@ impl Person {
                 .min(self.page.beat_at)
                 .min(self.impatient_at());
             tokio::select! {
-                told = changes.recv() => match told {
-                    Some((told, at)) => self.judge(&told, at),
+                update = changes.recv() => match update {
+                    Some((update, at)) => self.judge(&update, at),
                     None => return,
                 },
                 message = next(&mut self.phone.socket) => self.hear(true, message),
@@ -185,8 +185,8 @@ impl Person {
         if !self.lost {
             // From here on every change is unexpected.
             tokio::time::sleep(self.plan.quiet).await;
-            while let Ok((told, at)) = changes.try_recv() {
-                self.judge(&told, at);
+            while let Ok((update, at)) = changes.try_recv() {
+                self.judge(&update, at);
             }
         }
         let open = [&self.phone, &self.page]
@@ -255,15 +255,15 @@ impl Person {
         });
     }
 
-    fn judge(&mut self, told: &UserUpdate, at: Duration) {
-        let follows = told.version == self.version + 1;
+    fn judge(&mut self, update: &UserUpdate, at: Duration) {
+        let follows = update.version == self.version + 1;
         if !follows {
             let version = self.version;
             self.tally
-                .surprised(|| format!("{}: version {} after {version}", self.user, told.version));
+                .surprised(|| format!("{}: version {} after {version}", self.user, update.version));
         }
-        self.version = told.version;
-        let fits = |expected: &Expected| *expected.cause == *told.cause && *expected.after == *told.after;
+        self.version = update.version;
+        let fits = |expected: &Expected| *expected.cause == *update.cause && *expected.after == *update.after;
         match self.expected.front() {
             Some(expected) if fits(expected) => {
                 self.tally.took(expected.kind, at.saturating_sub(expected.since));
@@ -275,14 +275,14 @@ impl Person {
                 self.tally.surprised(|| {
                     format!(
                         "{}: {} {} in place of {cause} {after}",
-                        self.user, told.cause, told.after
+                        self.user, update.cause, update.after
                     )
                 });
                 self.lost = true;
             }
             None => {
                 self.tally
-                    .surprised(|| format!("{}: {} {} out of nothing", self.user, told.cause, told.after));
+                    .surprised(|| format!("{}: {} {} out of nothing", self.user, update.cause, update.after));
                 self.lost = true;
             }
         }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The greatest number of errors that are described.
-const TOLD_MAX: usize = 20;
+const PROBLEMS_MAX: usize = 20;
 /// Latencies are kept to three digits, from a microsecond to ten minutes.
 const LATENCY_US_MAX: u64 = 600_000_000;
 const DIGITS: u8 = 3;
@@ -32,7 +32,7 @@ pub struct Tally {
 struct Inner {
     actions: BTreeMap<&'static str, u64>,
     latencies: BTreeMap<&'static str, Histogram<u64>>,
-    told: Vec<String>,
+    problems: Vec<String>,
 }
 
 /// Percentiles of latencies, in milliseconds.
@@ -81,20 +81,20 @@ impl Tally {
 
     pub fn missed(&self, what: impl FnOnce() -> String) {
         self.missing.fetch_add(1, Ordering::Relaxed);
-        self.tell(what);
+        self.report(what);
     }
 
     pub fn surprised(&self, what: impl FnOnce() -> String) {
         self.unexpected.fetch_add(1, Ordering::Relaxed);
-        self.tell(what);
+        self.report(what);
     }
 
-    fn tell(&self, what: impl FnOnce() -> String) {
+    fn report(&self, what: impl FnOnce() -> String) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.told.len() < TOLD_MAX {
+        if inner.problems.len() < PROBLEMS_MAX {
             let what = what();
             tracing::warn!("{what}");
-            inner.told.push(what);
+            inner.problems.push(what);
         }
     }
 
@@ -125,7 +125,11 @@ impl Tally {
             .collect()
     }
 
-    pub fn told(&self) -> Vec<String> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).told.clone()
+    pub fn problems(&self) -> Vec<String> {
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .problems
+            .clone()
     }
 }

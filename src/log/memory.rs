@@ -26,7 +26,7 @@ struct Shared {
     listeners: RwLock<Vec<Arc<Listener>>>,
 }
 
-/// How a commit fails. The caller gets the same error in both cases and cannot tell them apart.
+/// How a commit fails. The caller gets the same error in both cases and cannot distinguish them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommitFault {
     /// Nothing of the commit is in the log.
@@ -113,7 +113,7 @@ impl MemoryLog {
                 },
             );
         }
-        self.shared.tell(Topic::Events, partition);
+        self.shared.notify(Topic::Events, partition);
         Ok(())
     }
 
@@ -172,7 +172,7 @@ impl Shared {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, topic: Topic, partition: Partition) {
+    fn notify(&self, topic: Topic, partition: Partition) {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone();
         for listener in listeners {
             listener(topic, partition);
@@ -269,7 +269,7 @@ impl Log for MemoryLog {
             touched.sort_unstable();
             touched.dedup();
             for partition in touched {
-                self.shared.tell(Topic::Events, partition);
+                self.shared.notify(Topic::Events, partition);
             }
         }
         acknowledge(appended);
@@ -347,7 +347,7 @@ impl OwnedPartition for OwnedMemoryPartition {
             fault
         };
         for topic in touched {
-            self.shared.tell(topic, partition);
+            self.shared.notify(topic, partition);
         }
         failed.map_or(Ok(()), |(_, error)| Err(error))
     }
@@ -430,10 +430,14 @@ mod tests {
     }
 
     fn append(log: &MemoryLog, records: Vec<(Partition, NewRecord)>) -> Result<Vec<Appended>, Error> {
-        let told = Arc::new(Mutex::new(None));
-        let tell = told.clone();
-        log.append(records, Box::new(move |result| *tell.lock().unwrap() = Some(result)));
-        told.lock()
+        let result = Arc::new(Mutex::new(None));
+        let acknowledged = result.clone();
+        log.append(
+            records,
+            Box::new(move |result| *acknowledged.lock().unwrap() = Some(result)),
+        );
+        result
+            .lock()
             .unwrap()
             .take()
             .expect("the acknowledge is called before append returns")

@@ -416,21 +416,21 @@ pub enum GroupEvent {
 #[derive(Debug)]
 pub struct SingleNode {
     partitions: u32,
-    told: bool,
+    reported: bool,
 }
 
 impl SingleNode {
     pub fn new(partitions: u32) -> SingleNode {
         SingleNode {
             partitions,
-            told: false,
+            reported: false,
         }
     }
 }
 
 impl Group for SingleNode {
     fn poll(&mut self) -> Result<Option<GroupEvent>, Error> {
-        let first = !std::mem::replace(&mut self.told, true);
+        let first = !std::mem::replace(&mut self.reported, true);
         Ok(first.then(|| GroupEvent::Assigned((0..self.partitions).map(Partition).collect())))
     }
 

@@ -436,7 +436,7 @@ impl Cast {
     pub fn obey(&self, partition: Partition, machine: usize) -> bool {
         let (order, process) = {
             let mut nodes = self.nodes(partition);
-            let Some(order) = nodes.parts[machine].told else {
+            let Some(order) = nodes.parts[machine].pending else {
                 return false;
             };
             (order, nodes.take_process(machine))

@@ -29,7 +29,7 @@ pub struct Membership {
     /// Whether there is a worker.
     pub works: bool,
     /// The command that the worker has received and not executed yet.
-    pub told: Option<Command>,
+    pub pending: Option<Command>,
     /// The number of rounds until a pause ends.
     pause: u64,
 }
@@ -52,7 +52,7 @@ impl Group {
 
 impl Membership {
     pub fn is_live(&self) -> bool {
-        self.life == Life::Live && self.news.is_empty() && self.told.is_none()
+        self.life == Life::Live && self.news.is_empty() && self.pending.is_none()
     }
 
     pub fn is_absent(&self) -> bool {
@@ -174,7 +174,7 @@ impl Cast {
             let part = &mut parts[machine];
             if fact == Fact::Ended {
                 part.works = false;
-                part.told = None;
+                part.pending = None;
             }
             let (then, commands) = ownership::next(part.life, fact);
             let mut wrong = None;
@@ -182,7 +182,7 @@ impl Cast {
                 match command {
                     Command::Start if part.works => wrong = Some("there is a worker already"),
                     Command::Start => part.works = true,
-                    Command::Release | Command::Drop => part.told = Some(command),
+                    Command::Release | Command::Drop => part.pending = Some(command),
                     Command::Acknowledge if part.works => wrong = Some("it was released while a worker has it"),
                     Command::Acknowledge => {
                         if group.member == Some(machine) && group.wanted.is_some() {

@@ -23,10 +23,10 @@ fn found(processor: Option<Bug>, broker: Option<BrokerBug>) -> Vec<u64> {
 #[test]
 fn every_planted_bug_is_found() {
     // Planted bugs are reported by their seeds, without a page of panics. Panics in other tests are printed as usual.
-    let told = std::panic::take_hook();
+    let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if std::thread::current().name() != Some(many::THREAD_NAME) {
-            told(panic);
+            print(panic);
         }
     }));
     let processor = Bug::ALL.map(|bug| (format!("{bug:?}"), Some(bug), None));

@@ -107,7 +107,7 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
     played.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
         let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(format!("panic: {}", said.unwrap_or("without a word")))
+        Err(format!("panic: {}", said.unwrap_or("without a message")))
     })
 }
 

@@ -284,7 +284,7 @@ fn a_torn_end_that_was_never_durable_is_passed_over() {
 }
 
 #[test]
-fn whatever_byte_is_altered_nothing_acknowledged_is_lost_without_a_word() {
+fn whatever_byte_is_altered_nothing_acknowledged_is_lost_silently() {
     let dir = tempfile::tempdir().unwrap();
     let end = a_log_in_files(dir.path());
     let expected = values(&open(dir.path()), Topic::Events, 0);

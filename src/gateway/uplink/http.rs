@@ -286,11 +286,11 @@ impl Subscription {
                 return Err(Unavailable(event.data.unwrap_or_default()));
             }
             if let Some(data) = event.data {
-                let told = serde_json::from_str(&data).map_err(|error| {
+                let delivery = serde_json::from_str(&data).map_err(|error| {
                     let path = self.path();
                     Unavailable(format!("{path} of the engine is not what was expected: {error}"))
                 })?;
-                if sender.send(told).await.is_err() {
+                if sender.send(delivery).await.is_err() {
                     return Ok(());
                 }
             }

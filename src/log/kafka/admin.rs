@@ -305,8 +305,8 @@ impl Admin<'_> {
         config
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", PATIENCE.as_millis().to_string());
-        let (told, delivered) = mpsc::channel();
-        let producer: ThreadedProducer<Delivery> = config.create_with_context(Delivery(told)).map_err(cannot)?;
+        let (delivery, delivered) = mpsc::channel();
+        let producer: ThreadedProducer<Delivery> = config.create_with_context(Delivery(delivery)).map_err(cannot)?;
         let value = made_with_value(partitions);
         let record = BaseRecord::to(&owners)
             .partition(0)

@@ -48,7 +48,7 @@ struct AssignedPartition {
     partition_reader: PartitionReader,
     next: Offset,
     /// The end that was last reported as reached.
-    told: Offset,
+    reported: Offset,
 }
 
 impl KafkaFollower {
@@ -136,13 +136,13 @@ impl Follower for KafkaFollower {
                 *partition,
                 Some(wake),
             )?;
-            let (next, told) = (*next, *next);
+            let (next, reported) = (*next, *next);
             self.places.insert(
                 *partition,
                 AssignedPartition {
                     partition_reader,
                     next,
-                    told,
+                    reported,
                 },
             );
         }
@@ -171,9 +171,9 @@ impl Follower for KafkaFollower {
                 place.next = Offset(last.offset.0 + 1);
                 return Ok(Some(PollResult::Records(partition, records)));
             }
-            if place.partition_reader.is_at_end() && place.partition_reader.end() > place.told.max(place.next) {
-                place.told = place.partition_reader.end();
-                return Ok(Some(PollResult::Reached(partition, place.told)));
+            if place.partition_reader.is_at_end() && place.partition_reader.end() > place.reported.max(place.next) {
+                place.reported = place.partition_reader.end();
+                return Ok(Some(PollResult::Reached(partition, place.reported)));
             }
         }
         Ok(None)

@@ -43,7 +43,7 @@ struct InboxContext(Arc<GroupInbox>);
 quiet!(InboxContext);
 
 impl ConsumerContext for InboxContext {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, told: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, change: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         if self.0.leaving.load(Ordering::Acquire) {
             // All partitions have already been released; the group only needs the answer.
             if consumer.incremental_unassign(partitions).is_err() {
@@ -51,7 +51,7 @@ impl ConsumerContext for InboxContext {
             }
             return;
         }
-        let assigned = told == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let assigned = change == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let partitions = partitions.elements().iter().map(|one| one.partition()).collect();
         let mut news = locked(&self.0.news);
         news.push_back((assigned, partitions));
@@ -70,7 +70,7 @@ impl ConsumerContext for InboxContext {
 pub struct Member {
     topic: Arc<str>,
     client: Arc<MemberClient>,
-    told: Arc<GroupInbox>,
+    inbox: Arc<GroupInbox>,
     /// Revoked partitions that have not been released yet.
     asked: BTreeSet<Partition>,
     /// Released partitions of the same revocation. The group expects a single answer for all of them.
@@ -104,9 +104,9 @@ impl Member {
             .set("auto.offset.reset", "latest")
             .set("queued.max.messages.kbytes", "1024");
         let name = config.get("client.id").unwrap_or_default().to_owned();
-        let told = Arc::new(GroupInbox::default());
+        let inbox = Arc::new(GroupInbox::default());
         let consumer: BaseConsumer<InboxContext> = config
-            .create_with_context(InboxContext(told.clone()))
+            .create_with_context(InboxContext(inbox.clone()))
             .map_err(|error| Error::Open(format!("a member of the group cannot be made: {error}").into()))?;
         let client = Guarded::irreplaceable(name, consumer);
         let wanted = topic.clone();
@@ -119,7 +119,7 @@ impl Member {
         Ok(Member {
             topic,
             client,
-            told,
+            inbox,
             asked: BTreeSet::new(),
             answered: Vec::new(),
         })
@@ -197,9 +197,9 @@ impl GroupOffsets for Offsets {
 /// can give one.
 impl Drop for Member {
     fn drop(&mut self) {
-        self.told.leaving.store(true, Ordering::Release);
+        self.inbox.leaving.store(true, Ordering::Release);
         // Earlier events still need an answer. From here on the callback answers the group by itself.
-        let news = std::mem::take(&mut *locked(&self.told.news));
+        let news = std::mem::take(&mut *locked(&self.inbox.news));
         let mut owed: BTreeSet<Partition> = std::mem::take(&mut self.asked);
         owed.extend(std::mem::take(&mut self.answered));
         let mut taken = Vec::new();
@@ -233,7 +233,7 @@ impl Group for Member {
             }
         });
         let failed = failed.map_err(Hung::unread)?;
-        let next = locked(&self.told.news).pop_front();
+        let next = locked(&self.inbox.news).pop_front();
         let Some((assigned, partitions)) = next else {
             return match failed {
                 Some(error) if !matches!(error, KafkaError::PartitionEOF(_)) => Err(unread("the group", &error)),
@@ -286,7 +286,7 @@ impl Group for Member {
     }
 
     fn leave(&mut self) {
-        self.told.leaving.store(true, Ordering::Release);
+        self.inbox.leaving.store(true, Ordering::Release);
         // Closing the client, which follows, leaves the group.
         let _ = self.client.call("rd_kafka_unsubscribe", LEAVE, |consumer| {
             consumer.unsubscribe();

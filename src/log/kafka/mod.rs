@@ -230,7 +230,7 @@ impl KafkaLog {
         &self.tail
     }
 
-    fn tell(&self, topic: Topic, partition: Partition) {
+    fn notify(&self, topic: Topic, partition: Partition) {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone();
         for listener in listeners.iter() {
             listener(topic, partition);

@@ -78,8 +78,8 @@ impl KafkaPartition {
     /// Takes a partition; see the documentation of the module. Waits until another owner's open transaction is
     /// settled.
     pub fn take_up(log: Arc<KafkaLog>, partition: Partition) -> Result<KafkaPartition, Error> {
-        let told = log.clone();
-        let wake: Wake = Box::new(move || told.tell(Topic::Events, partition));
+        let reader = log.clone();
+        let wake: Wake = Box::new(move || reader.notify(Topic::Events, partition));
         let name = log.name(Topic::Events);
         let (source, other) = log.sources(partition)?;
         let event_reader = EventReader::new(&source, other, name, partition, wake)?;
@@ -134,8 +134,8 @@ impl KafkaPartition {
         if first {
             serve(producer.direct());
             let broken = producer.direct().context().broken();
-            let told = self.tell_others(&producer);
-            told.map_err(|error| {
+            let announced = self.announce(&producer);
+            announced.map_err(|error| {
                 let fenced = is_fenced(producer.direct(), &error);
                 self.judge(fenced, unwritten(&what("saying whose it is"), &error))
             })?;
@@ -167,7 +167,7 @@ impl KafkaPartition {
 
     /// Announces in the topic of owners that this process has the partition. This is done in a transaction, so that an
     /// owner that was fenced off cannot announce itself later.
-    fn tell_others(&self, producer: &OutputProducer) -> Result<(), KafkaError> {
+    fn announce(&self, producer: &OutputProducer) -> Result<(), KafkaError> {
         let (key, value) = self.log.owner_record(self.partition);
         let name = self.log.owners_topic();
         begin(producer)?;

@@ -45,7 +45,10 @@ const OWNED: [(&str, &str); 27] = [
     ("auto.commit.enable", POSITION),
     ("auto.commit.interval.ms", POSITION),
     ("enable.auto.offset.store", POSITION),
-    ("auto.offset.reset", "a record that is gone must be told, never skipped"),
+    (
+        "auto.offset.reset",
+        "a record that is gone must be reported, never skipped",
+    ),
     ("isolation.level", "outputs of an aborted commit must not be read"),
     ("enable.partition.eof", "the engine asks for the end itself"),
     (

@@ -346,7 +346,7 @@ fn read_lanes(
                     tracing::info!(%topic, %partition, "outputs are followed again");
                 }
                 if any {
-                    log.tell(topic, partition);
+                    log.notify(topic, partition);
                 }
             }
             Err(error) => {

@@ -221,12 +221,12 @@ mod tests {
     }
 
     fn append(log: &LocalLog, value: &str) -> Result<Vec<Appended>, Error> {
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         log.append(
             vec![(P, record(value))],
-            Box::new(move |result| tell.send(result).unwrap()),
+            Box::new(move |result| sender.send(result).unwrap()),
         );
-        told.recv().unwrap()
+        receiver.recv().unwrap()
     }
 
     fn values(log: &LocalLog, topic: Topic) -> Vec<String> {
