@@ -431,8 +431,8 @@ impl Flags {
         if advertised == Some(false) && listen.ip().is_unspecified() {
             let example = if listen.is_ipv6() { "[fd00::7]" } else { "10.0.0.7" };
             let problem = format!(
-                "must say where other nodes reach this one, such as http://{example}:{}, since --listen {listen} is no \
-                 address that they could reach",
+                "must say where other nodes reach this one, such as http://{example}:{}, since they cannot connect to \
+                 --listen {listen}",
                 listen.port()
             );
             bail!(Invalid::new("advertise", problem));
@@ -697,7 +697,10 @@ fn checkpoints(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Checkpoints
             ("checkpoints_kept", kept.is_some()),
         ] {
             if given {
-                bail!(Invalid::new(name, "requires --checkpoints, the place of checkpoints"));
+                bail!(Invalid::new(
+                    name,
+                    "requires --checkpoints, the location of checkpoints"
+                ));
             }
         }
         return Ok(None);

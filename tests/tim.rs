@@ -432,7 +432,7 @@ fn settings_that_make_no_sense_are_refused_and_the_key_is_never_shown() {
         (vec!["--config", &toml], "give one of the two"),
         (
             vec!["--tim-app", APP, "--tim-key", KEY, "--tim-admins", "a,,b"],
-            "none with an empty name",
+            "no name may be empty",
         ),
     ] {
         let output = rollcall(&["serve", "--data", data.to_str().expect("UTF-8")])

@@ -141,7 +141,7 @@ fn a_raised_number_of_partitions_is_found(bootstrap: &str) {
     }
     let (found, _) = refused(topics("check", bootstrap, "raised", &[]));
     assert!(
-        found[0].starts_with("refused raised.events: it has 4 partitions and was made with 2"),
+        found[0].starts_with("refused raised.events: it has 4 partitions and was created with 2"),
         "{found:?}"
     );
     let (_, error) = refused(topics("create", bootstrap, "raised", &[]));

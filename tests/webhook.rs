@@ -489,7 +489,7 @@ fn what_no_waiting_mends_ends_it_with_a_sentence() {
     );
     let said = refused(directory, "ftp://127.0.0.1", &[]);
     assert!(
-        said.contains("--engine: the value (not shown) begins with ftp://, which is not spoken here: give http://"),
+        said.contains("--engine: the value (not shown) begins with ftp://, which is not supported: give http://"),
         "{said}"
     );
     let said = refused(directory, &url(&server), &["--token-file", "no-such-file"]);

@@ -57,8 +57,7 @@ pub fn document() -> Value {
             "title": "Rollcall",
             "version": "1",
             "description": "Events in, presence out. Times are milliseconds. Readers skip fields that they do not know: \
-                            later versions may add some. A server without a token file asks for no token and serves its \
-                            own machine alone.",
+                            later versions may add some. A server without a token file requires no token and serves only its own machine.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
@@ -161,7 +160,7 @@ fn operation(route: &Route, bodies: Bodies, error: &Value) -> Value {
         success["x-events"] = events;
     }
     let refused = |why: &str| json!({"description": why, "content": {"application/json": {"schema": error}}});
-    let mut responses = json!({"200": success, "default": refused("It did not work; `code` says why.")});
+    let mut responses = json!({"200": success, "default": refused("The request failed; `code` says why.")});
     if bodies.request.is_some() || !parameters.is_empty() {
         responses["400"] = refused("The request is wrong.");
     }

@@ -195,8 +195,16 @@ const AT_LEAST: Parameter = Parameter::new(
     ParameterKind::Integer(0..=i64::MAX as u64),
     "Waits up to five seconds until this offset of the user's partition is folded.",
 );
-const FROM: Parameter = Parameter::new("from", ParameterKind::Time, "Leaves out what ended before this time.");
-const TO: Parameter = Parameter::new("to", ParameterKind::Time, "Leaves out what began after this time.");
+const FROM: Parameter = Parameter::new(
+    "from",
+    ParameterKind::Time,
+    "Leaves out intervals that ended before this time.",
+);
+const TO: Parameter = Parameter::new(
+    "to",
+    ParameterKind::Time,
+    "Leaves out intervals that began after this time.",
+);
 const AT: Parameter = Parameter::new("at", ParameterKind::Time, "At this time; now if not given.");
 const LIMIT: Parameter = Parameter::new("limit", ParameterKind::Integer(CHANGES), "How many; 20 if not given.");
 const PARTITION: Parameter = Parameter::new(
@@ -213,7 +221,7 @@ const LAST_EVENT_ID: [Parameter; 2] = [
     Parameter::new(
         "lastEventId",
         ParameterKind::Cursor,
-        "Where a client was that comes back and cannot send the header `Last-Event-ID`. Wins over `after`.",
+        "The cursor of a client that reconnects and cannot send the header `Last-Event-ID`. Takes precedence over `after`.",
     ),
     Parameter::new("Last-Event-ID", ParameterKind::Cursor, "The same as `lastEventId`."),
 ];
@@ -262,7 +270,7 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             Get,
             "/v1/users/{user}",
             Read,
-            "Returns a user as it stands.",
+            "Returns the current state of a user.",
         )
         .with(&const { [AT_LEAST] }),
         Route::new(
@@ -270,7 +278,7 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             Get,
             "/v1/user",
             Read,
-            "Returns a user as it stands, for any id.",
+            "Returns the current state of a user, for any id.",
         )
         .with(&const { [AT_LEAST, ID] })
         .by_nodes(),
@@ -279,7 +287,7 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             Post,
             "/v1/users/query",
             Read,
-            "Returns many users as they stand.",
+            "Returns the current state of many users.",
         )
         .by_nodes(),
         Route::new(
@@ -428,7 +436,7 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             Get,
             "/v1/stats",
             Read,
-            "Returns counts, and how each partition is doing.",
+            "Returns counts and the state of each partition.",
         )
         .by_nodes(),
         Route::new(
@@ -494,7 +502,7 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             Post,
             "/v1/outcomes",
             Publish,
-            "Returns outcomes of events; only nodes of a cluster ask this of each other.",
+            "Returns outcomes of events; only nodes of a cluster use this route.",
         )
         .by_nodes(),
         Route::new(

@@ -108,7 +108,8 @@ impl Client {
             Err(ClientError::Refused {
                 status, is_ours: false, ..
             }) => bail!(
-                "{url} (--url) answered {status} without an error of a Rollcall server; check that the URL is one"
+                "{url} (--url) answered {status} without an error message of Rollcall; check that this is the URL of a \
+                 Rollcall server"
             ),
             Err(ClientError::Refused { status, detail, .. }) => (status, detail.message),
             Err(error @ ClientError::Unreadable { .. }) => return Err(error.into()),

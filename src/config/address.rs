@@ -14,7 +14,7 @@ pub fn listen(text: &str) -> Result<SocketAddr, String> {
     }
     const FORM: &str = "give ADDR:PORT, such as 127.0.0.1:8080";
     if text.contains("://") {
-        return Err(format!("is a URL, and an address to listen on is wanted: {FORM}"));
+        return Err(format!("is a URL, but an address to listen on is expected: {FORM}"));
     }
     if text.parse::<u16>().is_ok() {
         return Err(format!("is a port alone: {FORM}, here 127.0.0.1:{text}"));
@@ -80,7 +80,7 @@ impl FromStr for SecretUrl {
             Err(error) if has_scheme => Err(format!("is not a URL ({error}): {FORM}")),
             _ => match text.split_once("://") {
                 Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {
-                    Err(format!("begins with {scheme}://, which is not spoken here: {FORM}"))
+                    Err(format!("begins with {scheme}://, which is not supported: {FORM}"))
                 }
                 _ => Err(format!("does not begin with http:// or https://: {FORM}")),
             },

@@ -69,7 +69,7 @@ fn problem(message: &str, key: &str, value: &str) -> String {
             return "belongs under [edge], at the end of the file".to_owned();
         }
         if named(&top) {
-            return "belongs at the head of the file, before the first table such as [edge]".to_owned();
+            return "belongs at the beginning of the file, before the first table such as [edge]".to_owned();
         }
         let ids = top.get_arguments().chain(edge.get_arguments());
         let ids: Vec<&str> = ids.map(|arg| arg.get_id().as_str()).collect();

@@ -278,12 +278,13 @@ impl Flags {
             if self.jwt_key.is_some() || self.jwks.is_some() {
                 bail!(Invalid::new(
                     "gateway_insecure",
-                    "asks for no token, so it cannot be combined with --jwt-key or --jwks"
+                    "requires no token, so it cannot be combined with --jwt-key or --jwks"
                 ));
             }
             if !listen.ip().is_loopback() {
                 let problem = format!(
-                    "lets everybody in as any user, so it is for a loopback address such as 127.0.0.1:8090, not {listen}"
+                    "accepts every client as any user, so it is allowed only for a loopback address such as \
+                     127.0.0.1:8090, not {listen}"
                 );
                 bail!(Invalid::new("gateway_insecure", problem));
             }
@@ -291,8 +292,8 @@ impl Flags {
         }
         if self.jwt_key.is_none() && self.jwks.is_none() {
             bail!(
-                "a gateway needs --jwt-key or --jwks to know its users by; to try it out on this machine only, \
-                 --gateway-insecure takes the user from ?user="
+                "a gateway requires --jwt-key or --jwks to verify the tokens of its users; to try it out on this machine \
+                 only, use --gateway-insecure, which takes the user from ?user="
             );
         }
         if let Some(place) = &self.jwks

@@ -122,7 +122,7 @@ impl Tim {
         if admins.is_empty() || admins.iter().any(String::is_empty) {
             bail!(Invalid::new(
                 "tim_admins",
-                "must name at least one administrator, and none with an empty name"
+                "must name at least one administrator, and no name may be empty"
             ));
         }
         Ok(Some(Tim {

@@ -33,13 +33,13 @@ pub fn read_tokens(path: &Path) -> anyhow::Result<Vec<(String, Scopes)>> {
             bail!("{}: {weak}", at());
         }
         if tokens.iter().any(|(other, _)| other == token) {
-            bail!("{}: this token is there already; give its scopes in one line", at());
+            bail!("{}: this token appears twice; give all its scopes in one line", at());
         }
         let scopes = read_scopes(scopes).map_err(|error| anyhow!("{}: {error}", at()))?;
         tokens.push((token.to_owned(), scopes));
     }
     if tokens.is_empty() {
-        bail!("{} has no token: nobody could get in", path.display());
+        bail!("{} has no token, so no client could use the server", path.display());
     }
     Ok(tokens)
 }
@@ -51,7 +51,7 @@ pub fn warn_if_shared(path: &Path) {
     {
         tracing::warn!(
             file = %path.display(),
-            "every user of this machine can read the tokens or change them; take that away with chmod o-rwx"
+            "every user of this machine can read or change the tokens; restrict the file with chmod o-rwx"
         );
     }
 }
@@ -95,12 +95,12 @@ fn read_scopes(text: &str) -> anyhow::Result<Scopes> {
         }
     }
     if unbound && !scopes.gateways.is_empty() {
-        bail!("publish is for every gateway, so publish:GATEWAY beside it would bind nothing; leave one of them out");
+        bail!("publish allows every gateway, so publish:GATEWAY beside it has no effect; give only one of them");
     }
     scopes.publish = unbound || !scopes.gateways.is_empty();
     if scopes.admin {
         if !scopes.gateways.is_empty() {
-            bail!("admin may publish for every gateway, so publish:GATEWAY beside it would bind nothing");
+            bail!("admin may publish for every gateway, so publish:GATEWAY beside it has no effect");
         }
         let name = scopes.name.take();
         scopes = Scopes {

@@ -223,7 +223,7 @@ impl Assignments {
     fn learn(&mut self, partition: Partition, fact: Fact) {
         let at = partition.0 as usize;
         let Some(life) = self.lives.get(at).copied() else {
-            tracing::error!(%partition, "the group speaks of a partition that the log does not have");
+            tracing::error!(%partition, "the group assigned a partition that the log does not have");
             return;
         };
         if fact == Fact::Ended {
@@ -284,7 +284,7 @@ impl Assignments {
             Some(Err(panic)) => {
                 metrics::task_failed("partition");
                 let reason = tasks::message(&*panic);
-                tracing::error!(partition = at, reason, "the worker panicked; its partition starts over");
+                tracing::error!(partition = at, reason, "the worker panicked, restarting its partition");
             }
             None | Some(Ok(Ok(()))) => {}
         }

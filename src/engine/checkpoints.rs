@@ -126,12 +126,12 @@ impl Checkpointer {
         });
         match found {
             Ok(Some(applied)) => {
-                tracing::info!(%partition, next = %applied.next, "the store is a checkpoint's");
+                tracing::info!(%partition, next = %applied.next, "the store was restored from a checkpoint");
                 Ok(())
             }
             Ok(None) => Ok(()),
             Err(error) if own.is_some() || reach.start == Offset(0) => {
-                tracing::warn!(%partition, %error, "no checkpoint can be had; folding what the log has");
+                tracing::warn!(%partition, %error, "no checkpoint can be restored, folding the log instead");
                 Ok(())
             }
             Err(error) => Err(error),
@@ -242,7 +242,7 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Ch
         match checkpoints.publish(partition, &copy.directory) {
             Ok(applied) => {
                 metrics::checkpoint(partition.0, applied.next.0);
-                tracing::debug!(%partition, next = %applied.next, "a checkpoint is published");
+                tracing::debug!(%partition, next = %applied.next, "checkpoint published");
                 look_at_retention(checkpoints, &copy, shared);
             }
             Err(error) => {
@@ -252,7 +252,7 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Ch
         }
         // A copy that stays here is not overwritten: it is removed before the next one is made.
         if let Err(error) = std::fs::remove_dir_all(&copy.directory) {
-            tracing::warn!(%partition, %error, "a copy of the store cannot be removed");
+            tracing::warn!(%partition, %error, "removing a copy of the store failed");
         }
         locked(shared).under_way.remove(&partition);
     }
@@ -288,13 +288,13 @@ pub fn retention_warning(listed: &[Listed], start: Offset, end: Offset) -> Optio
     let usable = listed.iter().map(|one| one.next).filter(|next| *next >= start);
     let Some(oldest) = usable.min() else {
         return Some(format!(
-            "the log begins at offset {start}, after the newest checkpoint, which stands at {newest}: a store that is lost \
+            "the log begins at offset {start}, after the newest checkpoint, which is at {newest}: a store that is lost \
              cannot be rebuilt"
         ));
     };
     (oldest.0 - start.0 < end.0.saturating_sub(oldest.0)).then(|| {
         format!(
-            "the log's retention gets near the oldest checkpoint, which stands at offset {oldest}: the log goes from \
+            "the log's retention is close to the oldest checkpoint, which is at offset {oldest}: the log goes from \
              {start} to {end}. Keep events for longer, or make checkpoints more often"
         )
     })

@@ -160,7 +160,7 @@ pub enum Error {
     /// The position counts changes that are not in the log.
     #[error(
         "partition {partition}: the committed position says that {committed} changes are in the log, but the last one there \
-         before offset {next} is number {seq}: {} are missing. Nothing is sent until somebody decides. Start once with \
+         before offset {next} is number {seq}: {} are missing. Nothing is sent until an operator decides. Start once with \
          --adopt-tail: the events are folded again and compared with the outputs that are there, and what is missing is sent",
         committed.abs_diff(*seq)
     )]
@@ -174,7 +174,7 @@ pub enum Error {
     #[error(
         "partition {partition}: output {partition}-{offset}-{index} in {topic} is not what the fold gives. There: {found}. \
          Folded: {folded}. Nothing is sent: somebody else has written to the topic, or the events are not those that were \
-         folded before (rollcall audit verify says where they part)"
+         folded before (rollcall audit verify says where they differ)"
     )]
     OutputDiffers {
         partition: Partition,
@@ -186,7 +186,8 @@ pub enum Error {
     },
     /// An output topic has a record that no engine wrote.
     #[error(
-        "partition {partition}: the record at offset {at} of {topic} is no output of an engine: {why}. Nothing is sent: only \
+        "partition {partition}: the record at offset {at} of {topic} is not an output of an engine: {why}. Nothing is \
+         sent: only \
          engines may write to that topic"
     )]
     ForeignOutput {
@@ -210,7 +211,7 @@ pub enum Error {
         end: Offset,
     },
     /// Another process commits for this partition.
-    #[error("partition {partition}: its position was moved by somebody else")]
+    #[error("partition {partition}: another client changed its position")]
     Deposed { partition: Partition },
     #[error(
         "the store of partition {partition} is not of this log: it has applied everything before {applied}, but the \
@@ -244,8 +245,7 @@ pub enum Error {
     /// caught up.
     #[error(
         "partition {partition}: the record at offset {offset} has the time {ts}, {} s ahead of this machine's clock; \
-         nothing is folded until the clock is within {} s of it. If the time is right after all, or is to be taken as \
-         it is, start with --accept-time {partition}:{offset}",
+         nothing is folded until the clock is within {} s of it. If the time is right, or should be accepted although it is wrong, start with --accept-time {partition}:{offset}",
         ahead_ms / 1_000,
         bound_ms / 1_000
     )]
@@ -314,7 +314,7 @@ fn divergence(next: Offset, was_read_alike: Option<bool>) -> String {
     match was_read_alike {
         Some(false) => format!(
             "reading the log again up to offset {next} gives other events than were read when its outputs were committed: \
-             the log was altered, or a broker does not give the same to everybody"
+             the log was altered, or a broker does not return the same records to every reader"
         ),
         Some(true) => format!("{outputs}, from the same events ({parts})"),
         None => format!("{outputs} ({parts})"),

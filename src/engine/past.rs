@@ -50,7 +50,7 @@ pub enum PastError {
     #[error("the index of changes of partition {partition} was cut just now; try again")]
     Cut { partition: Partition },
     /// Nobody waits for the answer any more.
-    #[error("the question was given up")]
+    #[error("the question was aborted")]
     GivenUp,
     #[error(transparent)]
     Log(#[from] log::Error),

@@ -113,11 +113,11 @@ impl Standstill {
                  publishers a small transaction.timeout.ms"
             ),
             Cause::Reading => format!(
-                "reading stands still at offset {at}, and the log has records up to {end}: see whether the partition's \
-                 leader answers"
+                "reading makes no progress at offset {at}, although the log has records up to {end}: check whether the \
+                 partition's leader answers"
             ),
             Cause::Unanswered => {
-                "the brokers do not answer: see whether the partition's leader can be reached".to_owned()
+                "the brokers do not answer: check whether the partition's leader can be reached".to_owned()
             }
         }
     }

@@ -258,7 +258,7 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
         .map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))??;
     let keys = Arc::new(keys);
     let place = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
-        let message = "as many subscriptions are open as this server has connections for; try again shortly";
+        let message = "the maximum number of subscriptions is open; try again shortly";
         ApiError::unavailable("busy", message)
     })?;
     let tail = match topic {
@@ -333,7 +333,10 @@ fn start(
         Some(text) if text.starts_with(BEFORE_LATEST) => {
             let back = text[BEFORE_LATEST.len()..].parse().ok();
             let back: u64 = back.filter(|back| *back <= BACK_MAX).ok_or_else(|| {
-                let message = format!("{text:?} is no cursor: after `{BEFORE_LATEST}` comes a number up to {BACK_MAX}");
+                let message = format!(
+                    "{text:?} is not a cursor: `{BEFORE_LATEST}` must be followed by a number up to \
+                                       {BACK_MAX}"
+                );
                 ApiError::bad_request("bad_cursor", message)
             })?;
             let before = |range: &Range| Offset(range.end.0.saturating_sub(back).max(range.start.0));
@@ -341,14 +344,15 @@ fn start(
             return Ok((Cursor(cursor.collect()), ends));
         }
         Some(text) => Cursor::parse(text).ok_or_else(|| {
-            let message = format!("{text:?} is no cursor: it looks like 0:12,1:7, or is `earliest` or `latest`");
+            let message =
+                format!("{text:?} is not a cursor: expected text such as 0:12,1:7, or `earliest` or `latest`");
             ApiError::bad_request("bad_cursor", message)
         })?,
     };
     let mut cursor = Cursor::default();
     for (partition, range) in &ranges {
         let Some(next) = given.0.get(partition) else {
-            let message = format!("the cursor says nothing of partition {partition}, which is followed");
+            let message = format!("the cursor lacks partition {partition}, which is followed");
             return Err(ApiError::bad_request("bad_cursor", message));
         };
         if *next < range.start {
@@ -432,7 +436,7 @@ impl Subscription {
             if self.replaced.has_changed().unwrap_or(false) {
                 self.replaced.mark_unchanged();
                 if !self.access.still_allows(&self.grant) {
-                    tracing::info!(by = %self.grant.who, "a subscription ends, since its token was taken back");
+                    tracing::info!(by = %self.grant.who, "a subscription ends, since its token was revoked");
                     return None;
                 }
             }

@@ -186,7 +186,7 @@ fn refuse_if_stopping(app: &AppState) -> Result<(), ApiError> {
     if *app.stopping.borrow() {
         return Err(ApiError::unavailable(
             "stopping",
-            "the server is stopping; no event was taken",
+            "the server is stopping; no event was accepted",
         ));
     }
     Ok(())
@@ -228,7 +228,7 @@ fn read<'a>(body: &'a [u8], headers: &HeaderMap) -> Result<NewEvents<'a>, ApiErr
 fn known_fields(new: &NewEvents<'_>, strict: bool) -> Result<Vec<Box<str>>, ApiError> {
     match new.unknown_fields.first() {
         Some((index, field)) if strict => {
-            let message = format!("{field:?} is no field of an event, and `strict` allows none that is not");
+            let message = format!("{field:?} is not a field of an event, and `strict` refuses unknown fields");
             Err(ApiError::event(*index, field.to_string(), message))
         }
         _ => Ok(new.unknown_fields.iter().map(|(_, field)| field.clone()).collect()),

@@ -75,9 +75,9 @@ fn hint(reason: &str, platforms: &[String]) -> Option<String> {
         "closed" => "this connection has ended; publish the connect of a new one",
         "ended" => "the end of this connection came before its connect; a connection is used once",
         "unknown_user" => "no such user is known",
-        "no_effect" => "it is as the event says already",
+        "no_effect" => "the state is already as the event says",
         "not_online" => "only a user who is online has a custom status",
-        "platform_removed" => "the policy lacks a platform that the one in force has; name it too",
+        "platform_removed" => "the policy lacks a platform that the policy in force has; add it",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -201,7 +201,7 @@ async fn ask(app: &AppState, url: &str, wanted: &OutcomesQuery) -> Result<Vec<Ev
     let asked = peers.ask(url, RouteId::Outcomes.route().path, Some(body)).await;
     let (status, body) = asked.map_err(|api_error| api_error.message().to_owned())?;
     if !status.is_success() {
-        return Err(format!("node {url} cannot say at the moment ({status})"));
+        return Err(format!("node {url} cannot answer at the moment ({status})"));
     }
     let answered: OutcomesAnswer = serde_json::from_slice(&body).map_err(|_| unclear())?;
     Ok(answered.outcomes)
@@ -213,7 +213,7 @@ pub async fn outcomes(State(app): State<AppState>, headers: HeaderMap, payload: 
     if !Asker::of(&headers).is_node() {
         return Err(ApiError::not_found(
             "not_found",
-            "only the nodes of a cluster ask this of each other",
+            "only nodes of a cluster use this route",
         ));
     }
     let partitions = app.engine.log().partitions();

@@ -43,7 +43,7 @@ pub(super) async fn others(
         let answer = match peers.ask(&url, route.route().path, None).await {
             Ok((status, body)) if status.is_success() => Ok(body),
             Ok((status, _)) => {
-                let message = format!("the node {url} cannot say at the moment ({status})");
+                let message = format!("the node {url} cannot answer at the moment ({status})");
                 Err(ApiError::unavailable("moving", message))
             }
             Err(api_error) => Err(api_error),
@@ -191,7 +191,7 @@ pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
 }
 
 /// The error of a partition whose worker does not answer.
-const WAITS: &str = "no answer; it waits for the log, or is being started again";
+const WAITS: &str = "no answer; it waits for the log, or is restarting";
 
 /// Reduces each path in a sentence to its last part, for clients that show no token.
 fn without_paths(sentence: &str) -> String {
@@ -423,8 +423,8 @@ pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
     if !app.engine.has_assignment() {
         return Err(ApiError::unavailable(
             "not_ready",
-            "the group has not said which partitions are this node's, or took all back because it did not hear from it: see \
-             whether the brokers can be reached",
+            "the group has not assigned partitions to this node, or has revoked all of them because it received no \
+             heartbeats: check whether the brokers can be reached",
         ));
     }
     let local = local_stats(&app).await?;

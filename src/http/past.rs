@@ -391,7 +391,7 @@ async fn others_at(
             return Err(ApiError::new(status, code, said.error.message));
         }
         if !status.is_success() {
-            let message = format!("the node {url} cannot say at the moment ({status})");
+            let message = format!("the node {url} cannot answer at the moment ({status})");
             return Err(ApiError::unavailable("moving", message));
         }
         let answer: AtAnswer = serde_json::from_slice(&body).map_err(|_| unreadable(url))?;

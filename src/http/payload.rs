@@ -53,8 +53,8 @@ impl BudgetShare {
     /// Takes more of the budget, or says that there is no more.
     pub fn more(&mut self, bytes: usize) -> Result<(), ApiError> {
         let busy = || {
-            let message = "requests of others use up all memory that there is for bodies; nothing was taken, try again \
-                           shortly";
+            let message =
+                "other requests use all memory for bodies (--http-body-mib); nothing was accepted, try again shortly";
             ApiError::unavailable("busy", message)
         };
         let count = u32::try_from(bytes).map_err(|_| busy())?;
@@ -160,7 +160,7 @@ impl Encoding {
             b"gzip" | b"x-gzip" => Ok(Encoding::Gzip),
             other => {
                 let other = String::from_utf8_lossy(other).into_owned();
-                let message = format!("Content-Encoding must be gzip or be left out, not {other:?}");
+                let message = format!("Content-Encoding must be gzip or absent, not {other:?}");
                 Err(ApiError::new(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
                     "bad_encoding",

@@ -85,10 +85,13 @@ impl PeerKey {
         };
         // Comparing hashes takes the same time wherever they differ.
         if self.of_question(time_ms, number, SCOPE, question) != given {
-            return Err("its proof does not fit; is --peer-token-file the same on all nodes, and --advertise right?");
+            return Err(
+                "its proof is wrong; check that --peer-token-file is the same on all nodes, and that --advertise \
+                        is right",
+            );
         }
         if now_ms.abs_diff(time_ms) > SKEW_MS {
-            return Err("its proof is more than 5 minutes off; are the clocks of both nodes right?");
+            return Err("its proof is more than 5 minutes old or ahead; check the clocks of both nodes");
         }
         Ok(Proof(given))
     }

@@ -169,8 +169,8 @@ impl Peers {
         let body = response.bytes().await.map_err(unreached)?;
         if proof.is_some_and(|(key, proof)| !key.is_answered(proof, status, &headers, &body)) {
             let message = format!(
-                "{url}, which the topic of owners names, did not prove that it is a node of this cluster ({status}); is \
-                 --peer-token-file the same on all nodes?"
+                "{url}, which the topic of owners names, did not prove that it is a node of this cluster ({status}); \
+                 check that --peer-token-file is the same on all nodes"
             );
             return Err(ApiError::unavailable("unknown_peer", message));
         }
@@ -232,6 +232,6 @@ const NO_KEY: &str = "this node asks no other node, because there is a --token-f
 
 /// What there is to say of a partition that nobody can be asked about.
 pub fn moving(partition: Partition) -> ApiError {
-    let message = format!("partition {partition} is between two nodes; try again shortly");
+    let message = format!("partition {partition} is moving between two nodes; try again shortly");
     ApiError::unavailable("moving", message)
 }

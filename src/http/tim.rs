@@ -128,9 +128,10 @@ impl TimState {
                     return Refusal::new(code::BAD_USERSIG, info);
                 }
                 SignatureRefusal::Empty => (code::NO_USERSIG, "the query string has no usersig"),
-                SignatureRefusal::Unreadable => {
-                    (code::BAD_USERSIG, "usersig is no UserSig of version 2, or is cut off")
-                }
+                SignatureRefusal::Unreadable => (
+                    code::BAD_USERSIG,
+                    "usersig is not a UserSig of version 2, or is truncated",
+                ),
                 SignatureRefusal::Forged => (code::BAD_USERSIG, "usersig is not signed with the key of this app"),
                 SignatureRefusal::Expired => (code::EXPIRED, "usersig has expired; sign a new one"),
                 SignatureRefusal::OtherApp => (code::OTHER_APP, "usersig is signed for another sdkappid"),
@@ -141,7 +142,7 @@ impl TimState {
             Refusal::new(code, info)
         })?;
         if !self.terms.tim.admins.contains(&identifier) {
-            let info = format!("{identifier:?} is no administrator of this app");
+            let info = format!("{identifier:?} is not an administrator of this app");
             return Err(Refusal::new(no_admin, info));
         }
         Ok(())
@@ -283,8 +284,8 @@ impl Question {
         }
         let text = |account: &Value| account.as_str().map(str::to_owned);
         let accounts: Option<Vec<String>> = accounts.iter().map(text).collect();
-        let accounts = accounts
-            .ok_or_else(|| Refusal::new(code::QUERY_BAD_ACCOUNT, "To_Account must have nothing but strings"))?;
+        let accounts =
+            accounts.ok_or_else(|| Refusal::new(code::QUERY_BAD_ACCOUNT, "To_Account must have only strings"))?;
         Ok(Question {
             accounts,
             detail,

@@ -160,7 +160,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         }
         match me.reading.as_mut().poll(cx) {
             Poll::Ready(()) if me.phase == Phase::Idle => Poll::Ready(Err(timed_out("no request came"))),
-            Poll::Ready(()) => Poll::Ready(Err(timed_out("the head of the request did not come"))),
+            Poll::Ready(()) => Poll::Ready(Err(timed_out("the head of the request did not arrive in time"))),
             Poll::Pending => Poll::Pending,
         }
     }

@@ -56,7 +56,7 @@ pub(super) fn only(query: Option<&str>, route: RouteId) -> Result<(), ApiError> 
         None => Ok(()),
         Some((key, _)) => {
             let has = names.join("`, `");
-            let message = format!("{key:?} is no parameter of this path, which has `{has}`");
+            let message = format!("{key:?} is not a parameter of this path, which has `{has}`");
             Err(ApiError::bad_request("bad_parameter", message))
         }
     }
@@ -315,7 +315,7 @@ async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Fo
     let body = serde_json::to_vec(&query).map_err(|error| ApiError::json(&error))?;
     let (status, body) = peers.ask(url, RouteId::UsersQuery.route().path, Some(body)).await?;
     if !status.is_success() {
-        let message = format!("the node {url} cannot say at the moment ({status})");
+        let message = format!("the node {url} cannot answer at the moment ({status})");
         return Err(ApiError::unavailable("moving", message));
     }
     let answered: Users<&RawValue> = serde_json::from_slice(&body).map_err(|_| unclear())?;

@@ -139,8 +139,10 @@ fn platform<'p>(policy: &'p Policy, name: &str) -> Result<&'p PolicyPlatform, Er
     let platform = policy.platforms.get(name);
     let platform = platform.ok_or_else(|| Error::Setting(format!("the policy has no platform {name}")))?;
     if platform.closed_ms > 0 {
-        let why =
-            format!("the policy's closed_ms of {name} is not 0: what a cut leads to then depends on when it ends");
+        let why = format!(
+            "the policy's closed_ms of {name} is not 0, so the result of a cut would depend on when it ends; set \
+                     it to 0"
+        );
         return Err(Error::Setting(why));
     }
     Ok(platform)
@@ -175,7 +177,7 @@ async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error>
     let (phone, page) = (platform(&policy, PHONE)?, platform(&policy, PAGE)?);
     if page.push {
         return Err(Error::Setting(format!(
-            "the policy's {PAGE} has push, which pages have not"
+            "the policy's {PAGE} has push, which web pages do not have"
         )));
     }
     let mut gateways = Vec::new();

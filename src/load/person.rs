@@ -274,7 +274,7 @@ impl Person {
                 let (cause, after) = (expected.cause, expected.after);
                 self.tally.surprised(|| {
                     format!(
-                        "{}: {} {} in place of {cause} {after}",
+                        "{}: {} {} instead of {cause} {after}",
                         self.user, update.cause, update.after
                     )
                 });
@@ -282,7 +282,7 @@ impl Person {
             }
             None => {
                 self.tally
-                    .surprised(|| format!("{}: {} {} out of nothing", self.user, update.cause, update.after));
+                    .surprised(|| format!("{}: {} {} without an action", self.user, update.cause, update.after));
                 self.lost = true;
             }
         }
@@ -328,7 +328,7 @@ impl Person {
                 .took("kick", self.plan.clock.monotonic().saturating_sub(leaving.since));
         } else {
             self.tally
-                .surprised(|| format!("{}: closed with {code} in place of {}", self.user, leaving.code));
+                .surprised(|| format!("{}: closed with {code} instead of {}", self.user, leaving.code));
         }
     }
 

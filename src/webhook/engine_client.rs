@@ -145,7 +145,7 @@ impl EngineClient {
 
     fn take(&mut self, event: StreamEvent) -> Result<(), Error> {
         let cursor = |text: &str| {
-            let no_cursor = || Error::Unreadable(format!("{text:?} is no cursor"));
+            let no_cursor = || Error::Unreadable(format!("{text:?} is not a cursor"));
             Positions::parse(text).ok_or_else(no_cursor)
         };
         if let Some(from) = event.begins() {

@@ -382,7 +382,7 @@ fn a_server_that_stops_takes_no_events() {
     house.stop.send_replace(true);
     let body = json!([connect("alice", 1)]).to_string();
     let error = house.post("/v1/events", body).error(503, "stopping");
-    assert_eq!(error["message"], "the server is stopping; no event was taken");
+    assert_eq!(error["message"], "the server is stopping; no event was accepted");
     assert_eq!(house.ends(), [0]);
 }
 

@@ -202,7 +202,7 @@ fn a_partition_can_be_chosen() {
     ] {
         let error = house.get(path).error(400, "bad_parameter");
         let message = error["message"].as_str().expect("a sentence");
-        assert!(message.contains("is no parameter of this path"), "{path}: {message}");
+        assert!(message.contains("is not a parameter of this path"), "{path}: {message}");
     }
     let error = house.get("/v1/changes?partition=3").error(400, "bad_parameter");
     assert_eq!(error["message"], "partition 3 does not exist: there are 3, from 0");
@@ -305,7 +305,8 @@ fn a_cursor_must_be_one_of_this_log() {
         "0:1,1:18446744073709551616",
     ] {
         for path in ["/v1/changes", "/v1/kicks"] {
-            let expected = format!("{wrong:?} is no cursor: it looks like 0:12,1:7, or is `earliest` or `latest`");
+            let expected =
+                format!("{wrong:?} is not a cursor: expected text such as 0:12,1:7, or `earliest` or `latest`");
             let reply = house.get(&format!("{path}?after={}", encoded(wrong)));
             assert_eq!(reply.error(400, "bad_cursor")["message"], expected);
             if wrong.is_empty() {
@@ -322,10 +323,7 @@ fn a_cursor_must_be_one_of_this_log() {
         .get("/v1/changes")
         .error(400, "bad_cursor");
     let error = house.get("/v1/changes?after=0:1").error(400, "bad_cursor");
-    assert_eq!(
-        error["message"],
-        "the cursor says nothing of partition 1, which is followed"
-    );
+    assert_eq!(error["message"], "the cursor lacks partition 1, which is followed");
     let error = house.get("/v1/changes?after=0:2,1:0").error(400, "bad_cursor");
     assert_eq!(error["message"], "the cursor is ahead of partition 0, which ends at 1");
 }

@@ -415,7 +415,7 @@ fn a_time_is_in_one_of_the_forms_of_the_command() {
         ("/v1/at", "`time` is missing"),
         ("/v1/at?time=5&as_known=perhaps", "must be true or false"),
         ("/v1/users/a/history?from=5&to=4", "is after"),
-        ("/v1/users/a/history?at=5", "is no parameter of this path"),
+        ("/v1/users/a/history?at=5", "is not a parameter of this path"),
         ("/v1/users/a/why?at=x", "expected RFC 3339"),
         ("/v1/user/why", "is missing"),
     ] {

@@ -312,8 +312,8 @@ fn others_are_let_in_only_with_tokens() {
     let file = data.path().join("tokens");
     let path = file.to_str().expect("text").to_owned();
     for (text, says) in [
-        ("", "has no token: nobody could get in"),
-        ("# only a remark\n", "has no token: nobody could get in"),
+        ("", "has no token, so no client could use the server"),
+        ("# only a remark\n", "has no token, so no client could use the server"),
         (
             "a-token-without-scopes\n",
             "line 1: a token must be followed by its scopes",

@@ -291,7 +291,7 @@ fn checkpoints_damaged(run: &mut Run<'_>) {
 }
 
 /// Of a partition whose newest checkpoint is not whole.
-const SAID: [&str; 2] = ["the checkpoint is damaged", "the store is a checkpoint's"];
+const SAID: [&str; 2] = ["the checkpoint is damaged", "the store was restored from a checkpoint"];
 
 fn times_said(run: &Run<'_>, said: &str) -> usize {
     run.nodes.iter().map(|node| node.diary().matches(said).count()).sum()

@@ -258,7 +258,7 @@ fn a_settings_file_is_told_by_line_and_key_and_what_the_key_takes() {
         ("lease_ms = 5000\n", &["`lease_ms`", "belongs under [edge]"]),
         (
             "[edge]\nlisten = \"127.0.0.1:1\"\n",
-            &["line 2, `listen`", "head of the file"],
+            &["line 2, `listen`", "beginning of the file"],
         ),
         (
             "[edge]\nlease_msx = 1\n",

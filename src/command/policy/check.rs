@@ -67,7 +67,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
         }
         writeln!(
             output,
-            "Deadlines and statuses that are set already stay as they are; the policy decides what happens after it."
+            "Deadlines and statuses that are already set do not change; the policy applies to what happens after it."
         )?;
     }
     let Some(against) = &args.against else { return Ok(()) };
@@ -93,8 +93,8 @@ fn words(path: &str) -> Option<String> {
     let platform = section.strip_prefix("platforms.");
     Some(match (platform, key) {
         (Some(name), "timeout_ms") => format!(
-            "How long a device on {name} may be silent before it leaves online. Shorter finds losses earlier, and takes more devices \
-             for lost that come back."
+            "How long a device on {name} may be silent before it leaves online. A shorter time finds losses earlier, and \
+             reports more devices as lost that come back."
         ),
         (Some(name), "heartbeat_ms") => {
             format!("How often clients on {name} are asked to send a heartbeat; no rule uses it.")
@@ -108,19 +108,20 @@ fn words(path: &str) -> Option<String> {
         }
         (Some(name), "push") => format!("Whether a device on {name} without a link is reachable by push, or offline."),
         (Some(name), "away_ms") => format!("How long a device on {name} without a link stays logged in."),
-        (Some(name), "kind") => format!("With which platforms {name} shares its limit of devices and its groups."),
-        (None, "login") => "Which kinds of devices push each other out when a user logs in.".to_owned(),
+        (Some(name), "kind") => format!("The platforms with which {name} shares its limit of devices and its groups."),
+        (None, "login") => "Which kinds of devices displace each other when a user logs in.".to_owned(),
         (None, "exclusive") => {
-            "Groups of kinds of which a user is logged in on one at a time; null: those of login.".to_owned()
+            "Groups of kinds: in each group a user is logged in on one kind at a time; null: the groups of login."
+                .to_owned()
         }
         (None, "kicked_max") => {
             "How many kicked devices of a user are remembered, so that they cannot come back by themselves.".to_owned()
         }
         (None, "custom_keep_ms") => "How long a custom status is kept when the link is lost.".to_owned(),
         (None, "silence_ms") => {
-            "After how long a silence of the whole log nobody is taken for lost; 0: never.".to_owned()
+            "After a silence of the whole log of this length no device is marked as lost; 0: switched off.".to_owned()
         }
-        (None, "grace_ms") => "How long after such a silence nobody is taken for lost.".to_owned(),
+        (None, "grace_ms") => "How long after such a silence no device is marked as lost.".to_owned(),
         (None, _) if section == "instances" => {
             format!("On how many devices of kind {key} a user may be logged in at once.")
         }

@@ -33,7 +33,8 @@ pub const MADE_WITH_KEY: &[u8] = b"partitions";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "no broker of {bootstrap} answers: {cause}; is Kafka running there, and do its advertised listeners lead to it?"
+        "no broker of {bootstrap} answers: {cause}; check that Kafka is running there, and that its advertised listeners \
+         can be reached"
     )]
     Unreachable { bootstrap: String, cause: String },
     #[error("{what}: {cause}")]
@@ -108,7 +109,7 @@ impl Admin<'_> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Admin {
             connection,
-            client: client.map_err(|error| failed("no client can be made of the Kafka settings", &error))?,
+            client: client.map_err(|error| failed("a client with these Kafka settings cannot be created", &error))?,
             runtime: runtime.map_err(|error| Error::Failed {
                 what: "no runtime can be started".to_owned(),
                 cause: error.to_string(),
@@ -240,13 +241,13 @@ impl Admin<'_> {
             })
             .collect();
         let made = self.runtime.block_on(self.client.create_topics(&native, &options()));
-        for result in made.map_err(|error| failed("the topics cannot be made", &error))? {
+        for result in made.map_err(|error| failed("the topics cannot be created", &error))? {
             match result {
                 // Another process created the topic first; it is judged like any other.
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((name, code)) => {
                     return Err(failed(
-                        &format!("the topic {name} cannot be made"),
+                        &format!("the topic {name} cannot be created"),
                         &KafkaError::AdminOp(code),
                     ));
                 }
@@ -377,7 +378,7 @@ fn plain(error: &KafkaError) -> String {
         _ => {}
     }
     match error {
-        KafkaError::ClientConfig(_, _, key, _) => format!("the value of {key} is not taken"),
+        KafkaError::ClientConfig(_, _, key, _) => format!("the value of {key} is not accepted"),
         other => match other.rdkafka_error_code() {
             Some(code) => code.to_string(),
             None => other.to_string(),

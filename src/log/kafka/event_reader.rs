@@ -265,7 +265,7 @@ impl EventReader {
                     return Err(Error::Read(
                         format!(
                             "partition {} of {} has a gap in its offsets before {until} that could not be read a second time \
-                             within {} s: see whether the partition's leader answers",
+                             within {} s: check whether the partition's leader answers",
                             self.partition,
                             self.name,
                             SECOND_READING_MS / 1_000

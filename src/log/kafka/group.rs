@@ -61,7 +61,7 @@ impl ConsumerContext for InboxContext {
         // Not an error for the caller. The next commit includes these offsets, and records after the committed offset
         // are processed again, so nothing is lost.
         if let Err(error) = result {
-            tracing::warn!(%error, "the group did not take the offsets that were committed");
+            tracing::warn!(%error, "the group refused the committed offsets");
         }
     }
 }
@@ -107,7 +107,7 @@ impl Member {
         let inbox = Arc::new(GroupInbox::default());
         let consumer: BaseConsumer<InboxContext> = config
             .create_with_context(InboxContext(inbox.clone()))
-            .map_err(|error| Error::Open(format!("a member of the group cannot be made: {error}").into()))?;
+            .map_err(|error| Error::Open(format!("a member of the group cannot be created: {error}").into()))?;
         let client = Guarded::irreplaceable(name, consumer);
         let wanted = topic.clone();
         let subscribed = client.call("rd_kafka_subscribe", Duration::ZERO, move |consumer| {
@@ -280,7 +280,7 @@ impl Group for Member {
                 .call("rd_kafka_incremental_unassign", Duration::ZERO, unassign);
             if let Ok(Err(error)) = unassigned {
                 // The group reassigns them after the session time-out.
-                tracing::warn!(%error, "the group did not hear that partitions were let go of");
+                tracing::warn!(%error, "the group was not notified that partitions were released");
             }
         }
     }

@@ -114,7 +114,8 @@ impl HistoryReaders {
         let Some(choice) = shared.choose(key, from, now_ms) else {
             let (topic, partition) = key;
             let text = format!(
-                "too many catch up in partition {partition} of {topic}: none of {CLIENTS_MAX} readers was free within {} s",
+                "too many subscriptions catch up in partition {partition} of {topic}: none of {CLIENTS_MAX} readers was \
+                 free within {} s",
                 TURN.as_secs()
             );
             return Err(Error::Read(text.into()));
@@ -224,6 +225,10 @@ pub fn wait_for(
         std::thread::sleep(LOOK);
     }
     Err(Error::Read(
-        format!("Kafka gave nothing from offset {from} on within {} s", WAIT.as_secs()).into(),
+        format!(
+            "Kafka returned nothing from offset {from} on within {} s",
+            WAIT.as_secs()
+        )
+        .into(),
     ))
 }

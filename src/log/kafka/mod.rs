@@ -280,7 +280,7 @@ impl Log for KafkaLog {
     fn refusal(&self) -> Option<Error> {
         let unanswered_ms = self.tail.unanswered_ms().filter(|ms| *ms >= UNANSWERED_MS)?;
         let text = format!(
-            "no broker has answered for {} s: see whether {} can be reached",
+            "no broker has answered for {} s: check whether {} can be reached",
             unanswered_ms / 1_000,
             self.node.connection.bootstrap
         );

@@ -137,13 +137,13 @@ impl KafkaPartition {
             let announced = self.announce(&producer);
             announced.map_err(|error| {
                 let fenced = is_fenced(producer.direct(), &error);
-                self.judge(fenced, unwritten(&what("saying whose it is"), &error))
+                self.judge(fenced, unwritten(&what("announcing its owner"), &error))
             })?;
             serve(producer.direct());
             // The next transaction has the same epoch, which a late copy of this one's end could commit in part.
             if producer.direct().context().broken() != broken {
                 return Err(Error::Write(
-                    what("a connection to a broker broke while it said whose it is").into(),
+                    what("a connection to a broker broke while its owner was announced").into(),
                 ));
             }
         }
@@ -207,8 +207,8 @@ impl KafkaPartition {
             .ok_or_else(|| {
                 Error::Read(
                     format!(
-                        "{what}: the group {:?} has the offset {offset} without our position beside it, so somebody \
-                         else has set it. Give the group its old offset and metadata back, or delete the offset \
+                        "{what}: the group {:?} has the offset {offset} without our position beside it, so another client \
+                         has set it. Give the group its old offset and metadata back, or delete the offset \
                          (kafka-consumer-groups --delete-offsets) and start once with --adopt-tail, which compares the \
                          outputs that are there with the fold and sends only what is missing",
                         self.log.group()
@@ -417,8 +417,8 @@ impl OwnedPartition for KafkaPartition {
         match self.transact(&producer, commit) {
             Ok(()) if producer.direct().context().broken() != broken => {
                 let text = format!(
-                    "the commit of partition {} was reported as done, but a connection to a broker broke on the way: what is \
-                     in the topics is looked up before anything else is sent",
+                    "the commit of partition {} was reported as done, but a connection to a broker broke meanwhile: the \
+                     outputs in the topics are compared before anything else is sent",
                     self.partition
                 );
                 Err(Error::Write(text.into()))

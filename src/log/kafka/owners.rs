@@ -99,7 +99,8 @@ impl KnownOwners {
                 tracing::warn!(
                     partition,
                     url = owner.url,
-                    "an owner's record was refused: its URL must be http(s)://HOST:PORT alone; who may write to the topic?"
+                    "an owner's record was refused: its URL must be http(s)://HOST:PORT without anything else; check who \
+                     may write to the topic"
                 );
             }
         }
@@ -140,7 +141,7 @@ impl KnownOwners {
             while let Some(owners) = weak.upgrade() {
                 failpoint::reach("owners");
                 if let Err(error) = read(&KnownOwners(owners)) {
-                    tracing::debug!(%error, "who owns what cannot be read; trying again");
+                    tracing::debug!(%error, "the owners of partitions cannot be read, retrying");
                     std::thread::sleep(Duration::from_secs(1));
                 }
                 std::thread::sleep(POLL);

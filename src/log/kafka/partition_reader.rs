@@ -176,7 +176,7 @@ impl Source {
 fn connect(config: &ClientConfig) -> Result<Arc<GuardedConsumer>, Error> {
     let consumer: BaseConsumer<DefaultContext> = config
         .create_with_context(DefaultContext)
-        .map_err(|error| Error::Open(format!("a Kafka consumer cannot be made: {error}").into()))?;
+        .map_err(|error| Error::Open(format!("a Kafka consumer cannot be created: {error}").into()))?;
     let name = config.get("client.id").unwrap_or_default();
     let client = Guarded::new(name, consumer);
     let weak: Weak<GuardedConsumer> = Arc::downgrade(&client);
@@ -366,7 +366,7 @@ impl PartitionReader {
         {
             self.restarts = 0;
             let why = format!(
-                "it gives nothing of {}, partition {}, from offset {next} on, although the broker has more",
+                "it returns nothing of {}, partition {}, from offset {next} on, although the broker has more",
                 self.name, self.partition
             );
             self.source.replace(queue.client(), &why)?;
@@ -489,8 +489,8 @@ impl PartitionReader {
                     },
                     (Ok((start, end)), _) => Error::Read(
                         format!(
-                            "partition {} of {} has no offset {wanted}: it goes from {start} to {end}. Was the topic \
-                             made again?",
+                            "partition {} of {} has no offset {wanted}: it goes from {start} to {end}. The topic may have \
+                             been created again",
                             self.partition, self.name
                         )
                         .into(),

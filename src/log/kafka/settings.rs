@@ -108,7 +108,7 @@ pub enum Invalid {
         key: String,
         why: &'static str,
     },
-    #[error("{place}: {key} is no setting of librdkafka{}", .hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
+    #[error("{place}: {key} is not a setting of librdkafka{}", .hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
     Unknown {
         place: SettingSource,
         key: String,
@@ -329,15 +329,15 @@ fn refused(key: &str, value: &str, error: KafkaError, place: &SettingSource) -> 
         return Invalid::Unknown {
             place,
             key: key.to_owned(),
-            hint: java.then_some("that is the Java client's; docs/kafka.md names what stands for it here"),
+            hint: java.then_some("it is a setting of the Java client; docs/kafka.md names the equivalent setting"),
         };
     }
     // A password may have been given for the wrong key; a number or a boolean is not a password.
     let is_plain = value.parse::<f64>().is_ok() || matches!(value, "true" | "false");
     let what = match is_plain && !is_secret(key) {
-        true => format!("librdkafka does not take {key}={value}: {what}"),
+        true => format!("librdkafka refuses {key}={value}: {what}"),
         false => format!(
-            "librdkafka does not take the value of {key} (which is not shown here); its CONFIGURATION.md lists what it takes"
+            "librdkafka refuses the value of {key} (not shown here); its CONFIGURATION.md lists the accepted values"
         ),
     };
     Invalid::Refused { place, what }
@@ -454,7 +454,10 @@ mod tests {
 
     #[test]
     fn what_librdkafka_does_not_know_or_take_is_refused() {
-        assert_eq!(error(&["linger=5"]), "--kafka-set: linger is no setting of librdkafka");
+        assert_eq!(
+            error(&["linger=5"]),
+            "--kafka-set: linger is not a setting of librdkafka"
+        );
         assert!(error(&["sasl.jaas.config=x"]).contains("the Java client's"));
         assert!(
             error(&["linger.ms=9999999999"]).contains("linger.ms=9999999999"),

@@ -332,8 +332,8 @@ impl TopicChecker<'_> {
         };
         if part == ManagedTopic::Log(Topic::Events) && topic.text("message.timestamp.type") != "LogAppendTime" {
             let what = format!(
-                "its records carry the time of who published them (message.timestamp.type={}), and the only clock of the \
-                 rules is the broker's{by_itself}",
+                "its records have the publisher's time (message.timestamp.type={}), but the only clock of the rules is \
+                 the broker's{by_itself}",
                 topic.text("message.timestamp.type")
             );
             self.found(
@@ -349,12 +349,11 @@ impl TopicChecker<'_> {
             self.found(Refused, part, what, self.set(part, "cleanup.policy", "compact"));
         }
         if !part.is_compacted() && policy != "delete" {
-            let what =
-                format!("compaction takes records away that are still needed (cleanup.policy={policy}){by_itself}");
+            let what = format!("compaction deletes records that are still needed (cleanup.policy={policy}){by_itself}");
             self.found(Refused, part, what, self.set(part, "cleanup.policy", "delete"));
         }
         if topic.text("unclean.leader.election.enable") == "true" {
-            let what = "a replica that is behind may become the leader, and what was acknowledged is lost";
+            let what = "a replica that is behind may become the leader, and acknowledged records would be lost";
             self.found(
                 Warning,
                 part,
@@ -384,17 +383,18 @@ impl TopicChecker<'_> {
             );
             self.found(Severity::Refused, part, what, fix);
         } else if replication == 1 {
-            let what = "it has one replica: what is on a broker that dies is gone until it is back";
+            let what = "it has one replica: if its broker fails, its records are missing until the broker is back";
             let fix = "kafka-reassign-partitions.sh, with a replication of 3 (docs/kafka.md)";
             self.found(Severity::Warning, part, what, fix);
         } else if in_sync < wanted {
             let what = format!(
-                "what is acknowledged may be on one broker only (min.insync.replicas={in_sync}), and be lost with it"
+                "an acknowledged record may be on one broker only (min.insync.replicas={in_sync}), and would be lost with \
+                 that broker"
             );
             self.found(Severity::Warning, part, what, fix);
         } else if in_sync == replication {
             let what = format!(
-                "with {in_sync} replicas in sync asked for, of {replication}, one broker that is down stops it"
+                "it requires {in_sync} of {replication} replicas in sync, so one broker that is down stops all writes"
             );
             self.found(Severity::Warning, part, what, fix);
         }
@@ -405,8 +405,7 @@ impl TopicChecker<'_> {
         let kept = topic.number("retention.ms").filter(|&ms| ms >= 0);
         if let Some(ms) = kept.filter(|&ms| ms < DAY_MS) {
             let what = format!(
-                "records are kept for {} minutes (retention.ms={ms}): a state that is older than that cannot be brought up to \
-                 date again, nor a follower",
+                "records are kept for {} minutes (retention.ms={ms}): a store or a follower that is older cannot catch up",
                 ms / 60_000
             );
             self.found(
@@ -432,15 +431,14 @@ impl TopicChecker<'_> {
         match facts.made_with {
             Some(made_with) if made_with != of_events => {
                 let what = format!(
-                    "it has {of_events} partitions and was made with {made_with}: users now belong to other partitions than \
-                     those that know them"
+                    "it has {of_events} partitions and was created with {made_with}: users now belong to other partitions \
+                     than those that have their state"
                 );
                 self.found(Severity::Refused, events, what, read_on);
             }
             Some(_) => {}
             None if facts.topics.contains_key(&ManagedTopic::Owners) => {
-                let what =
-                    "it does not say with how many partitions the topics were made, so a change would go unnoticed";
+                let what = "it does not say with how many partitions the topics were created, so a change would not be noticed";
                 let fix = format!("rollcall topics create {}", self.connection.flags());
                 self.found(Severity::Warning, ManagedTopic::Owners, what, fix);
             }
@@ -456,10 +454,10 @@ impl TopicChecker<'_> {
                 continue;
             }
             let what = match part {
-                ManagedTopic::Owners => format!("it has {} partitions where one belongs", topic.partitions),
+                ManagedTopic::Owners => format!("it has {} partitions, but must have one", topic.partitions),
                 _ => format!(
-                    "it has {} partitions, and {} has {of_events}: what comes of a partition is written to the one of the same \
-                     number",
+                    "it has {} partitions, and {} has {of_events}: the outputs of a partition are written to the \
+                     partition with the same number",
                     topic.partitions,
                     events.name(self.connection)
                 ),
@@ -502,8 +500,8 @@ impl TopicChecker<'_> {
         let needed = of_events + QUARANTINE_FRAMING_BYTES as u64;
         if let Some(is) = bytes(quarantine).filter(|&is| is < needed) {
             let what = format!(
-                "a malformed event of up to {of_events} bytes would not fit in with what is said about it \
-                 (max.message.bytes={is}), and its partition would stand still"
+                "a malformed event of up to {of_events} bytes and its error would not fit into a record \
+                 (max.message.bytes={is}), and its partition would stop"
             );
             let room = (2 * of_events).max(QUARANTINE_MESSAGE_BYTES as u64);
             self.found(
@@ -520,8 +518,8 @@ impl TopicChecker<'_> {
         ] {
             if let Some(is) = bytes(part).filter(|&is| is < OUTPUT_MESSAGE_BYTES_MIN) {
                 let what = format!(
-                    "the broker takes at most {is} bytes at once (max.message.bytes), and outputs come in batches of up to \
-                     {OUTPUT_MESSAGE_BYTES_MIN}: a partition would stand still"
+                    "the broker takes at most {is} bytes at once (max.message.bytes), and outputs are sent in batches of \
+                     up to {OUTPUT_MESSAGE_BYTES_MIN}: a partition would stop"
                 );
                 self.found(
                     Severity::Refused,
@@ -543,8 +541,8 @@ impl TopicChecker<'_> {
                 weight: Severity::Warning,
                 topic: "the brokers".to_owned(),
                 what: format!(
-                    "they forget the positions of a group that has been stopped for {minutes} minutes \
-                     (offsets.retention.minutes), after which its outputs would be given again"
+                    "they delete the positions of a group that has been stopped for {minutes} minutes \
+                     (offsets.retention.minutes); its partitions would then halt until a start with --adopt-tail"
                 ),
                 fix: format!("set offsets.retention.minutes={POSITIONS_MINUTES_MIN} or more in server.properties"),
             });

@@ -188,7 +188,7 @@ impl LocalLog {
 impl Drop for LocalLog {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::warn!(%error, "the log was closed without a last sync; what was acknowledged is safe");
+            tracing::warn!(%error, "the log was closed without a last sync; acknowledged records are safe");
         }
     }
 }
@@ -273,8 +273,8 @@ impl AppenderState {
         }
         let (dir, last) = (self.dir.display(), time::shown(Duration::from_millis(tail.ts)));
         let text = format!(
-            "partition {partition} of events in {dir} takes no more records, since its newest has the time {last}, which no \
-             clock gives. Restore the directory from a copy"
+            "partition {partition} of events in {dir} takes no more records, since its newest has the time {last}, which \
+             is not a possible time. Restore the directory from a copy"
         );
         Err(Error::Write(text.into()))
     }

@@ -137,7 +137,7 @@ fn judge_files(dir: &Path) -> Result<(), Error> {
 
 fn foreign(dir: &Path) -> Error {
     let dir = dir.display();
-    Error::Open(format!("{dir} holds a RocksDB that is no log; give the log a directory of its own").into())
+    Error::Open(format!("{dir} holds a RocksDB that is not a log; give the log a directory of its own").into())
 }
 
 fn write_meta(dir: &Path, tables: &Tables, partitions: u32) -> Result<(), Error> {

@@ -78,7 +78,7 @@ impl AppenderState {
         let why: Arc<str> = format!("{}: {why}", self.dir.display()).into();
         let mut trouble = locked(&self.trouble);
         if trouble.is_none() {
-            tracing::error!(%why, "the log cannot be written; reading goes on");
+            tracing::error!(%why, "the log cannot be written; reading continues");
         }
         *trouble = Some(WriteFailure {
             why: why.clone(),
@@ -150,7 +150,7 @@ impl AppenderState {
             }
             Err(error) => {
                 handle.tables = Tables::open(&self.dir, Mode::ReadOnly)
-                    .inspect_err(|error| tracing::error!(%error, "the log cannot even be read any more"))
+                    .inspect_err(|error| tracing::error!(%error, "the log cannot be read any more either"))
                     .ok();
                 Err(error.into_string())
             }

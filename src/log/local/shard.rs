@@ -159,7 +159,8 @@ fn read_blocks(
         let block = parse(topic, partition, key, value)?;
         if block.ts > time::TIME_MAX_MS {
             return Err(Damage::new(format!(
-                "partition {partition} of {topic}: the records from offset {} on have the time {} ms, which no clock gives",
+                "partition {partition} of {topic}: the records from offset {} on have the time {} ms, which is not a \
+                 possible time",
                 block.first, block.ts
             )));
         }

@@ -169,7 +169,7 @@ impl LogClock {
                 tracing::warn!(
                     clock = shown(wall),
                     newest_record = shown(line.time),
-                    "the machine's clock is taken as right, as --accept-time says"
+                    "the machine's clock is accepted as right, as --accept-time says"
                 );
                 let basis = Basis::Running { used: Duration::ZERO };
                 line = ClockReference { time: wall, at, basis };
@@ -194,7 +194,7 @@ impl LogClock {
             Ok(line) => {
                 state.line = line;
                 if std::mem::take(&mut state.is_refused) {
-                    tracing::info!(clock = shown(wall), "the machine's clock is believed again");
+                    tracing::info!(clock = shown(wall), "the machine's clock is trusted again");
                 }
                 if state.is_noted && matches!(line.basis, Basis::Running { .. }) {
                     match std::fs::remove_file(&self.file) {
@@ -269,7 +269,7 @@ fn sentence(doubt: ClockDoubt, wall: Duration) -> String {
             let most = OFF.as_secs() / 86_400;
             format!(
                 "the machine's clock says {now}, {days} days after the newest record of the log ({last}), and at a start \
-                 it is believed for at most {most} days"
+                 it is trusted for at most {most} days"
             )
         }
         ClockDoubt::StillJumped { last } => {
@@ -281,8 +281,8 @@ fn sentence(doubt: ClockDoubt, wall: Duration) -> String {
         }
     };
     format!(
-        "{why}. No events are taken, since a wrong time would let everything expire and could not be taken back. Set the \
-         clock right, and the log goes on by itself; if it is right, restart with --accept-time {now}"
+        "{why}. No events are accepted, since a wrong time would expire everything and could not be undone. Set the clock \
+         right, and the log continues by itself; if it is right, restart with --accept-time {now}"
     )
 }
 
