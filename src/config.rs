@@ -58,13 +58,13 @@ pub struct Flags {
     /// publish:GATEWAY, metrics, admin). Read again when it changes
     #[arg(long, value_name = "FILE", env = "ROLLCALL_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// HTTP connections at once, 1 to 1000000 [default: 4096, or fewer if open files leave no room for so many]
+    /// Maximum number of concurrent HTTP connections, 1 to 1000000 [default: 4096, or fewer if the limit of open files is low]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_HTTP_CONNECTIONS_MAX")]
     pub http_connections_max: Option<u64>,
     /// Memory for the bodies of all HTTP requests together, in MiB, 16 to 65536 [default: 256]
     #[arg(long, value_name = "MIB", env = "ROLLCALL_HTTP_BODY_MIB")]
     pub http_body_mib: Option<Mebibytes>,
-    /// An origin whose pages may use HTTP, such as https://chat.example.com; any number of times
+    /// An origin whose pages may use HTTP, such as https://chat.example.com; may be given several times
     #[arg(long, value_name = "ORIGIN", env = "ROLLCALL_CORS_ORIGIN", value_delimiter = ',')]
     #[serde(default)]
     pub cors_origin: Vec<String>,
@@ -90,16 +90,17 @@ pub struct Flags {
     /// Lowest level that is logged [default: info]
     #[arg(long, value_enum, env = "ROLLCALL_LOG_LEVEL")]
     pub log_level: Option<LogLevel>,
-    /// Apache Kafka instead of the embedded log: its brokers, separated by commas. `rollcall topics create` makes the topics
+    /// Uses Apache Kafka instead of the embedded log: the brokers, separated by commas. `rollcall topics create` creates the
+    /// topics
     #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA", help_heading = "Kafka")]
     pub kafka: Option<String>,
-    /// What the topics' names begin with [default: presence]
+    /// Prefix of the topics' names [default: presence]
     #[arg(long, value_name = "PREFIX", env = "ROLLCALL_TOPIC_PREFIX", help_heading = "Kafka")]
     pub topic_prefix: Option<String>,
     /// The consumer group: its processes share the partitions, 1 to 200 bytes [default: rollcall]
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", help_heading = "Kafka")]
     pub group: Option<String>,
-    /// Where other nodes reach this one's HTTP [default: http:// and --listen]
+    /// URL at which other nodes reach this node [default: http:// and --listen]
     #[arg(
         long,
         value_name = "URL",
@@ -108,18 +109,18 @@ pub struct Flags {
         help_heading = "Kafka"
     )]
     pub advertise: Option<SecretUrl>,
-    /// A file with the secret by which nodes know each other, in its first line, the same for all nodes; needed where there
-    /// is a --token-file, for nodes to ask each other
+    /// File with the secret by which nodes authenticate each other, in its first line, the same for all nodes; with a
+    /// --token-file, nodes query each other only if they have it
     #[arg(long, value_name = "FILE", env = "ROLLCALL_PEER_TOKEN_FILE", help_heading = "Kafka")]
     pub peer_token_file: Option<PathBuf>,
     /// How long a start waits for brokers and a schema registry that do not answer: 0s to 10m [default: 60s]
     #[arg(long, value_name = "TIME", env = "ROLLCALL_START_WAIT", help_heading = "Kafka")]
     pub start_wait: Option<Span<0>>,
-    /// A setting of librdkafka (SASL, TLS, tuning), any number of times
+    /// A setting of librdkafka (SASL, TLS, tuning); may be given several times
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Kafka")]
     #[serde(default)]
     pub kafka_set: Vec<String>,
-    /// A file of such settings, one per line; for those that are secret
+    /// Properties file with settings of librdkafka, one per line; use it for secret settings
     #[arg(long, value_name = "FILE", env = "ROLLCALL_KAFKA_PROPERTIES", help_heading = "Kafka")]
     pub kafka_properties: Option<PathBuf>,
     /// A URI: output records get the attributes of CloudEvents as headers too, with a source that begins with it
@@ -137,12 +138,12 @@ pub struct Flags {
     /// on Kafka the timestamp of one record, PARTITION:OFFSET
     #[arg(long, value_name = "TIME")]
     pub accept_time: Option<String>,
-    /// Where the group has lost its position, or has one that does not go with the output topics: folds again, compares
-    /// with the outputs that are there, and sends only what is missing. For one start; without it such a partition halts
+    /// For one start, if the group has lost its position or has one that does not match the output topics: folds again,
+    /// compares with the outputs that are there, and sends only what is missing. Without it such a partition halts
     #[arg(long, help_heading = "Kafka")]
     #[serde(default)]
     pub adopt_tail: bool,
-    /// A schema registry (Confluent's REST interface): values are framed for it, and schemas asked of it
+    /// URL of a schema registry (Confluent's REST interface): values are framed for it, and schemas are read from it
     #[arg(
         long,
         value_name = "URL",
@@ -151,7 +152,7 @@ pub struct Flags {
         help_heading = "Kafka"
     )]
     pub registry: Option<SecretUrl>,
-    /// Registers our schemas at start where they are not there yet
+    /// Registers our schemas at start if they are missing
     #[arg(
         long,
         env = "ROLLCALL_REGISTRY_REGISTER",
@@ -186,10 +187,10 @@ pub struct Flags {
     /// SDKAppID, 1 to 4294967295: adds the Tencent-compatible routes below /v4
     #[arg(long, value_name = "ID", env = "ROLLCALL_TIM_APP")]
     pub tim_app: Option<u64>,
-    /// Secret key of that app. On the command line others on this machine can see it
+    /// Secret key of that app. Other users of this machine can see it on the command line
     #[arg(long, value_name = "KEY", env = "ROLLCALL_TIM_KEY", hide_env_values = true)]
     pub tim_key: Option<Credential>,
-    /// The same in the first line of a file
+    /// File with that secret key in its first line
     #[arg(long, value_name = "FILE", env = "ROLLCALL_TIM_KEY_FILE")]
     pub tim_key_file: Option<PathBuf>,
     /// Names of the administrators whose signatures are accepted, separated by commas [default: administrator]
@@ -198,7 +199,7 @@ pub struct Flags {
     /// Answer about users who were never seen [default: error]
     #[arg(long, value_enum, env = "ROLLCALL_TIM_UNKNOWN")]
     pub tim_unknown: Option<TimUnknown>,
-    /// Where clients connect by WebSocket, if a gateway is to run in this process; see docs/gateway.md
+    /// Runs a gateway in this process, at this address for WebSocket clients; see docs/gateway.md
     #[arg(long, value_name = "ADDR:PORT", env = "ROLLCALL_GATEWAY", value_parser = address::listen)]
     #[serde(default, deserialize_with = "address::listen_in_file")]
     pub gateway: Option<SocketAddr>,

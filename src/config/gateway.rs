@@ -19,7 +19,7 @@ pub struct Flags {
     /// serve within `rollcall serve`]
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GATEWAY_NAME")]
     pub gateway_name: Option<String>,
-    /// Takes the user from `?user=` and asks for no token. Only on a loopback address, to try it out
+    /// Takes the user from `?user=` and requires no token. Only on a loopback address, to try it out
     #[arg(long, env = "ROLLCALL_GATEWAY_INSECURE", value_parser = BoolishValueParser::new())]
     pub gateway_insecure: bool,
     /// The key that tokens are checked with: a public key (PEM, RSA or P-256) or a secret of at least 32 bytes. Read again when it changes
@@ -98,7 +98,7 @@ pub struct Flags {
     /// Number of heartbeats that are published at once without waiting, 1 to 100000 [default: 10000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_BEATS_MAX")]
     pub beats_max: Option<u64>,
-    /// When the gateway stops: time over which clients are asked to go elsewhere, in ms, 0 to 600000 [default: 10000]
+    /// Time over which clients are asked to reconnect elsewhere when the gateway stops, in ms, 0 to 600000 [default: 10000]
     #[arg(long, value_name = "MS", env = "ROLLCALL_DRAIN_MS")]
     pub drain_ms: Option<Milliseconds>,
     /// Disk space for disconnects and logouts that wait for the log, in MiB, 1 to 65536 [default: 64]
