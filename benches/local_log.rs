@@ -13,7 +13,7 @@ use std::time::Instant;
 
 const P: Partition = Partition(1);
 
-type Told = mpsc::Receiver<Result<Vec<Appended>, Error>>;
+type Acknowledged = mpsc::Receiver<Result<Vec<Appended>, Error>>;
 
 fn main() {
     let dir = tempfile::tempdir().expect("there is a directory for temporary files");
@@ -36,13 +36,13 @@ fn open(dir: &Path) -> LocalLog {
     LocalLog::open(dir, Settings::default(), Arc::new(SystemClock::new())).expect("the log opens")
 }
 
-fn append(log: &LocalLog, records: Vec<(Partition, NewRecord)>) -> Told {
+fn append(log: &LocalLog, records: Vec<(Partition, NewRecord)>) -> Acknowledged {
     let (tell, acknowledged) = mpsc::channel();
     log.append(records, Box::new(move |result| tell.send(result).unwrap_or(())));
     acknowledged
 }
 
-fn done(acknowledged: &Told) {
+fn done(acknowledged: &Acknowledged) {
     acknowledged
         .recv()
         .expect("an append is acknowledged")

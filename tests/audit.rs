@@ -1,4 +1,4 @@
-//! `rollcall audit`: its answers against a naive recomputation, told stories, and logs that somebody has altered.
+//! `rollcall audit`: its answers against a naive recomputation, stories, and logs that somebody has altered.
 
 #[path = "audit/analytics.rs"]
 mod analytics;

@@ -414,7 +414,11 @@ fn a_store_makes_way_only_for_a_checkpoint_that_is_better() {
     restore(reach, 0);
     assert_eq!(stands(), second);
     restore(until_the_first, 0);
-    assert_eq!(stands(), first, "one that is ahead of what is committed is none");
+    assert_eq!(
+        stands(),
+        first,
+        "one that is ahead of the committed position is not taken"
+    );
 
     // The newest is damaged, and the older one is no better than what is there.
     let newest = publisher.places().pop().expect("two");

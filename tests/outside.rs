@@ -63,7 +63,7 @@ fn with_a_registry_everything_is_framed_for_it_and_read_by_it_and_it_may_die() {
     assert_eq!(changes[0]["user"], "alice");
     let events = printed("events", directory.path(), &with).expect("printed");
     assert!(events.iter().all(|event| event["type"] != "malformed"), "{events:?}");
-    // Whoever has no registry cannot read them, and says so.
+    // A reader without a registry cannot read them, and says so.
     let error = printed("changes", directory.path(), &[]).expect_err("refused");
     assert!(error.contains("no registry is configured"), "{error}");
 

@@ -1,7 +1,7 @@
 //! The README's examples, run in its order against the real binary with the real curl: what it shows is what is printed.
 //!
 //! An example is a block marked `sh` with a block marked `text` right after it. Everything must be as shown, offsets and
-//! ids too, but for times: those that end in the same three digits in the README belong to one moment there, so that
+//! ids too, except times: those that end in the same three digits in the README belong to one moment there, so that
 //! they must all be shifted by the same span here.
 //!
 //! The server is the one of `make run`, simulated users and all. A person types slowly: after each step every device that

@@ -1,7 +1,7 @@
 //! The repository checks itself: what may import what, what must not be left behind, what a link points to.
 //!
 //! The source is read as text (`tidy/source.rs`) and held against small rules (`tidy/rules.rs`), each of which is
-//! shown to fail on a bad example. What the rules are told about this house is here.
+//! shown to fail on a bad example. What the rules need to know about this repository is here.
 
 #[path = "tidy/rules.rs"]
 mod rules;
@@ -65,7 +65,7 @@ const ARROWS: &[Arrow] = &[
             "tasks",
         ],
     ),
-    // No path to the store: what they know of a user, the engine told them.
+    // No path to the store: what they know of a user comes from the engine.
     (
         "gateway",
         &[
@@ -313,13 +313,14 @@ fn no_source_file_is_longer_than_a_sitting() {
 }
 
 /// Words that stay, and why.
-const HARD_WORDS_THAT_STAY: [(&str, &str, &str); 5] = [
+const HARD_WORDS_THAT_STAY: [(&str, &str, &str); 6] = [
     (
         "src/schema/wire_event.rs",
         "is none",
         "the text of a malformed record: every log keeps its bytes",
     ),
     ("schemas/README.md", "is none", "the same text, quoted"),
+    ("tests/avro/bounds.rs", "is none", "the same text, quoted"),
     ("tests/scenarios/README.md", "told", "the name of a scenario"),
     ("docs/rules.md", "but for", "the rules are a copy, word for word"),
     ("docs/rules.md", "told", "the rules are a copy, word for word"),
@@ -327,9 +328,13 @@ const HARD_WORDS_THAT_STAY: [(&str, &str, &str); 5] = [
 
 #[test]
 fn no_hard_word_stands_in_source_or_documentation() {
+    // In Python and in these lists the words stand for something else.
     let is_prose = |file: &File| {
-        let in_folder = ["src/", "docs/", "ops/", "scripts/"];
-        in_folder.iter().any(|folder| file.path.starts_with(folder)) || file.path.ends_with(".md")
+        let in_folder = ["src/", "docs/", "ops/", "scripts/", "benches/", "tests/"];
+        let has_lists = file.path == "tests/tidy.rs" || file.path == "tests/tidy/rules.rs";
+        let is_written = file.path.ends_with(".md") || file.path.ends_with(".rs") || !file.path.starts_with("tests/");
+        in_folder.iter().any(|folder| file.path.starts_with(folder)) && is_written && !has_lists
+            || file.path.ends_with(".md")
     };
     check(is_prose, |file| {
         let mut found = rules::hard_words(&file.text);

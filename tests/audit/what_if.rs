@@ -121,12 +121,12 @@ impl<'s> Naive<'s> {
     }
 
     /// How a user stood before the window, and what it did in it.
-    fn told_of(&self, user: &str) -> (BTreeMap<String, Value>, Value, Vec<Value>) {
-        let (mut before, mut text, mut told) = (BTreeMap::new(), Value::Null, Vec::new());
+    fn stand_of(&self, user: &str) -> (BTreeMap<String, Value>, Value, Vec<Value>) {
+        let (mut before, mut text, mut changes) = (BTreeMap::new(), Value::Null, Vec::new());
         for change in self.changes.iter().filter(|change| change["user"] == user) {
             if self.is_in(change) {
                 let fields = ["at", "cause", "before", "after", "devices", "custom_status"];
-                told.push(fields.iter().map(|field| change[*field].clone()).collect());
+                changes.push(fields.iter().map(|field| change[*field].clone()).collect());
             } else if LogTime(at(change)) < self.window.from {
                 text = change["custom_status"].clone();
                 for device in change["devices"].as_array().unwrap() {
@@ -138,7 +138,7 @@ impl<'s> Naive<'s> {
             }
         }
         before.retain(|_, status| status != "offline");
-        (before, text, told)
+        (before, text, changes)
     }
 }
 
@@ -152,7 +152,7 @@ fn expected(was: &Naive, would: &Naive) -> Value {
     let affected = users
         .collect::<BTreeSet<_>>()
         .into_iter()
-        .filter(|user| was.told_of(user) != would.told_of(user));
+        .filter(|user| was.stand_of(user) != would.stand_of(user));
     let (was_ms, would_ms) = (was.online_ms(), would.online_ms());
     let platforms: BTreeSet<_> = was_ms.keys().chain(would_ms.keys()).collect();
     let online = platforms.into_iter().map(|platform| {

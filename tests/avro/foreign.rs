@@ -228,7 +228,7 @@ fn claimed_and_bare(value: Value, names: &mut u32, choices: &mut Choices) -> (Js
             (fixed.clone(), fixed, Value::Fixed(bytes.len(), bytes))
         }
         Value::Array(items) => {
-            // All items are of one type, so they are left as they are, but for the names of their fields.
+            // All items are of one type, so only the names of their fields change.
             let beat = |name: &dyn Fn(&str) -> String| {
                 let fields = [
                     ("user", "string"),

@@ -93,7 +93,7 @@ async fn a_gateway_whose_name_somebody_else_took_ends_without_a_word() {
     assert_eq!(after.count(), 0, "of {published}");
 }
 
-/// Whoever may publish can write any epoch.
+/// A client that may publish can write any epoch.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_that_has_no_successor_is_an_error_with_a_sentence() {
     let house = House::new(json!({})).await;
@@ -119,7 +119,7 @@ async fn an_epoch_that_has_no_successor_is_an_error_with_a_sentence() {
         let config = flags(&[]).config("127.0.0.1:0".parse().expect("an address"), data.to_owned());
         let uplink = Arc::new(LogUplink::new(house.engine.clone()));
         let started = Gateway::start(config.expect("settings"), uplink, house.clock.clone()).await;
-        let said = started.map(drop).expect_err("there is none left").to_string();
+        let said = started.map(drop).expect_err("no epoch is left").to_string();
         assert!(
             said.contains("no epoch is left") && said.contains("--gateway-name"),
             "{said}"

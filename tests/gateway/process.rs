@@ -355,7 +355,7 @@ fn append_everywhere(data: &Path, event: &Event<'_>) {
     log.close().expect("closed");
 }
 
-/// Whoever may publish can write a lease with the greatest epoch there is in the name of the gateway of `serve`.
+/// A client that may publish can write a lease with the greatest epoch there is in the name of the gateway of `serve`.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_epoch_in_the_log_ends_the_engine() {
     let data = tempfile::tempdir().expect("a directory");

@@ -181,7 +181,7 @@ async fn when_the_subscriptions_end_kicks_still_close_and_no_change_is_missed() 
     let mut kicked = connect(&gateway, "kicked", "web", "tab", "login").await;
     watches.ask(json!({"type": "subscribe", "users": ["bob"]})).await;
     uplink.cut.send_modify(|count| *count += 1);
-    // Whoever was subscribed comes back and asks again, since it may have missed something.
+    // A client that was subscribed reconnects and asks again, since it may have missed something.
     assert_eq!(watches.closed().await, Heard::Closed(1012));
     let mut watches = connect(&gateway, "watches", "web", "tab", "resume").await;
     watches.ask(json!({"type": "subscribe", "users": ["bob"]})).await;

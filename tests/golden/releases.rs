@@ -55,7 +55,7 @@ impl Process {
         }
     }
 
-    /// Appends an event in its JSON form, or bytes that are none, and folds it.
+    /// Appends an event in its JSON form, or bytes that are not an event, and folds it.
     fn publish(&mut self, event: &str) {
         let line = format!(r#"{{"offset":0,"ts":0,{event}}}"#);
         let event = json::read_line(&line).expect("a line").event;
@@ -72,8 +72,8 @@ impl Process {
             value,
             headers: Vec::new(),
         };
-        let (told, result) = mpsc::channel();
-        let acknowledge = Box::new(move |result| told.send(result).expect("it is waited for"));
+        let (sender, result) = mpsc::channel();
+        let acknowledge = Box::new(move |result| sender.send(result).expect("it is waited for"));
         self.log.append(vec![(ONLY, record)], acknowledge);
         result.recv().expect("acknowledged").expect("appended");
         self.clock.advance_ms(1_000);

@@ -1,7 +1,7 @@
 //! The table of routes and the document that is made of it, held against the server, against its documentation, and
 //! against tools of others.
 
-use crate::client::{Client, Reply, Told};
+use crate::client::{Client, Received, Reply};
 use crate::house::{House, connect, on, says, wait_until};
 use rollcall::api::routes::{Need, ROUTES, Route};
 use rollcall::config::Scopes;
@@ -155,8 +155,11 @@ impl Answers {
     }
 
     /// Keeps events of a stream.
-    fn stream(&mut self, method: &str, path: &str, told: &[Told]) {
-        let events: Vec<Value> = told.iter().map(|told| json!([told.name, told.data])).collect();
+    fn stream(&mut self, method: &str, path: &str, received: &[Received]) {
+        let events: Vec<Value> = received
+            .iter()
+            .map(|received| json!([received.name, received.data]))
+            .collect();
         assert!(!events.is_empty());
         self.0.push(json!({
             "method": method,
@@ -265,11 +268,11 @@ fn real_answers(house: &House) -> Vec<Value> {
         .error(404, "not_found");
     answers.ask(&node, "GET", "/v1/gateways", "/v1/gateways", "");
     for path in ["/v1/changes", "/v1/kicks"] {
-        let told = token.follow(&format!("{path}?after=earliest")).take(1);
-        answers.stream("GET", path, &told);
+        let received = token.follow(&format!("{path}?after=earliest")).take(1);
+        answers.stream("GET", path, &received);
         let body = r#"{"after":"earliest"}"#;
-        let told = token.follow_with(&format!("{path}/query"), body).take(1);
-        answers.stream("POST", &format!("{path}/query"), &told);
+        let received = token.follow_with(&format!("{path}/query"), body).take(1);
+        answers.stream("POST", &format!("{path}/query"), &received);
         let asks_for_events = token.with("Accept", "text/event-stream");
         answers.stream(
             "GET",

@@ -142,7 +142,7 @@ impl Client {
 
     /// Opens a subscription that is refused within the stream; how.
     #[track_caller]
-    pub fn follow_refused(&self, path: &str) -> Told {
+    pub fn follow_refused(&self, path: &str) -> Received {
         let (status, headers, lines) = head(self.open("GET", path, None));
         assert_eq!(status, 200);
         assert_eq!(find(&headers, "content-type"), Some("text/event-stream"));
@@ -263,13 +263,13 @@ impl Read for Chunked {
 
 /// What a subscription brings.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Told {
+pub struct Received {
     pub name: String,
     pub id: String,
     pub data: String,
 }
 
-impl Told {
+impl Received {
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.data).expect("JSON")
@@ -304,7 +304,7 @@ impl Follower {
     }
 
     /// The next event, past comments and bare cursors; none at the end.
-    pub fn next_or_end(&mut self) -> Option<Told> {
+    pub fn next_or_end(&mut self) -> Option<Received> {
         let mut waited = 0;
         loop {
             let block = self.block()?;
@@ -316,7 +316,7 @@ impl Follower {
                 line.and_then(|line| line.strip_prefix(": ")).map(str::to_owned)
             };
             if let Some(data) = field("data") {
-                return Some(Told {
+                return Some(Received {
                     name: field("event").unwrap_or_default(),
                     id: field("id").unwrap_or_default(),
                     data,
@@ -326,12 +326,12 @@ impl Follower {
     }
 
     #[track_caller]
-    pub fn next(&mut self) -> Told {
+    pub fn next(&mut self) -> Received {
         self.next_or_end().expect("the stream goes on")
     }
 
     #[track_caller]
-    pub fn take(&mut self, count: usize) -> Vec<Told> {
+    pub fn take(&mut self, count: usize) -> Vec<Received> {
         (0..count).map(|_| self.next()).collect()
     }
 }

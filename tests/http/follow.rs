@@ -1,6 +1,6 @@
 //! `GET /v1/changes` and `GET /v1/kicks`.
 
-use crate::client::{Client, Follower, Reply, Told, encoded};
+use crate::client::{Client, Follower, Received, Reply, encoded};
 use crate::house::{House, connect, on, says, user_of};
 use rollcall::config::Scopes;
 use rollcall::log::Topic;
@@ -34,9 +34,9 @@ fn flood(house: &House) {
 /// Reads the whole flood, and sees that nothing is missing, twice or out of order.
 fn take_flood(follower: &mut Follower) {
     for number in 1..=FLOOD {
-        let told = follower.next();
-        assert_eq!(told.json()["seq"], number);
-        assert_eq!(told.id, format!("0:{number}"));
+        let received = follower.next();
+        assert_eq!(received.json()["seq"], number);
+        assert_eq!(received.id, format!("0:{number}"));
     }
 }
 
@@ -51,9 +51,9 @@ fn a_change_comes_as_in_the_rules_with_the_cursor_after_it() {
         r#""devices":[{"platform":"android","device":"a1","gateway":"g1","before":"offline","after":"online"}],"#,
         r#""custom_status":null,"evidence":0}"#
     );
-    let told = follower.next();
+    let received = follower.next();
     assert_eq!(
-        (told.name.as_str(), told.id.as_str(), told.data.as_str()),
+        (received.name.as_str(), received.id.as_str(), received.data.as_str()),
         ("change", "0:1", data)
     );
 }
@@ -71,20 +71,20 @@ fn every_partition_is_followed_and_nothing_comes_that_was_before() {
     house.wait_until_folded();
     house.publish(&[says(&b, "two")]);
     for follower in [&mut now, &mut latest] {
-        let told = follower.take(2);
+        let received = follower.take(2);
         assert_eq!(
-            (told[0].json()["custom_status"].as_str(), told[0].id.as_str()),
+            (received[0].json()["custom_status"].as_str(), received[0].id.as_str()),
             (Some("one"), "0:2,1:1")
         );
         assert_eq!(
-            (told[1].json()["custom_status"].as_str(), told[1].id.as_str()),
+            (received[1].json()["custom_status"].as_str(), received[1].id.as_str()),
             (Some("two"), "0:2,1:2")
         );
     }
     let mut users: Vec<String> = earliest
         .take(4)
         .iter()
-        .map(|told| told.json()["user"].to_string())
+        .map(|received| received.json()["user"].to_string())
         .collect();
     users.sort();
     let mut expected = [&a, &a, &b, &b].map(|user| format!("\"{user}\""));
@@ -111,7 +111,7 @@ fn a_subscription_is_resumed_anywhere_without_a_gap_or_a_repeat() {
             }
         });
         let mut cursor = "earliest".to_owned();
-        let mut seen: Vec<Told> = Vec::new();
+        let mut seen: Vec<Received> = Vec::new();
         // Cut after 1, 2, 3, … events, by turns with the one and the other way to say where one was.
         for count in 1.. {
             let count = count.min(events.len() - seen.len());
@@ -126,7 +126,7 @@ fn a_subscription_is_resumed_anywhere_without_a_gap_or_a_repeat() {
             cursor = seen[seen.len() - 1].id.clone();
         }
         for partition in 0..2 {
-            let changes: Vec<Value> = seen.iter().map(Told::json).collect();
+            let changes: Vec<Value> = seen.iter().map(Received::json).collect();
             let of_partition = changes.iter().filter(|change| change["partition"] == partition);
             let seqs: Vec<u64> = of_partition.filter_map(|change| change["seq"].as_u64()).collect();
             assert_eq!(seqs, (1..=house.end(Topic::Changes, partition)).collect::<Vec<_>>());
@@ -148,10 +148,13 @@ fn users_can_be_chosen() {
     let mut two = house.follow(&format!("/v1/changes?user={c}&after=earliest&user={a}"));
     // The cursor is of the partitions followed: a user is in one.
     assert_eq!(one.next().id, "0:1");
-    let told = two.take(2);
-    let users: Vec<Value> = told.iter().map(|told| told.json()["user"].clone()).collect();
+    let received = two.take(2);
+    let users: Vec<Value> = received
+        .iter()
+        .map(|received| received.json()["user"].clone())
+        .collect();
     assert_eq!(json!(users), json!([a, c]));
-    assert_eq!(told[1].id, "0:2,1:1");
+    assert_eq!(received[1].id, "0:2,1:1");
     // Many that do not concern it, then one that does.
     house.publish(&moods(&b, 0..2_000));
     house.wait_until_folded();
@@ -188,11 +191,11 @@ fn a_partition_can_be_chosen() {
     house.wait_until_folded();
     let mut follower = house.follow("/v1/changes?partition=1&after=earliest");
     house.publish(&users.clone().map(|user| says(&user, "x")));
-    let told = follower.take(2);
-    assert!(told.iter().all(|told| told.json()["user"] == users[1]));
-    assert_eq!(told[1].id, "1:2");
+    let received = follower.take(2);
+    assert!(received.iter().all(|received| received.json()["user"] == users[1]));
+    assert_eq!(received[1].id, "1:2");
     let mut again = house.follow("/v1/changes?partition=1&after=1:1");
-    assert_eq!(again.next(), told[1]);
+    assert_eq!(again.next(), received[1]);
     // A misspelt filter would be no filter.
     for path in [
         "/v1/changes?usr=a",
@@ -230,16 +233,19 @@ fn kicks_come_to_their_gateway() {
         r#"{"type":"kick","id":"0-2-0","gateway":"g2","epoch":1,"conn":2,"user":"alice","platform":"android","#,
         r#""device":"a1","reason":"replaced","at":1000}"#
     );
-    let told = g2.next();
+    let received = g2.next();
     assert_eq!(
-        (told.name.as_str(), told.id.as_str(), told.data.as_str()),
+        (received.name.as_str(), received.id.as_str(), received.data.as_str()),
         ("kick", "0:2", kick)
     );
-    let told = all.take(3);
-    let conns: Vec<Value> = told.iter().map(|told| told.json()["conn"].clone()).collect();
+    let received = all.take(3);
+    let conns: Vec<Value> = received
+        .iter()
+        .map(|received| received.json()["conn"].clone())
+        .collect();
     assert_eq!(json!(conns), json!([1, 2, 3]));
-    let mut again = house.with("Last-Event-ID", &told[0].id).follow("/v1/kicks");
-    assert_eq!(again.take(2), told[1..]);
+    let mut again = house.with("Last-Event-ID", &received[0].id).follow("/v1/kicks");
+    assert_eq!(again.take(2), received[1..]);
     let mut again = house.follow("/v1/kicks?gateway=g2&after=earliest");
     assert_eq!(again.next().data, kick);
     house
@@ -258,9 +264,9 @@ fn a_subscription_may_begin_so_many_records_before_the_end() {
     house.publish(&[connect(&user_of(1, 2, 0), 9)]);
     house.wait_until_folded();
     let users_of = |path: &str, count: usize| -> Vec<String> {
-        let told = house.follow(path).take(count);
-        let user = |told: &Told| told.json()["user"].as_str().expect("a user").to_owned();
-        told.iter().map(user).collect()
+        let received = house.follow(path).take(count);
+        let user = |received: &Received| received.json()["user"].as_str().expect("a user").to_owned();
+        received.iter().map(user).collect()
     };
     // Of each partition so many, or as many as there are.
     let expected = [&users[3..], &[user_of(1, 2, 0)]].concat();
@@ -366,17 +372,17 @@ fn what_the_log_no_longer_has_is_410_with_the_oldest_cursor() {
     assert_eq!(error["message"], message);
     // The oldest cursor works, and so does the oldest still there of one partition with a newer one of another.
     let mut follower = house.follow("/v1/changes?after=0:4,1:2");
-    let told = follower.take(16);
-    assert_eq!(told[15].id, "0:11,1:11");
-    assert_eq!(told[0].json()["seq"], 5);
+    let received = follower.take(16);
+    assert_eq!(received[15].id, "0:11,1:11");
+    assert_eq!(received[0].json()["seq"], 5);
     assert_eq!(
         house.follow("/v1/changes?after=0:4,1:11").next(),
-        Told {
+        Received {
             id: "0:5,1:11".to_owned(),
-            ..told[0].clone()
+            ..received[0].clone()
         }
     );
-    assert_eq!(house.follow("/v1/changes?after=earliest").next(), told[0]);
+    assert_eq!(house.follow("/v1/changes?after=earliest").next(), received[0]);
 }
 
 #[test]
@@ -435,12 +441,12 @@ fn a_reader_that_is_slower_than_the_log_keeps_is_told_so_and_from_where_it_goes_
         .expect("dropped");
     let mut number = 0;
     let last = loop {
-        let told = slow.next();
-        if told.name == "error" {
-            break told;
+        let received = slow.next();
+        if received.name == "error" {
+            break received;
         }
         number += 1;
-        assert_eq!(told.json()["seq"], number);
+        assert_eq!(received.json()["seq"], number);
     };
     assert!(number < end, "{number}");
     // Without an id: a client that reconnects by itself sends its last position, and gets 410.
@@ -510,11 +516,11 @@ fn a_refusal_is_an_event_for_whoever_wants_a_stream_and_an_error_for_the_others(
         (&*house, "?ticket=nonsense", "unknown_ticket"),
     ] {
         for path in ["/v1/changes", "/v1/kicks"] {
-            let told = client
+            let received = client
                 .with("Accept", "text/event-stream")
                 .follow_refused(&format!("{path}{query}"));
-            assert_eq!(told.name, "refused");
-            assert_eq!(told.json()["error"]["code"], code);
+            assert_eq!(received.name, "refused");
+            assert_eq!(received.json()["error"]["code"], code);
             let reply = client
                 .with("Accept", "application/json, */*")
                 .get(&format!("{path}{query}"));
@@ -566,7 +572,7 @@ fn a_page_follows_with_a_ticket() {
     let both: BTreeSet<String> = everybody
         .take(2)
         .iter()
-        .map(|told| told.json()["user"].to_string())
+        .map(|received| received.json()["user"].to_string())
         .collect();
     assert_eq!(both.len(), 2);
     house.clock.advance_ms(61_000);

@@ -289,7 +289,7 @@ fn the_index_gives_the_same_counts_as_all_changes_one_by_one() {
         let house = serve(Some(directory.path()), 1_000_000);
         assert_eq!(answers(&house, &users, &moments), expected);
     }
-    // One that begins anew at the end has to read the topic for what was before.
+    // An index that begins at the end has to read the topic for earlier changes.
     drop(serve(Some(directory.path()), 0));
     for _ in 0..2 {
         let house = serve(Some(directory.path()), 1_000_000);
@@ -387,7 +387,7 @@ fn what_is_gone_or_too_much_to_be_read_is_said() {
     house.get("/v1/users/alice/why").error(410, "gone");
     house.get("/v1/at?time=2999").error(410, "gone");
     drop(house);
-    // Whoever takes the partition up next removes from the index what the log has dropped.
+    // The next owner of the partition removes from the index what the log has dropped.
     let house = House::on(log.clone(), clock, Some(directory.path()), tuning, Some(3));
     house.publish(&[connect("alice", 9)]);
     house.wait_until_folded();

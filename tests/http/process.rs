@@ -48,10 +48,10 @@ impl Server {
 
     /// Asks it to end, as a service manager does.
     fn terminate(&self) {
-        let told = Command::new("kill")
+        let signalled = Command::new("kill")
             .args(["-TERM", &self.process.id().to_string()])
             .status();
-        assert!(told.expect("kill is installed").success());
+        assert!(signalled.expect("kill is installed").success());
     }
 
     fn ended(mut self) -> ExitStatus {
@@ -165,7 +165,7 @@ fn what_was_acknowledged_survives_a_kill_at_once() {
         .follow("/v1/changes?after=earliest")
         .take(2)
         .iter()
-        .map(|told| told.json()["version"].clone())
+        .map(|received| received.json()["version"].clone())
         .collect();
     assert_eq!(json!(versions), json!([1, 2]));
 }

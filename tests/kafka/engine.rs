@@ -173,8 +173,8 @@ impl Node {
     }
 }
 
-/// A port for a process that is started again and again. It is not one of those that the system gives to whoever asks for
-/// any port, so that no other test and no connection takes it while the process does not run.
+/// A port for a process that is started again and again. It is not one of those that the system gives to a process that asks
+/// for any port, so that no other test and no connection takes it while the process does not run.
 fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     const PORTS: std::ops::Range<u32> = 20_000..32_000;

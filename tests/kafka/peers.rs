@@ -103,7 +103,7 @@ fn publish(node: &Node) {
     );
 }
 
-/// What became of events of users of both partitions, published through one node: outcome and reason by event.
+/// The results of events of users of both partitions, published through one node: outcome and reason of each event.
 fn outcomes(node: &Node, events: &[Value]) -> Vec<(String, String)> {
     let request = ureq::post(format!("{}/v1/events?wait=applied", node.url()));
     let answer = request
@@ -120,7 +120,7 @@ fn outcomes(node: &Node, events: &[Value]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Every node says what became of events, whichever of the nodes folded them.
+/// Every node returns the outcomes of events, no matter which node folded them.
 fn outcomes_are_said_across_nodes(nodes: &[Node]) {
     for (at, node) in nodes.iter().enumerate() {
         let connect = |number: usize, platform: &str, version: u64| {
