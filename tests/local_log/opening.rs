@@ -65,7 +65,7 @@ fn a_directory_of_something_else_is_refused_and_left_alone() {
     db.put(b"users", b"many").unwrap();
     drop(db);
     let text = why_not(dir.path());
-    assert!(text.contains("is no log"), "{text}");
+    assert!(text.contains("is not a log"), "{text}");
     // Still what it was, with no column families of a log.
     let db = rocksdb::DB::open_default(dir.path()).unwrap();
     assert_eq!(db.get(b"users").unwrap().unwrap(), b"many");

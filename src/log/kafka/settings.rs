@@ -458,7 +458,7 @@ mod tests {
             error(&["linger=5"]),
             "--kafka-set: linger is not a setting of librdkafka"
         );
-        assert!(error(&["sasl.jaas.config=x"]).contains("the Java client's"));
+        assert!(error(&["sasl.jaas.config=x"]).contains("of the Java client"));
         assert!(
             error(&["linger.ms=9999999999"]).contains("linger.ms=9999999999"),
             "{}",
