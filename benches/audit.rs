@@ -10,7 +10,7 @@ mod appender;
 mod measure;
 mod users;
 
-use measure::{Dice, heading, rate, row, timed};
+use measure::{heading, rate, row, timed};
 use rollcall::clock::{Clock as _, ManualClock, SystemClock};
 use rollcall::engine::Tuning;
 use rollcall::engine::partition::PartitionProcessor;
@@ -19,6 +19,7 @@ use rollcall::log::{Limit, Log};
 use rollcall::presence::event::{Ending, Event, Intent};
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Conn, Partition};
+use rollcall::random::Random;
 use rollcall::store::directory_of;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -114,10 +115,10 @@ fn make(data: &Path, users: u32) {
             .expect("opened")
         })
         .collect();
-    let mut dice = Dice(1);
+    let mut random = Random(1);
     let mut pass = |event: &dyn Fn(u32) -> Event<'static>| {
         clock.advance_ms(PASS_MS);
-        let order = dice.order(users);
+        let order = random.order(users);
         appender::append(&log, order.iter().map(|user| event(*user)));
         for partition in &mut partitions {
             let limit = Limit {
@@ -260,10 +261,10 @@ fn over_http(data: &Path, users: u32) {
             }
             rate(sent as usize * PUBLISHED_AT_ONCE, start.elapsed())
         });
-        let mut dice = Dice(2);
+        let mut random = Random(2);
         let mut taken = Vec::new();
         for _ in 0..REQUESTS {
-            let user = users::id('u', dice.roll(users.into()) as u32);
+            let user = users::id('u', random.below(users.into()) as u32);
             let (answer, took) = timed(|| {
                 let mut answer = ureq::get(format!("{url}/v1/users/{user}/history"))
                     .call()

@@ -332,13 +332,11 @@ impl Cast {
             process.has_halted |= matches!(error, Error::UnknownRevision { .. });
         }
         self.check_answers(partition, &mut process);
-        if let Some(error) = &turn.error {
-            if matches!(error, Error::OutputsWithoutPosition { .. }) {
-                // The operator reads the error and restarts the machine as the error says.
-                self.nodes(partition).adopts_tail = true;
-                self.bury(partition, machine);
-                return None;
-            }
+        if matches!(turn.error, Some(Error::OutputsWithoutPosition { .. })) {
+            // The operator reads the error and restarts the machine as the error says.
+            self.nodes(partition).adopts_tail = true;
+            self.bury(partition, machine);
+            return None;
         }
         if turn.became_live {
             self.learn(partition, machine, Fact::CaughtUp);

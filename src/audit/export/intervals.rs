@@ -155,7 +155,8 @@ impl OpenIntervals {
         &self,
         mut each: impl FnMut(&str, Option<(&str, &str)>, &IntervalStart) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut all: Vec<(&str, Option<(&str, &str)>, &IntervalStart)> = Vec::with_capacity(self.count);
+        type Device<'a> = (&'a str, &'a str);
+        let mut all: Vec<(&str, Option<Device<'_>>, &IntervalStart)> = Vec::with_capacity(self.count);
         for (user, intervals) in &self.users {
             all.extend(intervals.own.iter().map(|own| (&**user, None, own)));
             let devices = intervals.devices.iter();

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 /// The files are DIR/TABLE/day=YYYY-MM-DD/partition-NNNNN.FORMAT. The same log gives the same files, byte for byte. Run
 /// again, it goes on with the last day: only that and what is new is read.
 #[derive(clap::Args)]
-#[command(mut_arg("events", is_also_a_choice), mut_arg("changes", is_also_a_choice))]
+#[command(mut_args(may_have_no_file))]
 pub struct Args {
     /// A row for each stretch of a status of a user or a device. Without a file, --changes and --events export the changes or
     /// the events
@@ -47,8 +47,11 @@ pub struct Args {
 }
 
 /// `--changes` alone says what is exported; with a file it says where changes are read.
-fn is_also_a_choice(arg: clap::Arg) -> clap::Arg {
-    arg.num_args(0..=1).default_missing_value("")
+fn may_have_no_file(arg: clap::Arg) -> clap::Arg {
+    match ["events", "changes"].contains(&arg.get_id().as_str()) {
+        true => arg.num_args(0..=1).default_missing_value(""),
+        false => arg,
+    }
 }
 
 /// What is exported.
