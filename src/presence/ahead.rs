@@ -7,7 +7,7 @@
 
 use super::gateways::GatewayId;
 use super::state::{DeviceState, Slot, State};
-use super::{Conn, Epoch};
+use super::{Conn, Epoch, LogTime};
 use std::hint::black_box;
 
 /// With fewer users than this, all memory is in the caches anyway.
@@ -45,6 +45,18 @@ impl State {
         let mut found = [None; USERS_AHEAD];
         for (place, conn) in found.iter_mut().zip(conns) {
             *place = self.gateways.likely_on(gateway, epoch, *conn);
+        }
+        self.touch_users(&found);
+    }
+
+    /// Touches the users of the first [`USERS_AHEAD`] of these timers in the same way.
+    pub(super) fn look_ahead_at(&self, timers: &[(LogTime, Slot)]) {
+        if self.users_in_memory() < FEW {
+            return;
+        }
+        let mut found = [None; USERS_AHEAD];
+        for (place, (_, slot)) in found.iter_mut().zip(timers) {
+            *place = Some(*slot);
         }
         self.touch_users(&found);
     }

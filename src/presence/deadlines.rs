@@ -10,9 +10,11 @@
 //! A lease is not a timer of each of its devices: when it expires, the devices on the gateway's connections are looked
 //! up.
 
+use super::ahead::USERS_AHEAD;
 use super::change::Cause;
 use super::gateways::{Gateways, deferred};
 use super::state::{Device, DeviceState, Slot, State, User};
+use super::timers::Timers;
 use super::{LogTime, LostBy};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -29,13 +31,11 @@ pub(super) enum Firing {
     Remove,
 }
 
-type Timer = Reverse<(LogTime, Slot)>;
-
 pub(super) struct Deadlines {
     /// Timers of users with an online device.
-    short: BinaryHeap<Timer>,
+    short: Timers,
     /// Timers of users without an online device.
-    long: BinaryHeap<Timer>,
+    long: Timers,
     /// Users due in this record, in order from `next` on, found in one pass.
     run: Vec<(LogTime, Slot)>,
     next: usize,
@@ -48,13 +48,19 @@ pub(super) struct Deadlines {
 impl Deadlines {
     pub fn new() -> Deadlines {
         Deadlines {
-            short: BinaryHeap::new(),
-            long: BinaryHeap::new(),
+            short: Timers::new(),
+            long: Timers::new(),
             run: Vec::new(),
             next: 0,
             later: BinaryHeap::new(),
             leases_seen: false,
         }
+    }
+
+    /// Moves the timers on to the present.
+    pub fn moved_to(&mut self, now: LogTime) {
+        self.short.advance(now);
+        self.long.advance(now);
     }
 
     /// Prepares for a new record.
@@ -184,19 +190,19 @@ impl State {
                 .devices
                 .iter()
                 .any(|device| matches!(device.state, DeviceState::Online { .. }));
-            let heap = if short {
+            let timers = if short {
                 &mut self.deadlines.short
             } else {
                 &mut self.deadlines.long
             };
-            heap.push(Reverse((time, slot)));
+            timers.push(time, slot);
         }
     }
 
     /// Discards the timers of users without an online device. For an owner that has saved all of them and calls
     /// [`State::wake`] when one is due.
     pub fn release_long_timers(&mut self) {
-        for Reverse((time, slot)) in std::mem::take(&mut self.deadlines.long) {
+        for (time, slot) in self.deadlines.long.take_all() {
             if let Some(user) = self.users.keep(slot)
                 && user.armed == time
             {
@@ -222,8 +228,8 @@ impl State {
     /// user is online, a lease's expiry changes nothing and is left out: under outage grace, the very records that
     /// check for it could defer it for ever.
     pub fn next_timer(&self, anybody_online: bool) -> Option<LogTime> {
-        let timers = [self.deadlines.short.peek(), self.deadlines.long.peek()];
-        let timers = timers.into_iter().flatten().map(|Reverse((time, _))| *time);
+        let timers = [self.deadlines.short.least(), self.deadlines.long.least()];
+        let timers = timers.into_iter().flatten();
         let leases = anybody_online.then(|| self.gateways.attention_at(self.grace_until));
         let next = timers.chain(leases).min()?;
         (next != NEVER).then_some(next)
@@ -233,9 +239,7 @@ impl State {
     pub(super) fn collect_due(&mut self) {
         let Some(now) = self.time else { return };
         let mut found = Vec::new();
-        while let Some(slot) = self.pop_timer(now) {
-            self.collect(slot, now, &mut found);
-        }
+        self.expire_timers(now, &mut found);
         if !self.deadlines.leases_seen && now >= self.gateways.attention_at(self.grace_until) {
             self.deadlines.leases_seen = true;
             for (gateway, epoch) in self.gateways.expired(now, self.grace_until) {
@@ -260,23 +264,27 @@ impl State {
         }
     }
 
-    fn pop_timer(&mut self, now: LogTime) -> Option<Slot> {
-        for heap in [&mut self.deadlines.short, &mut self.deadlines.long] {
-            while let Some(Reverse((time, slot))) = heap.peek().copied() {
-                if time > now {
-                    break;
+    fn expire_timers(&mut self, now: LogTime, found: &mut Vec<(LogTime, Slot)>) {
+        self.deadlines.moved_to(now);
+        loop {
+            let mut expired = self.deadlines.short.take_ready();
+            expired.append(&mut self.deadlines.long.take_ready());
+            if expired.is_empty() {
+                return;
+            }
+            for (number, (time, slot)) in expired.iter().copied().enumerate() {
+                if number % USERS_AHEAD == 0 {
+                    self.look_ahead_at(&expired[number..]);
                 }
-                heap.pop();
                 // Other timers are left over from deadlines that an earlier timer covered, or from users that are gone.
                 if let Some(user) = self.users.keep(slot)
                     && user.armed == time
                 {
                     user.armed = NEVER;
-                    return Some(slot);
+                    self.collect(slot, now, found);
                 }
             }
         }
-        None
     }
 
     /// Records a user as due, or sets the timer again.

@@ -313,6 +313,9 @@ impl State {
     /// Ends a series of [`State::put_back`] and [`State::put_back_beats`] calls.
     pub fn seal(&mut self) {
         self.users.table.seal();
+        if let Some(now) = self.time {
+            self.deadlines.moved_to(now);
+        }
         let slots: Vec<Slot> = self.slots().collect();
         slots.into_iter().for_each(|slot| self.arm(slot));
     }

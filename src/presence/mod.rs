@@ -24,6 +24,7 @@ mod rulebook;
 mod rules;
 pub mod state;
 mod table;
+mod timers;
 
 use std::fmt;
 
