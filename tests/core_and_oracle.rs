@@ -1,6 +1,6 @@
 //! Compares the core with the independent oracle, byte for byte, on random hostile histories.
 
-use rollcall::command::fold::{Setting, fold};
+use rollcall::command::fold::{Setting, TIDY_EVERY, fold};
 use rollcall::presence::Partition;
 use rollcall::presence::policy::Policy;
 use rollcall::sim::{history, oracle_input};
@@ -28,17 +28,24 @@ fn same_errors(lines: &str) -> impl Iterator<Item = &str> {
         })
 }
 
-/// Folds lines with both, and compares their outputs.
+/// Folds lines with both, and compares their outputs. However often memory is tidied, they must be the same.
 fn compare(what: &str, input: &str, policy: Policy, partition: Partition, partitions: Option<u32>) {
-    let setting = Setting {
-        policy: policy.clone(),
-        partition,
-        partitions,
-        state: true,
+    let tidied = |tidy_every| {
+        let setting = Setting {
+            policy: policy.clone(),
+            partition,
+            partitions,
+            state: true,
+            tidy_every,
+        };
+        let mut output = Vec::new();
+        fold(setting, input.as_bytes(), &mut output).expect("the log is folded to its end");
+        String::from_utf8(output).expect("UTF-8")
     };
-    let mut output = Vec::new();
-    fold(setting, input.as_bytes(), &mut output).expect("the log is folded to its end");
-    let output = String::from_utf8(output).expect("UTF-8");
+    let output = tidied(TIDY_EVERY);
+    for tidy_every in [1, 7] {
+        assert!(output == tidied(tidy_every), "{what}, tidied every {tidy_every} lines");
+    }
     let expected = oracle_input::fold(input.as_bytes(), policy, partition, partitions);
     assert_eq!(expected.ended_by, None);
     let expected = expected.lines.join("\n");
@@ -237,6 +244,7 @@ fn a_revision_that_is_not_known_ends_the_run_before_it() {
             partition: Partition(0),
             partitions: None,
             state: true,
+            tidy_every: TIDY_EVERY,
         };
         let mut output = Vec::new();
         let ended = fold(setting, input.as_bytes(), &mut output).expect_err("it ends before the end of the log");

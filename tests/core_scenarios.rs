@@ -3,7 +3,7 @@
 mod bless;
 mod story;
 
-use rollcall::command::fold::{Setting, fold};
+use rollcall::command::fold::{Setting, TIDY_EVERY, fold};
 use story::scenarios;
 
 /// Only the text of `error` is free.
@@ -20,15 +20,20 @@ fn every_scenario_folds_to_its_expected_bytes() {
     let scenarios = scenarios();
     let mut outputs = Vec::new();
     for scenario in &scenarios {
-        let setting = Setting {
-            policy: scenario.policy.clone(),
-            partition: scenario.partition,
-            partitions: scenario.partitions,
-            state: true,
+        let tidied = |tidy_every| {
+            let setting = Setting {
+                policy: scenario.policy.clone(),
+                partition: scenario.partition,
+                partitions: scenario.partitions,
+                state: true,
+                tidy_every,
+            };
+            let mut output = Vec::new();
+            fold(setting, scenario.log.as_bytes(), &mut output).expect("the log is folded to its end");
+            String::from_utf8(output).expect("UTF-8")
         };
-        let mut output = Vec::new();
-        fold(setting, scenario.log.as_bytes(), &mut output).expect("the log is folded to its end");
-        let output = String::from_utf8(output).expect("UTF-8");
+        let output = tidied(TIDY_EVERY);
+        assert!(output == tidied(1), "{}, tidied after every line", scenario.name);
         // One that differs in free text only stays as it is.
         let is_same = without_errors(&output) == without_errors(&scenario.expected);
         let output = if is_same { scenario.expected.clone() } else { output };

@@ -41,12 +41,14 @@ pub struct Setting {
     pub partitions: Option<u32>,
     /// Whether the state is printed at the end.
     pub state: bool,
+    /// After how many lines memory is tidied: that of forgotten users is released, and users become compact.
+    pub tidy_every: u64,
 }
 
 /// The longest line that is accepted, ten times the longest event. It bounds memory for a line without an end.
 const LINE_BYTES_MAX: usize = 16 << 20;
-/// Memory of forgotten users is released after this many records.
-const RECYCLE_EVERY: u64 = 10_000;
+/// [`Setting::tidy_every`] unless a test says otherwise.
+pub const TIDY_EVERY: u64 = 10_000;
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(partitions) = args.partitions
@@ -63,6 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         partition: Partition(args.partition),
         partitions: args.partitions,
         state: args.state,
+        tidy_every: TIDY_EVERY,
     };
     let output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let folded = match &args.file {
@@ -111,7 +114,7 @@ pub fn fold(setting: Setting, mut input: impl BufRead, mut output: impl Write) -
             output.flush()?;
             return Err(error.context(format!("line {number} is not a record")));
         }
-        if number.is_multiple_of(RECYCLE_EVERY) {
+        if number.is_multiple_of(setting.tidy_every) {
             state.take_dirt();
         }
     }

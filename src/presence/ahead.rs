@@ -7,6 +7,7 @@
 
 use super::gateways::GatewayId;
 use super::state::{DeviceState, Slot, State};
+use super::users::UserRef;
 use super::{Conn, Epoch, LogTime};
 use std::hint::black_box;
 
@@ -27,7 +28,7 @@ impl State {
         loop {
             let mut count = 0;
             for (place, user) in hashes.iter_mut().zip(&mut users) {
-                *place = self.users.table.hash(user);
+                *place = self.users.hash(user);
                 count += 1;
             }
             if count == 0 {
@@ -70,24 +71,38 @@ impl State {
     }
 
     fn touch_users(&self, found: &[Option<Slot>; USERS_AHEAD]) {
-        let users = || found.iter().filter_map(|slot| self.users.get((*slot)?));
+        let users = || found.iter().filter_map(|slot| self.users.view((*slot)?));
         for user in users() {
-            black_box((user.armed, user.due));
+            black_box(user.armed());
         }
         for user in users() {
-            black_box(user.id.as_bytes().first());
-            if let [device] = &*user.devices {
-                black_box((device.platform, device.since, device.link.conn));
-                if let DeviceState::Online {
-                    session, heartbeat_by, ..
-                } = &device.state
-                {
-                    black_box((session.evidence, *heartbeat_by));
+            match user {
+                UserRef::Compact(user, shared) => {
+                    black_box(shared.texts.get(user.text).user.first());
+                }
+                UserRef::Whole(user) => {
+                    black_box(user.id.as_bytes().first());
+                    if let [device] = &*user.devices {
+                        black_box((device.platform, device.since, device.link.conn));
+                        if let DeviceState::Online {
+                            session, heartbeat_by, ..
+                        } = &device.state
+                        {
+                            black_box((session.evidence, *heartbeat_by));
+                        }
+                    }
                 }
             }
         }
-        for device in users().flat_map(|user| &user.devices) {
-            black_box(device.device.as_bytes().first());
+        for user in users() {
+            match user {
+                UserRef::Compact(..) => {}
+                UserRef::Whole(user) => {
+                    for device in &user.devices {
+                        black_box(device.device.as_bytes().first());
+                    }
+                }
+            }
         }
     }
 }

@@ -12,9 +12,12 @@
 
 use super::ahead::USERS_AHEAD;
 use super::change::Cause;
+use super::compact::{Compact, Epochs};
 use super::gateways::{Gateways, deferred};
 use super::state::{Device, DeviceState, Slot, State, User};
+use super::texts::text;
 use super::timers::Timers;
+use super::users::UserRef;
 use super::{LogTime, LostBy};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -69,6 +72,38 @@ impl Deadlines {
     }
 }
 
+/// Returns when an online device that is not lingering loses its link, and how.
+fn online_deadline(
+    heartbeat_by: LogTime,
+    lease_until: Option<LogTime>,
+    background_by: Option<LogTime>,
+    grace_until: Option<LogTime>,
+) -> (LogTime, Firing) {
+    let background = background_by.map(|by| (by, LostBy::Background));
+    let lease = lease_until.map(|until| (deferred(until, grace_until), LostBy::GatewayLost));
+    let heartbeat = (deferred(heartbeat_by, grace_until), LostBy::Timeout);
+    let mut least = heartbeat;
+    for candidate in [lease, background].into_iter().flatten() {
+        if candidate.0 <= least.0 {
+            least = candidate;
+        }
+    }
+    (least.0, Firing::LoseLink(least.1))
+}
+
+impl Compact {
+    /// Returns what [`Device::deadline`] does, for the one device.
+    pub fn deadline(&self, epochs: &Epochs, gateways: &Gateways, grace_until: Option<LogTime>) -> (LogTime, Firing) {
+        let (gateway, epoch) = epochs.get(self.epoch);
+        online_deadline(
+            self.heartbeat_by(),
+            gateways.lease_of(gateway, epoch),
+            None,
+            grace_until,
+        )
+    }
+}
+
 impl Device {
     /// Returns when something happens to the device by itself, and what (section 5). At equal times the background
     /// deadline comes before the lease, and the lease before the heartbeat.
@@ -85,16 +120,7 @@ impl Device {
                 ..
             } => {
                 let lease = gateways.lease_of(self.link.gateway, self.link.epoch);
-                let background = background_by.map(|by| (by, LostBy::Background));
-                let lease = lease.map(|until| (deferred(until, grace_until), LostBy::GatewayLost));
-                let heartbeat = (deferred(*heartbeat_by, grace_until), LostBy::Timeout);
-                let mut least = heartbeat;
-                for candidate in [lease, background].into_iter().flatten() {
-                    if candidate.0 <= least.0 {
-                        least = candidate;
-                    }
-                }
-                (least.0, Firing::LoseLink(least.1))
+                online_deadline(*heartbeat_by, lease, *background_by, grace_until)
             }
             DeviceState::Away { until, .. } | DeviceState::Kicked { until, .. } => (*until, Firing::Remove),
         }
@@ -152,8 +178,24 @@ impl State {
     /// Returns the changes that the deadlines of a user in memory will give, by platform and device. A deadline that only
     /// removes an offline device gives no change and is left out.
     pub fn pending_of(&self, slot: Slot) -> Vec<PendingChange<'_>> {
-        let devices = self.users.get(slot).into_iter().flat_map(|user| &user.devices);
-        let pending = devices.filter_map(|device| {
+        let user = match self.users.view(slot) {
+            None => return Vec::new(),
+            Some(UserRef::Compact(user, shared)) => {
+                let (deadline, firing) = user.deadline(&shared.epochs, &self.gateways, self.grace_until);
+                let cause = match firing {
+                    Firing::LoseLink(lost_by) => Cause::from(lost_by),
+                    Firing::Remove => return Vec::new(),
+                };
+                return vec![PendingChange {
+                    platform: self.rules.name(user.platform),
+                    device: text(shared.texts.get(user.text).device),
+                    deadline,
+                    cause,
+                }];
+            }
+            Some(UserRef::Whole(user)) => user,
+        };
+        let pending = user.devices.iter().filter_map(|device| {
             let (deadline, firing) = device.deadline(&self.gateways, self.grace_until);
             let cause = match (firing, &device.state) {
                 (Firing::LoseLink(lost_by), _) => Cause::from(lost_by),
@@ -175,27 +217,26 @@ impl State {
 
     /// Sets the user's timer so that the next deadline is not missed. Leases are handled by a pass of their own.
     pub(super) fn arm(&mut self, slot: Slot) {
-        let Some(user) = self.users.get(slot) else { return };
-        let Some(earliest) = user.devices.iter().map(Device::earliest).min() else {
-            return;
+        let Some(user) = self.users.view(slot) else { return };
+        let earliest = match user {
+            UserRef::Compact(user, _) => Some(user.heartbeat_by()),
+            UserRef::Whole(user) => user.devices.iter().map(Device::earliest).min(),
         };
-        self.arm_at(slot, earliest);
+        if let Some(earliest) = earliest {
+            self.arm_at(slot, earliest);
+        }
     }
 
     fn arm_at(&mut self, slot: Slot, time: LogTime) {
-        let Some(user) = self.users.keep(slot) else { return };
-        if time < user.armed {
-            user.armed = time;
-            let short = user
-                .devices
-                .iter()
-                .any(|device| matches!(device.state, DeviceState::Online { .. }));
-            let timers = if short {
+        let Some(user) = self.users.view(slot) else { return };
+        if time < user.armed() {
+            let timers = if user.has_online_device() {
                 &mut self.deadlines.short
             } else {
                 &mut self.deadlines.long
             };
             timers.push(time, slot);
+            self.users.set_armed(slot, time);
         }
     }
 
@@ -203,16 +244,13 @@ impl State {
     /// [`State::wake`] when one is due.
     pub fn release_long_timers(&mut self) {
         for (time, slot) in self.deadlines.long.take_all() {
-            if let Some(user) = self.users.keep(slot)
-                && user.armed == time
+            if let Some(user) = self.users.view(slot)
+                && user.armed() == time
             {
-                user.armed = NEVER;
+                let is_online = user.has_online_device();
+                self.users.set_armed(slot, NEVER);
                 // A user who has come online since then has short deadlines, which depended on this timer.
-                if user
-                    .devices
-                    .iter()
-                    .any(|device| matches!(device.state, DeviceState::Online { .. }))
-                {
+                if is_online {
                     self.arm(slot);
                 }
             }
@@ -253,7 +291,7 @@ impl State {
         }
         if self.deadlines.next == self.deadlines.run.len() {
             let users = &self.users;
-            let id = |slot: Slot| users.get(slot).map(|user| &*user.id);
+            let id = |slot: Slot| users.id(slot);
             found.sort_unstable_by(|a, b| (a.0, id(a.1)).cmp(&(b.0, id(b.1))));
             self.deadlines.run = found;
             self.deadlines.next = 0;
@@ -277,10 +315,8 @@ impl State {
                     self.look_ahead_at(&expired[number..]);
                 }
                 // Other timers are left over from deadlines that an earlier timer covered, or from users that are gone.
-                if let Some(user) = self.users.keep(slot)
-                    && user.armed == time
-                {
-                    user.armed = NEVER;
+                if self.users.view(slot).is_some_and(|user| user.armed() == time) {
+                    self.users.set_armed(slot, NEVER);
                     self.collect(slot, now, found);
                 }
             }
@@ -289,15 +325,21 @@ impl State {
 
     /// Records a user as due, or sets the timer again.
     fn collect(&mut self, slot: Slot, now: LogTime, found: &mut Vec<(LogTime, Slot)>) {
-        let Some(user) = self.users.keep(slot) else { return };
-        if user.due {
+        let Some(user) = self.users.view(slot) else { return };
+        if user.is_due() {
             return;
         }
-        let Some((deadline, _, _)) = user.first_due(&self.gateways, self.grace_until) else {
-            return;
+        let deadline = match user {
+            UserRef::Compact(user, shared) => Some(user.deadline(&shared.epochs, &self.gateways, self.grace_until).0),
+            UserRef::Whole(user) => user
+                .first_due(&self.gateways, self.grace_until)
+                .map(|(deadline, _, _)| deadline),
         };
+        let Some(deadline) = deadline else { return };
         if deadline <= now {
-            user.due = true;
+            if let Some(user) = self.users.keep(slot) {
+                user.due = true;
+            }
             found.push((deadline, slot));
         } else {
             self.rearm(slot);
@@ -305,18 +347,18 @@ impl State {
     }
 
     fn due_later(&mut self, deadline: LogTime, slot: Slot) {
-        if let Some(user) = self.users.get(slot) {
-            self.deadlines.later.push(Reverse((deadline, user.id.clone(), slot)));
+        if let Some(user) = self.users.id(slot) {
+            self.deadlines.later.push(Reverse((deadline, user.into(), slot)));
         }
     }
 
     /// Sets the timer of a user for whom nothing is due at the moment.
     fn rearm(&mut self, slot: Slot) {
-        let Some(user) = self.users.get(slot) else { return };
+        let Some(user) = self.users.view(slot) else { return };
         let grace_until = self.grace_until;
         // The lease is not counted: it has its own pass. Grace only defers, so a deferred deadline is set to the end of
         // grace.
-        let next = user.devices.iter().map(|device| match &device.state {
+        let of_device = |device: &Device| match &device.state {
             DeviceState::Online {
                 heartbeat_by,
                 background_by,
@@ -329,8 +371,12 @@ impl State {
             DeviceState::Online { linger: Some(_), .. } | DeviceState::Away { .. } | DeviceState::Kicked { .. } => {
                 device.earliest()
             }
-        });
-        if let Some(next) = next.min() {
+        };
+        let next = match user {
+            UserRef::Compact(user, _) => Some(deferred(user.heartbeat_by(), grace_until)),
+            UserRef::Whole(user) => user.devices.iter().map(of_device).min(),
+        };
+        if let Some(next) = next {
             self.arm_at(slot, next);
         }
     }
@@ -344,7 +390,7 @@ impl State {
     /// Returns the next device to fire, up to a point in the order if one is given.
     pub(super) fn next_firing(&mut self, upto: Option<Upto<'_>>) -> Option<(LogTime, Slot, usize, Firing)> {
         let in_run = self.deadlines.run.get(self.deadlines.next).copied();
-        let id = |slot: Slot| self.users.get(slot).map(|user| &*user.id);
+        let id = |slot: Slot| self.users.id(slot);
         let (from_run, deadline, slot) = match (in_run, self.deadlines.later.peek()) {
             (None, None) => return None,
             (Some((deadline, slot)), None) => (true, deadline, slot),

@@ -173,7 +173,7 @@ impl State {
             self.change(slot, at, cause, evidence, pending.devices, out);
         }
         for kick in pending.kicks {
-            if let Some(user) = self.users.get(slot).map(|user| user.id.clone()) {
+            if let Some(user) = self.users.id(slot).map(Into::into) {
                 self.emit_kick(kick, Some(user), out);
             }
         }

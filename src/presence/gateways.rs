@@ -16,7 +16,7 @@ impl State {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct GatewayId(pub u32);
 
 pub(super) struct GatewayEntry {

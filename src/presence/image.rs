@@ -1,5 +1,6 @@
 //! Images: users and partitions outside of a [`State`], with names instead of numbers, for display and storage.
 
+use super::compact::{Compact, Shared};
 use super::deadlines::NEVER;
 use super::ends::EarlyEndImage;
 use super::event::Ending;
@@ -7,6 +8,8 @@ use super::gateways::KnownGateway;
 use super::policy::Policy;
 use super::state::{Device, DeviceState, Dirt, Link, Marks, Session, Slot, State, User};
 use super::table::HashSeed;
+use super::texts::text;
+use super::users::UserRef;
 use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Revision, Status};
 
 /// What is remembered of a gateway with a known epoch.
@@ -215,7 +218,10 @@ impl State {
 
     /// Returns a user in memory.
     pub fn image(&self, slot: Slot) -> Option<UserImage<'_>> {
-        let user = self.users.get(slot)?;
+        let user = match self.users.view(slot)? {
+            UserRef::Compact(user, shared) => return Some(self.compact_image(user, shared)),
+            UserRef::Whole(user) => user,
+        };
         Some(UserImage {
             user: &user.id,
             version: user.version,
@@ -232,6 +238,42 @@ impl State {
             barred: user.is_barred(),
             devices: user.devices.iter().map(|device| self.device_image(device)).collect(),
         })
+    }
+
+    fn compact_image<'a>(&'a self, user: &'a Compact, shared: &'a Shared) -> UserImage<'a> {
+        let ids = shared.texts.get(user.text);
+        let (gateway, epoch) = shared.epochs.get(user.epoch);
+        UserImage {
+            user: text(ids.user),
+            version: user.version(),
+            status: Status::Online,
+            since: user.user_since(),
+            last_seen: user.last_seen(),
+            custom_status: None,
+            kept: None,
+            kicked_at: None,
+            barred: false,
+            devices: vec![DeviceImage {
+                platform: self.rules.name(user.platform),
+                device: text(ids.device),
+                gateway: self.gateways.name(gateway),
+                epoch,
+                conn: user.conn,
+                since: user.since(),
+                phase: Phase::Online {
+                    session: SessionImage {
+                        login_at: user.login_at(),
+                        last_seen: user.last_seen(),
+                        evidence: user.evidence,
+                        client: (!ids.client.is_empty()).then(|| text(ids.client)),
+                    },
+                    heartbeat_by: user.heartbeat_by(),
+                    background_by: None,
+                    linger: None,
+                },
+                deadline: user.deadline(&shared.epochs, &self.gateways, self.grace_until).0,
+            }],
+        }
     }
 
     fn device_image<'a>(&'a self, device: &'a Device) -> DeviceImage<'a> {
@@ -283,8 +325,9 @@ impl State {
     /// such an entry is left out.
     pub fn admit(&mut self, image: &UserImage<'_>) -> Slot {
         let user = self.user_from(image);
-        let slot = Slot(self.users.table.insert(user));
-        self.note_links(slot);
+        let slot = self.users.vacant();
+        self.enter_links(slot, &user);
+        self.users.insert_at(slot, user);
         self.arm(slot);
         slot
     }
@@ -293,26 +336,24 @@ impl State {
     /// once.
     pub fn reserve(&mut self, users: u64) {
         const MOST: u64 = 1 << 20;
-        self.users.table.reserve(users.min(MOST) as usize);
+        self.users.reserve(users.min(MOST) as usize);
     }
 
     /// Puts a user back into the slot it had. Only for a [`State`] into which nothing was folded yet; call
     /// [`State::seal`] afterwards.
     pub fn put_back(&mut self, slot: Slot, image: &UserImage<'_>) {
         let user = self.user_from(image);
-        self.users.table.insert_at(slot.0, user);
-        self.note_links(slot);
+        self.enter_links(slot, &user);
+        self.users.insert_at(slot, user);
     }
 
-    fn note_links(&mut self, slot: Slot) {
-        let State { users, gateways, .. } = self;
-        let devices = users.get(slot).into_iter().flat_map(|user| &user.devices);
-        devices.for_each(|device| gateways.enter(slot, device));
+    fn enter_links(&mut self, slot: Slot, user: &User) {
+        user.devices.iter().for_each(|device| self.gateways.enter(slot, device));
     }
 
     /// Ends a series of [`State::put_back`] and [`State::put_back_beats`] calls.
     pub fn seal(&mut self) {
-        self.users.table.seal();
+        self.users.seal();
         if let Some(now) = self.time {
             self.deadlines.moved_to(now);
         }
@@ -322,8 +363,11 @@ impl State {
 
     /// Returns the heartbeat times of a user in memory: the user's own `last_seen`, then one entry per online device.
     pub fn beat_times(&self, slot: Slot) -> Option<(LogTime, impl Iterator<Item = BeatTimes>)> {
-        let user = self.users.get(slot)?;
-        let times = user.devices.iter().filter_map(|device| match &device.state {
+        let (last_seen, compact, devices) = match self.users.view(slot)? {
+            UserRef::Compact(user, _) => (user.last_seen(), Some(user.beat()), &[][..]),
+            UserRef::Whole(user) => (user.last_seen, None, &*user.devices),
+        };
+        let times = devices.iter().filter_map(|device| match &device.state {
             DeviceState::Online {
                 session, heartbeat_by, ..
             } => Some(BeatTimes {
@@ -333,14 +377,21 @@ impl State {
             }),
             DeviceState::Away { .. } | DeviceState::Kicked { .. } => None,
         });
-        Some((user.last_seen, times))
+        Some((last_seen, compact.into_iter().chain(times)))
     }
 
     /// Sets the times that [`State::beat_times`] returned. Entries beyond the number of online devices are ignored.
     pub fn put_back_beats(&mut self, slot: Slot, user_last_seen: LogTime, times: impl IntoIterator<Item = BeatTimes>) {
+        let mut times = times.into_iter().peekable();
+        if let Some(user) = self.users.keep_compact(slot)
+            && let Some(beat) = times.peek()
+            && beat.last_seen == user_last_seen
+            && user.set_beat(*beat)
+        {
+            return;
+        }
         let Some(user) = self.users.keep(slot) else { return };
         user.last_seen = user_last_seen;
-        let mut times = times.into_iter();
         for device in &mut user.devices {
             match &mut device.state {
                 DeviceState::Online {

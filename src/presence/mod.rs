@@ -10,6 +10,7 @@
 
 pub mod ahead;
 pub mod change;
+mod compact;
 pub mod deadlines;
 mod ends;
 pub mod event;
@@ -24,7 +25,9 @@ mod rulebook;
 mod rules;
 pub mod state;
 mod table;
+mod texts;
 mod timers;
+mod users;
 
 use std::fmt;
 

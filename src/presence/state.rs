@@ -13,7 +13,7 @@ use super::event::Ending;
 use super::gateways::{GatewayId, Gateways};
 use super::policy::Policy;
 use super::rulebook::{PlatformId, Rulebook};
-use super::table::{Named, Table};
+use super::users::{UserRef, Users};
 use super::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Revision, Status};
 
 pub use super::ends::{EARLY_END_MS, EARLY_ENDS_MAX, EarlyEndImage};
@@ -119,14 +119,8 @@ pub(super) enum DeviceState {
     },
 }
 
-impl Named for User {
-    fn name(&self) -> &str {
-        &self.id
-    }
-}
-
 impl User {
-    fn new(id: &str) -> User {
+    pub fn new(id: &str) -> User {
         User {
             id: id.into(),
             version: 0,
@@ -170,7 +164,7 @@ impl User {
         self.marks.as_mut()?.kept.take()
     }
 
-    fn has_online_device(&self) -> bool {
+    pub fn has_online_device(&self) -> bool {
         self.devices.iter().any(|device| device.status() == Status::Online)
     }
 }
@@ -221,76 +215,6 @@ pub struct Dirty {
     pub beats: Vec<Slot>,
     /// Forgotten users. If they exist again, they are among `users` too.
     pub forgotten: Vec<(Slot, Box<str>)>,
-}
-
-pub(super) struct Users {
-    pub table: Table<User>,
-    dirty: Vec<Slot>,
-    beats: Vec<Slot>,
-    forgotten: Vec<(Slot, Box<str>)>,
-}
-
-impl Users {
-    fn new(seed: HashSeed) -> Users {
-        Users {
-            table: Table::new(seed),
-            dirty: Vec::new(),
-            beats: Vec::new(),
-            forgotten: Vec::new(),
-        }
-    }
-
-    pub fn find(&self, id: &str) -> Option<Slot> {
-        self.table.find(id).map(Slot)
-    }
-
-    /// Returns the slot of the user whose id has this hash, or of another user with the same hash.
-    pub fn likely(&self, hash: u32) -> Option<Slot> {
-        self.table.likely(hash).map(Slot)
-    }
-
-    pub fn get(&self, slot: Slot) -> Option<&User> {
-        self.table.get(slot.0)
-    }
-
-    /// Returns a user for changes other than those of [`Users::beat`].
-    pub fn change(&mut self, slot: Slot) -> Option<&mut User> {
-        let user = self.table.get_mut(slot.0)?;
-        if user.dirt != Dirt::Everything {
-            user.dirt = Dirt::Everything;
-            self.dirty.push(slot);
-        }
-        Some(user)
-    }
-
-    /// Returns a user for changes of `last_seen`, `evidence` and the heartbeat deadline.
-    pub fn beat(&mut self, slot: Slot) -> Option<&mut User> {
-        let user = self.table.get_mut(slot.0)?;
-        if user.dirt == Dirt::Clean {
-            user.dirt = Dirt::Beats;
-            self.beats.push(slot);
-        }
-        Some(user)
-    }
-
-    /// Returns a user for changes that need not be saved, such as its timer.
-    pub fn keep(&mut self, slot: Slot) -> Option<&mut User> {
-        self.table.get_mut(slot.0)
-    }
-
-    pub fn create(&mut self, id: &str) -> Slot {
-        Slot(self.table.insert(User::new(id)))
-    }
-
-    pub fn forget(&mut self, slot: Slot) -> Option<User> {
-        let user = self.table.remove(slot.0)?;
-        self.forgotten.push((slot, user.id.clone()));
-        Some(user)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (Slot, &User)> {
-        self.table.iter().map(|(slot, user)| (Slot(slot), user))
-    }
 }
 
 impl State {
@@ -350,7 +274,7 @@ impl State {
 
     /// Returns how many users are in memory.
     pub fn users_in_memory(&self) -> usize {
-        self.users.table.len()
+        self.users.len()
     }
 
     pub fn slot_of(&self, user: &str) -> Option<Slot> {
@@ -359,22 +283,24 @@ impl State {
 
     /// Returns every user in memory, in arbitrary order.
     pub fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.users.iter().map(|(slot, _)| slot)
+        self.users.slots()
     }
 
     /// Returns the id of a user in memory.
     pub fn user_id(&self, slot: Slot) -> Option<&str> {
-        self.users.get(slot).map(|user| &*user.id)
+        self.users.id(slot)
     }
 
     /// Removes from memory a user whose state is kept elsewhere. Returns false and does nothing if the user has an
     /// online device or changes that [`State::take_dirt`] has not returned yet.
     pub fn evict(&mut self, slot: Slot) -> bool {
-        let Some(user) = self.users.get(slot) else { return false };
-        if user.dirt != Dirt::Clean || user.due || user.has_online_device() {
+        let Some(user) = self.users.view(slot) else {
+            return false;
+        };
+        if !self.users.is_clean(slot) || user.is_due() || user.has_online_device() {
             return false;
         }
-        let Some(user) = self.users.table.remove(slot.0) else {
+        let Some(user) = self.users.remove(slot) else {
             return false;
         };
         for device in &user.devices {
@@ -385,43 +311,23 @@ impl State {
 
     /// Returns whether a user in memory has a device online, and so must stay in memory.
     pub fn has_online_device(&self, slot: Slot) -> bool {
-        self.users.get(slot).is_some_and(User::has_online_device)
+        self.users.view(slot).is_some_and(UserRef::has_online_device)
     }
 
     /// Returns what has changed since the last call. All of it counts as saved from here on, and the slots of forgotten
     /// users may be reused.
     pub fn take_dirt(&mut self) -> Dirty {
-        let mut dirty = Dirty {
-            users: std::mem::take(&mut self.users.dirty),
-            beats: std::mem::take(&mut self.users.beats),
-            forgotten: std::mem::take(&mut self.users.forgotten),
-        };
-        // A slot may have been given to another user meanwhile, and a user in `beats` may be in `users`, too.
-        let users = &mut self.users.table;
-        let mut wash = |slots: &mut Vec<Slot>, dirt: Dirt| {
-            slots.sort_unstable();
-            slots.dedup();
-            slots.retain(|slot| users.get(slot.0).is_some_and(|user| user.dirt == dirt));
-            for slot in slots {
-                if let Some(user) = users.get_mut(slot.0) {
-                    user.dirt = Dirt::Clean;
-                }
-            }
-        };
-        wash(&mut dirty.beats, Dirt::Beats);
-        wash(&mut dirty.users, Dirt::Everything);
-        self.users.table.recycle();
-        dirty
+        self.users.take_dirt()
     }
 
     /// Returns the users forgotten since the last call of [`State::take_dirt`], with the slots they had.
     pub fn forgotten(&self) -> impl Iterator<Item = &(Slot, Box<str>)> {
-        self.users.forgotten.iter()
+        self.users.forgotten().iter()
     }
 
     /// Returns how many users have to be saved as a whole or were forgotten since the last call of
     /// [`State::take_dirt`]. Users of whom only heartbeat times changed are not counted.
     pub fn changed_users(&self) -> usize {
-        self.users.dirty.len() + self.users.forgotten.len()
+        self.users.changed()
     }
 }

@@ -219,7 +219,6 @@ pub(super) struct Table<T> {
     free: Vec<u32>,
     /// Slots that were freed and may not be reused before [`Table::recycle`].
     resting: Vec<u32>,
-    len: usize,
 }
 
 /// The name of a table's entry.
@@ -235,23 +234,11 @@ impl<T: Named> Table<T> {
             slots: Vec::new(),
             free: Vec::new(),
             resting: Vec::new(),
-            len: 0,
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Returns the hash of a name, for [`Table::likely`].
-    pub fn hash(&self, name: &str) -> u32 {
+    fn hash(&self, name: &str) -> u32 {
         self.hasher.name(name)
-    }
-
-    /// Reserves room for this many more entries.
-    pub fn reserve(&mut self, more: usize) {
-        self.index.reserve(more);
-        self.slots.reserve(more);
     }
 
     pub fn find(&self, name: &str) -> Option<u32> {
@@ -260,12 +247,6 @@ impl<T: Named> Table<T> {
                 .as_ref()
                 .is_some_and(|entry| entry.name() == name)
         })
-    }
-
-    /// Returns the slot of an entry whose name has this hash, which may be another name. Does not read the entry
-    /// itself.
-    pub fn likely(&self, hash: u32) -> Option<u32> {
-        self.index.likely(hash)
     }
 
     pub fn get(&self, slot: u32) -> Option<&T> {
@@ -285,27 +266,7 @@ impl<T: Named> Table<T> {
         });
         self.slots[slot as usize] = Some(entry);
         self.index.insert(hash, slot);
-        self.len += 1;
         slot
-    }
-
-    /// Adds an entry at a given slot, which must be vacant. Only for filling an empty table; call [`Table::seal`]
-    /// afterwards.
-    pub fn insert_at(&mut self, slot: u32, entry: T) {
-        if self.slots.len() <= slot as usize {
-            self.slots.resize_with(slot as usize + 1, || None);
-        }
-        let hash = self.hash(entry.name());
-        self.index.insert(hash, slot);
-        self.slots[slot as usize] = Some(entry);
-        self.len += 1;
-    }
-
-    /// Makes the vacant slots below the highest one available.
-    pub fn seal(&mut self) {
-        let vacant = (0..self.slots.len() as u32).rev();
-        self.free = vacant.filter(|slot| self.slots[*slot as usize].is_none()).collect();
-        self.resting.clear();
     }
 
     /// Removes an entry. Its slot is not reused before [`Table::recycle`].
@@ -314,7 +275,6 @@ impl<T: Named> Table<T> {
         let hash = self.hash(entry.name());
         self.index.remove(hash, slot);
         self.resting.push(slot);
-        self.len -= 1;
         Some(entry)
     }
 
@@ -364,7 +324,7 @@ mod tests {
             }
             if step % 100 == 0 {
                 table.recycle();
-                assert_eq!(table.len(), model.len());
+                assert_eq!(table.iter().count(), model.len());
                 for (name, slot) in &model {
                     assert_eq!(table.find(name), Some(*slot));
                 }

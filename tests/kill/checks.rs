@@ -4,7 +4,7 @@ use crate::clients::{Request, Shown, first_policy, markers};
 use crate::followers::Seen;
 use crate::{FOLLOWED, PARTITIONS};
 use rollcall::clock::SystemClock;
-use rollcall::command::fold::{Setting, fold};
+use rollcall::command::fold::{Setting, TIDY_EVERY, fold};
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::{Limit, Log as _, Record, Topic};
 use rollcall::presence::change::Output;
@@ -202,6 +202,7 @@ pub fn check_outputs(shelves: &[Shelf]) -> Vec<String> {
             partition,
             partitions: Some(PARTITIONS),
             state: true,
+            tidy_every: TIDY_EVERY,
         };
         let mut folded = Vec::new();
         fold(setting, events.as_bytes(), &mut folded).expect("folded");

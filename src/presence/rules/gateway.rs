@@ -43,9 +43,7 @@ impl State {
         let hit = |device: &Device| {
             device.has_open_link() && device.link.gateway == gateway && epochs.contains(&device.link.epoch)
         };
-        let named = hits
-            .into_iter()
-            .filter_map(|slot| Some((&*self.users.get(slot)?.id, slot)));
+        let named = hits.into_iter().filter_map(|slot| Some((self.users.id(slot)?, slot)));
         let mut hits: Vec<(&str, Slot)> = named.collect();
         hits.sort_unstable();
         hits.dedup();

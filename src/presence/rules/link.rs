@@ -2,10 +2,13 @@
 
 use super::super::ahead::USERS_AHEAD;
 use super::super::change::{Cause, IgnoreReason, KickReason, Part};
+use super::super::compact::{Compact, Shared};
 use super::super::event::{ConnRef, DeviceRef, Ending, HeartbeatEntry};
 use super::super::fold::Out;
-use super::super::gateways::GatewayId;
-use super::super::state::{DeviceState, Slot, State};
+use super::super::gateways::{GatewayId, Gateways};
+use super::super::rulebook::Rulebook;
+use super::super::state::{BeatTimes, DeviceState, Slot, State};
+use super::super::users::UserRef;
 use super::super::{Conn, Epoch, LostBy};
 use super::{Pending, ViaRef, lose_link, remove, via};
 
@@ -76,7 +79,7 @@ impl State {
             }
             if slots.len() > 1 {
                 let users = &self.users;
-                slots.sort_unstable_by_key(|slot| users.get(*slot).map(|user| &*user.id));
+                slots.sort_unstable_by_key(|slot| users.id(*slot));
                 slots.dedup();
             }
             for slot in &slots {
@@ -87,6 +90,11 @@ impl State {
 
     /// Refreshes a user's devices that are online on an `alive` connection, in (platform, device) order.
     fn refresh_all_on(&mut self, slot: Slot, gateway: Option<GatewayId>, via: &ViaRef<'_>, out: Out<'_>) {
+        if self.refresh_compact(slot, |user, shared, _, _| {
+            user.conn == via.conn && gateway.map(|gateway| (gateway, via.epoch)) == Some(shared.epochs.get(user.epoch))
+        }) {
+            return;
+        }
         let devices = self.users.get(slot).map_or(0, |user| user.devices.len());
         for place in 0..devices {
             let Some(device) = self.users.get(slot).map(|user| &user.devices[place]) else {
@@ -104,6 +112,41 @@ impl State {
                 DeviceState::Away { .. } | DeviceState::Kicked { .. } => {}
             }
         }
+    }
+
+    /// Refreshes the device of a compact user, as a heartbeat, if it is the right one. Returns false and does nothing if
+    /// it is not, if the user is not compact, or if a time does not fit.
+    fn refresh_compact(
+        &mut self,
+        slot: Slot,
+        is_the_one: impl FnOnce(&Compact, &Shared, &Rulebook, &Gateways) -> bool,
+    ) -> bool {
+        let (last_seen, evidence) = (self.now(), self.here());
+        let State {
+            users, rules, gateways, ..
+        } = self;
+        let Some(UserRef::Compact(user, shared)) = users.view(slot) else {
+            return false;
+        };
+        if !is_the_one(user, shared, rules, gateways) {
+            return false;
+        }
+        let beat = BeatTimes {
+            last_seen,
+            evidence,
+            heartbeat_by: last_seen.plus(rules.of(user.platform).rules.timeout_ms),
+        };
+        let Some(user) = users.beat_compact(slot) else {
+            return false;
+        };
+        if !user.set_beat(beat) {
+            return false;
+        }
+        // A heartbeat usually moves the deadline to later than the timer, which may expire early.
+        if beat.heartbeat_by < user.armed() {
+            self.arm(slot);
+        }
+        true
     }
 
     /// Ignores the end of a connection that is not, or not yet, its device's current one, but remembers it (section 6,
@@ -132,9 +175,10 @@ impl State {
 
     /// Returns whether the device is on the same gateway and epoch with a greater number. A connect of this connection
     /// would then be superseded anyway.
-    fn is_on_a_later_connection(&self, who: &DeviceRef<'_>, via: &ConnRef<'_>) -> bool {
-        let on = || {
-            let user = self.users.get(self.users.find(&who.user)?)?;
+    fn is_on_a_later_connection(&mut self, who: &DeviceRef<'_>, via: &ConnRef<'_>) -> bool {
+        let mut on = || {
+            let slot = self.users.find(&who.user)?;
+            let user = self.users.get(slot)?;
             let place = user.find(&self.rules, &who.platform, &who.device).ok()?;
             Some(user.devices[place].link)
         };
@@ -156,7 +200,19 @@ impl State {
         if self.gateways.is_stale(link.map(|link| link.gateway), via.epoch) {
             return self.refuse(who, via, IgnoreReason::StaleEpoch, KickReason::Stale, part, out);
         }
-        let found = self.users.find(&who.user).and_then(|slot| {
+        let slot = self.users.find(&who.user);
+        if what == Sign::Heartbeat
+            && let Some((slot, link)) = slot.zip(link)
+            && self.refresh_compact(slot, |user, shared, rules, _| {
+                user.conn == link.conn
+                    && shared.epochs.get(user.epoch) == (link.gateway, link.epoch)
+                    && shared.texts.get(user.text).device == who.device.as_bytes()
+                    && rules.name(user.platform) == who.platform
+            })
+        {
+            return;
+        }
+        let found = slot.and_then(|slot| {
             let user = self.users.get(slot)?;
             let place = user.find(&self.rules, &who.platform, &who.device).ok()?;
             Some((slot, place, &user.devices[place]))
@@ -269,14 +325,15 @@ impl State {
     }
 
     /// Returns the device whose current connection is the event's, unless the device is kicked.
-    fn current(&self, who: &DeviceRef<'_>, via: &ViaRef<'_>) -> Result<(Slot, usize), IgnoreReason> {
+    fn current(&mut self, who: &DeviceRef<'_>, via: &ViaRef<'_>) -> Result<(Slot, usize), IgnoreReason> {
         let slot = self.users.find(&who.user).ok_or(IgnoreReason::UnknownConnection)?;
+        let link = self.link(via);
         let user = self.users.get(slot).ok_or(IgnoreReason::UnknownConnection)?;
         let place = user
             .find(&self.rules, &who.platform, &who.device)
             .map_err(|_| IgnoreReason::UnknownConnection)?;
         let device = &user.devices[place];
-        if self.link(via) != Some(device.link) {
+        if link != Some(device.link) {
             return Err(IgnoreReason::Superseded);
         }
         match device.state {
