@@ -6,7 +6,7 @@
 //! speed only: it changes nothing, and the rules look up every user again.
 
 use super::gateways::GatewayId;
-use super::state::{DeviceState, Slot, State};
+use super::state::{DeviceState, Slot, State, User};
 use super::users::UserRef;
 use super::{Conn, Epoch, LogTime};
 use std::hint::black_box;
@@ -38,16 +38,13 @@ impl State {
         }
     }
 
-    /// Touches the users of the first [`USERS_AHEAD`] of these connections in the same way.
-    pub(super) fn look_ahead_on(&self, gateway: GatewayId, epoch: Epoch, conns: &[Conn]) {
-        if self.users_in_memory() < FEW {
-            return;
+    /// Writes the user of each of these connections that exactly one device is on, with an open link, and touches what
+    /// refreshing them reads. It may leave out some. For [`USERS_AHEAD`] connections at most.
+    pub(super) fn alone_on(&self, gateway: GatewayId, epoch: Epoch, conns: &[Conn], found: &mut [Option<Slot>]) {
+        self.gateways.alone_on(gateway, epoch, conns, found);
+        for user in found.iter().filter_map(|slot| self.users.view((*slot)?)) {
+            black_box(user.armed());
         }
-        let mut found = [None; USERS_AHEAD];
-        for (place, conn) in found.iter_mut().zip(conns) {
-            *place = self.gateways.likely_on(gateway, epoch, *conn);
-        }
-        self.touch_users(&found);
     }
 
     /// Touches the users of the first [`USERS_AHEAD`] of these timers in the same way.
@@ -73,13 +70,25 @@ impl State {
     fn touch_users(&self, found: &[Option<Slot>; USERS_AHEAD]) {
         let users = || found.iter().filter_map(|slot| self.users.view((*slot)?));
         for user in users() {
-            black_box(user.armed());
+            match user {
+                UserRef::Compact(user, _) => black_box(user.armed()),
+                // Only where it is.
+                UserRef::Whole(user) => black_box(LogTime(user as *const User as u64)),
+            };
         }
         for user in users() {
             match user {
                 UserRef::Compact(user, shared) => {
                     black_box(shared.texts.get(user.text).user.first());
                 }
+                UserRef::Whole(user) => {
+                    black_box((user.armed, user.devices.len()));
+                }
+            }
+        }
+        for user in users() {
+            match user {
+                UserRef::Compact(..) => {}
                 UserRef::Whole(user) => {
                     black_box(user.id.as_bytes().first());
                     if let [device] = &*user.devices {

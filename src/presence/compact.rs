@@ -5,7 +5,7 @@
 
 use super::deadlines::NEVER;
 use super::gateways::GatewayId;
-use super::rulebook::PlatformId;
+use super::rulebook::{PlatformId, Rulebook};
 use super::state::{BeatTimes, Device, DeviceState, Dirt, Link, Session, User};
 use super::texts::{TextId, Texts, text};
 use super::{Conn, Epoch, LogTime, Offset, Status};
@@ -51,6 +51,10 @@ struct EpochEntry {
 }
 
 impl Epochs {
+    pub fn find(&self, gateway: GatewayId, epoch: Epoch) -> Option<EpochId> {
+        self.ids.get(&(gateway, epoch)).copied().map(EpochId)
+    }
+
     pub fn get(&self, id: EpochId) -> (GatewayId, Epoch) {
         let entry = &self.by_id[id.0 as usize];
         (entry.gateway, entry.epoch)
@@ -94,6 +98,31 @@ impl Epochs {
 pub(super) struct Shared {
     pub texts: Texts,
     pub epochs: Epochs,
+}
+
+/// What all heartbeats of a record set.
+#[derive(Clone, Copy)]
+pub(super) struct ShortBeat {
+    last_seen: ShortTime,
+    evidence: Offset,
+}
+
+impl ShortBeat {
+    /// Returns `None` if the time does not fit.
+    pub fn new(last_seen: LogTime, evidence: Offset) -> Option<ShortBeat> {
+        let last_seen = ShortTime::new(last_seen)?;
+        Some(ShortBeat { last_seen, evidence })
+    }
+}
+
+/// The result of refreshing a user who may be compact and on another connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refreshed {
+    /// Nothing was done.
+    No,
+    Yes,
+    /// The new deadline is earlier than the user's timer, which must be set again.
+    BeforeItsTimer,
 }
 
 /// A user whose one device is online, neither lingering nor in the background, who has no custom status and was never
@@ -214,6 +243,23 @@ impl Compact {
         self.evidence = beat.evidence;
         self.timeout_ms = timeout_ms;
         true
+    }
+
+    /// Refreshes the device, as a heartbeat, if it is on this connection.
+    pub fn refresh(&mut self, epoch: EpochId, conn: Conn, beat: ShortBeat, rules: &Rulebook) -> Refreshed {
+        let timeout_ms = rules.of(self.platform).rules.timeout_ms;
+        let (true, Ok(short_timeout_ms)) = (self.epoch == epoch && self.conn == conn, u32::try_from(timeout_ms)) else {
+            return Refreshed::No;
+        };
+        self.last_seen = beat.last_seen;
+        self.evidence = beat.evidence;
+        self.timeout_ms = short_timeout_ms;
+        // A heartbeat usually moves the deadline to later than the timer, which may expire early.
+        if self.heartbeat_by() < self.armed() {
+            Refreshed::BeforeItsTimer
+        } else {
+            Refreshed::Yes
+        }
     }
 
     /// Returns the times that a heartbeat changes.

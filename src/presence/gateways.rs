@@ -182,10 +182,25 @@ impl Gateways {
         }
     }
 
-    /// Returns some user with a device on this connection, if any. Only for prefetching.
-    pub fn likely_on(&self, gateway: GatewayId, epoch: Epoch, conn: Conn) -> Option<Slot> {
-        let links = self.table.get(gateway.0)?.open.get(&epoch)?;
-        links.first(self.hasher.number(conn.0)).map(Slot)
+    /// Writes the user of each connection that exactly one device is on, with an open link. It may leave out some.
+    pub fn alone_on(&self, gateway: GatewayId, epoch: Epoch, conns: &[Conn], found: &mut [Option<Slot>]) {
+        #[cfg(test)]
+        if super::planted::is_planted() {
+            return;
+        }
+        let Some(gateway) = self.table.get(gateway.0) else {
+            return;
+        };
+        let Some(open) = gateway.open.get(&epoch) else { return };
+        if gateway.lingering.contains_key(&epoch) || !open.are_single() {
+            return;
+        }
+        for conn in conns {
+            open.touch(self.hasher.number(conn.0));
+        }
+        for (place, conn) in found.iter_mut().zip(conns) {
+            *place = open.first(self.hasher.number(conn.0)).map(Slot);
+        }
     }
 
     /// Returns the users with an open link on this gateway in these epochs, in arbitrary order and possibly twice.

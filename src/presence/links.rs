@@ -27,6 +27,16 @@ impl Links {
         self.first.is_empty()
     }
 
+    /// Returns whether no connection has several entries.
+    pub fn are_single(&self) -> bool {
+        self.more.is_empty()
+    }
+
+    /// Reads the memory that looking a connection up reads first.
+    pub fn touch(&self, conn: NumberKey) {
+        self.first.touch(conn);
+    }
+
     pub fn insert(&mut self, conn: NumberKey, slot: u32) {
         match self.first.likely(conn) {
             None => self.first.insert(conn, slot),

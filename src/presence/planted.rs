@@ -15,6 +15,10 @@ pub fn stale_links(is_planted: bool) {
     LOST.with_borrow_mut(Vec::clear);
 }
 
+pub(super) fn is_planted() -> bool {
+    IS_PLANTED.get()
+}
+
 pub(super) fn takes_over(link: Link) {
     if IS_PLANTED.get() {
         LOST.with_borrow_mut(|lost| lost.push(link));

@@ -1,10 +1,11 @@
 //! The users in memory, in numbered slots, each in the smaller of the two forms that fits.
 
-use super::LogTime;
-use super::compact::{Compact, Epochs, Shared};
+use super::compact::{Compact, EpochId, Epochs, Refreshed, Shared, ShortBeat};
+use super::rulebook::Rulebook;
 use super::state::{Dirt, Dirty, Slot, User};
 use super::table::{HashSeed, Hasher, Index};
 use super::texts::{Texts, text};
+use super::{Conn, LogTime};
 
 const SLOTS_PER_CHUNK: usize = 256;
 
@@ -162,6 +163,11 @@ impl Users {
         self.view(slot).map(UserRef::id)
     }
 
+    /// Returns the epochs that compact users refer to.
+    pub fn epochs(&self) -> &Epochs {
+        &self.shared.epochs
+    }
+
     /// Returns a user for changes that need not be saved, and for looking at closely.
     pub fn keep(&mut self, slot: Slot) -> Option<&mut User> {
         let at = slot.0 as usize;
@@ -219,18 +225,24 @@ impl Users {
         }
     }
 
-    /// Returns a user who is compact, for the changes of [`Users::beat`].
-    pub fn beat_compact(&mut self, slot: Slot) -> Option<&mut Compact> {
-        let at = slot.0 as usize;
-        let chunk = self.lines.get_mut(at / SLOTS_PER_CHUNK)?;
-        let Form::Compact(user) = &mut chunk[at % SLOTS_PER_CHUNK].0 else {
-            return None;
+    /// Refreshes a user, as a heartbeat, if it is compact and on this connection.
+    pub fn refresh_compact(
+        &mut self,
+        slot: Slot,
+        epoch: EpochId,
+        conn: Conn,
+        beat: ShortBeat,
+        rules: &Rulebook,
+    ) -> Refreshed {
+        let Some(user) = self.keep_compact(slot) else {
+            return Refreshed::No;
         };
-        if user.dirt == Dirt::Clean {
+        let refreshed = user.refresh(epoch, conn, beat, rules);
+        if refreshed != Refreshed::No && user.dirt == Dirt::Clean {
             user.dirt = Dirt::Beats;
             self.beats.push(slot);
         }
-        Some(user)
+        refreshed
     }
 
     pub fn set_armed(&mut self, slot: Slot, time: LogTime) {

@@ -2,15 +2,14 @@
 
 use super::super::ahead::USERS_AHEAD;
 use super::super::change::{Cause, IgnoreReason, KickReason, Part};
-use super::super::compact::{Compact, Shared};
+use super::super::compact::{Refreshed, ShortBeat};
 use super::super::event::{ConnRef, DeviceRef, Ending, HeartbeatEntry};
 use super::super::fold::Out;
-use super::super::gateways::{GatewayId, Gateways};
-use super::super::rulebook::Rulebook;
-use super::super::state::{BeatTimes, DeviceState, Slot, State};
+use super::super::gateways::GatewayId;
+use super::super::state::{DeviceState, Slot, State};
 use super::super::users::UserRef;
 use super::super::{Conn, Epoch, LostBy};
-use super::{Pending, ViaRef, lose_link, remove, via};
+use super::{Link, Pending, ViaRef, lose_link, remove, via};
 
 /// The events by which a client shows life.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,45 +55,61 @@ impl State {
     pub(in super::super) fn alive(&mut self, gateway: &str, epoch: Epoch, conns: &[Conn], out: Out<'_>) {
         let id = self.gateways.find(gateway);
         let is_stale = self.gateways.is_stale(id, epoch);
+        let beat = ShortBeat::new(self.now(), self.here());
+        let compact = id.and_then(|id| self.users.epochs().find(id, epoch)).zip(beat);
         let mut slots = Vec::new();
-        for (number, conn) in conns.iter().copied().enumerate() {
+        for group in conns.chunks(USERS_AHEAD) {
+            let mut alone = [None; USERS_AHEAD];
             if let Some(id) = id
-                && number % USERS_AHEAD == 0
+                && !is_stale
             {
-                self.look_ahead_on(id, epoch, &conns[number..]);
+                self.alone_on(id, epoch, group, &mut alone);
             }
-            let via = ViaRef { gateway, epoch, conn };
-            if is_stale {
-                self.refuse_connection(&via, IgnoreReason::StaleEpoch, KickReason::Stale, out);
-                continue;
+            for (conn, slot) in group.iter().copied().zip(alone) {
+                if let Some((epoch, beat)) = compact
+                    && let Some(slot) = slot
+                {
+                    match self.users.refresh_compact(slot, epoch, conn, beat, &self.rules) {
+                        Refreshed::Yes => continue,
+                        Refreshed::BeforeItsTimer => {
+                            self.arm(slot);
+                            continue;
+                        }
+                        Refreshed::No => {}
+                    }
+                }
+                let via = ViaRef { gateway, epoch, conn };
+                if is_stale {
+                    self.refuse_connection(&via, IgnoreReason::StaleEpoch, KickReason::Stale, out);
+                } else {
+                    self.alive_on(id, &via, &mut slots, out);
+                }
             }
-            slots.clear();
-            if let Some(gateway) = id {
-                self.gateways
-                    .on_connection(super::Link { gateway, epoch, conn }, &mut slots);
-            }
-            if slots.is_empty() {
-                self.refuse_connection(&via, IgnoreReason::UnknownConnection, KickReason::Identify, out);
-                continue;
-            }
-            if slots.len() > 1 {
-                let users = &self.users;
-                slots.sort_unstable_by_key(|slot| users.id(*slot));
-                slots.dedup();
-            }
-            for slot in &slots {
-                self.refresh_all_on(*slot, id, &via, out);
-            }
+        }
+    }
+
+    /// Applies one connection of an `alive` record. `slots` is a buffer.
+    fn alive_on(&mut self, id: Option<GatewayId>, via: &ViaRef<'_>, slots: &mut Vec<Slot>, out: Out<'_>) {
+        slots.clear();
+        if let Some(gateway) = id {
+            let (epoch, conn) = (via.epoch, via.conn);
+            self.gateways.on_connection(Link { gateway, epoch, conn }, slots);
+        }
+        if slots.is_empty() {
+            return self.refuse_connection(via, IgnoreReason::UnknownConnection, KickReason::Identify, out);
+        }
+        if slots.len() > 1 {
+            let users = &self.users;
+            slots.sort_unstable_by_key(|slot| users.id(*slot));
+            slots.dedup();
+        }
+        for slot in slots {
+            self.refresh_all_on(*slot, id, via, out);
         }
     }
 
     /// Refreshes a user's devices that are online on an `alive` connection, in (platform, device) order.
     fn refresh_all_on(&mut self, slot: Slot, gateway: Option<GatewayId>, via: &ViaRef<'_>, out: Out<'_>) {
-        if self.refresh_compact(slot, |user, shared, _, _| {
-            user.conn == via.conn && gateway.map(|gateway| (gateway, via.epoch)) == Some(shared.epochs.get(user.epoch))
-        }) {
-            return;
-        }
         let devices = self.users.get(slot).map_or(0, |user| user.devices.len());
         for place in 0..devices {
             let Some(device) = self.users.get(slot).map(|user| &user.devices[place]) else {
@@ -112,41 +127,6 @@ impl State {
                 DeviceState::Away { .. } | DeviceState::Kicked { .. } => {}
             }
         }
-    }
-
-    /// Refreshes the device of a compact user, as a heartbeat, if it is the right one. Returns false and does nothing if
-    /// it is not, if the user is not compact, or if a time does not fit.
-    fn refresh_compact(
-        &mut self,
-        slot: Slot,
-        is_the_one: impl FnOnce(&Compact, &Shared, &Rulebook, &Gateways) -> bool,
-    ) -> bool {
-        let (last_seen, evidence) = (self.now(), self.here());
-        let State {
-            users, rules, gateways, ..
-        } = self;
-        let Some(UserRef::Compact(user, shared)) = users.view(slot) else {
-            return false;
-        };
-        if !is_the_one(user, shared, rules, gateways) {
-            return false;
-        }
-        let beat = BeatTimes {
-            last_seen,
-            evidence,
-            heartbeat_by: last_seen.plus(rules.of(user.platform).rules.timeout_ms),
-        };
-        let Some(user) = users.beat_compact(slot) else {
-            return false;
-        };
-        if !user.set_beat(beat) {
-            return false;
-        }
-        // A heartbeat usually moves the deadline to later than the timer, which may expire early.
-        if beat.heartbeat_by < user.armed() {
-            self.arm(slot);
-        }
-        true
     }
 
     /// Ignores the end of a connection that is not, or not yet, its device's current one, but remembers it (section 6,
@@ -187,6 +167,29 @@ impl State {
         })
     }
 
+    /// Refreshes a compact user, as a heartbeat, if this is its device and connection. Returns false and does nothing
+    /// otherwise.
+    fn refresh_compact(&mut self, slot: Slot, link: Link, who: &DeviceRef<'_>) -> bool {
+        let Some(UserRef::Compact(user, shared)) = self.users.view(slot) else {
+            return false;
+        };
+        let epoch = user.epoch;
+        let is_the_one = shared.epochs.get(epoch) == (link.gateway, link.epoch)
+            && self.rules.name(user.platform) == who.platform
+            && shared.texts.get(user.text).device == who.device.as_bytes();
+        let Some(beat) = ShortBeat::new(self.now(), self.here()).filter(|_| is_the_one) else {
+            return false;
+        };
+        match self.users.refresh_compact(slot, epoch, link.conn, beat, &self.rules) {
+            Refreshed::Yes => true,
+            Refreshed::BeforeItsTimer => {
+                self.arm(slot);
+                true
+            }
+            Refreshed::No => false,
+        }
+    }
+
     /// Applies a heartbeat, foreground or background event by the table of section 6.
     pub(in super::super) fn sign(
         &mut self,
@@ -203,12 +206,7 @@ impl State {
         let slot = self.users.find(&who.user);
         if what == Sign::Heartbeat
             && let Some((slot, link)) = slot.zip(link)
-            && self.refresh_compact(slot, |user, shared, rules, _| {
-                user.conn == link.conn
-                    && shared.epochs.get(user.epoch) == (link.gateway, link.epoch)
-                    && shared.texts.get(user.text).device == who.device.as_bytes()
-                    && rules.name(user.platform) == who.platform
-            })
+            && self.refresh_compact(slot, link, who)
         {
             return;
         }
