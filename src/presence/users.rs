@@ -353,17 +353,19 @@ impl Users {
         slots.sort_unstable();
         slots.dedup();
         // A slot may have been given to another user meanwhile, and a user in `beats` may be in `users`, too.
-        slots.retain(|slot| self.view(*slot).is_some_and(|user| user.dirt() == dirt));
-        for slot in slots {
-            match self.form_mut(*slot) {
-                Some(Form::Compact(user)) => user.dirt = Dirt::Clean,
-                Some(Form::Whole(user)) => {
-                    user.dirt = Dirt::Clean;
-                    self.make_compact(*slot);
-                }
-                Some(Form::Vacant) | None => {}
+        slots.retain(|slot| {
+            let of_user = match self.form_mut(*slot) {
+                Some(Form::Compact(user)) => &mut user.dirt,
+                Some(Form::Whole(user)) => &mut user.dirt,
+                Some(Form::Vacant) | None => return false,
+            };
+            let is_kept = *of_user == dirt;
+            if is_kept {
+                *of_user = Dirt::Clean;
+                self.make_compact(*slot);
             }
-        }
+            is_kept
+        });
     }
 
     fn make_compact(&mut self, slot: Slot) {
