@@ -1,11 +1,12 @@
-//! The core only, in memory, on one thread: a million users with one online device each, ids of 20 bytes.
+//! The core only, in memory, on one thread: users with one online device each, ids of 20 bytes; ten thousand of them, a
+//! million, and ten million.
 //!
 //! Users come in random order. Events are decoded from Avro a batch of 10,000 ahead, as the partition processor does, and only
 //! the fold is measured, unless a row says otherwise. Passes are two minutes of log time apart, so that every timer fires and is
 //! set again every few passes. The yardstick, in the same run and order, overwrites the values of a `HashMap<String, u64>`.
 //!
-//! The benchmark starts itself once for each allocator, since memory is measured per process. `ROLLCALL_BENCH_USERS` sets the
-//! number of users.
+//! The benchmark starts itself once for each allocator and number of users, since memory is measured per process.
+//! `ROLLCALL_BENCH_USERS` sets another number than a million.
 
 mod measure;
 mod memory;
@@ -31,7 +32,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 const ALLOCATOR: &str = "ROLLCALL_BENCH_ALLOCATOR";
+const GROWN: &str = "ROLLCALL_BENCH_GROWN";
 const ALLOCATORS: [&str; 2] = ["mimalloc", "system"];
+/// Other numbers of users, of whom fewer figures are measured.
+const GROWTH: [u32; 2] = [10_000, 10_000_000];
+const GROWTH_ROUNDS: u64 = 3;
 const BATCH: usize = 10_000;
 const ROUNDS: u64 = 7;
 const START_MS: u64 = 1_700_000_000_000;
@@ -126,13 +131,40 @@ static CHOSEN: Chosen = Chosen;
 
 fn main() {
     if env::var(ALLOCATOR).is_ok() {
-        return run();
+        return if env::var(GROWN).is_ok() { grown() } else { run() };
     }
+    let this = env::current_exe().expect("the benchmark knows its own path");
     for allocator in ALLOCATORS {
-        let this = env::current_exe().expect("the benchmark knows its own path");
-        let status = Command::new(this).env(ALLOCATOR, allocator).status();
+        let status = Command::new(&this).env(ALLOCATOR, allocator).status();
         assert!(status.is_ok_and(|status| status.success()), "{allocator} failed");
     }
+    for users in GROWTH {
+        let mut command = Command::new(&this);
+        command.env(ALLOCATOR, ALLOCATORS[0]).env(GROWN, users.to_string());
+        let status = command.status();
+        assert!(status.is_ok_and(|status| status.success()), "{users} users failed");
+    }
+}
+
+/// Measures what must not depend on the number of users.
+fn grown() {
+    let users: u32 = env::var(GROWN).ok().and_then(|users| users.parse().ok()).unwrap_or(1);
+    heading(&format!("core, {users} users"));
+    let (mut random, mut world) = (Random(1), World::new());
+    world.connect_all(&random.order(users));
+    let (mut beats, mut alive) = (vec![], vec![]);
+    for _ in 0..GROWTH_ROUNDS {
+        let order = random.order(users);
+        world.ms += PASS_MS;
+        beats.push(rate(
+            order.len(),
+            world.pass(&order, |world, batch| world.heartbeats(batch).0),
+        ));
+        world.ms += PASS_MS;
+        alive.push(rate(order.len(), world.alive(users)));
+    }
+    row("heartbeats", &beats, "/s", "");
+    row("alive, connections", &alive, "/s", "");
 }
 
 fn run() {
@@ -142,24 +174,10 @@ fn run() {
     let mut random = Random(1);
     let mut world = World::new();
 
-    let (resident, live) = (resident_bytes() as f64, live_bytes());
-    let took = world.pass(&random.order(users), |world, batch| world.connects(batch, Conn(1)));
-    // Changes that are not saved yet do not count as memory of users.
-    world.save();
-    let per_device = |bytes: f64| bytes / f64::from(users) - (users::id('u', 0).len() + users::id('d', 0).len()) as f64;
-    let (resident, live) = (resident_bytes() as f64 - resident, live_bytes() - live);
-    assert_eq!(world.state.users_in_memory(), users as usize);
-    row("first connects", &[rate(users as usize, took)], "/s", "");
-    let target = "target 400; over the bytes of its ids";
-    row(
-        "memory per online device, resident",
-        &[per_device(resident)],
-        "bytes",
-        target,
-    );
-    row("memory per online device, allocated", &[per_device(live)], "bytes", "");
+    world.connect_all(&random.order(users));
 
     let (mut beats, mut with_decoding, mut packed, mut map_updates) = (vec![], vec![], vec![], vec![]);
+    let mut alive = vec![];
     for _ in 0..ROUNDS {
         let order = random.order(users);
         world.ms += PASS_MS;
@@ -174,6 +192,8 @@ fn run() {
         world.ms += PASS_MS;
         let took = world.pass(&order, World::packed_heartbeats);
         packed.push(rate(order.len(), took));
+        world.ms += PASS_MS;
+        alive.push(rate(order.len(), world.alive(users)));
     }
     let (mut opened, mut closed) = (vec![], vec![]);
     for conn in 1..=ROUNDS {
@@ -208,6 +228,12 @@ fn run() {
     );
     row("heartbeats in records of 1,000", &packed, "/s", &ratio(&packed));
     row(
+        "alive, connections in records of 10,000",
+        &alive,
+        "/s",
+        &format!("{}; target 20 M", ratio(&alive)),
+    );
+    row(
         "connects and disconnects",
         &both,
         "/s",
@@ -232,6 +258,49 @@ impl World {
             offset: 0,
             since_save: 0,
         }
+    }
+
+    /// Connects every user for the first time, and prints what they take of memory.
+    fn connect_all(&mut self, order: &[u32]) {
+        let (resident, live) = (resident_bytes() as f64, live_bytes());
+        let took = self.pass(order, |world, batch| world.connects(batch, Conn(1)));
+        // Changes that are not saved yet do not count as memory of users.
+        self.save();
+        let ids = (users::id('u', 0).len() + users::id('d', 0).len()) as f64;
+        let per_device = |bytes: f64| bytes / order.len() as f64 - ids;
+        let (resident, live) = (resident_bytes() as f64 - resident, live_bytes() - live);
+        assert_eq!(self.state.users_in_memory(), order.len());
+        row("first connects", &[rate(order.len(), took)], "/s", "");
+        let target = "target 112; over the bytes of its ids";
+        row(
+            "memory per online device, resident",
+            &[per_device(resident)],
+            "bytes",
+            target,
+        );
+        row("memory per online device, allocated", &[per_device(live)], "bytes", "");
+    }
+
+    /// Folds `alive` records with all connections, a gateway after the other.
+    fn alive(&mut self, users: u32) -> Duration {
+        let mut sum = Duration::ZERO;
+        for gateway in 0..users::GATEWAYS {
+            let on_gateway: Vec<u32> = (gateway..users).step_by(users::GATEWAYS as usize).collect();
+            for users in on_gateway.chunks(BATCH) {
+                let conns = users.iter().map(|user| users::conn(*user, Conn(1)));
+                let value = encoded(&Event::Alive {
+                    gateway: users::gateway(gateway),
+                    epoch: Epoch(1),
+                    conns: conns.collect(),
+                });
+                sum += self.fold(&[value]).0;
+                self.since_save += users.len();
+                if self.since_save >= STORE_COMMIT_USERS {
+                    self.save();
+                }
+            }
+        }
+        sum
     }
 
     /// Changes the state as a commit of the store does.
@@ -279,7 +348,7 @@ impl World {
         });
         let event = &events[0];
         let expected = match event {
-            Event::Heartbeat { .. } | Event::Heartbeats { .. } => 0,
+            Event::Heartbeat { .. } | Event::Heartbeats { .. } | Event::Alive { .. } => 0,
             _ => events.len(),
         };
         assert_eq!(changes, expected, "changes of a batch that begins with {event:?}");
@@ -303,7 +372,7 @@ impl World {
             for users in of_gateway.chunks(1_000) {
                 let beats = users.iter().map(|user| HeartbeatEntry {
                     who: users::who(*user),
-                    conn: Conn(1),
+                    conn: users::conn(*user, Conn(1)),
                 });
                 values.push(encoded(&Event::Heartbeats {
                     gateway: users::gateway(gateway),

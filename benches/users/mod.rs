@@ -52,13 +52,18 @@ pub fn who(user: u32) -> DeviceRef<'static> {
     }
 }
 
-/// A connection of that device.
-pub fn via(user: u32, conn: Conn) -> ConnRef<'static> {
+/// A user's connection with this number, which no other user is on.
+pub fn via(user: u32, number: Conn) -> ConnRef<'static> {
     ConnRef {
         gateway: gateway(user),
         epoch: Epoch(1),
-        conn,
+        conn: conn(user, number),
     }
+}
+
+/// The connection's number on its gateway.
+pub fn conn(user: u32, number: Conn) -> Conn {
+    Conn(number.0 << 32 | u64::from(user))
 }
 
 /// The number of users: a million, unless the environment sets another number.
