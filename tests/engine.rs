@@ -76,6 +76,16 @@ impl World {
         )
     }
 
+    fn stand_by(&self, store: Option<&Path>) -> Result<PartitionProcessor, Error> {
+        PartitionProcessor::open(
+            self.log.stand_by(self.partition)?,
+            store,
+            &self.policy,
+            self.clock.clone(),
+            self.tuning,
+        )
+    }
+
     fn records(&self, topic: Topic) -> Vec<Record> {
         let mut records = Vec::new();
         loop {
@@ -259,6 +269,118 @@ fn seeds(default: u64) -> u64 {
         Ok(count) => count.parse().expect("ROLLCALL_TEST_SEEDS is a number"),
         Err(_) => default,
     }
+}
+
+/// A standby beside the owner, both dying, failing and changing places at any moment.
+#[test]
+fn a_standby_gives_nothing_shows_only_what_is_committed_and_has_the_owners_state() {
+    let (mut compared, mut taken_over) = (0, 0);
+    for seed in 0..seeds(40) {
+        let mut dice = Dice(seed);
+        let records = history::records(seed, 200);
+        let lines: String = records
+            .map(|(offset, ts, event)| history::record_json(offset, ts, event.as_ref()) + "\n")
+            .collect();
+        let policy = history::policy(seed);
+        let expected = oracle_input::fold(lines.as_bytes(), policy.clone(), Partition(0), Some(1));
+        let expected = Expected::new(expected.lines.iter().map(String::as_str));
+        let tuning = Tuning {
+            fetch_users: 1 + dice.roll(3) as usize,
+            cached_users: dice.roll(4) as usize,
+            store_commit_records: 1 + dice.roll(40),
+            log_commit_ms: dice.roll(3),
+            commit_bytes: 1 + dice.roll(2_000) as usize,
+            ..Tuning::default()
+        };
+        let world = World::new(&lines, Partition(0), 1, policy, tuning);
+        let directories = [(), ()].map(|()| tempfile::tempdir().expect("a directory"));
+        let store = |node: usize| (seed % 4 != 3).then(|| directories[node].path());
+        let story = format!("seed {seed}");
+        let mut owning = 0;
+        let mut owner = world.open(store(owning)).expect("opened");
+        let mut standby = world.stand_by(store(1 - owning)).expect("opened");
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            assert!(rounds < 20_000, "{story}: no end");
+            world.clock.advance_ms(dice.roll(3));
+            let limit = |dice: &mut Dice| Limit {
+                records: 1 + dice.roll(20) as usize,
+                bytes: 1 << 20,
+            };
+            if dice.roll(12) == 0 {
+                let fault = match dice.roll(2) {
+                    0 => CommitFault::Applied,
+                    _ => CommitFault::NotApplied,
+                };
+                world.log.fail_commits(1, fault, log::Error::Write("for a test".into()));
+            }
+            let ended = match owner.step(limit(&mut dice)) {
+                Ok(step) => step.records == 0 && owner.is_caught_up(),
+                Err(Error::Log(log::Error::Read(_) | log::Error::Write(_))) => false,
+                Err(error) => panic!("{story}: {error}"),
+            };
+            if ended {
+                world.log.heal();
+                owner.commit_store().expect("nothing fails any more");
+            }
+            let given = world.outputs();
+            while dice.roll(3) > 0 || ended {
+                let stepped = standby
+                    .step(limit(&mut dice))
+                    .unwrap_or_else(|error| panic!("{story}: {error}"));
+                let committed = world.log.committed(Partition(0)).expect("a position");
+                let shown = standby.state().offset().filter(|_| standby.is_settled());
+                assert!(
+                    shown.is_none_or(|offset| offset < committed.next),
+                    "{story}: {shown:?} {committed:?}"
+                );
+                if stepped.records == 0 && ended {
+                    break;
+                }
+            }
+            if standby.is_settled() && owner.is_settled() && standby.applied() == owner.applied() {
+                let state = |walk: &PartitionProcessor| String::from_utf8(walk.state_lines().expect("readable"));
+                assert_eq!(state(&standby), state(&owner), "{story}");
+                assert_eq!(standby.census(), owner.census(), "{story}");
+                compared += 1;
+            } else {
+                assert!(!ended, "{story}: the standby has not followed to the end");
+            }
+            if dice.roll(25) == 0 {
+                drop(standby);
+                standby = world
+                    .stand_by(store(1 - owning))
+                    .unwrap_or_else(|error| panic!("{story}: {error}"));
+            }
+            assert_eq!(world.outputs(), given, "{story}: a standby gives no outputs");
+            if ended {
+                break;
+            }
+            if dice.roll(25) == 0 {
+                // The owner dies, and with it what was not committed.
+                drop(owner);
+                world.log.heal();
+                let log = world.log.take_up(Partition(0)).expect("taken up");
+                standby
+                    .take_over(log)
+                    .unwrap_or_else(|error| panic!("{story}: {error}"));
+                owner = standby;
+                owning = 1 - owning;
+                standby = world
+                    .stand_by(store(1 - owning))
+                    .unwrap_or_else(|error| panic!("{story}: {error}"));
+                taken_over += 1;
+            }
+        }
+        expected.check(&world, &owner, &story);
+        drop(owner);
+        let log = world.log.take_up(Partition(0)).expect("taken up");
+        standby.take_over(log).expect("taken over");
+        while standby.step(one_record()).expect("folded").records > 0 {}
+        expected.check(&world, &standby, &format!("{story}, taken over at the end"));
+    }
+    assert!(compared > 100 && taken_over > 20, "{compared} {taken_over}");
 }
 
 /// Any cut into batches, any moment of death, any failing call, whether or not it had got through.

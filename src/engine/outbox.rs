@@ -169,6 +169,13 @@ impl Outbox {
         self
     }
 
+    /// Folds silently up to a later position of the log, and compares the fold with it there. For a standby, which follows
+    /// the positions that the owner commits. The fold must be at the position before, at most.
+    pub fn follow(&mut self, target: Position) {
+        (self.target, self.committed) = (target, target);
+        self.checked = false;
+    }
+
     /// Whether the log has outputs that are not folded yet.
     pub fn is_behind_tail(&self) -> bool {
         self.tail.as_ref().is_some_and(|tail| tail.last().is_some())

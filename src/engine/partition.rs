@@ -188,18 +188,22 @@ impl PartitionProcessor {
         }
         let mut records = std::mem::take(&mut self.batch);
         records.clear();
-        self.log.follows(self.outbox.input.and_then(|input| input.last));
-        self.log
-            .read(self.next, limit, &mut records)
-            .map_err(|error| match error {
-                log::Error::Gone { wanted, start, .. } => Error::Behind {
-                    partition: self.partition,
-                    wanted,
-                    start,
-                },
-                error => Error::Log(error),
-            })?;
-        if records.is_empty() && self.log.is_at_end() && !self.is_caught_up() {
+        let committed_records = match self.is_standby() {
+            true => self.follow_owner()?,
+            false => u64::MAX,
+        };
+        if committed_records > 0 {
+            let records_max = usize::try_from(committed_records).unwrap_or(usize::MAX);
+            let limit = Limit {
+                records: limit.records.min(records_max),
+                ..limit
+            };
+            self.read(limit, &mut records)?;
+        }
+        if self.is_standby() {
+            let committed = self.outbox.committed().next;
+            records.truncate(records.partition_point(|record| record.offset < committed));
+        } else if records.is_empty() && self.log.is_at_end() && !self.is_caught_up() {
             let (partition, next, end) = (self.partition, self.next, self.log.range()?.end);
             if end <= next {
                 return Err(Error::EventsMissing { partition, next, end });
@@ -236,6 +240,38 @@ impl PartitionProcessor {
             Some(error) if step.records == 0 => Err(error),
             _ => Ok(step),
         }
+    }
+
+    fn read(&mut self, limit: Limit, records: &mut Vec<Record>) -> Result<(), Error> {
+        self.log.follows(self.outbox.input.and_then(|input| input.last));
+        self.log.read(self.next, limit, records).map_err(|error| match error {
+            log::Error::Gone { wanted, start, .. } => Error::Behind {
+                partition: self.partition,
+                wanted,
+                start,
+            },
+            error => Error::Log(error),
+        })
+    }
+
+    /// Learns how far the owner has committed. Returns how many offsets are left to fold up to there. A standby folds no
+    /// further, so that it has no outputs of its own, shows nothing that is not committed, and compares itself with every
+    /// position that it reaches.
+    fn follow_owner(&mut self) -> Result<u64, Error> {
+        let reach = |position: &Position| (position.next, position.outputs);
+        let committed = self.outbox.committed();
+        if self.next >= committed.next {
+            let position = self.log.position()?;
+            if reach(&position) > reach(&committed) {
+                self.outbox.follow(position);
+            }
+        }
+        Ok(self.outbox.committed().next.0.saturating_sub(self.next.0))
+    }
+
+    /// Whether this is a standby: another process owns the partition.
+    pub fn is_standby(&self) -> bool {
+        self.log.is_standby()
     }
 
     /// Whether the part of the index of changes that is in memory is large enough to be stored.
@@ -336,7 +372,9 @@ impl PartitionProcessor {
             failpoint::reach("fold");
         }
         self.note_gone();
-        metrics::folded(step.records);
+        if !self.is_standby() {
+            metrics::folded(step.records);
+        }
         Ok((step, halt))
     }
 

@@ -54,8 +54,8 @@ struct MemoryPartition {
 struct OwnedMemoryPartition {
     shared: Arc<Shared>,
     partition: Partition,
-    /// The number of this owner.
-    owner: u64,
+    /// The number of this owner; `None`: a standby.
+    owner: Option<u64>,
 }
 
 #[derive(Default)]
@@ -254,7 +254,16 @@ impl Log for MemoryLog {
         Ok(Box::new(OwnedMemoryPartition {
             shared: self.shared.clone(),
             partition,
-            owner: shelf.owners,
+            owner: Some(shelf.owners),
+        }))
+    }
+
+    fn stand_by(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+        self.world().shelf(partition, Error::Open)?;
+        Ok(Box::new(OwnedMemoryPartition {
+            shared: self.shared.clone(),
+            partition,
+            owner: None,
         }))
     }
 
@@ -304,6 +313,10 @@ impl OwnedPartition for OwnedMemoryPartition {
         self.partition
     }
 
+    fn is_standby(&self) -> bool {
+        self.owner.is_none()
+    }
+
     fn partitions(&self) -> u32 {
         self.shared.partitions()
     }
@@ -321,7 +334,7 @@ impl OwnedPartition for OwnedMemoryPartition {
         let mut touched = Vec::new();
         let failed = {
             let mut world = self.shared.world();
-            if world.shelf(partition, Error::Write)?.owners != self.owner {
+            if Some(world.shelf(partition, Error::Write)?.owners) != self.owner {
                 return Err(Error::Fenced { partition });
             }
             let fault = world.failing_commits.pop_front();

@@ -14,7 +14,7 @@ pub mod memory;
 mod readers;
 
 pub use input::{Input, LastRecord};
-pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader};
+pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader, StandbyNodes};
 
 use crate::presence::{LogTime, Offset, Partition, Revision};
 use std::fmt;
@@ -254,6 +254,14 @@ pub trait Log: Send + Sync {
     /// take seconds, until an open commit of the previous owner is completed or aborted.
     fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error>;
 
+    /// Opens a partition for a standby: it reads the events, learns the owner's committed position, and cannot commit. The
+    /// owner is not disturbed.
+    fn stand_by(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+        let text =
+            format!("partition {partition} can have no standby: no other process can own a partition of this log");
+        Err(Error::Open(text.into()))
+    }
+
     /// Returns the number of partitions of every topic, which is fixed when the log is created.
     fn partitions(&self) -> u32;
 
@@ -299,8 +307,16 @@ pub trait Log: Send + Sync {
 /// The owner's handle to a partition, which is the permit to commit. Each [`Log::take_up`] returns one. It cannot be
 /// copied, and code without it can only read and append. If a partition was taken up twice, the older handle is refused
 /// with [`Error::Fenced`].
+///
+/// The handle of a standby ([`Log::stand_by`]) has the same methods and no permit: every commit is refused with
+/// [`Error::Fenced`], and [`OwnedPartition::position`] is the owner's.
 pub trait OwnedPartition: Send {
     fn partition(&self) -> Partition;
+
+    /// Returns whether this is the handle of a standby.
+    fn is_standby(&self) -> bool {
+        false
+    }
 
     /// Returns the number of partitions of the log.
     fn partitions(&self) -> u32;

@@ -50,6 +50,26 @@ pub trait Owners: Send + Sync {
 
     /// The newest revision that every node knows which has taken a partition up; none while there is no such node.
     fn lowest_revision(&self) -> Option<Revision>;
+
+    /// Returns where the nodes answer that have a standby of a partition ready: starts of URLs.
+    fn standbys_of(&self, _: Partition) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// The nodes that stand by for each other's partitions. What they say of themselves may be late, never wrong for good.
+pub trait StandbyNodes: Send + Sync {
+    /// Returns where this node answers: the start of a URL.
+    fn this_node(&self) -> &str;
+
+    /// Returns where the nodes answer that stand by and have said so lately. This node may be missing.
+    fn nodes(&self) -> Vec<String>;
+
+    /// Says to the others for which partitions this node has a standby that can answer. Returns at once.
+    fn announce(&self, ready: Vec<Partition>);
+
+    /// Says to the others that this node no longer stands by.
+    fn leave(&self);
 }
 
 /// Where a group begins in a partition of which it has no offset yet.

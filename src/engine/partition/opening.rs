@@ -52,8 +52,11 @@ impl PartitionProcessor {
         let Some(home) = home else {
             return Ok(Opened::read(&mut *log, None, first, tuning)?.with(log, clock, tuning));
         };
+        let is_standby = log.is_standby();
         let mut open = || Opened::read(&mut *log, Some(home.open()?), first, tuning);
         let opened = match open() {
+            // The position may be older than what this node committed as the owner.
+            Err(error @ Error::ForeignStore { .. }) if is_standby => Err(error),
             Err(error) if error.is_the_stores() => {
                 let start = log.range()?.start;
                 if start > Offset(0) {
@@ -69,6 +72,35 @@ impl PartitionProcessor {
             opened => opened,
         }?;
         Ok(opened.with(log, clock, tuning))
+    }
+}
+
+impl PartitionProcessor {
+    /// Has a standby's state go on as the owner's, with the handle of the owner. After an error what was folded is kept if
+    /// the log may give another answer later, and counts no more otherwise.
+    pub fn take_over(&mut self, mut log: Box<dyn OwnedPartition>) -> Result<(), Error> {
+        let committed = log.position()?;
+        known(
+            self.partition,
+            self.tuning,
+            RevisionAt::Position(committed.next),
+            committed.revision,
+        )?;
+        let stands = Position {
+            next: self.next,
+            outputs: self.resumed_outputs,
+            time: self.state.time(),
+            seq: self.state.seq(),
+            chain: self.outbox.chain(),
+            revision: self.state.revision(),
+            input: self.outbox.input,
+        };
+        let target = Opened::target(&mut *log, &committed, &stands, self.tuning)?;
+        let kept = (std::mem::take(&mut self.outbox.census), self.outbox.index.take());
+        self.outbox = resumed(&stands, &committed, target, &self.state, self.tuning, kept)?;
+        self.log = log;
+        self.log_committed_ms = self.clock.monotonic_ms();
+        Ok(())
     }
 }
 
@@ -103,8 +135,59 @@ fn foreign(partition: Partition, applied: Offset, committed: &Position) -> Error
     }
 }
 
+fn known(partition: Partition, tuning: Tuning, at: RevisionAt, revision: Revision) -> Result<(), Error> {
+    match revision > tuning.revision {
+        true => Err(Error::UnknownRevision {
+            partition,
+            at,
+            revision,
+            newest: tuning.revision,
+        }),
+        false => Ok(()),
+    }
+}
+
 /// The outputs that the topics have after the point up to which the log is folded silently, and why.
 type FoundTail = (Box<OutputTail>, TailCause);
+
+/// Returns the outbox of a state that stands at a position, with what it has of the changes so far: the counts and the
+/// index.
+fn resumed(
+    stands: &Position,
+    committed: &Position,
+    (target, tail): (Position, Option<FoundTail>),
+    state: &State,
+    tuning: Tuning,
+    (census, index): (Census, Option<UserIndex>),
+) -> Result<Outbox, Error> {
+    let mut outbox = Outbox::new(
+        state.partition(),
+        stands.chain,
+        stands.seq,
+        census,
+        target,
+        tuning.commit_bytes,
+    );
+    outbox.revision = stands.revision;
+    outbox.index = index;
+    outbox.input = stands.input;
+    if let Some((tail, cause)) = tail {
+        outbox = outbox.with_tail(tail, cause);
+    }
+    // In the middle of a record the state has that record's time. The position moves when the record is done.
+    let is_between = state.offset().is_none_or(|offset| offset < stands.next);
+    if is_between && (target.next, target.outputs) != (committed.next, committed.outputs) {
+        outbox = outbox.with_log_behind();
+    }
+    if stands.outputs == 0 {
+        // A store that was committed inside of a record, before its first output, has that record's time.
+        let time = state.time();
+        let is_target = (stands.next, 0) == (target.next, target.outputs);
+        let time = if is_target { time.min(target.time) } else { time };
+        outbox.pass(stands.next, 0, time)?;
+    }
+    Ok(outbox)
+}
 
 /// Where to go on, according to a store and the log's position.
 struct Opened {
@@ -126,16 +209,12 @@ impl Opened {
     ) -> Result<Opened, Error> {
         let partition = log.partition();
         let committed = log.position()?;
-        let known = |at: RevisionAt, revision: Revision| match revision > tuning.revision {
-            true => Err(Error::UnknownRevision {
-                partition,
-                at,
-                revision,
-                newest: tuning.revision,
-            }),
-            false => Ok(()),
-        };
-        known(RevisionAt::Position(committed.next), committed.revision)?;
+        known(
+            partition,
+            tuning,
+            RevisionAt::Position(committed.next),
+            committed.revision,
+        )?;
         let mut applied = Applied::default();
         let mut state = None;
         let (mut census, mut input) = (Census::default(), Some(Input::default()));
@@ -149,7 +228,7 @@ impl Opened {
             if opened.partition.partition != partition {
                 return Err(foreign(partition, applied.next, &committed));
             }
-            known(RevisionAt::Store, opened.partition.revision)?;
+            known(partition, tuning, RevisionAt::Store, opened.partition.revision)?;
             let policy = written_policy(opened.partition.policy).ok_or(Error::Unreadable)?;
             written = Some((opened.partition.policy_since, opened.partition.policy.to_owned()));
             let mut saved = opened.partition;
@@ -190,34 +269,9 @@ impl Opened {
             revision: state.revision(),
             input,
         };
-        let (target, tail) = Opened::target(log, &committed, &stands, tuning)?;
         let index = UserIndex::open(store.as_ref(), stands.seq, stands.time, &census, tuning.index_changes)?;
-        let mut outbox = Outbox::new(
-            partition,
-            applied.chain,
-            stands.seq,
-            census,
-            target,
-            tuning.commit_bytes,
-        );
-        outbox.revision = state.revision();
-        outbox.index = index;
-        outbox.input = input;
-        if let Some((tail, cause)) = tail {
-            outbox = outbox.with_tail(tail, cause);
-        }
-        // In the middle of a record the state has that record's time. The position moves when the record is done.
-        let is_between = state.offset().is_none_or(|offset| offset < applied.next);
-        if is_between && (target.next, target.outputs) != (committed.next, committed.outputs) {
-            outbox = outbox.with_log_behind();
-        }
-        if applied.outputs == 0 {
-            // A store that was committed inside of a record, before its first output, has that record's time.
-            let time = state.time();
-            let is_target = (applied.next, 0) == (target.next, target.outputs);
-            let time = if is_target { time.min(target.time) } else { time };
-            outbox.pass(applied.next, 0, time)?;
-        }
+        let target = Opened::target(log, &committed, &stands, tuning)?;
+        let outbox = resumed(&stands, &committed, target, &state, tuning, (census, index))?;
         let due_next = match &store {
             Some(store) => store.due(&DueKey::default(), LogTime(0), 0)?.1,
             None => None,
