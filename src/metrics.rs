@@ -49,6 +49,9 @@ struct Metrics {
     task_failures: IntCounterVec,
     kafka_clients_given_up: IntCounterVec,
     event_offset_gaps: IntCounter,
+    standby_ready: IntGaugeVec,
+    standby_lag: IntGaugeVec,
+    standby_answers: IntCounter,
 }
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -330,6 +333,20 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "rollcall_event_offset_gaps_total",
             "Gaps in the offsets of events, which transactions of publishers leave; each was read twice",
         ),
+        standby_ready: gauges(
+            "rollcall_standby_ready",
+            "1 if this process can answer as the standby of the partition, else 0",
+            &["partition"],
+        ),
+        standby_lag: gauges(
+            "rollcall_standby_lag_records",
+            "Offsets that the owner has committed and the standby has not folded",
+            &["partition"],
+        ),
+        standby_answers: counter(
+            "rollcall_standby_answers_total",
+            "Users answered for by a standby of this process",
+        ),
         registry,
     }
 });
@@ -386,6 +403,31 @@ pub fn partition(partition: u32, figures: Figures) {
 /// Sets the number of partitions of the log, on all processes together.
 pub fn partitions_of_log(count: u32) {
     METRICS.partitions_of_log.set(count.into());
+}
+
+/// Reports whether a standby of this process can answer, and how many offsets that the owner has committed it has not
+/// folded yet. `None`: not known.
+pub fn standby(partition: u32, is_ready: bool, lag: Option<u64>) {
+    let label = partition.to_string();
+    METRICS.standby_ready.with_label_values(&[&label]).set(is_ready.into());
+    if let Some(lag) = lag {
+        let lag = i64::try_from(lag).unwrap_or(i64::MAX);
+        METRICS.standby_lag.with_label_values(&[&label]).set(lag);
+    }
+}
+
+/// Removes the metrics of a standby that this process no longer has.
+pub fn standby_gone(partition: u32) {
+    let label = partition.to_string();
+    for gauges in [&METRICS.standby_ready, &METRICS.standby_lag] {
+        // An error means that the gauge did not exist.
+        let _ = gauges.remove_label_values(&[&label]);
+    }
+}
+
+/// A standby of this process has answered for users, in place of the owner.
+pub fn standby_answered(users: usize) {
+    METRICS.standby_answers.inc_by(users as u64);
 }
 
 /// Removes the metrics of a partition that this process no longer owns.

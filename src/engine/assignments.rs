@@ -4,6 +4,7 @@
 use super::outcomes::Interest;
 use super::ownership::{self, Command as Order, Fact, Life};
 use super::rejected::Warnings;
+use super::standbys;
 use super::worker::{self, Command, Wake, Worker};
 use super::{Error, Services, Tuning};
 use crate::clock::Clock;
@@ -26,24 +27,40 @@ const PAUSE_MS: u64 = 3_000;
 /// The least time between two warnings that the group cannot be polled.
 const WARNING_MS: u64 = 30_000;
 
+/// How often it is decided which partitions this node stands by for.
+const STANDBYS_MS: u64 = 500;
+/// A standby is kept for so long after another node is to stand by instead: nodes restart, and partitions move on.
+const UNWANTED_MS: u64 = 10_000;
+
 /// A message to the thread of the assignments: a fact from a worker, or a request from the engine.
 pub enum WorkerReport {
     Fact(Partition, Fact),
+    /// The worker with this number has ended, whether it was asked to or not.
+    Ended(Partition, u64),
     /// End all workers, leave the group, and return the result of the last commits.
     Stop,
 }
 
+/// How a worker is reached.
+type Asked = (Sender<Command>, Arc<Wake>);
+
 /// Sends commands to the worker of a partition, while there is one.
 #[derive(Default)]
 pub struct Assignment {
-    asked: Mutex<Option<(Sender<Command>, Arc<Wake>)>>,
+    asked: Mutex<Option<Asked>>,
+    /// The worker that stands by, while another node has the partition.
+    standby: Mutex<Option<Asked>>,
     /// How many publishers want to know the outcomes of records.
     outcomes: Arc<AtomicUsize>,
 }
 
 impl Assignment {
-    fn locked(&self) -> MutexGuard<'_, Option<(Sender<Command>, Arc<Wake>)>> {
+    fn locked(&self) -> MutexGuard<'_, Option<Asked>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn locked_standby(&self) -> MutexGuard<'_, Option<Asked>> {
+        self.standby.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_taken(&self) -> bool {
@@ -60,9 +77,21 @@ impl Assignment {
         sender.is_some_and(|sender| sender.send(command).is_ok())
     }
 
+    pub fn has_standby(&self) -> bool {
+        self.locked_standby().is_some()
+    }
+
+    /// Sends a command to the standby. Returns whether there was one.
+    pub fn send_to_standby(&self, command: Command) -> bool {
+        let sender = self.locked_standby().as_ref().map(|(sender, _)| sender.clone());
+        sender.is_some_and(|sender| sender.send(command).is_ok())
+    }
+
     pub fn wake(&self) {
-        if let Some((_, wake)) = &*self.locked() {
-            wake.wake();
+        for asked in [self.locked(), self.locked_standby()] {
+            if let Some((_, wake)) = &*asked {
+                wake.wake();
+            }
         }
     }
 }
@@ -80,12 +109,37 @@ pub struct Dependencies {
     pub warnings: Arc<Warnings>,
 }
 
+/// A running worker.
+struct RunningWorker {
+    /// Unlike that of any other worker before.
+    number: u64,
+    thread: JoinHandle<Result<(), Error>>,
+}
+
+/// A worker that stands by.
+struct StandbyWorker {
+    worker: RunningWorker,
+    /// Whether it can answer.
+    is_ready: Arc<AtomicBool>,
+    /// Since when another node is to stand by instead, by the monotonic clock.
+    unwanted_since_ms: Option<u64>,
+    /// It was asked to end.
+    is_ending: bool,
+    /// The partition was assigned to this node meanwhile.
+    starts_again: bool,
+}
+
 pub struct Assignments {
     dependencies: Dependencies,
     group: Box<dyn Group>,
     assignments: Arc<[Assignment]>,
     lives: Vec<Life>,
-    threads: Vec<Option<JoinHandle<Result<(), Error>>>>,
+    workers: Vec<Option<RunningWorker>>,
+    standbys: Vec<Option<StandbyWorker>>,
+    /// How many workers were started.
+    started: u64,
+    /// When it is next decided which partitions this node stands by for, by the monotonic clock.
+    next_standbys_ms: u64,
     reports: Receiver<WorkerReport>,
     reporter: Sender<WorkerReport>,
     /// When pauses end, by the monotonic clock.
@@ -113,7 +167,10 @@ impl Assignments {
             dependencies,
             group,
             lives: vec![Life::default(); assignments.len()],
-            threads: assignments.iter().map(|_| None).collect(),
+            workers: assignments.iter().map(|_| None).collect(),
+            standbys: assignments.iter().map(|_| None).collect(),
+            started: 0,
+            next_standbys_ms: 0,
             assignments,
             reports,
             reporter,
@@ -139,7 +196,12 @@ impl Assignments {
             if !self.let_go.is_empty() {
                 self.group.let_go(&std::mem::take(&mut self.let_go));
             }
-            if self.stopping && self.lives.iter().all(|life| *life == Life::Absent) {
+            self.look_at_standbys();
+            let has_ended = self.lives.iter().all(|life| *life == Life::Absent);
+            if self.stopping && has_ended && self.standbys.iter().all(Option::is_none) {
+                if let Some(standbys) = &self.dependencies.services.standbys {
+                    standbys.nodes.leave();
+                }
                 self.group.leave();
                 return self.result;
             }
@@ -198,7 +260,9 @@ impl Assignments {
             .iter()
             .map(|(until_ms, _)| until_ms.saturating_sub(now_ms))
             .min();
-        let wait_ms = [pause, self.group.poll_every_ms()].into_iter().flatten().min();
+        let standbys = self.dependencies.services.standbys.as_ref().map(|_| STANDBYS_MS);
+        let waits_ms = [pause, standbys, self.group.poll_every_ms()];
+        let wait_ms = waits_ms.into_iter().flatten().min();
         let first = match wait_ms {
             Some(wait_ms) => self.reports.recv_timeout(Duration::from_millis(wait_ms)),
             None => self.reports.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -207,8 +271,10 @@ impl Assignments {
         for report in reports {
             match report {
                 WorkerReport::Fact(partition, fact) => self.learn(partition, fact),
+                WorkerReport::Ended(partition, number) => self.ended(partition, number),
                 WorkerReport::Stop => {
                     self.stopping = true;
+                    (0..self.standbys.len()).for_each(|at| self.end_standby(at));
                     for partition in (0..self.lives.len() as u32).map(Partition) {
                         // As if the group had revoked them: all partitions that are ours are released.
                         if self.lives[partition.0 as usize] != Life::Absent {
@@ -226,9 +292,6 @@ impl Assignments {
             tracing::error!(%partition, "the group assigned a partition that the log does not have");
             return;
         };
-        if fact == Fact::Ended {
-            self.join(at);
-        }
         let (then, orders) = ownership::next(life, fact);
         if then != life {
             tracing::debug!(%partition, ?fact, ?life, ?then, "ownership");
@@ -248,34 +311,166 @@ impl Assignments {
         }
     }
 
+    /// Starts a worker, or promotes the one that stands by.
     fn start(&mut self, partition: Partition) {
+        let at = partition.0 as usize;
+        match self.standbys[at].take() {
+            // It has the store open.
+            Some(standby) if standby.is_ending => {
+                self.standbys[at] = Some(StandbyWorker {
+                    starts_again: true,
+                    ..standby
+                });
+            }
+            Some(standby) => {
+                // One that has just ended has sent its report, and the partition is tried again after that.
+                let _ = self.assignments[at].send_to_standby(Command::Promote);
+                let asked = self.assignments[at].locked_standby().clone();
+                *self.assignments[at].locked() = asked;
+                self.assignments[at].locked_standby().take();
+                self.workers[at] = Some(standby.worker);
+            }
+            None => {
+                if let Some((worker, asked, _)) = self.spawn(partition, false) {
+                    self.workers[at] = Some(worker);
+                    *self.assignments[at].locked() = Some(asked);
+                }
+            }
+        }
+    }
+
+    fn spawn(&mut self, partition: Partition, stands_by: bool) -> Option<(RunningWorker, Asked, Arc<AtomicBool>)> {
         let (sender, commands) = channel();
-        let wanted = self.assignments[partition.0 as usize].outcomes.clone();
+        let outcomes = self.assignments[partition.0 as usize].outcomes.clone();
         let wake = Arc::new(Wake::new(sender.clone()));
-        let worker = Worker::new(partition, self.dependencies.clone(), wanted);
+        let mut worker = Worker::new(partition, self.dependencies.clone(), outcomes);
+        if stands_by {
+            worker = worker.standing_by();
+        }
         let (woken, reporter) = (wake.clone(), self.reporter.clone());
         let thread = std::thread::Builder::new().name(format!("partition-{partition}"));
+        self.started += 1;
+        let number = self.started;
         let ending = ReportsEnd {
             partition,
+            number,
             reporter: self.reporter.clone(),
         };
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let ready = is_ready.clone();
         let started = thread.spawn(move || {
             let _ending = ending;
-            worker::run(worker, &commands, &woken, &reporter)
+            worker::run(worker, &commands, &woken, &ready, &reporter)
         });
         match started {
-            Ok(thread) => {
-                self.threads[partition.0 as usize] = Some(thread);
-                *self.assignments[partition.0 as usize].locked() = Some((sender, wake));
-            }
+            Ok(thread) => Some((RunningWorker { number, thread }, (sender, wake), is_ready)),
             // The closure was dropped and its `ReportsEnd` with it, which has reported the end.
-            Err(error) => tracing::error!(%partition, %error, "a thread cannot be started"),
+            Err(error) => {
+                tracing::error!(%partition, %error, "a thread cannot be started");
+                None
+            }
+        }
+    }
+
+    fn ended(&mut self, partition: Partition, number: u64) {
+        let Some(standby) = self.standbys.get_mut(partition.0 as usize) else {
+            return;
+        };
+        match standby.take_if(|standby| standby.worker.number == number) {
+            Some(standby) => self.standby_ended(partition, standby),
+            None => {
+                self.join(partition.0 as usize);
+                self.learn(partition, Fact::Ended);
+            }
+        }
+    }
+
+    fn standby_ended(&mut self, partition: Partition, standby: StandbyWorker) {
+        self.assignments[partition.0 as usize].locked_standby().take();
+        match standby.worker.thread.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%partition, %error, "the standby has ended"),
+            Err(panic) => {
+                metrics::task_failed("partition");
+                let reason = tasks::message(&*panic);
+                tracing::error!(%partition, reason, "the standby panicked; it starts over");
+            }
+        }
+        if standby.starts_again {
+            // Its start was ordered while the standby was ending.
+            match self.lives[partition.0 as usize] {
+                Life::Restoring | Life::Live => self.start(partition),
+                Life::Leaving { .. } => self.learn(partition, Fact::Ended),
+                Life::Absent | Life::Paused => {}
+            }
+        }
+    }
+
+    /// Starts the standbys that this node is to have, ends those that it is not to have any more, and says which are
+    /// ready.
+    fn look_at_standbys(&mut self) {
+        let Some(standbys) = self.dependencies.services.standbys.clone() else {
+            return;
+        };
+        let now_ms = self.dependencies.clock.monotonic_ms();
+        if self.stopping || now_ms < self.next_standbys_ms {
+            return;
+        }
+        self.next_standbys_ms = now_ms + STANDBYS_MS;
+        let owners = self.dependencies.services.owners.clone();
+        let (this_node, nodes) = (standbys.nodes.this_node(), standbys.nodes.nodes());
+        let mut ready = Vec::new();
+        for at in 0..self.standbys.len() {
+            let partition = Partition(at as u32);
+            let owner = owners.as_ref().and_then(|owners| owners.url_of(partition));
+            let is_chosen = self.lives[at] == Life::Absent
+                && owner.is_some_and(|owner| standbys::is_chosen(partition, &owner, this_node, &nodes, standbys.count));
+            match &mut self.standbys[at] {
+                None if is_chosen => self.start_standby(partition),
+                None => {}
+                Some(standby) if is_chosen => standby.unwanted_since_ms = None,
+                Some(standby) => {
+                    let since_ms = *standby.unwanted_since_ms.get_or_insert(now_ms);
+                    if now_ms.saturating_sub(since_ms) >= UNWANTED_MS {
+                        self.end_standby(at);
+                    }
+                }
+            }
+            if let Some(standby) = &self.standbys[at]
+                && !standby.is_ending
+                && standby.is_ready.load(Ordering::Acquire)
+            {
+                ready.push(partition);
+            }
+        }
+        standbys.nodes.announce(ready);
+    }
+
+    fn start_standby(&mut self, partition: Partition) {
+        let at = partition.0 as usize;
+        if let Some((worker, asked, is_ready)) = self.spawn(partition, true) {
+            *self.assignments[at].locked_standby() = Some(asked);
+            self.standbys[at] = Some(StandbyWorker {
+                worker,
+                is_ready,
+                unwanted_since_ms: None,
+                is_ending: false,
+                starts_again: false,
+            });
+        }
+    }
+
+    fn end_standby(&mut self, at: usize) {
+        if let Some(standby) = &mut self.standbys[at]
+            && !std::mem::replace(&mut standby.is_ending, true)
+        {
+            let _ = self.assignments[at].send_to_standby(Command::Stop);
         }
     }
 
     fn join(&mut self, at: usize) {
         self.assignments[at].locked().take();
-        let ended = self.threads[at].take().map(JoinHandle::join);
+        let ended = self.workers[at].take().map(|worker| worker.thread.join());
         match ended {
             Some(Ok(Err(error))) if self.stopping => {
                 self.result = std::mem::replace(&mut self.result, Ok(())).and(Err(error));
@@ -294,6 +489,7 @@ impl Assignments {
 /// Reports that a worker has ended, even by a panic.
 struct ReportsEnd {
     partition: Partition,
+    number: u64,
     reporter: Sender<WorkerReport>,
 }
 
@@ -301,6 +497,7 @@ impl Drop for ReportsEnd {
     fn drop(&mut self) {
         // This must happen before the partition can be started again.
         metrics::partition_gone(self.partition.0);
-        let _ = self.reporter.send(WorkerReport::Fact(self.partition, Fact::Ended));
+        metrics::standby_gone(self.partition.0);
+        let _ = self.reporter.send(WorkerReport::Ended(self.partition, self.number));
     }
 }

@@ -24,12 +24,14 @@ mod placement;
 mod progress;
 mod reconcile;
 pub mod rejected;
+mod standbys;
 pub(crate) mod worker;
 
 pub use checkpoints::{Checkpointer, LogBounds, retention_warning};
 pub use outbox::extend_chain;
 pub use outcomes::{Interest, Outcome, Outcomes};
 pub use placement::{Placed, Unplaced};
+pub use standbys::Standbys;
 pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::checkpoint;
@@ -383,6 +385,8 @@ pub struct Services {
     pub cloud_events: Option<Arc<str>>,
     /// The owners of the log's partitions, if other processes may own some.
     pub owners: Option<Arc<dyn Owners>>,
+    /// If set, this process stands by for partitions of others.
+    pub standbys: Option<Standbys>,
 }
 
 /// A running engine. Its methods may be called from any task or thread.
@@ -555,6 +559,28 @@ impl Engine {
         answer
     }
 
+    /// Returns users of a partition for which this process stands by, as [`Engine::users`] does. Their `as_of` says so.
+    pub async fn users_of_standby(
+        &self,
+        partition: Partition,
+        users: Vec<String>,
+        at_least: Option<Offset>,
+    ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
+        let (reply, answer) = oneshot::channel();
+        let count = users.len();
+        let command = Command::Users { users, at_least, reply };
+        let assignment = self.assignments.get(partition.0 as usize);
+        if !assignment.is_some_and(|assignment| assignment.send_to_standby(command)) {
+            return Err(QueryError::Elsewhere);
+        }
+        let answer = tokio::time::timeout(ANSWER, answer).await;
+        let answer = answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)?;
+        if answer.is_ok() {
+            metrics::standby_answered(count);
+        }
+        answer
+    }
+
     /// Returns the policy in force, completed, and the offset of the record that put it in force.
     pub async fn policy(&self, partition: Partition) -> Result<Answer<(Policy, Option<Offset>)>, QueryError> {
         self.ask(partition, |reply| Command::Policy { reply }).await?
@@ -585,6 +611,12 @@ impl Engine {
     pub fn has(&self, partition: Partition) -> bool {
         let assignment = self.assignments.get(partition.0 as usize);
         assignment.is_some_and(Assignment::is_taken)
+    }
+
+    /// Whether this process has a standby of a partition, ready or not.
+    pub fn has_standby(&self, partition: Partition) -> bool {
+        let assignment = self.assignments.get(partition.0 as usize);
+        assignment.is_some_and(Assignment::has_standby)
     }
 
     /// Keeps the outcomes of a partition's records from now on, until the returned value is dropped.

@@ -97,6 +97,8 @@ pub enum Command {
     Stats {
         reply: oneshot::Sender<PartitionStats>,
     },
+    /// The partition of this standby is this node's from now on.
+    Promote,
     /// Commit everything and end.
     Stop,
     /// End and commit nothing.
@@ -207,6 +209,22 @@ impl Worker {
         }
     }
 
+    /// For a partition that another node has, until it is promoted.
+    pub fn standing_by(mut self) -> Worker {
+        self.control = self.control.standing_by();
+        self
+    }
+
+    /// Whether it works for another node's partition.
+    pub fn is_standby(&self) -> bool {
+        self.control.is_standby()
+    }
+
+    /// Whether questions about users are answered.
+    pub fn may_show(&self) -> bool {
+        self.control.may_show(self.view().as_ref())
+    }
+
     /// With the store elsewhere, and a partition that begins with another policy.
     pub fn with_store(mut self, store: Box<dyn StoreLocation + Send>, first_policy: Policy) -> Worker {
         (self.store, self.first_policy) = (Some(store), first_policy);
@@ -256,7 +274,7 @@ impl Worker {
                 Order::Answer => self.answer_waiting(),
                 Order::Tick => self.tick(),
                 Order::Close => self.close(),
-                Order::Open | Order::Confirm | Order::Fold | Order::Checkpoint => {
+                Order::Open | Order::Confirm | Order::TakeOver | Order::Fold | Order::Checkpoint => {
                     // After a panic what is in memory is given up.
                     let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(order)));
                     let done = done.unwrap_or_else(|panic| Err(self.panicked(tasks::message(&*panic))));
@@ -308,6 +326,7 @@ impl Worker {
                 processor.confirm()?;
                 Ok(Fact::Confirmed)
             }
+            Order::TakeOver => self.take_over(),
             Order::Fold => {
                 let now_ms = self.clock.monotonic_ms();
                 if processor.index().is_some() && now_ms >= self.index_cut_at_ms {
@@ -325,12 +344,21 @@ impl Worker {
                     bytes: self.tuning.batch_bytes,
                 })?;
                 let log = processor.log();
+                let is_standby = processor.is_standby();
                 Ok(Fact::Folded(Folded {
                     records: step.records,
                     saw_tick: step.saw_tick,
-                    log_is_at_end: log.is_at_end(),
+                    log_is_at_end: if is_standby {
+                        processor.is_caught_up()
+                    } else {
+                        log.is_at_end()
+                    },
                     reading: log.reading(),
-                    end: log.range()?.end,
+                    end: if is_standby {
+                        processor.committed().next
+                    } else {
+                        log.range()?.end
+                    },
                 }))
             }
             Order::Checkpoint => self.checkpoint(),
@@ -339,17 +367,48 @@ impl Worker {
     }
 
     fn open(&mut self) -> Result<Fact, Error> {
-        let mut log = self.dependencies.log.take_up(self.partition)?;
+        let mut log = match self.control.is_standby() {
+            true => self.dependencies.log.stand_by(self.partition)?,
+            false => self.dependencies.log.take_up(self.partition)?,
+        };
         self.restore(&mut *log)?;
         let store = self.store.as_deref().map(|store| store as &dyn StoreLocation);
         let clock = self.clock.clone();
-        let processor = PartitionProcessor::open_at(log, store, &self.first_policy, clock, self.tuning)?
-            .with_schemas(self.dependencies.services.schemas.clone())
-            .with_headers(self.dependencies.services.cloud_events.clone())
-            .with_outcomes(self.outcomes.clone());
-        let end = processor.log().range()?.end;
+        let processor = PartitionProcessor::open_at(log, store, &self.first_policy, clock, self.tuning)?;
+        let processor = self.equipped(processor);
+        let end = match processor.is_standby() {
+            true => processor.committed().next,
+            false => processor.log().range()?.end,
+        };
         self.processor = Some(processor);
         Ok(Fact::Opened { end })
+    }
+
+    /// With what it has to write outputs with.
+    fn equipped(&self, processor: PartitionProcessor) -> PartitionProcessor {
+        let services = &self.dependencies.services;
+        processor
+            .with_schemas(services.schemas.clone())
+            .with_headers(services.cloud_events.clone())
+            .with_outcomes(self.outcomes.clone())
+    }
+
+    /// Becomes the owner with the state that the standby has.
+    fn take_over(&mut self) -> Result<Fact, Error> {
+        let log = self.dependencies.log.take_up(self.partition)?;
+        let Some(mut processor) = self.processor.take() else {
+            return self.open();
+        };
+        if let Err(error) = processor.take_over(log) {
+            self.processor = Some(processor);
+            return Err(error);
+        }
+        let end = processor.log().range();
+        let (applied, committed) = (processor.applied(), processor.committed().next);
+        self.processor = Some(self.equipped(processor));
+        self.expect_checkpoint();
+        tracing::info!(partition = %self.partition, %applied, %committed, "the standby has taken over");
+        Ok(Fact::TakenOver { end: end?.end })
     }
 
     fn panicked(&mut self, message: &str) -> Error {
@@ -367,7 +426,14 @@ impl Worker {
     fn fail(&mut self, error: Error, turn: &mut Turn) {
         let text = error.to_string();
         if self.failure.as_ref() != Some(&text) || !self.control.has_failed() {
-            tracing::error!(partition = %self.partition, %error, "the partition cannot go on; trying again");
+            match self.is_standby() {
+                true => {
+                    tracing::warn!(partition = %self.partition, %error, "the standby cannot go on; trying again");
+                }
+                false => {
+                    tracing::error!(partition = %self.partition, %error, "the partition cannot go on; trying again");
+                }
+            }
         }
         self.failure = Some(text);
         let has_checkpoints = self.dependencies.services.checkpointer.is_some();
@@ -417,8 +483,11 @@ impl Worker {
         let (partition, applied) = (self.partition, processor.applied());
         match notes.restore {
             Some(RestoreNote::Live) => {
-                turn.became_live = true;
-                tracing::info!(%partition, %applied, "live");
+                turn.became_live = !processor.is_standby();
+                match processor.is_standby() {
+                    true => tracing::info!(%partition, %applied, "standing by"),
+                    false => tracing::info!(%partition, %applied, "live"),
+                }
             }
             Some(RestoreNote::UnderWay) => {
                 let committed = processor.committed().next;
@@ -549,9 +618,7 @@ impl Worker {
         let Some(checkpointer) = self.dependencies.services.checkpointer.clone() else {
             return Ok(());
         };
-        // The first is due at a different moment for each partition, so that not all come at once.
-        let share = u64::from(self.partition.0 + 1) * checkpointer.every_ms() / u64::from(log.partitions());
-        self.control.expect_checkpoint(self.clock.monotonic_ms() + share);
+        self.expect_checkpoint();
         let Some(directory) = self.directory.clone() else {
             return Ok(());
         };
@@ -559,6 +626,16 @@ impl Worker {
         let reach = Worker::reach(log, committed)?;
         checkpointer.restore(self.partition, &directory, reach, self.tuning.store_commit_records)?;
         Ok(())
+    }
+
+    /// The first is due at a different moment for each partition, so that not all come at once.
+    fn expect_checkpoint(&mut self) {
+        let Some(checkpointer) = &self.dependencies.services.checkpointer else {
+            return;
+        };
+        let partitions = u64::from(self.dependencies.log.partitions());
+        let share = u64::from(self.partition.0 + 1) * checkpointer.every_ms() / partitions;
+        self.control.expect_checkpoint(self.clock.monotonic_ms() + share);
     }
 
     /// Makes a checkpoint.
@@ -607,6 +684,7 @@ impl Worker {
                 // The asker may have gone: here and below that is no error.
                 let _ = reply.send(self.stats());
             }
+            Command::Promote => drop(self.learn(Fact::Promoted)),
             Command::Stop => drop(self.learn(Fact::Stop)),
             Command::Drop => {
                 self.processor = None;

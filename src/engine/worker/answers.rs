@@ -125,11 +125,15 @@ impl Worker {
     fn users(&self, users: &[String]) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
         let processor = self.shown()?;
         let mut as_of = Vec::new();
-        json::Object::new(&mut as_of)
+        let mut object = json::Object::new(&mut as_of);
+        object
             .number("partition", self.partition.0.into())
             .optional_number("offset", processor.state().offset().map(|offset| offset.0))
-            .optional_number("time", millis(processor.state().time()))
-            .end();
+            .optional_number("time", millis(processor.state().time()));
+        if processor.is_standby() {
+            object.boolean("standby", true);
+        }
+        object.end();
         let names: Vec<&str> = users.iter().map(String::as_str).collect();
         let lines = processor.look_up_all(&names, |image| {
             let mut line = Vec::new();

@@ -19,6 +19,8 @@ pub const TICK_MS: u64 = 250;
 const IDLE_MS: u64 = 1_000;
 /// After the log or the store failed it is tried again this much later.
 const RETRY_MS: u64 = 1_000;
+/// A standby that waits for events which the owner has committed already looks again this much later.
+const STANDBY_MS: u64 = 20;
 /// Between two reports on how far a restore is.
 const PROGRESS_MS: u64 = 2_000;
 /// How often the last commit is tried, and for how long at most until the last try begins.
@@ -58,6 +60,8 @@ pub enum Order {
     Open,
     /// Ask the log whether the partition is still ours.
     Confirm,
+    /// Take the partition up at the log, with the state that the standby has.
+    TakeOver,
     /// Fold the next batch and commit what is due.
     Fold,
     /// Append a tick.
@@ -85,6 +89,12 @@ pub enum Fact {
     },
     /// The partition is still ours.
     Confirmed,
+    /// The group has given this node the partition for which the worker stands by.
+    Promoted,
+    /// The partition was taken up with the state of the standby; the log ended here.
+    TakenOver {
+        end: Offset,
+    },
     Folded(Folded),
     /// A checkpoint was made of what was applied up to here; none if it could not be made.
     Checkpointed(Option<Offset>),
@@ -159,9 +169,21 @@ enum Ending {
     Now,
 }
 
+/// Whom the worker works for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    /// This node has the partition.
+    Owner,
+    /// Another node has it: the worker folds what the owner has committed, and appends and commits nothing.
+    Standby,
+    /// The group has given it to this node, which has not taken it up yet.
+    Heir,
+}
+
 /// See the module. Times are of the monotonic clock unless they say otherwise.
 #[derive(Debug)]
 pub struct Control {
+    role: Role,
     stage: Stage,
     ending: Option<Ending>,
     /// In this round something was folded or opened.
@@ -208,6 +230,7 @@ impl Control {
     /// Without `checkpoint_every_ms` no checkpoints are made.
     pub fn new(checkpoint_every_ms: Option<u64>) -> Control {
         Control {
+            role: Role::Owner,
             stage: Stage::Begin,
             ending: None,
             worked: false,
@@ -235,6 +258,17 @@ impl Control {
         }
     }
 
+    /// Works for another node's partition until [`Fact::Promoted`].
+    pub fn standing_by(mut self) -> Control {
+        self.role = Role::Standby;
+        self
+    }
+
+    /// Whether the partition is opened and folded without the permit to commit.
+    pub fn is_standby(&self) -> bool {
+        self.role == Role::Standby
+    }
+
     /// Returns the next thing to do. There is no `view` while nothing is open.
     pub fn next(&mut self, now_ms: u64, view: Option<&View>) -> Order {
         loop {
@@ -247,11 +281,18 @@ impl Control {
                     if self.is_halted || now_ms < self.retry_at_ms {
                         self.stage = Stage::LookAtLog;
                     } else if view.is_none() {
+                        // There is no state to go on with.
+                        if self.role == Role::Heir {
+                            self.role = Role::Owner;
+                        }
                         self.stage = Stage::LookAtLog;
                         return Order::Open;
+                    } else if self.role == Role::Heir {
+                        self.stage = Stage::LookAtLog;
+                        return Order::TakeOver;
                     } else {
                         self.stage = Stage::Fold;
-                        if self.overslept {
+                        if self.overslept && self.role == Role::Owner {
                             return Order::Confirm;
                         }
                     }
@@ -262,7 +303,7 @@ impl Control {
                 }
                 Stage::Tick => {
                     self.stage = Stage::Checkpoint;
-                    if self.at_end && self.is_tick_due(now_ms, view) {
+                    if self.at_end && self.role == Role::Owner && self.is_tick_due(now_ms, view) {
                         self.tick_sent_ms = Some(now_ms);
                         self.next_tick_ms = now_ms + TICK_MS;
                         return Order::Tick;
@@ -271,6 +312,7 @@ impl Control {
                 Stage::Checkpoint => {
                     self.stage = Stage::LookAtLog;
                     if let Some(every_ms) = self.checkpoint_every_ms
+                        && self.role == Role::Owner
                         && !self.restoring
                         && now_ms >= self.next_checkpoint_ms
                         && view.is_some_and(|view| view.applied != self.checkpointed)
@@ -283,7 +325,7 @@ impl Control {
                     self.stage = Stage::Answer;
                     let asked_ms = self.refusal_asked_ms;
                     let is_recent = asked_ms.is_some_and(|asked_ms| now_ms.saturating_sub(asked_ms) < REFUSAL_MS);
-                    if !(self.worked && is_recent) {
+                    if !(self.worked && is_recent) && self.role != Role::Standby {
                         self.refusal_asked_ms = Some(now_ms);
                         return Order::LookAtLog;
                     }
@@ -313,7 +355,17 @@ impl Control {
     /// Takes note of what happened; says what is to be reported of it.
     pub fn learn(&mut self, now_ms: u64, fact: Fact, view: Option<&View>) -> Notes {
         match fact {
-            Fact::Opened { end } => {
+            Fact::Promoted => {
+                if self.role == Role::Standby {
+                    // What kept the standby waiting is no reason for the owner to wait.
+                    (self.role, self.retry_at_ms) = (Role::Heir, now_ms);
+                }
+            }
+            Fact::Opened { end } | Fact::TakenOver { end } => {
+                if matches!(fact, Fact::TakenOver { .. }) {
+                    // It was just learned whose the partition is.
+                    (self.role, self.overslept) = (Role::Owner, false);
+                }
                 self.worked = true;
                 self.restoring = true;
                 self.at_end_once = false;
@@ -363,6 +415,9 @@ impl Control {
         } else if now_ms >= self.next_progress_ms {
             self.next_progress_ms = now_ms + PROGRESS_MS;
             notes.restore = Some(RestoreNote::UnderWay);
+        }
+        if self.role != Role::Owner {
+            return notes;
         }
         let before = self.standstill.map(|standstill| standstill.cause);
         self.standstill = self.progress.look(now_ms, applied, reading, end);
@@ -478,6 +533,9 @@ impl Control {
         let Some(view) = view else {
             return at_least.is_some();
         };
+        if self.role != Role::Owner {
+            return at_least.is_some_and(|at_least| view.applied <= at_least);
+        }
         let unsettled = !self.has_failed && view.is_caught_up && !view.is_settled && !planted!(UncommittedShown);
         self.overslept || unsettled || at_least.is_some_and(|at_least| view.applied <= at_least)
     }
@@ -485,7 +543,9 @@ impl Control {
     /// Whether what the partition has may be shown.
     pub fn may_show(&self, view: Option<&View>) -> bool {
         let is_committed = |view: &View| view.is_settled || planted!(UncommittedShown);
-        view.is_some_and(|view| is_committed(view) && view.is_caught_up)
+        // What a standby has was committed, however far the owner is by now.
+        let is_as_of_some_commit = self.role != Role::Owner && self.at_end_once;
+        view.is_some_and(|view| is_committed(view) && (view.is_caught_up || is_as_of_some_commit))
             && (!self.is_outdated || planted!(OutdatedShown))
     }
 
@@ -508,6 +568,9 @@ impl Control {
             return self.retry_at_ms - now_ms;
         }
         let Some(view) = view else { return IDLE_MS };
+        if self.role == Role::Standby {
+            return if view.is_caught_up { IDLE_MS } else { STANDBY_MS };
+        }
         let commit_ms = view.commit_due_ms;
         let idle_ms = commit_ms.map_or(IDLE_MS, |due_ms| due_ms.saturating_sub(now_ms).clamp(1, IDLE_MS));
         if self.is_tick_in_flight(now_ms) {
@@ -520,221 +583,4 @@ impl Control {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// At the end of a log of ten records, everything committed.
-    const QUIET: View = View {
-        applied: Offset(10),
-        is_caught_up: true,
-        is_settled: true,
-        commit_due_ms: None,
-        tick_due_ms: None,
-        log_now_ms: 1_000,
-    };
-
-    fn folded(records: usize) -> Fact {
-        Fact::Folded(Folded {
-            records,
-            saw_tick: false,
-            log_is_at_end: true,
-            reading: Reading {
-                reached: Offset(0),
-                is_at_end: false,
-                unanswered_since_ms: None,
-            },
-            end: Offset(10),
-        })
-    }
-
-    /// The orders of a round, in which each batch has so many records and everything else works.
-    fn round(control: &mut Control, now_ms: u64, view: Option<View>, records: usize) -> Vec<Order> {
-        let mut orders = Vec::new();
-        loop {
-            let order = control.next(now_ms, view.as_ref());
-            orders.push(order);
-            let fact = match order {
-                Order::Open => Fact::Opened { end: Offset(10) },
-                Order::Confirm => Fact::Confirmed,
-                Order::Fold => folded(records),
-                Order::Checkpoint => Fact::Checkpointed(view.map(|view| view.applied)),
-                Order::Close => Fact::Closed,
-                Order::Tick | Order::LookAtLog | Order::Answer => continue,
-                Order::Wait(_) | Order::End => return orders,
-            };
-            control.learn(now_ms, fact, view.as_ref());
-        }
-    }
-
-    fn live() -> Control {
-        let mut control = Control::new(None);
-        round(&mut control, 0, None, 0);
-        round(&mut control, 0, Some(QUIET), 0);
-        control
-    }
-
-    #[test]
-    fn it_opens_folds_batch_after_batch_and_waits_at_the_end_of_the_log() {
-        use Order::{Answer, Fold, LookAtLog, Open, Wait};
-        let mut control = Control::new(None);
-        assert_eq!(round(&mut control, 0, None, 0), [Open, LookAtLog, Answer, Wait(0)]);
-        assert_eq!(control.state(Some(&QUIET)), "restoring");
-        // While there is work the log is not asked each time.
-        assert_eq!(round(&mut control, 10, Some(QUIET), 5), [Fold, Answer, Wait(0)]);
-        assert_eq!(
-            round(&mut control, 20, Some(QUIET), 0),
-            [Fold, LookAtLog, Answer, Wait(1_000)]
-        );
-        assert_eq!(control.state(Some(&QUIET)), "live");
-    }
-
-    #[test]
-    fn a_partition_that_was_just_opened_has_not_stood_still() {
-        let mut control = Control::new(None);
-        let view = View {
-            applied: Offset(0),
-            ..QUIET
-        };
-        let opened = Fact::Opened { end: Offset(10) };
-        control.learn(60_000, opened, Some(&view));
-        assert_eq!(control.learn(60_000, folded(0), Some(&view)).standstill, None);
-        let notes = control.learn(65_000, folded(0), Some(&view));
-        assert!(matches!(notes.standstill, Some(StandstillNote::Began(_))), "{notes:?}");
-    }
-
-    #[test]
-    fn it_waits_no_longer_than_until_a_commit_or_a_tick_is_due() {
-        let mut control = live();
-        let view = View {
-            commit_due_ms: Some(2_020),
-            ..QUIET
-        };
-        assert_eq!(round(&mut control, 2_000, Some(view), 0).last(), Some(&Order::Wait(20)));
-        let view = View {
-            tick_due_ms: Some(1_300),
-            ..QUIET
-        };
-        assert_eq!(
-            round(&mut control, 2_000, Some(view), 0).last(),
-            Some(&Order::Wait(300))
-        );
-    }
-
-    #[test]
-    fn ticks_come_when_due_one_in_flight_at_a_time_and_apart() {
-        let mut control = live();
-        let due = View {
-            tick_due_ms: Some(1_000),
-            ..QUIET
-        };
-        let ticks =
-            |control: &mut Control, now_ms, records| round(control, now_ms, Some(due), records).contains(&Order::Tick);
-        assert!(!ticks(&mut control, 5_000, 3), "not before the end of the log");
-        assert!(ticks(&mut control, 5_000, 0));
-        assert!(!ticks(&mut control, 6_000, 0), "one is on its way");
-        assert!(!ticks(&mut control, 14_999, 0));
-        assert!(ticks(&mut control, 15_000, 0), "it was lost");
-        let came_back = Folded {
-            saw_tick: true,
-            ..match folded(1) {
-                Fact::Folded(folded) => folded,
-                fact => panic!("{fact:?}"),
-            }
-        };
-        control.learn(15_010, Fact::Folded(came_back), Some(&due));
-        assert!(!ticks(&mut control, 15_249, 0), "too soon after the last one");
-        assert!(ticks(&mut control, 15_250, 0));
-    }
-
-    #[test]
-    fn a_failure_is_tried_again_after_a_second_and_what_is_done_about_it_depends() {
-        let mut control = live();
-        let fails = |control: &mut Control, now_ms, failure| {
-            assert_eq!(control.next(now_ms, Some(&QUIET)), Order::Fold);
-            control.fail(now_ms, failure, true)
-        };
-        assert_eq!(fails(&mut control, 5_000, Failure::Passing), Recovery::Keep);
-        assert_eq!(control.state(Some(&QUIET)), "failed");
-        assert_eq!(
-            round(&mut control, 5_000, Some(QUIET), 0),
-            [Order::LookAtLog, Order::Answer, Order::Wait(1_000)]
-        );
-        assert_eq!(round(&mut control, 6_000, Some(QUIET), 0)[0], Order::Fold);
-        assert_eq!(control.state(Some(&QUIET)), "live");
-        assert_eq!(fails(&mut control, 7_000, Failure::StoreSuspect), Recovery::Rebuild);
-        round(&mut control, 7_000, None, 0);
-        assert_eq!(round(&mut control, 8_000, None, 0)[0], Order::Open);
-        let mut read = live();
-        let again = [(); 3].map(|()| read.fail(5_000, Failure::ReadSuspect, true));
-        assert_eq!(again, [Recovery::Reread, Recovery::Rebuild, Recovery::Reopen]);
-        assert_eq!(
-            fails(&mut control, 9_000, Failure::StoreSuspect),
-            Recovery::Reopen,
-            "once"
-        );
-        round(&mut control, 9_000, None, 0);
-        assert_eq!(control.next(10_000, Some(&QUIET)), Order::Fold);
-        control.fail(10_000, Failure::Deposed, true);
-        assert_eq!(round(&mut control, 10_000, None, 0).last(), Some(&Order::Wait(0)));
-        assert_eq!(round(&mut control, 10_000, None, 0), [Order::End]);
-    }
-
-    #[test]
-    fn the_second_panic_at_a_record_halts_the_partition() {
-        let mut control = live();
-        assert!(!control.panicked(Some(Offset(4))));
-        assert!(!control.panicked(Some(Offset(5))), "another record");
-        assert!(control.panicked(Some(Offset(5))));
-        let orders = round(&mut control, 60_000, None, 0);
-        assert_eq!(orders, [Order::LookAtLog, Order::Answer, Order::Wait(1_000)]);
-    }
-
-    #[test]
-    fn after_a_sleep_it_asks_whether_the_partition_is_its_own_before_it_answers() {
-        let mut control = live();
-        let woke = |slept_ms| Fact::Woke {
-            meant_ms: 1_000,
-            slept_ms,
-        };
-        control.learn(5_000, woke(2_500), Some(&QUIET));
-        assert!(!control.is_to_wait(Some(&QUIET), None));
-        control.learn(9_000, woke(2_501), Some(&QUIET));
-        assert!(control.is_to_wait(Some(&QUIET), None));
-        assert_eq!(round(&mut control, 9_000, Some(QUIET), 0)[0], Order::Confirm);
-        assert!(!control.is_to_wait(Some(&QUIET), None));
-    }
-
-    #[test]
-    fn a_question_waits_for_its_offset_and_for_the_commit_and_what_is_not_committed_is_not_shown() {
-        let control = live();
-        assert!(!control.is_to_wait(Some(&QUIET), Some(Offset(9))));
-        assert!(control.is_to_wait(Some(&QUIET), Some(Offset(10))));
-        let unsettled = View {
-            is_settled: false,
-            ..QUIET
-        };
-        assert!(control.is_to_wait(Some(&unsettled), None));
-        assert!(control.may_show(Some(&QUIET)) && !control.may_show(Some(&unsettled)));
-        // Nothing is open: who asks for what is there now gets no answer, who waits for an offset waits.
-        assert!(!control.is_to_wait(None, None) && control.is_to_wait(None, Some(Offset(1))));
-        assert!(!control.may_show(None));
-    }
-
-    #[test]
-    fn the_last_commit_is_tried_four_times_while_the_log_stumbles() {
-        let mut control = live();
-        control.learn(1_000, Fact::Stop, Some(&QUIET));
-        for now_ms in [1_000, 1_500, 2_000] {
-            assert_eq!(control.next(now_ms, Some(&QUIET)), Order::Close);
-            control.close_failed(now_ms, Failure::Passing);
-            assert_eq!(control.next(now_ms, Some(&QUIET)), Order::Wait(500));
-        }
-        assert_eq!(control.next(2_500, Some(&QUIET)), Order::Close);
-        control.close_failed(2_500, Failure::Passing);
-        assert_eq!(control.next(2_500, Some(&QUIET)), Order::End);
-
-        let mut dropped = live();
-        dropped.learn(1_000, Fact::Drop, None);
-        assert_eq!(dropped.next(1_000, None), Order::End);
-    }
-}
+mod tests;

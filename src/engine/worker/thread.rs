@@ -40,12 +40,13 @@ impl Wake {
     }
 }
 
-/// Runs a worker until it is asked to end, or another owner was let in. An error only if it was deposed or the last commit
+/// Runs a worker until it is asked to end, or another owner was let in. `is_ready` says whether it can answer. An error only if it was deposed or the last commit
 /// failed.
 pub fn run(
     mut worker: Worker,
     commands: &Receiver<Command>,
     wake: &Wake,
+    is_ready: &AtomicBool,
     reporter: &Sender<WorkerReport>,
 ) -> Result<(), Error> {
     let mut metrics = Figures::default();
@@ -58,6 +59,7 @@ pub fn run(
             let live = WorkerReport::Fact(worker.partition(), ownership::Fact::CaughtUp);
             let _ = reporter.send(live);
         }
+        is_ready.store(worker.may_show(), Ordering::Release);
         metrics.report(&worker);
         worker.warn_of_malformed();
         match turn.rest {
@@ -94,12 +96,27 @@ struct Figures {
     /// No report before, by the monotonic clock, unless the state is another than was reported.
     next_report_ms: u64,
     reported: &'static str,
+    /// Figures of a standby were reported.
+    stood_by: bool,
 }
 
 impl Figures {
     fn report(&mut self, worker: &Worker) {
         let now_ms = worker.clock.monotonic_ms();
         let view: Option<View> = worker.view();
+        if worker.is_standby() {
+            self.stood_by = true;
+            if now_ms >= self.next_report_ms {
+                self.next_report_ms = now_ms + REPORT_MS;
+                let processor = worker.processor();
+                let lag = processor.map(|processor| processor.committed().next.0.saturating_sub(processor.applied().0));
+                metrics::standby(worker.partition().0, worker.may_show(), lag);
+            }
+            return;
+        }
+        if std::mem::take(&mut self.stood_by) {
+            metrics::standby_gone(worker.partition().0);
+        }
         let state = worker.control.state(view.as_ref());
         // The last report before a quiet spell comes when the worker next looks around.
         if now_ms < self.next_report_ms && self.reported == state {
