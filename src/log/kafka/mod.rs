@@ -11,7 +11,8 @@
 //! | `event_reader` | events as their owner reads them: a gap in the offsets is read twice |
 //! | `tail`, `older` | changes and kicks for those who follow them: the newest from memory, older ones from the brokers |
 //! | `append` | events on their way in |
-//! | `owners` | who has which partition |
+//! | `owners` | who has which partition, and which nodes stand by |
+//! | `standby` | a partition as a standby has it, which can write nothing |
 //!
 //! Every reader reads committed records alone, and none ever skips what is gone.
 
@@ -29,6 +30,7 @@ mod owners;
 mod partition_reader;
 mod position;
 pub mod settings;
+mod standby;
 mod tail;
 pub mod topics;
 
@@ -40,7 +42,7 @@ use owners::{KnownOwners, Owner};
 use crate::clock::Clock;
 use crate::log::{
     Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Position, Range, Reader, Record,
-    Topic, locked,
+    StandbyNodes, Topic, locked,
 };
 use crate::presence::{Offset, Partition, Revision};
 use append::Appender;
@@ -50,6 +52,7 @@ use partition_reader::{PartitionReader, Source};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use settings::Connection;
+use standby::{KafkaStandbyNodes, SharedStandbys, StandbyPartition};
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -104,6 +107,7 @@ pub struct KafkaLog {
     appender: Appender,
     tail: Tail,
     owners: KnownOwners,
+    standbys: SharedStandbys,
     /// How many partitions are taken up here.
     owned: AtomicU64,
     listeners: RwLock<Arc<Vec<Arc<Listener>>>>,
@@ -152,6 +156,7 @@ impl KafkaLog {
             appender,
             tail,
             owners,
+            standbys: SharedStandbys::default(),
             owned: AtomicU64::new(0),
             listeners: RwLock::default(),
         });
@@ -173,6 +178,16 @@ impl KafkaLog {
     /// Who has which partition.
     pub fn owners(&self) -> Arc<dyn Owners> {
         Arc::new(self.owners.clone())
+    }
+
+    /// Has this node stand by for partitions of others, and returns which nodes do.
+    pub fn stand_by_for_others(&self) -> Result<Arc<dyn StandbyNodes>, Error> {
+        let this = self.this.upgrade().ok_or(Error::Closed)?;
+        Ok(KafkaStandbyNodes::join(this)?)
+    }
+
+    fn standbys(&self) -> &SharedStandbys {
+        &self.standbys
     }
 
     pub fn node(&self) -> &Node {
@@ -242,6 +257,11 @@ impl Log for KafkaLog {
     fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
         let this = self.this.upgrade().ok_or(Error::Closed)?;
         Ok(Box::new(KafkaPartition::take_up(this, partition)?))
+    }
+
+    fn stand_by(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+        let this = self.this.upgrade().ok_or(Error::Closed)?;
+        Ok(Box::new(StandbyPartition::open(this, partition)?))
     }
 
     fn partitions(&self) -> u32 {

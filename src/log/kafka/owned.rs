@@ -34,6 +34,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -191,31 +192,7 @@ impl KafkaPartition {
         let Some(element) = elements.first() else {
             return Err(Error::Read(format!("{what}: the broker says nothing").into()));
         };
-        element.error().map_err(|error| unread(&what, &error))?;
-        let KafkaOffset::Offset(offset) = element.offset() else {
-            return Ok(None);
-        };
-        let bytes = BASE64.decode(element.metadata()).unwrap_or_default();
-        let position = Position::from_bytes(&bytes);
-        if let Err(later @ UnreadablePosition::Later { .. }) = position {
-            return Err(Error::Read(format!("{what} {later}").into()));
-        }
-        position
-            .ok()
-            .filter(|position| position.next.0 as i64 == offset)
-            .map(Some)
-            .ok_or_else(|| {
-                Error::Read(
-                    format!(
-                        "{what}: the group {:?} has the offset {offset} without our position beside it, so another client \
-                         has set it. Give the group its old offset and metadata back, or delete the offset \
-                         (kafka-consumer-groups --delete-offsets) and start once with --adopt-tail, which compares the \
-                         outputs that are there with the fold and sends only what is missing",
-                        self.log.group()
-                    )
-                    .into(),
-                )
-            })
+        position_of(element, self.partition, self.log.group())
     }
 
     fn output_name(&self, topic: OutputTopic) -> Arc<str> {
@@ -287,6 +264,37 @@ impl KafkaPartition {
         serve(producer);
         Ok(())
     }
+}
+
+/// Returns the position of a partition from the offset that the group has committed and its metadata. `None`: the group has
+/// none.
+pub(super) fn position_of(
+    element: &TopicPartitionListElem<'_>,
+    partition: Partition,
+    group: &str,
+) -> Result<Option<Position>, Error> {
+    let what = format!("the committed position of partition {partition}");
+    element.error().map_err(|error| unread(&what, &error))?;
+    let KafkaOffset::Offset(offset) = element.offset() else {
+        return Ok(None);
+    };
+    let bytes = BASE64.decode(element.metadata()).unwrap_or_default();
+    let position = Position::from_bytes(&bytes);
+    if let Err(later @ UnreadablePosition::Later { .. }) = position {
+        return Err(Error::Read(format!("{what} {later}").into()));
+    }
+    let position = position.ok().filter(|position| position.next.0 as i64 == offset);
+    position.map(Some).ok_or_else(|| {
+        Error::Read(
+            format!(
+                "{what}: the group {group:?} has the offset {offset} without our position beside it, so another client has \
+                 set it. Give the group its old offset and metadata back, or delete the offset (kafka-consumer-groups \
+                 --delete-offsets) and start once with --adopt-tail, which compares the outputs that are there with the \
+                 fold and sends only what is missing"
+            )
+            .into(),
+        )
+    })
 }
 
 impl Drop for KafkaPartition {

@@ -45,6 +45,33 @@ pub fn record(partition: Partition, owner: &Owner) -> (String, String) {
     (partition.to_string(), value)
 }
 
+/// What a node says that stands by. There must be no field `partitions`: that would be taken for the number of partitions that
+/// the topics were made with.
+#[derive(Serialize, Deserialize)]
+struct StandbyNode {
+    url: String,
+    group: String,
+    /// The partitions for which it can answer.
+    ready: Vec<u32>,
+}
+
+/// What the key of such a record begins with; the node's URL follows. Earlier versions pass over keys that are no numbers.
+const NODE: &str = "node:";
+
+/// A node that was not heard of for so long, while others were, stands by no more.
+const NODE_GONE_MS: u64 = 15_000;
+
+/// Returns key and value of the record in which a node says for which partitions it can answer as a standby.
+pub fn standby_record(url: &str, group: &str, ready: &[Partition]) -> (String, String) {
+    let node = StandbyNode {
+        url: url.to_owned(),
+        group: group.to_owned(),
+        ready: ready.iter().map(|partition| partition.0).collect(),
+    };
+    let value = serde_json::to_string(&node).expect("strings and numbers are always JSON");
+    (format!("{NODE}{url}"), value)
+}
+
 /// The owners that are known.
 #[derive(Clone, Default)]
 pub struct KnownOwners(Arc<Mutex<OwnersTable>>);
@@ -52,8 +79,24 @@ pub struct KnownOwners(Arc<Mutex<OwnersTable>>);
 #[derive(Default)]
 struct OwnersTable {
     owners: BTreeMap<Partition, Owner>,
+    /// The nodes that stand by, by URL.
+    nodes: BTreeMap<String, HeardNode>,
     /// URLs that were refused; each is logged once.
     refused: BTreeSet<String>,
+}
+
+struct HeardNode {
+    /// When its record was read, by the monotonic clock.
+    heard_ms: u64,
+    ready: Vec<u32>,
+}
+
+impl OwnersTable {
+    fn standby_nodes(&self) -> impl Iterator<Item = (&String, &HeardNode)> {
+        let newest_ms = self.nodes.values().map(|node| node.heard_ms).max().unwrap_or(0);
+        let nodes = self.nodes.iter();
+        nodes.filter(move |(_, node)| node.heard_ms + NODE_GONE_MS > newest_ms)
+    }
 }
 
 /// Maximum number of refused URLs that are remembered. After that there are no more warnings, since an operator has
@@ -80,10 +123,33 @@ impl KnownOwners {
             .collect()
     }
 
-    fn learn(&self, records: &[Record]) {
+    /// Returns where the nodes answer that stand by.
+    pub fn standby_nodes(&self) -> Vec<String> {
+        locked(&self.0).standby_nodes().map(|(url, _)| url.clone()).collect()
+    }
+
+    fn learn(&self, records: &[Record], now_ms: u64) {
         let mut known = locked(&self.0);
-        let OwnersTable { owners, refused } = &mut *known;
+        let OwnersTable { owners, nodes, refused } = &mut *known;
         for record in records {
+            let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+            if let Some(url) = key.and_then(|key| key.strip_prefix(NODE)) {
+                match serde_json::from_slice::<StandbyNode>(&record.value) {
+                    Ok(node) if node.url == url && is_of_a_node(url) => {
+                        let ready = node.ready;
+                        nodes.insert(
+                            url.to_owned(),
+                            HeardNode {
+                                heard_ms: now_ms,
+                                ready,
+                            },
+                        );
+                    }
+                    // It has left, or another program wrote the record.
+                    Ok(_) | Err(_) => drop(nodes.remove(url)),
+                }
+                continue;
+            }
             let partition = record
                 .key
                 .as_deref()
@@ -113,11 +179,12 @@ impl KnownOwners {
         let mut partition_reader = PartitionReader::new(source, None, name.clone(), Partition(0), None)?;
         let mut next = Offset(start);
         let mut records = Vec::new();
+        let clock = source.clock().clone();
         let mut read = move |owners: &KnownOwners| -> Result<(bool, Offset), Error> {
             records.clear();
             partition_reader.read(next, LIMIT, &mut records)?;
             next = partition_reader.next().unwrap_or(next);
-            owners.learn(&records);
+            owners.learn(&records, clock.monotonic_ms());
             Ok((partition_reader.is_at_end(), next))
         };
         let mut polls = (wait.as_millis() / POLL.as_millis()).max(1);
@@ -163,6 +230,13 @@ impl Owners for KnownOwners {
         let known = locked(&self.0);
         known.owners.get(&partition).map(|owner| owner.url.clone())
     }
+
+    fn standbys_of(&self, partition: Partition) -> Vec<String> {
+        let known = locked(&self.0);
+        let nodes = known.standby_nodes();
+        let ready = nodes.filter(|(_, node)| node.ready.contains(&partition.0));
+        ready.map(|(url, _)| url.clone()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +272,7 @@ mod tests {
             "http://node-1",
         ];
         for url in taken {
-            owners.learn(&[record_of(1, url)]);
+            owners.learn(&[record_of(1, url)], 0);
             assert_eq!(owners.url_of(Partition(1)).as_deref(), Some(url));
         }
         let refused = [
@@ -216,8 +290,43 @@ mod tests {
             "",
         ];
         for url in refused {
-            owners.learn(&[record_of(1, url)]);
+            owners.learn(&[record_of(1, url)], 0);
             assert_eq!(owners.url_of(Partition(1)).as_deref(), Some("http://node-1"), "{url}");
         }
+    }
+
+    #[test]
+    fn a_node_stands_by_until_it_says_otherwise_or_is_not_heard_of_while_others_are() {
+        let owners = KnownOwners::default();
+        let hear = |url: &str, ready: Option<&[u32]>, now_ms| {
+            let ready_partitions: Vec<Partition> = ready.unwrap_or_default().iter().copied().map(Partition).collect();
+            let (key, value) = standby_record(url, "rollcall", &ready_partitions);
+            let record = Record {
+                key: Some(key.into_bytes()),
+                value: ready.map_or(Vec::new(), |_| value.into_bytes()),
+                is_null: ready.is_none(),
+                ..record_of(0, url)
+            };
+            owners.learn(&[record], now_ms);
+        };
+        let (one, two, three) = ("http://one:8080", "http://two:8080", "http://three:8080");
+        hear(one, Some(&[3, 5]), 1_000);
+        hear(two, Some(&[5]), 2_000);
+        hear(three, Some(&[]), 2_000);
+        hear("http://two:8080/latest?x=", Some(&[5]), 2_000);
+        assert_eq!(owners.standby_nodes(), [one, three, two]);
+        assert_eq!(owners.standbys_of(Partition(5)), [one, two]);
+        assert_eq!(owners.standbys_of(Partition(3)), [one]);
+        assert!(owners.standbys_of(Partition(1)).is_empty());
+        assert_eq!(owners.url_of(Partition(5)), None, "who stands by is no owner");
+        hear(two, None, 3_000);
+        assert_eq!(owners.standbys_of(Partition(5)), [one]);
+        hear(three, Some(&[]), 1_000 + NODE_GONE_MS);
+        assert_eq!(
+            owners.standby_nodes(),
+            [three],
+            "the first was not heard of for too long"
+        );
+        assert!(owners.standbys_of(Partition(5)).is_empty());
     }
 }

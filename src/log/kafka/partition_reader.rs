@@ -58,11 +58,23 @@ impl Source {
 
     /// Like [`Source::new`], but keeps the group of the settings, so that the source can ask for the group's offsets.
     /// It does not become a member.
-    pub fn of_group(mut config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
+    pub fn of_group(config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
+        Source::with_isolation(config, clock, "read_committed")
+    }
+
+    /// Like [`Source::of_group`], but the group's offsets are those that are committed when it asks, even if a transaction
+    /// is about to commit others. It must not be used to read records.
+    pub fn of_group_as_committed(config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
+        // Clients that read committed records wait for the end of the transaction, and that of a dead producer may take
+        // as long as its time-out.
+        Source::with_isolation(config, clock, "read_uncommitted")
+    }
+
+    fn with_isolation(mut config: ClientConfig, clock: Arc<dyn Clock>, isolation: &str) -> Result<Arc<Source>, Error> {
         config
             // A setting for producers, which an operator may have set.
             .remove("transaction.timeout.ms")
-            .set("isolation.level", "read_committed")
+            .set("isolation.level", isolation)
             .set("auto.offset.reset", "error")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
