@@ -143,6 +143,10 @@ pub struct Flags {
     #[arg(long, help_heading = "Kafka")]
     #[serde(default)]
     pub adopt_tail: bool,
+    /// How many other nodes stand by for each partition of a node, 0 to 3: they fold along and answer while the partition
+    /// moves. Each needs as much memory as the owner [default: 0]
+    #[arg(long, value_name = "COUNT", env = "ROLLCALL_STANDBYS", help_heading = "Kafka")]
+    pub standbys: Option<u64>,
     /// URL of a schema registry (Confluent's REST interface): values are framed for it, and schemas are read from it
     #[arg(
         long,
@@ -330,6 +334,8 @@ pub struct Kafka {
     pub accepted: Option<(Partition, Offset)>,
     /// Outputs without a position that goes with them are compared and taken on.
     pub adopt_tail: bool,
+    /// How many other nodes stand by for each partition.
+    pub standbys: usize,
 }
 
 /// What may hold passwords and is not shown by accident.
@@ -547,8 +553,9 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
     set.extend(flags.kafka_set.iter().cloned());
     let advertise = first(&flags.advertise, &file.advertise);
     let peer_token_file = first(&flags.peer_token_file, &file.peer_token_file);
+    let standbys = flags.standbys.or(file.standbys);
     let Some(bootstrap) = first(&flags.kafka, &file.kafka) else {
-        let given: [(&'static str, bool); 8] = [
+        let given: [(&'static str, bool); 9] = [
             ("topic_prefix", first(&flags.topic_prefix, &file.topic_prefix).is_some()),
             ("group", first(&flags.group, &file.group).is_some()),
             ("advertise", advertise.is_some()),
@@ -559,6 +566,7 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
             ("peer_token_file", peer_token_file.is_some()),
             ("kafka_set", !set.is_empty()),
             ("adopt_tail", flags.adopt_tail || file.adopt_tail),
+            ("standbys", standbys.is_some()),
             (
                 "kafka_properties",
                 first(&flags.kafka_properties, &file.kafka_properties).is_some(),
@@ -646,6 +654,7 @@ fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
         properties: first(&flags.kafka_properties, &file.kafka_properties),
         accepted: first(&flags.accept_time, &file.accept_time).map(accepted).transpose()?,
         adopt_tail: flags.adopt_tail || file.adopt_tail,
+        standbys: within("standbys", standbys, 0, 0, 3)? as usize,
     }))
 }
 

@@ -48,6 +48,8 @@ mod run;
 mod shared;
 #[path = "kafka/space.rs"]
 mod space;
+#[path = "kafka/standbys.rs"]
+mod standbys;
 #[path = "kafka/start.rs"]
 mod start;
 #[path = "kafka/table.rs"]
@@ -251,6 +253,12 @@ fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_once()
 #[test]
 fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag() {
     held::a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(shared::bootstrap());
+}
+
+#[test]
+fn a_standby_answers_while_its_owner_is_dead_and_takes_over() {
+    let _busy = shared::busy(1);
+    standbys::a_standby_answers_while_its_owner_is_dead_and_takes_over(shared::bootstrap());
 }
 
 #[test]

@@ -66,6 +66,9 @@ pub struct AsOf {
     pub partition: u32,
     pub offset: Option<u64>,
     pub time: Option<u64>,
+    /// A standby of the partition has answered, because its owner did not: the owner may have folded more.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub standby: Option<bool>,
 }
 
 /// A user as it stands (rules, sections 5 and 8). Times are milliseconds of log time.

@@ -8,7 +8,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX, Invalid};
 use crate::log::kafka::{KafkaFollower, KafkaLog, KafkaReader, Node, admin};
-use crate::log::{self, Beginning, Follower, Group, Log, Owners, Reader, Topic};
+use crate::log::{self, Beginning, Follower, Group, Log, Owners, Reader, StandbyNodes, Topic};
 use crate::registry::{self, Registry, Schemas};
 use crate::schema::avro::Schema;
 use crate::version::newest_revision;
@@ -32,6 +32,11 @@ impl ConnectedLog {
     /// Who has which partition.
     pub fn owners(&self) -> Arc<dyn Owners> {
         self.0.owners()
+    }
+
+    /// Has this node stand by for partitions of others.
+    pub fn stand_by(&self) -> Result<Arc<dyn StandbyNodes>, log::Error> {
+        self.0.stand_by_for_others()
     }
 
     /// Where the others reach this node.

@@ -8,7 +8,7 @@ use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
 use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, RaiseRevision, read_tokens, warn_if_shared};
-use crate::engine::{Checkpointer, Engine, Services, Tuning};
+use crate::engine::{Checkpointer, Engine, Services, Standbys, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
 use crate::http::{Access, AppState, GatewayAddress, Limits, PeerKey, PeerTrust, Peers};
@@ -238,10 +238,18 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
     };
     let schemas = schemas(config, clock.clone()).await?;
     bootstrap(config, &log, &schemas).await?;
+    let standbys = match (&kafka, config.kafka.as_ref().map_or(0, |kafka| kafka.standbys)) {
+        (Some(kafka), count @ 1..) => Some(Standbys {
+            count,
+            nodes: kafka.stand_by()?,
+        }),
+        (Some(_) | None, _) => None,
+    };
     let outside = Services {
         schemas,
         checkpointer: checkpoints.map(|checkpoints| checkpoints.start(config)).transpose()?,
         owners: kafka.as_ref().map(ConnectedLog::owners),
+        standbys,
         cloud_events: config.cloudevents_source.as_deref().map(Arc::from),
     };
     // From here on only the engine itself can fail.

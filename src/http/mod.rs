@@ -17,6 +17,7 @@ mod payload;
 mod peer_key;
 mod peers;
 mod server;
+mod standby;
 mod tail;
 mod tickets;
 mod tim;

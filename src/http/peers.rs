@@ -102,6 +102,13 @@ impl Peers {
         self.owners.url_of(partition)
     }
 
+    /// Where other nodes answer that have a standby of a partition ready.
+    pub fn standbys(&self, partition: Partition) -> Vec<String> {
+        let mut urls = self.owners.standbys_of(partition);
+        urls.retain(|url| self.me != url.as_str());
+        urls
+    }
+
     /// Whom to ask for a partition that is not here.
     pub fn elsewhere(&self, partition: Partition, asker: &Asker) -> Result<String, ApiError> {
         let (owned, _) = self.by_owner(std::iter::once(partition));

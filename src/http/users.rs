@@ -2,7 +2,7 @@
 
 use super::payload::Payload;
 use super::peers::Asker;
-use super::{ApiError, AppState, Peers};
+use super::{ApiError, AppState, Peers, standby};
 use crate::api::answers::Users;
 use crate::api::requests::{Texts, UsersQuery};
 use crate::api::routes::{CHANGES_DEFAULT, RouteId, USERS};
@@ -15,7 +15,7 @@ use crate::schema::json::{Object, output_line};
 use crate::schema::partitioner::partition_of;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// How long a question waits for `at_least`.
 const AT_LEAST_WAIT: Duration = Duration::from_secs(5);
+/// The code of an answer that could not wait for `at_least` any longer.
+const NOT_YET: &str = "not_yet";
 /// How far back the newest changes are looked for.
 const CHANGES_SCANNED: u64 = 200_000;
 
@@ -146,31 +148,64 @@ async fn one(
     only(query, route)?;
     let at_least = number(query, route, "at_least")?.map(Offset);
     let partition = partition_of(&user, app.engine.log().partitions());
-    let asked = app.engine.users(partition, vec![user.clone()], at_least);
+    let has_standby = standby::is_known(app, partition, asker);
+    let owner = of_owner(app, asker, partition, &user, at_least);
+    let owner = standby::unless_late(has_standby && at_least.is_none(), owner).await;
+    let is_absent = match &owner {
+        Ok(response) => response.status() == StatusCode::SERVICE_UNAVAILABLE,
+        Err(error) => error.status() == StatusCode::SERVICE_UNAVAILABLE && error.code() != NOT_YET,
+    };
+    if !(is_absent && has_standby) {
+        return owner;
+    }
+    let asked = standby::look_up(app, asker, partition, std::slice::from_ref(&user), at_least);
+    let found = tokio::time::timeout(AT_LEAST_WAIT, asked).await.ok().flatten();
+    match found.and_then(|found| found.into_iter().next()) {
+        Some(Found::Known(body)) => Ok(super::json(body)),
+        Some(Found::Unknown) => Err(unknown(&user)),
+        Some(Found::Unread(_)) | None => owner,
+    }
+}
+
+/// What the owner of the user's partition says, here or on another node.
+async fn of_owner(
+    app: &AppState,
+    asker: &Asker,
+    partition: Partition,
+    user: &str,
+    at_least: Option<Offset>,
+) -> Result<Response, ApiError> {
+    let asked = app.engine.users(partition, vec![user.to_owned()], at_least);
     let answered = match at_least {
         None => asked.await,
         Some(offset) => tokio::time::timeout(AT_LEAST_WAIT, asked).await.map_err(|_| {
             let message = format!("offset {offset} of partition {partition} is not folded yet");
-            ApiError::unavailable("not_yet", message)
+            ApiError::unavailable(NOT_YET, message)
         })?,
     };
     if let (Err(QueryError::Elsewhere), Some(peers)) = (&answered, &app.peers) {
         let url = peers.elsewhere(partition, asker)?;
-        let escaped: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
-        let mut path = format!("{}?id={escaped}", RouteId::UserById.route().path);
-        if let Some(offset) = at_least {
-            path.push_str(&format!("&at_least={offset}"));
-        }
-        let (status, body) = peers.ask(&url, &path, None).await?;
+        let (status, body) = peers.ask(&url, &path_of(user, at_least), None).await?;
         return Ok(super::passed_on(status, body));
     }
     match answered?.into_iter().next().flatten() {
         Some(body) => Ok(super::json(body)),
-        None => Err(ApiError::not_found(
-            "unknown_user",
-            format!("no user {user:?} is known"),
-        )),
+        None => Err(unknown(user)),
     }
+}
+
+fn unknown(user: &str) -> ApiError {
+    ApiError::not_found("unknown_user", format!("no user {user:?} is known"))
+}
+
+/// Returns the path with which another node is asked for one user.
+pub(super) fn path_of(user: &str, at_least: Option<Offset>) -> String {
+    let escaped: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
+    let mut path = format!("{}?id={escaped}", RouteId::UserById.route().path);
+    if let Some(offset) = at_least {
+        path.push_str(&format!("&at_least={offset}"));
+    }
+    path
 }
 
 #[derive(Deserialize)]
@@ -240,26 +275,32 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
     let mut found: Vec<Option<Found>> = vec![None; users.len()];
     let mut elsewhere = Vec::new();
     let mut failure = None;
+    let has_standby = |partition: &Partition| standby::is_known(app, *partition, asker);
     // All at once: one that is not ready to answer holds up no other.
     let asked = parts.iter().map(async |(partition, numbers)| {
-        let answer = app.engine.users(*partition, named(numbers), None).await;
+        let answer = async { Ok(app.engine.users(*partition, named(numbers), None).await) };
+        let answer = standby::unless_late(has_standby(partition), answer).await;
         (partition, numbers, answer)
     });
     for (partition, numbers, answer) in futures_util::future::join_all(asked).await {
-        match answer {
-            Ok(answers) => {
+        let error = match answer {
+            Ok(Ok(answers)) => {
                 for (number, answer) in numbers.iter().zip(answers) {
                     found[*number] = Some(answer.map_or(Found::Unknown, Found::Known));
                 }
+                continue;
             }
-            Err(QueryError::Elsewhere) if app.peers.is_some() => elsewhere.push(*partition),
-            Err(error) => {
-                for number in numbers {
-                    found[*number] = Some(Found::Unread(error.to_string()));
-                }
-                failure = Some(ApiError::from(error));
+            Ok(Err(QueryError::Elsewhere)) if app.peers.is_some() => {
+                elsewhere.push(*partition);
+                continue;
             }
+            Ok(Err(error)) => ApiError::from(error),
+            Err(late) => late,
+        };
+        for number in numbers {
+            found[*number] = Some(Found::Unread(error.message().to_owned()));
         }
+        failure = Some(error);
     }
     if let Some(peers) = app.peers.as_ref().filter(|_| !elsewhere.is_empty()) {
         let (owned, mut nowhere) = peers.by_owner(elsewhere.iter().copied());
@@ -274,7 +315,11 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
                 .flat_map(|partition| parts[partition].clone())
                 .collect();
             let users = named(&numbers);
-            asked.push(async move { (numbers, ask_node(peers, &url, users).await) });
+            let have_standbys = partitions.iter().all(has_standby);
+            asked.push(async move {
+                let answer = ask_node(peers, &url, users);
+                (numbers, standby::unless_late(have_standbys, answer).await)
+            });
         }
         for (numbers, answer) in futures_util::future::join_all(asked).await {
             match answer {
@@ -300,6 +345,18 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
         }
     }
     let unread = |found: &Option<Found>| matches!(found, None | Some(Found::Unread(_)));
+    let unanswered = |(partition, numbers): &(&Partition, &Vec<usize>)| {
+        has_standby(partition) && numbers.iter().any(|number| unread(&found[*number]))
+    };
+    let asked = parts.iter().filter(unanswered).map(async |(partition, numbers)| {
+        let answer = standby::look_up(app, asker, *partition, &named(numbers), None).await;
+        (numbers, answer)
+    });
+    for (numbers, answer) in futures_util::future::join_all(asked).await {
+        for (number, answer) in numbers.iter().zip(answer.unwrap_or_default()) {
+            found[*number] = Some(answer);
+        }
+    }
     match failure {
         Some(api_error) if found.iter().all(unread) => Err(api_error),
         _ => Ok(found.into_iter().map(|found| found.unwrap_or(Found::Unknown)).collect()),
@@ -307,7 +364,7 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
 }
 
 /// Has another node look up users; in their order.
-async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Found>, ApiError> {
+pub(super) async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Found>, ApiError> {
     let unclear = || ApiError::unavailable("moving", format!("node {url} returned an unreadable response"));
     let query = UsersQuery {
         users: users.clone().into(),
