@@ -76,14 +76,14 @@ fn a_standby_folds_and_answers_and_does_nothing_else_until_it_has_taken_over() {
         tick_due_ms: Some(1_000),
         ..QUIET
     };
-    assert_eq!(round(&mut control, 0, None, 0), [Open, Answer, Wait(0)]);
-    assert!(!control.may_show(Some(&due)), "it has not caught up");
-    assert_eq!(round(&mut control, 10_000, Some(due), 5), [Fold, Answer, Wait(0)]);
-    assert_eq!(round(&mut control, 10_000, Some(due), 0), [Fold, Answer, Wait(1_000)]);
     let behind = View {
         is_caught_up: false,
         ..due
     };
+    assert_eq!(round(&mut control, 0, None, 0), [Open, Answer, Wait(0)]);
+    assert!(!control.may_show(Some(&behind)), "it has not caught up");
+    assert_eq!(round(&mut control, 10_000, Some(due), 5), [Fold, Answer, Wait(0)]);
+    assert_eq!(round(&mut control, 10_000, Some(due), 0), [Fold, Answer, Wait(1_000)]);
     assert!(control.may_show(Some(&behind)), "what it has was committed");
     assert!(!control.is_to_wait(Some(&behind), None) && control.is_to_wait(Some(&behind), Some(Offset(10))));
     control.learn(10_000, Fact::Promoted, Some(&due));
