@@ -72,9 +72,10 @@ fn post(node: &Node, path: &str, body: &Value) -> Value {
 fn publish(node: &Node, kind: &str, users: impl Iterator<Item = usize>) {
     let event = |number: usize| {
         let mut event = json!({"type": kind, "user": format!("u{number}"), "platform": "linux", "device": "d", "gateway": "g",
-            "epoch": 1, "conn": number});
-        if kind == "connect" {
-            event["intent"] = json!("login");
+            "epoch": 1, "conn": number + 1});
+        match kind {
+            "connect" => event["intent"] = json!("login"),
+            _ => event["reason"] = json!("closed"),
         }
         event
     };
