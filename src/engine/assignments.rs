@@ -129,6 +129,26 @@ struct StandbyWorker {
     starts_again: bool,
 }
 
+/// What the group has said to this process.
+#[derive(Default)]
+pub struct Membership {
+    /// Whether the group has said which partitions are ours. False again after the group has reported partitions as
+    /// lost.
+    pub is_assigned: AtomicBool,
+    /// Why the group cannot be heard at the moment.
+    error: Mutex<Option<Arc<str>>>,
+}
+
+impl Membership {
+    pub fn error(&self) -> Option<Arc<str>> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_error(&self, error: Option<Arc<str>>) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+}
+
 pub struct Assignments {
     dependencies: Dependencies,
     group: Box<dyn Group>,
@@ -145,9 +165,9 @@ pub struct Assignments {
     /// When pauses end, by the monotonic clock.
     pauses: Vec<(u64, Partition)>,
     let_go: Vec<Partition>,
-    /// Whether the group has said which partitions are ours. False again after the group has reported partitions as
-    /// lost.
-    assigned: Arc<AtomicBool>,
+    membership: Arc<Membership>,
+    /// Whether the group could not be heard the last time.
+    is_unheard: bool,
     stopping: bool,
     /// When the next warning that the group cannot be polled may be given, by the monotonic clock.
     next_warning_ms: u64,
@@ -176,15 +196,16 @@ impl Assignments {
             reporter,
             pauses: Vec::new(),
             let_go: Vec::new(),
-            assigned: Arc::default(),
+            membership: Arc::default(),
+            is_unheard: false,
             stopping: false,
             next_warning_ms: 0,
             result: Ok(()),
         }
     }
 
-    pub fn assigned(&self) -> &Arc<AtomicBool> {
-        &self.assigned
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.membership
     }
 
     /// Runs until it is asked to stop and every worker has ended.
@@ -212,7 +233,12 @@ impl Assignments {
     fn hear_the_group(&mut self) {
         loop {
             match self.group.poll() {
-                Ok(None) => return,
+                Ok(None) => {
+                    if std::mem::take(&mut self.is_unheard) {
+                        self.membership.set_error(None);
+                    }
+                    return;
+                }
                 Ok(Some(GroupEvent::Assigned(partitions))) => {
                     // A process that is leaving takes no more partitions.
                     let (fact, wanted) = (Fact::Assigned, !self.stopping);
@@ -220,7 +246,7 @@ impl Assignments {
                         .iter()
                         .filter(|_| wanted)
                         .for_each(|one| self.learn(*one, fact));
-                    self.assigned.store(true, Ordering::Release);
+                    self.membership.is_assigned.store(true, Ordering::Release);
                 }
                 Ok(Some(GroupEvent::Revoked(partitions))) => {
                     partitions.iter().for_each(|one| self.learn(*one, Fact::Revoked))
@@ -228,9 +254,11 @@ impl Assignments {
                 Ok(Some(GroupEvent::Lost(partitions))) => {
                     partitions.iter().for_each(|one| self.learn(*one, Fact::Lost));
                     // Until the group reports again, it is not known which partitions are ours.
-                    self.assigned.store(false, Ordering::Release);
+                    self.membership.is_assigned.store(false, Ordering::Release);
                 }
                 Err(error) => {
+                    self.is_unheard = true;
+                    self.membership.set_error(Some(error.to_string().into()));
                     let now_ms = self.dependencies.clock.monotonic_ms();
                     if now_ms >= self.next_warning_ms {
                         self.next_warning_ms = now_ms + WARNING_MS;

@@ -45,11 +45,11 @@ use crate::presence::{Epoch, LogTime, Offset, Partition, Revision};
 use crate::registry::{self, Schemas};
 use crate::store;
 use crate::tasks::{self, End};
-use assignments::{Assignment, Assignments, Dependencies, WorkerReport};
+use assignments::{Assignment, Assignments, Dependencies, Membership, WorkerReport};
 use past::Past;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -399,7 +399,7 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     hash_seed: HashSeed,
     assignments: Arc<[Assignment]>,
-    assigned: Arc<AtomicBool>,
+    membership: Arc<Membership>,
     reporter: mpsc::Sender<WorkerReport>,
     /// The result of the last commits, once the thread has ended. `None` after it was taken.
     result: Mutex<Option<mpsc::Receiver<Result<(), Error>>>>,
@@ -441,7 +441,7 @@ impl Engine {
             warnings: Arc::default(),
         };
         let run = Assignments::new(dependencies, group, assignments.clone(), reporter.clone(), reports);
-        let assigned = run.assigned().clone();
+        let membership = run.membership().clone();
         let (ended, result) = mpsc::sync_channel(1);
         let thread = tasks::spawn("assignments", move || {
             // If the engine was never stopped, nobody receives this.
@@ -465,7 +465,7 @@ impl Engine {
             clock,
             hash_seed: tuning.hash_seed,
             assignments,
-            assigned,
+            membership,
             reporter,
             result: Mutex::new(Some(result)),
         })
@@ -510,9 +510,14 @@ impl Engine {
         &self.schemas
     }
 
+    /// Returns why the group cannot be heard at the moment.
+    pub fn group_error(&self) -> Option<Arc<str>> {
+        self.membership.error()
+    }
+
     /// Whether the group has said which partitions this process has; it may have none.
     pub fn has_assignment(&self) -> bool {
-        self.assigned.load(Ordering::Acquire)
+        self.membership.is_assigned.load(Ordering::Acquire)
     }
 
     async fn ask<T>(

@@ -421,10 +421,13 @@ pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
         return Err(ApiError::unavailable("not_ready", failure));
     }
     if !app.engine.has_assignment() {
+        let why = "the group has not assigned partitions to this node, or has revoked all of them because it received no \
+                   heartbeats";
+        let what = app.engine.group_error();
+        let what = what.as_deref().unwrap_or("check whether the brokers can be reached");
         return Err(ApiError::unavailable(
             "not_ready",
-            "the group has not assigned partitions to this node, or has revoked all of them because it received no \
-             heartbeats: check whether the brokers can be reached",
+            without_paths(&format!("{why}: {what}")),
         ));
     }
     let local = local_stats(&app).await?;

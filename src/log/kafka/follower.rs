@@ -69,7 +69,7 @@ impl KafkaFollower {
         let name: Arc<str> = connection.topic(topic).into();
         let mut config = connection.member("rollcall-follower");
         config.set("group.id", group);
-        let member = Member::join(name.clone(), config)?;
+        let member = Member::join(name.clone(), config, source.clock().clone())?;
         let (wake, woken) = sync_channel(1);
         Ok(KafkaFollower {
             topic,

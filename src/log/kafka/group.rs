@@ -9,6 +9,8 @@
 
 use super::calls::{Guarded, Hung};
 use super::client::{quiet, unread, unwritten};
+use super::native;
+use crate::clock::Clock;
 use crate::log::{Error, Group, GroupEvent, GroupOffsets, locked};
 use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
@@ -26,6 +28,11 @@ const POLL_MS: u64 = 20;
 const ASK: Duration = Duration::from_secs(10);
 /// Time-out for leaving the group.
 const LEAVE: Duration = Duration::from_secs(5);
+
+/// A member that the brokers assign partitions to has joined after so long. If it has not, they do not know its protocol.
+const JOIN_MS: u64 = 15_000;
+/// How often a member asks whether it has joined.
+const JOINED_EVERY_MS: u64 = 1_000;
 
 /// The client of a member.
 type MemberClient = Guarded<BaseConsumer<InboxContext>>;
@@ -75,11 +82,20 @@ pub struct Member {
     asked: BTreeSet<Partition>,
     /// Released partitions of the same revocation. The group expects a single answer for all of them.
     answered: Vec<Partition>,
+    /// With the protocol `consumer`, until it has joined.
+    joining: Option<Joining>,
+}
+
+/// Whether a member has joined. A broker that does not know the protocol gives no error.
+struct Joining {
+    clock: Arc<dyn Clock>,
+    since_ms: u64,
+    asked_ms: u64,
 }
 
 impl Member {
     /// Joins the group that the settings name.
-    pub fn join(topic: Arc<str>, mut config: ClientConfig) -> Result<Member, Error> {
+    pub fn join(topic: Arc<str>, mut config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Member, Error> {
         // With the protocol `consumer` the broker sets these values, and the client refuses them.
         let is_the_brokers = config.get("group.protocol") == Some("consumer");
         for (key, value) in [
@@ -122,7 +138,39 @@ impl Member {
             inbox,
             asked: BTreeSet::new(),
             answered: Vec::new(),
+            joining: is_the_brokers.then(|| Joining {
+                since_ms: clock.monotonic_ms(),
+                asked_ms: 0,
+                clock,
+            }),
         })
+    }
+
+    /// Returns an error if the member should have joined the group long ago.
+    fn check_joined(&mut self) -> Result<(), Error> {
+        let Some(joining) = &mut self.joining else {
+            return Ok(());
+        };
+        let now_ms = joining.clock.monotonic_ms();
+        if now_ms >= joining.asked_ms + JOINED_EVERY_MS {
+            joining.asked_ms = now_ms;
+            let ask = |consumer: &BaseConsumer<_>| native::generation(consumer);
+            let generation = self.client.call("rd_kafka_consumer_group_metadata", ASK, ask);
+            if generation.map_err(Hung::unread)?.is_some() {
+                self.joining = None;
+                return Ok(());
+            }
+        }
+        let waited_ms = now_ms - joining.since_ms;
+        if waited_ms < JOIN_MS {
+            return Ok(());
+        }
+        let text = format!(
+            "this node has not been let into the group for {} s. Its setting group.protocol=consumer needs Apache Kafka 4.0 or \
+             later: without this setting it joins with older brokers as well; otherwise see whether the brokers can be reached",
+            waited_ms / 1_000
+        );
+        Err(Error::Open(text.into()))
     }
 
     /// Returns access to the group's offsets, for a reader that stores no position of its own.
@@ -237,7 +285,7 @@ impl Group for Member {
         let Some((assigned, partitions)) = next else {
             return match failed {
                 Some(error) if !matches!(error, KafkaError::PartitionEOF(_)) => Err(unread("the group", &error)),
-                _ => Ok(None),
+                _ => self.check_joined().map(|()| None),
             };
         };
         let partitions: Vec<Partition> = partitions.iter().map(|one| Partition((*one).max(0) as u32)).collect();

@@ -168,7 +168,7 @@ impl KafkaLog {
     pub fn join(&self) -> Result<Member, Error> {
         let mut config = self.node.connection.member(&self.node.client_id("member"));
         config.set("group.id", self.group());
-        Member::join(self.name(Topic::Events), config)
+        Member::join(self.name(Topic::Events), config, self.events.clock().clone())
     }
 
     fn clock(&self) -> &dyn Clock {

@@ -4,7 +4,7 @@
 use super::calls::Guarded;
 use super::client::DefaultContext;
 use rdkafka::bindings as native;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
 use std::ffi::{CStr, CString, c_void};
 use std::io;
@@ -30,6 +30,22 @@ pub fn seen_range(consumer: &BaseConsumer<DefaultContext>, topic: &str, partitio
         unsafe { native::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &mut low, &mut high) };
     let seen = error == NO_ERROR && low >= 0 && high >= 0;
     seen.then_some((low as u64, high as u64))
+}
+
+/// Returns the generation of its group in which a member is; `None` before it has joined.
+pub fn generation<C: ConsumerContext>(member: &BaseConsumer<C>) -> Option<i32> {
+    let client = member.client().native_ptr();
+    // SAFETY: the client lives as long as `member`; what it returns is ours, and is freed here once.
+    let generation = unsafe {
+        let metadata = native::rd_kafka_consumer_group_metadata(client);
+        if metadata.is_null() {
+            return None;
+        }
+        let generation = native::rd_kafka_consumer_group_metadata_generation_id(metadata);
+        native::rd_kafka_consumer_group_metadata_destroy(metadata);
+        generation
+    };
+    (generation > 0).then_some(generation)
 }
 
 /// The queue of one partition of a topic.
