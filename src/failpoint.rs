@@ -46,8 +46,8 @@ const RECORD: &str = "record";
 /// What the names of librdkafka's calls begin with.
 const CALL: &str = "rd_kafka_";
 
-/// Where something that is read can be altered.
-pub const ALTERED: [&str; 2] = ["second-reading", "last-record"];
+/// Where something that is read can be altered. At `skipped-event` an event moves log time and is not applied.
+pub const ALTERED: [&str; 3] = ["second-reading", "last-record", "skipped-event"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effect {

@@ -24,6 +24,8 @@ struct Metrics {
     commits: IntCounter,
     committed_changes: IntCounter,
     reconciled: IntCounterVec,
+    audit_verified: IntGaugeVec,
+    audit_differences: IntCounterVec,
     ticks: IntCounter,
     partitions: Mutex<Partitions>,
     /// Held while metrics are gathered, so that no reader sees sums that another one is about to reset.
@@ -173,6 +175,17 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "Outputs found in the log behind the committed position, compared and not sent again, by cause",
             "cause",
             &RECONCILED,
+        ),
+        audit_verified: gauges(
+            "rollcall_audit_verified_offset",
+            "Offset before which a watch has verified all outputs",
+            &["partition"],
+        ),
+        audit_differences: counters_from(
+            "rollcall_audit_differences_total",
+            "Differences between the log and its outputs that a watch has found",
+            "partition",
+            &[],
         ),
         ticks: counter("rollcall_ticks_total", "Ticks appended to quiet partitions"),
         partitions: Mutex::new(Partitions {
@@ -385,6 +398,21 @@ pub fn committed(changes: usize) {
 /// Outputs were in the log already, though its position did not say so.
 pub fn reconciled(cause: &'static str, outputs: u64) {
     METRICS.reconciled.with_label_values(&[cause]).inc_by(outputs);
+}
+
+/// Everything before this offset is what the events say.
+pub fn audit_verified(partition: u32, offset: u64) {
+    let label = partition.to_string();
+    let verified = METRICS.audit_verified.with_label_values(&[&label]);
+    verified.set(i64::try_from(offset).unwrap_or(i64::MAX));
+    // It is shown as 0 from the beginning.
+    METRICS.audit_differences.with_label_values(&[&label]);
+}
+
+/// A partition is not what its events say.
+pub fn audit_difference(partition: u32) {
+    let differences = &METRICS.audit_differences;
+    differences.with_label_values(&[&partition.to_string()]).inc();
 }
 
 pub fn tick() {

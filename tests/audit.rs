@@ -9,6 +9,8 @@ mod proofs;
 mod server;
 #[path = "audit/tampered.rs"]
 mod tampered;
+#[path = "audit/watched.rs"]
+mod watched;
 #[path = "audit/what_if.rs"]
 mod what_if;
 

@@ -13,6 +13,7 @@ pub mod snapshot;
 pub mod stored;
 pub mod time;
 pub mod verify;
+pub mod watch;
 pub mod what_if;
 pub mod why;
 

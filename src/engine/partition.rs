@@ -428,9 +428,10 @@ impl PartitionProcessor {
                 self.fetch_named(rest.iter().filter_map(|event| event.as_ref().ok()))?;
             }
         }
+        let applied = event.ok().filter(|_| !failpoint::alters("skipped-event"));
         self.fold_part(time, |state, out| {
             state.fire(None, out);
-            state.apply(event.ok(), out);
+            state.apply(applied, out);
         })?;
         if let Err(rejected) = event {
             let quarantined = Quarantined {

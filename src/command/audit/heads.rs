@@ -70,7 +70,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn read_key(path: &Path) -> anyhow::Result<Ed25519KeyPair> {
+pub(super) fn read_key(path: &Path) -> anyhow::Result<Ed25519KeyPair> {
     let unusable = || {
         format!(
             "{} is not an Ed25519 private key in PEM (PKCS#8), as `openssl genpkey -algorithm ed25519` makes it",

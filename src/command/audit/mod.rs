@@ -10,6 +10,7 @@ mod interrupt;
 mod proof;
 pub(super) mod source;
 mod verify;
+mod watch;
 pub(super) mod what_if;
 mod why;
 
@@ -37,6 +38,7 @@ enum Question {
     History(history::Args),
     Why(why::Args),
     Verify(verify::Args),
+    Watch(watch::Args),
     Heads(heads::Args),
     Prove(proof::ProveArgs),
     CheckProof(proof::CheckArgs),
@@ -53,6 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         Question::History(args) => history::run(&args, &mut output),
         Question::Why(args) => why::run(&args, &mut output),
         Question::Verify(args) => verify::run(&args, &mut output),
+        Question::Watch(args) => watch::run(&args, &mut output),
         Question::Heads(args) => heads::run(&args, &mut output),
         Question::Prove(args) => proof::prove(&args, &mut output),
         Question::CheckProof(args) => proof::check(&args, &mut output),

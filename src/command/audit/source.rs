@@ -7,10 +7,11 @@ use super::interrupt::check_interrupted;
 use crate::api::answers::ChangeData;
 use crate::audit::verify::{Compared, OutputRecord, QuarantinedEvent};
 use crate::command::cluster::Cluster;
+use crate::command::connect;
 use crate::command::log::{open, schemas};
 use crate::config::SecretUrl;
 use crate::engine::rejected::decode;
-use crate::log::{Limit, Position, Range, Reader, Record, Topic};
+use crate::log::{self, Limit, Position, Range, Reader, Record, Topic};
 use crate::presence::change::Change;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
@@ -134,7 +135,7 @@ impl SourceFlags {
         &self.group
     }
 
-    fn has_files(&self) -> bool {
+    pub fn has_files(&self) -> bool {
         [Topic::Events, Topic::Changes, Topic::Kicks]
             .into_iter()
             .any(|topic| self.file_of(topic).is_some())
@@ -160,14 +161,7 @@ impl SourceFlags {
             if let Some(count) = self.partitions {
                 bail!("--partitions {count} is only for files; a log knows how many partitions it has");
             }
-            let reader = open(self.kafka.as_deref(), self.data(), &self.cluster)?;
-            let (schemas, runtime) = schemas(self.registry.as_ref())?;
-            return Ok(AuditSource::Log {
-                flags: self,
-                reader,
-                schemas: Box::new(schemas),
-                _runtime: runtime.map(Box::new),
-            });
+            return self.of_log(open(self.kafka.as_deref(), self.data(), &self.cluster)?);
         }
         let partition = self.partition.unwrap_or(0);
         if let Some(count) = self.partitions
@@ -181,6 +175,24 @@ impl SourceFlags {
         Ok(AuditSource::Files {
             flags: self,
             partition: Partition(partition),
+        })
+    }
+
+    /// Opens the log with another client of Kafka than the engine's.
+    pub fn open_independently(&self) -> anyhow::Result<AuditSource<'_>> {
+        match &self.kafka {
+            Some(bootstrap) => self.of_log(connect::independent_reader(bootstrap, &self.cluster)?),
+            None => self.open(),
+        }
+    }
+
+    fn of_log(&self, reader: Box<dyn Reader>) -> anyhow::Result<AuditSource<'_>> {
+        let (schemas, runtime) = schemas(self.registry.as_ref())?;
+        Ok(AuditSource::Log {
+            flags: self,
+            reader,
+            schemas: Box::new(schemas),
+            _runtime: runtime.map(Box::new),
         })
     }
 
@@ -228,7 +240,16 @@ impl SourceFlags {
 pub type Read<'e> = Result<Event<'e>, QuarantinedEvent>;
 
 impl AuditSource<'_> {
-    fn asked(&self) -> anyhow::Result<Vec<Partition>> {
+    /// Sees what was written until now.
+    pub fn refresh(&mut self) -> anyhow::Result<()> {
+        match self {
+            AuditSource::Log { reader, .. } => Ok(reader.refresh()?),
+            AuditSource::Files { .. } => Ok(()),
+        }
+    }
+
+    /// Returns the partitions that are asked about.
+    pub fn asked(&self) -> anyhow::Result<Vec<Partition>> {
         match self {
             AuditSource::Files { partition, .. } => Ok(vec![*partition]),
             AuditSource::Log { flags, reader, .. } => {
@@ -581,35 +602,49 @@ impl FoundOutputs {
 
     /// Returns the next record of a topic; none at its end.
     pub fn next(&mut self, compared: Compared, source: &mut AuditSource<'_>) -> anyhow::Result<Option<OutputRecord>> {
-        let partition = self.partition;
-        match (&mut self.topics[compared as usize], source) {
-            (Found::File(lines), _) => {
-                let line = lines.next()?.map(str::to_owned);
-                Ok(line.map(|line| match serde_json::from_str::<&RawValue>(&line) {
-                    Ok(_) => OutputRecord::Line(line),
-                    Err(error) => OutputRecord::unreadable(&format!("{}: {error}", lines.here())),
-                }))
-            }
-            (Found::Log(ready, next), AuditSource::Log { reader, schemas, .. }) => {
-                if ready.len() == 0 {
-                    let mut records = Vec::new();
-                    reader.read(topic_of(compared), partition, *next, LIMIT, &mut records)?;
-                    if let Some(last) = records.last() {
-                        *next = Offset(last.offset.0 + 1);
-                    }
-                    schemas.learn(records.iter().map(Record::framed))?;
-                    // What cannot be read was altered, and differs from whatever the events give.
-                    let read = records.iter().map(|record| {
-                        output_of(compared, record, partition, schemas)
-                            .unwrap_or_else(|error| OutputRecord::unreadable(&format!("{error:#}")))
-                    });
-                    *ready = read.collect::<Vec<_>>().into_iter();
-                }
-                Ok(ready.next())
-            }
-            (Found::Log(..) | Found::Nothing, _) => Ok(None),
+        if let Found::File(lines) = &mut self.topics[compared as usize] {
+            let line = lines.next()?.map(str::to_owned);
+            return Ok(line.map(|line| match serde_json::from_str::<&RawValue>(&line) {
+                Ok(_) => OutputRecord::Line(line),
+                Err(error) => OutputRecord::unreadable(&format!("{}: {error}", lines.here())),
+            }));
+        }
+        self.peek(compared, source)?;
+        match &mut self.topics[compared as usize] {
+            Found::Log(ready, _) => Ok(ready.next()),
+            Found::File(_) | Found::Nothing => Ok(None),
         }
     }
+
+    /// Returns the next record of a topic of a log, and leaves it there.
+    pub fn peek(&mut self, compared: Compared, source: &mut AuditSource<'_>) -> anyhow::Result<Option<&OutputRecord>> {
+        let partition = self.partition;
+        let (Found::Log(ready, next), AuditSource::Log { reader, schemas, .. }) =
+            (&mut self.topics[compared as usize], source)
+        else {
+            return Ok(None);
+        };
+        if ready.len() == 0 {
+            let mut records = Vec::new();
+            reader.read(topic_of(compared), partition, *next, LIMIT, &mut records)?;
+            if let Some(last) = records.last() {
+                *next = Offset(last.offset.0 + 1);
+            }
+            schemas.learn(records.iter().map(Record::framed))?;
+            // What cannot be read was altered, and differs from whatever the events give.
+            let read = records.iter().map(|record| {
+                output_of(compared, record, partition, schemas)
+                    .unwrap_or_else(|error| OutputRecord::unreadable(&format!("{error:#}")))
+            });
+            *ready = read.collect::<Vec<_>>().into_iter();
+        }
+        Ok(ready.as_slice().first())
+    }
+}
+
+/// Whether an error of reading a log may pass by itself.
+pub fn may_pass(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(log::Error::Read(_)))
 }
 
 /// Searches the first record of a topic that is an output of the event at an offset or of one after it: outputs are in the

@@ -58,39 +58,49 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         match one {
             Checked::Right(verified) if args.source.json => json_line(output, verified)?,
             Checked::Wrong(difference) if args.source.json => json_line(output, difference)?,
-            Checked::Right(verified) => writeln!(
-                output,
-                "partition {}: verified, {} events, {} changes, {} kicks, {} quarantined, head {}",
-                verified.partition,
-                verified.events,
-                verified.changes,
-                verified.kicks,
-                verified.quarantined,
-                verified.head
-            )?,
-            Checked::Wrong(difference) => {
-                let json = |value: &Option<Box<RawValue>>| {
-                    value
-                        .as_ref()
-                        .map_or_else(|| "nothing".to_owned(), |value| table::plain(value.get()))
-                };
-                writeln!(
-                    output,
-                    "partition {}: NOT verified. The first difference is in {} for the event at offset {}.\n  found:    {}\n  \
-                     expected: {}",
-                    difference.partition,
-                    difference.topic,
-                    difference.offset,
-                    json(&difference.found),
-                    json(&difference.expected)
-                )?;
-            }
+            Checked::Right(verified) => print_verified(output, verified)?,
+            Checked::Wrong(difference) => print_difference(output, difference)?,
         }
         if matches!(one, Checked::Wrong(_)) {
             status = 1;
         }
     }
     Ok(status)
+}
+
+/// Prints the summary of a partition for people.
+pub(super) fn print_verified(output: &mut impl Write, verified: &Verified) -> anyhow::Result<()> {
+    let Verified {
+        partition,
+        events,
+        changes,
+        kicks,
+        quarantined,
+        head,
+        ..
+    } = verified;
+    Ok(writeln!(
+        output,
+        "partition {partition}: verified, {events} events, {changes} changes, {kicks} kicks, {quarantined} quarantined, head {head}"
+    )?)
+}
+
+/// Prints a difference for people.
+pub(super) fn print_difference(output: &mut impl Write, difference: &Difference) -> anyhow::Result<()> {
+    let json = |value: &Option<Box<RawValue>>| {
+        value
+            .as_ref()
+            .map_or_else(|| "nothing".to_owned(), |value| table::plain(value.get()))
+    };
+    Ok(writeln!(
+        output,
+        "partition {}: NOT verified. The first difference is in {} for the event at offset {}.\n  found:    {}\n  expected: {}",
+        difference.partition,
+        difference.topic,
+        difference.offset,
+        json(&difference.found),
+        json(&difference.expected)
+    )?)
 }
 
 fn verify_partition(
@@ -227,7 +237,7 @@ fn stored_folds(
 }
 
 /// Restores the newest checkpoint of a partition into a directory of its own, which is removed again.
-fn restored(url: &str, group: &str, partition: Partition) -> anyhow::Result<Option<StoredFold>> {
+pub(super) fn restored(url: &str, group: &str, partition: Partition) -> anyhow::Result<Option<StoredFold>> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let handle = runtime.handle().clone();
     // Nothing is deleted here, so no limit applies.

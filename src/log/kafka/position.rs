@@ -17,7 +17,7 @@ impl KafkaReader {
     pub(super) fn committed(&self, group: &str, partition: Partition) -> Result<Position, Error> {
         let mut config = self.connection.client("rollcall-log");
         config.set("group.id", group);
-        let what = format!("the position of partition {partition} in the group {group:?}");
+        let what = what(group, partition);
         let consumer: BaseConsumer = config.create().map_err(|error| client::unread(&what, &error))?;
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&self.connection.topic(Topic::Events), partition.0 as i32);
@@ -33,13 +33,23 @@ impl KafkaReader {
         if !matches!(element.offset(), rdkafka::Offset::Offset(_)) {
             return Ok(Position::default());
         }
-        let bytes = BASE64.decode(element.metadata()).unwrap_or_default();
-        Position::from_bytes(&bytes).map_err(|unreadable| {
-            let fix = match unreadable {
-                UnreadablePosition::NotOne => "; expected the --group that the engines were started with",
-                UnreadablePosition::Later { .. } => "",
-            };
-            Error::Read(format!("{what} {unreadable}{fix}").into())
-        })
+        of_metadata(&what, element.metadata())
     }
+}
+
+/// What is asked for, in words.
+pub(super) fn what(group: &str, partition: Partition) -> String {
+    format!("the position of partition {partition} in the group {group:?}")
+}
+
+/// Reads a position from the metadata of a group's committed offset.
+pub(super) fn of_metadata(what: &str, metadata: &str) -> Result<Position, Error> {
+    let bytes = BASE64.decode(metadata).unwrap_or_default();
+    Position::from_bytes(&bytes).map_err(|unreadable| {
+        let fix = match unreadable {
+            UnreadablePosition::NotOne => "; expected the --group that the engines were started with",
+            UnreadablePosition::Later { .. } => "",
+        };
+        Error::Read(format!("{what} {unreadable}{fix}").into())
+    })
 }

@@ -1,0 +1,573 @@
+//! `rollcall audit watch`: verifies what an engine commits, as it commits it, from another process.
+//!
+//! A few threads share the partitions. Each reads the committed position of a partition, folds the events before it, and
+//! compares the outputs in the topics and the chain with its own. Nothing is read again, so memory depends on the users only.
+
+use super::heads::read_key;
+use super::source::{AuditSource, FoundOutputs, SourceFlags};
+use super::verify::{print_difference, print_verified, restored};
+use super::{json_line, source};
+use crate::audit::attested::{Head, SignedHead, leaf_of};
+use crate::audit::merkle::Tree;
+use crate::audit::verify::{Compared, Difference, OutputRecord, Verified, Verifier, hex};
+use crate::audit::watch::{Standing, troubles};
+use crate::clock::{Clock, SystemClock};
+use crate::command::hash_seed;
+use crate::command::signals::Signals;
+use crate::config::{
+    address,
+    units::{Seconds, Span},
+};
+use crate::http::Limits;
+use crate::log::{Position, Topic};
+use crate::metrics;
+use crate::presence::policy::Policy;
+use crate::presence::{Offset, Partition};
+use anyhow::{Context as _, anyhow, bail};
+use aws_lc_rs::signature::Ed25519KeyPair;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+/// How long a thread waits after a turn in which nothing was new.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Outputs that were committed and are not in their topic for so long are missing. On Kafka each topic learns by itself that
+/// a transaction is committed, and some of its brokers may be away.
+const MISSING_MS: u64 = 120_000;
+/// So many folded outputs wait for their records, then the fold waits.
+const PENDING_MAX: usize = 50_000;
+/// Connections for metrics and probes.
+const STATUS_CONNECTIONS: usize = 64;
+
+/// Verifies what an engine commits while it runs, from another process, until it is interrupted
+///
+/// Folds the events and compares every change, kick and quarantined record, and the chain over all outputs, as soon as they
+/// are committed. On Kafka it reads with another client library than the engine. Exit status, after SIGTERM or Ctrl-C: 1: a
+/// difference was found.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Address that serves /metrics, /healthz and /readyz, without a token
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8095", value_parser = address::listen)]
+    status: SocketAddr,
+    /// Appends a signed head of each partition to the file of --heads. An Ed25519 key as `openssl genpkey -algorithm ed25519` makes it
+    #[arg(long, value_name = "KEYFILE", requires = "heads", conflicts_with = "from_checkpoint")]
+    sign: Option<PathBuf>,
+    /// The file to which signed heads are appended, for `prove` and `check-proof`
+    #[arg(long, value_name = "FILE", requires = "sign")]
+    heads: Option<PathBuf>,
+    /// How often heads are signed, of partitions with new changes, 1 to 86400 seconds
+    #[arg(long, value_name = "S", default_value_t = Span(60_000), requires = "sign")]
+    sign_every: Seconds,
+    /// Begins with the newest checkpoint of each partition. What came before is not read
+    #[arg(long, requires = "checkpoints")]
+    from_checkpoint: bool,
+    /// Where the engines keep checkpoints: file:///DIRECTORY or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "URL", env = "ROLLCALL_CHECKPOINTS", hide_env_values = true)]
+    checkpoints: Option<String>,
+    /// The client that reads from Kafka
+    #[arg(long, value_enum, default_value_t = Client::default())]
+    client: Client,
+    #[command(flatten)]
+    source: SourceFlags,
+}
+
+/// A client library of Kafka.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Client {
+    /// Another one than the engine's; in builds with the feature `krafka`
+    Krafka,
+    /// The engine's
+    Librdkafka,
+}
+
+/// Another one, if this build has it.
+impl Default for Client {
+    fn default() -> Client {
+        match cfg!(feature = "krafka") {
+            true => Client::Krafka,
+            false => Client::Librdkafka,
+        }
+    }
+}
+
+/// What all threads share.
+struct Shared {
+    clock: SystemClock,
+    is_stopped: AtomicBool,
+    standings: Mutex<Vec<Standing>>,
+    policy: Policy,
+    signer: Option<Signer>,
+}
+
+/// Signs heads and appends them to a file.
+struct Signer {
+    key: Ed25519KeyPair,
+    file: Mutex<File>,
+    path: PathBuf,
+    every_ms: u64,
+}
+
+impl Shared {
+    fn standings(&self) -> MutexGuard<'_, Vec<Standing>> {
+        self.standings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, partition: Partition, change: impl FnOnce(&mut Standing)) {
+        let mut standings = self.standings();
+        if let Some(standing) = standings.iter_mut().find(|standing| standing.partition == partition) {
+            change(standing);
+        }
+    }
+}
+
+/// What a thread tells the main one.
+enum News {
+    Difference(Box<Difference>),
+    /// It has ended by itself: nothing else can be done for its partitions.
+    Ended,
+}
+
+pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
+    let every_ms = Seconds::within("sign_every", Some(args.sign_every), 0, 1_000, 86_400_000)?;
+    let signer = match (&args.sign, &args.heads) {
+        (Some(key), Some(path)) => Some(Signer {
+            key: read_key(key)?,
+            file: Mutex::new(
+                File::options()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .with_context(|| format!("cannot write {}", path.display()))?,
+            ),
+            path: path.clone(),
+            every_ms,
+        }),
+        _ => None,
+    };
+    if args.source.has_files() {
+        bail!("`watch` follows a log: give --data or --kafka. Files are compared by `rollcall audit verify`");
+    }
+    let partitions = open(args)?.asked()?;
+    let clock = SystemClock::new();
+    let standings = partitions
+        .iter()
+        .map(|partition| Standing::new(*partition, clock.monotonic_ms()));
+    let shared = Arc::new(Shared {
+        standings: Mutex::new(standings.collect()),
+        clock,
+        is_stopped: AtomicBool::new(false),
+        policy: args.source.first_policy()?,
+        signer,
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let runtime = runtime.context("cannot start the async runtime")?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::listen()?
+    };
+    serve_status(args, &runtime, &shared)?;
+    let (tell, mut news) = mpsc::unbounded_channel();
+    let verified = thread::scope(|scope| {
+        let threads = thread::available_parallelism()
+            .map_or(1, |cores| cores.get())
+            .min(partitions.len());
+        let shares = (0..threads).map(|first| partitions.iter().copied().skip(first).step_by(threads));
+        let threads: Vec<_> = shares
+            .map(|share| {
+                let share: Vec<Partition> = share.collect();
+                let (shared, tell) = (&*shared, tell.clone());
+                scope.spawn(move || {
+                    let verified = follow(args, &share, shared, &tell);
+                    // Nobody may listen any more.
+                    let _ = tell.send(News::Ended);
+                    verified
+                })
+            })
+            .collect();
+        let told = runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    () = signals.asked_to_stop() => return anyhow::Ok(()),
+                    one = news.recv() => match one {
+                        Some(News::Difference(difference)) => {
+                            match args.source.json {
+                                true => json_line(output, &difference)?,
+                                false => print_difference(output, &difference)?,
+                            }
+                            output.flush()?;
+                        }
+                        Some(News::Ended) | None => return Ok(()),
+                    },
+                }
+            }
+        });
+        shared.is_stopped.store(true, Ordering::Relaxed);
+        let panicked = || bail!("a thread that follows partitions panicked");
+        let ended = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| panicked()));
+        let verified = ended.collect::<anyhow::Result<Vec<_>>>();
+        told.and(verified)
+    });
+    runtime.shutdown_background();
+    let mut verified: Vec<Verified> = verified?.into_iter().flatten().collect();
+    verified.sort_by_key(|one| one.partition);
+    for one in &verified {
+        match args.source.json {
+            true => json_line(output, one)?,
+            false => print_verified(output, one)?,
+        }
+    }
+    let has_difference = shared.standings().iter().any(|standing| standing.difference.is_some());
+    Ok(u8::from(has_difference))
+}
+
+fn open(args: &Args) -> anyhow::Result<AuditSource<'_>> {
+    match args.client {
+        Client::Krafka => args.source.open_independently(),
+        Client::Librdkafka => args.source.open(),
+    }
+}
+
+fn serve_status(args: &Args, runtime: &tokio::runtime::Runtime, shared: &Arc<Shared>) -> anyhow::Result<()> {
+    let address = args.status;
+    let listener = runtime.block_on(TcpListener::bind(address));
+    let listener = listener.map_err(|error| {
+        anyhow!("cannot listen on {address} for /metrics: {error}; another port can be chosen with --status")
+    })?;
+    eprintln!("status   http://{}", listener.local_addr().unwrap_or(address));
+    if !address.ip().to_canonical().is_loopback() {
+        eprintln!(
+            "warning: --status {address} is not a loopback address: other machines can read /metrics without a token"
+        );
+    }
+    let shared = shared.clone();
+    let readiness = move || {
+        let troubles = troubles(&shared.standings(), shared.clock.monotonic_ms());
+        match &*troubles {
+            [] => (StatusCode::OK, "ready\n".to_owned()),
+            troubles => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", troubles.join("\n"))),
+        }
+    };
+    let router = Router::new()
+        .route("/metrics", get(async || metrics::text()))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(async move || readiness()));
+    let never = watch::channel(false).1;
+    runtime.spawn(crate::http::serve(
+        listener,
+        router,
+        Limits::of(STATUS_CONNECTIONS),
+        never,
+    ));
+    Ok(())
+}
+
+/// Follows partitions until the process is asked to stop. Returns what was verified of those without a difference.
+fn follow(
+    args: &Args,
+    share: &[Partition],
+    shared: &Shared,
+    tell: &mpsc::UnboundedSender<News>,
+) -> anyhow::Result<Vec<Verified>> {
+    let (mut events, mut outputs) = (open(args)?, open(args)?);
+    let mut followed = Vec::new();
+    for partition in share {
+        followed.push(Followed::begin(args, *partition, &mut events, &mut outputs, shared)?);
+    }
+    let mut warned = String::new();
+    while !shared.is_stopped.load(Ordering::Relaxed) {
+        let mut is_quiet = true;
+        for one in &mut followed {
+            if one.has_difference {
+                continue;
+            }
+            let partition = one.partition;
+            match one.turn(&mut events, &mut outputs, shared) {
+                Ok(Turn { is_new, difference }) => {
+                    is_quiet &= !is_new;
+                    if let Some(difference) = difference {
+                        one.has_difference = true;
+                        metrics::audit_difference(partition.0);
+                        shared.update(partition, |standing| standing.difference = Some((*difference).clone()));
+                        // Nobody listens any more once the process is asked to stop.
+                        let _ = tell.send(News::Difference(difference));
+                    }
+                }
+                Err(error) if source::may_pass(&error) => {
+                    let words = format!("{error:#}");
+                    shared.update(partition, |standing| standing.unread = Some(words.clone()));
+                    if warned != words {
+                        eprintln!("warning: {words}; trying again");
+                        warned = words;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if is_quiet {
+            thread::sleep(PAUSE);
+        }
+    }
+    let right = followed.into_iter().filter(|one| !one.has_difference);
+    Ok(right.map(|one| one.verifier.verified()).collect())
+}
+
+/// A partition that is followed.
+struct Followed {
+    partition: Partition,
+    verifier: Verifier,
+    found: FoundOutputs,
+    /// The next event to be folded.
+    next: Offset,
+    /// Since when something that was committed is not there, in milliseconds of a monotonic clock.
+    missing_ms: Option<u64>,
+    /// The tree over the changes, if heads are signed, and when the last head was.
+    tree: Option<Tree>,
+    signed_ms: u64,
+    signed_changes: u64,
+    has_difference: bool,
+}
+
+/// What a turn has found.
+struct Turn {
+    /// Whether there was anything to fold or to compare.
+    is_new: bool,
+    difference: Option<Box<Difference>>,
+}
+
+/// Of the outputs that are in the topics: whether all that were folded were there.
+enum Ready {
+    All,
+    Missing,
+}
+
+impl Followed {
+    fn begin(
+        args: &Args,
+        partition: Partition,
+        events: &mut AuditSource<'_>,
+        outputs: &mut AuditSource<'_>,
+        shared: &Shared,
+    ) -> anyhow::Result<Followed> {
+        let stored = match &args.checkpoints {
+            Some(url) if args.from_checkpoint => {
+                let stored =
+                    restored(url, args.source.group(), partition)?.filter(|stored| stored.is_between_records());
+                Some(stored.with_context(|| format!("there is no checkpoint of partition {partition} to begin with"))?)
+            }
+            Some(_) | None => None,
+        };
+        let next = stored.as_ref().map_or(Offset(0), |stored| stored.applied.next);
+        if stored.is_none() {
+            for topic in [Topic::Events, Topic::Changes, Topic::Kicks] {
+                events.reaches_the_beginning(topic, partition, "`watch` without --from-checkpoint")?;
+            }
+        }
+        Ok(Followed {
+            partition,
+            verifier: match stored {
+                Some(stored) => Verifier::resume(stored),
+                None => Verifier::new(partition, shared.policy.clone(), hash_seed()),
+            },
+            found: FoundOutputs::open(outputs, partition, next)?,
+            next,
+            missing_ms: None,
+            tree: shared.signer.as_ref().map(|_| Tree::default()),
+            signed_ms: 0,
+            signed_changes: 0,
+            has_difference: false,
+        })
+    }
+
+    fn turn(
+        &mut self,
+        events: &mut AuditSource<'_>,
+        outputs: &mut AuditSource<'_>,
+        shared: &Shared,
+    ) -> anyhow::Result<Turn> {
+        let partition = self.partition;
+        events.refresh()?;
+        let position = events.position(partition)?.unwrap_or_default();
+        // After the position: what it includes is in the topics.
+        outputs.refresh()?;
+        let before = self.next;
+        let mut difference = self.fold_to(position.next, events, outputs)?;
+        let mut is_missing = self.next < position.next;
+        if difference.is_none() {
+            match self.compare(outputs)? {
+                Ok(Ready::All) => {}
+                Ok(Ready::Missing) => is_missing = true,
+                Err(one) => difference = Some(one),
+            }
+        }
+        if difference.is_none() && self.next == position.next {
+            difference = self.compare_head(&position).err();
+        }
+        if difference.is_none() && !is_missing {
+            difference = self.compare_rest(outputs)?.err();
+        }
+        let now_ms = shared.clock.monotonic_ms();
+        if !is_missing {
+            self.missing_ms = None;
+        } else if difference.is_none() && now_ms >= *self.missing_ms.get_or_insert(now_ms) + MISSING_MS {
+            difference = Some(self.missing());
+        }
+        let is_verified = difference.is_none() && !is_missing;
+        shared.update(partition, |standing| {
+            standing.committed = position.next;
+            standing.read_ms = now_ms;
+            standing.unread = None;
+            if is_verified {
+                standing.verified = self.next;
+                standing.has_caught_up = true;
+            }
+        });
+        if is_verified {
+            metrics::audit_verified(partition.0, self.next.0);
+            if self.next == position.next {
+                self.sign(&position, now_ms, shared)?;
+            }
+        }
+        Ok(Turn {
+            is_new: self.next > before,
+            difference,
+        })
+    }
+
+    /// Folds the events before an offset, and compares the outputs that are there on the way. It stops early while too many
+    /// outputs are not there yet.
+    fn fold_to(
+        &mut self,
+        until: Offset,
+        events: &mut AuditSource<'_>,
+        outputs: &mut AuditSource<'_>,
+    ) -> anyhow::Result<Option<Box<Difference>>> {
+        if until <= self.next {
+            return Ok(None);
+        }
+        let end = events.range(Topic::Events, self.partition)?.end;
+        let (mut difference, mut is_early) = (None, false);
+        events.events_from(self.partition, self.next, |offset, ts, event| {
+            if offset >= until {
+                return Ok(ControlFlow::Break(()));
+            }
+            match &event {
+                Ok(event) => self.verifier.fold(offset, ts, Ok(event), &mut |_| {}),
+                Err(malformed) => self.verifier.fold(offset, ts, Err(malformed.clone()), &mut |_| {}),
+            }
+            self.next = Offset(offset.0 + 1);
+            match self.compare(outputs)? {
+                Ok(_) => {}
+                Err(one) => difference = Some(one),
+            }
+            let pending: usize = Compared::ALL.iter().map(|topic| self.verifier.expected(*topic)).sum();
+            is_early = difference.is_some() || pending > PENDING_MAX;
+            Ok(match is_early {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })
+        })?;
+        if !is_early && end >= until {
+            // Behind the last event there may be marks of transactions.
+            self.next = until;
+        }
+        Ok(difference)
+    }
+
+    /// Compares what was folded with the records that are there.
+    fn compare(&mut self, outputs: &mut AuditSource<'_>) -> anyhow::Result<Result<Ready, Box<Difference>>> {
+        let mut ready = Ready::All;
+        for topic in Compared::ALL {
+            while self.verifier.expected(topic) > 0 {
+                let Some(record) = self.found.next(topic, outputs)? else {
+                    ready = Ready::Missing;
+                    break;
+                };
+                let leaf = match (&record, &self.tree) {
+                    (OutputRecord::Change(change), Some(_)) => Some(leaf_of(change)),
+                    _ => None,
+                };
+                if let Err(difference) = self.verifier.compare(topic, Some(record)) {
+                    return Ok(Err(difference));
+                }
+                if let (Some(tree), Some(leaf)) = (&mut self.tree, leaf) {
+                    tree.push(leaf);
+                }
+            }
+        }
+        Ok(Ok(ready))
+    }
+
+    fn compare_head(&self, position: &Position) -> Result<(), Box<Difference>> {
+        let is_whole = position.outputs == 0;
+        if is_whole && (position.chain, position.seq) != self.verifier.head() {
+            return Err(self.verifier.other_head("position", Some(&position.chain)));
+        }
+        Ok(())
+    }
+
+    /// Reports a record that belongs to an event that was folded, although nothing more was expected.
+    fn compare_rest(&mut self, outputs: &mut AuditSource<'_>) -> anyhow::Result<Result<(), Box<Difference>>> {
+        for topic in Compared::ALL {
+            let is_extra = self.found.peek(topic, outputs)?.is_some_and(|record| {
+                record.offset() < self.next || record.partition().is_some_and(|of| of != self.partition)
+            });
+            if is_extra {
+                let record = self.found.next(topic, outputs)?;
+                return Ok(self.verifier.compare(topic, record));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Returns the difference of something that was committed and is not there.
+    fn missing(&mut self) -> Box<Difference> {
+        let pending = Compared::ALL
+            .into_iter()
+            .find(|topic| self.verifier.expected(*topic) > 0);
+        let missing = pending.map(|topic| self.verifier.compare(topic, None));
+        match missing {
+            Some(Err(difference)) => difference,
+            Some(Ok(())) | None => self.verifier.missing_events(self.next),
+        }
+    }
+
+    fn sign(&mut self, position: &Position, now_ms: u64, shared: &Shared) -> anyhow::Result<()> {
+        let (Some(signer), Some(tree)) = (&shared.signer, &self.tree) else {
+            return Ok(());
+        };
+        let is_due = self.signed_ms == 0 || now_ms >= self.signed_ms + signer.every_ms;
+        if !is_due || tree.leaves() == self.signed_changes || tree.leaves() != position.seq {
+            return Ok(());
+        }
+        (self.signed_ms, self.signed_changes) = (now_ms, tree.leaves());
+        let head = Head {
+            partition: self.partition.0,
+            next: position.next.0,
+            changes: position.seq,
+            head: hex(&position.chain),
+        };
+        let signed = SignedHead::sign(head, 1, &tree.root(), shared.clock.now_ms(), &signer.key);
+        let mut line = Vec::new();
+        json_line(&mut line, &signed)?;
+        let mut file = signer.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(&line)
+            .and_then(|()| file.sync_data())
+            .with_context(|| format!("cannot write {}", signer.path.display()))
+    }
+}
