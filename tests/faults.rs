@@ -33,8 +33,12 @@ mod run;
 mod space;
 #[path = "kafka/table.rs"]
 mod table;
+#[path = "kafka/timeline.rs"]
+mod timeline;
 #[path = "kafka/truncated.rs"]
 mod truncated;
+#[path = "kafka/watcher.rs"]
+mod watcher;
 
 use proxied::Proxied;
 use rollcall::failpoint::PLACES;
@@ -173,7 +177,7 @@ fn main() -> ExitCode {
     println!("written to {}", asked.table.display());
     drop(program);
     for row in &rows {
-        row.must_be_right();
+        row.must_be_right(true);
     }
     assert!(failed.is_empty(), "{failed:?}");
     ExitCode::SUCCESS

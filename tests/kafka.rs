@@ -3,6 +3,8 @@
 //! Engines are processes; the load and the reader use third-party clients (Python: confluent-kafka and fastavro). These are the
 //! short runs; `make test-faults` has the long ones. `ROLLCALL_TEST_SEED` repeats one.
 
+#[path = "kafka/aborted.rs"]
+mod aborted;
 #[path = "kafka/audited.rs"]
 mod audited;
 #[path = "kafka/broker.rs"]
@@ -54,6 +56,8 @@ mod standbys;
 mod start;
 #[path = "kafka/table.rs"]
 mod table;
+#[path = "kafka/timeline.rs"]
+mod timeline;
 #[path = "kafka/transactions.rs"]
 mod transactions;
 #[path = "kafka/truncated.rs"]
@@ -62,6 +66,8 @@ mod truncated;
 mod unseen;
 #[path = "kafka/upgrade.rs"]
 mod upgrade;
+#[path = "kafka/watcher.rs"]
+mod watcher;
 #[path = "kafka/webhook.rs"]
 mod webhook;
 
@@ -88,7 +94,7 @@ fn engines(plan: &Plan) {
 fn ends_well(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>) {
     let row = run::run(plan, bootstrap, cluster, seed());
     println!("{}", table::markdown(std::slice::from_ref(&row)));
-    row.must_be_right();
+    row.must_be_right(false);
 }
 
 /// Each kind of error is in a separate partition, with the reader's report. The last partition is correct.
@@ -274,6 +280,11 @@ fn a_second_reading_that_differs_halts_the_partition_and_says_what_to_do() {
 #[test]
 fn what_is_published_is_verified_and_what_is_added_is_found() {
     audited::what_is_published_is_verified_and_what_is_added_is_found(shared::bootstrap());
+}
+
+#[test]
+fn an_engine_that_skips_an_event_is_found_by_a_watcher() {
+    audited::an_engine_that_skips_an_event_is_found_by_a_watcher(shared::bootstrap());
 }
 
 #[test]

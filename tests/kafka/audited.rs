@@ -1,10 +1,14 @@
-//! `rollcall audit` on Kafka: what an engine has published is verified, and what somebody adds to it is found.
+//! `rollcall audit` on Kafka: what an engine has published is verified, afterwards or at once; what somebody adds to it, or an
+//! event that the engine skips, is found.
 
 use crate::engine::Node;
 use crate::python;
 use crate::space::Space;
+use crate::watcher::Watcher;
 use serde_json::{Value, json};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 fn audit(space: &Space, arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
     let output = Command::new(python::program())
@@ -66,4 +70,42 @@ pub fn what_is_published_is_verified_and_what_is_added_is_found(bootstrap: &str)
         (status, found),
         (Some(1), [&json!("changes"), &Value::Null, &json!("forgotten")])
     );
+}
+
+/// Another process reads with another client, and notices an event that the engine does not apply.
+pub fn an_engine_that_skips_an_event_is_found_by_a_watcher(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "watched", 1);
+    let mut node = Node::new(directory.path(), &space, 0, &[]);
+    node.start(None);
+    let watcher = Watcher::start(directory.path(), &space);
+    python::run("headers.py", &space, &["9"]);
+    let committed = || python::places(&space)[0].0;
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        for _ in 0..600 {
+            if holds() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        panic!("not in a minute: {what}\n{}", watcher.said());
+    };
+    until("what was committed is verified", &|| {
+        committed() > 0 && watcher.has_verified(0, committed())
+    });
+    assert_eq!(watcher.get("/readyz").as_deref(), Some("ready\n"));
+    node.stop();
+    node.start(Some("alter:skipped-event:1+"));
+    python::run("headers.py", &space, &["9"]);
+    until("the difference is found", &|| {
+        let ready = watcher.get("/readyz").unwrap_or_default();
+        ready.contains("partition 0 is not what its events say")
+    });
+    let opinion = watcher.end(&[u64::MAX]);
+    assert!(
+        opinion.complaints[0].contains("\"verified\":false"),
+        "{:?}",
+        opinion.complaints
+    );
+    node.stop();
 }

@@ -18,7 +18,8 @@ pub struct Script {
     /// None once it was closed.
     pub commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    directory: tempfile::TempDir,
+    /// The brokers' files are in `kafka/node-N/data`.
+    pub directory: tempfile::TempDir,
     /// Where what the brokers have and said is to be copied before it is gone: a wrong run can be explained with it.
     pub keep: Option<PathBuf>,
 }

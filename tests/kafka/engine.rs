@@ -155,9 +155,16 @@ impl Node {
 
     /// The last of what it logged.
     pub fn diary(&self) -> String {
-        let diary = std::fs::read(&self.diary).unwrap_or_default();
-        let from = diary.len().saturating_sub(50_000);
-        String::from_utf8_lossy(&diary[from..]).into_owned()
+        let log = self.log();
+        let from = log.len().saturating_sub(50_000);
+        let from = (from..=log.len()).find(|at| log.is_char_boundary(*at));
+        log[from.unwrap_or_default()..].to_owned()
+    }
+
+    /// All that it logged, over all of its processes.
+    pub fn log(&self) -> String {
+        let log = std::fs::read(&self.diary).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// Its answer to a GET: status and body. None if nothing answers.

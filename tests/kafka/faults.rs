@@ -1,14 +1,16 @@
 //! The faults, and how each changes a run.
 
 use crate::engine::Node;
+use crate::proxied::Proxied;
 use crate::python;
 use crate::run::Run;
+use crate::timeline::Target;
 use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Longer than the session and the transaction of an engine in tests, see `Node::new`.
 const PAST_EVERY_TIMEOUT_MS: (u64, u64) = (7_500, 11_000);
@@ -82,30 +84,38 @@ impl Fault {
             Fault::Storm(times) => storm(run, *times),
             Fault::BrokerKilled => {
                 let broker = 1 + run.dice.roll(3);
+                let from = SystemTime::now();
                 brokers(run, "kill", &[broker]);
                 run.dice.pause(1_000, 8_000);
                 brokers(run, "start", &[broker]);
+                run.timeline.note(self.kind(), Target::Brokers, from);
                 run.settle();
             }
             Fault::CoordinatorMoved => {
                 let printed = python::run("topics.py", &run.space, &["coordinator", &run.space.group]);
                 let broker = printed.trim().parse().expect("a number");
+                let from = SystemTime::now();
                 brokers(run, "stop", &[broker]);
                 run.dice.pause(3_000, 6_000);
                 brokers(run, "start", &[broker]);
+                run.timeline.note(self.kind(), Target::Brokers, from);
                 run.settle();
             }
             Fault::AllDown(long) => {
+                let from = SystemTime::now();
                 brokers(run, "kill", &[1, 2, 3]);
                 thread::sleep(*long);
                 brokers(run, "start", &[1, 2, 3]);
+                run.timeline.note(self.kind(), Target::Brokers, from);
                 run.settle();
             }
             Fault::BrokersPaused(ms) => {
                 run.dice.pause(200, 700);
+                let from = SystemTime::now();
                 brokers(run, "pause", &[1, 2, 3]);
                 thread::sleep(Duration::from_millis(*ms));
                 brokers(run, "resume", &[1, 2, 3]);
+                run.timeline.note(self.kind(), Target::Brokers, from);
                 if *ms > 3_000 {
                     run.settle();
                 }
@@ -131,15 +141,18 @@ impl Fault {
 fn kill(run: &mut Run<'_>) {
     run.dice.pause(0, 1_800);
     let node = run.any();
+    let from = SystemTime::now();
     run.nodes[node].kill();
     // At once, or so late that another has taken over.
     let most = [50, 1_000, 5_500][run.dice.roll(3)];
     run.dice.pause(0, most);
     run.nodes[node].start(None);
+    run.note("engine killed", node, from);
 }
 
 fn failpoint(run: &mut Run<'_>, step: &str, nth: u32) {
     let node = run.any();
+    let from = SystemTime::now();
     run.nodes[node].stop();
     run.nodes[node].start(Some(&format!("{step}:{nth}")));
     let begun = Instant::now();
@@ -155,14 +168,17 @@ fn failpoint(run: &mut Run<'_>, step: &str, nth: u32) {
         run.nodes[node].diary()
     );
     run.nodes[node].start(None);
+    run.note("engine died at a step of the walk", node, from);
 }
 
 fn sleep(run: &mut Run<'_>, (least_ms, most_ms): (u64, u64)) {
     let node = run.any();
     run.dice.pause(0, 300);
+    let from = SystemTime::now();
     run.nodes[node].signal("STOP");
     run.dice.pause(least_ms, most_ms);
     run.nodes[node].signal("CONT");
+    run.note("engine asleep", node, from);
 }
 
 fn storm(run: &mut Run<'_>, times: u32) {
@@ -173,6 +189,7 @@ fn storm(run: &mut Run<'_>, times: u32) {
             .iter_mut()
             .filter_map(|node| node.is_running().then_some(()))
             .count();
+        let from = SystemTime::now();
         if !run.nodes[node].is_running() {
             run.nodes[node].start(None);
         } else if running > 1 {
@@ -182,6 +199,7 @@ fn storm(run: &mut Run<'_>, times: u32) {
                 run.nodes[node].stop();
             }
         }
+        run.note("engine joined or left", node, from);
         run.dice.pause(0, 1_500);
     }
     run.settle();
@@ -191,10 +209,23 @@ fn storm(run: &mut Run<'_>, times: u32) {
 fn brokers(run: &Run<'_>, what: &str, which: &[usize]) {
     let which: Vec<String> = which.iter().map(usize::to_string).collect();
     let cluster = run.cluster.expect("a cluster of its own");
+    // On a machine that is busy with other things a broker may need more than one try to start.
+    let tries = if what == "start" { 3 } else { 1 };
+    for _ in 0..tries {
+        if command(cluster, &format!("{what} {}", which.join(" "))) == "ok" {
+            return;
+        }
+        println!("{what} {which:?} has failed");
+    }
+    panic!("{what} {which:?} has failed {tries} times");
+}
+
+/// Has the script do something, and returns what it answers.
+fn command(cluster: &Proxied, line: &str) -> String {
     let mut script = cluster.cluster.script.lock().expect("nobody panicked with it");
     let commands = script.commands.as_mut().expect("open until the end");
-    writeln!(commands, "{what} {}", which.join(" ")).expect("the script listens");
-    assert_eq!(script.answer(), "ok", "{what} {which:?}");
+    writeln!(commands, "{line}").expect("the script listens");
+    script.answer()
 }
 
 fn store(node: &Node) -> PathBuf {
@@ -214,9 +245,12 @@ fn with_stores(run: &mut Run<'_>, what: impl FnOnce(&mut Run<'_>, &mut Node)) {
         place = run.any();
     }
     let mut node = run.nodes.swap_remove(place);
+    let from = SystemTime::now();
     node.kill();
     what(run, &mut node);
     node.start(None);
+    run.timeline
+        .note("engine killed, and its stores", Target::Engine(node.name), from);
     run.nodes.push(node);
     run.settle();
 }
@@ -264,6 +298,7 @@ fn checkpoints_damaged(run: &mut Run<'_>) {
         }
         thread::sleep(Duration::from_millis(200));
     }
+    let from = SystemTime::now();
     run.nodes.iter_mut().for_each(Node::kill);
     let said_before = SAID.map(|said| times_said(run, said));
     for partition in entries(&of_the_group) {
@@ -281,6 +316,10 @@ fn checkpoints_damaged(run: &mut Run<'_>) {
     }
     for node in &run.nodes {
         let _ = std::fs::remove_dir_all(store(node));
+    }
+    for node in &run.nodes {
+        run.timeline
+            .note("engine killed, and its stores", Target::Engine(node.name), from);
     }
     run.settle();
     for (said, before) in SAID.into_iter().zip(said_before) {

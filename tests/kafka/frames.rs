@@ -6,6 +6,9 @@ use std::io::{self, Read};
 /// Larger than any request or answer that a broker takes or gives.
 const FRAME_BYTES_MAX: usize = 128 << 20;
 
+/// The header of a request and the producer's id, which comes first in all requests that have one.
+const HEAD_BYTES: usize = 200;
+
 /// What a request asks for. The numbers are in Kafka's protocol guide.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Api {
@@ -88,6 +91,18 @@ impl Frame {
     /// What an answer says, to another request.
     pub fn answering(&self, correlation: i32) -> Frame {
         Frame([&correlation.to_be_bytes(), &self.0[4..]].concat())
+    }
+
+    /// Of a request of a producer of outputs, whose id is the group's name and the partition: the partition.
+    pub fn producer_of(&self, group: &str) -> Option<u32> {
+        let group = format!("{group}-");
+        let head = &self.0[..self.0.len().min(HEAD_BYTES)];
+        let at = head
+            .windows(group.len())
+            .position(|window| window == group.as_bytes())?
+            + group.len();
+        let digits = head[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        std::str::from_utf8(&head[at..at + digits]).ok()?.parse().ok()
     }
 
     /// Whether a text is anywhere in it: a topic, a group, a transactional id.

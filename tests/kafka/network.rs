@@ -4,11 +4,13 @@
 use crate::frames::{Api, Frame};
 use crate::proxy::Action;
 use crate::run::Dice;
+use crate::timeline::{Target, Timeline};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 /// What an engine needs to commit, and the rest.
 pub const APIS: [Api; 9] = [
@@ -40,6 +42,9 @@ pub struct RandomFaults {
     /// How many there were of each kind.
     pub struck: BTreeMap<&'static str, u32>,
     fetched: Fetched,
+    timeline: Arc<Timeline>,
+    /// The engines' group, whose name is in the ids of their producers.
+    group: String,
 }
 
 /// What engines were given of the topics: a file, and the one before it.
@@ -60,8 +65,8 @@ pub fn copy_fetched(from: &Path, beside: &Path) {
 }
 
 impl RandomFaults {
-    /// One every so often on average. The answers to fetches are kept in the directory.
-    pub fn new(seed: u64, every: Duration, directory: PathBuf) -> RandomFaults {
+    /// One every so often on average, each noted in the timeline. The answers to fetches are kept in the directory.
+    pub fn new(seed: u64, every: Duration, directory: PathBuf, timeline: Arc<Timeline>, group: &str) -> RandomFaults {
         let now = Instant::now();
         let file = File::create(directory.join(FETCHED[0])).expect("a file");
         RandomFaults {
@@ -76,11 +81,15 @@ impl RandomFaults {
                 file,
                 bytes: 0,
             },
+            timeline,
+            group: group.to_owned(),
         }
     }
 
-    /// What happens to a request of this API, if anything does.
-    pub fn strike(&mut self, api: Api) -> Option<Action> {
+    /// What happens to a request, if anything does.
+    pub fn strike(&mut self, connection: u64, request: &Frame) -> Option<Action> {
+        self.timeline.learn(connection, &self.group, request);
+        let api = request.api();
         let now = Instant::now();
         if now < self.due {
             return None;
@@ -93,6 +102,12 @@ impl RandomFaults {
         }
         let (kind, action) = self.action();
         *self.struck.entry(kind).or_default() += 1;
+        let (from, lasts) = (SystemTime::now(), action.lasts());
+        let target = match action {
+            Action::CutOff(_) => Target::Brokers,
+            _ => Target::Connection(connection),
+        };
+        self.timeline.note_until(kind, target, from, from + lasts);
         let twice = self.every.as_millis() as usize * 2;
         self.due = now + Duration::from_millis(self.dice.roll(twice + 1) as u64);
         self.choose(self.due);

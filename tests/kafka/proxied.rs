@@ -3,6 +3,7 @@
 use crate::broker::Cluster;
 use crate::proxy::Proxy;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 
 /// From a broker's port to that of its listener for the proxy, see `scripts/kafka`.
 const PROXIED_LISTENER: u16 = 100;
@@ -24,5 +25,11 @@ impl Proxied {
         };
         proxy.serve(cluster.bootstrap.split(',').map(listener).collect());
         Proxied { cluster, proxy }
+    }
+
+    /// The directory of the brokers, each with its files in `node-N/data`.
+    pub fn data(&self) -> PathBuf {
+        let script = self.cluster.script.lock().expect("nobody panicked with it");
+        script.directory.path().join("kafka")
     }
 }

@@ -43,6 +43,18 @@ pub enum Action {
     CutOff(Duration),
 }
 
+impl Action {
+    /// How long it lasts; none if a test decides that, or if it is over at once.
+    pub fn lasts(&self) -> Duration {
+        match self {
+            Action::Delay(time) | Action::DeliverLate(time) | Action::DelayAnswer(time) | Action::CutOff(time) => *time,
+            Action::Pass | Action::Hold | Action::Keep | Action::Lose | Action::LoseAnswer | Action::Answer(_) => {
+                Duration::ZERO
+            }
+        }
+    }
+}
+
 /// A request to which something happens, as the test sees it.
 #[derive(Default)]
 pub struct Intercepted {
@@ -246,7 +258,7 @@ impl Shared {
     fn requests(self: &Arc<Shared>, connection: &Connection) -> io::Result<()> {
         let mut from = BufReader::new(&connection.client);
         while let Some(request) = Frame::read(&mut from)? {
-            let (action, intercepted) = self.action(connection.broker, &request);
+            let (action, intercepted) = self.action(connection, &request);
             match &action {
                 Action::Hold => {
                     let held = intercepted.as_ref().expect("only tests hold");
@@ -321,8 +333,8 @@ impl Shared {
     }
 
     /// What happens to a request: what a test has asked for, or else what the dice say.
-    fn action(&self, broker: usize, request: &Frame) -> (Action, Option<Arc<Intercepted>>) {
-        let api = request.api();
+    fn action(&self, connection: &Connection, request: &Frame) -> (Action, Option<Arc<Intercepted>>) {
+        let (api, broker) = (request.api(), connection.broker);
         let mut rules = lock(&self.rules);
         let asked_for = |rule: &Rule| rule.api == api && request.has(&rule.text);
         if let Some(place) = rules.iter().position(asked_for) {
@@ -331,7 +343,10 @@ impl Shared {
                 .change(|seen| seen.request = Some((broker, request.clone())));
             return (rule.action, Some(rule.intercepted));
         }
-        let random = lock(&self.random).as_mut().and_then(|faults| faults.strike(api));
+        let mut random = lock(&self.random);
+        let random = random
+            .as_mut()
+            .and_then(|faults| faults.strike(connection.number, request));
         (random.unwrap_or(Action::Pass), None)
     }
 

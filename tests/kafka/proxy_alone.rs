@@ -3,16 +3,20 @@
 use crate::frames::{Api, Frame};
 use crate::network::{APIS, RandomFaults};
 use crate::proxy::{Action, Proxy, lock};
+use crate::timeline::{Target, Timeline, reconciliations};
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const END_TXN: i16 = 26;
 const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
+const METADATA: i16 = 3;
+/// What faults happen to, as the protocol numbers it.
+const NUMBERS: [i16; APIS.len()] = [END_TXN, 28, PRODUCE, 24, 25, 9, FETCH, 12, 22];
 
 fn request(api: i16, correlation: i32, text: &str) -> Frame {
     let version = 3_i16;
@@ -205,12 +209,15 @@ fn a_broker_that_is_cut_off_is_back_afterwards() {
 fn random_faults_are_the_seeds_and_in_the_end_of_every_kind() {
     let directory = tempfile::tempdir().expect("a directory");
     let run = |seed| {
-        let mut faults = RandomFaults::new(seed, Duration::ZERO, directory.path().to_owned());
+        let timeline = Arc::new(Timeline::default());
+        let mut faults = RandomFaults::new(seed, Duration::ZERO, directory.path().to_owned(), timeline, "group");
         let mut actions = Vec::new();
-        for api in APIS.repeat(400) {
-            actions.extend(faults.strike(api).map(|action| format!("{api:?} {action:?}")));
+        for number in NUMBERS.repeat(400) {
+            let asked = request(number, 1, "group-3");
+            let api = asked.api();
+            actions.extend(faults.strike(1, &asked).map(|action| format!("{api:?} {action:?}")));
             assert!(
-                faults.strike(Api::Other(3)).is_none(),
+                faults.strike(1, &request(METADATA, 1, "group-3")).is_none(),
                 "only what engines need to commit"
             );
         }
@@ -223,4 +230,55 @@ fn random_faults_are_the_seeds_and_in_the_end_of_every_kind() {
     assert_eq!(struck.values().sum::<u32>() as usize, actions.len());
     let apis: BTreeSet<&str> = actions.iter().filter_map(|action| action.split(' ').next()).collect();
     assert_eq!(apis.len(), APIS.len(), "{apis:?}");
+}
+
+/// Two failures of commits, of which an engine found the outputs, and one taken-up partition.
+const SAID: &str = "\
+2026-11-28T20:00:30.000000Z ERROR the partition cannot go on; trying again partition=3 error=log: the commit of partition 3: timed out
+2026-11-28T20:00:31.500000Z  WARN a commit that failed was found in the log partition=3 there=5 cause=\"commit_unknown\"
+2026-11-28T20:02:00.000000Z  WARN the log has outputs behind the committed position: they are compared with the fold and not sent again partition=1 position=7 last=9 index=0 cause=\"position_behind\"
+";
+
+#[test]
+fn a_reconciliation_is_explained_by_a_fault_of_its_partition_shortly_before_and_by_no_other() {
+    let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_896_000);
+    let at = |second| begin + Duration::from_secs(second);
+    let found = reconciliations(0, SAID);
+    assert_eq!(found.len(), 2, "{found:?}");
+    // The fault, what it happens to, from when to when; and which of the two it explains.
+    let cases = [
+        (
+            "a request of its producer",
+            Target::Connection(1),
+            20,
+            20,
+            [true, false],
+        ),
+        (
+            "another partition's producer",
+            Target::Connection(2),
+            29,
+            80,
+            [false, true],
+        ),
+        ("nobody's", Target::Connection(3), 29, 29, [false, false]),
+        ("too long before", Target::Connection(1), 10, 17, [false, false]),
+        ("after it", Target::Connection(1), 31, 40, [false, false]),
+        ("a broker", Target::Brokers, 10, 110, [true, true]),
+        ("its own sleep", Target::Engine(0), 20, 29, [true, false]),
+        ("another engine's end", Target::Engine(1), 29, 80, [false, true]),
+    ];
+    for (kind, target, from, to, explained) in cases {
+        let timeline = Timeline::default();
+        for (connection, id) in [(1, "group-3"), (2, "group-1"), (3, "other-3")] {
+            timeline.learn(connection, "group", &request(END_TXN, 1, id));
+        }
+        timeline.note_until(kind, target, at(from), at(to));
+        let is_explained: Vec<bool> = timeline
+            .explain_all(found.clone())
+            .iter()
+            .map(|one| one.by.is_some())
+            .collect();
+        assert_eq!(is_explained, explained, "{kind}");
+    }
 }

@@ -64,6 +64,12 @@ pub fn dead_publisher(space: &Space, what: &[&str]) {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "open\n", "{what:?} failed");
 }
 
+/// What the replicas would show of aborted transactions; see `aborted.py`.
+pub fn aborted(brokers: &Path, space: &Space) -> String {
+    let printed = run("aborted.py", space, &["--brokers", brokers.to_str().expect("UTF-8")]);
+    serde_json::from_str(&printed).expect("JSON")
+}
+
 /// Leaders of partitions move as long as this is not ended; see `leaders.py`.
 pub struct LeaderMoves(Load);
 

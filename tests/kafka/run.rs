@@ -7,12 +7,15 @@ use crate::network::{self, RandomFaults};
 use crate::proxied::Proxied;
 use crate::python::{self, LeaderMoves, Load, Verdict};
 use crate::space::Space;
-use crate::table::Row;
+use crate::table::{Reconciled, Row};
+use crate::timeline::{self, Explained, Target, Timeline};
+use crate::watcher::Watcher;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a partition may make no progress when no fault is active.
 pub const PATIENCE: Duration = Duration::from_secs(150);
@@ -66,11 +69,13 @@ pub struct Run<'c> {
     /// Where checkpoints are, if any are made.
     pub checkpoints: PathBuf,
     patience: Duration,
+    /// When which fault happened.
+    pub timeline: Arc<Timeline>,
 }
 
 /// Runs a plan to its end and returns the result. Panics if a partition stops making progress.
 pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -> Row {
-    let begun = Instant::now();
+    let (begun, from) = (Instant::now(), SystemTime::now());
     let directory = tempfile::tempdir().expect("a directory");
     let space = Space::new(bootstrap, plan.name, plan.partitions);
     let checkpoints = directory.path().join("checkpoints");
@@ -105,10 +110,12 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
         checkpoints,
         space,
         patience: plan.patience,
+        timeline: Arc::default(),
     };
     for node in &mut run.nodes {
         node.start(None);
     }
+    let watcher = Watcher::start(directory.path(), &run.space);
     let rate = plan.rate.to_string();
     let mut arguments = vec!["--seconds", "3600", "--rate", &rate];
     let urls: Vec<String> = run.nodes.iter().map(Node::url).collect();
@@ -118,8 +125,11 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
     let load = Load::start(&run.space, seed, &arguments);
     run.settle();
     if let Some((proxy, every)) = network {
-        proxy.start_faults(RandomFaults::new(seed, every, directory.path().to_owned()));
+        let timeline = run.timeline.clone();
+        let faults = RandomFaults::new(seed, every, directory.path().to_owned(), timeline, &run.space.group);
+        proxy.start_faults(faults);
     }
+    let moving = SystemTime::now();
     let moves = plan.leaders_move.then(|| LeaderMoves::start(&run.space, seed));
     let mut struck = BTreeMap::new();
     for fault in &plan.faults {
@@ -132,6 +142,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
     }
     if let Some(moves) = moves {
         struck.insert("leader moved", moves.end());
+        run.timeline.note("leader moved", Target::Brokers, moving);
     }
     run.settle();
     let load = load.end();
@@ -139,17 +150,43 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
     for node in &mut run.nodes {
         node.stop();
     }
+    let committed: Vec<u64> = python::places(&run.space)
+        .iter()
+        .map(|(committed, _)| *committed)
+        .collect();
+    let opinion = watcher.end(&committed);
     let verdict = python::check(&run.space, Some(&load["ends"]));
     run.report(&verdict);
-    if !verdict.complaints.is_empty()
+    opinion.complaints.iter().for_each(|complaint| println!("{complaint}"));
+    let explained = run.explain();
+    let random = run
+        .timeline
+        .explained_at_random(from, SystemTime::now(), plan.partitions as u32);
+    let shown = cluster.map(|cluster| python::aborted(&cluster.data(), &run.space));
+    let is_unexplained = explained.iter().any(|one| one.by.is_none());
+    if (!verdict.complaints.is_empty() || !opinion.complaints.is_empty() || is_unexplained)
         && let Some(cluster) = cluster
     {
         let name = format!("rollcall-{}-{}", plan.name, std::process::id());
         let keep = std::env::temp_dir().join(name);
         network::copy_fetched(directory.path(), &keep);
+        for node in &run.nodes {
+            let to = keep.with_extension(format!("node-{}.log", node.name));
+            println!(
+                "what the engine logged, copied to {}: {:?}",
+                to.display(),
+                std::fs::write(&to, node.log())
+            );
+        }
         cluster.cluster.script.lock().expect("nobody panicked with it").keep = Some(keep);
     }
-    Row::new(plan.name, begun.elapsed(), struck, verdict, &load)
+    let reconciled = Reconciled {
+        explained,
+        random,
+        shown,
+        opinion,
+    };
+    Row::new((plan.name, seed), begun.elapsed(), struck, verdict, &load, reconciled)
 }
 
 impl Run<'_> {
@@ -198,6 +235,24 @@ impl Run<'_> {
             println!("== node {}, running: {runs}\n{}", node.name, node.diary());
         }
         panic!("{}: {why}", self.space.prefix);
+    }
+
+    /// Something has happened to an engine from then until now.
+    pub fn note(&self, kind: &'static str, node: usize, from: SystemTime) {
+        self.timeline.note(kind, Target::Engine(self.nodes[node].name), from);
+    }
+
+    /// What the engines said of outputs that their positions did not include, each with the fault that explains it.
+    fn explain(&self) -> Vec<Explained> {
+        let found = self
+            .nodes
+            .iter()
+            .flat_map(|node| timeline::reconciliations(node.name, &node.log()));
+        let explained = self.timeline.explain_all(found.collect());
+        for one in &explained {
+            println!("{one}");
+        }
+        explained
     }
 
     /// One of the nodes that run; all of them do between faults.

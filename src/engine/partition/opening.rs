@@ -177,6 +177,13 @@ fn resumed(
     // In the middle of a record the state has that record's time. The position moves when the record is done.
     let is_between = state.offset().is_none_or(|offset| offset < stands.next);
     if is_between && (target.next, target.outputs) != (committed.next, committed.outputs) {
+        if !outbox.is_behind_tail() {
+            let (partition, cause) = (state.partition(), TailCause::PositionBehind.name());
+            tracing::warn!(
+                %partition, position = %committed.next, applied = %stands.next, cause,
+                "the committed position is older than the store; the next commit brings it up to date"
+            );
+        }
         outbox = outbox.with_log_behind();
     }
     if stands.outputs == 0 {
