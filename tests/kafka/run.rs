@@ -161,7 +161,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
     let explained = run.explain();
     let random = run
         .timeline
-        .explained_at_random(from, SystemTime::now(), plan.partitions as u32);
+        .explained_at_random(from, SystemTime::now(), plan.partitions as u32, &explained);
     let shown = cluster.map(|cluster| python::aborted(&cluster.data(), &run.space));
     let is_unexplained = explained.iter().any(|one| one.by.is_none());
     if (!verdict.complaints.is_empty() || !opinion.complaints.is_empty() || is_unexplained)

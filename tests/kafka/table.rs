@@ -152,6 +152,9 @@ fn explanations(rows: &[Row]) -> String {
             .or_default()
             .push(seconds);
     }
+    if sums.is_empty() {
+        return String::new();
+    }
     let mut text = String::from(
         "\n| reconciliation | explained by | times | seconds from the fault's end, median | at most |\n|---|---|---:|---:|---:|\n",
     );
@@ -171,7 +174,7 @@ fn explanations(rows: &[Row]) -> String {
         let percent = reconciled.random * 100.0;
         let _ = writeln!(
             text,
-            "\n{name}, seed {seed}: of random moments {percent:.0} % would be explained as well."
+            "\n{name}, seed {seed}: {percent:.0} % of random moments have a fault as near before them as commits that failed."
         );
     }
     text

@@ -130,9 +130,11 @@ impl Timeline {
             .collect()
     }
 
-    /// Of moments a second apart between two times, on each partition, how many would be explained if a commit had failed
-    /// then: with so many faults, that some fault was near proves little by itself.
-    pub fn explained_at_random(&self, from: SystemTime, to: SystemTime, partitions: u32) -> f64 {
+    /// Of moments a second apart between two times, on each partition, how many have a fault so near before them that can make a
+    /// commit fail: with so many faults, that some fault was near proves little by itself.
+    pub fn explained_at_random(&self, from: SystemTime, to: SystemTime, partitions: u32, near: &[Explained]) -> f64 {
+        let near = near.iter().filter(|one| one.reconciliation.failed.is_some());
+        let near = near.filter_map(|one| one.by).map(|by| by.seconds).fold(0.0, f64::max);
         let seconds = to.duration_since(from).map_or(0, |time| time.as_secs());
         let (mut all, mut explained) = (0, 0);
         for second in 0..seconds {
@@ -146,7 +148,8 @@ impl Timeline {
                     failed: Some(at),
                 };
                 all += 1;
-                explained += usize::from(self.explain(&reconciliation).is_some());
+                let by = self.explain(&reconciliation);
+                explained += usize::from(by.is_some_and(|by| by.seconds <= near));
             }
         }
         explained as f64 / f64::from(all.max(1))

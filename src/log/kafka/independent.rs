@@ -61,7 +61,7 @@ impl IndependentReader {
             let consumer = kafka.consumer_without_group().build().await?;
             let metadata = consumer.fetch_metadata(Some(&name)).await?;
             consumer.close().await?;
-            Ok(metadata)
+            Ok::<_, KrafkaError>(metadata)
         });
         let found = found.map_err(|error| unread(&what(), &error))?;
         let topic = found.topics.iter().find(|topic| topic.name == name);
