@@ -103,7 +103,7 @@ impl SharedStandbys {
             }
         }
         drop(positions);
-        moved.iter().for_each(|partition| log.tell(Topic::Events, *partition));
+        moved.iter().for_each(|partition| log.notify(Topic::Events, *partition));
         Ok(())
     }
 }
