@@ -24,6 +24,22 @@ fn fold(x: u64, y: u64) -> u64 {
     (wide as u64) ^ ((wide >> 64) as u64)
 }
 
+/// Returns one to sixteen bytes in two words. They overlap where there are fewer than sixteen; different bytes of the same
+/// length give different words.
+fn words(bytes: &[u8]) -> (u64, u64) {
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        return (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        return (u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into());
+    }
+    let of = |byte: Option<&u8>| u64::from(byte.copied().unwrap_or_default());
+    (
+        of(bytes.first()) << 8 | of(bytes.get(bytes.len() / 2)),
+        of(bytes.last()),
+    )
+}
+
 impl Hasher {
     pub fn new(seed: HashSeed) -> Hasher {
         // This is SplitMix64.
@@ -45,19 +61,15 @@ impl Hasher {
 
     /// Returns the hash of a name: one multiplication per sixteen bytes, with both factors secret.
     pub fn name(&self, name: &str) -> u32 {
-        let word = |bytes: &[u8]| {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            u64::from_le_bytes(word)
-        };
         let mut state = self.start ^ name.len() as u64;
         let (pairs, rest) = name.as_bytes().as_chunks::<16>();
         for pair in pairs {
-            state = fold(word(&pair[..8]) ^ self.left ^ state, word(&pair[8..]) ^ self.right);
+            let (first, second) = words(pair);
+            state = fold(first ^ self.left ^ state, second ^ self.right);
         }
         if !rest.is_empty() {
-            let (first, second) = rest.split_at(rest.len().min(8));
-            state = fold(word(first) ^ self.left ^ state, word(second) ^ self.right);
+            let (first, second) = words(rest);
+            state = fold(first ^ self.left ^ state, second ^ self.right);
         }
         fold(state ^ self.end, self.right) as u32
     }
