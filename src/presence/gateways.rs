@@ -65,6 +65,9 @@ pub(super) struct Gateways {
     leases: BTreeSet<(LogTime, u32)>,
     /// Gateways without an active lease, by the time when they are forgotten.
     idle: BTreeSet<(LogTime, u32)>,
+    /// The times of the first entries of `leases` and `idle`, or [`NEVER`]: every record asks for them.
+    first_lease: LogTime,
+    first_idle: LogTime,
     hasher: Hasher,
 }
 
@@ -74,6 +77,8 @@ impl Gateways {
             table: Table::new(seed),
             leases: BTreeSet::new(),
             idle: BTreeSet::new(),
+            first_lease: NEVER,
+            first_idle: NEVER,
             hasher: Hasher::new(seed),
         }
     }
@@ -228,14 +233,19 @@ impl Gateways {
             Some(until) => self.leases.insert((until, id.0)),
             None => self.idle.insert((known.last_until.plus(GATEWAY_FORGOTTEN_MS), id.0)),
         };
+        self.note_first();
         id
+    }
+
+    fn note_first(&mut self) {
+        let first = |times: &BTreeSet<(LogTime, u32)>| times.first().map_or(NEVER, |(time, _)| *time);
+        self.first_lease = first(&self.leases);
+        self.first_idle = first(&self.idle);
     }
 
     /// Returns when the next lease expires or the next gateway is forgotten.
     pub fn attention_at(&self, grace_until: Option<LogTime>) -> LogTime {
-        let lease = self.leases.first().map(|(until, _)| deferred(*until, grace_until));
-        let idle = self.idle.first().map(|(until, _)| *until);
-        lease.into_iter().chain(idle).min().unwrap_or(NEVER)
+        deferred(self.first_lease, grace_until).min(self.first_idle)
     }
 
     /// Returns the gateways whose active lease has expired by `time`.
@@ -275,5 +285,6 @@ impl Gateways {
             }
         }
         self.table.recycle();
+        self.note_first();
     }
 }
