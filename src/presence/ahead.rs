@@ -6,7 +6,7 @@
 //! speed only: it changes nothing, and the rules look up every user again.
 
 use super::gateways::GatewayId;
-use super::state::{DeviceState, Slot, State, User};
+use super::state::{DeviceState, Slot, State};
 use super::users::UserRef;
 use super::{Conn, Epoch, LogTime};
 use std::hint::black_box;
@@ -64,54 +64,51 @@ impl State {
         for (place, hash) in found.iter_mut().zip(hashes) {
             *place = self.users.likely(*hash);
         }
-        self.touch_users(&found);
+        self.touch_users(&found[..hashes.len()]);
     }
 
-    fn touch_users(&self, found: &[Option<Slot>; USERS_AHEAD]) {
-        let users = || found.iter().filter_map(|slot| self.users.view((*slot)?));
-        for user in users() {
-            match user {
-                UserRef::Compact(user, _) => black_box(user.armed()),
-                // Only where it is.
-                UserRef::Whole(user) => black_box(LogTime(user as *const User as u64)),
-            };
+    fn touch_users(&self, found: &[Option<Slot>]) {
+        let mut users = [None; USERS_AHEAD];
+        for (place, slot) in users.iter_mut().zip(found) {
+            *place = slot.and_then(|slot| self.users.view(slot));
         }
-        for user in users() {
+        let users = &users[..found.len()];
+        let mut any_is_whole = false;
+        for user in users.iter().flatten() {
             match user {
-                UserRef::Compact(user, shared) => {
-                    black_box(shared.texts.get(user.text).user.first());
-                }
+                UserRef::Compact(user, shared) => shared.texts.touch(user.text),
                 UserRef::Whole(user) => {
                     black_box((user.armed, user.devices.len()));
+                    any_is_whole = true;
                 }
             }
         }
-        for user in users() {
-            match user {
-                UserRef::Compact(..) => {}
-                UserRef::Whole(user) => {
-                    black_box(user.id.as_bytes().first());
-                    if let [device] = &*user.devices {
-                        black_box((device.platform, device.since, device.link.conn));
-                        if let DeviceState::Online {
-                            session, heartbeat_by, ..
-                        } = &device.state
-                        {
-                            black_box((session.evidence, *heartbeat_by));
-                        }
-                    }
-                }
+        if any_is_whole {
+            touch_whole(users);
+        }
+    }
+}
+
+fn touch_whole(users: &[Option<UserRef<'_>>]) {
+    let whole = || {
+        users.iter().flatten().filter_map(|user| match user {
+            UserRef::Compact(..) => None,
+            UserRef::Whole(user) => Some(*user),
+        })
+    };
+    for user in whole() {
+        black_box(user.id.as_bytes().first());
+        if let [device] = &*user.devices {
+            black_box((device.platform, device.since, device.link.conn));
+            if let DeviceState::Online {
+                session, heartbeat_by, ..
+            } = &device.state
+            {
+                black_box((session.evidence, *heartbeat_by));
             }
         }
-        for user in users() {
-            match user {
-                UserRef::Compact(..) => {}
-                UserRef::Whole(user) => {
-                    for device in &user.devices {
-                        black_box(device.device.as_bytes().first());
-                    }
-                }
-            }
-        }
+    }
+    for device in whole().flat_map(|user| &user.devices) {
+        black_box(device.device.as_bytes().first());
     }
 }

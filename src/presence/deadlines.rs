@@ -188,7 +188,7 @@ impl State {
                 };
                 return vec![PendingChange {
                     platform: self.rules.name(user.platform),
-                    device: text(shared.texts.get(user.text).device),
+                    device: text(shared.texts.device(user.text)),
                     deadline,
                     cause,
                 }];
@@ -304,23 +304,38 @@ impl State {
 
     fn expire_timers(&mut self, now: LogTime, found: &mut Vec<(LogTime, Slot)>) {
         self.deadlines.moved_to(now);
-        loop {
+        while self.deadlines.short.has_ready() || self.deadlines.long.has_ready() {
             let mut expired = self.deadlines.short.take_ready();
             expired.append(&mut self.deadlines.long.take_ready());
-            if expired.is_empty() {
-                return;
-            }
             for (number, (time, slot)) in expired.iter().copied().enumerate() {
                 if number % USERS_AHEAD == 0 {
                     self.look_ahead_at(&expired[number..]);
                 }
                 // Other timers are left over from deadlines that an earlier timer covered, or from users that are gone.
+                if self.set_again(time, slot, now) {
+                    continue;
+                }
                 if self.users.view(slot).is_some_and(|user| user.armed() == time) {
                     self.users.set_armed(slot, NEVER);
                     self.collect(slot, now, found);
                 }
             }
         }
+    }
+
+    /// Sets the timer of a compact user again for whom nothing is due, as [`State::collect`] does for every user. Returns
+    /// false and does nothing otherwise.
+    fn set_again(&mut self, expired: LogTime, slot: Slot, now: LogTime) -> bool {
+        let Some((user, epochs)) = self.users.keep_compact(slot) else {
+            return false;
+        };
+        let deadline = user.deadline(epochs, &self.gateways, self.grace_until).0;
+        let next = deferred(user.heartbeat_by(), self.grace_until);
+        let is_set = user.armed() == expired && deadline > now && user.set_armed(next);
+        if is_set {
+            self.deadlines.short.push(next, slot);
+        }
+        is_set
     }
 
     /// Records a user as due, or sets the timer again.

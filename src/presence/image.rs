@@ -383,7 +383,7 @@ impl State {
     /// Sets the times that [`State::beat_times`] returned. Entries beyond the number of online devices are ignored.
     pub fn put_back_beats(&mut self, slot: Slot, user_last_seen: LogTime, times: impl IntoIterator<Item = BeatTimes>) {
         let mut times = times.into_iter().peekable();
-        if let Some(user) = self.users.keep_compact(slot)
+        if let Some((user, _)) = self.users.keep_compact(slot)
             && let Some(beat) = times.peek()
             && beat.last_seen == user_last_seen
             && user.set_beat(*beat)

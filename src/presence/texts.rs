@@ -87,10 +87,31 @@ impl Texts {
         Some(TextId((size as u32) << NUMBER_BITS | number as u32))
     }
 
-    pub fn get(&self, id: TextId) -> Text<'_> {
+    fn cell(&self, id: TextId) -> &[u8] {
         let (size, number) = (id.size(), id.number());
         let chunk = &self.0[size].chunks[number / CELLS_PER_CHUNK];
-        let cell = &chunk[number % CELLS_PER_CHUNK * size * STEP..][..size * STEP];
+        &chunk[number % CELLS_PER_CHUNK * size * STEP..][..size * STEP]
+    }
+
+    /// Returns the id of the user only.
+    pub fn user(&self, id: TextId) -> &[u8] {
+        let cell = self.cell(id);
+        &cell[HEAD..][..cell[0].into()]
+    }
+
+    /// Returns the id of the device only.
+    pub fn device(&self, id: TextId) -> &[u8] {
+        let cell = self.cell(id);
+        &cell[HEAD + usize::from(cell[0])..][..cell[1].into()]
+    }
+
+    /// Reads the memory that the others read first.
+    pub fn touch(&self, id: TextId) {
+        std::hint::black_box(self.cell(id)[0]);
+    }
+
+    pub fn get(&self, id: TextId) -> Text<'_> {
+        let cell = self.cell(id);
         let (user, rest) = cell[HEAD..].split_at(cell[0].into());
         let (device, rest) = rest.split_at(cell[1].into());
         let client = &rest[..u16::from_le_bytes([cell[2], cell[3]]).into()];

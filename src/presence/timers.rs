@@ -1,14 +1,18 @@
 //! Timers in the order in which they expire, for a time that never goes back.
 //!
-//! A timer lies in the bucket of the highest bit in which its time differs from the present one. When that bit of the time
-//! changes, the bucket is dealt out to the lower ones, so a timer moves a few times and no comparison tree is kept. A heap
-//! of a million timers costs some twenty cache misses at each removal; here, every pass over a bucket is sequential.
+//! Times are read as digits of four bits. A timer lies in the bucket of the highest digit in which its time differs from
+//! the present one. When the present reaches that digit, the bucket is dealt out to those of lower digits, so a timer moves
+//! a few times and no comparison tree is kept. A heap of a million timers costs some twenty cache misses at each removal;
+//! here, every pass over a bucket is sequential.
 
 use super::LogTime;
 use super::state::Slot;
 
 /// A bucket holds only the lower half of the times.
 const NEAR_BITS: usize = 32;
+const DIGIT_BITS: usize = 4;
+const DIGITS: usize = 1 << DIGIT_BITS;
+const BUCKETS: usize = NEAR_BITS / DIGIT_BITS * DIGITS;
 const CHUNK: usize = 128;
 /// Empty chunks that are kept for the next timers.
 const SPARE_CHUNKS: usize = 64;
@@ -20,8 +24,9 @@ pub(super) struct Timers {
     now: u64,
     /// Timers of `now` or earlier.
     ready: Vec<(LogTime, Slot)>,
-    /// Later timers whose upper half is that of `now`, by the highest bit in which they differ from it.
-    near: [Bucket; NEAR_BITS],
+    /// Later timers whose upper half is that of `now`: by the highest digit in which they differ from it, then by the value of
+    /// that digit, so in order of time.
+    near: Box<[Bucket; BUCKETS]>,
     /// All others.
     far: Vec<(LogTime, Slot)>,
     spare: Vec<Chunk>,
@@ -41,12 +46,18 @@ impl Bucket {
     };
 }
 
+/// Returns the bucket of a time that differs from the present in its lower half.
+fn bucket_of(low: u32, differing: u32) -> usize {
+    let digit = differing.ilog2() as usize / DIGIT_BITS;
+    digit * DIGITS + (low >> (digit * DIGIT_BITS)) as usize % DIGITS
+}
+
 impl Timers {
     pub fn new() -> Timers {
         Timers {
             now: 0,
             ready: Vec::new(),
-            near: [Bucket::EMPTY; NEAR_BITS],
+            near: Box::new([Bucket::EMPTY; BUCKETS]),
             far: Vec::new(),
             spare: Vec::new(),
         }
@@ -62,8 +73,8 @@ impl Timers {
             self.far.push((time, slot));
             return;
         }
-        let bucket = &mut self.near[differing.ilog2() as usize];
         let low = time.0 as u32;
+        let bucket = &mut self.near[bucket_of(low, differing as u32)];
         bucket.least = bucket.least.min(low);
         let entry = u64::from(low) << 32 | u64::from(slot.0);
         match bucket.chunks.last_mut() {
@@ -84,9 +95,15 @@ impl Timers {
         let differing = now.0 ^ self.now;
         let upper = self.now & !u64::from(u32::MAX);
         self.now = now.0;
-        // All timers of the lower buckets have expired, those of the highest one in part.
-        let buckets = (differing.ilog2() as usize + 1).min(NEAR_BITS);
-        for number in 0..buckets {
+        // All timers of the lower buckets have expired, those of the last one in part.
+        let last = match differing >> NEAR_BITS {
+            0 => bucket_of(now.0 as u32, differing as u32),
+            1.. => BUCKETS - 1,
+        };
+        for number in 0..=last {
+            if self.near[number].chunks.is_empty() {
+                continue;
+            }
             let bucket = std::mem::replace(&mut self.near[number], Bucket::EMPTY);
             for mut chunk in bucket.chunks {
                 for entry in chunk.drain(..) {
@@ -104,6 +121,11 @@ impl Timers {
         }
     }
 
+    /// Returns whether a timer has expired.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Removes the timers that have expired, in arbitrary order.
     pub fn take_ready(&mut self) -> Vec<(LogTime, Slot)> {
         std::mem::take(&mut self.ready)
@@ -114,7 +136,7 @@ impl Timers {
         let upper = self.now & !u64::from(u32::MAX);
         let mut all = std::mem::take(&mut self.ready);
         all.append(&mut self.far);
-        for bucket in &mut self.near {
+        for bucket in self.near.iter_mut() {
             for chunk in std::mem::replace(bucket, Bucket::EMPTY).chunks {
                 all.extend(
                     chunk

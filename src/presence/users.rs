@@ -34,7 +34,7 @@ pub(super) enum UserRef<'u> {
 impl<'u> UserRef<'u> {
     pub fn id(self) -> &'u str {
         match self {
-            UserRef::Compact(user, shared) => text(shared.texts.get(user.text).user),
+            UserRef::Compact(user, shared) => text(shared.texts.user(user.text)),
             UserRef::Whole(user) => &user.id,
         }
     }
@@ -145,7 +145,7 @@ impl Users {
     pub fn find(&self, id: &str) -> Option<Slot> {
         let is = |slot| match self.form(Slot(slot)) {
             Form::Vacant => false,
-            Form::Compact(user) => self.shared.texts.get(user.text).user == id.as_bytes(),
+            Form::Compact(user) => self.shared.texts.user(user.text) == id.as_bytes(),
             Form::Whole(user) => *user.id == *id,
         };
         self.index.find(self.hash(id), is).map(Slot)
@@ -218,9 +218,11 @@ impl Users {
     }
 
     /// Returns a user who is compact, for changes that need not be saved.
-    pub fn keep_compact(&mut self, slot: Slot) -> Option<&mut Compact> {
-        match self.form_mut(slot)? {
-            Form::Compact(user) => Some(user),
+    pub fn keep_compact(&mut self, slot: Slot) -> Option<(&mut Compact, &Epochs)> {
+        let at = slot.0 as usize;
+        let chunk = self.lines.get_mut(at / SLOTS_PER_CHUNK)?;
+        match &mut chunk[at % SLOTS_PER_CHUNK].0 {
+            Form::Compact(user) => Some((user, &self.shared.epochs)),
             Form::Vacant | Form::Whole(_) => None,
         }
     }
@@ -234,7 +236,7 @@ impl Users {
         beat: ShortBeat,
         rules: &Rulebook,
     ) -> Refreshed {
-        let Some(user) = self.keep_compact(slot) else {
+        let Some((user, _)) = self.keep_compact(slot) else {
             return Refreshed::No;
         };
         let refreshed = user.refresh(epoch, conn, beat, rules);
@@ -246,7 +248,7 @@ impl Users {
     }
 
     pub fn set_armed(&mut self, slot: Slot, time: LogTime) {
-        if let Some(user) = self.keep_compact(slot)
+        if let Some((user, _)) = self.keep_compact(slot)
             && user.set_armed(time)
         {
             return;

@@ -167,20 +167,23 @@ impl State {
         })
     }
 
-    /// Refreshes a compact user, as a heartbeat, if this is its device and connection. Returns false and does nothing
-    /// otherwise.
-    fn refresh_compact(&mut self, slot: Slot, link: Link, who: &DeviceRef<'_>) -> bool {
+    /// Refreshes a compact user, as a heartbeat, if this is its device and connection and the epoch is not stale. Returns
+    /// false and does nothing otherwise.
+    fn refresh_compact(&mut self, slot: Slot, who: &DeviceRef<'_>, via: &ViaRef<'_>) -> bool {
         let Some(UserRef::Compact(user, shared)) = self.users.view(slot) else {
             return false;
         };
-        let epoch = user.epoch;
-        let is_the_one = shared.epochs.get(epoch) == (link.gateway, link.epoch)
+        let (gateway, epoch) = shared.epochs.get(user.epoch);
+        let is_the_one = epoch == via.epoch
+            && self.gateways.name(gateway) == via.gateway
+            && !self.gateways.is_stale(Some(gateway), epoch)
             && self.rules.name(user.platform) == who.platform
-            && shared.texts.get(user.text).device == who.device.as_bytes();
+            && shared.texts.device(user.text) == who.device.as_bytes();
+        let epoch = user.epoch;
         let Some(beat) = ShortBeat::new(self.now(), self.here()).filter(|_| is_the_one) else {
             return false;
         };
-        match self.users.refresh_compact(slot, epoch, link.conn, beat, &self.rules) {
+        match self.users.refresh_compact(slot, epoch, via.conn, beat, &self.rules) {
             Refreshed::Yes => true,
             Refreshed::BeforeItsTimer => {
                 self.arm(slot);
@@ -199,16 +202,16 @@ impl State {
         part: Part,
         out: Out<'_>,
     ) {
+        let slot = self.users.find(&who.user);
+        if what == Sign::Heartbeat
+            && let Some(slot) = slot
+            && self.refresh_compact(slot, who, via)
+        {
+            return;
+        }
         let link = self.link(via);
         if self.gateways.is_stale(link.map(|link| link.gateway), via.epoch) {
             return self.refuse(who, via, IgnoreReason::StaleEpoch, KickReason::Stale, part, out);
-        }
-        let slot = self.users.find(&who.user);
-        if what == Sign::Heartbeat
-            && let Some((slot, link)) = slot.zip(link)
-            && self.refresh_compact(slot, link, who)
-        {
-            return;
         }
         let found = slot.and_then(|slot| {
             let user = self.users.get(slot)?;
