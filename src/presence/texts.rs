@@ -1,7 +1,8 @@
 //! The ids of compact users, in cells of a few sizes.
 //!
 //! A text of its own would cost a pointer, a length and the allocator's rounding for each id. Here a number of four bytes
-//! refers to a cell with all of a user's ids. Freed cells are used again by texts of the same size.
+//! refers to a cell with all of a user's ids. Freed cells are used again by texts of the same size, and the memory of a
+//! chunk without any is released: strangers choose the sizes, and what they used once must not stay.
 
 /// Cells are multiples of this many bytes.
 const STEP: usize = 8;
@@ -26,10 +27,52 @@ pub(super) struct Text<'t> {
 
 #[derive(Default)]
 struct Size {
-    chunks: Vec<Box<[u8]>>,
-    /// Cells below this number were in use at some time.
+    chunks: Vec<Chunk>,
+    /// The numbers of the chunks with a free cell.
+    open: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Chunk {
+    /// Empty while no cell is in use.
+    cells: Box<[u8]>,
     used: usize,
-    free: Vec<u32>,
+    /// Cells from this one on were never used.
+    fresh: usize,
+    /// The first of the freed cells, each of which holds the number of the next.
+    freed: Option<u8>,
+}
+
+impl Chunk {
+    /// Returns the number of a free cell, which is in use from here on.
+    fn take(&mut self, cell_bytes: usize) -> usize {
+        if self.cells.is_empty() {
+            self.cells = vec![0; CELLS_PER_CHUNK * cell_bytes].into_boxed_slice();
+        }
+        self.used += 1;
+        match self.freed {
+            Some(number) => {
+                let [more, next] = [0, 1].map(|byte| self.cells[usize::from(number) * cell_bytes + byte]);
+                self.freed = (more != 0).then_some(next);
+                number.into()
+            }
+            None => {
+                self.fresh += 1;
+                self.fresh - 1
+            }
+        }
+    }
+
+    fn give_back(&mut self, number: usize, cell_bytes: usize) {
+        self.used -= 1;
+        if self.used == 0 {
+            *self = Chunk::default();
+            return;
+        }
+        let next = [self.freed.is_some().into(), self.freed.unwrap_or_default()];
+        self.cells[number * cell_bytes..][..next.len()].copy_from_slice(&next);
+        self.freed = Some(number as u8);
+    }
 }
 
 pub(super) struct Texts(Vec<Size>);
@@ -61,22 +104,25 @@ impl Texts {
             self.0.resize_with(size + 1, Size::default);
         }
         let of_size = &mut self.0[size];
-        let number = match of_size.free.pop() {
-            Some(number) => number as usize,
+        let chunk_number = match of_size.open.last() {
+            Some(number) => *number as usize,
             None => {
-                if of_size.used >> NUMBER_BITS != 0 {
+                let number = of_size.chunks.len();
+                if number * CELLS_PER_CHUNK >> NUMBER_BITS != 0 {
                     return None;
                 }
-                if of_size.used == of_size.chunks.len() * CELLS_PER_CHUNK {
-                    let chunk = vec![0; CELLS_PER_CHUNK * size * STEP];
-                    of_size.chunks.push(chunk.into_boxed_slice());
-                }
-                of_size.used += 1;
-                of_size.used - 1
+                of_size.chunks.push(Chunk::default());
+                of_size.open.push(number as u32);
+                number
             }
         };
-        let chunk = &mut of_size.chunks[number / CELLS_PER_CHUNK];
-        let cell = &mut chunk[number % CELLS_PER_CHUNK * size * STEP..][..size * STEP];
+        let chunk = &mut of_size.chunks[chunk_number];
+        let number = chunk.take(size * STEP);
+        if chunk.used == CELLS_PER_CHUNK {
+            of_size.open.pop();
+        }
+        let cell = &mut chunk.cells[number * size * STEP..][..size * STEP];
+        let number = chunk_number * CELLS_PER_CHUNK + number;
         cell[..HEAD].copy_from_slice(&[user_len, device_len, client_len[0], client_len[1]]);
         let mut rest = &mut cell[HEAD..];
         for part in [user, device, client] {
@@ -89,8 +135,8 @@ impl Texts {
 
     fn cell(&self, id: TextId) -> &[u8] {
         let (size, number) = (id.size(), id.number());
-        let chunk = &self.0[size].chunks[number / CELLS_PER_CHUNK];
-        &chunk[number % CELLS_PER_CHUNK * size * STEP..][..size * STEP]
+        let cells = &self.0[size].chunks[number / CELLS_PER_CHUNK].cells;
+        &cells[number % CELLS_PER_CHUNK * size * STEP..][..size * STEP]
     }
 
     /// Returns the id of the user only.
@@ -119,7 +165,13 @@ impl Texts {
     }
 
     pub fn free(&mut self, id: TextId) {
-        self.0[id.size()].free.push(id.number() as u32);
+        let of_size = &mut self.0[id.size()];
+        let number = id.number() / CELLS_PER_CHUNK;
+        let chunk = &mut of_size.chunks[number];
+        if chunk.used == CELLS_PER_CHUNK {
+            of_size.open.push(number as u32);
+        }
+        chunk.give_back(id.number() % CELLS_PER_CHUNK, id.size() * STEP);
     }
 }
 
@@ -171,6 +223,11 @@ mod tests {
                 }
             }
         }
+        for (id, _) in model {
+            texts.free(id);
+        }
+        let chunks = texts.0.iter().flat_map(|size| &size.chunks);
+        assert!(chunks.clone().count() > 20 && chunks.into_iter().all(|chunk| chunk.cells.is_empty()));
         assert_eq!(texts.put(&"u".repeat(256), "d", ""), None);
         assert_eq!(texts.put("u", "d", &"c".repeat(2_000)), None);
     }
