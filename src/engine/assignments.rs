@@ -114,13 +114,13 @@ struct RunningWorker {
     /// Unlike that of any other worker before.
     number: u64,
     thread: JoinHandle<Result<(), Error>>,
+    /// Whether it can answer.
+    is_ready: Arc<AtomicBool>,
 }
 
 /// A worker that stands by.
 struct StandbyWorker {
     worker: RunningWorker,
-    /// Whether it can answer.
-    is_ready: Arc<AtomicBool>,
     /// Since when another node is to stand by instead, by the monotonic clock.
     unwanted_since_ms: Option<u64>,
     /// It was asked to end.
@@ -359,7 +359,7 @@ impl Assignments {
                 self.workers[at] = Some(standby.worker);
             }
             None => {
-                if let Some((worker, asked, _)) = self.spawn(partition, false) {
+                if let Some((worker, asked)) = self.spawn(partition, false) {
                     self.workers[at] = Some(worker);
                     *self.assignments[at].locked() = Some(asked);
                 }
@@ -367,7 +367,7 @@ impl Assignments {
         }
     }
 
-    fn spawn(&mut self, partition: Partition, stands_by: bool) -> Option<(RunningWorker, Asked, Arc<AtomicBool>)> {
+    fn spawn(&mut self, partition: Partition, stands_by: bool) -> Option<(RunningWorker, Asked)> {
         let (sender, commands) = channel();
         let outcomes = self.assignments[partition.0 as usize].outcomes.clone();
         let wake = Arc::new(Wake::new(sender.clone()));
@@ -391,7 +391,14 @@ impl Assignments {
             worker::run(worker, &commands, &woken, &ready, &reporter)
         });
         match started {
-            Ok(thread) => Some((RunningWorker { number, thread }, (sender, wake), is_ready)),
+            Ok(thread) => {
+                let worker = RunningWorker {
+                    number,
+                    thread,
+                    is_ready,
+                };
+                Some((worker, (sender, wake)))
+            }
             // The closure was dropped and its `ReportsEnd` with it, which has reported the end.
             Err(error) => {
                 tracing::error!(%partition, %error, "a thread cannot be started");
@@ -464,10 +471,11 @@ impl Assignments {
                     }
                 }
             }
-            if let Some(standby) = &self.standbys[at]
-                && !standby.is_ending
-                && standby.is_ready.load(Ordering::Acquire)
-            {
+            // One that is taking over answers too, and is not in the topic of owners yet.
+            let taking_over = self.workers[at].as_ref().filter(|_| self.lives[at] == Life::Restoring);
+            let standby = self.standbys[at].as_ref().filter(|standby| !standby.is_ending);
+            let answers = standby.map(|standby| &standby.worker).or(taking_over);
+            if answers.is_some_and(|worker| worker.is_ready.load(Ordering::Acquire)) {
                 ready.push(partition);
             }
         }
@@ -476,11 +484,10 @@ impl Assignments {
 
     fn start_standby(&mut self, partition: Partition) {
         let at = partition.0 as usize;
-        if let Some((worker, asked, is_ready)) = self.spawn(partition, true) {
+        if let Some((worker, asked)) = self.spawn(partition, true) {
             *self.assignments[at].locked_standby() = Some(asked);
             self.standbys[at] = Some(StandbyWorker {
                 worker,
-                is_ready,
                 unwanted_since_ms: None,
                 is_ending: false,
                 starts_again: false,
