@@ -15,6 +15,7 @@ pub mod kick;
 pub mod load;
 pub mod log;
 mod logging;
+pub mod man;
 pub mod policy;
 pub mod quarantine;
 mod remote;

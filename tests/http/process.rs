@@ -434,6 +434,20 @@ fn the_version_says_what_was_built_and_shells_can_complete_every_command() {
             assert!(script.contains(name), "{shell} does not know {name}");
         }
     }
+    let (page, status) = run(&["man"]);
+    assert_eq!(status, Some(0));
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("man1");
+    let (_, status) = run(&["man", "--to", path.to_str().expect("UTF-8")]);
+    assert_eq!(status, Some(0));
+    for name in &names {
+        assert!(page.contains(name), "the manual page does not know {name}");
+        // `help` is the command line's own.
+        let is_there = path.join(format!("rollcall-{name}.1")).exists();
+        assert!(is_there || *name == "help", "no page rollcall-{name}.1");
+    }
+    let (topic, status) = run(&["man", "--to", "/dev/null/here"]);
+    assert_eq!((&*topic, status), ("", Some(2)));
 }
 
 #[test]
