@@ -34,6 +34,7 @@ enum Command {
     Topics(command::topics::Args),
     Webhook(Box<command::webhook::Args>),
     Health(command::health::Args),
+    Doctor(Box<command::doctor::Args>),
     Completions(command::completions::Args),
     Man(command::man::Args),
     Users(command::users::Args),
@@ -84,6 +85,10 @@ fn run() -> u8 {
         Command::Topics(args) => command::topics::run(args),
         Command::Webhook(args) => command::webhook::run(*args),
         Command::Health(args) => return command::health::run(args),
+        Command::Doctor(args) => match command::doctor::run(*args) {
+            Ok(status) => return status,
+            Err(error) => Err(error),
+        },
         Command::Completions(args) => command::completions::run(args, Cli::command()),
         Command::Man(args) => command::man::run(args, Cli::command()),
         Command::Users(args) => command::users::run(args),

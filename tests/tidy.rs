@@ -266,7 +266,15 @@ fn imports_follow_the_arrows() {
 }
 
 /// Kafka is named where a process connects to it. Everybody else has a log, a reader, a follower or owners.
-const KAFKA: Inner = ("log", "kafka", &["src/command/connect.rs", "src/command/topics.rs"]);
+const KAFKA: Inner = (
+    "log",
+    "kafka",
+    &[
+        "src/command/connect.rs",
+        "src/command/topics.rs",
+        "src/command/doctor.rs",
+    ],
+);
 
 #[test]
 fn kafka_is_named_only_where_a_process_connects_to_it() {

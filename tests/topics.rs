@@ -4,6 +4,8 @@
 mod broker;
 
 use broker::Cluster;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rollcall::log::Topic;
 use rollcall::log::kafka::admin;
 use rollcall::log::kafka::settings::Connection;
@@ -11,8 +13,12 @@ use rollcall::log::kafka::topics::QUARANTINE_FRAMING_BYTES;
 use rollcall::presence::{Offset, Partition};
 use rollcall::schema::Malformed;
 use rollcall::schema::avro::{self, Quarantined};
+use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn topics(what: &str, bootstrap: &str, prefix: &str, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
@@ -69,6 +75,81 @@ fn topics_are_made_once_and_a_change_to_them_is_found_with_the_command_that_fixe
     a_raised_number_of_partitions_is_found(bootstrap);
     what_a_broker_made_by_itself_is_found_and_fixed_as_the_sentences_say(bootstrap);
     asked_from_a_program(bootstrap);
+    the_doctor_names_what_is_wrong_and_what_to_do(bootstrap);
+}
+
+/// What the doctor says is wrong: each check with what to do. Its exit status must agree.
+#[track_caller]
+fn wrong(bootstrap: &str, prefix: &str) -> Vec<(String, String)> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    command.args(["doctor", "--json", "--kafka", bootstrap, "--topic-prefix", prefix]);
+    // No server is asked: nothing listens there.
+    command.args(["--data", "no-such-directory", "--url", "http://127.0.0.1:1"]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROLLCALL_")) {
+        command.env_remove(name);
+    }
+    let output = command.output().expect("it runs");
+    let found: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let text = |one: &Value, key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    let wrong = found.iter().filter(|one| one["verdict"] == "wrong");
+    let wrong: Vec<_> = wrong.map(|one| (text(one, "check"), text(one, "fix"))).collect();
+    assert_eq!(output.status.code(), Some(i32::from(!wrong.is_empty())), "{found:?}");
+    wrong
+}
+
+fn the_doctor_names_what_is_wrong_and_what_to_do(bootstrap: &str) {
+    let found = wrong(bootstrap, "sick");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "topics");
+    assert!(found[0].1.contains("rollcall topics create"), "{found:?}");
+    fine(topics(
+        "create",
+        bootstrap,
+        "sick",
+        &["--partitions", "2", "--replication", "1"],
+    ));
+    assert_eq!(wrong(bootstrap, "sick"), []);
+
+    // A publisher leaves a transaction open.
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("transactional.id", "left-open")
+        .create()
+        .expect("a producer");
+    producer.init_transactions(PATIENCE).expect("an epoch");
+    producer.begin_transaction().expect("begun");
+    let record = BaseRecord::<str, str>::to("sick.events")
+        .partition(1)
+        .payload("of nobody");
+    producer.send(record).map_err(|(error, _)| error).expect("taken");
+    producer.flush(PATIENCE).expect("written");
+    let found = wrong(bootstrap, "sick");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "transactions");
+    assert!(
+        found[0]
+            .1
+            .contains("describe-producers --topic sick.events --partition 1"),
+        "{found:?}"
+    );
+    producer.abort_transaction(PATIENCE).expect("aborted");
+    assert_eq!(wrong(bootstrap, "sick"), []);
+
+    // There are outputs, but the group has no position.
+    let record = BaseRecord::<str, str>::to("sick.changes")
+        .partition(0)
+        .payload("a change");
+    producer.begin_transaction().expect("begun");
+    producer.send(record).map_err(|(error, _)| error).expect("taken");
+    producer.commit_transaction(PATIENCE).expect("committed");
+    let found = wrong(bootstrap, "sick");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "positions");
+    assert!(found[0].1.contains("--adopt-tail"), "{found:?}");
+
+    let found = wrong("127.0.0.1:1", "sick");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "brokers");
 }
 
 fn nothing_is_there_and_check_makes_nothing(bootstrap: &str) {

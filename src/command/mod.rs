@@ -6,6 +6,7 @@ pub mod completions;
 mod connect;
 mod descriptors;
 mod directories;
+pub mod doctor;
 mod first_policy;
 pub mod fold;
 pub mod forget;

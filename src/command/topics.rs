@@ -141,22 +141,11 @@ fn check_checkpoints(connection: Connection, kept: &Kept, output: &mut impl Writ
     let Some(url) = &kept.checkpoints else {
         return Ok(());
     };
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let handle = runtime.handle().clone();
-    // Nothing is deleted here, so no limit applies.
-    let checkpoints = Checkpoints::open(url, &kept.group, usize::MAX, std::env::vars(), handle)?;
-    let events = connection.topic(Topic::Events);
-    let reader = KafkaReader::connect(connection, Arc::new(SystemClock::new()))?;
-    let mut warned = 0;
-    for partition in (0..reader.partitions()).map(Partition) {
-        let range = reader.range(Topic::Events, partition)?;
-        let listed = checkpoints.newest(partition)?;
-        if let Some(warning) = retention_warning(&listed, range.start, range.end) {
-            writeln!(output, "warning {events}, partition {partition}: {warning}")?;
-            warned += 1;
-        }
+    let warnings = retention_warnings(connection, url, &kept.group)?;
+    for warning in &warnings {
+        writeln!(output, "warning {warning}")?;
     }
-    if warned == 0 {
+    if warnings.is_empty() {
         writeln!(
             output,
             "the log reaches back to every checkpoint of group {:?}",
@@ -164,6 +153,25 @@ fn check_checkpoints(connection: Connection, kept: &Kept, output: &mut impl Writ
         )?;
     }
     Ok(())
+}
+
+/// Returns a warning for each partition whose checkpoints the log will soon no longer reach.
+pub fn retention_warnings(connection: Connection, url: &str, group: &str) -> anyhow::Result<Vec<String>> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let handle = runtime.handle().clone();
+    // Nothing is deleted here, so no limit applies.
+    let checkpoints = Checkpoints::open(url, group, usize::MAX, std::env::vars(), handle)?;
+    let events = connection.topic(Topic::Events);
+    let reader = KafkaReader::connect(connection, Arc::new(SystemClock::new()))?;
+    let mut warnings = Vec::new();
+    for partition in (0..reader.partitions()).map(Partition) {
+        let range = reader.range(Topic::Events, partition)?;
+        let listed = checkpoints.newest(partition)?;
+        if let Some(warning) = retention_warning(&listed, range.start, range.end) {
+            warnings.push(format!("{events}, partition {partition}: {warning}"));
+        }
+    }
+    Ok(warnings)
 }
 
 /// Prints the findings. Fails if one of them would break the rules.

@@ -393,6 +393,36 @@ fn health_is_one_line_and_a_status_that_says_whether_it_is_ready() {
 }
 
 #[test]
+fn the_doctor_sees_a_server_and_the_machine_and_changes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().to_str().expect("UTF-8");
+    let server = Server::start(directory.path(), &[]);
+    let url = format!("http://{}", server.client.address);
+    let of_server = |url: &str| {
+        let (printed, status) = run(&["doctor", "--json", "--data", data, "--url", url]);
+        let found: Vec<Value> = serde_json::from_str(&printed).expect("JSON");
+        let checks = found.iter().map(|one| one["check"].as_str().expect("a name"));
+        assert_eq!(
+            checks.collect::<Vec<_>>(),
+            ["clock", "open files", "disk", "server"],
+            "{printed}"
+        );
+        // This machine may be short of files or of disk.
+        let is_wrong = found.iter().any(|one| one["verdict"] == "wrong");
+        assert_eq!(status, Some(is_wrong.into()));
+        found[3]["verdict"].clone()
+    };
+    assert_eq!(of_server(&url), "well");
+    drop(server);
+    assert_eq!(of_server(&url), "skipped", "nothing listens there any more");
+    let (printed, _) = run(&["doctor", "--data", "no-such-directory", "--url", &url]);
+    assert!(
+        printed.contains("skipped  disk          there is no data directory no-such-directory\n"),
+        "{printed}"
+    );
+}
+
+#[test]
 fn the_version_says_what_was_built_and_shells_can_complete_every_command() {
     let (version, _) = run(&["--version"]);
     let words = version.strip_prefix(concat!("rollcall ", env!("CARGO_PKG_VERSION"), " (commit "));

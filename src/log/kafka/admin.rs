@@ -97,6 +97,42 @@ pub fn create(connection: &Connection, wanted: RequestedTopics) -> Result<Create
     Ok(Created { plan, checked })
 }
 
+/// How far a partition of the events can be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Readable {
+    pub partition: u32,
+    /// Where a reader of committed records stops: before the first record of an open transaction, or at the end.
+    pub last_stable: i64,
+    pub end: i64,
+}
+
+/// Returns how far each partition of the events can be read. Blocks like [`check`].
+pub fn readable(connection: &Connection, partitions: u32) -> Result<Vec<Readable>, Error> {
+    let events = connection.topic(Topic::Events);
+    let cannot = |error: KafkaError| failed(&format!("the end of {events} cannot be read"), &error);
+    let ends = |isolation: &str| -> Result<Vec<i64>, KafkaError> {
+        let mut config = connection.client("rollcall-topics");
+        config.set("isolation.level", isolation);
+        let consumer: BaseConsumer<DefaultContext> = config.create_with_context(DefaultContext)?;
+        let end = |partition: u32| {
+            let marks = consumer.fetch_watermarks(&events, partition as i32, PATIENCE);
+            marks.map(|(_, end)| end)
+        };
+        (0..partitions).map(end).collect()
+    };
+    // In this order, so that what is written meanwhile does not look like an open transaction for ever: see the caller.
+    let last_stable = ends("read_committed").map_err(cannot)?;
+    let end = ends("read_uncommitted").map_err(cannot)?;
+    let both = last_stable.into_iter().zip(end).zip(0..);
+    Ok(both
+        .map(|((last_stable, end), partition)| Readable {
+            partition,
+            last_stable,
+            end,
+        })
+        .collect())
+}
+
 struct Admin<'c> {
     connection: &'c Connection,
     client: AdminClient<DefaultContext>,

@@ -1,0 +1,465 @@
+//! `rollcall doctor`: looks for what is wrong with a machine, a cluster and a server, and says what to do about each.
+//!
+//! It changes nothing, and may run beside servers. It knows only what can be seen from outside: `rollcall audit verify` compares
+//! the outputs with the events.
+
+use super::cluster::Cluster;
+use super::remote::Server;
+use super::table::plain;
+use super::{connect, descriptors, is_broken_pipe, topics};
+use crate::api::answers::Stats;
+use crate::api::routes::RouteId;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{DEFAULT_DATA, DEFAULT_GROUP};
+use crate::log::kafka::admin::{self, Readable};
+use crate::log::kafka::settings::Connection;
+use crate::log::kafka::topics::Severity;
+use crate::log::{Position, Topic};
+use crate::presence::{Offset, Partition};
+use crate::version;
+use serde::Serialize;
+use std::ffi::CString;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Looks for what is wrong with this machine, the topics and a running server, and says what to do
+///
+/// Changes nothing, and may run beside servers. Exit status 1 if something is wrong; a warning alone is status 0.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The data directory of a server on this machine
+    #[arg(long, value_name = "DIR", env = "ROLLCALL_DATA", default_value = DEFAULT_DATA)]
+    data: PathBuf,
+    /// The brokers, as host:port, separated by commas; without them only the machine and the server are looked at
+    #[arg(long, value_name = "BOOTSTRAP", env = "ROLLCALL_KAFKA")]
+    kafka: Option<String>,
+    #[command(flatten)]
+    cluster: Cluster,
+    /// The group of the servers
+    #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", default_value = DEFAULT_GROUP)]
+    group: String,
+    /// Where servers keep checkpoints, to compare them with how far the log reaches back
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ROLLCALL_CHECKPOINTS",
+        hide_env_values = true,
+        requires = "kafka"
+    )]
+    checkpoints: Option<String>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Well,
+    Warning,
+    Wrong,
+    /// There was nothing to look at.
+    Skipped,
+}
+
+/// A check, and what it found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Diagnosis {
+    check: &'static str,
+    verdict: Verdict,
+    found: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    fix: String,
+}
+
+impl Diagnosis {
+    fn new(check: &'static str, verdict: Verdict, found: impl Into<String>, fix: impl Into<String>) -> Diagnosis {
+        Diagnosis {
+            check,
+            verdict,
+            found: found.into(),
+            fix: fix.into(),
+        }
+    }
+
+    fn well(check: &'static str, found: impl Into<String>) -> Diagnosis {
+        Diagnosis::new(check, Verdict::Well, found, "")
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Well => "well",
+            Verdict::Warning => "warning",
+            Verdict::Wrong => "WRONG",
+            Verdict::Skipped => "skipped",
+        };
+        write!(f, "{verdict:<8} {:<13} {}", self.check, plain(&self.found))?;
+        if !self.fix.is_empty() {
+            write!(f, "\n{:23}to do: {}", "", plain(&self.fix))?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints what was found and returns the exit status: 1 if something is wrong, else 0.
+pub fn run(args: Args) -> anyhow::Result<u8> {
+    let mut found = vec![clock(), files(), disk(&args.data)];
+    if let Some(bootstrap) = &args.kafka {
+        let connection = connect::of_flags(bootstrap, &args.cluster)?;
+        cluster(&connection, &args, &mut found);
+    }
+    server(&args.server, &mut found)?;
+    let is_wrong = found.iter().any(|one| one.verdict == Verdict::Wrong);
+    match print(&found, args.server.json) {
+        Err(error) if !is_broken_pipe(&error) => return Err(error),
+        _ => {}
+    }
+    Ok(is_wrong.into())
+}
+
+fn print(found: &[Diagnosis], as_json: bool) -> anyhow::Result<()> {
+    let mut output = io::stdout().lock();
+    if as_json {
+        serde_json::to_writer(&mut output, found)?;
+        writeln!(output)?;
+        return Ok(());
+    }
+    for one in found {
+        writeln!(output, "{one}")?;
+    }
+    Ok(())
+}
+
+/// The first records of a log get the machine's time. This is the beginning of 2025.
+const EARLIEST_MS: u64 = 1_735_689_600_000;
+
+fn clock() -> Diagnosis {
+    let now_ms = SystemClock::new().now_ms();
+    if now_ms < EARLIEST_MS {
+        let found = "this machine's clock is before 2025";
+        return Diagnosis::new("clock", Verdict::Wrong, found, "set the clock, best with NTP or chrony");
+    }
+    Diagnosis::well(
+        "clock",
+        "is after 2025; whether it is right, only another clock can say",
+    )
+}
+
+/// A node of four partitions with the embedded log, and as many connections as the server accepts by default.
+const FILES_WANTED: u64 = 64 + 5 * 288 + 4_096;
+
+fn files() -> Diagnosis {
+    let limit = descriptors::raise().limit;
+    let found = format!("{limit} may be open in a process");
+    if limit >= FILES_WANTED {
+        return Diagnosis::well("open files", found);
+    }
+    let fix = format!("raise the limit to {FILES_WANTED} or more: ulimit -n, LimitNOFILE= in systemd");
+    Diagnosis::new("open files", Verdict::Warning, found, fix)
+}
+
+/// Below this a log cannot be written for long, and compaction needs room.
+const FREE_WRONG: u64 = 256 << 20;
+const FREE_WARNING: u64 = 4 << 30;
+
+fn disk(data: &Path) -> Diagnosis {
+    let shown = data.display();
+    let Ok(metadata) = std::fs::metadata(data) else {
+        return Diagnosis::new(
+            "disk",
+            Verdict::Skipped,
+            format!("there is no data directory {shown}"),
+            "",
+        );
+    };
+    if metadata.mode() & 0o007 != 0 {
+        let found = format!("other users of this machine can read or change {shown}");
+        return Diagnosis::new("disk", Verdict::Warning, found, format!("chmod 700 {shown}"));
+    }
+    let Some(free) = free_bytes(data) else {
+        let found = format!("how much is free below {shown} cannot be read");
+        return Diagnosis::new("disk", Verdict::Skipped, found, "");
+    };
+    let found = format!("{} MiB are free below {shown}", free >> 20);
+    let fix = "free some space, or lower --retention-mib";
+    match free {
+        0..FREE_WRONG => Diagnosis::new("disk", Verdict::Wrong, found, fix),
+        FREE_WRONG..FREE_WARNING => Diagnosis::new("disk", Verdict::Warning, found, fix),
+        FREE_WARNING.. => Diagnosis::well("disk", found),
+    }
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the width of the fields is the platform's")]
+fn free_bytes(path: &Path) -> Option<u64> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path ends with a zero byte, and the structure is large enough; it is read only if the call succeeded.
+    let stat = unsafe {
+        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
+            return None;
+        }
+        stat.assume_init()
+    };
+    Some(stat.f_bavail as u64 * stat.f_frsize as u64)
+}
+
+/// What the topics, the group and open transactions are like.
+fn cluster(connection: &Connection, args: &Args, found: &mut Vec<Diagnosis>) {
+    let checked = match admin::check(connection) {
+        Ok(checked) => checked,
+        Err(error) => {
+            let fix = "start the brokers, or correct --kafka and the settings of the client";
+            found.push(Diagnosis::new("brokers", Verdict::Wrong, error.to_string(), fix));
+            return;
+        }
+    };
+    found.push(Diagnosis::well("brokers", format!("{} answer", checked.brokers)));
+    for finding in &checked.findings {
+        let verdict = match finding.weight {
+            Severity::Refused => Verdict::Wrong,
+            Severity::Warning => Verdict::Warning,
+        };
+        let what = format!("{}: {}", finding.topic, finding.what);
+        found.push(Diagnosis::new("topics", verdict, what, finding.fix.clone()));
+    }
+    if checked.findings.is_empty() {
+        let what = format!("{} partitions, and every setting as it should be", checked.partitions);
+        found.push(Diagnosis::well("topics", what));
+    }
+    if checked.partitions == 0 {
+        return;
+    }
+    transactions(connection, checked.partitions, found);
+    positions(connection, args, found);
+    if let Some(url) = &args.checkpoints {
+        match topics::retention_warnings(connection.clone(), url, &args.group) {
+            Ok(warnings) => {
+                if warnings.is_empty() {
+                    found.push(Diagnosis::well("checkpoints", "the log reaches back to every one"));
+                }
+                let fix = "keep events for longer, or find out why checkpoints are not published";
+                let each = |warning| Diagnosis::new("checkpoints", Verdict::Warning, warning, fix);
+                found.extend(warnings.into_iter().map(each));
+            }
+            Err(error) => found.push(Diagnosis::new(
+                "checkpoints",
+                Verdict::Wrong,
+                format!("{error:#}"),
+                "correct the URL or the access to it",
+            )),
+        }
+    }
+}
+
+/// Between two looks: a transaction that is ended within it does no harm.
+const LOOKS_APART: Duration = Duration::from_secs(5);
+
+fn transactions(connection: &Connection, partitions: u32, found: &mut Vec<Diagnosis>) {
+    let looks = admin::readable(connection, partitions).and_then(|first| {
+        if first.iter().all(|one| one.last_stable >= one.end) {
+            return Ok((first.clone(), first));
+        }
+        std::thread::sleep(LOOKS_APART);
+        Ok((first, admin::readable(connection, partitions)?))
+    });
+    match looks {
+        Ok((first, second)) => found.extend(held(&connection.topic(Topic::Events), &first, &second)),
+        Err(error) => found.push(Diagnosis::new("transactions", Verdict::Skipped, error.to_string(), "")),
+    }
+}
+
+/// Partitions whose readers got no further between two looks, although there are records.
+fn held(events: &str, first: &[Readable], second: &[Readable]) -> Vec<Diagnosis> {
+    let is_held = |(first, second): &(&Readable, &Readable)| {
+        first.last_stable < first.end && second.last_stable == first.last_stable && second.last_stable < second.end
+    };
+    let held: Vec<Diagnosis> = first
+        .iter()
+        .zip(second)
+        .filter(is_held)
+        .map(|(_, now)| {
+            let (partition, behind) = (now.partition, now.end - now.last_stable);
+            let what = format!("an open transaction holds partition {partition}: {behind} offsets behind it cannot be read");
+            let fix = format!(
+                "kafka-transactions.sh --bootstrap-server … describe-producers --topic {events} --partition {partition}, then \
+                 abort it; publish without transactions"
+            );
+            Diagnosis::new("transactions", Verdict::Wrong, what, fix)
+        })
+        .collect();
+    match held.is_empty() {
+        true => vec![Diagnosis::well("transactions", "none is open for long")],
+        false => held,
+    }
+}
+
+fn positions(connection: &Connection, args: &Args, found: &mut Vec<Diagnosis>) {
+    let Some(bootstrap) = &args.kafka else { return };
+    let looked = connect::reader(bootstrap, &args.cluster).and_then(|reader| {
+        let mut wrong = Vec::new();
+        for partition in (0..reader.partitions()).map(Partition) {
+            let position = reader.position(&args.group, partition)?;
+            let events = reader.range(Topic::Events, partition)?.end;
+            let changes = reader.range(Topic::Changes, partition)?;
+            wrong.extend(position_of(partition, &args.group, position, events, changes.end));
+        }
+        Ok((reader.partitions(), wrong))
+    });
+    match looked {
+        Ok((partitions, wrong)) if wrong.is_empty() => {
+            let what = format!(
+                "group {:?} fits the topics in {partitions} partitions of {}",
+                args.group,
+                connection.topic(Topic::Events)
+            );
+            found.push(Diagnosis::well("positions", what));
+        }
+        Ok((_, wrong)) => found.extend(wrong),
+        Err(error) => {
+            let fix = "the message says what; `rollcall serve` would halt here as well";
+            found.push(Diagnosis::new("positions", Verdict::Wrong, format!("{error:#}"), fix));
+        }
+    }
+}
+
+/// What is wrong with a position, from outside. Whether it is equal to the last output, a start of the partition says.
+fn position_of(
+    partition: Partition,
+    group: &str,
+    position: Position,
+    events: Offset,
+    changes: Offset,
+) -> Option<Diagnosis> {
+    if position == Position::default() && changes > Offset(0) {
+        let what = format!("partition {partition}: there are changes, but group {group:?} has no position");
+        let fix = "correct --group; or start the servers once with --adopt-tail";
+        return Some(Diagnosis::new("positions", Verdict::Wrong, what, fix));
+    }
+    if position.next > events {
+        let what = format!(
+            "partition {partition}: events end at {events}, but were folded up to {} already",
+            position.next
+        );
+        let fix = "bring back a replica that has the records, or begin again with other topics";
+        return Some(Diagnosis::new("positions", Verdict::Wrong, what, fix));
+    }
+    None
+}
+
+fn server(server: &Server, found: &mut Vec<Diagnosis>) -> anyhow::Result<()> {
+    let client = server.client()?;
+    let answer = client.get(RouteId::Stats).and_then(|answer| answer.read::<Stats>());
+    let stats = match answer {
+        Ok(stats) => stats,
+        Err(error) => {
+            let fix = "if a server should run there: rollcall health, and the end of its log";
+            found.push(Diagnosis::new("server", Verdict::Skipped, format!("{error:#}"), fix));
+            return Ok(());
+        }
+    };
+    found.extend(server_of(&stats));
+    Ok(())
+}
+
+/// What the answer of a server says about it and the cluster.
+fn server_of(stats: &Stats) -> Vec<Diagnosis> {
+    let mut found = Vec::new();
+    if stats.version != version::VERSION {
+        let what = format!(
+            "the server has version {}, and this program {}",
+            stats.version,
+            version::VERSION
+        );
+        found.push(Diagnosis::new(
+            "version",
+            Verdict::Warning,
+            what,
+            "run the doctor of the server's version",
+        ));
+    }
+    for one in &stats.partitions {
+        let verdict = match &*one.state {
+            "live" if one.warning.is_none() => continue,
+            "live" | "restoring" => Verdict::Warning,
+            _ => Verdict::Wrong,
+        };
+        let reasons = [&one.error, &one.warning].into_iter().flatten();
+        let reasons: Vec<&str> = reasons.map(String::as_str).collect();
+        let what = format!("partition {} is {}; {}", one.partition, one.state, reasons.join("; "));
+        let fix = "docs/operating.md, when a message appears";
+        found.push(Diagnosis::new("partitions", verdict, what.trim_end_matches("; "), fix));
+    }
+    let malformed: u64 = stats.malformed.iter().map(|group| group.count).sum();
+    if malformed > 0 {
+        let what = format!("{malformed} malformed records since the partitions were taken up");
+        found.push(Diagnosis::new(
+            "quarantine",
+            Verdict::Warning,
+            what,
+            "rollcall log quarantine prints them with their reasons",
+        ));
+    }
+    if found.is_empty() {
+        let what = format!(
+            "{} partitions are live, and nothing was malformed",
+            stats.partitions.len()
+        );
+        found.push(Diagnosis::well("server", what));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readable(last_stable: i64, end: i64) -> Readable {
+        Readable {
+            partition: 3,
+            last_stable,
+            end,
+        }
+    }
+
+    #[test]
+    fn a_transaction_counts_only_if_readers_get_no_further() {
+        let verdicts = |first, second| {
+            let held = held("presence.events", &[first], &[second]);
+            held.into_iter().map(|one| one.verdict).collect::<Vec<_>>()
+        };
+        assert_eq!(verdicts(readable(10, 12), readable(10, 20)), [Verdict::Wrong]);
+        assert_eq!(
+            verdicts(readable(10, 12), readable(12, 20)),
+            [Verdict::Well],
+            "it ended"
+        );
+        assert_eq!(verdicts(readable(10, 12), readable(10, 10)), [Verdict::Well]);
+        assert_eq!(
+            verdicts(readable(10, 10), readable(10, 20)),
+            [Verdict::Well],
+            "it has just begun"
+        );
+    }
+
+    #[test]
+    fn a_position_must_be_there_beside_changes_and_within_the_events() {
+        let at = |next| Position {
+            next: Offset(next),
+            seq: 1,
+            ..Position::default()
+        };
+        let is_wrong = |position, events, changes| {
+            position_of(Partition(0), "rollcall", position, Offset(events), Offset(changes)).is_some()
+        };
+        assert!(!is_wrong(Position::default(), 10, 0), "a new cluster");
+        assert!(is_wrong(Position::default(), 10, 4), "the group's offsets are gone");
+        assert!(!is_wrong(at(10), 10, 4));
+        assert!(is_wrong(at(11), 10, 4), "the log was cut");
+    }
+}
