@@ -360,3 +360,21 @@ fn a_client_that_is_generated_from_the_document_posts_an_event_and_reads_a_user(
     let expected = json!({"outcome": "changed", "status": "online", "device": "tab", "nobody": "unknown_user"});
     assert_eq!(said, Ok(expected));
 }
+
+#[test]
+fn the_client_for_python_publishes_and_asks_and_follows_a_server_that_is_killed() {
+    let output = Command::new("python3")
+        .args(["-B", "-m", "unittest", "discover", "-s"])
+        .arg(root("clients/python/tests"))
+        .env("ROLLCALL_BIN", env!("CARGO_BIN_EXE_rollcall"))
+        .output()
+        .expect("python3 runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    // It prints how many tests there were; none at all would also be a success.
+    let ran = said
+        .lines()
+        .find_map(|line| line.strip_prefix("Ran ")?.split(' ').next());
+    let ran: u32 = ran.and_then(|count| count.parse().ok()).expect("a count");
+    assert!(ran >= 7, "{said}");
+}
