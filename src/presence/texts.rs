@@ -108,7 +108,7 @@ impl Texts {
             Some(number) => *number as usize,
             None => {
                 let number = of_size.chunks.len();
-                if number * CELLS_PER_CHUNK >> NUMBER_BITS != 0 {
+                if (number * CELLS_PER_CHUNK) >> NUMBER_BITS != 0 {
                     return None;
                 }
                 of_size.chunks.push(Chunk::default());
