@@ -96,9 +96,10 @@ impl Timers {
         let upper = self.now & !u64::from(u32::MAX);
         self.now = now.0;
         // All timers of the lower buckets have expired, those of the last one in part.
-        let last = match differing >> NEAR_BITS {
-            0 => bucket_of(now.0 as u32, differing as u32),
-            1.. => BUCKETS - 1,
+        let last = if differing >> NEAR_BITS == 0 {
+            bucket_of(now.0 as u32, differing as u32)
+        } else {
+            BUCKETS - 1
         };
         for number in 0..=last {
             if self.near[number].chunks.is_empty() {
