@@ -2,7 +2,7 @@
 //! the engine's worker, stand still, die, and are deposed without knowing it. The group (`group`) decides which machine
 //! gets which partition.
 
-use super::broker::{Broker, ProcessLife};
+use super::broker::{Broker, ProcessLife, World};
 use super::disk::{DiskImage, ProcessDisk, Rows};
 use super::fault::Fault;
 use super::group::{Group, Membership};
@@ -187,6 +187,25 @@ impl Cast {
 
     pub fn below(&self, limit: u64) -> u64 {
         self.broker.world().random.below(limit)
+    }
+
+    /// Decides which partitions are raised to the rehearsal of a revision, and which machines know it. The decisions have
+    /// random numbers of their own, so that the other worlds are as they were.
+    pub fn mix_versions(&self, seed: u64) {
+        let mut random = Random(seed ^ 0x7265_7669_7365_6421);
+        for partition in (0..self.broker.partitions()).map(Partition) {
+            {
+                let mut world = self.broker.world();
+                let World { weather, shelves, .. } = &mut *world;
+                if !weather.strikes(Fault::Revision, 200, &mut random) {
+                    continue;
+                }
+                for _ in 0..*random.pick(&[1, 1, 2]) {
+                    shelves[partition.0 as usize].input.raise(&mut random);
+                }
+            }
+            self.nodes(partition).mix_versions(Random(random.number()));
+        }
     }
 
     /// Starts a process on a machine, with a worker that has nothing open yet.

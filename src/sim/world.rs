@@ -176,7 +176,7 @@ impl Run {
         let broker = Broker::new(inputs, Random(random.number()), weather, clock.clone()).with_bug(options.bug);
         let cast = Cast::new(Arc::new(broker), clock, tuning, policies, directory);
         let in_transactions = *random.pick(&[0, 0, 20, 60]);
-        mix_versions(&cast, seed);
+        cast.mix_versions(seed);
         Run {
             cast,
             random,
@@ -720,26 +720,6 @@ impl Run {
             ));
         }
         Ok(())
-    }
-}
-
-/// Decides which partitions are raised to the rehearsal of a revision, and which machines know it. The decisions have random
-/// numbers of their own, so that the other worlds are as they were.
-fn mix_versions(cast: &Cast, seed: u64) {
-    let mut random = Random(seed ^ 0x7265_7669_7365_6421);
-    let partitions = cast.broker.partitions();
-    for partition in (0..partitions).map(Partition) {
-        {
-            let mut world = cast.broker.world();
-            let World { weather, shelves, .. } = &mut *world;
-            if !weather.strikes(Fault::Revision, 200, &mut random) {
-                continue;
-            }
-            for _ in 0..*random.pick(&[1, 1, 2]) {
-                shelves[partition.0 as usize].input.raise(&mut random);
-            }
-        }
-        cast.nodes(partition).mix_versions(Random(random.number()));
     }
 }
 
