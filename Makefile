@@ -72,7 +72,7 @@ sim: setup-build ## simulated worlds that try to break the engine; make sim SEED
 MINUTES ?= 25
 
 test-faults: setup ## engines and brokers killed for MINUTES=25, then the table of what was lost; SEED=n repeats
-	cargo test --release --features krafka --test faults -- --minutes $(MINUTES) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
+	cargo test --release --test faults -- --minutes $(MINUTES) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
 bench: setup-build ## the benchmarks, in the profile everything is built with
 	cargo bench --profile release --benches

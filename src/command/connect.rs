@@ -75,21 +75,6 @@ pub fn reader(bootstrap: &str, cluster: &Cluster) -> anyhow::Result<Box<dyn Read
     )?))
 }
 
-/// Looks on at the topics of a cluster with another client than the engine's.
-#[cfg(feature = "krafka")]
-pub fn independent_reader(bootstrap: &str, cluster: &Cluster) -> anyhow::Result<Box<dyn Reader>> {
-    let connection = of_flags(bootstrap, cluster)?;
-    Ok(Box::new(crate::log::kafka::IndependentReader::connect(connection)?))
-}
-
-/// Refuses, since this build has no other client.
-#[cfg(not(feature = "krafka"))]
-pub fn independent_reader(_: &str, _: &Cluster) -> anyhow::Result<Box<dyn Reader>> {
-    anyhow::bail!(
-        "this build has only the engine's own client: use --client librdkafka, or build with --features krafka"
-    )
-}
-
 /// Looks on at the topics of the server's own cluster.
 pub fn reader_of_server(kafka: &config::Kafka) -> anyhow::Result<Box<dyn Reader>> {
     Ok(Box::new(KafkaReader::connect(

@@ -7,7 +7,6 @@ use super::interrupt::check_interrupted;
 use crate::api::answers::ChangeData;
 use crate::audit::verify::{Compared, OutputRecord, QuarantinedEvent};
 use crate::command::cluster::Cluster;
-use crate::command::connect;
 use crate::command::log::{open, schemas};
 use crate::config::SecretUrl;
 use crate::engine::rejected::decode;
@@ -176,14 +175,6 @@ impl SourceFlags {
             flags: self,
             partition: Partition(partition),
         })
-    }
-
-    /// Opens the log with another client of Kafka than the engine's.
-    pub fn open_independently(&self) -> anyhow::Result<AuditSource<'_>> {
-        match &self.kafka {
-            Some(bootstrap) => self.of_log(connect::independent_reader(bootstrap, &self.cluster)?),
-            None => self.open(),
-        }
     }
 
     fn of_log(&self, reader: Box<dyn Reader>) -> anyhow::Result<AuditSource<'_>> {

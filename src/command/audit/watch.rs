@@ -53,8 +53,7 @@ const STATUS_CONNECTIONS: usize = 64;
 /// Verifies what an engine commits while it runs, from another process, until it is interrupted
 ///
 /// Folds the events and compares every change, kick and quarantined record, and the chain over all outputs, as soon as they
-/// are committed. On Kafka it reads with another client library than the engine. Exit status, after SIGTERM or Ctrl-C: 1: a
-/// difference was found.
+/// are committed. Exit status, after SIGTERM or Ctrl-C: 1: a difference was found.
 #[derive(clap::Args)]
 pub struct Args {
     /// Address that serves /metrics, /healthz and /readyz, without a token
@@ -75,30 +74,8 @@ pub struct Args {
     /// Where the engines keep checkpoints: file:///DIRECTORY or s3://BUCKET/PREFIX
     #[arg(long, value_name = "URL", env = "ROLLCALL_CHECKPOINTS", hide_env_values = true)]
     checkpoints: Option<String>,
-    /// The client that reads from Kafka
-    #[arg(long, value_enum, default_value_t = Client::default())]
-    client: Client,
     #[command(flatten)]
     source: SourceFlags,
-}
-
-/// A client library of Kafka.
-#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum Client {
-    /// Another one than the engine's; in builds with the feature `krafka`
-    Krafka,
-    /// The engine's
-    Librdkafka,
-}
-
-/// Another one, if this build has it.
-impl Default for Client {
-    fn default() -> Client {
-        match cfg!(feature = "krafka") {
-            true => Client::Krafka,
-            false => Client::Librdkafka,
-        }
-    }
 }
 
 /// What all threads share.
@@ -158,7 +135,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     if args.source.has_files() {
         bail!("`watch` follows a log: give --data or --kafka. Files are compared by `rollcall audit verify`");
     }
-    let partitions = open(args)?.asked()?;
+    let partitions = args.source.open()?.asked()?;
     let clock = SystemClock::new();
     let standings = partitions
         .iter()
@@ -236,13 +213,6 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     Ok(u8::from(has_difference))
 }
 
-fn open(args: &Args) -> anyhow::Result<AuditSource<'_>> {
-    match args.client {
-        Client::Krafka => args.source.open_independently(),
-        Client::Librdkafka => args.source.open(),
-    }
-}
-
 fn serve_status(args: &Args, runtime: &tokio::runtime::Runtime, shared: &Arc<Shared>) -> anyhow::Result<()> {
     let address = args.status;
     let listener = runtime.block_on(TcpListener::bind(address));
@@ -284,7 +254,7 @@ fn follow(
     shared: &Shared,
     tell: &mpsc::UnboundedSender<News>,
 ) -> anyhow::Result<Vec<Verified>> {
-    let (mut events, mut outputs) = (open(args)?, open(args)?);
+    let (mut events, mut outputs) = (args.source.open()?, args.source.open()?);
     let mut followed = Vec::new();
     for partition in share {
         followed.push(Followed::begin(args, *partition, &mut events, &mut outputs, shared)?);

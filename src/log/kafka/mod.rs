@@ -24,8 +24,6 @@ mod event_reader;
 mod follower;
 mod group;
 mod history_readers;
-#[cfg(feature = "krafka")]
-mod independent;
 mod native;
 mod owned;
 mod owners;
@@ -38,8 +36,6 @@ pub mod topics;
 
 pub use follower::KafkaFollower;
 pub use group::Member;
-#[cfg(feature = "krafka")]
-pub use independent::IndependentReader;
 
 use owners::{KnownOwners, Owner};
 

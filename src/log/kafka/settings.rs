@@ -257,12 +257,6 @@ impl Connection {
         config
     }
 
-    /// Returns the settings of an operator, for a client that is not librdkafka.
-    #[cfg(feature = "krafka")]
-    pub(super) fn settings(&self) -> Vec<(String, String)> {
-        self.set.clone()
-    }
-
     /// Returns the flags that an operator would type to reach the same cluster with the same topic names.
     pub fn flags(&self) -> String {
         let mut flags = format!("--kafka {}", self.bootstrap);
