@@ -197,7 +197,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             ),
             lag_seconds: seconds(
                 "rollcall_lag_seconds",
-                "Seconds from log time to this machine's clock while there are records to fold; 0 if there are none",
+                "Seconds from log time to this machine's clock while there are records to fold, else 0",
             ),
             log_time_age: seconds(
                 "rollcall_log_time_age_seconds",

@@ -16,7 +16,7 @@ use crate::log::Topic;
 use crate::presence::{LogTime, Offset, Partition};
 use anyhow::{Context as _, bail};
 use files::{DayFiles, TableDirectory};
-use progress::{DayStart, Progress};
+use progress::{DayStart, ExportProgress};
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -162,7 +162,7 @@ struct PartitionExport {
     exported: Exported,
     partition: Partition,
     files: DayFiles,
-    progress: Progress,
+    progress: ExportProgress,
     /// What the place to go on from is to be compared with: the first record that is read.
     expected: Option<DayStart>,
     open: OpenIntervals,
@@ -183,7 +183,7 @@ fn export_partition(
 ) -> anyhow::Result<PartitionSummary> {
     let topic = exported.topic();
     let directory = TableDirectory::open(&args.out, exported.name())?;
-    let progress = Progress::open(&directory, exported.name(), args.format, partition)?;
+    let progress = ExportProgress::open(&directory, exported.name(), args.format, partition)?;
     let mut open = OpenIntervals::new(partition);
     let expected = progress.read(|kept| open.restore(kept))?;
     let range = source.range(topic, partition)?;

@@ -22,7 +22,7 @@ use crate::schema::{avro, json};
 use crate::version::newest_revision;
 use anyhow::{Context as _, bail};
 use lines::{Lines, each_line};
-use progress::Progress;
+use progress::ReadProgress;
 use serde_json::value::RawValue;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -526,7 +526,7 @@ impl AuditSource<'_> {
         };
         let partitions = reader.partitions();
         let end = reader.range(topic, partition)?.end;
-        let mut progress = Progress::new(topic, partition, from, end);
+        let mut progress = ReadProgress::new(topic, partition, from, end);
         let mut next = from;
         let mut records = Vec::new();
         while next < end {

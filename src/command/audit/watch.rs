@@ -175,7 +175,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
                 })
             })
             .collect();
-        let told = runtime.block_on(async {
+        let reported = runtime.block_on(async {
             loop {
                 tokio::select! {
                     () = signals.asked_to_stop() => return anyhow::Ok(()),
@@ -198,7 +198,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| panicked()));
         let verified = ended.collect::<anyhow::Result<Vec<_>>>();
-        told.and(verified)
+        reported.and(verified)
     });
     runtime.shutdown_background();
     let mut verified: Vec<Verified> = verified?.into_iter().flatten().collect();

@@ -38,7 +38,7 @@ struct Head {
 }
 
 /// Where it is kept how far an export of a partition is.
-pub struct Progress {
+pub struct ExportProgress {
     path: PathBuf,
     table: &'static str,
     partition: Partition,
@@ -70,15 +70,15 @@ impl fmt::Display for DayStart {
     }
 }
 
-impl Progress {
+impl ExportProgress {
     pub fn open(
         directory: &TableDirectory,
         table: &'static str,
         format: FileFormat,
         partition: Partition,
-    ) -> anyhow::Result<Progress> {
+    ) -> anyhow::Result<ExportProgress> {
         let name = format!("partition-{:05}.{}.jsonl", partition.0, format.name());
-        Ok(Progress {
+        Ok(ExportProgress {
             path: directory.file("_progress", &name)?,
             table,
             partition,

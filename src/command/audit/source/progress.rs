@@ -8,7 +8,7 @@ use crate::presence::{Offset, Partition};
 const PROGRESS_MS: u64 = 2_000;
 
 /// Says how far a long reading is.
-pub struct Progress {
+pub struct ReadProgress {
     clock: SystemClock,
     topic: Topic,
     partition: Partition,
@@ -18,11 +18,11 @@ pub struct Progress {
     next_ms: u64,
 }
 
-impl Progress {
-    pub fn new(topic: Topic, partition: Partition, from: Offset, end: Offset) -> Progress {
+impl ReadProgress {
+    pub fn new(topic: Topic, partition: Partition, from: Offset, end: Offset) -> ReadProgress {
         let clock = SystemClock::new();
         let began_ms = clock.monotonic_ms();
-        Progress {
+        ReadProgress {
             clock,
             topic,
             partition,
