@@ -8,7 +8,7 @@ mod files;
 mod progress;
 
 use super::json_line;
-use super::source::{AuditSource, SourceFlags};
+use super::source::{AuditSource, NO_FILE, SourceFlags};
 use crate::audit::export::intervals::{EndedInterval, KeptInterval, OpenIntervals};
 use crate::audit::export::tables::{CHANGES, EVENTS, INTERVALS, change_row, event_row, interval_row};
 use crate::audit::export::{Cell, Day, ExportColumn, FileFormat};
@@ -49,7 +49,7 @@ pub struct Args {
 /// `--changes` alone says what is exported; with a file it says where changes are read.
 fn may_have_no_file(arg: clap::Arg) -> clap::Arg {
     match ["events", "changes"].contains(&arg.get_id().as_str()) {
-        true => arg.num_args(0..=1).default_missing_value(""),
+        true => arg.num_args(0..=1).default_missing_value(NO_FILE),
         false => arg,
     }
 }

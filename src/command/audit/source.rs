@@ -35,6 +35,8 @@ const LIMIT: Limit = Limit {
     records: 10_000,
     bytes: 4 << 20,
 };
+/// What `--changes` without a file has as its value: no argument can have a zero byte.
+pub const NO_FILE: &str = "\0";
 /// The data directory where none is named.
 const DATA: &str = "./rollcall-data";
 
@@ -108,7 +110,7 @@ impl SourceFlags {
             Topic::Quarantine => return None,
         };
         // `export --changes` without a file says what is exported.
-        file.as_deref().filter(|file| !file.as_os_str().is_empty())
+        file.as_deref().filter(|file| file.as_os_str() != NO_FILE)
     }
 
     /// Returns whether a topic was named without a file, which `export` takes for what is exported.
@@ -118,7 +120,7 @@ impl SourceFlags {
             Topic::Changes => &self.changes,
             Topic::Kicks | Topic::Quarantine => return false,
         };
-        file.as_ref().is_some_and(|file| file.as_os_str().is_empty())
+        file.as_ref().is_some_and(|file| file.as_os_str() == NO_FILE)
     }
 
     pub fn has_file(&self, topic: Topic) -> bool {
