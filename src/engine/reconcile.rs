@@ -547,3 +547,63 @@ fn hex(bytes: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail<const N: usize>(newest: [(&str, Option<Place>); N]) -> OutputTail {
+        let lane = |topic| Lane {
+            topic,
+            next: Offset(0),
+            end: Offset(0),
+            last: None,
+            is_whole: true,
+            read: VecDeque::new(),
+        };
+        OutputTail {
+            partition: Partition(0),
+            changes: lane(OutputTopic::Changes),
+            kicks: lane(OutputTopic::Kicks),
+            quarantine: lane(OutputTopic::Quarantine),
+            newest: newest.map(|(user, place)| (user.as_bytes().to_vec(), place)).into(),
+            found: 0,
+        }
+    }
+
+    /// Folds states of a user, `None` when the user was forgotten, and returns those that are sent.
+    fn sent(tail: &mut OutputTail, user: &str, folded: &[(u64, Option<u64>)]) -> Vec<(u64, Option<u64>)> {
+        let is_sent =
+            |(offset, version): &&(u64, Option<u64>)| !tail.has_newest(user.as_bytes(), Offset(*offset), *version);
+        folded.iter().filter(is_sent).copied().collect()
+    }
+
+    #[test]
+    fn a_state_that_is_there_or_a_newer_one_is_not_sent_again() {
+        let mut tail = tail([("alice", Some((Offset(7), 3)))]);
+        let folded = [(5, Some(2)), (6, None), (7, Some(3)), (9, Some(4))];
+        assert_eq!(sent(&mut tail, "alice", &folded), [(9, Some(4))]);
+        assert_eq!(sent(&mut tail, "bob", &folded), folded);
+    }
+
+    #[test]
+    fn a_user_who_is_forgotten_and_comes_back_in_one_event_stays_known() {
+        // The topic has both records of offset 7, and the last one is the state.
+        let mut tail = tail([("alice", Some((Offset(7), 2)))]);
+        let folded = [(5, Some(9)), (7, None), (7, Some(2))];
+        assert_eq!(sent(&mut tail, "alice", &folded), [(7, None), (7, Some(2))]);
+    }
+
+    #[test]
+    fn after_a_state_of_a_forgotten_user_everything_of_that_user_is_sent() {
+        let mut forgotten = tail([("alice", None)]);
+        assert_eq!(sent(&mut forgotten, "alice", &[(7, None), (9, None)]), []);
+        assert_eq!(
+            sent(&mut forgotten, "alice", &[(10, Some(1)), (11, None)]),
+            [(10, Some(1)), (11, None)]
+        );
+        // It does not say when the user was forgotten, perhaps before this state.
+        let folded = [(5, Some(2)), (7, None), (8, Some(1))];
+        assert_eq!(sent(&mut tail([("alice", None)]), "alice", &folded), folded);
+    }
+}

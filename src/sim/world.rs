@@ -596,7 +596,10 @@ impl Run {
     fn commit_all(&self, partition: Partition, process: Process) -> Result<Process, String> {
         let mut process = process;
         for _ in 0..20 {
-            let is_done = |open: &PartitionProcessor| open.committed().next == open.applied() && open.is_settled();
+            // A commit is also due where everything is committed but the log's position is an older one.
+            let is_done = |open: &PartitionProcessor| {
+                open.committed().next == open.applied() && open.is_settled() && open.commit_due_ms().is_none()
+            };
             if process.worker.processor().is_some_and(is_done) {
                 return Ok(process);
             }
