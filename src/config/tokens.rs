@@ -155,7 +155,7 @@ mod tests {
             ("0123456789abcdefg admin,publish:edge-1", "has no effect"),
             ("0123456789abcdefg name:alice", "must have a scope"),
             ("0123456789abcdefg", "must be followed by its scopes"),
-            ("0123456789abcdefg read\n0123456789abcdefg admin", "there already"),
+            ("0123456789abcdefg read\n0123456789abcdefg admin", "appears twice"),
         ] {
             let error = read(line).expect_err(line);
             assert!(error.contains(message), "{line}: {error}");

@@ -347,13 +347,13 @@ mod tests {
         };
         assert_eq!(said(&[950, 10], 0), "", "nothing was dropped yet");
         assert_eq!(said(&[950, 600], 100), "");
-        assert!(said(&[950, 500], 100).contains("gets near the oldest checkpoint, which stands at offset 500"));
+        assert!(said(&[950, 500], 100).contains("is close to the oldest checkpoint, which is at offset 500"));
         assert_eq!(
             said(&[950, 600, 99], 100),
             "",
             "one that the log does not reach is of no use"
         );
-        assert!(said(&[90, 80], 100).contains("after the newest checkpoint, which stands at 90"));
+        assert!(said(&[90, 80], 100).contains("after the newest checkpoint, which is at 90"));
         assert!(said(&[], 100).contains("there is no checkpoint, and the log begins at offset 100"));
     }
 

@@ -96,7 +96,7 @@ fn a_topic_that_is_not_there_is_refused_with_the_command_that_makes_it() {
 fn events_with_the_publishers_time_are_refused() {
     let found = found(|facts| set(facts, EVENTS, "message.timestamp.type", "CreateTime"));
     assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("Refused presence.events: its records carry the time of who published them"));
+    assert!(found[0].starts_with("Refused presence.events: its records have the publisher's time"));
     assert!(found[0].ends_with(
         "kafka-configs.sh --bootstrap-server b1:9092 --alter --entity-type topics --entity-name presence.events \
          --add-config message.timestamp.type=LogAppendTime"
@@ -125,7 +125,7 @@ fn a_topic_that_a_broker_made_by_itself_is_told_to_be_one() {
     assert!(
         found
             .iter()
-            .any(|line| line.starts_with("Refused") && line.contains("has 1 partitions and was made with 64")),
+            .any(|line| line.starts_with("Refused") && line.contains("has 1 partitions and was created with 64")),
         "{found:?}"
     );
 }
@@ -148,7 +148,7 @@ fn other_numbers_of_partitions_are_refused() {
         }
     });
     assert!(
-        changed[0].contains("presence.events: it has 128 partitions and was made with 64"),
+        changed[0].contains("presence.events: it has 128 partitions and was created with 64"),
         "{changed:?}"
     );
     let owners = found(|facts| facts.topics.get_mut(&ManagedTopic::Owners).expect("there").partitions = 2);
@@ -208,11 +208,11 @@ fn replicas_and_retention_are_looked_at() {
     };
     one(
         &|facts| set(facts, EVENTS, "min.insync.replicas", "1"),
-        "Warning presence.events: what is acknowledged may be on one broker only",
+        "Warning presence.events: an acknowledged record may be on one broker only",
     );
     one(
         &|facts| set(facts, EVENTS, "min.insync.replicas", "3"),
-        "Warning presence.events: with 3 replicas in sync asked for",
+        "Warning presence.events: it requires 3 of 3 replicas in sync",
     );
     one(
         &|facts| set(facts, EVENTS, "min.insync.replicas", "4"),
@@ -236,7 +236,7 @@ fn replicas_and_retention_are_looked_at() {
                 .broker
                 .insert("offsets.retention.minutes".to_owned(), "60".to_owned());
         },
-        "Warning the brokers: they forget the positions of a group that has been stopped for 60 minutes",
+        "Warning the brokers: they delete the positions of a group that has been stopped for 60 minutes",
     );
     assert_eq!(found(|facts| set(facts, EVENTS, "retention.ms", "-1")), [""; 0]);
 }
