@@ -198,7 +198,7 @@ const AT_LEAST: Parameter = Parameter::new(
 const FROM: Parameter = Parameter::new(
     "from",
     ParameterKind::Time,
-    "Leaves out intervals that ended before this time.",
+    "Leaves out intervals that began before this time and ended by then.",
 );
 const TO: Parameter = Parameter::new(
     "to",

@@ -24,6 +24,9 @@ pub struct Why {
     leases: BTreeMap<Box<str>, EventStep>,
     /// The last change that altered the user's status, with what is behind it.
     found: Option<Found>,
+    /// What was pending at the time asked about, before the record after it was read: that record may begin a grace period,
+    /// and nobody knew of it at that time.
+    pending_then: Vec<Pending>,
     /// Everything that holds at the time asked about was seen.
     is_done: bool,
 }
@@ -102,6 +105,7 @@ impl Why {
             devices: BTreeMap::new(),
             leases: BTreeMap::new(),
             found: None,
+            pending_then: Vec::new(),
             is_done: false,
         }
     }
@@ -116,6 +120,13 @@ impl Why {
             ts,
             name: event.map_or("malformed", Event::name),
         };
+        // The time of the log never goes back, whatever time a record has.
+        if let Some(until) = self.until
+            && ts > until.0
+        {
+            let then = self.pending().into_iter().filter(|one| one.deadline > until.0);
+            self.pending_then = then.collect();
+        }
         self.state.begin(offset, ts);
         if let Some(until) = self.until
             && self.state.time().is_some_and(|time| time > until)
@@ -245,6 +256,25 @@ impl Why {
     /// Returns the answer; none if nothing is known of the user at that time.
     pub fn answer(&self) -> Option<Answer> {
         let Found { change, steps } = self.found.as_ref()?;
+        let mut pending = self.pending();
+        for one in &mut pending {
+            let is_same = |then: &&Pending| (&then.platform, &then.device) == (&one.platform, &one.device);
+            // A device whose deadline was after the time asked about is as it was then.
+            if let Some(then) = self.pending_then.iter().find(is_same) {
+                *one = then.clone();
+            }
+        }
+        Some(Answer {
+            user: self.user.to_string(),
+            status: change.after.name(),
+            since: change.at.0,
+            steps: steps.clone(),
+            pending,
+        })
+    }
+
+    /// Returns what is pending in the state as it is.
+    fn pending(&self) -> Vec<Pending> {
         let slot = self.state.slot_of(&self.user);
         let pending = slot.map(|slot| self.state.pending_of(slot)).unwrap_or_default();
         let pending = pending.into_iter().map(|one| Pending {
@@ -253,13 +283,7 @@ impl Why {
             deadline: one.deadline.0,
             then: one.cause.name(),
         });
-        Some(Answer {
-            user: self.user.to_string(),
-            status: change.after.name(),
-            since: change.at.0,
-            steps: steps.clone(),
-            pending: pending.collect(),
-        })
+        pending.collect()
     }
 }
 

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 #[derive(clap::Args)]
 pub struct Args {
     user: String,
-    /// Leaves out what ended before this time
+    /// Leaves out what began before this time and ended by then
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     from: Option<String>,
     /// Leaves out what began after this time
