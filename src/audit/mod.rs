@@ -20,6 +20,9 @@ pub mod why;
 use crate::presence::LogTime;
 use crate::presence::change::{Change, OutputId};
 
+/// A fold lets go of forgotten users, and makes others compact again, after so many records.
+const RECYCLE_EVERY: u64 = 10_000;
+
 /// Which of a change's two times decides whether it counts at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Knowledge {

@@ -1,5 +1,6 @@
 //! Folds a partition's events again and compares record for record with what its topics hold.
 
+use super::RECYCLE_EVERY;
 use super::stored::StoredFold;
 use crate::engine::current::user_state;
 use crate::engine::extend_chain;
@@ -321,9 +322,6 @@ impl Verifier {
         }
     }
 }
-
-/// What was forgotten is let go of after so many records.
-const RECYCLE_EVERY: u64 = 10_000;
 
 impl Expected {
     fn push(&mut self, record: OutputRecord) {

@@ -3,6 +3,7 @@
 //! Every policy is folded in one pass over the events of a partition. What *was* comes from the published changes, or, where
 //! these cannot be read, from one fold more. `docs/audit.md` defines each figure.
 
+use super::RECYCLE_EVERY;
 use crate::presence::change::{Cause, Change, DeviceChange, Output};
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
@@ -500,8 +501,6 @@ impl Point {
     }
 }
 
-/// What was forgotten is let go of after so many records.
-const RECYCLE_EVERY: u64 = 10_000;
 /// What can be no device's evidence any more is let go of when there are so many times.
 const TIMES_MAX: usize = 100_000;
 

@@ -2,6 +2,7 @@
 //!
 //! The events of the user's partition are folded from the beginning, so that deadlines, logins and leases are what they were.
 
+use super::RECYCLE_EVERY;
 use super::id_text;
 use crate::presence::change::{Cause, Change, Output};
 use crate::presence::deadlines::Upto;
@@ -29,6 +30,7 @@ pub struct Why {
     pending_then: Vec<Pending>,
     /// Everything that holds at the time asked about was seen.
     is_done: bool,
+    events: u64,
 }
 
 type Key = (Box<str>, Box<str>);
@@ -107,6 +109,7 @@ impl Why {
             found: None,
             pending_then: Vec::new(),
             is_done: false,
+            events: 0,
         }
     }
 
@@ -147,6 +150,10 @@ impl Why {
         }
         let is_ignored = self.step(here, |state, out| state.apply(event, out));
         self.note(here, event, is_ignored);
+        self.events += 1;
+        if self.events.is_multiple_of(RECYCLE_EVERY) {
+            self.state.take_dirt();
+        }
         true
     }
 

@@ -197,14 +197,15 @@ impl Gateways {
             return;
         };
         let Some(open) = gateway.open.get(&epoch) else { return };
-        if gateway.lingering.contains_key(&epoch) || !open.are_single() {
-            return;
-        }
+        let lingering = gateway.lingering.get(&epoch);
         for conn in conns {
             open.touch(self.hasher.number(conn.0));
         }
         for (place, conn) in found.iter_mut().zip(conns) {
-            *place = open.first(self.hasher.number(conn.0)).map(Slot);
+            let key = self.hasher.number(conn.0);
+            if lingering.is_none_or(|links| !links.has(key)) {
+                *place = open.alone(key).map(Slot);
+            }
         }
     }
 

@@ -27,11 +27,6 @@ impl Links {
         self.first.is_empty()
     }
 
-    /// Returns whether no connection has several entries.
-    pub fn are_single(&self) -> bool {
-        self.more.is_empty()
-    }
-
     /// Reads the memory that looking a connection up reads first.
     pub fn touch(&self, conn: NumberKey) {
         self.first.touch(conn);
@@ -69,9 +64,15 @@ impl Links {
         }
     }
 
-    /// Returns some slot on this connection.
-    pub fn first(&self, conn: NumberKey) -> Option<u32> {
-        self.first.likely(conn)
+    /// Whether a slot is on this connection.
+    pub fn has(&self, conn: NumberKey) -> bool {
+        self.first.likely(conn).is_some()
+    }
+
+    /// Returns the slot on this connection if it is there alone.
+    pub fn alone(&self, conn: NumberKey) -> Option<u32> {
+        let slot = self.first.likely(conn)?;
+        (self.more.is_empty() || self.of(conn).next().is_none()).then_some(slot)
     }
 
     /// Returns every slot, possibly more than once, in arbitrary order.
@@ -123,6 +124,10 @@ mod tests {
                     list.dedup();
                 }
                 assert_eq!(found, wanted);
+                let mut on_it = model.iter().filter(|(of, _)| *of == conn).map(|(_, slot)| *slot);
+                let alone = on_it.next().filter(|_| on_it.next().is_none());
+                assert_eq!(links.alone(hasher.number(conn)), alone);
+                assert_eq!(links.has(hasher.number(conn)), !found.is_empty());
             }
             assert_eq!(links.is_empty(), model.is_empty());
         }

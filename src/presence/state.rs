@@ -161,7 +161,13 @@ impl User {
 
     /// Stops keeping a custom status. Returns it and the time until which it would have been kept.
     pub fn take_kept(&mut self) -> Option<(Box<str>, LogTime)> {
-        self.marks.as_mut()?.kept.take()
+        let marks = self.marks.as_mut()?;
+        let kept = marks.kept.take();
+        // Who is barred was kicked, so nothing is left. Users without marks can be compact.
+        if marks.kicked_at.is_none() {
+            self.marks = None;
+        }
+        kept
     }
 
     pub fn has_online_device(&self) -> bool {

@@ -29,6 +29,8 @@ pub(super) struct Timers {
     near: Box<[Bucket; BUCKETS]>,
     /// All others.
     far: Vec<(LogTime, Slot)>,
+    /// The earliest of them.
+    far_least: Option<LogTime>,
     spare: Vec<Chunk>,
 }
 
@@ -59,6 +61,7 @@ impl Timers {
             ready: Vec::new(),
             near: Box::new([Bucket::EMPTY; BUCKETS]),
             far: Vec::new(),
+            far_least: None,
             spare: Vec::new(),
         }
     }
@@ -71,6 +74,7 @@ impl Timers {
         let differing = time.0 ^ self.now;
         if differing >> NEAR_BITS != 0 {
             self.far.push((time, slot));
+            self.far_least = Some(self.far_least.map_or(time, |least| least.min(time)));
             return;
         }
         let low = time.0 as u32;
@@ -116,6 +120,7 @@ impl Timers {
             }
         }
         if differing >> NEAR_BITS != 0 {
+            self.far_least = None;
             for (time, slot) in std::mem::take(&mut self.far) {
                 self.push(time, slot);
             }
@@ -137,6 +142,7 @@ impl Timers {
         let upper = self.now & !u64::from(u32::MAX);
         let mut all = std::mem::take(&mut self.ready);
         all.append(&mut self.far);
+        self.far_least = None;
         for bucket in self.near.iter_mut() {
             for chunk in std::mem::replace(bucket, Bucket::EMPTY).chunks {
                 all.extend(
@@ -151,12 +157,12 @@ impl Timers {
 
     /// Returns the time of the earliest timer.
     pub fn least(&self) -> Option<LogTime> {
-        let of = |timers: &[(LogTime, Slot)]| timers.iter().map(|(time, _)| *time).min();
+        let ready = || self.ready.iter().map(|(time, _)| *time).min();
         let near = || {
             let bucket = self.near.iter().find(|bucket| !bucket.chunks.is_empty())?;
             Some(LogTime(self.now & !u64::from(u32::MAX) | u64::from(bucket.least)))
         };
-        of(&self.ready).or_else(near).or_else(|| of(&self.far))
+        ready().or_else(near).or(self.far_least)
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) struct Users {
     /// Slots below this number were in use at some time.
     slots: u32,
     free: Vec<u32>,
-    /// Slots that were freed and may not be reused before [`Users::recycle`].
+    /// Slots that were freed and may not be reused before [`Users::take_dirt`].
     resting: Vec<u32>,
     len: usize,
     shared: Shared,
@@ -295,7 +295,7 @@ impl Users {
         self.resting.clear();
     }
 
-    /// Removes a user from memory. The slot is not reused before [`Users::recycle`].
+    /// Removes a user from memory. The slot is not reused before [`Users::take_dirt`].
     pub fn remove(&mut self, slot: Slot) -> Option<Box<User>> {
         self.keep(slot)?;
         let Form::Whole(user) = std::mem::replace(self.form_mut(slot)?, Form::Vacant) else {
@@ -354,7 +354,7 @@ impl Users {
     fn wash(&mut self, slots: &mut Vec<Slot>, dirt: Dirt) {
         slots.sort_unstable();
         slots.dedup();
-        // A slot may have been given to another user meanwhile, and a user in `beats` may be in `users`, too.
+        // A user may have been forgotten meanwhile, and a user in `beats` may be in `users`, too.
         slots.retain(|slot| {
             let of_user = match self.form_mut(*slot) {
                 Some(Form::Compact(user)) => &mut user.dirt,
