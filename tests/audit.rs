@@ -413,7 +413,7 @@ fn what_is_pending_at_a_time_is_so_by_the_records_until_then() {
     let mut compared = 0;
     for seed in 0..SEEDS {
         let story = Story::new(seed);
-        for time in story.moments().into_iter().step_by(11) {
+        for time in story.moments().into_iter().step_by(7) {
             let records = story.times.partition_point(|other| *other <= time);
             for user in story.users().into_iter().take(2) {
                 let answer = why(&story, user, Some(time));
@@ -434,7 +434,7 @@ fn what_is_pending_at_a_time_is_so_by_the_records_until_then() {
             }
         }
     }
-    assert!(compared > 1_000, "{compared}");
+    assert!(compared > 500, "{compared}");
 }
 
 /// Files as `rollcall log` prints them.
