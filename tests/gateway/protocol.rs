@@ -212,6 +212,8 @@ async fn life_is_published_by_number_and_whose_it_is_when_the_engine_asks() {
     // The engine loses one without the gateway's doing: it does not know the number any more, asks, and knows it again.
     let connect = house.events_of("connect", "user-7").pop().expect("it is there");
     house.publish(json!({"type": "policy", "policy": {"login": "multi", "platforms": {"web": {"timeout_ms": 50}}}}));
+    // A policy decides what comes after it, so the short time-out begins with this sign of life.
+    clients[7].beat().await;
     house.causes("user-7", "timeout").await;
     house.publish(
         json!({"type": "policy", "policy": {"login": "multi", "platforms": {"web": {"timeout_ms": 600_000}}}}),
