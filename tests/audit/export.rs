@@ -187,6 +187,64 @@ fn rows_have_these_values() {
     assert!(malformed.contains("nonsense"), "{malformed}");
 }
 
+/// Only files of the table have a name that a pattern for the table matches, also where a shell or DuckDB expands it.
+#[test]
+fn only_rows_are_in_files_that_end_with_the_name_of_a_format() {
+    let files = Files::of(&over_days(3), None);
+    let changes = files.path("changes");
+    let directory = tempfile::tempdir().unwrap();
+    for format in ["parquet", "csv", "jsonl"] {
+        exported(
+            &["--intervals", "--format", format, "--changes", &changes],
+            directory.path(),
+        );
+    }
+    let mut kept = 0;
+    for entry in std::fs::read_dir(directory.path().join("intervals/_progress")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let is_matched = [".parquet", ".csv", ".jsonl"].iter().any(|end| name.ends_with(end));
+        assert!(!is_matched, "{name}");
+        kept += 1;
+    }
+    assert!(kept >= 3, "progress of each format is kept");
+}
+
+#[test]
+fn a_second_export_of_the_same_files_is_refused_while_one_is_writing() {
+    let files = Files::of(&over_days(3), None);
+    let changes = files.path("changes");
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path();
+    let arguments = ["--intervals", "--changes", changes.as_str()];
+    let whole = exported(&arguments, out);
+    // An export that is running holds this lock.
+    let path = out.join("intervals/_progress/partition-00000.parquet.lock");
+    let running = std::fs::File::options().write(true).open(path).unwrap();
+    running.lock().unwrap();
+    let part = out.join("intervals/day=9999-12-31/.partition-00000.parquet.part");
+    std::fs::write(&part, "of the other").unwrap();
+    let refused = export(&arguments, out).output().unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{error}");
+    assert!(
+        error.contains("another export is writing intervals of partition 0"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&part).unwrap(), b"of the other");
+    // Other files can be written meanwhile.
+    exported(&["--intervals", "--format", "csv", "--changes", &changes], out);
+    exported(&["--changes", &changes], out);
+    exported(
+        &["--intervals", "--partition", "0", "--changes", &changes],
+        &out.join("other"),
+    );
+    drop(running);
+    // What a killed export has left is replaced.
+    let after = exported(&arguments, out);
+    assert!(after.keys().all(|path| !path.ends_with(".part")));
+    assert!(whole.iter().all(|(path, bytes)| after[path] == *bytes));
+}
+
 /// A log of sixty days that takes a while.
 fn long() -> Files {
     let mut events = Vec::new();

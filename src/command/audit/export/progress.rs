@@ -11,7 +11,7 @@ use crate::presence::{Offset, Partition};
 use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -37,11 +37,13 @@ struct Head {
     intervals: u64,
 }
 
-/// Where it is kept how far an export of a partition is.
+/// Where it is kept how far an export of a partition is. While it exists no other process exports the same files.
 pub struct ExportProgress {
     path: PathBuf,
     table: &'static str,
     partition: Partition,
+    /// The lock ends with it. The file stays: a lock on a file that is removed excludes nobody.
+    _lock: File,
 }
 
 impl DayStart {
@@ -71,15 +73,21 @@ impl fmt::Display for DayStart {
 }
 
 impl ExportProgress {
+    /// Fails if another export writes the files of this table, partition and format.
     pub fn open(
         directory: &TableDirectory,
         table: &'static str,
         format: FileFormat,
         partition: Partition,
     ) -> anyhow::Result<ExportProgress> {
-        let name = format!("partition-{:05}.{}.jsonl", partition.0, format.name());
+        // No format of the tables ends like these, so that no pattern for the tables' files matches them.
+        let path = |end: &str| {
+            let name = format!("partition-{:05}.{}.{end}", partition.0, format.name());
+            directory.file("_progress", &name)
+        };
         Ok(ExportProgress {
-            path: directory.file("_progress", &name)?,
+            _lock: locked(&path("lock")?, table, partition)?,
+            path: path("progress")?,
             table,
             partition,
         })
@@ -159,5 +167,21 @@ impl ExportProgress {
         intervals(&mut |kept| line(&|bytes| serde_json::to_writer(bytes, kept)))?;
         let file = output.into_inner().map_err(io::IntoInnerError::into_error);
         new.finish(&file.with_context(|| failed(&self.path))?)
+    }
+}
+
+fn locked(path: &Path, table: &str, partition: Partition) -> anyhow::Result<File> {
+    let shown = path.display();
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.with_context(|| format!("cannot create {shown}"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another export is writing {table} of partition {partition} (it holds {shown}); wait until it has ended, or export into \
+             another directory"
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| {
+            format!("cannot lock {shown}, so another export could write the same files; export into a directory that can be locked")
+        }),
     }
 }
