@@ -334,9 +334,22 @@ fn what_cannot_be_exported_says_why() {
     refused(&["--intervals", "--events", &events], "--changes FILE is needed");
     refused(&["--changes", "--data", "/nowhere/at/all"], "there is no log in");
     refused(&["--changes", &changes, "--data", "x"], "cannot be combined");
+    // Changes of another partition, for which nothing is written.
+    let lines = files.lines("changes");
+    let elsewhere = lines.iter().map(|line| line.replacen("\"id\":\"0-", "\"id\":\"3-", 1));
+    files.write("elsewhere", &(elsewhere.collect::<Vec<_>>().join("\n") + "\n"));
+    let elsewhere = files.path("elsewhere");
+    for table in [
+        &["--intervals", "--changes", &elsewhere][..],
+        &["--changes", &elsewhere],
+    ] {
+        refused(table, "--partition 3");
+        refused(&[table, &["--partition", "2"]].concat(), "--partition 3");
+    }
+    assert_eq!(tree(&out), BTreeMap::new());
+    exported(&["--intervals", "--partition", "3", "--changes", &elsewhere], &out);
     exported(&["--intervals", "--changes", &changes], &out);
     // Another log, or one that is shorter, is not mixed with the first.
-    let lines = files.lines("changes");
     let other = lines.iter().map(|line| line.replace("\"user\":\"", "\"user\":\"x"));
     files.write("other", &(other.collect::<Vec<_>>().join("\n") + "\n"));
     refused(

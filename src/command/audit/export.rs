@@ -13,6 +13,7 @@ use crate::audit::export::intervals::{EndedInterval, KeptInterval, OpenIntervals
 use crate::audit::export::tables::{CHANGES, EVENTS, INTERVALS, change_row, event_row, interval_row};
 use crate::audit::export::{Cell, Day, ExportColumn, FileFormat};
 use crate::log::Topic;
+use crate::presence::change::{Change, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
 use anyhow::{Context as _, bail};
 use files::{DayFiles, TableDirectory};
@@ -226,6 +227,7 @@ fn export_partition(
     };
     match exported {
         Exported::Intervals => source.changes_from(partition, from, |offset, change| {
+            is_exported(partition, &change)?;
             let start = || DayStart::of_change(offset, &change);
             export.enter(Day::of(change.at), start)?;
             for ended in export.open.apply(&change) {
@@ -237,6 +239,7 @@ fn export_partition(
             Ok(ControlFlow::Continue(()))
         })?,
         Exported::Changes => source.changes_from(partition, from, |offset, change| {
+            is_exported(partition, &change)?;
             let start = || DayStart::of_change(offset, &change);
             export.enter(Day::of(change.at), start)?;
             export.row(&change_row(offset, &change))?;
@@ -256,6 +259,22 @@ fn export_partition(
         }
     }
     export.finish()
+}
+
+/// Refuses a change of another partition: its rows would say a partition that its id does not.
+fn is_exported(partition: Partition, change: &Change) -> anyhow::Result<()> {
+    let OutputId {
+        partition: found,
+        offset,
+        index,
+    } = change.id;
+    if found != partition {
+        bail!(
+            "the change {found}-{offset}-{index} is of partition {found}, but partition {partition} is exported; with a file, name its partition with \
+             --partition {found}"
+        );
+    }
+    Ok(())
 }
 
 impl PartitionExport {
