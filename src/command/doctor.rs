@@ -14,7 +14,7 @@ use crate::config::{DEFAULT_DATA, DEFAULT_GROUP};
 use crate::log::kafka::admin::{self, Readable};
 use crate::log::kafka::settings::Connection;
 use crate::log::kafka::topics::Severity;
-use crate::log::{Position, Topic};
+use crate::log::{self, Limit, Position, Reader, Topic};
 use crate::presence::{Offset, Partition};
 use crate::version;
 use serde::Serialize;
@@ -109,7 +109,8 @@ impl fmt::Display for Diagnosis {
 
 /// Prints what was found and returns the exit status: 1 if something is wrong, else 0.
 pub fn run(args: Args) -> anyhow::Result<u8> {
-    let mut found = vec![clock(), files(), disk(&args.data)];
+    let mut found = vec![clock(), files()];
+    found.extend(disk(&args.data));
     if let Some(bootstrap) = &args.kafka {
         let connection = connect::of_flags(bootstrap, &args.cluster)?;
         cluster(&connection, &args, &mut found);
@@ -168,20 +169,29 @@ fn files() -> Diagnosis {
 const FREE_WRONG: u64 = 256 << 20;
 const FREE_WARNING: u64 = 4 << 30;
 
-fn disk(data: &Path) -> Diagnosis {
+/// What the data directory is like: who can read it, if that is too many, and how much is free.
+fn disk(data: &Path) -> Vec<Diagnosis> {
     let shown = data.display();
     let Ok(metadata) = std::fs::metadata(data) else {
-        return Diagnosis::new(
-            "disk",
-            Verdict::Skipped,
-            format!("there is no data directory {shown}"),
-            "",
-        );
+        let found = format!("there is no data directory {shown}");
+        return vec![Diagnosis::new("disk", Verdict::Skipped, found, "")];
     };
+    let mut found = Vec::new();
     if metadata.mode() & 0o007 != 0 {
-        let found = format!("other users of this machine can read or change {shown}");
-        return Diagnosis::new("disk", Verdict::Warning, found, format!("chmod 700 {shown}"));
+        let what = format!("other users of this machine can read or change {shown}");
+        found.push(Diagnosis::new(
+            "disk",
+            Verdict::Warning,
+            what,
+            format!("chmod 700 {shown}"),
+        ));
     }
+    found.push(free_space(data));
+    found
+}
+
+fn free_space(data: &Path) -> Diagnosis {
+    let shown = data.display();
     let Some(free) = free_bytes(data) else {
         let found = format!("how much is free below {shown} cannot be read");
         return Diagnosis::new("disk", Verdict::Skipped, found, "");
@@ -301,13 +311,10 @@ fn held(events: &str, first: &[Readable], second: &[Readable]) -> Vec<Diagnosis>
 
 fn positions(connection: &Connection, args: &Args, found: &mut Vec<Diagnosis>) {
     let Some(bootstrap) = &args.kafka else { return };
-    let looked = connect::reader(bootstrap, &args.cluster).and_then(|reader| {
+    let looked = connect::reader(bootstrap, &args.cluster).and_then(|mut reader| {
         let mut wrong = Vec::new();
         for partition in (0..reader.partitions()).map(Partition) {
-            let position = reader.position(&args.group, partition)?;
-            let events = reader.range(Topic::Events, partition)?.end;
-            let changes = reader.range(Topic::Changes, partition)?;
-            wrong.extend(position_of(partition, &args.group, position, events, changes.end));
+            wrong.extend(position_of(&mut *reader, &args.group, partition)?);
         }
         Ok((reader.partitions(), wrong))
     });
@@ -329,14 +336,37 @@ fn positions(connection: &Connection, args: &Args, found: &mut Vec<Diagnosis>) {
 }
 
 /// What is wrong with a position, from outside. Whether it is equal to the last output, a start of the partition says.
-fn position_of(
+fn position_of(reader: &mut dyn Reader, group: &str, partition: Partition) -> Result<Option<Diagnosis>, log::Error> {
+    let mut position = reader.position(group, partition)?;
+    let has_changes = position == Position::default() && has_changes(reader, partition)?;
+    if has_changes {
+        // The first changes may have been committed since, and the position with them.
+        position = reader.position(group, partition)?;
+    }
+    // After the position, because events only become more.
+    let events = reader.range(Topic::Events, partition)?.end;
+    Ok(position_problem(partition, group, position, events, has_changes))
+}
+
+/// Returns whether a change can be read. The offsets alone do not say it: records that were aborted have offsets too.
+fn has_changes(reader: &mut dyn Reader, partition: Partition) -> Result<bool, log::Error> {
+    let range = reader.range(Topic::Changes, partition)?;
+    let mut records = Vec::new();
+    if range.start < range.end {
+        let one = Limit { records: 1, bytes: 1 };
+        reader.read(Topic::Changes, partition, range.start, one, &mut records)?;
+    }
+    Ok(!records.is_empty())
+}
+
+fn position_problem(
     partition: Partition,
     group: &str,
     position: Position,
     events: Offset,
-    changes: Offset,
+    has_changes: bool,
 ) -> Option<Diagnosis> {
-    if position == Position::default() && changes > Offset(0) {
+    if position == Position::default() && has_changes {
         let what = format!("partition {partition}: there are changes, but group {group:?} has no position");
         let fix = "correct --group; or start the servers once with --adopt-tail";
         return Some(Diagnosis::new("positions", Verdict::Wrong, what, fix));
@@ -386,7 +416,8 @@ fn server_of(stats: &Stats) -> Vec<Diagnosis> {
     for one in &stats.partitions {
         let verdict = match &*one.state {
             "live" if one.warning.is_none() => continue,
-            "live" | "restoring" => Verdict::Warning,
+            // The others pass by themselves, for example while servers are restarted one after the other.
+            "live" | "restoring" | "moving" | "waiting" => Verdict::Warning,
             _ => Verdict::Wrong,
         };
         let reasons = [&one.error, &one.warning].into_iter().flatten();
@@ -448,18 +479,133 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_others_can_read_is_named_beside_what_is_free() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().expect("a directory");
+        let of_mode = |mode| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(directory.path(), permissions).expect("it is ours");
+            disk(directory.path())
+        };
+        let found = of_mode(0o755);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].fix.starts_with("chmod 700"), "{found:?}");
+        assert!(found[1].found.contains("MiB are free"), "{found:?}");
+        let found = of_mode(0o700);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].found.contains("MiB are free"), "{found:?}");
+    }
+
+    #[test]
+    fn states_that_pass_by_themselves_are_warnings() {
+        let verdict_of = |state: &str| {
+            let stats = serde_json::json!({
+                "version": version::VERSION, "users": {"known": 0, "online": 0, "push_online": 0, "offline": 0},
+                "devices": {"online": {}, "push_online": {}}, "partitions": [{"partition": 0, "state": state}],
+            });
+            let found = server_of(&serde_json::from_value(stats).expect("an answer"));
+            assert_eq!(found.len(), 1, "{found:?}");
+            found[0].verdict
+        };
+        assert_eq!(verdict_of("live"), Verdict::Well);
+        for state in ["restoring", "moving", "waiting"] {
+            assert_eq!(verdict_of(state), Verdict::Warning, "{state}");
+        }
+        for state in ["held", "stalled", "failed"] {
+            assert_eq!(verdict_of(state), Verdict::Wrong, "{state}");
+        }
+    }
+
+    /// Topics with four offsets of changes, of which some can be read.
+    struct Topics {
+        readable: usize,
+        /// From the first to the last answer, which is given again.
+        positions: Vec<Position>,
+        asked: std::cell::Cell<usize>,
+    }
+
+    impl Reader for Topics {
+        fn partitions(&self) -> u32 {
+            1
+        }
+
+        fn range(&self, _: Topic, _: Partition) -> Result<log::Range, log::Error> {
+            Ok(log::Range {
+                start: Offset(0),
+                end: Offset(4),
+            })
+        }
+
+        fn read(
+            &mut self,
+            _: Topic,
+            _: Partition,
+            from: Offset,
+            _: Limit,
+            into: &mut Vec<log::Record>,
+        ) -> Result<(), log::Error> {
+            let record = log::Record {
+                offset: from,
+                ts: 0,
+                key: None,
+                value: Vec::new(),
+                is_null: true,
+                schema_header: None,
+                traceparent: None,
+            };
+            into.extend(std::iter::repeat_n(record, self.readable));
+            Ok(())
+        }
+
+        fn position(&self, _: &str, _: Partition) -> Result<Position, log::Error> {
+            let asked = self.asked.get();
+            self.asked.set(asked + 1);
+            Ok(self.positions[asked.min(self.positions.len() - 1)])
+        }
+
+        fn may_recover(&self, _: &log::Error) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn only_changes_that_can_be_read_need_a_position() {
+        let begun = Position {
+            next: Offset(2),
+            seq: 1,
+            ..Position::default()
+        };
+        let is_wrong = |readable, positions: &[Position]| {
+            let mut topics = Topics {
+                readable,
+                positions: positions.to_vec(),
+                asked: std::cell::Cell::default(),
+            };
+            let found = position_of(&mut topics, "rollcall", Partition(0)).expect("it can be read");
+            found.is_some()
+        };
+        assert!(is_wrong(1, &[Position::default()]));
+        assert!(!is_wrong(0, &[Position::default()]), "all of them were aborted");
+        assert!(
+            !is_wrong(1, &[Position::default(), begun]),
+            "committed while it was looking"
+        );
+        assert!(!is_wrong(1, &[begun]));
+    }
+
+    #[test]
     fn a_position_must_be_there_beside_changes_and_within_the_events() {
         let at = |next| Position {
             next: Offset(next),
             seq: 1,
             ..Position::default()
         };
-        let is_wrong = |position, events, changes| {
-            position_of(Partition(0), "rollcall", position, Offset(events), Offset(changes)).is_some()
+        let is_wrong = |position, events, has_changes| {
+            position_problem(Partition(0), "rollcall", position, Offset(events), has_changes).is_some()
         };
-        assert!(!is_wrong(Position::default(), 10, 0), "a new cluster");
-        assert!(is_wrong(Position::default(), 10, 4), "the group's offsets are gone");
-        assert!(!is_wrong(at(10), 10, 4));
-        assert!(is_wrong(at(11), 10, 4), "the log was cut");
+        assert!(!is_wrong(Position::default(), 10, false), "a new cluster");
+        assert!(is_wrong(Position::default(), 10, true), "the group's offsets are gone");
+        assert!(!is_wrong(at(10), 10, true));
+        assert!(is_wrong(at(11), 10, true), "the log was cut");
     }
 }
