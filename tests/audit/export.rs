@@ -4,11 +4,17 @@ use super::{Files, Story, a_day, change, event, link, of, parsed, served};
 use crate::server::{ANYWHERE, Server, rollcall};
 use rollcall::audit::export::intervals::{EndedInterval, IntervalStart, OpenIntervals};
 use rollcall::audit::history::History;
+use rollcall::clock::ManualClock;
+use rollcall::log::local::{LocalLog, Settings};
+use rollcall::log::{Commit, Log as _, NewRecord, Topic};
+use rollcall::presence::change::Change;
+use rollcall::presence::{Offset, Partition};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 /// An interval as `history` prints it.
 fn line(user: &str, device: Option<(&str, &str)>, start: &IntervalStart, ended: Option<&EndedInterval>) -> Value {
@@ -412,20 +418,25 @@ fn beside_a_running_server_it_exports_what_the_log_has() {
     drop(server);
 }
 
-/// A data directory whose log had these changes and has lost the first of them to retention; and how many it has lost.
-fn cut(directory: &Path, changes: &[rollcall::presence::change::Change]) -> usize {
-    use rollcall::clock::ManualClock;
-    use rollcall::log::local::{LocalLog, Settings};
-    use rollcall::log::{Commit, Log as _, NewRecord, Topic};
-    use rollcall::presence::{Offset, Partition};
-    let clock = std::sync::Arc::new(ManualClock::new(1_000_000));
-    let settings = Settings {
-        partitions: Some(1),
-        retention_ms: Some(500_000),
-        ..Settings::default()
-    };
-    let log = LocalLog::open(&directory.join("log"), settings, clock.clone()).unwrap();
-    for change in changes {
+/// A data directory with a log of changes that retention cuts.
+struct CutLog {
+    log: LocalLog,
+    clock: Arc<ManualClock>,
+}
+
+impl CutLog {
+    fn open(directory: &Path, partitions: u32) -> CutLog {
+        let clock = Arc::new(ManualClock::new(1_000_000));
+        let settings = Settings {
+            partitions: Some(partitions),
+            retention_ms: Some(500_000),
+            ..Settings::default()
+        };
+        let log = LocalLog::open(&directory.join("log"), settings, clock.clone()).unwrap();
+        CutLog { log, clock }
+    }
+
+    fn commit(&self, change: &Change) {
         let mut value = Vec::new();
         rollcall::schema::avro::encode_change(change, &mut value);
         let record = NewRecord {
@@ -437,18 +448,274 @@ fn cut(directory: &Path, changes: &[rollcall::presence::change::Change]) -> usiz
             changes: vec![record],
             ..Commit::default()
         };
-        log.take_up(Partition(0)).unwrap().commit(&commit).unwrap();
-        clock.advance_ms(100_000);
+        let partition = change.id.partition;
+        self.log.take_up(partition).unwrap().commit(&commit).unwrap();
     }
-    let start = || log.range(Topic::Changes, Partition(0)).unwrap().start.0 as usize;
-    for _ in 0..40 {
-        log.take_up(Partition(0)).unwrap().retain(Offset(u64::MAX)).unwrap();
-        if start() > 0 {
-            break;
+
+    /// Lets time pass until at least so many of partition 0 are gone, and returns how many are.
+    fn cut(&self, gone: u64) -> u64 {
+        for _ in 0..400 {
+            self.log
+                .take_up(Partition(0))
+                .unwrap()
+                .retain(Offset(u64::MAX))
+                .unwrap();
+            let start = self.log.range(Topic::Changes, Partition(0)).unwrap().start.0;
+            if start >= gone {
+                return start;
+            }
+            self.clock.advance_ms(25_000);
         }
-        clock.advance_ms(25_000);
+        panic!("fewer than {gone} are gone");
     }
-    start()
+}
+
+/// A data directory whose log had these changes and has lost the first of them to retention; and how many it has lost.
+fn cut(directory: &Path, changes: &[Change]) -> usize {
+    let log = CutLog::open(directory, 1);
+    for change in changes {
+        log.commit(change);
+        log.clock.advance_ms(100_000);
+    }
+    log.cut(1) as usize
+}
+
+#[test]
+fn an_export_goes_on_after_its_end_if_the_file_of_the_last_day_is_whole() {
+    let files = Files::of(&over_days(3), None);
+    let changes: Vec<Change> = files
+        .lines("changes")
+        .iter()
+        .map(|line| change(&parsed(line)))
+        .collect();
+    let day = |at: usize| changes[at].at.0 / 86_400_000;
+    // Where the days begin but the first, and one change in the midst of a day.
+    let begins: Vec<usize> = (1..changes.len()).filter(|at| day(*at) != day(at - 1)).collect();
+    assert!(begins.len() >= 3, "{begins:?}");
+    let second = begins[1];
+    let midst = (second + 2..changes.len())
+        .find(|at| day(*at) == day(at - 1))
+        .expect("a day with some changes");
+    let directory = tempfile::tempdir().unwrap();
+    let whole = directory.path().join("whole");
+    let arguments = ["--format", "jsonl", "--data", directory.path().to_str().unwrap()];
+    for table in ["--intervals", "--changes"] {
+        let from_file = [table, "--format", "jsonl", "--changes", &files.path("changes")];
+        let from_file = if table == "--changes" {
+            &from_file[1..]
+        } else {
+            &from_file
+        };
+        exported(from_file, &whole);
+    }
+    let whole = tree(&whole);
+    let log = CutLog::open(directory.path(), 2);
+    let out = directory.path().join("out");
+    let both = || {
+        exported(&[&["--intervals"], &arguments[..]].concat(), &out);
+        exported(&[&["--changes"], &arguments[..]].concat(), &out)
+    };
+    let export_up_to = |from: usize, upto: usize| {
+        for change in &changes[from..upto] {
+            log.commit(change);
+        }
+        both()
+    };
+    // Days end, the partition is quiet until everything is gone, and it goes on with a later day.
+    let first = export_up_to(0, second);
+    log.cut(second as u64);
+    assert!(both() == first, "nothing is new");
+    assert!(both() == first, "nor is it later");
+    export_up_to(second, midst);
+
+    // In the midst of a day, and with another partition, of which nothing is gone.
+    log.cut(midst as u64);
+    let before = both();
+    let mut elsewhere = changes[0].clone();
+    elsewhere.id.partition = Partition(1);
+    log.commit(&elsewhere);
+    log.commit(&changes[midst]);
+    for table in ["--intervals", "--changes"] {
+        let refused = export(&[&[table], &arguments[..]].concat(), &out).output().unwrap();
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{error}");
+        assert!(error.contains("in partition 0 are gone (retention)"), "{error}");
+        assert!(
+            error.contains("retention has to keep records for a day and the time between two exports"),
+            "{error}"
+        );
+    }
+    let mut after = tree(&out);
+    let others: Vec<String> = after
+        .keys()
+        .filter(|path| path.contains("partition-00001"))
+        .cloned()
+        .collect();
+    assert_eq!(others.len(), 2, "{:?}", after.keys());
+    others.iter().for_each(|path| drop(after.remove(path)));
+    assert!(after == before, "the files of the other partition stay as they were");
+
+    // From the start of a day that is kept it is as if nothing had been gone.
+    let other = tempfile::tempdir().unwrap();
+    let log = CutLog::open(other.path(), 1);
+    let arguments = ["--format", "jsonl", "--data", other.path().to_str().unwrap()];
+    let mut found = BTreeMap::new();
+    let mut committed = 0;
+    for upto in begins.iter().copied().chain([changes.len()]) {
+        for change in &changes[committed..upto] {
+            log.commit(change);
+        }
+        committed = upto;
+        let out = other.path().join("out");
+        exported(&[&["--intervals"], &arguments[..]].concat(), &out);
+        found = exported(&[&["--changes"], &arguments[..]].concat(), &out);
+        log.cut(upto as u64);
+    }
+    assert_eq!(found.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>());
+    assert!(found == whole, "not the same bytes");
+
+    // Another log is noticed also where the start of its last day is gone: by its last record, or by its end.
+    let (last, before) = changes.split_last().unwrap();
+    assert!(
+        *begins.last().unwrap() < before.len(),
+        "more than one change on the last day"
+    );
+    let mut altered = last.clone();
+    altered.user = "somebody else".into();
+    for (last, is_refused) in [(Some(last), false), (Some(&altered), true), (None, true)] {
+        let another = tempfile::tempdir().unwrap();
+        let log = CutLog::open(another.path(), 1);
+        before.iter().for_each(|change| log.commit(change));
+        log.clock.advance_ms(400_000);
+        last.into_iter().for_each(|change| log.commit(change));
+        assert_eq!(log.cut(before.len() as u64), before.len() as u64);
+        let data = another.path().to_str().unwrap();
+        let arguments = ["--changes", "--format", "jsonl", "--data", data];
+        let output = export(&arguments, &other.path().join("out")).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.success(), !is_refused, "{error}");
+        assert_eq!(error.contains("this is another log"), is_refused, "{error}");
+        assert!(tree(&other.path().join("out")) == whole, "not the same bytes");
+    }
+}
+
+/// A data directory whose log had these changes and has lost the first of them to retention; and how many it has lost.
+fn cut(directory: &Path, changes: &[Change]) -> usize {
+    let log = CutLog::open(directory, 1);
+    for change in changes {
+        log.commit(change);
+        log.clock.advance_ms(100_000);
+    }
+    log.cut(1) as usize
+}
+
+#[test]
+fn an_export_goes_on_after_its_end_if_the_file_of_the_last_day_is_whole() {
+    let files = Files::of(&over_days(3), None);
+    let changes: Vec<Change> = files
+        .lines("changes")
+        .iter()
+        .map(|line| change(&parsed(line)))
+        .collect();
+    let day = |at: usize| changes[at].at.0 / 86_400_000;
+    // Where the days begin but the first, and one change in the midst of a day.
+    let begins: Vec<usize> = (1..changes.len()).filter(|at| day(*at) != day(at - 1)).collect();
+    assert!(begins.len() >= 3, "{begins:?}");
+    let second = begins[1];
+    let midst = (second + 2..changes.len())
+        .find(|at| day(*at) == day(at - 1))
+        .expect("a day with some changes");
+    let directory = tempfile::tempdir().unwrap();
+    let whole = directory.path().join("whole");
+    let arguments = ["--format", "jsonl", "--data", directory.path().to_str().unwrap()];
+    for table in ["--intervals", "--changes"] {
+        let from_file = [table, "--format", "jsonl", "--changes", &files.path("changes")];
+        let from_file = if table == "--changes" {
+            &from_file[1..]
+        } else {
+            &from_file
+        };
+        exported(from_file, &whole);
+    }
+    let whole = tree(&whole);
+    let log = CutLog::open(directory.path(), 2);
+    let out = directory.path().join("out");
+    let both = || {
+        exported(&[&["--intervals"], &arguments[..]].concat(), &out);
+        exported(&[&["--changes"], &arguments[..]].concat(), &out)
+    };
+    let export_up_to = |from: usize, upto: usize| {
+        for change in &changes[from..upto] {
+            log.commit(change);
+        }
+        both()
+    };
+    // Days end, the partition is quiet until everything is gone, and it goes on with a later day.
+    let first = export_up_to(0, second);
+    log.cut(second as u64);
+    assert!(both() == first, "nothing is new");
+    assert!(both() == first, "nor is it later");
+    export_up_to(second, midst);
+
+    // In the midst of a day, and with another partition, of which nothing is gone.
+    log.cut(midst as u64);
+    let before = both();
+    let mut elsewhere = changes[0].clone();
+    elsewhere.id.partition = Partition(1);
+    log.commit(&elsewhere);
+    log.commit(&changes[midst]);
+    for table in ["--intervals", "--changes"] {
+        let refused = export(&[&[table], &arguments[..]].concat(), &out).output().unwrap();
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{error}");
+        assert!(error.contains("in partition 0 are gone (retention)"), "{error}");
+        assert!(
+            error.contains("retention has to keep records for a day and the time between two exports"),
+            "{error}"
+        );
+    }
+    let mut after = tree(&out);
+    let others: Vec<String> = after
+        .keys()
+        .filter(|path| path.contains("partition-00001"))
+        .cloned()
+        .collect();
+    assert_eq!(others.len(), 2, "{:?}", after.keys());
+    others.iter().for_each(|path| drop(after.remove(path)));
+    assert!(after == before, "the files of the other partition stay as they were");
+
+    // From the start of a day that is kept it is as if nothing had been gone.
+    let other = tempfile::tempdir().unwrap();
+    let log = CutLog::open(other.path(), 1);
+    let arguments = ["--format", "jsonl", "--data", other.path().to_str().unwrap()];
+    let mut found = BTreeMap::new();
+    let mut committed = 0;
+    for upto in begins.iter().copied().chain([changes.len()]) {
+        for change in &changes[committed..upto] {
+            log.commit(change);
+        }
+        committed = upto;
+        let out = other.path().join("out");
+        exported(&[&["--intervals"], &arguments[..]].concat(), &out);
+        found = exported(&[&["--changes"], &arguments[..]].concat(), &out);
+        log.cut(upto as u64);
+    }
+    assert_eq!(found.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>());
+    assert!(found == whole, "not the same bytes");
+    // Another log is noticed, also where its records before are gone.
+    let another = tempfile::tempdir().unwrap();
+    let log = CutLog::open(another.path(), 1);
+    log.commit(&changes[0]);
+    log.commit(&changes[1]);
+    log.cut(1);
+    let data = another.path().to_str().unwrap();
+    let refused = export(&["--changes", "--data", data], &other.path().join("out"))
+        .args(["--format", "jsonl"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{error}");
+    assert!(error.contains("this is another log"), "{error}");
 }
 
 #[test]

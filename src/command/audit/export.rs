@@ -2,7 +2,8 @@
 //!
 //! Rows of a day are complete when a row of a later day was read. Then its file gets its name, and the place from which the
 //! next day can be read is kept in `_progress`. An export that was interrupted, or one of a log that has grown, goes on from
-//! there: it writes the last day again, to the same bytes, and then what is new.
+//! there: it writes the last day again, to the same bytes, and then what is new. If retention has removed that place, it goes on
+//! from where it had ended, which is possible only if the last day has no further records.
 
 mod files;
 mod progress;
@@ -12,12 +13,12 @@ use super::source::{AuditSource, NO_FILE, SourceFlags};
 use crate::audit::export::intervals::{EndedInterval, KeptInterval, OpenIntervals};
 use crate::audit::export::tables::{CHANGES, EVENTS, INTERVALS, change_row, event_row, interval_row};
 use crate::audit::export::{Cell, Day, ExportColumn, FileFormat};
-use crate::log::Topic;
+use crate::log::{Range, Topic};
 use crate::presence::change::{Change, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
 use anyhow::{Context as _, bail};
 use files::{DayFiles, TableDirectory};
-use progress::{DayStart, ExportProgress};
+use progress::{Continuation, ContinuedAt, ExportProgress, KeptRecord};
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -104,10 +105,14 @@ struct PartitionSummary {
 
 pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let exported = exported(args)?;
-    let written = args
-        .source
-        .each_partition(|source, partition| export_partition(args, exported, source, partition))?;
-    for summary in &written {
+    let written = args.source.each_partition(|source, partition| {
+        match export_partition(args, exported, source, partition) {
+            // The other partitions can be exported all the same.
+            Err(error) if error.is::<RecordsGone>() => Ok(Err(error)),
+            exported => exported.map(Ok),
+        }
+    })?;
+    for summary in written.iter().flatten() {
         if args.source.json {
             json_line(output, summary)?;
             continue;
@@ -127,8 +132,16 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
                     "partition {partition}: {rows} rows of {table} in {files} files, {from} to {to}"
                 )?;
             }
-            _ => writeln!(output, "partition {partition}: no {table}")?,
+            _ if *rows > 0 => writeln!(output, "partition {partition}: {rows} rows of {table}, and no new day")?,
+            _ => writeln!(output, "partition {partition}: no new {table}")?,
         }
+    }
+    let gone: Vec<String> = written
+        .iter()
+        .filter_map(|one| Some(one.as_ref().err()?.to_string()))
+        .collect();
+    if !gone.is_empty() {
+        bail!("{}", gone.join("; "));
     }
     Ok(0)
 }
@@ -164,8 +177,14 @@ struct PartitionExport {
     partition: Partition,
     files: DayFiles,
     progress: ExportProgress,
-    /// What the place to go on from is to be compared with: the first record that is read.
-    expected: Option<DayStart>,
+    /// The first record that is to be read, where the export goes on with the start of a day.
+    expected: Option<KeptRecord>,
+    /// The last record that was exported, where the export goes on after it.
+    after: Option<KeptRecord>,
+    /// The last record that was read.
+    last: Option<LastRecord>,
+    /// What is before was read when the export has ended. None for a file.
+    log_end: Option<Offset>,
     open: OpenIntervals,
     /// The day that is being written.
     day: Option<Day>,
@@ -174,6 +193,109 @@ struct PartitionExport {
     newest: Option<Day>,
     /// How many rows were written since progress was kept.
     rows_unkept: u64,
+}
+
+/// The last record that was read; how it is kept is only worked out at the end.
+enum LastRecord {
+    Change(Offset, Change),
+    Event {
+        offset: Offset,
+        ts: u64,
+        log_time: LogTime,
+        name: &'static str,
+    },
+}
+
+impl LastRecord {
+    fn kept(&self) -> KeptRecord {
+        match self {
+            LastRecord::Change(offset, change) => KeptRecord::of_change(*offset, change),
+            LastRecord::Event {
+                offset,
+                ts,
+                log_time,
+                name,
+            } => KeptRecord::of_event(*offset, *ts, *log_time, name),
+        }
+    }
+}
+
+/// Retention has removed records of a partition that its export needs.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct RecordsGone(String);
+
+/// What retention must keep, for errors.
+const NEEDED: &str = "retention has to keep records for a day and the time between two exports";
+
+/// How an export of a partition begins.
+struct Beginning {
+    from: Offset,
+    open: OpenIntervals,
+    expected: Option<KeptRecord>,
+    after: Option<KeptRecord>,
+}
+
+/// Finds out where an export begins. `range` is what the log has of the topic.
+fn beginning(
+    args: &Args,
+    topic: Topic,
+    partition: Partition,
+    progress: &ExportProgress,
+    range: Range,
+) -> anyhow::Result<Beginning> {
+    let mut open = OpenIntervals::new(partition);
+    let start = progress.read(ContinuedAt::DayStart, |kept| open.restore(kept))?;
+    let next = start.as_ref().map_or(Offset(0), |start| start.next);
+    if range.start <= next {
+        return Ok(Beginning {
+            from: next,
+            open,
+            expected: start.and_then(|start| start.record),
+            after: None,
+        });
+    }
+    let mut open = OpenIntervals::new(partition);
+    if let Some(end) = progress.read(ContinuedAt::End, |kept| open.restore(kept))?
+        && range.start <= end.next
+    {
+        if range.end < end.next {
+            bail!(
+                "the {topic} of partition {partition} end at offset {}, but were exported up to {}: this is another log than the one \
+                 that was exported; export into another directory",
+                range.end,
+                end.next
+            );
+        }
+        let last = end.record.as_ref().map_or(Offset(0), KeptRecord::offset);
+        return Ok(Beginning {
+            from: last.max(range.start),
+            open,
+            expected: None,
+            after: end.record,
+        });
+    }
+    match start {
+        Some(_) => Err(RecordsGone(format!(
+            "the {topic} of partition {partition} from offset {next} on, where the export into {} goes on, are gone (retention): the \
+             oldest one kept is at offset {}; {NEEDED}; export into another directory with --from-oldest",
+            args.out.display(),
+            range.start
+        ))
+        .into()),
+        None if args.from_oldest => Ok(Beginning {
+            from: range.start,
+            open: OpenIntervals::new(partition),
+            expected: None,
+            after: None,
+        }),
+        None => Err(RecordsGone(format!(
+            "the {topic} of partition {partition} before offset {} are gone (retention); with --from-oldest the export begins with \
+             what is kept",
+            range.start
+        ))
+        .into()),
+    }
 }
 
 fn export_partition(
@@ -185,34 +307,15 @@ fn export_partition(
     let topic = exported.topic();
     let directory = TableDirectory::open(&args.out, exported.name())?;
     let progress = ExportProgress::open(&directory, exported.name(), args.format, partition)?;
-    let mut open = OpenIntervals::new(partition);
-    let expected = progress.read(|kept| open.restore(kept))?;
     let range = source.range(topic, partition)?;
-    let from = match &expected {
-        Some(start) => {
-            if range.start > start.next {
-                bail!(
-                    "the {topic} of partition {partition} from offset {} on, where the export into {} goes on, are gone (retention): \
-                     the oldest one kept is at offset {}; export into another directory with --from-oldest",
-                    start.next,
-                    args.out.display(),
-                    range.start
-                );
-            }
-            start.next
-        }
-        None if args.from_oldest => range.start,
-        None => {
-            if range.start > Offset(0) {
-                bail!(
-                    "the {topic} of partition {partition} before offset {} are gone (retention); with --from-oldest the export \
-                     begins with what is kept",
-                    range.start
-                );
-            }
-            Offset(0)
-        }
-    };
+    let Beginning {
+        from,
+        open,
+        expected,
+        after,
+    } = beginning(args, topic, partition, &progress, range)?;
+    // The first record of a day is the one with which log time enters the day, so nothing before it counts.
+    let mut log_time = after.as_ref().map_or(LogTime::default(), KeptRecord::time);
     let mut export = PartitionExport {
         exported,
         partition,
@@ -220,6 +323,9 @@ fn export_partition(
         newest: source.newest_time(topic, partition)?.map(Day::of),
         progress,
         expected,
+        after,
+        last: None,
+        log_end: (!args.source.has_files()).then_some(range.end),
         open,
         day: None,
         first_day: None,
@@ -228,35 +334,40 @@ fn export_partition(
     match exported {
         Exported::Intervals => source.changes_from(partition, from, |offset, change| {
             is_exported(partition, &change)?;
-            let start = || DayStart::of_change(offset, &change);
-            export.enter(Day::of(change.at), start)?;
-            for ended in export.open.apply(&change) {
-                let EndedInterval { start, device, .. } = &ended;
-                let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
-                let cells = interval_row(partition, &change.user, device, start, Some(&ended));
-                export.row(&cells)?;
+            if export.enter(Day::of(change.at), || KeptRecord::of_change(offset, &change))? {
+                for ended in export.open.apply(&change) {
+                    let EndedInterval { start, device, .. } = &ended;
+                    let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
+                    let cells = interval_row(partition, &change.user, device, start, Some(&ended));
+                    export.row(&cells)?;
+                }
+                export.last = Some(LastRecord::Change(offset, change));
             }
             Ok(ControlFlow::Continue(()))
         })?,
         Exported::Changes => source.changes_from(partition, from, |offset, change| {
             is_exported(partition, &change)?;
-            let start = || DayStart::of_change(offset, &change);
-            export.enter(Day::of(change.at), start)?;
-            export.row(&change_row(offset, &change))?;
+            if export.enter(Day::of(change.at), || KeptRecord::of_change(offset, &change))? {
+                export.row(&change_row(offset, &change))?;
+                export.last = Some(LastRecord::Change(offset, change));
+            }
             Ok(ControlFlow::Continue(()))
         })?,
-        Exported::Events => {
-            // The first record of a day is the one with which log time enters the day, so nothing before it counts.
-            let mut log_time = LogTime::default();
-            source.events_from(partition, from, |offset, ts, event| {
-                log_time = log_time.max(LogTime(ts));
-                let event = event.as_ref().map_err(|malformed| malformed.error.as_str());
-                let name = event.map_or("malformed", |event| event.name());
-                export.enter(Day::of(log_time), || DayStart::of_event(offset, ts, name))?;
+        Exported::Events => source.events_from(partition, from, |offset, ts, event| {
+            log_time = log_time.max(LogTime(ts));
+            let event = event.as_ref().map_err(|malformed| malformed.error.as_str());
+            let name = event.map_or("malformed", |event| event.name());
+            if export.enter(Day::of(log_time), || KeptRecord::of_event(offset, ts, log_time, name))? {
                 export.row(&event_row(partition, offset, ts, log_time, event))?;
-                Ok(ControlFlow::Continue(()))
-            })?;
-        }
+                export.last = Some(LastRecord::Event {
+                    offset,
+                    ts,
+                    log_time,
+                    name,
+                });
+            }
+            Ok(ControlFlow::Continue(()))
+        })?,
     }
     export.finish()
 }
@@ -270,18 +381,35 @@ fn is_exported(partition: Partition, change: &Change) -> anyhow::Result<()> {
     } = change.id;
     if found != partition {
         bail!(
-            "the change {found}-{offset}-{index} is of partition {found}, but partition {partition} is exported; with a file, name its partition with \
-             --partition {found}"
+            "the change {found}-{offset}-{index} is of partition {found}, but partition {partition} is exported; with a file, name \
+             its partition with --partition {found}"
         );
     }
     Ok(())
 }
 
 impl PartitionExport {
-    /// Ends the day that is being written if the next record is of a later one. `start` describes that record.
-    fn enter(&mut self, day: Day, start: impl FnOnce() -> DayStart) -> anyhow::Result<()> {
+    /// Ends the day that is being written if the next record is of a later one. `record` describes that record. Returns false
+    /// if the record was exported before.
+    fn enter(&mut self, day: Day, record: impl Fn() -> KeptRecord) -> anyhow::Result<bool> {
         if self.day == Some(day) {
-            return Ok(());
+            return Ok(true);
+        }
+        if let Some(last) = &self.after {
+            let found = record();
+            if found.offset() <= last.offset() {
+                return self.is_as_exported(&found, last).map(|()| false);
+            }
+            let last_day = Day::of(last.time());
+            if day <= last_day {
+                return Err(RecordsGone(format!(
+                    "the first records of {last_day} in partition {} are gone (retention), and there are new ones of this day, so its \
+                     file cannot be written again; {NEEDED}; export into another directory with --from-oldest",
+                    self.partition
+                ))
+                .into());
+            }
+            self.after = None;
         }
         let begins = self.day.is_none();
         self.files.end_day()?;
@@ -289,27 +417,40 @@ impl PartitionExport {
         if begins {
             self.first_day = Some(day);
             if let Some(expected) = self.expected.take() {
-                let found = start();
-                if found != expected {
-                    bail!(
-                        "partition {} has {found} where the export had {expected}: this is another log than the one that was exported; \
-                         export into another directory",
-                        self.partition
-                    );
-                }
-                return Ok(());
+                return self.is_as_exported(&record(), &expected).map(|()| true);
             }
         }
         // Progress costs as much as there are open intervals, so it is kept where as many rows were written since, and
         // where the last day begins.
         if self.rows_unkept >= self.open.len() as u64 || self.newest.is_some_and(|newest| day >= newest) {
-            self.progress.keep(&start(), self.open.len() as u64, |each| {
-                self.open
-                    .each(|user, device, start| each(&KeptInterval::of(user, device, start)))
-            })?;
+            let record = record();
+            let continuation = Continuation {
+                next: record.offset(),
+                record: Some(record),
+            };
+            self.keep(ContinuedAt::DayStart, continuation)?;
             self.rows_unkept = 0;
         }
+        Ok(true)
+    }
+
+    /// Refuses to go on if a record is not the one that was exported.
+    fn is_as_exported(&self, found: &KeptRecord, expected: &KeptRecord) -> anyhow::Result<()> {
+        if found != expected {
+            bail!(
+                "partition {} has {found} where the export had {expected}: this is another log than the one that was exported; \
+                 export into another directory",
+                self.partition
+            );
+        }
         Ok(())
+    }
+
+    fn keep(&self, at: ContinuedAt, continuation: Continuation) -> anyhow::Result<()> {
+        self.progress.keep(at, continuation, self.open.len() as u64, |each| {
+            self.open
+                .each(|user, device, start| each(&KeptInterval::of(user, device, start)))
+        })
     }
 
     fn row(&mut self, cells: &[Cell<'_>]) -> anyhow::Result<()> {
@@ -337,6 +478,14 @@ impl PartitionExport {
             files.row(Day::OPEN, &cells)
         })?;
         files.end_day().context("cannot write what still holds")?;
+        if let Some(log_end) = self.log_end {
+            let record = self.last.as_ref().map(LastRecord::kept).or_else(|| self.after.take());
+            let read_to = record
+                .as_ref()
+                .map_or(Offset(0), |record| Offset(record.offset().0 + 1));
+            let next = log_end.max(read_to);
+            self.keep(ContinuedAt::End, Continuation { next, record })?;
+        }
         Ok(PartitionSummary {
             partition: partition.0,
             table: self.exported.name(),

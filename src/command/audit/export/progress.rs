@@ -1,13 +1,14 @@
 //! From where an export of a partition goes on, and which intervals held there.
 //!
-//! A file in `_progress`, which tools that read partitioned directories leave out because of the underscore. Its first line
-//! says which record begins the day, each further line is an interval that holds before this record.
+//! Two files in `_progress`. `.progress` is kept where a day begins, so that the next export can write this day again. `.end` is
+//! kept where an export has ended: with it the next one can go on although the records of that day are gone, if none of them is
+//! missing in its file. The first line of each says where it goes on, each further line is an interval that holds there.
 
 use super::files::{NewFile, TableDirectory};
 use crate::audit::export::FileFormat;
 use crate::audit::export::intervals::KeptInterval;
 use crate::presence::change::Change;
-use crate::presence::{Offset, Partition};
+use crate::presence::{LogTime, Offset, Partition};
 use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -18,12 +19,28 @@ use std::path::{Path, PathBuf};
 /// Of the layout of the file.
 const LAYOUT: u32 = 1;
 
-/// The record that begins a day.
+/// A record as it is kept, so that another log is noticed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeptRecord {
+    offset: u64,
+    /// Of a change its `at`, of an event the log time.
+    time: u64,
+    what: String,
+}
+
+/// From where an export goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DayStart {
+pub struct Continuation {
     pub next: Offset,
-    /// What it is, so that another log is noticed.
-    record: String,
+    /// At the start of a day the record at `next`. At the end of an export the last record before it; none without records.
+    pub record: Option<KeptRecord>,
+}
+
+/// Where an export can go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContinuedAt {
+    DayStart,
+    End,
 }
 
 /// The first line.
@@ -33,42 +50,53 @@ struct Head {
     table: String,
     partition: u32,
     next: u64,
-    record: String,
+    record: Option<KeptRecord>,
     intervals: u64,
 }
 
 /// Where it is kept how far an export of a partition is. While it exists no other process exports the same files.
 pub struct ExportProgress {
-    path: PathBuf,
+    day_start: PathBuf,
+    end: PathBuf,
     table: &'static str,
     partition: Partition,
     /// The lock ends with it. The file stays: a lock on a file that is removed excludes nobody.
     _lock: File,
 }
 
-impl DayStart {
-    pub fn of_change(offset: Offset, change: &Change) -> DayStart {
+impl KeptRecord {
+    pub fn of_change(offset: Offset, change: &Change) -> KeptRecord {
         let id = change.id;
-        DayStart {
-            next: offset,
-            record: format!(
+        KeptRecord {
+            offset: offset.0,
+            time: change.at.0,
+            what: format!(
                 "change {}-{}-{} of {:?} at {}",
                 id.partition, id.offset, id.index, change.user, change.at
             ),
         }
     }
 
-    pub fn of_event(offset: Offset, ts: u64, name: &str) -> DayStart {
-        DayStart {
-            next: offset,
-            record: format!("{name} of {ts}"),
+    pub fn of_event(offset: Offset, ts: u64, log_time: LogTime, name: &str) -> KeptRecord {
+        KeptRecord {
+            offset: offset.0,
+            time: log_time.0,
+            what: format!("{name} of {ts}"),
         }
+    }
+
+    pub fn offset(&self) -> Offset {
+        Offset(self.offset)
+    }
+
+    pub fn time(&self) -> LogTime {
+        LogTime(self.time)
     }
 }
 
-impl fmt::Display for DayStart {
+impl fmt::Display for KeptRecord {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} at offset {}", self.record, self.next)
+        write!(out, "{} at offset {}", self.what, self.offset)
     }
 }
 
@@ -87,23 +115,36 @@ impl ExportProgress {
         };
         Ok(ExportProgress {
             _lock: locked(&path("lock")?, table, partition)?,
-            path: path("progress")?,
+            day_start: path("progress")?,
+            end: path("end")?,
             table,
             partition,
         })
     }
 
-    /// Returns where the export goes on, and gives each interval that held there; none if nothing was exported yet.
-    pub fn read(&self, mut each: impl FnMut(KeptInterval) -> Result<(), String>) -> anyhow::Result<Option<DayStart>> {
-        let file = match File::open(&self.path) {
+    fn path(&self, at: ContinuedAt) -> &Path {
+        match at {
+            ContinuedAt::DayStart => &self.day_start,
+            ContinuedAt::End => &self.end,
+        }
+    }
+
+    /// Returns where the export goes on, and gives each interval that held there; none if nothing is kept.
+    pub fn read(
+        &self,
+        at: ContinuedAt,
+        mut each: impl FnMut(KeptInterval) -> Result<(), String>,
+    ) -> anyhow::Result<Option<Continuation>> {
+        let path = self.path(at);
+        let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.path.display())),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
         let unusable = || {
             format!(
                 "{} is not what an export keeps; remove the directory and export again",
-                self.path.display()
+                path.display()
             )
         };
         let mut lines = BufReader::new(file).lines();
@@ -115,7 +156,7 @@ impl ExportProgress {
         if head.layout != LAYOUT {
             bail!(
                 "{} has layout {}, but this version knows {LAYOUT}; use the version that wrote it, or export into another directory",
-                self.path.display(),
+                path.display(),
                 head.layout
             );
         }
@@ -133,7 +174,7 @@ impl ExportProgress {
             let error = anyhow!("it has {count} intervals and should have {}", head.intervals);
             return Err(error).with_context(unusable);
         }
-        Ok(Some(DayStart {
+        Ok(Some(Continuation {
             next: Offset(head.next),
             record: head.record,
         }))
@@ -142,31 +183,33 @@ impl ExportProgress {
     /// Keeps where the export goes on, with the `count` intervals that hold there.
     pub fn keep(
         &self,
-        start: &DayStart,
+        at: ContinuedAt,
+        continuation: Continuation,
         count: u64,
         intervals: impl FnOnce(&mut dyn FnMut(&KeptInterval) -> anyhow::Result<()>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let (new, file) = NewFile::create(self.path.clone())?;
-        let failed = |path: &Path| format!("cannot write {}", path.display());
+        let path = self.path(at);
+        let (new, file) = NewFile::create(path.to_owned())?;
+        let failed = || format!("cannot write {}", path.display());
         let mut output = BufWriter::new(file);
         let head = Head {
             layout: LAYOUT,
             table: self.table.to_owned(),
             partition: self.partition.0,
-            next: start.next.0,
-            record: start.record.clone(),
+            next: continuation.next.0,
+            record: continuation.record,
             intervals: count,
         };
         let mut line = |value: &dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>| -> anyhow::Result<()> {
             let mut bytes = Vec::new();
             value(&mut bytes)?;
             bytes.push(b'\n');
-            output.write_all(&bytes).with_context(|| failed(&self.path))
+            output.write_all(&bytes).with_context(failed)
         };
         line(&|bytes| serde_json::to_writer(bytes, &head))?;
         intervals(&mut |kept| line(&|bytes| serde_json::to_writer(bytes, kept)))?;
         let file = output.into_inner().map_err(io::IntoInnerError::into_error);
-        new.finish(&file.with_context(|| failed(&self.path))?)
+        new.finish(&file.with_context(failed)?)
     }
 }
 
