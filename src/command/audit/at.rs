@@ -176,10 +176,14 @@ fn users_table(args: &Args, lines: &[Option<UserLine>], output: &mut impl Write)
             .map(str::to_owned)
             .to_vec(),
     ];
+    let nothing = match args.platform.is_none() && args.status.is_none() {
+        true => "nothing known",
+        false => "nothing known, or it does not match",
+    };
     for (at, line) in lines.iter().enumerate() {
         let Some(line) = line else {
             let user = args.user.get(at).cloned().unwrap_or_default();
-            rows.push(vec![user, "nothing known".to_owned()]);
+            rows.push(vec![user, nothing.to_owned()]);
             continue;
         };
         let devices: Vec<String> = line

@@ -51,6 +51,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
 /// The answer as a paragraph that can be read out.
 fn explained(answer: &Answer, partition: Partition) -> String {
     let mut text = format!("{} is {} since {}", answer.user, answer.status, shown(answer.since));
+    let by_deadline = answer.steps.iter().any(|step| matches!(step, Step::Deadline { .. }));
     for step in &answer.steps {
         let _ = match step {
             Step::Change {
@@ -67,8 +68,9 @@ fn explained(answer: &Answer, partition: Partition) -> String {
             Step::Deadline { kind, deadline } => write!(text, " The {kind} deadline was at {}.", shown(*deadline)),
             Step::Event { offset, ts, name, role } => {
                 let what = match *role {
-                    "evidence" => "The last sign before that, or the event itself,",
-                    "login" => "The device had logged in with an event that",
+                    "evidence" if by_deadline => "The device's last sign of life before that",
+                    "evidence" => "The event that did it",
+                    "login" => "The event with which the device had logged in",
                     _ => "The gateway's last lease",
                 };
                 write!(
@@ -89,6 +91,64 @@ fn explained(answer: &Answer, partition: Partition) -> String {
             shown(pending.deadline)
         );
     }
-    text.push('\n');
-    table::plain(&text).replace("\\u{a}", "\n")
+    // One line: what a user or a device is called begins no other one.
+    table::plain(&text) + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::why::Pending;
+
+    #[test]
+    fn the_text_says_which_event_it_was_and_is_one_line_whatever_names_contain() {
+        let change = |cause| Step::Change {
+            id: "0-7-0".to_owned(),
+            offset: 7,
+            at: 406_000,
+            logged_at: 410_000,
+            cause,
+        };
+        let event = |offset, name, role| Step::Event {
+            offset,
+            ts: 1_000,
+            name,
+            role,
+        };
+        let deadline = Step::Deadline {
+            kind: "heartbeat",
+            deadline: 406_000,
+        };
+        let text = |steps| {
+            let answer = Answer {
+                user: "alice\nbob \\u{a}".to_owned(),
+                status: "push_online",
+                since: 406_000,
+                steps,
+                pending: Vec::<Pending>::new(),
+            };
+            explained(&answer, Partition(0))
+        };
+        let late = text(vec![
+            change("timeout"),
+            deadline,
+            event(4, "heartbeat", "evidence"),
+            event(0, "connect", "login"),
+        ]);
+        assert!(late.starts_with("alice\\u{a}bob \\u{a} is push_online since"), "{late}");
+        assert_eq!((late.matches('\n').count(), late.ends_with('\n')), (1, true), "{late}");
+        assert!(
+            late.contains("The device's last sign of life before that is the heartbeat at offset 4"),
+            "{late}"
+        );
+        assert!(
+            late.contains("The event with which the device had logged in is the connect at offset 0"),
+            "{late}"
+        );
+        let at_once = text(vec![change("closed"), event(7, "disconnect", "evidence")]);
+        assert!(
+            at_once.contains("The event that did it is the disconnect at offset 7"),
+            "{at_once}"
+        );
+    }
 }
