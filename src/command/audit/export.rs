@@ -181,8 +181,8 @@ struct PartitionExport {
     expected: Option<KeptRecord>,
     /// The last record that was exported, where the export goes on after it.
     after: Option<KeptRecord>,
-    /// The last record that was read.
-    last: Option<LastRecord>,
+    /// The last record of this run.
+    last: Option<LastExported>,
     /// What is before was read when the export has ended. None for a file.
     log_end: Option<Offset>,
     open: OpenIntervals,
@@ -195,8 +195,8 @@ struct PartitionExport {
     rows_unkept: u64,
 }
 
-/// The last record that was read; how it is kept is only worked out at the end.
-enum LastRecord {
+/// The last record that was exported; how it is kept is only worked out at the end.
+enum LastExported {
     Change(Offset, Change),
     Event {
         offset: Offset,
@@ -206,11 +206,11 @@ enum LastRecord {
     },
 }
 
-impl LastRecord {
+impl LastExported {
     fn kept(&self) -> KeptRecord {
         match self {
-            LastRecord::Change(offset, change) => KeptRecord::of_change(*offset, change),
-            LastRecord::Event {
+            LastExported::Change(offset, change) => KeptRecord::of_change(*offset, change),
+            LastExported::Event {
                 offset,
                 ts,
                 log_time,
@@ -341,7 +341,7 @@ fn export_partition(
                     let cells = interval_row(partition, &change.user, device, start, Some(&ended));
                     export.row(&cells)?;
                 }
-                export.last = Some(LastRecord::Change(offset, change));
+                export.last = Some(LastExported::Change(offset, change));
             }
             Ok(ControlFlow::Continue(()))
         })?,
@@ -349,7 +349,7 @@ fn export_partition(
             is_exported(partition, &change)?;
             if export.enter(Day::of(change.at), || KeptRecord::of_change(offset, &change))? {
                 export.row(&change_row(offset, &change))?;
-                export.last = Some(LastRecord::Change(offset, change));
+                export.last = Some(LastExported::Change(offset, change));
             }
             Ok(ControlFlow::Continue(()))
         })?,
@@ -359,7 +359,7 @@ fn export_partition(
             let name = event.map_or("malformed", |event| event.name());
             if export.enter(Day::of(log_time), || KeptRecord::of_event(offset, ts, log_time, name))? {
                 export.row(&event_row(partition, offset, ts, log_time, event))?;
-                export.last = Some(LastRecord::Event {
+                export.last = Some(LastExported::Event {
                     offset,
                     ts,
                     log_time,
@@ -479,7 +479,7 @@ impl PartitionExport {
         })?;
         files.end_day().context("cannot write what still holds")?;
         if let Some(log_end) = self.log_end {
-            let record = self.last.as_ref().map(LastRecord::kept).or_else(|| self.after.take());
+            let record = self.last.as_ref().map(LastExported::kept).or_else(|| self.after.take());
             let read_to = record
                 .as_ref()
                 .map_or(Offset(0), |record| Offset(record.offset().0 + 1));
