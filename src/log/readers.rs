@@ -24,6 +24,10 @@ pub trait Reader {
         into: &mut Vec<Record>,
     ) -> Result<(), Error>;
 
+    /// Returns the offset before which [`Reader::read`] has returned every record, as far as it has read that topic. A read
+    /// that returns nothing while this is before the end has not reached the end: a log on other machines may only be slow.
+    fn reached(&self, topic: Topic, partition: Partition) -> Result<Offset, Error>;
+
     /// Returns how far the engines have folded and committed a partition; the default if they have not begun. `group` is
     /// theirs, where the log is on Kafka.
     fn position(&self, group: &str, partition: Partition) -> Result<Position, Error>;

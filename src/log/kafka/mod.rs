@@ -328,6 +328,8 @@ pub struct KafkaReader {
     readers: Vec<(Topic, Partition, PartitionReader)>,
     /// Of the newest states of users.
     current: Vec<(Partition, PartitionReader)>,
+    /// The client that asks for a group's positions, made when it is first needed, and the group.
+    positions: Mutex<Option<(Box<str>, Arc<Source>)>>,
 }
 
 impl KafkaReader {
@@ -353,6 +355,7 @@ impl KafkaReader {
             partitions: partitions as u32,
             readers: Vec::new(),
             current: Vec::new(),
+            positions: Mutex::default(),
         })
     }
 }
@@ -414,6 +417,12 @@ impl Reader for KafkaReader {
         let from = from.max(Offset(start));
         history_readers::wait_for(&mut self.current[at].1, from, limit, into)?;
         Ok(true)
+    }
+
+    fn reached(&self, topic: Topic, partition: Partition) -> Result<Offset, Error> {
+        let mut readers = self.readers.iter();
+        let reader = readers.find(|(of, at, _)| (*of, *at) == (topic, partition));
+        Ok(reader.map_or(Offset(0), |(_, _, reader)| reader.reached()))
     }
 
     fn position(&self, group: &str, partition: Partition) -> Result<Position, Error> {

@@ -1,13 +1,15 @@
 //! The position of a partition, read by somebody who is no member of the group.
 
-use super::calls::{Guarded, Hung};
+use super::client::DefaultContext;
+use super::partition_reader::Source;
 use super::{KafkaReader, client};
-use crate::log::{Error, Position, Topic, UnreadablePosition};
+use crate::log::{Error, Position, Topic, UnreadablePosition, locked};
 use crate::presence::Partition;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the group's coordinator is waited for.
@@ -15,15 +17,12 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 impl KafkaReader {
     pub(super) fn committed(&self, group: &str, partition: Partition) -> Result<Position, Error> {
-        let mut config = self.connection.client("rollcall-log");
-        config.set("group.id", group);
         let what = what(group, partition);
-        let consumer: BaseConsumer = config.create().map_err(|error| client::unread(&what, &error))?;
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&self.connection.topic(Topic::Events), partition.0 as i32);
-        let consumer = Guarded::new("rollcall-log", consumer);
-        let ask = move |consumer: &BaseConsumer| consumer.committed_offsets(wanted, ANSWER);
-        let committed = consumer.call("rd_kafka_committed", ANSWER, ask).map_err(Hung::unread)?;
+        let source = self.source_of(group)?;
+        let ask = move |consumer: &BaseConsumer<DefaultContext>| consumer.committed_offsets(wanted, ANSWER);
+        let committed = source.ask("rd_kafka_committed", ANSWER, ask)?;
         let committed = committed.map_err(|error| client::unread(&what, &error))?;
         let elements = committed.elements();
         let Some(element) = elements.first() else {
@@ -34,6 +33,21 @@ impl KafkaReader {
             return Ok(Position::default());
         }
         of_metadata(&what, element.metadata())
+    }
+
+    /// Returns the client that asks for the positions of a group. It is kept: a watch asks for a position four times a second.
+    fn source_of(&self, group: &str) -> Result<Arc<Source>, Error> {
+        let mut positions = locked(&self.positions);
+        if let Some((of, source)) = &*positions
+            && **of == *group
+        {
+            return Ok(source.clone());
+        }
+        let mut config = self.connection.client("rollcall-log");
+        config.set("group.id", group);
+        let source = Source::of_group(config, self.source.clock().clone())?;
+        *positions = Some((group.into(), source.clone()));
+        Ok(source)
     }
 }
 
