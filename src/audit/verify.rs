@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 /// The topics that are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -198,16 +199,18 @@ impl Verifier {
     }
 
     /// Compares what the log keeps as the newest state of each user (`None`: the user has none any more) with the state at the
-    /// end of the fold. A state of a record at or after `next` is newer than that, and counts as right.
+    /// end of the fold, and `Err`: why the state cannot be read.
     ///
     /// Devices that are offline are not compared: they end silently. `is_settled`: the engine has not committed anything since
-    /// the fold ended; only then is a user without a state a difference, since a state that is gone has no offset.
+    /// the fold ended. Otherwise a state of one of the `newer` events, which were not folded, counts as right, and so does a
+    /// user without a state, since a state that is gone has no offset.
     pub fn compare_current(
         &self,
-        found: &BTreeMap<String, Option<UserState<'_>>>,
-        next: Offset,
+        found: &BTreeMap<String, Result<Option<UserState<'_>>, String>>,
+        newer: Range<Offset>,
         is_settled: bool,
     ) -> Result<(), Box<Difference>> {
+        let next = newer.start;
         let expected = |user: &str| {
             let image = self.state.slot_of(user).and_then(|slot| self.state.image(slot));
             image.map(|image| user_state(&image, self.state.partition(), next).into_owned())
@@ -215,10 +218,17 @@ impl Verifier {
         let known = self.state.slots().filter_map(|slot| self.state.user_id(slot));
         let users: BTreeSet<&str> = known.chain(found.keys().map(String::as_str)).collect();
         for user in users {
-            let state = found.get(user).and_then(Option::as_ref);
-            let is_newer = state.is_some_and(|state| state.offset >= next);
             let expected = expected(user);
+            let (state, unreadable) = match found.get(user) {
+                Some(Ok(state)) => (state.as_ref(), None),
+                Some(Err(why)) => (None, Some(OutputRecord::unreadable(why))),
+                None => (None, None),
+            };
+            let is_newer = !is_settled && state.is_some_and(|state| newer.contains(&state.offset));
             let is_right = match (state, &expected) {
+                _ if unreadable.is_some() => false,
+                // No event has given such a state.
+                (Some(state), _) if state.offset >= newer.end => false,
                 (Some(state), Some(expected)) => is_same_state(state, expected),
                 (None, None) => true,
                 (Some(_), None) | (None, Some(_)) => !is_settled,
@@ -233,7 +243,10 @@ impl Verifier {
                 verified: false,
                 offset: state.map_or(next, |state| state.offset).0,
                 topic: "current",
-                found: raw(state),
+                found: match unreadable {
+                    Some(line) => RawValue::from_string(line.json()).ok(),
+                    None => raw(state),
+                },
                 expected: raw(expected.as_ref()),
             }));
         }
@@ -243,6 +256,16 @@ impl Verifier {
     /// Returns how many folded outputs of a topic wait to be compared.
     pub fn expected(&self, topic: Compared) -> usize {
         self.topics[topic as usize].records.len()
+    }
+
+    /// Returns which of the folded outputs that wait comes first: the offset of its event, and how many outputs of its topic
+    /// were compared before it.
+    pub fn first_expected(&self) -> Option<(Offset, u64)> {
+        let first = |topic: &Expected| {
+            let offset = topic.records.front()?.offset();
+            Some((offset, topic.count - topic.records.len() as u64))
+        };
+        self.topics.iter().filter_map(first).min()
     }
 
     /// Drops what was folded for a topic that is not compared.
@@ -255,6 +278,12 @@ impl Verifier {
         let expected = self.topics[topic as usize].records.pop_front();
         let is_same = match (&found, &expected) {
             (Some(OutputRecord::Line(line)), Some(expected)) => is_same_json(line, &expected.json()),
+            // A later version may say the reason in other words.
+            (Some(OutputRecord::Quarantined(found)), Some(OutputRecord::Quarantined(expected))) => {
+                let record =
+                    |event: &QuarantinedEvent| (event.offset, event.ts, event.key.clone(), event.value.clone());
+                record(found) == record(expected)
+            }
             (found, expected) => found == expected,
         };
         if is_same {
@@ -433,4 +462,43 @@ fn is_same_json(a: &str, b: &str) -> bool {
 /// Writes bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_state_of_an_event_that_was_not_folded_counts_as_newer() {
+        let verifier = Verifier::new(Partition(0), Policy::default(), HashSeed::default());
+        let differs = |state: Result<Option<u64>, &str>, is_settled: bool| {
+            let state = state.map_err(str::to_owned).map(|offset| {
+                offset.map(|offset| UserState {
+                    user: "alice".into(),
+                    version: 1,
+                    status: Status::Online,
+                    since: LogTime(1_000),
+                    custom_status: None,
+                    devices: Vec::new(),
+                    partition: Partition(0),
+                    offset: Offset(offset),
+                })
+            });
+            let found = BTreeMap::from([("alice".to_owned(), state)]);
+            let compared = verifier.compare_current(&found, Offset(5)..Offset(8), is_settled);
+            compared
+                .err()
+                .map(|difference| difference.found.expect("something").get().to_owned())
+        };
+        assert_eq!(differs(Ok(Some(5)), false), None);
+        assert_eq!(differs(Ok(Some(7)), false), None);
+        assert!(differs(Ok(Some(5)), true).is_some(), "nothing was committed since");
+        assert!(differs(Ok(Some(8)), false).is_some(), "there is no such event");
+        assert!(differs(Ok(Some(u64::MAX)), false).is_some(), "there is no such event");
+        assert_eq!(differs(Ok(None), true), None);
+        assert_eq!(
+            differs(Err("cut off"), false).as_deref(),
+            Some("{\"unreadable\":\"cut off\"}")
+        );
+    }
 }

@@ -1,11 +1,12 @@
 //! Where an audit reads: a data directory, Kafka, or files that `rollcall log` printed.
 
+mod found;
 mod lines;
 mod progress;
 
 use super::interrupt::check_interrupted;
 use crate::api::answers::ChangeData;
-use crate::audit::verify::{Compared, OutputRecord, QuarantinedEvent};
+use crate::audit::verify::QuarantinedEvent;
 use crate::command::cluster::Cluster;
 use crate::command::log::{open, schemas};
 use crate::config::SecretUrl;
@@ -21,13 +22,15 @@ use crate::schema::partitioner::check_partition;
 use crate::schema::{avro, json};
 use crate::version::newest_revision;
 use anyhow::{Context as _, bail};
-use lines::{Lines, each_line};
+pub use found::{FoundOutputs, topic_of};
+use lines::each_line;
 use progress::ReadProgress;
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// Of one read.
@@ -35,6 +38,9 @@ const LIMIT: Limit = Limit {
     records: 10_000,
     bytes: 4 << 20,
 };
+/// How long the client of a log on other machines may take to return records that the log has, and how often it is asked.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
+const READ_PAUSE: Duration = Duration::from_millis(20);
 /// What `--changes` without a file has as its value: no argument can have a zero byte.
 pub const NO_FILE: &str = "\0";
 /// The data directory where none is named.
@@ -277,11 +283,58 @@ impl AuditSource<'_> {
         }
     }
 
-    /// Returns how far the engine has committed a partition; none where the records do not say.
-    pub fn position(&self, partition: Partition) -> anyhow::Result<Option<Position>> {
+    /// Returns how far the engine has committed a partition; none where the records do not say. Fails if there is no position
+    /// although changes were published: then it says nothing about them.
+    pub fn position(&mut self, partition: Partition) -> anyhow::Result<Option<Position>> {
+        let position = self.committed(partition)?;
+        if position != Some(Position::default()) || !self.has_changes(partition)? {
+            return Ok(position);
+        }
+        // An engine may have committed for the first time in between.
+        let position = self.committed(partition)?;
+        if let AuditSource::Log { flags, .. } = self
+            && position == Some(Position::default())
+        {
+            let group = &flags.group;
+            match flags.kafka {
+                Some(_) => bail!(
+                    "the group {group:?} has no position for partition {partition}, although its topic of changes has records; \
+                     expected the --group that the engines were started with. If it is this group, its offsets have expired or \
+                     were deleted: start an engine with --adopt-tail, which commits a position again"
+                ),
+                None => bail!(
+                    "the log has no position for partition {partition}, although it has changes; an engine writes both in one \
+                     step, so the position was removed. Use a copy of the data directory that has it"
+                ),
+            }
+        }
+        Ok(position)
+    }
+
+    /// As [`AuditSource::position`], but returns the default where there is no position.
+    pub fn committed(&self, partition: Partition) -> anyhow::Result<Option<Position>> {
         match self {
             AuditSource::Files { .. } => Ok(None),
             AuditSource::Log { flags, reader, .. } => Ok(Some(reader.position(&flags.group, partition)?)),
+        }
+    }
+
+    fn has_changes(&mut self, partition: Partition) -> anyhow::Result<bool> {
+        let from = self.range(Topic::Changes, partition)?.start;
+        let mut has_changes = false;
+        self.records_from(Topic::Changes, partition, from, |_, _, _| {
+            has_changes = true;
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(has_changes)
+    }
+
+    /// Returns whether a record that is committed may be readable only later. On Kafka each topic learns by itself that a
+    /// transaction is committed.
+    pub fn may_be_late(&self) -> bool {
+        match self {
+            AuditSource::Log { flags, .. } => flags.kafka.is_some(),
+            AuditSource::Files { .. } => false,
         }
     }
 
@@ -316,12 +369,13 @@ impl AuditSource<'_> {
         Ok(())
     }
 
-    /// Calls `each` with the newest state of each user of a partition that the log keeps, and with `None` for one who has no
-    /// state any more. Earlier states of a user may come before. Returns false where the log keeps none.
+    /// Calls `each` with the newest state of each user of a partition that the log keeps, with `None` for one who has no
+    /// state any more, and with the reason where a state cannot be read. Earlier states of a user may come before. Returns
+    /// false where the log keeps none.
     pub fn current_states(
         &mut self,
         partition: Partition,
-        mut each: impl FnMut(&str, Option<UserState<'_>>),
+        mut each: impl FnMut(&str, Result<Option<UserState<'_>>, String>),
     ) -> anyhow::Result<bool> {
         let AuditSource::Log { reader, schemas, .. } = self else {
             return Ok(false);
@@ -338,20 +392,16 @@ impl AuditSource<'_> {
             next = Offset(last.offset.0 + 1);
             schemas.learn(records.iter().filter(|record| !record.is_null).map(Record::framed))?;
             for record in &records {
-                let unreadable = || {
-                    format!(
-                        "offset {} of the newest states of partition {partition} cannot be read",
-                        record.offset
-                    )
+                let unreadable = |why: String| format!("offset {} of the newest states: {why}", record.offset);
+                let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
+                let state = match (&key, record.is_null) {
+                    (Cow::Owned(_), _) => Err(unreadable("its key is not UTF-8".to_owned())),
+                    (Cow::Borrowed(_), true) => Ok(None),
+                    (Cow::Borrowed(_), false) => avro::decode_user_state_with(&record.value, &**schemas)
+                        .map(Some)
+                        .map_err(|error| unreadable(error.to_string())),
                 };
-                let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
-                let user = key.with_context(unreadable)?;
-                if record.is_null {
-                    each(user, None);
-                } else {
-                    let state = avro::decode_user_state_with(&record.value, &**schemas).with_context(unreadable)?;
-                    each(user, Some(state));
-                }
+                each(&key, state);
             }
         }
     }
@@ -375,8 +425,19 @@ impl AuditSource<'_> {
         self.events_from(partition, Offset(0), each)
     }
 
-    /// Calls `each` with every event of a partition from an offset on, in order, until it breaks.
+    /// Calls `each` with every event of a partition that is kept, from an offset on, in order, until it breaks.
     pub fn events_from(
+        &mut self,
+        partition: Partition,
+        from: Offset,
+        each: impl FnMut(Offset, u64, Read<'_>) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
+        let from = from.max(self.range(Topic::Events, partition)?.start);
+        self.all_events_from(partition, from, each)
+    }
+
+    /// As [`AuditSource::events_from`], but fails with [`log::Error::Gone`] if the event at the offset is gone.
+    pub fn all_events_from(
         &mut self,
         partition: Partition,
         from: Offset,
@@ -384,7 +445,6 @@ impl AuditSource<'_> {
     ) -> anyhow::Result<()> {
         match self {
             AuditSource::Log { .. } => {
-                let from = from.max(self.range(Topic::Events, partition)?.start);
                 self.records_from(Topic::Events, partition, from, |record, partitions, schemas| {
                     let malformed = |error: String| QuarantinedEvent {
                         offset: record.offset,
@@ -531,11 +591,29 @@ impl AuditSource<'_> {
         let mut progress = ReadProgress::new(topic, partition, from, end);
         let mut next = from;
         let mut records = Vec::new();
+        let mut waited = Duration::ZERO;
         while next < end {
             check_interrupted()?;
             records.clear();
             reader.read(topic, partition, next, LIMIT, &mut records)?;
-            let Some(last) = records.last() else { break };
+            let Some(last) = records.last() else {
+                if reader.reached(topic, partition)? >= end {
+                    break;
+                }
+                // The client knows an earlier end only. What follows it must not be taken for missing.
+                if waited >= READ_PATIENCE {
+                    let text = format!(
+                        "partition {partition} of {topic} has records up to offset {end}, but none from {next} on was returned \
+                         within {} s",
+                        READ_PATIENCE.as_secs()
+                    );
+                    return Err(log::Error::Read(text.into()).into());
+                }
+                thread::sleep(READ_PAUSE);
+                waited += READ_PAUSE;
+                continue;
+            };
+            waited = Duration::ZERO;
             next = Offset(last.offset.0 + 1);
             progress.tell(next, last.ts);
             for record in &records {
@@ -549,149 +627,9 @@ impl AuditSource<'_> {
     }
 }
 
-/// The outputs of one partition that `verify` compares with, read beside the events.
-pub struct FoundOutputs {
-    partition: Partition,
-    /// By [`Compared`].
-    topics: [Found; Compared::ALL.len()],
-}
-
-enum Found {
-    /// What was read of a log and not yet given, and the next offset to read.
-    Log(std::vec::IntoIter<OutputRecord>, Offset),
-    File(Lines),
-    /// There are no such records to be read.
-    Nothing,
-}
-
-/// The topic of a log in which the records are.
-pub fn topic_of(compared: Compared) -> Topic {
-    match compared {
-        Compared::Changes => Topic::Changes,
-        Compared::Kicks => Topic::Kicks,
-        Compared::Quarantine => Topic::Quarantine,
-    }
-}
-
-impl FoundOutputs {
-    /// Begins with the first output of the event at `from` or of one after it.
-    pub fn open(source: &mut AuditSource<'_>, partition: Partition, from: Offset) -> anyhow::Result<FoundOutputs> {
-        let mut topics = [Found::Nothing, Found::Nothing, Found::Nothing];
-        for compared in Compared::ALL {
-            let topic = topic_of(compared);
-            topics[compared as usize] = match source {
-                AuditSource::Log { reader, schemas, .. } => {
-                    let first = first_output(&mut **reader, schemas, compared, partition, from)?;
-                    Found::Log(Vec::new().into_iter(), first)
-                }
-                AuditSource::Files { flags, .. } => match flags.file_of(topic) {
-                    Some(path) => Found::File(Lines::open(path)?),
-                    None => Found::Nothing,
-                },
-            };
-        }
-        Ok(FoundOutputs { partition, topics })
-    }
-
-    /// Returns the next record of a topic; none at its end.
-    pub fn next(&mut self, compared: Compared, source: &mut AuditSource<'_>) -> anyhow::Result<Option<OutputRecord>> {
-        if let Found::File(lines) = &mut self.topics[compared as usize] {
-            let line = lines.next()?.map(str::to_owned);
-            return Ok(line.map(|line| match serde_json::from_str::<&RawValue>(&line) {
-                Ok(_) => OutputRecord::Line(line),
-                Err(error) => OutputRecord::unreadable(&format!("{}: {error}", lines.here())),
-            }));
-        }
-        self.peek(compared, source)?;
-        match &mut self.topics[compared as usize] {
-            Found::Log(ready, _) => Ok(ready.next()),
-            Found::File(_) | Found::Nothing => Ok(None),
-        }
-    }
-
-    /// Returns the next record of a topic of a log, and leaves it there.
-    pub fn peek(&mut self, compared: Compared, source: &mut AuditSource<'_>) -> anyhow::Result<Option<&OutputRecord>> {
-        let partition = self.partition;
-        let (Found::Log(ready, next), AuditSource::Log { reader, schemas, .. }) =
-            (&mut self.topics[compared as usize], source)
-        else {
-            return Ok(None);
-        };
-        if ready.len() == 0 {
-            let mut records = Vec::new();
-            reader.read(topic_of(compared), partition, *next, LIMIT, &mut records)?;
-            if let Some(last) = records.last() {
-                *next = Offset(last.offset.0 + 1);
-            }
-            schemas.learn(records.iter().map(Record::framed))?;
-            // What cannot be read was altered, and differs from whatever the events give.
-            let read = records.iter().map(|record| {
-                output_of(compared, record, partition, schemas)
-                    .unwrap_or_else(|error| OutputRecord::unreadable(&format!("{error:#}")))
-            });
-            *ready = read.collect::<Vec<_>>().into_iter();
-        }
-        Ok(ready.as_slice().first())
-    }
-}
-
 /// Whether an error of reading a log may pass by itself.
 pub fn may_pass(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(log::Error::Read(_)))
-}
-
-/// Searches the first record of a topic that is an output of the event at an offset or of one after it: outputs are in the
-/// order of their events.
-fn first_output(
-    reader: &mut dyn Reader,
-    schemas: &Schemas,
-    compared: Compared,
-    partition: Partition,
-    event: Offset,
-) -> anyhow::Result<Offset> {
-    let topic = topic_of(compared);
-    let Range { start, end } = reader.range(topic, partition)?;
-    let (mut first, mut after) = (start, end);
-    if event == Offset(0) {
-        return Ok(start);
-    }
-    let one = Limit { records: 1, bytes: 1 };
-    while first < after {
-        let middle = Offset(first.0 + (after.0 - first.0) / 2);
-        let mut records = Vec::new();
-        reader.read(topic, partition, middle, one, &mut records)?;
-        schemas.learn(records.iter().map(Record::framed))?;
-        match records.first() {
-            Some(record) if output_of(compared, record, partition, schemas)?.offset() < event => {
-                first = Offset(record.offset.0 + 1);
-            }
-            Some(_) | None => after = middle,
-        }
-    }
-    Ok(first)
-}
-
-fn output_of(
-    compared: Compared,
-    record: &Record,
-    partition: Partition,
-    schemas: &Schemas,
-) -> anyhow::Result<OutputRecord> {
-    let unreadable = || unreadable(topic_of(compared), partition, record.offset);
-    Ok(match compared {
-        Compared::Changes => OutputRecord::Change(change_of(record, partition, schemas)?),
-        Compared::Kicks => OutputRecord::Kick(avro::decode_kick_with(&record.value, schemas).with_context(unreadable)?),
-        Compared::Quarantine => {
-            let event = avro::decode_quarantined_with(&record.value, schemas).with_context(unreadable)?;
-            OutputRecord::Quarantined(QuarantinedEvent {
-                offset: event.offset,
-                ts: event.ts,
-                error: event.error.into_owned(),
-                key: event.key.map(|key| key.into_owned()),
-                value: event.value.map(|value| value.into_owned()),
-            })
-        }
-    })
 }
 
 /// Returns what is to be said where retention has removed changes that are needed for something.

@@ -1,10 +1,11 @@
 //! `rollcall audit verify`: whether the topics are what the events say.
 
+use super::interrupt::check_interrupted;
 use super::json_line;
 use super::source::{AuditSource, FoundOutputs, SourceFlags, topic_of};
 use crate::audit::attested::bytes;
 use crate::audit::stored::StoredFold;
-use crate::audit::verify::{Compared, Difference, Verified, Verifier};
+use crate::audit::verify::{Compared, Difference, OutputRecord, Verified, Verifier};
 use crate::checkpoint::Checkpoints;
 use crate::command::{hash_seed, table};
 use crate::log::{Position, Topic};
@@ -16,6 +17,8 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::thread;
+use std::time::Duration;
 
 /// Folds the events again and compares every change, kick and quarantined record with the topics
 #[derive(clap::Args)]
@@ -123,10 +126,8 @@ fn verify_partition(
         for topic in [Topic::Events, Topic::Changes, Topic::Kicks] {
             source.reaches_the_beginning(topic, partition, "`verify`")?;
         }
-    } else if source.range(Topic::Events, partition)?.start > from {
-        bail!(
-            "the events of partition {partition} after its newest checkpoint, at offset {from}, are gone (retention)"
-        );
+    } else {
+        reaches_checkpoint(source, partition, from)?;
     }
     // Before the topics are read: they have everything up to it. After the stores, which never lead it.
     let position = source.position(partition)?;
@@ -140,7 +141,7 @@ fn verify_partition(
     let (first_head, _) = verifier.head();
     let mut passed_head = args.head.is_none_or(|head| head == first_head);
     let mut difference = None;
-    source.events_from(partition, from, |offset, ts, event| {
+    source.all_events_from(partition, from, |offset, ts, event| {
         if until.is_some_and(|until| offset >= until) {
             return Ok(ControlFlow::Break(()));
         }
@@ -191,6 +192,17 @@ fn verify_partition(
         return Ok(Checked::Wrong(verifier.other_head("head", args.head.as_ref())));
     }
     Ok(Checked::Right(verifier.verified()))
+}
+
+/// Refuses to go on if events after a checkpoint are gone.
+pub(super) fn reaches_checkpoint(source: &AuditSource<'_>, partition: Partition, from: Offset) -> anyhow::Result<()> {
+    if source.range(Topic::Events, partition)?.start > from {
+        bail!(
+            "the events of partition {partition} after its newest checkpoint, at offset {from}, are gone (retention); events must \
+             be kept for longer than the time between two checkpoints"
+        );
+    }
+    Ok(())
 }
 
 /// What the engine's own store and a checkpoint are called where they differ.
@@ -279,15 +291,42 @@ fn compare_ready(
             verifier.skip(topic);
         }
         while verifier.expected(topic) > 0 {
-            if let Err(difference) = verifier.compare(topic, found.next(topic, outputs)?) {
+            let record = next_output(found, topic, outputs)?;
+            if let Err(difference) = verifier.compare(topic, record) {
+                found.may_differ(topic)?;
                 return Ok(Err(difference));
             }
+            found.was_right(topic);
         }
     }
     Ok(Ok(()))
 }
 
-/// Compares with the newest states that the log keeps, if it keeps them.
+/// How long a record that is committed may take until it can be read.
+const LATE: Duration = Duration::from_secs(10);
+const LATE_PAUSE: Duration = Duration::from_millis(100);
+/// Until the newest states are read again after a difference.
+const CURRENT_PAUSE: Duration = Duration::from_secs(2);
+
+/// Returns the next record of a topic that must have one; waits for it where it may be late.
+fn next_output(
+    found: &mut FoundOutputs,
+    topic: Compared,
+    outputs: &mut AuditSource<'_>,
+) -> anyhow::Result<Option<OutputRecord>> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let record = found.next(topic, outputs)?;
+        if record.is_some() || !outputs.may_be_late() || waited >= LATE {
+            return Ok(record);
+        }
+        check_interrupted()?;
+        thread::sleep(LATE_PAUSE);
+        waited += LATE_PAUSE;
+    }
+}
+
+/// Compares with the newest states that the log keeps, if it keeps them; once more where they may be late.
 fn compare_current(
     verifier: &Verifier,
     source: &mut AuditSource<'_>,
@@ -297,15 +336,31 @@ fn compare_current(
     let Some(position) = position.filter(|position| position.outputs == 0) else {
         return Ok(Ok(()));
     };
+    let compared = compare_current_once(verifier, source, partition, position)?;
+    if compared.is_ok() || !source.may_be_late() {
+        return Ok(compared);
+    }
+    thread::sleep(CURRENT_PAUSE);
+    compare_current_once(verifier, source, partition, position)
+}
+
+fn compare_current_once(
+    verifier: &Verifier,
+    source: &mut AuditSource<'_>,
+    partition: Partition,
+    position: &Position,
+) -> anyhow::Result<Compare> {
     let mut states = BTreeMap::new();
     let is_kept = source.current_states(partition, |user, state| {
-        states.insert(user.to_owned(), state.map(UserState::into_owned));
+        states.insert(user.to_owned(), state.map(|state| state.map(UserState::into_owned)));
     })?;
     if !is_kept {
         return Ok(Ok(()));
     }
-    let is_settled = source.position(partition)?.is_some_and(|now| now.next == position.next);
-    Ok(verifier.compare_current(&states, position.next, is_settled))
+    // Both after the states: a state can be read only after its event.
+    let is_settled = source.position(partition)? == Some(*position);
+    let events_end = source.range(Topic::Events, partition)?.end;
+    Ok(verifier.compare_current(&states, position.next..events_end, is_settled))
 }
 
 /// Reports the first record that a topic has beyond what the events give. What a running engine has added meanwhile is left out.

@@ -4,13 +4,14 @@
 //! compares the outputs in the topics and the chain with its own. Nothing is read again, so memory depends on the users only.
 
 use super::heads::read_key;
+use super::interrupt::Interrupted;
 use super::source::{AuditSource, FoundOutputs, SourceFlags};
-use super::verify::{print_difference, print_verified, restored};
+use super::verify::{print_difference, print_verified, reaches_checkpoint, restored};
 use super::{json_line, source};
 use crate::audit::attested::{Head, SignedHead, leaf_of};
 use crate::audit::merkle::Tree;
 use crate::audit::verify::{Compared, Difference, OutputRecord, Verified, Verifier, hex};
-use crate::audit::watch::{Standing, troubles};
+use crate::audit::watch::{MissingTimer, Standing, troubles};
 use crate::clock::{Clock, SystemClock};
 use crate::command::hash_seed;
 use crate::command::signals::Signals;
@@ -19,7 +20,7 @@ use crate::config::{
     units::{Seconds, Span},
 };
 use crate::http::Limits;
-use crate::log::{Position, Topic};
+use crate::log::{self, Position, Topic};
 use crate::metrics;
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
@@ -158,7 +159,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     };
     serve_status(args, &runtime, &shared)?;
     let (tell, mut news) = mpsc::unbounded_channel();
-    let verified = thread::scope(|scope| {
+    let (reported, ended) = thread::scope(|scope| {
         let threads = thread::available_parallelism()
             .map_or(1, |cores| cores.get())
             .min(partitions.len());
@@ -180,13 +181,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
                 tokio::select! {
                     () = signals.asked_to_stop() => return anyhow::Ok(()),
                     one = news.recv() => match one {
-                        Some(News::Difference(difference)) => {
-                            match args.source.json {
-                                true => json_line(output, &difference)?,
-                                false => print_difference(output, &difference)?,
-                            }
-                            output.flush()?;
-                        }
+                        Some(News::Difference(difference)) => print(args, output, &difference)?,
                         Some(News::Ended) | None => return Ok(()),
                     },
                 }
@@ -194,14 +189,27 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         });
         shared.is_stopped.store(true, Ordering::Relaxed);
         let panicked = || bail!("a thread that follows partitions panicked");
-        let ended = threads
+        let ended: Vec<anyhow::Result<Vec<Verified>>> = threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| panicked()));
-        let verified = ended.collect::<anyhow::Result<Vec<_>>>();
-        reported.and(verified)
+            .map(|thread| thread.join().unwrap_or_else(|_| panicked()))
+            .collect();
+        (reported, ended)
     });
     runtime.shutdown_background();
-    let mut verified: Vec<Verified> = verified?.into_iter().flatten().collect();
+    reported?;
+    // What was found while the threads ended.
+    while let Ok(one) = news.try_recv() {
+        if let News::Difference(difference) = one {
+            print(args, output, &difference)?;
+        }
+    }
+    let (mut verified, mut failed) = (Vec::new(), None);
+    for one in ended {
+        match one {
+            Ok(share) => verified.extend(share),
+            Err(error) => failed = Some(error),
+        }
+    }
     verified.sort_by_key(|one| one.partition);
     for one in &verified {
         match args.source.json {
@@ -210,7 +218,20 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         }
     }
     let has_difference = shared.standings().iter().any(|standing| standing.difference.is_some());
+    match failed {
+        Some(error) if has_difference => eprintln!("warning: {error:#}"),
+        Some(error) => return Err(error),
+        None => {}
+    }
     Ok(u8::from(has_difference))
+}
+
+fn print(args: &Args, output: &mut impl Write, difference: &Difference) -> anyhow::Result<()> {
+    match args.source.json {
+        true => json_line(output, difference)?,
+        false => print_difference(output, difference)?,
+    }
+    Ok(output.flush()?)
 }
 
 fn serve_status(args: &Args, runtime: &tokio::runtime::Runtime, shared: &Arc<Shared>) -> anyhow::Result<()> {
@@ -247,7 +268,8 @@ fn serve_status(args: &Args, runtime: &tokio::runtime::Runtime, shared: &Arc<Sha
     Ok(())
 }
 
-/// Follows partitions until the process is asked to stop. Returns what was verified of those without a difference.
+/// Follows partitions until the process is asked to stop. Returns what was verified of those of which everything that was
+/// committed is verified.
 fn follow(
     args: &Args,
     share: &[Partition],
@@ -260,7 +282,7 @@ fn follow(
         followed.push(Followed::begin(args, *partition, &mut events, &mut outputs, shared)?);
     }
     let mut warned = String::new();
-    while !shared.is_stopped.load(Ordering::Relaxed) {
+    'turns: while !shared.is_stopped.load(Ordering::Relaxed) {
         let mut is_quiet = true;
         for one in &mut followed {
             if one.has_difference {
@@ -278,7 +300,10 @@ fn follow(
                         let _ = tell.send(News::Difference(difference));
                     }
                 }
+                Err(error) if error.is::<Interrupted>() => break 'turns,
                 Err(error) if source::may_pass(&error) => {
+                    one.is_verified = false;
+                    one.missing.restart();
                     let words = format!("{error:#}");
                     shared.update(partition, |standing| standing.unread = Some(words.clone()));
                     if warned != words {
@@ -286,15 +311,36 @@ fn follow(
                         warned = words;
                     }
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(explained(error)),
             }
         }
         if is_quiet {
             thread::sleep(PAUSE);
         }
     }
-    let right = followed.into_iter().filter(|one| !one.has_difference);
-    Ok(right.map(|one| one.verifier.verified()).collect())
+    let mut verified = Vec::new();
+    for one in followed {
+        if one.is_verified {
+            verified.push(one.verifier.verified());
+        } else if !one.has_difference {
+            eprintln!(
+                "warning: partition {}: not everything that the engine has committed was verified before the end",
+                one.partition
+            );
+        }
+    }
+    Ok(verified)
+}
+
+/// Says what can be done where retention was faster than the watch.
+fn explained(error: anyhow::Error) -> anyhow::Error {
+    if !matches!(error.downcast_ref(), Some(log::Error::Gone { .. })) {
+        return error;
+    }
+    error.context(
+        "retention has removed records that `watch` had not verified yet; keep records longer, or begin with a newer checkpoint \
+         (--from-checkpoint)",
+    )
 }
 
 /// A partition that is followed.
@@ -304,12 +350,15 @@ struct Followed {
     found: FoundOutputs,
     /// The next event to be folded.
     next: Offset,
-    /// Since when something that was committed is not there, in milliseconds of a monotonic clock.
-    missing_ms: Option<u64>,
+    missing: MissingTimer,
     /// The tree over the changes, if heads are signed, and when the last head was.
     tree: Option<Tree>,
     signed_ms: u64,
     signed_changes: u64,
+    /// Whether everything that was committed at the last turn is verified.
+    is_verified: bool,
+    /// Whether the committed position went back, and that was said.
+    has_gone_back: bool,
     has_difference: bool,
 }
 
@@ -347,6 +396,8 @@ impl Followed {
             for topic in [Topic::Events, Topic::Changes, Topic::Kicks] {
                 events.reaches_the_beginning(topic, partition, "`watch` without --from-checkpoint")?;
             }
+        } else {
+            reaches_checkpoint(events, partition, next)?;
         }
         Ok(Followed {
             partition,
@@ -356,10 +407,12 @@ impl Followed {
             },
             found: FoundOutputs::open(outputs, partition, next)?,
             next,
-            missing_ms: None,
+            missing: MissingTimer::default(),
             tree: shared.signer.as_ref().map(|_| Tree::default()),
             signed_ms: 0,
             signed_changes: 0,
+            is_verified: false,
+            has_gone_back: false,
             has_difference: false,
         })
     }
@@ -372,7 +425,19 @@ impl Followed {
     ) -> anyhow::Result<Turn> {
         let partition = self.partition;
         events.refresh()?;
-        let position = events.position(partition)?.unwrap_or_default();
+        let position = match self.next {
+            Offset(0) => events.position(partition)?,
+            _ => events.committed(partition)?,
+        };
+        let position = position.unwrap_or_default();
+        if position.next < self.next {
+            self.went_back(position.next, shared);
+            return Ok(Turn {
+                is_new: false,
+                difference: None,
+            });
+        }
+        self.has_gone_back = false;
         // After the position: what it includes is in the topics.
         outputs.refresh()?;
         let before = self.next;
@@ -393,15 +458,20 @@ impl Followed {
         }
         let now_ms = shared.clock.monotonic_ms();
         if !is_missing {
-            self.missing_ms = None;
-        } else if difference.is_none() && now_ms >= *self.missing_ms.get_or_insert(now_ms) + MISSING_MS {
-            difference = Some(self.missing());
+            self.missing.restart();
+        } else if difference.is_none() {
+            let first = self.verifier.first_expected().unwrap_or((self.next, 0));
+            if self.missing.missing_ms(first, now_ms) >= MISSING_MS {
+                difference = Some(self.missing()?);
+            }
         }
-        let is_verified = difference.is_none() && !is_missing;
+        self.is_verified = difference.is_none() && !is_missing;
+        let is_verified = self.is_verified;
         shared.update(partition, |standing| {
             standing.committed = position.next;
             standing.read_ms = now_ms;
             standing.unread = None;
+            standing.has_gone_back = false;
             if is_verified {
                 standing.verified = self.next;
                 standing.has_caught_up = true;
@@ -419,6 +489,26 @@ impl Followed {
         })
     }
 
+    /// Takes note of a committed position before what was verified.
+    fn went_back(&mut self, committed: Offset, shared: &Shared) {
+        self.is_verified = false;
+        let now_ms = shared.clock.monotonic_ms();
+        shared.update(self.partition, |standing| {
+            standing.committed = committed;
+            standing.verified = self.next;
+            standing.read_ms = now_ms;
+            standing.unread = None;
+            standing.has_gone_back = true;
+        });
+        if !std::mem::replace(&mut self.has_gone_back, true) {
+            eprintln!(
+                "warning: partition {}: the committed position went back from offset {} to {committed}; nothing is verified until it \
+                 has come back. Check whether the group's offsets have expired or were reset",
+                self.partition, self.next
+            );
+        }
+    }
+
     /// Folds the events before an offset, and compares the outputs that are there on the way. It stops early while too many
     /// outputs are not there yet.
     fn fold_to(
@@ -432,7 +522,7 @@ impl Followed {
         }
         let end = events.range(Topic::Events, self.partition)?.end;
         let (mut difference, mut is_early) = (None, false);
-        events.events_from(self.partition, self.next, |offset, ts, event| {
+        events.all_events_from(self.partition, self.next, |offset, ts, event| {
             if offset >= until {
                 return Ok(ControlFlow::Break(()));
             }
@@ -441,6 +531,7 @@ impl Followed {
                 Err(malformed) => self.verifier.fold(offset, ts, Err(malformed.clone()), &mut |_| {}),
             }
             self.next = Offset(offset.0 + 1);
+            self.is_verified = false;
             match self.compare(outputs)? {
                 Ok(_) => {}
                 Err(one) => difference = Some(one),
@@ -453,7 +544,7 @@ impl Followed {
             })
         })?;
         if !is_early && end >= until {
-            // Behind the last event there may be marks of transactions.
+            // Every event before the end was read. Behind the last one there may be marks of transactions.
             self.next = until;
         }
         Ok(difference)
@@ -473,8 +564,10 @@ impl Followed {
                     _ => None,
                 };
                 if let Err(difference) = self.verifier.compare(topic, Some(record)) {
+                    self.found.may_differ(topic)?;
                     return Ok(Err(difference));
                 }
+                self.found.was_right(topic);
                 if let (Some(tree), Some(leaf)) = (&mut self.tree, leaf) {
                     tree.push(leaf);
                 }
@@ -506,15 +599,18 @@ impl Followed {
     }
 
     /// Returns the difference of something that was committed and is not there.
-    fn missing(&mut self) -> Box<Difference> {
+    fn missing(&mut self) -> anyhow::Result<Box<Difference>> {
         let pending = Compared::ALL
             .into_iter()
             .find(|topic| self.verifier.expected(*topic) > 0);
-        let missing = pending.map(|topic| self.verifier.compare(topic, None));
-        match missing {
-            Some(Err(difference)) => difference,
-            Some(Ok(())) | None => self.verifier.missing_events(self.next),
-        }
+        let Some(topic) = pending else {
+            return Ok(self.verifier.missing_events(self.next));
+        };
+        self.found.may_differ(topic)?;
+        let compared = self.verifier.compare(topic, None);
+        Ok(compared
+            .err()
+            .unwrap_or_else(|| self.verifier.missing_events(self.next)))
     }
 
     fn sign(&mut self, position: &Position, now_ms: u64, shared: &Shared) -> anyhow::Result<()> {
