@@ -1,5 +1,7 @@
 //! Data directories that somebody has altered, checkpoints among them: `audit verify` finds each.
 
+use super::server::wait_until;
+use super::watched::Watch;
 use super::{audit, event, link};
 use rollcall::checkpoint::Checkpoints;
 use rollcall::clock::ManualClock;
@@ -152,6 +154,22 @@ struct Outputs {
     position: Position,
 }
 
+/// The usual events, with these outputs.
+fn written(outputs: Vec<Outputs>) -> House {
+    let house = House::new(happenings);
+    for (partition, outputs) in (0..).map(Partition).zip(outputs) {
+        let commit = Commit {
+            changes: outputs.changes,
+            kicks: outputs.kicks,
+            quarantine: outputs.quarantine,
+            current: Vec::new(),
+            position: outputs.position,
+        };
+        house.log.take_up(partition).unwrap().commit(&commit).unwrap();
+    }
+    house
+}
+
 /// The exit status, and the lines.
 fn verify(data: &Path, more: &[&str]) -> (i32, Vec<Value>) {
     let mut all = vec!["audit", "verify", "--json", "--data", data.to_str().unwrap()];
@@ -251,23 +269,42 @@ fn whatever_is_altered_in_a_data_directory_is_found() {
     for (what, topic, tamper) in tampers {
         let mut altered = outputs.clone();
         tamper(&mut altered);
-        let house = House::new(happenings);
-        for (partition, outputs) in (0..).map(Partition).zip(altered) {
+        let house = written(altered);
+        for partition in (0..PARTITIONS).map(Partition) {
             assert!(house.read(Topic::Events, partition) == right.read(Topic::Events, partition));
-            let commit = Commit {
-                changes: outputs.changes,
-                kicks: outputs.kicks,
-                quarantine: outputs.quarantine,
-                current: Vec::new(),
-                position: outputs.position,
-            };
-            house.log.take_up(partition).unwrap().commit(&commit).unwrap();
         }
         let (status, lines) = verify(house.data(), &[]);
         assert_eq!(
             (status, &lines[0]["verified"], &lines[0]["topic"]),
             (1, &json!(false), &json!(topic)),
             "{what}: {lines:?}"
+        );
+    }
+
+    // An earlier version gave the reason for quarantine in other words: that is no difference.
+    let mut reworded = outputs.clone();
+    let quarantined = &mut reworded[0].quarantine[0].value;
+    let mut event = avro::decode_quarantined(quarantined).unwrap().into_owned();
+    event.error = "other words".into();
+    quarantined.clear();
+    avro::encode_quarantined(&event, quarantined);
+    assert_eq!(verify(written(reworded).data(), &[]).0, 0);
+
+    // Changes without a position are no answer, since nothing would be compared.
+    let mut without = outputs.clone();
+    without[0].position = Position::default();
+    let without = written(without);
+    for question in ["verify", "heads", "watch"] {
+        let mut command = super::rollcall(&["audit", question, "--data", without.data().to_str().unwrap()]);
+        if question == "watch" {
+            command.args(["--status", super::ANYWHERE]);
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{question}: {said}");
+        assert!(
+            said.contains("the log has no position for partition 0"),
+            "{question}: {said}"
         );
     }
 
@@ -294,6 +331,34 @@ fn whatever_is_altered_in_a_data_directory_is_found() {
         policy.log.take_up(partition).unwrap().commit(&commit).unwrap();
     }
     assert_eq!(verify(policy.data(), &[]).1[0]["topic"], "changes");
+}
+
+/// A position that goes back is said, and claims nothing.
+#[test]
+fn a_watch_is_not_ready_while_the_committed_position_is_before_what_it_verified() {
+    let house = House::new(happenings).folded();
+    let mut log = house.log.take_up(Partition(0)).unwrap();
+    let position = log.position().unwrap();
+    let watch = Watch::start(house.data(), &["--partition", "0"]);
+    wait_until("it has caught up", || watch.get("/readyz").0 == 200);
+    let mut commit_at = |position: Position| {
+        let commit = Commit {
+            position,
+            ..Commit::default()
+        };
+        log.commit(&commit).unwrap();
+    };
+    commit_at(Position::default());
+    wait_until("it is told", || {
+        watch.get("/readyz").1.contains("the committed position went back to 0")
+    });
+    let (status, lines) = watch.stop();
+    assert_eq!((status, lines), (Some(0), Vec::new()));
+    commit_at(position);
+    let watch = Watch::start(house.data(), &["--partition", "0"]);
+    wait_until("it has caught up", || watch.get("/readyz").0 == 200);
+    let (status, lines) = watch.stop();
+    assert_eq!((status, &lines[0]["verified"]), (Some(0), &json!(true)));
 }
 
 /// Gives one user's value in a store to another user.

@@ -4,17 +4,19 @@ use super::server::{ANYWHERE, PATIENCE, Server, rollcall, wait_until};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 const READ_TOKEN: &str = "";
 
-struct Watch {
+pub struct Watch {
     child: Child,
     url: String,
+    /// Kept open: it may still write there.
+    _stderr: BufReader<ChildStderr>,
 }
 
 impl Watch {
-    fn start(data: &Path, more: &[&str]) -> Watch {
+    pub fn start(data: &Path, more: &[&str]) -> Watch {
         let data = data.to_str().expect("UTF-8");
         let mut child = rollcall(&["audit", "watch", "--json", "--status", ANYWHERE, "--data", data])
             .args(more)
@@ -22,15 +24,21 @@ impl Watch {
             .stderr(Stdio::piped())
             .spawn()
             .expect("started");
-        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let url = lines
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let url = stderr
+            .by_ref()
+            .lines()
             .map(|line| line.expect("text"))
             .find_map(|line| line.strip_prefix("status   ").map(str::to_owned))
             .expect("it says where its status is");
-        Watch { child, url }
+        Watch {
+            child,
+            url,
+            _stderr: stderr,
+        }
     }
 
-    fn get(&self, path: &str) -> (u16, String) {
+    pub fn get(&self, path: &str) -> (u16, String) {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE))
@@ -52,7 +60,7 @@ impl Watch {
     }
 
     /// Asks it to stop. Returns its exit status and the lines that it printed.
-    fn stop(mut self) -> (Option<i32>, Vec<Value>) {
+    pub fn stop(mut self) -> (Option<i32>, Vec<Value>) {
         let pid = self.child.id().to_string();
         let asked = Command::new("kill").args(["-TERM", &pid]).status();
         assert!(asked.expect("kill is there").success());
@@ -106,7 +114,11 @@ fn what_an_engine_commits_is_verified_while_it_runs_and_its_heads_are_signed() {
         Some(0)
     );
     let (status, lines) = watch.stop();
-    assert_eq!(status, Some(0));
+    assert_eq!(
+        status,
+        Some(0),
+        "a stop is the end of the watch, whatever it was reading"
+    );
     assert_eq!((&lines[0]["verified"], &lines[0]["changes"]), (&json!(true), &json!(3)));
 
     let signed = std::fs::read_to_string(&heads).expect("heads");
