@@ -61,7 +61,7 @@ impl KafkaFollower {
         clock: Arc<dyn Clock>,
     ) -> Result<KafkaFollower, Error> {
         let source = Source::new(connection.client("rollcall-follower"), clock)?;
-        let owners = KnownOwners::follow(&source, connection.owners().into(), OWNERS_WAIT)?;
+        let owners = KnownOwners::follow(&source, connection.owners().into(), None, OWNERS_WAIT)?;
         if owners.all().iter().any(|(_, owner)| owner.group == group) {
             let text = format!("the group {group:?} is the engine's own: choose another with --group");
             return Err(Error::Open(text.into()));

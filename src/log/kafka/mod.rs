@@ -120,7 +120,7 @@ impl KafkaLog {
         let names = Topic::ALL.map(|topic| Arc::from(node.connection.topic(topic)));
         let name = |topic: Topic| name_among(&names, topic);
         let events = Source::new(node.client("events"), clock.clone())?;
-        let owners = KnownOwners::follow(&events, node.connection.owners().into(), OWNERS_WAIT)?;
+        let owners = KnownOwners::follow(&events, node.connection.owners().into(), Some(&node.group), OWNERS_WAIT)?;
         for (partition, owner) in owners.all() {
             if owner.partitions != node.partitions {
                 let text = format!(

@@ -60,6 +60,8 @@ const NODE: &str = "node:";
 
 /// A node that was not heard of for so long, while others were, stands by no more.
 const NODE_GONE_MS: u64 = 15_000;
+/// A node that was not heard of for so long is forgotten.
+const NODE_FORGOTTEN_MS: u64 = 3_600_000;
 
 /// Returns key and value of the record in which a node says for which partitions it can answer as a standby.
 pub fn standby_record(url: &str, group: &str, ready: &[Partition]) -> (String, String) {
@@ -79,6 +81,8 @@ pub struct KnownOwners(Arc<Mutex<OwnersTable>>);
 #[derive(Default)]
 struct OwnersTable {
     owners: BTreeMap<Partition, Owner>,
+    /// The group whose nodes are learned; without it, none are.
+    group: Option<String>,
     /// The nodes that stand by, by URL.
     nodes: BTreeMap<String, HeardNode>,
     /// URLs that were refused; each is logged once.
@@ -128,25 +132,27 @@ impl KnownOwners {
         locked(&self.0).standby_nodes().map(|(url, _)| url.clone()).collect()
     }
 
-    fn learn(&self, records: &[Record], now_ms: u64) {
+    /// Without `now_ms` the records may be old: whether the nodes that wrote them still stand by is heard within seconds.
+    fn learn(&self, records: &[Record], now_ms: Option<u64>) {
         let mut known = locked(&self.0);
-        let OwnersTable { owners, nodes, refused } = &mut *known;
+        let OwnersTable {
+            owners,
+            group,
+            nodes,
+            refused,
+        } = &mut *known;
         for record in records {
             let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
             if let Some(url) = key.and_then(|key| key.strip_prefix(NODE)) {
-                match serde_json::from_slice::<StandbyNode>(&record.value) {
-                    Ok(node) if node.url == url && is_of_a_node(url) => {
+                match (serde_json::from_slice::<StandbyNode>(&record.value), now_ms) {
+                    (Ok(node), _) if group.as_ref() != Some(&node.group) => {}
+                    (Ok(node), Some(heard_ms)) if node.url == url && is_of_a_node(url) => {
                         let ready = node.ready;
-                        nodes.insert(
-                            url.to_owned(),
-                            HeardNode {
-                                heard_ms: now_ms,
-                                ready,
-                            },
-                        );
+                        nodes.insert(url.to_owned(), HeardNode { heard_ms, ready });
+                        nodes.retain(|_, node| node.heard_ms + NODE_FORGOTTEN_MS > heard_ms);
                     }
-                    // It has left, or another program wrote the record.
-                    Ok(_) | Err(_) => drop(nodes.remove(url)),
+                    // It has left, another program wrote the record, or the record may be old.
+                    (Ok(_) | Err(_), _) => drop(nodes.remove(url)),
                 }
                 continue;
             }
@@ -172,24 +178,38 @@ impl KnownOwners {
         }
     }
 
-    /// Reads the topic to its end, and then continues in a thread until the result and all its clones are dropped.
-    pub fn follow(source: &Arc<Source>, name: Arc<str>, wait: Duration) -> Result<KnownOwners, Error> {
+    fn of_group(group: Option<&str>) -> KnownOwners {
+        let table = OwnersTable {
+            group: group.map(str::to_owned),
+            ..OwnersTable::default()
+        };
+        KnownOwners(Arc::new(Mutex::new(table)))
+    }
+
+    /// Reads the topic to its end, and then continues in a thread until the result and all its clones are dropped. Nodes of
+    /// `group` that stand by are learned after the first reading.
+    pub fn follow(
+        source: &Arc<Source>,
+        name: Arc<str>,
+        group: Option<&str>,
+        wait: Duration,
+    ) -> Result<KnownOwners, Error> {
         let (start, end) = source.ask_range(&name, Partition(0))?;
-        let owners = KnownOwners::default();
+        let owners = KnownOwners::of_group(group);
         let mut partition_reader = PartitionReader::new(source, None, name.clone(), Partition(0), None)?;
         let mut next = Offset(start);
         let mut records = Vec::new();
         let clock = source.clock().clone();
-        let mut read = move |owners: &KnownOwners| -> Result<(bool, Offset), Error> {
+        let mut read = move |owners: &KnownOwners, is_first: bool| -> Result<(bool, Offset), Error> {
             records.clear();
             partition_reader.read(next, LIMIT, &mut records)?;
             next = partition_reader.next().unwrap_or(next);
-            owners.learn(&records, clock.monotonic_ms());
+            owners.learn(&records, (!is_first).then(|| clock.monotonic_ms()));
             Ok((partition_reader.is_at_end(), next))
         };
         let mut polls = (wait.as_millis() / POLL.as_millis()).max(1);
         loop {
-            let (at_end, next) = read(&owners)?;
+            let (at_end, next) = read(&owners, true)?;
             if at_end || next.0 >= end {
                 break;
             }
@@ -207,7 +227,7 @@ impl KnownOwners {
         let follow = move || {
             while let Some(owners) = weak.upgrade() {
                 failpoint::reach("owners");
-                if let Err(error) = read(&KnownOwners(owners)) {
+                if let Err(error) = read(&KnownOwners(owners), false) {
                     tracing::debug!(%error, "the owners of partitions cannot be read, retrying");
                     std::thread::sleep(Duration::from_secs(1));
                 }
@@ -272,7 +292,7 @@ mod tests {
             "http://node-1",
         ];
         for url in taken {
-            owners.learn(&[record_of(1, url)], 0);
+            owners.learn(&[record_of(1, url)], Some(0));
             assert_eq!(owners.url_of(Partition(1)).as_deref(), Some(url));
         }
         let refused = [
@@ -290,17 +310,17 @@ mod tests {
             "",
         ];
         for url in refused {
-            owners.learn(&[record_of(1, url)], 0);
+            owners.learn(&[record_of(1, url)], Some(0));
             assert_eq!(owners.url_of(Partition(1)).as_deref(), Some("http://node-1"), "{url}");
         }
     }
 
     #[test]
     fn a_node_stands_by_until_it_says_otherwise_or_is_not_heard_of_while_others_are() {
-        let owners = KnownOwners::default();
-        let hear = |url: &str, ready: Option<&[u32]>, now_ms| {
+        let owners = KnownOwners::of_group(Some("rollcall"));
+        let hear_of_group = |group: &str, url: &str, ready: Option<&[u32]>, now_ms| {
             let ready_partitions: Vec<Partition> = ready.unwrap_or_default().iter().copied().map(Partition).collect();
-            let (key, value) = standby_record(url, "rollcall", &ready_partitions);
+            let (key, value) = standby_record(url, group, &ready_partitions);
             let record = Record {
                 key: Some(key.into_bytes()),
                 value: ready.map_or(Vec::new(), |_| value.into_bytes()),
@@ -309,8 +329,13 @@ mod tests {
             };
             owners.learn(&[record], now_ms);
         };
+        let hear = |url: &str, ready: Option<&[u32]>, now_ms| hear_of_group("rollcall", url, ready, Some(now_ms));
         let (one, two, three) = ("http://one:8080", "http://two:8080", "http://three:8080");
+        hear_of_group("rollcall", one, Some(&[3, 5]), None);
+        assert!(owners.standby_nodes().is_empty(), "its record may be old");
         hear(one, Some(&[3, 5]), 1_000);
+        hear_of_group("another", "http://four:8080", Some(&[5]), Some(1_000));
+        hear_of_group("another", one, Some(&[]), Some(1_000));
         hear(two, Some(&[5]), 2_000);
         hear(three, Some(&[]), 2_000);
         hear("http://two:8080/latest?x=", Some(&[5]), 2_000);
@@ -328,5 +353,8 @@ mod tests {
             "the first was not heard of for too long"
         );
         assert!(owners.standbys_of(Partition(5)).is_empty());
+        hear(three, Some(&[]), 1_000 + NODE_FORGOTTEN_MS);
+        let known: Vec<String> = locked(&owners.0).nodes.keys().cloned().collect();
+        assert_eq!(known, [three], "the first is forgotten");
     }
 }
