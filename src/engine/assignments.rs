@@ -29,8 +29,6 @@ const WARNING_MS: u64 = 30_000;
 
 /// How often it is decided which partitions this node stands by for.
 const STANDBYS_MS: u64 = 500;
-/// A standby is kept for so long after another node is to stand by instead: nodes restart, and partitions move on.
-const UNWANTED_MS: u64 = 10_000;
 
 /// A message to the thread of the assignments: a fact from a worker, or a request from the engine.
 pub enum WorkerReport {
@@ -42,7 +40,13 @@ pub enum WorkerReport {
 }
 
 /// How a worker is reached.
-type Asked = (Sender<Command>, Arc<Wake>);
+#[derive(Clone)]
+struct Asked {
+    sender: Sender<Command>,
+    wake: Arc<Wake>,
+    /// Whether it can answer.
+    is_ready: Arc<AtomicBool>,
+}
 
 /// Sends commands to the worker of a partition, while there is one.
 #[derive(Default)]
@@ -73,24 +77,28 @@ impl Assignment {
 
     /// Sends a command to the worker. Returns whether there was one.
     pub fn send(&self, command: Command) -> bool {
-        let sender = self.locked().as_ref().map(|(sender, _)| sender.clone());
+        let sender = self.locked().as_ref().map(|asked| asked.sender.clone());
         sender.is_some_and(|sender| sender.send(command).is_ok())
     }
 
+    /// Whether there is a standby that can answer.
     pub fn has_standby(&self) -> bool {
-        self.locked_standby().is_some()
+        let standby = self.locked_standby();
+        standby
+            .as_ref()
+            .is_some_and(|asked| asked.is_ready.load(Ordering::Acquire))
     }
 
     /// Sends a command to the standby. Returns whether there was one.
     pub fn send_to_standby(&self, command: Command) -> bool {
-        let sender = self.locked_standby().as_ref().map(|(sender, _)| sender.clone());
+        let sender = self.locked_standby().as_ref().map(|asked| asked.sender.clone());
         sender.is_some_and(|sender| sender.send(command).is_ok())
     }
 
     pub fn wake(&self) {
         for asked in [self.locked(), self.locked_standby()] {
-            if let Some((_, wake)) = &*asked {
-                wake.wake();
+            if let Some(asked) = &*asked {
+                asked.wake.wake();
             }
         }
     }
@@ -392,12 +400,17 @@ impl Assignments {
         });
         match started {
             Ok(thread) => {
+                let asked = Asked {
+                    sender,
+                    wake,
+                    is_ready: is_ready.clone(),
+                };
                 let worker = RunningWorker {
                     number,
                     thread,
                     is_ready,
                 };
-                Some((worker, (sender, wake)))
+                Some((worker, asked))
             }
             // The closure was dropped and its `ReportsEnd` with it, which has reported the end.
             Err(error) => {
@@ -459,14 +472,20 @@ impl Assignments {
             let partition = Partition(at as u32);
             let owner = owners.as_ref().and_then(|owners| owners.url_of(partition));
             let is_chosen = self.lives[at] == Life::Absent
-                && owner.is_some_and(|owner| standbys::is_chosen(partition, &owner, this_node, &nodes, standbys.count));
+                && owner
+                    .as_ref()
+                    .is_some_and(|owner| standbys::is_chosen(partition, owner, this_node, &nodes, standbys.count));
             match &mut self.standbys[at] {
                 None if is_chosen => self.start_standby(partition),
                 None => {}
                 Some(standby) if is_chosen => standby.unwanted_since_ms = None,
                 Some(standby) => {
                     let since_ms = *standby.unwanted_since_ms.get_or_insert(now_ms);
-                    if now_ms.saturating_sub(since_ms) >= UNWANTED_MS {
+                    let unwanted_ms = now_ms.saturating_sub(since_ms);
+                    let ready = owners.as_ref().map(|owners| owners.standbys_of(partition));
+                    let others = ready.into_iter().flatten();
+                    let others = others.filter(|url| url != this_node && Some(url) != owner.as_ref());
+                    if standbys::may_end(unwanted_ms, others.count(), standbys.count) {
                         self.end_standby(at);
                     }
                 }

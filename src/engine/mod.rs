@@ -575,7 +575,7 @@ impl Engine {
         let count = users.len();
         let command = Command::Users { users, at_least, reply };
         let assignment = self.assignments.get(partition.0 as usize);
-        if !assignment.is_some_and(|assignment| assignment.send_to_standby(command)) {
+        if !assignment.is_some_and(|assignment| assignment.has_standby() && assignment.send_to_standby(command)) {
             return Err(QueryError::Elsewhere);
         }
         let answer = tokio::time::timeout(ANSWER, answer).await;
@@ -618,7 +618,7 @@ impl Engine {
         assignment.is_some_and(Assignment::is_taken)
     }
 
-    /// Whether this process has a standby of a partition, ready or not.
+    /// Whether this process has a standby of a partition that can answer.
     pub fn has_standby(&self, partition: Partition) -> bool {
         let assignment = self.assignments.get(partition.0 as usize);
         assignment.is_some_and(Assignment::has_standby)

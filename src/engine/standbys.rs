@@ -24,9 +24,28 @@ pub fn is_chosen(partition: Partition, owner: &str, this_node: &str, nodes: &[St
     owner != this_node && before < count
 }
 
+/// A standby is kept for so long after another node is to stand by instead: nodes restart, and partitions move on.
+const UNWANTED_MS: u64 = 10_000;
+/// A standby is kept no longer than this, whether others are ready or not.
+const UNWANTED_MAX_MS: u64 = 600_000;
+
+/// Whether a standby ends for which another node is to stand by since so long. It waits until as many others as wanted are
+/// ready: they may have all events still to fold.
+pub fn may_end(unwanted_ms: u64, others_ready: usize, count: usize) -> bool {
+    unwanted_ms >= UNWANTED_MAX_MS || (unwanted_ms >= UNWANTED_MS && others_ready >= count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_standby_ends_when_enough_others_are_ready_or_after_long() {
+        assert!(!may_end(UNWANTED_MS - 1, 2, 2));
+        assert!(may_end(UNWANTED_MS, 2, 2));
+        assert!(!may_end(UNWANTED_MAX_MS - 1, 1, 2));
+        assert!(may_end(UNWANTED_MAX_MS, 0, 2));
+    }
 
     fn nodes(count: usize) -> Vec<String> {
         (0..count).map(|number| format!("http://node-{number}:8080")).collect()

@@ -2,8 +2,10 @@
 
 use super::payload::Payload;
 use super::peers::Asker;
+use super::standby::{Answered, Part};
 use super::{ApiError, AppState, Peers, standby};
 use crate::api::answers::Users;
+use crate::api::error::ErrorAnswer;
 use crate::api::requests::{Texts, UsersQuery};
 use crate::api::routes::{CHANGES_DEFAULT, RouteId, USERS};
 use crate::engine::QueryError;
@@ -148,22 +150,48 @@ async fn one(
     only(query, route)?;
     let at_least = number(query, route, "at_least")?.map(Offset);
     let partition = partition_of(&user, app.engine.log().partitions());
-    let has_standby = standby::is_known(app, partition, asker);
     let owner = of_owner(app, asker, partition, &user, at_least);
-    let owner = standby::unless_late(has_standby && at_least.is_none(), owner).await;
-    let is_absent = match &owner {
-        Ok(response) => response.status() == StatusCode::SERVICE_UNAVAILABLE,
-        Err(error) => error.status() == StatusCode::SERVICE_UNAVAILABLE && error.code() != NOT_YET,
-    };
-    if !(is_absent && has_standby) {
-        return owner;
+    if !standby::is_known(app, partition, asker) {
+        return owner.await.result;
     }
-    let asked = standby::look_up(app, asker, partition, std::slice::from_ref(&user), at_least);
-    let found = tokio::time::timeout(AT_LEAST_WAIT, asked).await.ok().flatten();
-    match found.and_then(|found| found.into_iter().next()) {
-        Some(Found::Known(body)) => Ok(super::json(body)),
-        Some(Found::Unknown) => Err(unknown(&user)),
-        Some(Found::Unread(_)) | None => owner,
+    let standbys = async {
+        let found = standby::look_up(app, asker, partition, std::slice::from_ref(&user), at_least).await;
+        let result = match found?.into_iter().next()? {
+            Found::Known(body) => Ok(super::json(body)),
+            Found::Unknown => Err(unknown(&user)),
+            Found::Unread(_) => return None,
+        };
+        Some(OneAnswer { result, lacks: None })
+    };
+    let is_useful = |answer: &OneAnswer| is_useful(answer.lacks.as_deref(), at_least.is_some());
+    let patience = at_least.is_none().then_some(standby::PATIENCE);
+    let answer = standby::owner_or_standbys(owner, standbys, patience, is_useful, |_, found| found).await;
+    answer.result
+}
+
+/// Whether an owner's answer counts, which lacks a user if it is a 503 with a code. An owner that has waited for an offset has
+/// answered; no standby is asked to wait again.
+fn is_useful(lacks: Option<&str>, waits: bool) -> bool {
+    match lacks {
+        Some("moving" | "not_ready") => false,
+        Some(_) => waits,
+        None => true,
+    }
+}
+
+/// An answer about one user.
+struct OneAnswer {
+    result: Result<Response, ApiError>,
+    /// The code of a 503.
+    lacks: Option<String>,
+}
+
+impl From<Result<Response, ApiError>> for OneAnswer {
+    fn from(result: Result<Response, ApiError>) -> OneAnswer {
+        let refused = result.as_ref().err();
+        let lacks = refused.filter(|error| error.status() == StatusCode::SERVICE_UNAVAILABLE);
+        let lacks = lacks.map(|error| error.code().to_owned());
+        OneAnswer { result, lacks }
     }
 }
 
@@ -174,23 +202,43 @@ async fn of_owner(
     partition: Partition,
     user: &str,
     at_least: Option<Offset>,
-) -> Result<Response, ApiError> {
+) -> OneAnswer {
     let asked = app.engine.users(partition, vec![user.to_owned()], at_least);
     let answered = match at_least {
         None => asked.await,
-        Some(offset) => tokio::time::timeout(AT_LEAST_WAIT, asked).await.map_err(|_| {
-            let message = format!("offset {offset} of partition {partition} is not folded yet");
-            ApiError::unavailable(NOT_YET, message)
-        })?,
+        Some(offset) => match tokio::time::timeout(AT_LEAST_WAIT, asked).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                let message = format!("offset {offset} of partition {partition} is not folded yet");
+                return Err(ApiError::unavailable(NOT_YET, message)).into();
+            }
+        },
     };
     if let (Err(QueryError::Elsewhere), Some(peers)) = (&answered, &app.peers) {
-        let url = peers.elsewhere(partition, asker)?;
-        let (status, body) = peers.ask(&url, &path_of(user, at_least), None).await?;
-        return Ok(super::passed_on(status, body));
+        return match peers.elsewhere(partition, asker) {
+            Ok(url) => of_node(peers, &url, &path_of(user, at_least)).await,
+            Err(moving) => Err(moving).into(),
+        };
     }
-    match answered?.into_iter().next().flatten() {
-        Some(body) => Ok(super::json(body)),
-        None => Err(unknown(user)),
+    let answered = answered.map_err(ApiError::from);
+    let found = answered.map(|lines| lines.into_iter().next().flatten());
+    found
+        .and_then(|body| body.map(super::json).ok_or_else(|| unknown(user)))
+        .into()
+}
+
+/// What another node answers, passed on as it is.
+async fn of_node(peers: &Peers, url: &str, path: &str) -> OneAnswer {
+    match peers.ask(url, path, None).await {
+        Ok((status, body)) => {
+            let lacks = (status == StatusCode::SERVICE_UNAVAILABLE).then(|| {
+                let refused = serde_json::from_slice::<ErrorAnswer>(&body);
+                refused.map_or_else(|_| String::new(), |refused| refused.error.code.into_owned())
+            });
+            let result = Ok(super::passed_on(status, body));
+            OneAnswer { result, lacks }
+        }
+        Err(error) => Err(error).into(),
     }
 }
 
@@ -272,95 +320,99 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
         parts.entry(partition_of(user, partitions)).or_default().push(number);
     }
     let named = |numbers: &[usize]| -> Vec<String> { numbers.iter().map(|number| users[*number].clone()).collect() };
-    let mut found: Vec<Option<Found>> = vec![None; users.len()];
-    let mut elsewhere = Vec::new();
-    let mut failure = None;
-    let has_standby = |partition: &Partition| standby::is_known(app, *partition, asker);
+    let numbers = |partitions: &[Partition]| -> Vec<usize> {
+        partitions
+            .iter()
+            .flat_map(|partition| parts[partition].clone())
+            .collect()
+    };
+    let with_users = |partitions: &[Partition]| -> Vec<Part> {
+        let part = |partition: &Partition| (*partition, named(&parts[partition]));
+        partitions.iter().map(part).collect()
+    };
     // All at once: one that is not ready to answer holds up no other.
-    let asked = parts.iter().map(async |(partition, numbers)| {
-        let answer = async { Ok(app.engine.users(*partition, named(numbers), None).await) };
-        let answer = standby::unless_late(has_standby(partition), answer).await;
-        (partition, numbers, answer)
-    });
-    for (partition, numbers, answer) in futures_util::future::join_all(asked).await {
-        let error = match answer {
-            Ok(Ok(answers)) => {
-                for (number, answer) in numbers.iter().zip(answers) {
-                    found[*number] = Some(answer.map_or(Found::Unknown, Found::Known));
+    let asked = parts.keys().map(async |partition| {
+        let parts = with_users(&[*partition]);
+        let owner = async {
+            match app.engine.users(*partition, parts[0].1.clone(), None).await {
+                Ok(lines) => {
+                    let found = lines.into_iter().map(|line| line.map_or(Found::Unknown, Found::Known));
+                    Some(Answered {
+                        found: found.collect(),
+                        failure: None,
+                    })
                 }
-                continue;
+                Err(QueryError::Elsewhere) if app.peers.is_some() => None,
+                Err(error) => Some(Answered::failed(parts[0].1.len(), error.into())),
             }
-            Ok(Err(QueryError::Elsewhere)) if app.peers.is_some() => {
-                elsewhere.push(*partition);
-                continue;
-            }
-            Ok(Err(error)) => ApiError::from(error),
-            Err(late) => late,
         };
-        for number in numbers {
-            found[*number] = Some(Found::Unread(error.message().to_owned()));
+        (*partition, or_standbys(app, asker, &parts, owner).await)
+    });
+    let mut answers = Vec::new();
+    let mut elsewhere = Vec::new();
+    for (partition, answer) in futures_util::future::join_all(asked).await {
+        match answer {
+            Some(answered) => answers.push((numbers(&[partition]), answered)),
+            None => elsewhere.push(partition),
         }
-        failure = Some(error);
     }
     if let Some(peers) = app.peers.as_ref().filter(|_| !elsewhere.is_empty()) {
-        let (owned, mut nowhere) = peers.by_owner(elsewhere.iter().copied());
-        let mut asked = Vec::new();
-        for (url, partitions) in owned {
-            if asker.is_node() {
-                nowhere.extend(partitions);
-                continue;
-            }
-            let numbers: Vec<usize> = partitions
-                .iter()
-                .flat_map(|partition| parts[partition].clone())
-                .collect();
-            let users = named(&numbers);
-            let have_standbys = partitions.iter().all(has_standby);
-            asked.push(async move {
-                let answer = ask_node(peers, &url, users);
-                (numbers, standby::unless_late(have_standbys, answer).await)
-            });
+        let (mut owned, mut nowhere) = peers.by_owner(elsewhere.into_iter());
+        if asker.is_node() {
+            nowhere.extend(std::mem::take(&mut owned).into_values().flatten());
         }
-        for (numbers, answer) in futures_util::future::join_all(asked).await {
-            match answer {
-                Ok(answers) => {
-                    for (number, answer) in numbers.into_iter().zip(answers) {
-                        found[number] = Some(answer);
-                    }
-                }
-                Err(api_error) => {
-                    for number in numbers {
-                        found[number] = Some(Found::Unread(api_error.message().to_owned()));
-                    }
-                    failure = Some(api_error);
-                }
-            }
-        }
-        for partition in nowhere {
-            let api_error = super::peers::moving(partition);
-            for number in &parts[&partition] {
-                found[*number] = Some(Found::Unread(api_error.message().to_owned()));
-            }
-            failure = Some(api_error);
-        }
+        let nowhere = nowhere.into_iter().map(|partition| (None, vec![partition]));
+        let owned = owned.into_iter().map(|(url, partitions)| (Some(url), partitions));
+        let asked = owned.chain(nowhere).map(async |(url, partitions)| {
+            let parts = with_users(&partitions);
+            let users: Vec<String> = parts.iter().flat_map(|(_, users)| users.clone()).collect();
+            let count = users.len();
+            let owner = async {
+                let answer = match url {
+                    Some(url) => ask_node(peers, &url, users).await,
+                    None => Err(super::peers::moving(partitions[0])),
+                };
+                Some(match answer {
+                    Ok(found) => Answered { found, failure: None },
+                    Err(error) => Answered::failed(count, error),
+                })
+            };
+            (numbers(&partitions), or_standbys(app, asker, &parts, owner).await)
+        });
+        let answered = futures_util::future::join_all(asked).await.into_iter();
+        answers.extend(answered.filter_map(|(numbers, answer)| Some((numbers, answer?))));
     }
-    let unread = |found: &Option<Found>| matches!(found, None | Some(Found::Unread(_)));
-    let unanswered = |(partition, numbers): &(&Partition, &Vec<usize>)| {
-        has_standby(partition) && numbers.iter().any(|number| unread(&found[*number]))
-    };
-    let asked = parts.iter().filter(unanswered).map(async |(partition, numbers)| {
-        let answer = standby::look_up(app, asker, *partition, &named(numbers), None).await;
-        (numbers, answer)
-    });
-    for (numbers, answer) in futures_util::future::join_all(asked).await {
-        for (number, answer) in numbers.iter().zip(answer.unwrap_or_default()) {
-            found[*number] = Some(answer);
+    let mut found: Vec<Option<Found>> = vec![None; users.len()];
+    let mut failure = None;
+    for (numbers, answered) in answers {
+        for (number, answer) in numbers.into_iter().zip(answered.found) {
+            found[number] = Some(answer);
         }
+        failure = answered.failure.or(failure);
     }
+    let unread = |found: &Option<Found>| found.as_ref().is_none_or(standby::is_unread);
     match failure {
         Some(api_error) if found.iter().all(unread) => Err(api_error),
         _ => Ok(found.into_iter().map(|found| found.unwrap_or(Found::Unknown)).collect()),
     }
+}
+
+/// What an owner says of users of some partitions, completed by standbys of these. `None`: the owner is elsewhere.
+async fn or_standbys(
+    app: &AppState,
+    asker: &Asker,
+    parts: &[Part],
+    owner: impl Future<Output = Option<Answered>>,
+) -> Option<Answered> {
+    let has_standby = |(partition, _): &Part| standby::is_known(app, *partition, asker);
+    if !parts.iter().any(has_standby) {
+        return owner.await;
+    }
+    let standbys = async { standby::look_up_parts(app, asker, parts).await.map(Some) };
+    let patience = parts.iter().all(has_standby).then_some(standby::PATIENCE);
+    let is_useful = |answer: &Option<Answered>| answer.as_ref().is_none_or(Answered::is_complete);
+    let either = |owner: Option<Answered>, standbys: Option<Answered>| Some(owner?.completed_by(standbys?));
+    standby::owner_or_standbys(owner, standbys, patience, is_useful, either).await
 }
 
 /// Has another node look up users; in their order.
@@ -472,4 +524,23 @@ async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str
     }
     object.end();
     Ok(super::json(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_is_not_asked_to_wait_for_an_offset_again_because_the_owner_has_waited() {
+        let of_owner = |error: ApiError| OneAnswer::from(Err(error)).lacks;
+        let not_yet = of_owner(ApiError::unavailable(NOT_YET, ""));
+        let moving = of_owner(super::super::peers::moving(Partition(0)));
+        let not_ready = of_owner(QueryError::Unavailable.into());
+        for waits in [false, true] {
+            assert!(!is_useful(moving.as_deref(), waits) && !is_useful(not_ready.as_deref(), waits));
+            assert!(is_useful(of_owner(unknown("a")).as_deref(), waits), "404 is an answer");
+            assert_eq!(is_useful(not_yet.as_deref(), waits), waits);
+            assert_eq!(is_useful(Some("unknown_peer"), waits), waits);
+        }
+    }
 }

@@ -104,20 +104,29 @@ pub fn a_standby_answers_while_its_owner_is_dead_and_takes_over(bootstrap: &str)
     let space = Space::new(bootstrap, "standbys", PARTITIONS);
     let mut nodes = [0, 1].map(|name| Node::new(directory.path(), &space, name, &["--standbys", "1"]));
     nodes.iter_mut().for_each(|node| node.start(None));
+    let ready = |nodes: &[Node]| -> Vec<f64> {
+        let each = nodes.iter().flat_map(|node| gauges(node, "rollcall_standby_ready"));
+        each.collect()
+    };
     until(
         &nodes,
         "each partition has an owner and, on the other node, a standby",
         || {
             let owners = owners(&nodes[1]);
-            let ready: f64 = nodes
-                .iter()
-                .flat_map(|node| gauges(node, "rollcall_standby_ready"))
-                .sum();
             let both = owners.iter().collect::<BTreeSet<_>>().len() == 2;
-            owners.len() == PARTITIONS && both && ready as usize == PARTITIONS
+            owners.len() == PARTITIONS && both && ready(&nodes).len() == PARTITIONS
         },
     );
+    assert_eq!(
+        ready(&nodes),
+        [0.0; PARTITIONS],
+        "no owner has committed a position that a standby could show"
+    );
+    // Each partition has some of the users.
     publish(&nodes[1], "connect", 0..USERS);
+    until(&nodes, "the standbys are ready", || {
+        ready(&nodes).iter().sum::<f64>() as usize == PARTITIONS
+    });
     until(&nodes, "all users are online, as the owners say", || {
         (0..USERS).all(|number| read(&nodes[1], number) == Some(("online".to_owned(), false)))
     });
