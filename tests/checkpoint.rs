@@ -413,6 +413,8 @@ fn a_store_makes_way_only_for_a_checkpoint_that_is_better() {
     assert_eq!(stands(), first, "it is near enough");
     restore(reach, 0);
     assert_eq!(stands(), second);
+    let is_exceeded = [until_the_first, reach].map(|reach| reach.is_exceeded_by(PARTITION, &store).expect("known"));
+    assert_eq!(is_exceeded, [true, false], "a standby keeps such a store");
     restore(until_the_first, 0);
     assert_eq!(
         stands(),

@@ -188,6 +188,12 @@ impl LogBounds {
     fn allows(&self, point: Point) -> bool {
         point.0 >= self.start && point <= self.committed
     }
+
+    /// Whether the store in a directory has folded more than is committed.
+    pub fn is_exceeded_by(&self, partition: Partition, store: &Path) -> Result<bool, Error> {
+        let own = standing(store, partition)?;
+        Ok(own.is_some_and(|own| own > self.committed))
+    }
 }
 
 /// Returns the checkpoint to take, if one is better than the store on disk.
