@@ -312,6 +312,7 @@ impl Worker {
             is_settled: processor.is_settled(),
             commit_due_ms: processor.commit_due_ms(),
             tick_due_ms: tick_due_ms(processor),
+            position_age_ms: processor.log().owner_position().map(|(_, age_ms)| age_ms),
             log_now_ms: self.dependencies.log.now_ms().unwrap_or_else(|| self.clock.now_ms()),
         })
     }
@@ -355,7 +356,8 @@ impl Worker {
                     },
                     reading: log.reading(),
                     end: if is_standby {
-                        processor.committed().next
+                        let newest = log.owner_position();
+                        newest.map_or(processor.committed().next, |(position, _)| position.next)
                     } else {
                         log.range()?.end
                     },
@@ -396,6 +398,8 @@ impl Worker {
     /// Becomes the owner with the state that the standby has.
     fn take_over(&mut self) -> Result<Fact, Error> {
         let log = self.dependencies.log.take_up(self.partition)?;
+        // Nothing may fail between the processor's change and the core's.
+        let end = log.range()?.end;
         let Some(mut processor) = self.processor.take() else {
             return self.open();
         };
@@ -403,12 +407,11 @@ impl Worker {
             self.processor = Some(processor);
             return Err(error);
         }
-        let end = processor.log().range();
         let (applied, committed) = (processor.applied(), processor.committed().next);
         self.processor = Some(self.equipped(processor));
         self.expect_checkpoint();
         tracing::info!(partition = %self.partition, %applied, %committed, "the standby has taken over");
-        Ok(Fact::TakenOver { end: end?.end })
+        Ok(Fact::TakenOver { end })
     }
 
     fn panicked(&mut self, message: &str) -> Error {
@@ -624,6 +627,10 @@ impl Worker {
         };
         let committed = log.position()?;
         let reach = Worker::reach(log, committed)?;
+        // This node was the owner, and the position that the group says is older than its last commit.
+        if log.is_standby() && reach.is_exceeded_by(self.partition, &directory)? {
+            return Ok(());
+        }
         checkpointer.restore(self.partition, &directory, reach, self.tuning.store_commit_records)?;
         Ok(())
     }

@@ -317,6 +317,12 @@ impl OwnedPartition for OwnedMemoryPartition {
         self.owner.is_none()
     }
 
+    fn owner_position(&self) -> Option<(Position, u64)> {
+        let mut world = self.shared.world();
+        let shelf = world.shelf(self.partition, Error::Read).ok();
+        shelf.filter(|_| self.is_standby()).map(|shelf| (shelf.position, 0))
+    }
+
     fn partitions(&self) -> u32 {
         self.shared.partitions()
     }

@@ -309,7 +309,7 @@ pub trait Log: Send + Sync {
 /// with [`Error::Fenced`].
 ///
 /// The handle of a standby ([`Log::stand_by`]) has the same methods and no permit: every commit is refused with
-/// [`Error::Fenced`], and [`OwnedPartition::position`] is the owner's.
+/// [`Error::Fenced`], and [`OwnedPartition::position`] is the owner's. While the owner has none it cannot be opened.
 pub trait OwnedPartition: Send {
     fn partition(&self) -> Partition;
 
@@ -359,6 +359,12 @@ pub trait OwnedPartition: Send {
     /// Returns whether the log has a position of this partition, which may be the default.
     fn has_position(&self) -> bool {
         true
+    }
+
+    /// For a standby: returns the newest position of the owner that is known, and how many milliseconds ago the log said it.
+    /// `None`: the log has no position. Does not ask the log.
+    fn owner_position(&self) -> Option<(Position, u64)> {
+        None
     }
 
     /// Asks the log for the committed range of an output topic. `None`: outputs and position are written in one atomic

@@ -21,6 +21,10 @@ const IDLE_MS: u64 = 1_000;
 const RETRY_MS: u64 = 1_000;
 /// A standby that waits for events which the owner has committed already looks again this much later.
 const STANDBY_MS: u64 = 20;
+/// A standby shows nothing while the owner's position that it knows is older.
+const POSITION_AGE_MAX_MS: u64 = 10_000;
+/// A standby is ready when it has once been so near to the newest position that it knows, in offsets.
+const STANDBY_LAG_MAX: u64 = 10_000;
 /// Between two reports on how far a restore is.
 const PROGRESS_MS: u64 = 2_000;
 /// How often the last commit is tried, and for how long at most until the last try begins.
@@ -49,6 +53,8 @@ pub struct View {
     pub commit_due_ms: Option<u64>,
     /// When the partition, quiet as it is, needs a tick, by the time of the log.
     pub tick_due_ms: Option<u64>,
+    /// Of a standby: how old the newest position of the owner is that it knows; none: it knows none.
+    pub position_age_ms: Option<u64>,
     /// The time that a tick would get.
     pub log_now_ms: u64,
 }
@@ -119,7 +125,7 @@ pub struct Folded {
     /// Whether a batch of no records means that the log has no more.
     pub log_is_at_end: bool,
     pub reading: Reading,
-    /// Of the log.
+    /// Of the log; for a standby, of what it knows to be committed.
     pub end: Offset,
 }
 
@@ -200,7 +206,7 @@ pub struct Control {
     /// Since it was opened it was not live.
     restoring: bool,
     /// Since it was opened it has once been at the end of the log, or at what was its end then: behind a busy log's end
-    /// there is always something.
+    /// there is always something. A standby has also once been near the newest position.
     at_end_once: bool,
     end_at_opening: Offset,
     next_progress_ms: u64,
@@ -359,6 +365,9 @@ impl Control {
                 if self.role == Role::Standby {
                     // What kept the standby waiting is no reason for the owner to wait.
                     (self.role, self.retry_at_ms) = (Role::Heir, now_ms);
+                    // What failed for the standby is tried again.
+                    (self.panics, self.is_halted) = ((None, 0), false);
+                    (self.rebuilt, self.reread) = (false, false);
                 }
             }
             Fact::Opened { end } | Fact::TakenOver { end } => {
@@ -403,7 +412,9 @@ impl Control {
         }
         self.worked = records > 0;
         self.at_end = records == 0 && log_is_at_end;
-        self.at_end_once |= self.at_end || (records > 0 && applied >= self.end_at_opening);
+        let is_at_end = self.at_end || (records > 0 && applied >= self.end_at_opening);
+        let is_near = self.role == Role::Owner || end.0.saturating_sub(applied.0) <= STANDBY_LAG_MAX;
+        self.at_end_once |= is_at_end && is_near;
         if records > 0 || self.at_end {
             self.has_failed = false;
         }
@@ -544,8 +555,13 @@ impl Control {
     pub fn may_show(&self, view: Option<&View>) -> bool {
         let is_committed = |view: &View| view.is_settled || planted!(UncommittedShown);
         // What a standby has was committed, however far the owner is by now.
-        let is_as_of_some_commit = self.role != Role::Owner && self.at_end_once;
-        view.is_some_and(|view| is_committed(view) && (view.is_caught_up || is_as_of_some_commit))
+        let is_recent = |age_ms| age_ms <= POSITION_AGE_MAX_MS;
+        let is_complete = |view: &View| match self.role {
+            Role::Owner => view.is_caught_up,
+            Role::Standby => !self.has_failed && self.at_end_once && view.position_age_ms.is_some_and(is_recent),
+            Role::Heir => self.at_end_once && view.position_age_ms.is_some_and(is_recent),
+        };
+        view.is_some_and(|view| is_committed(view) && is_complete(view))
             && (!self.is_outdated || planted!(OutdatedShown))
     }
 

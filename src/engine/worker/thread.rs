@@ -40,8 +40,8 @@ impl Wake {
     }
 }
 
-/// Runs a worker until it is asked to end, or another owner was let in. `is_ready` says whether it can answer. An error only if it was deposed or the last commit
-/// failed.
+/// Runs a worker until it is asked to end, or another owner was let in. `is_ready` says whether it can answer. An error only
+/// if it was deposed or the last commit failed.
 pub fn run(
     mut worker: Worker,
     commands: &Receiver<Command>,
@@ -50,6 +50,10 @@ pub fn run(
     reporter: &Sender<WorkerReport>,
 ) -> Result<(), Error> {
     let mut metrics = Figures::default();
+    // Opening may take long, or fail again and again.
+    if worker.is_standby() {
+        metrics.report(&worker);
+    }
     loop {
         // Before it looks: what comes from now on wakes it again.
         wake.pending.store(false, Ordering::Release);
@@ -108,8 +112,10 @@ impl Figures {
             self.stood_by = true;
             if now_ms >= self.next_report_ms {
                 self.next_report_ms = now_ms + REPORT_MS;
-                let processor = worker.processor();
-                let lag = processor.map(|processor| processor.committed().next.0.saturating_sub(processor.applied().0));
+                let lag = worker.processor().and_then(|processor| {
+                    let (newest, _) = processor.log().owner_position()?;
+                    Some(newest.next.0.saturating_sub(processor.applied().0))
+                });
                 metrics::standby(worker.partition().0, worker.may_show(), lag);
             }
             return;

@@ -35,11 +35,22 @@ const POLL: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Between two records that say that this node stands by.
 const ANNOUNCE_MS: u64 = 3_000;
+/// The least time between two warnings that positions cannot be read.
+const WARNING_MS: u64 = 30_000;
 /// How long the last record, that this node leaves, is waited for.
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// The committed position of each partition, if its group has one.
 type Committed = BTreeMap<Partition, Result<Option<Position>, Error>>;
+
+/// How far an owner has committed, as the group said.
+#[derive(Clone, Copy)]
+struct HeardPosition {
+    /// `None`: the group has no position.
+    position: Option<Position>,
+    /// When it was asked for, by the monotonic clock.
+    asked_ms: u64,
+}
 
 /// What the standbys of a process share.
 #[derive(Default)]
@@ -47,7 +58,7 @@ pub struct SharedStandbys {
     /// The client that asks for positions, made when it is first needed.
     source: Mutex<Option<Arc<Source>>>,
     /// How far the owners have committed, of each partition that has a standby here.
-    positions: Mutex<BTreeMap<Partition, Option<Position>>>,
+    positions: Mutex<BTreeMap<Partition, HeardPosition>>,
     /// The partitions for which this node can answer. `None`: this node does not stand by.
     ready: Mutex<Option<Vec<Partition>>>,
 }
@@ -83,28 +94,34 @@ impl SharedStandbys {
         Ok(each.collect())
     }
 
-    /// Learns the positions, and wakes the standbys whose owners have committed more.
+    /// Learns the positions, and wakes the standbys whose owners have committed more. Returns the first error, after the
+    /// positions that can be read were learned.
     fn refresh(&self, log: &KafkaLog) -> Result<(), Error> {
         let partitions: Vec<Partition> = locked(&self.positions).keys().copied().collect();
         if partitions.is_empty() {
             return Ok(());
         }
+        let asked_ms = log.clock().monotonic_ms();
         let found = self.ask(log, &partitions)?;
-        let mut moved = Vec::new();
+        let (mut moved, mut result) = (Vec::new(), Ok(()));
         let mut positions = locked(&self.positions);
         for (partition, position) in found {
-            // One that cannot be read stays as it was known.
-            if let Ok(position) = position
-                && let Some(known) = positions.get_mut(&partition)
-                && *known != position
-            {
-                *known = position;
-                moved.push(partition);
+            match (position, positions.get_mut(&partition)) {
+                (Ok(position), Some(heard)) => {
+                    if heard.position != position {
+                        moved.push(partition);
+                    }
+                    *heard = HeardPosition { position, asked_ms };
+                }
+                // It ended meanwhile.
+                (Ok(_), None) => {}
+                // It stays as it was known, and grows old.
+                (Err(error), _) => result = result.and(Err(error)),
             }
         }
         drop(positions);
         moved.iter().for_each(|partition| log.notify(Topic::Events, *partition));
-        Ok(())
+        result
     }
 }
 
@@ -117,14 +134,18 @@ pub struct StandbyPartition {
 
 impl StandbyPartition {
     pub fn open(log: Arc<KafkaLog>, partition: Partition) -> Result<StandbyPartition, Error> {
+        // Not what was known before: this node may have been the owner meanwhile.
+        let asked_ms = log.clock().monotonic_ms();
+        let position = log.standbys().ask(&log, &[partition])?.remove(&partition);
+        let position = position.transpose()?.flatten();
+        if position.is_none() {
+            return Err(no_position(&log, partition));
+        }
         let name = log.name(Topic::Events);
         let (source, other) = log.sources(partition)?;
         // It is woken when the owner has committed.
         let event_reader = EventReader::new(&source, other, name, partition, Box::new(|| {}))?;
-        // Not what was known before: this node may have been the owner meanwhile.
-        let position = log.standbys().ask(&log, &[partition])?.remove(&partition);
-        let position = position.transpose()?.flatten();
-        locked(&log.standbys().positions).insert(partition, position);
+        locked(&log.standbys().positions).insert(partition, HeardPosition { position, asked_ms });
         Ok(StandbyPartition {
             log,
             partition,
@@ -132,10 +153,18 @@ impl StandbyPartition {
         })
     }
 
-    fn known(&self) -> Option<Position> {
-        let positions = locked(&self.log.standbys().positions);
-        positions.get(&self.partition).copied().flatten()
+    fn heard(&self) -> Option<HeardPosition> {
+        locked(&self.log.standbys().positions).get(&self.partition).copied()
     }
+}
+
+/// An error that passes: the owner of a partition commits its first position when it has folded an event.
+fn no_position(log: &KafkaLog, partition: Partition) -> Error {
+    let group = log.group();
+    let text = format!(
+        "the group {group:?} has no position of partition {partition} yet; the standby begins when the owner has committed one"
+    );
+    Error::Read(text.into())
 }
 
 impl Drop for StandbyPartition {
@@ -194,11 +223,14 @@ impl OwnedPartition for StandbyPartition {
     }
 
     fn position(&mut self) -> Result<Position, Error> {
-        Ok(self.known().unwrap_or_default())
+        let position = self.heard().and_then(|heard| heard.position);
+        position.ok_or_else(|| no_position(&self.log, self.partition))
     }
 
-    fn has_position(&self) -> bool {
-        self.known().is_some()
+    fn owner_position(&self) -> Option<(Position, u64)> {
+        let heard = self.heard()?;
+        let age_ms = self.log.clock().monotonic_ms().saturating_sub(heard.asked_ms);
+        heard.position.map(|position| (position, age_ms))
     }
 
     fn sync(&mut self) -> Result<(), Error> {
@@ -225,12 +257,17 @@ impl KafkaStandbyNodes {
             log,
         });
         let weak: Weak<KafkaStandbyNodes> = Arc::downgrade(&nodes);
+        let mut next_warning_ms = 0;
         let serve = move || {
             while let Some(nodes) = weak.upgrade() {
                 failpoint::reach("standbys");
                 nodes.announce_if_due();
-                if let Err(error) = nodes.log.standbys().refresh(&nodes.log) {
-                    tracing::debug!(%error, "how far owners have committed cannot be read; trying again");
+                let now_ms = nodes.log.clock().monotonic_ms();
+                if let Err(error) = nodes.log.standbys().refresh(&nodes.log)
+                    && now_ms >= next_warning_ms
+                {
+                    next_warning_ms = now_ms + WARNING_MS;
+                    tracing::warn!(%error, "standbys cannot read how far owners have committed, retrying");
                 }
                 drop(nodes);
                 std::thread::sleep(POLL);
@@ -242,9 +279,11 @@ impl KafkaStandbyNodes {
     }
 
     fn announce_if_due(&self) {
+        // The announcer is locked first: after `leave` nothing more is said.
+        let mut announcer = locked(&self.announcer);
         let ready = locked(&self.log.standbys().ready).clone();
         if let Some(ready) = ready {
-            locked(&self.announcer).say(&self.log, ready);
+            announcer.say(&self.log, ready);
         }
     }
 }

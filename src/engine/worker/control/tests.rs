@@ -9,6 +9,7 @@ const QUIET: View = View {
     is_settled: true,
     commit_due_ms: None,
     tick_due_ms: None,
+    position_age_ms: Some(0),
     log_now_ms: 1_000,
 };
 
@@ -91,6 +92,52 @@ fn a_standby_folds_and_answers_and_does_nothing_else_until_it_has_taken_over() {
     let orders = round(&mut control, 10_000, Some(due), 0);
     assert_eq!(orders, [TakeOver, LookAtLog, Answer, Wait(0)]);
     assert!(round(&mut control, 10_000, Some(due), 0).contains(&Tick));
+}
+
+#[test]
+fn a_standby_shows_nothing_before_it_is_near_the_newest_position_or_while_it_does_not_know_one() {
+    let mut control = Control::new(None).standing_by();
+    let with_age = |position_age_ms| View {
+        position_age_ms,
+        ..QUIET
+    };
+    let far = |end| {
+        let Fact::Folded(one) = folded(0) else { unreachable!() };
+        Fact::Folded(Folded {
+            end: Offset(end),
+            ..one
+        })
+    };
+    round(&mut control, 0, None, 0);
+    control.learn(0, far(10 + STANDBY_LAG_MAX + 1), Some(&QUIET));
+    assert!(!control.may_show(Some(&QUIET)), "the owner is far ahead");
+    control.learn(0, far(10 + STANDBY_LAG_MAX), Some(&QUIET));
+    assert!(control.may_show(Some(&QUIET)));
+    control.learn(0, far(10 + STANDBY_LAG_MAX + 1), Some(&QUIET));
+    assert!(control.may_show(Some(&QUIET)), "it was near once");
+    assert!(!control.may_show(Some(&with_age(None))));
+    assert!(control.may_show(Some(&with_age(Some(POSITION_AGE_MAX_MS)))));
+    assert!(!control.may_show(Some(&with_age(Some(POSITION_AGE_MAX_MS + 1)))));
+    control.fail(0, Failure::Passing, false);
+    assert!(!control.may_show(Some(&QUIET)), "it cannot go on");
+    control.learn(0, Fact::Promoted, Some(&QUIET));
+    assert!(control.may_show(Some(&QUIET)), "while it takes over");
+    assert!(!control.may_show(Some(&with_age(None))));
+}
+
+#[test]
+fn what_halted_a_standby_is_tried_again_by_the_owner() {
+    let mut control = Control::new(None).standing_by();
+    control.panicked(Some(Offset(3)));
+    assert!(control.panicked(Some(Offset(3))), "it halts");
+    control.fail(0, Failure::ReadSuspect, false);
+    control.fail(0, Failure::StoreSuspect, false);
+    assert_eq!(round(&mut control, 5_000, None, 0)[0], Order::Answer);
+    control.learn(5_000, Fact::Promoted, None);
+    assert!(!control.panicked(Some(Offset(3))), "once more");
+    assert_eq!(round(&mut control, 5_000, None, 0)[0], Order::Open);
+    assert_eq!(control.fail(5_000, Failure::ReadSuspect, false), Recovery::Reread);
+    assert_eq!(control.fail(5_000, Failure::ReadSuspect, false), Recovery::Rebuild);
 }
 
 #[test]
