@@ -557,6 +557,10 @@ mod tests {
             Ok(())
         }
 
+        fn reached(&self, _: Topic, _: Partition) -> Result<Offset, log::Error> {
+            Ok(Offset(4))
+        }
+
         fn position(&self, _: &str, _: Partition) -> Result<Position, log::Error> {
             let asked = self.asked.get();
             self.asked.set(asked + 1);
