@@ -401,16 +401,14 @@ fn the_doctor_sees_a_server_and_the_machine_and_changes_nothing() {
     let of_server = |url: &str| {
         let (printed, status) = run(&["doctor", "--json", "--data", data, "--url", url]);
         let found: Vec<Value> = serde_json::from_str(&printed).expect("JSON");
-        let checks = found.iter().map(|one| one["check"].as_str().expect("a name"));
-        assert_eq!(
-            checks.collect::<Vec<_>>(),
-            ["clock", "open files", "disk", "server"],
-            "{printed}"
-        );
+        let mut checks: Vec<&str> = found.iter().map(|one| one["check"].as_str().expect("a name")).collect();
+        // Of the disk it says who can read the data, and how much is free.
+        checks.dedup();
+        assert_eq!(checks, ["clock", "open files", "disk", "server"], "{printed}");
         // This machine may be short of files or of disk.
         let is_wrong = found.iter().any(|one| one["verdict"] == "wrong");
         assert_eq!(status, Some(is_wrong.into()));
-        found[3]["verdict"].clone()
+        found.last().expect("there are some")["verdict"].clone()
     };
     assert_eq!(of_server(&url), "well");
     drop(server);
