@@ -349,7 +349,7 @@ fn a_watch_is_not_ready_while_the_committed_position_is_before_what_it_verified(
         log.commit(&commit).unwrap();
     };
     commit_at(Position::default());
-    wait_until("it is told", || {
+    wait_until("it is reported", || {
         watch.get("/readyz").1.contains("the committed position went back to 0")
     });
     let (status, lines) = watch.stop();
