@@ -332,9 +332,9 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
     };
     // All at once: one that is not ready to answer holds up no other.
     let asked = parts.keys().map(async |partition| {
-        let parts = with_users(&[*partition]);
+        let numbers = &parts[partition];
         let owner = async {
-            match app.engine.users(*partition, parts[0].1.clone(), None).await {
+            match app.engine.users(*partition, named(numbers), None).await {
                 Ok(lines) => {
                     let found = lines.into_iter().map(|line| line.map_or(Found::Unknown, Found::Known));
                     Some(Answered {
@@ -343,10 +343,13 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
                     })
                 }
                 Err(QueryError::Elsewhere) if app.peers.is_some() => None,
-                Err(error) => Some(Answered::failed(parts[0].1.len(), error.into())),
+                Err(error) => Some(Answered::failed(numbers.len(), error.into())),
             }
         };
-        (*partition, or_standbys(app, asker, &parts, owner).await)
+        (
+            *partition,
+            or_standbys(app, asker, &[*partition], with_users, owner).await,
+        )
     });
     let mut answers = Vec::new();
     let mut elsewhere = Vec::new();
@@ -364,20 +367,19 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
         let nowhere = nowhere.into_iter().map(|partition| (None, vec![partition]));
         let owned = owned.into_iter().map(|(url, partitions)| (Some(url), partitions));
         let asked = owned.chain(nowhere).map(async |(url, partitions)| {
-            let parts = with_users(&partitions);
-            let users: Vec<String> = parts.iter().flat_map(|(_, users)| users.clone()).collect();
-            let count = users.len();
+            let numbers = numbers(&partitions);
             let owner = async {
                 let answer = match url {
-                    Some(url) => ask_node(peers, &url, users).await,
+                    Some(url) => ask_node(peers, &url, named(&numbers)).await,
                     None => Err(super::peers::moving(partitions[0])),
                 };
                 Some(match answer {
                     Ok(found) => Answered { found, failure: None },
-                    Err(error) => Answered::failed(count, error),
+                    Err(error) => Answered::failed(numbers.len(), error),
                 })
             };
-            (numbers(&partitions), or_standbys(app, asker, &parts, owner).await)
+            let answer = or_standbys(app, asker, &partitions, with_users, owner).await;
+            (numbers, answer)
         });
         let answered = futures_util::future::join_all(asked).await.into_iter();
         answers.extend(answered.filter_map(|(numbers, answer)| Some((numbers, answer?))));
@@ -401,15 +403,21 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
 async fn or_standbys(
     app: &AppState,
     asker: &Asker,
-    parts: &[Part],
+    partitions: &[Partition],
+    with_users: impl Fn(&[Partition]) -> Vec<Part>,
     owner: impl Future<Output = Option<Answered>>,
 ) -> Option<Answered> {
-    let has_standby = |(partition, _): &Part| standby::is_known(app, *partition, asker);
-    if !parts.iter().any(has_standby) {
+    let is_known = |partition: &&Partition| standby::is_known(app, **partition, asker);
+    let known = partitions.iter().filter(is_known).count();
+    if known == 0 {
         return owner.await;
     }
-    let standbys = async { standby::look_up_parts(app, asker, parts).await.map(Some) };
-    let patience = parts.iter().all(has_standby).then_some(standby::PATIENCE);
+    let standbys = async {
+        standby::look_up_parts(app, asker, &with_users(partitions))
+            .await
+            .map(Some)
+    };
+    let patience = (known == partitions.len()).then_some(standby::PATIENCE);
     let is_useful = |answer: &Option<Answered>| answer.as_ref().is_none_or(Answered::is_complete);
     let either = |owner: Option<Answered>, standbys: Option<Answered>| Some(owner?.completed_by(standbys?));
     standby::owner_or_standbys(owner, standbys, patience, is_useful, either).await

@@ -63,7 +63,10 @@ pub fn run(
             let live = WorkerReport::Fact(worker.partition(), ownership::Fact::CaughtUp);
             let _ = reporter.send(live);
         }
-        is_ready.store(worker.may_show(), Ordering::Release);
+        // Only those who look for standbys ask for it.
+        if worker.dependencies.services.standbys.is_some() {
+            is_ready.store(worker.may_show(), Ordering::Release);
+        }
         metrics.report(&worker);
         worker.warn_of_malformed();
         match turn.rest {
