@@ -7,7 +7,7 @@ use rollcall::clock::ManualClock;
 use rollcall::engine::partition::PartitionProcessor;
 use rollcall::engine::{Error, RevisionAt, Tuning};
 use rollcall::log::memory::{CommitFault, MemoryLog};
-use rollcall::log::{self, Commit, Limit, Log as _, Position, Record, Topic};
+use rollcall::log::{self, Commit, Limit, Log as _, OwnedPartition, Position, Record, Topic};
 use rollcall::presence::change::Output;
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Offset, Partition, Revision};
@@ -67,23 +67,15 @@ impl World {
     }
 
     fn open(&self, store: Option<&Path>) -> Result<PartitionProcessor, Error> {
-        PartitionProcessor::open(
-            self.log.take_up(self.partition)?,
-            store,
-            &self.policy,
-            self.clock.clone(),
-            self.tuning,
-        )
+        self.open_with(self.log.take_up(self.partition)?, store)
     }
 
     fn stand_by(&self, store: Option<&Path>) -> Result<PartitionProcessor, Error> {
-        PartitionProcessor::open(
-            self.log.stand_by(self.partition)?,
-            store,
-            &self.policy,
-            self.clock.clone(),
-            self.tuning,
-        )
+        self.open_with(self.log.stand_by(self.partition)?, store)
+    }
+
+    fn open_with(&self, log: Box<dyn OwnedPartition>, store: Option<&Path>) -> Result<PartitionProcessor, Error> {
+        PartitionProcessor::open(log, store, &self.policy, self.clock.clone(), self.tuning)
     }
 
     fn records(&self, topic: Topic) -> Vec<Record> {

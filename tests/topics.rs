@@ -97,6 +97,13 @@ fn wrong(bootstrap: &str, prefix: &str) -> Vec<(String, String)> {
     wrong
 }
 
+/// Publishes a record and waits until the broker has it.
+fn publish(producer: &BaseProducer, topic: &str, partition: i32, payload: &str) {
+    let record = BaseRecord::<str, str>::to(topic).partition(partition).payload(payload);
+    producer.send(record).map_err(|(error, _)| error).expect("taken");
+    producer.flush(PATIENCE).expect("written");
+}
+
 fn the_doctor_names_what_is_wrong_and_what_to_do(bootstrap: &str) {
     let found = wrong(bootstrap, "sick");
     assert_eq!(found.len(), 1, "{found:?}");
@@ -118,11 +125,7 @@ fn the_doctor_names_what_is_wrong_and_what_to_do(bootstrap: &str) {
         .expect("a producer");
     producer.init_transactions(PATIENCE).expect("an epoch");
     producer.begin_transaction().expect("begun");
-    let record = BaseRecord::<str, str>::to("sick.events")
-        .partition(1)
-        .payload("of nobody");
-    producer.send(record).map_err(|(error, _)| error).expect("taken");
-    producer.flush(PATIENCE).expect("written");
+    publish(&producer, "sick.events", 1, "of nobody");
     let found = wrong(bootstrap, "sick");
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].0, "transactions");
@@ -140,11 +143,7 @@ fn the_doctor_names_what_is_wrong_and_what_to_do(bootstrap: &str) {
         .set("bootstrap.servers", bootstrap)
         .create()
         .expect("a producer");
-    let record = BaseRecord::<str, str>::to("sick.changes")
-        .partition(0)
-        .payload("a change");
-    producer.send(record).map_err(|(error, _)| error).expect("taken");
-    producer.flush(PATIENCE).expect("written");
+    publish(&producer, "sick.changes", 0, "a change");
     let found = wrong(bootstrap, "sick");
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].0, "positions");

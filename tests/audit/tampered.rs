@@ -154,9 +154,8 @@ struct Outputs {
     position: Position,
 }
 
-/// The usual events, with these outputs.
-fn written(outputs: Vec<Outputs>) -> House {
-    let house = House::new(happenings);
+/// Commits outputs, of each partition those in its place.
+fn commit(house: &House, outputs: Vec<Outputs>) {
     for (partition, outputs) in (0..).map(Partition).zip(outputs) {
         let commit = Commit {
             changes: outputs.changes,
@@ -167,6 +166,12 @@ fn written(outputs: Vec<Outputs>) -> House {
         };
         house.log.take_up(partition).unwrap().commit(&commit).unwrap();
     }
+}
+
+/// The usual events, with these outputs.
+fn written(outputs: Vec<Outputs>) -> House {
+    let house = House::new(happenings);
+    commit(&house, outputs);
     house
 }
 
@@ -320,16 +325,7 @@ fn whatever_is_altered_in_a_data_directory_is_found() {
         let replace = |line: &String| line.replace("\"multi\"", "\"single\"");
         happenings(partition).iter().map(replace).collect()
     });
-    for (partition, outputs) in (0..).map(Partition).zip(outputs) {
-        let commit = Commit {
-            changes: outputs.changes,
-            kicks: outputs.kicks,
-            quarantine: outputs.quarantine,
-            current: Vec::new(),
-            position: outputs.position,
-        };
-        policy.log.take_up(partition).unwrap().commit(&commit).unwrap();
-    }
+    commit(&policy, outputs);
     assert_eq!(verify(policy.data(), &[]).1[0]["topic"], "changes");
 }
 

@@ -178,6 +178,34 @@ impl Node {
         let status = answer.status().as_u16();
         Some((status, answer.body_mut().read_to_string().ok()?))
     }
+
+    /// The values of a gauge with labels. None if nothing answers.
+    pub fn gauges(&self, name: &str) -> Option<Vec<f64>> {
+        let (_, text) = self.get("/metrics").filter(|(status, _)| *status == 200)?;
+        let of_it = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        Some(of_it.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect())
+    }
+}
+
+/// Asks again until it is so. If it is not within `patience`, it says what the nodes say of themselves.
+#[track_caller]
+pub fn until(nodes: &[&Node], patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        if begun.elapsed() >= patience {
+            let said = |node: &&Node| {
+                format!(
+                    "{:?}\n{:?}\n{}",
+                    node.get("/readyz"),
+                    node.get("/v1/stats"),
+                    node.diary()
+                )
+            };
+            let said: Vec<String> = nodes.iter().map(said).collect();
+            panic!("not yet: {what}\n{}", said.join("\n"));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// A port for a process that is started again and again. It is not one of those that the system gives to a process that asks

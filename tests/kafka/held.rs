@@ -1,28 +1,17 @@
 //! Publishers' transactions: an open one blocks the partition and is reported; an aborted one does not count as lag.
 
-use crate::engine::Node;
+use crate::engine::{self, Node};
 use crate::python::{dead_publisher, places, publisher, run};
 use crate::space::Space;
 use serde_json::{Value, json};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PARTITIONS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 #[track_caller]
-fn until(node: &Node, what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "not yet: {what}\n{:?}\n{:?}\n{}",
-            node.get("/readyz"),
-            node.get("/v1/stats"),
-            node.diary()
-        );
-        thread::sleep(Duration::from_millis(100));
-    }
+fn until(node: &Node, what: &str, holds: impl FnMut() -> bool) {
+    engine::until(&[node], PATIENCE, what, holds);
 }
 
 fn partitions(node: &Node) -> Vec<Value> {
@@ -40,12 +29,6 @@ fn all(node: &Node, holds: impl Fn(&Value) -> bool) -> bool {
 
 fn is_ready(node: &Node) -> bool {
     node.get("/readyz") == Some((200, "ready\n".to_owned()))
-}
-
-fn gauges(node: &Node, name: &str) -> Vec<f64> {
-    let (_, text) = node.get("/metrics").expect("it answers");
-    let of_it = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
-    of_it.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
 }
 
 pub fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(bootstrap: &str) {
@@ -95,7 +78,7 @@ pub fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(bo
         })
     });
     until(&node, "the metrics say it too", || {
-        let held = gauges(&node, "rollcall_held_by_transaction_seconds");
+        let held = node.gauges("rollcall_held_by_transaction_seconds").expect("it answers");
         held.len() == PARTITIONS && held.iter().all(|seconds| *seconds >= 5.0)
     });
     let warnings = || node.diary().matches("no progress").count();
@@ -120,7 +103,8 @@ pub fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag(bo
     let known = node.get("/v1/users/after-7").expect("it answers");
     assert_eq!(known.0, 200, "{known:?}");
     until(&node, "the metrics are back", || {
-        gauges(&node, "rollcall_held_by_transaction_seconds")
+        node.gauges("rollcall_held_by_transaction_seconds")
+            .expect("it answers")
             .iter()
             .all(|seconds| *seconds == 0.0)
     });

@@ -1,23 +1,17 @@
 //! Calls into librdkafka that never return: the client is given up and counted, a new one goes on, and a process in which
 //! that happens again and again, or whose group member hangs, ends by itself.
 
-use crate::engine::Node;
+use crate::engine::{self, Node};
 use crate::space::Space;
 use serde_json::{Value, json};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PARTITIONS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 #[track_caller]
-fn until(nodes: &[&Node], what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        let seen: Vec<_> = nodes.iter().map(|node| (node.get("/readyz"), node.diary())).collect();
-        assert!(begun.elapsed() < PATIENCE, "not yet: {what}\n{seen:#?}");
-        thread::sleep(Duration::from_millis(100));
-    }
+fn until(nodes: &[&Node], what: &str, holds: impl FnMut() -> bool) {
+    engine::until(nodes, PATIENCE, what, holds);
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -1,7 +1,7 @@
 //! Nodes among themselves: a caller's token never leaves the node that got it, no matter who claims to be an owner, and answers
 //! from a process that is not a node are refused.
 
-use crate::engine::Node;
+use crate::engine::{self, Node};
 use crate::python::publisher;
 use crate::space::Space;
 use serde_json::{Value, json};
@@ -10,20 +10,15 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PARTITIONS: usize = 2;
 const TOKEN: &str = "the-admin-token-of-everybody";
 const PATIENCE: Duration = Duration::from_secs(180);
 
 #[track_caller]
-fn until(nodes: &[Node], what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        let diaries: Vec<String> = nodes.iter().map(Node::diary).collect();
-        assert!(begun.elapsed() < PATIENCE, "not yet: {what}\n{}", diaries.join("\n"));
-        thread::sleep(Duration::from_millis(100));
-    }
+fn until(nodes: &[Node], what: &str, holds: impl FnMut() -> bool) {
+    engine::until(&nodes.iter().collect::<Vec<_>>(), PATIENCE, what, holds);
 }
 
 /// A GET with the token: status and body.

@@ -1,6 +1,6 @@
 //! Standbys: they answer while the owner of a partition is dead, and go on from what they have.
 
-use crate::engine::Node;
+use crate::engine::{self, Node};
 use crate::python;
 use crate::space::Space;
 use serde_json::{Value, json};
@@ -13,21 +13,8 @@ const USERS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[track_caller]
-fn until(nodes: &[Node], what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        let diaries: Vec<String> = nodes.iter().map(Node::diary).collect();
-        assert!(begun.elapsed() < PATIENCE, "not yet: {what}\n{}", diaries.join("\n"));
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn gauges(node: &Node, name: &str) -> Vec<f64> {
-    let Some((200, text)) = node.get("/metrics") else {
-        return Vec::new();
-    };
-    let of_it = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
-    of_it.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+fn until(nodes: &[Node], what: &str, holds: impl FnMut() -> bool) {
+    engine::until(&nodes.iter().collect::<Vec<_>>(), PATIENCE, what, holds);
 }
 
 /// The owners of the partitions that are live.
@@ -105,7 +92,10 @@ pub fn a_standby_answers_while_its_owner_is_dead_and_takes_over(bootstrap: &str)
     let mut nodes = [0, 1].map(|name| Node::new(directory.path(), &space, name, &["--standbys", "1"]));
     nodes.iter_mut().for_each(|node| node.start(None));
     let ready = |nodes: &[Node]| -> Vec<f64> {
-        let each = nodes.iter().flat_map(|node| gauges(node, "rollcall_standby_ready"));
+        let each = nodes
+            .iter()
+            .filter_map(|node| node.gauges("rollcall_standby_ready"))
+            .flatten();
         each.collect()
     };
     until(

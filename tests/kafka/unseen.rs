@@ -1,27 +1,18 @@
 //! Failures that must be reported: a thread that ends, a record that cannot be folded, too many clients.
 
-use crate::engine::Node;
+use crate::engine::{self, Node};
 use crate::space::Space;
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
 #[track_caller]
-fn until(node: &Node, what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        let (ready, stats) = (node.get("/readyz"), node.get("/v1/stats"));
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "not yet: {what}\n{ready:?}\n{stats:?}\n{}",
-            node.diary()
-        );
-        thread::sleep(Duration::from_millis(100));
-    }
+fn until(node: &Node, what: &str, holds: impl FnMut() -> bool) {
+    engine::until(&[node], PATIENCE, what, holds);
 }
 
 fn states(node: &Node) -> Vec<Value> {

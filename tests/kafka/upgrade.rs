@@ -1,29 +1,19 @@
 //! Two revisions in one group: nodes are upgraded one after the other under load, rolled back, upgraded again and raised; an
 //! older node that comes back halts and spoils nothing. Which revision a node knows is pretended.
 
-use crate::engine::Node;
+use crate::engine::{self, Node};
 use crate::python::{self, Load};
 use crate::space::Space;
 use serde_json::{Value, json};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PARTITIONS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 #[track_caller]
-fn until(node: &Node, what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        let stats = node.get("/v1/stats");
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "not yet: {what}\n{stats:?}\n{}",
-            node.diary()
-        );
-        thread::sleep(Duration::from_millis(100));
-    }
+fn until(node: &Node, what: &str, holds: impl FnMut() -> bool) {
+    engine::until(&[node], PATIENCE, what, holds);
 }
 
 fn stats(node: &Node) -> Value {
