@@ -70,7 +70,7 @@ impl History {
             evidence: change.evidence,
         };
         // Without the changes before (retention), a change that keeps the status does not tell since when it holds.
-        if !self.own.is_empty() || change.before != change.after || change.version == 1 {
+        if !self.own.is_empty() || change.begins_status() {
             advance(&mut self.own, change.after, bound);
         }
         for device in &change.devices {

@@ -9,8 +9,7 @@ use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::state::{HashSeed, State};
 use crate::presence::{LogTime, Offset, Partition, Status};
-use crate::schema::avro;
-use crate::schema::avro::UserState;
+use crate::schema::avro::{self, DeviceState, UserState};
 use crate::schema::json;
 use serde::Serialize;
 use serde_json::Value;
@@ -211,14 +210,13 @@ impl Verifier {
         is_settled: bool,
     ) -> Result<(), Box<Difference>> {
         let next = newer.start;
-        let expected = |user: &str| {
-            let image = self.state.slot_of(user).and_then(|slot| self.state.image(slot));
-            image.map(|image| user_state(&image, self.state.partition(), next).into_owned())
-        };
         let known = self.state.slots().filter_map(|slot| self.state.user_id(slot));
         let users: BTreeSet<&str> = known.chain(found.keys().map(String::as_str)).collect();
         for user in users {
-            let expected = expected(user);
+            let image = self.state.slot_of(user).and_then(|slot| self.state.image(slot));
+            let expected = image
+                .as_ref()
+                .map(|image| user_state(image, self.state.partition(), next));
             let (state, unreadable) = match found.get(user) {
                 Some(Ok(state)) => (state.as_ref(), None),
                 Some(Err(why)) => (None, Some(OutputRecord::unreadable(why))),
@@ -410,25 +408,22 @@ fn offset_of_line(line: &str) -> Option<Offset> {
 
 /// Whether two states say the same, whatever record they are of. Devices that are offline are left out.
 fn is_same_state(a: &UserState<'_>, b: &UserState<'_>) -> bool {
-    let said = |state: &UserState<'_>| {
-        let UserState {
-            user,
-            version,
-            status,
-            since,
-            custom_status,
-            devices,
-            partition,
-            offset: _,
-        } = state.clone();
-        let devices = devices.into_iter().filter(|device| device.status != Status::Offline);
-        let devices: Vec<_> = devices
-            .map(|device| (device.platform.into_owned(), device.device.into_owned(), device.status))
-            .collect();
-        let texts = (user.into_owned(), custom_status.map(|text| text.into_owned()));
-        (texts, version, status, since, devices, partition)
-    };
-    said(a) == said(b)
+    let UserState {
+        user,
+        version,
+        status,
+        since,
+        custom_status,
+        devices,
+        partition,
+        offset: _,
+    } = a;
+    fn not_offline<'s>(devices: &'s [DeviceState<'s>]) -> impl Iterator<Item = &'s DeviceState<'s>> {
+        devices.iter().filter(|device| device.status != Status::Offline)
+    }
+    (user, version, status, since) == (&b.user, &b.version, &b.status, &b.since)
+        && (custom_status, partition) == (&b.custom_status, &b.partition)
+        && not_offline(devices).eq(not_offline(&b.devices))
 }
 
 /// Writes a state as JSON, to be shown.

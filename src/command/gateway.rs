@@ -3,6 +3,7 @@
 use super::descriptors;
 use super::directories;
 use super::signals::Signals;
+use super::status;
 use crate::backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::{Config, Flags};
@@ -10,22 +11,14 @@ use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::gateway::uplink::Unavailable;
 use crate::gateway::uplink::http::HttpUplink;
 use crate::gateway::{self, Gateway, GatewayState};
-use crate::http::Limits;
 use anyhow::{Context as _, anyhow};
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::get;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 /// While no engine answers, a warning is logged after 1, 2, 4 … tries, and also after every 64 tries.
 const WARN_EVERY: u32 = 64;
-/// Connections for metrics and probes.
-const STATUS_CONNECTIONS: usize = 64;
 
 /// Accepts clients' WebSockets and publishes their connection events to an engine
 ///
@@ -74,15 +67,9 @@ pub struct Args {
     pub edge: Flags,
 }
 
-/// Answers `/readyz`: whether new clients may be sent here, else why not.
-fn readiness(edge: Option<&Arc<GatewayState>>) -> (StatusCode, String) {
-    let Some(edge) = edge else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the gateway is starting\n".to_owned());
-    };
-    match &edge.troubles()[..] {
-        [] => (StatusCode::OK, "ready\n".to_owned()),
-        troubles => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", troubles.join("\n"))),
-    }
+/// Returns why new clients may not be sent here.
+fn troubles(edge: Option<&Arc<GatewayState>>) -> Vec<String> {
+    edge.map_or_else(|| vec!["the gateway is starting".to_owned()], |edge| edge.troubles())
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -115,33 +102,20 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let status = match args.status {
+    let listener = match args.status {
         None => None,
         Some(address) => {
-            let listener = TcpListener::bind(address).await;
-            let listener = listener.map_err(|error| {
-                anyhow!("cannot listen on {address} for /metrics: {error}; another port can be chosen with --status")
-            })?;
-            if !address.ip().to_canonical().is_loopback() {
+            let listener = status::bind(address).await?;
+            if status::is_exposed(address) {
                 tracing::warn!(%address, "--status is not a loopback address: other machines can read /metrics without a token");
             }
             Some(listener)
         }
     };
     let running: Arc<OnceLock<Arc<GatewayState>>> = Arc::default();
-    if let Some(listener) = status {
+    if let Some(listener) = listener {
         let edge = running.clone();
-        let router = Router::new()
-            .route("/metrics", get(async || crate::metrics::text()))
-            .route("/healthz", get(async || "ok\n"))
-            .route("/readyz", get(async move || readiness(edge.get())));
-        tokio::spawn(crate::http::serve(
-            listener,
-            router,
-            Limits::of(STATUS_CONNECTIONS),
-            // It never stops before the process.
-            watch::channel(false).1,
-        ));
+        tokio::spawn(status::serve(listener, move || troubles(edge.get())));
     }
     let tls = config.tls.is_some();
     let mut tries = 0u32;

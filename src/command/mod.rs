@@ -24,6 +24,7 @@ pub mod serve;
 mod signals;
 pub mod sim;
 pub mod stats;
+mod status;
 mod table;
 pub mod topics;
 pub mod upgrade;

@@ -77,8 +77,7 @@ impl Assignment {
 
     /// Sends a command to the worker. Returns whether there was one.
     pub fn send(&self, command: Command) -> bool {
-        let sender = self.locked().as_ref().map(|asked| asked.sender.clone());
-        sender.is_some_and(|sender| sender.send(command).is_ok())
+        sent(self.locked(), command)
     }
 
     /// Whether there is a standby that can answer.
@@ -91,8 +90,7 @@ impl Assignment {
 
     /// Sends a command to the standby. Returns whether there was one.
     pub fn send_to_standby(&self, command: Command) -> bool {
-        let sender = self.locked_standby().as_ref().map(|asked| asked.sender.clone());
-        sender.is_some_and(|sender| sender.send(command).is_ok())
+        sent(self.locked_standby(), command)
     }
 
     pub fn wake(&self) {
@@ -102,6 +100,12 @@ impl Assignment {
             }
         }
     }
+}
+
+fn sent(asked: MutexGuard<'_, Option<Asked>>, command: Command) -> bool {
+    let sender = asked.as_ref().map(|asked| asked.sender.clone());
+    drop(asked);
+    sender.is_some_and(|sender| sender.send(command).is_ok())
 }
 
 /// What a worker needs besides its partition.

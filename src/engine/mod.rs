@@ -534,12 +534,23 @@ impl Engine {
         partition: Partition,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, QueryError> {
+        self.ask_by(limit, partition, Assignment::send, command).await
+    }
+
+    /// Asks the worker that `send` sends to.
+    async fn ask_by<T>(
+        &self,
+        limit: Duration,
+        partition: Partition,
+        send: impl FnOnce(&Assignment, Command) -> bool,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, QueryError> {
         let (reply, answer) = oneshot::channel();
         let assignment = self
             .assignments
             .get(partition.0 as usize)
             .ok_or(QueryError::Elsewhere)?;
-        if !assignment.send(command(reply)) {
+        if !send(assignment, command(reply)) {
             return Err(QueryError::Elsewhere);
         }
         // A worker may be waiting for its log, or may end before it answers. Both mean that no answer is available.
@@ -571,15 +582,10 @@ impl Engine {
         users: Vec<String>,
         at_least: Option<Offset>,
     ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
-        let (reply, answer) = oneshot::channel();
         let count = users.len();
-        let command = Command::Users { users, at_least, reply };
-        let assignment = self.assignments.get(partition.0 as usize);
-        if !assignment.is_some_and(|assignment| assignment.has_standby() && assignment.send_to_standby(command)) {
-            return Err(QueryError::Elsewhere);
-        }
-        let answer = tokio::time::timeout(ANSWER, answer).await;
-        let answer = answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)?;
+        let ask = |reply| Command::Users { users, at_least, reply };
+        let send = |assignment: &Assignment, command| assignment.has_standby() && assignment.send_to_standby(command);
+        let answer = self.ask_by(ANSWER, partition, send, ask).await?;
         if answer.is_ok() {
             metrics::standby_answered(count);
         }

@@ -75,6 +75,16 @@ pub(super) struct IndexView {
     pub marks: Vec<(u64, IndexMark)>,
 }
 
+impl IndexView {
+    /// Returns the mark at the change of a number, if there is one.
+    fn mark(&self, number: u64) -> Result<Option<IndexMark>, PastError> {
+        match self.marks.iter().find(|(pending, _)| *pending == number) {
+            Some((_, mark)) => Ok(Some(mark.clone())),
+            None => Ok(self.reader.mark(number)?),
+        }
+    }
+}
+
 /// A partition as it stood when its worker was asked, and where its past is read.
 pub struct Past {
     pub(super) partition: Partition,
@@ -301,13 +311,7 @@ impl Past {
     /// Returns the last mark that counts, among those from which the log has all changes.
     fn mark_before(&self, gone: u64, counts: impl Fn(&IndexMark) -> bool) -> Result<Option<CountedUpTo>, PastError> {
         let Some(index) = &self.index else { return Ok(None) };
-        let mark = |number: u64| -> Result<Option<IndexMark>, PastError> {
-            let pending = index.marks.iter().find(|(pending, _)| *pending == number);
-            match pending {
-                Some((_, mark)) => Ok(Some(mark.clone())),
-                None => Ok(index.reader.mark(number)?),
-            }
-        };
+        let mark = |number| index.mark(number);
         let least = index.stored.from.max(gone);
         let (mut low, mut high) = (least.div_ceil(MARK_CHANGES), self.changes / MARK_CHANGES + 1);
         let mut found = None;
@@ -337,18 +341,10 @@ impl Past {
     fn first_mark(&self, gone: u64) -> Result<Option<CountedUpTo>, PastError> {
         let Some(index) = &self.index else { return Ok(None) };
         let least = index.stored.from.max(gone);
-        let mut numbers = vec![least.div_ceil(MARK_CHANGES) * MARK_CHANGES];
         // An index that did not begin with the first change has a mark where it begins.
-        if least == index.stored.from {
-            numbers.insert(0, least);
-        }
-        for number in numbers {
-            let pending = index.marks.iter().find(|(pending, _)| *pending == number);
-            let mark = match pending {
-                Some((_, mark)) => Some(mark.clone()),
-                None => index.reader.mark(number)?,
-            };
-            if let Some(census) = mark.and_then(|mark| Census::from_bytes(&mark.counts)) {
+        let begin = (least == index.stored.from).then_some(least);
+        for number in begin.into_iter().chain([least.div_ceil(MARK_CHANGES) * MARK_CHANGES]) {
+            if let Some(census) = index.mark(number)?.and_then(|mark| Census::from_bytes(&mark.counts)) {
                 return Ok(Some(CountedUpTo { number, census }));
             }
         }

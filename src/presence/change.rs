@@ -120,6 +120,13 @@ pub struct Change {
     pub rehearsal: Option<Rehearsal>,
 }
 
+impl Change {
+    /// Whether the status after it holds since it. If not, the status holds since an earlier change of the user.
+    pub fn begins_status(&self) -> bool {
+        self.before != self.after || self.version == 1
+    }
+}
+
 /// What only the rehearsal of a revision has: how many changes the partition has given since it was raised. Null for what
 /// was due by time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

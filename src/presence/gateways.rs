@@ -135,7 +135,6 @@ impl Gateways {
             gateway.devices -= 1;
             if gateway.devices == 0 && gateway.known.is_none() {
                 self.table.remove(id.0);
-                self.table.recycle();
             }
         }
     }
@@ -285,7 +284,6 @@ impl Gateways {
                 }
             }
         }
-        self.table.recycle();
         self.note_first();
     }
 }

@@ -239,8 +239,6 @@ pub(super) struct Table<T> {
     index: Index<u32>,
     slots: Vec<Option<T>>,
     free: Vec<u32>,
-    /// Slots that were freed and may not be reused before [`Table::recycle`].
-    resting: Vec<u32>,
 }
 
 /// The name of a table's entry.
@@ -255,7 +253,6 @@ impl<T: Named> Table<T> {
             index: Index::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            resting: Vec::new(),
         }
     }
 
@@ -291,18 +288,13 @@ impl<T: Named> Table<T> {
         slot
     }
 
-    /// Removes an entry. Its slot is not reused before [`Table::recycle`].
+    /// Removes an entry. Its slot may be reused.
     pub fn remove(&mut self, slot: u32) -> Option<T> {
         let entry = self.slots.get_mut(slot as usize)?.take()?;
         let hash = self.hash(entry.name());
         self.index.remove(hash, slot);
-        self.resting.push(slot);
+        self.free.push(slot);
         Some(entry)
-    }
-
-    /// Makes the slots of removed entries available.
-    pub fn recycle(&mut self) {
-        self.free.append(&mut self.resting);
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
@@ -345,7 +337,6 @@ mod tests {
                 }
             }
             if step % 100 == 0 {
-                table.recycle();
                 assert_eq!(table.iter().count(), model.len());
                 for (name, slot) in &model {
                     assert_eq!(table.find(name), Some(*slot));

@@ -13,7 +13,7 @@ pub mod json;
 pub mod nearest;
 pub mod partitioner;
 pub mod policy;
-mod wire_event;
+pub(crate) mod wire_event;
 
 use crate::presence::change::OutputId;
 use std::fmt;

@@ -536,6 +536,15 @@ fn out_of_range(field: NumberField, number: impl std::fmt::Display) -> Malformed
 }
 
 impl<'a> WireEvent<'a> {
+    /// Returns how many connections it names, if it is of a type that names many.
+    pub(crate) fn connections(&self) -> Option<usize> {
+        match (&self.beats, self.conns) {
+            (Some(beats), _) => Some(beats.len()),
+            (None, Some(Conns::Numbers(conns))) => Some(conns.len()),
+            (None, Some(Conns::Packed(_)) | None) => None,
+        }
+    }
+
     /// Judges it. Borrows all text; allocates only for lists and a policy.
     #[inline]
     pub(crate) fn event(&mut self) -> Result<Event<'a>, Malformed> {

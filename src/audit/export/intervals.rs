@@ -104,10 +104,9 @@ impl OpenIntervals {
             return Vec::new();
         };
         let mut ended = Vec::new();
-        let is_known_since = change.before != change.after || change.version == 1;
         match &mut user.own {
             Some(own) if own.status == change.after => {}
-            None if !is_known_since => {}
+            None if !change.begins_status() => {}
             own => {
                 let start = IntervalStart {
                     status: change.after,

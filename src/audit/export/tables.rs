@@ -5,8 +5,9 @@
 use super::intervals::{EndedInterval, IntervalStart};
 use super::{Cell, ColumnKind, ExportColumn};
 use crate::presence::change::Change;
-use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
+use crate::presence::event::Event;
 use crate::presence::{LogTime, Offset, Partition, Status};
+use crate::schema::wire_event::WireEvent;
 
 const fn text(name: &'static str) -> ExportColumn {
     column(name, ColumnKind::Text, false)
@@ -144,121 +145,6 @@ pub fn change_row(offset: Offset, change: &Change) -> [Cell<'_>; CHANGES.len()] 
     ]
 }
 
-/// What an event says, as far as it has a column.
-#[derive(Default)]
-struct EventFields<'a> {
-    user: Option<&'a str>,
-    platform: Option<&'a str>,
-    device: Option<&'a str>,
-    gateway: Option<&'a str>,
-    epoch: Option<u64>,
-    conn: Option<u64>,
-    connections: Option<u64>,
-    intent: Option<&'static str>,
-    client: Option<&'a str>,
-    auth_at: Option<u64>,
-    reason: Option<&'static str>,
-    ttl_ms: Option<u64>,
-    custom_status: Option<&'a str>,
-    policy: Option<&'a str>,
-    revision: Option<u64>,
-}
-
-impl<'a> EventFields<'a> {
-    fn link(who: &'a DeviceRef<'_>, via: &'a ConnRef<'_>) -> EventFields<'a> {
-        EventFields {
-            user: Some(&who.user),
-            platform: Some(&who.platform),
-            device: Some(&who.device),
-            gateway: Some(&via.gateway),
-            epoch: Some(via.epoch.0),
-            conn: Some(via.conn.0),
-            ..EventFields::default()
-        }
-    }
-
-    fn of(event: &'a Event<'_>) -> EventFields<'a> {
-        let none = EventFields::default();
-        match event {
-            Event::Connect {
-                who,
-                via,
-                intent,
-                client,
-                auth_at,
-            } => EventFields {
-                intent: Some(match intent {
-                    Intent::Login => "login",
-                    Intent::Resume => "resume",
-                }),
-                client: client.as_deref(),
-                auth_at: *auth_at,
-                ..EventFields::link(who, via)
-            },
-            Event::Heartbeat { who, via }
-            | Event::Background { who, via }
-            | Event::Foreground { who, via }
-            | Event::Logout { who, via } => EventFields::link(who, via),
-            Event::Disconnect { who, via, reason } => EventFields {
-                reason: Some(match reason {
-                    Ending::Closed => "closed",
-                    Ending::Exit => "exit",
-                }),
-                ..EventFields::link(who, via)
-            },
-            Event::Heartbeats { gateway, epoch, beats } => EventFields {
-                gateway: Some(gateway),
-                epoch: Some(epoch.0),
-                connections: Some(beats.len() as u64),
-                ..none
-            },
-            Event::Alive { gateway, epoch, conns } => EventFields {
-                gateway: Some(gateway),
-                epoch: Some(epoch.0),
-                connections: Some(conns.len() as u64),
-                ..none
-            },
-            Event::Kick { user, target } => {
-                let (platform, device) = match target {
-                    Target::All => (None, None),
-                    Target::Platform(platform) => (Some(&**platform), None),
-                    Target::Device(platform, device) => (Some(&**platform), Some(&**device)),
-                };
-                EventFields {
-                    user: Some(user),
-                    platform,
-                    device,
-                    ..none
-                }
-            }
-            Event::CustomStatus { user, text } => EventFields {
-                user: Some(user),
-                custom_status: text.as_deref(),
-                ..none
-            },
-            Event::Forget { user } => EventFields {
-                user: Some(user),
-                ..none
-            },
-            Event::Lease { gateway, epoch, ttl_ms } => EventFields {
-                gateway: Some(gateway),
-                epoch: Some(epoch.0),
-                ttl_ms: Some(*ttl_ms),
-                ..none
-            },
-            Event::Policy { document, .. } => EventFields {
-                policy: Some(document),
-                ..none
-            },
-            Event::Revision { revision } => EventFields {
-                revision: Some(u64::from(*revision)),
-                ..none
-            },
-            Event::Tick => none,
-        }
-    }
-}
-
 /// Returns the row of an event, which is the record at `offset`, or of a malformed record with what is wrong with it.
 /// `log_time` is the log time of the partition at this record.
 pub fn event_row<'a>(
@@ -268,8 +154,10 @@ pub fn event_row<'a>(
     log_time: LogTime,
     event: Result<&'a Event<'_>, &'a str>,
 ) -> [Cell<'a>; EVENTS.len()] {
-    let fields = event.map(EventFields::of).unwrap_or_default();
+    let fields = event.map(WireEvent::of).unwrap_or_default();
     let number = |number: Option<u64>| number.map_or(Cell::Null, Cell::Number);
+    // No number of an event is below 0.
+    let field = |value: Option<i64>| number(value.map(i64::cast_unsigned));
     [
         Cell::Number(partition.0.into()),
         Cell::Number(offset.0),
@@ -280,17 +168,19 @@ pub fn event_row<'a>(
         Cell::optional_text(fields.platform),
         Cell::optional_text(fields.device),
         Cell::optional_text(fields.gateway),
-        number(fields.epoch),
-        number(fields.conn),
-        number(fields.connections),
+        field(fields.epoch),
+        field(fields.conn),
+        number(fields.connections().map(|count| count as u64)),
         Cell::optional_text(fields.intent),
         Cell::optional_text(fields.client),
-        fields.auth_at.map_or(Cell::Null, |at| Cell::Time(LogTime(at))),
+        fields
+            .auth_at
+            .map_or(Cell::Null, |at| Cell::Time(LogTime(at.cast_unsigned()))),
         Cell::optional_text(fields.reason),
-        number(fields.ttl_ms),
-        Cell::optional_text(fields.custom_status),
+        field(fields.ttl_ms),
+        Cell::optional_text(fields.text),
         Cell::optional_text(fields.policy),
-        number(fields.revision),
+        field(fields.revision),
         Cell::optional_text(event.err()),
     ]
 }

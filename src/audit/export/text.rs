@@ -2,8 +2,7 @@
 
 use super::{Cell, ExportColumn};
 use crate::presence::LogTime;
-use crate::presence::change::DeviceChange;
-use crate::schema::json::Object;
+use crate::schema::json::{self, Object};
 use crate::schema::write_output_id;
 use std::io::{self, BufWriter, Write};
 
@@ -71,7 +70,8 @@ impl<W: Write> TextFile<W> {
                 Cell::Number(number) => self.line.extend_from_slice(number.to_string().as_bytes()),
                 Cell::Time(time) => self.line.extend_from_slice(shown_time(*time).as_bytes()),
                 Cell::Devices(devices) => {
-                    let list = device_list(devices);
+                    let mut list = Vec::new();
+                    json::list(&mut list, *devices, json::device_change);
                     csv_text(&mut self.line, &String::from_utf8_lossy(&list));
                 }
             }
@@ -85,15 +85,10 @@ impl<W: Write> TextFile<W> {
             match cell {
                 Cell::Null => object.raw(name, b"null"),
                 Cell::Text(text) => object.text(name, text),
-                Cell::Id(id) => {
-                    let mut text = vec![b'"'];
-                    write_output_id(*id, &mut text);
-                    text.push(b'"');
-                    object.raw(name, &text)
-                }
+                Cell::Id(id) => object.id(name, id),
                 Cell::Number(number) => object.number(name, *number),
                 Cell::Time(time) => object.text(name, &shown_time(*time)),
-                Cell::Devices(devices) => object.raw(name, &device_list(devices)),
+                Cell::Devices(devices) => object.list(name, *devices, json::device_change),
             };
         }
         object.end();
@@ -102,24 +97,6 @@ impl<W: Write> TextFile<W> {
     pub fn finish(self) -> io::Result<W> {
         self.output.into_inner().map_err(io::IntoInnerError::into_error)
     }
-}
-
-fn device_list(devices: &[DeviceChange]) -> Vec<u8> {
-    let mut list = vec![b'['];
-    for (number, device) in devices.iter().enumerate() {
-        if number > 0 {
-            list.push(b',');
-        }
-        Object::new(&mut list)
-            .text("platform", &device.platform)
-            .text("device", &device.device)
-            .text("gateway", &device.gateway)
-            .text("before", device.before.name())
-            .text("after", device.after.name())
-            .end();
-    }
-    list.push(b']');
-    list
 }
 
 /// Writes a text, in quotes where it could be taken for something else.

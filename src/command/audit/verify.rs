@@ -121,23 +121,12 @@ fn verify_partition(
         ),
         Some(_) | None => None,
     };
-    let from = begin.as_ref().map_or(Offset(0), |stored| stored.applied.next);
-    if begin.is_none() {
-        for topic in [Topic::Events, Topic::Changes, Topic::Kicks] {
-            source.reaches_the_beginning(topic, partition, "`verify`")?;
-        }
-    } else {
-        reaches_checkpoint(source, partition, from)?;
-    }
+    let (mut verifier, from) = verifier_from(begin, source, partition, policy, "`verify`")?;
     // Before the topics are read: they have everything up to it. After the stores, which never lead it.
     let position = source.position(partition)?;
     let until = position.map(|position| position.next);
     let mut outputs = args.source.open()?;
     let mut found = FoundOutputs::open(&mut outputs, partition, from)?;
-    let mut verifier = match begin {
-        Some(stored) => Verifier::resume(stored),
-        None => Verifier::new(partition, policy.clone(), hash_seed()),
-    };
     let (first_head, _) = verifier.head();
     let mut passed_head = args.head.is_none_or(|head| head == first_head);
     let mut difference = None;
@@ -194,8 +183,28 @@ fn verify_partition(
     Ok(Checked::Right(verifier.verified()))
 }
 
+/// Returns a verifier and the first event that it has to fold: those of a stored state, or of the beginning. An error if events
+/// or outputs from there on are gone; `what` needs the beginning.
+pub(super) fn verifier_from(
+    stored: Option<StoredFold>,
+    source: &AuditSource<'_>,
+    partition: Partition,
+    policy: &Policy,
+    what: &str,
+) -> anyhow::Result<(Verifier, Offset)> {
+    let Some(stored) = stored else {
+        for topic in [Topic::Events, Topic::Changes, Topic::Kicks] {
+            source.reaches_the_beginning(topic, partition, what)?;
+        }
+        return Ok((Verifier::new(partition, policy.clone(), hash_seed()), Offset(0)));
+    };
+    let from = stored.applied.next;
+    reaches_checkpoint(source, partition, from)?;
+    Ok((Verifier::resume(stored), from))
+}
+
 /// Refuses to go on if events after a checkpoint are gone.
-pub(super) fn reaches_checkpoint(source: &AuditSource<'_>, partition: Partition, from: Offset) -> anyhow::Result<()> {
+fn reaches_checkpoint(source: &AuditSource<'_>, partition: Partition, from: Offset) -> anyhow::Result<()> {
     if source.range(Topic::Events, partition)?.start > from {
         bail!(
             "the events of partition {partition} after its newest checkpoint, at offset {from}, are gone (retention); events must \

@@ -6,29 +6,25 @@
 use super::heads::read_key;
 use super::interrupt::Interrupted;
 use super::source::{AuditSource, FoundOutputs, SourceFlags};
-use super::verify::{print_difference, print_verified, reaches_checkpoint, restored};
+use super::verify::{print_difference, print_verified, restored, verifier_from};
 use super::{json_line, source};
 use crate::audit::attested::{Head, SignedHead, leaf_of};
 use crate::audit::merkle::Tree;
 use crate::audit::verify::{Compared, Difference, OutputRecord, Verified, Verifier, hex};
 use crate::audit::watch::{MissingTimer, Standing, troubles};
 use crate::clock::{Clock, SystemClock};
-use crate::command::hash_seed;
 use crate::command::signals::Signals;
+use crate::command::status;
 use crate::config::{
     address,
     units::{Seconds, Span},
 };
-use crate::http::Limits;
 use crate::log::{self, Position, Topic};
 use crate::metrics;
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use aws_lc_rs::signature::Ed25519KeyPair;
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::get;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -38,8 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// How long a thread waits after a turn in which nothing was new.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -48,8 +43,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 const MISSING_MS: u64 = 120_000;
 /// So many folded outputs wait for their records, then the fold waits.
 const PENDING_MAX: usize = 50_000;
-/// Connections for metrics and probes.
-const STATUS_CONNECTIONS: usize = 64;
 
 /// Verifies what an engine commits while it runs, from another process, until it is interrupted
 ///
@@ -236,35 +229,17 @@ fn print(args: &Args, output: &mut impl Write, difference: &Difference) -> anyho
 
 fn serve_status(args: &Args, runtime: &tokio::runtime::Runtime, shared: &Arc<Shared>) -> anyhow::Result<()> {
     let address = args.status;
-    let listener = runtime.block_on(TcpListener::bind(address));
-    let listener = listener.map_err(|error| {
-        anyhow!("cannot listen on {address} for /metrics: {error}; another port can be chosen with --status")
-    })?;
+    let listener = runtime.block_on(status::bind(address))?;
     eprintln!("status   http://{}", listener.local_addr().unwrap_or(address));
-    if !address.ip().to_canonical().is_loopback() {
+    if status::is_exposed(address) {
         eprintln!(
             "warning: --status {address} is not a loopback address: other machines can read /metrics without a token"
         );
     }
     let shared = shared.clone();
-    let readiness = move || {
-        let troubles = troubles(&shared.standings(), shared.clock.monotonic_ms());
-        match &*troubles {
-            [] => (StatusCode::OK, "ready\n".to_owned()),
-            troubles => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", troubles.join("\n"))),
-        }
-    };
-    let router = Router::new()
-        .route("/metrics", get(async || metrics::text()))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(async move || readiness()));
-    let never = watch::channel(false).1;
-    runtime.spawn(crate::http::serve(
-        listener,
-        router,
-        Limits::of(STATUS_CONNECTIONS),
-        never,
-    ));
+    runtime.spawn(status::serve(listener, move || {
+        troubles(&shared.standings(), shared.clock.monotonic_ms())
+    }));
     Ok(())
 }
 
@@ -391,20 +366,11 @@ impl Followed {
             }
             Some(_) | None => None,
         };
-        let next = stored.as_ref().map_or(Offset(0), |stored| stored.applied.next);
-        if stored.is_none() {
-            for topic in [Topic::Events, Topic::Changes, Topic::Kicks] {
-                events.reaches_the_beginning(topic, partition, "`watch` without --from-checkpoint")?;
-            }
-        } else {
-            reaches_checkpoint(events, partition, next)?;
-        }
+        let from_the_beginning = "`watch` without --from-checkpoint";
+        let (verifier, next) = verifier_from(stored, events, partition, &shared.policy, from_the_beginning)?;
         Ok(Followed {
             partition,
-            verifier: match stored {
-                Some(stored) => Verifier::resume(stored),
-                None => Verifier::new(partition, shared.policy.clone(), hash_seed()),
-            },
+            verifier,
             found: FoundOutputs::open(outputs, partition, next)?,
             next,
             missing: MissingTimer::default(),

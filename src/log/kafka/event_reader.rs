@@ -12,7 +12,7 @@
 use super::partition_reader::{FETCH_BYTES, PartitionReader, Source, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Error, LastRecord, Limit, Reading, Record, Topic, locked};
+use crate::log::{Error, LastRecord, Limit, Range, Reading, Record, Topic, locked};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
@@ -117,14 +117,8 @@ impl EventReader {
         self.first.is_at_end()
     }
 
-    /// The greatest end that was seen or asked for.
-    pub fn end(&self) -> Offset {
-        self.first.end()
-    }
-
-    /// From where to where the partition goes, as was seen when it was last read.
-    pub fn seen_range(&self) -> Option<(u64, u64)> {
-        self.first.seen_range()
+    pub fn range(&self) -> Result<Range, Error> {
+        self.first.range()
     }
 
     pub fn reading(&self) -> Reading {

@@ -12,7 +12,7 @@ pub use super::native::Wake;
 use super::native::{self, GuardedConsumer, Message, PartitionQueue};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Error, Limit, Record, Topic, locked};
+use crate::log::{Error, Limit, Range, Record, Topic, locked};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use crate::tasks::End;
@@ -346,9 +346,16 @@ impl PartitionReader {
         )
     }
 
-    /// Returns the range of the partition, as seen by the last read.
-    pub fn seen_range(&self) -> Option<(u64, u64)> {
-        self.seen
+    /// Returns the range of the partition: as seen by the last read, else as the broker answers.
+    pub fn range(&self) -> Result<Range, Error> {
+        let (start, end) = match self.seen {
+            Some(seen) => seen,
+            None => self.source.ask_range(&self.name, self.partition)?,
+        };
+        Ok(Range {
+            start: Offset(start),
+            end: Offset(end).max(self.end()),
+        })
     }
 
     /// Returns the offset before which everything was read. This includes what follows the last record and is not a

@@ -52,12 +52,12 @@ impl KafkaReader {
 }
 
 /// What is asked for, in words.
-pub(super) fn what(group: &str, partition: Partition) -> String {
+fn what(group: &str, partition: Partition) -> String {
     format!("the position of partition {partition} in the group {group:?}")
 }
 
 /// Reads a position from the metadata of a group's committed offset.
-pub(super) fn of_metadata(what: &str, metadata: &str) -> Result<Position, Error> {
+fn of_metadata(what: &str, metadata: &str) -> Result<Position, Error> {
     let bytes = BASE64.decode(metadata).unwrap_or_default();
     Position::from_bytes(&bytes).map_err(|unreadable| {
         let fix = match unreadable {

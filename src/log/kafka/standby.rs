@@ -195,17 +195,7 @@ impl OwnedPartition for StandbyPartition {
     }
 
     fn range(&self) -> Result<Range, Error> {
-        let (start, end) = match self.event_reader.seen_range() {
-            Some(seen) => seen,
-            None => self
-                .log
-                .events()
-                .ask_range(&self.log.name(Topic::Events), self.partition)?,
-        };
-        Ok(Range {
-            start: Offset(start),
-            end: Offset(end).max(self.event_reader.end()),
-        })
+        self.event_reader.range()
     }
 
     fn is_at_end(&self) -> bool {

@@ -105,7 +105,6 @@ impl WakeFlag {
 struct BufferReader {
     partition_reader: PartitionReader,
     wake_flag: Arc<WakeFlag>,
-    /// How many reads in a row failed.
     /// The pauses before it is read again, while reading it fails.
     failing: Option<Backoff>,
 }

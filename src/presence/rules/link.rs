@@ -2,7 +2,7 @@
 
 use super::super::ahead::USERS_AHEAD;
 use super::super::change::{Cause, IgnoreReason, KickReason, Part};
-use super::super::compact::{Refreshed, ShortBeat};
+use super::super::compact::{EpochId, Refreshed, ShortBeat};
 use super::super::event::{ConnRef, DeviceRef, Ending, HeartbeatEntry};
 use super::super::fold::Out;
 use super::super::gateways::GatewayId;
@@ -68,15 +68,9 @@ impl State {
             for (conn, slot) in group.iter().copied().zip(alone) {
                 if let Some((epoch, beat)) = compact
                     && let Some(slot) = slot
+                    && self.refresh_compact_on(slot, epoch, conn, beat)
                 {
-                    match self.users.refresh_compact(slot, epoch, conn, beat, &self.rules) {
-                        Refreshed::Yes => continue,
-                        Refreshed::BeforeItsTimer => {
-                            self.arm(slot);
-                            continue;
-                        }
-                        Refreshed::No => {}
-                    }
+                    continue;
                 }
                 let via = ViaRef { gateway, epoch, conn };
                 if is_stale {
@@ -183,7 +177,12 @@ impl State {
         let Some(beat) = ShortBeat::new(self.now(), self.here()).filter(|_| is_the_one) else {
             return false;
         };
-        match self.users.refresh_compact(slot, epoch, via.conn, beat, &self.rules) {
+        self.refresh_compact_on(slot, epoch, via.conn, beat)
+    }
+
+    /// Refreshes a user, as a heartbeat, if it is compact and on this connection. Returns false and does nothing otherwise.
+    fn refresh_compact_on(&mut self, slot: Slot, epoch: EpochId, conn: Conn, beat: ShortBeat) -> bool {
+        match self.users.refresh_compact(slot, epoch, conn, beat, &self.rules) {
             Refreshed::Yes => true,
             Refreshed::BeforeItsTimer => {
                 self.arm(slot);

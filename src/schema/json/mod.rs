@@ -21,6 +21,6 @@ pub use line::{InputLine, LineError, read_line};
 pub use policy_event::policy_event;
 pub use request::{NewEvents, read_new_events, read_request, read_request_lines};
 pub use write::{
-    Object, event_line, malformed_event_line, malformed_line, output_line, partition_line, quarantined_line,
-    user_fields, user_line,
+    Object, device_change, event_line, list, malformed_event_line, malformed_line, output_line, partition_line,
+    quarantined_line, user_fields, user_line,
 };

@@ -93,17 +93,17 @@ impl<'w> Object<'w> {
         &mut self,
         key: &str,
         items: impl IntoIterator<Item = T>,
-        mut each: impl FnMut(&mut Vec<u8>, T),
+        each: impl FnMut(&mut Vec<u8>, T),
     ) -> &mut Self {
+        list(self.key(key), items, each);
+        self
+    }
+
+    pub fn id(&mut self, key: &str, id: &OutputId) -> &mut Self {
         let out = self.key(key);
-        out.push(b'[');
-        for (number, item) in items.into_iter().enumerate() {
-            if number > 0 {
-                out.push(b',');
-            }
-            each(out, item);
-        }
-        out.push(b']');
+        out.push(b'"');
+        write_output_id(*id, out);
+        out.push(b'"');
         self
     }
 
@@ -118,10 +118,16 @@ fn text(out: &mut Vec<u8>, value: &str) {
     }
 }
 
-fn id(out: &mut Vec<u8>, id: &OutputId) {
-    out.push(b'"');
-    write_output_id(*id, out);
-    out.push(b'"');
+/// Writes an array, each element with `each`.
+pub fn list<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, mut each: impl FnMut(&mut Vec<u8>, T)) {
+    out.push(b'[');
+    for (number, item) in items.into_iter().enumerate() {
+        if number > 0 {
+            out.push(b',');
+        }
+        each(out, item);
+    }
+    out.push(b']');
 }
 
 /// Writes the line of an output (section 8), without a line end.
@@ -150,9 +156,9 @@ fn change_line(out: &mut Vec<u8>, change: &Change) {
         rehearsal,
     } = change;
     let mut object = Object::new(out);
-    object.text("type", "change");
-    id(object.key("id"), of);
     object
+        .text("type", "change")
+        .id("id", of)
         .number("partition", of.partition.0.into())
         .number("offset", of.offset.0)
         .number("seq", *seq)
@@ -172,7 +178,7 @@ fn change_line(out: &mut Vec<u8>, change: &Change) {
     object.end();
 }
 
-fn device_change(out: &mut Vec<u8>, device: &DeviceChange) {
+pub fn device_change(out: &mut Vec<u8>, device: &DeviceChange) {
     let DeviceChange {
         platform,
         device,
@@ -191,8 +197,7 @@ fn device_change(out: &mut Vec<u8>, device: &DeviceChange) {
 
 fn kick_line(out: &mut Vec<u8>, kick: &Kick) {
     let mut object = Object::new(out);
-    object.text("type", "kick");
-    id(object.key("id"), &kick.id);
+    object.text("type", "kick").id("id", &kick.id);
     let whose = kick.whose.as_ref();
     object
         .text("gateway", &kick.gateway)
