@@ -780,3 +780,67 @@ fn a_partition_is_raised_once_and_what_is_before_the_record_stays_as_it_was_what
         }
     }
 }
+
+/// The deadlines of three devices pass with the very record that raises the partition.
+fn raised_at_a_deadline() -> (Vec<String>, Offset) {
+    let mut lines: Vec<_> = (0..3)
+        .map(|n| {
+            let who = format!(r#""user":"u{n}","platform":"android","device":"a","gateway":"g","epoch":1,"conn":{n}"#);
+            format!(r#"{{"offset":{n},"ts":1000,"type":"connect",{who},"intent":"login"}}"#)
+        })
+        .collect();
+    lines.push(r#"{"offset":3,"ts":99999999,"type":"revision","revision":2}"#.to_owned());
+    lines.push(r#"{"offset":4,"ts":999999999,"type":"tick"}"#.to_owned());
+    (lines, Offset(3))
+}
+
+#[test]
+fn a_fold_from_the_beginning_agrees_with_every_position_before_inside_and_after_the_record_that_raises() {
+    let tuning = || Tuning {
+        revision: Revision::REHEARSAL,
+        commit_bytes: 1,
+        ..Tuning::default()
+    };
+    let mut stories = vec![raised_at_a_deadline(), raised_story()];
+    stories.extend((0..4).map(|seed| raised_history(seed, 40)));
+    for (number, (lines, raised)) in stories.iter().enumerate() {
+        let log = lines.join("\n");
+        let world = || World::new(&log, Partition(0), 1, Policy::default(), tuning());
+        let whole = world();
+        let mut walk = whole.open(None).expect("opened");
+        fold_to_the_end(&mut walk).expect("folded");
+        walk.commit_store().expect("committed");
+        let outputs = whole.outputs();
+        // Each commit is applied, its answer is lost, and the state with it.
+        let torn = world();
+        let mut inside = Vec::new();
+        loop {
+            torn.log.heal();
+            torn.log.fail_commits(1, CommitFault::Applied, log::Error::Busy);
+            torn.log.fail_commits(100, CommitFault::NotApplied, log::Error::Busy);
+            let mut walk = torn.open(None).expect("opened");
+            let before = torn.log.committed(Partition(0)).expect("readable");
+            match fold_to_the_end(&mut walk) {
+                Ok(()) => break,
+                Err(Error::Log(log::Error::Busy)) => {}
+                Err(error) => panic!("story {number}: {error}"),
+            }
+            let position = torn.log.committed(Partition(0)).expect("readable");
+            assert!(
+                (position.next, position.outputs) > (before.next, before.outputs),
+                "story {number}: it goes on from {before:?}"
+            );
+            if position.next == *raised && position.outputs > 0 {
+                inside.push(position.revision);
+            }
+        }
+        assert_eq!(torn.outputs(), outputs, "story {number}");
+        if number == 0 {
+            assert_eq!(
+                inside,
+                [Revision::FIRST; 3],
+                "a position after each of its outputs but the last"
+            );
+        }
+    }
+}

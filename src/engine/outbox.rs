@@ -71,8 +71,8 @@ pub struct Outbox {
     pub revision: Revision,
     /// What was read before that record; `None`: the store was written by a version that did not keep it.
     pub input: Option<Input>,
-    /// The input before the last record that was read.
-    input_before_last: Option<Input>,
+    /// The revision and the input before the last record that was read.
+    before_last: (Revision, Option<Input>),
     /// Outputs gathered for the next commit.
     gathered: Commit,
     gathered_bytes: usize,
@@ -128,7 +128,7 @@ impl Outbox {
             seq,
             revision: Revision::FIRST,
             input: Some(Input::default()),
-            input_before_last: None,
+            before_last: (Revision::FIRST, None),
             gathered: Commit::default(),
             gathered_bytes: 0,
             commit_bytes,
@@ -217,12 +217,13 @@ impl Outbox {
         self.checked = true;
         // No output was given after that position, even if its record has ended meanwhile: the chain would show it.
         let is_in_record = next == self.target.next;
+        let (revision, input) = match is_in_record {
+            true => (self.revision, self.input),
+            false => self.before_last,
+        };
         let here = Position {
-            input: if is_in_record {
-                self.input
-            } else {
-                self.input_before_last
-            },
+            revision,
+            input,
             ..self.position(next, outputs, time)
         };
         let check = |position: &Position| (position.time, position.seq, position.chain, position.revision);
@@ -254,9 +255,10 @@ impl Outbox {
         }
     }
 
-    /// Notes that a record was read and folded.
-    pub fn read(&mut self, record: &Record) {
-        self.input_before_last = self.input;
+    /// Notes that a record was read and folded, and the revision that is in force after it.
+    pub fn read(&mut self, record: &Record, revision: Revision) {
+        self.before_last = (self.revision, self.input);
+        self.revision = revision;
         if let Some(input) = &mut self.input {
             input.take(record);
         }

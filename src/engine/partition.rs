@@ -450,8 +450,7 @@ impl PartitionProcessor {
         self.next = Offset(record.offset.0 + 1);
         self.folding = None;
         self.folded_since += 1;
-        self.outbox.revision = self.state.revision();
-        self.outbox.read(record);
+        self.outbox.read(record, self.state.revision());
         self.outbox.pass(self.next, 0, self.state.time())
     }
 
