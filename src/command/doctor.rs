@@ -552,6 +552,7 @@ mod tests {
                 is_null: true,
                 schema_header: None,
                 traceparent: None,
+                id: None,
             };
             into.extend(std::iter::repeat_n(record, self.readable));
             Ok(())

@@ -4,7 +4,7 @@
 //! Everything in them follows from the output and from the headers of the event's record, so a record that is written again
 //! has the same headers. They are not part of the chain. What happens because time has passed belongs to no trace.
 
-use crate::log::{Headers, Record, TRACE_HEADER};
+use crate::log::{Headers, ID_HEADER, Record, TRACE_HEADER};
 use crate::presence::change::{Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::schema::avro::Schema;
@@ -101,7 +101,7 @@ impl HeaderWriter {
     }
 
     pub fn of(&self, facts: &OutputFacts<'_>) -> Headers {
-        let mut headers = vec![("id", facts.id.clone()), ("content-type", CONTENT_TYPE.to_vec())];
+        let mut headers = vec![(ID_HEADER, facts.id.clone()), ("content-type", CONTENT_TYPE.to_vec())];
         let traceparent = self.traceparent.as_ref().filter(|_| facts.is_of_event);
         if let Some(traceparent) = traceparent {
             headers.push((TRACE_HEADER, traceparent.to_vec()));
@@ -172,6 +172,7 @@ mod tests {
             is_null: false,
             schema_header: None,
             traceparent: Some(traceparent.as_bytes().into()),
+            id: None,
         }
     }
 

@@ -390,18 +390,11 @@ impl Outbox {
         headers.unwrap_or_default()
     }
 
-    /// Takes the newest state of a user for the next commit. `by` is the change that gave it and `version` the version
-    /// after it; `value` and `version` are `None` if the user was forgotten.
-    pub fn current(
-        &mut self,
-        user: Box<str>,
-        value: Option<Vec<u8>>,
-        by: OutputId,
-        version: Option<u64>,
-        is_of_event: bool,
-    ) {
+    /// Takes the newest state of a user for the next commit. `by` is the change that gave it; `value` is `None` if the
+    /// user was forgotten.
+    pub fn current(&mut self, user: Box<str>, value: Option<Vec<u8>>, by: OutputId, is_of_event: bool) {
         if let Some(tail) = &mut self.tail
-            && tail.has_newest(user.as_bytes(), by.offset, version)
+            && tail.has_newest(user.as_bytes(), by)
         {
             return;
         }
@@ -409,7 +402,7 @@ impl Outbox {
         let key = user.into_string().into_bytes();
         let record = CurrentRecord {
             key,
-            offset: by.offset,
+            id: by,
             value,
             headers,
         };

@@ -506,7 +506,6 @@ impl PartitionProcessor {
         } in touched.drain(..)
         {
             let image = self.state.slot_of(&user).and_then(|slot| self.state.image(slot));
-            let version = image.as_ref().map(|image| image.version);
             let value = image.map(|image| {
                 let state = current::user_state(&image, self.partition, offset);
                 let mut value = Vec::new();
@@ -519,7 +518,7 @@ impl PartitionProcessor {
                 offset,
                 index,
             };
-            self.outbox.current(user, value, by, version, is_of_event);
+            self.outbox.current(user, value, by, is_of_event);
         }
         self.touched = touched;
     }

@@ -12,8 +12,8 @@ use super::{Error, extend_chain};
 use crate::log::{self, Commit, Limit, OutputTopic, OwnedPartition, Position, Record};
 use crate::presence::change::OutputId;
 use crate::presence::{Offset, Partition};
-use crate::schema::Malformed;
 use crate::schema::avro;
+use crate::schema::{Malformed, parse_output_id};
 use std::collections::{BTreeMap, VecDeque};
 
 /// How many offsets the first step reads, backwards from the end. The last ones are markers of transactions.
@@ -50,9 +50,8 @@ pub struct OutputTail {
     changes: Lane,
     kicks: Lane,
     quarantine: Lane,
-    /// The users whose newest state was written after the position, with its place. `None`: the user was forgotten. A
-    /// user of whom something is sent again is removed.
-    newest: BTreeMap<Vec<u8>, Option<Place>>,
+    /// The users whose newest state was written after the position, with the place of the change that gave it.
+    newest: BTreeMap<Vec<u8>, Place>,
     /// How many outputs were found to be what the fold gives.
     pub found: u64,
 }
@@ -84,14 +83,18 @@ fn entry(topic: OutputTopic, datum: &[u8]) -> Result<OutputEntry, Malformed> {
             place: (avro::decode_quarantined_datum(datum)?.offset, 0),
             seq: 0,
         },
-        OutputTopic::Current => {
-            let state = avro::decode_user_state_datum(datum)?;
-            OutputEntry {
-                place: (state.offset, state.version),
-                seq: 0,
-            }
-        }
+        OutputTopic::Current => OutputEntry {
+            place: (avro::decode_user_state_datum(datum)?.offset, 0),
+            seq: 0,
+        },
     })
+}
+
+/// Returns the place of the change that gave a newest state, which its header says. `None`: a program that keeps no
+/// headers has copied the record, so that nothing is known of it.
+fn newest_place(record: &Record) -> Option<Place> {
+    let id = std::str::from_utf8(record.id.as_deref()?).ok()?;
+    parse_output_id(id).map(|id| (id.offset, id.index))
 }
 
 /// Returns the steps in which a topic is read backwards from its end: from where and up to where, each four times as long
@@ -294,9 +297,8 @@ impl OutputTail {
         })))
     }
 
-    /// Returns the newest states that belong to a record or to a later one. A forgotten user has a record without a
-    /// value, which does not say when that was: it counts only after a state that does.
-    fn newest(log: &mut dyn OwnedPartition, from: Offset) -> Result<BTreeMap<Vec<u8>, Option<Place>>, Error> {
+    /// Returns the newest states that belong to a record or to a later one. What is not known of a user is sent again.
+    fn newest(log: &mut dyn OwnedPartition, from: Offset) -> Result<BTreeMap<Vec<u8>, Place>, Error> {
         let mut newest = BTreeMap::new();
         let Some(range) = log.outputs_range(OutputTopic::Current)? else {
             return Ok(newest);
@@ -310,11 +312,15 @@ impl OutputTail {
             }
             let mut part = Vec::new();
             each_between(log, OutputTopic::Current, back, to, |record| {
-                let place = match record.is_null {
+                let entry = match record.is_null {
                     true => None,
-                    false => Some(read_entry(partition, OutputTopic::Current, &record)?.place),
+                    false => Some(read_entry(partition, OutputTopic::Current, &record)?),
                 };
-                if place.is_some_and(|place| place.0 < from) {
+                let place = newest_place(&record);
+                if place
+                    .or(entry.map(|entry| entry.place))
+                    .is_some_and(|(offset, _)| offset < from)
+                {
                     is_before = true;
                     part.clear();
                 } else {
@@ -328,7 +334,12 @@ impl OutputTail {
                 break;
             }
         }
-        newest.extend(found.into_iter().skip_while(|(_, place)| place.is_none()));
+        for (user, place) in found {
+            match place {
+                Some(place) => newest.insert(user, place),
+                None => newest.remove(&user),
+            };
+        }
         Ok(newest)
     }
 
@@ -454,24 +465,12 @@ impl OutputTail {
         })
     }
 
-    /// Whether this newest state of a user, or a newer one, is already in the topic. `offset` is that of the record
-    /// that gave the state; `version` is `None` for a user that was forgotten.
-    ///
-    /// A record without a value does not say when the user was forgotten: every state until the fold forgets the user
-    /// counts as an earlier one. None of them may be sent again, since the next owner may go on from a store that is past
-    /// the forgetting. One event can forget a user and make it known again, with both at the same offset: then the
-    /// forgetting is sent again, and after it everything of that user, so that the last record is the newest.
-    pub fn has_newest(&mut self, user: &[u8], offset: Offset, version: Option<u64>) -> bool {
-        let (is_there, is_last) = match (self.newest.get(user), version) {
-            (Some(Some(there)), Some(version)) => ((offset, version) <= *there, false),
-            (Some(Some(there)), None) => (offset < there.0, false),
-            (Some(None), version) => (true, version.is_none()),
-            (None, _) => (false, false),
-        };
-        if !is_there || is_last {
-            self.newest.remove(user);
-        }
-        is_there
+    /// Whether the newest state of a user that a change gave, or a newer one, is already in the topic. None of those may
+    /// be sent again: the next owner may go on from a store that is past them, and would leave the older state there.
+    pub fn has_newest(&self, user: &[u8], by: OutputId) -> bool {
+        self.newest
+            .get(user)
+            .is_some_and(|there| (by.offset, by.index) <= *there)
     }
 
     /// Returns the part of a commit that is not in the topics, and how many of its outputs are.
@@ -510,11 +509,7 @@ impl OutputTail {
             rest.extend(records.cloned());
         }
         for record in &commit.current {
-            let version = record.value.as_deref().map(|value| {
-                let datum = datum_of(value).unwrap_or_default();
-                entry(OutputTopic::Current, datum).map_or(0, |entry| entry.place.1)
-            });
-            let is_there = self.has_newest(&record.key, record.offset, version);
+            let is_there = self.has_newest(&record.key, record.id);
             if !is_there {
                 rest.current.push(record.clone());
             }
@@ -553,7 +548,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn tail<const N: usize>(newest: [(&str, Option<Place>); N]) -> OutputTail {
+    fn tail<const N: usize>(newest: [(&str, Place); N]) -> OutputTail {
         let lane = |topic| Lane {
             topic,
             next: Offset(0),
@@ -572,36 +567,43 @@ mod tests {
         }
     }
 
-    /// Folds states of a user, `None` when the user was forgotten, and returns those that are sent.
-    fn sent(tail: &mut OutputTail, user: &str, folded: &[(u64, Option<u64>)]) -> Vec<(u64, Option<u64>)> {
-        let is_sent =
-            |(offset, version): &&(u64, Option<u64>)| !tail.has_newest(user.as_bytes(), Offset(*offset), *version);
-        folded.iter().filter(is_sent).copied().collect()
+    #[test]
+    fn what_is_there_or_older_is_not_sent_again_and_all_that_is_newer_is() {
+        let tail = tail([("alice", (Offset(7), 1))]);
+        let by = |offset, index| OutputId {
+            partition: Partition(0),
+            offset: Offset(offset),
+            index,
+        };
+        let folded = [by(5, 0), by(7, 0), by(7, 1), by(7, 2), by(9, 0)];
+        let sent = |user: &str| folded.map(|id| !tail.has_newest(user.as_bytes(), id));
+        // It does not matter which of them say that the user was forgotten.
+        assert_eq!(sent("alice"), [false, false, false, true, true]);
+        assert_eq!(sent("bob"), [true; 5]);
     }
 
     #[test]
-    fn a_state_that_is_there_or_a_newer_one_is_not_sent_again() {
-        let mut tail = tail([("alice", Some((Offset(7), 3)))]);
-        let folded = [(5, Some(2)), (6, None), (7, Some(3)), (9, Some(4))];
-        assert_eq!(sent(&mut tail, "alice", &folded), [(9, Some(4))]);
-        assert_eq!(sent(&mut tail, "bob", &folded), folded);
-    }
-
-    #[test]
-    fn a_user_who_is_forgotten_and_comes_back_in_one_event_stays_known() {
-        // The topic has both records of offset 7, and the last one is the state.
-        let mut tail = tail([("alice", Some((Offset(7), 2)))]);
-        let folded = [(5, Some(9)), (7, None), (7, Some(2))];
-        assert_eq!(sent(&mut tail, "alice", &folded), [(7, None), (7, Some(2))]);
-    }
-
-    #[test]
-    fn nothing_of_a_user_is_sent_again_until_the_fold_forgets_the_user() {
-        let mut forgotten = tail([("alice", None)]);
-        assert_eq!(sent(&mut forgotten, "alice", &[(5, Some(2)), (7, None)]), []);
-        assert_eq!(
-            sent(&mut forgotten, "alice", &[(10, Some(1)), (11, None)]),
-            [(10, Some(1)), (11, None)]
-        );
+    fn a_newest_state_says_by_its_id_what_it_is_of_also_without_a_value() {
+        let record = |id: Option<&str>| Record {
+            offset: Offset(3),
+            ts: 0,
+            key: Some(b"alice".to_vec()),
+            value: Vec::new(),
+            is_null: true,
+            schema_header: None,
+            traceparent: None,
+            id: id.map(|id| id.as_bytes().into()),
+        };
+        assert_eq!(newest_place(&record(Some("0-17-2"))), Some((Offset(17), 2)));
+        for unknown in [
+            None,
+            Some(""),
+            Some("0-17"),
+            Some("0-17-2-1"),
+            Some("0-017-2"),
+            Some("é"),
+        ] {
+            assert_eq!(newest_place(&record(unknown)), None, "{unknown:?}");
+        }
     }
 }

@@ -127,6 +127,7 @@ mod tests {
             is_null: value.is_none(),
             schema_header: header.map(|header| header.as_bytes().into()),
             traceparent: None,
+            id: None,
         };
         let one = || record(7, 9, Some("ab"), Some("cd"), None);
         let logs = [

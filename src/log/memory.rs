@@ -405,6 +405,7 @@ impl Sequence {
             is_null: false,
             schema_header: None,
             traceparent: None,
+            id: None,
         });
     }
 }

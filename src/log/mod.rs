@@ -16,6 +16,7 @@ mod readers;
 pub use input::{Input, LastRecord};
 pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader, StandbyNodes};
 
+use crate::presence::change::OutputId;
 use crate::presence::{LogTime, Offset, Partition, Revision};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,7 +77,10 @@ pub struct NewRecord {
 /// ([`OwnedPartition::keeps_headers`]).
 pub type Headers = Vec<(&'static str, Vec<u8>)>;
 
-/// The record header in which serializers name the schema of the value. Only this header and [`TRACE_HEADER`] are read.
+/// The header with the id of an output.
+pub const ID_HEADER: &str = "id";
+/// The record header in which serializers name the schema of the value. Of events only this header and [`TRACE_HEADER`]
+/// are read.
 pub const SCHEMA_HEADER: &str = "__value_schema_id";
 /// The record header that names the trace of a record (W3C Trace Context).
 pub const TRACE_HEADER: &str = "traceparent";
@@ -95,6 +99,8 @@ pub struct Record {
     pub schema_header: Option<Box<[u8]>>,
     /// The header [`TRACE_HEADER`], as the writer of the record set it.
     pub traceparent: Option<Box<[u8]>>,
+    /// The header [`ID_HEADER`] of an output. It is read only from a log that keeps headers.
+    pub id: Option<Box<[u8]>>,
 }
 
 impl Record {
@@ -155,8 +161,8 @@ pub struct Commit {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CurrentRecord {
     pub key: Vec<u8>,
-    /// The event that it is of.
-    pub offset: Offset,
+    /// The id of the change that gave it.
+    pub id: OutputId,
     /// `None`: the user has no state any more.
     pub value: Option<Vec<u8>>,
     pub headers: Headers,

@@ -16,6 +16,7 @@ pub mod policy;
 pub(crate) mod wire_event;
 
 use crate::presence::change::OutputId;
+use crate::presence::{Offset, Partition};
 use std::fmt;
 use thiserror::Error;
 
@@ -81,6 +82,22 @@ pub(crate) fn write_output_id(id: OutputId, out: &mut Vec<u8>) {
     write_decimal(out, id.offset.0);
     out.push(b'-');
     write_decimal(out, id.index);
+}
+
+/// Reads the id of an output, as [`write_output_id`] writes it.
+pub(crate) fn parse_output_id(text: &str) -> Option<OutputId> {
+    /// Parses digits without a sign and without leading zeros.
+    fn number(digits: &str) -> Option<u64> {
+        let canonical = digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+        if canonical { digits.parse().ok() } else { None }
+    }
+    let mut parts = text.split('-');
+    let id = OutputId {
+        partition: Partition(number(parts.next()?)?.try_into().ok()?),
+        offset: Offset(number(parts.next()?)?),
+        index: number(parts.next()?)?,
+    };
+    if parts.next().is_none() { Some(id) } else { None }
 }
 
 /// What is wrong, as a sentence of at most [`Explanation::BYTES_MAX`] bytes.

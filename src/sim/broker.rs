@@ -571,4 +571,8 @@ impl OwnedPartition for SimulatedPartition {
     fn keeps_current(&self) -> bool {
         self.0.broker.world().weather.keeps_current
     }
+
+    fn keeps_headers(&self) -> bool {
+        self.keeps_current()
+    }
 }

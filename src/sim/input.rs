@@ -43,6 +43,14 @@ pub struct Expected {
     pub chain: [u8; 32],
 }
 
+impl Expected {
+    /// Whether it is a record that was written. A record with headers says in them what its output is.
+    pub fn is(&self, written: &NewRecord, id: Option<&[u8]>) -> bool {
+        let says = |id: &[u8]| id.ends_with(format!("-{}-{}", self.offset, self.index).as_bytes());
+        (&self.record.key, &self.record.value) == (&written.key, &written.value) && id.is_none_or(says)
+    }
+}
+
 /// One of the malformed records: where it is and what it is made of.
 pub struct Malformed {
     pub offset: Offset,

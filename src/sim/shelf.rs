@@ -10,7 +10,7 @@
 
 use super::input::{Input, Published};
 use crate::clock::{Clock as _, ManualClock};
-use crate::log::{Commit, CurrentRecord, NewRecord, OutputTopic, Position, Record, Topic};
+use crate::log::{Commit, CurrentRecord, Headers, ID_HEADER, NewRecord, OutputTopic, Position, Record, Topic};
 use crate::presence::Offset;
 use crate::presence::event::bounds;
 use crate::random::Random;
@@ -90,6 +90,12 @@ pub struct SimulatedLog {
     pub floor: u64,
     /// A planted bug: aborted records can be read.
     pub reads_aborted: bool,
+}
+
+/// Returns the header with the id of an output.
+fn id_of(headers: &Headers) -> Option<&[u8]> {
+    let id = headers.iter().find(|(name, _)| *name == ID_HEADER);
+    id.map(|(_, value)| &**value)
 }
 
 /// Returns the topic for an output topic that every log has. Only some logs have the topic of users' states.
@@ -261,6 +267,7 @@ impl SimulatedLog {
                     is_null: record.is_null,
                     schema_header: None,
                     traceparent: None,
+                    id: None,
                 });
             }
         }
@@ -426,7 +433,7 @@ impl SimulatedLog {
 
     /// Returns records of an output topic from a number on, as its owner reads them.
     pub fn outputs(&self, topic: OutputTopic, from: usize, records: usize) -> Vec<Record> {
-        let record = |at: usize, key: Option<&[u8]>, value: Option<&[u8]>| Record {
+        let record = |at: usize, key: Option<&[u8]>, value: Option<&[u8]>, id: Option<&[u8]>| Record {
             offset: Offset(at as u64),
             ts: 0,
             key: key.map(<[u8]>::to_vec),
@@ -434,18 +441,19 @@ impl SimulatedLog {
             is_null: value.is_none(),
             schema_header: None,
             traceparent: None,
+            id: id.map(Box::from),
         };
         match of_all(topic) {
             Some(topic) => {
                 let there = self.committed(topic).enumerate().skip(from).take(records);
                 there
-                    .map(|(at, new)| record(at, new.key.as_deref(), Some(&new.value)))
+                    .map(|(at, new)| record(at, new.key.as_deref(), Some(&new.value), id_of(&new.headers)))
                     .collect()
             }
             None => {
                 let there = self.current.iter().enumerate().skip(from).take(records);
                 there
-                    .map(|(at, state)| record(at, Some(&state.key), state.value.as_deref()))
+                    .map(|(at, state)| record(at, Some(&state.key), state.value.as_deref(), id_of(&state.headers)))
                     .collect()
             }
         }
@@ -469,7 +477,7 @@ impl SimulatedLog {
             let there = self.committed.get(&topic).map_or(0, Vec::len);
             let expected = self.input.expected_of(topic, there, last);
             for (number, (wanted, got)) in expected.clone().zip(records(topic)).enumerate() {
-                if wanted.record != got.record {
+                if !wanted.is(&got.record, id_of(&got.record.headers)) {
                     return Err(format!(
                         "of {}, number {number} of {topic} is not that of offset {} index {}",
                         of(),
@@ -524,7 +532,10 @@ impl SimulatedLog {
         for topic in [Topic::Changes, Topic::Kicks] {
             let mut expected = self.input.expected.iter().filter(|expected| expected.topic == topic);
             for (number, got) in self.committed(topic).enumerate() {
-                if expected.next().is_none_or(|expected| expected.record != *got) {
+                if !expected
+                    .next()
+                    .is_some_and(|expected| expected.is(got, id_of(&got.headers)))
+                {
                     return Err(format!("number {number} of {topic} is not the one expected"));
                 }
             }

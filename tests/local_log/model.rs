@@ -31,6 +31,7 @@ impl Model {
             is_null: false,
             schema_header: None,
             traceparent: None,
+            id: None,
         });
         offset
     }

@@ -8,7 +8,7 @@ use crate::audit::merkle::PathBuilder;
 use crate::audit::verify::hex;
 use crate::command::table;
 use crate::presence::change::{Change, OutputId};
-use crate::presence::{Offset, Partition};
+use crate::schema::parse_output_id;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -47,22 +47,8 @@ pub struct CheckArgs {
 }
 
 fn change_id(text: &str) -> Result<OutputId, String> {
-    let mut parts = text.split('-').map(str::parse::<u64>);
-    let mut part = || parts.next().and_then(Result::ok);
-    let id = || {
-        Some(OutputId {
-            partition: Partition(u32::try_from(part()?).ok()?),
-            offset: Offset(part()?),
-            index: part()?,
-        })
-    };
-    let wrong = || "expected the id of a change, {partition}-{offset}-{index}, such as 0-17-0".to_owned();
-    let mut id = id;
-    let read = id().ok_or_else(wrong)?;
-    match text.split('-').count() {
-        3 => Ok(read),
-        _ => Err(wrong()),
-    }
+    parse_output_id(text)
+        .ok_or_else(|| "expected the id of a change, {partition}-{offset}-{index}, such as 0-17-0".to_owned())
 }
 
 fn public_key(text: &str) -> Result<String, String> {

@@ -330,6 +330,7 @@ mod tests {
             is_null: false,
             schema_header: None,
             traceparent: None,
+            id: None,
         }
     }
 

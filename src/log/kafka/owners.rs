@@ -279,6 +279,7 @@ mod tests {
             is_null: false,
             schema_header: None,
             traceparent: None,
+            id: None,
         }
     }
 

@@ -28,6 +28,8 @@ use std::time::Duration;
 const SCHEMA_HEADER_NAME: &CStr = c"__value_schema_id";
 /// [`crate::log::TRACE_HEADER`], terminated by zero.
 const TRACE_HEADER_NAME: &CStr = c"traceparent";
+/// [`crate::log::ID_HEADER`], terminated by zero.
+const ID_HEADER_NAME: &CStr = c"id";
 /// Both names of the setting for how many bytes of a partition are fetched at a time.
 pub const FETCH_BYTES: [&str; 2] = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
 const QUERY: Duration = Duration::from_secs(10);
@@ -434,9 +436,13 @@ impl PartitionReader {
             self.start(from.0)?;
         }
         let (position, name) = (self.position, self.name.clone());
-        let reads_headers = self.topic == Some(Topic::Events);
+        let headers = match self.topic {
+            Some(Topic::Events) => HeadersRead::OfEvents,
+            Some(Topic::Changes | Topic::Kicks | Topic::Quarantine) => HeadersRead::Nothing,
+            None => HeadersRead::Id,
+        };
         let take = move |queue: &mut PartitionQueue| {
-            let mut taken = position.take(queue, limit, reads_headers);
+            let mut taken = position.take(queue, limit, headers);
             taken.seen = queue.seen_range(&name);
             taken
         };
@@ -540,9 +546,19 @@ fn end(queue: PartitionQueue) {
     let _ = client.call("rd_kafka_consume_stop", Duration::ZERO, move |_| drop(queue));
 }
 
+/// Which headers of a record are looked for. Each costs a search in every message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HeadersRead {
+    Nothing,
+    /// What writers of events set.
+    OfEvents,
+    /// The id of an output, as its owner reads it.
+    Id,
+}
+
 impl ReadPosition {
     /// Takes from the queue as many messages as the limit allows.
-    fn take(self, queue: &mut PartitionQueue, limit: Limit, reads_headers: bool) -> Taken {
+    fn take(self, queue: &mut PartitionQueue, limit: Limit, headers: HeadersRead) -> Taken {
         let mut taken = Taken {
             position: self,
             ..Taken::default()
@@ -556,7 +572,7 @@ impl ReadPosition {
                 ..
             } = &mut taken;
             let (wanted, got) = queue.take(limit.records - records.len(), |message| {
-                match position.message(&message, reads_headers, records) {
+                match position.message(&message, headers, records) {
                     _ if failed.is_some() => {}
                     Ok(size) => *bytes += size,
                     Err(error) => *failed = Some((error, position.next)),
@@ -573,7 +589,7 @@ impl ReadPosition {
     fn message(
         &mut self,
         message: &Message<'_>,
-        reads_headers: bool,
+        headers: HeadersRead,
         into: &mut Vec<Record>,
     ) -> Result<usize, RDKafkaRespErr> {
         match message.error() {
@@ -593,15 +609,16 @@ impl ReadPosition {
         }
         let (key, value) = (message.key(), message.value());
         let size = value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
-        let header = |name| reads_headers.then(|| message.header(name)).flatten().map(Box::from);
+        let header = |of, name| (headers == of).then(|| message.header(name)).flatten().map(Box::from);
         into.push(Record {
             offset: Offset(offset),
             ts: message.timestamp_ms(),
             key: key.map(<[u8]>::to_vec),
             value: value.map(<[u8]>::to_vec).unwrap_or_default(),
             is_null: value.is_none(),
-            schema_header: header(SCHEMA_HEADER_NAME),
-            traceparent: header(TRACE_HEADER_NAME),
+            schema_header: header(HeadersRead::OfEvents, SCHEMA_HEADER_NAME),
+            traceparent: header(HeadersRead::OfEvents, TRACE_HEADER_NAME),
+            id: header(HeadersRead::Id, ID_HEADER_NAME),
         });
         self.next = Some(offset + 1);
         self.at_end = false;

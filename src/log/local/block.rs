@@ -84,6 +84,7 @@ impl<'a> Block<'a> {
                 is_null: false,
                 schema_header: None,
                 traceparent: None,
+                id: None,
             });
         }
         rest.is_empty()

@@ -3,7 +3,7 @@
 use super::datum::{Reader, write_array, write_count, write_int, write_nullable_long, write_nullable_text, write_text};
 use crate::presence::change::{Cause, Change, DeviceChange, OutputId, Rehearsal};
 use crate::presence::{LogTime, Offset, Partition};
-use crate::schema::{Malformed, write_output_id};
+use crate::schema::{Malformed, parse_output_id, write_output_id};
 
 /// The fewest bytes of a device: each of its five strings takes at least one.
 const DEVICE_BYTES_MIN: usize = 5;
@@ -118,7 +118,7 @@ pub(super) fn write_id(id: OutputId, out: &mut Vec<u8>) {
 
 pub(super) fn read_id(reader: &mut Reader<'_>) -> OutputId {
     let text = reader.text("id");
-    parse_id(text).unwrap_or_else(|| {
+    parse_output_id(text).unwrap_or_else(|| {
         reader.fail_with(
             "id",
             &format!("must be a partition, an offset and an index, as in 0-15-1, not {text:?}"),
@@ -129,21 +129,6 @@ pub(super) fn read_id(reader: &mut Reader<'_>) -> OutputId {
             index: 0,
         }
     })
-}
-
-fn parse_id(text: &str) -> Option<OutputId> {
-    /// Parses digits without a sign and without leading zeros.
-    fn number(digits: &str) -> Option<u64> {
-        let canonical = digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
-        if canonical { digits.parse().ok() } else { None }
-    }
-    let mut parts = text.split('-');
-    let id = OutputId {
-        partition: Partition(number(parts.next()?)?.try_into().ok()?),
-        offset: Offset(number(parts.next()?)?),
-        index: number(parts.next()?)?,
-    };
-    if parts.next().is_none() { Some(id) } else { None }
 }
 
 #[cfg(test)]
