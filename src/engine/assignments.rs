@@ -5,7 +5,7 @@ use super::outcomes::Interest;
 use super::ownership::{self, Command as Order, Fact, Life};
 use super::rejected::Warnings;
 use super::standbys;
-use super::worker::{self, Command, Wake, Worker};
+use super::worker::{self, Command, Failure, Wake, Worker};
 use super::{Error, Services, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
@@ -530,7 +530,8 @@ impl Assignments {
         self.assignments[at].locked().take();
         let ended = self.workers[at].take().map(|worker| worker.thread.join());
         match ended {
-            Some(Ok(Err(error))) if self.stopping => {
+            // What another owner has is no longer ours to finish.
+            Some(Ok(Err(error))) if self.stopping && Failure::of(&error) != Failure::Deposed => {
                 self.result = std::mem::replace(&mut self.result, Ok(())).and(Err(error));
             }
             Some(Ok(Err(error))) => tracing::warn!(partition = at, %error, "the worker has ended"),

@@ -11,6 +11,7 @@ mod failure;
 mod thread;
 
 pub use control::TICK_MS;
+pub use failure::Failure;
 pub use thread::{Wake, run};
 
 use super::assignments::Dependencies;
@@ -32,7 +33,7 @@ use crate::store::{self, StoreLocation};
 use crate::tasks;
 use answers::{Question, Waiting};
 use control::{Control, Fact, Folded, Notes, Order, RestoreNote, StandstillNote, View};
-use failure::{Failure, Recovery};
+use failure::Recovery;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;

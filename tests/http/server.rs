@@ -2,11 +2,17 @@
 
 use crate::client::PATIENCE;
 use crate::house::{House, connect, wait_until};
+use rollcall::clock::ManualClock;
 use rollcall::config::Scopes;
+use rollcall::engine::Tuning;
 use rollcall::http::{ConnectionTimeouts, Limits};
+use rollcall::log::memory::MemoryLog;
+use rollcall::log::{Log as _, Topic};
+use rollcall::presence::{Offset, Partition};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 const TOKEN: &str = "publish-publish-publish";
@@ -221,4 +227,29 @@ impl House {
             stream.read_exact(&mut answer).is_ok() && &answer[9..] == b"200"
         });
     }
+}
+
+#[test]
+fn an_engine_whose_partition_another_took_over_ends_well() {
+    let clock = Arc::new(ManualClock::new(1_000));
+    let log = Arc::new(MemoryLog::new(1, clock.clone()));
+    let tuning = Tuning {
+        output_commit_ms: 3_600_000,
+        ..Tuning::default()
+    };
+    let house = House::on(log.clone(), clock, None, tuning, None);
+    // The outputs of the second wait for their commit until the engine stops.
+    for (user, conn) in [("alice", 1), ("bob", 2)] {
+        house.post("/v1/events", json!([connect(user, conn)]).to_string()).ok();
+        house.wait_until_folded();
+    }
+    let committed = house.end(Topic::Changes, 0);
+    assert!(committed < 2, "one waits for its commit");
+    let _another = log.take_up(Partition(0)).expect("taken");
+    // It says whether it ended well.
+    drop(house);
+    assert_eq!(
+        log.range(Topic::Changes, Partition(0)).expect("readable").end,
+        Offset(committed)
+    );
 }
