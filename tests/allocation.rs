@@ -115,6 +115,70 @@ fn a_claimed_length_under_a_foreign_schema_is_bounded_too() {
         }
         value.push(zigzag as u8);
         let requested = requested_by(|| assert!(decode_event_with(&value, &foreign).is_err()));
-        assert!(requested < 17 << 20, "{requested} bytes for a claim of {claim}");
+        assert!(requested < 16 << 10, "{requested} bytes for a claim of {claim}");
     }
+}
+
+fn decoded_with(schema: &str, datum: &[u8]) -> (Result<(), String>, usize) {
+    let foreign = Foreign(WriterSchema::parse(schema).expect("the schema is valid"));
+    let mut value = Vec::new();
+    frame_with_id(1, &mut value);
+    value.extend_from_slice(datum);
+    let mut result = Ok(());
+    let requested = requested_by(|| {
+        result = decode_event_with(&value, &foreign)
+            .map(drop)
+            .map_err(|malformed| malformed.to_string());
+    });
+    (result, requested)
+}
+
+/// Every publisher may register a schema, so no schema may turn the bytes of a record into much more memory.
+#[test]
+fn no_foreign_schema_makes_a_record_take_much_memory() {
+    let fields = |count: usize, name: &str, kind: &str| {
+        let fields: Vec<String> = (0..count)
+            .map(|n| format!(r#"{{"name":"{name}{n}","type":{kind}}}"#))
+            .collect();
+        fields.join(",")
+    };
+    let items = |fields: &str| {
+        format!(
+            r#"{{"type":"record","name":"E","fields":[{{"name":"type","type":"string"}},
+            {{"name":"x","type":{{"type":"array","items":{{"type":"record","name":"I","fields":[{fields}]}}}}}}]}}"#
+        )
+    };
+    // An array of 10,000 items of one byte each.
+    let datum = [&b"\x08tick\xa0\x9c\x01"[..], &[0; 10_001]].concat();
+    let nulls = format!(r#"{},{{"name":"one","type":"int"}}"#, fields(900, "null", r#""null""#));
+    let unions = fields(1, "one", r#"["null","string"]"#);
+    let long_name = fields(1, &"name".repeat(25_000), r#""int""#);
+    for schema in [items(&nulls), items(&unions), items(&long_name)] {
+        let (result, requested) = decoded_with(&schema, &datum);
+        assert_eq!(result, Ok(()));
+        assert!(requested < 64 << 10, "{requested} bytes");
+    }
+    // Symbols that are much longer than the byte that stands for them.
+    let symbol = "s".repeat(100_000);
+    let beats = format!(
+        r#"{{"type":"record","name":"E","fields":[{{"name":"type","type":"string"}},{{"name":"beats","type":{{"type":"array",
+        "items":{{"type":"record","name":"B","fields":[{{"name":"user","type":{{"type":"enum","name":"U","symbols":["{symbol}"]}}}},
+        {{"name":"platform","type":"string"}},{{"name":"device","type":"string"}},{{"name":"conn","type":"int"}}]}}}}}}]}}"#
+    );
+    let datum = [&b"\x14heartbeats\xa0\x9c\x01"[..], &[0; 40_001]].concat();
+    let (result, requested) = decoded_with(&beats, &datum);
+    let error = result.expect_err("it is too long");
+    assert!(error.contains("beats[7].user is a symbol of 100000 bytes"), "{error}");
+    assert!(requested < 4 << 20, "{requested} bytes");
+    // Items that take no bytes are never visited, however many there are.
+    let empty = r#"{"type":"record","name":"E","fields":[{"name":"type","type":"string"},
+        {"name":"x","type":{"type":"array","items":"null"}}]}"#;
+    let datum = [
+        &b"\x08tick"[..],
+        &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0],
+    ]
+    .concat();
+    let (result, requested) = decoded_with(empty, &datum);
+    assert_eq!(result, Ok(()));
+    assert!(requested < 1_024, "{requested} bytes");
 }

@@ -4,7 +4,7 @@ use super::{Error, Registry};
 use crate::presence::change::{Change, Kick};
 use crate::presence::event::Event;
 use crate::schema::Malformed;
-use crate::schema::avro::{self, Frame, Framing, Guid, SCHEMA_HEADER, Schema, WriterSchema, WriterSchemas};
+use crate::schema::avro::{self, Frame, Framing, Guid, Schema, WriterSchema, WriterSchemas};
 use std::sync::Arc;
 
 /// The known schemas. Without a registry, values are written in single-object encoding, and a value framed for a
@@ -83,8 +83,7 @@ impl WriterSchemas for Schemas {
         match &self.registry {
             Some(registry) => registry.by_guid(guid),
             None => Err(Malformed::unusable_schema(format!(
-                "the record's header {SCHEMA_HEADER} names the schema with GUID {guid}, but no registry is configured; \
-                 set it with --registry URL"
+                "the record refers to the schema with GUID {guid}, but no registry is configured; set it with --registry URL"
             ))),
         }
     }

@@ -33,8 +33,8 @@ pub enum Malformed {
     /// again. Only if the registry does not know the id either is the record malformed.
     #[error("no schema with the registry's id {0} is known")]
     UnknownSchemaId(u32),
-    /// A header names the schema by an unknown GUID.
-    #[error("no schema with the GUID {0} is known, which the header __value_schema_id names")]
+    /// Framed with an unknown GUID, as with an unknown id.
+    #[error("no schema with the GUID {0} is known")]
     UnknownSchemaGuid(avro::Guid),
     /// The schema is named but cannot be used or looked up. Contains the reason.
     #[error("{0}")]

@@ -63,6 +63,8 @@ fn read(claimed: &Json, bare: &Json, value: Value) -> Result<Event<'static>, Str
         decode_event_of(Some(&[1; 17]), &framed[5..], &One::of(claimed)),
         Ok(event.clone())
     );
+    let prefixed = [&[1; 17], &framed[5..]].concat();
+    assert_eq!(decode_event_with(&prefixed, &One::of(claimed)), Ok(event.clone()));
     let mut ours = Vec::new();
     encode_event(&event, &mut ours);
     let owned = decode_event(Box::leak(ours.into_boxed_slice()));
@@ -249,6 +251,13 @@ fn claimed_and_bare(value: Value, names: &mut u32, choices: &mut Choices) -> (Js
     }
 }
 
+/// `auth_at` as `authAt`.
+fn camel(name: &str) -> String {
+    let mut parts = name.split('_');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |all, part| all + &part[..1].to_uppercase() + &part[1..])
+}
+
 /// The value in a publisher's schema: the schema, the part of it that determines the bytes, and the value to write.
 fn somebodys(event: &Event<'_>, choices: &mut Choices) -> (Json, Json, Value) {
     let (mut claimed, mut bare, mut values, mut names) = (Vec::new(), Vec::new(), Vec::new(), 0);
@@ -260,9 +269,11 @@ fn somebodys(event: &Event<'_>, choices: &mut Choices) -> (Json, Json, Value) {
         values.insert(at, (name, value));
     };
     for (name, value) in fields_of(oracle::event(event)) {
-        let name = match choices.of(3) {
+        let name = match choices.of(5) {
             0 => name.to_uppercase(),
             1 => name[..1].to_uppercase() + &name[1..],
+            2 => camel(&name),
+            3 => name.replace('_', "-"),
             _ => name,
         };
         let value = bare_value(value);
@@ -368,7 +379,7 @@ fn heartbeat_with(name: &str, kind: Json, value: Value) -> Result<Event<'static>
 #[test]
 fn what_is_something_else_is_refused_with_a_sentence_that_names_the_field() {
     let fixed = json!({"type": "fixed", "name": "F", "size": 16});
-    let refused: [(&str, Json, Value, &str); 8] = [
+    let refused: [(&str, Json, Value, &str); 11] = [
         (
             "device",
             fixed,
@@ -392,6 +403,19 @@ fn what_is_something_else_is_refused_with_a_sentence_that_names_the_field() {
             json!("double"),
             Value::Double(3.0),
             "epoch is a floating-point number; expected a whole number",
+        ),
+        (
+            "epoch",
+            json!("bytes"),
+            Value::Bytes(vec![3]),
+            "epoch is bytes, such as a decimal; expected a whole number, written as int or long",
+        ),
+        ("conn", json!("null"), Value::Null, "conn is missing"),
+        (
+            "type",
+            json!({"type": "enum", "name": "K", "symbols": ["heart_beat"]}),
+            Value::Enum(0, "heart_beat".to_owned()),
+            r#"named "heart_beat""#,
         ),
         (
             "user",
@@ -486,7 +510,8 @@ fn what_a_header_names_is_read_and_a_header_of_another_value_changes_nothing() {
         .to_string();
     assert_eq!(
         guid,
-        "no schema with the GUID 01010101-0101-0101-0101-010101010101 is known, which the header __value_schema_id names"
+        "the header __value_schema_id names the schema, but no schema with the GUID \
+         01010101-0101-0101-0101-010101010101 is known"
     );
     let unknown = decode_event_of(Some(&[0, 0, 0, 0, 99]), &value, &Test)
         .expect_err("not known")
@@ -500,4 +525,102 @@ fn what_a_header_names_is_read_and_a_header_of_another_value_changes_nothing() {
     assert_eq!(decode_event_of(Some(&[1; 17]), &ours, &Test), Ok(heartbeat()));
     // Bytes that are not of our schema, said to be so by a header.
     assert!(decode_event_of(Some(&id), b"{}", &Test).is_err());
+}
+
+#[test]
+fn a_beat_that_is_refused_is_named_by_its_number_and_by_the_writers_name() {
+    let beat = |conn: Json| {
+        let fields = [
+            ("USER", json!("string")),
+            ("PLATFORM", json!("string")),
+            ("device", json!("string")),
+            ("CONN", conn),
+        ];
+        let fields = fields.map(|(name, kind)| json!({"name": name, "type": kind}));
+        json!({"type": "array", "items": ["null", {"type": "record", "name": "B", "fields": fields}]})
+    };
+    let value = |conn: Value| {
+        let text = |name: &str| (name.to_owned(), Value::String("x".to_owned()));
+        let fields = vec![
+            text("USER"),
+            text("PLATFORM"),
+            text("device"),
+            ("CONN".to_owned(), conn),
+        ];
+        Value::Union(1, Box::new(Value::Record(fields)))
+    };
+    let heartbeats = |kind: Json, beats: Vec<Value>| {
+        let (schema, value) = record(&[
+            (
+                json!({"name": "Type", "type": "string"}),
+                Value::String("heartbeats".to_owned()),
+            ),
+            (
+                json!({"name": "gateWay", "type": "string"}),
+                Value::String("g1".to_owned()),
+            ),
+            (json!({"name": "EPOCH", "type": "int"}), Value::Int(3)),
+            (json!({"name": "Beats", "type": kind}), Value::Array(beats)),
+        ]);
+        read(&schema, &schema, value)
+    };
+    let read = heartbeats(beat(json!("int")), vec![value(Value::Int(1)), value(Value::Int(2))]);
+    assert!(matches!(read, Ok(Event::Heartbeats { beats, .. }) if beats.len() == 2));
+    let beats = vec![value(Value::String("1".to_owned()))];
+    let error = heartbeats(beat(json!("string")), beats).expect_err("conn is text");
+    assert!(
+        error.contains("beats[0].conn (written as CONN) is text; expected a whole number"),
+        "{error}"
+    );
+    let beats = vec![value(Value::Int(1)), Value::Union(0, Box::new(Value::Null))];
+    let error = heartbeats(beat(json!("int")), beats).expect_err("a beat is null");
+    assert!(error.contains("beats[1] is null; expected a record"), "{error}");
+}
+
+#[test]
+fn bytes_that_are_not_of_their_schema_are_refused_with_the_field_where_they_end() {
+    let schema = json!({"type": "record", "name": "E", "fields": [
+        {"name": "type", "type": "string"}, {"name": "flag", "type": "boolean"},
+        {"name": "kind", "type": {"type": "enum", "name": "K", "symbols": ["a"]}},
+        {"name": "either", "type": ["null", "int"]}, {"name": "many", "type": {"type": "map", "values": "bytes"}}]});
+    let tick = b"\x08tick".to_vec();
+    let error = |rest: &[u8]| {
+        let value = [&[0, 0, 0, 0, 1], &tick[..], rest].concat();
+        let error = decode_event_with(&value, &One::of(&schema))
+            .expect_err("it is damaged")
+            .to_string();
+        error
+            .strip_prefix("unreadable with its schema: ")
+            .expect("the schema is blamed")
+            .to_owned()
+    };
+    for (rest, expected) in [
+        (&[][..], "flag: the bytes end too early"),
+        (&[2], "flag: a boolean is neither 0 nor 1"),
+        (&[0, 2], "kind: its enum has fewer symbols"),
+        (&[0, 0, 4], "either: its union has fewer types"),
+        (
+            &[0, 0, 2, 0x80, 0x80, 0x80, 0x80, 0x10],
+            "either: an int has more than 32 bits",
+        ),
+        (&[0, 0, 0, 2, 1], "many: a length is negative"),
+        (&[0, 0, 0, 2, 2, 0xff, 0], "many: its text is not UTF-8"),
+        (&[0, 0, 0, 0, 7], "1 bytes too many at the end"),
+    ] {
+        assert_eq!(error(rest), expected);
+    }
+    let good = [&[0, 0, 0, 0, 1], &tick[..], &[0, 0, 0, 0]].concat();
+    assert_eq!(decode_event_with(&good, &One::of(&schema)), Ok(Event::Tick));
+}
+
+#[test]
+fn how_other_serializers_frame_a_value_is_said() {
+    let apicurio = [&[0; 8][..], &[42], b"\x08tick"].concat();
+    let error = decode_event_with(&apicurio, &Test)
+        .expect_err("there is no id 0")
+        .to_string();
+    assert!(
+        error.contains("id 0 is known") && error.contains("as-confluent=true"),
+        "{error}"
+    );
 }

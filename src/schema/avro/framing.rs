@@ -2,8 +2,8 @@
 //!
 //! Two framings are known (`docs/rules.md` section 9). Avro single-object encoding: C3 01, then the schema's
 //! fingerprint, 8 bytes, little-endian. Confluent's wire format: 00, then the schema's id in a registry, 4 bytes,
-//! big-endian. Confluent's framing may also be in a header of the record: the same five bytes, or 01 and the schema's
-//! GUID of 16 bytes; the value is then the datum alone.
+//! big-endian, or 01, then the schema's GUID, 16 bytes. Confluent's framing may also be in a header of the record; the value is
+//! then the datum alone.
 
 use crate::schema::Malformed;
 use std::fmt;
@@ -97,7 +97,6 @@ const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 /// The length of the framing in single-object encoding: the mark and the fingerprint.
 pub const SINGLE_OBJECT_BYTES: usize = 10;
 const CONFLUENT: u8 = 0;
-/// The first byte of a header with a GUID.
 const CONFLUENT_GUID: u8 = 1;
 /// The header of a record that names the schema of its value.
 pub const SCHEMA_HEADER: &str = "__value_schema_id";
@@ -109,7 +108,7 @@ pub enum Frame {
     Fingerprint(u64),
     /// Confluent's wire format: the id of the writer's schema in a registry.
     Id(u32),
-    /// From a header: the writer's schema in any registry that has it.
+    /// Confluent's wire format: the GUID of the writer's schema, in any registry that has it.
     Guid(Guid),
 }
 
@@ -167,16 +166,35 @@ pub fn unframe(value: &[u8]) -> Result<(Frame, &[u8]), Malformed> {
     if let Some((id, datum)) = value.strip_prefix(&[CONFLUENT]).and_then(<[u8]>::split_first_chunk) {
         return Ok((Frame::Id(u32::from_be_bytes(*id)), datum));
     }
+    if let Some((guid, datum)) = value
+        .strip_prefix(&[CONFLUENT_GUID])
+        .and_then(<[u8]>::split_first_chunk)
+    {
+        return Ok((Frame::Guid(Guid(*guid)), datum));
+    }
+    const UNKNOWN: &str =
+        "the value begins neither as single-object encoding (c3 01) nor as Confluent's wire format (00, 01)";
     Err(Malformed::invalid(match value {
-        [] => "the value is empty",
-        [CONFLUENT, ..] => "the value ends within the id of its schema",
-        [0xc3, 0x01, ..] => "the value ends within the fingerprint of its schema",
-        [b'{' | b'[' | b'"', ..] => {
-            "the value begins neither as single-object encoding (c3 01) nor as Confluent's wire format (00): it looks like \
-             JSON, which POST /v1/events takes, but not the topic"
-        }
-        _ => "the value begins neither as single-object encoding (c3 01) nor as Confluent's wire format (00)",
+        [] => "the value is empty".to_owned(),
+        [CONFLUENT, ..] => "the value ends within the id of its schema".to_owned(),
+        [CONFLUENT_GUID, ..] => "the value ends within the GUID of its schema".to_owned(),
+        [0xc3, 0x01, ..] => "the value ends within the fingerprint of its schema".to_owned(),
+        other => format!("{UNKNOWN}{}", looks_like(other)),
     }))
+}
+
+/// Returns a hint on how a value with an unknown framing was probably written.
+fn looks_like(value: &[u8]) -> &'static str {
+    match value {
+        [b'{' | b'[' | b'"', ..] => ": it looks like JSON, which POST /v1/events takes, but not the topic",
+        [b'O', b'b', b'j', 1, ..] => {
+            ": it looks like an Avro file; write the datum of one record alone, with its framing before it"
+        }
+        [3, 0 | 5, rest @ ..] if rest.len() >= 16 => {
+            ": it looks like the framing of AWS Glue; use a serializer for Confluent's wire format"
+        }
+        _ => "",
+    }
 }
 
 /// Splits a value whose schema may be named by a header of its record. For our own schemas in single-object encoding
@@ -255,6 +273,8 @@ mod tests {
         value.push(7);
         assert_eq!(value, [0, 1, 2, 3, 4, 7]);
         assert_eq!(unframe(&value), Ok((Frame::Id(0x0102_0304), &[7][..])));
+        let value = [&[1][..], &[9; 16], &[7]].concat();
+        assert_eq!(unframe(&value), Ok((Frame::Guid(Guid([9; 16])), &[7][..])));
     }
 
     #[test]
@@ -316,5 +336,10 @@ mod tests {
         assert!(error(b"{\"type\":\"tick\"}").starts_with("the value begins neither"));
         assert!(error(b"{\"type\":\"tick\"}").contains("looks like JSON"));
         assert!(error(&[0xc3]).starts_with("the value begins neither"));
+        assert_eq!(error(&[1; 16]), "the value ends within the GUID of its schema");
+        assert!(error(b"Obj\x01\x02").contains("looks like an Avro file"));
+        assert!(error(&[3; 20]).ends_with("(00, 01)"));
+        let glue = [&[3, 0][..], &[7; 16], b"datum"].concat();
+        assert!(error(&glue).contains("AWS Glue"));
     }
 }

@@ -1,7 +1,7 @@
 //! Avro, the encoding of all values in the topics (`docs/rules.md` section 9, `schemas/README.md`).
 //!
-//! Our own schemas are written and read by straight-line code, field by field. `apache-avro` checks that code in the
-//! tests, and reads values of other schemas. Reading a heartbeat allocates nothing: its text is borrowed from the
+//! Our own schemas are written and read by straight-line code, field by field. Values of other schemas are
+//! translated first. `apache-avro` checks both in the tests. Reading a heartbeat allocates nothing: its text is borrowed from the
 //! bytes.
 //!
 //! For each type there are four kinds of functions. `encode_…` writes a value in single-object encoding.
@@ -14,7 +14,7 @@ mod datum;
 mod event;
 mod framing;
 mod kick;
-mod plain;
+mod layout;
 mod quarantined;
 mod translate;
 mod user_state;

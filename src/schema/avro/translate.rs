@@ -1,163 +1,341 @@
-//! Translates a value that was read with a foreign schema into a datum of ours.
+//! Translates a datum that was written with a foreign schema into a datum of ours.
 //!
-//! Fields are matched by name. If the writer has no field of our name, the only one that differs in upper and lower
-//! case matches (ksqlDB writes its names in capitals). A type is accepted if its value means the same as ours: an enum
-//! is its symbol's text, an `int` is a `long`, `bytes` are text if they are UTF-8, a union is the value in it. Missing
-//! fields are null where our schema allows null, and unknown fields are ignored. Everything else is refused with an
-//! error that names the field.
+//! Fields are matched by name. If the writer has no field of our name, the only one matches that differs in capitals,
+//! underscores or hyphens (ksqlDB writes `AUTH_AT`, Java writes `authAt`). A type is accepted if its value means the same as
+//! ours: an enum is its symbol's text, an `int` is a `long`, `bytes` are text if they are UTF-8, a union is the value in
+//! it. Missing fields are null where our schema allows null, and unknown fields are skipped. Everything else is refused with
+//! an error that names the field, what was found and what is read.
+//!
+//! Nothing is built in between, so memory and time are in proportion to the bytes, whatever the schema is: a library's
+//! generic value took a thousand times the memory of its bytes for a record of many nulls, and more for long names.
 
 use super::datum::{write_bytes, write_long, write_text};
+use super::layout::{FieldSlot, Layout, RecordLayout, Shape};
 use crate::schema::Malformed;
-use apache_avro::Schema as AvroSchema;
-use apache_avro::types::Value;
+use crate::varint;
+use std::fmt;
 
-/// One of our fields, and the writer's name of it.
+/// The most bytes that the translation may have, beyond a multiple of the datum's: symbols of enums take one byte in a
+/// datum and are text in ours.
+const BYTES_MAX: usize = 64 << 10;
+const TIMES_MAX: usize = 16;
+
+/// Where a value is.
 #[derive(Clone, Copy)]
-struct Field<'n> {
-    ours: &'n str,
-    theirs: &'n str,
+enum Path<'p> {
+    Value,
+    /// One of our fields, and the writer's name of it.
+    Field {
+        of: &'p Path<'p>,
+        ours: &'p str,
+        theirs: &'p str,
+    },
+    Item {
+        of: &'p Path<'p>,
+        index: usize,
+    },
 }
 
-/// Appends the datum of `wanted`, one of our schemas in plain form. `symbols` are the symbols of the writer's enums.
-pub(super) fn translate(
-    wanted: &AvroSchema,
-    value: Value,
-    symbols: &[Box<str>],
-    out: &mut Vec<u8>,
-) -> Result<(), Malformed> {
-    let field = Field {
-        ours: "the value",
-        theirs: "the value",
+/// Returns the datum of `wanted`, one of our own schemas.
+pub(super) fn translate(wanted: &Layout, written: &Layout, datum: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut translation = Translation {
+        out: Vec::with_capacity(datum.len() + 16),
+        bytes_max: BYTES_MAX + datum.len().saturating_mul(TIMES_MAX),
     };
-    put(wanted, value, field, symbols, out)
+    let mut rest = datum;
+    translation.put(wanted, written, &mut rest, Path::Value)?;
+    match rest.len() {
+        0 => Ok(translation.out),
+        extra => Err(Malformed::invalid(format!("{extra} bytes too many at the end"))),
+    }
 }
 
-fn put(
-    wanted: &AvroSchema,
-    value: Value,
-    field: Field<'_>,
-    symbols: &[Box<str>],
-    out: &mut Vec<u8>,
-) -> Result<(), Malformed> {
-    let refuse = |value: &Value, what: &str| {
-        let Field { ours, theirs } = field;
-        let called = match ours == theirs {
-            true => String::new(),
-            false => format!(" (written as {theirs})"),
+struct Translation {
+    out: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl Translation {
+    /// Takes one value off the front of `rest` and appends it in our form.
+    fn put(&mut self, wanted: &Layout, written: &Layout, rest: &mut &[u8], path: Path<'_>) -> Result<(), Malformed> {
+        let mut written = written;
+        while let Shape::Union(variants) = &written.shape {
+            written = branch(variants.len(), rest)
+                .map(|at| &*variants[at])
+                .map_err(|trouble| path.malformed(trouble))?;
+        }
+        let refuse = |expected: &str| {
+            let found = describe(&written.shape);
+            Err(Malformed::invalid(format!("{path} is {found}; expected {expected}")))
         };
-        let is = describe(value);
-        Err(Malformed::invalid(format!("{ours}{called} is {is}; expected {what}")))
+        let trouble = |trouble: &'static str| path.malformed(trouble);
+        match (&wanted.shape, &written.shape) {
+            (Shape::Union(_), Shape::Null) => write_long(&mut self.out, 0),
+            (Shape::Union(variants), _) => {
+                write_long(&mut self.out, 1);
+                // Each of our unions has two variants, and null is the first.
+                if let Some(wanted) = variants.last() {
+                    self.put(wanted, written, rest, path)?;
+                }
+            }
+            (Shape::Record(wanted), Shape::Record(written)) => self.record(wanted, written, rest, path)?,
+            (Shape::Record(_), _) => return refuse("a record"),
+            (Shape::Array(wanted), Shape::Array(written)) => self.array(wanted, written, rest, path)?,
+            (Shape::Array(_), _) => return refuse("an array"),
+            (Shape::Long | Shape::Int, Shape::Int) => write_long(&mut self.out, int(rest).map_err(trouble)?),
+            // Our reader checks the bounds.
+            (Shape::Long | Shape::Int, Shape::Long) => write_long(&mut self.out, long(rest).map_err(trouble)?),
+            (Shape::Long | Shape::Int, _) => return refuse("a whole number, written as int or long"),
+            (Shape::Boolean, Shape::Boolean) => self.out.push(boolean(rest).map_err(trouble)?),
+            (Shape::Boolean, _) => return refuse("a boolean"),
+            (Shape::Text | Shape::Bytes, Shape::Text) => write_text(&mut self.out, text(rest).map_err(trouble)?),
+            (Shape::Text, Shape::Enum(symbols)) => {
+                let symbol = &symbols[symbol(symbols.len(), rest).map_err(trouble)?];
+                if self.out.len() + symbol.len() > self.bytes_max {
+                    let bytes = symbol.len();
+                    return Err(Malformed::invalid(format!(
+                        "{path} is a symbol of {bytes} bytes; expected a name, or text written as string"
+                    )));
+                }
+                write_text(&mut self.out, symbol);
+            }
+            (Shape::Text, Shape::Bytes) => match std::str::from_utf8(bytes(rest).map_err(trouble)?) {
+                Ok(text) => write_text(&mut self.out, text),
+                Err(_) => {
+                    return Err(Malformed::invalid(format!(
+                        "{path} is bytes that are not UTF-8; expected text, written as string, enum or bytes in UTF-8"
+                    )));
+                }
+            },
+            (Shape::Text, _) => return refuse("text, written as string, enum or bytes in UTF-8"),
+            (Shape::Bytes, Shape::Bytes) => write_bytes(&mut self.out, bytes(rest).map_err(trouble)?),
+            (Shape::Bytes, Shape::Fixed(size)) => write_bytes(&mut self.out, take(*size, rest).map_err(trouble)?),
+            (Shape::Bytes, _) => return refuse("bytes"),
+            (Shape::Null | Shape::Float | Shape::Double | Shape::Fixed(_) | Shape::Enum(_) | Shape::Map(_), _) => {
+                return refuse("another type");
+            }
+        }
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        wanted: &RecordLayout,
+        written: &RecordLayout,
+        rest: &mut &[u8],
+        path: Path<'_>,
+    ) -> Result<(), Malformed> {
+        let mut values = Vec::with_capacity(written.fields.len().min(rest.len()));
+        for (name, layout) in &written.fields {
+            let before = *rest;
+            skip(layout, rest).map_err(|trouble| {
+                let field = Path::Field {
+                    of: &path,
+                    ours: name,
+                    theirs: name,
+                };
+                field.malformed(trouble)
+            })?;
+            values.push(&before[..before.len() - rest.len()]);
+        }
+        for (name, wanted) in &wanted.fields {
+            let found = written.find(name).map_err(|[one, other]| {
+                Malformed::invalid(format!(
+                    "its schema has no field {name:?}, and both {one:?} and {other:?} could be meant"
+                ))
+            })?;
+            let Some(slot) = found else {
+                if let Shape::Union(_) = wanted.shape {
+                    write_long(&mut self.out, 0);
+                    continue;
+                }
+                return Err(Malformed::invalid(format!("its schema has no field {name:?}")));
+            };
+            let mut value = match slot {
+                FieldSlot::Field(at) => values[at],
+                FieldSlot::Empty(_) => &[],
+            };
+            let (theirs, layout) = written.at(slot);
+            let field = Path::Field {
+                of: &path,
+                ours: name,
+                theirs,
+            };
+            self.put(wanted, layout, &mut value, field)?;
+        }
+        Ok(())
+    }
+
+    fn array(&mut self, wanted: &Layout, written: &Layout, rest: &mut &[u8], path: Path<'_>) -> Result<(), Malformed> {
+        let mut index = 0;
+        loop {
+            let count = block(rest).map_err(|trouble| path.malformed(trouble))?;
+            if count == 0 {
+                break;
+            }
+            write_long(&mut self.out, count as i64);
+            for _ in 0..count {
+                self.put(wanted, written, rest, Path::Item { of: &path, index })?;
+                index += 1;
+            }
+        }
+        write_long(&mut self.out, 0);
+        Ok(())
+    }
+}
+
+impl Path<'_> {
+    fn malformed(&self, trouble: &str) -> Malformed {
+        Malformed::invalid(format!("{self}: {trouble}"))
+    }
+
+    /// Writes the path in our names.
+    fn ours(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Value => f.write_str("the value"),
+            Path::Field {
+                of: Path::Value, ours, ..
+            } => f.write_str(ours),
+            Path::Field { of, ours, .. } => {
+                of.ours(f)?;
+                write!(f, ".{ours}")
+            }
+            Path::Item { of, index } => {
+                of.ours(f)?;
+                write!(f, "[{index}]")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ours(f)?;
+        match self {
+            Path::Field { ours, theirs, .. } if ours != theirs => write!(f, " (written as {theirs})"),
+            Path::Value | Path::Field { .. } | Path::Item { .. } => Ok(()),
+        }
+    }
+}
+
+fn describe(shape: &Shape) -> String {
+    let text = match shape {
+        Shape::Null => "null",
+        Shape::Boolean => "a boolean",
+        Shape::Int | Shape::Long => "a number",
+        Shape::Float | Shape::Double => "a floating-point number",
+        Shape::Bytes => "bytes, such as a decimal",
+        Shape::Text => "text",
+        Shape::Fixed(16) => "a fixed of 16 bytes, such as a binary UUID",
+        Shape::Fixed(size) => return format!("a fixed of {size} bytes"),
+        Shape::Enum(_) => "an enum",
+        Shape::Array(_) => "an array",
+        Shape::Map(_) => "a map",
+        Shape::Union(_) => "a union",
+        Shape::Record(_) => "a record",
     };
-    match (wanted, bare(value)) {
-        (AvroSchema::Union(_), Value::Null) => write_long(out, 0),
-        (AvroSchema::Union(union), value) => {
-            write_long(out, 1);
-            // Each of our unions has two variants, and null is the first.
-            if let Some(wanted) = union.variants().last() {
-                put(wanted, value, field, symbols, out)?;
-            }
-        }
-        (AvroSchema::Record(record), Value::Record(mut fields)) => {
-            for each in &record.fields {
-                let name = each.name.as_str();
-                match find(name, &fields)? {
-                    Some(at) => {
-                        let (theirs, value) = std::mem::replace(&mut fields[at], (String::new(), Value::Null));
-                        let field = Field {
-                            ours: name,
-                            theirs: &theirs,
-                        };
-                        put(&each.schema, value, field, symbols, out)?;
-                    }
-                    None if matches!(each.schema, AvroSchema::Union(_)) => write_long(out, 0),
-                    None => return Err(Malformed::invalid(format!("its schema has no field {name:?}"))),
-                }
-            }
-        }
-        (AvroSchema::Record(_), value) => return refuse(&value, "a record"),
-        (AvroSchema::Array(array), Value::Array(items)) => {
-            if !items.is_empty() {
-                write_long(out, items.len() as i64);
-                for item in items {
-                    put(&array.items, item, field, symbols, out)?;
-                }
-            }
-            write_long(out, 0);
-        }
-        (AvroSchema::Array(_), value) => return refuse(&value, "an array"),
-        (AvroSchema::Long, Value::Long(number)) => write_long(out, number),
-        (AvroSchema::Long | AvroSchema::Int, Value::Int(number)) => write_long(out, number.into()),
-        // Our reader checks the bounds.
-        (AvroSchema::Int, Value::Long(number)) => write_long(out, number),
-        (AvroSchema::Long | AvroSchema::Int, value) => return refuse(&value, "a whole number"),
-        (AvroSchema::Boolean, Value::Boolean(is)) => out.push(u8::from(is)),
-        (AvroSchema::Boolean, value) => return refuse(&value, "a boolean"),
-        (AvroSchema::String | AvroSchema::Bytes, Value::String(text)) => write_text(out, &text),
-        (AvroSchema::String, Value::Enum(_, name)) => match symbol(&name, symbols) {
-            Some(text) => write_text(out, text),
-            None => {
-                return Err(Malformed::invalid(format!(
-                    "{} is not a symbol of its enum",
-                    field.ours
-                )));
+    text.to_owned()
+}
+
+const ENDS_EARLY: &str = "the bytes end too early";
+
+/// Takes one value off the front and checks that it is one. Each step consumes at least one byte.
+fn skip(layout: &Layout, rest: &mut &[u8]) -> Result<(), &'static str> {
+    if !layout.takes_bytes {
+        return Ok(());
+    }
+    match &layout.shape {
+        Shape::Null => {}
+        Shape::Boolean => drop(boolean(rest)?),
+        Shape::Int => drop(int(rest)?),
+        Shape::Long => drop(long(rest)?),
+        Shape::Float => drop(take(4, rest)?),
+        Shape::Double => drop(take(8, rest)?),
+        Shape::Bytes => drop(bytes(rest)?),
+        Shape::Text => drop(text(rest)?),
+        Shape::Fixed(size) => drop(take(*size, rest)?),
+        Shape::Enum(symbols) => drop(symbol(symbols.len(), rest)?),
+        Shape::Array(items) => loop {
+            match block(rest)? {
+                0 => break,
+                _ if !items.takes_bytes => {}
+                count => (0..count).try_for_each(|_| skip(items, rest))?,
             }
         },
-        (AvroSchema::String, Value::Bytes(bytes)) => match std::str::from_utf8(&bytes) {
-            Ok(text) => write_text(out, text),
-            Err(_) => return refuse(&Value::Bytes(bytes), "text or bytes in UTF-8"),
+        Shape::Map(values) => loop {
+            match block(rest)? {
+                0 => break,
+                count => (0..count).try_for_each(|_| {
+                    text(rest)?;
+                    skip(values, rest)
+                })?,
+            }
         },
-        (AvroSchema::String, value) => return refuse(&value, "text"),
-        (AvroSchema::Bytes, Value::Bytes(bytes) | Value::Fixed(_, bytes)) => write_bytes(out, &bytes),
-        (AvroSchema::Bytes, value) => return refuse(&value, "bytes"),
-        (other, value) => return refuse(&value, &format!("{other:?}")),
+        Shape::Union(variants) => {
+            let at = branch(variants.len(), rest)?;
+            skip(&variants[at], rest)?;
+        }
+        Shape::Record(record) => record.fields.iter().try_for_each(|(_, field)| skip(field, rest))?,
     }
     Ok(())
 }
 
-/// Returns the value inside a union.
-fn bare(mut value: Value) -> Value {
-    while let Value::Union(_, inner) = value {
-        value = *inner;
-    }
-    value
+fn take<'d>(bytes: usize, rest: &mut &'d [u8]) -> Result<&'d [u8], &'static str> {
+    let (taken, left) = rest.split_at_checked(bytes).ok_or(ENDS_EARLY)?;
+    *rest = left;
+    Ok(taken)
 }
 
-/// Returns the index of the field that matches our name.
-fn find(name: &str, fields: &[(String, Value)]) -> Result<Option<usize>, Malformed> {
-    if let Some(at) = fields.iter().position(|(theirs, _)| theirs == name) {
-        return Ok(Some(at));
-    }
-    let mut alike = (0..fields.len()).filter(|at| fields[*at].0.eq_ignore_ascii_case(name));
-    let first = alike.next();
-    match (first, alike.next()) {
-        (Some(one), Some(other)) => Err(Malformed::invalid(format!(
-            "its schema has no field {name:?}, and both {:?} and {:?} could be meant",
-            fields[one].0, fields[other].0
-        ))),
-        _ => Ok(first),
+fn long(rest: &mut &[u8]) -> Result<i64, &'static str> {
+    match varint::take(rest) {
+        Some(value) => Ok((value >> 1) as i64 ^ -((value & 1) as i64)),
+        None if rest.len() < varint::BYTES_MAX => Err(ENDS_EARLY),
+        None => Err("a number has more than 64 bits"),
     }
 }
 
-/// Returns the real name of a symbol by its plain name.
-fn symbol<'s>(name: &str, symbols: &'s [Box<str>]) -> Option<&'s str> {
-    let at: usize = name.strip_prefix('s')?.parse().ok()?;
-    symbols.get(at).map(|text| &**text)
+fn int(rest: &mut &[u8]) -> Result<i64, &'static str> {
+    let value = long(rest)?;
+    match i32::try_from(value) {
+        Ok(_) => Ok(value),
+        Err(_) => Err("an int has more than 32 bits"),
+    }
 }
 
-fn describe(value: &Value) -> String {
-    match value {
-        Value::Null => "null".to_owned(),
-        Value::Boolean(_) => "a boolean".to_owned(),
-        Value::Int(_) | Value::Long(_) => "a number".to_owned(),
-        Value::Float(_) | Value::Double(_) => "a floating-point number".to_owned(),
-        Value::Bytes(_) => "bytes that are not UTF-8".to_owned(),
-        Value::String(_) => "text".to_owned(),
-        Value::Fixed(16, _) => "a fixed of 16 bytes, such as a binary UUID".to_owned(),
-        Value::Fixed(size, _) => format!("a fixed of {size} bytes"),
-        Value::Enum(..) => "an enum".to_owned(),
-        Value::Array(_) => "an array".to_owned(),
-        Value::Map(_) => "a map".to_owned(),
-        Value::Record(_) => "a record".to_owned(),
-        _ => "of another type".to_owned(),
+fn boolean(rest: &mut &[u8]) -> Result<u8, &'static str> {
+    match take(1, rest)? {
+        [byte @ (0 | 1)] => Ok(*byte),
+        _ => Err("a boolean is neither 0 nor 1"),
     }
+}
+
+fn bytes<'d>(rest: &mut &'d [u8]) -> Result<&'d [u8], &'static str> {
+    match long(rest)? {
+        ..0 => Err("a length is negative"),
+        length => take(usize::try_from(length).map_err(|_| ENDS_EARLY)?, rest),
+    }
+}
+
+fn text<'d>(rest: &mut &'d [u8]) -> Result<&'d str, &'static str> {
+    std::str::from_utf8(bytes(rest)?).map_err(|_| "its text is not UTF-8")
+}
+
+fn symbol(symbols: usize, rest: &mut &[u8]) -> Result<usize, &'static str> {
+    let at = usize::try_from(int(rest)?).ok();
+    at.filter(|at| *at < symbols).ok_or("its enum has fewer symbols")
+}
+
+fn branch(variants: usize, rest: &mut &[u8]) -> Result<usize, &'static str> {
+    let at = usize::try_from(long(rest)?).ok();
+    at.filter(|at| *at < variants).ok_or("its union has fewer types")
+}
+
+/// Takes the head of a block of an array or a map. Returns the number of its items, 0 at the end.
+fn block(rest: &mut &[u8]) -> Result<u64, &'static str> {
+    let count = long(rest)?;
+    if count < 0 {
+        // The size of the block in bytes, by which a reader could skip it.
+        long(rest)?;
+    }
+    Ok(count.unsigned_abs())
 }

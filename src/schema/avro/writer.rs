@@ -1,41 +1,30 @@
 //! Values written with other schemas than ours: earlier versions of ours, and those of a registry.
 //!
-//! Such a value is translated: `apache-avro` reads it with the plain form of its writer's schema (module `plain`), the
-//! result is written as a datum of ours (module `translate`), and that datum is read like any other. So no check exists
-//! twice. Translating takes microseconds instead of nanoseconds; publishers that need speed use our schema.
-//!
-//! A foreign schema may come from anyone who can write to the registry, so it is checked before it is used. It must not
-//! refer to itself (a datum could then nest without end and overflow the stack), must not be too large, and must not
-//! have arrays whose items take no bytes (a few bytes could then claim a million items).
+//! Such a value is translated: the layout of its writer's schema (module `layout`) says where its fields are, the result is
+//! a datum of ours (module `translate`), and that datum is read like any other. So no check exists twice. Translating takes
+//! longer than reading; publishers that need speed use our schema.
 
 use super::framing::{Frame, Guid, SCHEMA_HEADER, Schema, unframe_with};
-use super::plain::plain;
+use super::layout::{DEPTH_MAX, Layout, TYPES_MAX, layout};
 use super::translate::translate;
 use crate::schema::Malformed;
-use apache_avro::Schema as AvroSchema;
-use apache_avro::rabin::Rabin;
-use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::schema::{Name, ResolvedSchema};
-use apache_avro::types::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, LazyLock};
 use thiserror::Error;
 
-/// Earlier versions of our schemas, whose records may still be in the log. When a schema's file changes, its earlier
-/// text is added here; none is ever removed.
-const OLDER: [&str; 2] = [
-    include_str!("../../../schemas/older/event-1.avsc"),
-    include_str!("../../../schemas/older/kick-1.avsc"),
+/// Earlier versions of our schemas, by their fingerprints; their records may still be in the log. When a schema's file
+/// changes, its earlier text is added here; none is ever removed.
+const OLDER: [(u64, &str); 2] = [
+    (
+        0xe5fe_c850_c44f_4742,
+        include_str!("../../../schemas/older/event-1.avsc"),
+    ),
+    (
+        0x7f71_ad0c_686f_a5ae,
+        include_str!("../../../schemas/older/kick-1.avsc"),
+    ),
 ];
-
-/// The most memory that `apache-avro` may reserve for one claimed length in a datum. No record is nearly as large.
-const RESERVED_BYTES_MAX: usize = 16 << 20;
-/// How many types a foreign schema may have, counted at each use.
-const TYPES_MAX: usize = 1_000;
-/// How deep the types may nest.
-const DEPTH_MAX: usize = 32;
 
 /// Looks up the schema with which a value was written. The methods are called for each record that is not framed as our
 /// own schema, so they must not block: a registry responds from what it has already fetched. A caller that gets
@@ -72,14 +61,7 @@ pub struct WriterSchema(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Own(Schema),
-    Foreign(Arc<Foreign>),
-}
-
-/// A schema in its plain form.
-#[derive(Debug)]
-struct Foreign {
-    schema: AvroSchema,
-    symbols: Vec<Box<str>>,
+    Foreign(Arc<Layout>),
 }
 
 /// Why a foreign schema cannot be used.
@@ -89,36 +71,22 @@ pub enum UnusableSchema {
     Invalid(String),
     #[error("the schema refers to itself at {0}, so its data could nest without end")]
     Recursive(String),
-    #[error("the schema has an array whose items take no bytes")]
-    EmptyItems,
     #[error("the schema has more than {TYPES_MAX} types, or nests them deeper than {DEPTH_MAX}")]
     TooLarge,
 }
 
 impl WriterSchema {
-    /// Parses a schema from its JSON. A schema whose canonical form is that of one of ours is treated as ours, which is
-    /// the fast path.
+    /// Parses a schema from its JSON. A schema whose data lies in bytes as that of one of ours, under the same names, is
+    /// treated as ours, which is the fast path.
     pub fn parse(json: &str) -> Result<WriterSchema, UnusableSchema> {
         WriterSchema::parse_with(json, &[] as &[&str])
     }
 
     /// Parses a schema that refers to types which `others` define, in any order.
     pub fn parse_with(json: &str, others: &[impl AsRef<str>]) -> Result<WriterSchema, UnusableSchema> {
-        let plain = plain(json, others)?;
-        // Computed only now, when the schema is known to be neither huge nor deep.
-        if let Some(own) = fingerprint(json).and_then(own) {
-            return Ok(own);
-        }
-        let invalid = |error: apache_avro::Error| UnusableSchema::Invalid(error.to_string());
-        let schema = AvroSchema::parse(&plain.json).map_err(invalid)?;
-        let resolved = ResolvedSchema::new(&schema).map_err(invalid)?;
-        let mut judge = ResolutionCheck {
-            names: resolved.get_names(),
-            types: 0,
-        };
-        judge.takes_bytes(&schema, 0)?;
-        let symbols = plain.symbols;
-        Ok(WriterSchema(Kind::Foreign(Arc::new(Foreign { schema, symbols }))))
+        let layout = layout(json, others)?;
+        let own = Schema::ALL.into_iter().find(|schema| *layout_of(*schema) == *layout);
+        Ok(own.map_or(WriterSchema(Kind::Foreign(layout)), WriterSchema::own))
     }
 
     /// Returns our own schema of this kind.
@@ -136,12 +104,15 @@ fn own(fingerprint: u64) -> Option<WriterSchema> {
 
 /// Returns CRC-64-AVRO of a schema's Parsing Canonical Form, if the text is a schema. Logical types are not part of
 /// that form, but `apache-avro` leaves a trace of them in it, so they are removed first.
+#[cfg(test)]
 pub(super) fn fingerprint(json: &str) -> Option<u64> {
+    use apache_avro::{Schema as AvroSchema, rabin::Rabin};
     let schema = without_logical_types(serde_json::from_str(json).ok()?);
     let bytes = AvroSchema::parse(&schema).ok()?.fingerprint::<Rabin>().bytes;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
 
+#[cfg(test)]
 fn without_logical_types(schema: serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match schema {
@@ -159,55 +130,12 @@ fn without_logical_types(schema: serde_json::Value) -> serde_json::Value {
     }
 }
 
-fn older(schemas: &[&str]) -> HashMap<u64, WriterSchema> {
-    let entry = |json: &&str| {
+fn older(schemas: &[(u64, &str)]) -> HashMap<u64, WriterSchema> {
+    let entry = |(fingerprint, json): &(u64, &str)| {
         let writer = WriterSchema::parse(json).expect("our own earlier schemas can be used");
-        (fingerprint(json).expect("our own earlier schemas are valid"), writer)
+        (*fingerprint, writer)
     };
     schemas.iter().map(entry).collect()
-}
-
-/// Visits a plain schema in the order in which a datum of it would be read. The schema does not refer to itself.
-struct ResolutionCheck<'s, 'n> {
-    names: &'n HashMap<Name, &'s AvroSchema>,
-    types: usize,
-}
-
-impl ResolutionCheck<'_, '_> {
-    /// Returns whether each value of this type takes at least one byte.
-    fn takes_bytes(&mut self, schema: &AvroSchema, depth: usize) -> Result<bool, UnusableSchema> {
-        self.types += 1;
-        if self.types > TYPES_MAX || depth > DEPTH_MAX {
-            return Err(UnusableSchema::TooLarge);
-        }
-        match schema {
-            AvroSchema::Null => Ok(false),
-            AvroSchema::Fixed(fixed) => Ok(fixed.size > 0),
-            AvroSchema::Record(record) => {
-                let mut takes_bytes = false;
-                for field in &record.fields {
-                    takes_bytes |= self.takes_bytes(&field.schema, depth + 1)?;
-                }
-                Ok(takes_bytes)
-            }
-            AvroSchema::Ref { name } => match self.names.get(name).copied() {
-                Some(schema) => self.takes_bytes(schema, depth + 1),
-                None => Err(UnusableSchema::Invalid(format!("there is no type {name}"))),
-            },
-            AvroSchema::Union(union) => {
-                for variant in union.variants() {
-                    self.takes_bytes(variant, depth + 1)?;
-                }
-                Ok(true)
-            }
-            AvroSchema::Array(array) => match self.takes_bytes(&array.items, depth + 1)? {
-                true => Ok(true),
-                false => Err(UnusableSchema::EmptyItems),
-            },
-            AvroSchema::Map(map) => self.takes_bytes(&map.types, depth + 1).map(|_| true),
-            _ => Ok(true),
-        }
-    }
 }
 
 /// Returns the value as a datum of our own schema `wanted`: unchanged if it was written with that schema, else
@@ -228,17 +156,25 @@ pub(super) fn datum_with<'v>(
     schemas: &dyn WriterSchemas,
 ) -> Result<Cow<'v, [u8]>, Malformed> {
     let (frame, datum) = unframe_with(header, value)?;
-    let writer = match frame {
-        Frame::Fingerprint(fingerprint) => schemas
-            .by_fingerprint(fingerprint)
-            .ok_or(Malformed::UnknownFingerprint(fingerprint))?,
-        // If the value is the datum alone, a header contains the id.
-        Frame::Id(id) if datum.len() == value.len() => schemas.by_id(id).map_err(|malformed| {
-            Malformed::unusable_schema(format!("the header {SCHEMA_HEADER} names the schema, but {malformed}"))
-        })?,
-        Frame::Id(id) => schemas.by_id(id)?,
-        Frame::Guid(guid) => schemas.by_guid(guid)?,
+    let found = match frame {
+        Frame::Fingerprint(fingerprint) => {
+            let found = schemas.by_fingerprint(fingerprint);
+            found.ok_or(Malformed::UnknownFingerprint(fingerprint))
+        }
+        Frame::Id(id) => schemas.by_id(id),
+        Frame::Guid(guid) => schemas.by_guid(guid),
     };
+    // If the value is the datum alone, a header names the schema.
+    let is_in_header = datum.len() == value.len();
+    let writer = found.map_err(|malformed| match frame {
+        _ if is_in_header => {
+            Malformed::unusable_schema(format!("the header {SCHEMA_HEADER} names the schema, but {malformed}"))
+        }
+        Frame::Id(0) => Malformed::unusable_schema(format!(
+            "{malformed}; if the serializer is Apicurio's, which writes ids of 8 bytes, set apicurio.registry.as-confluent=true"
+        )),
+        Frame::Id(_) | Frame::Guid(_) | Frame::Fingerprint(_) => malformed,
+    })?;
     match writer.0 {
         Kind::Own(schema) if schema == wanted => Ok(Cow::Borrowed(datum)),
         Kind::Own(schema) => {
@@ -247,62 +183,18 @@ pub(super) fn datum_with<'v>(
                 "the value is of type {is}; expected {belongs}"
             )))
         }
-        Kind::Foreign(foreign) => {
-            let unreadable =
-                |why: &dyn std::fmt::Display| Malformed::invalid(format!("unreadable with its schema: {why}"));
-            let value = read(datum, &foreign.schema).map_err(|error| unreadable(&error))?;
-            let mut translated = Vec::with_capacity(datum.len() + 16);
-            translate(plain_of(wanted), value, &foreign.symbols, &mut translated)
-                .map_err(|malformed| unreadable(&malformed))?;
-            Ok(Cow::Owned(translated))
-        }
+        Kind::Foreign(layout) => match translate(layout_of(wanted), &layout, datum) {
+            Ok(translated) => Ok(Cow::Owned(translated)),
+            Err(malformed) => Err(Malformed::invalid(format!("unreadable with its schema: {malformed}"))),
+        },
     }
 }
 
-/// Returns our own schema in its plain form, so that its logical types do not matter either.
-fn plain_of(schema: Schema) -> &'static AvroSchema {
-    static PLAIN: LazyLock<[AvroSchema; Schema::ALL.len()]> = LazyLock::new(|| {
-        Schema::ALL.map(|schema| {
-            let plain = plain(schema.json(), &[] as &[&str]).expect("our own schemas are valid");
-            AvroSchema::parse(&plain.json).expect("our own schemas are valid")
-        })
+fn layout_of(schema: Schema) -> &'static Layout {
+    static LAYOUTS: LazyLock<[Arc<Layout>; Schema::ALL.len()]> = LazyLock::new(|| {
+        Schema::ALL.map(|schema| layout(schema.json(), &[] as &[&str]).expect("our own schemas are valid"))
     });
-    &PLAIN[schema as usize]
-}
-
-fn read(datum: &[u8], writer: &AvroSchema) -> Result<Value, apache_avro::Error> {
-    apache_avro::util::max_allocation_bytes(RESERVED_BYTES_MAX);
-    let mut whole = Whole { rest: datum };
-    let value = GenericDatumReader::builder(writer).build()?.read_value(&mut whole)?;
-    whole.end()?;
-    Ok(value)
-}
-
-/// A reader of a datum that must be complete and must have no extra bytes. `apache-avro` treats an end that comes too
-/// early as nulls if it gets the error `UnexpectedEof`, so it gets another error.
-struct Whole<'d> {
-    rest: &'d [u8],
-}
-
-impl io::Read for Whole<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.rest.is_empty() && !into.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the bytes end too early"));
-        }
-        self.rest.read(into)
-    }
-}
-
-impl Whole<'_> {
-    fn end(&self) -> Result<(), apache_avro::Error> {
-        match self.rest.len() {
-            0 => Ok(()),
-            extra => {
-                let error = io::Error::new(io::ErrorKind::InvalidData, format!("{extra} bytes too many at the end"));
-                Err(apache_avro::error::Details::ReadBytes(error).into())
-            }
-        }
-    }
+    &LAYOUTS[schema as usize]
 }
 
 #[cfg(test)]
@@ -329,31 +221,18 @@ mod tests {
 
     #[test]
     fn an_earlier_schema_is_found_by_its_fingerprint() {
-        let earlier = r#"{"type":"record","name":"rollcall.Event","fields":[{"name":"type","type":"string"}]}"#;
-        let table = older(&[earlier]);
-        assert!(matches!(
-            table.get(&fingerprint(earlier).unwrap()),
-            Some(WriterSchema(Kind::Foreign(_)))
-        ));
-        assert_eq!(table.len(), 1);
+        for (number, json) in OLDER {
+            assert_eq!(fingerprint(json), Some(number));
+            let found = NoRegistry.by_fingerprint(number);
+            assert!(matches!(found, Some(WriterSchema(Kind::Foreign(_)))), "{number:016x}");
+        }
     }
 
     #[test]
-    fn a_schema_whose_data_could_exhaust_us_is_refused() {
+    fn a_schema_whose_data_could_nest_without_end_is_refused() {
         let list =
             r#"{"type":"record","name":"List","namespace":"n","fields":[{"name":"next","type":["null","List"]}]}"#;
         assert!(refused(list).contains("refers to itself"));
-        let nulls = r#"{"type":"record","name":"R","fields":[{"name":"f","type":{"type":"array","items":"null"}}]}"#;
-        assert!(refused(nulls).contains("take no bytes"));
-        let doubling = (1..30).fold(r#"{"name":"f0","type":{"type":"record","name":"T0","fields":[]}}"#.to_owned(), |fields, i| {
-            let j = i - 1;
-            format!(
-                r#"{fields},{{"name":"f{i}","type":{{"type":"record","name":"T{i}","fields":[{{"name":"a","type":"T{j}"}},{{"name":"b","type":"T{j}"}}]}}}}"#
-            )
-        });
-        assert!(
-            refused(&format!(r#"{{"type":"record","name":"R","fields":[{doubling}]}}"#)).contains("more than 1000")
-        );
         assert!(refused("{").contains("not valid"));
         assert!(
             refused(r#"{"type":"record","name":"R","fields":[{"name":"f","type":"Nowhere"}]}"#).contains("not valid")
