@@ -496,10 +496,13 @@ fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
     assert_eq!(said(&done, "\"alice\" belongs to partition"), "requeued");
     assert_eq!(said(&done, "key must be its user \"bob\""), "requeued");
     wait_until("both are online", || changes("alice") == 1 && changes("bob") == 1);
+    // The log knows what was requeued.
     for more in [&["--yes"][..], &[]] {
         let again = requeued(data, &server, more);
-        assert_eq!(said(&again, "\"alice\" belongs to partition"), "it was requeued before");
-        assert_eq!(said(&again, "key must be its user \"bob\""), "it was requeued before");
+        for error in ["\"alice\" belongs to partition", "key must be its user \"bob\""] {
+            let what = said(&again, error);
+            assert!(what.starts_with("it is in the log already, in partition "), "{what}");
+        }
     }
     // Everything before has been folded when what comes after it is.
     server.publish(
@@ -510,21 +513,128 @@ fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
     assert_eq!((changes("alice"), changes("bob")), (1, 1));
 
     std::thread::sleep(Duration::from_millis(1_100));
-    let old = requeued(data, &server, &["--max-age-s", "1", "--done", "other"]);
+    let old = requeued(data, &server, &["--max-age-s", "1"]);
     assert!(
         old.iter().all(|(_, what)| what == "it is older than --max-age-s"),
         "{old:?}"
     );
-    std::fs::write(data.join("other"), "nonsense\n").unwrap();
-    let output = rollcall(&["quarantine", "requeue", "--done", "other", "--data"])
-        .arg(data)
-        .current_dir(data)
-        .output();
-    let error = complaint(output.unwrap());
+}
+
+#[test]
+fn what_is_in_quarantine_is_listed_by_kind_and_explained() {
+    let house = House::at(SystemClock::new().now_ms());
+    let mut value = Vec::new();
+    let event = json::read_new_events(r#"[{"type":"forget","user":"bob"}]"#);
+    avro::encode_event(&event.unwrap().remove(0).unwrap().event, &mut value);
+    let home = partition_of("bob", PARTITIONS);
+    house.append(home, Some("bo\u{9b}b"), value.clone());
+    house.append(home, Some("\"bob\""), value);
+    house.append(home, None, vec![7; 100]);
+    let House { data, log, .. } = house;
+    drop(log);
+    let data = data.path();
+    let ask = |arguments: &[&str]| {
+        rollcall(&[&["quarantine"][..], arguments].concat())
+            .arg("--data")
+            .arg(data)
+            .output()
+            .unwrap()
+    };
+    let text = |output: std::process::Output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(text(ask(&["list"])), "nothing is in quarantine\n");
+    let server = Server::start(data, ANYWHERE, &[], &[]);
+    let kinds = || text(ask(&["list", "--json"]));
+    wait_until("all are in quarantine", || kinds().matches("\"count\":").count() == 3);
+    // The hint makes an error another kind.
     assert!(
-        error.contains("\"nonsense\", but each line must be PARTITION:OFFSET, such as 0:12"),
+        kinds().contains(r#"\"bob\", not \"\\\"bob\\\"\": it looks like JSON text"#),
+        "{}",
+        kinds()
+    );
+    let table = text(ask(&["list"]));
+    assert!(table.starts_with("COUNT") && table.lines().count() == 5, "{table}");
+    assert!(table.contains(&format!("{home}:1")), "{table}");
+
+    let explained = text(ask(&["explain", &format!("{home}:1")]));
+    for part in [
+        "error       the record's key must be its user \"bob\"",
+        "key         \"\\\"bob\\\"\"",
+        "schema      schemas/event.avsc, by its fingerprint before the datum",
+        "reason      wrong_key",
+        "do          publish with the user as the key",
+        r#"decoded     {"offset":1,"#,
+        "requeue     possible",
+    ] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+    let explained = text(ask(&["explain", &format!("{home}:2")]));
+    for part in [
+        "07 07 … (100 bytes)",
+        "schema      none is named",
+        "requeue     not possible: it still cannot be read",
+    ] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+    let error = complaint(ask(&["explain", &format!("{home}:3")]));
+    assert!(
+        error.contains("no record of the quarantine is about offset 3"),
         "{error}"
     );
+    let error = complaint(ask(&["explain", "3"]));
+    assert!(error.contains("expected PARTITION:OFFSET, such as 0:12"), "{error}");
+    drop(server);
+}
+
+#[test]
+fn a_requeue_that_is_killed_anywhere_and_repeated_publishes_each_event_once() {
+    const USERS: usize = 150;
+    let house = House::at(SystemClock::new().now_ms());
+    let mut users = Vec::new();
+    for number in 0..USERS {
+        let user = format!("user{number}");
+        let event = format!(r#"[{{"type":"kick","user":"{user}"}}]"#);
+        let mut value = Vec::new();
+        avro::encode_event(
+            &json::read_new_events(&event).unwrap().remove(0).unwrap().event,
+            &mut value,
+        );
+        let elsewhere = Partition(1 - partition_of(&user, PARTITIONS).0);
+        house.append(elsewhere, Some(&user), value);
+        users.push(user);
+    }
+    let House { data, log, .. } = house;
+    drop(log);
+    let data = data.path();
+    let server = Server::start(data, ANYWHERE, &[], &[]);
+    let lines = |topic: &str| String::from_utf8(command(data, &[topic]).output().unwrap().stdout).unwrap();
+    wait_until("all are in quarantine", || lines("quarantine").lines().count() == USERS);
+    let url = format!("http://{}", server.address);
+    let requeue = || {
+        let mut command = rollcall(&["quarantine", "requeue", "--yes", "--url", &url, "--data"]);
+        command.arg(data).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    // Killed when it has printed so many lines, which is in the midst of the next ones.
+    for lines in [1, 20, 50] {
+        let mut child = requeue();
+        let printed = BufReader::new(child.stdout.take().unwrap()).lines();
+        let printed = printed.filter(|line| line.as_ref().is_ok_and(|line| line.contains(r#""what":"requeued""#)));
+        assert_eq!(printed.take(lines).count(), lines);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    for _ in 0..2 {
+        assert!(requeue().wait_with_output().unwrap().status.success());
+    }
+    let events = lines("events");
+    for user in &users {
+        let kick = format!(r#""type":"kick","user":"{user}""#);
+        let valid = events.lines().filter(|line| line.contains(&kick)).count();
+        assert_eq!(valid, 1, "{user}");
+    }
 }
 
 /// A running server on a data directory, and the lines of its log. Dropping this value kills the server.

@@ -18,6 +18,7 @@ pub mod log;
 mod logging;
 pub mod man;
 pub mod policy;
+mod progress;
 pub mod quarantine;
 mod remote;
 pub mod serve;

@@ -1,31 +1,29 @@
-//! `rollcall quarantine requeue`: publishes malformed events that can be read now.
-//!
-//! A record stays in the quarantine with the error of its day. Its event may become readable later: a schema is registered, a
-//! newer version reads more, or only the key or the partition was wrong. Such an event is published like any other, to the
-//! partition of its user. A file lists the records that were requeued, so that a second run does nothing. Deliberately
-//! absent: events that are about a moment that has passed (heartbeats, leases, ticks, policies, revisions). Published now,
-//! they would state as current what was true then.
+//! `rollcall quarantine`: what malformed records there are, what is wrong with one, and how events that can be read now are
+//! published again.
+
+mod candidates;
+mod explain;
+mod list;
+mod requeue;
 
 use super::cluster::Cluster;
 use super::log::{open, schemas};
-use super::remote::{Server, printed};
-use crate::api::routes::RouteId;
-use crate::clock::{Clock as _, SystemClock};
+use super::remote::printed;
 use crate::config::SecretUrl;
-use crate::log::{Limit, Reader, Topic};
-use crate::presence::event::Event;
+use crate::log::{self, Limit, Range, Reader, Record, Topic};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::avro::{self, Quarantined};
-use crate::schema::json::{self, Object};
 use anyhow::{Context as _, bail};
-use serde_json::Value;
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read as _, Write};
-use std::path::{Path, PathBuf};
+use std::ops;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+use tokio::runtime::Runtime;
 
-/// Requeues malformed events that can be read now (`rollcall log quarantine` shows all of them)
+/// Shows malformed events, explains one, and publishes those again that can be read now
+///
+/// `rollcall log quarantine` prints the complete records.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -34,15 +32,14 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    Requeue(Box<Requeue>),
+    List(Box<list::ListArgs>),
+    Explain(Box<explain::ExplainArgs>),
+    Requeue(Box<requeue::RequeueArgs>),
 }
 
-/// Publishes malformed events again, if they can be read now
-///
-/// Prints one JSON line for each record, with what is done with it. Without --yes nothing is published. Heartbeats, leases,
-/// ticks, policies and revisions are never requeued: they are about a moment that has passed.
+/// Where the quarantine is read.
 #[derive(clap::Args)]
-struct Requeue {
+struct Source {
     /// The server's data directory; its log has the quarantine
     #[arg(
         long,
@@ -59,20 +56,6 @@ struct Requeue {
     /// The schema registry, if records were written with one
     #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
     registry: Option<SecretUrl>,
-    /// Only this partition, from 0
-    #[arg(long, value_name = "N")]
-    partition: Option<u32>,
-    /// Ignores older records, 0 to 31536000 seconds; 0: no limit
-    #[arg(long, value_name = "S", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
-    max_age_s: u64,
-    /// File that lists the requeued records, one line each
-    #[arg(long, value_name = "FILE", default_value = "rollcall-requeued")]
-    done: PathBuf,
-    /// Publishes the events; without it they are only shown
-    #[arg(long)]
-    yes: bool,
-    #[command(flatten)]
-    server: Server,
 }
 
 /// The most that one read returns.
@@ -81,226 +64,128 @@ const LIMIT: Limit = Limit {
     bytes: 4 << 20,
 };
 const ONE: Limit = Limit { records: 1, bytes: 1 };
+/// How long a reader may return nothing although the log has more.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
+const READ_PAUSE: Duration = Duration::from_millis(20);
 
-/// What is done with a record, and why.
-enum Verdict {
-    Requeue(Value),
-    Stays(String),
+/// A log that is open for reading, with the schemas of its records.
+struct Quarantine {
+    reader: Box<dyn Reader>,
+    schemas: Schemas,
+    _runtime: Option<Runtime>,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let Command::Requeue(args) = args.command;
-    printed(requeue(&args))
+    printed(match args.command {
+        Command::List(args) => list::list(&args),
+        Command::Explain(args) => explain::explain(&args),
+        Command::Requeue(args) => requeue::requeue(&args),
+    })
 }
 
-fn requeue(args: &Requeue) -> anyhow::Result<()> {
-    let mut reader = open(args.kafka.as_deref(), &args.data, &args.cluster)?;
-    let (schemas, _runtime) = schemas(args.registry.as_ref())?;
-    let mut done = Done::open(&args.done)?;
-    let client = args.server.client()?;
-    let oldest_ms = match args.max_age_s {
-        0 => 0,
-        age_s => SystemClock::new().now_ms().saturating_sub(age_s * 1_000),
-    };
-    let partitions = reader.partitions();
-    let wanted = match args.partition {
-        Some(one) if one >= partitions => bail!(
-            "--partition {one} does not exist; the log has {partitions} partitions, 0 to {}",
-            partitions.saturating_sub(1)
-        ),
-        Some(one) => one..one + 1,
-        None => 0..partitions,
-    };
-    let (mut requeued, mut left) = (0, 0);
-    let mut output = std::io::stdout().lock();
-    for partition in wanted.map(Partition) {
-        let range = reader.range(Topic::Quarantine, partition)?;
-        let mut next = range.start;
-        while next < range.end {
-            let mut records = Vec::new();
-            reader.read(Topic::Quarantine, partition, next, LIMIT, &mut records)?;
-            if records.is_empty() {
+impl Source {
+    fn open(&self) -> anyhow::Result<Quarantine> {
+        let reader = open(self.kafka.as_deref(), &self.data, &self.cluster)?;
+        let (schemas, runtime) = schemas(self.registry.as_ref())?;
+        Ok(Quarantine {
+            reader,
+            schemas,
+            _runtime: runtime,
+        })
+    }
+}
+
+impl Quarantine {
+    /// Returns the partition of this number, or all.
+    fn partitions(&self, only: Option<u32>) -> anyhow::Result<ops::Range<u32>> {
+        let partitions = self.reader.partitions();
+        match only {
+            Some(one) if one >= partitions => bail!(
+                "partition {one} does not exist; the log has {partitions} partitions, 0 to {}",
+                partitions.saturating_sub(1)
+            ),
+            Some(one) => Ok(one..one + 1),
+            None => Ok(0..partitions),
+        }
+    }
+
+    /// Reads the next records before `end` and moves `next` behind them. Returns nothing at the end.
+    fn batch(
+        &mut self,
+        topic: Topic,
+        partition: Partition,
+        next: &mut Offset,
+        end: Offset,
+    ) -> anyhow::Result<Vec<Record>> {
+        let mut records = Vec::new();
+        let mut waited = Duration::ZERO;
+        while *next < end {
+            self.reader.read(topic, partition, *next, LIMIT, &mut records)?;
+            if let Some(last) = records.last() {
+                *next = Offset(last.offset.0 + 1);
                 break;
             }
-            for record in &records {
-                next = Offset(record.offset.0 + 1);
-                schemas.learn([record.framed()])?;
-                let quarantined = avro::decode_quarantined_with(&record.value, &schemas);
-                let quarantined = quarantined.with_context(|| {
-                    format!(
-                        "cannot read offset {} of the quarantine in partition {partition}",
-                        record.offset
-                    )
-                })?;
-                let verdict = match judge(&mut *reader, &schemas, &quarantined, oldest_ms)? {
-                    Verdict::Requeue(_) if done.has(&quarantined) => {
-                        Verdict::Stays("it was requeued before".to_owned())
-                    }
-                    verdict => verdict,
-                };
-                let what = match verdict {
-                    Verdict::Stays(why) => {
-                        left += 1;
-                        why
-                    }
-                    Verdict::Requeue(event) if args.yes => {
-                        client.post(RouteId::Events, &[event])?;
-                        done.add(&quarantined)?;
-                        requeued += 1;
-                        "requeued".to_owned()
-                    }
-                    Verdict::Requeue(_) => {
-                        requeued += 1;
-                        "would be requeued".to_owned()
-                    }
-                };
-                show(&mut output, &quarantined, &what)?;
+            if self.reader.reached(topic, partition)? >= end {
+                *next = end;
+                break;
             }
-        }
-    }
-    output.flush()?;
-    match args.yes {
-        true => eprintln!("{requeued} requeued, {left} left"),
-        false => eprintln!("{requeued} would be requeued, {left} left; add --yes to publish them"),
-    }
-    Ok(())
-}
-
-fn judge(
-    reader: &mut dyn Reader,
-    schemas: &Schemas,
-    quarantined: &Quarantined<'_>,
-    oldest_ms: u64,
-) -> anyhow::Result<Verdict> {
-    if quarantined.ts < oldest_ms {
-        return Ok(Verdict::Stays("it is older than --max-age-s".to_owned()));
-    }
-    let value = quarantined.value.as_deref().unwrap_or_default();
-    schemas.learn([(None, value)])?;
-    let why = match avro::decode_event_with(value, schemas) {
-        Ok(event) => return Ok(publishable(&event)),
-        Err(malformed) => malformed.to_string(),
-    };
-    // The original record, if the log still has it, may have a header that names its schema.
-    let (partition, offset) = (quarantined.partition, quarantined.offset);
-    if reader.range(Topic::Events, partition)?.start <= offset {
-        let mut records = Vec::new();
-        reader.read(Topic::Events, partition, offset, ONE, &mut records)?;
-        if let Some(record) = records.first().filter(|record| record.offset == offset) {
-            schemas.learn([record.framed()])?;
-            let header = record.schema_header.as_deref();
-            return Ok(match avro::decode_event_of(header, &record.value, schemas) {
-                Ok(event) => publishable(&event),
-                Err(malformed) => Verdict::Stays(format!("it still cannot be read: {malformed}")),
-            });
-        }
-    }
-    Ok(Verdict::Stays(format!("it still cannot be read: {why}")))
-}
-
-/// Returns the event in the form to publish, or why it is not published.
-fn publishable(event: &Event<'_>) -> Verdict {
-    let stays = |why: &str| Verdict::Stays(why.to_owned());
-    match event {
-        Event::Heartbeat { .. }
-        | Event::Heartbeats { .. }
-        | Event::Alive { .. }
-        | Event::Lease { .. }
-        | Event::Policy { .. }
-        | Event::Revision { .. }
-        | Event::Tick => stays("it is about a moment that has passed"),
-        Event::Connect { .. }
-        | Event::Background { .. }
-        | Event::Foreground { .. }
-        | Event::Disconnect { .. }
-        | Event::Logout { .. }
-        | Event::Kick { .. }
-        | Event::CustomStatus { .. }
-        | Event::Forget { .. } => {
-            let mut line = Vec::new();
-            json::event_line(&mut line, Offset(0), 0, event);
-            match serde_json::from_slice(&line) {
-                Ok(Value::Object(mut event)) => {
-                    // The log assigns offset and time.
-                    event.remove("offset");
-                    event.remove("ts");
-                    Verdict::Requeue(Value::Object(event))
-                }
-                _ => stays("it cannot be written as JSON"),
-            }
-        }
-    }
-}
-
-fn show(output: &mut impl Write, quarantined: &Quarantined<'_>, what: &str) -> anyhow::Result<()> {
-    let mut line = Vec::new();
-    let mut object = Object::new(&mut line);
-    object
-        .number("partition", quarantined.partition.0.into())
-        .number("offset", quarantined.offset.0)
-        .number("ts", quarantined.ts)
-        .text("what", what)
-        .text("error", &quarantined.error)
-        .end();
-    line.push(b'\n');
-    output.write_all(&line)?;
-    Ok(())
-}
-
-/// The file of `--done`: which records were requeued.
-struct Done {
-    file: File,
-    records: BTreeSet<(u32, u64)>,
-}
-
-impl Done {
-    fn open(path: &Path) -> anyhow::Result<Done> {
-        let what = || format!("cannot use {} (--done)", path.display());
-        let file = File::options().create(true).read(true).append(true).open(path);
-        let mut file = file.with_context(what)?;
-        if file.try_lock().is_err() {
-            bail!(
-                "another process uses {} (--done); wait until it has ended",
-                path.display()
-            );
-        }
-        let mut text = String::new();
-        file.read_to_string(&mut text).with_context(what)?;
-        let mut records = BTreeSet::new();
-        for line in text.lines() {
-            let position = line
-                .split_once(':')
-                .and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
-            let Some(position) = position else {
-                bail!(
-                    "{} (--done) has the line {line:?}, but each line must be PARTITION:OFFSET, such as 0:12; name another file",
-                    path.display()
+            // A log on other machines may only be slow.
+            if waited >= READ_PATIENCE {
+                let text = format!(
+                    "partition {partition} of {} has records up to offset {end}, but none from {next} on was returned within \
+                     {} s; try again",
+                    topic.name(),
+                    READ_PATIENCE.as_secs()
                 );
-            };
-            records.insert(position);
+                return Err(log::Error::Read(text.into()).into());
+            }
+            thread::sleep(READ_PAUSE);
+            waited += READ_PAUSE;
         }
-        Ok(Done { file, records })
+        Ok(records)
     }
 
-    fn has(&self, quarantined: &Quarantined<'_>) -> bool {
-        let position = (quarantined.partition.0, quarantined.offset.0);
-        self.records.contains(&position)
+    fn range(&self, topic: Topic, partition: Partition) -> anyhow::Result<Range> {
+        Ok(self.reader.range(topic, partition)?)
     }
 
-    fn add(&mut self, quarantined: &Quarantined<'_>) -> anyhow::Result<()> {
-        let position = (quarantined.partition.0, quarantined.offset.0);
-        let line = format!("{}:{}\n", position.0, position.1);
-        let written = self
-            .file
-            .write_all(line.as_bytes())
-            .and_then(|()| self.file.sync_data());
-        written.with_context(|| {
-            format!(
-                "partition {} offset {} was requeued, but --done cannot record it, so a second run would publish it again",
-                position.0, position.1
-            )
-        })?;
-        self.records.insert(position);
-        Ok(())
+    fn quarantined<'r>(&self, partition: Partition, record: &'r Record) -> anyhow::Result<Quarantined<'r>> {
+        self.schemas.learn([record.framed()])?;
+        avro::decode_quarantined_with(&record.value, &self.schemas).with_context(|| {
+            let offset = record.offset;
+            format!("cannot read offset {offset} of the quarantine in partition {partition}")
+        })
     }
+
+    /// Returns the malformed record as it was, with the header that names its schema if the log still has that record.
+    fn original(&mut self, quarantined: &Quarantined<'_>) -> anyhow::Result<Record> {
+        let (partition, offset) = (quarantined.partition, quarantined.offset);
+        let mut records = Vec::new();
+        let range = self.range(Topic::Events, partition)?;
+        if (range.start..range.end).contains(&offset) {
+            self.reader.read(Topic::Events, partition, offset, ONE, &mut records)?;
+        }
+        let kept = records.into_iter().find(|record| record.offset == offset);
+        let original = kept.unwrap_or_else(|| Record {
+            offset,
+            ts: quarantined.ts,
+            key: quarantined.key.as_deref().map(<[u8]>::to_vec),
+            value: quarantined.value.as_deref().unwrap_or_default().to_vec(),
+            is_null: quarantined.value.is_none(),
+            schema_header: None,
+            traceparent: None,
+            id: None,
+        });
+        self.schemas.learn([original.framed()])?;
+        Ok(original)
+    }
+}
+
+/// Returns a time as people read it, in UTC.
+fn shown_time(ts: u64) -> String {
+    let time = i64::try_from(ts).ok().and_then(chrono::DateTime::from_timestamp_millis);
+    time.map_or_else(
+        || format!("{ts} ms"),
+        |time| time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+    )
 }

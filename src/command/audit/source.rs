@@ -2,13 +2,13 @@
 
 mod found;
 mod lines;
-mod progress;
 
 use super::interrupt::check_interrupted;
 use crate::api::answers::ChangeData;
 use crate::audit::verify::QuarantinedEvent;
 use crate::command::cluster::Cluster;
 use crate::command::log::{open, schemas};
+use crate::command::progress::ReadProgress;
 use crate::config::SecretUrl;
 use crate::engine::rejected::decode;
 use crate::log::{self, Limit, Position, Range, Reader, Record, Topic};
@@ -24,7 +24,6 @@ use crate::version::newest_revision;
 use anyhow::{Context as _, bail};
 pub use found::{FoundOutputs, topic_of};
 use lines::each_line;
-use progress::ReadProgress;
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
