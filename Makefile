@@ -19,7 +19,7 @@ define say_how_long
 	librocksdb-sys); later ones take a minute or two. Cargo counts the crates below."
 endef
 
-.PHONY: help run build install test quick bless golden-release test-faults ci bench sim setup setup-build
+.PHONY: help run build install test quick bless golden-release test-faults ci bench sim fuzz setup setup-build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -68,6 +68,12 @@ SEED ?= 1-300
 
 sim: setup-build ## simulated worlds that try to break the engine; make sim SEED=17, or SEED=1-100000
 	cargo run --release -- sim --seeds $(SEED)
+
+# Of all targets without TARGET; SEED=n repeats.
+fuzz: setup-build ## every decoder gets mutated inputs; make fuzz MINUTES=10 TARGET=event, each target for MINUTES=1
+	FUZZ_MINUTES=$(if $(filter command line environment,$(origin MINUTES)),$(MINUTES),1) FUZZ_TARGET=$(TARGET) \
+	FUZZ_SEED=$(if $(filter command line environment,$(origin SEED)),$(SEED)) \
+	    cargo test --release --lib -- --ignored --nocapture --exact fuzz::for_minutes
 
 MINUTES ?= 25
 

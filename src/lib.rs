@@ -44,6 +44,9 @@ pub mod config;
 pub mod demo;
 pub mod engine;
 pub mod failpoint;
+#[cfg(test)]
+#[path = "../tests/fuzz/mod.rs"]
+mod fuzz;
 pub mod gateway;
 pub mod http;
 pub mod layout;

@@ -10,7 +10,7 @@
 //! same time while one does not know yet that it has been replaced. Calls block on disk and network; call them from a
 //! thread of their own, never from one of the runtime.
 
-mod manifest;
+pub(crate) mod manifest;
 
 use crate::presence::{Offset, Partition, Revision};
 use crate::store::{self, Applied, Store};

@@ -23,7 +23,7 @@ mod tickets;
 mod tim;
 mod transport;
 mod users;
-mod usersig;
+pub(crate) mod usersig;
 
 use crate::api::openapi;
 use crate::api::routes::{ROUTES, Route, RouteId, RouteMethod};

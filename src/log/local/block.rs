@@ -49,7 +49,11 @@ impl<'a> Block<'a> {
             count: u32::from_be_bytes(header[17..21].try_into().ok()?),
             records,
         };
-        let sound = header[0] == VERSION && block.count > 0 && first.checked_add(u64::from(block.count)).is_some();
+        // Every sum that is made of its numbers.
+        let sums = first
+            .checked_add(u64::from(block.count))
+            .and(block.before.checked_add(weight(value.len())));
+        let sound = header[0] == VERSION && block.count > 0 && sums.is_some();
         sound.then_some(block)
     }
 
@@ -220,6 +224,43 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Option<(Option<&'a [u8]>, &'a [u8])> 
     };
     let length = varint::take(rest)?;
     Some((key, take_bytes(rest, length)?))
+}
+
+/// Returns whether bytes are a block, for fuzzing. Its records are packed and read again.
+#[cfg(test)]
+pub(crate) fn is_block(value: &[u8]) -> bool {
+    use crate::presence::Partition;
+    let read = |first: u64, value: &[u8]| {
+        let key = keys::block(Partition(0), first);
+        let block = Block::parse(&key, value)?;
+        assert!(block.end() > first && block.until() > block.before);
+        let mut taken = Taken::nothing_of(Limit {
+            records: usize::MAX,
+            bytes: usize::MAX,
+        });
+        let mut records = Vec::new();
+        block.unpack(0, &mut taken, &mut records).then_some(records)
+    };
+    const FIRST: u64 = 7;
+    let Some(records) = read(FIRST, value) else {
+        return false;
+    };
+    let tail = Tail {
+        end: FIRST,
+        ts: records[0].ts,
+        bytes: 0,
+    };
+    let mut packer = Packer::after(tail, 0);
+    for record in &records {
+        packer.push(record.key.as_deref(), &record.value);
+    }
+    let again = packer
+        .finish()
+        .0
+        .into_iter()
+        .filter_map(|(first, value)| read(first, &value));
+    assert_eq!(again.flatten().collect::<Vec<_>>(), records);
+    true
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ use crate::clock::Clock;
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use append::Queue;
+#[cfg(test)]
+pub(crate) use block::is_block;
 use ends::{Ends, EndsFile};
 use owned::LocalPartition;
 use recovery::{DatabaseHandle, WriteFailure};
