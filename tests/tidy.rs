@@ -272,6 +272,7 @@ const KAFKA: Inner = (
     &[
         "src/command/connect.rs",
         "src/command/topics.rs",
+        "src/command/topics/acls.rs",
         "src/command/doctor.rs",
     ],
 );

@@ -1,7 +1,10 @@
 //! `rollcall topics` with a real Kafka: what it creates, what it reports, and that it may be run again.
 
+#[path = "topics/acls.rs"]
+mod acls;
 #[path = "kafka/broker.rs"]
 mod broker;
+mod server;
 
 use broker::Cluster;
 use rdkafka::ClientConfig;

@@ -1,7 +1,9 @@
-//! `rollcall topics`: creates the topics of a Kafka cluster, or checks those that exist.
+//! `rollcall topics`: creates the topics of a Kafka cluster, checks those that exist, or prints who needs which permissions.
 //!
 //! `create` may be run repeatedly: it creates what is missing, leaves the rest as it is, and ends with the report of `check`.
 //! Both end with exit status 2 if a setting would break the rules.
+
+mod acls;
 
 use super::cluster::Cluster;
 use super::connect;
@@ -20,7 +22,7 @@ use anyhow::{Context as _, bail};
 use std::io::{self, Write};
 use std::sync::Arc;
 
-/// Creates the topics of a Kafka cluster, or checks them
+/// Creates the topics of a Kafka cluster, checks them, or prints the permissions that they need
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -49,6 +51,26 @@ enum What {
         brokers: Brokers,
         #[command(flatten)]
         kept: Kept,
+    },
+    /// Prints the commands that give a principal the least permissions; asks no broker
+    ///
+    /// The commands are for Kafka's own kafka-acls.sh. Brokers before Kafka 3.0 also need IdempotentWrite on the cluster for
+    /// engines and for publishers that use an idempotent producer.
+    Acls {
+        #[command(flatten)]
+        brokers: Brokers,
+        /// Who gets the permissions, as the brokers name it
+        #[arg(long, value_name = "TYPE:NAME")]
+        principal: String,
+        /// What the principal does; may be given several times [default: all, one after the other]
+        #[arg(long, value_enum)]
+        role: Vec<acls::Role>,
+        /// The group of the engines
+        #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", default_value = DEFAULT_GROUP)]
+        group: String,
+        /// The group of the consumer: of the gateway, the reader or the webhook
+        #[arg(long, value_name = "NAME", default_value = "rollcall-webhook")]
+        consumer_group: String,
     },
 }
 
@@ -100,6 +122,27 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         What::Check { brokers, kept } => {
             let connection = brokers.connection()?;
             check(&connection, &mut output).and_then(|()| check_checkpoints(connection, kept, &mut output))
+        }
+        What::Acls {
+            brokers,
+            principal,
+            role,
+            group,
+            consumer_group,
+        } => {
+            if !principal
+                .split_once(':')
+                .is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty())
+            {
+                bail!("--principal {principal:?} must have the form TYPE:NAME, such as User:engine");
+            }
+            let roles = match role.is_empty() {
+                true => &acls::Role::ALL[..],
+                false => role,
+            };
+            let connection = brokers.connection()?;
+            let text = acls::commands(roles, principal, &connection, &brokers.kafka, group, consumer_group);
+            output.write_all(text.as_bytes()).map_err(Into::into)
         }
     };
     match written {
