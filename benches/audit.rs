@@ -1,16 +1,18 @@
 //! Questions about the past on a log of ten million events and a million changes: `rollcall audit` as a process of its own, with
-//! its greatest memory, and a user's history over HTTP while ten thousand events flow in each second.
+//! its CPU time and its greatest memory; a user's history over HTTP while ten thousand events flow in each second; and what the
+//! index of changes costs.
 //!
 //! 100,000 users in two partitions, each with a device that connects, sends 18 heartbeats and disconnects, five times.
 //! `ROLLCALL_BENCH_USERS` sets another number of users; `ROLLCALL_BENCH_AUDIT` names a directory in which the log is kept, so that
-//! the next run need not make it again.
+//! the next run need not make it again. Rates are by the clock on the wall; the CPU time beside them is that of all threads of the
+//! process, and does not depend on what else the machine does.
 
 mod allocator;
 mod appender;
 mod measure;
 mod users;
 
-use measure::{heading, rate, row, timed};
+use measure::{heading, median, rate, row, timed};
 use rollcall::clock::{Clock as _, ManualClock, SystemClock};
 use rollcall::engine::Tuning;
 use rollcall::engine::partition::PartitionProcessor;
@@ -37,6 +39,11 @@ const PASS_MS: u64 = 60_000;
 /// Measured runs of each question.
 const RUNS: usize = 3;
 const REQUESTS: usize = 2_000;
+/// Requests for a status with its reason, and for the totals at a time.
+const FEWER_REQUESTS: usize = 200;
+/// Users whose changes are folded with the index and without, and how often each of them comes and goes.
+const INDEX_USERS: u32 = 50_000;
+const INDEX_ROUNDS: u64 = 4;
 const EVENTS_PER_SECOND: usize = 10_000;
 const PUBLISHED_AT_ONCE: usize = 500;
 
@@ -53,41 +60,65 @@ fn main() {
         make(&data, users);
         fs::write(is_made, "").expect("written");
     }
-    let events = u64::from(users) * ROUNDS * u64::from(HEARTBEATS + 2);
-    let changes = u64::from(users) * ROUNDS * 2;
+    let data_flag = data.to_str().expect("UTF-8");
+    let (events, changes) = counted(data_flag);
     heading(&format!(
         "audit of {events} events and {changes} changes, {PARTITIONS} partitions"
     ));
-    let data_flag = data.to_str().expect("UTF-8");
     let per_second = |took: &Duration| rate(events as usize, *took);
 
     let verify = runs(&["audit", "verify", "--data", data_flag]);
-    row("verify, events", &figures(&verify, per_second), "/s", &memory(&verify));
+    row("verify, events", &figures(&verify, per_second), "/s", &costs(&verify));
     let seconds = |took: &Duration| took.as_secs_f64();
     let at = runs(&["audit", "at", "-0s", "--data", data_flag]);
-    row("at, the whole log", &figures(&at, seconds), "s", &memory(&at));
-    let history = runs(&["audit", "history", &users::id('u', 7), "--data", data_flag]);
+    row("at, the whole log", &figures(&at, seconds), "s", &costs(&at));
+    let user = users::id('u', 7);
+    let history = runs(&["audit", "history", &user, "--data", data_flag]);
     row(
-        "history of a user, without the index",
+        "history of a user, from the change topic",
         &figures(&history, seconds),
         "s",
-        &memory(&history),
+        &costs(&history),
     );
-    for format in ["parquet", "csv", "jsonl"] {
-        for table in ["--intervals", "--changes", "--events"] {
-            let mut export = Vec::new();
-            for _ in 0..RUNS {
-                let out = tempfile::tempdir().expect("a directory");
-                let out = out.path().to_str().expect("UTF-8");
-                export.push(run(&[
-                    "audit", "export", table, "--format", format, "--out", out, "--data", data_flag,
-                ]));
-            }
-            let what = format!("export {table} --format {format}, events");
-            row(&what, &figures(&export, per_second), "/s", &memory(&export));
+    let why = runs(&["audit", "why", &user, "--data", data_flag]);
+    row("why of a user", &figures(&why, seconds), "s", &costs(&why));
+    for (table, format, runs) in [
+        ("--intervals", "parquet", RUNS),
+        ("--intervals", "csv", RUNS),
+        ("--intervals", "jsonl", RUNS),
+        ("--changes", "parquet", RUNS),
+        ("--events", "parquet", 1),
+    ] {
+        let mut export = Vec::new();
+        for _ in 0..runs {
+            let out = tempfile::tempdir().expect("a directory");
+            let out = out.path().to_str().expect("UTF-8");
+            export.push(run(&[
+                "audit", "export", table, "--format", format, "--out", out, "--data", data_flag,
+            ]));
         }
+        let what = format!("export {table} --format {format}, events");
+        row(&what, &figures(&export, per_second), "/s", &costs(&export));
     }
     over_http(&data, users);
+    index_costs();
+}
+
+/// Returns how many events and changes a log has: one that is kept grows with each run. All of it is read once before
+/// anything is measured.
+fn counted(data: &str) -> (u64, u64) {
+    let output = Command::new(env!("CARGO_BIN_EXE_rollcall"))
+        .args(["audit", "verify", "--json", "--data", data])
+        .output()
+        .expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let sum = |key: &str| lines.iter().filter_map(|line| line[key].as_u64()).sum();
+    (sum("events"), sum("changes"))
 }
 
 /// Makes a data directory as an engine leaves it.
@@ -121,11 +152,7 @@ fn make(data: &Path, users: u32) {
         let order = random.order(users);
         appender::append(&log, order.iter().map(|user| event(*user)));
         for partition in &mut partitions {
-            let limit = Limit {
-                records: Tuning::default().batch_records,
-                bytes: Tuning::default().batch_bytes,
-            };
-            while partition.step(limit).expect("folded").records > 0 {}
+            fold_all(partition);
         }
     };
     for round in 0..ROUNDS {
@@ -148,12 +175,159 @@ fn make(data: &Path, users: u32) {
             reason: Ending::Closed,
         });
     }
+    for partition in partitions {
+        partition.close().expect("committed");
+    }
 }
 
-/// How long a process took, and the most memory that it had, in bytes.
+/// What the index of changes costs: the same events are folded with it and without, in turns.
+fn index_costs() {
+    let changes = u64::from(INDEX_USERS) * INDEX_ROUNDS * 2;
+    heading(&format!(
+        "index of changes: {changes} changes of {INDEX_USERS} users, one partition, embedded log and store"
+    ));
+    let mut sides = [Side::new(Tuning::default().index_changes), Side::new(0)];
+    let mut random = Random(3);
+    for round in 0..INDEX_ROUNDS {
+        let order = random.order(INDEX_USERS);
+        let connect = |user: u32| Event::Connect {
+            who: users::who(user),
+            via: users::via(user, Conn(round)),
+            intent: Intent::Login,
+            client: None,
+            auth_at: None,
+        };
+        let disconnect = |user: u32| Event::Disconnect {
+            who: users::who(user),
+            via: users::via(user, Conn(round)),
+            reason: Ending::Closed,
+        };
+        let is_even = round % 2 == 0;
+        for at in if is_even { [0, 1] } else { [1, 0] } {
+            sides[at].pass(order.iter().map(|user| connect(*user)));
+        }
+        for at in if is_even { [1, 0] } else { [0, 1] } {
+            sides[at].pass(order.iter().map(|user| disconnect(*user)));
+        }
+    }
+    let mut bytes = Vec::new();
+    for (side, name) in sides.into_iter().zip(["with the index", "without it"]) {
+        let (rates, cpu, stored) = side.finish();
+        let cpu = 1e6 * cpu / changes as f64;
+        let note = format!("CPU {cpu:.1} us a change, store {} KiB", stored >> 10);
+        row(&format!("fold {name}, changes"), &rates, "/s", &note);
+        bytes.push(stored as f64);
+    }
+    row(
+        "disk for the index, a change",
+        &[(bytes[0] - bytes[1]) / changes as f64],
+        "bytes",
+        "",
+    );
+}
+
+/// A log and a store of one partition.
+struct Side {
+    directory: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+    log: LocalLog,
+    partition: PartitionProcessor,
+    /// Changes per second, of each pass.
+    rates: Vec<f64>,
+    cpu_s: f64,
+}
+
+impl Side {
+    fn new(index_changes: u64) -> Side {
+        let directory = tempfile::tempdir().expect("a directory");
+        let clock = Arc::new(ManualClock::new(SystemClock::new().now_ms() - 1_000 * PASS_MS));
+        let settings = Settings {
+            partitions: Some(1),
+            ..Settings::default()
+        };
+        let log = LocalLog::open(&directory.path().join("log"), settings, clock.clone()).expect("opened");
+        let partition = PartitionProcessor::open(
+            log.take_up(Partition(0)).expect("a partition"),
+            Some(&directory.path().join("store")),
+            &Policy::default(),
+            clock.clone(),
+            Tuning {
+                index_changes,
+                ..Tuning::default()
+            },
+        );
+        Side {
+            directory,
+            clock,
+            log,
+            partition: partition.expect("opened"),
+            rates: Vec::new(),
+            cpu_s: 0.0,
+        }
+    }
+
+    fn pass(&mut self, events: impl Iterator<Item = Event<'static>>) {
+        self.clock.advance_ms(PASS_MS);
+        appender::append(&self.log, events);
+        let cpu_s = cpu_seconds("self").expect("this process").own;
+        let (folded, took) = timed(|| {
+            let folded = fold_all(&mut self.partition);
+            self.partition.commit_store().expect("committed");
+            folded
+        });
+        self.cpu_s += cpu_seconds("self").expect("this process").own - cpu_s;
+        self.rates.push(rate(folded, took));
+    }
+
+    /// Returns the rates, the CPU time in seconds and the bytes of the store.
+    fn finish(self) -> (Vec<f64>, f64, u64) {
+        self.partition.close().expect("committed");
+        let files = fs::read_dir(self.directory.path().join("store")).expect("a store");
+        let bytes = files.map(|file| file.expect("a file").metadata().expect("its size").len());
+        (self.rates, self.cpu_s, bytes.sum())
+    }
+}
+
+fn fold_all(partition: &mut PartitionProcessor) -> usize {
+    let limit = Limit {
+        records: Tuning::default().batch_records,
+        bytes: Tuning::default().batch_bytes,
+    };
+    let mut folded = 0;
+    loop {
+        match partition.step(limit).expect("folded").records {
+            0 => return folded,
+            records => folded += records,
+        }
+    }
+}
+
+/// What a process cost.
 struct Run {
     took: Duration,
+    cpu_s: f64,
+    /// The most memory that it had, in bytes.
     memory: u64,
+}
+
+/// CPU time in seconds, in steps of 10 ms.
+struct CpuSeconds {
+    own: f64,
+    /// Of its processes that have ended.
+    children: f64,
+}
+
+/// Returns the CPU time of a process, by its number or `self`.
+fn cpu_seconds(process: &str) -> Option<CpuSeconds> {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name before it may have spaces.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / TICKS_PER_SECOND);
+    Some(CpuSeconds {
+        own: seconds(11)? + seconds(12)?,
+        children: seconds(13)? + seconds(14)?,
+    })
 }
 
 fn runs(arguments: &[&str]) -> Vec<Run> {
@@ -161,7 +335,8 @@ fn runs(arguments: &[&str]) -> Vec<Run> {
 }
 
 fn run(arguments: &[&str]) -> Run {
-    let start = Instant::now();
+    let children = || cpu_seconds("self").expect("this process").children;
+    let (start, before_s) = (Instant::now(), children());
     let mut child = Command::new(env!("CARGO_BIN_EXE_rollcall"))
         .args(arguments)
         .stdout(Stdio::null())
@@ -172,11 +347,12 @@ fn run(arguments: &[&str]) -> Run {
     loop {
         memory = memory.max(greatest_memory(&child));
         if let Some(status) = child.try_wait().expect("it ends") {
-            assert!(status.success(), "{arguments:?}: {status}");
             let took = start.elapsed();
-            return Run { took, memory };
+            assert!(status.success(), "{arguments:?}: {status}");
+            let cpu_s = children() - before_s;
+            return Run { took, cpu_s, memory };
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -191,9 +367,10 @@ fn figures(runs: &[Run], figure: impl Fn(&Duration) -> f64) -> Vec<f64> {
     runs.iter().map(|run| figure(&run.took)).collect()
 }
 
-fn memory(runs: &[Run]) -> String {
-    let most = runs.iter().map(|run| run.memory).max().unwrap_or(0);
-    format!("{} MiB at most", most >> 20)
+fn costs(runs: &[Run]) -> String {
+    let memory = runs.iter().map(|run| run.memory).max().unwrap_or(0);
+    let cpu: Vec<f64> = runs.iter().map(|run| run.cpu_s).collect();
+    format!("CPU {:.2} s, {} MiB at most", median(&cpu), memory >> 20)
 }
 
 /// A server that ends with the benchmark.
@@ -250,6 +427,8 @@ fn over_http(data: &Path, users: u32) {
         .for_each(|body| drop(post(body)));
     let heartbeats = bodies("heartbeat", "");
     let is_over = AtomicBool::new(false);
+    let began = Instant::now();
+    let before_s = cpu_seconds(&server.0.id().to_string()).map_or(0.0, |cpu| cpu.own);
     let (taken, flowed) = thread::scope(|scope| {
         let publisher = scope.spawn(|| {
             let pause = Duration::from_secs(1) * PUBLISHED_AT_ONCE as u32 / EVENTS_PER_SECOND as u32;
@@ -262,26 +441,47 @@ fn over_http(data: &Path, users: u32) {
             rate(sent as usize * PUBLISHED_AT_ONCE, start.elapsed())
         });
         let mut random = Random(2);
-        let mut taken = Vec::new();
-        for _ in 0..REQUESTS {
-            let user = users::id('u', random.below(users.into()) as u32);
-            let (answer, took) = timed(|| {
-                let mut answer = ureq::get(format!("{url}/v1/users/{user}/history"))
-                    .call()
-                    .expect("answered");
-                answer.body_mut().read_to_string().expect("readable")
-            });
-            assert!(answer.contains("intervals"), "{answer}");
-            taken.push(took.as_secs_f64() * 1e3);
-            thread::sleep(Duration::from_millis(5));
-        }
+        let mut ask = |requests: usize, path: &dyn Fn(&str) -> String, wants: &str| {
+            let mut taken = Vec::new();
+            for _ in 0..requests {
+                let user = users::id('u', random.below(users.into()) as u32);
+                let (answer, took) = timed(|| {
+                    let mut answer = ureq::get(format!("{url}{}", path(&user))).call().expect("answered");
+                    answer.body_mut().read_to_string().expect("readable")
+                });
+                assert!(answer.contains(wants), "{answer}");
+                taken.push(took.as_secs_f64() * 1e3);
+                thread::sleep(Duration::from_millis(5));
+            }
+            taken.sort_by(f64::total_cmp);
+            taken
+        };
+        let taken = [
+            ask(REQUESTS, &|user| format!("/v1/users/{user}/history"), "intervals"),
+            ask(FEWER_REQUESTS, &|user| format!("/v1/users/{user}/why"), "steps"),
+            ask(FEWER_REQUESTS, &|_| "/v1/at?time=-30m".to_owned(), "devices"),
+        ];
         is_over.store(true, Ordering::Relaxed);
         (taken, publisher.join().expect("it published"))
     });
-    let mut sorted = taken;
-    sorted.sort_by(f64::total_cmp);
-    let nearest = |share: f64| sorted[((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len()) - 1];
-    row("events flowing in meanwhile", &[flowed], "/s", "");
-    row("history of a user over HTTP, p50", &[nearest(0.50)], "ms", "");
-    row("history of a user over HTTP, p99", &[nearest(0.99)], "ms", "");
+    let cpu_s = cpu_seconds(&server.0.id().to_string()).map_or(0.0, |cpu| cpu.own) - before_s;
+    let note = format!(
+        "CPU of the server {:.2} of a core, {} MiB at most",
+        cpu_s / began.elapsed().as_secs_f64(),
+        greatest_memory(&server.0) >> 20
+    );
+    row("events flowing in meanwhile", &[flowed], "/s", &note);
+    for (what, sorted) in ["history of a user", "why of a user", "at, 30 minutes ago"]
+        .iter()
+        .zip(taken)
+    {
+        let nearest = |share: f64| sorted[((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len()) - 1];
+        let note = format!(
+            "p50 {:.2} ms, longest {:.1} ms of {}",
+            nearest(0.50),
+            nearest(1.0),
+            sorted.len()
+        );
+        row(&format!("{what} over HTTP, p99"), &[nearest(0.99)], "ms", &note);
+    }
 }
