@@ -3,7 +3,7 @@
 //! `verify` compares it with its own fold where that has come just as far, or goes on from it.
 
 use crate::presence::Partition;
-use crate::presence::state::{HashSeed, PartitionImage, State};
+use crate::presence::state::{HashSeed, PartitionImage, State, UserImage};
 use crate::schema::json;
 use crate::schema::policy::written_policy;
 use crate::store::{Applied, Error, Store};
@@ -57,33 +57,24 @@ impl StoredFold {
 
     /// Returns the first user, in byte order, or else the partition, in which it differs from another fold.
     pub fn difference_from(&self, expected: &State) -> Option<StateDifference> {
-        let users = |state: &State| {
-            let ids = state.slots().filter_map(|slot| state.user_id(slot).map(str::to_owned));
-            let mut ids: Vec<String> = ids.collect();
-            ids.sort_unstable();
-            ids
-        };
-        let mut all = users(&self.state);
-        all.extend(users(expected));
-        all.sort_unstable();
-        all.dedup();
-        for user in all {
-            let image = |state: &'_ State| {
-                let image = state.slot_of(&user).and_then(|slot| state.image(slot));
-                image.map(|image| {
-                    let mut line = Vec::new();
-                    json::user_line(&mut line, &image, state.time());
-                    // The line leaves out what follows from the log time and the kept text.
-                    (String::from_utf8_lossy(&line).into_owned(), format!("{image:?}"))
-                })
+        fn image<'s>(state: &'s State, user: &str) -> Option<UserImage<'s>> {
+            state.slot_of(user).and_then(|slot| state.image(slot))
+        }
+        let users = |state| State::slots(state).filter_map(|slot| State::user_id(state, slot));
+        // Every user is compared, and only those that differ are put in order: there is one of them at most, as a rule.
+        let differing = users(&self.state)
+            .chain(users(expected))
+            .filter(|user| image(&self.state, user) != image(expected, user));
+        if let Some(user) = differing.min() {
+            let line = |state: &State| {
+                let mut line = Vec::new();
+                json::user_line(&mut line, &image(state, user)?, state.time());
+                Some(String::from_utf8_lossy(&line).into_owned())
             };
-            let (found, wanted) = (image(&self.state), image(expected));
-            if found != wanted {
-                return Some(StateDifference {
-                    found: found.map(|(line, _)| line),
-                    expected: wanted.map(|(line, _)| line),
-                });
-            }
+            return Some(StateDifference {
+                found: line(&self.state),
+                expected: line(expected),
+            });
         }
         let (found, wanted) = (self.state.partition_image(), expected.partition_image());
         (found != wanted).then(|| {
