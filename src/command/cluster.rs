@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Topic names and client settings. Each command has its own flag for the brokers, since not every command requires them.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct Cluster {
     /// Prefix of the topics' names: PREFIX.events and so on [default: presence]
     #[arg(long, value_name = "PREFIX", env = "ROLLCALL_TOPIC_PREFIX", requires = "kafka")]

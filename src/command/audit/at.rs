@@ -63,7 +63,8 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         platform: args.platform.clone(),
         status: args.status,
     };
-    let parts = args.source.each_partition(|source, partition| {
+    let source = args.source.checked()?;
+    let parts = source.each_partition(|source, partition| {
         let wanted: Vec<(usize, &String)> = args
             .user
             .iter()

@@ -105,7 +105,8 @@ struct PartitionSummary {
 
 pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let exported = exported(args)?;
-    let written = args.source.each_partition(|source, partition| {
+    let source = args.source.checked()?;
+    let written = source.each_partition(|source, partition| {
         match export_partition(args, exported, source, partition) {
             // The other partitions can be exported all the same.
             Err(error) if error.is::<RecordsGone>() => Ok(Err(error)),

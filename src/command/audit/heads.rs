@@ -4,7 +4,7 @@ use super::json_line;
 use super::source::{AuditSource, SourceFlags};
 use crate::audit::attested::{Head, SignedHead, leaf_of};
 use crate::audit::merkle::Tree;
-use crate::audit::verify::{Compared, Verifier, hex};
+use crate::audit::verify::{Compared, OutputRecord, Verifier, hex};
 use crate::clock::{Clock as _, SystemClock};
 use crate::command::hash_seed;
 use crate::log::Topic;
@@ -32,12 +32,21 @@ pub struct Args {
 pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let policy = args.source.first_policy()?;
     let key = args.sign.as_deref().map(read_key).transpose()?;
-    let heads = args.source.each_partition(|source, partition| {
-        let head = head_of(source, partition, &policy)?;
+    let source = args.source.checked()?;
+    let heads = source.each_partition(|source, partition| {
+        let Reached { head, folded } = reached(source, partition, &policy)?;
         let tree = match &key {
             Some(_) => Some(changes_of(source, partition, &head)?),
             None => None,
         };
+        if let (Some(folded), Some(tree)) = (folded, &tree)
+            && folded.root() != tree.tree.root()
+        {
+            bail!(
+                "the changes of partition {partition} are not those that the events give, so a head over both would be wrong; \
+                 `rollcall audit verify` prints the first difference"
+            );
+        }
         Ok((head, tree))
     })?;
     if heads.is_empty() {
@@ -85,20 +94,34 @@ pub(super) fn read_key(path: &Path) -> anyhow::Result<Ed25519KeyPair> {
         .with_context(unusable)
 }
 
+/// How far a partition is.
+struct Reached {
+    head: Head,
+    /// The tree over the changes that the events give, if they were folded.
+    folded: Option<Tree>,
+}
+
 /// Returns how far a partition is: as the engine has committed it, or where nobody says so, by a fold.
-pub fn head_of(source: &mut AuditSource<'_>, partition: Partition, policy: &Policy) -> anyhow::Result<Head> {
+fn reached(source: &mut AuditSource<'_>, partition: Partition, policy: &Policy) -> anyhow::Result<Reached> {
     if let Some(position) = source.position(partition)? {
-        return Ok(Head {
+        let head = Head {
             partition: partition.0,
             next: position.next.0,
             changes: position.seq,
             head: hex(&position.chain),
-        });
+        };
+        return Ok(Reached { head, folded: None });
     }
+    let mut folded = Tree::default();
     let mut verifier = Verifier::new(partition, policy.clone(), hash_seed());
     let mut next = 0;
     source.events(partition, |offset, ts, event| {
         verifier.fold(offset, ts, event.as_ref().map_err(Clone::clone), &mut |_| {});
+        while let Some(output) = verifier.take_expected(Compared::Changes) {
+            if let OutputRecord::Change(change) = output {
+                folded.push(leaf_of(&change));
+            }
+        }
         for topic in Compared::ALL {
             verifier.skip(topic);
         }
@@ -106,11 +129,15 @@ pub fn head_of(source: &mut AuditSource<'_>, partition: Partition, policy: &Poli
         Ok(ControlFlow::Continue(()))
     })?;
     let (chain, changes) = verifier.head();
-    Ok(Head {
+    let head = Head {
         partition: partition.0,
         next,
         changes,
         head: hex(&chain),
+    };
+    Ok(Reached {
+        head,
+        folded: Some(folded),
     })
 }
 

@@ -32,7 +32,8 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     {
         bail!("--from {} is after --to {}", shown(from.0), shown(to.0));
     }
-    let mut source = args.source.open()?;
+    let source = args.source.checked()?;
+    let mut source = source.open()?;
     let partition = source.partition_of(&args.user);
     let is_cut = source.range(Topic::Changes, partition)?.start > Offset(0);
     let mut history = History::new(&args.user);

@@ -85,7 +85,8 @@ pub fn prove(args: &ProveArgs, output: &mut impl Write) -> anyhow::Result<u8> {
     let Some(signed) = heads.iter().rev().find(|signed| signed.head.partition == partition.0) else {
         bail!("{} has no head of partition {partition}", args.signed.display());
     };
-    let mut source = args.source.open()?;
+    let source = args.source.checked()?;
+    let mut source = source.open()?;
     source.asks_for(partition)?;
     let mut found: Option<Change> = None;
     source.changes(partition, |change| {

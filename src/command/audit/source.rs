@@ -1,5 +1,6 @@
 //! Where an audit reads: a data directory, Kafka, or files that `rollcall log` printed.
 
+mod belonging;
 mod found;
 mod lines;
 
@@ -46,7 +47,7 @@ pub const NO_FILE: &str = "\0";
 const DATA: &str = "./rollcall-data";
 
 /// Where the records are.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct SourceFlags {
     /// The data directory of a server, which may be running; the log is in its `log` [default: ./rollcall-data]
     #[arg(long, value_name = "DIR")]
@@ -71,7 +72,8 @@ pub struct SourceFlags {
     /// Kicks of one partition in a file, as `rollcall log kicks` prints them
     #[arg(long, value_name = "FILE")]
     kicks: Option<PathBuf>,
-    /// Only this partition, from 0; with files: the partition that they are of [default with files: 0]
+    /// Only this partition, from 0; with files: the partition that they are of [default with files: the one that their changes
+    /// name, else 0; for `verify` 0]
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
     /// With files: how many partitions the log has; then a user of another partition makes a record malformed
@@ -145,6 +147,21 @@ impl SourceFlags {
         [Topic::Events, Topic::Changes, Topic::Kicks]
             .into_iter()
             .any(|topic| self.file_of(topic).is_some())
+    }
+
+    /// Returns the flags with the partition that the files are of. Refuses files that do not belong together: then an answer
+    /// would be wrong. `verify` does without: it has its own comparison.
+    pub fn checked(&self) -> anyhow::Result<SourceFlags> {
+        let mut checked = self.clone();
+        if self.has_files() {
+            let named = match self.partition {
+                Some(partition) => Partition(partition),
+                None => belonging::named_partition(self)?.unwrap_or(Partition(0)),
+            };
+            belonging::check(self, named)?;
+            checked.partition = Some(named.0);
+        }
+        Ok(checked)
     }
 
     pub fn open(&self) -> anyhow::Result<AuditSource<'_>> {

@@ -64,11 +64,29 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
             Checked::Right(verified) => print_verified(output, verified)?,
             Checked::Wrong(difference) => print_difference(output, difference)?,
         }
-        if matches!(one, Checked::Wrong(_)) {
+        if let Checked::Wrong(difference) = one {
             status = 1;
+            of_another_partition(args, difference);
         }
     }
     Ok(status)
+}
+
+/// Says so where the first difference may come from files of another partition than the one that was verified.
+fn of_another_partition(args: &Args, difference: &Difference) {
+    let found = difference.found.as_ref();
+    let found = found.and_then(|found| serde_json::from_str::<serde_json::Value>(found.get()).ok());
+    let id = found.as_ref().and_then(|found| found["id"].as_str());
+    let Some(named) = id.and_then(|id| id.split('-').next()?.parse::<u32>().ok()) else {
+        return;
+    };
+    if args.source.has_files() && named != difference.partition {
+        eprintln!(
+            "note: the record that was found is of partition {named}, and the files were verified as those of partition {}; if they \
+             are of partition {named}, name it with --partition {named}",
+            difference.partition
+        );
+    }
 }
 
 /// Prints the summary of a partition for people.

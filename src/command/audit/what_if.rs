@@ -165,6 +165,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let was_policy = crate::config::read_policy(args.was_policy.as_deref())?;
     let outcomes = args
         .source
+        .checked()?
         .each_partition(|source, partition| try_policies(args, window, &was_policy, &policies, source, partition))?;
     let mut was = Totals::default();
     let mut points = vec![Point::default(); policies.len()];

@@ -24,7 +24,8 @@ pub struct Args {
 pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let at = args.at.as_deref().map(parse_time).transpose()?;
     let policy = args.source.first_policy()?;
-    let mut source = args.source.open()?;
+    let source = args.source.checked()?;
+    let mut source = source.open()?;
     let partition = source.partition_of(&args.user);
     source.reaches_the_beginning(Topic::Events, partition, "`why`")?;
     let mut why = Why::new(&args.user, partition, policy, at, hash_seed());
