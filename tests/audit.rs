@@ -11,6 +11,8 @@ mod files;
 #[path = "audit/proofs.rs"]
 mod proofs;
 mod server;
+#[path = "audit/stories.rs"]
+mod stories;
 #[path = "audit/tampered.rs"]
 mod tampered;
 #[path = "audit/watched.rs"]
