@@ -19,6 +19,8 @@ mod tampered;
 mod watched;
 #[path = "audit/what_if.rs"]
 mod what_if;
+#[path = "audit/why_now.rs"]
+mod why_now;
 
 use files::{Files, a_day, audit, event, link};
 use rollcall::api::answers::ChangeData;

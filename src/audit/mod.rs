@@ -1,7 +1,7 @@
 //! Answers about the past, computed from what the log keeps: who was online, when and why, and whether the topics are what
 //! the events say (`docs/audit.md`).
 //!
-//! Everything here is a function of records: [`snapshot`] and [`history`] read changes and fold nothing again, [`why`],
+//! Everything here is a function of records: [`snapshot`], [`history`] and [`why_now`] read changes and fold nothing again, [`why`],
 //! [`verify`] and [`what_if`] fold events. Where the records come from (a data directory, Kafka, files) is the command's to know. Each type is
 //! fed one partition's records in the order of their offsets; what it keeps does not grow with the number of records.
 
@@ -16,6 +16,7 @@ pub mod verify;
 pub mod watch;
 pub mod what_if;
 pub mod why;
+pub mod why_now;
 
 use crate::presence::LogTime;
 use crate::presence::change::{Change, OutputId};

@@ -5,7 +5,7 @@
 use super::RECYCLE_EVERY;
 use super::id_text;
 use crate::presence::change::{Cause, Change, Output};
-use crate::presence::deadlines::Upto;
+use crate::presence::deadlines::{PendingChange, Upto};
 use crate::presence::event::{Event, Intent};
 use crate::presence::policy::Policy;
 use crate::presence::state::{HashSeed, State};
@@ -41,11 +41,23 @@ struct Behind {
     login: EventStep,
 }
 
+/// A record that is named in a step.
 #[derive(Clone, Copy)]
-struct EventStep {
-    offset: Offset,
-    ts: u64,
-    name: &'static str,
+pub(super) struct EventStep {
+    pub offset: Offset,
+    pub ts: u64,
+    pub name: &'static str,
+}
+
+impl EventStep {
+    pub fn with_role(self, role: &'static str) -> Step {
+        Step::Event {
+            offset: self.offset.0,
+            ts: self.ts,
+            name: self.name,
+            role,
+        }
+    }
 }
 
 struct Found {
@@ -95,6 +107,17 @@ pub struct Pending {
     pub deadline: u64,
     /// The cause of the change that it would be.
     pub then: &'static str,
+}
+
+impl Pending {
+    pub fn of(change: &PendingChange<'_>) -> Pending {
+        Pending {
+            platform: change.platform.to_owned(),
+            device: change.device.to_owned(),
+            deadline: change.deadline.0,
+            then: change.cause.name(),
+        }
+    }
 }
 
 impl Why {
@@ -284,13 +307,7 @@ impl Why {
     fn pending(&self) -> Vec<Pending> {
         let slot = self.state.slot_of(&self.user);
         let pending = slot.map(|slot| self.state.pending_of(slot)).unwrap_or_default();
-        let pending = pending.into_iter().map(|one| Pending {
-            platform: one.platform.to_owned(),
-            device: one.device.to_owned(),
-            deadline: one.deadline.0,
-            then: one.cause.name(),
-        });
-        pending.collect()
+        pending.iter().map(Pending::of).collect()
     }
 }
 
@@ -301,13 +318,7 @@ fn steps(
     devices: &BTreeMap<Key, Behind>,
     leases: &BTreeMap<Box<str>, EventStep>,
 ) -> Vec<Step> {
-    let mut steps = vec![Step::Change {
-        id: id_text(change.id),
-        offset: change.id.offset.0,
-        at: change.at.0,
-        logged_at: change.logged_at.0,
-        cause: change.cause.name(),
-    }];
+    let mut steps = vec![change_step(change)];
     let first = change.devices.first();
     let behind = first.and_then(|device| devices.get(&(device.platform.clone(), device.device.clone())));
     // What fires has its evidence in an earlier record; what an event does has that event.
@@ -321,14 +332,7 @@ fn steps(
     } else {
         Some(here)
     };
-    let mut event = |step: EventStep, role| {
-        steps.push(Step::Event {
-            offset: step.offset.0,
-            ts: step.ts,
-            name: step.name,
-            role,
-        });
-    };
+    let mut event = |step: EventStep, role| steps.push(step.with_role(role));
     if let Some(evidence) = evidence {
         event(evidence, "evidence");
     }
@@ -347,8 +351,19 @@ fn steps(
     steps
 }
 
+/// The step for a change.
+pub(super) fn change_step(change: &Change) -> Step {
+    Step::Change {
+        id: id_text(change.id),
+        offset: change.id.offset.0,
+        at: change.at.0,
+        logged_at: change.logged_at.0,
+        cause: change.cause.name(),
+    }
+}
+
 /// The kind of deadline that gives a change of this cause.
-fn deadline_kind(cause: Cause) -> &'static str {
+pub(super) fn deadline_kind(cause: Cause) -> &'static str {
     match cause {
         Cause::Timeout => "heartbeat",
         Cause::GatewayLost => "lease",

@@ -46,7 +46,7 @@ use crate::registry::{self, Schemas};
 use crate::store;
 use crate::tasks::{self, End};
 use assignments::{Assignment, Assignments, Dependencies, Membership, WorkerReport};
-use past::Past;
+use past::{Past, PastOf};
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -645,9 +645,9 @@ impl Engine {
             .await?
     }
 
-    /// Returns a partition's past, with the newest changes of a user if one is given.
-    pub async fn past(&self, partition: Partition, user: Option<String>) -> Result<Past, QueryError> {
-        self.ask(partition, |reply| Command::Past { user, reply }).await?
+    /// Returns a partition's past, with the newest changes of the user who is asked about.
+    pub async fn past(&self, partition: Partition, of: PastOf) -> Result<Past, QueryError> {
+        self.ask(partition, |reply| Command::Past { of, reply }).await?
     }
 
     /// The seed of the in-memory tables whose keys come from outside.

@@ -9,8 +9,9 @@
 use super::census::Census;
 use super::rejected::decode;
 use crate::log::{self, Limit, Log, Range, Record, Topic};
-use crate::presence::change::Change;
+use crate::presence::change::{Cause, Change};
 use crate::presence::event::Event;
+use crate::presence::state::{Phase, Slot, State, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::store::{self, IndexMark, IndexReader, Indexed, MARK_CHANGES};
@@ -85,6 +86,87 @@ impl IndexView {
     }
 }
 
+/// What is asked of a partition's past.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PastOf {
+    /// The counts at a time.
+    Everybody,
+    /// The changes of a user.
+    User(String),
+    /// Those, and how the user stands now.
+    UserAndStatus(String),
+}
+
+impl PastOf {
+    /// Returns the user who is asked about, if it is one.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            PastOf::Everybody => None,
+            PastOf::User(user) | PastOf::UserAndStatus(user) => Some(user),
+        }
+    }
+}
+
+/// What the state says of a user that its changes do not: what will happen by itself, and when its devices logged in.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct UserNow {
+    /// By platform and device.
+    pub pending: Vec<PendingNow>,
+    /// Platform, device and time of login of the devices that are logged in.
+    pub logins: Vec<(Box<str>, Box<str>, LogTime)>,
+}
+
+/// A change that the deadline of a device will give unless something comes before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PendingNow {
+    pub platform: Box<str>,
+    pub device: Box<str>,
+    pub deadline: LogTime,
+    pub cause: Cause,
+}
+
+impl UserNow {
+    /// Of a user in memory.
+    pub fn of_slot(state: &State, slot: Slot) -> UserNow {
+        let pending = state.pending_of(slot);
+        let pending = pending.iter().map(|one| PendingNow {
+            platform: one.platform.into(),
+            device: one.device.into(),
+            deadline: one.deadline,
+            cause: one.cause,
+        });
+        UserNow {
+            pending: pending.collect(),
+            logins: state.image(slot).map(|image| logins(&image)).unwrap_or_default(),
+        }
+    }
+
+    /// Of a user who has no device online.
+    pub fn of_away(image: &UserImage<'_>) -> UserNow {
+        let pending = image.devices.iter().filter_map(|device| match device.phase {
+            Phase::Away { push: true, until, .. } => Some(PendingNow {
+                platform: device.platform.into(),
+                device: device.device.into(),
+                deadline: until,
+                cause: Cause::PushExpired,
+            }),
+            Phase::Away { push: false, .. } | Phase::Kicked { .. } | Phase::Online { .. } => None,
+        });
+        UserNow {
+            pending: pending.collect(),
+            logins: logins(image),
+        }
+    }
+}
+
+fn logins(image: &UserImage<'_>) -> Vec<(Box<str>, Box<str>, LogTime)> {
+    let logins = image.devices.iter().filter_map(|device| {
+        let session = device.phase.session()?;
+        Some((device.platform.into(), device.device.into(), session.login_at))
+    });
+    logins.collect()
+}
+
 /// A partition as it stood when its worker was asked, and where its past is read.
 pub struct Past {
     pub(super) partition: Partition,
@@ -97,6 +179,8 @@ pub struct Past {
     pub(super) census: Census,
     /// Every event before it is folded.
     pub(super) applied: Offset,
+    /// The user who was asked about, if that was asked; none if the store could not be read.
+    pub(super) now: Option<UserNow>,
     /// How many records of the log may be read for an answer.
     pub(super) most: u64,
     pub(super) given_up: Arc<AtomicBool>,
@@ -122,6 +206,11 @@ impl Past {
     /// Returns the partition's log time.
     pub fn time(&self) -> Option<LogTime> {
         self.time
+    }
+
+    /// Returns how the user stands who was asked about, if that was asked.
+    pub fn user_now(&self) -> Option<&UserNow> {
+        self.now.as_ref()
     }
 
     /// What is to be said of changes that retention has removed.
@@ -389,20 +478,10 @@ impl Past {
         &self,
         mut each: impl FnMut(Offset, u64, Option<&Event<'_>>) -> ControlFlow<()>,
     ) -> Result<(), PastError> {
-        let start = self.log.range(Topic::Events, self.partition)?.start;
-        if start > Offset(0) {
-            let mut records = Vec::new();
-            let one = Limit { records: 1, bytes: 1 };
-            self.log.read(Topic::Events, self.partition, start, one, &mut records)?;
-            return Err(PastError::Gone {
-                topic: Topic::Events,
-                partition: self.partition,
-                since: records.first().map(|record| LogTime(record.ts)),
-            });
-        }
+        self.has_events_from(Offset(0))?;
         let partitions = self.log.partitions();
         let mut left = self.most;
-        self.read(Topic::Events, start, |record| {
+        self.read(Topic::Events, Offset(0), |record| {
             if record.offset >= self.applied {
                 return Ok(ControlFlow::Break(()));
             }
@@ -410,6 +489,68 @@ impl Past {
             self.schemas.learn([record.framed()])?;
             let event = decode(record, self.partition, partitions, &self.schemas);
             Ok(each(record.offset, record.ts, event.as_ref().ok()))
+        })
+    }
+
+    /// Returns the event at an offset, with the timestamp of its record; none if there is no such record, or it is malformed.
+    pub fn event_at<T>(&self, offset: Offset, each: impl FnOnce(u64, &Event<'_>) -> T) -> Result<Option<T>, PastError> {
+        let start = self.log.range(Topic::Events, self.partition)?.start;
+        if offset < start || offset >= self.applied {
+            return Ok(None);
+        }
+        let one = Limit { records: 1, bytes: 1 };
+        let mut records = Vec::new();
+        self.log
+            .read(Topic::Events, self.partition, offset, one, &mut records)?;
+        let Some(record) = records.first().filter(|record| record.offset == offset) else {
+            return Ok(None);
+        };
+        self.schemas.learn([record.framed()])?;
+        let event = decode(record, self.partition, self.log.partitions(), &self.schemas);
+        Ok(event.ok().map(|event| each(record.ts, &event)))
+    }
+
+    /// Visits the records between two others, neither of them included, in order: the timestamp, and the event if it is one of
+    /// the user's. Fails if some of them are gone.
+    pub fn events_between(
+        &self,
+        after: Offset,
+        before: Offset,
+        user: &str,
+        each: &mut dyn FnMut(u64, Option<&Event<'_>>) -> ControlFlow<()>,
+    ) -> Result<(), PastError> {
+        let from = Offset(after.0 + 1);
+        self.has_events_from(from)?;
+        let partitions = self.log.partitions();
+        let mut left = self.most;
+        self.read(Topic::Events, from, |record| {
+            if record.offset >= before {
+                return Ok(ControlFlow::Break(()));
+            }
+            left = left.checked_sub(1).ok_or_else(|| self.too_many(Topic::Events))?;
+            // The key of an event of one user is that user, or the record is malformed.
+            if record.key.as_deref() != Some(user.as_bytes()) {
+                return Ok(each(record.ts, None));
+            }
+            self.schemas.learn([record.framed()])?;
+            let event = decode(record, self.partition, partitions, &self.schemas);
+            Ok(each(record.ts, event.as_ref().ok()))
+        })
+    }
+
+    /// Fails if the event at an offset, or one after it, is gone.
+    fn has_events_from(&self, from: Offset) -> Result<(), PastError> {
+        let start = self.log.range(Topic::Events, self.partition)?.start;
+        if start <= from {
+            return Ok(());
+        }
+        let one = Limit { records: 1, bytes: 1 };
+        let mut records = Vec::new();
+        self.log.read(Topic::Events, self.partition, start, one, &mut records)?;
+        Err(PastError::Gone {
+            topic: Topic::Events,
+            partition: self.partition,
+            since: records.first().map(|record| LogTime(record.ts)),
         })
     }
 

@@ -18,7 +18,7 @@ use super::assignments::Dependencies;
 use super::checkpoints::{LogBounds, set_aside};
 use super::outcomes::Outcomes;
 use super::partition::PartitionProcessor;
-use super::past::{self, Past};
+use super::past::{self, Past, PastOf};
 use super::progress::Progress;
 use super::rejected::Groups;
 use super::{Error, KnownGateway, Tuning};
@@ -87,8 +87,7 @@ pub enum Command {
         reply: Reply<Outcomes>,
     },
     Past {
-        /// Whose pending changes are wanted.
-        user: Option<String>,
+        of: PastOf,
         reply: Reply<Past>,
     },
     Epochs {
@@ -672,7 +671,7 @@ impl Worker {
             Command::Users { users, at_least, reply } => self.ask(at_least, Question::Users(users, reply)),
             Command::Policy { reply } => self.ask(None, Question::Policy(reply)),
             Command::Partition { reply } => self.ask(None, Question::Partition(reply)),
-            Command::Past { user, reply } => self.ask(None, Question::Past(user, reply)),
+            Command::Past { of, reply } => self.ask(None, Question::Past(of, reply)),
             Command::Outcomes { offsets, reply } => {
                 let last = offsets.iter().max().copied();
                 self.ask(last, Question::Outcomes(offsets, reply));

@@ -13,8 +13,9 @@ use crate::audit::history::{History, IntervalLine};
 use crate::audit::snapshot::{Totals, TotalsLine};
 use crate::audit::time;
 use crate::audit::why::{Answer, Why};
+use crate::audit::why_now::{WithoutFold, why_now};
 use crate::engine::QueryError;
-use crate::engine::past::{Past, PastError};
+use crate::engine::past::{Past, PastError, PastOf};
 use crate::log;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Partition};
@@ -225,7 +226,11 @@ struct Intervals {
 
 async fn about_user(app: &AppState, asker: &Asker, user: String, question: Question) -> Result<Response, ApiError> {
     let partition = partition_of(&user, app.engine.log().partitions());
-    let past = match app.engine.past(partition, Some(user.clone())).await {
+    let of = match question {
+        Question::History { .. } => PastOf::User(user.clone()),
+        Question::Why { .. } => PastOf::UserAndStatus(user.clone()),
+    };
+    let past = match app.engine.past(partition, of).await {
         Ok(past) => past,
         Err(QueryError::Elsewhere) if app.peers.is_some() => {
             let Some(peers) = &app.peers else {
@@ -249,21 +254,73 @@ async fn about_user(app: &AppState, asker: &Asker, user: String, question: Quest
             Ok(super::answer(&Intervals { intervals }))
         }
         Question::Why { at } => {
-            let seed = app.engine.hash_seed();
-            let read = read(&bounds.folding, vec![past], bounds.records, move |pasts| {
-                let Some(past) = pasts.first() else { return Ok(None) };
-                // Another first policy comes as a record.
-                let mut why = Why::new(&user, past.partition(), Policy::default(), at, seed);
-                past.events(|offset, ts, event| match why.apply(offset, ts, event) {
-                    true => ControlFlow::Continue(()),
-                    false => ControlFlow::Break(()),
-                })?;
-                Ok(why.answer())
+            let asked = user.clone();
+            let read_only = read(&bounds.reading, vec![past], bounds.records, move |mut pasts| {
+                let Some(past) = pasts.pop() else {
+                    return Ok(Err(None));
+                };
+                Ok(match without_fold(&past, &asked, at)? {
+                    WithoutFold::Certain(answer) => Ok(answer),
+                    WithoutFold::NeedsFold => Err(Some(past)),
+                })
             });
-            let answer: Option<Answer> = read.await?;
+            let answer = match read_only.await? {
+                Ok(answer) => answer,
+                Err(past) => folded_why(app, past.into_iter().collect(), user, at).await?,
+            };
             Ok(super::answer(&answer))
         }
     }
+}
+
+/// Answers from the user's changes and its state, where that is certain. Reading them costs the same for a log of any length.
+fn without_fold(past: &Past, user: &str, at: Option<LogTime>) -> Result<WithoutFold, PastError> {
+    let is_now = at.is_none_or(|at| past.time().is_some_and(|time| at >= time));
+    let Some(now) = past.user_now().filter(|_| is_now) else {
+        return Ok(WithoutFold::NeedsFold);
+    };
+    let mut changes = Vec::new();
+    let mut is_cut = false;
+    let visited = past.changes_of(user, |change| {
+        is_cut = changes.len() == USER_CHANGES_MAX;
+        if is_cut {
+            return ControlFlow::Break(());
+        }
+        changes.push(change.clone());
+        ControlFlow::Continue(())
+    });
+    match visited {
+        // The events may still be few enough.
+        Err(PastError::TooMany { .. }) => return Ok(WithoutFold::NeedsFold),
+        visited => visited?,
+    }
+    if is_cut {
+        return Ok(WithoutFold::NeedsFold);
+    }
+    let are_all = past.first_kept()?.is_none();
+    why_now(user, &changes, are_all, now, &mut { past })
+}
+
+/// Answers from all events of the partition.
+async fn folded_why(
+    app: &AppState,
+    pasts: Vec<Past>,
+    user: String,
+    at: Option<LogTime>,
+) -> Result<Option<Answer>, ApiError> {
+    let bounds = &app.past;
+    let seed = app.engine.hash_seed();
+    let read = read(&bounds.folding, pasts, bounds.records, move |pasts| {
+        let Some(past) = pasts.first() else { return Ok(None) };
+        // Another first policy comes as a record.
+        let mut why = Why::new(&user, past.partition(), Policy::default(), at, seed);
+        past.events(|offset, ts, event| match why.apply(offset, ts, event) {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        })?;
+        Ok(why.answer())
+    });
+    read.await
 }
 
 /// The inner error: the user has too many changes.
@@ -324,7 +381,7 @@ pub async fn at(
     let mut elsewhere = Vec::new();
     let engine = &app.engine;
     let partitions = (0..engine.log().partitions()).map(Partition);
-    let asked = partitions.map(|partition| async move { (partition, engine.past(partition, None).await) });
+    let asked = partitions.map(|partition| async move { (partition, engine.past(partition, PastOf::Everybody).await) });
     for (partition, answer) in futures_util::future::join_all(asked).await {
         match answer {
             Ok(past) => here.push(past),

@@ -174,6 +174,13 @@ fn compare(house: &House, world: &World, about: &str) {
             );
         }
     }
+    // Now most of them have an answer without a fold.
+    let all: BTreeSet<&str> = changes.iter().map(|change| &*change.user).collect();
+    for user in all {
+        let asked = house.get(&format!("/v1/users/{}/why", encoded(user)));
+        asked.ok();
+        assert_eq!(vec![asked.body], audit(&["why", user], &files), "{about}: why {user}");
+    }
     for (number, user) in users.iter().enumerate() {
         let (from, to) = (moments[number % moments.len()], moments[(number + 1) % moments.len()]);
         let (from, to) = (from.min(to).to_string(), from.max(to).to_string());
@@ -348,7 +355,17 @@ fn what_is_gone_or_too_much_to_be_read_is_said() {
         house.clock.advance_ms(1_000);
     }
     house.wait_until_folded();
-    let error = house.get("/v1/users/alice/why").error(400, "too_much_to_read");
+    // Why a user has its status now is in the user's changes and its state; a time before needs a fold.
+    let why = house.get("/v1/users/alice/why").ok();
+    assert_eq!(
+        (&why["status"], &why["steps"][0]["cause"]),
+        (&json!("offline"), &json!("logout"))
+    );
+    assert_eq!(
+        (&why["steps"][1]["offset"], &why["steps"][2]["offset"]),
+        (&json!(7), &json!(6))
+    );
+    let error = house.get("/v1/users/alice/why?at=3999").error(400, "too_much_to_read");
     assert!(
         error["message"]
             .as_str()
@@ -384,7 +401,8 @@ fn what_is_gone_or_too_much_to_be_read_is_said() {
             .contains("the oldest ones kept are of 3000"),
         "{error}"
     );
-    house.get("/v1/users/alice/why").error(410, "gone");
+    assert_eq!(house.get("/v1/users/alice/why").ok(), why);
+    house.get("/v1/users/alice/why?at=3999").error(410, "gone");
     house.get("/v1/at?time=2999").error(410, "gone");
     drop(house);
     // The next owner of the partition removes from the index what the log has dropped.

@@ -550,6 +550,23 @@ impl AuditSource<'_> {
         }
     }
 
+    /// Calls `each` with every change of a user that a log has, in order, until it breaks. Others are not decoded: the key of a
+    /// change is its user.
+    pub fn changes_of(
+        &mut self,
+        partition: Partition,
+        user: &str,
+        mut each: impl FnMut(Change) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
+        let from = self.range(Topic::Changes, partition)?.start;
+        self.records_from(Topic::Changes, partition, from, |record, _, schemas| {
+            if record.key.as_deref() != Some(user.as_bytes()) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            Ok(each(change_of(record, partition, schemas)?))
+        })
+    }
+
     /// Returns the time of the newest record of a topic: of a change its `at`, of an event its timestamp. None without
     /// records, and for files.
     pub fn newest_time(&mut self, topic: Topic, partition: Partition) -> anyhow::Result<Option<LogTime>> {

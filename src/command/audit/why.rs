@@ -1,11 +1,16 @@
 //! `rollcall audit why`: the records of the log behind a user's status.
 
-use super::source::SourceFlags;
+use super::source::{AuditSource, SourceFlags};
 use super::{json_line, parse_time, shown};
+use crate::audit::stored::StoredFold;
 use crate::audit::why::{Answer, Step, Why};
+use crate::audit::why_now::{EventRecords, WithoutFold, why_now};
 use crate::command::{hash_seed, table};
-use crate::log::Topic;
-use crate::presence::Partition;
+use crate::engine::past::UserNow;
+use crate::log::{Range, Topic};
+use crate::presence::change::Output;
+use crate::presence::event::Event;
+use crate::presence::{LogTime, Offset, Partition};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -23,10 +28,32 @@ pub struct Args {
 
 pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let at = args.at.as_deref().map(parse_time).transpose()?;
-    let policy = args.source.first_policy()?;
     let source = args.source.checked()?;
     let mut source = source.open()?;
     let partition = source.partition_of(&args.user);
+    let answer = match from_store(args, at, &mut source, partition)? {
+        WithoutFold::Certain(answer) => answer,
+        WithoutFold::NeedsFold => folded(args, at, &mut source, partition)?,
+    };
+    if args.source.json {
+        json_line(output, &answer)?;
+        return Ok(0);
+    }
+    match answer {
+        Some(answer) => output.write_all(explained(&answer, partition).as_bytes())?,
+        None => writeln!(output, "nothing is known of {:?} at that time", args.user)?,
+    }
+    Ok(0)
+}
+
+/// Answers from all events of the partition.
+fn folded(
+    args: &Args,
+    at: Option<LogTime>,
+    source: &mut AuditSource<'_>,
+    partition: Partition,
+) -> anyhow::Result<Option<Answer>> {
+    let policy = args.source.first_policy()?;
     source.reaches_the_beginning(Topic::Events, partition, "`why`")?;
     let mut why = Why::new(&args.user, partition, policy, at, hash_seed());
     source.events(partition, |offset, ts, event| {
@@ -37,16 +64,100 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
             ControlFlow::Break(())
         })
     })?;
-    let answer = why.answer();
-    if args.source.json {
-        json_line(output, &answer)?;
-        return Ok(0);
+    Ok(why.answer())
+}
+
+/// Answers from the engine's store, what came after it, and the user's changes, where that is certain.
+fn from_store(
+    args: &Args,
+    at: Option<LogTime>,
+    source: &mut AuditSource<'_>,
+    partition: Partition,
+) -> anyhow::Result<WithoutFold> {
+    // Under another first policy the answer would be another one.
+    let directory = source
+        .store_directory(partition)
+        .filter(|_| args.source.policy.is_none());
+    let Some(directory) = directory else {
+        return Ok(WithoutFold::NeedsFold);
+    };
+    // A store that cannot be read for now is no reason not to answer.
+    let stored = StoredFold::read(&directory, partition, hash_seed()).ok().flatten();
+    let Range { start, end } = source.range(Topic::Events, partition)?;
+    let is_usable = |stored: &StoredFold| {
+        let is_before = at.is_some_and(|at| stored.state.time().is_some_and(|time| at < time));
+        stored.is_between_records() && (start..=end).contains(&stored.applied.next) && !is_before
+    };
+    let Some(StoredFold { mut state, applied }) = stored.filter(is_usable) else {
+        return Ok(WithoutFold::NeedsFold);
+    };
+    let are_all = source.range(Topic::Changes, partition)?.start == Offset(0);
+    let mut changes = Vec::new();
+    source.changes_of(partition, &args.user, |change| {
+        if change.id.offset >= applied.next {
+            return ControlFlow::Break(());
+        }
+        changes.push(change);
+        ControlFlow::Continue(())
+    })?;
+    source.all_events_from(partition, applied.next, |offset, ts, event| {
+        state.fold(offset, ts, event.as_ref().ok(), &mut |output| match output {
+            Output::Change(change) if *change.user == *args.user => changes.push(change),
+            Output::Change(_) | Output::Kick(_) | Output::Ignored(_) => {}
+        });
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if at.is_some_and(|at| state.time().is_none_or(|time| at < time)) {
+        return Ok(WithoutFold::NeedsFold);
     }
-    match answer {
-        Some(answer) => output.write_all(explained(&answer, partition).as_bytes())?,
-        None => writeln!(output, "nothing is known of {:?} at that time", args.user)?,
+    let slot = state.slot_of(&args.user);
+    let now = slot.map(|slot| UserNow::of_slot(&state, slot)).unwrap_or_default();
+    let mut events = PartitionEvents { source, partition };
+    why_now(&args.user, &changes, are_all, &now, &mut events)
+}
+
+/// The events of a partition, as they are looked up for an answer.
+struct PartitionEvents<'s, 'f> {
+    source: &'s mut AuditSource<'f>,
+    partition: Partition,
+}
+
+impl EventRecords for PartitionEvents<'_, '_> {
+    type Error = anyhow::Error;
+
+    fn event_at(&mut self, wanted: Offset) -> anyhow::Result<Option<(u64, &'static str)>> {
+        let mut found = None;
+        if self.source.range(Topic::Events, self.partition)?.start > wanted {
+            return Ok(None);
+        }
+        self.source
+            .all_events_from(self.partition, wanted, |offset, ts, event| {
+                found = event.ok().filter(|_| offset == wanted).map(|event| (ts, event.name()));
+                Ok(ControlFlow::Break(()))
+            })?;
+        Ok(found)
     }
-    Ok(0)
+
+    fn events_between(
+        &mut self,
+        after: Offset,
+        before: Offset,
+        user: &str,
+        each: &mut dyn FnMut(u64, Option<&Event<'_>>) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
+        let from = Offset(after.0 + 1);
+        if self.source.range(Topic::Events, self.partition)?.start > from {
+            self.source
+                .reaches_the_beginning(Topic::Events, self.partition, "`why`")?;
+        }
+        self.source.all_events_from(self.partition, from, |offset, ts, event| {
+            if offset >= before {
+                return Ok(ControlFlow::Break(()));
+            }
+            let event = event.as_ref().ok().filter(|event| event.user() == Some(user));
+            Ok(each(ts, event))
+        })
+    }
 }
 
 /// The answer as a paragraph that can be read out.

@@ -3,6 +3,7 @@
 use super::PartitionProcessor;
 use crate::engine::Error;
 use crate::engine::index::UserIndex;
+use crate::engine::past::UserNow;
 use crate::presence::change::Change;
 use crate::presence::state::UserImage;
 use crate::schema::json;
@@ -61,6 +62,14 @@ impl PartitionProcessor {
             }
         }
         Ok(found)
+    }
+
+    /// Returns what the state says of a user that its changes do not.
+    pub fn user_now(&self, user: &str) -> Result<UserNow, Error> {
+        match self.state.slot_of(user) {
+            Some(slot) => Ok(UserNow::of_slot(&self.state, slot)),
+            None => Ok(self.look_up(user, UserNow::of_away)?.unwrap_or_default()),
+        }
     }
 
     /// The lines of `rollcall fold --state`: every user, in memory or not, then the partition.

@@ -3,7 +3,7 @@
 use super::{Answer, PartitionStats, QueryError, Reply, Worker};
 use crate::engine::outcomes::Outcomes;
 use crate::engine::partition::PartitionProcessor;
-use crate::engine::past::{IndexView, Past};
+use crate::engine::past::{IndexView, Past, PastOf};
 use crate::engine::{KnownGateway, millis};
 use crate::log::Topic;
 use crate::presence::Offset;
@@ -23,7 +23,7 @@ pub(super) enum Question {
     Policy(Reply<Answer<(Policy, Option<Offset>)>>),
     Partition(Reply<Vec<KnownGateway>>),
     Outcomes(Vec<Offset>, Reply<Outcomes>),
-    Past(Option<String>, Reply<Past>),
+    Past(PastOf, Reply<Past>),
 }
 
 impl Question {
@@ -60,8 +60,8 @@ impl Worker {
                 });
                 let _ = reply.send(answer);
             }
-            Question::Past(user, reply) => {
-                let _ = reply.send(self.shown().map(|processor| self.past(processor, user.as_deref())));
+            Question::Past(of, reply) => {
+                let _ = reply.send(self.shown().and_then(|processor| self.past(processor, &of)));
             }
             Question::Users(users, reply) => {
                 let _ = reply.send(self.users(&users));
@@ -99,7 +99,15 @@ impl Worker {
         processor.ok_or(QueryError::Unavailable)
     }
 
-    fn past(&self, processor: &PartitionProcessor, user: Option<&str>) -> Past {
+    fn past(&self, processor: &PartitionProcessor, of: &PastOf) -> Result<Past, QueryError> {
+        let user = of.user();
+        let now = match of {
+            PastOf::Everybody | PastOf::User(_) => None,
+            PastOf::UserAndStatus(user) => {
+                let now = processor.user_now(user);
+                Some(now.map_err(|error| QueryError::Failed(error.to_string().into()))?)
+            }
+        };
         let index = processor.index().and_then(|(index, reader)| {
             Some(IndexView {
                 reader: reader?,
@@ -108,7 +116,7 @@ impl Worker {
                 marks: index.pending_marks(),
             })
         });
-        Past {
+        Ok(Past {
             partition: self.partition,
             log: self.dependencies.log.clone(),
             schemas: self.dependencies.services.schemas.clone(),
@@ -117,9 +125,10 @@ impl Worker {
             changes: processor.state().seq(),
             census: processor.census().clone(),
             applied: processor.applied(),
+            now,
             most: u64::MAX,
             given_up: Arc::default(),
-        }
+        })
     }
 
     fn users(&self, users: &[String]) -> Result<Vec<Option<Vec<u8>>>, QueryError> {

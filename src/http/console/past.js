@@ -125,7 +125,8 @@ function choose(one) {
   list.append(h('dt', 'Lasted'), h('dd', null, dur((one.to == null ? logNow(past.partition) || Date.now() : one.to) - one.from) + (one.to == null ? ' so far' : '')));
   const answer = h('div.why');
   const ask = h('button.btn', { type: 'button' }, 'Why was the user ' + word(one.status) + '?');
-  on(ask, 'click', () => why(past.user, one.from, answer));
+  // Of what still holds nearly every answer is there without a fold of the partition.
+  on(ask, 'click', () => why(past.user, one.to == null ? null : one.from, answer));
   about.replaceChildren(h('p', h('b', null, name(one)), ': ' + word(one.status)), list, ...(one.platform == null ? [ask, answer] : []));
   say(sentenceOf(one));
   drawPast();

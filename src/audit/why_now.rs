@@ -1,0 +1,179 @@
+//! Why a user has its status now, from the user's changes and its state, without a fold.
+//!
+//! The answer is the one of [`super::why`], which folds every event of the partition. Nearly all of it stands elsewhere too:
+//! the change in the topic, its evidence at the offset that the change names, what is pending in the state. Only the login
+//! of the device and the lease of a gateway have no offset anywhere. The login is that of the last change with cause `login`
+//! that brought the device online, unless the device logged in again while it was online: that gives no change, so the records
+//! between are searched for it. What is not certain then (and every lost lease) needs the fold.
+
+use super::why::{Answer, EventStep, Pending, Step, change_step, deadline_kind};
+use crate::engine::past::{Past, PastError, UserNow};
+use crate::presence::change::{Cause, Change, DeviceChange};
+use crate::presence::event::{DeviceRef, Event, Intent};
+use crate::presence::{Offset, Status};
+use std::ops::ControlFlow;
+
+/// Where the partition's events are read.
+pub trait EventRecords {
+    type Error;
+
+    /// Returns timestamp and name of the event at an offset; none if there is no such record, or it is malformed.
+    fn event_at(&mut self, offset: Offset) -> Result<Option<(u64, &'static str)>, Self::Error>;
+
+    /// Visits the events of the user between two records, neither of them included, in order, with their timestamps. Of
+    /// another user's record `each` is called without the event. Fails if records are gone.
+    fn events_between(
+        &mut self,
+        after: Offset,
+        before: Offset,
+        user: &str,
+        each: &mut dyn FnMut(u64, Option<&Event<'_>>) -> ControlFlow<()>,
+    ) -> Result<(), Self::Error>;
+}
+
+impl EventRecords for &Past {
+    type Error = PastError;
+
+    fn event_at(&mut self, offset: Offset) -> Result<Option<(u64, &'static str)>, PastError> {
+        Past::event_at(self, offset, |ts, event| (ts, event.name()))
+    }
+
+    fn events_between(
+        &mut self,
+        after: Offset,
+        before: Offset,
+        user: &str,
+        each: &mut dyn FnMut(u64, Option<&Event<'_>>) -> ControlFlow<()>,
+    ) -> Result<(), PastError> {
+        Past::events_between(self, after, before, user, each)
+    }
+}
+
+/// An answer that is certain, or that one is not to be had this way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WithoutFold {
+    Certain(Option<Answer>),
+    NeedsFold,
+}
+
+/// Answers for a user as of the end of the partition. `changes` are those of the user that are kept, in order; `are_all`: none
+/// of the partition's changes are gone.
+pub fn why_now<R: EventRecords>(
+    user: &str,
+    changes: &[Change],
+    are_all: bool,
+    now: &UserNow,
+    records: &mut R,
+) -> Result<WithoutFold, R::Error> {
+    let forgotten = changes.iter().rposition(|change| change.cause == Cause::Forgotten);
+    let since_forgotten = &changes[forgotten.map_or(0, |at| at + 1)..];
+    let Some(last) = since_forgotten.iter().rposition(|change| change.before != change.after) else {
+        let is_unknown = are_all || forgotten.is_some();
+        return Ok(match is_unknown {
+            true => WithoutFold::Certain(None),
+            false => WithoutFold::NeedsFold,
+        });
+    };
+    let (change, earlier) = (&since_forgotten[last], &since_forgotten[..last]);
+    let mut steps = vec![change_step(change)];
+    // What fires has its evidence in an earlier record; what an event does has that event.
+    let is_firing = change.evidence != change.id.offset;
+    if is_firing {
+        if change.cause == Cause::GatewayLost {
+            return Ok(WithoutFold::NeedsFold);
+        }
+        steps.push(Step::Deadline {
+            kind: deadline_kind(change.cause),
+            deadline: change.at.0,
+        });
+    }
+    let Some(evidence) = event_step(records, change.evidence, "evidence")? else {
+        return Ok(WithoutFold::NeedsFold);
+    };
+    steps.push(evidence);
+    if change.cause != Cause::Login
+        && let Some(device) = change.devices.first()
+    {
+        let Some(login) = login_of(user, device, change, earlier, now, records)? else {
+            return Ok(WithoutFold::NeedsFold);
+        };
+        if login != change.evidence {
+            let Some(step) = event_step(records, login, "login")? else {
+                return Ok(WithoutFold::NeedsFold);
+            };
+            steps.push(step);
+        }
+    }
+    let pending = now.pending.iter().map(|one| Pending {
+        platform: one.platform.to_string(),
+        device: one.device.to_string(),
+        deadline: one.deadline.0,
+        then: one.cause.name(),
+    });
+    Ok(WithoutFold::Certain(Some(Answer {
+        user: user.to_owned(),
+        status: change.after.name(),
+        since: change.at.0,
+        steps,
+        pending: pending.collect(),
+    })))
+}
+
+/// Returns the step that names the event at an offset; none if there is no such event any more.
+fn event_step<R: EventRecords>(records: &mut R, offset: Offset, role: &'static str) -> Result<Option<Step>, R::Error> {
+    let found = records.event_at(offset)?;
+    Ok(found.map(|(ts, name)| EventStep { offset, ts, name }.with_role(role)))
+}
+
+/// Returns the record with which a device logged in that a change is about; none if that is not certain.
+fn login_of<R: EventRecords>(
+    user: &str,
+    device: &DeviceChange,
+    change: &Change,
+    earlier: &[Change],
+    now: &UserNow,
+    records: &mut R,
+) -> Result<Option<Offset>, R::Error> {
+    let is_login = |earlier: &&Change| {
+        let first = earlier.devices.first();
+        earlier.cause == Cause::Login
+            && first.is_some_and(|first| {
+                (&first.platform, &first.device, first.after) == (&device.platform, &device.device, Status::Online)
+            })
+    };
+    let Some(login) = earlier.iter().rev().find(is_login) else {
+        return Ok(None);
+    };
+    // A device that still has the login of that time has had no later one, except at the same time.
+    let kept = now
+        .logins
+        .iter()
+        .find(|(platform, name, _)| (platform, name) == (&device.platform, &device.device));
+    let is_kept = kept.is_some_and(|(_, _, login_at)| *login_at == login.at);
+    let mut is_certain = true;
+    records.events_between(login.id.offset, change.id.offset, user, &mut |ts, event| {
+        if is_kept && ts > login.at.0 {
+            return ControlFlow::Break(());
+        }
+        is_certain = !event.is_some_and(|event| logs_in(event, device));
+        match is_certain {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    })?;
+    Ok(is_certain.then_some(login.id.offset))
+}
+
+/// Whether an event may be a login of a device, though it may have been refused.
+fn logs_in(event: &Event<'_>, device: &DeviceChange) -> bool {
+    match event {
+        Event::Connect {
+            who: DeviceRef {
+                platform, device: name, ..
+            },
+            intent: Intent::Login,
+            ..
+        } => (&**platform, &**name) == (&*device.platform, &*device.device),
+        _ => false,
+    }
+}
