@@ -1,16 +1,21 @@
 //! Parquet: columns of 65,536 rows at a time, compressed with Snappy.
 //!
-//! Memory: the rows of one group, at most 65,536 of them or 32 MiB of text.
+//! Memory: the rows of one group, at most 65,536 of them or 32 MiB of text; twice that while files are joined.
 
 use super::{Cell, ColumnKind, ExportColumn};
+use crate::presence::LogTime;
 use crate::schema::write_output_id;
 use bytes::Bytes;
 use parquet::basic::Compression;
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::column::writer::ColumnWriter;
-use parquet::data_type::ByteArray;
+use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{ChunkReader, FileReader as _};
+use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::file::writer::SerializedFileWriter;
+use parquet::record::Field;
 use parquet::schema::parser::parse_message_type;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -157,6 +162,27 @@ impl<W: Write + Send> ParquetFile<W> {
         Ok(())
     }
 
+    /// Appends all rows of a file that has the same columns.
+    pub fn append(&mut self, input: impl ChunkReader + 'static) -> io::Result<()> {
+        let reader = SerializedFileReader::new(input).map_err(failed)?;
+        for number in 0..reader.num_row_groups() {
+            let group = reader.get_row_group(number).map_err(failed)?;
+            let rows = usize::try_from(group.metadata().num_rows()).map_err(io::Error::other)?;
+            if group.num_columns() != self.leaves.len() {
+                return Err(io::Error::other("the file has other columns"));
+            }
+            for (number, leaf) in self.leaves.iter_mut().enumerate() {
+                let column = group.get_column_reader(number).map_err(failed)?;
+                self.text_bytes += leaf.read(column, rows).map_err(failed)?;
+            }
+            self.rows += rows;
+            if self.rows >= GROUP_ROWS || self.text_bytes >= GROUP_BYTES {
+                self.write_group()?;
+            }
+        }
+        Ok(())
+    }
+
     fn write_group(&mut self) -> io::Result<()> {
         let mut group = self.writer.next_row_group().map_err(failed)?;
         for leaf in &mut self.leaves {
@@ -204,6 +230,28 @@ impl Leaf {
         }
     }
 
+    /// Takes so many rows of a column of a file. Returns how many bytes of text they have.
+    fn read(&mut self, column: ColumnReader, rows: usize) -> Result<usize, ParquetError> {
+        let levels = (&mut self.definitions, &mut self.repetitions);
+        match (&mut self.values, column) {
+            (Values::Numbers(numbers), ColumnReader::Int64ColumnReader(mut column)) => {
+                read_column(&mut column, rows, levels, numbers).map(|()| 0)
+            }
+            (Values::Texts(bytes, ends), ColumnReader::ByteArrayColumnReader(mut column)) => {
+                let (mut texts, before) = (Vec::new(), bytes.len());
+                read_column(&mut column, rows, levels, &mut texts)?;
+                for text in &texts {
+                    bytes.extend_from_slice(text.data());
+                    ends.push(bytes.len());
+                }
+                Ok(bytes.len() - before)
+            }
+            (Values::Numbers(_) | Values::Texts(..), _) => Err(ParquetError::General(
+                "a column of the file has another type than its schema".to_owned(),
+            )),
+        }
+    }
+
     /// Writes what is pending.
     fn write(&mut self, column: &mut ColumnWriter<'_>) -> Result<(), ParquetError> {
         let (definitions, repetitions) = (self.definitions.as_deref(), self.repetitions.as_deref());
@@ -234,4 +282,45 @@ impl Leaf {
         }
         Ok(())
     }
+}
+
+/// Appends the values and the levels of so many rows.
+fn read_column<T: DataType>(
+    column: &mut ColumnReaderImpl<T>,
+    rows: usize,
+    (definitions, repetitions): (&mut Option<Vec<i16>>, &mut Option<Vec<i16>>),
+    values: &mut Vec<T::T>,
+) -> Result<(), ParquetError> {
+    let mut left = rows;
+    while left > 0 {
+        let (read, ..) = column.read_records(left, definitions.as_mut(), repetitions.as_mut(), values)?;
+        if read == 0 {
+            return Err(ParquetError::EOF("a column ends before its group does".to_owned()));
+        }
+        left -= read;
+    }
+    Ok(())
+}
+
+/// Calls `each` with every row of a file whose columns are texts, numbers and times: a cell for each column, in order.
+pub fn read_rows(
+    input: impl ChunkReader + 'static,
+    mut each: impl FnMut(&[Cell<'_>]) -> io::Result<()>,
+) -> io::Result<()> {
+    let reader = SerializedFileReader::new(input).map_err(failed)?;
+    for row in reader.get_row_iter(None).map_err(failed)? {
+        let row = row.map_err(failed)?;
+        let number = |number: i64| u64::try_from(number).map_err(io::Error::other);
+        let cells = row.get_column_iter().map(|(name, field)| {
+            Ok(match field {
+                Field::Null => Cell::Null,
+                Field::Str(text) => Cell::Text(text),
+                Field::Long(value) => Cell::Number(number(*value)?),
+                Field::TimestampMillis(value) => Cell::Time(LogTime(number(*value)?)),
+                _ => return Err(io::Error::other(format!("the column {name} has an unexpected type"))),
+            })
+        });
+        each(&cells.collect::<io::Result<Vec<_>>>()?)?;
+    }
+    Ok(())
 }

@@ -148,6 +148,20 @@ impl OpenIntervals {
         ended
     }
 
+    /// Visits the intervals that hold and that this change, the last one that was taken, has begun: the user's own first.
+    pub fn begun_by<'a>(
+        &'a self,
+        change: &'a Change,
+    ) -> impl Iterator<Item = (Option<(&'a str, &'a str)>, &'a IntervalStart)> {
+        let user = self.users.get(&change.user);
+        let own = user.and_then(|user| user.own.as_ref()).map(|own| (None, own));
+        let devices = user.into_iter().flat_map(|user| &user.devices);
+        let devices = devices.map(|(platform, device, start)| (Some((&**platform, &**device)), start));
+        own.into_iter()
+            .chain(devices)
+            .filter(|(_, start)| start.by.change == change.id)
+    }
+
     /// Visits what holds, in the order of the changes that began it; of one change the user's own first, then by platform
     /// and device.
     pub fn each<E>(
@@ -189,14 +203,23 @@ impl OpenIntervals {
             },
             gateway: kept.gateway.map(String::into_boxed_str),
         };
-        let user = self.users.entry(kept.user.into()).or_default();
-        match (kept.platform, kept.device) {
-            (Some(platform), Some(device)) => user.devices.push((platform.into(), device.into(), start)),
-            (None, None) => user.own = Some(start),
+        let device = match (kept.platform, kept.device) {
+            (Some(platform), Some(device)) => Some((platform.into(), device.into())),
+            (None, None) => None,
             (Some(_), None) | (None, Some(_)) => return Err("it has a platform or a device, but not both".to_owned()),
+        };
+        self.insert(kept.user.into(), device, start);
+        Ok(())
+    }
+
+    /// Takes an interval that holds, of a user or a device of which none is here yet.
+    pub fn insert(&mut self, user: Box<str>, device: Option<(Box<str>, Box<str>)>, start: IntervalStart) {
+        let user = self.users.entry(user).or_default();
+        match device {
+            Some((platform, device)) => user.devices.push((platform, device, start)),
+            None => user.own = Some(start),
         }
         self.count += 1;
-        Ok(())
     }
 }
 

@@ -95,6 +95,20 @@ pub const EVENTS: &[ExportColumn] = &[
     optional(text("error")),
 ];
 
+/// One row for each minute of log time, partition and platform (null: users) in which a stretch of `online` or `push_online`
+/// began or ended.
+pub const CONCURRENCY: &[ExportColumn] = &[
+    number("partition"),
+    time("minute"),
+    optional(text("platform")),
+    number("online"),
+    number("push_online"),
+    number("online_began"),
+    number("online_ended"),
+    number("push_online_began"),
+    number("push_online_ended"),
+];
+
 /// Returns the row of an interval; `None` as its end while it still holds.
 pub fn interval_row<'a>(
     partition: Partition,
