@@ -21,6 +21,7 @@
 //! declares every metric; [`version`] holds the version of the build; [`tasks`] watches helper threads; [`rocks`]
 //! interprets RocksDB's errors; [`failpoint`] lets tests kill the process at chosen places; [`demo`] simulates users;
 //! [`load`] simulates many users on real connections; [`webhook`] posts changes as callbacks from a process of its own;
+//! [`lake`] keeps tables for analysts up to date;
 //! [`sim`] compares the core with a second, naive implementation of the rules.
 //!
 //! The rules are in `docs/rules.md`. `ARCHITECTURE.md` describes how the parts fit together and which test checks which
@@ -49,6 +50,7 @@ pub mod failpoint;
 mod fuzz;
 pub mod gateway;
 pub mod http;
+pub mod lake;
 pub mod layout;
 pub mod load;
 pub mod log;

@@ -26,6 +26,9 @@ struct Metrics {
     reconciled: IntCounterVec,
     audit_verified: IntGaugeVec,
     audit_differences: IntCounterVec,
+    lake_behind_seconds: prometheus::GaugeVec,
+    lake_rows: IntGaugeVec,
+    lake_files: IntGaugeVec,
     ticks: IntCounter,
     partitions: Mutex<Partitions>,
     /// Held while metrics are gathered, so that no reader sees sums that another one is about to reset.
@@ -187,6 +190,12 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "partition",
             &[],
         ),
+        lake_behind_seconds: seconds(
+            "rollcall_lake_behind_seconds",
+            "Age of the oldest change that a lake has read and not committed; 0 without one",
+        ),
+        lake_rows: gauges("rollcall_lake_rows", "Rows of a table of a lake", &["table"]),
+        lake_files: gauges("rollcall_lake_files", "Files of a table of a lake", &["table"]),
         ticks: counter("rollcall_ticks_total", "Ticks appended to quiet partitions"),
         partitions: Mutex::new(Partitions {
             reported: Default::default(),
@@ -413,6 +422,20 @@ pub fn audit_verified(partition: u32, offset: u64) {
 pub fn audit_difference(partition: u32) {
     let differences = &METRICS.audit_differences;
     differences.with_label_values(&[&partition.to_string()]).inc();
+}
+
+/// The oldest change of a partition that a lake has read and not committed is so old.
+pub fn lake_behind(partition: u32, ms: u64) {
+    let behind = &METRICS.lake_behind_seconds;
+    let behind = behind.with_label_values(&[&partition.to_string()]);
+    behind.set(ms as f64 / 1_000.0);
+}
+
+/// What a table of a lake has.
+pub fn lake_table(table: &str, rows: u64, files: usize) {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    METRICS.lake_rows.with_label_values(&[table]).set(number(rows));
+    METRICS.lake_files.with_label_values(&[table]).set(number(files as u64));
 }
 
 pub fn tick() {

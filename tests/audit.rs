@@ -8,6 +8,8 @@ mod belonging;
 mod export;
 #[path = "audit/files.rs"]
 mod files;
+#[path = "audit/lake.rs"]
+mod lake;
 #[path = "audit/proofs.rs"]
 mod proofs;
 mod server;

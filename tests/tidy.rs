@@ -86,6 +86,8 @@ const ARROWS: &[Arrow] = &[
             "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
         ],
     ),
+    // It follows the change topic; the command reads it.
+    ("lake", &["presence", "audit", "version"]),
     (
         "sim",
         &[
@@ -122,6 +124,7 @@ const ARROWS: &[Arrow] = &[
             "gateway",
             "http",
             "audit",
+            "lake",
             "sim",
             "demo",
             "webhook",

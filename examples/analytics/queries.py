@@ -3,6 +3,7 @@
 
     python3 examples/analytics/queries.py docs/analytics.md lake
     python3 examples/analytics/queries.py docs/analytics.md lake --write    # the document shows what they give now
+    python3 examples/analytics/queries.py docs/analytics.md export --views views.sql    # with what `rollcall lake --sql` prints
 """
 
 import difflib
@@ -14,10 +15,13 @@ import duckdb
 BLOCK = re.compile(r"```sql\n([^`]*)```\n\n```text\n[^`]*```\n")
 
 
-def connect(lake):
+def connect(lake, views):
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
-    for table in ["intervals", "changes", "events"]:
+    if views:
+        with open(views) as file:
+            connection.execute(file.read())
+    for table in ["events"] if views else ["intervals", "changes", "events"]:
         files = f"{lake}/{table}/*/*.parquet".replace("'", "''")
         connection.execute(f"CREATE VIEW {table} AS FROM read_parquet('{files}', hive_partitioning = true)")
     return connection
@@ -36,7 +40,7 @@ def table(connection, query):
 def main(path, lake, *flags):
     with open(path) as file:
         document = file.read()
-    connection = connect(lake)
+    connection = connect(lake, flags[1] if flags[:1] == ("--views",) else None)
     count = 0
 
     def run(block):

@@ -332,7 +332,7 @@ fn for_terminal(line: &[u8]) -> Vec<u8> {
 
 /// Returns a channel that receives once when the process is asked to end. A second request ends the process at once, because
 /// it may be blocked on a reader that never reads again.
-fn on_interrupt() -> anyhow::Result<Receiver<()>> {
+pub(super) fn on_interrupt() -> anyhow::Result<Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot wait for signals")?;

@@ -13,6 +13,7 @@ pub mod forget;
 pub mod gateway;
 pub mod health;
 pub mod kick;
+pub mod lake;
 pub mod load;
 pub mod log;
 mod logging;

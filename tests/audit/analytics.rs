@@ -6,13 +6,13 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-fn root(path: &str) -> PathBuf {
+pub fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// What a program prints, which must end well.
 #[track_caller]
-fn output(command: &mut Command) -> String {
+pub fn output(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -21,7 +21,7 @@ fn output(command: &mut Command) -> String {
 }
 
 /// Python with DuckDB and pyarrow.
-fn python() -> String {
+pub fn python() -> String {
     output(Command::new(root("scripts/clients")).arg("analytics"))
         .trim()
         .to_owned()

@@ -422,13 +422,13 @@ fn beside_a_running_server_it_exports_what_the_log_has() {
 }
 
 /// A data directory with a log of changes that retention cuts.
-struct CutLog {
+pub struct CutLog {
     log: LocalLog,
-    clock: Arc<ManualClock>,
+    pub clock: Arc<ManualClock>,
 }
 
 impl CutLog {
-    fn open(directory: &Path, partitions: u32) -> CutLog {
+    pub fn open(directory: &Path, partitions: u32) -> CutLog {
         let clock = Arc::new(ManualClock::new(1_000_000));
         let settings = Settings {
             partitions: Some(partitions),
@@ -439,7 +439,7 @@ impl CutLog {
         CutLog { log, clock }
     }
 
-    fn commit(&self, change: &Change) {
+    pub fn commit(&self, change: &Change) {
         let mut value = Vec::new();
         rollcall::schema::avro::encode_change(change, &mut value);
         let record = NewRecord {
@@ -456,7 +456,7 @@ impl CutLog {
     }
 
     /// Lets time pass until at least so many of partition 0 are gone, and returns how many are. The newest one always stays.
-    fn cut(&self, gone: u64) -> u64 {
+    pub fn cut(&self, gone: u64) -> u64 {
         for _ in 0..400 {
             self.log
                 .take_up(Partition(0))

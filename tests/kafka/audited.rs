@@ -53,6 +53,38 @@ pub fn what_is_published_is_verified_and_what_is_added_is_found(bootstrap: &str)
         assert_eq!((status, &lines[0]["rows"]), (Some(0), &json!(rows)), "{table}");
     }
 
+    // A lake of the same topic, twice, so that the second run goes on where the first one ended.
+    let lake = directory.path().join("tables");
+    for _ in 0..2 {
+        let output = Command::new(python::program())
+            .args([
+                "lake",
+                "--once",
+                "--kafka",
+                &space.bootstrap,
+                "--topic-prefix",
+                &space.prefix,
+                "--to",
+            ])
+            .arg(&lake)
+            .output()
+            .expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let manifest = std::fs::read(lake.join("manifest.json")).expect("there is one");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let rows = |files: &Value| -> u64 {
+        let files = files.as_array().expect("a list").iter();
+        files.map(|file| file["rows"].as_u64().expect("a number")).sum()
+    };
+    let intervals = &manifest["intervals"];
+    assert_eq!(rows(&manifest["changes"]), 3, "{manifest}");
+    assert_eq!(
+        rows(&intervals["ended"]) + intervals["holding"].as_u64().expect("a number"),
+        4,
+        "{manifest}"
+    );
+
     node.stop();
     // The newest state of a user is one that she had before.
     python::publisher(&space, &["again", "current", "first"]);

@@ -683,7 +683,11 @@ pub fn gone(source: &mut AuditSource<'_>, partition: Partition, what_for: &str) 
 }
 
 /// Decodes a change, whose key is its user.
-fn change_of(record: &Record, partition: Partition, schemas: &Schemas) -> anyhow::Result<Change> {
+pub(in crate::command) fn change_of(
+    record: &Record,
+    partition: Partition,
+    schemas: &Schemas,
+) -> anyhow::Result<Change> {
     let change = avro::decode_change_with(&record.value, schemas)
         .with_context(|| unreadable(Topic::Changes, partition, record.offset))?;
     if record.key.as_deref() != Some(change.user.as_bytes()) {

@@ -1,0 +1,534 @@
+//! A lake: the change topic as tables of Parquet files that are kept up to date ([`docs/lake.md`]).
+//!
+//! [`Lake`] takes the changes of every partition in order and makes them visible in commits. A commit writes new data files, then
+//! replaces the manifest, which names all files and has the next offset of every partition. So a change is in the tables exactly
+//! once, wherever a process dies: files that no manifest names are removed at the next start, and the changes in them are read
+//! again. A file that a manifest has named is never written again.
+//!
+//! Memory: about 200 bytes for each user and each device that ever had a change, for the intervals that hold; rows of one group
+//! for each table; at most [`PENDING_MAX`] intervals that began since the last commit. The clock is not read here.
+//!
+//! [`docs/lake.md`]: ../../docs/lake.md
+
+pub mod manifest;
+mod partition;
+mod restore;
+pub mod storage;
+mod views;
+
+pub use views::sql;
+
+use crate::audit::export::columnar::ParquetFile;
+use crate::audit::export::intervals::{EndedInterval, IntervalStart};
+use crate::audit::export::tables::{CHANGES, INTERVALS, change_row, interval_row};
+use crate::audit::export::{Cell, ExportColumn};
+use crate::presence::change::Change;
+use crate::presence::{Offset, Partition};
+use crate::version;
+use manifest::{FORMAT, FileList, LakeFile, LakeManifest, LakePosition, ReplacedFile, UnusableManifest, WHOLE};
+use partition::{ConcurrencyRow, LakePartition};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use storage::LakeStorage;
+
+/// After so many changes a commit is due, whatever the time.
+pub const PENDING_MAX: usize = 200_000;
+/// So many files of one size are joined.
+const JOINED: usize = 8;
+/// Files are joined up to this size.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// The intervals that hold are all written again once more than so many began or ended since the last time, and more than a
+/// quarter of them.
+const OPEN_CHANGED_MAX: u64 = 100_000;
+/// For so long files stay that a newer manifest no longer names.
+pub const REPLACED_KEPT_MS: u64 = 600_000;
+
+/// Why a lake cannot go on. What was committed stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "cannot {what}: {error}; the lake is as of its last commit and goes on from there when it is started again"
+    )]
+    Storage { what: String, error: io::Error },
+    #[error(transparent)]
+    Manifest(#[from] UnusableManifest),
+    #[error(
+        "{path} is not what manifest.json says: {problem}; restore the lake from a backup, or make another one in an empty directory"
+    )]
+    Damaged { path: String, problem: String },
+    #[error(
+        "the lake is of a log with {lake} partitions, but this log has {log}; read the log that the lake was made of, or make \
+         another lake in an empty directory"
+    )]
+    Partitions { lake: usize, log: u32 },
+    #[error(
+        "offset {offset} of the changes of partition {partition} is of partition {found}; a lake is made of one whole log, so \
+         check --kafka and --topic-prefix"
+    )]
+    OtherPartition {
+        partition: Partition,
+        offset: Offset,
+        found: Partition,
+    },
+}
+
+/// Adds to an error of the disk what could not be done.
+fn cannot(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    move |error| Error::Storage { what, error }
+}
+
+/// The key of an interval: the change that began it, its user, its platform and device.
+type OpenKey = (u32, u64, u64, Box<str>, Option<(Box<str>, Box<str>)>);
+
+/// What is not committed yet.
+struct Pending<S: LakeStorage> {
+    changes: Option<TableFile<S>>,
+    ended: Option<TableFile<S>>,
+    minutes: Option<TableFile<S>>,
+    /// Intervals that began since the last commit and still hold.
+    begun: BTreeMap<OpenKey, IntervalStart>,
+    count: usize,
+}
+
+impl<S: LakeStorage> Default for Pending<S> {
+    fn default() -> Pending<S> {
+        Pending {
+            changes: None,
+            ended: None,
+            minutes: None,
+            begun: BTreeMap::new(),
+            count: 0,
+        }
+    }
+}
+
+/// The tables, and the one process that writes them.
+pub struct Lake<S: LakeStorage> {
+    storage: S,
+    manifest: LakeManifest,
+    partitions: Vec<LakePartition>,
+    pending: Pending<S>,
+    /// After a failure what is in memory is not what is committed.
+    has_failed: bool,
+    /// See [`OPEN_CHANGED_MAX`].
+    open_changed_max: u64,
+}
+
+impl<S: LakeStorage> Lake<S> {
+    /// Opens a lake of a log with so many partitions, or begins one. Returns also the files that a process left which was killed;
+    /// they are removed.
+    pub fn open(mut storage: S, partitions: u32) -> Result<(Lake<S>, Vec<String>), Error> {
+        let manifest = match storage.manifest().map_err(cannot("read manifest.json"))? {
+            Some(bytes) => LakeManifest::read(&bytes)?,
+            None => LakeManifest {
+                format: FORMAT,
+                partitions: (0..partitions)
+                    .map(|one| LakePartition::new(Partition(one)).position())
+                    .collect(),
+                ..LakeManifest::default()
+            },
+        };
+        if manifest.partitions.len() != partitions as usize {
+            return Err(Error::Partitions {
+                lake: manifest.partitions.len(),
+                log: partitions,
+            });
+        }
+        let left = clean(&mut storage, &manifest)?;
+        let mut lake = Lake {
+            partitions: manifest.partitions.iter().map(LakePartition::at).collect(),
+            manifest,
+            storage,
+            pending: Pending::default(),
+            has_failed: false,
+            open_changed_max: OPEN_CHANGED_MAX,
+        };
+        restore::open_intervals(&mut lake.storage, &lake.manifest, &mut lake.partitions)?;
+        Ok((lake, left))
+    }
+
+    /// Sets how many intervals begin or end until all that hold are written again, for tests.
+    pub fn rewrite_open_after(&mut self, changed: u64) {
+        self.open_changed_max = changed;
+    }
+
+    /// What is committed.
+    pub fn committed(&self) -> &LakeManifest {
+        &self.manifest
+    }
+
+    /// Returns where the next change of a partition is read.
+    pub fn next(&self, partition: Partition) -> Offset {
+        self.partition(partition).map_or(Offset(0), |one| one.next)
+    }
+
+    /// Returns how many changes wait for a commit.
+    pub fn pending(&self) -> usize {
+        self.pending.count
+    }
+
+    fn partition(&self, partition: Partition) -> Option<&LakePartition> {
+        self.partitions.get(partition.0 as usize)
+    }
+
+    /// Takes the change at an offset of a partition's topic, which is not before [`Lake::next`].
+    pub fn apply(&mut self, partition: Partition, offset: Offset, change: &Change) -> Result<(), Error> {
+        self.guarded(|lake| lake.take(partition, offset, change))
+    }
+
+    /// Makes everything so far visible. Returns false if there was nothing new.
+    pub fn commit(&mut self, now_ms: u64) -> Result<bool, Error> {
+        self.guarded(|lake| lake.commit_pending(now_ms))
+    }
+
+    /// Joins files that have become many. Returns false if there was nothing to join.
+    pub fn join_files(&mut self, now_ms: u64) -> Result<bool, Error> {
+        self.guarded(|lake| lake.join_some(now_ms))
+    }
+
+    fn guarded<T>(&mut self, step: impl FnOnce(&mut Lake<S>) -> Result<T, Error>) -> Result<T, Error> {
+        assert!(
+            !self.has_failed,
+            "after an error a lake is opened again, because what is in memory is not what is committed"
+        );
+        let done = step(self);
+        self.has_failed = done.is_err();
+        done
+    }
+
+    fn take(&mut self, partition: Partition, offset: Offset, change: &Change) -> Result<(), Error> {
+        if change.id.partition != partition {
+            return Err(Error::OtherPartition {
+                partition,
+                offset,
+                found: change.id.partition,
+            });
+        }
+        let Some(folded) = self.partitions.get_mut(partition.0 as usize) else {
+            return Ok(());
+        };
+        let (storage, pending) = (&mut self.storage, &mut self.pending);
+        let row = change_row(offset, change);
+        write_row(storage, &mut pending.changes, FileList::Changes, CHANGES, &row)?;
+        let (ended, minutes) = folded.apply(offset, change);
+        for one in &ended {
+            pending
+                .begun
+                .remove(&key(&change.user, one.device.as_ref(), &one.start));
+            let EndedInterval { start, device, .. } = one;
+            let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
+            let row = interval_row(partition, &change.user, device, start, Some(one));
+            write_row(storage, &mut pending.ended, FileList::EndedIntervals, INTERVALS, &row)?;
+        }
+        for row in &minutes {
+            let columns = ConcurrencyRow::COLUMNS;
+            write_row(
+                storage,
+                &mut pending.minutes,
+                FileList::EndedMinutes,
+                columns,
+                &row.cells(),
+            )?;
+        }
+        for (device, start) in folded.open.begun_by(change) {
+            let device = device.map(|(platform, device)| (Box::from(platform), Box::from(device)));
+            pending
+                .begun
+                .insert(key(&change.user, device.as_ref(), start), start.clone());
+        }
+        pending.count += 1;
+        Ok(())
+    }
+
+    fn commit_pending(&mut self, now_ms: u64) -> Result<bool, Error> {
+        if self.pending.count == 0 {
+            return Ok(false);
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let commit = self.manifest.commit + 1;
+        let mut next = LakeManifest {
+            partitions: self.partitions.iter().map(LakePartition::position).collect(),
+            ..self.manifest.clone()
+        };
+        next.intervals.holding = self.partitions.iter().map(|one| one.open.len() as u64).sum();
+        for file in [pending.changes, pending.ended, pending.minutes].into_iter().flatten() {
+            let list = file.list;
+            let file = file.publish(&mut self.storage, (commit, commit), 0)?;
+            next.list_mut(list).push(file);
+        }
+        self.write_open(&mut next, pending.begun, commit, now_ms)?;
+        self.write_unfinished(&mut next, commit, now_ms)?;
+        self.replace_manifest(next, now_ms)?;
+        Ok(true)
+    }
+
+    /// Writes the intervals that have begun, or all that hold.
+    fn write_open(
+        &mut self,
+        next: &mut LakeManifest,
+        begun: BTreeMap<OpenKey, IntervalStart>,
+        commit: u64,
+        now_ms: u64,
+    ) -> Result<(), Error> {
+        let rows = |files: &[LakeFile], since: u64| -> u64 {
+            let after = files.iter().filter(|file| file.last > since);
+            after.map(|file| file.rows).sum()
+        };
+        let since = next.intervals.open_since;
+        let changed = rows(&next.intervals.open, since) + begun.len() as u64 + rows(&next.intervals.ended, since);
+        let mut file = None;
+        let list = FileList::OpenIntervals;
+        if next.intervals.open.is_empty() || changed > self.open_changed_max.max(next.intervals.holding / 4) {
+            for one in &self.partitions {
+                one.open.each(|user, device, start| {
+                    let row = interval_row(one.partition, user, device, start, None);
+                    write_row(&mut self.storage, &mut file, list, INTERVALS, &row)
+                })?;
+            }
+            let before = std::mem::take(&mut next.intervals.open);
+            replace(next, before, now_ms);
+            next.intervals.open_since = commit;
+            if let Some(file) = file {
+                let file = file.publish(&mut self.storage, (commit, commit), WHOLE)?;
+                next.intervals.open.push(file);
+            }
+            return Ok(());
+        }
+        for ((partition, _, _, user, device), start) in &begun {
+            let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
+            let row = interval_row(Partition(*partition), user, device, start, None);
+            write_row(&mut self.storage, &mut file, list, INTERVALS, &row)?;
+        }
+        if let Some(file) = file {
+            let file = file.publish(&mut self.storage, (commit, commit), 0)?;
+            next.intervals.open.push(file);
+        }
+        Ok(())
+    }
+
+    /// Writes the last minute of each partition, as it is so far.
+    fn write_unfinished(&mut self, next: &mut LakeManifest, commit: u64, now_ms: u64) -> Result<(), Error> {
+        let list = FileList::UnfinishedMinutes;
+        let before = std::mem::take(next.list_mut(list));
+        replace(next, before, now_ms);
+        let mut file = None;
+        for row in self.partitions.iter().flat_map(LakePartition::unfinished) {
+            let columns = ConcurrencyRow::COLUMNS;
+            write_row(&mut self.storage, &mut file, list, columns, &row.cells())?;
+        }
+        if let Some(file) = file {
+            let file = file.publish(&mut self.storage, (commit, commit), WHOLE)?;
+            next.list_mut(list).push(file);
+        }
+        Ok(())
+    }
+
+    /// Joins the files of one list that are the first of their size.
+    fn join_some(&mut self, now_ms: u64) -> Result<bool, Error> {
+        let found = self
+            .manifest
+            .lists()
+            .into_iter()
+            .find_map(|(list, files)| Some((list, to_join(files)?)));
+        let Some((list, range)) = found else {
+            return Ok(false);
+        };
+        let mut next = self.manifest.clone();
+        let joined: Vec<LakeFile> = next.list_mut(list).drain(range.clone()).collect();
+        let columns = match list {
+            FileList::Changes => CHANGES,
+            FileList::EndedIntervals | FileList::OpenIntervals => INTERVALS,
+            FileList::EndedMinutes | FileList::UnfinishedMinutes => ConcurrencyRow::COLUMNS,
+        };
+        let mut whole = TableFile::begin(&mut self.storage, list, columns)?;
+        for file in &joined {
+            let input = self.storage.open(&file.path);
+            let input = input.map_err(cannot(format!("read {}", file.path)))?;
+            whole.append(input, file)?;
+        }
+        let commits = (
+            joined.first().map_or(0, |file| file.first),
+            joined.last().map_or(0, |file| file.last),
+        );
+        let level = joined.first().map_or(0, |file| file.level + 1);
+        let whole = whole.publish(&mut self.storage, commits, level)?;
+        next.list_mut(list).insert(range.start, whole);
+        replace(&mut next, joined, now_ms);
+        self.replace_manifest(next, now_ms)?;
+        Ok(true)
+    }
+
+    /// Makes a manifest the one that counts, and removes files that nobody reads any more.
+    fn replace_manifest(&mut self, mut next: LakeManifest, now_ms: u64) -> Result<(), Error> {
+        next.commit += 1;
+        next.committed_ms = now_ms;
+        version::VERSION.clone_into(&mut next.version);
+        let (gone, kept) = std::mem::take(&mut next.replaced)
+            .into_iter()
+            .partition::<Vec<_>, _>(|file| file.at_ms + REPLACED_KEPT_MS <= now_ms);
+        next.replaced = kept;
+        let bytes = serde_json::to_vec_pretty(&next).map_err(io::Error::other);
+        let bytes = bytes.map_err(cannot("write manifest.json"))?;
+        self.storage
+            .set_manifest(&bytes)
+            .map_err(cannot("write manifest.json"))?;
+        self.manifest = next;
+        for file in gone {
+            let removed = self.storage.remove(&file.path);
+            removed.map_err(cannot(format!("remove {}", file.path)))?;
+        }
+        Ok(())
+    }
+}
+
+fn key(user: &str, device: Option<&(Box<str>, Box<str>)>, start: &IntervalStart) -> OpenKey {
+    let id = start.by.change;
+    (id.partition.0, id.offset.0, id.index, user.into(), device.cloned())
+}
+
+fn replace(manifest: &mut LakeManifest, files: Vec<LakeFile>, now_ms: u64) {
+    manifest.replaced.extend(files.into_iter().map(|file| ReplacedFile {
+        path: file.path,
+        at_ms: now_ms,
+    }));
+}
+
+/// Returns which files of a list are joined next: the oldest [`JOINED`] ones of a level that has so many, the smallest level
+/// first, if the result is not too large. Files of a level are beside each other.
+fn to_join(files: &[LakeFile]) -> Option<std::ops::Range<usize>> {
+    let levels: BTreeSet<u32> = files
+        .iter()
+        .map(|file| file.level)
+        .filter(|level| *level < WHOLE)
+        .collect();
+    levels.into_iter().find_map(|level| {
+        let start = files.iter().position(|file| file.level == level)?;
+        let range = start..start + JOINED;
+        let run = files.get(range.clone())?;
+        let bytes: u64 = run.iter().map(|file| file.bytes).sum();
+        (run.iter().all(|file| file.level == level) && bytes <= FILE_BYTES_MAX).then_some(range)
+    })
+}
+
+/// Removes the files that no manifest names, and returns them. Fails if one that is named is not there.
+fn clean<S: LakeStorage>(storage: &mut S, manifest: &LakeManifest) -> Result<Vec<String>, Error> {
+    let found: BTreeMap<String, u64> = storage.list().map_err(cannot("list the files"))?.into_iter().collect();
+    let mut named: BTreeSet<&str> = manifest.replaced.iter().map(|file| &*file.path).collect();
+    for file in manifest.lists().into_iter().flat_map(|(_, files)| files) {
+        named.insert(&file.path);
+        let problem = match found.get(&file.path) {
+            Some(bytes) if *bytes == file.bytes => continue,
+            Some(bytes) => format!("it has {bytes} bytes and should have {}", file.bytes),
+            None => "it is not there".to_owned(),
+        };
+        return Err(Error::Damaged {
+            path: file.path.clone(),
+            problem,
+        });
+    }
+    let left: Vec<String> = found.into_keys().filter(|path| !named.contains(&**path)).collect();
+    for path in &left {
+        storage.remove(path).map_err(cannot(format!("remove {path}")))?;
+    }
+    Ok(left)
+}
+
+/// Counts and hashes what is written.
+struct Measured<W> {
+    inner: W,
+    bytes: u64,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Measured<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.bytes += count as u64;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// A data file that takes rows.
+struct TableFile<S: LakeStorage> {
+    list: FileList,
+    rows: u64,
+    file: ParquetFile<Measured<S::NewFile>>,
+}
+
+fn write_row<S: LakeStorage>(
+    storage: &mut S,
+    file: &mut Option<TableFile<S>>,
+    list: FileList,
+    columns: &'static [ExportColumn],
+    cells: &[Cell<'_>],
+) -> Result<(), Error> {
+    let file = match file {
+        Some(file) => file,
+        None => file.insert(TableFile::begin(storage, list, columns)?),
+    };
+    file.rows += 1;
+    file.file.row(cells).map_err(cannot(file.failed()))
+}
+
+impl<S: LakeStorage> TableFile<S> {
+    fn begin(storage: &mut S, list: FileList, columns: &'static [ExportColumn]) -> Result<TableFile<S>, Error> {
+        let what = || format!("write a file in {}", list.folder());
+        let inner = storage.create(list.folder()).map_err(cannot(what()))?;
+        let measured = Measured {
+            inner,
+            bytes: 0,
+            hasher: blake3::Hasher::new(),
+        };
+        Ok(TableFile {
+            list,
+            rows: 0,
+            file: ParquetFile::begin(measured, columns).map_err(cannot(what()))?,
+        })
+    }
+
+    fn failed(&self) -> String {
+        format!("write a file in {}", self.list.folder())
+    }
+
+    fn append(&mut self, input: std::fs::File, from: &LakeFile) -> Result<(), Error> {
+        self.rows += from.rows;
+        let appended = self.file.append(input);
+        appended.map_err(cannot(format!("join {} with other files", from.path)))
+    }
+
+    /// Completes the file. Its name says its content: the commits and a hash.
+    fn publish(self, storage: &mut S, (first, last): (u64, u64), level: u32) -> Result<LakeFile, Error> {
+        let failed = self.failed();
+        let Measured { inner, bytes, hasher } = self.file.finish().map_err(cannot(failed.clone()))?;
+        let hash = hasher.finalize().to_hex();
+        let path = format!(
+            "{}/{}{first:010}-{last:010}-{}.parquet",
+            self.list.folder(),
+            self.list.prefix(),
+            &hash[..16]
+        );
+        storage.publish(inner, &path).map_err(cannot(failed))?;
+        Ok(LakeFile {
+            path,
+            rows: self.rows,
+            bytes,
+            first,
+            last,
+            level,
+        })
+    }
+}
+
+/// Returns whether a change at the offset of the last committed one is this one; `None` without one.
+pub fn is_same(position: &LakePosition, change: &Change) -> Option<bool> {
+    let last = position.last.as_ref()?;
+    let id = change.id;
+    let text = format!("{}-{}-{}", id.partition, id.offset, id.index);
+    Some(last.change == text && last.at == change.at.0)
+}

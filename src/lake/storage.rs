@@ -1,0 +1,214 @@
+//! Where the files of a lake are: a directory.
+//!
+//! A data file gets its name when it is whole and synced, and no file ever takes the name of another. The manifest is the one
+//! file that is replaced, in one step.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The folders of data files.
+pub const FOLDERS: [&str; 3] = ["changes", "intervals", "concurrency"];
+/// The name of the manifest.
+pub const MANIFEST: &str = "manifest.json";
+const LOCK: &str = "writer.lock";
+/// What names of files that are being written end with.
+const PART: &str = ".part";
+
+/// What a lake does with its files. Paths are relative, with `/`.
+pub trait LakeStorage {
+    /// A data file that is being written. Nobody sees it before it is published.
+    type NewFile: Write + Send;
+
+    /// Begins a data file in one of the [`FOLDERS`].
+    fn create(&mut self, folder: &str) -> io::Result<Self::NewFile>;
+
+    /// Gives a file its name. It survives the death of the machine from now on.
+    fn publish(&mut self, file: Self::NewFile, path: &str) -> io::Result<()>;
+
+    fn open(&mut self, path: &str) -> io::Result<File>;
+
+    /// Returns the data files, and what is left of unfinished ones, with their sizes.
+    fn list(&mut self) -> io::Result<Vec<(String, u64)>>;
+
+    fn remove(&mut self, path: &str) -> io::Result<()>;
+
+    /// Returns the manifest; none in a lake that has no commit yet.
+    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>>;
+
+    /// Replaces the manifest in one step. It survives the death of the machine from then on.
+    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// A lake in a directory. While it exists, no other process writes to the same lake.
+pub struct LakeDirectory {
+    root: PathBuf,
+    /// The lock ends with it. The file stays: a lock on a file that is removed excludes nobody.
+    _lock: File,
+}
+
+/// A data file of a directory that has no name of its own yet.
+pub struct UnnamedFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl LakeDirectory {
+    /// Opens a directory to write to, and creates what is missing.
+    pub fn open(root: &Path) -> io::Result<LakeDirectory> {
+        for folder in FOLDERS {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        let path = root.join(LOCK);
+        let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other(format!(
+                    "another process is writing to this lake (it holds {}); wait until it has ended, or use another directory",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        sync(root)?;
+        Ok(LakeDirectory {
+            root: root.to_owned(),
+            _lock: lock,
+        })
+    }
+}
+
+/// Returns the manifest of a lake in a directory that another process may be writing to.
+pub fn read_manifest(root: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(root.join(MANIFEST)) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes names in a directory survive the death of the machine.
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Whether a lake gave a file this name, so that it may remove it: `…-0000000001-0000000008-0123456789abcdef.parquet`, or a
+/// part of one.
+fn is_ours(name: &str) -> bool {
+    if let Some(part) = name.strip_prefix('.').and_then(|name| name.strip_suffix(PART)) {
+        return !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    }
+    let Some(name) = name.strip_suffix(".parquet") else {
+        return false;
+    };
+    let mut parts = name.rsplit('-');
+    let (hash, last, first) = (parts.next(), parts.next(), parts.next());
+    let is_number = |text: &str| text.len() >= 10 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    hash.is_some_and(is_hash) && last.is_some_and(is_number) && first.is_some_and(is_number)
+}
+
+impl LakeStorage for LakeDirectory {
+    type NewFile = UnnamedFile;
+
+    fn create(&mut self, folder: &str) -> io::Result<UnnamedFile> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!(
+            ".{}-{}{PART}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = self.root.join(folder).join(name);
+        let file = File::create(&path)?;
+        Ok(UnnamedFile { file, path })
+    }
+
+    fn publish(&mut self, file: UnnamedFile, path: &str) -> io::Result<()> {
+        let named = self.root.join(path);
+        file.file.sync_all()?;
+        fs::rename(&file.path, &named)?;
+        named.parent().map_or(Ok(()), sync)
+    }
+
+    fn open(&mut self, path: &str) -> io::Result<File> {
+        File::open(self.root.join(path))
+    }
+
+    fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        for folder in FOLDERS {
+            for entry in fs::read_dir(self.root.join(folder))? {
+                let entry = entry?;
+                let metadata = entry.metadata()?;
+                if let Some(name) = entry.file_name().to_str()
+                    && metadata.is_file()
+                    && is_ours(name)
+                {
+                    found.push((format!("{folder}/{name}"), metadata.len()));
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn remove(&mut self, path: &str) -> io::Result<()> {
+        match fs::remove_file(self.root.join(path)) {
+            // Somebody else has removed it: that is what was asked for.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
+        read_manifest(&self.root)
+    }
+
+    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.root.join(format!(".{MANIFEST}{PART}"));
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, self.root.join(MANIFEST))?;
+        sync(&self.root)
+    }
+}
+
+impl Write for UnnamedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_ours;
+
+    #[test]
+    fn only_names_that_a_lake_gives_are_its_own() {
+        for ours in [
+            "0000000001-0000000008-0123456789abcdef.parquet",
+            "open-0000000001-0000000001-0123456789abcdef.parquet",
+            ".17-3.part",
+        ] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in [
+            "partition-00000.parquet",
+            "0000000001-0123456789abcdef.parquet",
+            "0000000001-0000000008-0123456789abcdef.csv",
+            "1-8-0123456789abcdef.parquet",
+            ".part",
+            ".mine.part",
+            "notes.txt",
+        ] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+}
