@@ -8,6 +8,8 @@ mod belonging;
 mod export;
 #[path = "audit/files.rs"]
 mod files;
+#[path = "audit/incidents.rs"]
+mod incidents;
 #[path = "audit/lake.rs"]
 mod lake;
 #[path = "audit/proofs.rs"]

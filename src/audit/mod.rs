@@ -1,13 +1,15 @@
 //! Answers about the past, computed from what the log keeps: who was online, when and why, and whether the topics are what
 //! the events say (`docs/audit.md`).
 //!
-//! Everything here is a function of records: [`snapshot`], [`history`] and [`why_now`] read changes and fold nothing again, [`why`],
+//! Everything here is a function of records: [`snapshot`], [`history`], [`why_now`] and [`incidents`] read changes and fold nothing
+//! again, [`why`],
 //! [`verify`] and [`what_if`] fold events. Where the records come from (a data directory, Kafka, files) is the command's to know. Each type is
 //! fed one partition's records in the order of their offsets; what it keeps does not grow with the number of records.
 
 pub mod attested;
 pub mod export;
 pub mod history;
+pub mod incidents;
 pub mod merkle;
 pub mod snapshot;
 pub mod stored;

@@ -6,6 +6,7 @@ mod at;
 mod export;
 mod heads;
 mod history;
+mod incidents;
 mod interrupt;
 mod proof;
 pub(super) mod source;
@@ -44,6 +45,7 @@ enum Question {
     CheckProof(proof::CheckArgs),
     WhatIf(what_if::Args),
     Export(export::Args),
+    Incidents(incidents::Args),
 }
 
 /// Runs the question; returns the exit status.
@@ -61,6 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
         Question::CheckProof(args) => proof::check(&args, &mut output),
         Question::WhatIf(args) => what_if::run(&args, &mut output),
         Question::Export(args) => export::run(&args, &mut output),
+        Question::Incidents(args) => incidents::run(&args, &mut output),
     };
     let flushed = output.flush().map_err(anyhow::Error::from);
     match answered.and_then(|status| flushed.map(|()| status)) {
