@@ -2,7 +2,8 @@
 //! its CPU time and its greatest memory; a user's history over HTTP while ten thousand events flow in each second; and what the
 //! index of changes costs.
 //!
-//! 100,000 users in two partitions, each with a device that connects, sends 18 heartbeats and disconnects, five times.
+//! 100,000 users (20,000 in the short form) in two partitions, each with a device that connects, sends 18 heartbeats and
+//! disconnects, five times.
 //! `ROLLCALL_BENCH_USERS` sets another number of users; `ROLLCALL_BENCH_AUDIT` names a directory in which the log is kept, so that
 //! the next run need not make it again. Rates are by the clock on the wall; the CPU time beside them is that of all threads of the
 //! process, and does not depend on what else the machine does.
@@ -12,7 +13,7 @@ mod appender;
 mod measure;
 mod users;
 
-use measure::{heading, median, rate, row, timed};
+use measure::{figure, heading, is_quick, median, rate, timed};
 use rollcall::clock::{Clock as _, ManualClock, SystemClock};
 use rollcall::engine::Tuning;
 use rollcall::engine::partition::PartitionProcessor;
@@ -50,6 +51,7 @@ const PUBLISHED_AT_ONCE: usize = 500;
 fn main() {
     let users = match std::env::var("ROLLCALL_BENCH_USERS") {
         Ok(_) => users::count(),
+        Err(_) if is_quick() => 20_000,
         Err(_) => 100_000,
     };
     let temporary = tempfile::tempdir().expect("a directory");
@@ -68,20 +70,27 @@ fn main() {
     let per_second = |took: &Duration| rate(events as usize, *took);
 
     let verify = runs(&["audit", "verify", "--data", data_flag]);
-    row("verify, events", &figures(&verify, per_second), "/s", &costs(&verify));
+    row(
+        users,
+        "verify, events",
+        &figures(&verify, per_second),
+        "/s",
+        &costs(&verify),
+    );
     let seconds = |took: &Duration| took.as_secs_f64();
     let at = runs(&["audit", "at", "-0s", "--data", data_flag]);
-    row("at, the whole log", &figures(&at, seconds), "s", &costs(&at));
+    row(users, "at, the whole log", &figures(&at, seconds), "s", &costs(&at));
     let user = users::id('u', 7);
     let history = runs(&["audit", "history", &user, "--data", data_flag]);
     row(
+        users,
         "history of a user, from the change topic",
         &figures(&history, seconds),
         "s",
         &costs(&history),
     );
     let why = runs(&["audit", "why", &user, "--data", data_flag]);
-    row("why of a user", &figures(&why, seconds), "s", &costs(&why));
+    row(users, "why of a user", &figures(&why, seconds), "s", &costs(&why));
     for (table, format, runs) in [
         ("--intervals", "parquet", RUNS),
         ("--intervals", "csv", RUNS),
@@ -98,7 +107,7 @@ fn main() {
             ]));
         }
         let what = format!("export {table} --format {format}, events");
-        row(&what, &figures(&export, per_second), "/s", &costs(&export));
+        row(users, &what, &figures(&export, per_second), "/s", &costs(&export));
     }
     over_http(&data, users);
     index_costs();
@@ -215,10 +224,11 @@ fn index_costs() {
         let (rates, cpu, stored) = side.finish();
         let cpu = 1e6 * cpu / changes as f64;
         let note = format!("CPU {cpu:.1} us a change, store {} KiB", stored >> 10);
-        row(&format!("fold {name}, changes"), &rates, "/s", &note);
+        row(INDEX_USERS, &format!("fold {name}, changes"), &rates, "/s", &note);
         bytes.push(stored as f64);
     }
     row(
+        INDEX_USERS,
         "disk for the index, a change",
         &[(bytes[0] - bytes[1]) / changes as f64],
         "bytes",
@@ -363,6 +373,15 @@ fn greatest_memory(child: &Child) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
+/// A row of the table. Its id is made of what it says and of the number of users.
+fn row(users: u32, what: &str, figures: &[f64], unit: &str, note: &str) {
+    let words = what
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty());
+    let id = format!("audit.{users}.{}", words.collect::<Vec<_>>().join("_"));
+    figure(&id, what, figures, unit).note(note).show();
+}
+
 fn figures(runs: &[Run], figure: impl Fn(&Duration) -> f64) -> Vec<f64> {
     runs.iter().map(|run| figure(&run.took)).collect()
 }
@@ -470,7 +489,7 @@ fn over_http(data: &Path, users: u32) {
         cpu_s / began.elapsed().as_secs_f64(),
         greatest_memory(&server.0) >> 20
     );
-    row("events flowing in meanwhile", &[flowed], "/s", &note);
+    row(users, "events flowing in meanwhile", &[flowed], "/s", &note);
     for (what, sorted) in ["history of a user", "why of a user", "at, 30 minutes ago"]
         .iter()
         .zip(taken)
@@ -482,6 +501,6 @@ fn over_http(data: &Path, users: u32) {
             nearest(1.0),
             sorted.len()
         );
-        row(&format!("{what} over HTTP, p99"), &[nearest(0.99)], "ms", &note);
+        row(users, &format!("{what} over HTTP, p99"), &[nearest(0.99)], "ms", &note);
     }
 }

@@ -4,10 +4,11 @@
 //! durable: each waits for its synced write, one at a time or sixteen at a time.
 
 mod allocator;
+#[expect(dead_code, reason = "other benchmarks need more of it")]
 mod measure;
 mod users;
 
-use measure::{heading, median, rate, row, timed};
+use measure::{figure, heading, is_quick, rate, timed};
 use rollcall::clock::SystemClock;
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::{Limit, Log, NewRecord, Topic};
@@ -20,7 +21,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-const ROUNDS: usize = 9;
+/// Of the short form, and of the long one.
+const ROUNDS: [usize; 2] = [5, 9];
 /// Few enough to stay in the cache, so that the code is measured and not the memory.
 const EVENTS: u32 = 1_000;
 const REPEATED: usize = 200;
@@ -43,7 +45,8 @@ fn heartbeats() -> Vec<Event<'static>> {
 
 /// Returns the rate per second of several rounds, each with `count` items.
 fn rounds(count: usize, mut what: impl FnMut()) -> Vec<f64> {
-    (0..ROUNDS).map(|_| rate(count, timed(&mut what).1)).collect()
+    let rounds = ROUNDS[usize::from(!is_quick())];
+    (0..rounds).map(|_| rate(count, timed(&mut what).1)).collect()
 }
 
 fn avro_rows() {
@@ -85,10 +88,12 @@ fn avro_rows() {
             black_box(reader.read_value(&mut &datum[..]).expect("a datum"));
         }
     });
-    row("apache-avro, to a generic value", &generic, "/s", "the yardstick");
-    let ratio = |rounds: &[f64]| format!("{:.0} times apache-avro", median(rounds) / median(&generic));
-    row("decode and check", &decoded, "/s", &ratio(&decoded));
-    row("encode", &encoded, "/s", "");
+    let what = "yardstick: apache-avro, to a generic value";
+    figure("codec.avro.apache_avro", what, &generic, "/s").show();
+    figure("codec.avro.decode", "decode and check", &decoded, "/s")
+        .beside("apache-avro", &generic)
+        .show();
+    figure("codec.avro.encode", "encode", &encoded, "/s").show();
 }
 
 fn json_rows() {
@@ -118,19 +123,16 @@ fn json_rows() {
             black_box(serde_json::from_str::<serde_json::Value>(black_box(&body)).expect("a body"));
         }
     });
-    row("serde_json, to values", &values, "events/s", "the yardstick");
-    let ratio = median(&events) / median(&values);
-    row(
-        "read and check",
-        &events,
-        "events/s",
-        &format!("{ratio:.1} times serde_json"),
-    );
+    let what = "yardstick: serde_json, to values";
+    figure("codec.json.serde_json", what, &values, "events/s").show();
+    figure("codec.json.read", "read and check", &events, "events/s")
+        .beside("serde_json", &values)
+        .show();
     let megabytes: Vec<f64> = events
         .iter()
         .map(|rate| rate * body.len() as f64 / f64::from(EVENTS) / 1e6)
         .collect();
-    row("  of its bytes", &megabytes, "MB/s", "");
+    figure("codec.json.read_bytes", "  of its bytes", &megabytes, "MB/s").show();
 }
 
 fn log_rows() {
@@ -175,8 +177,10 @@ fn log_rows() {
         }
         (0..16).for_each(|_| wait());
     });
-    row("append, one at a time", &one_at_a_time, "records/s", "");
-    row("append, sixteen at a time", &many_at_a_time, "records/s", "");
+    let what = "append, one at a time";
+    figure("codec.log.append_1", what, &one_at_a_time, "records/s").show();
+    let what = "append, sixteen at a time";
+    figure("codec.log.append_16", what, &many_at_a_time, "records/s").show();
     let end = log.range(Topic::Events, P).expect("a partition").end;
     let limit = Limit {
         records: 10_000,
@@ -191,7 +195,7 @@ fn log_rows() {
             next = Offset(batch.last().expect("a record").offset.0 + 1);
         }
     });
-    row("read", &read, "records/s", "");
+    figure("codec.log.read", "read", &read, "records/s").show();
 }
 
 fn encoded(event: &Event<'_>) -> Vec<u8> {

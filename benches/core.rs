@@ -1,5 +1,5 @@
-//! The core only, in memory, on one thread: users with one online device each, ids of 20 bytes; ten thousand of them, a
-//! million, and ten million.
+//! The core only, in memory, on one thread: users with one online device each, ids of 12 and 16 bytes; ten thousand of them, a
+//! hundred thousand, a million, and ten million (not in the short form).
 //!
 //! Users come in random order. Events are decoded from Avro a batch of 10,000 ahead, as the partition processor does, and only
 //! the fold is measured, unless a row says otherwise. Passes are two minutes of log time apart, so that every timer fires and is
@@ -12,7 +12,7 @@ mod measure;
 mod memory;
 mod users;
 
-use measure::{heading, median, rate, row, timed};
+use measure::{figure, heading, is_quick, rate, timed};
 use memory::resident_bytes;
 use rollcall::presence::ahead::USERS_AHEAD;
 use rollcall::presence::change::Output;
@@ -34,13 +34,19 @@ use std::time::Duration;
 const ALLOCATOR: &str = "ROLLCALL_BENCH_ALLOCATOR";
 const GROWN: &str = "ROLLCALL_BENCH_GROWN";
 const ALLOCATORS: [&str; 2] = ["mimalloc", "system"];
-/// Other numbers of users, of whom fewer figures are measured.
-const GROWTH: [u32; 2] = [10_000, 10_000_000];
-const GROWTH_ROUNDS: u64 = 3;
+/// Other numbers of users, with whom fewer figures are measured. The last one is left out of the short form.
+const GROWTH: [u32; 3] = [10_000, 100_000, 10_000_000];
+/// With fewer users there are more rounds, so that each number of users is measured for some time.
+const GROWTH_ROUNDS: (u32, u32) = (3, 50);
 const BATCH: usize = 10_000;
-const ROUNDS: u64 = 7;
+/// Of the short form, and of the long one.
+const ROUNDS: [u64; 2] = [3, 7];
 const START_MS: u64 = 1_700_000_000_000;
 const PASS_MS: u64 = 120_000;
+/// Memory of fewer users is less than what the process has anyway.
+const MEASURABLE_USERS: usize = 100_000;
+/// Longer than the time-out of the platform.
+const TIMED_OUT_MS: u64 = 500_000;
 /// Users that one commit of the store writes, the default.
 const STORE_COMMIT_USERS: usize = 100_000;
 
@@ -134,11 +140,16 @@ fn main() {
         return if env::var(GROWN).is_ok() { grown() } else { run() };
     }
     let this = env::current_exe().expect("the benchmark knows its own path");
-    for allocator in ALLOCATORS {
+    let (allocators, growth) = if is_quick() {
+        (&ALLOCATORS[..1], &GROWTH[..2])
+    } else {
+        (&ALLOCATORS[..], &GROWTH[..])
+    };
+    for allocator in allocators {
         let status = Command::new(&this).env(ALLOCATOR, allocator).status();
         assert!(status.is_ok_and(|status| status.success()), "{allocator} failed");
     }
-    for users in GROWTH {
+    for users in growth {
         let mut command = Command::new(&this);
         command.env(ALLOCATOR, ALLOCATORS[0]).env(GROWN, users.to_string());
         let status = command.status();
@@ -151,39 +162,57 @@ fn grown() {
     let users: u32 = env::var(GROWN).ok().and_then(|users| users.parse().ok()).unwrap_or(1);
     heading(&format!("core, {users} users"));
     let (mut random, mut world) = (Random(1), World::new());
-    world.connect_all(&random.order(users));
-    let (mut beats, mut alive) = (vec![], vec![]);
-    for _ in 0..GROWTH_ROUNDS {
+    world.connect_all(&format!("core.{users}"), &random.order(users));
+    let (mut beats, mut alive, mut opened, mut closed) = (vec![], vec![], vec![], vec![]);
+    let rounds = (10_000_000 / users).clamp(GROWTH_ROUNDS.0, GROWTH_ROUNDS.1);
+    for round in 1..=u64::from(rounds) {
         let order = random.order(users);
         world.ms += PASS_MS;
         beats.push(rate(
             order.len(),
-            world.pass(&order, |world, batch| world.heartbeats(batch).0),
+            world.pass(&order, |world, batch| world.heartbeats(batch, Conn(round)).0),
         ));
         world.ms += PASS_MS;
-        alive.push(rate(order.len(), world.alive(users)));
+        alive.push(rate(order.len(), world.alive(users, Conn(round))));
+        let (left, came) = world.leave_and_come(&order, Conn(round));
+        closed.push(left);
+        opened.push(came);
     }
-    row("heartbeats", &beats, "/s", "");
-    row("alive, connections", &alive, "/s", "");
+    let id = |what: &str| format!("core.{users}.{what}");
+    figure(&id("heartbeats"), "heartbeats", &beats, "/s").show();
+    figure(&id("alive"), "alive, connections", &alive, "/s").show();
+    figure(&id("connects"), "connects (login)", &opened, "/s").show();
+    figure(&id("disconnects"), "disconnects (closed)", &closed, "/s").show();
+    let lost = world.lose_all(users);
+    figure(&id("gateways_die"), "users of gateways that die", &[lost], "/s").show();
 }
 
 fn run() {
     let users = users::count();
     let allocator = env::var(ALLOCATOR).unwrap_or_default();
     heading(&format!("core, {users} users, allocator: {allocator}"));
+    // The binary's own allocator needs no name.
+    let of = if allocator == ALLOCATORS[0] {
+        format!("core.{users}")
+    } else {
+        format!("core.{users}.{allocator}")
+    };
+    let rounds = ROUNDS[usize::from(!is_quick())];
     let mut random = Random(1);
     let mut world = World::new();
 
-    world.connect_all(&random.order(users));
+    world.connect_all(&of, &random.order(users));
 
     let (mut beats, mut with_decoding, mut packed, mut map_updates) = (vec![], vec![], vec![], vec![]);
     let mut alive = vec![];
-    for _ in 0..ROUNDS {
+    // The yardstick has its turn in each round, so that both see the same machine.
+    let mut map: HashMap<String, u64> = (0..users).map(|user| (users::id('u', user), 0)).collect();
+    for _ in 0..rounds {
         let order = random.order(users);
         world.ms += PASS_MS;
         let mut decoding = Duration::ZERO;
         let took = world.pass(&order, |world, batch| {
-            let (fold, decode) = world.heartbeats(batch);
+            let (fold, decode) = world.heartbeats(batch, Conn(1));
             decoding += decode;
             fold
         });
@@ -193,54 +222,53 @@ fn run() {
         let took = world.pass(&order, World::packed_heartbeats);
         packed.push(rate(order.len(), took));
         world.ms += PASS_MS;
-        alive.push(rate(order.len(), world.alive(users)));
+        alive.push(rate(order.len(), world.alive(users, Conn(1))));
+        let took = world.pass(&order, |world, batch| world.map_updates(batch, &mut map));
+        map_updates.push(rate(order.len(), took));
     }
+    let updated = map.values().filter(|seen| **seen == world.ms).count();
+    assert_eq!(updated, users as usize, "the yardstick did its work");
+    drop(map);
     let (mut opened, mut closed) = (vec![], vec![]);
-    for conn in 1..=ROUNDS {
-        let order = random.order(users);
-        world.ms += 1_000;
-        let took = world.pass(&order, |world, batch| world.disconnects(batch, Conn(conn)));
-        closed.push(rate(order.len(), took));
-        world.ms += 1_000;
-        let took = world.pass(&order, |world, batch| world.connects(batch, Conn(conn + 1)));
-        opened.push(rate(order.len(), took));
+    for conn in 1..=rounds {
+        let (left, came) = world.leave_and_come(&random.order(users), Conn(conn));
+        closed.push(left);
+        opened.push(came);
     }
+    let mut timed_out = vec![];
+    for round in 0..rounds {
+        timed_out.push(world.time_all_out(users));
+        let order = random.order(users);
+        world.pass(&order, |world, batch| world.connects(batch, Conn(100 + round)));
+    }
+    let lost = world.lose_all(users);
     let both: Vec<f64> = opened
         .iter()
         .zip(&closed)
         .map(|(a, b)| 2.0 / (1.0 / a + 1.0 / b))
         .collect();
-    let mut map: HashMap<String, u64> = (0..users).map(|user| (users::id('u', user), 0)).collect();
-    for _ in 0..ROUNDS {
-        let order = random.order(users);
-        world.ms += PASS_MS;
-        let took = world.pass(&order, |world, batch| world.map_updates(batch, &mut map));
-        map_updates.push(rate(order.len(), took));
+    let id = |what: &str| format!("{of}.{what}");
+    let map = "the HashMap";
+    figure(
+        &id("map"),
+        "yardstick: update a HashMap<String, u64>",
+        &map_updates,
+        "/s",
+    )
+    .show();
+    for (name, what, rates) in [
+        ("heartbeats", "heartbeats", &beats),
+        ("decoded_heartbeats", "heartbeats, with their decoding", &with_decoding),
+        ("packed_heartbeats", "heartbeats in records of 1,000", &packed),
+        ("alive", "alive, connections in records of 10,000", &alive),
+        ("connects_and_disconnects", "connects and disconnects", &both),
+        ("connects", "  connects (login)", &opened),
+        ("disconnects", "  disconnects (closed)", &closed),
+        ("timeouts", "users who time out in the same second", &timed_out),
+    ] {
+        figure(&id(name), what, rates, "/s").beside(map, &map_updates).show();
     }
-    let ratio = |rounds: &[f64]| format!("{:.2} of the HashMap", median(rounds) / median(&map_updates));
-    row("updates of a HashMap<String, u64>", &map_updates, "/s", "the yardstick");
-    row("heartbeats", &beats, "/s", &format!("{}; target 2 M", ratio(&beats)));
-    row(
-        "heartbeats, with their decoding",
-        &with_decoding,
-        "/s",
-        &ratio(&with_decoding),
-    );
-    row("heartbeats in records of 1,000", &packed, "/s", &ratio(&packed));
-    row(
-        "alive, connections in records of 10,000",
-        &alive,
-        "/s",
-        &format!("{}; target 20 M", ratio(&alive)),
-    );
-    row(
-        "connects and disconnects",
-        &both,
-        "/s",
-        &format!("{}; target 500 k", ratio(&both)),
-    );
-    row("  connects (login)", &opened, "/s", "");
-    row("  disconnects (closed)", &closed, "/s", "");
+    figure(&id("gateways_die"), "users of gateways that die", &[lost], "/s").show();
 }
 
 struct World {
@@ -260,34 +288,46 @@ impl World {
         }
     }
 
-    /// Connects every user for the first time, and prints what they take of memory.
-    fn connect_all(&mut self, order: &[u32]) {
+    /// Connects every user for the first time, and shows what they take of memory.
+    fn connect_all(&mut self, of: &str, order: &[u32]) {
         let (resident, live) = (resident_bytes() as f64, live_bytes());
         let took = self.pass(order, |world, batch| world.connects(batch, Conn(1)));
         // Changes that are not saved yet do not count as memory of users.
         self.save();
-        let ids = (users::id('u', 0).len() + users::id('d', 0).len()) as f64;
-        let per_device = |bytes: f64| bytes / order.len() as f64 - ids;
+        let per_device = |bytes: f64| bytes / order.len() as f64;
         let (resident, live) = (resident_bytes() as f64 - resident, live_bytes() - live);
         assert_eq!(self.state.users_in_memory(), order.len());
-        row("first connects", &[rate(order.len(), took)], "/s", "");
-        let target = "target 112; over the bytes of its ids";
-        row(
-            "memory per online device, resident",
-            &[per_device(resident)],
-            "bytes",
-            target,
-        );
-        row("memory per online device, allocated", &[per_device(live)], "bytes", "");
+        let id = |what: &str| format!("{of}.{what}");
+        figure(
+            &id("first_connects"),
+            "first connects",
+            &[rate(order.len(), took)],
+            "/s",
+        )
+        .show();
+        if order.len() < MEASURABLE_USERS {
+            return;
+        }
+        let ids = "its ids of 12 and 16 bytes included";
+        let what = "memory per online device, resident";
+        figure(&id("resident_bytes"), what, &[per_device(resident)], "bytes")
+            .note(ids)
+            .show();
+        let what = "memory per online device, requested";
+        figure(&id("requested_bytes"), what, &[per_device(live)], "bytes")
+            .note(ids)
+            .show();
+        let process = resident_bytes() as f64 / f64::from(1 << 20);
+        figure(&id("process_mib"), "memory of the process, resident", &[process], "MiB").show();
     }
 
     /// Folds `alive` records with all connections, a gateway after the other.
-    fn alive(&mut self, users: u32) -> Duration {
+    fn alive(&mut self, users: u32, conn: Conn) -> Duration {
         let mut sum = Duration::ZERO;
         for gateway in 0..users::GATEWAYS {
             let on_gateway: Vec<u32> = (gateway..users).step_by(users::GATEWAYS as usize).collect();
             for users in on_gateway.chunks(BATCH) {
-                let conns = users.iter().map(|user| users::conn(*user, Conn(1)));
+                let conns = users.iter().map(|user| users::conn(*user, conn));
                 let value = encoded(&Event::Alive {
                     gateway: users::gateway(gateway),
                     epoch: Epoch(1),
@@ -301,6 +341,56 @@ impl World {
             }
         }
         sum
+    }
+
+    /// Disconnects and connects every user. Returns the rates of both.
+    fn leave_and_come(&mut self, order: &[u32], conn: Conn) -> (f64, f64) {
+        self.ms += 1_000;
+        let left = self.pass(order, |world, batch| world.disconnects(batch, conn));
+        self.ms += 1_000;
+        let came = self.pass(order, |world, batch| world.connects(batch, Conn(conn.0 + 1)));
+        (rate(order.len(), left), rate(order.len(), came))
+    }
+
+    /// Lets every user time out at one record. Returns the rate.
+    fn time_all_out(&mut self, users: u32) -> f64 {
+        self.ms += TIMED_OUT_MS;
+        let took = self.fold_one(&Event::Tick, users as usize);
+        self.save();
+        rate(users as usize, took)
+    }
+
+    /// Ends every gateway, with all of its users. Returns the rate of users.
+    fn lose_all(&mut self, users: u32) -> f64 {
+        self.ms += 1_000;
+        let mut sum = Duration::ZERO;
+        for gateway in 0..users::GATEWAYS.min(users) {
+            let on_gateway = (gateway..users).step_by(users::GATEWAYS as usize).count();
+            let ended = Event::Lease {
+                gateway: users::gateway(gateway),
+                epoch: Epoch(1),
+                ttl_ms: 0,
+            };
+            sum += self.fold_one(&ended, on_gateway);
+        }
+        self.save();
+        rate(users as usize, sum)
+    }
+
+    /// Folds one event that must give so many changes. Returns how long it took.
+    fn fold_one(&mut self, event: &Event<'_>, expected: usize) -> Duration {
+        self.offset += 1;
+        let (changes, took) = timed(|| {
+            let mut changes = 0;
+            self.state
+                .fold(Offset(self.offset), self.ms, Some(event), &mut |output| {
+                    changes += usize::from(matches!(output, Output::Change(_)));
+                    black_box(&output);
+                });
+            changes
+        });
+        assert_eq!(changes, expected, "changes of {event:?}");
+        took
     }
 
     /// Changes the state as a commit of the store does.
@@ -331,20 +421,22 @@ impl World {
                 events.push(avro::decode_event(value).expect("encoded just now"));
             }
         });
-        let (changes, folding) = timed(|| {
-            let mut changes = 0;
+        let ((changes, others), folding) = timed(|| {
+            let (mut changes, mut others) = (0, 0);
             for events in events.chunks(USERS_AHEAD) {
                 self.state.look_ahead(events.iter().filter_map(Event::user));
                 for event in events {
                     self.offset += 1;
                     self.state
                         .fold(Offset(self.offset), self.ms, Some(event), &mut |output| {
-                            changes += usize::from(matches!(output, Output::Change(_)));
+                            let is_change = matches!(output, Output::Change(_));
+                            changes += usize::from(is_change);
+                            others += usize::from(!is_change);
                             black_box(&output);
                         });
                 }
             }
-            changes
+            (changes, others)
         });
         let event = &events[0];
         let expected = match event {
@@ -352,11 +444,15 @@ impl World {
             _ => events.len(),
         };
         assert_eq!(changes, expected, "changes of a batch that begins with {event:?}");
+        assert_eq!(
+            others, 0,
+            "nothing is ignored, nobody is kicked, in a batch that begins with {event:?}"
+        );
         (folding, decoding)
     }
 
-    fn heartbeats(&mut self, users: &[u32]) -> (Duration, Duration) {
-        let values: Vec<_> = users.iter().map(|user| heartbeat(*user)).collect();
+    fn heartbeats(&mut self, users: &[u32], conn: Conn) -> (Duration, Duration) {
+        let values: Vec<_> = users.iter().map(|user| heartbeat(*user, conn)).collect();
         self.fold(&values)
     }
 
@@ -411,7 +507,7 @@ impl World {
     }
 
     fn map_updates(&mut self, users: &[u32], map: &mut HashMap<String, u64>) -> Duration {
-        let values: Vec<_> = users.iter().map(|user| heartbeat(*user)).collect();
+        let values: Vec<_> = users.iter().map(|user| heartbeat(*user, Conn(1))).collect();
         let events: Vec<_> = values
             .iter()
             .map(|value| avro::decode_event(value).expect("encoded just now"))
@@ -427,10 +523,10 @@ impl World {
     }
 }
 
-fn heartbeat(user: u32) -> Vec<u8> {
+fn heartbeat(user: u32, conn: Conn) -> Vec<u8> {
     encoded(&Event::Heartbeat {
         who: users::who(user),
-        via: users::via(user, Conn(1)),
+        via: users::via(user, conn),
     })
 }
 

@@ -1,7 +1,10 @@
 //! The rate of the embedded log on this machine and disk: appends, reads, commits.
 
 mod allocator;
+#[expect(dead_code, reason = "other benchmarks need more of it")]
+mod measure;
 
+use measure::{figure, heading, rate, timed};
 use rollcall::clock::SystemClock;
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::{Appended, Commit, Error, Limit, Log, NewRecord, Position, Topic};
@@ -9,13 +12,13 @@ use rollcall::presence::{Offset, Partition};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
 
 const P: Partition = Partition(1);
 
 type Acknowledged = mpsc::Receiver<Result<Vec<Appended>, Error>>;
 
 fn main() {
+    heading("embedded log, records of some 80 bytes, 4 partitions");
     let dir = tempfile::tempdir().expect("there is a directory for temporary files");
     let log = open(dir.path());
     appends(&log);
@@ -24,12 +27,10 @@ fn main() {
     }
     commits(&log);
     appends_one_by_one(&log);
-    let start = Instant::now();
-    drop(log);
-    println!("closed in {:.1?}", start.elapsed());
-    let start = Instant::now();
-    let _log = open(dir.path());
-    println!("opened in {:.1?}", start.elapsed());
+    let ((), closed) = timed(|| drop(log));
+    figure("local_log.close", "close it", &[closed.as_secs_f64()], "s").show();
+    let (_log, opened) = timed(|| open(dir.path()));
+    figure("local_log.open", "open it", &[opened.as_secs_f64()], "s").show();
 }
 
 fn open(dir: &Path) -> LocalLog {
@@ -63,20 +64,21 @@ fn appends(log: &LocalLog) {
             all.map(|at| (Partition(at % 4), event(at))).collect()
         })
         .collect();
-    let start = Instant::now();
-    let mut waiting = VecDeque::new();
-    for batch in batches {
-        waiting.push_back(append(log, batch));
-        if waiting.len() > 8
-            && let Some(acknowledged) = waiting.pop_front()
-        {
-            done(&acknowledged);
+    let ((), took) = timed(|| {
+        let mut waiting = VecDeque::new();
+        for batch in batches {
+            waiting.push_back(append(log, batch));
+            if waiting.len() > 8
+                && let Some(acknowledged) = waiting.pop_front()
+            {
+                done(&acknowledged);
+            }
         }
-    }
-    waiting.iter().for_each(done);
-    let took = start.elapsed();
-    let rate = f64::from(rounds * size) / took.as_secs_f64();
-    println!("appended {} records in {took:.1?}: {rate:.0} a second", rounds * size);
+        waiting.iter().for_each(done);
+    });
+    let what = "append, 5,000 at a time, eight in flight";
+    let rates = [rate((rounds * size) as usize, took)];
+    figure("local_log.append", what, &rates, "records/s").show();
 }
 
 fn reads(log: &LocalLog, records: usize, steps: u32) {
@@ -85,29 +87,33 @@ fn reads(log: &LocalLog, records: usize, steps: u32) {
         bytes: usize::MAX,
     };
     let (mut next, mut into) = (0, Vec::new());
-    let start = Instant::now();
-    for _ in 0..steps {
-        into.clear();
-        log.read(Topic::Events, P, Offset(next), limit, &mut into)
-            .expect("the log can be read");
-        next += into.len() as u64;
-    }
-    let took = start.elapsed();
-    println!(
-        "read {next} records by {records} in {took:.1?}: {:.1?} a step",
-        took / steps
+    let ((), took) = timed(|| {
+        for _ in 0..steps {
+            into.clear();
+            log.read(Topic::Events, P, Offset(next), limit, &mut into)
+                .expect("the log can be read");
+            next += into.len() as u64;
+        }
+    });
+    assert_eq!(
+        next,
+        records as u64 * u64::from(steps),
+        "every step read as much as it asked for"
     );
+    let what = format!("read, {records} at a time");
+    let rates = [rate(next as usize, took)];
+    figure(&format!("local_log.read_{records}"), &what, &rates, "records/s").show();
 }
 
 fn commits(log: &LocalLog) {
-    let rounds = 10_000;
+    let rounds = 2_000_u32;
     let change = || NewRecord {
         headers: Vec::new(),
         key: Some(b"user".to_vec()),
         value: vec![7; 60],
     };
     let mut owned = log.take_up(P).expect("a partition");
-    let start = Instant::now();
+    let mut took = Vec::new();
     for at in 0..rounds {
         let commit = Commit {
             changes: vec![change(), change()],
@@ -117,21 +123,24 @@ fn commits(log: &LocalLog) {
             },
             ..Commit::default()
         };
-        owned.commit(&commit).expect("the log can be written");
+        let (committed, this) = timed(|| owned.commit(&commit));
+        committed.expect("the log can be written");
+        took.push(this.as_secs_f64() * 1e3);
     }
-    println!("{rounds} commits of two changes: {:.1?} each", start.elapsed() / rounds);
+    figure("local_log.commit", "a commit of two changes", &took, "ms").show();
 }
 
 fn appends_one_by_one(log: &LocalLog) {
     let rounds = 500;
-    let start = Instant::now();
+    let mut took = Vec::new();
     for _ in 0..rounds {
         let record = NewRecord {
             headers: Vec::new(),
             key: None,
             value: vec![7; 60],
         };
-        done(&append(log, vec![(P, record)]));
+        let ((), this) = timed(|| done(&append(log, vec![(P, record)])));
+        took.push(this.as_secs_f64() * 1e3);
     }
-    println!("{rounds} appends one by one: {:.1?} each", start.elapsed() / rounds);
+    figure("local_log.append_one", "a durable append of one record", &took, "ms").show();
 }

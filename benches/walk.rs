@@ -7,10 +7,11 @@
 
 mod allocator;
 mod appender;
+#[expect(dead_code, reason = "other benchmarks need more of it")]
 mod measure;
 mod users;
 
-use measure::{heading, rate, row, timed};
+use measure::{figure, heading, is_quick, rate, timed};
 use rollcall::clock::ManualClock;
 use rollcall::engine::Tuning;
 use rollcall::engine::partition::PartitionProcessor;
@@ -39,14 +40,30 @@ fn main() {
             log.drop_before(topic, P, end).expect("dropped");
         }
     };
-    run("on a log in memory", ROUNDS.0, log.clone(), clock, None, drop_read);
+    let rounds = if is_quick() { 1 } else { ROUNDS.0 };
+    run(
+        "walk.memory",
+        "on a log in memory",
+        rounds,
+        log.clone(),
+        clock,
+        None,
+        drop_read,
+    );
 
-    // The difference of the two is the cost of the index of changes.
-    on_disk("on the embedded log, with a store", Tuning::default().index_changes);
-    on_disk("on the embedded log, with a store without an index of changes", 0);
+    let on = "on the embedded log, with a store";
+    on_disk("walk.disk", on, Tuning::default().index_changes);
+    if !is_quick() {
+        // The difference of the two is the cost of the index of changes.
+        on_disk(
+            "walk.disk_without_index",
+            "on the embedded log, with a store without an index of changes",
+            0,
+        );
+    }
 }
 
-fn on_disk(on: &str, index_changes: u64) {
+fn on_disk(of: &str, on: &str, index_changes: u64) {
     let directory = tempfile::tempdir().expect("a directory");
     let clock = Arc::new(ManualClock::new(START_MS));
     let settings = Settings {
@@ -57,15 +74,20 @@ fn on_disk(on: &str, index_changes: u64) {
     let log = LocalLog::open(&directory.path().join("log"), settings, clock.clone()).expect("opened");
     let store = directory.path().join("store");
     let kept = Some((&*store, index_changes));
-    run(on, ROUNDS.1, Arc::new(log), clock, kept, || ());
+    run(of, on, ROUNDS.1, Arc::new(log), clock, kept, || ());
     let bytes: u64 = std::fs::read_dir(&store)
         .expect("a store")
         .map(|file| file.expect("a file").metadata().expect("its size").len())
         .sum();
-    println!("{:<44} {:>12}", "store on disk, KiB", bytes >> 10);
+    let per_user = bytes as f64 / f64::from(users::count());
+    let id = format!("{of}.{}.store_bytes", users::count());
+    figure(&id, "store on disk, of each user", &[per_user], "bytes")
+        .note("all online; with what compaction has not removed yet")
+        .show();
 }
 
 fn run(
+    of: &str,
     on: &str,
     rounds: u64,
     log: Arc<dyn Log>,
@@ -118,10 +140,13 @@ fn run(
         }));
         opened.push(pass(&order, &|user| connect(user, Conn(conn + 1))));
     }
-    row("heartbeats", &beats, "/s", "");
-    row("connects (login), one change each", &opened, "/s", "");
-    row("disconnects (closed), one change each", &closed, "/s", "");
     assert_eq!(walk.census().online_devices(), u64::from(count));
+    let id = |what: &str| format!("{of}.{count}.{what}");
+    figure(&id("heartbeats"), "heartbeats", &beats, "/s").show();
+    let what = "connects of users who were away, one change each";
+    figure(&id("connects"), what, &opened, "/s").show();
+    let what = "disconnects (closed), one change each";
+    figure(&id("disconnects"), what, &closed, "/s").show();
 }
 
 fn fold_all(walk: &mut PartitionProcessor) -> usize {

@@ -5,12 +5,11 @@ use rollcall::presence::{Conn, Epoch};
 use std::borrow::Cow;
 use std::env;
 
-/// An id of a user or device, of 20 bytes.
+/// An id of a user (`u`), of 12 bytes, or of a device (`d`), of 16 bytes. Neighbours have ids that are far apart.
 pub fn id(kind: char, number: u32) -> String {
-    format!(
-        "{kind}{:019}",
-        u64::from(number).wrapping_mul(0x9E37_79B9) & 0xff_ffff_ffff
-    )
+    let digits = if kind == 'u' { 11 } else { 15 };
+    let scattered = u64::from(number).wrapping_mul(0x9E37_79B9) & 0xf_ffff_ffff;
+    format!("{kind}{scattered:0digits$}")
 }
 
 pub const GATEWAYS: u32 = 20;
