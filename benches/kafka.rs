@@ -1,276 +1,97 @@
-//! The engine on a real broker on the same machine, compared with a plain reader of the same broker in the same run.
+//! The engine on a real broker on the same machine, compared with what the broker and its client can do at most, and with a
+//! Kafka Streams job, on the same topics in the same run.
 //!
-//! Catch-up: users connect and then send heartbeats, and all events are in the topics before the engine starts; the time from
-//! its start until every event is folded and committed is measured. Latency: the time from just before an event is published to
-//! just after its change was read, committed records only, at a steady rate. Transactions: one for each partition, compared
-//! with one for all.
+//! * `catch_up`: the events are in the topics before the engine starts; the time until all are folded and committed exactly
+//!   once, beside three floors: bare reading, a bare loop that reads, writes one record of ten and commits every 50 ms, and (in
+//!   `latency`) a bare transaction.
+//! * `alive`: the same, of heartbeats that name only the numbers of their connections.
+//! * `peer`: the same, with the Kafka Streams job in turn, which needs Java.
+//! * `latency`: the time from just before an event is published to just after its change was read, committed records only, at
+//!   a steady rate, with 4 partitions and with 64, beside bare transactions at the same rate.
+//! * `transactions`: one for each partition, compared with one for all.
 //!
-//! The benchmark starts a broker (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`. `ROLLCALL_BENCH_USERS` and
-//! `ROLLCALL_BENCH_BEATS` (heartbeats per user) set its size.
+//! `ROLLCALL_BENCH_ONLY` names the parts to run, separated by commas; by default all but `peer`. The benchmark starts a broker
+//! (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`. `ROLLCALL_BENCH_USERS`, `ROLLCALL_BENCH_BEATS` (events of each user
+//! after its connect) and `ROLLCALL_BENCH_ROUNDS` set the sizes.
 
 mod allocator;
 mod appender;
+#[path = "kafka/catch_up.rs"]
+mod catch_up;
+#[path = "kafka/floors.rs"]
+mod floors;
+#[path = "kafka/latency.rs"]
+mod latency;
+#[path = "kafka/load.rs"]
+mod load;
+#[expect(dead_code, reason = "other benchmarks need more of it")]
 mod measure;
+#[path = "kafka/peer.rs"]
+mod peer;
+mod processor;
 #[path = "kafka/transactions.rs"]
 mod transactions;
 mod users;
 
-use measure::{heading, rate, row, timed};
 use rollcall::clock::{Clock, SystemClock};
 use rollcall::engine::{Engine, Services, Tuning};
 use rollcall::log::kafka::settings::Connection;
 use rollcall::log::kafka::topics::RequestedTopics;
-use rollcall::log::kafka::{KafkaLog, KafkaReader, Node, admin};
-use rollcall::log::{Limit, Log, Reader as _, Topic};
-use rollcall::presence::event::{Ending, Event, Intent};
-use rollcall::presence::{Conn, Offset, Partition, Revision};
-use rollcall::random::Random;
-use rollcall::schema::avro;
-use std::collections::HashMap;
+use rollcall::log::kafka::{KafkaLog, Node, admin};
+use rollcall::presence::{Partition, Revision};
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 const PARTITIONS: u32 = 4;
-const EVENTS_PER_S: u64 = 5_000;
-const LATENCY_S: u64 = 60;
-/// The broker compiles its code for most of a minute; this time is not counted.
-const WARM_S: u64 = 30;
+const PARTS: [&str; 5] = ["catch_up", "alive", "latency", "transactions", "peer"];
 
 fn main() {
+    let only = std::env::var("ROLLCALL_BENCH_ONLY").unwrap_or_else(|_| PARTS[..4].join(","));
+    let only: Vec<&str> = only.split(',').collect();
+    for part in &only {
+        assert!(
+            PARTS.contains(part),
+            "ROLLCALL_BENCH_ONLY names {part:?}; the parts are {PARTS:?}"
+        );
+    }
+    let is_asked = |part| only.contains(&part);
     let broker = Broker::start();
+    if is_asked("catch_up") || is_asked("peer") {
+        catch_up::run(&broker, is_asked("peer"));
+    }
+    if is_asked("alive") {
+        catch_up::alive(&broker);
+    }
+    if is_asked("latency") {
+        latency::run(&broker);
+    }
+    if is_asked("transactions") {
+        transactions::run(&broker.topics("bench-transactions", PARTITIONS).0);
+    }
+}
+
+/// A number from the environment.
+fn number(name: &str, or: u32) -> u32 {
+    std::env::var(name).map_or(or, |text| text.parse().expect("a number"))
+}
+
+fn partitions(count: u32) -> impl Iterator<Item = Partition> {
+    (0..count).map(Partition)
+}
+
+/// An engine on a node's partitions, with its stores in a directory.
+fn start(node: &Node, stores: &Path) -> (Arc<KafkaLog>, Engine) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let number = |name: &str, or| std::env::var(name).map_or(or, |text| text.parse().expect("a number"));
-    let users = users::count();
-    let beats = number("ROLLCALL_BENCH_BEATS", 10);
-    let rounds = number("ROLLCALL_BENCH_ROUNDS", 3);
-
-    heading(&format!(
-        "catch-up on Kafka: {PARTITIONS} partitions, {users} users, {beats} heartbeats each"
-    ));
-    let total = users as usize * (beats as usize + 1);
-    let (mut bare, mut folded) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let (node, connection) = broker.topics(&format!("bench-catch-up-{round}"));
-        let ends = fill(&node, users, beats);
-        let (read, took) = timed(|| read_all(&connection, &ends));
-        assert_eq!(read, total);
-        bare.push(rate(read, took));
-        let (_, took) = timed(|| catch_up(node, clock.clone(), &ends));
-        folded.push(rate(total, took));
-    }
-    let ratio: Vec<f64> = folded.iter().zip(&bare).map(|(folded, bare)| folded / bare).collect();
-    row("plain reader, batches, a thread per partition", &bare, "/s", "");
-    row(
-        "folded, committed exactly once",
-        &folded,
-        "/s",
-        "from the start of the engine",
-    );
-    row("ratio of the two", &ratio, "", "");
-
-    heading(&format!(
-        "from event to readable change, {EVENTS_PER_S} events/s for {LATENCY_S} s"
-    ));
-    let (node, _) = broker.topics("bench-latency");
-    latency(node, clock);
-
-    transactions::run(&broker.topics("bench-transactions").0);
-}
-
-fn partitions() -> impl Iterator<Item = Partition> {
-    (0..PARTITIONS).map(Partition)
-}
-
-fn connect(conn: u64) -> impl Fn(u32) -> Event<'static> {
-    move |user| Event::Connect {
-        who: users::who(user),
-        via: users::via(user, Conn(conn)),
-        intent: Intent::Login,
-        client: None,
-        auth_at: None,
-    }
-}
-
-/// One reader per partition, which ignores what it reads.
-fn read_all(connection: &Connection, ends: &[Offset]) -> usize {
-    std::thread::scope(|scope| {
-        let readers: Vec<_> = partitions()
-            .zip(ends)
-            .map(|(partition, end)| {
-                scope.spawn(move || {
-                    let mut reader =
-                        KafkaReader::connect(connection.clone(), Arc::new(SystemClock::new())).expect("connected");
-                    let (mut next, mut count) = (Offset(0), 0);
-                    let mut records = Vec::new();
-                    let limit = Limit {
-                        records: 10_000,
-                        bytes: 2 << 20,
-                    };
-                    while next < *end {
-                        records.clear();
-                        reader
-                            .read(Topic::Events, partition, next, limit, &mut records)
-                            .expect("read");
-                        count += records.len();
-                        next = records.last().map_or(next, |last| Offset(last.offset.0 + 1));
-                    }
-                    count
-                })
-            })
-            .collect();
-        readers.into_iter().map(|reader| reader.join().expect("read")).sum()
-    })
-}
-
-/// Publishes connects and heartbeats of all users. Returns where each partition ends.
-fn fill(node: &Node, users: u32, beats: u32) -> Vec<Offset> {
-    let log = KafkaLog::connect(node.clone(), Arc::new(SystemClock::new())).expect("connected");
-    let mut random = Random(1);
-    appender::append(&*log, random.order(users).into_iter().map(connect(0)));
-    for _ in 0..beats {
-        let beat = |user| Event::Heartbeat {
-            who: users::who(user),
-            via: users::via(user, Conn(0)),
-        };
-        appender::append(&*log, random.order(users).into_iter().map(beat));
-    }
-    let range = |partition| log.range(Topic::Events, partition).expect("a range");
-    partitions().map(|partition| range(partition).end).collect()
-}
-
-/// The engine on a node's partitions, with stores in a separate directory.
-fn start(node: Node, clock: Arc<dyn Clock>) -> (Arc<KafkaLog>, Engine, tempfile::TempDir) {
-    let log = KafkaLog::connect(node, clock.clone()).expect("connected");
+    let log = KafkaLog::connect(node.clone(), clock.clone()).expect("connected");
     let group = Box::new(log.join().expect("joined"));
     let tuning = Tuning {
         output_commit_ms: 20,
         ..Tuning::default()
     };
-    let directory = tempfile::tempdir().expect("a directory");
-    let stores = Some(directory.path());
-    let engine = Engine::join(log.clone(), group, stores, clock, tuning, Services::default());
-    (log, engine.expect("started"), directory)
-}
-
-fn catch_up(node: Node, clock: Arc<dyn Clock>, ends: &[Offset]) {
-    let (_log, engine, _directory) = start(node, clock);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime");
-    for (partition, end) in partitions().zip(ends) {
-        loop {
-            let stats = runtime.block_on(engine.stats(partition));
-            if stats.is_ok_and(|stats| stats.committed >= *end) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-    engine.stop().expect("stopped");
-}
-
-fn latency(node: Node, clock: Arc<dyn Clock>) {
-    let connection = node.connection.clone();
-    let (log, engine, _directory) = start(node, clock);
-    let began = Instant::now();
-    let stop = Arc::new(AtomicBool::new(false));
-    // Each user connects and disconnects alternately, so that every event causes a change, identified by user and version.
-    let readers: Vec<_> = partitions()
-        .map(|partition| {
-            let (connection, stop) = (connection.clone(), stop.clone());
-            std::thread::spawn(move || {
-                let mut reader = KafkaReader::connect(connection, Arc::new(SystemClock::new())).expect("connected");
-                let mut seen = HashMap::new();
-                let (mut next, mut records) = (Offset(0), Vec::new());
-                let limit = Limit {
-                    records: 1_000,
-                    bytes: 1 << 20,
-                };
-                while !stop.load(Ordering::Relaxed) {
-                    records.clear();
-                    reader
-                        .read(Topic::Changes, partition, next, limit, &mut records)
-                        .expect("read");
-                    let now = began.elapsed();
-                    for record in &records {
-                        let change = avro::decode_change(&record.value).expect("a change");
-                        seen.insert((change.user.to_string(), change.version), now);
-                        next = Offset(record.offset.0 + 1);
-                    }
-                    if records.is_empty() {
-                        std::thread::sleep(Duration::from_micros(500));
-                    }
-                }
-                seen
-            })
-        })
-        .collect();
-    let users = 1_000_u32;
-    let mut sent = HashMap::new();
-    let interval = Duration::from_secs(1) / EVENTS_PER_S as u32;
-    let start = Instant::now();
-    for number in 0..EVENTS_PER_S * LATENCY_S {
-        let due = start + interval * number as u32;
-        if let Some(wait) = due
-            .checked_duration_since(Instant::now())
-            .filter(|wait| *wait > Duration::from_micros(200))
-        {
-            std::thread::sleep(wait);
-        }
-        let user = (number % u64::from(users)) as u32;
-        let round = number / u64::from(users);
-        let event = if round % 2 == 0 {
-            connect(round)(user)
-        } else {
-            Event::Disconnect {
-                who: users::who(user),
-                via: users::via(user, Conn(round - 1)),
-                reason: Ending::Closed,
-            }
-        };
-        sent.insert(
-            (event.user().expect("of one user").to_owned(), round + 1),
-            began.elapsed(),
-        );
-        let mut value = Vec::new();
-        avro::encode_event(&event, &mut value);
-        let user = event.user().expect("of one user").to_owned();
-        let partition = rollcall::schema::partitioner::partition_of(&user, PARTITIONS);
-        let record = rollcall::log::NewRecord {
-            headers: Vec::new(),
-            key: Some(user.into_bytes()),
-            value,
-        };
-        log.append(
-            vec![(partition, record)],
-            Box::new(|result| drop(result.expect("appended"))),
-        );
-    }
-    std::thread::sleep(Duration::from_secs(3));
-    stop.store(true, Ordering::Relaxed);
-    let seen: HashMap<_, _> = readers
-        .into_iter()
-        .flat_map(|reader| reader.join().expect("read"))
-        .collect();
-    engine.stop().expect("stopped");
-    assert_eq!(seen.len(), sent.len(), "every event is one change");
-    let warm = began
-        .elapsed()
-        .saturating_sub(Duration::from_secs(3 + LATENCY_S - WARM_S));
-    let mut took: Vec<f64> = sent
-        .iter()
-        .filter(|(_, at)| **at > warm)
-        .map(|(key, at)| seen[key].saturating_sub(*at).as_secs_f64() * 1e3)
-        .collect();
-    took.sort_by(f64::total_cmp);
-    let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
-    for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
-        row(name, &[at(part)], "ms", "");
-    }
+    let engine = Engine::join(log.clone(), group, Some(stores), clock, tuning, Services::default());
+    (log, engine.expect("started"))
 }
 
 /// A broker that runs as long as this value lives.
@@ -285,8 +106,11 @@ impl Broker {
             return Broker { bootstrap, child: None };
         }
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+        // With a directory of its own, so that no other broker of this machine is in the way.
+        let directory = std::env::temp_dir().join(format!("rollcall-bench-kafka-{}", std::process::id()));
         let mut child = Command::new(script)
-            .args(["run", "--port", "0"])
+            .args(["run", "--port", "0", "--dir"])
+            .arg(directory)
             .env("KAFKA_HEAP", "1g")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -302,12 +126,12 @@ impl Broker {
         }
     }
 
-    fn topics(&self, prefix: &str) -> (Node, Connection) {
+    fn topics(&self, prefix: &str, partitions: u32) -> (Node, Connection) {
         // A broker that is used again has the topics of the previous run.
         let prefix = format!("{prefix}-{}", std::process::id());
         let connection = Connection::new(&self.bootstrap, Some(&prefix), None, &[]).expect("settings");
         let wanted = RequestedTopics {
-            partitions: Some(PARTITIONS),
+            partitions: Some(partitions),
             ..RequestedTopics::default()
         };
         admin::create(&connection, wanted).expect("topics");
@@ -316,7 +140,7 @@ impl Broker {
             group: prefix.clone(),
             url: "http://127.0.0.1:1".to_owned(),
             id: prefix,
-            partitions: PARTITIONS,
+            partitions,
             revision: Revision::NEWEST,
         };
         (node, connection)

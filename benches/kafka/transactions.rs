@@ -2,7 +2,7 @@
 //! at the same rate, with the same outputs and positions.
 
 use super::{PARTITIONS, partitions};
-use crate::measure::{heading, median, row};
+use crate::measure::{figure, heading};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -22,43 +22,48 @@ pub fn run(node: &Node) {
         "transactions every {} ms, {PARTITIONS} partitions, {RECORDS} outputs each",
         EVERY.as_millis()
     ));
-    let all: Vec<i32> = partitions().map(|partition| partition.0 as i32).collect();
+    let all: Vec<i32> = partitions(PARTITIONS).map(|partition| partition.0 as i32).collect();
     let own: Vec<Vec<i32>> = all.iter().map(|partition| vec![*partition]).collect();
     let idle = busy(|| std::thread::sleep(EVERY * ROUNDS)).1;
     // Once to warm up the broker.
     measured(node, &own);
-    for (what, shares) in [
-        ("one producer per partition", own.as_slice()),
-        ("one for all partitions", &[all]),
+    for (id, what, shares) in [
+        ("each", "one producer per partition", own.as_slice()),
+        ("all", "one for all partitions", &[all]),
     ] {
         let (took, cores) = measured(node, shares);
-        row(&format!("{what}: transaction, median"), &[took], "ms", "");
-        row(
-            &format!("{what}: CPU of client and broker"),
-            &[cores - idle],
-            "cores",
-            "",
-        );
+        let id = format!("kafka.transactions.{id}");
+        figure(&format!("{id}.ms"), &format!("{what}: a transaction"), &took, "ms").show();
+        let what = format!("{what}: CPU of client and broker");
+        figure(&format!("{id}.cores"), &what, &[cores - idle], "cores").show();
     }
 }
 
-/// Returns the median time of a transaction, in milliseconds, and how many cores were busy.
-fn measured(node: &Node, shares: &[Vec<i32>]) -> (f64, f64) {
-    let (took, cores) = busy(|| {
+/// Returns how long each transaction took, in milliseconds, of a producer for all partitions that commits every 20 ms at this rate
+/// of outputs, without those of the first while.
+pub fn steady(node: &Node, outputs_per_s: u32, during: Duration, warm: Duration) -> Vec<f64> {
+    let all: Vec<i32> = partitions(node.partitions)
+        .map(|partition| partition.0 as i32)
+        .collect();
+    let rounds = |time: Duration| (time.as_millis() / EVERY.as_millis()) as u32;
+    let outputs = outputs_per_s as usize * EVERY.as_millis() as usize / 1_000 / all.len();
+    commits(node, &all, rounds(warm + during), outputs).split_off(rounds(warm) as usize)
+}
+
+/// Returns how long each transaction took, in milliseconds, and how many cores were busy.
+fn measured(node: &Node, shares: &[Vec<i32>]) -> (Vec<f64>, f64) {
+    busy(|| {
         std::thread::scope(|scope| {
             let all: Vec<_> = shares
                 .iter()
-                .map(|share| scope.spawn(move || commits(node, share)))
+                .map(|share| scope.spawn(move || commits(node, share, ROUNDS, RECORDS)))
                 .collect();
-            all.into_iter()
-                .flat_map(|one| one.join().expect("committed"))
-                .collect::<Vec<_>>()
+            all.into_iter().flat_map(|one| one.join().expect("committed")).collect()
         })
-    });
-    (median(&took), cores)
+    })
 }
 
-fn commits(node: &Node, share: &[i32]) -> Vec<f64> {
+fn commits(node: &Node, share: &[i32], rounds: u32, records: usize) -> Vec<f64> {
     let mut config: ClientConfig = node.connection.client("bench");
     config.set("group.id", &node.group);
     let consumer: BaseConsumer = config.create().expect("a consumer");
@@ -75,14 +80,14 @@ fn commits(node: &Node, share: &[i32]) -> Vec<f64> {
     );
     let mut took = Vec::new();
     let begun = Instant::now();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let due = begun + EVERY * round;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let start = Instant::now();
         producer.begin_transaction().expect("begun");
         let mut offsets = TopicPartitionList::new();
         for partition in share {
-            for _ in 0..RECORDS {
+            for _ in 0..records {
                 let record = BaseRecord::<[u8], [u8]>::to(&changes)
                     .partition(*partition)
                     .payload(&RECORD);
