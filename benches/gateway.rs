@@ -1,18 +1,27 @@
-//! The gateway: memory of an idle connection, and what batched heartbeats save.
+//! The gateway: memory of an idle connection, one change delivered to many connections, and what batched heartbeats save.
 //!
 //! The gateway is a separate process, so that its memory can be measured.
 
 #[path = "../tests/gateway/certificate.rs"]
 mod certificate;
+#[expect(dead_code, reason = "other benchmarks need more of it")]
+mod measure;
+#[expect(dead_code, reason = "the memory of an idle connection is a difference")]
+mod processor;
 
 use certificate::{certify, trusting};
-use futures_util::{StreamExt as _, stream};
+use futures_util::{SinkExt as _, StreamExt as _, stream};
+use measure::{figure, heading};
+use processor::cpu_seconds;
 use rollcall::presence::event::{ConnRef, DeviceRef, Event, HeartbeatEntry};
 use rollcall::presence::{Conn, Epoch};
 use rollcall::schema::avro;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -20,6 +29,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 const CONNECTIONS: usize = 8_000;
+/// Connections that are subscribed to one user, and how often this user changes.
+const WATCHERS: usize = 8_000;
+const WATCHED_CHANGES: usize = 40;
 
 struct Process {
     child: Child,
@@ -90,16 +102,29 @@ async fn connect(address: SocketAddr, tls: Option<&TlsConnector>, number: usize)
 fn main() {
     heartbeats();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(fan_out());
     let [plain, tls] = [false, true].map(|with_tls| runtime.block_on(idle_connection_bytes(with_tls)));
-    println!(
-        "an idle connection, of {CONNECTIONS}: {:.1} KiB of the gateway's resident memory; with TLS {:.1} KiB ({:.2} times as much)",
-        plain / 1_024.0,
-        tls / 1_024.0,
-        tls / plain
-    );
+    heading(&format!("the gateway, {CONNECTIONS} idle connections"));
+    let note = "of the gateway's process; the kernel's memory for the socket is not included";
+    for (id, what, bytes) in [
+        ("plain", "an idle connection, resident", plain),
+        ("tls", "an idle connection with TLS, resident", tls),
+    ] {
+        figure(&format!("gateway.{id}.kib"), what, &[bytes / 1_024.0], "KiB")
+            .note(note)
+            .show();
+    }
 }
 
-async fn idle_connection_bytes(with_tls: bool) -> f64 {
+/// An engine and a gateway, with the client's side of TLS if it has TLS.
+struct Edge {
+    gateway: Process,
+    engine: Process,
+    tls: Option<TlsConnector>,
+    _data: tempfile::TempDir,
+}
+
+fn start(with_tls: bool) -> Edge {
     let data = tempfile::tempdir().expect("a directory");
     let tls = with_tls.then(|| trusting(certify(data.path())));
     let path = |name: &str| data.path().join(name).to_str().expect("text").to_owned();
@@ -108,7 +133,7 @@ async fn idle_connection_bytes(with_tls: bool) -> f64 {
         "console  http://",
     );
     let url = format!("http://{}", engine.address);
-    let (data, certificate, key) = (path("gateway"), path("cert.pem"), path("key.pem"));
+    let (own, certificate, key) = (path("gateway"), path("cert.pem"), path("key.pem"));
     let mut arguments = vec![
         "gateway",
         "--listen",
@@ -116,7 +141,7 @@ async fn idle_connection_bytes(with_tls: bool) -> f64 {
         "--engine",
         &url,
         "--data",
-        &data,
+        &own,
         "--gateway-insecure",
         "--address-connections-max",
         "100000",
@@ -125,20 +150,111 @@ async fn idle_connection_bytes(with_tls: bool) -> f64 {
         arguments.extend(["--tls-cert", &certificate, "--tls-key", &key]);
     }
     let line = if with_tls { "clients  wss://" } else { "clients  ws://" };
-    let gateway = Process::start(&arguments, line);
+    Edge {
+        gateway: Process::start(&arguments, line),
+        engine,
+        tls,
+        _data: data,
+    }
+}
+
+async fn idle_connection_bytes(with_tls: bool) -> f64 {
+    let edge = start(with_tls);
+    let gateway = &edge.gateway;
     // One-time allocations are done after the first thousand connections.
     let open = async |numbers: std::ops::Range<usize>| -> Vec<_> {
-        let connecting = numbers.map(|number| connect(gateway.address, tls.as_ref(), number));
+        let connecting = numbers.map(|number| connect(gateway.address, edge.tls.as_ref(), number));
         stream::iter(connecting).buffer_unordered(64).collect().await
     };
     let first = open(0..1_000).await;
     let before = gateway.resident_bytes();
     let rest = open(1_000..CONNECTIONS).await;
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let after = gateway.resident_bytes();
     let bytes = after.saturating_sub(before) as f64 / rest.len() as f64;
     drop((first, rest));
     bytes
+}
+
+/// One user changes, and everybody else is subscribed to it.
+async fn fan_out() {
+    heading(&format!(
+        "fan-out: {WATCHERS} connections of one gateway, all subscribed to one user"
+    ));
+    let edge = start(false);
+    let address = edge.gateway.address;
+    let received = Arc::new(AtomicUsize::new(0));
+    let watch = async |number: usize| {
+        let mut socket = connect(address, None, number).await;
+        let frame = r#"{"type":"subscribe","users":["watched"]}"#;
+        socket.send(frame.into()).await.expect("sent");
+        let answer = socket.next().await.expect("an answer").expect("an answer");
+        let answer = answer.to_text().expect("text").to_owned();
+        assert!(answer.contains(r#""subscribed""#), "{answer}");
+        let received = received.clone();
+        tokio::spawn(async move {
+            let mut at = Vec::with_capacity(WATCHED_CHANGES);
+            while at.len() < WATCHED_CHANGES {
+                let frame = socket.next().await.expect("a frame").expect("a frame");
+                if frame.to_text().is_ok_and(|text| text.contains(r#""type":"change""#)) {
+                    at.push(Instant::now());
+                    received.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            at
+        })
+    };
+    let watchers: Vec<_> = stream::iter((0..WATCHERS).map(watch))
+        .buffer_unordered(64)
+        .collect()
+        .await;
+    let url = format!("http://{}/v1/events", edge.engine.address);
+    let process = edge.gateway.child.id().to_string();
+    let before = cpu_seconds(&process);
+    let mut published = Vec::new();
+    for number in 0..WATCHED_CHANGES {
+        let (kind, more) = match number % 2 {
+            0 => ("connect", r#","intent":"login""#),
+            _ => ("disconnect", r#","reason":"closed""#),
+        };
+        let conn = number / 2 + 1;
+        let body = format!(
+            r#"[{{"type":"{kind}","user":"watched","platform":"android","device":"d1","gateway":"elsewhere","epoch":1,"conn":{conn}{more}}}]"#
+        );
+        published.push(Instant::now());
+        let url = url.clone();
+        let posted = tokio::task::spawn_blocking(move || ureq::post(&url).send(body));
+        posted.await.expect("posted").expect("acknowledged");
+        while received.load(Ordering::Relaxed) < WATCHERS * (number + 1) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let cpu = cpu_seconds(&process) - before;
+    let mut times = Vec::new();
+    for watcher in watchers {
+        let at = watcher.await.expect("it received all");
+        times.extend(
+            at.iter()
+                .zip(&published)
+                .map(|(at, since)| (*at - *since).as_secs_f64() * 1e3),
+        );
+    }
+    assert_eq!(
+        times.len(),
+        WATCHERS * WATCHED_CHANGES,
+        "every change once to each connection"
+    );
+    times.sort_by(f64::total_cmp);
+    let rate = times.len() as f64 / cpu;
+    let what = "deliveries for a second of the gateway's processor time";
+    figure("gateway.fan_out.rate", what, &[rate], "/s").show();
+    for (name, part) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+        let at = times[((times.len() - 1) as f64 * part) as usize];
+        let what = format!("from POST to a connection, {name}");
+        figure(&format!("gateway.fan_out.{name}"), &what, &[at], "ms")
+            .note("the clients read on the same cores")
+            .show();
+    }
 }
 
 /// A thousand heartbeats, as single records and batched for four partitions.
@@ -182,11 +298,30 @@ fn heartbeats() {
                 .collect(),
         })
         .collect();
-    println!(
-        "{BEATS} heartbeats: {} records, {} bytes; batched: {} records, {} bytes",
-        alone.len(),
-        bytes(&alone),
-        gathered.len(),
-        bytes(&gathered)
-    );
+    let alive: Vec<Event<'_>> = (0..PARTITIONS)
+        .map(|partition| Event::Alive {
+            gateway: "edge-1".into(),
+            epoch: Epoch(7),
+            conns: (partition..BEATS).step_by(PARTITIONS).map(|n| Conn(n as u64)).collect(),
+        })
+        .collect();
+    heading(&format!(
+        "{BEATS} heartbeats, ids of 12 and 14 bytes, {PARTITIONS} partitions"
+    ));
+    for (id, what, events) in [
+        ("heartbeat", "one record each", &alone),
+        ("heartbeats", "batched", &gathered),
+        ("alive", "by their connections", &alive),
+    ] {
+        let each = bytes(events) as f64 / BEATS as f64;
+        let note = format!("{} records", events.len());
+        figure(
+            &format!("gateway.bytes.{id}"),
+            &format!("{what}, with the keys, each"),
+            &[each],
+            "bytes",
+        )
+        .note(&note)
+        .show();
+    }
 }

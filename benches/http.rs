@@ -1,12 +1,16 @@
-//! The whole server over HTTP: events per second, and the time from an event to its change.
+//! The whole server over HTTP: events per second, the time from an event to its change, and queries while events flow.
 //!
 //! The client runs on the same machine as the server and uses processor time too. Absolute figures depend on the machine; the
 //! yardstick of the same run reads the same bodies as JSON on one core.
 
+#[expect(dead_code, reason = "other benchmarks need more of it")]
+mod measure;
+
+use measure::{figure, heading, is_quick};
 use rollcall::schema::json::read_new_events;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -14,8 +18,10 @@ const USERS: usize = 100_000;
 const BATCH: usize = 1_000;
 const CLIENTS: usize = 4;
 const HEARTBEAT_ROUNDS: usize = 10;
+const ROUNDS: usize = 3;
 const PROBE_SECONDS: u64 = 10;
 const PROBE_BATCH: usize = 100;
+const EVENTS_PER_S: u32 = 10_000;
 
 struct Server {
     process: Child,
@@ -53,6 +59,13 @@ impl Server {
         serde_json::from_str(&body.expect("readable")).expect("JSON")
     }
 
+    fn changes(&self) -> u64 {
+        let stats = self.stats();
+        let partitions = stats["partitions"].as_array().expect("partitions");
+        let changes = partitions.iter().map(|partition| partition["changes"].as_u64());
+        changes.map(|changes| changes.expect("a number")).sum()
+    }
+
     fn wait_until_folded(&self) {
         loop {
             let stats = self.stats();
@@ -72,9 +85,11 @@ impl Drop for Server {
     }
 }
 
-fn event(kind: &str, user: usize, more: &str) -> String {
+/// An event of a user's connection in a round; a later round has greater numbers of connections.
+fn event(kind: &str, user: usize, round: usize, more: &str) -> String {
+    let conn = round * 10_000_000 + user;
     format!(
-        r#"{{"type":"{kind}","user":"user-{user:07}","platform":"android","device":"device-{user:07}","gateway":"gateway-{}","epoch":1,"conn":{user}{more}}}"#,
+        r#"{{"type":"{kind}","user":"user-{user:07}","platform":"android","device":"device-{user:07}","gateway":"gateway-{}","epoch":1,"conn":{conn}{more}}}"#,
         user % 8
     )
 }
@@ -122,53 +137,121 @@ fn percentile(times: &[Duration], percent: usize) -> f64 {
 
 fn main() {
     let server = Server::start();
-
-    let heartbeats: Vec<usize> = (0..HEARTBEAT_ROUNDS)
-        .flat_map(|round| (0..USERS).map(move |n| (n * 7919 + round) % USERS))
-        .collect();
-    let heartbeats = bodies(heartbeats.into_iter().map(|user| event("heartbeat", user, "")), BATCH);
-    let began = Instant::now();
-    let mut parsed = 0;
-    for body in &heartbeats {
-        parsed += read_new_events(body).expect("JSON").len();
-    }
-    let yardstick = rate(parsed, began.elapsed());
-    println!(
-        "yardstick: reading these bodies as JSON, one core    {:>9.0} events/s",
-        yardstick
-    );
-
-    let connects = bodies(
-        (0..USERS).map(|user| event("connect", user, r#","intent":"login""#)),
-        BATCH,
-    );
-    let time = post_all(&server, connects);
-    println!(
-        "connects over HTTP, batches of {BATCH}, folded      {:>9.0} events/s  {:.2} of the yardstick",
-        rate(USERS, time),
-        rate(USERS, time) / yardstick
-    );
-
+    heading(&format!(
+        "over HTTP, batches of {BATCH}, {CLIENTS} clients beside the server; durable and folded"
+    ));
+    let (mut yardstick, mut connects, mut heartbeats, mut disconnects) = (vec![], vec![], vec![], vec![]);
     let count = USERS * HEARTBEAT_ROUNDS;
-    let time = post_all(&server, heartbeats);
-    println!(
-        "heartbeats over HTTP, batches of {BATCH}, folded    {:>9.0} events/s  {:.2} of the yardstick",
-        rate(count, time),
-        rate(count, time) / yardstick
+    for round in 0..ROUNDS {
+        let users = (0..HEARTBEAT_ROUNDS).flat_map(|pass| (0..USERS).map(move |n| (n * 7919 + pass) % USERS));
+        let beats = bodies(users.map(|user| event("heartbeat", user, round, "")), BATCH);
+        let began = Instant::now();
+        let mut parsed = 0;
+        for body in &beats {
+            parsed += read_new_events(body).expect("JSON").len();
+        }
+        assert_eq!(parsed, count);
+        yardstick.push(rate(parsed, began.elapsed()));
+        let of_all = |kind: &str, more: &str| bodies((0..USERS).map(|user| event(kind, user, round, more)), BATCH);
+        let time = post_all(&server, of_all("connect", r#","intent":"login""#));
+        connects.push(rate(USERS, time));
+        heartbeats.push(rate(count, post_all(&server, beats)));
+        let time = post_all(&server, of_all("disconnect", r#","reason":"closed""#));
+        disconnects.push(rate(USERS, time));
+    }
+    assert_eq!(
+        server.changes(),
+        (2 * ROUNDS * USERS) as u64,
+        "a change for each connect and disconnect"
     );
+    let what = "yardstick: read the bodies as JSON, one core";
+    figure("http.json", what, &yardstick, "/s").show();
+    for (id, what, rates) in [
+        ("http.connects", "connects, one change each", &connects),
+        ("http.heartbeats", "heartbeats", &heartbeats),
+        ("http.disconnects", "disconnects, one change each", &disconnects),
+    ] {
+        figure(id, what, rates, "/s").beside("the JSON", &yardstick).show();
+    }
 
-    let disconnects = bodies(
-        (0..USERS).map(|user| event("disconnect", user, r#","reason":"closed""#)),
-        BATCH,
-    );
-    let time = post_all(&server, disconnects);
-    println!(
-        "disconnects over HTTP, batches of {BATCH}, folded   {:>9.0} events/s  {:.2} of the yardstick",
-        rate(USERS, time),
-        rate(USERS, time) / yardstick
-    );
-
+    // From here on everybody is online.
+    let connects = (0..USERS).map(|user| event("connect", user, ROUNDS, r#","intent":"login""#));
+    post_all(&server, bodies(connects, BATCH));
     latency(&server);
+    queries(&server);
+}
+
+/// Asks for users, one and 500 at a time, with several clients while events flow.
+fn queries(server: &Server) {
+    heading(&format!(
+        "queries while {EVENTS_PER_S} events/s flow, {CLIENTS} clients"
+    ));
+    for ids in [1, 500] {
+        let is_over = AtomicBool::new(false);
+        let (times, took, flowed) = std::thread::scope(|scope| {
+            let publisher = scope.spawn(|| flow(server, &is_over));
+            let seconds = Duration::from_secs(if is_quick() { 5 } else { 20 });
+            let began = Instant::now();
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|client| scope.spawn(move || ask(server, client, ids, seconds)))
+                .collect();
+            let times = clients.into_iter().flat_map(|client| client.join().expect("answered"));
+            let times: Vec<Duration> = times.collect();
+            let took = began.elapsed();
+            is_over.store(true, Ordering::Relaxed);
+            (times, took, publisher.join().expect("published"))
+        });
+        let mut times = times;
+        times.sort_unstable();
+        let id = |what: &str| format!("http.query_{ids}.{what}");
+        let what = format!("statuses, {ids} a request");
+        figure(&id("rate"), &what, &[rate(times.len() * ids, took)], "/s").show();
+        for percent in [50, 99] {
+            let what = format!("  a request, p{percent}");
+            figure(&id(&format!("p{percent}")), &what, &[percentile(&times, percent)], "ms").show();
+        }
+        figure(&id("flowing"), "  events meanwhile", &[flowed], "/s").show();
+    }
+}
+
+/// Publishes heartbeats at a steady rate. Returns the rate.
+fn flow(server: &Server, is_over: &AtomicBool) -> f64 {
+    let agent = ureq::agent();
+    let url = format!("{}/v1/events", server.url);
+    let (pause, began) = (
+        Duration::from_secs(1) * PROBE_BATCH as u32 / EVENTS_PER_S,
+        Instant::now(),
+    );
+    let mut sent = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let users = (0..PROBE_BATCH).map(|n| (sent as usize * PROBE_BATCH + n) % USERS);
+        let body = bodies(users.map(|user| event("heartbeat", user, ROUNDS, "")), PROBE_BATCH).remove(0);
+        let answer = agent.post(&url).send(body).expect("acknowledged");
+        answer.into_body().read_to_string().expect("readable");
+        sent += 1;
+        std::thread::sleep((began + pause * sent).saturating_duration_since(Instant::now()));
+    }
+    rate(sent as usize * PROBE_BATCH, began.elapsed())
+}
+
+/// Asks for so many users at a time, one request after the other. Returns how long each took.
+fn ask(server: &Server, client: usize, ids: usize, during: Duration) -> Vec<Duration> {
+    let agent = ureq::agent();
+    let url = format!("{}/v1/users/query", server.url);
+    let (mut next, mut times, began) = (client * 25_000, Vec::new(), Instant::now());
+    while began.elapsed() < during {
+        let users: Vec<String> = (0..ids)
+            .map(|n| format!(r#""user-{:07}""#, (next + n * 7_919) % USERS))
+            .collect();
+        next += 1;
+        let body = format!(r#"{{"users":[{}]}}"#, users.join(","));
+        let start = Instant::now();
+        let answer = agent.post(&url).send(body).expect("answered");
+        let text = answer.into_body().read_to_string().expect("readable");
+        times.push(start.elapsed());
+        assert!(text.contains(r#""unknown":[]"#), "every user is known: {text}");
+    }
+    times
 }
 
 /// Measures the time from the POST of a connect or disconnect, at 10,000 events a second, to its line at a subscriber.
@@ -197,15 +280,15 @@ fn latency(server: &Server) {
     });
     let agent = ureq::agent();
     let url = format!("{}/v1/events", server.url);
-    let pause = Duration::from_secs(1) / (10_000 / PROBE_BATCH as u32);
+    let pause = Duration::from_secs(1) / (EVENTS_PER_S / PROBE_BATCH as u32);
     let began = Instant::now();
     let mut batches = 0;
     while began.elapsed() < Duration::from_secs(PROBE_SECONDS) {
         let probe = 5_000_000 + batches as usize;
         let mut events: Vec<String> = (1..PROBE_BATCH)
-            .map(|n| event("heartbeat", (batches as usize * PROBE_BATCH + n) % USERS, ""))
+            .map(|n| event("heartbeat", (batches as usize * PROBE_BATCH + n) % USERS, ROUNDS, ""))
             .collect();
-        events.push(event("connect", probe, r#","intent":"login""#));
+        events.push(event("connect", probe, 0, r#","intent":"login""#));
         let body = format!("[{}]", events.join(","));
         sent.lock()
             .expect("unpoisoned")
@@ -222,12 +305,11 @@ fn latency(server: &Server) {
         .take(batches as usize)
         .collect();
     times.sort_unstable();
-    println!(
-        "POST to line of the subscription at {:.0} events/s     p50 {:.1} ms  p99 {:.1} ms  max {:.1} ms  ({} of {batches} arrived)",
-        rate(events, took),
-        percentile(&times, 50),
-        percentile(&times, 99),
-        percentile(&times, 100),
-        times.len()
-    );
+    assert_eq!(times.len(), batches as usize, "every change arrived");
+    heading("from POST to line of the subscription");
+    figure("http.latency.offered", "events offered", &[rate(events, took)], "/s").show();
+    for (name, percent) in [("p50", 50), ("p99", 99), ("max", 100)] {
+        let times = [percentile(&times, percent)];
+        figure(&format!("http.latency.{name}"), name, &times, "ms").show();
+    }
 }
