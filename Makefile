@@ -19,7 +19,7 @@ define say_how_long
 	librocksdb-sys); later ones take a minute or two. Cargo counts the crates below."
 endef
 
-.PHONY: help run build install test quick bless golden-release test-faults ci bench sim fuzz setup setup-build
+.PHONY: help run build install test quick bless golden-release test-faults ci bench bench-peer sim fuzz setup setup-build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -80,8 +80,18 @@ MINUTES ?= 25
 test-faults: setup ## engines and brokers killed for MINUTES=25, then the table of what was lost; SEED=n repeats
 	cargo test --release --test faults -- --minutes $(MINUTES) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
-bench: setup-build ## the benchmarks, in the profile everything is built with
-	cargo bench --profile release --benches
+BENCH ?=
+QUICK ?=
+
+# Compiled before the first one runs, so that the time of the short form goes to measuring.
+bench: setup-build ## the benchmarks, then docs/benchmarks.md; QUICK=1 takes 15 minutes, BENCH="core http" runs some
+	cargo bench --profile release --no-run $(if $(BENCH),$(addprefix --bench ,$(BENCH)),--benches)
+	$(if $(filter kafka,$(or $(BENCH),kafka)),benches/peer-kstreams/run --fetch)
+	scripts/benchmarks run $(if $(QUICK),--quick) $(BENCH); status=$$?; scripts/benchmarks report && exit $$status
+
+bench-peer: setup-build ## the engine and a Kafka Streams job in turn, on the same broker and topics; QUICK=1
+	benches/peer-kstreams/run --fetch
+	$(if $(QUICK),ROLLCALL_BENCH_QUICK=1) ROLLCALL_BENCH_ONLY=peer cargo bench --profile release --bench kafka
 
 setup: ## what the tests need (Java, Node, Chromium …) is installed, or named
 	@scripts/setup test

@@ -8,6 +8,7 @@ use broker::Cluster;
 use serde_json::{Value, json};
 use server::{ANYWHERE, PATIENCE, Server, rollcall, wait_until};
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -53,6 +54,78 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+#[test]
+fn a_report_of_benchmarks_has_no_figure_that_was_not_measured() {
+    let [target, docs] = [(), ()].map(|()| tempfile::tempdir().expect("a directory"));
+    let results = target.path().join("benchmarks");
+    fs::create_dir(&results).expect("created");
+    let figure = |bench: &str, id: &str, rounds: Value, ratios: Value| {
+        let figure = json!({
+            "bench": bench, "heading": "a table", "id": id, "what": format!("what {id} is"), "unit": "/s", "rounds": rounds,
+            "beside": ratios.is_array().then_some("a yardstick"), "ratios": ratios, "note": "",
+        });
+        format!("{figure}\n")
+    };
+    let core = figure(
+        "core",
+        "core.1000000.heartbeats",
+        json!([3e6, 6e6, 4e6]),
+        json!([0.5, 0.75, 0.25]),
+    ) + &figure("core", "core.1000000.alive", json!([21e6]), Value::Null)
+        + &figure("core", "core.10000.heartbeats", json!([8e6]), Value::Null);
+    fs::write(results.join("core.jsonl"), core).expect("written");
+    // A benchmark that failed has written a figure before.
+    let kafka = figure("kafka", "kafka.1000000.alive.rate", json!([77e6]), Value::Null);
+    fs::write(results.join("kafka.jsonl"), kafka).expect("written");
+    let run = |state: &str| {
+        json!({
+            "state": state, "command": "a command", "quick": true, "commit": "0123456789", "date": "2026-01-02 03:04 UTC",
+            "load_before": 0.1, "load_after": 1.9, "seconds": 61, "machine": {"processor": "a processor"},
+        })
+    };
+    let runs = json!({"core": run("measured"), "kafka": run("failed: it ended with status 101")});
+    fs::write(results.join("runs.json"), runs.to_string()).expect("written");
+    let mut command = Command::new(root("scripts/benchmarks"));
+    output(
+        command
+            .arg("report")
+            .arg(docs.path())
+            .env("CARGO_TARGET_DIR", target.path()),
+    );
+
+    let text = fs::read_to_string(docs.path().join("benchmarks.md")).expect("a report");
+    let line = |begin: &str| {
+        let found = text.lines().find(|line| line.starts_with(begin));
+        found.unwrap_or_else(|| panic!("no line begins with {begin:?}:\n{text}"))
+    };
+    assert_eq!(
+        line("| what core.1000000.heartbeats is"),
+        "| what core.1000000.heartbeats is | 4.00 M | 3.00 M | 6.00 M | 3 | /s | 0.50 (0.25 to 0.75) of a yardstick |  |"
+    );
+    let fold = line("| fold alone, single heartbeats |");
+    assert!(
+        fold.contains("1 M users: 4.00 M/s (3.00 M to 6.00 M)<br>10 M users: not measured"),
+        "{fold}"
+    );
+    assert!(fold.ends_with("| **not reached** |"), "{fold}");
+    let alive = line("| `alive`, fold alone");
+    assert!(alive.ends_with("| reached |"), "{alive}");
+    let growth = line("| growth: the cost of an event");
+    assert!(
+        growth.contains("heartbeat: 2.00 [from 10,000 to 1,000,000 users"),
+        "{growth}"
+    );
+    assert!(line("| `alive`, Kafka").ends_with("| not measured |"));
+    assert!(line("| kafka | ").ends_with("| failed: it ended with status 101 |"));
+    assert!(line("| walk | ").ends_with("| not run |"));
+    assert!(!text.contains("77"), "a figure of a benchmark that failed:\n{text}");
+    let plots: BTreeSet<_> = fs::read_dir(docs.path().join("benchmarks"))
+        .expect("plots")
+        .map(|plot| plot.expect("a plot").file_name())
+        .collect();
+    assert_eq!(plots, BTreeSet::from(["growth.svg".into()]), "of what was measured");
 }
 
 #[test]
