@@ -85,8 +85,8 @@ QUICK ?=
 
 # Compiled before the first one runs, so that the time of the short form goes to measuring.
 bench: setup-build ## the benchmarks, then docs/benchmarks.md; QUICK=1 takes 15 minutes, BENCH="core http" runs some
-	cargo bench --profile release --no-run $(if $(BENCH),$(addprefix --bench ,$(BENCH)),--benches)
-	$(if $(filter kafka,$(or $(BENCH),kafka)),benches/peer-kstreams/run --fetch)
+	cargo bench --profile release --no-run --benches
+	$(if $(filter peer,$(or $(BENCH),peer)),benches/peer-kstreams/run --fetch)
 	scripts/benchmarks run $(if $(QUICK),--quick) $(BENCH); status=$$?; scripts/benchmarks report && exit $$status
 
 bench-peer: setup-build ## the engine and a Kafka Streams job in turn, on the same broker and topics; QUICK=1

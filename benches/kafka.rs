@@ -5,7 +5,7 @@
 //!   once, beside three floors: bare reading, a bare loop that reads, writes one record of ten and commits every 50 ms, and (in
 //!   `latency`) a bare transaction.
 //! * `alive`: the same, of heartbeats that name only the numbers of their connections.
-//! * `peer`: the same, with the Kafka Streams job in turn, which needs Java.
+//! * `peer`: catch-up of the engine and of the Kafka Streams job in turn.
 //! * `latency`: the time from just before an event is published to just after its change was read, committed records only, at
 //!   a steady rate, with 4 partitions and with 64, beside bare transactions at the same rate.
 //! * `transactions`: one for each partition, compared with one for all.
@@ -58,14 +58,17 @@ fn main() {
     }
     let is_asked = |part| only.contains(&part);
     let broker = Broker::start();
-    if is_asked("catch_up") || is_asked("peer") {
-        catch_up::run(&broker, is_asked("peer"));
+    if is_asked("catch_up") {
+        catch_up::run(&broker);
     }
     if is_asked("alive") {
         catch_up::alive(&broker);
     }
     if is_asked("latency") {
         latency::run(&broker);
+    }
+    if is_asked("peer") {
+        peer::run(&broker);
     }
     if is_asked("transactions") {
         transactions::run(&broker.topics("bench-transactions", PARTITIONS).0);

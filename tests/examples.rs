@@ -60,7 +60,9 @@ impl Drop for Running {
 fn a_report_of_benchmarks_has_no_figure_that_was_not_measured() {
     let [target, docs] = [(), ()].map(|()| tempfile::tempdir().expect("a directory"));
     let results = target.path().join("benchmarks");
-    fs::create_dir(&results).expect("created");
+    for bench in ["core", "kafka"] {
+        fs::create_dir_all(results.join(bench)).expect("created");
+    }
     let figure = |bench: &str, id: &str, rounds: Value, ratios: Value| {
         let figure = json!({
             "bench": bench, "heading": "a table", "id": id, "what": format!("what {id} is"), "unit": "/s", "rounds": rounds,
@@ -75,10 +77,10 @@ fn a_report_of_benchmarks_has_no_figure_that_was_not_measured() {
         json!([0.5, 0.75, 0.25]),
     ) + &figure("core", "core.1000000.alive", json!([21e6]), Value::Null)
         + &figure("core", "core.10000.heartbeats", json!([8e6]), Value::Null);
-    fs::write(results.join("core.jsonl"), core).expect("written");
+    fs::write(results.join("core/core.jsonl"), core).expect("written");
     // A benchmark that failed has written a figure before.
     let kafka = figure("kafka", "kafka.1000000.alive.rate", json!([77e6]), Value::Null);
-    fs::write(results.join("kafka.jsonl"), kafka).expect("written");
+    fs::write(results.join("kafka/kafka.jsonl"), kafka).expect("written");
     let run = |state: &str| {
         json!({
             "state": state, "command": "a command", "quick": true, "commit": "0123456789", "date": "2026-01-02 03:04 UTC",

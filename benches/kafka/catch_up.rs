@@ -1,9 +1,9 @@
-//! Catch-up, beside what reading and committing cost alone, and, if asked for, beside the Kafka Streams job in turn.
+//! Catch-up, beside what reading and committing cost alone.
 
 use crate::load::{self, Load};
-use crate::measure::{figure, heading, is_quick, median, rate, timed};
+use crate::measure::{figure, heading, is_quick, rate, timed};
 use crate::processor::{SELF, cpu_seconds, greatest_mib};
-use crate::{Broker, PARTITIONS, floors, number, partitions, peer, start, users};
+use crate::{Broker, PARTITIONS, floors, number, partitions, start, users};
 use rollcall::engine::Engine;
 use rollcall::log::kafka::Node;
 use rollcall::presence::Offset;
@@ -29,7 +29,7 @@ impl Runs {
         self.add(records, took, cpu_seconds(SELF) - before);
     }
 
-    fn show(&self, id: &str, what: &str, beside: &[(&str, &str, &Runs)]) {
+    pub fn show(&self, id: &str, what: &str, beside: &[(&str, &str, &Runs)]) {
         figure(&format!("{id}.rate"), what, &self.rates, "/s").show();
         let cpu = format!("{what}: CPU of its process");
         figure(&format!("{id}.cpu"), &cpu, &self.cpu, "s/M").show();
@@ -47,87 +47,68 @@ impl Runs {
     }
 }
 
-pub fn run(broker: &Broker, with_peer: bool) {
+/// The number of users, of events of each after its connect, and of rounds.
+pub fn sizes() -> (u32, u32, u32) {
     let users = match std::env::var("ROLLCALL_BENCH_USERS") {
         Err(_) if is_quick() => 300_000,
         _ => users::count(),
     };
     let passes = number("ROLLCALL_BENCH_BEATS", 9);
-    let rounds = number("ROLLCALL_BENCH_ROUNDS", if is_quick() { 2 } else { 3 });
+    (
+        users,
+        passes,
+        number("ROLLCALL_BENCH_ROUNDS", if is_quick() { 2 } else { 3 }),
+    )
+}
+
+pub fn run(broker: &Broker) {
+    let (users, passes, rounds) = sizes();
     heading(&format!(
         "catch-up on Kafka: {PARTITIONS} partitions, {users} users connect, then {passes} events of each, 99 of 100 heartbeats"
     ));
-    let (mut read, mut bare_loop, mut engine, mut heartbeats, mut streams) = (
-        Runs::default(),
-        Runs::default(),
-        Runs::default(),
-        Runs::default(),
-        Runs::default(),
-    );
-    let mut again = (Vec::new(), Vec::new());
-    let mut share = 0.0;
-    let mut streams_size = None;
+    let (mut read, mut bare_loop, mut engine, mut heartbeats) =
+        (Runs::default(), Runs::default(), Runs::default(), Runs::default());
+    let (mut restored, mut share) = (Vec::new(), 0.0);
     for round in 0..rounds {
         let (node, connection) = broker.topics(&format!("bench-catch-up-{round}"), PARTITIONS);
         let load = load::fill(&node, users, passes);
         share = load.changes as f64 / load.records as f64 * 100.0;
         read.measure(load.records, || floors::read(&connection, &load));
         let name = format!("bench-loop-{round}");
-        bare_loop.measure(load.records, || floors::exactly_once(broker, &connection, &load, &name));
+        bare_loop.measure(load.records, || {
+            floors::exactly_once(broker, &connection, &load, &name);
+        });
         let stores = tempfile::tempdir().expect("a directory");
         catch_up(&node, stores.path(), &load, &mut engine, &mut heartbeats);
         // The stores are lost.
         let stores = tempfile::tempdir().expect("a directory");
-        again.0.push(restore(&node, stores.path(), &load).as_secs_f64());
-        if with_peer {
-            let size = peer::run(broker, &connection, &load, round, &mut streams);
-            again.1.push(size.restored.as_secs_f64());
-            streams_size = Some(size);
-        }
+        restored.push(restore(&node, stores.path(), &load).as_secs_f64());
     }
     let id = |what: &str| format!("kafka.{users}.{what}");
     figure(&id("changes"), "events that give a change", &[share], "%").show();
     read.show(&id("read"), "floor: bare reading, a client for each partition", &[]);
-    bare_loop.show(&id("loop"), "floor: read, write 1 of 10, commit every 50 ms", &[]);
-    let mut beside = vec![("read", "bare reading", &read), ("loop", "the bare loop", &bare_loop)];
-    heartbeats.show(
-        &id("heartbeats"),
-        "engine, after all have connected (1 % changes)",
-        &beside,
-    );
-    if with_peer {
-        beside.push(("peer", "the Kafka Streams job", &streams));
-    }
-    engine.show(&id("engine"), "engine, everything, from its start", &beside);
+    let what = "floor: read, write 1 of 10, commit every 50 ms";
+    bare_loop.show(&id("loop"), what, &[]);
+    let beside = [("read", "bare reading", &read), ("loop", "the bare loop", &bare_loop)];
+    let what = "engine, after all have connected (1 % changes)";
+    heartbeats.show(&id("heartbeats"), what, &beside);
+    let what = "engine, everything, once it has its partitions";
+    engine.show(&id("engine"), what, &beside);
     let what = "engine: ready again after its stores are lost";
-    figure(&id("restore"), what, &again.0, "s").show();
+    figure(&id("restore"), what, &restored, "s").show();
     let note = "of the whole benchmark, its writer and readers included";
     figure(&id("mib"), "engine: most memory", &[greatest_mib(SELF)], "MiB")
         .note(note)
         .show();
-    if let Some(size) = streams_size {
-        streams.show(&id("peer"), "Kafka Streams job, everything, once it runs", &[]);
-        let what = "Kafka Streams job: ready again after its state is lost";
-        figure(&id("peer.restore"), what, &again.1, "s").show();
-        figure(&id("peer.mib"), "Kafka Streams job: most memory", &[size.mib], "MiB")
-            .note("2 GiB of heap are reserved at its start")
-            .show();
-        figure(
-            &id("peer.disk_mib"),
-            "Kafka Streams job: state on disk",
-            &[size.disk_mib],
-            "MiB",
-        )
-        .show();
-        let times = median(&engine.rates) / median(&streams.rates);
-        println!("  the engine is {times:.1} times as fast as the Kafka Streams job");
-    }
 }
 
-/// The engine, from its start to the last commit, and the part after everybody has connected.
-fn catch_up(node: &Node, stores: &Path, load: &Load, all: &mut Runs, heartbeats: &mut Runs) {
-    let (began, cpu) = (Instant::now(), cpu_seconds(SELF));
+/// The engine, from the moment when it knows its partitions to the last commit, and the part after everybody has connected.
+pub fn catch_up(node: &Node, stores: &Path, load: &Load, all: &mut Runs, heartbeats: &mut Runs) {
     let (_log, engine) = start(node, stores);
+    while !engine.has_assignment() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (began, cpu) = (Instant::now(), cpu_seconds(SELF));
     let watch = Watch::new(&engine, load.ends.len() as u32);
     let at = watch.until_committed(&load.connected);
     let middle = (Instant::now(), cpu_seconds(SELF));
@@ -156,11 +137,7 @@ fn restore(node: &Node, stores: &Path, load: &Load) -> Duration {
 }
 
 pub fn alive(broker: &Broker) {
-    let users = match std::env::var("ROLLCALL_BENCH_USERS") {
-        Err(_) if is_quick() => 300_000,
-        _ => users::count(),
-    };
-    let passes = number("ROLLCALL_BENCH_ALIVE", if is_quick() { 50 } else { 100 });
+    let (users, passes) = (sizes().0, number("ROLLCALL_BENCH_ALIVE", 200));
     heading(&format!(
         "alive on Kafka: {PARTITIONS} partitions, {users} users connect, then {passes} heartbeats of each by connection number"
     ));

@@ -1,9 +1,10 @@
-//! The Kafka Streams job of `benches/peer-kstreams` on the events that the engine has folded just before, on the same broker.
+//! The Kafka Streams job of `benches/peer-kstreams` and the engine in turn, on the same events on the same broker.
 
-use crate::catch_up::Runs;
-use crate::load::Load;
+use crate::catch_up::{Runs, catch_up, sizes};
+use crate::load::{self, Load};
+use crate::measure::{figure, heading};
 use crate::processor::{cpu_seconds, greatest_mib};
-use crate::{Broker, number, partitions};
+use crate::{Broker, PARTITIONS, number, partitions};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use rollcall::clock::SystemClock;
@@ -23,11 +24,11 @@ const CALL: Duration = Duration::from_secs(10);
 const THREADS: u32 = 2;
 
 /// What the job takes.
-pub struct Size {
-    pub mib: f64,
-    pub disk_mib: f64,
+struct Size {
+    mib: f64,
+    disk_mib: f64,
     /// From its start without its state until it runs.
-    pub restored: Duration,
+    restored: Duration,
 }
 
 struct Job {
@@ -66,8 +67,50 @@ impl Job {
     }
 }
 
-pub fn run(broker: &Broker, connection: &Connection, load: &Load, round: u32, runs: &mut Runs) -> Size {
-    let (into, to) = broker.topics(&format!("bench-peer-{round}"), load.ends.len() as u32);
+pub fn run(broker: &Broker) {
+    let (users, passes, rounds) = sizes();
+    // The job takes minutes.
+    let rounds = rounds.div_ceil(2);
+    heading(&format!(
+        "beside Kafka Streams: {PARTITIONS} partitions, {users} users connect, then {passes} events of each, 99 of 100 heartbeats"
+    ));
+    let (mut engine, mut streams, mut sizes) = (Runs::default(), Runs::default(), Vec::new());
+    for round in 0..rounds {
+        let (node, connection) = broker.topics(&format!("bench-peer-{round}"), PARTITIONS);
+        let load = load::fill(&node, users, passes);
+        let stores = tempfile::tempdir().expect("a directory");
+        catch_up(&node, stores.path(), &load, &mut engine, &mut Runs::default());
+        sizes.push(job(broker, &connection, &load, round, &mut streams));
+    }
+    let id = |what: &str| format!("peer.{users}.{what}");
+    let what = "Kafka Streams job, once it has its partitions";
+    streams.show(&id("streams"), what, &[]);
+    let beside = [("streams", "the Kafka Streams job", &streams)];
+    let what = "engine, once it has its partitions";
+    engine.show(&id("engine"), what, &beside);
+    let of = |figure: fn(&Size) -> f64| -> Vec<f64> { sizes.iter().map(figure).collect() };
+    let what = "Kafka Streams job: ready again after its state is lost";
+    figure(
+        &id("streams.restore"),
+        what,
+        &of(|size| size.restored.as_secs_f64()),
+        "s",
+    )
+    .show();
+    figure(
+        &id("streams.mib"),
+        "Kafka Streams job: most memory",
+        &of(|size| size.mib),
+        "MiB",
+    )
+    .note("2 GiB of heap are reserved at its start")
+    .show();
+    let what = "Kafka Streams job: state on disk";
+    figure(&id("streams.disk_mib"), what, &of(|size| size.disk_mib), "MiB").show();
+}
+
+fn job(broker: &Broker, connection: &Connection, load: &Load, round: u32, runs: &mut Runs) -> Size {
+    let (into, to) = broker.topics(&format!("bench-peer-out-{round}"), load.ends.len() as u32);
     let (events, changes) = (connection.topic(Topic::Events), to.topic(Topic::Changes));
     let id = format!("{}-job", into.group);
     let state = tempfile::tempdir().expect("a directory");

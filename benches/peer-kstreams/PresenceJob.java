@@ -67,15 +67,7 @@ public final class PresenceJob {
         settings.put(StreamsConfig.producerPrefix("buffer.memory"), 64 << 20);
         settings.put(StreamsConfig.producerPrefix("linger.ms"), 20);
 
-        Topology topology = new Topology();
-        topology.addSource("events", new ByteArrayDeserializer(), new ByteArrayDeserializer(), args[1])
-                .addProcessor("presence", Presence::new, "events")
-                .addStateStore(
-                        Stores.keyValueStoreBuilder(
-                                Stores.persistentKeyValueStore("users"), Serdes.ByteArray(), Serdes.ByteArray()),
-                        "presence")
-                .addSink("changes", args[2], new ByteArraySerializer(), new ByteArraySerializer(), "presence");
-        KafkaStreams streams = new KafkaStreams(topology, settings);
+        KafkaStreams streams = new KafkaStreams(topology(args[1], args[2]), settings);
         CountDownLatch ended = new CountDownLatch(1);
         streams.setStateListener((now, before) -> {
             if (now == KafkaStreams.State.RUNNING) {
@@ -101,6 +93,17 @@ public final class PresenceJob {
         end.start();
         ended.await();
         streams.close(Duration.ofSeconds(30));
+    }
+
+    static Topology topology(String events, String changes) {
+        return new Topology()
+                .addSource("events", new ByteArrayDeserializer(), new ByteArrayDeserializer(), events)
+                .addProcessor("presence", Presence::new, "events")
+                .addStateStore(
+                        Stores.keyValueStoreBuilder(
+                                Stores.persistentKeyValueStore("users"), Serdes.ByteArray(), Serdes.ByteArray()),
+                        "presence")
+                .addSink("changes", changes, new ByteArraySerializer(), new ByteArraySerializer(), "presence");
     }
 
     /** One block cache for all partitions, memtables that are not full at once, and filters for users who are new. */
