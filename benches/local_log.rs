@@ -125,9 +125,9 @@ fn commits(log: &LocalLog) {
         };
         let (committed, this) = timed(|| owned.commit(&commit));
         committed.expect("the log can be written");
-        took.push(this.as_secs_f64() * 1e3);
+        took.push(this.as_secs_f64() * 1e6);
     }
-    figure("local_log.commit", "a commit of two changes", &took, "ms").show();
+    figure("local_log.commit", "a commit of two changes", &took, "µs").show();
 }
 
 fn appends_one_by_one(log: &LocalLog) {
@@ -140,7 +140,7 @@ fn appends_one_by_one(log: &LocalLog) {
             value: vec![7; 60],
         };
         let ((), this) = timed(|| done(&append(log, vec![(P, record)])));
-        took.push(this.as_secs_f64() * 1e3);
+        took.push(this.as_secs_f64() * 1e6);
     }
-    figure("local_log.append_one", "a durable append of one record", &took, "ms").show();
+    figure("local_log.append_one", "a durable append of one record", &took, "µs").show();
 }

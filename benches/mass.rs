@@ -15,7 +15,8 @@ mod processor;
 #[expect(dead_code, reason = "here all are on one gateway")]
 mod users;
 
-use measure::{figure, heading, is_quick, rate, timed};
+use futures_util::future::join_all;
+use measure::{figure, heading, is_quick, rate};
 use memory::resident_bytes;
 use processor::{SELF, cpu_seconds};
 use rollcall::clock::{Clock, SystemClock};
@@ -177,17 +178,31 @@ impl World {
         let unanswered = thread::scope(|scope| {
             let doing = scope.spawn(what);
             let mut longest = Duration::ZERO;
+            // Since when each partition has not answered.
+            let mut unanswered = [None; PARTITIONS as usize];
             loop {
                 let was_done = doing.is_finished();
+                let asked = Instant::now();
+                let stats = (0..PARTITIONS).map(|partition| self.engine.stats(Partition(partition)));
+                let stats = self.runtime.block_on(join_all(stats));
                 let mut is_committed = was_done;
                 let mut changes = 0;
-                for partition in (0..PARTITIONS).map(Partition) {
-                    let asked = || self.runtime.block_on(self.engine.stats(partition));
-                    let (stats, took) = timed(asked);
-                    longest = longest.max(took);
-                    let end = self.log.range(Topic::Events, partition).expect("a range").end;
-                    is_committed &= stats.as_ref().is_ok_and(|stats| stats.committed >= end);
-                    changes += stats.map_or(0, |stats| stats.changes);
+                for (partition, stats) in (0..PARTITIONS).zip(stats) {
+                    let since: &mut Option<Instant> = &mut unanswered[partition as usize];
+                    let began = *since.get_or_insert(asked);
+                    longest = longest.max(began.elapsed());
+                    let Ok(stats) = stats else {
+                        is_committed = false;
+                        continue;
+                    };
+                    *since = None;
+                    let end = self
+                        .log
+                        .range(Topic::Events, Partition(partition))
+                        .expect("a range")
+                        .end;
+                    is_committed &= stats.committed >= end;
+                    changes += stats.changes;
                 }
                 if is_committed && changes >= expected {
                     assert_eq!(changes, expected, "one change for each user");

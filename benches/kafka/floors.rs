@@ -4,7 +4,8 @@
 //! Both use librdkafka's simple consumer, which returns batches from one queue and copies nothing.
 
 use crate::load::Load;
-use crate::{Broker, partitions};
+use crate::partitions;
+use crate::processor::{SELF, cpu_seconds};
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -12,6 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 use rollcall::log::Topic;
+use rollcall::log::kafka::Node;
 use rollcall::log::kafka::settings::Connection;
 use std::ffi::CString;
 use std::time::{Duration, Instant};
@@ -132,9 +134,8 @@ pub fn read(connection: &Connection, load: &Load) {
 }
 
 /// Reads everything with one thread, writes one record of ten to another topic, and commits these and the offsets in one
-/// transaction every 50 ms.
-pub fn exactly_once(broker: &Broker, connection: &Connection, load: &Load, name: &str) {
-    let (into, _) = broker.topics(name, load.ends.len() as u32);
+/// transaction every 50 ms. Returns how long that took, and its processor time; making the clients does not count.
+pub fn exactly_once(into: &Node, connection: &Connection, load: &Load) -> (Duration, f64) {
     let mut config = connection.client("bench-floor");
     config.set("group.id", &into.group);
     let group: BaseConsumer = config.create().expect("a consumer");
@@ -146,6 +147,7 @@ pub fn exactly_once(broker: &Broker, connection: &Connection, load: &Load, name:
         .set("retry.backoff.ms", "5");
     let producer: BaseProducer = config.create().expect("a producer");
     producer.init_transactions(CALL).expect("taken up");
+    let (start, cpu) = (Instant::now(), cpu_seconds(SELF));
     let (events, changes) = (connection.topic(Topic::Events), into.connection.topic(Topic::Changes));
 
     let all: Vec<i32> = partitions(load.ends.len() as u32)
@@ -195,5 +197,7 @@ pub fn exactly_once(broker: &Broker, connection: &Connection, load: &Load, name:
         producer.begin_transaction().expect("begun");
         begun = Instant::now();
     }
+    let taken = (start.elapsed(), cpu_seconds(SELF) - cpu);
     assert_eq!((read, written), (load.records, load.records / ONE_IN));
+    taken
 }

@@ -56,6 +56,33 @@ impl Job {
         assert_eq!(said, "running", "the job's first line");
     }
 
+    /// Waits until the group has committed everything.
+    fn wait_until_committed(&mut self, connection: &Connection, group: &str, topic: &str, load: &Load) {
+        let mut config = connection.client("bench-peer");
+        config.set("group.id", group);
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions(load.ends.len() as u32) {
+            wanted.add_partition(topic, partition.0 as i32);
+        }
+        loop {
+            if let Ok(committed) = consumer.committed_offsets(wanted.clone(), CALL) {
+                let is_there = |partition: i32, end: u64| {
+                    let found = committed
+                        .find_partition(topic, partition)
+                        .map(|element| element.offset());
+                    matches!(found, Some(Offset::Offset(next)) if next >= end as i64)
+                };
+                if (0..).zip(&load.ends).all(|(partition, end)| is_there(partition, end.0)) {
+                    return;
+                }
+            }
+            let ended = self.child.try_wait().expect("a process");
+            assert!(ended.is_none(), "the job has ended: {ended:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     fn process(&self) -> String {
         self.child.id().to_string()
     }
@@ -117,7 +144,7 @@ fn job(broker: &Broker, connection: &Connection, load: &Load, round: u32, runs: 
     let mut job = Job::start(&events, &changes, broker, &id, state.path());
     job.wait_until_it_runs();
     let (began, cpu) = (Instant::now(), cpu_seconds(&job.process()));
-    wait_until_committed(connection, &id, &events, load);
+    job.wait_until_committed(connection, &id, &events, load);
     runs.add(load.records, began.elapsed(), cpu_seconds(&job.process()) - cpu);
     let mib = greatest_mib(&job.process());
     job.stop();
@@ -134,31 +161,6 @@ fn job(broker: &Broker, connection: &Connection, load: &Load, round: u32, runs: 
         mib,
         disk_mib,
         restored,
-    }
-}
-
-/// Waits until the group has committed everything.
-fn wait_until_committed(connection: &Connection, group: &str, topic: &str, load: &Load) {
-    let mut config = connection.client("bench-peer");
-    config.set("group.id", group);
-    let consumer: BaseConsumer = config.create().expect("a consumer");
-    let mut wanted = TopicPartitionList::new();
-    for partition in partitions(load.ends.len() as u32) {
-        wanted.add_partition(topic, partition.0 as i32);
-    }
-    loop {
-        if let Ok(committed) = consumer.committed_offsets(wanted.clone(), CALL) {
-            let is_there = |partition: i32, end: u64| {
-                let found = committed
-                    .find_partition(topic, partition)
-                    .map(|element| element.offset());
-                matches!(found, Some(Offset::Offset(next)) if next >= end as i64)
-            };
-            if (0..).zip(&load.ends).all(|(partition, end)| is_there(partition, end.0)) {
-                return;
-            }
-        }
-        thread::sleep(Duration::from_millis(50));
     }
 }
 
