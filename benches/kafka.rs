@@ -2,8 +2,8 @@
 //! Kafka Streams job, on the same topics in the same run.
 //!
 //! * `catch_up`: the events are in the topics before the engine starts; the time until all are folded and committed exactly
-//!   once, beside three floors: bare reading, a bare loop that reads, writes one record of ten and commits every 50 ms, and (in
-//!   `latency`) a bare transaction.
+//!   once, beside three floors: bare reading, a bare loop that reads, writes one record of ten and commits every 50 ms, and
+//!   (in `latency`) a bare transaction.
 //! * `alive`: the same, of heartbeats that name only the numbers of their connections.
 //! * `peer`: catch-up of the engine and of the Kafka Streams job in turn.
 //! * `latency`: the time from just before an event is published to just after its change was read, committed records only, at
@@ -11,8 +11,8 @@
 //! * `transactions`: one for each partition, compared with one for all.
 //!
 //! `ROLLCALL_BENCH_ONLY` names the parts to run, separated by commas; by default all but `peer`. The benchmark starts a broker
-//! (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`. `ROLLCALL_BENCH_USERS`, `ROLLCALL_BENCH_BEATS` (events of each user
-//! after its connect) and `ROLLCALL_BENCH_ROUNDS` set the sizes.
+//! (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`. `ROLLCALL_BENCH_USERS`, `ROLLCALL_BENCH_BEATS` (events of each
+//! user after its connect) and `ROLLCALL_BENCH_ROUNDS` set the sizes.
 
 mod allocator;
 mod appender;

@@ -1,9 +1,10 @@
 //! Mass events in the whole engine on the embedded log: everybody comes, a gateway dies with all of its users, they come back,
 //! they all time out in the same second, and they come back again.
 //!
-//! A million users with one device each on one gateway, four partitions, stores on disk. Measured is the time until every change is
-//! committed, the processor time of the whole process, and how long the engine left a question for its statistics without an
-//! answer meanwhile. The engine has the machine's clock, which is put forward once. `ROLLCALL_BENCH_USERS` sets the number of users.
+//! A million users with one device each on one gateway, four partitions, stores on disk. Measured is the time until every
+//! change is committed, the processor time of the whole process, and how long the engine left a question for its statistics
+//! without an answer meanwhile. The engine has the machine's clock, which is put forward once. `ROLLCALL_BENCH_USERS` sets the
+//! number of users.
 
 mod allocator;
 mod appender;

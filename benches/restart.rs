@@ -1,9 +1,9 @@
 //! A restart: from opening the log and the stores until they have caught up, after a clean stop, without and with new records.
 //!
 //! A million users are known, half of them online; ids of 12 and 16 bytes, default policy, one partition and four. In the long
-//! form also ten million users, a tenth of them online. Each partition is opened by its own thread, as in the engine. A second process opens the files of the first one, so its own caches are cold,
-//! but the files are in the operating system's cache. Then 100,000 logins are appended that no store has seen, and the files are
-//! opened again.
+//! form also ten million users, a tenth of them online. Each partition is opened by its own thread, as in the engine. A second
+//! process opens the files of the first one, so its own caches are cold, but the files are in the operating system's cache.
+//! Then 100,000 logins are appended that no store has seen, and the files are opened again.
 //!
 //! The benchmark starts itself to write the files and to open them. `ROLLCALL_BENCH_USERS` sets the number of users.
 

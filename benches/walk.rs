@@ -1,9 +1,10 @@
 //! The whole partition processor: it reads, decodes and folds records, and encodes, chains and commits the outputs; first on a
-//! log in memory without a store, then on the embedded log with a store, including its commits, with an index of changes and without.
+//! log in memory without a store, then on the embedded log with a store, including its commits, with an index of changes and
+//! without.
 //!
 //! A million users with one online device each, in random order, one record each; appending them is not measured. The
-//! difference to the core (`benches/core.rs`) is the cost of records, outputs and disks. `ROLLCALL_BENCH_USERS` sets the number
-//! of users.
+//! difference to the core (`benches/core.rs`) is the cost of records, outputs and disks. `ROLLCALL_BENCH_USERS` sets the
+//! number of users.
 
 mod allocator;
 mod appender;

@@ -12,14 +12,14 @@ use rollcall::presence::{Offset, Partition};
 use rollcall::schema::{avro, partitioner};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 /// Users of a run; each connects and disconnects alternately, so that every event causes a change.
 const USERS: u32 = 1_000;
-/// How long changes are waited for after the last event.
-const REST: Duration = Duration::from_secs(3);
+/// How long the last changes are waited for at most.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a run is, and how much of it at its beginning is not counted: the broker compiles its code for most of a minute.
 struct Times {
@@ -92,16 +92,19 @@ fn latencies(node: &Node, connection: &Connection, events_per_s: u32, times: &Ti
     let nothing = vec![Offset(0); node.partitions as usize];
     crate::catch_up::Watch::new(&engine, node.partitions).until_live(&nothing);
     let began = Instant::now();
-    let is_over = &AtomicBool::new(false);
+    let (is_over, seen_by_all) = (&AtomicBool::new(false), &AtomicUsize::new(0));
     let all: Vec<Partition> = partitions(node.partitions).collect();
     let (sent, seen) = std::thread::scope(|scope| {
         // A few readers for all partitions, as a service would have.
         let readers: Vec<_> = all
             .chunks(all.len().div_ceil(PARTITIONS as usize))
-            .map(|some| scope.spawn(move || follow(connection, some, began, is_over)))
+            .map(|some| scope.spawn(move || follow(connection, some, began, is_over, seen_by_all)))
             .collect();
         let sent = publish(&*log, events_per_s, times.all, began);
-        std::thread::sleep(REST);
+        let end = Instant::now() + PATIENCE;
+        while seen_by_all.load(Ordering::Relaxed) < sent.len() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         is_over.store(true, Ordering::Relaxed);
         let seen = readers.into_iter().flat_map(|reader| reader.join().expect("read"));
         (sent, seen.collect::<Moments>())
@@ -116,7 +119,13 @@ fn latencies(node: &Node, connection: &Connection, events_per_s: u32, times: &Ti
 }
 
 /// Reads the changes of some partitions as they come.
-fn follow(connection: &Connection, partitions: &[Partition], began: Instant, is_over: &AtomicBool) -> Moments {
+fn follow(
+    connection: &Connection,
+    partitions: &[Partition],
+    began: Instant,
+    is_over: &AtomicBool,
+    seen_by_all: &AtomicUsize,
+) -> Moments {
     let mut readers: Vec<_> = partitions.iter().map(|partition| (*partition, Offset(0))).collect();
     let mut reader = KafkaReader::connect(connection.clone(), Arc::new(SystemClock::new())).expect("connected");
     let (mut seen, mut records) = (HashMap::new(), Vec::new());
@@ -132,6 +141,7 @@ fn follow(connection: &Connection, partitions: &[Partition], began: Instant, is_
                 .read(Topic::Changes, *partition, *next, limit, &mut records)
                 .expect("read");
             let now = began.elapsed();
+            seen_by_all.fetch_add(records.len(), Ordering::Relaxed);
             for record in &records {
                 let change = avro::decode_change(&record.value).expect("a change");
                 seen.insert((change.user.to_string(), change.version), now);

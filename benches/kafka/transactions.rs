@@ -39,8 +39,8 @@ pub fn run(node: &Node) {
     }
 }
 
-/// Returns how long each transaction took, in milliseconds, of a producer for all partitions that commits every 20 ms at this rate
-/// of outputs, without those of the first while.
+/// Returns how long each transaction took, in milliseconds, of a producer for all partitions that commits every 20 ms at this
+/// rate of outputs, without those of the first while.
 pub fn steady(node: &Node, outputs_per_s: u32, during: Duration, warm: Duration) -> Vec<f64> {
     let all: Vec<i32> = partitions(node.partitions)
         .map(|partition| partition.0 as i32)
