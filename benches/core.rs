@@ -37,7 +37,7 @@ const ALLOCATORS: [&str; 2] = ["mimalloc", "system"];
 /// Other numbers of users, with whom fewer figures are measured. The last one is left out of the short form.
 const GROWTH: [u32; 3] = [10_000, 100_000, 10_000_000];
 /// With fewer users there are more rounds, so that each number of users is measured for some time.
-const GROWTH_ROUNDS: (u32, u32) = (3, 50);
+const GROWTH_ROUNDS: (u32, u32) = (3, 20);
 const BATCH: usize = 10_000;
 /// Of the short form, and of the long one.
 const ROUNDS: [u64; 2] = [3, 7];
