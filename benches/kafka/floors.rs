@@ -21,10 +21,12 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 2_048;
 const EVERY: Duration = Duration::from_millis(50);
 const ONE_IN: usize = 10;
+/// How long a batch may take to fill.
+const WAIT: Duration = Duration::from_millis(20);
 const CALL: Duration = Duration::from_secs(10);
 
-/// A client that reads some partitions of the events from their beginning, through one queue.
-struct BareReader {
+/// A client that reads some partitions of a topic from their beginning, through one queue.
+pub struct BareReader {
     topic: *mut native::rd_kafka_topic_t,
     queue: *mut native::rd_kafka_queue_t,
     partitions: Vec<i32>,
@@ -34,7 +36,7 @@ struct BareReader {
 }
 
 impl BareReader {
-    fn open(connection: &Connection, partitions: Vec<i32>) -> BareReader {
+    pub fn open(connection: &Connection, topic: Topic, partitions: Vec<i32>) -> BareReader {
         let mut config = connection.client("bench-floor");
         config.remove("group.id");
         for (key, value) in [
@@ -48,7 +50,7 @@ impl BareReader {
             config.set(key, value);
         }
         let consumer: BaseConsumer = config.create().expect("a consumer");
-        let name = CString::new(connection.topic(Topic::Events)).expect("no zero byte");
+        let name = CString::new(connection.topic(topic)).expect("no zero byte");
         let client = consumer.client().native_ptr();
         // SAFETY: the client lives in `_consumer`, which is dropped after the handles; a null configuration is the client's.
         let (topic, queue) = unsafe {
@@ -70,11 +72,14 @@ impl BareReader {
         }
     }
 
-    /// Gives partition, offset, key and value of the records that are here, after waiting for some a short time.
-    fn take(&mut self, mut each: impl FnMut(i32, i64, &[u8], &[u8])) {
+    /// Gives partition, offset, key and value of a batch of records, or of those that came within this time. Returns how
+    /// many there were.
+    pub fn take(&mut self, wait: Duration, mut each: impl FnMut(i32, i64, &[u8], &[u8])) -> usize {
+        let (wait_ms, into) = (wait.as_millis() as i32, self.messages.as_mut_ptr());
         // SAFETY: the buffer has room for `BATCH` pointers.
-        let got = unsafe { native::rd_kafka_consume_batch_queue(self.queue, 100, self.messages.as_mut_ptr(), BATCH) };
-        for message in &self.messages[..usize::try_from(got).unwrap_or(0)] {
+        let got = unsafe { native::rd_kafka_consume_batch_queue(self.queue, wait_ms, into, BATCH) };
+        let got = usize::try_from(got).unwrap_or(0);
+        for message in &self.messages[..got] {
             // SAFETY: librdkafka gave `got` messages, each ours until it is destroyed here, after the last use.
             unsafe {
                 let of = &**message;
@@ -92,6 +97,7 @@ impl BareReader {
                 native::rd_kafka_message_destroy(*message);
             }
         }
+        got
     }
 }
 
@@ -115,10 +121,10 @@ pub fn read(connection: &Connection, load: &Load) {
             .zip(&load.ends)
             .map(|(partition, end)| {
                 scope.spawn(move || {
-                    let mut reader = BareReader::open(connection, vec![partition.0 as i32]);
+                    let mut reader = BareReader::open(connection, Topic::Events, vec![partition.0 as i32]);
                     let (mut next, mut count) = (0, 0);
                     while next < end.0 as i64 {
-                        reader.take(|_, offset, _, _| {
+                        reader.take(WAIT, |_, offset, _, _| {
                             assert_eq!(offset, next, "without a gap");
                             next = offset + 1;
                             count += 1;
@@ -153,14 +159,14 @@ pub fn exactly_once(into: &Node, connection: &Connection, load: &Load) -> (Durat
     let all: Vec<i32> = partitions(load.ends.len() as u32)
         .map(|partition| partition.0 as i32)
         .collect();
-    let mut reader = BareReader::open(connection, all.clone());
+    let mut reader = BareReader::open(connection, Topic::Events, all.clone());
     let mut next = vec![0; all.len()];
     let (mut read, mut written) = (0_usize, 0_usize);
     producer.begin_transaction().expect("begun");
     let mut begun = Instant::now();
     let is_over = |next: &[i64]| next.iter().zip(&load.ends).all(|(next, end)| *next >= end.0 as i64);
     loop {
-        reader.take(|partition, offset, key, value| {
+        reader.take(WAIT, |partition, offset, key, value| {
             next[partition as usize] = offset + 1;
             read += 1;
             if read % ONE_IN == 0 {

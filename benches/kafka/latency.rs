@@ -1,14 +1,15 @@
 //! From event to readable change, at a steady rate, beside bare transactions while the same events come.
 
+use crate::floors::BareReader;
 use crate::load::{connect, disconnect};
 use crate::measure::{figure, heading, is_quick};
 use crate::{Broker, PARTITIONS, partitions, start, transactions};
 use rollcall::clock::SystemClock;
 use rollcall::log::kafka::settings::Connection;
-use rollcall::log::kafka::{KafkaLog, KafkaReader, Node};
-use rollcall::log::{Limit, Log, NewRecord, Reader as _, Topic};
+use rollcall::log::kafka::{KafkaLog, Node};
+use rollcall::log::{Log, NewRecord, Topic};
+use rollcall::presence::Offset;
 use rollcall::presence::event::Event;
-use rollcall::presence::{Offset, Partition};
 use rollcall::schema::{avro, partitioner};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -92,22 +93,16 @@ fn latencies(node: &Node, connection: &Connection, events_per_s: u32, times: &Ti
     let nothing = vec![Offset(0); node.partitions as usize];
     crate::catch_up::Watch::new(&engine, node.partitions).until_live(&nothing);
     let began = Instant::now();
-    let (is_over, seen_by_all) = (&AtomicBool::new(false), &AtomicUsize::new(0));
-    let all: Vec<Partition> = partitions(node.partitions).collect();
+    let (is_over, seen_so_far) = (&AtomicBool::new(false), &AtomicUsize::new(0));
     let (sent, seen) = std::thread::scope(|scope| {
-        // A few readers for all partitions, as a service would have.
-        let readers: Vec<_> = all
-            .chunks(all.len().div_ceil(PARTITIONS as usize))
-            .map(|some| scope.spawn(move || follow(connection, some, began, is_over, seen_by_all)))
-            .collect();
+        let reader = scope.spawn(|| follow(connection, node.partitions, began, is_over, seen_so_far));
         let sent = publish(&*log, events_per_s, times.all, began);
         let end = Instant::now() + PATIENCE;
-        while seen_by_all.load(Ordering::Relaxed) < sent.len() && Instant::now() < end {
+        while seen_so_far.load(Ordering::Relaxed) < sent.len() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(20));
         }
         is_over.store(true, Ordering::Relaxed);
-        let seen = readers.into_iter().flat_map(|reader| reader.join().expect("read"));
-        (sent, seen.collect::<Moments>())
+        (sent, reader.join().expect("read"))
     });
     engine.stop().expect("stopped");
     assert_eq!(seen.len(), sent.len(), "every event is one change");
@@ -118,38 +113,26 @@ fn latencies(node: &Node, connection: &Connection, events_per_s: u32, times: &Ti
         .collect()
 }
 
-/// Reads the changes of some partitions as they come.
+/// Reads the changes of all partitions as they come, with one client.
 fn follow(
     connection: &Connection,
-    partitions: &[Partition],
+    count: u32,
     began: Instant,
     is_over: &AtomicBool,
-    seen_by_all: &AtomicUsize,
+    seen_so_far: &AtomicUsize,
 ) -> Moments {
-    let mut readers: Vec<_> = partitions.iter().map(|partition| (*partition, Offset(0))).collect();
-    let mut reader = KafkaReader::connect(connection.clone(), Arc::new(SystemClock::new())).expect("connected");
-    let (mut seen, mut records) = (HashMap::new(), Vec::new());
-    let limit = Limit {
-        records: 1_000,
-        bytes: 1 << 20,
-    };
+    let all = partitions(count).map(|partition| partition.0 as i32).collect();
+    let mut reader = BareReader::open(connection, Topic::Changes, all);
+    let (mut seen, mut read) = (HashMap::new(), Vec::new());
     while !is_over.load(Ordering::Relaxed) {
-        let mut is_idle = true;
-        for (partition, next) in &mut readers {
-            records.clear();
-            reader
-                .read(Topic::Changes, *partition, *next, limit, &mut records)
-                .expect("read");
-            let now = began.elapsed();
-            seen_by_all.fetch_add(records.len(), Ordering::Relaxed);
-            for record in &records {
-                let change = avro::decode_change(&record.value).expect("a change");
-                seen.insert((change.user.to_string(), change.version), now);
-                *next = Offset(record.offset.0 + 1);
-                is_idle = false;
-            }
-        }
-        if is_idle {
+        let got = reader.take(Duration::ZERO, |_, _, _, value| {
+            let change = avro::decode_change(value).expect("a change");
+            read.push((change.user.to_string(), change.version));
+        });
+        let now = began.elapsed();
+        seen.extend(read.drain(..).map(|key| (key, now)));
+        seen_so_far.fetch_add(got, Ordering::Relaxed);
+        if got == 0 {
             std::thread::sleep(Duration::from_micros(500));
         }
     }
