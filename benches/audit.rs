@@ -10,6 +10,7 @@
 
 mod allocator;
 mod appender;
+#[expect(dead_code, reason = "other benchmarks need more of it")]
 mod measure;
 mod users;
 

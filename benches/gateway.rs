@@ -184,6 +184,10 @@ async fn fan_out() {
     let edge = start(false);
     let address = edge.gateway.address;
     let received = Arc::new(AtomicUsize::new(0));
+    #[expect(
+        clippy::async_yields_async,
+        reason = "it is connected now, and counts until all have come"
+    )]
     let watch = async |number: usize| {
         let mut socket = connect(address, None, number).await;
         let frame = r#"{"type":"subscribe","users":["watched"]}"#;

@@ -26,7 +26,7 @@ fn events(partition: u32) -> (Vec<String>, u64) {
     let who = |user: u64, conn: u64| {
         format!(
             ",\"user\":\"p{partition}-{user}\",\"platform\":\"{}\",\"device\":\"d\",\"gateway\":\"g{}\",\"epoch\":1,\"conn\":{conn}",
-            ["android", "iphone"][usize::from(user % 4 == 0)],
+            ["android", "iphone"][usize::from(user.is_multiple_of(4))],
             user % 3
         )
     };
