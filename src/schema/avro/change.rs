@@ -170,7 +170,7 @@ mod tests {
             "4294967296-0-0",
             "0-0-x",
         ] {
-            assert_eq!(parse_id(text), None, "{text}");
+            assert_eq!(parse_output_id(text), None, "{text}");
         }
     }
 }
