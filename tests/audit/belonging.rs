@@ -17,6 +17,7 @@ fn questions(files: &Files) -> Vec<Vec<String>> {
         words(&["prove", "0-0-0", "--signed", &signed]),
         words(&["what-if", "--policy", &policy]),
         words(&["export", "--intervals", "--out", &out]),
+        words(&["incidents"]),
     ]
 }
 

@@ -50,7 +50,8 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         least: args.least,
         share_percent: args.share,
     };
-    let seconds = args.source.each_partition(|source, partition| {
+    let source = args.source.checked()?;
+    let seconds = source.each_partition(|source, partition| {
         warn_if_cut(source, partition)?;
         let mut seconds = Seconds::default();
         source.changes(partition, |change| {
@@ -64,9 +65,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let spans = all.spans(&rule);
     let mut incidents: Vec<IncidentCounts> = spans.iter().map(|_| IncidentCounts::default()).collect();
     if !spans.is_empty() {
-        let counts = args
-            .source
-            .each_partition(|source, partition| departed(args, source, partition, &spans))?;
+        let counts = source.each_partition(|source, partition| departed(args, source, partition, &spans))?;
         for of_partition in counts {
             for (incident, counts) in incidents.iter_mut().zip(of_partition) {
                 incident.add(counts);
