@@ -46,7 +46,7 @@ impl EventRecords for Lines<'_> {
 fn without_a_fold_the_answer_is_that_of_a_fold_or_none() {
     let (mut certain, mut asked) = (0, 0);
     let mut causes = BTreeSet::new();
-    for seed in 0..SEEDS {
+    for seed in (0..SEEDS).step_by(4) {
         let story = Story::new(seed);
         for records in [RECORDS / 5, RECORDS / 2, RECORDS] {
             let input = &story.input[..records];
