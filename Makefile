@@ -73,7 +73,7 @@ sim: setup-build ## simulated worlds that try to break the engine; make sim SEED
 fuzz: setup-build ## every decoder gets mutated inputs; make fuzz MINUTES=10 TARGET=event, each target for MINUTES=1
 	FUZZ_MINUTES=$(if $(filter command line environment,$(origin MINUTES)),$(MINUTES),1) FUZZ_TARGET=$(TARGET) \
 	FUZZ_SEED=$(if $(filter command line environment,$(origin SEED)),$(SEED)) \
-	    cargo test --release --lib -- --ignored --nocapture --exact fuzz::for_minutes
+	    cargo test --release --lib -- --nocapture --exact fuzz::every_decoder_withstands_mutated_inputs
 
 MINUTES ?= 25
 

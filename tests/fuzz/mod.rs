@@ -109,6 +109,9 @@ impl Run {
 
 #[test]
 fn every_decoder_withstands_mutated_inputs() {
+    if let Some(minutes) = setting("FUZZ_MINUTES") {
+        return for_minutes(minutes.parse().expect("FUZZ_MINUTES is a number"));
+    }
     for target in targets::ALL {
         let mut run = Run::of(target, 1);
         let given = run.given();
@@ -118,12 +121,12 @@ fn every_decoder_withstands_mutated_inputs() {
     }
 }
 
+fn setting(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// `make fuzz`.
-#[test]
-#[ignore = "takes as long as FUZZ_MINUTES says"]
-fn for_minutes() {
-    let setting = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-    let minutes: f64 = setting("FUZZ_MINUTES").map_or(1.0, |value| value.parse().expect("FUZZ_MINUTES is a number"));
+fn for_minutes(minutes: f64) {
     let seed: u64 = setting("FUZZ_SEED").map_or_else(
         || Instant::now().elapsed().as_nanos() as u64 ^ u64::from(std::process::id()),
         |value| value.parse().expect("FUZZ_SEED is a number"),
