@@ -20,6 +20,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -46,8 +47,8 @@ pub struct Source {
     config: ClientConfig,
     clock: Arc<dyn Clock>,
     client: Mutex<Arc<GuardedConsumer>>,
-    /// Since when no broker has answered, by the monotonic clock.
-    silent_since_ms: Mutex<Option<u64>>,
+    /// The topics whose ends could not be had since the last time they could, and since when, by the monotonic clock.
+    silent_since_ms: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Source {
@@ -98,7 +99,7 @@ impl Source {
             client: Mutex::new(connect(&config)?),
             config,
             clock,
-            silent_since_ms: Mutex::new(None),
+            silent_since_ms: Mutex::default(),
         }))
     }
 
@@ -149,32 +150,42 @@ impl Source {
         partition: Partition,
         within: Duration,
     ) -> Result<Result<(u64, u64), KafkaError>, Error> {
-        let topic = topic.to_owned();
-        self.ask("rd_kafka_query_watermark_offsets", within, move |consumer| {
-            let range = consumer.fetch_watermarks(&topic, partition.0 as i32, within);
+        let client = self.client()?;
+        let name = topic.to_owned();
+        let answer = self.ask("rd_kafka_query_watermark_offsets", within, move |consumer| {
+            let range = consumer.fetch_watermarks(&name, partition.0 as i32, within);
             range.map(|(low, high)| (low.max(0) as u64, high.max(0) as u64))
-        })
+        });
+        self.note_answer(&client, topic, matches!(answer, Ok(Ok(_))));
+        answer
+    }
+
+    /// Replaces a client that has not told the ends of a topic for too long, whatever it says instead: no broker may have
+    /// answered it, or it may have learned from a broker that had just started that there is no such partition, and believe
+    /// that for minutes.
+    fn note_answer(&self, client: &Arc<GuardedConsumer>, topic: &str, is_answered: bool) {
+        let mut since_ms = locked(&self.silent_since_ms);
+        if is_answered {
+            since_ms.remove(topic);
+            return;
+        }
+        let now_ms = self.clock.monotonic_ms();
+        let began_ms = *since_ms.entry(topic.to_owned()).or_insert(now_ms);
+        if now_ms.saturating_sub(began_ms) >= SILENT_MS {
+            since_ms.remove(topic);
+            let why = format!("it has not told the ends of {topic} for {} s", SILENT_MS / 1_000);
+            // The next call reports the same error.
+            let _ = self.replace(client, &why);
+        }
     }
 
     /// Returns the end of what is committed, like [`ask_range`](Source::ask_range), with the short time-out of the
     /// stall check.
     pub fn glance(&self, topic: &str, partition: Partition) -> Option<u64> {
-        let client = self.client().ok()?;
-        let end = match self.watermarks(topic, partition, GLANCE) {
+        match self.watermarks(topic, partition, GLANCE) {
             Ok(Ok((_, end))) => Some(end),
             Ok(Err(_)) | Err(_) => None,
-        };
-        let now_ms = self.clock.monotonic_ms();
-        let mut since_ms = locked(&self.silent_since_ms);
-        if end.is_some() {
-            *since_ms = None;
-        } else if now_ms.saturating_sub(*since_ms.get_or_insert(now_ms)) >= SILENT_MS {
-            *since_ms = None;
-            let why = format!("no broker has answered it for {} s", SILENT_MS / 1_000);
-            // The next call reports the same error.
-            let _ = self.replace(&client, &why);
         }
-        end
     }
 
     /// Returns the range that the client saw last, without asking the broker. `None` if it has seen none yet.
@@ -623,5 +634,40 @@ impl ReadPosition {
         self.next = Some(offset + 1);
         self.at_end = false;
         Ok(size.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use rdkafka::mocking::MockCluster;
+
+    #[test]
+    fn a_client_that_knows_no_ends_of_a_topic_for_a_minute_is_replaced_and_one_that_knows_them_is_not() {
+        let clock = Arc::new(ManualClock::new(1_000));
+        let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
+        cluster.create_topic("there", 4, 1).expect("a topic");
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("client.id", "mock");
+        let source = Source::new(config, clock.clone()).expect("a client");
+        let first = source.client().expect("a client");
+        let is_first = || Arc::ptr_eq(&first, &source.client().expect("a client"));
+        let ask = |topic: &str, partition| source.ask_range(topic, Partition(partition));
+        for _ in 0..3 {
+            ask("there", 99).expect_err("there is no such partition");
+            clock.advance_ms(SILENT_MS - 1);
+            ask("there", 99).expect_err("there is no such partition");
+            // Another partition of the topic is known, so the client is in order.
+            ask("there", 1).expect("known");
+        }
+        assert!(is_first());
+        ask("there", 99).expect_err("there is no such partition");
+        clock.advance_ms(SILENT_MS);
+        assert!(is_first(), "it is replaced when it fails again");
+        ask("there", 99).expect_err("there is no such partition");
+        assert!(!is_first());
     }
 }
