@@ -44,8 +44,19 @@ pub trait LakeStorage {
 /// A lake in a directory. While it exists, no other process writes to the same lake.
 pub struct LakeDirectory {
     root: PathBuf,
-    /// The lock ends with it. The file stays: a lock on a file that is removed excludes nobody.
-    _lock: File,
+    /// The file stays: a lock on a file that is removed excludes nobody.
+    _lock: WriterLock,
+}
+
+/// Releases the lock when it is dropped. To close the file is not enough: a process that another thread is starting at that
+/// moment has it too.
+struct WriterLock(File);
+
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        // If that fails, it ends with the last who has the file.
+        let _ = self.0.unlock();
+    }
 }
 
 /// A data file of a directory that has no name of its own yet.
@@ -75,7 +86,7 @@ impl LakeDirectory {
         sync(root)?;
         Ok(LakeDirectory {
             root: root.to_owned(),
-            _lock: lock,
+            _lock: WriterLock(lock),
         })
     }
 }
