@@ -225,6 +225,32 @@ fn a_guid_is_asked_for_by_its_name() {
 }
 
 #[test]
+fn what_no_registry_can_have_is_not_waited_for() {
+    // As a registry answers that knows no GUIDs; then something that is no registry.
+    let html = ("404 Not Found", "<html>no such page</html>");
+    let server = Canned::start(&[html, ("200 OK", r#"["JSON","AVRO"]"#), html, html]);
+    let house = House::at(&server.url);
+    let registry = house.registry();
+    for _ in 0..2 {
+        assert_eq!(registry.ask_guid(avro::Guid([8; 16])), Ok(Lookup::Absent));
+    }
+    let asked = [
+        "GET /schemas/guids/08080808-0808-0808-0808-080808080808",
+        "GET /schemas/types",
+    ];
+    assert_eq!(server.asked(), asked);
+    assert!(matches!(
+        registry.ask_guid(avro::Guid([9; 16])),
+        Err(Error::Unreachable { .. })
+    ));
+    // Ids are positive 32-bit integers, so this one is not asked for.
+    let before = server.asked().len();
+    assert_eq!(registry.ask(1 << 31), Ok(Lookup::Absent));
+    assert_eq!(registry.ask(u32::MAX), Ok(Lookup::Absent));
+    assert_eq!(server.asked().len(), before);
+}
+
+#[test]
 fn without_a_registry_what_is_framed_for_one_says_what_to_give() {
     let schemas = Schemas::default();
     let mut value = Vec::new();

@@ -35,6 +35,8 @@ const LIMIT: Limit = Limit {
 /// How often new records are looked for when there were none.
 const POLL: Duration = Duration::from_millis(200);
 /// How long the client of a log on other machines may take to return records that the log has, with --once.
+/// Between two attempts to read a log for the first time.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
 const READ_PATIENCE_MS: u64 = 10_000;
 /// After so long without a successful read the process is not ready.
 const UNREAD_MAX_MS: u64 = 10_000;
@@ -122,7 +124,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         records: Vec::new(),
         trouble,
     };
-    follower.check_log(args.from_oldest)?;
+    let mut is_told = false;
+    while let Err(error) = follower.check_log(args.from_oldest) {
+        if args.once || !follower.may_recover(&error) {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!("the log cannot be read: {error:#}; trying again");
+        }
+        follower.set_trouble(Some(format!("the log cannot be read: {error:#}")));
+        if interrupted.recv_timeout(CHECK_PAUSE) != Err(RecvTimeoutError::Timeout) {
+            return Ok(());
+        }
+    }
+    follower.set_trouble(None);
     let manifest = follower.lake.committed();
     tracing::info!(to = %root.display(), commit = manifest.commit, rows = rows(manifest, "changes").0, "following the changes");
     follower.report();
@@ -252,10 +267,13 @@ impl LakeFollower {
         loop {
             let (mut more, mut is_at_end, mut failure) = (false, true, None);
             for partition in self.partitions() {
-                match self.read_some(partition) {
-                    Ok(count) => {
+                let read = self.read_some(partition);
+                // On Kafka the end is a question to the brokers, and only `--once` needs it.
+                let read = read.and_then(|count| Ok((count, !once || self.is_at_end(partition)?)));
+                match read {
+                    Ok((count, is_end)) => {
                         more |= count > 0;
-                        is_at_end &= self.is_at_end(partition)?;
+                        is_at_end &= is_end;
                     }
                     Err(error) if self.may_recover(&error) => failure = Some(format!("{error:#}")),
                     Err(error) => return Err(explained(error)),

@@ -3,6 +3,7 @@
 //! Both are in one file that is replaced in one step, so a change is in the tables exactly once. `docs/lake.md` describes the
 //! fields for other readers.
 
+use super::storage::{FOLDERS, is_ours};
 use serde::{Deserialize, Serialize};
 
 /// Of the fields.
@@ -129,7 +130,23 @@ impl LakeManifest {
         if format != FORMAT {
             return Err(UnusableManifest::Later { found: format });
         }
-        serde_json::from_slice(bytes).map_err(damaged)
+        let manifest: LakeManifest = serde_json::from_slice(bytes).map_err(damaged)?;
+        let named = manifest
+            .lists()
+            .into_iter()
+            .flat_map(|(_, files)| files)
+            .map(|file| &file.path);
+        // Files are read and removed by these paths.
+        let foreign = named
+            .chain(manifest.replaced.iter().map(|file| &file.path))
+            .find(|path| {
+                let parts = path.split_once('/');
+                !parts.is_some_and(|(folder, name)| FOLDERS.contains(&folder) && is_ours(name))
+            });
+        match foreign {
+            None => Ok(manifest),
+            Some(path) => Err(UnusableManifest::Damaged(format!("{path:?} is not a file of a lake"))),
+        }
     }
 
     /// Returns the lists of files, with the folder and what names of files begin with.

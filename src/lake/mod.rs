@@ -29,7 +29,7 @@ use manifest::{FORMAT, FileList, LakeFile, LakeManifest, LakePosition, ReplacedF
 use partition::{ConcurrencyRow, LakePartition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use storage::LakeStorage;
+use storage::{LakeStorage, PART};
 
 /// After so many changes a commit is due, whatever the time.
 pub const PENDING_MAX: usize = 200_000;
@@ -121,13 +121,16 @@ impl<S: LakeStorage> Lake<S> {
     pub fn open(mut storage: S, partitions: u32) -> Result<(Lake<S>, Vec<String>), Error> {
         let manifest = match storage.manifest().map_err(cannot("read manifest.json"))? {
             Some(bytes) => LakeManifest::read(&bytes)?,
-            None => LakeManifest {
-                format: FORMAT,
-                partitions: (0..partitions)
-                    .map(|one| LakePartition::new(Partition(one)).position())
-                    .collect(),
-                ..LakeManifest::default()
-            },
+            None => {
+                has_no_rows(&mut storage)?;
+                LakeManifest {
+                    format: FORMAT,
+                    partitions: (0..partitions)
+                        .map(|one| LakePartition::new(Partition(one)).position())
+                        .collect(),
+                    ..LakeManifest::default()
+                }
+            }
         };
         if manifest.partitions.len() != partitions as usize {
             return Err(Error::Partitions {
@@ -394,8 +397,22 @@ fn replace(manifest: &mut LakeManifest, files: Vec<LakeFile>, now_ms: u64) {
     }));
 }
 
-/// Returns which files of a list are joined next: the oldest [`JOINED`] ones of a level that has so many, the smallest level
-/// first, if the result is not too large. Files of a level are beside each other.
+/// Fails if a directory without a manifest has files that a lake's first commit cannot have left: the manifest was lost, perhaps
+/// by a copy that was cut, and the files may be all that there is of changes that the log no longer has.
+fn has_no_rows<S: LakeStorage>(storage: &mut S) -> Result<(), Error> {
+    let of_first = |path: &str| path.ends_with(PART) || path.contains("0000000001-0000000001-");
+    let found = storage.list().map_err(cannot("list the files"))?;
+    match found.into_iter().find(|(path, _)| !of_first(path)) {
+        None => Ok(()),
+        Some((path, _)) => Err(Error::Damaged {
+            path: "manifest.json".to_owned(),
+            problem: format!("it is not there, but {path} is; put the manifest back, or use an empty directory"),
+        }),
+    }
+}
+
+/// Returns which files of a list are joined next: the oldest [`JOINED`] neighbours of one level that are not too large together,
+/// the smallest level first. What a large catch-up wrote may never fit; it does not keep what comes after it from being joined.
 fn to_join(files: &[LakeFile]) -> Option<std::ops::Range<usize>> {
     let levels: BTreeSet<u32> = files
         .iter()
@@ -403,11 +420,12 @@ fn to_join(files: &[LakeFile]) -> Option<std::ops::Range<usize>> {
         .filter(|level| *level < WHOLE)
         .collect();
     levels.into_iter().find_map(|level| {
-        let start = files.iter().position(|file| file.level == level)?;
-        let range = start..start + JOINED;
-        let run = files.get(range.clone())?;
-        let bytes: u64 = run.iter().map(|file| file.bytes).sum();
-        (run.iter().all(|file| file.level == level) && bytes <= FILE_BYTES_MAX).then_some(range)
+        let fits = |run: &[LakeFile]| {
+            let bytes: u64 = run.iter().map(|file| file.bytes).sum();
+            run.iter().all(|file| file.level == level) && bytes <= FILE_BYTES_MAX
+        };
+        let start = files.windows(JOINED).position(fits)?;
+        Some(start..start + JOINED)
     })
 }
 
@@ -531,4 +549,45 @@ pub fn is_same(position: &LakePosition, change: &Change) -> Option<bool> {
     let id = change.id;
     let text = format!("{}-{}-{}", id.partition, id.offset, id.index);
     Some(last.change == text && last.at == change.at.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(sizes: &[(u32, u64)]) -> Vec<LakeFile> {
+        let file = |(number, (level, mebibytes)): (usize, &(u32, u64))| LakeFile {
+            path: format!("changes/{number}"),
+            rows: 1,
+            bytes: mebibytes << 20,
+            first: number as u64,
+            last: number as u64,
+            level: *level,
+        };
+        sizes.iter().enumerate().map(file).collect()
+    }
+
+    #[test]
+    fn small_files_are_joined_also_behind_large_ones_of_their_level() {
+        assert_eq!(to_join(&files(&[(0, 1); JOINED - 1])), None);
+        assert_eq!(to_join(&files(&[(0, 1); JOINED])), Some(0..JOINED));
+        // As a first start on a long log writes them.
+        let mut catch_up = vec![(0, 16); 5];
+        catch_up.extend([(0, 1); JOINED - 1]);
+        assert_eq!(
+            to_join(&files(&catch_up)),
+            Some(2..2 + JOINED),
+            "three of 16 MiB and five of one fit"
+        );
+        let whole = vec![(0, 60); 5];
+        let mut catch_up = whole.clone();
+        catch_up.extend([(0, 1); JOINED - 1]);
+        assert_eq!(to_join(&files(&catch_up)), None);
+        catch_up.push((0, 1));
+        assert_eq!(to_join(&files(&catch_up)), Some(5..5 + JOINED));
+        // A level is joined before those above it, wherever it stands.
+        let mut mixed = vec![(1, 2); JOINED];
+        mixed.extend([(0, 1); JOINED]);
+        assert_eq!(to_join(&files(&mixed)), Some(JOINED..2 * JOINED));
+    }
 }

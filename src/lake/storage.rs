@@ -14,7 +14,7 @@ pub const FOLDERS: [&str; 3] = ["changes", "intervals", "concurrency"];
 pub const MANIFEST: &str = "manifest.json";
 const LOCK: &str = "writer.lock";
 /// What names of files that are being written end with.
-const PART: &str = ".part";
+pub(super) const PART: &str = ".part";
 
 /// What a lake does with its files. Paths are relative, with `/`.
 pub trait LakeStorage {
@@ -107,7 +107,7 @@ fn sync(directory: &Path) -> io::Result<()> {
 
 /// Whether a lake gave a file this name, so that it may remove it: `…-0000000001-0000000008-0123456789abcdef.parquet`, or a
 /// part of one.
-fn is_ours(name: &str) -> bool {
+pub(super) fn is_ours(name: &str) -> bool {
     if let Some(part) = name.strip_prefix('.').and_then(|name| name.strip_suffix(PART)) {
         return !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
     }

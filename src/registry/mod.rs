@@ -157,6 +157,13 @@ impl Registry {
         if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&name) {
             return Ok(answer(known));
         }
+        // Registries count ids in 32-bit integers with a sign, and some do not answer a larger one as they answer an unknown one.
+        if let SchemaName::Id(id) = name
+            && i32::try_from(id).is_err()
+        {
+            self.learn(name, Err(name.unknown()));
+            return Ok(Lookup::Absent);
+        }
         let called = match name {
             SchemaName::Id(id) => self.call(Method::GET, &["schemas", "ids", &id.to_string()], None),
             SchemaName::Guid(guid) => self.call(Method::GET, &["schemas", "guids", &guid.to_string()], None),
@@ -172,11 +179,25 @@ impl Registry {
                 Malformed::unusable_schema(format!("the schema with the registry's {shown} cannot be used: {why}"))
             }),
             Err(Wrong::Said(failure)) if failure.says(&[NO_SCHEMA]) => Err(name.unknown()),
+            // A registry that knows no GUIDs has no such route. To wait for it would stop the partition for good.
+            Err(Wrong::Said(failure))
+                if failure.status == StatusCode::NOT_FOUND
+                    && matches!(name, SchemaName::Guid(_))
+                    && self.is_registry() =>
+            {
+                Err(name.unknown())
+            }
             Err(wrong) => return Err(self.unreachable(wrong)),
         };
         let answered = answer(&found);
         self.learn(name, found);
         Ok(answered)
+    }
+
+    /// Whether what answers is a registry, by a route that all of them have.
+    fn is_registry(&self) -> bool {
+        let types = self.call(Method::GET, &["schemas", "types"], None);
+        matches!(types, Ok(Value::Array(_)))
     }
 
     /// Returns the schema in a response together with the schemas it refers to, or why it cannot be used.

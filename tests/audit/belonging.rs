@@ -84,6 +84,14 @@ fn files_that_do_not_belong_together_are_refused() {
     files.write("mixed", &(mixed.join("\n") + "\n"));
     let (elsewhere, kicked, mixed) = (files.path("elsewhere"), files.path("kicked"), files.path("mixed"));
     let (others, other_kicks) = (other.path("changes"), other.path("kicks"));
+    let pipe = files.path("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
     for question in questions(&files) {
         let whole = run(
             &question,
@@ -96,6 +104,7 @@ fn files_that_do_not_belong_together_are_refused() {
             assert!(error.contains(wants), "{question:?} {more:?}: {error}");
         };
         let as_another = ["--partition", "1", "--events", &events, "--changes", &changes];
+        refused(&["--events", &events, "--changes", &pipe], "is a pipe");
         refused(
             &as_another,
             "of partition 0, but its records are read as those of partition 1",

@@ -610,6 +610,12 @@ fn what_cannot_be_a_lake_says_why_and_is_left_as_it_is() {
     std::fs::write(to.join("manifest.json"), later).unwrap();
     std::fs::remove_file(to.join(&whole.changes[0].path)).unwrap();
     refused(&to, directory.path(), &["--once"], "it is not there");
+    // Without the manifest it may be a copy that was cut: nothing is removed.
+    std::fs::remove_file(to.join("manifest.json")).unwrap();
+    let rest = || std::fs::read_dir(to.join("intervals")).unwrap().count();
+    let before = rest();
+    refused(&to, directory.path(), &["--once"], "put the manifest back");
+    assert!(before > 0 && rest() == before);
 }
 
 fn output_of_sql(to: &Path) -> String {

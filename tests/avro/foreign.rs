@@ -486,6 +486,21 @@ fn names_in_other_capitals_are_taken_where_one_alone_can_be_meant() {
 }
 
 #[test]
+fn connection_numbers_in_text_are_refused_since_any_text_would_be_numbers() {
+    let alive = |kind: &str, conns: Value| {
+        let text = |name: &str, text: &str| (json!({"name": name, "type": "string"}), Value::String(text.to_owned()));
+        let epoch = (json!({"name": "epoch", "type": "long"}), Value::Long(1));
+        let conns = (json!({"name": "conns", "type": kind}), conns);
+        let (schema, value) = record(&[text("type", "alive"), text("gateway", "g1"), epoch, conns]);
+        read(&schema, &schema, value)
+    };
+    let read = alive("bytes", Value::Bytes(vec![5, 2])).expect("two numbers");
+    assert!(matches!(read, Event::Alive { .. }), "{read:?}");
+    let error = alive("string", Value::String("AQID".to_owned())).expect_err("it is base64, perhaps");
+    assert!(error.contains("conns is text; expected bytes"), "{error}");
+}
+
+#[test]
 fn a_schema_that_is_no_record_says_so_and_a_union_of_records_is_what_is_in_it() {
     let schema = json!("string");
     let error = read(&schema, &schema, Value::String("tick".to_owned())).expect_err("it is text");

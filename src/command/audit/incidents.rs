@@ -8,6 +8,7 @@ use super::{json_line, shown};
 use crate::audit::incidents::{
     IncidentCounts, IncidentLine, IncidentRule, IncidentSpan, RULE_VERSION, Seconds, is_departure, second_of,
 };
+use crate::command::table;
 use crate::config::units::{Seconds as SecondsSpan, Span};
 use crate::log::Topic;
 use crate::presence::event::Event;
@@ -210,6 +211,8 @@ fn print(output: &mut impl Write, line: &IncidentLine) -> anyhow::Result<()> {
         counts.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
         for (name, count) in counts.iter().take(SHOWN) {
             let percent = **count * 100 / (*departures).max(1);
+            // Any publisher may have chosen it.
+            let name = table::plain(name);
             writeln!(output, "  {kind} {name}: {count} ({percent} %)")?;
         }
         if counts.len() > SHOWN {

@@ -27,6 +27,7 @@ pub use found::{FoundOutputs, topic_of};
 use lines::each_line;
 use std::borrow::Cow;
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -154,6 +155,15 @@ impl SourceFlags {
     pub fn checked(&self) -> anyhow::Result<SourceFlags> {
         let mut checked = self.clone();
         if self.has_files() {
+            for file in [Topic::Events, Topic::Changes, Topic::Kicks]
+                .into_iter()
+                .filter_map(|topic| self.file_of(topic))
+            {
+                if file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+                    let file = file.display();
+                    bail!("{file} is a pipe, and files are read more than once; write it to a file first");
+                }
+            }
             let named = match self.partition {
                 Some(partition) => Partition(partition),
                 None => belonging::named_partition(self)?.unwrap_or(Partition(0)),

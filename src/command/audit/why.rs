@@ -83,6 +83,8 @@ fn from_store(
     };
     // A store that cannot be read for now is no reason not to answer.
     let stored = StoredFold::read(&directory, partition, hash_seed()).ok().flatten();
+    // A server may have written meanwhile: what its store has, the log must have too.
+    source.refresh()?;
     let Range { start, end } = source.range(Topic::Events, partition)?;
     let is_usable = |stored: &StoredFold| {
         let is_before = at.is_some_and(|at| stored.state.time().is_some_and(|time| at < time));

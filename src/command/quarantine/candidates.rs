@@ -5,7 +5,7 @@
 //! device or user has overtaken would state as current what no longer holds. So it does not matter how often and from where
 //! `requeue` runs.
 
-use crate::presence::event::{DeviceRef, Event, Target};
+use crate::presence::event::{DeviceRef, Event, Intent, Target};
 use crate::presence::{Offset, Partition};
 use crate::schema::avro;
 use std::collections::HashMap;
@@ -35,7 +35,14 @@ pub enum Since {
     Overtaken(Offset),
 }
 
+/// When a malformed record was appended, and which it is: the order in which events are published.
+pub type Appended = (u64, Partition, Offset);
+
 impl Candidate {
+    pub fn appended(&self) -> Appended {
+        (self.ts, self.partition, self.offset)
+    }
+
     pub fn event(&self) -> Event<'_> {
         avro::decode_event(&self.encoded).expect("it was encoded from an event")
     }
@@ -111,7 +118,7 @@ impl Candidates {
 
 /// Sorts by the time of the malformed record.
 pub fn sort(candidates: &mut [Candidate]) {
-    candidates.sort_by_key(|candidate| (candidate.ts, candidate.partition, candidate.offset));
+    candidates.sort_by_key(Candidate::appended);
 }
 
 /// Returns whether an event no longer holds once a later one of the same user is in the log.
@@ -120,6 +127,19 @@ fn overtakes(later: &Event<'_>, earlier: &Event<'_>) -> bool {
         return match later {
             Event::Kick { target, .. } => is_target(target, device),
             Event::Forget { .. } => true,
+            // An old login that comes in now could end one that came after it.
+            Event::Connect {
+                intent: Intent::Login, ..
+            } if matches!(
+                earlier,
+                Event::Connect {
+                    intent: Intent::Login,
+                    ..
+                }
+            ) =>
+            {
+                true
+            }
             _ => device_of(later).is_some_and(|other| other == device),
         };
     }
@@ -172,7 +192,7 @@ fn is_target(target: &Target<'_>, device: &DeviceRef<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::event::{ConnRef, Ending, Intent};
+    use crate::presence::event::{ConnRef, Ending};
     use crate::presence::{Conn, Epoch};
 
     fn who(device: &'static str) -> DeviceRef<'static> {
@@ -267,7 +287,7 @@ mod tests {
             there,
             [Since::Itself(Offset(0)), Since::Itself(Offset(1)), Since::Nothing]
         );
-        let repeated = [connect("d", 1), connect("d", 1), connect("e", 2), connect("d", 1)];
+        let repeated = [status("in"), status("in"), connect("e", 2), status("in")];
         let there = after(&repeated, &repeated[..1]);
         let itself = Since::Itself(Offset(0));
         assert_eq!(there, [itself, itself, Since::Nothing, itself]);
@@ -287,6 +307,7 @@ mod tests {
         let on_web = || kick(Target::Platform("web".into()));
         let overtaken = [
             (connect("d", 1), connect("d", 2)),
+            (connect("d", 1), connect("e", 2)),
             (disconnect("d", 1), connect("d", 2)),
             (connect("d", 1), kick(Target::All)),
             (connect("d", 1), on_web()),
@@ -301,7 +322,7 @@ mod tests {
             assert_eq!(is, [Since::Overtaken(Offset(0))], "{malformed:?}, {later:?}");
         }
         let holds = [
-            (connect("d", 1), connect("e", 2)),
+            (disconnect("d", 1), connect("e", 2)),
             (connect("d", 1), heartbeat()),
             (connect("d", 1), status("away")),
             (connect("d", 1), kick(Target::Platform("ipad".into()))),

@@ -8,7 +8,7 @@
 
 use super::super::progress::ReadProgress;
 use super::super::remote::{Client, Server};
-use super::candidates::{Candidate, Candidates, Since, sort};
+use super::candidates::{Appended, Candidate, Candidates, Since, sort};
 use super::{ONE, Quarantine, Source};
 use crate::api::routes::RouteId;
 use crate::clock::{Clock as _, SystemClock};
@@ -87,47 +87,20 @@ pub fn requeue(args: &RequeueArgs) -> anyhow::Result<()> {
     };
     let mut output = std::io::stdout().lock();
     let mut counts = Counts::default();
-    let found = find(&mut quarantine, args, oldest_ms, &mut counts, &mut output)?;
-    let mut candidates = Candidates::new(found);
-    let mut since = LogSince::begin(&mut quarantine, &candidates)?;
-    since.read(&mut quarantine, &mut candidates)?;
-    if args.yes && candidates.all.iter().any(|candidate| candidate.since == Since::Nothing) {
-        thread::sleep(SETTLE);
-        since.read(&mut quarantine, &mut candidates)?;
-    }
-    for first in (0..candidates.all.len()).step_by(CHUNK) {
-        if first > 0 && args.yes {
-            since.read(&mut quarantine, &mut candidates)?;
-            eprintln!("{first} of {} events are done", candidates.all.len());
-        }
-        for index in first..candidates.all.len().min(first + CHUNK) {
-            let candidate = &candidates.all[index];
-            let home = candidate.home;
-            let what = match candidate.since {
-                Since::Itself(offset) => {
-                    counts.left += 1;
-                    format!("it is in the log already, in partition {home} at offset {offset}")
-                }
-                Since::Overtaken(offset) => {
-                    counts.left += 1;
-                    format!("a later event has overtaken it, in partition {home} at offset {offset}")
-                }
-                Since::Nothing if args.yes => {
-                    publish(&client, candidate)?;
-                    counts.requeued += 1;
-                    "requeued".to_owned()
-                }
-                Since::Nothing => {
-                    counts.requeued += 1;
-                    "would be requeued".to_owned()
-                }
-            };
-            let (partition, offset) = (candidate.partition, candidate.offset);
-            show(&mut output, (partition, offset, candidate.ts), &what, &candidate.error)?;
-            if args.yes && counts.requeued == 1 && matches!(candidates.all[index].since, Since::Nothing) {
-                since.wait_for(index, &mut quarantine, &mut candidates, &args.server)?;
-            }
-        }
+    let mut after = None;
+    // Those that the log has already, or that are overtaken, do not count towards --limit.
+    while counts.requeued < u64::from(args.limit) {
+        let found = find(&mut quarantine, args, (oldest_ms, after), &mut counts, &mut output)?;
+        let Some(last) = found.last() else { break };
+        after = Some(last.appended());
+        publish_all(
+            &mut quarantine,
+            args,
+            &client,
+            Candidates::new(found),
+            &mut counts,
+            &mut output,
+        )?;
     }
     output.flush()?;
     let Counts { requeued, left, later } = counts;
@@ -144,15 +117,72 @@ pub fn requeue(args: &RequeueArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the oldest candidates, and prints every other record.
+/// Publishes what the log has not had, up to the limit.
+fn publish_all(
+    quarantine: &mut Quarantine,
+    args: &RequeueArgs,
+    client: &Client,
+    mut candidates: Candidates,
+    counts: &mut Counts,
+    output: &mut impl Write,
+) -> anyhow::Result<()> {
+    let mut since = LogSince::begin(quarantine, &candidates)?;
+    since.read(quarantine, &mut candidates)?;
+    if args.yes && candidates.all.iter().any(|candidate| candidate.since == Since::Nothing) {
+        thread::sleep(SETTLE);
+        since.read(quarantine, &mut candidates)?;
+    }
+    for first in (0..candidates.all.len()).step_by(CHUNK) {
+        if first > 0 && args.yes {
+            since.read(quarantine, &mut candidates)?;
+            eprintln!("{first} of {} events are done", candidates.all.len());
+        }
+        for index in first..candidates.all.len().min(first + CHUNK) {
+            let candidate = &candidates.all[index];
+            let home = candidate.home;
+            let what = match candidate.since {
+                Since::Itself(offset) => {
+                    counts.left += 1;
+                    format!("it is in the log already, in partition {home} at offset {offset}")
+                }
+                Since::Overtaken(offset) => {
+                    counts.left += 1;
+                    format!("a later event has overtaken it, in partition {home} at offset {offset}")
+                }
+                Since::Nothing if counts.requeued >= u64::from(args.limit) => {
+                    counts.later += 1;
+                    continue;
+                }
+                Since::Nothing if args.yes => {
+                    publish(client, candidate)?;
+                    counts.requeued += 1;
+                    "requeued".to_owned()
+                }
+                Since::Nothing => {
+                    counts.requeued += 1;
+                    "would be requeued".to_owned()
+                }
+            };
+            let (partition, offset) = (candidate.partition, candidate.offset);
+            show(output, (partition, offset, candidate.ts), &what, &candidate.error)?;
+            if args.yes && counts.requeued == 1 && matches!(candidates.all[index].since, Since::Nothing) {
+                since.wait_for(index, quarantine, &mut candidates, &args.server)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the oldest candidates that were appended after the given one. The first time it also prints every other record.
 fn find(
     quarantine: &mut Quarantine,
     args: &RequeueArgs,
-    oldest_ms: u64,
+    (oldest_ms, after): (u64, Option<Appended>),
     counts: &mut Counts,
     output: &mut impl Write,
 ) -> anyhow::Result<Vec<Candidate>> {
     let limit = args.limit as usize;
+    counts.later = 0;
     let mut found = Vec::new();
     for partition in quarantine.partitions(args.partition)?.map(Partition) {
         let range = quarantine.range(Topic::Quarantine, partition)?;
@@ -165,7 +195,11 @@ fn find(
             for record in &records {
                 let malformed = quarantine.quarantined(partition, record)?;
                 match judge(quarantine, &malformed, oldest_ms)? {
-                    Verdict::Candidate(candidate) => found.push(*candidate),
+                    Verdict::Candidate(candidate) if after.is_none_or(|after| candidate.appended() > after) => {
+                        found.push(*candidate);
+                    }
+                    Verdict::Candidate(_) => {}
+                    Verdict::Stays(_) if after.is_some() => {}
                     Verdict::Stays(why) => {
                         counts.left += 1;
                         let (partition, offset) = (malformed.partition, malformed.offset);

@@ -19,6 +19,8 @@ const JSON_DEPTH_MAX: usize = 200;
 pub(super) const DEPTH_MAX: usize = 32;
 /// How many types the schema may have, each counted once.
 pub(super) const TYPES_MAX: usize = 10_000;
+/// How long the full name of a type may be. Each type has a copy of its namespace.
+const NAME_BYTES_MAX: usize = 1_024;
 
 /// How the values of one type lie in bytes; see the module.
 #[derive(PartialEq, Eq, Debug)]
@@ -330,8 +332,11 @@ fn full_name(object: &Map<String, Value>, around: &str) -> Result<String, Unusab
     let Some(name) = object.get("name").and_then(Value::as_str) else {
         return invalid("a type has no name".to_owned());
     };
-    let own = object.get("namespace").and_then(Value::as_str);
-    Ok(qualified(name, own.unwrap_or(around)))
+    let own = object.get("namespace").and_then(Value::as_str).unwrap_or(around);
+    if name.len() + own.len() >= NAME_BYTES_MAX {
+        return Err(UnusableSchema::TooLarge);
+    }
+    Ok(qualified(name, own))
 }
 
 fn qualified(name: &str, around: &str) -> String {

@@ -88,7 +88,7 @@ impl Translation {
             (Shape::Long | Shape::Int, _) => return refuse("a whole number, written as int or long"),
             (Shape::Boolean, Shape::Boolean) => self.out.push(boolean(rest).map_err(trouble)?),
             (Shape::Boolean, _) => return refuse("a boolean"),
-            (Shape::Text | Shape::Bytes, Shape::Text) => write_text(&mut self.out, text(rest).map_err(trouble)?),
+            (Shape::Text, Shape::Text) => write_text(&mut self.out, text(rest).map_err(trouble)?),
             (Shape::Text, Shape::Enum(symbols)) => {
                 let symbol = &symbols[symbol(symbols.len(), rest).map_err(trouble)?];
                 if self.out.len() + symbol.len() > self.bytes_max {
