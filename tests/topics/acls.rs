@@ -14,6 +14,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 const USERS: [(&str, &str); 3] = [
     ("engine", "e-secret"),
@@ -71,7 +72,8 @@ fn publish(user: &str, bootstrap: &str, topic: &str, value: &[u8]) -> Result<(),
     let mut config = client(user, bootstrap);
     config
         .set("message.timeout.ms", "20000")
-        .set("enable.idempotence", "true");
+        // Who may write nowhere gets no id of an idempotent producer, and then hears nothing of the topic.
+        .set("enable.idempotence", (user == "publisher").to_string());
     let producer: ThreadedProducer<Delivered> = config.create_with_context(Delivered(sender)).expect("a producer");
     let record = BaseRecord::<str, [u8]>::to(topic).partition(0).payload(value);
     producer.send(record).map_err(|(error, _)| error).expect("taken");
@@ -86,10 +88,15 @@ fn read(user: &str, bootstrap: &str, topic: &str) -> Result<Vec<u8>, RDKafkaErro
     config.set("group.id", "readers").set("auto.offset.reset", "earliest");
     let consumer: BaseConsumer = config.create().expect("a consumer");
     consumer.subscribe(&[topic]).expect("subscribed");
-    match consumer.poll(PATIENCE).expect("a record or an error") {
-        Ok(record) => Ok(record.payload().unwrap_or_default().to_vec()),
-        Err(error) => Err(error.rdkafka_error_code().expect("the broker's word")),
+    // A poll also returns for the group's own affairs.
+    for _ in 0..120 {
+        match consumer.poll(Duration::from_millis(500)) {
+            Some(Ok(record)) => return Ok(record.payload().unwrap_or_default().to_vec()),
+            Some(Err(error)) => return Err(error.rdkafka_error_code().expect("the broker's word")),
+            None => {}
+        }
     }
+    panic!("neither a record nor an error of {topic}");
 }
 
 /// Runs the commands that are printed for a role.

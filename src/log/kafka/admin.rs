@@ -324,6 +324,8 @@ impl Admin<'_> {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(noted.or(owned)),
+                // The client asks for the coordinator of a group that it needs for nothing.
+                Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {}
                 Some(Err(error)) => return Err(cannot(error)),
                 None => {
                     return Err(cannot(KafkaError::MessageConsumption(
