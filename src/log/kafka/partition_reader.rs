@@ -160,7 +160,7 @@ impl Source {
         answer
     }
 
-    /// Replaces a client that has not told the ends of a topic for too long, whatever it says instead: no broker may have
+    /// Replaces a client that has not returned the ends of a topic for too long, whatever it says instead: no broker may have
     /// answered it, or it may have learned from a broker that had just started that there is no such partition, and believe
     /// that for minutes.
     fn note_answer(&self, client: &Arc<GuardedConsumer>, topic: &str, is_answered: bool) {
@@ -173,7 +173,7 @@ impl Source {
         let began_ms = *since_ms.entry(topic.to_owned()).or_insert(now_ms);
         if now_ms.saturating_sub(began_ms) >= SILENT_MS {
             since_ms.remove(topic);
-            let why = format!("it has not told the ends of {topic} for {} s", SILENT_MS / 1_000);
+            let why = format!("it has not returned the ends of {topic} for {} s", SILENT_MS / 1_000);
             // The next call reports the same error.
             let _ = self.replace(client, &why);
         }
