@@ -422,6 +422,15 @@ fn it_ends_quietly_when_nobody_reads_its_output() {
     assert_eq!(output.stderr, b"");
 }
 
+/// An event in Avro, given as JSON.
+fn encoded(event: &str) -> Vec<u8> {
+    let body = format!("[{event}]");
+    let event = json::read_new_events(&body).unwrap().remove(0).unwrap().event;
+    let mut value = Vec::new();
+    avro::encode_event(&event, &mut value);
+    value
+}
+
 /// What `rollcall quarantine requeue` says of each record, by its error.
 fn requeued(data: &Path, server: &Server, more: &[&str]) -> Vec<(String, String)> {
     let url = format!("http://{}", server.address);
@@ -447,12 +456,9 @@ fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
     let house = House::at(SystemClock::new().now_ms());
     let event = |kind: &str, user: &str| {
         let event = format!(
-            r#"[{{"type":"{kind}","user":"{user}","platform":"android","device":"d","gateway":"g1","epoch":1,"conn":7,"intent":"login"}}]"#
+            r#"{{"type":"{kind}","user":"{user}","platform":"android","device":"d","gateway":"g1","epoch":1,"conn":7,"intent":"login"}}"#
         );
-        let mut value = Vec::new();
-        let event = json::read_new_events(&event).unwrap().remove(0).unwrap().event;
-        avro::encode_event(&event, &mut value);
-        value
+        encoded(&event)
     };
     let home = |user: &str| partition_of(user, PARTITIONS);
     let elsewhere = |user: &str| Partition(1 - home(user).0);
@@ -523,9 +529,7 @@ fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
 #[test]
 fn what_is_in_quarantine_is_listed_by_kind_and_explained() {
     let house = House::at(SystemClock::new().now_ms());
-    let mut value = Vec::new();
-    let event = json::read_new_events(r#"[{"type":"forget","user":"bob"}]"#);
-    avro::encode_event(&event.unwrap().remove(0).unwrap().event, &mut value);
+    let value = encoded(r#"{"type":"forget","user":"bob"}"#);
     let home = partition_of("bob", PARTITIONS);
     house.append(home, Some("bo\u{9b}b"), value.clone());
     house.append(home, Some("\"bob\""), value);
@@ -595,12 +599,7 @@ fn a_requeue_that_is_killed_anywhere_and_repeated_publishes_each_event_once() {
     let mut users = Vec::new();
     for number in 0..USERS {
         let user = format!("user{number}");
-        let event = format!(r#"[{{"type":"kick","user":"{user}"}}]"#);
-        let mut value = Vec::new();
-        avro::encode_event(
-            &json::read_new_events(&event).unwrap().remove(0).unwrap().event,
-            &mut value,
-        );
+        let value = encoded(&format!(r#"{{"type":"kick","user":"{user}"}}"#));
         let elsewhere = Partition(1 - partition_of(&user, PARTITIONS).0);
         house.append(elsewhere, Some(&user), value);
         users.push(user);

@@ -31,7 +31,8 @@ fn run(question: &[String], more: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), error)
 }
 
-fn moved_to(partition: u32, lines: &[String]) -> String {
+/// The lines as the same of another partition.
+pub fn moved_to(partition: u32, lines: &[String]) -> String {
     let lines = lines.iter().map(|line| {
         line.replacen("\"id\":\"0-", &format!("\"id\":\"{partition}-"), 1)
             .replacen("\"partition\":0", &format!("\"partition\":{partition}"), 1)
@@ -76,12 +77,8 @@ fn files_that_do_not_belong_together_are_refused() {
     for (name, topic) in [("elsewhere", "changes"), ("kicked", "kicks")] {
         files.write(name, &moved_to(3, &files.lines(topic)));
     }
-    let mixed = [
-        files.lines("changes"),
-        super::files::lines_of(&moved_to(3, &files.lines("changes"))),
-    ]
-    .concat();
-    files.write("mixed", &(mixed.join("\n") + "\n"));
+    let of_both = files.lines("changes").join("\n") + "\n" + &moved_to(3, &files.lines("changes"));
+    files.write("mixed", &of_both);
     let (elsewhere, kicked, mixed) = (files.path("elsewhere"), files.path("kicked"), files.path("mixed"));
     let (others, other_kicks) = (other.path("changes"), other.path("kicks"));
     let pipe = files.path("pipe");

@@ -342,11 +342,7 @@ fn what_cannot_be_exported_says_why() {
     refused(&["--changes", &changes, "--data", "x"], "cannot be combined");
     // Changes of another partition, for which nothing is written.
     let lines = files.lines("changes");
-    let elsewhere = lines.iter().map(|line| {
-        line.replacen("\"id\":\"0-", "\"id\":\"3-", 1)
-            .replacen("\"partition\":0", "\"partition\":3", 1)
-    });
-    files.write("elsewhere", &(elsewhere.collect::<Vec<_>>().join("\n") + "\n"));
+    files.write("elsewhere", &super::belonging::moved_to(3, &lines));
     let elsewhere = files.path("elsewhere");
     for table in [
         &["--intervals", "--changes", &elsewhere][..],

@@ -59,7 +59,7 @@ impl Files {
 }
 
 /// The lines that are not empty.
-pub fn lines_of(text: &str) -> Vec<String> {
+fn lines_of(text: &str) -> Vec<String> {
     text.lines()
         .filter(|line| !line.is_empty())
         .map(str::to_owned)

@@ -1,7 +1,7 @@
 //! The decoders. Each returns whether it accepts its input, and panics if what it read is not read again from what is written
 //! of it.
 
-use super::corpus::{file, golden, lines};
+use super::corpus::{bytes, file, golden, lines};
 use crate::checkpoint::manifest::{Manifest, Name};
 use crate::config::Credential;
 use crate::gateway::frames;
@@ -292,47 +292,26 @@ fn event(input: &[u8]) -> bool {
     true
 }
 
-fn change(input: &[u8]) -> bool {
-    let Ok(change) = avro::decode_change(&framed(Schema::Change, input)) else {
-        return false;
+/// What is read from a datum of one of our schemas is read again from what is written of it.
+macro_rules! read_again {
+    ($target:ident, $schema:ident, $decode:ident, $encode:ident) => {
+        fn $target(input: &[u8]) -> bool {
+            let value = framed(Schema::$schema, input);
+            let Ok(read) = avro::$decode(&value) else {
+                return false;
+            };
+            let mut again = Vec::new();
+            avro::$encode(&read, &mut again);
+            assert_eq!(avro::$decode(&again), Ok(read));
+            true
+        }
     };
-    let mut value = Vec::new();
-    avro::encode_change(&change, &mut value);
-    assert_eq!(avro::decode_change(&value), Ok(change));
-    true
 }
 
-fn kick(input: &[u8]) -> bool {
-    let Ok(kick) = avro::decode_kick(&framed(Schema::Kick, input)) else {
-        return false;
-    };
-    let mut value = Vec::new();
-    avro::encode_kick(&kick, &mut value);
-    assert_eq!(avro::decode_kick(&value), Ok(kick));
-    true
-}
-
-fn user_state(input: &[u8]) -> bool {
-    let value = framed(Schema::UserState, input);
-    let Ok(state) = avro::decode_user_state(&value) else {
-        return false;
-    };
-    let mut again = Vec::new();
-    avro::encode_user_state(&state, &mut again);
-    assert_eq!(avro::decode_user_state(&again), Ok(state));
-    true
-}
-
-fn quarantined(input: &[u8]) -> bool {
-    let value = framed(Schema::Quarantined, input);
-    let Ok(quarantined) = avro::decode_quarantined(&value) else {
-        return false;
-    };
-    let mut again = Vec::new();
-    avro::encode_quarantined(&quarantined, &mut again);
-    assert_eq!(avro::decode_quarantined(&again), Ok(quarantined));
-    true
-}
+read_again!(change, Change, decode_change, encode_change);
+read_again!(kick, Kick, decode_kick, encode_kick);
+read_again!(user_state, UserState, decode_user_state, encode_user_state);
+read_again!(quarantined, Quarantined, decode_quarantined, encode_quarantined);
 
 /// Records of earlier schemas.
 fn event_or_kick(input: &[u8]) -> bool {
@@ -375,9 +354,7 @@ fn foreign_corpus() -> Vec<Vec<u8>> {
     let input = |line: Vec<u8>| {
         let at = line.iter().position(|byte| *byte == b'\t');
         let Some(at) = at else { return line };
-        let hex = &line[at + 1..];
-        let pairs = hex.chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
-        let datum = pairs.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal digits"));
+        let datum = bytes(std::str::from_utf8(&line[at + 1..]).expect("ASCII"));
         line[..at].iter().copied().chain([b'\n']).chain(datum).collect()
     };
     let own = golden("avro.txt", "Event", "event").into_iter().filter_map(|value| {
@@ -494,8 +471,8 @@ fn checkpoint_list(input: &[u8]) -> bool {
 
 fn checkpoint_corpus() -> Vec<Vec<u8>> {
     let golden = file("tests/golden/checkpoint-list.txt");
-    let mut parts = golden.splitn(2, '\n');
-    let mut inputs: Vec<Vec<u8>> = parts.by_ref().map(|part| part.trim_end().as_bytes().to_vec()).collect();
+    let parts = golden.splitn(2, '\n');
+    let mut inputs: Vec<Vec<u8>> = parts.map(|part| part.trim_end().as_bytes().to_vec()).collect();
     inputs.extend(lines("checkpoint-list"));
     inputs
 }

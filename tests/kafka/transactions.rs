@@ -1,15 +1,14 @@
 //! What a network or a broker can do to the bookkeeping of transactions, one story each: the outputs are still the fold's, each
 //! once and in order, or the engine says what it cannot decide.
 
-use crate::engine::Node;
+use crate::engine::{self, Node};
 use crate::frames::{Api, Frame};
 use crate::proxied::Proxied;
 use crate::proxy::Action;
 use crate::python;
 use crate::space::Space;
 use serde_json::json;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -38,11 +37,7 @@ impl Story {
     }
 
     fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        let begun = Instant::now();
-        while !holds() {
-            assert!(begun.elapsed() < PATIENCE, "not yet: {what}\n{}", self.node.diary());
-            thread::sleep(Duration::from_millis(50));
-        }
+        engine::until(&[&self.node], PATIENCE, what, holds);
     }
 
     fn start(&mut self) {

@@ -1,6 +1,6 @@
 //! Events that are deleted before they were folded: the partition halts and reports it, and the others continue.
 
-use crate::engine::Node;
+use crate::engine::{self, Node};
 use crate::python::{self, Load};
 use crate::space::Space;
 use std::thread;
@@ -15,13 +15,7 @@ pub fn events_that_are_gone_halt_their_partition_only(bootstrap: &str, seed: u64
     let mut node = Node::new(directory.path(), &space, 0, &[]);
     let committed = || -> Vec<u64> { python::places(&space).iter().map(|(committed, _)| *committed).collect() };
     let ends = || -> Vec<u64> { python::places(&space).iter().map(|(_, end)| *end).collect() };
-    let until = |node: &Node, what: &str, holds: &dyn Fn() -> bool| {
-        let begun = Instant::now();
-        while !holds() {
-            assert!(begun.elapsed() < PATIENCE, "not yet: {what}\n{}", node.diary());
-            thread::sleep(Duration::from_millis(200));
-        }
-    };
+    let until = |node: &Node, what: &str, holds: &dyn Fn() -> bool| engine::until(&[node], PATIENCE, what, holds);
     let write = |seed| {
         let before = ends();
         let load = Load::start(&space, seed, &["--seconds", "300", "--rate", "500"]);
