@@ -6,7 +6,7 @@
 #[expect(dead_code, reason = "other benchmarks need more of it")]
 mod measure;
 
-use measure::{figure, heading, is_quick};
+use measure::{figure, heading, is_quick, rate};
 use rollcall::schema::json::read_new_events;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -121,10 +121,6 @@ fn post_all(server: &Server, bodies: Vec<String>) -> Duration {
         .for_each(|client| client.join().expect("the client ends"));
     server.wait_until_folded();
     began.elapsed()
-}
-
-fn rate(events: usize, time: Duration) -> f64 {
-    events as f64 / time.as_secs_f64()
 }
 
 /// Returns a quantile of the sorted times, in ms.

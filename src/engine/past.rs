@@ -179,7 +179,7 @@ pub struct Past {
     pub(super) census: Census,
     /// Every event before it is folded.
     pub(super) applied: Offset,
-    /// The user who was asked about, if that was asked; none if the store could not be read.
+    /// How the user stands who was asked about, if that was asked.
     pub(super) now: Option<UserNow>,
     /// How many records of the log may be read for an answer.
     pub(super) most: u64,
@@ -400,7 +400,6 @@ impl Past {
     /// Returns the last mark that counts, among those from which the log has all changes.
     fn mark_before(&self, gone: u64, counts: impl Fn(&IndexMark) -> bool) -> Result<Option<CountedUpTo>, PastError> {
         let Some(index) = &self.index else { return Ok(None) };
-        let mark = |number| index.mark(number);
         let least = index.stored.from.max(gone);
         let (mut low, mut high) = (least.div_ceil(MARK_CHANGES), self.changes / MARK_CHANGES + 1);
         let mut found = None;
@@ -408,7 +407,7 @@ impl Past {
         while low < high {
             let middle = low + (high - low) / 2;
             let number = middle * MARK_CHANGES;
-            match mark(number)?.filter(|mark| counts(mark)) {
+            match index.mark(number)?.filter(|mark| counts(mark)) {
                 Some(mark) => {
                     found = Some((number, mark));
                     low = middle + 1;
@@ -417,7 +416,9 @@ impl Past {
             }
         }
         if found.is_none() {
-            let first = mark(index.stored.from)?.filter(|mark| index.stored.from >= gone && counts(mark));
+            let first = index
+                .mark(index.stored.from)?
+                .filter(|mark| index.stored.from >= gone && counts(mark));
             found = first.map(|mark| (index.stored.from, mark));
         }
         Ok(found.and_then(|(number, mark)| {
@@ -462,13 +463,11 @@ impl Past {
 
     /// Returns offset and number of the first change at or after an offset and before another.
     fn first_from(&self, from: Offset, before: Offset) -> Result<Option<(u64, u64)>, PastError> {
-        let one = Limit { records: 1, bytes: 1 };
-        let mut records = Vec::new();
-        self.log.read(Topic::Changes, self.partition, from, one, &mut records)?;
-        let Some(record) = records.first().filter(|record| record.offset < before) else {
+        let record = first_record(&*self.log, Topic::Changes, self.partition, from)?;
+        let Some(record) = record.filter(|record| record.offset < before) else {
             return Ok(None);
         };
-        let change = change_of(&self.schemas, self.partition, record)?;
+        let change = change_of(&self.schemas, self.partition, &record)?;
         Ok(Some((record.offset.0, change.seq)))
     }
 
@@ -478,17 +477,35 @@ impl Past {
         &self,
         mut each: impl FnMut(Offset, u64, Option<&Event<'_>>) -> ControlFlow<()>,
     ) -> Result<(), PastError> {
-        self.has_events_from(Offset(0))?;
+        let all = |_: &Record| true;
+        self.events_from(Offset(0), self.applied, all, |record, event| {
+            each(record.offset, record.ts, event)
+        })
+    }
+
+    /// Visits the events from an offset up to another, which is not included. `each` gets no event of a record that is malformed,
+    /// or that is not wanted. Fails if some of them are gone.
+    fn events_from(
+        &self,
+        from: Offset,
+        before: Offset,
+        is_wanted: impl Fn(&Record) -> bool,
+        mut each: impl FnMut(&Record, Option<&Event<'_>>) -> ControlFlow<()>,
+    ) -> Result<(), PastError> {
+        self.has_events_from(from)?;
         let partitions = self.log.partitions();
         let mut left = self.most;
-        self.read(Topic::Events, Offset(0), |record| {
-            if record.offset >= self.applied {
+        self.read(Topic::Events, from, |record| {
+            if record.offset >= before {
                 return Ok(ControlFlow::Break(()));
             }
             left = left.checked_sub(1).ok_or_else(|| self.too_many(Topic::Events))?;
+            if !is_wanted(record) {
+                return Ok(each(record, None));
+            }
             self.schemas.learn([record.framed()])?;
             let event = decode(record, self.partition, partitions, &self.schemas);
-            Ok(each(record.offset, record.ts, event.as_ref().ok()))
+            Ok(each(record, event.as_ref().ok()))
         })
     }
 
@@ -498,15 +515,12 @@ impl Past {
         if offset < start || offset >= self.applied {
             return Ok(None);
         }
-        let one = Limit { records: 1, bytes: 1 };
-        let mut records = Vec::new();
-        self.log
-            .read(Topic::Events, self.partition, offset, one, &mut records)?;
-        let Some(record) = records.first().filter(|record| record.offset == offset) else {
+        let record = first_record(&*self.log, Topic::Events, self.partition, offset)?;
+        let Some(record) = record.filter(|record| record.offset == offset) else {
             return Ok(None);
         };
         self.schemas.learn([record.framed()])?;
-        let event = decode(record, self.partition, self.log.partitions(), &self.schemas);
+        let event = decode(&record, self.partition, self.log.partitions(), &self.schemas);
         Ok(event.ok().map(|event| each(record.ts, &event)))
     }
 
@@ -519,22 +533,10 @@ impl Past {
         user: &str,
         each: &mut dyn FnMut(u64, Option<&Event<'_>>) -> ControlFlow<()>,
     ) -> Result<(), PastError> {
-        let from = Offset(after.0 + 1);
-        self.has_events_from(from)?;
-        let partitions = self.log.partitions();
-        let mut left = self.most;
-        self.read(Topic::Events, from, |record| {
-            if record.offset >= before {
-                return Ok(ControlFlow::Break(()));
-            }
-            left = left.checked_sub(1).ok_or_else(|| self.too_many(Topic::Events))?;
-            // The key of an event of one user is that user, or the record is malformed.
-            if record.key.as_deref() != Some(user.as_bytes()) {
-                return Ok(each(record.ts, None));
-            }
-            self.schemas.learn([record.framed()])?;
-            let event = decode(record, self.partition, partitions, &self.schemas);
-            Ok(each(record.ts, event.as_ref().ok()))
+        // The key of an event of one user is that user, or the record is malformed.
+        let of_user = |record: &Record| record.key.as_deref() == Some(user.as_bytes());
+        self.events_from(Offset(after.0 + 1), before, of_user, |record, event| {
+            each(record.ts, event)
         })
     }
 
@@ -544,13 +546,11 @@ impl Past {
         if start <= from {
             return Ok(());
         }
-        let one = Limit { records: 1, bytes: 1 };
-        let mut records = Vec::new();
-        self.log.read(Topic::Events, self.partition, start, one, &mut records)?;
+        let first = first_record(&*self.log, Topic::Events, self.partition, start)?;
         Err(PastError::Gone {
             topic: Topic::Events,
             partition: self.partition,
-            since: records.first().map(|record| LogTime(record.ts)),
+            since: first.map(|record| LogTime(record.ts)),
         })
     }
 
@@ -609,9 +609,15 @@ pub(super) fn first_kept(
     if start == Offset(0) {
         return Ok(None);
     }
+    let first = first_record(log, Topic::Changes, partition, start)?;
+    let first = first.map(|record| change_of(schemas, partition, &record));
+    Ok(Some(first.transpose()?))
+}
+
+/// Returns the first record from an offset on.
+fn first_record(log: &dyn Log, topic: Topic, partition: Partition, from: Offset) -> Result<Option<Record>, PastError> {
     let one = Limit { records: 1, bytes: 1 };
     let mut records = Vec::new();
-    log.read(Topic::Changes, partition, start, one, &mut records)?;
-    let first = records.first().map(|record| change_of(schemas, partition, record));
-    Ok(Some(first.transpose()?))
+    log.read(topic, partition, from, one, &mut records)?;
+    Ok(records.into_iter().next())
 }

@@ -17,6 +17,7 @@ use crate::audit::why_now::{WithoutFold, why_now};
 use crate::engine::QueryError;
 use crate::engine::past::{Past, PastError, PastOf};
 use crate::log;
+use crate::presence::change::Change;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Partition};
 use crate::schema::partitioner::partition_of;
@@ -253,13 +254,18 @@ async fn about_user(app: &AppState, asker: &Asker, user: String, question: Quest
             let intervals = read.await??;
             Ok(super::answer(&Intervals { intervals }))
         }
+        // What was pending at an earlier time only the fold knows.
+        Question::Why { at: Some(at) } if past.time().is_none_or(|time| at < time) => {
+            let answer = folded_why(app, vec![past], user, Some(at)).await?;
+            Ok(super::answer(&answer))
+        }
         Question::Why { at } => {
             let asked = user.clone();
             let read_only = read(&bounds.reading, vec![past], bounds.records, move |mut pasts| {
                 let Some(past) = pasts.pop() else {
                     return Ok(Err(None));
                 };
-                Ok(match without_fold(&past, &asked, at)? {
+                Ok(match without_fold(&past, &asked)? {
                     WithoutFold::Certain(answer) => Ok(answer),
                     WithoutFold::NeedsFold => Err(Some(past)),
                 })
@@ -274,31 +280,35 @@ async fn about_user(app: &AppState, asker: &Asker, user: String, question: Quest
 }
 
 /// Answers from the user's changes and its state, where that is certain. Reading them costs the same for a log of any length.
-fn without_fold(past: &Past, user: &str, at: Option<LogTime>) -> Result<WithoutFold, PastError> {
-    let is_now = at.is_none_or(|at| past.time().is_some_and(|time| at >= time));
-    let Some(now) = past.user_now().filter(|_| is_now) else {
+fn without_fold(past: &Past, user: &str) -> Result<WithoutFold, PastError> {
+    let Some(now) = past.user_now() else {
         return Ok(WithoutFold::NeedsFold);
     };
     let mut changes = Vec::new();
-    let mut is_cut = false;
-    let visited = past.changes_of(user, |change| {
-        is_cut = changes.len() == USER_CHANGES_MAX;
-        if is_cut {
-            return ControlFlow::Break(());
-        }
-        changes.push(change.clone());
-        ControlFlow::Continue(())
-    });
-    match visited {
+    match visit_changes(past, user, |change| changes.push(change.clone())) {
         // The events may still be few enough.
-        Err(PastError::TooMany { .. }) => return Ok(WithoutFold::NeedsFold),
-        visited => visited?,
-    }
-    if is_cut {
-        return Ok(WithoutFold::NeedsFold);
+        Ok(true) | Err(PastError::TooMany { .. }) => return Ok(WithoutFold::NeedsFold),
+        Ok(false) => {}
+        Err(error) => return Err(error),
     }
     let are_all = past.first_kept()?.is_none();
     why_now(user, &changes, are_all, now, &mut { past })
+}
+
+/// Visits a user's changes, at most [`USER_CHANGES_MAX`]. Returns whether there are more.
+fn visit_changes(past: &Past, user: &str, mut each: impl FnMut(&Change)) -> Result<bool, PastError> {
+    let mut left = USER_CHANGES_MAX;
+    let mut is_cut = false;
+    past.changes_of(user, |change| {
+        is_cut = left == 0;
+        if is_cut {
+            return ControlFlow::Break(());
+        }
+        left -= 1;
+        each(change);
+        ControlFlow::Continue(())
+    })?;
+    Ok(is_cut)
 }
 
 /// Answers from all events of the partition.
@@ -336,18 +346,7 @@ fn history_of(
         return Err(past.gone(first.map(|first| first.at)));
     }
     let mut history = History::new(user);
-    let mut left = USER_CHANGES_MAX;
-    let mut is_cut = false;
-    past.changes_of(user, |change| {
-        is_cut = left == 0;
-        if is_cut {
-            return ControlFlow::Break(());
-        }
-        left -= 1;
-        history.apply(change);
-        ControlFlow::Continue(())
-    })?;
-    if is_cut {
+    if visit_changes(past, user, |change| history.apply(change))? {
         let message = format!(
             "the user has more than {USER_CHANGES_MAX} changes, the most for an answer over HTTP; `rollcall audit history` has \
              no such bound"

@@ -247,7 +247,7 @@ impl<'a> Reader<'a> {
 
 const ENDS_EARLY: &str = "ends early";
 
-fn unzigzag(value: u64) -> i64 {
+pub(super) fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 

@@ -9,7 +9,7 @@
 //! Nothing is built in between, so memory and time are in proportion to the bytes, whatever the schema is: a library's
 //! generic value took a thousand times the memory of its bytes for a record of many nulls, and more for long names.
 
-use super::datum::{write_bytes, write_long, write_text};
+use super::datum::{unzigzag, write_bytes, write_long, write_text};
 use super::layout::{FieldSlot, Layout, RecordLayout, Shape};
 use crate::schema::Malformed;
 use crate::varint;
@@ -288,7 +288,7 @@ fn take<'d>(bytes: usize, rest: &mut &'d [u8]) -> Result<&'d [u8], &'static str>
 
 fn long(rest: &mut &[u8]) -> Result<i64, &'static str> {
     match varint::take(rest) {
-        Some(value) => Ok((value >> 1) as i64 ^ -((value & 1) as i64)),
+        Some(value) => Ok(unzigzag(value)),
         None if rest.len() < varint::BYTES_MAX => Err(ENDS_EARLY),
         None => Err("a number has more than 64 bits"),
     }

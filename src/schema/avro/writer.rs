@@ -43,7 +43,7 @@ pub trait WriterSchemas {
     /// Returns the schema with this fingerprint if it is known: by default our own schemas and their earlier versions.
     fn by_fingerprint(&self, fingerprint: u64) -> Option<WriterSchema> {
         own(fingerprint).or_else(|| {
-            static TABLE: LazyLock<HashMap<u64, WriterSchema>> = LazyLock::new(|| older(&OLDER));
+            static TABLE: LazyLock<HashMap<u64, WriterSchema>> = LazyLock::new(older);
             TABLE.get(&fingerprint).cloned()
         })
     }
@@ -130,12 +130,12 @@ fn without_logical_types(schema: serde_json::Value) -> serde_json::Value {
     }
 }
 
-fn older(schemas: &[(u64, &str)]) -> HashMap<u64, WriterSchema> {
-    let entry = |(fingerprint, json): &(u64, &str)| {
+fn older() -> HashMap<u64, WriterSchema> {
+    let entry = |(fingerprint, json)| {
         let writer = WriterSchema::parse(json).expect("our own earlier schemas can be used");
-        (*fingerprint, writer)
+        (fingerprint, writer)
     };
-    schemas.iter().map(entry).collect()
+    OLDER.into_iter().map(entry).collect()
 }
 
 /// Returns the value as a datum of our own schema `wanted`: unchanged if it was written with that schema, else
