@@ -46,6 +46,6 @@ impl Knowledge {
 }
 
 /// Writes an output's id as it stands in every answer: `{partition}-{offset}-{index}`.
-fn id_text(id: OutputId) -> String {
+pub(crate) fn id_text(id: OutputId) -> String {
     format!("{}-{}-{}", id.partition, id.offset, id.index)
 }

@@ -5,6 +5,7 @@
 
 use super::audit::source::change_of;
 use super::cluster::Cluster;
+use super::remote::printed;
 use super::{log, logging, status};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::units::{Seconds, Span};
@@ -34,9 +35,9 @@ const LIMIT: Limit = Limit {
 };
 /// How often new records are looked for when there were none.
 const POLL: Duration = Duration::from_millis(200);
-/// How long the client of a log on other machines may take to return records that the log has, with --once.
 /// Between two attempts to read a log for the first time.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
+/// How long the client of a log on other machines may take to return records that the log has, with --once.
 const READ_PATIENCE_MS: u64 = 10_000;
 /// After so long without a successful read the process is not ready.
 const UNREAD_MAX_MS: u64 = 10_000;
@@ -167,10 +168,7 @@ fn print_views(root: &Path) -> anyhow::Result<()> {
     let manifest = LakeManifest::read(&bytes).map_err(lake::Error::from)?;
     let mut output = std::io::stdout().lock();
     let written = output.write_all(lake::sql(&manifest, &root.to_string_lossy()).as_bytes());
-    match written.map_err(anyhow::Error::from) {
-        Err(error) if super::is_broken_pipe(&error) => Ok(()),
-        written => written,
-    }
+    printed(written.map_err(anyhow::Error::from))
 }
 
 fn serve_status(address: SocketAddr, trouble: Trouble) -> anyhow::Result<Runtime> {
@@ -225,9 +223,8 @@ impl LakeFollower {
                 self.begins.insert(partition, start);
             }
             let manifest = self.lake.committed();
-            let Some(position) = manifest.partitions.get(partition.0 as usize).cloned() else {
-                continue;
-            };
+            let position = manifest.partitions.get(partition.0 as usize);
+            let last = position.and_then(|position| position.last.clone());
             let other_log = || {
                 anyhow!(
                     "the changes of partition {partition} are not those of the lake, which has them up to offset {next}: this is another \
@@ -237,21 +234,18 @@ impl LakeFollower {
             if end < next {
                 return Err(other_log());
             }
-            let Some(last) = position.last.as_ref().map(|last| Offset(last.offset)) else {
+            let Some(last) = last.filter(|last| Offset(last.offset) >= start) else {
                 continue;
             };
-            if last < start {
-                continue;
-            }
+            let at = Offset(last.offset);
             let one = Limit { records: 1, bytes: 1 };
             self.records.clear();
             self.reader
-                .read(Topic::Changes, partition, last, one, &mut self.records)?;
+                .read(Topic::Changes, partition, at, one, &mut self.records)?;
             // A log on other machines may be slow: then the check is left out.
             let Some(record) = self.records.first() else { continue };
             self.schemas.learn([record.framed()])?;
-            let is_same = record.offset == last
-                && lake::is_same(&position, &change_of(record, partition, &self.schemas)?) == Some(true);
+            let is_same = record.offset == at && lake::is_same(&last, &change_of(record, partition, &self.schemas)?);
             if !is_same {
                 return Err(other_log());
             }
@@ -336,18 +330,22 @@ impl LakeFollower {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
+    /// Returns where a partition is read next.
+    fn next(&self, partition: Partition) -> Offset {
+        let first = self.begins.get(&partition).copied().unwrap_or_default();
+        self.lake.next(partition).max(first)
+    }
+
     /// Whether everything that the topic had at the last refresh was read.
     fn is_at_end(&self, partition: Partition) -> anyhow::Result<bool> {
         let end = self.reader.range(Topic::Changes, partition)?.end;
-        let first = self.begins.get(&partition).copied().unwrap_or_default();
-        let next = self.lake.next(partition).max(first);
+        let next = self.next(partition);
         Ok(next >= end || self.reader.reached(Topic::Changes, partition)? >= end)
     }
 
     /// Takes the next records of a partition. Returns how many there were.
     fn read_some(&mut self, partition: Partition) -> anyhow::Result<usize> {
-        let first = self.begins.get(&partition).copied().unwrap_or_default();
-        let next = self.lake.next(partition).max(first);
+        let next = self.next(partition);
         self.records.clear();
         self.reader
             .read(Topic::Changes, partition, next, LIMIT, &mut self.records)?;

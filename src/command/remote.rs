@@ -59,11 +59,6 @@ pub struct Response {
 }
 
 impl Server {
-    /// The server's URL, displayed without its password.
-    pub fn url(&self) -> &SecretUrl {
-        &self.url
-    }
-
     /// Reads the token and returns a client. Sends no request yet.
     pub fn client(&self) -> anyhow::Result<Client> {
         let token = match &self.token_file {

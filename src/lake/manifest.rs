@@ -3,7 +3,10 @@
 //! Both are in one file that is replaced in one step, so a change is in the tables exactly once. `docs/lake.md` describes the
 //! fields for other readers.
 
+use super::partition::ConcurrencyRow;
 use super::storage::{FOLDERS, is_ours};
+use crate::audit::export::ExportColumn;
+use crate::audit::export::tables::{CHANGES, INTERVALS};
 use serde::{Deserialize, Serialize};
 
 /// Of the fields.
@@ -193,6 +196,14 @@ impl FileList {
             FileList::Changes => "changes",
             FileList::EndedIntervals | FileList::OpenIntervals => "intervals",
             FileList::EndedMinutes | FileList::UnfinishedMinutes => "concurrency",
+        }
+    }
+
+    pub fn columns(self) -> &'static [ExportColumn] {
+        match self {
+            FileList::Changes => CHANGES,
+            FileList::EndedIntervals | FileList::OpenIntervals => INTERVALS,
+            FileList::EndedMinutes | FileList::UnfinishedMinutes => ConcurrencyRow::COLUMNS,
         }
     }
 

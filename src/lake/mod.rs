@@ -18,15 +18,16 @@ mod views;
 
 pub use views::sql;
 
+use crate::audit::export::Cell;
 use crate::audit::export::columnar::ParquetFile;
 use crate::audit::export::intervals::{EndedInterval, IntervalStart};
-use crate::audit::export::tables::{CHANGES, INTERVALS, change_row, interval_row};
-use crate::audit::export::{Cell, ExportColumn};
+use crate::audit::export::tables::{change_row, interval_row};
+use crate::audit::id_text;
 use crate::presence::change::Change;
 use crate::presence::{Offset, Partition};
 use crate::version;
-use manifest::{FORMAT, FileList, LakeFile, LakeManifest, LakePosition, ReplacedFile, UnusableManifest, WHOLE};
-use partition::{ConcurrencyRow, LakePartition};
+use manifest::{FORMAT, FileList, LakeFile, LakeManifest, LastChange, ReplacedFile, UnusableManifest, WHOLE};
+use partition::LakePartition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use storage::{LakeStorage, PART};
@@ -213,7 +214,7 @@ impl<S: LakeStorage> Lake<S> {
         };
         let (storage, pending) = (&mut self.storage, &mut self.pending);
         let row = change_row(offset, change);
-        write_row(storage, &mut pending.changes, FileList::Changes, CHANGES, &row)?;
+        write_row(storage, &mut pending.changes, FileList::Changes, &row)?;
         let (ended, minutes) = folded.apply(offset, change);
         for one in &ended {
             pending
@@ -222,17 +223,10 @@ impl<S: LakeStorage> Lake<S> {
             let EndedInterval { start, device, .. } = one;
             let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
             let row = interval_row(partition, &change.user, device, start, Some(one));
-            write_row(storage, &mut pending.ended, FileList::EndedIntervals, INTERVALS, &row)?;
+            write_row(storage, &mut pending.ended, FileList::EndedIntervals, &row)?;
         }
         for row in &minutes {
-            let columns = ConcurrencyRow::COLUMNS;
-            write_row(
-                storage,
-                &mut pending.minutes,
-                FileList::EndedMinutes,
-                columns,
-                &row.cells(),
-            )?;
+            write_row(storage, &mut pending.minutes, FileList::EndedMinutes, &row.cells())?;
         }
         for (device, start) in folded.open.begun_by(change) {
             let device = device.map(|(platform, device)| (Box::from(platform), Box::from(device)));
@@ -249,21 +243,27 @@ impl<S: LakeStorage> Lake<S> {
             return Ok(false);
         }
         let pending = std::mem::take(&mut self.pending);
-        let commit = self.manifest.commit + 1;
         let mut next = LakeManifest {
             partitions: self.partitions.iter().map(LakePartition::position).collect(),
             ..self.manifest.clone()
         };
         next.intervals.holding = self.partitions.iter().map(|one| one.open.len() as u64).sum();
-        for file in [pending.changes, pending.ended, pending.minutes].into_iter().flatten() {
-            let list = file.list;
-            let file = file.publish(&mut self.storage, (commit, commit), 0)?;
-            next.list_mut(list).push(file);
+        for file in [pending.changes, pending.ended, pending.minutes] {
+            self.publish(&mut next, file, 0)?;
         }
-        self.write_open(&mut next, pending.begun, commit, now_ms)?;
-        self.write_unfinished(&mut next, commit, now_ms)?;
+        self.write_open(&mut next, pending.begun, now_ms)?;
+        self.write_unfinished(&mut next, now_ms)?;
         self.replace_manifest(next, now_ms)?;
         Ok(true)
+    }
+
+    /// Publishes a file with rows of the commit after `next`'s, and adds it to its list.
+    fn publish(&mut self, next: &mut LakeManifest, file: Option<TableFile<S>>, level: u32) -> Result<(), Error> {
+        let Some(file) = file else { return Ok(()) };
+        let (list, commit) = (file.list, next.commit + 1);
+        let file = file.publish(&mut self.storage, (commit, commit), level)?;
+        next.list_mut(list).push(file);
+        Ok(())
     }
 
     /// Writes the intervals that have begun, or all that hold.
@@ -271,60 +271,44 @@ impl<S: LakeStorage> Lake<S> {
         &mut self,
         next: &mut LakeManifest,
         begun: BTreeMap<OpenKey, IntervalStart>,
-        commit: u64,
         now_ms: u64,
     ) -> Result<(), Error> {
-        let rows = |files: &[LakeFile], since: u64| -> u64 {
-            let after = files.iter().filter(|file| file.last > since);
-            after.map(|file| file.rows).sum()
-        };
         let since = next.intervals.open_since;
-        let changed = rows(&next.intervals.open, since) + begun.len() as u64 + rows(&next.intervals.ended, since);
+        let begun_since = next.intervals.open.iter().filter(|file| file.last > since);
+        let rows_since: u64 = begun_since.chain(next.ended_since()).map(|file| file.rows).sum();
+        let changed = rows_since + begun.len() as u64;
         let mut file = None;
         let list = FileList::OpenIntervals;
         if next.intervals.open.is_empty() || changed > self.open_changed_max.max(next.intervals.holding / 4) {
             for one in &self.partitions {
                 one.open.each(|user, device, start| {
                     let row = interval_row(one.partition, user, device, start, None);
-                    write_row(&mut self.storage, &mut file, list, INTERVALS, &row)
+                    write_row(&mut self.storage, &mut file, list, &row)
                 })?;
             }
             let before = std::mem::take(&mut next.intervals.open);
             replace(next, before, now_ms);
-            next.intervals.open_since = commit;
-            if let Some(file) = file {
-                let file = file.publish(&mut self.storage, (commit, commit), WHOLE)?;
-                next.intervals.open.push(file);
-            }
-            return Ok(());
+            next.intervals.open_since = next.commit + 1;
+            return self.publish(next, file, WHOLE);
         }
         for ((partition, _, _, user, device), start) in &begun {
             let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
             let row = interval_row(Partition(*partition), user, device, start, None);
-            write_row(&mut self.storage, &mut file, list, INTERVALS, &row)?;
+            write_row(&mut self.storage, &mut file, list, &row)?;
         }
-        if let Some(file) = file {
-            let file = file.publish(&mut self.storage, (commit, commit), 0)?;
-            next.intervals.open.push(file);
-        }
-        Ok(())
+        self.publish(next, file, 0)
     }
 
     /// Writes the last minute of each partition, as it is so far.
-    fn write_unfinished(&mut self, next: &mut LakeManifest, commit: u64, now_ms: u64) -> Result<(), Error> {
+    fn write_unfinished(&mut self, next: &mut LakeManifest, now_ms: u64) -> Result<(), Error> {
         let list = FileList::UnfinishedMinutes;
         let before = std::mem::take(next.list_mut(list));
         replace(next, before, now_ms);
         let mut file = None;
         for row in self.partitions.iter().flat_map(LakePartition::unfinished) {
-            let columns = ConcurrencyRow::COLUMNS;
-            write_row(&mut self.storage, &mut file, list, columns, &row.cells())?;
+            write_row(&mut self.storage, &mut file, list, &row.cells())?;
         }
-        if let Some(file) = file {
-            let file = file.publish(&mut self.storage, (commit, commit), WHOLE)?;
-            next.list_mut(list).push(file);
-        }
-        Ok(())
+        self.publish(next, file, WHOLE)
     }
 
     /// Joins the files of one list that are the first of their size.
@@ -339,12 +323,7 @@ impl<S: LakeStorage> Lake<S> {
         };
         let mut next = self.manifest.clone();
         let joined: Vec<LakeFile> = next.list_mut(list).drain(range.clone()).collect();
-        let columns = match list {
-            FileList::Changes => CHANGES,
-            FileList::EndedIntervals | FileList::OpenIntervals => INTERVALS,
-            FileList::EndedMinutes | FileList::UnfinishedMinutes => ConcurrencyRow::COLUMNS,
-        };
-        let mut whole = TableFile::begin(&mut self.storage, list, columns)?;
+        let mut whole = TableFile::begin(&mut self.storage, list)?;
         for file in &joined {
             let input = self.storage.open(&file.path);
             let input = input.map_err(cannot(format!("read {}", file.path)))?;
@@ -483,19 +462,19 @@ fn write_row<S: LakeStorage>(
     storage: &mut S,
     file: &mut Option<TableFile<S>>,
     list: FileList,
-    columns: &'static [ExportColumn],
     cells: &[Cell<'_>],
 ) -> Result<(), Error> {
     let file = match file {
         Some(file) => file,
-        None => file.insert(TableFile::begin(storage, list, columns)?),
+        None => file.insert(TableFile::begin(storage, list)?),
     };
     file.rows += 1;
-    file.file.row(cells).map_err(cannot(file.failed()))
+    // The words are only made for an error: this is done for each change.
+    file.file.row(cells).map_err(|error| cannot(file.failed())(error))
 }
 
 impl<S: LakeStorage> TableFile<S> {
-    fn begin(storage: &mut S, list: FileList, columns: &'static [ExportColumn]) -> Result<TableFile<S>, Error> {
+    fn begin(storage: &mut S, list: FileList) -> Result<TableFile<S>, Error> {
         let what = || format!("write a file in {}", list.folder());
         let inner = storage.create(list.folder()).map_err(cannot(what()))?;
         let measured = Measured {
@@ -506,7 +485,7 @@ impl<S: LakeStorage> TableFile<S> {
         Ok(TableFile {
             list,
             rows: 0,
-            file: ParquetFile::begin(measured, columns).map_err(cannot(what()))?,
+            file: ParquetFile::begin(measured, list.columns()).map_err(cannot(what()))?,
         })
     }
 
@@ -543,12 +522,9 @@ impl<S: LakeStorage> TableFile<S> {
     }
 }
 
-/// Returns whether a change at the offset of the last committed one is this one; `None` without one.
-pub fn is_same(position: &LakePosition, change: &Change) -> Option<bool> {
-    let last = position.last.as_ref()?;
-    let id = change.id;
-    let text = format!("{}-{}-{}", id.partition, id.offset, id.index);
-    Some(last.change == text && last.at == change.at.0)
+/// Returns whether a change at the offset of the last committed one is that one.
+pub fn is_same(last: &LastChange, change: &Change) -> bool {
+    last.change == id_text(change.id) && last.at == change.at.0
 }
 
 #[cfg(test)]

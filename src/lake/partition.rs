@@ -4,7 +4,8 @@ use super::manifest::{LakePosition, LastChange, PlatformMoves, UnfinishedMinute}
 use crate::audit::export::intervals::{EndedInterval, IntervalStart, OpenIntervals};
 use crate::audit::export::tables::CONCURRENCY;
 use crate::audit::export::{Cell, ExportColumn};
-use crate::presence::change::{Change, OutputId};
+use crate::audit::id_text;
+use crate::presence::change::Change;
 use crate::presence::{LogTime, Offset, Partition, Status};
 use std::collections::BTreeMap;
 
@@ -149,14 +150,9 @@ impl LakePartition {
         for (platform, status) in begun {
             self.count(platform, status, true);
         }
-        let OutputId {
-            partition,
-            offset: event,
-            index,
-        } = change.id;
         self.last = Some(LastChange {
             offset: offset.0,
-            change: format!("{partition}-{event}-{index}"),
+            change: id_text(change.id),
             at: change.at.0,
             logged_at: change.logged_at.0,
         });

@@ -108,12 +108,11 @@ fn interval<'a>(cells: &'a [Cell<'a>]) -> Option<IntervalRow<'a>> {
         offset: Offset(id.next()?.parse().ok()?),
         index: id.next()?.parse().ok()?,
     };
-    let status = text("status")?;
     Some(IntervalRow {
         user: text("user")?,
         device: text("platform").zip(text("device")),
         start: IntervalStart {
-            status: Status::ALL.into_iter().find(|one| one.name() == status)?,
+            status: Status::named(text("status")?)?,
             by: IntervalChange {
                 at: LogTime(number("valid_from")?),
                 logged_at: LogTime(number("logged_at")?),

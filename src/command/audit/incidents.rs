@@ -13,7 +13,7 @@ use crate::config::units::{Seconds as SecondsSpan, Span};
 use crate::log::Topic;
 use crate::presence::event::Event;
 use crate::presence::{Offset, Partition};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 
@@ -24,13 +24,13 @@ use std::ops::ControlFlow;
 #[derive(clap::Args)]
 pub struct Args {
     /// The window, 1 to 3600 seconds
-    #[arg(long, value_name = "S", default_value_t = Span(10_000))]
+    #[arg(long, value_name = "S", default_value_t = Span(IncidentRule::default().window_s * 1_000))]
     window: SecondsSpan,
     /// The least number of departures within the window
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = IncidentRule::default().least, value_parser = clap::value_parser!(u64).range(1..))]
     least: u64,
     /// The least percentage of the devices that were online when the window began, 0 to 100
-    #[arg(long, value_name = "PERCENT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=100))]
+    #[arg(long, value_name = "PERCENT", default_value_t = IncidentRule::default().share_percent, value_parser = clap::value_parser!(u64).range(0..=100))]
     share: u64,
     /// Counts also by `client`, what clients said of themselves when they connected. Reads the events
     #[arg(long)]
@@ -147,13 +147,9 @@ fn departed(
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    let mut clients: Vec<BTreeMap<String, u64>> = spans.iter().map(|_| BTreeMap::new()).collect();
     for departure in departures.into_values().flatten() {
         let name = departure.client.unwrap_or_else(|| "(unknown)".to_owned());
-        *clients[departure.incident].entry(name).or_default() += 1;
-    }
-    for (counts, clients) in counts.iter_mut().zip(clients) {
-        counts.clients = clients;
+        *counts[departure.incident].clients.entry(name).or_default() += 1;
     }
     Ok(counts)
 }

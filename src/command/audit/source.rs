@@ -145,9 +145,12 @@ impl SourceFlags {
     }
 
     pub fn has_files(&self) -> bool {
-        [Topic::Events, Topic::Changes, Topic::Kicks]
-            .into_iter()
-            .any(|topic| self.file_of(topic).is_some())
+        self.files().next().is_some()
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let topics = [Topic::Events, Topic::Changes, Topic::Kicks];
+        topics.into_iter().filter_map(|topic| self.file_of(topic))
     }
 
     /// Returns the flags with the partition that the files are of. Refuses files that do not belong together: then an answer
@@ -155,10 +158,7 @@ impl SourceFlags {
     pub fn checked(&self) -> anyhow::Result<SourceFlags> {
         let mut checked = self.clone();
         if self.has_files() {
-            for file in [Topic::Events, Topic::Changes, Topic::Kicks]
-                .into_iter()
-                .filter_map(|topic| self.file_of(topic))
-            {
+            for file in self.files() {
                 if file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
                     let file = file.display();
                     bail!("{file} is a pipe, and files are read more than once; write it to a file first");

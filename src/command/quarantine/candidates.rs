@@ -80,12 +80,11 @@ impl Candidates {
 
     /// Notes an event that the log has. Events must be noted in the order of the log.
     pub fn see(&mut self, partition: Partition, offset: Offset, ts: u64, event: &Event<'_>) {
-        let Some(indices) = event.user().and_then(|user| self.by_user.get(user)) else {
+        let Some(of_user) = event.user().and_then(|user| self.by_user.get(user)) else {
             return;
         };
         let mut encoded = Vec::new();
         avro::encode_event(event, &mut encoded);
-        let of_user: Vec<usize> = indices.clone();
         let is_there = |candidate: &Candidate| {
             let is_counted = matches!(candidate.since, Since::Itself(_));
             candidate.encoded == encoded && !is_counted && candidate.is_before(partition, offset, ts)

@@ -8,7 +8,6 @@ use crate::log::Topic;
 use crate::presence::{Offset, Partition};
 use crate::schema::avro::{Frame, SCHEMA_HEADER, Schema, unframe_with};
 use crate::schema::json;
-use crate::schema::partitioner::partition_of;
 use anyhow::bail;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -83,10 +82,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
                     let mut line = Vec::new();
                     json::event_line(&mut line, offset, malformed.ts, &event);
                     rows.push(("decoded", String::from_utf8_lossy(&line).into_owned()));
-                    if let Some(user) = event.user() {
-                        let home = partition_of(user, partitions);
-                        rows.push(("belongs to", format!("partition {home} of {partitions}")));
-                    }
+                    rows.push(("belongs to", format!("partition {} of {partitions}", candidate.home)));
                     rows.push((
                         "requeue",
                         "possible, unless the log has it or a later event of its device or user".to_owned(),

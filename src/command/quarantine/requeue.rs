@@ -166,7 +166,7 @@ fn publish_all(
             let (partition, offset) = (candidate.partition, candidate.offset);
             show(output, (partition, offset, candidate.ts), &what, &candidate.error)?;
             if args.yes && counts.requeued == 1 && matches!(candidates.all[index].since, Since::Nothing) {
-                since.wait_for(index, quarantine, &mut candidates, &args.server)?;
+                since.wait_for(index, quarantine, &mut candidates, client)?;
             }
         }
     }
@@ -346,7 +346,7 @@ impl LogSince {
         index: usize,
         quarantine: &mut Quarantine,
         candidates: &mut Candidates,
-        server: &Server,
+        client: &Client,
     ) -> anyhow::Result<()> {
         let mut waited = Duration::ZERO;
         loop {
@@ -359,7 +359,7 @@ impl LogSince {
                     "the server accepted one event, but this log does not have it after {} s; check that {} (--url) is a server \
                      of the log that is read (--data, --kafka)",
                     SEEN_WITHIN.as_secs(),
-                    server.url()
+                    client.url()
                 );
             }
             thread::sleep(SEEN_PAUSE);
