@@ -77,6 +77,9 @@ pub struct Flags {
     /// Maximum number of users with no online device to keep in memory, per partition, 0 to 10000000 [default: 50000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_CACHED_USERS")]
     pub cached_users: Option<usize>,
+    /// Memory for blocks of the stores of all partitions, in MiB, 8 to 1048576 [default: 128]
+    #[arg(long, value_name = "MIB", env = "ROLLCALL_STORE_CACHE_MIB")]
+    pub store_cache_mib: Option<Mebibytes>,
     /// Maximum number of changes in the index of changes, per partition, 0 (no index) to 10^12 [default: 100000000]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_INDEX_CHANGES")]
     pub index_changes: Option<u64>,
@@ -279,6 +282,8 @@ pub struct Config {
     /// Files that hold secrets, each with what they hold.
     pub secret_files: Vec<(&'static str, PathBuf)>,
     pub cached_users: usize,
+    /// Of the blocks of all stores in memory.
+    pub store_cache_bytes: usize,
     /// Maximum number of changes in the index of each partition; 0: no index.
     pub index_changes: u64,
     /// Read of a partition for one question about the past.
@@ -485,6 +490,9 @@ impl Flags {
             None => None,
         };
         let cached_users = self.cached_users.or(file.cached_users).map(|users| users as u64);
+        let store_cache = self.store_cache_mib.or(file.store_cache_mib);
+        let cache_default = crate::store::CACHE_BYTES as u64;
+        let store_cache = Mebibytes::within("store_cache_mib", store_cache, cache_default, 8 * MIB, 1_048_576 * MIB)?;
         let index_changes = self.index_changes.or(file.index_changes);
         let audit_records = self.audit_records.or(file.audit_records);
         const COUNT_MAX: u64 = 1_000_000_000_000;
@@ -505,6 +513,7 @@ impl Flags {
             accepted_time_ms,
             secret_files,
             cached_users: within("cached_users", cached_users, 50_000, 0, 10_000_000)? as usize,
+            store_cache_bytes: store_cache as usize,
             index_changes: within("index_changes", index_changes, 100_000_000, 0, COUNT_MAX)?,
             audit_records: within("audit_records", audit_records, 2_000_000, 0, COUNT_MAX)?,
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),

@@ -354,6 +354,7 @@ struct OpenedLog {
 }
 
 async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> anyhow::Result<OpenedLog> {
+    crate::store::set_cache_bytes(config.store_cache_bytes);
     let tuning = Tuning {
         cached_users: config.cached_users,
         index_changes: config.index_changes,

@@ -44,6 +44,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+/// The users of so many records are fetched before these are folded: enough that few blocks of the store are read twice, few
+/// enough that what is looked up here is still in the processor's caches when the records are folded.
+const RECORDS_AHEAD: usize = 2_048;
+
 /// One partition: its log, its store, and its state in memory.
 pub struct PartitionProcessor {
     partition: Partition,
@@ -74,6 +78,9 @@ pub struct PartitionProcessor {
     /// How many records were folded since the last commit of the store.
     folded_since: u64,
     store_committed_ms: u64,
+    /// The position of the last commit of the store, while it may not survive the death of the process yet. The log keeps
+    /// what the store would need then.
+    unflushed: Option<Offset>,
     /// When the last commit of the log ended, and when the last one began.
     log_committed_ms: u64,
     log_began_ms: u64,
@@ -223,6 +230,12 @@ impl PartitionProcessor {
         });
         self.batch = records;
         let step = step?;
+        if self.unflushed.is_some()
+            && let Some(store) = &self.store
+            && store.is_flushed()?
+        {
+            self.retain()?;
+        }
         let ripe = self
             .commit_due_ms()
             .is_some_and(|due_ms| due_ms <= self.clock.monotonic_ms());
@@ -234,7 +247,7 @@ impl PartitionProcessor {
             || self.index_is_full()
             || (self.folded_since > 0 && self.is_over(self.store_committed_ms, self.tuning.store_commit_ms))
         {
-            self.commit_store()?;
+            self.commit_store_at(self.state.time())?;
         }
         match ahead {
             Some(error) if step.records == 0 => Err(error),
@@ -349,24 +362,28 @@ impl PartitionProcessor {
                 newest,
             }
         });
-        if self.store.is_some() {
-            self.fetch_named(decoded.iter().filter_map(|event| event.as_ref().ok()))?;
-            if let Some(last) = records.iter().map(|record| record.ts).max() {
-                let last = LogTime(last).max(self.state.time().unwrap_or_default());
-                self.fetch_due(last)?;
-            }
+        if self.store.is_some()
+            && let Some(last) = records.iter().map(|record| record.ts).max()
+        {
+            let last = LogTime(last).max(self.state.time().unwrap_or_default());
+            self.fetch_due(last)?;
         }
-        if !records.is_empty() {
+        for (records, decoded) in records.chunks(RECORDS_AHEAD).zip(decoded.chunks(RECORDS_AHEAD)) {
+            if self.store.is_some() {
+                // Whom the records before have forgotten is not fetched again.
+                self.note_gone();
+                self.fetch_named(decoded.iter().filter_map(|event| event.as_ref().ok()))?;
+            }
             failpoint::reach("fetch");
-        }
-        for (number, (record, event)) in records.iter().zip(&decoded).enumerate() {
-            if number % USERS_AHEAD == 0 {
-                let next = decoded[number..].iter().take(USERS_AHEAD).flatten();
-                self.state.look_ahead(next.filter_map(Event::user));
+            for (number, (record, event)) in records.iter().zip(decoded).enumerate() {
+                if number % USERS_AHEAD == 0 {
+                    let next = decoded[number..].iter().take(USERS_AHEAD).flatten();
+                    self.state.look_ahead(next.filter_map(Event::user));
+                }
+                self.fold_record(record, event.as_ref(), &decoded[number..])?;
+                step.records += 1;
+                step.saw_tick |= matches!(event, Ok(Event::Tick));
             }
-            self.fold_record(record, event.as_ref(), &decoded[number..])?;
-            step.records += 1;
-            step.saw_tick |= matches!(event, Ok(Event::Tick));
         }
         if !records.is_empty() {
             failpoint::reach("fold");
@@ -378,7 +395,7 @@ impl PartitionProcessor {
         Ok((step, halt))
     }
 
-    /// `rest` has the events of the batch from this one on.
+    /// `rest` has the events whose users were fetched, from this one on.
     fn fold_record(
         &mut self,
         record: &Record,
@@ -617,15 +634,37 @@ impl PartitionProcessor {
         Ok(())
     }
 
-    /// Saves what changed, after committing everything before it to the log.
+    /// Saves what changed, after committing everything before it to the log, and waits until it survives the death of the
+    /// process.
     pub fn commit_store(&mut self) -> Result<(), Error> {
-        self.commit_store_at(self.state.time())
+        self.commit_store_at(self.state.time())?;
+        self.flush_store()
+    }
+
+    /// Waits until the last commit of the store survives the death of the process.
+    fn flush_store(&mut self) -> Result<(), Error> {
+        if self.unflushed.is_some()
+            && let Some(store) = &self.store
+        {
+            store.flush()?;
+        }
+        self.retain()
+    }
+
+    /// Lets the log drop what is too old and not needed for what the store has on disk.
+    fn retain(&mut self) -> Result<(), Error> {
+        match self.unflushed.take() {
+            Some(next) => Ok(self.log.retain(next)?),
+            None => Ok(()),
+        }
     }
 
     fn commit_store_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
         if !planted!(StoreBeforeLog) {
             self.commit_log_at(time)?;
         }
+        // One commit at most is being flushed, so that memory stays bounded.
+        self.flush_store()?;
         self.note_gone();
         self.folded_since = 0;
         self.store_committed_ms = self.clock.monotonic_ms();
@@ -646,7 +685,11 @@ impl PartitionProcessor {
         for slot in dirty.users.iter().chain(&dirty.beats).chain(forgotten) {
             blocks.insert(slot.0 / keys::SLOTS_PER_BLOCK);
         }
-        for slot in &dirty.users {
+        for (number, slot) in dirty.users.iter().enumerate() {
+            if number % USERS_AHEAD == 0 {
+                let next = dirty.users[number..].chunks(USERS_AHEAD).next();
+                self.state.look_ahead_to_save(next.unwrap_or_default());
+            }
             let Some(user) = self.state.image(*slot) else { continue };
             let before = self.places.of(*slot);
             let place = commit.put(*slot, &user, before);
@@ -676,6 +719,7 @@ impl PartitionProcessor {
             .insert(written.unwrap_or_else(|| (image.policy_since, policy_json(image.policy))));
         let kept = opening::kept_bytes(&self.outbox.census, self.outbox.input);
         store.commit(commit, &applied, &image, policy, &kept)?;
+        self.unflushed = Some(self.next);
         if let Some(index) = &mut self.outbox.index {
             index.tidy(store)?;
         }
@@ -690,7 +734,6 @@ impl PartitionProcessor {
             }
         }
         // From here on, an evicted user is found in the store by name or by deadline.
-        self.log.retain(self.next)?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 
 use super::gateways::GatewayId;
 use super::state::{DeviceState, Slot, State};
-use super::users::UserRef;
+use super::users::{UserRef, Users};
 use super::{Conn, Epoch, LogTime};
 use std::hint::black_box;
 
@@ -56,7 +56,12 @@ impl State {
         for (place, (_, slot)) in found.iter_mut().zip(timers) {
             *place = Some(*slot);
         }
-        self.touch_users(&found);
+        self.users.touch(&found);
+    }
+
+    /// Touches the memory of these users, who are going to be saved. Works best for [`USERS_AHEAD`] users at a time.
+    pub fn look_ahead_to_save(&self, slots: &[Slot]) {
+        self.users.look_ahead(slots);
     }
 
     fn touch(&self, hashes: &[u32]) {
@@ -64,13 +69,29 @@ impl State {
         for (place, hash) in found.iter_mut().zip(hashes) {
             *place = self.users.likely(*hash);
         }
-        self.touch_users(&found[..hashes.len()]);
+        self.users.touch(&found[..hashes.len()]);
+    }
+}
+
+impl Users {
+    /// Touches the memory of these users. Works best for [`USERS_AHEAD`] users at a time.
+    pub fn look_ahead(&self, slots: &[Slot]) {
+        if self.len() < FEW {
+            return;
+        }
+        for slots in slots.chunks(USERS_AHEAD) {
+            let mut found = [None; USERS_AHEAD];
+            for (place, slot) in found.iter_mut().zip(slots) {
+                *place = Some(*slot);
+            }
+            self.touch(&found[..slots.len()]);
+        }
     }
 
-    fn touch_users(&self, found: &[Option<Slot>]) {
+    fn touch(&self, found: &[Option<Slot>]) {
         let mut users = [None; USERS_AHEAD];
         for (place, slot) in users.iter_mut().zip(found) {
-            *place = slot.and_then(|slot| self.users.view(slot));
+            *place = slot.and_then(|slot| self.view(slot));
         }
         let users = &users[..found.len()];
         let mut any_is_whole = false;

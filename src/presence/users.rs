@@ -1,5 +1,6 @@
 //! The users in memory, in numbered slots, each in the smaller of the two forms that fits.
 
+use super::ahead::USERS_AHEAD;
 use super::compact::{Compact, EpochId, Epochs, Refreshed, Shared, ShortBeat};
 use super::rulebook::Rulebook;
 use super::state::{Dirt, Dirty, Slot, User};
@@ -342,8 +343,9 @@ impl Users {
         };
         self.wash(&mut dirty.beats, Dirt::Beats);
         self.wash(&mut dirty.users, Dirt::Everything);
-        for slot in std::mem::take(&mut self.expanded) {
-            self.make_compact(slot);
+        for slots in std::mem::take(&mut self.expanded).chunks(USERS_AHEAD) {
+            self.look_ahead(slots);
+            slots.iter().for_each(|slot| self.make_compact(*slot));
         }
         // The slots of forgotten users.
         self.free.append(&mut self.resting);
@@ -354,20 +356,35 @@ impl Users {
     fn wash(&mut self, slots: &mut Vec<Slot>, dirt: Dirt) {
         slots.sort_unstable();
         slots.dedup();
-        // A user may have been forgotten meanwhile, and a user in `beats` may be in `users`, too.
-        slots.retain(|slot| {
-            let of_user = match self.form_mut(*slot) {
-                Some(Form::Compact(user)) => &mut user.dirt,
-                Some(Form::Whole(user)) => &mut user.dirt,
-                Some(Form::Vacant) | None => return false,
-            };
-            let is_kept = *of_user == dirt;
-            if is_kept {
-                *of_user = Dirt::Clean;
-                self.make_compact(*slot);
+        let mut kept = 0;
+        for first in (0..slots.len()).step_by(USERS_AHEAD) {
+            let places = first..slots.len().min(first + USERS_AHEAD);
+            self.look_ahead(&slots[places.clone()]);
+            for place in places {
+                let slot = slots[place];
+                if self.clean(slot, dirt) {
+                    slots[kept] = slot;
+                    kept += 1;
+                }
             }
-            is_kept
-        });
+        }
+        slots.truncate(kept);
+    }
+
+    /// Cleans a user with this dirt. Returns false and does nothing for others: a user may have been forgotten meanwhile, and
+    /// a user in `beats` may be in `dirty`, too.
+    fn clean(&mut self, slot: Slot, dirt: Dirt) -> bool {
+        let of_user = match self.form_mut(slot) {
+            Some(Form::Compact(user)) => &mut user.dirt,
+            Some(Form::Whole(user)) => &mut user.dirt,
+            Some(Form::Vacant) | None => return false,
+        };
+        let has_it = *of_user == dirt;
+        if has_it {
+            *of_user = Dirt::Clean;
+            self.make_compact(slot);
+        }
+        has_it
     }
 
     fn make_compact(&mut self, slot: Slot) {

@@ -23,6 +23,8 @@ struct DiskRows {
     rows: Rows,
     /// What each write since the last flush has replaced, the last one last.
     unflushed: Vec<(Bytes, Option<Bytes>)>,
+    /// How many of these are being flushed.
+    flushing: usize,
     /// A part is missing: it cannot be opened, as a database of which files are missing.
     is_half: bool,
 }
@@ -46,6 +48,11 @@ impl DiskRows {
             set(rows, key.clone(), before.clone());
         }
     }
+
+    fn forget_unflushed(&mut self) {
+        self.unflushed.clear();
+        self.flushing = 0;
+    }
 }
 
 impl DiskImage {
@@ -61,7 +68,7 @@ impl DiskImage {
             grooves.undo(&mut rows);
             grooves.rows = rows;
         }
-        grooves.unflushed.clear();
+        grooves.forget_unflushed();
     }
 
     /// What would be there after a death.
@@ -92,7 +99,7 @@ impl DiskImage {
         let mut grooves = self.grooves();
         grooves.is_half = false;
         grooves.rows = rows;
-        grooves.unflushed.clear();
+        grooves.forget_unflushed();
     }
 
     /// Changes a value as it lies there.
@@ -209,7 +216,25 @@ impl Disk for ProcessDisk {
 
     fn flush(&self) -> Result<(), DiskError> {
         let call = self.call()?;
-        self.platter.grooves().unflushed.clear();
+        self.platter.grooves().forget_unflushed();
         Ok(ProcessDisk::answer(call, ())?)
+    }
+
+    fn begin_flush(&self) -> Result<(), DiskError> {
+        let call = self.call()?;
+        let mut grooves = self.platter.grooves();
+        grooves.flushing = grooves.unflushed.len();
+        Ok(ProcessDisk::answer(call, ())?)
+    }
+
+    fn is_flushed(&self) -> Result<bool, DiskError> {
+        let call = self.call()?;
+        let is_done = self.broker.world().random.below(2) == 0;
+        let mut grooves = self.platter.grooves();
+        if is_done {
+            let flushed = std::mem::take(&mut grooves.flushing);
+            grooves.unflushed.drain(..flushed);
+        }
+        Ok(ProcessDisk::answer(call, grooves.flushing == 0)?)
     }
 }

@@ -3,15 +3,28 @@
 
 use crate::rocks::{self, Meaning};
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions};
-use rocksdb::{WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, Direction, FlushOptions, IteratorMode,
+    Options,
+};
+use rocksdb::{ReadOptions, WriteBatch, WriteOptions, properties};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-/// The size of the cache for the store's blocks.
-const CACHE_BYTES: usize = 32 << 20;
+/// The size of the cache for the blocks of all stores of the process, unless [`set_cache_bytes`] says another.
+pub const CACHE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
+
+/// The cache for the blocks of all stores of the process. One for all, so that the memory it takes does not depend on the
+/// number of partitions, and a partition that reads much may have more of it.
+static CACHE: OnceLock<Cache> = OnceLock::new();
+
+/// Sets the size of the cache for the blocks of all stores of the process. Call it before the first one is opened; later
+/// calls have no effect.
+pub fn set_cache_bytes(bytes: usize) {
+    CACHE.get_or_init(|| Cache::new_lru_cache(bytes));
+}
 
 /// Visitor of a range; returns `Break` to stop.
 pub type Visitor<'l> = &'l mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
@@ -58,6 +71,17 @@ pub trait Disk: Send {
     /// Makes everything written so far survive the death of the process.
     fn flush(&self) -> Result<(), DiskError>;
 
+    /// Begins to do what [`Disk::flush`] does, and does not wait for its end if the disk can do that. If it fails, the next
+    /// write or flush says so.
+    fn begin_flush(&self) -> Result<(), DiskError> {
+        self.flush()
+    }
+
+    /// Whether everything written before the last [`Disk::begin_flush`] survives the death of the process.
+    fn is_flushed(&self) -> Result<bool, DiskError> {
+        Ok(true)
+    }
+
     /// Removes the keys from `from` on and before `before`, with the next [`Disk::flush`] at the latest.
     fn remove(&self, from: &[u8], before: &[u8]) -> Result<(), DiskError> {
         let mut batch = WriteBatch::default();
@@ -89,14 +113,21 @@ pub trait SharedRows: Send + Sync {
 
 /// Opens a directory that no process has open, for reading only.
 pub(super) fn open_to_look(directory: &Path) -> Result<DB, rocksdb::Error> {
-    DB::open_for_read_only(&Options::default(), directory, false)
+    DB::open_cf_for_read_only(&Options::default(), directory, [DEFAULT_COLUMN_FAMILY_NAME], false)
 }
 
 /// Opens a directory. Creates it if it does not exist.
 pub(super) fn open(directory: &Path) -> Result<DB, rocksdb::Error> {
     let mut options = Options::default();
     options.create_if_missing(true);
+    // What is flushed is soon read and written again with the files below it, and is compressed then.
     options.set_compression_type(DBCompressionType::Lz4);
+    let flushed = DBCompressionType::None;
+    let levels = [flushed].into_iter().chain([DBCompressionType::Lz4; 6]);
+    options.set_compression_per_level(&levels.collect::<Vec<_>>());
+    // More files that are flushed before they are merged with the level below, so that it is written again half as often. A
+    // look-up in each of them costs little: nearly all are ruled out by their filters.
+    options.set_level_zero_file_num_compaction_trigger(8);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_max_write_buffer_number(2);
     options.set_max_background_jobs(2);
@@ -107,11 +138,12 @@ pub(super) fn open(directory: &Path) -> Result<DB, rocksdb::Error> {
     // files are in memory.
     options.set_manifest_preallocation_size(64 << 10);
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
+    table.set_block_cache(CACHE.get_or_init(|| Cache::new_lru_cache(CACHE_BYTES)));
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
     options.set_block_based_table_factory(&table);
-    DB::open(&options, directory)
+    // By its name, which reading many keys at once asks for.
+    DB::open_cf(&options, directory, [DEFAULT_COLUMN_FAMILY_NAME])
 }
 
 impl SharedRows for DB {
@@ -146,9 +178,18 @@ impl Disk for Arc<DB> {
     }
 
     fn get_many(&self, keys: &mut dyn Iterator<Item = Vec<u8>>) -> Result<Vec<Option<Vec<u8>>>, DiskError> {
-        let values = self.multi_get(keys).into_iter();
+        let Some(family) = self.cf_handle(DEFAULT_COLUMN_FAMILY_NAME) else {
+            return Err("it has no default column family".to_owned().into());
+        };
+        let keys: Vec<Vec<u8>> = keys.collect();
+        // Of keys in order, those in one block are found by reading it once.
+        let is_sorted = keys.is_sorted();
+        let values = self.batched_multi_get_cf(family, &keys, is_sorted).into_iter();
         values
-            .map(|value| value.map_err(|error| failed(self.path(), error)))
+            .map(|value| match value {
+                Ok(value) => Ok(value.map(|value| value.to_vec())),
+                Err(error) => Err(failed(self.path(), error)),
+            })
             .collect()
     }
 
@@ -165,6 +206,19 @@ impl Disk for Arc<DB> {
 
     fn flush(&self) -> Result<(), DiskError> {
         DB::flush(self).map_err(|error| failed(self.path(), error))
+    }
+
+    fn begin_flush(&self) -> Result<(), DiskError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.flush_opt(&options).map_err(|error| failed(self.path(), error))
+    }
+
+    fn is_flushed(&self) -> Result<bool, DiskError> {
+        // The rows that are being written out; new ones go elsewhere.
+        let waiting = self.property_int_value(properties::NUM_IMMUTABLE_MEM_TABLE);
+        let waiting = waiting.map_err(|error| failed(self.path(), error))?;
+        Ok(waiting == Some(0))
     }
 
     fn remove(&self, from: &[u8], before: &[u8]) -> Result<(), DiskError> {

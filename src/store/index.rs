@@ -108,7 +108,7 @@ impl Store {
 impl Commit {
     /// Writes a change of a user, as its record in the change topic has it.
     pub fn put_change(&mut self, number: u64, user: &str, record: &[u8]) {
-        self.batch.put(keys::change(number, user), record);
+        self.rows.put(&keys::change(number, user), record);
     }
 
     pub fn put_mark(&mut self, number: u64, mark: &IndexMark) {
@@ -116,14 +116,14 @@ impl Commit {
         put_number(&mut self.value, mark.at.0);
         put_number(&mut self.value, mark.logged_at.0);
         self.value.extend_from_slice(&mark.counts);
-        self.batch.put(keys::mark(number), &self.value);
+        self.rows.put(&keys::mark(number), &self.value);
     }
 
     pub fn put_indexed(&mut self, indexed: Indexed) {
         self.value.clear();
         put_number(&mut self.value, indexed.from);
         put_number(&mut self.value, indexed.upto);
-        self.batch.put(keys::INDEX, &self.value);
+        self.rows.put(keys::INDEX, &self.value);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It stores bytes and knows no rules. A commit is one write batch with users, heartbeat times and the applied
 //! position, so that the store always holds a state that the fold once had. It is written without a write-ahead log and
-//! flushed. What a crash loses is folded again from the log. So the applied position may be behind what the log has
+//! flushed while folding goes on. What a crash loses is folded again from the log. So the applied position may be behind what the log has
 //! committed, but never ahead of it; the caller ensures that.
 
 mod beats;
@@ -11,9 +11,10 @@ mod disk;
 mod image;
 mod index;
 pub mod keys;
+mod rows;
 
 pub use beats::SlotBeats;
-pub use disk::{Disk, DiskError, SharedRows, Visitor};
+pub use disk::{CACHE_BYTES, Disk, DiskError, SharedRows, Visitor, set_cache_bytes};
 pub use image::SavedPartition;
 pub use index::{IndexMark, IndexReader, Indexed, MARK_CHANGES};
 
@@ -21,8 +22,9 @@ use crate::presence::state::{PartitionImage, Slot, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::rocks::{self, Meaning};
 use image::Bytes;
-use rocksdb::WriteBatch;
+use rows::Rows;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -126,11 +128,13 @@ impl StoreLocation for PathBuf {
 pub struct Store {
     disk: Box<dyn Disk>,
     directory: PathBuf,
+    /// The size of the last commit: the next one is likely as large.
+    last_commit_bytes: Cell<usize>,
 }
 
 /// A commit that is being assembled.
 pub struct Commit {
-    batch: WriteBatch,
+    rows: Rows,
     value: Vec<u8>,
 }
 
@@ -170,6 +174,7 @@ impl Store {
         Store {
             disk,
             directory: name.to_owned(),
+            last_commit_bytes: Cell::default(),
         }
     }
 
@@ -323,13 +328,14 @@ impl Store {
 
     pub fn begin(&self) -> Commit {
         Commit {
-            batch: WriteBatch::default(),
+            rows: Rows::with_capacity(self.last_commit_bytes.get()),
             // The policy in force is part of the value.
             value: Vec::with_capacity(2_048),
         }
     }
 
-    /// Writes a commit and makes it survive the death of the process.
+    /// Writes a commit. It survives the death of the process from some time later on ([`Store::is_flushed`]), or after
+    /// [`Store::flush`]; until then the store would be found as an earlier commit left it.
     pub fn commit(
         &self,
         mut commit: Commit,
@@ -346,9 +352,21 @@ impl Store {
         image::put_bytes(value, &applied.chain);
         image::put_bytes(value, counts);
         image::put_partition(value, partition, policy);
-        commit.batch.put(keys::META, &commit.value);
-        self.disk.write(commit.batch).map_err(|cause| self.failed(cause))?;
+        commit.rows.put(keys::META, &commit.value);
+        self.disk
+            .write(commit.rows.into_batch())
+            .map_err(|cause| self.failed(cause))?;
+        self.disk.begin_flush().map_err(|cause| self.failed(cause))
+    }
+
+    /// Waits until everything committed survives the death of the process.
+    pub fn flush(&self) -> Result<(), Error> {
         self.disk.flush().map_err(|cause| self.failed(cause))
+    }
+
+    /// Whether everything committed survives the death of the process.
+    pub fn is_flushed(&self) -> Result<bool, Error> {
+        self.disk.is_flushed().map_err(|cause| self.failed(cause))
     }
 }
 
@@ -380,25 +398,25 @@ impl Commit {
         if user.has_online_device() {
             self.remove_row(user.user, before);
             if let UserLocation::Away(_) = before {
-                self.batch.delete(keys::away(user.user));
+                self.rows.delete(&keys::away(user.user));
             }
             image::put_number(&mut self.value, slot.0.into());
             image::put_user(&mut self.value, user);
-            self.batch.put(keys::online(user.user), &self.value);
+            self.rows.put(&keys::online(user.user), &self.value);
             UserLocation::Online
         } else {
             let due = user.next_deadline();
             if before != UserLocation::Away(due) {
                 self.remove_row(user.user, before);
                 if let Some(due) = due {
-                    self.batch.put(keys::due(due, user.user), []);
+                    self.rows.put(&keys::due(due, user.user), &[]);
                 }
             }
             if before == UserLocation::Online {
-                self.batch.delete(keys::online(user.user));
+                self.rows.delete(&keys::online(user.user));
             }
             image::put_user(&mut self.value, user);
-            self.batch.put(keys::away(user.user), &self.value);
+            self.rows.put(&keys::away(user.user), &self.value);
             UserLocation::Away(due)
         }
     }
@@ -408,14 +426,14 @@ impl Commit {
         self.remove_row(user, before);
         match before {
             UserLocation::Nowhere => {}
-            UserLocation::Online => self.batch.delete(keys::online(user)),
-            UserLocation::Away(_) => self.batch.delete(keys::away(user)),
+            UserLocation::Online => self.rows.delete(&keys::online(user)),
+            UserLocation::Away(_) => self.rows.delete(&keys::away(user)),
         }
     }
 
     fn remove_row(&mut self, user: &str, before: UserLocation) {
         if let UserLocation::Away(Some(due)) = before {
-            self.batch.delete(keys::due(due, user));
+            self.rows.delete(&keys::due(due, user));
         }
     }
 
@@ -423,17 +441,17 @@ impl Commit {
     /// if it is empty.
     pub fn put_beats(&mut self, block: u32, slots: &[SlotBeats]) {
         if slots.is_empty() {
-            self.batch.delete(keys::beats(block));
+            self.rows.delete(&keys::beats(block));
         } else {
             self.value.clear();
             beats::put(&mut self.value, slots);
-            self.batch.put(keys::beats(block), &self.value);
+            self.rows.put(&keys::beats(block), &self.value);
         }
     }
 
     /// Returns the approximate size of the commit.
     pub fn bytes(&self) -> usize {
-        self.batch.size_in_bytes()
+        self.rows.bytes()
     }
 }
 

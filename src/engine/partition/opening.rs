@@ -380,6 +380,7 @@ impl Opened {
             folded_since: 0,
             store_committed_ms: now,
             log_committed_ms: now,
+            unflushed: None,
             log_began_ms: 0,
             batch: Vec::new(),
             folding: None,
