@@ -550,9 +550,7 @@ mod tests {
                 key: None,
                 value: Vec::new(),
                 is_null: true,
-                schema_header: None,
-                traceparent: None,
-                id: None,
+                headers: None,
             };
             into.extend(std::iter::repeat_n(record, self.readable));
             Ok(())

@@ -172,9 +172,7 @@ impl Quarantine {
             key: quarantined.key.as_deref().map(<[u8]>::to_vec),
             value: quarantined.value.as_deref().unwrap_or_default().to_vec(),
             is_null: quarantined.value.is_none(),
-            schema_header: None,
-            traceparent: None,
-            id: None,
+            headers: None,
         });
         self.schemas.learn([original.framed()])?;
         Ok(original)

@@ -96,8 +96,8 @@ impl HeaderWriter {
 
     /// Takes note of the record that is folded next.
     pub fn begin(&mut self, record: &Record) {
-        let traceparent = record.traceparent.as_ref().filter(|text| is_traceparent(text));
-        self.traceparent = traceparent.cloned();
+        let traceparent = record.traceparent().filter(|text| is_traceparent(text));
+        self.traceparent = traceparent.map(Into::into);
     }
 
     pub fn of(&self, facts: &OutputFacts<'_>) -> Headers {
@@ -160,6 +160,7 @@ fn is_traceparent(text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::RecordHeaders;
 
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -170,9 +171,11 @@ mod tests {
             key: None,
             value: Vec::new(),
             is_null: false,
-            schema_header: None,
-            traceparent: Some(traceparent.as_bytes().into()),
-            id: None,
+            headers: RecordHeaders {
+                traceparent: Some(traceparent.as_bytes().into()),
+                ..RecordHeaders::default()
+            }
+            .boxed(),
         }
     }
 

@@ -93,7 +93,7 @@ fn entry(topic: OutputTopic, datum: &[u8]) -> Result<OutputEntry, Malformed> {
 /// Returns the place of the change that gave a newest state, which its header says. `None`: a program that keeps no
 /// headers has copied the record, so that nothing is known of it.
 fn newest_place(record: &Record) -> Option<Place> {
-    let id = std::str::from_utf8(record.id.as_deref()?).ok()?;
+    let id = std::str::from_utf8(record.id()?).ok()?;
     parse_output_id(id).map(|id| (id.offset, id.index))
 }
 
@@ -547,6 +547,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::RecordHeaders;
 
     fn tail<const N: usize>(newest: [(&str, Place); N]) -> OutputTail {
         let lane = |topic| Lane {
@@ -590,9 +591,11 @@ mod tests {
             key: Some(b"alice".to_vec()),
             value: Vec::new(),
             is_null: true,
-            schema_header: None,
-            traceparent: None,
-            id: id.map(|id| id.as_bytes().into()),
+            headers: RecordHeaders {
+                id: id.map(|id| id.as_bytes().into()),
+                ..RecordHeaders::default()
+            }
+            .boxed(),
         };
         assert_eq!(newest_place(&record(Some("0-17-2"))), Some((Offset(17), 2)));
         for unknown in [

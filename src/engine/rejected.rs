@@ -152,7 +152,7 @@ pub fn decode<'r>(
     partitions: u32,
     schemas: &Schemas,
 ) -> Result<Event<'r>, Rejected> {
-    let event = avro::decode_event_of(record.schema_header.as_deref(), &record.value, schemas);
+    let event = avro::decode_event_of(record.schema_header(), &record.value, schemas);
     let event = event.map_err(|malformed| Rejected::unreadable(&malformed))?;
     let key = partitioner::check_key(&event, record.key.as_deref());
     key.map_err(|malformed| Rejected::new(Reason::WrongKey, &malformed))?;

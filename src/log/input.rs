@@ -27,7 +27,7 @@ impl LastRecord {
         let parts = [
             part(record.key.as_deref()),
             part((!record.is_null).then_some(&record.value)),
-            part(record.schema_header.as_deref()),
+            part(record.schema_header()),
         ];
         LastRecord {
             offset: record.offset,
@@ -115,6 +115,7 @@ impl Input {
 
 #[cfg(test)]
 mod tests {
+    use super::super::RecordHeaders;
     use super::*;
 
     #[test]
@@ -125,9 +126,11 @@ mod tests {
             key: key.map(|key| key.as_bytes().to_vec()),
             value: value.unwrap_or_default().as_bytes().to_vec(),
             is_null: value.is_none(),
-            schema_header: header.map(|header| header.as_bytes().into()),
-            traceparent: None,
-            id: None,
+            headers: RecordHeaders {
+                schema: header.map(|header| header.as_bytes().into()),
+                ..RecordHeaders::default()
+            }
+            .boxed(),
         };
         let one = || record(7, 9, Some("ab"), Some("cd"), None);
         let logs = [

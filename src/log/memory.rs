@@ -403,9 +403,7 @@ impl Sequence {
             key: record.key,
             value: record.value,
             is_null: false,
-            schema_header: None,
-            traceparent: None,
-            id: None,
+            headers: None,
         });
     }
 }

@@ -95,19 +95,46 @@ pub struct Record {
     pub value: Vec<u8>,
     /// The record has no value, and `value` is empty. Possible only in a log that other programs write to.
     pub is_null: bool,
-    /// The header [`SCHEMA_HEADER`]. Possible only in a log that other programs write to.
-    pub schema_header: Option<Box<[u8]>>,
-    /// The header [`TRACE_HEADER`], as the writer of the record set it.
+    /// `None` for most records, and for every record of a log that keeps no headers.
+    pub headers: Option<Box<RecordHeaders>>,
+}
+
+/// The headers of a record that are read; apart from it, since few records have any and all of them are moved and copied.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RecordHeaders {
+    /// [`SCHEMA_HEADER`]. Possible only in a log that other programs write to.
+    pub schema: Option<Box<[u8]>>,
+    /// [`TRACE_HEADER`], as the writer of the record set it.
     pub traceparent: Option<Box<[u8]>>,
-    /// The header [`ID_HEADER`] of an output. It is read only from a log that keeps headers.
+    /// [`ID_HEADER`] of an output.
     pub id: Option<Box<[u8]>>,
 }
 
+impl RecordHeaders {
+    /// Returns `None` if there is no header.
+    pub fn boxed(self) -> Option<Box<RecordHeaders>> {
+        (self != RecordHeaders::default()).then(|| Box::new(self))
+    }
+}
+
 impl Record {
+    pub fn schema_header(&self) -> Option<&[u8]> {
+        self.headers.as_ref()?.schema.as_deref()
+    }
+
+    pub fn traceparent(&self) -> Option<&[u8]> {
+        self.headers.as_ref()?.traceparent.as_deref()
+    }
+
+    /// Returns the header [`ID_HEADER`] of an output.
+    pub fn id(&self) -> Option<&[u8]> {
+        self.headers.as_ref()?.id.as_deref()
+    }
+
     /// Returns what identifies the schema of the value: the schema header, if there is one, and the value, whose first
     /// bytes may name the schema.
     pub fn framed(&self) -> (Option<&[u8]>, &[u8]) {
-        (self.schema_header.as_deref(), &self.value)
+        (self.schema_header(), &self.value)
     }
 }
 

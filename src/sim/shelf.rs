@@ -10,7 +10,9 @@
 
 use super::input::{Input, Published};
 use crate::clock::{Clock as _, ManualClock};
-use crate::log::{Commit, CurrentRecord, Headers, ID_HEADER, NewRecord, OutputTopic, Position, Record, Topic};
+use crate::log::{
+    Commit, CurrentRecord, Headers, ID_HEADER, NewRecord, OutputTopic, Position, Record, RecordHeaders, Topic,
+};
 use crate::presence::Offset;
 use crate::presence::event::bounds;
 use crate::random::Random;
@@ -265,9 +267,7 @@ impl SimulatedLog {
                     key: record.key,
                     value: record.value,
                     is_null: record.is_null,
-                    schema_header: None,
-                    traceparent: None,
-                    id: None,
+                    headers: None,
                 });
             }
         }
@@ -439,9 +439,11 @@ impl SimulatedLog {
             key: key.map(<[u8]>::to_vec),
             value: value.unwrap_or_default().to_vec(),
             is_null: value.is_none(),
-            schema_header: None,
-            traceparent: None,
-            id: id.map(Box::from),
+            headers: RecordHeaders {
+                id: id.map(Box::from),
+                ..RecordHeaders::default()
+            }
+            .boxed(),
         };
         match of_all(topic) {
             Some(topic) => {

@@ -29,9 +29,7 @@ impl Model {
             key: record.key.clone(),
             value: record.value.clone(),
             is_null: false,
-            schema_header: None,
-            traceparent: None,
-            id: None,
+            headers: None,
         });
         offset
     }

@@ -61,7 +61,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
                 ("error", malformed.error.to_string()),
                 ("key", key),
                 ("value", bytes(&original.value)),
-                ("schema", schema(original.schema_header.as_deref(), &original.value)),
+                ("schema", schema(original.schema_header(), &original.value)),
             ];
             match decode(&original, partition, partitions, &quarantine.schemas) {
                 Ok(_) => rows.push((

@@ -237,7 +237,7 @@ pub fn judge(quarantine: &mut Quarantine, malformed: &Quarantined<'_>, oldest_ms
     }
     // The original record, if the log still has it, may have a header that names its schema.
     let original = quarantine.original(malformed)?;
-    let header = original.schema_header.as_deref();
+    let header = original.schema_header();
     Ok(
         match avro::decode_event_of(header, &original.value, &quarantine.schemas) {
             Ok(event) => candidate(malformed, &event, partitions),

@@ -328,9 +328,7 @@ mod tests {
             key: None,
             value: value.as_bytes().to_vec(),
             is_null: false,
-            schema_header: None,
-            traceparent: None,
-            id: None,
+            headers: None,
         }
     }
 

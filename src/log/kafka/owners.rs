@@ -277,9 +277,7 @@ mod tests {
             key: Some(key.into_bytes()),
             value: value.into_bytes(),
             is_null: false,
-            schema_header: None,
-            traceparent: None,
-            id: None,
+            headers: None,
         }
     }
 

@@ -12,7 +12,7 @@ pub use super::native::Wake;
 use super::native::{self, GuardedConsumer, Message, PartitionQueue};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Error, Limit, Range, Record, Topic, locked};
+use crate::log::{Error, Limit, Range, Record, RecordHeaders, Topic, locked};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use crate::tasks::End;
@@ -627,9 +627,12 @@ impl ReadPosition {
             key: key.map(<[u8]>::to_vec),
             value: value.map(<[u8]>::to_vec).unwrap_or_default(),
             is_null: value.is_none(),
-            schema_header: header(HeadersRead::OfEvents, SCHEMA_HEADER_NAME),
-            traceparent: header(HeadersRead::OfEvents, TRACE_HEADER_NAME),
-            id: header(HeadersRead::Id, ID_HEADER_NAME),
+            headers: RecordHeaders {
+                schema: header(HeadersRead::OfEvents, SCHEMA_HEADER_NAME),
+                traceparent: header(HeadersRead::OfEvents, TRACE_HEADER_NAME),
+                id: header(HeadersRead::Id, ID_HEADER_NAME),
+            }
+            .boxed(),
         });
         self.next = Some(offset + 1);
         self.at_end = false;

@@ -86,9 +86,7 @@ impl<'a> Block<'a> {
                 key: key.map(<[u8]>::to_vec),
                 value: value.to_vec(),
                 is_null: false,
-                schema_header: None,
-                traceparent: None,
-                id: None,
+                headers: None,
             });
         }
         rest.is_empty()
