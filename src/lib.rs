@@ -43,6 +43,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod demo;
+pub mod directory;
 pub mod engine;
 pub mod failpoint;
 #[cfg(test)]

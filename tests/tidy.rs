@@ -20,8 +20,10 @@ const ARROWS: &[Arrow] = &[
     ("backoff", &[]),
     ("clock", &[]),
     ("cause", &[]),
+    ("directory", &[]),
     ("failpoint", &[]),
     ("layout", &[]),
+    ("objects", &["cause"]),
     ("random", &[]),
     ("varint", &[]),
     ("rocks", &[]),
@@ -40,6 +42,7 @@ const ARROWS: &[Arrow] = &[
             "presence",
             "backoff",
             "clock",
+            "directory",
             "failpoint",
             "metrics",
             "tasks",
@@ -48,7 +51,7 @@ const ARROWS: &[Arrow] = &[
         ],
     ),
     ("store", &["presence", "metrics", "rocks", "varint"]),
-    ("checkpoint", &["presence", "store", "metrics"]),
+    ("checkpoint", &["presence", "store", "metrics", "objects"]),
     (
         "engine",
         &[
@@ -69,8 +72,20 @@ const ARROWS: &[Arrow] = &[
     (
         "gateway",
         &[
-            "api", "presence", "schema", "log", "engine", "backoff", "cause", "clock", "config", "layout", "metrics",
-            "random", "tasks",
+            "api",
+            "presence",
+            "schema",
+            "log",
+            "engine",
+            "backoff",
+            "cause",
+            "clock",
+            "config",
+            "directory",
+            "layout",
+            "metrics",
+            "random",
+            "tasks",
         ],
     ),
     (
@@ -87,7 +102,7 @@ const ARROWS: &[Arrow] = &[
         ],
     ),
     // It follows the change topic; the command reads it.
-    ("lake", &["presence", "audit", "version"]),
+    ("lake", &["presence", "audit", "directory", "objects", "version"]),
     (
         "sim",
         &[
@@ -120,7 +135,9 @@ const ARROWS: &[Arrow] = &[
             "cause",
             "clock",
             "config",
+            "directory",
             "metrics",
+            "objects",
             "gateway",
             "http",
             "audit",

@@ -8,6 +8,7 @@ use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
 use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, RaiseRevision, read_tokens, warn_if_shared};
+use crate::directory;
 use crate::engine::{Checkpointer, Engine, Services, Standbys, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
@@ -443,7 +444,7 @@ impl CheckpointSetup {
 
 fn make_data(data: &Path) -> anyhow::Result<()> {
     let shown = data.display();
-    std::fs::create_dir_all(data).map_err(|error| match data.is_file() {
+    directory::create(data).map_err(|error| match data.is_file() {
         true => anyhow!("the data directory {shown} is a file; name a directory with --data"),
         false => anyhow!("cannot create the data directory {shown}: {error}; another one can be chosen with --data"),
     })

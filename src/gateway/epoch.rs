@@ -5,6 +5,7 @@
 //! the next one is greater than both. The engine's number came from a publisher, so it may be anything, even the
 //! greatest number possible.
 
+use crate::directory;
 use crate::layout::{self, UnknownLayout};
 use crate::presence::Epoch;
 use crate::presence::event::bounds::NUMBER_MAX;
@@ -47,7 +48,7 @@ pub struct DirectoryLock {
 impl DirectoryLock {
     /// Creates the directory if it does not exist, and locks it.
     pub fn take(directory: &Path) -> Result<DirectoryLock, Error> {
-        let lock = fs::create_dir_all(directory).and_then(|()| File::create(directory.join("lock")));
+        let lock = directory::create(directory).and_then(|()| File::create(directory.join("lock")));
         let lock = lock.map_err(|cause| failed(directory, cause))?;
         match lock.try_lock() {
             Ok(()) => Ok(DirectoryLock {
@@ -101,7 +102,7 @@ impl DirectoryLock {
         writeln!(written, "{epoch}")?;
         written.sync_all()?;
         fs::rename(&new, file)?;
-        File::open(&self.directory)?.sync_all()
+        directory::sync(&self.directory)
     }
 }
 

@@ -4,10 +4,10 @@ use super::ends::{Ends, EndsFile, first_short};
 use super::shard::{self, ShardWriter};
 use super::tables::{Damage, Mode, Tables, not_opened};
 use super::{DEFAULT_PARTITIONS, MAX_PARTITIONS, PartitionShards, ends_of, keys};
+use crate::directory;
 use crate::log::{Error, Position, Topic, UnreadablePosition};
 use crate::presence::Partition;
 use rocksdb::{DB, IteratorMode, Options, WriteBatch, WriteOptions};
-use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -18,7 +18,7 @@ pub(super) struct OpenedTables {
 }
 
 pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<OpenedTables, Error> {
-    make_dir(dir).map_err(|error| unusable(dir, &error))?;
+    directory::create(dir).map_err(|error| unusable(dir, &error))?;
     judge_files(dir)?;
     let tables = Tables::open(dir, Mode::Make).map_err(|error| not_opened(dir, &error))?;
     let damaged = |damage: Damage| damage.opening(dir);
@@ -86,21 +86,6 @@ pub(super) fn partitions_of(dir: &Path, tables: &Tables) -> Result<u32, Error> {
 /// Returns the error for a directory that cannot be used because of an error of the operating system.
 pub(super) fn unusable(dir: &Path, error: &std::io::Error) -> Error {
     Error::Open(format!("the directory {} cannot be used for the log: {error}", dir.display()).into())
-}
-
-/// Creates the directory if it does not exist, and syncs its parent so that it survives the death of the machine.
-fn make_dir(dir: &Path) -> std::io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => {
-            make_dir(parent)?;
-            std::fs::create_dir(dir)?;
-            File::open(parent)?.sync_all()
-        }
-        None => std::fs::create_dir(dir),
-    }
 }
 
 /// Refuses a directory in which no log must be created. Either it holds another program's RocksDB, or it holds a log

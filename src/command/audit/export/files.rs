@@ -1,6 +1,7 @@
 //! The files of an export. A file has its name only when it is whole.
 
 use crate::audit::export::{Cell, Day, ExportColumn, FileFormat, RowFile};
+use crate::directory;
 use crate::presence::Partition;
 use anyhow::Context as _;
 use std::fs::{self, File};
@@ -26,7 +27,7 @@ impl TableDirectory {
 }
 
 fn create(directory: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("cannot create the directory {}", directory.display()))
+    directory::create(directory).with_context(|| format!("cannot create the directory {}", directory.display()))
 }
 
 /// A file that gets its name when it is whole, and is removed if it does not come to that.
