@@ -215,8 +215,8 @@ impl<S: LakeStorage> Lake<S> {
         let (storage, pending) = (&mut self.storage, &mut self.pending);
         let row = change_row(offset, change);
         write_row(storage, &mut pending.changes, FileList::Changes, &row)?;
-        let (ended, minutes) = folded.apply(offset, change);
-        for one in &ended {
+        let (moved, minutes) = folded.apply(offset, change);
+        for one in &moved.ended {
             pending
                 .begun
                 .remove(&key(&change.user, one.device.as_ref(), &one.start));
@@ -228,11 +228,10 @@ impl<S: LakeStorage> Lake<S> {
         for row in &minutes {
             write_row(storage, &mut pending.minutes, FileList::EndedMinutes, &row.cells())?;
         }
-        for (device, start) in folded.open.begun_by(change) {
-            let device = device.map(|(platform, device)| (Box::from(platform), Box::from(device)));
-            pending
-                .begun
-                .insert(key(&change.user, device.as_ref(), start), start.clone());
+        for one in &moved.begun {
+            let start = one.start();
+            let device = one.device.map(|one| (one.platform.clone(), one.device.clone()));
+            pending.begun.insert(key(&change.user, device.as_ref(), &start), start);
         }
         pending.count += 1;
         Ok(())

@@ -1,7 +1,7 @@
 //! What the tables say of one partition after its changes so far: the intervals that hold, and how many there are.
 
 use super::manifest::{LakePosition, LastChange, PlatformMoves, UnfinishedMinute};
-use crate::audit::export::intervals::{EndedInterval, IntervalStart, OpenIntervals};
+use crate::audit::export::intervals::{IntervalStart, MovedIntervals, OpenIntervals};
 use crate::audit::export::tables::CONCURRENCY;
 use crate::audit::export::{Cell, ExportColumn};
 use crate::audit::id_text;
@@ -126,9 +126,9 @@ impl LakePartition {
         }
     }
 
-    /// Takes the change at an offset of the topic. Returns the intervals that it has ended, and the rows of the minute before,
-    /// if that is over.
-    pub fn apply(&mut self, offset: Offset, change: &Change) -> (Vec<EndedInterval>, Vec<ConcurrencyRow>) {
+    /// Takes the change at an offset of the topic. Returns the intervals that it has ended and begun, and the rows of the minute
+    /// before, if that is over.
+    pub fn apply<'a>(&mut self, offset: Offset, change: &'a Change) -> (MovedIntervals<'a>, Vec<ConcurrencyRow>) {
         // Changes are in the order of `at`; if one ever was not, its minute would be that of the one before.
         let from = LogTime(change.at.0 / MINUTE_MS * MINUTE_MS);
         let mut finished = Vec::new();
@@ -137,18 +137,14 @@ impl LakePartition {
             let moves = BTreeMap::new();
             self.minute = Some(Minute { from, moves });
         }
-        let ended = self.open.apply(change);
-        let begun: Vec<(Option<Box<str>>, Status)> = self
-            .open
-            .begun_by(change)
-            .map(|(device, start)| (device.map(|(platform, _)| platform.into()), start.status))
-            .collect();
-        for one in &ended {
+        let moved = self.open.apply(change);
+        for one in &moved.ended {
             let platform = one.device.as_ref().map(|(platform, _)| platform.clone());
             self.count(platform, one.start.status, false);
         }
-        for (platform, status) in begun {
-            self.count(platform, status, true);
+        for one in &moved.begun {
+            let platform = one.device.map(|device| device.platform.clone());
+            self.count(platform, one.status(), true);
         }
         self.last = Some(LastChange {
             offset: offset.0,
@@ -157,7 +153,7 @@ impl LakePartition {
             logged_at: change.logged_at.0,
         });
         self.next = Offset(offset.0 + 1);
-        (ended, finished)
+        (moved, finished)
     }
 
     fn count(&mut self, platform: Option<Box<str>>, status: Status, begins: bool) {

@@ -33,7 +33,7 @@ fn the_intervals_are_the_histories_of_all_users() {
         let mut open = OpenIntervals::new(story.partition);
         let mut found = Vec::new();
         for change in story.changes.iter().map(change) {
-            for ended in open.apply(&change) {
+            for ended in open.apply(&change).ended {
                 let device = ended.device.as_ref().map(|(platform, device)| (&**platform, &**device));
                 found.push(line(&change.user, device, &ended.start, Some(&ended)).to_string());
             }

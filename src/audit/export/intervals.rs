@@ -3,7 +3,7 @@
 //! For each user and each device it keeps the interval that holds, and nothing of those that have ended. Together they are
 //! the intervals of [`History`](crate::audit::history::History) of every user.
 
-use crate::presence::change::{Cause, Change, OutputId};
+use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Status};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -36,13 +36,36 @@ pub struct EndedInterval {
     pub end: IntervalChange,
 }
 
+/// What a change has ended and begun: the user's own interval first, then those of its devices.
+pub struct MovedIntervals<'a> {
+    pub ended: Vec<EndedInterval>,
+    pub begun: Vec<BegunInterval<'a>>,
+}
+
+/// An interval that a change has begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BegunInterval<'a> {
+    change: &'a Change,
+    /// `None`: the user's own.
+    pub device: Option<&'a DeviceChange>,
+}
+
 /// What holds of a user and its devices.
 #[derive(Default)]
 struct UserIntervals {
     own: Option<IntervalStart>,
-    /// Few, so they are searched one by one.
-    devices: Vec<(Box<str>, Box<str>, IntervalStart)>,
+    devices: UserDevices,
 }
+
+/// The intervals of a user's devices. A change costs what it changes, however many there are.
+enum UserDevices {
+    /// At most [`FEW_MAX`]: platform, device and what holds. They are searched one by one and take the least memory.
+    Few(Vec<(Box<str>, Box<str>, IntervalStart)>),
+    /// By platform, then by device.
+    Many(HashMap<Box<str>, HashMap<Box<str>, IntervalStart>>),
+}
+
+const FEW_MAX: usize = 16;
 
 /// The intervals of a partition that hold after the changes so far.
 pub struct OpenIntervals {
@@ -85,35 +108,25 @@ impl OpenIntervals {
         self.count == 0
     }
 
-    /// Takes the next change of the partition. Returns what it has ended: the user's own interval, then those of its devices.
+    /// Takes the next change of the partition. Returns what it has ended and begun.
     ///
     /// A change that keeps the user's status does not cut its interval. Without the changes before (retention) such a change
     /// does not tell since when the status holds, so the user's own interval then begins with its next status.
-    pub fn apply(&mut self, change: &Change) -> Vec<EndedInterval> {
-        let by = IntervalChange {
-            at: change.at,
-            logged_at: change.logged_at,
-            cause: change.cause,
-            change: change.id,
-            evidence: change.evidence,
-        };
+    pub fn apply<'a>(&mut self, change: &'a Change) -> MovedIntervals<'a> {
+        let by = IntervalChange::of(change);
+        let (mut ended, mut begun) = (Vec::new(), Vec::new());
         if !self.users.contains_key(&change.user) {
             self.users.insert(change.user.clone(), UserIntervals::default());
         }
         let Some(user) = self.users.get_mut(&change.user) else {
-            return Vec::new();
+            return MovedIntervals { ended, begun };
         };
-        let mut ended = Vec::new();
         match &mut user.own {
             Some(own) if own.status == change.after => {}
             None if !change.begins_status() => {}
             own => {
-                let start = IntervalStart {
-                    status: change.after,
-                    by,
-                    gateway: None,
-                };
-                match own.replace(start) {
+                let one = BegunInterval { change, device: None };
+                match own.replace(one.start()) {
                     Some(start) => ended.push(EndedInterval {
                         start,
                         device: None,
@@ -121,45 +134,33 @@ impl OpenIntervals {
                     }),
                     None => self.count += 1,
                 }
+                begun.push(one);
             }
         }
         for device in &change.devices {
-            let start = IntervalStart {
-                status: device.after,
-                by,
-                gateway: Some(device.gateway.clone()),
+            let one = BegunInterval {
+                change,
+                device: Some(device),
             };
-            let mut known = user.devices.iter_mut();
-            let known = known.find(|(platform, name, _)| *platform == device.platform && *name == device.device);
-            let Some((platform, name, open)) = known else {
-                user.devices
-                    .push((device.platform.clone(), device.device.clone(), start));
-                self.count += 1;
-                continue;
-            };
-            if open.status != device.after {
-                ended.push(EndedInterval {
-                    start: std::mem::replace(open, start),
-                    device: Some((platform.clone(), name.clone())),
-                    end: by,
-                });
+            match user.devices.find(&device.platform, &device.device) {
+                Some(open) if open.status == device.after => {}
+                Some(open) => {
+                    ended.push(EndedInterval {
+                        start: std::mem::replace(open, one.start()),
+                        device: Some((device.platform.clone(), device.device.clone())),
+                        end: by,
+                    });
+                    begun.push(one);
+                }
+                None => {
+                    user.devices
+                        .insert(device.platform.clone(), device.device.clone(), one.start());
+                    self.count += 1;
+                    begun.push(one);
+                }
             }
         }
-        ended
-    }
-
-    /// Visits the intervals that hold and that this change, the last one that was taken, has begun: the user's own first.
-    pub fn begun_by<'a>(
-        &'a self,
-        change: &'a Change,
-    ) -> impl Iterator<Item = (Option<(&'a str, &'a str)>, &'a IntervalStart)> {
-        let user = self.users.get(&change.user);
-        let own = user.and_then(|user| user.own.as_ref()).map(|own| (None, own));
-        let devices = user.into_iter().flat_map(|user| &user.devices);
-        let devices = devices.map(|(platform, device, start)| (Some((&**platform, &**device)), start));
-        own.into_iter()
-            .chain(devices)
-            .filter(|(_, start)| start.by.change == change.id)
+        MovedIntervals { ended, begun }
     }
 
     /// Visits what holds, in the order of the changes that began it; of one change the user's own first, then by platform
@@ -172,8 +173,8 @@ impl OpenIntervals {
         let mut all: Vec<(&str, Option<Device<'_>>, &IntervalStart)> = Vec::with_capacity(self.count);
         for (user, intervals) in &self.users {
             all.extend(intervals.own.iter().map(|own| (&**user, None, own)));
-            let devices = intervals.devices.iter();
-            all.extend(devices.map(|(platform, device, start)| (&**user, Some((&**platform, &**device)), start)));
+            let of_user = |(platform, device, start)| all.push((&**user, Some((platform, device)), start));
+            intervals.devices.each(of_user);
         }
         all.sort_unstable_by_key(|(user, device, start)| {
             let id = start.by.change;
@@ -216,10 +217,87 @@ impl OpenIntervals {
     pub fn insert(&mut self, user: Box<str>, device: Option<(Box<str>, Box<str>)>, start: IntervalStart) {
         let user = self.users.entry(user).or_default();
         match device {
-            Some((platform, device)) => user.devices.push((platform, device, start)),
+            Some((platform, device)) => user.devices.insert(platform, device, start),
             None => user.own = Some(start),
         }
         self.count += 1;
+    }
+}
+
+impl IntervalChange {
+    fn of(change: &Change) -> IntervalChange {
+        IntervalChange {
+            at: change.at,
+            logged_at: change.logged_at,
+            cause: change.cause,
+            change: change.id,
+            evidence: change.evidence,
+        }
+    }
+}
+
+impl BegunInterval<'_> {
+    pub fn status(&self) -> Status {
+        self.device.map_or(self.change.after, |device| device.after)
+    }
+
+    pub fn start(&self) -> IntervalStart {
+        IntervalStart {
+            status: self.status(),
+            by: IntervalChange::of(self.change),
+            gateway: self.device.map(|device| device.gateway.clone()),
+        }
+    }
+}
+
+impl Default for UserDevices {
+    fn default() -> UserDevices {
+        UserDevices::Few(Vec::new())
+    }
+}
+
+impl UserDevices {
+    fn find(&mut self, platform: &str, device: &str) -> Option<&mut IntervalStart> {
+        match self {
+            UserDevices::Few(few) => {
+                let mut known = few.iter_mut();
+                let known = known.find(|(of_platform, name, _)| **of_platform == *platform && **name == *device);
+                known.map(|(_, _, start)| start)
+            }
+            UserDevices::Many(many) => many.get_mut(platform)?.get_mut(device),
+        }
+    }
+
+    /// Adds a device of which nothing is here yet.
+    fn insert(&mut self, platform: Box<str>, device: Box<str>, start: IntervalStart) {
+        match self {
+            UserDevices::Few(few) if few.len() < FEW_MAX => few.push((platform, device, start)),
+            UserDevices::Few(few) => {
+                let mut many: HashMap<Box<str>, HashMap<Box<str>, IntervalStart>> = HashMap::new();
+                for (platform, device, start) in few.drain(..).chain([(platform, device, start)]) {
+                    many.entry(platform).or_default().insert(device, start);
+                }
+                *self = UserDevices::Many(many);
+            }
+            UserDevices::Many(many) => {
+                many.entry(platform).or_default().insert(device, start);
+            }
+        }
+    }
+
+    fn each<'a>(&'a self, mut each: impl FnMut((&'a str, &'a str, &'a IntervalStart))) {
+        match self {
+            UserDevices::Few(few) => few
+                .iter()
+                .for_each(|(platform, device, start)| each((platform, device, start))),
+            UserDevices::Many(many) => {
+                for (platform, devices) in many {
+                    devices
+                        .iter()
+                        .for_each(|(device, start)| each((platform, device, start)));
+                }
+            }
+        }
     }
 }
 
@@ -244,5 +322,106 @@ impl KeptInterval {
             change: (change.offset.0, change.index),
             evidence: evidence.0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A change of one device of one user.
+    fn change(number: u64, device: u64, after: Status) -> Change {
+        let before = match after {
+            Status::Online => Status::Offline,
+            Status::PushOnline | Status::Offline => Status::Online,
+        };
+        Change {
+            id: OutputId {
+                partition: Partition(0),
+                offset: Offset(number),
+                index: 0,
+            },
+            seq: number + 1,
+            user: "u".into(),
+            version: number + 1,
+            at: LogTime(number),
+            logged_at: LogTime(number),
+            cause: Cause::Login,
+            before: Status::Online,
+            after: Status::Online,
+            devices: vec![DeviceChange {
+                platform: if device.is_multiple_of(2) {
+                    "web".into()
+                } else {
+                    "ios".into()
+                },
+                device: format!("d{device}").into(),
+                gateway: "g".into(),
+                before,
+                after,
+            }],
+            custom_status: None,
+            evidence: Offset(number),
+            rehearsal: None,
+        }
+    }
+
+    #[test]
+    fn few_and_many_devices_of_a_user_give_the_same_intervals() {
+        // Around the number at which they are kept otherwise.
+        for devices in [1, FEW_MAX as u64 - 1, FEW_MAX as u64, FEW_MAX as u64 + 1, 100] {
+            let mut open = OpenIntervals::new(Partition(0));
+            let mut number = 0;
+            for after in [Status::Online, Status::Offline, Status::Online] {
+                for device in 0..devices {
+                    let change = change(number, device, after);
+                    let moved = open.apply(&change);
+                    let is_first = number < devices;
+                    assert_eq!(moved.ended.len(), usize::from(!is_first), "{devices} {number}");
+                    if let Some(one) = moved.ended.first() {
+                        assert_eq!(
+                            (one.start.by.change.offset.0, one.end.change.offset.0),
+                            (number - devices, number)
+                        );
+                    }
+                    // With the first change the user's own interval begins too.
+                    assert_eq!(moved.begun.len(), 1 + usize::from(number == 0));
+                    // What holds already begins nothing.
+                    let again = open.apply(&change);
+                    assert!(again.ended.is_empty() && again.begun.is_empty());
+                    number += 1;
+                }
+            }
+            let mut found = Vec::new();
+            let visited: Result<(), ()> = open.each(|_, device, start| {
+                found.push((start.by.change.offset.0, device.map(|(_, device)| device.to_owned())));
+                Ok(())
+            });
+            visited.unwrap();
+            let last = |device: u64| (2 * devices + device, Some(format!("d{device}")));
+            let expected: Vec<_> = [(0, None)].into_iter().chain((0..devices).map(last)).collect();
+            assert_eq!(found, expected);
+            assert_eq!(open.len() as u64, devices + 1);
+        }
+    }
+
+    #[test]
+    fn a_change_costs_what_it_changes_however_many_devices_the_user_has() {
+        // If each change cost something for each device, this would be 20,000,000,000 steps.
+        let devices = 100_000;
+        let mut open = OpenIntervals::new(Partition(0));
+        let (mut ended, mut begun) = (0, 0);
+        for number in 0..2 * devices {
+            let after = if number < devices {
+                Status::Online
+            } else {
+                Status::Offline
+            };
+            let change = change(number, number % devices, after);
+            let moved = open.apply(&change);
+            ended += moved.ended.len() as u64;
+            begun += moved.begun.len() as u64;
+        }
+        assert_eq!((ended, begun), (devices, 2 * devices + 1));
     }
 }

@@ -336,7 +336,7 @@ fn export_partition(
         Exported::Intervals => source.changes_from(partition, from, |offset, change| {
             is_exported(partition, &change)?;
             if export.enter(Day::of(change.at), || KeptRecord::of_change(offset, &change))? {
-                for ended in export.open.apply(&change) {
+                for ended in export.open.apply(&change).ended {
                     let EndedInterval { start, device, .. } = &ended;
                     let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
                     let cells = interval_row(partition, &change.user, device, start, Some(&ended));
