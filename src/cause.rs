@@ -11,8 +11,12 @@ pub fn reason(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return "no response in time".to_owned();
     }
-    let error = error.without_url();
-    let mut innermost: &dyn Error = &error;
+    innermost(&error.without_url())
+}
+
+/// Returns the innermost of the errors that caused an error, as a clause.
+pub fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
     while let Some(cause) = innermost.source() {
         innermost = cause;
     }

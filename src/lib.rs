@@ -19,7 +19,7 @@
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
 //! line) and [`config`] start the process; [`clock`] is the only file that reads the machine's clock; [`metrics`]
 //! declares every metric; [`version`] holds the version of the build; [`tasks`] watches helper threads; [`rocks`]
-//! interprets RocksDB's errors; [`failpoint`] lets tests kill the process at chosen places; [`demo`] simulates users;
+//! interprets RocksDB's errors; [`objects`] opens directories and buckets; [`failpoint`] lets tests kill the process at chosen places; [`demo`] simulates users;
 //! [`load`] simulates many users on real connections; [`webhook`] posts changes as callbacks from a process of its own;
 //! [`lake`] keeps tables for analysts up to date;
 //! [`sim`] compares the core with a second, naive implementation of the rules.
@@ -56,6 +56,7 @@ pub mod layout;
 pub mod load;
 pub mod log;
 pub mod metrics;
+pub mod objects;
 pub mod presence;
 pub mod random;
 pub mod registry;

@@ -192,7 +192,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         ),
         lake_behind_seconds: seconds(
             "rollcall_lake_behind_seconds",
-            "Age of the oldest change that a lake has read and not committed; 0 without one",
+            "Age of the oldest change that no table of a lake shows yet, read or not; 0 without one",
         ),
         lake_rows: gauges("rollcall_lake_rows", "Rows of a table of a lake", &["table"]),
         lake_files: gauges("rollcall_lake_files", "Files of a table of a lake", &["table"]),
@@ -424,7 +424,7 @@ pub fn audit_difference(partition: u32) {
     differences.with_label_values(&[&partition.to_string()]).inc();
 }
 
-/// The oldest change of a partition that a lake has read and not committed is so old.
+/// The oldest change of a partition that no table of a lake shows yet is so old.
 pub fn lake_behind(partition: u32, ms: u64) {
     let behind = &METRICS.lake_behind_seconds;
     let behind = behind.with_label_values(&[&partition.to_string()]);

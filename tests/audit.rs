@@ -4,6 +4,8 @@
 mod analytics;
 #[path = "audit/belonging.rs"]
 mod belonging;
+#[path = "audit/bucket.rs"]
+mod bucket;
 #[path = "audit/export.rs"]
 mod export;
 #[path = "audit/files.rs"]
@@ -14,6 +16,10 @@ mod incidents;
 mod lake;
 #[path = "audit/proofs.rs"]
 mod proofs;
+#[path = "audit/proxy.rs"]
+mod proxy;
+#[path = "checkpoint/s3.rs"]
+mod s3;
 mod server;
 #[path = "audit/stories.rs"]
 mod stories;

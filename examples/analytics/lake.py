@@ -2,19 +2,22 @@
 """Reads the tables of a lake with pyarrow, as of its last commit.
 
     python3 examples/analytics/lake.py lake
+    python3 examples/analytics/lake.py s3://bucket/lake     # with the variables AWS_…, and AWS_ENDPOINT_URL for other stores than Amazon's
 """
 
 import json
+import os
 import sys
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
 
 def table(lake, files):
     """The rows of some files of the manifest; None without files."""
-    tables = [pq.ParquetFile(f"{lake}/{file['path']}").read() for file in files]
+    tables = [pq.ParquetFile(lake.open_input_file(file["path"])).read() for file in files]
     return pa.concat_tables(tables) if tables else None
 
 
@@ -35,10 +38,19 @@ def intervals(lake, files):
     return pa.concat_tables([rows for rows in (ended, holding) if rows is not None])
 
 
-def main(lake):
+def opened(place):
+    """A directory or a prefix of a bucket as a file system."""
+    if place.startswith("s3://"):
+        objects = fs.S3FileSystem(endpoint_override=os.environ.get("AWS_ENDPOINT_URL"))
+        return fs.SubTreeFileSystem(place.removeprefix("s3://"), objects)
+    return fs.SubTreeFileSystem(place, fs.LocalFileSystem())
+
+
+def main(place):
+    lake = opened(place)
     # The manifest is read once: its files are those of one moment, and stay for ten minutes after a newer one.
-    with open(f"{lake}/manifest.json") as file:
-        manifest = json.load(file)
+    with lake.open_input_file("manifest.json") as file:
+        manifest = json.loads(file.read())
     changes = table(lake, manifest["changes"])
     minutes = table(lake, manifest["concurrency"]["ended"] + manifest["concurrency"]["unfinished"])
     counts = changes.num_rows, intervals(lake, manifest["intervals"]).num_rows, minutes.num_rows

@@ -12,32 +12,26 @@
 
 pub(crate) mod manifest;
 
+use crate::objects::{self, RequestFailure};
 use crate::presence::{Offset, Partition, Revision};
 use crate::store::{self, Applied, Store};
 use futures_util::TryStreamExt as _;
 use manifest::{File, Manifest, Name, UnreadableManifest, hex};
-use object_store::aws::AmazonS3Builder;
 use object_store::buffered::BufWriter;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt as _, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Handle;
-use url::Url;
 
 /// How many checkpoints of a partition are kept by default.
 pub const DEFAULT_KEPT: usize = 3;
 const MANIFEST: &str = "MANIFEST.json";
 /// How many bytes are read and written at once.
 const PIECE_BYTES: usize = 1 << 20;
-/// How often one request is retried. After that the caller decides.
-const RETRIES: usize = 4;
-const RETRY_FOR: Duration = Duration::from_secs(20);
 /// Files that RocksDB creates for the process that has the directory open. They hold no state.
 const OF_THE_PROCESS: [&str; 2] = ["LOCK", "LOG"];
 
@@ -120,43 +114,14 @@ impl Checkpoints {
         runtime: Handle,
     ) -> Result<Checkpoints, Error> {
         let wrong = |cause: String| Error::Url {
-            url: without_credentials(url),
+            url: objects::without_credentials(url),
             cause,
         };
-        let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
-        if !parsed.username().is_empty() || parsed.password().is_some() {
-            return Err(wrong(
-                "it contains credentials; set them with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned(),
-            ));
-        }
-        let (objects, path): (Arc<dyn ObjectStore>, Key) = match parsed.scheme() {
-            "file" => {
-                let path = Key::from_url_path(parsed.path()).map_err(|error| wrong(error.to_string()))?;
-                (Arc::new(LocalFileSystem::new().with_fsync(true)), path)
-            }
-            "s3" => {
-                let retry = RetryConfig {
-                    max_retries: RETRIES,
-                    retry_timeout: RETRY_FOR,
-                    ..RetryConfig::default()
-                };
-                let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
-                for (name, value) in environment {
-                    let is_ours = name.starts_with("AWS_") && !name.starts_with("AWS_BUCKET");
-                    if let Some(key) = is_ours.then(|| name.to_ascii_lowercase().parse().ok()).flatten() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                let objects = builder.build().map_err(|error| wrong(error.to_string()))?;
-                let path = Key::from_url_path(parsed.path()).map_err(|error| wrong(error.to_string()))?;
-                (Arc::new(objects), path)
-            }
-            other => return Err(wrong(format!("the scheme {other} is not supported"))),
-        };
+        let (objects, path) = objects::open(url, environment).map_err(wrong)?;
         Ok(Checkpoints {
             objects,
             base: path.join(group),
-            shown: without_credentials(url),
+            shown: objects::without_credentials(url),
             kept: kept.max(1),
             revision: Revision::NEWEST,
             runtime,
@@ -251,7 +216,7 @@ impl Checkpoints {
     fn unreachable(&self, error: &object_store::Error) -> Error {
         Error::Unreachable {
             at: self.shown.clone(),
-            cause: error.to_string(),
+            cause: RequestFailure::of(error).to_string(),
         }
     }
 
@@ -406,18 +371,6 @@ impl Checkpoints {
             object_store::Error::NotFound { .. } => Unusable::Damaged(format!("{what} is missing")),
             other => Unusable::Failed(self.unreachable(other)),
         }
-    }
-}
-
-/// Returns a URL without its credentials, for messages.
-fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let host = rest.split('/').next().unwrap_or_default();
-    match host.rfind('@') {
-        Some(at) => format!("{scheme}://…{}", &rest[at..]),
-        None => url.to_owned(),
     }
 }
 

@@ -1,7 +1,12 @@
-//! `rollcall lake`: keeps tables of the changes up to date in a directory (`docs/lake.md`).
+//! `rollcall lake`: keeps tables of the changes up to date in a directory or a bucket (`docs/lake.md`).
 //!
 //! One thread reads the change topic of all partitions in turn, and commits. What is exactly once is said in
 //! [`crate::lake`]: this file decides when to read, when to commit, and what to report.
+
+mod behind;
+mod place;
+#[cfg(test)]
+mod tests;
 
 use super::audit::source::change_of;
 use super::cluster::Cluster;
@@ -11,22 +16,25 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::units::{Seconds, Span};
 use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::lake::manifest::LakeManifest;
-use crate::lake::storage::{LakeDirectory, read_manifest};
+use crate::lake::storage::{LakeDirectory, LakeStorage};
 use crate::lake::{self, Lake, PENDING_MAX};
 use crate::log::{Error, Limit, Range, Reader, Record, Topic};
 use crate::metrics;
+use crate::presence::change::Change;
 use crate::presence::{Offset, Partition};
 use crate::registry::{self, Schemas};
 use anyhow::{Context as _, anyhow, bail};
-use std::collections::BTreeMap;
-use std::io::Write as _;
+use behind::Behind;
+use place::Place;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use url::Url;
 
 /// The most that one read returns.
 const LIMIT: Limit = Limit {
@@ -48,7 +56,7 @@ const UNREAD_MAX_MS: u64 = 10_000;
 /// process is killed. docs/lake.md describes the files and how DuckDB and others read them.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The lake: a directory, as a path or as file:///DIRECTORY
+    /// The lake: a directory, as a path or as file:///DIRECTORY, or s3://BUCKET/PREFIX with the variables AWS_… as for checkpoints
     #[arg(long, value_name = "URL", env = "ROLLCALL_LAKE_TO")]
     to: String,
     /// The longest time until a change that was read is visible, 1 to 30 seconds
@@ -91,122 +99,200 @@ pub struct Args {
 }
 
 /// Why the process is not ready; `None` if it is.
-type Trouble = Arc<Mutex<Option<String>>>;
+#[derive(Clone, Default)]
+struct Trouble(Arc<Mutex<Option<String>>>);
+
+impl Trouble {
+    fn set(&self, trouble: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let root = directory(&args.to)?;
+    let place = Place::of(&args.to)?;
     if args.sql {
-        return print_views(&root);
+        return print_views(place);
     }
     let every_ms = Seconds::within("every", Some(args.every), 0, 1_000, 30_000)?;
-    let interrupted = log::on_interrupt()?;
+    let interrupted = Rc::new(log::on_interrupt()?);
     logging::start(args.log_format, args.log_level);
-    let reader = log::open(args.kafka.as_deref(), &args.data, &args.cluster)?;
-    let (schemas, _runtime) = log::schemas(args.registry.as_ref())?;
-    let storage = LakeDirectory::open(&root).with_context(|| format!("cannot use {} as a lake", root.display()))?;
-    let (lake, left) = Lake::open(storage, reader.partitions())?;
-    if !left.is_empty() {
-        tracing::warn!(files = left.len(), first = %left[0], "removed files of a commit that was interrupted");
-    }
-    let trouble = Trouble::default();
-    let _status = if args.once {
-        None
-    } else {
-        Some(serve_status(args.status, trouble.clone())?)
+    let process = LakeProcess {
+        args,
+        every_ms,
+        shown: place.shown(),
+        reader: log::open(args.kafka.as_deref(), &args.data, &args.cluster)?,
+        runtime: runtime()?,
+        interrupted,
+        trouble: Trouble::default(),
+        behind: Behind::default(),
     };
-    let mut follower = LakeFollower {
-        clock: SystemClock::new(),
-        reader,
-        schemas,
-        lake,
-        begins: BTreeMap::new(),
-        oldest: BTreeMap::new(),
-        pending_since_ms: None,
-        records: Vec::new(),
-        trouble,
-    };
-    let mut is_told = false;
-    while let Err(error) = follower.check_log(args.from_oldest) {
-        if args.once || !follower.may_recover(&error) {
-            return Err(error);
+    match place {
+        Place::Directory(root) => {
+            let storage = LakeDirectory::open(&root);
+            process.run(storage.with_context(|| format!("cannot use {} as a lake", root.display()))?)
         }
-        if !std::mem::replace(&mut is_told, true) {
-            tracing::warn!("the log cannot be read: {error:#}; trying again");
-        }
-        follower.set_trouble(Some(format!("the log cannot be read: {error:#}")));
-        if interrupted.recv_timeout(CHECK_PAUSE) != Err(RecvTimeoutError::Timeout) {
-            return Ok(());
+        Place::Bucket(bucket) => {
+            let (interrupted, trouble) = (process.interrupted.clone(), process.trouble.clone());
+            let listener = place::waiting(args.once, interrupted, trouble, process.behind.clone());
+            let storage = bucket.open(process.runtime.handle().clone(), listener);
+            match process.run(storage) {
+                // It was asked to stop. With --once that is not what it was started for.
+                Err(error) if !args.once && is_interrupted(&error) => {
+                    tracing::warn!("{error:#}");
+                    Ok(())
+                }
+                ended => ended,
+            }
         }
     }
-    follower.set_trouble(None);
-    let manifest = follower.lake.committed();
-    tracing::info!(to = %root.display(), commit = manifest.commit, rows = rows(manifest, "changes").0, "following the changes");
-    follower.report();
-    follower.follow(every_ms, args.once, &interrupted)
 }
 
-/// Returns the directory that a URL or a path names.
-fn directory(to: &str) -> anyhow::Result<PathBuf> {
-    let Some((scheme, _)) = to.split_once("://") else {
-        return Ok(PathBuf::from(to));
-    };
-    if scheme != "file" {
-        bail!("--to {scheme}:// cannot be written yet; expected a directory, as a path or as file:///DIRECTORY");
-    }
-    let url = Url::parse(to).ok().and_then(|url| url.to_file_path().ok());
-    url.ok_or_else(|| anyhow!("--to {to} names no directory; expected file:///DIRECTORY with three slashes"))
+/// Whether an interrupt ended a wait for a bucket.
+fn is_interrupted(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(lake::Error::Storage { error, .. }) if error.kind() == ErrorKind::Interrupted)
 }
 
-fn print_views(root: &Path) -> anyhow::Result<()> {
-    let bytes = read_manifest(root).with_context(|| format!("cannot read the lake in {}", root.display()))?;
-    let Some(bytes) = bytes else {
+fn runtime() -> anyhow::Result<Runtime> {
+    let builder = &mut tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build();
+    runtime.context("cannot start the async runtime")
+}
+
+/// What the process needs to keep a lake, wherever that is.
+struct LakeProcess<'a> {
+    args: &'a Args,
+    every_ms: u64,
+    shown: String,
+    reader: Box<dyn Reader>,
+    runtime: Runtime,
+    interrupted: Rc<Receiver<()>>,
+    trouble: Trouble,
+    behind: Behind,
+}
+
+impl LakeProcess<'_> {
+    fn run<S: LakeStorage>(self, storage: S) -> anyhow::Result<()> {
+        let LakeProcess {
+            args,
+            reader,
+            interrupted,
+            ..
+        } = self;
+        if !args.once {
+            serve_status(&self.runtime, args.status, self.trouble.clone())?;
+        }
+        let (schemas, _runtime) = log::schemas(args.registry.as_ref())?;
+        let (lake, left) = Lake::open(storage, reader.partitions())?;
+        if !left.is_empty() {
+            tracing::warn!(files = left.len(), first = %left[0], "removed files of a commit that was interrupted");
+        }
+        let mut follower = LakeFollower::new(reader, schemas, lake, self.trouble, self.behind);
+        let mut is_told = false;
+        while let Err(error) = follower.check_log(args.from_oldest) {
+            if args.once || !follower.may_recover(&error) {
+                return Err(error);
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::warn!("the log cannot be read: {error:#}; trying again");
+            }
+            follower.trouble.set(Some(format!("the log cannot be read: {error:#}")));
+            follower.report_behind();
+            if interrupted.recv_timeout(CHECK_PAUSE) != Err(RecvTimeoutError::Timeout) {
+                return Ok(());
+            }
+        }
+        follower.trouble.set(None);
+        let manifest = follower.lake.committed();
+        tracing::info!(
+            to = self.shown,
+            commit = manifest.commit,
+            writer = manifest.writer,
+            rows = rows(manifest, "changes").0,
+            "following the changes"
+        );
+        follower.report();
+        follower.follow(self.every_ms, args.once, &interrupted)
+    }
+}
+
+fn print_views(place: Place) -> anyhow::Result<()> {
+    let shown = place.shown();
+    let bytes = place.manifest(runtime()?.handle().clone());
+    let Some(bytes) = bytes.with_context(|| format!("cannot read the lake in {shown}"))? else {
         bail!(
-            "there is no lake in {}: it has no manifest.json; `rollcall lake --to DIRECTORY` makes one with its first commit",
-            root.display()
+            "there is no lake in {shown}: it has no manifest.json; `rollcall lake --to {shown}` makes one with its first commit"
         );
     };
     let manifest = LakeManifest::read(&bytes).map_err(lake::Error::from)?;
+    if shown.contains('\\') && shown.contains(['*', '?', '[']) {
+        bail!(
+            "DuckDB cannot read {shown}: its name has a backslash beside one of * ? [; move the lake, or read it otherwise"
+        );
+    }
     let mut output = std::io::stdout().lock();
-    let written = output.write_all(lake::sql(&manifest, &root.to_string_lossy()).as_bytes());
+    let written = output.write_all(lake::sql(&manifest, &shown).as_bytes());
     printed(written.map_err(anyhow::Error::from))
 }
 
-fn serve_status(address: SocketAddr, trouble: Trouble) -> anyhow::Result<Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")?;
+fn serve_status(runtime: &Runtime, address: SocketAddr, trouble: Trouble) -> anyhow::Result<()> {
     let listener = runtime.block_on(status::bind(address))?;
     eprintln!("status   http://{}", listener.local_addr().unwrap_or(address));
     if status::is_exposed(address) {
         tracing::warn!(%address, "--status is not a loopback address: other machines can read /metrics without a token");
     }
-    runtime.spawn(status::serve(listener, move || {
-        let trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.iter().cloned().collect()
-    }));
-    Ok(runtime)
+    runtime.spawn(status::serve(listener, move || trouble.get().into_iter().collect()));
+    Ok(())
 }
 
 /// Reads all partitions into the lake.
-struct LakeFollower {
+struct LakeFollower<S: LakeStorage> {
     clock: SystemClock,
     reader: Box<dyn Reader>,
     schemas: Schemas,
-    lake: Lake<LakeDirectory>,
-    /// Where a new lake begins in the partitions whose first changes are gone.
+    lake: Lake<S>,
+    /// Where the log begins in the partitions that no longer have the lake's next offset.
     begins: BTreeMap<Partition, Offset>,
-    /// The time of the oldest change of each partition that is not committed.
-    oldest: BTreeMap<Partition, u64>,
+    /// Of these, the ones of which the next change will tell whether changes are missing.
+    unproven: BTreeSet<Partition>,
+    behind: Behind,
     /// Since when something waits for a commit, by the monotonic clock.
     pending_since_ms: Option<u64>,
     records: Vec<Record>,
     trouble: Trouble,
 }
 
-impl LakeFollower {
-    fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
+impl<S: LakeStorage> LakeFollower<S> {
+    fn new(
+        reader: Box<dyn Reader>,
+        schemas: Schemas,
+        lake: Lake<S>,
+        trouble: Trouble,
+        behind: Behind,
+    ) -> LakeFollower<S> {
+        let clock = SystemClock::new();
+        for partition in (0..reader.partitions()).map(Partition) {
+            let committed_ms = lake.last(partition).map_or(clock.now_ms(), |last| last.logged_at);
+            behind.begin(partition, committed_ms);
+        }
+        LakeFollower {
+            clock,
+            reader,
+            schemas,
+            lake,
+            begins: BTreeMap::new(),
+            unproven: BTreeSet::new(),
+            behind,
+            pending_since_ms: None,
+            records: Vec::new(),
+            trouble,
+        }
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = Partition> + use<S> {
         (0..self.reader.partitions()).map(Partition)
     }
 
@@ -217,14 +303,9 @@ impl LakeFollower {
             let Range { start, end } = self.reader.range(Topic::Changes, partition)?;
             let next = self.lake.next(partition);
             if start > next {
-                if !from_oldest || next > Offset(0) {
-                    return Err(gone(partition, next, start));
-                }
-                self.begins.insert(partition, start);
+                self.begin_late(partition, start, from_oldest)?;
             }
-            let manifest = self.lake.committed();
-            let position = manifest.partitions.get(partition.0 as usize);
-            let last = position.and_then(|position| position.last.clone());
+            let last = self.lake.last(partition).cloned();
             let other_log = || {
                 anyhow!(
                     "the changes of partition {partition} are not those of the lake, which has them up to offset {next}: this is another \
@@ -253,6 +334,53 @@ impl LakeFollower {
         Ok(())
     }
 
+    /// Begins with the oldest record of a partition that the log has, which is after the lake's next offset. Fails if changes are
+    /// missing between. A log on Kafka has offsets without records, where transactions ended or were aborted, so that the
+    /// numbers of the changes decide.
+    fn begin_late(&mut self, partition: Partition, start: Offset, from_oldest: bool) -> anyhow::Result<()> {
+        let next = self.lake.next(partition);
+        let is_new = self.lake.last(partition).is_none();
+        self.begins.insert(partition, start);
+        if from_oldest && is_new {
+            return Ok(());
+        }
+        let one = Limit { records: 1, bytes: 1 };
+        self.records.clear();
+        self.reader
+            .read(Topic::Changes, partition, start, one, &mut self.records)?;
+        match self.records.first() {
+            Some(record) => {
+                self.schemas.learn([record.framed()])?;
+                let change = change_of(record, partition, &self.schemas)?;
+                self.is_next(partition, start, &change)
+            }
+            // No number says whether the first change of all is missing.
+            None if is_new => Err(gone(partition, next, start)),
+            None => {
+                tracing::warn!(
+                    %partition,
+                    next = next.0,
+                    start = start.0,
+                    "the log no longer has the offset at which the lake goes on; the next change will tell whether changes are missing"
+                );
+                self.unproven.insert(partition);
+                Ok(())
+            }
+        }
+    }
+
+    /// Fails if changes are missing between the lake's last change of a partition and this one, the first one that the log has.
+    fn is_next(&self, partition: Partition, start: Offset, change: &Change) -> anyhow::Result<()> {
+        let expected = match self.lake.last(partition) {
+            None => Some(1),
+            Some(last) => last.seq.map(|seq| seq + 1),
+        };
+        if expected == Some(change.seq) {
+            return Ok(());
+        }
+        Err(gone(partition, self.lake.next(partition), start))
+    }
+
     /// Reads and commits until it is interrupted; with `once` until everything that there is now is visible.
     fn follow(&mut self, every_ms: u64, once: bool, interrupted: &Receiver<()>) -> anyhow::Result<()> {
         // Since when something could not be read, by the monotonic clock, and why.
@@ -262,15 +390,23 @@ impl LakeFollower {
             let (mut more, mut is_at_end, mut failure) = (false, true, None);
             for partition in self.partitions() {
                 let read = self.read_some(partition);
-                // On Kafka the end is a question to the brokers, and only `--once` needs it.
-                let read = read.and_then(|count| Ok((count, !once || self.is_at_end(partition)?)));
+                // After a failure the other partitions are not asked for: each question to brokers that are away takes its time.
+                let is_look_due = once || failure.is_none();
+                let read = read.and_then(|count| {
+                    let looked = if is_look_due {
+                        self.look(partition, count, once)?
+                    } else {
+                        None
+                    };
+                    Ok((count, looked))
+                });
                 match read {
-                    Ok((count, is_end)) => {
+                    Ok((count, looked)) => {
                         more |= count > 0;
-                        is_at_end &= is_end;
+                        is_at_end &= looked.unwrap_or(!once);
                     }
                     Err(error) if self.may_recover(&error) => failure = Some(format!("{error:#}")),
-                    Err(error) => return Err(explained(error)),
+                    Err(error) => return Err(error),
                 }
                 if self.lake.pending() >= PENDING_MAX {
                     self.commit()?;
@@ -287,7 +423,7 @@ impl LakeFollower {
                 }
                 (since_ms, words)
             });
-            self.set_trouble(unread.as_ref().and_then(|(since_ms, words)| {
+            self.trouble.set(unread.as_ref().and_then(|(since_ms, words)| {
                 let unread_ms = now_ms.saturating_sub(*since_ms);
                 (unread_ms >= UNREAD_MAX_MS)
                     .then(|| format!("changes were not read for {} s: {words}", unread_ms / 1_000))
@@ -297,6 +433,8 @@ impl LakeFollower {
                 .is_some_and(|since_ms| now_ms >= since_ms + every_ms)
             {
                 self.commit()?;
+                // What a slow disk or bucket took of the time is not the log's.
+                progress_ms = self.clock.monotonic_ms();
             }
             self.report_behind();
             if once && is_at_end && unread.is_none() && !more {
@@ -326,10 +464,6 @@ impl LakeFollower {
             || matches!(error.downcast_ref(), Some(registry::Error::Unreachable { .. }))
     }
 
-    fn set_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
-
     /// Returns where a partition is read next.
     fn next(&self, partition: Partition) -> Offset {
         let first = self.begins.get(&partition).copied().unwrap_or_default();
@@ -343,21 +477,54 @@ impl LakeFollower {
         Ok(next >= end || self.reader.reached(Topic::Changes, partition)? >= end)
     }
 
+    /// Looks whether everything of a partition was read, if that is due after so many records of it: on Kafka it is a question to
+    /// the brokers.
+    fn look(&mut self, partition: Partition, read: usize, once: bool) -> anyhow::Result<Option<bool>> {
+        let now_ms = self.clock.now_ms();
+        if !once && (read > 0 || !self.behind.is_look_due(partition, now_ms)) {
+            return Ok(None);
+        }
+        let is_at_end = self.is_at_end(partition)?;
+        if read == 0 {
+            self.behind.looked(partition, now_ms, is_at_end);
+        }
+        Ok(Some(is_at_end))
+    }
+
     /// Takes the next records of a partition. Returns how many there were.
     fn read_some(&mut self, partition: Partition) -> anyhow::Result<usize> {
         let next = self.next(partition);
         self.records.clear();
-        self.reader
-            .read(Topic::Changes, partition, next, LIMIT, &mut self.records)?;
+        let read = self
+            .reader
+            .read(Topic::Changes, partition, next, LIMIT, &mut self.records);
+        match read {
+            // Retention was faster, or has removed nothing but marks of transactions.
+            Err(Error::Gone { start, .. }) if start > next => {
+                self.begin_late(partition, start, false)?;
+                return Ok(0);
+            }
+            read => read?,
+        }
         self.schemas.learn(self.records.iter().map(Record::framed))?;
-        for record in &self.records {
+        let records = std::mem::take(&mut self.records);
+        for record in &records {
             let change = change_of(record, partition, &self.schemas)?;
+            if self.unproven.remove(&partition) {
+                self.is_next(partition, record.offset, &change)?;
+            }
             self.lake.apply(partition, record.offset, &change)?;
         }
-        if let Some(first) = self.records.first() {
-            self.oldest.entry(partition).or_insert(first.ts);
+        if let (Some(first), Some(last)) = (records.first(), records.last()) {
+            self.behind.read(partition, first.ts, last.ts);
             self.pending_since_ms.get_or_insert(self.clock.monotonic_ms());
         }
+        if records.is_empty() {
+            // There is no change before what was reached, so the lake need not come back to what follows its last change.
+            let reached = self.reader.reached(Topic::Changes, partition)?;
+            self.lake.reach(partition, reached);
+        }
+        self.records = records;
         Ok(self.records.len())
     }
 
@@ -368,7 +535,7 @@ impl LakeFollower {
             return Ok(());
         }
         let now_ms = self.clock.now_ms();
-        let oldest = self.oldest.values().copied().min().unwrap_or(now_ms);
+        let oldest = self.behind.committed().unwrap_or(now_ms);
         let mut joined = 0;
         while self.lake.join_files(self.clock.now_ms())? {
             joined += 1;
@@ -381,7 +548,6 @@ impl LakeFollower {
             joined,
             "committed"
         );
-        self.oldest.clear();
         self.pending_since_ms = None;
         self.report();
         Ok(())
@@ -396,14 +562,7 @@ impl LakeFollower {
     }
 
     fn report_behind(&self) {
-        let now_ms = self.clock.now_ms();
-        for partition in self.partitions() {
-            let behind_ms = self
-                .oldest
-                .get(&partition)
-                .map_or(0, |oldest| now_ms.saturating_sub(*oldest));
-            metrics::lake_behind(partition.0, behind_ms);
-        }
+        self.behind.report(self.clock.now_ms());
     }
 }
 
@@ -435,17 +594,4 @@ fn gone(partition: Partition, next: Offset, start: Offset) -> anyhow::Error {
          is at offset {start}; make another lake in an empty directory with --from-oldest, and keep changes for longer than this \
          process may stand still"
     )
-}
-
-/// Says what can be done where retention was faster than the lake.
-fn explained(error: anyhow::Error) -> anyhow::Error {
-    match error.downcast_ref() {
-        Some(Error::Gone {
-            partition,
-            wanted,
-            start,
-            ..
-        }) => gone(*partition, *wanted, *start),
-        _ => error,
-    }
 }

@@ -20,6 +20,9 @@ pub struct LakeManifest {
     pub format: u32,
     /// The version of the program that wrote it.
     pub version: String,
+    /// The process that wrote it, where several may write. No two processes have the same name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub writer: String,
     /// Counts the manifests from 1.
     pub commit: u64,
     pub committed_ms: u64,
@@ -74,7 +77,7 @@ pub struct ReplacedFile {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct LakePosition {
     pub partition: u32,
-    /// The next offset to read.
+    /// The next offset to read. On Kafka it may be after marks of transactions that follow the last change.
     pub next: u64,
     /// The last change before it; null without one.
     pub last: Option<LastChange>,
@@ -87,6 +90,9 @@ pub struct LakePosition {
 pub struct LastChange {
     pub offset: u64,
     pub change: String,
+    /// The number of the change in its partition; null in a manifest of a version that did not keep it.
+    #[serde(default)]
+    pub seq: Option<u64>,
     pub at: u64,
     pub logged_at: u64,
 }

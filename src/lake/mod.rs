@@ -5,11 +5,15 @@
 //! once, wherever a process dies: files that no manifest names are removed at the next start, and the changes in them are read
 //! again. A file that a manifest has named is never written again.
 //!
+//! Where nothing else keeps other processes from writing, a process begins with a manifest of its own that changes no row. From then
+//! on an earlier process cannot replace the manifest any more, and what it has written and not committed can be removed.
+//!
 //! Memory: about 200 bytes for each user and each device that ever had a change, for the intervals that hold; rows of one group
 //! for each table; at most [`PENDING_MAX`] intervals that began since the last commit. The clock is not read here.
 //!
 //! [`docs/lake.md`]: ../../docs/lake.md
 
+pub mod bucket;
 pub mod manifest;
 mod partition;
 mod restore;
@@ -30,7 +34,7 @@ use manifest::{FORMAT, FileList, LakeFile, LakeManifest, LastChange, ReplacedFil
 use partition::LakePartition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use storage::{LakeStorage, PART};
+use storage::{LakeStorage, ManifestWrite, PART};
 
 /// After so many changes a commit is due, whatever the time.
 pub const PENDING_MAX: usize = 200_000;
@@ -41,6 +45,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 /// The intervals that hold are all written again once more than so many began or ended since the last time, and more than a
 /// quarter of them.
 const OPEN_CHANGED_MAX: u64 = 100_000;
+/// How often a process tries to begin while others do the same.
+const BEGIN_ATTEMPTS: usize = 10;
 /// For so long files stay that a newer manifest no longer names.
 pub const REPLACED_KEPT_MS: u64 = 600_000;
 
@@ -62,6 +68,11 @@ pub enum Error {
          another lake in an empty directory"
     )]
     Partitions { lake: usize, log: u32 },
+    #[error(
+        "another process has written to this lake (commit {commit} of writer {writer}), so this one ends; what it had read and not \
+         committed is read by the other. Run one process for a lake: the one that was started last goes on"
+    )]
+    OtherWriter { commit: u64, writer: String },
     #[error(
         "offset {offset} of the changes of partition {partition} is of partition {found}; a lake is made of one whole log, so \
          check --kafka and --topic-prefix"
@@ -120,25 +131,7 @@ impl<S: LakeStorage> Lake<S> {
     /// Opens a lake of a log with so many partitions, or begins one. Returns also the files that a process left which was killed;
     /// they are removed.
     pub fn open(mut storage: S, partitions: u32) -> Result<(Lake<S>, Vec<String>), Error> {
-        let manifest = match storage.manifest().map_err(cannot("read manifest.json"))? {
-            Some(bytes) => LakeManifest::read(&bytes)?,
-            None => {
-                has_no_rows(&mut storage)?;
-                LakeManifest {
-                    format: FORMAT,
-                    partitions: (0..partitions)
-                        .map(|one| LakePartition::new(Partition(one)).position())
-                        .collect(),
-                    ..LakeManifest::default()
-                }
-            }
-        };
-        if manifest.partitions.len() != partitions as usize {
-            return Err(Error::Partitions {
-                lake: manifest.partitions.len(),
-                log: partitions,
-            });
-        }
+        let manifest = begin(&mut storage, partitions)?;
         let left = clean(&mut storage, &manifest)?;
         let mut lake = Lake {
             partitions: manifest.partitions.iter().map(LakePartition::at).collect(),
@@ -165,6 +158,18 @@ impl<S: LakeStorage> Lake<S> {
     /// Returns where the next change of a partition is read.
     pub fn next(&self, partition: Partition) -> Offset {
         self.partition(partition).map_or(Offset(0), |one| one.next)
+    }
+
+    /// Returns the last change of a partition that was taken.
+    pub fn last(&self, partition: Partition) -> Option<&LastChange> {
+        self.partition(partition)?.last.as_ref()
+    }
+
+    /// Notes that every change before an offset of a partition's topic was taken. The next commit says so.
+    pub fn reach(&mut self, partition: Partition, offset: Offset) {
+        if let Some(one) = self.partitions.get_mut(partition.0 as usize) {
+            one.reach(offset);
+        }
     }
 
     /// Returns how many changes wait for a commit.
@@ -342,18 +347,14 @@ impl<S: LakeStorage> Lake<S> {
 
     /// Makes a manifest the one that counts, and removes files that nobody reads any more.
     fn replace_manifest(&mut self, mut next: LakeManifest, now_ms: u64) -> Result<(), Error> {
-        next.commit += 1;
         next.committed_ms = now_ms;
-        version::VERSION.clone_into(&mut next.version);
         let (gone, kept) = std::mem::take(&mut next.replaced)
             .into_iter()
             .partition::<Vec<_>, _>(|file| file.at_ms + REPLACED_KEPT_MS <= now_ms);
         next.replaced = kept;
-        let bytes = serde_json::to_vec_pretty(&next).map_err(io::Error::other);
-        let bytes = bytes.map_err(cannot("write manifest.json"))?;
-        self.storage
-            .set_manifest(&bytes)
-            .map_err(cannot("write manifest.json"))?;
+        if write_manifest(&mut self.storage, &mut next)? == ManifestWrite::Outdated {
+            return Err(overtaken(&mut self.storage)?);
+        }
         self.manifest = next;
         for file in gone {
             let removed = self.storage.remove(&file.path);
@@ -361,6 +362,61 @@ impl<S: LakeStorage> Lake<S> {
         }
         Ok(())
     }
+}
+
+/// Returns the newest manifest, or that of a new lake, when this process is the one that may replace it.
+fn begin<S: LakeStorage>(storage: &mut S, partitions: u32) -> Result<LakeManifest, Error> {
+    for _ in 0..BEGIN_ATTEMPTS {
+        let mut manifest = match read_manifest(storage)? {
+            Some(manifest) => manifest,
+            None => {
+                has_no_rows(storage)?;
+                LakeManifest {
+                    format: FORMAT,
+                    partitions: (0..partitions)
+                        .map(|one| LakePartition::new(Partition(one)).position())
+                        .collect(),
+                    ..LakeManifest::default()
+                }
+            }
+        };
+        if manifest.partitions.len() != partitions as usize {
+            return Err(Error::Partitions {
+                lake: manifest.partitions.len(),
+                log: partitions,
+            });
+        }
+        if storage.writer().is_none() || write_manifest(storage, &mut manifest)? == ManifestWrite::Done {
+            return Ok(manifest);
+        }
+    }
+    Err(overtaken(storage)?)
+}
+
+fn read_manifest<S: LakeStorage>(storage: &mut S) -> Result<Option<LakeManifest>, Error> {
+    let bytes = storage.manifest().map_err(cannot("read manifest.json"))?;
+    Ok(bytes.map(|bytes| LakeManifest::read(&bytes)).transpose()?)
+}
+
+/// Replaces the manifest by the next one.
+fn write_manifest<S: LakeStorage>(storage: &mut S, manifest: &mut LakeManifest) -> Result<ManifestWrite, Error> {
+    manifest.commit += 1;
+    version::VERSION.clone_into(&mut manifest.version);
+    storage.writer().unwrap_or_default().clone_into(&mut manifest.writer);
+    let bytes = serde_json::to_vec_pretty(manifest).map_err(io::Error::other);
+    let written = bytes.and_then(|bytes| storage.set_manifest(&bytes));
+    written.map_err(cannot("write manifest.json"))
+}
+
+/// Returns the error of a process whose manifest is no longer the newest one.
+fn overtaken<S: LakeStorage>(storage: &mut S) -> Result<Error, Error> {
+    Ok(match read_manifest(storage)? {
+        Some(LakeManifest { commit, writer, .. }) => Error::OtherWriter { commit, writer },
+        None => Error::Damaged {
+            path: "manifest.json".to_owned(),
+            problem: "it was removed while this process was writing".to_owned(),
+        },
+    })
 }
 
 fn key(user: &str, device: Option<&(Box<str>, Box<str>)>, start: &IntervalStart) -> OpenKey {

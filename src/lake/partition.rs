@@ -16,6 +16,8 @@ pub struct LakePartition {
     pub partition: Partition,
     /// The next offset of the change topic.
     pub next: Offset,
+    /// Everything before it was read: it is after `next` where no change follows the last one, but marks of transactions do.
+    reached: Offset,
     pub last: Option<LastChange>,
     pub open: OpenIntervals,
     /// Users (`None`) and devices by platform.
@@ -85,6 +87,7 @@ impl LakePartition {
         LakePartition {
             partition,
             next: Offset(0),
+            reached: Offset(0),
             last: None,
             open: OpenIntervals::new(partition),
             counts: BTreeMap::new(),
@@ -114,10 +117,15 @@ impl LakePartition {
         self.open.insert(user, device, start);
     }
 
+    /// Notes that every change before an offset was taken.
+    pub fn reach(&mut self, offset: Offset) {
+        self.reached = self.reached.max(offset);
+    }
+
     pub fn position(&self) -> LakePosition {
         LakePosition {
             partition: self.partition.0,
-            next: self.next.0,
+            next: self.next.max(self.reached).0,
             last: self.last.clone(),
             minute: self.minute.as_ref().map(|minute| UnfinishedMinute {
                 from: minute.from.0,
@@ -149,6 +157,7 @@ impl LakePartition {
         self.last = Some(LastChange {
             offset: offset.0,
             change: id_text(change.id),
+            seq: Some(change.seq),
             at: change.at.0,
             logged_at: change.logged_at.0,
         });

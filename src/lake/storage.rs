@@ -1,8 +1,9 @@
-//! Where the files of a lake are: a directory.
+//! Where the files of a lake are: what it asks of a place ([`LakeStorage`]), and a directory.
 //!
 //! A data file gets its name when it is whole and synced, and no file ever takes the name of another. The manifest is the one
 //! file that is replaced, in one step.
 
+use crate::directory::{self, sync};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -37,8 +38,23 @@ pub trait LakeStorage {
     /// Returns the manifest; none in a lake that has no commit yet.
     fn manifest(&mut self) -> io::Result<Option<Vec<u8>>>;
 
-    /// Replaces the manifest in one step. It survives the death of the machine from then on.
-    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Replaces the manifest in one step, if it is still the one that this process has read or written last. It survives the death
+    /// of the machine from then on.
+    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite>;
+
+    /// Returns what names this process in manifests, where others may write to the same lake. `None`: no other process can
+    /// write to it while this value exists.
+    fn writer(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// Whether a manifest was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ManifestWrite {
+    Done,
+    /// Another process has replaced the manifest since it was read, so nothing was written.
+    Outdated,
 }
 
 /// A lake in a directory. While it exists, no other process writes to the same lake.
@@ -69,7 +85,7 @@ impl LakeDirectory {
     /// Opens a directory to write to, and creates what is missing.
     pub fn open(root: &Path) -> io::Result<LakeDirectory> {
         for folder in FOLDERS {
-            fs::create_dir_all(root.join(folder))?;
+            directory::create(&root.join(folder))?;
         }
         let path = root.join(LOCK);
         let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
@@ -98,11 +114,6 @@ pub fn read_manifest(root: &Path) -> io::Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Makes names in a directory survive the death of the machine.
-fn sync(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 /// Whether a lake gave a file this name, so that it may remove it: `…-0000000001-0000000008-0123456789abcdef.parquet`, or a
@@ -177,13 +188,14 @@ impl LakeStorage for LakeDirectory {
         read_manifest(&self.root)
     }
 
-    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite> {
         let temporary = self.root.join(format!(".{MANIFEST}{PART}"));
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, self.root.join(MANIFEST))?;
-        sync(&self.root)
+        sync(&self.root)?;
+        Ok(ManifestWrite::Done)
     }
 }
 

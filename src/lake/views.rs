@@ -42,12 +42,22 @@ fn rows(root: &str, files: &[LakeFile], columns: &[ExportColumn]) -> String {
             .collect();
         return format!("(SELECT {} WHERE false)", columns.join(", "));
     }
-    let root = root.trim_end_matches('/');
-    let paths: Vec<String> = files
-        .iter()
-        .map(|file| format!("'{}/{}'", root.replace('\'', "''"), file.path))
-        .collect();
+    let root = literal(root.trim_end_matches('/'));
+    let paths: Vec<String> = files.iter().map(|file| format!("'{root}/{}'", file.path)).collect();
     format!("read_parquet([{}])", paths.join(", "))
+}
+
+/// Returns a path as a part of a string of SQL that `read_parquet` takes for this path alone: it reads some characters as patterns.
+fn literal(path: &str) -> String {
+    let mut literal = String::with_capacity(path.len());
+    for letter in path.chars() {
+        match letter {
+            '\'' => literal.push_str("''"),
+            '*' | '?' | '[' => literal.extend(['[', letter, ']']),
+            other => literal.push(other),
+        }
+    }
+    literal
 }
 
 fn sql_type(kind: ColumnKind) -> &'static str {

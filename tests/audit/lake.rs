@@ -8,12 +8,11 @@ use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::record::Field;
 use rollcall::audit::history::History;
 use rollcall::lake::manifest::{LakeFile, LakeManifest};
-use rollcall::lake::storage::{LakeDirectory, LakeStorage, UnnamedFile, read_manifest};
+use rollcall::lake::storage::{LakeDirectory, LakeStorage, ManifestWrite, read_manifest};
 use rollcall::lake::{Error, Lake};
 use rollcall::presence::change::Change;
 use rollcall::presence::{Offset, Partition};
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
@@ -22,46 +21,74 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// A lake whose process dies at one of its steps.
-struct Dying {
-    inner: LakeDirectory,
-    death: Arc<Death>,
+/// A lake to whose process something happens at one of its steps.
+pub struct Fated<S: LakeStorage> {
+    pub inner: S,
+    pub fate: Arc<Fate>,
 }
 
-/// Where the process dies.
-struct Death {
+/// What happens to a process, and at which step.
+pub struct Fate {
     /// How many steps are left.
     steps: AtomicI64,
-    /// Whether the last step is done before it dies.
-    is_after: bool,
+    what: Event,
+    /// Whether the bytes of a file that is being written count. In a bucket they reach nobody.
+    has_local_steps: bool,
 }
 
-struct DyingFile {
-    inner: UnnamedFile,
-    death: Arc<Death>,
+pub enum Event {
+    /// It dies before the step, or right after it.
+    Death { is_after: bool },
+    /// Something else happens before the step.
+    Meeting(Box<dyn Fn() + Send + Sync>),
 }
 
-impl Death {
-    /// Runs a step, or dies at it.
+pub struct FatedFile<F> {
+    inner: F,
+    fate: Arc<Fate>,
+}
+
+impl Fate {
+    pub fn new(steps: i64, what: Event, has_local_steps: bool) -> Arc<Fate> {
+        let steps = AtomicI64::new(steps);
+        Arc::new(Fate {
+            steps,
+            what,
+            has_local_steps,
+        })
+    }
+
+    pub fn is_met(&self) -> bool {
+        self.steps.load(Ordering::Relaxed) <= 0
+    }
+
     fn step<T>(&self, step: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let dead = || Err(io::Error::other("the process is dead"));
-        match self.steps.fetch_sub(1, Ordering::Relaxed) {
-            1 if self.is_after => {
+        match (self.steps.fetch_sub(1, Ordering::Relaxed), &self.what) {
+            (1, Event::Death { is_after: true }) => {
                 step()?;
                 dead()
             }
-            ..=1 => dead(),
+            (..=1, Event::Death { .. }) => dead(),
+            (1, Event::Meeting(meet)) => {
+                meet();
+                step()
+            }
             _ => step(),
         }
     }
+
+    fn local_step<T>(&self, step: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.has_local_steps { self.step(step) } else { step() }
+    }
 }
 
-impl Write for DyingFile {
+impl<F: Write> Write for FatedFile<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Of the last one a part is on the disk.
-        let is_last = self.death.steps.load(Ordering::Relaxed) == 1;
+        let is_last = self.fate.has_local_steps && self.fate.steps.load(Ordering::Relaxed) == 1;
         let length = if is_last { bytes.len().div_ceil(2) } else { bytes.len() };
-        self.death.step(|| self.inner.write(&bytes[..length]))
+        self.fate.local_step(|| self.inner.write(&bytes[..length]))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -69,21 +96,21 @@ impl Write for DyingFile {
     }
 }
 
-impl LakeStorage for Dying {
-    type NewFile = DyingFile;
+impl<S: LakeStorage> LakeStorage for Fated<S> {
+    type NewFile = FatedFile<S::NewFile>;
 
-    fn create(&mut self, folder: &str) -> io::Result<DyingFile> {
-        let inner = self.death.step(|| self.inner.create(folder))?;
-        let death = self.death.clone();
-        Ok(DyingFile { inner, death })
+    fn create(&mut self, folder: &str) -> io::Result<FatedFile<S::NewFile>> {
+        let inner = self.fate.local_step(|| self.inner.create(folder))?;
+        let fate = self.fate.clone();
+        Ok(FatedFile { inner, fate })
     }
 
-    fn publish(&mut self, file: DyingFile, path: &str) -> io::Result<()> {
-        self.death.step(|| self.inner.publish(file.inner, path))
+    fn publish(&mut self, file: FatedFile<S::NewFile>, path: &str) -> io::Result<()> {
+        self.fate.step(|| self.inner.publish(file.inner, path))
     }
 
     fn open(&mut self, path: &str) -> io::Result<File> {
-        self.death.step(|| self.inner.open(path))
+        self.fate.step(|| self.inner.open(path))
     }
 
     fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
@@ -91,15 +118,19 @@ impl LakeStorage for Dying {
     }
 
     fn remove(&mut self, path: &str) -> io::Result<()> {
-        self.death.step(|| self.inner.remove(path))
+        self.fate.step(|| self.inner.remove(path))
     }
 
     fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
         self.inner.manifest()
     }
 
-    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.death.step(|| self.inner.set_manifest(bytes))
+    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite> {
+        self.fate.step(|| self.inner.set_manifest(bytes))
+    }
+
+    fn writer(&self) -> Option<&str> {
+        self.inner.writer()
     }
 }
 
@@ -135,16 +166,16 @@ fn rows(lake: &Path, files: &[LakeFile]) -> Vec<Value> {
     rows
 }
 
-fn manifest(lake: &Path) -> Option<LakeManifest> {
+pub fn manifest(lake: &Path) -> Option<LakeManifest> {
     read_manifest(lake)
         .unwrap()
         .map(|bytes| LakeManifest::read(&bytes).unwrap())
 }
 
 /// The rows of a table, as text and sorted.
-type Table = Vec<String>;
+pub type Table = Vec<String>;
 
-fn table(rows: impl IntoIterator<Item = Value>) -> Table {
+pub fn table(rows: impl IntoIterator<Item = Value>) -> Table {
     let mut rows: Table = rows.into_iter().map(|row| row.to_string()).collect();
     rows.sort_unstable();
     rows
@@ -230,13 +261,13 @@ fn folded(changes: &[&[Value]]) -> [Table; 3] {
 }
 
 /// The changes of three partitions.
-fn stories() -> Vec<Vec<Value>> {
+pub fn stories() -> Vec<Vec<Value>> {
     (0..3).map(|seed| Story::new(seed).changes).collect()
 }
 
 /// Compares a lake with the fold of what its manifest says that it has.
 #[track_caller]
-fn is_the_fold(lake: &Path, stories: &[Vec<Value>]) {
+pub fn is_the_fold(lake: &Path, stories: &[Vec<Value>]) {
     let Some(manifest) = manifest(lake) else { return };
     let upto = |(story, position): (&Vec<Value>, _)| -> usize {
         let position: &rollcall::lake::manifest::LakePosition = position;
@@ -261,24 +292,13 @@ fn is_the_fold(lake: &Path, stories: &[Vec<Value>]) {
 /// So many changes of each partition make a commit.
 const BATCH: usize = 5;
 
-/// One life of the process: the next commit, and what is joined after it.
-fn one_life(
-    lake: &Path,
-    stories: &[Vec<Value>],
-    (death, open_changed_max): (Death, u64),
-    now_ms: u64,
-) -> Result<bool, Error> {
-    let storage = Dying {
-        inner: LakeDirectory::open(lake).unwrap(),
-        death: Arc::new(death),
-    };
-    let (mut lake, _) = Lake::open(storage, 3)?;
-    lake.rewrite_open_after(open_changed_max);
+/// Gives a lake so many changes more of each partition, and says whether there were any.
+pub fn take<S: LakeStorage>(lake: &mut Lake<S>, stories: &[Vec<Value>], more: usize) -> Result<bool, Error> {
     let mut is_new = false;
     for (number, story) in stories.iter().enumerate() {
         let partition = Partition(number as u32);
         let done = (lake.next(partition).0 as usize).div_ceil(2);
-        let upto = (done / BATCH + 1) * BATCH;
+        let upto = (done / more + 1) * more;
         for (number, one) in story.iter().enumerate().take(upto).skip(done) {
             let mut one = change(one);
             one.id.partition = partition;
@@ -286,9 +306,57 @@ fn one_life(
             is_new = true;
         }
     }
+    Ok(is_new)
+}
+
+/// One life of the process: the next commit, and what is joined after it.
+pub fn one_life<S: LakeStorage>(
+    storage: S,
+    stories: &[Vec<Value>],
+    open_changed_max: u64,
+    now_ms: u64,
+) -> Result<bool, Error> {
+    let (mut lake, _) = Lake::open(storage, 3)?;
+    lake.rewrite_open_after(open_changed_max);
+    let is_new = take(&mut lake, stories, BATCH)?;
     lake.commit(now_ms)?;
     while lake.join_files(now_ms)? {}
     Ok(is_new)
+}
+
+/// Lets each step of each commit be the last one of a process once, and lets a process die once right after it. `live` is one
+/// life with its fate, and says whether there was anything new; `check` is called after each death. Returns how many there were.
+pub fn die_at_every_step(
+    has_local_steps: bool,
+    live: impl Fn(Arc<Fate>, u64) -> Result<bool, Error>,
+    mut check: impl FnMut(),
+) -> usize {
+    let (mut deaths, mut now_ms) = (0, 1_000);
+    'commits: loop {
+        now_ms += 100_000;
+        for steps in 1.. {
+            for is_after in [false, true] {
+                match live(Fate::new(steps, Event::Death { is_after }, has_local_steps), now_ms) {
+                    Ok(false) => return deaths,
+                    Ok(true) => continue 'commits,
+                    Err(_) => {
+                        deaths += 1;
+                        check();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the manifest says about the rows: the same rows need to be compared with the fold once.
+pub fn rows_of(manifest: Option<LakeManifest>) -> Option<LakeManifest> {
+    manifest.map(|manifest| LakeManifest {
+        commit: 0,
+        writer: String::new(),
+        replaced: Vec::new(),
+        ..manifest
+    })
 }
 
 /// A directory of which a sync costs nothing, where the machine has one: there are thousands.
@@ -310,32 +378,21 @@ fn whichever_step_a_lake_dies_at_its_tables_are_the_fold() {
     for open_changed_max in [0, 1_000_000] {
         let directory = in_memory();
         let lake = directory.path();
-        let (deaths, mut now_ms) = (Cell::new(0), 1_000);
-        let is_last = |steps: i64, is_after: bool, now_ms: u64| {
-            let steps = AtomicI64::new(steps);
-            let lived = one_life(lake, &stories, (Death { steps, is_after }, open_changed_max), now_ms);
-            if lived.is_err() {
-                deaths.set(deaths.get() + 1);
-                is_the_fold(lake, &stories);
-            }
-            lived.ok().map(|is_new| !is_new)
+        let live = |fate, now_ms| {
+            let inner = LakeDirectory::open(lake).unwrap();
+            one_life(Fated { inner, fate }, &stories, open_changed_max, now_ms)
         };
-        // Of each commit every step is the last one of a process once, and once it dies right after it.
-        'commits: loop {
-            now_ms += 100_000;
-            for steps in 1.. {
-                for is_after in [false, true] {
-                    match is_last(steps, is_after, now_ms) {
-                        Some(true) => break 'commits,
-                        Some(false) => continue 'commits,
-                        None => {}
-                    }
-                }
+        let mut checked = None;
+        let deaths = die_at_every_step(true, live, || {
+            let rows = rows_of(manifest(lake));
+            if rows != checked {
+                is_the_fold(lake, &stories);
+                checked = rows;
             }
-        }
+        });
         is_the_fold(lake, &stories);
         let manifest = manifest(lake).unwrap();
-        assert!(deaths.get() > 300, "{} deaths", deaths.get());
+        assert!(deaths > 300, "{deaths} deaths");
         assert!(manifest.changes.len() < 8 + 2, "{:?}", manifest.changes);
         assert!(manifest.changes.iter().any(|file| file.level > 0), "files were joined");
         if open_changed_max == 0 {
@@ -365,7 +422,7 @@ fn whichever_step_a_lake_dies_at_its_tables_are_the_fold() {
     }
 }
 
-fn lake(to: &Path, data: &Path, more: &[&str]) -> Command {
+pub fn lake(to: &Path, data: &Path, more: &[&str]) -> Command {
     let mut command = rollcall(&["lake", "--status", ANYWHERE, "--log-level", "error", "--to"]);
     command.arg(to).arg("--data").arg(data).args(more).stderr(Stdio::null());
     command
@@ -387,7 +444,7 @@ fn in_duckdb(python: &str, to: &Path, name: &str) -> Table {
 }
 
 /// The rows of a table as `audit export` writes them.
-fn exported(data: &Path, what: &str, out: &Path) -> Table {
+pub fn exported(data: &Path, what: &str, out: &Path) -> Table {
     let mut command = rollcall(&["audit", "export", what, "--format", "jsonl", "--out"]);
     output(command.arg(out).arg("--data").arg(data));
     let mut rows = Vec::new();
@@ -402,8 +459,27 @@ fn exported(data: &Path, what: &str, out: &Path) -> Table {
     table(rows)
 }
 
+/// Twenty users come, or go again in the next round. Returns how many changes that makes.
+pub fn publish(server: &Server, round: u64) -> u64 {
+    let events: Vec<Value> = (0..20)
+        .map(|number| {
+            let mut event = json!({"type": "connect", "user": format!("u{number}"), "platform": "android", "device": "d",
+                "gateway": "g", "epoch": 1, "conn": 100 * (round / 2) + number, "intent": "login"});
+            if round % 2 == 1 {
+                event["type"] = json!("disconnect");
+                event["reason"] = json!("closed");
+                event.as_object_mut().unwrap().remove("intent");
+            }
+            event
+        })
+        .collect();
+    let (status, body) = server.post("/v1/events?wait=applied", "", Value::from(events).to_string());
+    assert_eq!(status, 200, "{body}");
+    20
+}
+
 /// Ends a process as a power cut does.
-fn kill(mut child: Child) {
+pub fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -413,26 +489,13 @@ fn a_lake_that_is_killed_beside_a_running_server_has_each_change_once_in_duckdb(
     let python = python();
     let (directory, data) = served();
     let server = Server::start(&data, ANYWHERE, &["--partitions", "2"], &[]);
-    let to = directory.path().join("lake");
+    // As nobody calls a directory, and SQL or a pattern would read it otherwise.
+    let to = directory.path().join("o'lake [a] {b,c} *?");
     let visible = || manifest(&to).map_or(0, |manifest| manifest.changes.iter().map(|file| file.rows).sum::<u64>());
     let mut published = 0;
     for round in 0..8u64 {
         let child = lake(&to, &data, &["--every", "1s"]).spawn().unwrap();
-        let events: Vec<Value> = (0..20)
-            .map(|number| {
-                let mut event = json!({"type": "connect", "user": format!("u{number}"), "platform": "android", "device": "d",
-                    "gateway": "g", "epoch": 1, "conn": 100 * (round / 2) + number, "intent": "login"});
-                if round % 2 == 1 {
-                    event["type"] = json!("disconnect");
-                    event["reason"] = json!("closed");
-                    event.as_object_mut().unwrap().remove("intent");
-                }
-                event
-            })
-            .collect();
-        let (status, body) = server.post("/v1/events?wait=applied", "", Value::from(events).to_string());
-        assert_eq!(status, 200, "{body}");
-        published += 20;
+        published += publish(&server, round);
         if round == 3 {
             wait_until("everything is visible", || visible() == published);
             assert_eq!(in_duckdb(&python, &to, "changes").len() as u64, published);
@@ -497,14 +560,14 @@ fn the_queries_of_the_analytics_give_the_same_on_a_lake() {
 }
 
 /// A log of one partition with these changes.
-fn log_of(directory: &Path, changes: &[Value]) -> CutLog {
+pub fn log_of(directory: &Path, changes: &[Value]) -> CutLog {
     let log = CutLog::open(directory, 1);
     changes.iter().for_each(|one| log.commit(&moved(one)));
     log
 }
 
 /// A change as one of partition 0.
-fn moved(one: &Value) -> Change {
+pub fn moved(one: &Value) -> Change {
     let mut one = change(one);
     one.id.partition = Partition(0);
     one
@@ -560,10 +623,16 @@ fn what_cannot_be_a_lake_says_why_and_is_left_as_it_is() {
         "--every must be 1s to 30s, not 1ms",
     );
     refused(
-        Path::new("s3://bucket/lake"),
+        Path::new("ftp://bucket/lake"),
         directory.path(),
         &["--once"],
-        "cannot be written yet",
+        "the scheme ftp is not supported; expected a directory, file:///DIRECTORY or s3://BUCKET/PREFIX",
+    );
+    refused(
+        Path::new("s3://key:secret@bucket/lake"),
+        directory.path(),
+        &["--once"],
+        "it contains credentials",
     );
     let nothing = output_of_sql(&directory.path().join("no"));
     assert!(nothing.contains("there is no lake in"), "{nothing}");

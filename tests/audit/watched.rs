@@ -8,22 +8,26 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 const READ_TOKEN: &str = "";
 
+/// A process with a status address.
 pub struct Watch {
     child: Child,
     url: String,
     /// Kept open: it may still write there.
-    _stderr: BufReader<ChildStderr>,
+    stderr: BufReader<ChildStderr>,
 }
 
 impl Watch {
     pub fn start(data: &Path, more: &[&str]) -> Watch {
         let data = data.to_str().expect("UTF-8");
-        let mut child = rollcall(&["audit", "watch", "--json", "--status", ANYWHERE, "--data", data])
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
+        let mut command = rollcall(&["audit", "watch", "--json", "--status", ANYWHERE, "--data", data]);
+        command.args(more);
+        Watch::of(command)
+    }
+
+    /// Starts a command that says where its status is.
+    pub fn of(mut command: Command) -> Watch {
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("started");
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
         let url = stderr
             .by_ref()
@@ -31,11 +35,7 @@ impl Watch {
             .map(|line| line.expect("text"))
             .find_map(|line| line.strip_prefix("status   ").map(str::to_owned))
             .expect("it says where its status is");
-        Watch {
-            child,
-            url,
-            _stderr: stderr,
-        }
+        Watch { child, url, stderr }
     }
 
     pub fn get(&self, path: &str) -> (u16, String) {
@@ -60,16 +60,23 @@ impl Watch {
     }
 
     /// Asks it to stop. Returns its exit status and the lines that it printed.
-    pub fn stop(mut self) -> (Option<i32>, Vec<Value>) {
+    pub fn stop(self) -> (Option<i32>, Vec<Value>) {
+        let (status, printed, _) = self.ended();
+        let lines = printed.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        (status, lines.collect())
+    }
+
+    /// Asks it to stop. Returns its exit status, what it printed, and its log.
+    pub fn ended(mut self) -> (Option<i32>, String, String) {
         let pid = self.child.id().to_string();
         let asked = Command::new("kill").args(["-TERM", &pid]).status();
         assert!(asked.expect("kill is there").success());
-        let mut printed = String::new();
+        let (mut printed, mut logged) = (String::new(), String::new());
         let mut stdout = self.child.stdout.take().expect("piped");
         stdout.read_to_string(&mut printed).expect("text");
+        self.stderr.read_to_string(&mut logged).expect("text");
         let status = self.child.wait().expect("ended");
-        let lines = printed.lines().map(|line| serde_json::from_str(line).expect("JSON"));
-        (status.code(), lines.collect())
+        (status.code(), printed, logged)
     }
 }
 
