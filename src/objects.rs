@@ -82,6 +82,15 @@ const REGION: &str = "check AWS_REGION and AWS_ENDPOINT";
 const UNSUPPORTED: &str = "use a store that supports this request";
 
 impl RequestFailure {
+    /// Another request to the same object was under way, so this one was not carried out.
+    pub fn conflict() -> RequestFailure {
+        RequestFailure {
+            cause: "another request to the same object was under way".to_owned(),
+            may_pass: true,
+            advice: None,
+        }
+    }
+
     pub fn of(error: &object_store::Error) -> RequestFailure {
         let text = error.to_string();
         let of = |cause: String, may_pass, advice| RequestFailure {

@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 const PIECE_BYTES: usize = 8 << 20;
 /// How long a request may take until the listener learns of it, and between two such notices.
 const SLOW: Duration = Duration::from_secs(10);
+const WRITE_MANIFEST: &str = "write manifest.json";
 /// An ETag that no manifest has.
 const NO_E_TAG: &str = "\"00000000000000000000000000000000\"";
 
@@ -174,7 +175,7 @@ impl LakeBucket {
 
     fn put_manifest(&mut self, bytes: &[u8], mode: &PutMode) -> io::Result<Answer<PutResult>> {
         let key = self.key(MANIFEST);
-        self.request("write manifest.json", |objects| {
+        self.request(WRITE_MANIFEST, |objects| {
             let (payload, key) = (PutPayload::from(bytes.to_vec()), key.clone());
             let mode = mode.clone();
             async move { Ok(objects.put_opts(&key, payload, mode.into()).await?) }
@@ -202,6 +203,10 @@ impl LakeBucket {
         self.keeps_conditions = true;
         Ok(())
     }
+}
+
+fn unexpected() -> io::Error {
+    io::Error::other("the store answered as to another request; check that AWS_ENDPOINT is an S3-compatible store")
 }
 
 /// Sends a file.
@@ -245,7 +250,7 @@ impl LakeStorage for LakeBucket {
         })?;
         match sent {
             Answer::Done(()) => Ok(()),
-            Answer::Missing | Answer::Outdated => Err(io::Error::other("the store did not take the object")),
+            Answer::Missing | Answer::Outdated => Err(unexpected()),
         }
     }
 
@@ -265,10 +270,11 @@ impl LakeStorage for LakeBucket {
         })?;
         match fetched {
             Answer::Done(file) => Ok(file),
-            Answer::Missing | Answer::Outdated => {
+            Answer::Missing => {
                 let text = "it is not in the bucket, although the manifest names it";
                 Err(io::Error::new(io::ErrorKind::NotFound, text))
             }
+            Answer::Outdated => Err(unexpected()),
         }
     }
 
@@ -280,7 +286,9 @@ impl LakeStorage for LakeBucket {
                 let prefix = prefix.clone();
                 async move { Ok(objects.list(Some(&prefix)).try_collect::<Vec<_>>().await?) }
             })?;
-            let Answer::Done(listed) = listed else { continue };
+            let Answer::Done(listed) = listed else {
+                return Err(unexpected());
+            };
             for object in listed {
                 if let Some(name) = object.location.filename()
                     && is_ours(name)
@@ -322,28 +330,38 @@ impl LakeStorage for LakeBucket {
                 self.version = Some(version);
                 Ok(Some(bytes.to_vec()))
             }
-            Answer::Missing | Answer::Outdated => {
+            Answer::Missing => {
                 self.version = None;
                 Ok(None)
             }
+            Answer::Outdated => Err(unexpected()),
         }
     }
 
     fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite> {
-        let mode = self.version.clone().map_or(PutMode::Create, PutMode::Update);
-        match self.put_manifest(bytes, &mode)? {
-            Answer::Done(put) if put.e_tag.is_some() => {
+        loop {
+            let before = self.version.clone();
+            let mode = before.clone().map_or(PutMode::Create, PutMode::Update);
+            if let Answer::Done(put) = self.put_manifest(bytes, &mode)?
+                && put.e_tag.is_some()
+            {
                 self.version = Some(UpdateVersion {
                     e_tag: put.e_tag,
                     version: put.version,
                 });
+                break;
             }
-            Answer::Done(_) | Answer::Missing | Answer::Outdated => {
-                // An earlier attempt may have got through without its response.
-                if self.manifest()?.as_deref() != Some(bytes) {
-                    return Ok(ManifestWrite::Outdated);
-                }
+            // An earlier attempt may have got through without its response.
+            if self.manifest()?.as_deref() == Some(bytes) {
+                break;
             }
+            if self.version != before {
+                return Ok(ManifestWrite::Outdated);
+            }
+            (self.listener)(BucketNotice::Away {
+                what: WRITE_MANIFEST,
+                failure: &RequestFailure::conflict(),
+            })?;
         }
         if !self.keeps_conditions {
             self.check_conditions(bytes)?;

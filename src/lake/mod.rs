@@ -34,7 +34,7 @@ use manifest::{FORMAT, FileList, LakeFile, LakeManifest, LastChange, ReplacedFil
 use partition::LakePartition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use storage::{LakeStorage, ManifestWrite, PART};
+use storage::{LakeStorage, ManifestWrite, PART, commit_of};
 
 /// After so many changes a commit is due, whatever the time.
 pub const PENDING_MAX: usize = 200_000;
@@ -265,7 +265,7 @@ impl<S: LakeStorage> Lake<S> {
     fn publish(&mut self, next: &mut LakeManifest, file: Option<TableFile<S>>, level: u32) -> Result<(), Error> {
         let Some(file) = file else { return Ok(()) };
         let (list, commit) = (file.list, next.commit + 1);
-        let file = file.publish(&mut self.storage, (commit, commit), level)?;
+        let file = file.publish(&mut self.storage, (commit, commit), commit, level)?;
         next.list_mut(list).push(file);
         Ok(())
     }
@@ -338,7 +338,7 @@ impl<S: LakeStorage> Lake<S> {
             joined.last().map_or(0, |file| file.last),
         );
         let level = joined.first().map_or(0, |file| file.level + 1);
-        let whole = whole.publish(&mut self.storage, commits, level)?;
+        let whole = whole.publish(&mut self.storage, commits, next.commit + 1, level)?;
         next.list_mut(list).insert(range.start, whole);
         replace(&mut next, joined, now_ms);
         self.replace_manifest(next, now_ms)?;
@@ -370,7 +370,13 @@ fn begin<S: LakeStorage>(storage: &mut S, partitions: u32) -> Result<LakeManifes
         let mut manifest = match read_manifest(storage)? {
             Some(manifest) => manifest,
             None => {
-                has_no_rows(storage)?;
+                if let Err(error) = has_no_rows(storage) {
+                    // Another process may have begun and committed meanwhile.
+                    match read_manifest(storage)? {
+                        Some(_) => continue,
+                        None => return Err(error),
+                    }
+                }
                 LakeManifest {
                     format: FORMAT,
                     partitions: (0..partitions)
@@ -464,6 +470,9 @@ fn to_join(files: &[LakeFile]) -> Option<std::ops::Range<usize>> {
 }
 
 /// Removes the files that no manifest names, and returns them. Fails if one that is named is not there.
+///
+/// A file is named by the manifest of the commit in its name, or by none. So what other processes write that began after this one
+/// stays, and what is of this commit or an earlier one is named by no manifest any more.
 fn clean<S: LakeStorage>(storage: &mut S, manifest: &LakeManifest) -> Result<Vec<String>, Error> {
     let found: BTreeMap<String, u64> = storage.list().map_err(cannot("list the files"))?.into_iter().collect();
     let mut named: BTreeSet<&str> = manifest.replaced.iter().map(|file| &*file.path).collect();
@@ -479,7 +488,12 @@ fn clean<S: LakeStorage>(storage: &mut S, manifest: &LakeManifest) -> Result<Vec
             problem,
         });
     }
-    let left: Vec<String> = found.into_keys().filter(|path| !named.contains(&**path)).collect();
+    let is_alone = storage.writer().is_none();
+    let may_be_named = |path: &str| !is_alone && commit_of(path).is_none_or(|commit| commit > manifest.commit);
+    let left: Vec<String> = found
+        .into_keys()
+        .filter(|path| !named.contains(&**path) && !may_be_named(path))
+        .collect();
     for path in &left {
         storage.remove(path).map_err(cannot(format!("remove {path}")))?;
     }
@@ -554,13 +568,14 @@ impl<S: LakeStorage> TableFile<S> {
         appended.map_err(cannot(format!("join {} with other files", from.path)))
     }
 
-    /// Completes the file. Its name says its content: the commits and a hash.
-    fn publish(self, storage: &mut S, (first, last): (u64, u64), level: u32) -> Result<LakeFile, Error> {
+    /// Completes the file. Its name says its content, which are the commits whose rows it has and a hash, and the commit whose
+    /// manifest is the first to name it.
+    fn publish(self, storage: &mut S, (first, last): (u64, u64), commit: u64, level: u32) -> Result<LakeFile, Error> {
         let failed = self.failed();
         let Measured { inner, bytes, hasher } = self.file.finish().map_err(cannot(failed.clone()))?;
         let hash = hasher.finalize().to_hex();
         let path = format!(
-            "{}/{}{first:010}-{last:010}-{}.parquet",
+            "{}/{}{first:010}-{last:010}-{commit:010}-{}.parquet",
             self.list.folder(),
             self.list.prefix(),
             &hash[..16]

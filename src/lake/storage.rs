@@ -116,20 +116,24 @@ pub fn read_manifest(root: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Whether a lake gave a file this name, so that it may remove it: `…-0000000001-0000000008-0123456789abcdef.parquet`, or a
-/// part of one.
+/// Whether a lake gave a file this name, so that it may remove it: one with a [commit](commit_of), or a part of one.
 pub(super) fn is_ours(name: &str) -> bool {
-    if let Some(part) = name.strip_prefix('.').and_then(|name| name.strip_suffix(PART)) {
-        return !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    match name.strip_prefix('.').and_then(|name| name.strip_suffix(PART)) {
+        Some(part) => !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'),
+        None => commit_of(name).is_some(),
     }
-    let Some(name) = name.strip_suffix(".parquet") else {
-        return false;
-    };
-    let mut parts = name.rsplit('-');
-    let (hash, last, first) = (parts.next(), parts.next(), parts.next());
+}
+
+/// Returns the last number in the name of a data file, such as `…-0000000001-0000000008-0000000009-0123456789abcdef.parquet`: the
+/// commit whose manifest was to be the first to name it.
+pub(super) fn commit_of(name: &str) -> Option<u64> {
+    let mut parts = name.strip_suffix(".parquet")?.rsplit('-');
+    let (hash, last, first) = (parts.next()?, parts.next()?, parts.next()?);
     let is_number = |text: &str| text.len() >= 10 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    hash.is_some_and(is_hash) && last.is_some_and(is_number) && first.is_some_and(is_number)
+    let is_hash = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // The first may stand behind a folder.
+    let is_first = is_number(first.rsplit('/').next()?);
+    (is_hash && is_first && is_number(last)).then(|| last.parse().ok())?
 }
 
 impl LakeStorage for LakeDirectory {
@@ -211,11 +215,12 @@ impl Write for UnnamedFile {
 
 #[cfg(test)]
 mod tests {
-    use super::is_ours;
+    use super::{commit_of, is_ours};
 
     #[test]
     fn only_names_that_a_lake_gives_are_its_own() {
         for ours in [
+            "0000000001-0000000008-0000000009-0123456789abcdef.parquet",
             "0000000001-0000000008-0123456789abcdef.parquet",
             "open-0000000001-0000000001-0123456789abcdef.parquet",
             ".17-3.part",
@@ -233,5 +238,16 @@ mod tests {
         ] {
             assert!(!is_ours(other), "{other}");
         }
+    }
+
+    #[test]
+    fn the_name_of_a_file_has_the_commit_that_names_it() {
+        let joined = "intervals/ended-0000000001-0000000008-0000000009-0123456789abcdef.parquet";
+        assert_eq!(commit_of(joined), Some(9));
+        assert_eq!(
+            commit_of("changes/0000000002-0000000002-0000000002-0123456789abcdef.parquet"),
+            Some(2)
+        );
+        assert_eq!(commit_of("changes/0000000002-0123456789abcdef.parquet"), None);
     }
 }

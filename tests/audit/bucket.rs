@@ -225,6 +225,11 @@ fn a_bucket_that_is_away_is_waited_for_and_a_lost_response_is_no_other_writer() 
     );
     assert_eq!(notices[1..], ["back"]);
     bucket.is_the_fold(&stories);
+    proxy.set(Weather::Conflict);
+    assert!(take(&mut lake, &stories, 3).unwrap() && lake.commit(1_000).unwrap());
+    let expected = "away: write manifest.json, another request to the same object was under way";
+    assert_eq!(seen(), [expected]);
+    bucket.is_the_fold(&stories);
     proxy.set(Weather::Slow(Duration::from_secs(1)));
     assert!(take(&mut lake, &stories, 3).unwrap() && lake.commit(1_000).unwrap());
     let notices = seen();

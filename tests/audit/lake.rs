@@ -78,6 +78,14 @@ impl Fate {
         }
     }
 
+    /// A step that changes nothing: at it something else may happen, and a death before it is as one after the step before.
+    fn request<T>(&self, request: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match &self.what {
+            Event::Death { .. } => request(),
+            Event::Meeting(_) => self.step(request),
+        }
+    }
+
     fn local_step<T>(&self, step: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.has_local_steps { self.step(step) } else { step() }
     }
@@ -114,7 +122,7 @@ impl<S: LakeStorage> LakeStorage for Fated<S> {
     }
 
     fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
-        self.inner.list()
+        self.fate.request(|| self.inner.list())
     }
 
     fn remove(&mut self, path: &str) -> io::Result<()> {
@@ -122,7 +130,7 @@ impl<S: LakeStorage> LakeStorage for Fated<S> {
     }
 
     fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
-        self.inner.manifest()
+        self.fate.request(|| self.inner.manifest())
     }
 
     fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite> {

@@ -15,6 +15,8 @@ pub enum Weather {
     Answer(&'static str, &'static str),
     /// The next PUT of a manifest is carried out, but its response is lost.
     LostResponse,
+    /// A PUT of a manifest meets another request to it.
+    Conflict,
     /// The store does not know conditions.
     WithoutConditions,
     /// The response comes after so long.
@@ -82,6 +84,12 @@ fn serve(mut client: TcpStream, upstream: SocketAddr, weather: &Mutex<Weather>) 
     from.read_exact(&mut body)?;
     let mut now = *weather.lock().unwrap();
     let is_manifest = head[0].starts_with("PUT ") && head[0].contains("manifest.json");
+    if now == Weather::Conflict {
+        now = match is_manifest {
+            true => Weather::Answer("409 Conflict", "ConditionalRequestConflict"),
+            false => Weather::Fair,
+        };
+    }
     match now {
         Weather::Away => return Ok(()),
         Weather::Answer(status, code) => {
@@ -95,7 +103,7 @@ fn serve(mut client: TcpStream, upstream: SocketAddr, weather: &Mutex<Weather>) 
         Weather::LostResponse if is_manifest => *weather.lock().unwrap() = Weather::Fair,
         Weather::LostResponse => now = Weather::Fair,
         Weather::WithoutConditions => head.retain(|line| !line.to_ascii_lowercase().starts_with("if-")),
-        Weather::Fair | Weather::Slow(_) => {}
+        Weather::Fair | Weather::Slow(_) | Weather::Conflict => {}
     }
     let mut to = TcpStream::connect(upstream)?;
     write!(to, "{}connection: close\r\n\r\n", head.concat())?;

@@ -75,12 +75,18 @@ pub fn what_is_published_is_verified_and_what_is_added_is_found(bootstrap: &str)
     };
     once();
     once();
+    let ends = || -> Vec<(i64, u64)> {
+        let ends = python::run("topics.py", &space, &["lag", "changes", &space.group]);
+        serde_json::from_str(&ends).expect("JSON")
+    };
     let manifest = std::fs::read(lake.join("manifest.json")).expect("there is one");
     let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
     let rows = |files: &Value| -> u64 {
         let files = files.as_array().expect("a list").iter();
         files.map(|file| file["rows"].as_u64().expect("a number")).sum()
     };
+    let next = &manifest["partitions"][0]["next"];
+    assert_eq!(*next, json!(ends()[0].1), "marks of transactions were read too");
     let intervals = &manifest["intervals"];
     assert_eq!(rows(&manifest["changes"]), 3, "{manifest}");
     assert_eq!(
@@ -108,13 +114,8 @@ pub fn what_is_published_is_verified_and_what_is_added_is_found(bootstrap: &str)
     );
 
     // Nothing is left of the changes, and the lake's next offset is gone too: whether changes are missing cannot be known yet.
-    let ends = python::run("topics.py", &space, &["lag", "changes", &space.group]);
-    let ends: Vec<(i64, u64)> = serde_json::from_str(&ends).expect("JSON");
-    python::run(
-        "topics.py",
-        &space,
-        &["truncate", "changes", "0", &ends[0].1.to_string()],
-    );
+    let end = ends()[0].1.to_string();
+    python::run("topics.py", &space, &["truncate", "changes", "0", &end]);
     let logged = once();
     assert!(
         logged.contains("the next change will tell whether changes are missing"),
