@@ -1,8 +1,10 @@
 //! Memory that decoding allocates: none for a heartbeat, and never more than in proportion to the real number of bytes, whatever
-//! length a record claims.
+//! length a record claims. What an interval that holds takes.
 
+use rollcall::audit::export::intervals::OpenIntervals;
+use rollcall::presence::change::{Cause, Change, DeviceChange, OutputId};
 use rollcall::presence::event::{ConnRef, DeviceRef, Event};
-use rollcall::presence::{Conn, Epoch};
+use rollcall::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
 use rollcall::schema::Malformed;
 use rollcall::schema::avro::*;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -12,11 +14,17 @@ struct Counting;
 
 thread_local! {
     static REQUESTED_BYTES: Cell<usize> = const { Cell::new(0) };
+    static HELD_BYTES: Cell<isize> = const { Cell::new(0) };
 }
 
 fn count(bytes: usize) {
     // When a thread ends its counter may be gone already.
     let _ = REQUESTED_BYTES.try_with(|requested| requested.set(requested.get().saturating_add(bytes)));
+    hold(bytes.cast_signed());
+}
+
+fn hold(bytes: isize) {
+    let _ = HELD_BYTES.try_with(|held| held.set(held.get().wrapping_add(bytes)));
 }
 
 // Safety: every call goes to the system's allocator as it came.
@@ -33,10 +41,12 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size);
+        hold(-layout.size().cast_signed());
         unsafe { System.realloc(pointer, layout, size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        hold(-layout.size().cast_signed());
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -72,6 +82,48 @@ fn heartbeat() -> Vec<u8> {
 fn a_heartbeat_is_decoded_without_allocating() {
     let value = heartbeat();
     assert_eq!(requested_by(|| assert!(decode_event(&value).is_ok())), 0);
+}
+
+/// What docs/lake.md and docs/analytics.md say about memory.
+#[test]
+fn an_interval_that_holds_takes_as_much_memory_as_the_documents_say() {
+    // Just before and just after a table grows.
+    for users in [57_000_u64, 58_000] {
+        let before = HELD_BYTES.get();
+        let mut open = OpenIntervals::new(Partition(0));
+        for number in 0..users {
+            let device = DeviceChange {
+                platform: "android".into(),
+                device: "device-1".into(),
+                gateway: "gateway-1".into(),
+                before: Status::Offline,
+                after: Status::Online,
+            };
+            open.apply(&Change {
+                id: OutputId {
+                    partition: Partition(0),
+                    offset: Offset(number),
+                    index: 0,
+                },
+                seq: number + 1,
+                user: format!("user-{number:06}").into(),
+                version: 1,
+                at: LogTime(1),
+                logged_at: LogTime(1),
+                cause: Cause::Login,
+                before: Status::Offline,
+                after: Status::Online,
+                devices: vec![device],
+                custom_status: None,
+                evidence: Offset(number),
+                rehearsal: None,
+            });
+        }
+        let held = (HELD_BYTES.get() - before).cast_unsigned() as u64;
+        let each = held / (2 * users);
+        println!("{each} bytes of {users} users and as many devices");
+        assert!((100..250).contains(&each), "{each} bytes");
+    }
 }
 
 #[test]

@@ -271,7 +271,11 @@ impl UserDevices {
     /// Adds a device of which nothing is here yet.
     fn insert(&mut self, platform: Box<str>, device: Box<str>, start: IntervalStart) {
         match self {
-            UserDevices::Few(few) if few.len() < FEW_MAX => few.push((platform, device, start)),
+            UserDevices::Few(few) if few.len() < FEW_MAX => {
+                // Most users have one or two, and room for four would be most of the memory.
+                few.reserve_exact(1);
+                few.push((platform, device, start));
+            }
             UserDevices::Few(few) => {
                 let mut many: HashMap<Box<str>, HashMap<Box<str>, IntervalStart>> = HashMap::new();
                 for (platform, device, start) in few.drain(..).chain([(platform, device, start)]) {
