@@ -77,6 +77,7 @@ const CREDENTIALS: &str = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AW
                            they may list, read, write and delete objects with this prefix";
 const NO_CREDENTIALS: &str =
     "without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY the machine's metadata service is asked for credentials";
+const HTTP: &str = "the endpoint has no TLS: set AWS_ALLOW_HTTP=true to use it all the same";
 const BUCKET: &str = "create the bucket, or check its name in the URL";
 const REGION: &str = "check AWS_REGION and AWS_ENDPOINT";
 const UNSUPPORTED: &str = "use a store that supports this request";
@@ -103,6 +104,9 @@ impl RequestFailure {
                 HttpErrorKind::Timeout => "no response in time".to_owned(),
                 _ => cause::innermost(failed),
             };
+            if cause.contains("scheme is not allowed") {
+                return of(cause, false, Some(HTTP));
+            }
             // The address of the metadata service on every machine of Amazon.
             let advice = text.contains("//169.254.169.254/").then_some(NO_CREDENTIALS);
             return of(cause, true, advice);

@@ -5,8 +5,8 @@
 //! once, wherever a process dies: files that no manifest names are removed at the next start, and the changes in them are read
 //! again. A file that a manifest has named is never written again.
 //!
-//! Where nothing else keeps other processes from writing, a process begins with a manifest of its own that changes no row. From then
-//! on an earlier process cannot replace the manifest any more, and what it has written and not committed can be removed.
+//! Where nothing else keeps other processes from writing, the manifest does: it can only be replaced by a process that knows the
+//! newest one. Of two that write, the second one to commit ends, and nothing of what it has written is visible.
 //!
 //! Memory: about 200 bytes for each user and each device that ever had a change, for the intervals that hold; rows of one group
 //! for each table; at most [`PENDING_MAX`] intervals that began since the last commit. The clock is not read here.
@@ -45,8 +45,6 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 /// The intervals that hold are all written again once more than so many began or ended since the last time, and more than a
 /// quarter of them.
 const OPEN_CHANGED_MAX: u64 = 100_000;
-/// How often a process tries to begin while others do the same.
-const BEGIN_ATTEMPTS: usize = 10;
 /// For so long files stay that a newer manifest no longer names.
 pub const REPLACED_KEPT_MS: u64 = 600_000;
 
@@ -69,8 +67,8 @@ pub enum Error {
     )]
     Partitions { lake: usize, log: u32 },
     #[error(
-        "another process has written to this lake (commit {commit} of writer {writer}), so this one ends; what it had read and not \
-         committed is read by the other. Run one process for a lake: the one that was started last goes on"
+        "another process has written to this lake (commit {commit} of writer {writer}), so this one ends; nothing that it had not \
+         committed is visible. Run one process for a lake; started again, this one goes on from the newest commit"
     )]
     OtherWriter { commit: u64, writer: String },
     #[error(
@@ -364,39 +362,29 @@ impl<S: LakeStorage> Lake<S> {
     }
 }
 
-/// Returns the newest manifest, or that of a new lake, when this process is the one that may replace it.
+/// Returns the newest manifest, or that of a new lake.
 fn begin<S: LakeStorage>(storage: &mut S, partitions: u32) -> Result<LakeManifest, Error> {
-    for _ in 0..BEGIN_ATTEMPTS {
-        let mut manifest = match read_manifest(storage)? {
-            Some(manifest) => manifest,
-            None => {
-                if let Err(error) = has_no_rows(storage) {
-                    // Another process may have begun and committed meanwhile.
-                    match read_manifest(storage)? {
-                        Some(_) => continue,
-                        None => return Err(error),
-                    }
-                }
-                LakeManifest {
-                    format: FORMAT,
-                    partitions: (0..partitions)
-                        .map(|one| LakePartition::new(Partition(one)).position())
-                        .collect(),
-                    ..LakeManifest::default()
-                }
-            }
-        };
-        if manifest.partitions.len() != partitions as usize {
-            return Err(Error::Partitions {
-                lake: manifest.partitions.len(),
-                log: partitions,
-            });
-        }
-        if storage.writer().is_none() || write_manifest(storage, &mut manifest)? == ManifestWrite::Done {
-            return Ok(manifest);
-        }
+    let manifest = match read_manifest(storage)? {
+        Some(manifest) => manifest,
+        None => match has_no_rows(storage) {
+            Ok(()) => LakeManifest {
+                format: FORMAT,
+                partitions: (0..partitions)
+                    .map(|one| LakePartition::new(Partition(one)).position())
+                    .collect(),
+                ..LakeManifest::default()
+            },
+            // Another process may have made the first manifest meanwhile.
+            Err(error) => read_manifest(storage)?.ok_or(error)?,
+        },
+    };
+    if manifest.partitions.len() != partitions as usize {
+        return Err(Error::Partitions {
+            lake: manifest.partitions.len(),
+            log: partitions,
+        });
     }
-    Err(overtaken(storage)?)
+    Ok(manifest)
 }
 
 fn read_manifest<S: LakeStorage>(storage: &mut S) -> Result<Option<LakeManifest>, Error> {
@@ -471,8 +459,8 @@ fn to_join(files: &[LakeFile]) -> Option<std::ops::Range<usize>> {
 
 /// Removes the files that no manifest names, and returns them. Fails if one that is named is not there.
 ///
-/// A file is named by the manifest of the commit in its name, or by none. So what other processes write that began after this one
-/// stays, and what is of this commit or an earlier one is named by no manifest any more.
+/// The manifest of the commit in a file's name names it, or none does. So a file of the newest commit or an earlier one is named by no
+/// later manifest. One of a later commit may be of a process that is writing, unless there is no other.
 fn clean<S: LakeStorage>(storage: &mut S, manifest: &LakeManifest) -> Result<Vec<String>, Error> {
     let found: BTreeMap<String, u64> = storage.list().map_err(cannot("list the files"))?.into_iter().collect();
     let mut named: BTreeSet<&str> = manifest.replaced.iter().map(|file| &*file.path).collect();
