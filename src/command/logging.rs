@@ -15,7 +15,11 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub fn start(format: LogFormat, level: LogLevel) {
-    let level = level.name();
+    // The client of buckets logs each of its attempts at `info`; who waits for the bucket says so once.
+    let level = match level {
+        LogLevel::Info => "info,object_store=warn",
+        LogLevel::Error | LogLevel::Warn | LogLevel::Debug => level.name(),
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
