@@ -44,6 +44,7 @@ struct Metrics {
     followers: prometheus::IntGauge,
     checkpoint_failures: IntCounter,
     registry_failures: IntCounter,
+    schemas_forgotten: IntCounter,
     gateway_connections: prometheus::IntGauge,
     gateway_refused: IntCounterVec,
     gateway_closed: IntCounterVec,
@@ -305,6 +306,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "rollcall_registry_failures_total",
             "Times that a partition waited because the schema registry did not respond",
         ),
+        schemas_forgotten: counter(
+            "rollcall_registry_schemas_forgotten_total",
+            "Schemas of the registry that were forgotten to bound memory; they are looked up again when a record names them",
+        ),
         gateway_connections: add(
             &registry,
             prometheus::IntGauge::new("rollcall_gateway_connections", "Open connections of clients").expect(VALID),
@@ -536,6 +541,10 @@ pub fn checkpoint_failed() {
 
 pub fn registry_failed() {
     METRICS.registry_failures.inc();
+}
+
+pub fn schemas_forgotten(schemas: u64) {
+    METRICS.schemas_forgotten.inc_by(schemas);
 }
 
 /// Changes the number of open client connections by 1 or -1.

@@ -35,7 +35,7 @@ const ARROWS: &[Arrow] = &[
     ("schema", &["presence", "varint"]),
     // What is said over HTTP, for who serves and who asks.
     ("api", &["presence", "schema"]),
-    ("registry", &["presence", "schema", "cause"]),
+    ("registry", &["presence", "schema", "cause", "metrics"]),
     (
         "log",
         &[

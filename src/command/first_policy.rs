@@ -39,8 +39,8 @@ pub(super) fn is_first(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -
     let Some(record) = first_record(config, log)? else {
         return Ok(false);
     };
-    schemas.learn([record.1.framed()])?;
-    let event = decode(&record.1, record.0, log.partitions(), schemas);
+    let learned = schemas.learn([record.1.framed()])?;
+    let event = decode(&record.1, record.0, log.partitions(), &learned);
     let is_first = matches!(event, Ok(Event::Policy { policy, .. }) if policy_json(&policy) == wanted);
     if is_first {
         remember(config)?;

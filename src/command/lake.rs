@@ -325,8 +325,8 @@ impl<S: LakeStorage> LakeFollower<S> {
                 .read(Topic::Changes, partition, at, one, &mut self.records)?;
             // A log on other machines may be slow: then the check is left out.
             let Some(record) = self.records.first() else { continue };
-            self.schemas.learn([record.framed()])?;
-            let is_same = record.offset == at && lake::is_same(&last, &change_of(record, partition, &self.schemas)?);
+            let learned = self.schemas.learn([record.framed()])?;
+            let is_same = record.offset == at && lake::is_same(&last, &change_of(record, partition, &learned)?);
             if !is_same {
                 return Err(other_log());
             }
@@ -506,10 +506,12 @@ impl<S: LakeStorage> LakeFollower<S> {
             }
             read => read?,
         }
-        self.schemas.learn(self.records.iter().map(Record::framed))?;
+        let learned = self.schemas.learn(self.records.iter().map(Record::framed))?;
+        // The others are read the next time.
+        self.records.truncate(learned.values());
         let records = std::mem::take(&mut self.records);
         for record in &records {
-            let change = change_of(record, partition, &self.schemas)?;
+            let change = change_of(record, partition, &learned)?;
             if self.unproven.remove(&partition) {
                 self.is_next(partition, record.offset, &change)?;
             }

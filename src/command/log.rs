@@ -279,10 +279,10 @@ impl<W: Write> Printer<W> {
                 record.offset
             )
         };
-        self.schemas.learn([record.framed()])?;
+        let learned = self.schemas.learn([record.framed()])?;
         let output = match self.topic {
             Topic::Events => {
-                match decode(record, partition, partitions, &self.schemas) {
+                match decode(record, partition, partitions, &learned) {
                     Ok(event) => json::event_line(line, record.offset, record.ts, &event),
                     Err(Rejected { reason, error }) => {
                         let key = record.key.as_deref();
@@ -291,14 +291,13 @@ impl<W: Write> Printer<W> {
                 }
                 return Ok(());
             }
-            Topic::Changes => avro::decode_change_with(&record.value, &self.schemas).map(Output::Change),
-            Topic::Kicks => avro::decode_kick_with(&record.value, &self.schemas).map(Output::Kick),
+            Topic::Changes => avro::decode_change_with(&record.value, &learned).map(Output::Change),
+            Topic::Kicks => avro::decode_kick_with(&record.value, &learned).map(Output::Kick),
             Topic::Quarantine => {
-                let quarantined =
-                    avro::decode_quarantined_with(&record.value, &self.schemas).with_context(unreadable)?;
+                let quarantined = avro::decode_quarantined_with(&record.value, &learned).with_context(unreadable)?;
                 let value = quarantined.value.as_deref().unwrap_or_default();
-                self.schemas.learn([(None, value)])?;
-                let event = avro::decode_event_with(value, &self.schemas).ok();
+                let learned = self.schemas.learn([(None, value)])?;
+                let event = avro::decode_event_with(value, &learned).ok();
                 json::quarantined_line(line, &quarantined, event.as_ref());
                 return Ok(());
             }

@@ -150,8 +150,8 @@ impl Quarantine {
     }
 
     fn quarantined<'r>(&self, partition: Partition, record: &'r Record) -> anyhow::Result<Quarantined<'r>> {
-        self.schemas.learn([record.framed()])?;
-        avro::decode_quarantined_with(&record.value, &self.schemas).with_context(|| {
+        let learned = self.schemas.learn([record.framed()])?;
+        avro::decode_quarantined_with(&record.value, &learned).with_context(|| {
             let offset = record.offset;
             format!("cannot read offset {offset} of the quarantine in partition {partition}")
         })
@@ -166,16 +166,14 @@ impl Quarantine {
             self.reader.read(Topic::Events, partition, offset, ONE, &mut records)?;
         }
         let kept = records.into_iter().find(|record| record.offset == offset);
-        let original = kept.unwrap_or_else(|| Record {
+        Ok(kept.unwrap_or_else(|| Record {
             offset,
             ts: quarantined.ts,
             key: quarantined.key.as_deref().map(<[u8]>::to_vec),
             value: quarantined.value.as_deref().unwrap_or_default().to_vec(),
             is_null: quarantined.value.is_none(),
             headers: None,
-        });
-        self.schemas.learn([original.framed()])?;
-        Ok(original)
+        }))
     }
 }
 

@@ -34,7 +34,7 @@ use crate::presence::deadlines::Upto;
 use crate::presence::event::Event;
 use crate::presence::state::{Slot, State};
 use crate::presence::{LogTime, Offset, Partition};
-use crate::registry::Schemas;
+use crate::registry::{LearnedSchemas, Schemas};
 use crate::schema::avro::{self, Quarantined, Schema};
 use crate::schema::policy::policy_json;
 use crate::store::{self, Applied, DueKey, Store, UserLocation, keys};
@@ -223,8 +223,13 @@ impl PartitionProcessor {
         // This is done before anything is folded, so that a retry reads the same records.
         let learned = self.outbox.schemas.learn(records.iter().map(Record::framed));
         let step = learned.inspect_err(|_| metrics::registry_failed()).map_err(Error::from);
-        let step = step.and_then(|()| {
-            let (step, halt) = self.fold_batch(&records)?;
+        let step = step.and_then(|learned| {
+            if learned.values() < records.len() {
+                // The next batch has the others.
+                records.truncate(learned.values());
+                ahead = None;
+            }
+            let (step, halt) = self.fold_batch(&records, &learned)?;
             ahead = halt.or(ahead.take());
             Ok(step)
         });
@@ -334,13 +339,13 @@ impl PartitionProcessor {
     }
 
     /// Folds the records. The returned error says at which record folding stopped, if it did not reach the last one.
-    fn fold_batch(&mut self, mut records: &[Record]) -> Result<(Step, Option<Error>), Error> {
+    fn fold_batch(&mut self, mut records: &[Record], learned: &LearnedSchemas) -> Result<(Step, Option<Error>), Error> {
         self.outbox.outcomes.begin(self.next);
         let partitions = self.log.partitions();
         let mut step = Step::default();
         let mut decoded: Vec<_> = records
             .iter()
-            .map(|record| decode(record, self.partition, partitions, &self.outbox.schemas))
+            .map(|record| decode(record, self.partition, partitions, learned))
             .collect();
         let events = decoded.iter().enumerate();
         let newest = self.tuning.revision;

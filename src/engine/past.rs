@@ -503,8 +503,8 @@ impl Past {
             if !is_wanted(record) {
                 return Ok(each(record, None));
             }
-            self.schemas.learn([record.framed()])?;
-            let event = decode(record, self.partition, partitions, &self.schemas);
+            let learned = self.schemas.learn([record.framed()])?;
+            let event = decode(record, self.partition, partitions, &learned);
             Ok(each(record, event.as_ref().ok()))
         })
     }
@@ -519,8 +519,8 @@ impl Past {
         let Some(record) = record.filter(|record| record.offset == offset) else {
             return Ok(None);
         };
-        self.schemas.learn([record.framed()])?;
-        let event = decode(&record, self.partition, self.log.partitions(), &self.schemas);
+        let learned = self.schemas.learn([record.framed()])?;
+        let event = decode(&record, self.partition, self.log.partitions(), &learned);
         Ok(event.ok().map(|event| each(record.ts, &event)))
     }
 

@@ -3,7 +3,7 @@
 use crate::log::Record;
 use crate::presence::event::Event;
 use crate::presence::{Offset, Partition};
-use crate::registry::Schemas;
+use crate::registry::LearnedSchemas;
 use crate::schema::{Malformed, avro, partitioner};
 use std::sync::{Mutex, PoisonError};
 
@@ -145,14 +145,15 @@ impl Warnings {
     }
 }
 
-/// Decodes a record and checks its key and its partition. Schemas of a registry must be known already.
+/// Decodes a record and checks its key and its partition.
 pub fn decode<'r>(
     record: &'r Record,
     partition: Partition,
     partitions: u32,
-    schemas: &Schemas,
+    schemas: &LearnedSchemas,
 ) -> Result<Event<'r>, Rejected> {
-    let event = avro::decode_event_of(record.schema_header(), &record.value, schemas);
+    let (header, value) = record.framed();
+    let event = avro::decode_event_of(header, value, schemas);
     let event = event.map_err(|malformed| Rejected::unreadable(&malformed))?;
     let key = partitioner::check_key(&event, record.key.as_deref());
     key.map_err(|malformed| Rejected::new(Reason::WrongKey, &malformed))?;

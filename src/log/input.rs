@@ -27,7 +27,7 @@ impl LastRecord {
         let parts = [
             part(record.key.as_deref()),
             part((!record.is_null).then_some(&record.value)),
-            part(record.schema_header()),
+            part(record.schema_header().map(|header| &*header.value)),
         ];
         LastRecord {
             offset: record.offset,
@@ -117,6 +117,7 @@ impl Input {
 mod tests {
     use super::super::RecordHeaders;
     use super::*;
+    use crate::log::{SCHEMA_HEADERS, SchemaHeader};
 
     #[test]
     fn whatever_differs_in_a_record_or_in_the_order_of_records_gives_another_digest() {
@@ -127,7 +128,10 @@ mod tests {
             value: value.unwrap_or_default().as_bytes().to_vec(),
             is_null: value.is_none(),
             headers: RecordHeaders {
-                schema: header.map(|header| header.as_bytes().into()),
+                schema: header.map(|header| SchemaHeader {
+                    name: SCHEMA_HEADERS[0],
+                    value: header.as_bytes().into(),
+                }),
                 ..RecordHeaders::default()
             }
             .boxed(),

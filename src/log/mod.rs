@@ -79,9 +79,13 @@ pub type Headers = Vec<(&'static str, Vec<u8>)>;
 
 /// The header with the id of an output.
 pub const ID_HEADER: &str = "id";
-/// The record header in which serializers name the schema of the value. Of events only this header and [`TRACE_HEADER`]
-/// are read.
-pub const SCHEMA_HEADER: &str = "__value_schema_id";
+/// The record headers in which serializers name the schema of the value: Confluent's, and two of Apicurio's. The first of these
+/// that a record has counts. Of events only these and [`TRACE_HEADER`] are read.
+pub const SCHEMA_HEADERS: [&str; 3] = [
+    "__value_schema_id",
+    "apicurio.value.contentId",
+    "apicurio.value.globalId",
+];
 /// The record header that names the trace of a record (W3C Trace Context).
 pub const TRACE_HEADER: &str = "traceparent";
 
@@ -102,12 +106,20 @@ pub struct Record {
 /// The headers of a record that are read; apart from it, since few records have any and all of them are moved and copied.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RecordHeaders {
-    /// [`SCHEMA_HEADER`]. Possible only in a log that other programs write to.
-    pub schema: Option<Box<[u8]>>,
+    /// The first of the [`SCHEMA_HEADERS`]. Possible only in a log that other programs write to.
+    pub schema: Option<SchemaHeader>,
     /// [`TRACE_HEADER`], as the writer of the record set it.
     pub traceparent: Option<Box<[u8]>>,
     /// [`ID_HEADER`] of an output.
     pub id: Option<Box<[u8]>>,
+}
+
+/// A header that names the schema of a value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SchemaHeader {
+    /// One of [`SCHEMA_HEADERS`].
+    pub name: &'static str,
+    pub value: Box<[u8]>,
 }
 
 impl RecordHeaders {
@@ -118,8 +130,8 @@ impl RecordHeaders {
 }
 
 impl Record {
-    pub fn schema_header(&self) -> Option<&[u8]> {
-        self.headers.as_ref()?.schema.as_deref()
+    pub fn schema_header(&self) -> Option<&SchemaHeader> {
+        self.headers.as_ref()?.schema.as_ref()
     }
 
     pub fn traceparent(&self) -> Option<&[u8]> {
@@ -131,10 +143,11 @@ impl Record {
         self.headers.as_ref()?.id.as_deref()
     }
 
-    /// Returns what identifies the schema of the value: the schema header, if there is one, and the value, whose first
-    /// bytes may name the schema.
-    pub fn framed(&self) -> (Option<&[u8]>, &[u8]) {
-        (self.schema_header(), &self.value)
+    /// Returns what identifies the schema of the value: name and value of the schema header, if there is one, and the value of
+    /// the record, whose first bytes may name the schema.
+    pub fn framed(&self) -> (Option<(&str, &[u8])>, &[u8]) {
+        let header = self.schema_header();
+        (header.map(|header| (header.name, &*header.value)), &self.value)
     }
 }
 

@@ -1,20 +1,22 @@
 //! A client of a schema registry: looks up schemas by id over Confluent's REST interface.
 //!
-//! Every result is remembered as long as the process lives, also that an id does not exist, so that a record that is
-//! read twice is decoded the same way twice. A registry that does not respond is an error that can be retried, and
-//! never makes a record malformed. Calls block on the network; call them from a thread of their own, never from one of
-//! the runtime. Only [`WriterSchemas`] responds at once, from what is remembered.
+//! Results are remembered within bounds (module `known`), also that an id does not exist. A registry that does not respond is an
+//! error that can be retried, and never makes a record malformed. Calls block on the network; call them from a thread of their
+//! own, never from one of the runtime. Only [`LearnedSchemas`] responds at once, from what was looked up before.
 
+mod known;
 mod schemas;
 
-pub use schemas::Schemas;
+pub use schemas::{LearnedSchemas, Schemas};
 
 use crate::cause::reason;
+use crate::metrics;
 use crate::schema::Malformed;
-use crate::schema::avro::{Framing, Guid, Schema, WriterSchema, WriterSchemas};
+use crate::schema::avro::{Framing, Guid, Schema, WriterSchema};
+use known::{Known, SchemaLookup};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -27,8 +29,6 @@ const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
 const STRICTER: &str = "FULL_TRANSITIVE";
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
-/// The limit of remembered missing ids. Without it, records with random ids could fill the memory.
-const ABSENT_MAX: usize = 10_000;
 /// How many other schemas one schema may refer to, directly or through others, and how deep.
 const REFERENCES_MAX: usize = 100;
 const REFERENCE_DEPTH_MAX: usize = 10;
@@ -68,15 +68,6 @@ pub enum Error {
     },
 }
 
-/// The result of asking for an id.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lookup {
-    /// The schema is known now: decode again.
-    Known,
-    /// The schema does not exist or cannot be used: the record is malformed.
-    Absent,
-}
-
 /// A registry, and what is remembered of its responses.
 pub struct Registry {
     client: reqwest::Client,
@@ -84,7 +75,7 @@ pub struct Registry {
     /// The URL without credentials.
     shown: String,
     runtime: Handle,
-    known: RwLock<HashMap<SchemaName, Result<WriterSchema, Malformed>>>,
+    known: RwLock<Known>,
 }
 
 /// How a record refers to its schema.
@@ -139,59 +130,45 @@ impl Registry {
         })
     }
 
-    /// Looks up a schema by id, unless it is known already.
-    pub fn ask(&self, id: u32) -> Result<Lookup, Error> {
-        self.ask_for(SchemaName::Id(id))
+    /// Looks up a schema, unless it is known already.
+    fn find(&self, name: SchemaName) -> Result<SchemaLookup, Error> {
+        if let Some(found) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(found);
+        }
+        let found = self.look_up_name(name)?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let forgotten = known.insert(name, found.clone());
+        metrics::schemas_forgotten(forgotten as u64);
+        Ok(found)
     }
 
-    /// Looks up a schema by GUID, unless it is known already.
-    pub fn ask_guid(&self, guid: Guid) -> Result<Lookup, Error> {
-        self.ask_for(SchemaName::Guid(guid))
-    }
-
-    fn ask_for(&self, name: SchemaName) -> Result<Lookup, Error> {
-        let answer = |known: &Result<WriterSchema, Malformed>| match known {
-            Ok(_) => Lookup::Known,
-            Err(_) => Lookup::Absent,
+    fn look_up_name(&self, name: SchemaName) -> Result<SchemaLookup, Error> {
+        let absent = || {
+            Ok(SchemaLookup {
+                schema: Err(name.unknown()),
+                text_bytes: 0,
+            })
         };
-        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&name) {
-            return Ok(answer(known));
-        }
-        // Registries count ids in 32-bit integers with a sign, and some do not answer a larger one as they answer an unknown one.
-        if let SchemaName::Id(id) = name
-            && i32::try_from(id).is_err()
-        {
-            self.learn(name, Err(name.unknown()));
-            return Ok(Lookup::Absent);
-        }
         let called = match name {
+            // Registries count ids in 32-bit integers with a sign, and some do not answer a larger one as they answer an unknown
+            // one.
+            SchemaName::Id(id) if i32::try_from(id).is_err() => return absent(),
             SchemaName::Id(id) => self.call(Method::GET, &["schemas", "ids", &id.to_string()], None),
             SchemaName::Guid(guid) => self.call(Method::GET, &["schemas", "guids", &guid.to_string()], None),
         };
-        let found = match called {
-            Ok(found) => self.usable(&found)?.map_err(|why| {
-                let shown = name.to_string();
-                tracing::warn!(
-                    schema = shown,
-                    why,
-                    "a schema of the registry cannot be used, records with it are malformed"
-                );
-                Malformed::unusable_schema(format!("the schema with the registry's {shown} cannot be used: {why}"))
-            }),
-            Err(Wrong::Said(failure)) if failure.says(&[NO_SCHEMA]) => Err(name.unknown()),
+        match called {
+            Ok(answer) => self.usable(name, &answer),
+            Err(Wrong::Said(failure)) if failure.says(&[NO_SCHEMA]) => absent(),
             // A registry that knows no GUIDs has no such route. To wait for it would stop the partition for good.
             Err(Wrong::Said(failure))
                 if failure.status == StatusCode::NOT_FOUND
                     && matches!(name, SchemaName::Guid(_))
                     && self.is_registry() =>
             {
-                Err(name.unknown())
+                absent()
             }
-            Err(wrong) => return Err(self.unreachable(wrong)),
-        };
-        let answered = answer(&found);
-        self.learn(name, found);
-        Ok(answered)
+            Err(wrong) => Err(self.unreachable(wrong)),
+        }
     }
 
     /// Whether what answers is a registry, by a route that all of them have.
@@ -201,19 +178,38 @@ impl Registry {
     }
 
     /// Returns the schema in a response together with the schemas it refers to, or why it cannot be used.
-    fn usable(&self, answer: &Value) -> Result<Result<WriterSchema, String>, Error> {
+    fn usable(&self, name: SchemaName, answer: &Value) -> Result<SchemaLookup, Error> {
+        let mut text_bytes = 0;
+        let parsed = match self.texts(answer)? {
+            Ok((text, others)) => {
+                text_bytes = text.len() + others.iter().map(String::len).sum::<usize>();
+                WriterSchema::parse_with(text, &others).map_err(|unusable| unusable.to_string())
+            }
+            Err(why) => Err(why),
+        };
+        let schema = parsed.map_err(|why| {
+            text_bytes = 0;
+            let shown = name.to_string();
+            tracing::warn!(
+                schema = shown,
+                why,
+                "a schema of the registry cannot be used, records with it are malformed"
+            );
+            Malformed::unusable_schema(format!("the schema with the registry's {shown} cannot be used: {why}"))
+        });
+        Ok(SchemaLookup { schema, text_bytes })
+    }
+
+    /// Returns the text of the schema in a response, and the texts of those it refers to, or why it has no text.
+    fn texts<'a>(&self, answer: &'a Value) -> Result<Result<(&'a str, Vec<String>), String>, Error> {
         let kind = answer["schemaType"].as_str().unwrap_or("AVRO");
         if kind != "AVRO" {
             return Ok(Err(format!("its type is {kind}, not AVRO")));
         }
-        let Some(schema) = answer["schema"].as_str() else {
+        let Some(text) = answer["schema"].as_str() else {
             return Ok(Err("the registry returned no text for it".to_owned()));
         };
-        let others = match self.referenced(answer)? {
-            Ok(others) => others,
-            Err(why) => return Ok(Err(why)),
-        };
-        Ok(WriterSchema::parse_with(schema, &others).map_err(|unusable| unusable.to_string()))
+        Ok(self.referenced(answer)?.map(|others| (text, others)))
     }
 
     /// Returns the texts of all schemas that a response refers to, each once.
@@ -309,7 +305,8 @@ impl Registry {
         let mut ids = [0; Schema::ALL.len()];
         for schema in Schema::ALL {
             let id = id(schema)?;
-            self.learn(SchemaName::Id(id), Ok(WriterSchema::own(schema)));
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            known.insert_own(SchemaName::Id(id), WriterSchema::own(schema));
             ids[schema as usize] = id;
         }
         Ok(Framing::Ids(ids))
@@ -337,19 +334,6 @@ impl Registry {
             Err(Wrong::Said(failure)) if failure.says(&unset) => Ok(false),
             Err(wrong) => Err(self.refused(subject, wrong)),
         }
-    }
-
-    fn learn(&self, name: SchemaName, schema: Result<WriterSchema, Malformed>) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if schema.is_err() && known.values().filter(|schema| schema.is_err()).count() >= ABSENT_MAX {
-            known.retain(|_, schema| schema.is_ok());
-        }
-        known.insert(name, schema);
-    }
-
-    fn known(&self, name: SchemaName) -> Result<WriterSchema, Malformed> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(&name).cloned().unwrap_or_else(|| Err(name.unknown()))
     }
 
     fn id(&self, answer: &Value) -> Result<u32, Error> {
@@ -423,16 +407,6 @@ impl Registry {
                 message: of("message").and_then(Value::as_str).unwrap_or_default().to_owned(),
             }))
         })
-    }
-}
-
-impl WriterSchemas for Registry {
-    fn by_id(&self, id: u32) -> Result<WriterSchema, Malformed> {
-        self.known(SchemaName::Id(id))
-    }
-
-    fn by_guid(&self, guid: Guid) -> Result<WriterSchema, Malformed> {
-        self.known(SchemaName::Guid(guid))
     }
 }
 

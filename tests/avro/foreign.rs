@@ -60,7 +60,7 @@ fn read(claimed: &Json, bare: &Json, value: Value) -> Result<Event<'static>, Str
     let event = decode_event_with(&framed, &One::of(claimed)).map_err(|malformed| malformed.to_string())?;
     // The same in its other form.
     assert_eq!(
-        decode_event_of(Some(&[1; 17]), &framed[5..], &One::of(claimed)),
+        decode_event_of(Some((SCHEMA_HEADERS[0], &[1; 17])), &framed[5..], &One::of(claimed)),
         Ok(event.clone())
     );
     let prefixed = [&[1; 17], &framed[5..]].concat();
@@ -519,8 +519,11 @@ fn what_a_header_names_is_read_and_a_header_of_another_value_changes_nothing() {
     let mut value = Vec::new();
     write_event_datum(&heartbeat(), &mut value);
     let id = [0, 0, 0, 0, 3];
-    assert_eq!(decode_event_of(Some(&id), &value, &Test), Ok(heartbeat()));
-    let guid = decode_event_of(Some(&[1; 17]), &value, &Test)
+    assert_eq!(
+        decode_event_of(Some((SCHEMA_HEADERS[0], &id)), &value, &Test),
+        Ok(heartbeat())
+    );
+    let guid = decode_event_of(Some((SCHEMA_HEADERS[0], &[1; 17])), &value, &Test)
         .expect_err("not known")
         .to_string();
     assert_eq!(
@@ -528,7 +531,7 @@ fn what_a_header_names_is_read_and_a_header_of_another_value_changes_nothing() {
         "the header __value_schema_id names the schema, but no schema with the GUID \
          01010101-0101-0101-0101-010101010101 is known"
     );
-    let unknown = decode_event_of(Some(&[0, 0, 0, 0, 99]), &value, &Test)
+    let unknown = decode_event_of(Some((SCHEMA_HEADERS[0], &[0, 0, 0, 0, 99])), &value, &Test)
         .expect_err("not known")
         .to_string();
     assert!(
@@ -537,9 +540,12 @@ fn what_a_header_names_is_read_and_a_header_of_another_value_changes_nothing() {
     );
     let mut ours = Vec::new();
     encode_event(&heartbeat(), &mut ours);
-    assert_eq!(decode_event_of(Some(&[1; 17]), &ours, &Test), Ok(heartbeat()));
+    assert_eq!(
+        decode_event_of(Some((SCHEMA_HEADERS[0], &[1; 17])), &ours, &Test),
+        Ok(heartbeat())
+    );
     // Bytes that are not of our schema, said to be so by a header.
-    assert!(decode_event_of(Some(&id), b"{}", &Test).is_err());
+    assert!(decode_event_of(Some((SCHEMA_HEADERS[0], &id)), b"{}", &Test).is_err());
 }
 
 #[test]

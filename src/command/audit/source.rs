@@ -17,7 +17,7 @@ use crate::presence::change::Change;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Offset, Partition};
-use crate::registry::Schemas;
+use crate::registry::{LearnedSchemas, Schemas};
 use crate::schema::avro::UserState;
 use crate::schema::partitioner::check_partition;
 use crate::schema::{avro, json};
@@ -416,16 +416,17 @@ impl AuditSource<'_> {
             }
             let Some(last) = records.last() else { return Ok(true) };
             next = Offset(last.offset.0 + 1);
-            schemas.learn(records.iter().filter(|record| !record.is_null).map(Record::framed))?;
             for record in &records {
                 let unreadable = |why: String| format!("offset {} of the newest states: {why}", record.offset);
                 let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
                 let state = match (&key, record.is_null) {
                     (Cow::Owned(_), _) => Err(unreadable("its key is not UTF-8".to_owned())),
                     (Cow::Borrowed(_), true) => Ok(None),
-                    (Cow::Borrowed(_), false) => avro::decode_user_state_with(&record.value, &**schemas)
-                        .map(Some)
-                        .map_err(|error| unreadable(error.to_string())),
+                    (Cow::Borrowed(_), false) => {
+                        avro::decode_user_state_with(&record.value, &schemas.learn([record.framed()])?)
+                            .map(Some)
+                            .map_err(|error| unreadable(error.to_string()))
+                    }
                 };
                 each(&key, state);
             }
@@ -624,7 +625,7 @@ impl AuditSource<'_> {
         topic: Topic,
         partition: Partition,
         from: Offset,
-        mut each: impl FnMut(&Record, u32, &Schemas) -> anyhow::Result<ControlFlow<()>>,
+        mut each: impl FnMut(&Record, u32, &LearnedSchemas) -> anyhow::Result<ControlFlow<()>>,
     ) -> anyhow::Result<()> {
         let AuditSource::Log { reader, schemas, .. } = self else {
             return Ok(());
@@ -660,8 +661,8 @@ impl AuditSource<'_> {
             next = Offset(last.offset.0 + 1);
             progress.tell(next, last.ts);
             for record in &records {
-                schemas.learn([record.framed()])?;
-                if each(record, partitions, schemas)?.is_break() {
+                let learned = schemas.learn([record.framed()])?;
+                if each(record, partitions, &learned)?.is_break() {
                     return Ok(());
                 }
             }
@@ -696,7 +697,7 @@ pub fn gone(source: &mut AuditSource<'_>, partition: Partition, what_for: &str) 
 pub(in crate::command) fn change_of(
     record: &Record,
     partition: Partition,
-    schemas: &Schemas,
+    schemas: &LearnedSchemas,
 ) -> anyhow::Result<Change> {
     let change = avro::decode_change_with(&record.value, schemas)
         .with_context(|| unreadable(Topic::Changes, partition, record.offset))?;

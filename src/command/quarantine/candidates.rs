@@ -10,6 +10,9 @@ use crate::presence::{Offset, Partition};
 use crate::schema::avro;
 use std::collections::HashMap;
 
+/// Timestamps of Kafka may step back; by how much at most.
+pub const STEP_BACK_MS: u64 = 60_000;
+
 /// An event of the quarantine that can be read now.
 pub struct Candidate {
     /// The malformed record.
@@ -23,6 +26,8 @@ pub struct Candidate {
     /// In single-object encoding, with our schema.
     pub encoded: Vec<u8>,
     pub since: Since,
+    /// Whether retention may have removed events since the malformed record: then what the log has does not tell.
+    pub is_unchecked: bool,
 }
 
 /// What the log has had since the malformed record.
@@ -33,6 +38,8 @@ pub enum Since {
     Itself(Offset),
     /// A later event because of which it no longer holds.
     Overtaken(Offset),
+    /// Not in the log yet, but published by this run as the malformed record at this place: its publisher had sent it again.
+    Repeats(Partition, Offset),
 }
 
 /// When a malformed record was appended, and which it is: the order in which events are published.
@@ -78,6 +85,18 @@ impl Candidates {
         user.is_some_and(|user| self.by_user.contains_key(user))
     }
 
+    /// Notes from where on the log has the events of a partition, and when the first of these was appended.
+    pub fn has_only_from(&mut self, partition: Partition, start: Offset, oldest_ts: Option<u64>) {
+        for candidate in self.all.iter_mut().filter(|candidate| candidate.home == partition) {
+            let has_all_since = match candidate.partition == partition {
+                true => start.0 <= candidate.offset.0 + 1,
+                // What was removed may be younger than what follows it.
+                false => oldest_ts.is_some_and(|oldest_ts| oldest_ts.saturating_add(STEP_BACK_MS) < candidate.ts),
+            };
+            candidate.is_unchecked |= !has_all_since;
+        }
+    }
+
     /// Notes an event that the log has. Events must be noted in the order of the log.
     pub fn see(&mut self, partition: Partition, offset: Offset, ts: u64, event: &Event<'_>) {
         let Some(of_user) = event.user().and_then(|user| self.by_user.get(user)) else {
@@ -103,16 +122,30 @@ impl Candidates {
             }
         }
         let Some(itself) = itself else { return };
-        // A publisher that tries again may have written the same event several times in a row.
-        for index in &of_user[itself..] {
-            let candidate = &mut self.all[*index];
-            if candidate.encoded == encoded {
-                candidate.since = Since::Itself(offset);
-            } else if overtakes(&candidate.event(), event) {
-                break;
-            }
+        for index in repeats(&self.all, &of_user[itself..], event, &encoded) {
+            self.all[index].since = Since::Itself(offset);
         }
     }
+
+    /// Notes that a candidate was published, before the log is read again: those that repeat it must not be.
+    pub fn published(&mut self, index: usize) {
+        let published = &self.all[index];
+        let (partition, offset) = (published.partition, published.offset);
+        let of_user = &self.by_user[&published.user];
+        let behind = of_user.iter().position(|other| *other > index).unwrap_or(of_user.len());
+        for repeat in repeats(&self.all, &of_user[behind..], &published.event(), &published.encoded) {
+            self.all[repeat].since = Since::Repeats(partition, offset);
+        }
+    }
+}
+
+/// Returns which of these candidates are the same event: a publisher that tries again may have written it several times in a row.
+fn repeats(all: &[Candidate], indexes: &[usize], event: &Event<'_>, encoded: &[u8]) -> Vec<usize> {
+    let candidates = indexes.iter().map(|index| (*index, &all[*index]));
+    let until_overtaken =
+        candidates.take_while(|(_, candidate)| candidate.encoded == encoded || !overtakes(&candidate.event(), event));
+    let same = until_overtaken.filter(|(_, candidate)| candidate.encoded == encoded);
+    same.map(|(index, _)| index).collect()
 }
 
 /// Sorts by the time of the malformed record.
@@ -240,6 +273,14 @@ mod tests {
     /// What is known of each candidate after the log had these events. The candidates were malformed in another partition, at
     /// the times 10, 11 and so on; the log's events are of the times 20, 21 and so on.
     fn after(malformed: &[Event<'static>], log: &[Event<'static>]) -> Vec<Since> {
+        let mut candidates = candidates(malformed);
+        for (at, event) in (0..).zip(log) {
+            candidates.see(HOME, Offset(at), 20 + at, event);
+        }
+        candidates.all.iter().map(|candidate| candidate.since).collect()
+    }
+
+    fn candidates(malformed: &[Event<'static>]) -> Candidates {
         let candidate = |(at, event): (u64, &Event<'static>)| {
             let mut encoded = Vec::new();
             avro::encode_event(event, &mut encoded);
@@ -252,13 +293,10 @@ mod tests {
                 home: HOME,
                 encoded,
                 since: Since::Nothing,
+                is_unchecked: false,
             }
         };
-        let mut candidates = Candidates::new((0..).zip(malformed).map(candidate).collect());
-        for (at, event) in (0..).zip(log) {
-            candidates.see(HOME, Offset(at), 20 + at, event);
-        }
-        candidates.all.iter().map(|candidate| candidate.since).collect()
+        Candidates::new((0..).zip(malformed).map(candidate).collect())
     }
 
     #[test]
@@ -290,6 +328,33 @@ mod tests {
         let there = after(&repeated, &repeated[..1]);
         let itself = Since::Itself(Offset(0));
         assert_eq!(there, [itself, itself, Since::Nothing, itself]);
+    }
+
+    #[test]
+    fn what_repeats_an_event_that_was_published_is_not_published_before_the_log_is_read_again() {
+        let malformed = [
+            status("in"),
+            status("in"),
+            connect("e", 2),
+            status("in"),
+            status("out"),
+            status("in"),
+        ];
+        let mut candidates = candidates(&malformed);
+        candidates.published(0);
+        let repeats = Since::Repeats(Partition(0), Offset(0));
+        let since = |candidates: &Candidates| candidates.all.iter().map(|one| one.since).collect::<Vec<_>>();
+        let nothing = Since::Nothing;
+        assert_eq!(
+            since(&candidates),
+            [nothing, repeats, nothing, repeats, nothing, nothing]
+        );
+        // What the log has then counts.
+        candidates.see(HOME, Offset(7), 20, &malformed[0]);
+        let itself = Since::Itself(Offset(7));
+        assert_eq!(since(&candidates), [itself, itself, nothing, itself, nothing, nothing]);
+        candidates.published(5);
+        assert_eq!(candidates.all[5].since, nothing);
     }
 
     #[test]
@@ -336,6 +401,33 @@ mod tests {
     }
 
     #[test]
+    fn what_retention_may_have_removed_is_not_known() {
+        let is_unchecked = |malformed_in: Partition, start: u64, oldest_ts: Option<u64>| {
+            let mut candidates = candidates(&[status("busy"), status("away")]);
+            for candidate in &mut candidates.all {
+                candidate.partition = malformed_in;
+                candidate.ts += STEP_BACK_MS;
+            }
+            candidates.has_only_from(Partition(7), Offset(9), None);
+            candidates.has_only_from(HOME, Offset(start), oldest_ts);
+            candidates
+                .all
+                .iter()
+                .map(|candidate| candidate.is_unchecked)
+                .collect::<Vec<_>>()
+        };
+        // Its own partition has offsets: 0 and 1 are malformed.
+        assert_eq!(is_unchecked(HOME, 1, None), [false, false]);
+        assert_eq!(is_unchecked(HOME, 2, None), [true, false]);
+        assert_eq!(is_unchecked(HOME, 3, None), [true, true]);
+        // Another one only times: those of 10 and 11 are malformed.
+        let elsewhere = Partition(0);
+        assert_eq!(is_unchecked(elsewhere, 1, Some(9)), [false, false]);
+        assert_eq!(is_unchecked(elsewhere, 1, Some(10)), [true, false]);
+        assert_eq!(is_unchecked(elsewhere, 1, None), [true, true]);
+    }
+
+    #[test]
     fn what_was_there_before_the_malformed_record_says_nothing() {
         let mut encoded = Vec::new();
         avro::encode_event(&status("busy"), &mut encoded);
@@ -348,6 +440,7 @@ mod tests {
             home: HOME,
             encoded,
             since: Since::Nothing,
+            is_unchecked: false,
         };
         let mut candidates = Candidates::new(vec![candidate]);
         assert!(candidates.concerns(Some(b"alice")));

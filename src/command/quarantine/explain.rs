@@ -6,7 +6,7 @@ use super::{Source, shown_time};
 use crate::engine::rejected::{Reason, Rejected, decode};
 use crate::log::Topic;
 use crate::presence::{Offset, Partition};
-use crate::schema::avro::{Frame, SCHEMA_HEADER, Schema, unframe_with};
+use crate::schema::avro::{Frame, Schema, unframe_with};
 use crate::schema::json;
 use anyhow::bail;
 use std::fmt::Write as _;
@@ -61,9 +61,10 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
                 ("error", malformed.error.to_string()),
                 ("key", key),
                 ("value", bytes(&original.value)),
-                ("schema", schema(original.schema_header(), &original.value)),
+                ("schema", schema(original.framed())),
             ];
-            match decode(&original, partition, partitions, &quarantine.schemas) {
+            let learned = quarantine.schemas.learn([original.framed()])?;
+            match decode(&original, partition, partitions, &learned) {
                 Ok(_) => rows.push((
                     "now",
                     "it can be read, by this version and with this registry".to_owned(),
@@ -85,7 +86,8 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
                     rows.push(("belongs to", format!("partition {} of {partitions}", candidate.home)));
                     rows.push((
                         "requeue",
-                        "possible, unless the log has it or a later event of its device or user".to_owned(),
+                        "possible, unless the log has it, has a later event of its device or user, or no longer has all events since"
+                            .to_owned(),
                     ));
                 }
                 Verdict::Stays(why) => rows.push(("requeue", format!("not possible: {why}"))),
@@ -132,14 +134,14 @@ fn bytes(bytes: &[u8]) -> String {
     format!("{shown}{more}({} bytes)", bytes.len())
 }
 
-fn schema(header: Option<&[u8]>, value: &[u8]) -> String {
+fn schema((header, value): (Option<(&str, &[u8])>, &[u8])) -> String {
     let (frame, datum) = match unframe_with(header, value) {
         Ok(framed) => framed,
         Err(_) => return "none is named".to_owned(),
     };
-    let place = match datum.len() == value.len() {
-        true => format!("in the header {SCHEMA_HEADER}"),
-        false => "before the datum".to_owned(),
+    let place = match header.filter(|_| datum.len() == value.len()) {
+        Some((name, _)) => format!("in the header {name}"),
+        None => "before the datum".to_owned(),
     };
     match frame {
         Frame::Fingerprint(fingerprint) => {

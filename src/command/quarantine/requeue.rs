@@ -8,12 +8,12 @@
 
 use super::super::progress::ReadProgress;
 use super::super::remote::{Client, Server};
-use super::candidates::{Appended, Candidate, Candidates, Since, sort};
+use super::candidates::{Appended, Candidate, Candidates, STEP_BACK_MS, Since, sort};
 use super::{ONE, Quarantine, Source};
 use crate::api::routes::RouteId;
 use crate::clock::{Clock as _, SystemClock};
 use crate::engine::rejected::decode;
-use crate::log::Topic;
+use crate::log::{Range, Topic};
 use crate::presence::event::Event;
 use crate::presence::{Offset, Partition};
 use crate::schema::avro::{self, Quarantined};
@@ -30,7 +30,8 @@ use std::time::Duration;
 ///
 /// Prints one JSON line for each record, with what is done with it. Without --yes nothing is published. An event that the log
 /// has already, and one that a later event of its device or user has overtaken, are not published, so the command may be run
-/// again at any time. Heartbeats, leases, ticks, policies and revisions are never requeued: they are about a moment that has
+/// again at any time. If the log's retention has removed events since, it can no longer tell, and the event is not published
+/// without --unchecked. Heartbeats, leases, ticks, policies and revisions are never requeued: they are about a moment that has
 /// passed.
 #[derive(clap::Args)]
 pub struct RequeueArgs {
@@ -48,14 +49,17 @@ pub struct RequeueArgs {
     /// Publishes the events; without it they are only shown
     #[arg(long)]
     yes: bool,
+    /// Also publishes events of which the log can no longer tell whether it had them or a later one, because of its retention
+    #[arg(long)]
+    unchecked: bool,
     #[command(flatten)]
     server: Server,
 }
 
-/// Timestamps of Kafka may step back; by how much at most when the first record of a time is looked for.
-const STEP_BACK_MS: u64 = 60_000;
 /// Where the search for a time ends and reading begins.
 const SEARCHED_RECORDS: u64 = 1_000;
+/// How many candidates are examined at a time, or more if --limit is larger. Each time the log since then is read.
+const EXAMINED: usize = 10_000;
 /// What the log has had is asked again before this many events are published.
 const CHUNK: usize = 100;
 /// How long a request of an earlier run that was killed may take to reach the log.
@@ -74,6 +78,8 @@ pub enum Verdict {
 struct Counts {
     requeued: u64,
     left: u64,
+    /// Among those that are left: the log can no longer tell.
+    unchecked: u64,
     /// Beyond --limit.
     later: u64,
 }
@@ -103,10 +109,21 @@ pub fn requeue(args: &RequeueArgs) -> anyhow::Result<()> {
         )?;
     }
     output.flush()?;
-    let Counts { requeued, left, later } = counts;
+    let Counts {
+        requeued,
+        left,
+        unchecked,
+        later,
+    } = counts;
     match args.yes {
         true => eprintln!("{requeued} requeued, {left} left"),
         false => eprintln!("{requeued} would be requeued, {left} left; add --yes to publish them"),
+    }
+    if unchecked > 0 {
+        eprintln!(
+            "{unchecked} of those left are not published because the log no longer has all events since; check their users \
+             (rollcall users get), then add --unchecked"
+        );
     }
     if later > 0 {
         eprintln!(
@@ -126,7 +143,7 @@ fn publish_all(
     counts: &mut Counts,
     output: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let mut since = LogSince::begin(quarantine, &candidates)?;
+    let mut since = LogSince::begin(quarantine, &mut candidates)?;
     since.read(quarantine, &mut candidates)?;
     if args.yes && candidates.all.iter().any(|candidate| candidate.since == Since::Nothing) {
         thread::sleep(SETTLE);
@@ -140,6 +157,7 @@ fn publish_all(
         for index in first..candidates.all.len().min(first + CHUNK) {
             let candidate = &candidates.all[index];
             let home = candidate.home;
+            let mut is_published = false;
             let what = match candidate.since {
                 Since::Itself(offset) => {
                     counts.left += 1;
@@ -149,23 +167,39 @@ fn publish_all(
                     counts.left += 1;
                     format!("a later event has overtaken it, in partition {home} at offset {offset}")
                 }
+                Since::Repeats(partition, offset) => {
+                    counts.left += 1;
+                    format!("it repeats the event of partition {partition} at offset {offset}")
+                }
+                Since::Nothing if candidate.is_unchecked && !args.unchecked => {
+                    counts.left += 1;
+                    counts.unchecked += 1;
+                    "the log no longer has all events since then (retention), so whether it had this event or a later one is not \
+                     known; --unchecked publishes it nevertheless"
+                        .to_owned()
+                }
                 Since::Nothing if counts.requeued >= u64::from(args.limit) => {
                     counts.later += 1;
                     continue;
                 }
-                Since::Nothing if args.yes => {
-                    publish(client, candidate)?;
-                    counts.requeued += 1;
-                    "requeued".to_owned()
-                }
                 Since::Nothing => {
+                    if args.yes {
+                        publish(client, candidate)?;
+                    }
                     counts.requeued += 1;
-                    "would be requeued".to_owned()
+                    is_published = true;
+                    match args.yes {
+                        true => "requeued".to_owned(),
+                        false => "would be requeued".to_owned(),
+                    }
                 }
             };
             let (partition, offset) = (candidate.partition, candidate.offset);
             show(output, (partition, offset, candidate.ts), &what, &candidate.error)?;
-            if args.yes && counts.requeued == 1 && matches!(candidates.all[index].since, Since::Nothing) {
+            if is_published {
+                candidates.published(index);
+            }
+            if args.yes && counts.requeued == 1 && is_published {
                 since.wait_for(index, quarantine, &mut candidates, client)?;
             }
         }
@@ -181,7 +215,7 @@ fn find(
     counts: &mut Counts,
     output: &mut impl Write,
 ) -> anyhow::Result<Vec<Candidate>> {
-    let limit = args.limit as usize;
+    let most = EXAMINED.max(args.limit as usize);
     counts.later = 0;
     let mut found = Vec::new();
     for partition in quarantine.partitions(args.partition)?.map(Partition) {
@@ -206,21 +240,21 @@ fn find(
                         show(output, (partition, offset, malformed.ts), &why, &malformed.error)?;
                     }
                 }
-                if found.len() >= 2 * limit {
-                    counts.later += keep_oldest(&mut found, limit);
+                if found.len() >= 2 * most {
+                    counts.later += keep_oldest(&mut found, most);
                 }
             }
         }
     }
-    counts.later += keep_oldest(&mut found, limit);
+    counts.later += keep_oldest(&mut found, most);
     Ok(found)
 }
 
 /// Drops all but the oldest candidates. Returns how many were dropped.
-fn keep_oldest(found: &mut Vec<Candidate>, limit: usize) -> u64 {
+fn keep_oldest(found: &mut Vec<Candidate>, most: usize) -> u64 {
     sort(found);
-    let dropped = found.len().saturating_sub(limit);
-    found.truncate(limit);
+    let dropped = found.len().saturating_sub(most);
+    found.truncate(most);
     dropped as u64
 }
 
@@ -230,20 +264,19 @@ pub fn judge(quarantine: &mut Quarantine, malformed: &Quarantined<'_>, oldest_ms
         return Ok(Verdict::Stays("it is older than --max-age-s".to_owned()));
     }
     let value = malformed.value.as_deref().unwrap_or_default();
-    quarantine.schemas.learn([(None, value)])?;
+    let learned = quarantine.schemas.learn([(None, value)])?;
     let partitions = quarantine.reader.partitions();
-    if let Ok(event) = avro::decode_event_with(value, &quarantine.schemas) {
+    if let Ok(event) = avro::decode_event_with(value, &learned) {
         return Ok(candidate(malformed, &event, partitions));
     }
     // The original record, if the log still has it, may have a header that names its schema.
     let original = quarantine.original(malformed)?;
-    let header = original.schema_header();
-    Ok(
-        match avro::decode_event_of(header, &original.value, &quarantine.schemas) {
-            Ok(event) => candidate(malformed, &event, partitions),
-            Err(malformed) => Verdict::Stays(format!("it still cannot be read: {malformed}")),
-        },
-    )
+    let learned = quarantine.schemas.learn([original.framed()])?;
+    let (header, value) = original.framed();
+    Ok(match avro::decode_event_of(header, value, &learned) {
+        Ok(event) => candidate(malformed, &event, partitions),
+        Err(malformed) => Verdict::Stays(format!("it still cannot be read: {malformed}")),
+    })
 }
 
 fn candidate(malformed: &Quarantined<'_>, event: &Event<'_>, partitions: u32) -> Verdict {
@@ -278,6 +311,7 @@ fn candidate(malformed: &Quarantined<'_>, event: &Event<'_>, partitions: u32) ->
         home: partition_of(user, partitions),
         encoded,
         since: Since::Nothing,
+        is_unchecked: false,
     }))
 }
 
@@ -286,7 +320,7 @@ struct LogSince(BTreeMap<Partition, Offset>);
 
 impl LogSince {
     /// Finds where reading begins: behind the malformed record in its own partition, and by its time in another.
-    fn begin(quarantine: &mut Quarantine, candidates: &Candidates) -> anyhow::Result<LogSince> {
+    fn begin(quarantine: &mut Quarantine, candidates: &mut Candidates) -> anyhow::Result<LogSince> {
         let mut begin: BTreeMap<Partition, Offset> = BTreeMap::new();
         let mut times: BTreeMap<Partition, u64> = BTreeMap::new();
         for candidate in &candidates.all {
@@ -309,8 +343,11 @@ impl LogSince {
                 .or_insert(from);
         }
         for (partition, from) in &mut begin {
-            // What retention has removed cannot be asked any more.
-            *from = quarantine.range(Topic::Events, *partition)?.start.max(*from);
+            let range = quarantine.range(Topic::Events, *partition)?;
+            if range.start > Offset(0) {
+                note_removed(quarantine, *partition, range, candidates)?;
+            }
+            *from = range.start.max(*from);
         }
         Ok(LogSince(begin))
     }
@@ -320,7 +357,12 @@ impl LogSince {
         quarantine.reader.refresh()?;
         let partitions = quarantine.reader.partitions();
         for (partition, next) in &mut self.0 {
-            let end = quarantine.range(Topic::Events, *partition)?.end;
+            let range = quarantine.range(Topic::Events, *partition)?;
+            if range.start > *next {
+                note_removed(quarantine, *partition, range, candidates)?;
+                *next = range.start;
+            }
+            let end = range.end;
             let mut progress = ReadProgress::new(Topic::Events, *partition, *next, end);
             loop {
                 let records = quarantine.batch(Topic::Events, *partition, next, end)?;
@@ -330,8 +372,8 @@ impl LogSince {
                     if !candidates.concerns(record.key.as_deref()) {
                         continue;
                     }
-                    quarantine.schemas.learn([record.framed()])?;
-                    if let Ok(event) = decode(record, *partition, partitions, &quarantine.schemas) {
+                    let learned = quarantine.schemas.learn([record.framed()])?;
+                    if let Ok(event) = decode(record, *partition, partitions, &learned) {
                         candidates.see(*partition, record.offset, record.ts, &event);
                     }
                 }
@@ -366,6 +408,25 @@ impl LogSince {
             waited += SEEN_PAUSE;
         }
     }
+}
+
+/// Notes for which candidates the log no longer has all events since the malformed record.
+fn note_removed(
+    quarantine: &mut Quarantine,
+    partition: Partition,
+    Range { start, end }: Range,
+    candidates: &mut Candidates,
+) -> anyhow::Result<()> {
+    let mut records = Vec::new();
+    if start < end {
+        quarantine
+            .reader
+            .read(Topic::Events, partition, start, ONE, &mut records)?;
+    }
+    // Without one it is not known how old the removed events were.
+    let oldest_ts = records.first().map(|record| record.ts);
+    candidates.has_only_from(partition, start, oldest_ts);
+    Ok(())
 }
 
 /// Returns an offset before which every event is older than a time, near the first that is not.

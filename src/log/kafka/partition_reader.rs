@@ -12,7 +12,7 @@ pub use super::native::Wake;
 use super::native::{self, GuardedConsumer, Message, PartitionQueue};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Error, Limit, Range, Record, RecordHeaders, Topic, locked};
+use crate::log::{Error, Limit, Range, Record, RecordHeaders, SCHEMA_HEADERS, SchemaHeader, Topic, locked};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use crate::tasks::End;
@@ -25,8 +25,12 @@ use std::ffi::CStr;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-/// [`crate::log::SCHEMA_HEADER`], terminated by zero as librdkafka requires.
-const SCHEMA_HEADER_NAME: &CStr = c"__value_schema_id";
+/// [`SCHEMA_HEADERS`], terminated by zero as librdkafka requires.
+const SCHEMA_HEADER_NAMES: [&CStr; SCHEMA_HEADERS.len()] = [
+    c"__value_schema_id",
+    c"apicurio.value.contentId",
+    c"apicurio.value.globalId",
+];
 /// [`crate::log::TRACE_HEADER`], terminated by zero.
 const TRACE_HEADER_NAME: &CStr = c"traceparent";
 /// [`crate::log::ID_HEADER`], terminated by zero.
@@ -621,6 +625,13 @@ impl ReadPosition {
         let (key, value) = (message.key(), message.value());
         let size = value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
         let header = |of, name| (headers == of).then(|| message.header(name)).flatten().map(Box::from);
+        let schema_header = || {
+            let mut names = SCHEMA_HEADERS.iter().zip(SCHEMA_HEADER_NAMES);
+            names.find_map(|(name, terminated)| {
+                let value = header(HeadersRead::OfEvents, terminated)?;
+                Some(SchemaHeader { name, value })
+            })
+        };
         into.push(Record {
             offset: Offset(offset),
             ts: message.timestamp_ms(),
@@ -628,7 +639,7 @@ impl ReadPosition {
             value: value.map(<[u8]>::to_vec).unwrap_or_default(),
             is_null: value.is_none(),
             headers: RecordHeaders {
-                schema: header(HeadersRead::OfEvents, SCHEMA_HEADER_NAME),
+                schema: schema_header(),
                 traceparent: header(HeadersRead::OfEvents, TRACE_HEADER_NAME),
                 id: header(HeadersRead::Id, ID_HEADER_NAME),
             }

@@ -2,8 +2,8 @@
 //!
 //! Two framings are known (`docs/rules.md` section 9). Avro single-object encoding: C3 01, then the schema's
 //! fingerprint, 8 bytes, little-endian. Confluent's wire format: 00, then the schema's id in a registry, 4 bytes,
-//! big-endian, or 01, then the schema's GUID, 16 bytes. Confluent's framing may also be in a header of the record; the value is
-//! then the datum alone.
+//! big-endian, or 01, then the schema's GUID, 16 bytes. Confluent's framing may also be in a header of the record, and Apicurio's
+//! serializers put an id into one; the value is then the datum alone.
 
 use crate::schema::Malformed;
 use std::fmt;
@@ -98,8 +98,14 @@ const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 pub const SINGLE_OBJECT_BYTES: usize = 10;
 const CONFLUENT: u8 = 0;
 const CONFLUENT_GUID: u8 = 1;
-/// The header of a record that names the schema of its value.
-pub const SCHEMA_HEADER: &str = "__value_schema_id";
+/// The header in which Confluent's serializers name the schema of a value.
+const CONFLUENT_HEADER: &str = "__value_schema_id";
+/// The header in which Apicurio's serializers do, with the id of the schema's text: what Confluent's interface takes.
+const APICURIO_CONTENT_HEADER: &str = "apicurio.value.contentId";
+/// The same with the id of a version of an artifact, which Confluent's interface does not take.
+const APICURIO_GLOBAL_HEADER: &str = "apicurio.value.globalId";
+/// The headers of a record that may name the schema of its value.
+pub const SCHEMA_HEADERS: [&str; 3] = [CONFLUENT_HEADER, APICURIO_CONTENT_HEADER, APICURIO_GLOBAL_HEADER];
 
 /// The schema that the framing of a datum names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -197,30 +203,54 @@ fn looks_like(value: &[u8]) -> &'static str {
     }
 }
 
-/// Splits a value whose schema may be named by a header of its record. For our own schemas in single-object encoding
-/// the header is ignored: a program that copies headers from one record to another may have left the header of another
-/// value.
-pub fn unframe_with<'v>(header: Option<&[u8]>, value: &'v [u8]) -> Result<(Frame, &'v [u8]), Malformed> {
+/// Splits a value whose schema may be named by a header of its record, of this name and value. For our own schemas in
+/// single-object encoding the header is ignored: a program that copies headers from one record to another may have left the
+/// header of another value.
+pub fn unframe_with<'v>(header: Option<(&str, &[u8])>, value: &'v [u8]) -> Result<(Frame, &'v [u8]), Malformed> {
     let is_ours = || Schema::ALL.into_iter().any(|schema| own_datum(schema, value).is_some());
-    let Some(header) = header.filter(|_| !is_ours()) else {
+    let Some((name, header)) = header.filter(|_| !is_ours()) else {
         return unframe(value);
     };
+    let named = match name {
+        APICURIO_CONTENT_HEADER => content_id(header),
+        APICURIO_GLOBAL_HEADER => Err(
+            "must not name the schema, since no registry knows its global id by Confluent's interface; set the serializer's \
+             apicurio.registry.use-id=contentId"
+                .to_owned(),
+        ),
+        _ => confluent(header),
+    };
+    match named {
+        Ok(frame) => Ok((frame, value)),
+        Err(why) => Err(Malformed::invalid(format!("the header {name} {why}"))),
+    }
+}
+
+/// Reads the framing in Confluent's header, or says what the header must have.
+fn confluent(header: &[u8]) -> Result<Frame, String> {
     if let Some((guid, _)) = header
         .strip_prefix(&[CONFLUENT_GUID])
         .and_then(<[u8]>::split_first_chunk)
     {
-        return Ok((Frame::Guid(Guid(*guid)), value));
+        return Ok(Frame::Guid(Guid(*guid)));
     }
     if let Some((id, _)) = header.strip_prefix(&[CONFLUENT]).and_then(<[u8]>::split_first_chunk) {
-        return Ok((Frame::Id(u32::from_be_bytes(*id)), value));
+        return Ok(Frame::Id(u32::from_be_bytes(*id)));
     }
-    Err(Malformed::invalid(format!(
-        "the header {SCHEMA_HEADER} must have 01 and a GUID of 16 bytes, or 00 and an id of 4 bytes, not {} bytes{}",
+    let begin = header.first();
+    Err(format!(
+        "must have 01 and a GUID of 16 bytes, or 00 and an id of 4 bytes, not {} bytes{}",
         header.len(),
-        header
-            .first()
-            .map_or(String::new(), |first| format!(" beginning with {first:02x}"))
-    )))
+        begin.map_or(String::new(), |first| format!(" beginning with {first:02x}"))
+    ))
+}
+
+/// Reads the id in Apicurio's header, or says what the header must have.
+fn content_id(header: &[u8]) -> Result<Frame, String> {
+    let id = <[u8; 8]>::try_from(header).map(u64::from_be_bytes);
+    let id = id.ok().and_then(|id| u32::try_from(id).ok());
+    id.map(Frame::Id)
+        .ok_or_else(|| format!("must have 8 bytes, an id of at most {}", u32::MAX))
 }
 
 /// Returns the datum if the value is framed as our own `schema` in single-object encoding. This is the fast path.
@@ -280,31 +310,48 @@ mod tests {
     #[test]
     fn a_header_names_the_schema_of_a_value_that_is_not_ours() {
         let guid = [1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-        let (frame, datum) = unframe_with(Some(&guid), b"datum").unwrap();
+        let (frame, datum) = unframe_with(Some((CONFLUENT_HEADER, &guid)), b"datum").unwrap();
         let Frame::Guid(named) = frame else { panic!("{frame:?}") };
         assert_eq!(
             (named.to_string().as_str(), datum),
             ("00010203-0405-0607-0809-0a0b0c0d0e0f", &b"datum"[..])
         );
         assert_eq!(
-            unframe_with(Some(&[0, 0, 0, 1, 2]), b"datum"),
+            unframe_with(Some((CONFLUENT_HEADER, &[0, 0, 0, 1, 2])), b"datum"),
             Ok((Frame::Id(258), &b"datum"[..]))
         );
         let mut ours = Vec::new();
         frame_of_ours(&mut ours);
-        assert_eq!(unframe_with(Some(&guid), &ours), unframe(&ours));
+        assert_eq!(unframe_with(Some((CONFLUENT_HEADER, &guid)), &ours), unframe(&ours));
         assert_eq!(unframe_with(None, &ours), unframe(&ours));
         for (wrong, expected) in [
             (&[][..], "not 0 bytes"),
             (&guid[..16], "not 16 bytes beginning with 01"),
             (&[7], "with 07"),
         ] {
-            let error = unframe_with(Some(wrong), b"datum").unwrap_err().to_string();
+            let error = unframe_with(Some((CONFLUENT_HEADER, wrong)), b"datum");
+            let error = error.unwrap_err().to_string();
             assert!(
                 error.contains("__value_schema_id") && error.contains(expected),
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn the_header_of_apicurios_serializers_names_the_schema_by_the_id_of_its_text() {
+        let named = |name: &str, header: &[u8]| {
+            let unframed = unframe_with(Some((name, header)), b"datum");
+            unframed.map(|(frame, _)| frame).map_err(|error| error.to_string())
+        };
+        let content = |header: &[u8]| named(APICURIO_CONTENT_HEADER, header);
+        assert_eq!(content(&[0, 0, 0, 0, 0, 0, 1, 2]), Ok(Frame::Id(258)));
+        for wrong in [&[0, 0, 0, 1, 0, 0, 0, 0][..], &[0, 0, 0, 1], &[]] {
+            let error = content(wrong).unwrap_err();
+            assert!(error.contains("apicurio.value.contentId must have 8 bytes"), "{error}");
+        }
+        let error = named(APICURIO_GLOBAL_HEADER, &[0, 0, 0, 0, 0, 0, 0, 7]).unwrap_err();
+        assert!(error.contains("apicurio.registry.use-id=contentId"), "{error}");
     }
 
     fn frame_of_ours(out: &mut Vec<u8>) {

@@ -21,7 +21,7 @@ mod user_state;
 mod writer;
 
 pub use framing::{
-    Frame, Framing, Guid, SCHEMA_HEADER, SINGLE_OBJECT_BYTES, Schema, frame, frame_with_id, unframe, unframe_with,
+    Frame, Framing, Guid, SCHEMA_HEADERS, SINGLE_OBJECT_BYTES, Schema, frame, frame_with_id, unframe, unframe_with,
 };
 pub use quarantined::Quarantined;
 pub use user_state::{DeviceState, UserState};
@@ -60,9 +60,9 @@ pub fn decode_event_with<'v>(value: &'v [u8], schemas: &dyn WriterSchemas) -> Re
     }
 }
 
-/// Decodes an event like [`decode_event_with`], for a record that may have the header [`SCHEMA_HEADER`].
+/// Decodes an event like [`decode_event_with`], for a record that may have one of the [`SCHEMA_HEADERS`].
 pub fn decode_event_of<'v>(
-    header: Option<&[u8]>,
+    header: Option<(&str, &[u8])>,
     value: &'v [u8],
     schemas: &dyn WriterSchemas,
 ) -> Result<Event<'v>, Malformed> {

@@ -4,7 +4,7 @@
 //! a datum of ours (module `translate`), and that datum is read like any other. So no check exists twice. Translating takes
 //! longer than reading; publishers that need speed use our schema.
 
-use super::framing::{Frame, Guid, SCHEMA_HEADER, Schema, unframe_with};
+use super::framing::{Frame, Guid, Schema, unframe_with};
 use super::layout::{DEPTH_MAX, Layout, TYPES_MAX, layout};
 use super::translate::translate;
 use crate::schema::Malformed;
@@ -151,7 +151,7 @@ pub(super) fn datum<'v>(
 /// Returns the datum of a value whose schema may be named in a header of its record.
 pub(super) fn datum_with<'v>(
     wanted: Schema,
-    header: Option<&[u8]>,
+    header: Option<(&str, &[u8])>,
     value: &'v [u8],
     schemas: &dyn WriterSchemas,
 ) -> Result<Cow<'v, [u8]>, Malformed> {
@@ -165,15 +165,15 @@ pub(super) fn datum_with<'v>(
         Frame::Guid(guid) => schemas.by_guid(guid),
     };
     // If the value is the datum alone, a header names the schema.
-    let is_in_header = datum.len() == value.len();
-    let writer = found.map_err(|malformed| match frame {
-        _ if is_in_header => {
-            Malformed::unusable_schema(format!("the header {SCHEMA_HEADER} names the schema, but {malformed}"))
+    let in_header = header.filter(|_| datum.len() == value.len());
+    let writer = found.map_err(|malformed| match (in_header, frame) {
+        (Some((name, _)), _) => {
+            Malformed::unusable_schema(format!("the header {name} names the schema, but {malformed}"))
         }
-        Frame::Id(0) => Malformed::unusable_schema(format!(
+        (None, Frame::Id(0)) => Malformed::unusable_schema(format!(
             "{malformed}; if the serializer is Apicurio's, which writes ids of 8 bytes, set apicurio.registry.as-confluent=true"
         )),
-        Frame::Id(_) | Frame::Guid(_) | Frame::Fingerprint(_) => malformed,
+        (None, Frame::Id(_) | Frame::Guid(_) | Frame::Fingerprint(_)) => malformed,
     })?;
     match writer.0 {
         Kind::Own(schema) if schema == wanted => Ok(Cow::Borrowed(datum)),

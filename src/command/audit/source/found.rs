@@ -5,7 +5,7 @@ use super::{AuditSource, LIMIT, change_of, unreadable};
 use crate::audit::verify::{Compared, OutputRecord, QuarantinedEvent};
 use crate::log::{Limit, Range, Reader, Record, Topic};
 use crate::presence::{Offset, Partition};
-use crate::registry::Schemas;
+use crate::registry::{LearnedSchemas, Schemas};
 use crate::schema::avro;
 use anyhow::{Context as _, bail};
 use serde_json::value::RawValue;
@@ -95,13 +95,13 @@ impl FoundOutputs {
             if let Some(last) = records.last() {
                 *next = Offset(last.offset.0 + 1);
             }
-            schemas.learn(records.iter().map(Record::framed))?;
-            // What cannot be read was altered, and differs from whatever the events give.
             let read = records.iter().map(|record| {
-                output_of(compared, record, partition, schemas)
-                    .unwrap_or_else(|error| OutputRecord::unreadable(&format!("{error:#}")))
+                let learned = schemas.learn([record.framed()])?;
+                // What cannot be read was altered, and differs from whatever the events give.
+                let output = output_of(compared, record, partition, &learned);
+                Ok(output.unwrap_or_else(|error| OutputRecord::unreadable(&format!("{error:#}"))))
             });
-            *ready = read.collect::<Vec<_>>().into_iter();
+            *ready = read.collect::<anyhow::Result<Vec<_>>>()?.into_iter();
         }
         Ok(ready.as_slice().first())
     }
@@ -151,12 +151,14 @@ fn first_output(
         let middle = Offset(first.0 + (after.0 - first.0) / 2);
         let mut records = Vec::new();
         reader.read(topic, partition, middle, one, &mut records)?;
-        schemas.learn(records.iter().map(Record::framed))?;
-        match records.first() {
-            Some(record) if output_of(compared, record, partition, schemas)?.offset() < event => {
-                first = Offset(record.offset.0 + 1);
-            }
-            Some(_) | None => after = middle,
+        let Some(record) = records.first() else {
+            after = middle;
+            continue;
+        };
+        let learned = schemas.learn([record.framed()])?;
+        match output_of(compared, record, partition, &learned)?.offset() < event {
+            true => first = Offset(record.offset.0 + 1),
+            false => after = middle,
         }
     }
     Ok(first)
@@ -166,7 +168,7 @@ fn output_of(
     compared: Compared,
     record: &Record,
     partition: Partition,
-    schemas: &Schemas,
+    schemas: &LearnedSchemas,
 ) -> anyhow::Result<OutputRecord> {
     let unreadable = || unreadable(topic_of(compared), partition, record.offset);
     Ok(match compared {
