@@ -44,6 +44,8 @@ mod python;
 #[path = "webhook/receiver.rs"]
 #[expect(dead_code, reason = "nobody is struck but bridges")]
 mod receiver;
+#[path = "kafka/requeue.rs"]
+mod requeue;
 #[path = "kafka/run.rs"]
 mod run;
 #[path = "kafka/shared.rs"]
@@ -285,6 +287,11 @@ fn what_is_published_is_verified_and_what_is_added_is_found() {
 #[test]
 fn an_engine_that_skips_an_event_is_found_by_a_watcher() {
     audited::an_engine_that_skips_an_event_is_found_by_a_watcher(shared::bootstrap());
+}
+
+#[test]
+fn what_was_sent_to_the_wrong_partitions_comes_in_once_though_requeue_is_killed() {
+    requeue::each_event_comes_in_once(shared::bootstrap());
 }
 
 #[test]
