@@ -6,6 +6,8 @@ mod broker;
 mod engine;
 #[path = "registry/servers.rs"]
 mod servers;
+#[path = "outside/stacks.rs"]
+mod stacks;
 
 use broker::Cluster;
 use engine::{Engine, rollcall, wait_until};
@@ -118,6 +120,11 @@ fn on_kafka_a_partition_waits_for_the_registry_and_is_restored_from_a_checkpoint
     }
     a_partition_waits_for_a_registry_that_does_not_answer(&cluster);
     a_new_machine_starts_from_a_checkpoint_when_the_log_is_cut(&cluster);
+}
+
+#[test]
+fn who_publishes_with_a_schema_of_another_stack_is_online_or_is_told_why() {
+    stacks::each_is_online_or_is_told_why();
 }
 
 fn a_partition_waits_for_a_registry_that_does_not_answer(cluster: &Cluster) {

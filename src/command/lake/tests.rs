@@ -99,7 +99,7 @@ fn commit(topic: &SharedTopic, seq: u64) {
         key: Some(b"u".to_vec()),
         value,
         is_null: false,
-        schema_header: None,
+        headers: None,
         traceparent: None,
         id: None,
     });
