@@ -100,8 +100,6 @@ fn commit(topic: &SharedTopic, seq: u64) {
         value,
         is_null: false,
         headers: None,
-        traceparent: None,
-        id: None,
     });
     topic.end += 2;
 }
