@@ -76,6 +76,15 @@ proptest! {
     }
 
     #[test]
+    fn incidents_are_written_and_read_as_by_apache_avro(incident in random::incident()) {
+        let (mut value, mut datum) = (Vec::new(), Vec::new());
+        encode_incident(&incident, &mut value);
+        write_incident_datum(&incident, &mut datum);
+        oracle::agrees(Schema::Incident, &value, &datum, oracle::incident(&incident));
+        prop_assert_eq!(decode_incident(&value), Ok(incident));
+    }
+
+    #[test]
     fn any_event_is_read_with_an_earlier_schema_and_with_one_of_a_registry(event in random::event()) {
         let schema = AvroSchema::parse_str(REORDERED).unwrap();
         let datum = oracle::write(&schema, reordered(oracle::event(&event)));
@@ -152,6 +161,7 @@ fn decode_everything(value: &[u8]) {
     let _ = decode_kick_with(value, &Test);
     let _ = decode_user_state_with(value, &Test);
     let _ = decode_quarantined_with(value, &Test);
+    let _ = decode_incident_with(value, &Test);
 }
 
 /// An earlier event schema that never was: other order, a field that is gone, what is now nullable not so,

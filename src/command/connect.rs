@@ -226,6 +226,7 @@ fn ask_registry(
             Schema::Kick => "kicks",
             Schema::UserState => "current",
             Schema::Quarantined => "quarantine",
+            Schema::Incident => "incidents",
         };
         format!("{prefix}.{topic}-value")
     };

@@ -113,6 +113,7 @@ impl HeaderWriter {
             Schema::Kick => "kicks",
             Schema::UserState => "current",
             Schema::Quarantined => "quarantine",
+            Schema::Incident => "incidents",
         };
         headers.push(("ce_specversion", b"1.0".to_vec()));
         headers.push(("ce_id", facts.id.clone()));

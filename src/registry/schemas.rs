@@ -5,7 +5,7 @@ use super::{Error, Registry, SchemaName};
 use crate::presence::change::{Change, Kick};
 use crate::presence::event::Event;
 use crate::schema::Malformed;
-use crate::schema::avro::{self, Frame, Framing, Guid, Schema, WriterSchema, WriterSchemas};
+use crate::schema::avro::{self, Frame, Framing, Guid, IncidentRecord, Schema, WriterSchema, WriterSchemas};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -71,6 +71,11 @@ impl Schemas {
     /// Decodes a kick in the same way.
     pub fn kick(&self, value: &[u8]) -> Result<Result<Kick, Malformed>, Error> {
         Ok(avro::decode_kick_with(value, &self.learn([(None, value)])?))
+    }
+
+    /// Decodes an incident in the same way.
+    pub fn incident(&self, value: &[u8]) -> Result<Result<IncidentRecord, Malformed>, Error> {
+        Ok(avro::decode_incident_with(value, &self.learn([(None, value)])?))
     }
 
     /// Appends the framing of a datum of our own schema. The datum has to follow.

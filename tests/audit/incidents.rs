@@ -155,6 +155,8 @@ fn the_day_of_the_demo_has_no_incident() {
         spans
     };
     assert_eq!(later(IncidentRule::default()), []);
+    // A server that is started with it finds none either, from the first minute on.
+    assert_eq!(seconds.spans(&IncidentRule::default()), []);
     // The rule finds incidents if a tenth of that is too many.
     let strict = IncidentRule {
         least: 10,

@@ -205,6 +205,26 @@ fn quarantined() -> Quarantined<'static> {
     }
 }
 
+fn incident() -> IncidentRecord {
+    let map = |names: &[(&str, u64)]| names.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    IncidentRecord {
+        id: "1-1700000000".to_owned(),
+        rule: 1,
+        window_s: 10,
+        least: 100,
+        share_percent: 5,
+        from: 1_700_000_000_000,
+        to: 1_700_000_003_999,
+        departures: 12_431,
+        devices: 12_400,
+        online_before: 61_904,
+        causes: map(&[("closed", 31), ("gateway_lost", 12_400)]),
+        gateways: map(&[("g7", 12_431)]),
+        platforms: map(&[("android", 8_020), ("iphone", 4_411)]),
+        clients: Some(map(&[("(unknown)", 31), ("app/5.1", 12_400)])),
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -261,6 +281,12 @@ fn lines() -> String {
     };
     lines += &line("Quarantined value", |out| encode_quarantined(&quarantined(), out));
     lines += &line("Quarantined key", |out| encode_quarantined(&with_key, out));
+    let without_clients = IncidentRecord {
+        clients: None,
+        ..incident()
+    };
+    lines += &line("Incident", |out| encode_incident(&incident(), out));
+    lines += &line("Incident without clients", |out| encode_incident(&without_clients, out));
     lines
 }
 
@@ -318,6 +344,9 @@ fn what_was_always_written_is_read_as_what_it_was() {
         }
         if let Some(bytes) = known("Quarantined value".to_owned()) {
             assert_eq!(decode_quarantined(&bytes), Ok(quarantined()));
+        }
+        if let Some(bytes) = known("Incident".to_owned()) {
+            assert_eq!(decode_incident(&bytes), Ok(incident()));
         }
         assert!(read >= 40, "only {read} lines were read");
     }

@@ -6,7 +6,8 @@ use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use rollcall::presence::change::{Change, Kick, OutputId};
 use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
-use rollcall::schema::avro::{Frame, Quarantined, Schema, UserState, unframe};
+use rollcall::schema::avro::{Frame, IncidentRecord, Quarantined, Schema, UserState, unframe};
+use std::collections::BTreeMap;
 
 pub fn write(schema: &AvroSchema, value: Value) -> Vec<u8> {
     GenericDatumWriter::builder(schema)
@@ -375,5 +376,32 @@ pub fn quarantined(quarantined: &Quarantined<'_>) -> Value {
             "value",
             nullable(quarantined.value.as_deref().map(|value| Value::Bytes(value.to_vec()))),
         ),
+    ])
+}
+
+pub fn incident(incident: &IncidentRecord) -> Value {
+    let map = |counts: &BTreeMap<String, u64>| {
+        Value::Map(
+            counts
+                .iter()
+                .map(|(name, count)| (name.clone(), long(*count)))
+                .collect(),
+        )
+    };
+    record([
+        ("id", text(&*incident.id)),
+        ("rule", Value::Int(incident.rule as i32)),
+        ("window_s", Value::Int(incident.window_s as i32)),
+        ("least", long(incident.least)),
+        ("share_percent", Value::Int(incident.share_percent as i32)),
+        ("from", time(incident.from)),
+        ("to", time(incident.to)),
+        ("departures", long(incident.departures)),
+        ("devices", long(incident.devices)),
+        ("online_before", long(incident.online_before)),
+        ("causes", map(&incident.causes)),
+        ("gateways", map(&incident.gateways)),
+        ("platforms", map(&incident.platforms)),
+        ("clients", nullable(incident.clients.as_ref().map(map))),
     ])
 }

@@ -7,7 +7,7 @@ use proptest::sample::select;
 use rollcall::presence::change::{Cause, Change, DeviceChange, Kick, KickReason, KickedDevice, OutputId};
 use rollcall::presence::event::{ConnRef, DeviceRef, Ending, Event, EventType, HeartbeatEntry, Intent, Target, bounds};
 use rollcall::presence::{Conn, Epoch, LogTime, Offset, Partition, Status};
-use rollcall::schema::avro::{DeviceState, Quarantined, UserState};
+use rollcall::schema::avro::{DeviceState, IncidentRecord, Quarantined, UserState};
 use rollcall::schema::policy::parse_policy;
 use std::borrow::Cow;
 
@@ -267,6 +267,40 @@ pub fn user_state() -> impl Strategy<Value = UserState<'static>> {
                 offset: Offset(offset),
             },
         )
+}
+
+/// Maps have one entry at most, since their order is free.
+pub fn incident() -> impl Strategy<Value = IncidentRecord> {
+    let map = || {
+        option::of((text((0, 60)), number())).prop_map(|entry| {
+            entry
+                .into_iter()
+                .map(|(name, count)| (name.into_owned(), count))
+                .collect()
+        })
+    };
+    let numbers = (number(), number(), number(), number(), number());
+    let maps = (map(), map(), map(), option::of(map()));
+    (text((0, 30)), 0..3_600_u32, numbers, maps).prop_map(|(id, small, numbers, maps)| {
+        let (from, to, departures, devices, online_before) = numbers;
+        let (causes, gateways, platforms, clients) = maps;
+        IncidentRecord {
+            id: id.into_owned(),
+            rule: small,
+            window_s: small.into(),
+            least: departures,
+            share_percent: (small % 101).into(),
+            from,
+            to,
+            departures,
+            devices,
+            online_before,
+            causes,
+            gateways,
+            platforms,
+            clients,
+        }
+    })
 }
 
 pub fn quarantined() -> impl Strategy<Value = Quarantined<'static>> {

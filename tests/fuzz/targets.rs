@@ -211,6 +211,13 @@ pub static ALL: &[&Target] = &[
         Times64
     ),
     &target!(
+        "incident",
+        incident,
+        || golden("avro.txt", "Incident", "incident"),
+        EVENT_WORDS,
+        Times64
+    ),
+    &target!(
         "older",
         event_or_kick,
         || golden("avro-1.txt", "", "older"),
@@ -312,6 +319,8 @@ read_again!(change, Change, decode_change, encode_change);
 read_again!(kick, Kick, decode_kick, encode_kick);
 read_again!(user_state, UserState, decode_user_state, encode_user_state);
 read_again!(quarantined, Quarantined, decode_quarantined, encode_quarantined);
+
+read_again!(incident, Incident, decode_incident, encode_incident);
 
 /// Records of earlier schemas.
 fn event_or_kick(input: &[u8]) -> bool {

@@ -6,14 +6,14 @@
 use super::source::{AuditSource, SourceFlags};
 use super::{json_line, shown};
 use crate::audit::incidents::{
-    IncidentCounts, IncidentLine, IncidentRule, IncidentSpan, RULE_VERSION, Seconds, is_departure, second_of,
+    DepartedClients, DeviceDigest, IncidentCounts, IncidentRule, IncidentSpan, Seconds, is_departure, second_of,
 };
 use crate::command::table;
 use crate::config::units::{Seconds as SecondsSpan, Span};
 use crate::log::Topic;
 use crate::presence::event::Event;
 use crate::presence::{Offset, Partition};
-use std::collections::HashMap;
+use crate::schema::avro::IncidentRecord;
 use std::io::Write;
 use std::ops::ControlFlow;
 
@@ -41,9 +41,6 @@ pub struct Args {
 
 /// How many lines of each kind the text shows.
 const SHOWN: usize = 5;
-
-/// A device of a partition.
-type Device = (Box<str>, Box<str>, Box<str>);
 
 pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let rule = IncidentRule {
@@ -74,7 +71,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         }
     }
     for (span, counts) in spans.iter().zip(incidents) {
-        let line = line(args, &rule, span, counts);
+        let line = counts.record(&rule, span, args.clients);
         match args.source.json {
             true => json_line(output, &line)?,
             false => print(output, &line)?,
@@ -110,8 +107,7 @@ fn departed(
     spans: &[IncidentSpan],
 ) -> anyhow::Result<Vec<IncidentCounts>> {
     let mut counts: Vec<IncidentCounts> = spans.iter().map(|_| IncidentCounts::default()).collect();
-    // The departures of each device: the event that each was found out with, and the number of its incident.
-    let mut departures: HashMap<Device, Vec<Departure>> = HashMap::new();
+    let mut clients = DepartedClients::default();
     source.changes(partition, |change| {
         let second = second_of(change.at);
         let number = spans.partition_point(|span| span.last_second < second);
@@ -121,13 +117,8 @@ fn departed(
         for device in change.devices.iter().filter(|device| is_departure(&change, device)) {
             counts[number].take(&change, device);
             if args.clients {
-                let key = (change.user.clone(), device.platform.clone(), device.device.clone());
-                let departure = Departure {
-                    event: change.id.offset,
-                    incident: number,
-                    client: None,
-                };
-                departures.entry(key).or_default().push(departure);
+                let digest = DeviceDigest::of(&change.user, &device.platform, &device.device);
+                clients.depart(digest, change.id.offset, number);
             }
         }
         Ok(ControlFlow::Continue(()))
@@ -139,50 +130,18 @@ fn departed(
         let Ok(Event::Connect { who, client, .. }) = &event else {
             return Ok(ControlFlow::Continue(()));
         };
-        let key = ((*who.user).into(), (*who.platform).into(), (*who.device).into());
-        for departure in departures.get_mut(&key).into_iter().flatten() {
-            if offset < departure.event {
-                departure.client = client.as_deref().map(str::to_owned);
-            }
-        }
+        let device = DeviceDigest::of(&who.user, &who.platform, &who.device);
+        clients.connect(device, offset, client.as_deref(), |incident, client| {
+            counts[incident].take_client(client, 1);
+        });
         Ok(ControlFlow::Continue(()))
     })?;
-    for departure in departures.into_values().flatten() {
-        let name = departure.client.unwrap_or_else(|| "(unknown)".to_owned());
-        *counts[departure.incident].clients.entry(name).or_default() += 1;
-    }
+    clients.end(|incident, client| counts[incident].take_client(client, 1));
     Ok(counts)
 }
 
-/// A device that lost its link in an incident.
-struct Departure {
-    event: Offset,
-    incident: usize,
-    /// Of its last connect before.
-    client: Option<String>,
-}
-
-fn line(args: &Args, rule: &IncidentRule, span: &IncidentSpan, counts: IncidentCounts) -> IncidentLine {
-    let time = |time: Option<crate::presence::LogTime>| time.map_or(0, |time| time.0);
-    IncidentLine {
-        rule: RULE_VERSION,
-        window_s: rule.window_s,
-        least: rule.least,
-        share_percent: rule.share_percent,
-        from: time(counts.from),
-        to: time(counts.to),
-        departures: counts.departures,
-        devices: counts.devices.len() as u64,
-        online_before: span.online_before,
-        causes: counts.causes,
-        gateways: counts.gateways,
-        platforms: counts.platforms,
-        clients: args.clients.then_some(counts.clients),
-    }
-}
-
-fn print(output: &mut impl Write, line: &IncidentLine) -> anyhow::Result<()> {
-    let IncidentLine {
+fn print(output: &mut impl Write, line: &IncidentRecord) -> anyhow::Result<()> {
+    let IncidentRecord {
         from,
         to,
         departures,

@@ -18,15 +18,17 @@ pub enum Schema {
     Kick,
     UserState,
     Quarantined,
+    Incident,
 }
 
 impl Schema {
-    pub const ALL: [Schema; 5] = [
+    pub const ALL: [Schema; 6] = [
         Schema::Event,
         Schema::Change,
         Schema::Kick,
         Schema::UserState,
         Schema::Quarantined,
+        Schema::Incident,
     ];
 
     /// Returns the name of the record type, without its namespace.
@@ -37,6 +39,7 @@ impl Schema {
             Schema::Kick => "Kick",
             Schema::UserState => "UserState",
             Schema::Quarantined => "Quarantined",
+            Schema::Incident => "Incident",
         }
     }
 
@@ -48,6 +51,7 @@ impl Schema {
             Schema::Kick => "kick.avsc",
             Schema::UserState => "user_state.avsc",
             Schema::Quarantined => "quarantined.avsc",
+            Schema::Incident => "incident.avsc",
         }
     }
 
@@ -59,6 +63,7 @@ impl Schema {
             Schema::Kick => include_str!("../../../schemas/kick.avsc"),
             Schema::UserState => include_str!("../../../schemas/user_state.avsc"),
             Schema::Quarantined => include_str!("../../../schemas/quarantined.avsc"),
+            Schema::Incident => include_str!("../../../schemas/incident.avsc"),
         }
     }
 
@@ -71,6 +76,7 @@ impl Schema {
             Schema::Kick => 0x3c32_5dde_450f_1ddf,
             Schema::UserState => 0xc314_7d16_cfb2_0374,
             Schema::Quarantined => 0xffb7_294b_78d7_633f,
+            Schema::Incident => 0x2cc1_d30a_f03f_3415,
         }
     }
 
@@ -366,7 +372,7 @@ mod tests {
             Framing::SingleObject.frame(schema, &mut value);
             assert_eq!(unframe(&value), Ok((Frame::Fingerprint(schema.fingerprint()), &[][..])));
             let mut value = Vec::new();
-            Framing::Ids([7, 8, 9, 10, 11]).frame(schema, &mut value);
+            Framing::Ids([7, 8, 9, 10, 11, 12]).frame(schema, &mut value);
             assert_eq!(unframe(&value), Ok((Frame::Id(id), &[][..])));
         }
     }

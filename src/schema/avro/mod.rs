@@ -13,6 +13,7 @@ mod change;
 mod datum;
 mod event;
 mod framing;
+mod incident;
 mod kick;
 mod layout;
 mod quarantined;
@@ -23,6 +24,7 @@ mod writer;
 pub use framing::{
     Frame, Framing, Guid, SCHEMA_HEADERS, SINGLE_OBJECT_BYTES, Schema, frame, frame_with_id, unframe, unframe_with,
 };
+pub use incident::IncidentRecord;
 pub use quarantined::Quarantined;
 pub use user_state::{DeviceState, UserState};
 pub use writer::{NoRegistry, UnusableSchema, WriterSchema, WriterSchemas};
@@ -194,4 +196,25 @@ pub fn decode_quarantined_with<'v>(value: &'v [u8], schemas: &dyn WriterSchemas)
         Cow::Borrowed(datum) => quarantined::read(datum),
         Cow::Owned(datum) => quarantined::read(&datum).map(Quarantined::into_owned),
     }
+}
+
+/// Appends the datum of an incident.
+pub fn write_incident_datum(incident: &IncidentRecord, out: &mut Vec<u8>) {
+    incident::write(incident, out);
+}
+
+/// Appends an incident in single-object encoding.
+pub fn encode_incident(incident: &IncidentRecord, out: &mut Vec<u8>) {
+    frame(Schema::Incident, out);
+    incident::write(incident, out);
+}
+
+/// Decodes an incident.
+pub fn decode_incident(value: &[u8]) -> Result<IncidentRecord, Malformed> {
+    decode_incident_with(value, &NoRegistry)
+}
+
+/// Decodes an incident like [`decode_incident`], also with a registry's schemas.
+pub fn decode_incident_with(value: &[u8], schemas: &dyn WriterSchemas) -> Result<IncidentRecord, Malformed> {
+    incident::read(&writer::datum(Schema::Incident, value, schemas)?)
 }
