@@ -58,6 +58,12 @@ fn the_document_passes_the_official_parser_and_its_payloads_are_our_schemas() {
             Value::Null,
             "quarantined.avsc",
         ),
+        (
+            "presence.incidents",
+            "rollcall.Incident",
+            json!("string"),
+            "incident.avsc",
+        ),
     ];
     assert_eq!(channels.len(), expected.len());
     for (topic, name, key, file) in expected {

@@ -163,7 +163,7 @@ fn nothing_is_there_and_check_makes_nothing(bootstrap: &str) {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(
             found[0].starts_with(
-                "refused none.events, none.changes, none.kicks, none.quarantine, none.current, none.owners: "
+                "refused none.events, none.changes, none.kicks, none.quarantine, none.current, none.incidents, none.owners: "
             ),
             "{found:?}"
         );
@@ -191,7 +191,7 @@ fn made_twice_is_made_once(bootstrap: &str) {
     );
     assert!(made[0].contains("retention.ms=172800000"), "{made:?}");
     assert!(
-        made.contains(&"6 topics with 6 partitions on 1 broker: the engine can start".to_owned()),
+        made.contains(&"7 topics with 6 partitions on 1 broker: the engine can start".to_owned()),
         "{made:?}"
     );
 

@@ -5,6 +5,8 @@
 //! and write to it meanwhile. No record is skipped: an unreadable event is printed as malformed, any other unreadable record
 //! is an error.
 
+mod incidents;
+
 use super::cluster::Cluster;
 use super::connect;
 use crate::config::SecretUrl;
@@ -68,6 +70,8 @@ enum Sequence {
     Kicks,
     /// Malformed events, complete, each with its error
     Quarantine,
+    /// Mass departures
+    Incidents,
 }
 
 /// The most that one read returns.
@@ -121,6 +125,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Sequence::Changes => Topic::Changes,
         Sequence::Kicks => Topic::Kicks,
         Sequence::Quarantine => Topic::Quarantine,
+        Sequence::Incidents => return incidents::run(reader, &args, &interrupted),
     };
     let mut cursors = cursors(&*reader, topic, args.partition, args.from)?;
     let (schemas, _runtime) = schemas(args.registry.as_ref())?;

@@ -15,7 +15,7 @@ use crate::engine::retention_warning;
 use crate::log::kafka::KafkaReader;
 use crate::log::kafka::admin::{self, Checked};
 use crate::log::kafka::settings::Connection;
-use crate::log::kafka::topics::{self, RequestedTopics, Severity};
+use crate::log::kafka::topics::{RequestedTopics, Severity};
 use crate::log::{Reader as _, Topic};
 use crate::presence::Partition;
 use anyhow::{Context as _, bail};
@@ -236,7 +236,7 @@ fn report(connection: &Connection, checked: &Checked, output: &mut impl Write) -
     writeln!(
         output,
         "{} topics with {} on {}: the engine can start",
-        topics::ManagedTopic::ALL.len(),
+        checked.topics,
         counted(checked.partitions as usize, "partition"),
         counted(checked.brokers, "broker")
     )?;

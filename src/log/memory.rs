@@ -6,8 +6,8 @@
 //! by itself; a test drops them with [`MemoryLog::drop_before`].
 
 use super::{
-    Acknowledge, Appended, Commit, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Position, Range, Record,
-    Topic,
+    Acknowledge, Appended, Commit, Error, IncidentPosition, IncidentWriter, Limit, Listener, Log, NewRecord,
+    OwnedPartition, Position, Range, Record, Topic,
 };
 use crate::clock::Clock;
 use crate::presence::{Offset, Partition};
@@ -40,6 +40,16 @@ struct MemoryState {
     failing_appends: VecDeque<Error>,
     failing_reads: VecDeque<Error>,
     failing_commits: VecDeque<(CommitFault, Error)>,
+    incidents: Sequence,
+    incident_position: Option<IncidentPosition>,
+    /// How many times the writing of incidents was taken up. Only the last writer can commit.
+    incident_writers: u64,
+}
+
+/// The writer of incidents with this number.
+struct MemoryIncidents {
+    shared: Arc<Shared>,
+    writer: u64,
 }
 
 #[derive(Default)]
@@ -77,6 +87,9 @@ impl MemoryLog {
                     failing_appends: VecDeque::new(),
                     failing_reads: VecDeque::new(),
                     failing_commits: VecDeque::new(),
+                    incidents: Sequence::default(),
+                    incident_position: None,
+                    incident_writers: 0,
                 }),
                 listeners: RwLock::new(Vec::new()),
             }),
@@ -299,12 +312,51 @@ impl Log for MemoryLog {
         self.shared.range(topic, partition)
     }
 
+    fn write_incidents(&self) -> Result<Box<dyn IncidentWriter>, Error> {
+        let mut world = self.world();
+        world.incident_writers += 1;
+        Ok(Box::new(MemoryIncidents {
+            shared: self.shared.clone(),
+            writer: world.incident_writers,
+        }))
+    }
+
+    fn read_incidents(&self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<Range, Error> {
+        let world = self.world();
+        let kept = world.incidents.records.iter().filter(|record| record.offset >= from);
+        into.extend(kept.take(limit.records).cloned());
+        Ok(Range {
+            start: Offset(world.incidents.start),
+            end: Offset(world.incidents.end),
+        })
+    }
+
     fn listen(&self, listener: Listener) {
         self.shared
             .listeners
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .push(Arc::new(listener));
+    }
+}
+
+impl IncidentWriter for MemoryIncidents {
+    fn position(&mut self) -> Result<Option<IncidentPosition>, Error> {
+        Ok(self.shared.world().incident_position.clone())
+    }
+
+    fn commit(&mut self, records: &[NewRecord], position: &IncidentPosition) -> Result<(), Error> {
+        let ts = self.shared.clock.now_ms();
+        let mut world = self.shared.world();
+        if world.incident_writers != self.writer {
+            return Err(Error::Write("the writing of incidents was taken over".into()));
+        }
+        for record in records {
+            let end = world.incidents.end;
+            world.incidents.push(end, ts, record.clone());
+        }
+        world.incident_position = Some(position.clone());
+        Ok(())
     }
 }
 

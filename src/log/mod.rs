@@ -7,12 +7,14 @@
 //! The log moves bytes and does not interpret them. [`local`] keeps it on one machine, [`kafka`] on a cluster, and
 //! [`memory`] in memory for tests, where it fails on demand.
 
+mod incidents;
 mod input;
 pub mod kafka;
 pub mod local;
 pub mod memory;
 mod readers;
 
+pub use incidents::{IncidentPosition, IncidentWriter};
 pub use input::{Input, LastRecord};
 pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader, StandbyNodes};
 
@@ -217,7 +219,7 @@ pub struct Limit {
 
 /// The records of a topic that a partition keeps: from `start` (the oldest record kept) up to, but not including, `end`
 /// (the offset of the next record).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Range {
     pub start: Offset,
     pub end: Offset,
@@ -329,6 +331,16 @@ pub trait Log: Send + Sync {
     ) -> Result<(), Error>;
 
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error>;
+
+    /// Opens the topic of incidents for writing. Earlier writers can no longer commit.
+    fn write_incidents(&self) -> Result<Box<dyn IncidentWriter>, Error> {
+        Err(Error::Open("this log keeps no incidents".into()))
+    }
+
+    /// Adds incidents from an offset on, or from the oldest one kept, and returns what is kept.
+    fn read_incidents(&self, _: Offset, _: Limit, _: &mut Vec<Record>) -> Result<Range, Error> {
+        Ok(Range::default())
+    }
 
     /// Called when the events of a partition differ from those that were read before. If the log has another way to
     /// read them, it uses that way when the partition is next taken up.

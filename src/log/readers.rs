@@ -38,6 +38,11 @@ pub trait Reader {
         Ok(false)
     }
 
+    /// Adds incidents from an offset on, or from the oldest one kept, and returns what is kept, as of the last refresh.
+    fn read_incidents(&mut self, _: Offset, _: Limit, _: &mut Vec<Record>) -> Result<Range, Error> {
+        Ok(Range::default())
+    }
+
     /// Sees what was written until now.
     fn refresh(&mut self) -> Result<(), Error> {
         Ok(())

@@ -18,7 +18,7 @@ pub enum Role {
     Gateway,
     /// A service that publishes events
     Publisher,
-    /// A consumer of changes, kicks and the current states
+    /// A consumer of changes, kicks, the current states and incidents
     Reader,
     /// `rollcall webhook --kafka`
     Webhook,
@@ -94,7 +94,10 @@ fn permissions(role: Role, connection: &Connection, group: &str, own_group: &str
         ],
         Role::Publisher => vec![topics(&[EVENTS], &["Write"])],
         Role::Reader => vec![
-            topics(&[CHANGES, KICKS, ManagedTopic::Current], &["Read"]),
+            topics(
+                &[CHANGES, KICKS, ManagedTopic::Current, ManagedTopic::Incidents],
+                &["Read"],
+            ),
             group_of(own_group, &["Read"]),
         ],
         Role::Webhook => vec![
@@ -175,7 +178,7 @@ mod tests {
             "# engine\n\
              kafka-acls.sh --bootstrap-server broker1:9092 --add --allow-principal 'User:CN=a b' --operation Read --operation \
              Write --operation DescribeConfigs --topic presence.events --topic presence.changes --topic presence.kicks --topic \
-             presence.quarantine --topic presence.current --topic presence.owners\n\
+             presence.quarantine --topic presence.current --topic presence.incidents --topic presence.owners\n\
              kafka-acls.sh --bootstrap-server broker1:9092 --add --allow-principal 'User:CN=a b' --operation Read --group \
              rollcall\n\
              kafka-acls.sh --bootstrap-server broker1:9092 --add --allow-principal 'User:CN=a b' --operation Write \

@@ -48,6 +48,8 @@ pub enum Error {
 pub struct Checked {
     /// Number of partitions of the events' topic; 0 if the topic does not exist.
     pub partitions: u32,
+    /// How many of our topics exist.
+    pub topics: usize,
     pub brokers: usize,
     /// Most severe first.
     pub findings: Vec<Finding>,
@@ -161,6 +163,7 @@ impl Admin<'_> {
         let events = facts.topics.get(&ManagedTopic::Log(Topic::Events));
         Checked {
             partitions: events.map_or(0, |topic| topic.partitions),
+            topics: facts.topics.len(),
             brokers: facts.brokers,
             findings: judge(self.connection, facts),
         }

@@ -12,6 +12,7 @@
 //! | `tail`, `older` | changes and kicks for those who follow them: the newest from memory, older ones from the brokers |
 //! | `append` | events on their way in |
 //! | `owners` | who has which partition, and which nodes stand by |
+//! | `incidents` | the topic of incidents, and its one writer |
 //! | `standby` | a partition as a standby has it, which can write nothing |
 //!
 //! Every reader reads committed records alone, and none ever skips what is gone.
@@ -24,6 +25,7 @@ mod event_reader;
 mod follower;
 mod group;
 mod history_readers;
+mod incidents;
 mod native;
 mod owned;
 mod owners;
@@ -41,12 +43,13 @@ use owners::{KnownOwners, Owner};
 
 use crate::clock::Clock;
 use crate::log::{
-    Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Position, Range, Reader, Record,
-    StandbyNodes, Topic, locked,
+    Acknowledge, Error, IncidentWriter, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Position, Range,
+    Reader, Record, StandbyNodes, Topic, locked,
 };
 use crate::presence::{Offset, Partition, Revision};
 use append::Appender;
 use event_reader::{OtherSource, SecondSource};
+use incidents::KafkaIncidents;
 use owned::KafkaPartition;
 use partition_reader::{PartitionReader, Source};
 use rdkafka::config::ClientConfig;
@@ -108,6 +111,8 @@ pub struct KafkaLog {
     tail: Tail,
     owners: KnownOwners,
     standbys: SharedStandbys,
+    /// Reads incidents, once somebody has asked for them.
+    incident_reader: Mutex<Option<PartitionReader>>,
     /// How many partitions are taken up here.
     owned: AtomicU64,
     listeners: RwLock<Arc<Vec<Arc<Listener>>>>,
@@ -157,6 +162,7 @@ impl KafkaLog {
             tail,
             owners,
             standbys: SharedStandbys::default(),
+            incident_reader: Mutex::default(),
             owned: AtomicU64::new(0),
             listeners: RwLock::default(),
         });
@@ -204,6 +210,10 @@ impl KafkaLog {
 
     fn current_topic(&self) -> String {
         self.node.connection.current()
+    }
+
+    fn incidents_topic(&self) -> String {
+        self.node.connection.incidents()
     }
 
     fn owners_topic(&self) -> String {
@@ -293,6 +303,15 @@ impl Log for KafkaLog {
         })
     }
 
+    fn write_incidents(&self) -> Result<Box<dyn IncidentWriter>, Error> {
+        let this = self.this.upgrade().ok_or(Error::Closed)?;
+        Ok(Box::new(KafkaIncidents::take_up(this)?))
+    }
+
+    fn read_incidents(&self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<Range, Error> {
+        incidents::read(self, from, limit, into)
+    }
+
     fn read_otherwise(&self, partition: Partition) {
         locked(&self.read_otherwise).insert(partition);
     }
@@ -328,6 +347,7 @@ pub struct KafkaReader {
     readers: Vec<(Topic, Partition, PartitionReader)>,
     /// Of the newest states of users.
     current: Vec<(Partition, PartitionReader)>,
+    incidents: Option<PartitionReader>,
     /// The client that asks for a group's positions, made when it is first needed, and the group.
     positions: Mutex<Option<(Box<str>, Arc<Source>)>>,
 }
@@ -355,6 +375,7 @@ impl KafkaReader {
             partitions: partitions as u32,
             readers: Vec::new(),
             current: Vec::new(),
+            incidents: None,
             positions: Mutex::default(),
         })
     }
@@ -417,6 +438,27 @@ impl Reader for KafkaReader {
         let from = from.max(Offset(start));
         history_readers::wait_for(&mut self.current[at].1, from, limit, into)?;
         Ok(true)
+    }
+
+    fn read_incidents(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<Range, Error> {
+        let name = self.connection.incidents();
+        let (start, end) = self.source.ask_range(&name, Partition(0))?;
+        let range = Range {
+            start: Offset(start),
+            end: Offset(end),
+        };
+        let reader = match &mut self.incidents {
+            Some(reader) => reader,
+            none => none.insert(PartitionReader::new(
+                &self.source,
+                None,
+                name.into(),
+                Partition(0),
+                None,
+            )?),
+        };
+        history_readers::wait_for(reader, from.max(range.start), limit, into)?;
+        Ok(range)
     }
 
     fn reached(&self, topic: Topic, partition: Partition) -> Result<Offset, Error> {

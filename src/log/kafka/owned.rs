@@ -41,7 +41,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The time-out of a call of a transaction.
-const CALL: Duration = Duration::from_secs(10);
+pub(super) const CALL: Duration = Duration::from_secs(10);
 /// The time-out of the first call of a new producer, which may have to wait until an old producer's transaction is
 /// settled.
 const TAKE_UP: Duration = Duration::from_secs(30);
@@ -56,7 +56,7 @@ const EVENTS_MAX: usize = 64;
 const DRAIN_EVERY: Duration = Duration::from_micros(200);
 
 /// Writes the outputs of one partition.
-type OutputProducer = Guarded<BaseProducer<CountingContext>>;
+pub(super) type OutputProducer = Guarded<BaseProducer<CountingContext>>;
 
 /// A partition as its owner uses it; see the documentation of the module.
 pub struct KafkaPartition {
@@ -108,30 +108,10 @@ impl KafkaPartition {
         }
         // The old producer's threads end before those of the new one start.
         self.producer = None;
-        let id = format!("{}-{partition}", self.log.group());
-        let mut config = self.log.node().client("outputs");
-        transactional(&mut config, &id);
-        config
-            // A malformed event may have been compressed to much less than its size; its copy is compressed too.
-            .set("compression.type", "lz4")
-            .set("retry.backoff.max.ms", "200")
-            .set("queue.buffering.max.kbytes", "262144")
-            .set("batch.size", "1000000")
-            // Without these, a connection that breaks is not reported at all.
-            .set("log.connection.close", "true")
-            .set_log_level(RDKafkaLogLevel::Info);
         let what = |doing: &str| format!("partition {partition}, {doing}");
-        let producer: BaseProducer<CountingContext> = config
-            .create_with_context(CountingContext::default())
-            .map_err(|error| unwritten(&what("a producer"), &error))?;
-        let producer = Guarded::new(self.log.node().client_id("outputs"), producer);
-        let taken = producer.call("rd_kafka_init_transactions", TAKE_UP, |producer| {
-            producer.init_transactions(TAKE_UP)
-        });
-        taken.map_err(Hung::unwritten)?.map_err(|error| {
-            let fenced = is_fenced(producer.direct(), &error);
-            self.judge(fenced, unwritten(&what("taking up"), &error))
-        })?;
+        let id = format!("{}-{partition}", self.log.group());
+        let producer = output_producer(&self.log, &id, &what("taking up"));
+        let producer = producer.map_err(|(error, fenced)| self.judge(fenced, error))?;
         if first {
             serve(producer.direct());
             let broken = producer.direct().context().broken();
@@ -303,7 +283,33 @@ impl Drop for KafkaPartition {
     }
 }
 
-fn headers(of: &Headers) -> OwnedHeaders {
+/// Makes a producer of outputs, which fences off every other one with its transactional id and settles its open transaction.
+/// An error comes with whether the new producer was itself fenced off.
+pub(super) fn output_producer(log: &KafkaLog, id: &str, what: &str) -> Result<Arc<OutputProducer>, (Error, bool)> {
+    let mut config = log.node().client("outputs");
+    transactional(&mut config, id);
+    config
+        // A malformed event may have been compressed to much less than its size; its copy is compressed too.
+        .set("compression.type", "lz4")
+        .set("retry.backoff.max.ms", "200")
+        .set("queue.buffering.max.kbytes", "262144")
+        .set("batch.size", "1000000")
+        // Without these, a connection that breaks is not reported at all.
+        .set("log.connection.close", "true")
+        .set_log_level(RDKafkaLogLevel::Info);
+    let producer: BaseProducer<CountingContext> = config
+        .create_with_context(CountingContext::default())
+        .map_err(|error| (unwritten(what, &error), false))?;
+    let producer = Guarded::new(log.node().client_id("outputs"), producer);
+    let taken = producer.call("rd_kafka_init_transactions", TAKE_UP, |producer| {
+        producer.init_transactions(TAKE_UP)
+    });
+    let taken = taken.map_err(|hung| (Hung::unwritten(hung), false))?;
+    taken.map_err(|error| (unwritten(what, &error), is_fenced(producer.direct(), &error)))?;
+    Ok(producer)
+}
+
+pub(super) fn headers(of: &Headers) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new_with_capacity(of.len());
     for (key, value) in of {
         headers = headers.insert(Header {
@@ -315,7 +321,7 @@ fn headers(of: &Headers) -> OwnedHeaders {
 }
 
 /// Serves the events of a producer that are there, at most so many. A poll serves one.
-fn serve(producer: &BaseProducer<CountingContext>) {
+pub(super) fn serve(producer: &BaseProducer<CountingContext>) {
     for _ in 0..EVENTS_MAX {
         if producer.in_flight_count() == 0 {
             return;
@@ -325,7 +331,10 @@ fn serve(producer: &BaseProducer<CountingContext>) {
 }
 
 /// Hands a record to the producer. Waits while too many records are on their way.
-fn send(producer: &BaseProducer<CountingContext>, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
+pub(super) fn send(
+    producer: &BaseProducer<CountingContext>,
+    record: BaseRecord<'_, [u8], [u8]>,
+) -> Result<(), KafkaError> {
     let mut record = record;
     loop {
         match producer.send(record) {
@@ -344,7 +353,7 @@ fn send(producer: &BaseProducer<CountingContext>, record: BaseRecord<'_, [u8], [
 
 /// Waits until all records handed over have arrived or failed. `flush` would check only every 100 ms, and so would the
 /// commit after it.
-fn drain(producer: &BaseProducer<CountingContext>, clock: &dyn Clock) -> Result<(), KafkaError> {
+pub(super) fn drain(producer: &BaseProducer<CountingContext>, clock: &dyn Clock) -> Result<(), KafkaError> {
     let until_ms = clock.monotonic_ms() + DRAIN_MAX_MS;
     loop {
         producer.poll(Duration::ZERO);
@@ -358,19 +367,19 @@ fn drain(producer: &BaseProducer<CountingContext>, clock: &dyn Clock) -> Result<
     }
 }
 
-fn begin(producer: &OutputProducer) -> Result<(), KafkaError> {
+pub(super) fn begin(producer: &OutputProducer) -> Result<(), KafkaError> {
     let begin = |producer: &BaseProducer<_>| producer.begin_transaction();
     let begun = producer.call("rd_kafka_begin_transaction", Duration::ZERO, begin);
     begun.map_err(timed_out)?
 }
 
-fn commit(producer: &OutputProducer) -> Result<(), KafkaError> {
+pub(super) fn commit(producer: &OutputProducer) -> Result<(), KafkaError> {
     let commit = |producer: &BaseProducer<_>| producer.commit_transaction(CALL);
     let committed = producer.call("rd_kafka_commit_transaction", CALL, commit);
     committed.map_err(timed_out)?
 }
 
-fn timed_out(_: Hung) -> KafkaError {
+pub(super) fn timed_out(_: Hung) -> KafkaError {
     KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut)
 }
 

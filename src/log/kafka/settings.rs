@@ -226,6 +226,11 @@ impl Connection {
         self.name("current")
     }
 
+    /// Returns the name of the topic of incidents, which has one partition.
+    pub fn incidents(&self) -> String {
+        self.name("incidents")
+    }
+
     /// Returns the name of the topic that says who owns which partition: compacted, with one partition, keyed by the
     /// partition's number.
     pub fn owners(&self) -> String {
@@ -391,6 +396,7 @@ mod tests {
             ]
         );
         assert_eq!(connection.current(), "eu.presence.current");
+        assert_eq!(connection.incidents(), "eu.presence.incidents");
         assert_eq!(connection.owners(), "eu.presence.owners");
         assert_eq!(connection.flags(), "--kafka a:1 --topic-prefix eu.presence");
         assert_eq!(with(&[]).expect("valid").topic(Topic::Events), "presence.events");

@@ -53,17 +53,20 @@ pub enum ManagedTopic {
     Log(Topic),
     /// What each user is now.
     Current,
+    /// Mass departures, found in the changes of all partitions.
+    Incidents,
     /// Who owns which partition.
     Owners,
 }
 
 impl ManagedTopic {
-    pub const ALL: [ManagedTopic; 6] = [
+    pub const ALL: [ManagedTopic; 7] = [
         ManagedTopic::Log(Topic::Events),
         ManagedTopic::Log(Topic::Changes),
         ManagedTopic::Log(Topic::Kicks),
         ManagedTopic::Log(Topic::Quarantine),
         ManagedTopic::Current,
+        ManagedTopic::Incidents,
         ManagedTopic::Owners,
     ];
 
@@ -71,8 +74,14 @@ impl ManagedTopic {
         match self {
             ManagedTopic::Log(topic) => connection.topic(topic),
             ManagedTopic::Current => connection.current(),
+            ManagedTopic::Incidents => connection.incidents(),
             ManagedTopic::Owners => connection.owners(),
         }
+    }
+
+    /// Whether it has one partition only, because its records are of no partition.
+    fn is_of_all(self) -> bool {
+        matches!(self, ManagedTopic::Incidents | ManagedTopic::Owners)
     }
 
     fn is_compacted(self) -> bool {
@@ -83,9 +92,10 @@ impl ManagedTopic {
         match self {
             ManagedTopic::Log(Topic::Events) => EVENTS_MESSAGE_BYTES,
             ManagedTopic::Log(Topic::Quarantine) => QUARANTINE_MESSAGE_BYTES,
-            ManagedTopic::Log(Topic::Changes | Topic::Kicks) | ManagedTopic::Current | ManagedTopic::Owners => {
-                OUTPUT_MESSAGE_BYTES
-            }
+            ManagedTopic::Log(Topic::Changes | Topic::Kicks)
+            | ManagedTopic::Current
+            | ManagedTopic::Incidents
+            | ManagedTopic::Owners => OUTPUT_MESSAGE_BYTES,
         }
     }
 }
@@ -172,7 +182,7 @@ pub struct TopicPlan {
     pub make: Vec<NewTopic>,
     /// Topics that are there already.
     pub there: Vec<String>,
-    /// Of every topic but the owners'.
+    /// Of every topic but those of incidents and of owners, which have one.
     pub partitions: u32,
 }
 
@@ -192,7 +202,7 @@ pub enum Impossible {
 
 /// Which topics are to be made. Those that are there are left as they are, whatever [`judge`] finds.
 pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopics) -> Result<TopicPlan, Impossible> {
-    let counted = || facts.topics.iter().filter(|(part, _)| **part != ManagedTopic::Owners);
+    let counted = || facts.topics.iter().filter(|(part, _)| !part.is_of_all());
     let first = counted().next().map(|(_, topic)| topic.partitions);
     let known = facts.made_with.or(first);
     let partitions = wanted.partitions.or(known).unwrap_or(DEFAULT_PARTITIONS);
@@ -233,7 +243,7 @@ pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopi
         } else {
             plan.make.push(NewTopic {
                 name,
-                partitions: if part == ManagedTopic::Owners { 1 } else { partitions },
+                partitions: if part.is_of_all() { 1 } else { partitions },
                 replication,
                 settings: settings(part, replication, retention_ms),
             });
@@ -279,7 +289,13 @@ pub fn judge(connection: &Connection, facts: &ClusterFacts) -> Vec<Finding> {
             Some(topic) => judge.topic(part, topic),
             None => {
                 let fix = format!("rollcall topics create {}", connection.flags());
-                judge.found(Severity::Refused, part, "the topic is not there", fix);
+                // Topics that an earlier version made lack that of incidents, and the engine can do without it.
+                let is_dispensable = part == ManagedTopic::Incidents && !facts.topics.is_empty();
+                let (weight, what) = match is_dispensable {
+                    true => (Severity::Warning, "the topic is not there, so no incidents are found"),
+                    false => (Severity::Refused, "the topic is not there"),
+                };
+                judge.found(weight, part, what, fix);
             }
         }
     }
@@ -449,12 +465,14 @@ impl TopicChecker<'_> {
             if part == events {
                 continue;
             }
-            let wanted = if part == ManagedTopic::Owners { 1 } else { right };
+            let wanted = if part.is_of_all() { 1 } else { right };
             if topic.partitions == wanted {
                 continue;
             }
             let what = match part {
-                ManagedTopic::Owners => format!("it has {} partitions, but must have one", topic.partitions),
+                ManagedTopic::Owners | ManagedTopic::Incidents => {
+                    format!("it has {} partitions, but must have one", topic.partitions)
+                }
                 _ => format!(
                     "it has {} partitions, and {} has {of_events}: the outputs of a partition are written to the \
                      partition with the same number",
@@ -466,7 +484,7 @@ impl TopicChecker<'_> {
             let tool = format!("kafka-topics.sh --bootstrap-server {}", self.connection.bootstrap);
             let fix = if topic.partitions < wanted {
                 format!("{tool} --alter --topic {name} --partitions {wanted}")
-            } else if part == ManagedTopic::Owners {
+            } else if part.is_of_all() {
                 format!(
                     "{tool} --delete --topic {name}, then rollcall topics create {}",
                     self.connection.flags()
@@ -515,6 +533,7 @@ impl TopicChecker<'_> {
             ManagedTopic::Log(Topic::Changes),
             ManagedTopic::Log(Topic::Kicks),
             ManagedTopic::Current,
+            ManagedTopic::Incidents,
         ] {
             if let Some(is) = bytes(part).filter(|&is| is < OUTPUT_MESSAGE_BYTES_MIN) {
                 let what = format!(

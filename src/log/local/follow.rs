@@ -7,7 +7,7 @@
 
 use super::opening::partitions_of;
 use super::tables::{Damage, Mode, Tables, not_opened};
-use super::{keys, shard};
+use super::{incidents, keys, shard};
 use crate::log::{Error, Limit, Position, Range, Reader, Record, Topic, UnreadablePosition};
 use crate::presence::{Offset, Partition};
 use std::path::{Path, PathBuf};
@@ -90,6 +90,10 @@ impl Reader for LocalReader {
         }
         shard::read(&self.tables, (topic, partition), (start.0, end.0), from.0, limit, into)
             .map_err(|damage| damage.reading(&self.dir))
+    }
+
+    fn read_incidents(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<Range, Error> {
+        incidents::read(&self.tables, from, limit, into).map_err(|damage| damage.reading(&self.dir))
     }
 
     fn reached(&self, topic: Topic, partition: Partition) -> Result<Offset, Error> {

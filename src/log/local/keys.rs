@@ -6,6 +6,8 @@
 //! | `default` | `layout` | u32: the number of this table |
 //! | `default` | `partitions` | u32: how many partitions the log has, for ever |
 //! | `default` | `start`, topic u8, partition u32 | u64: the oldest offset kept; absent while that is 0 |
+//! | `default` | `incident`, offset u64 | a record of the topic of incidents: time u64, length of its key u32, key, value |
+//! | `default` | `read-for-incidents` | how far changes were read to find incidents: the number of partitions u32, of each the next offset u64, the finder's note |
 //! | `default` | `position`, partition u32 | [`crate::log::Position::to_bytes`] of the last commit |
 //!
 //! A column family for each topic, since they are written, read and dropped at rates of their own: the tombstones and
@@ -23,6 +25,15 @@ pub(super) const META: &str = "default";
 
 pub(super) const META_LAYOUT: &[u8] = b"layout";
 pub(super) const META_PARTITIONS: &[u8] = b"partitions";
+
+pub(super) const INCIDENT: &[u8] = b"incident";
+pub(super) const INCIDENT_POSITION: &[u8] = b"read-for-incidents";
+
+pub(super) fn incident(offset: u64) -> Vec<u8> {
+    let mut key = INCIDENT.to_vec();
+    key.extend_from_slice(&offset.to_be_bytes());
+    key
+}
 
 pub(super) fn start(topic: Topic, partition: Partition) -> Vec<u8> {
     let mut key = b"start".to_vec();
@@ -69,6 +80,8 @@ mod tests {
         let of = Partition(0x0102_0304);
         assert_eq!(start(Topic::Kicks, of), b"start\x02\x01\x02\x03\x04");
         assert_eq!(position(of), b"position\x01\x02\x03\x04");
+        assert_eq!(incident(5), b"incident\0\0\0\0\0\0\0\x05");
+        assert_eq!(INCIDENT_POSITION, b"read-for-incidents");
         assert_eq!(block(of, 5), *b"\x01\x02\x03\x04\0\0\0\0\0\0\0\x05");
         assert_eq!(first_of(&block(of, u64::MAX - 3)), Some(u64::MAX - 3));
         let numbers: Vec<u8> = Topic::ALL.into_iter().map(number).collect();

@@ -13,7 +13,7 @@
 //! *Where things are.* Records are packed into blocks (`block`), blocks and everything else are keyed as `keys`
 //! says, `time` says when a record is appended, `tables` tunes RocksDB, `opening` judges what a directory holds, `shard` finds blocks, `append` is the
 //! thread that does group commit, `owned` is a partition in the hands of its owner, `recovery` gets over failed writes, `retention` drops what is old, `ends`
-//! remembers what was durable, `follow` looks on from another process.
+//! remembers what was durable, `follow` looks on from another process, `incidents` is a topic that is no partition's.
 //!
 //! Deliberately absent: more than one machine, and compression or encryption of its own.
 
@@ -21,6 +21,7 @@ mod append;
 mod block;
 mod ends;
 mod follow;
+mod incidents;
 mod keys;
 mod opening;
 mod owned;
@@ -33,7 +34,8 @@ mod time;
 pub use follow::LocalReader;
 
 use super::{
-    Acknowledge, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Position, Range, Record, Topic, locked,
+    Acknowledge, Error, IncidentWriter, Limit, Listener, Log, NewRecord, OwnedPartition, Position, Range, Record,
+    Topic, locked,
 };
 use crate::clock::Clock;
 use crate::metrics;
@@ -42,6 +44,7 @@ use append::Queue;
 #[cfg(test)]
 pub(crate) use block::is_block;
 use ends::{Ends, EndsFile};
+use incidents::LocalIncidents;
 use owned::LocalPartition;
 use recovery::{DatabaseHandle, WriteFailure};
 use shard::ShardWriter;
@@ -107,6 +110,8 @@ struct AppenderState {
     partitions_shards: Vec<PartitionShards>,
     queue: Queue,
     ends_file: EndsFile,
+    /// How often the writing of incidents was taken up: the last one to do so commits. Locked before the handle.
+    incident_writers: Mutex<u64>,
     listeners: RwLock<Arc<Vec<Arc<Listener>>>>,
     closed: AtomicBool,
 }
@@ -152,6 +157,7 @@ impl LocalLog {
             trouble: Mutex::new(None),
             partitions_shards,
             ends_file,
+            incident_writers: Mutex::new(0),
             listeners: RwLock::default(),
             closed: AtomicBool::new(false),
         });
@@ -230,6 +236,16 @@ impl Log for LocalLog {
 
     fn range(&self, topic: Topic, partition: Partition) -> Result<Range, Error> {
         self.shared.range(topic, partition)
+    }
+
+    fn write_incidents(&self) -> Result<Box<dyn IncidentWriter>, Error> {
+        Ok(Box::new(LocalIncidents::take_up(self.shared.clone())))
+    }
+
+    fn read_incidents(&self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<Range, Error> {
+        let open = self.shared.opened();
+        let tables = self.shared.tables(&open)?;
+        incidents::read(tables, from, limit, into).map_err(|damage| damage.reading(&self.shared.dir))
     }
 
     fn now_ms(&self) -> Option<u64> {

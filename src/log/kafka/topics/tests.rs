@@ -144,7 +144,7 @@ fn other_numbers_of_partitions_are_refused() {
     assert!(more[0].ends_with("docs/kafka.md"), "{more:?}");
     let changed = found(|facts| {
         for (part, topic) in &mut facts.topics {
-            topic.partitions = if *part == ManagedTopic::Owners { 1 } else { 128 };
+            topic.partitions = if part.is_of_all() { 1 } else { 128 };
         }
     });
     assert!(
@@ -153,6 +153,17 @@ fn other_numbers_of_partitions_are_refused() {
     );
     let owners = found(|facts| facts.topics.get_mut(&ManagedTopic::Owners).expect("there").partitions = 2);
     assert!(owners[0].contains("--delete --topic presence.owners"), "{owners:?}");
+    let incidents = found(|facts| {
+        facts
+            .topics
+            .get_mut(&ManagedTopic::Incidents)
+            .expect("there")
+            .partitions = 64
+    });
+    assert!(
+        incidents[0].contains("--delete --topic presence.incidents"),
+        "{incidents:?}"
+    );
     let unsaid = found(|facts| facts.made_with = None);
     assert!(
         unsaid[0].starts_with("Warning presence.owners: it does not say"),
@@ -242,6 +253,21 @@ fn replicas_and_retention_are_looked_at() {
 }
 
 #[test]
+fn without_the_topic_of_incidents_an_engine_may_start() {
+    let found = found(|facts| drop(facts.topics.remove(&ManagedTopic::Incidents)));
+    let expected = "Warning presence.incidents: the topic is not there, so no incidents are found. To fix it: rollcall topics create";
+    assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
+    let mut facts = made(3, 12);
+    facts.topics.remove(&ManagedTopic::Incidents);
+    let plan = plan(&connection(), &facts, RequestedTopics::default()).expect("possible");
+    assert_eq!(plan.make.len(), 1);
+    assert_eq!(
+        (plan.make[0].name.as_str(), plan.make[0].partitions),
+        ("presence.incidents", 1)
+    );
+}
+
+#[test]
 fn a_plan_makes_what_is_missing_with_the_number_that_the_others_have() {
     let mut facts = made(3, 12);
     facts.topics.remove(&ManagedTopic::Current);
@@ -252,7 +278,7 @@ fn a_plan_makes_what_is_missing_with_the_number_that_the_others_have() {
         (made.make[0].name.as_str(), made.make[0].partitions),
         ("presence.current", 12)
     );
-    assert_eq!(made.there.len(), 5);
+    assert_eq!(made.there.len(), 6);
     let error =
         |facts: &ClusterFacts, wanted: RequestedTopics| plan(facts, wanted).expect_err("impossible").to_string();
     let asks = |partitions: u32, replication: usize| RequestedTopics {
