@@ -51,6 +51,7 @@ pub mod failpoint;
 mod fuzz;
 pub mod gateway;
 pub mod http;
+pub mod incidents;
 pub mod lake;
 pub mod layout;
 pub mod load;

@@ -29,6 +29,11 @@ struct Metrics {
     lake_behind_seconds: prometheus::GaugeVec,
     lake_rows: IntGaugeVec,
     lake_files: IntGaugeVec,
+    incidents: IntCounter,
+    incident_devices: IntCounter,
+    incident_late_changes: IntCounter,
+    incident_open: prometheus::IntGauge,
+    incidents_behind_seconds: prometheus::Gauge,
     ticks: IntCounter,
     partitions: Mutex<Partitions>,
     /// Held while metrics are gathered, so that no reader sees sums that another one is about to reset.
@@ -77,13 +82,14 @@ const REFUSED: [&str; 5] = [
 /// Why a client of Kafka was given up.
 const GIVEN_UP: [&str; 2] = ["hung", "silent"];
 /// The helper threads of an engine and the tasks of a gateway.
-const TASKS: [&str; 11] = [
+const TASKS: [&str; 12] = [
     "accept",
     "changes",
     "checkpoints",
     "connection",
     "disconnects",
     "heartbeats",
+    "incidents",
     "kicks",
     "lease",
     "partition",
@@ -197,6 +203,34 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         ),
         lake_rows: gauges("rollcall_lake_rows", "Rows of a table of a lake", &["table"]),
         lake_files: gauges("rollcall_lake_files", "Files of a table of a lake", &["table"]),
+        incidents: counter(
+            "rollcall_incidents_total",
+            "Incidents that this node has found: many devices lost their link at once",
+        ),
+        incident_devices: counter(
+            "rollcall_incident_devices_total",
+            "Devices that lost their link in incidents that this node has found",
+        ),
+        incident_late_changes: counter(
+            "rollcall_incident_late_changes_total",
+            "Changes that came after their second was searched for incidents",
+        ),
+        incident_open: add(
+            &registry,
+            prometheus::IntGauge::new(
+                "rollcall_incident_open",
+                "1 while an incident is under way that this node will write when it is over",
+            )
+            .expect(VALID),
+        ),
+        incidents_behind_seconds: add(
+            &registry,
+            prometheus::Gauge::new(
+                "rollcall_incidents_behind_seconds",
+                "How far behind the clock the search for incidents is; 0 where another node searches",
+            )
+            .expect(VALID),
+        ),
         ticks: counter("rollcall_ticks_total", "Ticks appended to quiet partitions"),
         partitions: Mutex::new(Partitions {
             reported: Default::default(),
@@ -441,6 +475,28 @@ pub fn lake_table(table: &str, rows: u64, files: usize) {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     METRICS.lake_rows.with_label_values(&[table]).set(number(rows));
     METRICS.lake_files.with_label_values(&[table]).set(number(files as u64));
+}
+
+/// An incident in which so many devices lost their link was found and written.
+pub fn incident(devices: u64) {
+    METRICS.incidents.inc();
+    METRICS.incident_devices.inc_by(devices);
+}
+
+/// A change came after its second was searched for incidents.
+pub fn incident_change_late() {
+    METRICS.incident_late_changes.inc();
+}
+
+/// Incidents are looked for by this node: how far behind the clock, and whether one is under way.
+pub fn incidents_looked_for(behind_ms: u64, is_open: bool) {
+    METRICS.incidents_behind_seconds.set(behind_ms as f64 / 1_000.0);
+    METRICS.incident_open.set(i64::from(is_open));
+}
+
+/// Another node looks for incidents.
+pub fn incidents_not_looked_for() {
+    incidents_looked_for(0, false);
 }
 
 pub fn tick() {

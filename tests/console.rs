@@ -79,7 +79,15 @@ fn people_watch_and_try_devices_in_it() {
 #[test]
 fn without_a_gateway_it_says_how_to_start_one() {
     let (directory, server) = house(&[]);
-    // Others have gateways of their own.
+    // Gateways of others, one of which dies with all its devices.
+    let lease = |ttl_ms: u64| json!({"type": "lease", "gateway": "edge-9", "epoch": 1, "ttl_ms": ttl_ms});
+    let device = |conn: u64| {
+        json!({"type": "connect", "user": format!("reader-{conn}"), "platform": "web", "device": "tab", "gateway": "edge-9",
+            "epoch": 1, "conn": conn, "intent": "login", "client": "app/5.1"})
+    };
+    let devices: Vec<Value> = std::iter::once(lease(600_000)).chain((1..=200).map(device)).collect();
+    server.publish("", &devices);
+    server.publish("", &[lease(1)]);
     let connect = json!({"type": "connect", "user": "alice", "platform": "web", "device": "tab", "gateway": "g1",
         "epoch": 1, "conn": 1, "intent": "login"});
     let lease = json!({"type": "lease", "gateway": "gone", "epoch": 1, "ttl_ms": 1});

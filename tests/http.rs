@@ -15,6 +15,8 @@ mod events;
 mod follow;
 #[path = "http/house.rs"]
 mod house;
+#[path = "http/incidents.rs"]
+mod incidents;
 #[path = "http/overview.rs"]
 mod overview;
 #[path = "http/past.rs"]

@@ -26,6 +26,8 @@ mod headers;
 mod held;
 #[path = "kafka/hung.rs"]
 mod hung;
+#[path = "kafka/incidents.rs"]
+mod incidents;
 #[path = "kafka/network.rs"]
 mod network;
 #[path = "kafka/peers.rs"]
@@ -267,6 +269,12 @@ fn a_publishers_open_transaction_is_reported_and_an_aborted_one_is_no_lag() {
 fn a_standby_answers_while_its_owner_is_dead_and_takes_over() {
     let _busy = shared::busy(1);
     standbys::a_standby_answers_while_its_owner_is_dead_and_takes_over(shared::bootstrap());
+}
+
+#[test]
+fn the_node_that_looks_for_incidents_is_killed_during_one() {
+    let _busy = shared::busy(1);
+    incidents::the_node_that_looks_for_incidents_is_killed_during_one(shared::bootstrap());
 }
 
 #[test]

@@ -91,14 +91,33 @@ const ARROWS: &[Arrow] = &[
     (
         "http",
         &[
-            "api", "presence", "schema", "registry", "log", "engine", "audit", "cause", "clock", "config", "metrics",
-            "tasks", "version",
+            "api",
+            "presence",
+            "schema",
+            "registry",
+            "log",
+            "engine",
+            "audit",
+            "incidents",
+            "cause",
+            "clock",
+            "config",
+            "metrics",
+            "tasks",
+            "version",
         ],
     ),
     (
         "audit",
         &[
             "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
+        ],
+    ),
+    // It follows the changes of a server, in its process.
+    (
+        "incidents",
+        &[
+            "presence", "schema", "registry", "log", "engine", "audit", "clock", "metrics",
         ],
     ),
     // It follows the change topic; the command reads it.

@@ -418,6 +418,9 @@ pub struct PartitionStats {
     pub time: Option<Option<u64>>,
     #[serde(default, skip_serializing_if = "is_none")]
     pub lag: Option<u64>,
+    /// How many changes it has given, ever.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub changes: Option<u64>,
     /// The address of the node that has it.
     #[serde(default, skip_serializing_if = "is_none")]
     pub owner: Option<String>,
@@ -468,6 +471,40 @@ pub struct Sample {
     pub malformed: u64,
     /// How many partitions are counted.
     pub partitions: u64,
+}
+
+/// `GET /v1/incidents`: newest first.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Incidents {
+    pub incidents: Vec<Incident>,
+    /// Up to this time all that is over was found; null where another node looks, or while nothing is known.
+    pub looked_up_to: Option<u64>,
+}
+
+/// Many devices that lost their link at once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Incident {
+    /// The same whenever it is found.
+    pub id: String,
+    /// The version of the rule, and its numbers.
+    pub rule: u32,
+    pub window_s: u64,
+    pub least: u64,
+    pub share_percent: u64,
+    /// The first and the last departure.
+    pub from: u64,
+    pub to: u64,
+    /// How many times a device lost its link.
+    pub departures: u64,
+    /// How many different devices those were.
+    pub devices: u64,
+    /// How many devices were online before.
+    pub online_before: u64,
+    /// Departures by name.
+    pub causes: BTreeMap<String, u64>,
+    pub gateways: BTreeMap<String, u64>,
+    pub platforms: BTreeMap<String, u64>,
+    pub clients: Option<BTreeMap<String, u64>>,
 }
 
 /// `GET /v1/edge`: the gateway of this process, if it has one.

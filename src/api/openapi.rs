@@ -4,8 +4,8 @@
 //! server, not even its version. The commands of Tencent Cloud IM are not in it; they have documents of their own.
 
 use super::answers::{
-    ChangeData, Edge, EventsAnswer, Explanation, Gateways, History, KickData, Outcomes, PastTotals, PolicyAnswer,
-    Stats, Ticket, User, UserChanges, UserHistory, Users,
+    ChangeData, Edge, EventsAnswer, Explanation, Gateways, History, Incidents, KickData, Outcomes, PastTotals,
+    PolicyAnswer, Stats, Ticket, User, UserChanges, UserHistory, Users,
 };
 use super::error::ErrorAnswer;
 use super::requests::{FollowQuery, NewEvent, OutcomesQuery, TicketRequest, UsersQuery};
@@ -136,6 +136,7 @@ fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGener
         RouteId::Gateways => json(schema::<Gateways>(answers)),
         RouteId::Stats => json(schema::<Stats>(answers)),
         RouteId::StatsHistory => json(schema::<History>(answers)),
+        RouteId::Incidents => json(schema::<Incidents>(answers)),
         RouteId::Edge => json(schema::<Edge>(answers)),
         RouteId::Outcomes => with(schema::<OutcomesQuery>(requests), json(schema::<Outcomes>(answers))),
         RouteId::Metrics => text("text/plain"),

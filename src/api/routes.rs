@@ -62,6 +62,7 @@ pub enum RouteId {
     Gateways,
     Stats,
     StatsHistory,
+    Incidents,
     Edge,
     Metrics,
     Healthz,
@@ -186,6 +187,9 @@ pub const USERS: RangeInclusive<usize> = 1..=1_000;
 /// How many of a user's changes are given at most, and how many if nothing is said.
 pub const CHANGES: RangeInclusive<u64> = 1..=100;
 pub const CHANGES_DEFAULT: u64 = 20;
+/// How many incidents are given at most, and how many if nothing is said.
+pub const INCIDENTS: RangeInclusive<u64> = 1..=100;
+pub const INCIDENTS_DEFAULT: u64 = 20;
 /// How many users or gateways one subscription may name.
 pub const FILTER_MAX: usize = 1_000;
 
@@ -447,6 +451,22 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             "Returns how many users were online during the last hour.",
         )
         .by_nodes(),
+        Route::new(
+            RouteId::Incidents,
+            Get,
+            "/v1/incidents",
+            Read,
+            "Returns the last mass departures, newest first.",
+        )
+        .with(
+            &const {
+                [Parameter::new(
+                    "limit",
+                    ParameterKind::Integer(INCIDENTS),
+                    "How many; 20 if not given.",
+                )]
+            },
+        ),
         Route::new(
             RouteId::Edge,
             Get,

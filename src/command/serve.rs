@@ -109,6 +109,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         tokio::spawn(reload_tokens(file.clone(), app.access(), stopping.clone()));
     }
     tokio::spawn(app.clone().keep_history());
+    let incidents = tokio::spawn(app.clone().find_incidents());
     if config.raise_revision == RaiseRevision::ByItself {
         tokio::spawn(raise_revision(engine.clone(), stopping.clone()));
     }
@@ -140,6 +141,11 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         if tokio::time::timeout(GRACEFUL, server).await.is_err() {
             // These connections end with the runtime; the engine does not wait for them.
             tracing::warn!("closing connections that were still open");
+        }
+        if tokio::time::timeout(GRACEFUL, incidents).await.is_err() {
+            tracing::warn!(
+                "the finder of incidents did not end in time; it goes on from its position at the next start"
+            );
         }
         tokio::task::spawn_blocking(move || engine.stop())
             .await

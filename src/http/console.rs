@@ -12,12 +12,13 @@ use axum::response::{Html, IntoResponse, Response};
 use std::net::SocketAddr;
 
 /// What browsers load without a token: it is in the repository and says nothing of this server.
-const FILES: [(&str, &str); 15] = [
+const FILES: [(&str, &str); 16] = [
     ("/rollcall.js", include_str!("../../clients/js/rollcall.js")),
     ("/console/style.css", include_str!("console/style.css")),
     ("/console/changes.js", include_str!("console/changes.js")),
     ("/console/chart.js", include_str!("console/chart.js")),
     ("/console/dom.js", include_str!("console/dom.js")),
+    ("/console/incidents.js", include_str!("console/incidents.js")),
     ("/console/kicks.js", include_str!("console/kicks.js")),
     ("/console/main.js", include_str!("console/main.js")),
     ("/console/operator.js", include_str!("console/operator.js")),

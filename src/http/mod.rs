@@ -9,6 +9,7 @@ mod api_error;
 mod console;
 mod follow;
 mod history;
+mod incidents;
 mod ingest;
 mod outcomes;
 mod overview;
@@ -74,6 +75,7 @@ pub struct AppState {
     /// The address of the gateway in this process, once it has one.
     edge: watch::Receiver<Option<GatewayAddress>>,
     history: history::Samples,
+    incidents: incidents::KnownIncidents,
     past: past::PastBounds,
     /// The other origins whose pages may call this server.
     origins: Vec<String>,
@@ -116,6 +118,7 @@ fn handler(route: &Route) -> Option<MethodRouter<AppState>> {
         RouteId::Gateways => on(method, overview::gateways),
         RouteId::Stats => on(method, overview::stats),
         RouteId::StatsHistory => on(method, history::history),
+        RouteId::Incidents => on(method, incidents::incidents),
         RouteId::Edge => on(method, console::edge),
         RouteId::Metrics => on(method, overview::metrics),
         RouteId::Healthz => on(method, overview::healthz),
@@ -163,6 +166,7 @@ impl AppState {
             tim: None,
             edge: watch::channel(None).1,
             history: history::Samples::default(),
+            incidents: incidents::KnownIncidents::default(),
             past: past::PastBounds::default(),
             origins: Vec::new(),
             budget: Budget::new(BUDGET_BYTES_DEFAULT),
@@ -218,6 +222,11 @@ impl AppState {
     /// Records a history of the number of users online, until the process stops.
     pub async fn keep_history(self) {
         history::keep(self).await;
+    }
+
+    /// Has mass departures found while this node has partition 0, until the process stops.
+    pub async fn find_incidents(self) {
+        incidents::keep(self).await;
     }
 
     pub fn router(self) -> Router {

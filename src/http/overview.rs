@@ -316,7 +316,7 @@ impl Counts {
     }
 }
 
-fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> PartitionLine {
+pub(super) fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> PartitionLine {
     PartitionLine {
         partition: stats.partition.0,
         state: stats.state.to_owned(),
@@ -326,6 +326,7 @@ fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> PartitionLine {
         applied: Some(stats.applied.0),
         time: Some(millis(stats.time)),
         lag: Some(stats.lag),
+        changes: Some(stats.changes),
         owner: owner.map(str::to_owned),
         error: stats.error.clone(),
         warning: match (&stats.refusal, &stats.warning) {

@@ -414,6 +414,47 @@ async function operator(page) {
   await page.getByRole('button', { name: 'Close the look-up' }).click();
 }
 
+/** A gateway that died with its devices is an incident with exact counts. */
+async function incidents(page) {
+  await openTab(page, 'Watch');
+  const list = page.locator('#incidents > li');
+  const summary = list.first().locator('summary');
+  await summary.filter({ hasText: '200 devices left at once' }).waitFor();
+  assert.equal(await list.count(), 1);
+  assert.match(await summary.innerText(), /100 % on edge-9$/);
+  await summary.focus();
+  await page.keyboard.press('Enter');
+  const cells = () => list.first().locator('tbody tr').evaluateAll((rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent)));
+  assert.deepEqual(await cells(), [['Cause', 'gateway_lost', '200', '100 %'], ['Gateway', 'edge-9', '200', '100 %'], ['Platform', 'web', '200', '100 %'], ['Client', 'app/5.1', '200', '100 %']]);
+  assert.match(await list.first().locator('.foot').innerText(), /^200 departures of 200 devices; 0 were online 10 s before\. Incident 1-\d+\.$/);
+  // It stays open when the list is drawn again, with more of them.
+  const { incidents: [real] } = await (await page.request.get(new URL('v1/incidents', url).href)).json();
+  const large = {
+    ...real, id: '1-1', to: real.from + 4000, departures: 12_431, devices: 12_400, online_before: 61_904, causes: { gateway_lost: 12_101, closed: 330 },
+    gateways: { 'edge-7.eu-central-1.example.com': 12_182, 'edge-1': 200, 'edge-2': 40, 'edge-3': 6, 'edge-4': 3 },
+    platforms: { android: 8_020, iphone: 4_411 }, clients: { '203.0.113.7 Acme Messenger/5.1.0 (Android 16; SM-S938B; de-DE)': 9_000, 'app/5.0': 3_000, '(unknown)': 431 },
+  };
+  await page.route('**/v1/incidents', (route) => route.fulfill({ json: { incidents: [large, real], looked_up_to: Date.now() - 6000 } }));
+  await list.nth(1).waitFor();
+  assert.equal(await list.nth(1).locator('details').getAttribute('open'), '');
+  await list.first().locator('summary').click();
+  const rows = await cells();
+  assert.deepEqual(rows[2], ['Gateway', 'edge-7.eu-central-1.example.com', '12,182', '97 %']);
+  assert.deepEqual(rows[5], ['Gateway', '2 more', '9', '< 1 %']);
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme });
+    for (const width of [1280, 360]) {
+      await page.setViewportSize({ width, height: 1100 });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(wide <= 0, `incidents in ${colorScheme} are ${wide} px wider than ${width}`);
+      await page.getByRole('region', { name: 'Incidents' }).screenshot({ path: path.join(directory, `incidents-${colorScheme}-${width}.png`) });
+    }
+  }
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await page.emulateMedia({ colorScheme: 'light' });
+  await page.unrouteAll({ behavior: 'wait' });
+}
+
 /** On Kafka partitions have nodes, and a gateway is started in another way. */
 async function onKafka(page) {
   assert.equal(await page.locator('#t-part .own').first().isVisible(), false);
@@ -450,6 +491,7 @@ const SCENES = {
     await page.getByRole('button', { name: 'Close the look-up' }).click();
     await totals(page);
     await operator(page);
+    await incidents(page);
     await onKafka(page);
   },
 

@@ -132,6 +132,12 @@ impl House {
         runtime.spawn(self.face.clone().keep_history());
     }
 
+    /// From now on incidents are found.
+    pub fn find_incidents(&self) {
+        let runtime = self.runtime.as_ref().expect("it runs");
+        runtime.spawn(self.face.clone().find_incidents());
+    }
+
     /// Waits until everything in the log is folded and its outputs are out.
     #[track_caller]
     pub fn wait_until_folded(&self) {

@@ -89,7 +89,7 @@ fn stats_count_users_and_devices_and_say_where_each_partition_is() {
         stats["devices"],
         json!({"online": {"android": 1, "web": 1}, "push_online": {"android": 1}})
     );
-    let partition = |number: u64, end: u64| json!({"partition": number, "state": "live", "revision": 1, "log_end": end, "committed": end, "applied": end, "time": 1_000, "lag": 0});
+    let partition = |number: u64, end: u64| json!({"partition": number, "state": "live", "revision": 1, "log_end": end, "committed": end, "applied": end, "time": 1_000, "lag": 0, "changes": end});
     assert_eq!(stats["partitions"], json!([partition(0, 3), partition(1, 1)]));
     assert_eq!(stats["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!((&stats["changes"], &stats["now"]), (&json!(4), &json!(1_000)));

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-struct Server {
+pub struct Server {
     process: Child,
     client: Client,
 }
@@ -25,7 +25,7 @@ fn command(data: &Path) -> Command {
 }
 
 impl Server {
-    fn start(data: &Path, more: &[&str]) -> Server {
+    pub fn start(data: &Path, more: &[&str]) -> Server {
         let mut process = command(data)
             .args(["--listen", "127.0.0.1:0", "--log-level", "error"])
             .args(more)

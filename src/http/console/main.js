@@ -5,6 +5,7 @@ import { forgetToken, hasToken, isLocked, logNow, started, stopped, unlock } fro
 import { drawGateways, missed, pollRest, pollStats, showState, stopPolling, watch } from './watch.js';
 import { gap, holding, schedule, showHeld } from './changes.js';
 import { fetchLook, look, route, runTicks } from './user.js';
+import './incidents.js';
 import './kicks.js';
 import './try.js';
 import './pretend.js';
