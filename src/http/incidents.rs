@@ -146,6 +146,9 @@ pub async fn keep(app: AppState) {
         match step(&app, finder.take(), progress).await {
             Ok(stepped) => {
                 said.clear();
+                if stepped.has_more() {
+                    pause = Duration::ZERO;
+                }
                 finder = Some(stepped);
             }
             Err(why) => {

@@ -76,8 +76,9 @@ pub enum FinderError {
         why: String,
     },
     #[error(
-        "the position of incidents is of {found} partitions, and the log has {expected}: it is of another log, or a later \
-         version wrote it"
+        "the position up to which incidents were looked for cannot be used: it is of {found} partitions, and the log has \
+         {expected}, or a later version wrote it. Start that version, or delete the group's offsets in the topic of changes \
+         (kafka-consumer-groups --delete-offsets) to look through all changes that are kept"
     )]
     OtherLog { found: usize, expected: usize },
 }
@@ -157,6 +158,8 @@ pub struct Finder {
     spans: SpanFinder,
     /// The last second that was judged; 0: none was.
     judged: u64,
+    /// The last step ended before everything was read.
+    has_more: bool,
     /// Changes before this second are counted already.
     counted_before: u64,
     /// What is committed, or is to be committed next: where a new finder begins.
@@ -207,6 +210,7 @@ impl Finder {
             seconds: Seconds::default(),
             spans,
             judged: note.restart.second.saturating_sub(1),
+            has_more: false,
             counted_before: note.restart.second,
             restart,
             note,
@@ -243,6 +247,11 @@ impl Finder {
         (self.judged > 0).then(|| LogTime((self.judged + 1) * 1_000))
     }
 
+    /// Whether there was more to read than one step reads.
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+
     /// Whether the rule holds at present: an incident is under way.
     pub fn is_incident_open(&self) -> bool {
         self.spans.holds()
@@ -266,6 +275,7 @@ impl Finder {
                 }
                 any |= self.read_partition(number, &mut records)?;
             }
+            self.has_more = any;
             if !any || self.clock.monotonic_ms() >= began_ms + STEP_MS {
                 return Ok(());
             }
