@@ -182,7 +182,7 @@ fn made_twice_is_made_once(bootstrap: &str) {
     ));
     assert_eq!(
         made.iter().filter(|line| line.starts_with("created ")).count(),
-        6,
+        7,
         "{made:?}"
     );
     assert!(
@@ -196,7 +196,7 @@ fn made_twice_is_made_once(bootstrap: &str) {
     );
 
     let again = fine(topics("create", bootstrap, "twice", &[]));
-    assert_eq!(again.iter().filter(|line| line.ends_with(" exists already")).count(), 6);
+    assert_eq!(again.iter().filter(|line| line.ends_with(" exists already")).count(), 7);
     let checked = fine(topics("check", bootstrap, "twice", &[]));
     let warnings: Vec<&String> = checked.iter().filter(|line| line.starts_with("warning ")).collect();
     assert_eq!(warnings.len(), 1, "one replica each, and nothing else: {checked:?}");
