@@ -62,6 +62,11 @@ mod tests {
             written: 1_769_871_700,
         };
         let bytes = note.to_bytes();
+        // For ever: an earlier finder may have written them.
+        assert_eq!(
+            bytes,
+            *b"\x01\0\0\0\0\x69\x7e\x19\x68\0\0\0\0\0\0\xea\x60\0\0\0\0\x69\x7e\x19\x54"
+        );
         assert_eq!(FinderNote::from_bytes(&bytes), Some(note));
         assert_eq!(FinderNote::from_bytes(&bytes[..24]), None);
         assert_eq!(FinderNote::from_bytes(&[2]), None);

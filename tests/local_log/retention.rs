@@ -2,6 +2,7 @@
 
 use crate::*;
 use rollcall::clock::Clock as _;
+use rollcall::log::{IncidentPosition, Reader as _};
 
 #[test]
 fn old_records_are_dropped_by_age_but_no_event_from_the_floor_on() {
@@ -42,6 +43,73 @@ fn old_records_are_dropped_by_age_but_no_event_from_the_floor_on() {
     assert_eq!(values(&log, Topic::Events, 18), ["9a", "9b"]);
     append_values(&log, &["x"]);
     assert_eq!(range(&log, Topic::Events, P), (18, 21));
+}
+
+#[test]
+fn incidents_are_kept_with_their_position_as_long_as_other_records_and_written_by_the_last_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let open = || LocalLog::open(dir.path(), keeping(Some(500_000), None), clock.clone()).unwrap();
+    let log = open();
+    let record = |value: &str| NewRecord {
+        key: Some(value.as_bytes().to_vec()),
+        value: value.as_bytes().to_vec(),
+        headers: Vec::new(),
+    };
+    let position = |number: u64| IncidentPosition {
+        next: vec![Offset(number); 3],
+        note: number.to_be_bytes().to_vec(),
+    };
+    let kept = |log: &LocalLog| {
+        let mut records = Vec::new();
+        let range = log.read_incidents(Offset(0), ALL, &mut records).unwrap();
+        assert_eq!(records.first().map_or(range.end, |first| first.offset), range.start);
+        let values = records
+            .iter()
+            .map(|record| String::from_utf8(record.value.clone()).unwrap());
+        (range.start.0, values.collect::<Vec<_>>())
+    };
+    assert_eq!(log.write_incidents().unwrap().position().unwrap(), None);
+    assert_eq!(kept(&log), (0, vec![]));
+    let mut writer = log.write_incidents().unwrap();
+    for (number, value) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        writer.commit(&[record(value)], &position(number as u64)).unwrap();
+        append_values(&log, &["v"]);
+        clock.advance_ms(100_000);
+    }
+    let mut second = log.write_incidents().unwrap();
+    assert!(writer.commit(&[record("of the first writer")], &position(9)).is_err());
+    second.commit(&[], &position(4)).unwrap();
+    let all = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
+    assert_eq!(kept(&log), (0, all.clone()));
+    drop((writer, second, log));
+    let log = open();
+    assert_eq!(log.write_incidents().unwrap().position().unwrap(), Some(position(4)));
+    // As another process sees it.
+    let mut seen = Vec::new();
+    let mut outside = LocalLog::follow(dir.path()).unwrap();
+    outside.read_incidents(Offset(1), ALL, &mut seen).unwrap();
+    assert_eq!(seen.iter().map(|record| record.offset.0).collect::<Vec<_>>(), [1, 2, 3]);
+    // More are dropped only when one is added, and the newest stays.
+    clock.advance_ms(250_000);
+    append_values(&log, &["v"]);
+    assert_eq!(kept(&log), (0, all));
+    log.write_incidents()
+        .unwrap()
+        .commit(&[record("e")], &position(5))
+        .unwrap();
+    assert_eq!(kept(&log), (2, ["c", "d", "e"].map(str::to_owned).to_vec()));
+    clock.advance_ms(500_000);
+    append_values(&log, &["v"]);
+    log.write_incidents()
+        .unwrap()
+        .commit(&[record("f")], &position(6))
+        .unwrap();
+    assert_eq!(kept(&log).1.last().map(String::as_str), Some("f"));
+    let (start, values) = kept(&log);
+    assert_eq!(start, 6 - values.len() as u64);
+    drop(log);
+    assert_eq!(kept(&open()), (start, values));
 }
 
 /// Until nothing more is dropped. For its age only a part is dropped at once, so time must pass.

@@ -211,6 +211,11 @@ mod tests {
             };
             assert_eq!(position_of(&position_bytes(&position)), Some(position));
         }
+        let position = IncidentPosition {
+            next: vec![Offset(5)],
+            note: b"note".to_vec(),
+        };
+        assert_eq!(position_bytes(&position), *b"\0\0\0\x01\0\0\0\0\0\0\0\x05note");
         assert_eq!(position_of(&[0, 0, 0, 1, 0]), None);
     }
 }
