@@ -191,7 +191,7 @@ fn two_deaths(mut each_second: impl FnMut(&mut Story, u64)) -> Story {
                 200 if number % 3 == 1 => story.add(step(Cause::Login)),
                 760..764 if number % 3 == 1 && number % 4 == second - 760 => story.add(step(Cause::GatewayLost)),
                 // Somebody always leaves.
-                300..400 if number % 3 == 0 && number / 3 == second - 300 => story.add(step(Cause::Closed)),
+                300..400 if number.is_multiple_of(3) && number / 3 == second - 300 => story.add(step(Cause::Closed)),
                 _ => {}
             }
         }
