@@ -350,8 +350,8 @@ impl<S: LakeStorage> LakeFollower<S> {
             .read(Topic::Changes, partition, start, one, &mut self.records)?;
         match self.records.first() {
             Some(record) => {
-                self.schemas.learn([record.framed()])?;
-                let change = change_of(record, partition, &self.schemas)?;
+                let learned = self.schemas.learn([record.framed()])?;
+                let change = change_of(record, partition, &learned)?;
                 self.is_next(partition, start, &change)
             }
             // No number says whether the first change of all is missing.

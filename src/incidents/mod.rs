@@ -391,8 +391,8 @@ impl Finder {
             let from = Offset(first.0.saturating_sub(CONNECT_EVENTS)).max(start);
             let partitions = self.log.partitions();
             self.each(Topic::Events, partition, from, last, |record| {
-                self.schemas.learn([record.framed()])?;
-                if let Ok(Event::Connect { who, client, .. }) = decode(record, partition, partitions, &self.schemas) {
+                let learned = self.schemas.learn([record.framed()])?;
+                if let Ok(Event::Connect { who, client, .. }) = decode(record, partition, partitions, &learned) {
                     let device = DeviceDigest::of(&who.user, &who.platform, &who.device);
                     clients.connect(device, record.offset, client.as_deref(), |_, client| {
                         counts.take_client(client, 1);

@@ -162,9 +162,7 @@ fn record_of(offset: Offset, bytes: &[u8]) -> Option<Record> {
         key: Some(key.to_owned()),
         value: value.to_owned(),
         is_null: false,
-        schema_header: None,
-        traceparent: None,
-        id: None,
+        headers: None,
     })
 }
 
