@@ -142,8 +142,9 @@ pub(super) fn open(directory: &Path) -> Result<DB, rocksdb::Error> {
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
     options.set_block_based_table_factory(&table);
-    // By its name, which reading many keys at once asks for.
-    DB::open_cf(&options, directory, [DEFAULT_COLUMN_FAMILY_NAME])
+    // By its name, which reading many keys at once asks for; and with its options, which it does not take from the database.
+    let family = (DEFAULT_COLUMN_FAMILY_NAME, options.clone());
+    DB::open_cf_with_opts(&options, directory, [family])
 }
 
 impl SharedRows for DB {
@@ -239,5 +240,18 @@ impl Disk for Arc<DB> {
         checkpoint
             .create_checkpoint(into)
             .map_err(|error| failed(self.path(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_of_a_store_are_kept_with_its_options() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = open(directory.path()).unwrap();
+        let capacity = db.property_int_value(properties::BLOCK_CACHE_CAPACITY).unwrap();
+        assert_eq!(capacity, Some(CACHE_BYTES as u64));
     }
 }
