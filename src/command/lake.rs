@@ -507,6 +507,7 @@ impl<S: LakeStorage> LakeFollower<S> {
             read => read?,
         }
         let learned = self.schemas.learn(self.records.iter().map(Record::framed))?;
+        let is_at_end = self.records.is_empty();
         // The others are read the next time.
         self.records.truncate(learned.values());
         let records = std::mem::take(&mut self.records);
@@ -521,7 +522,7 @@ impl<S: LakeStorage> LakeFollower<S> {
             self.behind.read(partition, first.ts, last.ts);
             self.pending_since_ms.get_or_insert(self.clock.monotonic_ms());
         }
-        if records.is_empty() {
+        if is_at_end {
             // There is no change before what was reached, so the lake need not come back to what follows its last change.
             let reached = self.reader.reached(Topic::Changes, partition)?;
             self.lake.reach(partition, reached);
