@@ -223,10 +223,14 @@ fn every_alert_is_about_metrics_that_there_are_and_says_what_to_do() {
     let job = &prometheus["scrape_configs"][0]["job_name"];
     let of_prometheus = format!("up{{job={job}}}");
     let (mut known, text) = (documented(), file("docs/runbook.md"));
-    // Of `rollcall audit watch`, which is no server.
-    let watch = "rollcall_audit_differences_total";
-    assert!(operating().contains(watch) && file("src/metrics.rs").contains(watch));
-    known.insert(watch.to_owned(), "counter".to_owned());
+    // Of `rollcall audit watch` and of `rollcall lake`, which are no servers.
+    for (metric, kind) in [
+        ("rollcall_audit_differences_total", "counter"),
+        ("rollcall_lake_behind_seconds", "gauge"),
+    ] {
+        assert!(operating().contains(metric) && file("src/metrics.rs").contains(metric));
+        known.insert(metric.to_owned(), kind.to_owned());
+    }
     let mut recorded = BTreeSet::new();
     let mut check = |name: &str, rule: &Value| {
         let expression = rule["expr"].as_str().expect("an expression");
