@@ -234,3 +234,42 @@ fn no_foreign_schema_makes_a_record_take_much_memory() {
     assert_eq!(result, Ok(()));
     assert!(requested < 1_024, "{requested} bytes");
 }
+
+#[test]
+fn a_schema_takes_memory_in_proportion_to_its_text() {
+    let list = |one: &dyn Fn(usize) -> String| (0..3_000).map(one).collect::<Vec<_>>().join(",");
+    let record = |fields: String| format!(r#"{{"type":"record","name":"R","fields":[{fields}]}}"#);
+    let field = |name: usize, of: &str| format!(r#"{{"name":"{name}","type":{of}}}"#);
+    let schemas = [
+        record(list(&|name| field(name, r#""int""#))),
+        record(list(&|name| field(name, r#""null""#))),
+        record(list(&|name| field(name, r#"["null","int"]"#))),
+        record(list(&|name| field(name, r#"{"type":"array","items":"int"}"#))),
+        record(list(&|name| {
+            field(name, &format!(r#"{{"type":"fixed","name":"F{name}","size":1}}"#))
+        })),
+        record(list(&|name| {
+            field(name, &record(String::new()).replace('R', &format!("S{name}")))
+        })),
+        record(field(0, &format!("[{}]", list(&|_| r#""int""#.to_owned())))),
+        record(field(
+            0,
+            &format!(
+                r#"{{"type":"enum","name":"E","symbols":[{}]}}"#,
+                list(&|at| format!("\"{at}\""))
+            ),
+        )),
+    ];
+    for schema in schemas {
+        let before = HELD_BYTES.get();
+        let parsed = WriterSchema::parse(&schema).expect("it can be used");
+        let kept = (HELD_BYTES.get() - before).cast_unsigned();
+        drop(parsed);
+        let begin = &schema[..80];
+        assert!(
+            kept <= 40 * schema.len(),
+            "{kept} bytes for {} of {begin}",
+            schema.len()
+        );
+    }
+}

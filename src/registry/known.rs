@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many ids and GUIDs are remembered, also those that do not exist.
 pub const COUNT_MAX: usize = 10_000;
-/// The total size of the texts of the schemas that are remembered. A schema in memory is at most about 30 times as large as its
-/// text.
+/// The total size of the texts of the schemas that are remembered. A schema takes at most 40 times as much memory as its text
+/// (`a_schema_takes_memory_in_proportion_to_its_text` in tests/allocation.rs).
 pub const TEXT_BYTES_MAX: usize = 4 << 20;
 
 /// The result of looking up a name. Cheap to clone.
