@@ -127,6 +127,8 @@ pub async fn keep(app: AppState) {
     let mut finder = None;
     let mut said = String::new();
     let mut pause = STEP;
+    // Up to when incidents were looked for, as far as this node knows.
+    let mut up_to_ms = app.engine.now_ms();
     loop {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -139,6 +141,7 @@ pub async fn keep(app: AppState) {
         if !app.engine.has(Partition(0)) {
             app.incidents.looked_up_to.store(0, Ordering::Relaxed);
             metrics::incidents_not_looked_for();
+            up_to_ms = app.engine.now_ms();
             release(finder.take()).await;
             continue;
         }
@@ -146,6 +149,12 @@ pub async fn keep(app: AppState) {
         match step(&app, finder.take(), progress).await {
             Ok(stepped) => {
                 said.clear();
+                up_to_ms = stepped.looked_up_to().map_or(up_to_ms, |time| time.0);
+                let behind_ms = app.engine.now_ms().saturating_sub(up_to_ms);
+                metrics::incidents_looked_for(behind_ms, stepped.is_incident_open());
+                app.incidents
+                    .looked_up_to
+                    .store(stepped.looked_up_to().map_or(0, |time| time.0), Ordering::Relaxed);
                 if stepped.has_more() {
                     pause = Duration::ZERO;
                 }
@@ -153,6 +162,7 @@ pub async fn keep(app: AppState) {
             }
             Err(why) => {
                 pause = PAUSE;
+                metrics::incidents_looked_for(app.engine.now_ms().saturating_sub(up_to_ms), false);
                 if said != why {
                     tracing::warn!("incidents are not looked for: {why}; trying again");
                 }
@@ -178,21 +188,12 @@ async fn step(
     progress: Vec<Option<PartitionProgress>>,
 ) -> Result<Finder, String> {
     let engine = app.engine.clone();
-    let looked = app.incidents.looked_up_to.clone();
     let stepped = tokio::task::spawn_blocking(move || {
         let mut finder = match finder {
             Some(finder) => finder,
             None => Finder::open(engine.log().clone(), engine.schemas().clone(), engine.clock().clone())?,
         };
         finder.step(&progress)?;
-        let up_to_ms = finder.looked_up_to().map_or(0, |time| time.0);
-        looked.store(up_to_ms, Ordering::Relaxed);
-        let behind_ms = if up_to_ms > 0 {
-            engine.now_ms().saturating_sub(up_to_ms)
-        } else {
-            0
-        };
-        metrics::incidents_looked_for(behind_ms, finder.is_incident_open());
         Ok::<_, FinderError>(finder)
     });
     match stepped.await {

@@ -18,6 +18,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, Producer as _};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long the group's coordinator may take to say the offsets.
@@ -32,7 +33,7 @@ pub(super) struct KafkaIncidents {
 impl KafkaIncidents {
     pub fn take_up(log: Arc<KafkaLog>) -> Result<KafkaIncidents, Error> {
         // A topic that is not there must not be made by a broker by itself, so nothing is sent before it is known.
-        log.events().ask_range(&log.incidents_topic(), Partition(0))?;
+        range(&log)?;
         let id = format!("{}-incidents", log.group());
         let producer = output_producer(&log, &id, "incidents").map_err(|(error, _)| error)?;
         Ok(KafkaIncidents { log, producer })
@@ -114,14 +115,35 @@ impl IncidentWriter for KafkaIncidents {
     }
 }
 
+/// Asks for the range of the topic, after all topics if it is not known to be there: a client that asks for the range of a missing
+/// topic believes for minutes that there is none, and is replaced.
+fn range(log: &KafkaLog) -> Result<Range, Error> {
+    let name = log.incidents_topic();
+    if !log.has_incidents.load(Ordering::Acquire) {
+        let wanted = name.clone();
+        let is_there = log.events().ask("rd_kafka_metadata", ANSWER, move |consumer| {
+            let metadata = consumer.fetch_metadata(None, ANSWER)?;
+            let mut topics = metadata.topics().iter();
+            Ok(topics.any(|topic| topic.name() == wanted && !topic.partitions().is_empty()))
+        })?;
+        if !is_there.map_err(|error: KafkaError| unread("the list of topics", &error))? {
+            let text = format!("there is no topic {name}; create it with rollcall topics create");
+            return Err(Error::Open(text.into()));
+        }
+    }
+    let range = log.events().ask_range(&name, Partition(0));
+    log.has_incidents.store(range.is_ok(), Ordering::Release);
+    let (start, end) = range?;
+    Ok(Range {
+        start: Offset(start),
+        end: Offset(end),
+    })
+}
+
 /// Adds incidents from an offset on, or from the oldest one kept, and returns what is kept.
 pub(super) fn read(log: &KafkaLog, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<Range, Error> {
     let name = log.incidents_topic();
-    let (start, end) = log.events().ask_range(&name, Partition(0))?;
-    let range = Range {
-        start: Offset(start),
-        end: Offset(end),
-    };
+    let range = range(log)?;
     let from = from.max(range.start);
     if from >= range.end {
         return Ok(range);

@@ -57,7 +57,7 @@ use rdkafka::consumer::Consumer as _;
 use settings::Connection;
 use standby::{KafkaStandbyNodes, SharedStandbys, StandbyPartition};
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use tail::Tail;
@@ -111,6 +111,8 @@ pub struct KafkaLog {
     tail: Tail,
     owners: KnownOwners,
     standbys: SharedStandbys,
+    /// Whether the topic of incidents was there when it was asked for last.
+    has_incidents: AtomicBool,
     /// Reads incidents, once somebody has asked for them.
     incident_reader: Mutex<Option<PartitionReader>>,
     /// How many partitions are taken up here.
@@ -162,6 +164,7 @@ impl KafkaLog {
             tail,
             owners,
             standbys: SharedStandbys::default(),
+            has_incidents: AtomicBool::new(false),
             incident_reader: Mutex::default(),
             owned: AtomicU64::new(0),
             listeners: RwLock::default(),
