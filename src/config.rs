@@ -491,8 +491,7 @@ impl Flags {
         };
         let cached_users = self.cached_users.or(file.cached_users).map(|users| users as u64);
         let store_cache = self.store_cache_mib.or(file.store_cache_mib);
-        let cache_default = crate::store::CACHE_BYTES as u64;
-        let store_cache = Mebibytes::within("store_cache_mib", store_cache, cache_default, 8 * MIB, 1_048_576 * MIB)?;
+        let store_cache = Mebibytes::within("store_cache_mib", store_cache, 128 * MIB, 8 * MIB, 1_048_576 * MIB)?;
         let index_changes = self.index_changes.or(file.index_changes);
         let audit_records = self.audit_records.or(file.audit_records);
         const COUNT_MAX: u64 = 1_000_000_000_000;

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 /// The size of the cache for the blocks of all stores of the process, unless [`set_cache_bytes`] says another.
-pub const CACHE_BYTES: usize = 128 << 20;
+const CACHE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 
 /// The cache for the blocks of all stores of the process. One for all, so that the memory it takes does not depend on the
