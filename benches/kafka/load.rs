@@ -94,11 +94,17 @@ pub fn fill(node: &Node, users: u32, passes: u32) -> Load {
     }
 }
 
-/// Every user connects; then passes of `alive` records of all connections. Returns also how many bytes a heartbeat has.
-pub fn fill_alive(node: &Node, users: u32, passes: u32) -> (Load, f64) {
+/// Every user connects. Returns where the partitions end.
+pub fn fill_connects(node: &Node, users: u32) -> Vec<Offset> {
     let log = KafkaLog::connect(node.clone(), Arc::new(SystemClock::new())).expect("connected");
     let mut random = Random(1);
     appender::append(&*log, random.order(users).into_iter().map(|user| connect(user, 0)));
+    ends(&*log)
+}
+
+/// Passes of `alive` records of all connections, after [`fill_connects`]. Returns also how many bytes a heartbeat has.
+pub fn fill_alive(node: &Node, users: u32, passes: u32) -> (Load, f64) {
+    let log = KafkaLog::connect(node.clone(), Arc::new(SystemClock::new())).expect("connected");
     let connected = ends(&*log);
     let mut of_partitions = vec![Vec::new(); log.partitions() as usize];
     for user in 0..users {
