@@ -120,11 +120,7 @@ pub(super) fn open_to_look(directory: &Path) -> Result<DB, rocksdb::Error> {
 pub(super) fn open(directory: &Path) -> Result<DB, rocksdb::Error> {
     let mut options = Options::default();
     options.create_if_missing(true);
-    // What is flushed is soon read and written again with the files below it, and is compressed then.
     options.set_compression_type(DBCompressionType::Lz4);
-    let flushed = DBCompressionType::None;
-    let levels = [flushed].into_iter().chain([DBCompressionType::Lz4; 6]);
-    options.set_compression_per_level(&levels.collect::<Vec<_>>());
     // More files that are flushed before they are merged with the level below, so that it is written again half as often. A
     // look-up in each of them costs little: nearly all are ruled out by their filters.
     options.set_level_zero_file_num_compaction_trigger(8);
