@@ -116,7 +116,7 @@ impl IncidentWriter for KafkaIncidents {
 }
 
 /// Asks for the range of the topic, after all topics if it is not known to be there: a client that asks for the range of a missing
-/// topic believes for minutes that there is none, and is replaced.
+/// topic does not see it for minutes after it was made, and is replaced.
 fn range(log: &KafkaLog) -> Result<Range, Error> {
     let name = log.incidents_topic();
     if !log.has_incidents.load(Ordering::Acquire) {
