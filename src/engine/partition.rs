@@ -692,8 +692,7 @@ impl PartitionProcessor {
         }
         for (number, slot) in dirty.users.iter().enumerate() {
             if number % USERS_AHEAD == 0 {
-                let next = dirty.users[number..].chunks(USERS_AHEAD).next();
-                self.state.look_ahead_to_save(next.unwrap_or_default());
+                self.state.look_ahead_to_save(&dirty.users[number..]);
             }
             let Some(user) = self.state.image(*slot) else { continue };
             let before = self.places.of(*slot);
@@ -731,6 +730,7 @@ impl PartitionProcessor {
         failpoint::reach("stored");
         metrics::store_commit(self.clock.monotonic_ms().saturating_sub(began) as f64 / 1_000.0);
         self.state.release_long_timers();
+        // An evicted user is found in the store by name or by deadline.
         while self.cached.len() > self.tuning.cached_users {
             if let Some(slot) = self.cached.pop_front()
                 && self.state.evict(slot)
@@ -738,7 +738,6 @@ impl PartitionProcessor {
                 self.places.set(slot, UserLocation::Nowhere);
             }
         }
-        // From here on, an evicted user is found in the store by name or by deadline.
         Ok(())
     }
 

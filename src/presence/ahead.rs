@@ -8,7 +8,7 @@
 use super::gateways::GatewayId;
 use super::state::{DeviceState, Slot, State};
 use super::users::{UserRef, Users};
-use super::{Conn, Epoch, LogTime};
+use super::{Conn, Epoch};
 use std::hint::black_box;
 
 /// With fewer users than this, all memory is in the caches anyway.
@@ -47,21 +47,9 @@ impl State {
         }
     }
 
-    /// Touches the users of the first [`USERS_AHEAD`] of these timers in the same way.
-    pub(super) fn look_ahead_at(&self, timers: &[(LogTime, Slot)]) {
-        if self.users_in_memory() < FEW {
-            return;
-        }
-        let mut found = [None; USERS_AHEAD];
-        for (place, (_, slot)) in found.iter_mut().zip(timers) {
-            *place = Some(*slot);
-        }
-        self.users.touch(&found);
-    }
-
-    /// Touches the memory of these users, who are going to be saved. Works best for [`USERS_AHEAD`] users at a time.
+    /// Touches the memory of the first [`USERS_AHEAD`] of these users, who are going to be saved.
     pub fn look_ahead_to_save(&self, slots: &[Slot]) {
-        self.users.look_ahead(slots);
+        self.users.look_ahead(slots.iter().copied());
     }
 
     fn touch(&self, hashes: &[u32]) {
@@ -74,18 +62,16 @@ impl State {
 }
 
 impl Users {
-    /// Touches the memory of these users. Works best for [`USERS_AHEAD`] users at a time.
-    pub fn look_ahead(&self, slots: &[Slot]) {
+    /// Touches the memory of the first [`USERS_AHEAD`] of these users.
+    pub fn look_ahead(&self, slots: impl Iterator<Item = Slot>) {
         if self.len() < FEW {
             return;
         }
-        for slots in slots.chunks(USERS_AHEAD) {
-            let mut found = [None; USERS_AHEAD];
-            for (place, slot) in found.iter_mut().zip(slots) {
-                *place = Some(*slot);
-            }
-            self.touch(&found[..slots.len()]);
+        let mut found = [None; USERS_AHEAD];
+        for (place, slot) in found.iter_mut().zip(slots) {
+            *place = Some(slot);
         }
+        self.touch(&found);
     }
 
     fn touch(&self, found: &[Option<Slot>]) {

@@ -309,7 +309,7 @@ impl State {
             expired.append(&mut self.deadlines.long.take_ready());
             for (number, (time, slot)) in expired.iter().copied().enumerate() {
                 if number % USERS_AHEAD == 0 {
-                    self.look_ahead_at(&expired[number..]);
+                    self.users.look_ahead(expired[number..].iter().map(|(_, slot)| *slot));
                 }
                 // Other timers are left over from deadlines that an earlier timer covered, or from users that are gone.
                 if self.set_again(time, slot, now) {

@@ -344,7 +344,7 @@ impl Users {
         self.wash(&mut dirty.beats, Dirt::Beats);
         self.wash(&mut dirty.users, Dirt::Everything);
         for slots in std::mem::take(&mut self.expanded).chunks(USERS_AHEAD) {
-            self.look_ahead(slots);
+            self.look_ahead(slots.iter().copied());
             slots.iter().for_each(|slot| self.make_compact(*slot));
         }
         // The slots of forgotten users.
@@ -357,15 +357,14 @@ impl Users {
         slots.sort_unstable();
         slots.dedup();
         let mut kept = 0;
-        for first in (0..slots.len()).step_by(USERS_AHEAD) {
-            let places = first..slots.len().min(first + USERS_AHEAD);
-            self.look_ahead(&slots[places.clone()]);
-            for place in places {
-                let slot = slots[place];
-                if self.clean(slot, dirt) {
-                    slots[kept] = slot;
-                    kept += 1;
-                }
+        for place in 0..slots.len() {
+            if place % USERS_AHEAD == 0 {
+                self.look_ahead(slots[place..].iter().copied());
+            }
+            let slot = slots[place];
+            if self.clean(slot, dirt) {
+                slots[kept] = slot;
+                kept += 1;
             }
         }
         slots.truncate(kept);
