@@ -7,7 +7,7 @@
 use super::KafkaLog;
 use super::client::{unread, unwritten};
 use super::history_readers::wait_for;
-use super::owned::{CALL, OutputProducer, begin, commit, drain, headers, output_producer, send, serve, timed_out};
+use super::owned::{OutputProducer, begin, commit, drain, headers, output_producer, send, send_offsets, serve};
 use super::partition_reader::PartitionReader;
 use crate::log::{Error, IncidentPosition, IncidentWriter, Limit, NewRecord, Range, Record, Topic, locked};
 use crate::presence::{Offset, Partition};
@@ -59,17 +59,7 @@ impl KafkaIncidents {
             element.set_offset(KafkaOffset::Offset(next.0 as i64))?;
             element.set_metadata(&note);
         }
-        let ask = |consumer: &BaseConsumer<_>| consumer.group_metadata();
-        let group = self
-            .log
-            .offsets()
-            .ask("rd_kafka_consumer_group_metadata", Duration::ZERO, ask);
-        let group = group.ok().flatten().ok_or(KafkaError::Canceled)?;
-        self.producer
-            .call("rd_kafka_send_offsets_to_transaction", CALL, move |producer| {
-                producer.send_offsets_to_transaction(&offsets, &group, CALL)
-            })
-            .map_err(timed_out)??;
+        send_offsets(&self.log, &self.producer, offsets)?;
         commit(&self.producer)?;
         // This reports errors of connections to the context, if there were any.
         serve(producer);

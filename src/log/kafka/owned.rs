@@ -41,7 +41,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The time-out of a call of a transaction.
-pub(super) const CALL: Duration = Duration::from_secs(10);
+const CALL: Duration = Duration::from_secs(10);
 /// The time-out of the first call of a new producer, which may have to wait until an old producer's transaction is
 /// settled.
 const TAKE_UP: Duration = Duration::from_secs(30);
@@ -224,19 +224,7 @@ impl KafkaPartition {
         let mut element = offsets.add_partition(&events, partition);
         element.set_offset(KafkaOffset::Offset(outputs.position.next.0 as i64))?;
         element.set_metadata(BASE64.encode(outputs.position.to_bytes()));
-        let ask = |consumer: &BaseConsumer<_>| consumer.group_metadata();
-        let group = self
-            .log
-            .offsets()
-            .ask("rd_kafka_consumer_group_metadata", Duration::ZERO, ask);
-        let group = group.ok().flatten().ok_or(KafkaError::Canceled)?;
-        // If a coordinator is gone, librdkafka may wait until another broker comes or goes, regardless of the time-out
-        // (its issues 5456 and 5511).
-        guarded
-            .call("rd_kafka_send_offsets_to_transaction", CALL, move |producer| {
-                producer.send_offsets_to_transaction(&offsets, &group, CALL)
-            })
-            .map_err(timed_out)??;
+        send_offsets(&self.log, guarded, offsets)?;
         failpoint::reach("offsets");
         commit(guarded)?;
         failpoint::reach("commit");
@@ -373,13 +361,31 @@ pub(super) fn begin(producer: &OutputProducer) -> Result<(), KafkaError> {
     begun.map_err(timed_out)?
 }
 
+/// Adds offsets of the group to the transaction.
+pub(super) fn send_offsets(
+    log: &KafkaLog,
+    producer: &OutputProducer,
+    offsets: TopicPartitionList,
+) -> Result<(), KafkaError> {
+    let ask = |consumer: &BaseConsumer<_>| consumer.group_metadata();
+    let group = log
+        .offsets()
+        .ask("rd_kafka_consumer_group_metadata", Duration::ZERO, ask);
+    let group = group.ok().flatten().ok_or(KafkaError::Canceled)?;
+    // If a coordinator is gone, librdkafka may wait until another broker comes or goes, regardless of the time-out (its issues
+    // 5456 and 5511).
+    let send = move |producer: &BaseProducer<_>| producer.send_offsets_to_transaction(&offsets, &group, CALL);
+    let sent = producer.call("rd_kafka_send_offsets_to_transaction", CALL, send);
+    sent.map_err(timed_out)?
+}
+
 pub(super) fn commit(producer: &OutputProducer) -> Result<(), KafkaError> {
     let commit = |producer: &BaseProducer<_>| producer.commit_transaction(CALL);
     let committed = producer.call("rd_kafka_commit_transaction", CALL, commit);
     committed.map_err(timed_out)?
 }
 
-pub(super) fn timed_out(_: Hung) -> KafkaError {
+fn timed_out(_: Hung) -> KafkaError {
     KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut)
 }
 
