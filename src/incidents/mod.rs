@@ -331,11 +331,16 @@ impl Finder {
                 self.seconds.apply(&change);
             }
         }
-        if records.len() >= LARGE_READ {
+        self.rest(records.len(), began);
+        Ok(!records.is_empty())
+    }
+
+    /// After a large read it rests as long as the read took, so that it is never in the way of the engine.
+    fn rest(&self, records: usize, began: Duration) {
+        if records >= LARGE_READ {
             let took = self.clock.monotonic().saturating_sub(began);
             std::thread::sleep(took.min(REST_MAX));
         }
-        Ok(!records.is_empty())
     }
 
     /// Reads the changes of an incident again, and the events before it.
@@ -434,10 +439,7 @@ impl Finder {
                     return Ok(());
                 }
             }
-            if records.len() >= LARGE_READ {
-                let took = self.clock.monotonic().saturating_sub(began);
-                std::thread::sleep(took.min(REST_MAX));
-            }
+            self.rest(records.len(), began);
         }
         Ok(())
     }
