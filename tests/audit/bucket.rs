@@ -2,7 +2,7 @@
 
 use super::analytics::{output, python, root};
 use super::lake::{
-    Event, Fate, Fated, die_at_every_step, exported, is_the_fold, kill, lake, log_of, moved, one_life, publish,
+    Event, Fate, Fated, die_at_every_step, exported, is_the_fold, kill, lake, log_of, moved, named, one_life, publish,
     rows_of, stories, table, take,
 };
 use super::proxy::{Proxy, Weather};
@@ -121,14 +121,11 @@ fn whichever_request_a_process_dies_at_the_tables_in_the_bucket_are_the_fold() {
     assert_eq!(rows, stories.iter().map(Vec::len).sum::<usize>());
     // What no manifest names is removed at the next start.
     Lake::open(bucket.open(), 3).unwrap();
-    let named = manifest
-        .lists()
-        .into_iter()
-        .flat_map(|(_, files)| files)
-        .map(|file| &file.path);
-    let named: BTreeSet<&String> = named.chain(manifest.replaced.iter().map(|file| &file.path)).collect();
     let found = bucket.open().list().unwrap();
-    assert_eq!(found.iter().map(|(path, _)| path).collect::<BTreeSet<_>>(), named);
+    assert_eq!(
+        found.iter().map(|(path, _)| path).collect::<BTreeSet<_>>(),
+        named(&manifest)
+    );
 }
 
 #[test]

@@ -183,6 +183,13 @@ pub fn manifest(lake: &Path) -> Option<LakeManifest> {
 /// The rows of a table, as text and sorted.
 pub type Table = Vec<String>;
 
+/// The files that a manifest names, those that were replaced included.
+pub fn named(manifest: &LakeManifest) -> BTreeSet<&String> {
+    let files = manifest.lists().into_iter().flat_map(|(_, files)| files);
+    let replaced = manifest.replaced.iter().map(|file| &file.path);
+    files.map(|file| &file.path).chain(replaced).collect()
+}
+
 pub fn table(rows: impl IntoIterator<Item = Value>) -> Table {
     let mut rows: Table = rows.into_iter().map(|row| row.to_string()).collect();
     rows.sort_unstable();
@@ -413,14 +420,11 @@ fn whichever_step_a_lake_dies_at_its_tables_are_the_fold() {
         }
         // What no manifest names is removed.
         let mut storage = LakeDirectory::open(lake).unwrap();
-        let named = manifest
-            .lists()
-            .into_iter()
-            .flat_map(|(_, files)| files)
-            .map(|file| &file.path);
-        let named: BTreeSet<&String> = named.chain(manifest.replaced.iter().map(|file| &file.path)).collect();
         let found = storage.list().unwrap();
-        assert_eq!(found.iter().map(|(path, _)| path).collect::<BTreeSet<_>>(), named);
+        assert_eq!(
+            found.iter().map(|(path, _)| path).collect::<BTreeSet<_>>(),
+            named(&manifest)
+        );
         assert!(
             manifest
                 .replaced
