@@ -235,12 +235,6 @@ impl PartitionProcessor {
         });
         self.batch = records;
         let step = step?;
-        if self.unflushed.is_some()
-            && let Some(store) = &self.store
-            && store.is_flushed()?
-        {
-            self.retain()?;
-        }
         let ripe = self
             .commit_due_ms()
             .is_some_and(|due_ms| due_ms <= self.clock.monotonic_ms());
@@ -646,22 +640,16 @@ impl PartitionProcessor {
         self.flush_store()
     }
 
-    /// Waits until the last commit of the store survives the death of the process.
+    /// Waits until the last commit of the store survives the death of the process, and lets the log drop what is too old and
+    /// not needed for it. That happens at the next commit, and not when the flush ends, so that how fast a disk is changes
+    /// nothing else.
     fn flush_store(&mut self) -> Result<(), Error> {
-        if self.unflushed.is_some()
-            && let Some(store) = &self.store
-        {
-            store.flush()?;
-        }
-        self.retain()
-    }
-
-    /// Lets the log drop what is too old and not needed for what the store has on disk.
-    fn retain(&mut self) -> Result<(), Error> {
-        match self.unflushed.take() {
-            Some(next) => Ok(self.log.retain(next)?),
-            None => Ok(()),
-        }
+        let (Some(store), Some(next)) = (&self.store, self.unflushed) else {
+            return Ok(());
+        };
+        store.flush()?;
+        self.unflushed = None;
+        Ok(self.log.retain(next)?)
     }
 
     fn commit_store_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {

@@ -23,8 +23,6 @@ struct DiskRows {
     rows: Rows,
     /// What each write since the last flush has replaced, the last one last.
     unflushed: Vec<(Bytes, Option<Bytes>)>,
-    /// How many of these are being flushed.
-    flushing: usize,
     /// A part is missing: it cannot be opened, as a database of which files are missing.
     is_half: bool,
 }
@@ -48,11 +46,6 @@ impl DiskRows {
             set(rows, key.clone(), before.clone());
         }
     }
-
-    fn forget_unflushed(&mut self) {
-        self.unflushed.clear();
-        self.flushing = 0;
-    }
 }
 
 impl DiskImage {
@@ -68,7 +61,7 @@ impl DiskImage {
             grooves.undo(&mut rows);
             grooves.rows = rows;
         }
-        grooves.forget_unflushed();
+        grooves.unflushed.clear();
     }
 
     /// What would be there after a death.
@@ -99,7 +92,7 @@ impl DiskImage {
         let mut grooves = self.grooves();
         grooves.is_half = false;
         grooves.rows = rows;
-        grooves.forget_unflushed();
+        grooves.unflushed.clear();
     }
 
     /// Changes a value as it lies there.
@@ -216,25 +209,13 @@ impl Disk for ProcessDisk {
 
     fn flush(&self) -> Result<(), DiskError> {
         let call = self.call()?;
-        self.platter.grooves().forget_unflushed();
+        self.platter.grooves().unflushed.clear();
         Ok(ProcessDisk::answer(call, ())?)
     }
 
+    /// Nothing is flushed before [`Disk::flush`], which is the worst that can be.
     fn begin_flush(&self) -> Result<(), DiskError> {
         let call = self.call()?;
-        let mut grooves = self.platter.grooves();
-        grooves.flushing = grooves.unflushed.len();
         Ok(ProcessDisk::answer(call, ())?)
-    }
-
-    fn is_flushed(&self) -> Result<bool, DiskError> {
-        let call = self.call()?;
-        let is_done = self.broker.world().random.below(2) == 0;
-        let mut grooves = self.platter.grooves();
-        if is_done {
-            let flushed = std::mem::take(&mut grooves.flushing);
-            grooves.unflushed.drain(..flushed);
-        }
-        Ok(ProcessDisk::answer(call, grooves.flushing == 0)?)
     }
 }

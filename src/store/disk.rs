@@ -7,7 +7,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, Direction, FlushOptions, IteratorMode,
     Options,
 };
-use rocksdb::{ReadOptions, WriteBatch, WriteOptions, properties};
+use rocksdb::{ReadOptions, WriteBatch, WriteOptions};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -75,11 +75,6 @@ pub trait Disk: Send {
     /// write or flush says so.
     fn begin_flush(&self) -> Result<(), DiskError> {
         self.flush()
-    }
-
-    /// Whether everything written before the last [`Disk::begin_flush`] survives the death of the process.
-    fn is_flushed(&self) -> Result<bool, DiskError> {
-        Ok(true)
     }
 
     /// Removes the keys from `from` on and before `before`, with the next [`Disk::flush`] at the latest.
@@ -211,13 +206,6 @@ impl Disk for Arc<DB> {
         self.flush_opt(&options).map_err(|error| failed(self.path(), error))
     }
 
-    fn is_flushed(&self) -> Result<bool, DiskError> {
-        // The rows that are being written out; new ones go elsewhere.
-        let waiting = self.property_int_value(properties::NUM_IMMUTABLE_MEM_TABLE);
-        let waiting = waiting.map_err(|error| failed(self.path(), error))?;
-        Ok(waiting == Some(0))
-    }
-
     fn remove(&self, from: &[u8], before: &[u8]) -> Result<(), DiskError> {
         // Whole files are gone at once; compaction removes what is left.
         self.delete_file_in_range(from, before)
@@ -242,6 +230,7 @@ impl Disk for Arc<DB> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rocksdb::properties;
 
     #[test]
     fn the_rows_of_a_store_are_kept_with_its_options() {

@@ -334,8 +334,8 @@ impl Store {
         }
     }
 
-    /// Writes a commit. It survives the death of the process from some time later on ([`Store::is_flushed`]), or after
-    /// [`Store::flush`]; until then the store would be found as an earlier commit left it.
+    /// Writes a commit. It survives the death of the process from some time later on, after [`Store::flush`] surely; until
+    /// then the store would be found as an earlier commit left it.
     pub fn commit(
         &self,
         mut commit: Commit,
@@ -362,11 +362,6 @@ impl Store {
     /// Waits until everything committed survives the death of the process.
     pub fn flush(&self) -> Result<(), Error> {
         self.disk.flush().map_err(|cause| self.failed(cause))
-    }
-
-    /// Whether everything committed survives the death of the process.
-    pub fn is_flushed(&self) -> Result<bool, Error> {
-        self.disk.is_flushed().map_err(|cause| self.failed(cause))
     }
 }
 
