@@ -44,14 +44,19 @@ def main():
         print(groups[args.words[0]].result().coordinator.id)
 
 
+def passes(error):
+    """A busy broker, or one that has just changed leaders, returns an error and answers a moment later. A member whose request
+    to leave was lost when it stopped stays in its group until its session times out, after 10 s."""
+    return error.args[0].retriable() or "LEADER_EPOCH" in str(error) or error.args[0].code() == kafka.KafkaError.NON_EMPTY_GROUP
+
+
 def patiently():
-    """Retries: a busy broker, or one that has just changed leaders, returns an error and answers a moment later."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while True:
         try:
             return main()
         except kafka.KafkaException as error:
-            if time.monotonic() > give_up or not error.args[0].retriable() and "LEADER_EPOCH" not in str(error):
+            if time.monotonic() > give_up or not passes(error):
                 raise
             time.sleep(0.5)
 
