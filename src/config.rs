@@ -1,13 +1,16 @@
 //! Every setting of `rollcall serve`: unit, default and bounds. Flags win over the environment, both over the file.
 
+mod access;
 pub mod address;
 mod file;
 pub mod gateway;
 mod invalid;
+mod kafka;
 mod tim;
 mod tokens;
 pub mod units;
 
+pub use access::{CertificateFiles, PeerCertificates, PeerTls};
 pub use address::{SecretUrl, masked};
 pub use invalid::Invalid;
 pub use tim::{Credential, Tim, TimUnknown};
@@ -58,6 +61,12 @@ pub struct Flags {
     /// publish:GATEWAY, metrics, admin). Read again when it changes
     #[arg(long, value_name = "FILE", env = "ROLLCALL_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// Serves HTTP with TLS: the certificate chain (PEM); needs --http-tls-key. Read again when it changes
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_HTTP_TLS_CERT")]
+    pub http_tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of --http-tls-cert. Read again when it changes
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_HTTP_TLS_KEY")]
+    pub http_tls_key: Option<PathBuf>,
     /// Maximum number of concurrent HTTP connections, 1 to 1000000 [default: 4096, or fewer if the limit of open files is low]
     #[arg(long, value_name = "COUNT", env = "ROLLCALL_HTTP_CONNECTIONS_MAX")]
     pub http_connections_max: Option<u64>,
@@ -103,7 +112,7 @@ pub struct Flags {
     /// The consumer group: its processes share the partitions, 1 to 200 bytes [default: rollcall]
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", help_heading = "Kafka")]
     pub group: Option<String>,
-    /// URL at which other nodes reach this node [default: http:// and --listen]
+    /// URL at which other nodes reach this node [default: http:// or https://, and --listen]
     #[arg(
         long,
         value_name = "URL",
@@ -116,6 +125,13 @@ pub struct Flags {
     /// --token-file, nodes query each other only if they have it
     #[arg(long, value_name = "FILE", env = "ROLLCALL_PEER_TOKEN_FILE", help_heading = "Kafka")]
     pub peer_token_file: Option<PathBuf>,
+    /// CA certificates (PEM) of the nodes: nodes ask each other only over TLS, show the certificate of --http-tls-cert, and
+    /// require one of this CA. Read again when it changes
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_PEER_CA", help_heading = "Kafka")]
+    pub peer_ca: Option<PathBuf>,
+    /// Whether nodes must show a certificate of --peer-ca [default: required]
+    #[arg(long, value_enum, env = "ROLLCALL_PEER_CERTIFICATES", help_heading = "Kafka")]
+    pub peer_certificates: Option<PeerCertificates>,
     /// How long a start waits for brokers and a schema registry that do not answer: 0s to 10m [default: 60s]
     #[arg(long, value_name = "TIME", env = "ROLLCALL_START_WAIT", help_heading = "Kafka")]
     pub start_wait: Option<Span<0>>,
@@ -269,6 +285,8 @@ pub struct Config {
     pub tokens: Option<Vec<(String, Scopes)>>,
     /// Where they are from; read again when it changes.
     pub token_file: Option<PathBuf>,
+    /// The certificate of HTTP. None: without TLS.
+    pub http_tls: Option<CertificateFiles>,
     /// Connections of HTTP at once; none: as many as open files leave room for.
     pub http_connections_max: Option<usize>,
     /// Of bodies of HTTP, and what is made of them, in memory at once.
@@ -332,6 +350,8 @@ pub struct Kafka {
     pub advertise: Option<String>,
     /// The secret by which nodes know each other.
     pub peer_token: Option<Credential>,
+    /// The certificates by which they do so too.
+    pub peer_tls: Option<PeerTls>,
     /// As given, `key=value`: not checked here, and never shown.
     pub set: Secret<Vec<String>>,
     pub properties: Option<PathBuf>,
@@ -409,7 +429,8 @@ impl Flags {
     fn checked(self, file: Flags) -> anyhow::Result<Config> {
         let secret_files = secret_files(&self, &file);
         let tim = Tim::of(&self, &file)?;
-        let kafka = kafka(&self, &file)?;
+        let kafka = kafka::kafka(&self, &file)?;
+        let http_tls = access::http_tls(&self, &file, kafka.as_ref())?;
         let accepted_time_ms = match kafka {
             Some(_) => None,
             None => accepted_time_ms(&self, &file)?,
@@ -442,8 +463,9 @@ impl Flags {
         let advertised = kafka.as_ref().map(|kafka| kafka.advertise.is_some());
         if advertised == Some(false) && listen.ip().is_unspecified() {
             let example = if listen.is_ipv6() { "[fd00::7]" } else { "10.0.0.7" };
+            let scheme = if http_tls.is_some() { "https" } else { "http" };
             let problem = format!(
-                "must say where other nodes reach this one, such as http://{example}:{}, since they cannot connect to \
+                "must say where other nodes reach this one, such as {scheme}://{example}:{}, since they cannot connect to \
                  --listen {listen}",
                 listen.port()
             );
@@ -504,6 +526,7 @@ impl Flags {
             partitions,
             tokens: token_file.as_deref().map(read_tokens).transpose()?,
             token_file,
+            http_tls,
             http_connections_max,
             http_body_bytes,
             cors_origins,
@@ -537,6 +560,10 @@ fn secret_files(flags: &Flags, file: &Flags) -> Vec<(&'static str, PathBuf)> {
             flags.token_file.as_ref().or(file.token_file.as_ref()),
         ),
         (
+            "the private key of HTTP",
+            flags.http_tls_key.as_ref().or(file.http_tls_key.as_ref()),
+        ),
+        (
             "the key of --tim-app",
             flags.tim_key_file.as_ref().or(file.tim_key_file.as_ref()),
         ),
@@ -550,120 +577,6 @@ fn secret_files(flags: &Flags, file: &Flags) -> Vec<(&'static str, PathBuf)> {
         .chain(flags.edge.secret_files())
         .chain(file.edge.secret_files())
         .collect()
-}
-
-/// The settings of Kafka, if there is one; without it none of them means anything.
-fn kafka(flags: &Flags, file: &Flags) -> anyhow::Result<Option<Kafka>> {
-    fn first<T: Clone>(flag: &Option<T>, file: &Option<T>) -> Option<T> {
-        flag.clone().or_else(|| file.clone())
-    }
-    let mut set = file.kafka_set.clone();
-    set.extend(flags.kafka_set.iter().cloned());
-    let advertise = first(&flags.advertise, &file.advertise);
-    let peer_token_file = first(&flags.peer_token_file, &file.peer_token_file);
-    let standbys = flags.standbys.or(file.standbys);
-    let Some(bootstrap) = first(&flags.kafka, &file.kafka) else {
-        let given: [(&'static str, bool); 9] = [
-            ("topic_prefix", first(&flags.topic_prefix, &file.topic_prefix).is_some()),
-            ("group", first(&flags.group, &file.group).is_some()),
-            ("advertise", advertise.is_some()),
-            (
-                "cloudevents_source",
-                first(&flags.cloudevents_source, &file.cloudevents_source).is_some(),
-            ),
-            ("peer_token_file", peer_token_file.is_some()),
-            ("kafka_set", !set.is_empty()),
-            ("adopt_tail", flags.adopt_tail || file.adopt_tail),
-            ("standbys", standbys.is_some()),
-            (
-                "kafka_properties",
-                first(&flags.kafka_properties, &file.kafka_properties).is_some(),
-            ),
-        ];
-        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
-            bail!(Invalid::new(name, "requires --kafka, which names the brokers"));
-        }
-        return Ok(None);
-    };
-    if flags.partitions.or(file.partitions).is_some() {
-        bail!(Invalid::new(
-            "partitions",
-            "cannot be combined with --kafka; set it with `rollcall topics create --partitions N`"
-        ));
-    }
-    for (name, given) in [
-        (
-            "retention_hours",
-            flags.retention_hours.or(file.retention_hours).is_some(),
-        ),
-        ("retention_mib", flags.retention_mib.or(file.retention_mib).is_some()),
-    ] {
-        if given {
-            bail!(Invalid::new(
-                name,
-                "cannot be combined with --kafka: it is for the embedded log; on Kafka set it with `rollcall topics \
-                 create --retention-hours HOURS` or in the topics' own settings"
-            ));
-        }
-    }
-    let group = first(&flags.group, &file.group).unwrap_or_else(|| DEFAULT_GROUP.to_owned());
-    if group.is_empty() || group.len() > GROUP_BYTES_MAX {
-        let problem = format!("must have 1 to {GROUP_BYTES_MAX} bytes, not {}", group.len());
-        bail!(Invalid::new("group", problem));
-    }
-    let url = |url: SecretUrl| -> Result<String, Invalid> {
-        let given = url.reveal();
-        let is_bare = given.path() == "/" && given.query().is_none() && given.fragment().is_none();
-        if url.has_credentials() || !is_bare {
-            let problem = format!(
-                "must be http://HOST:PORT or https://HOST:PORT and nothing more, since other nodes refuse anything else: {url}"
-            );
-            return Err(Invalid::new("advertise", problem));
-        }
-        let is_unspecified = match given.host() {
-            Some(url::Host::Ipv4(address)) => address.is_unspecified(),
-            Some(url::Host::Ipv6(address)) => address.is_unspecified(),
-            Some(url::Host::Domain(_)) | None => false,
-        };
-        if is_unspecified {
-            let problem = format!("must be an address at which other nodes can reach this one, not {url}");
-            return Err(Invalid::new("advertise", problem));
-        }
-        Ok(given.as_str().trim_end_matches('/').to_owned())
-    };
-    let peer_token = |path: PathBuf| -> anyhow::Result<Credential> {
-        let token = Credential::read(&path, "peer token")?;
-        if token.reveal().len() < tokens::TOKEN_BYTES_MIN {
-            let problem = format!(
-                "{}: a peer token must have at least {} characters",
-                path.display(),
-                tokens::TOKEN_BYTES_MIN
-            );
-            bail!(Invalid::new("peer_token_file", problem));
-        }
-        Ok(token)
-    };
-    let accepted = |text: String| {
-        let pair = text
-            .split_once(':')
-            .and_then(|(partition, offset)| Some((Partition(partition.parse().ok()?), Offset(offset.parse().ok()?))));
-        pair.ok_or_else(|| {
-            let problem = format!("must be a partition and an offset, such as 3:12345, not {text:?}");
-            Invalid::new("accept_time", problem)
-        })
-    };
-    Ok(Some(Kafka {
-        bootstrap,
-        topic_prefix: first(&flags.topic_prefix, &file.topic_prefix),
-        group,
-        advertise: advertise.map(url).transpose()?,
-        peer_token: peer_token_file.map(peer_token).transpose()?,
-        set: Secret(set),
-        properties: first(&flags.kafka_properties, &file.kafka_properties),
-        accepted: first(&flags.accept_time, &file.accept_time).map(accepted).transpose()?,
-        adopt_tail: flags.adopt_tail || file.adopt_tail,
-        standbys: within("standbys", standbys, 0, 0, 3)? as usize,
-    }))
 }
 
 /// The time that is taken as right, of the embedded log.

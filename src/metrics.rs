@@ -63,6 +63,8 @@ struct Metrics {
     standby_ready: IntGaugeVec,
     standby_lag: IntGaugeVec,
     standby_answers: IntCounter,
+    certificate_expires: IntGaugeVec,
+    http_handshakes_failed: IntCounterVec,
 }
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -79,6 +81,8 @@ const REFUSED: [&str; 5] = [
     "tls",
     "too_many_handshakes",
 ];
+/// Why a connection of HTTP got no TLS.
+const HANDSHAKES_FAILED: [&str; 4] = ["evicted", "plain_http", "time", "tls"];
 /// Why a client of Kafka was given up.
 const GIVEN_UP: [&str; 2] = ["hung", "silent"];
 /// The helper threads of an engine and the tasks of a gateway.
@@ -408,6 +412,17 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "rollcall_standby_answers_total",
             "Users answered for by a standby of this process",
         ),
+        certificate_expires: gauges(
+            "rollcall_certificate_expires_timestamp_seconds",
+            "When the TLS certificate of a listener expires, in seconds since 1970",
+            &["listener"],
+        ),
+        http_handshakes_failed: counters_from(
+            "rollcall_http_handshakes_failed_total",
+            "Connections of the HTTP interface whose TLS handshake failed, by reason",
+            "reason",
+            &HANDSHAKES_FAILED,
+        ),
         registry,
     }
 });
@@ -627,6 +642,16 @@ pub fn gateway_beats(beats: usize, records: usize) {
 
 pub fn gateway_endings_refused(endings: usize) {
     METRICS.gateway_endings_refused.inc_by(endings as u64);
+}
+
+/// Sets when the certificate of a listener expires, in seconds since 1970.
+pub fn certificate_expires(listener: &str, seconds: i64) {
+    METRICS.certificate_expires.with_label_values(&[listener]).set(seconds);
+}
+
+/// Counts a connection of HTTP that got no TLS.
+pub fn http_handshake_failed(reason: &str) {
+    METRICS.http_handshakes_failed.with_label_values(&[reason]).inc();
 }
 
 /// Counts a task that ended unexpectedly.

@@ -7,6 +7,7 @@
 mod access;
 #[path = "http/api.rs"]
 mod api;
+mod authority;
 #[path = "http/client.rs"]
 mod client;
 #[path = "http/events.rs"]
@@ -25,5 +26,7 @@ mod past;
 mod process;
 #[path = "http/server.rs"]
 mod server;
+#[path = "http/tls.rs"]
+mod tls;
 #[path = "http/users.rs"]
 mod users;

@@ -32,6 +32,8 @@ const ARROWS: &[Arrow] = &[
     ("version", &["presence"]),
     ("metrics", &["presence", "version"]),
     ("tasks", &["metrics"]),
+    // Of every server of ours, and of every client.
+    ("tls", &["clock", "config", "metrics"]),
     ("schema", &["presence", "varint"]),
     // What is said over HTTP, for who serves and who asks.
     ("api", &["presence", "schema"]),
@@ -86,6 +88,7 @@ const ARROWS: &[Arrow] = &[
             "metrics",
             "random",
             "tasks",
+            "tls",
         ],
     ),
     (
@@ -104,6 +107,7 @@ const ARROWS: &[Arrow] = &[
             "config",
             "metrics",
             "tasks",
+            "tls",
             "version",
         ],
     ),
@@ -133,10 +137,11 @@ const ARROWS: &[Arrow] = &[
         "webhook",
         &[
             "api", "presence", "schema", "backoff", "cause", "clock", "config", "layout", "log", "registry", "tasks",
+            "tls",
         ],
     ),
     // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
-    ("load", &["api", "gateway", "cause", "clock", "config", "random"]),
+    ("load", &["api", "gateway", "cause", "clock", "config", "random", "tls"]),
     // It comes in over HTTP like everybody else.
     ("demo", &["presence", "schema", "backoff", "clock", "random"]),
     (
@@ -165,6 +170,7 @@ const ARROWS: &[Arrow] = &[
             "demo",
             "webhook",
             "load",
+            "tls",
             "version",
         ],
     ),

@@ -13,7 +13,6 @@ use crate::registry::{self, Registry, Schemas};
 use crate::schema::avro::Schema;
 use crate::version::newest_revision;
 use anyhow::Context as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -94,15 +93,14 @@ pub fn follower(
     Ok(Box::new(joined))
 }
 
-/// Connects to Kafka, without joining the group. Errors that may be temporary are retried for `wait_ms`.
+/// Connects to Kafka, without joining the group. `url` is where other nodes reach this one. Errors that may be temporary are retried for `wait_ms`.
 pub async fn kafka(
     kafka: &config::Kafka,
-    listen: SocketAddr,
+    url: String,
     wait_ms: u64,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<ConnectedLog> {
     let connection = of_config(kafka)?;
-    let url = kafka.advertise.clone().unwrap_or_else(|| format!("http://{listen}"));
     let group = kafka.group.clone();
     let started_ms = clock.now_ms();
     // Two processes never share the address, the process id and the start time.

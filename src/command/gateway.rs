@@ -11,6 +11,7 @@ use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::gateway::uplink::Unavailable;
 use crate::gateway::uplink::http::HttpUplink;
 use crate::gateway::{self, Gateway, GatewayState};
+use crate::tls::trusting;
 use anyhow::{Context as _, anyhow};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -46,6 +47,9 @@ pub struct Args {
     /// File with the engine's bearer token, which needs the scopes read and publish
     #[arg(long, value_name = "FILE", env = "ROLLCALL_ENGINE_TOKEN_FILE")]
     pub engine_token_file: Option<PathBuf>,
+    /// CA certificates (PEM) that an https:// engine must have its certificate from, instead of those of this machine
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_ENGINE_CA_FILE")]
+    pub engine_ca_file: Option<PathBuf>,
     /// Directory for the epoch and for events that wait to be published; created if it does not exist
     #[arg(
         long,
@@ -82,6 +86,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 .with_context(|| format!("cannot read {} (--engine-token-file)", file.display()))?,
         ),
     };
+    if let Some(ca) = &args.engine_ca_file {
+        // A file that cannot be used ends the start, and is not retried for ever.
+        drop(trusting(reqwest::Client::builder(), Some(ca)).context("--engine-ca-file cannot be used")?);
+    }
     super::logging::start(args.log_format, args.log_level);
     let files = descriptors::raise();
     tracing::info!(open_files = files.limit, open_files_before = files.before, "limits");
@@ -123,7 +131,8 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
     let starting = async {
         let uplink = loop {
             tries += 1;
-            match HttpUplink::open(args.engine.reveal().as_str(), token).await {
+            let ca = args.engine_ca_file.as_deref();
+            match HttpUplink::open_with(args.engine.reveal().as_str(), token, ca).await {
                 Ok(uplink) => break uplink,
                 Err(Unavailable(why)) if u32::is_power_of_two(tries) || tries.is_multiple_of(WARN_EVERY) => {
                     tracing::warn!(

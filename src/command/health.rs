@@ -1,6 +1,10 @@
 //! `rollcall health`: asks a running process whether it is ready, for containers and scripts without curl.
 
+use crate::cause::reason;
 use crate::config::SecretUrl;
+use crate::tls::trusting;
+use reqwest::Url;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Asks a running server whether it is ready: exit status 0 if it is, else 1
@@ -8,7 +12,7 @@ use std::time::Duration;
 /// Prints one line. It is meant for health checks of containers: HEALTHCHECK CMD ["rollcall", "health"].
 #[derive(clap::Args)]
 pub struct Args {
-    /// The server, as http://HOST:PORT, of which /readyz is asked; or a URL with a path, such as /healthz at a gateway's --status
+    /// The server, as http://HOST:PORT or https://HOST:PORT, of which /readyz is asked; or a URL with a path, such as /healthz at a gateway's --status
     #[arg(
         long,
         value_name = "URL",
@@ -17,18 +21,24 @@ pub struct Args {
         hide_env_values = true
     )]
     url: String,
+    /// CA certificates (PEM) that an https:// server must have its certificate from, instead of those of this machine
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// Accepts any certificate, such as one for another name than 127.0.0.1. Nothing secret is sent
+    #[arg(long, env = "ROLLCALL_HEALTH_ANY_CERTIFICATE", conflicts_with = "ca_file", value_parser = clap::builder::BoolishValueParser::new())]
+    any_certificate: bool,
 }
 
 /// Shorter than the usual time-out of a container's health check.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that is read of an answer.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// The most that is shown of an answer.
 const SHOWN_CHARS_MAX: usize = 500;
 
 /// Asks, prints one line, and returns the exit status: 0 when the server is ready, else 1.
 pub fn run(args: Args) -> u8 {
-    match ask(&args.url) {
+    match ask(&args) {
         Ok(answer) => {
             println!("{answer}");
             0
@@ -40,15 +50,13 @@ pub fn run(args: Args) -> u8 {
     }
 }
 
-fn ask(url: &str) -> Result<String, String> {
-    let wrong = |why: &str| format!("--url cannot be used: {why}; give http://HOST:PORT");
-    let url = url
+fn ask(args: &Args) -> Result<String, String> {
+    let wrong = |why: &str| format!("--url cannot be used: {why}; give http://HOST:PORT or https://HOST:PORT");
+    let url = args
+        .url
         .parse::<SecretUrl>()
         .map_err(|problem| format!("--url cannot be used: it {problem}"))?;
     let mut url = url.reveal().clone();
-    if url.scheme() != "http" {
-        return Err(wrong("it does not begin with http://"));
-    }
     if url.path() == "/" {
         url.set_path("/readyz");
     }
@@ -57,18 +65,39 @@ fn ask(url: &str) -> Result<String, String> {
     if shown.set_username("").and(shown.set_password(None)).is_err() {
         return Err(wrong("it has no host"));
     }
-    let config = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(TIMEOUT))
-        // The process is on this machine or named by the operator: never behind a proxy.
-        .proxy(None)
-        .build();
-    let answer = ureq::Agent::new_with_config(config).get(url.as_str()).call();
-    let mut answer = answer.map_err(|error| format!("{shown} does not answer: {error}"))?;
+    // The process is on this machine or named by the operator: never behind a proxy.
+    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT);
+    let client =
+        trusting(client, args.ca_file.as_deref()).map_err(|error| format!("--ca-file cannot be used: {error}"))?;
+    let client = client.tls_danger_accept_invalid_certs(args.any_certificate);
+    let client = client
+        .build()
+        .map_err(|error| format!("an HTTP client cannot be created: {}", reason(error)))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("the async runtime cannot be started: {error}"))?;
+    runtime.block_on(answer(&client, url, &shown))
+}
+
+async fn answer(client: &reqwest::Client, url: Url, shown: &Url) -> Result<String, String> {
+    let answer = client.get(url).send().await;
+    let mut answer = answer.map_err(|error| format!("{shown} does not answer: {}", reason(error)))?;
     let status = answer.status();
-    let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
-    let body = body.map_err(|error| format!("{shown} answered {status}, but its body cannot be read: {error}"))?;
-    let body = one_line(&message(&body).unwrap_or(body));
+    let mut body = Vec::new();
+    while body.len() < ANSWER_BYTES_MAX {
+        let chunk = answer.chunk().await;
+        let chunk = chunk.map_err(|error| {
+            format!(
+                "{shown} answered {status}, but its body cannot be read: {}",
+                reason(error)
+            )
+        })?;
+        match chunk {
+            Some(chunk) => body.extend_from_slice(&chunk),
+            None => break,
+        }
+    }
+    let body = String::from_utf8_lossy(&body);
+    let body = one_line(&message(&body).unwrap_or(body.into_owned()));
     match status.is_success() {
         true => Ok(body),
         false => Err(format!("{shown} answered {status}: {body}")),

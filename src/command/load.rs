@@ -31,6 +31,9 @@ pub struct Args {
     /// File with the engine's bearer token, which needs the scope read
     #[arg(long, value_name = "FILE")]
     pub engine_token_file: Option<PathBuf>,
+    /// CA certificates (PEM) that an https:// engine must have its certificate from, instead of those of this machine
+    #[arg(long, value_name = "FILE")]
+    pub engine_ca_file: Option<PathBuf>,
     /// File with the secret that signs people's tokens (HS256); without it the gateway must be insecure
     #[arg(long, value_name = "FILE")]
     pub jwt_secret: Option<PathBuf>,
@@ -93,6 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         gateways: args.gateways.clone(),
         engine: args.engine.clone(),
         engine_token: token.map(|token| String::from_utf8_lossy(&token).into_owned()),
+        engine_ca: args.engine_ca_file.clone(),
         secret: read(&args.jwt_secret)?,
         people: args.people as usize,
         seconds: args.seconds,

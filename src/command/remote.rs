@@ -4,6 +4,7 @@ use crate::api::client::{self as api, ClientError};
 use crate::api::routes::RouteId;
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
+use crate::tls::trusting;
 use anyhow::{Context as _, bail};
 use reqwest::StatusCode;
 use serde::Serialize;
@@ -40,6 +41,9 @@ pub struct Server {
     /// File with the bearer token in its first line
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// CA certificates (PEM) that an https:// server must have its certificate from, instead of those of this machine
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// Prints the server's answer as JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -67,8 +71,9 @@ impl Server {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         // Requests never use a proxy, also if the environment names one.
-        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
-        let http = http.context("cannot create an HTTP client")?;
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT);
+        let http = trusting(http, self.ca_file.as_deref()).context("--ca-file cannot be used")?;
+        let http = http.build().context("cannot create an HTTP client")?;
         let token = token.as_ref().map(|token| token.reveal());
         Ok(Client {
             server: api::Client::new(http, self.url.reveal(), token),

@@ -7,7 +7,9 @@ use super::{connect, directories, first_policy, logging};
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::Admission;
-use crate::config::{Config, DEFAULT_GROUP, Flags, Invalid, RaiseRevision, read_tokens, warn_if_shared};
+use crate::config::{
+    Config, DEFAULT_GROUP, Flags, Invalid, PeerCertificates, RaiseRevision, read_tokens, warn_if_shared,
+};
 use crate::directory;
 use crate::engine::{Checkpointer, Engine, Services, Standbys, Tuning};
 use crate::gateway::uplink::log::LogUplink;
@@ -18,6 +20,7 @@ use crate::log::{self, Group, Log, NewRecord, SingleNode, Topic};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::json;
+use crate::tls::{Certificate, Trust, TrustedClient};
 use crate::version::newest_revision;
 use anyhow::{Context as _, anyhow, bail};
 use std::fs::File;
@@ -80,6 +83,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         engine,
         listener,
         listen,
+        certificate,
         peers,
         clock,
         _lock,
@@ -113,8 +117,12 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
     if config.raise_revision == RaiseRevision::ByItself {
         tokio::spawn(raise_revision(engine.clone(), stopping.clone()));
     }
-    let server = tokio::spawn(crate::http::serve(
+    if let Some(certificate) = &certificate {
+        tokio::spawn(certificate.clone().keep());
+    }
+    let server = tokio::spawn(crate::http::serve_with(
         listener,
+        certificate,
         app.router(),
         Limits::of(connections),
         stopping.clone(),
@@ -217,6 +225,7 @@ struct Started {
     engine: Arc<Engine>,
     listener: TcpListener,
     listen: SocketAddr,
+    certificate: Option<Arc<Certificate>>,
     peers: Option<Peers>,
     clock: Arc<dyn Clock>,
     /// Holds the lock on the data directory.
@@ -236,6 +245,7 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let lock = lock(&config.data)?;
     // First what needs no other process: it is quick.
+    let certificate = certificate(config, clock.clone())?;
     let checkpoints = checkpoints(config)?;
     let OpenedLog { log, kafka, tuning } = open(config, listen, clock.clone()).await?;
     kept.0.clone_from(&kafka);
@@ -269,10 +279,29 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
         engine: Arc::new(engine),
         listener,
         listen,
+        certificate,
         peers,
         clock,
         _lock: lock,
     })
+}
+
+/// Opens the certificate of HTTP. With it nodes may show theirs.
+fn certificate(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Option<Arc<Certificate>>> {
+    let Some(files) = &config.http_tls else {
+        return Ok(None);
+    };
+    let peers = config.kafka.as_ref().and_then(|kafka| kafka.peer_tls.as_ref());
+    let certificate = Certificate::open("http", files, peers.map(|peers| peers.ca.as_path()), clock);
+    Ok(Some(Arc::new(certificate.context("cannot serve HTTP with TLS")?)))
+}
+
+/// The beginning of a URL of this process.
+fn scheme(config: &Config) -> &'static str {
+    match config.http_tls {
+        Some(_) => "https",
+        None => "http",
+    }
 }
 
 /// Returns how many HTTP connections are served, and logs it.
@@ -376,7 +405,9 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
             tuning,
         });
     };
-    let log = connect::kafka(kafka, listen, config.start_wait_ms, clock).await?;
+    let url = kafka.advertise.clone();
+    let url = url.unwrap_or_else(|| format!("{}://{listen}", scheme(config)));
+    let log = connect::kafka(kafka, url, config.start_wait_ms, clock).await?;
     Ok(OpenedLog {
         log: log.log(),
         kafka: Some(log),
@@ -397,7 +428,23 @@ fn peers(config: &Config, log: &ConnectedLog, clock: Arc<dyn Clock>) -> anyhow::
         (None, None) => PeerTrust::Everybody,
         (None, Some(_)) => PeerTrust::Nobody,
     };
-    let peers = Peers::new(log.owners(), log.url(), trust, clock)?;
+    let mut peers = Peers::new(log.owners(), log.url(), trust, clock)?;
+    if let Some(tls) = config.kafka.as_ref().and_then(|kafka| kafka.peer_tls.as_ref()) {
+        let files = Trust {
+            ca: tls.ca.clone(),
+            shown: config.http_tls.clone(),
+        };
+        let client = TrustedClient::open(files, Peers::client).context("cannot ask other nodes with TLS")?;
+        let client = Arc::new(client);
+        tokio::spawn(client.clone().keep());
+        let required = tls.certificates == PeerCertificates::Required;
+        if !required {
+            tracing::warn!(
+                "nodes may ask without a certificate (--peer-certificates optional); require it when all have one"
+            );
+        }
+        peers = peers.with_certificates(client, required);
+    }
     if let Some(warning) = peers.warning() {
         tracing::warn!("{warning}");
     }
@@ -581,6 +628,7 @@ fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
             .display()
             .to_string()
     };
+    let base = format!("{}://{listen}", scheme(config));
     let mut lines = vec![
         format!("rollcall {}", env!("CARGO_PKG_VERSION")),
         format!("data     {} ({partitions} partitions)", shown(&config.data)),
@@ -588,16 +636,16 @@ fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
             Some(kafka) => format!("kafka    {} (group {})", kafka.bootstrap, kafka.group),
             None => "log      embedded".to_owned(),
         },
-        format!("console  http://{listen}/"),
-        format!("events   POST http://{listen}/v1/events"),
-        format!("changes  GET http://{listen}/v1/changes"),
+        format!("console  {base}/"),
+        format!("events   POST {base}/v1/events"),
+        format!("changes  GET {base}/v1/changes"),
     ];
     match &config.tokens {
         Some(tokens) => lines.push(format!("access   {} bearer tokens", tokens.len())),
         None => lines.push("access   everybody on this machine".to_owned()),
     }
     if let Some(tim) = &config.tim {
-        lines.push(format!("tim      POST http://{listen}/v4/… (app {})", tim.app));
+        lines.push(format!("tim      POST {base}/v4/… (app {})", tim.app));
     }
     if let Some(users) = config.demo {
         lines.push(format!("demo     {users} simulated users"));

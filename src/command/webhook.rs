@@ -46,6 +46,14 @@ pub struct Args {
         conflicts_with = "kafka"
     )]
     engine_token_file: Option<PathBuf>,
+    /// CA certificates (PEM) that an https:// engine must have its certificate from, instead of those of this machine
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ROLLCALL_WEBHOOK_ENGINE_CA_FILE",
+        conflicts_with = "kafka"
+    )]
+    engine_ca_file: Option<PathBuf>,
     /// File that keeps the position; no other process may use it
     #[arg(
         long,
@@ -174,7 +182,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
             (None, ChangeSource::Earliest) => Start::Earliest,
             (None, ChangeSource::Latest) => Start::Latest,
         };
-        let following = EngineClient::follow(&args.engine, engine_token, start);
+        let following = EngineClient::follow(&args.engine, engine_token, args.engine_ca_file.as_deref(), start);
         let Some(followed) = signals.unless_stopped(following).await else {
             return Ok(());
         };

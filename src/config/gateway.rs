@@ -1,7 +1,7 @@
 //! Settings of the WebSocket edge, the same for `rollcall gateway` and for `rollcall serve --gateway`.
 
 use super::units::{Bytes, Mebibytes, Milliseconds, Seconds};
-use super::{Invalid, address, within};
+use super::{CertificateFiles, Invalid, address, within};
 use anyhow::bail;
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -136,8 +136,7 @@ pub struct Config {
     pub data: PathBuf,
     pub admission: Admission,
     pub reload: Duration,
-    /// The files of the certificate chain and of the key.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    pub tls: Option<CertificateFiles>,
     pub trust_forwarded: bool,
     pub connections_max: usize,
     pub user_connections_max: u32,
@@ -223,7 +222,7 @@ impl Flags {
         }
         let admission = self.admission(listen)?;
         let tls = match (self.tls_cert, self.tls_key) {
-            (Some(cert), Some(key)) => Some((cert, key)),
+            (Some(chain), Some(key)) => Some(CertificateFiles { chain, key }),
             (None, None) => None,
             (Some(_), None) => bail!(Invalid::new("tls_cert", "requires --tls-key, the private key")),
             (None, Some(_)) => bail!(Invalid::new("tls_key", "requires --tls-cert, the certificate chain")),

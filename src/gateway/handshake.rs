@@ -11,12 +11,12 @@ use super::health::guarded;
 use super::keys::Bearer;
 use super::limits::{Permit, network_of};
 use super::session;
-use super::tls::Stream;
 use super::uplink::Pace;
 use super::{GatewayState, Phase, unanswered};
 use crate::config::gateway::Admission;
 use crate::metrics;
 use crate::presence::event::{Intent, bounds};
+use crate::tls::{NoHandshake, Stream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -399,8 +399,10 @@ async fn handshake(edge: &GatewayState, stream: TcpStream, peer: SocketAddr) -> 
     let mut stream = match &edge.certificate {
         Some(certificate) => match certificate.accept(stream).await {
             Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!("TLS handshake with {peer} failed: {error}");
+            Err(failed) => {
+                if let NoHandshake::Failed(error) = failed {
+                    tracing::debug!("TLS handshake with {peer} failed: {error}");
+                }
                 metrics::gateway_refused("tls");
                 return None;
             }

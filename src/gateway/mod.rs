@@ -20,7 +20,6 @@ pub mod lease;
 pub mod limits;
 pub mod roster;
 pub mod session;
-pub mod tls;
 pub mod uplink;
 
 use crate::backoff;
@@ -29,6 +28,7 @@ use crate::config::gateway::{Admission, Config, Tokens};
 use crate::metrics;
 use crate::presence::{Conn, Epoch};
 use crate::random::Random;
+use crate::tls::{BadFiles, Certificate};
 use audience::Audience;
 use disconnect_queue::{Outbox, QueuedDisconnect};
 use frames::Close;
@@ -44,7 +44,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tls::Certificate;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -82,7 +81,7 @@ pub enum Error {
     #[error(transparent)]
     Keys(#[from] keys::BadKeys),
     #[error(transparent)]
-    Certificate(#[from] tls::BadCertificate),
+    Certificate(#[from] BadFiles),
     #[error(
         "another process is the gateway {name:?} now: the log has a lease of that name with epoch {known}, which is \
          greater than this process's own {own}. Either a second process was started with this name (give each gateway \
@@ -321,7 +320,7 @@ impl Gateway {
             Admission::Insecure => None,
         };
         let certificate = match &config.tls {
-            Some((chain, key)) => Some(Certificate::open(chain, key)?),
+            Some(files) => Some(Certificate::open("gateway", files, None, clock.clone())?),
             None => None,
         };
         let lock = epoch::DirectoryLock::take(&config.data.join(&config.name))?;
@@ -584,13 +583,7 @@ async fn reload(edge: Arc<GatewayState>) -> End {
         tokio::time::sleep(edge.config.reload).await;
         edge.reload_keys().await;
         if let Some(certificate) = &edge.certificate {
-            match certificate.reload() {
-                Ok(true) => tracing::info!("TLS certificate reloaded"),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::error!("reloading the TLS certificate failed, keeping the previous one: {error}")
-                }
-            }
+            certificate.look_again();
         }
     }
 }

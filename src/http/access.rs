@@ -215,6 +215,11 @@ pub async fn check(State(app): State<AppState>, mut request: Request, next: Next
         return next.run(request).await;
     }
     if let Some(peers) = &app.peers
+        && let Err(api_error) = peers.check_certificate(&request)
+    {
+        return api_error.into_response();
+    }
+    if let Some(peers) = &app.peers
         && let Some(proven) = peers.proven(&request, route)
     {
         return match proven {

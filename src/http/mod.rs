@@ -46,7 +46,7 @@ pub use payload::{BODY_BYTES_MAX, BUDGET_BYTES_DEFAULT, Budget};
 pub use peer_key::PeerKey;
 pub use peers::{PeerTrust, Peers};
 use serde::Serialize;
-pub use server::{Limits, serve};
+pub use server::{Limits, serve, serve_with};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;

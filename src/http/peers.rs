@@ -3,7 +3,7 @@
 //! Who has which partition the owners say themselves, in the log ([`Owners`]). A request that comes from a node is
 //! answered from what is here and goes no further, so that none runs in circles while partitions move; what nobody can
 //! answer at the moment is a 503 with a moment to wait, never a guess. Nodes know each other by a secret of their own
-//! ([`PeerKey`]); what a caller has shown to one of them is never sent to another.
+//! ([`PeerKey`]), and if a CA is given by certificates too; what a caller has shown to one of them is never sent to another.
 
 use super::ApiError;
 use super::peer_key::{self, PeerKey, PeerQuestion, Proof};
@@ -12,6 +12,7 @@ use crate::cause::reason;
 use crate::clock::Clock;
 use crate::log::Owners;
 use crate::presence::Partition;
+use crate::tls::{HasCertificate, TrustedClient};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -34,9 +35,20 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 pub struct Peers {
     owners: Arc<dyn Owners>,
     me: HeaderValue,
-    client: reqwest::Client,
+    transport: PeerTransport,
     trust: PeerTrust,
     clock: Arc<dyn Clock>,
+}
+
+/// How other nodes are reached.
+#[derive(Clone)]
+enum PeerTransport {
+    Plain(reqwest::Client),
+    /// With a CA for the certificates of nodes. `required`: a node without one is neither asked nor answered.
+    Certified {
+        client: Arc<TrustedClient>,
+        required: bool,
+    },
 }
 
 /// How other nodes are known.
@@ -77,19 +89,31 @@ impl Asker {
 impl Peers {
     /// `url` is where the others reach this node.
     pub fn new(owners: Arc<dyn Owners>, url: &str, trust: PeerTrust, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
-        let client = reqwest::Client::builder()
+        Ok(Peers {
+            owners,
+            me: HeaderValue::from_str(url)?,
+            transport: PeerTransport::Plain(Peers::client().build()?),
+            trust,
+            clock,
+        })
+    }
+
+    /// The same, with nodes that know each other by certificates. Where these are `required`, a request of a node without one
+    /// is refused, and no node is asked without TLS.
+    pub fn with_certificates(self, client: Arc<TrustedClient>, required: bool) -> Peers {
+        Peers {
+            transport: PeerTransport::Certified { client, required },
+            ..self
+        }
+    }
+
+    /// The settings of a client that asks other nodes.
+    pub fn client() -> reqwest::ClientBuilder {
+        reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .timeout(ANSWER)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .build()?;
-        Ok(Peers {
-            owners,
-            me: HeaderValue::from_str(url)?,
-            client,
-            trust,
-            clock,
-        })
     }
 
     /// Where the others reach this node.
@@ -144,7 +168,19 @@ impl Peers {
     /// Asks a node for a path with its query; with a body it is a POST.
     pub async fn ask(&self, url: &str, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Bytes), ApiError> {
         let method = if body.is_some() { Method::POST } else { Method::GET };
-        let mut request = self.client.request(method.clone(), format!("{url}{path}"));
+        let client = match &self.transport {
+            PeerTransport::Plain(client) => client.clone(),
+            // Somebody who may write to the topic of owners must not learn who is asked for.
+            PeerTransport::Certified { required: true, .. } if !url.starts_with("https://") => {
+                let message = format!(
+                    "the node {url} advertises no https:// URL, and with --peer-ca nodes ask each other only over TLS; give \
+                     it --http-tls-cert, or set --peer-certificates optional here until it has one"
+                );
+                return Err(ApiError::unavailable("unknown_peer", message));
+            }
+            PeerTransport::Certified { client, .. } => client.current(),
+        };
+        let mut request = client.request(method.clone(), format!("{url}{path}"));
         if let Some(body) = body {
             request = request.header(header::CONTENT_TYPE, "application/json").body(body);
         }
@@ -182,6 +218,19 @@ impl Peers {
             return Err(ApiError::unavailable("unknown_peer", message));
         }
         Ok((status, body))
+    }
+
+    /// Refuses a request that claims to be a node's and came without the certificate that nodes must show.
+    pub fn check_certificate(&self, request: &Request) -> Result<(), ApiError> {
+        let is_required = matches!(&self.transport, PeerTransport::Certified { required: true, .. });
+        let headers = request.headers();
+        let claims = headers.contains_key(FROM_NODE) || headers.contains_key(peer_key::PROOF);
+        if !is_required || !claims || request.extensions().get::<HasCertificate>().is_some() {
+            return Ok(());
+        }
+        let message = "this request says that it is from a node, but its connection has no certificate of --peer-ca; check \
+                       that the node has the same --peer-ca, and a certificate for clients and servers";
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, "unknown_peer", message))
     }
 
     /// Whether a request claims to be a node's, and if so, whether it is. None: it is anybody's.

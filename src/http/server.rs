@@ -3,17 +3,20 @@
 //!
 //! When all connections are in use, the one that has been idle for the longest is closed, so that a client that opens
 //! connections and sends nothing cannot keep others out. If no connection is idle, the new one is refused with an error
-//! message.
+//! message. A connection in its TLS handshake is closed before any other: a client that opens many and begins no handshake
+//! closes only handshakes.
 
 use super::api_error::ApiError;
 use super::transport::{ConnectionTimeouts, HEAD_BYTES_MAX, Requests, Watched};
+use crate::metrics;
+use crate::tls::{Certificate, HasCertificate, NoHandshake, Stream};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderValue, Request, Response, header};
 use hyper::body::{Frame, SizeHint};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -44,8 +47,19 @@ impl Limits {
     }
 }
 
-/// Serves until `stopping` is set and every request that had begun by then is answered.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, mut stopping: watch::Receiver<bool>) {
+/// Serves without TLS until `stopping` is set and every request that had begun by then is answered.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stopping: watch::Receiver<bool>) {
+    serve_with(listener, None, router, limits, stopping).await;
+}
+
+/// Like [`serve`], with TLS if there is a certificate.
+pub async fn serve_with(
+    listener: TcpListener,
+    certificate: Option<Arc<Certificate>>,
+    router: Router,
+    limits: Limits,
+    mut stopping: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let idle = Arc::new(Idle::default());
     let graceful = GracefulShutdown::new();
@@ -65,23 +79,62 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, mut st
             }
         };
         let Some(place) = place(&places, &idle).await else {
-            refuse(&stream, limits.connections);
+            // With TLS there is nothing that the client could read before a handshake.
+            if certificate.is_none() {
+                refuse(&stream, limits.connections);
+            }
             continue;
         };
         // Responses are small and wanted at once. If this call fails, they only take longer.
         let _ = stream.set_nodelay(true);
-        let connection = Connection::new(idle.clone());
-        tokio::spawn(run(
-            stream,
-            connection,
-            router.clone(),
-            limits.patience,
-            &graceful,
-            place,
-        ));
+        let (watcher, router, patience) = (graceful.watcher(), router.clone(), limits.patience);
+        let Some(certificate) = certificate.clone() else {
+            let connection = Connection::new(idle.clone(), Stage::Open);
+            tokio::spawn(run(Stream::Plain(stream), connection, router, patience, watcher, place));
+            continue;
+        };
+        let connection = Connection::new(idle.clone(), Stage::Handshake);
+        let stopping = stopping.clone();
+        tokio::spawn(async move {
+            let secured = secure(&certificate, stream, &connection, patience.head, stopping).await;
+            connection.leave();
+            if let Some(stream) = secured {
+                connection.clone().wait(Stage::Open);
+                run(stream, connection, router, patience, watcher, place).await;
+            }
+        });
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// Performs the TLS handshake of a connection. `None` if it failed, took too long, or its place is needed.
+async fn secure(
+    certificate: &Certificate,
+    stream: TcpStream,
+    connection: &Connection,
+    patience: Duration,
+    mut stopping: watch::Receiver<bool>,
+) -> Option<Stream> {
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(patience, certificate.accept(stream)) => accepted,
+        () = connection.evicted.notified() => {
+            metrics::http_handshake_failed("evicted");
+            return None;
+        }
+        Ok(_) = stopping.wait_for(|stopping| *stopping) => return None,
+    };
+    let reason = match accepted {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(NoHandshake::Plain)) => "plain_http",
+        Ok(Err(NoHandshake::Failed(error))) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            "tls"
+        }
+        Err(_) => "time",
+    };
+    metrics::http_handshake_failed(reason);
+    None
 }
 
 /// Takes a place for a connection. If no place is free, closes the connection that has been idle for the longest.
@@ -109,16 +162,20 @@ fn refuse(stream: &TcpStream, connections: usize) {
 }
 
 fn run(
-    stream: TcpStream,
+    stream: Stream,
     connection: Arc<Connection>,
     router: Router,
     patience: ConnectionTimeouts,
-    graceful: &GracefulShutdown,
+    watcher: Watcher,
     place: OwnedSemaphorePermit,
-) -> impl Future<Output = ()> + use<> {
+) -> impl Future<Output = ()> {
     let service = TowerToHyperService::new(router);
     let held = connection.clone();
-    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+    let has_certificate = stream.has_client_certificate();
+    let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        if has_certificate {
+            request.extensions_mut().insert(HasCertificate);
+        }
         let under_way = InFlight::of(held.clone());
         let requests = held.requests.clone();
         let answered = service.call(request.map(|body| Sent {
@@ -150,7 +207,7 @@ fn run(
         .header_read_timeout(patience.idle + patience.head)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(stream, service);
-    let served = graceful.watch(served);
+    let served = watcher.watch(served);
     async move {
         let _place = place;
         // The future is boxed so that it can be dropped before the connection leaves: that drop ends a request that is
@@ -176,14 +233,21 @@ fn run(
     }
 }
 
-/// Connections without a request, the one that has been idle for the longest first.
+/// Connections without a request: those in their handshake, then the one that has been idle for the longest first.
 #[derive(Default)]
 struct Idle(Mutex<IdleOrder>);
 
 #[derive(Default)]
 struct IdleOrder {
     next: u64,
-    waiting: BTreeMap<u64, Arc<Connection>>,
+    waiting: BTreeMap<(Stage, u64), Arc<Connection>>,
+}
+
+/// What a connection without a request is in. The first is closed first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Handshake,
+    Open,
 }
 
 impl Idle {
@@ -209,25 +273,25 @@ struct Connection {
     requests: Arc<Requests>,
     evicted: Notify,
     /// The position in the idle order, while the connection is idle.
-    number: Mutex<Option<u64>>,
+    number: Mutex<Option<(Stage, u64)>>,
 }
 
 impl Connection {
-    fn new(idle: Arc<Idle>) -> Arc<Connection> {
+    fn new(idle: Arc<Idle>, stage: Stage) -> Arc<Connection> {
         let connection = Arc::new(Connection {
             idle,
             requests: Arc::default(),
             evicted: Notify::new(),
             number: Mutex::new(None),
         });
-        connection.clone().wait();
+        connection.clone().wait(stage);
         connection
     }
 
-    fn wait(self: Arc<Self>) {
+    fn wait(self: Arc<Self>, stage: Stage) {
         let mut order = self.idle.order();
         order.next += 1;
-        let number = order.next;
+        let number = (stage, order.next);
         *self.number.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
         order.waiting.insert(number, self.clone());
     }
@@ -255,7 +319,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.requests.end();
-        self.0.clone().wait();
+        self.0.clone().wait(Stage::Open);
     }
 }
 

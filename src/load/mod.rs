@@ -16,11 +16,13 @@ use crate::clock::Clock;
 use crate::config::SecretUrl;
 use crate::gateway::uplink::http::HttpUplink;
 use crate::gateway::uplink::{Unavailable, Uplink as _, UserUpdate};
+use crate::tls::trusting;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use person::{LoadConditions, Person};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,6 +48,8 @@ pub struct Settings {
     /// The URL of the HTTP interface, from which changes are followed.
     pub engine: SecretUrl,
     pub engine_token: Option<String>,
+    /// The CAs of an engine at `https://`.
+    pub engine_ca: Option<PathBuf>,
     /// The secret that signs people's tokens; `None` for gateways that require no token.
     pub secret: Option<Vec<u8>>,
     pub people: usize,
@@ -159,21 +163,24 @@ fn puts_out(policy: &Policy) -> Result<bool, Error> {
     })
 }
 
-async fn ask_policy(settings: &Settings) -> Result<Policy, ClientError> {
-    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
-    let engine = Client::new(http, settings.engine.reveal(), settings.engine_token.as_deref());
-    let PolicyAnswer { policy, since: _ } = engine.get(RouteId::Policy).await?;
-    Ok(policy)
-}
-
-async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error> {
-    let policy = ask_policy(settings).await.map_err(|error| Error::Engine {
+async fn ask_policy(settings: &Settings) -> Result<Policy, Error> {
+    let unreached = |error: ClientError| Error::Engine {
         url: settings.engine.clone(),
         why: match error {
             ClientError::Unreached(error) => reason(error),
             ClientError::Refused { .. } | ClientError::Unreadable { .. } => error.to_string(),
         },
-    })?;
+    };
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+    let http = trusting(http, settings.engine_ca.as_deref()).map_err(|error| Error::Setting(error.to_string()))?;
+    let http = http.build().map_err(ClientError::from).map_err(unreached)?;
+    let engine = Client::new(http, settings.engine.reveal(), settings.engine_token.as_deref());
+    let PolicyAnswer { policy, since: _ } = engine.get(RouteId::Policy).await.map_err(unreached)?;
+    Ok(policy)
+}
+
+async fn plan(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Plan, Error> {
+    let policy = ask_policy(settings).await?;
     let (phone, page) = (platform(&policy, PHONE)?, platform(&policy, PAGE)?);
     if page.push {
         return Err(Error::Setting(format!(
@@ -249,7 +256,8 @@ pub async fn run(settings: Settings, clock: Arc<dyn Clock>) -> Result<Report, Er
         url: settings.engine.clone(),
         why,
     };
-    let uplink = HttpUplink::open(settings.engine.reveal().as_str(), settings.engine_token.as_deref());
+    let (url, token) = (settings.engine.reveal().as_str(), settings.engine_token.as_deref());
+    let uplink = HttpUplink::open_with(url, token, settings.engine_ca.as_deref());
     let uplink = uplink.await.map_err(unavailable)?;
     let changes = uplink.changes().await.map_err(unavailable)?;
     let tally = Arc::new(Tally::default());

@@ -12,8 +12,10 @@ use crate::backoff::{self, Backoff};
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
 use crate::presence::change::Change;
+use crate::tls::trusting;
 use reqwest::StatusCode;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc::{channel, unbounded_channel};
 
@@ -49,17 +51,19 @@ pub struct EngineClient {
 }
 
 impl EngineClient {
-    /// Follows an engine; waits until it has said where it begins.
+    /// Follows an engine; waits until it has said where it begins. An engine at `https://` must have its certificate from a CA
+    /// of the file `ca`, if there is one.
     pub async fn follow(
         url: &SecretUrl,
         token: Option<Credential>,
+        ca: Option<&Path>,
         start: Start,
     ) -> Result<(EngineClient, Positions), Error> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
-            .build()
-            .map_err(|error| Error::Refused(reason(error)))?;
+            .read_timeout(SILENCE);
+        let http = trusting(http, ca).map_err(|error| Error::Refused(error.to_string()))?;
+        let http = http.build().map_err(|error| Error::Refused(reason(error)))?;
         let mut engine = EngineClient {
             client: Client::new(http, url.reveal(), token.as_ref().map(|token| token.reveal())),
             shown: url.clone(),

@@ -71,10 +71,24 @@ fn dashboard() -> Value {
 fn loaded() -> (tempfile::TempDir, Server) {
     let directory = tempfile::tempdir().expect("a directory");
     let checkpoints = format!("file://{}", directory.path().join("checkpoints").display());
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    let file = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.into_os_string().into_string().expect("UTF-8")
+    };
+    let (chain, key) = (
+        file("cert.pem", made.cert.pem()),
+        file("key.pem", made.signing_key.serialize_pem()),
+    );
     let more = [
         "--gateway",
         ANYWHERE,
         "--gateway-insecure",
+        "--tls-cert",
+        &chain,
+        "--tls-key",
+        &key,
         "--partitions",
         "2",
         "--checkpoints",

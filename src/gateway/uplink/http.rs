@@ -19,11 +19,13 @@ use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::json::event_line;
 use crate::tasks::message;
+use crate::tls::trusting;
 use futures_util::FutureExt as _;
 use reqwest::{StatusCode, Url};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -111,10 +113,18 @@ impl HttpUplink {
     /// Returns an uplink to the engine at a URL (`http://host:port`), with a bearer token if the engine requires one.
     /// Asks the engine at once for its number of partitions.
     pub async fn open(url: &str, token: Option<&str>) -> Result<HttpUplink, Unavailable> {
+        HttpUplink::open_with(url, token, None).await
+    }
+
+    /// Like [`HttpUplink::open`]. An engine at `https://` must have its certificate from a CA of this file.
+    pub async fn open_with(url: &str, token: Option<&str>, ca: Option<&Path>) -> Result<HttpUplink, Unavailable> {
         let url = Url::parse(url)
             .map_err(|error| Unavailable(format!("{:?} is not the URL of an engine: {error}", masked(url))))?;
         // A gateway reaches its engine directly, whatever the environment says about proxies.
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(PATIENCE).build();
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(PATIENCE);
+        let http = trusting(http, ca)
+            .map_err(|error| Unavailable(error.to_string()))?
+            .build();
         let engine = Client::new(http.map_err(|error| Unavailable(reason(error)))?, &url, token);
         let stats: Stats = get(&engine, RouteId::Stats).await?;
         let partitions = stats.partitions.len() as u32;

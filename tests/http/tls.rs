@@ -1,0 +1,508 @@
+//! TLS: of the HTTP interface, of our own clients, and of nodes among themselves.
+
+use crate::authority::{Authority, BOTH, Certified};
+use crate::house::{connect, wait_until};
+use rcgen::ExtendedKeyUsagePurpose;
+use rollcall::clock::{Clock, ManualClock};
+use rollcall::config::{CertificateFiles, Scopes};
+use rollcall::engine::{Engine, Tuning};
+use rollcall::http::{AppState, ConnectionTimeouts, Limits, PeerKey, PeerTrust, Peers, serve_with};
+use rollcall::log::Owners;
+use rollcall::log::memory::MemoryLog;
+use rollcall::presence::{Partition, Revision};
+use rollcall::tls::{Certificate, Trust, TrustedClient};
+use serde_json::json;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+const TOKEN: &str = "the-token-of-the-reader";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn files(certified: &Certified) -> CertificateFiles {
+    CertificateFiles {
+        chain: certified.chain.clone(),
+        key: certified.key.clone(),
+    }
+}
+
+/// A server with TLS in this process, and its authority.
+struct Secured {
+    directory: tempfile::TempDir,
+    authority: Authority,
+    ca: PathBuf,
+    certificate: Arc<Certificate>,
+    address: SocketAddr,
+    clock: Arc<ManualClock>,
+    engine: Arc<Engine>,
+    _stop: [watch::Sender<bool>; 2],
+    runtime: Option<Runtime>,
+}
+
+impl Secured {
+    /// With a secret of nodes, if it is a node of several, which must have certificates then.
+    fn new(limits: Limits, secret: Option<&str>) -> Secured {
+        let directory = tempfile::tempdir().expect("a directory");
+        let authority = Authority::new("ours");
+        let ca = authority.write(&directory.path().join("ca.pem"));
+        let certified = authority.certify(directory.path(), "server", &BOTH);
+        let clock = Arc::new(ManualClock::new(1_000));
+        let clients = secret.map(|_| ca.as_path());
+        let certificate = Certificate::open("http", &files(&certified), clients, clock.clone()).expect("usable");
+        let certificate = Arc::new(certificate);
+        let log = Arc::new(MemoryLog::new(1, clock.clone()));
+        let engine = Engine::start(log, None, clock.clone(), Tuning::default()).expect("started");
+        let engine = Arc::new(engine);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let peers = secret.map(|secret| {
+            let me = format!("https://localhost:{}", address.port());
+            node(&me, secret, &ca, Some(files(&certified)), clock.clone())
+        });
+        let scopes = Scopes {
+            read: true,
+            publish: true,
+            ..Scopes::default()
+        };
+        let tokens = [(TOKEN.to_owned(), scopes)];
+        let (stop, stopping) = watch::channel(false);
+        let app = AppState::new(engine.clone(), Some(&tokens), address, peers, stopping).expect("threads");
+        let serving = watch::channel(false).0;
+        let served = serve_with(
+            listener,
+            Some(certificate.clone()),
+            app.router(),
+            limits,
+            serving.subscribe(),
+        );
+        runtime.spawn(served);
+        Secured {
+            directory,
+            authority,
+            ca,
+            certificate,
+            address,
+            clock,
+            engine,
+            _stop: [stop, serving],
+            runtime: Some(runtime),
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    fn block_on<T>(&self, asked: impl Future<Output = T>) -> T {
+        self.runtime.as_ref().expect("it runs").block_on(asked)
+    }
+
+    /// Sends a request and returns status and body, or why there is no answer.
+    fn get(&self, client: &reqwest::Client, path: &str) -> Result<(u16, String), reqwest::Error> {
+        self.block_on(async {
+            let answer = client
+                .get(format!("{}{path}", self.url()))
+                .bearer_auth(TOKEN)
+                .send()
+                .await?;
+            Ok((answer.status().as_u16(), answer.text().await?))
+        })
+    }
+}
+
+impl Drop for Secured {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        let stopped = self.engine.stop();
+        if !std::thread::panicking() {
+            stopped.expect("the engine ends well");
+        }
+    }
+}
+
+/// Trusts the certificates of one authority.
+fn client(ca: &str) -> reqwest::Client {
+    let ca = reqwest::Certificate::from_pem(ca.as_bytes()).expect("a certificate");
+    let builder = reqwest::Client::builder()
+        .tls_certs_only([ca])
+        .no_proxy()
+        .timeout(PATIENCE);
+    builder.build().expect("a client")
+}
+
+fn opened(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream.write_all(bytes).expect("taken");
+    stream
+}
+
+fn rest(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut bytes) {
+        assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "it is still open");
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn limits(connections: usize, head_ms: u64) -> Limits {
+    Limits {
+        connections,
+        patience: ConnectionTimeouts {
+            head: Duration::from_millis(head_ms),
+            ..ConnectionTimeouts::default()
+        },
+    }
+}
+
+#[test]
+fn a_request_without_tls_gets_a_sentence_and_a_handshake_has_its_time() {
+    let server = Secured::new(limits(100, 500), None);
+    for head in [
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "POST /v1/events HTTP/1.1\r\n",
+    ] {
+        let answer = rest(opened(server.address, head.as_bytes()));
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("must begin with https://"), "{answer}");
+    }
+    // Nothing, and the beginning of a handshake: closed without an answer.
+    assert_eq!(rest(opened(server.address, b"")), "");
+    assert_eq!(rest(opened(server.address, &[22, 3, 1, 2, 0, 1])), "");
+    assert_eq!(
+        server
+            .get(&client(&server.authority.pem), "/healthz")
+            .expect("an answer")
+            .1,
+        "ok\n"
+    );
+    let (_, metrics) = server
+        .get(&client(&server.authority.pem), "/metrics")
+        .expect("an answer");
+    for line in [
+        // 2100-01-01.
+        "rollcall_certificate_expires_timestamp_seconds{listener=\"http\"} 4102444800",
+        "rollcall_http_handshakes_failed_total{reason=\"plain_http\"} ",
+        "rollcall_http_handshakes_failed_total{reason=\"time\"} ",
+    ] {
+        let found = metrics.lines().find_map(|found| found.strip_prefix(line));
+        assert!(found.is_some_and(|rest| rest != "0"), "{line}: {found:?}");
+    }
+}
+
+#[test]
+fn handshakes_that_stall_close_each_other_and_no_connection_that_has_begun() {
+    let server = Secured::new(limits(4, 60_000), None);
+    let kept = client(&server.authority.pem);
+    assert_eq!(server.get(&kept, "/v1/stats").expect("an answer").0, 200);
+    let stalled: Vec<TcpStream> = (0..40).map(|_| opened(server.address, &[22, 3, 1, 2, 0, 1])).collect();
+    // The first ones are closed, to make room.
+    assert_eq!(rest(stalled.into_iter().next().expect("the first")), "");
+    // It had one connection, which it still uses: a pool of one, and no new handshake.
+    let (_, before) = server.get(&kept, "/metrics").expect("an answer");
+    assert!(
+        before.contains("rollcall_http_handshakes_failed_total{reason=\"evicted\"} "),
+        "{before}"
+    );
+    assert_eq!(
+        server
+            .get(&client(&server.authority.pem), "/healthz")
+            .expect("an answer")
+            .0,
+        200
+    );
+}
+
+#[test]
+fn a_certificate_is_replaced_and_open_connections_go_on() {
+    let server = Secured::new(limits(100, 10_000), None);
+    let early = client(&server.authority.pem);
+    let mut changes = server.block_on(async {
+        let url = format!("{}/v1/changes", server.url());
+        early.get(url).bearer_auth(TOKEN).send().await.expect("an answer")
+    });
+    let next = server.block_on(changes.chunk()).expect("open").expect("it begins");
+    assert!(String::from_utf8_lossy(&next).contains(": from "));
+    // A chain that does not fit the key, as between two writes: the previous one stays.
+    let other = Authority::new("another");
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let second = other.certify(elsewhere.path(), "server", &[ExtendedKeyUsagePurpose::ServerAuth]);
+    let place = |name: &str| server.directory.path().join(name);
+    std::fs::copy(&second.chain, place("server.pem")).expect("copied");
+    for _ in 0..3 {
+        server.certificate.look_again();
+    }
+    assert_eq!(
+        server
+            .get(&client(&server.authority.pem), "/healthz")
+            .expect("an answer")
+            .0,
+        200
+    );
+    std::fs::copy(&second.key, place("server.key")).expect("copied");
+    server.certificate.look_again();
+    assert!(
+        server.get(&client(&server.authority.pem), "/healthz").is_err(),
+        "the new one is shown"
+    );
+    let late = client(&other.pem);
+    assert_eq!(server.get(&late, "/healthz").expect("an answer").0, 200);
+    let body = json!([connect("alice", 1)]).to_string();
+    let published = server.block_on(async {
+        let request = late
+            .post(format!("{}/v1/events", server.url()))
+            .bearer_auth(TOKEN)
+            .body(body);
+        request.send().await.expect("an answer").status().as_u16()
+    });
+    assert_eq!(published, 200);
+    // The subscription was opened before, and still gets what happens.
+    let mut seen = String::new();
+    while !seen.contains("alice") {
+        let chunk = server
+            .block_on(changes.chunk())
+            .expect("still open")
+            .expect("it goes on");
+        seen.push_str(&String::from_utf8_lossy(&chunk));
+    }
+}
+
+struct Nobody;
+
+impl Owners for Nobody {
+    fn url_of(&self, _: Partition) -> Option<String> {
+        None
+    }
+    fn lowest_revision(&self) -> Option<Revision> {
+        None
+    }
+}
+
+/// A node with this URL that requires certificates.
+fn node(me: &str, secret: &str, ca: &Path, shown: Option<CertificateFiles>, clock: Arc<dyn Clock>) -> Peers {
+    let trust = PeerTrust::Key(PeerKey::new(secret));
+    let files = Trust {
+        ca: ca.to_owned(),
+        shown,
+    };
+    let client = TrustedClient::open(files, Peers::client).expect("usable");
+    let peers = Peers::new(Arc::new(Nobody), me, trust, clock).expect("a node");
+    peers.with_certificates(Arc::new(client), true)
+}
+
+#[test]
+fn a_node_answers_nodes_only_with_a_certificate_of_the_ca_and_asks_them_only_over_tls() {
+    const SECRET: &str = "the secret of all nodes";
+    let server = Secured::new(limits(100, 10_000), Some(SECRET));
+    let directory = server.directory.path();
+    let ask = |shown: Option<CertificateFiles>, secret: &str, url: &str| {
+        let asks = node("https://localhost:1", secret, &server.ca, shown, server.clock.clone());
+        let answered = server.block_on(asks.ask(url, "/v1/user?id=alice", None));
+        answered
+            .map(|(status, _)| status.as_u16())
+            .map_err(|error| error.message().to_owned())
+    };
+    let both = server.authority.certify(directory, "node", &BOTH);
+    assert_eq!(
+        ask(Some(files(&both)), SECRET, &server.url()),
+        Ok(404),
+        "alice is unknown, and the node is believed"
+    );
+    // The secret alone is not enough, and neither is the certificate.
+    let refused = ask(None, SECRET, &server.url()).expect_err("no certificate");
+    assert!(
+        refused.contains("did not prove that it is a node") && refused.contains("401"),
+        "{refused}"
+    );
+    let refused = ask(Some(files(&both)), "another secret of nodes", &server.url()).expect_err("another secret");
+    assert!(refused.contains("401"), "{refused}");
+    // One that another authority has signed, and one that is for servers only, end the handshake.
+    let foreign = Authority::new("another").certify(directory, "foreign", &BOTH);
+    let serves = server
+        .authority
+        .certify(directory, "serves", &[ExtendedKeyUsagePurpose::ServerAuth]);
+    for certified in [foreign, serves] {
+        let refused = ask(Some(files(&certified)), SECRET, &server.url()).expect_err("no certificate of a node");
+        assert!(refused.contains("does not answer"), "{refused}");
+    }
+    // Nobody listens there who could learn who is asked for.
+    let refused = ask(Some(files(&both)), SECRET, "http://127.0.0.1:1").expect_err("without TLS");
+    assert!(refused.contains("only over TLS"), "{refused}");
+    // Callers need no certificate, unless they say that they are nodes.
+    let caller = client(&server.authority.pem);
+    assert_eq!(server.get(&caller, "/v1/stats").expect("an answer").0, 200);
+    let claims = server.block_on(async {
+        let request = caller.get(format!("{}/v1/stats", server.url())).bearer_auth(TOKEN);
+        let answer = request
+            .header("rollcall-from-node", "https://localhost:1")
+            .send()
+            .await
+            .expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("text"))
+    });
+    assert!(claims.0 == 401 && claims.1.contains("unknown_peer"), "{claims:?}");
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn rollcall(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    command.args(arguments).stdin(Stdio::null());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROLLCALL_") || name == "RUST_LOG") {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(arguments: &[&str]) -> (String, Option<i32>) {
+    let output = rollcall(arguments).output().expect("it runs");
+    let printed = [output.stdout, output.stderr].concat();
+    (String::from_utf8(printed).expect("text"), output.status.code())
+}
+
+/// Starts a command and returns the first line with this in it, of its output or its log.
+fn line_of(command: &mut Command, wanted: &str) -> (Running, String) {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let (sender, lines) = std::sync::mpsc::channel();
+    let outputs: [Box<dyn std::io::Read + Send>; 2] = [
+        Box::new(child.stdout.take().expect("its output")),
+        Box::new(child.stderr.take().expect("its log")),
+    ];
+    for output in outputs {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // The test may have what it wanted.
+                let _ = sender.send(line);
+            }
+        });
+    }
+    drop(sender);
+    let running = Running(child);
+    let mut seen = Vec::new();
+    loop {
+        match lines.recv_timeout(PATIENCE) {
+            Ok(line) if line.contains(wanted) => return (running, line),
+            Ok(line) => seen.push(line),
+            Err(_) => panic!("no {wanted:?} in {seen:#?}"),
+        }
+    }
+}
+
+#[test]
+fn our_own_clients_speak_tls_and_trust_only_the_ca_that_is_given() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let authority = Authority::new("ours");
+    authority.write(&directory.path().join("ca.pem"));
+    Authority::new("another").write(&directory.path().join("other.pem"));
+    authority.certify(directory.path(), "server", &[ExtendedKeyUsagePurpose::ServerAuth]);
+    let (ca, other) = (path("ca.pem"), path("other.pem"));
+    let serve = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        &path("data"),
+        "--http-tls-cert",
+        &path("server.pem"),
+    ];
+    let mut serving = rollcall(&[&serve[..], &["--http-tls-key", &path("server.key")]].concat());
+    let (_server, console) = line_of(&mut serving, "console  https://");
+    let address = console.trim_start_matches("console  https://").trim_end_matches('/');
+    let url = format!("https://{address}");
+    wait_until("it is ready", || {
+        run(&["health", "--url", &url, "--ca-file", &ca]).1 == Some(0)
+    });
+    assert_eq!(
+        run(&["health", "--url", &url, "--any-certificate"]),
+        ("ready\n".to_owned(), Some(0))
+    );
+    let (said, status) = run(&["stats", "--json", "--url", &url, "--ca-file", &ca]);
+    assert!(status == Some(0) && said.contains("\"partitions\""), "{said}");
+    let (said, _) = run(&[
+        "doctor",
+        "--json",
+        "--data",
+        &path("data"),
+        "--url",
+        &url,
+        "--ca-file",
+        &ca,
+    ]);
+    assert!(said.contains("\"check\":\"server\",\"verdict\":\"well\""), "{said}");
+    // Each refuses a certificate of another CA, and names a file that it cannot use.
+    for (command, trusted, says) in [
+        ("health", Some(&other), "does not answer: "),
+        ("health", None, "does not answer: "),
+        ("stats", Some(&other), "no server answers at "),
+        ("stats", None, "no server answers at "),
+        ("stats", Some(&path("server.key")), "has no certificate"),
+        ("health", Some(&path("nowhere.pem")), "nowhere.pem failed"),
+    ] {
+        let mut arguments = vec![command, "--url", &url];
+        arguments.extend(trusted.iter().flat_map(|file| ["--ca-file", file.as_str()]));
+        let (said, status) = run(&arguments);
+        assert!(said.contains(says) && status != Some(0), "{arguments:?}: {said}");
+    }
+    let gateway = [
+        "gateway",
+        "--listen",
+        "127.0.0.1:0",
+        "--gateway-insecure",
+        "--data",
+        &path("gateway"),
+    ];
+    let engine = ["--engine", &url, "--engine-ca-file", &ca];
+    let (_gateway, clients) = line_of(&mut rollcall(&[&gateway[..], &engine].concat()), "clients  ws://");
+    let websocket = clients.trim_start_matches("clients  ").to_owned();
+    let load = [
+        "load",
+        "--gateway",
+        &websocket,
+        "--people",
+        "3",
+        "--seconds",
+        "1",
+        "--storm-seconds",
+        "0",
+    ];
+    let (said, status) = run(&[&load[..], &engine].concat());
+    assert!(status == Some(0) && said.contains("\"changes_missing\": 0"), "{said}");
+    let webhook = [
+        "webhook",
+        "--to",
+        "http://127.0.0.1:1/",
+        "--app",
+        "1400000000",
+        "--position",
+        &path("position"),
+    ];
+    let more = ["--dead-letters", &path("dead-letters")];
+    line_of(&mut rollcall(&[&webhook[..], &more, &engine].concat()), "following");
+}
