@@ -7,6 +7,15 @@ app.kubernetes.io/name: rollcall
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* How engines are reached. */}}
+{{- define "rollcall.scheme" -}}
+{{- if and .Values.engine.tls.secretName (ne .Values.engine.tls.changeOver "trust") -}}
+https
+{{- else -}}
+http
+{{- end -}}
+{{- end -}}
+
 {{- define "rollcall.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
