@@ -10,7 +10,7 @@ mod tim;
 mod tokens;
 pub mod units;
 
-pub use access::{CertificateFiles, PeerCertificates, PeerTls};
+pub use access::{CertificateFiles, Oidc, PeerCertificates, PeerTls};
 pub use address::{SecretUrl, masked};
 pub use invalid::Invalid;
 pub use tim::{Credential, Tim, TimUnknown};
@@ -61,6 +61,24 @@ pub struct Flags {
     /// publish:GATEWAY, metrics, admin). Read again when it changes
     #[arg(long, value_name = "FILE", env = "ROLLCALL_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// Accepts tokens of an OpenID Connect issuer too: its URL, exactly as in the tokens. Needs --oidc-audience
+    #[arg(long, value_name = "URL", env = "ROLLCALL_OIDC_ISSUER")]
+    pub oidc_issuer: Option<String>,
+    /// The audience (`aud`) that these tokens must name
+    #[arg(long, value_name = "TEXT", env = "ROLLCALL_OIDC_AUDIENCE")]
+    pub oidc_audience: Option<String>,
+    /// The claim of these tokens with their scopes, also a path such as realm_access.roles [default: scope]
+    #[arg(long, value_name = "CLAIM", env = "ROLLCALL_OIDC_SCOPE_CLAIM")]
+    pub oidc_scope_claim: Option<String>,
+    /// What is before the name of each scope in that claim, as in rollcall:read; others are passed over [default: rollcall:]
+    #[arg(long, value_name = "TEXT", env = "ROLLCALL_OIDC_SCOPE_PREFIX")]
+    pub oidc_scope_prefix: Option<String>,
+    /// The claim that names who acts, in the log [default: sub]
+    #[arg(long, value_name = "CLAIM", env = "ROLLCALL_OIDC_NAME_CLAIM")]
+    pub oidc_name_claim: Option<String>,
+    /// CA certificates (PEM) that the issuer's server must have its certificate from, instead of those of this machine
+    #[arg(long, value_name = "FILE", env = "ROLLCALL_OIDC_CA_FILE")]
+    pub oidc_ca_file: Option<PathBuf>,
     /// Serves HTTP with TLS: the certificate chain (PEM); needs --http-tls-key. Read again when it changes
     #[arg(long, value_name = "FILE", env = "ROLLCALL_HTTP_TLS_CERT")]
     pub http_tls_cert: Option<PathBuf>,
@@ -285,6 +303,8 @@ pub struct Config {
     pub tokens: Option<Vec<(String, Scopes)>>,
     /// Where they are from; read again when it changes.
     pub token_file: Option<PathBuf>,
+    /// An issuer whose tokens are accepted too.
+    pub oidc: Option<Oidc>,
     /// The certificate of HTTP. None: without TLS.
     pub http_tls: Option<CertificateFiles>,
     /// Connections of HTTP at once; none: as many as open files leave room for.
@@ -430,6 +450,7 @@ impl Flags {
         let secret_files = secret_files(&self, &file);
         let tim = Tim::of(&self, &file)?;
         let kafka = kafka::kafka(&self, &file)?;
+        let oidc = access::oidc(&self, &file)?;
         let http_tls = access::http_tls(&self, &file, kafka.as_ref())?;
         let accepted_time_ms = match kafka {
             Some(_) => None,
@@ -454,10 +475,10 @@ impl Flags {
             .or(file.listen)
             .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let token_file = self.token_file.or(file.token_file);
-        if !listen.ip().is_loopback() && token_file.is_none() {
+        if !listen.ip().is_loopback() && token_file.is_none() && oidc.is_none() {
             bail!(
                 "listening on {listen} lets others in, so --token-file must name a file with bearer tokens; \
-                 without one only a loopback address such as 127.0.0.1:8080 is served"
+                 without one, and without --oidc-issuer, only a loopback address such as 127.0.0.1:8080 is served"
             );
         }
         let advertised = kafka.as_ref().map(|kafka| kafka.advertise.is_some());
@@ -471,6 +492,11 @@ impl Flags {
             );
             bail!(Invalid::new("advertise", problem));
         }
+        let tokens = match token_file.as_deref().map(read_tokens).transpose()? {
+            // Nobody is let in without a token of the issuer.
+            None if oidc.is_some() => Some(Vec::new()),
+            tokens => tokens,
+        };
         const HOUR_MS: u64 = 3_600_000;
         const MIB: u64 = 1 << 20;
         let retention = self.retention_hours.or(file.retention_hours);
@@ -524,8 +550,9 @@ impl Flags {
             policy_given,
             policy_if_new: self.policy_if_new || file.policy_if_new,
             partitions,
-            tokens: token_file.as_deref().map(read_tokens).transpose()?,
+            tokens,
             token_file,
+            oidc,
             http_tls,
             http_connections_max,
             http_body_bytes,

@@ -65,6 +65,7 @@ struct Metrics {
     standby_answers: IntCounter,
     certificate_expires: IntGaugeVec,
     http_handshakes_failed: IntCounterVec,
+    oidc_failures: IntCounter,
 }
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -423,6 +424,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "reason",
             &HANDSHAKES_FAILED,
         ),
+        oidc_failures: counter(
+            "rollcall_oidc_failures_total",
+            "How often the keys of the issuer of tokens could not be fetched",
+        ),
         registry,
     }
 });
@@ -652,6 +657,11 @@ pub fn certificate_expires(listener: &str, seconds: i64) {
 /// Counts a connection of HTTP that got no TLS.
 pub fn http_handshake_failed(reason: &str) {
     METRICS.http_handshakes_failed.with_label_values(&[reason]).inc();
+}
+
+/// Counts an attempt to fetch an issuer's keys that failed.
+pub fn oidc_failed() {
+    METRICS.oidc_failures.inc();
 }
 
 /// Counts a task that ended unexpectedly.

@@ -93,7 +93,9 @@ fn server(files: &CertificateFiles, clients: Option<&Path>, read: &[Vec<u8>]) ->
         .min_by_key(|one| one.until_s);
     let wrong = |error: &dyn std::fmt::Display| {
         let (chain, key) = (files.chain.display(), files.key.display());
-        BadFiles(format!("{chain} and {key} cannot be used together: {error}"))
+        BadFiles(format!(
+            "{chain} and {key} cannot be used together: {error}; the key must be the one that the certificate was made for"
+        ))
     };
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| wrong(&error))?;

@@ -18,6 +18,8 @@ mod follow;
 mod house;
 #[path = "http/incidents.rs"]
 mod incidents;
+#[path = "http/oidc.rs"]
+mod oidc;
 #[path = "http/overview.rs"]
 mod overview;
 #[path = "http/past.rs"]

@@ -34,6 +34,7 @@ const ARROWS: &[Arrow] = &[
     ("tasks", &["metrics"]),
     // Of every server of ours, and of every client.
     ("tls", &["clock", "config", "metrics"]),
+    ("jwks", &["cause", "config"]),
     ("schema", &["presence", "varint"]),
     // What is said over HTTP, for who serves and who asks.
     ("api", &["presence", "schema"]),
@@ -84,6 +85,7 @@ const ARROWS: &[Arrow] = &[
             "clock",
             "config",
             "directory",
+            "jwks",
             "layout",
             "metrics",
             "random",
@@ -105,6 +107,7 @@ const ARROWS: &[Arrow] = &[
             "cause",
             "clock",
             "config",
+            "jwks",
             "metrics",
             "tasks",
             "tls",

@@ -64,7 +64,7 @@ pub fn document() -> Value {
         "components": {
             "schemas": schemas,
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "A token of the server's token file."},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "A token of the server's token file, or of its issuer."},
                 "ticket": {
                     "type": "apiKey",
                     "in": "query",

@@ -14,7 +14,7 @@ use crate::directory;
 use crate::engine::{Checkpointer, Engine, Services, Standbys, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
-use crate::http::{Access, AppState, GatewayAddress, Limits, PeerKey, PeerTrust, Peers};
+use crate::http::{Access, AppState, GatewayAddress, Issuer, Limits, PeerKey, PeerTrust, Peers};
 use crate::log::local::{LocalLog, Settings};
 use crate::log::{self, Group, Log, NewRecord, SingleNode, Topic};
 use crate::presence::{Offset, Partition};
@@ -84,6 +84,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         listener,
         listen,
         certificate,
+        issuer,
         peers,
         clock,
         _lock,
@@ -99,6 +100,10 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
     .context("cannot start a thread for subscriptions")?;
     if let Some(tim) = config.tim.clone() {
         app = app.with_tim(tim, clock.clone());
+    }
+    if let Some(issuer) = issuer {
+        tokio::spawn(issuer.clone().keep(stopping.clone()));
+        app = app.with_issuer(issuer);
     }
     let (edge, edges) = watch::channel(None);
     app = app.with_edge(edges);
@@ -226,6 +231,7 @@ struct Started {
     listener: TcpListener,
     listen: SocketAddr,
     certificate: Option<Arc<Certificate>>,
+    issuer: Option<Arc<Issuer>>,
     peers: Option<Peers>,
     clock: Arc<dyn Clock>,
     /// Holds the lock on the data directory.
@@ -246,6 +252,11 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
     let lock = lock(&config.data)?;
     // First what needs no other process: it is quick.
     let certificate = certificate(config, clock.clone())?;
+    let issuer = match &config.oidc {
+        Some(oidc) => Some(Issuer::new(oidc.clone(), clock.clone()).context("--oidc-issuer cannot be used")?),
+        None => None,
+    };
+    let issuer = issuer.map(Arc::new);
     let checkpoints = checkpoints(config)?;
     let OpenedLog { log, kafka, tuning } = open(config, listen, clock.clone()).await?;
     kept.0.clone_from(&kafka);
@@ -280,6 +291,7 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
         listener,
         listen,
         certificate,
+        issuer,
         peers,
         clock,
         _lock: lock,
@@ -641,7 +653,14 @@ fn announce(config: &Config, listen: SocketAddr, partitions: u32) {
         format!("changes  GET {base}/v1/changes"),
     ];
     match &config.tokens {
-        Some(tokens) => lines.push(format!("access   {} bearer tokens", tokens.len())),
+        Some(tokens) => match &config.oidc {
+            Some(oidc) => lines.push(format!(
+                "access   {} bearer tokens, and those of {}",
+                tokens.len(),
+                oidc.issuer
+            )),
+            None => lines.push(format!("access   {} bearer tokens", tokens.len())),
+        },
         None => lines.push("access   everybody on this machine".to_owned()),
     }
     if let Some(tim) = &config.tim {

@@ -1,9 +1,10 @@
-//! Settings of TLS: for HTTP, and between nodes.
+//! Settings of who is let in: certificates of HTTP and of nodes, and an issuer of tokens.
 
 use super::{Flags, Invalid, Kafka};
 use clap::ValueEnum;
 use serde::Deserialize;
 use std::path::PathBuf;
+use url::{Host, Url};
 
 /// The files of a certificate: its chain and its private key, both PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,5 +85,85 @@ pub(super) fn http_tls(
             format!("must begin with https://, since HTTP is served with TLS (--http-tls-cert), not {url}"),
         )),
         Some(_) | None => Ok(tls),
+    }
+}
+
+/// An issuer whose tokens are accepted beside those of the token file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Oidc {
+    /// Exactly as it is in tokens.
+    pub issuer: String,
+    pub audience: String,
+    pub scope_claim: String,
+    pub scope_prefix: String,
+    pub name_claim: String,
+    /// The CAs of the issuer's server.
+    pub ca: Option<PathBuf>,
+}
+
+const DEFAULT_PREFIX: &str = "rollcall:";
+
+/// The issuer, if there is one.
+pub(super) fn oidc(flags: &Flags, file: &Flags) -> Result<Option<Oidc>, Invalid> {
+    fn first<T: Clone>(flag: &Option<T>, file: &Option<T>) -> Option<T> {
+        flag.clone().or_else(|| file.clone())
+    }
+    let audience = first(&flags.oidc_audience, &file.oidc_audience);
+    let scope_claim = first(&flags.oidc_scope_claim, &file.oidc_scope_claim);
+    let scope_prefix = first(&flags.oidc_scope_prefix, &file.oidc_scope_prefix);
+    let name_claim = first(&flags.oidc_name_claim, &file.oidc_name_claim);
+    let ca = first(&flags.oidc_ca_file, &file.oidc_ca_file);
+    let Some(issuer) = first(&flags.oidc_issuer, &file.oidc_issuer) else {
+        for (name, given) in [
+            ("oidc_audience", audience.is_some()),
+            ("oidc_scope_claim", scope_claim.is_some()),
+            ("oidc_scope_prefix", scope_prefix.is_some()),
+            ("oidc_name_claim", name_claim.is_some()),
+            ("oidc_ca_file", ca.is_some()),
+        ] {
+            if given {
+                return Err(Invalid::new(name, "requires --oidc-issuer, whose tokens are accepted"));
+            }
+        }
+        return Ok(None);
+    };
+    check_issuer(&issuer)?;
+    let Some(audience) = audience.filter(|audience| !audience.is_empty()) else {
+        return Err(Invalid::new(
+            "oidc_issuer",
+            "requires --oidc-audience: without it a token that the issuer made for another service would be accepted here",
+        ));
+    };
+    Ok(Some(Oidc {
+        issuer,
+        audience,
+        scope_claim: scope_claim.unwrap_or_else(|| "scope".to_owned()),
+        scope_prefix: scope_prefix.unwrap_or_else(|| DEFAULT_PREFIX.to_owned()),
+        name_claim: name_claim.unwrap_or_else(|| "sub".to_owned()),
+        ca,
+    }))
+}
+
+fn check_issuer(issuer: &str) -> Result<(), Invalid> {
+    let wrong = |why: &str| {
+        let problem = format!("must be the issuer's URL, such as https://login.example.com/realms/ours: {why}");
+        Err(Invalid::new("oidc_issuer", problem))
+    };
+    let Ok(url) = Url::parse(issuer) else {
+        return wrong("it is not a URL");
+    };
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return wrong("it has a user, a password, a query or a fragment");
+    }
+    let is_loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if is_loopback => Ok(()),
+        _ => wrong("it does not begin with https://, so anybody on the way could give keys"),
     }
 }

@@ -72,6 +72,43 @@ fn weakness(token: &str) -> Option<String> {
     })
 }
 
+impl Scopes {
+    /// The scopes of a token of an issuer. They add up, and what is not known is passed over: it may be meant for others.
+    pub fn of_issued<'s>(texts: impl Iterator<Item = &'s str>, name: &str) -> Scopes {
+        let mut scopes = Scopes {
+            name: Some(name.to_owned()),
+            ..Scopes::default()
+        };
+        let mut unbound = false;
+        for text in texts {
+            match text.split_once(':') {
+                None => match text {
+                    "read" => scopes.read = true,
+                    "publish" => unbound = true,
+                    "metrics" => scopes.metrics = true,
+                    "admin" => scopes.admin = true,
+                    _ => {}
+                },
+                Some(("publish", gateway)) if (1..=NAME_BYTES_MAX).contains(&gateway.len()) => {
+                    scopes.gateways.push(gateway.to_owned());
+                }
+                Some(_) => {}
+            }
+        }
+        scopes.publish = unbound || !scopes.gateways.is_empty();
+        if unbound {
+            scopes.gateways.clear();
+        }
+        if scopes.admin {
+            scopes = Scopes {
+                name: scopes.name,
+                ..Scopes::everything()
+            };
+        }
+        scopes
+    }
+}
+
 fn read_scopes(text: &str) -> anyhow::Result<Scopes> {
     const KNOWN: &str = "read, publish, publish:GATEWAY, metrics, admin and name:NAME";
     let mut scopes = Scopes::default();
@@ -139,6 +176,28 @@ mod tests {
         assert!(scraper.metrics && !scraper.read && !scraper.publish && !scraper.admin);
         assert!(operator.admin && operator.read && operator.publish && operator.metrics);
         assert_eq!(operator.name.as_deref(), Some("alice"));
+    }
+
+    #[test]
+    fn scopes_of_an_issuer_add_up_and_unknown_ones_give_nothing() {
+        let of = |texts: &[&str]| Scopes::of_issued(texts.iter().copied(), "oidc:alice");
+        let none = Scopes {
+            name: Some("oidc:alice".to_owned()),
+            ..Scopes::default()
+        };
+        for texts in [
+            &[][..],
+            &["", "Read", "readx", "read:all", "publish:", "admin:x", "root", ":"],
+        ] {
+            assert_eq!(of(texts), none, "{texts:?}");
+        }
+        let bound = of(&["publish:edge-1", "read", "publish:edge-2"]);
+        assert!(bound.publish && bound.read && !bound.admin && !bound.metrics);
+        assert_eq!(bound.gateways, ["edge-1", "edge-2"]);
+        let unbound = of(&["publish:edge-1", "publish"]);
+        assert!(unbound.publish && unbound.gateways.is_empty());
+        let admin = of(&["admin", "publish:edge-1"]);
+        assert!(admin.admin && admin.read && admin.publish && admin.gateways.is_empty());
     }
 
     #[test]

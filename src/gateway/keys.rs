@@ -1,48 +1,29 @@
-//! The keys that verify tokens: HS256, RS256 and ES256, from a file or a JSON Web Key Set.
+//! The keys that verify clients' tokens: HS256, RS256 and ES256 from a file, and a JSON Web Key Set ([`jwks`]).
 //!
-//! A key is used only for its own algorithm, whatever the token's header says. Otherwise a public key could be
-//! presented as the secret of a token that anybody can make. Keys can be reloaded without a restart; if that fails, the
+//! A key is used only for its own algorithm, whatever the token's header says. Keys can be reloaded without a restart; if that fails, the
 //! previous keys stay in force. An issuer may change its keys at any moment, so a token that no key verifies triggers
-//! an immediate reload, at most once every few seconds. A key of a set that cannot be used is skipped with a warning. A
+//! an immediate reload, at most once every few seconds. A
 //! token is verified once, when its connection begins.
 
-use crate::cause::reason;
 use crate::clock::Clock;
-use crate::config::address::masked;
 use crate::config::gateway::Tokens;
+use crate::jwks::{self, BYTES_MAX, KeySetPlace, SECRET_BYTES_MIN, VerificationKey, time_ms};
 use crate::presence::event::bounds;
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-const SECRET_BYTES_MIN: usize = 32;
 /// The time limit for fetching a key set from a URL.
 const FETCH: Duration = Duration::from_secs(5);
-/// The greatest size of a key or a key set.
-const BYTES_MAX: usize = 1 << 20;
-/// The greatest number of keys of one set. A token without a `kid` is tried with each of them.
-const KEYS_MAX: usize = 256;
 /// How often, at most, a token that no key verifies triggers a reload.
 const AGAIN_MS: u64 = 5_000;
 /// Clock tolerance: a token is accepted this much before and after its period of validity, since issuers' clocks
 /// differ.
 pub const LEEWAY_S: u64 = 60;
-/// The greatest time that an event can have.
-const TIME_MS_MAX: u64 = (1 << 53) - 1;
-
-struct VerificationKey {
-    id: Option<String>,
-    algorithm: Algorithm,
-    key: DecodingKey,
-}
 
 /// The keys in force.
 pub struct Keys {
@@ -131,7 +112,8 @@ impl Keys {
         }
         if let Some(bytes) = &sources.jwks {
             let from_file = self.settings.jwks.as_deref().is_some_and(|place| !is_url(place));
-            keys.extend(key_set(bytes, from_file)?);
+            let place = if from_file { KeySetPlace::File } else { KeySetPlace::Url };
+            keys.extend(jwks::key_set(bytes, place).map_err(BadKeys::Unusable)?);
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = sources;
@@ -142,32 +124,9 @@ impl Keys {
         if !is_url(place) {
             return file(Path::new(place));
         }
-        let shown = masked(place);
-        let failed = |error: reqwest::Error| {
-            BadKeys::Unavailable(format!("fetching the key set from {shown} failed: {}", reason(error)))
-        };
-        let mut answer = self.client.get(place).send().await.map_err(failed)?;
-        let status = answer.status();
-        if !status.is_success() {
-            let hint = if status.is_redirection() {
-                "; redirects are not followed"
-            } else {
-                ""
-            };
-            return Err(BadKeys::Unavailable(format!(
-                "fetching the key set from {shown} failed: it responded with {status}{hint}"
-            )));
-        }
-        let mut bytes = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-            if bytes.len() + chunk.len() > BYTES_MAX {
-                return Err(BadKeys::Unavailable(format!(
-                    "the key set at {shown} has more than {BYTES_MAX} bytes, which is the limit"
-                )));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
+        jwks::fetch(&self.client, place, "the key set")
+            .await
+            .map_err(BadKeys::Unavailable)
     }
 
     /// Verifies a token for a connection of this platform and device. The error says what is wrong, without the token.
@@ -296,16 +255,6 @@ fn id(value: &Value) -> Option<String> {
     }
 }
 
-/// Converts a time in seconds, possibly with a fraction, to milliseconds.
-fn time_ms(value: &Value) -> Option<u64> {
-    let ms = match value.as_u64() {
-        Some(seconds) => seconds.checked_mul(1_000)?,
-        // Negative values, NaN and values that are too large become the nearest possible one.
-        None => (value.as_f64()? * 1_000.0) as u64,
-    };
-    (ms <= TIME_MS_MAX).then_some(ms)
-}
-
 fn is_url(place: &str) -> bool {
     place.starts_with("https://") || place.starts_with("http://")
 }
@@ -354,174 +303,19 @@ fn one_key(bytes: &[u8]) -> Result<VerificationKey, BadKeys> {
     Ok(key(Algorithm::HS256, DecodingKey::from_secret(secret)))
 }
 
-#[derive(Deserialize)]
-struct KeySet {
-    /// Each key is parsed separately, so that an unusable one does not affect the others.
-    keys: Vec<Value>,
-}
-
-/// Returns the keys of a set that verify signatures of a supported algorithm. The others are skipped: with a warning,
-/// if they seem to be meant for verification.
-fn key_set(bytes: &[u8], from_file: bool) -> Result<Vec<VerificationKey>, BadKeys> {
-    let set: KeySet = serde_json::from_slice(bytes)
-        .map_err(|error| BadKeys::Unusable(format!("this is not a JSON Web Key Set: {error}")))?;
-    let mut keys = Vec::new();
-    for (number, value) in set.keys.iter().enumerate() {
-        if keys.len() == KEYS_MAX {
-            tracing::warn!("the key set has more than {KEYS_MAX} usable keys, skipping the others");
-            break;
-        }
-        match key_of(value, from_file) {
-            Ok(Some(key)) => keys.push(key),
-            Ok(None) => {}
-            Err(why) => {
-                let kid = value.get("kid").and_then(Value::as_str).unwrap_or_default();
-                tracing::warn!(number, kid, %why, "skipping a key of the key set");
-            }
-        }
-    }
-    if keys.is_empty() {
-        return Err(BadKeys::Unusable(
-            "the key set has no key that verifies RS256, ES256 or HS256 signatures".to_owned(),
-        ));
-    }
-    Ok(keys)
-}
-
-/// Converts a key of a set. `None` if it is not for signatures we verify; an error if it seems to be but cannot be
-/// used.
-fn key_of(value: &Value, from_file: bool) -> Result<Option<VerificationKey>, String> {
-    // Another kind of key has other fields.
-    if !matches!(value.get("kty").and_then(Value::as_str), Some("RSA" | "EC" | "oct")) {
-        return Ok(None);
-    }
-    let jwk = Jwk::deserialize(value).map_err(|error| error.to_string())?;
-    // The library takes a key that lacks a field for one of a kind that it does not know.
-    if !matches!(
-        jwk.algorithm,
-        AlgorithmParameters::RSA(_) | AlgorithmParameters::EllipticCurve(_) | AlgorithmParameters::OctetKey(_)
-    ) {
-        return Err("a field that a key of its kind must have is missing or has the wrong type".to_owned());
-    }
-    let for_signatures = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
-    let operations = jwk.common.key_operations.as_deref();
-    let verifies = operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify));
-    if !for_signatures || !verifies {
-        return Ok(None);
-    }
-    let algorithm = match &jwk.algorithm {
-        AlgorithmParameters::RSA(_) => Algorithm::RS256,
-        AlgorithmParameters::EllipticCurve(parameters) if parameters.curve == EllipticCurve::P256 => Algorithm::ES256,
-        AlgorithmParameters::OctetKey(_) => Algorithm::HS256,
-        _ => return Ok(None),
-    };
-    let meant = match jwk.common.key_algorithm {
-        None => true,
-        Some(KeyAlgorithm::RS256) => algorithm == Algorithm::RS256,
-        Some(KeyAlgorithm::ES256) => algorithm == Algorithm::ES256,
-        Some(KeyAlgorithm::HS256) => algorithm == Algorithm::HS256,
-        Some(_) => false,
-    };
-    if !meant {
-        return Ok(None);
-    }
-    if let AlgorithmParameters::OctetKey(parameters) = &jwk.algorithm {
-        if !from_file {
-            return Err("it is a secret (`oct`), which must not be published at a URL; give it as a file".to_owned());
-        }
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(&parameters.value);
-        let bytes = bytes.map_err(|error| format!("`k` is not base64url: {error}"))?;
-        if bytes.len() < SECRET_BYTES_MIN {
-            let count = bytes.len();
-            return Err(format!(
-                "a secret must have at least {SECRET_BYTES_MIN} bytes, not {count}"
-            ));
-        }
-    }
-    Ok(Some(VerificationKey {
-        id: jwk.common.key_id.clone(),
-        algorithm,
-        key: DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?,
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
-    fn key(value: Value, from_file: bool) -> &'static str {
-        match key_of(&value, from_file) {
-            Ok(Some(_)) => "used",
-            Ok(None) => "not ours",
-            Err(_) => "warned of",
-        }
-    }
-
     #[test]
-    fn a_key_is_used_for_what_it_is_meant_for_and_secrets_only_from_a_file() {
-        let long = BASE64_URL_SAFE_NO_PAD.encode([7; 32]);
-        let short = BASE64_URL_SAFE_NO_PAD.encode([7; 31]);
-        assert_eq!(key(json!({"kty": "oct", "k": long}), true), "used");
-        assert_eq!(key(json!({"kty": "oct", "k": long}), false), "warned of");
-        for k in ["", "AA", &short, "=", "!!"] {
-            assert_eq!(key(json!({"kty": "oct", "k": k}), true), "warned of", "{k:?}");
-        }
-        let secret = |more: Value| {
-            let mut secret = json!({"kty": "oct", "k": long});
-            let fields = secret.as_object_mut().expect("an object");
-            fields.extend(more.as_object().expect("an object").clone());
-            key(secret, true)
-        };
-        assert_eq!(
-            secret(json!({"use": "sig", "key_ops": ["sign", "verify"], "alg": "HS256"})),
-            "used"
-        );
-        for other in [
-            json!({"use": "enc"}),
-            json!({"use": "tls"}),
-            json!({"key_ops": ["encrypt"]}),
-            json!({"key_ops": ["attest"]}),
-            json!({"key_ops": []}),
-            json!({"alg": "HS512"}),
-            json!({"alg": "RS256"}),
-        ] {
-            assert_eq!(secret(other.clone()), "not ours", "{other}");
-        }
-        assert_eq!(secret(json!({"kid": 7})), "warned of");
-        for odd in [
-            json!({"kty": "AKP", "pub": "x"}),
-            json!({"kid": "x"}),
-            json!({"kty": "OKP"}),
-            json!(7),
-            json!([]),
-        ] {
-            assert_eq!(key(odd.clone(), true), "not ours", "{odd}");
-        }
-        for broken in [
-            json!({"kty": "RSA", "e": "AQAB"}),
-            json!({"kty": "RSA", "n": 7, "e": "AQAB"}),
-            json!({"kty": "EC", "crv": "P-256", "x": "AA"}),
-            json!({"kty": "RSA", "n": "!!", "e": "AQAB"}),
-        ] {
-            assert_eq!(key(broken.clone(), true), "warned of", "{broken}");
-        }
-    }
-
-    #[test]
-    fn ids_are_text_or_integers_and_times_are_seconds() {
+    fn ids_are_text_or_integers() {
         assert_eq!(id(&json!("alice")).as_deref(), Some("alice"));
         assert_eq!(id(&json!(1234)).as_deref(), Some("1234"));
         assert_eq!(id(&json!(u64::MAX)).as_deref(), Some("18446744073709551615"));
         assert_eq!(id(&json!(-5)).as_deref(), Some("-5"));
         for other in [json!(12.5), json!(true), json!(null), json!([1]), json!({})] {
             assert_eq!(id(&other), None, "{other}");
-        }
-        assert_eq!(time_ms(&json!(1_700_000_000)), Some(1_700_000_000_000));
-        assert_eq!(time_ms(&json!(1.5)), Some(1_500));
-        assert_eq!(time_ms(&json!(-1)), Some(0));
-        for beyond in [json!(u64::MAX), json!(1e300), json!("7"), json!(null)] {
-            assert_eq!(time_ms(&beyond), None, "{beyond}");
         }
     }
 }

@@ -3,10 +3,12 @@
 //! The table of routes says what each needs ([`Need`]); a path or a method that is not in it needs the scope read even to
 //! learn that, so that nothing is open by mistake. All of it is decided by the head of a request, before its body is read.
 //!
-//! With a token file every request but the console and the probes needs a bearer token with the right scope.
+//! With a token file or an issuer ([`Issuer`]) every request but the console and the probes needs a bearer token with the right
+//! scope.
 //! Without one (loopback only) a web page of somebody else must not reach in through the user's browser: a request
 //! from another origin, or to a name that is not this machine's, is refused.
 
+use super::oidc::Issuer;
 use super::tickets::{self, Limited};
 use super::users::parameter;
 use super::{ApiError, AppState, follow};
@@ -36,6 +38,8 @@ pub struct Grant {
     token: Option<blake3::Hash>,
     /// It came with a ticket, which may say of whom.
     pub limited: Option<Limited>,
+    /// Until when a token of an issuer is accepted, in milliseconds since 1970.
+    pub expires_ms: Option<u64>,
 }
 
 impl Grant {
@@ -50,6 +54,7 @@ impl Grant {
             who: "another node".into(),
             token: None,
             limited: None,
+            expires_ms: None,
         }
     }
 }
@@ -58,6 +63,8 @@ impl Grant {
 pub struct Access {
     /// Hashes, so that comparing them tells nothing about a token by its time. None: everybody is let in.
     tokens: Option<RwLock<Arc<[KnownToken]>>>,
+    /// Whose tokens are accepted beside these.
+    issuer: Option<Arc<Issuer>>,
     /// Counts replacements of the tokens.
     replaced: watch::Sender<u64>,
     loopback: bool,
@@ -87,6 +94,7 @@ impl Access {
     pub fn new(tokens: Option<&[(String, Scopes)]>, listen: SocketAddr) -> Access {
         Access {
             tokens: tokens.map(|tokens| RwLock::new(known(tokens))),
+            issuer: None,
             replaced: watch::channel(0).0,
             loopback: listen.ip().is_loopback(),
             origins: Vec::new(),
@@ -96,6 +104,15 @@ impl Access {
     /// The same, with pages of these origins let in.
     pub fn with_origins(self, origins: Vec<String>) -> Access {
         Access { origins, ..self }
+    }
+
+    /// The same, with tokens of this issuer accepted too. Where everybody was let in, a token is needed from now on.
+    pub fn with_issuer(self, issuer: Arc<Issuer>) -> Access {
+        Access {
+            tokens: Some(self.tokens.unwrap_or_else(|| RwLock::new(known(&[])))),
+            issuer: Some(issuer),
+            ..self
+        }
     }
 
     /// What tickets of a caller are signed with.
@@ -116,6 +133,7 @@ impl Access {
             who: known.who.clone(),
             token: Some(known.hash),
             limited: Some(limited),
+            expires_ms: None,
         })
     }
 
@@ -146,13 +164,14 @@ impl Access {
         Some(tokens.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    fn grant(&self, headers: &HeaderMap) -> Result<Grant, ApiError> {
+    async fn grant(&self, headers: &HeaderMap) -> Result<Grant, ApiError> {
         let Some(tokens) = self.tokens() else {
             return Ok(Grant {
                 scopes: Arc::new(Scopes::everything()),
                 who: "anyone on this machine".into(),
                 token: None,
                 limited: None,
+                expires_ms: None,
             });
         };
         let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -161,8 +180,22 @@ impl Access {
             let message = "an Authorization header with a bearer token is needed";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "no_token", message));
         };
-        let hash = blake3::hash(token.trim().as_bytes());
+        let token = token.trim();
+        let hash = blake3::hash(token.as_bytes());
         let known = tokens.iter().find(|known| known.hash == hash);
+        // A token with two dots may be of the issuer.
+        if let (None, Some(issuer)) = (known, &self.issuer)
+            && token.matches('.').count() == 2
+        {
+            let issued = issuer.grant(token, hash).await?;
+            return Ok(Grant {
+                scopes: issued.scopes,
+                who: issued.who,
+                token: None,
+                limited: None,
+                expires_ms: Some(issued.expires_ms),
+            });
+        }
         let known = known.ok_or_else(|| {
             let message = "this bearer token is not known here";
             ApiError::new(StatusCode::UNAUTHORIZED, "unknown_token", message)
@@ -172,6 +205,7 @@ impl Access {
             who: known.who.clone(),
             token: Some(hash),
             limited: None,
+            expires_ms: None,
         })
     }
 
@@ -191,7 +225,7 @@ impl Access {
         });
         let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         let foreign = |what: &str| {
-            let message = format!("{what}; only this machine is served without --token-file");
+            let message = format!("{what}; only this machine is served without --token-file and --oidc-issuer");
             Err(ApiError::new(StatusCode::FORBIDDEN, "foreign_origin", message))
         };
         if !host.is_empty() && name != "localhost" && !is_address {
@@ -240,10 +274,11 @@ pub async fn check(State(app): State<AppState>, mut request: Request, next: Next
         Need::Follow => follow::refused(headers, api_error),
         Need::Nothing | Need::Read | Need::Publish | Need::Metrics | Need::UserSig => api_error.into_response(),
     };
-    let allowed = app.access.check_origin(headers).and_then(|()| match &ticket {
-        Some(ticket) if app.access.tokens.is_some() => app.access.with_ticket(ticket, app.engine.now_ms()),
-        Some(_) | None => app.access.grant(headers),
-    });
+    let allowed = match (app.access.check_origin(headers), &ticket) {
+        (Err(api_error), _) => Err(api_error),
+        (Ok(()), Some(ticket)) if app.access.tokens.is_some() => app.access.with_ticket(ticket, app.engine.now_ms()),
+        (Ok(()), Some(_) | None) => app.access.grant(headers).await,
+    };
     let grant = match allowed {
         Ok(grant) => grant,
         Err(api_error) => return refuse(api_error),

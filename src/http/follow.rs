@@ -24,11 +24,13 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::{FutureExt as _, stream};
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Sleep;
 
 /// A comment is sent after this much time without any other output, so that proxies keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -266,6 +268,8 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
         Topic::Changes | Topic::Events | Topic::Quarantine => app.changes.clone(),
     };
     let following = TailSubscription::begin(Arc::clone(&tail), ends.0.into_iter().collect(), keys.clone());
+    let until = |ms: u64| Duration::from_millis(ms.saturating_sub(app.engine.now_ms()));
+    let expiry = grant.expires_ms.map(|ms| Box::pin(tokio::time::sleep(until(ms))));
     let subscription = Subscription {
         log,
         schemas: app.engine.schemas().clone(),
@@ -280,6 +284,7 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
         access: app.access.clone(),
         grant,
         replaced: app.access.replaced(),
+        expiry,
         _place: place,
         _counted: Counted::new(),
     };
@@ -387,6 +392,8 @@ struct Subscription {
     grant: Grant,
     /// Changes when the tokens were replaced.
     replaced: watch::Receiver<u64>,
+    /// When the token expires.
+    expiry: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
     _counted: Counted,
 }
@@ -411,6 +418,14 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         metrics::followers(-1);
+    }
+}
+
+/// Waits until a token expires; for ever if it does not.
+async fn expired(expiry: &mut Option<Pin<Box<Sleep>>>) {
+    match expiry {
+        Some(expiry) => expiry.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -440,6 +455,10 @@ impl Subscription {
                     return None;
                 }
             }
+            if expired(&mut self.expiry).now_or_never().is_some() {
+                tracing::info!(by = %self.grant.who, "a subscription ends, since its token has expired");
+                return None;
+            }
             match self.read().await {
                 Ok(Some(text)) => return Some((Ok(Bytes::from(text)), self)),
                 Ok(None) => {}
@@ -454,6 +473,7 @@ impl Subscription {
                 () = self.following.subscriber.woken.notified() => {}
                 stopped = self.stopping.changed() => stopped.ok()?,
                 Ok(()) = self.replaced.changed() => self.replaced.mark_changed(),
+                () = expired(&mut self.expiry) => {}
                 () = tokio::time::sleep(KEEP_ALIVE) => {
                     let mut text = String::new();
                     match self.advance() {

@@ -11,6 +11,7 @@ mod follow;
 mod history;
 mod incidents;
 mod ingest;
+mod oidc;
 mod outcomes;
 mod overview;
 mod past;
@@ -42,6 +43,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 pub use console::GatewayAddress;
+pub use oidc::Issuer;
 pub use payload::{BODY_BYTES_MAX, BUDGET_BYTES_DEFAULT, Budget};
 pub use peer_key::PeerKey;
 pub use peers::{PeerTrust, Peers};
@@ -197,6 +199,15 @@ impl AppState {
         AppState {
             access: Arc::new(access.expect("nobody has the access yet")),
             origins,
+            ..self
+        }
+    }
+
+    /// Accepts tokens of an issuer beside those that it was created with.
+    pub fn with_issuer(self, issuer: Arc<Issuer>) -> AppState {
+        let access = Arc::into_inner(self.access).map(|access| access.with_issuer(issuer));
+        AppState {
+            access: Arc::new(access.expect("nobody has the access yet")),
             ..self
         }
     }

@@ -97,6 +97,11 @@ pub async fn ticket(
     Extension(grant): Extension<Grant>,
     payload: Payload,
 ) -> Result<Response, ApiError> {
+    if grant.expires_ms.is_some() {
+        // Every node has to know what a ticket is signed with, and nobody keeps an issuer's tokens.
+        let message = "a ticket must be asked for with a token of --token-file, not with one of the issuer";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message));
+    }
     let asked: TicketRequest = match payload.bytes.trim_ascii().is_empty() {
         true => TicketRequest::default(),
         false => serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?,

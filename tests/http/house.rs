@@ -2,9 +2,9 @@
 
 use crate::client::Client;
 use rollcall::clock::ManualClock;
-use rollcall::config::Scopes;
+use rollcall::config::{Oidc, Scopes};
 use rollcall::engine::{Engine, Tuning};
-use rollcall::http::{Access, AppState, GatewayAddress, Limits, serve};
+use rollcall::http::{Access, AppState, GatewayAddress, Issuer, Limits, serve};
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{Log as _, Topic};
 use rollcall::presence::Partition;
@@ -15,6 +15,27 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+
+/// What a server is like.
+struct Interface<'i> {
+    tokens: Option<&'i [(String, Scopes)]>,
+    limits: Limits,
+    origins: Vec<String>,
+    records: Option<u64>,
+    issuer: Option<Oidc>,
+}
+
+impl Interface<'_> {
+    fn new(limits: Limits) -> Self {
+        Interface {
+            tokens: None,
+            limits,
+            origins: Vec::new(),
+            records: None,
+            issuer: None,
+        }
+    }
+}
 
 pub struct House {
     pub log: Arc<MemoryLog>,
@@ -51,7 +72,25 @@ impl House {
         let clock = Arc::new(ManualClock::new(1_000));
         let log = Arc::new(MemoryLog::new(partitions, clock.clone()));
         let engine = Engine::start(log.clone(), None, clock.clone(), Tuning::default()).expect("started");
-        House::of(log, clock, engine, tokens, limits, origins, None)
+        let interface = Interface {
+            tokens,
+            origins,
+            ..Interface::new(limits)
+        };
+        House::of(log, clock, engine, interface)
+    }
+
+    /// With an issuer whose tokens are accepted too. It is a million seconds after 1970.
+    pub fn with_issuer(tokens: Option<&[(String, Scopes)]>, issuer: Oidc) -> House {
+        let clock = Arc::new(ManualClock::new(1_000_000_000));
+        let log = Arc::new(MemoryLog::new(1, clock.clone()));
+        let engine = Engine::start(log.clone(), None, clock.clone(), Tuning::default()).expect("started");
+        let interface = Interface {
+            tokens,
+            issuer: Some(issuer),
+            ..Interface::new(Limits::of(1_000))
+        };
+        House::of(log, clock, engine, interface)
     }
 
     /// On a log that is there already, with stores in a directory. `records`: how many a question about the past may read.
@@ -63,18 +102,21 @@ impl House {
         records: Option<u64>,
     ) -> House {
         let engine = Engine::start(log.clone(), data, clock.clone(), tuning).expect("started");
-        House::of(log, clock, engine, None, Limits::of(1_000), Vec::new(), records)
+        let interface = Interface {
+            records,
+            ..Interface::new(Limits::of(1_000))
+        };
+        House::of(log, clock, engine, interface)
     }
 
-    fn of(
-        log: Arc<MemoryLog>,
-        clock: Arc<ManualClock>,
-        engine: Engine,
-        tokens: Option<&[(String, Scopes)]>,
-        limits: Limits,
-        origins: Vec<String>,
-        records: Option<u64>,
-    ) -> House {
+    fn of(log: Arc<MemoryLog>, clock: Arc<ManualClock>, engine: Engine, interface: Interface<'_>) -> House {
+        let Interface {
+            tokens,
+            limits,
+            origins,
+            records,
+            issuer,
+        } = interface;
         let engine = Arc::new(engine);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -93,6 +135,14 @@ impl House {
             .with_origins(origins);
         let face = match records {
             Some(records) => face.with_past_records(records),
+            None => face,
+        };
+        let face = match issuer {
+            Some(issuer) => {
+                let issuer = Arc::new(Issuer::new(issuer, clock.clone()).expect("usable"));
+                runtime.spawn(issuer.clone().keep(stop.subscribe()));
+                face.with_issuer(issuer)
+            }
             None => face,
         };
         let access = face.access();
