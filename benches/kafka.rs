@@ -84,6 +84,13 @@ fn partitions(count: u32) -> impl Iterator<Item = Partition> {
     (0..count).map(Partition)
 }
 
+/// Waits until the disk has what was written so far. A broker flushes the first file of a partition, and would wait for all of it in
+/// the middle of what is measured.
+fn settle_disk() {
+    let synced = Command::new("sync").status().expect("sync is there");
+    assert!(synced.success(), "sync: {synced}");
+}
+
 /// An engine on a node's partitions, with its stores in a directory.
 fn start(node: &Node, stores: &Path) -> (Arc<KafkaLog>, Engine) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());

@@ -3,7 +3,7 @@
 use crate::load::{self, Load};
 use crate::measure::{figure, heading, is_quick, rate, timed};
 use crate::processor::{SELF, cpu_seconds, greatest_mib};
-use crate::{Broker, PARTITIONS, floors, number, partitions, start, users};
+use crate::{Broker, PARTITIONS, floors, number, partitions, settle_disk, start, users};
 use rollcall::engine::Engine;
 use rollcall::log::kafka::Node;
 use rollcall::presence::Offset;
@@ -75,6 +75,7 @@ pub fn run(broker: &Broker) {
         share = load.changes as f64 / load.records as f64 * 100.0;
         read.measure(load.records, || floors::read(&connection, &load));
         let (into, _) = broker.topics(&format!("bench-loop-{round}"), PARTITIONS);
+        settle_disk();
         let (took, cpu) = floors::exactly_once(&into, &connection, &load);
         bare_loop.add(load.records, took, cpu);
         let stores = tempfile::tempdir().expect("a directory");
@@ -103,6 +104,7 @@ pub fn run(broker: &Broker) {
 
 /// The engine, from the moment when it knows its partitions to the last commit, and the part after everybody has connected.
 pub fn catch_up(node: &Node, stores: &Path, load: &Load, all: &mut Runs, heartbeats: &mut Runs) {
+    settle_disk();
     let (_log, engine) = start(node, stores);
     while !engine.has_assignment() {
         std::thread::sleep(Duration::from_millis(1));
@@ -121,6 +123,7 @@ pub fn catch_up(node: &Node, stores: &Path, load: &Load, all: &mut Runs, heartbe
 
 /// Returns how long an engine takes that has lost its stores, until it answers again.
 fn restore(node: &Node, stores: &Path, load: &Load) -> Duration {
+    settle_disk();
     let began = Instant::now();
     let (_log, engine) = start(node, stores);
     let watch = Watch::new(&engine, load.ends.len() as u32);
@@ -154,6 +157,7 @@ pub fn alive(broker: &Broker) {
         // Published while no engine runs, so that all of it is measured.
         let (load, each) = load::fill_alive(&node, users, passes);
         bytes = each;
+        settle_disk();
         let (_log, engine) = start(&node, stores.path());
         while !engine.has_assignment() {
             std::thread::sleep(Duration::from_millis(1));

@@ -4,7 +4,7 @@ use crate::catch_up::{Runs, catch_up, sizes};
 use crate::load::{self, Load};
 use crate::measure::{figure, heading};
 use crate::processor::{cpu_seconds, greatest_mib};
-use crate::{Broker, PARTITIONS, number, partitions};
+use crate::{Broker, PARTITIONS, number, partitions, settle_disk};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use rollcall::clock::SystemClock;
@@ -141,6 +141,7 @@ fn job(broker: &Broker, connection: &Connection, load: &Load, round: u32, runs: 
     let (events, changes) = (connection.topic(Topic::Events), to.topic(Topic::Changes));
     let id = format!("{}-job", into.group);
     let state = tempfile::tempdir().expect("a directory");
+    settle_disk();
     let mut job = Job::start(&events, &changes, broker, &id, state.path());
     job.wait_until_it_runs();
     let (began, cpu) = (Instant::now(), cpu_seconds(&job.process()));
@@ -153,6 +154,7 @@ fn job(broker: &Broker, connection: &Connection, load: &Load, round: u32, runs: 
 
     let state = tempfile::tempdir().expect("a directory");
     let began = Instant::now();
+    settle_disk();
     let mut job = Job::start(&events, &changes, broker, &id, state.path());
     job.wait_until_it_runs();
     let restored = began.elapsed();

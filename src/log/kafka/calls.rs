@@ -104,18 +104,46 @@ impl<C: Send + Sync + 'static> Guarded<C> {
         within: Duration,
         make: impl FnOnce(&C) -> T + Send + 'static,
     ) -> Result<T, Hung> {
-        let hung = || Hung {
+        let result = self.begin(call, make)?;
+        self.wait(call, within, &result)
+    }
+
+    /// Begins a call that the caller waits for later.
+    fn begin<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        make: impl FnOnce(&C) -> T + Send + 'static,
+    ) -> Result<Receiver<T>, Hung> {
+        let client = self.client.clone().filter(|_| !self.is_given_up());
+        let client = client.ok_or_else(|| self.hung(call))?;
+        Ok(begin_on_a_helper(call, move || make(&client)))
+    }
+
+    fn wait<T>(&self, call: &'static str, within: Duration, result: &Receiver<T>) -> Result<T, Hung> {
+        wait_for(result, within + patience()).ok_or_else(|| {
+            self.give_up(call);
+            self.hung(call)
+        })
+    }
+
+    /// Begins a call that returns as soon as it can, while the caller does something else.
+    pub fn call_ahead<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: &'static str,
+        make: impl FnOnce(&C) -> T + Send + 'static,
+    ) -> Result<CallAhead<C, T>, Hung> {
+        Ok(CallAhead {
+            result: self.begin(call, make)?,
+            client: self.clone(),
+            call,
+        })
+    }
+
+    fn hung(&self, call: &'static str) -> Hung {
+        Hung {
             client: self.name.clone(),
             call,
-        };
-        let Some(client) = self.client.clone().filter(|_| !self.is_given_up()) else {
-            return Err(hung());
-        };
-        let made = on_a_helper(call, within + patience(), move || make(&client));
-        made.ok_or_else(|| {
-            self.give_up(call);
-            hung()
-        })
+        }
     }
 
     fn give_up(&self, call: &'static str) {
@@ -137,6 +165,20 @@ impl<C: Send + Sync + 'static> Guarded<C> {
                 self.name
             ));
         }
+    }
+}
+
+/// A call that was begun and not waited for yet.
+pub struct CallAhead<C: Send + Sync + 'static, T> {
+    client: Arc<Guarded<C>>,
+    call: &'static str,
+    result: Receiver<T>,
+}
+
+impl<C: Send + Sync + 'static, T> CallAhead<C, T> {
+    /// Its result, as that of [`Guarded::call`].
+    pub fn wait(self) -> Result<T, Hung> {
+        self.client.wait(self.call, Duration::ZERO, &self.result)
     }
 }
 
@@ -186,6 +228,10 @@ fn on_a_helper<T: Send + 'static>(
     patience: Duration,
     make: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
+    wait_for(&begin_on_a_helper(call, make), patience)
+}
+
+fn begin_on_a_helper<T: Send + 'static>(call: &'static str, make: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
     let (done, result) = sync_channel(1);
     hand_over(Box::new(move || {
         failpoint::reach(call);
@@ -193,7 +239,7 @@ fn on_a_helper<T: Send + 'static>(
         // The caller may have given up.
         Box::new(move || drop(done.send(made)))
     }));
-    wait_for(&result, patience)
+    result
 }
 
 fn wait_for<T>(result: &Receiver<T>, patience: Duration) -> Option<T> {

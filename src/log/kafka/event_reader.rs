@@ -113,6 +113,12 @@ impl EventReader {
         })
     }
 
+    /// See [`PartitionReader::reading_ahead`].
+    pub fn reading_ahead(mut self) -> EventReader {
+        self.first = self.first.reading_ahead();
+        self
+    }
+
     pub fn is_at_end(&self) -> bool {
         self.first.is_at_end()
     }

@@ -50,7 +50,7 @@ impl KafkaIncidents {
             }
             send(producer, to.headers(headers(&record.headers)))?;
         }
-        drain(producer, self.log.clock())?;
+        drain(&self.producer, self.log.clock())?;
         let changes = self.log.name(Topic::Changes);
         let note = BASE64.encode(&position.note);
         let mut offsets = TopicPartitionList::new();

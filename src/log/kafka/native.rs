@@ -5,10 +5,13 @@ use super::calls::Guarded;
 use super::client::DefaultContext;
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::types::RDKafkaRespErr;
 use std::ffi::{CStr, CString, c_void};
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 const NO_ERROR: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
 /// Of one call.
@@ -46,6 +49,14 @@ pub fn generation<C: ConsumerContext>(member: &BaseConsumer<C>) -> Option<i32> {
         generation
     };
     (generation > 0).then_some(generation)
+}
+
+/// Has a producer send what was handed over without gathering more (`linger.ms`), for so long, or until all of it has arrived and
+/// another thread was told so.
+pub fn flush<C: ProducerContext>(producer: &BaseProducer<C>, during: Duration) {
+    let during_ms = during.as_millis().try_into().unwrap_or(i32::MAX);
+    // SAFETY: the client lives as long as `producer`. What has not arrived by then is no error here.
+    unsafe { native::rd_kafka_flush(producer.client().native_ptr(), during_ms) };
 }
 
 /// The queue of one partition of a topic.
@@ -196,22 +207,46 @@ impl Message<'_> {
         ts.max(0) as u64
     }
 
-    /// The last header of a name, if it has a value. A message without headers costs nothing more.
-    pub fn header(&self, name: &CStr) -> Option<&[u8]> {
+    /// Its headers; `None` if it has none. librdkafka parses the headers of a message that has none anew each time it is asked, so
+    /// this is asked once.
+    pub fn headers(&self) -> Option<MessageHeaders<'_>> {
         let mut headers = std::ptr::null_mut();
         // SAFETY: the message lives, and the headers belong to it.
-        if unsafe { native::rd_kafka_message_headers(self.0, &mut headers) } != NO_ERROR {
-            return None;
-        }
-        let (mut value, mut length) = (std::ptr::null(), 0);
-        // SAFETY: the headers live as long as the message, the name ends with a zero, both results are ours.
-        let found = unsafe { native::rd_kafka_header_get_last(headers, name.as_ptr(), &mut value, &mut length) };
-        (found == NO_ERROR).then(|| self.bytes(value, length)).flatten()
+        let error = unsafe { native::rd_kafka_message_headers(self.0, &mut headers) };
+        (error == NO_ERROR).then_some(MessageHeaders {
+            headers,
+            _of: PhantomData,
+        })
     }
 
-    /// Null has no bytes.
     fn bytes(&self, at: *const c_void, length: usize) -> Option<&[u8]> {
         // SAFETY: librdkafka's pointers and lengths belong together, and the bytes live as long as the message.
-        (!at.is_null()).then(|| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), length) })
+        unsafe { bytes(at, length) }
     }
+}
+
+/// The headers of a message that was not destroyed.
+pub struct MessageHeaders<'m> {
+    headers: *mut native::rd_kafka_headers_t,
+    _of: PhantomData<&'m native::rd_kafka_message_t>,
+}
+
+impl MessageHeaders<'_> {
+    /// The last header of a name, if it has a value.
+    pub fn last(&self, name: &CStr) -> Option<&[u8]> {
+        let (mut value, mut length) = (std::ptr::null(), 0);
+        // SAFETY: the headers live as long as the message, the name ends with a zero, both results are ours.
+        let found = unsafe { native::rd_kafka_header_get_last(self.headers, name.as_ptr(), &mut value, &mut length) };
+        // SAFETY: librdkafka's pointers and lengths belong together, and the bytes live as long as the headers.
+        (found == NO_ERROR).then(|| unsafe { bytes(value, length) }).flatten()
+    }
+}
+
+/// The bytes at a pointer; none at null.
+///
+/// # Safety
+/// There are so many bytes at the pointer, and they live for `'b`.
+unsafe fn bytes<'b>(at: *const c_void, length: usize) -> Option<&'b [u8]> {
+    // SAFETY: as the caller says.
+    (!at.is_null()).then(|| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), length) })
 }

@@ -19,6 +19,7 @@ use super::calls::{Guarded, Hung};
 use super::client::{CountingContext, is_fenced, transactional, unread, unwritten};
 use super::event_reader::EventReader;
 use super::history_readers::wait_for;
+use super::native;
 use super::partition_reader::{PartitionReader, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
@@ -48,10 +49,16 @@ const TAKE_UP: Duration = Duration::from_secs(30);
 /// The least average time between two transactions of a process, over all its partitions: a transaction takes
 /// milliseconds of a core, here and at the broker.
 const TRANSACTION_EVERY_MS: u64 = 5;
+/// A partition begins its next transaction after so many times as long as the last one took: on a machine that is busy, where
+/// each takes long, there are fewer and larger ones, which cost less. At most [`PAUSE_MAX_MS`].
+const PAUSE_FACTOR: u64 = 3;
+const PAUSE_MAX_MS: u64 = 500;
 /// If a record is on its way for longer than this, its producer is dropped, even if the client would still wait.
 const DRAIN_MAX_MS: u64 = 10_000;
 /// How many events of a producer are served before and after a commit.
 const EVENTS_MAX: usize = 64;
+/// How long a producer is told that all was handed over. Then all of it has waited longer than a producer gathers.
+const FLUSH: Duration = Duration::from_millis(20);
 /// The time between two checks for what has arrived. A poll with a time-out of a millisecond would be a busy loop.
 const DRAIN_EVERY: Duration = Duration::from_micros(200);
 
@@ -73,6 +80,8 @@ pub struct KafkaPartition {
     fenced: bool,
     /// Readers of the output topics, while outputs are compared.
     outputs: Vec<(OutputTopic, PartitionReader)>,
+    /// How long the last transaction took.
+    took_ms: u64,
 }
 
 impl KafkaPartition {
@@ -83,7 +92,7 @@ impl KafkaPartition {
         let wake: Wake = Box::new(move || reader.notify(Topic::Events, partition));
         let name = log.name(Topic::Events);
         let (source, other) = log.sources(partition)?;
-        let event_reader = EventReader::new(&source, other, name, partition, wake)?;
+        let event_reader = EventReader::new(&source, other, name, partition, wake)?.reading_ahead();
         log.owned().fetch_add(1, Ordering::Relaxed);
         let mut owned = KafkaPartition {
             log,
@@ -94,6 +103,7 @@ impl KafkaPartition {
             has_position: false,
             fenced: false,
             outputs: Vec::new(),
+            took_ms: 0,
         };
         owned.settle(true)?;
         Ok(owned)
@@ -148,13 +158,13 @@ impl KafkaPartition {
 
     /// Announces in the topic of owners that this process has the partition. This is done in a transaction, so that an
     /// owner that was fenced off cannot announce itself later.
-    fn announce(&self, producer: &OutputProducer) -> Result<(), KafkaError> {
+    fn announce(&self, producer: &Arc<OutputProducer>) -> Result<(), KafkaError> {
         let (key, value) = self.log.owner_record(self.partition);
         let name = self.log.owners_topic();
         begin(producer)?;
         let record = BaseRecord::<[u8], [u8]>::to(&name).partition(0);
         send(producer.direct(), record.key(key.as_bytes()).payload(value.as_bytes()))?;
-        drain(producer.direct(), self.log.clock())?;
+        drain(producer, self.log.clock())?;
         commit(producer)
     }
 
@@ -185,7 +195,7 @@ impl KafkaPartition {
     }
 
     /// Sends a commit in one transaction.
-    fn transact(&self, guarded: &OutputProducer, outputs: &Commit) -> Result<(), KafkaError> {
+    fn transact(&self, guarded: &Arc<OutputProducer>, outputs: &Commit) -> Result<(), KafkaError> {
         begin(guarded)?;
         failpoint::reach("begin");
         let producer = guarded.direct();
@@ -217,7 +227,7 @@ impl KafkaPartition {
             }
             send(producer, to.headers(headers(&record.headers)))?;
         }
-        drain(producer, self.log.clock())?;
+        drain(guarded, self.log.clock())?;
         failpoint::reach("send");
         let mut offsets = TopicPartitionList::new();
         let events = self.log.name(Topic::Events);
@@ -339,20 +349,25 @@ pub(super) fn send(
     }
 }
 
-/// Waits until all records handed over have arrived or failed. `flush` would check only every 100 ms, and so would the
+/// Waits until all records handed over have arrived or failed. `flush` alone would check only every 100 ms, and so would the
 /// commit after it.
-pub(super) fn drain(producer: &BaseProducer<CountingContext>, clock: &dyn Clock) -> Result<(), KafkaError> {
+pub(super) fn drain(producer: &Arc<OutputProducer>, clock: &dyn Clock) -> Result<(), KafkaError> {
+    let direct = producer.direct();
+    direct.poll(Duration::ZERO);
+    if direct.context().is_done() {
+        return Ok(());
+    }
+    let flush = |producer: &BaseProducer<_>| native::flush(producer, FLUSH);
+    let flushed = producer.call_ahead("rd_kafka_flush", flush).map_err(timed_out)?;
     let until_ms = clock.monotonic_ms() + DRAIN_MAX_MS;
-    loop {
-        producer.poll(Duration::ZERO);
-        if producer.context().is_done() {
-            return Ok(());
-        }
+    while !direct.context().is_done() {
         if clock.monotonic_ms() >= until_ms {
             return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
         }
         std::thread::sleep(DRAIN_EVERY);
+        direct.poll(Duration::ZERO);
     }
+    flushed.wait().map_err(timed_out)
 }
 
 pub(super) fn begin(producer: &OutputProducer) -> Result<(), KafkaError> {
@@ -427,7 +442,10 @@ impl OwnedPartition for KafkaPartition {
         // What happened before this commit says nothing of it.
         serve(producer.direct());
         let broken = producer.direct().context().broken();
-        match self.transact(&producer, commit) {
+        let began_ms = self.log.clock().monotonic_ms();
+        let transacted = self.transact(&producer, commit);
+        self.took_ms = self.log.clock().monotonic_ms().saturating_sub(began_ms);
+        match transacted {
             Ok(()) if producer.direct().context().broken() != broken => {
                 let text = format!(
                     "the commit of partition {} was reported as done, but a connection to a broker broke meanwhile: the \
@@ -509,7 +527,8 @@ impl OwnedPartition for KafkaPartition {
     }
 
     fn commit_pause_ms(&self) -> u64 {
-        self.log.owned().load(Ordering::Relaxed) * TRANSACTION_EVERY_MS
+        let share_ms = self.log.owned().load(Ordering::Relaxed) * TRANSACTION_EVERY_MS;
+        share_ms.max((self.took_ms * PAUSE_FACTOR).min(PAUSE_MAX_MS))
     }
 
     fn keeps_current(&self) -> bool {

@@ -6,7 +6,7 @@
 //! directly (`native`). A reader returns the broker's records from the requested offset on, in order, or an error. It
 //! never continues after a gap that retention made.
 
-use super::calls::{Guarded, Hung};
+use super::calls::{CallAhead, Guarded, Hung};
 use super::client::{DefaultContext, spawn, unread};
 pub use super::native::Wake;
 use super::native::{self, GuardedConsumer, Message, PartitionQueue};
@@ -37,6 +37,8 @@ const TRACE_HEADER_NAME: &CStr = c"traceparent";
 const ID_HEADER_NAME: &CStr = c"id";
 /// Both names of the setting for how many bytes of a partition are fetched at a time.
 pub const FETCH_BYTES: [&str; 2] = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
+/// The call that takes records.
+const TAKE: &str = "rd_kafka_consume_batch";
 const QUERY: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_secs(2);
 /// How long no record may arrive before the broker is asked whether there are any.
@@ -241,6 +243,8 @@ struct Taken {
     failed: Option<(RDKafkaRespErr, Option<u64>)>,
     /// The range of the partition, as the client has seen it.
     seen: Option<(u64, u64)>,
+    /// It stopped at the limit: there may be more.
+    is_full: bool,
 }
 
 /// Reads one partition of a topic. Must have only one user.
@@ -249,8 +253,11 @@ pub struct PartitionReader {
     topic: Option<Topic>,
     name: Arc<str>,
     partition: Partition,
-    /// `None` after its client was given up.
+    /// `None` after its client was given up, and while it is in `ahead`.
     queue: Option<PartitionQueue>,
+    /// The next batch, which is taken from the queue while the caller works on the last one.
+    ahead: Option<CallAhead<BaseConsumer<DefaultContext>, (PartitionQueue, Taken)>>,
+    reads_ahead: bool,
     wake: Option<Arc<Wake>>,
     position: ReadPosition,
     seen: Option<(u64, u64)>,
@@ -284,6 +291,8 @@ impl PartitionReader {
             name,
             partition,
             queue: None,
+            ahead: None,
+            reads_ahead: false,
             wake: wake.map(Arc::new),
             position: ReadPosition::default(),
             seen: None,
@@ -298,6 +307,13 @@ impl PartitionReader {
         };
         reader.queue = Some(reader.open()?);
         Ok(reader)
+    }
+
+    /// Takes one batch of records ahead of its caller, who must always read with the same limit. So copying records out of
+    /// librdkafka and working on them go on side by side.
+    pub fn reading_ahead(mut self) -> PartitionReader {
+        self.reads_ahead = true;
+        self
     }
 
     /// Returns the partition's queue of the current client.
@@ -424,6 +440,8 @@ impl PartitionReader {
     }
 
     fn stop(&mut self) -> Result<(), Error> {
+        // What was taken ahead is not what is wanted.
+        self.take_ahead()?;
         match self.position.next.take() {
             Some(_) => self.with_queue("rd_kafka_consume_stop", PartitionQueue::stop),
             None => Ok(()),
@@ -445,29 +463,30 @@ impl PartitionReader {
 
     /// Like [`PartitionReader::read`], but never asks the broker. Returns how many records it added.
     pub fn read_here(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<usize, Error> {
-        // If the client was replaced, its queue is not started yet.
-        self.queue = Some(self.open()?);
-        if self.position.next != Some(from.0) {
-            self.start(from.0)?;
-        }
-        let (position, name) = (self.position, self.name.clone());
-        let headers = match self.topic {
-            Some(Topic::Events) => HeadersRead::OfEvents,
-            Some(Topic::Changes | Topic::Kicks | Topic::Quarantine) => HeadersRead::Nothing,
-            None => HeadersRead::Id,
+        let ahead = match self.position.next == Some(from.0) {
+            true => self.take_ahead()?,
+            false => None,
         };
-        let take = move |queue: &mut PartitionQueue| {
-            let mut taken = position.take(queue, limit, headers);
-            taken.seen = queue.seen_range(&name);
-            taken
+        let taken = match ahead {
+            Some(taken) => taken,
+            None => {
+                // If the client was replaced, its queue is not started yet.
+                self.queue = Some(self.open()?);
+                if self.position.next != Some(from.0) {
+                    self.start(from.0)?;
+                }
+                let take = self.take(self.position, limit);
+                self.with_queue(TAKE, take)?
+            }
         };
         let Taken {
             position,
             mut records,
             failed,
             seen,
+            is_full,
             ..
-        } = self.with_queue("rd_kafka_consume_batch", take)?;
+        } = taken;
         self.position = position;
         self.seen = seen.or(self.seen);
         let count = records.len();
@@ -481,7 +500,55 @@ impl PartitionReader {
             self.stop()?;
             return Err(error);
         }
+        if is_full && self.reads_ahead {
+            self.begin_ahead(limit);
+        }
         Ok(count)
+    }
+
+    /// What takes the next records from the queue.
+    fn take(&self, position: ReadPosition, limit: Limit) -> impl FnOnce(&mut PartitionQueue) -> Taken + Send + use<> {
+        let name = self.name.clone();
+        let headers = match self.topic {
+            Some(Topic::Events) => HeadersRead::OfEvents,
+            Some(Topic::Changes | Topic::Kicks | Topic::Quarantine) => HeadersRead::Nothing,
+            None => HeadersRead::Id,
+        };
+        move |queue| {
+            let mut taken = position.take(queue, limit, headers);
+            taken.seen = queue.seen_range(&name);
+            taken
+        }
+    }
+
+    /// Begins to take the next batch.
+    fn begin_ahead(&mut self, limit: Limit) {
+        let Some(mut queue) = self.queue.take() else { return };
+        let take = self.take(self.position, limit);
+        let client = queue.client().clone();
+        let begun = client.call_ahead(TAKE, move |_| {
+            let taken = take(&mut queue);
+            (queue, taken)
+        });
+        // A client that was given up keeps its queue; the next read opens another.
+        self.ahead = begun.ok();
+    }
+
+    /// Waits for the batch that was taken ahead, if there is one.
+    fn take_ahead(&mut self) -> Result<Option<Taken>, Error> {
+        let Some(ahead) = self.ahead.take() else {
+            return Ok(None);
+        };
+        match ahead.wait() {
+            Ok((queue, taken)) => {
+                self.queue = Some(queue);
+                Ok(Some(taken))
+            }
+            Err(hung) => {
+                self.position.next = None;
+                Err(hung.unread())
+            }
+        }
     }
 
     /// When nothing has arrived for a while, restarts reading if the broker has more records than it returns. After a
@@ -548,6 +615,8 @@ impl PartitionReader {
 
 impl Drop for PartitionReader {
     fn drop(&mut self) {
+        // A client that hangs was counted and logged; then there is no queue any more.
+        let _ = self.take_ahead();
         if let Some(queue) = self.queue.take() {
             end(queue);
         }
@@ -594,9 +663,10 @@ impl ReadPosition {
                 }
             });
             if taken.failed.is_some() || got < wanted {
-                break;
+                return taken;
             }
         }
+        taken.is_full = true;
         taken
     }
 
@@ -624,7 +694,11 @@ impl ReadPosition {
         }
         let (key, value) = (message.key(), message.value());
         let size = value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
-        let header = |of, name| (headers == of).then(|| message.header(name)).flatten().map(Box::from);
+        let found = (headers != HeadersRead::Nothing).then(|| message.headers()).flatten();
+        let header = |of, name| {
+            let value = found.as_ref().filter(|_| headers == of)?.last(name)?;
+            Some(Box::from(value))
+        };
         let schema_header = || {
             let mut names = SCHEMA_HEADERS.iter().zip(SCHEMA_HEADER_NAMES);
             names.find_map(|(name, terminated)| {
