@@ -7,6 +7,7 @@
 mod aborted;
 #[path = "kafka/audited.rs"]
 mod audited;
+mod authority;
 #[path = "kafka/broker.rs"]
 mod broker;
 #[path = "gateway/client.rs"]
@@ -332,6 +333,12 @@ fn no_callers_token_leaves_the_node_and_who_has_no_secret_is_not_believed() {
 #[test]
 fn without_a_peer_token_nodes_do_not_ask_each_other_and_say_so() {
     peers::without_a_peer_token_nodes_do_not_ask_each_other_and_say_so(shared::bootstrap());
+}
+
+#[test]
+fn nodes_change_over_to_tls_one_after_the_other() {
+    let _busy = shared::busy(1);
+    peers::nodes_change_over_to_tls_one_after_the_other(shared::bootstrap());
 }
 
 #[test]

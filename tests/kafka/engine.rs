@@ -57,7 +57,17 @@ impl Node {
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let has_tls = self.arguments.iter().any(|argument| argument == "--http-tls-cert");
+        let scheme = if has_tls { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    /// Gives it other settings after the first ones, for its next start.
+    pub fn instead_of(&mut self, before: &[&str], now: &[&str]) {
+        let kept = self.arguments.len() - before.len();
+        assert_eq!(self.arguments[kept..], *before);
+        self.arguments.truncate(kept);
+        self.arguments.extend(now.iter().map(|argument| (*argument).to_owned()));
     }
 
     /// Starts it, to end by itself at a failpoint if one is named.

@@ -1,6 +1,7 @@
 //! Nodes among themselves: a caller's token never leaves the node that got it, no matter who claims to be an owner, and answers
 //! from a process that is not a node are refused.
 
+use crate::authority::{Authority, BOTH};
 use crate::engine::{self, Node};
 use crate::python::publisher;
 use crate::space::Space;
@@ -291,4 +292,92 @@ pub fn without_a_peer_token_nodes_do_not_ask_each_other_and_say_so(bootstrap: &s
         );
         assert!(node.diary().contains("--peer-token-file"), "{}", node.diary());
     }
+}
+
+/// Two nodes change over to TLS, each on its own, and any node answers for every user while they differ: one of them has TLS and
+/// asks the other without, and the other asks it with TLS and no certificate of its own. In the end both require certificates.
+pub fn nodes_change_over_to_tls_one_after_the_other(bootstrap: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let space = Space::new(bootstrap, "over", PARTITIONS);
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.into_os_string().into_string().expect("UTF-8")
+    };
+    let authority = Authority::new("nodes");
+    let certified = authority.certify(directory.path(), "node", &BOTH);
+    let (chain, key) = (
+        certified.chain.to_str().expect("UTF-8"),
+        certified.key.to_str().expect("UTF-8"),
+    );
+    let (tokens, secret) = (
+        write("tokens", &format!("{TOKEN} admin\n")),
+        write("secret", "a secret of the nodes alone\n"),
+    );
+    let ca = authority.write(&directory.path().join("ca.pem"));
+    let ca = ca.to_str().expect("UTF-8");
+    let both = ["--token-file", &tokens, "--peer-token-file", &secret, "--peer-ca", ca];
+    let trusts = ["--peer-certificates", "optional"];
+    let serves = ["--http-tls-cert", chain, "--http-tls-key", key];
+    let optional = [&serves[..], &trusts].concat();
+    let mut nodes = [(0, &optional[..]), (1, &trusts[..])]
+        .map(|(name, more)| Node::new(directory.path(), &space, name, &[&both[..], more].concat()));
+    nodes.iter_mut().for_each(|node| node.start(None));
+    let ca = reqwest::Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate");
+    let client = reqwest::Client::builder()
+        .tls_certs_only([ca])
+        .no_proxy()
+        .timeout(Duration::from_secs(20));
+    let client = client.build().expect("a client");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let ask = |node: &Node, path: &str, body: Option<String>| {
+        let url = format!("{}{path}", node.url());
+        let request = match body {
+            Some(body) => client.post(url).body(body),
+            None => client.get(url),
+        };
+        runtime.block_on(async {
+            let answer = request.bearer_auth(TOKEN).send().await?;
+            Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.text().await?))
+        })
+    };
+    let owners = |node: &Node| {
+        let (_, stats) = ask(node, "/v1/stats", None).unwrap_or_default();
+        let stats: Value = serde_json::from_str(&stats).unwrap_or_default();
+        let partitions = stats["partitions"].as_array().cloned().unwrap_or_default();
+        let live = partitions.iter().filter(|one| one["state"] == "live");
+        let owners: std::collections::BTreeSet<String> = live
+            .map(|one| one["owner"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        owners
+    };
+    let events: Vec<Value> = (0..16)
+        .map(|number| {
+            json!({"type": "connect", "user": format!("u{number}"), "platform": "linux", "device": "d", "gateway": "g",
+                "epoch": 1, "conn": 1, "intent": "login"})
+        })
+        .collect();
+    let knows_everybody = |node: &Node| {
+        (0..16).all(|number| {
+            let answer = ask(node, &format!("/v1/users/u{number}"), None);
+            answer.is_ok_and(|(status, _)| status == 200)
+        })
+    };
+    let all_know = |nodes: &[Node; 2], what: &str| {
+        let urls = nodes.iter().map(Node::url).collect();
+        until(nodes, what, || nodes.iter().all(|node| owners(node) == urls));
+        until(nodes, what, || nodes.iter().all(knows_everybody));
+    };
+    until(&nodes, "the first is ready", || owners(&nodes[0]).len() == 2);
+    let published = ask(&nodes[0], "/v1/events", Some(json!(events).to_string())).expect("an answer");
+    assert_eq!(published.0, 200, "{}", published.1);
+    all_know(&nodes, "one has TLS");
+    nodes[1].stop();
+    nodes[1].instead_of(&trusts, &serves);
+    nodes[1].start(None);
+    all_know(&nodes, "both have TLS, and one requires certificates");
+    nodes[0].stop();
+    nodes[0].instead_of(&optional, &serves);
+    nodes[0].start(None);
+    all_know(&nodes, "both require certificates");
 }
