@@ -3,8 +3,8 @@
 //!
 //! When all connections are in use, the one that has been idle for the longest is closed, so that a client that opens
 //! connections and sends nothing cannot keep others out. If no connection is idle, the new one is refused with an error
-//! message. A connection in its TLS handshake is closed before any other: a client that opens many and begins no handshake
-//! closes only handshakes.
+//! message. If more than a quarter of the connections are in their TLS handshake, the oldest of these is closed instead: a client
+//! that opens many and finishes no handshake closes mostly its own.
 
 use super::api_error::ApiError;
 use super::transport::{ConnectionTimeouts, HEAD_BYTES_MAX, Requests, Watched};
@@ -28,6 +28,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 /// The pause after a failure to accept a connection, for example because all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// One of so many connections may be in its TLS handshake before handshakes are closed to make room.
+const HANDSHAKES_PART: usize = 4;
 /// How long an idle connection may take to close.
 const EVICTION: Duration = Duration::from_millis(100);
 
@@ -61,7 +63,7 @@ pub async fn serve_with(
     mut stopping: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections));
-    let idle = Arc::new(Idle::default());
+    let idle = Arc::new(Idle::new(limits.connections / HANDSHAKES_PART));
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -233,17 +235,29 @@ fn run(
     }
 }
 
-/// Connections without a request: those in their handshake, then the one that has been idle for the longest first.
-#[derive(Default)]
-struct Idle(Mutex<IdleOrder>);
+/// Connections without a request: those in their handshake, and those that are idle, the one that is so for the longest first.
+struct Idle {
+    /// With more handshakes these are closed first, else an idle connection.
+    handshakes_max: usize,
+    order: Mutex<IdleOrder>,
+}
 
 #[derive(Default)]
 struct IdleOrder {
     next: u64,
+    handshakes: usize,
     waiting: BTreeMap<(Stage, u64), Arc<Connection>>,
 }
 
-/// What a connection without a request is in. The first is closed first.
+impl IdleOrder {
+    fn remove(&mut self, number: (Stage, u64)) -> Option<Arc<Connection>> {
+        let removed = self.waiting.remove(&number)?;
+        self.handshakes -= usize::from(number.0 == Stage::Handshake);
+        Some(removed)
+    }
+}
+
+/// What a connection without a request is in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Handshake,
@@ -251,20 +265,35 @@ enum Stage {
 }
 
 impl Idle {
-    fn order(&self) -> MutexGuard<'_, IdleOrder> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(handshakes_max: usize) -> Idle {
+        Idle {
+            handshakes_max,
+            order: Mutex::default(),
+        }
     }
 
-    /// Closes the connection that has been idle for the longest. Returns false if none is idle.
+    fn order(&self) -> MutexGuard<'_, IdleOrder> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the connection that has been idle, or in its handshake, for the longest. Returns false if there is none.
     fn evict(&self) -> bool {
-        let first = self.order().waiting.pop_first();
-        match first {
-            Some((_, connection)) => {
-                connection.evicted.notify_one();
-                true
-            }
-            None => false,
-        }
+        let mut order = self.order();
+        let handshake = order.waiting.keys().next().copied();
+        let idle = order
+            .waiting
+            .range((Stage::Open, 0)..)
+            .next()
+            .map(|(number, _)| *number);
+        let number = match order.handshakes > self.handshakes_max {
+            true => handshake,
+            false => idle.or(handshake),
+        };
+        let Some(connection) = number.and_then(|number| order.remove(number)) else {
+            return false;
+        };
+        connection.evicted.notify_one();
+        true
     }
 }
 
@@ -293,6 +322,7 @@ impl Connection {
         order.next += 1;
         let number = (stage, order.next);
         *self.number.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
+        order.handshakes += usize::from(stage == Stage::Handshake);
         order.waiting.insert(number, self.clone());
     }
 
@@ -300,7 +330,7 @@ impl Connection {
         let mut order = self.idle.order();
         let number = self.number.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(number) = number {
-            order.waiting.remove(&number);
+            order.remove(number);
         }
     }
 }
@@ -377,5 +407,34 @@ impl HttpBody for Held {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[test]
+    fn idle_connections_make_room_for_others_and_too_many_handshakes_for_themselves() {
+        let idle = Arc::new(Idle::new(2));
+        let of = |stage| Connection::new(idle.clone(), stage);
+        let is_closed = |connection: &Connection| connection.evicted.notified().now_or_never().is_some();
+        let open = [of(Stage::Open), of(Stage::Open)];
+        let handshakes = [of(Stage::Handshake), of(Stage::Handshake)];
+        assert!(idle.evict());
+        assert!(is_closed(&open[0]), "two handshakes are not too many");
+        let third = of(Stage::Handshake);
+        assert!(idle.evict());
+        assert!(is_closed(&handshakes[0]), "the oldest of three");
+        // It is done, and idle from now on.
+        third.leave();
+        third.clone().wait(Stage::Open);
+        assert!(idle.evict() && idle.evict());
+        assert!(is_closed(&open[1]) && is_closed(&third));
+        assert!(!is_closed(&handshakes[1]));
+        assert!(idle.evict(), "nothing else is left");
+        assert!(is_closed(&handshakes[1]));
+        assert!(!idle.evict());
     }
 }

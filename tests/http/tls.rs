@@ -205,7 +205,7 @@ fn a_request_without_tls_gets_a_sentence_and_a_handshake_has_its_time() {
 }
 
 #[test]
-fn handshakes_that_stall_close_each_other_and_no_connection_that_has_begun() {
+fn handshakes_that_stall_close_each_other_and_not_a_connection_that_has_begun() {
     let server = Secured::new(limits(4, 60_000), None);
     let kept = client(&server.authority.pem);
     assert_eq!(server.get(&kept, "/v1/stats").expect("an answer").0, 200);
