@@ -19,7 +19,7 @@ define say_how_long
 	librocksdb-sys); later ones take a minute or two. Cargo counts the crates below."
 endef
 
-.PHONY: help run build install test quick bless golden-release test-faults ci bench bench-peer sim fuzz setup setup-build
+.PHONY: help run build install test quick bless golden-release test-faults soak alerts ci bench bench-peer sim fuzz setup setup-build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -79,6 +79,14 @@ MINUTES ?= 25
 
 test-faults: setup ## engines and brokers killed for MINUTES=25, then the table of what was lost; SEED=n repeats
 	cargo test --release --test faults -- --minutes $(MINUTES) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
+
+# Ctrl-C ends all of it and checks nothing. LEAK=1 has an engine leak, which the soak must find.
+soak: setup ## engines under a steady load for MINUTES=30, a fault every few minutes; fails if memory or descriptors climb
+	KAFKA_JVM=-XX:+UseSerialGC cargo test --release --test soak -- --minutes $(if $(filter command line environment,$(origin MINUTES)),$(MINUTES),30) \
+	    $(if $(filter command line environment,$(origin SEED)),--seed $(SEED)) $(if $(LEAK),--leak)
+
+alerts: setup build ## every alert of ops/alerts.yml provoked for real, with Prometheus and Kafka; 20 minutes; ONLY=WORD
+	tests/kafka/python scripts/alerts --rollcall $(BIN)/rollcall $(if $(ONLY),--only "$(ONLY)")
 
 BENCH ?=
 QUICK ?=

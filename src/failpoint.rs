@@ -1,6 +1,6 @@
 //! Places where a test makes the process die: `ROLLCALL_FAILPOINT=offsets:3` aborts it the third time that it reaches
-//! `offsets`. With `panic:` in front the thread panics instead, with `hang:` it waits for ever. `offsets:3+` means from the third
-//! time on. With `alter:` in front what is read at [`ALTERED`] is not what it is. `record:7` makes every fold of a record at offset 7 panic. Without the variable, failpoints are off and cost one
+//! `offsets`. With `panic:` in front the thread panics instead, with `hang:` it waits for ever, and with `leak:` it keeps a descriptor
+//! and 256 KiB for ever and goes on. `offsets:3+` means from the third time on. With `alter:` in front what is read at [`ALTERED`] is not what it is. `record:7` makes every fold of a record at offset 7 panic. Without the variable, failpoints are off and cost one
 //! comparison.
 //!
 //! | place | between |
@@ -19,6 +19,7 @@
 //! | `rd_kafka_…` | a helper was given that call of librdkafka · the call |
 //! | `record` | see above |
 
+use std::fs::File;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -54,8 +55,12 @@ enum Effect {
     Abort,
     Panic,
     Hang,
+    Leak,
     Alter,
 }
+
+/// What a leak keeps each time.
+const LEAKED_BYTES: usize = 256 << 10;
 
 struct Failpoint {
     place: String,
@@ -73,6 +78,7 @@ fn chosen() -> Option<&'static Failpoint> {
         let (effect, rest) = match text.split_once(':') {
             Some(("panic", rest)) => (Effect::Panic, rest),
             Some(("hang", rest)) => (Effect::Hang, rest),
+            Some(("leak", rest)) => (Effect::Leak, rest),
             Some(("alter", rest)) => (Effect::Alter, rest),
             _ => (Effect::Abort, text.as_str()),
         };
@@ -84,7 +90,9 @@ fn chosen() -> Option<&'static Failpoint> {
             .filter(|times| *times > 0 || (place == RECORD && *times == 0));
         let is_known = match effect {
             Effect::Alter => ALTERED.contains(&place),
-            Effect::Abort | Effect::Panic | Effect::Hang => PLACES.contains(&place) || place.starts_with(CALL),
+            Effect::Abort | Effect::Panic | Effect::Hang | Effect::Leak => {
+                PLACES.contains(&place) || place.starts_with(CALL)
+            }
         };
         if !is_known || times.is_none() {
             let places = PLACES.join(", ");
@@ -125,8 +133,18 @@ pub fn reach(place: &'static str) {
             Effect::Hang => loop {
                 std::thread::park();
             },
+            Effect::Leak => leak(),
             Effect::Alter => {}
         }
+    }
+}
+
+fn leak() {
+    // Written to, so that it is resident.
+    std::mem::forget(vec![1u8; LEAKED_BYTES]);
+    match File::open("/dev/null") {
+        Ok(file) => std::mem::forget(file),
+        Err(error) => tracing::warn!(%error, "the failpoint cannot leak a descriptor"),
     }
 }
 

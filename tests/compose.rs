@@ -3,6 +3,10 @@
 #[path = "compose/metrics.rs"]
 mod metrics;
 mod server;
+#[path = "soak/trend.rs"]
+mod trend;
+#[path = "soak/trend_tests.rs"]
+mod trend_tests;
 
 use rollcall::config::Flags;
 use serde_json::Value;

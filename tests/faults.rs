@@ -8,6 +8,8 @@
 #[path = "kafka/broker.rs"]
 #[expect(dead_code, reason = "every cluster has a proxy here")]
 mod broker;
+#[path = "kafka/copied.rs"]
+mod copied;
 #[path = "kafka/engine.rs"]
 #[expect(dead_code, reason = "no node ends by itself here")]
 mod engine;
@@ -43,7 +45,6 @@ mod watcher;
 use proxied::Proxied;
 use rollcall::failpoint::PLACES;
 use run::Plan;
-use sha2::{Digest as _, Sha256};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -108,23 +109,6 @@ fn plans() -> [Plan; 13] {
     ]
 }
 
-/// From now on engines and `fold` are one copy of the binary, whatever is compiled meanwhile. Prints its hash.
-fn use_a_copy() -> tempfile::TempDir {
-    let directory = tempfile::tempdir().expect("a directory");
-    let copy = directory.path().join("rollcall");
-    std::fs::copy(python::program(), &copy).expect("copied");
-    let bytes = std::fs::read(&copy).expect("readable");
-    let hash: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    println!("rollcall, SHA-256 {hash}");
-    python::COPY
-        .set(copy.to_str().expect("UTF-8").to_owned())
-        .expect("used once");
-    directory
-}
-
 fn main() -> ExitCode {
     let asked = match asked() {
         Ok(asked) => asked,
@@ -139,7 +123,7 @@ fn main() -> ExitCode {
     let long = Duration::from_secs(60 * asked.minutes);
     let plans = plans();
     let plans: Vec<&Plan> = plans.iter().filter(|plan| is_asked(plan.name)).collect();
-    let program = use_a_copy();
+    let program = copied::use_a_copy();
     let proxied = Proxied::start(3, &plans::GROUP);
     let cluster = &proxied.cluster;
     let mut rows: Vec<table::Row> = Vec::new();

@@ -103,6 +103,8 @@ impl Plan {
 #[derive(Serialize, Clone, Debug)]
 pub struct Report {
     pub people: usize,
+    /// What the names of the users begin with; a number from 0 on follows.
+    pub users: String,
     pub seconds: u64,
     /// The greatest number of connections open at once, as measured every five seconds and at the end.
     pub connections_peak: i64,
@@ -299,6 +301,7 @@ pub async fn run(settings: Settings, clock: Arc<dyn Clock>) -> Result<Report, Er
     let of_change = |kind: &str| !matches!(kind, "hello" | "kick");
     Ok(Report {
         people: settings.people,
+        users: plan.prefix.clone(),
         seconds: settings.seconds,
         connections_peak: peak,
         connects: tally.connects.load(Ordering::Relaxed),

@@ -24,6 +24,9 @@ pub struct Script {
     pub keep: Option<PathBuf>,
 }
 
+/// A broker that lives for minutes never earns what a better compiler costs.
+const SHORT_LIVED: &str = "-XX:TieredStopAtLevel=1";
+
 impl Cluster {
     /// Brokers with small heaps; `settings` are lines of their configuration.
     pub fn start(brokers: usize, settings: &[&str]) -> Cluster {
@@ -39,8 +42,10 @@ impl Cluster {
             .arg(directory.path().join("kafka"))
             .args(options)
             .env("KAFKA_HEAP", "320m")
-            // It lives for minutes: what a better compiler would cost it never earns.
-            .env("KAFKA_JVM", "-XX:TieredStopAtLevel=1")
+            .env(
+                "KAFKA_JVM",
+                std::env::var("KAFKA_JVM").unwrap_or_else(|_| SHORT_LIVED.to_owned()),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         for setting in settings {

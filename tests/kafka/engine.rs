@@ -220,7 +220,7 @@ pub fn until(nodes: &[&Node], patience: Duration, what: &str, mut holds: impl Fn
 
 /// A port for a process that is started again and again. It is not one of those that the system gives to a process that asks
 /// for any port, so that no other test and no connection takes it while the process does not run.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     const PORTS: std::ops::Range<u32> = 20_000..32_000;
     let first = std::process::id().wrapping_mul(97);

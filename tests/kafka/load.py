@@ -1,11 +1,11 @@
 """A load of random events, written directly to Kafka by third-party clients, as hostile as publishers can be.
 
-  load.py --kafka HOST:PORT --prefix P --seed N --seconds S [--rate R] [--writers W] [--users U] [--http URL]...
+  load.py --kafka HOST:PORT --prefix P --seed N --seconds S [--rate R] [--writers W] [--users U] [--keep-policy] [--http URL]...
 
 Several writers, each with a seed of its own, talk about the same few users and gateways: logins, heartbeats one by one
 and in batches, leases that end, policies, events that come twice, late or from a connection long gone; poison, keys and
 partitions that are wrong; leases in transactions, some of which are aborted. With --http some events are published to
-engines instead, at any of the addresses. Whatever fails is tried again by the client, or is dropped: a publisher's loss
+engines instead, at any of the addresses. With --keep-policy there are no policies, and the one that the log began with stays. Whatever fails is tried again by the client, or is dropped: a publisher's loss
 is no loss of the engine's. It ends after S seconds, with --attached also when its standard input ends.
 
 Prints a JSON object in the end: records by kind, for each partition the last offset that was acknowledged, and some of what was
@@ -289,7 +289,7 @@ class Writer:
     def transaction(self):
         """A lease or a policy to every partition in one transaction, which may be aborted: then the events do not exist."""
         record = self.gateways.lease(self.choice)
-        if self.choice.random() < 0.2:
+        if self.choice.random() < 0.2 and not self.args.keep_policy:
             record = self.happening("policy")
         value = wire.FORMATS["Event"].encode(record)
         try:
@@ -343,7 +343,8 @@ class Writer:
             self.counts["http_not_acknowledged"] += 1
 
     def run(self):
-        kinds, weights = zip(*WEIGHTS.items())
+        left_out = ("policy",) if self.args.keep_policy else ()
+        kinds, weights = zip(*(item for item in WEIGHTS.items() if item[0] not in left_out))
         begun = time.monotonic()
         until = begun + self.args.seconds
         every = self.args.writers / self.args.rate
@@ -387,6 +388,7 @@ def main():
     parser.add_argument("--rate", type=float, default=1_000, help="events a second, of all writers together")
     parser.add_argument("--writers", type=int, default=3)
     parser.add_argument("--users", type=int, default=400)
+    parser.add_argument("--keep-policy", action="store_true")
     parser.add_argument("--http", action="append", default=[], help="address of an engine, any number of times")
     parser.add_argument("--attached", action="store_true")
     args = parser.parse_args()
@@ -401,7 +403,8 @@ def main():
     gateways, ends = Gateways(), Ends()
     writers = [Writer(number, args, partitions, gateways, ends) for number in range(args.writers)]
     # The policy comes first, so that deadlines are short from the beginning.
-    writers[0].publish(event("policy", policy=json.dumps(policy(writers[0].choice))))
+    if not args.keep_policy:
+        writers[0].publish(event("policy", policy=json.dumps(policy(writers[0].choice))))
     threads = [threading.Thread(target=writer.run, daemon=True) for writer in writers]
     for thread in threads:
         thread.start()

@@ -3,6 +3,7 @@
 use crate::space::Space;
 use serde_json::Value;
 use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -20,10 +21,11 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka")
 }
 
-/// A process that the kernel ends when the thread that started it does, so that a killed test leaves no process behind.
+/// A process that the kernel ends when the thread that started it does, so that a killed test leaves no process behind. The
+/// terminal's Ctrl-C does not reach it: whoever started it ends it.
 pub fn mortal(program: &str) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", program]);
+    command.args(["--pdeathsig", "KILL", program]).process_group(0);
     command
 }
 

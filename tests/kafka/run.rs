@@ -66,9 +66,11 @@ pub struct Run<'c> {
     pub space: Space,
     pub dice: Dice,
     pub nodes: Vec<Node>,
+    /// Which of them faults of engines may strike.
+    pub mortal: Vec<usize>,
     /// Where checkpoints are, if any are made.
     pub checkpoints: PathBuf,
-    patience: Duration,
+    pub patience: Duration,
     /// When which fault happened.
     pub timeline: Arc<Timeline>,
 }
@@ -106,6 +108,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
     let mut run = Run {
         cluster,
         dice: Dice(seed),
+        mortal: (0..nodes.len()).collect(),
         nodes,
         checkpoints,
         space,
@@ -207,7 +210,7 @@ impl Run<'_> {
     }
 
     /// Whatever was acknowledged is folded and committed.
-    fn reaches(&mut self, ends: &Value) {
+    pub fn reaches(&mut self, ends: &Value) {
         self.until("what was acknowledged is folded", |places| {
             places.iter().enumerate().all(|(partition, (committed, _))| {
                 let last = ends[partition.to_string()].as_u64();
@@ -259,7 +262,7 @@ impl Run<'_> {
 
     /// One of the nodes that run; all of them do between faults.
     pub fn any(&mut self) -> usize {
-        self.dice.roll(self.nodes.len())
+        self.mortal[self.dice.roll(self.mortal.len())]
     }
 
     /// What the engines said, if anything is wrong; else only what troubled them.

@@ -7,6 +7,7 @@
 use super::calls::drop_later;
 use super::client::{REQUEST_BYTES_MAX, quiet, unwritten};
 use crate::log::{Acknowledge, Appended, Error, NewRecord, locked};
+use crate::metrics;
 use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{DeliveryResult, Message};
@@ -61,9 +62,17 @@ impl Batch {
         drop(results);
         let acknowledge = locked(&self.acknowledge).take();
         if let Some(acknowledge) = acknowledge {
-            acknowledge(verdict(settled));
+            answer(acknowledge, verdict(settled));
         }
     }
+}
+
+/// Tells the publisher, and counts a failure.
+fn answer(acknowledge: Acknowledge, result: Result<Vec<Appended>, Error>) {
+    if result.is_err() {
+        metrics::append_failed();
+    }
+    acknowledge(result);
 }
 
 /// Returns one result if all records were appended or none was, and otherwise the result of each record.
@@ -151,10 +160,10 @@ impl Appender {
     pub fn append(&self, records: Vec<(Partition, NewRecord)>, acknowledge: Acknowledge) {
         let producer = match self.producer() {
             Ok(producer) => producer,
-            Err(error) => return acknowledge(Err(error)),
+            Err(error) => return answer(acknowledge, Err(error)),
         };
         if usize::try_from(producer.in_flight_count()).unwrap_or(0) + records.len() > IN_FLIGHT_MAX {
-            return acknowledge(Err(Error::Busy));
+            return answer(acknowledge, Err(Error::Busy));
         }
         let batch = Batch::new(&records, acknowledge);
         for (at, record) in records.iter().enumerate() {

@@ -1,0 +1,190 @@
+//! What each process has: memory, descriptors, threads, disk and processor time, every few seconds, from `/proc`.
+//!
+//! A process is found by words of its command line, so whoever restarts it need not say so. A process that has been restarted is
+//! another life of the same subject.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_secs(5);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What is watched.
+pub struct Subject {
+    pub name: &'static str,
+    /// Each is an argument of its process.
+    pub words: Vec<String>,
+    /// Where its files are.
+    pub directory: Option<PathBuf>,
+}
+
+/// Of one process at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    pub at_s: f64,
+    /// Since this life was first seen.
+    pub age_s: f64,
+    pub pid: u32,
+    /// Whether the load is the same as at other times with `steady`.
+    pub steady: bool,
+    /// Resident and of nobody else: no pages of files.
+    pub memory_bytes: f64,
+    pub descriptors: f64,
+    pub threads: f64,
+    pub disk_bytes: f64,
+    /// Of this life.
+    pub cpu_s: f64,
+}
+
+#[derive(Default)]
+pub struct Table {
+    pub measured: BTreeMap<&'static str, Vec<Measured>>,
+    /// All directories together.
+    pub disk_bytes: f64,
+}
+
+pub struct Sampler {
+    pub steady: Arc<AtomicBool>,
+    table: Arc<Mutex<Table>>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sampler {
+    /// Measures these subjects until it is dropped, and how much all of `directories` have. Says so every minute.
+    pub fn start(
+        subjects: Vec<Subject>,
+        directories: Vec<PathBuf>,
+        say: impl Fn(&Table, f64) + Send + 'static,
+    ) -> Sampler {
+        let (steady, ends): (Arc<AtomicBool>, Arc<AtomicBool>) = Default::default();
+        let table = Arc::<Mutex<Table>>::default();
+        let ours = (steady.clone(), ends.clone(), table.clone());
+        let thread = thread::spawn(move || {
+            let (steady, ends, table) = ours;
+            let begun = Instant::now();
+            let mut born: BTreeMap<u32, f64> = BTreeMap::new();
+            let mut said = Duration::ZERO;
+            while !ends.load(Ordering::Relaxed) {
+                let now = begun.elapsed();
+                let is_steady = steady.load(Ordering::Relaxed);
+                let processes = processes();
+                let disk = directories.iter().map(|directory| size(directory)).sum();
+                for subject in &subjects {
+                    let Some(pid) = find(&processes, &subject.words) else {
+                        continue;
+                    };
+                    let at_s = now.as_secs_f64();
+                    let age_s = at_s - *born.entry(pid).or_insert(at_s);
+                    let Some(measured) = measure(subject, pid) else {
+                        continue;
+                    };
+                    let measured = Measured {
+                        at_s,
+                        age_s,
+                        // Still, if it became something else meanwhile.
+                        steady: is_steady && steady.load(Ordering::Relaxed),
+                        ..measured
+                    };
+                    lock(&table).measured.entry(subject.name).or_default().push(measured);
+                }
+                lock(&table).disk_bytes = disk;
+                if now >= said + MINUTE {
+                    said = now;
+                    say(&lock(&table), now.as_secs_f64());
+                }
+                while begun.elapsed() < now + EVERY && !ends.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+        });
+        Sampler {
+            steady,
+            table,
+            ends,
+            thread: Some(thread),
+        }
+    }
+
+    pub fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The arguments of every process that can be seen.
+fn processes() -> Vec<(u32, Vec<String>)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let of = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        // A process that has ended has no more.
+        let text = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let words = text
+            .split(|byte| *byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned());
+        Some((pid, words.collect()))
+    };
+    entries.filter_map(of).collect()
+}
+
+fn find(processes: &[(u32, Vec<String>)], words: &[String]) -> Option<u32> {
+    let is_it = |(_, arguments): &&(u32, Vec<String>)| {
+        // Which starts the process and then is the process.
+        let is_starting = arguments.first().is_some_and(|program| program.ends_with("setpriv"));
+        !is_starting && words.iter().all(|word| arguments.contains(word))
+    };
+    processes.iter().find(is_it).map(|(pid, _)| *pid)
+}
+
+/// None if it has ended.
+fn measure(subject: &Subject, pid: u32) -> Option<Measured> {
+    let of = PathBuf::from(format!("/proc/{pid}"));
+    let status = std::fs::read_to_string(of.join("status")).ok()?;
+    let number = |name: &str| -> Option<f64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    let stat = std::fs::read_to_string(of.join("stat")).ok()?;
+    // The name of the program is in parentheses, and may have anything in it. Fields 14 and 15 are in hundredths of a second.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks = |place: usize| -> Option<f64> { fields.get(place)?.parse().ok() };
+    Some(Measured {
+        at_s: 0.0,
+        age_s: 0.0,
+        pid,
+        steady: false,
+        memory_bytes: number("RssAnon:")? * 1_024.0,
+        descriptors: std::fs::read_dir(of.join("fd")).ok()?.count() as f64,
+        threads: number("Threads:")?,
+        disk_bytes: subject.directory.as_deref().map_or(0.0, size),
+        cpu_s: (ticks(11)? + ticks(12)?) / 100.0,
+    })
+}
+
+/// What is allocated for the files below a directory. A file that goes away meanwhile is not counted.
+fn size(directory: &Path) -> f64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(about) if about.is_dir() => size(&entry.path()),
+        Ok(about) => about.blocks() as f64 * 512.0,
+        Err(_) => 0.0,
+    };
+    entries.map(of).sum()
+}
