@@ -478,7 +478,11 @@ pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
 }
 
 /// `GET /metrics`: the metrics in Prometheus' text format.
-pub async fn metrics() -> Response {
+pub async fn metrics(State(app): State<AppState>) -> Response {
+    // Workers look whether events can be published. On Kafka a node may have none, and this log answers from memory.
+    if app.peers.is_some() {
+        crate::metrics::log_writable(app.engine.log().refusal().is_none());
+    }
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     ([(header::CONTENT_TYPE, kind)], crate::metrics::text()).into_response()
 }

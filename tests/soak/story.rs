@@ -153,8 +153,8 @@ pub fn soak(settings: &Settings) -> Outcome {
     nodes[1].start(None);
     let urls = nodes.each_ref().map(Node::url);
     // The load's first record would be before the first policy.
-    until(&nodes.each_ref(), PATIENCE, "both engines have partitions", || {
-        nodes.iter().all(|node| live(node) == PARTITIONS / 2)
+    until(&nodes.each_ref(), PATIENCE, "all partitions are live", || {
+        nodes.iter().all(|node| live(node) == PARTITIONS)
     });
     let gateway_address = format!("127.0.0.1:{}", free_port());
     let mut gateway = Child::new(
@@ -560,7 +560,7 @@ impl Soak<'_> {
     }
 }
 
-/// How many partitions a node has that are live.
+/// How many partitions are live, on whichever node.
 fn live(node: &Node) -> usize {
     let Some((200, stats)) = node.get("/v1/stats") else {
         return 0;
