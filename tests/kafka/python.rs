@@ -22,7 +22,7 @@ fn directory() -> PathBuf {
 }
 
 /// A process that the kernel ends when the thread that started it does, so that a killed test leaves no process behind. The
-/// terminal's Ctrl-C does not reach it: whoever started it ends it.
+/// terminal's Ctrl-C does not reach it: the test that started it ends it.
 pub fn mortal(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]).process_group(0);

@@ -139,7 +139,7 @@ fn query(engine: &str, users: &[String], round: usize, got: &Mutex<Got>) {
     }
 }
 
-/// Follows the changes for a while, and leaves without a word.
+/// Follows the changes for a while, and leaves by closing the connection.
 fn subscribe(host: &str, ends: &AtomicBool, got: &Mutex<Got>) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(host)?;
     stream.set_read_timeout(Some(READ))?;

@@ -1,6 +1,6 @@
 //! What each process has: memory, descriptors, threads, disk and processor time, every few seconds, from `/proc`.
 //!
-//! A process is found by words of its command line, so whoever restarts it need not say so. A process that has been restarted is
+//! A process is found by words of its command line, so a restart need not be announced. A process that has been restarted is
 //! another life of the same subject.
 
 use std::collections::BTreeMap;

@@ -57,7 +57,7 @@ impl Trend {
     }
 }
 
-/// Of no values there is none.
+/// `None` without values.
 pub fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
