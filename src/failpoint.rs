@@ -18,6 +18,10 @@
 //! | `tail`, `owners`, `source`, `checkpoints`, `assignments` | a turn of that task · the next |
 //! | `rd_kafka_…` | a helper was given that call of librdkafka · the call |
 //! | `record` | see above |
+//! | `copied` | events were appended to a new log · they are known to be there |
+//! | `left` | nobody can write to the old log any more · the rest is copied |
+//! | `compared` | the states of both logs were compared · the new log is finished |
+//! | `finished` | the new log is finished · anything after |
 
 use std::fs::File;
 use std::sync::OnceLock;
@@ -42,6 +46,9 @@ pub const PLACES: [&str; 16] = [
     "assignments",
     RECORD,
 ];
+
+/// The places of `rollcall reshard`.
+pub const RESHARD_PLACES: [&str; 4] = ["copied", "left", "compared", "finished"];
 
 const RECORD: &str = "record";
 /// What the names of librdkafka's calls begin with.
@@ -91,7 +98,7 @@ fn chosen() -> Option<&'static Failpoint> {
         let is_known = match effect {
             Effect::Alter => ALTERED.contains(&place),
             Effect::Abort | Effect::Panic | Effect::Hang | Effect::Leak => {
-                PLACES.contains(&place) || place.starts_with(CALL)
+                PLACES.contains(&place) || RESHARD_PLACES.contains(&place) || place.starts_with(CALL)
             }
         };
         if !is_known || times.is_none() {

@@ -49,6 +49,8 @@ mod python;
 mod receiver;
 #[path = "kafka/requeue.rs"]
 mod requeue;
+#[path = "kafka/reshard.rs"]
+mod reshard;
 #[path = "kafka/run.rs"]
 mod run;
 #[path = "kafka/shared.rs"]
@@ -301,6 +303,11 @@ fn an_engine_that_skips_an_event_is_found_by_a_watcher() {
 #[test]
 fn what_was_sent_to_the_wrong_partitions_comes_in_once_though_requeue_is_killed() {
     requeue::each_event_comes_in_once(shared::bootstrap());
+}
+
+#[test]
+fn topics_are_moved_under_load_and_every_version_goes_on() {
+    reshard::topics_are_moved_under_load_and_every_version_goes_on(shared::bootstrap());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `rollcall log`, the real binary on a real log: its output can be folded, and its failures are errors.
 
+#[path = "log_command/reshard.rs"]
+mod reshard;
 mod server;
 
 use rollcall::clock::{Clock as _, ManualClock, SystemClock};

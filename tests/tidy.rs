@@ -163,6 +163,7 @@ const ARROWS: &[Arrow] = &[
             "clock",
             "config",
             "directory",
+            "failpoint",
             "metrics",
             "objects",
             "gateway",

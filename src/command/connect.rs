@@ -7,8 +7,8 @@ use crate::backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::log::kafka::settings::{Connection, DEFAULT_PREFIX, Invalid};
-use crate::log::kafka::{KafkaFollower, KafkaLog, KafkaReader, Node, admin};
-use crate::log::{self, Beginning, Follower, Group, Log, Owners, Reader, StandbyNodes, Topic};
+use crate::log::kafka::{self, KafkaFilling, KafkaFollower, KafkaLog, KafkaReader, Node, admin};
+use crate::log::{self, Beginning, FillingLog, Follower, Group, Log, Owners, Reader, StandbyNodes, Topic};
 use crate::registry::{self, Registry, Schemas};
 use crate::schema::avro::Schema;
 use crate::version::newest_revision;
@@ -72,6 +72,60 @@ pub fn reader(bootstrap: &str, cluster: &Cluster) -> anyhow::Result<Box<dyn Read
         connection,
         Arc::new(SystemClock::new()),
     )?))
+}
+
+/// The topics with one prefix, to be moved or to be moved to.
+#[derive(Clone)]
+pub struct TopicSet(Connection);
+
+impl TopicSet {
+    pub fn of_flags(bootstrap: &str, cluster: &Cluster) -> Result<TopicSet, Invalid> {
+        Ok(TopicSet(of_flags(bootstrap, cluster)?))
+    }
+
+    /// Returns the topics with another prefix in the same cluster; `None` if it is the same prefix.
+    pub fn renamed(&self, bootstrap: &str, cluster: &Cluster, prefix: &str) -> Result<Option<TopicSet>, Invalid> {
+        let cluster = Cluster {
+            topic_prefix: Some(prefix.to_owned()),
+            ..cluster.clone()
+        };
+        let renamed = TopicSet::of_flags(bootstrap, &cluster)?;
+        Ok((renamed.0.prefix != self.0.prefix).then_some(renamed))
+    }
+
+    /// Returns the flags that name these topics.
+    pub fn flags(&self) -> String {
+        self.0.flags()
+    }
+
+    pub fn reader(&self) -> anyhow::Result<Box<dyn Reader>> {
+        let reader = KafkaReader::connect(self.0.clone(), Arc::new(SystemClock::new()))?;
+        Ok(Box::new(reader))
+    }
+
+    /// Opens the topics to fill them, or creates them; `None` if they are finished, or if an engine uses them.
+    pub fn fill(&self, partitions: u32, replication: Option<usize>) -> anyhow::Result<Option<Box<dyn FillingLog>>> {
+        let clock = Arc::new(SystemClock::new());
+        let filling = KafkaFilling::open(self.0.clone(), (partitions, replication), clock)?;
+        Ok(filling.map(|filling| Box::new(filling) as Box<dyn FillingLog>))
+    }
+
+    /// Has the brokers refuse events from now on. `probe` is an event without effect.
+    pub fn close_events(&self, probe: &[u8]) -> anyhow::Result<()> {
+        Ok(kafka::close_events(&self.0, probe, &SystemClock::new())?)
+    }
+
+    /// Returns whether the brokers refuse events.
+    pub fn is_closed(&self) -> anyhow::Result<bool> {
+        Ok(kafka::is_closed(&self.0)?)
+    }
+
+    /// Returns a partition that an open transaction holds back, and how many of its records.
+    pub fn held_partition(&self, partitions: u32) -> anyhow::Result<Option<(u32, i64)>> {
+        let readable = admin::readable(&self.0, partitions)?;
+        let held = readable.iter().find(|readable| readable.last_stable < readable.end);
+        Ok(held.map(|held| (held.partition, held.end - held.last_stable)))
+    }
 }
 
 /// Looks on at the topics of the server's own cluster.

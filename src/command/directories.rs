@@ -1,7 +1,7 @@
 //! The directories that a command writes to: separate from each other, and not readable by other users of the machine.
 
-use anyhow::bail;
-use std::fs::Metadata;
+use anyhow::{Context as _, bail};
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use url::Url;
@@ -25,6 +25,14 @@ pub fn warn_if_others_read(what: &str, path: &Path) {
             "other users of this machine can read or change {what}; restrict it with chmod {right}"
         );
     }
+}
+
+/// Locks a data directory for this process. The lock ends with the file. Returns `None` if another process has it.
+pub fn lock_data(data: &Path) -> anyhow::Result<Option<File>> {
+    let path = data.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(file.try_lock().is_ok().then_some(file))
 }
 
 /// Fails if the checkpoint directory is within the data directory or contains it: a loss of one would take the other with

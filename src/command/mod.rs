@@ -22,6 +22,7 @@ pub mod policy;
 mod progress;
 pub mod quarantine;
 mod remote;
+pub mod reshard;
 pub mod serve;
 mod signals;
 pub mod sim;

@@ -517,14 +517,10 @@ fn make_data(data: &Path) -> anyhow::Result<()> {
 
 /// Locks the data directory for this process. The lock ends with the process.
 fn lock(data: &Path) -> anyhow::Result<File> {
-    let path = data.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("cannot create {}", path.display()))?;
-    if file.try_lock().is_err() {
+    directories::lock_data(data)?.with_context(|| {
         let shown = data.display();
-        bail!("the data directory {shown} is in use by another process; another one can be chosen with --data");
-    }
-    Ok(file)
+        format!("the data directory {shown} is in use by another process; another one can be chosen with --data")
+    })
 }
 
 /// The earliest clock time, 2025-01-01, at which a new log may be started: the first records set the time that later ones

@@ -7,6 +7,7 @@
 //! The log moves bytes and does not interpret them. [`local`] keeps it on one machine, [`kafka`] on a cluster, and
 //! [`memory`] in memory for tests, where it fails on demand.
 
+mod filling;
 mod incidents;
 mod input;
 pub mod kafka;
@@ -14,6 +15,7 @@ pub mod local;
 pub mod memory;
 mod readers;
 
+pub use filling::{CopiedEvent, FillingLog};
 pub use incidents::{IncidentPosition, IncidentWriter};
 pub use input::{Input, LastRecord};
 pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader, StandbyNodes};

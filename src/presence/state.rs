@@ -297,6 +297,28 @@ impl State {
         self.users.id(slot)
     }
 
+    /// Calls `each` with every user in memory who has a device online on this connection, also a lingering one. A user may
+    /// come twice. The order is arbitrary.
+    pub fn each_user_on(&self, gateway: &str, epoch: Epoch, conn: Conn, mut each: impl FnMut(&str)) {
+        let Some(id) = self.gateways.find(gateway) else { return };
+        let link = Link {
+            gateway: id,
+            epoch,
+            conn,
+        };
+        let mut found = Vec::new();
+        self.gateways.on_connection(link, &mut found);
+        for user in found.into_iter().filter_map(|slot| self.image(slot)) {
+            let is_on = user.devices.iter().any(|device| {
+                device.phase.status() == Status::Online
+                    && (device.gateway, device.epoch, device.conn) == (gateway, epoch, conn)
+            });
+            if is_on {
+                each(user.user);
+            }
+        }
+    }
+
     /// Removes from memory a user whose state is kept elsewhere. Returns false and does nothing if the user has an
     /// online device or changes that [`State::take_dirt`] has not returned yet.
     pub fn evict(&mut self, slot: Slot) -> bool {

@@ -7,11 +7,11 @@
 use super::client::DefaultContext;
 use super::settings::Connection;
 use super::topics::{
-    ClusterFacts, Finding, Impossible, ManagedTopic, NewTopic, RequestedTopics, Severity, TopicFacts, TopicPlan, judge,
-    plan,
+    ClusterFacts, Finding, Impossible, ManagedTopic, NewTopic, RETENTION_MS, RETENTION_WITHOUT_END, RequestedTopics,
+    Severity, TIMESTAMP_TYPE, TIMESTAMPS_GIVEN, TopicFacts, TopicPlan, judge, plan,
 };
 use crate::log::Topic;
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
@@ -80,8 +80,29 @@ pub fn check(connection: &Connection) -> Result<Checked, Error> {
 /// Creates the topics that do not exist. Existing topics are not changed; the result lists what is wrong with them.
 /// Blocks like [`check`].
 pub fn create(connection: &Connection, wanted: RequestedTopics) -> Result<Created, Error> {
+    create_with(connection, wanted, |_| ())
+}
+
+/// Creates the topics of a log that is to be filled with the events of another one ([`super::KafkaFilling`]): as [`create`], but
+/// events keep the time that they are given, and none is deleted.
+pub(super) fn create_to_fill(connection: &Connection, wanted: RequestedTopics) -> Result<Created, Error> {
+    create_with(connection, wanted, |plan| {
+        let events = connection.topic(Topic::Events);
+        for topic in plan.make.iter_mut().filter(|topic| topic.name == events) {
+            topic.set(TIMESTAMP_TYPE, TIMESTAMPS_GIVEN);
+            topic.set(RETENTION_MS, RETENTION_WITHOUT_END);
+        }
+    })
+}
+
+fn create_with(
+    connection: &Connection,
+    wanted: RequestedTopics,
+    adjust: impl FnOnce(&mut TopicPlan),
+) -> Result<Created, Error> {
     let admin = Admin::new(connection)?;
-    let plan = plan(connection, &admin.facts()?, wanted)?;
+    let mut plan = plan(connection, &admin.facts()?, wanted)?;
+    adjust(&mut plan);
     admin.make(&plan.make)?;
     let mut facts = admin.facts()?;
     for _ in 0..SETTLES.0 {
@@ -97,6 +118,30 @@ pub fn create(connection: &Connection, wanted: RequestedTopics) -> Result<Create
     }
     let checked = admin.judged(&facts);
     Ok(Created { plan, checked })
+}
+
+/// Returns the facts of the topic of events; `None` if there is no such topic. Blocks like [`check`].
+pub(super) fn events(connection: &Connection) -> Result<Option<TopicFacts>, Error> {
+    let mut facts = Admin::new(connection)?.facts()?;
+    Ok(facts.topics.remove(&ManagedTopic::Log(Topic::Events)))
+}
+
+/// Changes one setting of the topic of events, and waits until the cluster says that it is in force. Blocks like [`check`].
+pub(super) fn alter_events(connection: &Connection, key: &str, value: &str) -> Result<(), Error> {
+    let admin = Admin::new(connection)?;
+    admin.alter(&connection.topic(Topic::Events), key, value)?;
+    for _ in 0..SETTLES.0 {
+        let facts = admin.ask()?;
+        let events = facts.topics.get(&ManagedTopic::Log(Topic::Events));
+        if events.is_some_and(|topic| topic.settings.get(key).is_some_and(|is| is == value)) {
+            return Ok(());
+        }
+        std::thread::sleep(SETTLES.1);
+    }
+    Err(Error::Failed {
+        what: format!("{key} of {} was set", connection.topic(Topic::Events)),
+        cause: "the brokers do not show the new value".to_owned(),
+    })
 }
 
 /// How far a partition of the events can be read.
@@ -258,6 +303,33 @@ impl Admin<'_> {
                 OwnedResourceSpecifier::Broker(_) => facts.broker = settings,
                 OwnedResourceSpecifier::Group(_) => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Changes one setting of a topic. The request replaces all settings of the topic, so the others go along.
+    fn alter(&self, topic: &str, key: &str, value: &str) -> Result<(), Error> {
+        let cannot = |error: &KafkaError| failed(&format!("{key} of {topic} cannot be set to {value}"), error);
+        let asked = [ResourceSpecifier::Topic(topic)];
+        let answers = self.runtime.block_on(self.client.describe_configs(&asked, &options()));
+        let answers = answers.map_err(|error| cannot(&error))?;
+        let mut settings: BTreeMap<String, String> = BTreeMap::new();
+        for answer in answers {
+            let resource = answer.map_err(|code| cannot(&KafkaError::AdminOp(code)))?;
+            let own = resource
+                .entries
+                .into_iter()
+                .filter(|entry| entry.source == ConfigSource::DynamicTopic);
+            settings.extend(own.filter_map(|entry| Some((entry.name, entry.value?))));
+        }
+        settings.insert(key.to_owned(), value.to_owned());
+        let mut alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        for (key, value) in &settings {
+            alter = alter.set(key, value);
+        }
+        let altered = self.runtime.block_on(self.client.alter_configs([&alter], &options()));
+        for result in altered.map_err(|error| cannot(&error))? {
+            result.map_err(|(_, code)| cannot(&KafkaError::AdminOp(code)))?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@
 //! | `append` | events on their way in |
 //! | `owners` | who has which partition, and which nodes stand by |
 //! | `incidents` | the topic of incidents, and its one writer |
+//! | `filling` | topics that are filled with the events of other ones |
 //! | `standby` | a partition as a standby has it, which can write nothing |
 //!
 //! Every reader reads committed records alone, and none ever skips what is gone.
@@ -22,6 +23,7 @@ mod append;
 mod calls;
 mod client;
 mod event_reader;
+mod filling;
 mod follower;
 mod group;
 mod history_readers;
@@ -36,6 +38,7 @@ mod standby;
 mod tail;
 pub mod topics;
 
+pub use filling::{KafkaFilling, close_events, is_closed};
 pub use follower::KafkaFollower;
 pub use group::Member;
 

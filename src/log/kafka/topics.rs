@@ -40,6 +40,20 @@ pub const OUTPUT_MESSAGE_BYTES: usize = 2 << 20;
 /// Kafka's own default, and the least with which those batches fit.
 const OUTPUT_MESSAGE_BYTES_MIN: u64 = 1_048_588;
 
+/// `max.message.bytes` of events that were moved to other topics: the batch of an event, which has at least 61 bytes beside its
+/// records, is larger, and the mark that ends a transaction, which has 78 bytes, is not.
+pub(super) const CLOSED_MESSAGE_BYTES: u64 = 80;
+
+/// Who sets the time of a record.
+pub(super) const TIMESTAMP_TYPE: &str = "message.timestamp.type";
+/// The broker does.
+pub(super) const TIMESTAMPS_OF_BROKERS: &str = "LogAppendTime";
+/// The writer does: for a log that is being filled with the events of another one.
+pub(super) const TIMESTAMPS_GIVEN: &str = "CreateTime";
+pub(super) const MESSAGE_BYTES: &str = "max.message.bytes";
+pub(super) const RETENTION_MS: &str = "retention.ms";
+pub(super) const RETENTION_WITHOUT_END: &str = "-1";
+
 const DAY_MS: i64 = 86_400_000;
 /// Kafka's default. A group that has been stopped for longer has lost its positions.
 const POSITIONS_MINUTES_MIN: i64 = 7 * 24 * 60;
@@ -168,6 +182,14 @@ pub struct NewTopic {
     pub settings: Vec<(&'static str, String)>,
 }
 
+impl NewTopic {
+    /// Replaces the value of a setting.
+    pub(super) fn set(&mut self, key: &'static str, value: &str) {
+        self.settings.retain(|(known, _)| *known != key);
+        self.settings.push((key, value.to_owned()));
+    }
+}
+
 /// What somebody asked for; the rest is ours to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RequestedTopics {
@@ -255,8 +277,8 @@ pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopi
 /// Written out, defaults of Kafka's too: the broker's own may be others.
 fn settings(part: ManagedTopic, replication: usize, retention_ms: u64) -> Vec<(&'static str, String)> {
     let mut settings = vec![
-        ("message.timestamp.type", "LogAppendTime".to_owned()),
-        ("max.message.bytes", part.message_bytes().to_string()),
+        (TIMESTAMP_TYPE, TIMESTAMPS_OF_BROKERS.to_owned()),
+        (MESSAGE_BYTES, part.message_bytes().to_string()),
         ("min.insync.replicas", in_sync(replication).to_string()),
         ("unclean.leader.election.enable", "false".to_owned()),
     ];
@@ -264,7 +286,7 @@ fn settings(part: ManagedTopic, replication: usize, retention_ms: u64) -> Vec<(&
         settings.push(("cleanup.policy", "compact".to_owned()));
     } else {
         settings.push(("cleanup.policy", "delete".to_owned()));
-        settings.push(("retention.ms", retention_ms.to_string()));
+        settings.push((RETENTION_MS, retention_ms.to_string()));
         settings.push(("retention.bytes", "-1".to_owned()));
     }
     if part == ManagedTopic::Owners {
@@ -346,18 +368,34 @@ impl TopicChecker<'_> {
             true => "",
             false => " (nothing was set for it, so a broker may have made it by itself)",
         };
-        if part == ManagedTopic::Log(Topic::Events) && topic.text("message.timestamp.type") != "LogAppendTime" {
+        if part == ManagedTopic::Log(Topic::Events) && topic.text(TIMESTAMP_TYPE) != TIMESTAMPS_OF_BROKERS {
+            let is_being_filled = topic.text(TIMESTAMP_TYPE) == TIMESTAMPS_GIVEN && topic.has_own_settings;
+            let otherwise = match is_being_filled {
+                true => {
+                    "; or `rollcall reshard` is copying into it: then wait until `rollcall reshard --finish` has ended"
+                }
+                false => "",
+            };
             let what = format!(
-                "its records have the publisher's time (message.timestamp.type={}), but the only clock of the rules is \
-                 the broker's{by_itself}",
-                topic.text("message.timestamp.type")
+                "its records have the publisher's time ({TIMESTAMP_TYPE}={}), but the only clock of the rules is \
+                 the broker's{by_itself}{otherwise}",
+                topic.text(TIMESTAMP_TYPE)
             );
             self.found(
                 Refused,
                 part,
                 what,
-                self.set(part, "message.timestamp.type", "LogAppendTime"),
+                self.set(part, TIMESTAMP_TYPE, TIMESTAMPS_OF_BROKERS),
             );
+        }
+        let is_closed = |bytes: i64| (0..=CLOSED_MESSAGE_BYTES as i64).contains(&bytes);
+        if part == ManagedTopic::Log(Topic::Events) && topic.number(MESSAGE_BYTES).is_some_and(is_closed) {
+            let what = format!(
+                "it takes no events ({MESSAGE_BYTES}={}), since `rollcall reshard --finish` moves or has moved them to topics with \
+                 another prefix; use that prefix, or have this one take events again",
+                topic.text(MESSAGE_BYTES)
+            );
+            self.found(Refused, part, what, self.set(part, MESSAGE_BYTES, EVENTS_MESSAGE_BYTES));
         }
         let policy = topic.text("cleanup.policy");
         if part.is_compacted() && policy != "compact" {

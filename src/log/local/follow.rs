@@ -5,7 +5,7 @@
 //! is durable, since the owner's sync is not visible from outside: good for people and tools that look on, not for a
 //! fold.
 
-use super::opening::partitions_of;
+use super::opening::{Purpose, partitions_of};
 use super::tables::{Damage, Mode, Tables, not_opened};
 use super::{incidents, keys, shard};
 use crate::log::{Error, Limit, Position, Range, Reader, Record, Topic, UnreadablePosition};
@@ -45,7 +45,7 @@ impl LocalReader {
         };
         drop(notes);
         Ok(LocalReader {
-            partitions: partitions_of(dir, &tables)?,
+            partitions: partitions_of(dir, &tables, Purpose::Reading)?,
             tables,
             dir: dir.to_owned(),
         })

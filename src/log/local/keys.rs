@@ -3,7 +3,7 @@
 //! | column family | key | value |
 //! |---|---|---|
 //! | the name of a topic | partition u32, first offset u64 | a block of records ([`super::block`]) |
-//! | `default` | `layout` | u32: the number of this table |
+//! | `default` | `layout` | u32: the number of this table, or [`LAYOUT_UNFINISHED`] |
 //! | `default` | `partitions` | u32: how many partitions the log has, for ever |
 //! | `default` | `start`, topic u8, partition u32 | u64: the oldest offset kept; absent while that is 0 |
 //! | `default` | `incident`, offset u64 | a record of the topic of incidents: time u64, length of its key u32, key, value |
@@ -19,6 +19,9 @@ use crate::presence::Partition;
 
 /// The number of the layout in this file. A change of any key or value here gets the next one.
 pub(super) const LAYOUT: u32 = 1;
+
+/// In place of the layout's number while the events of another log are copied into this one: no version takes it for a log.
+pub(super) const LAYOUT_UNFINISHED: u32 = u32::MAX;
 
 /// RocksDB's column family that is always there.
 pub(super) const META: &str = "default";

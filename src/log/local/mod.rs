@@ -13,13 +13,15 @@
 //! *Where things are.* Records are packed into blocks (`block`), blocks and everything else are keyed as `keys`
 //! says, `time` says when a record is appended, `tables` tunes RocksDB, `opening` judges what a directory holds, `shard` finds blocks, `append` is the
 //! thread that does group commit, `owned` is a partition in the hands of its owner, `recovery` gets over failed writes, `retention` drops what is old, `ends`
-//! remembers what was durable, `follow` looks on from another process, `incidents` is a topic that is no partition's.
+//! remembers what was durable, `follow` looks on from another process, `incidents` is a topic that is no partition's, `filling`
+//! copies the events of another log in.
 //!
 //! Deliberately absent: more than one machine, and compression or encryption of its own.
 
 mod append;
 mod block;
 mod ends;
+mod filling;
 mod follow;
 mod incidents;
 mod keys;
@@ -31,6 +33,7 @@ mod shard;
 mod tables;
 mod time;
 
+pub use filling::LocalFilling;
 pub use follow::LocalReader;
 
 use super::{
@@ -45,6 +48,7 @@ use append::Queue;
 pub(crate) use block::is_block;
 use ends::{Ends, EndsFile};
 use incidents::LocalIncidents;
+use opening::Purpose;
 use owned::LocalPartition;
 use recovery::{DatabaseHandle, WriteFailure};
 use shard::ShardWriter;
@@ -135,6 +139,30 @@ impl LocalLog {
     /// Opens the log in a directory, or makes it. Every error is [`Error::Open`] and names the directory: it cannot be
     /// used, it is another process's, it holds a log of another layout or number of partitions, or it is damaged.
     pub fn open(dir: &Path, settings: Settings, clock: Arc<dyn Clock>) -> Result<LocalLog, Error> {
+        LocalLog::open_for(Purpose::Engine, dir, settings, clock)
+    }
+
+    /// Keeps every other process from writing to the log in a directory, also after this one has died: its events are moved to
+    /// the log that `to` describes. Fails if an engine has it open.
+    pub fn leave(dir: &Path, to: &str, clock: Arc<dyn Clock>) -> Result<LocalLog, Error> {
+        let log = LocalLog::open_for(Purpose::Moving, dir, Settings::default(), clock)?;
+        opening::note_moved(dir, to)?;
+        Ok(log)
+    }
+
+    /// Returns to which log the events of the log in a directory are or were moved.
+    pub fn moved_to(dir: &Path) -> Result<Option<String>, Error> {
+        opening::moved_to(dir)
+    }
+
+    /// Returns the offset before which each partition's events are durable for sure; `None` if that is not known.
+    pub fn durable_events(dir: &Path) -> Result<Option<Vec<Offset>>, Error> {
+        let ends = EndsFile::read(dir).map_err(|error| opening::unusable(dir, &error))?;
+        let at = usize::from(keys::number(Topic::Events));
+        Ok(ends.map(|ends| ends.iter().map(|ends| Offset(ends[at])).collect()))
+    }
+
+    fn open_for(purpose: Purpose, dir: &Path, settings: Settings, clock: Arc<dyn Clock>) -> Result<LocalLog, Error> {
         if let Some(partitions) = settings.partitions
             && !(1..=MAX_PARTITIONS).contains(&partitions)
         {
@@ -145,7 +173,7 @@ impl LocalLog {
             tables,
             partitions_shards,
             ends_file,
-        } = opening::open(dir, settings.partitions)?;
+        } = opening::open(dir, settings.partitions, purpose)?;
         let last_ms = newest_ms(&partitions_shards);
         let shared = Arc::new(AppenderState {
             dir: dir.to_owned(),

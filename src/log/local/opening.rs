@@ -8,6 +8,8 @@ use crate::directory;
 use crate::log::{Error, Position, Topic, UnreadablePosition};
 use crate::presence::Partition;
 use rocksdb::{DB, IteratorMode, Options, WriteBatch, WriteOptions};
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -17,9 +19,37 @@ pub(super) struct OpenedTables {
     pub ends_file: EndsFile,
 }
 
-pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<OpenedTables, Error> {
+/// What a log is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// An engine's work.
+    Engine,
+    /// Filling it with the events of another log.
+    Filling,
+    /// Moving its events to another log; it takes no more.
+    Moving,
+    /// Reading, beside any of these.
+    Reading,
+}
+
+/// The file that says that the events of this log were moved to another one, and to which.
+const MOVED: &str = "MOVED";
+
+pub(super) fn open(dir: &Path, partitions: Option<u32>, purpose: Purpose) -> Result<OpenedTables, Error> {
     directory::create(dir).map_err(|error| unusable(dir, &error))?;
     judge_files(dir)?;
+    if purpose != Purpose::Moving
+        && let Some(to) = moved_to(dir)?
+    {
+        let (dir, file) = (dir.display(), dir.join(MOVED));
+        let text = format!(
+            "the log in {dir} takes no more events: rollcall reshard moves or has moved them to {to}. Use that log once the \
+             command has finished. To use this one again, remove {}; events that the other log has received since are not \
+             here",
+            file.display()
+        );
+        return Err(Error::Open(text.into()));
+    }
     let tables = Tables::open(dir, Mode::Make).map_err(|error| not_opened(dir, &error))?;
     let damaged = |damage: Damage| damage.opening(dir);
     if tables
@@ -32,9 +62,13 @@ pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<OpenedTables, 
         if !tables.is_empty().map_err(damaged)? {
             return Err(foreign(dir));
         }
-        write_meta(dir, &tables, partitions.unwrap_or(DEFAULT_PARTITIONS))?;
+        let layout = match purpose {
+            Purpose::Filling => keys::LAYOUT_UNFINISHED,
+            Purpose::Engine | Purpose::Moving | Purpose::Reading => keys::LAYOUT,
+        };
+        write_meta(dir, &tables, layout, partitions.unwrap_or(DEFAULT_PARTITIONS))?;
     }
-    let has = partitions_of(dir, &tables)?;
+    let has = partitions_of(dir, &tables, purpose)?;
     if let Some(wanted) = partitions
         && wanted != has
     {
@@ -56,8 +90,28 @@ pub(super) fn open(dir: &Path, partitions: Option<u32>) -> Result<OpenedTables, 
     })
 }
 
+/// Returns to which log the events of the log in a directory were moved, as [`note_moved`] was given it.
+pub(super) fn moved_to(dir: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(dir.join(MOVED)) {
+        Ok(to) => Ok(Some(to.trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(dir, &error)),
+    }
+}
+
+/// Writes that the events of this log are moved to another one. Durable when it returns.
+pub(super) fn note_moved(dir: &Path, to: &str) -> Result<(), Error> {
+    let write = || {
+        let mut file = File::create(dir.join(MOVED))?;
+        writeln!(file, "{to}")?;
+        file.sync_all()?;
+        directory::sync(dir)
+    };
+    write().map_err(|error| unusable(dir, &error))
+}
+
 /// Returns the number of partitions of a log with this layout.
-pub(super) fn partitions_of(dir: &Path, tables: &Tables) -> Result<u32, Error> {
+pub(super) fn partitions_of(dir: &Path, tables: &Tables, purpose: Purpose) -> Result<u32, Error> {
     let number = |key: &[u8]| -> Result<u32, Error> {
         let bytes = tables.db().get_cf(tables.meta(), key).map_err(Damage::from);
         let bytes = bytes
@@ -67,7 +121,16 @@ pub(super) fn partitions_of(dir: &Path, tables: &Tables) -> Result<u32, Error> {
         Ok(u32::from_be_bytes(bytes))
     };
     let layout = number(keys::META_LAYOUT)?;
-    if layout != keys::LAYOUT {
+    let is_unfinished = layout == keys::LAYOUT_UNFINISHED;
+    if is_unfinished && matches!(purpose, Purpose::Engine | Purpose::Moving) {
+        let text = format!(
+            "the log in {} is not complete: rollcall reshard copies the events of another log into it. Wait until rollcall \
+             reshard --finish has ended, or use another directory",
+            dir.display()
+        );
+        return Err(Error::Open(text.into()));
+    }
+    if layout != keys::LAYOUT && !is_unfinished {
         // This is the first layout, so any other number belongs to a later version.
         let text = format!(
             "the log in {} has layout {layout}, and this program knows layout {}: use the version that wrote it, or \
@@ -125,9 +188,9 @@ fn foreign(dir: &Path) -> Error {
     Error::Open(format!("{dir} holds a RocksDB that is not a log; give the log a directory of its own").into())
 }
 
-fn write_meta(dir: &Path, tables: &Tables, partitions: u32) -> Result<(), Error> {
+fn write_meta(dir: &Path, tables: &Tables, layout: u32, partitions: u32) -> Result<(), Error> {
     let mut batch = WriteBatch::default();
-    batch.put_cf(tables.meta(), keys::META_LAYOUT, keys::LAYOUT.to_be_bytes());
+    batch.put_cf(tables.meta(), keys::META_LAYOUT, layout.to_be_bytes());
     batch.put_cf(tables.meta(), keys::META_PARTITIONS, partitions.to_be_bytes());
     let mut options = WriteOptions::default();
     options.set_sync(true);
