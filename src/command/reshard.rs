@@ -23,7 +23,7 @@ use crate::log::FillingLog;
 use crate::log::local::{LocalFilling, MAX_PARTITIONS};
 use anyhow::{Context as _, bail};
 use copying::Copying;
-use source::{KafkaSource, LocalSource, Source};
+use source::{OldDirectory, OldLog, OldTopics};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -96,9 +96,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 fn reshard(args: &Args) -> anyhow::Result<()> {
     let interrupted = on_interrupt()?;
     let target = Target::of(args)?;
-    let mut source: Box<dyn Source> = match &target {
-        Target::Directory(_) => Box::new(LocalSource::open(&args.data)?),
-        Target::Topics { old, .. } => Box::new(KafkaSource::open(old.clone())?),
+    let mut source: Box<dyn OldLog> = match &target {
+        Target::Directory(_) => Box::new(OldDirectory::open(&args.data)?),
+        Target::Topics { old, .. } => Box::new(OldTopics::open(old.clone())?),
     };
     let count = source.reader().partitions();
     if !args.partitions.is_multiple_of(count) {

@@ -8,7 +8,7 @@
 //! logs' states are in memory, and can be compared ([`Copying::compare`]). Price: memory for everybody in both logs.
 
 use super::compare::{Differences, compare};
-use super::source::Source;
+use super::source::OldLog;
 use super::split::Splitter;
 use crate::engine::rejected::decode;
 use crate::failpoint;
@@ -77,7 +77,7 @@ struct TargetPartition {
 impl Copying {
     /// Prepares for a log with so many partitions. Fails if the log no longer has its first event.
     pub fn new(
-        source: &mut dyn Source,
+        source: &mut dyn OldLog,
         schemas: Schemas,
         policy: &Policy,
         (targets, filling): (u32, Option<Box<dyn FillingLog>>),
@@ -139,7 +139,7 @@ impl Copying {
     }
 
     /// Copies some records of each partition. Returns whether it has come to the end of what the old log had when it was called.
-    pub fn step(&mut self, source: &mut dyn Source) -> anyhow::Result<bool> {
+    pub fn step(&mut self, source: &mut dyn OldLog) -> anyhow::Result<bool> {
         source.reader().refresh()?;
         for index in 0..self.sources.len() {
             let partition = Partition(index as u32);
@@ -153,7 +153,7 @@ impl Copying {
     }
 
     /// Takes the next records of an old partition.
-    fn take(&mut self, source: &mut dyn Source, index: usize) -> anyhow::Result<()> {
+    fn take(&mut self, source: &mut dyn OldLog, index: usize) -> anyhow::Result<()> {
         let partition = Partition(index as u32);
         let (next, end) = (self.sources[index].next, self.sources[index].end);
         let mut records = Vec::new();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// See the module.
-pub trait Source {
+pub trait OldLog {
     fn reader(&mut self) -> &mut dyn Reader;
 
     /// Returns where the events end that are in the log for sure: a machine that dies may lose those that it is just writing.
@@ -32,7 +32,7 @@ pub trait Source {
 }
 
 /// The log of a data directory.
-pub struct LocalSource {
+pub struct OldDirectory {
     data: PathBuf,
     directory: PathBuf,
     reader: LocalReader,
@@ -40,11 +40,11 @@ pub struct LocalSource {
     left: Option<(File, LocalLog)>,
 }
 
-impl LocalSource {
+impl OldDirectory {
     /// Opens the log in a data directory to read it. A server may be using it.
-    pub fn open(data: &Path) -> anyhow::Result<LocalSource> {
+    pub fn open(data: &Path) -> anyhow::Result<OldDirectory> {
         let directory = log_directory(data);
-        Ok(LocalSource {
+        Ok(OldDirectory {
             reader: LocalLog::follow(&directory)?,
             data: data.to_owned(),
             directory,
@@ -53,7 +53,7 @@ impl LocalSource {
     }
 }
 
-impl Source for LocalSource {
+impl OldLog for OldDirectory {
     fn reader(&mut self) -> &mut dyn Reader {
         &mut self.reader
     }
@@ -90,22 +90,22 @@ impl Source for LocalSource {
 }
 
 /// The topics with one prefix.
-pub struct KafkaSource {
+pub struct OldTopics {
     topics: TopicSet,
     reader: Box<dyn Reader>,
 }
 
-impl KafkaSource {
+impl OldTopics {
     /// Opens the topics to read them. Engines and publishers may be using them.
-    pub fn open(topics: TopicSet) -> anyhow::Result<KafkaSource> {
-        Ok(KafkaSource {
+    pub fn open(topics: TopicSet) -> anyhow::Result<OldTopics> {
+        Ok(OldTopics {
             reader: topics.reader()?,
             topics,
         })
     }
 }
 
-impl Source for KafkaSource {
+impl OldLog for OldTopics {
     fn reader(&mut self) -> &mut dyn Reader {
         &mut *self.reader
     }
