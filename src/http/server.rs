@@ -276,7 +276,7 @@ impl Idle {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the connection that has been idle, or in its handshake, for the longest. Returns false if there is none.
+    /// Closes the connection that has been idle, or in its handshake, for the longest. Returns false if there are no connections to close.
     fn evict(&self) -> bool {
         let mut order = self.order();
         let handshake = order.waiting.keys().next().copied();

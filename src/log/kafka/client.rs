@@ -89,7 +89,7 @@ impl ProducerContext for CountingContext {
     }
 }
 
-/// How long a producer of transactions gathers records for a request, unless it is told that all were handed over: with none, the
+/// How long a producer of transactions gathers records for a request, unless it is flushed: with none, the
 /// first records of a commit travel in many small requests, and librdkafka keeps a core busy while five of them are on their way.
 const GATHER_MS: &str = "5";
 

@@ -52,7 +52,7 @@ pub fn generation<C: ConsumerContext>(member: &BaseConsumer<C>) -> Option<i32> {
 }
 
 /// Has a producer send what was handed over without gathering more (`linger.ms`), for so long, or until all of it has arrived and
-/// another thread was told so.
+/// another thread has served the reports.
 pub fn flush<C: ProducerContext>(producer: &BaseProducer<C>, during: Duration) {
     let during_ms = during.as_millis().try_into().unwrap_or(i32::MAX);
     // SAFETY: the client lives as long as `producer`. What has not arrived by then is no error here.
@@ -207,7 +207,7 @@ impl Message<'_> {
         ts.max(0) as u64
     }
 
-    /// Its headers; `None` if it has none. librdkafka parses the headers of a message that has none anew each time it is asked, so
+    /// Its headers; `None` if it has none. librdkafka parses the headers of a message that has none each time it is asked, so
     /// this is asked once.
     pub fn headers(&self) -> Option<MessageHeaders<'_>> {
         let mut headers = std::ptr::null_mut();

@@ -57,7 +57,7 @@ const PAUSE_MAX_MS: u64 = 500;
 const DRAIN_MAX_MS: u64 = 10_000;
 /// How many events of a producer are served before and after a commit.
 const EVENTS_MAX: usize = 64;
-/// How long a producer is told that all was handed over. Then all of it has waited longer than a producer gathers.
+/// How long a producer is flushed. After that everything has waited longer than a producer gathers.
 const FLUSH: Duration = Duration::from_millis(20);
 /// The time between two checks for what has arrived. A poll with a time-out of a millisecond would be a busy loop.
 const DRAIN_EVERY: Duration = Duration::from_micros(200);
