@@ -18,8 +18,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 const TOKEN: &str = "the-token-of-the-reader";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -204,27 +211,105 @@ fn a_request_without_tls_gets_a_sentence_and_a_handshake_has_its_time() {
     }
 }
 
+/// A connection that is not made again when it breaks, as a client's pool would.
+type OneConnection = TlsStream<tokio::net::TcpStream>;
+
+/// Performs the handshake on a connection that is open.
+async fn secured(server: &Secured, stream: tokio::net::TcpStream) -> std::io::Result<OneConnection> {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(server.authority.pem.as_bytes()).expect("a certificate");
+    roots.add(ca).expect("a CA");
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").expect("a name");
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+async fn connected(server: &Secured) -> std::io::Result<OneConnection> {
+    secured(server, tokio::net::TcpStream::connect(server.address).await?).await
+}
+
+/// Sends a request and returns its status and its body.
+async fn ask(connection: &mut OneConnection, path: &str) -> std::io::Result<(String, String)> {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    connection.write_all(head.as_bytes()).await?;
+    let mut connection = tokio::io::BufReader::new(connection);
+    let (mut status, mut length) = (String::new(), None);
+    connection.read_line(&mut status).await?;
+    loop {
+        let mut line = String::new();
+        if connection.read_line(&mut line).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if line == "\r\n" {
+            break;
+        }
+        if let Some(bytes) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = Some(bytes.trim().parse().expect("a number"));
+        }
+    }
+    let mut body = vec![0; length.expect("its length")];
+    connection.read_exact(&mut body).await?;
+    Ok((status.trim().to_owned(), String::from_utf8(body).expect("text")))
+}
+
+const OK: &str = "HTTP/1.1 200 OK";
+
+/// How many handshakes were given up for others, in this process.
+async fn evicted(connection: &mut OneConnection) -> f64 {
+    let (_, metrics) = ask(connection, "/metrics").await.expect("an answer");
+    let name = "rollcall_http_handshakes_failed_total{reason=\"evicted\"} ";
+    let count = metrics.lines().find_map(|line| line.strip_prefix(name));
+    count.map_or(0.0, |count| count.parse().expect("a number"))
+}
+
 #[test]
 fn handshakes_that_stall_close_each_other_and_not_a_connection_that_has_begun() {
-    let server = Secured::new(limits(4, 60_000), None);
-    let kept = client(&server.authority.pem);
-    assert_eq!(server.get(&kept, "/v1/stats").expect("an answer").0, 200);
-    let stalled: Vec<TcpStream> = (0..40).map(|_| opened(server.address, &[22, 3, 1, 2, 0, 1])).collect();
-    // The first ones are closed, to make room.
-    assert_eq!(rest(stalled.into_iter().next().expect("the first")), "");
-    // It had one connection, which it still uses: a pool of one, and no new handshake.
-    let (_, before) = server.get(&kept, "/metrics").expect("an answer");
-    assert!(
-        before.contains("rollcall_http_handshakes_failed_total{reason=\"evicted\"} "),
-        "{before}"
-    );
-    assert_eq!(
-        server
-            .get(&client(&server.authority.pem), "/healthz")
-            .expect("an answer")
-            .0,
-        200
-    );
+    let server = Secured::new(limits(16, 60_000), None);
+    server.block_on(async {
+        let mut kept = connected(&server).await.expect("a place");
+        assert_eq!(ask(&mut kept, "/v1/stats").await.expect("an answer").0, OK);
+        let before = evicted(&mut kept).await;
+        let stalled: Vec<TcpStream> = (0..60).map(|_| opened(server.address, &[22, 3, 1, 2, 0, 1])).collect();
+        // All but the last ones, for which there are places, are closed.
+        for one in &stalled[..45] {
+            assert_eq!(rest(one.try_clone().expect("a socket")), "");
+        }
+        assert_eq!(ask(&mut kept, "/v1/stats").await.expect("still open").0, OK);
+        assert!(evicted(&mut kept).await > before);
+        let mut late = connected(&server).await.expect("a place");
+        assert_eq!(ask(&mut late, "/healthz").await.expect("an answer").0, OK);
+        // They were open until here.
+        drop(stalled);
+    });
+}
+
+#[test]
+fn a_newcomer_gets_in_where_all_others_are_idle_and_many_arrive() {
+    let server = Secured::new(limits(16, 60_000), None);
+    server.block_on(async {
+        let mut idle = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let mut one = connected(&server).await.expect("a place");
+            assert_eq!(ask(&mut one, "/healthz").await.expect("an answer").0, OK);
+            // Ends when the server closes it.
+            idle.spawn(async move { drop(one.read(&mut [0]).await) });
+        }
+        let newcomer = tokio::net::TcpStream::connect(server.address).await.expect("a place");
+        let stalled: Vec<TcpStream> = (0..3).map(|_| opened(server.address, &[22, 3, 1, 2, 0, 1])).collect();
+        // An idle connection makes room for each of the four.
+        for _ in 0..4 {
+            let closed = tokio::time::timeout(PATIENCE, idle.join_next()).await;
+            closed.expect("it is closed").expect("some are left").expect("it ended");
+        }
+        let mut newcomer = secured(&server, newcomer).await.expect("its handshake goes on");
+        assert_eq!(ask(&mut newcomer, "/healthz").await.expect("an answer").0, OK);
+        drop(stalled);
+    });
 }
 
 #[test]
