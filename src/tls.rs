@@ -225,7 +225,16 @@ impl Certificate {
     }
 
     /// Begins TLS on a connection. The caller bounds the time.
-    pub async fn accept(&self, mut stream: TcpStream) -> Result<Stream, NoHandshake> {
+    pub async fn accept(&self, stream: TcpStream) -> Result<Stream, NoHandshake> {
+        self.accept_through(stream, |stream| stream).await
+    }
+
+    /// The same, with what `wrap` makes of the connection below TLS.
+    pub async fn accept_through<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        mut stream: TcpStream,
+        wrap: impl FnOnce(TcpStream) -> S,
+    ) -> Result<Stream<S>, NoHandshake> {
         let mut first = [0];
         let count = stream.peek(&mut first).await.map_err(NoHandshake::Failed)?;
         // A handshake begins with 22. Methods of HTTP are capital letters.
@@ -234,7 +243,7 @@ impl Certificate {
             return Err(NoHandshake::Plain);
         }
         let config = self.server.current().config.clone();
-        match TlsAcceptor::from(config).accept(stream).await {
+        match TlsAcceptor::from(config).accept(wrap(stream)).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err(error) => Err(NoHandshake::Failed(error)),
         }
@@ -275,12 +284,12 @@ impl Certificate {
 pub struct HasCertificate;
 
 /// The bytes of a connection.
-pub enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+pub enum Stream<S = TcpStream> {
+    Plain(S),
+    Tls(Box<TlsStream<S>>),
 }
 
-impl Stream {
+impl<S> Stream<S> {
     /// Whether the client has shown a certificate. One that is not of the CAs that are given ends the handshake.
     pub fn has_client_certificate(&self) -> bool {
         match self {
@@ -290,7 +299,7 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -299,7 +308,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),

@@ -7,7 +7,7 @@
 //! that opens many and finishes no handshake closes mostly its own.
 
 use super::api_error::ApiError;
-use super::transport::{ConnectionTimeouts, HEAD_BYTES_MAX, Requests, Watched};
+use super::transport::{ConnectionTimeouts, HEAD_BYTES_MAX, Requests, Watched, WriteLimited};
 use crate::metrics;
 use crate::tls::{Certificate, HasCertificate, NoHandshake, Stream};
 use axum::Router;
@@ -32,6 +32,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HANDSHAKES_PART: usize = 4;
 /// How long an idle connection may take to close.
 const EVICTION: Duration = Duration::from_millis(100);
+
+/// The bytes of a connection whose client must go on reading.
+type Limited = Stream<WriteLimited<TcpStream>>;
 
 /// The limits of a server.
 #[derive(Clone, Copy, Debug)]
@@ -92,13 +95,14 @@ pub async fn serve_with(
         let (watcher, router, patience) = (graceful.watcher(), router.clone(), limits.patience);
         let Some(certificate) = certificate.clone() else {
             let connection = Connection::new(idle.clone(), Stage::Open);
-            tokio::spawn(run(Stream::Plain(stream), connection, router, patience, watcher, place));
+            let stream = Stream::Plain(WriteLimited::new(stream, patience.write));
+            tokio::spawn(run(stream, connection, router, patience, watcher, place));
             continue;
         };
         let connection = Connection::new(idle.clone(), Stage::Handshake);
         let stopping = stopping.clone();
         tokio::spawn(async move {
-            let secured = secure(&certificate, stream, &connection, patience.head, stopping).await;
+            let secured = secure(&certificate, stream, &connection, patience, stopping).await;
             connection.leave();
             if let Some(stream) = secured {
                 connection.clone().wait(Stage::Open);
@@ -115,11 +119,12 @@ async fn secure(
     certificate: &Certificate,
     stream: TcpStream,
     connection: &Connection,
-    patience: Duration,
+    patience: ConnectionTimeouts,
     mut stopping: watch::Receiver<bool>,
-) -> Option<Stream> {
+) -> Option<Limited> {
+    let handshake = certificate.accept_through(stream, |stream| WriteLimited::new(stream, patience.write));
     let accepted = tokio::select! {
-        accepted = tokio::time::timeout(patience, certificate.accept(stream)) => accepted,
+        accepted = tokio::time::timeout(patience.head, handshake) => accepted,
         () = connection.evicted.notified() => {
             metrics::http_handshake_failed("evicted");
             return None;
@@ -164,7 +169,7 @@ fn refuse(stream: &TcpStream, connections: usize) {
 }
 
 fn run(
-    stream: Stream,
+    stream: Limited,
     connection: Arc<Connection>,
     router: Router,
     patience: ConnectionTimeouts,

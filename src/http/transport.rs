@@ -97,8 +97,6 @@ pub struct Watched<S> {
     phase: Phase,
     /// When the phase has lasted too long.
     reading: Pin<Box<Sleep>>,
-    /// When nothing was taken for too long; none while nothing waits.
-    writing: Option<Pin<Box<Sleep>>>,
     /// How many requests had begun when it was looked at last.
     begun: usize,
     /// Until when a client is given time to read an answer to what it is still sending.
@@ -117,7 +115,6 @@ impl<S> Watched<S> {
             patience,
             phase: Phase::Head,
             reading: Box::pin(tokio::time::sleep(patience.head)),
-            writing: None,
             begun: 0,
             lingering: None,
             has_line: false,
@@ -167,24 +164,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Watched<S> {
-    fn write_some(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        if polled.is_ready() {
-            self.writing = None;
-            return polled;
-        }
-        let limit = self.patience.write;
-        let writing = self.writing.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        match writing.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(timed_out("the client does not read"))),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
     fn write_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.instead.is_empty() {
             let bytes = std::mem::take(&mut self.instead);
-            let polled = self.write_some(cx, &bytes);
+            let polled = Pin::new(&mut self.stream).poll_write(cx, &bytes);
             self.instead = bytes;
             match polled {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -204,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
             me.instead = answer;
         }
         if me.instead.is_empty() {
-            return me.write_some(cx, bytes);
+            return Pin::new(&mut me.stream).poll_write(cx, bytes);
         }
         match me.write_instead(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -242,6 +225,74 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+}
+
+/// A socket on which what is written must make progress. It is below TLS: TLS takes 64 KiB from a client that does not read
+/// before it says that it waits, and what little is written then and now would look like progress for hours.
+pub struct WriteLimited<S> {
+    socket: S,
+    limit: Duration,
+    /// When nothing was taken for too long; none while nothing waits.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> WriteLimited<S> {
+    pub fn new(socket: S, limit: Duration) -> WriteLimited<S> {
+        WriteLimited {
+            socket,
+            limit,
+            waiting: None,
+        }
+    }
+
+    fn limited<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.waiting = None;
+            return polled;
+        }
+        let limit = self.limit;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        match waiting.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(timed_out("the client does not read"))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for WriteLimited<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteLimited<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let me = self.get_mut();
+        let polled = Pin::new(&mut me.socket).poll_write(cx, bytes);
+        me.limited(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let me = self.get_mut();
+        let polled = Pin::new(&mut me.socket).poll_write_vectored(cx, parts);
+        me.limited(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
     }
 }
 
@@ -286,17 +337,14 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_read_is_given_up_and_who_reads_slowly_is_not() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let patience = ConnectionTimeouts {
-            write: Duration::from_millis(200),
-            ..ConnectionTimeouts::default()
-        };
+        const LIMIT: Duration = Duration::from_millis(200);
         let (ours, theirs) = tokio::io::duplex(64);
-        let mut watched = Watched::new(ours, Arc::default(), patience);
-        let error = watched.write_all(&[7; 1_000]).await.expect_err("nobody reads");
+        let mut limited = WriteLimited::new(ours, LIMIT);
+        let error = limited.write_all(&[7; 1_000]).await.expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(theirs);
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut watched = Watched::new(ours, Arc::default(), patience);
+        let mut limited = WriteLimited::new(ours, LIMIT);
         let reader = async {
             let mut read = Vec::new();
             while read.len() < 640 {
@@ -306,8 +354,66 @@ mod tests {
                 read.extend_from_slice(&some[..count]);
             }
         };
-        let (written, ()) = tokio::join!(watched.write_all(&[7; 640]), reader);
+        let (written, ()) = tokio::join!(limited.write_all(&[7; 640]), reader);
         written.expect("it went on");
+    }
+
+    /// A connection with TLS whose client has performed its handshake and reads nothing more.
+    async fn unread() -> (impl AsyncWrite + Unpin, impl AsyncRead + Unpin) {
+        use tokio_rustls::rustls::crypto::aws_lc_rs;
+        use tokio_rustls::rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+        use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let server = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let server = server
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .expect("they fit");
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).expect("a root");
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let client = client
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (ours, theirs) = tokio::io::duplex(4_096);
+        let name = ServerName::try_from("localhost").expect("a name");
+        let (ours, theirs) = tokio::join!(
+            tokio_rustls::TlsAcceptor::from(Arc::new(server))
+                .accept(WriteLimited::new(ours, Duration::from_millis(200))),
+            tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, theirs),
+        );
+        (ours.expect("a handshake"), theirs.expect("a handshake"))
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_given_up_while_tls_still_takes_bytes() {
+        use tokio::io::AsyncWriteExt as _;
+        const PATIENCE: Duration = Duration::from_secs(60);
+        // More than the way to the client holds, and less than TLS takes.
+        let (mut ours, _theirs) = unread().await;
+        ours.write_all(&[7; 10_000]).await.expect("TLS has them");
+        let flushed = tokio::time::timeout(PATIENCE, ours.flush()).await.expect("an end");
+        assert_eq!(flushed.expect_err("nobody reads").kind(), io::ErrorKind::TimedOut);
+        let (mut ours, _theirs) = unread().await;
+        ours.write_all(&[7; 10_000]).await.expect("TLS has them");
+        let closed = tokio::time::timeout(PATIENCE, ours.shutdown()).await.expect("an end");
+        assert_eq!(closed.expect_err("nobody reads").kind(), io::ErrorKind::TimedOut);
+        // Little by little, as a subscription in which nothing happens: TLS has room for hours of it.
+        let (mut ours, _theirs) = unread().await;
+        ours.write_all(&[7; 10_000]).await.expect("TLS has them");
+        let mut given_up = None;
+        for _ in 0..500 {
+            if let Err(error) = ours.write_all(b": \n\n").await {
+                given_up = Some(error.kind());
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(given_up, Some(io::ErrorKind::TimedOut));
     }
 
     #[test]
