@@ -5,7 +5,8 @@
 //! RS256, ES256 or EdDSA, each only by a key of its kind.
 //!
 //! Keys are fetched in the background and kept. A token that names a key that is not known has them fetched again at once, at
-//! most every ten seconds, however many such tokens come. While the issuer does not answer, known keys stay in force for a day; without
+//! most every ten seconds, however many such tokens come: few requests wait for that, and it goes on if they are gone. While the
+//! issuer does not answer, known keys stay in force for a day; without
 //! any, a token cannot be judged and is answered with 503. Nothing here keeps the engine from running.
 
 use super::ApiError;
@@ -22,7 +23,7 @@ use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 const TOKEN_BYTES_MAX: usize = 8 << 10;
@@ -33,6 +34,8 @@ const FETCH_EVERY: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_secs(10);
 /// For how long a token whose key is not known waits while keys are being fetched.
 const TURN: Duration = Duration::from_secs(1);
+/// How many requests, at most, wait for that at a time.
+const WAITING_MAX: usize = 32;
 /// How often, at most, a token whose key is not known has keys fetched.
 const AGAIN_MS: u64 = 10_000;
 /// For how long keys stay in force that cannot be fetched again.
@@ -68,8 +71,12 @@ pub struct Issuer {
     clock: Arc<dyn Clock>,
     client: reqwest::Client,
     current: RwLock<Option<Arc<IssuerKeys>>>,
-    /// When keys were last fetched, whether or not that worked. The lock lets only one fetch run at a time.
-    fetching: tokio::sync::Mutex<Option<u64>>,
+    /// Lets only one fetch run at a time.
+    fetching: Arc<tokio::sync::Mutex<()>>,
+    /// When the last fetch ended, whether or not it worked, in monotonic time.
+    fetched_ms: Mutex<Option<u64>>,
+    /// Has a place for each request that waits for keys.
+    waiting: Semaphore,
     /// Tokens that were accepted, by their hashes: checking a signature costs a tenth of a millisecond. Nobody gets in here
     /// without a valid token.
     remembered: Mutex<HashMap<blake3::Hash, IssuedGrant>>,
@@ -102,7 +109,9 @@ impl Issuer {
             settings,
             clock,
             current: RwLock::new(None),
-            fetching: tokio::sync::Mutex::default(),
+            fetching: Arc::default(),
+            fetched_ms: Mutex::default(),
+            waiting: Semaphore::new(WAITING_MAX),
             remembered: Mutex::default(),
         })
     }
@@ -111,9 +120,8 @@ impl Issuer {
     pub async fn keep(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
         let mut failures = 0_u32;
         loop {
-            let mut fetched_ms = self.fetching.lock().await;
-            let fetched = self.fetch(&mut fetched_ms).await;
-            drop(fetched_ms);
+            let guard = self.fetching.clone().lock_owned().await;
+            let fetched = self.fetch(guard).await;
             let pause = match fetched {
                 Ok(keys) => {
                     if failures > 0 || keys.is_new {
@@ -154,9 +162,12 @@ impl Issuer {
         (self.clock.monotonic_ms() < keys.fetched_ms.saturating_add(KEPT_MS)).then_some(keys)
     }
 
-    async fn fetch(&self, fetched_ms: &mut Option<u64>) -> Result<Fetched, String> {
-        *fetched_ms = Some(self.clock.monotonic_ms());
-        let keys = self.discover().await.inspect_err(|_| metrics::oidc_failed())?;
+    /// Fetches keys, while no other fetch runs.
+    async fn fetch(&self, _guard: OwnedMutexGuard<()>) -> Result<Fetched, String> {
+        let discovered = self.discover().await;
+        // What waits for the guard sees this as soon as it has it.
+        *self.fetched_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.clock.monotonic_ms());
+        let keys = discovered.inspect_err(|_| metrics::oidc_failed())?;
         let count = keys.len();
         let keys = IssuerKeys {
             keys,
@@ -204,7 +215,7 @@ impl Issuer {
     }
 
     /// What a token allows.
-    pub async fn grant(&self, token: &str, hash: blake3::Hash) -> Result<IssuedGrant, ApiError> {
+    pub async fn grant(self: &Arc<Self>, token: &str, hash: blake3::Hash) -> Result<IssuedGrant, ApiError> {
         let now_ms = self.clock.now_ms();
         if token.len() > TOKEN_BYTES_MAX {
             let why = format!(
@@ -223,8 +234,12 @@ impl Issuer {
         let (granted, by) = match self.judge(&keys.keys, token, now_ms) {
             Ok(granted) => (granted, keys),
             Err(Refused::Bad(why)) => return Err(bad_token(&why)),
-            Err(Refused::NoKey(_)) => {
-                let newest = self.newer_than(&keys).await.ok_or_else(|| self.unavailable())?;
+            Err(Refused::NoKey(why)) => {
+                self.fetch_again(&keys).await;
+                let newest = self.keys().ok_or_else(|| self.unavailable())?;
+                if Arc::ptr_eq(&newest, &keys) {
+                    return Err(bad_token(&why));
+                }
                 let judged = self.judge(&newest.keys, token, now_ms);
                 let granted = judged.map_err(|(Refused::NoKey(why) | Refused::Bad(why))| bad_token(&why))?;
                 (granted, newest)
@@ -251,29 +266,43 @@ impl Issuer {
         ApiError::unavailable("issuer_unavailable", message)
     }
 
-    /// The keys after another fetch, unless one has just been made. `known` did not verify a token.
-    async fn newer_than(&self, known: &Arc<IssuerKeys>) -> Option<Arc<IssuerKeys>> {
-        // Requests must not gather behind an issuer that does not answer.
-        let fetching = tokio::time::timeout(TURN, self.fetching.lock()).await;
-        let current = self.keys()?;
-        let Ok(mut fetched_ms) = fetching else {
-            return Some(current);
-        };
+    /// Whether a fetch was made just now, or these keys are not the newest ones any more.
+    fn is_settled(&self, known: &Arc<IssuerKeys>) -> bool {
+        let fetched_ms = *self.fetched_ms.lock().unwrap_or_else(PoisonError::into_inner);
         let now_ms = self.clock.monotonic_ms();
-        if !Arc::ptr_eq(known, &current) || fetched_ms.is_some_and(|fetched_ms| now_ms < fetched_ms + AGAIN_MS) {
-            return Some(current);
+        fetched_ms.is_some_and(|fetched_ms| now_ms < fetched_ms + AGAIN_MS)
+            || !self.keys().is_some_and(|keys| Arc::ptr_eq(known, &keys))
+    }
+
+    /// Fetches keys again, unless that was done just now. `known` did not verify a token.
+    async fn fetch_again(self: &Arc<Self>, known: &Arc<IssuerKeys>) {
+        if self.is_settled(known) {
+            return;
         }
-        match self.fetch(&mut fetched_ms).await {
-            Ok(_) => tracing::info!(
-                issuer = self.settings.issuer,
-                "fetched the issuer's keys, because none verified a token"
-            ),
-            Err(why) => tracing::warn!(
-                issuer = self.settings.issuer,
-                "the issuer's keys cannot be fetched: {why}"
-            ),
+        // Requests must not gather behind an issuer that does not answer.
+        let Ok(_place) = self.waiting.try_acquire() else { return };
+        let Ok(guard) = tokio::time::timeout(TURN, self.fetching.clone().lock_owned()).await else {
+            return;
+        };
+        if self.is_settled(known) {
+            return;
         }
-        self.keys()
+        let issuer = self.clone();
+        // The caller may go away, and the others wait for these keys too.
+        let fetching = tokio::spawn(async move {
+            match issuer.fetch(guard).await {
+                Ok(_) => tracing::info!(
+                    issuer = issuer.settings.issuer,
+                    "fetched the issuer's keys, because none verified a token"
+                ),
+                Err(why) => tracing::warn!(
+                    issuer = issuer.settings.issuer,
+                    "the issuer's keys cannot be fetched: {why}"
+                ),
+            }
+        });
+        // It can only fail by our own bug, and then there are no newer keys.
+        let _ = fetching.await;
     }
 
     fn judge(&self, keys: &[VerificationKey], token: &str, now_ms: u64) -> Result<IssuedGrant, Refused> {
@@ -299,16 +328,22 @@ impl Issuer {
             None => of_algorithm().collect(),
         };
         let mut wrong = format!("the issuer has no key for {:?} and its `kid`", header.alg);
+        let mut is_known = false;
         for key in named {
             match decode::<Map<String, Value>>(token, &key.key, &signature_only(header.alg)) {
                 Ok(token) => return self.admit(&token.claims, now_ms).map_err(Refused::Bad),
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {
+                    // The key is known, so another fetch would bring nothing.
+                    is_known |= key.id.is_some() && key.id == header.kid;
                     wrong = "its signature is wrong".to_owned();
                 }
                 Err(error) => return Err(Refused::Bad(format!("it cannot be read: {error}"))),
             }
         }
-        Err(Refused::NoKey(wrong))
+        match is_known {
+            true => Err(Refused::Bad(wrong)),
+            false => Err(Refused::NoKey(wrong)),
+        }
     }
 
     /// Judges the claims of a token whose signature is right.

@@ -3,14 +3,19 @@
 use crate::house::{House, connect, says, wait_until};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use futures_util::FutureExt as _;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use rollcall::clock::ManualClock;
 use rollcall::config::{Oidc, Scopes};
+use rollcall::http::Issuer;
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// When it is, in seconds since 1970.
 const NOW: i64 = 1_000_000;
@@ -24,6 +29,8 @@ struct TestIssuer {
     /// What it answers for its discovery document and for its keys. None: it closes the connection.
     answers: Arc<Mutex<[Option<String>; 2]>>,
     asked: Arc<AtomicUsize>,
+    /// Lets every question wait.
+    is_slow: Arc<AtomicBool>,
 }
 
 impl TestIssuer {
@@ -35,6 +42,7 @@ impl TestIssuer {
             url,
             answers: Arc::new(Mutex::new([Some(document), None])),
             asked: Arc::default(),
+            is_slow: Arc::default(),
         };
         issuer.publish(keys);
         let serving = issuer.clone();
@@ -45,6 +53,9 @@ impl TestIssuer {
                 let count = stream.read(&mut request).unwrap_or(0);
                 let is_document = request[..count].starts_with(b"GET /.well-known/openid-configuration ");
                 serving.asked.fetch_add(1, Ordering::SeqCst);
+                while serving.is_slow.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 let answer = serving.answers.lock().expect("unpoisoned")[usize::from(!is_document)].clone();
                 if let Some(body) = answer {
                     // The server may have read enough.
@@ -287,7 +298,10 @@ fn whatever_is_wrong_with_a_token_it_is_refused_and_the_sentence_says_why() {
     }
     let long = key.sign(&issuer.claims(json!({"more": "x".repeat(8 << 10)})));
     assert!(refused(&long).contains("at most 8192"));
-    // None of all that had the issuer asked again.
+    // None of all that had the issuer asked again, and a key that is known never has.
+    assert_eq!(issuer.asked.load(Ordering::SeqCst), 2);
+    house.clock.advance_ms(10_000);
+    assert!(refused(&Key::new("k", Algorithm::ES256).sign(&claims)).contains("signature"));
     assert_eq!(issuer.asked.load(Ordering::SeqCst), 2);
 }
 
@@ -333,6 +347,57 @@ fn keys_are_fetched_again_for_a_new_key_but_not_for_every_token_that_names_one()
         "{error}"
     );
     house.token(FILE_TOKEN).get("/v1/stats").ok();
+}
+
+#[tokio::test]
+async fn keys_arrive_also_if_the_caller_has_gone_and_few_wait_for_them() {
+    let (first, second) = (
+        Key::new("first", Algorithm::ES256),
+        Key::new("second", Algorithm::ES256),
+    );
+    let test_issuer = TestIssuer::new(&[&first]);
+    let clock = Arc::new(ManualClock::new(NOW as u64 * 1_000));
+    let issuer = Arc::new(Issuer::new(test_issuer.settings(), clock.clone()).expect("usable"));
+    let (_stop, stopping) = watch::channel(false);
+    tokio::spawn(issuer.clone().keep(stopping));
+    let ask = |token: String| {
+        let issuer = issuer.clone();
+        async move { issuer.grant(&token, blake3::hash(token.as_bytes())).await.is_ok() }
+    };
+    let until = async |token: String| {
+        for _ in 0..10_000 {
+            if ask(token.clone()).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("its key never became known");
+    };
+    until(first.sign(&test_issuer.claims(json!({})))).await;
+    clock.advance_ms(10_000);
+    test_issuer.publish(&[&second]);
+    let asked = test_issuer.asked.load(Ordering::SeqCst);
+    test_issuer.is_slow.store(true, Ordering::SeqCst);
+    let unknown = |number: usize| {
+        let token = second.sign_as(Some(&format!("key-{number}")), &test_issuer.claims(json!({})));
+        Box::pin(ask(token))
+    };
+    let mut waiting: Vec<_> = (0..32).map(unknown).collect();
+    for one in &mut waiting {
+        assert!(one.now_or_never().is_none());
+    }
+    // There is no place for more, so the others are judged with the keys that are there.
+    for number in 32..40 {
+        assert_eq!(unknown(number).now_or_never(), Some(false));
+    }
+    while test_issuer.asked.load(Ordering::SeqCst) == asked {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // All go away, also the one for which keys are fetched.
+    drop(waiting);
+    test_issuer.is_slow.store(false, Ordering::SeqCst);
+    until(second.sign(&test_issuer.claims(json!({})))).await;
+    assert_eq!(test_issuer.asked.load(Ordering::SeqCst), asked + 2);
 }
 
 #[test]
