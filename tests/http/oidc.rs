@@ -404,24 +404,35 @@ async fn keys_arrive_also_if_the_caller_has_gone_and_few_wait_for_them() {
 fn an_issuer_that_cannot_be_understood_lets_nobody_in_and_stops_nothing() {
     let key = Key::new("k", Algorithm::ES256);
     let secret = json!({"keys": [{"kty": "oct", "kid": "k", "k": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE"}]});
+    let public = &key.public;
+    // Away, no JSON, of another issuer, without keys, with a secret, and without an end.
     let issuers = [
-        // Away, no JSON, of another issuer, without keys, with a secret, and without an end.
         (0, None),
         (0, Some("<html>".to_owned())),
         (
             0,
-            Some(json!({"issuer": "https://other.example.com", "jwks_uri": "https://other.example.com/"}).to_string()),
+            Some(json!({"issuer": "https://other.example.com", "jwks_uri": "ITSELF/keys"}).to_string()),
         ),
         (1, Some("{}".to_owned())),
         (1, Some(secret.to_string())),
-        (1, Some(format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(3 << 20)))),
+        (
+            1,
+            Some(format!("{{\"keys\":[{public}],\"x\":\"{}\"}}", "x".repeat(3 << 20))),
+        ),
     ];
-    for (number, answer) in issuers {
+    let all = issuers.map(|(number, answer)| {
         let issuer = TestIssuer::new(&[&key]);
-        let shown = format!("{answer:.60?}");
+        let answer = answer.map(|answer| answer.replace("ITSELF", &issuer.url));
+        let shown = format!("{answer:.80?}");
         issuer.answers(number, answer);
         let house = House::with_issuer(None, issuer.settings());
-        wait_until("it was asked", || issuer.asked.load(Ordering::SeqCst) > number);
+        (issuer, house, number, shown)
+    });
+    for (issuer, house, number, shown) in all {
+        // Before it is asked again, it was judged.
+        wait_until("it was asked again", || {
+            issuer.asked.load(Ordering::SeqCst) > number + 1
+        });
         let token = house.token(&key.sign(&issuer.claims(json!({}))));
         let reply = token.get("/v1/stats");
         assert!(reply.error(503, "issuer_unavailable")["message"].is_string(), "{shown}");
