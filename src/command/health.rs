@@ -24,8 +24,8 @@ pub struct Args {
     /// CA certificates (PEM) that an https:// server must have its certificate from, instead of those of this machine
     #[arg(long, value_name = "FILE", env = "ROLLCALL_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// Accepts any certificate, such as one for another name than 127.0.0.1. Nothing secret is sent
-    #[arg(long, env = "ROLLCALL_HEALTH_ANY_CERTIFICATE", conflicts_with = "ca_file", value_parser = clap::builder::BoolishValueParser::new())]
+    /// Accepts any certificate, such as one for another name than 127.0.0.1, whatever --ca-file says. Nothing secret is sent
+    #[arg(long, env = "ROLLCALL_HEALTH_ANY_CERTIFICATE", value_parser = clap::builder::BoolishValueParser::new())]
     any_certificate: bool,
 }
 
@@ -65,11 +65,24 @@ fn ask(args: &Args) -> Result<String, String> {
     if shown.set_username("").and(shown.set_password(None)).is_err() {
         return Err(wrong("it has no host"));
     }
+    if args.any_certificate && shown != url {
+        return Err(wrong(
+            "it has a user or a password, which --any-certificate would give to anybody",
+        ));
+    }
     // The process is on this machine or named by the operator: never behind a proxy.
     let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT);
-    let client =
-        trusting(client, args.ca_file.as_deref()).map_err(|error| format!("--ca-file cannot be used: {error}"))?;
-    let client = client.tls_danger_accept_invalid_certs(args.any_certificate);
+    let client = if args.any_certificate {
+        // What such an answer says about where to ask next may be anybody's.
+        client
+            .tls_danger_accept_invalid_certs(true)
+            .redirect(reqwest::redirect::Policy::none())
+    } else if url.scheme() == "http" {
+        // A container without CA certificates has a health check too.
+        client.tls_certs_only([])
+    } else {
+        trusting(client, args.ca_file.as_deref()).map_err(|error| format!("--ca-file cannot be used: {error}"))?
+    };
     let client = client
         .build()
         .map_err(|error| format!("an HTTP client cannot be created: {}", reason(error)))?;

@@ -499,6 +499,44 @@ fn line_of(command: &mut Command, wanted: &str) -> (Running, String) {
     }
 }
 
+/// Answers one request after the other with this, on a port.
+fn answering(answer: String) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut stream = stream;
+            // The client may be gone.
+            let _ = stream
+                .read(&mut [0; 4_096])
+                .and_then(|_| stream.write_all(answer.as_bytes()));
+        }
+    });
+    address
+}
+
+#[test]
+fn health_needs_no_ca_without_tls_and_goes_nowhere_else_with_any_certificate() {
+    let ready = answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nready".to_owned());
+    let health = |url: &str| {
+        let mut command = rollcall(&["health", "--url", url]);
+        // As in a container that has none.
+        command
+            .env("SSL_CERT_FILE", "/nowhere.pem")
+            .env("SSL_CERT_DIR", "/nowhere");
+        command
+    };
+    assert!(health(&format!("http://{ready}")).status().expect("it runs").success());
+    let moved = answering(format!(
+        "HTTP/1.1 302 Found\r\nLocation: http://{ready}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    ));
+    let moved = format!("http://{moved}");
+    assert!(health(&moved).status().expect("it runs").success());
+    let output = health(&moved).arg("--any-certificate").output().expect("it runs");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.code() == Some(1) && said.contains("302"), "{said}");
+}
+
 #[test]
 fn our_own_clients_speak_tls_and_trust_only_the_ca_that_is_given() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -528,6 +566,15 @@ fn our_own_clients_speak_tls_and_trust_only_the_ca_that_is_given() {
         run(&["health", "--url", &url, "--any-certificate"]),
         ("ready\n".to_owned(), Some(0))
     );
+    // A CA that is given for other commands does not hinder it, and nothing secret goes to anybody.
+    let any = ["health", "--any-certificate", "--url"];
+    let output = rollcall(&[&any[..], &[&url]].concat())
+        .env("ROLLCALL_CA_FILE", &other)
+        .output();
+    assert!(output.expect("it runs").status.success());
+    let (said, status) = run(&[&any[..], &[&url.replace("://", "://someone:secret@")]].concat());
+    assert!(status == Some(1) && said.contains("a user or a password"), "{said}");
+    assert!(!said.contains("secret"), "{said}");
     let (said, status) = run(&["stats", "--json", "--url", &url, "--ca-file", &ca]);
     assert!(status == Some(0) && said.contains("\"partitions\""), "{said}");
     let (said, _) = run(&[
