@@ -456,6 +456,11 @@ fn peers(config: &Config, log: &ConnectedLog, clock: Arc<dyn Clock>) -> anyhow::
             );
         }
         peers = peers.with_certificates(client, required);
+    } else if config.http_tls.is_some() {
+        tracing::warn!(
+            "there is no --peer-ca, so other nodes are asked only if their certificates are of a CA that this machine trusts; \
+             give all nodes the same --peer-ca"
+        );
     }
     if let Some(warning) = peers.warning() {
         tracing::warn!("{warning}");

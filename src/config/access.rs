@@ -128,6 +128,14 @@ pub(super) fn oidc(flags: &Flags, file: &Flags) -> Result<Option<Oidc>, Invalid>
         return Ok(None);
     };
     check_issuer(&issuer)?;
+    let has_tokens = flags.token_file.is_some() || file.token_file.is_some();
+    if !has_tokens && flags.demo.or(file.demo).is_some() {
+        return Err(Invalid::new(
+            "demo",
+            "cannot be combined with --oidc-issuer alone, whose tokens the simulated users do not have; give a --token-file with \
+             a token that may publish, or leave --oidc-issuer out",
+        ));
+    }
     let Some(audience) = audience.filter(|audience| !audience.is_empty()) else {
         return Err(Invalid::new(
             "oidc_issuer",
@@ -165,5 +173,30 @@ fn check_issuer(issuer: &str) -> Result<(), Invalid> {
         "https" => Ok(()),
         "http" if is_loopback => Ok(()),
         _ => wrong("it does not begin with https://, so anybody on the way could give keys"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_needs_a_token_where_an_issuer_makes_all_the_others() {
+        let flags = Flags {
+            oidc_issuer: Some("https://login.example.com".to_owned()),
+            oidc_audience: Some("presence".to_owned()),
+            demo: Some(10),
+            ..Flags::default()
+        };
+        let refused = oidc(&flags, &Flags::default()).expect_err("it has none").to_string();
+        assert!(
+            refused.contains("demo") && refused.contains("--token-file"),
+            "{refused}"
+        );
+        let file = Flags {
+            token_file: Some("tokens".into()),
+            ..Flags::default()
+        };
+        assert!(oidc(&flags, &file).is_ok_and(|oidc| oidc.is_some()));
     }
 }

@@ -200,11 +200,16 @@ impl Peers {
                 Some((key, proof))
             }
         };
+        // Its certificate may be the reason, and an error of TLS does not say which CAs were expected.
+        let hint = match &self.transport {
+            PeerTransport::Plain(_) if url.starts_with("https://") => NO_CA,
+            PeerTransport::Plain(_) | PeerTransport::Certified { .. } => "",
+        };
         let unreached = |error: reqwest::Error| {
             let why = reason(error);
             ApiError::unavailable(
                 "moving",
-                format!("the node {url}, which had the partition last, does not answer: {why}"),
+                format!("the node {url}, which had the partition last, does not answer: {why}{hint}"),
             )
         };
         let response = request.send().await.map_err(unreached)?;
@@ -283,8 +288,11 @@ impl Peers {
 }
 
 /// Why no other node is asked.
-const NO_KEY: &str = "this node asks no other node, because there is a --token-file and no --peer-token-file: give all \
-                      nodes the same secret with --peer-token-file";
+const NO_KEY: &str = "this node asks no other node, because there is a --token-file or an --oidc-issuer and no \
+                      --peer-token-file: give all nodes the same secret with --peer-token-file";
+
+/// After an error of a node with TLS, where no CA is given for nodes.
+const NO_CA: &str = "; without --peer-ca its certificate must be of a CA that this machine trusts";
 
 /// What there is to say of a partition that nobody can be asked about.
 pub fn moving(partition: Partition) -> ApiError {

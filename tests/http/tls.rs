@@ -424,6 +424,15 @@ fn a_node_answers_nodes_only_with_a_certificate_of_the_ca_and_asks_them_only_ove
         let refused = ask(Some(files(&certified)), SECRET, &server.url()).expect_err("no certificate of a node");
         assert!(refused.contains("does not answer"), "{refused}");
     }
+    // A node without CAs of nodes says what it could be given.
+    let trust = PeerTrust::Key(PeerKey::new(SECRET));
+    let without = Peers::new(Arc::new(Nobody), "https://localhost:1", trust, server.clock.clone()).expect("a node");
+    let refused = server.block_on(without.ask(&server.url(), "/v1/user?id=alice", None));
+    let refused = refused.expect_err("an unknown CA").message().to_owned();
+    assert!(
+        refused.contains("does not answer") && refused.contains("--peer-ca"),
+        "{refused}"
+    );
     // Nobody listens there who could learn who is asked for.
     let refused = ask(Some(files(&both)), SECRET, "http://127.0.0.1:1").expect_err("without TLS");
     assert!(refused.contains("only over TLS"), "{refused}");
