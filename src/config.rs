@@ -10,7 +10,7 @@ mod tim;
 mod tokens;
 pub mod units;
 
-pub use access::{CertificateFiles, Oidc, PeerCertificates, PeerTls};
+pub use access::{CertificateFiles, Oidc, PeerCertificates, PeerTls, is_loopback};
 pub use address::{SecretUrl, masked};
 pub use invalid::Invalid;
 pub use tim::{Credential, Tim, TimUnknown};

@@ -18,6 +18,9 @@ pub const SECRET_BYTES_MIN: usize = 32;
 pub const BYTES_MAX: usize = 1 << 20;
 /// The greatest number of keys of one set.
 const KEYS_MAX: usize = 256;
+/// The most characters of an issuer's text that are shown, and the most keys of a set that a warning is for.
+const SHOWN_CHARS_MAX: usize = 200;
+const WARNINGS_MAX: usize = 16;
 /// The greatest time that an event can have.
 const TIME_MS_MAX: u64 = (1 << 53) - 1;
 
@@ -26,6 +29,11 @@ pub struct VerificationKey {
     pub id: Option<String>,
     pub algorithm: Algorithm,
     pub key: DecodingKey,
+}
+
+/// A text of an issuer, for the log and for errors: it may have any length, and anything in it.
+pub fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(SHOWN_CHARS_MAX).collect()
 }
 
 /// Where a key set is from. What is published can have no secrets.
@@ -37,7 +45,7 @@ pub enum KeySetPlace {
 
 /// Fetches a document, at most [`BYTES_MAX`] of it. The client has the time-out. `what` names it in errors.
 pub async fn fetch(client: &reqwest::Client, url: &str, what: &str) -> Result<Vec<u8>, String> {
-    let shown = masked(url);
+    let shown = shown(&masked(url));
     let failed = |error: reqwest::Error| format!("fetching {what} from {shown} failed: {}", reason(error));
     let mut answer = client.get(url).send().await.map_err(failed)?;
     let status = answer.status();
@@ -82,9 +90,10 @@ struct KeySet {
 /// Returns the keys of a set that verify signatures of a supported algorithm. The others are skipped: with a warning,
 /// if they seem to be meant for verification.
 pub fn key_set(bytes: &[u8], place: KeySetPlace) -> Result<Vec<VerificationKey>, String> {
-    let set: KeySet =
-        serde_json::from_slice(bytes).map_err(|error| format!("this is not a JSON Web Key Set: {error}"))?;
+    let set: KeySet = serde_json::from_slice(bytes)
+        .map_err(|error| format!("this is not a JSON Web Key Set: {}", shown(&error.to_string())))?;
     let mut keys = Vec::new();
+    let mut skipped = 0;
     for (number, value) in set.keys.iter().enumerate() {
         if keys.len() == KEYS_MAX {
             tracing::warn!("the key set has more than {KEYS_MAX} usable keys, skipping the others");
@@ -94,10 +103,16 @@ pub fn key_set(bytes: &[u8], place: KeySetPlace) -> Result<Vec<VerificationKey>,
             Ok(Some(key)) => keys.push(key),
             Ok(None) => {}
             Err(why) => {
-                let kid = value.get("kid").and_then(Value::as_str).unwrap_or_default();
-                tracing::warn!(number, kid, %why, "skipping a key of the key set");
+                skipped += 1;
+                if skipped <= WARNINGS_MAX {
+                    let kid = shown(value.get("kid").and_then(Value::as_str).unwrap_or_default());
+                    tracing::warn!(number, kid, why = shown(&why), "skipping a key of the key set");
+                }
             }
         }
+    }
+    if skipped > WARNINGS_MAX {
+        tracing::warn!(skipped, "skipping more keys of the key set");
     }
     if keys.is_empty() {
         return Err("the key set has no key that verifies RS256, ES256, EdDSA or HS256 signatures".to_owned());
@@ -182,6 +197,15 @@ mod tests {
             Ok(None) => "not ours",
             Err(_) => "warned of",
         }
+    }
+
+    #[test]
+    fn no_text_of_an_issuer_is_longer_in_an_error_than_a_line() {
+        let long = "x\n".repeat(1_000);
+        assert_eq!(shown(&long), "x".repeat(200));
+        let set = json!({"keys": long}).to_string();
+        let error = key_set(set.as_bytes(), KeySetPlace::Url).err().expect("no set");
+        assert!(error.len() < 300, "{error}");
     }
 
     #[test]

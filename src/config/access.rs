@@ -152,6 +152,16 @@ pub(super) fn oidc(flags: &Flags, file: &Flags) -> Result<Option<Oidc>, Invalid>
     }))
 }
 
+/// Whether a URL names this machine, so that nobody is on the way.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 fn check_issuer(issuer: &str) -> Result<(), Invalid> {
     let wrong = |why: &str| {
         let problem = format!("must be the issuer's URL, such as https://login.example.com/realms/ours: {why}");
@@ -163,15 +173,9 @@ fn check_issuer(issuer: &str) -> Result<(), Invalid> {
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         return wrong("it has a user, a password, a query or a fragment");
     }
-    let is_loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
     match url.scheme() {
         "https" => Ok(()),
-        "http" if is_loopback => Ok(()),
+        "http" if is_loopback(&url) => Ok(()),
         _ => wrong("it does not begin with https://, so anybody on the way could give keys"),
     }
 }

@@ -11,16 +11,18 @@
 
 use super::ApiError;
 use crate::clock::Clock;
-use crate::config::{Oidc, Scopes};
-use crate::jwks::{self, KeySetPlace, VerificationKey, time_ms};
+use crate::config::{Oidc, Scopes, is_loopback};
+use crate::jwks::{self, KeySetPlace, VerificationKey, shown, time_ms};
 use crate::metrics;
 use crate::tls::{BadFiles, trusting};
 use axum::http::StatusCode;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use reqwest::Url;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
@@ -65,6 +67,12 @@ struct IssuerKeys {
     fetched_ms: u64,
 }
 
+impl IssuerKeys {
+    fn ids(&self) -> impl Iterator<Item = Option<&str>> {
+        self.keys.iter().map(|key| key.id.as_deref())
+    }
+}
+
 /// See the module.
 pub struct Issuer {
     settings: Oidc,
@@ -75,6 +83,8 @@ pub struct Issuer {
     fetching: Arc<tokio::sync::Mutex<()>>,
     /// When the last fetch ended, whether or not it worked, in monotonic time.
     fetched_ms: Mutex<Option<u64>>,
+    /// How many fetches failed, one after the other.
+    failures: AtomicU32,
     /// Has a place for each request that waits for keys.
     waiting: Semaphore,
     /// Tokens that were accepted, by their hashes: checking a signature costs a tenth of a millisecond. Nobody gets in here
@@ -103,6 +113,11 @@ impl Issuer {
         let client = reqwest::Client::builder()
             .timeout(FETCH)
             .redirect(reqwest::redirect::Policy::none());
+        let client = match settings.issuer.starts_with("http://") {
+            // It is on this machine.
+            true => client.no_proxy(),
+            false => client,
+        };
         let client = trusting(client, settings.ca.as_deref())?.build();
         Ok(Issuer {
             client: client.map_err(|error| BadFiles(format!("an HTTP client cannot be created: {error}")))?,
@@ -111,6 +126,7 @@ impl Issuer {
             current: RwLock::new(None),
             fetching: Arc::default(),
             fetched_ms: Mutex::default(),
+            failures: AtomicU32::new(0),
             waiting: Semaphore::new(WAITING_MAX),
             remembered: Mutex::default(),
         })
@@ -118,36 +134,11 @@ impl Issuer {
 
     /// Fetches keys, again and again, until the process stops.
     pub async fn keep(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
-        let mut failures = 0_u32;
         loop {
             let guard = self.fetching.clone().lock_owned().await;
-            let fetched = self.fetch(guard).await;
-            let pause = match fetched {
-                Ok(keys) => {
-                    if failures > 0 || keys.is_new {
-                        tracing::info!(
-                            issuer = self.settings.issuer,
-                            keys = keys.count,
-                            "the issuer's keys are known"
-                        );
-                    }
-                    failures = 0;
-                    FETCH_EVERY
-                }
-                Err(why) => {
-                    failures = failures.saturating_add(1);
-                    // At the first, second, fourth, eighth failure and so on.
-                    if failures.is_power_of_two() {
-                        let known = self.keys().is_some();
-                        tracing::warn!(
-                            issuer = self.settings.issuer,
-                            failures,
-                            keys_known = known,
-                            "the issuer's keys cannot be fetched, trying again: {why}"
-                        );
-                    }
-                    RETRY
-                }
+            let pause = match self.fetch(guard).await {
+                true => FETCH_EVERY,
+                false => RETRY,
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -162,28 +153,54 @@ impl Issuer {
         (self.clock.monotonic_ms() < keys.fetched_ms.saturating_add(KEPT_MS)).then_some(keys)
     }
 
-    /// Fetches keys, while no other fetch runs.
-    async fn fetch(&self, _guard: OwnedMutexGuard<()>) -> Result<Fetched, String> {
+    /// Fetches keys, while no other fetch runs. Returns whether that worked.
+    async fn fetch(&self, _guard: OwnedMutexGuard<()>) -> bool {
         let discovered = self.discover().await;
-        // What waits for the guard sees this as soon as it has it.
-        *self.fetched_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.clock.monotonic_ms());
-        let keys = discovered.inspect_err(|_| metrics::oidc_failed())?;
-        let count = keys.len();
-        let keys = IssuerKeys {
-            keys,
-            fetched_ms: self.clock.monotonic_ms(),
+        let now_ms = self.clock.monotonic_ms();
+        let is_known = self.take(discovered, now_ms);
+        // After the keys, so that nobody is judged with the old ones who waited for new ones.
+        *self.fetched_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(now_ms);
+        is_known
+    }
+
+    /// Puts keys in force, and logs what is new. Returns whether there are any.
+    fn take(&self, discovered: Result<Vec<VerificationKey>, String>, now_ms: u64) -> bool {
+        let issuer = &self.settings.issuer;
+        let keys = match discovered {
+            Ok(keys) => keys,
+            Err(why) => {
+                metrics::oidc_failed();
+                let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+                // At the first, second, fourth, eighth failure and so on: anybody can cause a fetch.
+                if failures.is_power_of_two() {
+                    let keys_known = self.keys().is_some();
+                    tracing::warn!(
+                        issuer,
+                        failures,
+                        keys_known,
+                        "the issuer's keys cannot be fetched, trying again: {why}"
+                    );
+                }
+                return false;
+            }
         };
+        let failures = self.failures.swap(0, Ordering::Relaxed);
+        let keys = Arc::new(IssuerKeys {
+            keys,
+            fetched_ms: now_ms,
+        });
         let before = self
             .current
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .replace(Arc::new(keys));
+            .replace(keys.clone());
         // A key that is gone must not live on in what it has signed.
         self.remembered().clear();
-        Ok(Fetched {
-            count,
-            is_new: before.is_none(),
-        })
+        let are_same = before.is_some_and(|before| before.ids().eq(keys.ids()));
+        if failures > 0 || !are_same {
+            tracing::info!(issuer, keys = keys.keys.len(), "the issuer's keys are known");
+        }
+        true
     }
 
     /// Finds the issuer's keys by its discovery document.
@@ -191,17 +208,24 @@ impl Issuer {
         let issuer = &self.settings.issuer;
         let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
         let document = jwks::fetch(&self.client, &url, "the discovery document").await?;
-        let document: Discovery = serde_json::from_slice(&document)
-            .map_err(|error| format!("{url} is not a discovery document of OpenID Connect: {error}"))?;
+        let document: Discovery = serde_json::from_slice(&document).map_err(|error| {
+            let error = shown(&error.to_string());
+            format!("{url} is not a discovery document of OpenID Connect: {error}")
+        })?;
         if document.issuer != *issuer {
             return Err(format!(
                 "{url} is of the issuer {:?}, but --oidc-issuer is {issuer:?}; both must be the same, also a slash at the end",
-                document.issuer
+                shown(&document.issuer)
             ));
         }
-        // Keys that come without TLS could be anybody's.
-        let is_secure = document.jwks_uri.starts_with("https://") || issuer.starts_with("http://");
-        if !is_secure {
+        // Keys that come without TLS could be anybody's, unless they come from this machine.
+        let place = Url::parse(&document.jwks_uri);
+        let is_safe = place.is_ok_and(|place| match place.scheme() {
+            "https" => true,
+            "http" => issuer.starts_with("http://") && is_loopback(&place),
+            _ => false,
+        });
+        if !is_safe {
             return Err(format!("the jwks_uri in {url} does not begin with https://"));
         }
         let keys = jwks::fetch(&self.client, &document.jwks_uri, "the issuer's keys").await?;
@@ -289,18 +313,7 @@ impl Issuer {
         }
         let issuer = self.clone();
         // The caller may go away, and the others wait for these keys too.
-        let fetching = tokio::spawn(async move {
-            match issuer.fetch(guard).await {
-                Ok(_) => tracing::info!(
-                    issuer = issuer.settings.issuer,
-                    "fetched the issuer's keys, because none verified a token"
-                ),
-                Err(why) => tracing::warn!(
-                    issuer = issuer.settings.issuer,
-                    "the issuer's keys cannot be fetched: {why}"
-                ),
-            }
-        });
+        let fetching = tokio::spawn(async move { issuer.fetch(guard).await });
         // It can only fail by our own bug, and then there are no newer keys.
         let _ = fetching.await;
     }
@@ -415,11 +428,6 @@ impl Issuer {
             .filter_map(|text| text.strip_prefix(&self.settings.scope_prefix));
         Scopes::of_issued(ours, &format!("oidc:{name}"))
     }
-}
-
-struct Fetched {
-    count: usize,
-    is_new: bool,
 }
 
 /// Checks the signature and nothing else: the library would read the machine's clock.

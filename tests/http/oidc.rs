@@ -405,13 +405,18 @@ fn an_issuer_that_cannot_be_understood_lets_nobody_in_and_stops_nothing() {
     let key = Key::new("k", Algorithm::ES256);
     let secret = json!({"keys": [{"kty": "oct", "kid": "k", "k": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE"}]});
     let public = &key.public;
-    // Away, no JSON, of another issuer, without keys, with a secret, and without an end.
+    // Away, no JSON, of another issuer, without keys, with a secret, and too large.
     let issuers = [
         (0, None),
         (0, Some("<html>".to_owned())),
         (
             0,
             Some(json!({"issuer": "https://other.example.com", "jwks_uri": "ITSELF/keys"}).to_string()),
+        ),
+        // Not of this machine, says the address, although this test answers there.
+        (
+            0,
+            Some(json!({"issuer": "ITSELF", "jwks_uri": "ELSEWHERE/keys"}).to_string()),
         ),
         (1, Some("{}".to_owned())),
         (1, Some(secret.to_string())),
@@ -422,7 +427,8 @@ fn an_issuer_that_cannot_be_understood_lets_nobody_in_and_stops_nothing() {
     ];
     let all = issuers.map(|(number, answer)| {
         let issuer = TestIssuer::new(&[&key]);
-        let answer = answer.map(|answer| answer.replace("ITSELF", &issuer.url));
+        let elsewhere = issuer.url.replace("127.0.0.1", "0.0.0.0");
+        let answer = answer.map(|answer| answer.replace("ITSELF", &issuer.url).replace("ELSEWHERE", &elsewhere));
         let shown = format!("{answer:.80?}");
         issuer.answers(number, answer);
         let house = House::with_issuer(None, issuer.settings());
