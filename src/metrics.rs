@@ -66,6 +66,7 @@ struct Metrics {
     certificate_expires: IntGaugeVec,
     http_handshakes_failed: IntCounterVec,
     oidc_failures: IntCounter,
+    oidc_keys_fetched: IntGaugeVec,
 }
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -428,6 +429,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "rollcall_oidc_failures_total",
             "How often the keys of the issuer of tokens could not be fetched",
         ),
+        oidc_keys_fetched: gauges(
+            "rollcall_oidc_keys_fetched_timestamp_seconds",
+            "When the keys of the issuer of tokens were fetched last, in seconds since 1970; 0 before the first time",
+            &["issuer"],
+        ),
         registry,
     }
 });
@@ -662,6 +668,12 @@ pub fn http_handshake_failed(reason: &str) {
 /// Counts an attempt to fetch an issuer's keys that failed.
 pub fn oidc_failed() {
     METRICS.oidc_failures.inc();
+}
+
+/// Sets when an issuer's keys were fetched last, in seconds since 1970; 0 if they never were.
+pub fn oidc_keys_fetched(issuer: &str, seconds: u64) {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    METRICS.oidc_keys_fetched.with_label_values(&[issuer]).set(seconds);
 }
 
 /// Counts a task that ended unexpectedly.

@@ -119,6 +119,7 @@ impl Issuer {
             false => client,
         };
         let client = trusting(client, settings.ca.as_deref())?.build();
+        metrics::oidc_keys_fetched(&settings.issuer, 0);
         Ok(Issuer {
             client: client.map_err(|error| BadFiles(format!("an HTTP client cannot be created: {error}")))?,
             settings,
@@ -194,6 +195,7 @@ impl Issuer {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .replace(keys.clone());
+        metrics::oidc_keys_fetched(issuer, self.clock.now_ms() / 1_000);
         // A key that is gone must not live on in what it has signed.
         self.remembered().clear();
         let are_same = before.is_some_and(|before| before.ids().eq(keys.ids()));

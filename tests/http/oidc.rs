@@ -196,7 +196,11 @@ fn a_token_allows_what_its_scopes_say_and_nothing_else() {
     with(json!(["rollcall:metrics"]))
         .get("/v1/stats")
         .error(403, "forbidden");
-    assert_eq!(with(json!(["rollcall:metrics"])).get("/metrics").status, 200);
+    let metrics = with(json!(["rollcall:metrics"])).get("/metrics");
+    assert_eq!(metrics.status, 200);
+    let fetched = "rollcall_oidc_keys_fetched_timestamp_seconds";
+    let fetched = format!("{fetched}{{issuer=\"{}\"}} {NOW}\n", issuer.url);
+    assert!(metrics.body.contains(&fetched), "{fetched}");
     let bound = with(json!("rollcall:publish:g1"));
     bound.publish(&[connect("alice", 1)]);
     let mut other = connect("alice", 2);
