@@ -47,6 +47,7 @@ struct Metrics {
     append_failures: IntCounter,
     log_writable: prometheus::IntGauge,
     followers: prometheus::IntGauge,
+    questions_refused: IntCounter,
     checkpoint_failures: IntCounter,
     registry_failures: IntCounter,
     schemas_forgotten: IntCounter,
@@ -338,6 +339,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             &registry,
             prometheus::IntGauge::new("rollcall_followers", "Open subscriptions to changes or kicks").expect(VALID),
         ),
+        questions_refused: counter(
+            "rollcall_questions_refused_total",
+            "Questions to a partition that were refused because too many waited for it",
+        ),
         checkpoint_failures: counter(
             "rollcall_checkpoint_failures_total",
             "Checkpoints whose publication failed",
@@ -606,6 +611,11 @@ pub fn log_writable(is_writable: bool) {
 
 pub fn log_time_ahead(partition: u32, ms: u64) {
     partitions().time_ahead(partition, ms / 1_000);
+}
+
+/// A question was refused because too many waited for its partition.
+pub fn question_refused() {
+    METRICS.questions_refused.inc();
 }
 
 /// Changes the number of open subscriptions by 1 or -1.

@@ -5,7 +5,7 @@ use super::outcomes::Interest;
 use super::ownership::{self, Command as Order, Fact, Life};
 use super::rejected::Warnings;
 use super::standbys;
-use super::worker::{self, Command, Failure, Wake, Worker};
+use super::worker::{self, Command, Failure, QueryError, Wake, Worker};
 use super::{Error, Services, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
@@ -75,9 +75,14 @@ impl Assignment {
         Interest::in_what(&self.outcomes)
     }
 
-    /// Sends a command to the worker. Returns whether there was one.
-    pub fn send(&self, command: Command) -> bool {
-        sent(self.locked(), command)
+    /// Sends an order to the worker.
+    fn send(&self, order: Command) {
+        send(self.locked(), order);
+    }
+
+    /// Asks the worker, if there is one and not too many questions wait for it.
+    pub fn ask(&self, question: Command) -> Result<(), QueryError> {
+        ask(self.locked(), question)
     }
 
     /// Whether there is a standby that can answer.
@@ -88,9 +93,14 @@ impl Assignment {
             .is_some_and(|asked| asked.is_ready.load(Ordering::Acquire))
     }
 
-    /// Sends a command to the standby. Returns whether there was one.
-    pub fn send_to_standby(&self, command: Command) -> bool {
-        sent(self.locked_standby(), command)
+    /// Sends an order to the standby.
+    fn send_to_standby(&self, order: Command) {
+        send(self.locked_standby(), order);
+    }
+
+    /// Asks the standby, if there is one and not too many questions wait for it.
+    pub fn ask_standby(&self, question: Command) -> Result<(), QueryError> {
+        ask(self.locked_standby(), question)
     }
 
     pub fn wake(&self) {
@@ -102,10 +112,17 @@ impl Assignment {
     }
 }
 
-fn sent(asked: MutexGuard<'_, Option<Asked>>, command: Command) -> bool {
+fn send(asked: MutexGuard<'_, Option<Asked>>, order: Command) {
     let sender = asked.as_ref().map(|asked| asked.sender.clone());
     drop(asked);
-    sender.is_some_and(|sender| sender.send(command).is_ok())
+    // A worker that has ended needs no order.
+    let _ = sender.map(|sender| sender.send(order));
+}
+
+fn ask(asked: MutexGuard<'_, Option<Asked>>, question: Command) -> Result<(), QueryError> {
+    let wake = asked.as_ref().map(|asked| asked.wake.clone());
+    drop(asked);
+    wake.ok_or(QueryError::Elsewhere)?.ask(question)
 }
 
 /// What a worker needs besides its partition.
@@ -340,8 +357,8 @@ impl Assignments {
         for order in orders {
             match order {
                 Order::Start => self.start(partition),
-                Order::Release => drop(self.assignments[at].send(Command::Stop)),
-                Order::Drop => drop(self.assignments[at].send(Command::Drop)),
+                Order::Release => self.assignments[at].send(Command::Stop),
+                Order::Drop => self.assignments[at].send(Command::Drop),
                 Order::Acknowledge => self.let_go.push(partition),
                 Order::Pause => {
                     let until_ms = self.dependencies.clock.monotonic_ms() + PAUSE_MS;
@@ -364,7 +381,7 @@ impl Assignments {
             }
             Some(standby) => {
                 // One that has just ended has sent its report, and the partition is tried again after that.
-                let _ = self.assignments[at].send_to_standby(Command::Promote);
+                self.assignments[at].send_to_standby(Command::Promote);
                 let asked = self.assignments[at].locked_standby().clone();
                 *self.assignments[at].locked() = asked;
                 self.assignments[at].locked_standby().take();
@@ -522,7 +539,7 @@ impl Assignments {
         if let Some(standby) = &mut self.standbys[at]
             && !std::mem::replace(&mut standby.is_ending, true)
         {
-            let _ = self.assignments[at].send_to_standby(Command::Stop);
+            self.assignments[at].send_to_standby(Command::Stop);
         }
     }
 

@@ -534,15 +534,15 @@ impl Engine {
         partition: Partition,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, QueryError> {
-        self.ask_by(limit, partition, Assignment::send, command).await
+        self.ask_by(limit, partition, Assignment::ask, command).await
     }
 
-    /// Asks the worker that `send` sends to.
+    /// Asks the worker that `ask` asks.
     async fn ask_by<T>(
         &self,
         limit: Duration,
         partition: Partition,
-        send: impl FnOnce(&Assignment, Command) -> bool,
+        ask: impl FnOnce(&Assignment, Command) -> Result<(), QueryError>,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, QueryError> {
         let (reply, answer) = oneshot::channel();
@@ -550,9 +550,7 @@ impl Engine {
             .assignments
             .get(partition.0 as usize)
             .ok_or(QueryError::Elsewhere)?;
-        if !send(assignment, command(reply)) {
-            return Err(QueryError::Elsewhere);
-        }
+        ask(assignment, command(reply))?;
         // A worker may be waiting for its log, or may end before it answers. Both mean that no answer is available.
         let answer = tokio::time::timeout(limit, answer).await;
         answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)
@@ -583,9 +581,12 @@ impl Engine {
         at_least: Option<Offset>,
     ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
         let count = users.len();
-        let ask = |reply| Command::Users { users, at_least, reply };
-        let send = |assignment: &Assignment, command| assignment.has_standby() && assignment.send_to_standby(command);
-        let answer = self.ask_by(ANSWER, partition, send, ask).await?;
+        let question = |reply| Command::Users { users, at_least, reply };
+        let ask = |assignment: &Assignment, question| match assignment.has_standby() {
+            true => assignment.ask_standby(question),
+            false => Err(QueryError::Elsewhere),
+        };
+        let answer = self.ask_by(ANSWER, partition, ask, question).await?;
         if answer.is_ok() {
             metrics::standby_answered(count);
         }

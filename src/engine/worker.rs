@@ -59,6 +59,9 @@ pub enum QueryError {
     /// Nobody is there to answer, or the state is not ready to be shown; try again.
     #[error("the partition is not ready to answer; try again shortly")]
     Unavailable,
+    /// As many questions wait as may.
+    #[error("as many questions wait for the partition as may; try again shortly")]
+    Busy,
     /// This process does not work on the partition.
     #[error("the partition is not on this node")]
     Elsewhere,
@@ -103,6 +106,19 @@ pub enum Command {
     Stop,
     /// End and commit nothing.
     Drop,
+}
+
+impl Command {
+    /// For how many users or records it asks; 0: it is an order.
+    fn weight(&self) -> usize {
+        match self {
+            Command::Users { users, .. } => users.len().max(1),
+            Command::Outcomes { offsets, .. } => offsets.len().max(1),
+            Command::Epochs { gateways, .. } => gateways.len().max(1),
+            Command::Policy { .. } | Command::Partition { .. } | Command::Past { .. } | Command::Stats { .. } => 1,
+            Command::Wake | Command::Promote | Command::Stop | Command::Drop => 0,
+        }
+    }
 }
 
 /// How a partition is doing.

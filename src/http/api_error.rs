@@ -160,6 +160,7 @@ impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> ApiError {
         match error {
             QueryError::Unavailable | QueryError::Elsewhere => ApiError::unavailable("not_ready", error.to_string()),
+            QueryError::Busy => ApiError::unavailable("busy", error.to_string()),
             QueryError::Failed(_) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
         }
     }

@@ -180,7 +180,7 @@ pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
     for (partition, answer) in futures_util::future::join_all(answers).await {
         match answer {
             Ok(stats) => local.here.push(stats),
-            Err(QueryError::Unavailable) => local.silent.push(partition),
+            Err(QueryError::Unavailable | QueryError::Busy) => local.silent.push(partition),
             Err(QueryError::Elsewhere) if app.peers.is_some() => local.elsewhere.push(partition),
             // Its worker has ended and is being restarted; the other partitions are not affected.
             Err(QueryError::Elsewhere) => local.silent.push(partition),

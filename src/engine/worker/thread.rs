@@ -3,7 +3,7 @@
 //! Everything that can wake it is a [`Command`] in one channel.
 
 use super::control::View;
-use super::{Command, Rest, Worker};
+use super::{Command, QueryError, Rest, Worker};
 use crate::engine::Error;
 use crate::engine::assignments::WorkerReport;
 use crate::engine::ownership;
@@ -11,17 +11,23 @@ use crate::engine::partition::PartitionProcessor;
 use crate::engine::progress::Cause;
 use crate::metrics;
 use crate::presence::{Offset, Status};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
 
 /// Between two reports to the metrics, unless the state changes.
 const REPORT_MS: u64 = 200;
 
-/// Wakes a worker, at most once until it has looked.
+/// About so many users and records may be asked for by the questions that a worker has not taken yet. A worker takes
+/// none while it folds a batch or waits for its log, and those who ask may go away and ask again meanwhile.
+const ASKED_MAX: usize = 250_000;
+
+/// Wakes a worker, at most once until it has looked, and asks it questions, as many as may wait.
 pub struct Wake {
     sender: Sender<Command>,
     pending: AtomicBool,
+    /// The weight of the questions that the worker has not taken yet.
+    asked: AtomicUsize,
 }
 
 impl Wake {
@@ -29,7 +35,31 @@ impl Wake {
         Wake {
             sender,
             pending: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
         }
+    }
+
+    /// Asks a question, or says why it cannot be asked. Any question may be asked while no other one waits.
+    pub fn ask(&self, question: Command) -> Result<(), QueryError> {
+        let weight = question.weight();
+        let before = self.asked.fetch_add(weight, Ordering::AcqRel);
+        let refused = match before == 0 || before + weight <= ASKED_MAX {
+            true => self.sender.send(question).err().map(|_| QueryError::Elsewhere),
+            false => {
+                metrics::question_refused();
+                Some(QueryError::Busy)
+            }
+        };
+        refused.map_or(Ok(()), |error| {
+            self.asked.fetch_sub(weight, Ordering::AcqRel);
+            Err(error)
+        })
+    }
+
+    /// The worker takes a command: what comes after it may be asked instead.
+    fn taken(&self, command: Command) -> Command {
+        self.asked.fetch_sub(command.weight(), Ordering::AcqRel);
+        command
     }
 
     pub fn wake(&self) {
@@ -71,12 +101,12 @@ pub fn run(
         worker.warn_of_malformed();
         match turn.rest {
             Rest::Ended(result) => return result,
-            Rest::Wait(wait_ms) => take_commands(&mut worker, commands, wait_ms),
+            Rest::Wait(wait_ms) => take_commands(&mut worker, commands, wake, wait_ms),
         }
     }
 }
 
-fn take_commands(worker: &mut Worker, commands: &Receiver<Command>, wait_ms: u64) {
+fn take_commands(worker: &mut Worker, commands: &Receiver<Command>, wake: &Wake, wait_ms: u64) {
     let began_ms = worker.clock.monotonic_ms();
     let first = if wait_ms == 0 {
         commands.try_recv().map_err(|error| match error {
@@ -89,8 +119,8 @@ fn take_commands(worker: &mut Worker, commands: &Receiver<Command>, wait_ms: u64
     worker.woke(wait_ms, worker.clock.monotonic_ms().saturating_sub(began_ms));
     match first {
         Ok(command) => {
-            worker.take(command);
-            commands.try_iter().for_each(|command| worker.take(command));
+            worker.take(wake.taken(command));
+            commands.try_iter().for_each(|command| worker.take(wake.taken(command)));
         }
         Err(RecvTimeoutError::Timeout) => {}
         Err(RecvTimeoutError::Disconnected) => worker.take(Command::Stop),
@@ -158,5 +188,45 @@ impl Figures {
             devices: Status::ALL.into_iter().flat_map(counted).collect(),
         };
         metrics::partition(worker.partition().0, figures);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use tokio::sync::oneshot;
+
+    fn users(count: usize) -> Command {
+        let (reply, _) = oneshot::channel();
+        Command::Users {
+            users: vec![String::new(); count],
+            at_least: None,
+            reply,
+        }
+    }
+
+    #[test]
+    fn questions_that_a_worker_does_not_take_are_refused_beyond_a_number_and_orders_never() {
+        let (sender, commands) = channel();
+        let wake = Wake::new(sender.clone());
+        for _ in 0..ASKED_MAX / 1_000 {
+            wake.ask(users(1_000)).expect("there is room");
+        }
+        assert!(matches!(wake.ask(users(1)), Err(QueryError::Busy)));
+        let (reply, _) = oneshot::channel();
+        assert!(matches!(wake.ask(Command::Stats { reply }), Err(QueryError::Busy)));
+        wake.wake();
+        sender.send(Command::Stop).expect("the receiver is here");
+
+        wake.taken(commands.recv().expect("a question"));
+        wake.ask(users(1_000)).expect("there is room for one more");
+        assert!(matches!(wake.ask(users(1)), Err(QueryError::Busy)));
+
+        let taken: Vec<Command> = commands.try_iter().map(|command| wake.taken(command)).collect();
+        assert_eq!(taken.len(), ASKED_MAX / 1_000 + 2);
+        wake.ask(users(2 * ASKED_MAX)).expect("nothing else waits");
+        drop(commands);
+        assert!(matches!(Wake::new(sender).ask(users(1)), Err(QueryError::Elsewhere)));
     }
 }
