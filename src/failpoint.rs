@@ -1,6 +1,6 @@
 //! Places where a test makes the process die: `ROLLCALL_FAILPOINT=offsets:3` aborts it the third time that it reaches
 //! `offsets`. With `panic:` in front the thread panics instead, with `hang:` it waits for ever, and with `leak:` it keeps a descriptor
-//! and 256 KiB for ever and goes on. `offsets:3+` means from the third time on. With `alter:` in front what is read at [`ALTERED`] is not what it is. `record:7` makes every fold of a record at offset 7 panic. Without the variable, failpoints are off and cost one
+//! and 1 MiB for ever and goes on. `offsets:3+` means from the third time on. With `alter:` in front what is read at [`ALTERED`] is not what it is. `record:7` makes every fold of a record at offset 7 panic. Without the variable, failpoints are off and cost one
 //! comparison.
 //!
 //! | place | between |
@@ -67,7 +67,7 @@ enum Effect {
 }
 
 /// What a leak keeps each time.
-const LEAKED_BYTES: usize = 256 << 10;
+const LEAKED_BYTES: usize = 1 << 20;
 
 struct Failpoint {
     place: String,
