@@ -38,6 +38,8 @@ const ARRIVAL: Duration = Duration::from_secs(15);
 const DEPARTURE: Duration = Duration::from_secs(5);
 /// A run that lasts longer than it should by this much hangs.
 const OVERDUE: Duration = Duration::from_secs(180);
+/// How long a gateway's lease is.
+const LEASE: Duration = Duration::from_secs(30);
 /// The run ends if all files together take more than this.
 const DISK_BYTES_MAX: f64 = 8.0 * (1u64 << 30) as f64;
 /// Events a second of `load.py`, and its users.
@@ -167,8 +169,6 @@ pub fn soak(settings: &Settings) -> Outcome {
             "--gateway-insecure",
             "--gateway-name",
             "soak",
-            "--lease-ms",
-            "10000",
             "--engine",
             &urls[1],
             "--data",
@@ -495,8 +495,7 @@ impl Soak<'_> {
             }
             Kind::GatewayKilled => {
                 self.gateway.kill();
-                // Until after its lease.
-                thread::sleep(Duration::from_secs(12));
+                thread::sleep(LEASE + Duration::from_secs(2));
                 self.gateway.start();
                 self.wait_for_the_gateway();
             }
