@@ -147,8 +147,8 @@ pub fn reach(place: &'static str) {
 }
 
 fn leak() {
-    // Written to, so that it is resident.
-    std::mem::forget(vec![1u8; LEAKED_BYTES]);
+    // Written to, so that it is resident, and seen from outside, so that the compiler does not leave it out.
+    std::mem::forget(std::hint::black_box(vec![1u8; LEAKED_BYTES]));
     match File::open("/dev/null") {
         Ok(file) => std::mem::forget(file),
         Err(error) => tracing::warn!(%error, "the failpoint cannot leak a descriptor"),
