@@ -502,6 +502,15 @@ impl Cast {
         }
     }
 
+    /// Whether the log has given an old position back since its owner last asked, as when a process that was deposed asks. The
+    /// owner sees that with its next commit; with nothing left to commit, the next owner sees it.
+    pub fn position_went_back(&self, partition: Partition, process: &Process) -> bool {
+        let there = self.broker.world().shelves[partition.0 as usize].position;
+        let reach = |position: &log::Position| (position.next, position.outputs);
+        let processor = process.worker.processor();
+        processor.is_some_and(|processor| reach(&there) < reach(&processor.committed()))
+    }
+
     /// Makes a backup of the present owner's store, then cuts the part of the log that the owner does not need any
     /// more.
     pub fn retain(&self, partition: Partition, owner: &Process) {

@@ -15,7 +15,7 @@ use crate::clock::ManualClock;
 use crate::engine::Tuning;
 use crate::engine::partition::PartitionProcessor;
 use crate::engine::worker::Command;
-use crate::log::{Position, Topic};
+use crate::log::Topic;
 use crate::presence::{LogTime, Partition, Status};
 use crate::random::Random;
 use std::collections::BTreeMap;
@@ -468,7 +468,7 @@ impl Run {
         let process = self.come_to_life(partition)?;
         let process = self.let_time_pass(partition, process)?;
         let mut process = self.commit_all(partition, process)?;
-        if self.position_went_back(partition, &process) {
+        if self.cast.position_went_back(partition, &process) {
             self.cast.close(partition, process);
             process = self.come_to_life(partition)?;
             process = self.commit_all(partition, process)?;
@@ -675,15 +675,6 @@ impl Run {
             }
         }
         Err(format!("it does not tick, though {time} has come"))
-    }
-
-    /// Whether the log has given an old position back since its owner last asked, as when a process that was deposed asks. The
-    /// owner sees that with its next commit; with nothing left to commit, the next owner sees it.
-    fn position_went_back(&self, partition: Partition, process: &Process) -> bool {
-        let there = self.cast.broker.world().shelves[partition.0 as usize].position;
-        let reach = |position: &Position| (position.next, position.outputs);
-        let processor = process.worker.processor();
-        processor.is_some_and(|processor| reach(&there) < reach(&processor.committed()))
     }
 
     fn check_end(&self, partition: Partition, process: &Process) -> Result<(), String> {
