@@ -52,7 +52,7 @@ const TRANSACTION_EVERY_MS: u64 = 5;
 /// A partition begins its next transaction after so many times as long as the last one took: on a machine that is busy, where
 /// each takes long, there are fewer and larger ones, which cost less. At most [`PAUSE_MAX_MS`].
 const PAUSE_FACTOR: u64 = 3;
-const PAUSE_MAX_MS: u64 = 500;
+const PAUSE_MAX_MS: u64 = 200;
 /// If a record is on its way for longer than this, its producer is dropped, even if the client would still wait.
 const DRAIN_MAX_MS: u64 = 10_000;
 /// How many events of a producer are served before and after a commit.
