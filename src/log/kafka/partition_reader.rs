@@ -247,6 +247,9 @@ struct Taken {
     is_full: bool,
 }
 
+/// A call that has the queue, and returns it with its result.
+type QueueCall<T> = CallAhead<BaseConsumer<DefaultContext>, (PartitionQueue, T)>;
+
 /// Reads one partition of a topic. Must have only one user.
 pub struct PartitionReader {
     /// `None` for a topic that is not one of the log's.
@@ -256,7 +259,7 @@ pub struct PartitionReader {
     /// `None` after its client was given up, and while it is in `ahead`.
     queue: Option<PartitionQueue>,
     /// The next batch, which is taken from the queue while the caller works on the last one.
-    ahead: Option<CallAhead<BaseConsumer<DefaultContext>, (PartitionQueue, Taken)>>,
+    ahead: Option<QueueCall<Taken>>,
     reads_ahead: bool,
     wake: Option<Arc<Wake>>,
     position: ReadPosition,
@@ -341,13 +344,13 @@ impl PartitionReader {
         call: &'static str,
         act: impl FnOnce(&mut PartitionQueue) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let mut queue = self.open()?;
-        let client = queue.client().clone();
-        let act = move |_: &BaseConsumer<DefaultContext>| {
-            let made = act(&mut queue);
-            (queue, made)
-        };
-        match client.call(call, Duration::ZERO, act) {
+        let queue = self.open()?;
+        self.end_call(begin_call(queue, call, act))
+    }
+
+    /// Waits for such a call, and takes the queue back.
+    fn end_call<T: Send + 'static>(&mut self, begun: Result<QueueCall<T>, Hung>) -> Result<T, Error> {
+        match begun.and_then(CallAhead::wait) {
             Ok((queue, made)) => {
                 self.queue = Some(queue);
                 Ok(made)
@@ -523,31 +526,17 @@ impl PartitionReader {
 
     /// Begins to take the next batch.
     fn begin_ahead(&mut self, limit: Limit) {
-        let Some(mut queue) = self.queue.take() else { return };
+        let Some(queue) = self.queue.take() else { return };
         let take = self.take(self.position, limit);
-        let client = queue.client().clone();
-        let begun = client.call_ahead(TAKE, move |_| {
-            let taken = take(&mut queue);
-            (queue, taken)
-        });
         // A client that was given up keeps its queue; the next read opens another.
-        self.ahead = begun.ok();
+        self.ahead = begin_call(queue, TAKE, take).ok();
     }
 
     /// Waits for the batch that was taken ahead, if there is one.
     fn take_ahead(&mut self) -> Result<Option<Taken>, Error> {
-        let Some(ahead) = self.ahead.take() else {
-            return Ok(None);
-        };
-        match ahead.wait() {
-            Ok((queue, taken)) => {
-                self.queue = Some(queue);
-                Ok(Some(taken))
-            }
-            Err(hung) => {
-                self.position.next = None;
-                Err(hung.unread())
-            }
+        match self.ahead.take() {
+            Some(ahead) => self.end_call(Ok(ahead)).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -621,6 +610,19 @@ impl Drop for PartitionReader {
             end(queue);
         }
     }
+}
+
+/// Begins a call of a function that uses a queue.
+fn begin_call<T: Send + 'static>(
+    mut queue: PartitionQueue,
+    call: &'static str,
+    act: impl FnOnce(&mut PartitionQueue) -> T + Send + 'static,
+) -> Result<QueueCall<T>, Hung> {
+    let client = queue.client().clone();
+    client.call_ahead(call, move |_| {
+        let made = act(&mut queue);
+        (queue, made)
+    })
 }
 
 /// Stops a queue and frees it, unless its client hangs.
