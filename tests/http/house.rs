@@ -220,13 +220,18 @@ impl Deref for House {
 
 impl Drop for House {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-        let stopped = self.engine.stop();
-        if !std::thread::panicking() {
-            stopped.expect("the engine ends well");
-        }
+        end(self.runtime.take(), &self.engine);
+    }
+}
+
+/// Ends a server of a test, then its engine.
+pub fn end(runtime: Option<Runtime>, engine: &Engine) {
+    if let Some(runtime) = runtime {
+        runtime.shutdown_background();
+    }
+    let stopped = engine.stop();
+    if !std::thread::panicking() {
+        stopped.expect("the engine ends well");
     }
 }
 

@@ -1,7 +1,7 @@
 //! TLS: of the HTTP interface, of our own clients, and of nodes among themselves.
 
 use crate::authority::{Authority, BOTH, Certified};
-use crate::house::{connect, wait_until};
+use crate::house::{self, connect, wait_until};
 use rcgen::ExtendedKeyUsagePurpose;
 use rollcall::clock::{Clock, ManualClock};
 use rollcall::config::{CertificateFiles, Scopes};
@@ -131,13 +131,7 @@ impl Secured {
 
 impl Drop for Secured {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-        let stopped = self.engine.stop();
-        if !std::thread::panicking() {
-            stopped.expect("the engine ends well");
-        }
+        house::end(self.runtime.take(), &self.engine);
     }
 }
 

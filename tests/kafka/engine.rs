@@ -32,6 +32,16 @@ pub struct Node {
 }
 
 impl Node {
+    /// How many partitions are live, by what this node says.
+    pub fn live(&self) -> usize {
+        let Some((200, stats)) = self.get("/v1/stats") else {
+            return 0;
+        };
+        let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
+        let partitions = stats["partitions"].as_array().expect("partitions").iter();
+        partitions.filter(|one| one["state"] == "live").count()
+    }
+
     /// Does not run yet. `more` are arguments of `rollcall serve`.
     pub fn new(directory: &Path, space: &Space, name: usize, more: &[&str]) -> Node {
         let data = directory.join(format!("node-{name}"));

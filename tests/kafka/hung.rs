@@ -18,16 +18,6 @@ fn is_ready(node: &Node) -> bool {
     node.get("/readyz") == Some((200, "ready\n".to_owned()))
 }
 
-/// How many partitions a node has that are live.
-fn live(node: &Node) -> usize {
-    let Some((200, stats)) = node.get("/v1/stats") else {
-        return 0;
-    };
-    let stats: Value = serde_json::from_str(&stats).expect("JSON");
-    let partitions = stats["partitions"].as_array().expect("partitions").iter();
-    partitions.filter(|one| one["state"] == "live").count()
-}
-
 fn given_up(node: &Node) -> bool {
     let (_, metrics) = node.get("/metrics").expect("it answers");
     metrics.contains("rollcall_kafka_clients_given_up_total{reason=\"hung\"} 1\n")
@@ -64,7 +54,7 @@ pub fn a_call_that_never_returns_costs_its_client_and_not_the_partition(bootstra
     // The second node's commits need this call.
     second.start(Some("hang:rd_kafka_consumer_group_metadata:2"));
     until(&[&first, &second], "both have partitions", || {
-        live(&first) > 0 && live(&second) > 0 && live(&first) + live(&second) == PARTITIONS
+        first.live() > 0 && second.live() > 0 && first.live() + second.live() == PARTITIONS
     });
     log_in(&first, &[&first, &second], "after");
     for node in [&first, &second] {
@@ -97,7 +87,7 @@ pub fn a_call_that_never_returns_costs_its_client_and_not_the_partition(bootstra
             node.diary()
         );
     }
-    until(&[&second], "the second has everything", || live(&second) == PARTITIONS);
+    until(&[&second], "the second has everything", || second.live() == PARTITIONS);
     log_in(&second, &[&second], "end");
     second.stop();
 }

@@ -156,7 +156,7 @@ pub fn soak(settings: &Settings) -> Outcome {
     let urls = nodes.each_ref().map(Node::url);
     // The load's first record would be before the first policy.
     until(&nodes.each_ref(), PATIENCE, "all partitions are live", || {
-        nodes.iter().all(|node| live(node) == PARTITIONS)
+        nodes.iter().all(|node| node.live() == PARTITIONS)
     });
     let gateway_address = format!("127.0.0.1:{}", free_port());
     let mut gateway = Child::new(
@@ -557,16 +557,6 @@ impl Soak<'_> {
             }
         }
     }
-}
-
-/// How many partitions are live, on whichever node.
-fn live(node: &Node) -> usize {
-    let Some((200, stats)) = node.get("/v1/stats") else {
-        return 0;
-    };
-    let stats: Value = serde_json::from_str(&stats).expect("JSON");
-    let partitions = stats["partitions"].as_array().expect("partitions").iter();
-    partitions.filter(|one| one["state"] == "live").count()
 }
 
 /// How many changes are in the topic.
