@@ -29,6 +29,7 @@ const REPEATED: usize = 200;
 const P: Partition = Partition(0);
 
 fn main() {
+    allocator::set_up();
     avro_rows();
     json_rows();
     log_rows();

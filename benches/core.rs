@@ -5,7 +5,7 @@
 //! the fold is measured, unless a row says otherwise. Passes are two minutes of log time apart, so that every timer fires and is
 //! set again every few passes. The yardstick, in the same run and order, overwrites the values of a `HashMap<String, u64>`.
 //!
-//! The benchmark starts itself once for each allocator and number of users, since memory is measured per process.
+//! The benchmark starts itself once for each number of users, since memory is measured per process.
 //! `ROLLCALL_BENCH_USERS` sets another number than a million.
 
 mod measure;
@@ -14,6 +14,7 @@ mod users;
 
 use measure::{figure, heading, is_quick, rate, timed};
 use memory::resident_bytes;
+use mimalloc::MiMalloc;
 use rollcall::presence::ahead::USERS_AHEAD;
 use rollcall::presence::change::Output;
 use rollcall::presence::event::{Ending, Event, HeartbeatEntry, Intent};
@@ -22,18 +23,17 @@ use rollcall::presence::state::State;
 use rollcall::presence::{Conn, Epoch, Offset, Partition};
 use rollcall::random::Random;
 use rollcall::schema::avro;
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::env;
 use std::hint::black_box;
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-const ALLOCATOR: &str = "ROLLCALL_BENCH_ALLOCATOR";
-const GROWN: &str = "ROLLCALL_BENCH_GROWN";
-const ALLOCATORS: [&str; 2] = ["mimalloc", "system"];
+/// Whether the process is one of those that the benchmark starts, and which: of the main part, or of another number of users.
+const RUN: &str = "ROLLCALL_BENCH_RUN";
+const USERS: &str = "ROLLCALL_BENCH_GROWN";
 /// Other numbers of users, with whom fewer figures are measured. The last one is left out of the short form.
 const GROWTH: [u32; 3] = [10_000, 100_000, 10_000_000];
 /// With fewer users there are more rounds, so that each number of users is measured for some time.
@@ -50,13 +50,8 @@ const TIMED_OUT_MS: u64 = 500_000;
 /// Users that one commit of the store writes, the default.
 const STORE_COMMIT_USERS: usize = 100_000;
 
-/// The allocator that the environment names. Counts the bytes that are allocated and not freed.
-struct Chosen;
-
-const UNDECIDED: u8 = 0;
-const MIMALLOC: u8 = 1;
-const SYSTEM: u8 = 2;
-static CHOICE: AtomicU8 = AtomicU8::new(UNDECIDED);
+/// The program's allocator. Counts the bytes that are allocated and not freed.
+struct Counting;
 
 thread_local! {
     static LIVE_BYTES: Cell<isize> = const { Cell::new(0) };
@@ -71,95 +66,51 @@ fn live_bytes() -> f64 {
     LIVE_BYTES.get() as f64
 }
 
-fn is_mimalloc() -> bool {
-    match CHOICE.load(Ordering::Relaxed) {
-        UNDECIDED => decide(),
-        choice => choice == MIMALLOC,
-    }
-}
-
-/// Runs before `main` and does not allocate, since the first allocation must be freed by the same allocator.
-#[cold]
-fn decide() -> bool {
-    unsafe extern "C" {
-        fn getenv(name: *const std::ffi::c_char) -> *const std::ffi::c_char;
-    }
-    // Safety: a name that ends in 0; nothing sets the environment while it is read, before `main`.
-    let system = unsafe {
-        let value = getenv(c"ROLLCALL_BENCH_ALLOCATOR".as_ptr());
-        !value.is_null() && std::ffi::CStr::from_ptr(value).to_bytes() == b"system"
-    };
-    CHOICE.store(if system { SYSTEM } else { MIMALLOC }, Ordering::Relaxed);
-    !system
-}
-
 // Safety: every call is passed unchanged to one and the same allocator.
-unsafe impl GlobalAlloc for Chosen {
+unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        if is_mimalloc() {
-            unsafe { mimalloc::MiMalloc.alloc(layout) }
-        } else {
-            unsafe { System.alloc(layout) }
-        }
+        unsafe { MiMalloc.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        if is_mimalloc() {
-            unsafe { mimalloc::MiMalloc.alloc_zeroed(layout) }
-        } else {
-            unsafe { System.alloc_zeroed(layout) }
-        }
+        unsafe { MiMalloc.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size as isize - layout.size() as isize);
-        if is_mimalloc() {
-            unsafe { mimalloc::MiMalloc.realloc(pointer, layout, size) }
-        } else {
-            unsafe { System.realloc(pointer, layout, size) }
-        }
+        unsafe { MiMalloc.realloc(pointer, layout, size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        if is_mimalloc() {
-            unsafe { mimalloc::MiMalloc.dealloc(pointer, layout) }
-        } else {
-            unsafe { System.dealloc(pointer, layout) }
-        }
+        unsafe { MiMalloc.dealloc(pointer, layout) }
     }
 }
 
 #[global_allocator]
-static CHOSEN: Chosen = Chosen;
+static ALLOCATOR: Counting = Counting;
 
 fn main() {
-    if env::var(ALLOCATOR).is_ok() {
-        return if env::var(GROWN).is_ok() { grown() } else { run() };
+    rollcall::allocator::set_up();
+    match env::var(USERS).ok().map(|users| users.parse()) {
+        Some(users) => return grown(users.expect("a number of users")),
+        None if env::var(RUN).is_ok() => return run(),
+        None => {}
     }
     let this = env::current_exe().expect("the benchmark knows its own path");
-    let (allocators, growth) = if is_quick() {
-        (&ALLOCATORS[..1], &GROWTH[..2])
-    } else {
-        (&ALLOCATORS[..], &GROWTH[..])
-    };
-    for allocator in allocators {
-        let status = Command::new(&this).env(ALLOCATOR, allocator).status();
-        assert!(status.is_ok_and(|status| status.success()), "{allocator} failed");
-    }
+    let status = Command::new(&this).env(RUN, "1").status();
+    assert!(status.is_ok_and(|status| status.success()), "the benchmark failed");
+    let growth = if is_quick() { &GROWTH[..2] } else { &GROWTH[..] };
     for users in growth {
-        let mut command = Command::new(&this);
-        command.env(ALLOCATOR, ALLOCATORS[0]).env(GROWN, users.to_string());
-        let status = command.status();
+        let status = Command::new(&this).env(USERS, users.to_string()).status();
         assert!(status.is_ok_and(|status| status.success()), "{users} users failed");
     }
 }
 
 /// Measures what must not depend on the number of users.
-fn grown() {
-    let users: u32 = env::var(GROWN).ok().and_then(|users| users.parse().ok()).unwrap_or(1);
+fn grown(users: u32) {
     heading(&format!("core, {users} users"));
     let (mut random, mut world) = (Random(1), World::new());
     world.connect_all(&format!("core.{users}"), &random.order(users));
@@ -189,14 +140,8 @@ fn grown() {
 
 fn run() {
     let users = users::count();
-    let allocator = env::var(ALLOCATOR).unwrap_or_default();
-    heading(&format!("core, {users} users, allocator: {allocator}"));
-    // The binary's own allocator needs no name.
-    let of = if allocator == ALLOCATORS[0] {
-        format!("core.{users}")
-    } else {
-        format!("core.{users}.{allocator}")
-    };
+    heading(&format!("core, {users} users"));
+    let of = format!("core.{users}");
     let rounds = ROUNDS[usize::from(!is_quick())];
     let mut random = Random(1);
     let mut world = World::new();

@@ -72,6 +72,7 @@ struct World {
 }
 
 fn main() {
+    allocator::set_up();
     let users = users::count();
     let rounds = if is_quick() { 1 } else { 3 };
     heading(&format!(

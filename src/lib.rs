@@ -17,7 +17,7 @@
 //! | [`engine`] | processes each partition with a worker that composes log, schema, presence and store |
 //!
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
-//! line) and [`config`] start the process; [`clock`] is the only file that reads the machine's clock; [`metrics`]
+//! line) and [`config`] start the process, whose memory is from [`allocator`]; [`clock`] is the only file that reads the machine's clock; [`metrics`]
 //! declares every metric; [`version`] holds the version of the build; [`tasks`] watches helper threads; [`tls`] reads certificates, [`jwks`] key sets; [`rocks`]
 //! interprets RocksDB's errors; [`objects`] opens directories and buckets; [`failpoint`] lets tests kill the process at chosen places; [`demo`] simulates users;
 //! [`load`] simulates many users on real connections; [`webhook`] posts changes as callbacks from a process of its own;
@@ -31,6 +31,7 @@
     deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)
 )]
 
+pub mod allocator;
 pub mod api;
 pub mod audit;
 pub mod backoff;

@@ -8,8 +8,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use mimalloc::MiMalloc;
 use rollcall::command::{self, usage};
 
-/// The allocator. The program allocates and frees millions of small values on several threads, for which mimalloc is
-/// fast.
+/// The program allocates and frees millions of small values on several threads, for which mimalloc is fast.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -49,6 +48,7 @@ enum Command {
 }
 
 fn main() {
+    rollcall::allocator::set_up();
     let status = run();
     // Some threads are still running: readers of the log, threads that wait for brokers. Exit handlers of C++ libraries
     // would destroy what these threads use (`pthread lock: Invalid argument`), so none is run. Everything is durable by
