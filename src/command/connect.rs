@@ -222,11 +222,13 @@ fn retry(error: &anyhow::Error) -> Retry {
         return Retry::ForMetadata;
     }
     let may_pass = error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(log::Error::Read(_) | log::Error::Write(_)))
-            || matches!(
-                cause.downcast_ref(),
-                Some(admin::Error::Unreachable { .. } | admin::Error::Failed { .. })
-            )
+        matches!(
+            cause.downcast_ref(),
+            Some(log::Error::Read(_) | log::Error::Unanswered(_) | log::Error::Write(_))
+        ) || matches!(
+            cause.downcast_ref(),
+            Some(admin::Error::Unreachable { .. } | admin::Error::Failed { .. })
+        )
     });
     if may_pass { Retry::ForBrokers } else { Retry::No }
 }

@@ -137,7 +137,7 @@ impl Quarantine {
                     topic.name(),
                     READ_PATIENCE.as_secs()
                 );
-                return Err(log::Error::Read(text.into()).into());
+                return Err(log::Error::Unanswered(text.into()).into());
             }
             thread::sleep(READ_PAUSE);
             waited += READ_PAUSE;

@@ -6,6 +6,7 @@
 //! from a thread that may wait, never from one of the runtime. A worker gives the view ([`Past`]) between batches, so it
 //! has committed changes only, and is not held up by what is read afterwards.
 
+use super::QueryError;
 use super::census::Census;
 use super::rejected::decode;
 use crate::log::{self, Limit, Log, Range, Record, Topic};
@@ -56,7 +57,7 @@ pub enum PastError {
     #[error(transparent)]
     Log(#[from] log::Error),
     #[error(transparent)]
-    Store(#[from] store::Error),
+    Store(#[from] QueryError),
     #[error(transparent)]
     Registry(#[from] registry::Error),
     #[error("the change at offset {offset} of partition {partition} is unreadable: {why}")]
@@ -65,6 +66,12 @@ pub enum PastError {
         offset: Offset,
         why: String,
     },
+}
+
+impl From<store::Error> for PastError {
+    fn from(error: store::Error) -> PastError {
+        PastError::Store(error.into())
+    }
 }
 
 /// What the index has, stored and pending.

@@ -65,6 +65,10 @@ pub enum QueryError {
     /// This process does not work on the partition.
     #[error("the partition is not on this node")]
     Elsewhere,
+    /// The store cannot be read at the moment.
+    #[error("{0}")]
+    StoreUnavailable(Arc<str>),
+    /// What was read is damaged.
     #[error("{0}")]
     Failed(Arc<str>),
 }

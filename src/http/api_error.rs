@@ -1,8 +1,6 @@
-//! Refusals and failures, as the body of a response.
+//! Refusals and failures, as the body of a response. What each failure is answered with is in [`failures`](super::failures).
 
 use crate::api::error::{ErrorAnswer, ErrorDetail};
-use crate::engine::QueryError;
-use crate::log;
 use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -72,6 +70,14 @@ impl ApiError {
         ApiError {
             retry_after_s: Some(1),
             ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+        }
+    }
+
+    /// Says in the message what it is about.
+    pub fn about(self, what: &str) -> ApiError {
+        ApiError {
+            message: format!("{what}: {}", self.message),
+            ..self
         }
     }
 
@@ -153,34 +159,6 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
-    }
-}
-
-impl From<QueryError> for ApiError {
-    fn from(error: QueryError) -> ApiError {
-        match error {
-            QueryError::Unavailable | QueryError::Elsewhere => ApiError::unavailable("not_ready", error.to_string()),
-            QueryError::Busy => ApiError::unavailable("busy", error.to_string()),
-            QueryError::Failed(_) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
-        }
-    }
-}
-
-impl From<log::Error> for ApiError {
-    fn from(error: log::Error) -> ApiError {
-        match error {
-            log::Error::Busy => ApiError::unavailable("busy", error.to_string()),
-            log::Error::Write(_) => {
-                ApiError::unavailable("log_unavailable", format!("{error}; no event was acknowledged"))
-            }
-            log::Error::Partly(_) => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "partly_appended", error.to_string())
-            }
-            log::Error::Closed => ApiError::unavailable("stopping", "the server is stopping"),
-            log::Error::Gone { .. } | log::Error::Read(_) | log::Error::Open(_) | log::Error::Fenced { .. } => {
-                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "log_failed", error.to_string())
-            }
-        }
     }
 }
 

@@ -255,9 +255,7 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
     let asked = log.clone();
     // The log may have to ask brokers or to read from disk.
     let started = tokio::task::spawn_blocking(move || start(&*asked, topic, &followed, after.as_deref()));
-    let (cursor, ends) = started
-        .await
-        .map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))??;
+    let (cursor, ends) = started.await??;
     let keys = Arc::new(keys);
     let place = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
         let message = "the maximum number of subscriptions is open; try again shortly";
@@ -571,8 +569,7 @@ impl Subscription {
             }
             Ok((shown, end))
         });
-        read.await
-            .map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))?
+        read.await?
     }
 
     /// Moves the cursor past records that do not concern this subscription. Returns whether it moved.

@@ -56,7 +56,7 @@ struct ReadIncidents {
 
 impl ReadIncidents {
     /// Reads what was added to the topic. Blocks on the log.
-    fn read_on(&mut self, app: &AppState) -> Result<(), String> {
+    fn read_on(&mut self, app: &AppState) -> Result<(), ApiError> {
         let engine = &app.engine;
         let now_ms = engine.clock().monotonic_ms();
         if self.read_ms.is_some_and(|read_ms| now_ms < read_ms + FRESH_MS) {
@@ -65,7 +65,7 @@ impl ReadIncidents {
         let log = engine.log();
         let mut records = Vec::new();
         let none = Limit { records: 0, bytes: 0 };
-        let read = |error: crate::log::Error| format!("the topic of incidents cannot be read: {error}");
+        let read = |error| ApiError::from(error).about("the topic of incidents cannot be read");
         let end = log
             .read_incidents(Offset(u64::MAX), none, &mut records)
             .map_err(read)?
@@ -76,12 +76,10 @@ impl ReadIncidents {
             log.read_incidents(self.next, LIMIT, &mut records).map_err(read)?;
             let Some(last) = records.last() else { break };
             for record in &records {
-                let incident = engine
-                    .schemas()
-                    .incident(&record.value)
-                    .map_err(|error| error.to_string())?;
+                let incident = engine.schemas().incident(&record.value)?;
                 let incident = incident.map_err(|malformed| {
-                    format!("the incident at offset {} cannot be read: {malformed}", record.offset)
+                    let message = format!("the incident at offset {} cannot be read: {malformed}", record.offset);
+                    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message)
                 })?;
                 self.incidents.retain(|known| known.id != incident.id);
                 self.incidents.push_back(incident);
@@ -105,20 +103,12 @@ pub async fn incidents(State(app): State<AppState>, RawQuery(query): RawQuery) -
         let mut read = known.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.read_on(&app)?;
         let newest = read.incidents.iter().rev().take(limit);
-        Ok::<_, String>(Incidents {
+        Ok::<_, ApiError>(Incidents {
             incidents: newest.map(Incident::from).collect(),
             looked_up_to: Some(known.looked_up_to.load(Ordering::Relaxed)).filter(|ms| *ms > 0),
         })
     });
-    match asked.await {
-        Ok(Ok(answer)) => Ok(super::answer(&answer)),
-        Ok(Err(message)) => Err(ApiError::unavailable("log_unavailable", message)),
-        Err(_) => Err(ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "failed",
-            "the incidents could not be read",
-        )),
-    }
+    Ok(super::answer(&asked.await??))
 }
 
 /// Has incidents found while this node has partition 0, until the process stops.

@@ -7,6 +7,7 @@
 mod access;
 mod api_error;
 mod console;
+mod failures;
 mod follow;
 mod history;
 mod incidents;

@@ -183,7 +183,9 @@ async fn here(app: &AppState, partition: Partition, offsets: Vec<Offset>) -> Res
         }
         Ok(Err(error)) => Err(match error {
             QueryError::Elsewhere => super::peers::moving(partition).message().to_owned(),
-            QueryError::Unavailable | QueryError::Busy | QueryError::Failed(_) => error.to_string(),
+            QueryError::Unavailable | QueryError::Busy | QueryError::StoreUnavailable(_) | QueryError::Failed(_) => {
+                error.to_string()
+            }
         }),
         Err(_) => Err(format!(
             "the event is in the log and was not folded within {} s",

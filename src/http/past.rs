@@ -16,7 +16,6 @@ use crate::audit::why::{Answer, Why};
 use crate::audit::why_now::{WithoutFold, why_now};
 use crate::engine::QueryError;
 use crate::engine::past::{Past, PastError, PastOf};
-use crate::log;
 use crate::presence::change::Change;
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Partition};
@@ -98,25 +97,7 @@ async fn read<T: Send + 'static>(
     });
     let answered = done.await;
     drop(asking);
-    Ok(answered.map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))??)
-}
-
-impl From<PastError> for ApiError {
-    fn from(error: PastError) -> ApiError {
-        let message = error.to_string();
-        match error {
-            PastError::Gone { .. } | PastError::Log(log::Error::Gone { .. }) => {
-                ApiError::new(StatusCode::GONE, "gone", message)
-            }
-            PastError::TooMany { .. } => ApiError::bad_request("too_much_to_read", message),
-            PastError::Cut { .. } | PastError::GivenUp => ApiError::unavailable("not_ready", message),
-            PastError::Registry(_) => ApiError::unavailable("registry_unavailable", message),
-            PastError::Log(error) => error.into(),
-            PastError::Store(_) | PastError::Unreadable { .. } => {
-                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message)
-            }
-        }
-    }
+    Ok(answered??)
 }
 
 /// Returns the time that a parameter names, in one of the forms that `rollcall audit` takes.
@@ -436,14 +417,9 @@ async fn others_at(
     let mut answers = Vec::new();
     for (url, partitions, answer) in futures_util::future::join_all(asked).await {
         let (status, body) = answer?;
-        if status == StatusCode::GONE || status == StatusCode::BAD_REQUEST {
+        if let Some(code) = passed_on(status) {
             let said = serde_json::from_slice(&body);
             let said: crate::api::error::ErrorAnswer = said.map_err(|_| unreadable(url))?;
-            let code = if status == StatusCode::GONE {
-                "gone"
-            } else {
-                "too_much_to_read"
-            };
             return Err(ApiError::new(status, code, said.error.message));
         }
         if !status.is_success() {
@@ -463,6 +439,38 @@ async fn others_at(
     Ok(answers)
 }
 
+/// Returns the code of an answer of another node that is passed on, since asking again would not change it.
+fn passed_on(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::GONE => Some("gone"),
+        StatusCode::BAD_REQUEST => Some("too_much_to_read"),
+        StatusCode::INTERNAL_SERVER_ERROR => Some("failed"),
+        _ => None,
+    }
+}
+
 fn unreadable(url: &str) -> ApiError {
     ApiError::unavailable("moving", format!("node {url} returned an unreadable response"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_pass_by_itself_on_another_node_is_passed_on_and_the_rest_is_asked_again() {
+        for (status, code) in [
+            (410, Some("gone")),
+            (400, Some("too_much_to_read")),
+            (500, Some("failed")),
+            (503, None),
+            (401, None),
+        ] {
+            assert_eq!(
+                passed_on(StatusCode::from_u16(status).expect("a status")),
+                code,
+                "{status}"
+            );
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! record. What is newest is kept in memory; a subscription takes it from there, and reads the log itself only while it
 //! is further behind. It is woken by a record of a key that it follows, and by no other.
 
+use super::ApiError;
 use crate::log::{self, Limit, Log, Record, Topic};
 use crate::presence::change::Output;
 use crate::presence::{Offset, Partition};
@@ -37,7 +38,7 @@ pub struct ShownRecord {
 }
 
 /// Makes what is shown of a record.
-pub fn show(topic: Topic, record: &Record, schemas: &Schemas) -> Result<ShownRecord, log::Error> {
+pub fn show(topic: Topic, record: &Record, schemas: &Schemas) -> Result<ShownRecord, ApiError> {
     let value = &record.value;
     let read = match topic {
         Topic::Kicks => schemas
@@ -48,9 +49,10 @@ pub fn show(topic: Topic, record: &Record, schemas: &Schemas) -> Result<ShownRec
             .map(|change| change.map(|change| ("change", Output::Change(change)))),
     };
     // Its writer may have had another schema of the registry's, which does not answer.
-    let decoded = read.map_err(|error| log::Error::Read(error.to_string().into()))?;
-    let (name, output) = decoded.map_err(|malformed: Malformed| {
-        log::Error::Read(format!("offset {} of {topic}: {malformed}", record.offset).into())
+    let (name, output) = read?.map_err(|malformed: Malformed| {
+        ApiError::from(log::Error::Read(
+            format!("offset {} of {topic}: {malformed}", record.offset).into(),
+        ))
     })?;
     let mut line = Vec::new();
     output_line(&mut line, &output);
@@ -218,7 +220,7 @@ impl Tail {
     }
 
     /// Reads a partition to its end.
-    fn read(&self, partition: Partition, log: &dyn Log, schemas: &Schemas) -> Result<(), log::Error> {
+    fn read(&self, partition: Partition, log: &dyn Log, schemas: &Schemas) -> Result<(), ApiError> {
         loop {
             let known = self.part(partition).and_then(|part| {
                 if part.known.is_none() {

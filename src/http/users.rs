@@ -471,7 +471,7 @@ async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str
     let wanted = number(query, route, "limit")?.unwrap_or(CHANGES_DEFAULT) as usize;
     let (log, schemas) = (app.engine.log().clone(), app.engine.schemas().clone());
     let partition = partition_of(&user, log.partitions());
-    let found = tokio::task::spawn_blocking(move || -> Result<(Vec<Vec<u8>>, u64), log::Error> {
+    let found = tokio::task::spawn_blocking(move || -> Result<(Vec<Vec<u8>>, u64), ApiError> {
         const CHUNK: u64 = 4_000;
         let range = log.range(Topic::Changes, partition)?;
         let least = range.start.0.max(range.end.0.saturating_sub(CHANGES_SCANNED));
@@ -489,7 +489,15 @@ async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str
                     bytes: usize::MAX,
                 };
                 let before = records.len();
-                log.read(Topic::Changes, partition, next, limit, &mut records)?;
+                match log.read(Topic::Changes, partition, next, limit, &mut records) {
+                    Ok(()) => {}
+                    // Retention came in between.
+                    Err(log::Error::Gone { start, .. }) if start > next => {
+                        next = start;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
                 match records.last().filter(|_| records.len() > before) {
                     Some(last) => next = Offset(last.offset.0 + 1),
                     None => break,
@@ -501,9 +509,7 @@ async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str
                 .rev()
                 .filter(|record| record.key.as_deref() == Some(user.as_bytes()))
             {
-                let change = schemas.change(&record.value);
-                let change = change.map_err(|error| log::Error::Read(error.to_string().into()))?;
-                match change {
+                match schemas.change(&record.value)? {
                     Ok(change) if lines.len() < wanted => {
                         let mut line = Vec::new();
                         output_line(&mut line, &Output::Change(change));
@@ -521,9 +527,7 @@ async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str
         }
         Ok((lines, unreadable))
     });
-    let (lines, unreadable) = found
-        .await
-        .map_err(|_| ApiError::unavailable("stopping", "the server is stopping"))??;
+    let (lines, unreadable) = found.await??;
     let mut body = Vec::new();
     let mut object = Object::new(&mut body);
     object.list("changes", &lines, |out, line| out.extend_from_slice(line));

@@ -259,9 +259,13 @@ pub enum Error {
     /// and reading continues.
     #[error("the log cannot be written: {0}")]
     Write(Arc<str>),
-    /// The data on disk cannot be read.
+    /// What is read is damaged, or is refused. The same call fails again until somebody has done something about it.
     #[error("the log cannot be read: {0}")]
     Read(Arc<str>),
+    /// The log does not answer: a broker is away, a partition's leader moves, or no reader is free. The same call may
+    /// succeed shortly.
+    #[error("the log cannot be read at the moment: {0}")]
+    Unanswered(Arc<str>),
     /// The directory cannot be used at all: it is not writable, has another layout, or is open in another process.
     #[error("{0}")]
     Open(Arc<str>),

@@ -389,7 +389,9 @@ impl Cast {
     fn judge(&self, partition: Partition, process: &Process, error: &Error) {
         self.nodes(partition).failure = Some(error.to_string());
         match error {
-            Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => {}
+            Error::Log(
+                log::Error::Write(_) | log::Error::Busy | log::Error::Read(_) | log::Error::Unanswered(_),
+            ) => {}
             Error::Log(log::Error::Fenced { .. }) | Error::Deposed { .. } => {
                 if process.log.is_present() {
                     self.wrong(format!("the only owner of partition {partition} is deposed: {error}"));

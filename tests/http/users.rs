@@ -2,7 +2,8 @@
 
 use crate::client::encoded;
 use crate::house::{House, connect, on, says, user_of, wait_until};
-use rollcall::log::Topic;
+use rollcall::log::{self, Topic};
+use rollcall::presence::{Offset, Partition};
 use serde_json::{Value, json};
 
 #[test]
@@ -299,4 +300,46 @@ fn a_user_is_asked_for_by_an_id_that_somebody_can_have() {
     }
     // What is added for caches means nothing.
     house.get("/v1/user?id=nobody&_=1764300000").error(404, "unknown_user");
+}
+
+#[test]
+fn a_log_that_does_not_answer_at_the_moment_is_503_and_a_damaged_one_is_500() {
+    let house = House::new(1);
+    house.publish(&[connect("alice", 1)]);
+    house.wait_until_folded();
+    let route = "/v1/users/alice/changes";
+    let fail = |error: log::Error| {
+        house.log.fail_reads(1_000, error);
+        let reply = house.get(route);
+        house.log.heal();
+        reply
+    };
+    let away = fail(log::Error::Unanswered("a leader moves".into()));
+    let error = away.error(503, "log_unanswered");
+    assert_eq!(error["message"], "the log cannot be read at the moment: a leader moves");
+    assert_eq!(away.header("retry-after"), Some("1"));
+    house.get(route).ok();
+    let damaged = fail(log::Error::Read("a block is damaged".into()));
+    damaged.error(500, "log_failed");
+    assert_eq!(damaged.header("retry-after"), None);
+}
+
+#[test]
+fn changes_that_retention_removes_while_they_are_read_are_passed_over() {
+    let house = House::new(1);
+    house.publish(&[connect("alice", 1), connect("bob", 2)]);
+    house.wait_until_folded();
+    // Between the question how far the topic reaches and the first reading.
+    house.log.fail_reads(
+        1,
+        log::Error::Gone {
+            topic: Topic::Changes,
+            partition: Partition(0),
+            wanted: Offset(0),
+            start: Offset(1),
+        },
+    );
+    let answer = house.get("/v1/users/bob/changes").ok();
+    assert_eq!(answer["changes"].as_array().map(Vec::len), Some(1));
+    house.get("/v1/users/alice/changes").ok();
 }

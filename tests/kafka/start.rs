@@ -287,12 +287,18 @@ pub fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_on
     let directory = tempfile::tempdir().expect("a directory");
     let space = Space::new(&cluster.bootstrap, "away", 2);
     let mut nodes = [0, 1].map(|name| Node::new(directory.path(), &space, name, &[]));
-    nodes.iter_mut().for_each(|node| node.start(None));
-    for node in &nodes {
-        until("both are ready", || {
-            node.get("/readyz").is_some_and(|(status, _)| status == 200)
-        });
-    }
+    let is_ready = |node: &Node| node.get("/readyz").is_some_and(|(status, _)| status == 200);
+    let changes = |node: &Node| node.get("/v1/users/alice/changes");
+    nodes[0].start(None);
+    until("the first is ready", || is_ready(&nodes[0]));
+    let login = r#"{"type":"connect","user":"alice","platform":"linux","device":"d","gateway":"g","epoch":1,"conn":1,"intent":"login"}"#;
+    let posted = ureq::post(format!("{}/v1/events", nodes[0].url())).send(login);
+    posted.expect("posted");
+    let has_change = |(status, body): (u16, String)| status == 200 && body.contains("\"alice\"");
+    until("there is a change", || changes(&nodes[0]).is_some_and(has_change));
+    // It has not seen the change, so it must ask a broker for it.
+    nodes[1].start(None);
+    until("both are ready", || nodes.iter().all(is_ready));
     command(&cluster, "kill 1");
     for node in &nodes {
         // A cluster that is gone is no ready partition, though nothing is to be done.
@@ -307,6 +313,8 @@ pub fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_on
             thread::sleep(Duration::from_millis(200));
         }
     }
+    let (status, body) = changes(&nodes[1]).expect("it answers");
+    assert!(status == 503 && body.contains("\"log_unanswered\""), "{status} {body}");
     let [first, second] = &mut nodes;
     let asked_at = Instant::now();
     // What a process says that ends at the limit of a stop and not before.

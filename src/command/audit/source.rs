@@ -651,7 +651,7 @@ impl AuditSource<'_> {
                          within {} s",
                         READ_PATIENCE.as_secs()
                     );
-                    return Err(log::Error::Read(text.into()).into());
+                    return Err(log::Error::Unanswered(text.into()).into());
                 }
                 thread::sleep(READ_PAUSE);
                 waited += READ_PAUSE;
@@ -673,7 +673,10 @@ impl AuditSource<'_> {
 
 /// Whether an error of reading a log may pass by itself.
 pub fn may_pass(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(log::Error::Read(_)))
+    matches!(
+        error.downcast_ref(),
+        Some(log::Error::Read(_) | log::Error::Unanswered(_))
+    )
 }
 
 /// Returns what is to be said where retention has removed changes that are needed for something.

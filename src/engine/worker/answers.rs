@@ -4,11 +4,12 @@ use super::{Answer, PartitionStats, QueryError, Reply, Worker};
 use crate::engine::outcomes::Outcomes;
 use crate::engine::partition::PartitionProcessor;
 use crate::engine::past::{IndexView, Past, PastOf};
-use crate::engine::{KnownGateway, millis};
+use crate::engine::{Error, KnownGateway, millis};
 use crate::log::Topic;
 use crate::presence::Offset;
 use crate::presence::policy::Policy;
 use crate::schema::json;
+use crate::store;
 use std::sync::Arc;
 
 /// A question, and the offset that must be folded before it is answered.
@@ -34,6 +35,29 @@ impl Question {
             Question::Partition(reply) => reply.is_closed(),
             Question::Outcomes(_, reply) => reply.is_closed(),
             Question::Past(_, reply) => reply.is_closed(),
+        }
+    }
+}
+
+impl From<store::Error> for QueryError {
+    fn from(error: store::Error) -> QueryError {
+        let text = error.to_string().into();
+        match error {
+            // The partition opens its store again by itself, and the disk may have room or files by then.
+            store::Error::Open { .. } | store::Error::Failed { .. } => QueryError::StoreUnavailable(text),
+            store::Error::Damaged { .. } | store::Error::Layout { .. } | store::Error::LaterLayout { .. } => {
+                QueryError::Failed(text)
+            }
+        }
+    }
+}
+
+impl From<Error> for QueryError {
+    /// Of what was looked up in the store.
+    fn from(error: Error) -> QueryError {
+        match error {
+            Error::Store(error) => error.into(),
+            other => QueryError::Failed(other.to_string().into()),
         }
     }
 }
@@ -105,7 +129,7 @@ impl Worker {
             PastOf::Everybody | PastOf::User(_) => None,
             PastOf::UserAndStatus(user) => {
                 let now = processor.user_now(user);
-                Some(now.map_err(|error| QueryError::Failed(error.to_string().into()))?)
+                Some(now?)
             }
         };
         let index = processor.index().and_then(|(index, reader)| {
@@ -150,7 +174,7 @@ impl Worker {
             json::Object::more(&mut line).raw("as_of", &as_of).end();
             line
         });
-        lines.map_err(|error| QueryError::Failed(error.to_string().into()))
+        Ok(lines?)
     }
 
     pub(super) fn answer_waiting(&mut self) {
@@ -200,5 +224,63 @@ impl Worker {
                 .map(|processor| processor.without_effect().1.clone())
                 .unwrap_or_default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_store_that_cannot_be_read_may_be_read_later_and_a_damaged_one_may_not() {
+        let directory = || PathBuf::from("/x");
+        let cause = || "too many open files".to_owned();
+        let errors = [
+            (
+                store::Error::Open {
+                    directory: directory(),
+                    cause: cause(),
+                },
+                true,
+            ),
+            (
+                store::Error::Failed {
+                    directory: directory(),
+                    cause: cause(),
+                },
+                true,
+            ),
+            (
+                store::Error::Damaged {
+                    directory: directory(),
+                    what: "a row".into(),
+                },
+                false,
+            ),
+            (
+                store::Error::Layout {
+                    directory: directory(),
+                    found: 1,
+                },
+                false,
+            ),
+            (
+                store::Error::LaterLayout {
+                    directory: directory(),
+                    found: 9,
+                },
+                false,
+            ),
+        ];
+        for (error, passes) in errors {
+            let text = error.to_string();
+            let answer = QueryError::from(Error::Store(error));
+            assert_eq!(answer.to_string(), text);
+            assert_eq!(matches!(answer, QueryError::StoreUnavailable(_)), passes, "{text}");
+            assert_eq!(matches!(answer, QueryError::Failed(_)), !passes, "{text}");
+        }
+        let unreadable = QueryError::from(Error::Unreadable);
+        assert!(matches!(unreadable, QueryError::Failed(_)), "{unreadable}");
     }
 }

@@ -45,7 +45,9 @@ pub enum Recovery {
 impl Failure {
     pub fn of(error: &Error) -> Failure {
         match error {
-            Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_)) => Failure::Passing,
+            Error::Log(log::Error::Write(_) | log::Error::Busy | log::Error::Read(_) | log::Error::Unanswered(_)) => {
+                Failure::Passing
+            }
             // Nothing was folded of a batch with a schema that is still to be asked for, or a time that is still to come.
             Error::Registry(_) | Error::Ahead { .. } => Failure::Passing,
             // A new leader may not know yet how far may be read.

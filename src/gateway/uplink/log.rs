@@ -138,7 +138,7 @@ fn read(
 
 /// The error for a schema registry that did not respond: the record is read again.
 fn unanswered(error: impl std::fmt::Display) -> log::Error {
-    log::Error::Read(error.to_string().into())
+    log::Error::Unanswered(error.to_string().into())
 }
 
 fn unreadable(error: serde_json::Error) -> Unavailable {

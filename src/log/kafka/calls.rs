@@ -46,9 +46,9 @@ pub struct Hung {
 }
 
 impl Hung {
-    /// As a failure to read.
+    /// As a failure to read, which passes: a new client takes its place.
     pub fn unread(self) -> Error {
-        Error::Read(self.to_string().into())
+        Error::Unanswered(self.to_string().into())
     }
 
     /// As a failure to write.

@@ -125,9 +125,82 @@ pub fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// What Kafka could not read.
+/// What Kafka could not read, or could not read at the moment.
 pub fn unread(what: &str, error: &KafkaError) -> Error {
-    Error::Read(format!("{what}: {}", words(error)).into())
+    let text = format!("{what}: {}", words(error)).into();
+    match code_of(error).is_some_and(passes) {
+        true => Error::Unanswered(text),
+        false => Error::Read(text),
+    }
+}
+
+/// The same, for a failure that has only a code.
+pub fn unread_for(what: &str, code: RDKafkaErrorCode) -> Error {
+    unread(what, &KafkaError::Global(code))
+}
+
+/// Whether a failure to read passes by itself: a broker is away or starts, a leader or a coordinator moves, or an answer came
+/// too late. All others, such as missing rights or a damaged record, stay until somebody has done something about them. A
+/// topic that a broker does not know may be one that it has not heard of yet.
+fn passes(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        // Of the client.
+        Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::TimedOutQueue
+            | Code::MessageTimedOut
+            | Code::WaitingForCoordinator
+            | Code::WaitCache
+            | Code::InProgress
+            | Code::PreviousInProgress
+            | Code::Retry
+            | Code::Outdated
+            | Code::NodeUpdate
+            | Code::UnknownBroker
+            | Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::BrokerDestroy
+            | Code::DestroyBroker
+            // Of a broker.
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownTopicId
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::PreferredLeaderNotAvailable
+            | Code::EligibleLeadersNotAvailable
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::OffsetNotAvailable
+            | Code::ReplicaNotAvailable
+            | Code::BrokerNotAvailable
+            | Code::StaleBrokerEpoch
+            | Code::StaleControllerEpoch
+            | Code::NotController
+            | Code::RequestTimedOut
+            | Code::NetworkException
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::RebalanceInProgress
+            | Code::UnstableOffsetCommit
+            | Code::KafkaStorageError
+            | Code::ReassignmentInProgress
+            | Code::FetchSessionIdNotFound
+            | Code::InvalidFetchSessionEpoch
+            | Code::ThrottlingQuotaExceeded
+            | Code::RebootstrapRequired
+    )
+}
+
+fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::Transaction(error) => Some(error.code()),
+        other => other.rdkafka_error_code(),
+    }
 }
 
 /// What Kafka could not write.
@@ -157,10 +230,82 @@ where
             RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch
         )
     };
-    let code = match error {
-        KafkaError::Transaction(error) => Some(error.code()),
-        other => other.rdkafka_error_code(),
-    };
+    let code = code_of(error);
     // Calls after it fail with other codes; the client remembers the first.
     code.is_some_and(fences) || producer.client().fatal_error().is_some_and(|(code, _)| fences(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::log::kafka::partition_reader::Source;
+    use crate::presence::Partition;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use std::sync::Arc;
+
+    #[test]
+    fn what_a_broker_refuses_passes_while_a_leader_moves_and_not_without_rights() {
+        let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
+        cluster.create_topic("topic", 1, 1).expect("a topic");
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        // It does not wait for another leader by itself, as it does before it gives up.
+        config.set("socket.timeout.ms", "1000");
+        let source = Source::new(config, Arc::new(ManualClock::new(1_000))).expect("a client");
+        let ask = || source.ask_range("topic", Partition(0));
+        let refused_with = |code| {
+            // More often than librdkafka tries again.
+            cluster.request_errors(RDKafkaApiKey::ListOffsets, &[code; 1_000]);
+            let refused = ask().expect_err("every question is refused");
+            cluster.clear_request_errors(RDKafkaApiKey::ListOffsets);
+            refused
+        };
+        ask().expect("the broker is there");
+        let rights = refused_with(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
+        assert!(matches!(rights, Error::Read(_)), "{rights}");
+        let moves = refused_with(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION);
+        assert!(matches!(moves, Error::Unanswered(_)), "{moves}");
+        ask().expect("it has passed");
+        cluster.broker_down(1).expect("the leader is killed");
+        let away = ask().expect_err("nobody answers");
+        assert!(matches!(away, Error::Unanswered(_)), "{away}");
+        cluster.broker_up(1).expect("it is back");
+        ask().expect("it has passed");
+    }
+
+    #[test]
+    fn codes_of_brokers_that_are_away_pass_and_those_of_damage_and_rights_do_not() {
+        use RDKafkaErrorCode as Code;
+        let all = [
+            (Code::BrokerTransportFailure, true),
+            (Code::AllBrokersDown, true),
+            (Code::OperationTimedOut, true),
+            (Code::LeaderNotAvailable, true),
+            (Code::NotLeaderForPartition, true),
+            (Code::UnknownTopicOrPartition, true),
+            (Code::UnknownPartition, true),
+            (Code::CoordinatorLoadInProgress, true),
+            (Code::NotCoordinator, true),
+            (Code::OffsetNotAvailable, true),
+            (Code::BadMessage, false),
+            (Code::InvalidMessage, false),
+            (Code::TopicAuthorizationFailed, false),
+            (Code::GroupAuthorizationFailed, false),
+            (Code::Authentication, false),
+            (Code::SaslAuthenticationFailed, false),
+            (Code::OffsetOutOfRange, false),
+            (Code::LogTruncation, false),
+            (Code::Fatal, false),
+            (Code::UnsupportedVersion, false),
+        ];
+        for (code, passes) in all {
+            let error = unread_for("the topic", code);
+            assert_eq!(matches!(error, Error::Unanswered(_)), passes, "{code:?}");
+            assert_eq!(matches!(error, Error::Read(_)), !passes, "{code:?}");
+            let text = error.to_string();
+            assert!(text.contains("the topic: "), "{text}");
+        }
+    }
 }

@@ -262,7 +262,7 @@ impl EventReader {
                     break;
                 }
                 if clock.monotonic_ms() >= late_ms {
-                    return Err(Error::Read(
+                    return Err(Error::Unanswered(
                         format!(
                             "partition {} of {} has a gap in its offsets before {until} that could not be read a second time \
                              within {} s: check whether the partition's leader answers",

@@ -118,7 +118,7 @@ impl HistoryReaders {
                  free within {} s",
                 TURN.as_secs()
             );
-            return Err(Error::Read(text.into()));
+            return Err(Error::Unanswered(text.into()));
         };
         let reader = match choice {
             Choice::Idle(at) => shared.idle.remove(at),
@@ -224,7 +224,7 @@ pub fn wait_for(
         }
         std::thread::sleep(LOOK);
     }
-    Err(Error::Read(
+    Err(Error::Unanswered(
         format!(
             "Kafka returned nothing from offset {from} on within {} s",
             WAIT.as_secs()

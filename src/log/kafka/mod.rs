@@ -478,6 +478,6 @@ impl Reader for KafkaReader {
     }
 
     fn may_recover(&self, error: &Error) -> bool {
-        matches!(error, Error::Read(_))
+        matches!(error, Error::Read(_) | Error::Unanswered(_))
     }
 }

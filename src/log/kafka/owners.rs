@@ -219,7 +219,7 @@ impl KnownOwners {
                     "the topic {name} could not be read to its end within {} s",
                     wait.as_secs()
                 );
-                return Err(Error::Read(text.into()));
+                return Err(Error::Unanswered(text.into()));
             }
             std::thread::sleep(POLL);
         }

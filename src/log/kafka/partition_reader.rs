@@ -7,7 +7,7 @@
 //! never continues after a gap that retention made.
 
 use super::calls::{CallAhead, Guarded, Hung};
-use super::client::{DefaultContext, spawn, unread};
+use super::client::{DefaultContext, spawn, unread, unread_for};
 pub use super::native::Wake;
 use super::native::{self, GuardedConsumer, Message, PartitionQueue};
 use crate::clock::Clock;
@@ -595,8 +595,8 @@ impl PartitionReader {
                 }
             }
             other => {
-                let code: rdkafka::error::RDKafkaErrorCode = other.into();
-                Error::Read(format!("partition {} of {}: {code}", self.partition, self.name).into())
+                let what = format!("partition {} of {}", self.partition, self.name);
+                unread_for(&what, other.into())
             }
         }
     }

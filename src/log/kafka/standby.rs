@@ -164,7 +164,7 @@ fn no_position(log: &KafkaLog, partition: Partition) -> Error {
     let text = format!(
         "the group {group:?} has no position of partition {partition} yet; the standby begins when the owner has committed one"
     );
-    Error::Read(text.into())
+    Error::Unanswered(text.into())
 }
 
 impl Drop for StandbyPartition {

@@ -39,7 +39,8 @@ impl AppenderState {
     pub(super) fn tables<'a>(&self, open: &'a DatabaseHandle) -> Result<&'a Tables, Error> {
         open.tables.as_ref().ok_or_else(|| {
             let dir = self.dir.display();
-            Error::Read(format!("{dir} could not be opened again after a write had failed").into())
+            // The next write tries again.
+            Error::Unanswered(format!("{dir} could not be opened again after a write had failed").into())
         })
     }
 
