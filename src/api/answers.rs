@@ -398,7 +398,7 @@ pub struct DeviceCounts {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionStats {
     pub partition: u32,
-    /// `restoring`, `live`, `held`, `stalled`, `waiting`, `moving` or `failed`.
+    /// `restoring`, `live`, `held`, `stalled`, `busy`, `waiting`, `moving` or `failed`.
     pub state: String,
     /// The revision of rules and encodings in force.
     #[serde(default, skip_serializing_if = "is_none")]
@@ -428,6 +428,9 @@ pub struct PartitionStats {
     pub error: Option<String>,
     #[serde(default, skip_serializing_if = "is_none")]
     pub warning: Option<String>,
+    /// Of `busy` alone: as of when the figures are, by the clock of its node.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub known_at: Option<u64>,
 }
 
 /// Reads a field that may be null and may be missing, which are not the same.

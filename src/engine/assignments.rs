@@ -5,7 +5,7 @@ use super::outcomes::Interest;
 use super::ownership::{self, Command as Order, Fact, Life};
 use super::rejected::Warnings;
 use super::standbys;
-use super::worker::{self, Command, Failure, QueryError, Wake, Worker};
+use super::worker::{self, Command, Failure, PartitionStats, QueryError, Wake, Worker};
 use super::{Error, Services, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
@@ -46,6 +46,18 @@ struct Asked {
     wake: Arc<Wake>,
     /// Whether it can answer.
     is_ready: Arc<AtomicBool>,
+    noted: NotedStats,
+}
+
+/// What a worker said last of how it is doing. It ends with the worker, so it is never of another node's time.
+pub type NotedStats = Arc<Mutex<Option<KnownStats>>>;
+
+/// How a partition was doing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KnownStats {
+    pub stats: PartitionStats,
+    /// When, by the wall clock.
+    pub at_ms: u64,
 }
 
 /// Sends commands to the worker of a partition, while there is one.
@@ -69,6 +81,11 @@ impl Assignment {
 
     pub fn is_taken(&self) -> bool {
         self.locked().is_some()
+    }
+
+    /// Where to note how the present worker is doing.
+    pub fn noted(&self) -> Option<NotedStats> {
+        self.locked().as_ref().map(|asked| asked.noted.clone())
     }
 
     pub fn interest(&self) -> Interest {
@@ -425,6 +442,7 @@ impl Assignments {
                     sender,
                     wake,
                     is_ready: is_ready.clone(),
+                    noted: NotedStats::default(),
                 };
                 let worker = RunningWorker {
                     number,

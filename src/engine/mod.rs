@@ -27,6 +27,7 @@ pub mod rejected;
 mod standbys;
 pub(crate) mod worker;
 
+pub use assignments::KnownStats;
 pub use checkpoints::{Checkpointer, LogBounds, retention_warning};
 pub use outbox::extend_chain;
 pub use outcomes::{Interest, Outcome, Outcomes};
@@ -45,7 +46,7 @@ use crate::presence::{Epoch, LogTime, Offset, Partition, Revision};
 use crate::registry::{self, Schemas};
 use crate::store;
 use crate::tasks::{self, End};
-use assignments::{Assignment, Assignments, Dependencies, Membership, WorkerReport};
+use assignments::{Assignment, Assignments, Dependencies, Membership, NotedStats, WorkerReport};
 use past::{Past, PastOf};
 use std::fmt;
 use std::path::Path;
@@ -663,8 +664,27 @@ impl Engine {
 
     /// Returns a partition's stats. Returns [`QueryError::Unavailable`] soon if its worker is waiting for the log.
     pub async fn stats(&self, partition: Partition) -> Result<PartitionStats, QueryError> {
+        let noted = self.noted(partition);
         let ask = |reply| Command::Stats { reply };
-        self.ask_for(STATS_ANSWER, partition, ask).await
+        let stats = self.ask_for(STATS_ANSWER, partition, ask).await?;
+        if let Some(noted) = noted {
+            let known = KnownStats {
+                stats: stats.clone(),
+                at_ms: self.now_ms(),
+            };
+            *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        }
+        Ok(stats)
+    }
+
+    /// Returns the last answer of [`Engine::stats`] by the worker that this process has for a partition now.
+    pub fn known_stats(&self, partition: Partition) -> Option<KnownStats> {
+        let noted = self.noted(partition)?;
+        noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn noted(&self, partition: Partition) -> Option<NotedStats> {
+        self.assignments.get(partition.0 as usize)?.noted()
     }
 
     /// Finishes the current batches, commits everything, ends the workers and leaves the group. A caller that still

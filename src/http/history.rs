@@ -29,12 +29,12 @@ fn is_counted(state: &str) -> bool {
 }
 
 impl Sample {
-    fn of(at: u64, here: &[PartitionStats]) -> Sample {
+    fn of<'a>(at: u64, counted: impl Iterator<Item = &'a PartitionStats>) -> Sample {
         let mut sample = Sample {
             at,
             ..Sample::default()
         };
-        for stats in here.iter().filter(|stats| is_counted(stats.state)) {
+        for stats in counted.filter(|stats| is_counted(stats.state)) {
             sample.add(&Sample {
                 at,
                 online: stats.census.users(Status::Online),
@@ -90,7 +90,7 @@ pub async fn keep(app: AppState) {
         let now_ms = app.engine.clock().now_ms();
         if let Ok(local) = local_stats(&app).await {
             let at = now_ms / EVERY_MS * EVERY_MS;
-            app.history.record(Sample::of(at, &local.here));
+            app.history.record(Sample::of(at, local.counted()));
         }
         let pause = Duration::from_millis(EVERY_MS - now_ms % EVERY_MS);
         tokio::select! {

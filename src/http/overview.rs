@@ -9,7 +9,7 @@ use crate::api::answers::{
 use crate::api::routes::RouteId;
 use crate::engine::census::Census;
 use crate::engine::rejected::Reason;
-use crate::engine::{KnownGateway, PartitionStats, QueryError, millis};
+use crate::engine::{KnownGateway, KnownStats, PartitionStats, QueryError, millis};
 use crate::presence::change::IgnoreReason;
 use crate::presence::{Partition, Status};
 use crate::schema::policy::policy_json;
@@ -169,9 +169,24 @@ impl From<KnownGateway> for GatewayState {
 #[derive(Default)]
 pub(super) struct Local {
     pub here: Vec<PartitionStats>,
-    /// Partitions of this node whose workers wait for the log, or have just ended.
+    /// How partitions of this node were doing whose workers do not answer at the moment.
+    busy: Vec<KnownStats>,
+    /// Partitions of this node whose workers do not answer and have not done so yet, or have just ended.
     silent: Vec<Partition>,
     pub elsewhere: Vec<Partition>,
+}
+
+impl Local {
+    /// What totals are made of: without what was known of partitions that are busy, totals would fall and rise again.
+    pub fn counted(&self) -> impl Iterator<Item = &PartitionStats> {
+        self.here.iter().chain(self.busy.iter().map(|known| &known.stats))
+    }
+
+    /// The first partition of this node that does not answer.
+    fn unanswered(&self) -> Option<Partition> {
+        let busy = self.busy.iter().map(|known| known.stats.partition);
+        busy.chain(self.silent.iter().copied()).min()
+    }
 }
 
 pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
@@ -180,7 +195,10 @@ pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
     for (partition, answer) in futures_util::future::join_all(answers).await {
         match answer {
             Ok(stats) => local.here.push(stats),
-            Err(QueryError::Unavailable | QueryError::Busy) => local.silent.push(partition),
+            Err(QueryError::Unavailable | QueryError::Busy) => match app.engine.known_stats(partition) {
+                Some(known) => local.busy.push(known),
+                None => local.silent.push(partition),
+            },
             Err(QueryError::Elsewhere) if app.peers.is_some() => local.elsewhere.push(partition),
             // Its worker has ended and is being restarted; the other partitions are not affected.
             Err(QueryError::Elsewhere) => local.silent.push(partition),
@@ -191,7 +209,7 @@ pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
 }
 
 /// The error of a partition whose worker does not answer.
-const WAITS: &str = "no answer; it waits for the log, or is restarting";
+const WAITS: &str = "no answer; it folds a large record, waits for the log, or is restarting";
 
 /// Reduces each path in a sentence to its last part, for clients that show no token.
 fn without_paths(sentence: &str) -> String {
@@ -241,10 +259,10 @@ fn add_all(sums: &mut BTreeMap<String, u64>, counts: &BTreeMap<String, u64>) {
 }
 
 impl Counts {
-    fn of(here: &[PartitionStats]) -> Counts {
+    fn of<'a>(counted: impl Iterator<Item = &'a PartitionStats>) -> Counts {
         let mut census = Census::default();
         let mut counts = Counts::default();
-        for stats in here {
+        for stats in counted {
             census.add(&stats.census);
             counts.changes += stats.changes;
             for (reason, count) in IgnoreReason::ALL
@@ -334,6 +352,17 @@ pub(super) fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> Partiti
             (Some(one), None) | (None, Some(one)) => Some(one.to_string()),
             (Some(refusal), Some(warning)) => Some(format!("{refusal}; {warning}")),
         },
+        known_at: None,
+    }
+}
+
+/// Returns the line of a partition whose worker does not answer, with what was known of it.
+fn busy_line(known: &KnownStats, owner: Option<&str>) -> PartitionLine {
+    PartitionLine {
+        state: "busy".to_owned(),
+        error: Some(WAITS.to_owned()),
+        known_at: Some(known.at_ms),
+        ..stats_line(&known.stats, owner)
     }
 }
 
@@ -351,16 +380,21 @@ fn bare_line(partition: Partition, state: &str, owner: Option<&str>, error: Opti
 /// `GET /v1/stats`: figures of the whole cluster, as far as its nodes answer.
 pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
     let asker = Asker::of(&headers);
+    let local = local_stats(&app).await?;
+    let mut counts = Counts::of(local.counted());
     let Local {
         here,
+        busy,
         silent,
         elsewhere,
-    } = local_stats(&app).await?;
-    let mut counts = Counts::of(&here);
+    } = local;
     let me = app.peers.as_ref().map(|peers| peers.me().to_owned());
     let mut lines: BTreeMap<Partition, PartitionLine> = BTreeMap::new();
     for stats in &here {
         lines.insert(stats.partition, stats_line(stats, me.as_deref()));
+    }
+    for known in &busy {
+        lines.insert(known.stats.partition, busy_line(known, me.as_deref()));
     }
     for partition in silent {
         let line = bare_line(partition, "waiting", me.as_deref(), Some(WAITS));
@@ -432,7 +466,7 @@ pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
         ));
     }
     let local = local_stats(&app).await?;
-    if let Some(partition) = local.silent.first() {
+    if let Some(partition) = local.unanswered() {
         return Err(ApiError::unavailable(
             "not_ready",
             format!("partition {partition}: {WAITS}"),

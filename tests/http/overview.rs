@@ -2,11 +2,13 @@
 
 use crate::house::{House, connect, on, user_of, wait_until};
 use rollcall::http::GatewayAddress;
-use rollcall::log::{self, Log as _};
+use rollcall::log::{self, Log as _, Topic};
 use rollcall::presence::Partition;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 #[test]
 fn the_policy_is_completed_and_says_since_when_it_holds() {
@@ -108,6 +110,60 @@ fn stats_count_users_and_devices_and_say_where_each_partition_is() {
         json!({"known": 2, "online": 1, "push_online": 0, "offline": 1})
     );
     assert_eq!(stats["devices"], json!({"online": {"android": 1}, "push_online": {}}));
+}
+
+#[test]
+fn a_partition_that_does_not_answer_stays_in_the_totals_with_what_was_known_of_it() {
+    let house = House::new(2);
+    let [a, b] = [0, 1].map(|partition| user_of(partition, 2, 0));
+    house.publish(&[connect(&a, 1), connect(&b, 2)]);
+    house.wait_until_folded();
+    let before = house.get("/v1/stats").ok();
+    assert_eq!(before["users"]["online"], 2);
+
+    // The worker of partition 0 says that there is a change, and stands still there: as if it folded a huge record.
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().expect("nobody has panicked");
+    let stands_still = Arc::new(AtomicBool::new(false));
+    let (waits, arrived) = (gate.clone(), stands_still.clone());
+    house.log.listen(Box::new(move |topic, partition| {
+        if (topic, partition) == (Topic::Changes, Partition(0)) {
+            arrived.store(true, Ordering::Release);
+            drop(waits.lock());
+        }
+    }));
+    house.clock.advance_ms(1_000);
+    house.publish(&[on("disconnect", &a, 1, json!({"reason": "exit"}))]);
+    wait_until("it stands still", || stands_still.load(Ordering::Acquire));
+    let stats = house.get("/v1/stats").ok();
+    for totals in ["users", "devices", "changes"] {
+        assert_eq!(stats[totals], before[totals], "{totals}");
+    }
+    let mut busy = stats["partitions"][0].clone();
+    let busy = busy.as_object_mut().expect("an object");
+    let error = busy.remove("error").expect("it says why");
+    assert!(
+        error
+            .as_str()
+            .is_some_and(|error| error.starts_with("no answer; it folds")),
+        "{error}"
+    );
+    assert_eq!(busy.remove("known_at"), Some(json!(1_000)));
+    busy.insert("state".to_owned(), json!("live"));
+    assert_eq!(Value::Object(busy.clone()), before["partitions"][0]);
+    assert_eq!(stats["partitions"][1]["state"], "live");
+    house.get("/readyz").error(503, "not_ready");
+
+    drop(closed);
+    wait_until("it answers again", || {
+        house.get("/v1/stats").ok()["partitions"][0]["state"] == "live"
+    });
+    let stats = house.get("/v1/stats").ok();
+    assert_eq!(
+        (&stats["users"]["online"], &stats["users"]["known"]),
+        (&json!(1), &json!(2))
+    );
+    assert!(stats["partitions"][0]["known_at"].is_null());
 }
 
 #[test]
