@@ -341,7 +341,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         ),
         questions_refused: counter(
             "rollcall_questions_refused_total",
-            "Questions to a partition that were refused because too many waited for it",
+            "Questions that were refused because too many waited for the partition or for another node",
         ),
         checkpoint_failures: counter(
             "rollcall_checkpoint_failures_total",
@@ -613,7 +613,7 @@ pub fn log_time_ahead(partition: u32, ms: u64) {
     partitions().time_ahead(partition, ms / 1_000);
 }
 
-/// A question was refused because too many waited for its partition.
+/// A question was refused because too many waited for its partition, or for another node.
 pub fn question_refused() {
     METRICS.questions_refused.inc();
 }

@@ -11,6 +11,7 @@ use crate::api::routes::Route;
 use crate::cause::reason;
 use crate::clock::Clock;
 use crate::log::Owners;
+use crate::metrics;
 use crate::presence::Partition;
 use crate::tls::{HasCertificate, TrustedClient};
 use axum::body::{Body, Bytes, to_bytes};
@@ -19,7 +20,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// In every request of a node to another: its URL.
@@ -30,10 +31,52 @@ const ANSWER: Duration = Duration::from_secs(8);
 /// The largest answer of a node to another.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
+/// So many questions may be on their way to one other node. A node that answers has them answered in milliseconds; one that
+/// does not would otherwise hold as many as there are connections here, each for [`ANSWER`].
+const ASKED_MAX: usize = 256;
+
+/// How many questions are on their way to which node. A node that is not asked has no entry.
+type Asked = Arc<Mutex<BTreeMap<Box<str>, usize>>>;
+
+/// A question that is on its way, until it is dropped.
+struct OnItsWay {
+    asked: Asked,
+    url: Box<str>,
+}
+
+impl OnItsWay {
+    /// `None`: as many as may be are on their way to this node.
+    fn begin(asked: &Asked, url: &str) -> Option<OnItsWay> {
+        let mut counts = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(url.into()).or_default();
+        if *count >= ASKED_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(OnItsWay {
+            asked: asked.clone(),
+            url: url.into(),
+        })
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        let mut counts = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.url) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.url);
+            }
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone)]
 pub struct Peers {
     owners: Arc<dyn Owners>,
+    asked: Asked,
     me: HeaderValue,
     transport: PeerTransport,
     trust: PeerTrust,
@@ -91,6 +134,7 @@ impl Peers {
     pub fn new(owners: Arc<dyn Owners>, url: &str, trust: PeerTrust, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
         Ok(Peers {
             owners,
+            asked: Asked::default(),
             me: HeaderValue::from_str(url)?,
             transport: PeerTransport::Plain(Peers::client().build()?),
             trust,
@@ -200,6 +244,11 @@ impl Peers {
                 Some((key, proof))
             }
         };
+        let Some(_on_its_way) = OnItsWay::begin(&self.asked, url) else {
+            metrics::question_refused();
+            let message = format!("{ASKED_MAX} questions wait for the node {url}, as many as may; try again shortly");
+            return Err(ApiError::unavailable("busy", message));
+        };
         // Its certificate may be the reason, and an error of TLS does not say which CAs were expected.
         let hint = match &self.transport {
             PeerTransport::Plain(_) if url.starts_with("https://") => NO_CA,
@@ -298,4 +347,60 @@ const NO_CA: &str = "; without --peer-ca its certificate must be of a CA that th
 pub fn moving(partition: Partition) -> ApiError {
     let message = format!("partition {partition} is moving between two nodes; try again shortly");
     ApiError::unavailable("moving", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::presence::Revision;
+    use futures_util::future::join_all;
+    use std::pin::pin;
+    use tokio::net::TcpListener;
+
+    struct Nobody;
+
+    impl Owners for Nobody {
+        fn url_of(&self, _: Partition) -> Option<String> {
+            None
+        }
+
+        fn lowest_revision(&self) -> Option<Revision> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_answer_holds_a_number_of_questions_and_others_are_asked_as_before() {
+        let owners = Arc::new(Nobody);
+        let clock = Arc::new(SystemClock::new());
+        let peers = Peers::new(owners, "http://127.0.0.1:1", PeerTrust::Everybody, clock).expect("a client");
+        // They accept connections and answer nothing.
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().expect("an address"));
+        let (silent_url, other_url) = (url(&silent), url(&other));
+        let on_their_way = || peers.asked.lock().expect("nobody has panicked").clone();
+        {
+            let ask = || peers.ask(&silent_url, "/v1/stats", None);
+            let mut waiting = pin!(join_all((0..ASKED_MAX).map(|_| ask())));
+            assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+            assert_eq!(on_their_way().get(&*silent_url), Some(&ASKED_MAX));
+            let refused = ask().await.expect_err("there is no room");
+            assert_eq!(
+                (refused.status(), refused.code()),
+                (StatusCode::SERVICE_UNAVAILABLE, "busy")
+            );
+            assert!(refused.message().contains(&silent_url), "{}", refused.message());
+            let mut elsewhere = pin!(peers.ask(&other_url, "/v1/stats", None));
+            assert!(
+                futures_util::poll!(elsewhere.as_mut()).is_pending(),
+                "another node is asked"
+            );
+        }
+        // Nobody waits any more.
+        assert_eq!(on_their_way(), BTreeMap::new());
+        let mut again = pin!(peers.ask(&silent_url, "/v1/stats", None));
+        assert!(futures_util::poll!(again.as_mut()).is_pending(), "it is asked again");
+    }
 }
