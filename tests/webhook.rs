@@ -254,6 +254,38 @@ fn what_is_never_taken_is_in_the_dead_letters_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_full_dead_letter_file_stops_the_bridge_and_the_callback_is_posted_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &[], &[]);
+    let receiver = Receiver::open();
+    receiver.answer(|posted| match posted.version {
+        2 => Answer::Status(422),
+        _ => Answer::Status(200),
+    });
+    let path = directory.path().join("rollcall-webhook.dead-letters");
+    let letters = || std::fs::read_to_string(&path).expect("a file");
+    let full = "x".repeat((1 << 20) - 1) + "\n";
+    std::fs::write(&path, &full).expect("written");
+    server.publish("", &day("user-0", 1));
+    let to = format!("http://{}/hook", receiver.address);
+    let bound = ["--from", "earliest", "--dead-letters-mib", "1"];
+    let said = refused(directory.path(), &url(&server), &[&["--to", &to][..], &bound].concat());
+    assert!(
+        said.contains("rollcall-webhook.dead-letters has 1048576 bytes"),
+        "{said}"
+    );
+    assert!(said.contains("Move the file away"), "{said}");
+    assert_eq!(letters(), full);
+
+    std::fs::rename(&path, directory.path().join("old")).expect("moved away");
+    let bridge = Bridge::start(directory.path(), &url(&server), &receiver, &bound[2..]);
+    wait_until("the rest is posted", || position_of(directory.path()) == Some(DAY));
+    bridge.stop();
+    let letter: Value = serde_json::from_str(&letters()).expect("one line of JSON");
+    assert_eq!((&letter["user"], &letter["version"]), (&json!("user-0"), &json!(2)));
+}
+
+#[test]
 fn a_receiver_that_asks_for_a_rest_gets_it_from_everybody() {
     let directory = tempfile::tempdir().expect("a directory");
     let server = Server::start(&directory.path().join("data"), ANYWHERE, &[], &[]);

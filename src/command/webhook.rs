@@ -5,7 +5,7 @@ use super::connect;
 use super::directories;
 use super::signals::{Signals, within_bounds};
 use crate::clock::{Clock, SystemClock};
-use crate::config::units::{Milliseconds, Seconds, Span};
+use crate::config::units::{Mebibytes, Milliseconds, Seconds, Size, Span};
 use crate::config::{Credential, LogFormat, LogLevel, SecretUrl};
 use crate::log::Beginning;
 use crate::registry::{Registry, Schemas};
@@ -88,6 +88,9 @@ pub struct Args {
         default_value = "rollcall-webhook.dead-letters"
     )]
     dead_letters: PathBuf,
+    /// Most that this file may hold, in MiB, 1 to 1048576; beyond it the bridge ends
+    #[arg(long, value_name = "MIB", env = "ROLLCALL_WEBHOOK_DEAD_LETTERS_MIB", default_value_t = Size(1_024 << 20))]
+    dead_letters_mib: Mebibytes,
     /// Where to start if there is no position yet
     #[arg(long, value_enum, env = "ROLLCALL_WEBHOOK_FROM", default_value_t = ChangeSource::Latest)]
     from: ChangeSource,
@@ -172,7 +175,8 @@ async fn post(args: Args) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let receiver = Receiver::new(args.to.reveal().clone(), shape, timeouts, clock.clone())
         .context("cannot create an HTTP client")?;
-    let dead_letters = DeadLetterFile::open(&args.dead_letters)?;
+    let letters_max = Mebibytes::within("dead_letters_mib", Some(args.dead_letters_mib), 0, 1 << 20, 1 << 40)?;
+    let dead_letters = DeadLetterFile::open(&args.dead_letters, letters_max)?;
     let parallel = usize::try_from(args.parallel).context("parallel is too large")?;
     let (stop, stopping) = watch::channel(false);
     let Some(bootstrap) = args.kafka else {

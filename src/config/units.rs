@@ -169,6 +169,16 @@ impl<const PLAIN_MS: u64> fmt::Display for Span<PLAIN_MS> {
     }
 }
 
+/// A plain number if it can be one, as `--help` shows a default.
+impl<const PLAIN_BYTES: u64> fmt::Display for Size<PLAIN_BYTES> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.checked_rem(PLAIN_BYTES) {
+            Some(0) => write!(f, "{}", self.0 / PLAIN_BYTES),
+            _ => f.write_str(&shown(self.0, SIZES)),
+        }
+    }
+}
+
 impl<const PLAIN_MS: u64> FromStr for Span<PLAIN_MS> {
     type Err = NoValue;
 

@@ -292,7 +292,7 @@ mod tests {
         };
         let to = "http://127.0.0.1:9/".parse().expect("a URL");
         let receiver = Receiver::new(to, shape, patience, Arc::new(SystemClock::new())).expect("a client");
-        let dead_letters = DeadLetterFile::open(&directory.path().join("letters")).expect("opened");
+        let dead_letters = DeadLetterFile::open(&directory.path().join("letters"), u64::MAX).expect("opened");
         let (_sender, events) = mpsc::channel(1);
         let (_back, back) = mpsc::unbounded_channel();
         let (_stop, stopping) = watch::channel(true);

@@ -28,6 +28,7 @@ pub use post::{PostTimeouts, Receiver};
 
 use crate::presence::change::Change;
 use crate::presence::{Offset, Partition};
+use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot};
 
 /// How many changes may be read and not done. A user whose changes are not accepted keeps the position from moving, so
@@ -64,6 +65,12 @@ pub enum Error {
          in the dead-letter file. Check the receiver, then restart the bridge"
     )]
     RefusedByAll(String),
+    #[error(
+        "the dead-letter file {} has {bytes} bytes, and the next callback would take it beyond the {bytes_max} of \
+         --dead-letters-mib. Move the file away, then restart the bridge: it posts the callback again",
+        path.display()
+    )]
+    DeadLettersFull { path: PathBuf, bytes: u64, bytes_max: u64 },
     #[error("{what}: {cause}")]
     File { what: String, cause: std::io::Error },
     #[error("{0}")]

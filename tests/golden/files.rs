@@ -55,7 +55,7 @@ fn small_files_are_written_as_their_golden_files_are() {
     kept.keep(&positions()).expect("kept");
     let position = fs::read_to_string(file("position")).expect("it is there");
 
-    let letters = DeadLetterFile::open(&file("letters")).expect("opened");
+    let letters = DeadLetterFile::open(&file("letters"), u64::MAX).expect("opened");
     letters
         .write(
             &change(),
@@ -95,7 +95,7 @@ fn a_file_of_a_later_layout_is_refused_with_a_sentence_and_left_as_it_is() {
                 .to_string()
         }),
         ("letters", &|| {
-            DeadLetterFile::open(&file("letters"))
+            DeadLetterFile::open(&file("letters"), u64::MAX)
                 .err()
                 .expect("refused")
                 .to_string()
