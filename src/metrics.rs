@@ -47,6 +47,7 @@ struct Metrics {
     append_failures: IntCounter,
     log_writable: prometheus::IntGauge,
     followers: prometheus::IntGauge,
+    cache_bytes: IntGaugeVec,
     questions_refused: IntCounter,
     checkpoint_failures: IntCounter,
     registry_failures: IntCounter,
@@ -339,6 +340,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             &registry,
             prometheus::IntGauge::new("rollcall_followers", "Open subscriptions to changes or kicks").expect(VALID),
         ),
+        cache_bytes: gauges(
+            "rollcall_cache_bytes",
+            "Memory of what is kept because it is new or was read lately, and has a bound, by what it is kept for",
+            &["cache"],
+        ),
         questions_refused: counter(
             "rollcall_questions_refused_total",
             "Questions that were refused because too many waited for the partition or for another node",
@@ -621,6 +627,12 @@ pub fn question_refused() {
 /// Changes the number of open subscriptions by 1 or -1.
 pub fn followers(difference: i64) {
     METRICS.followers.add(difference);
+}
+
+/// Sets how much memory one of the caches takes.
+pub fn cache_bytes(cache: &str, bytes: usize) {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    METRICS.cache_bytes.with_label_values(&[cache]).set(bytes);
 }
 
 pub fn checkpoint(partition: u32, next: u64) {

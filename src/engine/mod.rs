@@ -476,6 +476,14 @@ impl Engine {
         &self.log
     }
 
+    /// Returns the names of the caches that fill with time, and how many bytes each has.
+    pub fn cache_bytes(&self) -> [(&'static str, usize); 2] {
+        [
+            ("store", crate::store::cache_bytes()),
+            ("newest_outputs", self.log.kept_bytes()),
+        ]
+    }
+
     /// Returns the newest revision that every node knows: this node, and the latest owner of each partition.
     pub fn common_revision(&self) -> Revision {
         let others = self.owners.as_ref().and_then(|owners| owners.lowest_revision());

@@ -517,6 +517,10 @@ pub async fn metrics(State(app): State<AppState>) -> Response {
     if app.peers.is_some() {
         crate::metrics::log_writable(app.engine.log().refusal().is_none());
     }
+    for (cache, bytes) in app.engine.cache_bytes() {
+        crate::metrics::cache_bytes(cache, bytes);
+    }
+    crate::metrics::cache_bytes("subscriptions", app.changes.bytes() + app.kicks.bytes());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     ([(header::CONTENT_TYPE, kind)], crate::metrics::text()).into_response()
 }

@@ -292,6 +292,12 @@ impl Tail {
         Taken::Here(taken, next.max(end), false)
     }
 
+    /// Returns how many bytes of events' data are kept.
+    pub fn bytes(&self) -> usize {
+        let part = |part: &Mutex<TailPartition>| part.lock().unwrap_or_else(PoisonError::into_inner).bytes;
+        self.parts.iter().map(part).sum()
+    }
+
     /// Where a subscriber may stand who has read everything that he was woken for: the end, unless he is woken already.
     pub fn end_for(&self, partition: Partition, subscriber: &Subscriber) -> Option<Offset> {
         let part = self.part(partition)?;

@@ -364,6 +364,11 @@ pub trait Log: Send + Sync {
         None
     }
 
+    /// Returns how many bytes of the newest records this log keeps in memory for those who follow it.
+    fn kept_bytes(&self) -> usize {
+        0
+    }
+
     /// Adds a listener, which is kept as long as the log.
     fn listen(&self, listener: Listener);
 }

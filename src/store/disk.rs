@@ -26,6 +26,11 @@ pub fn set_cache_bytes(bytes: usize) {
     CACHE.get_or_init(|| Cache::new_lru_cache(bytes));
 }
 
+/// Returns how much of that cache is in use.
+pub fn cache_bytes() -> usize {
+    CACHE.get().map_or(0, Cache::get_usage)
+}
+
 /// Visitor of a range; returns `Break` to stop.
 pub type Visitor<'l> = &'l mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
@@ -238,5 +243,16 @@ mod tests {
         let db = open(directory.path()).unwrap();
         let capacity = db.property_int_value(properties::BLOCK_CACHE_CAPACITY).unwrap();
         assert_eq!(capacity, Some(CACHE_BYTES as u64));
+    }
+
+    #[test]
+    fn what_was_read_from_a_file_is_in_the_cache_and_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = Arc::new(open(directory.path()).unwrap());
+        let value = vec![7; 100_000];
+        db.put(b"key", &value).unwrap();
+        Disk::flush(&db).unwrap();
+        assert_eq!(Disk::get(&db, b"key").unwrap(), Some(value));
+        assert!((100_000..CACHE_BYTES).contains(&cache_bytes()), "{}", cache_bytes());
     }
 }

@@ -241,6 +241,27 @@ fn metrics_are_in_the_text_format() {
 }
 
 #[test]
+fn what_is_kept_for_subscriptions_is_in_the_metrics_until_the_last_one_ends() {
+    let house = House::new(1);
+    let kept = || {
+        let metrics = house.get("/metrics").body;
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("rollcall_cache_bytes{cache=\"subscriptions\"} "));
+        let bytes: u64 = line.and_then(|value| value.parse().ok()).expect("a number");
+        bytes
+    };
+    assert_eq!(kept(), 0);
+    let mut follower = house.follow("/v1/changes");
+    house.publish(&[connect("alice", 1)]);
+    let change = follower.next();
+    wait_until("its change is counted", || kept() > 0);
+    assert!(kept() < 4_096, "{change:?}");
+    drop(follower);
+    wait_until("it is forgotten", || kept() == 0);
+}
+
+#[test]
 fn the_console_is_one_page() {
     let house = House::new(1);
     let reply = house.get("/");

@@ -66,6 +66,11 @@ pub fn the_node_that_looks_for_incidents_is_killed_during_one(bootstrap: &str) {
     };
     publish(&nodes[0], &[lease("g0", 600_000), lease("g1", 4_000)]);
     publish(&nodes[0], &(0..DEVICES).map(connect).collect::<Vec<_>>());
+    // Every node follows the changes of all partitions.
+    until(&nodes, "both nodes count what they keep of the changes", &mut || {
+        let kept = |node| metric(node, "rollcall_cache_bytes{cache=\"newest_outputs\"}");
+        nodes.iter().all(|node| kept(node) > Some(100 * DEVICES))
+    });
     let mut looks = None;
     until(&nodes, "an incident is under way", &mut || {
         looks = nodes

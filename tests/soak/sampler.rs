@@ -21,6 +21,8 @@ pub struct Subject {
     pub words: Vec<String>,
     /// Where its files are.
     pub directory: Option<PathBuf>,
+    /// The URL of an engine, which says how much its caches have.
+    pub engine: Option<String>,
 }
 
 /// Of one process at one time.
@@ -34,6 +36,8 @@ pub struct Measured {
     pub steady: bool,
     /// Resident and of nobody else: no pages of files.
     pub memory_bytes: f64,
+    /// The part of it that an engine's caches have, which fill for hours and have bounds of their own.
+    pub cached_bytes: f64,
     pub descriptors: f64,
     pub threads: f64,
     pub disk_bytes: f64,
@@ -84,11 +88,17 @@ impl Sampler {
                     let Some(measured) = measure(subject, pid) else {
                         continue;
                     };
+                    let cached = match &subject.engine {
+                        Some(url) if is_steady => cached_bytes(url),
+                        Some(_) => None,
+                        None => Some(0.0),
+                    };
                     let measured = Measured {
                         at_s,
                         age_s,
                         // Still, if it became something else meanwhile.
-                        steady: is_steady && steady.load(Ordering::Relaxed),
+                        steady: is_steady && steady.load(Ordering::Relaxed) && cached.is_some(),
+                        cached_bytes: cached.unwrap_or_default(),
                         ..measured
                     };
                     lock(&table).measured.entry(subject.name).or_default().push(measured);
@@ -171,11 +181,28 @@ fn measure(subject: &Subject, pid: u32) -> Option<Measured> {
         pid,
         steady: false,
         memory_bytes: number("RssAnon:")? * 1_024.0,
+        cached_bytes: 0.0,
         descriptors: std::fs::read_dir(of.join("fd")).ok()?.count() as f64,
         threads: number("Threads:")?,
         disk_bytes: subject.directory.as_deref().map_or(0.0, size),
         cpu_s: (ticks(11)? + ticks(12)?) / 100.0,
     })
+}
+
+/// What all caches of an engine have together. None if it does not say.
+fn cached_bytes(engine: &str) -> Option<f64> {
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(Duration::from_secs(1)))
+        .build();
+    let agent = ureq::Agent::new_with_config(config);
+    let mut answer = agent.get(format!("{engine}/metrics")).call().ok()?;
+    let text = answer.body_mut().read_to_string().ok()?;
+    let values: Vec<f64> = text
+        .lines()
+        .filter(|line| line.starts_with("rollcall_cache_bytes{"))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
+        .collect();
+    (!values.is_empty()).then(|| values.iter().sum())
 }
 
 /// What is allocated for the files below a directory. A file that goes away meanwhile is not counted.

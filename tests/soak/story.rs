@@ -142,7 +142,7 @@ pub fn soak(settings: &Settings) -> Outcome {
         "--policy",
         &policy_file,
         "--store-cache-mib",
-        "16",
+        "8",
         "--checkpoints",
         &checkpoints,
     ];
@@ -190,7 +190,7 @@ pub fn soak(settings: &Settings) -> Outcome {
     lake.start();
     let watcher = Watcher::start(directory, &space);
     let sampler = Sampler::start(
-        subjects(directory, &proxied.data(), &space.group),
+        subjects(directory, &proxied.data(), &space.group, &urls),
         vec![directory.to_owned(), proxied.data()],
         |table, at_s| println!("{:>3.0} min{}", at_s / 60.0, report::now(table, at_s)),
     );
@@ -345,12 +345,17 @@ fn failpoint(settings: &Settings) -> Option<&'static str> {
     settings.leak.then_some("leak:store:1+")
 }
 
-fn subjects(directory: &Path, brokers: &Path, group: &str) -> Vec<Subject> {
+fn subjects(directory: &Path, brokers: &Path, group: &str, engines: &[String; 2]) -> Vec<Subject> {
     let path = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
     let ours = |name: &'static str, directory_name: &str| Subject {
         name,
         words: vec![path(directory_name)],
         directory: Some(directory.join(directory_name)),
+        engine: None,
+    };
+    let engine = |name: &'static str, directory_name: &str, url: &String| Subject {
+        engine: Some(url.clone()),
+        ..ours(name, directory_name)
     };
     let broker = |name: &'static str, number: u32| {
         let of_it = brokers.join(format!("node-{number}"));
@@ -358,17 +363,19 @@ fn subjects(directory: &Path, brokers: &Path, group: &str) -> Vec<Subject> {
             name,
             words: vec![of_it.join("server.properties").to_str().expect("UTF-8").to_owned()],
             directory: Some(of_it),
+            engine: None,
         }
     };
     vec![
-        ours("engine 0", "node-0"),
-        ours("engine 1", "node-1"),
+        engine("engine 0", "node-0", &engines[0]),
+        engine("engine 1", "node-1", &engines[1]),
         ours("gateway", "gateway"),
         ours("lake", "lake"),
         Subject {
             name: "audit watch",
             words: ["watch", group].map(str::to_owned).into(),
             directory: None,
+            engine: None,
         },
         broker("broker 1", 1),
         broker("broker 2", 2),
@@ -377,16 +384,19 @@ fn subjects(directory: &Path, brokers: &Path, group: &str) -> Vec<Subject> {
             name: "load.py",
             words: vec!["--keep-policy".to_owned(), group.trim_end_matches("-group").to_owned()],
             directory: None,
+            engine: None,
         },
         Subject {
             name: "rollcall load",
             words: vec!["load".to_owned(), path("load.json")],
             directory: None,
+            engine: None,
         },
         Subject {
             name: "this test, with the proxy",
             words: std::env::args().collect(),
             directory: None,
+            engine: None,
         },
     ]
 }

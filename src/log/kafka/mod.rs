@@ -332,6 +332,10 @@ impl Log for KafkaLog {
         Some(Error::Write(text.into()))
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.tail.bytes()
+    }
+
     fn listen(&self, listener: Listener) {
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut listeners).push(Arc::new(listener));

@@ -72,7 +72,7 @@ impl TailBuffer {
 }
 
 fn size(record: &Record) -> usize {
-    64 + record.value.len() + record.key.as_ref().map_or(0, Vec::len)
+    size_of::<Record>() + record.value.len() + record.key.as_ref().map_or(0, Vec::len)
 }
 
 /// See the module documentation.
@@ -149,6 +149,11 @@ impl Tail {
     pub fn unanswered_ms(&self) -> Option<u64> {
         let since_ms = *locked(&self.unanswered_since_ms);
         since_ms.map(|since_ms| self.clock.monotonic_ms().saturating_sub(since_ms))
+    }
+
+    /// Returns how many bytes all buffers together have.
+    pub fn bytes(&self) -> usize {
+        self.buffers.values().map(|buffer| locked(buffer).bytes).sum()
     }
 
     /// Starts the threads that follow the outputs. They run as long as the log exists.
