@@ -88,6 +88,10 @@ impl Row {
         }
         let (process, name, unit) = (self.process, self.measure.name, self.measure.unit);
         let Some(trend) = self.trend else {
+            // A short run has too few lives of it.
+            if self.compared == Compared::AtOneAge {
+                return None;
+            }
             return Some(format!("{process}: {name}: too few samples for a trend; run longer"));
         };
         (trend.climb() > self.climb_max).then(|| {
@@ -109,18 +113,21 @@ pub fn judge(table: &Table, compared: &BTreeMap<&'static str, Compared>, half_s:
             if measure.climb_max.is_infinite() && !has_caches {
                 continue;
             }
-            let samples: Vec<Sample> = measured
-                .iter()
-                .filter(is_compared)
-                .map(|measured| Sample {
-                    at_s: measured.at_s,
-                    value: (measure.of)(measured),
-                })
-                .collect();
+            let sample = |measured: &Measured| Sample {
+                at_s: measured.at_s,
+                value: (measure.of)(measured),
+            };
+            let compared = measured.iter().filter(is_compared);
+            let samples: Vec<(u32, Sample)> = compared.map(|one| (one.pid, sample(one))).collect();
+            let of_one_life = || samples.iter().map(|(_, sample)| *sample).collect::<Vec<_>>();
+            let trend = match how {
+                Compared::AtOneAge => Trend::of_lives(&samples, half_s),
+                Compared::Throughout | Compared::NotJudged => Trend::of(&of_one_life(), half_s),
+            };
             rows.push(Row {
                 process,
                 measure,
-                trend: Trend::of(&samples, half_s),
+                trend,
                 climb_max: measure.climb_max + measure.climb_max_of_change * changes as f64,
                 compared: *how,
             });

@@ -4,6 +4,8 @@
 //! after a fault, moves it little, unlike a line of least squares. What rises more than its bound is a leak. A bound says how
 //! much a healthy process wavers and does not depend on the length of the run, so a longer run finds smaller leaks.
 
+use std::collections::BTreeSet;
+
 /// A figure at a time, in seconds since the run began.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
@@ -22,6 +24,8 @@ pub struct Trend {
 
 /// Fewer samples show no trend.
 pub const SAMPLES_MIN: usize = 20;
+/// A process that is restarted again and again must have so many lives in the last half: those of one or two show how it becomes warm.
+pub const LIVES_MIN: usize = 3;
 /// Of more samples every second one is used, or every third one, and so on: the number of pairs is bounded.
 const SAMPLES_MAX: usize = 1_000;
 
@@ -50,6 +54,15 @@ impl Trend {
             to: height + slope * last,
             samples: all.len(),
         })
+    }
+
+    /// The same of a process that is restarted again and again: each sample has the number of its life. None also if there are
+    /// too few lives.
+    pub fn of_lives(samples: &[(u32, Sample)], from_s: f64) -> Option<Trend> {
+        let in_last_half = samples.iter().filter(|(_, sample)| sample.at_s >= from_s);
+        let lives: BTreeSet<u32> = in_last_half.map(|(life, _)| *life).collect();
+        let samples: Vec<Sample> = samples.iter().map(|(_, sample)| *sample).collect();
+        (lives.len() >= LIVES_MIN).then(|| Trend::of(&samples, from_s))?
     }
 
     pub fn climb(&self) -> f64 {

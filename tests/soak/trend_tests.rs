@@ -1,6 +1,6 @@
 //! The judgement of a soak: a level that wavers passes, and a leak does not.
 
-use crate::trend::{SAMPLES_MIN, Sample, Trend};
+use crate::trend::{LIVES_MIN, SAMPLES_MIN, Sample, Trend};
 
 const MIB: f64 = 1_048_576.0;
 
@@ -47,6 +47,21 @@ fn too_few_samples_show_no_trend() {
     assert_eq!(Trend::of(&samples[..SAMPLES_MIN - 1], 0.0), None);
     assert_eq!(Trend::of(&samples, 1_790.0), None);
     assert!(Trend::of(&samples[..SAMPLES_MIN], 0.0).is_some());
+}
+
+#[test]
+fn a_process_with_too_few_lives_in_the_last_half_shows_no_trend() {
+    let samples = half_an_hour(MIB);
+    // From 900 s on there are 180 samples.
+    let lives = |of_each: usize| -> Vec<(u32, Sample)> {
+        let numbered = samples.iter().enumerate();
+        numbered
+            .map(|(number, sample)| ((number / of_each) as u32, *sample))
+            .collect()
+    };
+    let of_each = 180 / LIVES_MIN;
+    assert_eq!(Trend::of_lives(&lives(of_each), 900.0), Trend::of(&samples, 900.0));
+    assert_eq!(Trend::of_lives(&lives(2 * of_each), 900.0), None);
 }
 
 #[test]
