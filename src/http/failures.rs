@@ -215,11 +215,12 @@ mod tests {
             .build()
             .expect("a runtime");
         let (panicked, cancelled) = runtime.block_on(async {
-            let panics = tokio::spawn(async { std::panic::resume_unwind(Box::new("for a test")) });
+            let panics: tokio::task::JoinHandle<()> =
+                tokio::spawn(async { std::panic::resume_unwind(Box::new("for a test")) });
             let waits = tokio::spawn(std::future::pending::<()>());
             waits.abort();
             (
-                panics.await.map(|()| ()).expect_err("it panicked"),
+                panics.await.expect_err("it panicked"),
                 waits.await.expect_err("cancelled"),
             )
         });
