@@ -14,6 +14,11 @@ pub trait Clock: Send + Sync {
     /// Returns wall time in milliseconds since 1970; 0 if the machine's clock is before 1970. May step back.
     fn now_ms(&self) -> u64;
 
+    /// Returns wall time as the time since 1970, as fine as the machine's clock is.
+    fn since_1970(&self) -> Duration {
+        Duration::from_millis(self.now_ms())
+    }
+
     /// Returns the time since a fixed moment before this clock was first read. Never steps back.
     fn monotonic(&self) -> Duration;
 
@@ -49,8 +54,11 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.since_1970().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn since_1970(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
     fn monotonic(&self) -> Duration {
