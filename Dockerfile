@@ -13,7 +13,7 @@ COPY . .
 # What `rollcall --version` says.
 ARG ROLLCALL_COMMIT=unknown
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/target \
-    CARGO_TARGET_DIR=/target cargo build --release --locked --bin rollcall \
+    CARGO_TARGET_DIR=/target cargo build --release --locked --features otlp --bin rollcall \
     && cp /target/release/rollcall /usr/local/bin/rollcall
 
 FROM debian:12.11-slim@sha256:b1a741487078b369e78119849663d7f1a5341ef2768798f7b7406c4240f86aef

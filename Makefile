@@ -62,6 +62,7 @@ ci: setup ## what must pass before a change lands: formatting, licences, lints, 
 	        --root $(HOME)/.cache/rollcall/tools; })
 	$(call step,licences and sources,cargo deny --locked --offline check bans licenses sources)
 	$(call step,lints,cargo clippy --release --locked --all-targets -- -D warnings)
+	$(call step,lints without features,cargo clippy --release --locked --lib --bins -- -D warnings)
 	$(call step,tests,scripts/test --locked)
 
 SEED ?= 1-300

@@ -27,6 +27,8 @@ pub const DISCONNECT_QUEUE: Bounds = Bounds::of_ms(1_000, 30_000);
 pub const UPLINK: Bounds = Bounds::of_ms(1_000, 1_000);
 /// A topic of Kafka that is followed, of which a read failed.
 pub const KAFKA_TAIL: Bounds = Bounds::of_ms(200, 5_000);
+/// A receiver of spans that does not accept them.
+pub const SPANS: Bounds = Bounds::of_ms(200, 2_000);
 /// Brokers that do not answer while the process starts.
 pub const BROKERS: Bounds = Bounds::of_ms(500, 500);
 /// A schema registry that does not answer while the process starts.

@@ -18,7 +18,7 @@
 //!
 //! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
 //! line) and [`config`] start the process, whose memory is from [`allocator`]; [`clock`] is the only file that reads the machine's clock; [`metrics`]
-//! declares every metric; [`version`] holds the version of the build; [`tasks`] watches helper threads; [`tls`] reads certificates, [`jwks`] key sets; [`rocks`]
+//! declares every metric; [`version`] holds the version of the build; [`tasks`] watches helper threads; [`traces`] makes spans of traced events; [`tls`] reads certificates, [`jwks`] key sets; [`rocks`]
 //! interprets RocksDB's errors; [`objects`] opens directories and buckets; [`failpoint`] lets tests kill the process at chosen places; [`demo`] simulates users;
 //! [`load`] simulates many users on real connections; [`webhook`] posts changes as callbacks from a process of its own;
 //! [`lake`] keeps tables for analysts up to date;
@@ -69,6 +69,7 @@ pub mod sim;
 pub mod store;
 pub mod tasks;
 pub mod tls;
+pub mod traces;
 pub mod varint;
 pub mod version;
 pub mod webhook;

@@ -49,6 +49,7 @@ struct Metrics {
     followers: prometheus::IntGauge,
     cache_bytes: IntGaugeVec,
     questions_refused: IntCounter,
+    spans: IntCounterVec,
     checkpoint_failures: IntCounter,
     registry_failures: IntCounter,
     schemas_forgotten: IntCounter,
@@ -87,6 +88,8 @@ const REFUSED: [&str; 5] = [
 ];
 /// Why a connection of HTTP got no TLS.
 const HANDSHAKES_FAILED: [&str; 4] = ["evicted", "plain_http", "time", "tls"];
+/// The ends that spans come to.
+const SPANS: [&str; 3] = ["exported", "not_accepted", "queue_full"];
 /// Why a client of Kafka was given up.
 const GIVEN_UP: [&str; 2] = ["hung", "silent"];
 /// The helper threads of an engine and the tasks of a gateway.
@@ -348,6 +351,12 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
         questions_refused: counter(
             "rollcall_questions_refused_total",
             "Questions that were refused because too many waited for the partition or for another node",
+        ),
+        spans: counters_from(
+            "rollcall_spans_total",
+            "Spans of traced events that ended, by whether they were exported",
+            "result",
+            &SPANS,
         ),
         checkpoint_failures: counter(
             "rollcall_checkpoint_failures_total",
@@ -622,6 +631,11 @@ pub fn log_time_ahead(partition: u32, ms: u64) {
 /// A question was refused because too many waited for its partition, or for another node.
 pub fn question_refused() {
     METRICS.questions_refused.inc();
+}
+
+/// Counts spans that were exported or dropped.
+pub fn spans(result: &'static str, count: usize) {
+    METRICS.spans.with_label_values(&[result]).inc_by(count as u64);
 }
 
 /// Changes the number of open subscriptions by 1 or -1.

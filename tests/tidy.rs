@@ -31,6 +31,7 @@ const ARROWS: &[Arrow] = &[
     ("config", &["presence", "schema"]),
     ("version", &["presence"]),
     ("metrics", &["presence", "version"]),
+    ("traces", &["presence", "backoff", "cause", "metrics", "varint"]),
     ("tasks", &["metrics"]),
     // Of every server of ours, and of every client.
     ("tls", &["clock", "config", "metrics"]),
@@ -51,6 +52,7 @@ const ARROWS: &[Arrow] = &[
             "tasks",
             "rocks",
             "varint",
+            "traces",
         ],
     ),
     ("store", &["presence", "metrics", "rocks", "varint"]),
@@ -69,6 +71,7 @@ const ARROWS: &[Arrow] = &[
             "failpoint",
             "metrics",
             "tasks",
+            "traces",
         ],
     ),
     // No path to the store: what they know of a user comes from the engine.
@@ -91,6 +94,7 @@ const ARROWS: &[Arrow] = &[
             "random",
             "tasks",
             "tls",
+            "traces",
         ],
     ),
     (
@@ -112,6 +116,7 @@ const ARROWS: &[Arrow] = &[
             "tasks",
             "tls",
             "version",
+            "traces",
         ],
     ),
     (
@@ -140,7 +145,7 @@ const ARROWS: &[Arrow] = &[
         "webhook",
         &[
             "api", "presence", "schema", "backoff", "cause", "clock", "config", "layout", "log", "registry", "tasks",
-            "tls",
+            "tls", "traces",
         ],
     ),
     // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
@@ -176,6 +181,7 @@ const ARROWS: &[Arrow] = &[
             "load",
             "tls",
             "version",
+            "traces",
         ],
     ),
 ];

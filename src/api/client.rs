@@ -88,6 +88,12 @@ impl Client {
         answered(request.body(body)).await
     }
 
+    /// Like [`Client::post_bytes`], for a request that belongs to a trace.
+    pub async fn post_traced(&self, route: RouteId, body: Vec<u8>, traceparent: &str) -> Result<Vec<u8>, ClientError> {
+        let request = self.request(route, &[]).header(CONTENT_TYPE, "application/json");
+        answered(request.header("traceparent", traceparent).body(body)).await
+    }
+
     /// Posts a body.
     pub async fn post<T: DeserializeOwned>(&self, route: RouteId, body: &impl Serialize) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| unreadable(route, &error))?;

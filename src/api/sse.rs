@@ -13,6 +13,8 @@ pub const CONTENT_TYPE: &str = "text/event-stream";
 pub const STILL_HERE: &str = ": still here\n\n";
 /// The start of a subscription's first comment; the cursor where it begins follows.
 const FROM: &str = "from ";
+/// The field with the trace of an event.
+const TRACE: &str = "traceparent";
 /// Milliseconds after which a client opens a stream again that has ended.
 const RETRY_MS: u64 = 2_000;
 
@@ -24,6 +26,11 @@ pub fn write_begin(text: &mut String, from: &Cursor) {
 /// Appends an event with the cursor after it. `data` is one line.
 pub fn write_event(text: &mut String, name: &str, id: &Cursor, data: &str) {
     let _ = write!(text, "event: {name}\nid: {id}\ndata: {data}\n\n");
+}
+
+/// Appends the trace of the event that is written next. Browsers and other readers skip this field, as the standard says.
+pub fn write_trace(text: &mut String, traceparent: &str) {
+    let _ = writeln!(text, "{TRACE}: {traceparent}");
 }
 
 /// Appends a cursor without an event: no record before it matches the subscription.
@@ -49,6 +56,8 @@ pub struct StreamEvent {
     pub name: Option<String>,
     pub id: Option<String>,
     pub data: Option<String>,
+    /// The trace of the event that led to it, if the server knows one.
+    pub traceparent: Option<String>,
     /// The last comment.
     pub comment: Option<String>,
 }
@@ -134,6 +143,7 @@ impl EventReader {
             "" => self.event.comment = Some(value.to_owned()),
             "event" => self.event.name = Some(value.to_owned()),
             "id" => self.event.id = Some(value.to_owned()),
+            TRACE => self.event.traceparent = Some(value.to_owned()),
             "data" => match &mut self.event.data {
                 Some(data) => {
                     data.push('\n');
@@ -156,6 +166,7 @@ mod tests {
         let cursor = |text| Cursor::parse(text).expect("a cursor");
         let mut text = String::new();
         write_begin(&mut text, &cursor("0:1,1:2"));
+        write_trace(&mut text, "00-1-2-01");
         write_event(&mut text, "change", &cursor("0:2,1:2"), r#"{"user":"é: ü"}"#);
         text.push_str(STILL_HERE);
         write_cursor(&mut text, &cursor("0:3,1:2"));
@@ -176,6 +187,7 @@ mod tests {
                 name: text("change"),
                 id: text("0:2,1:2"),
                 data: text(r#"{"user":"é: ü"}"#),
+                traceparent: text("00-1-2-01"),
                 ..none()
             },
             StreamEvent {

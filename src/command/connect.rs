@@ -11,6 +11,7 @@ use crate::log::kafka::{self, KafkaFilling, KafkaFollower, KafkaLog, KafkaReader
 use crate::log::{self, Beginning, FillingLog, Follower, Group, Log, Owners, Reader, StandbyNodes, Topic};
 use crate::registry::{self, Registry, Schemas};
 use crate::schema::avro::Schema;
+use crate::traces::LogNames;
 use crate::version::newest_revision;
 use anyhow::Context as _;
 use std::sync::Arc;
@@ -57,6 +58,32 @@ pub fn check(config: &config::Config) -> Result<(), Invalid> {
 fn of_config(kafka: &config::Kafka) -> Result<Connection, Invalid> {
     let (prefix, properties) = (kafka.topic_prefix.as_deref(), kafka.properties.as_deref());
     Connection::new(&kafka.bootstrap, prefix, properties, &kafka.set.0)
+}
+
+/// How spans name the log of a server.
+pub fn log_names(config: &config::Config) -> Result<LogNames, Invalid> {
+    Ok(match &config.kafka {
+        Some(kafka) => names_of(&of_config(kafka)?),
+        None => local_names(),
+    })
+}
+
+/// How spans name the embedded log.
+pub fn local_names() -> LogNames {
+    LogNames {
+        system: "rollcall",
+        events: Topic::Events.name().to_owned(),
+        changes: Topic::Changes.name().to_owned(),
+    }
+}
+
+/// How spans name the topics of a cluster.
+pub fn names_of(connection: &Connection) -> LogNames {
+    LogNames {
+        system: "kafka",
+        events: connection.topic(Topic::Events),
+        changes: connection.topic(Topic::Changes),
+    }
 }
 
 /// How a cluster is reached, by a command's flags.

@@ -4,6 +4,7 @@ use super::descriptors;
 use super::directories;
 use super::signals::Signals;
 use super::status;
+use super::traces::Traces;
 use crate::backoff;
 use crate::clock::{Clock, SystemClock};
 use crate::config::gateway::{Config, Flags};
@@ -108,6 +109,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Result<()> {
+    let instead = "it hands the traces of its clients to the engine, which exports them; set it there";
+    Traces::none_of("rollcall gateway", instead);
     let mut signals = Signals::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let listener = match args.status {

@@ -30,6 +30,7 @@ pub mod stats;
 mod status;
 mod table;
 pub mod topics;
+mod traces;
 pub mod upgrade;
 pub mod usage;
 pub mod users;

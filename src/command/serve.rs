@@ -3,6 +3,7 @@
 use super::connect::ConnectedLog;
 use super::descriptors::{self, OpenFiles};
 use super::signals::{Signals, within_bounds};
+use super::traces::Traces;
 use super::{connect, directories, first_policy, logging};
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, SystemClock};
@@ -76,6 +77,7 @@ struct LeakedOnError(Option<ConnectedLog>);
 /// Checks everything else before it joins the group: a member that is not ready to work would delay the members that are.
 async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
+    let traces = Traces::start("rollcall", connect::log_names(&config)?);
     let Some(started) = signals.unless_stopped(start(&config, kept)).await else {
         return Ok(());
     };
@@ -166,6 +168,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         Ok(())
     })
     .await;
+    traces.stop().await;
     let took_ms = clock.monotonic().saturating_sub(began).as_millis() as u64;
     // The caller prints the error when it ends the process.
     tracing::info!(took_ms, in_good_order = stopped.is_ok(), "stopped");

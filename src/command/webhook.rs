@@ -4,6 +4,7 @@ use super::cluster::Cluster;
 use super::connect;
 use super::directories;
 use super::signals::{Signals, within_bounds};
+use super::traces::Traces;
 use crate::clock::{Clock, SystemClock};
 use crate::config::units::{Mebibytes, Milliseconds, Seconds, Size, Span};
 use crate::config::{Credential, LogFormat, LogLevel, SecretUrl};
@@ -179,7 +180,16 @@ async fn post(args: Args) -> anyhow::Result<()> {
     let dead_letters = DeadLetterFile::open(&args.dead_letters, letters_max)?;
     let parallel = usize::try_from(args.parallel).context("parallel is too large")?;
     let (stop, stopping) = watch::channel(false);
-    let Some(bootstrap) = args.kafka else {
+    let connection = args
+        .kafka
+        .as_deref()
+        .map(|bootstrap| connect::of_flags(bootstrap, &args.cluster));
+    let connection = connection.transpose()?;
+    let traces = Traces::start(
+        "rollcall-webhook",
+        connection.as_ref().map_or_else(connect::local_names, connect::names_of),
+    );
+    let Some(connection) = connection else {
         let (file, kept) = PositionFile::open(&args.position)?;
         let start = match (kept, args.from) {
             (Some(positions), _) => Start::At(positions),
@@ -193,13 +203,14 @@ async fn post(args: Args) -> anyhow::Result<()> {
         let (engine, from) = followed?;
         tracing::info!(position = %from, engine = %args.engine, "following");
         let posting = webhook::run(engine.read(from), file, receiver, dead_letters, parallel, stopping);
-        return until_stopped(posting, signals, &stop).await;
+        let posted = until_stopped(posting, signals, &stop).await;
+        traces.stop().await;
+        return posted;
     };
     let beginning = match args.from {
         ChangeSource::Earliest => Beginning::Earliest,
         ChangeSource::Latest => Beginning::Latest,
     };
-    let connection = connect::of_flags(&bootstrap, &args.cluster)?;
     let (group, runtime) = (args.group.clone(), Handle::current());
     // Both block on other servers.
     let joined = tokio::task::spawn_blocking(move || {
@@ -216,7 +227,9 @@ async fn post(args: Args) -> anyhow::Result<()> {
     let (follower, schemas) = joined??;
     let (source, keep, left) = webhook::follow_kafka(follower, schemas, &group)?;
     let posting = webhook::run(source, keep, receiver, dead_letters, parallel, stopping);
-    until_stopped(posting, signals, &stop).await?;
+    let posted = until_stopped(posting, signals, &stop).await;
+    traces.stop().await;
+    posted?;
     // The other members then get the partitions at once, and not after the session time-out.
     let _ = tokio::time::timeout(LEAVE, left).await;
     Ok(())

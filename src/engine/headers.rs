@@ -9,6 +9,7 @@ use crate::presence::change::{Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::schema::avro::Schema;
 use crate::schema::write_output_id;
+use crate::traces::is_traceparent;
 use chrono::{DateTime, SecondsFormat};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -138,26 +139,6 @@ impl HeaderWriter {
     }
 }
 
-/// Whether these bytes are a `traceparent` of W3C Trace Context: version, trace, parent and flags, each in lower-case
-/// hexadecimal. Later versions may have more behind these.
-fn is_traceparent(text: &[u8]) -> bool {
-    const LENGTH: usize = 55;
-    const LENGTH_MAX: usize = 256;
-    let Some((head, more)) = text.split_at_checked(LENGTH) else {
-        return false;
-    };
-    let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    let mut fields = head.split(|byte| *byte == b'-');
-    let lengths = [2, 32, 16, 2];
-    let is_whole = lengths.iter().all(|length| {
-        let field = fields.next().unwrap_or_default();
-        field.len() == *length && field.iter().all(is_hex)
-    });
-    let is_longer = more.first() == Some(&b'-') && !head.starts_with(b"00");
-    let has_end = more.is_empty() || (is_longer && more.iter().all(u8::is_ascii_graphic));
-    is_whole && fields.next().is_none() && has_end && text.len() <= LENGTH_MAX && !head.starts_with(b"ff")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,21 +192,5 @@ mod tests {
         plain.begin(&record("not a trace"));
         let quarantined = plain.of(&OutputFacts::of_quarantined(Partition(3), Offset(7)));
         assert_eq!(names(&quarantined), ["id", "content-type"]);
-    }
-
-    #[test]
-    fn only_a_traceparent_as_the_standard_has_it_is_carried_over() {
-        let later = format!("01{}-more", &TRACE[2..]);
-        for text in [TRACE, &later] {
-            assert!(is_traceparent(text.as_bytes()), "{text}");
-        }
-        let upper = TRACE.to_uppercase();
-        let longer = format!("{TRACE}-more");
-        let last = format!("ff{}", &TRACE[2..]);
-        let huge = format!("{later}{}", "x".repeat(300));
-        let shifted = TRACE.replacen('-', "0", 1).replacen("3331", "3-31", 1);
-        for text in ["", "00", &TRACE[1..], &upper, &longer, &last, &huge, &shifted] {
-            assert!(!is_traceparent(text.as_bytes()), "{text}");
-        }
     }
 }

@@ -25,6 +25,7 @@ mod progress;
 mod reconcile;
 pub mod rejected;
 mod standbys;
+mod traced;
 pub(crate) mod worker;
 
 pub use assignments::KnownStats;

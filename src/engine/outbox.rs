@@ -383,6 +383,11 @@ impl Outbox {
         id.offset >= self.target.next
     }
 
+    /// Whether the outputs of a record are committed by this process, and are not in the log already.
+    pub fn gives_out(&self, offset: Offset) -> bool {
+        offset >= self.target.next && self.tail.is_none()
+    }
+
     /// Returns the headers of an output; empty if the log keeps no headers.
     fn headers_of<'o>(&self, facts: impl FnOnce() -> Option<OutputFacts<'o>>) -> Headers {
         let headers = self.headers.as_ref();

@@ -23,6 +23,7 @@ use super::locations::{UserLocations, beats_of};
 use super::outbox::Outbox;
 use super::outcomes::Kept;
 use super::rejected::{Groups, Rejected, decode};
+use super::traced::TracedRecords;
 use super::{Error, RevisionAt, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
@@ -38,6 +39,7 @@ use crate::registry::{LearnedSchemas, Schemas};
 use crate::schema::avro::{self, Quarantined, Schema};
 use crate::schema::policy::policy_json;
 use crate::store::{self, Applied, DueKey, Store, UserLocation, keys};
+use crate::traces::Parent;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
@@ -89,6 +91,7 @@ pub struct PartitionProcessor {
     folding: Option<Offset>,
     /// The users that changed in the part of a record folded last, for a log that keeps the newest state of users.
     touched: Vec<Touched>,
+    traced: TracedRecords,
 }
 
 /// A user that changed.
@@ -405,6 +408,7 @@ impl PartitionProcessor {
         if let Some(headers) = &mut self.outbox.headers {
             headers.begin(record);
         }
+        self.begin_span(record);
         failpoint::fold_record(record.offset.0);
         let resumed = std::mem::take(&mut self.resumed_outputs);
         let before = self.state.time();
@@ -466,8 +470,20 @@ impl PartitionProcessor {
         self.next = Offset(record.offset.0 + 1);
         self.folding = None;
         self.folded_since += 1;
+        if self.traced.is_open() {
+            let (at, outputs) = ((self.partition, record.offset), self.state.outputs_of_record());
+            self.traced.folded(at, event, outputs, self.clock.since_1970());
+        }
         self.outbox.read(record, self.state.revision());
         self.outbox.pass(self.next, 0, self.state.time())
+    }
+
+    /// Notes that the fold of a traced record begins. Records whose outputs the log has already had their spans.
+    fn begin_span(&mut self, record: &Record) {
+        let parent = record.traceparent().and_then(Parent::of);
+        if let Some(parent) = parent.filter(|_| self.outbox.gives_out(record.offset)) {
+            self.traced.begin(parent, self.clock.since_1970());
+        }
     }
 
     fn fold_part(
@@ -625,6 +641,10 @@ impl PartitionProcessor {
         self.log_began_ms = self.clock.monotonic_ms();
         self.outbox
             .commit(self.next, self.resumed_outputs, time, &mut *self.log)?;
+        if !self.traced.is_empty() {
+            let next = self.outbox.committed().next;
+            self.traced.committed(self.partition, next, self.clock.since_1970());
+        }
         if let Some(oldest) = self.outbox.take_oldest_committed() {
             let waited_ms = self.clock.now_ms().saturating_sub(oldest.0);
             metrics::change_committed(waited_ms as f64 / 1_000.0);

@@ -128,6 +128,7 @@ impl Audience {
                 offset: update.offset,
             },
             user: update.user,
+            delivery: update.delivery,
         });
         sessions.values().for_each(|session| session.deliver(&change));
     }

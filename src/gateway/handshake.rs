@@ -14,9 +14,11 @@ use super::session;
 use super::uplink::Pace;
 use super::{GatewayState, Phase, unanswered};
 use crate::config::gateway::Admission;
+use crate::log::TRACE_HEADER;
 use crate::metrics;
 use crate::presence::event::{Intent, bounds};
 use crate::tls::{NoHandshake, Stream};
+use crate::traces::is_traceparent;
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -60,6 +62,8 @@ pub struct Visitor {
     /// A token that was not verified yet.
     token: Option<String>,
     address: Permit<IpAddr>,
+    /// The trace of the request, if it has one.
+    pub traceparent: Option<Box<str>>,
 }
 
 impl Visitor {
@@ -227,6 +231,11 @@ fn address_of(edge: &GatewayState, headers: &HeaderMap, peer: SocketAddr) -> IpA
     forwarded.unwrap_or(peer.ip())
 }
 
+fn traceparent(headers: &HeaderMap) -> Option<Box<str>> {
+    let text = headers.get(TRACE_HEADER)?.to_str().ok()?;
+    is_traceparent(text.as_bytes()).then(|| text.into())
+}
+
 /// Checks a request against limits, parameters and keys.
 async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Result<Visitor, Refusal> {
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
@@ -282,6 +291,7 @@ async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Resu
         auth_at_ms: None,
         token: None,
         address: place,
+        traceparent: traceparent(headers),
     };
     match (&edge.config.admission, shown(headers)) {
         (Admission::Insecure, _) => {

@@ -5,6 +5,7 @@ use super::uplink::AsOf;
 use crate::presence::change::KickReason;
 use crate::presence::event::{ConnRef, DeviceRef, HeartbeatEntry};
 use crate::presence::{Conn, Epoch, Partition};
+use crate::traces::Delivery;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,8 @@ pub enum ConnectionCommand {
 #[derive(Debug)]
 pub struct SubscribedChange {
     pub user: Box<str>,
+    /// If it is a change of a traced event.
+    pub delivery: Option<Delivery>,
     /// The record that the change came from.
     pub at: AsOf,
     pub frame: Utf8Bytes,
@@ -228,6 +231,7 @@ mod tests {
         let mut receiver = session.open_changes();
         let change = Arc::new(SubscribedChange {
             user: "u".into(),
+            delivery: None,
             at: AsOf {
                 partition: 0,
                 offset: 1,

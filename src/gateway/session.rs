@@ -209,10 +209,15 @@ async fn begin(edge: Arc<GatewayState>, socket: Socket, guest: AdmittedClient) -
         client: Some(guest.visitor.client.clone().into()),
         auth_at: guest.visitor.auth_at_ms,
     };
+    let traceparent = guest.visitor.traceparent.clone();
     let pace = guest.pace;
     let places = guest.places();
     let presence = Presence::new(&edge, &session);
-    let published = edge.uplink.append(vec![connect]).await;
+    let publishing = match &traceparent {
+        None => edge.uplink.append(vec![connect]),
+        Some(traceparent) => edge.uplink.append_traced(connect, traceparent),
+    };
+    let published = publishing.await;
     let now_ms = edge.clock.monotonic_ms();
     let pulse = LinkActivity::new(edge.config.ping_ms, pace, now_ms);
     let hello = frames::hello(&Hello {
@@ -373,7 +378,13 @@ impl Connection {
             .is_some_and(|included| included.partition == change.at.partition && change.at.offset <= included.offset);
         match known {
             true => Ok(()),
-            false => self.send_text(change.frame.clone()).await,
+            false => {
+                self.send_text(change.frame.clone()).await?;
+                if let Some(delivery) = &change.delivery {
+                    delivery.delivered("websocket", self.edge.clock.since_1970());
+                }
+                Ok(())
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use crate::api::cursor::Cursor;
 use crate::api::requests::{FollowQuery, Texts};
 use crate::api::routes::{FILTER_MAX, RouteId};
 use crate::api::sse;
+use crate::clock::Clock;
 use crate::log::{self, Limit, Log, Range, Topic};
 use crate::metrics;
 use crate::presence::event::bounds;
@@ -270,6 +271,7 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
     let expiry = grant.expires_ms.map(|ms| Box::pin(tokio::time::sleep(until(ms))));
     let subscription = Subscription {
         log,
+        clock: app.engine.clock().clone(),
         schemas: app.engine.schemas().clone(),
         topic,
         keys,
@@ -376,6 +378,7 @@ fn start(
 /// One open subscription.
 struct Subscription {
     log: Arc<dyn Log>,
+    clock: Arc<dyn Clock>,
     schemas: Schemas,
     topic: Topic,
     /// The users or gateways that are followed; empty means all.
@@ -513,6 +516,10 @@ impl Subscription {
             let mut shown = shown.into_iter();
             for shown in shown.by_ref() {
                 self.cursor.0.insert(partition, Offset(shown.offset.0 + 1));
+                if let Some(delivery) = &shown.delivery {
+                    sse::write_trace(&mut text, &delivery.parent().traceparent());
+                    delivery.delivered("sse", self.clock.since_1970());
+                }
                 sse::write_event(&mut text, shown.name, &self.cursor, &shown.line);
                 if text.len() >= CHUNK_BYTES {
                     break;

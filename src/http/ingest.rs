@@ -5,6 +5,7 @@ use super::access::Grant;
 use super::outcomes;
 use super::payload::{BudgetShare, Payload};
 use super::peers::Asker;
+use super::traced::TracedRequest;
 use super::users::{flag, only, parameter};
 use super::{ApiError, AppState, access};
 use crate::api::answers::EventOutcome;
@@ -31,6 +32,8 @@ const RECORDS_MAX: usize = 100_000;
 const RECORD_BYTES_MAX: usize = 32 << 20;
 /// The memory that a record takes in addition to its bytes.
 const RECORD_BYTES: usize = 160;
+/// The memory that a record's trace takes.
+const TRACE_BYTES: usize = 128;
 /// How long a request waits for a log that does not confirm an append.
 const APPEND_WAIT: Duration = Duration::from_secs(60);
 /// By how much one request may raise the epoch of a gateway.
@@ -61,9 +64,28 @@ pub async fn events(
     RawQuery(query): RawQuery,
     payload: Payload,
 ) -> Result<Response, ApiError> {
-    only(query.as_deref(), RouteId::Events)?;
-    let strict = flag(query.as_deref(), "strict")?;
-    let waits = match parameter(query.as_deref(), "wait").as_deref() {
+    let mut traced = TracedRequest::of(&headers, app.engine.clock());
+    let answer = publish(&app, &grant, &headers, query.as_deref(), payload, traced.as_mut()).await;
+    if let Some(traced) = traced {
+        traced.answered(match &answer {
+            Ok(response) => response.status(),
+            Err(api_error) => api_error.status(),
+        });
+    }
+    answer
+}
+
+async fn publish(
+    app: &AppState,
+    grant: &Grant,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    payload: Payload,
+    mut traced: Option<&mut TracedRequest>,
+) -> Result<Response, ApiError> {
+    only(query, RouteId::Events)?;
+    let strict = flag(query, "strict")?;
+    let waits = match parameter(query, "wait").as_deref() {
         None | Some("durable") => false,
         Some("applied") => true,
         Some(other) => {
@@ -71,38 +93,45 @@ pub async fn events(
             return Err(ApiError::bad_request("bad_parameter", message));
         }
     };
-    let asker = Asker::of(&headers);
-    refuse_if_stopping(&app)?;
+    let asker = Asker::of(headers);
+    refuse_if_stopping(app)?;
     let Payload { bytes, mut held } = payload;
-    let new = read(&bytes, &headers)?;
+    let new = read(&bytes, headers)?;
     check_epochs(&app.engine, &new).await?;
     let unknown_fields = known_fields(&new, strict)?;
-    let judged = judge(new, &grant, &app.engine, &mut held)?;
+    let judged = judge(new, grant, &app.engine, &mut held)?;
     let Judged {
-        records,
+        mut records,
         shapes,
         administrative,
     } = judged;
     let watching = match waits {
         true => {
             let partitions = records.iter().map(|(partition, _)| *partition).collect();
-            Some(outcomes::watch(&app, &asker, partitions).await)
+            Some(outcomes::watch(app, &asker, partitions).await)
         }
         false => None,
     };
+    if let Some(traced) = &mut traced {
+        held.more(records.len() * TRACE_BYTES)?;
+        traced.attach(&mut records);
+    }
     let log = app.engine.log();
     let began = app.engine.clock().monotonic();
     let appended = append(&**log, records).await?;
+    if let Some(traced) = traced {
+        traced.appended(&appended);
+    }
     if appended.iter().any(Result::is_err) {
         let body = answer(&appended, &[], &shapes, &unknown_fields);
         return Ok((StatusCode::SERVICE_UNAVAILABLE, super::json(body)).into_response());
     }
-    durable(&app, shapes.len(), began);
+    durable(app, shapes.len(), began);
     for (kind, user, index) in administrative {
         tracing::info!(by = %grant.who, kind, user, event = index, "administrative event accepted");
     }
     let applied = match watching {
-        Some(watching) => watching.applied(&app, &appended).await,
+        Some(watching) => watching.applied(app, &appended).await,
         None => Vec::new(),
     };
     Ok(super::json(answer(&appended, &applied, &shapes, &unknown_fields)))

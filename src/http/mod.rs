@@ -24,6 +24,7 @@ mod standby;
 mod tail;
 mod tickets;
 mod tim;
+mod traced;
 mod transport;
 mod users;
 pub(crate) mod usersig;

@@ -11,6 +11,7 @@ use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::Malformed;
 use crate::schema::json::output_line;
+use crate::traces::{self, Delivery};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -35,6 +36,8 @@ pub struct ShownRecord {
     pub name: &'static str,
     /// One line of JSON.
     pub line: String,
+    /// If it is a change of a traced event.
+    pub delivery: Option<Delivery>,
 }
 
 /// Makes what is shown of a record.
@@ -56,11 +59,16 @@ pub fn show(topic: Topic, record: &Record, schemas: &Schemas) -> Result<ShownRec
     })?;
     let mut line = Vec::new();
     output_line(&mut line, &output);
+    let delivery = match &output {
+        Output::Change(change) => traces::expected(change),
+        Output::Kick(_) | Output::Ignored(_) => None,
+    };
     Ok(ShownRecord {
         offset: record.offset,
         key: record.key.clone(),
         name,
         line: String::from_utf8_lossy(&line).into_owned(),
+        delivery,
     })
 }
 

@@ -7,7 +7,7 @@
 
 use super::{
     Acknowledge, Appended, Commit, Error, IncidentPosition, IncidentWriter, Limit, Listener, Log, NewRecord,
-    OwnedPartition, Position, Range, Record, Topic,
+    OwnedPartition, Position, Range, Record, RecordHeaders, TRACE_HEADER, Topic,
 };
 use crate::clock::Clock;
 use crate::presence::{Offset, Partition};
@@ -446,7 +446,13 @@ impl MemoryState {
 }
 
 impl Sequence {
+    /// Of headers only the trace is kept, as every log does for its owner.
     fn push(&mut self, offset: u64, ts: u64, record: NewRecord) {
+        let trace = record.headers.into_iter().find(|(name, _)| *name == TRACE_HEADER);
+        let headers = RecordHeaders {
+            traceparent: trace.map(|(_, trace)| trace.into()),
+            ..RecordHeaders::default()
+        };
         self.end = offset.saturating_add(1);
         self.last_ts = ts;
         self.records.push_back(Record {
@@ -455,7 +461,7 @@ impl Sequence {
             key: record.key,
             value: record.value,
             is_null: false,
-            headers: None,
+            headers: headers.boxed(),
         });
     }
 }

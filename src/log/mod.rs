@@ -78,7 +78,7 @@ pub struct NewRecord {
 }
 
 /// Names and values of a record's headers. Only a log that keeps headers stores them
-/// ([`OwnedPartition::keeps_headers`]).
+/// ([`OwnedPartition::keeps_headers`]); another one remembers the traces of the newest events for their owner.
 pub type Headers = Vec<(&'static str, Vec<u8>)>;
 
 /// The header with the id of an output.

@@ -142,7 +142,7 @@ impl<K: Keep> Bridge<K> {
                 permits,
             } = &*context;
             let outcome = tokio::select! {
-                outcome = receiver.deliver(&followed.change, permits) => outcome,
+                outcome = receiver.deliver(&followed.change, followed.trace, permits) => outcome,
                 _ = leave.wait_for(|leave| *leave) => return Ok(FinishedPost { followed, is_done: false }),
             };
             match outcome {

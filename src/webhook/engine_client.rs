@@ -13,6 +13,7 @@ use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
 use crate::presence::change::Change;
 use crate::tls::trusting;
+use crate::traces::Parent;
 use reqwest::StatusCode;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -159,6 +160,8 @@ impl EngineClient {
         match (event.name.as_deref(), &event.data) {
             (Some("change"), Some(data)) => {
                 let change = read_change(data).map_err(|error| Error::Unreadable(error.to_string()))?;
+                let traceparent = event.traceparent.as_deref().map(str::as_bytes);
+                let trace = traceparent.and_then(Parent::of);
                 let partition = change.id.partition;
                 let next = id.as_ref().and_then(|cursor| cursor.0.get(&partition).copied());
                 let next = next.ok_or_else(|| Error::Unreadable("its cursor lacks its partition".to_owned()))?;
@@ -166,6 +169,7 @@ impl EngineClient {
                     partition,
                     next,
                     change,
+                    trace,
                 });
             }
             // What it says comes again as the answer to the next attempt, if it is still so.

@@ -9,6 +9,7 @@ use crate::log::{self, Follower, GroupOffsets, PollResult, Record};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::tasks::{self, End};
+use crate::traces::Parent;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
@@ -176,6 +177,7 @@ impl ChangeReader {
             partition,
             next: Offset(record.offset.0 + 1),
             change,
+            trace: record.traceparent().and_then(Parent::of),
         })
     }
 

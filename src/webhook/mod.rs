@@ -28,6 +28,7 @@ pub use post::{PostTimeouts, Receiver};
 
 use crate::presence::change::Change;
 use crate::presence::{Offset, Partition};
+use crate::traces::Parent;
 use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot};
 
@@ -84,6 +85,8 @@ pub struct Followed {
     /// The next offset of the change topic in this partition.
     pub next: Offset,
     pub change: Change,
+    /// The trace that it belongs to, if it is sampled and this process exports spans.
+    pub trace: Option<Parent>,
 }
 
 /// An event of a source.

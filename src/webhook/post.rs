@@ -6,7 +6,9 @@ use crate::backoff;
 use crate::cause::reason;
 use crate::clock::Clock;
 use crate::config::masked;
+use crate::log::TRACE_HEADER;
 use crate::presence::change::Change;
+use crate::traces::{Parent, Span, SpanKind};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{Client, StatusCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,6 +64,16 @@ pub enum Outcome {
     },
 }
 
+/// What is known of the attempts to post a callback.
+#[derive(Default)]
+struct Attempts {
+    count: u32,
+    /// Of the last response; `None` if there was none to the last attempt.
+    status: Option<u16>,
+    /// What each of them carries, if the change has a trace.
+    traceparent: Option<String>,
+}
+
 /// Why an attempt failed.
 enum Failed {
     /// Retry, but not before the pause that the receiver requested, if any.
@@ -98,11 +110,44 @@ impl Receiver {
         })
     }
 
-    /// Posts a change until it is accepted or given up. Holds a permit during each attempt and none between attempts.
-    pub async fn deliver(&self, change: &Change, permits: &Semaphore) -> Outcome {
+    /// Posts a change until it is accepted or given up. Holds a permit during each attempt and none between attempts. With a
+    /// trace all attempts are one span, which the receiver is given as its parent.
+    pub async fn deliver(&self, change: &Change, trace: Option<Parent>, permits: &Semaphore) -> Outcome {
         let Some(body) = self.shape.body(change) else {
             return Outcome::Taken;
         };
+        let mut attempts = Attempts::default();
+        let span = trace.and_then(|parent| Span::begin(parent, "POST", SpanKind::Client, self.clock.since_1970()));
+        let Some(mut span) = span else {
+            return self.post(change, body, &mut attempts, permits).await;
+        };
+        attempts.traceparent = Some(span.context().traceparent());
+        let outcome = self.post(change, body, &mut attempts, permits).await;
+        span.text("http.request.method", "POST")
+            .text("server.address", self.to.host_str().unwrap_or_default().to_owned())
+            .text("rollcall.delivery", "webhook")
+            .text("rollcall.change.id", super::id(change));
+        if attempts.count > 1 {
+            span.number("http.request.resend_count", u64::from(attempts.count) - 1);
+        }
+        if let Some(status) = attempts.status {
+            span.number("http.response.status_code", status.into());
+        }
+        match &outcome {
+            Outcome::Taken => {}
+            Outcome::GivenUp { .. } | Outcome::Stop { .. } => {
+                span.failed(
+                    attempts
+                        .status
+                        .map_or("no_response".to_owned(), |status| status.to_string()),
+                );
+            }
+        }
+        span.end(self.clock.since_1970());
+        outcome
+    }
+
+    async fn post(&self, change: &Change, body: Vec<u8>, attempts: &mut Attempts, permits: &Semaphore) -> Outcome {
         let mut first = None;
         let mut backoff = backoff::CALLBACK.start();
         let (mut is_late, mut refused) = (false, 0);
@@ -115,7 +160,7 @@ impl Receiver {
             }
             let taken_before = || (self.clock.monotonic(), self.taken.load(Ordering::Relaxed));
             let (began, taken_before) = *first.get_or_insert_with(taken_before);
-            let attempt = self.attempt(change, &body).await;
+            let attempt = self.attempt(change, &body, attempts).await;
             drop(permit);
             let why = match attempt {
                 Ok(()) => {
@@ -192,20 +237,26 @@ impl Receiver {
         }
     }
 
-    async fn attempt(&self, change: &Change, body: &[u8]) -> Result<(), Failed> {
+    async fn attempt(&self, change: &Change, body: &[u8], attempts: &mut Attempts) -> Result<(), Failed> {
+        attempts.count += 1;
+        attempts.status = None;
         let address = self.shape.address(&self.to, change, self.clock.now_ms() / 1_000);
         // Headers beyond Tencent's, by which a receiver can recognize duplicates and older changes.
-        let request = self
+        let mut request = self
             .client
             .post(address)
             .header(CONTENT_TYPE, "application/json")
             .header(HeaderName::from_static("rollcall-change"), super::id(change))
             .header(HeaderName::from_static("rollcall-version"), change.version)
             .body(body.to_vec());
+        if let Some(traceparent) = &attempts.traceparent {
+            request = request.header(TRACE_HEADER, traceparent);
+        }
         // Without the URL, which contains the signature.
         let reason = |error: reqwest::Error| Failed::Later(reason(error), None);
         let mut answer = request.send().await.map_err(reason)?;
         let status = answer.status();
+        attempts.status = Some(status.as_u16());
         let rest = retry_after(answer.headers(), self.clock.now_ms());
         let location = location(answer.headers(), &self.to);
         let mut read = 0;

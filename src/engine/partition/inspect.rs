@@ -4,6 +4,8 @@ use super::PartitionProcessor;
 use crate::engine::Error;
 use crate::engine::index::UserIndex;
 use crate::engine::past::UserNow;
+#[cfg(test)]
+use crate::engine::traced::TracedRecords;
 use crate::presence::change::Change;
 use crate::presence::state::UserImage;
 use crate::schema::json;
@@ -15,6 +17,11 @@ use std::ops::Range;
 const USER_LINE_BYTES: usize = 512;
 
 impl PartitionProcessor {
+    #[cfg(test)]
+    pub(crate) fn traced(&self) -> &TracedRecords {
+        &self.traced
+    }
+
     /// The index of changes, with its reader where the store can be shared.
     pub fn index(&self) -> Option<(&UserIndex, Option<IndexReader>)> {
         let reader = self.store.as_ref()?.index_reader();

@@ -7,6 +7,7 @@ use crate::engine::index::UserIndex;
 use crate::engine::locations::UserLocations;
 use crate::engine::outbox::{Outbox, TailCause};
 use crate::engine::reconcile::{Comparison, OutputTail};
+use crate::engine::traced::TracedRecords;
 use crate::engine::{Error, RevisionAt, Tuning};
 use crate::log::{Input, OwnedPartition, Position};
 use crate::presence::policy::Policy;
@@ -385,6 +386,7 @@ impl Opened {
             batch: Vec::new(),
             folding: None,
             touched: Vec::new(),
+            traced: TracedRecords::default(),
         }
     }
 }

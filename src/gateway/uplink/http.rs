@@ -46,6 +46,8 @@ const WAITING_MAX: usize = 65_536;
 struct Append {
     events: Vec<u8>,
     count: usize,
+    /// One with a trace is a request of its own, since a request has one header.
+    traceparent: Option<Box<str>>,
     done: oneshot::Sender<Result<(), Unavailable>>,
 }
 
@@ -139,6 +141,38 @@ impl HttpUplink {
             appends,
         })
     }
+
+    fn append_with(&self, events: &[(Option<Partition>, Event<'static>)], traceparent: Option<Box<str>>) -> Asked<()> {
+        let mut text = Vec::with_capacity(256 * events.len());
+        for (partition, event) in events {
+            if !text.is_empty() {
+                text.push(b',');
+            }
+            // The log assigns offset and time; the interface ignores the values given here.
+            event_line(&mut text, Offset(0), 0, event);
+            if let Some(partition) = partition {
+                // Adds the partition after the fields of the event.
+                text.pop();
+                text.extend_from_slice(format!(",\"partition\":{}}}", partition.0).as_bytes());
+            }
+        }
+        let (done, answered) = oneshot::channel();
+        let append = Append {
+            events: text,
+            count: events.len(),
+            traceparent,
+            done,
+        };
+        let taken = self.appends.try_send(append);
+        Box::pin(async move {
+            if taken.is_err() {
+                return Err(Unavailable(format!("{WAITING_MAX} events wait for the engine already")));
+            }
+            answered
+                .await
+                .unwrap_or_else(|_| Err(Unavailable("the request to the engine was given up".to_owned())))
+        })
+    }
 }
 
 /// Gathers waiting appends into requests for as long as the uplink exists. A panic fails only the appends it concerned.
@@ -155,16 +189,30 @@ async fn gather_always(engine: Client, mut waiting: mpsc::Receiver<Append>) {
 
 async fn gather(engine: &Client, waiting: &mut mpsc::Receiver<Append>) {
     let at_once = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
-    while let Some(first) = waiting.recv().await {
+    let mut held: Option<Append> = None;
+    loop {
+        let first = match held.take() {
+            Some(held) => held,
+            None => match waiting.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
         let Ok(permit) = at_once.clone().acquire_owned().await else {
             return;
         };
         let (mut count, mut bytes) = (first.count, first.events.len());
+        let is_alone = first.traceparent.is_some();
         let mut appends = vec![first];
-        while count < EVENTS_MAX
+        while !is_alone
+            && count < EVENTS_MAX
             && bytes < BODY_MAX
             && let Ok(next) = waiting.try_recv()
         {
+            if next.traceparent.is_some() {
+                held = Some(next);
+                break;
+            }
             count += next.count;
             bytes += next.events.len();
             appends.push(next);
@@ -191,7 +239,12 @@ fn body<'a>(events: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
 
 async fn request(engine: &Client, appends: Vec<Append>) {
     let together = body(appends.iter().map(|append| append.events.as_slice()));
-    let result = within(engine.post_bytes(RouteId::Events, together)).await.map(drop);
+    let traceparent = appends.first().and_then(|first| first.traceparent.clone());
+    let result = match traceparent {
+        None => within(engine.post_bytes(RouteId::Events, together)).await,
+        Some(traceparent) => within(engine.post_traced(RouteId::Events, together, &traceparent)).await,
+    };
+    let result = result.map(drop);
     if matches!(result, Err(Failed::Refused(_))) && appends.len() > 1 {
         // Nothing was appended. Each append is now sent by itself, so that an error in one does not fail the others.
         for append in appends {
@@ -349,34 +402,11 @@ impl Uplink for HttpUplink {
     }
 
     fn append_to(&self, events: Vec<(Option<Partition>, Event<'static>)>) -> Asked<()> {
-        let mut text = Vec::with_capacity(256 * events.len());
-        for (partition, event) in &events {
-            if !text.is_empty() {
-                text.push(b',');
-            }
-            // The log assigns offset and time; the interface ignores the values given here.
-            event_line(&mut text, Offset(0), 0, event);
-            if let Some(partition) = partition {
-                // Adds the partition after the fields of the event.
-                text.pop();
-                text.extend_from_slice(format!(",\"partition\":{}}}", partition.0).as_bytes());
-            }
-        }
-        let (done, answered) = oneshot::channel();
-        let append = Append {
-            events: text,
-            count: events.len(),
-            done,
-        };
-        let taken = self.appends.try_send(append);
-        Box::pin(async move {
-            if taken.is_err() {
-                return Err(Unavailable(format!("{WAITING_MAX} events wait for the engine already")));
-            }
-            answered
-                .await
-                .unwrap_or_else(|_| Err(Unavailable("the request to the engine was given up".to_owned())))
-        })
+        self.append_with(&events, None)
+    }
+
+    fn append_traced(&self, event: Event<'static>, traceparent: &str) -> Asked<()> {
+        self.append_with(&[(None, event)], Some(traceparent.into()))
     }
 
     fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>> {

@@ -2,12 +2,13 @@
 
 use super::{AHEAD, Asked, Cursor, Kick, Pace, Unavailable, Uplink, UserSnapshot, UserUpdate};
 use crate::backoff;
-use crate::engine::{Engine, QueryError};
-use crate::log::{self, Limit, Log, Record, Topic};
+use crate::engine::{Engine, Placed, QueryError};
+use crate::log::{self, Appended, Limit, Log, Record, TRACE_HEADER, Topic};
 use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::partitioner::partition_of;
+use crate::traces::{Operation, Parent, Span, SpanKind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,51 @@ impl LogUplink {
             changed,
         }
     }
+
+    /// Appends records, and ends the span of the append.
+    fn append_records(&self, records: Vec<Placed>, span: Option<Span>) -> Asked<()> {
+        let clock = self.engine.clock().clone();
+        let began = clock.monotonic();
+        let (acknowledge, acknowledged) = oneshot::channel();
+        // Appended at once and not when the result is first awaited: events are written in the order of the calls.
+        self.engine.log().append(
+            records,
+            Box::new(move |result: Result<Vec<Appended>, log::Error>| {
+                if let Some(span) = span {
+                    end_span(span, &result, clock.since_1970());
+                }
+                if result.is_ok() {
+                    metrics::append(clock.monotonic().saturating_sub(began).as_secs_f64());
+                }
+                // The caller may have given up.
+                let _ = acknowledge.send(result);
+            }),
+        );
+        Box::pin(async move {
+            match tokio::time::timeout(PATIENCE, acknowledged).await {
+                Ok(Ok(result)) => result.map(drop).map_err(Unavailable::from),
+                Ok(Err(_)) => Err(log::Error::Closed.into()),
+                Err(_) => Err(Unavailable(format!(
+                    "the log did not acknowledge the append within {PATIENCE:?}"
+                ))),
+            }
+        })
+    }
+}
+
+fn end_span(mut span: Span, result: &Result<Vec<Appended>, log::Error>, now: Duration) {
+    match result.as_deref() {
+        Ok([one]) => {
+            span.at_event(one.partition.0, one.offset.0);
+        }
+        Ok(many) => {
+            span.number("messaging.batch.message_count", many.len() as u64);
+        }
+        Err(_) => {
+            span.failed("not_appended");
+        }
+    }
+    span.end(now);
 }
 
 impl From<QueryError> for Unavailable {
@@ -158,29 +204,27 @@ impl Uplink for LogUplink {
                 return Box::pin(async move { Err(Unavailable(unplaced.to_string())) });
             }
         }
-        let clock = self.engine.clock().clone();
-        let began = clock.monotonic();
-        let (acknowledge, acknowledged) = oneshot::channel();
-        // Appended at once and not when the result is first awaited: events are written in the order of the calls.
-        self.engine.log().append(
-            records,
-            Box::new(move |result| {
-                if Result::is_ok(&result) {
-                    metrics::append(clock.monotonic().saturating_sub(began).as_secs_f64());
-                }
-                // The caller may have given up.
-                let _ = acknowledge.send(result);
-            }),
-        );
-        Box::pin(async move {
-            match tokio::time::timeout(PATIENCE, acknowledged).await {
-                Ok(Ok(result)) => result.map(drop).map_err(Unavailable::from),
-                Ok(Err(_)) => Err(log::Error::Closed.into()),
-                Err(_) => Err(Unavailable(format!(
-                    "the log did not acknowledge the append within {PATIENCE:?}"
-                ))),
-            }
-        })
+        self.append_records(records, None)
+    }
+
+    fn append_traced(&self, event: Event<'static>, traceparent: &str) -> Asked<()> {
+        let mut records = Vec::with_capacity(1);
+        if let Err(unplaced) = self.engine.place(event, None, &mut records) {
+            return Box::pin(async move { Err(Unavailable(unplaced.to_string())) });
+        }
+        let mut traceparent = traceparent.to_owned();
+        let operation = Operation::SendEvents;
+        let now = self.engine.clock().since_1970();
+        let parent = Parent::of(traceparent.as_bytes());
+        let mut span = parent.and_then(|parent| Span::begin(parent, operation.span_name(), SpanKind::Producer, now));
+        if let Some(span) = &mut span {
+            span.on_topic(operation);
+            traceparent = span.context().traceparent();
+        }
+        for (_, record) in &mut records {
+            record.headers.push((TRACE_HEADER, traceparent.clone().into_bytes()));
+        }
+        self.append_records(records, span)
     }
 
     fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>> {

@@ -10,6 +10,7 @@ pub mod log;
 use crate::presence::change::{Change, KickReason};
 use crate::presence::event::Event;
 use crate::presence::{Conn, Epoch, Offset, Partition};
+use crate::traces::{self, Delivery};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +39,12 @@ pub trait Uplink: Send + Sync {
     /// Appends events that determine their partitions themselves.
     fn append(&self, events: Vec<Event<'static>>) -> Asked<()> {
         self.append_to(events.into_iter().map(|event| (None, event)).collect())
+    }
+
+    /// Appends an event of a client that has a trace, given as a `traceparent`. An uplink that cannot carry it over appends the
+    /// event without.
+    fn append_traced(&self, event: Event<'static>, _: &str) -> Asked<()> {
+        self.append(vec![event])
     }
 
     /// Follows the kicks for a gateway's connections, from a moment before this completes. Ends when the receiver is
@@ -93,6 +100,9 @@ pub struct UserUpdate {
     pub after: Box<str>,
     pub devices: Vec<ChangedDevice>,
     pub custom_status: Option<Box<str>>,
+    /// Of a change that a traced event made in this process.
+    #[serde(skip)]
+    pub delivery: Option<Delivery>,
 }
 
 /// The part of a device's changed status that a client may see.
@@ -105,6 +115,7 @@ pub struct ChangedDevice {
 
 impl From<Change> for UserUpdate {
     fn from(change: Change) -> UserUpdate {
+        let delivery = traces::expected(&change);
         // Clients must not see the fields for operators.
         let Change {
             id,
@@ -136,6 +147,7 @@ impl From<Change> for UserUpdate {
             after: after.name().into(),
             devices: devices.collect(),
             custom_status,
+            delivery,
         }
     }
 }

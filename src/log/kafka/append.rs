@@ -6,6 +6,7 @@
 
 use super::calls::drop_later;
 use super::client::{REQUEST_BYTES_MAX, quiet, unwritten};
+use super::owned::headers;
 use crate::log::{Acknowledge, Appended, Error, NewRecord, locked};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
@@ -46,6 +47,10 @@ impl Batch {
         let outgoing = BaseRecord::with_opaque_to(topic, place)
             .partition(partition.0 as i32)
             .payload(&*record.value);
+        let outgoing = match record.headers.is_empty() {
+            true => outgoing,
+            false => outgoing.headers(headers(&record.headers)),
+        };
         match &record.key {
             Some(key) => outgoing.key(&**key),
             None => outgoing,

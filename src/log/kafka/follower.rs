@@ -12,6 +12,7 @@ use super::settings::Connection;
 use crate::clock::Clock;
 use crate::log::{Beginning, Error, Follower, Group as _, GroupEvent, GroupOffsets, Limit, PollResult, Topic};
 use crate::presence::{Offset, Partition};
+use crate::traces;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -135,7 +136,8 @@ impl Follower for KafkaFollower {
                 self.name.clone(),
                 *partition,
                 Some(wake),
-            )?;
+            )?
+            .reading_traces(traces::is_on());
             let (next, reported) = (*next, *next);
             self.places.insert(
                 *partition,

@@ -261,6 +261,7 @@ pub struct PartitionReader {
     /// The next batch, which is taken from the queue while the caller works on the last one.
     ahead: Option<QueueCall<Taken>>,
     reads_ahead: bool,
+    reads_traces: bool,
     wake: Option<Arc<Wake>>,
     position: ReadPosition,
     seen: Option<(u64, u64)>,
@@ -296,6 +297,7 @@ impl PartitionReader {
             queue: None,
             ahead: None,
             reads_ahead: false,
+            reads_traces: false,
             wake: wake.map(Arc::new),
             position: ReadPosition::default(),
             seen: None,
@@ -316,6 +318,12 @@ impl PartitionReader {
     /// librdkafka and working on them go on side by side.
     pub fn reading_ahead(mut self) -> PartitionReader {
         self.reads_ahead = true;
+        self
+    }
+
+    /// Reads the traces of changes too.
+    pub fn reading_traces(mut self, reads_traces: bool) -> PartitionReader {
+        self.reads_traces = reads_traces;
         self
     }
 
@@ -514,6 +522,7 @@ impl PartitionReader {
         let name = self.name.clone();
         let headers = match self.topic {
             Some(Topic::Events) => HeadersRead::OfEvents,
+            Some(Topic::Changes) if self.reads_traces => HeadersRead::Trace,
             Some(Topic::Changes | Topic::Kicks | Topic::Quarantine) => HeadersRead::Nothing,
             None => HeadersRead::Id,
         };
@@ -640,6 +649,8 @@ enum HeadersRead {
     OfEvents,
     /// The id of an output, as its owner reads it.
     Id,
+    /// The trace of a change.
+    Trace,
 }
 
 impl ReadPosition {
@@ -716,7 +727,8 @@ impl ReadPosition {
             is_null: value.is_none(),
             headers: RecordHeaders {
                 schema: schema_header(),
-                traceparent: header(HeadersRead::OfEvents, TRACE_HEADER_NAME),
+                traceparent: header(HeadersRead::OfEvents, TRACE_HEADER_NAME)
+                    .or_else(|| header(HeadersRead::Trace, TRACE_HEADER_NAME)),
                 id: header(HeadersRead::Id, ID_HEADER_NAME),
             }
             .boxed(),

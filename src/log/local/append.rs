@@ -162,6 +162,10 @@ fn write(shared: &AppenderState, group: &[Vec<(Partition, NewRecord)>]) -> Resul
                 }
             };
             let offset = Offset(packer.push(record.key.as_deref(), &record.value));
+            if !record.headers.is_empty() {
+                let partition_shards = shared.partition_shards(*partition, Error::Write)?;
+                partition_shards.traced.note(offset.0, &record.headers);
+            }
             went.push(Appended {
                 partition: *partition,
                 offset,

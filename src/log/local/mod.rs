@@ -32,6 +32,7 @@ mod retention;
 mod shard;
 mod tables;
 mod time;
+mod traced;
 
 pub use filling::LocalFilling;
 pub use follow::LocalReader;
@@ -58,6 +59,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use time::LogClock;
+use traced::TracedEvents;
 
 /// How many partitions a new log gets if nobody says.
 pub const DEFAULT_PARTITIONS: u32 = 4;
@@ -127,6 +129,7 @@ struct PartitionShards {
     position: Mutex<Position>,
     /// How often it was taken up: the last one to do so commits. Held while a commit is written.
     owners: Mutex<u64>,
+    traced: TracedEvents,
 }
 
 impl PartitionShards {

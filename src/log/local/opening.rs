@@ -3,6 +3,7 @@
 use super::ends::{Ends, EndsFile, first_short};
 use super::shard::{self, ShardWriter};
 use super::tables::{Damage, Mode, Tables, not_opened};
+use super::traced::TracedEvents;
 use super::{DEFAULT_PARTITIONS, MAX_PARTITIONS, PartitionShards, ends_of, keys};
 use crate::directory;
 use crate::log::{Error, Position, Topic, UnreadablePosition};
@@ -229,6 +230,7 @@ fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionSha
             shards: shards.map(ShardWriter::new),
             position: Mutex::new(position),
             owners: Mutex::new(0),
+            traced: TracedEvents::default(),
         })
     };
     (0..partitions).map(|number| load_one(Partition(number))).collect()

@@ -95,7 +95,11 @@ impl OwnedPartition for LocalPartition {
     }
 
     fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
-        self.shared.read(Topic::Events, self.partition, from, limit, into)
+        let before = into.len();
+        self.shared.read(Topic::Events, self.partition, from, limit, into)?;
+        let partition_shards = self.shared.partition_shards(self.partition, Error::Read)?;
+        partition_shards.traced.give(&mut into[before..]);
+        Ok(())
     }
 
     fn range(&self) -> Result<Range, Error> {

@@ -1,0 +1,113 @@
+//! The trace of a request that publishes events: from its header `traceparent` into the records, and its spans.
+//!
+//! The header goes into each record of the request, whether this process exports spans or not. If it does and the trace is
+//! sampled, the request and its append are spans, and the records name the append as their parent.
+
+use crate::clock::Clock;
+use crate::engine::Placed;
+use crate::log::{Appended, TRACE_HEADER};
+use crate::traces::{Operation, Parent, Span, SpanKind, is_traceparent};
+use axum::http::{HeaderMap, StatusCode};
+use std::sync::Arc;
+
+/// A request with a trace.
+pub struct TracedRequest {
+    traceparent: Vec<u8>,
+    spans: Option<Spans>,
+}
+
+struct Spans {
+    clock: Arc<dyn Clock>,
+    request: Span,
+    append: Option<Span>,
+}
+
+impl TracedRequest {
+    /// Returns `None` for nearly every request: one without a valid `traceparent`.
+    pub fn of(headers: &HeaderMap, clock: &Arc<dyn Clock>) -> Option<TracedRequest> {
+        let traceparent = headers.get(TRACE_HEADER)?.as_bytes();
+        if !is_traceparent(traceparent) {
+            return None;
+        }
+        let spans = Parent::of(traceparent).and_then(|parent| {
+            let request = Span::begin(parent, "POST /v1/events", SpanKind::Server, clock.since_1970());
+            request.map(|mut request| {
+                request
+                    .text("http.request.method", "POST")
+                    .text("http.route", "/v1/events");
+                Spans {
+                    clock: clock.clone(),
+                    request,
+                    append: None,
+                }
+            })
+        });
+        Some(TracedRequest {
+            traceparent: traceparent.to_vec(),
+            spans,
+        })
+    }
+
+    /// Gives records that are about to be appended their header.
+    pub fn attach(&mut self, records: &mut [Placed]) {
+        if let Some(Spans { clock, request, append }) = &mut self.spans {
+            let operation = Operation::SendEvents;
+            let begun = Span::begin(
+                request.context(),
+                operation.span_name(),
+                SpanKind::Producer,
+                clock.since_1970(),
+            );
+            if let Some(mut span) = begun {
+                span.on_topic(operation);
+                self.traceparent = span.context().traceparent().into_bytes();
+                *append = Some(span);
+            }
+        }
+        for (_, record) in records {
+            record.headers.push((TRACE_HEADER, self.traceparent.clone()));
+        }
+    }
+
+    /// Ends the span of the append.
+    pub fn appended(&mut self, results: &[Result<Appended, Arc<str>>]) {
+        let Some(Spans { clock, append, .. }) = &mut self.spans else {
+            return;
+        };
+        let Some(mut span) = append.take() else { return };
+        match results {
+            [Ok(one)] => {
+                span.at_event(one.partition.0, one.offset.0);
+            }
+            _ => {
+                span.number("messaging.batch.message_count", results.len() as u64);
+            }
+        }
+        if results.iter().any(Result::is_err) {
+            span.failed("not_appended");
+        }
+        span.end(clock.since_1970());
+    }
+
+    /// Ends the spans of the request.
+    pub fn answered(self, status: StatusCode) {
+        let Some(Spans {
+            clock,
+            mut request,
+            append,
+        }) = self.spans
+        else {
+            return;
+        };
+        let now = clock.since_1970();
+        if let Some(mut append) = append {
+            append.failed("not_appended");
+            append.end(now);
+        }
+        request.number("http.response.status_code", status.as_u16().into());
+        if status.is_server_error() {
+            request.failed(status.as_u16().to_string());
+        }
+        request.end(now);
+    }
+}
