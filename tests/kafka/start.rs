@@ -313,8 +313,19 @@ pub fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_on
             thread::sleep(Duration::from_millis(200));
         }
     }
-    let (status, body) = changes(&nodes[1]).expect("it answers");
-    assert!(status == 503 && body.contains("\"log_unanswered\""), "{status} {body}");
+    // It waits for a broker for longer than others wait for an answer.
+    let patient = ureq::Agent::config_builder().http_status_as_error(false);
+    let patient = ureq::Agent::new_with_config(patient.timeout_global(Some(PATIENCE)).build());
+    let asked = patient.get(format!("{}/v1/users/alice/changes", nodes[1].url())).call();
+    let mut answer = asked.expect("it answers");
+    let body = answer.body_mut().read_to_string().expect("text");
+    println!("{body}");
+    assert!(
+        answer.status() == 503 && body.contains("\"log_unanswered\""),
+        "{} {body}",
+        answer.status()
+    );
+    assert!(answer.headers().contains_key("retry-after"));
     let [first, second] = &mut nodes;
     let asked_at = Instant::now();
     // What a process says that ends at the limit of a stop and not before.
