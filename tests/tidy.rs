@@ -17,6 +17,7 @@ use std::process::Command;
 /// rules, the engine composes the four; what faces the world stands on the engine.
 const ARROWS: &[Arrow] = &[
     ("presence", &[]),
+    ("allocator", &[]),
     ("backoff", &[]),
     ("clock", &[]),
     ("cause", &[]),
