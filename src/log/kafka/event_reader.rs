@@ -24,6 +24,9 @@ const SECOND_FETCH_BYTES: u64 = 700_001;
 /// How long the second reading may take.
 const SECOND_READING_MS: u64 = 5_000;
 const LOOK: Duration = Duration::from_millis(1);
+/// For how long a reader of second readings is kept for the next gap. Its client goes on fetching the partition, and nobody takes what
+/// it has: up to 10,000 records, each with a kibibyte of the client's own.
+const SECOND_KEPT_MS: u64 = 1_000;
 
 /// The client that reads a second time, with other fetches. Made when it is first needed.
 pub struct SecondSource {
@@ -77,6 +80,8 @@ pub struct EventReader {
     partition: Partition,
     first: PartitionReader,
     second: Option<PartitionReader>,
+    /// When it was used last, by the monotonic clock.
+    second_used_ms: u64,
     seconds: OtherSource,
     /// The record that was folded last.
     last: Option<LastRecord>,
@@ -104,6 +109,7 @@ impl EventReader {
             partition,
             first,
             second: None,
+            second_used_ms: 0,
             seconds,
             last: None,
             expects_last: false,
@@ -156,6 +162,8 @@ impl EventReader {
                 return Err(error);
             }
             self.confirmed = until;
+        } else if self.clock.monotonic_ms() >= self.second_used_ms + SECOND_KEPT_MS {
+            self.second = None;
         }
         Ok(())
     }
@@ -297,6 +305,7 @@ impl EventReader {
             ));
         }
         self.second = Some(second);
+        self.second_used_ms = clock.monotonic_ms();
         Ok(())
     }
 }
@@ -326,6 +335,9 @@ fn first_difference(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
     fn record(offset: u64, value: &str) -> Record {
         Record {
@@ -369,6 +381,48 @@ mod tests {
         );
         assert_eq!(differ(&log, &log[..2]), Some(8));
         assert_eq!(differ(&log, &[(5, "a"), (6, "other"), (8, "c")]), Some(6));
+    }
+
+    /// Records that nobody takes would pile up in its client.
+    #[test]
+    fn a_reader_of_second_readings_ends_when_there_was_no_gap_for_a_second() {
+        let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
+        cluster.create_topic("events", 1, 1).expect("a topic");
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("client.id", "mock");
+        let producer: BaseProducer = config.create().expect("a producer");
+        for key in ["a", "b", "c"] {
+            let record = BaseRecord::to("events").key(key).payload(key);
+            producer.send(record).expect("there is room");
+        }
+        producer.flush(Duration::from_secs(60)).expect("it answers");
+        let clock = Arc::new(ManualClock::new(1_000));
+        let [first, other] = [(); 2].map(|()| Source::new(config.clone(), clock.clone()).expect("a client"));
+        let seconds: OtherSource = Box::new(move || Ok(other.clone()));
+        let mut reader =
+            EventReader::new(&first, seconds, "events".into(), Partition(0), Box::new(|| {})).expect("a reader");
+        let limit = Limit {
+            records: 10,
+            bytes: 1_000,
+        };
+        let mut records = Vec::new();
+        while records.len() < 3 || !reader.is_at_end() {
+            let next = Offset(records.len() as u64);
+            reader.read(next, limit, &mut records).expect("read");
+        }
+        reader.read_again(Offset(0), 3, &records).expect("the same");
+        let read_on = |reader: &mut EventReader| reader.read(Offset(3), limit, &mut Vec::new()).expect("read");
+        clock.advance_ms(SECOND_KEPT_MS - 1);
+        read_on(&mut reader);
+        assert!(reader.second.is_some());
+        clock.advance_ms(1);
+        read_on(&mut reader);
+        assert!(reader.second.is_none());
+        reader
+            .read_again(Offset(0), 3, &records)
+            .expect("the same, with a new reader");
     }
 
     #[test]
