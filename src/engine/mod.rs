@@ -26,6 +26,7 @@ mod reconcile;
 pub mod rejected;
 mod standbys;
 mod traced;
+mod traced_append;
 pub(crate) mod worker;
 
 pub use assignments::KnownStats;
@@ -34,6 +35,7 @@ pub use outbox::extend_chain;
 pub use outcomes::{Interest, Outcome, Outcomes};
 pub use placement::{Placed, Unplaced};
 pub use standbys::Standbys;
+pub use traced_append::TracedAppend;
 pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::checkpoint;

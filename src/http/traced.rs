@@ -4,11 +4,12 @@
 //! sampled, the request and its append are spans, and the records name the append as their parent.
 
 use crate::clock::Clock;
-use crate::engine::Placed;
+use crate::engine::{Placed, TracedAppend};
 use crate::log::{Appended, TRACE_HEADER};
-use crate::traces::{Operation, Parent, Span, SpanKind, is_traceparent};
+use crate::traces::{Parent, Span, SpanKind, is_traceparent};
 use axum::http::{HeaderMap, StatusCode};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A request with a trace.
 pub struct TracedRequest {
@@ -19,7 +20,7 @@ pub struct TracedRequest {
 struct Spans {
     clock: Arc<dyn Clock>,
     request: Span,
-    append: Option<Span>,
+    append: Option<TracedAppend>,
 }
 
 impl TracedRequest {
@@ -50,22 +51,15 @@ impl TracedRequest {
 
     /// Gives records that are about to be appended their header.
     pub fn attach(&mut self, records: &mut [Placed]) {
-        if let Some(Spans { clock, request, append }) = &mut self.spans {
-            let operation = Operation::SendEvents;
-            let begun = Span::begin(
-                request.context(),
-                operation.span_name(),
-                SpanKind::Producer,
-                clock.since_1970(),
-            );
-            if let Some(mut span) = begun {
-                span.on_topic(operation);
-                self.traceparent = span.context().traceparent().into_bytes();
-                *append = Some(span);
+        let TracedRequest { traceparent, spans } = self;
+        match spans {
+            Some(Spans { clock, request, append }) => {
+                let begun = TracedAppend::begin(Some(request.context()), traceparent, records, clock.since_1970());
+                *append = Some(begun);
             }
-        }
-        for (_, record) in records {
-            record.headers.push((TRACE_HEADER, self.traceparent.clone()));
+            None => {
+                TracedAppend::begin(None, traceparent, records, Duration::ZERO);
+            }
         }
     }
 
@@ -74,19 +68,12 @@ impl TracedRequest {
         let Some(Spans { clock, append, .. }) = &mut self.spans else {
             return;
         };
-        let Some(mut span) = append.take() else { return };
-        match results {
-            [Ok(one)] => {
-                span.at_event(one.partition.0, one.offset.0);
-            }
-            _ => {
-                span.number("messaging.batch.message_count", results.len() as u64);
-            }
+        if let Some(append) = append.take() {
+            append.end(
+                results.iter().map(|result| result.as_ref().ok().copied()),
+                clock.since_1970(),
+            );
         }
-        if results.iter().any(Result::is_err) {
-            span.failed("not_appended");
-        }
-        span.end(clock.since_1970());
     }
 
     /// Ends the spans of the request.
@@ -100,9 +87,8 @@ impl TracedRequest {
             return;
         };
         let now = clock.since_1970();
-        if let Some(mut append) = append {
-            append.failed("not_appended");
-            append.end(now);
+        if let Some(append) = append {
+            append.failed(now);
         }
         request.number("http.response.status_code", status.as_u16().into());
         if status.is_server_error() {

@@ -2,13 +2,13 @@
 
 use super::{AHEAD, Asked, Cursor, Kick, Pace, Unavailable, Uplink, UserSnapshot, UserUpdate};
 use crate::backoff;
-use crate::engine::{Engine, Placed, QueryError};
-use crate::log::{self, Appended, Limit, Log, Record, TRACE_HEADER, Topic};
+use crate::engine::{Engine, Placed, QueryError, TracedAppend};
+use crate::log::{self, Appended, Limit, Log, Record, Topic};
 use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::partitioner::partition_of;
-use crate::traces::{Operation, Parent, Span, SpanKind};
+use crate::traces::Parent;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl LogUplink {
     }
 
     /// Appends records, and ends the span of the append.
-    fn append_records(&self, records: Vec<Placed>, span: Option<Span>) -> Asked<()> {
+    fn append_records(&self, records: Vec<Placed>, traced: Option<TracedAppend>) -> Asked<()> {
         let clock = self.engine.clock().clone();
         let began = clock.monotonic();
         let (acknowledge, acknowledged) = oneshot::channel();
@@ -53,8 +53,12 @@ impl LogUplink {
         self.engine.log().append(
             records,
             Box::new(move |result: Result<Vec<Appended>, log::Error>| {
-                if let Some(span) = span {
-                    end_span(span, &result, clock.since_1970());
+                if let Some(traced) = traced {
+                    let now = clock.since_1970();
+                    match &result {
+                        Ok(appended) => traced.end(appended.iter().copied().map(Some), now),
+                        Err(_) => traced.failed(now),
+                    }
                 }
                 if result.is_ok() {
                     metrics::append(clock.monotonic().saturating_sub(began).as_secs_f64());
@@ -73,21 +77,6 @@ impl LogUplink {
             }
         })
     }
-}
-
-fn end_span(mut span: Span, result: &Result<Vec<Appended>, log::Error>, now: Duration) {
-    match result.as_deref() {
-        Ok([one]) => {
-            span.at_event(one.partition.0, one.offset.0);
-        }
-        Ok(many) => {
-            span.number("messaging.batch.message_count", many.len() as u64);
-        }
-        Err(_) => {
-            span.failed("not_appended");
-        }
-    }
-    span.end(now);
 }
 
 impl From<QueryError> for Unavailable {
@@ -212,19 +201,10 @@ impl Uplink for LogUplink {
         if let Err(unplaced) = self.engine.place(event, None, &mut records) {
             return Box::pin(async move { Err(Unavailable(unplaced.to_string())) });
         }
-        let mut traceparent = traceparent.to_owned();
-        let operation = Operation::SendEvents;
+        let traceparent = traceparent.as_bytes();
         let now = self.engine.clock().since_1970();
-        let parent = Parent::of(traceparent.as_bytes());
-        let mut span = parent.and_then(|parent| Span::begin(parent, operation.span_name(), SpanKind::Producer, now));
-        if let Some(span) = &mut span {
-            span.on_topic(operation);
-            traceparent = span.context().traceparent();
-        }
-        for (_, record) in &mut records {
-            record.headers.push((TRACE_HEADER, traceparent.clone().into_bytes()));
-        }
-        self.append_records(records, span)
+        let traced = TracedAppend::begin(Parent::of(traceparent), traceparent, &mut records, now);
+        self.append_records(records, Some(traced))
     }
 
     fn kicks(&self, gateway: &str) -> Asked<mpsc::Receiver<Kick>> {
