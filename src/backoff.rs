@@ -1,7 +1,8 @@
 //! Pauses between attempts.
 //!
 //! Each pause is twice as long as the one before, up to the longest one. Up to half of it is left off at random, so that
-//! those who failed together do not try again together. The bounds of the loops that use them are in this file.
+//! those who failed together do not try again together. The bounds of the loops that use them are in this file. A loop that asks a
+//! file, a process or an issuer of its own again at a steady pace has a constant beside it: nobody else waits for the same.
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Places where a test makes the process die: `ROLLCALL_FAILPOINT=offsets:3` aborts it the third time that it reaches
 //! `offsets`. With `panic:` in front the thread panics instead, with `hang:` it waits for ever, and with `leak:` it keeps a descriptor
-//! and 1 MiB for ever and goes on. `offsets:3+` means from the third time on. With `alter:` in front what is read at [`ALTERED`] is not what it is. `record:7` makes every fold of a record at offset 7 panic. Without the variable, failpoints are off and cost one
-//! comparison.
+//! and 1 MiB for ever and goes on. `offsets:3+` means from the third time on. With `alter:` in front something else is read at a
+//! place of [`ALTERED`] than is there. `record:7` makes every fold of a record at offset 7 panic. Without the variable, failpoints
+//! are off and cost one comparison.
 //!
 //! | place | between |
 //! |---|---|
@@ -17,6 +18,7 @@
 //! | `take-up` | the fence is taken · the position read |
 //! | `tail`, `owners`, `source`, `checkpoints`, `assignments` | a turn of that task · the next |
 //! | `rd_kafka_…` | a helper was given that call of librdkafka · the call |
+//! | `append` | appends were taken from the queue of the embedded log · anything of them was written |
 //! | `record` | see above |
 //! | `copied` | events were appended to a new log · they are known to be there |
 //! | `left` | nobody can write to the old log any more · the rest is copied |
@@ -49,6 +51,9 @@ pub const PLACES: [&str; 16] = [
 
 /// The places of `rollcall reshard`.
 pub const RESHARD_PLACES: [&str; 4] = ["copied", "left", "compared", "finished"];
+
+/// The places of the embedded log.
+pub const LOCAL_PLACES: [&str; 1] = ["append"];
 
 const RECORD: &str = "record";
 /// What the names of librdkafka's calls begin with.
@@ -98,11 +103,12 @@ fn chosen() -> Option<&'static Failpoint> {
         let is_known = match effect {
             Effect::Alter => ALTERED.contains(&place),
             Effect::Abort | Effect::Panic | Effect::Hang | Effect::Leak => {
-                PLACES.contains(&place) || RESHARD_PLACES.contains(&place) || place.starts_with(CALL)
+                let all = [&PLACES[..], &RESHARD_PLACES, &LOCAL_PLACES].concat();
+                all.contains(&place) || place.starts_with(CALL)
             }
         };
         if !is_known || times.is_none() {
-            let places = PLACES.join(", ");
+            let places = [&PLACES[..], &RESHARD_PLACES, &LOCAL_PLACES].concat().join(", ");
             eprintln!(
                 "error: ROLLCALL_FAILPOINT must be one of {places} or a call ({CALL}…), with :N for the N-th time, not {text:?}"
             );

@@ -8,7 +8,7 @@ mod rules;
 #[path = "tidy/source.rs"]
 mod source;
 
-use rules::{Arrow, Finding, Inner, LongFile};
+use rules::{Arrow, Finding, Inner, LongFile, Starter};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -152,7 +152,7 @@ const ARROWS: &[Arrow] = &[
     // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
     ("load", &["api", "gateway", "cause", "clock", "config", "random", "tls"]),
     // It comes in over HTTP like everybody else.
-    ("demo", &["presence", "schema", "backoff", "clock", "random"]),
+    ("demo", &["presence", "schema", "backoff", "clock", "random", "tasks"]),
     (
         "command",
         &[
@@ -180,6 +180,7 @@ const ARROWS: &[Arrow] = &[
             "demo",
             "webhook",
             "load",
+            "tasks",
             "tls",
             "version",
             "traces",
@@ -318,6 +319,33 @@ fn only_the_clock_reads_the_clock() {
 fn imports_follow_the_arrows() {
     check(is_source, |file| {
         rules::arrows_are_followed(&file.path, &file.text, ARROWS)
+    });
+}
+
+/// Who starts threads or tasks beside `src/tasks.rs`.
+const STARTERS: &[Starter] = &[
+    ("src/command/log.rs", 1, "waits for signals and ends the process"),
+    (
+        "src/engine/assignments.rs",
+        1,
+        "what partitions do is caught in them, and the threads are joined",
+    ),
+    (
+        "src/gateway/health.rs",
+        1,
+        "starts again what fails, and is not ready meanwhile",
+    ),
+    ("src/gateway/uplink/http.rs", 1, "starts itself again"),
+    ("src/http/oidc.rs", 1, "the caller waits for it"),
+    ("src/load/mod.rs", 1, "the caller waits for it"),
+    ("src/sim/many.rs", 1, "the caller joins it"),
+    ("src/tasks.rs", 2, "watches them"),
+];
+
+#[test]
+fn every_thread_and_task_is_watched() {
+    check(is_source, |file| {
+        rules::what_is_started_is_watched(&file.path, &file.text, STARTERS)
     });
 }
 

@@ -12,6 +12,7 @@ use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::gateway::uplink::Unavailable;
 use crate::gateway::uplink::http::HttpUplink;
 use crate::gateway::{self, Gateway, GatewayState};
+use crate::tasks::{self, End};
 use crate::tls::trusting;
 use anyhow::{Context as _, anyhow};
 use std::io::Write as _;
@@ -126,7 +127,11 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
     let running: Arc<OnceLock<Arc<GatewayState>>> = Arc::default();
     if let Some(listener) = listener {
         let edge = running.clone();
-        tokio::spawn(status::serve(listener, move || troubles(edge.get())));
+        let serving = async move {
+            status::serve(listener, move || troubles(edge.get())).await;
+            End::Failed("it returned".to_owned())
+        };
+        tasks::spawn_async("status", serving);
     }
     let tls = config.tls.is_some();
     let mut tries = 0u32;

@@ -37,6 +37,7 @@ pub mod users;
 pub mod webhook;
 
 use crate::presence::state::HashSeed;
+use crate::tasks;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,8 +53,7 @@ pub fn leave(status: u8) -> ! {
     use std::io::Write as _;
     // An error here cannot be reported any more.
     let _ = io::stdout().flush();
-    // Safety: ends the process; it has no requirements.
-    unsafe { libc::_exit(status.into()) }
+    tasks::exit(status)
 }
 
 /// Returns a random seed, secret to this process, for hash tables whose keys are chosen by clients.

@@ -21,6 +21,7 @@ use crate::log::{self, Group, Log, NewRecord, SingleNode, Topic};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::json;
+use crate::tasks;
 use crate::tls::{Certificate, Trust, TrustedClient};
 use crate::version::newest_revision;
 use anyhow::{Context as _, anyhow, bail};
@@ -34,6 +35,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 const POLICY_REFUSED: &str = "is for a new log, but this log has records and began with another policy; to change the \
                               rules, publish a `policy` event (rollcall policy set FILE); to ignore the file, start with \
@@ -78,7 +80,8 @@ struct LeakedOnError(Option<ConnectedLog>);
 async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let traces = Traces::start("rollcall", connect::log_names(&config)?);
-    let Some(started) = signals.unless_stopped(start(&config, kept)).await else {
+    let (stop, stopping) = watch::channel(false);
+    let Some(started) = signals.unless_stopped(start(&config, kept, &stopping)).await else {
         return Ok(());
     };
     let Started {
@@ -91,7 +94,6 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         clock,
         _lock,
     } = started?;
-    let (stop, stopping) = watch::channel(false);
     let mut app = AppState::new(
         engine.clone(),
         config.tokens.as_deref(),
@@ -104,7 +106,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         app = app.with_tim(tim, clock.clone());
     }
     if let Some(issuer) = issuer {
-        tokio::spawn(issuer.clone().keep(stopping.clone()));
+        watched("oidc-keys", &stopping, issuer.clone().keep(stopping.clone()));
         app = app.with_issuer(issuer);
     }
     let (edge, edges) = watch::channel(None);
@@ -117,22 +119,29 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
     app = app.with_past_records(config.audit_records);
     if let Some(file) = &config.token_file {
         warn_if_shared(file);
-        tokio::spawn(reload_tokens(file.clone(), app.access(), stopping.clone()));
+        let reload = reload_tokens(file.clone(), app.access(), stopping.clone());
+        watched("token-file", &stopping, reload);
     }
-    tokio::spawn(app.clone().keep_history());
-    let incidents = tokio::spawn(app.clone().find_incidents());
+    watched("stats-history", &stopping, app.clone().keep_history());
+    let incidents = watched("incidents", &stopping, app.clone().find_incidents());
     if config.raise_revision == RaiseRevision::ByItself {
-        tokio::spawn(raise_revision(engine.clone(), stopping.clone()));
+        let raise = raise_revision(engine.clone(), stopping.clone());
+        watched("revision", &stopping, raise);
     }
     if let Some(certificate) = &certificate {
-        tokio::spawn(certificate.clone().keep());
+        watched("certificate", &stopping, certificate.clone().keep());
     }
-    let server = tokio::spawn(crate::http::serve_with(
+    let serving = crate::http::serve_with(
         listener,
         certificate,
         app.router(),
         Limits::of(connections),
         stopping.clone(),
+    );
+    // Without it nobody could be answered, so the process ends.
+    let server = tokio::spawn(tasks::or_end_process(
+        "http",
+        tasks::until_stopped(stopping.clone(), serving),
     ));
     let demo = config.demo.map(|users| {
         let mut tokens = config.tokens.iter().flatten();
@@ -173,6 +182,15 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
     // The caller prints the error when it ends the process.
     tracing::info!(took_ms, in_good_order = stopped.is_ok(), "stopped");
     ran.and(stopped)
+}
+
+/// Starts a task that runs until the process stops.
+fn watched(
+    name: &'static str,
+    stopping: &watch::Receiver<bool>,
+    run: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    tasks::spawn_async(name, tasks::until_stopped(stopping.clone(), run))
 }
 
 /// Runs the gateway, if one is configured, until the process is asked to stop, and then stops it. Without a gateway, only
@@ -241,7 +259,7 @@ struct Started {
     _lock: File,
 }
 
-async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Started> {
+async fn start(config: &Config, kept: &mut LeakedOnError, stopping: &watch::Receiver<bool>) -> anyhow::Result<Started> {
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         anyhow!(
             "cannot listen on {}: {error}; another port can be chosen with --listen",
@@ -264,7 +282,7 @@ async fn start(config: &Config, kept: &mut LeakedOnError) -> anyhow::Result<Star
     let OpenedLog { log, kafka, tuning } = open(config, listen, clock.clone()).await?;
     kept.0.clone_from(&kafka);
     let peers = match &kafka {
-        Some(kafka) => Some(peers(config, kafka, clock.clone())?),
+        Some(kafka) => Some(peers(config, kafka, clock.clone(), stopping)?),
         None => None,
     };
     let schemas = schemas(config, clock.clone()).await?;
@@ -436,7 +454,12 @@ async fn open(config: &Config, listen: SocketAddr, clock: Arc<dyn Clock>) -> any
     })
 }
 
-fn peers(config: &Config, log: &ConnectedLog, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
+fn peers(
+    config: &Config,
+    log: &ConnectedLog,
+    clock: Arc<dyn Clock>,
+    stopping: &watch::Receiver<bool>,
+) -> anyhow::Result<Peers> {
     let secret = config.kafka.as_ref().and_then(|kafka| kafka.peer_token.as_ref());
     let trust = match (secret, &config.tokens) {
         (Some(secret), _) => PeerTrust::Key(PeerKey::new(secret.reveal())),
@@ -451,7 +474,7 @@ fn peers(config: &Config, log: &ConnectedLog, clock: Arc<dyn Clock>) -> anyhow::
         };
         let client = TrustedClient::open(files, Peers::client).context("cannot ask other nodes with TLS")?;
         let client = Arc::new(client);
-        tokio::spawn(client.clone().keep());
+        watched("peer-certificate", stopping, client.clone().keep());
         let required = tls.certificates == PeerCertificates::Required;
         if !required {
             tracing::warn!(

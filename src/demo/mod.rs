@@ -8,6 +8,7 @@ mod poster;
 pub mod world;
 
 use crate::clock::Clock;
+use crate::tasks::{self, End};
 use poster::Poster;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
@@ -54,12 +55,11 @@ pub fn start(settings: DemoSettings, clock: Arc<dyn Clock>) -> Demo {
             let now_ms = began_ms + clock.monotonic_ms().saturating_sub(began);
             // While the server accepts nothing, the world waits here.
             if poster.post(world.advance(now_ms)).is_break() || poster.pause(STEP).is_break() {
-                return;
+                return End::Asked;
             }
         }
     };
-    let thread = std::thread::Builder::new().name("demo".into()).spawn(run);
-    let thread = thread
+    let thread = tasks::spawn("demo", run)
         .inspect_err(
             |error| tracing::warn!(%error, "cannot start the thread of the simulated users, running without them"),
         )
@@ -79,10 +79,9 @@ impl Demo {
     fn end(&mut self) {
         // The poster treats the closed channel as the signal to stop.
         self.stop = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the simulated world panicked");
+        if let Some(thread) = self.thread.take() {
+            // A panic was noted where it was caught.
+            let _ = thread.join();
         }
     }
 }

@@ -7,7 +7,6 @@
 //! cannot wait for the keys to be read.
 
 use super::frames::{self, ClientMessage, Close};
-use super::health::guarded;
 use super::keys::Bearer;
 use super::limits::{Permit, network_of};
 use super::session;
@@ -17,6 +16,7 @@ use crate::config::gateway::Admission;
 use crate::log::TRACE_HEADER;
 use crate::metrics;
 use crate::presence::event::{Intent, bounds};
+use crate::tasks::guarded;
 use crate::tls::{NoHandshake, Stream};
 use crate::traces::is_traceparent;
 use futures_util::{SinkExt as _, StreamExt as _};

@@ -5,7 +5,6 @@
 
 use super::GatewayState;
 use crate::backoff;
-use crate::metrics;
 use crate::tasks::{self, message};
 use futures_util::FutureExt as _;
 use std::collections::BTreeMap;
@@ -94,16 +93,4 @@ where
             tokio::time::sleep(pause).await;
         }
     })
-}
-
-/// Runs something that belongs to one client only. A panic is logged and counted.
-pub async fn guarded(task: &'static str, work: impl Future<Output = ()>) {
-    if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-        metrics::task_failed(task);
-        tracing::error!(
-            task,
-            why = message(&*panic),
-            "task of one connection panicked, its connection is closed"
-        );
-    }
 }

@@ -28,12 +28,13 @@ use crate::config::gateway::{Admission, Config, Tokens};
 use crate::metrics;
 use crate::presence::{Conn, Epoch};
 use crate::random::Random;
+use crate::tasks::guarded;
 use crate::tls::{BadFiles, Certificate};
 use audience::Audience;
 use disconnect_queue::{Outbox, QueuedDisconnect};
 use frames::Close;
 use handshake::Visitor;
-use health::{End, Health, guarded, keep};
+use health::{End, Health, keep};
 use heartbeats::HeartbeatBatches;
 use keys::{Bearer, Keys};
 use limits::{BoundedCounts, Handshakes, Ramp, network_of};
@@ -583,7 +584,7 @@ async fn reload(edge: Arc<GatewayState>) -> End {
         tokio::time::sleep(edge.config.reload).await;
         edge.reload_keys().await;
         if let Some(certificate) = &edge.certificate {
-            certificate.look_again();
+            certificate.reload_if_changed();
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::api::routes::RouteId;
 use crate::engine::{Interest, Outcome, QueryError};
 use crate::log::Appended;
 use crate::presence::{Offset, Partition};
+use crate::tasks::guarded;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -226,10 +227,10 @@ pub async fn outcomes(State(app): State<AppState>, headers: HeaderMap, payload: 
             .into_iter()
             .map(|partition| app.engine.interest(Partition(partition)))
             .collect();
-        tokio::spawn(async move {
+        tokio::spawn(guarded("interests", async move {
             tokio::time::sleep(WATCHED).await;
             drop(interests);
-        });
+        }));
     }
     let mut answered = OutcomesAnswer::default();
     if let Some(partition) = wanted.partition.filter(exists) {

@@ -9,6 +9,7 @@
 use super::api_error::ApiError;
 use super::transport::{ConnectionTimeouts, HEAD_BYTES_MAX, Requests, Watched, WriteLimited};
 use crate::metrics;
+use crate::tasks::guarded;
 use crate::tls::{Certificate, HasCertificate, NoHandshake, Stream};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -30,6 +31,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// One of so many connections may be in its TLS handshake before handshakes are closed to make room.
 const HANDSHAKES_PART: usize = 4;
+/// The label `task` of the metric when serving one connection panics.
+const CONNECTION: &str = "http-connection";
 /// How long an idle connection may take to close.
 const EVICTION: Duration = Duration::from_millis(100);
 
@@ -96,19 +99,22 @@ pub async fn serve_with(
         let Some(certificate) = certificate.clone() else {
             let connection = Connection::new(idle.clone(), Stage::Open);
             let stream = Stream::Plain(WriteLimited::new(stream, patience.write));
-            tokio::spawn(run(stream, connection, router, patience, watcher, place));
+            tokio::spawn(guarded(
+                CONNECTION,
+                run(stream, connection, router, patience, watcher, place),
+            ));
             continue;
         };
         let connection = Connection::new(idle.clone(), Stage::Handshake);
         let stopping = stopping.clone();
-        tokio::spawn(async move {
+        tokio::spawn(guarded(CONNECTION, async move {
             let secured = secure(&certificate, stream, &connection, patience, stopping).await;
             connection.leave();
             if let Some(stream) = secured {
                 connection.clone().wait(Stage::Open);
                 run(stream, connection, router, patience, watcher, place).await;
             }
-        });
+        }));
     }
     drop(listener);
     graceful.shutdown().await;

@@ -11,6 +11,7 @@ use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::Malformed;
 use crate::schema::json::output_line;
+use crate::tasks::{self, End};
 use crate::traces::{self, Delivery};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// Of one partition at a time.
+/// What is read of one partition at a time.
 const READ: Limit = Limit {
     records: 512,
     bytes: 256 << 10,
@@ -179,9 +180,10 @@ impl Tail {
             more: Condvar::new(),
         });
         let read = tail.clone();
-        std::thread::Builder::new()
-            .name(format!("http-{topic}"))
-            .spawn(move || read.run(&*log, &schemas))?;
+        tasks::spawn("http-tail", move || {
+            read.run(&*log, &schemas);
+            End::Asked
+        })?;
         Ok(TailOwner(tail))
     }
 

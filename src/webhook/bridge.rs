@@ -59,7 +59,7 @@ pub async fn run(
             done = bridge.posts.join_next(), if !bridge.posts.is_empty() => bridge.done(done),
             Some(revoked) = source.back.recv() => bridge.give_back(revoked, &mut source.events),
             event = source.events.recv(), if has_room => match event {
-                None => break Ok(()),
+                None => break Err(Error::SourceEnded),
                 Some(event) => event.and_then(|event| bridge.take(event)),
             },
         };
@@ -273,13 +273,41 @@ mod tests {
     use super::super::{PositionFile, PostTimeouts, Shape};
     use super::*;
     use crate::clock::SystemClock;
+    use std::path::Path;
+
+    /// A panic in what reads them must not look like an orderly end.
+    #[tokio::test]
+    async fn changes_that_end_by_themselves_are_an_error() {
+        let (sender, source) = source();
+        drop(sender);
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_stop, stopping) = watch::channel(false);
+        let ended = run_in(directory.path(), source, stopping).await;
+        let error = ended.expect_err("it was not asked to stop").to_string();
+        assert!(error.contains("Restart the bridge"), "{error}");
+    }
 
     #[tokio::test]
     async fn who_is_stopped_before_it_has_begun_leaves_the_position_as_it_was() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("position");
         std::fs::write(&path, "0:12,1:7\n").expect("written");
-        let (file, _) = PositionFile::open(&path).expect("opened");
+        let (_sender, source) = source();
+        let (_stop, stopping) = watch::channel(true);
+        let ended = run_in(directory.path(), source, stopping).await;
+        ended.expect("it ends well");
+        assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "0:12,1:7\n");
+    }
+
+    fn source() -> (mpsc::Sender<Result<SourceEvent, Error>>, Source) {
+        let (sender, events) = mpsc::channel(1);
+        let (_, back) = mpsc::unbounded_channel();
+        (sender, Source { events, back })
+    }
+
+    /// Runs a bridge whose files are in a directory, to a receiver that is not there.
+    async fn run_in(directory: &Path, source: Source, stopping: watch::Receiver<bool>) -> Result<(), Error> {
+        let (file, _) = PositionFile::open(&directory.join("position")).expect("opened");
         let shape = Shape {
             app: None,
             token: None,
@@ -292,12 +320,7 @@ mod tests {
         };
         let to = "http://127.0.0.1:9/".parse().expect("a URL");
         let receiver = Receiver::new(to, shape, patience, Arc::new(SystemClock::new())).expect("a client");
-        let dead_letters = DeadLetterFile::open(&directory.path().join("letters"), u64::MAX).expect("opened");
-        let (_sender, events) = mpsc::channel(1);
-        let (_back, back) = mpsc::unbounded_channel();
-        let (_stop, stopping) = watch::channel(true);
-        let ended = run(Source { events, back }, file, receiver, dead_letters, 1, stopping).await;
-        ended.expect("it ends well");
-        assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "0:12,1:7\n");
+        let dead_letters = DeadLetterFile::open(&directory.join("letters"), u64::MAX).expect("opened");
+        run(source, file, receiver, dead_letters, 1, stopping).await
     }
 }

@@ -12,6 +12,7 @@ use crate::backoff::{self, Backoff};
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
 use crate::presence::change::Change;
+use crate::tasks::guarded;
 use crate::tls::trusting;
 use crate::traces::Parent;
 use reqwest::StatusCode;
@@ -194,7 +195,7 @@ impl EngineClient {
     /// Reads ahead a little, in a task of its own: reading must not begin again whenever a post is done.
     pub fn read(mut self, begins: Positions) -> Source {
         let (sender, events) = channel(super::AHEAD);
-        tokio::spawn(async move {
+        tokio::spawn(guarded("webhook-engine", async move {
             let mut next = Ok(SourceEvent::Begins(begins));
             loop {
                 let over = next.is_err();
@@ -203,7 +204,7 @@ impl EngineClient {
                 }
                 next = self.next().await.map(SourceEvent::Change);
             }
-        });
+        }));
         // Nobody else follows this position, so nothing is taken back.
         let (_, back) = unbounded_channel();
         Source { events, back }

@@ -76,6 +76,12 @@ pub enum Error {
     File { what: String, cause: std::io::Error },
     #[error("{0}")]
     Position(String),
+    /// By a panic; it was logged where it was caught.
+    #[error(
+        "what reads the changes has ended; no change was skipped. Restart the bridge: it goes on from its position. The log \
+         says why"
+    )]
+    SourceEnded,
 }
 
 /// A change, and the position after it.

@@ -68,7 +68,7 @@ pub enum Outcome {
 #[derive(Default)]
 struct Attempts {
     count: u32,
-    /// Of the last response; `None` if there was none to the last attempt.
+    /// The status of the last response. `None` if the last attempt had no response.
     status: Option<u16>,
     /// What each of them carries, if the change has a trace.
     traceparent: Option<String>,

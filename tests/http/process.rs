@@ -26,7 +26,11 @@ fn command(data: &Path) -> Command {
 
 impl Server {
     pub fn start(data: &Path, more: &[&str]) -> Server {
-        let mut process = command(data)
+        Server::start_as(command(data), more)
+    }
+
+    fn start_as(mut command: Command, more: &[&str]) -> Server {
+        let mut process = command
             .args(["--listen", "127.0.0.1:0", "--log-level", "error"])
             .args(more)
             .stdout(Stdio::piped())
@@ -86,6 +90,40 @@ fn ends(stats: &Value) -> Vec<u64> {
         .iter()
         .filter_map(|partition| partition["log_end"].as_u64())
         .collect()
+}
+
+/// What was written and what the process has noted may differ after it, so nothing more is appended.
+#[test]
+fn a_panic_while_appending_is_answered_makes_the_server_not_ready_and_loses_nothing() {
+    let data = tempfile::tempdir().expect("a directory");
+    let mut failing = command(data.path());
+    // The first append is the policy's.
+    failing.env("ROLLCALL_FAILPOINT", "panic:append:3");
+    let server = Server::start_as(failing, &["--partitions", "2"]);
+    server.publish(&[connect("alice", 1)]);
+    for _ in 0..2 {
+        let refused = server.post("/v1/events", json!([connect("bob", 2)]).to_string());
+        let refused = refused.error(503, "log_unavailable").to_string();
+        assert!(refused.contains("appending panicked"), "{refused}");
+    }
+    let ready = server.get("/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("the task log-append has ended"), "{}", ready.body);
+    let metrics = server.get("/metrics").body;
+    assert!(
+        metrics.contains("rollcall_task_failures_total{task=\"log-append\"} 1"),
+        "{metrics}"
+    );
+    // Reading goes on, and so does the next process.
+    assert_eq!(server.get("/v1/users/alice").json()["status"], "online");
+    drop(server);
+    let server = Server::start(data.path(), &[]);
+    server.publish(&[connect("bob", 2)]);
+    wait_until("both are online", || {
+        ["alice", "bob"]
+            .iter()
+            .all(|user| server.get(&format!("/v1/users/{user}")).json()["status"] == "online")
+    });
 }
 
 #[test]

@@ -106,6 +106,35 @@ pub fn clock_is_not_read(text: &str) -> Vec<Finding> {
         .collect()
 }
 
+/// A file that starts threads or tasks by itself, how many, and who sees their end.
+pub type Starter = (&'static str, usize, &'static str);
+
+/// Threads and tasks are started by `src/tasks.rs`, or under `guarded(`, so that a panic in one of them is seen. `starters` names the
+/// places that see it in another way.
+pub fn what_is_started_is_watched(file: &str, text: &str, starters: &[Starter]) -> Vec<Finding> {
+    let tokens = without_tests(&tokens(text));
+    let at = |n: usize| tokens.get(n).map_or("", |token| token.text);
+    let follows = |n: usize, texts: &[&str]| texts.iter().enumerate().all(|(ahead, text)| at(n + ahead) == *text);
+    let is_bare = |n: usize| {
+        let is_task = follows(n, &["tokio", "::", "spawn", "("]) && !["guarded", "tasks"].contains(&at(n + 4));
+        is_task || follows(n, &["thread", "::", "spawn"]) || follows(n, &["thread", "::", "Builder"])
+    };
+    let bare: Vec<usize> = (0..tokens.len())
+        .filter(|n| is_bare(*n))
+        .map(|n| tokens[n].line)
+        .collect();
+    let known = starters.iter().find(|(path, _, _)| *path == file);
+    let count = known.map_or(0, |(_, count, _)| *count);
+    if bare.len() == count {
+        return Vec::new();
+    }
+    let what = format!(
+        "starts {} threads or tasks of its own, and {count} are known; use src/tasks.rs, so that a panic is seen",
+        bare.len()
+    );
+    vec![finding(bare.last().copied().unwrap_or(1), what)]
+}
+
 /// A module directly under the crate and those that it may import.
 pub type Arrow = (&'static str, &'static [&'static str]);
 
@@ -407,7 +436,6 @@ pub fn names_in_many_files(types: &[(String, usize, String)], most: usize) -> Ve
         .collect()
 }
 
-/// That a check passes says something only if it can fail.
 /// The code map: each source file is named by the row of its folder, and each file named is there. `text` is the map as
 /// Markdown, a table of two columns; a row's first column names folders, with `/` at their end, and files.
 pub fn the_map_is_complete(text: &str, sources: &[&str]) -> Vec<Finding> {
@@ -475,6 +503,7 @@ fn in_code(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
+/// That a check passes says something only if it can fail.
 mod tests {
     use super::*;
 
@@ -535,6 +564,19 @@ mod tests {
             clock_is_not_read("fn f(at: Instant) {} #[cfg(test)] mod tests { fn f() { Instant::now(); } }"),
             []
         );
+    }
+
+    #[test]
+    fn a_task_that_nobody_watches_is_found() {
+        let found = |text: &str, starters: &[Starter]| lines(&what_is_started_is_watched("src/a.rs", text, starters));
+        assert_eq!(found("fn f() {\ntokio::spawn(run()); }", &[]), [2]);
+        assert_eq!(found("fn f() {\nstd::thread::Builder::new(); }", &[]), [2]);
+        assert_eq!(found("fn f() {\nstd::thread::spawn(run); }", &[]), [2]);
+        let watched = "fn f() { tokio::spawn(guarded(TASK, run())); tasks::spawn(TASK, run); }";
+        assert_eq!(found(watched, &[]), [0; 0]);
+        let one = "fn f() { tokio::spawn(run()); } #[cfg(test)] mod tests { fn f() { tokio::spawn(run()); } }";
+        assert_eq!(found(one, &[("src/a.rs", 1, "its caller joins it")]), [0; 0]);
+        assert_eq!(found(watched, &[("src/a.rs", 1, "its caller joins it")]), [1]);
     }
 
     const ARROWS: [Arrow; 3] = [("log", &["presence"]), ("store", &["presence"]), ("presence", &[])];

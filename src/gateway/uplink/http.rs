@@ -13,12 +13,11 @@ use crate::api::sse::StreamEvent;
 use crate::backoff;
 use crate::cause::reason;
 use crate::config::address::masked;
-use crate::gateway::health::guarded;
 use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::json::event_line;
-use crate::tasks::message;
+use crate::tasks::{guarded, message};
 use crate::tls::trusting;
 use futures_util::FutureExt as _;
 use reqwest::{StatusCode, Url};
@@ -385,13 +384,13 @@ where
         let (raw, mut read) = mpsc::channel::<L>(AHEAD);
         let (sender, receiver) = mpsc::channel(AHEAD);
         tokio::spawn(guarded("uplink", subscription.run(stream, raw)));
-        tokio::spawn(async move {
+        tokio::spawn(guarded("uplink", async move {
             while let Some(line) = read.recv().await {
                 if sender.send(T::from(line)).await.is_err() {
                     return;
                 }
             }
-        });
+        }));
         Ok(receiver)
     })
 }

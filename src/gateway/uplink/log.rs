@@ -8,8 +8,10 @@ use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::partitioner::partition_of;
+use crate::tasks::guarded;
 use crate::traces::Parent;
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -104,7 +106,7 @@ fn follow<T: Send + 'static>(
     }
     let (sender, receiver) = mpsc::channel(AHEAD);
     let each = Arc::new(each);
-    tokio::spawn(async move {
+    tokio::spawn(guarded("uplink", async move {
         let mut backoff = backoff::UPLINK.start();
         loop {
             // Marked as seen before reading, so that what arrives meanwhile wakes the task again.
@@ -118,7 +120,12 @@ fn follow<T: Send + 'static>(
                 });
                 (at, found, more)
             });
-            let Ok((at, found, more)) = read.await else { return };
+            let (at, found, more) = match read.await {
+                Ok(read) => read,
+                Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+                // The runtime is being shut down.
+                Err(_) => return,
+            };
             cursor = at;
             for one in found {
                 if sender.send(one).await.is_err() {
@@ -138,7 +145,7 @@ fn follow<T: Send + 'static>(
                 }
             }
         }
-    });
+    }));
     Ok(receiver)
 }
 

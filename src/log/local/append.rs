@@ -4,12 +4,14 @@
 
 use super::block::{Packer, Tail};
 use super::{AppenderState, keys, locked};
+use crate::failpoint;
 use crate::log::{Acknowledge, Appended, Error, NewRecord, Topic};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
+use crate::tasks::{End, message};
 use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// What one synced step takes at most, an append that is larger by itself excepted: the first of many waiting appends
@@ -39,6 +41,8 @@ struct AppendQueue {
     waiting: VecDeque<PendingAppend>,
     bytes: usize,
     closed: bool,
+    /// Why nothing is written any more.
+    failed: Option<String>,
 }
 
 impl Queue {
@@ -62,6 +66,9 @@ impl Queue {
             .map(|(_, record)| RECORD_BYTES + record.key.as_ref().map_or(0, Vec::len) + record.value.len())
             .sum();
         let mut line = locked(&self.line);
+        if let Some(why) = &line.failed {
+            return Err((acknowledge, Error::Write(why.as_str().into())));
+        }
         if line.closed {
             return Err((acknowledge, Error::Closed));
         }
@@ -82,6 +89,19 @@ impl Queue {
     pub fn close(&self) {
         locked(&self.line).closed = true;
         self.moved.notify_all();
+    }
+
+    /// Accepts nothing more, because the appender's thread ends, and answers what waits.
+    fn fail(&self, why: &str) {
+        let mut line = locked(&self.line);
+        line.failed = Some(why.to_owned());
+        line.bytes = 0;
+        let waiting = std::mem::take(&mut line.waiting);
+        drop(line);
+        for PendingAppend { acknowledge, .. } in waiting {
+            metrics::append_failed();
+            call(|| acknowledge(Err(Error::Write(why.into()))));
+        }
     }
 
     /// The next group, waiting for one; None when the queue is closed and empty.
@@ -108,22 +128,37 @@ impl Queue {
     }
 }
 
-/// The appender's thread: until the queue is closed and empty.
-pub(super) fn run(shared: &AppenderState) {
+/// The appender's thread: until the queue is closed and empty, or until a panic. What was written and what is noted in memory may
+/// then differ, so nothing is appended until the process has been restarted, and every publisher is answered so.
+pub(super) fn run(shared: &AppenderState) -> End {
     while let Some(group) = shared.queue.take() {
-        write_group(shared, group);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| write_group(shared, group))) {
+            let why = format!("appending panicked: {}; restart the process", message(&*panic));
+            shared.queue.fail(&why);
+            return End::Failed(why);
+        }
     }
+    End::Asked
 }
 
+/// Panics as writing does, when the appends of the group have been answered.
 fn write_group(shared: &AppenderState, group: Vec<PendingAppend>) {
     let (records, acknowledges): (Vec<_>, Vec<_>) = group
         .into_iter()
         .map(|waiting| (waiting.records, waiting.acknowledge))
         .unzip();
-    match write(shared, &records) {
+    let written = catch_unwind(AssertUnwindSafe(|| write(shared, &records)));
+    let (written, panic) = match written {
+        Ok(written) => (written, None),
+        Err(panic) => {
+            let why = "appending panicked; whether these records were written is not known";
+            (Err(Error::Write(why.into())), Some(panic))
+        }
+    };
+    match written {
         Ok((appended, touched)) => {
             for partition in touched {
-                shared.tell(Topic::Events, partition);
+                call(|| shared.tell(Topic::Events, partition));
             }
             for (acknowledge, appended) in acknowledges.into_iter().zip(appended) {
                 call(|| acknowledge(Ok(appended)));
@@ -137,11 +172,15 @@ fn write_group(shared: &AppenderState, group: Vec<PendingAppend>) {
             }
         }
     }
+    if let Some(panic) = panic {
+        resume_unwind(panic);
+    }
 }
 
 type Written = (Vec<Vec<Appended>>, Vec<Partition>);
 
 fn write(shared: &AppenderState, group: &[Vec<(Partition, NewRecord)>]) -> Result<Written, Error> {
+    failpoint::reach("append");
     let open = shared.writable()?;
     let tables = shared.tables(&open)?;
     shared.still_there()?;

@@ -44,6 +44,7 @@ use super::{
 use crate::clock::Clock;
 use crate::metrics;
 use crate::presence::{Offset, Partition};
+use crate::tasks;
 use append::Queue;
 #[cfg(test)]
 pub(crate) use block::is_block;
@@ -193,9 +194,7 @@ impl LocalLog {
             closed: AtomicBool::new(false),
         });
         let for_appender = shared.clone();
-        let appender = std::thread::Builder::new()
-            .name("log-append".into())
-            .spawn(move || append::run(&for_appender))
+        let appender = tasks::spawn("log-append", move || append::run(&for_appender))
             .map_err(|error| opening::unusable(dir, &error))?;
         Ok(LocalLog {
             shared,
@@ -216,9 +215,9 @@ impl LocalLog {
         if let Some(appender) = locked(&self.appender).take()
             // An acknowledge may be what drops the log.
             && appender.thread().id() != std::thread::current().id()
-            && appender.join().is_err()
         {
-            tracing::error!("the appender of the log panicked");
+            // A panic was noted where it was caught.
+            let _ = appender.join();
         }
         self.shared.sync()
     }

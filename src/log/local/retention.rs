@@ -46,7 +46,7 @@ pub(super) fn retain(shared: &AppenderState, partition: Partition, floor: Offset
 /// What is dropped of a lane.
 #[derive(Clone, Copy)]
 struct Rule {
-    /// Blocks before this time are too old. 0: none is.
+    /// Blocks before this time are too old. 0 if no block is.
     horizon: u64,
     /// The bytes of the blocks from one on are at most so many.
     bytes_max: u64,

@@ -255,6 +255,6 @@ fn missing(topic: Topic, partition: Partition, offset: u64) -> Damage {
 
 fn malformed(topic: Topic, partition: Partition, first: u64) -> Damage {
     Damage::new(format!(
-        "partition {partition} of {topic}: what is kept at offset {first} is no block of records"
+        "partition {partition} of {topic}: the value stored at offset {first} is not a block of records"
     ))
 }
