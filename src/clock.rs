@@ -67,6 +67,7 @@ impl Clock for SystemClock {
 
     /// On Linux monotonic time does not count while the machine is suspended; this clock does.
     #[cfg(target_os = "linux")]
+    #[expect(unsafe_code, reason = "the standard library cannot read this clock")]
     fn passed(&self) -> Duration {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `now` is a valid timespec that the call may write to.

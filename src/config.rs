@@ -307,20 +307,20 @@ pub struct Config {
     pub oidc: Option<Oidc>,
     /// The certificate of HTTP. None: without TLS.
     pub http_tls: Option<CertificateFiles>,
-    /// Connections of HTTP at once; none: as many as open files leave room for.
+    /// Maximum number of HTTP connections. `None`: as many as the limit of open files allows.
     pub http_connections_max: Option<usize>,
-    /// Of bodies of HTTP, and what is made of them, in memory at once.
+    /// Maximum memory of HTTP bodies and of what is made of them, at once.
     pub http_body_bytes: usize,
     /// Origins whose pages may use HTTP.
     pub cors_origins: Vec<String>,
     pub retention_ms: u64,
     pub retention_bytes: u64,
-    /// Of the embedded log: a machine's clock within an hour of it is right.
+    /// For the embedded log: the clock of the machine is believed if it is within an hour of this time.
     pub accepted_time_ms: Option<u64>,
     /// Files that hold secrets, each with what they hold.
     pub secret_files: Vec<(&'static str, PathBuf)>,
     pub cached_users: usize,
-    /// Of the blocks of all stores in memory.
+    /// The memory of the block cache that all stores share.
     pub store_cache_bytes: usize,
     /// Maximum number of changes in the index of each partition; 0: no index.
     pub index_changes: u64,
@@ -428,7 +428,7 @@ const FIRST_GRACE_MS: u64 = 30_000;
 const GROUP_BYTES_MAX: usize = 200;
 const SOURCE_BYTES_MAX: usize = 256;
 pub const DEFAULT_DATA: &str = "rollcall-data";
-/// Of the processes that share the partitions of a Kafka cluster out.
+/// The consumer group of the processes that share the partitions of a Kafka cluster.
 pub const DEFAULT_GROUP: &str = "rollcall";
 
 impl Flags {

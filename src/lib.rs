@@ -26,6 +26,8 @@
 //!
 //! The rules are in `docs/rules.md`. `ARCHITECTURE.md` describes how the parts fit together and which test checks which
 //! invariant.
+// Where it is needed, with the reason beside it.
+#![deny(unsafe_code)]
 #![cfg_attr(
     not(test),
     deny(clippy::disallowed_methods, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)
@@ -49,6 +51,7 @@ pub mod engine;
 pub mod failpoint;
 #[cfg(test)]
 #[path = "../tests/fuzz/mod.rs"]
+#[expect(unsafe_code, reason = "an allocator that counts")]
 mod fuzz;
 pub mod gateway;
 pub mod http;

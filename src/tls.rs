@@ -14,7 +14,7 @@ pub use reloaded::BadFiles;
 use crate::clock::Clock;
 use crate::config::CertificateFiles;
 use crate::metrics;
-use reloaded::{Look, Reloaded};
+use reloaded::{ReloadResult, Reloaded};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -34,7 +34,7 @@ use tokio_rustls::server::TlsStream;
 use validity::{Validity, validity};
 
 /// How often files are looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often an expiry that is near, or past, is logged.
 const WARN_EVERY_MS: u64 = 6 * 3_600_000;
 /// How long a client that speaks no TLS has to read why it is refused.
@@ -79,7 +79,7 @@ fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, BadFiles> {
 /// What connections begin with.
 struct Server {
     config: Arc<ServerConfig>,
-    /// Of the certificate of the chain that expires first; `None` if that cannot be read.
+    /// The validity of the certificate of the chain that expires first. `None` if it cannot be read.
     validity: Option<Validity>,
 }
 
@@ -165,16 +165,16 @@ impl Certificate {
     }
 
     /// Takes files that have changed, and logs what an operator must know.
-    pub fn look_again(&self) {
+    pub fn reload_if_changed(&self) {
         let (listener, file) = (self.listener, self.chain.display());
-        match self.server.look_again() {
-            Look::Same => {}
-            Look::Changed => {
+        match self.server.reload_if_changed() {
+            ReloadResult::Same => {}
+            ReloadResult::Changed => {
                 *self.warned() = None;
                 let expires = self.server.current().validity.map(Validity::until);
                 tracing::info!(listener, %file, expires, "TLS certificate reloaded");
             }
-            Look::Failed(error) => tracing::error!(
+            ReloadResult::Failed(error) => tracing::error!(
                 listener,
                 "reloading the TLS certificate failed, keeping the previous one: {error}"
             ),
@@ -185,8 +185,8 @@ impl Certificate {
     /// Looks again and again.
     pub async fn keep(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            self.look_again();
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            self.reload_if_changed();
         }
     }
 

@@ -45,7 +45,7 @@ pub struct SignedHead {
 pub struct Proof {
     /// As `rollcall log changes` prints it.
     pub change: Box<RawValue>,
-    /// Of the tree in which the change is: `seq` of its first and its last change.
+    /// The `seq` of the first and of the last change of the tree that has this change.
     pub first: u64,
     pub changes: u64,
     /// The hashes beside the way from the change to the root, in hexadecimal.

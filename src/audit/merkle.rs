@@ -66,7 +66,7 @@ pub struct PathBuilder {
 }
 
 impl PathBuilder {
-    /// Of the leaf with this index, from 0, in a tree of so many.
+    /// The path of the leaf with this index, counted from 0, in a tree of `leaves` leaves.
     pub fn new(index: u64, leaves: u64) -> PathBuilder {
         let (mut first, mut after) = (0, leaves);
         let mut beside = Vec::new();

@@ -84,7 +84,7 @@ struct Expected {
 pub struct Difference {
     pub partition: u32,
     pub verified: bool,
-    /// Of the event whose output differs.
+    /// The offset of the event whose output differs.
     pub offset: u64,
     pub topic: &'static str,
     /// What the topic has; null: nothing.

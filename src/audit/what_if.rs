@@ -70,7 +70,7 @@ struct UserTally {
     /// Those that are not offline, or were lost so recently that their return would count, by platform and device.
     devices: BTreeMap<(Box<str>, Box<str>), DeviceTally>,
     custom_status: Option<Box<str>>,
-    /// Of how the user stood when the window began and of its changes in the window.
+    /// A digest of the state of the user when the window began and of its changes in the window.
     digest: u64,
     /// The window had begun when `digest` was last extended.
     is_entered: bool,
@@ -78,7 +78,7 @@ struct UserTally {
 
 struct DeviceTally {
     status: Status,
-    /// Of a device that is online.
+    /// Since when a device is online.
     online_since: LogTime,
     /// When its link was found to be lost, if that is how it left online and is in the window.
     lost_at: Option<LogTime>,

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use url::Url;
 
 /// Makes files that this process creates from now on accessible to its user only.
+#[expect(unsafe_code, reason = "the standard library cannot set the mask")]
 pub fn keep_to_ourselves() {
     // SAFETY: `umask` takes any number, cannot fail and touches no memory of ours. Called before other threads create files.
     unsafe { libc::umask(0o077) };

@@ -206,6 +206,7 @@ fn free_space(data: &Path) -> Diagnosis {
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the width of the fields is the platform's")]
+#[expect(unsafe_code, reason = "the standard library does not say how full a disk is")]
 fn free_bytes(path: &Path) -> Option<u64> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();

@@ -83,7 +83,7 @@ fn text_of(id: OutputId) -> Vec<u8> {
 pub struct HeaderWriter {
     /// The beginning of `ce_source`. None: no attributes of CloudEvents.
     source: Option<Arc<str>>,
-    /// Of the record that is being folded.
+    /// The trace of the record that is being folded.
     traceparent: Option<Box<[u8]>>,
 }
 

@@ -21,7 +21,7 @@ pub struct UserIndex {
     from: u64,
     /// The last change that is in the store.
     stored: u64,
-    /// Of the changes after it, one after the other: the user and the record's value.
+    /// The changes after the mark, one after the other: the user and the value of the record.
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     marks: Vec<(u64, IndexMark)>,
@@ -35,7 +35,7 @@ struct Entry {
     start: usize,
 }
 
-/// Of the entries that are looked through, which may be the user's: most others are left out without a look at their bytes.
+/// A hash of the user's id. Entries with another hash are skipped without comparing ids.
 fn hash(user: &str) -> u32 {
     let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     user.bytes().fold(0x811c_9dc5, step)

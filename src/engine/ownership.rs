@@ -171,7 +171,7 @@ mod tests {
     /// Tries every sequence of facts up to a length, including facts that should not come.
     #[test]
     fn whatever_happens_there_is_one_worker_at_most_and_the_group_gets_its_answer() {
-        fn walk(life: Life, worker: bool, told_to_end: bool, asked: bool, depth: u32) {
+        fn walk(life: Life, worker: bool, ordered_to_end: bool, asked: bool, depth: u32) {
             if depth == 0 {
                 return;
             }
@@ -182,7 +182,7 @@ mod tests {
                 }
                 let (then, commands) = next(life, fact);
                 let mut worker = worker && fact != Fact::Ended;
-                let mut told_to_end = told_to_end && worker;
+                let mut ordered_to_end = ordered_to_end && worker;
                 let mut asked = asked || matches!(fact, Fact::Revoked | Fact::Lost);
                 for command in commands {
                     match command {
@@ -192,7 +192,7 @@ mod tests {
                         }
                         Command::Release | Command::Drop => {
                             assert!(worker, "nobody to tell: {life:?} {fact:?}");
-                            told_to_end = true;
+                            ordered_to_end = true;
                         }
                         Command::Acknowledge => {
                             assert!(asked, "nobody asked: {life:?} {fact:?}");
@@ -207,10 +207,14 @@ mod tests {
                     !matches!(then, Life::Absent | Life::Paused),
                     "{life:?} {fact:?}"
                 );
-                assert_eq!(told_to_end, matches!(then, Life::Leaving { .. }), "{life:?} {fact:?}");
+                assert_eq!(
+                    ordered_to_end,
+                    matches!(then, Life::Leaving { .. }),
+                    "{life:?} {fact:?}"
+                );
                 // A group that waits for our answer waits only for a worker to end.
-                assert!(!asked || told_to_end, "the group waits for ever: {life:?} {fact:?}");
-                walk(then, worker, told_to_end, asked, depth - 1);
+                assert!(!asked || ordered_to_end, "the group waits for ever: {life:?} {fact:?}");
+                walk(then, worker, ordered_to_end, asked, depth - 1);
             }
         }
         walk(Life::default(), false, false, false, 7);

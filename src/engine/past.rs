@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Of one read.
+/// What one read returns at most.
 const LIMIT: Limit = Limit {
     records: 10_000,
     bytes: 4 << 20,
@@ -78,7 +78,7 @@ impl From<store::Error> for PastError {
 pub(super) struct IndexView {
     pub reader: IndexReader,
     pub stored: Indexed,
-    /// Of the user who was asked about.
+    /// The pending disconnects of the user who was asked about.
     pub pending: Vec<(u64, Vec<u8>)>,
     pub marks: Vec<(u64, IndexMark)>,
 }
@@ -133,7 +133,7 @@ pub struct PendingNow {
 }
 
 impl UserNow {
-    /// Of a user in memory.
+    /// Returns the state of a user in memory.
     pub fn of_slot(state: &State, slot: Slot) -> UserNow {
         let pending = state.pending_of(slot);
         let pending = pending.iter().map(|one| PendingNow {
@@ -148,7 +148,7 @@ impl UserNow {
         }
     }
 
-    /// Of a user who has no device online.
+    /// Returns the state of a user who has no device online.
     pub fn of_away(image: &UserImage<'_>) -> UserNow {
         let pending = image.devices.iter().filter_map(|device| match device.phase {
             Phase::Away { push: true, until, .. } => Some(PendingNow {

@@ -52,9 +52,9 @@ mod garden {
         TickStorm,
         /// A start believes the committed position alone.
         TailIgnoredAtStart,
-        /// Of a commit that failed the committed position alone is believed.
+        /// After a failed commit only the committed position is compared.
         TailIgnoredInDoubt,
-        /// Of the outputs that are there only the changes are compared.
+        /// Only the changes are compared with the outputs in the log.
         KicksNotCompared,
         /// A record of a revision that is not known is skipped.
         RevisionSkipped,

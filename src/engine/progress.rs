@@ -40,7 +40,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a partition that was opened at this time: it has not stood still before.
+    /// Returns the progress of a partition that was opened at this time and has not stood still yet.
     pub fn since(now_ms: u64) -> Progress {
         Progress {
             reached: Offset(0),

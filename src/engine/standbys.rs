@@ -24,13 +24,13 @@ pub fn is_chosen(partition: Partition, owner: &str, this_node: &str, nodes: &[St
     owner != this_node && before < count
 }
 
-/// A standby is kept for so long after another node is to stand by instead: nodes restart, and partitions move on.
+/// A standby is kept for this long after another node was chosen in its place: nodes restart, and partitions move on.
 const UNWANTED_MS: u64 = 10_000;
 /// A standby is kept no longer than this, whether others are ready or not.
 const UNWANTED_MAX_MS: u64 = 600_000;
 
-/// Whether a standby ends for which another node is to stand by since so long. It waits until as many others as wanted are
-/// ready: they may have all events still to fold.
+/// Whether a standby may end when another node was chosen in its place `unwanted_ms` ago. It waits until `count` others are ready,
+/// because they may still have all events to fold.
 pub fn may_end(unwanted_ms: u64, others_ready: usize, count: usize) -> bool {
     unwanted_ms >= UNWANTED_MAX_MS || (unwanted_ms >= UNWANTED_MS && others_ready >= count)
 }

@@ -59,8 +59,8 @@ pub enum QueryError {
     /// Nobody is there to answer, or the state is not ready to be shown; try again.
     #[error("the partition is not ready to answer; try again shortly")]
     Unavailable,
-    /// As many questions wait as may.
-    #[error("as many questions wait for the partition as may; try again shortly")]
+    /// The queue of questions is full.
+    #[error("too many questions are waiting for this partition; try again shortly")]
     Busy,
     /// This process does not work on the partition.
     #[error("the partition is not on this node")]

@@ -34,7 +34,7 @@ pub struct Grant {
     pub scopes: Arc<Scopes>,
     /// For the log: the token's name or line, never the token.
     pub who: Arc<str>,
-    /// Of the token; none where no token protects.
+    /// The hash of the token. `None` if the server has no tokens.
     token: Option<blake3::Hash>,
     /// It came with a ticket, which may say of whom.
     pub limited: Option<Limited>,

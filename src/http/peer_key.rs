@@ -9,9 +9,9 @@
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Of a request: `v1 TIME_MS NUMBER SCOPE HASH`.
+/// The header of a request: `v1 TIME_MS NUMBER SCOPE HASH`.
 pub const PROOF: HeaderName = HeaderName::from_static("rollcall-peer");
-/// Of its answer: a hash.
+/// The header of an answer: a hash.
 pub const ANSWER: HeaderName = HeaderName::from_static("rollcall-peer-answer");
 /// Nodes ask each other questions and nothing else.
 const SCOPE: &str = "read";

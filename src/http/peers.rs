@@ -246,7 +246,8 @@ impl Peers {
         };
         let Some(_on_its_way) = OnItsWay::begin(&self.asked, url) else {
             metrics::question_refused();
-            let message = format!("{ASKED_MAX} questions wait for the node {url}, as many as may; try again shortly");
+            let message =
+                format!("{ASKED_MAX} questions are waiting for the node {url}, which is the limit; try again shortly");
             return Err(ApiError::unavailable("busy", message));
         };
         // Its certificate may be the reason, and an error of TLS does not say which CAs were expected.

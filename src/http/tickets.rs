@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// For how long a ticket opens subscriptions, in milliseconds.
 pub const TICKET_MS: u64 = 60_000;
 const USERS_BYTES_MAX: usize = 8_192;
-/// Of what is signed; another form of ticket would have another.
+/// The context of the signature. Another form of ticket would have another one.
 const CONTEXT: &str = "rollcall 2026-11 ticket v1";
 const MAC_BYTES: usize = 16;
 

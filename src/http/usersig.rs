@@ -84,7 +84,7 @@ pub fn verify(usersig: &str, app: u64, key: &Credential, identifier: &str, now_s
     Ok(())
 }
 
-/// Of the characters between which a line of what is signed could end: none is in an identifier that is taken.
+/// Whether a character could end a line of the signed text. Identifiers with such a character are refused.
 fn is_control(char: char) -> bool {
     char.is_control() || matches!(char, '\u{2028}' | '\u{2029}')
 }

@@ -96,7 +96,7 @@ pub struct PartitionProgress {
 #[derive(Debug, Default)]
 struct FollowedPartition {
     next: Offset,
-    /// The number of the last change that was read; 0: none was.
+    /// The number of the last change that was read; 0 if no change was read yet.
     seq: u64,
     /// The second of the last change that was read. None is before it.
     second: u64,
@@ -156,7 +156,7 @@ pub struct Finder {
     /// Counts of seconds that are not judged.
     seconds: Seconds,
     spans: SpanFinder,
-    /// The last second that was judged; 0: none was.
+    /// The last second that was judged; 0 if no second was judged yet.
     judged: u64,
     /// The last step ended before everything was read.
     has_more: bool,

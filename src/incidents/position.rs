@@ -9,7 +9,7 @@ const VERSION: u8 = 1;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FinderNote {
     pub restart: Restart,
-    /// The first second of the last incident that was written; 0: none was.
+    /// The first second of the last incident that was written; 0 if no incident was written yet.
     pub written: u64,
 }
 

@@ -90,7 +90,7 @@ pub enum Beginning {
     Latest,
 }
 
-/// News of the group, or what was read.
+/// What a poll has returned: a change of the partitions of this reader, or records.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PollResult {
     /// These partitions are ours from now on; each begins at its offset.

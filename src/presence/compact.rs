@@ -132,9 +132,9 @@ pub(super) struct Compact {
     pub epoch: EpochId,
     pub conn: Conn,
     pub evidence: Offset,
-    /// Of the user and of the device.
+    /// The last-seen time of the user and of the device.
     last_seen: ShortTime,
-    /// Of the device.
+    /// The times of the device.
     since: ShortTime,
     login_at: ShortTime,
     armed: ShortTime,

@@ -169,7 +169,7 @@ pub(crate) trait EventFields<'a>: DeviceFields<'a> {
 
     fn wrong_number_of_beats(count: usize) -> Self::Wrong;
 
-    /// Of a kick that names a device and no platform.
+    /// The error for a kick that names a device and no platform.
     fn platform_needed() -> Self::Wrong;
 
     fn unknown_type(kind: &str) -> Self::Wrong;

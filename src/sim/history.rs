@@ -75,7 +75,7 @@ struct Connection {
 struct Gateway {
     epoch: u64,
     ended: bool,
-    /// Of the last connection.
+    /// The number of the last connection.
     conn: u64,
     /// When the last lease ends.
     until: u64,

@@ -75,13 +75,13 @@ pub struct Input {
     oracle: Oracle,
     pub time: Option<u64>,
     pub expected: Vec<Expected>,
-    /// Of the expected ones those of a topic, by number.
+    /// The numbers of the expected outputs, by topic.
     expected_by_topic: BTreeMap<Topic, Vec<usize>>,
     pub malformed: Vec<Malformed>,
     seq: u64,
     chain: [u8; 32],
     out: Vec<Output>,
-    /// Of the state, once they were asked for.
+    /// The lines of the state, once they were asked for.
     lines: Option<String>,
     first_policy: Policy,
     /// The first record that raised the partition to a revision which not every machine knows.
@@ -487,7 +487,7 @@ impl Input {
         });
     }
 
-    /// Of the first so many expected outputs those of a topic, without the first so many of these.
+    /// Returns the outputs of a topic among the first `of` expected ones, without the first `but` of them.
     pub fn expected_of(&self, topic: Topic, but: usize, of: usize) -> impl Iterator<Item = &Expected> + Clone {
         let numbers = self.expected_by_topic.get(&topic).map_or(&[][..], Vec::as_slice);
         let last = numbers.partition_point(|number| *number < of);

@@ -90,7 +90,7 @@ pub enum UserLocation {
 
 /// The value that is read at start.
 pub struct StoredState<'a> {
-    /// Of the store as it was written.
+    /// The layout of the store as it was written.
     pub layout: u64,
     pub applied: Applied,
     pub partition: SavedPartition<'a>,

@@ -1,7 +1,7 @@
 //! Whose certificates a client of ours accepts, and which one it shows.
 
-use super::reloaded::{BadFiles, Look, Reloaded, read};
-use super::{LOOK_EVERY, certificates, private_key};
+use super::reloaded::{BadFiles, ReloadResult, Reloaded, read};
+use super::{CHECK_INTERVAL, certificates, private_key};
 use crate::config::CertificateFiles;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,15 +77,15 @@ impl TrustedClient {
         reqwest::Client::clone(&self.client.current())
     }
 
-    /// Looks again and again whether the files have changed.
+    /// Reads the files again whenever they have changed.
     pub async fn keep(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             let ca = self.files.ca.display();
-            match self.client.look_again() {
-                Look::Same => {}
-                Look::Changed => tracing::info!(%ca, "certificates for requests to other nodes reloaded"),
-                Look::Failed(error) => tracing::error!(
+            match self.client.reload_if_changed() {
+                ReloadResult::Same => {}
+                ReloadResult::Changed => tracing::info!(%ca, "certificates for requests to other nodes reloaded"),
+                ReloadResult::Failed(error) => tracing::error!(
                     "reloading the certificates for requests to other nodes failed, keeping the previous ones: {error}"
                 ),
             }

@@ -12,12 +12,12 @@ const BYTES_MAX: u64 = 1 << 20;
 #[error("{0}")]
 pub struct BadFiles(pub String);
 
-/// What another look at the files has given.
+/// What comparing the files with those in use has given.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Look {
+pub enum ReloadResult {
     Same,
     Changed,
-    /// They cannot be used. Returned once for the same content, and only if it stays for two looks in a row: files are
+    /// They cannot be used. Returned once for the same content, and only if it stays for two checks in a row: files are
     /// replaced one after the other.
     Failed(BadFiles),
 }
@@ -35,7 +35,7 @@ pub struct Reloaded<T> {
 struct Seen {
     /// What the current value was built from.
     used: Vec<Vec<u8>>,
-    /// The last failure, and at how many looks in a row it was there.
+    /// The last failure, and for how many checks in a row it was there.
     failed: Option<(BadFiles, u32)>,
 }
 
@@ -79,13 +79,13 @@ impl<T> Reloaded<T> {
     }
 
     /// Reads the files and builds a new value if they have changed. If they cannot be used, the current value stays.
-    pub fn look_again(&self) -> Look {
+    pub fn reload_if_changed(&self) -> ReloadResult {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let read = self.paths.iter().map(|path| file(path)).collect::<Result<Vec<_>, _>>();
         let built = match read {
             Ok(read) if read == seen.used => {
                 seen.failed = None;
-                return Look::Same;
+                return ReloadResult::Same;
             }
             Ok(read) => (self.build)(&read).map(|built| (read, built)),
             Err(error) => Err(error),
@@ -97,17 +97,17 @@ impl<T> Reloaded<T> {
                     used: read,
                     failed: None,
                 };
-                Look::Changed
+                ReloadResult::Changed
             }
             Err(error) => {
-                let looks = match &seen.failed {
-                    Some((known, looks)) if *known == error => looks.saturating_add(1),
+                let checks = match &seen.failed {
+                    Some((known, checks)) if *known == error => checks.saturating_add(1),
                     Some(_) | None => 1,
                 };
-                seen.failed = Some((error.clone(), looks));
-                match looks {
-                    2 => Look::Failed(error),
-                    _ => Look::Same,
+                seen.failed = Some((error.clone(), checks));
+                match checks {
+                    2 => ReloadResult::Failed(error),
+                    _ => ReloadResult::Same,
                 }
             }
         }
@@ -131,23 +131,27 @@ mod tests {
         assert!(Reloaded::open(paths.to_vec(), same).is_err(), "the second is not there");
         write(1, "1");
         let reloaded = Reloaded::open(paths.to_vec(), same).expect("both are there");
-        assert_eq!(reloaded.look_again(), Look::Same);
+        assert_eq!(reloaded.reload_if_changed(), ReloadResult::Same);
         // Seen between the two writes of a change.
         write(0, "2");
-        assert_eq!(reloaded.look_again(), Look::Same);
+        assert_eq!(reloaded.reload_if_changed(), ReloadResult::Same);
         assert_eq!(*reloaded.current(), b"1");
         write(1, "2");
-        assert_eq!(reloaded.look_again(), Look::Changed);
+        assert_eq!(reloaded.reload_if_changed(), ReloadResult::Changed);
         assert_eq!(*reloaded.current(), b"2");
         std::fs::remove_file(&paths[1]).expect("removed");
-        assert_eq!(reloaded.look_again(), Look::Same);
-        assert!(matches!(reloaded.look_again(), Look::Failed(BadFiles(why)) if why.contains("/b failed")));
-        assert_eq!(reloaded.look_again(), Look::Same);
+        assert_eq!(reloaded.reload_if_changed(), ReloadResult::Same);
+        assert!(
+            matches!(reloaded.reload_if_changed(), ReloadResult::Failed(BadFiles(why)) if why.contains("/b failed"))
+        );
+        assert_eq!(reloaded.reload_if_changed(), ReloadResult::Same);
         write(1, &"2".repeat((BYTES_MAX + 1) as usize));
-        assert_eq!(reloaded.look_again(), Look::Same);
-        assert!(matches!(reloaded.look_again(), Look::Failed(BadFiles(why)) if why.contains("the limit")));
+        assert_eq!(reloaded.reload_if_changed(), ReloadResult::Same);
+        assert!(
+            matches!(reloaded.reload_if_changed(), ReloadResult::Failed(BadFiles(why)) if why.contains("the limit"))
+        );
         write(1, "2");
-        assert_eq!(reloaded.look_again(), Look::Same);
+        assert_eq!(reloaded.reload_if_changed(), ReloadResult::Same);
         assert_eq!(*reloaded.current(), b"2");
     }
 }

@@ -323,7 +323,7 @@ fn a_certificate_is_replaced_and_open_connections_go_on() {
     let place = |name: &str| server.directory.path().join(name);
     std::fs::copy(&second.chain, place("server.pem")).expect("copied");
     for _ in 0..3 {
-        server.certificate.look_again();
+        server.certificate.reload_if_changed();
     }
     assert_eq!(
         server
@@ -333,7 +333,7 @@ fn a_certificate_is_replaced_and_open_connections_go_on() {
         200
     );
     std::fs::copy(&second.key, place("server.key")).expect("copied");
-    server.certificate.look_again();
+    server.certificate.reload_if_changed();
     assert!(
         server.get(&client(&server.authority.pem), "/healthz").is_err(),
         "the new one is shown"

@@ -50,7 +50,7 @@ impl Fault {
     pub fn kind(&self) -> &'static str {
         match self {
             Fault::Kills(_) => "engine killed",
-            Fault::Failpoint(..) => "engine died at a step of the walk",
+            Fault::Failpoint(..) => "engine died at a failpoint",
             Fault::Sleep => "engine asleep past its session and transaction",
             Fault::Nap => "engine asleep for less",
             Fault::Storm(_) => "engine joined or left",
@@ -168,7 +168,7 @@ fn failpoint(run: &mut Run<'_>, step: &str, nth: u32) {
         run.nodes[node].diary()
     );
     run.nodes[node].start(None);
-    run.note("engine died at a step of the walk", node, from);
+    run.note("engine died at a failpoint", node, from);
 }
 
 fn sleep(run: &mut Run<'_>, (least_ms, most_ms): (u64, u64)) {

@@ -34,7 +34,7 @@ use std::thread;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// Of one read.
+/// What one read returns at most.
 const LIMIT: Limit = Limit {
     records: 10_000,
     bytes: 4 << 20,

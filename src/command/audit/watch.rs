@@ -102,8 +102,8 @@ impl Shared {
     }
 }
 
-/// What a thread tells the main one.
-enum News {
+/// What a thread sends to the main one.
+enum WatchMessage {
     Difference(Box<Difference>),
     /// It has ended by itself: nothing else can be done for its partitions.
     Ended,
@@ -151,7 +151,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         Signals::listen()?
     };
     serve_status(args, &runtime, &shared)?;
-    let (tell, mut news) = mpsc::unbounded_channel();
+    let (sender, mut messages) = mpsc::unbounded_channel();
     let (reported, ended) = thread::scope(|scope| {
         let threads = thread::available_parallelism()
             .map_or(1, |cores| cores.get())
@@ -160,11 +160,11 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         let threads: Vec<_> = shares
             .map(|share| {
                 let share: Vec<Partition> = share.collect();
-                let (shared, tell) = (&*shared, tell.clone());
+                let (shared, sender) = (&*shared, sender.clone());
                 scope.spawn(move || {
-                    let verified = follow(args, &share, shared, &tell);
+                    let verified = follow(args, &share, shared, &sender);
                     // Nobody may listen any more.
-                    let _ = tell.send(News::Ended);
+                    let _ = sender.send(WatchMessage::Ended);
                     verified
                 })
             })
@@ -173,9 +173,9 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
             loop {
                 tokio::select! {
                     () = signals.asked_to_stop() => return anyhow::Ok(()),
-                    one = news.recv() => match one {
-                        Some(News::Difference(difference)) => print(args, output, &difference)?,
-                        Some(News::Ended) | None => return Ok(()),
+                    one = messages.recv() => match one {
+                        Some(WatchMessage::Difference(difference)) => print(args, output, &difference)?,
+                        Some(WatchMessage::Ended) | None => return Ok(()),
                     },
                 }
             }
@@ -191,8 +191,8 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     runtime.shutdown_background();
     reported?;
     // What was found while the threads ended.
-    while let Ok(one) = news.try_recv() {
-        if let News::Difference(difference) = one {
+    while let Ok(one) = messages.try_recv() {
+        if let WatchMessage::Difference(difference) = one {
             print(args, output, &difference)?;
         }
     }
@@ -249,7 +249,7 @@ fn follow(
     args: &Args,
     share: &[Partition],
     shared: &Shared,
-    tell: &mpsc::UnboundedSender<News>,
+    sender: &mpsc::UnboundedSender<WatchMessage>,
 ) -> anyhow::Result<Vec<Verified>> {
     let (mut events, mut outputs) = (args.source.open()?, args.source.open()?);
     let mut followed = Vec::new();
@@ -272,7 +272,7 @@ fn follow(
                         metrics::audit_difference(partition.0);
                         shared.update(partition, |standing| standing.difference = Some((*difference).clone()));
                         // Nobody listens any more once the process is asked to stop.
-                        let _ = tell.send(News::Difference(difference));
+                        let _ = sender.send(WatchMessage::Difference(difference));
                     }
                 }
                 Err(error) if error.is::<Interrupted>() => break 'turns,
@@ -344,7 +344,7 @@ struct Turn {
     difference: Option<Box<Difference>>,
 }
 
-/// Of the outputs that are in the topics: whether all that were folded were there.
+/// Whether the topics had all outputs of the folded events.
 enum Ready {
     All,
     Missing,

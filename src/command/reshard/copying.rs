@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::thread;
 use std::time::Duration;
 
-/// Of one read of the old log.
+/// What one read of the old log returns at most.
 const LIMIT: Limit = Limit {
     records: 10_000,
     bytes: 4 << 20,
@@ -53,7 +53,7 @@ pub struct Copying {
 pub struct Counts {
     /// Events read from the old log.
     pub read: u64,
-    /// Of these, malformed ones.
+    /// How many of these were malformed.
     pub malformed: u64,
     /// Records that the new log had already.
     pub there: u64,

@@ -49,11 +49,11 @@ pub struct View {
     pub is_caught_up: bool,
     /// The log has every output of what was folded.
     pub is_settled: bool,
-    /// When what was folded is to be committed, by the monotonic clock; none: there is nothing.
+    /// When what was folded is to be committed, by the monotonic clock. `None` if nothing is waiting to be committed.
     pub commit_due_ms: Option<u64>,
-    /// When the partition, quiet as it is, needs a tick, by the time of the log.
+    /// The time of the log at which the partition needs a tick, if no record comes before.
     pub tick_due_ms: Option<u64>,
-    /// Of a standby: how old the newest position of the owner is that it knows; none: it knows none.
+    /// On a standby, the age of the newest position of the owner that it knows. `None` if it knows no position.
     pub position_age_ms: Option<u64>,
     /// The time that a tick would get.
     pub log_now_ms: u64,

@@ -8,18 +8,18 @@ use crate::store;
 /// What kind of error it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// The log stumbled, a schema cannot be had, a record is ahead of the clock: what was folded is kept, and the same is
-    /// tried again.
+    /// The log failed for a moment, a schema cannot be fetched, or a record is ahead of the clock. What was folded is kept, and the
+    /// step is tried again.
     Passing,
     /// The log goes on in a revision that this program does not know.
     UnknownRevision,
-    /// Another owner was let in.
+    /// Another process owns the partition now.
     Deposed,
-    /// Neither store nor log can give the state.
+    /// The state can be restored neither from the store nor from the log.
     Unrecoverable,
-    /// A store that was damaged unnoticed gives other outputs, or shows it only now.
+    /// The store is damaged: outputs differ from those in the log, or a read has failed.
     StoreSuspect,
-    /// Other events were read than before, perhaps.
+    /// Perhaps the log returned other events than at the first reading.
     ReadSuspect,
     /// Folding the record at this offset panicked.
     Panicked(Option<Offset>),

@@ -100,7 +100,7 @@ pub struct UserUpdate {
     pub after: Box<str>,
     pub devices: Vec<ChangedDevice>,
     pub custom_status: Option<Box<str>>,
-    /// Of a change that a traced event made in this process.
+    /// Set if a traced event of this process made the change.
     #[serde(skip)]
     pub delivery: Option<Delivery>,
 }

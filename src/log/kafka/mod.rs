@@ -28,6 +28,7 @@ mod follower;
 mod group;
 mod history_readers;
 mod incidents;
+#[expect(unsafe_code, reason = "librdkafka is a library of C")]
 mod native;
 mod owned;
 mod owners;

@@ -138,6 +138,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline(always)]
+    #[expect(unsafe_code, reason = "measured; see below")]
     pub(super) fn text(&mut self, what: &'static str) -> &'a str {
         let bytes = self.bytes(what);
         if bytes.is_ascii() {

@@ -16,14 +16,14 @@ use std::fs::{File, TryLockError};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Of the layout of the file.
+/// The layout of the file.
 const LAYOUT: u32 = 1;
 
 /// A record as it is kept, so that another log is noticed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KeptRecord {
     offset: u64,
-    /// Of a change its `at`, of an event the log time.
+    /// The `at` of a change, or the log time of an event.
     time: u64,
     what: String,
 }
