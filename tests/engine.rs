@@ -7,7 +7,7 @@ use rollcall::clock::ManualClock;
 use rollcall::engine::partition::PartitionProcessor;
 use rollcall::engine::{Error, RevisionAt, Tuning};
 use rollcall::log::memory::{CommitFault, MemoryLog};
-use rollcall::log::{self, Commit, Limit, Log as _, OwnedPartition, Position, Record, Topic};
+use rollcall::log::{self, Commit, Limit, Log as _, PartitionHandle, Position, Record, Topic};
 use rollcall::presence::change::Output;
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Offset, Partition, Revision};
@@ -74,7 +74,7 @@ impl World {
         self.open_with(self.log.stand_by(self.partition)?, store)
     }
 
-    fn open_with(&self, log: Box<dyn OwnedPartition>, store: Option<&Path>) -> Result<PartitionProcessor, Error> {
+    fn open_with(&self, log: impl Into<PartitionHandle>, store: Option<&Path>) -> Result<PartitionProcessor, Error> {
         PartitionProcessor::open(log, store, &self.policy, self.clock.clone(), self.tuning)
     }
 
@@ -354,10 +354,9 @@ fn a_standby_gives_nothing_shows_only_what_is_committed_and_has_the_owners_state
                 drop(owner);
                 world.log.heal();
                 let log = world.log.take_up(Partition(0)).expect("taken up");
-                standby
+                owner = standby
                     .take_over(log)
-                    .unwrap_or_else(|error| panic!("{story}: {error}"));
-                owner = standby;
+                    .unwrap_or_else(|failed| panic!("{story}: {}", failed.error));
                 owning = 1 - owning;
                 standby = world
                     .stand_by(store(1 - owning))
@@ -368,11 +367,60 @@ fn a_standby_gives_nothing_shows_only_what_is_committed_and_has_the_owners_state
         expected.check(&world, &owner, &story);
         drop(owner);
         let log = world.log.take_up(Partition(0)).expect("taken up");
-        standby.take_over(log).expect("taken over");
-        while standby.step(one_record()).expect("folded").records > 0 {}
-        expected.check(&world, &standby, &format!("{story}, taken over at the end"));
+        let mut owner = standby
+            .take_over(log)
+            .unwrap_or_else(|failed| panic!("{story}: {}", failed.error));
+        while owner.step(one_record()).expect("folded").records > 0 {}
+        expected.check(&world, &owner, &format!("{story}, taken over at the end"));
     }
     assert!(compared > 100 && taken_over > 20, "{compared} {taken_over}");
+}
+
+/// The owner's handle is given up, and the standby has its own again and what it has folded.
+#[test]
+fn a_standby_that_cannot_take_over_is_a_standby_still_and_can_later() {
+    let line = r#"{"offset":0,"ts":1000,"type":"connect","user":"alice","platform":"android","device":"a","gateway":"g","epoch":1,"conn":1,"intent":"login"}"#;
+    let world = World::new(line, Partition(0), 1, Policy::default(), Tuning::default());
+    let mut owner = world.open(None).expect("opened");
+    while owner.step(one_record()).expect("folded").records > 0 {}
+    owner.commit_store().expect("committed");
+    let (position, state) = (owner.committed(), owner.state_lines().expect("readable"));
+    drop(owner);
+    let mut standby = world.stand_by(None).expect("opened");
+    while standby.step(one_record()).expect("folded").records > 0 {}
+    let commit_at = |position| {
+        let commit = Commit {
+            position,
+            ..Commit::default()
+        };
+        let mut owned = world.log.take_up(Partition(0)).expect("taken up");
+        owned.commit(&commit).expect("committed");
+    };
+
+    // A later version has the partition.
+    commit_at(Position {
+        revision: Revision(7),
+        ..position
+    });
+    let log = world.log.take_up(Partition(0)).expect("taken up");
+    let failed = standby.take_over(log).err().expect("refused");
+    assert!(
+        matches!(failed.error, Error::UnknownRevision { .. }),
+        "{}",
+        failed.error
+    );
+    let standby = failed.standby;
+    assert!(matches!(standby.log(), PartitionHandle::Standby(_)));
+    assert_eq!(standby.commit_due_ms(), None);
+    assert_eq!(standby.state_lines().expect("readable"), state);
+
+    commit_at(position);
+    let log = world.log.take_up(Partition(0)).expect("taken up");
+    let taken_over = standby.take_over(log).map_err(|failed| failed.error);
+    let owner = taken_over.unwrap_or_else(|error| panic!("{error}"));
+    assert!(matches!(owner.log(), PartitionHandle::Owned(_)));
+    assert_eq!(owner.state_lines().expect("readable"), state);
+    owner.close().expect("it may commit");
 }
 
 /// Any cut into batches, any moment of death, any failing call, whether or not it had got through.

@@ -11,7 +11,9 @@ use super::index::UserIndex;
 use super::outcomes::Kept;
 use super::reconcile::{Comparison, KnownOutputs, OutputTail};
 use super::rejected::{self, Groups, Rejected};
-use crate::log::{Commit, CurrentRecord, Headers, Input, NewRecord, OutputTopic, OwnedPartition, Position, Record};
+use crate::log::{
+    Commit, CurrentRecord, Headers, Input, NewRecord, OutputTopic, OwnedPartition, PartitionHandle, Position, Record,
+};
 use crate::metrics;
 use crate::presence::change::{IgnoreReason, Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Revision};
@@ -265,7 +267,7 @@ impl Outbox {
     }
 
     /// Takes an output. `time` is the log time of its record.
-    pub fn take(&mut self, output: Output, time: Option<LogTime>, log: &mut dyn OwnedPartition) -> Result<(), Error> {
+    pub fn take(&mut self, output: Output, time: Option<LogTime>, log: &mut PartitionHandle) -> Result<(), Error> {
         self.outcomes.see(&output);
         let (id, schema) = match &output {
             Output::Change(change) => (change.id, avro::Schema::Change),
@@ -298,6 +300,7 @@ impl Outbox {
         if (id.offset, id.index) < (self.target.next, outputs) {
             return Ok(());
         }
+        let log = permit(log);
         let topic = match &output {
             Output::Change(_) | Output::Ignored(_) => OutputTopic::Changes,
             Output::Kick(_) => OutputTopic::Kicks,
@@ -349,7 +352,7 @@ impl Outbox {
         offset: Offset,
         rejected: &Rejected,
         datum: &[u8],
-        log: &mut dyn OwnedPartition,
+        log: &mut PartitionHandle,
     ) -> Result<(), Error> {
         self.outcomes.malformed(offset, rejected.reason.name(), &rejected.error);
         // A record that is folded again was published and counted before.
@@ -359,7 +362,7 @@ impl Outbox {
             rejected::add(&mut self.rejected, *reason, 1, offset, error);
             rejected::add(&mut self.unwarned, *reason, 1, offset, error);
             let is_there = match &mut self.tail {
-                Some(tail) => tail.has(OutputTopic::Quarantine, (offset, 0), datum, log)?,
+                Some(tail) => tail.has(OutputTopic::Quarantine, (offset, 0), datum, permit(log))?,
                 None => false,
             };
             if !is_there {
@@ -537,6 +540,16 @@ impl Outbox {
                 });
             }
         })
+    }
+}
+
+/// Returns the permit to write outputs.
+fn permit(log: &mut PartitionHandle) -> &mut dyn OwnedPartition {
+    match log {
+        PartitionHandle::Owned(log) => &mut **log,
+        PartitionHandle::Standby(_) => {
+            unreachable!("a standby folds only records whose outputs its owner has committed, so it has none to write")
+        }
     }
 }
 

@@ -15,6 +15,8 @@
 mod inspect;
 mod opening;
 
+pub use opening::NotTakenOver;
+
 use super::census::Census;
 use super::current;
 use super::headers::HeaderWriter;
@@ -27,7 +29,7 @@ use super::traced::TracedRecords;
 use super::{Error, RevisionAt, Tuning};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{self, Limit, OwnedPartition, Position, Record};
+use crate::log::{self, Limit, PartitionHandle, Position, Record, StandbyPartition};
 use crate::metrics;
 use crate::presence::ahead::USERS_AHEAD;
 use crate::presence::change::{IgnoreReason, Output, OutputId};
@@ -53,7 +55,7 @@ const RECORDS_AHEAD: usize = 2_048;
 /// One partition: its log, its store, and its state in memory.
 pub struct PartitionProcessor {
     partition: Partition,
-    log: Box<dyn OwnedPartition>,
+    log: PartitionHandle,
     clock: Arc<dyn Clock>,
     tuning: Tuning,
     /// `None`: everything stays in memory and is folded from the log at the start.
@@ -121,7 +123,12 @@ impl PartitionProcessor {
 
     /// Writes headers with outputs if the log keeps them, and CloudEvents attributes if a source is given.
     pub fn with_headers(mut self, source: Option<Arc<str>>) -> PartitionProcessor {
-        self.outbox.headers = self.log.keeps_headers().then(|| HeaderWriter::new(source));
+        // A standby writes no outputs.
+        let keeps_headers = match &self.log {
+            PartitionHandle::Owned(log) => log.keeps_headers(),
+            PartitionHandle::Standby(_) => false,
+        };
+        self.outbox.headers = keeps_headers.then(|| HeaderWriter::new(source));
         self
     }
 
@@ -131,14 +138,17 @@ impl PartitionProcessor {
         self
     }
 
-    /// The log's partition, as its owner uses it.
-    pub fn log(&self) -> &dyn OwnedPartition {
-        &*self.log
+    /// The log's partition, as this process has it.
+    pub fn log(&self) -> &PartitionHandle {
+        &self.log
     }
 
-    /// Asks the log whether this process still owns the partition.
+    /// Asks the log whether this process still owns the partition. A standby has nothing to ask.
     pub fn confirm(&mut self) -> Result<(), Error> {
-        Ok(self.log.confirm()?)
+        match &mut self.log {
+            PartitionHandle::Owned(log) => Ok(log.confirm()?),
+            PartitionHandle::Standby(_) => Ok(()),
+        }
     }
 
     pub(super) fn outcomes(&self) -> &Kept {
@@ -198,9 +208,9 @@ impl PartitionProcessor {
         }
         let mut records = std::mem::take(&mut self.batch);
         records.clear();
-        let committed_records = match self.is_standby() {
-            true => self.follow_owner()?,
-            false => u64::MAX,
+        let committed_records = match &self.log {
+            PartitionHandle::Owned(_) => u64::MAX,
+            PartitionHandle::Standby(standby) => follow_owner(&**standby, &mut self.outbox, self.next)?,
         };
         if committed_records > 0 {
             let records_max = usize::try_from(committed_records).unwrap_or(usize::MAX);
@@ -210,13 +220,19 @@ impl PartitionProcessor {
             };
             self.read(limit, &mut records)?;
         }
-        if self.is_standby() {
-            let committed = self.outbox.committed().next;
-            records.truncate(records.partition_point(|record| record.offset < committed));
-        } else if records.is_empty() && self.log.is_at_end() && !self.is_caught_up() {
-            let (partition, next, end) = (self.partition, self.next, self.log.range()?.end);
-            if end <= next {
-                return Err(Error::EventsMissing { partition, next, end });
+        match &self.log {
+            PartitionHandle::Standby(_) => {
+                let committed = self.outbox.committed().next;
+                records.truncate(records.partition_point(|record| record.offset < committed));
+            }
+            PartitionHandle::Owned(log) => {
+                let events = log.events();
+                if records.is_empty() && events.is_at_end() && !self.is_caught_up() {
+                    let (partition, next, end) = (self.partition, self.next, events.range()?.end);
+                    if end <= next {
+                        return Err(Error::EventsMissing { partition, next, end });
+                    }
+                }
             }
         }
         let mut ahead = self.cut_ahead(&mut records);
@@ -258,8 +274,9 @@ impl PartitionProcessor {
     }
 
     fn read(&mut self, limit: Limit, records: &mut Vec<Record>) -> Result<(), Error> {
-        self.log.follows(self.outbox.input.and_then(|input| input.last));
-        self.log.read(self.next, limit, records).map_err(|error| match error {
+        let events = self.log.events_mut();
+        events.follows(self.outbox.input.and_then(|input| input.last));
+        events.read(self.next, limit, records).map_err(|error| match error {
             log::Error::Gone { wanted, start, .. } => Error::Behind {
                 partition: self.partition,
                 wanted,
@@ -267,26 +284,6 @@ impl PartitionProcessor {
             },
             error => Error::Log(error),
         })
-    }
-
-    /// Learns how far the owner has committed. Returns how many offsets are left to fold up to there. A standby folds no
-    /// further, so that it has no outputs of its own, shows nothing that is not committed, and compares itself with every
-    /// position that it reaches.
-    fn follow_owner(&mut self) -> Result<u64, Error> {
-        let reach = |position: &Position| (position.next, position.outputs);
-        let committed = self.outbox.committed();
-        if self.next >= committed.next {
-            let position = self.log.position()?;
-            if reach(&position) > reach(&committed) {
-                self.outbox.follow(position);
-            }
-        }
-        Ok(self.outbox.committed().next.0.saturating_sub(self.next.0))
-    }
-
-    /// Whether this is a standby: another process owns the partition.
-    pub fn is_standby(&self) -> bool {
-        self.log.is_standby()
     }
 
     /// Whether the part of the index of changes that is in memory is large enough to be stored.
@@ -297,9 +294,12 @@ impl PartitionProcessor {
 
     /// Returns when the next commit to the log is due, by the monotonic clock; `None` if there is nothing to commit.
     pub fn commit_due_ms(&self) -> Option<u64> {
+        let PartitionHandle::Owned(log) = &self.log else {
+            return None;
+        };
         // Counted from the beginning of the last commit: single outputs do not wait, and a steady flow of outputs does
         // not wait longer because commits take time.
-        let pause_ms = || self.tuning.output_commit_ms.max(self.log.commit_pause_ms());
+        let pause_ms = || self.tuning.output_commit_ms.max(log.commit_pause_ms());
         let outputs = self.outbox.has_outputs().then(|| self.log_began_ms + pause_ms());
         let position = self.outbox.has_moved(self.next);
         let position = position.then_some(self.log_committed_ms + self.tuning.log_commit_ms);
@@ -391,8 +391,9 @@ impl PartitionProcessor {
             failpoint::reach("fold");
         }
         self.note_gone();
-        if !self.is_standby() {
-            metrics::folded(step.records);
+        match &self.log {
+            PartitionHandle::Owned(_) => metrics::folded(step.records),
+            PartitionHandle::Standby(_) => {}
         }
         Ok((step, halt))
     }
@@ -464,8 +465,7 @@ impl PartitionProcessor {
             };
             let mut datum = Vec::with_capacity(record.value.len() + 256);
             avro::write_quarantined_datum(&quarantined, &mut datum);
-            self.outbox
-                .quarantine(record.offset, rejected, &datum, &mut *self.log)?;
+            self.outbox.quarantine(record.offset, rejected, &datum, &mut self.log)?;
         }
         self.next = Offset(record.offset.0 + 1);
         self.folding = None;
@@ -491,7 +491,6 @@ impl PartitionProcessor {
         time: Option<LogTime>,
         part: impl FnOnce(&mut State, crate::presence::fold::Out<'_>),
     ) -> Result<(), Error> {
-        let keeps_current = self.log.keeps_current();
         let PartitionProcessor {
             state,
             outbox,
@@ -499,6 +498,10 @@ impl PartitionProcessor {
             touched,
             ..
         } = self;
+        let keeps_current = match log {
+            PartitionHandle::Owned(log) => log.keeps_current(),
+            PartitionHandle::Standby(_) => false,
+        };
         let mut failed = None;
         part(state, &mut |output| {
             if keeps_current
@@ -512,7 +515,7 @@ impl PartitionProcessor {
                 });
             }
             if failed.is_none()
-                && let Err(error) = outbox.take(output, time, &mut **log)
+                && let Err(error) = outbox.take(output, time, log)
             {
                 failed = Some(error);
             }
@@ -639,8 +642,11 @@ impl PartitionProcessor {
     /// `time` is the log time of the position.
     fn commit_log_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
         self.log_began_ms = self.clock.monotonic_ms();
-        self.outbox
-            .commit(self.next, self.resumed_outputs, time, &mut *self.log)?;
+        match &mut self.log {
+            PartitionHandle::Owned(log) => self.outbox.commit(self.next, self.resumed_outputs, time, &mut **log)?,
+            // It folds only what is committed, so nothing is left to commit.
+            PartitionHandle::Standby(_) => {}
+        }
         if !self.traced.is_empty() {
             let next = self.outbox.committed().next;
             self.traced.committed(self.partition, next, self.clock.since_1970());
@@ -669,7 +675,10 @@ impl PartitionProcessor {
         };
         store.flush()?;
         self.unflushed = None;
-        Ok(self.log.retain(next)?)
+        match &mut self.log {
+            PartitionHandle::Owned(log) => Ok(log.retain(next)?),
+            PartitionHandle::Standby(_) => Ok(()),
+        }
     }
 
     fn commit_store_at(&mut self, time: Option<LogTime>) -> Result<(), Error> {
@@ -685,7 +694,11 @@ impl PartitionProcessor {
             self.state.take_dirt();
             return Ok(());
         };
-        self.log.sync()?;
+        match &mut self.log {
+            PartitionHandle::Owned(log) => log.sync()?,
+            // What it has folded is in the owner's hands.
+            PartitionHandle::Standby(_) => {}
+        }
         failpoint::reach("store");
         let began = self.clock.monotonic_ms();
         let mut commit = store.begin();
@@ -780,4 +793,19 @@ impl PartitionProcessor {
             .flatten()
             .min()
     }
+}
+
+/// Learns how far the owner has committed. Returns how many offsets are left to fold up to there. A standby folds no
+/// further, so that it has no outputs of its own, shows nothing that is not committed, and compares itself with every
+/// position that it reaches.
+fn follow_owner(standby: &dyn StandbyPartition, outbox: &mut Outbox, next: Offset) -> Result<u64, Error> {
+    let reach = |position: &Position| (position.next, position.outputs);
+    let committed = outbox.committed();
+    if next >= committed.next {
+        let position = standby.owner_position()?.position;
+        if reach(&position) > reach(&committed) {
+            outbox.follow(position);
+        }
+    }
+    Ok(outbox.committed().next.0.saturating_sub(next.0))
 }

@@ -17,13 +17,13 @@ pub use thread::{Wake, run};
 use super::assignments::Dependencies;
 use super::checkpoints::{LogBounds, set_aside};
 use super::outcomes::Outcomes;
-use super::partition::PartitionProcessor;
+use super::partition::{NotTakenOver, PartitionProcessor};
 use super::past::{self, Past, PastOf};
 use super::progress::Progress;
 use super::rejected::Groups;
 use super::{Error, KnownGateway, Tuning};
 use crate::clock::Clock;
-use crate::log::{Limit, NewRecord, OwnedPartition, Position, Topic};
+use crate::log::{Limit, NewRecord, PartitionEvents, PartitionHandle, Position, Topic};
 use crate::metrics;
 use crate::presence::change::IgnoreReason;
 use crate::presence::event::Event;
@@ -32,7 +32,7 @@ use crate::presence::{Epoch, LogTime, Offset, Partition, Revision};
 use crate::store::{self, StoreLocation};
 use crate::tasks;
 use answers::{Question, Waiting};
-use control::{Control, Fact, Folded, Notes, Order, RestoreNote, StandstillNote, View};
+use control::{Control, Fact, Folded, Notes, Order, RestoreNote, Role, StandstillNote, View};
 use failure::Recovery;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -235,9 +235,8 @@ impl Worker {
         self
     }
 
-    /// Whether it works for another node's partition.
-    pub fn is_standby(&self) -> bool {
-        self.control.is_standby()
+    fn role(&self) -> Role {
+        self.control.role()
     }
 
     /// Whether questions about users are answered.
@@ -332,7 +331,10 @@ impl Worker {
             is_settled: processor.is_settled(),
             commit_due_ms: processor.commit_due_ms(),
             tick_due_ms: tick_due_ms(processor),
-            position_age_ms: processor.log().owner_position().map(|(_, age_ms)| age_ms),
+            position_age_ms: match processor.log() {
+                PartitionHandle::Owned(_) => None,
+                PartitionHandle::Standby(standby) => standby.owner_position().ok().map(|known| known.age_ms),
+            },
             log_now_ms: self.dependencies.log.now_ms().unwrap_or_else(|| self.clock.now_ms()),
         })
     }
@@ -364,23 +366,21 @@ impl Worker {
                     records: self.tuning.batch_records,
                     bytes: self.tuning.batch_bytes,
                 })?;
-                let log = processor.log();
-                let is_standby = processor.is_standby();
+                let events = processor.log().events();
+                let (log_is_at_end, end) = match processor.log() {
+                    PartitionHandle::Owned(_) => (events.is_at_end(), events.range()?.end),
+                    PartitionHandle::Standby(standby) => {
+                        let newest = standby.owner_position().map(|known| known.position);
+                        let newest = newest.unwrap_or_else(|_| processor.committed());
+                        (processor.is_caught_up(), newest.next)
+                    }
+                };
                 Ok(Fact::Folded(Folded {
                     records: step.records,
                     saw_tick: step.saw_tick,
-                    log_is_at_end: if is_standby {
-                        processor.is_caught_up()
-                    } else {
-                        log.is_at_end()
-                    },
-                    reading: log.reading(),
-                    end: if is_standby {
-                        let newest = log.owner_position();
-                        newest.map_or(processor.committed().next, |(position, _)| position.next)
-                    } else {
-                        log.range()?.end
-                    },
+                    log_is_at_end,
+                    reading: events.reading(),
+                    end,
                 }))
             }
             Order::Checkpoint => self.checkpoint(),
@@ -389,18 +389,18 @@ impl Worker {
     }
 
     fn open(&mut self) -> Result<Fact, Error> {
-        let mut log = match self.control.is_standby() {
-            true => self.dependencies.log.stand_by(self.partition)?,
-            false => self.dependencies.log.take_up(self.partition)?,
+        let mut log: PartitionHandle = match self.role() {
+            Role::Standby => self.dependencies.log.stand_by(self.partition)?.into(),
+            Role::Owner | Role::Heir => self.dependencies.log.take_up(self.partition)?.into(),
         };
-        self.restore(&mut *log)?;
+        self.restore(&mut log)?;
         let store = self.store.as_deref().map(|store| store as &dyn StoreLocation);
         let clock = self.clock.clone();
         let processor = PartitionProcessor::open_at(log, store, &self.first_policy, clock, self.tuning)?;
         let processor = self.equipped(processor);
-        let end = match processor.is_standby() {
-            true => processor.committed().next,
-            false => processor.log().range()?.end,
+        let end = match processor.log() {
+            PartitionHandle::Owned(log) => log.events().range()?.end,
+            PartitionHandle::Standby(_) => processor.committed().next,
         };
         self.processor = Some(processor);
         Ok(Fact::Opened { end })
@@ -419,14 +419,18 @@ impl Worker {
     fn take_over(&mut self) -> Result<Fact, Error> {
         let log = self.dependencies.log.take_up(self.partition)?;
         // Nothing may fail between the processor's change and the core's.
-        let end = log.range()?.end;
-        let Some(mut processor) = self.processor.take() else {
+        let end = log.events().range()?.end;
+        let Some(standby) = self.processor.take() else {
             return self.open();
         };
-        if let Err(error) = processor.take_over(log) {
-            self.processor = Some(processor);
-            return Err(error);
-        }
+        let processor = match standby.take_over(log) {
+            Ok(processor) => processor,
+            Err(failed) => {
+                let NotTakenOver { standby, error } = *failed;
+                self.processor = Some(standby);
+                return Err(error);
+            }
+        };
         let (applied, committed) = (processor.applied(), processor.committed().next);
         self.processor = Some(self.equipped(processor));
         self.expect_checkpoint();
@@ -449,11 +453,11 @@ impl Worker {
     fn fail(&mut self, error: Error, turn: &mut Turn) {
         let text = error.to_string();
         if self.failure.as_ref() != Some(&text) || !self.control.has_failed() {
-            match self.is_standby() {
-                true => {
+            match self.role() {
+                Role::Standby => {
                     tracing::warn!(partition = %self.partition, %error, "the standby cannot go on; trying again");
                 }
-                false => {
+                Role::Owner | Role::Heir => {
                     tracing::error!(partition = %self.partition, %error, "the partition cannot go on; trying again");
                 }
             }
@@ -505,13 +509,13 @@ impl Worker {
         let Some(processor) = &self.processor else { return };
         let (partition, applied) = (self.partition, processor.applied());
         match notes.restore {
-            Some(RestoreNote::Live) => {
-                turn.became_live = !processor.is_standby();
-                match processor.is_standby() {
-                    true => tracing::info!(%partition, %applied, "standing by"),
-                    false => tracing::info!(%partition, %applied, "live"),
+            Some(RestoreNote::Live) => match processor.log() {
+                PartitionHandle::Owned(_) => {
+                    turn.became_live = true;
+                    tracing::info!(%partition, %applied, "live");
                 }
-            }
+                PartitionHandle::Standby(_) => tracing::info!(%partition, %applied, "standing by"),
+            },
             Some(RestoreNote::UnderWay) => {
                 let committed = processor.committed().next;
                 tracing::info!(%partition, %applied, %committed, "folding what the log has");
@@ -623,12 +627,15 @@ impl Worker {
     }
 
     fn lag(&self, applied: Offset, end: Offset) -> u64 {
-        let reading = self.processor.as_ref().map(|processor| processor.log().reading());
+        let reading = self
+            .processor
+            .as_ref()
+            .map(|processor| processor.log().events().reading());
         reading.map_or(end.0, |reading| Progress::lag(applied, reading, end))
     }
 
-    fn reach(log: &dyn OwnedPartition, committed: Position) -> Result<LogBounds, Error> {
-        let range = log.range()?;
+    fn reach(events: &dyn PartitionEvents, committed: Position) -> Result<LogBounds, Error> {
+        let range = events.range()?;
         Ok(LogBounds {
             start: range.start,
             end: range.end,
@@ -637,7 +644,7 @@ impl Worker {
     }
 
     /// Takes a checkpoint in place of the store, where that is better.
-    fn restore(&mut self, log: &mut dyn OwnedPartition) -> Result<(), Error> {
+    fn restore(&mut self, log: &mut PartitionHandle) -> Result<(), Error> {
         let Some(checkpointer) = self.dependencies.services.checkpointer.clone() else {
             return Ok(());
         };
@@ -645,11 +652,12 @@ impl Worker {
         let Some(directory) = self.directory.clone() else {
             return Ok(());
         };
-        let committed = log.position()?;
-        let reach = Worker::reach(log, committed)?;
-        // This node was the owner, and the position that the group says is older than its last commit.
-        if log.is_standby() && reach.is_exceeded_by(self.partition, &directory)? {
-            return Ok(());
+        let committed = log.committed()?;
+        let reach = Worker::reach(log.events(), committed)?;
+        match log {
+            // This node was the owner, and the position that the group says is older than its last commit.
+            PartitionHandle::Standby(_) if reach.is_exceeded_by(self.partition, &directory)? => return Ok(()),
+            PartitionHandle::Standby(_) | PartitionHandle::Owned(_) => {}
         }
         checkpointer.restore(self.partition, &directory, reach, self.tuning.store_commit_records)?;
         Ok(())
@@ -679,7 +687,7 @@ impl Worker {
             tracing::warn!(partition = %self.partition, %error, "checkpoint failed, retrying at the next interval");
             return Ok(Fact::Checkpointed(None));
         }
-        let reach = Worker::reach(processor.log(), processor.committed())?;
+        let reach = Worker::reach(processor.log().events(), processor.committed())?;
         checkpointer.take(self.partition, place, reach);
         Ok(Fact::Checkpointed(Some(processor.applied())))
     }

@@ -7,7 +7,8 @@
 
 use super::{
     Acknowledge, Appended, Commit, Error, IncidentPosition, IncidentWriter, Limit, Listener, Log, NewRecord,
-    OwnedPartition, Position, Range, Record, RecordHeaders, TRACE_HEADER, Topic,
+    OwnedPartition, OwnerPosition, PartitionEvents, Position, Range, Record, RecordHeaders, StandbyPartition,
+    TRACE_HEADER, Topic,
 };
 use crate::clock::Clock;
 use crate::presence::{Offset, Partition};
@@ -60,12 +61,22 @@ struct MemoryPartition {
     owners: u64,
 }
 
-/// An owner's handle to a partition.
-struct OwnedMemoryPartition {
+/// The events of a partition.
+struct MemoryEvents {
     shared: Arc<Shared>,
     partition: Partition,
-    /// The number of this owner; `None`: a standby.
-    owner: Option<u64>,
+}
+
+/// An owner's handle to a partition.
+struct OwnedMemoryPartition {
+    events: MemoryEvents,
+    /// The number of this owner.
+    owner: u64,
+}
+
+/// A standby's handle to a partition.
+struct MemoryStandby {
+    events: MemoryEvents,
 }
 
 #[derive(Default)]
@@ -174,6 +185,13 @@ impl MemoryLog {
         Ok(self.world().shelf(partition, Error::Read)?.position)
     }
 
+    fn events(&self, partition: Partition) -> MemoryEvents {
+        MemoryEvents {
+            shared: self.shared.clone(),
+            partition,
+        }
+    }
+
     fn world(&self) -> MutexGuard<'_, MemoryState> {
         self.shared.world()
     }
@@ -265,18 +283,15 @@ impl Log for MemoryLog {
         let shelf = world.shelf(partition, Error::Open)?;
         shelf.owners += 1;
         Ok(Box::new(OwnedMemoryPartition {
-            shared: self.shared.clone(),
-            partition,
-            owner: Some(shelf.owners),
+            events: self.events(partition),
+            owner: shelf.owners,
         }))
     }
 
-    fn stand_by(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+    fn stand_by(&self, partition: Partition) -> Result<Box<dyn StandbyPartition>, Error> {
         self.world().shelf(partition, Error::Open)?;
-        Ok(Box::new(OwnedMemoryPartition {
-            shared: self.shared.clone(),
-            partition,
-            owner: None,
+        Ok(Box::new(MemoryStandby {
+            events: self.events(partition),
         }))
     }
 
@@ -360,25 +375,7 @@ impl IncidentWriter for MemoryIncidents {
     }
 }
 
-impl OwnedPartition for OwnedMemoryPartition {
-    fn partition(&self) -> Partition {
-        self.partition
-    }
-
-    fn is_standby(&self) -> bool {
-        self.owner.is_none()
-    }
-
-    fn owner_position(&self) -> Option<(Position, u64)> {
-        let mut world = self.shared.world();
-        let shelf = world.shelf(self.partition, Error::Read).ok();
-        shelf.filter(|_| self.is_standby()).map(|shelf| (shelf.position, 0))
-    }
-
-    fn partitions(&self) -> u32 {
-        self.shared.partitions()
-    }
-
+impl PartitionEvents for MemoryEvents {
     fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
         self.shared.read(Topic::Events, self.partition, from, limit, into)
     }
@@ -386,20 +383,63 @@ impl OwnedPartition for OwnedMemoryPartition {
     fn range(&self) -> Result<Range, Error> {
         self.shared.range(Topic::Events, self.partition)
     }
+}
+
+impl StandbyPartition for MemoryStandby {
+    fn partition(&self) -> Partition {
+        self.events.partition
+    }
+
+    fn partitions(&self) -> u32 {
+        self.events.shared.partitions()
+    }
+
+    fn events(&self) -> &dyn PartitionEvents {
+        &self.events
+    }
+
+    fn events_mut(&mut self) -> &mut dyn PartitionEvents {
+        &mut self.events
+    }
+
+    fn owner_position(&self) -> Result<OwnerPosition, Error> {
+        let MemoryEvents { shared, partition } = &self.events;
+        let position = shared.world().shelf(*partition, Error::Read)?.position;
+        Ok(OwnerPosition { position, age_ms: 0 })
+    }
+}
+
+impl OwnedPartition for OwnedMemoryPartition {
+    fn partition(&self) -> Partition {
+        self.events.partition
+    }
+
+    fn partitions(&self) -> u32 {
+        self.events.shared.partitions()
+    }
+
+    fn events(&self) -> &dyn PartitionEvents {
+        &self.events
+    }
+
+    fn events_mut(&mut self) -> &mut dyn PartitionEvents {
+        &mut self.events
+    }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
-        let partition = self.partition;
+        let MemoryEvents { shared, partition } = &self.events;
+        let partition = *partition;
         let mut touched = Vec::new();
         let failed = {
-            let mut world = self.shared.world();
-            if Some(world.shelf(partition, Error::Write)?.owners) != self.owner {
+            let mut world = shared.world();
+            if world.shelf(partition, Error::Write)?.owners != self.owner {
                 return Err(Error::Fenced { partition });
             }
             let fault = world.failing_commits.pop_front();
             if let Some((CommitFault::NotApplied, error)) = fault {
                 return Err(error);
             }
-            let now_ms = self.shared.clock.now_ms();
+            let now_ms = shared.clock.now_ms();
             let shelf = world.shelf(partition, Error::Write)?;
             for (topic, records) in [
                 (Topic::Changes, &commit.changes),
@@ -418,13 +458,14 @@ impl OwnedPartition for OwnedMemoryPartition {
             fault
         };
         for topic in touched {
-            self.shared.notify(topic, partition);
+            shared.notify(topic, partition);
         }
         failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
     fn position(&mut self) -> Result<Position, Error> {
-        Ok(self.shared.world().shelf(self.partition, Error::Read)?.position)
+        let MemoryEvents { shared, partition } = &self.events;
+        Ok(shared.world().shelf(*partition, Error::Read)?.position)
     }
 
     fn sync(&mut self) -> Result<(), Error> {

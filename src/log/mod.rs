@@ -1,8 +1,8 @@
 //! The log: partitions of records that are appended durably and read from an offset. One atomic step writes the outputs
 //! of a fold together with the position that the fold reached.
 //!
-//! Every component can use the [`Log`]. Only the owner of a partition has its [`OwnedPartition`]. Code that only reads
-//! uses a [`Reader`] or a [`Follower`].
+//! Every component can use the [`Log`]. Only the owner of a partition has its [`OwnedPartition`], and only a standby a
+//! [`StandbyPartition`]. Code that only reads uses a [`Reader`] or a [`Follower`].
 //!
 //! The log moves bytes and does not interpret them. [`local`] keeps it on one machine, [`kafka`] on a cluster, and
 //! [`memory`] in memory for tests, where it fails on demand.
@@ -13,11 +13,13 @@ mod input;
 pub mod kafka;
 pub mod local;
 pub mod memory;
+mod partition;
 mod readers;
 
 pub use filling::{CopiedEvent, FillingLog};
 pub use incidents::{IncidentPosition, IncidentWriter};
 pub use input::{Input, LastRecord};
+pub use partition::{OwnedPartition, OwnerPosition, PartitionEvents, PartitionHandle, Reading, StandbyPartition};
 pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader, StandbyNodes};
 
 use crate::presence::change::OutputId;
@@ -227,17 +229,6 @@ pub struct Range {
     pub end: Offset,
 }
 
-/// Progress of reading ([`OwnedPartition::reading`]).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reading {
-    /// Everything before this offset was read. On Kafka this includes aborted records and transaction markers.
-    pub reached: Offset,
-    /// [`OwnedPartition::is_at_end`]: there is nothing more to read at the moment.
-    pub is_at_end: bool,
-    /// Since when the log has not answered at all, by the monotonic clock.
-    pub unanswered_since_ms: Option<u64>,
-}
-
 /// A failure outside this program. The variant says what the caller can do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -309,8 +300,8 @@ pub trait Log: Send + Sync {
     fn take_up(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error>;
 
     /// Opens a partition for a standby: it reads the events, learns the owner's committed position, and cannot commit. The
-    /// owner is not disturbed.
-    fn stand_by(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+    /// owner is not disturbed. While the log has no position of the owner it cannot be opened.
+    fn stand_by(&self, partition: Partition) -> Result<Box<dyn StandbyPartition>, Error> {
         let text =
             format!("partition {partition} can have no standby: no other process can own a partition of this log");
         Err(Error::Open(text.into()))
@@ -371,110 +362,6 @@ pub trait Log: Send + Sync {
 
     /// Adds a listener, which is kept as long as the log.
     fn listen(&self, listener: Listener);
-}
-
-/// The owner's handle to a partition, which is the permit to commit. Each [`Log::take_up`] returns one. It cannot be
-/// copied, and code without it can only read and append. If a partition was taken up twice, the older handle is refused
-/// with [`Error::Fenced`].
-///
-/// The handle of a standby ([`Log::stand_by`]) has the same methods and no permit: every commit is refused with
-/// [`Error::Fenced`], and [`OwnedPartition::position`] is the owner's. While the owner has none it cannot be opened.
-pub trait OwnedPartition: Send {
-    fn partition(&self) -> Partition;
-
-    /// Returns whether this is the handle of a standby.
-    fn is_standby(&self) -> bool {
-        false
-    }
-
-    /// Returns the number of partitions of the log.
-    fn partitions(&self) -> u32;
-
-    /// Reads events, as [`Log::read`] does.
-    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error>;
-
-    /// Sets which record was folded last. A reader that starts again also reads this record, if it supports that, and
-    /// fails if the record is missing or different.
-    fn follows(&mut self, _: Option<LastRecord>) {}
-
-    /// Returns the range of the events.
-    fn range(&self) -> Result<Range, Error>;
-
-    /// Returns whether a [`OwnedPartition::read`] that returned nothing means that there is nothing to read. A log on
-    /// other machines may only be slow.
-    fn is_at_end(&self) -> bool {
-        true
-    }
-
-    /// Returns the progress of reading, to judge whether it is stalled.
-    fn reading(&self) -> Reading {
-        Reading {
-            reached: Offset(0),
-            // This log contains no transactions of other writers.
-            is_at_end: false,
-            unanswered_since_ms: None,
-        }
-    }
-
-    /// Writes outputs and position in one atomic step. A commit survives the death of the process at once, and the
-    /// death of the machine after [`OwnedPartition::sync`]. Commits that are lost are folded again and give the same
-    /// bytes. A position past the end of the events is a mistake of the caller; the embedded log refuses it.
-    fn commit(&mut self, commit: &Commit) -> Result<(), Error>;
-
-    /// Returns the position of the last commit, or the default if there was none. After a failed commit it shows
-    /// whether that commit was applied.
-    fn position(&mut self) -> Result<Position, Error>;
-
-    /// Returns whether the log has a position of this partition, which may be the default.
-    fn has_position(&self) -> bool {
-        true
-    }
-
-    /// For a standby: returns the newest position of the owner that is known, and how many milliseconds ago the log said it.
-    /// `None`: the log has no position. Does not ask the log.
-    fn owner_position(&self) -> Option<(Position, u64)> {
-        None
-    }
-
-    /// Asks the log for the committed range of an output topic. `None`: outputs and position are written in one atomic
-    /// step, so there is nothing to compare.
-    fn outputs_range(&mut self, _: OutputTopic) -> Result<Option<Range>, Error> {
-        Ok(None)
-    }
-
-    /// Reads committed outputs from an offset on. Waits until there is at least one, or until it is clear that there
-    /// are no more.
-    fn read_outputs(&mut self, _: OutputTopic, _: Offset, _: Limit, _: &mut Vec<Record>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    /// Asks the log whether this process still owns the partition; returns [`Error::Fenced`] if not. For a process that
-    /// was suspended and cannot know.
-    fn confirm(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    /// Makes every commit so far survive the death of the machine.
-    fn sync(&mut self) -> Result<(), Error>;
-
-    /// Drops old records according to the log's retention, but no event at or after `floor`, which is still needed.
-    fn retain(&mut self, floor: Offset) -> Result<(), Error>;
-
-    /// Returns the minimum time between the starts of two commits of outputs, in milliseconds. It is above 0 where a
-    /// commit is expensive and many partitions share a machine.
-    fn commit_pause_ms(&self) -> u64 {
-        0
-    }
-
-    /// Returns whether commits must include the newest state of users.
-    fn keeps_current(&self) -> bool {
-        false
-    }
-
-    /// Returns whether records keep headers.
-    fn keeps_headers(&self) -> bool {
-        false
-    }
 }
 
 /// Distributes the partitions of a log among its nodes.

@@ -10,7 +10,7 @@ use super::fault::{Counts, Fault};
 use super::input::Input;
 use super::shelf::{CommitInFlight, SimulatedLog};
 use crate::clock::ManualClock;
-use crate::log::{Commit, Error, Limit, OutputTopic, OwnedPartition, Position, Range, Record, Topic};
+use crate::log::{Commit, Error, Limit, OutputTopic, OwnedPartition, PartitionEvents, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
 use crate::random::Random;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -503,6 +503,16 @@ impl Handle {
 /// The simulated partition as the engine sees it.
 pub struct SimulatedPartition(pub Arc<Handle>);
 
+impl PartitionEvents for SimulatedPartition {
+    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        self.0.read(from, limit, into)
+    }
+
+    fn range(&self) -> Result<Range, Error> {
+        self.0.range()
+    }
+}
+
 impl OwnedPartition for SimulatedPartition {
     fn partition(&self) -> Partition {
         self.0.partition
@@ -512,12 +522,12 @@ impl OwnedPartition for SimulatedPartition {
         self.0.broker.partitions
     }
 
-    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
-        self.0.read(from, limit, into)
+    fn events(&self) -> &dyn PartitionEvents {
+        self
     }
 
-    fn range(&self) -> Result<Range, Error> {
-        self.0.range()
+    fn events_mut(&mut self) -> &mut dyn PartitionEvents {
+        self
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), Error> {

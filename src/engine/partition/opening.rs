@@ -9,7 +9,7 @@ use crate::engine::outbox::{Outbox, TailCause};
 use crate::engine::reconcile::{Comparison, OutputTail};
 use crate::engine::traced::TracedRecords;
 use crate::engine::{Error, RevisionAt, Tuning};
-use crate::log::{Input, OwnedPartition, Position};
+use crate::log::{Input, OwnedPartition, PartitionHandle, Position};
 use crate::presence::policy::Policy;
 use crate::presence::state::State;
 use crate::presence::{LogTime, Offset, Partition, Revision, Status};
@@ -29,7 +29,7 @@ impl PartitionProcessor {
     /// A store that cannot be used (damaged, of another layout or another log, ahead of the log) is rebuilt if the log
     /// still reaches back to its beginning. Otherwise the result is an error that says so.
     pub fn open(
-        log: Box<dyn OwnedPartition>,
+        log: impl Into<PartitionHandle>,
         directory: Option<&Path>,
         first: &Policy,
         clock: Arc<dyn Clock>,
@@ -39,27 +39,26 @@ impl PartitionProcessor {
         let home = directory
             .as_ref()
             .map(|directory| directory as &dyn store::StoreLocation);
-        PartitionProcessor::open_at(log, home, first, clock, tuning)
+        PartitionProcessor::open_at(log.into(), home, first, clock, tuning)
     }
 
     /// Opens a partition like [`PartitionProcessor::open`], with a store at any location.
     pub fn open_at(
-        mut log: Box<dyn OwnedPartition>,
+        mut log: PartitionHandle,
         home: Option<&dyn store::StoreLocation>,
         first: &Policy,
         clock: Arc<dyn Clock>,
         tuning: Tuning,
     ) -> Result<PartitionProcessor, Error> {
         let Some(home) = home else {
-            return Ok(Opened::read(&mut *log, None, first, tuning)?.with(log, clock, tuning));
+            return Ok(Opened::read(&mut log, None, first, tuning)?.with(log, clock, tuning));
         };
-        let is_standby = log.is_standby();
-        let mut open = || Opened::read(&mut *log, Some(home.open()?), first, tuning);
+        let mut open = || Opened::read(&mut log, Some(home.open()?), first, tuning);
         let opened = match open() {
             // The position may be older than what this node committed as the owner.
-            Err(error @ Error::ForeignStore { .. }) if is_standby => Err(error),
+            Err(error @ Error::ForeignStore { .. }) if matches!(log, PartitionHandle::Standby(_)) => Err(error),
             Err(error) if error.is_the_stores() => {
-                let start = log.range()?.start;
+                let start = log.events().range()?.start;
                 if start > Offset(0) {
                     return Err(Error::Unrecoverable {
                         start,
@@ -68,7 +67,7 @@ impl PartitionProcessor {
                 }
                 tracing::warn!(partition = %log.partition(), %error, "rebuilding the store from the log");
                 home.destroy()?;
-                Opened::read(&mut *log, Some(home.open()?), first, tuning)
+                Opened::read(&mut log, Some(home.open()?), first, tuning)
             }
             opened => opened,
         }?;
@@ -77,9 +76,17 @@ impl PartitionProcessor {
 }
 
 impl PartitionProcessor {
-    /// Has a standby's state go on as the owner's, with the handle of the owner. After an error what was folded is kept if
-    /// the log may give another answer later, and counts no more otherwise.
-    pub fn take_over(&mut self, mut log: Box<dyn OwnedPartition>) -> Result<(), Error> {
+    /// Turns a standby into the owner: its state goes on with the owner's handle, which takes the place of the standby's.
+    /// After an error the standby comes back with its own handle. What it has folded is kept if the log may give another
+    /// answer later, and counts no more otherwise.
+    pub fn take_over(mut self, log: Box<dyn OwnedPartition>) -> Result<PartitionProcessor, Box<NotTakenOver>> {
+        match self.continue_with(log) {
+            Ok(()) => Ok(self),
+            Err(error) => Err(Box::new(NotTakenOver { standby: self, error })),
+        }
+    }
+
+    fn continue_with(&mut self, mut log: Box<dyn OwnedPartition>) -> Result<(), Error> {
         let committed = log.position()?;
         known(
             self.partition,
@@ -99,10 +106,16 @@ impl PartitionProcessor {
         let target = Opened::target(&mut *log, &committed, &stands, self.tuning)?;
         let kept = (std::mem::take(&mut self.outbox.census), self.outbox.index.take());
         self.outbox = resumed(&stands, &committed, target, &self.state, self.tuning, kept)?;
-        self.log = log;
+        self.log = PartitionHandle::Owned(log);
         self.log_committed_ms = self.clock.monotonic_ms();
         Ok(())
     }
+}
+
+/// A standby that could not take over, and why.
+pub struct NotTakenOver {
+    pub standby: PartitionProcessor,
+    pub error: Error,
 }
 
 /// Returns what the engine keeps in a store besides the state: the counts, and what was read. Without the latter the
@@ -125,6 +138,11 @@ fn kept(bytes: &[u8]) -> Option<(Census, Option<Input>)> {
         }
         Some(_) | None => Some((Census::from_bytes(bytes)?, None)),
     }
+}
+
+/// Whether a store is further than the position that is committed.
+fn is_ahead(stands: &Position, committed: &Position) -> bool {
+    (stands.next, stands.outputs) > (committed.next, committed.outputs)
 }
 
 /// Returns the error for a store that is ahead of the log, or that belongs to another partition.
@@ -209,14 +227,9 @@ struct Opened {
 }
 
 impl Opened {
-    fn read(
-        log: &mut dyn OwnedPartition,
-        store: Option<Store>,
-        first: &Policy,
-        tuning: Tuning,
-    ) -> Result<Opened, Error> {
+    fn read(log: &mut PartitionHandle, store: Option<Store>, first: &Policy, tuning: Tuning) -> Result<Opened, Error> {
         let partition = log.partition();
-        let committed = log.position()?;
+        let committed = log.committed()?;
         known(
             partition,
             tuning,
@@ -278,7 +291,14 @@ impl Opened {
             input,
         };
         let index = UserIndex::open(store.as_ref(), stands.seq, stands.time, &census, tuning.index_changes)?;
-        let target = Opened::target(log, &committed, &stands, tuning)?;
+        let target = match log {
+            PartitionHandle::Owned(log) => Opened::target(&mut **log, &committed, &stands, tuning)?,
+            PartitionHandle::Standby(_) if is_ahead(&stands, &committed) => {
+                return Err(foreign(partition, stands.next, &committed));
+            }
+            // It follows the position alone.
+            PartitionHandle::Standby(_) => (committed, None),
+        };
         let outbox = resumed(&stands, &committed, target, &state, tuning, (census, index))?;
         let due_next = match &store {
             Some(store) => store.due(&DueKey::default(), LogTime(0), 0)?.1,
@@ -305,7 +325,7 @@ impl Opened {
         tuning: Tuning,
     ) -> Result<(Position, Option<FoundTail>), Error> {
         let partition = log.partition();
-        let is_ahead = (stands.next, stands.outputs) > (committed.next, committed.outputs);
+        let is_ahead = is_ahead(stands, committed);
         let adopts = tuning.adopt_tail;
         if planted!(TailIgnoredAtStart) {
             return Ok((*committed, None));
@@ -360,7 +380,7 @@ impl Opened {
         }
     }
 
-    fn with(self, log: Box<dyn OwnedPartition>, clock: Arc<dyn Clock>, tuning: Tuning) -> PartitionProcessor {
+    fn with(self, log: PartitionHandle, clock: Arc<dyn Clock>, tuning: Tuning) -> PartitionProcessor {
         let now = clock.monotonic_ms();
         PartitionProcessor {
             partition: log.partition(),

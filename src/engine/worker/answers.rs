@@ -5,7 +5,7 @@ use crate::engine::outcomes::Outcomes;
 use crate::engine::partition::PartitionProcessor;
 use crate::engine::past::{IndexView, Past, PastOf};
 use crate::engine::{Error, KnownGateway, millis};
-use crate::log::Topic;
+use crate::log::{PartitionHandle, Topic};
 use crate::presence::Offset;
 use crate::presence::policy::Policy;
 use crate::schema::json;
@@ -163,8 +163,11 @@ impl Worker {
             .number("partition", self.partition.0.into())
             .optional_number("offset", processor.state().offset().map(|offset| offset.0))
             .optional_number("time", millis(processor.state().time()));
-        if processor.is_standby() {
-            object.boolean("standby", true);
+        match processor.log() {
+            PartitionHandle::Owned(_) => {}
+            PartitionHandle::Standby(_) => {
+                object.boolean("standby", true);
+            }
         }
         object.end();
         let names: Vec<&str> = users.iter().map(String::as_str).collect();
@@ -192,7 +195,7 @@ impl Worker {
     pub(super) fn stats(&self) -> PartitionStats {
         let processor = self.processor.as_ref();
         let range = match processor {
-            Some(processor) => processor.log().range(),
+            Some(processor) => processor.log().events().range(),
             None => self.dependencies.log.range(Topic::Events, self.partition),
         };
         let end = range.map_or(Offset(0), |range| range.end);

@@ -177,7 +177,7 @@ enum Ending {
 
 /// Whom the worker works for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Role {
+pub enum Role {
     /// This node has the partition.
     Owner,
     /// Another node has it: the worker folds what the owner has committed, and appends and commits nothing.
@@ -270,9 +270,8 @@ impl Control {
         self
     }
 
-    /// Whether the partition is opened and folded without the permit to commit.
-    pub fn is_standby(&self) -> bool {
-        self.role == Role::Standby
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// Returns the next thing to do. There is no `view` while nothing is open.

@@ -2,13 +2,14 @@
 //!
 //! Everything that can wake it is a [`Command`] in one channel.
 
-use super::control::View;
+use super::control::{Role, View};
 use super::{Command, QueryError, Rest, Worker};
 use crate::engine::Error;
 use crate::engine::assignments::WorkerReport;
 use crate::engine::ownership;
 use crate::engine::partition::PartitionProcessor;
 use crate::engine::progress::Cause;
+use crate::log::PartitionHandle;
 use crate::metrics;
 use crate::presence::{Offset, Status};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -81,8 +82,9 @@ pub fn run(
 ) -> Result<(), Error> {
     let mut metrics = Figures::default();
     // Opening may take long, or fail again and again.
-    if worker.is_standby() {
-        metrics.report(&worker);
+    match worker.role() {
+        Role::Standby => metrics.report(&worker),
+        Role::Owner | Role::Heir => {}
     }
     loop {
         // Before it looks: what comes from now on wakes it again.
@@ -141,17 +143,9 @@ impl Figures {
     fn report(&mut self, worker: &Worker) {
         let now_ms = worker.clock.monotonic_ms();
         let view: Option<View> = worker.view();
-        if worker.is_standby() {
-            self.stood_by = true;
-            if now_ms >= self.next_report_ms {
-                self.next_report_ms = now_ms + REPORT_MS;
-                let lag = worker.processor().and_then(|processor| {
-                    let (newest, _) = processor.log().owner_position()?;
-                    Some(newest.next.0.saturating_sub(processor.applied().0))
-                });
-                metrics::standby(worker.partition().0, worker.may_show(), lag);
-            }
-            return;
+        match worker.role() {
+            Role::Standby => return self.report_standby(worker, now_ms),
+            Role::Owner | Role::Heir => {}
         }
         if std::mem::take(&mut self.stood_by) {
             metrics::standby_gone(worker.partition().0);
@@ -166,7 +160,7 @@ impl Figures {
         let processor = worker.processor();
         let applied = processor.map_or(Offset(0), PartitionProcessor::applied);
         let end = processor
-            .and_then(|processor| processor.log().range().ok())
+            .and_then(|processor| processor.log().events().range().ok())
             .map(|range| range.end);
         let census = processor.map(PartitionProcessor::census);
         let counted = |status| {
@@ -188,6 +182,22 @@ impl Figures {
             devices: Status::ALL.into_iter().flat_map(counted).collect(),
         };
         metrics::partition(worker.partition().0, figures);
+    }
+
+    fn report_standby(&mut self, worker: &Worker, now_ms: u64) {
+        self.stood_by = true;
+        if now_ms < self.next_report_ms {
+            return;
+        }
+        self.next_report_ms = now_ms + REPORT_MS;
+        let lag = worker.processor().and_then(|processor| match processor.log() {
+            PartitionHandle::Owned(_) => None,
+            PartitionHandle::Standby(standby) => {
+                let newest = standby.owner_position().ok()?.position.next;
+                Some(newest.0.saturating_sub(processor.applied().0))
+            }
+        });
+        metrics::standby(worker.partition().0, worker.may_show(), lag);
     }
 }
 

@@ -12,7 +12,7 @@
 use super::partition_reader::{FETCH_BYTES, PartitionReader, Source, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
-use crate::log::{Error, LastRecord, Limit, Range, Reading, Record, Topic, locked};
+use crate::log::{Error, LastRecord, Limit, PartitionEvents, Range, Reading, Record, Topic, locked};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
@@ -123,54 +123,6 @@ impl EventReader {
     pub fn reading_ahead(mut self) -> EventReader {
         self.first = self.first.reading_ahead();
         self
-    }
-
-    pub fn is_at_end(&self) -> bool {
-        self.first.is_at_end()
-    }
-
-    pub fn range(&self) -> Result<Range, Error> {
-        self.first.range()
-    }
-
-    pub fn reading(&self) -> Reading {
-        Reading {
-            reached: self.first.reached(),
-            is_at_end: self.first.is_at_end(),
-            unanswered_since_ms: self.first.unanswered_since_ms(),
-        }
-    }
-
-    /// Adds what there is from an offset on; see [`PartitionReader::read`]. Waits for the second reading, if there is a gap.
-    pub fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
-        let begin = into.len();
-        self.read_first(from, limit, into)
-            .inspect_err(|_| into.truncate(begin))?;
-        if self.expects_last {
-            return Ok(());
-        }
-        let records = &into[begin..];
-        let next = records.last().map_or(from.0, |last| last.offset.0 + 1);
-        let reached = self.first.reached().0.max(next);
-        // Of what is behind the last record it is only known at the end.
-        let until = if self.first.is_at_end() { reached } else { next };
-        let gaps = gaps(from, records) + u64::from(until > next && until > self.confirmed);
-        if gaps > 0 {
-            self.note(gaps, from);
-            if let Err(error) = self.read_again(from, until, records) {
-                into.truncate(begin);
-                return Err(error);
-            }
-            self.confirmed = until;
-        } else if self.clock.monotonic_ms() >= self.second_used_ms + SECOND_KEPT_MS {
-            self.second = None;
-        }
-        Ok(())
-    }
-
-    /// Says which record was folded last.
-    pub fn follows(&mut self, last: Option<LastRecord>) {
-        self.last = last;
     }
 
     /// Reads with the first client. When it starts, the record before must come first, and is left out.
@@ -307,6 +259,55 @@ impl EventReader {
         self.second = Some(second);
         self.second_used_ms = clock.monotonic_ms();
         Ok(())
+    }
+}
+
+impl PartitionEvents for EventReader {
+    /// Adds what there is from an offset on; see [`PartitionReader::read`]. Waits for the second reading, if there is a gap.
+    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
+        let begin = into.len();
+        self.read_first(from, limit, into)
+            .inspect_err(|_| into.truncate(begin))?;
+        if self.expects_last {
+            return Ok(());
+        }
+        let records = &into[begin..];
+        let next = records.last().map_or(from.0, |last| last.offset.0 + 1);
+        let reached = self.first.reached().0.max(next);
+        // Of what is behind the last record it is only known at the end.
+        let until = if self.first.is_at_end() { reached } else { next };
+        let gaps = gaps(from, records) + u64::from(until > next && until > self.confirmed);
+        if gaps > 0 {
+            self.note(gaps, from);
+            if let Err(error) = self.read_again(from, until, records) {
+                into.truncate(begin);
+                return Err(error);
+            }
+            self.confirmed = until;
+        } else if self.clock.monotonic_ms() >= self.second_used_ms + SECOND_KEPT_MS {
+            self.second = None;
+        }
+        Ok(())
+    }
+
+    fn follows(&mut self, last: Option<LastRecord>) {
+        self.last = last;
+    }
+
+    fn range(&self) -> Result<Range, Error> {
+        self.first.range()
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.first.is_at_end()
+    }
+
+    fn reading(&self) -> Reading {
+        Reading {
+            reached: self.first.reached(),
+            is_at_end: self.first.is_at_end(),
+            unanswered_since_ms: self.first.unanswered_since_ms(),
+        }
     }
 }
 

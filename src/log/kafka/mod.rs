@@ -48,7 +48,7 @@ use owners::{KnownOwners, Owner};
 use crate::clock::Clock;
 use crate::log::{
     Acknowledge, Error, IncidentWriter, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Position, Range,
-    Reader, Record, StandbyNodes, Topic, locked,
+    Reader, Record, StandbyNodes, StandbyPartition, Topic, locked,
 };
 use crate::presence::{Offset, Partition, Revision};
 use append::Appender;
@@ -59,7 +59,7 @@ use partition_reader::{PartitionReader, Source};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use settings::Connection;
-use standby::{KafkaStandbyNodes, SharedStandbys, StandbyPartition};
+use standby::{KafkaStandby, KafkaStandbyNodes, SharedStandbys};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -276,9 +276,9 @@ impl Log for KafkaLog {
         Ok(Box::new(KafkaPartition::take_up(this, partition)?))
     }
 
-    fn stand_by(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+    fn stand_by(&self, partition: Partition) -> Result<Box<dyn StandbyPartition>, Error> {
         let this = self.this.upgrade().ok_or(Error::Closed)?;
-        Ok(Box::new(StandbyPartition::open(this, partition)?))
+        Ok(Box::new(KafkaStandby::open(this, partition)?))
     }
 
     fn partitions(&self) -> u32 {

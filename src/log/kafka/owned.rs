@@ -24,7 +24,7 @@ use super::partition_reader::{PartitionReader, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{
-    Commit, Error, Headers, LastRecord, Limit, OutputTopic, OwnedPartition, Position, Range, Reading, Record, Topic,
+    Commit, Error, Headers, Limit, OutputTopic, OwnedPartition, PartitionEvents, Position, Range, Record, Topic,
     UnreadablePosition,
 };
 use crate::presence::{Offset, Partition};
@@ -413,24 +413,12 @@ impl OwnedPartition for KafkaPartition {
         self.log.node().partitions
     }
 
-    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
-        self.event_reader.read(from, limit, into)
+    fn events(&self) -> &dyn PartitionEvents {
+        &self.event_reader
     }
 
-    fn follows(&mut self, last: Option<LastRecord>) {
-        self.event_reader.follows(last);
-    }
-
-    fn range(&self) -> Result<Range, Error> {
-        self.event_reader.range()
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.event_reader.is_at_end()
-    }
-
-    fn reading(&self) -> Reading {
-        self.event_reader.reading()
+    fn events_mut(&mut self) -> &mut dyn PartitionEvents {
+        &mut self.event_reader
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), Error> {

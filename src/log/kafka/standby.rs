@@ -17,10 +17,8 @@ use super::owned::position_of;
 use super::owners;
 use super::partition_reader::Source;
 use crate::failpoint;
-use crate::log::{
-    Commit, Error, LastRecord, Limit, OwnedPartition, Position, Range, Reading, Record, StandbyNodes, Topic, locked,
-};
-use crate::presence::{Offset, Partition};
+use crate::log::{Error, OwnerPosition, PartitionEvents, Position, StandbyNodes, StandbyPartition, Topic, locked};
+use crate::presence::Partition;
 use crate::tasks::End;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
@@ -126,14 +124,14 @@ impl SharedStandbys {
 }
 
 /// A partition as a standby uses it.
-pub struct StandbyPartition {
+pub struct KafkaStandby {
     log: Arc<KafkaLog>,
     partition: Partition,
     event_reader: EventReader,
 }
 
-impl StandbyPartition {
-    pub fn open(log: Arc<KafkaLog>, partition: Partition) -> Result<StandbyPartition, Error> {
+impl KafkaStandby {
+    pub fn open(log: Arc<KafkaLog>, partition: Partition) -> Result<KafkaStandby, Error> {
         // Not what was known before: this node may have been the owner meanwhile.
         let asked_ms = log.clock().monotonic_ms();
         let position = log.standbys().ask(&log, &[partition])?.remove(&partition);
@@ -146,7 +144,7 @@ impl StandbyPartition {
         // It is woken when the owner has committed.
         let event_reader = EventReader::new(&source, other, name, partition, Box::new(|| {}))?;
         locked(&log.standbys().positions).insert(partition, HeardPosition { position, asked_ms });
-        Ok(StandbyPartition {
+        Ok(KafkaStandby {
             log,
             partition,
             event_reader,
@@ -167,68 +165,36 @@ fn no_position(log: &KafkaLog, partition: Partition) -> Error {
     Error::Unanswered(text.into())
 }
 
-impl Drop for StandbyPartition {
+impl Drop for KafkaStandby {
     fn drop(&mut self) {
         locked(&self.log.standbys().positions).remove(&self.partition);
     }
 }
 
-impl OwnedPartition for StandbyPartition {
+impl StandbyPartition for KafkaStandby {
     fn partition(&self) -> Partition {
         self.partition
-    }
-
-    fn is_standby(&self) -> bool {
-        true
     }
 
     fn partitions(&self) -> u32 {
         self.log.node().partitions
     }
 
-    fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
-        self.event_reader.read(from, limit, into)
+    fn events(&self) -> &dyn PartitionEvents {
+        &self.event_reader
     }
 
-    fn follows(&mut self, last: Option<LastRecord>) {
-        self.event_reader.follows(last);
+    fn events_mut(&mut self) -> &mut dyn PartitionEvents {
+        &mut self.event_reader
     }
 
-    fn range(&self) -> Result<Range, Error> {
-        self.event_reader.range()
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.event_reader.is_at_end()
-    }
-
-    fn reading(&self) -> Reading {
-        self.event_reader.reading()
-    }
-
-    fn commit(&mut self, _: &Commit) -> Result<(), Error> {
-        Err(Error::Fenced {
-            partition: self.partition,
-        })
-    }
-
-    fn position(&mut self) -> Result<Position, Error> {
-        let position = self.heard().and_then(|heard| heard.position);
-        position.ok_or_else(|| no_position(&self.log, self.partition))
-    }
-
-    fn owner_position(&self) -> Option<(Position, u64)> {
-        let heard = self.heard()?;
-        let age_ms = self.log.clock().monotonic_ms().saturating_sub(heard.asked_ms);
-        heard.position.map(|position| (position, age_ms))
-    }
-
-    fn sync(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn retain(&mut self, _: Offset) -> Result<(), Error> {
-        Ok(())
+    fn owner_position(&self) -> Result<OwnerPosition, Error> {
+        let known = self.heard().and_then(|heard| {
+            let age_ms = self.log.clock().monotonic_ms().saturating_sub(heard.asked_ms);
+            let position = heard.position?;
+            Some(OwnerPosition { position, age_ms })
+        });
+        known.ok_or_else(|| no_position(&self.log, self.partition))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::block::{Packer, Tail};
 use super::{AppenderState, keys, locked, retention};
-use crate::log::{Commit, Error, Limit, OwnedPartition, Position, Range, Record, Topic};
+use crate::log::{Commit, Error, Limit, OwnedPartition, PartitionEvents, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
 use rocksdb::WriteBatch;
 use std::sync::Arc;
@@ -85,15 +85,7 @@ impl LocalPartition {
     }
 }
 
-impl OwnedPartition for LocalPartition {
-    fn partition(&self) -> Partition {
-        self.partition
-    }
-
-    fn partitions(&self) -> u32 {
-        self.shared.partitions()
-    }
-
+impl PartitionEvents for LocalPartition {
     fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
         let before = into.len();
         self.shared.read(Topic::Events, self.partition, from, limit, into)?;
@@ -104,6 +96,24 @@ impl OwnedPartition for LocalPartition {
 
     fn range(&self) -> Result<Range, Error> {
         self.shared.range(Topic::Events, self.partition)
+    }
+}
+
+impl OwnedPartition for LocalPartition {
+    fn partition(&self) -> Partition {
+        self.partition
+    }
+
+    fn partitions(&self) -> u32 {
+        self.shared.partitions()
+    }
+
+    fn events(&self) -> &dyn PartitionEvents {
+        self
+    }
+
+    fn events_mut(&mut self) -> &mut dyn PartitionEvents {
+        self
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), Error> {

@@ -147,7 +147,7 @@ fn a_standby_without_a_state_opens_the_partition_as_its_owner() {
     round(&mut control, 0, None, 0);
     control.learn(100, Fact::Promoted, None);
     assert_eq!(round(&mut control, 100, None, 0)[0], Order::Open, "at once");
-    assert!(!control.is_standby());
+    assert_eq!(control.role(), Role::Owner);
     let mut failing = Control::new(None).standing_by();
     round(&mut failing, 0, None, 0);
     failing.learn(100, Fact::Promoted, Some(&QUIET));
