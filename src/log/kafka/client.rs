@@ -239,7 +239,7 @@ where
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-    use crate::log::kafka::partition_reader::Source;
+    use crate::log::kafka::source::Source;
     use crate::presence::Partition;
     use rdkafka::mocking::MockCluster;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};

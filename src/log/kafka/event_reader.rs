@@ -9,7 +9,8 @@
 //! And each start of the reader begins with the record that was folded last: if that is not there as it was, the log was
 //! cut or made again, and nothing more is folded.
 
-use super::partition_reader::{FETCH_BYTES, PartitionReader, Source, Wake};
+use super::partition_reader::{PartitionReader, Wake};
+use super::source::{FETCH_BYTES, Source};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{Error, LastRecord, Limit, PartitionEvents, Range, Reading, Record, Topic, locked};

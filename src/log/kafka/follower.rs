@@ -7,8 +7,9 @@
 
 use super::group::{Member, Offsets};
 use super::owners::KnownOwners;
-use super::partition_reader::{PartitionReader, Source, Wake};
+use super::partition_reader::{PartitionReader, Wake};
 use super::settings::Connection;
+use super::source::Source;
 use crate::clock::Clock;
 use crate::log::{Beginning, Error, Follower, Group as _, GroupEvent, GroupOffsets, Limit, PollResult, Topic};
 use crate::presence::{Offset, Partition};

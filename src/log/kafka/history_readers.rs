@@ -4,7 +4,8 @@
 //! those who want the same partition take turns. How many clients and readers there are follows from the partitions and
 //! never from how many ask: a client is a handful of threads and a connection to every broker.
 
-use super::partition_reader::{PartitionReader, Source};
+use super::partition_reader::PartitionReader;
+use super::source::Source;
 use crate::clock::Clock;
 use crate::log::{Error, Limit, Record, Topic, locked};
 use crate::presence::{Offset, Partition};

@@ -7,6 +7,7 @@
 //! | `group` | which partitions are this node's |
 //! | `owned` | a partition as its owner has it: the fence, and outputs with their position in one transaction |
 //! | `calls` | calls of librdkafka that do not return, and what is left behind then |
+//! | `source` | the client that readers share, replaced when it is stuck |
 //! | `partition_reader`, `native` | reading one partition, in batches, by calls of librdkafka that the crate does not have |
 //! | `event_reader` | events as their owner reads them: a gap in the offsets is read twice |
 //! | `tail`, `older` | changes and kicks for those who follow them: the newest from memory, older ones from the brokers |
@@ -35,6 +36,7 @@ mod owners;
 mod partition_reader;
 mod position;
 pub mod settings;
+mod source;
 mod standby;
 mod tail;
 pub mod topics;
@@ -55,10 +57,11 @@ use append::Appender;
 use event_reader::{OtherSource, SecondSource};
 use incidents::KafkaIncidents;
 use owned::KafkaPartition;
-use partition_reader::{PartitionReader, Source};
+use partition_reader::PartitionReader;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use settings::Connection;
+use source::Source;
 use standby::{KafkaStandby, KafkaStandbyNodes, SharedStandbys};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64};

@@ -5,7 +5,8 @@
 //! may be out of date, but not permanently wrong: a node that is asked for a partition it does not own says so.
 
 use super::client::spawn;
-use super::partition_reader::{PartitionReader, Source};
+use super::partition_reader::PartitionReader;
+use super::source::Source;
 use crate::failpoint;
 use crate::log::{Error, Limit, Owners, Record, locked};
 use crate::presence::{Offset, Partition, Revision};

@@ -6,23 +6,17 @@
 //! directly (`native`). A reader returns the broker's records from the requested offset on, in order, or an error. It
 //! never continues after a gap that retention made.
 
-use super::calls::{CallAhead, Guarded, Hung};
-use super::client::{DefaultContext, spawn, unread, unread_for};
+use super::calls::{CallAhead, Hung};
+use super::client::{DefaultContext, unread_for};
 pub use super::native::Wake;
-use super::native::{self, GuardedConsumer, Message, PartitionQueue};
-use crate::clock::Clock;
-use crate::failpoint;
-use crate::log::{Error, Limit, Range, Record, RecordHeaders, SCHEMA_HEADERS, SchemaHeader, Topic, locked};
-use crate::metrics;
+use super::native::{Message, PartitionQueue};
+use super::source::Source;
+use crate::log::{Error, Limit, Range, Record, RecordHeaders, SCHEMA_HEADERS, SchemaHeader, Topic};
 use crate::presence::{Offset, Partition};
-use crate::tasks::End;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::types::RDKafkaRespErr;
-use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// [`SCHEMA_HEADERS`], terminated by zero as librdkafka requires.
@@ -35,194 +29,12 @@ const SCHEMA_HEADER_NAMES: [&CStr; SCHEMA_HEADERS.len()] = [
 const TRACE_HEADER_NAME: &CStr = c"traceparent";
 /// [`crate::log::ID_HEADER`], terminated by zero.
 const ID_HEADER_NAME: &CStr = c"id";
-/// Both names of the setting for how many bytes of a partition are fetched at a time.
-pub const FETCH_BYTES: [&str; 2] = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
 /// The call that takes records.
 const TAKE: &str = "rd_kafka_consume_batch";
-const QUERY: Duration = Duration::from_secs(10);
-const GLANCE: Duration = Duration::from_secs(2);
 /// How long no record may arrive before the broker is asked whether there are any.
 const QUIET_MS: u64 = 5_000;
-/// A client that exceeds one of these limits may be stuck and is replaced. One counts restarts of a partition in a row
-/// that returned nothing; the other is the time without an answer from the brokers.
+/// A client may be stuck, and is replaced, after more restarts of a partition in a row that returned nothing.
 const RESTARTS_MAX: u32 = 4;
-const SILENT_MS: u64 = 60_000;
-
-/// A connection to the brokers that readers share. It has one client, which is replaced if it was given up.
-pub struct Source {
-    config: ClientConfig,
-    clock: Arc<dyn Clock>,
-    client: Mutex<Arc<GuardedConsumer>>,
-    /// The topics whose ends could not be had since the last time they could, and since when, by the monotonic clock.
-    silent_since_ms: Mutex<BTreeMap<String, u64>>,
-}
-
-impl Source {
-    /// Creates a source from a client's settings. It adds the settings for reading: only committed records, and nothing
-    /// is skipped.
-    pub fn new(mut config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
-        config.remove("group.id");
-        Source::of_group(config, clock)
-    }
-
-    /// Like [`Source::new`], but keeps the group of the settings, so that the source can ask for the group's offsets.
-    /// It does not become a member.
-    pub fn of_group(config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
-        Source::with_isolation(config, clock, "read_committed")
-    }
-
-    /// Like [`Source::of_group`], but the group's offsets are those that are committed when it asks, even if a transaction
-    /// is about to commit others. It must not be used to read records.
-    pub fn of_group_as_committed(config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
-        // Clients that read committed records wait for the end of the transaction, and that of a dead producer may take
-        // as long as its time-out.
-        Source::with_isolation(config, clock, "read_uncommitted")
-    }
-
-    fn with_isolation(mut config: ClientConfig, clock: Arc<dyn Clock>, isolation: &str) -> Result<Arc<Source>, Error> {
-        config
-            // A setting for producers, which an operator may have set.
-            .remove("transaction.timeout.ms")
-            .set("isolation.level", isolation)
-            .set("auto.offset.reset", "error")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", "true")
-            // How long librdkafka pauses fetching once enough is queued. With the default of a second it paused for
-            // four of five seconds while catching up.
-            .set("fetch.queue.backoff.ms", "2")
-            .set("fetch.wait.max.ms", "100");
-        for (key, value) in [
-            ("queued.min.messages", "200000"),
-            ("queued.max.messages.kbytes", "32768"),
-            ("fetch.message.max.bytes", "4194304"),
-        ] {
-            if config.get(key).is_none() {
-                config.set(key, value);
-            }
-        }
-        Ok(Arc::new(Source {
-            client: Mutex::new(connect(&config)?),
-            config,
-            clock,
-            silent_since_ms: Mutex::default(),
-        }))
-    }
-
-    pub fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
-    }
-
-    /// Returns the client, or a new one if it was given up.
-    pub fn client(&self) -> Result<Arc<GuardedConsumer>, Error> {
-        let mut client = locked(&self.client);
-        if client.is_given_up() {
-            *client = connect(&self.config)?;
-        }
-        Ok(client.clone())
-    }
-
-    /// Replaces a client that returns nothing, although its calls return.
-    fn replace(&self, silent: &Arc<GuardedConsumer>, why: &str) -> Result<(), Error> {
-        let mut client = locked(&self.client);
-        if Arc::ptr_eq(&client, silent) && !client.is_given_up() {
-            let new = connect(&self.config)?;
-            metrics::kafka_client_given_up("silent");
-            tracing::warn!(reason = why, "a client of Kafka is replaced");
-            super::calls::drop_later(std::mem::replace(&mut *client, new));
-        }
-        Ok(())
-    }
-
-    /// Makes a call to the client that must return within the given time.
-    pub fn ask<T: Send + 'static>(
-        &self,
-        call: &'static str,
-        within: Duration,
-        ask: impl FnOnce(&BaseConsumer<DefaultContext>) -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        self.client()?.call(call, within, ask).map_err(Hung::unread)
-    }
-
-    /// Asks the broker for the present range of a partition: the oldest record kept, and the end of what is committed.
-    pub fn ask_range(&self, topic: &str, partition: Partition) -> Result<(u64, u64), Error> {
-        let range = self.watermarks(topic, partition, QUERY)?;
-        range.map_err(|error| unread(&format!("the ends of {topic}, partition {partition}"), &error))
-    }
-
-    fn watermarks(
-        &self,
-        topic: &str,
-        partition: Partition,
-        within: Duration,
-    ) -> Result<Result<(u64, u64), KafkaError>, Error> {
-        let client = self.client()?;
-        let name = topic.to_owned();
-        let answer = self.ask("rd_kafka_query_watermark_offsets", within, move |consumer| {
-            let range = consumer.fetch_watermarks(&name, partition.0 as i32, within);
-            range.map(|(low, high)| (low.max(0) as u64, high.max(0) as u64))
-        });
-        self.note_answer(&client, topic, matches!(answer, Ok(Ok(_))));
-        answer
-    }
-
-    /// Replaces a client that has not returned the ends of a topic for too long, whatever it says instead: no broker may have
-    /// answered it, or it may have learned from a broker that had just started that there is no such partition, and believe
-    /// that for minutes.
-    fn note_answer(&self, client: &Arc<GuardedConsumer>, topic: &str, is_answered: bool) {
-        let mut since_ms = locked(&self.silent_since_ms);
-        if is_answered {
-            since_ms.remove(topic);
-            return;
-        }
-        let now_ms = self.clock.monotonic_ms();
-        let began_ms = *since_ms.entry(topic.to_owned()).or_insert(now_ms);
-        if now_ms.saturating_sub(began_ms) >= SILENT_MS {
-            since_ms.remove(topic);
-            let why = format!("it has not returned the ends of {topic} for {} s", SILENT_MS / 1_000);
-            // The next call reports the same error.
-            let _ = self.replace(client, &why);
-        }
-    }
-
-    /// Returns the end of what is committed, like [`ask_range`](Source::ask_range), with the short time-out of the
-    /// stall check.
-    pub fn glance(&self, topic: &str, partition: Partition) -> Option<u64> {
-        match self.watermarks(topic, partition, GLANCE) {
-            Ok(Ok((_, end))) => Some(end),
-            Ok(Err(_)) | Err(_) => None,
-        }
-    }
-
-    /// Returns the range that the client saw last, without asking the broker. `None` if it has seen none yet.
-    pub fn seen_range(&self, topic: &str, partition: Partition) -> Option<(u64, u64)> {
-        let topic = topic.to_owned();
-        let see =
-            move |consumer: &BaseConsumer<DefaultContext>| native::seen_range(consumer, &topic, partition.0 as i32);
-        self.ask("rd_kafka_get_watermark_offsets", Duration::ZERO, see).ok()?
-    }
-}
-
-/// Creates a client and a thread that polls it.
-fn connect(config: &ClientConfig) -> Result<Arc<GuardedConsumer>, Error> {
-    let consumer: BaseConsumer<DefaultContext> = config
-        .create_with_context(DefaultContext)
-        .map_err(|error| Error::Open(format!("a Kafka consumer cannot be created: {error}").into()))?;
-    let name = config.get("client.id").unwrap_or_default();
-    let client = Guarded::new(name, consumer);
-    let weak: Weak<GuardedConsumer> = Arc::downgrade(&client);
-    let serve = move || {
-        while let Some(client) = weak.upgrade().filter(|client| !client.is_given_up()) {
-            failpoint::reach("source");
-            // Events that are not polled accumulate. This queue contains no messages, only notices of the client.
-            // Nothing waits for this thread.
-            let _ = client.direct().poll(Duration::from_millis(200));
-        }
-        End::Asked
-    };
-    spawn("kafka-source", serve)?;
-    Ok(client)
-}
 
 /// Progress of reading.
 #[derive(Clone, Copy, Default)]
@@ -302,7 +114,7 @@ impl PartitionReader {
             position: ReadPosition::default(),
             seen: None,
             asked_end: 0,
-            heard_ms: source.clock.monotonic_ms(),
+            heard_ms: source.clock().monotonic_ms(),
             unanswered_since_ms: None,
             unanswered: 0,
             restarts: 0,
@@ -446,7 +258,7 @@ impl PartitionReader {
         })?;
         self.position.next = Some(from);
         self.position.at_end = false;
-        self.started_ms = self.source.clock.monotonic_ms();
+        self.started_ms = self.source.clock().monotonic_ms();
         Ok(())
     }
 
@@ -461,10 +273,10 @@ impl PartitionReader {
 
     /// Adds records from an offset on that have already arrived at this client. A busy broker may have more. The size
     /// of a record is that of its key and value. A batch that has begun is returned whole. When nothing has arrived for
-    /// a while, asks the broker whether there are records and waits at most [`GLANCE`].
+    /// a while, asks the broker whether there are records and waits at most [`GLANCE`](super::source::GLANCE).
     pub fn read(&mut self, from: Offset, limit: Limit, into: &mut Vec<Record>) -> Result<(), Error> {
         if self.read_here(from, limit, into)? > 0 {
-            self.heard_ms = self.source.clock.monotonic_ms();
+            self.heard_ms = self.source.clock().monotonic_ms();
             self.unanswered_since_ms = None;
         } else {
             self.look_after();
@@ -552,7 +364,7 @@ impl PartitionReader {
     /// When nothing has arrived for a while, restarts reading if the broker has more records than it returns. After a
     /// change of leaders librdkafka may stop fetching for ever.
     fn look_after(&mut self) {
-        let now_ms = self.source.clock.monotonic_ms();
+        let now_ms = self.source.clock().monotonic_ms();
         if now_ms.saturating_sub(self.heard_ms) <= QUIET_MS {
             return;
         }
@@ -736,40 +548,5 @@ impl ReadPosition {
         self.next = Some(offset + 1);
         self.at_end = false;
         Ok(size.max(1))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-    use rdkafka::mocking::MockCluster;
-
-    #[test]
-    fn a_client_that_knows_no_ends_of_a_topic_for_a_minute_is_replaced_and_one_that_knows_them_is_not() {
-        let clock = Arc::new(ManualClock::new(1_000));
-        let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
-        cluster.create_topic("there", 4, 1).expect("a topic");
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", cluster.bootstrap_servers())
-            .set("client.id", "mock");
-        let source = Source::new(config, clock.clone()).expect("a client");
-        let first = source.client().expect("a client");
-        let is_first = || Arc::ptr_eq(&first, &source.client().expect("a client"));
-        let ask = |topic: &str, partition| source.ask_range(topic, Partition(partition));
-        for _ in 0..3 {
-            ask("there", 99).expect_err("there is no such partition");
-            clock.advance_ms(SILENT_MS - 1);
-            ask("there", 99).expect_err("there is no such partition");
-            // Another partition of the topic is known, so the client is in order.
-            ask("there", 1).expect("known");
-        }
-        assert!(is_first());
-        ask("there", 99).expect_err("there is no such partition");
-        clock.advance_ms(SILENT_MS);
-        assert!(is_first(), "it is replaced when it fails again");
-        ask("there", 99).expect_err("there is no such partition");
-        assert!(!is_first());
     }
 }

@@ -1,7 +1,7 @@
 //! The position of a partition, read by somebody who is no member of the group.
 
 use super::client::DefaultContext;
-use super::partition_reader::Source;
+use super::source::Source;
 use super::{KafkaReader, client};
 use crate::log::{Error, Position, Topic, UnreadablePosition, locked};
 use crate::presence::Partition;

@@ -15,7 +15,7 @@ use super::client::{CountingContext, spawn, unread, unwritten};
 use super::event_reader::EventReader;
 use super::owned::position_of;
 use super::owners;
-use super::partition_reader::Source;
+use super::source::Source;
 use crate::failpoint;
 use crate::log::{Error, OwnerPosition, PartitionEvents, Position, StandbyNodes, StandbyPartition, Topic, locked};
 use crate::presence::Partition;

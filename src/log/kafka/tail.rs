@@ -7,7 +7,8 @@
 use super::KafkaLog;
 use super::client::spawn;
 use super::history_readers::HistoryReaders;
-use super::partition_reader::{PartitionReader, Source, Wake};
+use super::partition_reader::{PartitionReader, Wake};
+use super::source::Source;
 use crate::backoff::{self, Backoff};
 use crate::clock::Clock;
 use crate::failpoint;
