@@ -6,16 +6,18 @@
 //! time of the log, it appends a `tick` and reads it from the log: time never enters in any other way.
 
 mod answers;
+mod checkpoint;
 mod control;
 mod failure;
 mod thread;
+mod warnings;
 
 pub use control::TICK_MS;
 pub use failure::Failure;
 pub use thread::{Wake, run};
 
 use super::assignments::Dependencies;
-use super::checkpoints::{LogBounds, set_aside};
+use super::checkpoints::set_aside;
 use super::outcomes::Outcomes;
 use super::partition::{NotTakenOver, PartitionProcessor};
 use super::past::{self, Past, PastOf};
@@ -23,7 +25,7 @@ use super::progress::Progress;
 use super::rejected::Groups;
 use super::{Error, KnownGateway, Tuning};
 use crate::clock::Clock;
-use crate::log::{Limit, NewRecord, PartitionEvents, PartitionHandle, Position, Topic};
+use crate::log::{Limit, NewRecord, PartitionHandle, Topic};
 use crate::metrics;
 use crate::presence::change::IgnoreReason;
 use crate::presence::event::Event;
@@ -39,9 +41,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use tokio::sync::oneshot;
-
-/// Log time may be so far ahead of the clock without a warning: clocks are corrected a little all the time.
-const TIME_AHEAD_MS: u64 = 5_000;
 
 /// Between two looks at which changes the log still has.
 const INDEX_CUT_MS: u64 = 600_000;
@@ -557,139 +556,12 @@ impl Worker {
         log.append(vec![(self.partition, record)], Box::new(|_| {}));
     }
 
-    /// Whether events can be published, and whether log time is ahead of the clock: nobody may find out by accident.
-    fn look_at_the_log(&mut self) {
-        let refusal = self.dependencies.log.refusal();
-        metrics::log_writable(refusal.is_none());
-        self.refusal = refusal.map(|refusal| refusal.to_string().into());
-        let ahead_ms = self.ahead_ms();
-        metrics::log_time_ahead(self.partition.0, ahead_ms);
-        let is_ahead = ahead_ms > TIME_AHEAD_MS;
-        if is_ahead != self.is_ahead {
-            self.is_ahead = is_ahead;
-            if is_ahead {
-                tracing::warn!(partition = %self.partition, ahead_s = ahead_ms / 1_000, "log time is ahead of this machine's clock");
-            } else {
-                tracing::info!(partition = %self.partition, "log time is no longer ahead of this machine's clock");
-            }
-        }
-    }
-
-    /// How long ago log time is, by this machine's clock, in milliseconds; 0 if it is ahead. `None` before the first record.
-    fn log_time_age_ms(&self) -> Option<u64> {
-        let time = self.processor.as_ref().and_then(|processor| processor.state().time());
-        time.map(|time| self.clock.now_ms().saturating_sub(time.0))
-    }
-
-    /// How far log time is ahead of this machine's clock.
-    fn ahead_ms(&self) -> u64 {
-        let time = self.processor.as_ref().and_then(|processor| processor.state().time());
-        time.map_or(0, |time| time.0.saturating_sub(self.clock.now_ms()))
-    }
-
-    fn warning(&self) -> Option<Arc<str>> {
-        let checkpointer = self.dependencies.services.checkpointer.as_ref();
-        let checkpoints = checkpointer.and_then(|checkpointer| checkpointer.warning(self.partition));
-        let ahead_ms = self.ahead_ms();
-        if ahead_ms <= TIME_AHEAD_MS {
-            return checkpoints;
-        }
-        let time = format!(
-            "log time is {} s ahead of this machine's clock, which was or is wrong; times of changes are ahead as well",
-            ahead_ms / 1_000
-        );
-        Some(match checkpoints {
-            Some(checkpoints) => format!("{time}; {checkpoints}").into(),
-            None => time.into(),
-        })
-    }
-
-    pub fn warn_of_malformed(&mut self) {
-        let groups = self
-            .processor
-            .as_mut()
-            .map(PartitionProcessor::take_unwarned)
-            .unwrap_or_default();
-        let due = self
-            .dependencies
-            .warnings
-            .due(self.partition, groups, self.clock.monotonic_ms());
-        for warning in due {
-            tracing::warn!(
-                reason = warning.reason.name(),
-                count = warning.count,
-                partition = warning.partition.0,
-                newest_offset = warning.newest.0,
-                error = warning.error,
-                "malformed records; `rollcall log quarantine` prints them"
-            );
-        }
-    }
-
     fn lag(&self, applied: Offset, end: Offset) -> u64 {
         let reading = self
             .processor
             .as_ref()
             .map(|processor| processor.log().events().reading());
         reading.map_or(end.0, |reading| Progress::lag(applied, reading, end))
-    }
-
-    fn reach(events: &dyn PartitionEvents, committed: Position) -> Result<LogBounds, Error> {
-        let range = events.range()?;
-        Ok(LogBounds {
-            start: range.start,
-            end: range.end,
-            committed: (committed.next, committed.outputs),
-        })
-    }
-
-    /// Takes a checkpoint in place of the store, where that is better.
-    fn restore(&mut self, log: &mut PartitionHandle) -> Result<(), Error> {
-        let Some(checkpointer) = self.dependencies.services.checkpointer.clone() else {
-            return Ok(());
-        };
-        self.expect_checkpoint();
-        let Some(directory) = self.directory.clone() else {
-            return Ok(());
-        };
-        let committed = log.committed()?;
-        let reach = Worker::reach(log.events(), committed)?;
-        match log {
-            // This node was the owner, and the position that the group says is older than its last commit.
-            PartitionHandle::Standby(_) if reach.is_exceeded_by(self.partition, &directory)? => return Ok(()),
-            PartitionHandle::Standby(_) | PartitionHandle::Owned(_) => {}
-        }
-        checkpointer.restore(self.partition, &directory, reach, self.tuning.store_commit_records)?;
-        Ok(())
-    }
-
-    /// The first is due at a different moment for each partition, so that not all come at once.
-    fn expect_checkpoint(&mut self) {
-        let Some(checkpointer) = &self.dependencies.services.checkpointer else {
-            return;
-        };
-        let partitions = u64::from(self.dependencies.log.partitions());
-        let share = u64::from(self.partition.0 + 1) * checkpointer.every_ms() / partitions;
-        self.control.expect_checkpoint(self.clock.monotonic_ms() + share);
-    }
-
-    /// Makes a checkpoint.
-    fn checkpoint(&mut self) -> Result<Fact, Error> {
-        let checkpointer = self.dependencies.services.checkpointer.as_ref();
-        let (Some(checkpointer), Some(processor)) = (checkpointer, &mut self.processor) else {
-            return Ok(Fact::Checkpointed(None));
-        };
-        let Some(place) = checkpointer.place(self.partition) else {
-            return Ok(Fact::Checkpointed(None));
-        };
-        if let Err(error) = processor.checkpoint(&place)? {
-            metrics::checkpoint_failed();
-            tracing::warn!(partition = %self.partition, %error, "checkpoint failed, retrying at the next interval");
-            return Ok(Fact::Checkpointed(None));
-        }
-        let reach = Worker::reach(processor.log().events(), processor.committed())?;
-        checkpointer.take(self.partition, place, reach);
-        Ok(Fact::Checkpointed(Some(processor.applied())))
     }
 
     /// Takes a question or an order.
