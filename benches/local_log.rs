@@ -7,7 +7,7 @@ mod measure;
 use measure::{figure, heading, rate, timed};
 use rollcall::clock::SystemClock;
 use rollcall::log::local::{LocalLog, Settings};
-use rollcall::log::{Appended, Commit, Error, Limit, Log, NewRecord, Position, Topic};
+use rollcall::log::{Appended, Commit, Error, Limit, Log, NewRecord, OutputTopic, Position, Topic};
 use rollcall::presence::{Offset, Partition};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -116,14 +116,11 @@ fn commits(log: &LocalLog) {
     let mut owned = log.take_up(P).expect("a partition");
     let mut took = Vec::new();
     for at in 0..rounds {
-        let commit = Commit {
-            changes: vec![change(), change()],
-            position: Position {
-                next: Offset(u64::from(at)),
-                ..Position::default()
-            },
-            ..Commit::default()
+        let position = Position {
+            next: Offset(u64::from(at)),
+            ..Position::default()
         };
+        let commit = Commit::at(position).with(OutputTopic::Changes, [change(), change()]);
         let (committed, this) = timed(|| owned.commit(&commit));
         committed.expect("the log can be written");
         took.push(this.as_secs_f64() * 1e6);

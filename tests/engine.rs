@@ -637,11 +637,7 @@ fn who_reads_other_events_than_before_says_so_also_where_no_output_differs() {
         let world = World::new(&lines.join("\n"), Partition(0), 1, Policy::default(), Tuning::default());
         if let Some(position) = position {
             let mut owned = world.log.take_up(Partition(0)).expect("taken up");
-            let commit = Commit {
-                position,
-                ..Commit::default()
-            };
-            owned.commit(&commit).expect("committed");
+            owned.commit(&Commit::at(position)).expect("committed");
         }
         world
     };

@@ -12,7 +12,7 @@ use super::outcomes::Kept;
 use super::reconcile::{Comparison, KnownOutputs, OutputTail};
 use super::rejected::{self, Groups, Rejected};
 use crate::log::{
-    Commit, CurrentRecord, Headers, Input, NewRecord, OutputTopic, OwnedPartition, PartitionHandle, Position, Record,
+    Commit, Headers, Input, OutputRecord, OutputTopic, OwnedPartition, PartitionHandle, Position, Record,
 };
 use crate::metrics;
 use crate::presence::change::{IgnoreReason, Output, OutputId};
@@ -323,13 +323,13 @@ impl Outbox {
             Output::Change(change) => {
                 metrics::change(change.cause);
                 self.oldest.get_or_insert(change.logged_at);
-                let key = Some(change.user.into_string().into_bytes());
-                self.gather(|gathered| &mut gathered.changes, NewRecord { key, value, headers });
+                let key = change.user.into_string().into_bytes();
+                self.gather(topic, Some(key), Some(value), headers);
             }
             Output::Kick(kick) => {
                 metrics::kick(kick.reason);
-                let key = Some(kick.gateway.into_string().into_bytes());
-                self.gather(|gathered| &mut gathered.kicks, NewRecord { key, value, headers });
+                let key = kick.gateway.into_string().into_bytes();
+                self.gather(topic, Some(key), Some(value), headers);
             }
             Output::Ignored(_) => {}
         }
@@ -370,12 +370,7 @@ impl Outbox {
                 self.schemas.frame(avro::Schema::Quarantined, &mut value);
                 value.extend_from_slice(datum);
                 let headers = self.headers_of(|| Some(OutputFacts::of_quarantined(self.partition, offset)));
-                let record = NewRecord {
-                    key: None,
-                    value,
-                    headers,
-                };
-                self.gather(|gathered| &mut gathered.quarantine, record);
+                self.gather(OutputTopic::Quarantine, None, Some(value), headers);
             }
         }
         Ok(())
@@ -402,25 +397,19 @@ impl Outbox {
     /// user was forgotten.
     pub fn current(&mut self, user: Box<str>, value: Option<Vec<u8>>, by: OutputId, is_of_event: bool) {
         if let Some(tail) = &mut self.tail
-            && tail.has_newest(user.as_bytes(), by)
+            && tail.has_newest(user.as_bytes(), (by.offset, by.index))
         {
             return;
         }
         let headers = self.headers_of(|| Some(OutputFacts::of_user_state(&user, by, is_of_event)));
         let key = user.into_string().into_bytes();
-        let record = CurrentRecord {
-            key,
-            id: by,
-            value,
-            headers,
-        };
-        self.gathered_bytes += record.key.len() + record.value.as_ref().map_or(0, Vec::len);
-        self.gathered.current.push(record);
+        self.gather(OutputTopic::Current, Some(key), value, headers);
     }
 
-    fn gather(&mut self, topic: impl FnOnce(&mut Commit) -> &mut Vec<NewRecord>, record: NewRecord) {
-        self.gathered_bytes += record.value.len() + record.key.as_ref().map_or(0, Vec::len);
-        topic(&mut self.gathered).push(record);
+    fn gather(&mut self, topic: OutputTopic, key: Option<Vec<u8>>, value: Option<Vec<u8>>, headers: Headers) {
+        let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+        self.gathered_bytes += bytes(&key) + bytes(&value);
+        self.gathered.outputs.push(topic, OutputRecord { key, value, headers });
     }
 
     fn close(&mut self, position: Position) {
@@ -494,12 +483,12 @@ impl Outbox {
                 });
             }
             let to_send = match rest {
-                Some(rest) if is_known || !is_after || has_any(&rest) => Some(rest),
+                Some(rest) if is_known || !is_after || !rest.outputs.is_empty() => Some(rest),
                 None if is_before => Some(Cow::Borrowed(commit)),
                 Some(_) | None => None,
             };
             if let Some(rest) = to_send {
-                let changes = rest.changes.len();
+                let changes = rest.outputs.of(OutputTopic::Changes).len();
                 self.is_in_doubt = true;
                 log.commit(&rest)?;
                 self.is_log_behind = false;
@@ -523,9 +512,9 @@ impl Outbox {
             Comparison::Equal => Some(Cow::Borrowed(commit)),
             Comparison::Behind(tail) => {
                 let (rest, there) = tail.rest_of(commit, log)?;
-                let cause = match has_any(&rest) {
-                    true => TailCause::CommitTorn,
-                    false => TailCause::CommitUnknown,
+                let cause = match rest.outputs.is_empty() {
+                    true => TailCause::CommitUnknown,
+                    false => TailCause::CommitTorn,
                 };
                 tracing::warn!(%partition, there, cause = cause.name(), "a commit that failed was found in the log");
                 metrics::reconciled(cause.name(), there);
@@ -551,9 +540,4 @@ fn permit(log: &mut PartitionHandle) -> &mut dyn OwnedPartition {
             unreachable!("a standby folds only records whose outputs its owner has committed, so it has none to write")
         }
     }
-}
-
-/// Whether a commit has more than a position.
-fn has_any(commit: &Commit) -> bool {
-    !(commit.changes.is_empty() && commit.kicks.is_empty() && commit.quarantine.is_empty() && commit.current.is_empty())
 }

@@ -9,7 +9,7 @@
 //! A log that writes outputs and position to one file has no tail ([`OwnedPartition::outputs_range`] returns `None`).
 
 use super::{Error, extend_chain};
-use crate::log::{self, Commit, Limit, OutputTopic, OwnedPartition, Position, Record};
+use crate::log::{self, Commit, ID_HEADER, Limit, OutputRecord, OutputTopic, OwnedPartition, Position, Record};
 use crate::presence::change::OutputId;
 use crate::presence::{Offset, Partition};
 use crate::schema::avro;
@@ -93,8 +93,18 @@ fn entry(topic: OutputTopic, datum: &[u8]) -> Result<OutputEntry, Malformed> {
 /// Returns the place of the change that gave a newest state, which its header says. `None`: a program that keeps no
 /// headers has copied the record, so that nothing is known of it.
 fn newest_place(record: &Record) -> Option<Place> {
-    let id = std::str::from_utf8(record.id()?).ok()?;
-    parse_output_id(id).map(|id| (id.offset, id.index))
+    place_of(record.id()?)
+}
+
+/// The same of a record that is to be written. A log that keeps newest states keeps headers, so it has the id.
+fn new_place(record: &OutputRecord) -> Option<Place> {
+    let id = record.headers.iter().find(|(name, _)| *name == ID_HEADER);
+    place_of(&id?.1)
+}
+
+fn place_of(id: &[u8]) -> Option<Place> {
+    let id = parse_output_id(std::str::from_utf8(id).ok()?)?;
+    Some((id.offset, id.index))
 }
 
 /// Returns the steps in which a topic is read backwards from its end: from where and up to where, each four times as long
@@ -467,33 +477,24 @@ impl OutputTail {
 
     /// Whether the newest state of a user that a change gave, or a newer one, is already in the topic. None of those may
     /// be sent again: the next owner may go on from a store that is past them, and would leave the older state there.
-    pub fn has_newest(&self, user: &[u8], by: OutputId) -> bool {
-        self.newest
-            .get(user)
-            .is_some_and(|there| (by.offset, by.index) <= *there)
+    pub fn has_newest(&self, user: &[u8], by: Place) -> bool {
+        self.newest.get(user).is_some_and(|there| by <= *there)
     }
 
     /// Returns the part of a commit that is not in the topics, and how many of its outputs are.
     pub fn rest_of(mut self, commit: &Commit, log: &mut dyn OwnedPartition) -> Result<(Commit, u64), Error> {
         let partition = self.partition;
         let mut there = 0;
-        let mut rest = Commit {
-            position: commit.position,
-            ..Commit::default()
-        };
-        let topics = [
-            (&mut self.changes, &commit.changes, &mut rest.changes),
-            (&mut self.kicks, &commit.kicks, &mut rest.kicks),
-            (&mut self.quarantine, &commit.quarantine, &mut rest.quarantine),
-        ];
-        for (lane, records, rest) in topics {
-            let mut records = records.iter();
+        let mut rest = Commit::at(commit.position);
+        for lane in [&mut self.changes, &mut self.kicks, &mut self.quarantine] {
+            let mut records = commit.outputs.of(lane.topic).iter();
             while let Some((place, found)) = lane.next(log)? {
                 let Some(record) = records.next() else {
                     // The topic has more than we have sent: another process wrote to it.
                     return Err(Error::Deposed { partition });
                 };
-                let datum = datum_of(&record.value).unwrap_or_default();
+                let value = record.value.as_deref().unwrap_or_default();
+                let datum = datum_of(value).unwrap_or_default();
                 if datum != found {
                     return Err(Error::OutputDiffers {
                         partition,
@@ -506,12 +507,13 @@ impl OutputTail {
                 }
                 there += 1;
             }
-            rest.extend(records.cloned());
+            rest.outputs.extend(lane.topic, records.cloned());
         }
-        for record in &commit.current {
-            let is_there = self.has_newest(&record.key, record.id);
+        for record in commit.outputs.of(OutputTopic::Current) {
+            let user = record.key.as_deref().unwrap_or_default();
+            let is_there = new_place(record).is_some_and(|by| self.has_newest(user, by));
             if !is_there {
-                rest.current.push(record.clone());
+                rest.outputs.push(OutputTopic::Current, record.clone());
             }
         }
         Ok((rest, there))
@@ -571,13 +573,9 @@ mod tests {
     #[test]
     fn what_is_there_or_older_is_not_sent_again_and_all_that_is_newer_is() {
         let tail = tail([("alice", (Offset(7), 1))]);
-        let by = |offset, index| OutputId {
-            partition: Partition(0),
-            offset: Offset(offset),
-            index,
-        };
+        let by = |offset, index| (Offset(offset), index);
         let folded = [by(5, 0), by(7, 0), by(7, 1), by(7, 2), by(9, 0)];
-        let sent = |user: &str| folded.map(|id| !tail.has_newest(user.as_bytes(), id));
+        let sent = |user: &str| folded.map(|place| !tail.has_newest(user.as_bytes(), place));
         // It does not matter which of them say that the user was forgotten.
         assert_eq!(sent("alice"), [false, false, false, true, true]);
         assert_eq!(sent("bob"), [true; 5]);
@@ -608,5 +606,13 @@ mod tests {
         ] {
             assert_eq!(newest_place(&record(unknown)), None, "{unknown:?}");
         }
+        let new = |headers| OutputRecord {
+            key: Some(b"alice".to_vec()),
+            value: None,
+            headers,
+        };
+        let id = (ID_HEADER, b"0-17-2".to_vec());
+        assert_eq!(new_place(&new(vec![id])), Some((Offset(17), 2)));
+        assert_eq!(new_place(&new(Vec::new())), None);
     }
 }

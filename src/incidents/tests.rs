@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::ManualClock;
 use crate::log::memory::MemoryLog;
-use crate::log::{Commit, Position};
+use crate::log::{Commit, OutputTopic, Position};
 use crate::presence::change::{Cause, DeviceChange, OutputId};
 use crate::presence::event::{ConnRef, DeviceRef, Intent};
 use crate::presence::{Conn, Epoch, Status};
@@ -115,15 +115,12 @@ impl Story {
             value,
             headers: Vec::new(),
         };
-        let commit = Commit {
-            changes: vec![record],
-            position: Position {
-                next: Offset(offset.0 + 1),
-                seq: *seq,
-                ..Position::default()
-            },
-            ..Commit::default()
+        let position = Position {
+            next: Offset(offset.0 + 1),
+            seq: *seq,
+            ..Position::default()
         };
+        let commit = Commit::at(position).with(OutputTopic::Changes, [record]);
         self.log.take_up(partition).unwrap().commit(&commit).unwrap();
         self.changes.push(change);
     }

@@ -7,8 +7,8 @@
 
 use super::{
     Acknowledge, Appended, Commit, Error, IncidentPosition, IncidentWriter, Limit, Listener, Log, NewRecord,
-    OwnedPartition, OwnerPosition, PartitionEvents, Position, Range, Record, RecordHeaders, StandbyPartition,
-    TRACE_HEADER, Topic,
+    OutputRecord, OwnedPartition, OwnerPosition, PartitionEvents, Position, Range, Record, RecordHeaders,
+    StandbyPartition, TRACE_HEADER, Topic,
 };
 use crate::clock::Clock;
 use crate::presence::{Offset, Partition};
@@ -441,14 +441,9 @@ impl OwnedPartition for OwnedMemoryPartition {
             }
             let now_ms = shared.clock.now_ms();
             let shelf = world.shelf(partition, Error::Write)?;
-            for (topic, records) in [
-                (Topic::Changes, &commit.changes),
-                (Topic::Kicks, &commit.kicks),
-                (Topic::Quarantine, &commit.quarantine),
-            ] {
-                if !records.is_empty() {
-                    touched.push(topic);
-                }
+            for (topic, records) in commit.outputs.iter() {
+                let Some(topic) = topic.topic() else { continue };
+                touched.push(topic);
                 let sequence = &mut shelf.topics[slot(topic)];
                 for record in records {
                     sequence.push(sequence.end, sequence.last_ts.max(now_ms), record.clone());
@@ -488,7 +483,8 @@ impl MemoryState {
 
 impl Sequence {
     /// Of headers only the trace is kept, as every log does for its owner.
-    fn push(&mut self, offset: u64, ts: u64, record: NewRecord) {
+    fn push(&mut self, offset: u64, ts: u64, record: impl Into<OutputRecord>) {
+        let record = record.into();
         let trace = record.headers.into_iter().find(|(name, _)| *name == TRACE_HEADER);
         let headers = RecordHeaders {
             traceparent: trace.map(|(_, trace)| trace.into()),
@@ -500,8 +496,8 @@ impl Sequence {
             offset: Offset(offset),
             ts,
             key: record.key,
-            value: record.value,
-            is_null: false,
+            is_null: record.value.is_none(),
+            value: record.value.unwrap_or_default(),
             headers: headers.boxed(),
         });
     }
@@ -525,6 +521,7 @@ fn slot(topic: Topic) -> usize {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::log::OutputTopic;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const P: Partition = Partition(1);
@@ -620,14 +617,13 @@ mod tests {
     #[test]
     fn a_commit_that_fails_is_applied_or_not_as_the_test_says() {
         let (log, _) = log();
-        let commit = |next| Commit {
-            changes: vec![record("c")],
-            kicks: vec![record("k")],
-            position: Position {
+        let commit = |next| {
+            let position = Position {
                 next: Offset(next),
                 ..Position::default()
-            },
-            ..Commit::default()
+            };
+            let commit = Commit::at(position).with(OutputTopic::Changes, [record("c")]);
+            commit.with(OutputTopic::Kicks, [record("k")])
         };
         let mut owned = log.take_up(P).unwrap();
         log.fail_commits(1, CommitFault::NotApplied, full());
@@ -692,11 +688,7 @@ mod tests {
             count.fetch_add(log.range(topic, partition).unwrap().end.0 as usize, Ordering::SeqCst);
         }));
         append(&log, vec![(P, record("a"))]).unwrap();
-        let kicks = vec![record("k"), record("l")];
-        let commit = Commit {
-            kicks,
-            ..Commit::default()
-        };
+        let commit = Commit::default().with(OutputTopic::Kicks, [record("k"), record("l")]);
         log.take_up(P).unwrap().commit(&commit).unwrap();
         assert_eq!(heard.load(Ordering::SeqCst), 3);
     }

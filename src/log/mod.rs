@@ -7,6 +7,7 @@
 //! The log moves bytes and does not interpret them. [`local`] keeps it on one machine, [`kafka`] on a cluster, and
 //! [`memory`] in memory for tests, where it fails on demand.
 
+mod commit;
 mod error;
 mod filling;
 mod group;
@@ -21,6 +22,7 @@ mod readers;
 mod record;
 mod topic;
 
+pub use commit::{Commit, OutputRecord, Outputs};
 pub use error::Error;
 pub use filling::{CopiedEvent, FillingLog};
 pub use group::{Group, GroupEvent, SingleNode};
@@ -29,24 +31,11 @@ pub use input::{Input, LastRecord};
 pub use partition::{OwnedPartition, OwnerPosition, PartitionEvents, PartitionHandle, Reading, StandbyPartition};
 pub use position::{Position, UnreadablePosition};
 pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader, StandbyNodes};
-pub use record::{
-    CurrentRecord, Headers, ID_HEADER, NewRecord, Record, RecordHeaders, SCHEMA_HEADERS, SchemaHeader, TRACE_HEADER,
-};
+pub use record::{Headers, ID_HEADER, NewRecord, Record, RecordHeaders, SCHEMA_HEADERS, SchemaHeader, TRACE_HEADER};
 pub use topic::{OutputTopic, Topic};
 
 use crate::presence::{Offset, Partition};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// What one atomic step adds to a partition.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Commit {
-    pub changes: Vec<NewRecord>,
-    pub kicks: Vec<NewRecord>,
-    pub quarantine: Vec<NewRecord>,
-    /// The newest state of users, for a log that keeps it ([`OwnedPartition::keeps_current`]).
-    pub current: Vec<CurrentRecord>,
-    pub position: Position,
-}
 
 /// How much to read at most. A read returns at least one record if there is one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,7 +1,6 @@
 //! Records: as they are written, and as they are read.
 
 use crate::presence::Offset;
-use crate::presence::change::OutputId;
 
 /// A record to be written. The log sets its offset and its time.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,15 +86,4 @@ impl Record {
         let header = self.schema_header();
         (header.map(|header| (header.name, &*header.value)), &self.value)
     }
-}
-
-/// The new state of a user, for a topic that keeps the newest record of each key.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CurrentRecord {
-    pub key: Vec<u8>,
-    /// The id of the change that gave it.
-    pub id: OutputId,
-    /// `None`: the user has no state any more.
-    pub value: Option<Vec<u8>>,
-    pub headers: Headers,
 }

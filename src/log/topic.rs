@@ -36,6 +36,24 @@ pub enum OutputTopic {
 }
 
 impl OutputTopic {
+    /// All of them, each at its own number.
+    pub const ALL: [OutputTopic; 4] = [
+        OutputTopic::Changes,
+        OutputTopic::Kicks,
+        OutputTopic::Quarantine,
+        OutputTopic::Current,
+    ];
+
+    /// Returns the topic that every log has and reads. `None`: only some logs have it, for their owners.
+    pub fn topic(self) -> Option<Topic> {
+        match self {
+            OutputTopic::Changes => Some(Topic::Changes),
+            OutputTopic::Kicks => Some(Topic::Kicks),
+            OutputTopic::Quarantine => Some(Topic::Quarantine),
+            OutputTopic::Current => None,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             OutputTopic::Changes => Topic::Changes.name(),

@@ -204,13 +204,7 @@ impl Broker {
     pub fn has_lost_position(&self, partition: Partition) -> bool {
         let world = self.world();
         let shelf = &world.shelves[partition.0 as usize];
-        let topics = [
-            OutputTopic::Changes,
-            OutputTopic::Kicks,
-            OutputTopic::Quarantine,
-            OutputTopic::Current,
-        ];
-        !shelf.has_position && topics.iter().any(|topic| shelf.count_of_outputs(*topic) > 0)
+        !shelf.has_position && OutputTopic::ALL.iter().any(|topic| shelf.count_of_outputs(*topic) > 0)
     }
 
     /// Decides commits in flight with these tokens: each of them is written now or never.
@@ -405,7 +399,8 @@ impl Handle {
                 Some(BrokerBug::AbortedRead) | None => return Err(Error::Fenced { partition }),
             }
         }
-        let records = commit.changes.len() + commit.kicks.len() + commit.quarantine.len();
+        let records = commit.outputs.iter().filter(|(topic, _)| topic.topic().is_some());
+        let records: usize = records.map(|(_, records)| records.len()).sum();
         let rate = weather.fails;
         let failed = Err(Error::Write("simulated".into()));
         self.unsettled.store(true, Ordering::Relaxed);

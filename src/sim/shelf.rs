@@ -11,7 +11,7 @@
 use super::input::{Input, Published};
 use crate::clock::{Clock as _, ManualClock};
 use crate::log::{
-    Commit, CurrentRecord, Headers, ID_HEADER, NewRecord, OutputTopic, Position, Record, RecordHeaders, Topic,
+    Commit, Headers, ID_HEADER, NewRecord, OutputRecord, OutputTopic, Position, Record, RecordHeaders, Topic,
 };
 use crate::presence::Offset;
 use crate::presence::event::bounds;
@@ -41,7 +41,7 @@ pub struct CommitInFlight {
     pub token: u64,
     /// Which of the written records belong to it.
     records: Range<usize>,
-    current: Vec<CurrentRecord>,
+    current: Vec<OutputRecord>,
     position: Position,
 }
 
@@ -76,7 +76,7 @@ pub struct SimulatedLog {
     /// Which of the written records were committed, by topic, in order.
     committed: BTreeMap<Topic, Vec<usize>>,
     /// The topic of users' states.
-    current: Vec<CurrentRecord>,
+    current: Vec<OutputRecord>,
     pub position: Position,
     /// False if no position was ever committed, or if it was lost.
     pub has_position: bool,
@@ -98,16 +98,6 @@ pub struct SimulatedLog {
 fn id_of(headers: &Headers) -> Option<&[u8]> {
     let id = headers.iter().find(|(name, _)| *name == ID_HEADER);
     id.map(|(_, value)| &**value)
-}
-
-/// Returns the topic for an output topic that every log has. Only some logs have the topic of users' states.
-fn of_all(topic: OutputTopic) -> Option<Topic> {
-    match topic {
-        OutputTopic::Changes => Some(Topic::Changes),
-        OutputTopic::Kicks => Some(Topic::Kicks),
-        OutputTopic::Quarantine => Some(Topic::Quarantine),
-        OutputTopic::Current => None,
-    }
 }
 
 impl SimulatedLog {
@@ -341,13 +331,13 @@ impl SimulatedLog {
     /// Writes the records of a commit, or only the first of them. The commit is decided later.
     pub fn write(&mut self, token: u64, commit: &Commit, records: usize) -> CommitInFlight {
         let first = self.written.len();
-        let topics = [
-            (Topic::Changes, &commit.changes),
-            (Topic::Kicks, &commit.kicks),
-            (Topic::Quarantine, &commit.quarantine),
-        ];
-        for (topic, records) in topics {
-            let records = records.iter().cloned().map(|record| Written { topic, record });
+        for (topic, records) in commit.outputs.iter() {
+            let Some(topic) = topic.topic() else { continue };
+            let records = records.iter().cloned().map(|OutputRecord { key, value, headers }| {
+                let value = value.unwrap_or_default();
+                let record = NewRecord { key, value, headers };
+                Written { topic, record }
+            });
             self.written.extend(records);
         }
         self.written
@@ -355,7 +345,7 @@ impl SimulatedLog {
         CommitInFlight {
             token,
             records: first..self.written.len(),
-            current: commit.current.clone(),
+            current: commit.outputs.of(OutputTopic::Current).to_vec(),
             position: commit.position,
         }
     }
@@ -381,17 +371,15 @@ impl SimulatedLog {
 
     /// Commits a part of a commit, without its position: the first records of each topic.
     pub fn commit_half(&mut self, token: u64, commit: &Commit, random: &mut Random) {
-        let mut first = |records: &[NewRecord]| records[..random.index(records.len() + 1)].to_vec();
-        let part = Commit {
-            changes: first(&commit.changes),
-            kicks: first(&commit.kicks),
-            quarantine: first(&commit.quarantine),
-            ..Commit::default()
-        };
-        let current = commit.current[..random.index(commit.current.len() + 1)].to_vec();
+        let mut part = Commit::default();
+        for topic in OutputTopic::ALL {
+            let records = commit.outputs.of(topic);
+            let first = &records[..random.index(records.len() + 1)];
+            part.outputs.extend(topic, first.iter().cloned());
+        }
         let flight = self.write(token, &part, usize::MAX);
         self.show_outputs(flight.records);
-        self.current.extend(current);
+        self.current.extend(flight.current);
     }
 
     fn show_outputs(&mut self, records: Range<usize>) {
@@ -402,7 +390,7 @@ impl SimulatedLog {
 
     /// Returns how many records of an output topic its owner can read.
     pub fn count_of_outputs(&self, topic: OutputTopic) -> usize {
-        match of_all(topic) {
+        match topic.topic() {
             Some(topic) => self.committed.get(&topic).map_or(0, Vec::len),
             None => self.current.len(),
         }
@@ -445,7 +433,7 @@ impl SimulatedLog {
             }
             .boxed(),
         };
-        match of_all(topic) {
+        match topic.topic() {
             Some(topic) => {
                 let there = self.committed(topic).enumerate().skip(from).take(records);
                 there
@@ -455,7 +443,7 @@ impl SimulatedLog {
             None => {
                 let there = self.current.iter().enumerate().skip(from).take(records);
                 there
-                    .map(|(at, state)| record(at, Some(&state.key), state.value.as_deref(), id_of(&state.headers)))
+                    .map(|(at, state)| record(at, state.key.as_deref(), state.value.as_deref(), id_of(&state.headers)))
                     .collect()
             }
         }
@@ -528,7 +516,9 @@ impl SimulatedLog {
     pub fn check_topics(&self, keeps_current: bool) -> Result<(), String> {
         if keeps_current {
             let newest = self.current.iter().cloned();
-            let newest: BTreeMap<_, _> = newest.map(|record| (record.key, record.value)).collect();
+            let newest: BTreeMap<_, _> = newest
+                .map(|record| (record.key.unwrap_or_default(), record.value))
+                .collect();
             self.input.check_current(&newest)?;
         }
         for topic in [Topic::Changes, Topic::Kicks] {

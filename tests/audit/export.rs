@@ -6,7 +6,7 @@ use rollcall::audit::export::intervals::{EndedInterval, IntervalStart, OpenInter
 use rollcall::audit::history::History;
 use rollcall::clock::ManualClock;
 use rollcall::log::local::{LocalLog, Settings};
-use rollcall::log::{Commit, Log as _, NewRecord, Topic};
+use rollcall::log::{Commit, Log as _, NewRecord, OutputTopic, Topic};
 use rollcall::presence::change::Change;
 use rollcall::presence::{Offset, Partition};
 use serde_json::{Value, json};
@@ -443,10 +443,7 @@ impl CutLog {
             value,
             headers: Vec::new(),
         };
-        let commit = Commit {
-            changes: vec![record],
-            ..Commit::default()
-        };
+        let commit = Commit::default().with(OutputTopic::Changes, [record]);
         let partition = change.id.partition;
         self.log.take_up(partition).unwrap().commit(&commit).unwrap();
     }

@@ -8,7 +8,7 @@ use rollcall::clock::ManualClock;
 use rollcall::engine::Tuning;
 use rollcall::engine::partition::PartitionProcessor;
 use rollcall::log::local::{LocalLog, Settings};
-use rollcall::log::{Commit, Limit, Log, NewRecord, Position, Record, Topic};
+use rollcall::log::{Commit, Limit, Log, NewRecord, OutputTopic, Position, Record, Topic};
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Offset, Partition};
 use rollcall::schema::partitioner::partition_of;
@@ -157,13 +157,10 @@ struct Outputs {
 /// Commits outputs, of each partition those in its place.
 fn commit(house: &House, outputs: Vec<Outputs>) {
     for (partition, outputs) in (0..).map(Partition).zip(outputs) {
-        let commit = Commit {
-            changes: outputs.changes,
-            kicks: outputs.kicks,
-            quarantine: outputs.quarantine,
-            current: Vec::new(),
-            position: outputs.position,
-        };
+        let commit = Commit::at(outputs.position)
+            .with(OutputTopic::Changes, outputs.changes)
+            .with(OutputTopic::Kicks, outputs.kicks)
+            .with(OutputTopic::Quarantine, outputs.quarantine);
         house.log.take_up(partition).unwrap().commit(&commit).unwrap();
     }
 }
@@ -338,11 +335,7 @@ fn a_watch_is_not_ready_while_the_committed_position_is_before_what_it_verified(
     let watch = Watch::start(house.data(), &["--partition", "0"]);
     wait_until("it has caught up", || watch.get("/readyz").0 == 200);
     let mut commit_at = |position: Position| {
-        let commit = Commit {
-            position,
-            ..Commit::default()
-        };
-        log.commit(&commit).unwrap();
+        log.commit(&Commit::at(position)).unwrap();
     };
     commit_at(Position::default());
     wait_until("it is reported", || {

@@ -16,7 +16,7 @@ mod time;
 
 use rollcall::clock::ManualClock;
 use rollcall::log::local::{LocalLog, Settings};
-use rollcall::log::{Appended, Commit, Error, Limit, Log, NewRecord, Position, Record, Topic};
+use rollcall::log::{Appended, Commit, Error, Limit, Log, NewRecord, OutputTopic, Position, Record, Topic};
 use rollcall::presence::{LogTime, Offset, Partition};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -100,20 +100,16 @@ fn range(log: &dyn Log, topic: Topic, partition: Partition) -> (u64, u64) {
 }
 
 fn commit_of(next: u64, changes: &[&str], kicks: &[&str]) -> Commit {
-    Commit {
-        changes: changes.iter().map(|value| record(value)).collect(),
-        kicks: kicks.iter().map(|value| record(value)).collect(),
-        quarantine: Vec::new(),
-        current: Vec::new(),
-        position: Position {
-            next: Offset(next),
-            outputs: 3,
-            time: Some(LogTime(77)),
-            seq: 5,
-            chain: [9; 32],
-            ..Position::default()
-        },
-    }
+    let position = Position {
+        next: Offset(next),
+        outputs: 3,
+        time: Some(LogTime(77)),
+        seq: 5,
+        chain: [9; 32],
+        ..Position::default()
+    };
+    let commit = Commit::at(position).with(OutputTopic::Changes, changes.iter().map(|value| record(value)));
+    commit.with(OutputTopic::Kicks, kicks.iter().map(|value| record(value)))
 }
 
 fn files(dir: &Path, kind: &str) -> Vec<PathBuf> {

@@ -120,7 +120,9 @@ proptest! {
                         }
                     }
                     model.positions[of] = position;
-                    now.take_up(Partition(of as u32)).unwrap().commit(&Commit { changes, kicks, quarantine, position, ..Commit::default() }).unwrap();
+                    let commit = Commit::at(position).with(OutputTopic::Changes, changes).with(OutputTopic::Kicks, kicks);
+                    let commit = commit.with(OutputTopic::Quarantine, quarantine);
+                    now.take_up(Partition(of as u32)).unwrap().commit(&commit).unwrap();
                 }
                 Step::Read(topic, of, from, limit) => {
                     let start = model.starts[of][topic];

@@ -92,8 +92,7 @@ fn a_commit_writes_outputs_and_position_in_one_step() {
         .commit(&commit_of(1, &["c0", "c1"], &["k0"]))
         .unwrap();
     log.take_up(P).unwrap().commit(&commit_of(1, &[], &[])).unwrap();
-    let mut last = commit_of(2, &["c2"], &[]);
-    last.quarantine = vec![record("q0")];
+    let last = commit_of(2, &["c2"], &[]).with(OutputTopic::Quarantine, [record("q0")]);
     log.take_up(P).unwrap().commit(&last).unwrap();
     let holds = |log: &LocalLog| {
         assert_eq!(values(log, Topic::Changes, 0), ["c0", "c1", "c2"]);

@@ -80,6 +80,8 @@ pub struct KafkaPartition {
     fenced: bool,
     /// Readers of the output topics, while outputs are compared.
     outputs: Vec<(OutputTopic, PartitionReader)>,
+    /// The names of the output topics, each at its number.
+    names: [Arc<str>; OutputTopic::ALL.len()],
     /// How long the last transaction took.
     took_ms: u64,
 }
@@ -94,7 +96,12 @@ impl KafkaPartition {
         let (source, other) = log.sources(partition)?;
         let event_reader = EventReader::new(&source, other, name, partition, wake)?.reading_ahead();
         log.owned().fetch_add(1, Ordering::Relaxed);
+        let names = OutputTopic::ALL.map(|topic| match topic.topic() {
+            Some(topic) => log.name(topic),
+            None => log.current_topic().into(),
+        });
         let mut owned = KafkaPartition {
+            names,
             log,
             partition,
             event_reader,
@@ -185,55 +192,37 @@ impl KafkaPartition {
         position_of(element, self.partition, self.log.group())
     }
 
-    fn output_name(&self, topic: OutputTopic) -> Arc<str> {
-        match topic {
-            OutputTopic::Changes => self.log.name(Topic::Changes),
-            OutputTopic::Kicks => self.log.name(Topic::Kicks),
-            OutputTopic::Quarantine => self.log.name(Topic::Quarantine),
-            OutputTopic::Current => self.log.current_topic().into(),
-        }
+    fn output_name(&self, topic: OutputTopic) -> &Arc<str> {
+        &self.names[topic as usize]
     }
 
     /// Sends a commit in one transaction.
-    fn transact(&self, guarded: &Arc<OutputProducer>, outputs: &Commit) -> Result<(), KafkaError> {
+    fn transact(&self, guarded: &Arc<OutputProducer>, wanted: &Commit) -> Result<(), KafkaError> {
+        let Commit { outputs, position } = wanted;
         begin(guarded)?;
         failpoint::reach("begin");
         let producer = guarded.direct();
         let partition = self.partition.0 as i32;
-        let topics = [
-            (Topic::Changes, &outputs.changes),
-            (Topic::Kicks, &outputs.kicks),
-            (Topic::Quarantine, &outputs.quarantine),
-        ];
-        for (topic, records) in topics {
-            let name = self.log.name(topic);
+        for (topic, records) in outputs.iter() {
+            let name = self.output_name(topic);
             for record in records {
-                let mut to = BaseRecord::<[u8], [u8]>::to(&name)
-                    .partition(partition)
-                    .payload(&record.value);
+                let mut to = BaseRecord::<[u8], [u8]>::to(name).partition(partition);
                 if let Some(key) = &record.key {
                     to = to.key(key);
                 }
+                if let Some(value) = &record.value {
+                    to = to.payload(value);
+                }
                 send(producer, to.headers(headers(&record.headers)))?;
             }
-        }
-        let name = self.log.current_topic();
-        for record in &outputs.current {
-            let mut to = BaseRecord::<[u8], [u8]>::to(&name)
-                .partition(partition)
-                .key(&record.key);
-            if let Some(value) = &record.value {
-                to = to.payload(value);
-            }
-            send(producer, to.headers(headers(&record.headers)))?;
         }
         drain(guarded, self.log.clock())?;
         failpoint::reach("send");
         let mut offsets = TopicPartitionList::new();
         let events = self.log.name(Topic::Events);
         let mut element = offsets.add_partition(&events, partition);
-        element.set_offset(KafkaOffset::Offset(outputs.position.next.0 as i64))?;
-        element.set_metadata(BASE64.encode(outputs.position.to_bytes()));
+        element.set_offset(KafkaOffset::Offset(position.next.0 as i64))?;
+        element.set_metadata(BASE64.encode(position.to_bytes()));
         send_offsets(&self.log, guarded, offsets)?;
         failpoint::reach("offsets");
         commit(guarded)?;
@@ -469,7 +458,7 @@ impl OwnedPartition for KafkaPartition {
     }
 
     fn outputs_range(&mut self, topic: OutputTopic) -> Result<Option<Range>, Error> {
-        let (start, end) = self.log.events().ask_range(&self.output_name(topic), self.partition)?;
+        let (start, end) = self.log.events().ask_range(self.output_name(topic), self.partition)?;
         Ok(Some(Range {
             start: Offset(start),
             end: Offset(end),
@@ -486,7 +475,7 @@ impl OwnedPartition for KafkaPartition {
         let at = match self.outputs.iter().position(|(of, _)| *of == topic) {
             Some(at) => at,
             None => {
-                let name = self.output_name(topic);
+                let name = self.output_name(topic).clone();
                 let reader = PartitionReader::new(self.log.events(), None, name, self.partition, None)?;
                 self.outputs.push((topic, reader));
                 self.outputs.len() - 1
@@ -498,10 +487,7 @@ impl OwnedPartition for KafkaPartition {
     fn confirm(&mut self) -> Result<(), Error> {
         // Commits the position unchanged, in a transaction that only the owner can commit.
         let position = self.position()?;
-        self.commit(&Commit {
-            position,
-            ..Commit::default()
-        })
+        self.commit(&Commit::at(position))
     }
 
     fn sync(&mut self) -> Result<(), Error> {

@@ -53,17 +53,11 @@ impl LocalPartition {
         let now_ms = shared.time.stamp_ms().unwrap_or_else(|_| shared.time.now_ms());
         let mut batch = WriteBatch::default();
         let mut tails: Vec<(Topic, Tail)> = Vec::new();
-        for (topic, records) in [
-            (Topic::Changes, &commit.changes),
-            (Topic::Kicks, &commit.kicks),
-            (Topic::Quarantine, &commit.quarantine),
-        ] {
-            if records.is_empty() {
-                continue;
-            }
+        for (topic, records) in commit.outputs.iter() {
+            let Some(topic) = topic.topic() else { continue };
             let mut packer = Packer::after(*locked(&partition_shards.shard(topic).tail), now_ms);
             for record in records {
-                packer.push(record.key.as_deref(), &record.value);
+                packer.push(record.key.as_deref(), record.value.as_deref().unwrap_or_default());
             }
             let (blocks, tail) = packer.finish();
             for (first, block) in blocks {

@@ -201,7 +201,7 @@ mod tests {
     use super::super::{LocalLog, Settings};
     use super::*;
     use crate::clock::ManualClock;
-    use crate::log::{Appended, Commit, Limit, Log, NewRecord, Position};
+    use crate::log::{Appended, Commit, Limit, Log, NewRecord, OutputTopic, Position};
     use crate::presence::Offset;
     use std::path::Path;
     use std::sync::mpsc;
@@ -269,11 +269,7 @@ mod tests {
             next: Offset(next),
             ..Position::default()
         };
-        let commit = Commit {
-            changes: vec![record("c")],
-            position: at(1),
-            ..Commit::default()
-        };
+        let commit = Commit::at(at(1)).with(OutputTopic::Changes, [record("c")]);
         log.take_up(P).unwrap().commit(&commit).unwrap();
         write_and_fail(&log, &[Topic::Events, Topic::Changes, Topic::Kicks], at(0));
         assert!(matches!(append(&log, "too early"), Err(Error::Write(_))));
