@@ -9,7 +9,7 @@ use super::answers::{
 };
 use super::error::ErrorAnswer;
 use super::requests::{FollowQuery, NewEvent, OutcomesQuery, TicketRequest, UsersQuery};
-use super::routes::{Need, Parameter, ParameterKind, ROUTES, Route, RouteId, RouteMethod};
+use super::routes::{Need, Parameter, ParameterKind, ParameterPlace, ROUTES, Route, RouteId, RouteMethod};
 use super::sse;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -19,8 +19,8 @@ use serde_json::{Map, Value, json};
 struct Bodies {
     /// A JSON body, and whether it must be there.
     request: Option<(Value, bool)>,
-    /// The media type of a success, and its schema.
-    answer: (&'static str, Value),
+    /// The media types that a success may have, and its schema in each.
+    answer: (&'static [&'static str], Value),
     /// Of a stream: the data of its events, by name.
     events: Option<Value>,
 }
@@ -84,10 +84,10 @@ fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
 fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGenerator) -> Option<Bodies> {
     let json = |answer| Bodies {
         request: None,
-        answer: ("application/json", answer),
+        answer: (&["application/json"], answer),
         events: None,
     };
-    let text = |media| Bodies {
+    let text = |media: &'static [&'static str]| Bodies {
         request: None,
         answer: (media, json!({"type": "string"})),
         events: None,
@@ -102,7 +102,7 @@ fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGener
         events[name] = data;
         Bodies {
             events: Some(events),
-            ..text(sse::CONTENT_TYPE)
+            ..text(&[sse::CONTENT_TYPE])
         }
     };
     Some(match id {
@@ -139,11 +139,12 @@ fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGener
         RouteId::Incidents => json(schema::<Incidents>(answers)),
         RouteId::Edge => json(schema::<Edge>(answers)),
         RouteId::Outcomes => with(schema::<OutcomesQuery>(requests), json(schema::<Outcomes>(answers))),
-        RouteId::Metrics => text("text/plain"),
-        RouteId::Healthz | RouteId::Readyz => text("text/plain"),
+        RouteId::Metrics => text(&["text/plain"]),
+        RouteId::Healthz | RouteId::Readyz => text(&["text/plain"]),
         RouteId::OpenApi => json(json!({"type": "object", "additionalProperties": true})),
-        RouteId::Page => text("text/html"),
-        RouteId::RollcallJs | RouteId::ConsoleFile => text("text/javascript"),
+        RouteId::Page => text(&["text/html"]),
+        RouteId::RollcallJs => text(&["text/javascript"]),
+        RouteId::ConsoleFile => text(&["text/javascript", "text/css"]),
         RouteId::Tim => return None,
     })
 }
@@ -151,11 +152,15 @@ fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGener
 fn operation(route: &Route, bodies: Bodies, error: &Value) -> Value {
     let mut parameters: Vec<Value> = in_path(route.path).map(path_parameter).collect();
     // The ticket is among the security schemes.
-    let query = route.parameters.iter();
-    let query = query.filter(|parameter| !matches!(parameter.kind, ParameterKind::Ticket));
-    parameters.extend(query.map(query_parameter));
+    let others = route.parameters.iter();
+    let others = others.filter(|parameter| !matches!(parameter.kind, ParameterKind::Ticket));
+    parameters.extend(others.map(described));
     let (media, answer) = bodies.answer;
-    let mut success = json!({"description": "It worked.", "content": {media: {"schema": answer}}});
+    let mut content = Map::new();
+    for media in media {
+        content.insert((*media).to_owned(), json!({"schema": answer}));
+    }
+    let mut success = json!({"description": "It worked.", "content": content});
     if let Some(events) = bodies.events {
         success["description"] = json!("A stream of server-sent events; `x-events` has the data of each by its name.");
         success["x-events"] = events;
@@ -218,7 +223,7 @@ fn path_parameter(name: &str) -> Value {
     json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}})
 }
 
-fn query_parameter(parameter: &Parameter) -> Value {
+fn described(parameter: &Parameter) -> Value {
     let text = |(least, most): (usize, usize)| json!({"type": "string", "minLength": least, "maxLength": most});
     let schema = match &parameter.kind {
         ParameterKind::Integer(bounds) => {
@@ -230,9 +235,13 @@ fn query_parameter(parameter: &Parameter) -> Value {
         ParameterKind::Words(words) => json!({"type": "string", "enum": words}),
         ParameterKind::Cursor | ParameterKind::Ticket | ParameterKind::Time => json!({"type": "string"}),
     };
+    let place = match parameter.place {
+        ParameterPlace::Query => "query",
+        ParameterPlace::Header => "header",
+    };
     json!({
         "name": parameter.name,
-        "in": "query",
+        "in": place,
         "required": parameter.required,
         "description": parameter.about,
         "schema": schema,

@@ -97,13 +97,21 @@ pub struct Route {
     pub by_nodes: bool,
 }
 
-/// A parameter in the query string.
+/// A parameter beside the path.
 #[derive(Debug)]
 pub struct Parameter {
     pub name: &'static str,
+    pub place: ParameterPlace,
     pub kind: ParameterKind,
     pub required: bool,
     pub about: &'static str,
+}
+
+/// Where a parameter stands in a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ParameterPlace {
+    Query,
+    Header,
 }
 
 /// What a parameter's value may be.
@@ -131,6 +139,7 @@ impl Parameter {
     const fn new(name: &'static str, kind: ParameterKind, about: &'static str) -> Parameter {
         Parameter {
             name,
+            place: ParameterPlace::Query,
             kind,
             required: false,
             about,
@@ -139,6 +148,13 @@ impl Parameter {
 
     const fn required(self) -> Parameter {
         Parameter { required: true, ..self }
+    }
+
+    const fn in_header(self) -> Parameter {
+        Parameter {
+            place: ParameterPlace::Header,
+            ..self
+        }
     }
 }
 
@@ -168,6 +184,13 @@ impl Route {
         let method = if method == "HEAD" { "GET" } else { method };
         let mut routes = ROUTES.iter();
         routes.find(|route| route.path == path && route.method.name() == method)
+    }
+
+    /// Returns the names of its parameters in the query string.
+    pub fn query_names(&self) -> impl Iterator<Item = &'static str> {
+        let parameters = self.parameters.iter();
+        let in_query = parameters.filter(|parameter| parameter.place == ParameterPlace::Query);
+        in_query.map(|parameter| parameter.name)
     }
 
     /// Returns the bounds of an integer among its parameters; a parameter that it does not have has none.
@@ -221,13 +244,20 @@ const AFTER: Parameter = Parameter::new(
     ParameterKind::Cursor,
     "Where to begin: `latest` (the default), `latest-50`, `earliest`, or a cursor.",
 );
-const LAST_EVENT_ID: [Parameter; 2] = [
+/// The cursor of a client that reconnects. Polyfills that cannot send the header have one of the first two.
+const LAST_EVENT_ID: [Parameter; 3] = [
     Parameter::new(
         "lastEventId",
         ParameterKind::Cursor,
         "The cursor of a client that reconnects and cannot send the header `Last-Event-ID`. Takes precedence over `after`.",
     ),
     Parameter::new("Last-Event-ID", ParameterKind::Cursor, "The same as `lastEventId`."),
+    Parameter::new(
+        "Last-Event-ID",
+        ParameterKind::Cursor,
+        "The cursor of a client that reconnects. Takes precedence over every other one.",
+    )
+    .in_header(),
 ];
 const TICKET: Parameter = Parameter::new(
     "ticket",
@@ -236,9 +266,15 @@ const TICKET: Parameter = Parameter::new(
 );
 
 /// The parameters of a subscription that is filtered by its first one.
-const fn followed(filter: Parameter) -> [Parameter; 6] {
-    let [last_event_id, header] = LAST_EVENT_ID;
-    [filter, PARTITION, AFTER, last_event_id, header, TICKET]
+const fn followed(filter: Parameter) -> [Parameter; 7] {
+    let [camel, dashed, header] = LAST_EVENT_ID;
+    [filter, PARTITION, AFTER, camel, dashed, TICKET, header]
+}
+
+/// The parameters of a subscription whose filter is a body.
+const fn followed_by_body() -> [Parameter; 2] {
+    let [_, _, header] = LAST_EVENT_ID;
+    [TICKET, header]
 }
 
 /// See the module.
@@ -403,7 +439,7 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             Follow,
             "Subscribes to changes, with the filter as a body.",
         )
-        .with(&const { [TICKET] }),
+        .with(&const { followed_by_body() }),
         Route::new(
             RouteId::KicksQuery,
             Post,
@@ -411,7 +447,7 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
             Follow,
             "Subscribes to kicks, with the filter as a body.",
         )
-        .with(&const { [TICKET] }),
+        .with(&const { followed_by_body() }),
         Route::new(
             RouteId::Tickets,
             Post,

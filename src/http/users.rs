@@ -49,12 +49,7 @@ const HARMLESS: [&str; 5] = ["_", "cb", "nocache", "t", "ts"];
 
 /// Refuses parameters that a route does not have: a misspelt filter would be no filter.
 pub(super) fn only(query: Option<&str>, route: RouteId) -> Result<(), ApiError> {
-    let names: Vec<&str> = route
-        .route()
-        .parameters
-        .iter()
-        .map(|parameter| parameter.name)
-        .collect();
+    let names: Vec<&str> = route.route().query_names().collect();
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     match pairs.find(|(key, _)| !names.contains(&&**key) && !HARMLESS.contains(&&**key)) {
         None => Ok(()),

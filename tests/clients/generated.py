@@ -23,8 +23,8 @@ if made.returncode != 0:
 sys.path.insert(0, str(directory))
 
 from rollcall_client import AuthenticatedClient  # noqa: E402
-from rollcall_client.api.default import events, user, user_by_id  # noqa: E402
-from rollcall_client.models import EventIntent, EventsWait, EventType, NewEvent, User  # noqa: E402
+from rollcall_client.api.default import changes, changes_query, events, user, user_by_id  # noqa: E402
+from rollcall_client.models import EventIntent, EventsWait, EventType, FollowQuery, NewEvent, User  # noqa: E402
 
 with AuthenticatedClient(base_url=url, token=token) as client:
     connect = NewEvent(
@@ -36,9 +36,15 @@ with AuthenticatedClient(base_url=url, token=token) as client:
     if not isinstance(found, User):
         sys.exit(f"not a user: {found}")
     nobody = user_by_id.sync(client=client, id="nobody")
+    # What it would send: it has no reader of event streams.
+    resumed = [
+        changes._get_kwargs(last_event_id="0:7"),
+        changes_query._get_kwargs(body=FollowQuery(), last_event_id="0:8"),
+    ]
     print(json.dumps({
         "outcome": place.outcome,
         "status": found.status,
         "device": found.devices[0].device,
         "nobody": getattr(getattr(nobody, "error", None), "code", None),
+        "headers": [request["headers"].get("Last-Event-ID") for request in resumed],
     }))

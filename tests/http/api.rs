@@ -3,6 +3,7 @@
 
 use crate::client::{Client, Received, Reply};
 use crate::house::{House, connect, on, says, wait_until};
+use rollcall::api::openapi::document;
 use rollcall::api::routes::{Need, ROUTES, Route};
 use rollcall::config::Scopes;
 use rollcall::http::GatewayAddress;
@@ -280,6 +281,9 @@ fn real_answers(house: &House) -> Vec<Value> {
             &[asks_for_events.follow_refused(&format!("{path}?after=x"))],
         );
     }
+    // The other media type of this path.
+    let style = answers.ask(house, "GET", "/console/{file}", "/console/style.css", "");
+    assert_eq!(style.header("content-type"), Some("text/css; charset=utf-8"));
     for route in always().filter(|route| route.method.name() == "GET") {
         answers.ask(&token, "GET", route.path, &example(route), "");
         if route.need != Need::Nothing {
@@ -346,6 +350,20 @@ fn the_document_is_valid_and_every_real_answer_is_as_it_says() {
 }
 
 #[test]
+fn every_subscription_is_described_with_the_header_of_a_client_that_reconnects() {
+    let document = document();
+    let subscriptions = ROUTES.iter().filter(|route| route.need == Need::Follow);
+    assert_eq!(subscriptions.clone().count(), 4);
+    for route in subscriptions {
+        let operation = &document["paths"][route.path][route.method.name().to_lowercase()];
+        let parameters = operation["parameters"].as_array().expect("a list");
+        let headers = parameters.iter().filter(|parameter| parameter["in"] == "header");
+        let names: Vec<&Value> = headers.map(|parameter| &parameter["name"]).collect();
+        assert_eq!(names, [&json!("Last-Event-ID")], "{}", route.path);
+    }
+}
+
+#[test]
 fn a_client_that_is_generated_from_the_document_posts_an_event_and_reads_a_user() {
     let house = guarded();
     let directory = tempfile::tempdir().expect("a directory");
@@ -357,7 +375,8 @@ fn a_client_that_is_generated_from_the_document_posts_an_event_and_reads_a_user(
         "generated.py",
         &[&path(&document), &path(directory.path()), &url, TOKEN],
     );
-    let expected = json!({"outcome": "changed", "status": "online", "device": "tab", "nobody": "unknown_user"});
+    let expected = json!({"outcome": "changed", "status": "online", "device": "tab", "nobody": "unknown_user",
+        "headers": ["0:7", "0:8"]});
     assert_eq!(said, Ok(expected));
 }
 
