@@ -123,7 +123,7 @@ const ARROWS: &[Arrow] = &[
     (
         "audit",
         &[
-            "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
+            "api", "presence", "schema", "log", "store", "engine", "clock", "config", "metrics",
         ],
     ),
     // It follows the changes of a server, in its process.

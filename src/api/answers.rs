@@ -11,7 +11,11 @@ use crate::presence::{LogTime, Offset, Partition, Status};
 use schemars::JsonSchema;
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+/// A name out of a list of ours. Readers take any text, since a newer server may have more names.
+pub type Name = Cow<'static, str>;
 
 fn is_none<T>(option: &Option<T>) -> bool {
     option.is_none()
@@ -270,8 +274,9 @@ pub struct KickData {
 
 /// `GET /v1/users/{user}/changes`: the newest first.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct UserChanges {
-    pub changes: Vec<ChangeData>,
+#[schemars(rename = "UserChanges")]
+pub struct UserChanges<C = ChangeData> {
+    pub changes: Vec<C>,
     /// How many could not be read and are left out.
     #[serde(default, skip_serializing_if = "is_none")]
     pub unreadable: Option<u64>,
@@ -557,14 +562,14 @@ pub struct StatusInterval {
     /// Null, and so is `device`, for the user's own intervals.
     pub platform: Option<String>,
     pub device: Option<String>,
-    pub status: String,
+    pub status: Name,
     pub from: u64,
     pub to: Option<u64>,
-    pub cause: String,
+    pub cause: Name,
     /// The change that began it.
     pub change: String,
     pub evidence: u64,
-    pub end_cause: Option<String>,
+    pub end_cause: Option<Name>,
     pub end_change: Option<String>,
     pub end_evidence: Option<u64>,
 }
@@ -573,7 +578,7 @@ pub struct StatusInterval {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     pub user: String,
-    pub status: String,
+    pub status: Name,
     pub since: u64,
     /// From the change to its evidence.
     pub steps: Vec<ExplanationStep>,
@@ -590,20 +595,20 @@ pub enum ExplanationStep {
         offset: u64,
         at: u64,
         logged_at: u64,
-        cause: String,
+        cause: Name,
     },
     Deadline {
         /// `heartbeat`, `lease`, `background`, `linger` or `away`.
-        kind: String,
+        kind: Name,
         deadline: u64,
     },
     Event {
         offset: u64,
         ts: u64,
         #[serde(rename = "type")]
-        name: String,
+        name: Name,
         /// `evidence`, `login` or `lease`.
-        role: String,
+        role: Name,
     },
 }
 
@@ -613,7 +618,7 @@ pub struct ExpectedChange {
     pub device: String,
     pub deadline: u64,
     /// The cause of the change that it would be.
-    pub then: String,
+    pub then: Name,
 }
 
 /// `GET /v1/at`: how many users and devices had which status.

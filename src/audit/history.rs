@@ -1,9 +1,9 @@
 //! What held of a user and when: its own stretches of a status, then those of each device.
 
 use super::id_text;
+use crate::api::answers::StatusInterval;
 use crate::presence::change::{Change, OutputId};
 use crate::presence::{LogTime, Offset, Status};
-use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// The intervals of one user, as the changes gave them so far.
@@ -29,24 +29,6 @@ struct Bound {
     cause: &'static str,
     change: OutputId,
     evidence: Offset,
-}
-
-/// An interval, as it is printed.
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
-pub struct IntervalLine {
-    pub user: String,
-    /// Null, and so is `device`, for the user's own intervals.
-    pub platform: Option<String>,
-    pub device: Option<String>,
-    pub status: &'static str,
-    pub from: u64,
-    pub to: Option<u64>,
-    pub cause: &'static str,
-    pub change: String,
-    pub evidence: u64,
-    pub end_cause: Option<&'static str>,
-    pub end_change: Option<String>,
-    pub end_evidence: Option<u64>,
 }
 
 impl History {
@@ -81,7 +63,7 @@ impl History {
 
     /// Returns the intervals that hold at some moment from `from` to `to`, both included: the user's own, then each device's by
     /// platform and device, each newest last.
-    pub fn lines(&self, from: Option<LogTime>, to: Option<LogTime>) -> Vec<IntervalLine> {
+    pub fn lines(&self, from: Option<LogTime>, to: Option<LogTime>) -> Vec<StatusInterval> {
         let holds = |interval: &&Interval| {
             let begins = interval.from.at;
             let ends_before = |from: LogTime| interval.to.is_some_and(|end| end.at <= from) && begins < from;
@@ -95,18 +77,18 @@ impl History {
         own.chain(devices).collect()
     }
 
-    fn line(&self, device: Option<&(Box<str>, Box<str>)>, interval: &Interval) -> IntervalLine {
-        IntervalLine {
+    fn line(&self, device: Option<&(Box<str>, Box<str>)>, interval: &Interval) -> StatusInterval {
+        StatusInterval {
             user: self.user.clone(),
             platform: device.map(|(platform, _)| platform.to_string()),
             device: device.map(|(_, device)| device.to_string()),
-            status: interval.status.name(),
+            status: interval.status.name().into(),
             from: interval.from.at.0,
             to: interval.to.map(|end| end.at.0),
-            cause: interval.from.cause,
+            cause: interval.from.cause.into(),
             change: id_text(interval.from.change),
             evidence: interval.from.evidence.0,
-            end_cause: interval.to.map(|end| end.cause),
+            end_cause: interval.to.map(|end| end.cause.into()),
             end_change: interval.to.map(|end| id_text(end.change)),
             end_evidence: interval.to.map(|end| end.evidence.0),
         }

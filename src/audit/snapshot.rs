@@ -1,10 +1,11 @@
 //! Who was online at a time: the changes up to it, user by user.
 
 use super::id_text;
+use crate::api::answers::{DeviceCounts, PastTotals, PastUserCounts};
 use crate::engine::census::Census;
 use crate::presence::change::{Cause, Change, OutputId};
 use crate::presence::{LogTime, Status};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
 /// The users of a partition as the changes left them so far. Keeps one entry a user that has a change and is not forgotten.
@@ -45,7 +46,7 @@ pub struct Filter {
 pub struct Totals {
     users: [u64; Status::ALL.len()],
     /// By status and platform, without zeros.
-    devices: [BTreeMap<Box<str>, u64>; Status::ALL.len()],
+    devices: [BTreeMap<String, u64>; Status::ALL.len()],
 }
 
 /// The answer for one user, as it is printed.
@@ -68,31 +69,6 @@ pub struct DeviceLine {
     pub since: u64,
     pub gateway: String,
     pub change: String,
-}
-
-/// The totals, as they are printed.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct TotalsLine {
-    pub time: u64,
-    pub as_known: bool,
-    pub users: UsersByStatus,
-    pub devices: DevicesByStatus,
-    /// Partitions whose log time is before the time asked about: they cannot know yet what holds then.
-    pub behind: Vec<u32>,
-}
-
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct UsersByStatus {
-    pub online: u64,
-    pub push_online: u64,
-    pub offline: u64,
-}
-
-/// Devices by platform, in byte order.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct DevicesByStatus {
-    pub online: BTreeMap<Box<str>, u64>,
-    pub push_online: BTreeMap<Box<str>, u64>,
 }
 
 impl Snapshot {
@@ -147,7 +123,7 @@ impl Snapshot {
             for ((platform, _), device) in &user.devices {
                 if filter.platform.as_deref().is_none_or(|wanted| wanted == &**platform) {
                     let counts = &mut totals.devices[device.status as usize];
-                    *counts.entry(platform.clone()).or_default() += 1;
+                    *counts.entry((**platform).to_owned()).or_default() += 1;
                 }
             }
         }
@@ -199,7 +175,7 @@ impl From<&Census> for Totals {
     fn from(census: &Census) -> Totals {
         let devices = |status| {
             let counts = census.devices(status).filter(|(_, count)| *count > 0);
-            counts.map(|(platform, count)| (platform.into(), count)).collect()
+            counts.map(|(platform, count)| (platform.to_owned(), count)).collect()
         };
         let mut totals = Totals::default();
         for status in Status::ALL {
@@ -210,17 +186,17 @@ impl From<&Census> for Totals {
     }
 }
 
-impl From<TotalsLine> for Totals {
-    fn from(line: TotalsLine) -> Totals {
+impl From<PastTotals> for Totals {
+    fn from(answer: PastTotals) -> Totals {
         let mut totals = Totals::default();
-        let UsersByStatus {
+        let PastUserCounts {
             online,
             push_online,
             offline,
-        } = line.users;
+        } = answer.users;
         let counts = [
-            (Status::Online, online, line.devices.online),
-            (Status::PushOnline, push_online, line.devices.push_online),
+            (Status::Online, online, answer.devices.online),
+            (Status::PushOnline, push_online, answer.devices.push_online),
             (Status::Offline, offline, BTreeMap::new()),
         ];
         for (status, users, devices) in counts {
@@ -242,23 +218,24 @@ impl Totals {
         }
     }
 
-    /// Returns the totals as they are printed. `behind` are the partitions whose log time is before `time`.
-    pub fn line(&self, time: LogTime, as_known: bool, behind: Vec<u32>) -> TotalsLine {
+    /// Returns the totals as an answer. `behind` are the partitions whose log time is before `time`.
+    pub fn line(&self, time: LogTime, as_known: bool, behind: Vec<u32>) -> PastTotals {
         let users = |status: Status| self.users[status as usize];
         let devices = |status: Status| self.devices[status as usize].clone();
-        TotalsLine {
+        PastTotals {
             time: time.0,
             as_known,
-            users: UsersByStatus {
+            users: PastUserCounts {
                 online: users(Status::Online),
                 push_online: users(Status::PushOnline),
                 offline: users(Status::Offline),
             },
-            devices: DevicesByStatus {
+            devices: DeviceCounts {
                 online: devices(Status::Online),
                 push_online: devices(Status::PushOnline),
             },
             behind,
+            heard: None,
         }
     }
 }

@@ -4,13 +4,13 @@
 
 use super::RECYCLE_EVERY;
 use super::id_text;
+use crate::api::answers::{ExpectedChange, Explanation, ExplanationStep};
 use crate::presence::change::{Cause, Change, Output};
 use crate::presence::deadlines::{PendingChange, Upto};
 use crate::presence::event::{Event, Intent};
 use crate::presence::policy::Policy;
 use crate::presence::state::{HashSeed, State};
 use crate::presence::{LogTime, Offset, Partition};
-use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Follows one user through the events of its partition.
@@ -27,7 +27,7 @@ pub struct Why {
     found: Option<Found>,
     /// What was pending at the time asked about, before the record after it was read: that record may begin a grace period,
     /// and nobody knew of it at that time.
-    pending_then: Vec<Pending>,
+    pending_then: Vec<ExpectedChange>,
     /// Everything that holds at the time asked about was seen.
     is_done: bool,
     events: u64,
@@ -50,72 +50,28 @@ pub(super) struct EventStep {
 }
 
 impl EventStep {
-    pub fn with_role(self, role: &'static str) -> Step {
-        Step::Event {
+    pub fn with_role(self, role: &'static str) -> ExplanationStep {
+        ExplanationStep::Event {
             offset: self.offset.0,
             ts: self.ts,
-            name: self.name,
-            role,
+            name: self.name.into(),
+            role: role.into(),
         }
     }
 }
 
 struct Found {
     change: Change,
-    steps: Vec<Step>,
+    steps: Vec<ExplanationStep>,
 }
 
-/// The answer, as it is printed.
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
-pub struct Answer {
-    pub user: String,
-    pub status: &'static str,
-    pub since: u64,
-    /// From the change to its evidence.
-    pub steps: Vec<Step>,
-    /// What will happen by itself unless something comes before, by platform and device.
-    pub pending: Vec<Pending>,
-}
-
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
-#[serde(tag = "step", rename_all = "snake_case")]
-pub enum Step {
-    Change {
-        id: String,
-        offset: u64,
-        at: u64,
-        logged_at: u64,
-        cause: &'static str,
-    },
-    Deadline {
-        kind: &'static str,
-        deadline: u64,
-    },
-    Event {
-        offset: u64,
-        ts: u64,
-        #[serde(rename = "type")]
-        name: &'static str,
-        role: &'static str,
-    },
-}
-
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
-pub struct Pending {
-    pub platform: String,
-    pub device: String,
-    pub deadline: u64,
-    /// The cause of the change that it would be.
-    pub then: &'static str,
-}
-
-impl Pending {
-    pub fn of(change: &PendingChange<'_>) -> Pending {
-        Pending {
+impl ExpectedChange {
+    fn of(change: &PendingChange<'_>) -> ExpectedChange {
+        ExpectedChange {
             platform: change.platform.to_owned(),
             device: change.device.to_owned(),
             deadline: change.deadline.0,
-            then: change.cause.name(),
+            then: change.cause.name().into(),
         }
     }
 }
@@ -284,19 +240,19 @@ impl Why {
     }
 
     /// Returns the answer; none if nothing is known of the user at that time.
-    pub fn answer(&self) -> Option<Answer> {
+    pub fn answer(&self) -> Option<Explanation> {
         let Found { change, steps } = self.found.as_ref()?;
         let mut pending = self.pending();
         for one in &mut pending {
-            let is_same = |then: &&Pending| (&then.platform, &then.device) == (&one.platform, &one.device);
+            let is_same = |then: &&ExpectedChange| (&then.platform, &then.device) == (&one.platform, &one.device);
             // A device whose deadline was after the time asked about is as it was then.
             if let Some(then) = self.pending_then.iter().find(is_same) {
                 *one = then.clone();
             }
         }
-        Some(Answer {
+        Some(Explanation {
             user: self.user.to_string(),
-            status: change.after.name(),
+            status: change.after.name().into(),
             since: change.at.0,
             steps: steps.clone(),
             pending,
@@ -304,10 +260,10 @@ impl Why {
     }
 
     /// Returns what is pending in the state as it is.
-    fn pending(&self) -> Vec<Pending> {
+    fn pending(&self) -> Vec<ExpectedChange> {
         let slot = self.state.slot_of(&self.user);
         let pending = slot.map(|slot| self.state.pending_of(slot)).unwrap_or_default();
-        pending.iter().map(Pending::of).collect()
+        pending.iter().map(ExpectedChange::of).collect()
     }
 }
 
@@ -317,15 +273,15 @@ fn steps(
     here: EventStep,
     devices: &BTreeMap<Key, Behind>,
     leases: &BTreeMap<Box<str>, EventStep>,
-) -> Vec<Step> {
+) -> Vec<ExplanationStep> {
     let mut steps = vec![change_step(change)];
     let first = change.devices.first();
     let behind = first.and_then(|device| devices.get(&(device.platform.clone(), device.device.clone())));
     // What fires has its evidence in an earlier record; what an event does has that event.
     let is_firing = change.evidence != here.offset;
     let evidence = if is_firing {
-        steps.push(Step::Deadline {
-            kind: deadline_kind(change.cause),
+        steps.push(ExplanationStep::Deadline {
+            kind: deadline_kind(change.cause).into(),
             deadline: change.at.0,
         });
         behind.map(|behind| behind.evidence)
@@ -352,13 +308,13 @@ fn steps(
 }
 
 /// The step for a change.
-pub(super) fn change_step(change: &Change) -> Step {
-    Step::Change {
+pub(super) fn change_step(change: &Change) -> ExplanationStep {
+    ExplanationStep::Change {
         id: id_text(change.id),
         offset: change.id.offset.0,
         at: change.at.0,
         logged_at: change.logged_at.0,
-        cause: change.cause.name(),
+        cause: change.cause.name().into(),
     }
 }
 

@@ -6,7 +6,8 @@
 //! that brought the device online, unless the device logged in again while it was online: that gives no change, so the records
 //! between are searched for it. What is not certain then (and every lost lease) needs the fold.
 
-use super::why::{Answer, EventStep, Pending, Step, change_step, deadline_kind};
+use super::why::{EventStep, change_step, deadline_kind};
+use crate::api::answers::{ExpectedChange, Explanation, ExplanationStep};
 use crate::engine::past::{Past, PastError, UserNow};
 use crate::presence::change::{Cause, Change, DeviceChange};
 use crate::presence::event::{DeviceRef, Event, Intent};
@@ -52,7 +53,7 @@ impl EventRecords for &Past {
 /// An answer that is certain, or that one is not to be had this way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WithoutFold {
-    Certain(Option<Answer>),
+    Certain(Option<Explanation>),
     NeedsFold,
 }
 
@@ -82,8 +83,8 @@ pub fn why_now<R: EventRecords>(
         if change.cause == Cause::GatewayLost {
             return Ok(WithoutFold::NeedsFold);
         }
-        steps.push(Step::Deadline {
-            kind: deadline_kind(change.cause),
+        steps.push(ExplanationStep::Deadline {
+            kind: deadline_kind(change.cause).into(),
             deadline: change.at.0,
         });
     }
@@ -104,15 +105,15 @@ pub fn why_now<R: EventRecords>(
             steps.push(step);
         }
     }
-    let pending = now.pending.iter().map(|one| Pending {
+    let pending = now.pending.iter().map(|one| ExpectedChange {
         platform: one.platform.to_string(),
         device: one.device.to_string(),
         deadline: one.deadline.0,
-        then: one.cause.name(),
+        then: one.cause.name().into(),
     });
-    Ok(WithoutFold::Certain(Some(Answer {
+    Ok(WithoutFold::Certain(Some(Explanation {
         user: user.to_owned(),
-        status: change.after.name(),
+        status: change.after.name().into(),
         since: change.at.0,
         steps,
         pending: pending.collect(),
@@ -120,7 +121,11 @@ pub fn why_now<R: EventRecords>(
 }
 
 /// Returns the step that names the event at an offset; none if there is no such event any more.
-fn event_step<R: EventRecords>(records: &mut R, offset: Offset, role: &'static str) -> Result<Option<Step>, R::Error> {
+fn event_step<R: EventRecords>(
+    records: &mut R,
+    offset: Offset,
+    role: &'static str,
+) -> Result<Option<ExplanationStep>, R::Error> {
     let found = records.event_at(offset)?;
     Ok(found.map(|(ts, name)| EventStep { offset, ts, name }.with_role(role)))
 }

@@ -8,11 +8,12 @@
 use super::peers::{Asker, moving};
 use super::users::{flag, only, parameter, required_id, user_of_path};
 use super::{ApiError, AppState};
+use crate::api::answers::{Explanation, PastTotals, StatusInterval, UserHistory};
 use crate::api::routes::RouteId;
-use crate::audit::history::{History, IntervalLine};
-use crate::audit::snapshot::{Totals, TotalsLine};
+use crate::audit::history::History;
+use crate::audit::snapshot::Totals;
 use crate::audit::time;
-use crate::audit::why::{Answer, Why};
+use crate::audit::why::Why;
 use crate::audit::why_now::{WithoutFold, why_now};
 use crate::engine::QueryError;
 use crate::engine::past::{Past, PastError, PastOf};
@@ -24,7 +25,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -201,11 +201,6 @@ pub async fn why_by_id(
     about_user(&app, &Asker::of(&headers), user, question).await
 }
 
-#[derive(Serialize)]
-struct Intervals {
-    intervals: Vec<IntervalLine>,
-}
-
 async fn about_user(app: &AppState, asker: &Asker, user: String, question: Question) -> Result<Response, ApiError> {
     let partition = partition_of(&user, app.engine.log().partitions());
     let of = match question {
@@ -233,7 +228,7 @@ async fn about_user(app: &AppState, asker: &Asker, user: String, question: Quest
                     .map_or(Ok(Ok(Vec::new())), |past| history_of(past, &user, from, to))
             });
             let intervals = read.await??;
-            Ok(super::answer(&Intervals { intervals }))
+            Ok(super::answer(&UserHistory { intervals }))
         }
         // What was pending at an earlier time only the fold knows.
         Question::Why { at: Some(at) } if past.time().is_none_or(|time| at < time) => {
@@ -298,7 +293,7 @@ async fn folded_why(
     pasts: Vec<Past>,
     user: String,
     at: Option<LogTime>,
-) -> Result<Option<Answer>, ApiError> {
+) -> Result<Option<Explanation>, ApiError> {
     let bounds = &app.past;
     let seed = app.engine.hash_seed();
     let read = read(&bounds.folding, pasts, bounds.records, move |pasts| {
@@ -320,7 +315,7 @@ fn history_of(
     user: &str,
     from: Option<LogTime>,
     to: Option<LogTime>,
-) -> Result<Result<Vec<IntervalLine>, ApiError>, PastError> {
+) -> Result<Result<Vec<StatusInterval>, ApiError>, PastError> {
     if let (Some(from), Some(first)) = (from, past.first_kept()?)
         && first.as_ref().is_none_or(|first| first.at > from)
     {
@@ -335,15 +330,6 @@ fn history_of(
         return Ok(Err(ApiError::bad_request("too_much_to_read", message)));
     }
     Ok(Ok(history.lines(from, to)))
-}
-
-/// The totals, with the partitions that they are of, where another node asks.
-#[derive(Serialize, Deserialize)]
-struct AtAnswer {
-    #[serde(flatten)]
-    totals: TotalsLine,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    heard: Option<Vec<u32>>,
 }
 
 /// `GET /v1/at`: of the whole cluster. Every partition must be heard of.
@@ -388,9 +374,9 @@ pub async fn at(
         behind.extend(partials_behind);
     }
     behind.sort_unstable();
-    Ok(super::answer(&AtAnswer {
-        totals: totals.line(time, as_known, behind),
+    Ok(super::answer(&PastTotals {
         heard: asker.is_node().then_some(heard),
+        ..totals.line(time, as_known, behind)
     }))
 }
 
@@ -426,15 +412,15 @@ async fn others_at(
             let message = format!("the node {url} cannot answer at the moment ({status})");
             return Err(ApiError::unavailable("moving", message));
         }
-        let answer: AtAnswer = serde_json::from_slice(&body).map_err(|_| unreadable(url))?;
-        let heard: BTreeSet<u32> = answer.heard.unwrap_or_default().into_iter().collect();
+        let mut answer: PastTotals = serde_json::from_slice(&body).map_err(|_| unreadable(url))?;
+        let heard: BTreeSet<u32> = answer.heard.take().unwrap_or_default().into_iter().collect();
         let wanted: BTreeSet<u32> = partitions.iter().map(|partition| partition.0).collect();
         if heard != wanted {
             let unheard = wanted.symmetric_difference(&heard).next().copied().unwrap_or_default();
             return Err(moving(Partition(unheard)));
         }
-        let behind = answer.totals.behind.clone();
-        answers.push((Totals::from(answer.totals), behind));
+        let behind = std::mem::take(&mut answer.behind);
+        answers.push((Totals::from(answer), behind));
     }
     Ok(answers)
 }

@@ -4,13 +4,13 @@ use super::payload::Payload;
 use super::peers::Asker;
 use super::standby::{Answered, Part};
 use super::{ApiError, AppState, Peers, standby};
-use crate::api::answers::Users;
+use crate::api::answers::{UserChanges, Users};
 use crate::api::error::ErrorAnswer;
 use crate::api::requests::{Texts, UsersQuery};
 use crate::api::routes::{CHANGES_DEFAULT, RouteId, USERS};
 use crate::engine::QueryError;
 use crate::log::{self, Limit, Topic};
-use crate::presence::change::Output;
+use crate::presence::change::{Change, Output};
 use crate::presence::event::bounds;
 use crate::presence::{Offset, Partition};
 use crate::schema::json::{Object, output_line};
@@ -466,14 +466,14 @@ async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str
     let wanted = number(query, route, "limit")?.unwrap_or(CHANGES_DEFAULT) as usize;
     let (log, schemas) = (app.engine.log().clone(), app.engine.schemas().clone());
     let partition = partition_of(&user, log.partitions());
-    let found = tokio::task::spawn_blocking(move || -> Result<(Vec<Vec<u8>>, u64), ApiError> {
+    let found = tokio::task::spawn_blocking(move || -> Result<UserChanges<Box<RawValue>>, ApiError> {
         const CHUNK: u64 = 4_000;
         let range = log.range(Topic::Changes, partition)?;
         let least = range.start.0.max(range.end.0.saturating_sub(CHANGES_SCANNED));
-        let mut lines = Vec::new();
+        let mut changes = Vec::new();
         let mut unreadable = 0;
         let mut upto = range.end.0;
-        while upto > least && lines.len() < wanted {
+        while upto > least && changes.len() < wanted {
             let from = least.max(upto.saturating_sub(CHUNK));
             let mut records = Vec::new();
             // On Kafka offsets have gaps, and the end may be one.
@@ -505,11 +505,7 @@ async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str
                 .filter(|record| record.key.as_deref() == Some(user.as_bytes()))
             {
                 match schemas.change(&record.value)? {
-                    Ok(change) if lines.len() < wanted => {
-                        let mut line = Vec::new();
-                        output_line(&mut line, &Output::Change(change));
-                        lines.push(line);
-                    }
+                    Ok(change) if changes.len() < wanted => changes.push(as_line(change)),
                     Ok(_) => {}
                     // Somebody else wrote it there.
                     Err(malformed) => {
@@ -520,17 +516,19 @@ async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str
             }
             upto = from;
         }
-        Ok((lines, unreadable))
+        Ok(UserChanges {
+            changes,
+            unreadable: (unreadable > 0).then_some(unreadable),
+        })
     });
-    let (lines, unreadable) = found.await??;
-    let mut body = Vec::new();
-    let mut object = Object::new(&mut body);
-    object.list("changes", &lines, |out, line| out.extend_from_slice(line));
-    if unreadable > 0 {
-        object.number("unreadable", unreadable);
-    }
-    object.end();
-    Ok(super::json(body))
+    Ok(super::answer(&found.await??))
+}
+
+/// Writes a change as in a subscription.
+fn as_line(change: Change) -> Box<RawValue> {
+    let mut line = Vec::new();
+    output_line(&mut line, &Output::Change(change));
+    serde_json::from_slice(&line).expect("the line of a change is JSON")
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use crate::client::encoded;
 use crate::house::{House, connect, on, says, user_of};
-use rollcall::audit::snapshot::{Totals, TotalsLine};
+use rollcall::api::answers::PastTotals;
+use rollcall::audit::snapshot::Totals;
 use rollcall::clock::ManualClock;
 use rollcall::engine::Tuning;
 use rollcall::engine::census::Census;
@@ -328,7 +329,7 @@ fn the_index_gives_the_same_counts_as_all_changes_one_by_one() {
             let house = serve(data, index_changes);
             let found = counted(&house, &kept);
             for (moment, answer) in kept.iter().zip(found.iter().skip(1).step_by(2)) {
-                let answer: TotalsLine = serde_json::from_str(answer).expect("totals");
+                let answer: PastTotals = serde_json::from_str(answer).expect("totals");
                 let expected = whole(moment);
                 assert_eq!(
                     (answer.users, answer.devices),

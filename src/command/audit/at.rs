@@ -153,7 +153,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     platforms.sort_unstable();
     platforms.dedup();
     for platform in platforms {
-        let count = |of: &BTreeMap<Box<str>, u64>| of.get(platform).copied().unwrap_or(0).to_string();
+        let count = |of: &BTreeMap<String, u64>| of.get(platform).copied().unwrap_or(0).to_string();
         rows.push(vec![
             platform.to_string(),
             count(&line.devices.online),

@@ -2,7 +2,8 @@
 
 use super::source::{SourceFlags, gone};
 use super::{json_line, parse_time, shown};
-use crate::audit::history::{History, IntervalLine};
+use crate::api::answers::StatusInterval;
+use crate::audit::history::History;
 use crate::command::table;
 use crate::log::Topic;
 use crate::presence::Offset;
@@ -78,18 +79,18 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn history_row(line: &IntervalLine) -> Vec<String> {
+fn history_row(line: &StatusInterval) -> Vec<String> {
     let device = match (&line.platform, &line.device) {
         (Some(platform), Some(device)) => format!("{platform}/{device}"),
         _ => "(user)".to_owned(),
     };
     vec![
         device,
-        line.status.to_owned(),
+        line.status.to_string(),
         shown(line.from),
         line.to.map_or_else(|| "now".to_owned(), shown),
-        line.cause.to_owned(),
+        line.cause.to_string(),
         line.evidence.to_string(),
-        line.end_cause.unwrap_or_default().to_owned(),
+        line.end_cause.as_deref().unwrap_or_default().to_owned(),
     ]
 }

@@ -2,8 +2,9 @@
 
 use super::source::{AuditSource, SourceFlags};
 use super::{json_line, parse_time, shown};
+use crate::api::answers::{Explanation, ExplanationStep};
 use crate::audit::stored::StoredFold;
-use crate::audit::why::{Answer, Step, Why};
+use crate::audit::why::Why;
 use crate::audit::why_now::{EventRecords, WithoutFold, why_now};
 use crate::command::{hash_seed, table};
 use crate::engine::past::UserNow;
@@ -52,7 +53,7 @@ fn folded(
     at: Option<LogTime>,
     source: &mut AuditSource<'_>,
     partition: Partition,
-) -> anyhow::Result<Option<Answer>> {
+) -> anyhow::Result<Option<Explanation>> {
     let policy = args.source.first_policy()?;
     source.reaches_the_beginning(Topic::Events, partition, "`why`")?;
     let mut why = Why::new(&args.user, partition, policy, at, hash_seed());
@@ -163,12 +164,15 @@ impl EventRecords for PartitionEvents<'_, '_> {
 }
 
 /// The answer as a paragraph that can be read out.
-fn explained(answer: &Answer, partition: Partition) -> String {
+fn explained(answer: &Explanation, partition: Partition) -> String {
     let mut text = format!("{} is {} since {}", answer.user, answer.status, shown(answer.since));
-    let by_deadline = answer.steps.iter().any(|step| matches!(step, Step::Deadline { .. }));
+    let by_deadline = answer
+        .steps
+        .iter()
+        .any(|step| matches!(step, ExplanationStep::Deadline { .. }));
     for step in &answer.steps {
         let _ = match step {
-            Step::Change {
+            ExplanationStep::Change {
                 id,
                 offset,
                 logged_at,
@@ -179,9 +183,11 @@ fn explained(answer: &Answer, partition: Partition) -> String {
                 ", cause {cause} (change {id}). That was found out with the record at offset {offset} of partition {partition}, at {}.",
                 shown(*logged_at)
             ),
-            Step::Deadline { kind, deadline } => write!(text, " The {kind} deadline was at {}.", shown(*deadline)),
-            Step::Event { offset, ts, name, role } => {
-                let what = match *role {
+            ExplanationStep::Deadline { kind, deadline } => {
+                write!(text, " The {kind} deadline was at {}.", shown(*deadline))
+            }
+            ExplanationStep::Event { offset, ts, name, role } => {
+                let what = match &**role {
                     "evidence" if by_deadline => "The device's last sign of life before that",
                     "evidence" => "The event that did it",
                     "login" => "The event with which the device had logged in",
@@ -212,34 +218,33 @@ fn explained(answer: &Answer, partition: Partition) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::why::Pending;
 
     #[test]
     fn the_text_says_which_event_it_was_and_is_one_line_whatever_names_contain() {
-        let change = |cause| Step::Change {
+        let change = |cause: &'static str| ExplanationStep::Change {
             id: "0-7-0".to_owned(),
             offset: 7,
             at: 406_000,
             logged_at: 410_000,
-            cause,
+            cause: cause.into(),
         };
-        let event = |offset, name, role| Step::Event {
+        let event = |offset, name: &'static str, role: &'static str| ExplanationStep::Event {
             offset,
             ts: 1_000,
-            name,
-            role,
+            name: name.into(),
+            role: role.into(),
         };
-        let deadline = Step::Deadline {
-            kind: "heartbeat",
+        let deadline = ExplanationStep::Deadline {
+            kind: "heartbeat".into(),
             deadline: 406_000,
         };
         let text = |steps| {
-            let answer = Answer {
+            let answer = Explanation {
                 user: "alice\nbob \\u{a}".to_owned(),
-                status: "push_online",
+                status: "push_online".into(),
                 since: 406_000,
                 steps,
-                pending: Vec::<Pending>::new(),
+                pending: Vec::new(),
             };
             explained(&answer, Partition(0))
         };
