@@ -7,7 +7,7 @@ use super::error::{ErrorAnswer, ErrorDetail};
 use super::routes::{RouteId, RouteMethod};
 use super::sse::{EventReader, StreamEvent};
 use reqwest::header::{CONTENT_TYPE, HeaderName};
-use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use reqwest::{IntoUrl, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::VecDeque;
@@ -36,6 +36,76 @@ pub enum ClientError {
     Unreadable { path: &'static str, why: String },
 }
 
+/// A request for a route without a varying segment, as it goes over the wire: who signs requests signs this.
+#[derive(Clone, Debug)]
+pub struct RouteRequest {
+    route: RouteId,
+    /// The parameters in the form of a query string, if there are any.
+    query: Option<String>,
+    /// JSON.
+    body: Option<Vec<u8>>,
+}
+
+impl RouteRequest {
+    pub fn new(route: RouteId, query: &[(&str, &str)]) -> RouteRequest {
+        let mut pairs = form_urlencoded::Serializer::new(String::new());
+        let query = (!query.is_empty()).then(|| pairs.extend_pairs(query).finish());
+        RouteRequest {
+            route,
+            query,
+            body: None,
+        }
+    }
+
+    /// The same with a body that is JSON already.
+    pub fn with_body(self, body: Vec<u8>) -> RouteRequest {
+        RouteRequest {
+            body: Some(body),
+            ..self
+        }
+    }
+
+    pub fn route(&self) -> RouteId {
+        self.route
+    }
+
+    pub fn method(&self) -> Method {
+        match self.route.route().method {
+            RouteMethod::Get => Method::GET,
+            RouteMethod::Post => Method::POST,
+        }
+    }
+
+    /// Returns the path with its query.
+    pub fn target(&self) -> String {
+        let path = self.route.route().path;
+        match &self.query {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        }
+    }
+
+    /// Returns where the route is at a server whose URL may have a path.
+    fn url_at(&self, server: &Url) -> Url {
+        let mut url = server.clone();
+        let path = server.path().trim_end_matches('/');
+        url.set_path(&format!("{path}{}", self.route.route().path));
+        if let Some(query) = &self.query {
+            url.set_query(Some(query));
+        }
+        url
+    }
+
+    /// Begins to send it to a URL that has its target already.
+    pub fn begin(self, http: &reqwest::Client, url: impl IntoUrl) -> RequestBuilder {
+        let request = http.request(self.method(), url);
+        match self.body {
+            Some(body) => request.header(CONTENT_TYPE, "application/json").body(body),
+            None => request,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone)]
 pub struct Client {
@@ -54,18 +124,9 @@ impl Client {
         }
     }
 
-    /// Begins a request for a route without a varying segment.
-    fn request(&self, route: RouteId, query: &[(&str, &str)]) -> RequestBuilder {
-        let route = route.route();
-        let mut url = self.url.clone();
-        url.set_path(&format!("{}{}", self.url.path().trim_end_matches('/'), route.path));
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
-        let request = match route.method {
-            RouteMethod::Get => self.http.get(url),
-            RouteMethod::Post => self.http.post(url),
-        };
+    fn request(&self, asked: RouteRequest) -> RequestBuilder {
+        let url = asked.url_at(&self.url);
+        let request = asked.begin(&self.http, url);
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -74,7 +135,7 @@ impl Client {
 
     /// Asks for a route and returns the body of its answer.
     pub async fn get_bytes(&self, route: RouteId) -> Result<Vec<u8>, ClientError> {
-        answered(self.request(route, &[])).await
+        answered(self.request(RouteRequest::new(route, &[]))).await
     }
 
     /// Asks for a route.
@@ -84,14 +145,13 @@ impl Client {
 
     /// Posts a body that is JSON already and returns that of the answer.
     pub async fn post_bytes(&self, route: RouteId, body: Vec<u8>) -> Result<Vec<u8>, ClientError> {
-        let request = self.request(route, &[]).header(CONTENT_TYPE, "application/json");
-        answered(request.body(body)).await
+        answered(self.request(RouteRequest::new(route, &[]).with_body(body))).await
     }
 
     /// Like [`Client::post_bytes`], for a request that belongs to a trace.
     pub async fn post_traced(&self, route: RouteId, body: Vec<u8>, traceparent: &str) -> Result<Vec<u8>, ClientError> {
-        let request = self.request(route, &[]).header(CONTENT_TYPE, "application/json");
-        answered(request.header("traceparent", traceparent).body(body)).await
+        let request = self.request(RouteRequest::new(route, &[]).with_body(body));
+        answered(request.header("traceparent", traceparent)).await
     }
 
     /// Posts a body.
@@ -107,7 +167,7 @@ impl Client {
         query: &[(&str, &str)],
         last_event_id: Option<&str>,
     ) -> Result<EventStream, ClientError> {
-        let mut request = self.request(route, query);
+        let mut request = self.request(RouteRequest::new(route, query));
         if let Some(cursor) = last_event_id {
             request = request.header(LAST_EVENT_ID, cursor);
         }
@@ -143,7 +203,15 @@ fn refused(status: StatusCode, body: &[u8]) -> ClientError {
     }
 }
 
-/// Reads an answer.
+/// Reads an answer of any status.
+pub fn read_answer<T: DeserializeOwned>(route: RouteId, status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
+    match status.is_success() {
+        true => read(route, body),
+        false => Err(refused(status, body)),
+    }
+}
+
+/// Reads the answer of a success.
 pub fn read<T: DeserializeOwned>(route: RouteId, body: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(body).map_err(|error| unreadable(route, &error))
 }
@@ -206,11 +274,22 @@ mod tests {
             ),
         ] {
             let client = Client::new(reqwest::Client::new(), &Url::parse(url).expect("a URL"), None);
-            let request = client
-                .request(RouteId::Changes, &[("after", "0:1")])
-                .build()
-                .expect("a request");
+            let asked = RouteRequest::new(RouteId::Changes, &[("after", "0:1")]);
+            let request = client.request(asked.clone()).build().expect("a request");
             assert_eq!(request.url().as_str(), changes);
+            assert!(changes.ends_with(&asked.target()), "{}", asked.target());
         }
+    }
+
+    #[test]
+    fn what_a_parameter_contains_ends_no_parameter() {
+        let asked = RouteRequest::new(RouteId::UserById, &[("id", "a&b=c d/é+#"), ("at_least", "7")]);
+        assert_eq!(asked.target(), "/v1/user?id=a%26b%3Dc+d%2F%C3%A9%2B%23&at_least=7");
+        let server = Url::parse("http://127.0.0.1:8080").expect("a URL");
+        let sent = asked.url_at(&server);
+        assert_eq!(
+            format!("{}?{}", sent.path(), sent.query().unwrap_or_default()),
+            asked.target()
+        );
     }
 }

@@ -114,7 +114,6 @@ pub async fn history(State(app): State<AppState>, headers: HeaderMap) -> Result<
         let elsewhere = local_stats(&app).await?.elsewhere;
         for (_, _, answer) in others(&app, &asker, &elsewhere, RouteId::StatsHistory).await {
             // What a node does not say is missing in `partitions`.
-            let answer = answer.ok().and_then(|body| serde_json::from_slice(&body).ok());
             let answer: History = answer.unwrap_or_default();
             for sample in answer.samples {
                 let empty = Sample {

@@ -211,7 +211,7 @@ async fn progress(app: &AppState) -> Vec<Option<PartitionProgress>> {
         .map(|stats| stats_line(stats, None))
         .for_each(|line| note(&line));
     for (_, _, answer) in others(app, &Asker::caller(), &elsewhere, RouteId::Stats).await {
-        let stats = answer.ok().and_then(|body| serde_json::from_slice::<Stats>(&body).ok());
+        let stats: Option<Stats> = answer.ok();
         stats.iter().flat_map(|stats| &stats.partitions).for_each(&mut note);
     }
     progress

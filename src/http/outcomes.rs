@@ -4,7 +4,7 @@
 //! Another node is notified, and asked afterwards, with `POST /v1/outcomes`.
 
 use super::payload::Payload;
-use super::peers::Asker;
+use super::peers::{Asker, NoAnswer, unreadable};
 use super::{ApiError, AppState};
 use crate::api::answers::{EventOutcome, Outcomes as OutcomesAnswer};
 use crate::api::requests::OutcomesQuery;
@@ -196,18 +196,16 @@ async fn here(app: &AppState, partition: Partition, offsets: Vec<Offset>) -> Res
 }
 
 async fn ask(app: &AppState, url: &str, wanted: &OutcomesQuery) -> Result<Vec<EventOutcome>, String> {
-    let unclear = || format!("node {url} returned an unreadable response");
     let Some(peers) = &app.peers else {
-        return Err(unclear());
+        return Err(unreadable(url).message().to_owned());
     };
-    let body = serde_json::to_vec(wanted).map_err(|error| error.to_string())?;
-    let asked = peers.ask(url, RouteId::Outcomes.route().path, Some(body)).await;
-    let (status, body) = asked.map_err(|api_error| api_error.message().to_owned())?;
-    if !status.is_success() {
-        return Err(format!("node {url} cannot answer at the moment ({status})"));
-    }
-    let answered: OutcomesAnswer = serde_json::from_slice(&body).map_err(|_| unclear())?;
-    Ok(answered.outcomes)
+    let answered: Result<OutcomesAnswer, NoAnswer> = peers.post(url, RouteId::Outcomes, wanted).await;
+    answered
+        .map(|answered| answered.outcomes)
+        .map_err(|no_answer| match no_answer {
+            NoAnswer::Refused { status, .. } => format!("node {url} cannot answer at the moment ({status})"),
+            NoAnswer::Unreached(_) | NoAnswer::Unreadable { .. } => ApiError::from(no_answer).message().to_owned(),
+        })
 }
 
 /// `POST /v1/outcomes`: how nodes ask each other for outcomes.

@@ -1,11 +1,12 @@
 //! Answers about the whole cluster: policy, gateways, stats, health, metrics.
 
-use super::peers::{Asker, moving};
+use super::peers::{Asker, NoAnswer, moving};
 use super::{ApiError, AppState, Peers};
 use crate::api::answers::PartitionStats as PartitionLine;
 use crate::api::answers::{
     DeviceCounts, GatewayState, Gateways, MalformedGroup, PolicyAnswer, PolicySince, Stats, UserCounts,
 };
+use crate::api::client::RouteRequest;
 use crate::api::routes::RouteId;
 use crate::engine::census::Census;
 use crate::engine::rejected::Reason;
@@ -15,11 +16,10 @@ use crate::presence::{Partition, Status};
 use crate::schema::policy::policy_json;
 use crate::tasks;
 use crate::version;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,36 +27,23 @@ fn partitions(app: &AppState) -> impl Iterator<Item = Partition> + use<> {
     (0..app.engine.log().partitions()).map(Partition)
 }
 
-/// Asks the nodes that own the partitions that are not here. Returns the URL, the partitions and the response of each.
+/// Asks the nodes that own the partitions that are not here. Returns the URL, the partitions and the answer of each.
 /// Asks nobody if the request comes from another node.
-pub(super) async fn others(
+pub(super) async fn others<T: DeserializeOwned>(
     app: &AppState,
     asker: &Asker,
     elsewhere: &[Partition],
     route: RouteId,
-) -> Vec<(String, Vec<Partition>, Result<Bytes, ApiError>)> {
+) -> Vec<(String, Vec<Partition>, Result<T, NoAnswer>)> {
     let Some(peers) = app.peers.as_ref().filter(|_| !asker.is_node() && !elsewhere.is_empty()) else {
         return Vec::new();
     };
     let (owned, _) = peers.by_owner(elsewhere.iter().copied());
     let asked = owned.into_iter().map(async |(url, partitions)| {
-        let answer = match peers.ask(&url, route.route().path, None).await {
-            Ok((status, body)) if status.is_success() => Ok(body),
-            Ok((status, _)) => {
-                let message = format!("the node {url} cannot answer at the moment ({status})");
-                Err(ApiError::unavailable("moving", message))
-            }
-            Err(api_error) => Err(api_error),
-        };
+        let answer = peers.ask(&url, RouteRequest::new(route, &[])).await;
         (url, partitions, answer)
     });
     futures_util::future::join_all(asked).await
-}
-
-/// Parses the response of another node.
-fn read<'a, T: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body)
-        .map_err(|_| ApiError::unavailable("moving", format!("node {url} returned an unreadable response")))
 }
 
 /// Fails if the answer of a partition is missing: a partial answer would be misleading.
@@ -84,9 +71,8 @@ pub async fn policy(State(app): State<AppState>, headers: HeaderMap) -> Result<R
         }
     }
     let mut missing: BTreeSet<Partition> = elsewhere.iter().copied().collect();
-    for (url, _, answer) in others(&app, &asker, &elsewhere, RouteId::Policy).await {
-        let body = answer?;
-        let answer: PolicyAnswer<&RawValue> = read(&url, &body)?;
+    for (_, _, answer) in others(&app, &asker, &elsewhere, RouteId::Policy).await {
+        let answer: PolicyAnswer<Box<RawValue>> = answer?;
         policy.get_or_insert_with(|| answer.policy.get().to_owned());
         for one in answer.since {
             if missing.remove(&Partition(one.partition)) {
@@ -137,9 +123,8 @@ pub async fn gateways(State(app): State<AppState>, headers: HeaderMap) -> Result
         }
     }
     let mut missing: BTreeSet<Partition> = elsewhere.iter().copied().collect();
-    for (url, _, answer) in others(&app, &asker, &elsewhere, RouteId::Gateways).await {
-        let body = answer?;
-        let answer: Gateways = read(&url, &body)?;
+    for (_, _, answer) in others(&app, &asker, &elsewhere, RouteId::Gateways).await {
+        let answer: Gateways = answer?;
         for partition in answer.heard.unwrap_or_default() {
             missing.remove(&Partition(partition));
         }
@@ -401,9 +386,11 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
         lines.insert(partition, line);
     }
     for (url, partitions, answer) in others(&app, &asker, &elsewhere, RouteId::Stats).await {
-        let body = match answer {
-            Ok(body) => body,
-            Err(api_error) => {
+        let answer: Stats = match answer {
+            Ok(answer) => answer,
+            Err(unreadable @ NoAnswer::Unreadable { .. }) => return Err(unreadable.into()),
+            Err(no_answer) => {
+                let api_error = ApiError::from(no_answer);
                 for partition in partitions {
                     lines.insert(
                         partition,
@@ -413,7 +400,6 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
                 continue;
             }
         };
-        let answer: Stats = read(&url, &body)?;
         counts.add(&answer);
         for line in answer.partitions {
             lines.insert(Partition(line.partition), line);

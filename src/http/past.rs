@@ -5,10 +5,11 @@
 //! many records are read, how many of a user's changes, and how many requests read at the same time. Reading runs on
 //! threads of its own and ends when nobody waits for the answer any more.
 
-use super::peers::{Asker, moving};
+use super::peers::{Asker, NoAnswer, moving, unreadable};
 use super::users::{flag, only, parameter, required_id, user_of_path};
 use super::{ApiError, AppState};
 use crate::api::answers::{Explanation, PastTotals, StatusInterval, UserHistory};
+use crate::api::client::RouteRequest;
 use crate::api::routes::RouteId;
 use crate::audit::history::History;
 use crate::audit::snapshot::Totals;
@@ -134,20 +135,17 @@ impl Question {
         Ok(Question::Why { at })
     }
 
-    /// The path under which another node is asked the same. Times are absolute in it.
-    fn path(&self, user: &str) -> String {
+    /// Returns the request with which another node is asked the same. Times are absolute in it.
+    fn request(&self, user: &str) -> RouteRequest {
         let (route, times) = match self {
             Question::History { from, to } => (RouteId::UserHistoryById, vec![("from", from), ("to", to)]),
             Question::Why { at } => (RouteId::UserWhyById, vec![("at", at)]),
         };
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("id", user);
-        for (name, time) in times {
-            if let Some(time) = time {
-                query.append_pair(name, &time.to_string());
-            }
-        }
-        format!("{}?{}", route.route().path, query.finish())
+        let given = |(name, time): (_, &Option<LogTime>)| Some((name, time.as_ref()?.to_string()));
+        let times: Vec<(&str, String)> = times.into_iter().filter_map(given).collect();
+        let times = times.iter().map(|(name, time)| (*name, time.as_str()));
+        let query: Vec<(&str, &str)> = std::iter::once(("id", user)).chain(times).collect();
+        RouteRequest::new(route, &query)
     }
 }
 
@@ -214,7 +212,7 @@ async fn about_user(app: &AppState, asker: &Asker, user: String, question: Quest
                 return Err(moving(partition));
             };
             let url = peers.elsewhere(partition, asker)?;
-            let (status, body) = peers.ask(&url, &question.path(&user), None).await?;
+            let (status, body) = peers.send(&url, question.request(&user)).await?;
             return Ok(super::passed_on(status, body));
         }
         Err(error) => return Err(error.into()),
@@ -395,24 +393,15 @@ async fn others_at(
     if let Some(partition) = between.first() {
         return Err(moving(*partition));
     }
-    let path = format!("{}?time={time}&as_known={as_known}", RouteId::At.route().path);
+    let (time, as_known) = (time.to_string(), as_known.to_string());
+    let query = [("time", time.as_str()), ("as_known", as_known.as_str())];
     let asked = owned.iter().map(|(url, partitions)| {
-        let path = &path;
-        async move { (url, partitions, peers.ask(url, path, None).await) }
+        let asked = RouteRequest::new(RouteId::At, &query);
+        async move { (partitions, peers.ask(url, asked).await) }
     });
     let mut answers = Vec::new();
-    for (url, partitions, answer) in futures_util::future::join_all(asked).await {
-        let (status, body) = answer?;
-        if let Some(code) = passed_on(status) {
-            let said = serde_json::from_slice(&body);
-            let said: crate::api::error::ErrorAnswer = said.map_err(|_| unreadable(url))?;
-            return Err(ApiError::new(status, code, said.error.message));
-        }
-        if !status.is_success() {
-            let message = format!("the node {url} cannot answer at the moment ({status})");
-            return Err(ApiError::unavailable("moving", message));
-        }
-        let mut answer: PastTotals = serde_json::from_slice(&body).map_err(|_| unreadable(url))?;
+    for (partitions, answer) in futures_util::future::join_all(asked).await {
+        let mut answer: PastTotals = answer.map_err(as_refused)?;
         let heard: BTreeSet<u32> = answer.heard.take().unwrap_or_default().into_iter().collect();
         let wanted: BTreeSet<u32> = partitions.iter().map(|partition| partition.0).collect();
         if heard != wanted {
@@ -435,8 +424,22 @@ fn passed_on(status: StatusCode) -> Option<&'static str> {
     }
 }
 
-fn unreadable(url: &str) -> ApiError {
-    ApiError::unavailable("moving", format!("node {url} returned an unreadable response"))
+/// Passes the refusal of another node on, or says that it has no answer for now.
+fn as_refused(no_answer: NoAnswer) -> ApiError {
+    if let NoAnswer::Refused {
+        url,
+        status,
+        detail,
+        is_ours,
+    } = &no_answer
+        && let Some(code) = passed_on(*status)
+    {
+        return match is_ours {
+            true => ApiError::new(*status, code, detail.message.as_str()),
+            false => unreadable(url),
+        };
+    }
+    no_answer.into()
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@
 
 use super::ApiError;
 use super::peer_key::{self, PeerKey, PeerQuestion, Proof};
-use crate::api::routes::Route;
+use crate::api::client::{ClientError, RouteRequest, read_answer};
+use crate::api::error::ErrorDetail;
+use crate::api::routes::{Route, RouteId};
 use crate::cause::reason;
 use crate::clock::Clock;
 use crate::log::Owners;
@@ -16,9 +18,11 @@ use crate::presence::Partition;
 use crate::tls::{HasCertificate, TrustedClient};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -129,6 +133,41 @@ impl Asker {
     }
 }
 
+/// Why there is nothing of another node that can be used.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// It was not asked, or did not answer, or did not prove that it is a node of this cluster.
+    Unreached(ApiError),
+    Refused {
+        url: Box<str>,
+        status: StatusCode,
+        detail: Box<ErrorDetail>,
+        /// Whether the body is an API error.
+        is_ours: bool,
+    },
+    Unreadable {
+        url: Box<str>,
+    },
+}
+
+impl From<NoAnswer> for ApiError {
+    fn from(no_answer: NoAnswer) -> ApiError {
+        match no_answer {
+            NoAnswer::Unreached(api_error) => api_error,
+            NoAnswer::Refused { url, status, .. } => {
+                let message = format!("the node {url} cannot answer at the moment ({status})");
+                ApiError::unavailable("moving", message)
+            }
+            NoAnswer::Unreadable { url } => unreadable(&url),
+        }
+    }
+}
+
+/// What there is to say of an answer of another node that is not in the form of its route.
+pub fn unreadable(url: &str) -> ApiError {
+    ApiError::unavailable("moving", format!("node {url} returned an unreadable response"))
+}
+
 impl Peers {
     /// `url` is where the others reach this node.
     pub fn new(owners: Arc<dyn Owners>, url: &str, trust: PeerTrust, clock: Arc<dyn Clock>) -> anyhow::Result<Peers> {
@@ -209,9 +248,38 @@ impl Peers {
         }
     }
 
-    /// Asks a node for a path with its query; with a body it is a POST.
-    pub async fn ask(&self, url: &str, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Bytes), ApiError> {
-        let method = if body.is_some() { Method::POST } else { Method::GET };
+    /// Asks a node.
+    pub async fn ask<T: DeserializeOwned>(&self, url: &str, asked: RouteRequest) -> Result<T, NoAnswer> {
+        let route = asked.route();
+        let (status, body) = self.send(url, asked).await.map_err(NoAnswer::Unreached)?;
+        read_answer(route, status, &body).map_err(|error| match error {
+            ClientError::Refused {
+                status,
+                detail,
+                is_ours,
+            } => NoAnswer::Refused {
+                url: url.into(),
+                status,
+                detail,
+                is_ours,
+            },
+            ClientError::Unreached(_) | ClientError::Unreadable { .. } => NoAnswer::Unreadable { url: url.into() },
+        })
+    }
+
+    /// Asks a node with a body.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        route: RouteId,
+        body: &impl Serialize,
+    ) -> Result<T, NoAnswer> {
+        let body = serde_json::to_vec(body).map_err(|error| NoAnswer::Unreached(ApiError::json(&error)))?;
+        self.ask(url, RouteRequest::new(route, &[]).with_body(body)).await
+    }
+
+    /// Sends a request to a node and returns its answer as it is, to be passed on.
+    pub async fn send(&self, url: &str, asked: RouteRequest) -> Result<(StatusCode, Bytes), ApiError> {
         let client = match &self.transport {
             PeerTransport::Plain(client) => client.clone(),
             // Somebody who may write to the topic of owners must not learn who is asked for.
@@ -224,11 +292,9 @@ impl Peers {
             }
             PeerTransport::Certified { client, .. } => client.current(),
         };
-        let mut request = client.request(method.clone(), format!("{url}{path}"));
-        if let Some(body) = body {
-            request = request.header(header::CONTENT_TYPE, "application/json").body(body);
-        }
-        request = request.header(FROM_NODE, self.me.clone());
+        let (method, path) = (asked.method(), asked.target());
+        let request = asked.begin(&client, format!("{url}{path}"));
+        let mut request = request.header(FROM_NODE, self.me.clone());
         let proof = match &self.trust {
             PeerTrust::Everybody => None,
             PeerTrust::Nobody => return Err(ApiError::unavailable("no_peer_token", NO_KEY)),
@@ -237,7 +303,7 @@ impl Peers {
                     from: self.me(),
                     to: url,
                     method: &method,
-                    path,
+                    path: &path,
                 };
                 let (proof, header) = key.prove(self.clock.now_ms(), question);
                 request = request.header(peer_key::PROOF, header);
@@ -381,9 +447,10 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().expect("an address"));
         let (silent_url, other_url) = (url(&silent), url(&other));
+        let stats = || RouteRequest::new(RouteId::Stats, &[]);
         let on_their_way = || peers.asked.lock().expect("nobody has panicked").clone();
         {
-            let ask = || peers.ask(&silent_url, "/v1/stats", None);
+            let ask = || peers.send(&silent_url, stats());
             let mut waiting = pin!(join_all((0..ASKED_MAX).map(|_| ask())));
             assert!(futures_util::poll!(waiting.as_mut()).is_pending());
             assert_eq!(on_their_way().get(&*silent_url), Some(&ASKED_MAX));
@@ -393,7 +460,7 @@ mod tests {
                 (StatusCode::SERVICE_UNAVAILABLE, "busy")
             );
             assert!(refused.message().contains(&silent_url), "{}", refused.message());
-            let mut elsewhere = pin!(peers.ask(&other_url, "/v1/stats", None));
+            let mut elsewhere = pin!(peers.send(&other_url, stats()));
             assert!(
                 futures_util::poll!(elsewhere.as_mut()).is_pending(),
                 "another node is asked"
@@ -401,7 +468,7 @@ mod tests {
         }
         // Nobody waits any more.
         assert_eq!(on_their_way(), BTreeMap::new());
-        let mut again = pin!(peers.ask(&silent_url, "/v1/stats", None));
+        let mut again = pin!(peers.send(&silent_url, stats()));
         assert!(futures_util::poll!(again.as_mut()).is_pending(), "it is asked again");
     }
 }

@@ -6,7 +6,7 @@
 //! time.
 
 use super::peers::Asker;
-use super::users::{Found, ask_node, path_of};
+use super::users::{Found, ask_node, request_for};
 use super::{ApiError, AppState, Peers};
 use crate::presence::{Offset, Partition};
 use axum::http::StatusCode;
@@ -146,7 +146,7 @@ pub async fn look_up(
 }
 
 async fn ask_for_one(peers: &Peers, url: &str, user: &str, at_least: Option<Offset>) -> Option<Found> {
-    let (status, body) = peers.ask(url, &path_of(user, at_least), None).await.ok()?;
+    let (status, body) = peers.send(url, request_for(user, at_least)).await.ok()?;
     match status {
         StatusCode::OK => Some(Found::Known(body.to_vec())),
         StatusCode::NOT_FOUND => Some(Found::Unknown),

@@ -1,10 +1,11 @@
 //! Questions about users.
 
 use super::payload::Payload;
-use super::peers::Asker;
+use super::peers::{Asker, unreadable};
 use super::standby::{Answered, Part};
 use super::{ApiError, AppState, Peers, standby};
 use crate::api::answers::{UserChanges, Users};
+use crate::api::client::RouteRequest;
 use crate::api::error::ErrorAnswer;
 use crate::api::requests::{Texts, UsersQuery};
 use crate::api::routes::{CHANGES_DEFAULT, RouteId, USERS};
@@ -211,7 +212,7 @@ async fn of_owner(
     };
     if let (Err(QueryError::Elsewhere), Some(peers)) = (&answered, &app.peers) {
         return match peers.elsewhere(partition, asker) {
-            Ok(url) => of_node(peers, &url, &path_of(user, at_least)).await,
+            Ok(url) => of_node(peers, &url, request_for(user, at_least)).await,
             Err(moving) => Err(moving).into(),
         };
     }
@@ -223,8 +224,8 @@ async fn of_owner(
 }
 
 /// What another node answers, passed on as it is.
-async fn of_node(peers: &Peers, url: &str, path: &str) -> OneAnswer {
-    match peers.ask(url, path, None).await {
+async fn of_node(peers: &Peers, url: &str, asked: RouteRequest) -> OneAnswer {
+    match peers.send(url, asked).await {
         Ok((status, body)) => {
             let lacks = (status == StatusCode::SERVICE_UNAVAILABLE).then(|| {
                 let refused = serde_json::from_slice::<ErrorAnswer>(&body);
@@ -241,14 +242,12 @@ fn unknown(user: &str) -> ApiError {
     ApiError::not_found("unknown_user", format!("no user {user:?} is known"))
 }
 
-/// Returns the path with which another node is asked for one user.
-pub(super) fn path_of(user: &str, at_least: Option<Offset>) -> String {
-    let escaped: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
-    let mut path = format!("{}?id={escaped}", RouteId::UserById.route().path);
-    if let Some(offset) = at_least {
-        path.push_str(&format!("&at_least={offset}"));
-    }
-    path
+/// Returns the request with which another node is asked for one user.
+pub(super) fn request_for(user: &str, at_least: Option<Offset>) -> RouteRequest {
+    let at_least = at_least.map(|offset| offset.to_string());
+    let at_least = at_least.as_deref().map(|offset| ("at_least", offset));
+    let query: Vec<(&str, &str)> = std::iter::once(("id", user)).chain(at_least).collect();
+    RouteRequest::new(RouteId::UserById, &query)
 }
 
 #[derive(Deserialize)]
@@ -420,21 +419,14 @@ async fn or_standbys(
 
 /// Has another node look up users; in their order.
 pub(super) async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Found>, ApiError> {
-    let unclear = || ApiError::unavailable("moving", format!("node {url} returned an unreadable response"));
     let query = UsersQuery {
         users: users.clone().into(),
     };
-    let body = serde_json::to_vec(&query).map_err(|error| ApiError::json(&error))?;
-    let (status, body) = peers.ask(url, RouteId::UsersQuery.route().path, Some(body)).await?;
-    if !status.is_success() {
-        let message = format!("the node {url} cannot answer at the moment ({status})");
-        return Err(ApiError::unavailable("moving", message));
-    }
-    let answered: Users<&RawValue> = serde_json::from_slice(&body).map_err(|_| unclear())?;
+    let answered: Users<Box<RawValue>> = peers.post(url, RouteId::UsersQuery, &query).await?;
     let mut known = HashMap::new();
     for line in answered.users {
-        let named: Named = serde_json::from_str(line.get()).map_err(|_| unclear())?;
-        known.insert(named.user, line.get().as_bytes().to_vec());
+        let named: Named = serde_json::from_str(line.get()).map_err(|_| unreadable(url))?;
+        known.insert(named.user, Box::<str>::from(line).into_string().into_bytes());
     }
     let unknown: HashSet<String> = answered.unknown.into_iter().collect();
     let each = users.iter().map(|user| match known.get(user) {

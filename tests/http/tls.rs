@@ -3,6 +3,8 @@
 use crate::authority::{Authority, BOTH, Certified};
 use crate::house::{self, connect, wait_until};
 use rcgen::ExtendedKeyUsagePurpose;
+use rollcall::api::client::RouteRequest;
+use rollcall::api::routes::RouteId;
 use rollcall::clock::{Clock, ManualClock};
 use rollcall::config::{CertificateFiles, Scopes};
 use rollcall::engine::{Engine, Tuning};
@@ -360,6 +362,11 @@ fn a_certificate_is_replaced_and_open_connections_go_on() {
     }
 }
 
+/// What a node asks.
+fn alice() -> RouteRequest {
+    RouteRequest::new(RouteId::UserById, &[("id", "alice")])
+}
+
 struct Nobody;
 
 impl Owners for Nobody {
@@ -390,7 +397,7 @@ fn a_node_answers_nodes_only_with_a_certificate_of_the_ca_and_asks_them_only_ove
     let directory = server.directory.path();
     let ask = |shown: Option<CertificateFiles>, secret: &str, url: &str| {
         let asks = node("https://localhost:1", secret, &server.ca, shown, server.clock.clone());
-        let answered = server.block_on(asks.ask(url, "/v1/user?id=alice", None));
+        let answered = server.block_on(asks.send(url, alice()));
         answered
             .map(|(status, _)| status.as_u16())
             .map_err(|error| error.message().to_owned())
@@ -421,7 +428,7 @@ fn a_node_answers_nodes_only_with_a_certificate_of_the_ca_and_asks_them_only_ove
     // A node without CAs of nodes says what it could be given.
     let trust = PeerTrust::Key(PeerKey::new(SECRET));
     let without = Peers::new(Arc::new(Nobody), "https://localhost:1", trust, server.clock.clone()).expect("a node");
-    let refused = server.block_on(without.ask(&server.url(), "/v1/user?id=alice", None));
+    let refused = server.block_on(without.send(&server.url(), alice()));
     let refused = refused.expect_err("an unknown CA").message().to_owned();
     assert!(
         refused.contains("does not answer") && refused.contains("--peer-ca"),
