@@ -152,7 +152,10 @@ const ARROWS: &[Arrow] = &[
     // Its people come in by WebSocket like everybody else, and follow changes over HTTP like a gateway.
     ("load", &["api", "gateway", "cause", "clock", "config", "random", "tls"]),
     // It comes in over HTTP like everybody else.
-    ("demo", &["presence", "schema", "backoff", "clock", "random", "tasks"]),
+    (
+        "demo",
+        &["api", "presence", "schema", "backoff", "cause", "clock", "random", "tasks"],
+    ),
     (
         "command",
         &[

@@ -194,6 +194,11 @@ async fn answered(request: RequestBuilder) -> Result<Vec<u8>, ClientError> {
     }
 }
 
+/// Whether a refusal with this status passes by itself: the same request may succeed later.
+pub fn passes(status: StatusCode) -> bool {
+    !status.is_client_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
 fn refused(status: StatusCode, body: &[u8]) -> ClientError {
     let read = serde_json::from_slice::<ErrorAnswer>(body);
     ClientError::Refused {

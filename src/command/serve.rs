@@ -148,6 +148,7 @@ async fn serve(config: Config, files: OpenFiles, kept: &mut LeakedOnError) -> an
         let publisher = tokens.find(|(_, scopes)| scopes.publish && scopes.gateways.is_empty());
         let token = publisher.map(|(token, _)| token.clone());
         let url = format!("http://{listen}");
+        let url = url.parse().expect("an address is the host and port of a URL");
         crate::demo::start(crate::demo::DemoSettings { url, token, users }, clock.clone())
     });
 

@@ -10,6 +10,7 @@ pub mod world;
 use crate::clock::Clock;
 use crate::tasks::{self, End};
 use poster::Poster;
+use reqwest::Url;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
@@ -22,8 +23,8 @@ pub const USERS: std::ops::RangeInclusive<u32> = 1..=100_000;
 /// The settings of the demo.
 #[derive(Clone, Debug)]
 pub struct DemoSettings {
-    /// The server's URL with scheme and port and no path: `http://127.0.0.1:8080`.
-    pub url: String,
+    /// The server's URL: `http://127.0.0.1:8080`.
+    pub url: Url,
     /// Sent as `Authorization: Bearer`. The token must allow publishing; if it lacks the rights of an operator, there
     /// are no kicks.
     pub token: Option<String>,
@@ -50,7 +51,14 @@ pub fn start(settings: DemoSettings, clock: Arc<dyn Clock>) -> Demo {
         let began_ms = clock.now_ms();
         let began = clock.monotonic_ms();
         let mut world = DemoWorld::new(users, began_ms);
-        let mut poster = Poster::new(&settings.url, settings.token, stopping);
+        let poster = Poster::new(&settings.url, settings.token.as_deref(), stopping);
+        let mut poster = match poster {
+            Ok(poster) => poster,
+            Err(error) => {
+                tracing::warn!(%error, "cannot make a client for the simulated users, running without them");
+                return;
+            }
+        };
         loop {
             let now_ms = began_ms + clock.monotonic_ms().saturating_sub(began);
             // While the server accepts nothing, the world waits here.

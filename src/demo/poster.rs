@@ -6,10 +6,15 @@
 
 use super::is_over;
 use super::world::DemoEvent;
+use crate::api::client::{Client, ClientError, passes};
+use crate::api::routes::RouteId;
 use crate::backoff;
+use crate::cause::reason;
+use reqwest::{StatusCode, Url};
 use std::ops::ControlFlow;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 
 /// The greatest number of events in one request.
 const EVENTS_MAX: usize = 1_000;
@@ -17,9 +22,8 @@ const BODY_BYTES_MAX: usize = 512 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Poster {
-    agent: ureq::Agent,
-    url: String,
-    authorization: Option<String>,
+    runtime: Runtime,
+    server: Client,
     stopping: Receiver<()>,
     /// Whether a warning was logged and no request has succeeded since.
     is_warned: bool,
@@ -27,30 +31,17 @@ pub struct Poster {
     is_no_operator: bool,
 }
 
-/// The result of an attempt.
-enum Attempt {
-    Taken,
-    /// Retry later.
-    Later(String),
-    Refused(u16, String),
-}
-
 impl Poster {
-    pub fn new(url: &str, token: Option<String>, stopping: Receiver<()>) -> Poster {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(TIMEOUT))
-            // The server is this process, so no proxy is used, whatever the environment says.
-            .proxy(None)
-            .build();
-        Poster {
-            agent: ureq::Agent::new_with_config(config),
-            url: format!("{}/v1/events", url.trim_end_matches('/')),
-            authorization: token.map(|token| format!("Bearer {token}")),
+    pub fn new(url: &Url, token: Option<&str>, stopping: Receiver<()>) -> anyhow::Result<Poster> {
+        // The server is this process, so no proxy is used, whatever the environment says.
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+        Ok(Poster {
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+            server: Client::new(http, url, token),
             stopping,
             is_warned: false,
             is_no_operator: false,
-        }
+        })
     }
 
     /// Sends all events, retrying as often as needed. Breaks when it is time to stop.
@@ -66,24 +57,27 @@ impl Poster {
                 if is_over(&self.stopping, Duration::ZERO) {
                     return ControlFlow::Break(());
                 }
-                match self.attempt(&body) {
-                    Attempt::Taken => {
+                let posted = self.server.post_bytes(RouteId::Events, body.clone());
+                let why = match self.runtime.block_on(posted) {
+                    Ok(_) => {
                         self.is_warned = false;
                         break;
                     }
-                    Attempt::Refused(403, _) if by_operator => {
+                    Err(ClientError::Refused { status, .. }) if by_operator && status == StatusCode::FORBIDDEN => {
                         self.is_no_operator = true;
                         break;
                     }
-                    Attempt::Refused(status, text) => {
-                        self.warn(&format!("the server refused them, {status}: {text}"));
+                    Err(ClientError::Refused { status, detail, .. }) if !passes(status) => {
+                        self.warn(&format!("the server refused them, {status}: {}", detail.message));
                         break;
                     }
-                    Attempt::Later(why) => {
-                        self.warn(&why);
-                        self.pause(backoff.pause())?;
+                    Err(ClientError::Unreached(error)) => format!("the server is unreachable: {}", reason(error)),
+                    Err(error @ (ClientError::Refused { .. } | ClientError::Unreadable { .. })) => {
+                        format!("the server responded with {error}")
                     }
-                }
+                };
+                self.warn(&why);
+                self.pause(backoff.pause())?;
             }
         }
         ControlFlow::Continue(())
@@ -94,28 +88,6 @@ impl Poster {
         match is_over(&self.stopping, pause) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
-        }
-    }
-
-    fn attempt(&self, body: &str) -> Attempt {
-        let mut request = self.agent.post(&self.url).header("Content-Type", "application/json");
-        if let Some(authorization) = &self.authorization {
-            request = request.header("Authorization", authorization);
-        }
-        let mut response = match request.send(body) {
-            Ok(response) => response,
-            Err(error) => return Attempt::Later(format!("the server is unreachable: {error}")),
-        };
-        let status = response.status();
-        // Read to the end, so that the connection can be used again.
-        let text = response.body_mut().read_to_string();
-        if status.is_success() {
-            return Attempt::Taken;
-        }
-        let text: String = text.unwrap_or_default().chars().take(200).collect();
-        match status.as_u16() {
-            429 | 500..=599 => Attempt::Later(format!("the server responded with {status}: {text}")),
-            status => Attempt::Refused(status, text),
         }
     }
 
@@ -146,9 +118,9 @@ fn requests(happenings: &[DemoEvent]) -> Vec<&[DemoEvent]> {
     requests
 }
 
-fn body(happenings: &[DemoEvent]) -> String {
+fn body(happenings: &[DemoEvent]) -> Vec<u8> {
     let events: Vec<&str> = happenings.iter().map(|happening| happening.json.as_str()).collect();
-    format!("[{}]", events.join(","))
+    format!("[{}]", events.join(",")).into_bytes()
 }
 
 #[cfg(test)]
@@ -180,6 +152,11 @@ mod tests {
         assert_eq!(lengths(&[large.clone(), plain, large.clone(), large]), [2, 1, 1]);
     }
 
+    fn url(listener: &TcpListener) -> Url {
+        let address = listener.local_addr().unwrap();
+        format!("http://{address}").parse().unwrap()
+    }
+
     /// Responds to each request on one connection with the next status. Returns each request's head and body.
     fn serve(listener: TcpListener, statuses: &'static [u16]) -> mpsc::Receiver<(String, String)> {
         let (sender, requests) = mpsc::channel();
@@ -205,10 +182,10 @@ mod tests {
     #[test]
     fn what_was_not_taken_is_sent_again_and_what_was_refused_is_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let url = url(&listener);
         let received = serve(listener, &[503, 200, 403, 400, 200]);
         let (_stop, stopping) = mpsc::sync_channel(1);
-        let mut poster = Poster::new(&url, Some("secret".to_owned()), stopping);
+        let mut poster = Poster::new(&url, Some("secret"), stopping).unwrap();
         let mut post = |happenings: &[DemoEvent]| assert!(poster.post(happenings.to_vec()).is_continue());
         post(&[happening("1", false), happening("2", false)]);
         post(&[happening("3", true), happening("4", false), happening("5", true)]);
@@ -226,9 +203,10 @@ mod tests {
 
     #[test]
     fn it_stops_while_nobody_is_there() {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Nobody listens there any more.
+        let url = url(&TcpListener::bind("127.0.0.1:0").unwrap());
         let settings = crate::demo::DemoSettings {
-            url: format!("http://{free}"),
+            url,
             token: None,
             users: 10,
         };

@@ -5,7 +5,7 @@
 
 use super::{Error, Followed, Positions, Source, SourceEvent};
 use crate::api::answers;
-use crate::api::client::{Client, ClientError, EventStream, StreamEnd};
+use crate::api::client::{Client, ClientError, EventStream, StreamEnd, passes};
 use crate::api::routes::RouteId;
 use crate::api::sse::StreamEvent;
 use crate::backoff::{self, Backoff};
@@ -126,10 +126,8 @@ impl EngineClient {
                         position: after,
                         oldest: detail.oldest.unwrap_or_default(),
                     }),
-                    _ if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-                        Err(Error::Refused(message))
-                    }
-                    _ => self.pause(&message).await,
+                    _ if passes(status) => self.pause(&message).await,
+                    _ => Err(Error::Refused(message)),
                 }
             }
         }
