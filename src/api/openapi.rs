@@ -1,7 +1,7 @@
 //! The document that describes the HTTP interface (OpenAPI 3.1), made of the table of routes and the types.
 //!
 //! It is served as `GET /openapi.json` without a token: it contains what the documentation contains and nothing about this
-//! server, not even its version. The commands of Tencent Cloud IM are not in it; they have documents of their own.
+//! server, not even its version, nor whether it serves the commands of Tencent Cloud IM.
 
 use super::answers::{
     ChangeData, Edge, EventsAnswer, Explanation, Gateways, History, Incidents, KickData, Outcomes, PastTotals,
@@ -11,6 +11,7 @@ use super::error::ErrorAnswer;
 use super::requests::{FollowQuery, NewEvent, OutcomesQuery, TicketRequest, UsersQuery};
 use super::routes::{Need, Parameter, ParameterKind, ParameterPlace, ROUTES, Route, RouteId, RouteMethod};
 use super::sse;
+use super::tim::{TimAnswer, TimKick, TimQuery, TimQueryAnswer};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -39,9 +40,7 @@ pub fn document() -> Value {
     let error = schema::<ErrorAnswer>(&mut answers);
     let mut paths = Map::new();
     for route in &ROUTES {
-        let Some(bodies) = bodies(route.id, &mut requests, &mut answers) else {
-            continue;
-        };
+        let bodies = bodies(route.id, &mut requests, &mut answers);
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         let method = match route.method {
             RouteMethod::Get => "get",
@@ -80,8 +79,7 @@ fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
     generator.subschema_for::<T>().into()
 }
 
-/// What a route takes and gives. None: it is not in the document.
-fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGenerator) -> Option<Bodies> {
+fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGenerator) -> Bodies {
     let json = |answer| Bodies {
         request: None,
         answer: (&["application/json"], answer),
@@ -105,7 +103,7 @@ fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGener
             ..text(&[sse::CONTENT_TYPE])
         }
     };
-    Some(match id {
+    match id {
         RouteId::Events => {
             let mut events = schema::<Vec<NewEvent>>(requests);
             events["minItems"] = json!(super::routes::EVENTS.start());
@@ -145,8 +143,12 @@ fn bodies(id: RouteId, requests: &mut SchemaGenerator, answers: &mut SchemaGener
         RouteId::Page => text(&["text/html"]),
         RouteId::RollcallJs => text(&["text/javascript"]),
         RouteId::ConsoleFile => text(&["text/javascript", "text/css"]),
-        RouteId::Tim => return None,
-    })
+        RouteId::TimQueryOnlineStatus | RouteId::TimQueryState => with(
+            schema::<TimQuery>(requests),
+            json(schema::<TimQueryAnswer<'_>>(answers)),
+        ),
+        RouteId::TimKick => with(schema::<TimKick>(requests), json(schema::<TimAnswer<'_>>(answers))),
+    }
 }
 
 fn operation(route: &Route, bodies: Bodies, error: &Value) -> Value {
@@ -167,7 +169,9 @@ fn operation(route: &Route, bodies: Bodies, error: &Value) -> Value {
     }
     let refused = |why: &str| json!({"description": why, "content": {"application/json": {"schema": error}}});
     let mut responses = json!({"200": success, "default": refused("The request failed; `code` says why.")});
-    if bodies.request.is_some() || !parameters.is_empty() {
+    // Who has a UserSig looks at the body and not at the status, which is always 200.
+    let has_statuses = route.need != Need::UserSig;
+    if has_statuses && (bodies.request.is_some() || !parameters.is_empty()) {
         responses["400"] = refused("The request is wrong.");
     }
     let (scope, security) = match route.need {
@@ -179,9 +183,12 @@ fn operation(route: &Route, bodies: Bodies, error: &Value) -> Value {
         ),
         Need::Publish => ("The scope `publish`.", json!([{"bearer": []}])),
         Need::Metrics => ("The scope `metrics` or `read`.", json!([{"bearer": []}])),
-        Need::UserSig => ("A UserSig.", json!([])),
+        Need::UserSig => (
+            "A UserSig, and a server with `--tim-app`. The status is 200 also if the command failed.",
+            json!([]),
+        ),
     };
-    if route.need != Need::Nothing {
+    if has_statuses && route.need != Need::Nothing {
         responses["401"] = refused("No token, or one that is not known.");
         responses["403"] = refused("The token lacks the scope.");
     }

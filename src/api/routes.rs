@@ -72,7 +72,9 @@ pub enum RouteId {
     RollcallJs,
     ConsoleFile,
     Outcomes,
-    Tim,
+    TimQueryOnlineStatus,
+    TimQueryState,
+    TimKick,
 }
 
 impl RouteId {
@@ -87,7 +89,7 @@ impl RouteId {
 pub struct Route {
     pub id: RouteId,
     pub method: RouteMethod,
-    /// `{name}` stands for one segment, `{*name}` for the rest of the path.
+    /// `{name}` stands for one segment.
     pub path: &'static str,
     pub need: Need,
     pub parameters: &'static [Parameter],
@@ -213,6 +215,8 @@ pub const CHANGES_DEFAULT: u64 = 20;
 /// How many incidents are given at most, and how many if nothing is said.
 pub const INCIDENTS: RangeInclusive<u64> = 1..=100;
 pub const INCIDENTS_DEFAULT: u64 = 20;
+/// How many users one query of Tencent Cloud IM may name.
+pub const TIM_ACCOUNTS: RangeInclusive<usize> = 1..=500;
 /// How many users or gateways one subscription may name.
 pub const FILTER_MAX: usize = 1_000;
 
@@ -265,6 +269,23 @@ const TICKET: Parameter = Parameter::new(
     "A ticket of `POST /v1/tickets`, in place of a bearer token.",
 );
 
+/// Who calls a command of Tencent Cloud IM. It has more parameters, which mean nothing here.
+const SIGNED: [Parameter; 3] = [
+    Parameter::new("sdkappid", ParameterKind::Integer(1..=u32::MAX as u64), "The app.").required(),
+    Parameter::new(
+        "identifier",
+        ParameterKind::Text((1, 1_024)),
+        "An administrator of the app.",
+    )
+    .required(),
+    Parameter::new(
+        "usersig",
+        ParameterKind::Text((1, 8_192)),
+        "The signature of the administrator, a UserSig of version 2.",
+    )
+    .required(),
+];
+
 /// The parameters of a subscription that is filtered by its first one.
 const fn followed(filter: Parameter) -> [Parameter; 7] {
     let [camel, dashed, header] = LAST_EVENT_ID;
@@ -278,7 +299,7 @@ const fn followed_by_body() -> [Parameter; 2] {
 }
 
 /// See the module.
-pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
+pub static ROUTES: [Route; RouteId::TimKick as usize + 1] = {
     use Need::{Follow, Metrics, Nothing, Publish, Read, UserSig};
     use RouteMethod::{Get, Post};
     [
@@ -562,12 +583,29 @@ pub static ROUTES: [Route; RouteId::Tim as usize + 1] = {
         )
         .by_nodes(),
         Route::new(
-            RouteId::Tim,
+            RouteId::TimQueryOnlineStatus,
             Post,
-            "/v4/{*command}",
+            "/v4/openim/query_online_status",
             UserSig,
-            "Commands of Tencent Cloud IM, with --tim-app.",
-        ),
+            "Returns the status of users, as Tencent Cloud IM does.",
+        )
+        .with(&SIGNED),
+        Route::new(
+            RouteId::TimQueryState,
+            Post,
+            "/v4/openim/querystate",
+            UserSig,
+            "Returns the status of users, as the older command of Tencent Cloud IM does.",
+        )
+        .with(&SIGNED),
+        Route::new(
+            RouteId::TimKick,
+            Post,
+            "/v4/im_open_login_svc/kick",
+            UserSig,
+            "Logs out all devices of a user, as Tencent Cloud IM does.",
+        )
+        .with(&SIGNED),
     ]
 };
 

@@ -131,7 +131,7 @@ fn handler(route: &Route) -> Option<MethodRouter<AppState>> {
         RouteId::Page => on(method, console::page),
         RouteId::RollcallJs | RouteId::ConsoleFile => on(method, console::file),
         RouteId::Outcomes => on(method, outcomes::outcomes),
-        RouteId::Tim => return None,
+        RouteId::TimQueryOnlineStatus | RouteId::TimQueryState | RouteId::TimKick => return None,
     })
 }
 

@@ -9,22 +9,21 @@ use super::peers::Asker;
 use super::users::{Found, look_up, parameter};
 use super::usersig::{self, SignatureRefusal};
 use super::{ApiError, AppState, ingest};
+use crate::api::routes::{ROUTES, RouteId, TIM_ACCOUNTS};
+use crate::api::tim::{TimAnswer, TimDetail, TimQueryAnswer, TimUser, TimUserError};
 use crate::clock::Clock;
 use crate::config::{Tim, TimUnknown};
 use crate::presence::event::{Event, Target, bounds};
-use crate::schema::json::Object;
 use axum::Router;
 use axum::extract::{FromRef, FromRequestParts, RawQuery, State};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
+use axum::routing::{MethodRouter, any, post};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// The greatest number of users in one query.
-const ACCOUNTS_MAX: usize = 500;
 /// The largest body, in bytes: far more than that many accounts take.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
@@ -67,6 +66,16 @@ impl TimAccess {
     }
 }
 
+/// Returns the handler of a command, or `None` for a route of another module.
+fn handler(route: RouteId) -> Option<MethodRouter<TimState>> {
+    match route {
+        RouteId::TimQueryOnlineStatus => Some(post(query_online_status)),
+        RouteId::TimQueryState => Some(post(query_state)),
+        RouteId::TimKick => Some(post(kick)),
+        _ => None,
+    }
+}
+
 /// The state of the routes.
 #[derive(Clone)]
 pub(super) struct TimState {
@@ -85,13 +94,15 @@ impl TimState {
             )
         };
         let mut router = Router::new();
-        for root in ["/v4", "//v4"] {
-            router = router
-                .route(&format!("{root}/openim/query_online_status"), post(query_online_status))
-                .route(&format!("{root}/openim/querystate"), post(query_state))
-                .route(&format!("{root}/im_open_login_svc/kick"), post(kick))
-                .route(root, any(nothing))
-                .route(&format!("{root}/{{*command}}"), any(nothing));
+        for before in ["", "/"] {
+            for route in &ROUTES {
+                if let Some(handler) = handler(route.id) {
+                    router = router.route(&format!("{before}{}", route.path), handler);
+                }
+            }
+            for rest in ["/v4", "/v4/{*command}"] {
+                router = router.route(&format!("{before}{rest}"), any(nothing));
+            }
         }
         router.method_not_allowed_fallback(method).with_state(self)
     }
@@ -187,24 +198,8 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut body = Vec::new();
-        Object::new(&mut body)
-            .text("ActionStatus", "FAIL")
-            .number("ErrorCode", self.code.into())
-            .text("ErrorInfo", &self.info)
-            .end();
-        super::json(body)
+        super::answer(&TimAnswer::fail(self.code, &self.info))
     }
-}
-
-/// Starts the body of a successful response.
-fn fine(body: &mut Vec<u8>) -> Object<'_> {
-    let mut object = Object::new(body);
-    object
-        .text("ActionStatus", "OK")
-        .number("ErrorCode", 0)
-        .text("ErrorInfo", "");
-    object
 }
 
 /// Returns the body without the byte order mark that some clients put before it.
@@ -229,7 +224,7 @@ async fn query_online_status(
     State(desk): State<TimState>,
     payload: Result<Payload, ApiError>,
 ) -> Result<Response, Refusal> {
-    answer(&desk, &payload, "Status").await
+    answer(&desk, &payload, StatusKey::Status).await
 }
 
 /// The older query command, which names the status `State`.
@@ -238,7 +233,14 @@ async fn query_state(
     State(desk): State<TimState>,
     payload: Result<Payload, ApiError>,
 ) -> Result<Response, Refusal> {
-    answer(&desk, &payload, "State").await
+    answer(&desk, &payload, StatusKey::State).await
+}
+
+/// Under which key a command has the status of a user.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StatusKey {
+    Status,
+    State,
 }
 
 struct Question {
@@ -275,9 +277,10 @@ impl Question {
                 ));
             }
         };
-        if accounts.len() > ACCOUNTS_MAX {
+        let most = *TIM_ACCOUNTS.end();
+        if accounts.len() > most {
             let info = format!(
-                "To_Account has {} user ids, at most {ACCOUNTS_MAX} may be asked for",
+                "To_Account has {} user ids, at most {most} may be asked for",
                 accounts.len()
             );
             return Err(Refusal::new(code::QUERY_TOO_MANY, info));
@@ -309,7 +312,7 @@ struct Device {
     status: Box<str>,
 }
 
-async fn answer(desk: &TimState, payload: &Result<Payload, ApiError>, status_key: &str) -> Result<Response, Refusal> {
+async fn answer(desk: &TimState, payload: &Result<Payload, ApiError>, key: StatusKey) -> Result<Response, Refusal> {
     let question = Question::read(read_body(payload)?)?;
     let found = look_up(&desk.app, &question.accounts, &Asker::caller()).await;
     let found = found.map_err(|api_error| Refusal::failed(code::QUERY_FAILED, &api_error))?;
@@ -325,43 +328,38 @@ async fn answer(desk: &TimState, payload: &Result<Payload, ApiError>, status_key
                 results.push((account, Some(presence)));
             }
             (Found::Unknown, TimUnknown::Offline) => results.push((account, None)),
-            (Found::Unknown, TimUnknown::Error) => errors.push((account, code::UNKNOWN_USER)),
+            (Found::Unknown, TimUnknown::Error) => errors.push(TimUserError {
+                account,
+                code: code::UNKNOWN_USER,
+            }),
             // The other users are answered; the client has to ask for this one again.
-            (Found::Unread(_), _) => errors.push((account, code::QUERY_FAILED)),
+            (Found::Unread(_), _) => errors.push(TimUserError {
+                account,
+                code: code::QUERY_FAILED,
+            }),
         }
     }
-    let mut body = Vec::new();
-    let mut object = fine(&mut body);
-    object.list("QueryResult", results, |out, (account, presence)| {
-        let mut result = Object::new(out);
-        let status = presence
-            .as_ref()
-            .map_or("Offline", |presence| status_name(&presence.status));
-        result.text("To_Account", account).text(status_key, status);
-        if question.custom_status {
-            let text = presence.as_ref().and_then(|presence| presence.custom_status.as_deref());
-            result.text("CustomStatus", text.unwrap_or_default());
+    let users = results.iter().map(|(account, presence)| {
+        let presence = presence.as_ref();
+        let status = presence.map_or("Offline", |presence| status_name(&presence.status));
+        let custom_status = presence.and_then(|presence| presence.custom_status.as_deref());
+        let detailed = presence.filter(|_| question.detail);
+        TimUser {
+            account,
+            status: (key == StatusKey::Status).then_some(status),
+            state: (key == StatusKey::State).then_some(status),
+            custom_status: question.custom_status.then(|| custom_status.unwrap_or_default()),
+            detail: detailed.map(|presence| details(&presence.devices)).unwrap_or_default(),
         }
-        if let Some(presence) = presence.filter(|_| question.detail) {
-            let details = details(&presence.devices);
-            if !details.is_empty() {
-                result.list("Detail", details, |out, (platform, status)| {
-                    Object::new(out).text("Platform", platform).text("Status", status).end();
-                });
-            }
-        }
-        result.end();
     });
-    if !errors.is_empty() {
-        object.list("ErrorList", errors, |out, (account, code)| {
-            Object::new(out)
-                .text("To_Account", account)
-                .number("ErrorCode", code.into())
-                .end();
-        });
-    }
-    object.end();
-    Ok(super::json(body))
+    let TimAnswer { status, code, info } = TimAnswer::OK;
+    Ok(super::answer(&TimQueryAnswer {
+        status,
+        code,
+        info,
+        users: Some(users.collect()),
+        errors,
+    }))
 }
 
 fn status_name(status: &str) -> &'static str {
@@ -373,16 +371,16 @@ fn status_name(status: &str) -> &'static str {
 }
 
 /// Returns each platform on which the user has a device that is not offline, once, with the greatest status.
-fn details(devices: &[Device]) -> Vec<(&str, &'static str)> {
-    let mut details: Vec<(&str, &'static str)> = Vec::new();
+fn details(devices: &[Device]) -> Vec<TimDetail<'_>> {
+    let mut details: Vec<TimDetail<'_>> = Vec::new();
     for device in devices {
         let platform = platform_name(&device.platform);
         let status = status_name(&device.status);
-        match details.iter_mut().find(|(name, _)| *name == platform) {
+        match details.iter_mut().find(|detail| detail.platform == platform) {
             _ if status == "Offline" => {}
-            Some(detail) if status == "Online" => detail.1 = status,
+            Some(detail) if status == "Online" => detail.status = status,
             Some(_) => {}
-            None => details.push((platform, status)),
+            None => details.push(TimDetail { platform, status }),
         }
     }
     details
@@ -441,7 +439,5 @@ async fn kick(
         Found::Unknown if desk.terms.tim.unknown == TimUnknown::Offline => {}
         Found::Unknown => return Err(Refusal::new(code::UNKNOWN_USER, format!("no user {user:?} is known"))),
     }
-    let mut body = Vec::new();
-    fine(&mut body).end();
-    Ok(super::json(body))
+    Ok(super::answer(&TimAnswer::OK))
 }

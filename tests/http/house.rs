@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use rollcall::clock::ManualClock;
-use rollcall::config::{Oidc, Scopes};
+use rollcall::config::{Oidc, Scopes, Tim};
 use rollcall::engine::{Engine, Tuning};
 use rollcall::http::{Access, AppState, GatewayAddress, Issuer, Limits, serve};
 use rollcall::log::memory::MemoryLog;
@@ -23,6 +23,7 @@ struct Interface<'i> {
     origins: Vec<String>,
     records: Option<u64>,
     issuer: Option<Oidc>,
+    tim: Option<Tim>,
 }
 
 impl Interface<'_> {
@@ -33,6 +34,7 @@ impl Interface<'_> {
             origins: Vec::new(),
             records: None,
             issuer: None,
+            tim: None,
         }
     }
 }
@@ -80,6 +82,19 @@ impl House {
         House::of(log, clock, engine, interface)
     }
 
+    /// With tokens, and with the commands of Tencent Cloud IM.
+    pub fn with_tim(tokens: &[(String, Scopes)], tim: Tim) -> House {
+        let clock = Arc::new(ManualClock::new(1_000));
+        let log = Arc::new(MemoryLog::new(1, clock.clone()));
+        let engine = Engine::start(log.clone(), None, clock.clone(), Tuning::default()).expect("started");
+        let interface = Interface {
+            tokens: Some(tokens),
+            tim: Some(tim),
+            ..Interface::new(Limits::of(1_000))
+        };
+        House::of(log, clock, engine, interface)
+    }
+
     /// With an issuer whose tokens are accepted too. It is a million seconds after 1970.
     pub fn with_issuer(tokens: Option<&[(String, Scopes)]>, issuer: Oidc) -> House {
         let clock = Arc::new(ManualClock::new(1_000_000_000));
@@ -116,6 +131,7 @@ impl House {
             origins,
             records,
             issuer,
+            tim,
         } = interface;
         let engine = Arc::new(engine);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -143,6 +159,10 @@ impl House {
                 runtime.spawn(issuer.clone().keep(stop.subscribe()));
                 face.with_issuer(issuer)
             }
+            None => face,
+        };
+        let face = match tim {
+            Some(tim) => face.with_tim(tim, clock.clone()),
             None => face,
         };
         let access = face.access();
