@@ -1,7 +1,7 @@
 //! What the server answers, route by route.
 //!
 //! Three of these are written by hand on the server, since they are most of its work: the answer to published events
-//! (`http/ingest`), a user (`engine/worker/answers`), and the lines of changes and kicks (`schema/json/write`). Tests hold
+//! (`http/ingest`), a user (`http/found`), and the lines of changes and kicks (`schema/json/write`). Tests hold
 //! what is written there against the schemas that come from these types. Readers skip fields that they do not know,
 //! which a newer server may add.
 

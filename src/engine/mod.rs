@@ -27,6 +27,7 @@ pub mod rejected;
 mod standbys;
 mod traced;
 mod traced_append;
+mod users;
 pub(crate) mod worker;
 
 pub use assignments::KnownStats;
@@ -36,6 +37,7 @@ pub use outcomes::{Interest, Outcome, Outcomes};
 pub use placement::{Placed, Unplaced};
 pub use standbys::Standbys;
 pub use traced_append::TracedAppend;
+pub use users::{FoldedUpTo, UserRow, UserRows, UsersReply};
 pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::checkpoint;
@@ -568,15 +570,20 @@ impl Engine {
         answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)
     }
 
-    /// Returns users of one partition, as JSON with `as_of`. If an offset is given, waits until it is folded.
-    pub async fn users(
+    /// Returns what `each` makes of users of one partition. If an offset is given, waits until it is folded.
+    pub async fn users<T: Send + 'static>(
         &self,
         partition: Partition,
         users: Vec<String>,
         at_least: Option<Offset>,
-    ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
+        each: impl FnMut(UserRow<'_>) -> T + Send + 'static,
+    ) -> UserRows<T> {
         let began = self.clock.monotonic();
-        let ask = |reply| Command::Users { users, at_least, reply };
+        let ask = |reply| Command::Users {
+            users,
+            at_least,
+            reply: UsersReply::new(each, reply),
+        };
         let answer = self.ask(partition, ask).await?;
         // A query that waits for an offset is not measured: the caller chose to wait.
         if at_least.is_none() {
@@ -586,14 +593,19 @@ impl Engine {
     }
 
     /// Returns users of a partition for which this process stands by, as [`Engine::users`] does. Their `as_of` says so.
-    pub async fn users_of_standby(
+    pub async fn users_of_standby<T: Send + 'static>(
         &self,
         partition: Partition,
         users: Vec<String>,
         at_least: Option<Offset>,
-    ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
+        each: impl FnMut(UserRow<'_>) -> T + Send + 'static,
+    ) -> UserRows<T> {
         let count = users.len();
-        let question = |reply| Command::Users { users, at_least, reply };
+        let question = |reply| Command::Users {
+            users,
+            at_least,
+            reply: UsersReply::new(each, reply),
+        };
         let ask = |assignment: &Assignment, question| match assignment.has_standby() {
             true => assignment.ask_standby(question),
             false => Err(QueryError::Elsewhere),

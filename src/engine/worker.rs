@@ -23,6 +23,7 @@ use super::partition::{NotTakenOver, PartitionProcessor};
 use super::past::{self, Past, PastOf};
 use super::progress::Progress;
 use super::rejected::Groups;
+use super::users::UsersReply;
 use super::{Error, KnownGateway, Tuning};
 use crate::clock::Clock;
 use crate::log::{Limit, NewRecord, PartitionHandle, Topic};
@@ -80,7 +81,7 @@ pub enum Command {
     Users {
         users: Vec<String>,
         at_least: Option<Offset>,
-        reply: Reply<Vec<Option<Vec<u8>>>>,
+        reply: UsersReply,
     },
     Policy {
         reply: Reply<Answer<(Policy, Option<Offset>)>>,

@@ -585,7 +585,7 @@ impl Connection {
                 for standing in found.iter().flatten() {
                     let subscription = self.subscriptions.iter_mut().find(|one| one.user == standing.user);
                     if let Some(subscription) = subscription {
-                        subscription.included = Some(standing.as_of);
+                        subscription.included = standing.as_of;
                     }
                 }
                 frames::subscribed(id, found.iter().flatten(), unknown(&users, &found), &evicted)

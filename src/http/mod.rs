@@ -9,6 +9,7 @@ mod api_error;
 mod console;
 mod failures;
 mod follow;
+mod found;
 mod history;
 mod incidents;
 mod ingest;

@@ -5,8 +5,9 @@
 //! and the first useful answer counts. Who waits for an offset (`at_least`) has chosen to wait, so the owner gets its whole
 //! time.
 
-use super::peers::Asker;
-use super::users::{Found, ask_node, request_for};
+use super::found::{Found, FoundUser};
+use super::peers::{Asker, NoAnswer};
+use super::users::{ask_node, request_for};
 use super::{ApiError, AppState, Peers};
 use crate::presence::{Offset, Partition};
 use axum::http::StatusCode;
@@ -20,15 +21,15 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 pub type Part = (Partition, Vec<String>);
 
 /// What was found out about users, in their order.
-pub struct Answered {
-    pub found: Vec<Found>,
+pub struct Answered<T> {
+    pub found: Vec<Found<T>>,
     /// Why some could not be read.
     pub failure: Option<ApiError>,
 }
 
-impl Answered {
+impl<T: FoundUser> Answered<T> {
     /// Nothing could be read of so many users.
-    pub fn failed(count: usize, failure: ApiError) -> Answered {
+    pub fn failed(count: usize, failure: ApiError) -> Answered<T> {
         let unread = Found::Unread(failure.message().to_owned());
         Answered {
             found: vec![unread; count],
@@ -38,22 +39,18 @@ impl Answered {
 
     /// Whether it says something of every user.
     pub fn is_complete(&self) -> bool {
-        !self.found.iter().any(is_unread)
+        !self.found.iter().any(Found::is_unread)
     }
 
     /// Takes from another answer about the same users what this one lacks.
-    pub fn completed_by(mut self, other: Answered) -> Answered {
+    pub fn completed_by(mut self, other: Answered<T>) -> Answered<T> {
         for (found, other) in self.found.iter_mut().zip(other.found) {
-            if is_unread(found) && !is_unread(&other) {
+            if found.is_unread() && !other.is_unread() {
                 *found = other;
             }
         }
         self
     }
-}
-
-pub fn is_unread(found: &Found) -> bool {
-    matches!(found, Found::Unread(_))
 }
 
 /// Whether a standby of a partition that can answer is known, here or elsewhere.
@@ -105,29 +102,30 @@ pub async fn owner_or_standbys<T>(
 }
 
 /// Looks up users of some partitions where these have standbys. `None`: no standby can answer.
-pub async fn look_up_parts(app: &AppState, asker: &Asker, parts: &[Part]) -> Option<Answered> {
+pub async fn look_up_parts<T: FoundUser>(app: &AppState, asker: &Asker, parts: &[Part]) -> Option<Answered<T>> {
     let each = parts.iter().map(async |(partition, users)| {
         let answer = look_up(app, asker, *partition, users, None).await;
         let missing = || vec![Found::Unread("no standby has answered".to_owned()); users.len()];
         answer.unwrap_or_else(missing)
     });
-    let found: Vec<Found> = futures_util::future::join_all(each).await.concat();
-    let is_any_read = !found.iter().all(is_unread);
+    let found: Vec<Found<T>> = futures_util::future::join_all(each).await.concat();
+    let is_any_read = !found.iter().all(Found::is_unread);
     is_any_read.then_some(Answered { found, failure: None })
 }
 
 /// Looks up users of a partition where it has a standby, in their order. `None`: no standby can answer.
-pub async fn look_up(
+pub async fn look_up<T: FoundUser>(
     app: &AppState,
     asker: &Asker,
     partition: Partition,
     users: &[String],
     at_least: Option<Offset>,
-) -> Option<Vec<Found>> {
-    let here = app.engine.users_of_standby(partition, users.to_vec(), at_least);
-    if let Ok(Ok(lines)) = tokio::time::timeout(PATIENCE, here).await {
-        let found = lines.into_iter().map(|line| line.map_or(Found::Unknown, Found::Known));
-        return Some(found.collect());
+) -> Option<Vec<Found<T>>> {
+    let here = app
+        .engine
+        .users_of_standby(partition, users.to_vec(), at_least, T::here());
+    if let Ok(Ok(rows)) = tokio::time::timeout(PATIENCE, here).await {
+        return Some(rows.into_iter().map(Found::of).collect());
     }
     let peers = app.peers.as_ref().filter(|_| !asker.is_node())?;
     for url in peers.standbys(partition) {
@@ -138,19 +136,18 @@ pub async fn look_up(
             }
         };
         let answer = tokio::time::timeout(PATIENCE, answer).await.ok().flatten();
-        if let Some(found) = answer.filter(|found| !found.iter().all(is_unread)) {
+        if let Some(found) = answer.filter(|found| !found.iter().all(Found::is_unread)) {
             return Some(found);
         }
     }
     None
 }
 
-async fn ask_for_one(peers: &Peers, url: &str, user: &str, at_least: Option<Offset>) -> Option<Found> {
-    let (status, body) = peers.send(url, request_for(user, at_least)).await.ok()?;
-    match status {
-        StatusCode::OK => Some(Found::Known(body.to_vec())),
-        StatusCode::NOT_FOUND => Some(Found::Unknown),
-        _ => None,
+async fn ask_for_one<T: FoundUser>(peers: &Peers, url: &str, user: &str, at_least: Option<Offset>) -> Option<Found<T>> {
+    match peers.ask(url, request_for(user, at_least)).await {
+        Ok(object) => T::elsewhere(object).ok().map(|(_, found)| Found::Known(found)),
+        Err(NoAnswer::Refused { status, .. }) if status == StatusCode::NOT_FOUND => Some(Found::Unknown),
+        Err(NoAnswer::Refused { .. } | NoAnswer::Unreached(_) | NoAnswer::Unreadable { .. }) => None,
     }
 }
 

@@ -4,15 +4,19 @@
 //! host. Every response has the status 200 with `ActionStatus`, `ErrorCode` and `ErrorInfo`, since such clients look at
 //! these.
 
+use super::found::{Found, FoundUser};
 use super::payload::{Budget, Payload};
 use super::peers::Asker;
-use super::users::{Found, look_up, parameter};
+use super::users::{look_up, parameter};
 use super::usersig::{self, SignatureRefusal};
 use super::{ApiError, AppState, ingest};
+use crate::api::answers::User;
 use crate::api::routes::{ROUTES, RouteId, TIM_ACCOUNTS};
 use crate::api::tim::{TimAnswer, TimDetail, TimQueryAnswer, TimUser, TimUserError};
 use crate::clock::Clock;
 use crate::config::{Tim, TimUnknown};
+use crate::engine::UserRow;
+use crate::presence::Status;
 use crate::presence::event::{Event, Target, bounds};
 use axum::Router;
 use axum::extract::{FromRef, FromRequestParts, RawQuery, State};
@@ -20,8 +24,8 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, post};
-use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 
 /// The largest body, in bytes: far more than that many accounts take.
@@ -297,36 +301,52 @@ impl Question {
     }
 }
 
-/// The fields that are read from the JSON of a user.
-#[derive(Deserialize)]
+/// The fields of a user that commands are answered with.
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Presence {
-    status: Box<str>,
-    #[serde(default)]
+    status: Status,
     custom_status: Option<Box<str>>,
-    devices: Vec<Device>,
+    /// Platform and status of each device.
+    devices: Vec<(Box<str>, Status)>,
 }
 
-#[derive(Deserialize)]
-struct Device {
-    platform: Box<str>,
-    status: Box<str>,
+impl FoundUser for Presence {
+    fn here() -> impl FnMut(UserRow<'_>) -> Presence + Send + 'static {
+        |row: UserRow<'_>| {
+            let devices = row.image.devices.iter();
+            let devices = devices.map(|device| (device.platform.into(), device.phase.status()));
+            Presence {
+                status: row.image.status,
+                custom_status: row.image.custom_status.map(Box::from),
+                devices: devices.collect(),
+            }
+        }
+    }
+
+    fn elsewhere(object: Box<RawValue>) -> serde_json::Result<(String, Presence)> {
+        let user: User = serde_json::from_str(object.get())?;
+        // A status that only a newer node knows is of no use to clients of this one.
+        let status = |name: &str| Status::named(name).unwrap_or(Status::Offline);
+        let devices = user.devices.into_iter();
+        let devices = devices.map(|device| (device.platform.into_boxed_str(), status(&device.status)));
+        let presence = Presence {
+            status: status(&user.status),
+            custom_status: user.custom_status.map(String::into_boxed_str),
+            devices: devices.collect(),
+        };
+        Ok((user.user, presence))
+    }
 }
 
 async fn answer(desk: &TimState, payload: &Result<Payload, ApiError>, key: StatusKey) -> Result<Response, Refusal> {
     let question = Question::read(read_body(payload)?)?;
-    let found = look_up(&desk.app, &question.accounts, &Asker::caller()).await;
+    let found = look_up::<Presence>(&desk.app, &question.accounts, &Asker::caller()).await;
     let found = found.map_err(|api_error| Refusal::failed(code::QUERY_FAILED, &api_error))?;
     let mut results = Vec::new();
     let mut errors = Vec::new();
     for (account, found) in question.accounts.iter().zip(found) {
         match (found, desk.terms.tim.unknown) {
-            (Found::Known(line), _) => {
-                let presence = serde_json::from_slice::<Presence>(&line).map_err(|error| {
-                    let info = format!("the state of {account:?} cannot be read: {error}");
-                    Refusal::new(code::QUERY_FAILED, info)
-                })?;
-                results.push((account, Some(presence)));
-            }
+            (Found::Known(presence), _) => results.push((account, Some(presence))),
             (Found::Unknown, TimUnknown::Offline) => results.push((account, None)),
             (Found::Unknown, TimUnknown::Error) => errors.push(TimUserError {
                 account,
@@ -341,7 +361,7 @@ async fn answer(desk: &TimState, payload: &Result<Payload, ApiError>, key: Statu
     }
     let users = results.iter().map(|(account, presence)| {
         let presence = presence.as_ref();
-        let status = presence.map_or("Offline", |presence| status_name(&presence.status));
+        let status = presence.map_or("Offline", |presence| status_name(presence.status));
         let custom_status = presence.and_then(|presence| presence.custom_status.as_deref());
         let detailed = presence.filter(|_| question.detail);
         TimUser {
@@ -362,20 +382,19 @@ async fn answer(desk: &TimState, payload: &Result<Payload, ApiError>, key: Statu
     }))
 }
 
-fn status_name(status: &str) -> &'static str {
+fn status_name(status: Status) -> &'static str {
     match status {
-        "online" => "Online",
-        "push_online" => "PushOnline",
-        _ => "Offline",
+        Status::Online => "Online",
+        Status::PushOnline => "PushOnline",
+        Status::Offline => "Offline",
     }
 }
 
 /// Returns each platform on which the user has a device that is not offline, once, with the greatest status.
-fn details(devices: &[Device]) -> Vec<TimDetail<'_>> {
+fn details(devices: &[(Box<str>, Status)]) -> Vec<TimDetail<'_>> {
     let mut details: Vec<TimDetail<'_>> = Vec::new();
-    for device in devices {
-        let platform = platform_name(&device.platform);
-        let status = status_name(&device.status);
+    for (platform, status) in devices {
+        let (platform, status) = (platform_name(platform), status_name(*status));
         match details.iter_mut().find(|detail| detail.platform == platform) {
             _ if status == "Offline" => {}
             Some(detail) if status == "Online" => detail.status = status,
@@ -419,7 +438,7 @@ async fn kick(
     let failed = |api_error: ApiError| Refusal::failed(code::KICK_FAILED, &api_error);
     let (_, most) = bounds::USER_BYTES;
     let found = match user.len() <= most {
-        true => look_up(&desk.app, &[user.to_owned()], &Asker::caller())
+        true => look_up::<Presence>(&desk.app, &[user.to_owned()], &Asker::caller())
             .await
             .map_err(failed)?
             .pop(),
@@ -440,4 +459,19 @@ async fn kick(
         Found::Unknown => return Err(Refusal::new(code::UNKNOWN_USER, format!("no user {user:?} is known"))),
     }
     Ok(super::answer(&TimAnswer::OK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::found::tests::both;
+    use super::*;
+
+    #[test]
+    fn a_user_of_another_node_is_answered_as_one_of_this_node() {
+        let (here, there) = both::<Presence>();
+        assert_eq!(here, there);
+        let details = details(&here.devices);
+        let details: Vec<(&str, &str)> = details.iter().map(|one| (one.platform, one.status)).collect();
+        assert_eq!(details, [("Android", "Online"), ("iPad", "PushOnline")]);
+    }
 }

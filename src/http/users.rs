@@ -1,5 +1,6 @@
 //! Questions about users.
 
+use super::found::{Found, FoundUser, UserJson};
 use super::payload::Payload;
 use super::peers::{Asker, unreadable};
 use super::standby::{Answered, Part};
@@ -20,7 +21,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -153,7 +153,7 @@ async fn one(
     let standbys = async {
         let found = standby::look_up(app, asker, partition, std::slice::from_ref(&user), at_least).await;
         let result = match found?.into_iter().next()? {
-            Found::Known(body) => Ok(super::json(body)),
+            Found::Known(UserJson(body)) => Ok(super::json(body)),
             Found::Unknown => Err(unknown(&user)),
             Found::Unread(_) => return None,
         };
@@ -199,7 +199,8 @@ async fn of_owner(
     user: &str,
     at_least: Option<Offset>,
 ) -> OneAnswer {
-    let asked = app.engine.users(partition, vec![user.to_owned()], at_least);
+    let user_alone = vec![user.to_owned()];
+    let asked = app.engine.users(partition, user_alone, at_least, UserJson::here());
     let answered = match at_least {
         None => asked.await,
         Some(offset) => match tokio::time::timeout(AT_LEAST_WAIT, asked).await {
@@ -217,9 +218,12 @@ async fn of_owner(
         };
     }
     let answered = answered.map_err(ApiError::from);
-    let found = answered.map(|lines| lines.into_iter().next().flatten());
+    let found = answered.map(|rows| rows.into_iter().next().flatten());
     found
-        .and_then(|body| body.map(super::json).ok_or_else(|| unknown(user)))
+        .and_then(|found| match found {
+            Some(UserJson(body)) => Ok(super::json(body)),
+            None => Err(unknown(user)),
+        })
         .into()
 }
 
@@ -244,25 +248,10 @@ fn unknown(user: &str) -> ApiError {
 
 /// Returns the request with which another node is asked for one user.
 pub(super) fn request_for(user: &str, at_least: Option<Offset>) -> RouteRequest {
-    let at_least = at_least.map(|offset| offset.to_string());
-    let at_least = at_least.as_deref().map(|offset| ("at_least", offset));
-    let query: Vec<(&str, &str)> = std::iter::once(("id", user)).chain(at_least).collect();
-    RouteRequest::new(RouteId::UserById, &query)
-}
-
-#[derive(Deserialize)]
-struct Named {
-    user: String,
-}
-
-/// What was found out about one user.
-#[derive(Clone)]
-pub enum Found {
-    /// The object of the answer.
-    Known(Vec<u8>),
-    Unknown,
-    /// Why nobody could say.
-    Unread(String),
+    match at_least {
+        None => RouteRequest::new(RouteId::UserById, &[("id", user)]),
+        Some(offset) => RouteRequest::new(RouteId::UserById, &[("id", user), ("at_least", &offset.to_string())]),
+    }
 }
 
 /// `POST /v1/users/query`
@@ -276,10 +265,10 @@ pub async fn query(State(app): State<AppState>, headers: HeaderMap, payload: Pay
         let message = format!("`users` must have {least} to {most} ids, not {count}");
         return Err(ApiError::bad_request("bad_users", message));
     }
-    let found = look_up(&app, &users, &Asker::of(&headers)).await?;
+    let found = look_up::<UserJson>(&app, &users, &Asker::of(&headers)).await?;
     let mut body = Vec::new();
     let known = found.iter().filter_map(|found| match found {
-        Found::Known(line) => Some(line),
+        Found::Known(UserJson(line)) => Some(line),
         Found::Unknown | Found::Unread(_) => None,
     });
     let named = || users.iter().zip(&found);
@@ -307,7 +296,7 @@ pub async fn query(State(app): State<AppState>, headers: HeaderMap, payload: Pay
 }
 
 /// Looks users up wherever they are, in the order asked. An error only if nothing could be read at all.
-pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<Vec<Found>, ApiError> {
+pub async fn look_up<T: FoundUser>(app: &AppState, users: &[String], asker: &Asker) -> Result<Vec<Found<T>>, ApiError> {
     let partitions = app.engine.log().partitions();
     let mut parts: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
     for (number, user) in users.iter().enumerate() {
@@ -328,14 +317,11 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
     let asked = parts.keys().map(async |partition| {
         let numbers = &parts[partition];
         let owner = async {
-            match app.engine.users(*partition, named(numbers), None).await {
-                Ok(lines) => {
-                    let found = lines.into_iter().map(|line| line.map_or(Found::Unknown, Found::Known));
-                    Some(Answered {
-                        found: found.collect(),
-                        failure: None,
-                    })
-                }
+            match app.engine.users(*partition, named(numbers), None, T::here()).await {
+                Ok(rows) => Some(Answered {
+                    found: rows.into_iter().map(Found::of).collect(),
+                    failure: None,
+                }),
                 Err(QueryError::Elsewhere) if app.peers.is_some() => None,
                 Err(error) => Some(Answered::failed(numbers.len(), error.into())),
             }
@@ -378,7 +364,7 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
         let answered = futures_util::future::join_all(asked).await.into_iter();
         answers.extend(answered.filter_map(|(numbers, answer)| Some((numbers, answer?))));
     }
-    let mut found: Vec<Option<Found>> = vec![None; users.len()];
+    let mut found: Vec<Option<Found<T>>> = vec![None; users.len()];
     let mut failure = None;
     for (numbers, answered) in answers {
         for (number, answer) in numbers.into_iter().zip(answered.found) {
@@ -386,7 +372,7 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
         }
         failure = answered.failure.or(failure);
     }
-    let unread = |found: &Option<Found>| found.as_ref().is_none_or(standby::is_unread);
+    let unread = |found: &Option<Found<T>>| found.as_ref().is_none_or(Found::is_unread);
     match failure {
         Some(api_error) if found.iter().all(unread) => Err(api_error),
         _ => Ok(found.into_iter().map(|found| found.unwrap_or(Found::Unknown)).collect()),
@@ -394,13 +380,13 @@ pub async fn look_up(app: &AppState, users: &[String], asker: &Asker) -> Result<
 }
 
 /// What an owner says of users of some partitions, completed by standbys of these. `None`: the owner is elsewhere.
-async fn or_standbys(
+async fn or_standbys<T: FoundUser>(
     app: &AppState,
     asker: &Asker,
     partitions: &[Partition],
     with_users: impl Fn(&[Partition]) -> Vec<Part>,
-    owner: impl Future<Output = Option<Answered>>,
-) -> Option<Answered> {
+    owner: impl Future<Output = Option<Answered<T>>>,
+) -> Option<Answered<T>> {
     let is_known = |partition: &&Partition| standby::is_known(app, **partition, asker);
     let known = partitions.iter().filter(is_known).count();
     if known == 0 {
@@ -412,25 +398,29 @@ async fn or_standbys(
             .map(Some)
     };
     let patience = (known == partitions.len()).then_some(standby::PATIENCE);
-    let is_useful = |answer: &Option<Answered>| answer.as_ref().is_none_or(Answered::is_complete);
-    let either = |owner: Option<Answered>, standbys: Option<Answered>| Some(owner?.completed_by(standbys?));
+    let is_useful = |answer: &Option<Answered<T>>| answer.as_ref().is_none_or(Answered::is_complete);
+    let either = |owner: Option<Answered<T>>, standbys: Option<Answered<T>>| Some(owner?.completed_by(standbys?));
     standby::owner_or_standbys(owner, standbys, patience, is_useful, either).await
 }
 
 /// Has another node look up users; in their order.
-pub(super) async fn ask_node(peers: &Peers, url: &str, users: Vec<String>) -> Result<Vec<Found>, ApiError> {
+pub(super) async fn ask_node<T: FoundUser>(
+    peers: &Peers,
+    url: &str,
+    users: Vec<String>,
+) -> Result<Vec<Found<T>>, ApiError> {
     let query = UsersQuery {
         users: users.clone().into(),
     };
     let answered: Users<Box<RawValue>> = peers.post(url, RouteId::UsersQuery, &query).await?;
     let mut known = HashMap::new();
-    for line in answered.users {
-        let named: Named = serde_json::from_str(line.get()).map_err(|_| unreadable(url))?;
-        known.insert(named.user, Box::<str>::from(line).into_string().into_bytes());
+    for object in answered.users {
+        let (user, found) = T::elsewhere(object).map_err(|_| unreadable(url))?;
+        known.insert(user, found);
     }
     let unknown: HashSet<String> = answered.unknown.into_iter().collect();
     let each = users.iter().map(|user| match known.get(user) {
-        Some(line) => Found::Known(line.clone()),
+        Some(found) => Found::Known(found.clone()),
         None if unknown.contains(user) => Found::Unknown,
         None => Found::Unread(format!("the node {url} could not read it")),
     });

@@ -7,19 +7,21 @@
 use super::cast::Cast;
 use super::process::Process;
 use super::shelf::SimulatedLog;
-use crate::engine::QueryError;
 use crate::engine::worker::Command;
+use crate::engine::{FoldedUpTo, UserRow, UserRows, UsersReply};
 use crate::log::{OutputTopic, Topic};
 use crate::presence::{Offset, Partition, Revision};
+use crate::schema::json;
 use tokio::sync::oneshot::{self, Receiver, error::TryRecvError};
 
-type Users = Vec<Option<Vec<u8>>>;
+/// The line of a user as the oracle writes it, and as of when it is.
+type UserAsOf = (String, FoldedUpTo);
 
 /// A question that was asked.
 pub struct Asked {
     users: Vec<String>,
     at_least: Option<Offset>,
-    answer: Receiver<Result<Users, QueryError>>,
+    answer: Receiver<UserRows<UserAsOf>>,
 }
 
 impl Asked {
@@ -48,7 +50,7 @@ impl Cast {
         process.worker.take(Command::Users {
             users: users.clone(),
             at_least,
-            reply,
+            reply: UsersReply::new(line_of, reply),
         });
         let asked = Asked {
             users,
@@ -101,47 +103,32 @@ impl Cast {
     }
 }
 
-/// A line, apart from what it says of where it is from: that offset and time.
-fn taken_apart(line: &[u8]) -> Option<(String, AsOf)> {
-    let line = std::str::from_utf8(line).ok()?;
-    let (fields, as_of) = line.rsplit_once(r#","as_of":"#)?;
-    let as_of: serde_json::Value = serde_json::from_str(as_of.strip_suffix('}')?).ok()?;
-    let as_of = AsOf {
-        partition: as_of["partition"].as_u64()?,
-        offset: as_of["offset"].as_u64()?,
-        time: as_of["time"].as_u64(),
-    };
-    Some((format!("{fields}}}"), as_of))
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct AsOf {
-    partition: u64,
-    offset: u64,
-    time: Option<u64>,
+fn line_of(row: UserRow<'_>) -> UserAsOf {
+    let mut line = Vec::new();
+    json::user_line(&mut line, row.image, row.as_of.time);
+    (String::from_utf8_lossy(&line).into_owned(), *row.as_of)
 }
 
 fn check(
     partition: Partition,
     shelf: &mut SimulatedLog,
     asked: &Asked,
-    lines: &Users,
+    lines: &[Option<UserAsOf>],
     knows: Revision,
 ) -> Result<(), String> {
     if lines.len() != asked.users.len() {
         return Err(format!("{} users for {}", lines.len(), asked.users.len()));
     }
     let mut as_of = None;
-    for line in lines.iter().flatten() {
-        let (_, at) = taken_apart(line).ok_or_else(|| format!("unreadable: {}", String::from_utf8_lossy(line)))?;
+    for (_, at) in lines.iter().flatten() {
         if *as_of.get_or_insert(at) != at {
             return Err(format!("of two moments, {as_of:?} and {at:?}"));
         }
     }
     // Where nobody is known nothing says as of when.
     let Some(as_of) = as_of else { return Ok(()) };
-    let offset = Offset(as_of.offset);
-    if as_of.partition != u64::from(partition.0) || asked.at_least.is_some_and(|at_least| at_least > offset) {
+    let offset = as_of.offset.ok_or("users who are known before any record")?;
+    if as_of.partition != partition || asked.at_least.is_some_and(|at_least| at_least > offset) {
         return Err(format!("{as_of:?} for at least {:?}", asked.at_least));
     }
     let next = Offset(offset.0 + 1);
@@ -166,10 +153,10 @@ fn check(
         }
     }
     for (user, line) in asked.users.iter().zip(lines) {
-        let said = line.as_deref().and_then(taken_apart).map(|(line, _)| line);
+        let said = line.as_ref().map(|(line, _)| line);
         let oracle = shelf.input.as_of(offset);
         let (should, time) = (oracle.user_line(user), oracle.time());
-        if said != should || as_of.time != time {
+        if said != should.as_ref() || as_of.time.map(|time| time.0) != time {
             return Err(format!(
                 "as of {as_of:?} {user} is\n  {said:?} instead of\n  {should:?} at {time:?}"
             ));

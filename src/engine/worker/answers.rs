@@ -4,11 +4,16 @@ use super::{Answer, PartitionStats, QueryError, Reply, Worker};
 use crate::engine::outcomes::Outcomes;
 use crate::engine::partition::PartitionProcessor;
 use crate::engine::past::{IndexView, Past, PastOf};
+<<<<<<< HEAD
 use crate::engine::{Error, KnownGateway, millis};
 use crate::log::{PartitionHandle, Topic};
+=======
+use crate::engine::users::{FoldedUpTo, UsersReply};
+use crate::engine::{Error, KnownGateway};
+use crate::log::Topic;
+>>>>>>> 12f01b8 (Engine: who asks for users says what is made of them)
 use crate::presence::Offset;
 use crate::presence::policy::Policy;
-use crate::schema::json;
 use crate::store;
 use std::sync::Arc;
 
@@ -20,7 +25,7 @@ pub(super) struct Waiting {
 
 /// What is asked about the state.
 pub(super) enum Question {
-    Users(Vec<String>, Reply<Vec<Option<Vec<u8>>>>),
+    Users(Vec<String>, UsersReply),
     Policy(Reply<Answer<(Policy, Option<Offset>)>>),
     Partition(Reply<Vec<KnownGateway>>),
     Outcomes(Vec<Offset>, Reply<Outcomes>),
@@ -30,7 +35,7 @@ pub(super) enum Question {
 impl Question {
     fn is_given_up(&self) -> bool {
         match self {
-            Question::Users(_, reply) => reply.is_closed(),
+            Question::Users(_, reply) => reply.is_given_up(),
             Question::Policy(reply) => reply.is_closed(),
             Question::Partition(reply) => reply.is_closed(),
             Question::Outcomes(_, reply) => reply.is_closed(),
@@ -88,7 +93,8 @@ impl Worker {
                 let _ = reply.send(self.shown().and_then(|processor| self.past(processor, &of)));
             }
             Question::Users(users, reply) => {
-                let _ = reply.send(self.users(&users));
+                let shown = self.shown();
+                reply.answer(&users, shown.map(|processor| (processor, self.folded_up_to(processor))));
             }
             Question::Policy(reply) => {
                 let answer = self.shown().map(|processor| {
@@ -155,6 +161,7 @@ impl Worker {
         })
     }
 
+<<<<<<< HEAD
     fn users(&self, users: &[String]) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
         let processor = self.shown()?;
         let mut as_of = Vec::new();
@@ -168,16 +175,15 @@ impl Worker {
             PartitionHandle::Standby(_) => {
                 object.boolean("standby", true);
             }
+=======
+    fn folded_up_to(&self, processor: &PartitionProcessor) -> FoldedUpTo {
+        FoldedUpTo {
+            partition: self.partition,
+            offset: processor.state().offset(),
+            time: processor.state().time(),
+            is_standby: processor.is_standby(),
+>>>>>>> 12f01b8 (Engine: who asks for users says what is made of them)
         }
-        object.end();
-        let names: Vec<&str> = users.iter().map(String::as_str).collect();
-        let lines = processor.look_up_all(&names, |image| {
-            let mut line = Vec::new();
-            json::user_fields(&mut line, image, processor.state().time());
-            json::Object::more(&mut line).raw("as_of", &as_of).end();
-            line
-        });
-        Ok(lines?)
     }
 
     pub(super) fn answer_waiting(&mut self) {

@@ -204,6 +204,7 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::UsersReply;
     use std::sync::mpsc::channel;
     use tokio::sync::oneshot;
 
@@ -212,7 +213,7 @@ mod tests {
         Command::Users {
             users: vec![String::new(); count],
             at_least: None,
-            reply,
+            reply: UsersReply::new(|_| (), reply),
         }
     }
 

@@ -423,12 +423,12 @@ impl Uplink for HttpUplink {
             let query = UsersQuery {
                 users: users.clone().into(),
             };
-            let known: Users<UserSnapshot> = within(engine.post(RouteId::UsersQuery, &query)).await?;
+            let known: Users = within(engine.post(RouteId::UsersQuery, &query)).await?;
             if let Some(unread) = known.unread.into_iter().next() {
                 // Leaving these users out would report them as unknown.
                 return Err(Unavailable(unread.why));
             }
-            let mut known = known.users.into_iter().peekable();
+            let mut known = known.users.into_iter().map(UserSnapshot::from).peekable();
             // The known users come in the order in which they were asked for.
             let found = users
                 .iter()

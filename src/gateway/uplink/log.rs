@@ -183,10 +183,6 @@ fn unanswered(error: impl std::fmt::Display) -> log::Error {
     log::Error::Unanswered(error.to_string().into())
 }
 
-fn unreadable(error: serde_json::Error) -> Unavailable {
-    Unavailable(format!("the engine's response has an unexpected form: {error}"))
-}
-
 impl Uplink for LogUplink {
     fn partitions(&self) -> u32 {
         self.engine.log().partitions()
@@ -263,10 +259,9 @@ impl Uplink for LogUplink {
                     continue;
                 }
                 let asked = numbers.iter().map(|number| users[*number].clone()).collect();
-                let answers = engine.users(partition, asked, None).await?;
+                let answers = engine.users(partition, asked, None, UserSnapshot::of).await?;
                 for (number, answer) in numbers.into_iter().zip(answers) {
-                    let read = |body: Vec<u8>| serde_json::from_slice(&body).map_err(unreadable);
-                    found[number] = answer.map(read).transpose()?;
+                    found[number] = answer;
                 }
             }
             Ok(found)

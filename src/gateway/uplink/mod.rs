@@ -7,8 +7,11 @@
 pub mod http;
 pub mod log;
 
+use crate::api::answers::User;
+use crate::engine::UserRow;
 use crate::presence::change::{Change, KickReason};
 use crate::presence::event::Event;
+use crate::presence::state::UserImage;
 use crate::presence::{Conn, Epoch, Offset, Partition};
 use crate::traces::{self, Delivery};
 use futures_util::future::BoxFuture;
@@ -153,7 +156,7 @@ impl From<Change> for UserUpdate {
 }
 
 /// The part of a user's state that a client may see.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserSnapshot {
     pub user: Box<str>,
     pub version: u64,
@@ -161,26 +164,91 @@ pub struct UserSnapshot {
     pub since: u64,
     pub custom_status: Option<Box<str>>,
     pub devices: Vec<StandingDevice>,
-    pub as_of: AsOf,
+    /// `None` if no record is folded into it.
+    pub as_of: Option<AsOf>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StandingDevice {
     pub platform: Box<str>,
     pub status: Box<str>,
 }
 
 /// The last record that is folded into a response.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AsOf {
     pub partition: u32,
     pub offset: u64,
 }
 
 impl UserSnapshot {
-    /// Returns whether a change is already part of this state.
-    pub fn covers(&self, update: &UserUpdate) -> bool {
-        update.partition == self.as_of.partition && update.offset <= self.as_of.offset
+    /// Copies what a client may see of a user of this process.
+    pub fn of(row: UserRow<'_>) -> UserSnapshot {
+        // Clients must not see the fields for operators.
+        let UserImage {
+            user,
+            version,
+            status,
+            since,
+            last_seen: _,
+            custom_status,
+            kept: _,
+            kicked_at: _,
+            barred: _,
+            devices,
+        } = row.image;
+        let devices = devices.iter().map(|device| StandingDevice {
+            platform: device.platform.into(),
+            status: device.phase.status().name().into(),
+        });
+        UserSnapshot {
+            user: (*user).into(),
+            version: *version,
+            status: status.name().into(),
+            since: since.0,
+            custom_status: custom_status.map(Box::from),
+            devices: devices.collect(),
+            as_of: row.as_of.offset.map(|offset| AsOf {
+                partition: row.as_of.partition.0,
+                offset: offset.0,
+            }),
+        }
+    }
+}
+
+impl From<User> for UserSnapshot {
+    fn from(user: User) -> UserSnapshot {
+        let User {
+            kind: _,
+            user,
+            version,
+            status,
+            since,
+            last_seen: _,
+            custom_status,
+            kept: _,
+            kept_until: _,
+            kicked_at: _,
+            barred: _,
+            devices,
+            as_of,
+        } = user;
+        let devices = devices.into_iter().map(|device| StandingDevice {
+            platform: device.platform.into(),
+            status: device.status.into(),
+        });
+        UserSnapshot {
+            user: user.into(),
+            version,
+            status: status.into(),
+            since,
+            custom_status: custom_status.map(Box::from),
+            devices: devices.collect(),
+            as_of: as_of.offset.map(|offset| AsOf {
+                partition: as_of.partition,
+                offset,
+            }),
+        }
     }
 }
 
@@ -211,3 +279,63 @@ impl From<KickLine> for Kick {
 
 /// The next offset of each partition that is followed.
 type Cursor = Vec<(Partition, Offset)>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::FoldedUpTo;
+    use crate::presence::state::{DeviceImage, Phase};
+    use crate::presence::{KickedBy, LogTime, Status};
+    use crate::schema::json;
+
+    #[test]
+    fn a_client_sees_the_same_of_a_user_with_a_gateway_in_the_engine_and_with_one_apart() {
+        let image = UserImage {
+            user: "alice",
+            version: 7,
+            status: Status::Offline,
+            since: LogTime(1),
+            last_seen: LogTime(2),
+            custom_status: Some("busy"),
+            kept: None,
+            kicked_at: Some(LogTime(1)),
+            barred: true,
+            devices: vec![DeviceImage {
+                platform: "web",
+                device: "d",
+                gateway: "g",
+                epoch: Epoch(1),
+                conn: Conn(2),
+                since: LogTime(1),
+                phase: Phase::Kicked {
+                    by: KickedBy::Admin,
+                    until: LogTime(9),
+                },
+                deadline: LogTime(9),
+            }],
+        };
+        let as_of = FoldedUpTo {
+            partition: Partition(4),
+            offset: Some(Offset(5)),
+            time: Some(LogTime(6)),
+            is_standby: false,
+        };
+        let here = UserSnapshot::of(UserRow {
+            image: &image,
+            as_of: &as_of,
+        });
+        let mut line = Vec::new();
+        json::user_fields(&mut line, &image, as_of.time);
+        line.extend_from_slice(br#","as_of":{"partition":4,"offset":5,"time":6}}"#);
+        let user: User = serde_json::from_slice(&line).expect("a user");
+        assert_eq!(here, UserSnapshot::from(user));
+        assert_eq!((&*here.user, here.version, here.since), ("alice", 7, 1));
+        let device = StandingDevice {
+            platform: "web".into(),
+            status: "offline".into(),
+        };
+        assert_eq!(here.devices, [device]);
+        let offset = 5;
+        assert_eq!(here.as_of, Some(AsOf { partition: 4, offset }));
+    }
+}
