@@ -5,6 +5,8 @@
 
 #[expect(dead_code, reason = "other benchmarks need more of it")]
 mod measure;
+#[path = "../tests/stream/mod.rs"]
+mod stream;
 
 use measure::{figure, heading, is_quick, rate};
 use rollcall::schema::json::read_new_events;
@@ -251,15 +253,15 @@ fn ask(server: &Server, client: usize, ids: usize, during: Duration) -> Vec<Dura
 fn latency(server: &Server) {
     let sent: Arc<Mutex<std::collections::HashMap<String, Instant>>> = Arc::default();
     let (report, reports) = mpsc::channel();
-    let stream = ureq::get(format!("{}/v1/changes", server.url))
+    let followed = ureq::get(format!("{}/v1/changes", server.url))
         .call()
         .expect("a subscription");
     let waiting = sent.clone();
     std::thread::spawn(move || {
-        let lines = BufReader::new(stream.into_body().into_reader()).lines();
-        for line in lines.map_while(Result::ok).filter(|line| line.starts_with("data: ")) {
+        let events = stream::events(followed.into_body().into_reader());
+        for data in events.filter_map(|event| event.data) {
             let now = Instant::now();
-            let user = line
+            let user = data
                 .split(r#""user":""#)
                 .nth(1)
                 .and_then(|rest| rest.split('"').next())

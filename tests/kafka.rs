@@ -61,6 +61,7 @@ mod space;
 mod standbys;
 #[path = "kafka/start.rs"]
 mod start;
+mod stream;
 #[path = "kafka/table.rs"]
 mod table;
 #[path = "kafka/timeline.rs"]

@@ -17,6 +17,7 @@ mod clients;
 mod followers;
 #[path = "kill/process.rs"]
 mod process;
+mod stream;
 
 use checks::{check_events, check_followed, check_outputs, check_shown, has_followed, read_log};
 use clients::{Client, Over, Shown, USERS, World, escaped, first_policy, user};

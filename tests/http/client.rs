@@ -276,7 +276,8 @@ impl Received {
     }
 }
 
-/// An open subscription.
+/// An open subscription. It is taken apart here, and not by the reader of the API, since what is on the wire is tested; other tests
+/// read with `tests/stream`.
 pub struct Follower {
     lines: Body,
 }

@@ -2,9 +2,8 @@
 
 use crate::engine::{self, Node};
 use crate::space::Space;
+use crate::stream::events;
 use serde_json::{Value, json};
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
@@ -137,20 +136,16 @@ fn clients(node: &Node) -> usize {
 
 /// Reads a subscription from the beginning until so many changes have come.
 fn catch_up(url: &str, query: &str, changes: usize) {
-    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("set");
-    let request = format!("GET /v1/changes?after=earliest{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("written");
-    let (mut seen, mut bytes) = (0, [0; 65_536]);
-    let mut text = String::new();
-    while seen < changes {
-        let read = stream.read(&mut bytes).expect("more comes");
-        assert!(read > 0, "it ended after {seen} of {changes}: {text}");
-        text.push_str(&String::from_utf8_lossy(&bytes[..read]));
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let lines: String = text.drain(..whole).collect();
-        seen += lines.lines().filter(|line| line.starts_with("data: ")).count();
-    }
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .proxy(None)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into();
+    let response = agent.get(format!("{url}/v1/changes?after=earliest{query}")).call();
+    let body = response.expect("a subscription").into_body();
+    let found = events(body.into_reader()).filter(|event| event.name.as_deref() == Some("change"));
+    let seen = found.take(changes).count();
+    assert_eq!(seen, changes, "{query}: it ended, or there was no more");
 }
 
 pub fn however_many_catch_up_the_clients_of_kafka_stay_few(bootstrap: &str) {

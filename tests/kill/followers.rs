@@ -2,8 +2,8 @@
 
 use crate::clients::World;
 use crate::process::agent;
+use crate::stream::events;
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -35,25 +35,17 @@ pub fn follow(world: &World, topic: &str, seen: &Seen) {
                 panic!("{topic} from {last_id:?}: {status} {body}");
             }
         }
-        let (mut id, mut data) = (None, None);
-        for line in BufReader::new(response.into_body().into_reader()).lines() {
-            // Cut off in the middle of an event: it will come again.
-            let Ok(line) = line else { break };
-            if let Some(text) = line.strip_prefix("id: ") {
-                id = Some(text.to_owned());
-            } else if let Some(text) = line.strip_prefix("data: ") {
-                data = Some(text.to_owned());
-            } else if line == "event: error" {
-                panic!("{topic} from {last_id:?} ended with an error");
-            } else if line.is_empty() {
-                if let Some(data) = data.take() {
-                    let event: Value = serde_json::from_str(&data).expect("JSON");
-                    let name = event["id"].as_str().expect("an id");
-                    let partition: usize = name.split('-').next().and_then(|p| p.parse().ok()).expect("a number");
-                    seen.lock().expect("whole")[partition].push(data);
-                }
-                last_id = id.take().or(last_id);
+        // An event that is cut off comes again.
+        for event in events(response.into_body().into_reader()) {
+            let is_error = event.name.as_deref() == Some("error");
+            assert!(!is_error, "{topic} from {last_id:?} ended with an error");
+            if let Some(data) = event.data {
+                let change: Value = serde_json::from_str(&data).expect("JSON");
+                let name = change["id"].as_str().expect("an id");
+                let partition: usize = name.split('-').next().and_then(|p| p.parse().ok()).expect("a number");
+                seen.lock().expect("whole")[partition].push(data);
             }
+            last_id = event.id.or(last_id);
         }
     }
     assert!(resumed > 2, "{topic} was followed over no death");
