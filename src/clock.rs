@@ -118,6 +118,22 @@ impl Clock for ManualClock {
     }
 }
 
+/// Until when something is waited for. What waits looks again and again, and a look may itself take long, so the wait is bounded by
+/// the time that has passed and not by the number of looks or of pauses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Deadline(Duration);
+
+impl Deadline {
+    /// Begins a wait.
+    pub fn after(clock: &dyn Clock, within: Duration) -> Deadline {
+        Deadline(clock.monotonic().saturating_add(within))
+    }
+
+    pub fn has_passed(&self, clock: &dyn Clock) -> bool {
+        clock.monotonic() >= self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +146,20 @@ mod tests {
         assert_eq!((clock.now_ms(), clock.monotonic()), (1_005, Duration::from_millis(5)));
         clock.set_ms(7);
         assert_eq!((clock.now_ms(), clock.monotonic()), (7, Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn a_deadline_has_passed_when_so_much_time_has_passed_however_wall_time_steps() {
+        let clock = ManualClock::new(1_000);
+        let deadline = Deadline::after(&clock, Duration::from_millis(5));
+        clock.set_ms(1_000_000);
+        assert!(!deadline.has_passed(&clock));
+        clock.advance_ms(4);
+        assert!(!deadline.has_passed(&clock));
+        clock.advance_ms(1);
+        assert!(deadline.has_passed(&clock));
+        assert!(Deadline::after(&clock, Duration::ZERO).has_passed(&clock));
+        assert!(!Deadline::after(&clock, Duration::MAX).has_passed(&clock));
     }
 
     #[test]

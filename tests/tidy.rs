@@ -319,6 +319,11 @@ fn only_the_clock_reads_the_clock() {
 }
 
 #[test]
+fn no_wait_is_the_sum_of_its_pauses() {
+    check(is_source, |file| rules::waits_are_measured(&file.text));
+}
+
+#[test]
 fn imports_follow_the_arrows() {
     check(is_source, |file| {
         rules::arrows_are_followed(&file.path, &file.text, ARROWS)

@@ -4,6 +4,7 @@ use super::remote::{Server, printed};
 use super::users;
 use crate::api::requests::{NewEvent, TypeName};
 use crate::api::routes::RouteId;
+use crate::clock::{Deadline, SystemClock};
 use crate::presence::event::EventType;
 use anyhow::bail;
 use std::io::Write as _;
@@ -21,9 +22,9 @@ pub struct Args {
     server: Server,
 }
 
-/// The time between two checks whether the event is processed, and the number of checks.
+/// How long the event may take until it is processed, and the pause between two checks whether it is.
+const WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
-const POLLS: u32 = 100;
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     printed(forget(args))
@@ -44,7 +45,9 @@ fn forget(args: Args) -> anyhow::Result<()> {
         ..NewEvent::default()
     };
     let answer = client.post(RouteId::Events, &[event])?;
-    for _ in 0..POLLS {
+    let clock = SystemClock::new();
+    let deadline = Deadline::after(&clock, WITHIN);
+    loop {
         if users::one(&client, &args.user)?.is_none() {
             if args.server.json {
                 return answer.print();
@@ -56,10 +59,12 @@ fn forget(args: Args) -> anyhow::Result<()> {
             )?;
             return Ok(());
         }
+        if deadline.has_passed(&clock) {
+            bail!(
+                "the forget event is in the log, but the user was still known ten seconds later: it is not processed yet (see \
+                 `rollcall stats` for lag), or the user has logged in again"
+            )
+        }
         std::thread::sleep(POLL);
     }
-    bail!(
-        "the forget event is in the log, but the user was still known ten seconds later: it is not processed yet (see `rollcall \
-         stats` for lag), or the user has logged in again"
-    )
 }

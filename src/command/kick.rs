@@ -5,7 +5,7 @@ use super::users;
 use crate::api::answers::{AppendedPlaces, EventsAnswer};
 use crate::api::requests::{NewEvent, TypeName};
 use crate::api::routes::RouteId;
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{Clock as _, Deadline, SystemClock};
 use crate::presence::event::EventType;
 use anyhow::{Context as _, bail};
 use std::io::Write as _;
@@ -29,9 +29,9 @@ pub struct Args {
     server: Server,
 }
 
-/// The time between two checks whether the event is processed, and the number of checks.
+/// How long the event may take until it is processed, and the pause between two checks whether it is.
+const WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
-const POLLS: u32 = 100;
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     printed(kick(args))
@@ -59,21 +59,25 @@ fn kick(args: Args) -> anyhow::Result<()> {
         Some(AppendedPlaces::Many(_)) | None => None,
     };
     let (partition, offset) = place.context("the server's answer does not name the event's offset")?;
-    for _ in 0..POLLS {
+    let clock = SystemClock::new();
+    let deadline = Deadline::after(&clock, WITHIN);
+    loop {
         if let Some((user, raw)) = users::one(&client, &args.user)?
             && user.as_of.offset.is_some_and(|folded| folded >= offset)
         {
             let text = match args.server.json {
                 true => format!("{}\n", raw.get()),
-                false => users::page(&user, SystemClock::new().now_ms()),
+                false => users::page(&user, clock.now_ms()),
             };
             std::io::stdout().lock().write_all(text.as_bytes())?;
             return Ok(());
         }
+        if deadline.has_passed(&clock) {
+            bail!(
+                "the kick is in the log (partition {partition}, offset {offset}) but was not processed within ten seconds; it \
+                 will be processed later, see `rollcall stats` for the partition's lag"
+            )
+        }
         std::thread::sleep(POLL);
     }
-    bail!(
-        "the kick is in the log (partition {partition}, offset {offset}) but was not processed within ten seconds; it will \
-         be processed later, see `rollcall stats` for the partition's lag"
-    )
 }

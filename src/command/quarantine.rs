@@ -9,6 +9,7 @@ mod requeue;
 use super::cluster::Cluster;
 use super::log::{open, schemas};
 use super::remote::printed;
+use crate::clock::{Deadline, SystemClock};
 use crate::config::SecretUrl;
 use crate::log::{self, Limit, Range, Reader, Record, Topic};
 use crate::presence::{Offset, Partition};
@@ -118,7 +119,8 @@ impl Quarantine {
         end: Offset,
     ) -> anyhow::Result<Vec<Record>> {
         let mut records = Vec::new();
-        let mut waited = Duration::ZERO;
+        let clock = SystemClock::new();
+        let deadline = Deadline::after(&clock, READ_PATIENCE);
         while *next < end {
             self.reader.read(topic, partition, *next, LIMIT, &mut records)?;
             if let Some(last) = records.last() {
@@ -130,7 +132,7 @@ impl Quarantine {
                 break;
             }
             // A log on other machines may only be slow.
-            if waited >= READ_PATIENCE {
+            if deadline.has_passed(&clock) {
                 let text = format!(
                     "partition {partition} of {} has records up to offset {end}, but none from {next} on was returned within \
                      {} s; try again",
@@ -140,7 +142,6 @@ impl Quarantine {
                 return Err(log::Error::Unanswered(text.into()).into());
             }
             thread::sleep(READ_PAUSE);
-            waited += READ_PAUSE;
         }
         Ok(records)
     }

@@ -10,6 +10,7 @@ use crate::api::routes::RouteId;
 use crate::api::sse::StreamEvent;
 use crate::backoff::{self, Backoff};
 use crate::cause::reason;
+use crate::clock::{Clock as _, Deadline, SystemClock};
 use crate::config::{Credential, SecretUrl};
 use crate::presence::change::Change;
 use crate::tasks::guarded;
@@ -46,10 +47,9 @@ pub struct EngineClient {
     stream: Option<EventStream>,
     ready: VecDeque<Followed>,
     backoff: Backoff,
-    /// Pauses since something was read.
-    waited: Duration,
-    /// So much of them was there at the last warning; none before the first.
-    warned: Option<Duration>,
+    clock: SystemClock,
+    /// While it cannot be followed: since when, in monotonic time, and when the next warning is due.
+    trouble: Option<(Duration, Deadline)>,
 }
 
 impl EngineClient {
@@ -74,8 +74,8 @@ impl EngineClient {
             stream: None,
             ready: VecDeque::new(),
             backoff: backoff::SUBSCRIPTION.start(),
-            waited: Duration::ZERO,
-            warned: None,
+            clock: SystemClock::new(),
+            trouble: None,
         };
         loop {
             if let Some(positions) = engine.read.clone() {
@@ -93,8 +93,7 @@ impl EngineClient {
         match stream.next().await {
             Ok(event) => {
                 self.backoff.reset();
-                self.waited = Duration::ZERO;
-                self.warned = None;
+                self.trouble = None;
                 self.take(event)
             }
             // It stops, and will be there again.
@@ -136,14 +135,14 @@ impl EngineClient {
     /// Gives the connection up and waits.
     async fn pause(&mut self, why: &str) -> Result<(), Error> {
         self.stream = None;
-        if self.warned.is_none_or(|warned| self.waited >= warned + WARN_EVERY) {
-            self.warned = Some(self.waited);
-            let waited_s = self.waited.as_secs();
+        let now = self.clock.monotonic();
+        let since = self.trouble.map_or(now, |(since, _)| since);
+        if self.trouble.is_none_or(|(_, next)| next.has_passed(&self.clock)) {
+            self.trouble = Some((since, Deadline::after(&self.clock, WARN_EVERY)));
+            let waited_s = now.saturating_sub(since).as_secs();
             tracing::warn!(waited_s, engine = %self.shown, "the engine cannot be followed, trying again: {why}");
         }
-        let pause = self.backoff.pause();
-        tokio::time::sleep(pause).await;
-        self.waited += pause;
+        tokio::time::sleep(self.backoff.pause()).await;
         Ok(())
     }
 

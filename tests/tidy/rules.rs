@@ -135,6 +135,19 @@ pub fn what_is_started_is_watched(file: &str, text: &str, starters: &[Starter]) 
     vec![finding(bare.last().copied().unwrap_or(1), what)]
 }
 
+/// How long a wait has taken is measured and not added up from its pauses: what is done between two of them takes time too.
+pub fn waits_are_measured(text: &str) -> Vec<Finding> {
+    let tokens = without_tests(&tokens(text));
+    let adds_a_pause = |window: &&[Token<'_>]| {
+        let name = window[2].text.to_lowercase();
+        let is_pause = ["pause", "poll", "look"].iter().any(|end| name.ends_with(end));
+        window[0].text == "+" && window[1].text == "=" && is_pause
+    };
+    let what = "pauses are added up: bound the wait with a Deadline, since each look may itself take long";
+    let sums = tokens.windows(3).filter(adds_a_pause);
+    sums.map(|window| finding(window[0].line, what)).collect()
+}
+
 /// A module directly under the crate and those that it may import.
 pub type Arrow = (&'static str, &'static [&'static str]);
 
@@ -577,6 +590,12 @@ mod tests {
         let one = "fn f() { tokio::spawn(run()); } #[cfg(test)] mod tests { fn f() { tokio::spawn(run()); } }";
         assert_eq!(found(one, &[("src/a.rs", 1, "its caller joins it")]), [0; 0]);
         assert_eq!(found(watched, &[("src/a.rs", 1, "its caller joins it")]), [1]);
+    }
+
+    #[test]
+    fn pauses_that_are_added_up_are_found() {
+        let text = "sleep(READ_PAUSE);\nwaited += READ_PAUSE;\nself.waited += pause;\ncount += 1;";
+        assert_eq!(lines(&waits_are_measured(text)), [2, 3]);
     }
 
     const ARROWS: [Arrow; 3] = [("log", &["presence"]), ("store", &["presence"]), ("presence", &[])];

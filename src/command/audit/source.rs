@@ -7,6 +7,7 @@ mod lines;
 use super::interrupt::check_interrupted;
 use crate::api::answers::ChangeData;
 use crate::audit::verify::QuarantinedEvent;
+use crate::clock::{Deadline, SystemClock};
 use crate::command::cluster::Cluster;
 use crate::command::log::{open, schemas};
 use crate::command::progress::ReadProgress;
@@ -635,7 +636,8 @@ impl AuditSource<'_> {
         let mut progress = ReadProgress::new(topic, partition, from, end);
         let mut next = from;
         let mut records = Vec::new();
-        let mut waited = Duration::ZERO;
+        let clock = SystemClock::new();
+        let mut waiting: Option<Deadline> = None;
         while next < end {
             check_interrupted()?;
             records.clear();
@@ -645,7 +647,8 @@ impl AuditSource<'_> {
                     break;
                 }
                 // The client knows an earlier end only. What follows it must not be taken for missing.
-                if waited >= READ_PATIENCE {
+                let deadline = *waiting.get_or_insert_with(|| Deadline::after(&clock, READ_PATIENCE));
+                if deadline.has_passed(&clock) {
                     let text = format!(
                         "partition {partition} of {topic} has records up to offset {end}, but none from {next} on was returned \
                          within {} s",
@@ -654,10 +657,9 @@ impl AuditSource<'_> {
                     return Err(log::Error::Unanswered(text.into()).into());
                 }
                 thread::sleep(READ_PAUSE);
-                waited += READ_PAUSE;
                 continue;
             };
-            waited = Duration::ZERO;
+            waiting = None;
             next = Offset(last.offset.0 + 1);
             progress.tell(next, last.ts);
             for record in &records {

@@ -7,6 +7,7 @@ use crate::audit::attested::bytes;
 use crate::audit::stored::StoredFold;
 use crate::audit::verify::{Compared, Difference, OutputRecord, Verified, Verifier};
 use crate::checkpoint::Checkpoints;
+use crate::clock::{Deadline, SystemClock};
 use crate::command::{hash_seed, table};
 use crate::log::{Position, Topic};
 use crate::presence::policy::Policy;
@@ -341,15 +342,15 @@ fn next_output(
     topic: Compared,
     outputs: &mut AuditSource<'_>,
 ) -> anyhow::Result<Option<OutputRecord>> {
-    let mut waited = Duration::ZERO;
+    let clock = SystemClock::new();
+    let deadline = Deadline::after(&clock, LATE);
     loop {
         let record = found.next(topic, outputs)?;
-        if record.is_some() || !outputs.may_be_late() || waited >= LATE {
+        if record.is_some() || !outputs.may_be_late() || deadline.has_passed(&clock) {
             return Ok(record);
         }
         check_interrupted()?;
         thread::sleep(LATE_PAUSE);
-        waited += LATE_PAUSE;
     }
 }
 

@@ -11,7 +11,7 @@ use super::super::remote::{Client, Server};
 use super::candidates::{Appended, Candidate, Candidates, STEP_BACK_MS, Since, sort};
 use super::{ONE, Quarantine, Source};
 use crate::api::routes::RouteId;
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{Clock as _, Deadline, SystemClock};
 use crate::engine::rejected::decode;
 use crate::log::{Range, Topic};
 use crate::presence::event::Event;
@@ -390,13 +390,14 @@ impl LogSince {
         candidates: &mut Candidates,
         client: &Client,
     ) -> anyhow::Result<()> {
-        let mut waited = Duration::ZERO;
+        let clock = SystemClock::new();
+        let deadline = Deadline::after(&clock, SEEN_WITHIN);
         loop {
             self.read(quarantine, candidates)?;
             if candidates.all[index].since != Since::Nothing {
                 return Ok(());
             }
-            if waited >= SEEN_WITHIN {
+            if deadline.has_passed(&clock) {
                 bail!(
                     "the server accepted one event, but this log does not have it after {} s; check that {} (--url) is a server \
                      of the log that is read (--data, --kafka)",
@@ -405,7 +406,6 @@ impl LogSince {
                 );
             }
             thread::sleep(SEEN_PAUSE);
-            waited += SEEN_PAUSE;
         }
     }
 }

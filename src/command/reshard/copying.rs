@@ -10,6 +10,7 @@
 use super::compare::{Differences, compare};
 use super::source::OldLog;
 use super::split::Splitter;
+use crate::clock::{Deadline, SystemClock};
 use crate::engine::rejected::decode;
 use crate::failpoint;
 use crate::log::{CopiedEvent, FillingLog, Limit, Record, Topic};
@@ -227,13 +228,14 @@ impl Copying {
         filling.append(append)?;
         failpoint::reach("copied");
         self.counts.copied += count;
-        let mut waited = Duration::ZERO;
+        let clock = SystemClock::new();
+        let deadline = Deadline::after(&clock, SEEN_WITHIN);
         while self.unexpected() > 0 {
             for index in 0..self.targets.len() {
                 self.read_back(index)?;
             }
             if self.unexpected() > 0 {
-                if waited >= SEEN_WITHIN {
+                if deadline.has_passed(&clock) {
                     bail!(
                         "{} events were appended to the new log, but could not be read from it within {} s; run the command again",
                         self.unexpected(),
@@ -241,7 +243,6 @@ impl Copying {
                     );
                 }
                 thread::sleep(SEEN_PAUSE);
-                waited += SEEN_PAUSE;
             }
         }
         Ok(())

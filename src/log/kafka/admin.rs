@@ -10,6 +10,7 @@ use super::topics::{
     ClusterFacts, Finding, Impossible, ManagedTopic, NewTopic, RETENTION_MS, RETENTION_WITHOUT_END, RequestedTopics,
     Severity, TIMESTAMP_TYPE, TIMESTAMPS_GIVEN, TopicFacts, TopicPlan, judge, plan,
 };
+use crate::clock::{Deadline, SystemClock};
 use crate::log::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -23,9 +24,9 @@ use std::time::Duration;
 
 /// Time-out for one answer of a broker.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A new topic is soon known to every broker. This is how many times at most, and how often, the brokers are asked for
-/// it.
-const SETTLES: (u32, Duration) = (100, Duration::from_millis(100));
+/// A new topic is soon known to every broker. This is for how long, and how often, the brokers are asked for it.
+const SETTLES_WITHIN: Duration = Duration::from_secs(10);
+const SETTLES_PAUSE: Duration = Duration::from_millis(100);
 /// The key, in the owners' topic, of the record whose value is [`made_with_value`]. The keys of partitions are numbers.
 pub const MADE_WITH_KEY: &[u8] = b"partitions";
 
@@ -105,11 +106,9 @@ fn create_with(
     adjust(&mut plan);
     admin.make(&plan.make)?;
     let mut facts = admin.facts()?;
-    for _ in 0..SETTLES.0 {
-        if ManagedTopic::ALL.iter().all(|part| facts.topics.contains_key(part)) {
-            break;
-        }
-        std::thread::sleep(SETTLES.1);
+    let deadline = admin.settles();
+    while !ManagedTopic::ALL.iter().all(|part| facts.topics.contains_key(part)) && !admin.has_passed(deadline) {
+        std::thread::sleep(SETTLES_PAUSE);
         facts = admin.facts()?;
     }
     if facts.made_with.is_none() {
@@ -130,18 +129,21 @@ pub(super) fn events(connection: &Connection) -> Result<Option<TopicFacts>, Erro
 pub(super) fn alter_events(connection: &Connection, key: &str, value: &str) -> Result<(), Error> {
     let admin = Admin::new(connection)?;
     admin.alter(&connection.topic(Topic::Events), key, value)?;
-    for _ in 0..SETTLES.0 {
+    let deadline = admin.settles();
+    loop {
         let facts = admin.ask()?;
         let events = facts.topics.get(&ManagedTopic::Log(Topic::Events));
         if events.is_some_and(|topic| topic.settings.get(key).is_some_and(|is| is == value)) {
             return Ok(());
         }
-        std::thread::sleep(SETTLES.1);
+        if admin.has_passed(deadline) {
+            return Err(Error::Failed {
+                what: format!("{key} of {} was set", connection.topic(Topic::Events)),
+                cause: "the brokers do not show the new value".to_owned(),
+            });
+        }
+        std::thread::sleep(SETTLES_PAUSE);
     }
-    Err(Error::Failed {
-        what: format!("{key} of {} was set", connection.topic(Topic::Events)),
-        cause: "the brokers do not show the new value".to_owned(),
-    })
 }
 
 /// How far a partition of the events can be read.
@@ -184,6 +186,7 @@ struct Admin<'c> {
     connection: &'c Connection,
     client: AdminClient<DefaultContext>,
     runtime: tokio::runtime::Runtime,
+    clock: SystemClock,
 }
 
 impl Admin<'_> {
@@ -197,7 +200,17 @@ impl Admin<'_> {
                 what: "no runtime can be started".to_owned(),
                 cause: error.to_string(),
             })?,
+            clock: SystemClock::new(),
         })
+    }
+
+    /// Begins to wait until the brokers know what was changed.
+    fn settles(&self) -> Deadline {
+        Deadline::after(&self.clock, SETTLES_WITHIN)
+    }
+
+    fn has_passed(&self, deadline: Deadline) -> bool {
+        deadline.has_passed(&self.clock)
     }
 
     fn check(&self) -> Result<Checked, Error> {
@@ -218,11 +231,9 @@ impl Admin<'_> {
     /// settings of it, not even defaults.
     fn facts(&self) -> Result<ClusterFacts, Error> {
         let mut facts = self.ask()?;
-        for _ in 0..SETTLES.0 {
-            if facts.topics.values().all(|topic| !topic.settings.is_empty()) {
-                break;
-            }
-            std::thread::sleep(SETTLES.1);
+        let deadline = self.settles();
+        while facts.topics.values().any(|topic| topic.settings.is_empty()) && !self.has_passed(deadline) {
+            std::thread::sleep(SETTLES_PAUSE);
             facts = self.ask()?;
         }
         Ok(facts)

@@ -6,7 +6,7 @@
 
 use super::partition_reader::PartitionReader;
 use super::source::Source;
-use crate::clock::Clock;
+use crate::clock::{Clock, Deadline};
 use crate::log::{Error, Limit, Record, Topic, locked};
 use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
@@ -218,18 +218,70 @@ pub fn wait_for(
     into: &mut Vec<Record>,
 ) -> Result<(), Error> {
     let before = into.len();
-    for _ in 0..WAIT.as_millis() / LOOK.as_millis() {
+    let clock = partition_reader.clock().clone();
+    let deadline = Deadline::after(&*clock, WAIT);
+    loop {
         partition_reader.read(from, limit, into)?;
         if into.len() > before || partition_reader.is_at_end() {
             return Ok(());
         }
+        if deadline.has_passed(&*clock) {
+            return Err(Error::Unanswered(
+                format!(
+                    "Kafka returned nothing from offset {from} on within {} s",
+                    WAIT.as_secs()
+                )
+                .into(),
+            ));
+        }
         std::thread::sleep(LOOK);
     }
-    Err(Error::Unanswered(
-        format!(
-            "Kafka returned nothing from offset {from} on within {} s",
-            WAIT.as_secs()
-        )
-        .into(),
-    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A clock of a machine on which everything takes long: each reading of it takes 100 ms.
+    #[derive(Default)]
+    struct SlowClock(AtomicU64);
+
+    impl Clock for SlowClock {
+        fn now_ms(&self) -> u64 {
+            self.monotonic_ms()
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.0.fetch_add(100, Ordering::SeqCst))
+        }
+    }
+
+    #[test]
+    fn a_read_without_a_broker_ends_when_its_time_is_over_however_long_each_look_takes() {
+        let clock = Arc::new(SlowClock::default());
+        let mut config = ClientConfig::new();
+        // Nobody is there.
+        config
+            .set("bootstrap.servers", "127.0.0.1:1")
+            .set("client.id", "alone");
+        let readers = HistoryReaders::new(config, clock.clone(), 1);
+        let limit = Limit {
+            records: 10,
+            bytes: 1_000,
+        };
+        let mut records = Vec::new();
+        let read = readers.read(
+            (Topic::Changes, "changes".into()),
+            Partition(0),
+            Offset(0),
+            limit,
+            &mut records,
+        );
+        let error = read.expect_err("no broker answers");
+        assert!(matches!(error, Error::Unanswered(_)), "{error}");
+        assert!(records.is_empty());
+        let took_ms = clock.0.load(Ordering::SeqCst);
+        assert!(took_ms < 2 * WAIT.as_millis() as u64, "{took_ms}");
+    }
 }

@@ -7,6 +7,7 @@
 use super::client::spawn;
 use super::partition_reader::PartitionReader;
 use super::source::Source;
+use crate::clock::{Clock, Deadline};
 use crate::failpoint;
 use crate::log::{Error, Limit, Owners, Record, locked};
 use crate::presence::{Offset, Partition, Revision};
@@ -201,6 +202,7 @@ impl KnownOwners {
         let mut next = Offset(start);
         let mut records = Vec::new();
         let clock = source.clock().clone();
+        let waits = clock.clone();
         let mut read = move |owners: &KnownOwners, is_first: bool| -> Result<(bool, Offset), Error> {
             records.clear();
             partition_reader.read(next, LIMIT, &mut records)?;
@@ -208,22 +210,7 @@ impl KnownOwners {
             owners.learn(&records, (!is_first).then(|| clock.monotonic_ms()));
             Ok((partition_reader.is_at_end(), next))
         };
-        let mut polls = (wait.as_millis() / POLL.as_millis()).max(1);
-        loop {
-            let (at_end, next) = read(&owners, true)?;
-            if at_end || next.0 >= end {
-                break;
-            }
-            polls -= 1;
-            if polls == 0 {
-                let text = format!(
-                    "the topic {name} could not be read to its end within {} s",
-                    wait.as_secs()
-                );
-                return Err(Error::Unanswered(text.into()));
-            }
-            std::thread::sleep(POLL);
-        }
+        read_to(Offset(end), &name, wait, &*waits, || read(&owners, true))?;
         let weak = Arc::downgrade(&owners.0);
         let follow = move || {
             while let Some(owners) = weak.upgrade() {
@@ -238,6 +225,31 @@ impl KnownOwners {
         };
         spawn("kafka-owners", follow)?;
         Ok(owners)
+    }
+}
+
+/// Reads until an offset, or until there is no more. `read` says whether it is at the end, and the next offset.
+fn read_to(
+    end: Offset,
+    name: &str,
+    within: Duration,
+    clock: &dyn Clock,
+    mut read: impl FnMut() -> Result<(bool, Offset), Error>,
+) -> Result<(), Error> {
+    let deadline = Deadline::after(clock, within);
+    loop {
+        let (at_end, next) = read()?;
+        if at_end || next >= end {
+            return Ok(());
+        }
+        if deadline.has_passed(clock) {
+            let text = format!(
+                "the topic {name} could not be read to its end within {} s",
+                within.as_secs()
+            );
+            return Err(Error::Unanswered(text.into()));
+        }
+        std::thread::sleep(POLL);
     }
 }
 
@@ -263,6 +275,7 @@ impl Owners for KnownOwners {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
 
     fn record_of(partition: u32, url: &str) -> Record {
         let owner = Owner {
@@ -280,6 +293,24 @@ mod tests {
             is_null: false,
             headers: None,
         }
+    }
+
+    #[test]
+    fn reading_to_the_end_is_given_up_when_its_time_is_over_however_long_each_look_takes() {
+        let clock = ManualClock::new(0);
+        let mut looks = 0;
+        let within = Duration::from_secs(10);
+        let given_up = read_to(Offset(5), "owners", within, &clock, || {
+            looks += 1;
+            clock.advance_ms(4_000);
+            Ok((false, Offset(4)))
+        });
+        assert!(matches!(given_up, Err(Error::Unanswered(_))), "{given_up:?}");
+        assert_eq!(looks, 3);
+        let reached = read_to(Offset(5), "owners", within, &clock, || Ok((false, Offset(5))));
+        assert!(reached.is_ok());
+        let at_end = read_to(Offset(5), "owners", within, &clock, || Ok((true, Offset(0))));
+        assert!(at_end.is_ok());
     }
 
     #[test]

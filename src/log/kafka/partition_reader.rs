@@ -126,6 +126,10 @@ impl PartitionReader {
         Ok(reader)
     }
 
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.source.clock
+    }
+
     /// Takes one batch of records ahead of its caller, who must always read with the same limit. So copying records out of
     /// librdkafka and working on them go on side by side.
     pub fn reading_ahead(mut self) -> PartitionReader {
