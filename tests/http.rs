@@ -32,3 +32,4 @@ mod server;
 mod tls;
 #[path = "http/users.rs"]
 mod users;
+mod usersig;

@@ -3,6 +3,7 @@
 #[path = "otlp/receiver.rs"]
 mod receiver;
 mod server;
+mod usersig;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use receiver::{Received, Receiver};
@@ -11,9 +12,11 @@ use server::{ANYWHERE, PATIENCE, Server, rollcall, wait_until};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use usersig::signed_query;
 
 /// The span of the publisher.
 const PUBLISHER: &str = "b7ad6b7169203331";
@@ -227,6 +230,60 @@ fn a_traced_event_is_followed_from_its_request_to_its_deliveries_and_an_unsample
     for value in all.iter().flat_map(|span| span.attributes.values()) {
         assert!(!value.contains("alice") && !value.contains("bob"), "{value}");
     }
+}
+
+#[test]
+fn a_kick_by_tencents_command_is_followed_from_its_request_like_any_other_event() {
+    const TRACE: &str = "3df7651916cd43dd8448eb211c80319c";
+    const APP: u64 = 1_400_000_000;
+    const KEY: &str = "5bd2850fff3ecb11d7c805251c51ee46";
+    const KICK: &str = "/v4/im_open_login_svc/kick";
+    let directory = tempfile::tempdir().expect("a directory");
+    let receiver = Receiver::open();
+    let url = receiver.url();
+    let environment = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
+        ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+        ("ROLLCALL_TIM_KEY", KEY),
+    ];
+    let app = APP.to_string();
+    let more = ["--tim-app", app.as_str()];
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &more, &environment);
+    server.publish("", &[connect("alice")]);
+    wait_until("Alice is online", || server.get("/v1/users/alice", "").0 == 200);
+    let now_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("past 1970")
+        .as_secs();
+    let signed = signed_query(APP, KEY, "administrator", now_s);
+    let answer = ureq::post(format!("http://{}{KICK}?{signed}", server.address))
+        .config()
+        .timeout_global(Some(PATIENCE))
+        .proxy(None)
+        .build()
+        .header("traceparent", traceparent(TRACE, "01"))
+        .send(json!({"UserID": "alice"}).to_string());
+    let answer = answer.expect("it is taken").body_mut().read_to_string().expect("text");
+    assert!(answer.contains("\"ErrorCode\":0"), "{answer}");
+    let of_request = format!("POST {KICK}");
+    let mut spans = Vec::new();
+    wait_until("the spans of request and event are there", || {
+        spans = receiver.spans();
+        [&*of_request, "send events", "process events"]
+            .iter()
+            .all(|name| !of(&spans, name).is_empty())
+    });
+    let request = only(&spans, &of_request);
+    assert_eq!(
+        (&*request.trace, request.kind, &*request.parent),
+        (TRACE, SERVER, PUBLISHER)
+    );
+    assert_eq!(request.attribute("http.route"), KICK);
+    let send = only(&spans, "send events");
+    assert_eq!((send.kind, &send.parent), (PRODUCER, &request.id));
+    let process = only(&spans, "process events");
+    assert_eq!((process.kind, &process.parent), (CONSUMER, &send.id));
+    assert_eq!(process.attribute("rollcall.event.type"), "kick");
 }
 
 #[test]

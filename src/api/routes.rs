@@ -97,6 +97,8 @@ pub struct Route {
     pub about: &'static str,
     /// Whether nodes of a cluster ask it of each other.
     pub by_nodes: bool,
+    /// Whether it appends events. Their records carry the trace of the request.
+    pub appends: bool,
 }
 
 /// A parameter beside the path.
@@ -170,6 +172,7 @@ impl Route {
             parameters: &[],
             about,
             by_nodes: false,
+            appends: false,
         }
     }
 
@@ -179,6 +182,10 @@ impl Route {
 
     const fn by_nodes(self) -> Route {
         Route { by_nodes: true, ..self }
+    }
+
+    const fn appends(self) -> Route {
+        Route { appends: true, ..self }
     }
 
     /// Returns the route of a method and a path as it stands in the table. A HEAD is a GET.
@@ -325,7 +332,8 @@ pub static ROUTES: [Route; RouteId::TimKick as usize + 1] = {
                     ),
                 ]
             },
-        ),
+        )
+        .appends(),
         Route::new(
             RouteId::User,
             Get,
@@ -605,7 +613,8 @@ pub static ROUTES: [Route; RouteId::TimKick as usize + 1] = {
             UserSig,
             "Logs out all devices of a user, as Tencent Cloud IM does.",
         )
-        .with(&SIGNED),
+        .with(&SIGNED)
+        .appends(),
     ]
 };
 

@@ -11,7 +11,7 @@ use super::{ApiError, AppState, access};
 use crate::api::answers::EventOutcome;
 use crate::api::routes::{EVENTS, RouteId};
 use crate::engine::{Engine, Placed};
-use crate::log::{self, Appended, Log};
+use crate::log::{self, Appended};
 use crate::metrics;
 use crate::presence::Epoch;
 use crate::presence::event::Event;
@@ -64,13 +64,16 @@ pub async fn events(
     RawQuery(query): RawQuery,
     payload: Payload,
 ) -> Result<Response, ApiError> {
-    let mut traced = TracedRequest::of(&headers, app.engine.clock());
+    let path = RouteId::Events.route().path;
+    let mut traced = TracedRequest::of(path, &headers, app.engine.clock());
     let answer = publish(&app, &grant, &headers, query.as_deref(), payload, traced.as_mut()).await;
     if let Some(traced) = traced {
-        traced.answered(match &answer {
+        let status = match &answer {
             Ok(response) => response.status(),
             Err(api_error) => api_error.status(),
-        });
+        };
+        let failure = status.is_server_error().then(|| status.as_u16().to_string());
+        traced.answered(status, failure);
     }
     answer
 }
@@ -81,7 +84,7 @@ async fn publish(
     headers: &HeaderMap,
     query: Option<&str>,
     payload: Payload,
-    mut traced: Option<&mut TracedRequest>,
+    traced: Option<&mut TracedRequest>,
 ) -> Result<Response, ApiError> {
     only(query, RouteId::Events)?;
     let strict = flag(query, "strict")?;
@@ -101,7 +104,7 @@ async fn publish(
     let unknown_fields = known_fields(&new, strict)?;
     let judged = judge(new, grant, &app.engine, &mut held)?;
     let Judged {
-        mut records,
+        records,
         shapes,
         administrative,
     } = judged;
@@ -112,16 +115,11 @@ async fn publish(
         }
         false => None,
     };
-    if let Some(traced) = &mut traced {
+    if traced.is_some() {
         held.more(records.len() * TRACE_BYTES)?;
-        traced.attach(&mut records);
     }
-    let log = app.engine.log();
     let began = app.engine.clock().monotonic();
-    let appended = append(&**log, records).await?;
-    if let Some(traced) = traced {
-        traced.appended(&appended);
-    }
+    let appended = append(app, traced, records).await?;
     if appended.iter().any(Result::is_err) {
         let body = answer(&appended, &[], &shapes, &unknown_fields);
         return Ok((StatusCode::SERVICE_UNAVAILABLE, super::json(body)).into_response());
@@ -137,20 +135,31 @@ async fn publish(
     Ok(super::json(answer(&appended, &applied, &shapes, &unknown_fields)))
 }
 
-/// Appends the records of a request. Returns where each record is, or why it was not appended. Returns an error only if
-/// no record is known to have been appended.
-async fn append(log: &dyn Log, records: Vec<Placed>) -> Result<Vec<Result<Appended, Arc<str>>>, ApiError> {
+/// Appends the records of a request, with its trace if it has one. Returns where each record is, or why it was not appended.
+/// Returns an error only if no record is known to have been appended.
+async fn append(
+    app: &AppState,
+    mut traced: Option<&mut TracedRequest>,
+    mut records: Vec<Placed>,
+) -> Result<Vec<Result<Appended, Arc<str>>>, ApiError> {
+    if let Some(traced) = &mut traced {
+        traced.attach(&mut records);
+    }
     let (acknowledge, acknowledged) = oneshot::channel();
     let acknowledge = Box::new(move |result| {
         // The publisher may have disconnected; its events are in the log nevertheless.
         let _ = acknowledge.send(result);
     });
-    log.append(records, acknowledge);
-    match confirmed(acknowledged).await {
-        Ok(appended) => Ok(appended.into_iter().map(Ok).collect()),
-        Err(Unconfirmed::Log(log::Error::Partly(results))) => Ok(results.to_vec()),
-        Err(error) => Err(error.into()),
+    app.engine.log().append(records, acknowledge);
+    let appended: Vec<Result<Appended, Arc<str>>> = match confirmed(acknowledged).await {
+        Ok(appended) => appended.into_iter().map(Ok).collect(),
+        Err(Unconfirmed::Log(log::Error::Partly(results))) => results.to_vec(),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(traced) = traced {
+        traced.appended(&appended);
     }
+    Ok(appended)
 }
 
 /// Why the durability of an append is not known.
@@ -185,22 +194,22 @@ async fn confirmed(
     }
 }
 
-/// Appends one event about one user, made by another route. It is durable when this returns.
-pub(super) async fn append_one(app: &AppState, event: Event<'_>) -> Result<(), ApiError> {
+/// Appends one event about one user, made by another route, with the trace of its request. It is durable when this returns.
+pub(super) async fn append_one(
+    app: &AppState,
+    traced: Option<&mut TracedRequest>,
+    event: Event<'_>,
+) -> Result<(), ApiError> {
     refuse_if_stopping(app)?;
-    let log = app.engine.log();
     let mut records = Vec::new();
     app.engine
         .place(event, None, &mut records)
         .map_err(|error| ApiError::bad_request("bad_event", error.to_string()))?;
     let began = app.engine.clock().monotonic();
-    let (acknowledge, acknowledged) = oneshot::channel();
-    let acknowledge = Box::new(move |result| {
-        // The caller may have disconnected; the event is in the log nevertheless.
-        let _ = acknowledge.send(result);
-    });
-    log.append(records, acknowledge);
-    confirmed(acknowledged).await?;
+    let appended = append(app, traced, records).await?;
+    if let Some(why) = appended.iter().find_map(|result| result.as_ref().err()) {
+        return Err(log::Error::Write(why.clone()).into());
+    }
     durable(app, 1, began);
     Ok(())
 }

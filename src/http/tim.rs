@@ -7,6 +7,7 @@
 use super::found::{Found, FoundUser};
 use super::payload::{Budget, Payload};
 use super::peers::Asker;
+use super::traced::TracedRequest;
 use super::users::{look_up, parameter};
 use super::usersig::{self, SignatureRefusal};
 use super::{ApiError, AppState, ingest};
@@ -21,7 +22,7 @@ use crate::presence::event::{Event, Target, bounds};
 use axum::Router;
 use axum::extract::{FromRef, FromRequestParts, RawQuery, State};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, post};
 use serde_json::Value;
@@ -30,6 +31,9 @@ use std::sync::Arc;
 
 /// The largest body, in bytes: far more than that many accounts take.
 const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// The command that appends an event.
+const KICK: &str = "/v4/im_open_login_svc/kick";
 
 /// The error codes of the public documentation that are used here.
 mod code {
@@ -423,9 +427,26 @@ async fn kick(
     _: Admin<{ code::KICK_NO_ADMIN }>,
     State(desk): State<TimState>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
     payload: Result<Payload, ApiError>,
 ) -> Result<Response, Refusal> {
-    let body = read_body(&payload)?;
+    let mut traced = TracedRequest::of(KICK, &headers, desk.app.engine.clock());
+    let answer = log_out(&desk, query.as_deref(), &payload, traced.as_mut()).await;
+    if let Some(traced) = traced {
+        let refused = answer.as_ref().err().map(|refusal| refusal.code);
+        let failure = refused.filter(|code| *code == code::KICK_FAILED);
+        traced.answered(StatusCode::OK, failure.map(|code| code.to_string()));
+    }
+    answer
+}
+
+async fn log_out(
+    desk: &TimState,
+    query: Option<&str>,
+    payload: &Result<Payload, ApiError>,
+    traced: Option<&mut TracedRequest>,
+) -> Result<Response, Refusal> {
+    let body = read_body(payload)?;
     let bad = |info: String| Refusal::new(code::KICK_BAD_BODY, info);
     let value: Value = serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
     // `Identifier` is the older name of `UserID`.
@@ -450,8 +471,8 @@ async fn kick(
                 user: user.into(),
                 target: Target::All,
             };
-            ingest::append_one(&desk.app, event).await.map_err(failed)?;
-            let by = parameter(query.as_deref(), "identifier").unwrap_or_default();
+            ingest::append_one(&desk.app, traced, event).await.map_err(failed)?;
+            let by = parameter(query, "identifier").unwrap_or_default();
             tracing::info!(?by, kind = "kick", ?user, "administrative event accepted");
         }
         Found::Unread(why) => return Err(Refusal::new(code::KICK_FAILED, why)),

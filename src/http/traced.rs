@@ -1,4 +1,5 @@
-//! The trace of a request that publishes events: from its header `traceparent` into the records, and its spans.
+//! The trace of a request that appends events: from its header `traceparent` into the records, and its spans. Every such
+//! route has it (`appends` in the table of routes).
 //!
 //! The header goes into each record of the request, whether this process exports spans or not. If it does and the trace is
 //! sampled, the request and its append are spans, and the records name the append as their parent.
@@ -24,18 +25,16 @@ struct Spans {
 }
 
 impl TracedRequest {
-    /// Returns `None` for nearly every request: one without a valid `traceparent`.
-    pub fn of(headers: &HeaderMap, clock: &Arc<dyn Clock>) -> Option<TracedRequest> {
+    /// Returns `None` for nearly every request: one without a valid `traceparent`. It was posted to `path`.
+    pub fn of(path: &'static str, headers: &HeaderMap, clock: &Arc<dyn Clock>) -> Option<TracedRequest> {
         let traceparent = headers.get(TRACE_HEADER)?.as_bytes();
         if !is_traceparent(traceparent) {
             return None;
         }
         let spans = Parent::of(traceparent).and_then(|parent| {
-            let request = Span::begin(parent, "POST /v1/events", SpanKind::Server, clock.since_1970());
+            let request = Span::begin(parent, format!("POST {path}"), SpanKind::Server, clock.since_1970());
             request.map(|mut request| {
-                request
-                    .text("http.request.method", "POST")
-                    .text("http.route", "/v1/events");
+                request.text("http.request.method", "POST").text("http.route", path);
                 Spans {
                     clock: clock.clone(),
                     request,
@@ -76,8 +75,8 @@ impl TracedRequest {
         }
     }
 
-    /// Ends the spans of the request.
-    pub fn answered(self, status: StatusCode) {
+    /// Ends the spans of the request. `failure`: what failed, in a word, if that is the server's and not the caller's.
+    pub fn answered(self, status: StatusCode, failure: Option<String>) {
         let Some(Spans {
             clock,
             mut request,
@@ -91,8 +90,8 @@ impl TracedRequest {
             append.failed(now);
         }
         request.number("http.response.status_code", status.as_u16().into());
-        if status.is_server_error() {
-            request.failed(status.as_u16().to_string());
+        if let Some(failure) = failure {
+            request.failed(failure);
         }
         request.end(now);
     }

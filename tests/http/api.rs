@@ -3,11 +3,12 @@
 
 use crate::client::{Client, Received, Reply};
 use crate::house::{House, connect, on, says, wait_until};
+use crate::usersig::signed_query;
 use rollcall::api::openapi::document;
-use rollcall::api::routes::{Need, ROUTES, Route};
+use rollcall::api::routes::{Need, ROUTES, Route, RouteId};
 use rollcall::config::{Credential, Scopes, Tim, TimUnknown};
 use rollcall::http::GatewayAddress;
-use rollcall::log::Topic;
+use rollcall::log::{Limit, Log as _, Topic};
 use rollcall::presence::{Offset, Partition};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -90,6 +91,96 @@ fn every_route_is_served_and_needs_what_the_table_says() {
             "{method} {path}: {}",
             served.body
         );
+    }
+}
+
+const APP: u64 = 1_400_000_000;
+const TIM_KEY: &str = "5bd2850fff3ecb11d7c805251c51ee46";
+
+/// Path and body of a request that does what the route is for.
+fn example_request(route: &Route) -> (String, String) {
+    let body = match route.id {
+        RouteId::Events => {
+            let events = [
+                connect("alice", 1),
+                json!({"type": "kick", "user": "alice"}),
+                json!({"type": "forget", "user": "alice"}),
+            ];
+            json!(events).to_string()
+        }
+        RouteId::UsersQuery => json!({"users": ["bob"]}).to_string(),
+        RouteId::ChangesQuery | RouteId::KicksQuery => json!({"after": "latest"}).to_string(),
+        RouteId::Outcomes => json!({"watch": [0]}).to_string(),
+        RouteId::TimKick | RouteId::TimQueryOnlineStatus | RouteId::TimQueryState => {
+            let query = signed_query(APP, TIM_KEY, "administrator", 1);
+            let body = match route.id {
+                RouteId::TimKick => json!({"UserID": "bob"}),
+                _ => json!({"To_Account": ["bob"]}),
+            };
+            return (format!("{}?{query}", route.path), body.to_string());
+        }
+        RouteId::User
+        | RouteId::UserById
+        | RouteId::UserChanges
+        | RouteId::UserChangesById
+        | RouteId::UserHistory
+        | RouteId::UserHistoryById
+        | RouteId::UserWhy
+        | RouteId::UserWhyById
+        | RouteId::At
+        | RouteId::Changes
+        | RouteId::Kicks
+        | RouteId::Tickets
+        | RouteId::Policy
+        | RouteId::Gateways
+        | RouteId::Stats
+        | RouteId::StatsHistory
+        | RouteId::Incidents
+        | RouteId::Edge
+        | RouteId::Metrics
+        | RouteId::Healthz
+        | RouteId::Readyz
+        | RouteId::OpenApi
+        | RouteId::Page
+        | RouteId::RollcallJs
+        | RouteId::ConsoleFile => String::new(),
+    };
+    (example(route), body)
+}
+
+/// It asks every route, so a new route cannot forget its trace.
+#[test]
+fn exactly_the_routes_that_the_table_says_append_and_every_record_has_the_trace_of_its_request() {
+    let tim = Tim {
+        app: APP,
+        key: Credential::new(TIM_KEY),
+        admins: vec!["administrator".to_owned()],
+        unknown: TimUnknown::Error,
+    };
+    let house = House::with_tim(Some(&[(TOKEN.to_owned(), Scopes::everything())]), tim);
+    house.token(TOKEN).publish(&[connect("bob", 2)]);
+    wait_until("bob is known", || house.token(TOKEN).get("/v1/users/bob").status == 200);
+    for (number, route) in ROUTES.iter().enumerate() {
+        let trace = format!("00-{:032x}-b7ad6b7169203331-00", number + 1);
+        let (path, body) = example_request(route);
+        let before = house.end(Topic::Events, 0);
+        let asked = house.token(TOKEN).with("traceparent", &*trace);
+        let reply = asked.send(route.method.name(), &path, body.as_bytes());
+        let mut appended = Vec::new();
+        let limit = Limit {
+            records: 100,
+            bytes: 1 << 20,
+        };
+        let read = house
+            .log
+            .read(Topic::Events, Partition(0), Offset(before), limit, &mut appended);
+        read.expect("read");
+        let what = format!("{} {path}: {} {}", route.method.name(), reply.status, reply.body);
+        assert_eq!(!appended.is_empty(), route.appends, "{what}");
+        for record in appended {
+            let carried = record.traceparent().map(String::from_utf8_lossy);
+            assert_eq!(carried.as_deref(), Some(&*trace), "{what}");
+        }
     }
 }
 
