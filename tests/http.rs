@@ -12,6 +12,8 @@ mod authority;
 mod client;
 #[path = "http/events.rs"]
 mod events;
+#[path = "http/fencing.rs"]
+mod fencing;
 #[path = "http/follow.rs"]
 mod follow;
 #[path = "http/house.rs"]

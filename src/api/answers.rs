@@ -403,7 +403,7 @@ pub struct DeviceCounts {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionStats {
     pub partition: u32,
-    /// `restoring`, `live`, `held`, `stalled`, `busy`, `waiting`, `moving` or `failed`.
+    /// `restoring`, `live`, `held`, `stalled`, `fencing`, `busy`, `waiting`, `moving` or `failed`.
     pub state: String,
     /// The revision of rules and encodings in force.
     #[serde(default, skip_serializing_if = "is_none")]
@@ -433,7 +433,10 @@ pub struct PartitionStats {
     pub error: Option<String>,
     #[serde(default, skip_serializing_if = "is_none")]
     pub warning: Option<String>,
-    /// Of `busy` alone: as of when the figures are, by the clock of its node.
+    /// Set only with `fencing`: since when, by the clock of its node.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub since: Option<u64>,
+    /// Set with `busy`, and with `fencing` if there are figures: when they were known, by the clock of its node.
     #[serde(default, skip_serializing_if = "is_none")]
     pub known_at: Option<u64>,
 }

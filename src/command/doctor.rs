@@ -418,7 +418,7 @@ fn server_of(stats: &Stats) -> Vec<Diagnosis> {
         let verdict = match &*one.state {
             "live" if one.warning.is_none() => continue,
             // The others pass by themselves, for example while servers are restarted one after the other.
-            "live" | "restoring" | "moving" | "busy" | "waiting" => Verdict::Warning,
+            "live" | "restoring" | "fencing" | "moving" | "busy" | "waiting" => Verdict::Warning,
             _ => Verdict::Wrong,
         };
         let reasons = [&one.error, &one.warning].into_iter().flatten();
@@ -509,7 +509,7 @@ mod tests {
             found[0].verdict
         };
         assert_eq!(verdict_of("live"), Verdict::Well);
-        for state in ["restoring", "moving", "busy", "waiting"] {
+        for state in ["restoring", "fencing", "moving", "busy", "waiting"] {
             assert_eq!(verdict_of(state), Verdict::Warning, "{state}");
         }
         for state in ["held", "stalled", "failed"] {

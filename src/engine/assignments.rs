@@ -1,6 +1,7 @@
 //! The thread that starts and ends the processing of partitions. It gives the group's events and the ends of workers
 //! to [`ownership`] as facts, and carries out the commands that result.
 
+use super::fencing::Fencing;
 use super::outcomes::Interest;
 use super::ownership::{self, Command as Order, Fact, Life};
 use super::rejected::Warnings;
@@ -46,6 +47,7 @@ struct Asked {
     wake: Arc<Wake>,
     /// Whether it can answer.
     is_ready: Arc<AtomicBool>,
+    fencing: Arc<Fencing>,
     noted: NotedStats,
 }
 
@@ -86,6 +88,23 @@ impl Assignment {
     /// Where to note how the present worker is doing.
     pub fn noted(&self) -> Option<NotedStats> {
         self.locked().as_ref().map(|asked| asked.noted.clone())
+    }
+
+    fn fencing(&self) -> Option<Arc<Fencing>> {
+        self.locked().as_ref().map(|asked| asked.fencing.clone())
+    }
+
+    /// Since when the worker fences the earlier owner off, by the wall clock.
+    pub fn fencing_since_ms(&self) -> Option<u64> {
+        Some(self.fencing()?.since()?.wall_ms)
+    }
+
+    /// For how long a question may wait; see [`Fencing::bounded`].
+    pub fn bounded(&self, limit: Duration, clock: &dyn Clock) -> Option<Duration> {
+        match self.fencing() {
+            Some(fencing) => fencing.bounded(limit, clock),
+            None => Some(limit),
+        }
     }
 
     pub fn interest(&self) -> Interest {
@@ -431,7 +450,7 @@ impl Assignments {
             reporter: self.reporter.clone(),
         };
         let is_ready = Arc::new(AtomicBool::new(false));
-        let ready = is_ready.clone();
+        let (ready, fencing) = (is_ready.clone(), worker.fencing());
         let started = thread.spawn(move || {
             let _ending = ending;
             worker::run(worker, &commands, &woken, &ready, &reporter)
@@ -442,6 +461,7 @@ impl Assignments {
                     sender,
                     wake,
                     is_ready: is_ready.clone(),
+                    fencing,
                     noted: NotedStats::default(),
                 };
                 let worker = RunningWorker {

@@ -12,6 +12,7 @@ pub(crate) mod assignments;
 pub mod census;
 mod checkpoints;
 pub mod current;
+mod fencing;
 mod headers;
 mod index;
 mod locations;
@@ -564,7 +565,13 @@ impl Engine {
             .assignments
             .get(partition.0 as usize)
             .ok_or(QueryError::Elsewhere)?;
-        ask(assignment, command(reply))?;
+        let question = command(reply);
+        // Who waits for an offset has chosen to wait.
+        let limit = match question.waits_for_an_offset() {
+            true => limit,
+            false => assignment.bounded(limit, &*self.clock).ok_or(QueryError::Unavailable)?,
+        };
+        ask(assignment, question)?;
         // A worker may be waiting for its log, or may end before it answers. Both mean that no answer is available.
         let answer = tokio::time::timeout(limit, answer).await;
         answer.ok().and_then(Result::ok).ok_or(QueryError::Unavailable)
@@ -698,6 +705,12 @@ impl Engine {
             *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         }
         Ok(stats)
+    }
+
+    /// Returns since when the worker that this process has for a partition waits for its log to fence the earlier owner off, by the
+    /// wall clock; `None` if it does not.
+    pub fn fencing_since_ms(&self, partition: Partition) -> Option<u64> {
+        self.assignments.get(partition.0 as usize)?.fencing_since_ms()
     }
 
     /// Returns the last answer of [`Engine::stats`] by the worker that this process has for a partition now.

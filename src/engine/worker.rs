@@ -18,6 +18,7 @@ pub use thread::{Wake, run};
 
 use super::assignments::Dependencies;
 use super::checkpoints::set_aside;
+use super::fencing::Fencing;
 use super::outcomes::Outcomes;
 use super::partition::{NotTakenOver, PartitionProcessor};
 use super::past::{self, Past, PastOf};
@@ -123,6 +124,23 @@ impl Command {
             Command::Wake | Command::Promote | Command::Stop | Command::Drop => 0,
         }
     }
+
+    /// Whether it is a question that waits until an offset is folded.
+    pub fn waits_for_an_offset(&self) -> bool {
+        match self {
+            Command::Users { at_least, .. } => at_least.is_some(),
+            Command::Outcomes { .. } => true,
+            Command::Epochs { .. }
+            | Command::Policy { .. }
+            | Command::Partition { .. }
+            | Command::Past { .. }
+            | Command::Stats { .. }
+            | Command::Wake
+            | Command::Promote
+            | Command::Stop
+            | Command::Drop => false,
+        }
+    }
 }
 
 /// How a partition is doing.
@@ -175,6 +193,7 @@ pub struct Worker {
     failure: Option<String>,
     /// Questions that wait for an offset, or until what was folded is committed.
     waiting: Vec<Waiting>,
+    fencing: Arc<Fencing>,
     /// Why the log takes no events.
     refusal: Option<Arc<str>>,
     /// It was reported that log time is ahead of the clock.
@@ -222,6 +241,7 @@ impl Worker {
             processor: None,
             failure: None,
             waiting: Vec::new(),
+            fencing: Arc::default(),
             refusal: None,
             is_ahead: false,
             index_cut_at_ms: 0,
@@ -252,6 +272,11 @@ impl Worker {
 
     pub fn partition(&self) -> Partition {
         self.partition
+    }
+
+    /// Whether it fences the earlier owner off at the moment.
+    pub fn fencing(&self) -> Arc<Fencing> {
+        self.fencing.clone()
     }
 
     /// The open partition.
@@ -391,7 +416,10 @@ impl Worker {
     fn open(&mut self) -> Result<Fact, Error> {
         let mut log: PartitionHandle = match self.role() {
             Role::Standby => self.dependencies.log.stand_by(self.partition)?.into(),
-            Role::Owner | Role::Heir => self.dependencies.log.take_up(self.partition)?.into(),
+            Role::Owner | Role::Heir => {
+                let _under_way = self.fencing.begin(&*self.clock);
+                self.dependencies.log.take_up(self.partition)?.into()
+            }
         };
         self.restore(&mut log)?;
         let store = self.store.as_deref().map(|store| store as &dyn StoreLocation);
@@ -417,6 +445,9 @@ impl Worker {
 
     /// Becomes the owner with the state that the standby has.
     fn take_over(&mut self) -> Result<Fact, Error> {
+        let fencing = self.fencing();
+        // Also while it reads what the earlier owner has written.
+        let _under_way = fencing.begin(&*self.clock);
         let log = self.dependencies.log.take_up(self.partition)?;
         // Nothing may fail between the processor's change and the core's.
         let end = log.events().range()?.end;

@@ -156,6 +156,9 @@ pub(super) struct Local {
     pub here: Vec<PartitionStats>,
     /// How partitions of this node were doing whose workers do not answer at the moment.
     busy: Vec<KnownStats>,
+    /// Partitions of this node whose workers fence the earlier owner off, and since when by the wall clock. Those that were known
+    /// before are in `busy` too.
+    fencing: Vec<(Partition, u64)>,
     /// Partitions of this node whose workers do not answer and have not done so yet, or have just ended.
     silent: Vec<Partition>,
     pub elsewhere: Vec<Partition>,
@@ -175,15 +178,27 @@ impl Local {
 }
 
 pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
-    let answers = partitions(app).map(|partition| async move { (partition, app.engine.stats(partition).await) });
+    let engine = &app.engine;
+    let answers = partitions(app).map(|partition| async move {
+        let answer = match engine.fencing_since_ms(partition) {
+            Some(_) => Err(QueryError::Unavailable),
+            None => engine.stats(partition).await,
+        };
+        (partition, answer)
+    });
     let mut local = Local::default();
     for (partition, answer) in futures_util::future::join_all(answers).await {
         match answer {
             Ok(stats) => local.here.push(stats),
-            Err(QueryError::Unavailable | QueryError::Busy) => match app.engine.known_stats(partition) {
-                Some(known) => local.busy.push(known),
-                None => local.silent.push(partition),
-            },
+            Err(QueryError::Unavailable | QueryError::Busy) => {
+                let fencing = engine.fencing_since_ms(partition);
+                local.fencing.extend(fencing.map(|since_ms| (partition, since_ms)));
+                match engine.known_stats(partition) {
+                    Some(known) => local.busy.push(known),
+                    None if fencing.is_some() => {}
+                    None => local.silent.push(partition),
+                }
+            }
             Err(QueryError::Elsewhere) if app.peers.is_some() => local.elsewhere.push(partition),
             // Its worker has ended and is being restarted; the other partitions are not affected.
             Err(QueryError::Elsewhere) => local.silent.push(partition),
@@ -195,6 +210,10 @@ pub(super) async fn local_stats(app: &AppState) -> Result<Local, ApiError> {
 
 /// The error of a partition whose worker does not answer.
 const WAITS: &str = "no answer; it folds a large record, waits for the log, or is restarting";
+
+/// What a worker does that fences.
+const FENCES: &str =
+    "it fences the node that had the partition before, and may have to wait for that node's transaction to end";
 
 /// Reduces each path in a sentence to its last part, for clients that show no token.
 fn without_paths(sentence: &str) -> String {
@@ -337,6 +356,7 @@ pub(super) fn stats_line(stats: &PartitionStats, owner: Option<&str>) -> Partiti
             (Some(one), None) | (None, Some(one)) => Some(one.to_string()),
             (Some(refusal), Some(warning)) => Some(format!("{refusal}; {warning}")),
         },
+        since: None,
         known_at: None,
     }
 }
@@ -370,6 +390,7 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
     let Local {
         here,
         busy,
+        fencing,
         silent,
         elsewhere,
     } = local;
@@ -380,6 +401,12 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
     }
     for known in &busy {
         lines.insert(known.stats.partition, busy_line(known, me.as_deref()));
+    }
+    for (partition, since_ms) in fencing {
+        let bare = || bare_line(partition, "", me.as_deref(), None);
+        let line = lines.entry(partition).or_insert_with(bare);
+        line.state = "fencing".to_owned();
+        (line.error, line.since) = (Some(FENCES.to_owned()), Some(since_ms));
     }
     for partition in silent {
         let line = bare_line(partition, "waiting", me.as_deref(), Some(WAITS));
@@ -452,6 +479,11 @@ pub async fn readyz(State(app): State<AppState>) -> Result<String, ApiError> {
         ));
     }
     let local = local_stats(&app).await?;
+    if let Some((partition, since_ms)) = local.fencing.first() {
+        let for_s = app.engine.now_ms().saturating_sub(*since_ms) / 1_000;
+        let message = format!("partition {partition} is fencing: {FENCES} ({for_s} s so far)");
+        return Err(ApiError::unavailable("not_ready", message));
+    }
     if let Some(partition) = local.unanswered() {
         return Err(ApiError::unavailable(
             "not_ready",

@@ -108,6 +108,11 @@ impl House {
         House::of(log, clock, engine, interface)
     }
 
+    /// With an engine that is a member of a group, and has its partitions.
+    pub fn joined(log: Arc<MemoryLog>, clock: Arc<ManualClock>, engine: Engine) -> House {
+        House::of(log, clock, engine, Interface::new(Limits::of(1_000)))
+    }
+
     /// With the routes of Tencent Cloud IM.
     pub fn with_tim(tokens: Option<&[(String, Scopes)]>, tim: Tim) -> House {
         let clock = Arc::new(ManualClock::new(1_000));
