@@ -19,6 +19,9 @@ const CLIENTS_MAX: usize = 4;
 const READERS_MIN: usize = 16;
 /// A reader that was not used for so long has nobody who comes back to it.
 const ABANDONED_MS: u64 = 2_000;
+/// A reader that was not used for so long ends. Its client goes on fetching the partition meanwhile, and nobody takes what it has: up
+/// to 2,000 records or 1 MiB.
+const KEPT_MS: u64 = 30_000;
 /// How long one waits for a turn.
 const TURN: Duration = Duration::from_secs(10);
 /// How long a reader waits for the first record.
@@ -103,6 +106,20 @@ impl HistoryReaders {
         let result = wait_for(&mut reader.partition_reader, from, limit, into);
         lent.is_good = result.is_ok();
         result
+    }
+
+    /// Ends readers that nobody has used for a while. Takes a moment for each.
+    pub fn end_unused(&self) {
+        let now_ms = self.clock.monotonic_ms();
+        let mut shared = locked(&self.shared);
+        let unused: Vec<PooledReader> = shared
+            .idle
+            .extract_if(.., |reader| reader.used_ms + KEPT_MS <= now_ms)
+            .collect();
+        let places = unused.iter().map(|reader| (reader.client, reader.key));
+        shared.busy.extend(places);
+        drop(shared);
+        unused.into_iter().for_each(|reader| self.end(reader));
     }
 
     fn lend(&self, key: Key, name: Arc<str>, from: Offset) -> Result<BorrowedReader<'_>, Error> {
@@ -241,7 +258,15 @@ pub fn wait_for(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    const LIMIT: Limit = Limit {
+        records: 10,
+        bytes: 1_000,
+    };
 
     /// A clock of a machine on which everything takes long: each reading of it takes 100 ms.
     #[derive(Default)]
@@ -262,26 +287,58 @@ mod tests {
         let clock = Arc::new(SlowClock::default());
         let mut config = ClientConfig::new();
         // Nobody is there.
-        config
-            .set("bootstrap.servers", "127.0.0.1:1")
-            .set("client.id", "alone");
+        config.set("bootstrap.servers", "127.0.0.1:1").set("client.id", "alone");
         let readers = HistoryReaders::new(config, clock.clone(), 1);
-        let limit = Limit {
-            records: 10,
-            bytes: 1_000,
-        };
         let mut records = Vec::new();
-        let read = readers.read(
-            (Topic::Changes, "changes".into()),
-            Partition(0),
-            Offset(0),
-            limit,
-            &mut records,
-        );
+        let changes = (Topic::Changes, "changes".into());
+        let read = readers.read(changes, Partition(0), Offset(0), LIMIT, &mut records);
         let error = read.expect_err("no broker answers");
         assert!(matches!(error, Error::Unanswered(_)), "{error}");
         assert!(records.is_empty());
         let took_ms = clock.0.load(Ordering::SeqCst);
         assert!(took_ms < 2 * WAIT.as_millis() as u64, "{took_ms}");
+    }
+
+    #[test]
+    fn a_reader_that_nobody_uses_for_half_a_minute_ends_and_the_next_read_has_a_new_one() {
+        let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
+        cluster.create_topic("changes", 2, 1).expect("a topic");
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("client.id", "mock");
+        let producer: BaseProducer = config.create().expect("a producer");
+        for partition in [0, 1] {
+            let record = BaseRecord::to("changes").partition(partition).key("a").payload("b");
+            producer.send(record).expect("there is room");
+        }
+        producer.flush(Duration::from_secs(60)).expect("it answers");
+        let clock = Arc::new(ManualClock::new(1_000));
+        let readers = HistoryReaders::new(config, clock.clone(), 2);
+        let read = |partition| {
+            let mut records = Vec::new();
+            let changes = (Topic::Changes, "changes".into());
+            let read = readers.read(changes, Partition(partition), Offset(0), LIMIT, &mut records);
+            read.expect("read");
+            assert_eq!(records.len(), 1);
+        };
+        let kept = || -> Vec<u32> {
+            let shared = locked(&readers.shared);
+            assert!(shared.busy.is_empty());
+            shared.idle.iter().map(|reader| reader.key.1.0).collect()
+        };
+        read(0);
+        clock.advance_ms(KEPT_MS - 1);
+        read(1);
+        readers.end_unused();
+        assert_eq!(kept(), [0, 1]);
+        clock.advance_ms(1);
+        readers.end_unused();
+        assert_eq!(kept(), [1], "the other was used a moment ago");
+        read(0);
+        clock.advance_ms(KEPT_MS);
+        readers.end_unused();
+        assert!(kept().is_empty());
+        read(1);
     }
 }

@@ -2,7 +2,8 @@
 //! Older outputs are read from the brokers ([`HistoryReaders`]).
 //!
 //! One thread reads, and only committed records. This thread never waits: a partition that cannot be read is retried
-//! after a pause of its own, and a second thread asks the brokers for the ends of quiet partitions.
+//! after a pause of its own, and a second thread asks the brokers for the ends of quiet partitions and ends readers of older
+//! outputs that nobody uses.
 
 use super::KafkaLog;
 use super::client::spawn;
@@ -278,6 +279,11 @@ impl Tail {
         self.older.read((topic, name), partition, from, limit, into)
     }
 
+    /// Ends readers of older records that nobody uses.
+    fn end_unused_readers(&self) {
+        self.older.end_unused();
+    }
+
     /// Asks the brokers about a buffer that is quiet. Returns whether reading must restart because the brokers have
     /// more records than were received. After a change of leaders librdkafka may stop fetching for ever.
     fn is_stuck(&self, key: Key) -> bool {
@@ -368,11 +374,12 @@ fn read_lanes(
     }
 }
 
-/// The loop of the thread that asks the brokers, about one buffer after another.
+/// The loop of the thread that asks the brokers, about one buffer after another, and ends readers that nobody uses.
 fn look_after_lanes(log: &Weak<KafkaLog>, bells: &[Arc<WakeFlag>]) -> End {
     for wake_flag in bells.iter().cycle() {
         std::thread::sleep(LOOK_AFTER);
         let Some(log) = log.upgrade() else { break };
+        log.tail().end_unused_readers();
         if log.tail().is_stuck(wake_flag.key) {
             wake_flag.ring();
         }
