@@ -157,7 +157,7 @@ fn exactly_the_routes_that_the_table_says_append_and_every_record_has_the_trace_
         admins: vec!["administrator".to_owned()],
         unknown: TimUnknown::Error,
     };
-    let house = House::with_tim(Some(&[(TOKEN.to_owned(), Scopes::everything())]), tim);
+    let house = House::with_tim(&[(TOKEN.to_owned(), Scopes::everything())], tim);
     house.token(TOKEN).publish(&[connect("bob", 2)]);
     wait_until("bob is known", || house.token(TOKEN).get("/v1/users/bob").status == 200);
     for (number, route) in ROUTES.iter().enumerate() {

@@ -113,19 +113,6 @@ impl House {
         House::of(log, clock, engine, Interface::new(Limits::of(1_000)))
     }
 
-    /// With the routes of Tencent Cloud IM.
-    pub fn with_tim(tokens: Option<&[(String, Scopes)]>, tim: Tim) -> House {
-        let clock = Arc::new(ManualClock::new(1_000));
-        let log = Arc::new(MemoryLog::new(1, clock.clone()));
-        let engine = Engine::start(log.clone(), None, clock.clone(), Tuning::default()).expect("started");
-        let interface = Interface {
-            tokens,
-            tim: Some(tim),
-            ..Interface::new(Limits::of(1_000))
-        };
-        House::of(log, clock, engine, interface)
-    }
-
     /// On a log that is there already, with stores in a directory. `records`: how many a question about the past may read.
     pub fn on(
         log: Arc<MemoryLog>,
