@@ -385,6 +385,19 @@ fn the_oracle_shares_nothing_with_the_core_but_its_vocabulary() {
 }
 
 #[test]
+fn who_writes_what_is_kept_or_published_names_every_field() {
+    let folders = ["src/schema/", "src/store/", "src/log/", "src/engine/", "src/incidents/"];
+    check(
+        |file| {
+            // This file frames what its modules write.
+            let frames = file.path == "src/schema/avro/mod.rs";
+            is_source(file) && !frames && folders.iter().any(|folder| file.path.starts_with(folder))
+        },
+        |file| rules::writers_name_every_field(&file.text),
+    );
+}
+
+#[test]
 fn nothing_is_left_over() {
     check(is_rust, |file| rules::nothing_is_left_over(&file.text));
     check(

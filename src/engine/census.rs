@@ -95,11 +95,12 @@ impl Census {
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
+        let Census { users, devices } = self;
         let mut bytes = Vec::with_capacity(256);
-        for users in self.users {
+        for users in users {
             bytes.extend_from_slice(&users.to_be_bytes());
         }
-        for (platform, counts) in &self.devices {
+        for (platform, counts) in devices {
             bytes.push(platform.len() as u8);
             bytes.extend_from_slice(platform.as_bytes());
             for count in counts {

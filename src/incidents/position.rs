@@ -24,8 +24,12 @@ impl Default for FinderNote {
 
 impl FinderNote {
     pub fn to_bytes(self) -> Vec<u8> {
+        let FinderNote {
+            restart: Restart { second, online },
+            written,
+        } = self;
         let mut bytes = vec![VERSION];
-        for number in [self.restart.second, self.restart.online, self.written] {
+        for number in [second, online, written] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         bytes

@@ -77,15 +77,14 @@ impl Input {
     }
 
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
-        let numbers = [
-            self.since.0,
-            self.digest,
-            self.last.map_or(0, |last| last.offset.0),
-            self.last.map_or(0, |last| last.ts),
-            self.last.map_or(0, |last| last.checksum),
-        ];
+        let Input { last, since, digest } = *self;
+        let [offset, ts, checksum] = match last {
+            Some(LastRecord { offset, ts, checksum }) => [offset.0, ts, checksum],
+            None => [0; 3],
+        };
+        let numbers = [since.0, digest, offset, ts, checksum];
         let mut bytes = [0; Self::BYTES];
-        bytes[0] = u8::from(self.last.is_some());
+        bytes[0] = u8::from(last.is_some());
         for (part, number) in bytes[1..].chunks_exact_mut(8).zip(numbers) {
             part.copy_from_slice(&number.to_be_bytes());
         }

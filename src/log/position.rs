@@ -51,16 +51,25 @@ impl Position {
 
     /// Returns at most 4,096 bytes, Kafka's limit for the metadata of an offset; currently 112.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let Position {
+            next,
+            outputs,
+            time,
+            seq,
+            chain,
+            revision,
+            input,
+        } = self;
         let mut bytes = vec![Self::VERSION];
-        bytes.extend_from_slice(&self.next.0.to_be_bytes());
-        bytes.extend_from_slice(&self.outputs.to_be_bytes());
-        bytes.push(u8::from(self.time.is_some()));
-        bytes.extend_from_slice(&self.time.unwrap_or_default().0.to_be_bytes());
-        bytes.extend_from_slice(&self.seq.to_be_bytes());
-        bytes.extend_from_slice(&self.chain);
-        bytes.extend_from_slice(&self.revision.0.to_be_bytes());
-        bytes.push(u8::from(self.input.is_some()));
-        bytes.extend_from_slice(&self.input.unwrap_or_default().to_bytes());
+        bytes.extend_from_slice(&next.0.to_be_bytes());
+        bytes.extend_from_slice(&outputs.to_be_bytes());
+        bytes.push(u8::from(time.is_some()));
+        bytes.extend_from_slice(&time.unwrap_or_default().0.to_be_bytes());
+        bytes.extend_from_slice(&seq.to_be_bytes());
+        bytes.extend_from_slice(chain);
+        bytes.extend_from_slice(&revision.0.to_be_bytes());
+        bytes.push(u8::from(input.is_some()));
+        bytes.extend_from_slice(&input.unwrap_or_default().to_bytes());
         bytes
     }
 

@@ -161,25 +161,51 @@ impl State {
     /// Restores a partition that was saved, still without its users. All users with an online device must be put back
     /// with [`State::put_back`] before anything is folded.
     pub fn restore(image: &PartitionImage<'_>, seed: HashSeed) -> State {
-        let mut state = State::seeded(image.partition, image.policy.clone(), seed);
-        state.time = image.time;
-        state.offset = image.offset;
-        state.grace_until = image.grace_until;
-        state.seq = image.seq;
-        state.revision = image.revision;
-        state.rehearsed = image.rehearsed;
-        state.policy_since = image.policy_since;
-        for gateway in &image.gateways {
+        let PartitionImage {
+            partition,
+            offset,
+            time,
+            seq,
+            revision,
+            rehearsed,
+            grace_until,
+            policy,
+            policy_since,
+            gateways,
+            early_ends,
+        } = image;
+        let mut state = State::seeded(*partition, (*policy).clone(), seed);
+        state.time = *time;
+        state.offset = *offset;
+        state.grace_until = *grace_until;
+        state.seq = *seq;
+        state.revision = *revision;
+        state.rehearsed = *rehearsed;
+        state.policy_since = *policy_since;
+        for gateway in gateways {
+            let GatewayImage {
+                name,
+                epoch,
+                ended,
+                lease_until,
+                last_until,
+            } = *gateway;
             let known = KnownGateway {
-                epoch: gateway.epoch,
-                ended: gateway.ended,
-                lease_until: gateway.lease_until,
-                last_until: gateway.last_until,
+                epoch,
+                ended,
+                lease_until,
+                last_until,
             };
-            state.gateways.learn(gateway.name, known);
+            state.gateways.learn(name, known);
         }
-        for end in &image.early_ends {
-            state.early_ends.add(end.gateway, end.epoch, end.conn, end.came);
+        for end in early_ends {
+            let EarlyEndImage {
+                gateway,
+                epoch,
+                conn,
+                came,
+            } = *end;
+            state.early_ends.add(gateway, epoch, conn, came);
         }
         state
     }

@@ -77,11 +77,16 @@ fn write_decimal(out: &mut Vec<u8>, value: u64) {
 
 /// Appends `{partition}-{offset}-{index}`.
 pub(crate) fn write_output_id(id: OutputId, out: &mut Vec<u8>) {
-    write_decimal(out, id.partition.0.into());
+    let OutputId {
+        partition,
+        offset,
+        index,
+    } = id;
+    write_decimal(out, partition.0.into());
     out.push(b'-');
-    write_decimal(out, id.offset.0);
+    write_decimal(out, offset.0);
     out.push(b'-');
-    write_decimal(out, id.index);
+    write_decimal(out, index);
 }
 
 /// Reads the id of an output, as [`write_output_id`] writes it.

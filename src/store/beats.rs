@@ -33,15 +33,25 @@ pub(super) fn put(out: &mut Vec<u8>, slots: &[SlotBeats]) {
     put_number(out, slots.len() as u64);
     let (mut seen, mut evidence) = (0, 0);
     for slot in slots {
-        put_number(out, slot.place.into());
-        put_number(out, zigzag(seen, slot.user_last_seen.0));
-        seen = slot.user_last_seen.0;
-        put_number(out, slot.devices.len() as u64);
-        for device in &slot.devices {
-            put_number(out, zigzag(seen, device.last_seen.0));
-            put_number(out, zigzag(evidence, device.evidence.0));
-            put_number(out, zigzag(device.last_seen.0, device.heartbeat_by.0));
-            evidence = device.evidence.0;
+        let SlotBeats {
+            place,
+            user_last_seen,
+            devices,
+        } = slot;
+        put_number(out, (*place).into());
+        put_number(out, zigzag(seen, user_last_seen.0));
+        seen = user_last_seen.0;
+        put_number(out, devices.len() as u64);
+        for device in devices {
+            let BeatTimes {
+                last_seen,
+                evidence: at,
+                heartbeat_by,
+            } = device;
+            put_number(out, zigzag(seen, last_seen.0));
+            put_number(out, zigzag(evidence, at.0));
+            put_number(out, zigzag(last_seen.0, heartbeat_by.0));
+            evidence = at.0;
         }
     }
 }

@@ -99,10 +99,16 @@ const AWAY: u8 = 1;
 const ONLINE: u8 = 2;
 
 fn put_session(out: &mut Vec<u8>, session: &SessionImage<'_>) {
-    put_number(out, session.login_at.0);
-    put_number(out, session.last_seen.0);
-    put_number(out, session.evidence.0);
-    put_optional_text(out, session.client);
+    let SessionImage {
+        login_at,
+        last_seen,
+        evidence,
+        client,
+    } = session;
+    put_number(out, login_at.0);
+    put_number(out, last_seen.0);
+    put_number(out, evidence.0);
+    put_optional_text(out, *client);
 }
 
 fn session<'a>(bytes: &mut Bytes<'a>) -> Option<SessionImage<'a>> {
@@ -119,39 +125,58 @@ const HAS_KICKED_AT: u8 = 2;
 const IS_BARRED: u8 = 4;
 
 /// Appends the fields that few users have; one byte for all other users.
-fn put_marks(out: &mut Vec<u8>, user: &UserImage<'_>) {
+fn put_marks(out: &mut Vec<u8>, kept: Option<KeptImage<'_>>, kicked_at: Option<LogTime>, barred: bool) {
     let mark = |is: bool, mark: u8| if is { mark } else { 0 };
-    out.push(
-        mark(user.kept.is_some(), HAS_KEPT)
-            | mark(user.kicked_at.is_some(), HAS_KICKED_AT)
-            | mark(user.barred, IS_BARRED),
-    );
-    if let Some(kept) = user.kept {
-        put_text(out, kept.text);
-        put_number(out, kept.until.0);
+    out.push(mark(kept.is_some(), HAS_KEPT) | mark(kicked_at.is_some(), HAS_KICKED_AT) | mark(barred, IS_BARRED));
+    if let Some(KeptImage { text, until }) = kept {
+        put_text(out, text);
+        put_number(out, until.0);
     }
-    if let Some(kicked_at) = user.kicked_at {
+    if let Some(kicked_at) = kicked_at {
         put_number(out, kicked_at.0);
     }
 }
 
 /// Appends a user without its id, which is in the key.
 pub(super) fn put_user(out: &mut Vec<u8>, user: &UserImage<'_>) {
-    put_number(out, user.version);
-    out.push(status_number(user.status));
-    put_number(out, user.since.0);
-    put_number(out, user.last_seen.0);
-    put_optional_text(out, user.custom_status);
-    put_marks(out, user);
-    put_number(out, user.devices.len() as u64);
-    for device in &user.devices {
-        put_text(out, device.platform);
-        put_text(out, device.device);
-        put_text(out, device.gateway);
-        put_number(out, device.epoch.0);
-        put_number(out, device.conn.0);
-        put_number(out, device.since.0);
-        match &device.phase {
+    let UserImage {
+        user: _,
+        version,
+        status,
+        since,
+        last_seen,
+        custom_status,
+        kept,
+        kicked_at,
+        barred,
+        devices,
+    } = user;
+    put_number(out, *version);
+    out.push(status_number(*status));
+    put_number(out, since.0);
+    put_number(out, last_seen.0);
+    put_optional_text(out, *custom_status);
+    put_marks(out, *kept, *kicked_at, *barred);
+    put_number(out, devices.len() as u64);
+    for device in devices {
+        let DeviceImage {
+            platform,
+            device,
+            gateway,
+            epoch,
+            conn,
+            since,
+            phase,
+            // The reader works it out.
+            deadline: _,
+        } = device;
+        put_text(out, platform);
+        put_text(out, device);
+        put_text(out, gateway);
+        put_number(out, epoch.0);
+        put_number(out, conn.0);
+        put_number(out, since.0);
+        match phase {
             Phase::Online {
                 session,
                 heartbeat_by,
@@ -275,31 +300,58 @@ fn device<'a>(bytes: &mut Bytes<'a>) -> Option<DeviceImage<'a>> {
 
 /// Appends the partition without its users. `policy` is its completed document.
 pub(super) fn put_partition(out: &mut Vec<u8>, image: &PartitionImage<'_>, policy: &str) {
-    put_number(out, image.partition.0.into());
-    put_optional(out, image.offset.map(|offset| offset.0));
-    put_optional(out, image.time.map(|time| time.0));
-    put_number(out, image.seq);
-    put_optional(out, image.grace_until.map(|time| time.0));
+    let PartitionImage {
+        partition,
+        offset,
+        time,
+        seq,
+        revision,
+        rehearsed,
+        grace_until,
+        // As the document.
+        policy: _,
+        policy_since,
+        gateways,
+        early_ends,
+    } = image;
+    put_number(out, partition.0.into());
+    put_optional(out, offset.map(|offset| offset.0));
+    put_optional(out, time.map(|time| time.0));
+    put_number(out, *seq);
+    put_optional(out, grace_until.map(|time| time.0));
     put_text(out, policy);
-    put_optional(out, image.policy_since.map(|offset| offset.0));
-    put_number(out, image.gateways.len() as u64);
-    for gateway in &image.gateways {
-        put_text(out, gateway.name);
-        put_number(out, gateway.epoch.0);
-        out.push(u8::from(gateway.ended));
-        put_optional(out, gateway.lease_until.map(|until| until.0));
-        put_number(out, gateway.last_until.0);
+    put_optional(out, policy_since.map(|offset| offset.0));
+    put_number(out, gateways.len() as u64);
+    for gateway in gateways {
+        let GatewayImage {
+            name,
+            epoch,
+            ended,
+            lease_until,
+            last_until,
+        } = gateway;
+        put_text(out, name);
+        put_number(out, epoch.0);
+        out.push(u8::from(*ended));
+        put_optional(out, lease_until.map(|until| until.0));
+        put_number(out, last_until.0);
     }
-    put_number(out, image.early_ends.len() as u64);
-    for end in &image.early_ends {
-        put_text(out, end.gateway);
-        put_number(out, end.epoch.0);
-        put_number(out, end.conn.0);
-        put_number(out, end.came.0);
+    put_number(out, early_ends.len() as u64);
+    for end in early_ends {
+        let EarlyEndImage {
+            gateway,
+            epoch,
+            conn,
+            came,
+        } = end;
+        put_text(out, gateway);
+        put_number(out, epoch.0);
+        put_number(out, conn.0);
+        put_number(out, came.0);
     }
-    put_number(out, image.revision.0.into());
-    if image.revision >= Revision::REHEARSAL {
-        put_number(out, image.rehearsed);
+    put_number(out, revision.0.into());
+    if *revision >= Revision::REHEARSAL {
+        put_number(out, *rehearsed);
     }
 }
 

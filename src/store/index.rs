@@ -112,17 +112,19 @@ impl Commit {
     }
 
     pub fn put_mark(&mut self, number: u64, mark: &IndexMark) {
+        let IndexMark { at, logged_at, counts } = mark;
         self.value.clear();
-        put_number(&mut self.value, mark.at.0);
-        put_number(&mut self.value, mark.logged_at.0);
-        self.value.extend_from_slice(&mark.counts);
+        put_number(&mut self.value, at.0);
+        put_number(&mut self.value, logged_at.0);
+        self.value.extend_from_slice(counts);
         self.rows.put(&keys::mark(number), &self.value);
     }
 
     pub fn put_indexed(&mut self, indexed: Indexed) {
+        let Indexed { from, upto } = indexed;
         self.value.clear();
-        put_number(&mut self.value, indexed.from);
-        put_number(&mut self.value, indexed.upto);
+        put_number(&mut self.value, from);
+        put_number(&mut self.value, upto);
         self.rows.put(keys::INDEX, &self.value);
     }
 }

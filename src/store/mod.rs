@@ -344,12 +344,13 @@ impl Store {
         policy: &str,
         counts: &[u8],
     ) -> Result<(), Error> {
+        let Applied { next, outputs, chain } = applied;
         let value = &mut commit.value;
         value.clear();
         image::put_number(value, LAYOUT);
-        image::put_number(value, applied.next.0);
-        image::put_number(value, applied.outputs);
-        image::put_bytes(value, &applied.chain);
+        image::put_number(value, next.0);
+        image::put_number(value, *outputs);
+        image::put_bytes(value, chain);
         image::put_bytes(value, counts);
         image::put_partition(value, partition, policy);
         commit.rows.put(keys::META, &commit.value);

@@ -415,6 +415,62 @@ pub fn hard_words(text: &str) -> Vec<Finding> {
     found
 }
 
+/// A writer takes what it writes apart and names each field, so that a new one fails to compile there: in functions that
+/// append to an `out` or an `object`, or are `to_bytes`, no field is read with a dot, and no pattern ends with `..`. The number in a
+/// newtype (`.0`) is no field of its own.
+pub fn writers_name_every_field(text: &str) -> Vec<Finding> {
+    let tokens = without_tests(&tokens(text));
+    let at = |n: usize| tokens.get(n).map_or("", |token| token.text);
+    let mut found = Vec::new();
+    for begin in (0..tokens.len()).filter(|n| at(*n) == "fn") {
+        let mut depth = 0;
+        let opening = (begin..tokens.len()).find(|n| {
+            match at(*n) {
+                "(" | "[" => depth += 1,
+                ")" | "]" => depth -= 1,
+                _ => {}
+            }
+            depth == 0 && matches!(at(*n), "{" | ";")
+        });
+        let Some(opening) = opening.filter(|n| at(*n) == "{") else {
+            continue;
+        };
+        let is_to_bytes = at(begin + 1) == "to_bytes";
+        let takes = |name| (begin..opening).any(|n| [at(n), at(n + 1), at(n + 2)] == [name, ":", "&"]);
+        if !is_to_bytes && !takes("out") && !takes("object") {
+            continue;
+        }
+        let mut depth = 0;
+        for n in opening..tokens.len() {
+            match at(n) {
+                "{" => depth += 1,
+                "}" => depth -= 1,
+                "." if at(n + 1) == "." && at(n + 2) == "}" => found.push(finding(
+                    tokens[n].line,
+                    "..: name every field, and those that are not written with `_`",
+                )),
+                "." if at(n - 1) != "." && is_field(at(n + 1)) && !matches!(at(n + 2), "(" | "::") => {
+                    let (of, field) = (at(n - 1), at(n + 1));
+                    // The writer itself, as in `self.out`.
+                    if of != "self" || is_to_bytes {
+                        let what = format!("{of}.{field}: take the value apart with `let Type {{ … }} = …`");
+                        found.push(finding(tokens[n].line, what));
+                    }
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found
+}
+
+fn is_field(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+}
+
 /// The types of a file that others can name: structures, enumerations, traits and aliases, without those for tests.
 pub fn public_types(text: &str) -> Vec<(usize, String)> {
     let tokens = without_tests(&tokens(text));
@@ -673,6 +729,25 @@ mod tests {
             ))),
             [1, 2, 4]
         );
+    }
+
+    #[test]
+    fn a_writer_that_can_miss_a_field_is_found() {
+        let refused = |text| lines(&writers_name_every_field(text));
+        assert_eq!(
+            refused("fn put(out: &mut Vec<u8>, user: &User) {\n put(out, user.version);\n}"),
+            [2]
+        );
+        assert_eq!(
+            refused("fn put(user: &User, out: &mut Vec<u8>) {\n let User { version, .. } = user;\n}"),
+            [2]
+        );
+        assert_eq!(refused("fn to_bytes(&self) -> [u8; 8] {\n\n self.next\n}"), [3]);
+        let fine = "fn put(out: &mut Vec<u8>, user: &User) -> [u8; 3] {
+            let User { version, since: _ } = user; put(out, version.0); for n in 0..version.len() { all[..n]; }
+            list.iter().collect::<Vec<_>>(); self.out }
+            fn other(user: &User) { user.version; let User { version, .. } = user; } fn none(out: &mut Vec<u8>);";
+        assert_eq!(refused(fine), []);
     }
 
     #[test]

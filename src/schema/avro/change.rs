@@ -74,9 +74,14 @@ pub(super) fn write(change: &Change, out: &mut Vec<u8>) {
         evidence,
         rehearsal,
     } = change;
+    let OutputId {
+        partition,
+        offset,
+        index: _,
+    } = id;
     write_id(*id, out);
-    write_int(out, id.partition.0);
-    write_count(out, id.offset.0);
+    write_int(out, partition.0);
+    write_count(out, offset.0);
     write_count(out, *seq);
     write_text(out, user);
     write_count(out, *version);

@@ -76,29 +76,49 @@ fn read_beat<'a>(reader: &mut Reader<'a>) -> WireBeat<'a> {
 }
 
 pub(super) fn write(event: &Event<'_>, out: &mut Vec<u8>) {
-    let wire_event = WireEvent::of(event);
+    let WireEvent {
+        kind,
+        user,
+        platform,
+        device,
+        gateway,
+        epoch,
+        conn,
+        intent,
+        client,
+        beats,
+        reason,
+        text,
+        ttl_ms,
+        policy,
+        auth_at,
+        conns,
+        revision,
+    } = WireEvent::of(event);
     out.reserve(ROOM_BYTES);
-    write_text(out, wire_event.kind);
-    write_nullable_text(out, wire_event.user);
-    write_nullable_text(out, wire_event.platform);
-    write_nullable_text(out, wire_event.device);
-    write_nullable_text(out, wire_event.gateway);
-    write_nullable_long(out, wire_event.epoch);
-    write_nullable_long(out, wire_event.conn);
-    write_nullable_text(out, wire_event.intent);
-    write_nullable_text(out, wire_event.client);
-    write_nullable_array(out, wire_event.beats.as_deref(), |out, beat| {
-        write_text(out, &beat.who.user);
-        write_text(out, &beat.who.platform);
-        write_text(out, &beat.who.device);
-        write_count(out, beat.conn.0);
+    write_text(out, kind);
+    write_nullable_text(out, user);
+    write_nullable_text(out, platform);
+    write_nullable_text(out, device);
+    write_nullable_text(out, gateway);
+    write_nullable_long(out, epoch);
+    write_nullable_long(out, conn);
+    write_nullable_text(out, intent);
+    write_nullable_text(out, client);
+    write_nullable_array(out, beats.as_deref(), |out, beat| {
+        let HeartbeatEntry { who, conn } = beat;
+        let DeviceRef { user, platform, device } = who;
+        write_text(out, user);
+        write_text(out, platform);
+        write_text(out, device);
+        write_count(out, conn.0);
     });
-    write_nullable_text(out, wire_event.reason);
-    write_nullable_text(out, wire_event.text);
-    write_nullable_long(out, wire_event.ttl_ms);
-    write_nullable_text(out, wire_event.policy);
-    write_nullable_long(out, wire_event.auth_at);
-    match wire_event.conns {
+    write_nullable_text(out, reason);
+    write_nullable_text(out, text);
+    write_nullable_long(out, ttl_ms);
+    write_nullable_text(out, policy);
+    write_nullable_long(out, auth_at);
+    match conns {
         None => write_nullable_bytes(out, None),
         Some(Conns::Packed(bytes)) => write_nullable_bytes(out, Some(bytes)),
         Some(Conns::Numbers(conns)) => {
@@ -107,7 +127,7 @@ pub(super) fn write(event: &Event<'_>, out: &mut Vec<u8>) {
             write_nullable_bytes(out, Some(&packed));
         }
     }
-    write_nullable_long(out, wire_event.revision);
+    write_nullable_long(out, revision);
 }
 
 /// Returns the event with owned text, for use after the bytes that it was read from are gone.

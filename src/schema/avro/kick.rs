@@ -46,14 +46,26 @@ pub(super) fn read(datum: &[u8]) -> Result<Kick, Malformed> {
 }
 
 pub(super) fn write(kick: &Kick, out: &mut Vec<u8>) {
-    write_id(kick.id, out);
-    write_text(out, &kick.gateway);
-    write_count(out, kick.epoch.0);
-    write_count(out, kick.conn.0);
-    let whose = kick.whose.as_ref();
-    write_nullable_text(out, whose.map(|whose| &*whose.user));
-    write_nullable_text(out, whose.map(|whose| &*whose.platform));
-    write_nullable_text(out, whose.map(|whose| &*whose.device));
-    write_text(out, kick.reason.name());
-    write_count(out, kick.at.0);
+    let Kick {
+        id,
+        gateway,
+        epoch,
+        conn,
+        whose,
+        reason,
+        at,
+    } = kick;
+    write_id(*id, out);
+    write_text(out, gateway);
+    write_count(out, epoch.0);
+    write_count(out, conn.0);
+    let [user, platform, device] = match whose {
+        Some(KickedDevice { user, platform, device }) => [user, platform, device].map(|name| Some(&**name)),
+        None => [None; 3],
+    };
+    write_nullable_text(out, user);
+    write_nullable_text(out, platform);
+    write_nullable_text(out, device);
+    write_text(out, reason.name());
+    write_count(out, at.0);
 }

@@ -34,12 +34,20 @@ pub(super) fn read(datum: &[u8]) -> Result<Quarantined<'_>, Malformed> {
 }
 
 pub(super) fn write(quarantined: &Quarantined<'_>, out: &mut Vec<u8>) {
-    write_int(out, quarantined.partition.0);
-    write_count(out, quarantined.offset.0);
-    write_count(out, quarantined.ts);
-    write_text(out, &quarantined.error);
-    write_nullable_bytes(out, quarantined.key.as_deref());
-    write_nullable_bytes(out, quarantined.value.as_deref());
+    let Quarantined {
+        partition,
+        offset,
+        ts,
+        error,
+        key,
+        value,
+    } = quarantined;
+    write_int(out, partition.0);
+    write_count(out, offset.0);
+    write_count(out, *ts);
+    write_text(out, error);
+    write_nullable_bytes(out, key.as_deref());
+    write_nullable_bytes(out, value.as_deref());
 }
 
 impl Quarantined<'_> {

@@ -57,18 +57,33 @@ pub(super) fn read(datum: &[u8]) -> Result<UserState<'_>, Malformed> {
 }
 
 pub(super) fn write(state: &UserState<'_>, out: &mut Vec<u8>) {
-    write_text(out, &state.user);
-    write_count(out, state.version);
-    write_text(out, state.status.name());
-    write_count(out, state.since.0);
-    write_nullable_text(out, state.custom_status.as_deref());
-    write_array(out, &state.devices, |out, device| {
-        write_text(out, &device.platform);
-        write_text(out, &device.device);
-        write_text(out, device.status.name());
+    let UserState {
+        user,
+        version,
+        status,
+        since,
+        custom_status,
+        devices,
+        partition,
+        offset,
+    } = state;
+    write_text(out, user);
+    write_count(out, *version);
+    write_text(out, status.name());
+    write_count(out, since.0);
+    write_nullable_text(out, custom_status.as_deref());
+    write_array(out, devices, |out, device| {
+        let DeviceState {
+            platform,
+            device,
+            status,
+        } = device;
+        write_text(out, platform);
+        write_text(out, device);
+        write_text(out, status.name());
     });
-    write_int(out, state.partition.0);
-    write_count(out, state.offset.0);
+    write_int(out, partition.0);
+    write_count(out, offset.0);
 }
 
 impl UserState<'_> {

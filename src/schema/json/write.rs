@@ -1,8 +1,8 @@
 //! Writes events, outputs and state as JSON.
 
-use crate::presence::change::{Change, DeviceChange, Ignored, Kick, Output, OutputId, Part, Rehearsal};
-use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent, Target};
-use crate::presence::state::{DeviceImage, PartitionImage, Phase, SessionImage, UserImage};
+use crate::presence::change::{Change, DeviceChange, Ignored, Kick, KickedDevice, Output, OutputId, Part, Rehearsal};
+use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, HeartbeatEntry, Intent, Target};
+use crate::presence::state::{DeviceImage, GatewayImage, KeptImage, PartitionImage, Phase, SessionImage, UserImage};
 use crate::presence::{LogTime, Offset};
 use crate::schema::avro::Quarantined;
 use crate::schema::{write_decimal, write_output_id};
@@ -155,12 +155,17 @@ fn change_line(out: &mut Vec<u8>, change: &Change) {
         evidence,
         rehearsal,
     } = change;
+    let OutputId {
+        partition,
+        offset,
+        index: _,
+    } = of;
     let mut object = Object::new(out);
     object
         .text("type", "change")
         .id("id", of)
-        .number("partition", of.partition.0.into())
-        .number("offset", of.offset.0)
+        .number("partition", partition.0.into())
+        .number("offset", offset.0)
         .number("seq", *seq)
         .text("user", user)
         .number("version", *version)
@@ -196,31 +201,44 @@ pub fn device_change(out: &mut Vec<u8>, device: &DeviceChange) {
 }
 
 fn kick_line(out: &mut Vec<u8>, kick: &Kick) {
-    let mut object = Object::new(out);
-    object.text("type", "kick").id("id", &kick.id);
-    let whose = kick.whose.as_ref();
-    object
-        .text("gateway", &kick.gateway)
-        .number("epoch", kick.epoch.0)
-        .number("conn", kick.conn.0)
-        .optional_text("user", whose.map(|whose| &*whose.user))
-        .optional_text("platform", whose.map(|whose| &*whose.platform))
-        .optional_text("device", whose.map(|whose| &*whose.device))
-        .text("reason", kick.reason.name())
-        .number("at", kick.at.0)
+    let Kick {
+        id,
+        gateway,
+        epoch,
+        conn,
+        whose,
+        reason,
+        at,
+    } = kick;
+    let [user, platform, device] = match whose {
+        Some(KickedDevice { user, platform, device }) => [user, platform, device].map(|name| Some(&**name)),
+        None => [None; 3],
+    };
+    Object::new(out)
+        .text("type", "kick")
+        .id("id", id)
+        .text("gateway", gateway)
+        .number("epoch", epoch.0)
+        .number("conn", conn.0)
+        .optional_text("user", user)
+        .optional_text("platform", platform)
+        .optional_text("device", device)
+        .text("reason", reason.name())
+        .number("at", at.0)
         .end();
 }
 
 fn ignored_line(out: &mut Vec<u8>, ignored: &Ignored) {
+    let Ignored { offset, reason, part } = ignored;
     let mut object = Object::new(out);
     object
         .text("type", "ignored")
-        .number("offset", ignored.offset.0)
-        .text("reason", ignored.reason.name());
-    match ignored.part {
+        .number("offset", offset.0)
+        .text("reason", reason.name());
+    match part {
         Part::Whole => {}
         Part::Heartbeat(beat) => {
-            object.number("beat", beat as u64);
+            object.number("beat", *beat as u64);
         }
         Part::Conn(conn) => {
             object.number("conn", conn.0);
@@ -246,71 +264,98 @@ pub fn user_line(out: &mut Vec<u8>, user: &UserImage<'_>, time: Option<LogTime>)
 
 /// Writes the line of a user and leaves it open for more keys.
 pub fn user_fields(out: &mut Vec<u8>, user: &UserImage<'_>, time: Option<LogTime>) {
+    let kept = user.kept_at(time);
+    let UserImage {
+        user,
+        version,
+        status,
+        since,
+        last_seen,
+        custom_status,
+        // Only until its time.
+        kept: _,
+        kicked_at,
+        barred,
+        devices,
+    } = user;
     let mut object = Object::new(out);
     object
         .text("type", "user")
-        .text("user", user.user)
-        .number("version", user.version)
-        .text("status", user.status.name())
-        .number("since", user.since.0)
-        .number("last_seen", user.last_seen.0)
-        .optional_text("custom_status", user.custom_status);
-    if let Some(kept) = user.kept_at(time) {
-        object.text("kept", kept.text).number("kept_until", kept.until.0);
+        .text("user", user)
+        .number("version", *version)
+        .text("status", status.name())
+        .number("since", since.0)
+        .number("last_seen", last_seen.0)
+        .optional_text("custom_status", *custom_status);
+    if let Some(KeptImage { text, until }) = kept {
+        object.text("kept", text).number("kept_until", until.0);
     }
-    if let Some(kicked_at) = user.kicked_at {
-        object.number("kicked_at", kicked_at.0).boolean("barred", user.barred);
+    if let Some(kicked_at) = kicked_at {
+        object.number("kicked_at", kicked_at.0).boolean("barred", *barred);
     }
-    object.list("devices", &user.devices, device);
+    object.list("devices", devices, device);
 }
 
 fn device(out: &mut Vec<u8>, device: &DeviceImage<'_>) {
-    fn session_fields(object: &mut Object<'_>, session: &SessionImage<'_>) {
-        object
-            .number("login_at", session.login_at.0)
-            .number("last_seen", session.last_seen.0)
-            .number("evidence", session.evidence.0);
-    }
+    let DeviceImage {
+        platform,
+        device,
+        gateway,
+        epoch,
+        conn,
+        since,
+        phase,
+        deadline,
+    } = device;
+    // Of the times only the deadline, which takes lease and grace into account.
+    let (state, session, word) = match phase {
+        Phase::Online {
+            session,
+            heartbeat_by: _,
+            background_by: _,
+            linger,
+        } => {
+            let word = linger.map(|(ending, _)| ("lingering", ending_name(ending)));
+            ("online", Some(session), word)
+        }
+        Phase::Away {
+            session,
+            push: _,
+            lost_by,
+            until: _,
+        } => ("away", Some(session), Some(("lost_by", lost_by.name()))),
+        Phase::Kicked { by, until: _ } => ("kicked", None, Some(("reason", by.name()))),
+    };
     let mut object = Object::new(out);
     object
-        .text("platform", device.platform)
-        .text("device", device.device)
-        .text(
-            "state",
-            match device.phase {
-                Phase::Online { .. } => "online",
-                Phase::Away { .. } => "away",
-                Phase::Kicked { .. } => "kicked",
-            },
-        )
-        .text("status", device.phase.status().name())
-        .text("gateway", device.gateway)
-        .number("epoch", device.epoch.0)
-        .number("conn", device.conn.0)
-        .number("since", device.since.0);
-    match &device.phase {
-        Phase::Online { session, .. } | Phase::Away { session, .. } => session_fields(&mut object, session),
-        Phase::Kicked { .. } => {}
+        .text("platform", platform)
+        .text("device", device)
+        .text("state", state)
+        .text("status", phase.status().name())
+        .text("gateway", gateway)
+        .number("epoch", epoch.0)
+        .number("conn", conn.0)
+        .number("since", since.0);
+    let mut client_of_session = None;
+    if let Some(SessionImage {
+        login_at,
+        last_seen,
+        evidence,
+        client,
+    }) = session
+    {
+        object
+            .number("login_at", login_at.0)
+            .number("last_seen", last_seen.0)
+            .number("evidence", evidence.0);
+        client_of_session = *client;
     }
-    object.number("deadline", device.deadline.0);
-    match &device.phase {
-        Phase::Online { session, linger, .. } => {
-            if let Some((ending, _)) = linger {
-                object.text("lingering", ending_name(*ending));
-            }
-            if let Some(client) = session.client {
-                object.text("client", client);
-            }
-        }
-        Phase::Away { session, lost_by, .. } => {
-            object.text("lost_by", lost_by.name());
-            if let Some(client) = session.client {
-                object.text("client", client);
-            }
-        }
-        Phase::Kicked { by, .. } => {
-            object.text("reason", by.name());
-        }
+    object.number("deadline", deadline.0);
+    if let Some((key, word)) = word {
+        object.text(key, word);
+    }
+    if let Some(client) = client_of_session {
+        object.text("client", client);
     }
     object.end();
 }
@@ -324,20 +369,41 @@ fn ending_name(ending: Ending) -> &'static str {
 
 /// Writes the line of a partition (section 8, `--state`).
 pub fn partition_line(out: &mut Vec<u8>, partition: &PartitionImage<'_>) {
-    let time = |time: Option<LogTime>| time.map(|time| time.0);
+    let PartitionImage {
+        partition,
+        offset,
+        time,
+        seq,
+        // Section 8 gives the line no more fields than those that are named below.
+        revision: _,
+        rehearsed: _,
+        grace_until,
+        policy: _,
+        policy_since: _,
+        gateways,
+        early_ends: _,
+    } = partition;
+    let ms = |time: &Option<LogTime>| time.map(|time| time.0);
     Object::new(out)
         .text("type", "partition")
-        .number("partition", partition.partition.0.into())
-        .optional_number("offset", partition.offset.map(|offset| offset.0))
-        .optional_number("time", time(partition.time))
-        .number("seq", partition.seq)
-        .optional_number("grace_until", time(partition.grace_until))
-        .list("gateways", &partition.gateways, |out, gateway| {
+        .number("partition", partition.0.into())
+        .optional_number("offset", offset.map(|offset| offset.0))
+        .optional_number("time", ms(time))
+        .number("seq", *seq)
+        .optional_number("grace_until", ms(grace_until))
+        .list("gateways", gateways, |out, gateway| {
+            let GatewayImage {
+                name,
+                epoch,
+                ended,
+                lease_until,
+                last_until: _,
+            } = gateway;
             Object::new(out)
-                .text("gateway", gateway.name)
-                .number("epoch", gateway.epoch.0)
-                .boolean("ended", gateway.ended)
-                .optional_number("lease_until", time(gateway.lease_until))
+                .text("gateway", name)
+                .number("epoch", epoch.0)
+                .boolean("ended", *ended)
+                .optional_number("lease_until", ms(lease_until))
                 .end();
         })
         .end();
@@ -380,9 +446,10 @@ pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>)
         Event::Heartbeats { gateway, epoch, beats } => {
             object.text("gateway", gateway).number("epoch", epoch.0);
             object.list("beats", beats, |out, beat| {
+                let HeartbeatEntry { who, conn } = beat;
                 let mut object = Object::new(out);
-                who_fields(&mut object, &beat.who);
-                object.number("conn", beat.conn.0).end();
+                who_fields(&mut object, who);
+                object.number("conn", conn.0).end();
             });
         }
         Event::Alive { gateway, epoch, conns } => {
@@ -417,7 +484,7 @@ pub fn event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, event: &Event<'_>)
                 .number("epoch", epoch.0)
                 .number("ttl_ms", *ttl_ms);
         }
-        Event::Policy { document, .. } => {
+        Event::Policy { policy: _, document } => {
             // As published, but without line breaks, since a record is one line. In valid JSON, line breaks occur only
             // between tokens, so removing them does not change the meaning.
             let out = object.key("policy");
@@ -448,20 +515,28 @@ pub fn malformed_event_line(out: &mut Vec<u8>, offset: Offset, ts: u64, reason: 
 /// Writes a record of the quarantine: its position, what is wrong with it, its key and its value. If the value is an
 /// event, as in a record with a wrong key or in a wrong partition, it is written as an event.
 pub fn quarantined_line(out: &mut Vec<u8>, quarantined: &Quarantined<'_>, event: Option<&Event<'_>>) {
+    let Quarantined {
+        partition,
+        offset,
+        ts,
+        error,
+        key,
+        value,
+    } = quarantined;
     let mut object = Object::new(out);
     object
-        .number("partition", quarantined.partition.0.into())
-        .number("offset", quarantined.offset.0)
-        .number("ts", quarantined.ts);
-    shown_text(object.key("error"), &quarantined.error);
-    shown_bytes(&mut object, "key", "key_base64", quarantined.key.as_deref());
+        .number("partition", partition.0.into())
+        .number("offset", offset.0)
+        .number("ts", *ts);
+    shown_text(object.key("error"), error);
+    shown_bytes(&mut object, "key", "key_base64", key.as_deref());
     match event {
         Some(event) => {
             let mut line = Vec::new();
-            event_line(&mut line, quarantined.offset, quarantined.ts, event);
+            event_line(&mut line, *offset, *ts, event);
             object.raw("event", &line);
         }
-        None => shown_bytes(&mut object, "value", "value_base64", quarantined.value.as_deref()),
+        None => shown_bytes(&mut object, "value", "value_base64", value.as_deref()),
     }
     object.end();
 }
@@ -500,16 +575,18 @@ fn shown_text(out: &mut Vec<u8>, value: &str) {
 }
 
 fn who_fields(object: &mut Object<'_>, who: &DeviceRef<'_>) {
+    let DeviceRef { user, platform, device } = who;
     object
-        .text("user", &who.user)
-        .text("platform", &who.platform)
-        .text("device", &who.device);
+        .text("user", user)
+        .text("platform", platform)
+        .text("device", device);
 }
 
 fn link_fields(object: &mut Object<'_>, who: &DeviceRef<'_>, via: &ConnRef<'_>) {
+    let ConnRef { gateway, epoch, conn } = via;
     who_fields(object, who);
     object
-        .text("gateway", &via.gateway)
-        .number("epoch", via.epoch.0)
-        .number("conn", via.conn.0);
+        .text("gateway", gateway)
+        .number("epoch", epoch.0)
+        .number("conn", conn.0);
 }
