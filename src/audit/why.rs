@@ -183,6 +183,7 @@ impl Why {
     /// Remembers the record where it is evidence or login of one of the user's devices, or a lease in force.
     fn note(&mut self, here: EventStep, event: Option<&Event<'_>>, is_ignored: bool) {
         let Some(event) = event else { return };
+        let mut login_of = None;
         let concerns = match event {
             Event::Lease { gateway, .. } => {
                 if !is_ignored {
@@ -190,10 +191,13 @@ impl Why {
                 }
                 false
             }
-            Event::Connect { who, .. }
-            | Event::Heartbeat { who, .. }
-            | Event::Background { who, .. }
-            | Event::Foreground { who, .. } => *who.user == *self.user,
+            Event::Connect { who, intent, .. } => {
+                login_of = Some((who, *intent));
+                *who.user == *self.user
+            }
+            Event::Heartbeat { who, .. } | Event::Background { who, .. } | Event::Foreground { who, .. } => {
+                *who.user == *self.user
+            }
             Event::Heartbeats { .. } | Event::Alive { .. } => true,
             Event::Disconnect { .. }
             | Event::Logout { .. }
@@ -211,10 +215,6 @@ impl Why {
         let Some(image) = image else {
             self.devices.clear();
             return;
-        };
-        let login_of = match event {
-            Event::Connect { who, intent, .. } => Some((who, *intent)),
-            _ => None,
         };
         for device in &image.devices {
             let Some(session) = device.phase.session() else {

@@ -10,7 +10,7 @@ use super::why::{EventStep, change_step, deadline_kind};
 use crate::api::answers::{ExpectedChange, Explanation, ExplanationStep};
 use crate::engine::past::{Past, PastError, UserNow};
 use crate::presence::change::{Cause, Change, DeviceChange};
-use crate::presence::event::{DeviceRef, Event, Intent};
+use crate::presence::event::{Event, Intent};
 use crate::presence::{Offset, Status};
 use std::ops::ControlFlow;
 
@@ -172,13 +172,22 @@ fn login_of<R: EventRecords>(
 /// Whether an event may be a login of a device, though it may have been refused.
 fn logs_in(event: &Event<'_>, device: &DeviceChange) -> bool {
     match event {
-        Event::Connect {
-            who: DeviceRef {
-                platform, device: name, ..
-            },
-            intent: Intent::Login,
-            ..
-        } => (&**platform, &**name) == (&*device.platform, &*device.device),
-        _ => false,
+        Event::Connect { who, intent, .. } => {
+            *intent == Intent::Login && (&*who.platform, &*who.device) == (&*device.platform, &*device.device)
+        }
+        Event::Heartbeat { .. }
+        | Event::Heartbeats { .. }
+        | Event::Alive { .. }
+        | Event::Background { .. }
+        | Event::Foreground { .. }
+        | Event::Disconnect { .. }
+        | Event::Logout { .. }
+        | Event::Kick { .. }
+        | Event::CustomStatus { .. }
+        | Event::Forget { .. }
+        | Event::Lease { .. }
+        | Event::Policy { .. }
+        | Event::Revision { .. }
+        | Event::Tick => false,
     }
 }

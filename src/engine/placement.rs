@@ -60,68 +60,56 @@ impl Engine {
             self.schemas.encode_event(event, &mut value);
             value
         };
-        if let Some(user) = event.user() {
-            let record = NewRecord {
-                headers: Vec::new(),
-                key: Some(user.as_bytes().to_vec()),
-                value: encode(&event),
-            };
-            records.push((partition_of(user, partitions), record));
-            return Ok(true);
-        }
-        if let Event::Heartbeats { gateway, epoch, beats } = event {
-            let mut parts: Vec<Vec<HeartbeatEntry<'_>>> = vec![Vec::new(); partitions as usize];
-            for beat in beats {
-                let home = partition_of(&beat.who.user, partitions);
-                parts[home.0 as usize].push(beat);
-            }
-            for (partition, beats) in (0..).map(Partition).zip(parts) {
-                if !beats.is_empty() {
-                    let part = Event::Heartbeats {
-                        gateway: gateway.clone(),
-                        epoch,
-                        beats,
-                    };
-                    let value = encode(&part);
-                    records.push((
-                        partition,
-                        NewRecord {
-                            key: None,
-                            value,
-                            headers: Vec::new(),
-                        },
-                    ));
+        let record = |key: Option<&str>, value: Vec<u8>| NewRecord {
+            key: key.map(|user| user.as_bytes().to_vec()),
+            value,
+            headers: Vec::new(),
+        };
+        let of_user = |user: &str, value: Vec<u8>| (partition_of(user, partitions), record(Some(user), value));
+        match event {
+            Event::Heartbeats { gateway, epoch, beats } => {
+                let mut parts: Vec<Vec<HeartbeatEntry<'_>>> = vec![Vec::new(); partitions as usize];
+                for beat in beats {
+                    let home = partition_of(&beat.who.user, partitions);
+                    parts[home.0 as usize].push(beat);
                 }
+                for (partition, beats) in (0..).map(Partition).zip(parts) {
+                    if !beats.is_empty() {
+                        let part = Event::Heartbeats {
+                            gateway: gateway.clone(),
+                            epoch,
+                            beats,
+                        };
+                        records.push((partition, record(None, encode(&part))));
+                    }
+                }
+                Ok(false)
             }
-            return Ok(false);
+            Event::Alive { .. } => {
+                let partition = partition.ok_or(Unplaced::NoPartition { partitions })?;
+                let number = u32::try_from(partition).ok().filter(|number| *number < partitions);
+                let number = number.ok_or(Unplaced::UnknownPartition { partition, partitions })?;
+                records.push((Partition(number), record(None, encode(&event))));
+                Ok(true)
+            }
+            Event::Lease { .. } | Event::Policy { .. } | Event::Revision { .. } | Event::Tick => {
+                let value = encode(&event);
+                records.extend((0..partitions).map(|partition| (Partition(partition), record(None, value.clone()))));
+                Ok(false)
+            }
+            Event::Connect { ref who, .. }
+            | Event::Heartbeat { ref who, .. }
+            | Event::Background { ref who, .. }
+            | Event::Foreground { ref who, .. }
+            | Event::Disconnect { ref who, .. }
+            | Event::Logout { ref who, .. } => {
+                records.push(of_user(&who.user, encode(&event)));
+                Ok(true)
+            }
+            Event::Kick { ref user, .. } | Event::CustomStatus { ref user, .. } | Event::Forget { ref user } => {
+                records.push(of_user(user, encode(&event)));
+                Ok(true)
+            }
         }
-        if let Event::Alive { .. } = event {
-            let partition = partition.ok_or(Unplaced::NoPartition { partitions })?;
-            let number = u32::try_from(partition).ok().filter(|number| *number < partitions);
-            let number = number.ok_or(Unplaced::UnknownPartition { partition, partitions })?;
-            let value = encode(&event);
-            records.push((
-                Partition(number),
-                NewRecord {
-                    key: None,
-                    value,
-                    headers: Vec::new(),
-                },
-            ));
-            return Ok(true);
-        }
-        let value = encode(&event);
-        for partition in (0..partitions).map(Partition) {
-            let value = value.clone();
-            records.push((
-                partition,
-                NewRecord {
-                    key: None,
-                    value,
-                    headers: Vec::new(),
-                },
-            ));
-        }
-        Ok(false)
     }
 }

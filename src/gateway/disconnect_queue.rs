@@ -167,7 +167,19 @@ fn event_of(line: &[u8]) -> Option<Event<'static>> {
             who: own(who),
             via: own_via(via),
         }),
-        _ => None,
+        Event::Connect { .. }
+        | Event::Heartbeat { .. }
+        | Event::Heartbeats { .. }
+        | Event::Alive { .. }
+        | Event::Background { .. }
+        | Event::Foreground { .. }
+        | Event::Kick { .. }
+        | Event::CustomStatus { .. }
+        | Event::Forget { .. }
+        | Event::Lease { .. }
+        | Event::Policy { .. }
+        | Event::Revision { .. }
+        | Event::Tick => None,
     }
 }
 

@@ -348,12 +348,8 @@ fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut BudgetSh
         if let Some(gateway) = gateway_of(&event) {
             check_gateway(grant, gateway).map_err(|api_error| api_error.at(index, "gateway"))?;
         }
-        if goes_everywhere(&event) {
+        if let Some(length) = bytes_everywhere(&event) {
             // This is checked before the records are made, since a small event may become many records.
-            let length = match &event {
-                Event::Policy { document, .. } => document.len(),
-                _ => 0,
-            };
             let more = partitions * (RECORD_BYTES + length);
             bounded(judged.records.len() + partitions, bytes + more)
                 .map_err(|api_error| api_error.at(index, "type"))?;
@@ -429,10 +425,11 @@ fn gateway_of<'e>(event: &'e Event<'_>) -> Option<&'e str> {
     }
 }
 
-/// Returns whether an event goes to every partition.
-fn goes_everywhere(event: &Event<'_>) -> bool {
+/// Returns how many bytes beyond a usual record an event has, if it goes to every partition.
+fn bytes_everywhere(event: &Event<'_>) -> Option<usize> {
     match event {
-        Event::Lease { .. } | Event::Policy { .. } | Event::Revision { .. } | Event::Tick => true,
+        Event::Policy { document, .. } => Some(document.len()),
+        Event::Lease { .. } | Event::Revision { .. } | Event::Tick => Some(0),
         Event::Connect { .. }
         | Event::Heartbeat { .. }
         | Event::Heartbeats { .. }
@@ -443,7 +440,7 @@ fn goes_everywhere(event: &Event<'_>) -> bool {
         | Event::Logout { .. }
         | Event::Kick { .. }
         | Event::CustomStatus { .. }
-        | Event::Forget { .. } => false,
+        | Event::Forget { .. } => None,
     }
 }
 

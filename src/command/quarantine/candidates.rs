@@ -155,61 +155,70 @@ pub fn sort(candidates: &mut [Candidate]) {
 
 /// Returns whether an event no longer holds once a later one of the same user is in the log.
 fn overtakes(later: &Event<'_>, earlier: &Event<'_>) -> bool {
-    if let Some(device) = device_of(earlier) {
-        return match later {
-            Event::Kick { target, .. } => is_target(target, device),
-            Event::Forget { .. } => true,
+    let later = lasting(later);
+    match lasting(earlier) {
+        Lasting::Connect(device, intent) => match later {
             // An old login that comes in now could end one that came after it.
-            Event::Connect {
-                intent: Intent::Login, ..
-            } if matches!(
-                earlier,
-                Event::Connect {
-                    intent: Intent::Login,
-                    ..
-                }
-            ) =>
-            {
-                true
-            }
-            _ => device_of(later).is_some_and(|other| other == device),
-        };
-    }
-    match earlier {
-        Event::CustomStatus { .. } => match later {
-            Event::CustomStatus { .. } | Event::Forget { .. } => true,
-            Event::Kick { target, .. } => *target == Target::All,
-            _ => false,
+            Lasting::Connect(other, again) => (intent, again) == (Intent::Login, Intent::Login) || other == device,
+            Lasting::Link(other) => other == device,
+            Lasting::Kick(target) => is_target(target, device),
+            Lasting::Forget => true,
+            Lasting::CustomStatus | Lasting::Nothing => false,
+        },
+        Lasting::Link(device) => match later {
+            Lasting::Connect(other, _) | Lasting::Link(other) => other == device,
+            Lasting::Kick(target) => is_target(target, device),
+            Lasting::Forget => true,
+            Lasting::CustomStatus | Lasting::Nothing => false,
+        },
+        Lasting::CustomStatus => match later {
+            Lasting::CustomStatus | Lasting::Forget => true,
+            Lasting::Kick(target) => *target == Target::All,
+            Lasting::Connect(..) | Lasting::Link(_) | Lasting::Nothing => false,
         },
         // It would end a login that came after it.
-        Event::Kick { target, .. } => match later {
-            Event::Connect { who, .. } => is_target(target, who),
-            Event::Forget { .. } => true,
-            _ => false,
+        Lasting::Kick(target) => match later {
+            Lasting::Connect(other, _) => is_target(target, other),
+            Lasting::Forget => true,
+            Lasting::Link(_) | Lasting::Kick(_) | Lasting::CustomStatus | Lasting::Nothing => false,
         },
-        Event::Forget { .. } => matches!(later, Event::Connect { .. }),
-        _ => false,
+        Lasting::Forget => match later {
+            Lasting::Connect(..) => true,
+            Lasting::Link(_) | Lasting::Kick(_) | Lasting::CustomStatus | Lasting::Forget | Lasting::Nothing => false,
+        },
+        Lasting::Nothing => false,
     }
 }
 
-/// Returns the device that an event says something lasting about.
-fn device_of<'e>(event: &'e Event<'_>) -> Option<&'e DeviceRef<'e>> {
+/// What an event says that still holds when later events come.
+#[derive(Clone, Copy)]
+enum Lasting<'e> {
+    Connect(&'e DeviceRef<'e>, Intent),
+    /// That the device is in the background or in the foreground, or that its link or its login has ended.
+    Link(&'e DeviceRef<'e>),
+    Kick(&'e Target<'e>),
+    CustomStatus,
+    Forget,
+    Nothing,
+}
+
+fn lasting<'e>(event: &'e Event<'_>) -> Lasting<'e> {
     match event {
-        Event::Connect { who, .. }
-        | Event::Background { who, .. }
+        Event::Connect { who, intent, .. } => Lasting::Connect(who, *intent),
+        Event::Background { who, .. }
         | Event::Foreground { who, .. }
         | Event::Disconnect { who, .. }
-        | Event::Logout { who, .. } => Some(who),
+        | Event::Logout { who, .. } => Lasting::Link(who),
+        Event::Kick { target, .. } => Lasting::Kick(target),
+        Event::CustomStatus { .. } => Lasting::CustomStatus,
+        Event::Forget { .. } => Lasting::Forget,
         Event::Heartbeat { .. }
         | Event::Heartbeats { .. }
         | Event::Alive { .. }
-        | Event::Kick { .. }
-        | Event::CustomStatus { .. }
-        | Event::Forget { .. }
         | Event::Lease { .. }
         | Event::Policy { .. }
         | Event::Revision { .. }
-        | Event::Tick => None,
+        | Event::Tick => Lasting::Nothing,
     }
 }
 
