@@ -6,19 +6,18 @@
 //! it follows.
 
 use super::access::{Access, Grant};
+use super::following::{Following, Next, start};
 use super::payload::Payload;
-use super::tail::{ShownRecord, TailSubscription, Taken, show};
 use super::users::{number, only, parameter, parameters};
 use super::{ApiError, AppState};
-use crate::api::cursor::Cursor;
 use crate::api::requests::{FollowQuery, Texts};
 use crate::api::routes::{FILTER_MAX, RouteId};
 use crate::api::sse;
 use crate::clock::Clock;
-use crate::log::{self, Limit, Log, Range, Topic};
+use crate::log::{Log, Topic};
 use crate::metrics;
+use crate::presence::Partition;
 use crate::presence::event::bounds;
-use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::partitioner::partition_of;
 use axum::body::{Body, Bytes};
@@ -27,6 +26,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt as _, stream};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,16 +37,8 @@ use tokio::time::Sleep;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The delay after which a browser reconnects when its subscription was refused.
 const REFUSED_RETRY_MS: u64 = 5_000;
-/// The limit of one read of one partition.
-const READ: Limit = Limit {
-    records: 512,
-    bytes: 64 << 10,
-};
 /// The size in bytes at which a chunk is closed. It bounds the memory that a subscriber that does not read costs.
 const CHUNK_BYTES: usize = 64 << 10;
-/// `latest-50` starts 50 records before the end of each partition, or at its oldest record.
-const BEFORE_LATEST: &str = "latest-";
-const BACK_MAX: u64 = 1_000;
 
 /// `GET /v1/changes?user=…&partition=…&after=…`
 pub async fn changes(
@@ -256,8 +248,7 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
     let asked = log.clone();
     // The log may have to ask brokers or to read from disk.
     let started = tokio::task::spawn_blocking(move || start(&*asked, topic, &followed, after.as_deref()));
-    let (cursor, ends) = started.await??;
-    let keys = Arc::new(keys);
+    let started = started.await??;
     let place = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
         let message = "the maximum number of subscriptions is open; try again shortly";
         ApiError::unavailable("busy", message)
@@ -266,21 +257,16 @@ async fn open(app: AppState, grant: Grant, topic: Topic, wanted: Wanted) -> Resu
         Topic::Kicks => app.kicks.clone(),
         Topic::Changes | Topic::Events | Topic::Quarantine => app.changes.clone(),
     };
-    let following = TailSubscription::begin(Arc::clone(&tail), ends.0.into_iter().collect(), keys.clone());
+    let following = Following::begin(Arc::clone(&tail), topic, started, Arc::new(keys));
     let until = |ms: u64| Duration::from_millis(ms.saturating_sub(app.engine.now_ms()));
     let expiry = grant.expires_ms.map(|ms| Box::pin(tokio::time::sleep(until(ms))));
     let subscription = Subscription {
         log,
         clock: app.engine.clock().clone(),
         schemas: app.engine.schemas().clone(),
-        topic,
-        keys,
-        cursor,
         following,
         stopping: app.stopping.clone(),
         state: Progress::Opened,
-        // The next partition after the last possible one is the first.
-        turn: Partition(u32::MAX),
         access: app.access.clone(),
         grant,
         replaced: app.access.replaced(),
@@ -304,91 +290,14 @@ const STREAM: [(HeaderName, HeaderValue); 4] = [
     ),
 ];
 
-/// Returns the cursor at which a subscription starts, and the end of each partition.
-///
-/// It starts at the end (`latest`, or no cursor), at the oldest record (`earliest`), some records before the end
-/// (`latest-N`), or at a given cursor if the log still has its records.
-fn start(
-    log: &dyn Log,
-    topic: Topic,
-    followed: &BTreeSet<Partition>,
-    after: Option<&str>,
-) -> Result<(Cursor, Cursor), ApiError> {
-    let mut ranges = Vec::new();
-    for partition in followed {
-        ranges.push((*partition, log.range(topic, *partition)?));
-    }
-    let oldest = || {
-        Cursor(
-            ranges
-                .iter()
-                .map(|(partition, range)| (*partition, range.start))
-                .collect(),
-        )
-    };
-    let ends = Cursor(
-        ranges
-            .iter()
-            .map(|(partition, range)| (*partition, range.end))
-            .collect(),
-    );
-    let given = match after {
-        None | Some("latest") => return Ok((ends.clone(), ends)),
-        Some("earliest") => return Ok((oldest(), ends)),
-        Some(text) if text.starts_with(BEFORE_LATEST) => {
-            let back = text[BEFORE_LATEST.len()..].parse().ok();
-            let back: u64 = back.filter(|back| *back <= BACK_MAX).ok_or_else(|| {
-                let message = format!(
-                    "{text:?} is not a cursor: `{BEFORE_LATEST}` must be followed by a number up to \
-                                       {BACK_MAX}"
-                );
-                ApiError::bad_request("bad_cursor", message)
-            })?;
-            let before = |range: &Range| Offset(range.end.0.saturating_sub(back).max(range.start.0));
-            let cursor = ranges.iter().map(|(partition, range)| (*partition, before(range)));
-            return Ok((Cursor(cursor.collect()), ends));
-        }
-        Some(text) => Cursor::parse(text).ok_or_else(|| {
-            let message =
-                format!("{text:?} is not a cursor: expected text such as 0:12,1:7, or `earliest` or `latest`");
-            ApiError::bad_request("bad_cursor", message)
-        })?,
-    };
-    let mut cursor = Cursor::default();
-    for (partition, range) in &ranges {
-        let Some(next) = given.0.get(partition) else {
-            let message = format!("the cursor lacks partition {partition}, which is followed");
-            return Err(ApiError::bad_request("bad_cursor", message));
-        };
-        if *next < range.start {
-            return Err(ApiError::gone(oldest().to_string()));
-        }
-        if *next > range.end {
-            let message = format!(
-                "the cursor is ahead of partition {partition}, which ends at {}",
-                range.end
-            );
-            return Err(ApiError::bad_request("bad_cursor", message));
-        }
-        cursor.0.insert(*partition, *next);
-    }
-    Ok((cursor, ends))
-}
-
 /// One open subscription.
 struct Subscription {
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
     schemas: Schemas,
-    topic: Topic,
-    /// The users or gateways that are followed; empty means all.
-    keys: Arc<BTreeSet<Vec<u8>>>,
-    cursor: Cursor,
-    following: TailSubscription,
+    following: Following,
     stopping: watch::Receiver<bool>,
     state: Progress,
-    /// The partition that was read last, so that no partition has to wait until the others are quiet.
-    turn: Partition,
     access: Arc<Access>,
     grant: Grant,
     /// Changes when the tokens were replaced.
@@ -439,7 +348,7 @@ impl Subscription {
                 // Tells the client at once that the subscription is open, and from which cursor.
                 self.state = Progress::Running;
                 let mut hello = String::new();
-                sse::write_begin(&mut hello, &self.cursor);
+                sse::write_begin(&mut hello, self.following.cursor());
                 return Some((Ok(Bytes::from(hello)), self));
             }
             Progress::Running => {}
@@ -471,14 +380,14 @@ impl Subscription {
                 }
             }
             tokio::select! {
-                () = self.following.subscriber.woken.notified() => {}
+                () = self.following.woken().notified() => {}
                 stopped = self.stopping.changed() => stopped.ok()?,
                 Ok(()) = self.replaced.changed() => self.replaced.mark_changed(),
                 () = expired(&mut self.expiry) => {}
                 () = tokio::time::sleep(KEEP_ALIVE) => {
                     let mut text = String::new();
-                    match self.advance() {
-                        true => sse::write_cursor(&mut text, &self.cursor),
+                    match self.following.advance() {
+                        true => sse::write_cursor(&mut text, self.following.cursor()),
                         false => text.push_str(sse::STILL_HERE),
                     }
                     return Some((Ok(Bytes::from(text)), self));
@@ -490,105 +399,36 @@ impl Subscription {
     /// Returns the next events as text, or `None` if there are no more at the moment.
     async fn read(&mut self) -> Result<Option<String>, ApiError> {
         let mut text = String::new();
-        let mut skipped = false;
+        let mut is_passed = false;
         while text.len() < CHUNK_BYTES {
-            let Some(partition) = self.following.subscriber.take_dirty(self.turn) else {
-                break;
-            };
-            self.turn = partition;
-            let Some(next) = self.cursor.0.get(&partition).copied() else {
-                continue;
-            };
-            let room = CHUNK_BYTES - text.len();
-            let (shown, end, more) = match self.following.tail().take(partition, next, &self.keys, room) {
-                Taken::Here(shown, end, more) => (shown, end, more),
-                Taken::Behind => {
-                    let (shown, end) = self.read_log(partition, next, room).await?;
-                    // No record concerns this subscription, but the client must get the new cursor so that they are not
-                    // read again.
-                    skipped |= end != next && shown.is_empty();
-                    (shown, end, end != next)
+            let batch = match self.following.next(CHUNK_BYTES - text.len()) {
+                Next::Wait => break,
+                Next::Show(batch) => batch,
+                Next::Read(read) => {
+                    let (log, schemas) = (self.log.clone(), self.schemas.clone());
+                    let read = tokio::task::spawn_blocking(move || read.read(&*log, &schemas));
+                    read.await??
                 }
             };
-            if more {
-                self.following.subscriber.mark(partition);
-            }
-            let mut shown = shown.into_iter();
-            for shown in shown.by_ref() {
-                self.cursor.0.insert(partition, Offset(shown.offset.0 + 1));
+            // No record concerns this subscription, but the client must get the new cursor so that they are not read
+            // again.
+            is_passed |= batch.is_passed;
+            self.following.show(batch, |shown, cursor| {
                 if let Some(delivery) = &shown.delivery {
                     sse::write_trace(&mut text, &delivery.parent().traceparent());
                     delivery.delivered("sse", self.clock.since_1970());
                 }
-                sse::write_event(&mut text, shown.name, &self.cursor, &shown.line);
-                if text.len() >= CHUNK_BYTES {
-                    break;
+                sse::write_event(&mut text, shown.name, cursor, &shown.line);
+                match text.len() >= CHUNK_BYTES {
+                    // The remaining events are sent in the next chunk.
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
                 }
-            }
-            match shown.len() {
-                0 => {
-                    let next = self.cursor.0.entry(partition).or_insert(end);
-                    *next = end.max(*next);
-                }
-                // The remaining events are sent in the next chunk.
-                _ => self.following.subscriber.mark(partition),
-            }
+            });
         }
-        if text.is_empty() && skipped {
-            sse::write_cursor(&mut text, &self.cursor);
+        if text.is_empty() && is_passed {
+            sse::write_cursor(&mut text, self.following.cursor());
         }
         Ok((!text.is_empty()).then_some(text))
-    }
-
-    /// Reads about this many bytes of the records that this subscription follows directly from the log, and returns
-    /// them with the offset after the last record read.
-    async fn read_log(
-        &self,
-        partition: Partition,
-        next: Offset,
-        bytes: usize,
-    ) -> Result<(Vec<Arc<ShownRecord>>, Offset), ApiError> {
-        let (log, topic, keys) = (self.log.clone(), self.topic, self.keys.clone());
-        let (schemas, cursor) = (self.schemas.clone(), self.cursor.clone());
-        let read = tokio::task::spawn_blocking(move || -> Result<(Vec<Arc<ShownRecord>>, Offset), ApiError> {
-            let mut records = Vec::new();
-            match log.read(topic, partition, next, READ, &mut records) {
-                Ok(()) => {}
-                Err(log::Error::Gone { start, .. }) => {
-                    let mut cursor = cursor;
-                    cursor.0.insert(partition, start);
-                    return Err(ApiError::gone(cursor.to_string()));
-                }
-                Err(error) => return Err(ApiError::from(error)),
-            }
-            let (mut shown, mut end, mut left) = (Vec::new(), next, bytes);
-            for record in &records {
-                if left == 0 {
-                    break;
-                }
-                end = Offset(record.offset.0 + 1);
-                let wanted = keys.is_empty() || record.key.as_ref().is_some_and(|key| keys.contains(key));
-                if wanted {
-                    let one = show(topic, record, &schemas)?;
-                    left = left.saturating_sub(one.line.len());
-                    shown.push(Arc::new(one));
-                }
-            }
-            Ok((shown, end))
-        });
-        read.await?
-    }
-
-    /// Moves the cursor past records that do not concern this subscription. Returns whether it moved.
-    fn advance(&mut self) -> bool {
-        let mut moved = false;
-        for (partition, next) in &mut self.cursor.0 {
-            let end = self.following.tail().end_for(*partition, &self.following.subscriber);
-            if let Some(end) = end.filter(|end| *end > *next) {
-                *next = end;
-                moved = true;
-            }
-        }
-        moved
     }
 }

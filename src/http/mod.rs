@@ -10,6 +10,7 @@ mod console;
 mod failures;
 mod follow;
 mod found;
+mod following;
 mod history;
 mod incidents;
 mod ingest;

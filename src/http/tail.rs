@@ -166,19 +166,24 @@ struct Work {
 }
 
 impl Tail {
-    /// Reads a log for as long as what is returned lives.
-    pub fn start(topic: Topic, log: Arc<dyn Log>, schemas: Schemas) -> std::io::Result<TailOwner> {
-        let count = log.partitions() as usize;
-        let (least, most) = KEPT_PART_BYTES;
-        let tail = Arc::new(Tail {
+    /// Returns a tail that keeps so many bytes of each partition, and that reads when [`Tail::look`] is called.
+    pub fn new(topic: Topic, partitions: u32, part_bytes: usize) -> Arc<Tail> {
+        Arc::new(Tail {
             topic,
-            parts: (0..count).map(|_| Mutex::default()).collect(),
-            followed: (0..count).map(|_| AtomicUsize::new(0)).collect(),
-            part_bytes: (KEPT_BYTES / count.max(1)).clamp(least, most),
+            parts: (0..partitions).map(|_| Mutex::default()).collect(),
+            followed: (0..partitions).map(|_| AtomicUsize::new(0)).collect(),
+            part_bytes,
             next_id: AtomicU64::new(0),
             work: Mutex::default(),
             more: Condvar::new(),
-        });
+        })
+    }
+
+    /// Reads a log for as long as what is returned lives.
+    pub fn start(topic: Topic, log: Arc<dyn Log>, schemas: Schemas) -> std::io::Result<TailOwner> {
+        let (least, most) = KEPT_PART_BYTES;
+        let part_bytes = (KEPT_BYTES / (log.partitions() as usize).max(1)).clamp(least, most);
+        let tail = Tail::new(topic, log.partitions(), part_bytes);
         let read = tail.clone();
         tasks::spawn("http-tail", move || {
             read.run(&*log, &schemas);
@@ -214,17 +219,22 @@ impl Tail {
             if work.ended {
                 return;
             }
-            let added = std::mem::take(&mut work.added);
             drop(work);
-            for partition in added {
-                // A panic is a bug of ours, and no reason for subscriptions to fall silent.
-                let read = catch_unwind(AssertUnwindSafe(|| self.read(partition, log, schemas)));
-                if !matches!(read, Ok(Ok(())))
-                    && let Some(mut part) = self.part(partition)
-                {
-                    part.forget();
-                    part.wake_all(partition);
-                }
+            self.look(log, schemas);
+        }
+    }
+
+    /// Reads what was added.
+    pub fn look(&self, log: &dyn Log, schemas: &Schemas) {
+        let added = std::mem::take(&mut self.work().added);
+        for partition in added {
+            // A panic is a bug of ours, and no reason for subscriptions to fall silent.
+            let read = catch_unwind(AssertUnwindSafe(|| self.read(partition, log, schemas)));
+            if !matches!(read, Ok(Ok(())))
+                && let Some(mut part) = self.part(partition)
+            {
+                part.forget();
+                part.wake_all(partition);
             }
         }
     }
