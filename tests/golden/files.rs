@@ -1,15 +1,20 @@
-//! Small files of their own: a gateway's epoch, a webhook's position and dead letters.
+//! Small files of their own: a gateway's epoch, a webhook's position and dead letters, a lake's manifest.
 
 use super::bless;
 use rollcall::gateway::disconnect_queue::Queue;
 use rollcall::gateway::epoch::DirectoryLock;
+use rollcall::lake::manifest::{FORMAT, FileList, LakeManifest};
 use rollcall::presence::change::{Cause, Change, DeviceChange, OutputId};
 use rollcall::presence::{Epoch, LogTime, Offset, Partition, Status};
 use rollcall::webhook::{DeadLetterFile, Keep as _, PositionFile, Positions};
+use serde_json::Value;
 use std::fs;
 
 const EPOCH: &str = include_str!("epoch.txt");
 const POSITION: &str = include_str!("webhook-position.txt");
+const MANIFEST: &str = include_str!("lake-manifest.json");
+/// Of a version that wrote no name of its process, and no number of the last change.
+const MANIFEST_1: &str = include_str!("lake-manifest-1.json");
 
 fn positions() -> Positions {
     Positions([(Partition(0), Offset(12)), (Partition(1), Offset(u64::MAX))].into())
@@ -128,4 +133,42 @@ fn golden_files_are_read_as_what_they_were() {
     fs::write(file("position"), POSITION).expect("written");
     let (_, read) = PositionFile::open(&file("position")).expect("opened");
     assert_eq!(read, Some(positions()));
+}
+
+/// Whether all that one value has is in another: fields may come, and none may go.
+fn is_within(part: &Value, whole: &Value) -> bool {
+    match (part, whole) {
+        (Value::Object(part), Value::Object(whole)) => part
+            .iter()
+            .all(|(key, value)| whole.get(key).is_some_and(|other| is_within(value, other))),
+        (Value::Array(part), Value::Array(whole)) => {
+            part.len() == whole.len() && part.iter().zip(whole).all(|(one, other)| is_within(one, other))
+        }
+        (one, other) => one == other,
+    }
+}
+
+#[test]
+fn golden_manifests_of_a_lake_are_read_and_written_again_with_all_that_they_have() {
+    for golden in [MANIFEST, MANIFEST_1] {
+        let manifest = LakeManifest::read(golden.as_bytes()).expect("read");
+        let has: Value = serde_json::from_str(golden).expect("JSON");
+        let written = serde_json::to_value(&manifest).expect("written");
+        assert!(is_within(&has, &written), "{written:#}");
+        assert_eq!((manifest.format, manifest.commit), (FORMAT, 41));
+        for (list, files) in manifest.lists() {
+            assert_eq!(files.len(), 1, "{list:?}");
+            let path = format!("{}/{}", list.folder(), list.prefix());
+            assert!(files[0].path.starts_with(&path), "{list:?}");
+        }
+        let open = manifest
+            .lists()
+            .into_iter()
+            .find(|(list, _)| *list == FileList::OpenIntervals);
+        assert_eq!(open.map(|(_, files)| files[0].rows), Some(120));
+        let last = manifest.partitions[0].last.as_ref().expect("there is one");
+        let is_first_form = golden == MANIFEST_1;
+        assert_eq!((last.offset, last.seq.is_none()), (1_304, is_first_form));
+        assert_eq!(manifest.writer.is_empty(), is_first_form);
+    }
 }

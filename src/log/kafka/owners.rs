@@ -314,6 +314,42 @@ mod tests {
     }
 
     #[test]
+    fn records_are_these_for_ever_and_those_of_0_1_are_read() {
+        let (owners, url) = (KnownOwners::of_group(Some("rollcall")), "http://10.0.0.7:8080");
+        let record = |key: &str, value: &str| Record {
+            key: Some(key.as_bytes().to_vec()),
+            value: value.as_bytes().to_vec(),
+            ..record_of(0, url)
+        };
+        let read = |partition: u32| {
+            let owned = owners.all();
+            owned.into_iter().find(|(owned, _)| *owned == Partition(partition))
+        };
+        let owner = Owner {
+            url: url.to_owned(),
+            group: "rollcall".to_owned(),
+            partitions: 64,
+            revision: 7,
+        };
+        let (key, value) = super::record(Partition(12), &owner);
+        let golden = r#"{"url":"http://10.0.0.7:8080","group":"rollcall","partitions":64,"revision":7}"#;
+        assert_eq!((&*key, &*value), ("12", golden));
+        owners.learn(&[record(&key, golden)], None);
+        assert_eq!(read(12), Some((Partition(12), owner.clone())));
+
+        let golden = r#"{"url":"http://10.0.0.7:8080","group":"rollcall","partitions":64}"#;
+        owners.learn(&[record("13", golden)], None);
+        let revision = Revision::FIRST.0;
+        assert_eq!(read(13), Some((Partition(13), Owner { revision, ..owner })));
+
+        let (key, value) = standby_record(url, "rollcall", &[Partition(3), Partition(5)]);
+        let golden = r#"{"url":"http://10.0.0.7:8080","group":"rollcall","ready":[3,5]}"#;
+        assert_eq!((&*key, &*value), ("node:http://10.0.0.7:8080", golden));
+        owners.learn(&[record(&key, golden)], Some(0));
+        assert_eq!(owners.standbys_of(Partition(5)), [url]);
+    }
+
+    #[test]
     fn a_url_is_taken_only_if_it_is_a_node_and_nothing_more_and_what_was_known_stays() {
         let owners = KnownOwners::default();
         let taken = [

@@ -157,6 +157,20 @@ mod tests {
     }
 
     #[test]
+    fn the_file_is_these_bytes_for_ever() {
+        let ends = vec![[1, 2, 3, 4], [258, 0, 0, u64::MAX]];
+        let mut expected = b"rc-ends1".to_vec();
+        for end in [1, 2, 3, 4, 258, 0, 0] {
+            expected.extend_from_slice(&[0, 0, 0, 0, 0, 0]);
+            expected.extend_from_slice(&u16::to_be_bytes(end));
+        }
+        expected.extend_from_slice(b"\xff\xff\xff\xff\xff\xff\xff\xff");
+        expected.extend_from_slice(b"\xc6\x32\x87\xec\x04\x2a\x80\x89");
+        assert_eq!(encode(&ends), expected);
+        assert_eq!(decode(&expected), Some(ends));
+    }
+
+    #[test]
     fn a_torn_file_claims_nothing() {
         let whole = encode(&vec![[1, 2, 3, 4]]);
         assert!(decode(&whole).is_some());
